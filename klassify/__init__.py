@@ -1,0 +1,1 @@
+"""Detect and localise partially faked talking-head videos."""

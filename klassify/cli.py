@@ -1,0 +1,62 @@
+"""`klassify <command>`: each command lives in klassify/<command>.py (dashes become underscores).
+
+A command's module offers `configure(parser)` and `run(args) -> int | None`; it is imported only
+when it is called, so that `klassify --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from klassify.errors import KlassifyError
+
+COMMANDS = {
+    "corpus": "generate the small corpus of talking-head clips (stage 0 of the demo)",
+    "lists": "official metadata or file lists -> data lists (stage 0)",
+    "extract": "media -> mouth features, in shards (stage 1)",
+    "train": "train one system from its YAML (stage 2)",
+    "score": "run a system on a split -> score files (stages 2 and 3)",
+    "calibrate": "fit Platt scaling of a system on val_fit (stage 2)",
+    "fuse": "join systems: max-out, mean (stage 2)",
+    "package": "scores -> leaderboard zip with a manifest (stage 3)",
+    "check": "say whether the server will accept a submission, and why not",
+    "evaluate": "systems against labels: tables, curves (stage 4)",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 done with failures, 2 a user's mistake)."""
+    argv = sys.argv[1:] if argv is None else argv
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="klassify",
+        description="Detect and localise partially faked talking-head videos.",
+        epilog=f"commands:\n{listing}\n\n`klassify COMMAND --help` tells more; `make help` lists the stages.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    command = parser.parse_args(argv[:1] or ["--help"]).command
+    module = importlib.import_module(f"klassify.{command.replace('-', '_')}")
+    parser = argparse.ArgumentParser(
+        prog=f"klassify {command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.configure(parser)
+    try:
+        return module.run(parser.parse_args(argv[1:])) or 0
+    except KlassifyError as error:
+        print(f"klassify {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"klassify {command}: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `klassify ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Errors a person can act on: what is wrong, where, and how to mend it.
+
+The command line prints a KlassifyError without a traceback and exits with 2. Anything else that
+escapes is a defect of this package and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class KlassifyError(Exception):
+    """A mistake in the user's input, files or settings.
+
+    what: one sentence that says what is wrong, with both sides of a mismatch.
+    where: the file (and row, key or column) it was found in.
+    mend: what to do about it, as a command where there is one.
+    """
+
+    def __init__(self, what: str, *, where: object = None, mend: str | None = None):
+        super().__init__(what)
+        self.what, self.where, self.mend = what, where, mend
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where is not None:
+            lines.append(f"  where: {self.where}")
+        if self.mend:
+            lines.append(f"  mend:  {self.mend}")
+        return "\n".join(lines)
+
+
+def some(items, limit: int = 5) -> str:
+    """'a, b, c and 14 more': the first few of many names, for an error message."""
+    items = [str(item) for item in items]
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
