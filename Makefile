@@ -1,0 +1,57 @@
+# make help        the stages and the variables of a recipe
+# make demo        everything, on a corpus that the toolkit makes itself
+# make test        set up and run the tests
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+-include local.mk
+
+recipe ?= klassify
+VARIABLES := split recipe data size root conf system submit1 submit2 seed jobs force dry
+
+# a variable counts when it is given to make or stands in local.mk, never when it leaks from the environment
+given = $(if $(filter command file,$(firstword $(origin $(1)))),$(1)=$(call quote,$($(1))))
+quote = '$(subst ','\'',$(1))'
+arguments = $(foreach name,$(filter-out recipe,$(VARIABLES)),$(call given,$(name)))
+unknown = $(filter-out $(VARIABLES) $(MAKE_OWN),$(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word)))))
+MAKE_OWN := PYTHON SHELL
+run = recipes/$(recipe)/run.sh
+
+ifneq ($(strip $(foreach word,$(MAKEOVERRIDES),$(findstring =,$(word)))),)
+ifneq ($(strip $(unknown)),)
+$(error unknown variable: $(unknown). Known: $(VARIABLES))
+endif
+endif
+ifeq ($(wildcard $(run)),)
+$(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
+endif
+
+.PHONY: help setup demo test test-all lint stage0 stage1 stage2 stage3 stage4 clean
+
+help:
+	@$(run) --help
+
+# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (numbers that mean something)
+demo: setup
+	@$(run) --stage 0 --stop-stage 4 data=demo $(filter-out data=%,$(arguments))
+
+stage0 stage1 stage2 stage3 stage4: setup
+	@$(run) --stage $(@:stage%=%) --stop-stage $(@:stage%=%) $(arguments)
+
+setup: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	@recipes/setup.sh .venv
+
+test: setup
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests
+
+test-all: setup
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal tests
+
+lint: setup
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+# what runs made stays; only caches go
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache
+	find klassify tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,229 @@
+"""Fit Platt scaling of one system: p = 1 / (1 + exp(a s + b)) (paper 1, equation 2).
+
+    klassify calibrate exp/demo/klassify/tcn --out exp/demo/klassify/tcn_platt --labels data_lists/demo
+
+s is the system's probability, the sigmoid of its log-odds, as in the paper; `--input log_odds` takes the
+log-odds themselves, which keeps clips apart whose probabilities are all but 1. There is no minus sign
+before a, so a detector that works has a < 0. The label is the modality's own by default: against the
+video label a clean sound track of a visually faked clip would pull the audio towards "fake".
+
+The fit uses val_fit alone; numbers on val are reported on val_report. Platt's smoothed targets,
+(n_fake + 1) / (n_fake + 2) and 1 / (n_real + 2), keep a and b finite when scores separate the classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+
+from klassify import lists, metrics, systems
+from klassify.errors import KlassifyError, some
+from klassify.files import already_done, file_hash, settings_hash
+from klassify.scorefile import ScoreFile, score_path
+
+INPUTS = ("probability", "log_odds")
+MAX_NEWTON_STEPS = 100
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("system", type=Path, metavar="SYSTEM_DIR", help="the system to calibrate")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the calibrated system")
+    parser.add_argument(
+        "--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo"
+    )
+    parser.add_argument("--scores-split", default="val", help="split whose scores are used (default val)")
+    parser.add_argument("--subset", default="val_fit", help="clips of it to fit on (default val_fit)")
+    parser.add_argument(
+        "--label", choices=("own", "video"), default="own", help="the modality's own label, or the video's"
+    )
+    parser.add_argument(
+        "--input", choices=INPUTS, default="probability", help="what s is (default probability)"
+    )
+    parser.add_argument(
+        "--smooth-targets",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Platt's targets (default yes)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a calibration made from something else")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.out.resolve() == args.system.resolve():
+        raise KlassifyError("A calibrated system needs a folder of its own.", where=args.out)
+    scores, frame = (
+        systems.clip_scores(args.system, args.scores_split),
+        lists.load_split(args.labels, args.subset),
+    )
+    modality = systems.load_system(args.system).modality
+    label = lists.label(frame, "video" if args.label == "video" or modality == "both" else modality)
+    made_with = {
+        "input_system": systems.system_hash(args.system),
+        "scores": file_hash(score_path(args.system, args.scores_split, "clips")),
+        "labels": settings_hash(dict(zip(frame["file"], label.tolist()))),
+        "subset": args.subset, "label": args.label, "input": args.input, "smooth_targets": args.smooth_targets,
+    }  # fmt: skip
+    path = args.out / systems.SYSTEM
+    before = systems.load_system(args.out).parameters.get("made_with") if path.exists() else None
+    if already_done(path, before, made_with, force=args.force):
+        print(f"{path} is up to date")
+        return 0
+    fitted = fit(scores, frame["file"], label, input=args.input, smooth_targets=args.smooth_targets)
+    parameters = {**dataclasses.asdict(fitted), "label": args.label, "made_with": made_with}
+    parameters["fit_hash"] = settings_hash(made_with)
+    system = systems.derived_system(args.out, "calibrated", [args.system], "probability", parameters)
+    systems.write_system(args.out, system)
+    print(
+        f"{system.name}: a {fitted.a:.4g}, b {fitted.b:.4g} on {fitted.n} clips of {args.subset} "
+        f"({fitted.n_fake} fake, {fitted.n_no_answer} more without an answer), "
+        f"log-loss {fitted.log_loss_before:.4f} -> {fitted.log_loss_after:.4f}"
+    )
+    for warning in fitted.warnings:
+        print(f"warning: {system.name}: {warning}", file=sys.stderr)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A calibration and how it came out on the clips it was fitted on (n with an answer, log-loss in nats)."""
+
+    a: float
+    b: float
+    input: str
+    n: int
+    n_fake: int
+    n_no_answer: int
+    base_rate: float
+    auc: float
+    log_loss_before: float
+    log_loss_after: float
+    warnings: list[str]
+
+
+def fit(
+    scores: ScoreFile,
+    files: Sequence[str],
+    label: np.ndarray,
+    *,
+    input: str = "probability",
+    smooth_targets: bool = True,
+) -> Fit:
+    """Fit Platt scaling on the clips `files` (all must be in `scores`) with labels (n,) of 1 = fake.
+
+    Clips without an answer are left out and counted. Raises KlassifyError if a clip is not in the
+    scores, or if only one class remains.
+    """
+    files, label = list(files), np.asarray(label)
+    row = pd.Index(scores.table["file"]).get_indexer(files)
+    if (row < 0).any():
+        missing = [file for file, at in zip(files, row) if at < 0]
+        raise KlassifyError(
+            f"{len(missing)} clips to fit on have no score: {some(missing)}.", where=scores.header.system
+        )
+    has_answer = systems.answered(scores)[row]
+    row, label = row[has_answer], label[has_answer]
+    s, probability = _platt_input(scores, input)[row], systems.as_probability(scores)[row]
+    n_fake = int(label.sum())
+    if n_fake in (0, len(label)):
+        raise KlassifyError(
+            f"Calibration needs real and fake clips; of {len(label)} clips with an answer {n_fake} are fake.",
+            where=scores.header.system, mend="fit on more clips, or check the labels",
+        )  # fmt: skip
+    a, b = platt(s, label, smooth_targets=smooth_targets)
+    calibrated = expit(-(a * s + b))
+    auc = metrics.roc_auc(label, scores.table["score"].to_numpy(float)[row])
+    return Fit(
+        a=a, b=b, input=input, n=len(label), n_fake=n_fake, n_no_answer=int((~has_answer).sum()),
+        base_rate=n_fake / len(label), auc=auc, log_loss_before=metrics.log_loss(label, probability),
+        log_loss_after=metrics.log_loss(label, calibrated),
+        warnings=_warnings(a, auc, metrics.roc_auc(label, np.round(calibrated, 9))),
+    )  # fmt: skip
+
+
+def _warnings(a: float, auc: float, auc_after: float) -> list[str]:
+    if a > 0 or auc < 0.5:
+        turned = "; this calibration turns their order round" if a > 0 else ""
+        return [
+            f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit): a higher score must mean more fake{turned}"
+        ]
+    if auc_after < auc - 0.001:
+        return [
+            f"calibrated probabilities tie at nine digits (AUC {auc:.4f} -> {auc_after:.4f}): try --input log_odds"
+        ]
+    return []
+
+
+def platt(s: np.ndarray, label: np.ndarray, *, smooth_targets: bool = True) -> tuple[float, float]:
+    """a and b of p = 1 / (1 + exp(a s + b)) at the greatest likelihood, without regularisation.
+
+    Newton's method with step halving on standardised s (the problem is convex). With hard targets,
+    scores that separate the classes have no finite solution: KlassifyError. Equal scores give a = 0.
+    """
+    s, label = np.asarray(s, dtype=float), np.asarray(label)
+    real, fake = s[label != 1], s[label == 1]
+    if not smooth_targets and s.min() < s.max() and (real.max() <= fake.min() or fake.max() <= real.min()):
+        raise KlassifyError(
+            f"The scores of the {len(s)} clips separate the classes, so a has no finite value.",
+            mend="leave --smooth-targets on",
+        )
+    target = (label == 1).astype(float)
+    if smooth_targets:
+        target = np.where(label == 1, (len(fake) + 1) / (len(fake) + 2), 1 / (len(real) + 2))
+    mean, spread = s.mean(), s.std()
+    if spread == 0 or s.min() == s.max():
+        return 0.0, float(-logit(target.mean()))
+    slope, offset = _newton((s - mean) / spread, target)
+    return float(slope / spread), float(offset - slope * mean / spread)
+
+
+def _newton(x: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Minimise the mean of log(1 + exp(z)) - (1 - target) z over z = theta[0] x + theta[1]."""
+    design = np.stack([x, np.ones_like(x)], axis=1)
+
+    def loss(theta: np.ndarray) -> float:
+        z = design @ theta
+        return float(np.mean(np.logaddexp(0, z) - (1 - target) * z))
+
+    theta = np.array([0.0, -logit(target.mean())])
+    for _ in range(MAX_NEWTON_STEPS):
+        q = expit(design @ theta)  # probability of real
+        gradient = design.T @ (q - (1 - target)) / len(x)
+        hessian = (design * (q * (1 - q))[:, None]).T @ design / len(x)
+        step = np.linalg.solve(hessian + 1e-12 * np.eye(2), gradient)
+        limit = loss(theta) + 1e-13  # rounding must not stop the last full steps
+        while loss(theta - step) > limit:
+            step = step / 2
+        theta = theta - step
+        if np.abs(step).max() < 1e-10:
+            break
+    return theta
+
+
+def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
+    probability = systems.as_probability(scores)
+    if input == "probability":
+        return probability
+    if scores.header.scale == "log_odds":
+        return scores.table["score"].to_numpy(float)
+    return logit(np.clip(probability, metrics.PROBABILITY_FLOOR, 1 - metrics.PROBABILITY_FLOOR))
+
+
+def apply(system: systems.System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+    """The calibrated clip table: file start end score reason, a clip without an answer as it was."""
+    (scores,) = inputs
+    parameters: dict[str, Any] = dict(system.parameters)
+    table = scores.table.assign(
+        score=expit(-(parameters["a"] * _platt_input(scores, parameters["input"]) + parameters["b"]))
+    )
+    if "reason" not in table:
+        table["reason"] = ""
+    kept = [name for name in ("file", "start", "end", "score", "answered", "reason") if name in table]
+    return table[kept]

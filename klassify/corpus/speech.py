@@ -1,0 +1,106 @@
+"""Speech of the generated corpus: espeak-ng through `espeakng-loader`, with word and phoneme times.
+
+All utterances of one clip's original are spoken by one fresh process (synthesiser.py), in a fixed order:
+the same request gives the same samples.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from klassify.errors import KlassifyError
+
+SAMPLE_RATE = 16000
+ESPEAK_RATE = 22050
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Something to say. voice: an espeak-ng name such as "en-us+m3"; rate: words a minute; pitch: 0-99."""
+
+    text: str
+    voice: str
+    rate: int
+    pitch: int
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Spoken text. wave: (n,) float32 at 16 kHz; words: start second by text position;
+    phonemes: (mnemonic, start second), in order."""
+
+    wave: np.ndarray
+    words: dict[int, float]
+    phonemes: list[tuple[str, float]]
+
+    @property
+    def duration(self) -> float:
+        return len(self.wave) / SAMPLE_RATE
+
+    def span(self, text: str, word_number: int) -> tuple[float, float]:
+        """Seconds [start, end) of one word of `text` (words counted from 0).
+
+        A pair such as "of the" comes as one event, so the end is the next event, whatever word it is.
+        """
+        position = len(" ".join(text.split(" ")[:word_number])) + (word_number > 0)
+        if position not in self.words:
+            raise KlassifyError(f"espeak-ng gave no time for word {word_number} of {text!r}.")
+        start = self.words[position]
+        end = min((time for time in self.words.values() if time > start), default=self.duration)
+        return start, end
+
+
+def require_espeak() -> tuple[str, str]:
+    """(library, data folder) of espeak-ng, or a KlassifyError that says how to install it."""
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise KlassifyError(
+            "The generated corpus speaks with espeak-ng, and espeakng-loader is not installed.",
+            mend="pip install -e '.[corpus]'",
+        )
+    import espeakng_loader
+
+    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
+
+
+def speak(utterances: list[Utterance], seed: int) -> list[Speech]:
+    """Speak all utterances in one fresh process. Raises KlassifyError for an unknown voice."""
+    library, data = require_espeak()
+    request = {
+        "library": library,
+        "data": data,
+        "seed": seed,
+        "utterances": [vars(utterance) for utterance in utterances],
+    }
+    program = Path(__file__).with_name("synthesiser.py")
+    answer = subprocess.run(
+        [sys.executable, "-I", "-S", str(program)], input=json.dumps(request).encode(), capture_output=True
+    )
+    if answer.returncode != 0:
+        reason = answer.stderr.decode(errors="replace").strip() or f"exit status {answer.returncode}"
+        raise KlassifyError(f"espeak-ng failed: {reason}.", where=utterances[0].text)
+    header, samples = answer.stdout.split(b"\n", 1)
+    samples = np.frombuffer(samples, dtype=np.int16)
+    speeches, begin = [], 0
+    for spoken in json.loads(header):
+        end = begin + spoken["n_samples"]
+        speeches.append(_speech(samples[begin:end], spoken))
+        begin = end
+    return speeches
+
+
+def _speech(samples: np.ndarray, spoken: dict) -> Speech:
+    if spoken["sample_rate"] != ESPEAK_RATE or not spoken["n_samples"]:
+        raise KlassifyError(f"espeak-ng gave {len(samples)} samples at {spoken['sample_rate']} Hz.")
+    # 22050 / 16000 = 441 / 320
+    wave = resample_poly(samples.astype(np.float32) / 32768, 320, 441).astype(np.float32)
+    words = {position: sample / ESPEAK_RATE for position, sample in spoken["words"]}
+    phonemes = [(name, sample / ESPEAK_RATE) for name, sample in spoken["phonemes"]]
+    return Speech(wave, words, phonemes)

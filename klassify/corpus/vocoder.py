@@ -1,0 +1,168 @@
+"""Copy-synthesis of words: analysis and re-synthesis that leave the traces which neural speech leaves.
+
+Every function takes and returns mono float32 at 16 kHz, the same number of samples, no randomness of its
+own: noise comes from the generator passed in.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from scipy.linalg import solve_toeplitz
+from scipy.signal import butter, get_window, istft, lfilter, sosfilt, stft
+
+SAMPLE_RATE = 16000
+FRAME, HOP = 512, 128
+
+
+def fit_length(wave: np.ndarray, n_samples: int) -> np.ndarray:
+    """Stretch or squeeze in time without changing the pitch (waveform-similarity overlap-add).
+
+    Verhelst and Roelands, ICASSP 1993: each output frame takes the input frame near the wanted place that
+    continues the previous one best.
+    """
+    frame, hop, reach = 400, 200, 120
+    if len(wave) == n_samples:
+        return wave.astype(np.float32)
+    padded = np.pad(wave, (reach, frame + 2 * reach + hop))
+    window = np.hanning(frame + 1)[:-1]
+    n_frames = n_samples // hop + 2
+    out = np.zeros((n_frames + 1) * hop)
+    weight = np.full_like(out, 1e-3)
+    previous = reach
+    for index in range(n_frames):
+        wanted = reach + min(int(index * hop * len(wave) / n_samples), len(wave))
+        target = padded[previous + hop : previous + hop + frame]
+        region = padded[max(wanted - reach, 0) : wanted + reach + frame]
+        if index and len(target) == frame:
+            best = int(np.argmax(np.correlate(region, target, mode="valid")))
+            wanted = max(wanted - reach, 0) + best
+        wanted = min(wanted, len(padded) - frame)
+        out[index * hop : index * hop + frame] += window * padded[wanted : wanted + frame]
+        weight[index * hop : index * hop + frame] += window
+        previous = wanted
+    return (out / weight)[:n_samples].astype(np.float32)
+
+
+@functools.cache
+def mel_filters(n_mels: int, n_bins: int = FRAME // 2 + 1) -> np.ndarray:
+    """(n_mels, n_bins) triangular filters on the mel scale, 60-7600 Hz."""
+    edges_mel = np.linspace(*(2595 * np.log10(1 + np.array([60, 7600]) / 700)), n_mels + 2)
+    edges = 700 * (10 ** (edges_mel / 2595) - 1)
+    frequencies = np.linspace(0, SAMPLE_RATE / 2, n_bins)
+    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def griffin_lim(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Magnitudes through 80 mels smoothed in time, phases by 12 rounds of Griffin and Lim (1984)."""
+    spectrum = _stft(wave)
+    mels = mel_filters(80)
+    energies = mels @ np.abs(spectrum)
+    energies = lfilter([0.25, 0.5, 0.25], 1, np.pad(energies, ((0, 0), (1, 1)), mode="edge"), axis=1)[:, 2:]
+    energies = np.pad(energies, ((0, 0), (0, spectrum.shape[1] - energies.shape[1])), mode="edge")
+    magnitude = np.maximum(np.linalg.pinv(mels) @ energies, 1e-6)
+    phase = rng.uniform(-np.pi, np.pi, magnitude.shape)
+    for _ in range(12):
+        rebuilt = _stft(_istft(magnitude * np.exp(1j * phase), len(wave)))
+        phase = np.angle(rebuilt[:, : magnitude.shape[1]])
+    return _istft(magnitude * np.exp(1j * phase), len(wave))
+
+
+def linear_prediction(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Order-16 all-pole frames driven by pulses at the pitch (or noise where unvoiced), as LPC vocoders do."""
+    frames, pitch, voiced = _pitch_frames(wave)
+    source = _excitation(pitch, voiced, len(frames) * HOP, rng)
+    out = np.zeros(len(source))
+    state = np.zeros(16)
+    window = np.hanning(frames.shape[1])
+    for index, frame in enumerate(frames):
+        lags = np.correlate(frame * window, frame * window, mode="full")[len(frame) - 1 : len(frame) + 16]
+        lags[0] = lags[0] * 1.001 + 1e-7
+        coefficients = np.concatenate([[1], -solve_toeplitz(lags[:-1], lags[1:])])
+        gain = np.sqrt(max(np.dot(coefficients, lags), 1e-10) / np.sum(window**2))
+        span = slice(index * HOP, (index + 1) * HOP)
+        out[span], state = lfilter([gain], coefficients, source[span], zi=state)
+    return _same_length(out, len(wave))
+
+
+def harmonic(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sum of harmonics with amplitudes from the smoothed spectrum, and no noise part below 4 kHz."""
+    frames, pitch, voiced = _pitch_frames(wave)
+    envelope = np.abs(np.fft.rfft(frames * np.hanning(frames.shape[1]), axis=1))
+    n = len(frames) * HOP
+    at = (np.arange(n) / HOP).clip(0, len(frames) - 1)
+    f0 = np.interp(at, np.arange(len(frames)), pitch)
+    phase = 2 * np.pi * np.cumsum(f0) / SAMPLE_RATE
+    out = np.zeros(n)
+    for number in range(1, 41):
+        bins = np.minimum(number * pitch / SAMPLE_RATE * frames.shape[1], envelope.shape[1] - 1).astype(int)
+        amplitude = envelope[np.arange(len(frames)), bins] * (number * pitch < 7000) * (0.2 + 0.8 * voiced)
+        out += np.interp(at, np.arange(len(frames)), amplitude) * np.sin(number * phase)
+    out *= 4 / frames.shape[1]
+    hiss = sosfilt(_band(4000, 7500), rng.standard_normal(n))
+    level = np.sqrt(np.mean(envelope[:, 128:240] ** 2, axis=1)) / np.sqrt(frames.shape[1])
+    return _same_length(out + hiss * np.interp(at, np.arange(len(frames)), level), len(wave))
+
+
+def channel(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Channel vocoder: 24 bands of a pulse and noise carrier, each with the level of the word's own band."""
+    frames, pitch, voiced = _pitch_frames(wave)
+    carrier = _same_length(_excitation(pitch, voiced, len(frames) * HOP, rng), len(wave))
+    target, source = _stft(wave), _stft(carrier)
+    filters = mel_filters(24)
+    want, have = filters @ np.abs(target) ** 2, filters @ np.abs(source) ** 2
+    gain = filters.T @ np.sqrt(want / (have + 1e-9)) / (filters.sum(axis=0)[:, None] + 1e-6)
+    return _istft(source * gain[:, : source.shape[1]], len(wave))
+
+
+VOCODERS = {
+    "griffin_lim": griffin_lim,
+    "linear_prediction": linear_prediction,
+    "harmonic": harmonic,
+    "channel": channel,
+}
+
+
+def _stft(wave: np.ndarray) -> np.ndarray:
+    return stft(wave, nperseg=FRAME, noverlap=FRAME - HOP, boundary="zeros", padded=True)[2]
+
+
+def _istft(spectrum: np.ndarray, n_samples: int) -> np.ndarray:
+    return _same_length(istft(spectrum, nperseg=FRAME, noverlap=FRAME - HOP)[1], n_samples)
+
+
+def _same_length(wave: np.ndarray, n_samples: int) -> np.ndarray:
+    return np.pad(wave, (0, max(0, n_samples - len(wave))))[:n_samples].astype(np.float32)
+
+
+@functools.cache
+def _band(low_hz: float, high_hz: float) -> np.ndarray:
+    return butter(4, [low_hz, high_hz], btype="band", fs=SAMPLE_RATE, output="sos")
+
+
+def _pitch_frames(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames (k, 512) at every HOP, pitch (k,) in Hz by autocorrelation (70-350 Hz), voiced (k,) bool."""
+    padded = np.pad(wave.astype(np.float64), (FRAME // 2, FRAME))
+    starts = np.arange(0, max(len(wave), HOP), HOP)
+    frames = padded[starts[:, None] + np.arange(FRAME)] * 1.0
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    power = np.abs(np.fft.rfft(frames * get_window("hann", FRAME), 2 * FRAME, axis=1)) ** 2
+    lags = np.fft.irfft(power, axis=1)[:, : SAMPLE_RATE // 70 + 1]
+    shortest = SAMPLE_RATE // 350
+    best = shortest + np.argmax(lags[:, shortest:], axis=1)
+    strength = lags[np.arange(len(best)), best] / (lags[:, 0] + 1e-9)
+    voiced = (strength > 0.3) & (lags[:, 0] > 0.02 * lags[:, 0].max())
+    pitch = SAMPLE_RATE / best
+    usual = np.median(pitch[voiced]) if voiced.any() else 120.0
+    return frames, np.where(voiced & (np.abs(np.log2(pitch / usual)) < 0.6), pitch, usual), voiced
+
+
+def _excitation(pitch: np.ndarray, voiced: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Unit-power pulses at the pitch where voiced, noise elsewhere."""
+    frame = np.minimum(np.arange(n) // HOP, len(pitch) - 1)
+    cycles = np.floor(np.cumsum(pitch[frame]) / SAMPLE_RATE)
+    pulses = np.diff(cycles, prepend=0) * np.sqrt(SAMPLE_RATE / pitch[frame])
+    return np.where(voiced[frame], pulses, rng.standard_normal(n))

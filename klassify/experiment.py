@@ -1,0 +1,175 @@
+"""A system's experiment folder: its resolved config, its environment, its seeds.
+
+A system's YAML has three keys: `model` and `data` (a class path with its `init_args`) and `train`
+(see TrainSettings). It is parsed against the typed signatures of those classes, so that an unknown or
+mistyped key is refused by name before any data is read. The resolved config, with every default
+written out, is saved as `config.yaml` in the system's folder and can be fed back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from klassify import __version__
+from klassify.errors import KlassifyError
+from klassify.files import read_json, write_text
+
+CONFIG, ENVIRONMENT, WEIGHTS, METRICS, STATE = (
+    "config.yaml", "env.json", "model.safetensors", "metrics.csv", "checkpoints/last.pt",
+)  # fmt: skip
+REPORTED_PACKAGES = ("torch", "torchaudio", "transformers", "mediapipe", "av", "numpy", "scikit-learn")
+
+
+@dataclasses.dataclass
+class TrainSettings:
+    """How one model is trained.
+
+    Args:
+        epochs: at most this many passes over the training clips.
+        patience: stop after this many epochs in a row without a better validation metric.
+        monitor: `auc` of the validation clips against the model's own label, or `loss`.
+        batch_size: clips a step and process.
+        accumulate: steps whose gradients are summed into one update.
+        optimizer, lr, weight_decay: as in torch.optim.
+        schedule: `constant`, `cosine` to zero over `epochs`, or `one_cycle` with maximum `lr`.
+        clip_norm: largest gradient norm; 0 leaves gradients as they are.
+        precision: Fabric's precision flag, such as `32-true` or `bf16-mixed`.
+        checkpoint_steps: besides each epoch's end, save the state every so many steps (0: never).
+    """
+
+    epochs: int = 100
+    patience: int = 10
+    monitor: Literal["auc", "loss"] = "auc"
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["constant", "cosine", "one_cycle"] = "cosine"
+    clip_norm: float = 0.0
+    precision: str = "32-true"
+    checkpoint_steps: int = 0
+
+
+@dataclasses.dataclass
+class Experiment:
+    """A parsed config: the classes built, and the plain values they were built from."""
+
+    model: Any  # torch.nn.Module
+    data: Any  # klassify.datasets.ClipData
+    train: TrainSettings
+    resolved: dict[str, Any]
+
+
+def _parser():
+    from jsonargparse import ArgumentParser
+    from torch import nn
+
+    from klassify.datasets import ClipData
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "model", required=True)
+    parser.add_subclass_arguments(ClipData, "data", required=True)
+    parser.add_class_arguments(TrainSettings, "train")
+    return parser
+
+
+def load_experiment(config: str | os.PathLike, overrides: Sequence[str] = (), *, seed: int = 0) -> Experiment:
+    """Parse a system's YAML with `key=value` overrides and build its model (seeded) and data.
+
+    Raises KlassifyError that names the key for anything unknown or of the wrong type.
+    """
+    from jsonargparse import ArgumentError
+
+    path = Path(config)
+    if not path.is_file():
+        raise KlassifyError("This system config does not exist.", where=path)
+    for item in overrides:
+        if "=" not in item:
+            raise KlassifyError(f"An override is written key=value, not {item!r}.", mend="for instance train.epochs=3")
+    parser = _parser()
+    try:
+        namespace = parser.parse_path(str(path), defaults=True) if not overrides else _parse_with(parser, path, overrides)
+        resolved = parser.dump(namespace, format="json", skip_none=False)
+        seed_everything(seed)
+        built = parser.instantiate_classes(namespace)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise KlassifyError(f"The config is not valid: {error}", where=path) from None
+    import json
+
+    return Experiment(built.model, built.data, built.train, json.loads(resolved))
+
+
+def _parse_with(parser, path: Path, overrides: Sequence[str]):
+    from jsonargparse import ActionConfigFile
+
+    parser.add_argument("--config", action=ActionConfigFile)
+    namespace = parser.parse_args([f"--config={path}", *(f"--{item}" for item in overrides)])
+    del namespace["config"]
+    return namespace
+
+
+def dump_config(resolved: dict[str, Any]) -> str:
+    """The resolved config as YAML text."""
+    import yaml
+
+    return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+
+
+def save_config(folder: Path, resolved: dict[str, Any]) -> None:
+    """Write config.yaml, from which the system can be built again."""
+    write_text(folder / CONFIG, dump_config(resolved))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's and torch's generators; numpy generators are made locally from (seed, epoch, clip)."""
+    import random
+
+    import torch
+
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def git_commit() -> str:
+    """The commit of the checkout this package runs from, with '+changes' if it is dirty; '' elsewhere."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its config: versions, platform, commit, command line."""
+    versions = {"klassify": __version__, "python": platform.python_version()}
+    for name in REPORTED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "commit": git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def finished_training(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What `train` recorded when it finished in this folder (training.json), or None."""
+    path = Path(folder) / "training.json"
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,1 @@
+"""Features taken from media: face tracking (`face`) and the mouth's eight channels (`mouth`)."""

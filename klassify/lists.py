@@ -1,0 +1,249 @@
+"""Data lists: official metadata or file lists -> one TSV a split, one clip a row (stage 0).
+
+    klassify lists --data avdeepfake1mpp --root /data/AV-Deepfake1M++ --out data_lists/avdeepfake1mpp
+
+Columns: `file` (as the metadata or testX_files.txt names it), the measured `n_frames fps n_samples
+duration` (samples at 16 kHz, seconds), `modify_type`, `source` (id of the clip's original), and, for
+localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSON arrays of
+[start_s, end_s)). `audio_model video_model speaker dataset` are for reports, never model inputs.
+data_lists/README.md describes the columns, what is read, and what happens to bad rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import csv
+import dataclasses
+import hashlib
+import itertools
+import math
+import mmap
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from klassify.errors import KlassifyError, some
+from klassify.files import already_done, file_hash, read_json, whole_file, write_json
+
+DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "demo")
+MEASURED = ("n_frames", "fps", "n_samples", "duration")
+LABELS = ("modify_type", "source")
+SEGMENTS = ("fake_segments", "audio_fake_segments", "visual_fake_segments")
+OPTIONAL = ("audio_model", "video_model", "speaker", "dataset")
+COLUMNS = ("file", *MEASURED, *LABELS, *SEGMENTS, *OPTIONAL)
+TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
+FAKE_AGAINST = {
+    "video": ("audio_modified", "visual_modified", "both_modified"),
+    "audio": ("audio_modified", "both_modified"),
+    "visual": ("visual_modified", "both_modified"),
+}
+FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
+FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
+TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact
+# control characters break the TSV, ';' and '"' break prediction.txt, '/' and '..' leave the media folder
+UNSAFE_NAME = r"""^$|^[/\\]|^[A-Za-z]:[/\\]|[\x00-\x1f\x7f;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$"""
+
+
+# ------------------------------------------------------------------------------ reading and writing
+
+
+def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFrame:
+    """Read and validate a data list.
+
+    Always has `file n_frames fps n_samples duration modify_type source`: text is str ("" = unknown),
+    counts are Int64, `fps` and `duration` float (NA = unknown); the optional columns where the file
+    has them. The segment columns are dropped unless `segments=True`, so that Task 1 code cannot see
+    them; then each cell is a list of [start_s, end_s], or None where the segments are unknown.
+    Raises KlassifyError for a repeated or unsafe name, an unknown modify_type, a cell that is no number.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise KlassifyError(
+            "This data list does not exist.", where=path, mend="make it with `klassify lists`"
+        )
+    wanted = set(COLUMNS) if segments else set(COLUMNS) - set(SEGMENTS)
+    try:
+        frame = pd.read_csv(
+            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding="utf-8",
+            index_col=False, usecols=wanted.__contains__,
+        )  # fmt: skip
+    except (ValueError, pd.errors.ParserError) as error:
+        raise KlassifyError(f"This data list cannot be parsed: {error}.", where=path) from None
+    if "file" not in frame:
+        raise KlassifyError("The column `file` is missing: this is no data list.", where=path)
+    _refuse(frame, frame["file"].str.contains(UNSAFE_NAME), "unsafe file name", path)
+    _refuse(frame, frame["file"].duplicated(), "a file stands here twice", path)
+    for name in MEASURED:
+        frame[name] = _numbers(frame, name, path)
+    for name in LABELS:
+        frame[name] = (
+            frame[name].str.replace("-", "_")
+            if name == "modify_type" and name in frame
+            else frame.get(name, "")
+        )
+    _refuse(
+        frame, ~frame["modify_type"].isin([*TYPES, ""]), f"modify_type is none of {', '.join(TYPES)}", path
+    )
+    if segments:
+        for name in SEGMENTS:
+            frame[name] = _parse_segments(frame, name, path)
+    return frame[[name for name in COLUMNS if name in frame]]
+
+
+def write_list(path: str | os.PathLike, frame: pd.DataFrame) -> None:
+    """Write a data list, whole or not at all; known columns only, segments as JSON arrays."""
+    unknown = set(frame.columns) - set(COLUMNS)
+    if unknown or "file" not in frame:
+        raise KlassifyError(f"A data list has no columns {sorted(unknown)} and needs `file`.", where=path)
+    _refuse(frame, frame["file"].str.contains(UNSAFE_NAME), "unsafe file name", path)
+    _refuse(frame, frame["file"].duplicated(), "a file stands here twice", path)
+    names = [name for name in COLUMNS if name in frame]
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as handle:
+        handle.write("\t".join(names) + "\n")
+        rows = zip(*(_cells(frame[name]) for name in names))
+        handle.writelines("\t".join(row) + "\n" for row in rows)
+
+
+def _cells(column: pd.Series) -> list[str]:
+    """A column as text: shortest exact numbers, compact JSON, "" for unknown."""
+    if column.name in SEGMENTS:
+        return ["" if x is None else x if isinstance(x, str) else orjson.dumps(x).decode() for x in column]
+    if column.name in MEASURED:
+        values = pd.to_numeric(column).to_numpy(float, na_value=np.nan)
+        return ["" if math.isnan(x) else repr(int(x)) if x.is_integer() else repr(x) for x in values.tolist()]
+    return column.fillna("").astype(str).tolist()
+
+
+def _numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
+    text = frame[name] if name in frame else pd.Series("", index=frame.index)
+    values = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
+    bad = (text != "") & ~(np.isfinite(values) & (values >= 0))
+    if name in ("n_frames", "n_samples"):
+        bad |= values.notna() & (values % 1 != 0)
+    _refuse(frame, bad, f"{name} is no number that it can be", path)
+    return values.astype("Int64") if name in ("n_frames", "n_samples") else values
+
+
+def _parse_segments(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
+    text = frame[name] if name in frame else pd.Series("", index=frame.index)
+    try:  # one parse of all cells is many times faster than a parse a cell
+        cells = orjson.loads("[" + ",".join(x or "null" for x in text) + "]")
+        if len(cells) == len(text):
+            return pd.Series(cells, index=frame.index, dtype=object)
+    except orjson.JSONDecodeError:
+        pass
+    bad = [bool(x) and not re.fullmatch(r"\[[\d\s.,eE+\-\[\]]*\]", x) for x in text]
+    _refuse(frame, pd.Series(bad, index=frame.index), f"{name} is no JSON array", path)
+    raise KlassifyError(f"The column {name} is no JSON.", where=path)
+
+
+def _refuse(frame: pd.DataFrame, bad: pd.Series, why: str, path: object) -> None:
+    if bad.any():
+        names = some(f"row {i + 1} ({frame['file'].iloc[i]!r})" for i in np.flatnonzero(bad)[:50])
+        raise KlassifyError(f"{int(bad.sum())} of {len(frame)} rows are wrong: {why}: {names}.", where=path)
+
+
+# ------------------------------------------------------------------------------ subsets and labels
+
+
+def fit_sources(sources: Sequence[str]) -> set[str]:
+    """The sources of val_fit: ids ranked by SHA-256, the first 40 % of them rounded up, at least 3.
+
+    Ranking by a hash of the id needs no seed, and adding a clip never moves another one.
+    """
+    ranked = sorted(set(sources), key=lambda source: hashlib.sha256(source.encode()).digest())
+    n_fit = max(math.ceil(FIT_SHARE * len(ranked) - 1e-9), FIT_AT_LEAST)
+    if "" in ranked or n_fit >= len(ranked):
+        why = "some clips have no source" if "" in ranked else f"it has {len(ranked)} sources"
+        raise KlassifyError(
+            f"val cannot be split by source: {why}; val_fit needs {FIT_AT_LEAST} and val_report at least one.",
+            mend="use a larger val list (demo: size=default), or make the list again with `klassify lists`",
+        )
+    return set(ranked[:n_fit])
+
+
+def _fit(frame: pd.DataFrame) -> pd.Series:
+    return frame["source"].isin(fit_sources(frame["source"]))
+
+
+def _leaking_fit(frame: pd.DataFrame) -> pd.Series:
+    return frame["file"].isin(fit_sources(frame["file"]))
+
+
+# name: (split, the rule in words, rows it keeps); a clip of unknown length is in no length subset
+SUBSETS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
+    "train_video": (
+        "train",
+        "at most 256 frames (paper 1, 4.1)",
+        lambda f: f["n_frames"].le(256).fillna(False),
+    ),
+    "train_audio": ("train", "shorter than 6 s (paper 1, 4.2)", lambda f: f["duration"].lt(6.0)),
+    "train_bam": ("train", "at most 6 s (paper 1, 4.3)", lambda f: f["duration"].le(6.0)),
+    "val_fit": ("val", "40 % of the sources, for calibration and tuning", _fit),
+    "val_report": (
+        "val",
+        "the other 60 % of the sources, for early stopping and numbers",
+        lambda f: ~_fit(f),
+    ),
+    "val_fit_leaking": ("val", "40 % of the clips, LEAKING: sources lie on both sides", _leaking_fit),
+    "val_report_leaking": (
+        "val",
+        "60 % of the clips, LEAKING: sources lie on both sides",
+        lambda f: ~_leaking_fit(f),
+    ),
+}
+
+
+def base_split(split: str) -> str:
+    """The split that a named subset is taken from; a split is its own."""
+    return SUBSETS[split][0] if split in SUBSETS else split
+
+
+def list_path(data_dir: str | os.PathLike, split: str) -> Path:
+    """The TSV that holds a split or the split of a named subset."""
+    return Path(data_dir) / f"{base_split(split)}.tsv"
+
+
+def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
+    """The list `<data_dir>/<split>.tsv`, or a named subset of one (SUBSETS), as `read_list` gives it."""
+    path, rule = list_path(data_dir, split), SUBSETS[split][2] if split in SUBSETS else None
+    if not path.exists():
+        lists = sorted(p.stem for p in Path(data_dir).glob("*.tsv") if "." not in p.stem)
+        known = some(lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20)
+        raise KlassifyError(
+            f"There is no list for split {split!r}; there are: {known or 'none'}.",
+            where=path,
+            mend="make stage0",
+        )
+    frame = read_list(path, segments=segments)
+    if rule is None:
+        return frame
+    kept = frame[rule(frame).to_numpy(bool)].reset_index(drop=True)
+    if kept.empty:
+        raise KlassifyError(
+            f"The subset {split!r} is empty: no clip of {len(frame)} fits its rule ({SUBSETS[split][1]}).",
+            where=path,
+            mend="if the lengths are unknown, make the list again with `klassify lists --probe missing`",
+        )
+    return kept
+
+
+def label(frame: pd.DataFrame, against: str) -> np.ndarray:
+    """Clip labels, (n,) int64, 1 = fake, from `modify_type` alone.
+
+    against: "video" (anything fake), "audio" (audio_modified | both_modified) or "visual"
+    (visual_modified | both_modified). An unlabelled clip is a KlassifyError.
+    """
+    if against not in FAKE_AGAINST:
+        raise KlassifyError(f"There is no label {against!r}; there are {', '.join(FAKE_AGAINST)}.")
+    unknown = ~frame["modify_type"].isin(TYPES)
+    _refuse(frame, unknown, "no label (modify_type is empty)", "data list")
+    return frame["modify_type"].isin(FAKE_AGAINST[against]).to_numpy(np.int64)

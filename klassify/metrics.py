@@ -1,0 +1,191 @@
+"""Detection metrics of clips: AUC, EER, log-loss, reliability, intervals by bootstrap over sources.
+
+Labels are 1 = fake, scores rise with "fake". Ties are exact: clips with equal scores count half in
+the AUC and are accepted or rejected together in the EER. Every metric takes optional weights with
+clips on the last axis, so that one call evaluates many bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from klassify.errors import KlassifyError, some
+from klassify.files import read_json
+
+PROBABILITY_FLOOR = 1e-9  # score files hold nine digits, so no probability says more than this
+CHUNK_ELEMENTS = 2_000_000  # weights held at once by the bootstrap: 16 MB
+
+
+class Interval(NamedTuple):
+    """A two-sided interval; both ends are NaN where too few resamples define the metric."""
+
+    low: float
+    high: float
+
+
+class Ranking:
+    """Scores sorted once, after which every weighting of the clips costs O(n).
+
+    label: (n,) 0 or 1; score: (n,) finite. Weights are (..., n), none meaning one each.
+    """
+
+    def __init__(self, label: np.ndarray, score: np.ndarray):
+        label, score = np.asarray(label), np.asarray(score, dtype=float)
+        if label.shape != score.shape or label.ndim != 1:
+            raise ValueError(
+                f"need one label and one score a clip, got shapes {label.shape} and {score.shape}"
+            )
+        if np.isnan(score).any():
+            raise ValueError("a score is NaN; give clips without an answer their prior first")
+        self.order = np.argsort(score, kind="stable")
+        self.score = score[self.order]
+        self.fake = (label[self.order] == 1).astype(float)
+        is_last = np.append(self.score[1:] != self.score[:-1], True)[: len(score)]
+        self.last_of_tie = None if is_last.all() else np.flatnonzero(is_last)
+
+    def rejected(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Weight of the real and of the fake clips that lie at or below each distinct score.
+
+        Returns two arrays (..., distinct scores + 1), both starting at 0 and ending at the class total.
+        """
+        if weights is None:
+            weights = np.ones(len(self.score))
+        weights = np.take(np.asarray(weights, dtype=float), self.order, axis=-1)
+        total, fake = np.cumsum(weights, axis=-1), np.cumsum(weights * self.fake, axis=-1)
+        if self.last_of_tie is not None:
+            total, fake = total[..., self.last_of_tie], fake[..., self.last_of_tie]
+        nothing = np.zeros((*total.shape[:-1], 1))
+        return np.concatenate([nothing, total - fake], axis=-1), np.concatenate([nothing, fake], axis=-1)
+
+    def auc_and_eer(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """AUC and EER of each weighting, NaN where one class has no weight."""
+        real, fake = self.rejected(weights)
+        n_real, n_fake = real[..., -1], fake[..., -1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            area = ((real[..., 1:] + real[..., :-1]) * np.diff(fake, axis=-1)).sum(axis=-1) / 2
+            auc = area / (n_real * n_fake)
+            return auc, self._eer(fake / n_fake[..., None], 1 - real / n_real[..., None])
+
+    @staticmethod
+    def _eer(miss: np.ndarray, false_alarm: np.ndarray) -> np.ndarray:
+        """Where the two rates cross on the straight line between the neighbouring thresholds."""
+        gap = miss - false_alarm  # rises from -1 to 1
+        after = np.maximum(np.argmax(gap >= 0, axis=-1), 1)[..., None]
+        gap_before, gap_after = (np.take_along_axis(gap, at, axis=-1) for at in (after - 1, after))
+        miss_before, miss_after = (np.take_along_axis(miss, at, axis=-1) for at in (after - 1, after))
+        return (miss_before - gap_before / (gap_after - gap_before) * (miss_after - miss_before))[..., 0]
+
+
+def roc_auc(label: np.ndarray, score: np.ndarray) -> float:
+    """Probability that a fake clip scores above a real one, ties counting half.
+
+    NaN where only one class is present. Equals the challenge's AUC on probabilities; that one answers
+    0.0 for one class and bends scores outside [0, 1], see `official_auc`.
+    """
+    return float(Ranking(label, score).auc_and_eer()[0])
+
+
+def eer(label: np.ndarray, score: np.ndarray) -> float:
+    """Equal error rate in [0, 1], linear between neighbouring thresholds; NaN for one class."""
+    return float(Ranking(label, score).auc_and_eer()[1])
+
+
+def error_rates(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points of the ROC and DET curves: threshold, false-alarm rate, miss rate.
+
+    A clip counts as fake where its score is above the threshold; the first threshold is -inf.
+    """
+    ranking = Ranking(label, score)
+    real, fake = ranking.rejected()
+    distinct = ranking.score if ranking.last_of_tie is None else ranking.score[ranking.last_of_tie]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.append(-np.inf, distinct), 1 - real / real[-1], fake / fake[-1]
+
+
+def clip_log_loss(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """(n,) negative log-likelihood in nats, probabilities kept PROBABILITY_FLOOR away from 0 and 1."""
+    probability = np.clip(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    return -np.where(np.asarray(label) == 1, np.log(probability), np.log1p(-probability))
+
+
+def log_loss(label: np.ndarray, probability: np.ndarray) -> float:
+    """Mean negative log-likelihood in nats; NaN for no clips."""
+    return float(clip_log_loss(label, probability).mean()) if len(label) else float("nan")
+
+
+def reliability(
+    label: np.ndarray, probability: np.ndarray, n_bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Calibration curve over equal bins of [0, 1]: mean probability, share of fakes, clips; NaN in empty bins."""
+    bins = np.minimum((np.asarray(probability) * n_bins).astype(int), n_bins - 1)
+    count = np.bincount(bins, minlength=n_bins)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        predicted = np.bincount(bins, weights=probability, minlength=n_bins) / count
+        observed = np.bincount(bins, weights=label, minlength=n_bins) / count
+    return predicted, observed, count
+
+
+def bootstrap(
+    statistics: Callable[[np.ndarray], np.ndarray], source: Sequence[str], *, n: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Resample whole sources with replacement, so that versions of one original stay together.
+
+    statistics: clip weights (B, clips) -> (..., B), for all metrics and systems at once: differences
+    between their rows are then paired. source: one id a clip. Returns (..., n), the same for the same seed.
+    """
+    names, source_index = np.unique(np.asarray(source, dtype=str), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_ELEMENTS // max(1, len(source_index)))
+    parts = []
+    for start in range(0, n, chunk):
+        times_drawn = [
+            np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+            for _ in range(min(chunk, n - start))
+        ]
+        parts.append(statistics(np.stack(times_drawn)[:, source_index].astype(float)))
+    return np.concatenate(parts, axis=-1)
+
+
+def interval(samples: np.ndarray, level: float = 0.95) -> Interval:
+    """Percentile interval of bootstrap samples (n,); NaN where fewer than half of them are defined."""
+    defined = samples[~np.isnan(samples)]
+    if not len(defined) or len(defined) < len(samples) / 2:
+        return Interval(float("nan"), float("nan"))
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def official_auc(
+    prediction_txt: str | os.PathLike, metadata: str | os.PathLike | Sequence[Mapping[str, Any]]
+) -> float:
+    """The Task 1 AUC as the challenge's evaluation package (avdeepfake1m 0.0.4) computes it, quirks included.
+
+    prediction_txt: `name;score` lines. metadata: the official JSON or its list of entries; a clip is
+    fake when it has fake segments. Of repeated lines the last wins, other clips' lines and further
+    columns are ignored. If any score lies outside [0, 1] all go through a sigmoid, which may tie them;
+    a missing number ranks highest. One class only gives 0.0. Raises KlassifyError where the package fails.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(prediction_txt, sep=";", header=None)
+    except (ValueError, OSError) as error:
+        raise KlassifyError(f"This prediction file cannot be read: {error}.", where=prediction_txt) from None
+    if table.shape[1] < 2 or table[1].dtype.kind not in "fiu":
+        raise KlassifyError("Every line must read `name;score`, without a header.", where=prediction_txt)
+    entries = read_json(metadata) if isinstance(metadata, (str, os.PathLike)) else metadata
+    given = dict(zip(table[0], table[1].astype(float)))
+    missing = [entry["file"] for entry in entries if entry["file"] not in given]
+    if missing:
+        raise KlassifyError(f"{len(missing)} clips have no line: {some(missing)}.", where=prediction_txt)
+    score = np.array([given[entry["file"]] for entry in entries], dtype=float)
+    label = np.array([len(entry["fake_segments"]) > 0 for entry in entries], dtype=int)
+    if not ((score >= 0) & (score <= 1)).all():  # a NaN is outside as well
+        score = 1 / (1 + np.exp(-np.clip(score, -700, 700)))
+    score[np.isnan(score)] = np.inf
+    auc = roc_auc(label, score)
+    return 0.0 if np.isnan(auc) else auc

@@ -1,0 +1,263 @@
+"""Wav2Vec-AASIST: does an audio window contain fake speech?
+
+A speech front end (klassify.models.ssl) gives one vector each 20 ms; the AASIST back end of
+SSL_Anti-spoofing (Tak et al., Odyssey 2022; graph attention of Jung et al., ICASSP 2022) turns the
+(time, feature) map into two graphs, one over spectral and one over temporal nodes, lets them attend
+to each other twice in parallel, and classifies the pooled nodes. Paper 1, section 4.2, trains both
+parts jointly with the negative log-likelihood of a log-softmax.
+
+Axes: B windows, N samples at 16 kHz, T front-end frames of 20 ms, C channels, H spectral and W temporal
+nodes, D node dimensions. Output index 1 is fake: the published files have it the other way round, and
+klassify.checkpoints swaps the rows when it imports one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
+
+
+class ResidualBlock(nn.Module):
+    """Two 2x3 convolutions that keep (B, C, H, W) in size, plus the input (1x3-projected if C changes).
+
+    The published block computes a leading normalisation `bn1` and then ignores it. Its tensors exist here
+    in all but the first block, so that released files load; they take no gradient and no part.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, first: bool = False):
+        super().__init__()
+        if not first:
+            self.bn1 = nn.BatchNorm2d(in_channels).requires_grad_(False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=(2, 3), padding=(1, 1))
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=(2, 3), padding=(0, 1))
+        if in_channels != out_channels:
+            self.conv_downsample = nn.Conv2d(in_channels, out_channels, kernel_size=(1, 3), padding=(0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.conv_downsample(x) if hasattr(self, "conv_downsample") else x
+        return self.conv2(F.selu(self.bn2(self.conv1(x)))) + shortcut
+
+
+def _attention_vector(dim: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.xavier_normal_(torch.empty(dim, 1)))
+
+
+def _normalise_nodes(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
+    """SELU of a batch normalisation over all nodes of the batch; x is (B, nodes, D)."""
+    return F.selu(bn(x.flatten(0, 1)).view_as(x))
+
+
+class GraphAttention(nn.Module):
+    """Attention among the nodes of one graph: (B, nodes, in_dim) -> (B, nodes, out_dim)."""
+
+    def __init__(self, in_dim: int, out_dim: int, temperature: float):
+        super().__init__()
+        self.att_proj = nn.Linear(in_dim, out_dim)
+        self.att_weight = _attention_vector(out_dim)
+        self.proj_with_att = nn.Linear(in_dim, out_dim)
+        self.proj_without_att = nn.Linear(in_dim, out_dim)
+        self.bn = nn.BatchNorm1d(out_dim)
+        self.input_drop = nn.Dropout(0.2)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.input_drop(x)
+        pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))  # (B, nodes, nodes, out_dim)
+        attention = (pairs @ self.att_weight).squeeze(-1).div(self.temperature).softmax(-1)
+        return _normalise_nodes(self.proj_with_att(attention @ x) + self.proj_without_att(x), self.bn)
+
+
+class HeterogeneousGraphAttention(nn.Module):
+    """Attention among two kinds of nodes (type 1 temporal, type 2 spectral) and a master node.
+
+    forward(x1 (B, n1, in_dim), x2 (B, n2, in_dim), master (B or 1, 1, in_dim)) returns the three with
+    out_dim. Each kind of pair has its own attention vector; both cross directions share one.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, temperature: float = 100.0):
+        super().__init__()
+        self.proj_type1 = nn.Linear(in_dim, in_dim)
+        self.proj_type2 = nn.Linear(in_dim, in_dim)
+        self.att_proj = nn.Linear(in_dim, out_dim)
+        self.att_projM = nn.Linear(in_dim, out_dim)
+        self.att_weight11 = _attention_vector(out_dim)
+        self.att_weight22 = _attention_vector(out_dim)
+        self.att_weight12 = _attention_vector(out_dim)
+        self.att_weightM = _attention_vector(out_dim)
+        self.proj_with_att = nn.Linear(in_dim, out_dim)
+        self.proj_without_att = nn.Linear(in_dim, out_dim)
+        self.proj_with_attM = nn.Linear(in_dim, out_dim)
+        self.proj_without_attM = nn.Linear(in_dim, out_dim)
+        self.bn = nn.BatchNorm1d(out_dim)
+        self.input_drop = nn.Dropout(0.2)
+        self.temperature = temperature
+
+    def forward(self, x1: Tensor, x2: Tensor, master: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        n1 = x1.shape[1]
+        x = self.input_drop(torch.cat([self.proj_type1(x1), self.proj_type2(x2)], dim=1))
+        master = self._update_master(x, master)
+        attention = self._pair_scores(x, n1).div(self.temperature).softmax(-1)
+        x = _normalise_nodes(self.proj_with_att(attention @ x) + self.proj_without_att(x), self.bn)
+        return x[:, :n1], x[:, n1:], master
+
+    def _pair_scores(self, x: Tensor, n1: int) -> Tensor:
+        pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))  # (B, n1 + n2, n1 + n2, out_dim)
+        within1 = pairs[:, :n1, :n1] @ self.att_weight11
+        within2 = pairs[:, n1:, n1:] @ self.att_weight22
+        above = torch.cat([within1, pairs[:, :n1, n1:] @ self.att_weight12], dim=2)
+        below = torch.cat([pairs[:, n1:, :n1] @ self.att_weight12, within2], dim=2)
+        return torch.cat([above, below], dim=1).squeeze(-1)
+
+    def _update_master(self, x: Tensor, master: Tensor) -> Tensor:
+        pairs = torch.tanh(self.att_projM(x * master))
+        attention = (pairs @ self.att_weightM).div(self.temperature).softmax(dim=1)  # (B, nodes, 1)
+        return self.proj_with_attM(attention.transpose(1, 2) @ x) + self.proj_without_attM(master)
+
+
+class GraphPool(nn.Module):
+    """Keep the better half of the nodes, each scaled by its score, in descending order of scores."""
+
+    def __init__(self, dim: int, ratio: float = 0.5):
+        super().__init__()
+        self.proj = nn.Linear(dim, 1)
+        self.drop = nn.Dropout(0.3)
+        self.ratio = ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.sigmoid(self.proj(self.drop(x)))  # (B, nodes, 1)
+        kept = scores.topk(max(int(x.shape[1] * self.ratio), 1), dim=1).indices
+        return (x * scores).gather(1, kept.expand(-1, -1, x.shape[2]))
+
+
+class AASIST(nn.Module):
+    """The back end: (B, T >= 3, feature_dim) front-end frames -> (B, 2) logits, index 1 = fake.
+
+    Args:
+        feature_dim: size of a front-end frame.
+        bands: size to which frames are projected; a third of it are the spectral nodes.
+        channels: channels of the first two and of the last four convolution blocks.
+        graph_dims: node dimensions of the first graph layers and of the heterogeneous ones.
+
+    The defaults are the published 447,242 parameters for 1024-d frames. Submodules carry the published
+    names, so that a state dict has the published 245 keys.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 1024,
+        bands: int = 128,
+        channels: Sequence[int] = (32, 64),
+        graph_dims: Sequence[int] = (64, 32),
+    ):
+        super().__init__()
+        (low, high), (wide, narrow) = channels, graph_dims
+        self.pos_S = nn.Parameter(torch.randn(1, bands // 3, high))
+        self.master1 = nn.Parameter(torch.randn(1, 1, wide))
+        self.master2 = nn.Parameter(torch.randn(1, 1, wide))
+        self.LL = nn.Linear(feature_dim, bands)
+        self.first_bn = nn.BatchNorm2d(1)
+        self.first_bn1 = nn.BatchNorm2d(high)
+        plan = [(1, low), (low, low), (low, high), (high, high), (high, high), (high, high)]
+        # each block is alone in a Sequential because the published keys have that level
+        self.encoder = nn.Sequential(
+            *(nn.Sequential(ResidualBlock(*pair, first=i == 0)) for i, pair in enumerate(plan))
+        )
+        self.attention = nn.Sequential(
+            nn.Conv2d(high, 2 * high, 1), nn.SELU(), nn.BatchNorm2d(2 * high), nn.Conv2d(2 * high, high, 1)
+        )
+        self.GAT_layer_S = GraphAttention(high, wide, temperature=2.0)
+        self.GAT_layer_T = GraphAttention(high, wide, temperature=2.0)
+        self.pool_S, self.pool_T = GraphPool(wide), GraphPool(wide)
+        self.HtrgGAT_layer_ST11 = HeterogeneousGraphAttention(wide, narrow)
+        self.HtrgGAT_layer_ST12 = HeterogeneousGraphAttention(narrow, narrow)
+        self.HtrgGAT_layer_ST21 = HeterogeneousGraphAttention(wide, narrow)
+        self.HtrgGAT_layer_ST22 = HeterogeneousGraphAttention(narrow, narrow)
+        self.pool_hS1, self.pool_hT1 = GraphPool(narrow), GraphPool(narrow)
+        self.pool_hS2, self.pool_hT2 = GraphPool(narrow), GraphPool(narrow)
+        self.drop_way, self.drop = nn.Dropout(0.2), nn.Dropout(0.5)
+        self.out_layer = nn.Linear(5 * narrow, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features.shape[1] < MIN_FRAMES:
+            raise ValueError(f"AASIST needs at least {MIN_FRAMES} frames a window, not {features.shape[1]}.")
+        spectral, temporal = self._graphs(features)
+        spectral = self.pool_S(self.GAT_layer_S(spectral))
+        temporal = self.pool_T(self.GAT_layer_T(temporal))
+        branches = zip(self._branch(temporal, spectral, 1), self._branch(temporal, spectral, 2), strict=True)
+        temporal, spectral, master = (
+            torch.maximum(self.drop_way(one), self.drop_way(other)) for one, other in branches
+        )
+        readout = [temporal.abs().amax(1), temporal.mean(1), spectral.abs().amax(1), spectral.mean(1)]
+        return self.out_layer(self.drop(torch.cat([*readout, master.squeeze(1)], dim=1)))
+
+    def _graphs(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectral nodes (B, bands // 3, C) and temporal nodes (B, T // 3, C)."""
+        x = self.LL(features).transpose(1, 2).unsqueeze(1)
+        x = F.selu(self.first_bn(F.max_pool2d(x, 3)))
+        x = F.selu(self.first_bn1(self.encoder(x)))  # (B, C, H, W)
+        w = self.attention(x)
+        spectral = (x * w.softmax(dim=3)).sum(3).transpose(1, 2) + self.pos_S
+        temporal = (x * w.softmax(dim=2)).sum(2).transpose(1, 2)
+        return spectral, temporal
+
+    def _branch(self, temporal: Tensor, spectral: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One of the two parallel stacks of heterogeneous layers: temporal, spectral and master nodes."""
+        first, second = (getattr(self, f"HtrgGAT_layer_ST{number}{depth}") for depth in (1, 2))
+        pool_t, pool_s = getattr(self, f"pool_hT{number}"), getattr(self, f"pool_hS{number}")
+        master = getattr(self, f"master{number}").expand(len(temporal), -1, -1)
+        temporal, spectral, master = first(temporal, spectral, master)
+        temporal, spectral = pool_t(temporal), pool_s(spectral)
+        more_temporal, more_spectral, more_master = second(temporal, spectral, master)
+        return temporal + more_temporal, spectral + more_spectral, master + more_master
+
+
+class W2VAASIST(nn.Module):
+    """A front end and AASIST on top: (B, N) samples at 16 kHz -> (B, 2) logits, index 1 = fake.
+
+    Args:
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl.
+        class_weights: weights of (real, fake) in the loss; None weighs both alike. The published
+            training has (0.9, 0.1), for a set with nine fakes to one real clip.
+        bands, channels, graph_dims: size of the back end; see AASIST.
+    """
+
+    supervision = "clip"
+
+    def __init__(
+        self,
+        frontend: nn.Module,
+        class_weights: tuple[float, float] | None = None,
+        bands: int = 128,
+        channels: tuple[int, int] = (32, 64),
+        graph_dims: tuple[int, int] = (64, 32),
+    ):
+        super().__init__()
+        self.frontend = frontend
+        self.backend = AASIST(frontend.dim, bands, channels, graph_dims)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def load_pretrained(self) -> None:
+        """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
+        self.frontend.load_pretrained()
+
+    def forward(self, wave: Tensor) -> Tensor:
+        features = self.frontend(wave)
+        # the back end is small, and its top-k selection is better left in full precision
+        with torch.autocast(features.device.type, enabled=False):
+            return self.backend(features.float())
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Negative log-likelihood of batch["label"] (B,), 1 = fake, for batch["wave"] (B, N)."""
+        return F.nll_loss(self(batch["wave"]).log_softmax(1), batch["label"], self.class_weights)
+
+    def score(self, batch: dict[str, Tensor]) -> Tensor:
+        """Log-odds of fake (B,) for batch["wave"] (B, N)."""
+        logits = self(batch["wave"])
+        return logits[:, 1] - logits[:, 0]

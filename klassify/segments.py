@@ -1,0 +1,157 @@
+"""Fake segments in seconds <-> spans, labels and tags on the 40 ms grid.
+
+A segment is [start, end) in seconds. A span is [first, stop) in frames; frame k covers
+[0.04 k, 0.04 (k + 1)). A frame is fake if any part of it is.
+
+Tags (paper 1, section 4.2, after BILOU with its U for one-frame segments left out): O outside,
+B begins a segment, I inside, L last. A segment of one frame is B, of two B L, of n B I ... I L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+FRAME_S = 0.04
+O, B, I, L = range(4)
+TAGS = "OBIL"  # the order of every tag axis
+IGNORE = -100  # a frame whose tag is unknown; torch's losses skip it
+
+# ALLOWED[a, b]: tag b may follow tag a. B may be followed by O or B, as it may be a whole segment.
+ALLOWED = np.array([
+    # O  B  I  L
+    [1, 1, 0, 0],  # O
+    [1, 1, 1, 1],  # B
+    [0, 0, 1, 1],  # I
+    [1, 1, 0, 0],  # L
+], dtype=bool)  # fmt: skip
+FIRST = np.array([1, 1, 0, 0], dtype=bool)  # tags that may begin a clip
+LAST = np.array([1, 1, 0, 1], dtype=bool)  # tags that may end it
+
+
+def frame_spans(
+    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
+) -> np.ndarray:
+    """Spans (n, 2) of the frames that each segment touches, ascending and apart.
+
+    However short, a segment touches at least one frame; what lies beyond the clip is cut off. Segments
+    that share a frame become one span, segments in neighbouring frames stay two.
+    """
+    seconds = np.asarray(segments, float).reshape(-1, 2)
+    # binary fractions: 0.28 / 0.04 is 7.000000000000001, and its segment must not touch frame 7
+    edges = np.round(seconds / frame_s, 6)
+    first = np.floor(edges[:, 0]).astype(np.int64)
+    stop = np.maximum(np.ceil(edges[:, 1]).astype(np.int64), first + 1)
+    spans = np.stack([np.maximum(first, 0), np.minimum(stop, n_frames)], axis=1)
+    spans = spans[spans[:, 0] < spans[:, 1]]
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    if not len(spans):
+        return spans
+    reach = np.maximum.accumulate(spans[:, 1])
+    begins = np.append(True, spans[1:, 0] >= reach[:-1])
+    return np.stack([spans[begins, 0], reach[np.append(begins[1:], True)]], axis=1)
+
+
+def to_seconds(spans: np.ndarray, *, duration: float | None = None, frame_s: float = FRAME_S) -> np.ndarray:
+    """Segments (n, 2) of spans; a last, partial frame ends with the clip where its duration is given."""
+    segments = np.asarray(spans).reshape(-1, 2) * frame_s
+    return segments if duration is None else np.minimum(segments, duration)
+
+
+def encode_labels(
+    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
+) -> np.ndarray:
+    """Frame labels (n_frames,) int64: 1 where any part of the frame is fake."""
+    labels = np.zeros(n_frames, np.int64)
+    for first, stop in frame_spans(segments, n_frames, frame_s=frame_s):
+        labels[first:stop] = 1
+    return labels
+
+
+def decode_labels(labels: np.ndarray) -> np.ndarray:
+    """Spans (n, 2) of the runs of non-zero labels (T,)."""
+    edges = np.diff(np.asarray(labels, bool).astype(np.int8), prepend=0, append=0)
+    return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)
+
+
+def boundary_labels(labels: np.ndarray) -> np.ndarray:
+    """Boundary labels (..., T) of frame labels (..., T; 1 = fake), as BAM derives them.
+
+    At each change of label the frame on the fake side is marked: the first frame of a fake run unless
+    the clip begins with it, and the last unless the clip ends with it.
+    """
+    fake = np.asarray(labels, bool)
+    edge = fake[..., :1]
+    before = np.concatenate([edge, fake[..., :-1]], axis=-1)
+    after = np.concatenate([fake[..., 1:], fake[..., -1:]], axis=-1)
+    return (fake & ~(before & after)).astype(np.int64)
+
+
+def encode_tags(segments: Sequence[Sequence[float]], n_frames: int) -> np.ndarray:
+    """Tags (n_frames,) int64 of the segments of a clip."""
+    tags = np.full(n_frames, O, np.int64)
+    for first, stop in frame_spans(segments, n_frames):
+        tags[first:stop] = I
+        tags[stop - 1] = L
+        tags[first] = B  # after L, so that a single frame is B
+    return tags
+
+
+def decode_tags(tags: np.ndarray) -> np.ndarray:
+    """Spans (n, 2) of a sequence of tags (T,); ValueError if a tag follows one that it may not follow."""
+    tags = np.asarray(tags)
+    if not len(tags):
+        return np.empty((0, 2), np.int64)
+    if not (FIRST[tags[0]] and LAST[tags[-1]] and ALLOWED[tags[:-1], tags[1:]].all()):
+        raise ValueError(f"no sequence of whole segments: {''.join(TAGS[tag] for tag in tags)}")
+    first = np.flatnonzero(tags == B)
+    goes_on = np.isin(np.append(tags[1:], O)[first], (I, L))
+    stop = first + 1
+    stop[goes_on] = np.flatnonzero(tags == L) + 1  # each longer segment has exactly one L
+    return np.stack([first, stop], axis=1)
+
+
+def viterbi(log_probs: np.ndarray, lengths: Sequence[int] | None = None) -> np.ndarray:
+    """The most probable sequence of whole segments, for frames that are independent given their tags.
+
+    log_probs: (T, 4) of one clip or (N, T, 4) of a batch; lengths: (N,) frames of each clip of a batch.
+    Returns tags (T,) or (N, T); frames beyond a clip's length are O.
+    """
+    log_probs = np.maximum(np.asarray(log_probs, float), -1e9)  # a probability of 0 must not close every way
+    if log_probs.ndim == 2:
+        return viterbi(log_probs[None])[0]
+    n, n_frames, _ = log_probs.shape
+    if lengths is not None:  # padding can only be O, and I may no more run into O than end a clip
+        padding = np.arange(n_frames) >= np.asarray(lengths)[:, None]
+        log_probs = np.where(padding[..., None], np.where(np.arange(4) == O, 0.0, -np.inf), log_probs)
+    step = np.where(ALLOWED, 0.0, -np.inf)
+    best = np.where(FIRST, 0.0, -np.inf) + np.zeros((n, 4))  # of the way to the frame before, by next tag
+    came_from = np.zeros((n, n_frames, 4), np.int8)
+    for t in range(n_frames):
+        if t:
+            ways = best[:, :, None] + step
+            came_from[:, t] = ways.argmax(axis=1)
+            best = ways.max(axis=1)
+        best = best + log_probs[:, t]
+    tags = np.zeros((n, n_frames), np.int64)
+    if n_frames:
+        tags[:, -1] = np.where(LAST, best, -np.inf).argmax(axis=1)
+    for t in range(n_frames - 1, 0, -1):
+        tags[:, t - 1] = came_from[np.arange(n), t, tags[:, t]]
+    return tags
+
+
+def span_scores(log_probs: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Scores (n,) in [0, 1] of spans of a clip with tag log-probabilities (T, 4).
+
+    sqrt(p_B(first frame) * p_L(last frame)) * mean over the span of (1 - p_O). In a span of one frame
+    p_B stands for both ends, since its tag is B alone.
+    """
+    spans = np.asarray(spans, np.int64).reshape(-1, 2)
+    probs = np.exp(np.asarray(log_probs, float))
+    first, last = spans[:, 0], spans[:, 1] - 1
+    ends = np.sqrt(probs[first, B] * np.where(first == last, probs[first, B], probs[last, L]))
+    inside = np.append(0.0, np.cumsum(1 - probs[:, O]))
+    mean = (inside[last + 1] - inside[first]) / (last + 1 - first)
+    return np.clip(ends * mean, 0.0, 1.0)

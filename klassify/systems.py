@@ -1,0 +1,219 @@
+"""System folders: whatever yields a score lives in `exp/<data>/<recipe>/<system>/`.
+
+`system.yaml` says what the system is. A `model` also has config.yaml and model.safetensors and is run on
+media or features; a `calibrated` system and a `fusion` are pure functions of the clip scores of their
+`inputs`, other system folders, named by paths relative to their own. All keep `scores/<split>.*`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.special import expit
+
+from klassify.errors import KlassifyError
+from klassify.files import already_done, canonical_json, file_hash, settings_hash, write_text
+from klassify.scorefile import (
+    SCALES,
+    SUPERVISIONS,
+    Header,
+    ScoreFile,
+    read_header,
+    read_scores,
+    score_path,
+    write_scores,
+)
+
+SYSTEM, CONFIG, WEIGHTS = "system.yaml", "config.yaml", "model.safetensors"
+KINDS = ("model", "calibrated", "fusion")
+MODALITIES = ("audio", "visual", "both")
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What stands in system.yaml.
+
+    supervision: `segment` as soon as anything that was learned from segment labels takes part.
+    scale: of its scores. inputs: folders relative to this system's folder. parameters: of a derived
+    system, everything `apply` needs and a record of how it was obtained.
+    """
+
+    name: str
+    kind: str
+    modality: str
+    supervision: str
+    scale: str
+    inputs: Sequence[str] = ()
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        allowed = {"kind": KINDS, "modality": MODALITIES, "supervision": SUPERVISIONS, "scale": SCALES}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise KlassifyError(
+                    f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM
+                )
+        if not isinstance(self.inputs, (list, tuple)) or not isinstance(self.parameters, Mapping):
+            raise KlassifyError("`inputs` is a list of folders and `parameters` a mapping.", where=SYSTEM)
+        if bool(self.inputs) == (self.kind == "model"):
+            raise KlassifyError(
+                f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM
+            )
+
+
+def load_system(folder: str | os.PathLike) -> System:
+    """Read `<folder>/system.yaml`; a missing file, an unknown or a missing key is a KlassifyError."""
+    path = Path(folder) / SYSTEM
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise KlassifyError("This is no finished system: it has no system.yaml.", where=path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
+    try:
+        return System(**fields)
+    except TypeError as error:  # not a mapping, or an unknown or a missing key
+        known = ", ".join(field.name for field in dataclasses.fields(System))
+        raise KlassifyError(f"A system has the keys {known}: {error}.", where=path) from None
+    except KlassifyError as error:
+        raise KlassifyError(error.what, where=path) from None
+
+
+def write_system(folder: str | os.PathLike, system: System) -> None:
+    """Write `<folder>/system.yaml`."""
+    plain = json.loads(canonical_json(dataclasses.asdict(system)))  # tuples as lists
+    ordered = {field.name: plain[field.name] for field in dataclasses.fields(System)}
+    write_text(Path(folder) / SYSTEM, yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True))
+
+
+def load_model(folder: str | os.PathLike):
+    """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module, ClipData)."""
+    from safetensors.torch import load_file
+
+    from klassify.experiment import load_experiment
+
+    folder = Path(folder)
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise KlassifyError("This system has no weights.", where=weights, mend="train it first")
+    experiment = load_experiment(folder / CONFIG)
+    try:
+        experiment.model.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        raise KlassifyError(
+            f"Weights and config.yaml do not belong together: {error}.", where=weights
+        ) from None
+    return experiment.model.eval(), experiment.data
+
+
+def derived_system(
+    folder: str | os.PathLike,
+    kind: str,
+    inputs: Sequence[str | os.PathLike],
+    scale: str,
+    parameters: Mapping[str, Any],
+) -> System:
+    """The System of a folder that is computed from other systems, with what it takes over from them."""
+    given = [load_system(path) for path in inputs]
+    modalities = {system.modality for system in given}
+    here = Path(folder).resolve()
+    return System(
+        name=here.name,
+        kind=kind,
+        modality=modalities.pop() if len(modalities) == 1 else "both",
+        supervision="segment" if any(system.supervision == "segment" for system in given) else "clip",
+        scale=scale,
+        inputs=[os.path.relpath(Path(path).resolve(), here) for path in inputs],
+        parameters=parameters,
+    )
+
+
+def input_folders(folder: str | os.PathLike) -> list[Path]:
+    """The folders of a system's inputs, in order."""
+    return [Path(os.path.normpath(Path(folder) / path)) for path in load_system(folder).inputs]
+
+
+def system_hash(folder: str | os.PathLike) -> str:
+    """16 hex digits that change with the system's description, config, weights or any of its inputs."""
+    return _hash(Path(folder), frozenset())
+
+
+def _hash(folder: Path, above: frozenset[Path]) -> str:
+    here = folder.resolve()
+    if here in above:
+        raise KlassifyError("This system is its own input.", where=folder / SYSTEM)
+    files = {name: file_hash(folder / name) for name in (CONFIG, WEIGHTS) if (folder / name).exists()}
+    inputs = [_hash(path, above | {here}) for path in input_folders(folder)]
+    return settings_hash(
+        {"system": dataclasses.asdict(load_system(folder)), "files": files, "inputs": inputs}
+    )
+
+
+def clip_scores(folder: str | os.PathLike, split: str) -> ScoreFile:
+    """A system's clip scores; missing ones, or ones of an older state of it, are refused with the command."""
+    path, command = score_path(folder, split, "clips"), f"klassify score {folder} --split {split}"
+    system = load_system(folder)
+    if system.kind == "model":
+        command += " --lists ... --media ... --features ..."
+    if not path.exists():
+        raise KlassifyError(f"{system.name} has no clip scores for {split}.", where=path, mend=command)
+    scores = read_scores(path)
+    made_with = scores.header.settings.get("system")
+    if made_with is not None and made_with != system_hash(folder):
+        raise KlassifyError(
+            f"{system.name} has changed since it scored {split}.", where=path, mend=f"{command} --force"
+        )
+    return scores
+
+
+def derive(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+    """The clip table of a calibrated or fused system, a pure function of its inputs' clip scores."""
+    from klassify import calibrate, fuse
+
+    return {"calibrated": calibrate.apply, "fusion": fuse.apply}[system.kind](system, inputs)
+
+
+def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False) -> ScoreFile:
+    """Compute and write a derived system's clip scores, or keep them where nothing has changed."""
+    system = load_system(folder)
+    path = score_path(folder, split, "clips")
+    inputs = [clip_scores(input_folder, split) for input_folder in input_folders(folder)]
+    made_from = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]
+    settings = {"system": system_hash(folder), "inputs": made_from}
+    made_with = read_header(path).settings if path.exists() else None
+    if not already_done(path, made_with, settings, force=force):
+        header = Header(system.name, split, "clips", system.scale, system.supervision, settings)
+        write_scores(path, derive(system, inputs), header)
+    return read_scores(path)
+
+
+def as_probability(scores: ScoreFile) -> np.ndarray:
+    """Clip scores as probabilities of fake, NaN where there is no answer; log-odds go through a sigmoid."""
+    values = scores.table["score"].to_numpy(float)
+    if scores.header.scale == "probability":
+        return values
+    if scores.header.scale == "log_odds":
+        return expit(values)
+    raise KlassifyError(
+        f"The scores of {scores.header.system} are a {scores.header.scale}, not log-odds or a probability."
+    )
+
+
+def answered(scores: ScoreFile) -> np.ndarray:
+    """(n,) bool: clips with an answer from evidence, neither empty nor filled with a fusion's prior."""
+    table = scores.table
+    has_evidence = table["answered"].to_numpy() > 0 if "answered" in table else True
+    return table["score"].notna().to_numpy() & has_evidence
+
+
+def prior_probability(system: System) -> float:
+    """What stands for a clip without an answer: a fusion's prior, a calibration's base rate, else 0.5."""
+    return float(system.parameters.get("prior", system.parameters.get("base_rate", 0.5)))

@@ -1,0 +1,55 @@
+"""Make torchaudio importable where its native part is not; import this before transformers.
+
+torchaudio's wheel links against CUDA, so beside a CPU build of torch its import ends in an OSError,
+and a torchaudio that is installed but not importable breaks every transformers model import too.
+Its Python part (resampling, filter banks, wav2vec models) works without the native one. Importing
+this module leaves `torchaudio` in `sys.modules`, whole or without its extension, or does nothing
+where torchaudio is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from typing import NoReturn
+
+
+def _needs_alignment(function) -> object:
+    def refuse(*args, **kwargs) -> NoReturn:
+        raise RuntimeError(
+            f"torchaudio's {function.__name__} needs the native part, which is not loadable here."
+        )
+
+    return refuse
+
+
+def _no_extension() -> types.ModuleType:
+    """A stand-in for `torchaudio._extension` that says that there is no native part."""
+    stand_in = types.ModuleType("torchaudio._extension")
+    stand_in.__path__ = []
+    stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    stand_in._IS_ALIGN_AVAILABLE = False
+    stand_in._check_cuda_version = lambda: None
+    stand_in.fail_if_no_align = _needs_alignment
+    return stand_in
+
+
+def ensure_importable() -> bool:
+    """Import torchaudio, without its extension if need be; False where it is not installed."""
+    if "torchaudio" in sys.modules:
+        return True
+    if importlib.util.find_spec("torchaudio") is None:
+        return False
+    try:
+        importlib.import_module("torchaudio")
+    except OSError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+        sys.modules["torchaudio._extension"] = _no_extension()
+        importlib.import_module("torchaudio")
+    return True
+
+
+ensure_importable()

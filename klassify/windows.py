@@ -1,0 +1,189 @@
+"""Cut a timeline into windows, and put what comes out of the windows back on the timeline.
+
+The unit is whatever the caller counts in (samples, frames); every window is [start, start + size).
+
+| branch          | unit   | settings of `cut`                                                       |
+|-----------------|--------|-------------------------------------------------------------------------|
+| mouth TCN       | frames | `TCN`: 256 frames every 128, the last one anchored at the end           |
+| Wav2Vec-AASIST  | sample | `AASIST`: 64,600 samples every 16,000, the last one on the 320-sample grid |
+| BAM             | frames | `BAM`: 100 frames of 40 ms every 50, the last one anchored at the end   |
+
+A timeline shorter than one window gets one window at 0, and the caller pads it as its model wants:
+wrap-around for Wav2Vec-AASIST, zeros and a mask for the TCN. BAM counts whole 40 ms frames, so its
+caller pads the waveform with zeros to a multiple of 640 samples first; no frame is then lost.
+
+Way back: frames that several windows cover are joined by `overlap_mean` or `overlap_max`; one value a
+window is spread over the frames by `centre_fill` or `nearest_fill`, a coarse grid over a finer one by
+`repeat_to`, and to one score a clip by `aggregate` or `aggregate_by_clip`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from klassify.errors import KlassifyError
+
+TCN = {"size": 256, "hop": 128}
+AASIST = {"size": 64_600, "hop": 16_000, "tail": "grid", "grid": 320}
+BAM = {"size": 100, "hop": 50}
+
+AGGREGATIONS = ("max", "mean", "topk", "logit-mean", "noisy-or")
+
+
+def cut(length: int, size: int, hop: int, *, tail: str = "anchor", grid: int = 1) -> np.ndarray:
+    """Starts of the windows that cover [0, length), ascending.
+
+    Regular windows start at 0, hop, 2 hop, ... as long as they fit. If they leave a tail, one more
+    window follows: with tail="anchor" it ends exactly at `length`; with tail="grid" it starts at the
+    last multiple of `grid` that fits, so that up to grid - 1 units at the end stay uncovered.
+    """
+    if min(length, size, hop, grid) < 1:
+        raise ValueError(f"length {length}, size {size}, hop {hop} and grid {grid} must all be positive")
+    if hop > size:
+        raise ValueError(f"a hop of {hop} leaves gaps between windows of {size}")
+    if tail not in ("anchor", "grid"):
+        raise ValueError(f"a tail is anchored ('anchor') or on the grid ('grid'), not {tail!r}")
+    latest = max(length - size, 0)
+    starts = np.arange(0, latest + 1, hop)
+    if tail == "grid":
+        latest -= latest % grid
+    return np.append(starts, latest) if latest > starts[-1] else starts
+
+
+def triangle(size: int) -> np.ndarray:
+    """Weights (size,) that fall off from the middle of a window to its ends and never reach zero."""
+    distance = np.abs(np.arange(size) - (size - 1) / 2)
+    return 1 - distance / ((size + 1) / 2)
+
+
+def overlap_mean(
+    outputs: np.ndarray, starts: Sequence[int], length: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Weighted mean, at each of `length` frames, over the windows that cover it.
+
+    outputs: (W, size, ...), frame outputs of each window; what lies beyond `length` is dropped.
+    weights: (size,), a frame's weight by its place in the window; default: all equal.
+    Returns (length, ...) float64. ValueError if a frame is covered by no window (or by zero weight).
+    """
+    outputs = _check_windows(outputs, starts)
+    size = outputs.shape[1]
+    weights = np.ones(size) if weights is None else np.asarray(weights, float)
+    column = weights.reshape(size, *[1] * (outputs.ndim - 2))
+    total, mass = np.zeros((length, *outputs.shape[2:])), np.zeros(length)
+    for start, window in zip(starts, outputs):
+        kept = min(size, length - start)
+        total[start : start + kept] += (window * column)[:kept]
+        mass[start : start + kept] += weights[:kept]
+    _check_coverage(mass > 0)
+    return total / mass.reshape(length, *[1] * (outputs.ndim - 2))
+
+
+def overlap_max(outputs: np.ndarray, starts: Sequence[int], length: int) -> np.ndarray:
+    """Like `overlap_mean`, but the largest value that any covering window gives to a frame."""
+    outputs = _check_windows(outputs, starts)
+    size = outputs.shape[1]
+    joined, covered = np.full((length, *outputs.shape[2:]), -np.inf), np.zeros(length, bool)
+    for start, window in zip(starts, outputs):
+        part = joined[start : start + size]
+        np.maximum(part, window[: len(part)], out=part)
+        covered[start : start + size] = True
+    _check_coverage(covered)
+    return joined
+
+
+def centre_fill(values: np.ndarray, starts: Sequence[int], size: int, length: int) -> np.ndarray:
+    """One value a window, held from the window's centre frame to the next window's centre.
+
+    The centre of an even window is the later of its two middle frames (index 5 of 10). Frames before
+    the first centre take the first value. values: (W, ...); returns (length, ...).
+    """
+    centres = np.asarray(starts) + size // 2
+    source = np.searchsorted(centres, np.arange(length), side="right") - 1
+    return np.asarray(values)[np.maximum(source, 0)]
+
+
+def nearest_fill(values: np.ndarray, starts: Sequence[int], size: int, length: int) -> np.ndarray:
+    """One value a window, given to the frames nearest to its middle; ties go to the earlier window."""
+    middles = np.asarray(starts) + (size - 1) / 2
+    borders = (middles[:-1] + middles[1:]) / 2
+    return np.asarray(values)[np.searchsorted(borders, np.arange(length), side="left")]
+
+
+def repeat_to(values: np.ndarray, factor: int, length: int) -> np.ndarray:
+    """Spread a grid `factor` times coarser over `length` frames; the last value fills what is missing."""
+    values = np.asarray(values)
+    return values[np.minimum(np.arange(length) // factor, len(values) - 1)]
+
+
+def check_aggregate(how: str) -> None:
+    """Raise KlassifyError unless `how` names an aggregation."""
+    if how not in AGGREGATIONS:
+        raise KlassifyError(f"{how!r} is no aggregation of windows; there are {', '.join(AGGREGATIONS)}.")
+
+
+def aggregate(log_odds: np.ndarray, how: str = "max", *, k: int = 3) -> float:
+    """One clip's log-odds from those of its windows (W,); see `aggregate_by_clip`."""
+    log_odds = np.asarray(log_odds, float)
+    return float(aggregate_by_clip(np.zeros(len(log_odds), int), log_odds, how, k=k)[1][0])
+
+
+def aggregate_by_clip(
+    clips: Sequence, log_odds: np.ndarray, how: str = "max", *, k: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds of each clip from the log-odds of its windows.
+
+    clips: (W,), the clip of each window, in any order.
+    how: "max" (one fake window makes a fake clip); "mean" of the window probabilities; "topk", the
+        mean of the k highest window probabilities; "logit-mean" of the log-odds; "noisy-or", the
+        probability that not every window is real, were the windows independent.
+    Returns the distinct clips in order of first appearance and their log-odds (float64). Probabilities
+    are averaged by their logarithms, so that saturated windows do not end in a tie or in infinity.
+    """
+    import pandas as pd
+
+    log_odds = np.asarray(log_odds, float)
+    check_aggregate(how)
+    if len(log_odds) == 0 or len(clips) != len(log_odds):
+        raise ValueError(
+            f"need one clip for each window and at least one window, got {len(clips)} and {len(log_odds)}"
+        )
+    if not np.isfinite(log_odds).all():
+        raise ValueError("window log-odds must be finite numbers")
+    codes, names = pd.factorize(np.asarray(clips))
+    order = np.lexsort((-log_odds, codes))  # clip by clip, the highest window first
+    codes, log_odds = codes[order], log_odds[order]
+    if how == "topk":
+        first = np.searchsorted(codes, codes)
+        kept = np.arange(len(codes)) - first < k
+        codes, log_odds = codes[kept], log_odds[kept]
+    return np.asarray(names), _reduce(log_odds, np.searchsorted(codes, np.arange(len(names))), how)
+
+
+def _reduce(log_odds: np.ndarray, first: np.ndarray, how: str) -> np.ndarray:
+    """Aggregate runs of windows that begin at `first`, each sorted in descending order."""
+    if how == "max":
+        return log_odds[first]
+    if how == "logit-mean":
+        return np.add.reduceat(log_odds, first) / np.diff(first, append=len(log_odds))
+    log_fake, log_real = -np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)
+    if how == "noisy-or":
+        all_real = np.add.reduceat(log_real, first)
+        with np.errstate(divide="ignore"):  # all_real is 0 where every window is below about -745
+            odds = np.log(-np.expm1(all_real)) - all_real  # log((1 - prod) / prod)
+        return np.maximum(odds, log_odds[first])  # never below the highest window, in any precision
+    # mean or topk: the window count divides both sums and cancels
+    return np.logaddexp.reduceat(log_fake, first) - np.logaddexp.reduceat(log_real, first)
+
+
+def _check_windows(outputs: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    outputs = np.asarray(outputs)
+    if outputs.ndim < 2 or len(outputs) != len(starts):
+        raise ValueError(f"{len(starts)} windows need outputs (windows, size, ...), got {outputs.shape}")
+    return outputs
+
+
+def _check_coverage(covered: np.ndarray) -> None:
+    if not covered.all():
+        raise ValueError(f"no window covers frame {np.flatnonzero(~covered)[0]}")

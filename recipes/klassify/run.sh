@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# KLASSify (paper 1), Task 1: Wav2Vec-AASIST on audio, 8 mouth features into a TCN on video, Platt
+# calibration of each, max-out of both. `make help recipe=klassify` lists stages and variables.
+. "$(dirname "$0")/../common.sh" "$@"
+
+models=(tcn w2v_aasist)                         # trained by default; other configs when named by system=
+reported=(tcn w2v_aasist tcn-platt w2v_aasist-platt avg maxout)
+
+if stage 0 "data lists: from the official metadata, or from a corpus that is generated first (data=demo)"; then
+  if [ "$data" = demo ]; then
+    run klassify corpus --out "$media" --size "$size" --seed 0 --jobs "$jobs" "${forced[@]}"
+  fi
+  need_root
+  run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --jobs "$jobs"
+fi
+
+if stage 1 "mouth features: 8 a frame on the 25 fps grid"; then
+  need_root
+  chosen=$(splits train val testA testB)
+  for s in $chosen; do
+    need "$lists/$s.tsv" 0
+    run klassify extract --list "$lists/$s.tsv" --root "$media/$s" --out "$features/mouth/$s" --jobs "$jobs" "${forced[@]}"
+  done
+fi
+
+if stage 2 "train both models, score val, calibrate each on val_fit, fuse"; then
+  need_root
+  for s in train val; do need "$lists/$s.tsv" 0; need "$features/mouth/$s" 1 "split=$s"; done
+  chosen=$(systems "${models[@]}")
+  for m in $chosen; do
+    run klassify train "$conf_dir/$m.yaml" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${forced[@]}"
+    run klassify score "$exp/$m" --split val "${sources[@]}" "${forced[@]}"
+    run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" "${forced[@]}"
+  done
+  if [ -n "$dry" ] || [ -e "$exp/tcn-platt" -a -e "$exp/w2v_aasist-platt" ]; then
+    run klassify fuse "$exp/w2v_aasist" "$exp/tcn" --rule mean --out "$exp/avg" "${forced[@]}"
+    run klassify fuse "$exp/w2v_aasist-platt" "$exp/tcn-platt" --rule max --out "$exp/maxout" "${forced[@]}"
+    run klassify detector "$exp" --conf "$conf_dir/submit.yaml" "${forced[@]}"
+  fi
+fi
+
+if stage 3 "score the test split, calibrate, max-out, write the submission and check it"; then
+  need_root
+  need "$exp/detector.yaml" 2
+  chosen=$(splits testA testB)
+  for s in $chosen; do
+    need "$lists/$s.tsv" 0
+    need "$features/mouth/$s" 1 "split=$s"
+    for m in tcn w2v_aasist; do run klassify score "$exp/$m" --split "$s" "${sources[@]}" "${forced[@]}"; done
+    run klassify score "$exp/tcn-platt" "$exp/w2v_aasist-platt" "$exp/avg" "$exp/maxout" --split "$s" "${forced[@]}"
+    run klassify package "$exp/detector.yaml" --split "$s" --list "$lists/$s.tsv" --out "$submissions/$s" \
+      ${submit1:+--task1 "$exp/$submit1"} "${forced[@]}"
+    run klassify check "$submissions/$s/submission.zip" --list "$lists/$s.tsv"
+  done
+fi
+
+if stage 4 "every system against labels: tables, calibration curves, histograms"; then
+  need "$exp/maxout" 2
+  folders=()
+  for m in ${system//,/ }; do folders+=("$exp/$m"); done
+  [ -n "$system" ] || for m in "${reported[@]}"; do folders+=("$exp/$m"); done
+  chosen=$(splits val testA testB)
+  for s in $chosen; do
+    labels=$lists/$s.tsv subset=$s
+    [ "$s" = val ] && subset=val_report
+    [[ $s == test* ]] && labels=$lists/heldout/${s}_labels.tsv
+    if [[ $s == test* && -z "$split" && ! -e $labels && -z "$dry" ]]; then
+      echo "$s has no labels here: not evaluated"
+      continue
+    fi
+    need "$labels" 0
+    [ "$s" = val ] && run klassify score "${folders[@]}" --split val "${sources[@]}"
+    need "$exp/maxout/scores/$s.clips.tsv" 3 "split=$s"
+    run klassify evaluate "${folders[@]}" --split "$s" --labels "$labels" --subset "$subset" --out "$exp/evaluation"
+  done
+fi
+
+[ -n "$dry" ] || [ "$last" -lt 3 ] || echo "submissions: $submissions   evaluation: $exp/evaluation"
