@@ -59,18 +59,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.out.resolve() == args.system.resolve():
         raise KlassifyError("A calibrated system needs a folder of its own.", where=args.out)
-    scores, frame = (
-        systems.clip_scores(args.system, args.scores_split),
-        lists.load_split(args.labels, args.subset),
-    )
-    modality = systems.load_system(args.system).modality
-    label = lists.label(frame, "video" if args.label == "video" or modality == "both" else modality)
+    scores = systems.clip_scores(args.system, args.scores_split)
+    frame = lists.load_split(args.labels, args.subset)
+    label = lists.label(frame, label_name(args.label, systems.load_system(args.system)))
     made_with = {
         "input_system": systems.system_hash(args.system),
         "scores": file_hash(score_path(args.system, args.scores_split, "clips")),
         "labels": settings_hash(dict(zip(frame["file"], label.tolist()))),
-        "subset": args.subset, "label": args.label, "input": args.input, "smooth_targets": args.smooth_targets,
-    }  # fmt: skip
+        "subset": args.subset,
+        "label": args.label,
+        "input": args.input,
+        "smooth_targets": args.smooth_targets,
+    }
     path = args.out / systems.SYSTEM
     before = systems.load_system(args.out).parameters.get("made_with") if path.exists() else None
     if already_done(path, before, made_with, force=args.force):
@@ -91,9 +91,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def label_name(choice: str, system: systems.System) -> str:
+    """The label that `--label own|video` means for a system, as `lists.label` names it."""
+    return "video" if choice == "video" else system.own_label
+
+
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A calibration and how it came out on the clips it was fitted on (n with an answer, log-loss in nats)."""
+    """A calibration and how it came out on the n clips it was fitted on; log-loss in nats."""
 
     a: float
     b: float
@@ -152,12 +157,10 @@ def _warnings(a: float, auc: float, auc_after: float) -> list[str]:
     if a > 0 or auc < 0.5:
         turned = "; this calibration turns their order round" if a > 0 else ""
         return [
-            f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit): a higher score must mean more fake{turned}"
+            f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit); higher must mean more fake{turned}"
         ]
     if auc_after < auc - 0.001:
-        return [
-            f"calibrated probabilities tie at nine digits (AUC {auc:.4f} -> {auc_after:.4f}): try --input log_odds"
-        ]
+        return [f"probabilities tie at nine digits (AUC {auc:.4f} -> {auc_after:.4f}): try --input log_odds"]
     return []
 
 

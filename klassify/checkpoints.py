@@ -83,7 +83,7 @@ def _load_strictly(
         raise KlassifyError(
             f"These weights do not fit the model: of {len(wanted)} tensors, {told}.",
             where=where,
-            mend="use the model settings that the file was made with (config.yaml beside it, or its project's)",
+            mend="use the settings that the file was made with (config.yaml beside it, or its project's)",
         )
     model.load_state_dict(state, strict=not absent)
     return absent
@@ -186,7 +186,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
     """The state dict in a checkpoint's content: bare, or under 'model', 'state_dict' or 'model_weight'.
 
-    The prefixes of nn.DataParallel ('module.') and Lightning ('model.') are taken off where every key has them.
+    The prefixes of nn.DataParallel ('module.') and Lightning ('model.') come off where all keys have them.
     """
     containers = [content]
     if isinstance(content, Mapping):

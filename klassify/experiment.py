@@ -9,6 +9,7 @@ written out, is saved as `config.yaml` in the system's folder and can be fed bac
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 import subprocess
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from klassify import __version__
 from klassify.errors import KlassifyError
@@ -92,35 +95,45 @@ def load_experiment(config: str | os.PathLike, overrides: Sequence[str] = (), *,
     path = Path(config)
     if not path.is_file():
         raise KlassifyError("This system config does not exist.", where=path)
+    content = _read_yaml(path)
     for item in overrides:
-        if "=" not in item:
-            raise KlassifyError(f"An override is written key=value, not {item!r}.", mend="for instance train.epochs=3")
+        _override(content, item)
     parser = _parser()
     try:
-        namespace = parser.parse_path(str(path), defaults=True) if not overrides else _parse_with(parser, path, overrides)
-        resolved = parser.dump(namespace, format="json", skip_none=False)
+        namespace = parser.parse_object(content)
+        resolved = json.loads(parser.dump(namespace, format="json", skip_none=False))
         seed_everything(seed)
         built = parser.instantiate_classes(namespace)
     except (ArgumentError, TypeError, ValueError) as error:
         raise KlassifyError(f"The config is not valid: {error}", where=path) from None
-    import json
-
-    return Experiment(built.model, built.data, built.train, json.loads(resolved))
+    return Experiment(built.model, built.data, built.train, resolved)
 
 
-def _parse_with(parser, path: Path, overrides: Sequence[str]):
-    from jsonargparse import ActionConfigFile
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
+    if not isinstance(content, dict):
+        raise KlassifyError("A system config is a mapping with the keys model, data and train.", where=path)
+    return content
 
-    parser.add_argument("--config", action=ActionConfigFile)
-    namespace = parser.parse_args([f"--config={path}", *(f"--{item}" for item in overrides)])
-    del namespace["config"]
-    return namespace
+
+def _override(content: dict[str, Any], item: str) -> None:
+    """Set the value at a dotted key, as `train.epochs=3`."""
+    keys, sign, value = item.partition("=")
+    if not sign:
+        raise KlassifyError(f"An override is written key=value, not {item!r}.", mend="for instance train.epochs=3")
+    *path, last = keys.split(".")
+    for key in path:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise KlassifyError(f"{keys!r} goes into {key!r}, which is a value and not a mapping.")
+    content[last] = yaml.safe_load(value)
 
 
 def dump_config(resolved: dict[str, Any]) -> str:
     """The resolved config as YAML text."""
-    import yaml
-
     return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 

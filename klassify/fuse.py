@@ -1,6 +1,6 @@
 """Join systems at the score level: max-out of calibrated probabilities, or their mean.
 
-    klassify fuse exp/demo/klassify/w2v_aasist_platt exp/demo/klassify/tcn_platt --out exp/demo/klassify/maxout --rule max
+    klassify fuse exp/demo/klassify/{w2v_aasist_platt,tcn_platt} --out exp/demo/klassify/maxout --rule max
 
 `max` is paper 1's decision (section 4.1): a clip is as fake as its more suspicious modality. It wants
 calibrated probabilities, else the louder system wins. `mean` also takes log-odds, through a sigmoid:
@@ -95,7 +95,7 @@ def default_prior(rule: str, inputs: Sequence[systems.System]) -> float:
 def _check_scale(rule: str, name: str, scale: str) -> None:
     if scale not in RULES[rule].scales:
         raise KlassifyError(
-            f"The rule {rule} takes scores on the scale {' or '.join(RULES[rule].scales)}; those of {name} are {scale}.",
+            f"The rule {rule} takes {' or '.join(RULES[rule].scales)} scores; those of {name} are {scale}.",
             mend=f"calibrate {name} first: klassify calibrate",
         )
 

@@ -31,9 +31,9 @@ MAX_PIXELS = 8192 * 4320  # a header can claim any size; decoders allocate what 
 MAX_SECONDS = 3600.0  # a broken time stamp can claim years
 EPS_S = 1e-6
 
-# decoded planes that cv2 turns to RGB as swscale would, at half the cost: BT.601 or unsaid, video range or unsaid
-BT601_COLORSPACES = (2, 5, 6)
-VIDEO_RANGES = (0, 1)
+# what cv2 turns to RGB at half the cost, and without the offset of about 1, of swscale: BT.601, video range
+BT601_COLORSPACES = (2, 5, 6)  # 2: not said
+VIDEO_RANGES = (0, 1)  # 0: not said
 
 T = TypeVar("T")
 
@@ -61,6 +61,13 @@ class MediaInfo:
     has_video: bool
 
 
+def inside(root: str | os.PathLike, file: str) -> Path:
+    """The path of a listed file below its media folder; a name that leads out of it is a MediaError."""
+    if os.path.isabs(file) or ".." in Path(file).parts or "\0" in file:
+        raise MediaError(f"The name {file!r} leads out of the media folder.", where=root)
+    return Path(root) / file
+
+
 def probe(path: str | os.PathLike) -> MediaInfo:
     """Read a file's headers. Raises MediaError where there is no media."""
     with _opened(path) as container:
@@ -68,8 +75,7 @@ def probe(path: str | os.PathLike) -> MediaInfo:
         audio = container.streams.audio[0] if container.streams.audio else None
         n_frames, fps, width, height, video_s, audio_s = 0, 0.0, 0, 0, 0.0, 0.0
         if video is not None:
-            _check_size(path, video.codec_context.width, video.codec_context.height)
-            width, height = video.codec_context.width, video.codec_context.height
+            width, height = _frame_size(path, video)
             fps = float(video.average_rate or video.guessed_rate or 0)
             n_frames = video.frames or _count_packets(container, video)
             video_s = _stream_seconds(video, container) or (n_frames / fps if fps else 0.0)
@@ -114,7 +120,7 @@ def iter_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
         if not container.streams.video:
             raise MediaError("There is no video stream.", where=path)
         stream = container.streams.video[0]
-        _check_size(path, stream.codec_context.width, stream.codec_context.height)
+        _frame_size(path, stream)
         stream.codec_context.thread_count = 1  # parallel over clips, not inside one
         rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
         shown, image = None, None
@@ -122,7 +128,9 @@ def iter_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
             if frame is not shown:
                 size = (frame.width, frame.height)
                 if shown is not None and size != (shown.width, shown.height):
-                    raise MediaError(f"The frame size changes from {shown.width}x{shown.height} to {size}.", where=path)
+                    raise MediaError(
+                        f"The frame size changes from {shown.width}x{shown.height} to {size}.", where=path
+                    )
                 shown, image = frame, _rgb(frame)
             yield image
 
@@ -144,7 +152,9 @@ def on_grid(shown: Iterable[tuple[float, float, T]]) -> Iterator[T]:
         k += 1
 
 
-def _timed(path, frames: Iterable[av.VideoFrame], period: float) -> Iterator[tuple[float, float, av.VideoFrame]]:
+def _timed(
+    path, frames: Iterable[av.VideoFrame], period: float
+) -> Iterator[tuple[float, float, av.VideoFrame]]:
     """Add the times from the first frame on; a frame without a time stamp follows the one before it."""
     first, last = None, -period
     for frame in frames:
@@ -153,7 +163,10 @@ def _timed(path, frames: Iterable[av.VideoFrame], period: float) -> Iterator[tup
             first = time or 0.0
         start = last + period if time is None else max(time - first, last, 0.0)
         if start > MAX_SECONDS:
-            raise MediaError(f"A frame is stamped {start:.0f} s after the first; the limit is {MAX_SECONDS:.0f} s.", where=path)
+            raise MediaError(
+                f"A frame is stamped {start:.0f} s after the first; the limit is {MAX_SECONDS:.0f} s.",
+                where=path,
+            )
         own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
         yield start, start + (own if period <= own < MAX_SECONDS else period), frame
         last = start
@@ -163,13 +176,17 @@ def _decoded(path, container, stream) -> Iterator:
     """Decode one stream to its end; a damaged or missing packet is an error, not a shorter clip."""
     n_packets = 0
     with _explained(path):
+        if stream.codec_context is None:
+            raise MediaError("The codec is unknown.", where=path)
         for packet in container.demux(stream):
             n_packets += packet.size > 0
             if packet.is_corrupt:
                 raise MediaError(f"The file is damaged or cut off in packet {n_packets}.", where=path)
             yield from packet.decode()
         if n_packets < len(stream.index_entries):
-            raise MediaError(f"The file ends after {n_packets} of {len(stream.index_entries)} packets.", where=path)
+            raise MediaError(
+                f"The file ends after {n_packets} of {len(stream.index_entries)} packets.", where=path
+            )
 
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
@@ -196,7 +213,9 @@ def _opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     with _explained(path):
         if path.is_file() and path.stat().st_size == 0:
             raise MediaError("The file is empty.", where=path)
-        with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
+        with av.open(
+            str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace"
+        ) as container:
             yield container
 
 
@@ -205,17 +224,22 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
     """Turn the decoder's errors into MediaError."""
     try:
         yield
-    except (av.error.FFmpegError, OSError) as error:
-        reason = error.strerror or str(error)
+    except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         log = getattr(error, "log", None)
-        raise MediaError(f"Cannot decode: {reason}{f' ({log[2].strip()})' if log else ''}.", where=path) from None
+        raise MediaError(
+            f"Cannot decode: {reason}{f' ({log[2].strip()})' if log else ''}.", where=path
+        ) from None
 
 
-def _check_size(path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise MediaError(f"Frames of {width}x{height} are beyond the limit of {MAX_PIXELS} pixels.", where=path)
-    if width <= 0 or height <= 0:
-        raise MediaError(f"The video claims frames of {width}x{height}.", where=path)
+def _frame_size(path, stream) -> tuple[int, int]:
+    """Width and height that the header claims, refused where no decoder should be asked for them."""
+    if stream.codec_context is None:
+        raise MediaError("The video codec is unknown.", where=path)
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if not 0 < width * height <= MAX_PIXELS:
+        raise MediaError(f"Frames of {width}x{height} are empty or beyond {MAX_PIXELS} pixels.", where=path)
+    return width, height
 
 
 def _stream_seconds(stream, container) -> float:
@@ -236,4 +260,6 @@ def _chain_end(frames: Iterable) -> Iterator:
     yield None
 
 
-av.logging.set_level(av.logging.PANIC)  # what matters arrives as MediaError; the rest would break progress bars
+av.logging.set_level(
+    av.logging.PANIC
+)  # what matters arrives as MediaError; the rest would break progress bars

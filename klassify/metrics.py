@@ -63,6 +63,9 @@ class Ranking:
 
     def auc_and_eer(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """AUC and EER of each weighting, NaN where one class has no weight."""
+        if not len(self.score):
+            undefined = np.full(np.shape(weights)[:-1], np.nan)
+            return undefined, undefined
         real, fake = self.rejected(weights)
         n_real, n_fake = real[..., -1], fake[..., -1]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -120,7 +123,7 @@ def log_loss(label: np.ndarray, probability: np.ndarray) -> float:
 def reliability(
     label: np.ndarray, probability: np.ndarray, n_bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Calibration curve over equal bins of [0, 1]: mean probability, share of fakes, clips; NaN in empty bins."""
+    """Calibration curve over equal bins of [0, 1]: mean probability, share of fakes (NaN if empty), clips."""
     bins = np.minimum((np.asarray(probability) * n_bins).astype(int), n_bins - 1)
     count = np.bincount(bins, minlength=n_bins)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -165,9 +168,11 @@ def official_auc(
     """The Task 1 AUC as the challenge's evaluation package (avdeepfake1m 0.0.4) computes it, quirks included.
 
     prediction_txt: `name;score` lines. metadata: the official JSON or its list of entries; a clip is
-    fake when it has fake segments. Of repeated lines the last wins, other clips' lines and further
-    columns are ignored. If any score lies outside [0, 1] all go through a sigmoid, which may tie them;
-    a missing number ranks highest. One class only gives 0.0. Raises KlassifyError where the package fails.
+    fake when it has fake segments. Of repeated lines the last wins; other clips' lines and further
+    columns are ignored. If any score lies outside [0, 1], or is missing, all go through a sigmoid,
+    which ties large ones (and there parts some equal ones by a rounding error, which is not repeated
+    here). A missing score ranks highest. One class only gives 0.0. Raises KlassifyError where the
+    package fails.
     """
     import pandas as pd
 

@@ -142,7 +142,9 @@ def clip_table(
     """One row for each clip of the list, in its order: file start end score reason."""
     from klassify.windows import aggregate_by_clip
 
-    scores = aggregate_by_clip(scored["file"].to_numpy(), scored["score"].to_numpy(float), aggregate)
+    scores: dict[str, float] = {}
+    if len(scored):
+        scores = aggregate_by_clip(scored["file"].to_numpy(), scored["score"].to_numpy(float), aggregate)
     clips = pd.DataFrame({"file": table["file"], "start": 0.0, "end": table["duration"].fillna(0.0).to_numpy(float)})
     clips["score"] = clips["file"].map(scores).astype(float)
     clips["reason"] = clips["file"].map(dict(reasons)).fillna("")
@@ -165,7 +167,3 @@ def _read_failures(path: Path) -> dict[str, str]:
     rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     return dict(zip(rows["file"], rows["reason"]))
 
-
-def main_splits(text: str) -> Sequence[str]:
-    """`val,testA` -> names, in order."""
-    return [name for name in text.split(",") if name]

@@ -68,6 +68,11 @@ class System:
                 f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM
             )
 
+    @property
+    def own_label(self) -> str:
+        """The label this system is about, as `lists.label` names it."""
+        return "video" if self.modality == "both" else self.modality
+
 
 def load_system(folder: str | os.PathLike) -> System:
     """Read `<folder>/system.yaml`; a missing file, an unknown or a missing key is a KlassifyError."""

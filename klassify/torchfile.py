@@ -35,7 +35,7 @@ NOT_A_CHECKPOINT = {
 
 
 class Record:
-    """Stands for an object of a class that the reader does not know: it has arguments and state, and does nothing."""
+    """Stands for an object of an unknown class: it keeps arguments and state, and does nothing."""
 
     qualified_name = ""
 

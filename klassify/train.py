@@ -136,6 +136,8 @@ class Trainer:
             raise KlassifyError(f"The split {self.data.train_split} holds no clip to train on.", where=sources.lists)
         if args.init:
             load_weights(experiment.model, args.init)
+        elif hasattr(getattr(experiment.model, "frontend", None), "load_pretrained"):
+            self._report_pretrained(experiment.model.frontend.load_pretrained())
         elif hasattr(experiment.model, "fit_normalisation"):
             experiment.model.fit_normalisation(self._training_inputs())
         self.bare = experiment.model
@@ -145,6 +147,10 @@ class Trainer:
         self.scheduler = self._scheduler()
         self.state: dict[str, Any] = {"epoch": 0, "batch": 0, "best": -math.inf, "best_epoch": -1, "history": []}
         self.failed: dict[str, str] = {}
+
+    def _report_pretrained(self, report) -> None:
+        if report is not None:
+            self._say(str(report))
 
     def _training_inputs(self) -> Iterator[tuple[Any, Any]]:
         for index in range(len(self.examples)):
@@ -191,12 +197,13 @@ class Trainer:
         return self.state["epoch"] - 1 - self.state["best_epoch"] >= self.settings.patience and self.state["epoch"] > 0
 
     def _train_epoch(self) -> float:
+        import torch
         from torch.utils.data import DataLoader
 
         batches = self._batches(self.state["epoch"])
         loader = DataLoader(
             self.examples, batch_sampler=batches[self.state["batch"] :], collate_fn=self.examples.collate,
-            num_workers=self.workers,
+            num_workers=self.workers, generator=torch.Generator(),  # else it draws from the model's generator
         )  # fmt: skip
         self.model.train()
         total, count = self.state.get("loss_sum", 0.0), self.state["batch"]
@@ -251,6 +258,7 @@ class Trainer:
         """Loss and AUC of the validation clips against the model's own label, scored as `klassify score` does."""
         from klassify.metrics import log_loss, roc_auc
         from klassify.score import clip_table, score_clips
+        from scipy.special import expit
 
         table = self.sources.table(self.data.val_split)
         scored, reasons = score_clips(
@@ -266,7 +274,7 @@ class Trainer:
                 f"answered clips, {int(labels.sum())} of them fake.",
                 where=self.sources.lists, mend="validate on a larger list",
             )  # fmt: skip
-        return {"val_loss": log_loss(labels, scores, scale="log_odds"), "val_auc": roc_auc(labels, scores)}
+        return {"val_loss": log_loss(labels, expit(scores)), "val_auc": roc_auc(labels, scores)}
 
     def _keep(self, better: bool) -> None:
         from klassify.checkpoints import save_weights

@@ -20,10 +20,14 @@ window is spread over the frames by `centre_fill` or `nearest_fill`, a coarse gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from klassify.errors import KlassifyError
+
+if TYPE_CHECKING:
+    import pandas
 
 TCN = {"size": 256, "hop": 128}
 AASIST = {"size": 64_600, "hop": 16_000, "tail": "grid", "grid": 320}
@@ -125,40 +129,39 @@ def check_aggregate(how: str) -> None:
 
 def aggregate(log_odds: np.ndarray, how: str = "max", *, k: int = 3) -> float:
     """One clip's log-odds from those of its windows (W,); see `aggregate_by_clip`."""
-    log_odds = np.asarray(log_odds, float)
-    return float(aggregate_by_clip(np.zeros(len(log_odds), int), log_odds, how, k=k)[1][0])
+    if len(log_odds) == 0:
+        raise ValueError("a clip without windows has no score")
+    return float(aggregate_by_clip(np.zeros(len(log_odds), int), log_odds, how, k=k).iloc[0])
 
 
 def aggregate_by_clip(
     clips: Sequence, log_odds: np.ndarray, how: str = "max", *, k: int = 3
-) -> tuple[np.ndarray, np.ndarray]:
+) -> pandas.Series:
     """Log-odds of each clip from the log-odds of its windows.
 
     clips: (W,), the clip of each window, in any order.
     how: "max" (one fake window makes a fake clip); "mean" of the window probabilities; "topk", the
         mean of the k highest window probabilities; "logit-mean" of the log-odds; "noisy-or", the
         probability that not every window is real, were the windows independent.
-    Returns the distinct clips in order of first appearance and their log-odds (float64). Probabilities
-    are averaged by their logarithms, so that saturated windows do not end in a tie or in infinity.
+    Returns float64 indexed by clip, in order of first appearance. Probabilities are averaged by their
+    logarithms, so that saturated windows do not end in a tie or in infinity.
     """
     import pandas as pd
 
-    log_odds = np.asarray(log_odds, float)
     check_aggregate(how)
-    if len(log_odds) == 0 or len(clips) != len(log_odds):
-        raise ValueError(
-            f"need one clip for each window and at least one window, got {len(clips)} and {len(log_odds)}"
-        )
+    log_odds = np.asarray(log_odds, float)
+    if len(clips) != len(log_odds):
+        raise ValueError(f"{len(log_odds)} windows need as many clip names, got {len(clips)}")
     if not np.isfinite(log_odds).all():
         raise ValueError("window log-odds must be finite numbers")
     codes, names = pd.factorize(np.asarray(clips))
     order = np.lexsort((-log_odds, codes))  # clip by clip, the highest window first
     codes, log_odds = codes[order], log_odds[order]
     if how == "topk":
-        first = np.searchsorted(codes, codes)
-        kept = np.arange(len(codes)) - first < k
+        kept = np.arange(len(codes)) - np.searchsorted(codes, codes) < k
         codes, log_odds = codes[kept], log_odds[kept]
-    return np.asarray(names), _reduce(log_odds, np.searchsorted(codes, np.arange(len(names))), how)
+    first = np.searchsorted(codes, np.arange(len(names)))
+    return pd.Series(_reduce(log_odds, first, how), index=names)
 
 
 def _reduce(log_odds: np.ndarray, first: np.ndarray, how: str) -> np.ndarray:

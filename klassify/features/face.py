@@ -9,8 +9,10 @@ gap are held at a time.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -27,13 +29,29 @@ Tracked = Iterator[tuple[np.ndarray, np.ndarray | None]]  # (RGB frame, landmark
 
 
 class LandmarkSource(Protocol):
-    """Where landmarks come from. `settings` goes into the hash of what is made with them."""
-
-    settings: dict[str, Any]
+    """Where landmarks come from."""
 
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
         """Each frame of the clip `file` with the landmarks of the followed face, or None."""
         ...
+
+
+def open_source(folder: str | os.PathLike | None = None, *, refine: bool = True) -> LandmarkSource:
+    """Precomputed landmarks where a folder of them is given, Face Mesh otherwise."""
+    return FaceMesh(refine) if folder is None else PrecomputedLandmarks(folder)
+
+
+def source_settings(folder: str | os.PathLike | None = None, *, refine: bool = True) -> dict[str, Any]:
+    """What features depend on in such a source, for their settings; does not load anything."""
+    if folder is not None:
+        return {"landmarks": "precomputed"}
+    try:
+        version = importlib.metadata.version("mediapipe")
+    except importlib.metadata.PackageNotFoundError:
+        raise KlassifyError(
+            "MediaPipe is not installed.", mend="pip install mediapipe==0.10.14, or give --landmarks DIR"
+        ) from None
+    return {"landmarks": f"mediapipe {version} face_mesh", "refine": refine, "max_faces": MAX_FACES}
 
 
 class FaceMesh:
@@ -49,7 +67,6 @@ class FaceMesh:
 
     def __init__(self, refine: bool = True, graph: Callable[[int, bool], FaceGraph] | None = None):
         graph = graph or FaceGraph
-        self.settings = {"landmarks": "mediapipe-face-mesh", "refine": refine, "max_faces": MAX_FACES}
         self._one, self._several = graph(1, refine), graph(MAX_FACES, refine)
 
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
@@ -74,6 +91,9 @@ class FaceGraph:
     BLANK = np.zeros((64, 64, 3), np.uint8)
 
     def __init__(self, max_faces: int, refine: bool):
+        warnings.filterwarnings(
+            "ignore", message=r"SymbolDatabase\.GetPrototype"
+        )  # MediaPipe against its protobuf
         with _quiet():
             from mediapipe.python.solutions import face_mesh
 
@@ -103,7 +123,6 @@ class PrecomputedLandmarks:
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.settings = {"landmarks": "precomputed"}
 
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
         path = self.folder / PurePosixPath(file).with_suffix(".npz")
@@ -114,7 +133,9 @@ class PrecomputedLandmarks:
                 points = landmarks[n - 1]
                 yield frame, points if np.isfinite(points).all() else None
         if n != len(landmarks):
-            raise KlassifyError(f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path)
+            raise KlassifyError(
+                f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path
+            )
 
 
 def choose(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray | None:
@@ -128,7 +149,9 @@ def choose(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray |
     if previous is None:
         return faces[int(np.argmax([np.prod(box[2:] - box[:2]) for box in boxes]))]
     last = _box(previous)
-    ranks = [(_iou(box, last), -float(np.linalg.norm(box[:2] + box[2:] - last[:2] - last[2:]))) for box in boxes]
+    ranks = [
+        (_iou(box, last), -float(np.linalg.norm(box[:2] + box[2:] - last[:2] - last[2:]))) for box in boxes
+    ]
     return faces[max(range(len(faces)), key=ranks.__getitem__)]
 
 
@@ -185,7 +208,12 @@ def _read_landmarks(path: Path) -> np.ndarray:
     except (KeyError, ValueError, OSError, EOFError) as error:
         raise KlassifyError(f"This is no readable landmark file: {error}.", where=path) from None
     shape = landmarks.shape
-    if len(shape) != 3 or shape[1] not in LANDMARK_COUNTS or shape[2] not in (2, 3) or landmarks.dtype.kind != "f":
+    if (
+        len(shape) != 3
+        or shape[1] not in LANDMARK_COUNTS
+        or shape[2] not in (2, 3)
+        or landmarks.dtype.kind != "f"
+    ):
         raise KlassifyError(
             f"Landmarks are floats (T, 468 or 478, 2 or 3); here is {landmarks.dtype} {shape}.", where=path
         )

@@ -32,7 +32,7 @@ class TCN(nn.Module):
         in_channels: C; an even number, since each feature comes with its difference.
         hidden, kernel, dilations: width, taps, and one residual block for each dilation. The defaults
             see 61 frames (2.44 s) around each frame.
-        dropout: after the first convolution of each block and before the last layer.
+        dropout: of channels after the first convolution of each block, of units before the last layer.
         pos_weight: weight of fake clips in the loss.
         augment: applied in training, to the normalised features.
         normalise: subtract the mean and divide by the deviation that `fit_normalisation` found.
@@ -74,11 +74,8 @@ class TCN(nn.Module):
             # join the clip's moments to those so far (Chan's update): sums of squares would cancel
             delta = frames.mean(dim=0) - mean
             total = count + len(frames)
-            spread = (
-                spread
-                + frames.var(dim=0, correction=0) * len(frames)
-                + delta**2 * count * len(frames) / total
-            )
+            spread = spread + frames.var(dim=0, correction=0) * len(frames)
+            spread = spread + delta**2 * count * len(frames) / total
             mean = mean + delta * len(frames) / total
             count = total
         if not count:
@@ -107,7 +104,7 @@ class TCN(nn.Module):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Log-odds (B,) of "this clip is fake"."""
-        return self(batch["features"], batch["valid"])
+        return self(batch["features"], batch["valid"]).float()  # in bfloat16 scores would tie
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Binary cross-entropy of the clip label."""
@@ -155,7 +152,7 @@ class TaggingTCN(TCN):
         """Log-probabilities (B, T, 4) of the tags of each frame; invalid frames hold no information."""
         valid = batch["valid"]
         hidden = self.encode(self.normalised(batch["features"], valid), valid)
-        return self.tagger(hidden, valid).log_softmax(dim=1).transpose(1, 2)
+        return self.tagger(hidden, valid).float().log_softmax(dim=1).transpose(1, 2)
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Log-odds (B,) of "this clip is fake"; without a clip head, those of its most suspicious frame."""
@@ -189,7 +186,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv1d(channels, channels, kernel, padding="same", dilation=dilation)
         self.norm2 = MaskedBatchNorm1d(channels)
         self.shortcut = nn.Conv1d(channels, channels, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout1d(dropout)  # whole channels, since neighbouring frames say the same
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         inner = self.dropout(F.relu(self.norm1(self.conv1(x), mask))) * mask

@@ -1,0 +1,83 @@
+"""A contact sheet of a generated corpus: speakers by moments, real above fake, fake frames framed in red."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from klassify.corpus.motion import FPS
+from klassify.corpus.plan import SPLITS, TEST_SPLITS
+from klassify.errors import KlassifyError
+from klassify.files import read_json, whole_file
+
+TILE, MARGIN, CAPTION = 224, 4, 18
+RED, GREY, WHITE = (40, 40, 220), (90, 90, 90), (240, 240, 240)  # BGR, as OpenCV writes
+
+
+def draw_sheet(corpus: Path, path: Path, *, speakers: int = 6, moments: int = 6) -> None:
+    """Write a PNG with a pair of rows for each of some speakers of all splits: real, then a version with a
+    fake mouth. Half of the moments are fake where the clip has as many fake frames."""
+    pairs = _pairs(corpus)
+    if not pairs:
+        raise KlassifyError(
+            "No original here has both a real version and one with a fake mouth.", where=corpus
+        )
+    chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, speakers).astype(int))]
+    rows = []
+    for real, fake in chosen:
+        at = _moments(fake, moments)
+        for entry in (real, fake):
+            rows.append(_row(corpus, entry, at))
+    with whole_file(path) as partial:
+        cv2.imwrite(str(partial), np.concatenate(rows, axis=0))
+
+
+def _pairs(corpus: Path) -> list[tuple[dict, dict]]:
+    """(real, visually fake) entries of one original of each speaker."""
+    pairs = {}
+    for split in SPLITS:
+        folder = corpus / "heldout" if split in TEST_SPLITS else corpus
+        entries = read_json(folder / f"{split}_metadata.json")
+        reals = {entry["original"]: entry for entry in entries if entry["modify_type"] == "real"}
+        for entry in entries:
+            if entry["visual_fake_segments"] and entry["original"] in reals:
+                pairs.setdefault(entry["speaker"], (reals[entry["original"]], entry))
+    return list(pairs.values())
+
+
+def _fake_frames(entry: dict) -> np.ndarray:
+    flags = np.zeros(entry["video_frames"], bool)
+    for start, end in entry["visual_fake_segments"]:
+        flags[round(start * FPS) : round(end * FPS)] = True
+    return flags
+
+
+def _moments(fake: dict, n: int) -> list[int]:
+    flags = _fake_frames(fake)
+    inside, outside = np.flatnonzero(flags), np.flatnonzero(~flags)
+    halves = (
+        side[np.linspace(0, len(side) - 1, n // 2).astype(int)] for side in (inside[1:-1], outside[5:-3])
+    )
+    return sorted(int(k) for half in halves for k in half)
+
+
+def _row(corpus: Path, entry: dict, at: list[int]) -> np.ndarray:
+    with av.open(str(corpus / entry["split"] / entry["file"])) as container:
+        frames = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    flags = _fake_frames(entry)
+    models = " + ".join(entry[key] for key in ("audio_model", "video_model") if entry[key]) or "-"
+    tiles = []
+    for k in at:
+        colour = RED if flags[k] else GREY
+        frame = cv2.resize(frames[k], (TILE, TILE))
+        tile = cv2.copyMakeBorder(
+            frame, MARGIN, MARGIN + CAPTION, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=colour
+        )
+        text = f"{entry['speaker']} {entry['modify_type']} {k / FPS:.2f} s"
+        text = models if k == at[-1] and models != "-" else text
+        cv2.putText(tile, text, (6, tile.shape[0] - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.36, WHITE, 1, cv2.LINE_AA)
+        tiles.append(tile)
+    return np.concatenate(tiles, axis=1)

@@ -1,0 +1,148 @@
+"""Systems measured on labelled clips: the numbers behind `klassify evaluate`.
+
+Every system against the video's label and against its modality's own, over all clips and with each fake
+type against the real clips, with bootstrap intervals over sources. All systems see the same
+resamples, so that differences between them are paired.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import logit
+
+from klassify import lists, metrics, systems
+from klassify.scorefile import ScoreFile, align
+
+METRICS = ("auc", "eer", "log_loss")
+GROUPS = ("all", *lists.TYPES[1:])  # all clips, then each fake type against the real ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One system on the clips of a list, in the list's order, priors filled in.
+
+    score: on its own scale, for ranking; probability: of fake; answered: bool; before: of a calibrated
+    system, the probabilities of its input.
+    """
+
+    system: systems.System
+    folder: Path
+    score: np.ndarray
+    probability: np.ndarray
+    answered: np.ndarray
+    before: np.ndarray | None = None
+
+
+def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
+    """Join a system's clip scores with `files` by name; clips on one side only are a KlassifyError."""
+    system = systems.load_system(folder)
+    scores = _rows_of(systems.clip_scores(folder, split), files, folder)
+    prior = systems.prior_probability(system)
+    probability = systems.as_probability(scores)
+    empty = np.isnan(probability)
+    filler = prior if scores.header.scale == "probability" else logit(prior)
+    score = np.where(empty, filler, scores.table["score"].to_numpy(float))
+    before = None
+    if system.kind == "calibrated":
+        (parent,) = systems.input_folders(folder)
+        before = load_scored(parent, split, files).probability
+    return Scored(
+        system, folder, score, np.where(empty, prior, probability), systems.answered(scores), before
+    )
+
+
+def _rows_of(scores: ScoreFile, files: Sequence[str], where: object) -> ScoreFile:
+    """The rows of a list's clips; the list may be a part of what was scored, not the other way round."""
+    listed = scores.table[scores.table["file"].isin(set(files))]
+    return ScoreFile(scores.header, align(ScoreFile(scores.header, listed), files, where=where))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """One system against one label on one group of clips (`rows` of the list)."""
+
+    rows: np.ndarray
+    label: np.ndarray
+    ranking: metrics.Ranking
+    loss: np.ndarray
+
+    def metrics(self, weights: np.ndarray) -> np.ndarray:
+        """Clip weights (B, clips of the list) -> AUC, EER, log-loss as (3, B)."""
+        weights = weights[:, self.rows]
+        auc, eer = self.ranking.auc_and_eer(weights)
+        with np.errstate(invalid="ignore"):
+            return np.stack([auc, eer, weights @ self.loss / weights.sum(axis=1)])
+
+
+def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str, str], _Cell]:
+    groups = {group: np.flatnonzero(frame["modify_type"].isin(["real", group])) for group in GROUPS[1:]}
+    groups["all"] = np.arange(len(frame))
+    cells = {}
+    for one in scored:
+        for against, name in {"own": one.system.own_label, "video": "video"}.items():
+            if against == "own" and name == "video":
+                continue
+            label = lists.label(frame, name)
+            for group in GROUPS:
+                rows = groups[group]
+                ranking = metrics.Ranking(label[rows], one.score[rows])
+                loss = metrics.clip_log_loss(label[rows], one.probability[rows])
+                cells[one.system.name, against, group] = _Cell(rows, label[rows], ranking, loss)
+    return cells
+
+
+def measure(
+    scored: Sequence[Scored], frame: pd.DataFrame, *, versus: str, n_bootstrap: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """One row a system, label (`video`, `own`) and group: counts, metrics, intervals, gain of `versus`.
+
+    frame: the labelled list. What is not defined, such as an AUC of one class, is NaN.
+    """
+    cells = _cells(scored, frame)
+    source = np.where(frame["source"] == "", frame["file"], frame["source"])  # unknown: a source of its own
+
+    def all_metrics(weights: np.ndarray) -> np.ndarray:
+        return np.stack([cell.metrics(weights) for cell in cells.values()])
+
+    points = dict(zip(cells, all_metrics(np.ones((1, len(frame))))[..., 0]))
+    samples = {key: np.full((len(METRICS), 1), np.nan) for key in cells}
+    if n_bootstrap > 0:
+        samples = dict(zip(cells, metrics.bootstrap(all_metrics, source, n=n_bootstrap, seed=seed)))
+    rows = []
+    for one, against, group in itertools.product(scored, ("video", "own"), GROUPS):
+        name = one.system.name
+        # a system of both modalities has no label of its own
+        key, rival = (
+            (name, against if (name, against, group) in cells else "video", group),
+            (versus, against, group),
+        )
+        row = {"system": name, "label": against, "group": group}
+        row |= _row(one, cells[key], points[key], samples[key], source)
+        if against == "video" and name != versus:
+            row |= {"versus": versus, "gain": points[rival][0] - points[key][0]}
+            row["gain_low"], row["gain_high"] = metrics.interval(samples[rival][0] - samples[key][0])
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    last = ["log_loss_before", "versus", "gain", "gain_low", "gain_high"]
+    return table.reindex(columns=[name for name in table if name not in last] + last)
+
+
+def _row(one: Scored, cell: _Cell, point: np.ndarray, samples: np.ndarray, source: np.ndarray) -> dict:
+    """Counts, metrics (3,) and intervals from resamples (3, n) of one cell."""
+    row = {
+        "modality": one.system.modality, "supervision": one.system.supervision, "n": len(cell.rows),
+        "n_fake": int(cell.label.sum()), "n_sources": len(set(source[cell.rows])),
+        "n_no_answer": int((~one.answered[cell.rows]).sum()),
+    }  # fmt: skip
+    for metric, value, resampled in zip(METRICS, point, samples):
+        low, high = metrics.interval(resampled)
+        row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+    if one.before is not None:
+        row["log_loss_before"] = metrics.log_loss(cell.label, one.before[cell.rows])
+    return row

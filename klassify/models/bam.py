@@ -1,0 +1,316 @@
+"""BAM, the boundary-aware attention mechanism: which 40 ms frames of an utterance are fake?
+
+A speech front end (klassify.models.ssl) gives one vector each 20 ms. The back end of Zhong, Li and Yi
+(Interspeech 2024; project media-sec-lab/BAM), which paper 1 fine-tunes in section 4.2, pools them to output
+frames, describes each frame once among its neighbours and once by itself, predicts where fake speech begins
+and ends, and lets frames attend to each other without looking across such a boundary.
+
+What is unusual, and kept:
+- A frame pair across a boundary gets the attention score 0 before the softmax, not minus infinity: it keeps
+  the weight exp(0).
+- The boundary branch learns from the boundary loss alone; the frame loss sees its features detached.
+- No padding mask: zeros behind a clip change the frames before them. Clips of unequal length are therefore
+  scored one at a time (`score_long`); in training the losses leave padded frames out.
+
+Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions. Class 1 is fake:
+the published files have it the other way round, and klassify.checkpoints swaps the rows of `out_layer` when
+it imports one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from klassify import windows
+from klassify.segments import IGNORE
+
+SAMPLE_RATE = 16_000
+PAD_SAMPLES = 256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
+PAIR_ROWS = 8  # rows of the pair matrix computed at a time; see benchmarks/bam.py
+
+
+class AttentivePooling(nn.Module):
+    """Weighted mean of each group of `pool` frames: (B, F * pool, D) -> (B, F, D)."""
+
+    def __init__(self, dim: int, pool: int):
+        super().__init__()
+        self.mm_weights = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(dim, 1)))
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.unflatten(1, (-1, self.pool))
+        weights = torch.tanh(groups @ self.mm_weights).softmax(dim=2)
+        return (weights * groups).sum(dim=2)
+
+
+def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, rows: int = PAIR_ROWS) -> Tensor:
+    """Attention scores tanh(proj(x_i * x_j)) . weight of all frame pairs: (B, F, D) -> (B, F, F).
+
+    The product commutes, so only pairs with i <= j are computed, and few enough at a time to stay in the
+    processor's cache: the plain form does twice the work and holds (B, F, F, D) at once.
+    """
+    n_frames = x.shape[1]
+    blocks = []
+    for first in range(0, n_frames, rows):
+        products = x[:, first : first + rows, None] * x[:, None, first:]
+        scores = torch.tanh_(proj(products)) @ weight  # (B, rows, F - first, 1)
+        blocks.append(F.pad(scores.squeeze(3), (first, 0)))
+    upper = torch.cat(blocks, dim=1).triu()
+    return upper + upper.triu(1).transpose(1, 2)
+
+
+def same_side_mask(boundary: Tensor) -> Tensor:
+    """(B, F) bool boundaries -> (B, F, F), true where no frame from j to k, both included, is a boundary.
+
+    Every frame stays on one side with itself.
+    """
+    through = boundary.long().cumsum(dim=1)  # boundaries up to and with each frame
+    before = through - boundary.long()
+    between = torch.maximum(through[:, :, None], through[:, None]) - torch.minimum(before[:, :, None], before[:, None])
+    return (between == 0) | torch.eye(boundary.shape[1], dtype=torch.bool, device=boundary.device)
+
+
+class FrameAttention(nn.Module):
+    """Attention among frames by their element-wise products: (B, F, in_dim) -> (B, F, out_dim).
+
+    mask: (B, F, F) bool; scores of pairs outside it become 0, which still leaves them a weight.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        self.att_proj = nn.Linear(in_dim, out_dim)
+        self.att_weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(out_dim, 1)))
+        self.proj_with_att = nn.Linear(in_dim, out_dim)
+        self.proj_without_att = nn.Linear(in_dim, out_dim)
+        self.bn = nn.BatchNorm1d(out_dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        scores = pair_scores(x, self.att_proj, self.att_weight)
+        if mask is not None:
+            scores = scores * mask
+        attended = scores.softmax(dim=2) @ x
+        x = self.proj_with_att(attended) + self.proj_without_att(x)
+        return F.selu(self.bn(x.flatten(0, 1)).view_as(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3 and 1x1 convolutions beside a shortcut; a ReLU follows the third, and another the sum."""
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1):
+        super().__init__()
+        out_channels = 2 * width
+        self.conv1 = nn.Conv1d(in_channels, width, 1, stride=stride, bias=False)
+        self.bn1 = nn.BatchNorm1d(width)
+        self.conv2 = nn.Conv1d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm1d(width)
+        self.conv3 = nn.Conv1d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm1d(out_channels)
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Conv1d(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return F.relu(F.relu(self.bn3(self.conv3(x))) + shortcut)
+
+
+class ResNet1d(nn.Module):
+    """A vector as a signal of one channel: (frames, D) -> (frames, 32 * channels, ceil(D / 32))."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv1d(1, channels, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm1d(channels)
+        self.maxpool = nn.MaxPool1d(3, stride=2, ceil_mode=True)
+        self.layer1 = self._stage(channels, 2 * channels, stride=1)
+        self.layer2 = self._stage(4 * channels, 4 * channels, stride=2)
+        self.layer3 = self._stage(8 * channels, 8 * channels, stride=2)
+        self.layer4 = self._stage(16 * channels, 16 * channels, stride=2)
+
+    @staticmethod
+    def _stage(in_channels: int, width: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(Bottleneck(in_channels, width, stride), Bottleneck(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x[:, None]))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class IntraFrame(nn.Module):
+    """What a frame says by itself: (B, F, D) -> (B, F, D), each frame through a ResNet of its own."""
+
+    def __init__(self, dim: int, channels: int):
+        super().__init__()
+        self.resnet = ResNet1d(channels)
+        self.proj_layer = nn.Linear(32 * channels * -(-dim // 32), dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj_layer(self.resnet(x.flatten(0, 1)).flatten(1)).view_as(x)
+
+
+class BoundaryAwareAttention(nn.Module):
+    """The back end: (B, F * pool, dim) front-end frames -> logits (B, F, 2) and boundary probabilities (B, F).
+
+    Args:
+        dim: size of a front-end frame and of every frame inside.
+        pool: front-end frames an output frame.
+        gap_layers: attention layers under the boundary mask.
+        local_channels: channels of the first convolution of the intra-frame ResNet.
+
+    1024 dimensions and the defaults are the published 50,348,323 parameters; no shape depends on `pool`.
+    Submodules carry the published names, but for a second name of layer4's shortcut.
+    """
+
+    def __init__(self, dim: int, pool: int, gap_layers: int = 2, local_channels: int = 32):
+        super().__init__()
+        self.att_pool = AttentivePooling(dim, pool)
+        self.inter_layer = FrameAttention(dim, dim)
+        self.intra_layer = IntraFrame(dim, local_channels)
+        self.b_output_layer = nn.Sequential(nn.Linear(2 * dim, 1))
+        self.gap_layers = nn.ModuleList(FrameAttention(dim, dim) for _ in range(gap_layers))
+        self.boundary_proj = nn.Linear(2 * dim, dim)
+        self.out_layer = nn.Linear(2 * dim, 2)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        frames = self.att_pool(features)
+        inner = torch.cat([self.inter_layer(frames), self.intra_layer(frames)], dim=2)
+        boundary = torch.sigmoid(self.b_output_layer(inner).squeeze(2).float())
+        mask = same_side_mask(boundary > 0.5)
+        for layer in self.gap_layers:
+            frames = layer(frames, mask)
+        hint = F.selu(self.boundary_proj(inner.detach()))
+        return self.out_layer(torch.cat([frames, hint], dim=2)).float(), boundary
+
+
+def frame_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, F, 2), averaged over the frames whose label (B, F) is not IGNORE."""
+    total = F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total / (label != IGNORE).sum().clamp(min=1)
+
+
+def boundary_loss(boundary: Tensor, label: Tensor, valid: Tensor, negative_ratio: float = 5.0) -> Tensor:
+    """Binary cross-entropy over the boundaries and the hardest of the other frames of a batch.
+
+    boundary: (B, F) probabilities; label: (B, F), 1 = boundary; valid: (B, F) bool. There are
+    `negative_ratio` times as many of the others as boundaries, at most all. Frames that are not valid have no loss but are
+    counted as what their label says. Without any boundary the loss is 0.
+    """
+    positive = label > 0.5
+    loss = F.binary_cross_entropy(boundary, positive.float(), reduction="none") * valid
+    n_positive = int(positive.sum())
+    n_negative = min(positive.numel() - n_positive, int(n_positive * negative_ratio))
+    hardest = loss[~positive].topk(n_negative).values
+    return (loss[positive].sum() + hardest.sum()) / max(n_positive + n_negative, 1)
+
+
+class BAM(nn.Module):
+    """A front end and the boundary-aware back end: (B, N) samples at 16 kHz -> logits and boundaries.
+
+    Args:
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. The published
+            models normalise each waveform in the front end, padding included.
+        resolution_s: seconds an output frame, a multiple of the front end's 20 ms. A model trained at
+            one resolution can go on at another.
+        gap_layers, local_channels: size of the back end; see BoundaryAwareAttention.
+        boundary_weight: weight of the boundary loss beside the frame loss.
+        negative_ratio: see boundary_loss.
+    """
+
+    supervision = "segment"
+
+    def __init__(
+        self,
+        frontend: nn.Module,
+        resolution_s: float = 0.04,
+        gap_layers: int = 2,
+        local_channels: int = 32,
+        boundary_weight: float = 0.5,
+        negative_ratio: float = 5.0,
+    ):
+        super().__init__()
+        self.frame_samples = round(resolution_s * SAMPLE_RATE)
+        pool, rest = divmod(self.frame_samples, frontend.hop_samples)
+        if not pool or rest:
+            hop_s = frontend.hop_samples / SAMPLE_RATE
+            raise ValueError(f"resolution_s is a multiple of the front end's {hop_s:g} s, not {resolution_s:g}")
+        self.frontend = frontend
+        self.backend = BoundaryAwareAttention(frontend.dim, pool, gap_layers, local_channels)
+        self.resolution_s, self.boundary_weight, self.negative_ratio = resolution_s, boundary_weight, negative_ratio
+
+    def load_pretrained(self) -> None:
+        """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
+        self.frontend.load_pretrained()
+
+    def n_frames(self, n_samples: int) -> int:
+        """Output frames of a waveform; the last one may be partly beyond its end."""
+        return -(-n_samples // self.frame_samples)
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, F, 2) and boundary probabilities (B, F) of waveforms (B, N), zero-padded to whole frames."""
+        n_samples = wave.shape[1]
+        rest = self.n_frames(n_samples) * self.frame_samples - n_samples
+        # before the front end, so that its normalisation of the waveform counts these zeros too
+        return self.backend(self.frontend(F.pad(wave, (0, rest + PAD_SAMPLES))))
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Frame loss plus the weighted boundary loss.
+
+        batch: "wave" (B, N), "frame_label" (B, F) long with 1 = fake and IGNORE = padding, "boundary_label" (B, F)
+        with 1 = boundary (segments.boundary_labels).
+        """
+        logits, boundary = self(batch["wave"])
+        label = batch["frame_label"]
+        with torch.autocast(logits.device.type, enabled=False):  # which refuses this cross-entropy
+            edges = boundary_loss(boundary, batch["boundary_label"], label != IGNORE, self.negative_ratio)
+        return frame_loss(logits, label) + self.boundary_weight * edges
+
+    def frame_scores(self, wave: Tensor) -> dict[str, Tensor]:
+        """For waveforms (B, N): "score" (B, F), log-odds of fake, and "boundary" (B, F), probabilities."""
+        logits, boundary = self(wave)
+        return {"score": logits[..., 1] - logits[..., 0], "boundary": boundary}
+
+    def score(self, batch: dict[str, Tensor]) -> Tensor:
+        """Log-odds of fake (B,) of batch["wave"] (B, N): those of the most suspicious frame."""
+        return self.frame_scores(batch["wave"])["score"].amax(dim=1)
+
+    @torch.inference_mode()
+    def score_long(
+        self, wave: Tensor, window_s: float = 4.0, hop_s: float = 2.0, batch_size: int = 4
+    ) -> dict[str, np.ndarray]:
+        """Frame scores of one clip (N,) of any length, in memory that does not grow with it.
+
+        Windows as long as a training crop start every `hop_s`, the last one ends with the clip; where
+        several cover a frame, log-odds and boundary probabilities are averaged, nearer to a window's middle weighing
+        more. Each window goes through the front end by itself: a front end that normalises waveforms
+        normalises the window, as it did the crops of the training, not the clip. A clip shorter than a
+        window is taken at its own length.
+
+        Returns float64 arrays (F,): "start" and "end" in seconds, "score", "boundary". The last frame
+        ends with the clip.
+        """
+        if self.training:
+            raise ValueError("call eval() first: batch norm would mix the windows of a batch")
+        n_frames = self.n_frames(len(wave))
+        size = min(round(window_s / self.resolution_s), n_frames)
+        starts = windows.cut(n_frames, size, min(round(hop_s / self.resolution_s), size))
+        outputs = np.concatenate([*self._window_outputs(wave, starts, size, batch_size)])
+        joined = windows.overlap_mean(outputs, starts, n_frames, windows.triangle(size))
+        edges = np.arange(n_frames + 1) * self.resolution_s
+        edges[-1] = min(edges[-1], len(wave) / SAMPLE_RATE)
+        return {"start": edges[:-1], "end": edges[1:], "score": joined[:, 0], "boundary": joined[:, 1]}
+
+    def _window_outputs(self, wave: Tensor, starts: np.ndarray, size: int, batch_size: int) -> Iterator[np.ndarray]:
+        """(windows, size, 2) log-odds and boundary probabilities of each batch of windows."""
+        step = self.frame_samples
+        wave = F.pad(wave, (0, -len(wave) % step))
+        device = next(self.backend.parameters()).device
+        for batch in np.split(starts, range(batch_size, len(starts), batch_size)):
+            cuts = torch.stack([wave[start * step : (start + size) * step] for start in batch])
+            scores = self.frame_scores(cuts.to(device))
+            yield torch.stack([scores["score"], scores["boundary"]], dim=2).float().cpu().numpy()

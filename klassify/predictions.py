@@ -1,0 +1,301 @@
+"""Proposals and true segments of many clips as flat arrays, and the reader of prediction.json.
+
+A proposal is a row [score, start_s, end_s]. All clips share one array of rows; `offsets` says which
+rows are whose. Numbers are float32, as the challenge's evaluator holds them: 12 bytes a proposal where
+a tree of Python lists takes 300, and scores that tie there tie here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from klassify.errors import KlassifyError, some
+
+CHUNK_BYTES = 1 << 18  # of JSON parsed at once; its tree of lists then stays in the processor's cache
+WHITESPACE = b" \t\n\r"
+PLACEHOLDER = "write the placeholder [[0, 0, 0]] for a clip without proposals"
+OUT_OF_INT_RANGE = 2.0**63  # whole numbers from here on are looked at one by one
+
+
+def row_offsets(counts: np.ndarray) -> np.ndarray:
+    """Offsets (n + 1,) int64 of clips that have `counts` (n,) rows each."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def row_numbers(offsets: np.ndarray, clips: np.ndarray) -> np.ndarray:
+    """The numbers of all rows of `clips`, clip after clip."""
+    counts = np.diff(offsets)[clips]
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[:-1][clips] - (ends - counts), counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposals:
+    """What a system proposes.
+
+    files: (n,) names, each once. offsets: (n + 1,); clip i has rows[offsets[i]:offsets[i + 1]].
+    rows: (N, 3) float32, score, start and end in seconds, in file order: the official metric depends on it.
+    """
+
+    files: np.ndarray
+    offsets: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame, files: Sequence[str]) -> Proposals:
+        """From the table of a segments score file; within a clip by descending score, as it is submitted.
+
+        files: all clips of the split. One that has no row has no proposals; a row of another is ignored.
+        """
+        clip = pd.Index(files).get_indexer(table["file"])
+        order = np.lexsort((-table["score"].to_numpy(float), clip))
+        order = order[clip[order] >= 0]
+        rows = table[["score", "start", "end"]].to_numpy(np.float32)[order]
+        counts = np.bincount(clip[order], minlength=len(files))
+        return cls(np.asarray(files, dtype=object), row_offsets(counts), rows)
+
+    def of(self, files: np.ndarray, *, where: object = None) -> Proposals:
+        """The proposals of `files`, in their order; other clips are left out.
+
+        Raises KlassifyError that counts and names the clips without an entry.
+        """
+        if np.array_equal(self.files, files):
+            return self
+        place = {name: index for index, name in enumerate(self.files)}
+        missing = [name for name in files if name not in place]
+        if missing:
+            raise KlassifyError(
+                f"{len(missing)} of {len(files)} clips have no entry: {some(missing)}.",
+                where=where,
+                mend=f"names must equal those of the list, extension included; {PLACEHOLDER}",
+            )
+        return self.take(np.fromiter((place[name] for name in files), np.int64, len(files)))
+
+    def take(self, clips: np.ndarray) -> Proposals:
+        """The proposals of the clips with these indices, in this order."""
+        rows = self.rows[row_numbers(self.offsets, clips)]
+        return Proposals(self.files[clips], row_offsets(np.diff(self.offsets)[clips]), rows)
+
+    def by_score(self) -> Proposals:
+        """The same with the rows of each clip in descending order of score, ties in file order."""
+        clip = np.repeat(np.arange(len(self.files)), np.diff(self.offsets))
+        return dataclasses.replace(self, rows=self.rows[np.lexsort((-self.rows[:, 0], clip))])
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """The fake segments of a labelled split.
+
+    files: (n,) names. offsets: (n + 1,). segments: (M, 2) float32 [start, end) in seconds; a real clip has none.
+    """
+
+    files: np.ndarray
+    offsets: np.ndarray
+    segments: np.ndarray
+
+    @classmethod
+    def from_cells(cls, files: Sequence[str], cells: Sequence[Sequence[Sequence[float]]]) -> Truth:
+        """From one list of [start, end] a clip."""
+        times = np.fromiter(chain.from_iterable(chain.from_iterable(cells)), np.float32)
+        counts = np.fromiter(map(len, cells), np.int64, len(cells))
+        return cls(np.asarray(files, dtype=object), row_offsets(counts), times.reshape(-1, 2))
+
+    @classmethod
+    def from_list(cls, frame: pd.DataFrame, column: str = "fake_segments") -> Truth:
+        """From a data list read with `read_list(path, segments=True)`.
+
+        column: fake_segments (the challenge's target), audio_fake_segments or visual_fake_segments.
+        """
+        unknown = frame["file"][frame[column].isna()]
+        if len(unknown):
+            raise KlassifyError(
+                f"{len(unknown)} of {len(frame)} clips have no {column}: {some(unknown)}.",
+                where="data list",
+                mend="evaluate on a labelled split, with `--labels` for labels that were held out",
+            )
+        return cls.from_cells(frame["file"].to_numpy(), frame[column].to_list())
+
+    @classmethod
+    def from_metadata(cls, path: str | os.PathLike, column: str = "fake_segments") -> Truth:
+        """From the challenge's metadata JSON, a list of objects with `file` and `column`."""
+        from klassify.lists import iter_records
+
+        parts = []
+        for entries in iter_records(path):
+            try:
+                parts.append(cls.from_cells([x["file"] for x in entries], [x[column] for x in entries]))
+            except (KeyError, TypeError, ValueError) as error:
+                problem = f"An entry lacks `file` or a list `{column}` of pairs ({error!r})."
+                raise KlassifyError(problem, where=path) from None
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        files, segments = (np.concatenate([getattr(p, name) for p in parts]) for name in ("files", "segments"))
+        return cls(files, row_offsets(counts), segments)
+
+
+# ------------------------------------------------------------------------------ prediction.json
+
+
+def read_prediction_json(path: str | os.PathLike, chunk_bytes: int = CHUNK_BYTES) -> Proposals:
+    """Read `{"<name>": [[score, start_s, end_s], ...], ...}` in pieces; memory is that of the result.
+
+    Accepts what the challenge's evaluator accepts: whole numbers, exponents, further columns (ignored),
+    any order of rows, of a repeated name the last. Raises KlassifyError, naming the clip, for what makes
+    it abort: an empty list, NaN, null, text, ragged rows, fewer than three columns, broken JSON, a BOM.
+    """
+    names: list[str] = []
+    counts, rows = [np.empty(0, np.int64)], [np.empty((0, 3), np.float32)]
+    try:
+        with open(path, "rb") as handle, _no_garbage_collection():
+            for offset, members in _members(handle, path, chunk_bytes):
+                new_names, new_counts, new_rows = _parse(members) or _parse_one_by_one(members, offset, path)
+                names.extend(new_names)
+                counts.append(new_counts)
+                rows.append(new_rows)
+    except OSError as error:
+        raise KlassifyError(f"This file cannot be read: {error.strerror}.", where=path) from None
+    read = Proposals(np.array(names, dtype=object), row_offsets(np.concatenate(counts)), np.concatenate(rows))
+    last = {name: index for index, name in enumerate(names)}
+    return read if len(last) == len(names) else read.take(np.fromiter(last.values(), np.int64))
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """The collector would walk millions of new lists, none of them in a cycle: half of the reader's time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (byte offset, text) of runs of whole `"name": [...]` members, without braces and outer commas.
+
+    Names are the only strings of the grammar, so a run may end before the quote that opens a name. A text
+    in another place makes a run that does not parse, which is right: it has to be refused.
+    """
+    head = handle.read(chunk_bytes)
+    if head.startswith(b"\xef\xbb\xbf"):
+        raise KlassifyError("The file begins with a byte order mark.", where=path, mend="save it as plain UTF-8")
+    rest = head.lstrip(WHITESPACE)
+    if not rest.startswith(b"{"):
+        raise KlassifyError("This is no JSON object of clips: it does not begin with `{`.", where=path)
+    offset, rest, cut_before = len(head) - len(rest) + 1, rest[1:], False
+    while block := handle.read(max(chunk_bytes, len(rest))):
+        rest += block
+        cut = _last_name(rest)
+        members = rest[:cut].rstrip(WHITESPACE)
+        if not members:
+            continue
+        if not members.endswith(b","):
+            raise KlassifyError("A comma between two clips is missing.", where=f"{path}: byte {offset + cut}")
+        yield offset, members[:-1]
+        offset, rest, cut_before = offset + cut, rest[cut:], True
+    members = rest.rstrip(WHITESPACE)
+    if not members.endswith(b"}"):
+        raise KlassifyError(
+            "The file does not end with `}`: it is cut off, or something follows its object.", where=path
+        )
+    if members[:-1].strip(WHITESPACE) or cut_before:
+        yield offset, members[:-1]
+
+
+def _last_name(text: bytes) -> int:
+    """Where the last name in `text` begins, be it whole or not; 0 if there is none."""
+    text = _mask_escapes(text)
+    quote = text.rfind(b'"')
+    return max(0, quote if text.count(b'"') % 2 else text.rfind(b'"', 0, quote))
+
+
+def _mask_escapes(text: bytes) -> bytes:
+    return re.sub(rb"\\.", b"__", text, flags=re.DOTALL) if b"\\" in text else text
+
+
+def _parse(members: bytes) -> tuple[list[str], np.ndarray, np.ndarray] | None:
+    """Names, rows a clip and rows of well-formed members; None for whatever needs a closer look."""
+    try:
+        clips = orjson.loads(b"{" + members + b"}")
+        counts = np.fromiter(map(len, clips.values()), np.int64, len(clips))
+        rows = list(chain.from_iterable(clips.values()))
+        widths = set(map(len, rows))
+        if len(widths) != 1 or not counts.all():
+            return None
+        numbers = np.fromiter(chain.from_iterable(rows), float, len(rows) * max(widths))
+    except (TypeError, ValueError):
+        return None
+    # a repeated name, or a text among the numbers, which numpy would read like a number
+    if _mask_escapes(members).count(b'"') != 2 * len(clips) or b"true" in members or b"false" in members:
+        return None
+    if max(widths) < 3 or not (np.abs(numbers) < OUT_OF_INT_RANGE).all():  # null becomes NaN
+        return None
+    return list(clips), counts, _as_rows(numbers.reshape(len(rows), -1))
+
+
+def _as_rows(numbers: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # 1e39 is infinite to the evaluator, too
+        return numbers[:, :3].astype(np.float32)
+
+
+def _parse_one_by_one(members: bytes, offset: int, path: object) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """What `_parse` gives, slowly, or a KlassifyError that says what is wrong with which clip."""
+    try:
+        clips = json.loads(b"{" + members + b"}", object_pairs_hook=_Pairs)
+    except UnicodeDecodeError as error:
+        raise KlassifyError("This is no UTF-8 text.", where=f"{path}: byte {offset + error.start - 1}") from None
+    except json.JSONDecodeError as error:
+        at = max(0, error.pos - 1)
+        near = members.decode()[max(0, at - 40) : at + 20]
+        where = f"{path}: near byte {offset + len(members.decode()[:at].encode())}, at {near!r}"
+        raise KlassifyError(f"This is not readable JSON: {error.msg}.", where=where) from None
+    rows = []
+    for name, clip in clips:
+        problem = _problem(clip)
+        if problem:
+            mend = PLACEHOLDER if clip == [] else "every clip needs [[score, start, end], ...] in plain numbers"
+            raise KlassifyError(f"{name!r} {problem}: the evaluator would abort.", where=path, mend=mend)
+        rows.append(_as_rows(np.array(clip, dtype=float)))
+    counts = np.array([len(clip) for clip in rows], np.int64)
+    return [name for name, _ in clips], counts, np.concatenate(rows)
+
+
+class _Pairs(list):
+    """The members of a JSON object in file order, repeated names included."""
+
+
+def _problem(clip: Any) -> str | None:
+    """What the evaluator cannot digest in the value of one clip."""
+    if type(clip) is not list:
+        return "has no list of rows"
+    if not clip:
+        return "has an empty list"
+    if any(type(row) is not list for row in clip):
+        return "has a row that is no list"
+    widths = sorted({len(row) for row in clip})
+    if len(widths) > 1:
+        return f"has ragged rows, of {widths[0]} to {widths[-1]} columns"
+    if widths[0] < 3:
+        return f"has rows of {widths[0]} columns, not of 3"
+    for value in chain.from_iterable(clip):
+        if type(value) not in (int, float):
+            shown = {None: "null", True: "true", False: "false"}.get(value) if not isinstance(value, list) else None
+            return f"has {shown or repr(value)} where a number belongs"
+        if not math.isfinite(value):
+            return "has a NaN or an infinite number"
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return f"has a whole number beyond 64 bits ({value:.3g})"
+    return None

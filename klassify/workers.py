@@ -1,0 +1,184 @@
+"""Worker processes that may die: a native crash on one file costs that file, not the run.
+
+Each worker has its own pipe and one task at a time, so that the parent knows what a dead one was
+doing. (A process pool of the standard library loses every running task when a worker dies.)
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from klassify.errors import KlassifyError
+
+ATTEMPTS = 2  # the first death may be no fault of the task: a kill for memory, an operator
+MAX_STILLBORN = 3
+LOG_EVERY_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Died:
+    """The result of a task whose workers died."""
+
+    reason: str
+
+
+def each(
+    function: Callable[[Any, Any], Any], tasks: Iterable, setup: Callable[[], Any], *, jobs: int
+) -> Iterator[tuple[int, Any]]:
+    """Yield (number, function(setup(), task)) as results arrive, in any order.
+
+    `setup` runs once in each of the `jobs` processes; both callables must be picklable. A task whose
+    worker dies is tried once more in a fresh one, then its result is Died. An exception in `setup` or
+    `function` ends the run, as KlassifyError or RuntimeError.
+    """
+    crew = _Crew(function, tasks, setup)
+    try:
+        for _ in range(jobs):
+            crew.hire()
+        while busy := crew.busy():
+            for pipe in multiprocessing.connection.wait(busy):
+                yield from crew.listen(pipe)
+    finally:
+        crew.dismiss()
+
+
+@dataclasses.dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    task: tuple[int, Any, int] | None  # number, task, earlier attempts
+    ready: bool = False
+
+
+class _Crew:
+    def __init__(self, function: Callable, tasks: Iterable, setup: Callable):
+        self.function, self.setup = function, setup
+        self.again: collections.deque = collections.deque()
+        self.fresh = ((number, task, 0) for number, task in enumerate(tasks))
+        self.workers: dict[Connection, _Worker] = {}
+        self.stillborn = 0
+
+    def next_task(self) -> tuple[int, Any, int] | None:
+        return self.again.popleft() if self.again else next(self.fresh, None)
+
+    def busy(self) -> list[Connection]:
+        return [pipe for pipe, worker in self.workers.items() if worker.task is not None]
+
+    def hire(self) -> None:
+        """Start a worker if there is a task for it."""
+        task = self.next_task()
+        if task is None:
+            return
+        context = multiprocessing.get_context("spawn")
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.function, self.setup), daemon=True)
+        process.start()
+        theirs.close()  # so that a dead worker ends the pipe
+        self.workers[pipe] = _Worker(process, None)
+        self.hand(pipe, task)
+
+    def hand(self, pipe: Connection, task: tuple[int, Any, int] | None) -> None:
+        self.workers[pipe].task = task
+        if task is not None:
+            with contextlib.suppress(OSError):  # it just died: listening to it will say so
+                pipe.send(task[1])
+
+    def listen(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
+        """Take one message of a worker, or its death, and give it or its successor the next task."""
+        worker = self.workers[pipe]
+        try:
+            kind, value = pipe.recv()
+        except (EOFError, OSError):
+            yield from self.bury(pipe)
+            return
+        if kind == "ready":
+            worker.ready = True
+        elif kind == "failed":
+            raise value if isinstance(value, KlassifyError) else RuntimeError(value)
+        else:
+            number = worker.task[0]
+            self.hand(pipe, self.next_task())
+            yield number, value
+
+    def bury(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
+        worker = self.workers.pop(pipe)
+        pipe.close()
+        reason = _epitaph(worker.process)
+        self.stillborn = 0 if worker.ready else self.stillborn + 1
+        if self.stillborn > MAX_STILLBORN:
+            raise KlassifyError(f"Worker processes die before they are ready: {reason}.")
+        number, task, attempts = worker.task
+        attempts -= not worker.ready  # it never saw the task
+        if attempts + 1 < ATTEMPTS:
+            self.again.append((number, task, attempts + 1))
+        self.hire()
+        if attempts + 1 >= ATTEMPTS:
+            yield number, Died(reason)
+
+    def dismiss(self) -> None:
+        for pipe, worker in self.workers.items():
+            pipe.close()
+            if worker.task is not None:
+                worker.process.terminate()
+        for worker in self.workers.values():
+            worker.process.join(timeout=10)
+            if worker.process.is_alive():
+                worker.process.kill()
+
+
+def progress(results: Iterator, total: int, label: str) -> Iterator:
+    """Pass results through under a bar on a terminal, or with a line a minute in a log."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(results, total=total, desc=label, unit="clip", smoothing=0.05)
+        return
+    start = last = time.monotonic()
+    for n, result in enumerate(results, start=1):
+        yield result
+        now = time.monotonic()
+        if now - last >= LOG_EVERY_S:
+            last = now
+            print(
+                f"{label}: {n} of {total} clips, {n / (now - start):.1f} a second",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _work(pipe: Connection, function: Callable, setup: Callable) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
+    try:
+        state = setup()
+        pipe.send(("ready", None))
+        while True:
+            try:
+                task = pipe.recv()
+            except EOFError:  # no more work
+                return
+            pipe.send(("done", function(state, task)))
+    except BrokenPipeError:  # the parent is gone
+        return
+    except KlassifyError as error:
+        pipe.send(("failed", error))
+    except Exception:  # hand every defect to the parent, which raises it
+        pipe.send(("failed", traceback.format_exc()))
+
+
+def _epitaph(process) -> str:
+    process.join(timeout=5)
+    code = process.exitcode
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return f"the worker was ended by {signal.Signals(-code).name}"
+    return f"the worker ended with status {code}"

@@ -1,0 +1,241 @@
+"""Decoding: the 25 fps grid by presentation time, 16 kHz mono audio, and files that are no media."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from klassify import media
+from klassify.media import MediaError
+
+SIZE = 64
+
+
+def gray_level(i: int) -> int:
+    """Frame i is a plain gray that tells which one it is."""
+    return 20 + 3 * (i % 75)
+
+
+def write_video(
+    path: Path, times_ms: list[int], *, rate=25, options=None, pix_fmt="yuv420p", colour=None, turn=0
+):
+    """Plain gray frames shown from the given times on; frame i has gray_level(i)."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"qp": "4", "bf": "2"})
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        if turn:
+            stream.set_display_rotation(turn)
+        for i, time in enumerate(times_ms):
+            image = np.full((SIZE, SIZE, 3), gray_level(i) if colour is None else colour, np.uint8)
+            if turn:
+                image[: SIZE // 2] = 0
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_audio(path: Path, wave: np.ndarray, rate: int, codec: str, layout: str) -> Path:
+    """wave: (channels, n) float32."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        for start in range(0, wave.shape[1], 1024):
+            block = np.ascontiguousarray(wave[:, start : start + 1024])
+            if codec == "pcm_s16le":
+                packed = (block.T.reshape(1, -1) * 32767).round().astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+            else:
+                frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def shown(path: Path) -> list[int]:
+    """Which frame each cell of the grid shows."""
+    return [round((float(frame.mean()) - 20) / 3) for frame in media.iter_frames(path)]
+
+
+def on_screen(times_s: list[float], end_s: float) -> list[int]:
+    """The obvious reference: for the middle of each cell, look for the last frame that has begun."""
+    cells, k = [], 0
+    while (middle := 0.04 * k + 0.02) < end_s - 1e-9:
+        cells.append(max(i for i, time in enumerate(times_s) if time <= middle + 1e-9))
+        k += 1
+    return cells
+
+
+@pytest.mark.parametrize("n", [1, 3, 60])
+def test_constant_25_fps_passes_through_every_frame_once(tmp_path, n):
+    path = write_video(tmp_path / "a.mp4", [40 * i for i in range(n)])
+    assert shown(path) == list(range(n))
+    frame = next(media.iter_frames(path))
+    assert frame.shape == (SIZE, SIZE, 3) and frame.dtype == np.uint8
+
+
+@pytest.mark.parametrize("fps", [10, 12.5, 15, 24, 29.97, 30, 50, 60])
+def test_other_rates_are_sampled_by_time(tmp_path, fps):
+    times = [round(1000 * i / fps) for i in range(40)]
+    path = write_video(tmp_path / "a.mkv", times, rate=Fraction(fps).limit_denominator(1001))
+    expected = on_screen([t / 1000 for t in times], times[-1] / 1000 + 1 / fps)
+    assert abs(len(expected) - 40 * 25 / fps) <= 1
+    assert shown(path)[: len(expected) - 1] == expected[:-1]
+    assert abs(len(shown(path)) - len(expected)) <= 1  # the last frame's duration is the container's guess
+
+
+def test_variable_rate_is_sampled_by_time(tmp_path):
+    times = np.cumsum([0, *np.random.default_rng(0).integers(5, 130, 60)]).tolist()
+    path = write_video(tmp_path / "a.mkv", times)
+    expected = on_screen([t / 1000 for t in times], times[-1] / 1000)
+    assert shown(path)[: len(expected)] == expected
+
+
+def test_jitter_of_time_stamps_loses_and_repeats_nothing(tmp_path):
+    times = [40 * i + int(e) for i, e in enumerate(np.random.default_rng(1).integers(-15, 16, 60))]
+    path = write_video(tmp_path / "a.mkv", [t - times[0] for t in times])
+    assert shown(path)[:55] == list(range(55))
+
+
+def test_grid_starts_at_the_first_frame(tmp_path):
+    path = write_video(tmp_path / "a.mkv", [3000 + 40 * i for i in range(10)])
+    assert shown(path) == list(range(10))
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p"])
+def test_frames_are_rgb(tmp_path, pix_fmt):
+    path = write_video(tmp_path / "a.mp4", [0, 40], pix_fmt=pix_fmt, colour=(200, 90, 30))
+    colour = next(media.iter_frames(path)).reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(colour, (200, 90, 30), atol=4)
+
+
+def test_rotated_video_comes_out_upright(tmp_path):
+    plain = next(media.iter_frames(write_video(tmp_path / "a.mp4", [0, 40], turn=0)))
+    turned = next(media.iter_frames(write_video(tmp_path / "b.mp4", [0, 40], turn=90)))
+    assert plain.std() < 1
+    dark = turned.mean(axis=2) < 10
+    assert dark[:, : SIZE // 2].all() != dark[:, SIZE // 2 :].all()  # the dark half lies at one side now
+
+
+@pytest.mark.parametrize(
+    "codec, name, rate", [("aac", "a.mp4", 16_000), ("aac", "a.mp4", 44_100), ("pcm_s16le", "a.wav", 48_000)]
+)
+def test_audio_is_the_mean_of_channels_at_16_khz(tmp_path, codec, name, rate):
+    time = np.arange(2 * rate) / rate
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time).astype(np.float32)
+    path = write_audio(tmp_path / name, np.stack([tone, 0 * tone]), rate, codec, "stereo")
+    wave = media.read_audio(path)
+    assert wave.dtype == np.float32 and wave.ndim == 1
+    assert 32_000 - 64 <= len(wave) <= 32_000 + 2048
+    middle = wave[8000:24_000].astype(float)
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.02)
+    assert np.argmax(np.abs(np.fft.rfft(middle))) == 440
+
+
+def test_opposite_channels_cancel(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000).astype(np.float32)
+    path = write_audio(tmp_path / "a.wav", np.stack([noise, -noise]), 16_000, "pcm_s16le", "stereo")
+    assert np.abs(media.read_audio(path)).max() < 1e-4
+
+
+def test_missing_streams_are_a_normal_state(tmp_path):
+    video = write_video(tmp_path / "v.mp4", [40 * i for i in range(5)])
+    assert media.read_audio(video).shape == (0,)
+    info = media.probe(video)
+    assert (info.has_video, info.has_audio, info.n_frames, info.n_samples) == (True, False, 5, 0)
+    assert (info.fps, info.width, info.height) == (25.0, SIZE, SIZE)
+    assert info.duration == pytest.approx(0.2, abs=0.041)
+    audio = write_audio(tmp_path / "a.wav", np.zeros((1, 8000), np.float32), 8000, "pcm_s16le", "mono")
+    info = media.probe(audio)
+    assert (info.has_video, info.has_audio, info.n_frames, info.n_samples) == (False, True, 0, 16_000)
+    with pytest.raises(MediaError, match="no video"):
+        list(media.iter_frames(audio))
+
+
+READERS = (media.probe, media.read_audio, lambda path: list(media.iter_frames(path)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"this is a text file\n" * 50, bytes(5000), b"#EXTM3U\n#EXTINF:1,\nhttp://h/a.ts\n"]
+)
+def test_what_is_no_media_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    for read in READERS:
+        with pytest.raises(MediaError, match="clip.mp4"):
+            read(path)
+
+
+def test_missing_files_and_folders_are_refused_by_name(tmp_path):
+    for path in (tmp_path, tmp_path / "none.mp4"):
+        for read in READERS:
+            with pytest.raises(MediaError, match=path.name):
+                read(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}])
+@pytest.mark.parametrize("share", [0.97, 0.6, 0.2])
+def test_cut_off_files_are_refused(tmp_path, share, options):
+    whole = write_video(tmp_path / "whole.mp4", [40 * i for i in range(100)], options=options)
+    path = tmp_path / "cut.mp4"
+    data = whole.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(MediaError, match="cut.mp4"):
+        list(media.iter_frames(path))
+
+
+def test_file_cut_between_two_frames_is_refused(tmp_path):
+    whole = write_video(
+        tmp_path / "whole.mp4", [40 * i for i in range(50)], options={"movflags": "faststart"}
+    )
+    with av.open(str(whole)) as container:
+        position = container.streams.video[0].index_entries[30].pos
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole.read_bytes()[:position])
+    with pytest.raises(MediaError, match="cut.mp4"):
+        list(media.iter_frames(path))
+
+
+def test_damaged_bytes_never_crash(tmp_path):
+    data = np.frombuffer(write_video(tmp_path / "a.mp4", [40 * i for i in range(30)]).read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = data.copy()
+        damaged[rng.integers(0, len(data), 20)] = rng.integers(0, 256, 20)
+        (tmp_path / "b.mp4").write_bytes(damaged.tobytes())
+        for read in READERS:
+            try:
+                read(tmp_path / "b.mp4")
+            except MediaError as error:
+                assert "b.mp4" in str(error)
+
+
+def test_absurd_sizes_and_times_are_refused(tmp_path, monkeypatch):
+    far = write_video(tmp_path / "far.mkv", [0, 40, 36_000_000])
+    with pytest.raises(MediaError, match="36000 s"):
+        list(media.iter_frames(far))
+    big = write_video(tmp_path / "big.mp4", [0, 40])
+    monkeypatch.setattr(media, "MAX_PIXELS", SIZE * SIZE - 1)
+    for read in (media.probe, READERS[2]):
+        with pytest.raises(MediaError, match="64x64"):
+            read(big)
+
+
+def test_frames_are_streamed(tmp_path):
+    frames = media.iter_frames(write_video(tmp_path / "a.mp4", [40 * i for i in range(100)]))
+    assert next(frames).mean() == pytest.approx(gray_level(0), abs=2)
+    frames.close()
+
+
+@pytest.mark.parametrize("name", ["../a.mp4", "/etc/passwd", "x/../../a.mp4", "a\0.mp4"])
+def test_names_stay_inside_the_media_folder(tmp_path, name):
+    with pytest.raises(MediaError, match="leads out"):
+        media.inside(tmp_path, name)
+    assert media.inside(tmp_path, "id1/b..c.mp4") == tmp_path / "id1/b..c.mp4"

@@ -1,0 +1,133 @@
+"""System folders: what system.yaml holds, when a hash changes, derived and stale scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from klassify import systems
+from klassify.errors import KlassifyError
+from klassify.scorefile import Header, read_header, score_path, write_scores
+
+PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
+
+
+def write_clips(folder, score, settings, scale="log_odds"):
+    table = pd.DataFrame(
+        {"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 1.0, "score": score}
+    )
+    write_scores(
+        score_path(folder, "val", "clips"),
+        table,
+        Header(folder.name, "val", "clips", scale, "clip", settings),
+    )
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """model -> calibrated, with val scored by the model."""
+    model, platt = tmp_path / "audio" / "bam", tmp_path / "bam_platt"
+    systems.write_system(model, systems.System("bam", "model", "audio", "segment", "log_odds"))
+    (model / "model.safetensors").write_bytes(b"weights")
+    systems.write_system(platt, systems.derived_system(platt, "calibrated", [model], "probability", PLATT))
+    write_clips(model, [-1.0, 0.0, 2.0], {"system": systems.system_hash(model)})
+    return model, platt
+
+
+def test_round_trip(chain):
+    model, platt = chain
+    system = systems.load_system(platt)
+    assert system.inputs == ["../audio/bam"] and systems.input_folders(platt) == [model]
+    assert system.supervision == "segment"  # taken over from its input
+    assert dict(system.parameters) == PLATT and system.own_label == "audio"
+    assert (
+        systems.prior_probability(system) == 0.4
+        and systems.prior_probability(systems.load_system(model)) == 0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nkind: model\n", "missing"),
+        (
+            "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\ncolour: red\n",
+            "colour",
+        ),
+        ("name: x\nkind: model\nmodality: smell\nsupervision: clip\nscale: log_odds\n", "smell"),
+        ("name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale: probability\n", "has inputs"),
+        (
+            "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\nparameters: 3\n",
+            "mapping",
+        ),
+        ("- a list\n", "keys"),
+        ("{", "YAML"),
+        ("", "keys"),
+    ],
+)
+def test_a_bad_description_is_refused_with_its_path(tmp_path, text, message):
+    (tmp_path / "system.yaml").write_text(text)
+    with pytest.raises(KlassifyError, match=message) as refused:
+        systems.load_system(tmp_path)
+    assert str(tmp_path / "system.yaml") in str(refused.value)
+
+
+def test_hash_follows_weights_config_and_inputs(chain):
+    model, platt = chain
+    seen = {systems.system_hash(platt)}
+    assert systems.system_hash(platt) in seen
+    for change in (
+        lambda: (model / "model.safetensors").write_bytes(b"other"),
+        lambda: (model / "config.yaml").write_text("model: x\n"),
+        lambda: systems.write_system(model, systems.System("bam", "model", "audio", "clip", "log_odds")),
+        lambda: systems.write_system(
+            platt, systems.derived_system(platt, "calibrated", [model], "probability", {})
+        ),
+    ):
+        change()
+        assert systems.system_hash(platt) not in seen
+        seen.add(systems.system_hash(platt))
+
+
+def test_a_system_that_is_its_own_input_is_refused(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        system = systems.System(name, "fusion", "both", "clip", "probability", [f"../{other}"], {})
+        systems.write_system(tmp_path / name, system)
+    with pytest.raises(KlassifyError, match="its own input"):
+        systems.system_hash(tmp_path / "a")
+
+
+def test_derived_scores_are_kept_redone_or_refused(chain):
+    model, platt = chain
+    path = score_path(platt, "val", "clips")
+    scores = systems.derive_scores(platt, "val")
+    np.testing.assert_allclose(
+        scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8
+    )
+    assert scores.header.supervision == "segment"
+    written = path.stat().st_mtime_ns
+    systems.derive_scores(platt, "val")
+    assert path.stat().st_mtime_ns == written
+    write_clips(model, [0.0, 0.0, 0.0], {"system": systems.system_hash(model), "aggregate": "mean"})
+    with pytest.raises(KlassifyError, match="other inputs or settings"):
+        systems.derive_scores(platt, "val")
+    assert systems.derive_scores(platt, "val", force=True).table["score"].nunique() == 1
+    assert read_header(path).settings["system"] == systems.system_hash(platt)
+
+
+def test_missing_and_stale_scores_name_the_command(chain):
+    model, platt = chain
+    with pytest.raises(KlassifyError, match=f"klassify score {platt} --split val"):
+        systems.clip_scores(platt, "val")
+    (model / "model.safetensors").write_bytes(b"retrained")
+    with pytest.raises(KlassifyError, match="has changed since it scored val"):
+        systems.clip_scores(model, "val")
+    with pytest.raises(KlassifyError, match="no system.yaml"):
+        systems.clip_scores(model.parent, "val")
+
+
+def test_moving_the_whole_tree_changes_nothing(chain, tmp_path):
+    _, platt = chain
+    before = systems.system_hash(platt)
+    moved = tmp_path.parent / f"{tmp_path.name}_moved"
+    tmp_path.rename(moved)
+    assert systems.system_hash(moved / "bam_platt") == before
