@@ -30,9 +30,12 @@ endif
 help:
 	@$(run) --help
 
-# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (numbers that mean something)
+# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (three training seeds)
+seeds = $(if $(filter command file,$(origin seed)),$(seed),$(if $(filter large,$(size)),1 2 3,1))
+demo_arguments = data=demo $(filter-out data=% seed=%,$(arguments))
 demo: setup
-	@$(run) --stage 0 --stop-stage 4 data=demo $(filter-out data=%,$(arguments))
+	@$(run) --stage 0 --stop-stage 1 $(demo_arguments)
+	@set -e; for seed in $(seeds); do $(run) --stage 2 --stop-stage 4 $(demo_arguments) seed=$$seed; done
 
 stage0 stage1 stage2 stage3 stage4: setup
 	@$(run) --stage $(@:stage%=%) --stop-stage $(@:stage%=%) $(arguments)

@@ -65,9 +65,7 @@ class Notes:
 class Listed:
     """The clips that need an answer: name -> its line in the list, and their durations in seconds."""
 
-    def __init__(
-        self, files: list[str], name: str, durations: list[float] | None = None, first_line: int = 1
-    ):
+    def __init__(self, files: list[str], name: str, durations: list[float] | None = None, first_line: int = 1):
         self.name = name
         self.line = {file: number for number, file in enumerate(files, first_line)}
         self.duration = dict(zip(files, durations or [math.nan] * len(files)))
@@ -102,12 +100,8 @@ class Verdict:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json"
-    )
-    parser.add_argument(
-        "--list", type=Path, help="the split's data list; default: the one the manifest names"
-    )
+    parser.add_argument("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
+    parser.add_argument("--list", type=Path, help="the split's data list; default: the one the manifest names")
     parser.add_argument("--limit", type=int, default=20, help="places shown of each kind of problem")
 
 
@@ -161,9 +155,7 @@ def _check_zip(path: Path, listed: Listed, verdict: Verdict) -> None:
     if size > MAX_BYTES:
         refuse("the archive is not smaller than 4 GB", f"{path.name}: {size} bytes")
     elif size > SLOW_BYTES:
-        verdict.warnings.add(
-            "archives of more than 1 GB have hung on the server", f"{path.name}: {size} bytes"
-        )
+        verdict.warnings.add("archives of more than 1 GB have hung on the server", f"{path.name}: {size} bytes")
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if _member_is_sound(info, verdict)]
@@ -208,9 +200,7 @@ def _check_member(handle: BinaryIO, name: str, size: int, listed: Listed, verdic
     verdict.answers[name] = len(seen)
     for file, line in listed.line.items():
         if file not in seen:
-            verdict.refusals.add(
-                "a listed clip has no answer", f"{listed.name}:{line}: {file!r} is not in {name}"
-            )
+            verdict.refusals.add("a listed clip has no answer", f"{listed.name}:{line}: {file!r} is not in {name}")
 
 
 # ------------------------------------------------------------------------------ Task 1
@@ -240,9 +230,7 @@ def check_txt(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) -> 
         if _check_score(score, place, verdict, maybe_header=number == 1):
             scores.append(score)
         if file in first_line:
-            verdict.refusals.add(
-                "a clip is answered twice", f"{place}: {file!r}, first in line {first_line[file]}"
-            )
+            verdict.refusals.add("a clip is answered twice", f"{place}: {file!r}, first in line {first_line[file]}")
         elif file not in listed.line:
             verdict.refusals.add("a name is not in the list", f"{place}: {file!r}{listed.hint(file)}")
         first_line.setdefault(file, number)
@@ -378,9 +366,7 @@ def _row_problem(rows: Any) -> str:
         return "an answer is an empty list: the evaluator aborts; write [[0.0, 0.0, 0.0]]"
     widths = {len(row) for row in rows}
     if len(widths) > 1 or not widths <= {3, 4}:
-        return (
-            f"rows of {' and '.join(map(str, sorted(widths)))} columns, where 3 belong: the evaluator aborts"
-        )
+        return f"rows of {' and '.join(map(str, sorted(widths)))} columns, where 3 belong: the evaluator aborts"
     if not all(type(x) in (int, float) for row in rows for x in row):
         return "a value is no number: the evaluator aborts"
     if not all(map(math.isfinite, (x for row in rows for x in row))):

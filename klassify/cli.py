@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     command = parser.parse_args(argv[:1] or ["--help"]).command
     module = importlib.import_module(f"klassify.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(
-        prog=f"klassify {command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"klassify {command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(parser)
     try:

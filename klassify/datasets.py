@@ -39,9 +39,9 @@ class Sources:
     media: Path
     features: Path
 
-    def table(self, split: str) -> pd.DataFrame:
-        """The clips of a split or named subset, without segment columns."""
-        return lists.load_split(self.lists, split)
+    def table(self, split: str, *, segments: bool = False) -> pd.DataFrame:
+        """The clips of a split or named subset; segment columns only where they are asked for."""
+        return lists.load_split(self.lists, split, segments=segments)
 
     def media_folder(self, split: str) -> Path:
         """The folder that a list's `file` column is relative to."""
@@ -62,7 +62,9 @@ class Window:
 
 
 class ClipData:
-    """How one modality is read. Subclasses: MouthFeatures, AudioClips.
+    """How one modality is read. Subclasses: MouthFeatures, AudioClips, and those of frame_datasets.
+
+    `supervision` says which labels are read: `clip` classes never see a segment column.
 
     Args:
         train_split, val_split: a list or named subset (see lists.SUBSETS).
@@ -77,18 +79,27 @@ class ClipData:
         if label not in ("own", "video"):
             raise ValueError(f"label is 'own' or 'video', not {label!r}")
         windows.check_aggregate(aggregate)
-        self.train_split, self.val_split, self.label, self.aggregate = train_split, val_split, label, aggregate
+        self.train_split, self.val_split, self.label, self.aggregate = (
+            train_split,
+            val_split,
+            label,
+            aggregate,
+        )
 
     def labels(self, table: pd.DataFrame) -> np.ndarray:
         """0/1 for each clip of a list, 1 = fake in what this model hears or sees."""
         return lists.label(table, "video" if self.label == "video" else self.modality)
 
+    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """What is to be learned of each clip of a list, as `example` takes it: here the label."""
+        return self.labels(table).tolist()
+
     def reader(self, sources: Sources, split: str) -> Reader:
         """What reads the clips of a split."""
         raise NotImplementedError
 
-    def example(self, clip: Any, rng: np.random.Generator) -> dict[str, Tensor]:
-        """One training example of a clip that the reader returned."""
+    def example(self, clip: Any, target: Any, rng: np.random.Generator) -> dict[str, Tensor]:
+        """One training example, target included, of a clip that the reader returned."""
         raise NotImplementedError
 
     def cut(self, clip: Any) -> list[Window]:
@@ -103,6 +114,35 @@ class ClipData:
         """What the inputs of a split depend on besides its list, for the settings record."""
         return {}
 
+    def validate(self, model: torch.nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
+        """`val_loss` and `val_auc` of the validation clips, scored as `klassify score` does.
+
+        how: batch_size, workers and device of the scoring. KlassifyError unless both classes are there.
+        """
+        from scipy.special import expit
+
+        from klassify.inference import clip_table, score_clips
+        from klassify.metrics import log_loss, roc_auc
+
+        table = sources.table(self.val_split)
+        scored, reasons = score_clips(model, self, sources, self.val_split, progress=False, **how)
+        clips = clip_table(scored, table, reasons, self.aggregate)
+        answered = clips["score"].notna().to_numpy()
+        labels, scores = self.labels(table)[answered], clips["score"].to_numpy(float)[answered]
+        check_two_classes(labels, "clips", self.val_split, sources)
+        return {"val_loss": log_loss(labels, expit(scores)), "val_auc": roc_auc(labels, scores)}
+
+
+def check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Sources) -> None:
+    """Validation without real or without fake examples is a KlassifyError that counts them."""
+    if len(np.unique(labels)) < 2:
+        raise KlassifyError(
+            f"Validation needs real and fake {unit}; {split} has {len(labels)} that can be scored, "
+            f"{int(np.sum(labels))} of them fake.",
+            where=sources.lists,
+            mend="validate on a larger list",
+        )
+
 
 class Reader:
     """Reads a clip by its name in the list; raises NoAnswer or KlassifyError for one it cannot give."""
@@ -115,8 +155,8 @@ class Examples(Dataset):
     """Training examples by (epoch, index). A clip that cannot be read yields its name and the reason."""
 
     def __init__(self, data: ClipData, sources: Sources, split: str, seed: int):
-        table = sources.table(split)
-        self.files, self.labels = table["file"].tolist(), data.labels(table)
+        table = sources.table(split, segments=data.supervision == "segment")
+        self.files, self.targets = table["file"].tolist(), data.targets(table)
         self.data, self.seed, self.reader = data, seed, data.reader(sources, split)
 
     def __len__(self) -> int:
@@ -126,10 +166,11 @@ class Examples(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         try:
-            inputs = self.data.example(self.reader.read(self.files[index]), rng)
-        except (NoAnswer, KlassifyError) as error:
+            return self.data.example(self.reader.read(self.files[index]), self.targets[index], rng)
+        except NoAnswer as error:
             return self.files[index], str(error)
-        return inputs | {"label": torch.tensor(int(self.labels[index]))}
+        except KlassifyError as error:
+            return self.files[index], error.what
 
     def collate(self, items: Sequence) -> tuple[dict[str, Tensor] | None, list[tuple[str, str]]]:
         """A batch of those that could be read (None if none could), and the failures."""
@@ -205,10 +246,11 @@ class MouthFeatures(ClipData):
     def reader(self, sources: Sources, split: str) -> Reader:
         return _MouthReader(sources.feature_folder("mouth", split), self.channels)
 
-    def example(self, clip: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+    def example(self, clip: dict[str, Tensor], target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         n_frames = len(clip["valid"])
         start = int(rng.integers(max(n_frames - self.window, 0) + 1))
-        return {key: value[start : start + self.window] for key, value in clip.items()}
+        crop = {key: value[start : start + self.window] for key, value in clip.items()}
+        return crop | {"label": torch.tensor(target)}
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
         n_frames = len(clip["valid"])
@@ -279,9 +321,9 @@ class AudioClips(ClipData):
         part = wave[start : start + self.window]
         return torch.from_numpy(part if len(part) == self.window else np.resize(part, self.window))
 
-    def example(self, clip: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+    def example(self, clip: np.ndarray, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
-        return {"wave": self._wrapped(clip, start)}
+        return {"wave": self._wrapped(clip, start), "label": torch.tensor(target)}
 
     def cut(self, clip: np.ndarray) -> list[Window]:
         starts = windows.cut(len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid).tolist()

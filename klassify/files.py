@@ -81,7 +81,11 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 def already_done(
-    path: str | os.PathLike, made_with: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, force: bool = False
+    path: str | os.PathLike,
+    made_with: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+    *,
+    force: bool = False,
 ) -> bool:
     """Whether `path` may be kept as it is.
 

@@ -49,8 +49,9 @@ FAKE_AGAINST = {
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
 TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact
-# VoxCeleb2, LRS3 and silent_videos name the person in a folder
-SPEAKER = r"(?:^|/)(id\d{4,5}(?=/)|lrs3/[^/]+(?=/)|silent_videos/subject_\d+)"
+# ++ names the source corpus and the person in folders
+DATASET = re.compile(r"(?:^|/)(vox_celeb_2|lrs3|silent_videos)/")
+SPEAKER = re.compile(r"(?:^|/)(id\d{4,5}(?=/)|lrs3/[^/]+(?=/)|silent_videos/subject_\d+)")
 # control characters break the TSV, ';' and '"' break prediction.txt, '/' and '..' leave the media folder
 UNSAFE_NAME = re.compile(r"""^$|^(?:[A-Za-z]:)?[/\\]|[\x00-\x1f\x7f;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$""")
 PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
@@ -70,9 +71,7 @@ def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFram
     """
     path = Path(path)
     if not path.exists():
-        raise KlassifyError(
-            "This data list does not exist.", where=path, mend="make it with `klassify lists`"
-        )
+        raise KlassifyError("This data list does not exist.", where=path, mend="make it with `klassify lists`")
     wanted = set(COLUMNS) if segments else set(COLUMNS) - set(SEGMENTS)
     frame = _read_columns(path, wanted)
     _refuse(frame, _unsafe(frame["file"]), "unsafe file name", path)
@@ -81,13 +80,9 @@ def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFram
         frame[name] = _numbers(frame, name, path)
     for name in LABELS:
         frame[name] = (
-            frame[name].str.replace("-", "_")
-            if name == "modify_type" and name in frame
-            else frame.get(name, "")
+            frame[name].str.replace("-", "_") if name == "modify_type" and name in frame else frame.get(name, "")
         )
-    _refuse(
-        frame, ~frame["modify_type"].isin([*TYPES, ""]), f"modify_type is none of {', '.join(TYPES)}", path
-    )
+    _refuse(frame, ~frame["modify_type"].isin([*TYPES, ""]), f"modify_type is none of {', '.join(TYPES)}", path)
     if segments:
         for name in SEGMENTS:
             frame[name] = _parse_segments(frame, name, path)
@@ -314,9 +309,7 @@ def iter_records(path: str | os.PathLike, block: int = 1 << 23) -> Iterator[list
                 yield records
 
 
-def _next_block(
-    text: mmap.mmap, start: int, block: int, cut: re.Pattern, path: object
-) -> tuple[list[Any], int]:
+def _next_block(text: mmap.mmap, start: int, block: int, cut: re.Pattern, path: object) -> tuple[list[Any], int]:
     position = start + block
     for _ in range(1000):  # a wrong cut is rare, so is a second one; a broken file must not be tried at each
         found = cut.search(text, position) if position < len(text) else None
@@ -372,9 +365,7 @@ def tabulate(records: list[Any], rows: Sequence[int]) -> tuple[pd.DataFrame, lis
     rows, records = list(itertools.compress(rows, usable)), list(itertools.compress(records, usable))
     table = pd.DataFrame({"row": rows, "file": [r["file"] for r in records]}, dtype=object)
     for name, key in zip(MEASURED, ("video_frames", "fps", "audio_frames", "duration")):
-        values = pd.to_numeric(
-            pd.Series([r.get(key) for r in records], dtype=object), errors="coerce"
-        ).astype(float)
+        values = pd.to_numeric(pd.Series([r.get(key) for r in records], dtype=object), errors="coerce").astype(float)
         table[name] = values.where(np.isfinite(values) & (values >= 0))
     table["fps"] = table["fps"].fillna(FPS)
     table["duration"] = table["duration"].fillna(table["n_frames"] / table["fps"])
@@ -382,10 +373,11 @@ def tabulate(records: list[Any], rows: Sequence[int]) -> tuple[pd.DataFrame, lis
     for name in ("original", *OPTIONAL):
         table[name] = [str(r.get(name) or "") for r in records]
     _tabulate_segments(table, records, faults)
-    folders = table["file"].str.extract(r"(?:^|/)(vox_celeb_2|lrs3|silent_videos)/")[0].fillna("")
-    people = table["file"].str.extract(SPEAKER)[0].fillna("")
-    table["dataset"] = table["dataset"].where(table["dataset"] != "", folders)
-    table["speaker"] = table["speaker"].where(table["speaker"] != "", people)
+    for name, pattern in (("dataset", DATASET), ("speaker", SPEAKER)):
+        table[name] = [
+            given or (found[1] if (found := pattern.search(file)) else "")
+            for given, file in zip(table[name], table["file"])
+        ]
     unknown = ~table["modify_type"].isin(TYPES)
     for row, file, kind in table.loc[unknown, ["row", "file", "modify_type"]].itertuples(index=False):
         faults.append(Fault(row, file, f"unknown modify_type {kind!r}", "skipped"))
@@ -409,9 +401,7 @@ def _tabulate_segments(table: pd.DataFrame, records: list[dict[str, Any]], fault
     repeats a segment in the column of the untouched modality of some thousand clips: emptied here.
     """
     rows, files, types = (table[name].tolist() for name in ("row", "file", "modify_type"))
-    limit = (
-        np.fmax(table["duration"], table["n_samples"] / SAMPLE_RATE).fillna(np.inf).to_numpy() + TOLERANCE_S
-    )
+    limit = np.fmax(table["duration"], table["n_samples"] / SAMPLE_RATE).fillna(np.inf).to_numpy() + TOLERANCE_S
     union = [r.get("fake_segments", r.get("fake_periods")) for r in records]
     columns = {"fake_segments": union}
     for modality in ("audio", "visual"):
@@ -419,9 +409,7 @@ def _tabulate_segments(table: pd.DataFrame, records: list[dict[str, Any]], fault
         own = [r.get(name) for r in records]
         for i, (cell, kind) in enumerate(zip(own, types)):
             if cell and kind in TYPES and kind not in touched:
-                faults.append(
-                    Fault(rows[i], files[i], f"{name} of a clip that is {kind}: emptied", "repaired")
-                )
+                faults.append(Fault(rows[i], files[i], f"{name} of a clip that is {kind}: emptied", "repaired"))
         columns[name] = [
             None if u is None else [] if kind not in touched else u if cell is None else cell
             for u, cell, kind in zip(union, own, types)
@@ -439,9 +427,9 @@ def _segment_problems(columns: dict[str, list[Any]], limit_s: np.ndarray, types:
     problems: dict[int, str] = {}
     flat: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, cells in columns.items():
-        for i, cell in enumerate(cells):
-            if cell and not _well_formed(cell):
-                problems.setdefault(i, f"{name} is no list of [start, end]: {str(cell)[:80]}")
+        if not _all_well_formed(cells):  # rare, so only then are cells looked at one by one
+            for i in (i for i, cell in enumerate(cells) if not _all_well_formed([cell])):
+                problems.setdefault(i, f"{name} is no list of [start, end]: {str(cells[i])[:80]}")
         sound = [() if not cell or i in problems else cell for i, cell in enumerate(cells)]
         owner = np.repeat(np.arange(len(cells)), [len(cell) for cell in sound])
         times = np.array(list(itertools.chain.from_iterable(sound)), float).reshape(-1, 2)
@@ -455,16 +443,19 @@ def _segment_problems(columns: dict[str, list[Any]], limit_s: np.ndarray, types:
             problems.setdefault(i, f"{name} has a segment that lies outside fake_segments")
     for i, (kind, cell) in enumerate(zip(types, columns["fake_segments"])):
         if cell is not None and kind in TYPES and (kind == "real") == bool(cell):
-            problems.setdefault(
-                i, f"modify_type is {kind}, but fake_segments {'is not' if cell else 'is'} empty"
-            )
+            problems.setdefault(i, f"modify_type is {kind}, but fake_segments {'is not' if cell else 'is'} empty")
     return problems
 
 
-def _well_formed(cell: Any) -> bool:
-    return type(cell) is list and all(
-        type(s) is list and len(s) == 2 and type(s[0]) in (int, float) and type(s[1]) in (int, float)
-        for s in cell
+def _all_well_formed(cells: list[Any]) -> bool:
+    """Whether each cell is a list of pairs of numbers (or None); by sets of types, as in C."""
+    if not set(map(type, cells)) <= {list, type(None)}:
+        return False
+    pairs = list(itertools.chain.from_iterable(filter(None, cells)))
+    return (
+        set(map(type, pairs)) <= {list}
+        and set(map(len, pairs)) <= {2}
+        and set(map(type, itertools.chain.from_iterable(pairs))) <= {int, float}
     )
 
 
@@ -544,12 +535,8 @@ def _inputs(root: Path, split: str) -> list[Path]:
 
 def _splits(root: Path) -> list[str]:
     """The splits that the root describes, in the order train, val, then by name."""
-    found = {
-        p.name.removesuffix(end) for end in ("_metadata.json", "_files.txt") for p in root.glob(f"*{end}")
-    }
-    found |= {
-        name for name in ("train", "val", "dev", "test") if (root / name).is_dir() and _inputs(root, name)
-    }
+    found = {p.name.removesuffix(end) for end in ("_metadata.json", "_files.txt") for p in root.glob(f"*{end}")}
+    found |= {name for name in ("train", "val", "dev", "test") if (root / name).is_dir() and _inputs(root, name)}
     return sorted(found, key=lambda name: (name not in ("train", "val", "dev"), name))
 
 
@@ -559,9 +546,7 @@ def _splits(root: Path) -> list[str]:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, choices=DATASETS, help="which data set this is")
     parser.add_argument("--root", required=True, type=Path, help="folder of metadata, file lists and media")
-    parser.add_argument(
-        "--out", required=True, type=Path, help="folder of the lists, such as data_lists/demo"
-    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the lists, such as data_lists/demo")
     parser.add_argument("--splits", help="comma-separated; default: all that the root describes")
     parser.add_argument(
         "--probe", choices=("none", "missing", "all"), default="none",
@@ -585,9 +570,7 @@ def run(args: argparse.Namespace) -> int:
         inputs = _inputs(args.root, split)
         if not inputs:
             known = some(_splits(args.root)) or "none"
-            raise KlassifyError(
-                f"Nothing describes the split {split!r}; there are: {known}.", where=args.root
-            )
+            raise KlassifyError(f"Nothing describes the split {split!r}; there are: {known}.", where=args.root)
         n_faults += make_list(inputs[0], args.out / f"{split}.tsv", split, args)
         labels = args.root / "heldout" / f"{split}_metadata.json"
         if labels.exists():
@@ -700,9 +683,7 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     return frame.reset_index(drop=True), faults
 
 
-def measure(
-    frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1
-) -> tuple[pd.DataFrame, list[Fault]]:
+def measure(frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1) -> tuple[pd.DataFrame, list[Fault]]:
     """Fill the measured columns from the files' headers: where one is unknown, or of every clip.
 
     A missing or unreadable file stays in the list, since every clip needs an answer, and is a fault.

@@ -1,12 +1,13 @@
 """Scores -> a zip that the challenge's server accepts, with a manifest of what made it.
 
-    klassify package --task1 exp/demo/klassify/maxout --split testA --list data_lists/demo/testA.tsv \\
+    klassify package exp/demo/klassify/detector.yaml --split testA --list data_lists/demo/testA.tsv \\
         --out submissions/demo/klassify/testA
 
-Task 1 writes prediction.txt (`name;probability`), `--task2` prediction.json; both go into one
-submission.zip at its top level. Every clip of the list gets exactly one answer: a clip that its system
-has no score for gets the prior (`--prior`, else the system's own) and is counted in manifest.json. The
-checker reads the result back, and what it refuses is an error here.
+detector.yaml names the system that answers each task; --task1 and --task2 name others, or stand alone.
+Task 1 becomes prediction.txt (`name;probability`), Task 2 prediction.json, both in one submission.zip.
+Every clip of the list gets exactly one answer: a clip that its system has no score for gets the prior
+(`--prior`, else the system's own) and is counted in manifest.json. The checker reads the result back,
+and what it refuses is an error here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shlex
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ import pandas as pd
 from scipy.special import expit
 
 from klassify import check, lists, systems
+from klassify.detector import load_detector
 from klassify.errors import KlassifyError
 from klassify.files import already_done, file_hash, read_json, whole_file, write_json
 from klassify.scorefile import Header, ScoreFile, align, read_scores, score_path
 
+# task: the file that answers it, the scores that the file is made of
+TASKS = {"task1": (check.TXT, "clips"), "task2": (check.JSON, "segments")}
 MAX_ROWS = check.MAX_ROWS
 PLACEHOLDER = [[0.0, 0.0, 0.0]]  # "nothing found"; an empty list makes the evaluator abort
 DEMO_NOTICE = "NOT FOR UPLOAD: made from the generated corpus"
@@ -41,32 +45,30 @@ SUPERVISION_RULE = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks")
     parser.add_argument("--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1")
     parser.add_argument("--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2")
     parser.add_argument("--split", required=True, help="the scored split, such as testA")
     parser.add_argument("--list", required=True, type=Path, help="the data list whose clips need an answer")
     parser.add_argument("--out", required=True, type=Path, help="folder of the submission")
-    parser.add_argument(
-        "--prior", type=float, help="probability of a clip without a score; default: the system's"
-    )
+    parser.add_argument("--prior", type=float, help="probability of a clip without a score; default: the system's")
     parser.add_argument("--sigmoid", action="store_true", help="take log-odds, through a sigmoid")
     parser.add_argument("--force", action="store_true", help="replace a submission of something else")
 
 
 def run(args: argparse.Namespace) -> int:
-    if not (args.task1 or args.task2):
-        raise KlassifyError("Nothing to package.", mend="give --task1, --task2 or both")
+    detector = load_detector(args.detector) if args.detector else None
+    tasks = {task: detector.answering(task) for task in detector.answers} if detector else {}
+    tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}
+    if not tasks:
+        raise KlassifyError("Nothing to package.", mend="give a detector.yaml, --task1 or --task2")
     if args.prior is not None and not 0 <= args.prior <= 1:
         raise KlassifyError(f"--prior is a probability, not {args.prior}.")
-    manifest = package(
-        args.out, args.list, args.split, task1=args.task1, task2=args.task2,
-        prior=args.prior, sigmoid=args.sigmoid, force=args.force,
-    )  # fmt: skip
-    for task in ("task1", "task2"):
+    options = {"prior": args.prior, "sigmoid": args.sigmoid, "force": args.force}
+    manifest = package(args.out, args.list, args.split, tasks, **options)
+    for task in TASKS:
         if task in manifest:
-            counts = ", ".join(
-                f"{key} {value}" for key, value in manifest[task].items() if key.startswith("n_")
-            )
+            counts = ", ".join(f"{key} {value}" for key, value in manifest[task].items() if key.startswith("n_"))
             print(f"{task}: {manifest[task]['system']}, {counts}")
     for key in ("rule", "notice"):
         if key in manifest:
@@ -79,20 +81,21 @@ def package(
     out: str | os.PathLike,
     list_path: str | os.PathLike,
     split: str,
+    tasks: Mapping[str, str | os.PathLike],
     *,
-    task1: str | os.PathLike | None = None,
-    task2: str | os.PathLike | None = None,
     prior: float | None = None,
     sigmoid: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write prediction files, submission.zip and manifest.json into `out`; returns the manifest.
 
+    tasks: {"task1": folder of the system that answers it, "task2": likewise}, one or both.
     Raises KlassifyError where scores and list differ, scores are no probabilities, `out` holds a
     submission of something else, or the checker refuses the result.
     """
     out, list_path = Path(out), Path(list_path)
-    tasks = {name: Path(path) for name, path in (("task1", task1), ("task2", task2)) if path is not None}
+    tasks = {name: Path(tasks[name]) for name in TASKS if name in tasks}
+    frame = lists.read_list(list_path)
     made_with = {"split": split, "list": file_hash(list_path), "prior": prior, "sigmoid": sigmoid}
     for name, folder in tasks.items():
         made_with |= _inputs(name, folder, split)
@@ -103,19 +106,16 @@ def package(
         return before
     for name in (check.MANIFEST, check.ZIP, check.TXT, check.JSON):  # nothing of an earlier one may stay
         (out / name).unlink(missing_ok=True)
-    frame = lists.read_list(list_path)
     manifest: dict[str, Any] = {"split": split, "list": {"path": str(list_path), "sha256": made_with["list"]}}
     if "demo" in (list_path.parent.name, _data_of(list_path)):
         manifest["notice"] = DEMO_NOTICE
     if "task1" in tasks:
-        manifest["task1"] = write_task1(
-            out / check.TXT, tasks["task1"], split, frame, prior=prior, sigmoid=sigmoid
-        )
+        manifest["task1"] = write_task1(out / check.TXT, tasks["task1"], split, frame, prior=prior, sigmoid=sigmoid)
         if manifest["task1"]["supervision"] == "segment":
             manifest["rule"] = SUPERVISION_RULE
     if "task2" in tasks:
         manifest["task2"] = write_task2(out / check.JSON, tasks["task2"], split, frame, sigmoid=sigmoid)
-    write_zip(out / check.ZIP, [out / FILE[task] for task in tasks])
+    write_zip(out / check.ZIP, [out / TASKS[task][0] for task in tasks])
     try:
         _accept(out, list_path)
     except KlassifyError:
@@ -132,10 +132,6 @@ def package(
     return manifest
 
 
-FILE = {"task1": check.TXT, "task2": check.JSON}
-KIND = {"task1": "clips", "task2": "segments"}
-
-
 def write_task1(
     path: Path,
     folder: Path,
@@ -150,9 +146,7 @@ def write_task1(
     Nine significant digits keep the order of scores that 4 decimals would tie.
     """
     scores = systems.clip_scores(folder, split)
-    scores = ScoreFile(
-        scores.header, align(scores, frame["file"].tolist(), where=score_path(folder, split, "clips"))
-    )
+    scores = ScoreFile(scores.header, align(scores, frame["file"].tolist(), where=score_path(folder, split, "clips")))
     probability = _probabilities(scores.table["score"].to_numpy(float), scores.header, folder, sigmoid)
     system = systems.load_system(folder)
     prior = systems.prior_probability(system) if prior is None else prior
@@ -170,9 +164,7 @@ def write_task1(
     }
 
 
-def write_task2(
-    path: Path, folder: Path, split: str, frame: pd.DataFrame, *, sigmoid: bool = False
-) -> dict[str, Any]:
+def write_task2(path: Path, folder: Path, split: str, frame: pd.DataFrame, *, sigmoid: bool = False) -> dict[str, Any]:
     """Write `{file: [[score, start_s, end_s], ...]}` in the order of the list; returns the manifest's entry.
 
     Rows by falling score, at most 50 a clip, cut off at the clip's ends, scores rounded to 4 and times to
@@ -185,9 +177,7 @@ def write_task2(
     clip = scores.table["file"].map(position)
     if clip.isna().any():
         extra = sorted(set(scores.table["file"][clip.isna()]))
-        raise KlassifyError(
-            f"Proposals for {len(extra)} clips that are not listed, such as {extra[0]!r}.", where=where
-        )
+        raise KlassifyError(f"Proposals for {len(extra)} clips that are not listed, such as {extra[0]!r}.", where=where)
     clip = clip.to_numpy(np.int64)
     length = frame["duration"].fillna(np.inf).to_numpy(float)[clip]
     score = _probabilities(scores.table["score"].to_numpy(float), scores.header, folder, sigmoid)
@@ -238,7 +228,7 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
     system = systems.load_system(folder)
     entry = {name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")}
     entry |= {"path": str(folder), "hash": systems.system_hash(folder)}
-    for kind in KIND.values():
+    for _, kind in TASKS.values():
         scores = score_path(folder, split, kind)
         if scores.exists():
             entry[f"{kind}_sha256"] = file_hash(scores)
@@ -262,10 +252,11 @@ def _probabilities(score: np.ndarray, header: Header, folder: Path, sigmoid: boo
 
 
 def _inputs(task: str, folder: Path, split: str) -> dict[str, str]:
-    scores = score_path(folder, split, KIND[task])
+    kind = TASKS[task][1]
+    scores = score_path(folder, split, kind)
     if not scores.exists():
         mend = f"klassify score {folder} --split {split}"
-        raise KlassifyError(f"{folder.name} has no {KIND[task]} scores for {split}.", where=scores, mend=mend)
+        raise KlassifyError(f"{folder.name} has no {kind} scores for {split}.", where=scores, mend=mend)
     return {f"{task}_system": systems.system_hash(folder), f"{task}_scores": file_hash(scores)}
 
 
@@ -277,9 +268,7 @@ def _data_of(list_path: Path) -> str | None:
 def _accept(out: Path, list_path: Path) -> None:
     verdict = check.check(out / check.ZIP, check.Listed.read(list_path))
     if not verdict.accepted:
-        raise KlassifyError(
-            "\n".join(["The checker refuses this:", *verdict.refusals.lines()]), where=out / check.ZIP
-        )
+        raise KlassifyError("\n".join(["The checker refuses this:", *verdict.refusals.lines()]), where=out / check.ZIP)
 
 
 def _commit() -> str | None:
@@ -291,9 +280,7 @@ def _commit() -> str | None:
         return None
 
 
-def _command(
-    out: Path, list_path: Path, split: str, tasks: dict[str, Path], prior: float | None, sigmoid: bool
-) -> str:
+def _command(out: Path, list_path: Path, split: str, tasks: dict[str, Path], prior: float | None, sigmoid: bool) -> str:
     words = ["klassify", "package"]
     for name, folder in tasks.items():
         words += [f"--{name}", folder]

@@ -1,7 +1,7 @@
 """Proposals and true segments of many clips as flat arrays, and the reader of prediction.json.
 
 A proposal is a row [score, start_s, end_s]. All clips share one array of rows; `offsets` says which
-rows are whose. Numbers are float32, as the challenge's evaluator holds them: 12 bytes a proposal where
+rows are whose. Its numbers are float32, as the challenge's evaluator holds them: 12 bytes a proposal where
 a tree of Python lists takes 300, and scores that tie there tie here.
 """
 
@@ -99,17 +99,22 @@ class Proposals:
 class Truth:
     """The fake segments of a labelled split.
 
-    files: (n,) names. offsets: (n + 1,). segments: (M, 2) float32 [start, end) in seconds; a real clip has none.
+    files: (n,) names. offsets: (n + 1,). segments: (M, 2) float64 [start, end) in seconds.
     """
 
     files: np.ndarray
     offsets: np.ndarray
     segments: np.ndarray
 
+    def take(self, clips: np.ndarray) -> Truth:
+        """The truth of the clips with these indices, in this order."""
+        segments = self.segments[row_numbers(self.offsets, clips)]
+        return Truth(self.files[clips], row_offsets(np.diff(self.offsets)[clips]), segments)
+
     @classmethod
     def from_cells(cls, files: Sequence[str], cells: Sequence[Sequence[Sequence[float]]]) -> Truth:
         """From one list of [start, end] a clip."""
-        times = np.fromiter(chain.from_iterable(chain.from_iterable(cells)), np.float32)
+        times = np.fromiter(chain.from_iterable(chain.from_iterable(cells)), float)
         counts = np.fromiter(map(len, cells), np.int64, len(cells))
         return cls(np.asarray(files, dtype=object), row_offsets(counts), times.reshape(-1, 2))
 
@@ -191,8 +196,9 @@ def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple
     """
     head = handle.read(chunk_bytes)
     if head.startswith(b"\xef\xbb\xbf"):
-        raise KlassifyError("The file begins with a byte order mark.", where=path, mend="save it as plain UTF-8")
-    rest = head.lstrip(WHITESPACE)
+        raise KlassifyError("The file begins with a byte order mark (BOM).", where=path, mend="save it without")
+    while not (rest := head.lstrip(WHITESPACE)) and (block := handle.read(chunk_bytes)):
+        head += block
     if not rest.startswith(b"{"):
         raise KlassifyError("This is no JSON object of clips: it does not begin with `{`.", where=path)
     offset, rest, cut_before = len(head) - len(rest) + 1, rest[1:], False
@@ -202,8 +208,11 @@ def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple
         members = rest[:cut].rstrip(WHITESPACE)
         if not members:
             continue
-        if not members.endswith(b","):
-            raise KlassifyError("A comma between two clips is missing.", where=f"{path}: byte {offset + cut}")
+        if not (members.endswith(b",") and members[:-1].strip(WHITESPACE)):
+            raise KlassifyError(
+                "Text stands where no clip can begin: numbers are not quoted, one comma parts two clips.",
+                where=f"{path}: byte {offset + cut}, at {rest[cut : cut + 40].decode(errors='replace')!r}",
+            )
         yield offset, members[:-1]
         offset, rest, cut_before = offset + cut, rest[cut:], True
     members = rest.rstrip(WHITESPACE)
@@ -266,7 +275,7 @@ def _parse_one_by_one(members: bytes, offset: int, path: object) -> tuple[list[s
     for name, clip in clips:
         problem = _problem(clip)
         if problem:
-            mend = PLACEHOLDER if clip == [] else "every clip needs [[score, start, end], ...] in plain numbers"
+            mend = PLACEHOLDER if not clip else "every clip needs [[score, start, end], ...] in plain numbers"
             raise KlassifyError(f"{name!r} {problem}: the evaluator would abort.", where=path, mend=mend)
         rows.append(_as_rows(np.array(clip, dtype=float)))
     counts = np.array([len(clip) for clip in rows], np.int64)
@@ -279,7 +288,7 @@ class _Pairs(list):
 
 def _problem(clip: Any) -> str | None:
     """What the evaluator cannot digest in the value of one clip."""
-    if type(clip) is not list:
+    if type(clip) is not list:  # a _Pairs is an object
         return "has no list of rows"
     if not clip:
         return "has an empty list"
@@ -292,8 +301,7 @@ def _problem(clip: Any) -> str | None:
         return f"has rows of {widths[0]} columns, not of 3"
     for value in chain.from_iterable(clip):
         if type(value) not in (int, float):
-            shown = {None: "null", True: "true", False: "false"}.get(value) if not isinstance(value, list) else None
-            return f"has {shown or repr(value)} where a number belongs"
+            return f"has {json.dumps(value)[:40]} where a number belongs"
         if not math.isfinite(value):
             return "has a NaN or an infinite number"
         if isinstance(value, int) and not -(2**63) <= value < 2**64:

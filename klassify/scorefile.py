@@ -30,7 +30,12 @@ import pandas as pd
 from klassify.errors import KlassifyError, some
 from klassify.files import canonical_json, settings_hash, whole_file
 
-KINDS = {"windows": ".windows.tsv", "clips": ".clips.tsv", "frames": ".frames.parquet", "segments": ".segments.tsv"}
+KINDS = {
+    "windows": ".windows.tsv",
+    "clips": ".clips.tsv",
+    "frames": ".frames.parquet",
+    "segments": ".segments.tsv",
+}
 SCALES = ("log_odds", "probability", "cosine", "distance")
 SUPERVISIONS = ("clip", "segment")
 COLUMNS = ("file", "start", "end", "score")
@@ -52,12 +57,18 @@ class Header:
     def __post_init__(self):
         for name, allowed in (("kind", KINDS), ("scale", SCALES), ("supervision", SUPERVISIONS)):
             if getattr(self, name) not in allowed:
-                raise KlassifyError(f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}.", where="score file header")
+                raise KlassifyError(
+                    f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}.",
+                    where="score file header",
+                )
 
     def as_lines(self) -> dict[str, str]:
         """The header as written: flat strings, the settings as JSON with their hash beside them."""
         fields = {k: str(v) for k, v in dataclasses.asdict(self).items() if k != "settings"}
-        return fields | {"settings_hash": settings_hash(self.settings), "settings": canonical_json(self.settings)}
+        return fields | {
+            "settings_hash": settings_hash(self.settings),
+            "settings": canonical_json(self.settings),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +104,9 @@ def read_header(path: str | os.PathLike) -> Header:
     """The header alone; cheap on a file of any size."""
     path = Path(path)
     if not path.exists():
-        raise KlassifyError("This score file does not exist.", where=path, mend="score the system on this split first")
+        raise KlassifyError(
+            "This score file does not exist.", where=path, mend="score the system on this split first"
+        )
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -129,7 +142,7 @@ def read_scores(path: str | os.PathLike) -> ScoreFile:
         try:
             table = pd.read_csv(
                 path, sep="\t", skiprows=skip, quoting=csv.QUOTE_MINIMAL, keep_default_na=False, encoding="utf-8",
-                na_values={"score": [""]}, dtype={name: str for name in TEXT_COLUMNS},
+                na_values={"score": [""]}, dtype=dict.fromkeys(TEXT_COLUMNS, str),
             )  # fmt: skip
         except (ValueError, pd.errors.ParserError) as error:
             raise KlassifyError(f"This score file cannot be parsed: {error}.", where=path) from None
@@ -151,7 +164,9 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
     score = table["score"].to_numpy(float)
     bad = ~np.isfinite(score)
     if header.kind == "clips":
-        excused = table["reason"].fillna("").ne("").to_numpy() if "reason" in table else np.zeros(len(table), bool)
+        excused = (
+            table["reason"].fillna("").ne("").to_numpy() if "reason" in table else np.zeros(len(table), bool)
+        )
         bad &= ~(np.isnan(score) & excused)
         _refuse_rows(table, table["file"].duplicated().to_numpy(), "a clip stands here twice", where)
     _refuse_rows(table, bad, "the score is no finite number (an empty score needs a reason)", where)

@@ -24,7 +24,15 @@ from typing import Any
 from klassify import lists
 from klassify.errors import KlassifyError, some
 from klassify.experiment import (
-    ENVIRONMENT, METRICS, STATE, WEIGHTS, Experiment, environment, finished_training, load_experiment, save_config,
+    ENVIRONMENT,
+    METRICS,
+    STATE,
+    WEIGHTS,
+    Experiment,
+    environment,
+    finished_training,
+    load_experiment,
+    save_config,
     seed_everything,
 )  # fmt: skip
 from klassify.files import already_done, file_hash, read_json, whole_file, write_json
@@ -106,7 +114,10 @@ def _fabric(experiment: Experiment, args: argparse.Namespace):
 
     devices = args.devices if args.devices == "auto" or "," in args.devices else int(args.devices)
     fabric = Fabric(
-        accelerator=args.accelerator, devices=devices, num_nodes=args.nodes, precision=experiment.train.precision
+        accelerator=args.accelerator,
+        devices=devices,
+        num_nodes=args.nodes,
+        precision=experiment.train.precision,
     )
     fabric.launch()
     return fabric
@@ -129,28 +140,41 @@ class Trainer:
         from klassify.checkpoints import load_weights
         from klassify.datasets import Examples
 
-        self.experiment, self.sources, self.out, self.fabric, self.limit = experiment, sources, out, fabric, limit
-        self.settings, self.data, self.seed, self.workers = experiment.train, experiment.data, args.seed, args.workers
+        self.experiment, self.sources, self.out, self.fabric, self.limit = (
+            experiment,
+            sources,
+            out,
+            fabric,
+            limit,
+        )
+        self.settings, self.data, self.seed, self.workers = (
+            experiment.train,
+            experiment.data,
+            args.seed,
+            args.workers,
+        )
         self.examples = Examples(self.data, sources, self.data.train_split, args.seed)
         if len(self.examples) == 0:
             raise KlassifyError(f"The split {self.data.train_split} holds no clip to train on.", where=sources.lists)
         if args.init:
             load_weights(experiment.model, args.init)
-        elif hasattr(getattr(experiment.model, "frontend", None), "load_pretrained"):
-            self._report_pretrained(experiment.model.frontend.load_pretrained())
-        elif hasattr(experiment.model, "fit_normalisation"):
+        elif hasattr(experiment.model, "load_pretrained"):
+            experiment.model.load_pretrained()
+        if not args.init and hasattr(experiment.model, "fit_normalisation"):
             experiment.model.fit_normalisation(self._training_inputs())
         self.bare = experiment.model
         optimizer = self._optimizer()
         self.model, self.optimizer = fabric.setup(self.bare, optimizer)
         self.model.mark_forward_method("loss")
         self.scheduler = self._scheduler()
-        self.state: dict[str, Any] = {"epoch": 0, "batch": 0, "best": -math.inf, "best_epoch": -1, "history": []}
+        self.state: dict[str, Any] = {
+            "epoch": 0,
+            "batch": 0,
+            "best": -math.inf,
+            "best_epoch": -1,
+            "history": [],
+        }
         self.failed: dict[str, str] = {}
-
-    def _report_pretrained(self, report) -> None:
-        if report is not None:
-            self._say(str(report))
 
     def _training_inputs(self) -> Iterator[tuple[Any, Any]]:
         for index in range(len(self.examples)):
@@ -242,7 +266,14 @@ class Trainer:
 
     def _end_epoch(self, loss: float, seconds: float) -> None:
         epoch = self.state["epoch"] + 1
-        row = {"epoch": epoch, "train_loss": loss, "lr": self.optimizer.param_groups[0]["lr"], **self._validate()}
+        row = {"epoch": epoch, "train_loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= self.data.validate(
+            self.bare,
+            self.sources,
+            batch_size=self.settings.batch_size,
+            workers=self.workers,
+            device=self.fabric.device,
+        )
         value = row["val_auc"] if self.settings.monitor == "auc" else -row["val_loss"]
         self.state["history"].append(row)
         self.state |= {"epoch": epoch, "batch": 0, "loss_sum": 0.0}
@@ -253,28 +284,6 @@ class Trainer:
             self._keep(better)
         shown = " ".join(f"{key} {row[key]:.4f}" for key in ("train_loss", "val_loss", "val_auc"))
         self._say(f"epoch {epoch} {shown}{' *' if better else ''} ({seconds:.0f} s)")
-
-    def _validate(self) -> dict[str, float]:
-        """Loss and AUC of the validation clips against the model's own label, scored as `klassify score` does."""
-        from klassify.metrics import log_loss, roc_auc
-        from klassify.score import clip_table, score_clips
-        from scipy.special import expit
-
-        table = self.sources.table(self.data.val_split)
-        scored, reasons = score_clips(
-            self.bare, self.data, self.sources, self.data.val_split, batch_size=self.settings.batch_size,
-            workers=self.workers, device=self.fabric.device, progress=False,
-        )  # fmt: skip
-        clips = clip_table(scored, table, reasons, self.data.aggregate)
-        answered = clips["score"].notna().to_numpy()
-        labels, scores = self.data.labels(table)[answered], clips["score"].to_numpy(float)[answered]
-        if len(set(labels.tolist())) < 2:
-            raise KlassifyError(
-                f"Validation needs real and fake clips that can be scored; {self.data.val_split} has {len(labels)} "
-                f"answered clips, {int(labels.sum())} of them fake.",
-                where=self.sources.lists, mend="validate on a larger list",
-            )  # fmt: skip
-        return {"val_loss": log_loss(labels, expit(scores)), "val_auc": roc_auc(labels, scores)}
 
     def _keep(self, better: bool) -> None:
         from klassify.checkpoints import save_weights

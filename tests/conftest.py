@@ -54,7 +54,9 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
             "fake_segments": "[[0.4,1.2]]" if kind else "[]",
         })  # fmt: skip
     lists.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
-    store.write_part(root / "features" / "mouth" / split, store.Place(1, 1, 0, 1), shard, {"made": "small"}, split)
+    store.write_part(
+        root / "features" / "mouth" / split, store.Place(1, 1, 0, 1), shard, {"made": "small"}, split
+    )
 
 
 @pytest.fixture(scope="session")

@@ -122,9 +122,7 @@ def test_all_problems_are_counted_and_a_few_shown(tmp_path):
 
 
 def rows(value):
-    return json.dumps({FILES[0]: [[0.5, 0, 1]], FILES[1]: "HERE", FILES[2]: [[0.5, 0, 1]]}).replace(
-        '"HERE"', value
-    )
+    return json.dumps({FILES[0]: [[0.5, 0, 1]], FILES[1]: "HERE", FILES[2]: [[0.5, 0, 1]]}).replace('"HERE"', value)
 
 
 @pytest.mark.parametrize(

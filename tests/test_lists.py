@@ -43,9 +43,7 @@ def family(folder, **fields):
 
 
 def run_lists(root, *extra, out="lists"):
-    return main(
-        ["lists", "--data", "avdeepfake1mpp", "--root", str(root), "--out", str(root / out), *map(str, extra)]
-    )
+    return main(["lists", "--data", "avdeepfake1mpp", "--root", str(root), "--out", str(root / out), *map(str, extra)])
 
 
 def make(root, entries, split="train", *extra):
@@ -75,10 +73,7 @@ def test_a_list_reads_back_as_it_was_written(tmp_path):
     path = tmp_path / "x.tsv"
     lists.write_list(path, frame)
     read = lists.read_list(path, segments=True)
-    assert (
-        read["fps"].tolist() == frame["fps"].tolist()
-        and read["duration"].tolist() == frame["duration"].tolist()
-    )
+    assert read["fps"].tolist() == frame["fps"].tolist() and read["duration"].tolist() == frame["duration"].tolist()
     assert read["n_frames"].dtype == "Int64" and read["n_frames"][0] == 100 and read["n_samples"].isna()[1]
     assert read["fake_segments"].tolist() == [[], [[0.1, 0.2]]] and read["audio_fake_segments"][1] is None
     assert read["speaker"].tolist() == ["id1", ""] and read["file"][1] == "über/b c.mp4"
@@ -160,9 +155,7 @@ def val_list(folder, n_sources, clips_each=4):
 def test_val_is_split_by_source_by_rank_of_the_hash(tmp_path, n_sources):
     val_list(tmp_path, n_sources)
     fit, report = (lists.load_split(tmp_path, name) for name in ("val_fit", "val_report"))
-    ranked = sorted(
-        (f"{s:03d}" for s in range(n_sources)), key=lambda s: hashlib.sha256(s.encode()).hexdigest()
-    )
+    ranked = sorted((f"{s:03d}" for s in range(n_sources)), key=lambda s: hashlib.sha256(s.encode()).hexdigest())
     assert set(fit["source"]) == set(ranked[: max(3, math.ceil(n_sources * 4 / 10))])
     assert not set(fit["source"]) & set(report["source"]) and len(fit) + len(report) == 4 * n_sources
 
@@ -181,13 +174,10 @@ def test_the_leaking_split_shares_sources_and_says_so(tmp_path):
 
 
 def test_length_subsets_keep_their_bounds_and_leave_unknown_lengths_out(tmp_path):
-    frame = plain(
-        list("abcde"), n_frames=[255, 256, 257, 150, None], duration=[10.0, 6.0, 5.999, 6.001, None]
-    )
+    frame = plain(list("abcde"), n_frames=[255, 256, 257, 150, None], duration=[10.0, 6.0, 5.999, 6.001, None])
     lists.write_list(tmp_path / "train.tsv", frame)
     kept = {
-        name: "".join(lists.load_split(tmp_path, name)["file"])
-        for name in ("train_video", "train_audio", "train_bam")
+        name: "".join(lists.load_split(tmp_path, name)["file"]) for name in ("train_video", "train_audio", "train_bam")
     }
     assert kept == {"train_video": "abd", "train_audio": "c", "train_bam": "bc"}
     lists.write_list(tmp_path / "train.tsv", frame[["file"]])
@@ -276,9 +266,7 @@ def test_entries_without_a_usable_label_or_name_are_skipped_and_listed(tmp_path,
 
 
 def test_a_repeated_clip_is_listed_once(tmp_path):
-    frame, faults = make(
-        tmp_path, [entry("a.mp4"), entry("b.mp4"), entry("a.mp4", "audio_modified", [[1, 2]])]
-    )
+    frame, faults = make(tmp_path, [entry("a.mp4"), entry("b.mp4"), entry("a.mp4", "audio_modified", [[1, 2]])])
     assert frame["file"].tolist() == ["a.mp4", "b.mp4"] and frame["modify_type"][0] == "real"
     assert faults[["row", "file", "action"]].values.tolist() == [[3, "a.mp4", "skipped"]]
 
@@ -293,6 +281,7 @@ def test_a_repeated_clip_is_listed_once(tmp_path):
         (entry("x.mp4", "audio_modified", [[1.0, 2.0, 3.0]]), "no list of [start, end]"),
         (entry("x.mp4", "audio_modified", [[1.0, "2"]]), "no list of [start, end]"),
         (entry("x.mp4", "audio_modified", [[1.0, 2.0]], fake_segments="1-2"), "no list of [start, end]"),
+        (entry("x.mp4", "real", fake_segments=""), "no list of [start, end]"),
         (entry("x.mp4", "audio_modified", [[1, 2]], audio_fake_segments=[[2.5, 3]]), "outside fake_segments"),
         (entry("x.mp4", "real", [[1.0, 2.0]]), "modify_type is real"),
         (entry("x.mp4", "visual_modified", []), "modify_type is visual_modified"),
@@ -304,9 +293,7 @@ def test_impossible_segments_are_dropped_and_the_clip_stays(tmp_path, bad, probl
     assert frame["file"].tolist() == ["a.mp4", "x.mp4"] and frame["modify_type"][1] == bad["modify_type"]
     assert frame.loc[1, list(lists.SEGMENTS)].tolist() == [None] * 3
     assert (
-        faults["row"].tolist() == [2]
-        and faults["action"][0] == "segments dropped"
-        and problem in faults["problem"][0]
+        faults["row"].tolist() == [2] and faults["action"][0] == "segments dropped" and problem in faults["problem"][0]
     )
 
 
@@ -336,9 +323,7 @@ def test_segments_within_the_tolerance_and_unmerged_unions_are_kept(tmp_path):
 
 def test_segments_of_the_untouched_modality_are_emptied(tmp_path):
     """AV-Deepfake1M repeats a segment in the other modality's list of some thousand clips."""
-    frame, faults = make(
-        tmp_path, [entry("a.mp4", "audio_modified", [[1, 2]], visual_fake_segments=[[1, 2]])]
-    )
+    frame, faults = make(tmp_path, [entry("a.mp4", "audio_modified", [[1, 2]], visual_fake_segments=[[1, 2]])])
     assert frame["visual_fake_segments"][0] == [] and frame["audio_fake_segments"][0] == [[1, 2]]
     assert faults["action"].tolist() == ["repaired"]
 
@@ -378,9 +363,11 @@ def test_lavdf_fields_and_its_one_file_for_all_splits(tmp_path):
         )
     train = lists.load_split(tmp_path / "l", "train", segments=True)
     assert train["modify_type"].tolist() == ["real", "visual_modified", "both_modified"]
-    assert train["visual_fake_segments"].tolist() == [[], one, one] and train[
-        "audio_fake_segments"
-    ].tolist() == [[], [], one]
+    assert train["visual_fake_segments"].tolist() == [[], one, one] and train["audio_fake_segments"].tolist() == [
+        [],
+        [],
+        one,
+    ]
     assert train["duration"].tolist() == [4.096] * 3
     assert lists.load_split(tmp_path / "l", "val")["file"].tolist() == ["dev/000002.mp4"]
     assert json.loads((tmp_path / "l" / "train.json").read_text())["media"] == str(tmp_path)
@@ -395,11 +382,7 @@ def test_sidecars_are_read_where_there_is_no_common_metadata(tmp_path, folder):
     (tmp_path / folder / "broken.json").write_text("{")
     assert run_lists(tmp_path, "--splits", "train") == 0
     frame = lists.load_split(tmp_path / "lists", "train")
-    assert (
-        len(frame) == 4
-        and set(frame["source"]) == {"id00012/u/00001/real"}
-        and set(frame["speaker"]) == {"id00012"}
-    )
+    assert len(frame) == 4 and set(frame["source"]) == {"id00012/u/00001/real"} and set(frame["speaker"]) == {"id00012"}
     assert "broken.mp4" in (tmp_path / "lists" / "train.failures.tsv").read_text()
 
 

@@ -24,9 +24,7 @@ def home(tmp_path):
     return tmp_path
 
 
-def make_system(
-    folder, scores, *, scale="probability", supervision="clip", kind="model", inputs=(), parameters=()
-):
+def make_system(folder, scores, *, scale="probability", supervision="clip", kind="model", inputs=(), parameters=()):
     system = systems.System(folder.name, kind, "audio", supervision, scale, list(inputs), dict(parameters))
     systems.write_system(folder, system)
     table = pd.DataFrame({"file": sorted(FILES), "start": 0.0, "end": 4.0, "score": scores, "reason": ""})
@@ -37,9 +35,7 @@ def make_system(
 
 
 def make_segments(folder, rows, scale="probability"):
-    table = pd.DataFrame(rows, columns=["file", "start", "end", "score"]).assign(
-        modality="audio", method="threshold"
-    )
+    table = pd.DataFrame(rows, columns=["file", "start", "end", "score"]).assign(modality="audio", method="threshold")
     write_scores(
         score_path(folder, "testA", "segments"),
         table,
@@ -48,15 +44,14 @@ def make_segments(folder, rows, scale="probability"):
 
 
 def pack(home, **options):
-    return package.package(home / "out", home / "lists" / "testA.tsv", "testA", **options)
+    tasks = {task: options.pop(task) for task in package.TASKS if task in options}
+    return package.package(home / "out", home / "lists" / "testA.tsv", "testA", tasks, **options)
 
 
 def test_answers_follow_the_list_with_nine_digits(home):
     system = make_system(home / "s", [0.25, 0.123456789012, 1e-12, 1.0])  # of a, b, c/d, e
     manifest = pack(home, task1=system)
-    assert (
-        home / "out" / check.TXT
-    ).read_bytes() == b"b.mp4;0.123456789\na.mp4;0.25\nc/d.mp4;1e-12\ne.mp4;1\n"
+    assert (home / "out" / check.TXT).read_bytes() == b"b.mp4;0.123456789\na.mp4;0.25\nc/d.mp4;1e-12\ne.mp4;1\n"
     assert manifest["task1"]["n_answers"] == 4 and manifest["task1"]["n_prior"] == 0
     assert "rule" not in manifest and "notice" not in manifest
 
@@ -100,9 +95,7 @@ def test_scores_of_other_clips_are_refused_with_both_sides(home):
     frame = lists.read_list(home / "lists" / "testA.tsv")
     frame["file"] = ["b.mp4", "a.mp4", "c/d.mp4", "f.mp4"]
     lists.write_list(home / "lists" / "testA.tsv", frame[["file", *lists.MEASURED]])
-    with pytest.raises(
-        KlassifyError, match=r"1 without a score \(f.mp4\).*1 scored but not listed \(e.mp4\)"
-    ):
+    with pytest.raises(KlassifyError, match=r"1 without a score \(f.mp4\).*1 scored but not listed \(e.mp4\)"):
         pack(home, task1=system)
 
 
@@ -116,9 +109,7 @@ def test_manifest_names_systems_hashes_and_val_auc_down_to_the_inputs(home):
     assert entry["hash"] == systems.system_hash(top) and entry["inputs"][0]["name"] == "raw"
     assert entry["inputs"][0]["val_auc"] == 0.91 and len(entry["clips_sha256"]) == 64
     assert manifest["list"]["path"] == str(home / "lists" / "testA.tsv")
-    assert (
-        manifest["command"].startswith("klassify package --task1 ") and "--split testA" in manifest["command"]
-    )
+    assert manifest["command"].startswith("klassify package --task1 ") and "--split testA" in manifest["command"]
     # top calls itself clip-supervised, but its input is not: the rule of Task 1 has to be said
     assert manifest["task1"]["supervision"] == "segment" and "clip labels" in manifest["rule"]
 
@@ -143,6 +134,21 @@ def test_demo_is_marked_as_not_for_upload_and_check_says_so(home, capsys):
     assert main(["check", str(home / "out")]) == 0
     out = capsys.readouterr().out
     assert "NOT FOR UPLOAD" in out and "ACCEPTED" in out and "4 answers in prediction.txt" in out
+
+
+def test_the_detector_names_what_answers_and_an_option_overrides_it(home, capsys):
+    exp = home / "exp"
+    make_system(exp / "one", [0.1, 0.2, 0.3, 0.4])
+    make_system(exp / "two", [0.5, 0.6, 0.7, 0.8])
+    (home / "submit.yaml").write_text("task1: one\n")
+    assert main(["detector", str(exp), "--conf", str(home / "submit.yaml")]) == 0
+    rest = ["--split", "testA", "--list", home / "lists" / "testA.tsv", "--out", home / "out"]
+    command = [str(word) for word in ("package", exp / "detector.yaml", *rest)]
+    assert main(command) == 0 and "a.mp4;0.1\n" in (home / "out" / check.TXT).read_text()
+    assert main([*command, "--force", "--task1", str(exp / "two")]) == 0
+    assert "a.mp4;0.5\n" in (home / "out" / check.TXT).read_text()
+    make_system(exp / "one", [0.1, 0.2, 0.3, 0.4], supervision="segment")
+    assert main([*command, "--force"]) == 2 and "has changed" in capsys.readouterr().err
 
 
 def test_check_warns_when_the_list_has_changed_since(home, capsys):

@@ -23,9 +23,7 @@ def replace(wave: np.ndarray, start: int, end: int, word: np.ndarray, gain_db: f
     wave[start:end] = (1 - fade) * old + fade * np.clip(level, 0.2, 4) * word
 
 
-def fake_word(
-    word: np.ndarray, n_samples: int, method: str, strength: float, rng: np.random.Generator
-) -> np.ndarray:
+def fake_word(word: np.ndarray, n_samples: int, method: str, strength: float, rng: np.random.Generator) -> np.ndarray:
     """A word as the named vocoder renders it; below strength 1 some of the clean word is left in."""
     word = fit_length(word, n_samples)
     if method not in VOCODERS:
@@ -64,9 +62,7 @@ class Room:
 
     def __init__(self, rng: np.random.Generator, dry: np.ndarray):
         time = np.arange(int(0.25 * SAMPLE_RATE)) / SAMPLE_RATE
-        echo = (
-            rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(0.02, 0.06)) * rng.uniform(0.01, 0.05)
-        )
+        echo = rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(0.02, 0.06)) * rng.uniform(0.01, 0.05)
         self.response = np.concatenate([[1.0], echo[160:]]).astype(np.float32)
         level = np.sqrt(np.mean(dry**2))
         white = rng.standard_normal(len(dry))

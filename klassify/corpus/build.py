@@ -79,7 +79,7 @@ def _make_all(planned: list[Original], out: Path, seed: int, difficulty: str, jo
             bar.update()
     else:
         with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-            for _ in pool.imap_unordered(make, todo):
+            for _ in pool.imap_unordered(make, todo, chunksize=2):
                 bar.update()
     bar.close()
     return [entry for path in done.values() for entry in read_json(path)]
@@ -100,9 +100,7 @@ def _make_one(original: Original, out: Path, seed: int, difficulty: str) -> None
 
 def _write_metadata(out: Path, entries: list[dict]) -> None:
     for split in SPLITS:
-        chosen = sorted(
-            (entry for entry in entries if entry["split"] == split), key=lambda entry: entry["file"]
-        )
+        chosen = sorted((entry for entry in entries if entry["split"] == split), key=lambda entry: entry["file"])
         if split in TEST_SPLITS:
             write_json(out / "heldout" / f"{split}_metadata.json", chosen)
             write_text(out / f"{split}_files.txt", "".join(f"{entry['file']}\n" for entry in chosen))

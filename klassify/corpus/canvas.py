@@ -49,9 +49,7 @@ class Canvas:
 
     def mask(self, points: np.ndarray, blur: float = 0.0) -> np.ndarray:
         """(H, W) coverage of a polygon."""
-        return polygon_mask(
-            (np.asarray(points, float) - self.corner) * self.scale, self.pixels.shape[:2], blur
-        )
+        return polygon_mask((np.asarray(points, float) - self.corner) * self.scale, self.pixels.shape[:2], blur)
 
     def finished(self) -> np.ndarray:
         """uint8 pixels, alpha 0-255."""
@@ -98,9 +96,7 @@ def band(curve: np.ndarray, above: float, below: float) -> np.ndarray:
     return np.concatenate([curve - (0, above), (curve + (0, below))[::-1]])
 
 
-def smooth_noise(
-    rng: np.random.Generator, shape: tuple[int, int], sigma_x: float, sigma_y: float
-) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma_x: float, sigma_y: float) -> np.ndarray:
     """(rows, columns) float32 noise of unit deviation, smoothed."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=sigma_x, sigmaY=sigma_y)

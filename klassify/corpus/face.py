@@ -67,9 +67,7 @@ def depth_map(mesh: np.ndarray) -> np.ndarray:
             (1.7, -1.6, 0.9), (1.7, 0.3, 0.9), (1.7, 2.2, 0.9)]  # fmt: skip
     around = np.array([(side * x, y, z) for side in (-1, 1) for x, y, z in half])
     points = np.concatenate([mesh[:468], skull, around, [(0, -1.6, 0.85), (0, 2.2, 0.6)]])
-    x, y = np.meshgrid(
-        CORNER[0] + np.arange(0, WIDTH, 2) / SCALE, CORNER[1] + np.arange(0, HEIGHT, 2) / SCALE
-    )
+    x, y = np.meshgrid(CORNER[0] + np.arange(0, WIDTH, 2) / SCALE, CORNER[1] + np.arange(0, HEIGHT, 2) / SCALE)
     depth = LinearNDInterpolator(points[:, :2], points[:, 2], fill_value=0.8)(x, y)
     depth = cv2.GaussianBlur(depth.astype(np.float32), (0, 0), 2.2)
     return cv2.resize(depth, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)

@@ -75,9 +75,7 @@ def draw_tracks(rng: np.random.Generator, mouth: np.ndarray) -> Tracks:
     return Tracks(mouth, pose, _blinks(rng, n), brow, light)
 
 
-def _wander(
-    rng: np.random.Generator, time: np.ndarray, amplitude: float, low_hz: float, high_hz: float
-) -> np.ndarray:
+def _wander(rng: np.random.Generator, time: np.ndarray, amplitude: float, low_hz: float, high_hz: float) -> np.ndarray:
     """Slow random motion: four sinusoids."""
     frequencies, phases = rng.uniform(low_hz, high_hz, 4), rng.uniform(0, 2 * np.pi, 4)
     weights = rng.dirichlet(np.ones(4)) * 1.5

@@ -26,9 +26,7 @@ MIDDLE = 20  # of the 41 points of a lip arc
 
 
 def _rows_and_columns(x0: float, x1: float, y0: float, y1: float) -> tuple[slice, slice]:
-    x0, x1, y0, y1 = (
-        int((value - CORNER[axis]) * SCALE) for value, axis in ((x0, 0), (x1, 0), (y0, 1), (y1, 1))
-    )
+    x0, x1, y0, y1 = (int((value - CORNER[axis]) * SCALE) for value, axis in ((x0, 0), (x1, 0), (y0, 1), (y1, 1)))
     return slice(y0, y1), slice(x0, x1)
 
 
@@ -123,7 +121,5 @@ def _jaw_drop() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows, columns = np.mgrid[JAW].astype(np.float32)
     x, y = np.abs(CORNER[0] + columns / SCALE), CORNER[1] + rows / SCALE
     beside = np.clip((x - 0.25) / 0.45, 0, 1)
-    share = smooth_step((y - MOUTH_Y + 0.12 * beside) / (0.1 + 0.5 * beside)) * np.clip(
-        (0.95 - x) / 0.35, 0, 1
-    )
+    share = smooth_step((y - MOUTH_Y + 0.12 * beside) / (0.1 + 0.5 * beside)) * np.clip((0.95 - x) / 0.35, 0, 1)
     return columns - JAW[1].start, rows - JAW[0].start, (0.8 * OPENING * SCALE * share).astype(np.float32)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from klassify.corpus.text import Sentence
+
 VERSIONS = ("real", "audio_modified", "visual_modified", "both_modified")
 FILE_NAMES = {  # as AV-Deepfake1M names its files
     "real": "real.mp4",
@@ -19,11 +21,13 @@ FILE_NAMES = {  # as AV-Deepfake1M names its files
 }
 SPLITS = ("train", "val", "testA", "testB")
 TEST_SPLITS = ("testA", "testB")
-SPEAKER, BASE, VERSION, ORDER = range(4)  # streams of random numbers
+SPEAKER, ORIGINAL, VERSION, EDITS, ORDER = range(5)  # streams of random numbers
 
 TRAIN_VOCODERS = ("griffin_lim", "linear_prediction", "klatt")
 TRAIN_PROFILES = ("soft", "jittery", "smooth")
 HELD_BACK = {"testA": ("harmonic", "blocky"), "testB": ("channel", "ghosting")}
+HELD_BACK_SHARE = 0.5  # of the fakes of a test split
+SEGMENT_COUNTS = (0.28, 0.36, 0.2, 0.11, 0.05)  # share of fakes that replace 1, 2, ... 5 words
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,33 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Difficulty:
-    """strength: factor on every artefact; distractors: artefacts on genuine words, a second;
+    """strength: factor on every artefact of the fakes; audio_distractors: share of genuine slot words that
+    are spliced, coded or filtered; visual_distractors: spans a second of genuine frames with an artefact;
     sharpened: share of fake mouths that are sharpened again."""
 
     strength: float
-    distractors: float
+    audio_distractors: float
+    visual_distractors: float
     sharpened: float
 
 
 DIFFICULTIES = {
-    "easy": Difficulty(1.6, 0.0, 0.0),
-    "normal": Difficulty(1.0, 0.4, 0.3),
-    "hard": Difficulty(0.6, 0.7, 0.5),
+    "easy": Difficulty(1.6, 0.0, 0.0, 0.0),
+    "normal": Difficulty(1.0, 0.3, 0.4, 0.3),
+    "hard": Difficulty(0.6, 0.5, 0.7, 0.5),
 }
+
+
+@dataclass(frozen=True)
+class Fake:
+    """What one version says and how it is made. sentence: with the other words; replaced: their word numbers;
+    vocoder, profile: None where the sound or the picture is genuine."""
+
+    modify_type: str
+    sentence: Sentence
+    replaced: tuple[int, ...] = ()
+    vocoder: str | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,25 @@ def originals(size: Size, seed: int) -> list[Original]:
     return planned
 
 
+def draw_fake(version: str, original: Original, sentence: Sentence, rng: np.random.Generator) -> Fake:
+    """Which words a version replaces, and with which vocoder and lip-sync artefacts."""
+    if version == "real":
+        return Fake(version, sentence)
+    count = 1 + int(rng.choice(len(SEGMENT_COUNTS), p=SEGMENT_COUNTS))
+    slots = rng.permutation(len(sentence.choices))[:count]
+    words = dict(sentence.other_word(int(slot), rng) for slot in slots)
+    vocoder, profile = str(rng.choice(TRAIN_VOCODERS)), str(rng.choice(TRAIN_PROFILES))
+    if original.split in HELD_BACK and rng.random() < HELD_BACK_SHARE:
+        vocoder, profile = HELD_BACK[original.split]
+    return Fake(
+        version,
+        sentence.with_words(words),
+        tuple(sorted(words)),
+        vocoder if version != "visual_modified" else None,
+        profile if version != "audio_modified" else None,
+    )
+
+
 def _versions(number: int, short: bool) -> tuple[str, ...]:
     if not short:
         return VERSIONS
@@ -101,10 +138,7 @@ def _versions(number: int, short: bool) -> tuple[str, ...]:
 def _names(split: str, versions: list[tuple[str, ...]], speaker: int, seed: int) -> list[dict[str, str]]:
     if split not in TEST_SPLITS:
         return [
-            {
-                version: f"spk{speaker + number // 2:04d}/{number:05d}/{FILE_NAMES[version]}"
-                for version in kinds
-            }
+            {version: f"spk{speaker + number // 2:04d}/{number:05d}/{FILE_NAMES[version]}" for version in kinds}
             for number, kinds in enumerate(versions)
         ]
     # flat numbers in random order, as the challenge names its test files

@@ -73,9 +73,7 @@ def paint(look: Look) -> Portrait:
     return Portrait(look, mesh, canvas.finished(), depth, paint_backdrop(look, rng), paint_body(look, rng))
 
 
-def _paint_skin(
-    canvas: Canvas, look: Look, mesh: np.ndarray, shade: np.ndarray, rng: np.random.Generator
-) -> None:
+def _paint_skin(canvas: Canvas, look: Look, mesh: np.ndarray, shade: np.ndarray, rng: np.random.Generator) -> None:
     blotches, pores, freckles = (smooth_noise(rng, shade.shape, sigma, sigma) for sigma in (14, 1.2, 4))
     texture = 1 + 0.012 * blotches + 0.016 * pores + 0.008 * freckles
     skin = look.skin * (shade * texture)[..., None]

@@ -63,9 +63,7 @@ class Renderer:
         u, v = self._u - np.float32(dx), self._v - np.float32(dy)
         x = cos * u + sin * v - np.float32(CORNER[0] * SCALE)
         y = cos * v - sin * u - np.float32(CORNER[1] * SCALE)
-        fields = cv2.remap(
-            self._depth_and_brows, x / 2, y / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        fields = cv2.remap(self._depth_and_brows, x / 2, y / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         depth, brows = fields[..., 0], fields[..., 1]
         x -= np.float32(yaw * SCALE) * depth
         y += np.float32(pitch * SCALE) * depth + np.float32(brow * BROW_LIFT * SCALE) * brows

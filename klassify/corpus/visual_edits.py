@@ -64,6 +64,15 @@ def draw_distractor(rng: np.random.Generator) -> Fault:
     return kinds[rng.integers(len(kinds))]
 
 
+def distract(renderer: Renderer, tracks: Tracks, frames: list[np.ndarray], rng: np.random.Generator) -> None:
+    """Put one fault on 5-12 genuine frames, in place."""
+    start = int(rng.integers(0, len(frames) - 12))
+    span = range(start, start + int(rng.integers(5, 13)))
+    redrawn = redraw(renderer, tracks, span, tracks.mouth, draw_distractor(rng), rng)
+    for k, (picture, mask) in zip(span, redrawn):
+        frames[k] = (frames[k] + mask * (picture - frames[k])).astype(np.uint8)
+
+
 def scaled(fault: Fault, strength: float) -> Fault:
     """The fault, weaker (below 1) or stronger (above 1)."""
     return replace(
@@ -78,7 +87,7 @@ def scaled(fault: Fault, strength: float) -> Fault:
     )
 
 
-def redraw(renderer: Renderer, tracks: Tracks, span: slice, mouth: np.ndarray, fault: Fault,
+def redraw(renderer: Renderer, tracks: Tracks, span: range, mouth: np.ndarray, fault: Fault,
            rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """(picture, mask) of each frame of the span: the face with another mouth and its faults, float32.
 
@@ -87,9 +96,9 @@ def redraw(renderer: Renderer, tracks: Tracks, span: slice, mouth: np.ndarray, f
     """
     if fault.smooth:
         mouth = gaussian_filter1d(mouth, fault.smooth, axis=0, mode="nearest") * (0.8, 1, 1)
-    held = tracks.pose[span].mean(axis=0)
+    held = tracks.pose[span.start : span.stop].mean(axis=0)
     pictures = []
-    for k in range(span.start, span.stop):
+    for k in span:
         pose = (1 - 0.7 * fault.still) * tracks.pose[k] + 0.7 * fault.still * held
         place = pose.copy()
         place[3:] += rng.normal(0, fault.jitter * renderer.pixels_per_unit, 2)

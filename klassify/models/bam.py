@@ -12,9 +12,9 @@ What is unusual, and kept:
 - No padding mask: zeros behind a clip change the frames before them. Clips of unequal length are therefore
   scored one at a time (`score_long`); in training the losses leave padded frames out.
 
-Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions. Class 1 is fake:
-the published files have it the other way round, and klassify.checkpoints swaps the rows of `out_layer` when
-it imports one.
+Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions. Class 1 is
+fake: the published files have it the other way round, and klassify.checkpoints swaps the rows of `out_layer`
+when it imports one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from klassify.segments import IGNORE
 
 SAMPLE_RATE = 16_000
 PAD_SAMPLES = 256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
-PAIR_ROWS = 8  # rows of the pair matrix computed at a time; see benchmarks/bam.py
+PAIR_ROWS = 10  # rows of the pair matrix computed at a time; see benchmarks/bam.py
 
 
 class AttentivePooling(nn.Module):
@@ -71,8 +71,11 @@ def same_side_mask(boundary: Tensor) -> Tensor:
     """
     through = boundary.long().cumsum(dim=1)  # boundaries up to and with each frame
     before = through - boundary.long()
-    between = torch.maximum(through[:, :, None], through[:, None]) - torch.minimum(before[:, :, None], before[:, None])
-    return (between == 0) | torch.eye(boundary.shape[1], dtype=torch.bool, device=boundary.device)
+    # both only rise with the frame, so that max and min are those of the later and of the earlier frame
+    up_to_later = torch.maximum(through[:, :, None], through[:, None])
+    before_earlier = torch.minimum(before[:, :, None], before[:, None])
+    itself = torch.eye(boundary.shape[1], dtype=torch.bool, device=boundary.device)
+    return (up_to_later == before_earlier) | itself
 
 
 class FrameAttention(nn.Module):
@@ -155,7 +158,7 @@ class IntraFrame(nn.Module):
 
 
 class BoundaryAwareAttention(nn.Module):
-    """The back end: (B, F * pool, dim) front-end frames -> logits (B, F, 2) and boundary probabilities (B, F).
+    """The back end: (B, F * pool, dim) -> frame logits (B, F, 2) and boundary probabilities (B, F).
 
     Args:
         dim: size of a front-end frame and of every frame inside.
@@ -197,9 +200,9 @@ def frame_loss(logits: Tensor, label: Tensor) -> Tensor:
 def boundary_loss(boundary: Tensor, label: Tensor, valid: Tensor, negative_ratio: float = 5.0) -> Tensor:
     """Binary cross-entropy over the boundaries and the hardest of the other frames of a batch.
 
-    boundary: (B, F) probabilities; label: (B, F), 1 = boundary; valid: (B, F) bool. There are
-    `negative_ratio` times as many of the others as boundaries, at most all. Frames that are not valid have no loss but are
-    counted as what their label says. Without any boundary the loss is 0.
+    boundary: (B, F) probabilities; label: (B, F), 1 = boundary; valid: (B, F) bool. Counted are up to
+    `negative_ratio` other frames for each boundary, those of the highest loss. A frame that is not valid has
+    the loss 0 but still counts as what its label says. Without any boundary the loss is 0.
     """
     positive = label > 0.5
     loss = F.binary_cross_entropy(boundary, positive.float(), reduction="none") * valid
@@ -238,10 +241,11 @@ class BAM(nn.Module):
         pool, rest = divmod(self.frame_samples, frontend.hop_samples)
         if not pool or rest:
             hop_s = frontend.hop_samples / SAMPLE_RATE
-            raise ValueError(f"resolution_s is a multiple of the front end's {hop_s:g} s, not {resolution_s:g}")
+            raise ValueError(f"resolution_s must be a multiple of {hop_s:g} s, not {resolution_s:g}")
         self.frontend = frontend
         self.backend = BoundaryAwareAttention(frontend.dim, pool, gap_layers, local_channels)
-        self.resolution_s, self.boundary_weight, self.negative_ratio = resolution_s, boundary_weight, negative_ratio
+        self.resolution_s = resolution_s
+        self.boundary_weight, self.negative_ratio = boundary_weight, negative_ratio
 
     def load_pretrained(self) -> None:
         """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
@@ -252,7 +256,7 @@ class BAM(nn.Module):
         return -(-n_samples // self.frame_samples)
 
     def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, F, 2) and boundary probabilities (B, F) of waveforms (B, N), zero-padded to whole frames."""
+        """Frame logits (B, F, 2) and boundary probabilities (B, F) of (B, N), zero-padded to whole frames."""
         n_samples = wave.shape[1]
         rest = self.n_frames(n_samples) * self.frame_samples - n_samples
         # before the front end, so that its normalisation of the waveform counts these zeros too
@@ -261,8 +265,8 @@ class BAM(nn.Module):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Frame loss plus the weighted boundary loss.
 
-        batch: "wave" (B, N), "frame_label" (B, F) long with 1 = fake and IGNORE = padding, "boundary_label" (B, F)
-        with 1 = boundary (segments.boundary_labels).
+        batch: "wave" (B, N); "frame_label" (B, F) long, 1 = fake, IGNORE = padding; "boundary_label" (B, F),
+        1 = boundary, 0 in the padding (see segments.boundary_labels).
         """
         logits, boundary = self(batch["wave"])
         label = batch["frame_label"]
@@ -285,27 +289,29 @@ class BAM(nn.Module):
     ) -> dict[str, np.ndarray]:
         """Frame scores of one clip (N,) of any length, in memory that does not grow with it.
 
-        Windows as long as a training crop start every `hop_s`, the last one ends with the clip; where
-        several cover a frame, log-odds and boundary probabilities are averaged, nearer to a window's middle weighing
-        more. Each window goes through the front end by itself: a front end that normalises waveforms
-        normalises the window, as it did the crops of the training, not the clip. A clip shorter than a
-        window is taken at its own length.
+        Windows as long as a training crop start every `hop_s`, and the last one ends with the clip's last
+        frame. Where several cover a frame, their log-odds and boundary probabilities are averaged, those
+        nearer to the middle of their window with more weight. Each window goes through the front end by
+        itself: a front end that normalises waveforms normalises the window, as it did the crops of the
+        training, not the clip. A clip shorter than a window is taken at its own length.
 
-        Returns float64 arrays (F,): "start" and "end" in seconds, "score", "boundary". The last frame
-        ends with the clip.
+        Returns float64 arrays (F,): "start" and "end" in seconds, "score" and "boundary" as in frame_scores.
+        The last frame ends with the clip.
         """
         if self.training:
             raise ValueError("call eval() first: batch norm would mix the windows of a batch")
         n_frames = self.n_frames(len(wave))
         size = min(round(window_s / self.resolution_s), n_frames)
         starts = windows.cut(n_frames, size, min(round(hop_s / self.resolution_s), size))
-        outputs = np.concatenate([*self._window_outputs(wave, starts, size, batch_size)])
+        outputs = np.concatenate(list(self._window_outputs(wave, starts, size, batch_size)))
         joined = windows.overlap_mean(outputs, starts, n_frames, windows.triangle(size))
         edges = np.arange(n_frames + 1) * self.resolution_s
         edges[-1] = min(edges[-1], len(wave) / SAMPLE_RATE)
         return {"start": edges[:-1], "end": edges[1:], "score": joined[:, 0], "boundary": joined[:, 1]}
 
-    def _window_outputs(self, wave: Tensor, starts: np.ndarray, size: int, batch_size: int) -> Iterator[np.ndarray]:
+    def _window_outputs(
+        self, wave: Tensor, starts: np.ndarray, size: int, batch_size: int
+    ) -> Iterator[np.ndarray]:
         """(windows, size, 2) log-odds and boundary probabilities of each batch of windows."""
         step = self.frame_samples
         wave = F.pad(wave, (0, -len(wave) % step))

@@ -61,8 +61,7 @@ if stage 4 "every system against labels: tables, calibration curves, histograms"
   [ -n "$system" ] || for m in "${reported[@]}"; do folders+=("$exp/$m"); done
   chosen=$(splits val testA testB)
   for s in $chosen; do
-    labels=$lists/$s.tsv subset=$s
-    [ "$s" = val ] && subset=val_report
+    labels=$lists/$s.tsv
     [[ $s == test* ]] && labels=$lists/heldout/${s}_labels.tsv
     if [[ $s == test* && -z "$split" && ! -e $labels && -z "$dry" ]]; then
       echo "$s has no labels here: not evaluated"
@@ -71,8 +70,9 @@ if stage 4 "every system against labels: tables, calibration curves, histograms"
     need "$labels" 0
     [ "$s" = val ] && run klassify score "${folders[@]}" --split val "${sources[@]}"
     need "$exp/maxout/scores/$s.clips.tsv" 3 "split=$s"
-    run klassify evaluate "${folders[@]}" --split "$s" --labels "$labels" --subset "$subset" --out "$exp/evaluation"
+    run klassify evaluate "${folders[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
   done
+  mean_over_seeds
 fi
 
 [ -n "$dry" ] || [ "$last" -lt 3 ] || echo "submissions: $submissions   evaluation: $exp/evaluation"

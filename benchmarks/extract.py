@@ -1,0 +1,157 @@
+"""Speed and memory of `klassify extract`, against the floor: decoding and Face Mesh alone.
+
+    python benchmarks/extract.py media/demo/train [--clips 20] [--rounds 3] [--min-ratio 0.85]
+
+Speed is in frames per second of processor time, so that a busy machine does not matter; both sides run
+in this process, by turns, on the same clips. Memory is the largest resident set of a whole run, for a
+clip and one four times as long, and for a list and one four times as long. Exits with 1 below --min-ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+
+from klassify import media
+from klassify.features.clip import ClipExtractor
+
+MEASURED_RUN = """
+import resource, sys
+from klassify import cli
+status = cli.main(sys.argv[1:])
+print(*(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+sys.exit(status)
+"""
+
+
+def main() -> int:
+    """Print the figures; 1 where extraction is slower than --min-ratio of the floor."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder of .mp4 clips, searched through")
+    parser.add_argument("--clips", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=int, default=30, help="length of the shorter clip of the memory test"
+    )
+    parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--min-ratio", type=float, default=0.85)
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    clips = sorted(args.folder.rglob("*.mp4"))[: args.clips]
+    if not clips:
+        parser.error(f"no .mp4 below {args.folder}; `klassify corpus` makes some")
+    ratio = speed(clips, args.rounds, args.refine)
+    memory(clips[0], args.seconds)
+    return int(ratio < args.min_ratio)
+
+
+def speed(clips: list[Path], rounds: int, refine: bool) -> float:
+    """Print frames per second of both sides; returns their ratio, from the best round of each."""
+    from mediapipe.python.solutions import face_mesh
+
+    mesh = face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=refine)
+    extractor = ClipExtractor(clips[0].parent, refine=refine)
+
+    def floor(path: Path) -> int:
+        mesh.reset()
+        return sum(mesh.process(frame) is not None for frame in media.iter_frames(path))
+
+    def ours(path: Path) -> int:
+        extractor.root = path.parent
+        return len(extractor(path.name).valid)
+
+    rates: dict[str, list[float]] = {"floor": [], "extract": []}
+    for _ in range(rounds + 1):  # the first one warms up
+        seconds, frames = {"floor": 0.0, "extract": 0.0}, {"floor": 0, "extract": 0}
+        for path in clips:
+            for name, function in (("floor", floor), ("extract", ours)):
+                spent, n = cpu_seconds(function, path)
+                seconds[name] += spent
+                frames[name] += n
+        if frames["floor"] != frames["extract"]:
+            raise SystemExit(f"the two sides saw different numbers of frames: {frames}")
+        for name in rates:
+            rates[name].append(frames[name] / seconds[name])
+    best = {name: max(values[1:]) for name, values in rates.items()}
+    ratio = best["extract"] / best["floor"]
+    print(
+        f"{len(clips)} clips, {frames['floor']} frames, refine={refine}, best of {rounds} rounds, on one core:"
+    )
+    print(f"  decode + Face Mesh alone  {best['floor']:6.1f} frames/s")
+    print(f"  klassify extract          {best['extract']:6.1f} frames/s  = {100 * ratio:.1f} % of that")
+    return ratio
+
+
+def cpu_seconds(function: Callable[[Path], int], path: Path) -> tuple[float, int]:
+    """Processor time of this process and its threads, and the number of frames."""
+    start = time.process_time()
+    frames = function(path)
+    return time.process_time() - start, frames
+
+
+def memory(clip: Path, seconds: int) -> None:
+    """Print the largest resident sets of runs on short and long clips and lists."""
+    print("largest resident set, MiB:                   parent  worker")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for times in (1, 4):
+            long = root / f"length{times}.mp4"
+            loop(clip, long, times * seconds)
+            report(f"one clip of {times * seconds} s", root, [long.name])
+        for times in (1, 4):
+            names = [f"copy{i}.mp4" for i in range(5 * times)]
+            for name in names:
+                (root / name).unlink(missing_ok=True)
+                (root / name).symlink_to(clip.absolute())
+            report(f"a list of {len(names)} short clips", root, names)
+
+
+def report(title: str, root: Path, names: list[str]) -> None:
+    """Extract the named clips in a process of its own and print what it and its worker took."""
+    (root / "list.tsv").write_text("\n".join(["file", *names]) + "\n")
+    arguments = [
+        "extract",
+        "--list",
+        f"{root}/list.tsv",
+        "--root",
+        f"{root}",
+        "--out",
+        f"{root}/out",
+        "--jobs",
+        "1",
+    ]
+    command = [sys.executable, "-c", MEASURED_RUN, *arguments, "--force", "--strict"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    parent, worker = done.stdout.splitlines()[-1].split()
+    print(f"  {title:<40} {parent:>8} {worker:>7}")
+
+
+def loop(clip: Path, out: Path, seconds: int) -> None:
+    """Write a clip of the given length that repeats another one."""
+    frames = list(media.iter_frames(clip))
+    with av.open(str(out), "w") as container:
+        stream = container.add_stream("libx264", rate=media.GRID_FPS, options={"preset": "ultrafast"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for t in range(seconds * media.GRID_FPS):
+            frame = av.VideoFrame.from_ndarray(frames[t % len(frames)], format="rgb24")
+            frame.pts, frame.time_base = t, Fraction(1, media.GRID_FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Data for the localisers: segment labels in, one row a 40 ms frame out.
+
+These classes read the segment columns of a list (supervision `segment`), which Task 2 allows. A clip is cut
+into overlapping windows, `outputs` runs the model on a batch of them, `join` puts a clip's windows back on
+its timeline, and `COLUMNS` names what a frame row holds beside its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from klassify import media, segments, windows
+from klassify.datasets import (
+    AudioClips,
+    ClipData,
+    Examples,
+    MouthFeatures,
+    Sources,
+    Window,
+    check_two_classes,
+)
+from klassify.segments import FRAME_S, IGNORE
+
+SEGMENT_COLUMNS = {"video": "fake_segments", "audio": "audio_fake_segments", "visual": "visual_fake_segments"}
+UNSEEN = np.array([0.97, 0.01, 0.01, 0.01])  # tag probabilities of a frame without a face
+FRAME_SAMPLES = round(FRAME_S * media.SAMPLE_RATE)  # 640
+
+
+class FrameData(ClipData):
+    """What the localisers' data classes share; mixed into the class that reads the modality."""
+
+    supervision = "segment"
+    COLUMNS: tuple[str, ...]
+
+    def segments_of(self, table: pd.DataFrame) -> list[np.ndarray]:
+        """The fake segments (n, 2) in seconds of each clip, in the modality or (label=video) in either."""
+        column = SEGMENT_COLUMNS["video" if self.label == "video" else self.modality]
+        return [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
+
+    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        return list(zip(self.segments_of(table), self.labels(table).tolist()))
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        """What `join` takes, for each window of a batch: (B, F, C)."""
+        raise NotImplementedError
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """The rows of a clip, (n_frames, 1 + len(COLUMNS)): score, then the named columns.
+
+        outputs: (W, F, C) of its windows, which start at these frames.
+        """
+        raise NotImplementedError
+
+    def validate(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
+        """`val_auc` over all frames, and `val_loss`, the training loss of one fixed example a clip."""
+        from klassify.inference import score_frames
+        from klassify.metrics import roc_auc
+
+        frames, _ = score_frames(model, self, sources, self.val_split, progress=False, **how)
+        table = sources.table(self.val_split, segments=True)
+        lengths = frames.groupby("file", observed=True).size()
+        truth = {
+            file: segments.encode_labels(fake, lengths[file])
+            for file, fake in zip(table["file"], self.segments_of(table))
+            if file in lengths.index
+        }
+        labels = np.concatenate([truth[file] for file in frames["file"].drop_duplicates()])
+        check_two_classes(labels, "frames", self.val_split, sources)
+        return {
+            "val_loss": self._example_loss(model, sources, how["batch_size"], how["device"]),
+            "val_auc": roc_auc(labels, frames["score"].to_numpy(float)),
+        }
+
+    @torch.inference_mode()
+    def _example_loss(self, model: nn.Module, sources: Sources, size: int, device) -> float:
+        examples = Examples(self, sources, self.val_split, seed=0)
+        total, count = 0.0, 0
+        for first in range(0, len(examples), size):
+            batch, _ = examples.collate([examples[0, i] for i in range(first, min(first + size, len(examples)))])
+            if batch is not None:
+                batch = {key: value.to(device) for key, value in batch.items()}
+                total += float(model.loss(batch)) * len(batch["label"])
+                count += len(batch["label"])
+        return total / count
+
+
+class MouthTags(FrameData, MouthFeatures):
+    """Mouth features with a tag for each frame: outside, begin, inside, last (paper 1, section 4.2).
+
+    Example: as MouthFeatures, and {"tags": (T,) long}. Rows: score = log((1 - p_O) / p_O) and the logs of
+    the four tag probabilities, averaged over the windows that cover a frame.
+    """
+
+    COLUMNS = ("log_o", "log_b", "log_i", "log_l")
+
+    def example(
+        self, clip: dict[str, Tensor], target: tuple[np.ndarray, int], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        fake, label = target
+        tags = torch.from_numpy(segments.encode_tags(fake, len(clip["valid"])))
+        return super().example(clip | {"tags": tags}, label, rng)
+
+    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch = super().collate(inputs)
+        if "tags" in inputs[0]:
+            tags = [torch.where(item["valid"], item["tags"], IGNORE) for item in inputs]
+            batch["tags"] = torch.nn.utils.rnn.pad_sequence(tags, batch_first=True, padding_value=IGNORE)
+        return batch
+
+    def cut(self, clip: dict[str, Tensor]) -> list[Window]:
+        n_frames = len(clip["valid"])
+        return [
+            Window(s * FRAME_S, min(s + self.window, n_frames) * FRAME_S,
+                   {key: value[s : s + self.window] for key, value in clip.items()})
+            for s in windows.cut(n_frames, self.window, self.stride).tolist()
+        ]  # fmt: skip
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        """Tag probabilities; a frame without a face is outside, as far as the picture can tell."""
+        seen = batch["valid"][..., None].cpu().numpy()
+        return np.where(seen, model.tag_log_probs(batch).float().exp().cpu().numpy(), UNSEEN)
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        probabilities = np.clip(windows.overlap_mean(outputs, starts, n_frames), 1e-9, None)
+        log = np.log(probabilities / probabilities.sum(axis=1, keepdims=True))
+        fake = np.logaddexp.reduce(log[:, 1:], axis=1)
+        return np.column_stack([fake - log[:, 0], log])
+
+
+class AudioFrames(FrameData, AudioClips):
+    """16 kHz audio in 4 s windows of 100 frames for BAM (paper 1, sections 4.2 and 5.2).
+
+    Example: {"wave": (window,), "frame_label": (F,) long, "boundary_label": (F,)}: a random crop that starts
+    on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped around: time counts.
+    Rows: score (log-odds, triangular mean over the windows that cover a frame) and boundary probability.
+
+    Args:
+        window, stride: samples a window and between window starts in scoring, multiples of 640.
+    """
+
+    COLUMNS = ("boundary",)
+
+    def __init__(
+        self,
+        window: int = 64_000,
+        stride: int = 32_000,
+        keep_in_memory: bool = False,
+        train_split: str = "train_bam",
+        val_split: str = "val_report",
+        label: str = "own",
+    ):
+        super().__init__(window, stride, keep_in_memory, train_split, val_split, label)
+        if window % FRAME_SAMPLES or stride % FRAME_SAMPLES:
+            raise ValueError(f"window and stride are multiples of {FRAME_SAMPLES} samples")
+
+    def frames_of(self, clip: np.ndarray) -> int:
+        """Frames of a clip on the 40 ms grid; a partial one at the end counts."""
+        return -(-len(clip) // FRAME_SAMPLES)
+
+    def _padded(self, wave: np.ndarray, first: int, n_frames: int) -> Tensor:
+        part = wave[first * FRAME_SAMPLES : (first + n_frames) * FRAME_SAMPLES]
+        return torch.from_numpy(np.pad(part, (0, n_frames * FRAME_SAMPLES - len(part))))
+
+    def example(self, clip: np.ndarray, target: tuple[np.ndarray, int], rng: np.random.Generator) -> dict[str, Tensor]:
+        fake, label = target
+        n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
+        first = int(rng.integers(max(n_frames - size, 0) + 1))
+        labels = segments.encode_labels(fake, n_frames)[first : first + size]
+        padding = size - len(labels)
+        return {
+            "wave": self._padded(clip, first, size),
+            "frame_label": torch.from_numpy(np.pad(labels, (0, padding), constant_values=IGNORE)),
+            "boundary_label": torch.from_numpy(np.pad(segments.boundary_labels(labels), (0, padding))).float(),
+            "label": torch.tensor(label),
+        }
+
+    def cut(self, clip: np.ndarray) -> list[Window]:
+        n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
+        starts = windows.cut(n_frames, size, self.stride // FRAME_SAMPLES).tolist()
+        size = min(size, n_frames)  # a clip shorter than a window runs at its own length
+        end_s = len(clip) / media.SAMPLE_RATE
+        return [
+            Window(s * FRAME_S, min((s + size) * FRAME_S, end_s), {"wave": self._padded(clip, s, size)}) for s in starts
+        ]
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        scores = model.frame_scores(batch["wave"])
+        return torch.stack([scores["score"], scores["boundary"]], dim=-1).float().cpu().numpy()
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

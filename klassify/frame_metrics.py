@@ -1,0 +1,138 @@
+"""Frame-level AUC and EER of Task 2: how well frame scores tell fake from real time, at 20 to 640 ms.
+
+Scores stand on the 40 ms grid; frame k of a clip covers [0.04 k, 0.04 (k + 1)) s. A frame is fake if any
+part of it is, at every resolution. At a coarser one its score is the highest of the 40 ms frames within
+(the more suspicious one, as PartialSpoof pools); at 20 ms both halves of a frame have its score.
+
+Frames of all clips are pooled, so long clips weigh more; `clip_auc` does not. Coarse frames flatter: the EER
+falls with the resolution though the same time is misjudged, so compare systems at one resolution only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError, some
+from klassify.metrics import Ranking
+from klassify.predictions import Truth, row_numbers, row_offsets
+from klassify.segments import FRAME_S
+
+RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameScores:
+    """files: (n,) names. offsets: (n + 1,). scores: (F,) of the 40 ms frames, clip after clip."""
+
+    files: np.ndarray
+    offsets: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame, *, where: object = None) -> FrameScores:
+        """From the table of a frames score file, clip by clip in order of time, without gaps.
+
+        Raises KlassifyError for rows that are not on the 40 ms grid.
+        """
+        clip, files = pd.factorize(table["file"])
+        start = table["start"].to_numpy(float)
+        order = np.lexsort((start, clip))
+        offsets = row_offsets(np.bincount(clip, minlength=len(files)))
+        frame = np.arange(len(clip)) - np.repeat(offsets[:-1], np.diff(offsets))
+        off_grid = np.abs(start[order] - frame * FRAME_S) > FRAME_S / 4
+        if off_grid.any():
+            names = some(dict.fromkeys(files[clip[order[off_grid]]].tolist()))
+            raise KlassifyError(
+                f"Frame scores of {names} are not one row for each 40 ms frame from 0 s on.",
+                where=where,
+                mend="align the scores to the 40 ms grid first",
+            )
+        return cls(np.asarray(files, dtype=object), offsets, table["score"].to_numpy(float)[order])
+
+
+class FrameResult(NamedTuple):
+    """auc and eer: by resolution in ms, pooled, NaN where one class is missing. clip_auc: mean over the clips
+    that have both classes, at 40 ms. n_clips: clips evaluated; n_without: clips of the truth without a frame.
+    """
+
+    auc: dict[int, float]
+    eer: dict[int, float]
+    clip_auc: float
+    n_clips: int
+    n_without: int
+
+
+def frame_metrics(frames: FrameScores, truth: Truth, resolutions_ms: tuple[int, ...] = RESOLUTIONS_MS) -> FrameResult:
+    """AUC and EER of frame scores against the fake segments, of the clips that have frames."""
+    place = {name: index for index, name in enumerate(frames.files)}
+    present = np.array([name in place for name in truth.files], bool)
+    clips = np.fromiter((place[name] for name in truth.files[present]), np.int64)
+    scores = frames.scores[row_numbers(frames.offsets, clips)]
+    counts = np.diff(frames.offsets)[clips]
+    truth = truth.take(np.flatnonzero(present))
+    auc, eer = {}, {}
+    for resolution in resolutions_ms:
+        new_scores, new_counts = resample(scores, counts, resolution)
+        labels = frame_labels(truth, new_counts, resolution / 1000)
+        both = Ranking(labels, new_scores).auc_and_eer() if len(labels) else (np.nan, np.nan)
+        auc[resolution], eer[resolution] = (float(value) for value in both)
+    clip_auc = mean_clip_auc(frame_labels(truth, counts, FRAME_S), scores, counts)
+    return FrameResult(auc, eer, clip_auc, len(clips), int((~present).sum()))
+
+
+def resample(scores: np.ndarray, counts: np.ndarray, resolution_ms: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of 40 ms frames, `counts` (n,) a clip, at another resolution; returns scores and counts.
+
+    A last frame that reaches beyond its clip has the scores that there are.
+    """
+    per_frame = resolution_ms / 40
+    if resolution_ms == 20:
+        return np.repeat(scores, 2), counts * 2
+    if per_frame != int(per_frame) or per_frame < 1:
+        raise KlassifyError(f"A resolution of {resolution_ms} ms is neither 20 nor a multiple of 40.")
+    new_counts = -(-counts // int(per_frame))
+    offsets = row_offsets(new_counts)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], new_counts)
+    starts = np.repeat(row_offsets(counts)[:-1], new_counts) + within * int(per_frame)
+    return (np.maximum.reduceat(scores, starts) if len(starts) else scores), new_counts
+
+
+def frame_labels(truth: Truth, counts: np.ndarray, frame_s: float) -> np.ndarray:
+    """Labels (sum of counts,) of all clips' frames of `frame_s` seconds: 1 where any part is fake.
+
+    The same as `segments.encode_labels` clip by clip: each segment marks at least one frame.
+    """
+    n_frames = np.repeat(counts, np.diff(truth.offsets))
+    edges = np.round(truth.segments / frame_s, 6)
+    first, stop = np.floor(edges[:, 0]), np.ceil(edges[:, 1])
+    stop = np.clip(np.maximum(stop, first + 1), 0, n_frames).astype(np.int64)
+    first = np.clip(first, 0, n_frames).astype(np.int64)
+    # one spare place after each clip takes the ends of segments that reach its last frame
+    offsets = row_offsets(counts + 1)
+    base = np.repeat(offsets[:-1], np.diff(truth.offsets))
+    begins, ends = (np.bincount(base + edge, minlength=offsets[-1]) for edge in (first, stop))
+    spare = offsets[1:] - 1
+    return np.delete(np.cumsum(begins - ends) > 0, spare).astype(np.int64)
+
+
+def mean_clip_auc(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> float:
+    """Mean AUC of the clips with frames of both classes, ties counting half; NaN if there is none."""
+    clip = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((scores, clip))
+    clip, scores, labels = clip[order], scores[order], labels[order]
+    new_tie = np.append(True, (np.diff(clip) != 0) | (np.diff(scores) != 0))[: len(clip)]
+    tie = np.cumsum(new_tie) - 1
+    first = np.flatnonzero(new_tie)
+    middle = first + (np.diff(first, append=len(clip)) + 1) / 2  # mean rank of a tie, from 1, among all clips
+    rank = middle[tie] - row_offsets(counts)[clip]
+    n_fake = np.bincount(clip, weights=labels, minlength=len(counts))
+    n_real = counts - n_fake
+    rank_sum = np.bincount(clip, weights=rank * labels, minlength=len(counts))
+    both = (n_fake > 0) & (n_real > 0)
+    if not both.any():
+        return float("nan")
+    return float(((rank_sum - n_fake * (n_fake + 1) / 2)[both] / (n_fake * n_real)[both]).mean())

@@ -1,0 +1,118 @@
+"""Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
+
+Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from klassify.datasets import ClipData, ClipWindows, Sources, Window, batches
+from klassify.errors import KlassifyError
+from klassify.segments import FRAME_S
+from klassify.windows import aggregate_by_clip
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; `auto` takes the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _loader(data: ClipData, sources: Sources, split: str, workers: int, progress: bool) -> Iterator:
+    files = sources.table(split)["file"].tolist()
+    loader = DataLoader(ClipWindows(data, sources, split, files), batch_size=None, num_workers=workers,
+                        generator=torch.Generator())  # fmt: skip
+    return tqdm(loader, desc=f"score {split}", unit="clip", disable=not (progress and sys.stderr.isatty()))
+
+
+@torch.inference_mode()
+def score_clips(
+    model, data: ClipData, sources: Sources, split: str, *, batch_size: int = 16, workers: int = 0, device="auto",
+    progress: bool = True,
+) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
+    """Score every clip of a split in windows.
+
+    model: a module with `score(batch) -> (B,)` log-odds of fake.
+    Returns the window table (file, start, end, score) and {file: reason} of the clips without an answer.
+    """
+    device = pick_device(device) if isinstance(device, str) else device
+    rows: list[tuple[str, float, float, float]] = []
+    reasons: dict[str, str] = {}
+    model = model.to(device).eval()
+    for cut, failed in batches(_loader(data, sources, split, workers, progress), batch_size):
+        reasons.update(failed)
+        if not cut:
+            continue
+        batch = data.collate([window.inputs for _, window in cut])
+        scores = model.score({key: value.to(device) for key, value in batch.items()}).float().cpu().tolist()
+        rows += [(file, window.start_s, window.end_s, score) for (file, window), score in zip(cut, scores)]
+    return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
+
+
+@torch.inference_mode()
+def score_frames(
+    model, data, sources: Sources, split: str, *, batch_size: int = 16, workers: int = 0, device="auto",
+    progress: bool = True,
+) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
+    """Score every 40 ms frame of every clip of a split.
+
+    data: a frame_datasets.FrameData. Returns the frame table (file, start, end, score, named columns) in
+    the order of the list, and {file: reason} of the clips without an answer.
+    """
+    device = pick_device(device) if isinstance(device, str) else device
+    model = model.to(device).eval()
+    files, tables, reasons = [], [], {}
+    for file, cut, reason in _loader(data, sources, split, workers, progress):
+        if not cut:
+            reasons[file] = reason
+            continue
+        outputs = _window_outputs(model, data, cut, batch_size, device)
+        starts = np.array([round(window.start_s / FRAME_S) for window in cut])
+        end_s = max(window.end_s for window in cut)
+        n_frames = int(np.ceil(end_s / FRAME_S - 1e-6))
+        rows = data.join(outputs, starts, n_frames)
+        edges = np.arange(n_frames + 1) * FRAME_S
+        edges[-1] = min(edges[-1], end_s)
+        files.append((file, n_frames))
+        tables.append(np.column_stack([edges[:-1], edges[1:], rows]))
+    names = ["start", "end", "score", *data.COLUMNS]
+    values = np.concatenate(tables) if tables else np.empty((0, len(names)))
+    table = pd.DataFrame(values, columns=names)
+    table.insert(0, "file", np.repeat([file for file, _ in files], [n for _, n in files]).astype(object))
+    return _finite(table, reasons)
+
+
+def _window_outputs(model, data, cut: list[Window], size: int, device) -> np.ndarray:
+    parts = []
+    for first in range(0, len(cut), size):
+        batch = data.collate([window.inputs for window in cut[first : first + size]])
+        parts.append(data.outputs(model, {key: value.to(device) for key, value in batch.items()}))
+    return np.concatenate(parts)
+
+
+def _finite(table: pd.DataFrame, reasons: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """A clip with a score that is no finite number has no answer: NaN must never be ranked."""
+    bad = set(table.loc[~np.isfinite(table["score"].to_numpy(float)), "file"])
+    reasons = reasons | dict.fromkeys(bad, "the model gave no finite score")
+    return table[~table["file"].isin(bad)].reset_index(drop=True), reasons
+
+
+def clip_table(scored: pd.DataFrame, table: pd.DataFrame, reasons: Mapping[str, str], aggregate: str) -> pd.DataFrame:
+    """One row for each clip of the list, in its order: file start end score reason."""
+    scores: dict[str, float] = {}
+    if len(scored):
+        scores = aggregate_by_clip(scored["file"].to_numpy(), scored["score"].to_numpy(float), aggregate)
+    clips = pd.DataFrame({"file": table["file"], "start": 0.0, "end": table["duration"].fillna(0.0).to_numpy(float)})
+    clips["score"] = clips["file"].map(scores).astype(float)
+    clips["reason"] = clips["file"].map(dict(reasons)).fillna("")
+    lost = clips.loc[clips["score"].isna() & clips["reason"].eq(""), "file"]
+    if len(lost):
+        raise KlassifyError(f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}.")
+    return clips

@@ -1,0 +1,89 @@
+"""Soft-NMS of the proposals of many clips at once, and the best few of each clip.
+
+Proposals are flat arrays with the clip of each. Clips are padded to the length of the fullest one among
+clips of similar size, so that the steps of the greedy loop run over thousands of clips together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CELLS_AT_ONCE = 1 << 17  # padded proposals a step works on: a megabyte an array, which stays in the cache
+
+
+def top_per_clip(clip: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k best proposals of each clip: clips ascending, scores falling, ties in the given order."""
+    order = np.lexsort((-score, clip))
+    return order[_places(clip[order]) < k]
+
+
+def _places(clip: np.ndarray) -> np.ndarray:
+    """Each proposal's place in its clip, from 0, of proposals sorted by clip."""
+    index = np.arange(len(clip))
+    new = np.append(True, clip[1:] != clip[:-1])[: len(clip)]
+    return index - np.maximum.accumulate(np.where(new, index, 0))
+
+
+def soft_nms(
+    clip: np.ndarray,
+    start_s: np.ndarray,
+    end_s: np.ndarray,
+    score: np.ndarray,
+    *,
+    sigma: float,
+    cap: int,
+    min_score: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian soft-NMS within each clip (Bodla et al., ICCV 2017).
+
+    The best proposal is taken, and the score of every other one multiplied by exp(-iou^2 / sigma); then the
+    best of what is left, until `cap` are taken or the best is below `min_score`. sigma = 0 leaves the scores
+    as they are. Of equal scores the earlier start, then the earlier row comes first.
+
+    clip: (N,) >= 0 in any order; start_s < end_s; score >= 0. Returns indices (M,) of the proposals taken,
+    clips ascending and scores falling, and their scores (M,).
+    """
+    order = np.lexsort((start_s, -score, clip))
+    if sigma == 0:
+        kept = order[(_places(clip[order]) < cap) & (score[order] >= min_score)]
+        return kept, score[kept]
+    counts = np.unique(clip[order], return_counts=True)[1]
+    firsts = np.cumsum(counts) - counts
+    taken, values = [np.empty(0, np.int64)], [np.empty(0)]
+    size = np.ceil(np.log2(np.maximum(counts, 1))).astype(int)
+    for exponent in np.unique(size):
+        width = 1 << exponent
+        group = np.flatnonzero(size == exponent)
+        for some in np.array_split(group, -(-len(group) * width // CELLS_AT_ONCE)):
+            column = np.arange(width)
+            there = column < counts[some, None]
+            index = order[np.where(there, firsts[some, None] + column, 0)]
+            picks, value = _greedy(
+                start_s[index], end_s[index], np.where(there, score[index], -1.0), sigma, cap, min_score
+            )
+            kept = value >= min_score
+            taken.append(np.take_along_axis(index, picks, axis=1)[kept])
+            values.append(value[kept])
+    taken, values = np.concatenate(taken), np.concatenate(values)
+    by_clip = np.argsort(clip[taken], kind="stable")  # a clip's proposals lie together already, best first
+    return taken[by_clip], values[by_clip]
+
+
+def _greedy(
+    start_s: np.ndarray, end_s: np.ndarray, score: np.ndarray, sigma: float, cap: int, min_score: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns taken, in order, and their scores, (clips, steps), from padded (clips, width) with score -1."""
+    clips, steps = np.arange(len(score)), min(score.shape[1], cap)
+    picks, values = np.zeros((len(score), steps), np.int64), np.full((len(score), steps), -1.0)
+    length = end_s - start_s
+    for step in range(steps):
+        best = score.argmax(axis=1)
+        value = score[clips, best]
+        if (value < min_score).all() or (value < 0).all():
+            break
+        picks[:, step], values[:, step] = best, value
+        start, end = start_s[clips, best, None], end_s[clips, best, None]
+        shared = np.maximum(np.minimum(end_s, end) - np.maximum(start_s, start), 0)
+        score *= np.exp(-((shared / (length + (end - start) - shared)) ** 2) / sigma)
+        score[clips, best] = -1.0
+    return picks, values

@@ -1,0 +1,261 @@
+"""Extraction end to end on small files with precomputed landmarks: shards, failures, resume, status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from klassify import cli, extract, store
+from klassify.errors import KlassifyError
+from klassify.features import mouth
+from klassify.features.clip import ClipExtractor
+from klassify.files import TEMPORARY
+from klassify.store import FeatureStore
+
+SIZE, N_FRAMES = 96, 8
+
+
+def landmarks(rng: np.random.Generator, n: int = N_FRAMES) -> np.ndarray:
+    """A mouth, a face oval and eyes in the middle of the frame, with some motion."""
+    points = np.zeros((n, 478, 2))
+    turn = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    points[:, mouth.FACE_OVAL] = 48 + 36 * np.column_stack([np.sin(turn), np.cos(turn)])
+    points[:, mouth.LIPS] = [48, 64] + 10 * np.column_stack([np.cos(turn), np.sin(turn)])[np.arange(40) % 36]
+    points[:, mouth.EYES] = [[34, 40], [62, 40]]
+    return (points + rng.normal(0, 0.3, points.shape)).astype(np.float32)
+
+
+def write_video(path: Path, rng: np.random.Generator, n: int = N_FRAMES) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for _ in range(n):
+            image = rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+BROKEN = {
+    "text.mp4": "decode",
+    "empty.mp4": "decode",
+    "missing.mp4": "decode",
+    "noface.mp4": "face",
+    "length.mp4": "landmarks",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A list of 11 clips, of which five have something wrong."""
+    folder = tmp_path_factory.mktemp("media and landmarks")
+    rng = np.random.default_rng(0)
+    (folder / "media" / "id 1").mkdir(parents=True)
+    (folder / "landmarks" / "id 1").mkdir(parents=True)
+    files = [f"id 1/é{i}.mp4" for i in range(6)] + list(BROKEN)
+    for file in files:
+        path = folder / "media" / file
+        points = landmarks(rng)
+        if file == "text.mp4":
+            path.write_text("no video\n" * 100)
+        elif file == "empty.mp4":
+            path.touch()
+        elif file != "missing.mp4":
+            write_video(path, rng, N_FRAMES + (file == "length.mp4"))
+        if file == "noface.mp4":
+            points[:] = np.nan
+        np.savez(folder / "landmarks" / Path(file).with_suffix(".npz"), landmarks=points)
+    order = rng.permutation(len(files))
+    (folder / "list.tsv").write_text("\n".join(["file", *(files[i] for i in order)]) + "\n")
+    return folder
+
+
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "extract", "--list", str(data / "list.tsv"), "--root", str(data / "media"), "--out", str(out),
+        "--landmarks", str(data / "landmarks"), "--chunk", "4", "--jobs", "1", *more,
+    ]  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def made(data, tmp_path_factory):
+    """The shards of one uninterrupted run."""
+    out = tmp_path_factory.mktemp("out") / "train"
+    assert cli.main(arguments(data, out)) == 0
+    return out
+
+
+def test_every_clip_has_one_row_and_failures_are_named(data, made):
+    assert sorted(contents(made)) == ["failures-1-of-1.tsv"] + [f"part-1-of-1-{k}.parquet" for k in range(3)]
+    features = FeatureStore(made)
+    listed = (data / "list.tsv").read_text().splitlines()[1:]
+    assert features.files == listed
+    assert set(features.reasons) == set(BROKEN)
+    for file in listed:
+        row = features[file]
+        assert np.isfinite(row.features).all()
+        if file not in BROKEN:
+            assert row.valid.all() and row.features.shape == (N_FRAMES, 8) and row.fps == 25
+            assert (row.features[3:] > 0).all() and not row.reason
+    assert features["noface.mp4"].valid.shape == (N_FRAMES,) and not features["noface.mp4"].valid.any()
+    lines = (made / "failures-1-of-1.tsv").read_text().splitlines()
+    assert lines[0] == "file\tstage\treason"
+    table = {file: (stage, reason) for file, stage, reason in (line.split("\t") for line in lines[1:])}
+    assert {file: stage for file, (stage, _) in table.items()} == BROKEN
+    assert table["noface.mp4"][1] == "no face" and "empty" in table["empty.mp4"][1]
+    assert "No such file" in table["missing.mp4"][1] and "9" in table["length.mp4"][1]
+
+
+def test_a_finished_run_is_skipped_and_strict_tells(data, made, capsys):
+    before = contents(made)
+    stamps = {path: path.stat().st_mtime_ns for path in made.glob("*.parquet")}
+    assert cli.main(arguments(data, made)) == 0
+    assert cli.main(arguments(data, made, "--strict")) == 1
+    assert "11 clips, 5 without features (3 decode, 1 face, 1 landmarks" in capsys.readouterr().out
+    assert contents(made) == before and stamps == {
+        path: path.stat().st_mtime_ns for path in made.glob("*.parquet")
+    }
+
+
+def test_missing_parts_are_made_again_to_the_byte(data, made):
+    before = contents(made)
+    (made / "part-1-of-1-1.parquet").unlink()
+    (made / "failures-1-of-1.tsv").unlink()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    stale = made / f"part-1-of-1-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
+    other = made / f"part-1-of-12-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
+    stale.write_bytes(b"half"), other.write_bytes(b"half")
+    assert cli.main(arguments(data, made)) == 0
+    other.unlink()
+    assert contents(made) == before
+
+
+def test_a_run_that_was_killed_is_resumed(data, made, tmp_path):
+    command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "part-1-of-1-0.parquet").exists() and time.monotonic() < deadline:
+        assert process.poll() is None or (tmp_path / "part-1-of-1-0.parquet").exists()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert cli.main(arguments(data, tmp_path)) == 0
+    assert contents(tmp_path) == contents(made)
+
+
+@pytest.mark.parametrize("n", [3, 13])
+def test_shards_together_are_the_single_run(data, made, tmp_path, n):
+    for i in range(1, n + 1) if n == 3 else (1, 5, 13):
+        assert cli.main(arguments(data, tmp_path, "--shard", f"{i}/{n}")) == 0
+    if n == 13:  # more shards than clips: the last one is an empty part
+        assert len(store.read_rows(tmp_path / "part-13-of-13-0.parquet")) == 0
+        return
+    whole, parts = FeatureStore(made), FeatureStore(tmp_path)
+    assert set(parts.files) == set(whole.files) and parts.reasons == whole.reasons
+    for file in whole:
+        np.testing.assert_array_equal(parts[file].features, whole[file].features)
+        np.testing.assert_array_equal(parts[file].valid, whole[file].valid)
+
+
+def test_status_names_what_is_missing(data, made, tmp_path, capsys):
+    assert cli.main(arguments(data, made, "--status")) == 0
+    assert "11 of 11 clips, 3 of 3 parts" in capsys.readouterr().out
+    assert cli.main(arguments(data, tmp_path / "none", "--status")) == 1
+    assert "0 of 11 clips" in capsys.readouterr().out
+    assert cli.main(arguments(data, tmp_path, "--shard", "2/3")) == 0
+    capsys.readouterr()
+    assert cli.main(arguments(data, tmp_path, "--status")) == 1
+    out = capsys.readouterr().out
+    assert "4 of 11 clips, 1 of 3 parts" in out
+    assert "--shard 1/3: part-1-of-3-0.parquet" in out and "--shard 3/3" in out and "--shard 2/3" not in out
+    assert cli.main(arguments(data, tmp_path, "--status", "--shard", "2/3")) == 0
+
+
+def test_other_settings_lists_and_cuttings_are_refused(data, made, tmp_path, capsys):
+    before = contents(made)
+    for more, named in (
+        (["--chunk", "5"], "chunk: 4 there, 5 now"),
+        (["--shard", "1/2"], "n: 1 there, 2 now"),
+        (["--list", str(tmp_path / "other.tsv")], "clips: 11 there, 1 now"),
+    ):
+        (tmp_path / "other.tsv").write_text("file\nid 1/é1.mp4\n")
+        assert cli.main(arguments(data, made, *more)) == 2
+        error = capsys.readouterr().err
+        assert named in error and "--force" in error
+    assert contents(made) == before
+
+
+def test_changed_media_are_noticed_and_force_redoes(data, tmp_path, capsys):
+    media = tmp_path / "media"
+    media.mkdir()
+    write_video(media / "a.mp4", np.random.default_rng(1))
+    (tmp_path / "list.tsv").write_text("file\na.mp4\n")
+    command = [
+        "extract", "--list", str(tmp_path / "list.tsv"), "--root", str(media), "--out", str(tmp_path / "out"),
+        "--jobs", "1", "--landmarks", str(tmp_path),
+    ]  # fmt: skip
+    np.savez(tmp_path / "a.npz", landmarks=landmarks(np.random.default_rng(2)))
+    assert cli.main([*command, "--shard", "1/2"]) == 0
+    (media / "a.mp4").write_text("broken since")
+    assert cli.main([*command, "--shard", "1/2"]) == 2
+    assert "media:" in capsys.readouterr().err
+    assert cli.main([*command, "--force"]) == 0  # another cutting replaces the old one
+    assert store.parts_in(tmp_path / "out") == [tmp_path / "out" / "part-1-of-1-0.parquet"]
+    assert FeatureStore(tmp_path / "out").reasons["a.mp4"].startswith("Cannot decode")
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/3/5"])
+def test_shards_that_are_none_are_refused(shard):
+    with pytest.raises(KlassifyError, match="1 <= I <= N"):
+        extract.parse_shard(shard)
+
+
+def test_wrong_media_folders_are_refused_at_once(data, tmp_path, capsys):
+    for root in (tmp_path, tmp_path / "none"):
+        assert cli.main(arguments(data, tmp_path / "out", "--root", str(root))) == 2
+        assert "--root" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):
+    extractor = ClipExtractor(data / "media", data / "landmarks")
+    for file in ("../list.tsv", "/etc/passwd"):
+        row = extractor(file)
+        assert (row.file, row.stage, len(row.valid)) == (file, "path", 0) and "leads out" in row.reason
+
+
+def test_a_defect_in_one_clip_costs_that_clip(data, monkeypatch):
+    extractor = ClipExtractor(data / "media", data / "landmarks")
+    good = "id 1/é0.mp4"
+    features = mouth.mouth_features
+    monkeypatch.setattr(mouth, "mouth_features", lambda tracked: 1 / 0)
+    row = extractor(good)
+    assert (row.stage, row.reason) == ("features", "ZeroDivisionError: division by zero")
+    monkeypatch.setattr(mouth, "mouth_features", features)
+    assert extractor(good).valid.all()
+
+
+def test_killing_a_worker_loses_no_clip(data, made, tmp_path):
+    command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "part-1-of-1-0.parquet").exists() and process.poll() is None:
+        pass
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for child in children.read_text().split() if children.exists() else []:
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+    assert process.wait(timeout=60) == 0
+    assert contents(tmp_path) == contents(made)

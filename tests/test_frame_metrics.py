@@ -1,0 +1,94 @@
+"""Frame-level metrics against slow, obvious references."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from klassify import metrics, segments
+from klassify.errors import KlassifyError
+from klassify.frame_metrics import FrameScores, frame_labels, frame_metrics, mean_clip_auc, resample
+from klassify.predictions import Truth, row_offsets
+
+
+def random_split(seed, n_clips=30):
+    """Truth with segments that touch, overlap, leave the clip or last no time, and coarse frame scores."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 60, n_clips)
+    cells = []
+    for count in counts:
+        start = np.round(rng.uniform(-0.1, count * 0.04 + 0.2, rng.integers(0, 4)), 2)
+        cells.append(np.stack([start, start + rng.choice([0.0, 0.02, 0.08, 0.4, 9.0], len(start))], 1).tolist())
+    files = [f"{i}.mp4" for i in range(n_clips)]
+    scores = np.round(rng.normal(size=counts.sum()), 1)
+    return FrameScores(np.array(files, object), row_offsets(counts), scores), Truth.from_cells(files, cells), cells
+
+
+@pytest.mark.parametrize("frame_s", [0.02, 0.04, 0.16, 0.64])
+def test_labels_equal_those_of_each_clip_alone(frame_s):
+    for seed in range(10):
+        frames, truth, cells = random_split(seed)
+        counts = np.diff(frames.offsets)
+        wanted = [segments.encode_labels(cell, n, frame_s=frame_s) for cell, n in zip(cells, counts)]
+        np.testing.assert_array_equal(frame_labels(truth, counts, frame_s), np.concatenate(wanted))
+
+
+@pytest.mark.parametrize("resolution_ms", [20, 40, 80, 320])
+def test_pooled_metrics_equal_frame_by_frame_work(resolution_ms):
+    frames, truth, cells = random_split(1)
+    scores, labels = [], []
+    for clip, cell in zip(np.split(frames.scores, frames.offsets[1:-1]), cells):
+        step = resolution_ms // 40
+        new = np.repeat(clip, 2) if not step else [max(clip[i : i + step]) for i in range(0, len(clip), step)]
+        scores += list(new)
+        labels += list(segments.encode_labels(cell, len(new), frame_s=resolution_ms / 1000))
+    result = frame_metrics(frames, truth, (resolution_ms,))
+    assert result.auc[resolution_ms] == pytest.approx(roc_auc_score(labels, scores))
+    assert result.eer[resolution_ms] == pytest.approx(metrics.eer(np.array(labels), np.array(scores)))
+
+
+def test_the_mean_over_clips():
+    frames, truth, cells = random_split(2)
+    counts = np.diff(frames.offsets)
+    labels = frame_labels(truth, counts, 0.04)
+    aucs = [
+        roc_auc_score(label, score)
+        for label, score in zip(np.split(labels, frames.offsets[1:-1]), np.split(frames.scores, frames.offsets[1:-1]))
+        if 0 < label.sum() < len(label)
+    ]
+    assert frame_metrics(frames, truth).clip_auc == pytest.approx(np.mean(aucs))
+    assert np.isnan(mean_clip_auc(np.zeros(5, int), np.arange(5.0), np.array([2, 3])))
+
+
+def test_joined_by_name_and_clips_without_frames_are_counted():
+    frames, truth, _ = random_split(3)
+    fewer = FrameScores(frames.files[1:][::-1], *reversed_clips(frames))
+    result = frame_metrics(fewer, truth)
+    assert (result.n_clips, result.n_without) == (29, 1)
+    rest = truth.take(np.arange(1, 30))
+    assert result == frame_metrics(fewer, rest)._replace(n_without=1)
+
+
+def reversed_clips(frames):
+    clips = np.split(frames.scores, frames.offsets[1:-1])[1:][::-1]
+    return row_offsets(np.array([len(clip) for clip in clips])), np.concatenate(clips)
+
+
+def test_from_a_table_in_any_order_but_not_off_the_grid():
+    table = pd.DataFrame(
+        {"file": ["b", "a", "b", "b"], "start": [0.04, 0.0, 0.0, 0.08], "end": 0.0, "score": [2, 1, 3, 4]}
+    )
+    frames = FrameScores.from_table(table)
+    assert frames.files.tolist() == ["b", "a"] and frames.scores.tolist() == [3, 2, 4, 1]
+    table.loc[3, "start"] = 0.12
+    with pytest.raises(KlassifyError, match="of b are not one row for each 40 ms"):
+        FrameScores.from_table(table)
+
+
+def test_no_frames_and_no_such_resolution():
+    frames, truth, _ = random_split(4)
+    nothing = FrameScores(np.array([], object), np.array([0]), np.array([]))
+    result = frame_metrics(nothing, truth)
+    assert result.n_without == 30 and np.isnan(result.auc[40]) and np.isnan(result.clip_auc)
+    with pytest.raises(KlassifyError, match="50 ms"):
+        resample(frames.scores, np.diff(frames.offsets), 50)

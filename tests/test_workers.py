@@ -1,0 +1,92 @@
+"""Worker processes: all results, and what dies or fails."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from klassify import workers
+from klassify.errors import KlassifyError
+
+
+def setup(value: int = 10) -> int:
+    return value
+
+
+def refuse() -> None:
+    raise KlassifyError("no such model", mend="install it")
+
+
+def die_at_start() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work(state: int, task):
+    """Add; or do what the task says."""
+    if task == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if isinstance(task, Path):  # die at the first attempt only
+        if not task.exists():
+            task.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "second attempt"
+    if task == "defect":
+        raise ZeroDivisionError("in the worker")
+    return state + task
+
+
+def run(tasks, jobs=2, start=setup) -> dict:
+    return dict(workers.each(work, tasks, start, jobs=jobs))
+
+
+def test_all_tasks_have_their_results():
+    assert run(range(20)) == {i: i + 10 for i in range(20)}
+    assert run([1], jobs=8, start=functools.partial(setup, 5)) == {0: 6}
+    assert run([]) == {}
+
+
+def test_a_crash_costs_one_task():
+    results = run([0, "crash", 2, 3, 4, 5])
+    assert isinstance(results[1], workers.Died) and "SIGSEGV" in results[1].reason
+    assert {i: results[i] for i in (0, 2, 3, 4, 5)} == {0: 10, 2: 12, 3: 13, 4: 14, 5: 15}
+
+
+def test_a_task_whose_worker_was_killed_once_is_tried_again(tmp_path):
+    assert run([0, tmp_path / "seen", 2]) == {0: 10, 1: "second attempt", 2: 12}
+
+
+def test_failures_to_start_end_the_run():
+    with pytest.raises(KlassifyError, match="no such model") as caught:
+        run([1, 2], start=refuse)
+    assert caught.value.mend == "install it"
+    with pytest.raises(KlassifyError, match="before they are ready.*SIGKILL"):
+        run([1, 2], jobs=1, start=die_at_start)
+
+
+def test_defects_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: in the worker"):
+        run([1, "defect"])
+
+
+def test_stopping_early_leaves_no_process_behind():
+    import multiprocessing
+
+    results = workers.each(work, range(1000), setup, jobs=2)
+    next(results)
+    results.close()
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        pass
+    assert not multiprocessing.active_children()
+
+
+def test_progress_writes_lines_to_a_log(monkeypatch, capsys):
+    monkeypatch.setattr(workers, "LOG_EVERY_S", -1.0)
+    assert list(workers.progress(iter("ab"), 2, "extract 1/1")) == ["a", "b"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and lines[1].startswith("extract 1/1: 2 of 2 clips, ")
