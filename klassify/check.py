@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from klassify import lists
+from klassify import lists, metadata
 from klassify.errors import KlassifyError
 from klassify.files import file_hash, read_json
 
@@ -76,7 +76,7 @@ class Listed:
         """From a data list (.tsv) or an official testX_files.txt."""
         path = Path(path)
         if path.suffix == ".txt":
-            return cls(lists.read_names(path)[0]["file"].tolist(), path.name)
+            return cls(metadata.read_names(path)[0]["file"].tolist(), path.name)
         frame = lists.read_list(path)
         return cls(frame["file"].tolist(), path.name, frame["duration"].tolist(), first_line=2)
 

@@ -136,7 +136,7 @@ class Truth:
     @classmethod
     def from_metadata(cls, path: str | os.PathLike, column: str = "fake_segments") -> Truth:
         """From the challenge's metadata JSON, a list of objects with `file` and `column`."""
-        from klassify.lists import iter_records
+        from klassify.metadata import iter_records
 
         parts = []
         for entries in iter_records(path):

@@ -178,7 +178,7 @@ def merge(
 
     weights: what the scores of each part are multiplied by, one a part; none given: 1. platt: (a, b) of each
         part, which first turn its log-odds s into the probability 1 / (1 + exp(a s + b)) of being right.
-    Returns the proposals, as `propose` orders them, and the part (M,) that each comes from.
+    Returns the proposals, as `propose` orders them, and the row of each (M,) in the parts one after the other.
     """
     for name, values in (("weights", weights), ("platt", platt)):
         if values and len(values) != len(parts):
@@ -188,10 +188,9 @@ def merge(
         scores = [calibrated(score, a, b) for score, (a, b) in zip(scores, platt)]
     if weights:
         scores = [score * weight for score, weight in zip(scores, weights)]
-    origin = np.repeat(np.arange(len(parts)), [len(part.clip) for part in parts])
     union = Candidates(*map(np.concatenate, zip(*parts)))._replace(score=np.concatenate(scores))
     taken, score = soft_nms(*union, sigma=nms_sigma, cap=cap, min_score=min_score)
-    return union.take(taken)._replace(score=score), origin[taken]
+    return union.take(taken)._replace(score=score), taken
 
 
 def calibrated(score: np.ndarray, a: float, b: float) -> np.ndarray:

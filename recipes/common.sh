@@ -30,7 +30,7 @@ variables (on the command line, or in local.mk to keep them)
 TEXT
 }
 
-datasets="avdeepfake1mpp avdeepfake1m lavdf fakeavceleb demo"
+datasets="avdeepfake1mpp avdeepfake1m lavdf demo"
 known="split data size root conf system submit1 submit2 seed jobs force dry"
 first=0 last=4 split='' data=avdeepfake1mpp size=default root='' conf='' system='' submit1='' submit2='' seed=1
 jobs=$(nproc) force='' dry=''

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import lists
+from klassify import lists, metadata
 from klassify.cli import main
 from klassify.errors import KlassifyError
 
@@ -435,9 +435,9 @@ def test_metadata_is_cut_anywhere_and_read_whole(tmp_path, indent):
     path = tmp_path / "m.json"
     path.write_text(json.dumps(entries, indent=indent))
     for block in (10, 333, 1 << 20):
-        blocks = list(lists.iter_records(path, block))
+        blocks = list(metadata.iter_records(path, block))
         assert [record for records in blocks for record in records] == entries
-    assert len(list(lists.iter_records(path, 333))) > 10
+    assert len(list(metadata.iter_records(path, 333))) > 10
 
 
 def test_json_errors_name_the_line(tmp_path):
@@ -447,7 +447,7 @@ def test_json_errors_name_the_line(tmp_path):
     line = text[: text.index(" 40.mp4")].count("\n") + 1
     for block in (100, 1 << 20):
         with pytest.raises(KlassifyError, match=rf"m.json:{line}\b"):
-            list(lists.iter_records(path, block))
+            list(metadata.iter_records(path, block))
 
 
 # ------------------------------------------------------------------------------ media and re-runs
@@ -489,7 +489,7 @@ def test_probing_in_processes_gives_what_one_process_gives(tmp_path):
     paths = [tmp_path / f"{i}.mp4" for i in range(70)]
     for path in paths:
         path.write_bytes(b"no media")
-    one, two = (list(lists._probe_all(paths, jobs)) for jobs in (1, 2))
+    one, two = (list(metadata._probe_all(paths, jobs)) for jobs in (1, 2))
     assert one == two and all(isinstance(result, str) for result in one)
 
 

@@ -153,3 +153,42 @@ def test_truth_from_lists_and_from_metadata(tmp_path):
     assert truth.take(np.array([2, 0])).segments.tolist() == [[0.5, 0.9], [2, 3], [1, 2]]
     with pytest.raises(KlassifyError, match="visual_fake_segments"):
         Truth.from_metadata(path, "visual_fake_segments")
+
+
+def acceptable(text):
+    """The rule in plain words: an object of non-empty lists of equally long rows of three numbers or more."""
+    try:
+        clips = json.loads(text, object_pairs_hook=list)
+    except ValueError:
+        return False
+    if not text.lstrip().startswith("{"):
+        return False
+    for _, rows in clips:
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
+            return False
+        if len({len(row) for row in rows}) > 1 or len(rows[0]) < 3:
+            return False
+        numbers = [x for row in rows for x in row]
+        if not all(type(x) in (int, float) and np.isfinite(x) for x in numbers):
+            return False
+    return True
+
+
+def test_damaged_files_are_accepted_exactly_when_they_still_follow_the_rule(tmp_path):
+    good = '{"a\\n.mp4": [[0.9, 1, 2], [0.5, 3.25, 4]], "é.mp4": [[1e-2, 0, 0]], "c": [[0.1, 5, 6, 7]]}'
+    outcomes = {True: 0, False: 0}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        text = list(good)
+        for _ in range(rng.integers(1, 3)):
+            at, new = rng.integers(len(text)), rng.choice(list('{}[],:" \\0159.-tn'))
+            text[at : at + rng.integers(0, 2)] = [new] * rng.integers(0, 2)
+        text = "".join(text)
+        outcomes[acceptable(text)] += 1
+        for chunk_bytes in (3, 20, 1 << 18):
+            if acceptable(text):
+                assert as_dict(read(tmp_path, text, chunk_bytes)) == expected(text), text
+            else:
+                with pytest.raises(KlassifyError):
+                    read(tmp_path, text, chunk_bytes)
+    assert min(outcomes.values()) > 30

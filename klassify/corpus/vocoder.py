@@ -14,6 +14,7 @@ from scipy.signal import butter, get_window, istft, lfilter, sosfilt, stft
 
 SAMPLE_RATE = 16000
 FRAME, HOP = 512, 128
+GRIFFIN_LIM_MELS, GRIFFIN_LIM_ROUNDS = 80, 12
 
 
 def fit_length(wave: np.ndarray, n_samples: int) -> np.ndarray:
@@ -59,13 +60,13 @@ def mel_filters(n_mels: int, n_bins: int = FRAME // 2 + 1) -> np.ndarray:
 def griffin_lim(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Magnitudes through 80 mels smoothed in time, phases by 12 rounds of Griffin and Lim (1984)."""
     spectrum = _stft(wave)
-    mels = mel_filters(80)
+    mels = mel_filters(GRIFFIN_LIM_MELS)
     energies = mels @ np.abs(spectrum)
     energies = lfilter([0.25, 0.5, 0.25], 1, np.pad(energies, ((0, 0), (1, 1)), mode="edge"), axis=1)[:, 2:]
     energies = np.pad(energies, ((0, 0), (0, spectrum.shape[1] - energies.shape[1])), mode="edge")
     magnitude = np.maximum(np.linalg.pinv(mels) @ energies, 1e-6)
     phase = rng.uniform(-np.pi, np.pi, magnitude.shape)
-    for _ in range(12):
+    for _ in range(GRIFFIN_LIM_ROUNDS):
         rebuilt = _stft(_istft(magnitude * np.exp(1j * phase), len(wave)))
         phase = np.angle(rebuilt[:, : magnitude.shape[1]])
     return _istft(magnitude * np.exp(1j * phase), len(wave))

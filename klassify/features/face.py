@@ -91,9 +91,7 @@ class FaceGraph:
     BLANK = np.zeros((64, 64, 3), np.uint8)
 
     def __init__(self, max_faces: int, refine: bool):
-        warnings.filterwarnings(
-            "ignore", message=r"SymbolDatabase\.GetPrototype"
-        )  # MediaPipe against its protobuf
+        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")  # MediaPipe against its protobuf
         with _quiet():
             from mediapipe.python.solutions import face_mesh
 
@@ -133,9 +131,7 @@ class PrecomputedLandmarks:
                 points = landmarks[n - 1]
                 yield frame, points if np.isfinite(points).all() else None
         if n != len(landmarks):
-            raise KlassifyError(
-                f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path
-            )
+            raise KlassifyError(f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path)
 
 
 def choose(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray | None:
@@ -149,9 +145,7 @@ def choose(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray |
     if previous is None:
         return faces[int(np.argmax([np.prod(box[2:] - box[:2]) for box in boxes]))]
     last = _box(previous)
-    ranks = [
-        (_iou(box, last), -float(np.linalg.norm(box[:2] + box[2:] - last[:2] - last[2:]))) for box in boxes
-    ]
+    ranks = [(_iou(box, last), -float(np.linalg.norm(box[:2] + box[2:] - last[:2] - last[2:]))) for box in boxes]
     return faces[max(range(len(faces)), key=ranks.__getitem__)]
 
 
@@ -208,12 +202,7 @@ def _read_landmarks(path: Path) -> np.ndarray:
     except (KeyError, ValueError, OSError, EOFError) as error:
         raise KlassifyError(f"This is no readable landmark file: {error}.", where=path) from None
     shape = landmarks.shape
-    if (
-        len(shape) != 3
-        or shape[1] not in LANDMARK_COUNTS
-        or shape[2] not in (2, 3)
-        or landmarks.dtype.kind != "f"
-    ):
+    if len(shape) != 3 or shape[1] not in LANDMARK_COUNTS or shape[2] not in (2, 3) or landmarks.dtype.kind != "f":
         raise KlassifyError(
             f"Landmarks are floats (T, 468 or 478, 2 or 3); here is {landmarks.dtype} {shape}.", where=path
         )

@@ -45,13 +45,13 @@ FACE_OVAL = np.array([
 ])
 # fmt: on
 LIPS = np.concatenate([OUTER_LIPS, INNER_LIPS])
+FACE = np.concatenate([FACE_OVAL, OUTER_LIPS])  # a wide open mouth may leave the oval
 EYES = np.array([33, 263])  # outer corners
+MOVING = np.concatenate([LIPS, EYES])
 UPPER_LIP, LOWER_LIP, RIGHT_CORNER, LEFT_CORNER = 13, 14, 61, 291
 
 CODES = np.arange(256) / 255
-LINEAR = np.where(CODES <= 0.04045, CODES / 12.92, ((CODES + 0.055) / 1.055) ** 2.4).astype(
-    np.float32
-)  # sRGB
+LINEAR = np.where(CODES <= 0.04045, CODES / 12.92, ((CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # sRGB
 
 MOUTH_MARGIN = 0.2  # of the lips' width and height, on each side
 MOUTH_SIZE = (64, 48)  # width and height that the mouth is resized to before its blur is measured
@@ -69,11 +69,11 @@ def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
     Holds one frame at a time and 42 points of every frame.
     """
     appearance, points = [], []
-    before = None
+    before, nowhere = None, np.full((len(MOVING), 2), np.nan)
     for frame, landmarks in tracked:
         now = None if landmarks is None else look(frame, landmarks)
         appearance.append((0.0, 0.0, 0.0) if now is None else now.features(before))
-        points.append(np.full((42, 2), np.nan) if now is None else landmarks[np.concatenate([LIPS, EYES])])
+        points.append(nowhere if now is None else landmarks[MOVING])
         before = now
     if not points:
         return np.zeros((0, len(FEATURES)), np.float32), np.zeros(0, bool)
@@ -114,11 +114,7 @@ class Look:
         if before is None:
             return self.blur, 0.0, 0.0
         shared = np.concatenate([np.maximum(self.box, before.box)[:2], np.minimum(self.box, before.box)[2:]])
-        mse = (
-            nonmouth_mse(*self._within(shared), *before._within(shared))
-            if (shared[2:] > shared[:2]).all()
-            else 0.0
-        )
+        mse = nonmouth_mse(*self._within(shared), *before._within(shared)) if (shared[2:] > shared[:2]).all() else 0.0
         return self.blur, mse, colour_shift(self.lab, before.lab)
 
     def _within(self, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +134,7 @@ def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
     if mouth[2] - mouth[0] < MIN_MOUTH_PX or mouth[3] - mouth[1] < MIN_MOUTH_PX:
         return None
     lab = mean_lab(_crop(frame, mouth), outer - mouth[:2])
-    face = _box(landmarks[np.concatenate([FACE_OVAL, OUTER_LIPS])], frame.shape, 0.0)
+    face = _box(landmarks[FACE], frame.shape, 0.0)
     gray = cv2.cvtColor(_crop(frame, face), cv2.COLOR_RGB2GRAY)
     mask = nonmouth_mask(landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px)
     mouth_gray = cv2.cvtColor(_crop(frame, mouth), cv2.COLOR_RGB2GRAY)
@@ -152,9 +148,7 @@ def blurriness(gray: np.ndarray) -> float:
     return float(laplacian.var(dtype=np.float64))
 
 
-def nonmouth_mask(
-    oval: np.ndarray, outer_lips: np.ndarray, shape: tuple[int, int], guard_px: float
-) -> np.ndarray:
+def nonmouth_mask(oval: np.ndarray, outer_lips: np.ndarray, shape: tuple[int, int], guard_px: float) -> np.ndarray:
     """uint8 (h, w), 255 inside the face oval but for the hull of the lips widened by `guard_px`."""
     mask = np.zeros(shape, np.uint8)
     cv2.fillPoly(mask, [_pixels(oval)], 255)
@@ -163,14 +157,12 @@ def nonmouth_mask(
     cv2.fillConvexPoly(background, hull, 0)
     near = _box(np.concatenate([hull[:, 0] - guard_px, hull[:, 0] + guard_px]), shape, 0.0)
     if (near[2:] > near[:2]).all():
-        distance = cv2.distanceTransform(_crop(background, near), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        distance = cv2.distanceTransform(_crop(background, near), cv2.DIST_L2, cv2.DIST_MASK_5)
         _crop(mask, near)[distance <= guard_px] = 0
     return mask
 
 
-def nonmouth_mse(
-    gray: np.ndarray, mask: np.ndarray, gray_before: np.ndarray, mask_before: np.ndarray
-) -> float:
+def nonmouth_mse(gray: np.ndarray, mask: np.ndarray, gray_before: np.ndarray, mask_before: np.ndarray) -> float:
     """Mean squared change of gray where both masks are set; 0 where they share no pixel."""
     both = cv2.bitwise_and(mask, mask_before)
     n = cv2.countNonZero(both)
@@ -181,9 +173,7 @@ def mean_lab(rgb: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     """Mean CIE Lab (L 0..100, sRGB, D65) inside a polygon of a crop, (3,) float64."""
     mask = np.zeros(rgb.shape[:2], np.uint8)
     cv2.fillPoly(mask, [_pixels(polygon)], 255)
-    lab = cv2.cvtColor(
-        LINEAR[rgb], cv2.COLOR_LRGB2Lab
-    )  # from sRGB directly cv2 interpolates in a coarse table
+    lab = cv2.cvtColor(LINEAR[rgb], cv2.COLOR_LRGB2Lab)  # from sRGB directly cv2 interpolates in a coarse table
     return np.array(cv2.mean(lab, mask)[:3])
 
 
