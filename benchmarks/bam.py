@@ -1,34 +1,37 @@
 """Speed and memory of BAM at full size.
 
-    python benchmarks/bam.py pairs  [--batches 1 2 4 8] [--rows 5 10 20] [--threads 2]
+    python benchmarks/bam.py pairs  [--batches 1 2 4 8] [--at-once 1024 4096] [--repeats 5] [--threads 2]
     python benchmarks/bam.py memory [--seconds 15 30 60] [--threads 2]
 
 `pairs`: the pairwise attention of 100 frames of 1024 dimensions (three times in a forward pass), computed
-once for each unordered pair in blocks of rows, against its plain form. For both: wall time (the best of
-several alternating runs) in inference and in training (forward and backward), the largest difference of
-the scores, and the peak memory above what the process had before, in a process of its own.
+once for each unordered pair in blocks of rows, against its plain form, in inference and in training
+(forward and backward). Wall times are the best of alternating runs; memory is the peak of a run above what
+the process held before it; the difference is the largest one between scores of the two forms.
 
-`memory`: peak memory of a process that builds a WavLM-Large with random weights and BAM on top and scores
+`memory`: peak memory of a process that builds WavLM-Large with random weights and BAM on top and scores
 one clip with `score_long`, one process for each duration. Fails if the peaks differ by 5 % or reach 3 GB.
+
+Linux only: peaks come from /proc, since ru_maxrss of a child process starts at its parent's peak.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from klassify.models.bam import BAM, PAIR_ROWS, SAMPLE_RATE, pair_scores
+from klassify.models.bam import BAM, PAIRS_AT_ONCE, SAMPLE_RATE, pair_scores
 
 FRAMES, DIM = 100, 1024
-GIB = 2**20  # ru_maxrss counts KiB
+PairScores = Callable[[Tensor, nn.Linear, Tensor], Tensor]
 
 
 def plain_pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor) -> Tensor:
@@ -36,128 +39,98 @@ def plain_pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor) -> Tensor:
     return (torch.tanh(proj(x[:, :, None] * x[:, None])) @ weight).squeeze(3)
 
 
-def attention(rows: int, batch: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
-    """A call of the plain form (rows = 0) or of ours on fixed random input, and its trainable tensors."""
+def memory_gb(which: str) -> float:
+    """VmRSS (now) or VmHWM (peak) of this process in GB."""
+    return int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
+
+
+def measure_pairs(form: PairScores, batch: int, train: bool) -> tuple[float, float, Tensor]:
+    """Wall time in seconds, peak memory in GB, and the scores of a run on fixed random input."""
     torch.manual_seed(0)
     x, proj = torch.randn(batch, FRAMES, DIM, requires_grad=True), nn.Linear(DIM, DIM)
     weight = nn.init.xavier_normal_(torch.empty(DIM, 1)).requires_grad_()
-    leaves = [x, weight, proj.weight, proj.bias]
-    if not rows:
-        return lambda: plain_pair_scores(x, proj, weight), leaves
-    return lambda: pair_scores(x, proj, weight, rows), leaves
-
-
-def run_once(rows: int, batch: int, train: bool) -> float:
-    """Wall time of one forward pass, with the backward pass if `train`."""
-    score, leaves = attention(rows, batch)
-    start = time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = memory_gb("VmRSS"), time.perf_counter()
+    with torch.set_grad_enabled(train):
+        scores = form(x, proj, weight)
     if train:
-        torch.autograd.grad(score().sum(), leaves)
-    else:
-        with torch.inference_mode():
-            score()
-    return time.perf_counter() - start
+        torch.autograd.grad(scores.sum(), [x, weight, *proj.parameters()])
+    return time.perf_counter() - start, memory_gb("VmHWM") - before, scores.detach()
 
 
-def largest_difference(rows: int, batch: int) -> float:
-    with torch.inference_mode():
-        return float((attention(rows, batch)[0]() - attention(0, batch)[0]()).abs().max())
+def compare_pairs(batch: int, train: bool, block_sizes: list[int], repeats: int) -> None:
+    """Print the plain form and ours, with each number of pairs at once, for one batch size."""
+    forms: dict[int, PairScores] = {0: plain_pair_scores}
+    for size in block_sizes:
+        forms[size] = lambda x, proj, weight, size=size: pair_scores(x, proj, weight, size)
+    runs = {size: [] for size in forms}
+    for _ in range(repeats):  # in turn, so that other load on the machine meets all of them
+        for size, form in forms.items():
+            runs[size].append(measure_pairs(form, batch, train))
+    best = {size: min(run[0] for run in several) for size, several in runs.items()}
+    plain = runs[0][0][2]
+    print(f"batch {batch}, {'training' if train else 'inference'}")
+    for size, several in runs.items():
+        name = f"{size} pairs at once" if size else "plain"
+        line = f"  {name:>20}: {best[size]:6.3f} s, peak +{max(run[1] for run in several):.2f} GB"
+        if size:
+            difference = float((several[0][2] - plain).abs().max())
+            line += f", {best[0] / best[size]:.2f} times as fast, difference {difference:.1e}"
+        print(line, flush=True)
 
 
-def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
-
-
-def pair_peak(rows: int, batch: int, train: bool) -> dict[str, float]:
-    """Peak memory of one run above that of a process which has done the same on a tenth of the frames."""
-    global FRAMES
-    full, FRAMES = FRAMES, FRAMES // 10
-    run_once(rows, batch, train)
-    FRAMES, before = full, peak_gib()
-    run_once(rows, batch, train)
-    return {"gib": peak_gib() - before}
-
-
-def clip_peak(seconds: float) -> dict[str, float]:
-    """Peak memory and wall time of scoring one clip with WavLM-Large and BAM."""
+def measure_clip(seconds: float) -> dict[str, float]:
+    """Peak memory in GB and wall time of scoring one clip with WavLM-Large and BAM."""
     from klassify.models.ssl import SSLFrontEnd
 
     torch.manual_seed(0)
     model = BAM(SSLFrontEnd(normalize_input=True, architecture="wavlm-large")).eval()
-    loaded, start = peak_gib(), time.perf_counter()
+    loaded, start = memory_gb("VmRSS"), time.perf_counter()
     model.score_long(0.1 * torch.randn(round(seconds * SAMPLE_RATE)))
-    return {"gib": peak_gib(), "loaded": loaded, "seconds": time.perf_counter() - start}
-
-
-MEASURES = {"pair_peak": pair_peak, "clip_peak": clip_peak}
-
-
-def in_own_process(measure: str, threads: int, *arguments: float) -> dict[str, float]:
-    """Run a function of MEASURES in a fresh process, as memory peaks never fall."""
-    command = [sys.executable, __file__, "measure", json.dumps([measure, *arguments]), "--threads", str(threads)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-
-
-def compare_pairs(batches: list[int], rows_tried: list[int], repeats: int, threads: int) -> None:
-    for batch in batches:
-        for train in (False, True):
-            forms = [0, *rows_tried]
-            best = dict.fromkeys(forms, float("inf"))
-            for _ in range(repeats):  # in turn, so that other load on the machine meets all of them
-                best = {rows: min(best[rows], run_once(rows, batch, train)) for rows in forms}
-            what = f"batch {batch} {'training ' if train else 'inference'}"
-            gib = in_own_process("pair_peak", threads, 0, batch, train)["gib"]
-            print(f"{what} plain        {best[0]:6.3f} s              +{gib:.2f} GiB", flush=True)
-            for rows in rows_tried:
-                gib = in_own_process("pair_peak", threads, rows, batch, train)["gib"]
-                ratio, difference = best[0] / best[rows], largest_difference(rows, batch)
-                print(
-                    f"{what} blocks of {rows:2d} {best[rows]:6.3f} s, {ratio:4.2f} x faster, +{gib:.2f} GiB, "
-                    f"difference {difference:.1e}",
-                    flush=True,
-                )
+    return {"loaded": loaded, "peak": memory_gb("VmHWM"), "wall": time.perf_counter() - start}
 
 
 def compare_memory(durations: list[float], threads: int) -> None:
+    """Measure each duration in a process of its own; exit with an error if memory is not flat."""
     peaks = []
-    for duration in durations:
-        result = in_own_process("clip_peak", threads, duration)
-        peaks.append(result["gib"])
+    for seconds in durations:
+        command = [sys.executable, __file__, "clip", str(seconds), "--threads", str(threads)]
+        result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        peaks.append(result["peak"])
         print(
-            f"{duration:g} s of audio: peak {result['gib']:.2f} GiB ({result['loaded']:.2f} after loading), "
-            f"{result['seconds']:.0f} s, {result['seconds'] / duration:.2f} s a second of audio",
+            f"{seconds:g} s of audio: peak {result['peak']:.2f} GB, of which the models {result['loaded']:.2f} GB; "
+            f"{result['wall']:.0f} s, {result['wall'] / seconds:.2f} times its duration",
             flush=True,
         )
     spread = max(peaks) / min(peaks) - 1
     print(f"the peaks differ by {100 * spread:.1f} %")
-    if spread >= 0.05 or max(peaks) * 2**30 >= 3e9:
+    if spread >= 0.05 or max(peaks) >= 3:
         sys.exit("memory is not flat, or not under 3 GB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    pairs = commands.add_parser("pairs")
+    pairs = commands.add_parser("pairs", help="the pairwise attention against its plain form")
     pairs.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
-    pairs.add_argument("--rows", type=int, nargs="+", default=[5, PAIR_ROWS, 20])
+    pairs.add_argument("--at-once", type=int, nargs="+", default=[PAIRS_AT_ONCE], help="frame pairs in a block")
     pairs.add_argument("--repeats", type=int, default=5)
-    memory = commands.add_parser("memory")
+    memory = commands.add_parser("memory", help="peak memory of scoring clips of several durations")
     memory.add_argument("--seconds", type=float, nargs="+", default=[15, 30, 60])
-    measure = commands.add_parser("measure")
-    measure.add_argument("call", type=json.loads)
-    for command in (pairs, memory, measure):
+    clip = commands.add_parser("clip", help="one clip, as JSON; what `memory` runs")
+    clip.add_argument("seconds", type=float)
+    for command in (pairs, memory, clip):
         command.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.command == "pairs":
-        compare_pairs(args.batches, args.rows, args.repeats, args.threads)
+        for batch in args.batches:
+            for train in (False, True):
+                compare_pairs(batch, train, args.at_once, args.repeats)
     elif args.command == "memory":
         compare_memory(args.seconds, args.threads)
     else:
-        name, *arguments = args.call
-        print(json.dumps(MEASURES[name](*arguments)))
+        print(json.dumps(measure_clip(args.seconds)))
 
 
 if __name__ == "__main__":

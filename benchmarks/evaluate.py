@@ -48,8 +48,9 @@ def make(folder: Path, n_clips: int, n_proposals: int) -> None:
             rows = row % tuple(np.column_stack([score, spans]).ravel().tolist())
             predictions.write(("{" if index == 0 else ", ") + f'"{name}": {rows}')
             entry = {
-                "file": name, "original": None, "split": "val", "modify_type": ("real", "both_modified")[n_segments > 0],
-                "audio_model": "vits", "video_model": "talklip", "fake_segments": segments.tolist(),
+                "file": name, "original": None, "split": "val", "audio_model": "vits", "video_model": "talklip",
+                "modify_type": "both_modified" if n_segments else "real",
+                "fake_segments": segments.tolist(),
                 "audio_fake_segments": segments.tolist(), "visual_fake_segments": segments.tolist(),
                 "video_frames": int(duration * 25), "audio_frames": int(duration * 16_000),
             }  # fmt: skip
@@ -141,7 +142,7 @@ def main() -> None:
         return work(sys.argv[2], sys.argv[3:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=77_326, help="clips (%(default)s: val)")
-    parser.add_argument("--proposals", type=int, nargs="+", default=[50, 100], help="proposals a clip (50 100)")
+    parser.add_argument("--proposals", type=int, nargs="*", default=[50, 100], help="proposals a clip (50 100)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each, the best counts (%(default)s)")
     parser.add_argument("--large", action="store_true", help="also 850,586 clips of 50 proposals, once")
     parser.add_argument("--published", type=Path, help="folder with the package avdeepfake1m 0.0.4")

@@ -61,7 +61,6 @@ def speed(clips: list[Path], rounds: int, refine: bool) -> float:
     extractor = ClipExtractor(clips[0].parent, refine=refine)
 
     def floor(path: Path) -> int:
-        mesh.reset()
         return sum(mesh.process(frame) is not None for frame in media.iter_frames(path))
 
     def ours(path: Path) -> int:

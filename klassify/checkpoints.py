@@ -35,9 +35,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
     write_tensors(state, path, metadata)
 
 
-def write_tensors(
-    state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
-) -> None:
+def write_tensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors, whole or not at all."""
     with whole_file(path) as partial:
         save_file(dict(state), partial, dict(metadata or {}))
@@ -61,9 +59,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     return metadata
 
 
-def _load_strictly(
-    model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = r"(?!)"
-) -> list[str]:
+def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = r"(?!)") -> list[str]:
     """Load `state`; anything missing (but for `optional`), unexpected or misshapen is one KlassifyError.
 
     Returns the optional keys that were missing.
@@ -190,9 +186,7 @@ def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
     """
     containers = [content]
     if isinstance(content, Mapping):
-        containers = [
-            content[key] for key in ("model_weight", "state_dict", "model") if key in content
-        ] + containers
+        containers = [content[key] for key in ("model_weight", "state_dict", "model") if key in content] + containers
     for container in containers:
         if isinstance(container, Mapping):
             state = {key: value for key, value in container.items() if isinstance(value, Tensor)}

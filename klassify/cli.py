@@ -21,6 +21,8 @@ COMMANDS = {
     "score": "run a system on a split -> score files (stages 2 and 3)",
     "calibrate": "fit Platt scaling of a system on val_fit (stage 2)",
     "fuse": "join systems: max-out, mean (stage 2)",
+    "localise": "frame scores -> proposals; merge the proposals of systems (stages 2 and 3)",
+    "tune": "choose method and settings of the proposals on val_fit (stage 2)",
     "detector": "put the systems that answer together into detector.yaml (stage 2)",
     "package": "scores -> leaderboard zip with a manifest (stage 3)",
     "check": "say whether the server will accept a submission, and why not",

@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split"
     )
+    parser.add_argument("--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals")
     parser.add_argument("--split", help="the split whose scores are evaluated")
     parser.add_argument("--labels", type=Path, help="its data list with labels")
     parser.add_argument(
@@ -66,14 +67,11 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in ("systems", "split", "labels", "out") if not getattr(args, name)]
     if missing:
         raise KlassifyError(f"Missing: {', '.join(missing)}.", mend="see klassify evaluate --help")
+    if args.task == 2:
+        return run_task2(args)
     frame, subset = labelled_list(args.labels, args.split, args.subset)
     scored = [load_scored(folder, args.split, frame["file"].tolist()) for folder in args.systems]
-    names = [one.system.name for one in scored]
-    versus = args.versus or names[-1]
-    if len(set(names)) < len(names) or versus not in names:
-        raise KlassifyError(
-            f"Systems need different names, one of them {versus!r}; given: {', '.join(names)}."
-        )
+    versus = check_names([one.system.name for one in scored], args.versus)
     table = measure(scored, frame, versus=versus, n_bootstrap=args.bootstrap, seed=args.seed)
     table.insert(1, "split", args.split)
     table.insert(2, "subset", subset)
@@ -81,6 +79,35 @@ def run(args: argparse.Namespace) -> int:
     write_results(table, scored, args)
     draw(scored, frame, args.out, args.split, f"{args.split} ({subset})")
     return 0
+
+
+def run_task2(args: argparse.Namespace) -> int:
+    """The localisers of --task 2: <out>/<split>.task2.tsv and .txt, metrics-<split>.task2.json in each folder."""
+    from klassify.measure_segments import comparison_task2, load_localised, measure_task2
+
+    frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
+    localised = [load_localised(folder, args.split, frame["file"].tolist()) for folder in args.systems]
+    versus = check_names([one.system.name for one in localised], args.versus)
+    table = measure_task2(localised, frame, versus=versus, n_bootstrap=args.bootstrap, seed=args.seed)
+    table.insert(1, "split", args.split)
+    table.insert(2, "subset", subset)
+    text = comparison_task2(table)
+    print(text)
+    with whole_file(args.out / f"{args.split}.task2.tsv") as partial:
+        table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+    write_text(args.out / f"{args.split}.task2.txt", text + "\n")
+    for one in localised:
+        row = table[(table["system"] == one.system.name) & (table["group"] == "all")].iloc[0].dropna()
+        write_json(one.folder / f"metrics-{args.split}.task2.json", row.to_dict() | {"labels": file_hash(args.labels)})
+    return 0
+
+
+def check_names(names: Sequence[str], versus: str | None) -> str:
+    """The system that the others are compared with: `versus`, or the last one. Names must differ."""
+    versus = versus or names[-1]
+    if len(set(names)) < len(names) or versus not in names:
+        raise KlassifyError(f"Systems need different names, one of them {versus!r}; given: {', '.join(names)}.")
+    return versus
 
 
 def write_results(table: pd.DataFrame, scored: Sequence[Scored], args: argparse.Namespace) -> None:
@@ -112,18 +139,20 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def labelled_list(path: Path, split: str, subset: str | None) -> tuple[pd.DataFrame, str]:
+def labelled_list(
+    path: Path, split: str, subset: str | None, *, segments: bool = False
+) -> tuple[pd.DataFrame, str]:
     """The labelled clips to evaluate on, and the subset's name."""
     subset = subset or ("val_report" if split == "val" else "all")
     if subset in ("all", split, path.stem):
-        return lists.read_list(path), "all"
+        return lists.read_list(path, segments=segments), "all"
     base = lists.SUBSETS.get(subset, (None,))[0]
     if base != path.stem:
         of = [name for name, rule in lists.SUBSETS.items() if rule[0] == path.stem]
         raise KlassifyError(
             f"{path.name} has no subset {subset!r}; it has: {some(['all', *of], 20)}.", where=path
         )
-    return lists.load_split(path.parent, subset), subset
+    return lists.load_split(path.parent, subset, segments=segments), subset
 
 
 def warn_of(rows: pd.DataFrame) -> list[str]:

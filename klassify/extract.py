@@ -39,9 +39,7 @@ STALE_S = 3600.0  # a temporary file lives for seconds
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify extract`."""
     parser.add_argument("--list", required=True, type=Path, help="data list (TSV) of the clips")
-    parser.add_argument(
-        "--root", required=True, type=Path, help="folder that the list's `file` column is relative to"
-    )
+    parser.add_argument("--root", required=True, type=Path, help="folder that the list's `file` column is relative to")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards")
     parser.add_argument("--jobs", type=int, help="worker processes (default: one a CPU)")
     parser.add_argument("--shard", metavar="I/N", help="do part I of N of the list, I from 1 (default: 1/1)")
@@ -127,9 +125,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def extraction_settings(
-    files: Sequence[str], chunk: int, landmarks: Path | None, refine: bool
-) -> dict[str, Any]:
+def extraction_settings(files: Sequence[str], chunk: int, landmarks: Path | None, refine: bool) -> dict[str, Any]:
     """Everything the shards of one folder have in common."""
     listed = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
     return {
@@ -148,9 +144,7 @@ def inputs_hash(files: Sequence[str], root: Path, landmarks: Path | None) -> str
     """A hash of the input files' names and sizes (-1: missing), so that changed media are noticed."""
     digest = hashlib.sha256()
     for file in files:
-        paths = [root / file] + (
-            [] if landmarks is None else [landmarks / PurePosixPath(file).with_suffix(".npz")]
-        )
+        paths = [root / file] + ([] if landmarks is None else [landmarks / PurePosixPath(file).with_suffix(".npz")])
         digest.update("\t".join([file, *(str(_size(path)) for path in paths)]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
@@ -235,11 +229,7 @@ def write_failures(shard: Shard) -> list[dict[str, str]]:
     """List the clips without features, as the finished parts name them; returns the rows of all clips."""
     rows = [row for place in shard.places for row in store.read_rows(shard.out / place.name)]
     lines = ["file\tstage\treason"]
-    lines += [
-        "\t".join([row["file"], row["stage"], " ".join(row["reason"].split())])
-        for row in rows
-        if row["reason"]
-    ]
+    lines += ["\t".join([row["file"], row["stage"], " ".join(row["reason"].split())]) for row in rows if row["reason"]]
     write_text(shard.failures_path, "\n".join(lines) + "\n")
     return rows
 
@@ -252,9 +242,7 @@ def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) 
     there = {store.read_header(path).place for path in store.parts_in(out)}
     i, n = parse_shard(only) if only else (None, next(iter(there)).n if there else 1)
     parts_there(out, settings, n)
-    shards = [
-        Shard(out, j, n, range(j - 1, n_clips, n), settings) for j in ([i] if only else range(1, n + 1))
-    ]
+    shards = [Shard(out, j, n, range(j - 1, n_clips, n), settings) for j in ([i] if only else range(1, n + 1))]
     places = [(shard, place) for shard in shards for place in shard.places]
     missing = [(shard, place) for shard, place in places if place not in there]
     clips, lacking = (sum(len(shard.part(place)) for shard, place in side) for side in (places, missing))

@@ -32,6 +32,7 @@ class FrameScores:
     p_fake: (F,) in [0, 1]. durations_s: (n,); a last, partial frame ends there.
     boundary: (F,) probability that a fake run begins or ends with the frame (BAM), or None.
     log_tags: (F, 4) log-probabilities of the tags O, B, I, L (TCN), or None.
+    unsmoothed: (F,) p_fake before `smoothed`, or None.
     ValueError where shapes disagree or a number is not finite.
     """
 
@@ -41,6 +42,7 @@ class FrameScores:
     durations_s: np.ndarray
     boundary: np.ndarray | None = None
     log_tags: np.ndarray | None = None
+    unsmoothed: np.ndarray | None = None
 
     def __post_init__(self):
         n_frames = len(self.p_fake)
@@ -93,10 +95,19 @@ class FrameScores:
         """(F,) values of the frame after; `fill` for the last frame of a clip."""
         return np.where(np.roll(self.begins, -1), fill, np.roll(values, -1))
 
+    def smoothed(self, half: int) -> FrameScores:
+        """The same with p_fake averaged over the frame and `half` neighbours on either side, within its clip."""
+        if not half:
+            return self
+        counts, k = np.diff(self.offsets), np.arange(len(self.p_fake))
+        low = np.maximum(k - half, np.repeat(self.offsets[:-1], counts))
+        high = np.minimum(k + half + 1, np.repeat(self.offsets[1:], counts))
+        return dataclasses.replace(self, p_fake=self.mean(low, high), unsmoothed=self.p_fake)
+
     def take(self, clips: np.ndarray) -> FrameScores:
         """The clips with these indices, in this order."""
         frames = row_numbers(self.offsets, clips)
-        rest = {name: getattr(self, name) for name in ("boundary", "log_tags")}
+        rest = {name: getattr(self, name) for name in ("boundary", "log_tags", "unsmoothed")}
         return FrameScores(
             self.files[clips], row_offsets(np.diff(self.offsets)[clips]), self.p_fake[frames], self.durations_s[clips],
             **{name: None if values is None else values[frames] for name, values in rest.items()},
@@ -111,7 +122,7 @@ class FrameScores:
             return None if values[0] is None else np.concatenate(values)
 
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        names = ("p_fake", "durations_s", "boundary", "log_tags")
+        names = ("p_fake", "durations_s", "boundary", "log_tags", "unsmoothed")
         return cls(column("files"), row_offsets(counts), *map(column, names))
 
 

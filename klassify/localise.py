@@ -45,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="scored splits, with commas between")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="make a system that joins these")
     parser.add_argument("--out", type=Path, help="folder of the system that --merge makes")
-    parser.add_argument("--proposals", type=Path, metavar="FILE.yaml", help="method and settings, instead of the system's")
+    parser.add_argument(
+        "--proposals", type=Path, metavar="FILE.yaml", help="method and settings, instead of the system's"
+    )
     parser.add_argument("--method", choices=proposals.METHODS, help=f"default: the tuned one, else {proposals.DEFAULT}")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method")
     parser.add_argument("--force", action="store_true", help="replace proposals made with other settings")

@@ -128,9 +128,7 @@ def iter_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
             if frame is not shown:
                 size = (frame.width, frame.height)
                 if shown is not None and size != (shown.width, shown.height):
-                    raise MediaError(
-                        f"The frame size changes from {shown.width}x{shown.height} to {size}.", where=path
-                    )
+                    raise MediaError(f"The frame size changes from {shown.width}x{shown.height} to {size}.", where=path)
                 shown, image = frame, _rgb(frame)
             yield image
 
@@ -152,9 +150,7 @@ def on_grid(shown: Iterable[tuple[float, float, T]]) -> Iterator[T]:
         k += 1
 
 
-def _timed(
-    path, frames: Iterable[av.VideoFrame], period: float
-) -> Iterator[tuple[float, float, av.VideoFrame]]:
+def _timed(path, frames: Iterable[av.VideoFrame], period: float) -> Iterator[tuple[float, float, av.VideoFrame]]:
     """Add the times from the first frame on; a frame without a time stamp follows the one before it."""
     first, last = None, -period
     for frame in frames:
@@ -184,9 +180,7 @@ def _decoded(path, container, stream) -> Iterator:
                 raise MediaError(f"The file is damaged or cut off in packet {n_packets}.", where=path)
             yield from packet.decode()
         if n_packets < len(stream.index_entries):
-            raise MediaError(
-                f"The file ends after {n_packets} of {len(stream.index_entries)} packets.", where=path
-            )
+            raise MediaError(f"The file ends after {n_packets} of {len(stream.index_entries)} packets.", where=path)
 
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
@@ -227,9 +221,7 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
     except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         log = getattr(error, "log", None)
-        raise MediaError(
-            f"Cannot decode: {reason}{f' ({log[2].strip()})' if log else ''}.", where=path
-        ) from None
+        raise MediaError(f"Cannot decode: {reason}{f' ({log[2].strip()})' if log else ''}.", where=path) from None
 
 
 def _frame_size(path, stream) -> tuple[int, int]:
@@ -260,6 +252,4 @@ def _chain_end(frames: Iterable) -> Iterator:
     yield None
 
 
-av.logging.set_level(
-    av.logging.PANIC
-)  # what matters arrives as MediaError; the rest would break progress bars
+av.logging.set_level(av.logging.PANIC)  # what matters arrives as MediaError; the rest would break progress bars

@@ -113,9 +113,11 @@ class Truth:
 
     @classmethod
     def from_cells(cls, files: Sequence[str], cells: Sequence[Sequence[Sequence[float]]]) -> Truth:
-        """From one list of [start, end] a clip."""
+        """From one list of [start, end] a clip; ValueError or TypeError for anything else."""
         times = np.fromiter(chain.from_iterable(chain.from_iterable(cells)), float)
         counts = np.fromiter(map(len, cells), np.int64, len(cells))
+        if len(times) != 2 * counts.sum():
+            raise ValueError("a segment is no pair [start, end]")
         return cls(np.asarray(files, dtype=object), row_offsets(counts), times.reshape(-1, 2))
 
     @classmethod
@@ -138,7 +140,7 @@ class Truth:
         """From the challenge's metadata JSON, a list of objects with `file` and `column`."""
         from klassify.metadata import iter_records
 
-        parts = []
+        parts = [cls.from_cells([], [])]
         for entries in iter_records(path):
             try:
                 parts.append(cls.from_cells([x["file"] for x in entries], [x[column] for x in entries]))

@@ -80,8 +80,8 @@ def by_boundaries(frames: FrameScores, *, peaks: int = 10, floor: float = 0.05, 
     """Pairs of a peak of "first fake frame" and a later peak of "last fake frame", at most max_s long.
 
     The `peaks` highest local maxima of each, from `floor` up (BSN, Lin et al., ECCV 2018). How likely a frame
-    is the first comes from the tag B; else from BAM's boundary, where the frame before is real; else from the
-    rise of p_fake. With tags, the most probable sequence of tags joins the pairs.
+    is the first comes from the tag B; else from the rise of p_fake, averaged with BAM's boundary where the frame
+    before is real. With tags, the most probable sequence of tags joins the pairs.
     """
     opens, closes, alone = _end_probabilities(frames)
     start, end = (_peaks(frames, strength, peaks, floor) for strength in (opens, closes))
@@ -190,22 +190,21 @@ def _absorb(first: np.ndarray, stop: np.ndarray, clip: np.ndarray, tolerance: fl
 
 def _end_probabilities(frames: FrameScores) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """How likely each frame is the first of a segment, the last, and (with tags) the last if it is the first."""
-    p = frames.p_fake
+    p = frames.p_fake if frames.unsmoothed is None else frames.unsmoothed  # smoothing would hide the ends
     if frames.log_tags is not None:
         probability = np.exp(frames.log_tags)
         goes_on = frames.following(probability[:, segments.I] + probability[:, segments.L], 0.0)
         begins = probability[:, segments.B]
         return begins, probability[:, segments.L], begins * np.clip(1 - goes_on, 0, 1)
     before, after = frames.previous(p, 0.0), frames.following(p, 0.0)
+    rise, fall = np.maximum(p - before, 0), np.maximum(p - after, 0)
     if frames.boundary is None:
-        return np.maximum(p - before, 0), np.maximum(p - after, 0), None
+        return rise, fall, None
     # a run that begins or ends with its clip has no boundary mark there
-    at_start, at_end = frames.begins, frames.following(np.zeros(len(p), bool), True)
-    return (
-        np.where(at_start, p, frames.boundary * (1 - before)),
-        np.where(at_end, p, frames.boundary * (1 - after)),
-        None,
-    )
+    at_end = frames.following(np.zeros(len(p), bool), True)
+    opens = np.where(frames.begins, p, frames.boundary * (1 - before))
+    closes = np.where(at_end, p, frames.boundary * (1 - after))
+    return (opens + rise) / 2, (closes + fall) / 2, None
 
 
 def _peaks(frames: FrameScores, strength: np.ndarray, k: int, floor: float) -> np.ndarray:

@@ -10,8 +10,8 @@
 | watershed       | runs above each of several levels, joined step by step    | mean inside less mean around |
 | viterbi         | the most probable sequence of tags; needs a tag head      | sqrt(first * last) * mean    |
 
-All methods end alike (`finish`): edges between frames, half a frame off on either side, soft-NMS, the best
-`cap`. Clips are never looped over; 77,000 take seconds.
+Noisy scores can be smoothed first. All methods end alike (`finish`): edges between frames, half a frame off
+on either side, soft-NMS, the best `cap`. Clips are never looped over; 77,000 take seconds.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from klassify.errors import KlassifyError
 from klassify.framescores import FrameScores, edge_times
 from klassify.predictions import Proposals, row_offsets
 from klassify.proposal_methods import METHODS, Spans, highest_runs
+from klassify.segments import FRAME_S
 from klassify.softnms import soft_nms, top_per_clip
 
 DEFAULT = "threshold"
@@ -36,7 +37,8 @@ CANDIDATES_PER_CLIP = 200  # of them soft-NMS keeps at most 50
 RANGES = {
     "threshold": (0.001, 0.999), "levels": (0.001, 0.999), "tolerances": (0, 1), "context": (0, 10),
     "merge_s": (0, 10), "drop_s": (0, 10), "peaks": (1, 100), "floor": (0, 1), "max_s": (0.04, 1000),
-    "debias_s": (0, 0.02), "nms_sigma": (0, 100), "cap": (1, 50), "min_score": (0, 1), "weights": (0, 1),
+    "smooth_s": (0, 2), "debias_s": (0, 0.02), "nms_sigma": (0, 100), "cap": (1, 50),
+    "min_score": (0, 1), "weights": (0, 1),
 }  # fmt: skip
 
 
@@ -59,12 +61,14 @@ class Candidates(NamedTuple):
         return Proposals(np.asarray(files, dtype=object), row_offsets(counts), rows[order])
 
 
-def propose(frames: FrameScores, method: str = DEFAULT, **settings: Any) -> Candidates:
+def propose(frames: FrameScores, method: str = DEFAULT, *, smooth_s: float = 0.0, **settings: Any) -> Candidates:
     """The proposals of every clip, clips ascending, best first; 0 <= start < end <= duration.
 
-    settings: the method's own (METHODS) and those of `finish`. KlassifyError for one that it does not have.
+    smooth_s: p_fake is first averaged over this long (an odd number of frames). settings: the method's own
+        (METHODS) and those of `finish`. KlassifyError for one that it does not have.
     """
-    settings = complete_settings(method, settings)
+    settings = complete_settings(method, {"smooth_s": smooth_s, **settings})
+    frames = frames.smoothed(round(settings.pop("smooth_s") / FRAME_S) // 2)
     ending = {name: settings.pop(name) for name in _defaults(finish)}
     return finish(frames, METHODS[method](frames, **settings), **ending)
 
@@ -109,13 +113,13 @@ def _refine(frames: FrameScores, spans: Spans, debias_s: float) -> Candidates:
 # ------------------------------------------------------------------------------ settings
 
 
-def defaults(method: str) -> dict[str, Any]:
+def defaults(method: str, *, where: object = None) -> dict[str, Any]:
     """All settings of a method, or of "merge", with their default values; lists for tuples."""
     if method == "merge":
         return _defaults(merge)
     if method not in METHODS:
-        raise KlassifyError(f"There is no method {method!r}; there are {', '.join(METHODS)}.")
-    return _defaults(METHODS[method]) | _defaults(finish)
+        raise KlassifyError(f"There is no method {method!r}; there are {', '.join(METHODS)}.", where=where)
+    return _defaults(METHODS[method]) | _defaults(propose) | _defaults(finish)
 
 
 def _defaults(function: Callable) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _defaults(function: Callable) -> dict[str, Any]:
 
 def complete_settings(method: str, given: Mapping[str, Any], *, where: object = None) -> dict[str, Any]:
     """Defaults and what is given instead; KlassifyError for an unknown setting or an impossible value."""
-    settings = defaults(method)
+    settings = defaults(method, where=where)
     for name, value in given.items():
         if name not in settings:
             raise KlassifyError(f"{method} has no setting {name!r}; it has {', '.join(settings)}.", where=where)

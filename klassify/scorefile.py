@@ -156,7 +156,7 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
     if missing:
         raise KlassifyError(f"Columns {missing} are missing; there are {list(table.columns)}.", where=where)
     for name in set(table.columns) - set(TEXT_COLUMNS):
-        if table[name].dtype.kind not in "fiu":
+        if len(table) and table[name].dtype.kind not in "fiu":  # an empty column has no type of its own
             raise KlassifyError(f"Column {name!r} holds something that is no number.", where=where)
     start, end = table["start"].to_numpy(float), table["end"].to_numpy(float)
     bad = ~(np.isfinite(start) & np.isfinite(end) & (start >= 0) & (start <= end))

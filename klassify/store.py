@@ -98,9 +98,7 @@ def write_part(
     path = Path(folder) / place.name
     for row in rows:
         if row.features.shape != (len(row.valid), CHANNELS) or not np.isfinite(row.features).all():
-            raise ValueError(
-                f"{row.file}: features {row.features.shape} for {len(row.valid)} frames, or not finite"
-            )
+            raise ValueError(f"{row.file}: features {row.features.shape} for {len(row.valid)} frames, or not finite")
     columns = {
         "file": [row.file for row in rows],
         "n_frames": [len(row.valid) for row in rows],
@@ -135,15 +133,11 @@ def read_header(path: str | os.PathLike) -> PartHeader:
     except (KeyError, ValueError, TypeError) as error:
         raise KlassifyError(f"This Parquet file is no feature shard ({error!r}).", where=path) from None
     if place.name != path.name:
-        raise KlassifyError(
-            f"This shard was written as {place.name}.", where=path, mend="give it back its name"
-        )
+        raise KlassifyError(f"This shard was written as {place.name}.", where=path, mend="give it back its name")
     return header
 
 
-def read_rows(
-    path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")
-) -> list[dict[str, Any]]:
+def read_rows(path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")) -> list[dict[str, Any]]:
     """The rows of one part without their features."""
     return _read(path, _open(path), columns=columns).to_pylist()
 
@@ -212,9 +206,7 @@ class FeatureStore:
         group, row = divmod(number - self._starts[part], ROWS_A_GROUP)
         columns = self._group(part, group)
         value = {name: columns[name][row].as_py() for name in ("file", "fps", "stage", "reason")}
-        features, valid = (
-            columns[name][row].values.to_numpy(zero_copy_only=False) for name in ("features", "valid")
-        )
+        features, valid = (columns[name][row].values.to_numpy(zero_copy_only=False) for name in ("features", "valid"))
         return MouthRow(features=features.reshape(-1, CHANNELS).copy(), valid=valid.astype(bool), **value)
 
     def _index(self) -> None:

@@ -35,6 +35,7 @@ from klassify.scorefile import (
 SYSTEM, CONFIG, WEIGHTS = "system.yaml", "config.yaml", "model.safetensors"
 KINDS = ("model", "calibrated", "fusion")
 MODALITIES = ("audio", "visual", "both")
+PROPOSALS_RULE = "proposals"  # of a fusion that joins its inputs' proposals (klassify localise), not their clip scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +190,12 @@ def derive(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
 def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False) -> ScoreFile:
     """Compute and write a derived system's clip scores, or keep them where nothing has changed."""
     system = load_system(folder)
+    if system.parameters.get("rule") == PROPOSALS_RULE:
+        raise KlassifyError(
+            f"{system.name} joins proposals and has no clip scores.",
+            where=folder,
+            mend=f"klassify localise {folder} --split {split}",
+        )
     path = score_path(folder, split, "clips")
     inputs = [clip_scores(input_folder, split) for input_folder in input_folders(folder)]
     made_from = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]

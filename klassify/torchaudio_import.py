@@ -18,9 +18,7 @@ from typing import NoReturn
 
 def _needs_alignment(function) -> object:
     def refuse(*args, **kwargs) -> NoReturn:
-        raise RuntimeError(
-            f"torchaudio's {function.__name__} needs the native part, which is not loadable here."
-        )
+        raise RuntimeError(f"torchaudio's {function.__name__} needs the native part, which is not loadable here.")
 
     return refuse
 

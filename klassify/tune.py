@@ -36,7 +36,12 @@ from klassify.scorefile import score_path
 TABLE = "tuning.tsv"
 SWEEPS = 2
 MARGIN = 0.003  # of Score
-ENDING = {"debias_s": [0.02, 0.01, 0.0], "nms_sigma": [0.5, 0.1, 0.2, 1.0], "at_least_one": [False, True]}
+COMMON = {
+    "smooth_s": [0.0, 0.12, 0.2, 0.28],
+    "debias_s": [0.02, 0.01, 0.0],
+    "nms_sigma": [0.5, 0.1, 0.2, 1.0],
+    "at_least_one": [False, True],
+}
 MANY_LEVELS = [list(LEVELS), [0.3, 0.5, 0.7], [0.05, 0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]]
 CONTEXTS = [1.0, 0.5, 0.25, 0.0]
 GRID = {
@@ -44,12 +49,12 @@ GRID = {
         "threshold": [0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9],
         "merge_s": [0.08, 0.0, 0.04, 0.16, 0.24],
         "drop_s": [0.0, 0.08, 0.16],
-        **ENDING,
+        **COMMON,
     },
-    "multi_threshold": {"levels": MANY_LEVELS, "merge_s": [0.0, 0.08, 0.16], "context": CONTEXTS, **ENDING},
-    "boundary_pairs": {"peaks": [10, 5, 20], "floor": [0.05, 0.01, 0.2], "max_s": [12.0, 1.5], **ENDING},
-    "watershed": {"levels": MANY_LEVELS, "tolerances": [[0.5, 0.7, 0.9], [0.7], [0.9]], "context": CONTEXTS, **ENDING},
-    "viterbi": ENDING,
+    "multi_threshold": {"levels": MANY_LEVELS, "merge_s": [0.0, 0.08, 0.16], "context": CONTEXTS, **COMMON},
+    "boundary_pairs": {"peaks": [10, 5, 20], "floor": [0.05, 0.01, 0.2], "max_s": [12.0, 1.5], **COMMON},
+    "watershed": {"levels": MANY_LEVELS, "tolerances": [[0.5, 0.7, 0.9], [0.7], [0.9]], "context": CONTEXTS, **COMMON},
+    "viterbi": COMMON,
 }  # fmt: skip
 MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others
 MERGE_GRID = {"nms_sigma": [0.5, 0.1, 0.2, 1.0]}
@@ -74,7 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo")
     parser.add_argument("--split", default="val", help="split whose scores are used (default val)")
     parser.add_argument("--subset", default="val_fit", help="clips of it to tune on (default val_fit)")
-    parser.add_argument("--segments", choices=("union", "own"), default="union", help="either modality's (default), or the system's own")  # fmt: skip
+    parser.add_argument(
+        "--segments", choices=("union", "own"), default="union", help="either modality's (default), or the system's own"
+    )
     parser.add_argument("--grid", type=Path, metavar="FILE.yaml", help="another grid")
     parser.add_argument("--force", action="store_true", help="replace a choice made from something else")
 
@@ -92,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     made_with = {
         "system": systems.system_hash(args.system), "scores": [file_hash(path) for path in paths],
         "labels": _truth_hash(truth), "split": args.split, "subset": args.subset, "segments": args.segments,
-        "grid": grid or "default",
+        "grid": grid or f"default {settings_hash({'frames': GRID, 'merge': [MERGE_WEIGHTS, MERGE_GRID]})}",
     }  # fmt: skip
     path = args.system / localise.PROPOSALS
     before = localise.read_proposals(path).get("tuned", {}).get("made_with", {}) if path.exists() else None
@@ -147,6 +154,7 @@ def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
         raise KlassifyError("A grid is {method: {setting: [values]}}.", where=path)
     for method, axes in grid.items():
         axes = grid[method] = axes or {}
+        proposals.defaults(method, where=path)
         if not isinstance(axes, dict) or any(not isinstance(values, list) or not values for values in axes.values()):
             raise KlassifyError(f"Each setting of {method} needs a list of values.", where=path)
         for name, values in axes.items():

@@ -116,6 +116,15 @@ systems() {
   done
 }
 
+# have SYSTEM...: whether all of them are there (always, with dry=1)
+have() {
+  local name
+  for name in "$@"; do [ -n "$dry" ] || [ -e "$exp/$name/system.yaml" ] || return 1; done
+}
+
+# is_localiser SYSTEM: whether it answers Task 2 (the run file lists them in localisers and reported_2)
+is_localiser() { [[ " ${localisers[*]} ${reported_2[*]} " == *" $1 "* ]]; }
+
 # where several seeds were evaluated on the test splits: each and the mean, over seeds and over testA and testB
 mean_over_seeds() {
   local top=exp/$name/$recipe tables

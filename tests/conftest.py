@@ -12,6 +12,7 @@ import soundfile
 
 from klassify import lists, store
 
+FAKE = "[[0.4,1.2]]"  # where the planted signal lies, in both modalities
 TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
 
 
@@ -41,7 +42,7 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
         if kind in (2, 3):
             features[10:30, 0] += 4
         if kind in (1, 3):
-            wave += 0.2 * np.sin(np.arange(len(wave)) * 2 * np.pi * 0.2).astype(np.float32)
+            wave[6400:19200] += 0.2 * np.sin(np.arange(12800) * 2 * np.pi * 0.2).astype(np.float32)
         path = root / "media" / split / file
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, wave[: 0 if index == 1 else None], 16_000)
@@ -51,7 +52,8 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
         rows.append({
             "file": file, "n_frames": n_frames, "fps": 25.0, "n_samples": n_frames * 640, "duration": n_frames / 25,
             "modify_type": TYPES[kind] if labelled else "", "source": f"{split}_{source}" if labelled else "",
-            "fake_segments": "[[0.4,1.2]]" if kind else "[]",
+            "fake_segments": FAKE if kind else "[]", "audio_fake_segments": FAKE if kind in (1, 3) else "[]",
+            "visual_fake_segments": FAKE if kind in (2, 3) else "[]",
         })  # fmt: skip
     lists.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     store.write_part(

@@ -119,13 +119,14 @@ def plain_pair_scores(x, proj, weight):
     return (torch.tanh(proj(x[:, :, None] * x[:, None])) @ weight).squeeze(3)
 
 
-@pytest.mark.parametrize("n_frames", [1, 2, bam.PAIR_ROWS, bam.PAIR_ROWS + 1, 37])
-def test_pair_scores_equal_the_plain_form_in_value_and_gradient(n_frames):
+@pytest.mark.parametrize("at_once", [1, 100, bam.PAIRS_AT_ONCE])
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 24, 37])
+def test_pair_scores_equal_the_plain_form_in_value_and_gradient(n_frames, at_once):
     torch.manual_seed(n_frames)
     x, weight = torch.randn(3, n_frames, 24, requires_grad=True), torch.randn(16, 1, requires_grad=True)
     proj, direction = nn.Linear(24, 16), torch.randn(3, n_frames, n_frames)
     leaves = [x, weight, proj.weight, proj.bias]
-    plain, fast = plain_pair_scores(x, proj, weight), bam.pair_scores(x, proj, weight)
+    plain, fast = plain_pair_scores(x, proj, weight), bam.pair_scores(x, proj, weight, at_once)
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=0)
     for ours, theirs in zip(*(torch.autograd.grad((s * direction).sum(), leaves) for s in (fast, plain))):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -124,18 +124,14 @@ def test_a_finished_run_is_skipped_and_strict_tells(data, made, capsys):
     assert cli.main(arguments(data, made)) == 0
     assert cli.main(arguments(data, made, "--strict")) == 1
     assert "11 clips, 5 without features (3 decode, 1 face, 1 landmarks" in capsys.readouterr().out
-    assert contents(made) == before and stamps == {
-        path: path.stat().st_mtime_ns for path in made.glob("*.parquet")
-    }
+    assert contents(made) == before and stamps == {path: path.stat().st_mtime_ns for path in made.glob("*.parquet")}
 
 
 def test_missing_parts_are_made_again_to_the_byte(data, made):
     before = contents(made)
     (made / "part-1-of-1-1.parquet").unlink()
     (made / "failures-1-of-1.tsv").unlink()
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
-    )
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     stale = made / f"part-1-of-1-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
     other = made / f"part-1-of-12-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
     stale.write_bytes(b"half"), other.write_bytes(b"half")

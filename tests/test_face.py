@@ -19,14 +19,11 @@ def square(x: float, y: float, size: float) -> np.ndarray:
     return np.array([x, y]) + size * (np.random.default_rng(0).random((478, 2)) - 0.5)
 
 
-class FakeGraph:
+class FakeTracker:
     """Finds the faces that a frame lists, up to its number of faces; counts what it is asked."""
-
-    made: list = []
 
     def __init__(self, max_faces: int, refine: bool):
         self.max_faces, self.calls, self.forgotten = max_faces, 0, 0
-        FakeGraph.made.append(self)
 
     def __call__(self, frame):
         self.calls += 1
@@ -38,8 +35,7 @@ class FakeGraph:
 
 @pytest.fixture
 def mesh():
-    FakeGraph.made = []
-    return face.FaceMesh(graph=FakeGraph)
+    return face.FaceMesh(tracker=FakeTracker, counter=lambda: len)
 
 
 def followed(mesh, frames) -> list:
@@ -47,10 +43,9 @@ def followed(mesh, frames) -> list:
     return [None if x is None else round(float(x[:, 0].mean()), -1) for _, x in mesh.track("clip", frames)]
 
 
-def test_one_face_is_tracked_by_the_cheap_graph(mesh):
-    one, several = FakeGraph.made
+def test_one_face_is_tracked_by_the_cheap_tracker(mesh):
     assert followed(mesh, [[square(100, 100, 50)]] * 20) == [100] * 20
-    assert (one.max_faces, one.calls, several.calls) == (1, 19, 1)
+    assert (mesh._one.max_faces, mesh._one.calls, mesh._several.calls) == (1, 20, 0)
 
 
 def test_the_largest_face_is_followed_whatever_comes_first(mesh):
@@ -69,7 +64,6 @@ def test_without_overlap_the_closest_face_is_followed(mesh):
 
 
 def test_a_lost_face_is_looked_for_among_several(mesh):
-    one, several = FakeGraph.made
     alone, other = [square(300, 100, 50)], square(100, 100, 90)
     assert followed(mesh, [alone, alone, [], [], [other, *alone], [other, *alone]]) == [
         300,
@@ -79,14 +73,14 @@ def test_a_lost_face_is_looked_for_among_several(mesh):
         300,
         300,
     ]
-    assert (one.calls, several.calls) == (2, 4)
+    assert (mesh._one.calls, mesh._several.calls) == (4, 2)
 
 
 def test_every_clip_starts_from_a_blank_state(mesh):
     for _ in range(2):
         assert followed(mesh, [[square(100, 100, 30), square(300, 100, 60)]] * 2) == [300] * 2
     assert followed(mesh, [[square(100, 100, 30)]]) == [100]
-    assert all(graph.forgotten == 3 for graph in FakeGraph.made)
+    assert all(tracker.forgotten == 3 for tracker in (mesh._one, mesh._several))
 
 
 # ------------------------------------------------------------------------------ gaps
@@ -260,5 +254,5 @@ def test_face_mesh_starts_quietly_and_follows_the_larger_of_two(face_mesh, capfd
     for _, found in face_mesh.track("two", [canvas] * 3):
         assert found is not None
         np.testing.assert_allclose(found.mean(axis=0), large.mean(axis=0), atol=8)
-    face.FaceGraph(1, False)
+    face.FaceTracker(1, False)
     assert capfd.readouterr().err == ""

@@ -20,9 +20,7 @@ def gray_level(i: int) -> int:
     return 20 + 3 * (i % 75)
 
 
-def write_video(
-    path: Path, times_ms: list[int], *, rate=25, options=None, pix_fmt="yuv420p", colour=None, turn=0
-):
+def write_video(path: Path, times_ms: list[int], *, rate=25, options=None, pix_fmt="yuv420p", colour=None, turn=0):
     """Plain gray frames shown from the given times on; frame i has gray_level(i)."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"qp": "4", "bf": "2"})
@@ -192,9 +190,7 @@ def test_cut_off_files_are_refused(tmp_path, share, options):
 
 
 def test_file_cut_between_two_frames_is_refused(tmp_path):
-    whole = write_video(
-        tmp_path / "whole.mp4", [40 * i for i in range(50)], options={"movflags": "faststart"}
-    )
+    whole = write_video(tmp_path / "whole.mp4", [40 * i for i in range(50)], options={"movflags": "faststart"})
     with av.open(str(whole)) as container:
         position = container.streams.video[0].index_entries[30].pos
     path = tmp_path / "cut.mp4"

@@ -41,9 +41,7 @@ def moved(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another translation, rotation and uniform scale in every frame."""
     angle, scale = rng.uniform(-0.5, 0.5, len(points)), rng.uniform(0.5, 2, len(points))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
-    return np.einsum("tij,tkj->tki", turn * scale[:, None, None], points) + rng.uniform(
-        -50, 50, (len(points), 1, 2)
-    )
+    return np.einsum("tij,tkj->tki", turn * scale[:, None, None], points) + rng.uniform(-50, 50, (len(points), 1, 2))
 
 
 def motion(points: np.ndarray) -> np.ndarray:
@@ -91,11 +89,7 @@ def laplacian_variance_reference(gray: np.ndarray) -> float:
     h, w = gray.shape
     padded = np.pad(gray.astype(float), 1, mode="reflect")
     values = [
-        padded[y, x + 1]
-        + padded[y + 2, x + 1]
-        + padded[y + 1, x]
-        + padded[y + 1, x + 2]
-        - 4 * padded[y + 1, x + 1]
+        padded[y, x + 1] + padded[y + 2, x + 1] + padded[y + 1, x] + padded[y + 1, x + 2] - 4 * padded[y + 1, x + 1]
         for y in range(h)
         for x in range(w)
     ]
@@ -106,9 +100,7 @@ def lab_reference(rgb: np.ndarray) -> np.ndarray:
     """CIE Lab of sRGB 0..255 under D65, from the standards' formulas."""
     c = np.asarray(rgb, float) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-    )
+    to_xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
     x, y, z = (linear @ to_xyz.T / [0.950456, 1.0, 1.088754]).T
     f = [np.where(v > 216 / 24389, np.cbrt(v), (24389 / 27 * v + 16) / 116) for v in (x, y, z)]
     return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=-1)
@@ -185,9 +177,7 @@ def test_blurriness_equals_the_slow_reference():
 
 def test_blurriness_falls_when_smoothed_and_is_zero_on_a_slope():
     gray = texture(np.random.default_rng(1))[:40, :60, 0]
-    values = [mouth.blurriness(gray)] + [
-        mouth.blurriness(cv2.GaussianBlur(gray, (0, 0), s)) for s in (0.7, 1.5, 3)
-    ]
+    values = [mouth.blurriness(gray)] + [mouth.blurriness(cv2.GaussianBlur(gray, (0, 0), s)) for s in (0.7, 1.5, 3)]
     assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
     assert mouth.blurriness(np.full((30, 40), 93, np.uint8)) == 0
 
@@ -229,9 +219,7 @@ def test_mean_lab_equals_the_formulas():
 )
 def test_lab_of_known_colours(rgb, lab):
     image = np.full((9, 9, 3), rgb, np.uint8)
-    np.testing.assert_allclose(
-        mouth.mean_lab(image, np.array([[0, 0], [8, 0], [8, 8], [0, 8]])), lab, atol=0.05
-    )
+    np.testing.assert_allclose(mouth.mean_lab(image, np.array([[0, 0], [8, 0], [8, 8], [0, 8]])), lab, atol=0.05)
 
 
 def test_colour_shift_is_the_distance():
@@ -362,9 +350,7 @@ def test_stacked_channels_are_logs_and_first_differences():
             value = [np.log1p(features[s, c]) if c in (BLUR, MSE) else features[s, c] for s in (t, t - 1)]
             assert stacked[t, c] == pytest.approx(value[0] if valid[t] else 0, rel=1e-6)
             defined = t > 0 and valid[t] and valid[t - 1]
-            assert stacked[t, 8 + c] == pytest.approx(
-                value[0] - value[1] if defined else 0, rel=1e-4, abs=1e-5
-            )
+            assert stacked[t, 8 + c] == pytest.approx(value[0] - value[1] if defined else 0, rel=1e-4, abs=1e-5)
 
 
 def test_stacking_changes_nothing_in_place_and_takes_empty_clips():

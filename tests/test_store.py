@@ -186,9 +186,7 @@ def test_damage_inside_a_shard_is_named(two_shards):
 
 
 def test_no_number_that_is_none_is_written(tmp_path):
-    bad = dataclasses.replace(
-        rows(5)[1], features=np.full((3, 8), np.nan, np.float32), valid=np.ones(3, bool)
-    )
+    bad = dataclasses.replace(rows(5)[1], features=np.full((3, 8), np.nan, np.float32), valid=np.ones(3, bool))
     with pytest.raises(ValueError, match="not finite"):
         write(tmp_path, Place(1, 1, 0, 1), [bad])
     short = dataclasses.replace(bad, features=np.zeros((2, 8), np.float32))

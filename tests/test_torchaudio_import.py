@@ -34,11 +34,11 @@ def broken_torchaudio(folder):
 def test_a_broken_torchaudio_becomes_importable(tmp_path):
     program = (
         "import klassify.torchaudio_import, torchaudio\n"
-        "assert torchaudio.__file__.startswith({!r}), torchaudio.__file__\n"
+        f"assert torchaudio.__file__.startswith({str(tmp_path)!r}), torchaudio.__file__\n"
         "print(torchaudio.resample())\n"
         "try:\n    torchaudio.align()\n"
         "except RuntimeError as error:\n    print(error)\n"
-    ).format(str(tmp_path))
+    )
     out = run_python(program, broken_torchaudio(tmp_path)).splitlines()
     assert out[0] == "python"
     assert "align" in out[1] and "native part" in out[1]

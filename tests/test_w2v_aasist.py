@@ -228,7 +228,10 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(imported):
 
 
 def test_weights_file_round_trip(tmp_path):
-    model, other = W2VAASIST(Pooled(), channels=(8, 16)), W2VAASIST(Pooled(), channels=(8, 16), class_weights=(0.5, 0.5))
+    model, other = (
+        W2VAASIST(Pooled(), channels=(8, 16)),
+        W2VAASIST(Pooled(), channels=(8, 16), class_weights=(0.5, 0.5)),
+    )
     save_weights(model, tmp_path / "model.safetensors")
     load_weights(other, tmp_path / "model.safetensors")  # class weights belong to the training, not to the model
     wave = torch.randn(1, 8_000)

@@ -59,8 +59,8 @@ class Difficulty:
 
 DIFFICULTIES = {
     "easy": Difficulty(1.6, 0.0, 0.0, 0.0),
-    "normal": Difficulty(1.0, 0.3, 0.4, 0.3),
-    "hard": Difficulty(0.6, 0.5, 0.7, 0.5),
+    "normal": Difficulty(1.0, 0.2, 0.6, 0.4),
+    "hard": Difficulty(0.6, 0.4, 0.8, 0.5),
 }
 
 

@@ -38,9 +38,9 @@ def draw_profile(profile: str, strength: float, sharpened: float, rng: np.random
     """The faults of one fake clip under a named profile."""
     u = rng.uniform
     fault = {
-        "soft": Fault(blur=u(1.2, 2.0), still=0.5, jitter=0.004),
-        "jittery": Fault(shrink=u(0.4, 0.6), jitter=u(0.012, 0.022), still=0.3),
-        "smooth": Fault(blur=u(0.8, 1.3), smooth=u(1.8, 3.0), still=0.9),
+        "soft": Fault(blur=u(0.8, 1.4), still=0.5, jitter=0.004),
+        "jittery": Fault(shrink=u(0.5, 0.7), jitter=u(0.008, 0.015), still=0.3),
+        "smooth": Fault(blur=u(0.5, 0.9), smooth=u(1.8, 3.0), still=0.9),
         "blocky": Fault(quality=int(u(8, 22)), shrink=0.7, still=0.5, jitter=0.006),
         "ghosting": Fault(ghost=u(0.4, 0.65), blur=u(0.6, 1.1), smooth=1.0, still=0.6),
     }[profile]
@@ -54,12 +54,12 @@ def draw_distractor(rng: np.random.Generator) -> Fault:
     """One fault alone, at about the strength that it has in fakes."""
     u = rng.uniform
     kinds = (
-        Fault(blur=u(0.7, 1.8)),
-        Fault(blur=u(0.7, 1.8)),
-        Fault(shrink=u(0.45, 0.7)),
+        Fault(blur=u(0.6, 1.5)),
+        Fault(blur=u(0.6, 1.5)),
+        Fault(shrink=u(0.5, 0.75)),
         Fault(sharpen=u(0.6, 1.4)),
         Fault(tint=_tint(rng, u(2, 4.5))),
-        Fault(jitter=u(0.008, 0.018)),
+        Fault(jitter=u(0.006, 0.015)),
     )
     return kinds[rng.integers(len(kinds))]
 

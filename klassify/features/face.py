@@ -57,41 +57,47 @@ def source_settings(folder: str | os.PathLike | None = None, *, refine: bool = T
 class FaceMesh:
     """MediaPipe Face Mesh. Every clip starts from a blank state, so results do not depend on order.
 
-    Looking for further faces in each frame costs about half of the tracking itself, and nearly every
-    clip shows one person. So several faces are looked for only while none is followed (at the start and
-    after a loss); the clip goes on with a one-face tracker unless several are seen, and then with one
-    that follows up to MAX_FACES.
+    A tracker for several faces looks for further ones in every frame, which costs half of the tracking,
+    and nearly every clip shows one person. So faces are counted only while none is followed (at the start
+    and after a loss); the clip goes on with a one-face tracker unless there are several, and with one for
+    up to MAX_FACES then.
 
     refine: the attention mesh (478 points), sharper on the lips and about 1 ms a frame dearer.
     """
 
-    def __init__(self, refine: bool = True, graph: Callable[[int, bool], FaceGraph] | None = None):
-        graph = graph or FaceGraph
-        self._one, self._several = graph(1, refine), graph(MAX_FACES, refine)
+    def __init__(
+        self,
+        refine: bool = True,
+        tracker: Callable[[int, bool], FaceTracker] | None = None,
+        counter: Callable[[], Callable[[np.ndarray], int]] | None = None,
+    ):
+        tracker = tracker or FaceTracker
+        self._count = (counter or FaceCounter)()
+        self._one, self._several = tracker(1, refine), tracker(MAX_FACES, refine)
 
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
-        previous, tracker = None, None
+        self._one.forget()
+        self._several.forget()
+        follower, previous = None, None
         for frame in frames:
-            if tracker is None:
-                self._one.forget()
-                self._several.forget()
-            faces = (tracker or self._several)(frame)
-            if tracker is None and faces:
-                tracker = self._one if len(faces) == 1 else self._several
-            elif not faces and tracker is self._one:
-                tracker = None
+            if follower is None:
+                follower = self._several if self._count(frame) > 1 else self._one
+            faces = follower(frame)
+            if not faces and follower is self._one:
+                follower = None
             face = choose(faces, previous)
             previous = previous if face is None else face
             yield frame, face
 
 
-class FaceGraph:
-    """One MediaPipe graph: call it with an RGB frame for a list of (K, 2) landmarks in pixels."""
+class FaceTracker:
+    """One Face Mesh graph: call it with an RGB frame for a list of (K, 2) landmarks in pixels."""
 
     BLANK = np.zeros((64, 64, 3), np.uint8)
 
     def __init__(self, max_faces: int, refine: bool):
-        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")  # MediaPipe against its protobuf
+        # MediaPipe against the protobuf that it asks for
+        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
         with _quiet():
             from mediapipe.python.solutions import face_mesh
 
@@ -110,6 +116,20 @@ class FaceGraph:
         if self._tracking and self(self.BLANK):
             self._mesh.reset()
         self._tracking = False
+
+
+class FaceCounter:
+    """The number of faces in an RGB frame, by the detector that Face Mesh itself starts from."""
+
+    def __init__(self):
+        with _quiet():
+            from mediapipe.python.solutions import face_detection
+
+            self._detector = face_detection.FaceDetection()
+            self._detector.process(FaceTracker.BLANK)
+
+    def __call__(self, rgb: np.ndarray) -> int:
+        return len(self._detector.process(rgb).detections or [])
 
 
 class PrecomputedLandmarks:

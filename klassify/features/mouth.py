@@ -18,6 +18,7 @@ without a face, whose `valid` is False.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -57,6 +58,7 @@ MOUTH_MARGIN = 0.2  # of the lips' width and height, on each side
 MOUTH_SIZE = (64, 48)  # width and height that the mouth is resized to before its blur is measured
 MOUTH_GUARD = 0.10  # eye distances around the mouth that are not "the face around the mouth"
 MIN_MOUTH_PX, MIN_EYE_DISTANCE_PX, MAX_COORDINATE_PX = 8, 1.0, 1e5
+BLOCK_BYTES = 2_400_000  # 16 frames of 224x224
 JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than this fit any line
 
 
@@ -66,11 +68,11 @@ JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than t
 def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
     """Features (T, 8) float32 and valid (T,) bool of a clip, given as frames with landmarks or None.
 
-    Holds one frame at a time and 42 points of every frame.
+    Holds a few frames, and 42 points of every frame.
     """
     appearance, points = [], []
     before, nowhere = None, np.full((len(MOVING), 2), np.nan)
-    for frame, landmarks in tracked:
+    for frame, landmarks in _in_blocks(tracked):
         now = None if landmarks is None else look(frame, landmarks)
         appearance.append((0.0, 0.0, 0.0) if now is None else now.features(before))
         points.append(nowhere if now is None else landmarks[MOVING])
@@ -133,7 +135,8 @@ def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
     mouth = _box(outer, frame.shape, MOUTH_MARGIN)
     if mouth[2] - mouth[0] < MIN_MOUTH_PX or mouth[3] - mouth[1] < MIN_MOUTH_PX:
         return None
-    lab = mean_lab(_crop(frame, mouth), outer - mouth[:2])
+    lips = _box(outer, frame.shape, 0.0)
+    lab = mean_lab(_crop(frame, lips), outer - lips[:2])
     face = _box(landmarks[FACE], frame.shape, 0.0)
     gray = cv2.cvtColor(_crop(frame, face), cv2.COLOR_RGB2GRAY)
     mask = nonmouth_mask(landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px)
@@ -153,12 +156,9 @@ def nonmouth_mask(oval: np.ndarray, outer_lips: np.ndarray, shape: tuple[int, in
     mask = np.zeros(shape, np.uint8)
     cv2.fillPoly(mask, [_pixels(oval)], 255)
     hull = cv2.convexHull(_pixels(outer_lips))
-    background = np.ones(shape, np.uint8)
-    cv2.fillConvexPoly(background, hull, 0)
-    near = _box(np.concatenate([hull[:, 0] - guard_px, hull[:, 0] + guard_px]), shape, 0.0)
-    if (near[2:] > near[:2]).all():
-        distance = cv2.distanceTransform(_crop(background, near), cv2.DIST_L2, cv2.DIST_MASK_5)
-        _crop(mask, near)[distance <= guard_px] = 0
+    cv2.fillConvexPoly(mask, hull, 0)
+    radius = min(round(guard_px), max(shape))
+    cv2.polylines(mask, [hull], True, 0, thickness=max(2 * radius - 1, 1))  # cv2 reaches (thickness + 1) / 2 px
     return mask
 
 
@@ -173,7 +173,7 @@ def mean_lab(rgb: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     """Mean CIE Lab (L 0..100, sRGB, D65) inside a polygon of a crop, (3,) float64."""
     mask = np.zeros(rgb.shape[:2], np.uint8)
     cv2.fillPoly(mask, [_pixels(polygon)], 255)
-    lab = cv2.cvtColor(LINEAR[rgb], cv2.COLOR_LRGB2Lab)  # from sRGB directly cv2 interpolates in a coarse table
+    lab = cv2.cvtColor(LINEAR.take(rgb), cv2.COLOR_LRGB2Lab)  # from sRGB directly cv2 interpolates in a coarse table
     return np.array(cv2.mean(lab, mask)[:3])
 
 
@@ -238,22 +238,21 @@ def jitter(moving: np.ndarray) -> np.ndarray:
         run = moving[start:stop]
         whole = range(reach, len(run) - reach)
         for t in set(range(len(run))) - set(whole):
-            result[start + t] = _line_residual(run[max(t - reach, 0) : t + reach + 1])
+            result[start + t] = _line_residual(np.moveaxis(run[max(t - reach, 0) : t + reach + 1], 0, -1))
         if whole:
             windows = sliding_window_view(run, 2 * reach + 1, axis=0)  # (T - 2 reach, n, 2, 2 reach + 1)
-            result[start + whole.start : start + whole.stop] = _line_residual(np.moveaxis(windows, -1, 1))
+            result[start + whole.start : start + whole.stop] = _line_residual(windows)
     return result
 
 
 def _line_residual(windows: np.ndarray) -> np.ndarray:
-    """RMS residual (...,) of (..., w, n, 2) points against the least-squares line of each in time."""
-    n_frames = windows.shape[-3]
+    """RMS residual (...,) of points (..., n, 2, w) over w frames against each one's least-squares line."""
+    n_frames = windows.shape[-1]
     if n_frames < JITTER_POINTS:
         return np.zeros(windows.shape[:-3])
     line = np.stack([np.ones(n_frames), np.arange(n_frames)], axis=1)
-    away = np.eye(n_frames) - line @ np.linalg.pinv(line)
-    residual = np.einsum("ij,...jkc->...ikc", away, windows)
-    return np.sqrt((residual**2).sum(axis=-1).mean(axis=(-2, -1)))
+    residual = windows @ (np.eye(n_frames) - line @ np.linalg.pinv(line))
+    return np.sqrt((residual**2).sum(axis=-2).mean(axis=(-2, -1)))
 
 
 def _mean_difference(moving: np.ndarray, order: int, fps: float) -> np.ndarray:
@@ -266,14 +265,27 @@ def _mean_difference(moving: np.ndarray, order: int, fps: float) -> np.ndarray:
 # ------------------------------------------------------------------------------ pixels
 
 
+def _in_blocks(tracked: Tracked) -> Tracked:
+    """Track some frames before any of them is measured: by turns, each would empty the other's caches."""
+    block, size = [], 0
+    for frame, landmarks in tracked:
+        block.append((frame, landmarks))
+        size += frame.nbytes
+        if size >= BLOCK_BYTES:
+            yield from block
+            block, size = [], 0
+    yield from block
+
+
 def _box(points: np.ndarray, shape: tuple[int, ...], margin: float) -> np.ndarray:
     """x0, y0, x1, y1 (half open) around the points, widened on each side, clipped to the frame."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    spare = margin * (high - low)
-    limit = (shape[1], shape[0])
-    start = np.clip(np.floor(low - spare), 0, limit)
-    stop = np.clip(np.ceil(high + spare) + 1, 0, limit)
-    return np.concatenate([start, stop]).astype(int)
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
+    height, width = shape[:2]
+    return np.array([
+        min(max(math.floor(x0 - dx), 0), width), min(max(math.floor(y0 - dy), 0), height),
+        min(max(math.ceil(x1 + dx) + 1, 0), width), min(max(math.ceil(y1 + dy) + 1, 0), height),
+    ])  # fmt: skip
 
 
 def _crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from klassify.segments import IGNORE
 
 SAMPLE_RATE = 16_000
 PAD_SAMPLES = 256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
-PAIR_ROWS = 10  # rows of the pair matrix computed at a time; see benchmarks/bam.py
+PAIRS_AT_ONCE = 4096  # frame pairs, see benchmarks/bam.py: small enough for the cache, large enough for threads
 
 
 class AttentivePooling(nn.Module):
@@ -48,20 +48,25 @@ class AttentivePooling(nn.Module):
         return (weights * groups).sum(dim=2)
 
 
-def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, rows: int = PAIR_ROWS) -> Tensor:
+def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, at_once: int = PAIRS_AT_ONCE) -> Tensor:
     """Attention scores tanh(proj(x_i * x_j)) . weight of all frame pairs: (B, F, D) -> (B, F, F).
 
-    The product commutes, so only pairs with i <= j are computed, and few enough at a time to stay in the
-    processor's cache: the plain form does twice the work and holds (B, F, F, D) at once.
+    The product commutes, so that half of the pairs are enough: each frame meets itself and the F // 2 that
+    follow it, counted in a circle. They are computed in blocks of rows with about `at_once` pairs of the
+    batch, which stay in the processor's cache; the plain form does twice the work and holds (B, F, F, D).
     """
-    n_frames = x.shape[1]
+    n_clips, n_frames, _ = x.shape
+    reach = n_frames // 2 + 1
+    followers = torch.cat([x, x[:, : reach - 1]], dim=1).unfold(1, reach, 1).transpose(2, 3)  # (B, F, reach, D)
+    rows = max(at_once // (n_clips * reach), 1)
     blocks = []
-    for first in range(0, n_frames, rows):
-        products = x[:, first : first + rows, None] * x[:, None, first:]
-        scores = torch.tanh_(proj(products)) @ weight  # (B, rows, F - first, 1)
-        blocks.append(F.pad(scores.squeeze(3), (first, 0)))
-    upper = torch.cat(blocks, dim=1).triu()
-    return upper + upper.triu(1).transpose(1, 2)
+    for frame, others in zip(x.split(rows, dim=1), followers.split(rows, dim=1)):
+        blocks.append(torch.tanh_(proj(frame.unsqueeze(2) * others)) @ weight)
+    half = torch.cat(blocks, dim=1).squeeze(3)  # (B, F, reach): the score of frames i and (i + step) % F
+    i = torch.arange(n_frames, device=x.device)[:, None]
+    step = (i.T - i) % n_frames
+    near = step < reach
+    return half[:, torch.where(near, i, i.T), torch.where(near, step, n_frames - step)]
 
 
 def same_side_mask(boundary: Tensor) -> Tensor:
@@ -309,9 +314,7 @@ class BAM(nn.Module):
         edges[-1] = min(edges[-1], len(wave) / SAMPLE_RATE)
         return {"start": edges[:-1], "end": edges[1:], "score": joined[:, 0], "boundary": joined[:, 1]}
 
-    def _window_outputs(
-        self, wave: Tensor, starts: np.ndarray, size: int, batch_size: int
-    ) -> Iterator[np.ndarray]:
+    def _window_outputs(self, wave: Tensor, starts: np.ndarray, size: int, batch_size: int) -> Iterator[np.ndarray]:
         """(windows, size, 2) log-odds and boundary probabilities of each batch of windows."""
         step = self.frame_samples
         wave = F.pad(wave, (0, -len(wave) % step))

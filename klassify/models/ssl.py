@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -133,9 +132,13 @@ class SSLFrontEnd(FrontEnd):
             self.receptive_field_samples += (kernel - 1) * self.hop_samples
             self.hop_samples *= stride
         if freeze != "none":
-            (self.model if freeze == "all" else self.model.feature_extractor).requires_grad_(False)
+            self.model.freeze_feature_encoder()
+        if freeze == "all":
+            self.model.requires_grad_(False)
         if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # renamed between transformers 4.57 and 5
+            enable = getattr(self.model, "activation_checkpointing_enable", None)
+            (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
         self._has_weights = source is None
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_has_weights", True))
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# KLASSify (paper 1), Task 1: Wav2Vec-AASIST on audio, 8 mouth features into a TCN on video, Platt
-# calibration of each, max-out of both. `make help recipe=klassify` lists stages and variables.
+# KLASSify (paper 1). Task 1: Wav2Vec-AASIST on audio, 8 mouth features into a TCN on video, Platt
+# calibration of each, max-out of both. Task 2: BAM on audio, the TCN with a tagging head on video, proposals
+# tuned by the official Score, merged. `make help recipe=klassify` lists stages and variables.
 . "$(dirname "$0")/../common.sh" "$@"
 
-models=(tcn w2v_aasist)                         # trained by default; other configs when named by system=
+detectors=(tcn w2v_aasist)                      # trained by default; other configs when named by system=
+localisers=(bam tcn_tags)
 reported=(tcn w2v_aasist tcn-platt w2v_aasist-platt avg maxout)
+reported_2=(bam tcn_tags merged)
 
 if stage 0 "data lists: from the official metadata, or from a corpus that is generated first (data=demo)"; then
   if [ "$data" = demo ]; then
@@ -23,42 +26,58 @@ if stage 1 "mouth features: 8 a frame on the 25 fps grid"; then
   done
 fi
 
-if stage 2 "train both models, score val, calibrate each on val_fit, fuse"; then
+if stage 2 "train the models, score val, calibrate and tune on val_fit, fuse"; then
   need_root
   for s in train val; do need "$lists/$s.tsv" 0; need "$features/mouth/$s" 1 "split=$s"; done
-  chosen=$(systems "${models[@]}")
+  chosen=$(systems "${detectors[@]}" "${localisers[@]}")
   for m in $chosen; do
     run klassify train "$conf_dir/$m.yaml" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${forced[@]}"
     run klassify score "$exp/$m" --split val "${sources[@]}" "${forced[@]}"
-    run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" "${forced[@]}"
+    if is_localiser "$m"; then
+      run klassify tune "$exp/$m" --labels "$lists" "${forced[@]}"
+      run klassify localise "$exp/$m" --split val "${forced[@]}"
+    else
+      run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" "${forced[@]}"
+    fi
   done
-  if [ -n "$dry" ] || [ -e "$exp/tcn-platt" -a -e "$exp/w2v_aasist-platt" ]; then
+  if have tcn-platt w2v_aasist-platt; then
     run klassify fuse "$exp/w2v_aasist" "$exp/tcn" --rule mean --out "$exp/avg" "${forced[@]}"
     run klassify fuse "$exp/w2v_aasist-platt" "$exp/tcn-platt" --rule max --out "$exp/maxout" "${forced[@]}"
+  fi
+  if have bam tcn_tags; then
+    run klassify localise --merge "$exp/bam" "$exp/tcn_tags" --out "$exp/merged" "${forced[@]}"
+    run klassify tune "$exp/merged" --labels "$lists" "${forced[@]}"
+    run klassify localise "$exp/merged" --split val "${forced[@]}"
+  fi
+  if have maxout merged; then
     run klassify detector "$exp" --conf "$conf_dir/submit.yaml" "${forced[@]}"
   fi
 fi
 
-if stage 3 "score the test split, calibrate, max-out, write the submission and check it"; then
+if stage 3 "score the test split, calibrate, fuse, localise, write the submission and check it"; then
   need_root
   need "$exp/detector.yaml" 2
   chosen=$(splits testA testB)
   for s in $chosen; do
     need "$lists/$s.tsv" 0
     need "$features/mouth/$s" 1 "split=$s"
-    for m in tcn w2v_aasist; do run klassify score "$exp/$m" --split "$s" "${sources[@]}" "${forced[@]}"; done
+    models=()
+    for m in "${detectors[@]}" "${localisers[@]}"; do models+=("$exp/$m"); done
+    run klassify score "${models[@]}" --split "$s" "${sources[@]}" "${forced[@]}"
     run klassify score "$exp/tcn-platt" "$exp/w2v_aasist-platt" "$exp/avg" "$exp/maxout" --split "$s" "${forced[@]}"
+    run klassify localise "$exp/bam" "$exp/tcn_tags" "$exp/merged" --split "$s" "${forced[@]}"
     run klassify package "$exp/detector.yaml" --split "$s" --list "$lists/$s.tsv" --out "$submissions/$s" \
-      ${submit1:+--task1 "$exp/$submit1"} "${forced[@]}"
+      ${submit1:+--task1 "$exp/$submit1"} ${submit2:+--task2 "$exp/$submit2"} "${forced[@]}"
     run klassify check "$submissions/$s/submission.zip" --list "$lists/$s.tsv"
   done
 fi
 
 if stage 4 "every system against labels: tables, calibration curves, histograms"; then
-  need "$exp/maxout" 2
-  folders=()
-  for m in ${system//,/ }; do folders+=("$exp/$m"); done
+  need "$exp/detector.yaml" 2
+  folders=() folders_2=()
+  for m in ${system//,/ }; do if is_localiser "$m"; then folders_2+=("$exp/$m"); else folders+=("$exp/$m"); fi; done
   [ -n "$system" ] || for m in "${reported[@]}"; do folders+=("$exp/$m"); done
+  [ -n "$system" ] || for m in "${reported_2[@]}"; do folders_2+=("$exp/$m"); done
   chosen=$(splits val testA testB)
   for s in $chosen; do
     labels=$lists/$s.tsv
@@ -68,9 +87,13 @@ if stage 4 "every system against labels: tables, calibration curves, histograms"
       continue
     fi
     need "$labels" 0
-    [ "$s" = val ] && run klassify score "${folders[@]}" --split val "${sources[@]}"
-    need "$exp/maxout/scores/$s.clips.tsv" 3 "split=$s"
-    run klassify evaluate "${folders[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
+    if [ "$s" != val ]; then
+      need "$exp/maxout/scores/$s.clips.tsv" 3 "split=$s"
+    elif [ ${#folders[@]} -gt 0 ]; then
+      run klassify score "${folders[@]}" --split val "${sources[@]}"
+    fi
+    [ ${#folders[@]} -eq 0 ] || run klassify evaluate "${folders[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
+    [ ${#folders_2[@]} -eq 0 ] || run klassify evaluate "${folders_2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
   done
   mean_over_seeds
 fi

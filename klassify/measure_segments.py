@@ -1,0 +1,147 @@
+"""Localisers measured on labelled clips: the numbers behind `klassify evaluate --task 2`.
+
+AP, AR and Score as the challenge's evaluator computes them (docs/official-metric.md), over all clips, for
+each kind of fake beside all real clips, and by length of the segments; the frame scores' AUC and EER where
+a system has frames; and what guessing reaches with as many proposals of true lengths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from klassify import localisation_metrics as task2
+from klassify import systems
+from klassify.errors import KlassifyError
+from klassify.frame_metrics import FrameResult, FrameScores, frame_metrics
+from klassify.localise import segment_scores
+from klassify.metrics import interval
+from klassify.predictions import Proposals, Truth
+from klassify.proposals import random_proposals
+from klassify.scorefile import read_scores, score_path
+from klassify.tables import aligned, number, with_interval
+
+MAX_ROWS = 50  # of a clip: what is submitted
+RANDOM_DRAWS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Localised:
+    """One system on the clips of a list: its proposals, at most MAX_ROWS a clip, and its frames if it has any."""
+
+    system: systems.System
+    folder: Path
+    proposals: Proposals
+    frames: FrameScores | None
+
+
+def load_localised(folder: Path, split: str, files: Sequence[str]) -> Localised:
+    """The proposals of a system for a split, as they would be submitted."""
+    system = systems.load_system(folder)
+    table = segment_scores(folder, split).table
+    table = table.sort_values("score", ascending=False, kind="stable").groupby("file", sort=False).head(MAX_ROWS)
+    path = score_path(folder, split, "frames")
+    frames = FrameScores.from_table(read_scores(path).table, where=path) if path.exists() else None
+    return Localised(system, folder, Proposals.from_table(table, files), frames)
+
+
+def measure_task2(
+    localised: Sequence[Localised], frame: pd.DataFrame, *, versus: str, n_bootstrap: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """One row a system and group of clips or segments: METRICS, intervals of Score, and `gain`.
+
+    frame: the labelled list with its segments. gain: Score of `versus` minus this system's on the same
+    resamples of sources. KlassifyError where the list has no fake segment.
+    """
+    truth = Truth.from_list(frame)
+    if not len(truth.segments):
+        raise KlassifyError("There is no fake segment in these clips, so AP is not defined.")
+    matches = {one.system.name: task2.match(one.proposals, truth) for one in localised}
+    samples = {}
+    if n_bootstrap:
+        resampled = task2.bootstrap_task2(matches, frame["source"].to_numpy(), n=n_bootstrap, seed=seed)
+        samples = {name: values[-1] for name, values in resampled.items()}
+    whole = {name: one.score() for name, one in matches.items()}
+    rows = []
+    for one in localised:
+        name = one.system.name
+        row = {"system": name, "group": "all"} | whole[name].named() | _frame_columns(one, frame, truth)
+        row |= _with_ends("Score", row["Score"], samples.get(name))
+        if name != versus:
+            row["versus"] = versus
+            paired = samples[versus] - samples[name] if samples else None
+            row |= _with_ends("gain", whole[versus].score - whole[name].score, paired)
+        rows.append(row)
+        groups = task2.by_modify_type(matches[name], frame["modify_type"]) | task2.by_length(matches[name])
+        rows += [{"system": name, "group": group} | result.named() for group, result in groups.items()]
+    last = next(one for one in localised if one.system.name == versus)
+    rows.append({"system": "random", "group": "all"} | guessing(last.proposals, truth, frame, seed).named())
+    table = pd.DataFrame(rows)
+    return table.assign(n=len(frame), n_sources=frame["source"].nunique(), n_segments=len(truth.segments))
+
+
+def _with_ends(name: str, value: float, samples: np.ndarray | None) -> dict[str, float]:
+    low, high = (np.nan, np.nan) if samples is None else interval(samples)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _frame_columns(one: Localised, frame: pd.DataFrame, truth: Truth) -> dict[str, float]:
+    """AUC and EER of 40 ms frames against the union of fake segments, and the AUC against the modality's own."""
+    if one.frames is None:
+        return {}
+    union: FrameResult = frame_metrics(one.frames, truth, (40,))
+    columns = {"frame_auc": union.auc[40], "frame_eer": union.eer[40]}
+    if one.system.modality in ("audio", "visual"):
+        own = Truth.from_list(frame, f"{one.system.modality}_fake_segments")
+        columns["frame_auc_own"] = frame_metrics(one.frames, own, (40,)).auc[40]
+    return columns
+
+
+def guessing(
+    like: Proposals, truth: Truth, frame: pd.DataFrame, seed: int, draws: int = RANDOM_DRAWS
+) -> task2.Task2Result:
+    """The mean over draws of random proposals: as many a clip as `like` has, of lengths drawn from the truth."""
+    rng = np.random.default_rng(seed)
+    lengths = np.diff(truth.segments, axis=1)[:, 0]
+    durations = frame["duration"].to_numpy(float)
+    results = []
+    for _ in range(draws):
+        found = random_proposals(lengths, np.diff(like.offsets), durations, rng)
+        results.append(task2.score_task2(found.of(truth.files), truth))
+    ap, ar = (np.mean([getattr(result, name) for result in results], axis=0) for name in ("ap", "ar"))
+    return results[0]._replace(ap=ap, ar=ar, score=float(np.mean([result.score for result in results])))
+
+
+def comparison_task2(table: pd.DataFrame) -> str:
+    """The localisers of one evaluation side by side, as text."""
+    first = table.iloc[0]
+    whole = table[table["group"] == "all"].set_index("system")
+    short = [name for name in task2.METRICS if name != "Score"]
+    versus = table["versus"].dropna().iloc[0] if "versus" in table and table["versus"].notna().any() else "it"
+    head = ["Task 2", "Score", *short, "frame AUC", "own", "EER", f"{versus} minus it"]
+    rows = [head]
+    for name, row in whole.iterrows():
+        row = row.reindex([*row.index, "frame_auc", "frame_auc_own", "frame_eer", "gain", "gain_low", "gain_high"])
+        row = row[~row.index.duplicated()]
+        frames = [
+            number(row[key], form)
+            for key, form in (("frame_auc", ".4f"), ("frame_auc_own", ".4f"), ("frame_eer", ".3f"))
+        ]
+        rows.append([
+            name, with_interval(row, "Score"), *(number(row[key]) for key in short), *frames,
+            with_interval(row, "gain", "+.4f"),
+        ])  # fmt: skip
+    groups = [group for group in dict.fromkeys(table["group"]) if group != "all"]
+    by_group = [["Score", *groups]]
+    cells = table.set_index(["system", "group"])["Score"]
+    for name in whole.index.drop("random"):
+        by_group.append([name, *(number(cells.get((name, group), np.nan)) for group in groups)])
+    title = (
+        f"{first['split']} ({first['subset']}): {first['n']} clips with {first['n_segments']} fake segments, of "
+        f"{first['n_sources']} sources; Score as the challenge computes it [95 % interval, bootstrap over sources]"
+    )
+    return "\n".join([title, "", aligned(rows), "", aligned(by_group)])
