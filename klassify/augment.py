@@ -50,9 +50,7 @@ class FeatureAugment(nn.Module):
         self.swaps, self.swap_distance = swaps, swap_distance
         self.channel_share, self.noise_std = channel_share, noise_std
 
-    def forward(
-        self, x: Tensor, valid: Tensor, tags: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, x: Tensor, valid: Tensor, tags: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Augmented copies of (x, valid, tags)."""
         frames = clip_lengths(valid)
         if (hit := _draw(self.shift, x)).any():

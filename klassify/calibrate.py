@@ -36,17 +36,13 @@ MAX_NEWTON_STEPS = 100
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("system", type=Path, metavar="SYSTEM_DIR", help="the system to calibrate")
     parser.add_argument("--out", type=Path, required=True, help="folder of the calibrated system")
-    parser.add_argument(
-        "--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo"
-    )
+    parser.add_argument("--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo")
     parser.add_argument("--scores-split", default="val", help="split whose scores are used (default val)")
     parser.add_argument("--subset", default="val_fit", help="clips of it to fit on (default val_fit)")
     parser.add_argument(
         "--label", choices=("own", "video"), default="own", help="the modality's own label, or the video's"
     )
-    parser.add_argument(
-        "--input", choices=INPUTS, default="probability", help="what s is (default probability)"
-    )
+    parser.add_argument("--input", choices=INPUTS, default="probability", help="what s is (default probability)")
     parser.add_argument(
         "--smooth-targets",
         action=argparse.BooleanOptionalAction,
@@ -156,9 +152,7 @@ def fit(
 def _warnings(a: float, auc: float, auc_after: float) -> list[str]:
     if a > 0 or auc < 0.5:
         turned = "; this calibration turns their order round" if a > 0 else ""
-        return [
-            f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit); higher must mean more fake{turned}"
-        ]
+        return [f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit); higher must mean more fake{turned}"]
     if auc_after < auc - 0.001:
         return [f"probabilities tie at nine digits (AUC {auc:.4f} -> {auc_after:.4f}): try --input log_odds"]
     return []

@@ -18,9 +18,10 @@ import yaml
 
 from klassify import systems
 from klassify.errors import KlassifyError
-from klassify.files import already_done, write_text
+from klassify.files import already_done, file_hash, write_text
 
 DETECTOR = "detector.yaml"
+PROPOSALS = "proposals.yaml"  # of a localiser: how its frame scores become proposals
 TASKS = ("task1", "task2")
 
 
@@ -78,6 +79,8 @@ def _collect(top: Path, folder: Path, nodes: dict[str, dict[str, Any]]) -> None:
         "inputs": [os.path.relpath(path, top) for path in systems.input_folders(folder)],
         "hash": systems.system_hash(folder),
     }
+    if (folder / PROPOSALS).exists():
+        nodes[name]["proposals"] = file_hash(folder / PROPOSALS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +107,12 @@ def load_detector(path: str | os.PathLike) -> Detector:
         raise KlassifyError(f"A detector has the keys answers and systems, not {sorted(content)}.", where=path)
     detector = Detector(path.parent, content["answers"], content["systems"])
     for name, entry in detector.systems.items():
-        if systems.system_hash(path.parent / name) != entry["hash"]:
-            raise KlassifyError(f"The system {name} has changed since the detector was put together.", where=path,
-                                mend="make stage2 force=1, or klassify detector ... --force")  # fmt: skip
+        proposals = path.parent / name / PROPOSALS
+        same = "proposals" not in entry or (proposals.exists() and file_hash(proposals) == entry["proposals"])
+        if not same or systems.system_hash(path.parent / name) != entry["hash"]:
+            raise KlassifyError(
+                f"The system {name} has changed since the detector was put together.",
+                where=path,
+                mend="make stage2 force=1, or klassify detector ... --force",
+            )
     return detector

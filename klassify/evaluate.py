@@ -36,26 +36,16 @@ KEY = ("system", "split", "label", "group")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split"
-    )
+    parser.add_argument("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split")
     parser.add_argument("--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals")
     parser.add_argument("--split", help="the split whose scores are evaluated")
     parser.add_argument("--labels", type=Path, help="its data list with labels")
-    parser.add_argument(
-        "--subset", help="named part of the list, or `all` (default: val_report on val, else all)"
-    )
+    parser.add_argument("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
     parser.add_argument("--out", type=Path, help="folder of the tables and figures")
-    parser.add_argument(
-        "--versus", metavar="NAME", help="system the others are compared with (default: the last)"
-    )
-    parser.add_argument(
-        "--bootstrap", type=int, default=1000, help="resamples for the intervals (default 1000)"
-    )
+    parser.add_argument("--versus", metavar="NAME", help="system the others are compared with (default: the last)")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    parser.add_argument(
-        "--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables"
-    )
+    parser.add_argument("--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,9 +129,7 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def labelled_list(
-    path: Path, split: str, subset: str | None, *, segments: bool = False
-) -> tuple[pd.DataFrame, str]:
+def labelled_list(path: Path, split: str, subset: str | None, *, segments: bool = False) -> tuple[pd.DataFrame, str]:
     """The labelled clips to evaluate on, and the subset's name."""
     subset = subset or ("val_report" if split == "val" else "all")
     if subset in ("all", split, path.stem):
@@ -149,9 +137,7 @@ def labelled_list(
     base = lists.SUBSETS.get(subset, (None,))[0]
     if base != path.stem:
         of = [name for name, rule in lists.SUBSETS.items() if rule[0] == path.stem]
-        raise KlassifyError(
-            f"{path.name} has no subset {subset!r}; it has: {some(['all', *of], 20)}.", where=path
-        )
+        raise KlassifyError(f"{path.name} has no subset {subset!r}; it has: {some(['all', *of], 20)}.", where=path)
     return lists.load_split(path.parent, subset, segments=segments), subset
 
 
@@ -161,9 +147,7 @@ def warn_of(rows: pd.DataFrame) -> list[str]:
     lines = []
     highest = own["auc"] if np.isnan(own["auc_high"]) else own["auc_high"]
     if highest < 0.5:
-        lines.append(
-            f"scores look inverted: AUC {own['auc']:.4f}, EER {own['eer']:.1%} against its own label"
-        )
+        lines.append(f"scores look inverted: AUC {own['auc']:.4f}, EER {own['eer']:.1%} against its own label")
     if own["split"] == "val" and own["subset"] == "all":
         lines.append("these numbers include val_fit, on which calibration is fitted")
     return lines
@@ -175,9 +159,7 @@ def system_metrics(rows: pd.DataFrame) -> dict:
     def plain(value):
         return None if pd.isna(value) else value.item() if isinstance(value, np.generic) else value
 
-    cells = {
-        (row["label"], row["group"]): {k: plain(v) for k, v in row.items()} for _, row in rows.iterrows()
-    }
+    cells = {(row["label"], row["group"]): {k: plain(v) for k, v in row.items()} for _, row in rows.iterrows()}
     first = cells["video", "all"]
     summary = {k: first[k] for k in ("system", "split", "subset", "n", "n_fake", "n_sources", "n_no_answer")}
     for against, suffix in (("video", ""), ("own", "_own")):
@@ -186,9 +168,7 @@ def system_metrics(rows: pd.DataFrame) -> dict:
             summary[metric + suffix] = cell[metric]
             summary[f"{metric}{suffix}_interval"] = [cell[f"{metric}_low"], cell[f"{metric}_high"]]
         summary[f"log_loss_before{suffix}"] = cell["log_loss_before"]
-    summary["gain"] = (
-        {k: first[k] for k in ("versus", "gain", "gain_low", "gain_high")} if first["versus"] else None
-    )
+    summary["gain"] = {k: first[k] for k in ("versus", "gain", "gain_low", "gain_high")} if first["versus"] else None
     summary["auc_by_type"] = {group: cells["video", group]["auc"] for group in GROUPS[1:]}
     summary["auc_own_by_type"] = {group: cells["own", group]["auc"] for group in GROUPS[1:]}
     return summary

@@ -62,9 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     folders = [path.resolve() for path in args.inputs]
     if len(set(folders)) < 2 or len(set(folders)) < len(folders) or args.out.resolve() in folders:
-        raise KlassifyError(
-            "A fusion joins two or more different systems in a folder of its own.", where=args.out
-        )
+        raise KlassifyError("A fusion joins two or more different systems in a folder of its own.", where=args.out)
     inputs = [systems.load_system(folder) for folder in args.inputs]
     for system in inputs:
         _check_scale(args.rule, system.name, system.scale)
@@ -110,19 +108,11 @@ def apply(system: systems.System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
     probabilities, reasons = [], []
     for scores in inputs:
         _check_scale(rule, scores.header.system, scores.header.scale)
-        scores = ScoreFile(
-            scores.header, align(scores, files, where=f"{system.name}: {scores.header.system}")
-        )
+        scores = ScoreFile(scores.header, align(scores, files, where=f"{system.name}: {scores.header.system}"))
         has_answer = systems.answered(scores)
         probabilities.append(np.where(has_answer, systems.as_probability(scores), np.nan))
-        why = (
-            scores.table["reason"].fillna("")
-            if "reason" in scores.table
-            else pd.Series("", index=scores.table.index)
-        )
-        reasons.append(
-            [f"{scores.header.system}: {text}" if not ok else "" for ok, text in zip(has_answer, why)]
-        )
+        why = scores.table["reason"].fillna("") if "reason" in scores.table else pd.Series("", index=scores.table.index)
+        reasons.append([f"{scores.header.system}: {text}" if not ok else "" for ok, text in zip(has_answer, why)])
     fused = RULES[rule].combine(np.stack(probabilities), system.parameters)
     first = inputs[0].table
     return pd.DataFrame({

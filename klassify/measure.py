@@ -52,9 +52,7 @@ def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
     if system.kind == "calibrated":
         (parent,) = systems.input_folders(folder)
         before = load_scored(parent, split, files).probability
-    return Scored(
-        system, folder, score, np.where(empty, prior, probability), systems.answered(scores), before
-    )
+    return Scored(system, folder, score, np.where(empty, prior, probability), systems.answered(scores), before)
 
 
 def _rows_of(scores: ScoreFile, files: Sequence[str], where: object) -> ScoreFile:

@@ -36,9 +36,7 @@ class Ranking:
     def __init__(self, label: np.ndarray, score: np.ndarray):
         label, score = np.asarray(label), np.asarray(score, dtype=float)
         if label.shape != score.shape or label.ndim != 1:
-            raise ValueError(
-                f"need one label and one score a clip, got shapes {label.shape} and {score.shape}"
-            )
+            raise ValueError(f"need one label and one score a clip, got shapes {label.shape} and {score.shape}")
         if np.isnan(score).any():
             raise ValueError("a score is NaN; give clips without an answer their prior first")
         self.order = np.argsort(score, kind="stable")
@@ -162,9 +160,7 @@ def interval(samples: np.ndarray, level: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def official_auc(
-    prediction_txt: str | os.PathLike, metadata: str | os.PathLike | Sequence[Mapping[str, Any]]
-) -> float:
+def official_auc(prediction_txt: str | os.PathLike, metadata: str | os.PathLike | Sequence[Mapping[str, Any]]) -> float:
     """The Task 1 AUC as the challenge's evaluation package (avdeepfake1m 0.0.4) computes it, quirks included.
 
     prediction_txt: `name;score` lines. metadata: the official JSON or its list of entries; a clip is

@@ -62,12 +62,8 @@ def calibration_curves(
             there = count > 0
             panel.plot(predicted[there], observed[there], color=colour, linewidth=1.5)
             size = 15 + 200 * count[there] / count.sum()
-            panel.scatter(
-                predicted[there], observed[there], size, color=colour, marker=marker, alpha=0.8, label=text
-            )
-        panel.set(
-            xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=name, xlabel="mean predicted probability of fake"
-        )
+            panel.scatter(predicted[there], observed[there], size, color=colour, marker=marker, alpha=0.8, label=text)
+        panel.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=name, xlabel="mean predicted probability of fake")
         panel.grid(alpha=0.3)
     for panel in axes[::COLUMNS]:
         panel.set_ylabel("share of clips that are fake")
@@ -93,20 +89,14 @@ def score_histograms(
     """
     figure, axes = _figure(len(systems), 3.2)
     for panel, (name, scale, score) in zip(axes, systems):
-        low, high = (
-            (0.0, 1.0) if scale == "probability" else (score.min(), max(score.max(), score.min() + 1e-6))
-        )
+        low, high = (0.0, 1.0) if scale == "probability" else (score.min(), max(score.max(), score.min() + 1e-6))
         edges = np.linspace(low, high, int(np.clip(np.sqrt(len(score)), 10, 40)) + 1)
         for kind in TYPES:
             chosen = score[modify_type == kind]
             if len(chosen):
                 colour, style = TYPE_STYLE[kind]
                 share = np.histogram(chosen, edges)[0] / len(chosen)
-                look = (
-                    {"fill": True, "alpha": 0.25}
-                    if kind == "real"
-                    else {"linestyle": style, "linewidth": 1.6}
-                )
+                look = {"fill": True, "alpha": 0.25} if kind == "real" else {"linestyle": style, "linewidth": 1.6}
                 panel.stairs(share, edges, color=colour, label=f"{kind} ({len(chosen)} clips)", **look)
         panel.set(title=name, xlabel=SCALE_NAME.get(scale, scale))
         panel.grid(alpha=0.3)

@@ -104,9 +104,7 @@ def read_header(path: str | os.PathLike) -> Header:
     """The header alone; cheap on a file of any size."""
     path = Path(path)
     if not path.exists():
-        raise KlassifyError(
-            "This score file does not exist.", where=path, mend="score the system on this split first"
-        )
+        raise KlassifyError("This score file does not exist.", where=path, mend="score the system on this split first")
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -164,9 +162,7 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
     score = table["score"].to_numpy(float)
     bad = ~np.isfinite(score)
     if header.kind == "clips":
-        excused = (
-            table["reason"].fillna("").ne("").to_numpy() if "reason" in table else np.zeros(len(table), bool)
-        )
+        excused = table["reason"].fillna("").ne("").to_numpy() if "reason" in table else np.zeros(len(table), bool)
         bad &= ~(np.isnan(score) & excused)
         _refuse_rows(table, table["file"].duplicated().to_numpy(), "a clip stands here twice", where)
     _refuse_rows(table, bad, "the score is no finite number (an empty score needs a reason)", where)

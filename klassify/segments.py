@@ -30,9 +30,7 @@ FIRST = np.array([1, 1, 0, 0], dtype=bool)  # tags that may begin a clip
 LAST = np.array([1, 1, 0, 1], dtype=bool)  # tags that may end it
 
 
-def frame_spans(
-    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
-) -> np.ndarray:
+def frame_spans(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S) -> np.ndarray:
     """Spans (n, 2) of the frames that each segment touches, ascending and apart.
 
     However short, a segment touches at least one frame; what lies beyond the clip is cut off. Segments
@@ -59,9 +57,7 @@ def to_seconds(spans: np.ndarray, *, duration: float | None = None, frame_s: flo
     return segments if duration is None else np.minimum(segments, duration)
 
 
-def encode_labels(
-    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
-) -> np.ndarray:
+def encode_labels(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S) -> np.ndarray:
     """Frame labels (n_frames,) int64: 1 where any part of the frame is fake."""
     labels = np.zeros(n_frames, np.int64)
     for first, stop in frame_spans(segments, n_frames, frame_s=frame_s):

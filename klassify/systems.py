@@ -59,15 +59,11 @@ class System:
         allowed = {"kind": KINDS, "modality": MODALITIES, "supervision": SUPERVISIONS, "scale": SCALES}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise KlassifyError(
-                    f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM
-                )
+                raise KlassifyError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM)
         if not isinstance(self.inputs, (list, tuple)) or not isinstance(self.parameters, Mapping):
             raise KlassifyError("`inputs` is a list of folders and `parameters` a mapping.", where=SYSTEM)
         if bool(self.inputs) == (self.kind == "model"):
-            raise KlassifyError(
-                f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM
-            )
+            raise KlassifyError(f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM)
 
     @property
     def own_label(self) -> str:
@@ -114,9 +110,7 @@ def load_model(folder: str | os.PathLike):
     try:
         experiment.model.load_state_dict(load_file(weights))
     except RuntimeError as error:
-        raise KlassifyError(
-            f"Weights and config.yaml do not belong together: {error}.", where=weights
-        ) from None
+        raise KlassifyError(f"Weights and config.yaml do not belong together: {error}.", where=weights) from None
     return experiment.model.eval(), experiment.data
 
 
@@ -158,9 +152,7 @@ def _hash(folder: Path, above: frozenset[Path]) -> str:
         raise KlassifyError("This system is its own input.", where=folder / SYSTEM)
     files = {name: file_hash(folder / name) for name in (CONFIG, WEIGHTS) if (folder / name).exists()}
     inputs = [_hash(path, above | {here}) for path in input_folders(folder)]
-    return settings_hash(
-        {"system": dataclasses.asdict(load_system(folder)), "files": files, "inputs": inputs}
-    )
+    return settings_hash({"system": dataclasses.asdict(load_system(folder)), "files": files, "inputs": inputs})
 
 
 def clip_scores(folder: str | os.PathLike, split: str) -> ScoreFile:

@@ -16,8 +16,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
         )
         for row in rows
     ]
@@ -33,9 +32,7 @@ def with_interval(row: pd.Series, name: str, form: str = ".4f") -> str:
     """`0.8123 [0.7000, 0.9001]` from the columns name, name_low and name_high."""
     if pd.isna(row[f"{name}_low"]):
         return number(row[name], form)
-    return (
-        f"{number(row[name], form)} [{number(row[f'{name}_low'], form)}, {number(row[f'{name}_high'], form)}]"
-    )
+    return f"{number(row[name], form)} [{number(row[f'{name}_low'], form)}, {number(row[f'{name}_high'], form)}]"
 
 
 def comparison(table: pd.DataFrame) -> str:
@@ -74,9 +71,7 @@ def mean_over_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     values, key = ["auc", "eer", "log_loss", "gain"], ["system", "split", "label", "group"]
     rows = pd.concat(tables, ignore_index=True)
     groups = rows.groupby(key, sort=False)
-    n_tables = {
-        split: sum(split in set(table["split"]) for table in tables) for split in rows["split"].unique()
-    }
+    n_tables = {split: sum(split in set(table["split"]) for table in tables) for split in rows["split"].unique()}
     uneven = [" ".join(name) for name, count in groups.size().items() if count != n_tables[name[1]]]
     if uneven:
         raise KlassifyError(f"The tables do not hold the same systems once each: {some(uneven)}.")
@@ -97,9 +92,7 @@ def mean_of_tables(tables: Sequence[pd.DataFrame]) -> str:
         blocks += [
             _runs_and_mean(f"{split}: AUC, video label", runs, means, (split, "video"), "auc", ".4f"),
             _runs_and_mean(f"{split}: AUC, own label", runs, means, (split, "own"), "auc", ".4f"),
-            _runs_and_mean(
-                f"{split}: AUC of {versus} minus it", runs, means, (split, "video"), "gain", "+.4f"
-            ),
+            _runs_and_mean(f"{split}: AUC of {versus} minus it", runs, means, (split, "video"), "gain", "+.4f"),
         ]
     return "\n\n".join(blocks)
 

@@ -134,9 +134,7 @@ def aggregate(log_odds: np.ndarray, how: str = "max", *, k: int = 3) -> float:
     return float(aggregate_by_clip(np.zeros(len(log_odds), int), log_odds, how, k=k).iloc[0])
 
 
-def aggregate_by_clip(
-    clips: Sequence, log_odds: np.ndarray, how: str = "max", *, k: int = 3
-) -> pandas.Series:
+def aggregate_by_clip(clips: Sequence, log_odds: np.ndarray, how: str = "max", *, k: int = 3) -> pandas.Series:
     """Log-odds of each clip from the log-odds of its windows.
 
     clips: (W,), the clip of each window, in any order.

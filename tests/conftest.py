@@ -56,9 +56,7 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
             "visual_fake_segments": FAKE if kind in (2, 3) else "[]",
         })  # fmt: skip
     lists.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
-    store.write_part(
-        root / "features" / "mouth" / split, store.Place(1, 1, 0, 1), shard, {"made": "small"}, split
-    )
+    store.write_part(root / "features" / "mouth" / split, store.Place(1, 1, 0, 1), shard, {"made": "small"}, split)
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,7 @@ def make_batch(n_clips=24, n_frames=90, channels=16, seed=0):
     valid = place < lengths[:, None]
     valid &= ~((place >= 30) & (place < 36))  # a gap without a face
     x = torch.randn(n_clips, n_frames, channels) * valid[..., None]
-    tags = torch.from_numpy(
-        np.stack([encode_tags([(0.0, 0.2), (0.84, 0.88), (1.6, 2.2)], n_frames)] * n_clips)
-    )
+    tags = torch.from_numpy(np.stack([encode_tags([(0.0, 0.2), (0.84, 0.88), (1.6, 2.2)], n_frames)] * n_clips))
     return x, valid, tags
 
 

@@ -158,6 +158,12 @@ def test_a_masked_pair_keeps_the_weight_of_score_zero():
     torch.testing.assert_close(layer(x, nobody), wanted.view_as(x))
 
 
+@pytest.mark.parametrize("dim", [3, 17, 32, 33, 48, 63, 65, 80, 100])
+def test_back_end_takes_front_ends_of_any_size(dim):
+    logits, boundary = BoundaryAwareAttention(dim, pool=2, local_channels=1)(torch.randn(2, 6, dim))
+    assert (logits.shape, boundary.shape) == ((2, 3, 2), (2, 3))
+
+
 # --------------------------------------------------------------------------------------- the losses
 
 

@@ -50,10 +50,7 @@ def exp(tmp_path_factory):
         make_model(root / "audio", frame, split, "audio", seed=seed, missing=[0])
         make_model(root / "video", frame, split, "visual", gap=1.0, seed=seed + 1, missing=[0, 5])
     for name in ("audio", "video"):
-        assert (
-            klassify("calibrate", root / name, "--out", root / f"{name}_platt", "--labels", root / "lists")
-            == 0
-        )
+        assert klassify("calibrate", root / name, "--out", root / f"{name}_platt", "--labels", root / "lists") == 0
     assert klassify("fuse", root / "audio", root / "video", "--out", root / "avg", "--rule", "mean") == 0
     fusion = ("fuse", root / "audio_platt", root / "video_platt", "--out", root / "maxout", "--rule", "max")
     assert klassify(*fusion) == 0
@@ -84,9 +81,7 @@ def test_every_system_label_and_group_has_a_row(exp):
     assert (table[table["group"] != "all"]["n"] == 24).all()
     for metric in measure.METRICS:
         there = table.dropna(subset=[f"{metric}_low"])
-        assert (there[f"{metric}_low"] <= there[metric]).all() and (
-            there[metric] <= there[f"{metric}_high"]
-        ).all()
+        assert (there[f"{metric}_low"] <= there[metric]).all() and (there[metric] <= there[f"{metric}_high"]).all()
 
 
 def test_numbers_equal_sklearn_on_the_joined_scores(exp):
@@ -147,9 +142,7 @@ def test_metrics_json(exp):
     assert record["subset"] == "val_report" and record["bootstrap"] == {"n": 100, "seed": 0, "unit": "source"}
     for suffix, against in (("", "video"), ("_own", "own")):
         for metric in (*measure.METRICS, "log_loss_before"):
-            assert record[metric + suffix] == pytest.approx(
-                table.loc["audio_platt", against, "all"][metric], rel=1e-5
-            )
+            assert record[metric + suffix] == pytest.approx(table.loc["audio_platt", against, "all"][metric], rel=1e-5)
     assert record["auc_own_by_type"]["visual_modified"] is None
     assert json.loads((exp / "maxout" / "metrics-val.json").read_text())["gain"] is None
 

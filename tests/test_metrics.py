@@ -15,9 +15,7 @@ GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").r
 
 
 def slow_auc(label, score):
-    pairs = [
-        (f > r) + 0.5 * (f == r) for f, y in zip(score, label) if y for r, x in zip(score, label) if not x
-    ]
+    pairs = [(f > r) + 0.5 * (f == r) for f, y in zip(score, label) if y for r, x in zip(score, label) if not x]
     return np.mean(pairs)
 
 
@@ -164,14 +162,10 @@ def test_official_auc_equals_the_stored_results(case, tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(case["metadata"]))
     expected = case["expected"]["auc"]
     for metadata in (case["metadata"], tmp_path / "metadata.json"):
-        assert metrics.official_auc(tmp_path / "prediction.txt", metadata) == pytest.approx(
-            expected, abs=1e-6
-        )
+        assert metrics.official_auc(tmp_path / "prediction.txt", metadata) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in GOLDEN["refused"] if "TXT" in c["reason"]], ids=lambda c: c["reason"]
-)
+@pytest.mark.parametrize("case", [c for c in GOLDEN["refused"] if "TXT" in c["reason"]], ids=lambda c: c["reason"])
 def test_official_auc_refuses_what_the_evaluator_refuses(case, tmp_path):
     (tmp_path / "prediction.txt").write_text(case["prediction_txt"])
     with pytest.raises(KlassifyError):
@@ -196,9 +190,7 @@ def test_official_quirks(lines, expected, tmp_path):
     assert metrics.official_auc(tmp_path / "prediction.txt", METADATA) == expected
 
 
-@pytest.mark.parametrize(
-    "lines", ["", "file;score\n0.mp4;0.1\n", "0.mp4\n1.mp4\n", "0;0.1\n1;0.2\n2;0.3\n3;0.4\n"]
-)
+@pytest.mark.parametrize("lines", ["", "file;score\n0.mp4;0.1\n", "0.mp4\n1.mp4\n", "0;0.1\n1;0.2\n2;0.3\n3;0.4\n"])
 def test_official_auc_needs_names_and_numbers(lines, tmp_path):
     (tmp_path / "prediction.txt").write_text(lines)
     with pytest.raises(KlassifyError):

@@ -121,6 +121,15 @@ def test_short_clips_equal_the_slow_reference(n):
     np.testing.assert_allclose(motion(points), kinematics_reference(points), atol=1e-10)
 
 
+@pytest.mark.parametrize("block", [1, 3, 7])
+def test_long_clips_are_worked_through_in_blocks(monkeypatch, block):
+    points = clip_points(np.random.default_rng(block), 40)
+    points[[11, 12, 30]] = np.nan
+    whole = motion(points)
+    monkeypatch.setattr(mouth, "BLOCK_FRAMES", block)
+    np.testing.assert_allclose(motion(points), whole, atol=1e-12)
+
+
 def test_moving_turning_or_scaling_the_whole_face_changes_no_motion():
     rng = np.random.default_rng(1)
     points = clip_points(rng)
@@ -299,6 +308,14 @@ def test_faces_partly_outside_the_frame_are_clipped(shift):
     assert np.isfinite(features).all()
     inside = (points[:, mouth.OUTER_LIPS] > 8).all() and (points[:, mouth.OUTER_LIPS] < SIZE - 8).all()
     assert valid.all() or not inside
+
+
+def test_a_face_that_leaves_the_frame_is_valid_until_its_mouth_is_gone():
+    frame, points = texture(np.random.default_rng(15)), face_points() * 60 + [80, 55]
+    for direction in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        features, valid = mouth.mouth_features((frame, points + np.multiply(direction, t)) for t in range(0, 200))
+        assert np.isfinite(features).all() and valid[0] and not valid[-1]
+        assert (np.diff(valid.astype(int)) <= 0).all()
 
 
 def test_mouths_that_are_too_small_or_out_of_sight_are_invalid():

@@ -49,9 +49,7 @@ def test_grid_aligned_segments_are_exact_at_every_frame():
 
 def test_half_frames_and_shortest_segments():
     assert segments.frame_spans([(5.74, 5.78)], 250).tolist() == [[143, 145]]
-    assert segments.frame_spans([(0.05, 0.07)], 250).tolist() == [
-        [1, 2]
-    ]  # 20 ms, the shortest of the data set
+    assert segments.frame_spans([(0.05, 0.07)], 250).tolist() == [[1, 2]]  # 20 ms, the shortest of the data set
     assert segments.frame_spans([(0.08, 0.08)], 250).tolist() == [[2, 3]]
 
 
@@ -70,9 +68,7 @@ def test_labels_and_runs_are_inverse():
 
 
 def test_to_seconds_ends_with_the_clip():
-    np.testing.assert_allclose(
-        segments.to_seconds([[2, 5], [7, 10]], duration=0.39), [[0.08, 0.2], [0.28, 0.39]]
-    )
+    np.testing.assert_allclose(segments.to_seconds([[2, 5], [7, 10]], duration=0.39), [[0.08, 0.2], [0.28, 0.39]])
     assert segments.to_seconds(np.empty((0, 2))).shape == (0, 2)
 
 

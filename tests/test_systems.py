@@ -12,9 +12,7 @@ PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
 
 
 def write_clips(folder, score, settings, scale="log_odds"):
-    table = pd.DataFrame(
-        {"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 1.0, "score": score}
-    )
+    table = pd.DataFrame({"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 1.0, "score": score})
     write_scores(
         score_path(folder, "val", "clips"),
         table,
@@ -39,10 +37,7 @@ def test_round_trip(chain):
     assert system.inputs == ["../audio/bam"] and systems.input_folders(platt) == [model]
     assert system.supervision == "segment"  # taken over from its input
     assert dict(system.parameters) == PLATT and system.own_label == "audio"
-    assert (
-        systems.prior_probability(system) == 0.4
-        and systems.prior_probability(systems.load_system(model)) == 0.5
-    )
+    assert systems.prior_probability(system) == 0.4 and systems.prior_probability(systems.load_system(model)) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -79,9 +74,7 @@ def test_hash_follows_weights_config_and_inputs(chain):
         lambda: (model / "model.safetensors").write_bytes(b"other"),
         lambda: (model / "config.yaml").write_text("model: x\n"),
         lambda: systems.write_system(model, systems.System("bam", "model", "audio", "clip", "log_odds")),
-        lambda: systems.write_system(
-            platt, systems.derived_system(platt, "calibrated", [model], "probability", {})
-        ),
+        lambda: systems.write_system(platt, systems.derived_system(platt, "calibrated", [model], "probability", {})),
     ):
         change()
         assert systems.system_hash(platt) not in seen
@@ -100,9 +93,7 @@ def test_derived_scores_are_kept_redone_or_refused(chain):
     model, platt = chain
     path = score_path(platt, "val", "clips")
     scores = systems.derive_scores(platt, "val")
-    np.testing.assert_allclose(
-        scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8
-    )
+    np.testing.assert_allclose(scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8)
     assert scores.header.supervision == "segment"
     written = path.stat().st_mtime_ns
     systems.derive_scores(platt, "val")

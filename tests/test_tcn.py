@@ -32,9 +32,7 @@ def padded(batch, frames=37):
     fill = {"features": torch.nan, "valid": False, "tags": IGNORE}
     grown = dict(batch)
     for key, value in fill.items():
-        extra = torch.full(
-            (len(batch["label"]), frames, *batch[key].shape[2:]), value, dtype=batch[key].dtype
-        )
+        extra = torch.full((len(batch["label"]), frames, *batch[key].shape[2:]), value, dtype=batch[key].dtype)
         grown[key] = torch.cat([batch[key], extra], dim=1)
     return grown
 
@@ -94,9 +92,7 @@ def test_padding_changes_no_gradient_and_no_statistics(cls):
     for loss in losses:
         loss.backward()
     for (name, a), b in zip(models[0].named_parameters(), models[1].parameters()):
-        torch.testing.assert_close(
-            a.grad, b.grad, msg=lambda text, name=name: f"{name}: {text}", atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f"{name}: {text}", atol=1e-5, rtol=1e-4)
     for (name, a), b in zip(models[0].named_buffers(), models[1].buffers()):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -126,9 +122,7 @@ def test_masked_batch_norm_counts_valid_frames_only():
     y = norm(x.where(mask, torch.tensor(1e4)), mask.float()).transpose(1, 2)[mask[:, 0]]
     torch.testing.assert_close(norm.running_mean, frames.mean(dim=0))
     torch.testing.assert_close(norm.running_var, frames.var(dim=0))
-    torch.testing.assert_close(
-        y, (frames - frames.mean(dim=0)) / (frames.var(dim=0, correction=0) + 1e-5).sqrt()
-    )
+    torch.testing.assert_close(y, (frames - frames.mean(dim=0)) / (frames.var(dim=0, correction=0) + 1e-5).sqrt())
 
 
 def test_normalisation_equals_moments_over_all_valid_frames():
@@ -221,9 +215,7 @@ def test_training_is_deterministic():
     states = []
     for _ in range(2):
         torch.manual_seed(2)
-        states.append(
-            train(TCN(in_channels=4, hidden=8, augment=FeatureAugment()), planted(), 5).state_dict()
-        )
+        states.append(train(TCN(in_channels=4, hidden=8, augment=FeatureAugment()), planted(), 5).state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values()))
 
 

@@ -43,9 +43,7 @@ def command(config, out, small_data, *more):
 
 
 def test_learns_the_planted_signal_and_fills_its_folder(config, tmp_path, small_data):
-    assert (
-        cli.main(command(config, tmp_path / "tcn", small_data, "train.epochs=12", "train.patience=12")) == 0
-    )
+    assert cli.main(command(config, tmp_path / "tcn", small_data, "train.epochs=12", "train.patience=12")) == 0
     record = json.loads((tmp_path / "tcn/training.json").read_text())
     assert record["val_auc"] > 0.9
     metrics = pd.read_csv(tmp_path / "tcn/metrics.csv")
@@ -64,11 +62,7 @@ def test_killed_training_resumes_to_the_same_weights(config, tmp_path, small_dat
         stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while (
-        not (killed / "checkpoints/last.pt").exists()
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
+    while not (killed / "checkpoints/last.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         os.sched_yield()
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -79,9 +73,7 @@ def test_killed_training_resumes_to_the_same_weights(config, tmp_path, small_dat
     assert (whole / "metrics.csv").read_text() == (killed / "metrics.csv").read_text()
 
 
-def test_every_interruption_between_batches_ends_in_the_same_weights(
-    config, tmp_path, small_data, monkeypatch
-):
+def test_every_interruption_between_batches_ends_in_the_same_weights(config, tmp_path, small_data, monkeypatch):
     settings = ["train.checkpoint_steps=1", "train.epochs=2", "train.accumulate=1"]
     assert cli.main(command(config, tmp_path / "whole", small_data, *settings)) == 0
     expected = load_file(tmp_path / "whole/model.safetensors")
@@ -111,10 +103,7 @@ def test_another_config_is_refused_by_name_and_force_replaces_it(config, tmp_pat
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     assert cli.main(command(config, out, small_data, "train.epochs=1", "model.init_args.hidden=8")) == 2
     assert "hidden" in capsys.readouterr().err
-    assert (
-        cli.main([*command(config, out, small_data, "train.epochs=1", "model.init_args.hidden=8"), "--force"])
-        == 0
-    )
+    assert cli.main([*command(config, out, small_data, "train.epochs=1", "model.init_args.hidden=8"), "--force"]) == 0
     assert load_file(out / "model.safetensors")["project.weight"].shape[0] == 8
 
 
@@ -185,12 +174,7 @@ def test_segment_columns_make_no_difference_to_task_1(config, tmp_path, small_da
     for name, lists in (("with", small_data.lists), ("without", stripped)):
         arguments = ["--lists", str(lists), *small_data.arguments[2:]]
         out = str(tmp_path / name)
-        assert (
-            cli.main(
-                ["train", str(config), "train.epochs=2", "--out", out, *arguments, "--accelerator", "cpu"]
-            )
-            == 0
-        )
+        assert cli.main(["train", str(config), "train.epochs=2", "--out", out, *arguments, "--accelerator", "cpu"]) == 0
         assert cli.main(["score", out, "--split", "testA", *arguments, "--device", "cpu"]) == 0
         table = scorefile.read_scores(tmp_path / name / "scores/testA.clips.tsv").table
         results.append((load_file(tmp_path / name / "model.safetensors"), table))

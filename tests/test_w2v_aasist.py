@@ -227,6 +227,24 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(imported):
         assert torch.equal(model(features), model(features))
 
 
+def test_dropout_rates_can_be_lowered_and_default_to_the_published_ones():
+    def rates(model):
+        return sorted(module.p for module in model.modules() if isinstance(module, nn.Dropout))
+
+    published = [0.2] * 7 + [0.3] * 6 + [0.5]
+    assert rates(AASIST(8)) == published
+    assert rates(W2VAASIST(Pooled(), dropout=0.5)) == [rate / 2 for rate in published]
+    model = W2VAASIST(Pooled(), dropout=0.0).train()
+    model.eval()  # batch normalisation too must stand still for the comparison
+    for dropout in (module for module in model.modules() if isinstance(module, nn.Dropout)):
+        dropout.train()
+    wave = torch.randn(1, 8_000)
+    with torch.no_grad():
+        assert torch.equal(model(wave), model(wave))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        AASIST(8, dropout=1.5)
+
+
 def test_weights_file_round_trip(tmp_path):
     model, other = (
         W2VAASIST(Pooled(), channels=(8, 16)),

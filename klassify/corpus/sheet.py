@@ -8,10 +8,11 @@ import av
 import cv2
 import numpy as np
 
+from klassify.corpus.metadata import read_entries
 from klassify.corpus.motion import FPS
-from klassify.corpus.plan import SPLITS, TEST_SPLITS
+from klassify.corpus.plan import SPLITS
 from klassify.errors import KlassifyError
-from klassify.files import read_json, whole_file
+from klassify.files import whole_file
 
 TILE, MARGIN, CAPTION = 224, 4, 18
 RED, GREY, WHITE = (40, 40, 220), (90, 90, 90), (240, 240, 240)  # BGR, as OpenCV writes
@@ -37,8 +38,7 @@ def _pairs(corpus: Path) -> list[tuple[dict, dict]]:
     """(real, visually fake) entries of one original of each speaker."""
     pairs = {}
     for split in SPLITS:
-        folder = corpus / "heldout" if split in TEST_SPLITS else corpus
-        entries = read_json(folder / f"{split}_metadata.json")
+        entries = read_entries(corpus, (split,))
         reals = {entry["original"]: entry for entry in entries if entry["modify_type"] == "real"}
         for entry in entries:
             if entry["visual_fake_segments"] and entry["original"] in reals:

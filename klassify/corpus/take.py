@@ -10,7 +10,7 @@ import numpy as np
 from klassify.corpus import audio_edits, visual_edits
 from klassify.corpus.look import Voice, draw_speaker
 from klassify.corpus.motion import FPS, Tracks, draw_tracks, mouth_curve
-from klassify.corpus.plan import ORIGINAL, SPEAKER, VERSION, Difficulty, Original, draw_fake, generator
+from klassify.corpus.plan import ORIGINAL, SPEAKER, VERSION, Difficulty, Fake, Original, draw_fake, generator
 from klassify.corpus.portrait import paint
 from klassify.corpus.render import SIZE, Renderer
 from klassify.corpus.speech import SAMPLE_RATE, Speech, Utterance, speak
@@ -28,7 +28,7 @@ class Take:
 
     original: Original
     sentence: Sentence
-    fakes: list
+    fakes: list[Fake]
     speeches: dict[str, Speech]
     klatt: dict[str, Speech]
     offset: int
@@ -105,7 +105,7 @@ def _speaker(seed: int, number: int) -> tuple[Renderer, Voice]:
 
 
 def _speak(
-    sentence: Sentence, fakes: list, voice: Voice, rng: np.random.Generator
+    sentence: Sentence, fakes: list[Fake], voice: Voice, rng: np.random.Generator
 ) -> tuple[dict[str, Speech], Speech, dict[str, Speech]]:
     """Speeches of all versions, the genuine sentence said again a little differently, and klatt speeches."""
     rate, pitch = voice.rate + int(rng.integers(-8, 9)), voice.pitch + int(rng.integers(-3, 4))

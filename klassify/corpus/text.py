@@ -11,20 +11,43 @@ from dataclasses import dataclass
 import numpy as np
 
 # five slots each; a slot is never the first or the last word, so both its edges are word events
-TEMPLATES = (
-    "as we hear the {city|county} board will {support|reject} the {old|new} {bridge|market} before the {winter|summer} break",
-    "i think our {older|younger} teachers {never|often} {read|write} such {bitter|gentle} letters in the {morning|evening} hours",
-    "it seems a {small|large} group of {doctors|farmers} may {open|leave} the {northern|southern} road by {monday|friday} night",
-    "in the end his {brother|sister} did {allow|forbid} the {black|white} {horses|cattle} to cross the {river|valley} again",
-    "you see most {people|pupils} {agree|object} when the {early|later} train is {empty|crowded} on a {rainy|sunny} day",
-    "at last the {mayor|judge} has {promised|refused} to {raise|lower} the {water|energy} bill for {six|ten} more weeks",
-    "by the way my {cousin|partner} will {buy|sell} that {yellow|purple} {house|boat} after the {autumn|easter} holidays",
-    "i know they {always|seldom} {trust|blame} the {local|foreign} paper when the {price|wage} goes {up|down} like this",
-    "well that {good|bad} {story|rumour} about the {museum|station} was {true|false} for {many|several} years now they say",
-    "so we {can|must} {start|finish} the {second|final} part with {fewer|twenty} people or {more|less} money in hand then",
-    "they say the {nurse|pilot} felt {happy|angry} when the {storm|thunder} {began|ended} over the {island|village} coast",
-    "on sunday both {teams|clubs} {won|lost} the {great|minor} game and {praised|cursed} the {captain|keeper} at once",
-)
+TEMPLATES = """
+    as we hear the {city|county} board will {support|reject}
+    the {old|new} {bridge|market} before the {winter|summer} break
+
+    i think our {older|younger} teachers {never|often}
+    {read|write} such {bitter|gentle} letters in the {morning|evening} hours
+
+    it seems a {small|large} group of {doctors|farmers} may
+    {open|leave} the {northern|southern} road by {monday|friday} night
+
+    in the end his {brother|sister} did {allow|forbid} the
+    {black|white} {horses|cattle} to cross the {river|valley} again
+
+    you see most {people|pupils} {agree|object} when the
+    {early|later} train is {empty|crowded} on a {rainy|sunny} day
+
+    at last the {mayor|judge} has {promised|refused} to
+    {raise|lower} the {water|energy} bill for {six|ten} more weeks
+
+    by the way my {cousin|partner} will {buy|sell} that
+    {yellow|purple} {house|boat} after the {autumn|easter} holidays
+
+    i know they {always|seldom} {trust|blame} the
+    {local|foreign} paper when the {price|wage} goes {up|down} like this
+
+    well that {good|bad} {story|rumour} about the
+    {museum|station} was {true|false} for {many|several} years now they say
+
+    so we {can|must} {start|finish} the {second|final} part
+    with {fewer|twenty} people or {more|less} money in hand then
+
+    they say the {nurse|pilot} felt {happy|angry} when the
+    {storm|thunder} {began|ended} over the {island|village} coast
+
+    on sunday both {teams|clubs} {won|lost} the
+    {great|minor} game and {praised|cursed} the {captain|keeper} at once
+""".strip().split("\n\n")
 SHORT_TEMPLATES = (
     "the {city|county} board will {support|reject} the {old|new} plan",
     "his {brother|sister} may {open|leave} the {northern|southern} road",

@@ -59,6 +59,8 @@ MOUTH_SIZE = (64, 48)  # width and height that the mouth is resized to before it
 MOUTH_GUARD = 0.10  # eye distances around the mouth that are not "the face around the mouth"
 MIN_MOUTH_PX, MIN_EYE_DISTANCE_PX, MAX_COORDINATE_PX = 8, 1.0, 1e5
 BLOCK_BYTES = 2_400_000  # 16 frames of 224x224
+BLOCK_FRAMES = 1024
+FRAMES_BEFORE = 3  # that a jerk looks back
 JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than this fit any line
 
 
@@ -133,9 +135,9 @@ def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
         return None
     outer = landmarks[OUTER_LIPS]
     mouth = _box(outer, frame.shape, MOUTH_MARGIN)
-    if mouth[2] - mouth[0] < MIN_MOUTH_PX or mouth[3] - mouth[1] < MIN_MOUTH_PX:
-        return None
     lips = _box(outer, frame.shape, 0.0)
+    if (mouth[2:] - mouth[:2] < MIN_MOUTH_PX).any() or (lips[2:] <= lips[:2]).any():
+        return None
     lab = mean_lab(_crop(frame, lips), outer - lips[:2])
     face = _box(landmarks[FACE], frame.shape, 0.0)
     gray = cv2.cvtColor(_crop(frame, face), cv2.COLOR_RGB2GRAY)
@@ -187,9 +189,15 @@ def colour_shift(lab: np.ndarray, lab_before: np.ndarray) -> float:
 
 def kinematics(lips: np.ndarray, eyes: np.ndarray) -> np.ndarray:
     """Columns 3-7 (T, 5) from 40 lip points (T, 40, 2) and the outer eye corners (T, 2, 2), NaN = no face."""
-    moving = in_face_frame(lips, eyes)
-    motion = (mouth_aspect_ratio(lips), velocity(moving), acceleration(moving), jerk(moving), jitter(moving))
-    return np.column_stack(motion)
+    columns = [np.zeros((0, 5))]
+    for start in range(0, len(lips), BLOCK_FRAMES):  # so that long clips take little memory
+        first = max(start - FRAMES_BEFORE, 0)
+        block = slice(first, start + BLOCK_FRAMES + JITTER_REACH)
+        moving = in_face_frame(lips[block], eyes[block])
+        motion = velocity(moving), acceleration(moving), jerk(moving), jitter(moving)
+        values = np.column_stack([mouth_aspect_ratio(lips[block]), *motion])
+        columns.append(values[start - first :][:BLOCK_FRAMES])
+    return np.concatenate(columns)
 
 
 def mouth_aspect_ratio(lips: np.ndarray) -> np.ndarray:

@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify import windows
+from klassify.models.ssl import SAMPLE_RATE
 from klassify.segments import IGNORE
 
-SAMPLE_RATE = 16_000
 PAD_SAMPLES = 256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
 PAIRS_AT_ONCE = 4096  # frame pairs, see benchmarks/bam.py: small enough for the cache, large enough for threads
 
@@ -129,7 +129,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet1d(nn.Module):
-    """A vector as a signal of one channel: (frames, D) -> (frames, 32 * channels, ceil(D / 32))."""
+    """A vector as a signal of one channel: (frames, D) -> (frames, 32 * channels, out_length(D))."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -145,6 +145,12 @@ class ResNet1d(nn.Module):
     def _stage(in_channels: int, width: int, stride: int) -> nn.Sequential:
         return nn.Sequential(Bottleneck(in_channels, width, stride), Bottleneck(2 * width, width))
 
+    @staticmethod
+    def out_length(dim: int) -> int:
+        """D / 32, but for the rounding: the pooling halves downwards, the convolutions upwards."""
+        pooled = (dim + 1) // 2 // 2
+        return -(-pooled // 8)
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x[:, None]))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
@@ -156,7 +162,7 @@ class IntraFrame(nn.Module):
     def __init__(self, dim: int, channels: int):
         super().__init__()
         self.resnet = ResNet1d(channels)
-        self.proj_layer = nn.Linear(32 * channels * -(-dim // 32), dim)
+        self.proj_layer = nn.Linear(32 * channels * ResNet1d.out_length(dim), dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj_layer(self.resnet(x.flatten(0, 1)).flatten(1)).view_as(x)
@@ -290,7 +296,7 @@ class BAM(nn.Module):
 
     @torch.inference_mode()
     def score_long(
-        self, wave: Tensor, window_s: float = 4.0, hop_s: float = 2.0, batch_size: int = 4
+        self, wave: Tensor, window_s: float = 4.0, hop_s: float = 2.0, batch_size: int = 2
     ) -> dict[str, np.ndarray]:
         """Frame scores of one clip (N,) of any length, in memory that does not grow with it.
 

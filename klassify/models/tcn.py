@@ -54,9 +54,7 @@ class TCN(nn.Module):
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.project = nn.Conv1d(in_channels, hidden, 1)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(hidden, kernel, dilation, dropout) for dilation in dilations
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(hidden, kernel, dilation, dropout) for dilation in dilations)
         self.clip_head: ClipHead | None = ClipHead(hidden, dropout)
 
     @torch.no_grad()
@@ -224,9 +222,7 @@ class ClipHead(nn.Module):
     def __init__(self, hidden: int, dropout: float):
         super().__init__()
         self.attention = nn.Sequential(nn.Linear(hidden, hidden // 2), nn.Tanh(), nn.Linear(hidden // 2, 1))
-        self.mlp = nn.Sequential(
-            nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
-        )
+        self.mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
 
     def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
         frames = hidden.transpose(1, 2)
