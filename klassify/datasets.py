@@ -45,7 +45,7 @@ class Sources:
 
     def media_folder(self, split: str) -> Path:
         """The folder that a list's `file` column is relative to."""
-        return lists.media_folder(self.media, lists.base_split(split))
+        return lists.media_folder(self.media, lists.base_split(split), self.table(split)["file"].tolist())
 
     def feature_folder(self, kind: str, split: str) -> Path:
         """The folder of one kind of feature shards of a split."""

@@ -42,7 +42,8 @@ class TrainSettings:
         batch_size: clips a step and process.
         accumulate: steps whose gradients are summed into one update.
         optimizer, lr, weight_decay: as in torch.optim.
-        schedule: `constant`, `cosine` to zero over `epochs`, or `one_cycle` with maximum `lr`.
+        schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum `lr`, or `step`.
+        step_epochs, step_factor: every so many epochs, the learning rate is multiplied by the factor.
         clip_norm: largest gradient norm; 0 leaves gradients as they are.
         precision: Fabric's precision flag, such as `32-true` or `bf16-mixed`.
         checkpoint_steps: besides each epoch's end, save the state every so many steps (0: never).
@@ -56,7 +57,9 @@ class TrainSettings:
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
-    schedule: Literal["constant", "cosine", "one_cycle"] = "cosine"
+    schedule: Literal["constant", "cosine", "one_cycle", "step"] = "cosine"
+    step_epochs: int = 10
+    step_factor: float = 0.5
     clip_norm: float = 0.0
     precision: str = "32-true"
     checkpoint_steps: int = 0

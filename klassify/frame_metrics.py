@@ -25,7 +25,7 @@ RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameScores:
+class FrameTable:
     """files: (n,) names. offsets: (n + 1,). scores: (F,) of the 40 ms frames, clip after clip."""
 
     files: np.ndarray
@@ -33,7 +33,7 @@ class FrameScores:
     scores: np.ndarray
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame, *, where: object = None) -> FrameScores:
+    def from_table(cls, table: pd.DataFrame, *, where: object = None) -> FrameTable:
         """From the table of a frames score file, clip by clip in order of time, without gaps.
 
         Raises KlassifyError for rows that are not on the 40 ms grid.
@@ -66,7 +66,7 @@ class FrameResult(NamedTuple):
     n_without: int
 
 
-def frame_metrics(frames: FrameScores, truth: Truth, resolutions_ms: tuple[int, ...] = RESOLUTIONS_MS) -> FrameResult:
+def frame_metrics(frames: FrameTable, truth: Truth, resolutions_ms: tuple[int, ...] = RESOLUTIONS_MS) -> FrameResult:
     """AUC and EER of frame scores against the fake segments, of the clips that have frames."""
     place = {name: index for index, name in enumerate(frames.files)}
     present = np.array([name in place for name in truth.files], bool)

@@ -17,7 +17,7 @@ import pandas as pd
 from klassify import localisation_metrics as task2
 from klassify import systems
 from klassify.errors import KlassifyError
-from klassify.frame_metrics import FrameResult, FrameScores, frame_metrics
+from klassify.frame_metrics import FrameResult, FrameTable, frame_metrics
 from klassify.localise import segment_scores
 from klassify.metrics import interval
 from klassify.predictions import Proposals, Truth
@@ -36,7 +36,7 @@ class Localised:
     system: systems.System
     folder: Path
     proposals: Proposals
-    frames: FrameScores | None
+    frames: FrameTable | None
 
 
 def load_localised(folder: Path, split: str, files: Sequence[str]) -> Localised:
@@ -45,7 +45,7 @@ def load_localised(folder: Path, split: str, files: Sequence[str]) -> Localised:
     table = segment_scores(folder, split).table
     table = table.sort_values("score", ascending=False, kind="stable").groupby("file", sort=False).head(MAX_ROWS)
     path = score_path(folder, split, "frames")
-    frames = FrameScores.from_table(read_scores(path).table, where=path) if path.exists() else None
+    frames = FrameTable.from_table(read_scores(path).table, where=path) if path.exists() else None
     return Localised(system, folder, Proposals.from_table(table, files), frames)
 
 

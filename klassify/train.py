@@ -193,11 +193,15 @@ class Trainer:
         from torch.optim import lr_scheduler
 
         per_epoch = len(self._batches(0))
-        updates = max(1, math.ceil(per_epoch / self.settings.accumulate)) * self.settings.epochs
+        updates_per_epoch = max(1, math.ceil(per_epoch / self.settings.accumulate))
+        updates = updates_per_epoch * self.settings.epochs
         if self.settings.schedule == "cosine":
             return lr_scheduler.CosineAnnealingLR(self.optimizer, updates)
         if self.settings.schedule == "one_cycle":
             return lr_scheduler.OneCycleLR(self.optimizer, self.settings.lr, total_steps=updates)
+        if self.settings.schedule == "step":
+            every = updates_per_epoch * self.settings.step_epochs
+            return lr_scheduler.StepLR(self.optimizer, every, self.settings.step_factor)
         return lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
 
     def _batches(self, epoch: int) -> list[list[tuple[int, int]]]:

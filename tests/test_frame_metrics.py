@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from klassify import metrics, segments
 from klassify.errors import KlassifyError
-from klassify.frame_metrics import FrameScores, frame_labels, frame_metrics, mean_clip_auc, resample
+from klassify.frame_metrics import FrameTable, frame_labels, frame_metrics, mean_clip_auc, resample
 from klassify.predictions import Truth, row_offsets
 
 
@@ -21,7 +21,7 @@ def random_split(seed, n_clips=30):
         cells.append(np.stack([start, start + rng.choice([0.0, 0.02, 0.08, 0.4, 9.0], len(start))], 1).tolist())
     files = [f"{i}.mp4" for i in range(n_clips)]
     scores = np.round(rng.normal(size=counts.sum()), 1)
-    return FrameScores(np.array(files, object), row_offsets(counts), scores), Truth.from_cells(files, cells), cells
+    return FrameTable(np.array(files, object), row_offsets(counts), scores), Truth.from_cells(files, cells), cells
 
 
 @pytest.mark.parametrize("frame_s", [0.02, 0.04, 0.16, 0.64])
@@ -62,7 +62,7 @@ def test_the_mean_over_clips():
 
 def test_joined_by_name_and_clips_without_frames_are_counted():
     frames, truth, _ = random_split(3)
-    fewer = FrameScores(frames.files[1:][::-1], *reversed_clips(frames))
+    fewer = FrameTable(frames.files[1:][::-1], *reversed_clips(frames))
     result = frame_metrics(fewer, truth)
     assert (result.n_clips, result.n_without) == (29, 1)
     rest = truth.take(np.arange(1, 30))
@@ -78,16 +78,16 @@ def test_from_a_table_in_any_order_but_not_off_the_grid():
     table = pd.DataFrame(
         {"file": ["b", "a", "b", "b"], "start": [0.04, 0.0, 0.0, 0.08], "end": 0.0, "score": [2, 1, 3, 4]}
     )
-    frames = FrameScores.from_table(table)
+    frames = FrameTable.from_table(table)
     assert frames.files.tolist() == ["b", "a"] and frames.scores.tolist() == [3, 2, 4, 1]
     table.loc[3, "start"] = 0.12
     with pytest.raises(KlassifyError, match="of b are not one row for each 40 ms"):
-        FrameScores.from_table(table)
+        FrameTable.from_table(table)
 
 
 def test_no_frames_and_no_such_resolution():
     frames, truth, _ = random_split(4)
-    nothing = FrameScores(np.array([], object), np.array([0]), np.array([]))
+    nothing = FrameTable(np.array([], object), np.array([0]), np.array([]))
     result = frame_metrics(nothing, truth)
     assert result.n_without == 30 and np.isnan(result.auc[40]) and np.isnan(result.clip_auc)
     with pytest.raises(KlassifyError, match="50 ms"):

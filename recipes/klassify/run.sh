@@ -14,7 +14,8 @@ if stage 0 "data lists: from the official metadata, or from a corpus that is gen
     run klassify corpus --out "$media" --size "$size" --seed 0 --jobs "$jobs" "${forced[@]}"
   fi
   need_root
-  run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --jobs "$jobs"
+  probe=missing                                 # opens the files of unknown length alone
+  run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --probe "$probe" --jobs "$jobs" "${forced[@]}"
 fi
 
 if stage 1 "mouth features: 8 a frame on the 25 fps grid"; then
@@ -22,7 +23,7 @@ if stage 1 "mouth features: 8 a frame on the 25 fps grid"; then
   chosen=$(splits train val testA testB)
   for s in $chosen; do
     need "$lists/$s.tsv" 0
-    run klassify extract --list "$lists/$s.tsv" --root "$media/$s" --out "$features/mouth/$s" --jobs "$jobs" "${forced[@]}"
+    run klassify extract --list "$lists/$s.tsv" --root "$media" --out "$features/mouth/$s" --jobs "$jobs" "${forced[@]}"
   done
 fi
 
