@@ -17,6 +17,7 @@ COMMANDS = {
     "corpus": "generate the small corpus of talking-head clips (stage 0 of the demo)",
     "lists": "official metadata or file lists -> data lists (stage 0)",
     "extract": "media -> mouth features, in shards (stage 1)",
+    "import-checkpoint": "published weights -> safetensors, read without running pickled code",
     "train": "train one system from its YAML (stage 2)",
     "score": "run a system on a split -> score files (stages 2 and 3)",
     "calibrate": "fit Platt scaling of a system on val_fit (stage 2)",

@@ -23,15 +23,15 @@ def make_versions(original: Original, out: Path, seed: int, difficulty: Difficul
     entries = []
     for number, fake in enumerate(take.fakes):
         rng = generator(seed, EDITS, original.index, number)
-        wave, audio_segments = _sound(take, fake, difficulty, rng)
-        frames, visual_segments = _pictures(take, fake, difficulty, rng)
+        wave, audio_segments = sound(take, fake, difficulty, rng)
+        frames, visual_segments = pictures(take, fake, difficulty, rng)
         with whole_file(out / original.split / original.files[fake.modify_type]) as partial:
             write_clip(partial, frames, wave, take.crf, take.audio_bit_rate)
         entries.append(_entry(take, fake, audio_segments, visual_segments))
     return entries
 
 
-def _sound(take: Take, fake: Fake, difficulty: Difficulty, rng: np.random.Generator) -> tuple[np.ndarray, Segments]:
+def sound(take: Take, fake: Fake, difficulty: Difficulty, rng: np.random.Generator) -> tuple[np.ndarray, Segments]:
     """Recorded wave, and the fake segments in seconds."""
     dry, segments = take.dry.copy(), []
     if fake.vocoder:
@@ -45,7 +45,7 @@ def _sound(take: Take, fake: Fake, difficulty: Difficulty, rng: np.random.Genera
     return take.room.record(dry), merged(segments)
 
 
-def _pictures(
+def pictures(
     take: Take, fake: Fake, difficulty: Difficulty, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], Segments]:
     """Recorded frames, and the fake segments in seconds, on whole frames."""

@@ -73,6 +73,8 @@ def require_espeak() -> tuple[str, str]:
 def speak(utterances: list[Utterance], seed: int) -> list[Speech]:
     """Speak all utterances in one fresh process. Raises KlassifyError for an unknown voice."""
     library, data = require_espeak()
+    for utterance in utterances:
+        _require_variant(utterance.voice, data)
     request = {
         "library": library,
         "data": data,
@@ -94,6 +96,13 @@ def speak(utterances: list[Utterance], seed: int) -> list[Speech]:
         speeches.append(_speech(samples[begin:end], spoken))
         begin = end
     return speeches
+
+
+def _require_variant(voice: str, data: str) -> None:
+    """espeak-ng itself speaks on with another variant where it does not know the one asked for."""
+    variant = voice.partition("+")[2]
+    if variant and not (Path(data) / "voices" / "!v" / variant).is_file():
+        raise KlassifyError(f"espeak-ng has no voice variant {variant!r}, asked for in {voice!r}.", where=data)
 
 
 def _speech(samples: np.ndarray, spoken: dict) -> Speech:

@@ -90,22 +90,24 @@ def linear_prediction(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def harmonic(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sum of harmonics with amplitudes from the smoothed spectrum, and no noise part below 4 kHz."""
+    """Harmonics below 4 kHz with amplitudes from a coarse mel envelope, and noise above (Stylianou, 2001)."""
     frames, pitch, voiced = _pitch_frames(wave)
-    envelope = np.abs(np.fft.rfft(frames * np.hanning(frames.shape[1]), axis=1))
-    n = len(frames) * HOP
+    mels = mel_filters(GRIFFIN_LIM_MELS)
+    envelope = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1))
+    envelope = (envelope @ mels.T) @ (mels / (mels.sum(axis=1, keepdims=True) * (mels.sum(axis=0) + 1e-6)))
+    n, every = len(frames) * HOP, np.arange(len(frames))
     at = (np.arange(n) / HOP).clip(0, len(frames) - 1)
-    f0 = np.interp(at, np.arange(len(frames)), pitch)
-    phase = 2 * np.pi * np.cumsum(f0) / SAMPLE_RATE
+    phase = 2 * np.pi * np.cumsum(np.interp(at, every, pitch)) / SAMPLE_RATE
     out = np.zeros(n)
-    for number in range(1, 41):
-        bins = np.minimum(number * pitch / SAMPLE_RATE * frames.shape[1], envelope.shape[1] - 1).astype(int)
-        amplitude = envelope[np.arange(len(frames)), bins] * (number * pitch < 7000) * (0.2 + 0.8 * voiced)
-        out += np.interp(at, np.arange(len(frames)), amplitude) * np.sin(number * phase)
-    out *= 4 / frames.shape[1]
-    hiss = sosfilt(_band(4000, 7500), rng.standard_normal(n))
-    level = np.sqrt(np.mean(envelope[:, 128:240] ** 2, axis=1)) / np.sqrt(frames.shape[1])
-    return _same_length(out + hiss * np.interp(at, np.arange(len(frames)), level), len(wave))
+    for number in range(1, 4000 // 70):
+        bins = np.minimum(number * pitch / SAMPLE_RATE * FRAME, FRAME // 2).astype(int)
+        amplitude = envelope[every, bins] * voiced * (number * pitch < 4000)
+        out += np.interp(at, every, amplitude) * np.sin(number * phase)
+    low, high = (sosfilt(_band(*band), rng.standard_normal(n)) for band in ((100, 4000), (4000, 7500)))
+    low_level = envelope[:, 4:128].mean(axis=1) * np.where(voiced, 0.2, 1)
+    high_level = envelope[:, 128:240].mean(axis=1)
+    out = 4 * out + 8 * (low * np.interp(at, every, low_level) + high * np.interp(at, every, high_level))
+    return _same_length(out / FRAME, len(wave))
 
 
 def channel(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
