@@ -38,6 +38,7 @@ KEY = ("system", "split", "label", "group")
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split")
     parser.add_argument("--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals")
+    parser.add_argument("--metric", choices=("official", "textbook"), default="official", help="of Task 2; see docs/")
     parser.add_argument("--split", help="the split whose scores are evaluated")
     parser.add_argument("--labels", type=Path, help="its data list with labels")
     parser.add_argument("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
@@ -78,7 +79,7 @@ def run_task2(args: argparse.Namespace) -> int:
     frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
     localised = [load_localised(folder, args.split, frame["file"].tolist()) for folder in args.systems]
     versus = check_names([one.system.name for one in localised], args.versus)
-    table = measure_task2(localised, frame, versus=versus, n_bootstrap=args.bootstrap, seed=args.seed)
+    table = measure_task2(localised, frame, versus=versus, mode=args.metric, n_bootstrap=args.bootstrap, seed=args.seed)
     table.insert(1, "split", args.split)
     table.insert(2, "subset", subset)
     text = comparison_task2(table)

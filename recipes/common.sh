@@ -69,7 +69,7 @@ sources=(--lists "$lists" --media "$media" --features "$features")
 forced=(${force:+--force})
 variables="data=$data${root:+ root=$root}$([ "$data" != demo ] || [ "$size" = default ] || echo " size=$size")$([ "$seed" = 1 ] || echo " seed=$seed")"
 PATH=$PWD/.venv/bin:$PATH
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=false
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=false
 
 # stage N "what it does": true when it is asked for
 stage() {

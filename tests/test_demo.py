@@ -55,7 +55,7 @@ def test_demo_evaluates_every_reported_system(checkout):
     for system in ("tcn", "w2v_aasist", "tcn-platt", "w2v_aasist-platt", "avg", "maxout"):
         assert f"\n{system} " in table
     assert "merged" in (checkout / "exp/demo-tiny/klassify/evaluation/testA.task2.txt").read_text()
-    for figure in ("calibration", "histograms"):
+    for figure in ("calibration", "scores"):
         assert list((checkout / "exp/demo-tiny/klassify/evaluation").glob(f"*{figure}*.png"))
 
 

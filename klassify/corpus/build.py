@@ -95,8 +95,11 @@ def _clips(results: Iterator) -> Iterator[str]:
 
 def _one_thread() -> None:
     import cv2
+    import threadpoolctl
 
-    cv2.setNumThreads(1)  # there is one process for each core
+    # there is one process for each core, and matrix products round differently in several threads
+    cv2.setNumThreads(1)
+    threadpoolctl.threadpool_limits(1)
 
 
 def _make_group(_: None, group: list[tuple[Original, Path]], *, out: Path, seed: int, difficulty: str) -> list[str]:

@@ -71,10 +71,9 @@ def record(original: Original, seed: int, difficulty: Difficulty) -> Take:
     n_frames = int(np.ceil((speech.duration + offset / SAMPLE_RATE + rng.uniform(0.1, 0.3)) * FPS))
     dry = np.zeros(n_frames * SAMPLE_RATE // FPS, np.float32)
     dry[offset : offset + len(speech.wave)] = speech.wave
-    spans = {}
-    for number, _ in sentence.choices:
-        start, end = in_samples(speech.span(sentence.text, number))
-        spans[number] = start + offset, end + offset
+    numbers = [number for number, _ in sentence.choices]
+    spans = {number: in_samples(speech.span(sentence.text, number), offset) for number in numbers}
+    for number in numbers:
         if rng.random() < difficulty.audio_distractors:
             again = slice(*in_samples(retake.span(sentence.text, number)))
             audio_edits.distract(dry, *spans[number], retake.wave[again], rng)
@@ -92,9 +91,9 @@ def record(original: Original, seed: int, difficulty: Difficulty) -> Take:
     )  # fmt: skip
 
 
-def in_samples(span_s: tuple[float, float]) -> tuple[int, int]:
+def in_samples(span_s: tuple[float, float], offset: int = 0) -> tuple[int, int]:
     """Seconds -> samples, on whole milliseconds, so that labels in seconds are exact."""
-    start, end = (round(second * 1000) * MILLISECOND for second in span_s)
+    start, end = (round(second * 1000) * MILLISECOND + offset for second in span_s)
     return start, end
 
 

@@ -38,13 +38,13 @@ def draw_profile(profile: str, strength: float, sharpened: float, rng: np.random
     """The faults of one fake clip under a named profile."""
     u = rng.uniform
     fault = {
-        "soft": Fault(blur=u(0.8, 1.4), still=0.5, jitter=0.004),
-        "jittery": Fault(shrink=u(0.5, 0.7), jitter=u(0.008, 0.015), still=0.3),
+        "soft": Fault(blur=u(0.7, 1.25), still=0.5, jitter=0.004),
+        "jittery": Fault(shrink=u(0.52, 0.72), jitter=u(0.007, 0.013), still=0.3),
         "smooth": Fault(blur=u(0.5, 0.9), smooth=u(1.8, 3.0), still=0.9),
         "blocky": Fault(quality=int(u(8, 22)), shrink=0.7, still=0.5, jitter=0.006),
         "ghosting": Fault(ghost=u(0.4, 0.65), blur=u(0.6, 1.1), smooth=1.0, still=0.6),
     }[profile]
-    fault = replace(fault, tint=_tint(rng, u(2.5, 5.0)))
+    fault = replace(fault, tint=_tint(rng, u(2.0, 4.0)))
     if rng.random() < sharpened:
         fault = replace(fault, sharpen=u(0.6, 1.4))
     return scaled(fault, strength)
@@ -87,8 +87,14 @@ def scaled(fault: Fault, strength: float) -> Fault:
     )
 
 
-def redraw(renderer: Renderer, tracks: Tracks, span: range, mouth: np.ndarray, fault: Fault,
-           rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+def redraw(
+    renderer: Renderer,
+    tracks: Tracks,
+    span: range,
+    mouth: np.ndarray,
+    fault: Fault,
+    rng: np.random.Generator,
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(picture, mask) of each frame of the span: the face with another mouth and its faults, float32.
 
     mouth: (T, 3) mouth parameters of the whole clip. mask: (224, 224, 1) 0..1, where the picture replaces

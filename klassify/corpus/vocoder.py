@@ -10,11 +10,12 @@ import functools
 
 import numpy as np
 from scipy.linalg import solve_toeplitz
+from scipy.ndimage import convolve1d
 from scipy.signal import butter, get_window, istft, lfilter, sosfilt, stft
 
 SAMPLE_RATE = 16000
 FRAME, HOP = 512, 128
-GRIFFIN_LIM_MELS, GRIFFIN_LIM_ROUNDS = 28, 1  # coarse, so that a few hundred clips teach a small model
+COARSE_MELS = 28  # and one round of phases: artefacts that a few hundred clips can teach
 
 
 def fit_length(wave: np.ndarray, n_samples: int) -> np.ndarray:
@@ -58,18 +59,14 @@ def mel_filters(n_mels: int, n_bins: int = FRAME // 2 + 1) -> np.ndarray:
 
 
 def griffin_lim(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Magnitudes through few mels smoothed in time, phases by Griffin and Lim (1984), stopped early."""
+    """Magnitudes through few mels smoothed in time, phases by one round of Griffin and Lim (1984)."""
     spectrum = _stft(wave)
-    mels = mel_filters(GRIFFIN_LIM_MELS)
-    energies = mels @ np.abs(spectrum)
-    energies = lfilter([0.25, 0.5, 0.25], 1, np.pad(energies, ((0, 0), (1, 1)), mode="edge"), axis=1)[:, 2:]
-    energies = np.pad(energies, ((0, 0), (0, spectrum.shape[1] - energies.shape[1])), mode="edge")
+    mels = mel_filters(COARSE_MELS)
+    energies = convolve1d(mels @ np.abs(spectrum), [0.25, 0.5, 0.25], axis=1, mode="nearest")
     magnitude = np.maximum(np.linalg.pinv(mels) @ energies, 1e-6)
     phase = rng.uniform(-np.pi, np.pi, magnitude.shape)
-    for _ in range(GRIFFIN_LIM_ROUNDS):
-        rebuilt = _stft(_istft(magnitude * np.exp(1j * phase), len(wave)))
-        phase = np.angle(rebuilt[:, : magnitude.shape[1]])
-    return _istft(magnitude * np.exp(1j * phase), len(wave))
+    rebuilt = _stft(_istft(magnitude * np.exp(1j * phase), len(wave)))[:, : magnitude.shape[1]]
+    return _istft(magnitude * np.exp(1j * np.angle(rebuilt)), len(wave))
 
 
 def linear_prediction(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -92,7 +89,7 @@ def linear_prediction(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def harmonic(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Harmonics below 4 kHz with amplitudes from a coarse mel envelope, and noise above (Stylianou, 2001)."""
     frames, pitch, voiced = _pitch_frames(wave)
-    mels = mel_filters(GRIFFIN_LIM_MELS)
+    mels = mel_filters(COARSE_MELS)
     envelope = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1))
     envelope = (envelope @ mels.T) @ (mels / (mels.sum(axis=1, keepdims=True) * (mels.sum(axis=0) + 1e-6)))
     n, every = len(frames) * HOP, np.arange(len(frames))
@@ -111,11 +108,11 @@ def harmonic(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def channel(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Channel vocoder: 24 bands of a pulse and noise carrier, each with the level of the word's own band."""
+    """Channel vocoder: 16 bands of a pulse and noise carrier, each with the level of the word's own band."""
     frames, pitch, voiced = _pitch_frames(wave)
     carrier = _same_length(_excitation(pitch, voiced, len(frames) * HOP, rng), len(wave))
     target, source = _stft(wave), _stft(carrier)
-    filters = mel_filters(24)
+    filters = mel_filters(16)
     want, have = filters @ np.abs(target) ** 2, filters @ np.abs(source) ** 2
     gain = filters.T @ np.sqrt(want / (have + 1e-9)) / (filters.sum(axis=0)[:, None] + 1e-6)
     return _istft(source * gain[:, : source.shape[1]], len(wave))
