@@ -9,7 +9,7 @@ once for each unordered pair in blocks of rows, against its plain form, in infer
 the process held before it; the difference is the largest one between scores of the two forms.
 
 `memory`: peak memory of a process that builds WavLM-Large with random weights and BAM on top and scores
-one clip with `score_long`, one process for each duration. Fails if the peaks differ by 5 % or reach 3 GB.
+one clip in its windows, one process for each duration. Fails if the peaks differ by 5 % or reach 3 GB.
 
 Linux only: peaks come from /proc, since ru_maxrss of a child process starts at its parent's peak.
 """
@@ -29,6 +29,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from klassify.frame_datasets import AudioFrames
+from klassify.inference import clip_frames
 from klassify.models.bam import BAM, PAIRS_AT_ONCE, SAMPLE_RATE, pair_scores
 
 FRAMES, DIM = 100, 1024
@@ -88,7 +90,8 @@ def measure_clip(seconds: float) -> dict[str, float]:
     torch.manual_seed(0)
     model = BAM(SSLFrontEnd(normalize_input=True, architecture="wavlm-large")).eval()
     loaded, start = memory_gb("VmRSS"), time.perf_counter()
-    model.score_long(0.1 * torch.randn(round(seconds * SAMPLE_RATE)))
+    data = AudioFrames()
+    clip_frames(model, data, data.cut(0.1 * torch.randn(round(seconds * SAMPLE_RATE)).numpy()), batch_size=2)
     return {"loaded": loaded, "peak": memory_gb("VmHWM"), "wall": time.perf_counter() - start}
 
 

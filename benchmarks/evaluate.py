@@ -1,8 +1,8 @@
 """Time and memory from prediction.json to the Task 2 Score, beside the published evaluator.
 
     python benchmarks/evaluate.py [--clips 77326] [--proposals 50 100] [--repeat 3] [--large]
-    pip install --no-deps --target /tmp/published avdeepfake1m==0.0.4
-    python benchmarks/evaluate.py --published /tmp/published
+    pip install --no-deps --target DIR avdeepfake1m==0.0.4
+    python benchmarks/evaluate.py --published DIR
 
 Writes predictions and metadata of the size of AV-Deepfake1M++'s val split (--large: of testA, 850,586 clips
 of 50 proposals, 1.2 GB on disk), evaluates each in fresh processes and prints the best wall time, processor

@@ -39,7 +39,7 @@ STALE_S = 3600.0  # a temporary file lives for seconds
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify extract`."""
     parser.add_argument("--list", required=True, type=Path, help="data list (TSV) of the clips")
-    parser.add_argument("--root", required=True, type=Path, help="folder of the media: the one that `file` is relative to, or the one above the splits")
+    parser.add_argument("--root", required=True, type=Path, help="folder of the media, or the one above the splits")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards")
     parser.add_argument("--jobs", type=int, help="worker processes (default: one a CPU)")
     parser.add_argument("--shard", metavar="I/N", help="do part I of N of the list, I from 1 (default: 1/1)")

@@ -68,25 +68,33 @@ def score_frames(
     """
     device = pick_device(device) if isinstance(device, str) else device
     model = model.to(device).eval()
-    files, tables, reasons = [], [], {}
+    names = ["start", "end", "score", *data.COLUMNS]
+    files, tables, reasons = [], [np.empty((0, len(names)))], {}
     for file, cut, reason in _loader(data, sources, split, workers, progress):
         if not cut:
             reasons[file] = reason
             continue
-        outputs = _window_outputs(model, data, cut, batch_size, device)
-        starts = np.array([round(window.start_s / FRAME_S) for window in cut])
-        end_s = max(window.end_s for window in cut)
-        n_frames = int(np.ceil(end_s / FRAME_S - 1e-6))
-        rows = data.join(outputs, starts, n_frames)
-        edges = np.arange(n_frames + 1) * FRAME_S
-        edges[-1] = min(edges[-1], end_s)
-        files.append((file, n_frames))
-        tables.append(np.column_stack([edges[:-1], edges[1:], rows]))
-    names = ["start", "end", "score", *data.COLUMNS]
-    values = np.concatenate(tables) if tables else np.empty((0, len(names)))
-    table = pd.DataFrame(values, columns=names)
-    table.insert(0, "file", np.repeat([file for file, _ in files], [n for _, n in files]).astype(object))
+        rows = clip_frames(model, data, cut, batch_size=batch_size, device=device)
+        files += [file] * len(rows)
+        tables.append(rows)
+    table = pd.DataFrame(np.concatenate(tables), columns=names)
+    table.insert(0, "file", np.array(files, dtype=object))
     return _finite(table, reasons)
+
+
+@torch.inference_mode()
+def clip_frames(model, data, cut: list[Window], *, batch_size: int = 16, device="cpu") -> np.ndarray:
+    """The 40 ms rows of one clip from its windows, (n_frames, 3 + named columns): start, end, score, ...
+
+    Memory does not grow with the clip beyond its rows. The last frame ends with the clip.
+    """
+    outputs = _window_outputs(model, data, cut, batch_size, device)
+    starts = np.array([round(window.start_s / FRAME_S) for window in cut])
+    end_s = max(window.end_s for window in cut)
+    n_frames = int(np.ceil(end_s / FRAME_S - 1e-6))
+    edges = np.arange(n_frames + 1) * FRAME_S
+    edges[-1] = min(edges[-1], end_s)
+    return np.column_stack([edges[:-1], edges[1:], data.join(outputs, starts, n_frames)])
 
 
 def _window_outputs(model, data, cut: list[Window], size: int, device) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Run a system on a split and write its score files.
 
-    klassify score exp/demo/klassify/tcn --split val,testA --lists data_lists/demo --media media/demo --features features/demo
+    klassify score exp/demo/klassify/tcn --split val,testA \
+        --lists data_lists/demo --media media/demo --features features/demo
 
-A trained detector writes `scores/<split>.windows.tsv` (kept, so that another aggregation is a cheap
-re-run) and `scores/<split>.clips.tsv`, a localiser `scores/<split>.frames.parquet`; a calibrated or fused system derives its clip scores from those
-of its inputs. Every clip of the list gets exactly one row; one that cannot be scored has an empty score
-with the reason, and stands in `scores/<split>.failures.tsv` too.
+A trained detector writes `scores/<split>.windows.tsv` (kept, so that another aggregation is a cheap re-run) and
+`scores/<split>.clips.tsv`, a localiser `scores/<split>.frames.parquet`; a calibrated or fused system derives its
+clip scores from those of its inputs. Every clip of the list gets exactly one row; one that cannot be scored has
+an empty score with the reason, and stands in `scores/<split>.failures.tsv` too.
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ def overlapping(n=200, seed=0):
 
 
 def sklearn_platt(s, label, weight=None):
-    model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000).fit(
-        s[:, None], label, sample_weight=weight
-    )
+    model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000).fit(s[:, None], label, sample_weight=weight)
     return -model.coef_[0, 0], -model.intercept_[0]
 
 
@@ -105,9 +103,7 @@ def test_warnings():
     log_odds, label = overlapping()
     turned = calibrate.fit(clip_scores(-log_odds), [f"{i}.mp4" for i in range(200)], label)
     assert turned.a > 0 and "inverted" in turned.warnings[0]
-    score = np.append(
-        np.full(100, -5.0), 25 + log_odds
-    )  # a float tells their probabilities apart, nine digits do not
+    score = np.append(np.full(100, -5.0), 25 + log_odds)  # a float tells their probabilities apart, nine digits do not
     label, files = np.append(np.zeros(100, int), label), [f"{i}.mp4" for i in range(300)]
     assert "--input log_odds" in calibrate.fit(clip_scores(score), files, label).warnings[0]
     assert calibrate.fit(clip_scores(score), files, label, input="log_odds").warnings == []

@@ -40,9 +40,7 @@ def test_rules_are_commutative_idempotent_bounded_and_monotone(rule):
         np.testing.assert_array_equal(np.isnan(both), np.isnan(p) & np.isnan(q))
         low, high = np.fmin(p, q), np.fmax(p, q)
         answered = ~np.isnan(both)
-        assert (both[answered] >= low[answered] - 1e-12).all() and (
-            both[answered] <= high[answered] + 1e-12
-        ).all()
+        assert (both[answered] >= low[answered] - 1e-12).all() and (both[answered] <= high[answered] + 1e-12).all()
         more = combine(np.stack([np.minimum(p + 0.1, 1), q]), {})
         assert (more[answered] >= both[answered]).all()
 
@@ -75,9 +73,7 @@ def test_clips_are_joined_by_name():
 
 
 def test_a_fusions_prior_is_no_answer_for_the_next_fusion():
-    first = fuse.apply(
-        fusion(prior=0.9), [scores_of("a", np.full(40, np.nan)), scores_of("b", np.full(40, np.nan))]
-    )
+    first = fuse.apply(fusion(prior=0.9), [scores_of("a", np.full(40, np.nan)), scores_of("b", np.full(40, np.nan))])
     nested = ScoreFile(Header("inner", "val", "clips", "probability", "clip"), first)
     table = fuse.apply(fusion(prior=0.3), [nested, scores_of("c", np.full(40, 0.1))])
     assert (table["score"] == 0.1).all() and (table["answered"] == 1).all()
@@ -99,9 +95,7 @@ def exp(tmp_path):
         systems.write_system(raw, systems.System(raw.name, "model", modality, "clip", "log_odds"))
         parameters = {"a": -3.0, "b": 1.0, "input": "probability", "base_rate": base_rate}
         folder = tmp_path / name
-        systems.write_system(
-            folder, systems.derived_system(folder, "calibrated", [raw], "probability", parameters)
-        )
+        systems.write_system(folder, systems.derived_system(folder, "calibrated", [raw], "probability", parameters))
         scores = scores_of(name, some_scores(len(name) + len(modality)))
         write_scores(score_path(folder, "val", "clips"), scores.table, scores.header)
     return tmp_path

@@ -1,4 +1,4 @@
-"""The recipes and configs that we ship: each one parses, builds, and shows its commands; variables are refused by name."""
+"""The recipes and configs that we ship: each one parses, builds and shows its commands; unknown names are refused."""
 
 from __future__ import annotations
 

@@ -98,9 +98,7 @@ def test_overlap_equals_a_loop_over_frames():
     mean = windows.overlap_mean(outputs, starts, 47, weights)
     largest = windows.overlap_max(outputs, starts, 47)
     for frame in range(47):
-        over = [
-            (outputs[w, frame - s], weights[frame - s]) for w, s in enumerate(starts) if s <= frame < s + 12
-        ]
+        over = [(outputs[w, frame - s], weights[frame - s]) for w, s in enumerate(starts) if s <= frame < s + 12]
         np.testing.assert_allclose(mean[frame], sum(v * g for v, g in over) / sum(g for _, g in over))
         np.testing.assert_array_equal(largest[frame], np.max([v for v, _ in over], axis=0))
 

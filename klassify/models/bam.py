@@ -10,7 +10,7 @@ What is unusual, and kept:
   the weight exp(0).
 - The boundary branch learns from the boundary loss alone; the frame loss sees its features detached.
 - No padding mask: zeros behind a clip change the frames before them. Clips of unequal length are therefore
-  scored one at a time (`score_long`); in training the losses leave padded frames out.
+  scored one at a time (klassify.frame_datasets.AudioFrames); in training the losses leave padded frames out.
 
 Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions. Class 1 is
 fake: the published files have it the other way round, and klassify.checkpoints swaps the rows of `out_layer`
@@ -19,14 +19,10 @@ when it imports one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify import windows
 from klassify.models.ssl import SAMPLE_RATE
 from klassify.segments import IGNORE
 
@@ -293,39 +289,3 @@ class BAM(nn.Module):
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Log-odds of fake (B,) of batch["wave"] (B, N): those of the most suspicious frame."""
         return self.frame_scores(batch["wave"])["score"].amax(dim=1)
-
-    @torch.inference_mode()
-    def score_long(
-        self, wave: Tensor, window_s: float = 4.0, hop_s: float = 2.0, batch_size: int = 2
-    ) -> dict[str, np.ndarray]:
-        """Frame scores of one clip (N,) of any length, in memory that does not grow with it.
-
-        Windows as long as a training crop start every `hop_s`, and the last one ends with the clip's last
-        frame. Where several cover a frame, their log-odds and boundary probabilities are averaged, those
-        nearer to the middle of their window with more weight. Each window goes through the front end by
-        itself: a front end that normalises waveforms normalises the window, as it did the crops of the
-        training, not the clip. A clip shorter than a window is taken at its own length.
-
-        Returns float64 arrays (F,): "start" and "end" in seconds, "score" and "boundary" as in frame_scores.
-        The last frame ends with the clip.
-        """
-        if self.training:
-            raise ValueError("call eval() first: batch norm would mix the windows of a batch")
-        n_frames = self.n_frames(len(wave))
-        size = min(round(window_s / self.resolution_s), n_frames)
-        starts = windows.cut(n_frames, size, min(round(hop_s / self.resolution_s), size))
-        outputs = np.concatenate(list(self._window_outputs(wave, starts, size, batch_size)))
-        joined = windows.overlap_mean(outputs, starts, n_frames, windows.triangle(size))
-        edges = np.arange(n_frames + 1) * self.resolution_s
-        edges[-1] = min(edges[-1], len(wave) / SAMPLE_RATE)
-        return {"start": edges[:-1], "end": edges[1:], "score": joined[:, 0], "boundary": joined[:, 1]}
-
-    def _window_outputs(self, wave: Tensor, starts: np.ndarray, size: int, batch_size: int) -> Iterator[np.ndarray]:
-        """(windows, size, 2) log-odds and boundary probabilities of each batch of windows."""
-        step = self.frame_samples
-        wave = F.pad(wave, (0, -len(wave) % step))
-        device = next(self.backend.parameters()).device
-        for batch in np.split(starts, range(batch_size, len(starts), batch_size)):
-            cuts = torch.stack([wave[start * step : (start + size) * step] for start in batch])
-            scores = self.frame_scores(cuts.to(device))
-            yield torch.stack([scores["score"], scores["boundary"]], dim=2).float().cpu().numpy()
