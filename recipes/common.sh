@@ -69,7 +69,10 @@ sources=(--lists "$lists" --media "$media" --features "$features")
 forced=(${force:+--force})
 variables="data=$data${root:+ root=$root}$([ "$data" != demo ] || [ "$size" = default ] || echo " size=$size")$([ "$seed" = 1 ] || echo " seed=$seed")"
 PATH=$PWD/.venv/bin:$PATH
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} TOKENIZERS_PARALLELISM=false
+# the demo's models are too small to gain from a second thread
+[ "$data" = demo ] && threads=1 || threads=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads} TOKENIZERS_PARALLELISM=false
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # a stage that fails takes its side by side with it
 
 # stage N "what it does": true when it is asked for
 stage() {

@@ -9,6 +9,38 @@ localisers=(bam tcn_tags)
 reported=(tcn w2v_aasist tcn-platt w2v_aasist-platt avg maxout)
 reported_2=(bam tcn_tags merged)
 
+# evaluate_split SPLIT LABELS: tables of the reported systems, or of those that system= names
+evaluate_split() {
+  local s=$1 labels=$2 name task1=() task2=()
+  for name in ${system//,/ }; do
+    if is_localiser "$name"; then task2+=("$exp/$name"); else task1+=("$exp/$name"); fi
+  done
+  if [ -z "$system" ]; then
+    for name in "${reported[@]}"; do task1+=("$exp/$name"); done
+    for name in "${reported_2[@]}"; do task2+=("$exp/$name"); done
+  fi
+  if [ ${#task1[@]} -gt 0 ]; then
+    [ "$s" != val ] || run klassify score "${task1[@]}" --split val "${sources[@]}"
+    run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
+  fi
+  [ ${#task2[@]} -eq 0 ] || run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
+}
+
+# train_all SYSTEM...: train, score val, and fit what is fitted on val_fit
+train_all() {
+  local m
+  for m in "$@"; do
+    run klassify train "$conf_dir/$m.yaml" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${forced[@]}"
+    run klassify score "$exp/$m" --split val "${sources[@]}" "${forced[@]}"
+    if is_localiser "$m"; then
+      run klassify tune "$exp/$m" --labels "$lists" "${forced[@]}"
+      run klassify localise "$exp/$m" --split val "${forced[@]}"
+    else
+      run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" "${forced[@]}"
+    fi
+  done
+}
+
 if stage 0 "data lists: from the official metadata, or from a corpus that is generated first (data=demo)"; then
   if [ "$data" = demo ]; then
     run klassify corpus --out "$media" --size "$size" --seed 0 --jobs "$jobs" "${forced[@]}"
@@ -30,17 +62,15 @@ fi
 if stage 2 "train the models, score val, calibrate and tune on val_fit, fuse"; then
   need_root
   for s in train val; do need "$lists/$s.tsv" 0; need "$features/mouth/$s" 1 "split=$s"; done
-  chosen=$(systems "${detectors[@]}" "${localisers[@]}")
-  for m in $chosen; do
-    run klassify train "$conf_dir/$m.yaml" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${forced[@]}"
-    run klassify score "$exp/$m" --split val "${sources[@]}" "${forced[@]}"
-    if is_localiser "$m"; then
-      run klassify tune "$exp/$m" --labels "$lists" "${forced[@]}"
-      run klassify localise "$exp/$m" --split val "${forced[@]}"
-    else
-      run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" "${forced[@]}"
-    fi
-  done
+  chosen=$(systems tcn w2v_aasist tcn_tags bam)
+  if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
+    train_all bam &                             # small models: two trainings of a thread each side by side
+    train_all tcn w2v_aasist tcn_tags
+    wait $!
+  else
+    # shellcheck disable=SC2086  # names without spaces
+    train_all $chosen
+  fi
   if have tcn-platt w2v_aasist-platt; then
     run klassify fuse "$exp/w2v_aasist" "$exp/tcn" --rule mean --out "$exp/avg" "${forced[@]}"
     run klassify fuse "$exp/w2v_aasist-platt" "$exp/tcn-platt" --rule max --out "$exp/maxout" "${forced[@]}"
@@ -51,6 +81,7 @@ if stage 2 "train the models, score val, calibrate and tune on val_fit, fuse"; t
     run klassify localise "$exp/merged" --split val "${forced[@]}"
   fi
   if have maxout merged; then
+    evaluate_split val "$lists/val.tsv"
     run klassify detector "$exp" --conf "$conf_dir/submit.yaml" "${forced[@]}"
   fi
 fi
@@ -75,10 +106,6 @@ fi
 
 if stage 4 "every system against labels: tables, calibration curves, histograms"; then
   need "$exp/detector.yaml" 2
-  folders=() folders_2=()
-  for m in ${system//,/ }; do if is_localiser "$m"; then folders_2+=("$exp/$m"); else folders+=("$exp/$m"); fi; done
-  [ -n "$system" ] || for m in "${reported[@]}"; do folders+=("$exp/$m"); done
-  [ -n "$system" ] || for m in "${reported_2[@]}"; do folders_2+=("$exp/$m"); done
   chosen=$(splits val testA testB)
   for s in $chosen; do
     labels=$lists/$s.tsv
@@ -88,13 +115,8 @@ if stage 4 "every system against labels: tables, calibration curves, histograms"
       continue
     fi
     need "$labels" 0
-    if [ "$s" != val ]; then
-      need "$exp/maxout/scores/$s.clips.tsv" 3 "split=$s"
-    elif [ ${#folders[@]} -gt 0 ]; then
-      run klassify score "${folders[@]}" --split val "${sources[@]}"
-    fi
-    [ ${#folders[@]} -eq 0 ] || run klassify evaluate "${folders[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
-    [ ${#folders_2[@]} -eq 0 ] || run klassify evaluate "${folders_2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
+    [ "$s" = val ] || need "$exp/maxout/scores/$s.clips.tsv" 3 "split=$s"
+    evaluate_split "$s" "$labels"
   done
   mean_over_seeds
 fi
