@@ -131,7 +131,7 @@ is_localiser() { [[ " ${localisers[*]} ${reported_2[*]} " == *" $1 "* ]]; }
 # where several seeds were evaluated on the test splits: each and the mean, over seeds and over testA and testB
 mean_over_seeds() {
   local top=exp/$name/$recipe tables
-  tables=$( (compgen -G "$top/evaluation/test[AB].tsv"; compgen -G "$top/seed-*/evaluation/test[AB].tsv") | sort)
+  tables=$( (compgen -G "$top/evaluation/test[AB].tsv"; compgen -G "$top/seed-*/evaluation/test[AB].tsv") | sort || true)
   [[ $tables == */seed-* && -z $dry ]] || return 0
   # shellcheck disable=SC2086  # the names are this script's own
   run klassify evaluate --mean $tables | tee "$top/evaluation/mean.txt"
