@@ -1,5 +1,6 @@
 """Front ends: equal to the published speech encoders, one frame rule, weights from every kind of file."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -45,9 +46,16 @@ def waves(n_samples=8000, batch=2, seed=1):
     return torch.from_numpy(fill("input:wave", (batch, n_samples), seed))
 
 
-@pytest.mark.parametrize("golden", MODELS)
-def test_equal_to_the_published_encoder_in_every_hidden_state(golden, tmp_path):
-    frontend = pretrained(golden, tmp_path).eval()
+# where fairseq2 is installed (`make test-fairseq2`), the same goldens go through it; it has no WavLM
+HAS_FAIRSEQ2 = importlib.util.find_spec("fairseq2") is not None
+HERE = ["transformers", "torchaudio"] if importlib.util.find_spec("torchaudio") else ["transformers"]
+CASES = [(golden, library) for golden in MODELS for library in HERE]
+CASES += [("ssl_wav2vec2", "fairseq2")] * HAS_FAIRSEQ2
+
+
+@pytest.mark.parametrize(("golden", "library"), CASES)
+def test_equal_to_the_published_encoder_in_every_hidden_state(golden, library, tmp_path):
+    frontend = pretrained(golden, tmp_path, library=library).eval()
     description, expected = load(GOLDENS / golden)
     tolerance = {"atol": description["tolerance"]["abs"], "rtol": description["tolerance"]["rel"]}
     for case in description["cases"]:
@@ -63,9 +71,59 @@ def test_equal_to_the_published_encoder_in_every_hidden_state(golden, tmp_path):
         assert last.shape[1:] == (frontend.n_frames(wave.shape[1]), frontend.dim)
 
 
-@pytest.mark.parametrize("golden", MODELS)
-def test_nothing_is_dropped_or_masked_in_training(golden, tmp_path):
-    frontend = pretrained(golden, tmp_path).train()
+@pytest.mark.parametrize(("golden", "library"), CASES)
+def test_weights_go_from_one_library_to_the_other_and_back(golden, library, tmp_path):
+    ours, theirs = pretrained(golden, tmp_path), SSLFrontEnd(False, MODELS[golden], library=library)
+    theirs.load_state_dict(ours.state_dict())
+    assert theirs.state_dict().keys() == ours.state_dict().keys()
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[key]), key
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(waves()), ours.eval()(waves()), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("golden", "library"), CASES)
+def test_checkpointing_changes_no_gradient(golden, library):
+    def gradients(**settings):
+        torch.manual_seed(3)
+        frontend = SSLFrontEnd(False, MODELS[golden], library=library, **settings).train()
+        frontend(waves(n_samples=4000)).square().sum().backward()
+        return {name: p.grad for name, p in frontend.named_parameters() if p.grad is not None}
+
+    plain, checkpointed = gradients(), gradients(gradient_checkpointing=True)
+    assert plain.keys() == checkpointed.keys() and len(plain) > 30
+    for name, gradient in plain.items():
+        torch.testing.assert_close(gradient, checkpointed[name], atol=1e-5, rtol=1e-4)
+
+
+def test_layer_outputs_and_their_learned_mix():
+    torch.manual_seed(0)
+    frontend = SSLFrontEnd(False, MODELS["ssl_wav2vec2"], layer="mix").eval()
+    with torch.no_grad():
+        states, mixed = frontend.hidden_states(waves()), frontend(waves())
+        torch.testing.assert_close(mixed, torch.stack(states).mean(dim=0))
+        frontend.layer_weight[1] = 50.0
+        torch.testing.assert_close(frontend(waves()), states[1])
+    frontend(waves()).sum().backward()
+    assert frontend.layer_weight.grad is not None
+    one = SSLFrontEnd(False, MODELS["ssl_wav2vec2"], layer=1).eval()
+    one.load_state_dict({k: v for k, v in frontend.state_dict().items() if k != "layer_weight"})
+    with torch.no_grad():
+        assert torch.equal(one(waves()), states[1])
+    with pytest.raises(ValueError, match="0 to 2"):
+        SSLFrontEnd(False, MODELS["ssl_wav2vec2"], layer=3)
+
+
+@pytest.mark.skipif(HAS_FAIRSEQ2, reason="fairseq2 is installed here")
+def test_without_fairseq2_the_error_says_how_to_install_it():
+    with pytest.raises(KlassifyError, match="fairseq2") as raised:
+        SSLFrontEnd(False, MODELS["ssl_wav2vec2"], library="fairseq2")
+    assert "pip install" in str(raised.value)
+
+
+@pytest.mark.parametrize(("golden", "library"), CASES)
+def test_nothing_is_dropped_or_masked_in_training(golden, library, tmp_path):
+    frontend = pretrained(golden, tmp_path, library=library).train()
     with torch.no_grad():
         first, second, evaluated = frontend(waves()), frontend(waves()), frontend.eval()(waves())
     assert torch.equal(first, second)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,8 +75,11 @@ SWITCHED_OFF = {
 }
 
 
-def _build(architecture: str | dict[str, Any]) -> nn.Module:
-    """A transformers model of that architecture with random weights."""
+LIBRARIES = ("transformers", "torchaudio", "fairseq2")
+
+
+def _build(architecture: str | dict[str, Any], library: str = "transformers") -> nn.Module:
+    """A model of that architecture with random weights; whatever the library, with transformers' names and calls."""
     from klassify import torchaudio_import  # noqa: F401  transformers cannot be imported before it
 
     from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel  # isort: skip
@@ -90,7 +94,16 @@ def _build(architecture: str | dict[str, Any]) -> nn.Module:
     if family not in ("wav2vec2", "wavlm"):
         raise KlassifyError(f"There is no speech model family {family!r}.", mend="choose wav2vec2 or wavlm")
     config, model = {"wav2vec2": (Wav2Vec2Config, Wav2Vec2Model), "wavlm": (WavLMConfig, WavLMModel)}[family]
-    return model(config(**settings, **SWITCHED_OFF))
+    built_config = config(**settings, **SWITCHED_OFF)
+    if library == "torchaudio":
+        from klassify.models.ssl_torchaudio import TorchaudioSpeechModel
+
+        return TorchaudioSpeechModel(built_config)
+    if library == "fairseq2":
+        from klassify.models.ssl_fairseq2 import Fairseq2SpeechModel
+
+        return Fairseq2SpeechModel(built_config)
+    return model(built_config)
 
 
 class SSLFrontEnd(FrontEnd):
@@ -111,6 +124,10 @@ class SSLFrontEnd(FrontEnd):
         download: whether a hub id may be fetched from the network.
         freeze: nothing, the convolutional `extractor`, or `all` of it.
         gradient_checkpointing: trade a second forward pass for memory in training.
+        library: what the encoder is built by. The state dict is the same, so that a system trained with one is
+            scored with another.
+        layer: what goes out: the `last` layer after the final norm, hidden state number `layer` (0 = the input of
+            the first layer), or a learned `mix` of all hidden states (softmax weights, equal at first).
     """
 
     def __init__(
@@ -121,9 +138,11 @@ class SSLFrontEnd(FrontEnd):
         download: bool = False,
         freeze: Literal["none", "extractor", "all"] = "none",
         gradient_checkpointing: bool = False,
+        library: Literal["transformers", "torchaudio", "fairseq2"] = "transformers",
+        layer: int | Literal["last", "mix"] = "last",
     ):
         super().__init__()
-        self.model = _build(architecture)
+        self.model = _build(architecture, library)
         self.normalize_input, self.source, self.download = normalize_input, source, download
         config = self.model.config
         self.dim = config.hidden_size
@@ -132,13 +151,19 @@ class SSLFrontEnd(FrontEnd):
             self.receptive_field_samples += (kernel - 1) * self.hop_samples
             self.hop_samples *= stride
         if freeze != "none":
-            self.model.freeze_feature_encoder()
+            self.model.feature_extractor.requires_grad_(False)
+            self.model.feature_extractor._requires_grad = False  # transformers: nor with respect to the samples
         if freeze == "all":
             self.model.requires_grad_(False)
         if gradient_checkpointing:
             # renamed between transformers 4.57 and 5
             enable = getattr(self.model, "activation_checkpointing_enable", None)
             (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+        n_states = config.num_hidden_layers + 1
+        if isinstance(layer, int) and not 0 <= layer < n_states:
+            raise ValueError(f"layer is one of 0 to {n_states - 1}, 'last' or 'mix', not {layer}")
+        self.layer = layer
+        self.layer_weight = nn.Parameter(torch.zeros(n_states)) if layer == "mix" else None
         self._has_weights = source is None
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_has_weights", True))
 
@@ -170,22 +195,32 @@ class SSLFrontEnd(FrontEnd):
         return self.model.feature_extractor(wave).transpose(1, 2)
 
     def context(self, local: Tensor) -> Tensor:
-        """The transformer part, (B, T, 512) -> (B, T, dim), after the encoder's final norm."""
+        """The transformer part, (B, T, 512) -> (B, T, dim): what `layer` names."""
+        if self.layer == "last":
+            return self._last(local)
+        states = self._states(local)
+        if self.layer_weight is None:
+            return states[self.layer]
+        weight = self.layer_weight.softmax(dim=0)
+        return sum(share * state for share, state in zip(weight, states))
+
+    def hidden_states(self, wave: Tensor) -> list[Tensor]:
+        """The input of each transformer layer and then the final, normed output: layers + 1 of (B, T, dim)."""
+        return self._states(self.local_features(wave))
+
+    def _last(self, local: Tensor) -> Tensor:
         projected, _ = self.model.feature_projection(local)
         return self.model.encoder(projected).last_hidden_state
 
-    def hidden_states(self, wave: Tensor) -> list[Tensor]:
-        """The input of each transformer layer and then the final, normed output: layers + 1 of (B, T, dim).
-
-        transformers' own `hidden_states` ends before or after the final norm, depending on its version.
-        """
+    def _states(self, local: Tensor) -> list[Tensor]:
+        """By hooks: transformers' own `hidden_states` ends before or after the final norm, depending on its version."""
         inputs: list[Tensor] = []
         hooks = [
             layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
             for layer in self.model.encoder.layers
         ]
         try:
-            final = self(wave)
+            final = self._last(local)
         finally:
             for hook in hooks:
                 hook.remove()
