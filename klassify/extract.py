@@ -1,6 +1,8 @@
-"""Media -> mouth features, in shards (stage 1).
+"""Media -> features of one kind, in shards (stage 1).
 
     klassify extract --list data_lists/demo/train.tsv --root media/demo/train --out features/demo/mouth/train
+    klassify extract --kind lmm --lmm llava-hf/llava-1.5-7b-hf --list ... --root ... --out features/demo/lmm/train
+    klassify extract --kind reconstruction --vqvae exp/demo/multibranch/vqvae --list ... --root ... --out ...
 
 Every clip of the list gets one row, those without features with the reason, which failures-<i>-of-<n>.tsv
 repeats. `--shard i/n` (from 1) does every n-th clip of the list from the i-th on; shards of separate runs
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import functools
 import hashlib
 import itertools
 import math
@@ -22,60 +23,47 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from klassify import lists, media, store, workers
+from klassify import lists, store, workers
 from klassify.errors import KlassifyError, some
-from klassify.features import face, mouth
-from klassify.features.clip import ClipExtractor, extract_clip
+from klassify.extract_kinds import CHUNKS, Extraction, Numbered, add_arguments, extraction
 from klassify.files import TEMPORARY, already_done, write_text
-from klassify.store import MouthRow, PartHeader, Place
+from klassify.store import PartHeader, Place, Row
 
-CHUNK = 2000
 STALE_S = 3600.0  # a temporary file lives for seconds
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify extract`."""
+    parser.add_argument("--kind", choices=CHUNKS, default="mouth", help="kind of features (default: %(default)s)")
     parser.add_argument("--list", required=True, type=Path, help="data list (TSV) of the clips")
     parser.add_argument("--root", required=True, type=Path, help="folder of the media, or the one above the splits")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards")
-    parser.add_argument("--jobs", type=int, help="worker processes (default: one a CPU)")
+    parser.add_argument("--jobs", type=int, help="worker processes; threads for a model on the CPU (default: all CPUs)")
     parser.add_argument("--shard", metavar="I/N", help="do part I of N of the list, I from 1 (default: 1/1)")
-    parser.add_argument("--chunk", type=int, default=CHUNK, help="clips a file (default: %(default)s)")
-    parser.add_argument(
-        "--landmarks", type=Path, metavar="DIR", help="read <DIR>/<file>.npz instead of running Face Mesh"
-    )
-    parser.add_argument(
-        "--refine",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="Face Mesh with refined lips and irises",
-    )
+    chunks = ", ".join(f"{chunk} for {kind}" for kind, chunk in CHUNKS.items())
+    parser.add_argument("--chunk", type=int, help=f"clips a file (default: {chunks})")
     parser.add_argument("--status", action="store_true", help="say what is missing (exit 1 if anything is)")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a clip has no features")
     parser.add_argument("--force", action="store_true", help="redo this shard, whatever is there")
+    add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
-    if args.chunk < 1 or (args.jobs is not None and args.jobs < 1):
-        raise KlassifyError("--chunk and --jobs are at least 1.")
+    chunk = CHUNKS[args.kind] if args.chunk is None else args.chunk
+    if chunk < 1:
+        raise KlassifyError("--chunk is at least 1.")
     files = lists.read_list(args.list)["file"].tolist()
-    settings = extraction_settings(files, args.chunk, args.landmarks, args.refine)
+    made_by = extraction(args)
+    settings = extraction_settings(made_by, files, chunk)
     if args.status:
         return status(args.out, len(files), settings, args.shard)
     i, n = parse_shard(args.shard or "1/1")
     shard = Shard(args.out, i, n, files[i - 1 :: n], settings)
-    rows = extract(
-        shard,
-        lists.media_folder(args.root, args.list.stem, files),
-        landmarks=args.landmarks,
-        refine=args.refine,
-        jobs=args.jobs or n_cpus(),
-        force=args.force,
-    )
+    rows = extract(shard, lists.media_folder(args.root, args.list.stem, files), made_by, force=args.force)
     failed = [row for row in rows if row["reason"]]
     stages = ", ".join(
         f"{n} {stage}" for stage, n in sorted(collections.Counter(row["stage"] for row in failed).items())
@@ -84,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: shard {i}/{n} has {len(rows)} clips, {len(failed)} without features"
         + (f" ({stages}; {shard.failures_path})" if failed else "")
     )
+    if settings.get("untrained"):
+        print(f"{args.out}: made with random weights ({settings['lmm']}): these features mean nothing")
     return int(bool(failed) and args.strict)
 
 
@@ -125,27 +115,17 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def extraction_settings(files: Sequence[str], chunk: int, landmarks: Path | None, refine: bool) -> dict[str, Any]:
+def extraction_settings(made_by: Extraction, files: Sequence[str], chunk: int) -> dict[str, Any]:
     """Everything the shards of one folder have in common."""
     listed = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
-    return {
-        "kind": "mouth",
-        "version": mouth.VERSION,
-        "fps": media.GRID_FPS,
-        "max_gap_frames": face.MAX_GAP_FRAMES,
-        **face.source_settings(landmarks, refine=refine),
-        "list": listed,
-        "clips": len(files),
-        "chunk": chunk,
-    }
+    return {"kind": made_by.kind, **made_by.settings, "list": listed, "clips": len(files), "chunk": chunk}
 
 
-def inputs_hash(files: Sequence[str], root: Path, landmarks: Path | None) -> str:
+def inputs_hash(files: Sequence[str], root: Path, paths: Callable[[Path, str], list[Path]]) -> str:
     """A hash of the input files' names and sizes (-1: missing), so that changed media are noticed."""
     digest = hashlib.sha256()
     for file in files:
-        paths = [root / file] + ([] if landmarks is None else [landmarks / PurePosixPath(file).with_suffix(".npz")])
-        digest.update("\t".join([file, *(str(_size(path)) for path in paths)]).encode() + b"\n")
+        digest.update("\t".join([file, *(str(_size(path)) for path in paths(root, file))]).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -183,42 +163,33 @@ def sweep(shard: Shard, *, force: bool) -> None:
 # ------------------------------------------------------------------------------ doing it
 
 
-def extract(
-    shard: Shard,
-    root: Path,
-    *,
-    landmarks: Path | None = None,
-    refine: bool = True,
-    jobs: int = 1,
-    force: bool = False,
-) -> list[dict[str, str]]:
+def extract(shard: Shard, root: Path, made_by: Extraction, *, force: bool = False) -> list[dict[str, str]]:
     """Make the missing parts of a shard and its failures file; (file, stage, reason) of all its clips."""
     check_root(root, shard.files)
     sweep(shard, force=force)
-    inputs = {place: inputs_hash(shard.part(place), root, landmarks) for place in shard.places}
+    inputs = {place: inputs_hash(shard.part(place), root, made_by.inputs) for place in shard.places}
     todo = unfinished(shard, inputs.__getitem__, force=force)
     if len(todo) < len(shard.places):
         print(
             f"{shard.out}: {len(shard.places) - len(todo)} of {len(shard.places)} parts are there",
             file=sys.stderr,
         )
-    setup = functools.partial(ClipExtractor, root, landmarks, refine)
-    for place, rows in extracted_parts(shard, todo, setup, jobs):
+    results = made_by.rows(root, [shard.part(place) for place in todo])
+    for place, rows in finished_parts(shard, todo, results, made_by.row_class):
         store.write_part(shard.out, place, rows, shard.settings, inputs[place])
     return write_failures(shard)
 
 
-def extracted_parts(
-    shard: Shard, todo: Sequence[Place], setup: Callable[[], ClipExtractor], jobs: int
-) -> Iterator[tuple[Place, list[MouthRow]]]:
+def finished_parts(
+    shard: Shard, todo: Sequence[Place], results: Numbered, row_class: type[Row]
+) -> Iterator[tuple[Place, list[Row]]]:
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
     tasks = [(place, file) for place in todo for file in shard.part(place)]
-    results = workers.each(extract_clip, [file for _, file in tasks], setup, jobs=jobs)
-    rows: dict[Place, dict[str, MouthRow]] = {place: {} for place in todo}
+    rows: dict[Place, dict[str, Row]] = {place: {} for place in todo}
     for number, row in workers.progress(results, len(tasks), f"extract {shard.i}/{shard.n}"):
         place, file = tasks[number]
         died = isinstance(row, workers.Died)
-        rows[place][file] = MouthRow.failed(file, "worker", row.reason) if died else row
+        rows[place][file] = row_class.failed(file, "worker", row.reason) if died else row
         if len(rows[place]) == len(shard.part(place)):
             of_part = rows.pop(place)
             yield place, [of_part[file] for file in shard.part(place)]
@@ -266,11 +237,6 @@ def check_root(root: Path, files: Sequence[str]) -> None:
             where=root,
             mend="give the right --root",
         )
-
-
-def n_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _size(path: Path) -> int:

@@ -16,7 +16,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 import av.logging
@@ -70,7 +70,7 @@ def inside(root: str | os.PathLike, file: str) -> Path:
 
 def probe(path: str | os.PathLike) -> MediaInfo:
     """Read a file's headers. Raises MediaError where there is no media."""
-    with _opened(path) as container:
+    with opened(path) as container:
         video = container.streams.video[0] if container.streams.video else None
         audio = container.streams.audio[0] if container.streams.audio else None
         n_frames, fps, width, height, video_s, audio_s = 0, 0.0, 0, 0, 0.0, 0.0
@@ -94,7 +94,7 @@ def read_audio(path: str | os.PathLike) -> np.ndarray:
     """
     blocks = []
     n = 0
-    with _opened(path) as container:
+    with opened(path) as container:
         if not container.streams.audio:
             return np.zeros(0, np.float32)
         resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
@@ -116,7 +116,7 @@ def iter_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
     A frame that spans several cells is yielded as the same array each time: do not write into it.
     Raises MediaError, perhaps after some frames, for a file that cannot be decoded whole.
     """
-    with _opened(path) as container:
+    with opened(path) as container:
         if not container.streams.video:
             raise MediaError("There is no video stream.", where=path)
         stream = container.streams.video[0]
@@ -131,6 +131,24 @@ def iter_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
                     raise MediaError(f"The frame size changes from {shown.width}x{shown.height} to {size}.", where=path)
                 shown, image = frame, _rgb(frame)
             yield image
+
+
+def count_frames(path: str | os.PathLike) -> int:
+    """How many frames `iter_frames` yields for a sound file, from the packets' time stamps, without decoding.
+
+    Raises MediaError where there is no video stream.
+    """
+    with opened(path) as container:
+        if not container.streams.video:
+            raise MediaError("There is no video stream.", where=path)
+        stream = container.streams.video[0]
+        _frame_size(path, stream)
+        rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
+        with _explained(path):
+            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        if all(packet.pts is not None for packet in packets):
+            packets.sort(key=lambda packet: packet.pts)  # they come in decoding order
+        return sum(1 for _ in on_grid(_timed(path, packets, 1 / rate)))
 
 
 def on_grid(shown: Iterable[tuple[float, float, T]]) -> Iterator[T]:
@@ -150,11 +168,11 @@ def on_grid(shown: Iterable[tuple[float, float, T]]) -> Iterator[T]:
         k += 1
 
 
-def _timed(path, frames: Iterable[av.VideoFrame], period: float) -> Iterator[tuple[float, float, av.VideoFrame]]:
-    """Add the times from the first frame on; a frame without a time stamp follows the one before it."""
+def _timed(path, frames: Iterable, period: float) -> Iterator[tuple[float, float, Any]]:
+    """Add the times of frames or packets from the first on; one without a time stamp follows the one before it."""
     first, last = None, -period
     for frame in frames:
-        time = frame.time if frame.pts is not None else None
+        time = float(frame.pts * frame.time_base) if frame.pts is not None else None
         if first is None:
             first = time or 0.0
         start = last + period if time is None else max(time - first, last, 0.0)
@@ -201,7 +219,7 @@ def _rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
+def opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     """Open a local file and nothing else: a playlist inside it must not reach other hosts."""
     path = Path(path)
     with _explained(path):

@@ -1,12 +1,12 @@
-"""Feature shards: the one schema, writer and reader of features (Parquet, one row a clip).
+"""Feature shards: the one writer and reader of features (Parquet, one row a clip).
 
     features/<data>/<kind>/<split>/part-<i>-of-<n>-<k>.parquet
 
-Part k (from 0) of shard i (1..n) of a list. Columns: `file`; `n_frames` on the 25 fps grid; `fps` of
-the file; `features` (n_frames x 8 float32, row by row) and `valid` (n_frames bool); `stage` and `reason`
-say why a clip has no features ("" otherwise). The file's metadata hold the settings that made it with
-their hash, its place (shard, shards, part, parts), and a hash of its input files. Equal inputs give equal
-bytes: nothing in a shard depends on time or machine.
+Part k (from 0) of shard i (1..n) of a list. Columns of every kind: `file`; `n_frames` on the 25 fps grid; `fps`
+of the file; `stage` and `reason`, which say why a clip has no features ("" otherwise); the others are in
+klassify.store_kinds. The file's metadata hold the settings that made it with their hash, its place (shard,
+shards, part, parts), and a hash of its input files. Equal inputs give equal bytes: nothing in a shard depends
+on time or machine.
 """
 
 from __future__ import annotations
@@ -27,44 +27,12 @@ import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError, some
 from klassify.files import canonical_json, settings_hash, whole_file
+from klassify.store_kinds import LMMRow, MouthRow, ReconstructionRow, Row, row_class
 
-CHANNELS = 8
-ROWS_A_GROUP = 16  # what one random read decodes
-OPEN_PARTS, KEPT_GROUPS = 32, 64
+__all__ = ["FeatureStore", "LMMRow", "MouthRow", "Place", "PartHeader", "ReconstructionRow", "Row", "write_part"]
+
+OPEN_PARTS = 32
 NAME = re.compile(r"part-(\d+)-of-(\d+)-(\d+)\.parquet")
-
-SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("n_frames", pa.int32()),
-        ("fps", pa.float64()),
-        ("features", pa.list_(pa.float32())),
-        ("valid", pa.list_(pa.bool_())),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class MouthRow:
-    """One clip: features (T, 8) float32, valid (T,) bool, the file's own fps.
-
-    A clip without usable features says why: `reason` in words, `stage` (path, decode, face, worker).
-    """
-
-    file: str
-    fps: float
-    features: np.ndarray
-    valid: np.ndarray
-    reason: str = ""
-    stage: str = ""
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> MouthRow:
-        """A clip that gave nothing at all."""
-        empty = np.zeros((0, CHANNELS), np.float32), np.zeros(0, bool)
-        return cls(file, 0.0, *empty, reason=reason, stage=stage)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,33 +60,24 @@ class PartHeader:
 
 
 def write_part(
-    folder: str | os.PathLike, place: Place, rows: Sequence[MouthRow], settings: dict[str, Any], inputs: str
+    folder: str | os.PathLike, place: Place, rows: Sequence[Row], settings: dict[str, Any], inputs: str
 ) -> Path:
     """Write one part, whole or not at all. Refuses shapes that do not fit and values that are no numbers."""
     path = Path(folder) / place.name
-    for row in rows:
-        if row.features.shape != (len(row.valid), CHANNELS) or not np.isfinite(row.features).all():
-            raise ValueError(f"{row.file}: features {row.features.shape} for {len(row.valid)} frames, or not finite")
-    columns = {
-        "file": [row.file for row in rows],
-        "n_frames": [len(row.valid) for row in rows],
-        "fps": [row.fps for row in rows],
-        "features": _ragged([row.features.astype(np.float32).ravel() for row in rows], pa.float32()),
-        "valid": _ragged([row.valid.astype(bool) for row in rows], pa.bool_()),
-        "stage": [row.stage for row in rows],
-        "reason": [row.reason for row in rows],
-    }
+    kind = row_class(settings)
     header = {
         "place": canonical_json(dataclasses.asdict(place)),
         "settings": canonical_json(settings),
         "settings_hash": settings_hash(settings),
         "inputs": inputs,
     }
-    table = pa.table(columns, schema=SCHEMA.with_metadata(header))
+    schema = kind.SCHEMA.with_metadata(header)
+    common = {name: [getattr(row, name) for row in rows] for name in ("file", "fps", "stage", "reason")}
+    table = pa.table({**common, **kind.columns(rows, settings)}, schema=schema)
     with whole_file(path) as partial:
         pq.write_table(
-            table, partial, row_group_size=ROWS_A_GROUP, compression="zstd", use_dictionary=False,
-            use_byte_stream_split=["features.list.element"], write_statistics=False,
+            table, partial, row_group_size=kind.ROWS_A_GROUP, compression="zstd", use_dictionary=False,
+            use_byte_stream_split=list(kind.SPLIT_BYTES), write_statistics=False,
         )  # fmt: skip
     return path
 
@@ -153,7 +112,7 @@ def parts_in(folder: str | os.PathLike) -> list[Path]:
 
 
 class FeatureStore:
-    """The clips of one folder of shards: `store[file]` is a MouthRow, read when asked for.
+    """The clips of one folder of shards: `store[file]` is a row of their kind, read when asked for.
 
     Holds the names and a few decoded row groups, whatever the size of the folder. Raises KlassifyError
     for parts of different cuttings or settings, a clip that stands twice, and, unless `incomplete`,
@@ -172,6 +131,7 @@ class FeatureStore:
         headers = [read_header(path) for path in self._paths]
         self.settings: dict[str, Any] = headers[0].settings
         check_together(headers, where=folder)
+        self.row_class = row_class(self.settings, where=folder)
         missing = missing_parts([header.place for header in headers])
         if missing and not incomplete:
             raise KlassifyError(
@@ -198,16 +158,13 @@ class FeatureStore:
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
 
-    def __getitem__(self, file: str) -> MouthRow:
+    def __getitem__(self, file: str) -> Row:
         if file not in self._rows:
             raise KlassifyError(f"There are no features of {file!r}.", where=self.folder)
         number = self._rows[file]
         part = int(np.searchsorted(self._starts, number, side="right")) - 1
-        group, row = divmod(number - self._starts[part], ROWS_A_GROUP)
-        columns = self._group(part, group)
-        value = {name: columns[name][row].as_py() for name in ("file", "fps", "stage", "reason")}
-        features, valid = (columns[name][row].values.to_numpy(zero_copy_only=False) for name in ("features", "valid"))
-        return MouthRow(features=features.reshape(-1, CHANNELS).copy(), valid=valid.astype(bool), **value)
+        group, row = divmod(number - self._starts[part], self.row_class.ROWS_A_GROUP)
+        return self.row_class.from_columns(self._group(part, group), row, self.settings)
 
     def _index(self) -> None:
         twice: list[str] = []
@@ -225,11 +182,12 @@ class FeatureStore:
 
     def _forget(self) -> None:
         self._part = functools.lru_cache(OPEN_PARTS)(lambda part: _open(self._paths[part], memory_map=True))
-        self._group = functools.lru_cache(KEPT_GROUPS)(self._read_group)
+        self._group = functools.lru_cache(self.row_class.KEPT_GROUPS)(self._read_group)
 
     def _read_group(self, part: int, group: int) -> dict[str, pa.Array]:
-        table = _read(self._paths[part], self._part(part), group=group, columns=SCHEMA.names)
-        return {name: table[name].combine_chunks() for name in SCHEMA.names}
+        names = self.row_class.SCHEMA.names
+        table = _read(self._paths[part], self._part(part), group=group, columns=names)
+        return {name: table[name].combine_chunks() for name in names}
 
     def __getstate__(self) -> dict[str, Any]:  # a data loader's worker opens the files anew
         return {key: value for key, value in self.__dict__.items() if key not in ("_part", "_group")}
@@ -276,12 +234,6 @@ def missing_parts(places: Sequence[Place]) -> list[str]:
             else [f"part-{i}-of-{n}-*"]
         )
     return names
-
-
-def _ragged(arrays: Sequence[np.ndarray], kind: pa.DataType) -> pa.ListArray:
-    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays], dtype=np.int64)])
-    values = np.concatenate(arrays) if arrays else []
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
 
 
 def _open(path: Path | str, **options) -> pq.ParquetFile:

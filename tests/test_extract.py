@@ -255,3 +255,142 @@ def test_killing_a_worker_loses_no_clip(data, made, tmp_path):
             os.kill(int(child), signal.SIGKILL)
     assert process.wait(timeout=60) == 0
     assert contents(tmp_path) == contents(made)
+
+
+# ------------------------------------------------------------------------------------ kinds with a model
+
+
+def lmm_arguments(data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "extract", "--kind", "lmm", "--lmm", "tiny", "--list", str(data / "list.tsv"), "--root", str(data / "media"),
+        "--out", str(out), "--interval", "3", "--chunk", "4", "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(data, tmp_path_factory):
+    """Shards of kind lmm of one uninterrupted run."""
+    out = tmp_path_factory.mktemp("lmm") / "train"
+    assert cli.main(lmm_arguments(data, out)) == 0
+    return out
+
+
+def test_lmm_rows_and_failures(data, written):
+    features = FeatureStore(written)
+    listed = (data / "list.tsv").read_text().splitlines()[1:]
+    broken = {file: stage for file, stage in BROKEN.items() if stage == "decode"}  # landmarks play no part here
+    assert features.files == listed and set(features.reasons) == set(broken)
+    for file in listed:
+        row = features[file]
+        if file in broken:
+            assert row.stage == "decode" and row.visual.shape == (0, 32) and row.textual.shape == (0, 64, 64)
+            continue
+        assert row.n_frames == N_FRAMES + (file == "length.mp4") and row.frames.tolist() == [0, 3, 6] and row.fps == 25
+        assert row.visual.shape == (3, 32) and row.textual.shape == (3, 64, 64) and len(row.texts) == 3
+        assert row.visual.dtype == row.textual.dtype == np.float16 and all(row.texts)
+    good = [features[file] for file in listed if file not in broken]
+    assert len({row.textual.tobytes() for row in good}) == len(good)
+    table = (written / "failures-1-of-1.tsv").read_text().splitlines()
+    assert sorted(line.split("\t")[0] for line in table[1:]) == sorted(broken)
+
+
+def test_lmm_settings_say_what_was_used(data, written):
+    settings = FeatureStore(written).settings
+    assert settings["kind"] == "lmm" and settings["lmm"] == "tiny" and settings["untrained"] is True
+    assert settings["prompt"].endswith("###Assistant:") and settings["precision"] == "float32"
+    assert (settings["interval"], settings["new_tokens"], settings["visual_dim"]) == (3, 64, 32)
+
+
+def test_untrained_features_are_called_so_on_every_run(data, written, capsys):
+    assert cli.main(lmm_arguments(data, written)) == 0
+    assert "random weights (tiny): these features mean nothing" in capsys.readouterr().out
+
+
+def test_lmm_extraction_resumes_to_the_byte(data, written, capsys):
+    before = contents(written)
+    (written / "part-1-of-1-1.parquet").unlink()
+    assert cli.main(lmm_arguments(data, written, "--status")) == 1
+    assert cli.main(lmm_arguments(data, written)) == 0
+    assert contents(written) == before
+    assert cli.main(lmm_arguments(data, written, "--interval", "4")) == 2
+    assert "interval: 3 there, 4 now" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def vqvae(tmp_path_factory):
+    """A small VQ-VAE as a file of weights and as a system's folder."""
+    import torch
+
+    from klassify.checkpoints import save_weights
+    from klassify.experiment import WEIGHTS, load_experiment, save_config
+    from klassify.models.vqvae import VQVAE
+
+    folder = tmp_path_factory.mktemp("vqvae system")
+    torch.manual_seed(0)
+    model = VQVAE(dim=8, codes=16).eval()
+    torch.nn.init.normal_(model.codebook.embedding.weight)
+    conf = Path(__file__).parents[1] / "recipes/multibranch/conf/demo/vqvae.yaml"
+    overrides = ["model.init_args.dim=8", "model.init_args.codes=16"]
+    save_config(folder, load_experiment(conf, overrides).resolved)
+    save_weights(model, folder / WEIGHTS)
+    return folder, model
+
+
+def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
+    import torch
+
+    from klassify.features import frames, reconstruction
+
+    folder, model = vqvae
+    command = [
+        "extract", "--kind", "reconstruction", "--list", str(data / "list.tsv"), "--root", str(data / "media"),
+        "--size", str(SIZE), "--device", "cpu", "--batch", "5", "--jobs", "1",
+    ]  # fmt: skip
+    assert cli.main([*command, "--vqvae", str(folder), "--out", str(tmp_path / "a")]) == 0
+    assert cli.main([*command, "--vqvae", str(folder / "model.safetensors"), "--out", str(tmp_path / "b")]) == 0
+    features, others = FeatureStore(tmp_path / "a"), FeatureStore(tmp_path / "b")
+    assert set(features.reasons) == {file for file, stage in BROKEN.items() if stage == "decode"}
+    for file in features:
+        codes = features[file].codes
+        np.testing.assert_array_equal(codes, others[file].codes)
+        if file in features.reasons:
+            assert codes.shape == (0, 0, 0)
+            continue
+        read = torch.from_numpy(frames.read_frames(data / "media" / file, size=SIZE))
+        assert codes.shape == (len(read), SIZE // 4, SIZE // 4) and codes.dtype == np.uint16 and codes.max() < 16
+        wanted = model.reconstruct(read)
+        assert torch.equal(reconstruction.decoded(model, codes), wanted)
+        assert torch.equal(reconstruction.decoded(model, codes[2:4]), wanted[2:4])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--kind", "lmm"], "needs --lmm"),
+        (["--lmm", "tiny"], "--lmm belongs to --kind lmm"),
+        (["--kind", "lmm", "--lmm", "tiny", "--vqvae", "x"], "--vqvae belongs to"),
+        (["--kind", "lmm", "--lmm", "none"], "does not exist"),
+        (["--kind", "lmm", "--lmm", "tiny", "--interval", "0"], "at least 1"),
+        (["--kind", "lmm", "--lmm", "tiny", "--batch", "0"], "at least 1"),
+        (["--kind", "reconstruction"], "needs --vqvae"),
+        (["--kind", "reconstruction", "--vqvae", "x"], "no weights"),
+        (["--kind", "reconstruction", "--vqvae", "x", "--size", "226"], "multiple of 4"),
+        (["--jobs", "0"], "at least 1"),
+        (["--chunk", "0"], "at least 1"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(data, tmp_path, capsys, arguments, complaint):
+    base = ["extract", "--list", str(data / "list.tsv"), "--root", str(data / "media"), "--out", str(tmp_path / "out")]
+    assert cli.main([*base, "--device", "cpu", *arguments]) == 2
+    assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from klassify.features.reconstruction import load_vqvae
+
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(KlassifyError, match="no codebook"):
+        load_vqvae(tmp_path / "model.safetensors")

@@ -10,7 +10,7 @@ import pytest
 
 from klassify import store
 from klassify.errors import KlassifyError
-from klassify.store import FeatureStore, MouthRow, Place
+from klassify.store import FeatureStore, LMMRow, MouthRow, Place, ReconstructionRow
 
 SETTINGS = {"kind": "mouth", "version": 1}
 
@@ -198,3 +198,113 @@ def test_no_number_that_is_none_is_written(tmp_path):
 def test_empty_part(tmp_path):
     write(tmp_path, Place(1, 1, 0, 1), [])
     assert len(FeatureStore(tmp_path)) == 0
+
+
+# ------------------------------------------------------------------------------------ other kinds
+
+LMM_SETTINGS = {"kind": "lmm", "visual_dim": 6, "textual_dim": 5, "new_tokens": 64}
+
+
+def lmm_rows(n: int) -> list[LMMRow]:
+    """Clips with 0 to 3 sampled frames; those with none failed."""
+    rng = np.random.default_rng(3)
+    made = []
+    for i in range(n):
+        k = i % 4
+        if k == 0:
+            made.append(LMMRow.failed(f"{i}.mp4", "decode", "no frames"))
+            continue
+        visual, textual = rng.normal(size=(k, 6)).astype(np.float16), rng.normal(size=(k, 64, 5)).astype(np.float16)
+        texts = [f"It is é real, {j}.\t\n" for j in range(k)]
+        made.append(LMMRow(f"{i}.mp4", 29.97, 200 * k, np.arange(k, dtype=np.int32) * 200, visual, textual, texts))
+    return made
+
+
+def assert_same_lmm(a: LMMRow, b: LMMRow) -> None:
+    assert (a.file, a.fps, a.n_frames, a.texts, a.reason, a.stage) == (
+        b.file,
+        b.fps,
+        b.n_frames,
+        b.texts,
+        b.reason,
+        b.stage,
+    )
+    assert b.visual.shape == (len(a.frames), 6) and b.textual.shape == (len(a.frames), 64, 5)
+    for name in ("frames", "visual", "textual"):
+        mine, other = getattr(a, name), getattr(b, name)
+        assert mine.dtype == other.dtype
+        np.testing.assert_array_equal(mine.ravel(), other.ravel())
+
+
+def test_lmm_rows_come_back_in_any_order(tmp_path):
+    clips = lmm_rows(23)
+    write(tmp_path, Place(1, 2, 0, 1), clips[:9], LMM_SETTINGS)
+    write(tmp_path, Place(2, 2, 0, 1), clips[9:], LMM_SETTINGS)
+    features = FeatureStore(tmp_path)
+    assert features.row_class is LMMRow and set(features.reasons) == {clip.file for clip in clips if clip.reason}
+    for i in np.random.default_rng(1).permutation(23):
+        assert_same_lmm(clips[i], features[clips[i].file])
+    features[clips[1].file].textual[:] = 7  # a row may be written to
+    assert_same_lmm(clips[1], pickle.loads(pickle.dumps(features))[clips[1].file])
+
+
+def test_one_lmm_clip_is_decoded_for_one_look_up(tmp_path, monkeypatch):
+    write(tmp_path, Place(1, 1, 0, 1), lmm_rows(40), LMM_SETTINGS)
+    features = FeatureStore(tmp_path)
+    read = []
+    original = store._read
+    monkeypatch.setattr(
+        store, "_read", lambda *args, **kwargs: read.append(kwargs["group"]) or original(*args, **kwargs)
+    )
+    features["17.mp4"], features["17.mp4"], features["5.mp4"]
+    assert read == [17, 5]
+    for i in range(40):
+        features[f"{i}.mp4"]
+    assert features._group.cache_info().currsize == LMMRow.KEPT_GROUPS
+
+
+def test_lmm_rows_that_do_not_fit_are_not_written(tmp_path):
+    good = lmm_rows(2)[1]
+    for change, complaint in (
+        ({"visual": good.visual[:, :5]}, "for 1 sampled"),
+        ({"textual": good.textual[:, :63]}, "for 1 sampled"),
+        ({"texts": []}, "for 1 sampled"),
+        ({"textual": good.textual * np.float16(np.nan)}, "not finite"),
+        ({"visual": good.visual + np.float16(np.inf)}, "not finite"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            write(tmp_path, Place(1, 1, 0, 1), [dataclasses.replace(good, **change)], LMM_SETTINGS)
+    with pytest.raises(ValueError, match="visual_dim"):
+        write(tmp_path, Place(1, 1, 0, 1), [good], {"kind": "lmm"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_reconstruction_rows_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    clips = [ReconstructionRow(f"{n}", 25.0, rng.integers(0, 512, (n, 7, 5)).astype(np.uint16)) for n in (3, 1, 40)]
+    clips.insert(1, ReconstructionRow.failed("bad", "decode", "no frames"))
+    write(tmp_path, Place(1, 1, 0, 1), clips, {"kind": "reconstruction"})
+    features = FeatureStore(tmp_path)
+    for clip in clips:
+        row = features[clip.file]
+        assert (row.codes.shape, row.codes.dtype, row.stage) == (clip.codes.shape, np.uint16, clip.stage)
+        np.testing.assert_array_equal(row.codes, clip.codes)
+    with pytest.raises(ValueError, match="uint16"):
+        bad = dataclasses.replace(clips[0], codes=clips[0].codes.astype(int))
+        write(tmp_path, Place(1, 1, 0, 1), [bad], {"kind": "reconstruction"})
+
+
+def test_kinds_do_not_mix_and_unknown_ones_are_named(tmp_path):
+    write(tmp_path, Place(1, 2, 0, 1), lmm_rows(3), LMM_SETTINGS)
+    write(tmp_path, Place(2, 2, 0, 1), rows(3))
+    with pytest.raises(KlassifyError, match="kind: 'lmm' and 'mouth'"):
+        FeatureStore(tmp_path)
+    with pytest.raises(KlassifyError, match="no kind of features 'ears'"):
+        write(tmp_path, Place(1, 1, 0, 1), [], {"kind": "ears"})
+
+
+def test_lmm_shards_of_another_order_of_settings_are_equal(tmp_path):
+    write(tmp_path / "a", Place(1, 1, 0, 1), lmm_rows(9), LMM_SETTINGS)
+    write(tmp_path / "b", Place(1, 1, 0, 1), lmm_rows(9), dict(reversed(LMM_SETTINGS.items())))
+    a, b = (next((tmp_path / name).iterdir()).read_bytes() for name in ("a", "b"))
+    assert a == b

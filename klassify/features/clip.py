@@ -1,20 +1,45 @@
-"""One clip -> its row of mouth features, or the reason why it has none."""
+"""One clip after another -> its row of features, or the reason why it has none."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 
 from klassify import media
 from klassify.errors import KlassifyError
 from klassify.features import face, mouth
-from klassify.store import MouthRow
+from klassify.store import MouthRow, Row
+
+T = TypeVar("T")
+
+
+def attempt(
+    row_class: type[Row], root: Path, file: str, make: Callable[[Path], T], *, own_stage: str = "features"
+) -> T | Row:
+    """make(path of the clip); whatever is wrong with the clip becomes a row that says so, and raises nothing.
+
+    own_stage: where a KlassifyError of `make` that is no MediaError comes from.
+    """
+    try:
+        path = media.inside(root, file)
+    except media.MediaError as error:
+        return row_class.failed(file, "path", error.what)
+    try:
+        return make(path)
+    except media.MediaError as error:
+        return row_class.failed(file, "decode", error.what)
+    except KlassifyError as error:
+        return row_class.failed(file, own_stage, error.what)
+    except Exception as error:  # native libraries raise what they like; the other clips must go on
+        return row_class.failed(file, "features", f"{type(error).__name__}: {error}")
 
 
 class ClipExtractor:
-    """Extracts one clip after another with one landmark source; no clip depends on those before it.
+    """Extracts the mouth features of one clip after another; no clip depends on those before it.
 
     Args:
         root: the folder that clip names are relative to.
@@ -30,19 +55,10 @@ class ClipExtractor:
 
     def __call__(self, file: str) -> MouthRow:
         """The clip's row; whatever is wrong with the clip is said in the row and raises nothing."""
-        try:
-            path = media.inside(self.root, file)
-        except media.MediaError as error:
-            return MouthRow.failed(file, "path", error.what)
-        try:
-            return self._features(file, path)
-        except media.MediaError as error:
-            return MouthRow.failed(file, "decode", error.what)
-        except KlassifyError as error:
-            return MouthRow.failed(file, "landmarks", error.what)
-        except Exception as error:  # native libraries raise what they like; the other clips must go on
+        row = attempt(MouthRow, self.root, file, functools.partial(self._features, file), own_stage="landmarks")
+        if row.stage == "features":
             self._source = self._open_source()
-            return MouthRow.failed(file, "features", f"{type(error).__name__}: {error}")
+        return row
 
     def _features(self, file: str, path: Path) -> MouthRow:
         fps = media.probe(path).fps

@@ -1,0 +1,161 @@
+"""What a large multi-modal model sees and says of single frames (multi-branch paper, section 2.1; MM-Det).
+
+LLaVA-1.5 is shown every 200th frame with a fixed forensic instruction and writes 64 tokens about it. Kept are
+
+- visual (n, 1024): CLIP's pooled vector, that is the class token after the last layer norm;
+- textual (n, 64, 4096): the last layer's states, after the final norm, of the last 64 positions. Position 0 is
+  the prompt's last token, position i the i-th token written; the 64th token was never read by the model, so
+  that it has no state;
+- what it wrote.
+
+Both models see the whole frame at 336 x 336 pixels: LLaVA padded to a square with the mean colour, CLIP its
+centre square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+VERSION = 1  # of what is computed, for the settings of shards
+INTERVAL = 200  # frames: 8 s on the 25 fps grid
+NEW_TOKENS = 64
+
+SYSTEM = (
+    "Assistant: A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+INSTRUCTION = (
+    "As an expert in image forensics, you are to briefly describe the image, including lighting and reflection, "
+    "texture, color saturation, shape consistency, sense of depth, compression trace, artifacts. "
+    "Give a reason to justify whether it is a real or a fake image."
+)
+IMAGE = "<image>"
+PROMPT = f"{SYSTEM}###Human: {IMAGE}\n{INSTRUCTION}###Assistant:"  # not LLaVA's usual USER: ... ASSISTANT:
+
+# CLIP's mean and standard deviation of RGB in [0, 1]
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class LMM:
+    """LLaVA and CLIP as an extractor of features, `lmm(frames) -> (visual, textual, texts)`.
+
+    Args:
+        llava: a LlavaForConditionalGeneration in eval mode.
+        tokenizer: its tokenizer.
+        clip: a CLIPVisionModel; None takes the vision tower inside `llava`.
+        new_tokens: how many tokens are written, and so how many states are kept.
+    """
+
+    def __init__(self, llava: nn.Module, tokenizer: Any, clip: nn.Module | None = None, new_tokens: int = NEW_TOKENS):
+        self.llava, self.tokenizer, self.new_tokens = llava, tokenizer, new_tokens
+        self.tower, self.projector = llava.model.vision_tower, llava.model.multi_modal_projector
+        self.language, self.head = llava.model.language_model, llava.lm_head
+        self.clip = self.tower if clip is None else clip
+        self.before, self.after = prompt_tokens(tokenizer)
+
+    @torch.inference_mode()
+    def __call__(self, frames: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """(n, 1024) and (n, 64, 4096), both float16, and n texts of n frames (H, W, 3) uint8 RGB of any size."""
+        visual = self.pooled([centre_square(frame, self.clip.config.image_size) for frame in frames])
+        padded = [padded_square(frame, self.tower.config.image_size) for frame in frames]
+        textual, tokens = self.write(self.prompt(self.patches(padded)))
+        texts = self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
+        return _half(visual), _half(textual), [readable(text) for text in texts]
+
+    def pooled(self, images: Sequence[np.ndarray]) -> Tensor:
+        """CLIP's pooled vectors (n, 1024) of square images of its size."""
+        return self.clip(_pixels(images, self.clip)).pooler_output
+
+    def patches(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The image tokens (n, 576, 4096): the tower's patches before its last layer, projected."""
+        states = self.tower(_pixels(images, self.tower), output_hidden_states=True).hidden_states
+        return self.projector(states[self.llava.config.vision_feature_layer][:, 1:])
+
+    def prompt(self, patches: Tensor) -> Tensor:
+        """The embedded prompt (n, P, 4096) with the image tokens (n, 576, 4096) in the place of <image>."""
+        before, after = (self.embed(torch.tensor([ids])) for ids in (self.before, self.after))
+        n = len(patches)
+        return torch.cat([before.expand(n, -1, -1), patches.to(before.dtype), after.expand(n, -1, -1)], dim=1)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings (B, L, 4096) of tokens (B, L)."""
+        table = self.llava.get_input_embeddings()
+        return table(tokens.to(table.weight.device))
+
+    def write(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Greedy writing of exactly `new_tokens` tokens from an embedded prompt (B, P, 4096).
+
+        Returns the states (B, new_tokens, 4096) that each token was chosen from, and the tokens
+        (B, new_tokens). The end token is never chosen, since there is no shorter answer.
+        """
+        states, tokens, inputs, cache = [], [], prompt, None
+        for _ in range(self.new_tokens):
+            read = self.language(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+            cache = read.past_key_values
+            states.append(read.last_hidden_state[:, -1])
+            tokens.append(self.choose(states[-1]))
+            inputs = self.embed(tokens[-1][:, None])
+        return torch.stack(states, dim=1), torch.stack(tokens, dim=1)
+
+    def choose(self, state: Tensor) -> Tensor:
+        """The most probable token (B,) after a state (B, 4096) that does not end the answer."""
+        logits = self.head(state).float()
+        end = self.llava.config.text_config.eos_token_id
+        logits[:, [end] if isinstance(end, int) else end] = -torch.inf
+        return logits.argmax(dim=-1)
+
+
+def prompt_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The prompt's tokens before and after the image, as LLaVA makes them: each piece by itself, one start token."""
+    before, after = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in PROMPT.split(IMAGE))
+    return [tokenizer.bos_token_id, *before], after
+
+
+def readable(text: str) -> str:
+    """One line of what a model wrote, without the control characters that it may contain."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def sampled(n_frames: int, interval: int = INTERVAL) -> np.ndarray:
+    """Which frames of a clip are shown to the LMM: 0, interval, 2 interval, ...; ceil(n_frames / interval) of them."""
+    return np.arange(0, n_frames, interval, dtype=np.int32)
+
+
+def padded_square(frame: np.ndarray, size: int) -> np.ndarray:
+    """A frame (H, W, 3) uint8 in the middle of a square of the mean colour, scaled to (size, size, 3)."""
+    height, width = frame.shape[:2]
+    side = max(height, width)
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = [int(value * 255) for value in MEAN]
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = frame
+    return centre_square(square, size)
+
+
+def centre_square(frame: np.ndarray, size: int) -> np.ndarray:
+    """CLIP's own preprocessing: the shorter side scaled to `size` by Pillow's bicubic filter, the centre cut out."""
+    height, width = frame.shape[:2]
+    shorter = min(height, width)
+    height, width = (size if side == shorter else int(size * side / shorter) for side in (height, width))
+    image = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def _pixels(images: Sequence[np.ndarray], model: nn.Module) -> Tensor:
+    """Normalised pixels (n, 3, H, W) where the model is, in its precision."""
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    parameter = next(model.parameters())
+    return pixels.to(parameter.device, parameter.dtype)
+
+
+def _half(states: Tensor) -> np.ndarray:
+    return states.to(torch.float16).cpu().numpy()
