@@ -1,0 +1,109 @@
+"""Start of the spatio-temporal branch from the ImageNet-21k hybrid ViT (timm's jx_vit_base_resnet50_224_in21k).
+
+That file is a ResNet-V2 and a ViT for single images. Here it starts two ResNets with a frequency branch and
+blocks with two attentions each, so most of its tensors go to several places.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from klassify.checkpoints import ImportReport, read_checkpoint
+from klassify.errors import KlassifyError, some
+
+if TYPE_CHECKING:
+    from klassify.models.spatiotemporal import SpatioTemporal
+
+UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k
+KNOWN = re.compile(
+    r"cls_token|pos_embed|norm\.\w+|patch_embed\.(proj|backbone)\..+|blocks\.\d+\.(norm[12]|attn|mlp)\..+|"
+    + UNUSED.pattern
+)
+NOT_IN_FILE = re.compile(
+    r"time_embed|patch_embed\.(transition|\w+_backbone\.(freq_stage|stems_transition_conv_1x1))\..+"
+)
+
+
+def hybrid_vit_state(theirs: Mapping[str, Tensor], model: SpatioTemporal) -> tuple[dict[str, Tensor], list[str]]:
+    """The hybrid ViT's tensors under every name that they start in `model`, and the keys left out.
+
+    Both stems get the file's convolutions, the frequency stem those of the stem, both attentions of a block the
+    block's, each FC token the class token, and its position the class token's. (The published code misspells the
+    stems' names and leaves out the positions it uses, so that these start at random there.)
+    """
+    ours, left_out = {}, []
+    for key, value in theirs.items():
+        if UNUSED.fullmatch(key):
+            left_out.append(key)
+        elif match := re.match(r"patch_embed\.backbone\.(.*)", key):
+            for backbone in ("rgb_backbone", "recons_backbone"):
+                ours[f"patch_embed.{backbone}.{match[1]}"] = value
+                if match[1].startswith("stem."):
+                    ours[f"patch_embed.{backbone}.freq_{match[1]}"] = value
+        elif match := re.match(r"(blocks\.\d+\.)((norm|attn|mlp).*)", key):
+            ours[key] = ours[f"{match[1]}temporal_{match[2]}"] = value
+        elif key == "cls_token":
+            ours |= {key: value, "fc_token": value[:, :1].expand(-1, model.window, -1)}
+        elif key == "pos_embed":
+            grid = resized_positions(value, model.grid)
+            ours |= {
+                key: grid,
+                "window_pos_embed": grid,
+                "temporal_pos_embed": value[:, :1].expand(-1, model.window, -1),
+            }
+        else:
+            ours[key] = value
+    return ours, left_out
+
+
+def resized_positions(embed: Tensor, grid: int) -> Tensor:
+    """Position embedding (1, 1 + g * g, D) for `grid` x `grid` patches, bicubic; as it is where g = grid."""
+    side = math.isqrt(embed.shape[1] - 1)
+    if side == grid or side**2 != embed.shape[1] - 1:  # no square: the strict loading says so
+        return embed
+    patches = embed[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))
+    patches = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([embed[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def load_hybrid_vit(model: SpatioTemporal, path: str | Path) -> ImportReport:
+    """Load what the timm-named hybrid ViT in `path` has for `model`; nothing in the file is run.
+
+    Refused are files with tensors of unknown name or another shape (another width, depth or stem), and files that
+    lack some. Positions of another image size are interpolated, and the report says so.
+    """
+    theirs = read_checkpoint(path)
+    unexpected = [key for key in theirs if not KNOWN.fullmatch(key)]
+    if any(value.dim() != 3 for key, value in theirs.items() if key in ("cls_token", "pos_embed")):
+        raise KlassifyError("The class token or the positions of this file are not (1, tokens, dim).", where=path)
+    ours, left_out = hybrid_vit_state(theirs, model)
+    wanted = model.state_dict()
+    complaints = {
+        "missing": [key for key in wanted if key not in ours and not NOT_IN_FILE.fullmatch(key)],
+        "unexpected": unexpected or [key for key in ours if key not in wanted],
+        "of another shape": [
+            f"{key} {list(value.shape)} there, {list(wanted[key].shape)} in the model"
+            for key, value in ours.items()
+            if key in wanted and value.shape != wanted[key].shape
+        ],
+    }
+    if any(complaints.values()):
+        told = "; ".join(f"{len(keys)} {kind} ({some(keys)})" for kind, keys in complaints.items() if keys)
+        raise KlassifyError(
+            f"This is no hybrid ViT that fits the model: {told}.",
+            where=path,
+            mend="use jx_vit_base_resnet50_224_in21k with the model's default sizes, or train without `pretrained`",
+        )
+    model.load_state_dict(ours, strict=False)
+    kind = "timm hybrid ViT"
+    if (side := math.isqrt(theirs["pos_embed"].shape[1] - 1)) != model.grid:
+        kind += f" (positions interpolated from {side} x {side} to {model.grid} x {model.grid})"
+    return ImportReport(kind, len(ours), left_out, [key for key in wanted if key not in ours])
