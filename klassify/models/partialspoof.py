@@ -1,0 +1,310 @@
+"""PartialSpoof: is there fake speech in each 20, 40, 80, 160, 320 and 640 ms of an utterance, and in all of it?
+
+A speech front end gives one vector each 20 ms. The back end of Zhang et al. (TASLP 2023; project
+nii-yamagishilab/PartialSpoof, 03multireso), which paper 2 uses as its audio branch (section 2.1), halves the
+sequence five times and puts a head of gated MLPs on each of the six. Scores are cosines between an embedding and
+two class vectors, learned by the P2SGrad loss.
+
+What is unusual, and kept:
+- The pooling between scales halves the features along with the time.
+- The spatial gates have one weight for each pair of positions, most of the 33,055,038 parameters, and so a
+  longest sequence. 1,983 frames (39.7 s) for the published 2,001, since the last head reaches its end first; the
+  shortest is 16. `frame_scores` takes any length all the same.
+- The last pooling starts half a cell early: output i of the 640 ms head hears [640 i - 320, 640 i + 320) ms, and
+  there is one output more than a grid of 640 ms has cells. klassify.partialspoof_data says what is made of it.
+- The utterance head borrows the class vectors of the 640 ms head.
+
+Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, T_r outputs of resolution r, D dimensions. Column
+0 of scores and of class vectors is real, 1 is fake; published files have it the other way round.
+
+State dict: `frontend.*`; `weight_hidd` (30,) where the front end shows its layers; `backend.*` for the published
+`m_transform.0.*`; `m_angle_scales.{2,4,8,16,32,64}.weight` (D / 2, 2), published under the same names.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from klassify import windows
+from klassify.models.ssl import SAMPLE_RATE
+from klassify.segments import IGNORE
+
+SHIFTS = (2, 4, 8, 16, 32, 64)  # of the heads, in 10 ms: the published names
+RESOLUTIONS_MS = tuple(10 * shift for shift in SHIFTS)
+MIN_FRAMES = 16  # with fewer, the 320 ms head has nothing to say
+CELL_FRAMES = 32  # of 20 ms in 640 ms: sequences cut at multiples of it stay on every grid
+CELL_SAMPLES = 640 * SAMPLE_RATE // 1000
+LOOKAHEAD = 80  # a front-end frame is 400 samples and begins each 320: N + 80 samples give N / 320 frames
+LAYERS = 30  # length of the published layer weights; those beyond the front end's layers are unused
+EPS = 1e-8  # of a norm: an embedding of zeros has the cosines 0
+
+
+def output_lengths(n_frames: int | Tensor) -> list[int | Tensor]:
+    """Outputs of the six heads for so many front-end frames."""
+    return [*(n_frames >> k for k in range(5)), (n_frames >> 5) + 1]
+
+
+def piece_starts(n_cells: int, size: int) -> np.ndarray:
+    """First cells of 640 ms of the pieces of `size` cells that cover a sequence of more. Neighbours share two
+    cells, since the last output of a piece and its first hear half of what they should; the last piece, more."""
+    return windows.cut(n_cells, size, size - 2)
+
+
+def seams(starts: np.ndarray, size: int) -> np.ndarray:
+    """Where each piece's outputs begin to count and, behind all, where the last one ends: the middle, in whole
+    cells, of what it shares with the piece before it."""
+    return np.concatenate([starts[:1], (starts[:-1] + size + starts[1:]) // 2, starts[-1:] + size])
+
+
+def in_range(lengths: Tensor, size: int) -> Tensor:
+    """(B, size) bool: the places before each clip's length."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class SpatialGate(nn.Module):
+    """Half of the features, times the other half mixed along the time: (B, T, 2 d) -> (B, T, d)."""
+
+    def __init__(self, dim: int, positions: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.weight = nn.Parameter(torch.empty(positions, positions).uniform_(-0.01, 0.01))
+        self.bias = nn.Parameter(torch.ones(positions))
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        kept, mixed = x.chunk(2, dim=-1)
+        mixed = self.norm(mixed)
+        if valid is not None:
+            mixed = mixed * valid[..., None]
+        size = x.shape[1]
+        return kept * (self.weight[:size, :size] @ mixed + self.bias[:size, None])
+
+
+class GatedMLP(nn.Module):
+    """A gMLP block (Liu et al. 2021) around a residual: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int, positions: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.proj1 = nn.Linear(dim, dim // 2)
+        self.sgu = SpatialGate(dim // 4, positions)
+        self.proj2 = nn.Linear(dim // 4, dim)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        return x + self.proj2(self.sgu(F.gelu(self.proj1(self.norm(x))), valid))
+
+
+class Head(nn.Module):
+    """gMLP blocks and a projection to the embedding: (B, T, D) -> (B, T, D / 2)."""
+
+    def __init__(self, dim: int, positions: int, blocks: int):
+        super().__init__()
+        self.layers = nn.ModuleList(GatedMLP(dim, positions) for _ in range(blocks))
+        self.fc = nn.Linear(dim, dim // 2, bias=False)
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, valid)
+        return self.fc(x)
+
+
+class MultiResolution(nn.Module):
+    """The back end: features (B, T, dim) -> embeddings of the six resolutions and of the utterance.
+
+    Args:
+        dim: size of a front-end frame, a multiple of 128. Head k has dim / 2^k.
+        blocks: gMLP blocks a head.
+        max_frames: longest sequence of the first head; head k has max_frames // 2^k. See `limit`.
+        dropout: before the utterance head.
+
+    1,024 dimensions and the defaults are the published 33,055,038 parameters.
+    """
+
+    def __init__(self, dim: int, blocks: int = 5, max_frames: int = 2001, dropout: float = 0.7):
+        super().__init__()
+        if dim % 128 or max_frames < 4 * CELL_FRAMES:
+            raise ValueError(f"dim is a multiple of 128 and max_frames at least 128, not {dim} and {max_frames}")
+        dims, positions = [dim >> k for k in range(6)], [max_frames >> k for k in range(6)]
+        self.limit = CELL_FRAMES * positions[-1] - 1  # the last head has one output more than whole cells
+        self.blocks = nn.ModuleList([nn.Identity()])
+        for k, size in enumerate(dims[1:], 1):
+            pool = nn.MaxPool2d(2, padding=(1, 0) if k == 5 else 0)
+            self.blocks.append(nn.Sequential(pool, nn.Linear(size, size)))
+        heads = {f"disc_{k}": Head(dims[k], positions[k], blocks) for k in range(6)}
+        self.post_nets_seg = nn.ModuleDict(heads)
+        self.post_nets_utt = Head(dims[-1], positions[-1], blocks)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, n_frames: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Embeddings [(B, T_r, dim / 2^(k + 1))] of the six heads, and (B, dim / 64) of the utterance.
+
+        n_frames: (B,) frames of each clip, at least 16, where clips are padded: what follows them changes
+        nothing before them. ValueError for fewer than 16 frames or more than `limit`.
+        """
+        size = x.shape[1]
+        if not MIN_FRAMES <= size <= self.limit:
+            raise ValueError(f"{size} frames are not within {MIN_FRAMES} to {self.limit}")
+        lengths = output_lengths(n_frames) if n_frames is not None else [None] * 6
+        embeddings = []
+        for k, (block, length) in enumerate(zip(self.blocks, lengths)):
+            if k:
+                x = block[1](self._pooled(x, block[0], lengths[k - 1], length))
+            valid = None if length is None else in_range(length, x.shape[1])
+            embeddings.append(self.post_nets_seg[f"disc_{k}"](x, valid))
+        utterance = self.post_nets_utt(self.dropout(x), valid)
+        if valid is None:
+            return embeddings, utterance.mean(dim=1)
+        return embeddings, (utterance * valid[..., None]).sum(dim=1) / lengths[-1][:, None]
+
+    @staticmethod
+    def _pooled(x: Tensor, pool: nn.MaxPool2d, before: Tensor | None, after: Tensor | None) -> Tensor:
+        if before is None:
+            return pool(x)
+        pooled = pool(x.masked_fill(~in_range(before, x.shape[1])[..., None], -torch.inf))
+        return pooled.masked_fill(~in_range(after, pooled.shape[1])[..., None], 0)
+
+
+class ClassVectors(nn.Module):
+    """Cosines between embeddings (..., D) and the class vectors: (..., 2), real and fake (P2SGrad's layer)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(torch.empty(dim, 2).uniform_(-1, 1), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(x.float(), dim=-1, eps=EPS) @ F.normalize(self.weight.float(), dim=0, eps=EPS)
+
+
+def p2sgrad_loss(cosines: Tensor, label: Tensor) -> Tensor:
+    """Mean squared error between cosines (..., 2) and the one-hot label (...), over labels that are not IGNORE.
+
+    The mean is over samples and classes, as published; the formula of paper 2 sums over classes: twice this.
+    """
+    kept = label != IGNORE
+    target = F.one_hot(label.clamp(min=0), 2)
+    error = (cosines - target).square().mean(dim=-1)
+    return (error * kept).sum() / kept.sum().clamp(min=1)
+
+
+def top_mean(scores: Tensor, lengths: Tensor, share: float = 0.1) -> Tensor:
+    """Mean of the highest `share` of each clip's scores (B, T), at least one: (B,). lengths: (B,) of T that count."""
+    count = (lengths * share).ceil().clamp(min=1).long()
+    ranked = scores.masked_fill(~in_range(lengths, scores.shape[1]), -torch.inf).sort(dim=1, descending=True).values
+    return ranked.masked_fill(~in_range(count, scores.shape[1]), 0).sum(dim=1) / count
+
+
+class PartialSpoof(nn.Module):
+    """A front end and the six-resolution back end.
+
+    Args:
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. If it has
+            `hidden_states`, their learned mean is taken, as published, instead of its output. The published
+            models normalise each waveform in the front end.
+        blocks, max_frames, dropout: size of the back end; see MultiResolution.
+        clip_scale: log-odds of fake for one unit of cos(fake) - cos(real), where only clip labels are learned.
+        top_share: share of a clip's outputs, the highest, that then stand for the clip.
+    """
+
+    def __init__(
+        self,
+        frontend: nn.Module,
+        blocks: int = 5,
+        max_frames: int = 2001,
+        dropout: float = 0.7,
+        clip_scale: float = 5.0,
+        top_share: float = 0.1,
+    ):
+        super().__init__()
+        self.frontend = frontend
+        self.backend = MultiResolution(frontend.dim, blocks, max_frames, dropout)
+        self.m_angle_scales = nn.ModuleDict(
+            {str(shift): ClassVectors(frontend.dim >> (k + 1)) for k, shift in enumerate(SHIFTS)}
+        )
+        self.layered = hasattr(frontend, "hidden_states")
+        if self.layered:
+            self.weight_hidd = nn.Parameter(torch.zeros(LAYERS))
+        self.clip_scale, self.top_share = clip_scale, top_share
+
+    def load_pretrained(self) -> None:
+        """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
+        self.frontend.load_pretrained()
+
+    def features(self, wave: Tensor) -> Tensor:
+        """(B, N) -> (B, T, dim): the front end's layers, weighted, or its output. Short waves get zeros behind."""
+        missing = (MIN_FRAMES - 1) * self.frontend.hop_samples + self.frontend.receptive_field_samples - wave.shape[1]
+        wave = F.pad(wave, (0, max(missing, 0)))
+        if not self.layered:
+            return self.frontend(wave)
+        layers = self.frontend.hidden_states(wave)
+        weights = self.weight_hidd[: len(layers)].softmax(dim=0)
+        return sum(weight * layer for weight, layer in zip(weights, layers))
+
+    def embeddings(self, features: Tensor, n_frames: Tensor | None = None) -> dict[str, Tensor]:
+        """Embeddings by name, `ps20` (B, T, dim / 2) to `ps640` and `utterance` (B, dim / 64)."""
+        by_scale, utterance = self.backend(features, n_frames)
+        return {f"ps{ms}": x for ms, x in zip(RESOLUTIONS_MS, by_scale)} | {"utterance": utterance}
+
+    def cosines(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scores (B, T_r, 2) by name, and those of the utterance (B, 2)."""
+        scores = {f"ps{10 * shift}": self.m_angle_scales[str(shift)](embeddings[f"ps{10 * shift}"]) for shift in SHIFTS}
+        return scores | {"utterance": self.m_angle_scales["64"](embeddings["utterance"])}
+
+    def forward(self, wave: Tensor, n_frames: Tensor | None = None) -> dict[str, Tensor]:
+        """Cosines by name, for waves of at most `backend.limit` front-end frames."""
+        return self.cosines(self.embeddings(self.features(wave), n_frames))
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The P2SGrad losses by name of a batch with segment labels, or the losses of one with clip labels.
+
+        batch: "wave" (B, N); "n_frames" (B,), front-end frames of each clip; "label" (B,), 1 = fake; and with
+        segment labels "label_20" to "label_640" (B, T_r), IGNORE where there is none, cut to the shorter of label
+        and score. Without them each resolution gives clip_scale times the mean of the clip's highest differences
+        of cosines as the log-odds of its label, for a binary cross-entropy; nothing then ties a high score to the
+        time of the fake, so that such a model ranks clips. The utterance has its label anyway.
+        """
+        scores = self(batch["wave"], batch["n_frames"])
+        losses = {"utterance": p2sgrad_loss(scores.pop("utterance"), batch["label"])}
+        for (name, cosines), lengths in zip(scores.items(), output_lengths(batch["n_frames"])):
+            label = batch.get(f"label_{name[2:]}")
+            if label is None:
+                log_odds = self.clip_scale * top_mean(cosines[..., 1] - cosines[..., 0], lengths, self.top_share)
+                losses[name] = F.binary_cross_entropy_with_logits(log_odds, batch["label"].float())
+            else:
+                size = min(label.shape[1], cosines.shape[1])
+                losses[name] = p2sgrad_loss(cosines[:, :size], label[:, :size])
+        return losses
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The sum of `losses`, as published."""
+        return sum(self.losses(batch).values())
+
+    def frame_scores(self, wave: Tensor) -> dict[str, Tensor]:
+        """Cosines `ps20` (B, T, 2) to `ps640` of waves (B, N) of any length.
+
+        One longer than `backend.limit` frames is cut at multiples of 640 ms; see piece_starts.
+        """
+        n_frames = self.frontend.n_frames(wave.shape[1])
+        if n_frames <= self.backend.limit:
+            scores = self(wave)
+            scores.pop("utterance")
+            return scores
+        n_cells, size = -(-n_frames // CELL_FRAMES), self.backend.limit // CELL_FRAMES
+        wave = F.pad(wave, (0, max(n_cells * CELL_SAMPLES + LOOKAHEAD - wave.shape[1], 0)))
+        starts = piece_starts(n_cells, size)
+        pieces: dict[str, list[Tensor]] = {f"ps{ms}": [] for ms in RESOLUTIONS_MS}
+        for first, begin, end in zip(starts.tolist(), seams(starts, size).tolist(), seams(starts, size)[1:].tolist()):
+            scores = self.frame_scores(wave[:, first * CELL_SAMPLES : (first + size) * CELL_SAMPLES + LOOKAHEAD])
+            for ms, (name, x) in zip(RESOLUTIONS_MS, scores.items()):
+                per_cell = 640 // ms
+                stop = (end - first) * per_cell if end < n_cells else None  # the 640 ms head has one behind the end
+                pieces[name].append(x[:, (begin - first) * per_cell : stop])
+        lengths = output_lengths(n_frames)
+        return {name: torch.cat(parts, dim=1)[:, :length] for (name, parts), length in zip(pieces.items(), lengths)}
+
+    def score(self, batch: dict[str, Tensor]) -> Tensor:
+        """cos(fake) - cos(real) (B,) of batch["wave"] (B, N): that of its most suspicious 160 ms."""
+        cosines = self.frame_scores(batch["wave"])["ps160"]
+        return (cosines[..., 1] - cosines[..., 0]).amax(dim=1)
