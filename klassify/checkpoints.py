@@ -1,14 +1,14 @@
-"""Weights in and out: safetensors for everything of ours, key maps for published files.
+"""Weights in and out: safetensors for everything of ours, and published files by way of klassify.key_maps.
 
-A published file speaks its project's names. KEY_MAPS has one table for each kind of file; adding a source
-is adding a table. Published audio models have output index 1 = bona fide; their tables name the tensors
-whose rows are swapped on the way in, since index 1 is fake here.
+Nothing in a published file is run. Its tensors get our names and our order of classes (1 = fake); every one of
+them finds its place or stands on its key map's list of unused ones, and the model gets all that it has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from klassify.errors import KlassifyError, some
 from klassify.files import whole_file
+from klassify.key_maps import KEY_MAPS, NOTHING, detect_source
 from klassify.torchfile import read_torch_file
+
+SHOWN = 20  # keys of a kind that a message names
+CONTAINERS = ("model_state_dict", "model_weight", "state_dict", "model")  # keys of files that hold more than weights
 
 # ---------------------------------------------------------------------------------- our own files
 
@@ -49,17 +53,22 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise KlassifyError("This weights file does not exist.", where=path) from None
     except SafetensorError as error:
-        raise KlassifyError(f"This is not a whole safetensors file: {error}.", where=path) from None
+        mend = None if Path(path).suffix == ".safetensors" else "a published file: klassify import-checkpoint first"
+        raise KlassifyError(f"This is not a whole safetensors file: {error}.", where=path, mend=mend) from None
 
 
-def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
-    """Load a file written by save_weights into the same model, strictly; returns its metadata."""
+def load_weights(model: nn.Module, path: str | Path, below: str = "") -> dict[str, str]:
+    """Load a file written by save_weights into the same model, strictly; returns its metadata.
+
+    below: take the part of a larger model whose names begin so, such as "vqvae.".
+    """
     state, metadata = read_tensors(path)
+    state = {key.removeprefix(below): value for key, value in state.items() if key.startswith(below)}
     _load_strictly(model, state, where=path)
     return metadata
 
 
-def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = r"(?!)") -> list[str]:
+def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = NOTHING) -> list[str]:
     """Load `state`; anything missing (but for `optional`), unexpected or misshapen is one KlassifyError.
 
     Returns the optional keys that were missing.
@@ -75,7 +84,7 @@ def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object,
     ]
     complaints = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(complaints.values()):
-        told = "; ".join(f"{len(keys)} {kind} ({some(keys)})" for kind, keys in complaints.items() if keys)
+        told = "; ".join(f"{len(keys)} {kind} ({some(keys, SHOWN)})" for kind, keys in complaints.items() if keys)
         raise KlassifyError(
             f"These weights do not fit the model: of {len(wanted)} tensors, {told}.",
             where=where,
@@ -85,90 +94,7 @@ def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object,
     return absent
 
 
-# ------------------------------------------------------------------------ from their names to ours
-
-Rules = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class KeyMap:
-    """How one kind of published file names its tensors. All patterns are regular expressions.
-
-    signature: matches at the start of a key that only this kind of file has.
-    rules: (start of their key, start of ours); the first that matches is applied.
-    unused: keys of theirs that are left out on purpose.
-    optional: keys of ours that the file may lack.
-    swapped: keys of ours whose two rows change places (class 1 is bona fide there, fake here).
-    """
-
-    signature: str
-    rules: Rules
-    unused: str = r"(?!)"
-    optional: str = r"(?!)"
-    swapped: tuple[str, ...] = ()
-
-    def rename(self, key: str) -> str:
-        """Our name for their key."""
-        for pattern, ours in self.rules:
-            if match := re.match(pattern, key):
-                return match.expand(ours) + key[match.end() :]
-        return key
-
-    def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors under our names, without the unused ones, class 1 = fake."""
-        ours = {self.rename(key): value for key, value in state.items() if not re.match(self.unused, key)}
-        return {key: value.flip(0) if key in self.swapped else value for key, value in ours.items()}
-
-
-def _below(rules: Rules, theirs: str, ours: str) -> Rules:
-    """The same rules for tensors that lie under a prefix."""
-    return tuple((re.escape(theirs) + pattern, ours + replacement) for pattern, replacement in rules)
-
-
-# towards transformers' names, as klassify.models.ssl.SSLFrontEnd.model has them
-WEIGHT_NORM: Rules = (
-    (r"(encoder\.pos_conv_embed\.conv)\.weight_g", r"\1.parametrizations.weight.original0"),
-    (r"(encoder\.pos_conv_embed\.conv)\.weight_v", r"\1.parametrizations.weight.original1"),
-)
-FAIRSEQ: Rules = (
-    (r"(feature_extractor\.conv_layers\.\d+)\.0\.", r"\1.conv."),
-    (r"(feature_extractor\.conv_layers\.\d+)\.2\.1\.", r"\1.layer_norm."),
-    (r"layer_norm\.", "feature_projection.layer_norm."),
-    (r"post_extract_proj\.", "feature_projection.projection."),
-    (r"encoder\.pos_conv\.0\.weight_g", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
-    (r"encoder\.pos_conv\.0\.weight_v", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
-    (r"encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
-    (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.layer_norm."),
-    (r"(encoder\.layers\.\d+)\.self_attn\.relative_attention_bias\.", r"\1.attention.rel_attn_embed."),
-    (r"(encoder\.layers\.\d+)\.self_attn\.grep_linear\.", r"\1.attention.gru_rel_pos_linear."),
-    (r"(encoder\.layers\.\d+)\.self_attn\.grep_a", r"\1.attention.gru_rel_pos_const"),
-    (r"(encoder\.layers\.\d+)\.self_attn\.", r"\1.attention."),
-    (r"(encoder\.layers\.\d+)\.fc1\.", r"\1.feed_forward.intermediate_dense."),
-    (r"(encoder\.layers\.\d+)\.fc2\.", r"\1.feed_forward.output_dense."),
-    ("", ""),
-)
-FAIRSEQ_UNUSED = r"(quantizer|project_q|final_proj|mask_emb)\b"
-
-KEY_MAPS = {
-    # SSL_Anti-spoofing, LA_model.pth and Best_LA_model_for_DF.pth -> klassify.models.w2v_aasist.W2VAASIST
-    "ssl-anti-spoofing": KeyMap(
-        signature=r"ssl_model\.model\.",
-        rules=(*_below(FAIRSEQ, "ssl_model.model.", "frontend.model."), ("", "backend.")),
-        # older files have the first block's normalisation, which no version of the model uses
-        unused=rf"ssl_model\.model\.{FAIRSEQ_UNUSED}|encoder\.0\.0\.bn1\.",
-        optional=r".*\.num_batches_tracked|backend\.encoder\.[1-5]\.0\.bn1\..*",
-        swapped=("backend.out_layer.weight", "backend.out_layer.bias"),
-    ),
-    # fairseq's xlsr_53_56k.pt, xlsr2_300m.pt, w2v_large_lv_fsh_swbd_cv.pt, and Microsoft's WavLM-Large.pt
-    "fairseq": KeyMap(signature=r"post_extract_proj\.", rules=FAIRSEQ, unused=FAIRSEQ_UNUSED),
-    # pytorch_model.bin or model.safetensors of the same models in transformers' own naming
-    "transformers": KeyMap(
-        signature=r"((wav2vec2|wavlm)\.)?feature_projection\.",
-        rules=(*_below(WEIGHT_NORM, "wav2vec2.", ""), *_below(WEIGHT_NORM, "wavlm.", ""), *WEIGHT_NORM)
-        + ((r"(wav2vec2|wavlm)\.", ""),),
-        unused=r"((wav2vec2|wavlm)\.)?masked_spec_embed|(quantizer|project_hid|project_q|lm_head|projector|classifier)\.",
-    ),
-}
+# ------------------------------------------------------------------------------- published files
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -180,16 +106,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
-    """The state dict in a checkpoint's content: bare, or under 'model', 'state_dict' or 'model_weight'.
+    """The state dict in a checkpoint's content: bare, or under one of CONTAINERS.
 
     The prefixes of nn.DataParallel ('module.') and Lightning ('model.') come off where all keys have them.
     """
     containers = [content]
     if isinstance(content, Mapping):
-        containers = [content[key] for key in ("model_weight", "state_dict", "model") if key in content] + containers
+        containers = [content[key] for key in CONTAINERS if key in content] + containers
     for container in containers:
         if isinstance(container, Mapping):
-            state = {key: value for key, value in container.items() if isinstance(value, Tensor)}
+            state = {k: value for k, value in container.items() if isinstance(value, Tensor) and isinstance(k, str)}
             if state:
                 return _without_wrappers(state)
     found = some(content) if isinstance(content, Mapping) else type(content).__name__
@@ -205,46 +131,58 @@ def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did: the kind of file, tensors loaded, keys left out, optional keys the file lacked."""
+    """What an import did: the kind of file, tensors loaded, their keys left out, our optional keys the file lacked,
+    our keys put into our order of classes."""
 
     source: str
     loaded: int
     left_out: list[str]
     lacking: list[str]
+    reordered: Sequence[str] = ()
 
     def __str__(self) -> str:
-        text = f"{self.loaded} tensors of a {self.source} file"
+        article = "an" if self.source[0] in "aeio" else "a"
+        text = f"{self.loaded} tensors of {article} {self.source} file"
+        if self.reordered:
+            text += f"; put into the order real, fake: {summary(self.reordered)}"
         if self.left_out:
-            text += f"; left out, since the model has no use for them: {some(self.left_out)}"
+            text += f"; left out, since the model has no use for them: {summary(self.left_out)}"
         if self.lacking:
-            text += f"; not in the file, so as initialised: {some(self.lacking)}"
+            text += f"; not in the file, so as initialised: {summary(self.lacking)}"
         return text
 
 
-def detect_source(state: Mapping[str, Tensor], where: object = None) -> str:
-    """The name in KEY_MAPS of the kind of file that has these keys."""
-    for source, key_map in KEY_MAPS.items():
-        if any(re.match(key_map.signature, key) for key in state):
-            return source
-    raise KlassifyError(
-        f"No known kind of checkpoint has such keys: {some(state)}.",
-        where=where,
-        mend=f"known kinds are {', '.join(KEY_MAPS)}",
-    )
+def summary(keys: Sequence[str]) -> str:
+    """All of a few keys; of many, how many there are under each first name."""
+    if len(keys) <= SHOWN:
+        return ", ".join(keys)
+    return ", ".join(f"{start}.* ({n})" for start, n in Counter(key.partition(".")[0] for key in keys).items())
+
+
+def import_state(
+    model: nn.Module, theirs: Mapping[str, Tensor], source: str, where: object = None, more: Mapping[str, Tensor] = {}
+) -> ImportReport:
+    """Load a published state dict into a model of ours, strictly, class 1 = fake.
+
+    source: a name in KEY_MAPS. more: tensors under our names that such a file has not.
+    """
+    key_map = KEY_MAPS[source]
+    if not key_map.fits(theirs):
+        found = detect_source(theirs, where=where)
+        raise KlassifyError(f"This is a {found} file by its keys, not a {source} file.", where=where)
+    try:
+        ours = key_map.convert(theirs)
+    except KlassifyError as error:
+        raise KlassifyError(error.what, where=where) from None
+    lacking = _load_strictly(model, {**ours, **more}, where=where, optional=key_map.optional)
+    left_out = [key for key in theirs if re.match(key_map.unused, key)]
+    return ImportReport(source, len(ours), left_out, lacking, [key for key in ours if key_map.order_of(key)])
 
 
 def import_weights(model: nn.Module, path: str | Path, source: str | None = None) -> ImportReport:
-    """Load a published file into a model of ours, strictly, class 1 = fake.
-
-    source: a name in KEY_MAPS; None looks at the keys.
-    """
+    """Load a published file into a model of ours; see import_state. source None looks at the keys."""
     theirs = read_checkpoint(path)
-    source = source or detect_source(theirs, where=path)
-    key_map = KEY_MAPS[source]
-    ours = key_map.convert(theirs)
-    lacking = _load_strictly(model, ours, where=path, optional=key_map.optional)
-    left_out = [key for key in theirs if re.match(key_map.unused, key)]
-    return ImportReport(source, len(ours), left_out, lacking)
+    return import_state(model, theirs, source or detect_source(theirs, where=path), where=path)
 
 
 def locate_weights(source: str, download: bool = False) -> Path:

@@ -1,53 +1,115 @@
 """Turn a published checkpoint into safetensors with this toolkit's names and polarity (class 1 = fake).
 
-    klassify import-checkpoint ssl-anti-spoofing LA_model.pth --out w2v_aasist.safetensors
-    klassify import-checkpoint fairseq xlsr_53_56k.pt --out xlsr53.safetensors
+    klassify import-checkpoint bam model.ckpt --out pretrained/bam.safetensors
+    klassify import-checkpoint visual visual.ckpt --vqvae vqvae.pt --out pretrained/visual.safetensors
+    klassify import-checkpoint partialspoof trained_network.pt --config ps.yaml --system exp/DATA/RECIPE/ps
 
-The first can start a training of W2VAASIST (`klassify train --init`), the second is a `source` of
-SSLFrontEnd. Nothing in the published file is run. Every tensor must find its place, but for those that the
-key map lists as unused; the summary names them.
+A detector's file can start a training (`klassify train --init`), one of a speech model is a `source` of
+SSLFrontEnd. With --system the result is a system folder, as a training would have left it, that `klassify score`
+takes as it is. Nothing in the published file is run. Every tensor must find its place, but for those that the
+key map of its kind lists as unused; the summary names them. docs/checkpoints.md has all kinds and where they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.files import file_hash
+from klassify.files import already_done, file_hash, read_json, write_json
+from klassify.key_maps import KEY_MAPS, SPEECH_MODELS
 
-SOURCES = ("ssl-anti-spoofing", "fairseq", "transformers")  # the names in checkpoints.KEY_MAPS
+SOURCES = tuple(KEY_MAPS)
+ARCHITECTURES = {  # what stands in the released files
+    "fairseq": "xlsr53", "transformers": "xlsr53", "wavlm": "wavlm-large", "ssl-anti-spoofing": "xlsr300m",
+    "bam": "wavlm-large", "partialspoof": "large-robust", "aasist": "aasist",
+}  # fmt: skip
+# Settings that the tensors cannot tell, and that a released model was trained with: attribute, value, override.
+NORMALISED = "frontend.init_args.normalize_input"
+TRAINED_WITH = {
+    "ssl-anti-spoofing": ("frontend.normalize_input", False, f"{NORMALISED}=false"),
+    "bam": ("frontend.normalize_input", True, f"{NORMALISED}=true"),
+    "partialspoof": ("frontend.normalize_input", True, f"{NORMALISED}=true"),
+    "visual": ("backbone.blocks.0.strided", True, "spatiotemporal.init_args.fc_grouping=strided"),
+}
+FROM_SEGMENTS = ("bam", "partialspoof", "visual")  # their authors trained them on segment labels
+SETTINGS = "settings.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", choices=SOURCES, help="the kind of file")
     parser.add_argument("file", type=Path, help="the published checkpoint")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train")
+    result = parser.add_mutually_exclusive_group(required=True)
+    result.add_argument("--out", type=Path, metavar="FILE.safetensors", help="write the weights alone")
+    result.add_argument("--system", type=Path, metavar="SYSTEM_DIR", help="write a system folder; needs --config")
+    parser.add_argument("--config", type=Path, help="YAML of the system whose model takes the weights")
     parser.add_argument(
         "--architecture",
-        help="speech model: xlsr53, xlsr300m, large-robust, wavlm-large, or settings of the large model to "
-        "replace, as JSON (default: xlsr300m for ssl-anti-spoofing, else xlsr53)",
+        help="without --config: the speech model, that is xlsr53, xlsr300m, large-robust, wavlm-large, or settings of "
+        "the large model to replace, as JSON; of aasist: aasist or aasist-l (default: that of the released file)",
     )
+    parser.add_argument("--vqvae", type=Path, metavar="FILE", help="of visual: vqvae.pt, or one trained here")
+    parser.add_argument("--force", action="store_true", help="replace a system of something else")
 
 
 def run(args: argparse.Namespace) -> int:
-    from klassify.checkpoints import import_weights, save_weights
-
-    if args.out.suffix != ".safetensors":
-        raise KlassifyError("The output must be a .safetensors file.", where=args.out)
-    model = _model(args.source, _architecture(args))
-    report = import_weights(model, args.file, args.source)
-    metadata = {"source": args.source, "file": args.file.name, "sha256": file_hash(args.file), "class_1": "fake"}
-    save_weights(model, args.out, metadata)
-    print(f"{args.out}: {report}")
+    _check(args)
+    experiment = experiment_of(args) if args.config else None
+    model = experiment.model if experiment else released_model(args.source, _architecture(args))
+    vqvae = _vqvae_of(model, args)
+    origin = {"source": args.source, "file": args.file.name, "sha256": _hash(args.file)}
+    if vqvae:
+        origin["vqvae_sha256"] = _hash(vqvae)
+    if args.system and _imported_already(args.system, {"config": experiment.resolved, "imported": origin}, args.force):
+        print(f"{args.system}: already imported")
+        return 0
+    report = _load(model, args, vqvae)
+    if args.system:
+        _write_system(args.system, experiment, args.source, origin)
+    else:
+        _save(model, args.out, origin)
+    print(f"{args.system or args.out}: {report}")
     return 0
 
 
-def _architecture(args: argparse.Namespace) -> str | dict[str, Any]:
-    text = args.architecture or ("xlsr300m" if args.source == "ssl-anti-spoofing" else "xlsr53")
-    if not text.startswith("{"):
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before anything is built."""
+    if args.out and args.out.suffix != ".safetensors":
+        raise KlassifyError("The output must be a .safetensors file.", where=args.out)
+    if args.source == "fusion" and (args.system or args.config):
+        mend = "import it with --out, then klassify fuse AUDIO VISUAL --rule linear --weights FILE.safetensors"
+        raise KlassifyError("A fusion is a system only together with those that it joins.", mend=mend)
+    if args.config and args.source in SPEECH_MODELS:
+        raise KlassifyError("A speech model alone has no config.", where=args.config, mend="use --architecture")
+    if args.config and args.architecture:
+        raise KlassifyError(
+            "The architecture stands in the config.", where=args.config, mend="leave --architecture out"
+        )
+    if args.overrides and not args.config:
+        raise KlassifyError(f"{args.overrides[0]!r} overrides a config; there is none.", mend="give --config")
+    if args.system and not args.config:
+        raise KlassifyError("A system folder needs the settings of its model and data.", mend="give --config")
+
+
+def _hash(path: Path) -> str:
+    if not path.is_file():
+        raise KlassifyError("This checkpoint does not exist.", where=path)
+    return file_hash(path)
+
+
+# ------------------------------------------------------------------------------------ the model
+
+
+def _architecture(args: argparse.Namespace) -> str | dict[str, Any] | None:
+    text = args.architecture or ARCHITECTURES.get(args.source)
+    if args.source not in ARCHITECTURES and args.architecture:
+        raise KlassifyError(f"--architecture says nothing about {args.source}.", mend="give the sizes in a --config")
+    if not text or not text.startswith("{"):
         return text
     try:
         return json.loads(text)
@@ -55,9 +117,109 @@ def _architecture(args: argparse.Namespace) -> str | dict[str, Any]:
         raise KlassifyError(f"--architecture is not readable JSON: {error}.", where=text) from None
 
 
-def _model(source: str, architecture: str | dict[str, Any]):
+def released_model(source: str, architecture: Any):
+    """The model that a kind of file is for, in the size and with the settings of the released one."""
+    if source in ("vqvae", "visual"):
+        from klassify.models.spatiotemporal import SpatioTemporal
+        from klassify.models.visual import Visual
+        from klassify.models.vqvae import VQVAE
+
+        return VQVAE() if source == "vqvae" else Visual(SpatioTemporal(fc_grouping="strided"), VQVAE())
+    if source == "fusion":
+        from klassify.models.linear_fusion import LinearFusion
+
+        return LinearFusion()
+    if source == "aasist":
+        from klassify.models.raw_aasist import SIZES, RawAASIST
+
+        if str(architecture) not in SIZES:
+            raise KlassifyError(f"There is no AASIST {architecture!r}.", mend=f"choose one of {', '.join(SIZES)}")
+        return RawAASIST(architecture)
+    from klassify.models.bam import BAM
+    from klassify.models.partialspoof import PartialSpoof
     from klassify.models.ssl import SSLFrontEnd
     from klassify.models.w2v_aasist import W2VAASIST
 
-    frontend = SSLFrontEnd(normalize_input=False, architecture=architecture)
-    return W2VAASIST(frontend) if source == "ssl-anti-spoofing" else frontend.model
+    normalize_input = source in TRAINED_WITH and TRAINED_WITH[source][1]
+    frontend = SSLFrontEnd(normalize_input=normalize_input, architecture=architecture)
+    on_top = {"ssl-anti-spoofing": W2VAASIST, "bam": BAM, "partialspoof": PartialSpoof}
+    return on_top[source](frontend) if source in on_top else frontend.model
+
+
+def experiment_of(args: argparse.Namespace):
+    """The config's model and data, refused where the model would read the weights in another way than their authors."""
+    from klassify.experiment import load_experiment
+
+    experiment = load_experiment(args.config, args.overrides)
+    if args.source in TRAINED_WITH:
+        path, value, override = TRAINED_WITH[args.source]
+        set_to = functools.reduce(lambda part, name: getattr(part, name, value), path.split("."), experiment.model)
+        if set_to != value:
+            raise KlassifyError(
+                f"The released {args.source} model was trained with {override}; this config has something else.",
+                where=args.config,
+                mend=f"give model.init_args.{override} behind the file",
+            )
+    return experiment
+
+
+def _vqvae_of(model, args: argparse.Namespace) -> Path | None:
+    """The file of the VQ-VAE that a visual model needs, which its own file lacks; None for other models."""
+    if args.source != "visual":
+        if args.vqvae:
+            raise KlassifyError(f"--vqvae belongs to visual, not to {args.source}.", where=args.vqvae)
+        return None
+    if not hasattr(model, "vqvae"):
+        raise KlassifyError("The config's model is no visual model.", where=args.config)
+    given = args.vqvae or model.vqvae_weights
+    if not given:
+        raise KlassifyError(
+            "A released visual model comes without its VQ-VAE.",
+            where=args.file,
+            mend="give --vqvae vqvae.pt, or one that was trained here",
+        )
+    return Path(given) / "model.safetensors" if Path(given).is_dir() else Path(given)
+
+
+def _load(model, args: argparse.Namespace, vqvae: Path | None):
+    from klassify.checkpoints import import_state, import_weights, read_checkpoint
+
+    if not vqvae:
+        return import_weights(model, args.file, args.source)
+    import_weights(model.vqvae, vqvae, "vqvae")
+    more = {f"vqvae.{key}": value for key, value in model.vqvae.state_dict().items()}
+    return import_state(model, read_checkpoint(args.file), args.source, where=args.file, more=more)
+
+
+def _save(model, path: Path, origin: dict[str, str]) -> None:
+    from klassify.checkpoints import save_weights
+
+    save_weights(model, path, {**origin, "class_1": "fake"})
+
+
+# --------------------------------------------------------------------------------- a system folder
+
+
+def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bool:
+    """Whether the folder holds this very import, complete. Another system there is refused, unless `force`."""
+    record, system = folder / SETTINGS, folder / "system.yaml"
+    made_with = read_json(record) if record.exists() else {} if system.exists() else None
+    return already_done(record, made_with, settings, force=force) and system.exists()
+
+
+def _write_system(folder: Path, experiment, source: str, origin: dict[str, str]) -> None:
+    """What a training leaves in its folder; system.yaml, without which it is no system, last."""
+    from klassify.experiment import ENVIRONMENT, METRICS, STATE, WEIGHTS, environment, save_config
+    from klassify.systems import System, write_system
+
+    data = experiment.data
+    for name in ("system.yaml", "training.json", STATE, METRICS, WEIGHTS):  # of the system that was here
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "scores", ignore_errors=True)
+    write_json(folder / SETTINGS, {"config": experiment.resolved, "imported": origin})
+    save_config(folder, experiment.resolved)
+    write_json(folder / ENVIRONMENT, environment())
+    _save(experiment.model, folder / WEIGHTS, origin)
+    supervision = "segment" if source in FROM_SEGMENTS else data.supervision
+    name = folder.resolve().name
+    write_system(folder, System(name, "model", data.modality, supervision, data.scale, parameters={"imported": origin}))

@@ -8,10 +8,13 @@ mostly) becomes an inert Record. There is no flag to trust a file.
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import pickletools
 import re
+import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,12 +24,18 @@ import torch
 from klassify.errors import KlassifyError, some
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of a file by torch < 1.6
-RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # pickle protocol 2 has Python 2 names
-# A checkpoint has no use for these: a file that names one is hostile, though it could do no harm here.
+# Of the standard library, what settings and training states are made of. A checkpoint has no use for the rest of
+# it, nor for HOSTILE: a file that names such things is hostile, though it could do no harm here.
+HARMLESS_MODULES = {
+    "_codecs", "_operator", "abc", "argparse", "array", "builtins", "collections", "copy", "copyreg", "dataclasses",
+    "datetime", "decimal", "enum", "fractions", "functools", "itertools", "logging", "math", "numbers", "operator",
+    "pathlib", "random", "re", "string", "time", "types", "typing", "uuid", "weakref",
+}  # fmt: skip
 HOSTILE = re.compile(
-    r"(os|posix|nt|sys|subprocess|pty|shutil|socket|ctypes|runpy|importlib|multiprocessing|webbrowser|code)\..*"
-    r"|builtins\.(eval|exec|compile|open|__import__|input|breakpoint)"
+    r"builtins\.(eval|exec|execfile|compile|open|__import__|input|breakpoint)|types\.(CodeType|FunctionType)"
+    r"|torch\.(serialization\.load|load|hub\.|jit\.|utils\.cpp_extension\.|package\.).*|numpy\.load|joblib\.load|pandas\.read_pickle|pip\..*"
 )
+TAR_MAGIC = (257, b"ustar")
 NOT_A_CHECKPOINT = {
     b"<": "It is a web page: the download stopped at a page that asks for confirmation.",
     b"version https://git-lfs": "It is a Git LFS pointer: fetch the file itself with `git lfs pull`.",
@@ -54,8 +63,11 @@ class Record:
         return f"<record of {self.qualified_name}>"
 
 
-def _plain_dict(*_factory: Any) -> dict:
-    return {}
+class _PlainDict:
+    """Stands for a subclass of dict: makes an OrderedDict, which torch's unpickler is willing to fill."""
+
+    def __new__(cls, *_arguments: Any):
+        return collections.OrderedDict()
 
 
 def _plain_list(items: Any = (), *_maxlen: Any) -> list:
@@ -64,22 +76,39 @@ def _plain_list(items: Any = (), *_maxlen: Any) -> list:
 
 PLAIN = {
     "argparse.Namespace": argparse.Namespace,
-    "collections.defaultdict": _plain_dict,
     "collections.deque": _plain_list,
 }
+DICTIONARIES = re.compile(r"collections\.defaultdict|.*\.(AttributeDict|AttrDict|EasyDict)|addict\..*|munch\..*")
 
 
 @functools.cache
 def _stand_in(name: str) -> Any:
+    if DICTIONARIES.fullmatch(name):
+        return type("Dictionary", (_PlainDict,), {})
     return PLAIN.get(name) or type("Record", (Record,), {"qualified_name": name})
 
 
+def _is_hostile(name: str) -> bool:
+    module = name.partition(".")[0]
+    return bool(HOSTILE.fullmatch(name)) or (module in sys.stdlib_module_names and module not in HARMLESS_MODULES)
+
+
 def _named_in_pickle(handle: BinaryIO) -> Iterator[str]:
-    """Full names of the classes and functions that one pickle asks for, without running it."""
+    """Full names, old and new, of the classes and functions that one pickle asks for, without running it."""
+    texts = collections.deque(("", ""), maxlen=2)  # the last two strings: what STACK_GLOBAL of protocol 4 takes
     for operation, argument, _ in pickletools.genops(handle):
+        if isinstance(argument, str) and "UNICODE" in operation.name:
+            texts.append(argument)
         if operation.name in ("GLOBAL", "INST"):
             module, name = argument.split(" ", 1)
-            yield f"{RENAMED_MODULES.get(module, module)}.{name}"
+        elif operation.name == "STACK_GLOBAL":
+            module, name = texts
+        else:
+            continue
+        yield f"{module}.{name}"
+        # pickle protocol 2 has Python 2's names, not all of which torch knows
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        yield f"{module}.{name}"
 
 
 def _named_in(path: Path, zipped: bool) -> set[str]:
@@ -105,14 +134,16 @@ def read_torch_file(path: str | Path) -> Any:
     if not path.is_file():
         raise KlassifyError("This checkpoint does not exist.", where=path)
     with open(path, "rb") as handle:
-        head = handle.read(64)
+        head = handle.read(TAR_MAGIC[0] + len(TAR_MAGIC[1]))
     zipped = head.startswith(b"PK\x03\x04")
     if not zipped and not head.startswith(LEGACY_MAGIC):
         hints = [hint for start, hint in NOT_A_CHECKPOINT.items() if head.lstrip().startswith(start)]
+        if head[TAR_MAGIC[0] :] == TAR_MAGIC[1]:
+            hints.append("It is a tar archive: unpack it and name the checkpoint inside.")
         raise KlassifyError(" ".join(["This is no torch checkpoint.", *hints]), where=path)
     try:
         names = _named_in(path, zipped)
-        if hostile := sorted(filter(HOSTILE.fullmatch, names)):
+        if hostile := sorted(filter(_is_hostile, names)):
             raise KlassifyError(
                 f"This file is hostile: to be loaded it wants to call {some(hostile)}. Nothing was called.",
                 where=path,

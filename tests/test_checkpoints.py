@@ -1,27 +1,19 @@
-"""Weights in and out: nothing in a published file is run, and every tensor is accounted for."""
-
-import argparse
-import collections
-import os
-import pickle
-import sys
-import types
-import zipfile
+"""Weights in and out: every tensor of a published file is accounted for."""
 
 import pytest
 import torch
 from torch import nn
 
 from klassify import checkpoints
-from klassify.checkpoints import KEY_MAPS, import_weights, load_weights, read_checkpoint, save_weights
+from klassify.checkpoints import import_state, import_weights, load_weights, read_checkpoint, save_weights
 from klassify.errors import KlassifyError
-from klassify.torchfile import Record, read_torch_file
+from klassify.key_maps import KEY_MAPS, KeyMap, Order, detect_source
 
 STATE = {"post_extract_proj.weight": torch.arange(6.0).view(2, 3), "layer_norm.bias": torch.ones(3)}
 
 
-def save(content, path, legacy=False):
-    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+def save(content, path):
+    torch.save(content, path)
     return path
 
 
@@ -31,98 +23,12 @@ def assert_same_state(actual, wanted):
         torch.testing.assert_close(actual[key], value, rtol=0, atol=0)
 
 
-class Attack:
-    """Unpickling it would run a shell command that makes a file."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
-
-
-class Evaluated(Attack):
-    def __reduce__(self):
-        return eval, (f"open({str(self.marker)!r}, 'w')",)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("attack", [Attack, Evaluated])
-def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, attack, legacy):
-    marker = tmp_path / "was_run"
-    path = save({"model": STATE, "cfg": attack(marker)}, tmp_path / "hostile.pt", legacy)
-    with pytest.raises(KlassifyError, match="hostile.*Nothing was called") as caught:
-        read_checkpoint(path)
-    assert caught.value.where == path
-    assert not marker.exists()
-    torch.load(path, weights_only=False)  # the attack is real
-    assert marker.exists()
-
-
-def test_a_bare_pickle_is_refused_unread(tmp_path):
-    path, marker = tmp_path / "bare.pt", tmp_path / "was_run"
-    path.write_bytes(pickle.dumps({"model": Attack(marker)}))
-    with pytest.raises(KlassifyError, match="no torch checkpoint"):
-        read_checkpoint(path)
-    assert not marker.exists()
-
-
-def test_a_function_that_is_not_known_as_hostile_is_not_called_either(tmp_path, monkeypatch):
-    calls = []
-    module = types.ModuleType("innocent")
-    module.touch = lambda *arguments: calls.append(arguments)
-    module.touch.__module__, module.touch.__qualname__ = "innocent", "touch"
-    monkeypatch.setitem(sys.modules, "innocent", module)
-
-    class Call:
-        def __reduce__(self):
-            return module.touch, ("a file",)
-
-    content = read_torch_file(save({"model": STATE, "cfg": Call()}, tmp_path / "call.pt"))
-    assert calls == []
-    assert isinstance(content["cfg"], Record)
-    assert (content["cfg"].qualified_name, content["cfg"].arguments) == ("innocent.touch", ("a file",))
-
-
-def project_config(monkeypatch):
-    """An object of a class that only the publishing project has, as in Lightning and fairseq files."""
-    module = types.ModuleType("project.config")
-
-    class Config:
-        def __init__(self):
-            self.lr, self.owner = 0.1, self
-
-    Config.__module__, Config.__qualname__ = "project.config", "Config"
-    module.Config = Config
-    monkeypatch.setitem(sys.modules, "project", types.ModuleType("project"))
-    monkeypatch.setitem(sys.modules, "project.config", module)
-    return Config()
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_unknown_classes_become_records_and_known_containers_stay(tmp_path, monkeypatch, legacy):
-    content = {
-        "args": argparse.Namespace(lr=0.5),
-        "cfg": project_config(monkeypatch),
-        "meters": collections.defaultdict(list, {"loss": [1.0]}),
-        "last": collections.deque([1, 2], maxlen=4),
-        "model": collections.OrderedDict(STATE),
-        "best": None,
-    }
-    path = save(content, tmp_path / "fairseq.pt", legacy)
-    monkeypatch.undo()  # the project is not installed where the file is read
-    read = read_torch_file(path)
-    assert read["args"] == argparse.Namespace(lr=0.5)
-    assert read["cfg"].qualified_name == "project.config.Config"
-    assert read["cfg"].state["lr"] == 0.1
-    assert read["meters"] == {"loss": [1.0]} and read["last"] == [1, 2]
-    assert_same_state(read_checkpoint(path), STATE)
-
-
 @pytest.mark.parametrize("wrap", [
     lambda state: state,
     lambda state: {"model": state, "args": None},
     lambda state: {"state_dict": state, "epoch": 3},
+    lambda state: {"model_state_dict": state, "optimizer": {"state": {0: torch.ones(2)}}, "step": 1},
+    lambda state: {**state, 0: torch.ones(2)},
     lambda state: {"task_cfg": {}, "model_cfg": {}, "model_weight": state},
     lambda state: {f"module.{key}": value for key, value in state.items()},
     lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}},
@@ -138,45 +44,37 @@ def test_a_prefix_that_only_some_keys_have_stays(tmp_path):
     assert_same_state(read_checkpoint(save(state, tmp_path / "some.pt")), state)
 
 
-@pytest.mark.parametrize("data, told", [
-    (b"<!DOCTYPE html><html>confirm", "web page"),
-    (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-    (b"\x1f\x8b\x08\x00tar", "gzip"),
-    (b"", "no torch checkpoint"),
-    (b"PK\x03\x04 and then nothing", "cannot be read"),
-])  # fmt: skip
-def test_what_is_no_checkpoint_is_told_apart(tmp_path, data, told):
-    path = tmp_path / "file.pt"
-    path.write_bytes(data)
-    with pytest.raises(KlassifyError, match=told):
-        read_checkpoint(path)
-
-
-def test_missing_torn_and_foreign_files_are_refused(tmp_path):
-    with pytest.raises(KlassifyError, match="does not exist"):
-        read_checkpoint(tmp_path / "absent.pt")
-    whole = save({"model": STATE}, tmp_path / "whole.pt").read_bytes()
-    (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(KlassifyError, match="cannot be read"):
-        read_checkpoint(tmp_path / "torn.pt")
-    with pytest.raises(KlassifyError, match="no state dict"):
+def test_a_checkpoint_without_a_state_dict_is_refused_with_what_it_has(tmp_path):
+    with pytest.raises(KlassifyError, match="no state dict in this checkpoint: it has epoch"):
         read_checkpoint(save({"epoch": 3}, tmp_path / "none.pt"))
-    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
-        archive.writestr("script/constants.pkl", b"")
-        archive.writestr("script/data.pkl", b"")
-    with pytest.raises(KlassifyError, match="TorchScript"):
-        read_checkpoint(tmp_path / "script.pt")
+    with pytest.raises(KlassifyError, match="it has Tensor"):
+        read_checkpoint(save(torch.ones(1), tmp_path / "tensor.pt"))
 
 
 def test_known_sources_are_detected_and_others_named():
     keys = {
-        "ssl-anti-spoofing": {"ssl_model.model.layer_norm.weight": 0, "LL.weight": 0},
-        "fairseq": {"post_extract_proj.weight": 0},
-        "transformers": {"wavlm.feature_projection.layer_norm.weight": 0},
+        "ssl-anti-spoofing": ["ssl_model.model.layer_norm.weight", "LL.weight", "GAT_layer_S.bn.weight"],
+        "aasist": ["pos_S", "GAT_layer_S.bn.weight"],
+        "bam": ["ssl_layer.model.layer_norm.weight", "out_layer.weight"],
+        "partialspoof": ["weight_hidd", "extracter.model.mask_emb", "m_angle_scales.64.weight"],
+        "wavlm": ["post_extract_proj.weight", "encoder.layers.11.self_attn.grep_a"],
+        "fairseq": ["post_extract_proj.weight"],
+        "transformers": ["wavlm.feature_projection.layer_norm.weight"],
+        "visual": ["backbone.cls_token", "final_fusion.channel_attn.qkv.weight"],
+        "vqvae": ["encoder.0.weight", "codebook.embedding.weight"],
+        "fusion": ["weight", "bias"],
     }
-    assert {source: checkpoints.detect_source(state) for source, state in keys.items()} == {s: s for s in KEY_MAPS}
+    detected = {source: detect_source(dict.fromkeys(state)) for source, state in keys.items()}
+    assert detected == {source: source for source in KEY_MAPS}
     with pytest.raises(KlassifyError, match=r"such keys: conv\.weight"):
-        checkpoints.detect_source({"conv.weight": 0})
+        detect_source({"conv.weight": 0})
+
+
+def test_a_file_of_another_kind_is_named():
+    with pytest.raises(KlassifyError, match="a fairseq file by its keys, not a bam file"):
+        import_state(nn.Linear(1, 1), STATE, "bam", where="xlsr.pt")
+    wavlm = {"encoder.layers.0.self_attn.grep_a": 0, "post_extract_proj.bias": 0}
+    assert KEY_MAPS["fairseq"].fits(wavlm)  # it shares the names
 
 
 def test_rules_rename_every_kind_of_fairseq_key_once():
@@ -203,11 +101,16 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.one, self.two, self.bn = nn.Linear(3, 2), nn.Linear(3, 2), nn.BatchNorm1d(2)
-        self.two.weight = self.one.weight  # tied
+
+
+class Tied(Small):
+    def __init__(self):
+        super().__init__()
+        self.two.weight = self.one.weight
 
 
 def test_safetensors_round_trip_with_tied_weights_and_metadata(tmp_path):
-    model, other, path = Small(), Small(), tmp_path / "deep" / "model.safetensors"
+    model, other, path = Tied(), Tied(), tmp_path / "deep" / "model.safetensors"
     save_weights(model, path, {"made": "here"})
     assert load_weights(other, path) == {"made": "here"}
     assert_same_state(other.state_dict(), model.state_dict())
@@ -234,11 +137,18 @@ def test_a_torn_weights_file_is_named(tmp_path):
         load_weights(Small(), path)
     with pytest.raises(KlassifyError, match="does not exist"):
         load_weights(Small(), tmp_path / "absent.safetensors")
+    with pytest.raises(KlassifyError) as caught:
+        load_weights(Small(), save(STATE, tmp_path / "published.pth"))
+    assert "klassify import-checkpoint" in caught.value.mend
 
 
 def test_an_import_says_what_it_left_out_and_what_was_lacking(tmp_path, monkeypatch):
-    key_map = checkpoints.KeyMap(
-        signature="net", rules=((r"net\.", ""),), unused="junk", optional=r"bn\..*", swapped=("one.bias",)
+    key_map = KeyMap(
+        signature="net",
+        rules=((r"net\.", ""),),
+        unused="junk",
+        optional=r"bn\..*",
+        reordered={r"one\.bias": Order(0, (1, 0)), r"two\.weight": Order(1, (0, 2, 1))},
     )
     monkeypatch.setitem(KEY_MAPS, "small", key_map)
     published = {f"net.{key}": value for key, value in Small().state_dict().items() if not key.startswith("bn.")}
@@ -248,8 +158,26 @@ def test_an_import_says_what_it_left_out_and_what_was_lacking(tmp_path, monkeypa
     assert (report.source, report.loaded, report.left_out) == ("small", 4, ["junk.weight"])
     assert report.lacking == [key for key in model.state_dict() if key.startswith("bn.")]
     assert "junk.weight" in str(report) and "bn.weight" in str(report)
+    assert list(report.reordered) == ["one.bias", "two.weight"] and "one.bias" in str(report)
     torch.testing.assert_close(model.one.bias, published["net.one.bias"].flip(0))
     torch.testing.assert_close(model.two.bias, published["net.two.bias"])
+    torch.testing.assert_close(model.two.weight, published["net.two.weight"][:, [0, 2, 1]])
+
+
+def test_a_tensor_that_cannot_be_put_in_order_and_a_name_given_twice_are_refused(monkeypatch):
+    key_map = KeyMap(signature="net", rules=((r"net\.", ""),), reordered={"bias": Order(1, (1, 0))})
+    monkeypatch.setitem(KEY_MAPS, "small", key_map)
+    with pytest.raises(KlassifyError, match=r"net.bias is \[2\] there") as caught:
+        import_state(nn.Linear(1, 2), {"net.bias": torch.ones(2)}, "small", where="small.pt")
+    assert caught.value.where == "small.pt"
+    with pytest.raises(KlassifyError, match="Two tensors of this file are weight here, one of them weight"):
+        import_state(nn.Linear(1, 2), {"net.weight": torch.ones(2, 1), "weight": torch.ones(2, 1)}, "small")
+
+
+def test_many_keys_are_told_by_their_first_names():
+    few = [f"a.{i}" for i in range(20)]
+    assert checkpoints.summary(few) == ", ".join(few)
+    assert checkpoints.summary([*few, "mm_encoder.x"]) == "a.* (20), mm_encoder.* (1)"
 
 
 def test_a_source_of_weights_is_a_file_a_folder_or_a_hub_id(tmp_path):
