@@ -1,150 +1,151 @@
-"""Augmentations of training batches.
+"""Augmentations of training clips, in the named sets of paper 1 (section 5.2); hear what one does to a clip.
 
-Mouth features: the five of paper 1, section 5.2 (feature shifting, temporal dropout, index swap, full
-channel dropout, Gaussian noise); their strengths are our choice, the paper names none.
+    klassify augment clip.mp4 --set codecs --out heard
 
-Every function works on a batch: x (B, T, C) normalised features, 0 where a frame is invalid; valid
-(B, T), False for padding and for frames without a face; tags (B, T), optional, IGNORE where unknown.
-Randomness comes from torch's global generator, so that a resumed run repeats the uninterrupted one.
+Writes the clip after each effect of the set by itself, and three draws as training makes them.
+
+| set | each clip, with probability | |
+|---|---|---|
+| rtpg | room, time stretch, pitch shift, noise | each of the four with 0.3, in this order |
+| bp | band pass, band stop, low pass, high pass, high shelf, low shelf or peaking filter | one of them, with 0.3 |
+| codecs | htk, gsm, amr-nb, sph, vorbis, ogg, mp3, amb or wav, at a legal encoding | one of them, with 0.3 |
+| all | rtpg, then bp, then codecs | as above |
+| rawboost3, rawboost4, rawboost5 | that algorithm of RawBoost (see rawboost.py) | always |
+| rawboost | one of the three | always |
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from klassify.segments import IGNORE, O
+import numpy as np
+
+from klassify import audio_effects, codecs, media
+from klassify.errors import KlassifyError
+from klassify.feature_augment import FeatureAugment as FeatureAugment  # configs name both kinds in this module
+from klassify.rawboost import in_range, rawboost
+
+Effect = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+SHORTEST = 1600  # samples: what is shorter passes untouched, since filters and rooms need something to work on
+P = 0.3  # paper 1, of every stage of its sets
 
 
-class FeatureAugment(nn.Module):
-    """Each augmentation hits each clip with its own probability, in the order of the arguments.
+def _codec(wave: np.ndarray, rng: np.random.Generator, format: str) -> np.ndarray:
+    return codecs.round_trip(wave, codecs.draw(format, rng), rng)
+
+
+def _rawboost(wave: np.ndarray, rng: np.random.Generator, algorithm: int) -> np.ndarray:
+    return rawboost(wave, algorithm, rng)
+
+
+EFFECTS: dict[str, Effect] = {
+    **{name: getattr(audio_effects, name) for name in ("room", "time_stretch", "pitch_shift", "noise")},
+    **{name: functools.partial(audio_effects.filtered, filter=name) for name in audio_effects.FILTERS},
+    **{name: functools.partial(_codec, format=name) for name in codecs.FORMATS},
+    **{f"rawboost{k}": functools.partial(_rawboost, algorithm=k) for k in (3, 4, 5)},
+}
+# a set is a row of stages; a stage is (probability, its effects), of which one is drawn
+Stage = tuple[float, tuple[str, ...]]
+RTPG: tuple[Stage, ...] = tuple((P, (name,)) for name in ("room", "time_stretch", "pitch_shift", "noise"))
+BP: tuple[Stage, ...] = ((P, tuple(audio_effects.FILTERS)),)
+CODECS: tuple[Stage, ...] = ((P, tuple(codecs.FORMATS)),)
+SETS: dict[str, tuple[Stage, ...]] = {
+    "rtpg": RTPG,
+    "bp": BP,
+    "codecs": CODECS,
+    "all": RTPG + BP + CODECS,
+    "rawboost": ((1.0, ("rawboost3", "rawboost4", "rawboost5")),),
+    **{f"rawboost{k}": ((1.0, (f"rawboost{k}",)),) for k in (3, 4, 5)},
+}
+
+
+class AudioAugment:
+    """A set of augmentations, for the `augment` argument of a data class that reads audio.
+
+    The result has the clip's length, lies in [-1, 1] and depends on the generator alone, which the data classes
+    draw from seed, epoch and clip: any number of workers, and a resumed run, make the same clips.
 
     Args:
-        shift, temporal_dropout, swap, channel_dropout, noise: those probabilities.
-        max_shift: frames that a clip moves at most.
-        max_spans, span_frames: how many spans are dropped at most, and their shortest and longest length.
-        swaps, swap_distance: how many pairs of frames change places, and how far apart they lie at most.
-        channel_share: probability of each feature to be dropped.
-        noise_std: in units of the normalised features.
+        set: one of SETS.
+        p: probability of each stage, instead of the set's own.
+        without: effects to leave out: without time_stretch, rtpg and all keep the alignment too.
     """
 
-    def __init__(
-        self,
-        shift: float = 0.5,
-        temporal_dropout: float = 0.5,
-        swap: float = 0.5,
-        channel_dropout: float = 0.5,
-        noise: float = 0.5,
-        max_shift: int = 8,
-        max_spans: int = 3,
-        span_frames: tuple[int, int] = (4, 16),
-        swaps: int = 4,
-        swap_distance: int = 4,
-        channel_share: float = 0.1,
-        noise_std: float = 0.05,
-    ):
-        super().__init__()
-        self.shift, self.temporal_dropout, self.swap = shift, temporal_dropout, swap
-        self.channel_dropout, self.noise = channel_dropout, noise
-        self.max_shift, self.max_spans, self.span_frames = max_shift, max_spans, span_frames
-        self.swaps, self.swap_distance = swaps, swap_distance
-        self.channel_share, self.noise_std = channel_share, noise_std
+    def __init__(self, set: str = "codecs", p: float | None = None, without: Sequence[str] = ()):
+        if set not in SETS:
+            raise ValueError(f"there is no set of augmentations {set!r}; there are {', '.join(SETS)}")
+        if p is not None and not 0 <= p <= 1:
+            raise ValueError(f"p is a probability, not {p}")
+        known = [name for _, names in SETS[set] for name in names]
+        if strange := [name for name in without if name not in known]:
+            raise ValueError(f"{set} has no {', '.join(strange)}; it has {', '.join(known)}")
+        stages = [(own, tuple(n for n in names if n not in without)) for own, names in SETS[set]]
+        self.stages = [(own if p is None else p, names) for own, names in stages if names]
 
-    def forward(self, x: Tensor, valid: Tensor, tags: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Augmented copies of (x, valid, tags)."""
-        frames = clip_lengths(valid)
-        if (hit := _draw(self.shift, x)).any():
-            offset = torch.randint(-self.max_shift, self.max_shift + 1, (len(x),), device=x.device)
-            x, valid, tags = shift_in_time(x, valid, tags, offset * hit)
-        if (hit := _draw(self.temporal_dropout, x)).any():
-            kept = ~random_spans(frames, x.shape[1], self.max_spans, self.span_frames)
-            x = torch.where(hit[:, None, None], x * kept[..., None], x)
-        if (hit := _draw(self.swap, x)).any():
-            order = random_swaps(valid, tags, frames, self.swaps, self.swap_distance)
-            x = torch.where(hit[:, None, None], take_frames(x, order), x)
-        if (hit := _draw(self.channel_dropout, x)).any():
-            kept = random_channels(len(x), x.shape[2], self.channel_share, device=x.device)
-            x = torch.where(hit[:, None, None], x * kept[:, None], x)
-        if (hit := _draw(self.noise, x)).any():
-            x = x + self.noise_std * torch.randn_like(x) * (hit[:, None] & valid)[..., None]
-        return x, valid, tags
+    @property
+    def aligned(self) -> bool:
+        """Whether every sound stays at its time, as the labels of localisation need it."""
+        return not any("time_stretch" in names for _, names in self.stages)
+
+    def __call__(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(n,) float32 at 16 kHz -> an augmented copy, (n,) float32."""
+        return self.apply(wave, rng)[0]
+
+    def apply(self, wave: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+        """The same, with the names of the effects that hit."""
+        hits = [names[rng.integers(len(names))] for p, names in self.stages if rng.random() < p]
+        if len(wave) < SHORTEST:
+            hits = []
+        wave = wave.astype(np.float32)
+        for name in hits:
+            wave = in_range(EFFECTS[name](wave, rng))  # rooms and shelves amplify, and codecs clip
+        return wave, hits
 
 
-def clip_lengths(valid: Tensor) -> Tensor:
-    """(B,) frames up to and with a clip's last valid one; what follows is taken for padding."""
-    place = torch.arange(1, valid.shape[1] + 1, device=valid.device)
-    return (place * valid).amax(dim=1)
+def require_aligned(augment: AudioAugment | None) -> None:
+    """Localisation learns from labels in time: a set that moves sounds is a ValueError."""
+    if augment is not None and not augment.aligned:
+        raise ValueError("time_stretch moves sounds away from their labels: add `without: [time_stretch]`")
 
 
-def take_frames(x: Tensor, index: Tensor) -> Tensor:
-    """Frame index[b, t] of each clip: (B, T, ...) and (B, T) -> (B, T, ...)."""
-    return x[torch.arange(len(x), device=x.device)[:, None], index]
+# ------------------------------------------------------------------------------ the command
 
 
-def shift_in_time(
-    x: Tensor, valid: Tensor, tags: Tensor | None, offset: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Move each clip by its offset (B,) in frames (> 0: later); the edge frame is repeated.
-
-    The clip keeps its length, and padding stays where it is. A repeated frame would repeat its B or L
-    tag as well, which no segment does, so tags of repeated frames other than O become IGNORE.
-    """
-    place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
-    frames = clip_lengths(valid)[:, None]
-    wanted = place - offset[:, None]
-    source = torch.minimum(wanted.clamp(min=0), (frames - 1).clamp(min=0))
-    source = torch.where(place < frames, source, place)
-    if tags is not None:
-        repeated = (source != wanted) & (place < frames)
-        tags = take_frames(tags, source)
-        tags = tags.masked_fill(repeated & (tags != O), IGNORE)
-    return take_frames(x, source), take_frames(valid, source), tags
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clip", type=Path, help="a video or audio file")
+    parser.add_argument("--set", required=True, choices=SETS, help="which augmentations")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the WAV files")
+    parser.add_argument("--draws", type=int, default=3, help="how many draws as in training (default 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
 
 
-def random_spans(frames: Tensor, length: int, max_spans: int, span_frames: tuple[int, int]) -> Tensor:
-    """(B, length) bool: 1 to max_spans random spans in each clip, at most a quarter of the clip each."""
-    shape = (len(frames), max_spans)
-    size = torch.randint(span_frames[0], span_frames[1] + 1, shape, device=frames.device)
-    size = torch.minimum(size, frames[:, None] // 4)
-    wanted = torch.randint(1, max_spans + 1, (len(frames), 1), device=frames.device)
-    size = size * (torch.arange(max_spans, device=frames.device) < wanted)
-    start = (torch.rand(shape, device=frames.device) * (frames[:, None] - size + 1)).long()
-    place = torch.arange(length, device=frames.device)[:, None]
-    return ((start[:, None] <= place) & (place < (start + size)[:, None])).any(dim=2)
+def run(args: argparse.Namespace) -> int:
+    wave = media.read_audio(args.clip)
+    if len(wave) < SHORTEST:
+        raise KlassifyError(f"There are only {len(wave) / media.SAMPLE_RATE:.2f} s of sound to hear.", where=args.clip)
+    stem = f"{args.clip.stem}.{args.set}"
+    _write(args.out / f"{args.clip.stem}.original.wav", wave, "as it is")
+    for name in dict.fromkeys(name for _, names in SETS[args.set] for name in names):
+        rng = np.random.default_rng([args.seed, *name.encode()])
+        if name in codecs.FORMATS:
+            for codec in codecs.legal(name):
+                _write(args.out / f"{stem}.{codec}.wav", codecs.round_trip(wave, codec, rng), str(codec))
+        else:
+            _write(args.out / f"{stem}.{name}.wav", in_range(EFFECTS[name](wave, rng)), name)
+    for draw in range(1, args.draws + 1):
+        augmented, hits = AudioAugment(args.set).apply(wave, np.random.default_rng([args.seed, draw]))
+        _write(args.out / f"{stem}.draw-{draw}.wav", augmented, " + ".join(hits) or "not hit this time")
+    return 0
 
 
-def random_swaps(valid: Tensor, tags: Tensor | None, frames: Tensor, swaps: int, distance: int) -> Tensor:
-    """(B, T) order of frames after `swaps` exchanges, one after the other, in each clip.
+def _write(path: Path, wave: np.ndarray, what: str) -> None:
+    import soundfile
 
-    Two frames change places if both are valid and carry the same tag; otherwise that exchange is left out.
-    """
-    clip = torch.arange(len(valid), device=valid.device)
-    order = torch.arange(valid.shape[1], device=valid.device).repeat(len(valid), 1)
-    for _ in range(swaps):
-        first = (torch.rand(len(valid), device=valid.device) * frames).long()
-        second = first + torch.randint(1, distance + 1, first.shape, device=valid.device)
-        second = torch.where(second < frames, second, first)
-        allowed = valid[clip, first] & valid[clip, second]
-        if tags is not None:
-            allowed &= tags[clip, first] == tags[clip, second]
-        second = torch.where(allowed, second, first)
-        order[clip, first], order[clip, second] = order[clip, second], order[clip, first]
-    return order
+    from klassify.files import whole_file
 
-
-def random_channels(batch: int, channels: int, share: float, device: torch.device | None = None) -> Tensor:
-    """(batch, channels) bool, False where dropped: feature c goes together with its difference c + C/2.
-
-    At least one feature of each clip stays.
-    """
-    features = channels // 2
-    kept = torch.rand(batch, features, device=device) >= share
-    spared = torch.randint(features, (batch,), device=device)
-    lost_all = ~kept.any(dim=1)
-    kept[lost_all, spared[lost_all]] = True
-    return kept.repeat(1, 2)
-
-
-def _draw(probability: float, x: Tensor) -> Tensor:
-    """(B,) bool: which clips are hit."""
-    return torch.rand(len(x), device=x.device) < probability
+    with whole_file(path) as partial:
+        soundfile.write(partial, wave, media.SAMPLE_RATE, subtype="PCM_16")
+    print(f"{path}: {what}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from klassify.augment import (
+from klassify.feature_augment import (
     FeatureAugment,
     clip_lengths,
     random_channels,
