@@ -26,7 +26,7 @@ import pandas as pd
 from klassify.errors import KlassifyError, some
 from klassify.files import whole_file
 
-DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "demo")
+DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo")
 MEASURED = ("n_frames", "fps", "n_samples", "duration")
 LABELS = ("modify_type", "source")
 SEGMENTS = ("fake_segments", "audio_fake_segments", "visual_fake_segments")
@@ -38,6 +38,8 @@ FAKE_AGAINST = {
     "audio": ("audio_modified", "both_modified"),
     "visual": ("visual_modified", "both_modified"),
 }
+# FakeAVCeleb has no splits and is only tested on; the name keeps its scores apart from those of the training data
+ZERO_SHOT = "fakeavceleb"
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
 # control characters break the TSV, ';' and '"' break prediction.txt, '/' and '..' leave the media folder
 UNSAFE_NAME = re.compile(r"""^$|^(?:[A-Za-z]:)?[/\\]|[\x00-\x1f\x7f;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$""")
@@ -289,6 +291,8 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
 
 def _inputs(root: Path, split: str) -> list[Path]:
     """What describes a split: its metadata, a metadata file of all splits, a list of names, or sidecars."""
+    if split == ZERO_SHOT and (root / "meta_data.csv").is_file():
+        return [root / "meta_data.csv"]
     for name in (f"{split}_metadata.json", f"{split}_files.txt", "metadata.json", "metadata.min.json"):
         if (root / name).is_file():
             return [root / name]
@@ -302,6 +306,8 @@ def _splits(root: Path) -> list[str]:
     """The splits that the root describes, in the order train, val, then by name."""
     found = {p.name.removesuffix(end) for end in ("_metadata.json", "_files.txt") for p in root.glob(f"*{end}")}
     found |= {name for name in ("train", "val", "dev", "test") if (root / name).is_dir() and _inputs(root, name)}
+    if (root / "meta_data.csv").is_file():
+        found.add(ZERO_SHOT)
     return sorted(found, key=lambda name: (name not in ("train", "val", "dev"), name))
 
 
@@ -327,8 +333,9 @@ def run(args: argparse.Namespace) -> int:
         raise KlassifyError("The root folder does not exist.", where=args.root)
     splits = args.splits.split(",") if args.splits else _splits(args.root)
     if not splits:
-        raise KlassifyError("There is neither metadata nor a file list here.", where=args.root)
-    from klassify.metadata import make_list  # which reads into this module's schema
+        mend = "give the folder that holds meta_data.csv" if args.data == "fakeavceleb" else None
+        raise KlassifyError("There is neither metadata nor a file list here.", where=args.root, mend=mend)
+    from klassify.list_making import make_list  # which reads into this module's schema
 
     n_faults = 0
     for split in splits:

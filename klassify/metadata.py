@@ -2,21 +2,17 @@
 
 Reads the lists of AV-Deepfake1M and AV-Deepfake1M++ (one JSON a split, or one beside each video), LAV-DF's
 fields, and testX_files.txt. Bad rows are faults, named with file and row, never an end of the run.
+(FakeAVCeleb's CSV is read in fakeavceleb.py; list_making.py turns rows and faults into files.)
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
-import concurrent.futures
 import dataclasses
 import gc
-import hashlib
 import itertools
 import mmap
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,19 +22,7 @@ import orjson
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
-from klassify.files import already_done, file_hash, read_json, whole_file, write_json
-from klassify.lists import (
-    COLUMNS,
-    FAKE_AGAINST,
-    MEASURED,
-    OPTIONAL,
-    SEGMENTS,
-    TYPES,
-    media_folder,
-    repeated_names,
-    unsafe_names,
-    write_list,
-)  # fmt: skip
+from klassify.lists import FAKE_AGAINST, MEASURED, OPTIONAL, SEGMENTS, TYPES, repeated_names, unsafe_names
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
 TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact
@@ -305,7 +289,14 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
         table, more = tabulate(records, rows)
         tables.append(table)
         faults += more
-    frame = pd.concat(tables, ignore_index=True)
+    frame, faults = usable_rows(pd.concat(tables, ignore_index=True), faults, source, split)
+    frame["source"] = clip_sources(frame["file"].tolist(), frame.pop("original").tolist(), split)
+    return frame.reset_index(drop=True), faults
+
+
+def usable_rows(frame: pd.DataFrame, faults: list[Fault], source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
+    """The rows with a safe name that stood nowhere before, and all faults in order; KlassifyError if none is left."""
+    faults = list(faults)
     for check, problem in ((unsafe_names, "unsafe file name"), (repeated_names, "this file stood here before")):
         bad = check(frame["file"])
         faults += [Fault(*entry, problem, "skipped") for entry in zip(frame["row"][bad], frame["file"][bad])]
@@ -314,102 +305,4 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     if frame.empty:
         first = f"; the first fault: row {faults[0].row}, {faults[0].problem}" if faults else ""
         raise KlassifyError(f"No entry for the split {split!r} can be used{first}.", where=source)
-    frame["source"] = clip_sources(frame["file"].tolist(), frame.pop("original").tolist(), split)
-    return frame.reset_index(drop=True), faults
-
-
-def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) -> int:
-    """Write one list with its record (.json) and its faults (.failures.tsv); returns the number of faults."""
-    made_with = {"input": source.name, "hash": _fingerprint(source), "probe": args.probe, "split": split}
-    record_path, faults_path = path.with_suffix(".json"), path.with_suffix(".failures.tsv")
-    record = read_json(record_path) if path.exists() and record_path.exists() else None
-    if already_done(path, record and record["made_with"], made_with, force=args.force):
-        print(f"{path}: done before")
-        return sum(record["faults"].values())
-    frame, faults = read_names(source) if source.suffix == ".txt" else read_metadata(source, split)
-    try:
-        media = media_folder(args.root, split, frame["file"].tolist())
-    except KlassifyError:
-        if args.probe != "none":
-            raise
-        media = None
-    if media and args.probe != "none":
-        frame, more = measure(frame, media, everything=args.probe == "all", jobs=args.jobs)
-        faults = sorted([*faults, *more], key=lambda fault: fault.row)
-    write_list(path, frame[[name for name in COLUMNS if name in frame]])
-    _write_faults(faults_path, faults)
-    types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
-    actions = dict(collections.Counter(fault.action for fault in faults))
-    record = {"data": args.data, "split": split, "media": str(media) if media else None, "clips": len(frame)}
-    write_json(record_path, record | {"types": types, "faults": actions, "made_with": made_with})
-    kinds = ", ".join(f"{types[name]} {name}" for name in TYPES if name in types) or "without labels"
-    print(f"{path}: {len(frame)} clips ({kinds}); media {media or 'not found'}")
-    if faults:
-        counts = ", ".join(f"{n} {action}" for action, n in actions.items())
-        print(f"  {len(faults)} entries were wrong ({counts}), see {faults_path}", file=sys.stderr)
-    return len(faults)
-
-
-def _fingerprint(source: Path) -> str:
-    if source.is_file():
-        return file_hash(source)
-    digest = hashlib.sha256()
-    for path in sorted(source.rglob("*.json")):
-        stat = path.stat()
-        digest.update(f"{path.relative_to(source)}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _write_faults(path: Path, faults: list[Fault]) -> None:
-    if not faults:
-        path.unlink(missing_ok=True)
-        return
-    table = pd.DataFrame([dataclasses.asdict(fault) for fault in faults])
-    for name in ("file", "problem"):
-        table[name] = table[name].map(lambda text: re.sub(r"[\x00-\x1f\x7f]", "\ufffd", text))
-    with whole_file(path) as partial:
-        table.to_csv(partial, sep="\t", index=False, lineterminator="\n")
-
-
-def measure(frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1) -> tuple[pd.DataFrame, list[Fault]]:
-    """Fill the measured columns from the files' headers: where one is unknown, or of every clip.
-
-    A missing or unreadable file stays in the list, since every clip needs an answer, and is a fault.
-    """
-    from tqdm import tqdm
-
-    frame = frame.assign(**{name: frame.get(name, np.nan) for name in MEASURED})
-    paths = [media / name for name in frame["file"]]
-    exists = np.fromiter((path.is_file() for path in paths), bool, len(paths))
-    faults = [
-        Fault(*entry, f"no such file in {media}", "kept")
-        for entry in zip(frame["row"][~exists], frame["file"][~exists])
-    ]
-    wanted = np.flatnonzero(exists & (everything | frame[list(MEASURED)].isna().any(axis=1).to_numpy()))
-    values = frame[list(MEASURED)].to_numpy(float)
-    bar = {"disable": not len(wanted), "mininterval": 0.5 if sys.stderr.isatty() else 60.0, "desc": "probe"}
-    for i, found in tqdm(zip(wanted, _probe_all([paths[i] for i in wanted], jobs)), total=len(wanted), **bar):
-        if isinstance(found, str):
-            faults.append(Fault(frame["row"].iat[i], frame["file"].iat[i], found, "kept"))
-        else:
-            values[i] = found if everything else np.where(np.isnan(values[i]), found, values[i])
-    frame[list(MEASURED)] = values
     return frame, faults
-
-
-def _probe_all(paths: list[Path], jobs: int) -> Iterator[tuple[float, ...] | str]:
-    if jobs <= 1 or len(paths) < 64:
-        yield from map(_probe, paths)
-        return
-    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(_probe, paths, chunksize=16)
-
-
-def _probe(path: Path) -> tuple[float, ...] | str:
-    from klassify import media
-
-    try:
-        info = media.probe(path)
-    except KlassifyError as error:
-        return error.what
-    return info.n_frames, info.fps, info.n_samples, info.duration

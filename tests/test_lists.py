@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import lists, metadata
+from klassify import list_making, lists, metadata
 from klassify.cli import main
 from klassify.errors import KlassifyError
 
@@ -489,7 +489,7 @@ def test_probing_in_processes_gives_what_one_process_gives(tmp_path):
     paths = [tmp_path / f"{i}.mp4" for i in range(70)]
     for path in paths:
         path.write_bytes(b"no media")
-    one, two = (list(metadata._probe_all(paths, jobs)) for jobs in (1, 2))
+    one, two = (list(list_making._probe_all(paths, jobs)) for jobs in (1, 2))
     assert one == two and all(isinstance(result, str) for result in one)
 
 
