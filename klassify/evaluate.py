@@ -2,6 +2,8 @@
 
     klassify evaluate exp/demo/klassify/{tcn,tcn_platt,maxout} --split val --labels data_lists/demo/val.tsv \
         --out exp/demo/klassify/evaluation
+    klassify evaluate exp/demo/multibranch/{ps,visual,fused} --task 2 --split testA --labels ... --out ...
+    klassify evaluate exp/demo/multibranch/ps --task 2 --columns ps40,ps80,ps160,ps320,ps640 --split testA ...
     klassify evaluate --mean seed1/evaluation/testA.tsv seed2/evaluation/testA.tsv seed3/evaluation/testA.tsv
 
 Every system is measured against the video's label and against its modality's own (a perfect sound-only
@@ -9,7 +11,12 @@ detector reaches about 0.83 against the video's label when the four types are eq
 all clips and with each fake type against the real clips. Intervals are 95 % percentiles of a bootstrap
 over sources; `gain` is the AUC of the system named by --versus minus this one's on the same resamples.
 A clip without an answer counts as its system's prior: the fusion's, the calibration's base rate, else 0.5.
-On val the numbers are those of val_report, since calibration is fitted on val_fit.
+On val the numbers are those of val_report, since calibration is fitted on val_fit. A score that is no probability
+and no log-odds (a cosine) is ranked and has no log-loss.
+
+--task 2 measures proposals by the challenge's Score, and the frame scores of systems that have any against the same
+labels; where a system has heads of several resolutions (PartialSpoof) each is measured at its own, the paper's
+Table 1. --columns measures such heads alone, without proposals.
 
 Writes <out>/<split>.tsv (long form), <split>.txt and two PNG figures, and metrics-<split>.json in each
 system's folder.
@@ -39,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split")
     parser.add_argument("--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals")
     parser.add_argument("--metric", choices=("official", "textbook"), default="official", help="of Task 2; see docs/")
+    parser.add_argument("--columns", metavar="HEAD,...", help="of Task 2: only these heads, such as ps40,ps160")
     parser.add_argument("--split", help="the split whose scores are evaluated")
     parser.add_argument("--labels", type=Path, help="its data list with labels")
     parser.add_argument("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
@@ -60,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise KlassifyError(f"Missing: {', '.join(missing)}.", mend="see klassify evaluate --help")
     if args.task == 2:
         return run_task2(args)
+    if args.columns:
+        raise KlassifyError("--columns are heads of frame scores.", mend="--task 2")
     frame, subset = labelled_list(args.labels, args.split, args.subset)
     scored = [load_scored(folder, args.split, frame["file"].tolist()) for folder in args.systems]
     versus = check_names([one.system.name for one in scored], args.versus)
@@ -77,6 +87,9 @@ def run_task2(args: argparse.Namespace) -> int:
     from klassify.measure_segments import comparison_task2, load_localised, measure_task2
 
     frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
+    if args.columns:
+        write_heads(args.systems, frame, subset, args, args.columns.split(","))
+        return 0
     localised = [load_localised(folder, args.split, frame["file"].tolist()) for folder in args.systems]
     versus = check_names([one.system.name for one in localised], args.versus)
     table = measure_task2(localised, frame, versus=versus, mode=args.metric, n_bootstrap=args.bootstrap, seed=args.seed)
@@ -90,7 +103,29 @@ def run_task2(args: argparse.Namespace) -> int:
     for one in localised:
         row = table[(table["system"] == one.system.name) & (table["group"] == "all")].iloc[0].dropna()
         write_json(one.folder / f"metrics-{args.split}.task2.json", row.to_dict() | {"labels": file_hash(args.labels)})
+    write_heads([one.folder for one in localised if one.frames is not None], frame, subset, args)
     return 0
+
+
+def write_heads(
+    folders: Sequence[Path], frame: pd.DataFrame, subset: str, args: argparse.Namespace, heads: list[str] | None = None
+) -> None:
+    """<out>/<split>.heads.tsv and .txt of the systems that have heads (Table 1); nothing where none has."""
+    from klassify.measure_frames import heads_text, measure_heads
+
+    bootstrap = {"n_bootstrap": args.bootstrap, "seed": args.seed}
+    tables = [measure_heads(folder, args.split, frame, heads, **bootstrap) for folder in folders]
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        return
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(1, "split", args.split)
+    table.insert(2, "subset", subset)
+    text = heads_text(table)
+    print("\n" + text)
+    with whole_file(args.out / f"{args.split}.heads.tsv") as partial:
+        table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+    write_text(args.out / f"{args.split}.heads.txt", text + "\n")
 
 
 def check_names(names: Sequence[str], versus: str | None) -> str:

@@ -4,6 +4,8 @@ Scores stand on the 40 ms grid; frame k of a clip covers [0.04 k, 0.04 (k + 1)) 
 part of it is, at every resolution. At a coarser one its score is the highest of the 40 ms frames within
 (the more suspicious one, as PartialSpoof pools); at 20 ms both halves of a frame have its score.
 
+The segments of the multi-branch paper, of which it reports an AUC, are windows of 10 frames: SEGMENT_MS.
+
 Frames of all clips are pooled, so long clips weigh more; `clip_auc` does not. Coarse frames flatter: the EER
 falls with the resolution though the same time is misjudged, so compare systems at one resolution only.
 """
@@ -11,17 +13,21 @@ falls with the resolution though the same time is misjudged, so compare systems 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
+from klassify.frame_file import FrameFile
 from klassify.metrics import Ranking
 from klassify.predictions import Truth, row_numbers, row_offsets
 from klassify.segments import FRAME_S
 
 RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
+SEGMENT_MS = 400
+BLOCK_CLIPS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,44 @@ class FrameTable:
             )
         return cls(np.asarray(files, dtype=object), offsets, table["score"].to_numpy(float)[order])
 
+    @classmethod
+    def read(cls, source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:
+        """The column `plus` of a frames score file, or `plus` less `minus`; nothing else of it is kept in memory."""
+        columns, scores = [plus] if minus is None else [plus, minus], [np.empty(0)]
+        for first in range(0, len(source.files), BLOCK_CLIPS):
+            values = source.read(source.files[first : first + BLOCK_CLIPS], columns).values
+            scores.append(values[:, 0] if minus is None else values[:, 0] - values[:, 1])
+        return cls(source.files, row_offsets(source.counts), np.concatenate(scores))
+
+    def take(self, files: Container[str]) -> FrameTable:
+        """Those clips that are among `files`."""
+        clips = np.flatnonzero([name in files for name in self.files])
+        scores = self.scores[row_numbers(self.offsets, clips)]
+        return FrameTable(self.files[clips], row_offsets(np.diff(self.offsets)[clips]), scores)
+
+
+class LabelledFrames(NamedTuple):
+    """Scores and labels (F,) of the frames, at one resolution, of the clips of a truth that have any.
+
+    clips: their places (n,) in the truth; counts: (n,) frames of each.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    clips: np.ndarray
+    counts: np.ndarray
+
+
+def labelled_frames(frames: FrameTable, truth: Truth, resolution_ms: int) -> LabelledFrames:
+    """Frame scores beside what they should say; clips of the truth without frames are left out."""
+    place = {name: index for index, name in enumerate(frames.files)}
+    clips = np.flatnonzero([name in place for name in truth.files])
+    rows = np.fromiter((place[name] for name in truth.files[clips]), np.int64)
+    scores, counts = resample(
+        frames.scores[row_numbers(frames.offsets, rows)], np.diff(frames.offsets)[rows], resolution_ms
+    )
+    return LabelledFrames(scores, frame_labels(truth.take(clips), counts, resolution_ms / 1000), clips, counts)
+
 
 class FrameResult(NamedTuple):
     """auc and eer: by resolution in ms, pooled, NaN where one class is missing. clip_auc: mean over the clips
@@ -68,20 +112,14 @@ class FrameResult(NamedTuple):
 
 def frame_metrics(frames: FrameTable, truth: Truth, resolutions_ms: tuple[int, ...] = RESOLUTIONS_MS) -> FrameResult:
     """AUC and EER of frame scores against the fake segments, of the clips that have frames."""
-    place = {name: index for index, name in enumerate(frames.files)}
-    present = np.array([name in place for name in truth.files], bool)
-    clips = np.fromiter((place[name] for name in truth.files[present]), np.int64)
-    scores = frames.scores[row_numbers(frames.offsets, clips)]
-    counts = np.diff(frames.offsets)[clips]
-    truth = truth.take(np.flatnonzero(present))
     auc, eer = {}, {}
     for resolution in resolutions_ms:
-        new_scores, new_counts = resample(scores, counts, resolution)
-        labels = frame_labels(truth, new_counts, resolution / 1000)
-        both = Ranking(labels, new_scores).auc_and_eer() if len(labels) else (np.nan, np.nan)
+        at = labelled_frames(frames, truth, resolution)
+        both = Ranking(at.labels, at.scores).auc_and_eer() if len(at.labels) else (np.nan, np.nan)
         auc[resolution], eer[resolution] = (float(value) for value in both)
-    clip_auc = mean_clip_auc(frame_labels(truth, counts, FRAME_S), scores, counts)
-    return FrameResult(auc, eer, clip_auc, len(clips), int((~present).sum()))
+    at = labelled_frames(frames, truth, 40)
+    clip_auc = mean_clip_auc(at.labels, at.scores, at.counts)
+    return FrameResult(auc, eer, clip_auc, len(at.clips), len(truth.files) - len(at.clips))
 
 
 def resample(scores: np.ndarray, counts: np.ndarray, resolution_ms: int) -> tuple[np.ndarray, np.ndarray]:

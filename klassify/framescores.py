@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from klassify.errors import KlassifyError, some
 from klassify.predictions import row_numbers, row_offsets
 from klassify.scorefile import Header, read_header, validate
 from klassify.segments import FRAME_S
+from klassify.systems import to_probability
 
 TAG_COLUMNS = ["log_o", "log_b", "log_i", "log_l"]
 CONTEXT = 0.25  # frames on either side that a span is compared with, as a share of its own length
@@ -134,9 +134,6 @@ def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores
 
     Raises KlassifyError for frames off the 40 ms grid and columns that are no probabilities.
     """
-    if scale not in ("log_odds", "probability"):
-        raise KlassifyError(f"Frame scores of scale {scale} say nothing of probabilities.", where=where,
-                            mend="localise from a system whose scores are log-odds or probabilities")  # fmt: skip
     codes, files = pd.factorize(table["file"])
     start = table["start"].to_numpy(float)
     order = np.lexsort((start, codes))
@@ -154,7 +151,7 @@ def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores
     tags = np.column_stack([column(name) for name in TAG_COLUMNS]) if "log_o" in table else None
     try:
         return FrameScores(
-            np.asarray(files, dtype=object), offsets, expit(score) if scale == "log_odds" else score,
+            np.asarray(files, dtype=object), offsets, to_probability(score, scale, where=where),
             column("end")[offsets[1:] - 1], column("boundary") if "boundary" in table else None, tags,
         )  # fmt: skip
     except ValueError as error:

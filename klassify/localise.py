@@ -146,28 +146,16 @@ def localise(folder: Path, split: str, choice: Choice, *, force: bool = False) -
         inputs = [segment_scores(input_folder, split) for input_folder in systems.input_folders(folder)]
         settings["inputs"] = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]
     else:
-        settings["frames"] = settings_hash(read_header(frames_path(folder, split)).settings)
+        settings["frames"] = settings_hash(read_header(systems.frames_path(folder, split)).settings)
     made_with = read_header(path).settings if path.exists() else None
     if already_done(path, made_with, settings, force=force):
         return False
     if is_merged(system):
         table = merged_table(inputs, choice.settings)
     else:
-        table = proposal_table(frames_path(folder, split), system.modality, choice)
+        table = proposal_table(systems.frames_path(folder, split), system.modality, choice)
     write_scores(path, table, Header(system.name, split, "segments", "probability", system.supervision, settings))
     return True
-
-
-def frames_path(folder: Path, split: str) -> Path:
-    """A localiser's frame scores; KlassifyError where they are missing or of an older state of it."""
-    system, path = systems.load_system(folder), score_path(folder, split, "frames")
-    command = f"klassify score {folder} --split {split} --lists ... --media ... --features ..."
-    if system.kind != "model":
-        raise KlassifyError(f"{system.name} is a {system.kind} and has no frame scores.", where=folder)
-    if not path.exists():
-        raise KlassifyError(f"{system.name} has no frame scores for {split}.", where=path, mend=command)
-    _refuse_older(folder, path, command)
-    return path
 
 
 def segment_scores(folder: Path, split: str) -> ScoreFile:
@@ -175,16 +163,8 @@ def segment_scores(folder: Path, split: str) -> ScoreFile:
     path, command = score_path(folder, split, "segments"), f"klassify localise {folder} --split {split}"
     if not path.exists():
         raise KlassifyError(f"{folder.name} has no proposals for {split}.", where=path, mend=command)
-    _refuse_older(folder, path, command)
+    systems.refuse_older(folder, path, command)
     return read_scores(path)
-
-
-def _refuse_older(folder: Path, path: Path, command: str) -> None:
-    made_with = read_header(path).settings.get("system")
-    if made_with is not None and made_with != systems.system_hash(folder):
-        raise KlassifyError(
-            f"{folder.name} has changed since it made these scores.", where=path, mend=f"{command} --force"
-        )
 
 
 def proposal_table(path: Path, modality: str, choice: Choice) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.special import logit
 
 from klassify import lists, metrics, systems
+from klassify.errors import KlassifyError
 from klassify.scorefile import ScoreFile, align
 
 METRICS = ("auc", "eer", "log_loss")
@@ -27,8 +28,8 @@ GROUPS = ("all", *lists.TYPES[1:])  # all clips, then each fake type against the
 class Scored:
     """One system on the clips of a list, in the list's order, priors filled in.
 
-    score: on its own scale, for ranking; probability: of fake; answered: bool; before: of a calibrated
-    system, the probabilities of its input.
+    score: on its own scale, for ranking; probability: of fake, NaN where the scale has none (cosines), which
+    leaves the log-loss undefined; answered: bool; before: of a calibrated system, its input's probabilities.
     """
 
     system: systems.System
@@ -43,16 +44,23 @@ def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
     """Join a system's clip scores with `files` by name; clips on one side only are a KlassifyError."""
     system = systems.load_system(folder)
     scores = _rows_of(systems.clip_scores(folder, split), files, folder)
-    prior = systems.prior_probability(system)
-    probability = systems.as_probability(scores)
-    empty = np.isnan(probability)
-    filler = prior if scores.header.scale == "probability" else logit(prior)
-    score = np.where(empty, filler, scores.table["score"].to_numpy(float))
+    prior, scale = systems.prior_probability(system), scores.header.scale
+    score = scores.table["score"].to_numpy(float)
+    empty = np.isnan(score)
+    fillers = {"probability": prior, "log_odds": logit(prior), "cosine": 2 * prior - 1}
+    if scale not in fillers and empty.any():
+        raise KlassifyError(f"Clips without an answer have no place among scores of scale {scale}.", where=folder)
+    score = np.where(empty, fillers.get(scale, np.nan), score)
+    if scale in ("probability", "log_odds"):
+        probability = np.where(empty, prior, systems.as_probability(scores))
+    else:
+        probability = np.full(len(score), np.nan)
     before = None
     if system.kind == "calibrated":
         (parent,) = systems.input_folders(folder)
-        before = load_scored(parent, split, files).probability
-    return Scored(system, folder, score, np.where(empty, prior, probability), systems.answered(scores), before)
+        before = systems.as_probability(_rows_of(systems.clip_scores(parent, split), files, parent))
+        before = np.where(np.isnan(before), systems.prior_probability(systems.load_system(parent)), before)
+    return Scored(system, folder, score, probability, systems.answered(scores), before)
 
 
 def _rows_of(scores: ScoreFile, files: Sequence[str], where: object) -> ScoreFile:
@@ -62,13 +70,19 @@ def _rows_of(scores: ScoreFile, files: Sequence[str], where: object) -> ScoreFil
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cell:
+class Cell:
     """One system against one label on one group of clips (`rows` of the list)."""
 
     rows: np.ndarray
     label: np.ndarray
     ranking: metrics.Ranking
     loss: np.ndarray
+
+    @classmethod
+    def of(cls, one: Scored, label: np.ndarray, rows: np.ndarray) -> Cell:
+        """label: (clips of the list,); rows: indices of those that count."""
+        ranking = metrics.Ranking(label[rows], one.score[rows])
+        return cls(rows, label[rows], ranking, metrics.clip_log_loss(label[rows], one.probability[rows]))
 
     def metrics(self, weights: np.ndarray) -> np.ndarray:
         """Clip weights (B, clips of the list) -> AUC, EER, log-loss as (3, B)."""
@@ -78,7 +92,7 @@ class _Cell:
             return np.stack([auc, eer, weights @ self.loss / weights.sum(axis=1)])
 
 
-def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str, str], _Cell]:
+def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str, str], Cell]:
     groups = {group: np.flatnonzero(frame["modify_type"].isin(["real", group])) for group in GROUPS[1:]}
     groups["all"] = np.arange(len(frame))
     cells = {}
@@ -88,10 +102,7 @@ def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str
                 continue
             label = lists.label(frame, name)
             for group in GROUPS:
-                rows = groups[group]
-                ranking = metrics.Ranking(label[rows], one.score[rows])
-                loss = metrics.clip_log_loss(label[rows], one.probability[rows])
-                cells[one.system.name, against, group] = _Cell(rows, label[rows], ranking, loss)
+                cells[one.system.name, against, group] = Cell.of(one, label, groups[group])
     return cells
 
 
@@ -131,7 +142,7 @@ def measure(
     return table.reindex(columns=[name for name in table if name not in last] + last)
 
 
-def _row(one: Scored, cell: _Cell, point: np.ndarray, samples: np.ndarray, source: np.ndarray) -> dict:
+def _row(one: Scored, cell: Cell, point: np.ndarray, samples: np.ndarray, source: np.ndarray) -> dict:
     """Counts, metrics (3,) and intervals from resamples (3, n) of one cell."""
     row = {
         "modality": one.system.modality, "supervision": one.system.supervision, "n": len(cell.rows),

@@ -2,7 +2,7 @@
 
 AP, AR and Score as the challenge's evaluator computes them (docs/official-metric.md), over all clips, for
 each kind of fake beside all real clips, and by length of the segments; the frame scores' AUC and EER where
-a system has frames; and what guessing reaches with as many proposals of true lengths.
+a system has frames (klassify.measure_frames); and what guessing reaches with as many proposals of true lengths.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import pandas as pd
 from klassify import localisation_metrics as task2
 from klassify import systems
 from klassify.errors import KlassifyError
-from klassify.frame_metrics import FrameResult, FrameTable, frame_metrics
+from klassify.frame_file import FrameFile
+from klassify.frame_metrics import FrameTable
 from klassify.localise import segment_scores
+from klassify.measure_frames import frame_columns, frames_text
 from klassify.metrics import interval
 from klassify.predictions import Proposals, Truth
 from klassify.proposals import random_proposals
-from klassify.scorefile import read_scores, score_path
+from klassify.scorefile import score_path
 from klassify.tables import aligned, number, with_interval
 
 MAX_ROWS = 50  # of a clip: what is submitted
@@ -45,7 +47,7 @@ def load_localised(folder: Path, split: str, files: Sequence[str]) -> Localised:
     table = segment_scores(folder, split).table
     table = table.sort_values("score", ascending=False, kind="stable").groupby("file", sort=False).head(MAX_ROWS)
     path = score_path(folder, split, "frames")
-    frames = FrameTable.from_table(read_scores(path).table, where=path) if path.exists() else None
+    frames = FrameTable.read(FrameFile(path)) if path.exists() else None
     return Localised(system, folder, Proposals.from_table(table, files), frames)
 
 
@@ -58,7 +60,7 @@ def measure_task2(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a system and group of clips or segments: METRICS, intervals of Score, and `gain`.
+    """One row a system and group of clips or segments: METRICS, intervals of Score, `gain`, frame metrics.
 
     frame: the labelled list with its segments. gain: Score of `versus` minus this system's on the same
     resamples of sources. KlassifyError where the list has no fake segment.
@@ -72,10 +74,14 @@ def measure_task2(
         resampled = task2.bootstrap_task2(matches, frame["source"].to_numpy(), n=n_bootstrap, seed=seed)
         samples = {name: values[-1] for name, values in resampled.items()}
     whole = {name: one.score() for name, one in matches.items()}
+    by_frame = frame_columns(
+        {one.system.name: one.frames for one in localised}, {one.system.name: one.system.modality for one in localised},
+        frame, versus=versus, n_bootstrap=n_bootstrap, seed=seed,
+    )  # fmt: skip
     rows = []
     for one in localised:
         name = one.system.name
-        row = {"system": name, "group": "all"} | whole[name].named() | _frame_columns(one, frame, truth)
+        row = {"system": name, "group": "all"} | whole[name].named() | by_frame[name]
         row |= _with_ends("Score", row["Score"], samples.get(name))
         if name != versus:
             row["versus"] = versus
@@ -93,18 +99,6 @@ def measure_task2(
 def _with_ends(name: str, value: float, samples: np.ndarray | None) -> dict[str, float]:
     low, high = (np.nan, np.nan) if samples is None else interval(samples)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
-
-
-def _frame_columns(one: Localised, frame: pd.DataFrame, truth: Truth) -> dict[str, float]:
-    """AUC and EER of 40 ms frames against the union of fake segments, and the AUC against the modality's own."""
-    if one.frames is None:
-        return {}
-    union: FrameResult = frame_metrics(one.frames, truth, (40,))
-    columns = {"frame_auc": union.auc[40], "frame_eer": union.eer[40]}
-    if one.system.modality in ("audio", "visual"):
-        own = Truth.from_list(frame, f"{one.system.modality}_fake_segments")
-        columns["frame_auc_own"] = frame_metrics(one.frames, own, (40,)).auc[40]
-    return columns
 
 
 def guessing(
@@ -128,19 +122,11 @@ def comparison_task2(table: pd.DataFrame) -> str:
     whole = table[table["group"] == "all"].set_index("system")
     short = [name for name in task2.METRICS if name != "Score"]
     versus = table["versus"].dropna().iloc[0] if "versus" in table and table["versus"].notna().any() else "it"
-    head = ["Task 2", "Score", *short, "frame AUC", "own", "EER", f"{versus} minus it"]
-    rows = [head]
+    rows = [["Task 2", "Score", *short, f"{versus} minus it"]]
+    gains = whole.reindex(columns=["gain", "gain_low", "gain_high"])
     for name, row in whole.iterrows():
-        row = row.reindex([*row.index, "frame_auc", "frame_auc_own", "frame_eer", "gain", "gain_low", "gain_high"])
-        row = row[~row.index.duplicated()]
-        frames = [
-            number(row[key], form)
-            for key, form in (("frame_auc", ".4f"), ("frame_auc_own", ".4f"), ("frame_eer", ".3f"))
-        ]
-        rows.append([
-            name, with_interval(row, "Score"), *(number(row[key]) for key in short), *frames,
-            with_interval(row, "gain", "+.4f"),
-        ])  # fmt: skip
+        gain = with_interval(gains.loc[name], "gain", "+.4f")
+        rows.append([name, with_interval(row, "Score"), *(number(row[key]) for key in short), gain])
     groups = [group for group in dict.fromkeys(table["group"]) if group != "all"]
     by_group = [["Score", *groups]]
     cells = table.set_index(["system", "group"])["Score"]
@@ -150,4 +136,5 @@ def comparison_task2(table: pd.DataFrame) -> str:
         f"{first['split']} ({first['subset']}): {first['n']} clips with {first['n_segments']} fake segments, of "
         f"{first['n_sources']} sources; {first['metric']} metric [95 % interval, bootstrap over sources]"
     )
-    return "\n".join([title, "", aligned(rows), "", aligned(by_group)])
+    tables = [aligned(rows), frames_text(whole, versus), aligned(by_group)]
+    return "\n\n".join([title, *filter(None, tables)])

@@ -6,8 +6,8 @@
 detector.yaml names the system that answers each task; --task1 and --task2 name others, or stand alone.
 Task 1 becomes prediction.txt (`name;probability`), Task 2 prediction.json, both in one submission.zip.
 Every clip of the list gets exactly one answer: a clip that its system has no score for gets the prior
-(`--prior`, else the system's own) and is counted in manifest.json. The checker reads the result back,
-and what it refuses is an error here.
+(`--prior`, else the system's own) and is counted in manifest.json. Task 1 wants probabilities: calibrated scores, or
+the softmax of a linear fusion. The checker reads the result back, and what it refuses is an error here.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ def write_task2(path: Path, folder: Path, split: str, frame: pd.DataFrame, *, si
     score = _probabilities(scores.table["score"].to_numpy(float), scores.header, folder, sigmoid)
     # down, so that rounding never puts an end behind the clip
     end = np.floor(np.minimum(scores.table["end"].to_numpy(float), length) * 1000 + 1e-6) / 1000
-    rows = pd.DataFrame({"clip": clip, "score": score, "start": scores.table["start"].round(3), "end": end})
+    start = scores.table["start"].to_numpy(float).round(3)
+    rows = pd.DataFrame({"clip": clip, "score": score, "start": start, "end": end})
     rows = rows[rows["end"] > rows["start"]]
     rows = rows.sort_values(["clip", "score"], ascending=[True, False], kind="stable")
     rows = rows.drop_duplicates(["clip", "start", "end"])
@@ -241,7 +242,8 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
 def _probabilities(score: np.ndarray, header: Header, folder: Path, sigmoid: bool) -> np.ndarray:
     if header.scale == "probability":
         return score
-    if header.scale == "log_odds" and sigmoid:
+    softmax = systems.load_system(folder).parameters.get("rule") == systems.FRAMES_RULE  # is its sigmoid
+    if header.scale == "log_odds" and (sigmoid or softmax):
         return expit(score)
     log_odds = ", or give --sigmoid to take the log-odds as they are" if header.scale == "log_odds" else ""
     raise KlassifyError(

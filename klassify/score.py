@@ -4,9 +4,10 @@
         --lists data_lists/demo --media media/demo --features features/demo
 
 A trained detector writes `scores/<split>.windows.tsv` (kept, so that another aggregation is a cheap re-run) and
-`scores/<split>.clips.tsv`, a localiser `scores/<split>.frames.parquet`; a calibrated or fused system derives its
-clip scores from those of its inputs. Every clip of the list gets exactly one row; one that cannot be scored has
-an empty score with the reason, and stands in `scores/<split>.failures.tsv` too.
+`scores/<split>.clips.tsv`, a localiser `scores/<split>.frames.parquet` and the highest of each clip's frames as its
+clip score (`--aggregate top`: the mean of the highest tenth), on the scale of the frames; a calibrated or fused
+system derives its scores from those of its inputs. Every clip of the list gets exactly one row; one that cannot be
+scored has an empty score with the reason, and stands in `scores/<split>.failures.tsv` too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lists", type=Path, help="folder of the data lists, such as data_lists/demo")
     parser.add_argument("--media", type=Path, help="folder of the media, one folder a split")
     parser.add_argument("--features", type=Path, help="folder of the features, such as features/demo")
-    parser.add_argument("--aggregate", help="window scores -> clip score (default: the system's own)")
+    parser.add_argument("--aggregate", help="window or frame scores -> clip score (default: the system's own)")
     parser.add_argument("--batch-size", type=int, default=16, help="windows a forward pass (default 16)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read inputs (default 0: none)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _score_model(folder: Path, system: systems.System, split: str, args: argparse.Namespace) -> tuple[Path, int]:
     """Score a trained model; returns the file that later steps read, and how many clips have no answer."""
+    if system.scale == "none":
+        raise KlassifyError(f"{system.name} has no scores: other systems use what it makes.", where=folder)
     if not (args.lists and args.media and args.features):
         raise KlassifyError("Give --lists, --media and --features: a model is scored from its inputs.", where=folder)
     from klassify.datasets import Sources
@@ -69,10 +72,12 @@ def _score_model(folder: Path, system: systems.System, split: str, args: argpars
         "list": file_hash(lists.list_path(sources.lists, split)),
         **data.settings(sources, split),
     }
-    header = Header(system.name, split, kind, "log_odds", system.supervision, settings)
+    header = Header(system.name, split, kind, system.scale, system.supervision, settings)
     reasons = _score_parts(path, header, model, data, sources, args)
     if kind == "windows":
         path = _write_clips(folder, header, sources, args.aggregate or data.aggregate, reasons)
+    elif hasattr(data, "aggregate"):
+        _write_clips(folder, header, sources, args.aggregate or "max", reasons)
     return path, len(reasons)
 
 
@@ -99,15 +104,28 @@ def _score_parts(path: Path, header: Header, model, data, sources, args: argpars
 
 
 def _write_clips(folder: Path, header: Header, sources, aggregate: str, reasons: Mapping[str, str]) -> Path:
-    """Clip scores from the window scores, unless they are there for these windows and this aggregation."""
+    """Clip scores from window or frame scores, unless they are there for these and this aggregation."""
     from klassify.inference import clip_table
 
     path = score_path(folder, header.split, "clips")
-    header = dataclasses.replace(header, kind="clips", settings={**header.settings, "aggregate": aggregate})
-    if _made_with(path) != header.settings:
-        scored = read_scores(score_path(folder, header.split, "windows")).table
+    scored_path = score_path(folder, header.split, header.kind)
+    settings = {**header.settings, "aggregate": aggregate}
+    if _made_with(path) != settings:
+        if header.kind == "frames":  # one row a clip is left, so that any aggregation of clip_table will do
+            scored, aggregate = _pooled_frames(scored_path, aggregate), "max"
+        else:
+            scored = read_scores(scored_path).table
+        header = dataclasses.replace(header, kind="clips", settings=settings)
         write_scores(path, clip_table(scored, sources.table(header.split), reasons, aggregate), header)
     return path
+
+
+def _pooled_frames(path: Path, aggregate: str) -> pd.DataFrame:
+    from klassify.frame_file import FrameFile, clip_scores
+
+    blocks = clip_scores(FrameFile(path), aggregate)
+    parts = [pd.DataFrame({"file": files, "score": scores}) for files, scores in blocks]
+    return pd.concat(parts) if parts else pd.DataFrame({"file": [], "score": []})
 
 
 def _made_with(path: Path) -> dict[str, Any] | None:

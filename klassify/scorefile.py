@@ -20,7 +20,7 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,22 @@ def write_scores(path: str | os.PathLike, table: pd.DataFrame, header: Header) -
             with open(partial, "w", encoding="utf-8", newline="") as handle:
                 handle.writelines(f"# {key}={value}\n" for key, value in header.as_lines().items())
                 table.to_csv(handle, sep="\t", index=False, float_format=DIGITS, lineterminator="\n")
+
+
+def write_frames(path: str | os.PathLike, parts: Iterable[pd.DataFrame], header: Header) -> None:
+    """`write_scores` of a frames file in parts, so that a corpus is never in memory; at least one, maybe empty."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with whole_file(path) as partial:
+        writer = None
+        for part in parts:
+            validate(part, header, where=path)
+            arrow = pa.Table.from_pandas(part.astype({"file": "string"}), preserve_index=False)
+            arrow = arrow.replace_schema_metadata(header.as_lines())
+            writer = writer or pq.ParquetWriter(partial, arrow.schema, compression="zstd")
+            writer.write_table(arrow)
+        writer.close()
 
 
 def read_header(path: str | os.PathLike) -> Header:

@@ -36,6 +36,7 @@ SYSTEM, CONFIG, WEIGHTS = "system.yaml", "config.yaml", "model.safetensors"
 KINDS = ("model", "calibrated", "fusion")
 MODALITIES = ("audio", "visual", "both")
 PROPOSALS_RULE = "proposals"  # of a fusion that joins its inputs' proposals (klassify localise), not their clip scores
+FRAMES_RULE = "linear"  # of one that joins their frame scores (klassify.frame_fusion) and has both kinds of scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class System:
     """What stands in system.yaml.
 
     supervision: `segment` as soon as anything that was learned from segment labels takes part.
-    scale: of its scores. inputs: folders relative to this system's folder. parameters: of a derived
-    system, everything `apply` needs and a record of how it was obtained.
+    scale: of its scores; `none` of a model that has none. inputs: folders relative to this system's folder.
+    parameters: of a derived system, everything `apply` needs and a record of how it was obtained.
     """
 
     name: str
@@ -56,7 +57,7 @@ class System:
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        allowed = {"kind": KINDS, "modality": MODALITIES, "supervision": SUPERVISIONS, "scale": SCALES}
+        allowed = {"kind": KINDS, "modality": MODALITIES, "supervision": SUPERVISIONS, "scale": (*SCALES, "none")}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise KlassifyError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM)
@@ -120,8 +121,12 @@ def derived_system(
     inputs: Sequence[str | os.PathLike],
     scale: str,
     parameters: Mapping[str, Any],
+    supervision: str = "clip",
 ) -> System:
-    """The System of a folder that is computed from other systems, with what it takes over from them."""
+    """The System of a folder that is computed from other systems, with what it takes over from them.
+
+    supervision: of what was fitted; an input that learned from segments makes it `segment` in any case.
+    """
     given = [load_system(path) for path in inputs]
     modalities = {system.modality for system in given}
     here = Path(folder).resolve()
@@ -129,7 +134,7 @@ def derived_system(
         name=here.name,
         kind=kind,
         modality=modalities.pop() if len(modalities) == 1 else "both",
-        supervision="segment" if any(system.supervision == "segment" for system in given) else "clip",
+        supervision="segment" if any(system.supervision == "segment" for system in given) else supervision,
         scale=scale,
         inputs=[os.path.relpath(Path(path).resolve(), here) for path in inputs],
         parameters=parameters,
@@ -172,6 +177,29 @@ def clip_scores(folder: str | os.PathLike, split: str) -> ScoreFile:
     return scores
 
 
+def frames_path(folder: str | os.PathLike, split: str) -> Path:
+    """A system's frame scores; KlassifyError where it has none, or they are missing or of an older state of it."""
+    system, path = load_system(folder), score_path(folder, split, "frames")
+    command = f"klassify score {folder} --split {split}"
+    if system.kind == "model":
+        command += " --lists ... --media ... --features ..."
+    elif system.parameters.get("rule") != FRAMES_RULE:
+        raise KlassifyError(f"{system.name} is a {system.kind} and has no frame scores.", where=folder)
+    if not path.exists():
+        raise KlassifyError(f"{system.name} has no frame scores for {split}.", where=path, mend=command)
+    refuse_older(folder, path, command)
+    return path
+
+
+def refuse_older(folder: str | os.PathLike, path: Path, command: str) -> None:
+    """Raise KlassifyError for a score file that an older state of the system made."""
+    made_with = read_header(path).settings.get("system")
+    if made_with is not None and made_with != system_hash(folder):
+        raise KlassifyError(
+            f"{Path(folder).name} has changed since it made these scores.", where=path, mend=f"{command} --force"
+        )
+
+
 def derive(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
     """The clip table of a calibrated or fused system, a pure function of its inputs' clip scores."""
     from klassify import calibrate, fuse
@@ -188,6 +216,10 @@ def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False)
             where=folder,
             mend=f"klassify localise {folder} --split {split}",
         )
+    if system.parameters.get("rule") == FRAMES_RULE:
+        from klassify.frame_fusion import derive_frames
+
+        return derive_frames(folder, split, force=force)
     path = score_path(folder, split, "clips")
     inputs = [clip_scores(input_folder, split) for input_folder in input_folders(folder)]
     made_from = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]
@@ -200,15 +232,25 @@ def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False)
 
 
 def as_probability(scores: ScoreFile) -> np.ndarray:
-    """Clip scores as probabilities of fake, NaN where there is no answer; log-odds go through a sigmoid."""
-    values = scores.table["score"].to_numpy(float)
-    if scores.header.scale == "probability":
-        return values
-    if scores.header.scale == "log_odds":
-        return expit(values)
-    raise KlassifyError(
-        f"The scores of {scores.header.system} are a {scores.header.scale}, not log-odds or a probability."
-    )
+    """Clip scores as probabilities of fake, NaN where there is no answer; see `to_probability`."""
+    return to_probability(scores.table["score"].to_numpy(float), scores.header.scale, where=scores.header.system)
+
+
+def to_probability(score: np.ndarray, scale: str, *, where: object = None) -> np.ndarray:
+    """Scores on a scale as probabilities of fake in [0, 1], in the same order; log-odds go through a sigmoid.
+
+    A cosine score, fake minus real, becomes (1 + score) / 2, cut to [0, 1]: the P2SGrad loss is the squared
+    distance of both cosines to 0 and 1, whose minimum is the class's probability, so that the difference
+    estimates 2 p - 1. It is no calibrated probability (`klassify calibrate` makes one of it).
+    """
+    score = np.asarray(score, float)
+    if scale == "probability":
+        return score
+    if scale == "log_odds":
+        return expit(score)
+    if scale == "cosine":
+        return np.clip((1 + score) / 2, 0, 1)
+    raise KlassifyError(f"These scores are a {scale}, which says nothing of probabilities.", where=where)
 
 
 def answered(scores: ScoreFile) -> np.ndarray:

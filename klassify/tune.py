@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         inputs = [localise.segment_scores(folder, args.split) for folder in folders]
         paths = [score_path(folder, args.split, "segments") for folder in folders]
     else:
-        paths = [localise.frames_path(args.system, args.split)]
+        paths = [systems.frames_path(args.system, args.split)]
     grid = read_grid(args.grid) if args.grid else None
     made_with = {
         "system": systems.system_hash(args.system), "scores": [file_hash(path) for path in paths],

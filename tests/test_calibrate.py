@@ -115,8 +115,8 @@ def test_what_cannot_be_fitted_is_refused():
         calibrate.fit(clip_scores(log_odds), ["0.mp4", "x.mp4", "y.mp4"], [0, 1, 1])
     with pytest.raises(KlassifyError, match="of 20 clips with an answer 20 are fake"):
         calibrate.fit(clip_scores(log_odds), [f"{i}.mp4" for i in range(20)], np.ones(20, int))
-    with pytest.raises(KlassifyError, match="cosine"):
-        calibrate.fit(clip_scores(log_odds / 10, "cosine"), [f"{i}.mp4" for i in range(20)], label)
+    with pytest.raises(KlassifyError, match="distance"):
+        calibrate.fit(clip_scores(log_odds / 10, "distance"), [f"{i}.mp4" for i in range(20)], label)
 
 
 @pytest.fixture

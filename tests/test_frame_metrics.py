@@ -1,5 +1,7 @@
 """Frame-level metrics against slow, obvious references."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,3 +94,57 @@ def test_no_frames_and_no_such_resolution():
     assert result.n_without == 30 and np.isnan(result.auc[40]) and np.isnan(result.clip_auc)
     with pytest.raises(KlassifyError, match="50 ms"):
         resample(frames.scores, np.diff(frames.offsets), 50)
+
+
+# ------------------------------------------------------------------------------ several systems
+
+
+def test_the_bootstrap_of_the_auc_is_that_of_the_repeated_frames():
+    from klassify.frame_metrics import labelled_frames
+    from klassify.measure_frames import bootstrap_auc
+
+    frames, truth, _ = random_split(5)
+    source = np.array([f"s{i // 3}" for i in range(30)])
+    parts = [labelled_frames(frames, truth, ms) for ms in (40, 400)]
+    found = bootstrap_auc(parts, source, n=20, seed=1)
+    clip_of = [np.repeat(part.clips, part.counts) for part in parts]
+
+    def slow(weights):
+        aucs = []
+        for part, clip in zip(parts, clip_of):
+            aucs.append([roc_auc_score(part.labels, part.scores, sample_weight=row[clip]) for row in weights])
+        return np.array(aucs)
+
+    np.testing.assert_allclose(found, metrics.bootstrap(slow, source, n=20, seed=1), atol=1e-9)
+
+
+def test_many_different_scores_are_binned_without_harm(monkeypatch):
+    from klassify import measure_frames
+
+    frames, truth, _ = random_split(6, n_clips=200)
+    frames = dataclasses.replace(
+        frames, scores=frames.scores + np.random.default_rng(0).normal(size=len(frames.scores))
+    )
+    part = measure_frames.labelled_frames(frames, truth, 40)
+    source = np.arange(200).astype(str)
+    exact = measure_frames.bootstrap_auc([part], source, n=30)
+    monkeypatch.setattr(measure_frames, "MAX_BINS", 300)
+    assert len(np.unique(part.scores)) > 2000
+    np.testing.assert_allclose(measure_frames.bootstrap_auc([part], source, n=30), exact, atol=2e-3)
+
+
+def test_systems_are_compared_on_the_clips_that_both_have():
+    from klassify.measure_frames import frame_columns
+
+    frames, truth, cells = random_split(7, n_clips=60)
+    listed = pd.DataFrame({"file": truth.files, "source": [f"s{i // 2}" for i in range(60)], "fake_segments": cells})
+    fewer = frames.take(set(frames.files[:40]))
+    louder = dataclasses.replace(fewer, scores=fewer.scores * 2 + 1)
+    tables = {"all": frames, "some": louder, "none": None}
+    found = frame_columns(tables, dict.fromkeys(tables, "both"), listed, versus="all", n_bootstrap=10)
+    assert found["none"] == {} and "frame_gain" not in found["all"]
+    assert found["some"]["frame_gain"] == 0 == found["some"]["frame_gain_low"] == found["some"]["frame_gain_high"]
+    assert found["some"]["n_no_frames"] == 20 and found["all"]["n_no_frames"] == 0
+    assert found["all"]["frame_auc"] != found["some"]["frame_auc"]
+    alone = frame_columns({"some": louder}, {"some": "both"}, listed, versus="some", n_bootstrap=0)
+    assert np.isnan(alone["some"]["frame_auc_low"]) and alone["some"]["frame_auc"] == found["some"]["frame_auc"]
