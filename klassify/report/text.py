@@ -1,0 +1,31 @@
+"""A comparison as text, for a terminal: coverage first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from klassify.report.tables import TABLES
+from klassify.tables import aligned
+
+if TYPE_CHECKING:
+    from klassify.compare import Comparison
+
+SHOWN = {
+    "coverage": "coverage", "task1": "Task 1", "task2": "Task 2", "frames": "40 ms frames", "joined": "recipes joined",
+    "drift": "drift from val", "leaks": "leak audit",
+}  # fmt: skip
+
+
+def describe(result: Comparison) -> str:
+    """The main tables, aligned, then the notes; intervals are 95 %, bootstrap over sources."""
+    blocks = [result.title]
+    for name, title in SHOWN.items():
+        table = result.tables.get(name)
+        if table is None or table.empty:
+            continue
+        head, cells = TABLES[name]
+        rows = [[title, *(column.title for column in head[1:])]]
+        for _, row in table.iterrows():
+            rows.append([f"{cell.text} {cell.small}".strip() for cell in cells(row)])
+        blocks.append(aligned(rows))
+    return "\n\n".join([*blocks, *(f"note: {note}" for note in result.notes)])
