@@ -6,7 +6,7 @@ SHELL := /bin/bash
 -include local.mk
 
 recipe ?= klassify
-VARIABLES := split recipe data size root conf system submit1 submit2 seed jobs force dry
+VARIABLES := split recipe data from size root conf system submit1 submit2 vqvae lmm seed jobs force dry
 
 # a variable counts when it is given to make or stands in local.mk, never when it leaks from the environment
 given = $(if $(filter command file,$(firstword $(origin $(1)))),$(1)=$(call quote,$($(1))))
@@ -25,7 +25,7 @@ ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
 endif
 
-.PHONY: help setup demo test test-all lint stage0 stage1 stage2 stage3 stage4 clean
+.PHONY: help setup demo test test-all test-fairseq2 lint stage0 stage1 stage2 stage3 stage4 compare clean
 
 help:
 	@$(run) --help
@@ -40,6 +40,10 @@ demo: setup
 stage0 stage1 stage2 stage3 stage4: setup
 	@$(run) --stage $(@:stage%=%) --stop-stage $(@:stage%=%) $(arguments)
 
+# all reported systems of every recipe that has been trained, side by side: tables and one page
+compare: setup
+	@$(run) --compare $(arguments)
+
 setup: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
@@ -50,6 +54,13 @@ test: setup
 
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal tests
+
+# fairseq2 pins torch 2.9.1: an environment of its own (several GB), with the transformers that goes with it
+test-fairseq2: .venv-fairseq2/installed
+	OMP_NUM_THREADS=1 .venv-fairseq2/bin/python -m pytest -q tests/test_ssl.py tests/test_fairseq2.py
+
+.venv-fairseq2/installed: setup.cfg pyproject.toml
+	@CONSTRAINTS=/dev/null EXTRAS=fairseq2,dev PINS='torch==2.9.1 transformers==4.57.6' recipes/setup.sh .venv-fairseq2
 
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

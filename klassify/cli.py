@@ -18,6 +18,7 @@ COMMANDS = {
     "lists": "official metadata or file lists -> data lists (stage 0)",
     "extract": "media -> mouth features, in shards (stage 1)",
     "import-checkpoint": "published weights -> safetensors, read without running pickled code",
+    "augment": "hear what the training's augmentations do to a clip",
     "train": "train one system from its YAML (stage 2)",
     "score": "run a system on a split -> score files (stages 2 and 3)",
     "calibrate": "fit Platt scaling of a system on val_fit (stage 2)",
@@ -27,7 +28,9 @@ COMMANDS = {
     "detector": "put the systems that answer together into detector.yaml (stage 2)",
     "package": "scores -> leaderboard zip with a manifest (stage 3)",
     "check": "say whether the server will accept a submission, and why not",
+    "predict": "videos in, answers out: probability, segments, timeline",
     "evaluate": "systems against labels: tables, curves (stage 4)",
+    "compare": "systems of all recipes side by side: tables, and one page to look at",
 }
 
 

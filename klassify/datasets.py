@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from klassify import lists, media, windows
+from klassify.augment import AudioAugment
 from klassify.errors import KlassifyError
 from klassify.features import mouth
 from klassify.store import FeatureStore
@@ -64,7 +65,8 @@ class Window:
 class ClipData:
     """How one modality is read. Subclasses: MouthFeatures, AudioClips, and those of frame_datasets.
 
-    `supervision` says which labels are read: `clip` classes never see a segment column.
+    `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is that of the
+    scores (scorefile.SCALES), or `none` for a model that gives no scores but serves others.
 
     Args:
         train_split, val_split: a list or named subset (see lists.SUBSETS).
@@ -74,6 +76,8 @@ class ClipData:
 
     modality: str
     supervision = "clip"
+    scale = "log_odds"
+    feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
 
     def __init__(self, train_split: str, val_split: str, label: str, aggregate: str):
         if label not in ("own", "video"):
@@ -224,6 +228,7 @@ class MouthFeatures(ClipData):
     """
 
     modality = "visual"
+    feature_kinds = ("mouth",)
 
     def __init__(
         self,
@@ -296,6 +301,7 @@ class AudioClips(ClipData):
     Args:
         window, stride: samples a window, and between window starts in scoring.
         keep_in_memory: decode each clip once and keep it (64 kB a second of audio).
+        augment: what training crops go through (klassify.augment); scoring hears clips as they are.
     """
 
     modality = "audio"
@@ -310,9 +316,10 @@ class AudioClips(ClipData):
         val_split: str = "val_report",
         label: str = "own",
         aggregate: str = "max",
+        augment: AudioAugment | None = None,
     ):
         super().__init__(train_split, val_split, label, aggregate)
-        self.window, self.stride, self.keep_in_memory = window, stride, keep_in_memory
+        self.window, self.stride, self.keep_in_memory, self.augment = window, stride, keep_in_memory, augment
 
     def reader(self, sources: Sources, split: str) -> Reader:
         return _AudioReader(sources.media_folder(split), self.keep_in_memory)
@@ -323,7 +330,10 @@ class AudioClips(ClipData):
 
     def example(self, clip: np.ndarray, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
-        return {"wave": self._wrapped(clip, start), "label": torch.tensor(target)}
+        return {"wave": self._augmented(self._wrapped(clip, start), rng), "label": torch.tensor(target)}
+
+    def _augmented(self, wave: Tensor, rng: np.random.Generator) -> Tensor:
+        return wave if self.augment is None else torch.from_numpy(self.augment(wave.numpy(), rng))
 
     def cut(self, clip: np.ndarray) -> list[Window]:
         starts = windows.cut(len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid).tolist()

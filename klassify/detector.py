@@ -12,13 +12,16 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from klassify import systems
 from klassify.errors import KlassifyError
 from klassify.files import already_done, file_hash, write_text
+
+if TYPE_CHECKING:
+    from klassify.predict import Prediction
 
 DETECTOR = "detector.yaml"
 PROPOSALS = "proposals.yaml"  # of a localiser: how its frame scores become proposals
@@ -97,6 +100,16 @@ class Detector:
             raise KlassifyError(f"No system answers {task}; there are answers for {', '.join(self.answers)}.",
                                 where=self.folder / DETECTOR)  # fmt: skip
         return self.folder / self.answers[task]
+
+    def predict(self, video: str | os.PathLike, *, device: str = "auto", lmm: str | None = None) -> Prediction:
+        """The answer about one raw video file: see klassify.predict.Prediction for shapes and units.
+
+        device: cpu, cuda, cuda:1 or auto. lmm: the LMM of the multi-branch system; without it the other branches
+        answer alone. For many videos klassify.predict.predict is faster.
+        """
+        from klassify.predict import predict
+
+        return next(predict(self, [video], device=device, lmm=lmm))
 
 
 def load_detector(path: str | os.PathLike) -> Detector:

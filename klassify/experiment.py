@@ -37,8 +37,11 @@ class TrainSettings:
 
     Args:
         epochs: at most this many passes over the training clips.
+        max_updates: fewer epochs where so many updates are reached before; the epoch is finished. 0: no limit.
+        repeats: how often each clip is drawn in an epoch, each time another example of it.
         patience: stop after this many epochs in a row without a better validation metric.
-        monitor: `auc` of the validation clips against the model's own label, or `loss`.
+        monitor: `auc` of the validation clips against the model's own label, or `loss`, which a model without
+            scores needs.
         batch_size: clips a step and process.
         accumulate: steps whose gradients are summed into one update.
         optimizer, lr, weight_decay: as in torch.optim.
@@ -50,6 +53,8 @@ class TrainSettings:
     """
 
     epochs: int = 100
+    max_updates: int = 0
+    repeats: int = 1
     patience: int = 10
     monitor: Literal["auc", "loss"] = "auc"
     batch_size: int = 32

@@ -7,6 +7,7 @@ its timeline, and `COLUMNS` names what a frame row holds beside its score.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from klassify import media, segments, windows
+from klassify.augment import AudioAugment, require_aligned
 from klassify.datasets import (
     AudioClips,
     ClipData,
@@ -79,7 +81,9 @@ class FrameData(ClipData):
 
     @torch.inference_mode()
     def _example_loss(self, model: nn.Module, sources: Sources, size: int, device) -> float:
-        examples = Examples(self, sources, self.val_split, seed=0)
+        plain = copy.copy(self)
+        plain.augment = None  # validation hears clips as they are
+        examples = Examples(plain, sources, self.val_split, seed=0)
         total, count = 0.0, 0
         for first in range(0, len(examples), size):
             batch, _ = examples.collate([examples[0, i] for i in range(first, min(first + size, len(examples)))])
@@ -142,6 +146,7 @@ class AudioFrames(FrameData, AudioClips):
 
     Args:
         window, stride: samples a window and between window starts in scoring, multiples of 640.
+        augment: as in AudioClips, but of effects that keep every sound at its time.
     """
 
     COLUMNS = ("boundary",)
@@ -154,8 +159,10 @@ class AudioFrames(FrameData, AudioClips):
         train_split: str = "train_bam",
         val_split: str = "val_report",
         label: str = "own",
+        augment: AudioAugment | None = None,
     ):
-        super().__init__(window, stride, keep_in_memory, train_split, val_split, label)
+        require_aligned(augment)
+        super().__init__(window, stride, keep_in_memory, train_split, val_split, label, augment=augment)
         if window % FRAME_SAMPLES or stride % FRAME_SAMPLES:
             raise ValueError(f"window and stride are multiples of {FRAME_SAMPLES} samples")
 
@@ -174,7 +181,7 @@ class AudioFrames(FrameData, AudioClips):
         labels = segments.encode_labels(fake, n_frames)[first : first + size]
         padding = size - len(labels)
         return {
-            "wave": self._padded(clip, first, size),
+            "wave": self._augmented(self._padded(clip, first, size), rng),
             "frame_label": torch.from_numpy(np.pad(labels, (0, padding), constant_values=IGNORE)),
             "boundary_label": torch.from_numpy(np.pad(segments.boundary_labels(labels), (0, padding))).float(),
             "label": torch.tensor(label),

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from klassify.datasets import ClipData, ClipWindows, Sources, Window, batches
 from klassify.errors import KlassifyError
+from klassify.media import MediaError
 from klassify.segments import FRAME_S
 from klassify.windows import aggregate_by_clip
 
@@ -74,7 +75,11 @@ def score_frames(
         if not cut:
             reasons[file] = reason
             continue
-        rows = clip_frames(model, data, cut, batch_size=batch_size, device=device)
+        try:
+            rows = clip_frames(model, data, cut, batch_size=batch_size, device=device)
+        except MediaError as error:  # of data that is decoded while it is scored
+            reasons[file] = error.what
+            continue
         files += [file] * len(rows)
         tables.append(rows)
     table = pd.DataFrame(np.concatenate(tables), columns=names)
@@ -88,6 +93,8 @@ def clip_frames(model, data, cut: list[Window], *, batch_size: int = 16, device=
 
     Memory does not grow with the clip beyond its rows. The last frame ends with the clip.
     """
+    if hasattr(data, "clip_rows"):  # which streams the clip instead of cutting it into windows of their own
+        return data.clip_rows(model, cut, batch_size=batch_size, device=torch.device(device))
     outputs = _window_outputs(model, data, cut, batch_size, device)
     starts = np.array([round(window.start_s / FRAME_S) for window in cut])
     end_s = max(window.end_s for window in cut)

@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify import lists, media, systems
+from klassify import lists, media, store, systems
 from klassify.detector import DETECTOR, PROPOSALS, Detector, load_detector
 from klassify.errors import KlassifyError, some
 from klassify.files import write_json
 from klassify.scorefile import read_scores, score_path
+from klassify.store_kinds import LMMRow
 
 SPLIT = "predict"
 TRAINED_ON = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo-large", "demo", "demo-tiny")
@@ -47,7 +48,7 @@ class Prediction:
     probability: that anything in the video is fake; the prior where nothing could be heard or seen.
     answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
     segments: proposals, best first, with the columns start, end, score, modality, method.
-    frames: {localiser: table of its 40 ms frames with start, end, score (log-odds or a cosine difference)}.
+    frames: {system: table of its 40 ms frames with start, end and probability of fake}.
     detector: what answered; notice: what to know about it, "" if nothing.
     """
 
@@ -202,11 +203,18 @@ class _DataSet:
         options = ["--list", str(self.list), "--root", str(self.folder / "media"), "--out", str(out)]
         if kind == "lmm":
             if lmm is None:
+                self._without_lmm(out)
                 return
             options += ["--kind", kind, "--lmm", lmm, "--device", device]
         else:
             options += ["--jobs", str(min(len(self.files), os.cpu_count() or 1))]
         self._command("extract", *options)
+
+    def _without_lmm(self, out: Path) -> None:
+        """Shards that say of each file why it has no LMM features: the visual branch then does without."""
+        rows = [LMMRow.failed(file, "lmm", "no LMM was given") for file in self.files]
+        settings = {"kind": "lmm", "visual_dim": 0, "textual_dim": 0, "new_tokens": 0}
+        store.write_part(out, store.Place(1, 1, 0, 1), rows, settings, inputs="")
 
     def _command(self, name: str, *arguments: str) -> None:
         module = importlib.import_module(f"klassify.{name}")
@@ -226,7 +234,11 @@ class _Answers:
             if score_path(folder, SPLIT, "clips").exists():
                 self.clips[name] = read_scores(score_path(folder, SPLIT, "clips"))
             if score_path(folder, SPLIT, "frames").exists():
-                table = read_scores(score_path(folder, SPLIT, "frames")).table
+                scores = read_scores(score_path(folder, SPLIT, "frames"))
+                table = scores.table[["file", "start", "end"]].copy()
+                table["probability"] = systems.to_probability(
+                    scores.table["score"].to_numpy(float), scores.header.scale
+                )
                 self.frames[name] = dict(list(table.groupby("file", observed=True, sort=False)))
         self.task1 = detector.answering("task1").name
         self.prior = systems.prior_probability(systems.load_system(detector.answering("task1")))

@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from klassify import media
 from klassify.errors import KlassifyError
@@ -121,11 +120,11 @@ def _draw_wave(panel, wave: np.ndarray) -> None:
 def _draw_frames(panel, frames: dict[str, pd.DataFrame]) -> None:
     for number, (name, table) in enumerate(frames.items()):
         edges = np.append(table["start"].to_numpy(float), table["end"].iloc[-1])
-        values = expit(table["score"].to_numpy(float))
+        values = table["probability"].to_numpy()
         panel.stairs(values, edges, label=name, baseline=None, color=COLOURS[number % len(COLOURS)],
                      linestyle=STYLES[number % len(STYLES)], linewidth=1.4)  # fmt: skip
     panel.set_ylim(-0.03, 1.03)
-    panel.set_ylabel("frame score\n(sigmoid)")
+    panel.set_ylabel("probability\nof a frame")
     panel.legend(loc="upper right", fontsize=8, ncols=3)
 
 

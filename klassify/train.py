@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         print("fast-dev-run: two batches and a validation went through; nothing was kept")
         return 0
     settings = training_settings(experiment, sources, args)
+    _check_start(experiment, args)
     if _finished(args.out, settings, args.force):
         print(f"{args.out}: already trained")
         return 0
@@ -85,14 +86,40 @@ def run(args: argparse.Namespace) -> int:
 def training_settings(experiment: Experiment, sources, args: argparse.Namespace) -> dict[str, Any]:
     """Everything the trained weights depend on."""
     data = experiment.data
+    start = {} if args.init else {str(path): file_hash(path) for path in _starting_weights(experiment, args)}
     hashes = {split: file_hash(lists.list_path(sources.lists, split)) for split in (data.train_split, data.val_split)}
     return {
         "config": experiment.resolved,
         "seed": args.seed,
         "init": file_hash(args.init) if args.init else None,
+        **({"starts_from": start} if start else {}),
         "lists": hashes,
         **data.settings(sources, data.train_split),
     }
+
+
+def _starting_weights(experiment: Experiment, args: argparse.Namespace) -> list[Path]:
+    """Files of systems trained before that this training starts from."""
+    if args.init:
+        return [args.init]
+    paths = [Path(path) for path in getattr(experiment.model, "starting_weights", list)()]
+    for path in paths:
+        if not path.exists():
+            raise KlassifyError("The weights that the model starts from are missing.", where=path,
+                                mend="train that system first: make stage2 makes all of them in order")  # fmt: skip
+    return paths
+
+
+def _check_start(experiment: Experiment, args: argparse.Namespace) -> None:
+    """What learns from clip labels alone must not start from what learned from segments (the rule of Task 1)."""
+    from klassify.systems import SYSTEM, load_system
+
+    for path in _starting_weights(experiment, args) if experiment.data.supervision == "clip" else ():
+        if (path.parent / SYSTEM).exists() and load_system(path.parent).supervision == "segment":
+            raise KlassifyError(
+                "These weights learned from segment labels, and what starts from them is not clip-supervised.",
+                where=path, mend="start from other weights, or train with data.init_args.supervision=segment",
+            )  # fmt: skip
 
 
 def _finished(out: Path, settings: dict[str, Any], force: bool) -> bool:
@@ -153,6 +180,8 @@ class Trainer:
             args.seed,
             args.workers,
         )
+        if self.settings.monitor == "auc" and self.data.scale == "none":
+            raise KlassifyError("A model without scores has no validation AUC.", mend="set train.monitor=loss")
         self.examples = Examples(self.data, sources, self.data.train_split, args.seed)
         if len(self.examples) == 0:
             raise KlassifyError(f"The split {self.data.train_split} holds no clip to train on.", where=sources.lists)
@@ -189,12 +218,22 @@ class Trainer:
         trained = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         return kind(trained, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
 
+    def _updates_per_epoch(self) -> int:
+        return max(1, math.ceil(len(self._batches(0)) / self.settings.accumulate))
+
+    def _epochs(self) -> int:
+        """Epochs of this training: as set, or fewer if they reach `max_updates` before."""
+        if self.limit:
+            return 1
+        most = self.settings.max_updates
+        enough = math.ceil(most / self._updates_per_epoch()) if most else self.settings.epochs
+        return min(self.settings.epochs, enough)
+
     def _scheduler(self):
         from torch.optim import lr_scheduler
 
-        per_epoch = len(self._batches(0))
-        updates_per_epoch = max(1, math.ceil(per_epoch / self.settings.accumulate))
-        updates = updates_per_epoch * self.settings.epochs
+        updates_per_epoch = self._updates_per_epoch()
+        updates = updates_per_epoch * self._epochs()
         if self.settings.schedule == "cosine":
             return lr_scheduler.CosineAnnealingLR(self.optimizer, updates)
         if self.settings.schedule == "one_cycle":
@@ -205,15 +244,17 @@ class Trainer:
         return lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
 
     def _batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        order = epoch_order(len(self.examples), self.seed, epoch, self.fabric.global_rank, self.fabric.world_size)
-        keys, size = [(epoch, index) for index in order], self.settings.batch_size
+        n, repeats = len(self.examples), self.settings.repeats
+        order = epoch_order(n * repeats, self.seed, epoch, self.fabric.global_rank, self.fabric.world_size)
+        keys = [(epoch * repeats + number // n, number % n) for number in order]
+        size = self.settings.batch_size
         return [keys[start : start + size] for start in range(0, len(keys), size)][: self.limit]
 
     def fit(self) -> None:
         """Train until the last epoch or until validation has not improved for `patience` epochs."""
         if not self._resume():
             seed_everything(self.seed)
-        epochs = 1 if self.limit else self.settings.epochs
+        epochs = self._epochs()
         started = time.monotonic()
         while self.state["epoch"] < epochs and not self._out_of_patience():
             loss = self._train_epoch()
@@ -286,8 +327,9 @@ class Trainer:
             self.state |= {"best": value, "best_epoch": epoch - 1}
         if self.fabric.is_global_zero:
             self._keep(better)
-        shown = " ".join(f"{key} {row[key]:.4f}" for key in ("train_loss", "val_loss", "val_auc"))
-        self._say(f"epoch {epoch} {shown}{' *' if better else ''} ({seconds:.0f} s)")
+        self._say(
+            f"epoch {epoch} train_loss {loss:.4f} {_shown(_validation(row))}{' *' if better else ''} ({seconds:.0f} s)"
+        )
 
     def _keep(self, better: bool) -> None:
         from klassify.checkpoints import save_weights
@@ -346,15 +388,23 @@ class Trainer:
             self.out,
             System(
                 name=self.out.name, kind="model", modality=self.data.modality, supervision=self.data.supervision,
-                scale="log_odds",
+                scale=self.data.scale,
             ),
         )  # fmt: skip
         best = self.state["history"][self.state["best_epoch"]]
-        record = {"epochs": self.state["epoch"], "best_epoch": best["epoch"], "val_auc": best["val_auc"],
-                  "val_loss": best["val_loss"], "failed_clips": len(self.failed)}  # fmt: skip
-        write_json(self.out / "training.json", record)
-        self._say(f"best epoch {best['epoch']}: val AUC {best['val_auc']:.4f}")
+        record = {"epochs": self.state["epoch"], "best_epoch": best["epoch"], **_validation(best)}
+        write_json(self.out / "training.json", record | {"failed_clips": len(self.failed)})
+        self._say(f"best epoch {best['epoch']}: {_shown(_validation(best))}")
 
     def _say(self, text: str) -> None:
         if self.fabric.is_global_zero:
             print(f"{self.out.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _validation(row: dict[str, Any]) -> dict[str, float]:
+    """What a row of the history says about validation: `val_loss`, and `val_auc` or another measure."""
+    return {key: value for key, value in row.items() if key.startswith("val_")}
+
+
+def _shown(values: dict[str, float]) -> str:
+    return " ".join(f"{key} {value:.4f}" for key, value in values.items())

@@ -10,6 +10,7 @@ usage() {
   cat <<TEXT
 make demo                        all stages on the generated corpus   (size=tiny|default|large)
 make stage3 split=testA          one stage
+make compare split=val           the systems of all recipes side by side: exp/<data>/compare/<split>/report.html
 
 stages of recipe=$recipe
 $(sed -n 's/^if stage \([0-9]\) "\([^"]*\)".*/  stage\1  \2/p' "$0")
@@ -20,8 +21,10 @@ variables (on the command line, or in local.mk to keep them)
   root=DIR                       folder of its media and metadata (data=demo makes its own)
   split=NAME[,NAME]              default: all lists in stages 0 and 1, testA and testB in 3, val and labelled tests in 4
   system=NAME[,NAME]             limits stages 2 to 4
+  from=avdeepfake1mpp            whose systems data=fakeavceleb tests: it has nothing to train on (stages 0, 1, 3, 4)
   conf=paper                     the folder of configs (default: demo for data=demo, else paper)
   submit1=SYSTEM submit2=SYSTEM  what is packaged, instead of the conf's choice
+  vqvae=FILE lmm=FOLDER          multibranch: given weights instead of a training; the LMM and where it lies
   seed=1                         of training; another seed has its own folder
   size=default                   of the generated corpus: tiny, default, large
   jobs=N                         processes of stages 0 and 1
@@ -30,13 +33,14 @@ variables (on the command line, or in local.mk to keep them)
 TEXT
 }
 
-datasets="avdeepfake1mpp avdeepfake1m lavdf demo"
-known="split data size root conf system submit1 submit2 seed jobs force dry"
-first=0 last=4 split='' data=avdeepfake1mpp size=default root='' conf='' system='' submit1='' submit2='' seed=1
+datasets="avdeepfake1mpp avdeepfake1m lavdf fakeavceleb demo"
+known="split data from size root conf system submit1 submit2 vqvae lmm seed jobs force dry"
+comparing='' first=0 last=4 split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' seed=1
 jobs=$(nproc) force='' dry=''
 while [ $# -gt 0 ]; do
   case $1 in
     --help) usage; exit 0 ;;
+    --compare) comparing=1 ;;
     --stage) first=$2; shift ;;
     --stop-stage) last=$2; shift ;;
     *=*)
@@ -54,29 +58,40 @@ done
 [[ $system =~ ^[A-Za-z0-9_,]*$ ]] || fail "system=$system: names of systems with commas between"
 
 # the sizes of the demo have folders of their own, so that one never mixes with another
-name=$data
-if [ "$data" = demo ]; then
-  [ "$size" = default ] || name=demo-$size
-  media=${root:-media/$name} conf=${conf:-demo}
-else
-  media=$root conf=${conf:-paper}
+folder_of() { if [ "$1" = demo ] && [ "$size" != default ]; then echo "demo-$size"; else echo "$1"; fi; }
+name=$(folder_of "$data")
+# FakeAVCeleb is only tested on: its scores lie with the systems of another data set, under its own name as the split
+if [ "$data" = fakeavceleb ]; then
+  from=${from:-avdeepfake1mpp}
+  [[ " $datasets " == *" $from "* && $from != "$data" ]] || fail "unknown from=$from: whose systems are tested on $data?"
+elif [ -n "$from" ]; then
+  fail "from= goes with data=fakeavceleb: $data has systems of its own"
 fi
+trained=${from:-$data}
+if [ "$data" = demo ]; then media=${root:-media/$name}; else media=$root; fi
+if [ "$trained" = demo ]; then conf=${conf:-demo}; else conf=${conf:-paper}; fi
 conf_dir=recipes/$recipe/conf/$conf
 [ -d "$conf_dir" ] || fail "unknown conf=$conf. There are: $(ls "recipes/$recipe/conf" | paste -sd' ')"
-lists=data_lists/$name features=features/$name exp=exp/$name/$recipe submissions=submissions/$name/$recipe
-[ "$seed" = 1 ] || exp=$exp/seed-$seed submissions=$submissions/seed-$seed
+lists=data_lists/$name features=features/$name exp=exp/$(folder_of "$trained")/$recipe submissions=submissions/$name/$recipe
+seed_folder=
+[ "$seed" = 1 ] || seed_folder=/seed-$seed
+exp=$exp$seed_folder submissions=$submissions$seed_folder
 sources=(--lists "$lists" --media "$media" --features "$features")
 forced=(${force:+--force})
-variables="data=$data${root:+ root=$root}$([ "$data" != demo ] || [ "$size" = default ] || echo " size=$size")$([ "$seed" = 1 ] || echo " seed=$seed")"
+variables="data=$data${from:+ from=$from}${root:+ root=$root}$([ "$trained" != demo ] || [ "$size" = default ] || echo " size=$size")$([ "$seed" = 1 ] || echo " seed=$seed")"
 PATH=$PWD/.venv/bin:$PATH
 # the demo's models are too small to gain from a second thread
-[ "$data" = demo ] && threads=1 || threads=$(nproc)
+[ "$trained" = demo ] && threads=1 || threads=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads} TOKENIZERS_PARALLELISM=false
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # a stage that fails takes its side by side with it
 
 # stage N "what it does": true when it is asked for
 stage() {
   [ "$1" -ge "$first" ] && [ "$1" -le "$last" ] || return 1
+  if [ "$1" = 2 ] && [ -n "$from" ]; then
+    [ "$first" -lt 2 ] || fail "data=$data is only tested on." "  mend:  make stage2 recipe=$recipe data=$from"
+    return 1
+  fi
   echo "== stage $1: $2  [$variables conf=$conf]"
 }
 
@@ -88,7 +103,9 @@ run() {
 
 # need PATH STAGE [VARIABLES]: stop with the command that makes it
 need() {
-  [ -n "$dry" ] || [ -e "$1" ] || fail "$1 is missing." "  mend:  make stage$2 recipe=$recipe $variables${3:+ $3}"
+  local with=$variables
+  if [ "$2" = 2 ] && [ -n "$from" ]; then with=data=$from; fi
+  [ -n "$dry" ] || [ -e "$1" ] || fail "$1 is missing." "  mend:  make stage$2 recipe=$recipe $with${3:+ $3}"
 }
 
 # the media of a real data set lie where the user says
@@ -99,10 +116,11 @@ need_root() {
 
 # names of splits: the given ones (each must have a list, or be one that stage 0 can make), or all defaults with a list
 splits() {
-  local name
+  local name known="train val testA testB test"
+  if [ -n "$from" ]; then known=$data; set -- "$data"; fi
   if [ -n "$split" ]; then
     for name in ${split//,/ }; do
-      [[ " train val testA testB test " == *" $name "* ]] || fail "unknown split=$name. Known: train val testA testB test"
+      [[ " $known " == *" $name "* ]] || fail "unknown split=$name. Known: $known"
       echo "$name"
     done
   else
@@ -114,7 +132,7 @@ splits() {
 systems() {
   local name wanted=${system:-$(IFS=,; echo "$*")}
   for name in ${wanted//,/ }; do
-    [ -e "$conf_dir/$name.yaml" ] || fail "no system $name in $conf_dir. There are: $(cd "$conf_dir" && ls *.yaml | sed 's/\.yaml$//' | paste -sd' ')"
+    [[ " ${derived[*]-} " == *" $name "* ]] || [ -e "$conf_dir/$name.yaml" ] || fail "no system $name in $conf_dir. There are: $(cd "$conf_dir" && ls *.yaml | sed 's/\.yaml$//' | paste -sd' ')"
     echo "$name"
   done
 }
@@ -127,12 +145,114 @@ have() {
 
 # is_localiser SYSTEM: whether it answers Task 2 (the run file lists them in localisers and reported_2)
 is_localiser() { [[ " ${localisers[*]} ${reported_2[*]} " == *" $1 "* ]]; }
+# is_detector SYSTEM: whether it answers Task 1
+is_detector() { [[ " ${reported[*]} " == *" $1 "* ]] || ! is_localiser "$1"; }
 
 # where several seeds were evaluated on the test splits: each and the mean, over seeds and over testA and testB
 mean_over_seeds() {
   local top=exp/$name/$recipe tables
+  [ -z "$from" ] || return 0
   tables=$( (compgen -G "$top/evaluation/test[AB].tsv"; compgen -G "$top/seed-*/evaluation/test[AB].tsv") | sort || true)
   [[ $tables == */seed-* && -z $dry ]] || return 0
   # shellcheck disable=SC2086  # the names are this script's own
   run klassify evaluate --mean $tables | tee "$top/evaluation/mean.txt"
 }
+
+# make_lists: stage 0
+make_lists() {
+  if [ "$data" = demo ]; then
+    run klassify corpus --out "$media" --size "$size" --seed 0 --jobs "$jobs" "${forced[@]}"
+  fi
+  need_root
+  # --probe missing: opens the files of unknown length alone
+  run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --probe missing --jobs "$jobs" "${forced[@]}"
+}
+
+# evaluate_split SPLIT LABELS: tables of the reported systems, or of those that system= names
+evaluate_split() {
+  local s=$1 labels=$2 name task1=() task2=()
+  for name in ${system//,/ }; do
+    [[ " ${unscored[*]-} " != *" $name "* ]] || continue
+    if is_localiser "$name"; then task2+=("$exp/$name"); fi
+    if is_detector "$name"; then task1+=("$exp/$name"); fi
+  done
+  if [ -z "$system" ]; then
+    for name in "${reported[@]}"; do task1+=("$exp/$name"); done
+    for name in "${reported_2[@]}"; do task2+=("$exp/$name"); done
+  fi
+  if [ ${#task1[@]} -gt 0 ]; then
+    [ "$s" != val ] || run klassify score "${task1[@]}" --split val "${sources[@]}"
+    run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
+  fi
+  [ ${#task2[@]} -eq 0 ] || [ -n "$from" ] || run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
+}
+
+# score_chosen SPLIT: scores and proposals of the systems that system= names, and what is derived from them
+score_chosen() {
+  local s=$1 name
+  for name in ${system//,/ }; do
+    [[ " ${unscored[*]-} " != *" $name "* ]] || continue
+    need "$exp/$name/system.yaml" 2 "system=$name"
+    run klassify score "$exp/$name" --split "$s" "${sources[@]}" "${forced[@]}"
+    ! is_localiser "$name" || run klassify localise "$exp/$name" --split "$s" "${forced[@]}"
+    [ ! -e "$exp/$name-platt/system.yaml" ] || run klassify score "$exp/$name-platt" --split "$s" "${forced[@]}"
+  done
+}
+
+# submit SPLIT: package what the conf or submit1=, submit2= choose, and check it
+submit() {
+  [ -z "$from" ] || return 0  # no server asks for it
+  run klassify package "$exp/detector.yaml" --split "$1" --list "$lists/$1.tsv" --out "$submissions/$1" \
+    ${submit1:+--task1 "$exp/$submit1"} ${submit2:+--task2 "$exp/$submit2"} "${forced[@]}"
+  run klassify check "$submissions/$1/submission.zip" --list "$lists/$1.tsv"
+}
+
+# evaluate_all SYSTEM: stage 4; SYSTEM is one that stage 3 scores the test splits with
+evaluate_all() {
+  local s labels chosen scored=${system%%,*}
+  scored=${scored:-$1}
+  need "$exp/$scored/system.yaml" 2 "${system:+system=$system}"
+  chosen=$(splits val testA testB)
+  for s in $chosen; do
+    labels=$lists/$s.tsv
+    [[ $s == test* ]] && labels=$lists/heldout/${s}_labels.tsv
+    if [[ $s == test* && -z "$split" && ! -e $labels && -z "$dry" ]]; then
+      echo "$s has no labels here: not evaluated"
+      continue
+    fi
+    need "$labels" 0
+    [ "$s" = val ] || compgen -G "$exp/$scored/scores/$s.*" > /dev/null || need "$exp/$scored/scores/$s.clips.tsv" 3 "split=$s${system:+ system=$system}"
+    evaluate_split "$s" "$labels"
+  done
+  mean_over_seeds
+}
+
+# compare_recipes: the reported systems of every recipe that has been trained, side by side (make compare)
+compare_recipes() {
+  local s m labels one file top options found=() chosen
+  top=exp/$(folder_of "$trained")
+  for file in recipes/*/run.sh; do
+    one=$top/$(basename "$(dirname "$file")")$seed_folder
+    for m in $(sed -n 's/^reported\(_2\)\{0,1\}=(\([^)]*\)).*/\2/p' "$file"); do
+      [[ ",${system:-$m}," == *",$m,"* && " ${found[*]-} " != *" $one/$m "* ]] || continue
+      [ ! -e "$one/$m/system.yaml" ] || found+=("$one/$m")
+    done
+  done
+  [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  mend:  make stage2 recipe=$recipe $variables"
+  chosen=$(split=${split:-${from:+$data}}; split=${split:-val}; splits)
+  for s in $chosen; do
+    labels=$lists/$s.tsv
+    [[ $s != test* ]] || labels=$lists/heldout/${s}_labels.tsv
+    options=(--out "$top/compare${seed_folder}")
+    [ ! -e "$labels" ] || options+=(--labels "$labels")
+    [ ! -e "data_lists/$(folder_of "$trained")/val.tsv" ] || options+=(--val "data_lists/$(folder_of "$trained")/val.tsv")
+    [ -z "$media" ] || [ ! -d "$media" ] || options+=(--media "$media")
+    [ ! -d "$features" ] || options+=(--features "$features")
+    run klassify compare "${found[@]}" --split "$s" "${options[@]}"
+  done
+}
+
+if [ -n "$comparing" ]; then
+  compare_recipes
+  exit 0
+fi

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Make a virtual environment and install the package with the tested versions: recipes/setup.sh [.venv]
+# CONSTRAINTS=, EXTRAS= and PINS= (environment) install other versions and extras.
 # espeakng-loader (extra `corpus`) carries the GPL-3 speech synthesiser that voices the generated corpus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +21,7 @@ if [ ! -x "$venv/bin/python" ]; then
   echo "setup: $("$python" --version) -> $venv (the first install takes some minutes and about 3 GB)"
   "$python" -m venv "$venv"
 fi
-"$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[corpus,dev]' 2> >(grep -v '^WARNING: Location' >&2)
+"$venv/bin/python" -m pip install -q --disable-pip-version-check \
+  -c "${CONSTRAINTS:-constraints.txt}" -e ".[${EXTRAS:-corpus,report,dev}]" ${PINS:-} 2> >(grep -v '^WARNING: Location' >&2)
 "$venv/bin/python" -m pip check --disable-pip-version-check
 touch "$venv/installed"

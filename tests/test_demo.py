@@ -6,19 +6,24 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+
+from klassify import media
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def stages(root: Path, *arguments: str) -> str:
-    """Run stages of the recipe in a checkout of its own; returns what it printed."""
+def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
+    """Run stages of a recipe in a checkout of its own; returns what it printed."""
     done = subprocess.run(
-        ["recipes/klassify/run.sh", "data=demo", "size=tiny", "jobs=2", *arguments],
-        cwd=root, capture_output=True, text=True, timeout=400, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [f"recipes/{recipe}/run.sh", "data=demo", "size=tiny", "jobs=2", *arguments],
+        cwd=root, capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -85,3 +90,101 @@ def test_broken_clips_get_an_answer_and_are_named(checkout, tmp_path):
     assert all(path.name in failures for path in broken)
     lines = (root / "submissions/demo-tiny/klassify/testA/prediction.txt").read_text().splitlines()
     assert len(lines) == len(clips)
+
+
+@pytest.fixture(scope="module")
+def odd_files(checkout, tmp_path_factory) -> dict[str, Path]:
+    """A clip of the corpus, and what people will also hand in."""
+    folder = tmp_path_factory.mktemp("handed in")
+    clip = sorted((checkout / "media/demo-tiny/testA").glob("*.mp4"))[1]
+    files = {name: folder / name for name in ("clip.mp4", "silent.mp4", "faceless.mp4", "stereo30.mp4", "text.mp4")}
+    shutil.copy(clip, files["clip.mp4"])
+    files["text.mp4"].write_text("this is no video\n" * 99)
+    frames, wave = list(media.iter_frames(clip)), media.read_audio(clip)
+    write_video(files["silent.mp4"], frames, None)
+    write_video(files["faceless.mp4"], [np.zeros_like(frame) for frame in frames], np.stack([wave]))
+    write_video(files["stereo30.mp4"], frames, np.stack([wave, wave]), fps=30)
+    return files
+
+
+def write_video(path: Path, frames: list[np.ndarray], wave: np.ndarray | None, fps: int = 25) -> None:
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=fps)
+        picture.height, picture.width = frames[0].shape[:2]
+        picture.pix_fmt = "yuv420p"
+        if wave is not None:
+            sound = container.add_stream("aac", rate=16_000, layout="mono" if len(wave) == 1 else "stereo")
+        for frame in frames:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(picture.encode())
+        if wave is not None:
+            block = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(wave), "fltp", "mono" if len(wave) == 1 else "stereo"
+            )
+            block.sample_rate = 16_000
+            container.mux(sound.encode(block))
+            container.mux(sound.encode())
+
+
+def predict(checkout: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "klassify.cli", "predict", *arguments, "--exp", str(checkout / "exp")],
+        capture_output=True, text=True, timeout=300, cwd=checkout, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_predict_answers_for_everything_that_people_hand_in(checkout, odd_files, tmp_path):
+    status, text = predict(checkout, str(odd_files["clip.mp4"].parent), "--out", str(tmp_path), "--video")
+    answers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert status == 1 and set(answers) == {path.stem for path in odd_files.values()}
+    assert all(0 <= answer["probability"] <= 1 for answer in answers.values())
+    assert [name for name, answer in answers.items() if not answer["answered"]] == ["text"]
+    assert "no evidence" in text and "generated corpus" in text
+    assert any("no audio" in reason for reason in answers["silent"]["reasons"].values())
+    assert any("no face" in reason for reason in answers["faceless"]["reasons"].values())
+    assert {row["modality"] for row in answers["silent"]["segments"]} <= {"visual"}
+    for name in ("clip", "silent", "faceless", "stereo30"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        marked = media.probe(tmp_path / f"{name}.marked.mp4")
+        assert marked.n_frames == media.count_frames(odd_files[f"{name}.mp4"])
+        assert marked.has_audio == (name != "silent")
+
+
+def test_predict_gives_the_answer_that_a_submission_holds(checkout, tmp_path):
+    clips = sorted((checkout / "media/demo-tiny/testA").glob("*.mp4"))[:2]
+    from klassify import load_detector
+
+    detector = load_detector(checkout / "exp/demo-tiny/klassify")
+    lines = (checkout / "submissions/demo-tiny/klassify/testA/prediction.txt").read_text().splitlines()
+    submitted = {line.split(";")[0]: float(line.split(";")[1]) for line in lines}
+    proposals = json.loads((checkout / "submissions/demo-tiny/klassify/testA/prediction.json").read_text())
+    for clip in clips:
+        answer = detector.predict(clip)
+        assert answer.probability == pytest.approx(submitted[clip.name], abs=1e-5)
+        best = answer.segments.iloc[0]
+        assert (best["score"], best["start"], best["end"]) == pytest.approx(tuple(proposals[clip.name][0]), abs=1e-4)
+
+
+def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_path):
+    status, text = predict(checkout, str(tmp_path / "nothing*.mp4"))
+    assert status == 2 and "no video" in text
+    clip = str(next((checkout / "media/demo-tiny/testA").glob("*.mp4")))
+    status, text = predict(checkout, clip, "--detector", str(tmp_path))
+    assert status == 2 and "does not exist" in text
+
+
+@pytest.mark.slow
+def test_multibranch_demo_ends_with_accepted_submissions_and_compares(checkout):
+    stages(checkout, "--stage", "1", "--stop-stage", "4", recipe="multibranch")
+    for split in ("testA", "testB"):
+        folder = checkout / "submissions/demo-tiny/multibranch" / split
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["task1"]["supervision"] == "clip" and "rule" not in manifest
+        assert manifest["task2"]["supervision"] == "segment"
+        assert (folder / "submission.zip").exists()
+    table = (checkout / "exp/demo-tiny/multibranch/evaluation/testA.task2.txt").read_text()
+    assert all(f"\n{system} " in table for system in ("ps", "visual", "fused"))
+    text = stages(checkout, "--compare", "split=val")
+    assert (checkout / text.split()[-1]).name == "report.html"

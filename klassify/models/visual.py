@@ -1,0 +1,278 @@
+"""The visual branch of paper 2: spatio-temporal tokens beside what a language model says about the frames.
+
+Paper 2 (sections 2.1 to 2.3) takes over MM-Det. A window of W frames and its VQ-VAE reconstruction become W
+frame-centric (FC) tokens (klassify.models.spatiotemporal); the sampled frame next to the window brings one
+CLIP token and 64 tokens of the LMM's answer (klassify.features.lmm), projected to the same width. One
+scalar a token, from self-attention over all of them, weighs the tokens; the head reads their mean.
+
+- A window without LMM features (`lmm_valid` false) is a normal state: its LMM tokens are neither attended to
+  nor counted in the mean, exactly as if the sequence were the FC tokens alone.
+- The VQ-VAE is frozen: always in evaluation mode, never trained. Its weights lie in model.safetensors with the
+  rest, so that a system folder is complete.
+
+Axes: B windows, W frames a window, P patches a frame, D dimensions, L = 65 LMM tokens, S pixels.
+Class 0 is real, 1 fake, as in the published files.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from klassify import visual_augment
+from klassify.checkpoints import load_weights
+from klassify.errors import KlassifyError
+from klassify.features.reconstruction import decoded, weights_path
+from klassify.models.spatiotemporal import SpatioTemporal
+from klassify.models.vqvae import VQVAE
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TOP_SHARE = 0.1
+
+
+class TokenAttention(nn.Module):
+    """One weight a token from multi-head self-attention: (B, N, D) -> (B, N, 1), unbounded."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, 1)
+        nn.init.ones_(self.proj.bias)  # a training starts from the plain mean of the tokens
+        self.heads = heads
+
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        """valid: (B, N) bool, the tokens that may be attended to; None: all."""
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if valid is None else valid[:, None, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+
+class DynamicFusion(nn.Module):
+    """The mean of the tokens, each multiplied by its weight: (B, N, D) -> (B, D) and weights (B, N, 1)."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.channel_attn = TokenAttention(dim, heads)
+
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weights = self.channel_attn(tokens, valid)
+        if valid is None:
+            return (weights * tokens).mean(dim=1), weights
+        weights = weights * valid[..., None]
+        return (weights * tokens).sum(dim=1) / valid.sum(dim=1, keepdim=True), weights
+
+
+def pool_top(log_odds: Tensor, share: float = TOP_SHARE) -> Tensor:
+    """The mean of the highest `share` of a clip's log-odds, at least one: (B, K) -> (B,)."""
+    return log_odds.topk(max(math.floor(share * log_odds.shape[1]), 1), dim=1).values.mean(dim=1)
+
+
+class Visual(nn.Module):
+    """Windows of frames, with or without LMM features, -> logits (B, 2): real, fake.
+
+    Args:
+        spatiotemporal: see klassify.models.spatiotemporal.SpatioTemporal.
+        vqvae: see klassify.models.vqvae.VQVAE; frozen here.
+        lmm_dims: sizes of the CLIP vector and of the LMM's states; None: no LMM branch (Variant 0 of Table 3).
+        heads: of the attention that weighs the tokens.
+        vqvae_weights: a trained VQ-VAE, as system folder or safetensors file. `load_pretrained` reads it when a
+            training starts; until weights came in one way or the other, the model refuses to run. None: its
+            weights come with --init or with `stems`, or the VQ-VAE stays random.
+        stems: a trained model of this class, as system folder or safetensors file, whose stems `load_pretrained`
+            takes over, and its VQ-VAE too unless there are vqvae_weights: where the ImageNet weights of the
+            spatio-temporal part are not at hand, one trained on single frames (window 1) first. Ten
+            neighbouring frames are hardly more than one example, too little for stems from random weights.
+        freeze_stems: train everything but the stems, which then stay in evaluation mode.
+        gabor: the first filters of both stems start as random Gabor filters, as trained image models have them,
+            instead of noise: for short trainings without pretrained stems.
+
+    Published size: 203,617,539 parameters without the VQ-VAE, whose names are kept.
+    """
+
+    supervision = "segment"
+
+    def __init__(
+        self,
+        spatiotemporal: SpatioTemporal,
+        vqvae: VQVAE,
+        lmm_dims: tuple[int, int] | None = (1024, 4096),
+        heads: int = 8,
+        vqvae_weights: str | None = None,
+        stems: str | None = None,
+        freeze_stems: bool = False,
+        gabor: bool = False,
+    ):
+        super().__init__()
+        dim = spatiotemporal.dim
+        if dim % heads:
+            raise ValueError(f"{heads} heads do not divide {dim} dimensions")
+        self.size, self.window = spatiotemporal.size, spatiotemporal.window
+        self.lmm_dims, self.vqvae_weights = lmm_dims, vqvae_weights
+        self.backbone = spatiotemporal
+        if gabor:
+            for stem in (self.backbone.patch_embed.rgb_backbone, self.backbone.patch_embed.recons_backbone):
+                gabor_filters_(stem.stem.conv.weight)
+                stem.freq_stem.load_state_dict(stem.stem.state_dict())
+        self.vqvae = vqvae.requires_grad_(False).eval()
+        self.stems, self.freeze_stems = stems, freeze_stems
+        if freeze_stems:
+            self.backbone.patch_embed.requires_grad_(False)
+        self._has_vqvae = vqvae_weights is None and stems is None
+        self._kept: dict[int, Tensor] = {}  # reconstructed frames of a training
+        self.vqvae.register_load_state_dict_post_hook(lambda *_: setattr(self, "_has_vqvae", True))
+        if lmm_dims is not None:
+            self.clip_proj, self.mm_proj = (_projection(size, dim) for size in lmm_dims)
+        self.final_fusion = DynamicFusion(dim, heads)
+        self.head = nn.Linear(dim, 2)
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True) -> Visual:
+        super().train(mode)
+        self.vqvae.eval()
+        if self.freeze_stems:
+            self.backbone.patch_embed.eval()
+        return self
+
+    def starting_weights(self) -> list[Path]:
+        """The files of trained systems that `load_pretrained` reads."""
+        return [weights_path(Path(source)) for source in (self.stems, self.vqvae_weights) if source]
+
+    def load_pretrained(self) -> None:
+        """Load the weights that the arguments name: before a training, never after one."""
+        self.backbone.load_pretrained()
+        if self.stems:
+            path = weights_path(Path(self.stems))
+            load_weights(self.backbone.patch_embed, path, below="backbone.patch_embed.")
+            if not self.vqvae_weights:
+                load_weights(self.vqvae, path, below="vqvae.")
+        if self.vqvae_weights:
+            load_weights(self.vqvae, weights_path(Path(self.vqvae_weights)))
+
+    def reconstruct(self, frames: Tensor) -> Tensor:
+        """What the VQ-VAE makes of frames (N, S, S, 3) uint8, in the same form."""
+        if not self._has_vqvae:
+            raise KlassifyError(
+                "The VQ-VAE still has random weights, though the settings name trained ones.",
+                where=self.vqvae_weights,
+                mend="call load_pretrained() before a training, or load the trained weights",
+            )
+        return self.vqvae.reconstruct(frames)
+
+    # ------------------------------------------------------------------------------ its parts
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """(..., H, W, 3) uint8 -> (..., 3, H, W), normalised as for ImageNet."""
+        return (frames.movedim(-1, -3).to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def scored_pair(self, frames: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Frames (N, S, S, 3) uint8 -> the middles of them and of their reconstruction, (N, 3, size, size).
+
+        codes: (N, S / 4, S / 4) of the frames, if the VQ-VAE's encoder has run before.
+        """
+        reconstructed = self.reconstruct(frames) if codes is None else decoded(self.vqvae, codes)
+        frames, reconstructed = (visual_augment.centre(part, self.size) for part in (frames, reconstructed))
+        return self.pixels(frames), self.pixels(reconstructed)
+
+    def lmm_tokens(self, visual: Tensor, textual: Tensor) -> Tensor:
+        """Projected features of n sampled frames: (n, 1, 1024) and (n, 64, 4096), also float16 -> (n, 65, D)."""
+        dtype = self.clip_proj.weight.dtype
+        return torch.cat([self.clip_proj(visual.to(dtype)), self.mm_proj(textual.to(dtype))], dim=1)
+
+    def fuse(
+        self, st_tokens: Tensor, lmm_tokens: Tensor | None, lmm_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """FC tokens (B, W, D), LMM tokens (B, L, D) or None, their validity (B,) -> logits, weights (B, N, 1)."""
+        if lmm_tokens is None:
+            fused, weights = self.final_fusion(st_tokens)
+            return self.head(fused), weights
+        valid = None
+        if lmm_valid is not None and not lmm_valid.all():
+            n_st, n_lmm = st_tokens.shape[1], lmm_tokens.shape[1]
+            seen = lmm_valid[:, None].expand(-1, n_lmm)
+            valid = torch.cat([seen.new_ones(len(seen), n_st), seen], dim=1)
+        fused, weights = self.final_fusion(torch.cat([st_tokens, lmm_tokens], dim=1), valid)
+        return self.head(fused), weights
+
+    # --------------------------------------------------------------------------- whole windows
+
+    def forward(
+        self, st_tokens: Tensor, visual: Tensor | None, textual: Tensor | None, lmm_valid: Tensor | None = None
+    ) -> Tensor:
+        """FC tokens (B, W, D), (B, 1, 1024), (B, 64, 4096) and validity (B,) bool -> logits (B, 2)."""
+        with_lmm = self.lmm_dims is not None and visual is not None
+        return self.fuse(st_tokens, self.lmm_tokens(visual, textual) if with_lmm else None, lmm_valid)[0]
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy of every window, or of the clip where the batch only knows the clip's label.
+
+        batch, of B clips with T frames and K windows each: "frames" (B, T, S, S, 3) uint8; "starts" (B, K) long,
+        where the windows begin; the draws of visual_augment, one a clip; where there are LMM features "visual"
+        (B, K, 1, V), "textual" (B, K, 64, L) and "lmm_valid" (B,) bool; "label" (B, K) long of the windows, or
+        (B,) of the clips, whose log-odds are then pooled over the windows. See `_reconstructed` for more keys.
+        """
+        n_windows = batch["starts"].shape[1]
+        lmm = [batch[name].flatten(0, 1) if name in batch else None for name in ("visual", "textual")]
+        valid = batch["lmm_valid"].repeat_interleave(n_windows) if "lmm_valid" in batch else None
+        logits = self(self.backbone.windows(self._window_tokens(batch)), *lmm, valid).float()
+        label = batch["label"]
+        if label.ndim == 2:
+            return F.cross_entropy(logits, label.flatten())
+        log_odds = (logits[:, 1] - logits[:, 0]).unflatten(0, (-1, n_windows))
+        return F.binary_cross_entropy_with_logits(pool_top(log_odds), label.float())
+
+    def _window_tokens(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B * K, W, P, D); a frame of several windows passes the stems once, as in scoring."""
+        draws = {name: batch[name] for name in visual_augment.DRAWS}
+        pair = (visual_augment.apply(part, draws, self.size) for part in (batch["frames"], self._reconstructed(batch)))
+        tokens = self.backbone.frame_tokens(*(self.pixels(part.flatten(0, 1)) for part in pair))
+        tokens = tokens.unflatten(0, batch["frames"].shape[:2])
+        frames = batch["starts"][:, :, None] + torch.arange(self.window, device=tokens.device)
+        clips = torch.arange(len(tokens), device=tokens.device)[:, None, None]
+        return tokens[clips, frames].flatten(0, 1)
+
+    def _reconstructed(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the VQ-VAE makes of the frames as they are, (B, T, S, S, 3).
+
+        Where the batch has "codes" (B, T, S / 4, S / 4), these are decoded. Where it has "frame_id" (B, T) long,
+        each frame is reconstructed once and kept, S * S * 3 bytes.
+        """
+        frames = batch["frames"]
+        if "codes" in batch:
+            return decoded(self.vqvae, batch["codes"].flatten(0, 1)).view_as(frames)
+        if "frame_id" not in batch:
+            return self.reconstruct(frames.flatten(0, 1)).view_as(frames)
+        flat, ids = frames.flatten(0, 1), batch["frame_id"].flatten().tolist()
+        new = [i for i, number in enumerate(ids) if number not in self._kept]
+        if new:
+            self._kept |= zip((ids[i] for i in new), self.reconstruct(flat[new]))
+        return torch.stack([self._kept[number] for number in ids]).view_as(frames)
+
+
+@torch.no_grad()
+def gabor_filters_(weight: Tensor) -> None:
+    """Fill (C, 3, k, k) with waves under a Gaussian window: any direction and phase, 2 to 12 pixels long.
+
+    Three filters of four see all colours nearly alike, the fourth weighs them at random.
+    """
+    n, colours, side, _ = weight.shape
+    place = torch.arange(side) - side // 2
+    scales = torch.tensor([math.log(6), math.pi, 2 * math.pi])
+    length, angle, phase = torch.rand(3, n, 1, 1) * scales[:, None, None, None]
+    along = place * angle.cos() + place[:, None] * angle.sin()
+    window = torch.exp(-(place**2 + place[:, None] ** 2) / (2 * (side / 3.5) ** 2))
+    waves = torch.cos(2 * math.pi * along / (2 * length.exp()) + phase) * window
+    mix = 1 + 0.3 * torch.randn(n, colours, 1, 1)
+    mix[::4] = torch.randn(len(mix[::4]), colours, 1, 1)
+    weight.copy_(mix * (waves - waves.mean(dim=(1, 2), keepdim=True))[:, None])
+
+
+def _projection(in_dim: int, dim: int) -> nn.Linear:
+    layer = nn.Linear(in_dim, dim)
+    nn.init.normal_(layer.weight, std=0.01)
+    return layer
