@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     module.configure(parser)
     try:
-        return module.run(parser.parse_args(argv[1:])) or 0
+        return module.run(parser.parse_intermixed_args(argv[1:])) or 0  # KEY=VALUE may stand after options too
     except KlassifyError as error:
         print(f"klassify {command}: {error}", file=sys.stderr)
         return 2

@@ -227,9 +227,9 @@ def list_path(data_dir: str | os.PathLike, split: str) -> Path:
     return Path(data_dir) / f"{base_split(split)}.tsv"
 
 
-def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
-    """The list `<data_dir>/<split>.tsv`, or a named subset of one (SUBSETS), as `read_list` gives it."""
-    path, rule = list_path(data_dir, split), SUBSETS[split][2] if split in SUBSETS else None
+def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
+    """`list_path` of a list that is there; KlassifyError with the names of those that are, otherwise."""
+    path = list_path(data_dir, split)
     if not path.exists():
         lists = sorted(p.stem for p in Path(data_dir).glob("*.tsv") if "." not in p.stem)
         known = some(lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20)
@@ -238,6 +238,12 @@ def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = Fals
             where=path,
             mend="make stage0",
         )
+    return path
+
+
+def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
+    """The list `<data_dir>/<split>.tsv`, or a named subset of one (SUBSETS), as `read_list` gives it."""
+    path, rule = existing_list(data_dir, split), SUBSETS[split][2] if split in SUBSETS else None
     frame = read_list(path, segments=segments)
     if rule is None:
         return frame

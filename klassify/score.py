@@ -69,7 +69,7 @@ def _score_model(folder: Path, system: systems.System, split: str, args: argpars
     path = score_path(folder, split, kind)
     settings = {
         "system": systems.system_hash(folder),
-        "list": file_hash(lists.list_path(sources.lists, split)),
+        "list": file_hash(lists.existing_list(sources.lists, split)),
         **data.settings(sources, split),
     }
     header = Header(system.name, split, kind, system.scale, system.supervision, settings)

@@ -87,7 +87,8 @@ def training_settings(experiment: Experiment, sources, args: argparse.Namespace)
     """Everything the trained weights depend on."""
     data = experiment.data
     start = {} if args.init else {str(path): file_hash(path) for path in _starting_weights(experiment, args)}
-    hashes = {split: file_hash(lists.list_path(sources.lists, split)) for split in (data.train_split, data.val_split)}
+    splits = (data.train_split, data.val_split)
+    hashes = {split: file_hash(lists.existing_list(sources.lists, split)) for split in splits}
     return {
         "config": experiment.resolved,
         "seed": args.seed,

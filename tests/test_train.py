@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -180,3 +181,12 @@ def test_segment_columns_make_no_difference_to_task_1(config, tmp_path, small_da
         results.append((load_file(tmp_path / name / "model.safetensors"), table))
     assert all(torch.equal(results[0][0][key], results[1][0][key]) for key in results[0][0])
     pd.testing.assert_frame_equal(results[0][1], results[1][1])
+
+
+def test_overrides_may_stand_after_options_and_a_missing_list_is_named(tmp_path, capsys):
+    config = Path(__file__).parent.parent / "recipes/klassify/conf/demo/tcn.yaml"
+    command = ["train", str(config), "--out", str(tmp_path), "--lists", str(tmp_path / "none"), "--media", "m",
+               "--features", "f", "train.epochs=1"]  # fmt: skip
+    assert cli.main(command) == 2
+    message = capsys.readouterr().err
+    assert "no list for split 'train_video'" in message and "make stage0" in message
