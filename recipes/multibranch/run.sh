@@ -81,8 +81,12 @@ if stage 2 "train the branches, score val, fit the linear fusion on val_fit, tun
   # only the demo trains stems; others start from ImageNet's weights
   chosen=$(systems vqvae $(cd "$conf_dir" && compgen -G 'stems.yaml' | sed 's/\.yaml$//') ps ps_clip visual visual_clip fused fused_clip)
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
-    make_all ps ps_clip &                       # small models: two trainings of a thread each side by side
-    make_all vqvae stems visual visual_clip
+    {                                           # small models: two trainings of a thread each side by side
+      make_all ps ps_clip
+      until [ -n "$vqvae" ] || have vqvae; do sleep 1; done
+      make_all visual_clip
+    } &
+    make_all vqvae stems visual
     wait $!
     make_all fused fused_clip
   else
