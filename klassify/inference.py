@@ -6,7 +6,7 @@ Windows of many clips share a forward pass; nothing is kept of a clip once its r
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,8 +26,8 @@ def pick_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _loader(data: ClipData, sources: Sources, split: str, workers: int, progress: bool) -> Iterator:
-    files = sources.table(split)["file"].tolist()
+def _loader(data: ClipData, sources: Sources, split: str, files, workers: int, progress: bool) -> Iterator:
+    files = sources.table(split)["file"].tolist() if files is None else list(files)
     loader = DataLoader(ClipWindows(data, sources, split, files), batch_size=None, num_workers=workers,
                         generator=torch.Generator())  # fmt: skip
     return tqdm(loader, desc=f"score {split}", unit="clip", disable=not (progress and sys.stderr.isatty()))
@@ -35,10 +35,10 @@ def _loader(data: ClipData, sources: Sources, split: str, workers: int, progress
 
 @torch.inference_mode()
 def score_clips(
-    model, data: ClipData, sources: Sources, split: str, *, batch_size: int = 16, workers: int = 0, device="auto",
-    progress: bool = True,
+    model, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None, batch_size: int = 16,
+    workers: int = 0, device="auto", progress: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
-    """Score every clip of a split in windows.
+    """Score the clips of a split, or the named ones, in windows.
 
     model: a module with `score(batch) -> (B,)` log-odds of fake.
     Returns the window table (file, start, end, score) and {file: reason} of the clips without an answer.
@@ -47,7 +47,7 @@ def score_clips(
     rows: list[tuple[str, float, float, float]] = []
     reasons: dict[str, str] = {}
     model = model.to(device).eval()
-    for cut, failed in batches(_loader(data, sources, split, workers, progress), batch_size):
+    for cut, failed in batches(_loader(data, sources, split, files, workers, progress), batch_size):
         reasons.update(failed)
         if not cut:
             continue
@@ -59,19 +59,19 @@ def score_clips(
 
 @torch.inference_mode()
 def score_frames(
-    model, data, sources: Sources, split: str, *, batch_size: int = 16, workers: int = 0, device="auto",
-    progress: bool = True,
+    model, data, sources: Sources, split: str, *, files: Sequence[str] | None = None, batch_size: int = 16,
+    workers: int = 0, device="auto", progress: bool = True,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
-    """Score every 40 ms frame of every clip of a split.
+    """Score every 40 ms frame of the clips of a split, or of the named ones.
 
     data: a frame_datasets.FrameData. Returns the frame table (file, start, end, score, named columns) in
-    the order of the list, and {file: reason} of the clips without an answer.
+    the order of the files, and {file: reason} of the clips without an answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
     model = model.to(device).eval()
     names = ["start", "end", "score", *data.COLUMNS]
     files, tables, reasons = [], [np.empty((0, len(names)))], {}
-    for file, cut, reason in _loader(data, sources, split, workers, progress):
+    for file, cut, reason in _loader(data, sources, split, files, workers, progress):
         if not cut:
             reasons[file] = reason
             continue
