@@ -1,10 +1,12 @@
 # make help        the stages and the variables of a recipe
-# make demo        everything, on a corpus that the toolkit makes itself
+# make demo        everything, on a corpus that the toolkit makes itself: both recipes and their comparison
 # make test        set up and run the tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 -include local.mk
 
+# both recipes, unless one is asked for
+demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch)
 recipe ?= klassify
 VARIABLES := split recipe data from size root conf system submit1 submit2 vqvae lmm seed jobs force dry
 
@@ -30,12 +32,15 @@ endif
 help:
 	@$(run) --help
 
-# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (three training seeds)
+# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (three training seeds); then one page
 seeds = $(if $(filter command file,$(origin seed)),$(seed),$(if $(filter large,$(size)),1 2 3,1))
 demo_arguments = data=demo $(filter-out data=% seed=%,$(arguments))
 demo: setup
-	@$(run) --stage 0 --stop-stage 1 $(demo_arguments)
-	@set -e; for seed in $(seeds); do $(run) --stage 2 --stop-stage 4 $(demo_arguments) seed=$$seed; done
+	@set -e; for recipe in $(demo_recipes); do \
+	  recipes/$$recipe/run.sh --stage 0 --stop-stage 1 $(demo_arguments); \
+	  for seed in $(seeds); do recipes/$$recipe/run.sh --stage 2 --stop-stage 4 $(demo_arguments) seed=$$seed; done; \
+	done
+	@$(run) --compare split=testA $(demo_arguments) seed=$(firstword $(seeds))
 
 stage0 stage1 stage2 stage3 stage4: setup
 	@$(run) --stage $(@:stage%=%) --stop-stage $(@:stage%=%) $(arguments)

@@ -235,7 +235,7 @@ compare_recipes() {
     one=$top/$(basename "$(dirname "$file")")$seed_folder
     for m in $(sed -n 's/^reported\(_2\)\{0,1\}=(\([^)]*\)).*/\2/p' "$file"); do
       [[ ",${system:-$m}," == *",$m,"* && " ${found[*]-} " != *" $one/$m "* ]] || continue
-      [ ! -e "$one/$m/system.yaml" ] || found+=("$one/$m")
+      if [ -n "$dry" ] || [ -e "$one/$m/system.yaml" ]; then found+=("$one/$m"); fi
     done
   done
   [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  mend:  make stage2 recipe=$recipe $variables"
