@@ -1,0 +1,166 @@
+"""Decoding in another process: the same answers, and what becomes of crashes and hangs."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from klassify import decoding, media
+from klassify.corpus.encode import write_clip
+from klassify.features import frames
+from klassify.media import MediaError
+
+
+@pytest.fixture(autouse=True)
+def no_processes_left():
+    yield
+    decoding.close()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("clips") / "é.mp4"
+    images = list(rng.integers(0, 255, (50, 64, 64, 3), np.uint8))
+    write_clip(path, images, rng.normal(0, 0.1, 32000).astype(np.float32), 30, 48_000)
+    return path
+
+
+def idle():
+    return decoding._idle.get(os.getpid(), [])
+
+
+def test_the_same_answers_as_here(clip):
+    assert np.array_equal(decoding.call(media.read_audio, clip), media.read_audio(clip))
+    assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
+    picked = decoding.call(frames.pick_frames, clip, np.array([0, 3, 9]), size=64)
+    assert np.array_equal(picked, frames.pick_frames(clip, [0, 3, 9], size=64))
+    blocks = list(decoding.stream(frames.iter_frames, clip, size=64, chunk=16))
+    here = list(frames.iter_frames(clip, size=64, chunk=16))
+    assert len(blocks) == len(here) and all(map(np.array_equal, blocks, here))
+    assert len(idle()) == 1  # one process served all of them
+
+
+def test_errors_are_those_of_the_function(tmp_path, clip):
+    bad = tmp_path / "é\n.mp4"
+    bad.write_bytes(b"no media")
+    with pytest.raises(MediaError) as here:
+        media.read_audio(bad)
+    with pytest.raises(MediaError) as there:
+        decoding.call(media.read_audio, bad)
+    assert (there.value.what, str(there.value.where)) == (here.value.what, str(here.value.where))
+    with pytest.raises(MediaError, match="Cannot decode: TypeError"):
+        decoding.call(frames.read_frames, clip, wrong=1)
+    assert len(idle()) == 1
+
+
+def test_a_stream_that_is_left_early_leaves_the_process_ready(clip):
+    stream = decoding.stream(frames.iter_frames, clip, size=32, chunk=4)
+    first = list(itertools.islice(stream, 2))
+    stream.close()
+    assert [len(block) for block in first] == [4, 4] and len(idle()) == 1
+    assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
+
+
+def test_two_streams_at_once(clip):
+    one = decoding.stream(frames.iter_frames, clip, size=32, chunk=8)
+    two = decoding.stream(frames.iter_frames, clip, size=32, chunk=8)
+    assert all(np.array_equal(a, b) for a, b in zip(one, two))
+
+
+def test_a_crash_is_tried_again_and_then_costs_the_clip(clip, monkeypatch):
+    ask = decoding._Process.ask
+
+    def crash_first(times):
+        left = iter([True] * times)
+
+        def asking(self, *request):
+            if next(left, False):
+                self.popen.send_signal(signal.SIGSEGV)
+                self.popen.wait()
+            ask(self, *request)
+
+        monkeypatch.setattr(decoding._Process, "ask", asking)
+
+    crash_first(1)
+    assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
+    crash_first(1)
+    assert sum(map(len, decoding.stream(frames.iter_frames, clip, size=32))) == frames.n_frames(clip)
+    crash_first(2)
+    with pytest.raises(MediaError, match="The decoder crashed: SIGSEGV"):
+        decoding.call(frames.n_frames, clip)
+    monkeypatch.undo()
+    assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)  # the next clip goes on
+
+
+def test_a_crash_in_the_middle_of_a_stream(clip):
+    stream = decoding.stream(frames.iter_frames, clip, size=224, chunk=4)
+    next(stream)
+    (child,) = children()
+    os.kill(child, signal.SIGKILL)
+    with pytest.raises(MediaError, match="crashed"):
+        list(stream)
+
+
+def test_a_hang_ends_after_the_limit(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "waits.mp4")  # nobody writes into it
+    monkeypatch.setattr(decoding, "SILENCE_S", 0.5)
+    start = time.monotonic()
+    with pytest.raises(MediaError, match="no answer for 0 s|no answer for 1 s"):
+        decoding.call(media.read_audio, tmp_path / "waits.mp4")
+    assert time.monotonic() - start < 30
+    assert idle() == [] and children() == []
+
+
+def test_a_forked_process_has_a_decoder_of_its_own(clip):
+    decoding.call(frames.n_frames, clip)
+    context = multiprocessing.get_context("fork")
+    with context.Pool(1) as pool:
+        assert pool.apply(_pid_and_frames, (clip,)) == (False, frames.n_frames(clip))
+    assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
+
+
+def _pid_and_frames(clip):
+    before = os.getpid() in decoding._idle
+    return before, decoding.call(frames.n_frames, clip)
+
+
+def test_only_decoding_functions_run_there(clip):
+    with pytest.raises(ValueError, match="do not run"):
+        decoding.call(os.path.getsize, clip)
+
+
+def test_the_process_ends_with_the_one_that_asked(clip):
+    script = (
+        "import sys, os\nfrom klassify import decoding\nfrom klassify.features import frames\n"
+        "decoding.call(frames.n_frames, sys.argv[1])\n"
+        "print(decoding._idle[os.getpid()][0].popen.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(clip)], capture_output=True, text=True)
+    child = int(done.stdout)
+    for _ in range(100):
+        if not running(child):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the decoder outlives its parent")
+
+
+def running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children():
+    with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
+        return [int(pid) for pid in file.read().split() if running(pid)]
