@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -34,23 +35,38 @@ class Died:
 
 
 def each(
-    function: Callable[[Any, Any], Any], tasks: Iterable, setup: Callable[[], Any], *, jobs: int
-) -> Iterator[tuple[int, Any]]:
+    function: Callable[[Any, Any], Any], tasks: Iterable, setup: Callable[[], Any], *, jobs: int,
+    limit_s: float = math.inf,
+) -> Iterator[tuple[int, Any]]:  # fmt: skip
     """Yield (number, function(setup(), task)) as results arrive, in any order.
 
     `setup` runs once in each of the `jobs` processes; both callables must be picklable. A task whose
-    worker dies is tried once more in a fresh one, then its result is Died. An exception in `setup` or
-    `function` ends the run, as KlassifyError or RuntimeError.
+    worker dies is tried once more in a fresh one, then its result is Died, and so it is at once where the
+    task takes longer than `limit_s` seconds. An exception in `setup` or `function` ends the run, as
+    KlassifyError or RuntimeError.
     """
-    crew = _Crew(function, tasks, setup)
+    crew = _Crew(function, tasks, setup, limit_s)
     try:
         for _ in range(jobs):
             crew.hire()
         while busy := crew.busy():
-            for pipe in multiprocessing.connection.wait(busy):
+            for pipe in multiprocessing.connection.wait(busy, crew.time_left()):
                 yield from crew.listen(pipe)
+            yield from crew.end_overdue()
     finally:
         crew.dismiss()
+
+
+@contextlib.contextmanager
+def _main_left_alone() -> Iterator[None]:
+    """`spawn` would run the caller's script in each worker, endlessly where it lacks `if __name__ == "__main__"`."""
+    main = sys.modules["__main__"]
+    hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 @dataclasses.dataclass
@@ -58,11 +74,12 @@ class _Worker:
     process: multiprocessing.process.BaseProcess
     task: tuple[int, Any, int] | None  # number, task, earlier attempts
     ready: bool = False
+    since: float = math.inf  # when it began the task
 
 
 class _Crew:
-    def __init__(self, function: Callable, tasks: Iterable, setup: Callable):
-        self.function, self.setup = function, setup
+    def __init__(self, function: Callable, tasks: Iterable, setup: Callable, limit_s: float):
+        self.function, self.setup, self.limit_s = function, setup, limit_s
         self.again: collections.deque = collections.deque()
         self.fresh = ((number, task, 0) for number, task in enumerate(tasks))
         self.workers: dict[Connection, _Worker] = {}
@@ -82,13 +99,15 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.function, self.setup), daemon=True)
-        process.start()
+        with _main_left_alone():
+            process.start()
         theirs.close()  # so that a dead worker ends the pipe
         self.workers[pipe] = _Worker(process, None)
         self.hand(pipe, task)
 
     def hand(self, pipe: Connection, task: tuple[int, Any, int] | None) -> None:
-        self.workers[pipe].task = task
+        worker = self.workers[pipe]
+        worker.task, worker.since = task, time.monotonic() if worker.ready else math.inf
         if task is not None:
             with contextlib.suppress(OSError):  # it just died: listening to it will say so
                 pipe.send(task[1])
@@ -102,7 +121,7 @@ class _Crew:
             yield from self.bury(pipe)
             return
         if kind == "ready":
-            worker.ready = True
+            worker.ready, worker.since = True, time.monotonic()
         elif kind == "failed":
             raise value if isinstance(value, KlassifyError) else RuntimeError(value)
         else:
@@ -110,10 +129,24 @@ class _Crew:
             self.hand(pipe, self.next_task())
             yield number, value
 
-    def bury(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
+    def time_left(self) -> float | None:
+        """Seconds until the first task is overdue; None without a limit."""
+        since = min((worker.since for worker in self.workers.values() if worker.task is not None), default=math.inf)
+        return None if math.isinf(since + self.limit_s) else max(0.0, since + self.limit_s - time.monotonic())
+
+    def end_overdue(self) -> Iterator[tuple[int, Any]]:
+        """Kill the workers whose task takes longer than the limit."""
+        now = time.monotonic()
+        for pipe, worker in list(self.workers.items()):
+            if worker.task is not None and now - worker.since >= self.limit_s and not pipe.poll():
+                worker.process.kill()
+                worker.task = (*worker.task[:2], ATTEMPTS)  # a second attempt would take as long
+                yield from self.bury(pipe, f"it took longer than {self.limit_s:g} s")
+
+    def bury(self, pipe: Connection, reason: str = "") -> Iterator[tuple[int, Any]]:
         worker = self.workers.pop(pipe)
         pipe.close()
-        reason = _epitaph(worker.process)
+        reason = reason or _epitaph(worker.process)
         self.stillborn = 0 if worker.ready else self.stillborn + 1
         if self.stillborn > MAX_STILLBORN:
             raise KlassifyError(f"Worker processes die before they are ready: {reason}.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +37,8 @@ def work(state: int, task):
             task.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return "second attempt"
+    if task == "hang":
+        time.sleep(600)
     if task == "defect":
         raise ZeroDivisionError("in the worker")
     return state + task
@@ -58,6 +62,14 @@ def test_a_crash_costs_one_task():
 
 def test_a_task_whose_worker_was_killed_once_is_tried_again(tmp_path):
     assert run([0, tmp_path / "seen", 2]) == {0: 10, 1: "second attempt", 2: 12}
+
+
+def test_a_hang_costs_one_task():
+    start = time.monotonic()
+    results = dict(workers.each(work, [0, "hang", 2, 3, "hang"], setup, jobs=2, limit_s=1.5))
+    assert {number: results[number] for number in (0, 2, 3)} == {0: 10, 2: 12, 3: 13}
+    assert [results[number].reason for number in (1, 4)] == ["it took longer than 1.5 s"] * 2
+    assert time.monotonic() - start < 60
 
 
 def test_failures_to_start_end_the_run():
@@ -90,3 +102,14 @@ def test_progress_writes_lines_to_a_log(monkeypatch, capsys):
     assert list(workers.progress(iter("ab"), 2, "extract 1/1")) == ["a", "b"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[1].startswith("extract 1/1: 2 of 2 clips, ")
+
+
+def test_a_plain_script_does_not_run_again_in_its_workers(tmp_path):
+    """One without `if __name__ == "__main__"`, as users write them."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from operator import add\nfrom klassify import workers\nprint('once')\n"
+        "print(sorted(workers.each(add, [1, 2], int, jobs=2)), __file__ is not None)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["once", "[(0, 1), (1, 2)] True"], done.stderr
