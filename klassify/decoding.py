@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -27,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from klassify import media
 from klassify.errors import KlassifyError
-from klassify.media import MediaError
+from klassify.media import MediaError, MediaInfo
 
 SILENCE_S = 120.0  # no sound clip keeps a decoder busy for so long between two answers
 START_S = 60.0
@@ -52,6 +54,11 @@ def call(function: Callable[..., Any], path: str | os.PathLike, *args: Any, **na
             process.ask(function, path, args, named)
             return process.answer()
     raise AssertionError("the last attempt returns or raises")
+
+
+def probe(path: str | os.PathLike) -> MediaInfo:
+    """What the container says (media.probe), read in another process. Raises MediaError."""
+    return MediaInfo(**call(media.probe, path))
 
 
 def stream(function: Callable[..., Iterator], path: str | os.PathLike, *args: Any, **named: Any) -> Iterator:
@@ -239,7 +246,7 @@ def _answer(answers, value: Any) -> None:
     if isinstance(value, np.ndarray):
         _write(answers, {"dtype": value.dtype.str, "shape": value.shape}, value)
     else:
-        _write(answers, {"value": value})
+        _write(answers, {"value": dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value})
 
 
 def _request(requests) -> dict[str, Any] | None:

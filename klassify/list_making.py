@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import collections
-import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,9 @@ from klassify.errors import KlassifyError
 from klassify.files import already_done, file_hash, read_json, whole_file, write_json
 from klassify.lists import COLUMNS, MEASURED, TYPES, media_folder, write_list
 from klassify.metadata import Fault, read_metadata, read_names
+
+T = TypeVar("T")
+LIMIT_S = 120.0  # for the header of one file
 
 
 def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
@@ -103,28 +107,38 @@ def measure(frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1
     wanted = np.flatnonzero(exists & (everything | frame[list(MEASURED)].isna().any(axis=1).to_numpy()))
     values = frame[list(MEASURED)].to_numpy(float)
     bar = {"disable": not len(wanted), "mininterval": 0.5 if sys.stderr.isatty() else 60.0, "desc": "probe"}
-    for i, found in tqdm(zip(wanted, _probe_all([paths[i] for i in wanted], jobs)), total=len(wanted), **bar):
+    problems = {}
+    for number, found in tqdm(_probe_all([paths[i] for i in wanted], jobs), total=len(wanted), **bar):
+        i = wanted[number]
         if isinstance(found, str):
-            faults.append(Fault(frame["row"].iat[i], frame["file"].iat[i], found, "kept"))
+            problems[i] = found
         else:
             values[i] = found if everything else np.where(np.isnan(values[i]), found, values[i])
+    faults += [Fault(frame["row"].iat[i], frame["file"].iat[i], problems[i], "kept") for i in sorted(problems)]
     frame[list(MEASURED)] = values
     return frame, faults
 
 
-def _probe_all(paths: list[Path], jobs: int) -> Iterator[tuple[float, ...] | str]:
+def _probe_all(paths: list[Path], jobs: int) -> Iterator[tuple[int, tuple[float, ...] | str]]:
+    """What each file's header says (see _probe), in any order: (number of the path, measured or a problem)."""
+    from klassify import decoding, media, workers
+
     if jobs <= 1 or len(paths) < 64:
-        yield from map(_probe, paths)
+        yield from ((number, _probe(decoding.probe, path)) for number, path in enumerate(paths))
         return
-    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(_probe, paths, chunksize=16)
+    for number, found in workers.each(
+        _probe, paths, functools.partial(_itself, media.probe), jobs=jobs, limit_s=LIMIT_S
+    ):
+        yield number, f"The decoder crashed: {found.reason}." if isinstance(found, workers.Died) else found
 
 
-def _probe(path: Path) -> tuple[float, ...] | str:
-    from klassify import media
+def _itself(value: T) -> T:
+    return value
 
+
+def _probe(probe: Callable[[Path], Any], path: Path) -> tuple[float, ...] | str:
     try:
-        info = media.probe(path)
+        info = probe(path)
     except KlassifyError as error:
         return error.what
     return info.n_frames, info.fps, info.n_samples, info.duration

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,6 +134,32 @@ def iter_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
             yield image
 
 
+def frames_at(
+    path: str | os.PathLike, indices: Sequence[int], *, longest: int | None = None, to_end: bool = False
+) -> Iterator[np.ndarray]:
+    """Those of the frames of `iter_frames` at these ascending indices that the clip reaches.
+
+    longest: pixels of the longer side to which each is scaled by area; None keeps the size. Decoding stops
+    after the last of them, or with `to_end` goes on, so that damage behind it is noticed. Raises MediaError.
+    """
+    wanted = set(indices)
+    last = math.inf if to_end else max(wanted, default=-1)
+    if last < 0:
+        return
+    with contextlib.closing(iter_frames(path)) as frames:
+        for number, frame in enumerate(frames):
+            if number in wanted:
+                yield frame if longest is None else _scaled(frame, longest)
+            if number >= last:
+                return
+
+
+def _scaled(frame: np.ndarray, longest: int) -> np.ndarray:
+    scale = longest / max(frame.shape[:2])
+    size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
 def count_frames(path: str | os.PathLike) -> int:
     """How many frames `iter_frames` yields for a sound file, from the packets' time stamps, without decoding.
 
@@ -223,6 +250,8 @@ def opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     """Open a local file and nothing else: a playlist inside it must not reach other hosts."""
     path = Path(path)
     with _explained(path):
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise MediaError("This is no regular file.", where=path)
         if path.is_file() and path.stat().st_size == 0:
             raise MediaError("The file is empty.", where=path)
         with av.open(

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify import lists, media, store, systems
+from klassify import decoding, lists, media, store, systems
 from klassify.detector import DETECTOR, PROPOSALS, Detector, load_detector
 from klassify.errors import KlassifyError, some
 from klassify.files import write_json
@@ -166,7 +166,7 @@ class _DataSet:
 
     def _measured(self, file: str) -> dict[str, Any]:
         try:
-            info = media.probe(self.folder / "media" / file)
+            info = decoding.probe(self.folder / "media" / file)
         except KlassifyError:
             return {"file": file, "n_frames": pd.NA, "fps": np.nan, "n_samples": pd.NA, "duration": np.nan}
         measured = {name: getattr(info, name) for name in ("n_frames", "fps", "n_samples", "duration")}

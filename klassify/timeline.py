@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from klassify import media
+from klassify import decoding, media
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
 
@@ -36,7 +36,7 @@ def draw(video: str | os.PathLike, prediction, path: str | os.PathLike, truth: n
     from matplotlib.figure import Figure
 
     images, times, end_s = thumbnails(video)
-    wave = or_nothing(media.read_audio, video)
+    wave = sound_of(video)
     end_s = max(
         end_s, len(wave) / media.SAMPLE_RATE, *(table["end"].max() for table in prediction.frames.values()), 0.04
     )
@@ -64,10 +64,10 @@ def draw(video: str | os.PathLike, prediction, path: str | os.PathLike, truth: n
         figure.savefig(partial, dpi=110, format="png")
 
 
-def or_nothing(read, video: str | os.PathLike) -> np.ndarray:
-    """What `read` gives, or an empty array for a file that it cannot read."""
+def sound_of(video: str | os.PathLike) -> np.ndarray:
+    """Its audio (media.read_audio), or an empty array for a file that cannot be read."""
     try:
-        return read(video)
+        return decoding.call(media.read_audio, video)
     except KlassifyError:
         return np.zeros(0, np.float32)
 
@@ -75,20 +75,14 @@ def or_nothing(read, video: str | os.PathLike) -> np.ndarray:
 def thumbnails(video: str | os.PathLike) -> tuple[list[np.ndarray], list[float], float]:
     """Evenly spaced small frames, the times of their middles, and the picture's length in seconds."""
     try:
-        n_frames = media.count_frames(video)
+        n_frames = decoding.call(media.count_frames, video)
         n_shown = min(THUMBNAILS, n_frames)
         times = [(slot + 0.5) / n_shown * n_frames / media.GRID_FPS for slot in range(n_shown)]
-        wanted = {int(time * media.GRID_FPS) for time in times}
-        found = [_small(frame) for number, frame in enumerate(media.iter_frames(video)) if number in wanted]
+        wanted = sorted({int(time * media.GRID_FPS) for time in times})
+        found = list(decoding.stream(media.frames_at, video, wanted, longest=THUMBNAIL_PX, to_end=True))
     except KlassifyError:
         return [], [], 0.0
     return found, times, n_frames / media.GRID_FPS
-
-
-def _small(frame: np.ndarray) -> np.ndarray:
-    scale = THUMBNAIL_PX / max(frame.shape[:2])
-    size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 def _draw_thumbnails(panel, frames: list[np.ndarray], times: list[float], end_s: float) -> None:
@@ -147,13 +141,13 @@ def mark(video: str | os.PathLike, prediction, path: str | os.PathLike, min_scor
     import av
 
     likely = prediction.segments[prediction.segments["score"] >= min_score]
-    n_frames = media.count_frames(video)
-    wave = or_nothing(media.read_audio, video)
+    n_frames = decoding.call(media.count_frames, video)
+    wave = sound_of(video)
     with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         picture = container.add_stream("libx264", rate=media.GRID_FPS, options={"crf": "20"})
         picture.pix_fmt = "yuv420p"
         sound = container.add_stream("aac", rate=media.SAMPLE_RATE, layout="mono") if len(wave) else None
-        for number, frame in enumerate(media.iter_frames(video)):
+        for number, frame in enumerate(decoding.stream(media.iter_frames, video)):
             image = _marked(frame, number, n_frames, likely)
             if number == 0:
                 picture.height, picture.width = image.shape[:2]

@@ -110,12 +110,13 @@ def test_a_crash_in_the_middle_of_a_stream(clip):
         list(stream)
 
 
-def test_a_hang_ends_after_the_limit(tmp_path, monkeypatch):
-    os.mkfifo(tmp_path / "waits.mp4")  # nobody writes into it
-    monkeypatch.setattr(decoding, "SILENCE_S", 0.5)
+def test_a_hang_ends_after_the_limit(clip, monkeypatch):
+    decoding.call(frames.n_frames, clip)
+    monkeypatch.setattr(decoding, "SILENCE_S", 0.6)
+    os.kill(children()[0], signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(MediaError, match="no answer for 0 s|no answer for 1 s"):
-        decoding.call(media.read_audio, tmp_path / "waits.mp4")
+    with pytest.raises(MediaError, match="no answer for 1 s"):
+        decoding.call(media.read_audio, clip)
     assert time.monotonic() - start < 30
     assert idle() == [] and children() == []
 

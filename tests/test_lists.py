@@ -455,14 +455,14 @@ def test_json_errors_name_the_line(tmp_path):
 
 @pytest.fixture
 def probed(monkeypatch):
-    from klassify import media
+    from klassify import decoding, media
 
     def probe(path):
         if path.stat().st_size == 0:
             raise media.MediaError("This file is empty.", where=path)
         return media.MediaInfo(120, 24.0, 64, 64, 80_000, 5.0, True, True)
 
-    monkeypatch.setattr(media, "probe", probe)
+    monkeypatch.setattr(decoding, "probe", probe)
 
 
 def test_probing_measures_names_missing_files_and_keeps_every_clip(tmp_path, probed):
@@ -489,8 +489,8 @@ def test_probing_in_processes_gives_what_one_process_gives(tmp_path):
     paths = [tmp_path / f"{i}.mp4" for i in range(70)]
     for path in paths:
         path.write_bytes(b"no media")
-    one, two = (list(list_making._probe_all(paths, jobs)) for jobs in (1, 2))
-    assert one == two and all(isinstance(result, str) for result in one)
+    one, two = (dict(list_making._probe_all(paths, jobs)) for jobs in (1, 2))
+    assert one == two and all(isinstance(result, str) for result in one.values())
 
 
 def test_a_list_is_made_once_and_other_inputs_are_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -235,3 +236,20 @@ def test_names_stay_inside_the_media_folder(tmp_path, name):
     with pytest.raises(MediaError, match="leads out"):
         media.inside(tmp_path, name)
     assert media.inside(tmp_path, "id1/b..c.mp4") == tmp_path / "id1/b..c.mp4"
+
+
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for read in (media.probe, media.read_audio, media.count_frames, lambda path: list(media.iter_frames(path))):
+        with pytest.raises(MediaError, match="no regular file"):
+            read(tmp_path / "pipe.mp4")
+
+
+def test_frames_at_indices(tmp_path):
+    path = write_video(tmp_path / "a.mp4", [40 * k for k in range(12)])
+    whole = list(media.iter_frames(path))
+    picked = list(media.frames_at(path, [0, 5, 11, 40]))
+    assert len(picked) == 3 and all(np.array_equal(a, whole[i]) for a, i in zip(picked, (0, 5, 11)))
+    assert list(media.frames_at(path, [])) == []
+    (small,) = media.frames_at(path, [3], longest=16, to_end=True)
+    assert max(small.shape[:2]) == 16

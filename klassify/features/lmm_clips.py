@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from klassify import media
+from klassify import decoding, media
 from klassify.features.clip import attempt
 from klassify.features.lmm import INTERVAL, LMM, sampled
 from klassify.store import LMMRow
@@ -59,14 +59,14 @@ class LMMExtractor:
 
     def look(self, file: str, path: Path) -> Shown | LMMRow:
         """Decode a clip to its end and keep the frames 0, interval, 2 interval, ..."""
-        fps = media.probe(path).fps
-        frames, n_frames = [], 0
-        for frame in media.iter_frames(path):
-            if n_frames % self.interval == 0:
-                frames.append(frame)
-            n_frames += 1
+        fps = decoding.probe(path).fps
+        n_frames = decoding.call(media.count_frames, path)
+        looked_at = range(0, n_frames, self.interval)
+        frames = list(decoding.stream(media.frames_at, path, list(looked_at), to_end=True))
         if not frames:
             return LMMRow.failed(file, "decode", "no frames")
+        if len(frames) < len(looked_at):
+            return LMMRow.failed(file, "decode", f"The clip ends before frame {looked_at[len(frames)]}.")
         return Shown(file, fps, n_frames, sampled(n_frames, self.interval), frames)
 
     def extract(self, clips: Sequence[Shown]) -> Iterator[LMMRow]:

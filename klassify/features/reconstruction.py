@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from klassify import media, systems
+from klassify import decoding, systems
 from klassify.checkpoints import load_weights, read_tensors
 from klassify.errors import KlassifyError
 from klassify.features import frames
@@ -50,8 +50,9 @@ class ReconstructionExtractor:
 
     def row(self, file: str, path: Path) -> ReconstructionRow:
         """The codes of one clip. Raises MediaError."""
-        fps = media.probe(path).fps
-        blocks = [self.codes(block) for block in frames.iter_frames(path, size=self.size, chunk=self.batch_size)]
+        fps = decoding.probe(path).fps
+        decoded = decoding.stream(frames.iter_frames, path, size=self.size, chunk=self.batch_size)
+        blocks = [self.codes(block) for block in decoded]
         if not blocks:
             return ReconstructionRow.failed(file, "decode", "no frames")
         return ReconstructionRow(file, fps, np.concatenate(blocks))

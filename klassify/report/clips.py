@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from klassify import lists, media, metrics, timeline
+from klassify import decoding, lists, media, metrics, timeline
 from klassify.errors import KlassifyError
 from klassify.features.mouth import FEATURES
 from klassify.report.agreement import Calibrated, disagreement
@@ -93,11 +93,11 @@ class Timelines:
             return nothing
         try:
             path = media.inside(self.media_root, file)
-            media.probe(path)
+            decoding.probe(path)
         except (KlassifyError, OSError) as error:
             return nothing | {"problem": getattr(error, "what", str(error))}
         images, times, picture_s = timeline.thumbnails(path)
-        wave = timeline.or_nothing(media.read_audio, path)
+        wave = timeline.sound_of(path)
         relative = Path(os.path.relpath(path.resolve(), self.page_folder.resolve())).as_posix()
         return {
             "media_s": max(picture_s, len(wave) / media.SAMPLE_RATE),
