@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_a_crash_is_tried_again_and_then_costs_the_clip(clip, monkeypatch):
 def test_a_crash_in_the_middle_of_a_stream(clip):
     stream = decoding.stream(frames.iter_frames, clip, size=224, chunk=4)
     next(stream)
-    (child,) = children()
+    (child,) = decoders()
     os.kill(child, signal.SIGKILL)
     with pytest.raises(MediaError, match="crashed"):
         list(stream)
@@ -113,12 +114,12 @@ def test_a_crash_in_the_middle_of_a_stream(clip):
 def test_a_hang_ends_after_the_limit(clip, monkeypatch):
     decoding.call(frames.n_frames, clip)
     monkeypatch.setattr(decoding, "SILENCE_S", 0.6)
-    os.kill(children()[0], signal.SIGSTOP)
+    os.kill(decoders()[0], signal.SIGSTOP)
     start = time.monotonic()
     with pytest.raises(MediaError, match="no answer for 1 s"):
         decoding.call(media.read_audio, clip)
     assert time.monotonic() - start < 30
-    assert idle() == [] and children() == []
+    assert idle() == [] and decoders() == []
 
 
 def test_a_forked_process_has_a_decoder_of_its_own(clip):
@@ -162,6 +163,8 @@ def running(pid):
         return False
 
 
-def children():
+def decoders():
+    """Processes that decode for this one."""
     with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
-        return [int(pid) for pid in file.read().split() if running(pid)]
+        pids = [int(pid) for pid in file.read().split() if running(pid)]
+    return [pid for pid in pids if b"klassify.decoding" in Path(f"/proc/{pid}/cmdline").read_bytes()]
