@@ -8,9 +8,11 @@ that a re-run can tell finished work from work done otherwise.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,14 +20,23 @@ from typing import Any
 
 from klassify.errors import KlassifyError, some
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
+FULL_BELOW = 64 * 1024  # bytes
 TEMPORARY = ".partial"  # in the name of every file that is still being written
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path; rename it to `path` if the block succeeds, remove it if it fails."""
+    """Yield a temporary path; rename it to `path` if the block succeeds, remove it if it fails.
+
+    A full disk, a folder that cannot be written and the like are KlassifyErrors.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     # the suffix stays last, since writers choose formats by it
     partial = path.with_name(f"{path.stem}{TEMPORARY}-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
@@ -36,8 +47,36 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         os.replace(partial, path)
+    except KlassifyError:
+        raise
+    except Exception as error:  # libraries say in ways of their own that the disk is full
+        if _is_about_writing(error, partial) or _disk_is_full(path.parent):
+            raise _cannot_write(path, error) from error
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _is_about_writing(error: Exception, partial: Path) -> bool:
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in NO_ROOM or (error.errno in FORBIDDEN and error.filename in (None, str(partial)))
+
+
+def _disk_is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < FULL_BELOW
+    except OSError:
+        return False
+
+
+def _cannot_write(path: Path, error: Exception) -> KlassifyError:
+    if getattr(error, "errno", None) in NO_ROOM or _disk_is_full(path.parent):
+        reason, mend = "the disk is full", "make room, then give the same command: what is finished is kept"
+    else:
+        reason, mend = getattr(error, "strerror", None) or str(error), "give a folder that can be written"
+    return KlassifyError(f"This file cannot be written: {reason}.", where=path, mend=mend)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
