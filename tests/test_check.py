@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klassify import check
+from klassify import check, check_task2
 from klassify.cli import main
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").read_text(encoding="utf-8"))
@@ -197,7 +197,7 @@ def test_json_is_cut_anywhere_and_read_whole(indent):
     clips = {f"a],[{i}.mp4": [[0.5, i, i + 1]] * (i % 5 + 1) for i in range(200)}
     stored = json.dumps(clips, indent=indent).encode()
     for block in (7, 64, 1000, 1 << 20):
-        assert list(check.iter_clips(io.BytesIO(stored), block)) == list(clips.items())
+        assert list(check_task2.iter_clips(io.BytesIO(stored), block)) == list(clips.items())
 
 
 def test_json_error_names_the_line():
@@ -206,7 +206,7 @@ def test_json_error_names_the_line():
     number = broken[: broken.index(b"40.mp4")].count(b"\n") + 1
     for block in (100, 1 << 20):
         with pytest.raises(ValueError, match=f"line {number},"):
-            list(check.iter_clips(io.BytesIO(broken), block))
+            list(check_task2.iter_clips(io.BytesIO(broken), block))
 
 
 @pytest.mark.parametrize(
@@ -297,3 +297,14 @@ def test_command_exits_with_0_or_1_and_2_for_a_mistake(tmp_path, capsys):
     assert main(command) == 1 and "prediction.txt:2: '7'" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "absent.zip"), "--list", str(names)]) == 2
     assert main(["check", str(tmp_path)]) == 2 and "--list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no json", '{"list": {"path": "/etc/passwd"}}'])
+def test_a_manifest_that_is_not_ours_matters_only_without_a_list(tmp_path, capsys, content):
+    names = tmp_path / "testA_files.txt"
+    names.write_text("\n".join(FILES) + "\n")
+    (tmp_path / check.TXT).write_text(GOOD_TXT)
+    (tmp_path / check.MANIFEST).write_text(content)
+    assert main(["check", str(tmp_path), "--list", str(names)]) == 0
+    assert main(["check", str(tmp_path)]) == 2
+    assert "manifest.json" in (said := capsys.readouterr().err) and "give --list" in said

@@ -303,6 +303,9 @@ class TwoColumns:
     def settings(self, sources, split):
         return {"features": "some"}
 
+    def reader(self, sources, split):
+        return None
+
 
 @pytest.mark.parametrize(("options", "wanted"), [([], "max"), (["--aggregate", "top"], "top")])
 def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(exp, tmp_path, monkeypatch, options, wanted):

@@ -4,43 +4,18 @@ import json
 import zipfile
 
 import numpy as np
-import pandas as pd
 import pytest
+from small_systems import FILES, make_list, make_segments, make_system
 
 from klassify import check, lists, package, systems
 from klassify.cli import main
 from klassify.errors import KlassifyError
-from klassify.scorefile import Header, score_path, write_scores
-
-FILES = ["b.mp4", "a.mp4", "c/d.mp4", "e.mp4"]
 
 
 @pytest.fixture
 def home(tmp_path):
-    frame = pd.DataFrame(
-        {"file": FILES, "n_frames": 100, "fps": 25.0, "n_samples": 64000, "duration": [4.0, 4.0, np.nan, 4.0]}
-    )
-    lists.write_list(tmp_path / "lists" / "testA.tsv", frame)
+    make_list(tmp_path / "lists" / "testA.tsv")
     return tmp_path
-
-
-def make_system(folder, scores, *, scale="probability", supervision="clip", kind="model", inputs=(), parameters=()):
-    system = systems.System(folder.name, kind, "audio", supervision, scale, list(inputs), dict(parameters))
-    systems.write_system(folder, system)
-    table = pd.DataFrame({"file": sorted(FILES), "start": 0.0, "end": 4.0, "score": scores, "reason": ""})
-    table.loc[table["score"].isna(), "reason"] = "no audio"
-    header = Header(folder.name, "testA", "clips", scale, supervision)
-    write_scores(score_path(folder, "testA", "clips"), table, header)
-    return folder
-
-
-def make_segments(folder, rows, scale="probability"):
-    table = pd.DataFrame(rows, columns=["file", "start", "end", "score"]).assign(modality="audio", method="threshold")
-    write_scores(
-        score_path(folder, "testA", "segments"),
-        table,
-        Header(folder.name, "testA", "segments", scale, "segment"),
-    )
 
 
 def pack(home, **options):

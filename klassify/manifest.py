@@ -1,0 +1,189 @@
+"""manifest.json of a submission: what made it, hash by hash, enough to make it again.
+
+A manifest may come from anybody: `read_manifest` checks every field that is used, and `inside` every path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from klassify import systems, verdict
+from klassify.errors import KlassifyError
+from klassify.files import file_hash, read_json
+from klassify.scorefile import score_path
+
+# task: the file that answers it, the scores that the file is made of
+TASKS = {"task1": (verdict.TXT, "clips"), "task2": (verdict.JSON, "segments")}
+# local scores, from the evaluation on val: key -> file beside the system, name in it
+LOCAL_SCORES = {"val_auc": ("metrics-val.json", "auc"), "val_score": ("metrics-val.task2.json", "Score")}
+MAX_BYTES, MAX_SYSTEMS = 1 << 24, 1000  # a real one has some kB and a few dozen systems
+HASH, HEX, NAME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}"), re.compile(r"[A-Za-z0-9_-]+")
+
+
+def describe(folder: Path, split: str) -> dict[str, Any]:
+    """A system for the manifest: what it is, hashes, its scores on val if evaluated, its inputs likewise."""
+    system = systems.load_system(folder)
+    entry = {name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")}
+    entry |= {"path": str(folder), "hash": systems.system_hash(folder)}
+    for _, kind in TASKS.values():
+        scores = score_path(folder, split, kind)
+        if scores.exists():
+            entry[f"{kind}_sha256"] = file_hash(scores)
+    for key, (name, metric) in LOCAL_SCORES.items():
+        if (folder / name).exists():
+            entry[key] = read_json(folder / name).get(metric)
+    return entry | {"inputs": [describe(path, split) for path in systems.input_folders(folder)]}
+
+
+def supervision(folder: Path) -> str:
+    """`segment` as soon as the system or anything that it is computed from was trained on segment labels."""
+    parts = [systems.load_system(folder).supervision, *map(supervision, systems.input_folders(folder))]
+    return "segment" if "segment" in parts else "clip"
+
+
+def made_with(
+    list_path: Path, split: str, tasks: Mapping[str, Path], *, prior: float | None, sigmoid: bool
+) -> dict[str, Any]:
+    """What decides the bytes of a package: settings, and hashes of the list, the systems and their scores."""
+    wanted = {"split": split, "list": file_hash(list_path), "prior": prior, "sigmoid": sigmoid}
+    for task, folder in tasks.items():
+        kind = TASKS[task][1]
+        scores = score_path(folder, split, kind)
+        if not scores.exists():
+            mend = f"klassify score {folder} --split {split}"
+            raise KlassifyError(f"{folder.name} has no {kind} scores for {split}.", where=scores, mend=mend)
+        wanted |= {f"{task}_system": systems.system_hash(folder), f"{task}_scores": file_hash(scores)}
+    return wanted
+
+
+def provenance() -> dict[str, Any]:
+    """commit and dirty (None outside a checkout), and versions that could change the bytes of a package."""
+    import numpy
+    import pandas
+
+    from klassify.experiment import git_commit
+
+    commit = git_commit()
+    sha = re.match(r"[0-9a-f]*", commit).group() or None
+    versions = {"python": platform.python_version(), "numpy": numpy.__version__, "pandas": pandas.__version__}
+    versions["zlib"] = zlib.ZLIB_RUNTIME_VERSION
+    return {"commit": sha, "dirty": commit != sha if sha else None, "versions": versions}
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a manifest.json and check the fields that are used; KlassifyError names the first that is wrong."""
+    path = Path(path)
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise KlassifyError(f"This is no manifest: it is larger than {MAX_BYTES >> 20} MB.", where=path)
+    try:
+        manifest = read_json(path)
+    except (RecursionError, OSError) as error:
+        raise KlassifyError(f"This manifest cannot be read: {error}.", where=path) from None
+    if problem := _problem(manifest):
+        raise KlassifyError(f"This is no manifest of a submission: {problem}.", where=path)
+    return manifest
+
+
+def entries(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A described system and everything that it is computed from, inputs before users."""
+    found, stack = [], [entry]
+    while stack:
+        found.append(stack.pop())
+        stack += found[-1]["inputs"]
+    return reversed(found)
+
+
+def inside(path: str, allowed: Sequence[Path], *, where: object) -> Path:
+    """A manifest's path, refused unless it leads (links followed) into the working directory or `allowed`."""
+    homes = [Path.cwd(), *allowed]
+    if "\0" not in path and any(Path(path).resolve().is_relative_to(home.resolve()) for home in homes):
+        return Path(path)
+    raise KlassifyError(
+        f"The manifest names {path!r}, which lies outside the working directory {Path.cwd()}.",
+        where=where,
+        mend="run this from the folder the package was made in, or --allow the folder if you trust the manifest",
+    )
+
+
+def _problem(manifest: Any) -> str:
+    """What is wrong with a manifest's fields, or ''."""
+    if not isinstance(manifest, dict):
+        return "it is no mapping"
+    if not _matches(NAME, manifest.get("split")):
+        return f"split is {_short(manifest.get('split'))}"
+    listed = manifest.get("list")
+    if not isinstance(listed, dict) or not _is_text(listed.get("path")):
+        return "list has no path"
+    if not _matches(HASH, manifest.get("zip_sha256")):
+        return "zip_sha256 is no hash"
+    tasks = manifest.get("systems")
+    if not isinstance(tasks, dict) or not tasks or not tasks.keys() <= TASKS.keys():
+        return f"systems are not those of {' and '.join(TASKS)}"
+    for task, entry in tasks.items():
+        if problem := _system_problem(entry):
+            return f"the system of {task} {problem}"
+    return _settings_problem(manifest, tasks)
+
+
+def _settings_problem(manifest: dict[str, Any], tasks: dict[str, Any]) -> str:
+    settings = manifest.get("made_with")
+    if not isinstance(settings, dict):
+        return "made_with is missing"
+    for key in ("list", *(f"{task}_{part}" for task in tasks for part in ("system", "scores"))):
+        if not _matches(HEX if key.endswith("_system") else HASH, settings.get(key)):
+            return f"made_with has no hash {key}"
+    prior = settings.get("prior")
+    if prior is not None and not (type(prior) in (int, float) and 0 <= prior <= 1):
+        return f"prior is {_short(prior)}"
+    if settings.get("sigmoid") not in (True, False) or settings.get("split") != manifest["split"]:
+        return "made_with has no sigmoid, or another split"
+    files = manifest.get("files", {})
+    if not isinstance(files, dict) or not all(_matches(HASH, value) for value in files.values()):
+        return "files are no hashes"
+    texts = (manifest.get(key) for key in ("made", "notice", "commit"))
+    return "" if all(text is None or _is_text(text) for text in texts) else "made, notice or commit is no text"
+
+
+def _system_problem(entry: Any) -> str:
+    """What is wrong with a described system or its inputs, or ''."""
+    stack, count = [entry], 0
+    while stack:
+        one, count = stack.pop(), count + 1
+        if not isinstance(one, dict) or not all(_is_text(one.get(key)) for key in ("name", "path")):
+            return "has no name or path"
+        if not _matches(HEX, one.get("hash")) or not isinstance(one.get("inputs"), list):
+            return f"{_short(one['name'])} has no hash or no inputs"
+        if not all(_is_local_score(one.get(key)) for key in LOCAL_SCORES):
+            return f"{_short(one['name'])} has local scores that are none"
+        if count > MAX_SYSTEMS:
+            return f"has more than {MAX_SYSTEMS} inputs"
+        stack += one["inputs"]
+    return ""
+
+
+def _matches(pattern: re.Pattern, value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_text(value: Any) -> bool:
+    """Text that a terminal may show."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_local_score(value: Any) -> bool:
+    """Unknown, NaN, or a number that an AUC or a Score can be."""
+    return value is None or (type(value) in (int, float) and not abs(value) > 1)
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:80]

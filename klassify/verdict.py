@@ -1,0 +1,90 @@
+"""What the checker works with: the names and limits of a submission, the clips listed, and what was found wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from klassify import lists, metadata
+
+TXT, JSON, ZIP, MANIFEST = "prediction.txt", "prediction.json", "submission.zip", "manifest.json"
+MAX_ROWS = 50  # AR looks at no more
+
+
+class Notes:
+    """What is wrong, by kind; counts everything and keeps the first few places of each kind."""
+
+    def __init__(self, limit: int):
+        self.limit, self.counts, self.places = limit, {}, {}
+
+    def add(self, kind: str, place: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if self.counts[kind] <= self.limit:
+            self.places.setdefault(kind, []).append(place)
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def lines(self) -> Iterator[str]:
+        for kind, count in self.counts.items():
+            yield f"  {count} x {kind}"
+            yield from (f"      {place}" for place in self.places[kind])
+            if count > self.limit:
+                yield f"      ... and {count - self.limit} more"
+
+
+class Listed:
+    """The clips that need an answer: name -> its line in the list, and their durations in seconds."""
+
+    def __init__(self, files: list[str], name: str, durations: list[float] | None = None, first_line: int = 1):
+        self.name = name
+        self.line = {file: number for number, file in enumerate(files, first_line)}
+        self.duration = dict(zip(files, durations or [math.nan] * len(files)))
+        self._nearly: dict[str, str] | None = None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Listed:
+        """From a data list (.tsv) or an official testX_files.txt."""
+        path = Path(path)
+        if path.suffix == ".txt":
+            return cls(metadata.read_names(path)[0]["file"].tolist(), path.name)
+        frame = lists.read_list(path)
+        return cls(frame["file"].tolist(), path.name, frame["duration"].tolist(), first_line=2)
+
+    def hint(self, name: str) -> str:
+        """How an unlisted name differs from a listed one, if little."""
+        if self._nearly is None:
+            self._nearly = {key: file for file in self.line for key in _variants(file)}
+        near = next((self._nearly[key] for key in _variants(name) if key in self._nearly), None)
+        return f"; the list has {near!r}" if near else ""
+
+
+class Verdict:
+    """What the checker found: `refusals`, `warnings` and the answers counted, by member.
+
+    keep: also hold the sound answers, for a comparison, in `kept`: {member: {file: answer}}, the last of a name
+    as the server has it (an answer: see check_txt, check_json).
+    """
+
+    def __init__(self, limit: int = 20, *, keep: bool = False):
+        self.refusals, self.warnings, self.answers = Notes(limit), Notes(limit), {}
+        self.kept: dict[str, dict[str, Any]] | None = {} if keep else None
+
+    @property
+    def accepted(self) -> bool:
+        return not self.refusals.total
+
+    def keep(self, member: str, file: str, answer: Any) -> None:
+        if self.kept is not None:
+            self.kept.setdefault(member, {})[file] = answer
+
+
+def _variants(name: str) -> list[str]:
+    """What a name is recognised by when it was written with another folder, extension, case or quotes."""
+    bare = name.strip().strip("\"'").replace("\\", "/").lower()
+    base = bare.rsplit("/", 1)[-1]
+    return [bare, bare.rsplit(".", 1)[0], base, base.rsplit(".", 1)[0]]
