@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from klassify import audio_effects, codecs, media
+from klassify import audio_effects, codecs, decoding, media
 from klassify.errors import KlassifyError
 from klassify.feature_augment import FeatureAugment as FeatureAugment  # configs name both kinds in this module
 from klassify.rawboost import in_range, rawboost
@@ -123,7 +123,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    wave = media.read_audio(args.clip)
+    wave = decoding.call(media.read_audio, args.clip)
     if len(wave) < SHORTEST:
         raise KlassifyError(f"There are only {len(wave) / media.SAMPLE_RATE:.2f} s of sound to hear.", where=args.clip)
     stem = f"{args.clip.stem}.{args.set}"

@@ -19,13 +19,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from klassify import lists, media, windows
+from klassify import decoding, lists, media, windows
+from klassify.audio_file import NO_AUDIO, quantised
+from klassify.audio_store import CachedClip, audio_source, open_cache
 from klassify.augment import AudioAugment
 from klassify.errors import KlassifyError
 from klassify.features import mouth
+from klassify.ranks import ALONE, Ranks
 from klassify.store import FeatureStore
 
 FRAME_S = 0.04  # seconds a frame of the common 25 fps grid
+Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
 
 
 class NoAnswer(Exception):
@@ -34,11 +38,15 @@ class NoAnswer(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Where the files of one data set lie: its lists, its media (a folder a split), its features."""
+    """Where the files of one data set lie: its lists, its media (a folder a split), its features.
+
+    readers: of splits that are read again and again, such as the validation's, so that they are opened once.
+    """
 
     lists: Path
     media: Path
     features: Path
+    readers: dict[str, Reader] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def table(self, split: str, *, segments: bool = False) -> pd.DataFrame:
         """The clips of a split or named subset; segment columns only where they are asked for."""
@@ -118,10 +126,13 @@ class ClipData:
         """What the inputs of a split depend on besides its list, for the settings record."""
         return {}
 
-    def validate(self, model: torch.nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
+    def validate(
+        self, model: torch.nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
+    ) -> dict[str, float]:
         """`val_loss` and `val_auc` of the validation clips, scored as `klassify score` does.
 
-        how: batch_size, workers and device of the scoring. KlassifyError unless both classes are there.
+        ranks: each scores its share, and all have the same result. how: batch_size, workers and device of the
+        scoring. KlassifyError unless both classes are there.
         """
         from scipy.special import expit
 
@@ -129,8 +140,10 @@ class ClipData:
         from klassify.metrics import log_loss, roc_auc
 
         table = sources.table(self.val_split)
-        scored, reasons = score_clips(model, self, sources, self.val_split, progress=False, **how)
-        clips = clip_table(scored, table, reasons, self.aggregate)
+        files = ranks.share(table["file"].tolist())
+        parts = ranks.gather(score_clips(model, self, sources, self.val_split, files=files, progress=False, **how))
+        reasons = {file: reason for _, found in parts for file, reason in found.items()}
+        clips = clip_table(pd.concat([scored for scored, _ in parts]), table, reasons, self.aggregate)
         answered = clips["score"].notna().to_numpy()
         labels, scores = self.labels(table)[answered], clips["score"].to_numpy(float)[answered]
         check_two_classes(labels, "clips", self.val_split, sources)
@@ -155,13 +168,27 @@ class Reader:
         raise NotImplementedError
 
 
-class Examples(Dataset):
-    """Training examples by (epoch, index). A clip that cannot be read yields its name and the reason."""
+def reader_of(data: ClipData, sources: Sources, split: str) -> Reader:
+    """The reader of a split that is open already, or a new one."""
+    return sources.readers.get(split) or data.reader(sources, split)
 
-    def __init__(self, data: ClipData, sources: Sources, split: str, seed: int):
+
+class Examples(Dataset):
+    """Training examples by (epoch, index). A clip that cannot be read yields its name and the reason.
+
+    min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out; `left_out` counts them.
+    """
+
+    def __init__(
+        self, data: ClipData, sources: Sources, split: str, seed: int, *, min_s: float = 0.0, max_s: float = 0.0
+    ):
         table = sources.table(split, segments=data.supervision == "segment")
+        seconds = table["duration"]
+        outside = (seconds < min_s) | (seconds > (max_s or np.inf))  # False where the list knows no duration
+        self.left_out, table = int(outside.sum()), table[~outside].reset_index(drop=True)
+        self.seconds = table["duration"].to_numpy(float)
         self.files, self.targets = table["file"].tolist(), data.targets(table)
-        self.data, self.seed, self.reader = data, seed, data.reader(sources, split)
+        self.data, self.seed, self.reader = data, seed, reader_of(data, sources, split)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -176,6 +203,10 @@ class Examples(Dataset):
         except KlassifyError as error:
             return self.files[index], error.what
 
+    def longest(self, count: int) -> list[int]:
+        """The indexes of the longest clips, the longest first; those of unknown length come last."""
+        return np.argsort(-np.nan_to_num(self.seconds, nan=-1.0), kind="stable")[:count].tolist()
+
     def collate(self, items: Sequence) -> tuple[dict[str, Tensor] | None, list[tuple[str, str]]]:
         """A batch of those that could be read (None if none could), and the failures."""
         good = [item for item in items if isinstance(item, dict)]
@@ -187,7 +218,7 @@ class ClipWindows(Dataset):
     """For scoring: index -> (file, windows, reason); reason is '' for a clip that can be scored."""
 
     def __init__(self, data: ClipData, sources: Sources, split: str, files: Sequence[str]):
-        self.data, self.files, self.reader = data, list(files), data.reader(sources, split)
+        self.data, self.files, self.reader = data, list(files), reader_of(data, sources, split)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -322,36 +353,62 @@ class AudioClips(ClipData):
         self.window, self.stride, self.keep_in_memory, self.augment = window, stride, keep_in_memory, augment
 
     def reader(self, sources: Sources, split: str) -> Reader:
-        return _AudioReader(sources.media_folder(split), self.keep_in_memory)
+        return AudioReader(sources, split, self.keep_in_memory)
 
-    def _wrapped(self, wave: np.ndarray, start: int) -> Tensor:
+    def _wrapped(self, wave: Wave, start: int) -> Tensor:
         part = wave[start : start + self.window]
         return torch.from_numpy(part if len(part) == self.window else np.resize(part, self.window))
 
-    def example(self, clip: np.ndarray, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def example(self, clip: Wave, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
         return {"wave": self._augmented(self._wrapped(clip, start), rng), "label": torch.tensor(target)}
 
     def _augmented(self, wave: Tensor, rng: np.random.Generator) -> Tensor:
         return wave if self.augment is None else torch.from_numpy(self.augment(wave.numpy(), rng))
 
-    def cut(self, clip: np.ndarray) -> list[Window]:
+    def cut(self, clip: Wave) -> list[Window]:
+        clip = clip[:]  # windows overlap: read it once
         starts = windows.cut(len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid).tolist()
         ends = [min(start + self.window, len(clip)) for start in starts]
         rate = media.SAMPLE_RATE
         return [Window(s / rate, e / rate, {"wave": self._wrapped(clip, s)}) for s, e in zip(starts, ends)]
 
 
-class _AudioReader(Reader):
-    def __init__(self, folder: Path, keep: bool):
-        self.folder, self.kept = folder, ({} if keep else None)
+class AudioReader(Reader):
+    """16 kHz mono audio of clips, float32 in steps of 2^-15: from the audio cache, or decoded from the media.
 
-    def read(self, file: str) -> np.ndarray:
+    Each clip comes from the cache where `features/audio/<split>` holds it, and only what is sliced is read (see
+    klassify.audio_store, also for how to say no); else its whole wave is decoded. Both are equal to the bit.
+    """
+
+    def __init__(self, sources: Sources, split: str, keep_in_memory: bool = False):
+        self.cache = open_cache(sources.feature_folder("audio", split))
+        self.sources, self.split, self.folder = sources, split, None
+        self.kept: dict[str, np.ndarray] | None = {} if keep_in_memory else None
+        self.only_cache = audio_source() == "cache"
+        if not self.only_cache and (self.cache is None or self.cache.missing):
+            self._folder()  # here, not in each worker; a whole cache needs no media
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            self.folder = self.sources.media_folder(self.split)
+        return self.folder
+
+    def read(self, file: str) -> Wave:
+        """A clip of len(clip) samples, clip[start:stop] of which are float32. NoAnswer if it has no audio."""
         if self.kept is not None and file in self.kept:
             return self.kept[file]
-        wave = media.read_audio(media.inside(self.folder, file))
-        if not len(wave):
-            raise NoAnswer("no audio")
+        clip = self._clip(file)
+        if not len(clip):
+            raise NoAnswer(NO_AUDIO)
         if self.kept is not None:
-            self.kept[file] = wave
-        return wave
+            clip = self.kept[file] = clip[:]
+        return clip
+
+    def _clip(self, file: str) -> Wave:
+        clip = self.cache.get(file) if self.cache is not None else None
+        if clip is not None:
+            return clip
+        if self.only_cache:
+            raise KlassifyError(f"{file} is not in the audio cache.", where=self.cache.folder)
+        return quantised(decoding.call(media.read_audio, media.inside(self._folder(), file)))

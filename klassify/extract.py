@@ -1,6 +1,7 @@
 """Media -> features of one kind, in shards (stage 1).
 
     klassify extract --list data_lists/demo/train.tsv --root media/demo/train --out features/demo/mouth/train
+    klassify extract --kind audio --list ... --root ... --out features/demo/audio/train
     klassify extract --kind lmm --lmm llava-hf/llava-1.5-7b-hf --list ... --root ... --out features/demo/lmm/train
     klassify extract --kind reconstruction --vqvae exp/demo/multibranch/vqvae --list ... --root ... --out ...
 
@@ -8,6 +9,10 @@ Every clip of the list gets one row, those without features with the reason, whi
 repeats. `--shard i/n` (from 1) does every n-th clip of the list from the i-th on; shards of separate runs
 merge by lying in one folder. A part that exists is whole: a run that was ended anywhere, repeated, does what
 is missing and ends with the same files. `--status` lists what is missing and changes nothing.
+
+`--kind audio` (or `--audio`) decodes each clip once to 16 kHz mono, 32 kB a second of it. Training and scoring take
+what they find in features/<data>/audio/<split> instead of decoding, with the same results to the bit; the
+environment variable KLASSIFY_AUDIO says otherwise: `media` (never the cache) or `cache` (nothing else).
 """
 
 from __future__ import annotations
@@ -28,16 +33,20 @@ from typing import Any
 
 from klassify import lists, store, workers
 from klassify.errors import KlassifyError, some
-from klassify.extract_kinds import CHUNKS, Extraction, Numbered, add_arguments, extraction
+from klassify.extract_kinds import CHUNKS, AnyRow, Extraction, Numbered, add_arguments, extraction
 from klassify.files import TEMPORARY, already_done, write_text
-from klassify.store import PartHeader, Place, Row
+from klassify.launch import add_launcher_arguments, submitted
+from klassify.store import PartHeader, Place
 
 STALE_S = 3600.0  # a temporary file lives for seconds
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify extract`."""
-    parser.add_argument("--kind", choices=CHUNKS, default="mouth", help="kind of features (default: %(default)s)")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--kind", choices=CHUNKS, default="mouth", help="kind of features (default: %(default)s)")
+    same = "the same as --kind audio: the audio cache, 32 kB a second, 340 GB for 1.1 million clips"
+    kinds.add_argument("--audio", dest="kind", action="store_const", const="audio", help=same)
     parser.add_argument("--list", required=True, type=Path, help="data list (TSV) of the clips")
     parser.add_argument("--root", required=True, type=Path, help="folder of the media, or the one above the splits")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards")
@@ -49,10 +58,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit 1 if a clip has no features")
     parser.add_argument("--force", action="store_true", help="redo this shard, whatever is there")
     add_arguments(parser)
+    add_launcher_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
+    if submitted(args):
+        return 0
     chunk = CHUNKS[args.kind] if args.chunk is None else args.chunk
     if chunk < 1:
         raise KlassifyError("--chunk is at least 1.")
@@ -158,6 +170,7 @@ def sweep(shard: Shard, *, force: bool) -> None:
         i, n, _ = map(int, store.NAME.fullmatch(path.name).groups())
         if n != shard.n or i == shard.i:
             path.unlink(missing_ok=True)
+            path.with_suffix(".pcm").unlink(missing_ok=True)  # of the audio cache
 
 
 # ------------------------------------------------------------------------------ doing it
@@ -176,16 +189,16 @@ def extract(shard: Shard, root: Path, made_by: Extraction, *, force: bool = Fals
         )
     results = made_by.rows(root, [shard.part(place) for place in todo])
     for place, rows in finished_parts(shard, todo, results, made_by.row_class):
-        store.write_part(shard.out, place, rows, shard.settings, inputs[place])
+        made_by.write_part(shard.out, place, rows, shard.settings, inputs[place])
     return write_failures(shard)
 
 
 def finished_parts(
-    shard: Shard, todo: Sequence[Place], results: Numbered, row_class: type[Row]
-) -> Iterator[tuple[Place, list[Row]]]:
+    shard: Shard, todo: Sequence[Place], results: Numbered, row_class: type[AnyRow]
+) -> Iterator[tuple[Place, list[AnyRow]]]:
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
     tasks = [(place, file) for place in todo for file in shard.part(place)]
-    rows: dict[Place, dict[str, Row]] = {place: {} for place in todo}
+    rows: dict[Place, dict[str, AnyRow]] = {place: {} for place in todo}
     for number, row in workers.progress(results, len(tasks), f"extract {shard.i}/{shard.n}"):
         place, file = tasks[number]
         died = isinstance(row, workers.Died)

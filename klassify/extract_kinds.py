@@ -1,7 +1,7 @@
 """The kinds of features that `klassify extract` makes: their arguments, settings, inputs and extractors.
 
-Mouth features use a crew of worker processes, one clip each. The other kinds run one model on one device in
-this process; several GPUs take a shard (`--shard i/n`) each.
+Mouth features and audio use a crew of worker processes, one clip each. The other kinds run one model on one device
+in this process; several GPUs take a shard (`--shard i/n`) each.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from klassify import media, workers
+from klassify import audio_file, media, store, workers
+from klassify.audio_file import AudioRow
 from klassify.errors import KlassifyError
 from klassify.features import face, mouth
-from klassify.features.clip import ClipExtractor, extract_clip
+from klassify.features.clip import ClipExtractor, attempt, extract_clip
 from klassify.files import file_hash
 from klassify.store import Row
 from klassify.store_kinds import KINDS
 
 # clips a file: a file stays below a few hundred MB
-CHUNKS = {"mouth": 2000, "lmm": 200, "reconstruction": 200}
+CHUNKS = {"mouth": 2000, "audio": 500, "lmm": 200, "reconstruction": 200}
 OWN_ARGUMENTS = {"landmarks": "mouth", "lmm": "lmm", "clip": "lmm", "vqvae": "reconstruction"}
 
-Numbered = Iterator[tuple[int, Row | workers.Died]]
+AnyRow = Row | AudioRow
+Numbered = Iterator[tuple[int, AnyRow | workers.Died]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +46,14 @@ class Extraction:
     rows: Callable[[Path, Sequence[Sequence[str]]], Numbered]
 
     @property
-    def row_class(self) -> type[Row]:
+    def row_class(self) -> type[AnyRow]:
         """The class of its rows."""
-        return KINDS[self.kind]
+        return AudioRow if self.kind == "audio" else KINDS[self.kind]
+
+    @property
+    def write_part(self) -> Callable[..., Path]:
+        """What writes its shards: store.write_part or one with the same arguments."""
+        return audio_file.write_part if self.kind == "audio" else store.write_part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +88,12 @@ def extraction(args: argparse.Namespace) -> Extraction:
     counts = (args.interval, args.batch, args.size, args.jobs)
     if any(count is not None and count < 1 for count in counts):
         raise KlassifyError("--interval, --batch, --size and --jobs are at least 1.")
-    kinds = {"mouth": mouth_extraction, "lmm": lmm_extraction, "reconstruction": reconstruction_extraction}
+    kinds = {
+        "mouth": mouth_extraction,
+        "audio": audio_extraction,
+        "lmm": lmm_extraction,
+        "reconstruction": reconstruction_extraction,
+    }
     return kinds[args.kind](args)
 
 
@@ -105,6 +117,26 @@ def mouth_extraction(args: argparse.Namespace) -> Extraction:
         yield from workers.each(extract_clip, files, setup, jobs=args.jobs or n_cpus())
 
     return Extraction("mouth", settings, inputs, rows)
+
+
+def audio_extraction(args: argparse.Namespace) -> Extraction:
+    """The audio of every clip, for the cache. No more than one part of it (500 clips, 150 MB) is in memory."""
+
+    def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
+        files = (file for part in parts for file in part)
+        yield from workers.each(extract_audio, files, functools.partial(Path, root), jobs=args.jobs or n_cpus())
+
+    return Extraction("audio", dict(audio_file.FORMAT), media_only, rows)
+
+
+def extract_audio(root: Path, file: str) -> AudioRow:
+    """The audio of one clip; whatever is wrong with it is said in the row and raises nothing."""
+
+    def decoded(path: Path) -> AudioRow:
+        samples = audio_file.to_int16(media.read_audio(path))
+        return AudioRow(file, samples) if len(samples) else AudioRow.failed(file, "audio", audio_file.NO_AUDIO)
+
+    return attempt(AudioRow, root, file, decoded)
 
 
 def lmm_extraction(args: argparse.Namespace) -> Extraction:

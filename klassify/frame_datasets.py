@@ -24,9 +24,12 @@ from klassify.datasets import (
     Examples,
     MouthFeatures,
     Sources,
+    Wave,
     Window,
     check_two_classes,
 )
+from klassify.frame_file import pooled
+from klassify.ranks import ALONE, Ranks
 from klassify.segments import FRAME_S, IGNORE
 
 SEGMENT_COLUMNS = {"video": "fake_segments", "audio": "audio_fake_segments", "visual": "visual_fake_segments"}
@@ -59,38 +62,60 @@ class FrameData(ClipData):
         """
         raise NotImplementedError
 
-    def validate(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
-        """`val_auc` over all frames, and `val_loss`, the training loss of one fixed example a clip."""
-        from klassify.inference import score_frames
+    def validate(
+        self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
+    ) -> dict[str, float]:
+        """`val_auc` over all frames, or with clip supervision over clips, and `val_loss`, the training loss of one
+        fixed example a clip.
+
+        ranks, how: as in ClipData. A clip's score is the mean of its highest tenth of frames, which models of clip
+        labels learn to rank.
+        """
         from klassify.metrics import roc_auc
 
-        frames, _ = score_frames(model, self, sources, self.val_split, progress=False, **how)
-        table = sources.table(self.val_split, segments=True)
-        lengths = frames.groupby("file", observed=True).size()
-        truth = {
-            file: segments.encode_labels(fake, lengths[file])
-            for file, fake in zip(table["file"], self.segments_of(table))
-            if file in lengths.index
-        }
-        labels = np.concatenate([truth[file] for file in frames["file"].drop_duplicates()])
-        check_two_classes(labels, "frames", self.val_split, sources)
+        scores = self._validation_scores(model, sources, ranks, how)
+        table = sources.table(self.val_split, segments=self.supervision == "segment")
+        table = table[table["file"].isin(scores)]
+        rows = [scores[file] for file in table["file"]]
+        if self.supervision == "segment":
+            fakes = self.segments_of(table)
+            labels = np.concatenate([segments.encode_labels(fake, len(r)) for fake, r in zip(fakes, rows)] or [[]])
+        else:
+            labels = self.labels(table)
+            rows = [pooled(r, np.array([0, len(r)]), "top") for r in rows]
+        unit = "frames" if self.supervision == "segment" else "clips"
+        check_two_classes(labels, unit, self.val_split, sources)
         return {
-            "val_loss": self._example_loss(model, sources, how["batch_size"], how["device"]),
-            "val_auc": roc_auc(labels, frames["score"].to_numpy(float)),
+            "val_loss": self._example_loss(model, sources, ranks, how["batch_size"], how["device"]),
+            "val_auc": roc_auc(labels, np.concatenate(rows)),
         }
 
+    def _validation_scores(
+        self, model: nn.Module, sources: Sources, ranks: Ranks, how: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """The frame scores (F,) of each validation clip with an answer, from all ranks."""
+        from klassify.inference import score_frames
+
+        files = ranks.share(sources.table(self.val_split)["file"].tolist())
+        frames, _ = score_frames(model, self, sources, self.val_split, files=files, progress=False, **how)
+        by_clip = frames.groupby("file", sort=False, observed=True)["score"]
+        parts = ranks.gather({file: rows.to_numpy(float) for file, rows in by_clip})
+        return {file: rows for part in parts for file, rows in part.items()}
+
     @torch.inference_mode()
-    def _example_loss(self, model: nn.Module, sources: Sources, size: int, device) -> float:
+    def _example_loss(self, model: nn.Module, sources: Sources, ranks: Ranks, size: int, device) -> float:
         plain = copy.copy(self)
         plain.augment = None  # validation hears clips as they are
         examples = Examples(plain, sources, self.val_split, seed=0)
-        total, count = 0.0, 0
-        for first in range(0, len(examples), size):
+        sums = {}  # by batch, so that the number of ranks makes no difference
+        for first in ranks.share(range(0, len(examples), size)):
             batch, _ = examples.collate([examples[0, i] for i in range(first, min(first + size, len(examples)))])
             if batch is not None:
                 batch = {key: value.to(device) for key, value in batch.items()}
-                total += float(model.loss(batch)) * len(batch["label"])
-                count += len(batch["label"])
+                count = len(batch["label"])
+                sums[first] = float(model.loss(batch)) * count, count
+        together = {first: pair for part in ranks.gather(sums) for first, pair in part.items()}
+        total, count = (sum(values) for values in zip(*(together[first] for first in sorted(together))))
         return total / count
 
 
@@ -166,15 +191,15 @@ class AudioFrames(FrameData, AudioClips):
         if window % FRAME_SAMPLES or stride % FRAME_SAMPLES:
             raise ValueError(f"window and stride are multiples of {FRAME_SAMPLES} samples")
 
-    def frames_of(self, clip: np.ndarray) -> int:
+    def frames_of(self, clip: Wave) -> int:
         """Frames of a clip on the 40 ms grid; a partial one at the end counts."""
         return -(-len(clip) // FRAME_SAMPLES)
 
-    def _padded(self, wave: np.ndarray, first: int, n_frames: int) -> Tensor:
+    def _padded(self, wave: Wave, first: int, n_frames: int) -> Tensor:
         part = wave[first * FRAME_SAMPLES : (first + n_frames) * FRAME_SAMPLES]
         return torch.from_numpy(np.pad(part, (0, n_frames * FRAME_SAMPLES - len(part))))
 
-    def example(self, clip: np.ndarray, target: tuple[np.ndarray, int], rng: np.random.Generator) -> dict[str, Tensor]:
+    def example(self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator) -> dict[str, Tensor]:
         fake, label = target
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         first = int(rng.integers(max(n_frames - size, 0) + 1))
@@ -187,7 +212,8 @@ class AudioFrames(FrameData, AudioClips):
             "label": torch.tensor(label),
         }
 
-    def cut(self, clip: np.ndarray) -> list[Window]:
+    def cut(self, clip: Wave) -> list[Window]:
+        clip = clip[:]  # windows overlap: read it once
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         starts = windows.cut(n_frames, size, self.stride // FRAME_SAMPLES).tolist()
         size = min(size, n_frames)  # a clip shorter than a window runs at its own length
@@ -197,7 +223,7 @@ class AudioFrames(FrameData, AudioClips):
         ]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
-        scores = model.frame_scores(batch["wave"])
+        scores = model.frame_scores(**batch)
         return torch.stack([scores["score"], scores["boundary"]], dim=-1).float().cpu().numpy()
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:

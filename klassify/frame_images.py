@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from klassify import media
+from klassify import decoding, media
 from klassify.datasets import ClipData, Examples, NoAnswer, Reader, Sources
 from klassify.errors import KlassifyError
 from klassify.features import frames
 from klassify.models.vqvae import decibels, mean_square
+from klassify.ranks import ALONE, Ranks
 
 
 class FrameImages(ClipData):
@@ -65,7 +67,8 @@ class FrameImages(ClipData):
             kept = self._kept_frames(clip)
             images = kept[_draw(len(kept), self.frames_per_clip, rng)]
         else:
-            images = frames.pick_frames(clip, _draw(_n_frames(clip), self.frames_per_clip, rng), size=self.size)
+            drawn = _draw(_n_frames(clip), self.frames_per_clip, rng)
+            images = decoding.call(frames.pick_frames, clip, drawn, size=self.size)
         corners = rng.integers(self.size - self.crop + 1, size=(len(images), 2))
         parts = [image[y : y + self.crop, x : x + self.crop] for image, (y, x) in zip(images, corners)]
         return {"frames": torch.from_numpy(np.stack(parts))}
@@ -73,7 +76,7 @@ class FrameImages(ClipData):
     def _kept_frames(self, clip: Path) -> np.ndarray:
         if clip not in self.kept:
             spaced = np.linspace(0, _n_frames(clip) - 1, self.keep).round().astype(int)
-            self.kept[clip] = frames.pick_frames(clip, np.unique(spaced).tolist(), size=self.size)
+            self.kept[clip] = decoding.call(frames.pick_frames, clip, np.unique(spaced).tolist(), size=self.size)
         return self.kept[clip]
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -81,31 +84,34 @@ class FrameImages(ClipData):
         return {"frames": torch.cat([item["frames"] for item in inputs])}
 
     @torch.inference_mode()
-    def validate(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
+    def validate(self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any) -> dict[str, float]:
         """How well frames are reconstructed, on the same whole frames of each validation clip every time.
 
         `val_loss`: the mean squared error alone, in units of [-1, 1] as in the training loss, whose other parts
-        may rise while the picture gets better. `val_psnr`: the same in dB. how: batch_size (clips), workers and
-        device. KlassifyError where no validation clip can be read.
+        may rise while the picture gets better. `val_psnr`: the same in dB. ranks, how: as in ClipData.
+        KlassifyError where no validation clip can be read.
         """
-        n_frames, error = 0, 0.0
-        for batch, _ in self._validation_batches(sources, how["batch_size"], how["workers"]):
+        sums = []
+        for batch, _ in self._validation_batches(sources, ranks, how["batch_size"], how["workers"]):
             if batch is None:
+                sums.append((0, 0.0))
                 continue
             images = batch["frames"].to(how["device"])
-            n_frames += len(images)
-            error += len(images) * mean_square(images, model.reconstruct(images))
+            sums.append((len(images), len(images) * mean_square(images, model.reconstruct(images))))
+        parts = ranks.gather(sums)
+        rounds = itertools.zip_longest(*parts, fillvalue=(0, 0.0))  # the batches in the order of the list
+        n_frames, error = (sum(values) for values in zip((0, 0.0), *itertools.chain.from_iterable(rounds)))
         if not n_frames:
             raise KlassifyError(f"No clip of {self.val_split} can be read to validate on.", where=sources.media)
         return {"val_loss": error / n_frames / 127.5**2, "val_psnr": decibels(error / n_frames)}
 
-    def _validation_batches(self, sources: Sources, size: int, workers: int) -> DataLoader:
+    def _validation_batches(self, sources: Sources, ranks: Ranks, size: int, workers: int) -> DataLoader:
         whole = copy.copy(self)
         whole.crop = self.size
         examples = Examples(whole, sources, self.val_split, seed=0)
         keys = [(0, index) for index in range(len(examples))]
         return DataLoader(
-            examples, batch_sampler=[keys[start : start + size] for start in range(0, len(keys), size)],
+            examples, batch_sampler=ranks.share([keys[start : start + size] for start in range(0, len(keys), size)]),
             collate_fn=examples.collate, num_workers=workers, generator=torch.Generator(),
         )  # fmt: skip
 
@@ -126,7 +132,7 @@ def _draw(n: int, count: int, rng: np.random.Generator) -> list[int]:
 
 
 def _n_frames(clip: Path) -> int:
-    n_frames = frames.n_frames(clip)
+    n_frames = decoding.call(frames.n_frames, clip)
     if not n_frames:
         raise NoAnswer("no frames")
     return n_frames

@@ -98,10 +98,11 @@ def read_audio(path: str | os.PathLike) -> np.ndarray:
     with opened(path) as container:
         if not container.streams.audio:
             return np.zeros(0, np.float32)
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+        resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)  # interleaved: PyAV crashes on 8 planes
         for frame in _chain_end(_decoded(path, container, container.streams.audio[0])):
             for block in resampler.resample(frame):
-                blocks.append(block.to_ndarray().mean(axis=0, dtype=np.float32))
+                channels = block.to_ndarray().reshape(-1, block.layout.nb_channels)
+                blocks.append(channels.mean(axis=1, dtype=np.float32))
                 n += len(blocks[-1])
             if n > MAX_SECONDS * SAMPLE_RATE:
                 raise MediaError(f"The audio is longer than {MAX_SECONDS:.0f} s.", where=path)

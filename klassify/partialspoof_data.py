@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from klassify import align, media, segments
-from klassify.datasets import AudioClips, Sources, Window, check_two_classes
+from klassify.datasets import AudioClips, Wave, Window
 from klassify.frame_datasets import FRAME_SAMPLES, FrameData
 from klassify.models.partialspoof import (
     CELL_SAMPLES,
@@ -31,7 +31,6 @@ from klassify.models.partialspoof import (
     SHIFTS,
     piece_starts,
     seams,
-    top_mean,
 )
 from klassify.segments import IGNORE
 
@@ -125,9 +124,10 @@ class PartialSpoofFrames(FrameData, AudioClips):
         return [(None, label) for label in self.labels(table).tolist()]
 
     @staticmethod
-    def _part(clip: np.ndarray, first_cell: int, size: int) -> np.ndarray:
+    def _part(clip: Wave, first_cell: int, size: int) -> np.ndarray:
         """`size` samples from a cell on and what the last frame hears beyond them; zeros behind the clip."""
-        part = clip[first_cell * CELL_SAMPLES :][: size + LOOKAHEAD]
+        first = first_cell * CELL_SAMPLES
+        part = clip[first : first + size + LOOKAHEAD]
         return np.pad(part, (0, size + LOOKAHEAD - len(part)))
 
     @staticmethod
@@ -135,9 +135,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         """Samples of whole 40 ms frames, and at least 320 ms."""
         return max(-(-n_samples // FRAME_SAMPLES) * FRAME_SAMPLES, MIN_FRAMES * HOP_SAMPLES)
 
-    def example(
-        self, clip: np.ndarray, target: tuple[np.ndarray | None, int], rng: np.random.Generator
-    ) -> dict[str, Tensor]:
+    def example(self, clip: Wave, target: tuple[np.ndarray | None, int], rng: np.random.Generator) -> dict[str, Tensor]:
         fake, label = target
         n_cells, cells = -(-len(clip) // CELL_SAMPLES), self.window // CELL_SAMPLES
         first = int(rng.integers(max(n_cells - cells, 0) + 1))
@@ -167,7 +165,8 @@ class PartialSpoofFrames(FrameData, AudioClips):
                 batch[key] = torch.stack(values)
         return batch
 
-    def cut(self, clip: np.ndarray) -> list[Window]:
+    def cut(self, clip: Wave) -> list[Window]:
+        clip = clip[:]  # pieces overlap: read it once
         starts, size, end_s = [0], self._whole_frames(len(clip)), len(clip) / media.SAMPLE_RATE
         if len(clip) > self.stride:
             n_cells, size = -(-len(clip) // CELL_SAMPLES), self.stride
@@ -194,27 +193,3 @@ class PartialSpoofFrames(FrameData, AudioClips):
         rows = rows[:n_frames].astype(float)
         fake, real = (rows[:, self.COLUMNS.index(f"ps160_{name}")] for name in ("fake", "real"))
         return np.column_stack([fake - real, rows])
-
-    def validate(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
-        """`val_auc` of frames at 160 ms, or with clip supervision of clips, by the mean of their highest tenth."""
-        if self.supervision == "segment":
-            return super().validate(model, sources, **how)
-        from klassify.inference import score_frames
-        from klassify.metrics import roc_auc
-
-        frames, _ = score_frames(model, self, sources, self.val_split, progress=False, **how)
-        table = sources.table(self.val_split)
-        scores = {file: _top(rows) for file, rows in frames.groupby("file", observed=True)["score"]}
-        answered = table["file"].isin(scores).to_numpy()
-        labels = self.labels(table)[answered]
-        check_two_classes(labels, "clips", self.val_split, sources)
-        return {
-            "val_loss": self._example_loss(model, sources, how["batch_size"], how["device"]),
-            "val_auc": roc_auc(labels, table["file"][answered].map(scores).to_numpy(float)),
-        }
-
-
-def _top(scores: pd.Series) -> float:
-    """The mean of the highest tenth of a clip's frame scores, as the model learns to rank clips."""
-    values = torch.from_numpy(scores.to_numpy(float))[None]
-    return float(top_mean(values, torch.tensor([values.shape[1]])))

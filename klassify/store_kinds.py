@@ -4,6 +4,8 @@
     lmm             what an LMM sees and says of every 200th frame   0.5 MB a sampled frame
     reconstruction  the VQ-VAE codes of every frame               at most 1.2 MB for a clip of 10 s
 
+Audio is kept in another form: klassify.audio_file.
+
 The settings in a shard's header name the kind (`kind`; mouth where they do not). Those of kind lmm also say
 how wide the vectors are: `visual_dim` (1024), `textual_dim` (4096) and `new_tokens` (64).
 """

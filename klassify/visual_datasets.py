@@ -21,12 +21,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from klassify import align, media, segments, visual_augment
-from klassify.datasets import NoAnswer, Reader, Sources, check_two_classes
+from klassify import align, decoding, media, segments, visual_augment
+from klassify.datasets import NoAnswer, Reader, Sources
 from klassify.errors import KlassifyError
 from klassify.features.frames import iter_frames, n_frames, read_frames
 from klassify.frame_datasets import FrameData
-from klassify.frame_file import pooled
 from klassify.models.spatiotemporal import sliding
 from klassify.segments import FRAME_S
 from klassify.store import FeatureStore, Row
@@ -77,13 +76,13 @@ class VisualClip:
         """(count, S, S, 3) uint8 from a frame on; the clip's last frame repeats where it ends before."""
         if self.held is not None:
             return extended(self.held[first : first + count], count)
-        found = read_frames(self.path, size=self.frame_size, first=first, count=count)
+        found = decoding.call(read_frames, self.path, size=self.frame_size, first=first, count=count)
         return extended(found[(slice(None), *self.region)], count)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """All frames in blocks (n, S, S, 3), with their codes."""
         if self.held is None:
-            squares = iter_frames(self.path, size=self.frame_size, chunk=CHUNK)
+            squares = decoding.stream(iter_frames, self.path, size=self.frame_size, chunk=CHUNK)
             blocks = (block[(slice(None), *self.region)] for block in squares)
         else:
             blocks = (self.held[first : first + CHUNK] for first in range(0, len(self.held), CHUNK))
@@ -300,30 +299,11 @@ class VisualWindows(FrameData):
         return np.column_stack([np.interp(np.arange(length), centres, column) for column in logits.T])
 
     def validate(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
-        """As FrameData, over windows `val_stride` frames apart; with clip supervision, over clips."""
+        """As FrameData, over windows `val_stride` frames apart."""
         coarse = copy.copy(self)
         coarse.stride, coarse.augment = self.val_stride or self.stride, None
         coarse.interpolate = self.interpolate or coarse.stride > self.stride  # a score held for long is misplaced
-        if self.supervision == "segment":
-            return FrameData.validate(coarse, model, sources, **how)
-        return coarse._validate_clips(model, sources, **how)
-
-    def _validate_clips(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
-        """`val_auc` of clips by the mean of their highest tenth, which the model learns to rank; `val_loss`."""
-        from klassify.inference import score_frames
-        from klassify.metrics import roc_auc
-
-        frames, _ = score_frames(model, self, sources, self.val_split, progress=False, **how)
-        table = sources.table(self.val_split)
-        by_clip = frames.groupby("file", observed=True)["score"]
-        scores = by_clip.agg(lambda rows: pooled(rows.to_numpy(float), np.array([0, len(rows)]), "top")[0])
-        answered = table["file"].isin(scores.index).to_numpy()
-        labels = self.labels(table)[answered]
-        check_two_classes(labels, "clips", self.val_split, sources)
-        return {
-            "val_loss": self._example_loss(model, sources, how["batch_size"], how["device"]),
-            "val_auc": roc_auc(labels, scores[table["file"][answered]].to_numpy(float)),
-        }
+        return FrameData.validate(coarse, model, sources, **how)
 
 
 class _ClipReader(Reader):
@@ -333,7 +313,7 @@ class _ClipReader(Reader):
     def read(self, file: str) -> VisualClip:
         data, path = self.data, media.inside(self.folder, file)
         held = None if data.kept is None else self._held(path)
-        count = n_frames(path) if held is None else len(held)
+        count = decoding.call(n_frames, path) if held is None else len(held)
         if not count:
             raise NoAnswer("no frames")
         rows = {kind: self._row(kind, file) for kind in self.stores}
@@ -346,7 +326,8 @@ class _ClipReader(Reader):
 
     def _held(self, path: Path) -> np.ndarray:
         if path not in self.data.kept:
-            self.data.kept[path] = read_frames(path, size=self.data.frame_size)[(slice(None), *self.data.region)].copy()
+            found = decoding.call(read_frames, path, size=self.data.frame_size)
+            self.data.kept[path] = found[(slice(None), *self.data.region)].copy()
         return self.data.kept[path]
 
     def _row(self, kind: str, file: str) -> Row:

@@ -114,10 +114,10 @@ def test_trains_without_labels_and_has_no_scores(sources, config, tmp_path, caps
 
 
 def test_killed_training_resumes_to_the_same_weights(sources, config, tmp_path, monkeypatch):
-    from klassify import train
+    from klassify import trainer
 
     assert cli.main(command(sources, config, tmp_path / "whole")) == 0
-    keep, epochs = train.Trainer._keep, []
+    keep, epochs = trainer.Trainer._keep, []
 
     def keep_and_stop(self, better):
         keep(self, better)
@@ -126,7 +126,7 @@ def test_killed_training_resumes_to_the_same_weights(sources, config, tmp_path, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "_keep", keep_and_stop)
+        patch.setattr(trainer.Trainer, "_keep", keep_and_stop)
         assert cli.main(command(sources, config, tmp_path / "stopped")) == 130
     assert cli.main(command(sources, config, tmp_path / "stopped")) == 0
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))

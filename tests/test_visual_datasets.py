@@ -13,7 +13,7 @@ import torch
 from test_frames import noise, write_lossless
 from test_visual import small
 
-from klassify import lists, store, visual_datasets
+from klassify import decoding, lists, store
 from klassify.datasets import Sources
 from klassify.features import frames
 from klassify.inference import clip_frames, score_frames
@@ -223,11 +223,11 @@ def test_score_frames_of_a_split(sources):
 
 
 def test_damage_found_while_scoring_is_a_reason(sources, monkeypatch):
-    def broken(path, **how):
+    def broken(function, path, **how):
         yield next(frames.iter_frames(path, **how))
         raise MediaError("The file is damaged.", where=path)
 
-    monkeypatch.setattr(visual_datasets, "iter_frames", broken)
+    monkeypatch.setattr(decoding, "stream", broken)
     data = data_of(frame_size=48, region=(8, 16, 32))
     table, reasons = score_frames(small(), data, sources, "val", progress=False)
     assert table.empty and reasons["0.mkv"] == "The file is damaged."
@@ -264,7 +264,7 @@ def test_validation_with_clip_labels_reads_no_segments(sources):
         return sources.table(split, segments=segments)
 
     watched = types.SimpleNamespace(**{name: getattr(sources, name) for name in ("lists", "media", "features")},
-                                    table=table, media_folder=sources.media_folder,
+                                    readers={}, table=table, media_folder=sources.media_folder,
                                     feature_folder=sources.feature_folder)  # fmt: skip
     row = data.validate(small(), watched, batch_size=2, workers=0, device=torch.device("cpu"))
     assert set(row) == {"val_loss", "val_auc"} and not any(asked)
