@@ -4,6 +4,9 @@ A system's YAML has three keys: `model` and `data` (a class path with its `init_
 (see TrainSettings). It is parsed against the typed signatures of those classes, so that an unknown or
 mistyped key is refused by name before any data is read. The resolved config, with every default
 written out, is saved as `config.yaml` in the system's folder and can be fed back.
+
+A fourth key, `base: w2v_aasist.yaml`, names a config in the same folder that this one changes: mappings are merged
+key by key, everything else is replaced, and so are the `init_args` of another `class_path`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,14 +46,17 @@ class TrainSettings:
         patience: stop after this many epochs in a row without a better validation metric.
         monitor: `auc` of the validation clips against the model's own label, or `loss`, which a model without
             scores needs.
-        batch_size: clips a step and process.
-        accumulate: steps whose gradients are summed into one update.
+        batch_size: clips a step and process (one for each device).
+        accumulate: steps whose gradients are averaged into one update.
+        min_seconds, max_seconds: clips that the list says are shorter or longer are not trained on. 0: no limit.
         optimizer, lr, weight_decay: as in torch.optim.
         schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum `lr`, or `step`.
         step_epochs, step_factor: every so many epochs, the learning rate is multiplied by the factor.
         clip_norm: largest gradient norm; 0 leaves gradients as they are.
-        precision: Fabric's precision flag, such as `32-true` or `bf16-mixed`.
+        precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and scoring are in float32.
         checkpoint_steps: besides each epoch's end, save the state every so many steps (0: never).
+        find_unused_parameters: with several devices, look in each step for parameters that take no part in it.
+            Slower; needed where a trained parameter is not used in every step, which is then said.
     """
 
     epochs: int = 100
@@ -59,6 +66,8 @@ class TrainSettings:
     monitor: Literal["auc", "loss"] = "auc"
     batch_size: int = 32
     accumulate: int = 1
+    min_seconds: float = 0.0
+    max_seconds: float = 0.0
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
@@ -66,8 +75,16 @@ class TrainSettings:
     step_epochs: int = 10
     step_factor: float = 0.5
     clip_norm: float = 0.0
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     checkpoint_steps: int = 0
+    find_unused_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "repeats": 1, "batch_size": 1, "accumulate": 1, "patience": 0, "max_updates": 0,
+                 "checkpoint_steps": 0, "min_seconds": 0, "max_seconds": 0}  # fmt: skip
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"train.{name} is at least {value}, not {getattr(self, name)}")
 
 
 @dataclasses.dataclass
@@ -101,8 +118,6 @@ def load_experiment(config: str | os.PathLike, overrides: Sequence[str] = (), *,
     from jsonargparse import ArgumentError
 
     path = Path(config)
-    if not path.is_file():
-        raise KlassifyError("This system config does not exist.", where=path)
     content = _read_yaml(path)
     for item in overrides:
         _override(content, item)
@@ -117,14 +132,33 @@ def load_experiment(config: str | os.PathLike, overrides: Sequence[str] = (), *,
     return Experiment(built.model, built.data, built.train, resolved)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a config, laid over that of its base. below: the configs of which this one is the base."""
+    if not path.is_file():
+        raise KlassifyError("This system config does not exist.", where=path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
     if not isinstance(content, dict):
         raise KlassifyError("A system config is a mapping with the keys model, data and train.", where=path)
-    return content
+    if "base" not in content:
+        return content
+    base = content.pop("base")
+    if not isinstance(base, str) or not re.fullmatch(r"[\w.-]+\.yaml", base):
+        raise KlassifyError(f"base: {base!r} is not the name of a YAML file in the same folder.", where=path)
+    if path.with_name(base) in (path, *below):
+        raise KlassifyError("This config is its own base.", where=path)
+    return _merged(_read_yaml(path.with_name(base), (path, *below)), content)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` laid over `base`; the arguments of a class go with it when another takes its place."""
+    if changes.get("class_path", base.get("class_path")) != base.get("class_path"):
+        return changes
+    both = {key: _merged(base[key], value) for key, value in changes.items()
+            if isinstance(value, dict) and isinstance(base.get(key), dict)}  # fmt: skip
+    return base | changes | both
 
 
 def _override(content: dict[str, Any], item: str) -> None:

@@ -62,9 +62,7 @@ class FrameData(ClipData):
         """
         raise NotImplementedError
 
-    def validate(
-        self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
-    ) -> dict[str, float]:
+    def validate(self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any) -> dict[str, float]:
         """`val_auc` over all frames, or with clip supervision over clips, and `val_loss`, the training loss of one
         fixed example a clip.
 

@@ -1,6 +1,7 @@
 """Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
 
-Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made.
+Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made. What overlapping
+windows have in common is computed once: see klassify.window_features.
 """
 
 from __future__ import annotations
@@ -18,98 +19,116 @@ from klassify.datasets import ClipData, ClipWindows, Sources, Window, batches
 from klassify.errors import KlassifyError
 from klassify.media import MediaError
 from klassify.segments import FRAME_S
+from klassify.window_features import WindowInputs, spans
 from klassify.windows import aggregate_by_clip
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of a name; `auto` takes the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """The torch device of a name; `auto` takes the GPU where there is one. KlassifyError for one that is not here."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise KlassifyError(f"There is no device {name!r} here ({str(error).splitlines()[0]}).",
+                            mend="auto, cpu, or cuda:0 and so on where torch sees a GPU") from None  # fmt: skip
+    return device
 
 
 def _loader(data: ClipData, sources: Sources, split: str, files, workers: int, progress: bool) -> Iterator:
     files = sources.table(split)["file"].tolist() if files is None else list(files)
     loader = DataLoader(ClipWindows(data, sources, split, files), batch_size=None, num_workers=workers,
                         generator=torch.Generator())  # fmt: skip
+    if callable(progress):  # counts the clips of several calls
+        return progress(loader)
     return tqdm(loader, desc=f"score {split}", unit="clip", disable=not (progress and sys.stderr.isatty()))
 
 
 @torch.inference_mode()
 def score_clips(
     model, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None, batch_size: int = 16,
-    workers: int = 0, device="auto", progress: bool = True,
+    workers: int = 0, device="auto", progress: bool = True, approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
     """Score the clips of a split, or the named ones, in windows.
 
     model: a module with `score(batch) -> (B,)` log-odds of fake.
+    approximate: run the front end once over each clip instead of over each window.
     Returns the window table (file, start, end, score) and {file: reason} of the clips without an answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
     rows: list[tuple[str, float, float, float]] = []
     reasons: dict[str, str] = {}
     model = model.to(device).eval()
-    for cut, failed in batches(_loader(data, sources, split, files, workers, progress), batch_size):
+    inputs = WindowInputs(model, data, device, approximate)
+    loader = _loader(data, sources, split, files, workers, progress)
+    for cut, failed in _clip_spans(loader) if approximate else batches(loader, batch_size):
         reasons.update(failed)
         if not cut:
             continue
-        batch = data.collate([window.inputs for _, window in cut])
-        scores = model.score({key: value.to(device) for key, value in batch.items()}).float().cpu().tolist()
+        scores = model.score(inputs(cut)).float().cpu().tolist()
         rows += [(file, window.start_s, window.end_s, score) for (file, window), score in zip(cut, scores)]
     return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
+
+
+def _clip_spans(loader: Iterator) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
+    """Like datasets.batches, but each list of windows is a span of one clip."""
+    for file, cut, reason in loader:
+        if not cut:
+            yield [], [(file, reason)]
+        for span in spans(cut):
+            yield [(file, window) for window in span], []
 
 
 @torch.inference_mode()
 def score_frames(
     model, data, sources: Sources, split: str, *, files: Sequence[str] | None = None, batch_size: int = 16,
-    workers: int = 0, device="auto", progress: bool = True,
+    workers: int = 0, device="auto", progress: bool = True, approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
     """Score every 40 ms frame of the clips of a split, or of the named ones.
 
-    data: a frame_datasets.FrameData. Returns the frame table (file, start, end, score, named columns) in
-    the order of the files, and {file: reason} of the clips without an answer.
+    data: a frame_datasets.FrameData. approximate: as in score_clips.
+    Returns the frame table (file, start, end, score, named columns) in the order of the files, and {file: reason}
+    of the clips without an answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
     model = model.to(device).eval()
     names = ["start", "end", "score", *data.COLUMNS]
-    files, tables, reasons = [], [np.empty((0, len(names)))], {}
+    listed, tables, reasons = [], [np.empty((0, len(names)))], {}
     for file, cut, reason in _loader(data, sources, split, files, workers, progress):
         if not cut:
             reasons[file] = reason
             continue
         try:
-            rows = clip_frames(model, data, cut, batch_size=batch_size, device=device)
+            rows = clip_frames(model, data, cut, batch_size=batch_size, device=device, approximate=approximate)
         except MediaError as error:  # of data that is decoded while it is scored
             reasons[file] = error.what
             continue
-        files += [file] * len(rows)
+        listed += [file] * len(rows)
         tables.append(rows)
     table = pd.DataFrame(np.concatenate(tables), columns=names)
-    table.insert(0, "file", np.array(files, dtype=object))
+    table.insert(0, "file", np.array(listed, dtype=object))
     return _finite(table, reasons)
 
 
 @torch.inference_mode()
-def clip_frames(model, data, cut: list[Window], *, batch_size: int = 16, device="cpu") -> np.ndarray:
+def clip_frames(
+    model, data, cut: list[Window], *, batch_size: int = 16, device="cpu", approximate: bool = False
+) -> np.ndarray:
     """The 40 ms rows of one clip from its windows, (n_frames, 3 + named columns): start, end, score, ...
 
     Memory does not grow with the clip beyond its rows. The last frame ends with the clip.
     """
-    if hasattr(data, "clip_rows"):  # which streams the clip instead of cutting it into windows of their own
+    if hasattr(data, "clip_rows") and not approximate:  # which streams the clip instead of cutting it into windows
         return data.clip_rows(model, cut, batch_size=batch_size, device=torch.device(device))
-    outputs = _window_outputs(model, data, cut, batch_size, device)
+    inputs = WindowInputs(model, data, torch.device(device), approximate)
+    parts = spans(cut) if approximate else (cut[i : i + batch_size] for i in range(0, len(cut), batch_size))
+    outputs = np.concatenate([data.outputs(model, inputs([("", window) for window in part])) for part in parts])
     starts = np.array([round(window.start_s / FRAME_S) for window in cut])
     end_s = max(window.end_s for window in cut)
     n_frames = int(np.ceil(end_s / FRAME_S - 1e-6))
     edges = np.arange(n_frames + 1) * FRAME_S
     edges[-1] = min(edges[-1], end_s)
     return np.column_stack([edges[:-1], edges[1:], data.join(outputs, starts, n_frames)])
-
-
-def _window_outputs(model, data, cut: list[Window], size: int, device) -> np.ndarray:
-    parts = []
-    for first in range(0, len(cut), size):
-        batch = data.collate([window.inputs for window in cut[first : first + size]])
-        parts.append(data.outputs(model, {key: value.to(device) for key, value in batch.items()}))
-    return np.concatenate(parts)
 
 
 def _finite(table: pd.DataFrame, reasons: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:

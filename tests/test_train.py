@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from klassify import cli, scorefile, systems, train
+from klassify import cli, epoch_order, scorefile, systems, trainer
 from klassify.experiment import load_experiment
 
 TCN = """
@@ -60,7 +60,7 @@ def test_killed_training_resumes_to_the_same_weights(config, tmp_path, small_dat
     assert cli.main(command(config, whole, small_data, *settings)) == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "klassify.cli", *command(config, killed, small_data, *settings)],
-        stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (killed / "checkpoints/last.pt").exists() and time.monotonic() < deadline and process.poll() is None:
@@ -78,7 +78,7 @@ def test_every_interruption_between_batches_ends_in_the_same_weights(config, tmp
     settings = ["train.checkpoint_steps=1", "train.epochs=2", "train.accumulate=1"]
     assert cli.main(command(config, tmp_path / "whole", small_data, *settings)) == 0
     expected = load_file(tmp_path / "whole/model.safetensors")
-    save = train.Trainer._save_state
+    save = trainer.Trainer._save_state
     for stop_after in (1, 3, 5):
         out, saves = tmp_path / f"stopped{stop_after}", []
 
@@ -89,7 +89,7 @@ def test_every_interruption_between_batches_ends_in_the_same_weights(config, tmp
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(train.Trainer, "_save_state", save_and_stop)
+            patch.setattr(trainer.Trainer, "_save_state", save_and_stop)
             assert cli.main(command(config, out, small_data, *settings)) == 130
         assert cli.main(command(config, out, small_data, *settings)) == 0
         state = load_file(out / "model.safetensors")
@@ -115,6 +115,17 @@ def test_unknown_and_mistyped_keys_are_refused_by_name(config, tmp_path, small_d
     assert not (tmp_path / "tcn").exists()
 
 
+def test_a_train_setting_that_is_new_does_not_make_old_trainings_others(config, tmp_path, small_data, capsys):
+    out = tmp_path / "tcn"
+    assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
+    record = json.loads((out / "settings.json").read_text())
+    del record["config"]["train"]["max_seconds"]
+    (out / "settings.json").write_text(json.dumps(record))
+    assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
+    assert "already trained" in capsys.readouterr().out
+    assert cli.main(command(config, out, small_data, "train.epochs=1", "train.max_seconds=2")) == 2
+
+
 def test_fast_dev_run_keeps_nothing(config, tmp_path, small_data):
     assert cli.main([*command(config, tmp_path / "tcn", small_data), "--fast-dev-run"]) == 0
     assert not (tmp_path / "tcn").exists()
@@ -127,11 +138,20 @@ def test_resolved_config_builds_the_same_system(config, tmp_path, small_data):
     assert again.resolved == load_experiment(config, ["train.epochs=1"]).resolved
 
 
-def test_epoch_order_is_a_permutation_shared_among_ranks():
-    whole = train.epoch_order(11, seed=1, epoch=3)
-    assert sorted(whole) == list(range(11)) and whole != train.epoch_order(11, seed=1, epoch=4)
-    ranks = [train.epoch_order(11, seed=1, epoch=3, rank=rank, world=4) for rank in range(4)]
-    assert {len(part) for part in ranks} == {3} and set(np.concatenate(ranks)) == set(range(11))
+def test_epoch_order_is_a_permutation_dealt_to_the_ranks():
+    whole = epoch_order.epoch_order(11, seed=1, epoch=3)
+    assert sorted(whole) == list(range(11)) and whole != epoch_order.epoch_order(11, seed=1, epoch=4)
+    keys = [(3, number) for number in whole]
+    ranks = [epoch_order.batches_of_rank(keys, 2, rank, world=4) for rank in range(4)]
+    assert [len(batches) for batches in ranks] == [2] * 4
+    one = epoch_order.batches_of_rank(keys, 8)
+    for together, *parts in zip(one, *ranks):  # every clip once, in the same global batch as with one process
+        assert sorted(key for part in parts if part.counts for key in part.keys) == sorted(together.keys)
+    assert [batches[1].counts for batches in ranks] == [True, True, True, False] and ranks[3][1].keys == keys[8:9]
+
+
+def test_the_last_batches_of_an_epoch_share_a_smaller_update():
+    assert epoch_order.group_sizes(5, 2) == [2, 2, 2, 2, 1] and epoch_order.group_sizes(2, 4) == [2, 2]
 
 
 def test_scoring_answers_every_clip_once_and_names_those_it_cannot(config, tmp_path, small_data):

@@ -1,0 +1,111 @@
+"""Before a training begins: does one step with the longest clips fit into the memory?
+
+A batch of the longest clips goes forward and back once, with room held for the optimizer's state. Weights and buffers
+are put back afterwards; the caller seeds or restores the random generators. On a GPU the peak is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from klassify.errors import KlassifyError, some
+from klassify.ranks import Ranks
+
+GIB = 2**30
+ENOUGH_TRIES = 4  # times the batch: so many of the longest clips may be unreadable
+MENDS = "lower train.batch_size (and raise train.accumulate), train.precision=bf16-mixed, or the front end's " \
+        "gradient_checkpointing=true; train.max_seconds leaves long clips out"  # fmt: skip
+
+
+def longest_items(examples, size: int) -> list[dict[str, Any]]:
+    """`size` examples of the longest clips that can be read; KlassifyError if none of those tried can."""
+    items: list[dict[str, Any]] = []
+    failed = []
+    for index in examples.longest(ENOUGH_TRIES * max(size, 8)):
+        item = examples[(0, index)]
+        items += [item] if isinstance(item, dict) else []
+        failed += [] if isinstance(item, dict) else [f"{item[0]} ({item[1].splitlines()[0]})"]
+        if len(items) == size:
+            break
+    if not items:
+        raise KlassifyError(f"None of the {len(failed)} longest training clips can be read: {some(failed, 3)}.",
+                            mend="check --media and --features")  # fmt: skip
+    return (items * size)[:size]
+
+
+def try_step(model, batch: dict[str, Any], fabric, ranks: Ranks, *, needs_all: bool) -> int | None:
+    """One step of a model with a batch, of which nothing stays; bytes of memory at the peak on a GPU, else None.
+
+    model: not the wrapper that is trained, so that a rank that fails leaves none of the others waiting. needs_all:
+    refuse trained parameters without a gradient, for which several ranks would wait. All ranks call this; if it fails
+    on one, the first one raises the KlassifyError and all leave.
+    """
+    import torch
+
+    before = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    on_gpu = fabric.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(fabric.device)
+    problem, unused = None, []
+    try:
+        room = [torch.empty_like(p) for _, p in trained for _ in ("mean", "square")]
+        with fabric.autocast():
+            loss = model.loss(fabric.to_device(batch))
+        loss.backward()
+        unused = [name for name, parameter in trained if parameter.grad is None]
+        del room, loss
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        problem = str(error).splitlines()[0]
+    finally:
+        for _, parameter in trained:
+            parameter.grad = None
+        _put_back(model, before)
+    peak = torch.cuda.max_memory_allocated(fabric.device) if on_gpu else None
+    if on_gpu:
+        torch.cuda.empty_cache()
+    _agree(ranks, problem, unused if needs_all and ranks.world > 1 else [], _size(batch))
+    return peak
+
+
+def _put_back(model, before: dict[str, Any]) -> None:
+    """Overwrite in place: `load_state_dict` may do more than that (some models then count as having weights)."""
+    import torch
+
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(before[name])
+
+
+def _agree(ranks: Ranks, problem: str | None, unused: Sequence[str], size: str) -> None:
+    problems = [found for found in ranks.gather(problem) if found]
+    if problems:
+        ranks.refuse(KlassifyError(f"A step with the longest clips does not fit into the memory ({problems[0]}).",
+                                   where=f"a batch of {size}", mend=MENDS))  # fmt: skip
+    if unused:  # the same on all ranks
+        ranks.refuse(KlassifyError(
+            f"{len(unused)} trained parameters get no gradient, and several ranks would wait for it: {some(unused)}.",
+            mend="train.find_unused_parameters=true",
+        ))  # fmt: skip
+
+
+def _is_memory(error: BaseException) -> bool:
+    import torch
+
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "can't allocate memory" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+
+
+def _size(batch: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {tuple(value.shape)}" for key, value in batch.items() if value.ndim > 1)
+
+
+def in_words(peak: int, batch: dict[str, Any], device: Any) -> str:
+    """What a step needed of a GPU's memory."""
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    return f"a batch of the longest clips ({_size(batch)}) needs {peak / GIB:.1f} of {total / GIB:.1f} GiB"

@@ -1,0 +1,211 @@
+"""The processes (ranks) of one training: how they start, share work and agree.
+
+    klassify train CONFIG --devices 4 ...                                  # starts the other three itself
+    torchrun --nproc-per-node 4 -m klassify train CONFIG ...               # on each node, for several nodes
+    srun --nodes 2 --ntasks-per-node 4 klassify train CONFIG ...           # inside a Slurm job
+
+GPUs talk through NCCL, CPU processes through gloo. What is the same for all (lists, indexes of feature shards) is
+read by the first rank and handed to the others. A rank that fails ends the others: gloo notices at once, the
+launcher (Fabric's for --devices) within seconds, and a wait is given up after TIMEOUT in any case.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from klassify.errors import KlassifyError
+
+TIMEOUT = datetime.timedelta(minutes=30)  # longer than the first rank reads alone while the others wait
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+T = TypeVar("T")
+
+
+class Ranks:
+    """One of `world` processes, number `rank`. Alone, every method is as plain as it can be.
+
+    Methods that speak to the others must be called by all ranks, in the same order.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, device: Any = None):
+        self.rank, self.world, self.device = rank, world, device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the files and speaks for all."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of a list: every `world`-th item."""
+        return list(items[self.rank :: self.world])
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, in their order, on each of them."""
+        if self.world == 1:
+            return [value]
+        import torch
+
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all ranks, in float64 where the device has it."""
+        if self.world == 1:
+            return value
+        import torch
+
+        kind = torch.float32 if self.device is not None and self.device.type == "mps" else torch.float64
+        summed = torch.tensor(value, dtype=kind, device=self.device)
+        torch.distributed.all_reduce(summed)
+        return float(summed)
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the first rank, for all. If it fails there, that rank says so and the others leave."""
+        if self.world == 1:
+            return make()
+        import torch
+
+        if self.is_first:
+            try:
+                message = [make()]
+            except BaseException:
+                torch.distributed.broadcast_object_list([None, "failed"], 0)
+                raise
+            torch.distributed.broadcast_object_list([message, ""], 0)
+            return message[0]
+        received: list[Any] = [None, ""]
+        torch.distributed.broadcast_object_list(received, 0)
+        if received[1]:
+            raise SystemExit(2)
+        return received[0][0]
+
+    def refuse(self, error: KlassifyError) -> None:
+        """Raise an error that all ranks have found; the first one alone tells of it."""
+        if not self.is_first:
+            raise SystemExit(2)
+        raise error
+
+    def copy_of_first(self, tensors: Sequence[Any]) -> None:
+        """Overwrite these tensors with those of the first rank."""
+        if self.world == 1:
+            return
+        import torch
+
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, 0)
+
+
+ALONE = Ranks()
+
+
+def launch(accelerator: str, devices: str | None, nodes: int | None, *, precision: str, find_unused: bool = False):
+    """Start the processes of a training, unless torchrun or Slurm did, and connect them: (Fabric, Ranks).
+
+    devices: their number on each node, `auto` (all), or for GPUs their numbers, as `0,2`; None: as many as the
+    launcher started on this node, or one. nodes: None: as the launcher says, or one. precision: see TrainSettings.
+    find_unused: look in each step for parameters without a gradient. KlassifyError for what is not there.
+    """
+    devices, nodes = _asked(accelerator, devices, nodes)
+    import lightning_fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) > 1
+    strategy: Any = "auto"
+    if several:  # inside a Slurm job, but without srun, Fabric would wait for processes that nobody starts
+        strategy = DDPStrategy(cluster_environment=None if _started() else LightningEnvironment(), timeout=TIMEOUT,
+                               find_unused_parameters=find_unused, gradient_as_bucket_view=True)  # fmt: skip
+    started_by = os.getppid() if "LOCAL_RANK" in os.environ and _started() is None else None
+    try:
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*`srun` command is available")
+            fabric = lightning_fabric.Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes,
+                                             precision=precision, strategy=strategy)  # fmt: skip
+        fabric.launch()
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        raise KlassifyError(
+            f"These processes cannot be started: {str(error).splitlines()[0]}",
+            where=f"--accelerator {accelerator} --devices {devices} --nodes {nodes}",
+            mend="ask for what this machine and the launcher (torchrun, srun) have",
+        ) from None
+    if started_by is not None and several:
+        threading.Thread(target=_leave_with, args=(started_by,), daemon=True).start()
+    return fabric, Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+
+
+def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[int | list[int], int]:
+    """The number (or the numbers) of devices a node, and of nodes; KlassifyError for any that cannot be."""
+    import torch
+
+    if accelerator not in ACCELERATORS:
+        raise KlassifyError(f"There is no accelerator {accelerator!r}.", mend=f"--accelerator {'|'.join(ACCELERATORS)}")
+    there = torch.cuda.device_count()
+    if accelerator in ("cuda", "gpu") and not there:
+        raise KlassifyError("torch sees no CUDA GPU here.", mend="--accelerator cpu, or a torch built for CUDA")
+    started = _started()
+    if started is None and (nodes or 1) > 1 and "NODE_RANK" not in os.environ:
+        raise KlassifyError("Something has to start the processes on the other nodes.", where=f"--nodes {nodes}",
+                            mend="torchrun --nnodes ... -m klassify train ..., or srun inside a Slurm job")  # fmt: skip
+    devices = devices or str((started or (1, 1))[0])
+    nodes = (started or (1, 1))[1] if nodes is None else nodes
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and there)
+    if devices == "auto":
+        devices = str(there if on_gpu else 1)
+    try:
+        wanted = [int(part) for part in devices.split(",") if part] if "," in devices else int(devices)
+    except ValueError:
+        raise KlassifyError(f"--devices is a number, `auto` or GPU numbers as 0,2; not {devices!r}.") from None
+    numbers = wanted if isinstance(wanted, list) else list(range(wanted))
+    if not numbers or nodes < 1:
+        raise KlassifyError("A training needs at least one device and one node.",
+                            where=f"--devices {devices} --nodes {nodes}")  # fmt: skip
+    if isinstance(wanted, list) and not on_gpu:
+        raise KlassifyError("Only GPUs have numbers; CPU processes are counted.", where=f"--devices {devices}")
+    missing = [number for number in numbers if not 0 <= number < there]
+    if on_gpu and missing:
+        raise KlassifyError(f"There are {there} GPUs here, and no number {missing[0]} (they count from 0).",
+                            where=f"--devices {devices}", mend="--devices auto takes all that are there")  # fmt: skip
+    return wanted, nodes
+
+
+def _started() -> tuple[int, int] | None:
+    """Processes a node, and nodes, that torchrun or an srun of several tasks started; None without such a launcher."""
+    known = os.environ
+    if "TORCHELASTIC_RUN_ID" in known:
+        return int(known["LOCAL_WORLD_SIZE"]), int(known["GROUP_WORLD_SIZE"])
+    tasks, nodes = (int(known.get(f"SLURM_STEP_NUM_{name}", 1)) for name in ("TASKS", "NODES"))
+    return (tasks // nodes, nodes) if tasks > 1 else None
+
+
+def _leave_with(parent: int) -> None:
+    """End this process once the one that started it is gone: it might wait for it, and hold its GPU, for long."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def explained(error: RuntimeError) -> KlassifyError | None:
+    """What an error of the connection, or of the gradients' reduction, means to a user; None for any other."""
+    text = str(error)
+    if "finished reduction in the prior iteration" in text:
+        return KlassifyError(
+            "Some parameters took no part in a step, and the ranks would wait for their gradients.",
+            mend="train.find_unused_parameters=true",
+        )
+    reason = re.sub(r"^\[\S+\] ", "", text.splitlines()[0] if text else "").partition(". ")[0]
+    if any(word in text.lower() for word in ("gloo", "nccl", "connection closed", "connection reset", "tcpstore")):
+        return KlassifyError(
+            f"Another process of this training failed, was killed or cannot be reached ({reason}).",
+            mend="look for its message; the same command goes on from the last checkpoint",
+        )
+    return None
