@@ -8,14 +8,15 @@ SHELL := /bin/bash
 # both recipes, unless one is asked for
 demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch)
 recipe ?= klassify
-VARIABLES := split recipe data from size root conf system submit1 submit2 vqvae lmm seed jobs force dry
+VARIABLES := split recipe data from size root conf system submit1 submit2 vqvae lmm seed jobs devices workers force dry
+VARIABLES += launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch
 
 # a variable counts when it is given to make or stands in local.mk, never when it leaks from the environment
 given = $(if $(filter command file,$(firstword $(origin $(1)))),$(1)=$(call quote,$($(1))))
 quote = '$(subst ','\'',$(1))'
 arguments = $(foreach name,$(filter-out recipe,$(VARIABLES)),$(call given,$(name)))
 unknown = $(filter-out $(VARIABLES) $(MAKE_OWN),$(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word)))))
-MAKE_OWN := PYTHON SHELL
+MAKE_OWN := PYTHON SHELL submission
 run = recipes/$(recipe)/run.sh
 
 ifneq ($(strip $(foreach word,$(MAKEOVERRIDES),$(findstring =,$(word)))),)
@@ -27,7 +28,7 @@ ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
 endif
 
-.PHONY: help setup demo test test-all test-fairseq2 lint stage0 stage1 stage2 stage3 stage4 compare clean
+.PHONY: help setup demo test test-all test-fairseq2 lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean
 
 help:
 	@$(run) --help
@@ -48,6 +49,10 @@ stage0 stage1 stage2 stage3 stage4: setup
 # all reported systems of every recipe that has been trained, side by side: tables and one page
 compare: setup
 	@$(run) --compare $(arguments)
+
+# a package again from its manifest, byte by byte: submission=ID (klassify ledger lists them) or its folder
+reproduce: setup
+	$(if $(dry),@echo +,@).venv/bin/klassify reproduce $(call quote,$(submission))
 
 setup: .venv/installed
 

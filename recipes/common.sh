@@ -11,6 +11,7 @@ usage() {
 make demo                        all stages on the generated corpus   (size=tiny|default|large)
 make stage3 split=testA          one stage
 make compare split=val           the systems of all recipes side by side: exp/<data>/compare/<split>/report.html
+make reproduce submission=ID     a package again from its manifest, byte by byte (klassify ledger lists the ids)
 
 stages of recipe=$recipe
 $(sed -n 's/^if stage \([0-9]\) "\([^"]*\)".*/  stage\1  \2/p' "$0")
@@ -28,15 +29,27 @@ variables (on the command line, or in local.mk to keep them)
   seed=1                         of training; another seed has its own folder
   size=default                   of the generated corpus: tiny, default, large
   jobs=N                         processes of stages 0 and 1
+  devices=1 workers=0            of a training: GPUs (a number, or auto), processes a GPU that read; workers of scoring too
   force=1                        make outputs again that were made with other settings
   dry=1                          print the commands only
+
+on a Slurm cluster (docs/cluster.md); keep the site's values in local.mk
+  launcher=slurm                 stage 1 submits arrays of shards and ends; stages 2 and 3 stay until their jobs are done
+  shards=64 parallel=N           shards of a list, tasks that run at once (default: all)
+  time=04:00:00 train_time=TIME  limit of a task, and of a training, which then goes on from its last checkpoint
+  nodes=1 gpus=0                 of a training; with gpus, tasks that run a model take one GPU each
+  partition=P gpu_partition=P    for CPU and for GPU work (default: the site's own)
+  account=A modules='M N'        what sbatch --account and module load take
+  sbatch='--OPTION=VALUE ...'    further options of sbatch
 TEXT
 }
 
 datasets="avdeepfake1mpp avdeepfake1m lavdf fakeavceleb demo"
-known="split data from size root conf system submit1 submit2 vqvae lmm seed jobs force dry"
+known="split data from size root conf system submit1 submit2 vqvae lmm seed jobs devices workers force dry"
+known+=" launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch"
+launcher='' shards=64 parallel='' time='' train_time='' nodes=1 gpus=0 partition='' gpu_partition='' account='' modules='' sbatch=''
 comparing='' first=0 last=4 split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' seed=1
-jobs=$(nproc) force='' dry=''
+jobs='' devices='' workers='' force='' dry=''
 while [ $# -gt 0 ]; do
   case $1 in
     --help) usage; exit 0 ;;
@@ -54,8 +67,15 @@ done
 
 [[ " $datasets " == *" $data "* ]] || fail "unknown data=$data. Known: $datasets"
 [[ " tiny default large " == *" $size "* ]] || fail "unknown size=$size. Known: tiny default large"
-[[ $seed =~ ^[0-9]+$ && $jobs =~ ^[1-9][0-9]*$ ]] || fail "seed= and jobs= are whole numbers"
+[[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers"
+[[ $devices =~ ^(auto|[1-9][0-9]*)?$ && $workers =~ ^[0-9]*$ ]] || fail "devices= is a number or auto, workers= a number"
 [[ $system =~ ^[A-Za-z0-9_,]*$ ]] || fail "system=$system: names of systems with commas between"
+
+[[ $launcher =~ ^(local|slurm)?$ ]] || fail "unknown launcher=$launcher. Known: local slurm"
+[[ $nodes$shards =~ ^[1-9][0-9]*$ && $gpus$parallel =~ ^[0-9]+$ ]] || fail "shards=, parallel=, nodes= and gpus= are whole numbers"
+# on a cluster, jobs= are the CPUs of a task, not those of the machine that submits
+[ "$launcher" != slurm ] || [ -n "$jobs" ] || jobs=1
+jobs=${jobs:-$(nproc)}
 
 # the sizes of the demo have folders of their own, so that one never mixes with another
 folder_of() { if [ "$1" = demo ] && [ "$size" != default ]; then echo "demo-$size"; else echo "$1"; fi; }
@@ -78,6 +98,7 @@ seed_folder=
 exp=$exp$seed_folder submissions=$submissions$seed_folder
 sources=(--lists "$lists" --media "$media" --features "$features")
 forced=(${force:+--force})
+reading=(${workers:+--workers "$workers"}) training=(${devices:+--devices "$devices"} ${workers:+--workers "$workers"})
 variables="data=$data${from:+ from=$from}${root:+ root=$root}$([ "$trained" != demo ] || [ "$size" = default ] || echo " size=$size")$([ "$seed" = 1 ] || echo " seed=$seed")"
 PATH=$PWD/.venv/bin:$PATH
 # the demo's models are too small to gain from a second thread
@@ -95,8 +116,42 @@ stage() {
   echo "== stage $1: $2  [$variables conf=$conf]"
 }
 
+# on_cluster COMMAND...: what sends it to Slurm, in the array launched; nothing for what runs here in seconds
+on_cluster() {
+  local site=$partition limit=$time word gpu=
+  launched=()
+  [ "$launcher" = slurm ] && [ "$1" = klassify ] || return 0
+  case "$2 $*" in
+    extract*"--kind lmm"* | extract*"--kind reconstruction"* | score*) gpu=$gpus launched=(--shards "$shards" ${parallel:+--max-parallel "$parallel"}) ;;
+    extract*) launched=(--shards "$shards" ${parallel:+--max-parallel "$parallel"}) ;;
+    train*) gpu=$gpus limit=${train_time:-$time} launched=(--nodes "$nodes" --gpus "$gpus") ;;
+    *) return 0 ;;
+  esac
+  [ "$2" != score ] || has_model "${@:3}" || { launched=(); return 0; }
+  if [ "${gpu:-0}" -gt 0 ]; then
+    site=${gpu_partition:-$partition}
+    [ "$2" = train ] || launched+=(--gpus 1)
+  fi
+  launched+=(--launcher slurm ${limit:+--time "$limit"} ${site:+--sbatch-arg=--partition="$site"} ${account:+--sbatch-arg=--account="$account"})
+  for word in $modules; do launched+=(--module "$word"); done
+  for word in $sbatch; do launched+=(--sbatch-arg="$word"); done
+  [[ $2 = extract && $last -le 1 ]] || launched+=(--wait)
+}
+
+# has_model WORD...: whether one of them is the folder of a trained model; what is derived from others is made here
+has_model() {
+  local word
+  for word in "$@"; do
+    if [[ $word == "$exp"/* ]] && { [ -e "$conf_dir/$(basename "$word").yaml" ] || [ -e "$word/model.safetensors" ]; }; then return 0; fi
+  done
+  return 1
+}
+
 # run COMMAND...: print it, and unless dry=1 do it
 run() {
+  local launched
+  on_cluster "$@"
+  set -- "$@" "${launched[@]}"
   printf '+'; printf ' %q' "$@"; printf '\n'
   [ -n "$dry" ] || "$@"
 }
@@ -181,7 +236,7 @@ evaluate_split() {
     for name in "${reported_2[@]}"; do task2+=("$exp/$name"); done
   fi
   if [ ${#task1[@]} -gt 0 ]; then
-    [ "$s" != val ] || run klassify score "${task1[@]}" --split val "${sources[@]}"
+    [ "$s" != val ] || run klassify score "${task1[@]}" --split val "${sources[@]}" "${reading[@]}"
     run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
   fi
   [ ${#task2[@]} -eq 0 ] || [ -n "$from" ] || run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
@@ -193,7 +248,7 @@ score_chosen() {
   for name in ${system//,/ }; do
     [[ " ${unscored[*]-} " != *" $name "* ]] || continue
     need "$exp/$name/system.yaml" 2 "system=$name"
-    run klassify score "$exp/$name" --split "$s" "${sources[@]}" "${forced[@]}"
+    [[ " ${proposals_only[*]-} " == *" $name "* ]] || run klassify score "$exp/$name" --split "$s" "${sources[@]}" "${reading[@]}" "${forced[@]}"
     ! is_localiser "$name" || run klassify localise "$exp/$name" --split "$s" "${forced[@]}"
     [ ! -e "$exp/$name-platt/system.yaml" ] || run klassify score "$exp/$name-platt" --split "$s" "${forced[@]}"
   done
@@ -229,11 +284,12 @@ evaluate_all() {
 
 # compare_recipes: the reported systems of every recipe that has been trained, side by side (make compare)
 compare_recipes() {
-  local s m labels one file top options found=() chosen
+  local s m labels one file top options found=() chosen rows='[_a-z0-9]*'
+  [ -z "$dry" ] || rows='\(_2\)*'  # what is made by default; else all that is there
   top=exp/$(folder_of "$trained")
   for file in recipes/*/run.sh; do
     one=$top/$(basename "$(dirname "$file")")$seed_folder
-    for m in $(sed -n 's/^reported\(_2\)\{0,1\}=(\([^)]*\)).*/\2/p' "$file"); do
+    for m in $(sed -n "/^reported$rows=(/{s/^[^(]*(//;s/).*//;p}" "$file"); do
       [[ ",${system:-$m}," == *",$m,"* && " ${found[*]-} " != *" $one/$m "* ]] || continue
       if [ -n "$dry" ] || [ -e "$one/$m/system.yaml" ]; then found+=("$one/$m"); fi
     done

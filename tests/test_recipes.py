@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def test_every_stage_shows_its_commands_and_does_nothing(stage, data, script):
         (["data=fakeavceleb", "split=testA", "dry=1"], "testA"),
         (["--stages", "1"], "--stages"),
         (["data=demo", "seed=one"], "seed"),
+        (["data=demo", "devices=many"], "devices"),
+        (["data=demo", "workers=-1"], "workers"),
     ],
 )
 def test_unknown_names_are_refused_by_name(arguments, named):
@@ -111,11 +114,108 @@ def test_named_systems_alone_are_trained_scored_and_evaluated(script):
         )
         assert done.returncode == 0, done.stderr
         commands = [line for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
-        trained = [line for line in commands if line.startswith("+ klassify train")]
-        assert len(trained) == 1 and config.as_posix().endswith(trained[0].split()[3])
+        made = [line for line in commands if line.startswith(("+ klassify train", "+ klassify import-checkpoint"))]
+        assert len(made) == 1 and f"conf/paper/{config.name}" in made[0] and f"/{config.stem} " in f"{made[0]} "
         if config.stem != "vqvae":  # a part of another system
             assert any(line.startswith("+ klassify score") and "testA" in line for line in commands)
             assert any(line.startswith("+ klassify evaluate") and "testA" in line for line in commands)
+
+
+def commands_of(*arguments: str) -> list[list[str]]:
+    """The words of each command that a dry run of the klassify recipe prints."""
+    done = run("root=/media", "dry=1", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
+
+
+AUGMENTED = ("w2v_aasist_rtpg", "w2v_aasist_bp", "w2v_aasist_codecs", "w2v_aasist_all")
+
+
+@pytest.mark.parametrize("data", ["demo", "avdeepfake1mpp"])
+def test_the_ensemble_is_the_mean_of_the_four_augmented_systems(data):
+    named = f"system={','.join(AUGMENTED)},w2v_aasist_ensemble"
+    commands = commands_of(f"data={data}", named, "--stage", "2", "--stop-stage", "4")
+    (fuse,) = [words for words in commands if words[0] == "fuse" and words[-1].endswith("/w2v_aasist_ensemble")]
+    assert [Path(word).name for word in fuse[1:5]] == list(AUGMENTED) and fuse[5:7] == ["--rule", "mean"]
+    for split in ("val", "testA"):
+        folders = [Path(word).name for words in commands if words[0] == "score" and split in words for word in words]
+        assert {*AUGMENTED, "w2v_aasist_ensemble"} <= set(folders)
+    # scored after what it is made of
+    order = [Path(words[1]).name for words in commands if words[0] == "score" and "testA" in words]
+    assert order.index("w2v_aasist_ensemble") > max(map(order.index, AUGMENTED))
+
+
+@pytest.mark.parametrize(("data", "audio"), [("demo", "w2v_aasist"), ("avdeepfake1mpp", "w2v_aasist_codecs")])
+def test_fusions_of_the_paper_take_the_system_trained_with_codecs(data, audio):
+    commands = commands_of(f"data={data}", "--stage", "2", "--stop-stage", "4")
+    trained = [Path(words[1]).stem for words in commands if words[0] == "train"]
+    assert trained == ["tcn", audio, "tcn_tags", "bam"]
+    fused = {Path(words[-1]).name: [Path(word).name for word in words[1:3]] for words in commands if words[0] == "fuse"}
+    assert fused == {"avg": [audio, "tcn"], "maxout": [f"{audio}-platt", "tcn-platt"]}
+    for words in commands:
+        assert words[0] != "evaluate" or "--task" in words or [Path(word).name for word in words[1:7]] == [
+            "tcn", audio, "tcn-platt", f"{audio}-platt", "avg", "maxout"
+        ]  # fmt: skip
+
+
+def test_bam_of_the_paper_starts_from_the_released_one():
+    def init(*arguments: str) -> list[str]:
+        commands = commands_of("--stage", "2", *arguments)
+        return [words[words.index("--init") + 1] for words in commands if "--init" in words]
+
+    assert init() == init("system=bam") == ["pretrained/bam.safetensors"]
+    assert init("system=bam_wavlm") == init("data=demo") == []
+
+
+@pytest.mark.parametrize("script", RUNS, ids=lambda path: path.parent.name)
+def test_devices_and_readers_reach_what_uses_them(script):
+    done = run("root=/media", "dry=1", "devices=8", "workers=12", "--stage", "2", "--stop-stage", "3", script=script)
+    commands = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
+    trained = {Path(words[1]).stem: words for words in commands if words[0] == "train"}
+    assert trained
+    for name, words in trained.items():  # the TCN is too small for several devices
+        assert ("--devices" in words) == (not name.startswith("tcn"))
+        assert words[words.index("--workers") + 1] == "12"
+    scored = [words for words in commands if words[0] == "score" and "--media" in words]
+    assert scored and all("--workers" in words and "--devices" not in words for words in scored)
+
+
+def small_checkout(root: Path) -> Path:
+    """A checkout with lists, but without features and weights."""
+    shutil.copytree(ROOT / "recipes", root / "recipes")
+    for split in ("train", "val"):
+        (root / "data_lists/avdeepfake1mpp").mkdir(parents=True, exist_ok=True)
+        (root / f"data_lists/avdeepfake1mpp/{split}.tsv").touch()
+    return root / "recipes/klassify/run.sh"
+
+
+@pytest.mark.parametrize(("system", "file"), [
+    ("w2v_aasist_rtpg,bam", "pretrained/bam.safetensors"), ("w2v_aasist_baseline_1", "pretrained/LA_model.pth"),
+    ("w2v_aasist_baseline_2", "pretrained/ASVspoof5_model.pth"),
+])  # fmt: skip
+def test_missing_weights_stop_before_anything_is_trained(tmp_path, system, file):
+    """And a system that hears alone waits for no mouth features."""
+    done = run("root=/media", "--stage", "2", "--stop-stage", "2", f"system={system}", script=small_checkout(tmp_path))
+    assert done.returncode == 2 and f"{file} is missing" in done.stderr and "docs/gpu-box.md" in done.stderr
+    assert "+ klassify" not in done.stdout
+
+
+def test_what_is_joined_waits_for_its_parts(tmp_path):
+    script = small_checkout(tmp_path)
+    done = run("root=/media", "--stage", "2", "--stop-stage", "2", "system=w2v_aasist_ensemble", script=script)
+    assert done.returncode == 2 and "make stage2" in done.stderr and "system=w2v_aasist_rtpg" in done.stderr
+    done = run("root=/media", "--stage", "2", "--stop-stage", "2", "system=tcn", script=script)
+    assert done.returncode == 2 and "make stage1" in done.stderr
+
+
+def test_every_row_of_the_tables_has_its_command():
+    text = (ROOT / "recipes/klassify/RESULTS.md").read_text()
+    text = text[text.index("## Table 2") : text.index("## Speed")]
+    named = {name for names in re.findall(r"system=([a-z0-9_,]+)", text) for name in names.split(",")}
+    made = {path.stem for path in ROOT.glob("recipes/klassify/conf/paper/*.yaml")} - {"submit"}
+    assert made <= named <= made | {"avg", "maxout", "merged", "w2v_aasist_ensemble"}
+    for number in ("84.29", "60.53", "73.34", "82.14", "82.57", "82.91", "80.58", "81.89", "91.97", "92.78", "0.3536"):
+        assert number in text
 
 
 def test_a_missing_prerequisite_stops_with_the_command_that_makes_it():
@@ -148,4 +248,5 @@ def test_readme_names_files_and_targets_that_exist():
 def test_every_yaml_of_the_demo_and_of_the_paper_has_a_first_line_that_says_what_it_is():
     for path in CONFIGS:
         assert path.read_text().startswith("# "), path
-        assert set(yaml.safe_load(path.read_text())) == {"model", "data", "train"}
+        keys = set(yaml.safe_load(path.read_text()))
+        assert keys == {"model", "data", "train"} or {"base"} <= keys <= {"base", "model", "data", "train"}

@@ -37,8 +37,9 @@ make_all() {
           given=("model.init_args.vqvae_weights=${vqvae:-$exp/vqvae}")
         fi ;;
     esac
-    run klassify train "$conf_dir/$m.yaml" "${given[@]}" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${forced[@]}"
-    [[ " ${unscored[*]} " == *" $m "* ]] || run klassify score "$exp/$m" --split val "${sources[@]}" "${forced[@]}"
+    run klassify train "$conf_dir/$m.yaml" "${given[@]}" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${training[@]}" \
+      "${forced[@]}"
+    [[ " ${unscored[*]} " == *" $m "* ]] || run klassify score "$exp/$m" --split val "${sources[@]}" "${reading[@]}" "${forced[@]}"
   done
 }
 
@@ -111,7 +112,7 @@ if stage 3 "score the test split, align, fuse, localise, write the submission an
       score_chosen "$s"
       continue
     fi
-    run klassify score "${models[@]/#/$exp/}" --split "$s" "${sources[@]}" "${forced[@]}"
+    run klassify score "${models[@]/#/$exp/}" --split "$s" "${sources[@]}" "${reading[@]}" "${forced[@]}"
     run klassify score "$exp/fused" "$exp/fused_clip" --split "$s" "${forced[@]}"
     answer_task2 "$s" "${reported_2[@]}"
     submit "$s"
