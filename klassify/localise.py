@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ import yaml
 
 from klassify import proposals, systems
 from klassify.errors import KlassifyError
-from klassify.files import already_done, settings_hash
+from klassify.files import already_done, refuse_cut, settings_hash
 from klassify.framescores import read_frames
-from klassify.scorefile import Header, ScoreFile, read_header, read_scores, score_path, write_scores
+from klassify.scorefile import Header, ScoreFile, read_header, read_scores, score_path, write_blocks
 
 PROPOSALS = "proposals.yaml"
 MERGE = "merge"
@@ -122,6 +122,7 @@ def read_proposals(path: str | os.PathLike) -> dict[str, Any]:
     """A proposals.yaml: `method`, `settings`, and `tuned` where it was tuned."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        refuse_cut(path)
     except FileNotFoundError:
         raise KlassifyError("This file does not exist.", where=path, mend="klassify tune") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -151,10 +152,10 @@ def localise(folder: Path, split: str, choice: Choice, *, force: bool = False) -
     if already_done(path, made_with, settings, force=force):
         return False
     if is_merged(system):
-        table = merged_table(inputs, choice.settings)
+        tables = [merged_table(inputs, choice.settings)]
     else:
-        table = proposal_table(systems.frames_path(folder, split), system.modality, choice)
-    write_scores(path, table, Header(system.name, split, "segments", "probability", system.supervision, settings))
+        tables = proposal_tables(systems.frames_path(folder, split), system.modality, choice)
+    write_blocks(path, tables, Header(system.name, split, "segments", "probability", system.supervision, settings))
     return True
 
 
@@ -167,16 +168,15 @@ def segment_scores(folder: Path, split: str) -> ScoreFile:
     return read_scores(path)
 
 
-def proposal_table(path: Path, modality: str, choice: Choice) -> pd.DataFrame:
-    """The proposals of a frames score file, a part of it at a time."""
-    tables = [pd.DataFrame({name: [] for name in COLUMNS})]
+def proposal_tables(path: Path, modality: str, choice: Choice) -> Iterator[pd.DataFrame]:
+    """The proposals of a frames score file, a part of it at a time, after a table without rows."""
+    yield pd.DataFrame({name: [] for name in COLUMNS})
     for frames in read_frames(path):
         found = proposals.propose(frames, choice.method, **choice.settings)
-        tables.append(pd.DataFrame({
+        yield pd.DataFrame({
             "file": frames.files[found.clip], "start": found.start_s, "end": found.end_s, "score": found.score,
             "modality": modality, "method": choice.method,
-        }))  # fmt: skip
-    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+        })  # fmt: skip
 
 
 # ------------------------------------------------------------------------------ merged systems

@@ -11,16 +11,19 @@ score always means "more fake". Labels never live here; rows are joined by `file
 | segments | <split>.segments.tsv     | proposals, with `modality` and `method`                |
 
 The header (`# key=value` lines in TSV, file metadata in Parquet) says which system made the scores,
-on which split, on which scale, under which supervision, and with which settings.
+on which split, on which scale, under which supervision, and with which settings; that of a TSV file says last how
+many rows follow, since nothing else would tell that some of them are lost.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
-from klassify.files import canonical_json, settings_hash, whole_file
+from klassify.files import canonical_json, refuse_cut, settings_hash, whole_file
 
 KINDS = {
     "windows": ".windows.tsv",
@@ -40,6 +43,7 @@ SCALES = ("log_odds", "probability", "cosine", "distance")
 SUPERVISIONS = ("clip", "segment")
 COLUMNS = ("file", "start", "end", "score")
 TEXT_COLUMNS = ("file", "reason", "modality", "method")
+ROWS = "rows"  # in the header of a TSV file
 DIGITS = "%.9g"  # a float32 softmax ties from a logit of about 17; nine digits of log-odds do not
 
 
@@ -86,82 +90,142 @@ def score_path(system_dir: str | os.PathLike, split: str, kind: str) -> Path:
 
 def write_scores(path: str | os.PathLike, table: pd.DataFrame, header: Header) -> None:
     """Validate and write a score file, whole or not at all."""
-    validate(table, header, where=path)
+    write_blocks(path, [table], header)
+
+
+def write_blocks(path: str | os.PathLike, blocks: Iterable[pd.DataFrame], header: Header) -> None:
+    """`write_scores` of blocks of rows that follow each other, so that a corpus is never in memory.
+
+    At least one block, maybe an empty one, and all with the same columns. In Parquet a block is a row group.
+    """
+    checked = (_validated(block, header, path) for block in blocks)
     with whole_file(path) as partial:
-        if header.kind == "frames":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            arrow = pa.Table.from_pandas(table, preserve_index=False)
-            pq.write_table(arrow.replace_schema_metadata(header.as_lines()), partial, compression="zstd")
-        else:
-            with open(partial, "w", encoding="utf-8", newline="") as handle:
-                handle.writelines(f"# {key}={value}\n" for key, value in header.as_lines().items())
-                table.to_csv(handle, sep="\t", index=False, float_format=DIGITS, lineterminator="\n")
+        (_write_parquet if header.kind == "frames" else _write_tsv)(partial, checked, header)
 
 
-def write_frames(path: str | os.PathLike, parts: Iterable[pd.DataFrame], header: Header) -> None:
-    """`write_scores` of a frames file in parts, so that a corpus is never in memory; at least one, maybe empty."""
-    import pyarrow as pa
+def _validated(block: pd.DataFrame, header: Header, path: str | os.PathLike) -> pd.DataFrame:
+    validate(block, header, where=path)
+    return block
+
+
+def _write_parquet(path: Path, blocks: Iterable[pd.DataFrame], header: Header) -> None:
     import pyarrow.parquet as pq
 
-    with whole_file(path) as partial:
-        writer = None
-        for part in parts:
-            validate(part, header, where=path)
-            arrow = pa.Table.from_pandas(part.astype({"file": "string"}), preserve_index=False)
-            arrow = arrow.replace_schema_metadata(header.as_lines())
-            writer = writer or pq.ParquetWriter(partial, arrow.schema, compression="zstd")
-            writer.write_table(arrow)
-        writer.close()
+    writer = None
+    for block in blocks:
+        arrow = as_arrow(block).replace_schema_metadata(header.as_lines())
+        writer = writer or pq.ParquetWriter(path, arrow.schema, compression="zstd")
+        writer.write_table(arrow)
+    writer.close()
+
+
+def _write_tsv(path: Path, blocks: Iterable[pd.DataFrame], header: Header) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        handle.writelines(f"# {key}={value}\n" for key, value in header.as_lines().items())
+        handle.write(f"# {ROWS}=")
+        place, rows = handle.tell(), 0
+        handle.write(f"{rows:012d}\n")
+        for number, block in enumerate(blocks):
+            block.to_csv(handle, sep="\t", index=False, header=not number, float_format=DIGITS, lineterminator="\n")
+            rows += len(block)
+        handle.seek(place)
+        handle.write(f"{rows:012d}")
+
+
+def as_arrow(table: pd.DataFrame):
+    """A score table as a pyarrow.Table; a column of a table without rows has its type all the same."""
+    import pyarrow as pa
+
+    text = {name: "string" for name in table.columns if name in TEXT_COLUMNS}
+    untyped = {name: float for name in table.columns if name not in text and table[name].dtype == object}
+    return pa.Table.from_pandas(table.astype(text | untyped), preserve_index=False).replace_schema_metadata(None)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what libraries raise for a damaged score file into a KlassifyError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise KlassifyError(
+            f"This score file is damaged: {reason}.", where=path, mend="remove it and make the scores again"
+        ) from None
 
 
 def read_header(path: str | os.PathLike) -> Header:
     """The header alone; cheap on a file of any size."""
     path = Path(path)
-    if not path.exists():
-        raise KlassifyError("This score file does not exist.", where=path, mend="score the system on this split first")
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            raw = pq.read_schema(path).metadata or {}
-        except pa.ArrowInvalid as error:
-            raise KlassifyError(f"This is not a whole Parquet file: {error}.", where=path) from None
-        fields = {key.decode(): value.decode() for key, value in raw.items()}
-    else:
-        fields = {}
-        with open(path, encoding="utf-8") as handle:
-            for line in handle:
-                if not line.startswith("# "):
-                    break
-                key, _, value = line[2:].rstrip("\n").partition("=")
-                fields[key] = value
+    fields = _header_fields(path)
     try:
         settings = json.loads(fields.pop("settings"))
         names = [field.name for field in dataclasses.fields(Header) if field.name != "settings"]
-        return Header(**{name: fields[name] for name in names}, settings=settings)
-    except (KeyError, ValueError) as error:
+        return Header(**{name: fields[name] for name in names}, settings=dict(settings))
+    except KlassifyError as error:
+        raise KlassifyError(error.what, where=path) from None
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise KlassifyError(f"The header of this score file is incomplete ({error}).", where=path) from None
+
+
+def _header_fields(path: Path) -> dict[str, str]:
+    if not path.exists():
+        raise KlassifyError("This score file does not exist.", where=path, mend="score the system on this split first")
+    with reading(path):
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            raw = pq.read_schema(path).metadata or {}
+            return {key.decode(): value.decode() for key, value in raw.items()}
+        with open(path, encoding="utf-8") as handle:
+            lines = itertools.takewhile(lambda line: line.startswith("# "), handle)
+            pairs = (line[2:].rstrip("\n").partition("=") for line in lines)
+            return {key: value for key, _, value in pairs}
 
 
 def read_scores(path: str | os.PathLike) -> ScoreFile:
     """Read and validate a score file."""
     header = read_header(path)
     if header.kind == "frames":
-        table = pd.read_parquet(path)
+        with reading(path):
+            table = pd.read_parquet(path, partitioning=None)
+        validate(table, header, where=path)
     else:
-        skip = len(header.as_lines())
-        try:
-            table = pd.read_csv(
-                path, sep="\t", skiprows=skip, quoting=csv.QUOTE_MINIMAL, keep_default_na=False, encoding="utf-8",
-                na_values={"score": [""]}, dtype=dict.fromkeys(TEXT_COLUMNS, str),
-            )  # fmt: skip
-        except (ValueError, pd.errors.ParserError) as error:
-            raise KlassifyError(f"This score file cannot be parsed: {error}.", where=path) from None
-    validate(table, header, where=path)
+        (table,) = _read_tsv(path, header, None)
     return ScoreFile(header, table)
+
+
+def read_blocks(path: str | os.PathLike, rows: int) -> Iterator[pd.DataFrame]:
+    """The table of a TSV score file, validated, `rows` rows at a time; nothing of an empty one."""
+    return _read_tsv(path, read_header(path), rows)
+
+
+def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iterator[pd.DataFrame]:
+    """One table, or with `rows` blocks of so many."""
+    refuse_cut(path)
+    fields = _header_fields(Path(path))
+    read = 0
+    with reading(path):
+        found = pd.read_csv(
+            path, sep="\t", skiprows=len(fields), quoting=csv.QUOTE_MINIMAL, keep_default_na=False,
+            encoding="utf-8", na_values={"score": [""]}, dtype=dict.fromkeys(TEXT_COLUMNS, str), chunksize=rows,
+        )  # fmt: skip
+    tables = iter([found] if rows is None else found)
+    while True:
+        with reading(path):
+            table = next(tables, None)
+        if table is None:
+            break
+        validate(table, header, where=path)
+        read += len(table)
+        yield table
+    if fields.get(ROWS, f"{read:012d}") != f"{read:012d}":  # files of before have no such line
+        raise KlassifyError(
+            f"This score file has {read} rows; its header says {fields[ROWS].lstrip('0') or 0}.",
+            where=path,
+            mend="remove it and make the scores again",
+        )
 
 
 def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:

@@ -10,7 +10,7 @@ import pytest
 from klassify import align, frame_file
 from klassify.errors import KlassifyError
 from klassify.frame_file import FrameFile
-from klassify.scorefile import Header, write_frames
+from klassify.scorefile import Header, write_blocks
 
 GOLDENS = Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))
@@ -35,7 +35,7 @@ def write(path, clips, columns=("real", "fake"), rows_a_part=None):
     table = frame_table(clips, columns)
     size = rows_a_part or max(len(table), 1)
     parts = [table.iloc[i : i + size] for i in range(0, max(len(table), 1), size)]
-    write_frames(path, parts, Header(path.name.split(".")[0], "val", "frames", "log_odds", "segment"))
+    write_blocks(path, parts, Header(path.name.split(".")[0], "val", "frames", "log_odds", "segment"))
     return FrameFile(path)
 
 
@@ -147,13 +147,13 @@ def test_hostile_frame_files_are_refused(tmp_path):
     clips = {"a": np.ones((3, 2)), "b": np.ones((2, 2))}
     header = Header("v", "val", "frames", "log_odds", "segment")
     table = frame_table(clips)
-    write_frames(tmp_path / "twice.parquet", [table, table.iloc[:3]], header)
+    write_blocks(tmp_path / "twice.parquet", [table, table.iloc[:3]], header)
     with pytest.raises(KlassifyError, match="do not lie together: a"):
         FrameFile(tmp_path / "twice.parquet")
-    write_frames(tmp_path / "gap.parquet", [table.drop(index=1)], header)
+    write_blocks(tmp_path / "gap.parquet", [table.drop(index=1)], header)
     with pytest.raises(KlassifyError, match="of a are not one row for each 40 ms"):
         FrameFile(tmp_path / "gap.parquet").read(["b", "a"], ["real"])
-    write_frames(tmp_path / "nan.parquet", [table.assign(real=np.nan)], header)
+    write_blocks(tmp_path / "nan.parquet", [table.assign(real=np.nan)], header)
     with pytest.raises(KlassifyError, match="no finite numbers"):
         FrameFile(tmp_path / "nan.parquet").read(["b"], ["real"])
     with pytest.raises(KlassifyError, match="no columns ps160_real"):
