@@ -7,11 +7,13 @@ when it is called, so that `klassify --help` answers at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
 
 from klassify.errors import KlassifyError
+from klassify.files import explained
 
 COMMANDS = {
     "corpus": "generate the small corpus of talking-head clips (stage 0 of the demo)",
@@ -27,6 +29,11 @@ COMMANDS = {
     "tune": "choose method and settings of the proposals on val_fit (stage 2)",
     "detector": "put the systems that answer together into detector.yaml (stage 2)",
     "package": "scores -> leaderboard zip with a manifest (stage 3)",
+    "ledger": "every package that was made, and what the leaderboard said of it",
+    "reproduce": "make a package again from its manifest and compare bytes",
+    "status": "where work on a cluster stands: done, running, queued, held, failed, missing",
+    "resume": "submit again what is missing of work on a cluster",
+    "merge": "join shards; gaps, duplicates and other settings are refused by name",
     "check": "say whether the server will accept a submission, and why not",
     "predict": "videos in, answers out: probability, segments, timeline",
     "evaluate": "systems against labels: tables, curves (stage 4)",
@@ -54,17 +61,23 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(parser)
+    parser.set_defaults(command_line=[command, *argv[1:]])  # for --launcher slurm
     try:
         return module.run(parser.parse_intermixed_args(argv[1:])) or 0  # KEY=VALUE may stand after options too
     except KlassifyError as error:
         print(f"klassify {command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of files that are not ours to read or write
+        if isinstance(error, BrokenPipeError):  # `klassify ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"klassify {command}: {explained(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"klassify {command}: interrupted; what was finished is kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `klassify ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 if __name__ == "__main__":

@@ -164,7 +164,9 @@ def sweep(shard: Shard, *, force: bool) -> None:
     ours = re.compile(rf"(part|failures)-{shard.i}-of-{shard.n}\b.*{re.escape(TEMPORARY)}-(\d+)-.*")
     for path in shard.out.glob(f"*{TEMPORARY}-*"):
         match = ours.fullmatch(path.name)
-        if match and (not _alive(int(match[2])) or time.time() - path.stat().st_mtime > STALE_S):
+        # on a cluster the process may live on another node
+        dead = "SLURM_JOB_ID" not in os.environ and match and not _alive(int(match[2]))
+        if match and (dead or time.time() - path.stat().st_mtime > STALE_S):
             path.unlink(missing_ok=True)
     for path in store.parts_in(shard.out) if force else []:
         i, n, _ = map(int, store.NAME.fullmatch(path.name).groups())

@@ -1,0 +1,102 @@
+"""What was submitted: <output>/slurm/<step>/job.json, beside the scripts and their logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from klassify.errors import KlassifyError
+from klassify.files import read_json, write_json
+from klassify.launch.options import Options
+from klassify.launch.work import Work, unspanned, work_of
+
+FOLDER, FILE = "slurm", "job.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """One sbatch of some shards, as its text `1-5,7`: shard = index in the array + offset."""
+
+    job: int
+    shards: str
+    offset: int = 0
+
+    def index_of(self, shard: int) -> int:
+        return shard - self.offset
+
+
+@dataclasses.dataclass
+class Record:
+    """A command that was sent to the cluster. arguments: of klassify, without those of the launcher."""
+
+    work: Work
+    arguments: list[str]
+    cwd: str
+    options: Options
+    submissions: list[Submission] = dataclasses.field(default_factory=list)
+    merge_job: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where scripts, logs and this record lie."""
+        return self.work.folder / FOLDER / self.work.step
+
+    @property
+    def name(self) -> str:
+        """The jobs' name: another folder has another."""
+        place = hashlib.sha256(str(self.work.folder.resolve()).encode()).hexdigest()[:8]
+        words = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.work.step}-{self.work.folder.name}")[:40]
+        return f"klassify-{words}-{place}"
+
+    @property
+    def merge_name(self) -> str:
+        return f"{self.name}-merge"
+
+    def log_of(self, shard: int) -> Path | None:
+        """The log of the last job that had the shard."""
+        for submission in reversed(self.submissions):
+            if shard in unspanned(submission.shards):
+                index = "" if self.work.command == "train" else f"_{submission.index_of(shard)}"
+                return self.folder / "logs" / f"{submission.job}{index}.log"
+        return None
+
+    def shard_of(self, job: int, index: int | None) -> int:
+        """The shard of an array task."""
+        offsets = {submission.job: submission.offset for submission in self.submissions}
+        return 1 if index is None else index + offsets.get(job, 0)
+
+    def save(self) -> None:
+        write_json(self.folder / FILE, {
+            "command": self.work.command, "split": getattr(self.work, "split", None), "shards": self.work.n,
+            "arguments": self.arguments, "cwd": self.cwd, "options": dataclasses.asdict(self.options),
+            "submissions": [dataclasses.asdict(submission) for submission in self.submissions],
+            "merge_job": self.merge_job,
+        })  # fmt: skip
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file; KlassifyError where that is none."""
+    content: dict[str, Any] = read_json(path)
+    try:
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in content["options"].items()}
+        return Record(
+            work_of(content["command"], path.parent.parent.parent, content["shards"], content["split"]),
+            content["arguments"], content["cwd"], Options(**options),
+            [Submission(**submission) for submission in content["submissions"]], content["merge_job"],
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise KlassifyError(f"This is no record of a launch ({error!r}).", where=path,
+                            mend="remove it; the work's own files are not touched") from None  # fmt: skip
+
+
+def records_in(folder: Path) -> list[Record]:
+    """The records of a folder, or of the folders in it, up to two levels down."""
+    if not folder.is_dir():
+        raise KlassifyError("This folder does not exist.", where=folder)
+    for level in ("", "*/", "*/*/"):
+        if paths := sorted(folder.glob(f"{level}{FOLDER}/*/{FILE}")):
+            return [read_record(path) for path in paths]
+    return []

@@ -1,0 +1,108 @@
+"""sbatch, squeue, scancel, scontrol: called with lists, never through a shell. Accounting (sacct) is not needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from klassify.errors import KlassifyError
+
+ANSWER_S = 30.0  # a controller that is down lets squeue wait for long
+FORMAT = "%i|%F|%K|%t|%r|%L|%N|%j"
+HELD = ("held", "JobHoldMaxRequeue")
+NEVER = ("DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "BadConstraints", "PartitionTimeLimit",
+         "PartitionNodeLimit", "AccountNotAllowed", "QOSNotAllowed")  # fmt: skip
+
+
+class NoAnswer(Exception):
+    """There is no Slurm here, or its controller does not answer; the message says which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Queued:
+    """One job or array task in the queue. index: in its array, None for a plain job."""
+
+    id: str
+    job: int
+    index: int | None
+    state: str
+    reason: str
+    time_left: str
+    node: str
+    name: str
+
+    @property
+    def is_running(self) -> bool:
+        """Running, or just starting or ending."""
+        return self.state in ("R", "CG", "CF", "SO", "ST", "S")
+
+    @property
+    def is_held(self) -> bool:
+        """Waits for somebody to release it."""
+        return not self.is_running and any(word.lower() in self.reason.lower() for word in HELD)
+
+    @property
+    def is_never(self) -> bool:
+        """Waits for what will never happen."""
+        return not self.is_running and any(word in self.reason for word in NEVER)
+
+
+def queue(names: Sequence[str]) -> list[Queued]:
+    """The jobs of these names, array tasks one by one. NoAnswer where Slurm cannot be asked."""
+    text = _ask(["squeue", "--noheader", "--array", f"--name={','.join(names)}", f"--format={FORMAT}"])
+    rows = [line.split("|", 7) for line in text.splitlines() if line.count("|") >= 7]
+    return [
+        Queued(id_, int(job), int(index) if index.isdigit() else None, state, reason, left, node, name.strip())
+        for id_, job, index, state, reason, left, node, name in rows
+    ]
+
+
+def drained_nodes() -> list[tuple[str, str]]:
+    """(nodes, reason) of those that take no jobs until somebody says so."""
+    rows = (line.split("|", 2) for line in _ask(["sinfo", "--noheader", "--format=%N|%t|%E"]).splitlines())
+    return [(row[0], row[2].strip()) for row in rows if len(row) == 3 and re.match(r"(drain|drng|down)", row[1])]
+
+
+@functools.cache
+def largest_index() -> int:
+    """The highest index of an array here: MaxArraySize - 1, by default 1000."""
+    try:
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
+    except NoAnswer:
+        return 1000
+    return max(1, int(match[1]) - 1) if match else 1000
+
+
+def submit(command: Sequence[str]) -> int:
+    """Run an sbatch command; the job's id. KlassifyError with what Slurm says."""
+    if shutil.which("sbatch") is None:
+        raise KlassifyError("There is no sbatch on this machine.",
+                            mend="run this on a login node of the cluster; --dry-run shows the script")  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    match = re.match(r"(\d+)", done.stdout)
+    if done.returncode or not match:
+        raise KlassifyError(f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}", where=" ".join(command),
+                            mend="set the site's --partition, account and limits with --sbatch-arg=...")  # fmt: skip
+    return int(match[1])
+
+
+def cancel(job: int) -> None:
+    """Take a job out of the queue."""
+    subprocess.run(["scancel", str(job)], capture_output=True, check=False)
+
+
+def _ask(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_S)
+    except FileNotFoundError:
+        raise NoAnswer(f"there is no {command[0]} here") from None
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(f"{command[0]} does not answer") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise NoAnswer(f"{command[0]} fails: {said[-1] if said else done.returncode}")
+    return done.stdout

@@ -1,0 +1,246 @@
+"""What a launched command makes, told from its files alone: which shards are done, what merging them means.
+
+| work    | folder                     | a shard is done when                           | merging                    |
+|---------|----------------------------|------------------------------------------------|----------------------------|
+| extract | of the feature shards      | all its parts are there                        | checks, lists the failures |
+| score   | of the system, one a split | all its chunks are, or the whole score file is | writes the score files     |
+| train   | of the system; one shard   | training.json is there                         | nothing                    |
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from klassify.errors import KlassifyError, some
+
+
+@dataclasses.dataclass(frozen=True)
+class Work(abc.ABC):
+    """A command's work on one output folder, in n shards numbered from 1."""
+
+    folder: Path
+    n: int
+
+    command = ""
+
+    @property
+    def step(self) -> str:
+        """Its name among the works of the folder."""
+        return self.command
+
+    @property
+    def title(self) -> str:
+        """What it is, for a person."""
+        return f"klassify {self.step.replace('-', ' ')} of {self.folder.name}"
+
+    @abc.abstractmethod
+    def done(self) -> set[int]:
+        """The shards whose files are there, whole."""
+
+    @abc.abstractmethod
+    def merge(self) -> str:
+        """Join the shards; a line that says what there is. KlassifyError names gaps, duplicates, other settings."""
+
+    @abc.abstractmethod
+    def clear(self) -> None:
+        """Remove what --force replaces."""
+
+    merged = True  # whether nothing is left to merge once all shards are done
+    pattern = ""  # names of the files that show progress of a shard, for a shell that knows $shard
+
+    def refuse_gaps(self) -> None:
+        """KlassifyError that names the shards which are not done."""
+        missing = sorted(set(range(1, self.n + 1)) - self.done())
+        if missing:
+            raise KlassifyError(
+                f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.", where=self.folder,
+                mend=f"klassify resume {self.folder}, or the same command with "
+                     f"{some((f'--shard {i}/{self.n}' for i in missing), 3)}",
+            )  # fmt: skip
+
+
+class ExtractWork(Work):
+    """Feature shards of one folder."""
+
+    command = "extract"
+
+    @property
+    def pattern(self) -> str:
+        return f"part-$shard-of-{self.n}-*.parquet"
+
+    def headers(self):
+        """The headers of all parts; KlassifyError for a broken one, or for parts that do not belong together."""
+        from klassify import store
+
+        headers = [store.read_header(path) for path in store.parts_in(self.folder)]
+        store.check_together(headers, where=self.folder)
+        if headers and headers[0].place.n != self.n:
+            raise KlassifyError(f"These parts are of {headers[0].place.n} shards, not of {self.n}.", where=self.folder,
+                                mend=f"go on with --shards {headers[0].place.n}, or use --force")  # fmt: skip
+        return headers
+
+    def done(self) -> set[int]:
+        headers = self.headers()
+        there = collections.Counter(header.place.i for header in headers)
+        parts = {header.place.i: header.place.parts for header in headers}
+        return {i for i, count in there.items() if count == parts[i]}
+
+    def merge(self) -> str:
+        from klassify import store
+        from klassify.files import write_text
+
+        listed = next((header.settings.get("clips") for header in self.headers()), 0)
+        self.refuse_gaps()
+        rows = [row | {"part": path.name} for path in store.parts_in(self.folder) for row in store.read_rows(path)]
+        self._refuse_other_clips(rows, listed)
+        failed = [row for row in rows if row["reason"]]
+        lines = ["\t".join([row["file"], row["stage"], " ".join(row["reason"].split())]) for row in failed]
+        write_text(self.failures, "\n".join(["file\tstage\treason", *lines]) + "\n")
+        return f"{len(rows)} clips in {self.n} shards, {len(failed)} without features ({self.failures})"
+
+    def _refuse_other_clips(self, rows: Sequence[dict], listed: int | None) -> None:
+        places: dict[str, list[str]] = {}
+        for row in rows:
+            places.setdefault(row["file"], []).append(row["part"])
+        twice = [f"{file} (in {' and '.join(parts)})" for file, parts in places.items() if len(parts) > 1]
+        if twice:
+            raise KlassifyError(f"{len(twice)} clips stand twice: {some(twice)}.", where=self.folder,
+                                mend="remove the parts that do not belong here, then `klassify resume`")  # fmt: skip
+        if listed not in (None, len(rows)):
+            raise KlassifyError(f"The list has {listed} clips, the shards {len(rows)}.", where=self.folder,
+                                mend="extract again with --force")  # fmt: skip
+
+    @property
+    def failures(self) -> Path:
+        """The clips without features of all shards, written by merge()."""
+        return self.folder / "failures.tsv"
+
+    @property
+    def merged(self) -> bool:
+        return self.failures.exists()
+
+    def clear(self) -> None:
+        from klassify import store
+
+        for path in [*store.parts_in(self.folder), *self.folder.glob("part-*.pcm"), *self.folder.glob("failures*.tsv")]:
+            path.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreWork(Work):
+    """The scores of a trained system on one split."""
+
+    split: str
+
+    command = "score"
+
+    @property
+    def step(self) -> str:
+        return f"score-{self.split}"
+
+    @property
+    def whole(self) -> list[Path]:
+        """Score files of the model itself that are there."""
+        from klassify.scorefile import score_path
+
+        paths = (score_path(self.folder, self.split, kind) for kind in ("windows", "frames"))
+        return [path for path in paths if path.exists()]
+
+    @property
+    def pattern(self) -> str:
+        """Chunks do not carry the shard's number: any new one of the split counts as progress."""
+        return "chunk-*.parquet"
+
+    def done(self) -> set[int]:
+        from klassify.score_parts import Parts, parts_folder
+
+        if not any(parts_folder(self.folder, self.split).glob("*.parquet")):
+            return set(range(1, self.n + 1)) if self.whole else set()
+        parts = Parts.found(self.folder, self.split)
+        there = parts.there()
+        return {i for i in range(1, self.n + 1) if there.issuperset(parts.layout.share(i, self.n))}
+
+    @property
+    def merged(self) -> bool:
+        from klassify.score_parts import parts_folder
+
+        return bool(self.whole) and not parts_folder(self.folder, self.split).exists()
+
+    def merge(self) -> str:
+        from klassify.score_shards import merge
+        from klassify.scorefile import score_path
+
+        if not self.merged:
+            self.refuse_gaps()
+            merge(self.folder, self.split)
+        clips = score_path(self.folder, self.split, "clips")
+        return f"{clips if clips.exists() else self.whole[0]}"
+
+    def clear(self) -> None:
+        import shutil
+
+        from klassify.score_parts import parts_folder
+
+        shutil.rmtree(parts_folder(self.folder, self.split), ignore_errors=True)
+        for path in self.whole:
+            path.unlink(missing_ok=True)
+
+
+class TrainWork(Work):
+    """The training of one system."""
+
+    command = "train"
+    pattern = "last.pt"
+
+    def done(self) -> set[int]:
+        return {1} if (self.folder / "training.json").exists() else set()
+
+    def merge(self) -> str:
+        self.refuse_gaps()
+        return f"{self.folder}: trained"
+
+    def clear(self) -> None:
+        from klassify.training_settings import finished
+
+        finished(self.folder, {}, force=True)
+
+
+def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Work:
+    """The work that a record speaks of."""
+    if command == "score":
+        return ScoreWork(folder, n, split)
+    return {"extract": ExtractWork, "train": TrainWork}[command](folder, n)
+
+
+def found_works(folder: Path) -> list[Work]:
+    """Work of which there are parts but no record: shards that were run by hand."""
+    from klassify import store
+
+    if parts := store.parts_in(folder):
+        return [ExtractWork(folder, int(store.NAME.fullmatch(parts[0].name)[2]))]
+    splits = sorted(path.name.removesuffix(".parts") for path in folder.glob("scores/*.parts"))
+    from klassify.score_parts import Parts
+
+    return [ScoreWork(folder, Parts.found(folder, split).layout.n_chunks, split) for split in splits]
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """[1, 2, 3, 7] -> '1-3,7': shards as people, and `sbatch --array`, write them."""
+    pieces: list[str] = []
+    ordered = sorted(numbers)
+    first = 0
+    for at in range(1, len(ordered) + 1):
+        if at == len(ordered) or ordered[at] != ordered[at - 1] + 1:
+            pieces.append(str(ordered[first]) if at - first == 1 else f"{ordered[first]}-{ordered[at - 1]}")
+            first = at
+    return ",".join(pieces)
+
+
+def unspanned(text: str) -> list[int]:
+    """'1-3,7' -> [1, 2, 3, 7]."""
+    ends = ([int(end) for end in piece.split("-")] for piece in text.split(",") if piece)
+    return [number for pair in ends for number in range(pair[0], pair[-1] + 1)]

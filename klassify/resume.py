@@ -1,0 +1,68 @@
+"""Submit again what is missing, and only that.
+
+    klassify resume features/demo/mouth/train
+    klassify resume features/demo/mouth/train --time 06:00:00 --sbatch-arg=--mem=16G
+    klassify resume features/demo/mouth/train --here          # on this machine, one shard after the other
+
+What is done or in the queue is left alone. Options that are given replace those of the first submission.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify resume`."""
+    from klassify.launch.options import add_job_arguments
+
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs")
+    parser.add_argument("--here", action="store_true", help="run the missing shards on this machine")
+    parser.add_argument("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
+    group = parser.add_argument_group("other settings than at the first submission")
+    group.add_argument("--max-parallel", type=int, metavar="N", help="tasks that run at once")
+    add_job_arguments(group)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify resume`."""
+    from klassify.errors import KlassifyError
+    from klassify.launch.options import added
+    from klassify.launch.record import records_in
+    from klassify.launch.submit import submit_missing
+
+    for folder in args.folders:
+        records = records_in(folder)
+        if not records:
+            raise KlassifyError(
+                "No command was launched here, so that none can be submitted again.", where=folder,
+                mend="`klassify status` names the missing shards: run the command with --shard I/N for each",
+            )  # fmt: skip
+        for record in records:
+            record.options = record.options.changed(
+                max_parallel=args.max_parallel, time=args.time, cpus=args.cpus, max_restarts=args.max_restarts,
+                grace=args.grace, sbatch=added(record.options.sbatch, args.sbatch_arg or ()),
+                modules=args.module and tuple(args.module),
+            )  # fmt: skip
+            if args.here and not args.dry_run:
+                _run_here(record)
+            else:
+                submit_missing(record, dry_run=args.dry_run)
+    return 0
+
+
+def _run_here(record) -> None:
+    from klassify.errors import KlassifyError
+    from klassify.launch.survey import survey
+
+    found = survey(record)
+    for shard in found.lacking:
+        cut = [] if record.work.command == "train" else ["--shard", f"{shard}/{record.work.n}"]
+        command = [sys.executable, "-m", "klassify.cli", *record.arguments, *cut]
+        if subprocess.run(command, cwd=record.cwd, check=False).returncode:
+            raise KlassifyError(f"Shard {shard} of {record.work.n} failed.", where=record.work.folder)
+    if not found.in_queue:
+        print(f"{record.work.folder}: {record.work.merge()}")

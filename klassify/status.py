@@ -1,0 +1,53 @@
+"""Where work on the cluster stands: done, running, queued, held, missing, failed with the reason.
+
+    klassify status features/demo/mouth/train
+    klassify status exp/demo/klassify            # every system in it
+
+Reads the files first, Slurm's queue second and the logs of what is in neither; no accounting is needed, and no Slurm
+either. Shards that were run by hand (`--shard i/n`) are told from their files. Exit status 1 if anything is not done.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify status`."""
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify status`; 0 all done, 1 something is not."""
+    return int(sum(not _show(folder) for folder in args.folders) > 0)
+
+
+def _show(folder: Path) -> bool:
+    from klassify.errors import KlassifyError
+    from klassify.launch.record import records_in
+    from klassify.launch.survey import lines, survey_or_error
+    from klassify.launch.work import found_works, spans
+
+    done = True
+    records = records_in(folder)
+    for record in records:
+        found = survey_or_error(record)
+        if isinstance(found, KlassifyError):
+            print(f"{record.work.folder}: {record.work.step}: {found}")
+            done = False
+            continue
+        print(*lines(found), sep="\n")
+        done = done and found.is_done and record.work.merged
+    works = [] if records else found_works(folder)
+    for work in works:
+        missing = sorted(set(range(1, work.n + 1)) - work.done())
+        print(f"{folder}: {work.step}, {work.n} shards, run without --launcher")
+        print(f"  done     {work.n - len(missing):>5}")
+        if missing:
+            print(f"  missing  {len(missing):>5}  {spans(missing)}\n  mend:  the same command with --shard I/{work.n}")
+        done = done and not missing
+    if not records and not works:
+        raise KlassifyError("Nothing was launched or cut into shards here.", where=folder,
+                            mend="give the --out of an extraction, or a system's folder")  # fmt: skip
+    return done

@@ -1,0 +1,155 @@
+"""Arrays of shards on a real Slurm give what a single run gives, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slurm
+from shards import SHARDS
+
+from klassify import store
+from klassify.files import TEMPORARY
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def contents(folder):
+    """{name: bytes} of the parts."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
+
+
+def assert_whole(site, undisturbed) -> None:
+    """Each shard has one valid file, the same as in an undisturbed run."""
+    assert contents(site.out) == undisturbed
+    assert f"{SHARDS}\n" in site.status() and "merge    done" in site.status()
+
+
+def test_an_array_makes_the_rows_of_a_single_run(site, tmp_path):
+    """Also where Slurm's arrays are shorter than the list of shards, and with names that a shell would trip over."""
+    site.out = tmp_path / "it's $HOME #1 100%" / "train"
+    single = tmp_path / "single"
+    site.launch("--max-parallel", 4, "--sbatch-arg=--comment=a \"b\" 'c' $(touch x) \\ #d", shards=7, kind="mouth")
+    arrays = [row for row in site.cluster.queue() if row[4].startswith("klassify-extract-train")]
+    assert len({row[0].split("_")[0] for row in arrays}) == 3  # MaxArraySize is 7: two arrays, and the merge job
+    site.finished(120)
+    text = site.status()
+    assert "done         7" in text and "merge    done" in text, text + site.logs()
+    out, site.out = site.out, single
+    site.extract(kind="mouth")
+    apart, together = store.FeatureStore(out), store.FeatureStore(single)
+    assert set(apart) == set(together) and len(together) == 8
+    for file in together:
+        assert np.array_equal(apart[file].features, together[file].features)
+        assert np.array_equal(apart[file].valid, together[file].valid)
+    assert not list((tmp_path.parent).rglob("x"))
+
+
+def test_a_shard_whose_slurmd_is_killed_runs_twice_and_leaves_one_valid_file(site, undisturbed):
+    site.hold()
+    site.launch()
+    site.begun(SHARDS)
+    victim = next(row[3] for row in site.cluster.queue() if row[1] == "R")
+    site.cluster.kill(victim)
+    slurm.until(
+        lambda: "start 1" in site.logs(), "a second run of the shard", 40
+    )  # on another node, the first one lives
+    site.release()
+    site.finished()
+    assert site.logs().count("start 1, on") == 1
+    twice = next(line for line in site.logs().splitlines() if "start 1" in line).split(":")[0]
+    slurm.until(lambda: site.logs().count(f"{twice}: ended with status 0") == 2, "the end of both runs")
+    assert_whole(site, undisturbed)
+
+
+def test_a_lost_node_costs_nothing_but_time(site, undisturbed):
+    site.hold()
+    site.launch()
+    site.begun(SHARDS)
+    victim = next(row[3] for row in site.cluster.queue() if row[1] == "R")
+    stale = site.out / f"part-1-of-{SHARDS}-0{TEMPORARY}-999999-deadbeef.parquet"
+    stale.write_bytes(b"half")
+    os.utime(stale, (0, 0))  # a young one may belong to a process on another node
+    site.cluster.lose_node(victim)
+    slurm.until(lambda: "start 1" in site.logs(), "a second run of the shard", 40)
+    site.release()
+    site.finished()
+    assert_whole(site, undisturbed)
+
+
+def test_after_a_restart_of_the_controller_status_tells_what_is_held_and_how_to_mend_it(site):
+    """Killed before it has saved all it knew: jobs are forgotten or start again. Then nodes drained and tasks held."""
+    site.hold()
+    site.launch(shards=6)
+    site.begun(4)
+    saved = site.cluster.folder / "state/job_state"
+    slurm.until(lambda: str(site.out).encode() in saved.read_bytes(), "a saved state", 30)
+    site.cluster.kill("slurmctld")
+    assert "Slurm was not asked" in site.status()
+    site.cluster.start_controller()
+    slurm.until(lambda: [row[1] for row in site.cluster.queue()].count("R") == 4, "running tasks", 30)
+    running = [row[0] for row in site.cluster.queue() if row[1] == "R"]
+    site.cluster.run(["scontrol", "update", "nodename=n[1-4]", "state=drain", "reason=Duplicate jobid"])
+    site.cluster.run(["scontrol", "requeuehold", ",".join(running)])
+    slurm.until(lambda: not [row for row in site.cluster.queue() if row[1] != "PD"], "held tasks")
+    site.release()
+    text = site.status()
+    assert "held         4  1-4" in text and "queued       2  5-6" in text, text
+    mends = [line.split("mend:")[1].split("#")[0].split() for line in text.splitlines() if "mend:" in line]
+    assert [mend[:2] for mend in mends if mend[0] == "scontrol"] == [["scontrol", "release"], ["scontrol", "update"]]
+    for mend in mends:
+        if mend[0] == "scontrol":
+            site.cluster.run(mend)
+    site.finished()
+    site.klassify("merge", site.out)  # its job may be among the forgotten
+    assert "done         6" in site.status()
+
+
+def test_a_failed_shard_stops_the_merge_and_is_submitted_again(site, undisturbed):
+    (site.gate / "fail").write_text(f"2/{SHARDS}")
+    site.launch()
+    site.finished()  # the merge job too, whose dependency will never be satisfied
+    text = site.status()
+    assert "done         2" in text and "failed       1  2" in text and "status 3" in text, text
+    assert "klassify resume" in text and not (site.out / "failures.tsv").exists()
+    refused = site.klassify("merge", site.out, check=2).stderr
+    assert f"1 of {SHARDS} shards are missing: 2" in refused and f"--shard 2/{SHARDS}" in refused
+    (site.gate / "fail").unlink()
+    assert "submitted job" in (said := site.klassify("resume", site.out).stdout) and "shards 2 of" in said
+    assert "submitted job" not in site.klassify("resume", site.out).stdout  # it is in the queue
+    site.finished()
+    assert_whole(site, undisturbed)
+
+
+def test_near_its_time_limit_a_task_is_put_back_as_often_as_allowed_and_goes_on(site):
+    """Each part is followed by a pause, so that one minute is too short; the second warning comes by hand."""
+    site.slow(8)
+    site.launch("--chunk", 1, "--grace", 40, "--max-restarts", 1, "--time", "1", shards=1)
+    slurm.until(lambda: "near its time limit, back into the queue" in site.logs(), "the warning", 55)
+    slurm.until(lambda: "start 1, on" in site.logs(), "the second start", 40)
+    first = len(store.parts_in(site.out))
+    assert 0 < first < 8
+    slurm.until(lambda: len(store.parts_in(site.out)) > first, "progress of the second start")
+    running = next(row[0] for row in site.cluster.queue() if row[1] == "R")
+    site.cluster.run(["scancel", "--signal=USR1", "--batch", running])
+    slurm.until(lambda: "not put back: 1 restarts of 1" in site.logs(), "the second warning")
+    site.fast()
+    site.finished()
+    assert "done         1" in site.status() and f"{first} of 8 parts are there" in site.logs()
+
+
+def test_scores_of_an_array_are_those_of_a_single_run(site, small_data, tmp_path):
+    config = ROOT / "recipes/klassify/conf/demo/tcn.yaml"
+    single, apart = tmp_path / "single" / "tcn", tmp_path / "apart" / "tcn"
+    site.klassify("train", config, "--out", single, *small_data.arguments, "train.epochs=1")
+    shutil.copytree(single, apart)
+    site.klassify("score", single, "--split", "val", *small_data.arguments)
+    asked = ("score", apart, "--split", "val", *small_data.arguments, "--launcher", "slurm", "--shards", 2, "--wait")
+    site.klassify(*asked)
+    for name in ("val.windows.tsv", "val.clips.tsv"):
+        assert (apart / "scores" / name).read_bytes() == (single / "scores" / name).read_bytes()
+    assert "submitted" not in site.klassify(*asked).stdout

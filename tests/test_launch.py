@@ -1,0 +1,408 @@
+"""Launching without a cluster: scripts and their quoting, status, resume and merge, against a pretended Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_systems import make_system
+
+from klassify import cli, store
+from klassify.errors import KlassifyError
+from klassify.launch import slurm, work
+from klassify.launch.options import Options, without_launcher
+from klassify.launch.record import read_record
+from klassify.launch.script import directive
+from klassify.launch.survey import survey
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARDS = 4
+
+# notes its arguments, one a line, and gives job ids from 101 on
+SBATCH = """#!/bin/bash
+printf '%s\\n' --- "$@" >> "$SLURM_PRETENDED/submitted"
+echo $((100 + $(grep -c -- --- "$SLURM_PRETENDED/submitted")))
+"""
+PRETENDED = {
+    "sbatch": SBATCH,
+    "squeue": '#!/bin/bash\ncat "$SLURM_PRETENDED/queue" 2> /dev/null || true\n',
+    "sinfo": '#!/bin/bash\ncat "$SLURM_PRETENDED/nodes" 2> /dev/null || true\n',
+    "scontrol": "#!/bin/bash\necho 'MaxArraySize            = 1001'\n",
+    "scancel": '#!/bin/bash\necho "$@" >> "$SLURM_PRETENDED/cancelled"\n',
+}
+
+
+class Pretended:
+    """What was submitted, and what squeue shall say."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def submitted(self) -> list[list[str]]:
+        path = self.folder / "submitted"
+        if not path.exists():
+            return []
+        return [block.splitlines() for block in path.read_text().split("---\n")[1:]]
+
+    def queue(self, *rows: str) -> None:
+        """rows: id|array job|index|state|reason|time left|node|name."""
+        (self.folder / "queue").write_text("".join(f"{row}\n" for row in rows))
+
+
+@pytest.fixture
+def pretended(tmp_path, monkeypatch) -> Pretended:
+    folder = tmp_path / "slurm bin"
+    folder.mkdir()
+    for name, text in PRETENDED.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_PRETENDED", str(folder))
+    slurm.largest_index.cache_clear()
+    yield Pretended(folder)
+    slurm.largest_index.cache_clear()
+
+
+@pytest.fixture
+def no_slurm(monkeypatch, tmp_path):
+    (tmp_path / "no bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "no bin"))
+    slurm.largest_index.cache_clear()
+
+
+def extract(small_data, out: Path, *more: str) -> int:
+    return cli.main([
+        "extract", "--kind", "audio", "--list", str(small_data.lists / "testA.tsv"), "--root", str(small_data.media),
+        "--out", str(out), *more,
+    ])  # fmt: skip
+
+
+def launch(small_data, out: Path, *more: str) -> int:
+    return extract(small_data, out, "--launcher", "slurm", "--shards", str(SHARDS), *more)
+
+
+def shard(small_data, out: Path, *numbers: int) -> None:
+    for i in numbers:
+        assert extract(small_data, out, "--jobs", "1", "--shard", f"{i}/{SHARDS}") == 0
+
+
+def queued(out: Path, index: int, state: str, reason: str = "None", job: int = 101) -> str:
+    name = read_record(out / "slurm/extract/job.json").name
+    return f"{job}_{index}|{job}|{index}|{state}|{reason}|1:00:00|n1|{name}"
+
+
+# ------------------------------------------------------------------------------ scripts
+
+
+def test_dry_run_shows_scripts_and_commands_and_touches_nothing(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    assert launch(small_data, out, "--dry-run", "--max-parallel", "2", "--time", "02:00:00",
+                  "--sbatch-arg=--partition=cpu") == 0  # fmt: skip
+    text = capsys.readouterr().out
+    for part in ("#SBATCH --time=02:00:00", "#SBATCH --partition=cpu", "--array=1-4%2", "--dependency=afterok:",
+                 "--kill-on-invalid-dep=yes", '--shard "$shard/4"'):  # fmt: skip
+        assert part in text
+    assert not out.exists() and not pretended.submitted
+
+
+def test_dry_run_needs_no_slurm(small_data, tmp_path, no_slurm, capsys):
+    assert launch(small_data, tmp_path / "out", "--dry-run") == 0
+    assert "sbatch --parsable --array=1-4" in capsys.readouterr().out
+    assert launch(small_data, tmp_path / "out") == 2
+    assert "no sbatch" in capsys.readouterr().err
+
+
+def test_array_and_merge_job_are_submitted_with_lists(small_data, tmp_path, pretended):
+    out = tmp_path / "it's $HOME #1; touch x" / "train"
+    assert launch(small_data, out, "--sbatch-arg=--comment=a b", "--module", "m/1; touch y") == 0
+    array, merge = pretended.submitted
+    assert array == ["--parsable", "--array=1-4", str(out / "slurm/extract/array.sh")]
+    assert merge == ["--parsable", "--dependency=afterok:101", "--kill-on-invalid-dep=yes",
+                     str(out / "slurm/extract/merge.sh")]  # fmt: skip
+    record = json.loads((out / "slurm/extract/job.json").read_text())
+    assert record["submissions"] == [{"job": 101, "shards": "1-4", "offset": 0}] and record["merge_job"] == 102
+
+
+def test_the_script_runs_the_shard_under_hostile_names(small_data, tmp_path, pretended, monkeypatch):
+    """As Slurm would: the text itself, in a shell, with the variables of a task."""
+    out = tmp_path / 'it\'s $(touch x) `touch x` "q" #1; touch x' / "train"
+    assert launch(small_data, out) == 0
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_JOB_ID": "101"}
+    script = out / "slurm/extract/array.sh"
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    done = subprocess.run(["bash", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert work.ExtractWork(out, SHARDS).done() == {2} and "shard 2/4: ended with status 0" in done.stdout
+    shifted = subprocess.run(["bash", script, "2"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert shifted.returncode == 0 and work.ExtractWork(out, SHARDS).done() == {2, 4}
+    assert not (tmp_path / "x").exists() and not (ROOT / "x").exists() and not Path("x").exists()
+
+
+def test_the_script_gives_up_after_the_restarts(small_data, tmp_path, pretended):
+    out = tmp_path / "out"
+    assert launch(small_data, out, "--max-restarts", "2") == 0
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "101", "SLURM_RESTART_COUNT": "3"}
+    done = subprocess.run(["bash", out / "slurm/extract/array.sh"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and "given up after 2 restarts" in done.stdout
+
+
+@pytest.mark.parametrize("text", ["--partition=gpu", "--mem=4G", "--comment=a \"b\" 'c' \\ #d"])
+def test_directives_are_one_word_to_sbatch(text):
+    """Slurm's rule: quotes as in a shell, a backslash escapes everywhere, # starts a comment outside quotes."""
+    assert shlex.split(directive(text), comments=True) == [text]
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        (["--sbatch-arg=--array=1-9"], "--array"),
+        (["--sbatch-arg=--output=/tmp/x"], "--output"),
+        (["--sbatch-arg=; rm -rf x"], "rm -rf"),
+        (["--sbatch-arg=--comment=a\n#SBATCH --uid=0"], "comment"),
+        (["--module=a\nrm x"], "control character"),
+        (["--time", "soon"], "soon"),
+        (["--max-parallel", "0"], "--max-parallel"),
+        (["--time", "1", "--grace", "60"], "--grace"),
+        (["--shard", "1/4"], "--shard"),
+        (["--root", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_by_name(small_data, tmp_path, pretended, capsys, option, named):
+    assert launch(small_data, tmp_path / "out", *option) == 2
+    assert named in capsys.readouterr().err and not pretended.submitted
+
+
+def test_other_settings_are_refused_before_anything_is_submitted(small_data, tmp_path, pretended, capsys):
+    shard(small_data, tmp_path / "out", 1)
+    assert launch(small_data, tmp_path / "out", "--chunk", "7") == 2
+    assert "chunk" in capsys.readouterr().err and not pretended.submitted
+
+
+def test_long_lists_of_shards_become_several_arrays(small_data, tmp_path, pretended, monkeypatch):
+    assert (
+        extract(small_data, tmp_path / "out", "--launcher", "slurm", "--shards", "1024", "--max-parallel", "256") == 0
+    )
+    first, second, merge = pretended.submitted
+    assert first[1] == "--array=1-1000%250" and second[1] == "--array=1-24%6" and second[-1] == "1000"
+    assert merge[1] == "--dependency=afterok:101:102"
+    assert read_record(tmp_path / "out/slurm/extract/job.json").log_of(1003).name == "102_3.log"
+
+
+def test_a_task_runs_the_command_without_the_launcher():
+    argv = [
+        "--list",
+        "a.tsv",
+        "--launcher",
+        "slurm",
+        "--shards=8",
+        "--time",
+        "1",
+        "--force",
+        "--sbatch-arg=--x=y",
+        "--wait",
+    ]
+    assert without_launcher(argv) == ["--list", "a.tsv"]
+    assert without_launcher(["c.yaml", "--nodes", "2", "a.b=1", "--gpus=4"], training=True) == ["c.yaml", "a.b=1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 5400), ("1:30", 90), ("02:00:00", 7200), ("1-12", 129600), ("1-00:30", 88200)]
+)
+def test_time_limits_are_read_as_slurm_does(text, seconds):
+    assert Options(time=text).limit_s == seconds
+    assert Options(time=text).grace_s <= seconds / 2
+
+
+def test_each_model_and_split_is_scored_by_an_array(small_data, tmp_path, pretended, capsys):
+    first, second = (make_system(tmp_path / name, [0.1, 0.2, 0.3, 0.4]) for name in ("a", "b"))
+    derived = make_system(tmp_path / "c", [0.1, 0.2, 0.3, 0.4], kind="calibrated", inputs=["../a"])
+    asked = ["--split", "val,testA", *small_data.arguments, "--launcher", "slurm", "--shards", "3", "--gpus", "1"]
+    assert cli.main(["score", str(first), str(second), *asked]) == 0
+    assert len(pretended.submitted) == 8  # an array and a merge job for each
+    record = read_record(second / "slurm/score-testA/job.json")
+    assert record.arguments == ["score", str(second), *small_data.arguments, "--split", "testA", "--launcher", "local"]
+    assert "#SBATCH --gres=gpu:1" in (record.folder / "array.sh").read_text()
+    assert "gpu" not in (record.folder / "merge.sh").read_text()
+    capsys.readouterr()
+    assert cli.main(["status", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.count("missing      3  1-3") == 4
+    assert cli.main(["score", str(first), str(derived), *asked]) == 2
+    assert "--wait" in capsys.readouterr().err
+
+
+def test_a_training_is_one_job_over_nodes(small_data, tmp_path, pretended, capsys):
+    config, out = ROOT / "recipes/klassify/conf/demo/tcn.yaml", tmp_path / "tcn"
+    asked = ["train", str(config), "train.epochs=2", "--out", str(out), *small_data.arguments, "--launcher", "slurm"]
+    assert cli.main([*asked, "--nodes", "2", "--gpus", "4", "--max-restarts", "5", "--time", "1-00:00:00"]) == 0
+    assert pretended.submitted == [["--parsable", str(out / "slurm/train/job.sh")]]
+    text = (out / "slurm/train/job.sh").read_text()
+    for part in (
+        "#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=4", "#SBATCH --gres=gpu:4", "srun --kill-on-bad-exit=1",
+        "--nodes 2", "--devices 4", "train.epochs=2", '[ "$start" -gt 5 ]',
+    ):  # fmt: skip
+        assert part in text
+    assert subprocess.run(["bash", "-n", out / "slurm/train/job.sh"]).returncode == 0
+    assert cli.main([*asked, "train.epoch=2"]) == 2  # a mistake is found before the queue
+    assert "epoch" in capsys.readouterr().err and len(pretended.submitted) == 1
+
+
+# ------------------------------------------------------------------------------ status and resume
+
+
+def test_status_reads_files_first_and_the_queue_second(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    assert launch(small_data, out) == 0
+    shard(small_data, out, 1)
+    pretended.queue(queued(out, 1, "R"), queued(out, 2, "R"), queued(out, 3, "PD", "Resources"),
+                    queued(out, 4, "PD", "launch_failed_requeued_held"))  # fmt: skip
+    (pretended.folder / "nodes").write_text("n[2-3]|drain|Duplicate jobid\nn1|alloc|none\n")
+    states = survey(read_record(out / "slurm/extract/job.json")).states
+    assert [states[i][0] for i in range(1, 5)] == ["done", "running", "queued", "held"]
+    capsys.readouterr()
+    assert cli.main(["status", str(out)]) == 1
+    text = capsys.readouterr().out
+    assert "launch_failed_requeued_held" in text and "scontrol release 101_4" in text and "1:00:00" in text
+    pretended.queue(queued(out, 4, "PD", "launch_failed_requeued_held"))
+    assert cli.main(["status", str(out)]) == 1
+    assert "scontrol update nodename=n[2-3] state=resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("klassify extract: The list is broken.\n== shard 2/4: ended with status 2 after 3 s\n", "The list is broken"),
+        ("slurmstepd: error: *** JOB 101 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***\n", "time limit"),
+        ("slurmstepd: error: Detected 1 oom-kill event(s)\n== shard 2/4: ended with status 137 after 3 s\n", "memory"),
+        ("== shard 2/4: given up after 3 restarts\n", "given up"),
+        ("", "without a word"),
+    ],
+)
+def test_what_failed_is_named_with_the_reason(small_data, tmp_path, pretended, capsys, log, reason):
+    out = tmp_path / "out"
+    assert launch(small_data, out) == 0
+    begin = "== shard 2/4: job 101_2, start 0, on n1, 2026-01-01T00:00:00Z\n"
+    (out / "slurm/extract/logs/101_2.log").write_text(begin + log)
+    found = survey(read_record(out / "slurm/extract/job.json"))
+    assert found.states[2][0] == "failed" and reason in found.states[2][1]
+    assert found.of("missing") == [1, 3, 4]
+    capsys.readouterr()
+    assert cli.main(["status", str(out)]) == 1
+    assert reason in (text := capsys.readouterr().out) and f"klassify resume {out}" in text
+
+
+def test_resume_submits_what_is_neither_done_nor_queued(small_data, tmp_path, pretended):
+    out = tmp_path / "out"
+    assert launch(small_data, out, "--max-parallel", "3", "--sbatch-arg=--mem=1G", "--sbatch-arg=--qos=x") == 0
+    shard(small_data, out, 1)
+    pretended.queue(
+        queued(out, 3, "R"),
+        f"102|102|N/A|PD|Dependency|1:00|  |{read_record(out / 'slurm/extract/job.json').merge_name}",
+    )
+    assert cli.main(["resume", str(out), "--time", "09:00:00", "--sbatch-arg=--mem=2G"]) == 0
+    array, merge = pretended.submitted[2:]
+    assert array[1] == "--array=2,4%3" and merge[1] == "--dependency=afterok:103,afterany:101"
+    assert (pretended.folder / "cancelled").read_text().split() == ["102"]
+    text = (out / "slurm/extract/array.sh").read_text()
+    assert all(f"#SBATCH {line}\n" in text for line in ("--time=09:00:00", "--qos=x", "--mem=2G")) and "1G" not in text
+    # once more, with all of it in the queue
+    pretended.queue(*(queued(out, i, "PD", "Priority", 103) for i in (2, 4)), queued(out, 3, "R"))
+    assert cli.main(["resume", str(out)]) == 0 and len(pretended.submitted) == 4
+    # and when it is done
+    shard(small_data, out, 2, 3, 4)
+    assert cli.main(["resume", str(out)]) == 0 and launch(small_data, out) == 0 and len(pretended.submitted) == 4
+
+
+def test_resume_works_on_this_machine_without_slurm(small_data, tmp_path, pretended, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert launch(small_data, out) == 0
+    shard(small_data, out, 1, 2, 3)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["status", str(out)]) == 1
+    assert "no squeue" in capsys.readouterr().out
+    assert cli.main(["resume", str(out), "--here"]) == 0
+    assert cli.main(["status", str(out)]) == 0
+    assert (out / "failures.tsv").exists()
+
+
+def test_status_of_shards_that_were_run_by_hand(small_data, tmp_path, no_slurm, capsys):
+    out = tmp_path / "out"
+    shard(small_data, out, 1, 3, 4)
+    assert cli.main(["status", str(out)]) == 1
+    assert "missing      1  2" in capsys.readouterr().out
+    shard(small_data, out, 2)
+    assert cli.main(["status", str(out)]) == 0
+    assert cli.main(["resume", str(out)]) == 2
+    assert cli.main(["status", str(tmp_path)]) == 2
+
+
+# ------------------------------------------------------------------------------ merge
+
+
+def test_merge_names_gaps_duplicates_and_other_settings(small_data, tmp_path, capsys):
+    out = tmp_path / "out"
+    shard(small_data, out, 1, 3, 4)
+    assert cli.main(["merge", str(out)]) == 2
+    assert "1 of 4 shards are missing: 2" in capsys.readouterr().err
+    shard(small_data, out, 2)
+    assert cli.main(["merge", str(out)]) == 0
+    assert "12 clips in 4 shards" in capsys.readouterr().out
+
+
+def mouth_part(folder: Path, place: store.Place, files: list[str], settings: dict) -> None:
+    rows = [store.MouthRow(file, 25.0, np.zeros((2, 8), np.float32), np.ones(2, bool), "") for file in files]
+    store.write_part(folder, place, rows, settings, "inputs")
+
+
+def test_merge_refuses_a_clip_that_stands_twice_and_parts_of_other_settings(tmp_path, capsys):
+    settings = {"kind": "mouth", "list": "x", "clips": 3}
+    mouth_part(tmp_path / "twice", store.Place(1, 2, 0, 1), ["a", "b"], settings)
+    mouth_part(tmp_path / "twice", store.Place(2, 2, 0, 1), ["b"], settings)
+    assert cli.main(["merge", str(tmp_path / "twice")]) == 2
+    assert "b (in part-1-of-2-0.parquet and part-2-of-2-0.parquet)" in capsys.readouterr().err
+    mouth_part(tmp_path / "other", store.Place(1, 2, 0, 1), ["a", "b"], settings)
+    mouth_part(tmp_path / "other", store.Place(2, 2, 0, 1), ["c"], settings | {"list": "y"})
+    assert cli.main(["merge", str(tmp_path / "other")]) == 2
+    assert "list: 'x' and 'y'" in capsys.readouterr().err
+    mouth_part(tmp_path / "short", store.Place(1, 1, 0, 1), ["a", "b"], settings)
+    assert cli.main(["merge", str(tmp_path / "short")]) == 2
+    assert "3 clips, the shards 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("numbers", [[1], [1, 2, 3], [1, 3], [1, 2, 4, 6, 7, 8, 1000]])
+def test_spans_of_shards_go_there_and_back(numbers):
+    assert work.unspanned(work.spans(numbers)) == numbers
+
+
+def test_a_broken_record_is_named(tmp_path):
+    (tmp_path / "slurm/extract").mkdir(parents=True)
+    (tmp_path / "slurm/extract/job.json").write_text("{}")
+    with pytest.raises(KlassifyError, match="no record"):
+        read_record(tmp_path / "slurm/extract/job.json")
+
+
+@pytest.mark.parametrize("recipe", ["klassify", "multibranch"])
+def test_recipes_send_their_long_steps_to_the_cluster(recipe):
+    site = ["launcher=slurm", "shards=8", "gpus=2", "nodes=3", "partition=cpu", "gpu_partition=gpu", "account=a"]
+    done = subprocess.run(
+        [str(ROOT / f"recipes/{recipe}/run.sh"), "--stage", "1", "--stop-stage", "3", "data=demo", "dry=1", *site,
+         "modules=cuda/12", "sbatch=--qos=long"],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    commands = [shlex.split(line[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]
+    sent = {command[1] for command in commands if "--launcher" in command}
+    assert sent == {"extract", "score", "train"}
+    for command in commands:
+        on_gpu = command[1] in ("train", "score") or "lmm" in command
+        if "--launcher" in command:
+            assert ("--sbatch-arg=--partition=gpu" in command) == on_gpu
+            assert {"--sbatch-arg=--account=a", "--sbatch-arg=--qos=long", "cuda/12"} <= set(command)
+    train = next(command for command in commands if command[1] == "train")
+    assert train[train.index("--nodes") + 1] == "3" and train[train.index("--gpus") + 1] == "2" and "--wait" in train
