@@ -13,10 +13,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from tiny_demo import copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures)
 
 from klassify import media
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
@@ -30,14 +29,9 @@ def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """A folder that looks like a checkout, in which the demo has run."""
-    root = tmp_path_factory.mktemp("check out")
-    shutil.copytree(ROOT / "recipes", root / "recipes")
-    if (ROOT / ".venv").exists():
-        (root / ".venv").symlink_to(ROOT / ".venv")
-    stages(root, "--stage", "0", "--stop-stage", "4")
-    return root
+def checkout(tiny_klassify, tmp_path_factory) -> Path:  # noqa: F811
+    """A folder that looks like a checkout, in which the demo of the recipe klassify has run."""
+    return copy_of(tiny_klassify, tmp_path_factory.mktemp("of its own") / "check out", "multibranch")
 
 
 def test_demo_ends_with_accepted_submissions_for_both_test_splits(checkout):
@@ -164,7 +158,9 @@ def test_predict_gives_the_answer_that_a_submission_holds(checkout, tmp_path):
         answer = detector.predict(clip)
         assert answer.probability == pytest.approx(submitted[clip.name], abs=1e-5)
         best = answer.segments.iloc[0]
-        assert (best["score"], best["start"], best["end"]) == pytest.approx(tuple(proposals[clip.name][0]), abs=1e-4)
+        assert (best["score"], best["start"], best["end"]) == pytest.approx(
+            tuple(proposals[clip.name][0]), abs=1e-3
+        )  # rounded
 
 
 def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_path):
@@ -176,8 +172,8 @@ def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_pat
 
 
 @pytest.mark.slow
-def test_multibranch_demo_ends_with_accepted_submissions_and_compares(checkout):
-    stages(checkout, "--stage", "1", "--stop-stage", "4", recipe="multibranch")
+def test_multibranch_demo_ends_with_accepted_submissions_and_compares(tiny_demo, tmp_path):  # noqa: F811
+    checkout = copy_of(tiny_demo, tmp_path / "check out")
     for split in ("testA", "testB"):
         folder = checkout / "submissions/demo-tiny/multibranch" / split
         manifest = json.loads((folder / "manifest.json").read_text())

@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 from markdown_blocks import Block, blocks, own_part, programs, run_block, shell_text
-from tiny_demo import ROOT, tiny_demo, workspace  # noqa: F401  (a fixture)
+from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (fixtures)
 
 from klassify import cli
 from klassify.scorefile import read_scores

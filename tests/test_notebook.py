@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from tiny_demo import ROOT, tiny_demo, workspace  # noqa: F401  (a fixture)
+from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (fixtures)
 
 TOUR = ROOT / "notebooks/tour.ipynb"
 

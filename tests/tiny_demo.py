@@ -15,37 +15,53 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = ("klassify", "multibranch")
 STEPS = {"klassify": ("0", "4"), "multibranch": ("1", "4")}  # stage 0 is shared
 
 
 @pytest.fixture(scope="session")
-def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both recipes trained on the tiny corpus (some minutes on 2 cores)."""
+def tiny_klassify(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe klassify trained on the tiny corpus (a minute or two on 2 cores)."""
+    return _with_recipe("klassify", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_demo(tiny_klassify: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both recipes trained on the tiny corpus (some minutes more)."""
+    return _with_recipe("multibranch", tmp_path_factory)
+
+
+def _with_recipe(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "KLASSIFY_TINY_DEMO" in os.environ:
         return Path(os.environ["KLASSIFY_TINY_DEMO"])
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     root = shared / "tiny demo"
-    with FileLock(shared / "tiny demo.lock"):
-        if not (root / "done").exists():
-            shutil.rmtree(root, ignore_errors=True)
-            _make(root)
-            (root / "done").touch()
+    with FileLock(shared / f"tiny {recipe}.lock"):
+        if not (shared / f"tiny {recipe}.done").exists():
+            _run(recipe, root)
+            (shared / f"tiny {recipe}.done").touch()
     return root
 
 
-def _make(root: Path) -> None:
-    shutil.copytree(ROOT / "recipes", root / "recipes")
-    if (ROOT / ".venv").exists():
-        (root / ".venv").symlink_to(ROOT / ".venv")
-    for recipe in RECIPES:
-        first, last = STEPS[recipe]
-        done = subprocess.run(
-            [f"recipes/{recipe}/run.sh", "data=demo", "size=tiny", "jobs=2", "--stage", first, "--stop-stage", last],
-            cwd=root, capture_output=True, text=True, timeout=1200, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def _run(recipe: str, root: Path) -> None:
+    if not root.exists():
+        shutil.copytree(ROOT / "recipes", root / "recipes")
+        if (ROOT / ".venv").exists():
+            (root / ".venv").symlink_to(ROOT / ".venv")
+    first, last = STEPS[recipe]
+    done = subprocess.run(
+        [f"recipes/{recipe}/run.sh", "data=demo", "size=tiny", "jobs=2", "--stage", first, "--stop-stage", last],
+        cwd=root, capture_output=True, text=True, timeout=1200, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def copy_of(demo: Path, folder: Path, *left_out: str) -> Path:
+    """The demo in a folder of its own, without the recipes left out."""
+    shutil.copytree(
+        demo, folder, symlinks=True, ignore=lambda path, _: left_out if Path(path).name == "demo-tiny" else ()
+    )
+    return folder
 
 
 def workspace(demo: Path, folder: Path) -> Path:
