@@ -1,28 +1,20 @@
-"""Speed and memory of BAM at full size.
+"""Speed and memory of BAM's pairwise attention at full size (of the whole of BAM: benchmarks/score_audio.py).
 
-    python benchmarks/bam.py pairs  [--batches 1 2 4 8] [--at-once 1024 4096] [--repeats 5] [--threads 2]
-    python benchmarks/bam.py memory [--seconds 15 30 60] [--threads 2]
+    python benchmarks/bam.py pairs [--batches 1 2 4 8] [--at-once 1024 4096] [--repeats 5] [--threads 2]
 
-`pairs`: the pairwise attention of 100 frames of 1024 dimensions (three times in a forward pass), computed
+The pairwise attention of 100 frames of 1024 dimensions (three times in a forward pass), computed
 once for each unordered pair in blocks of rows, against its plain form, in inference and in training
 (forward and backward). Wall times are the best of alternating runs; memory is the peak of a run above what
 the process held before it; the difference is the largest one between scores of the two forms.
 
-`memory`: peak memory of a process that builds WavLM-Large with random weights and BAM on top and scores
-one clip in its windows, one process for each duration. Fails if the peaks differ by 5 % or reach 3 GB.
-
-Linux only: peaks come from /proc, since ru_maxrss of a child process starts at its parent's peak.
+Linux only: peaks come from /proc.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,15 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from klassify.frame_datasets import AudioFrames
-from klassify.inference import clip_frames
-from klassify.models.bam import BAM, PAIRS_AT_ONCE, SAMPLE_RATE, pair_scores
+from klassify.models.bam import PAIRS_AT_ONCE, pair_scores
 
 FRAMES, DIM = 100, 1024
 PairScores = Callable[[Tensor, nn.Linear, Tensor], Tensor]
-
-# freed blocks go back at once: the peaks are then those of the work, not of the allocator's habits
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
 
 
 def plain_pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor) -> Tensor:
@@ -87,38 +74,6 @@ def compare_pairs(batch: int, train: bool, block_sizes: list[int], repeats: int)
         print(line, flush=True)
 
 
-def measure_clip(seconds: float) -> dict[str, float]:
-    """Peak memory in GB and wall time of scoring one clip with WavLM-Large and BAM."""
-    from klassify.models.ssl import SSLFrontEnd
-
-    torch.manual_seed(0)
-    model = BAM(SSLFrontEnd(normalize_input=True, architecture="wavlm-large")).eval()
-    loaded, start = memory_gb("VmRSS"), time.perf_counter()
-    data = AudioFrames()
-    clip_frames(model, data, data.cut(0.1 * torch.randn(round(seconds * SAMPLE_RATE)).numpy()), batch_size=2)
-    return {"loaded": loaded, "peak": memory_gb("VmHWM"), "wall": time.perf_counter() - start}
-
-
-def compare_memory(durations: list[float], threads: int) -> None:
-    """Measure each duration in a process of its own; exit with an error if memory is not flat."""
-    peaks = []
-    for seconds in durations:
-        command = [sys.executable, __file__, "clip", str(seconds), "--threads", str(threads)]
-        result = json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | ALLOCATOR).stdout
-        )
-        peaks.append(result["peak"])
-        print(
-            f"{seconds:g} s of audio: peak {result['peak']:.2f} GB, of which the models {result['loaded']:.2f} GB; "
-            f"{result['wall']:.0f} s, {result['wall'] / seconds:.2f} times its duration",
-            flush=True,
-        )
-    spread = max(peaks) / min(peaks) - 1
-    print(f"the peaks differ by {100 * spread:.1f} %")
-    if spread >= 0.05 or max(peaks) >= 3:
-        sys.exit("memory is not flat, or not under 3 GB")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -126,22 +81,12 @@ def main() -> None:
     pairs.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     pairs.add_argument("--at-once", type=int, nargs="+", default=[PAIRS_AT_ONCE], help="frame pairs in a block")
     pairs.add_argument("--repeats", type=int, default=5)
-    memory = commands.add_parser("memory", help="peak memory of scoring clips of several durations")
-    memory.add_argument("--seconds", type=float, nargs="+", default=[15, 30, 60])
-    clip = commands.add_parser("clip", help="one clip, as JSON; what `memory` runs")
-    clip.add_argument("seconds", type=float)
-    for command in (pairs, memory, clip):
-        command.add_argument("--threads", type=int, default=2)
+    pairs.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.command == "pairs":
-        for batch in args.batches:
-            for train in (False, True):
-                compare_pairs(batch, train, args.at_once, args.repeats)
-    elif args.command == "memory":
-        compare_memory(args.seconds, args.threads)
-    else:
-        print(json.dumps(measure_clip(args.seconds)))
+    for batch in args.batches:
+        for train in (False, True):
+            compare_pairs(batch, train, args.at_once, args.repeats)
 
 
 if __name__ == "__main__":

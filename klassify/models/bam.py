@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from klassify.models.bounded import by_rows, frames_at_once
 from klassify.models.ssl import SAMPLE_RATE
 from klassify.segments import IGNORE
 
@@ -161,7 +162,8 @@ class IntraFrame(nn.Module):
         self.proj_layer = nn.Linear(32 * channels * ResNet1d.out_length(dim), dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj_layer(self.resnet(x.flatten(0, 1)).flatten(1)).view_as(x)
+        rows = frames_at_once(x.device)
+        return by_rows(lambda frames: self.proj_layer(self.resnet(frames).flatten(1)), x.flatten(0, 1), rows).view_as(x)
 
 
 class BoundaryAwareAttention(nn.Module):
@@ -262,12 +264,16 @@ class BAM(nn.Module):
         """Output frames of a waveform; the last one may be partly beyond its end."""
         return -(-n_samples // self.frame_samples)
 
-    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """Frame logits (B, F, 2) and boundary probabilities (B, F) of (B, N), zero-padded to whole frames."""
+    def heard(self, wave: Tensor) -> Tensor:
+        """What the front end hears of windows (B, N): zeros up to whole frames and for the last one behind them."""
         n_samples = wave.shape[1]
         rest = self.n_frames(n_samples) * self.frame_samples - n_samples
-        # before the front end, so that its normalisation of the waveform counts these zeros too
-        return self.backend(self.frontend(F.pad(wave, (0, rest + PAD_SAMPLES))))
+        return F.pad(wave, (0, rest + PAD_SAMPLES))
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Frame logits (B, F, 2) and boundary probabilities (B, F) of (B, N)."""
+        # padded before the front end, so that its normalisation of the waveform counts these zeros too
+        return self.backend(self.frontend(self.heard(wave)))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Frame loss plus the weighted boundary loss.
@@ -281,9 +287,12 @@ class BAM(nn.Module):
             edges = boundary_loss(boundary, batch["boundary_label"], label != IGNORE, self.negative_ratio)
         return frame_loss(logits, label) + self.boundary_weight * edges
 
-    def frame_scores(self, wave: Tensor) -> dict[str, Tensor]:
-        """For waveforms (B, N): "score" (B, F), log-odds of fake, and "boundary" (B, F), probabilities."""
-        logits, boundary = self(wave)
+    def frame_scores(self, wave: Tensor | None = None, features: Tensor | None = None) -> dict[str, Tensor]:
+        """For waveforms (B, N): "score" (B, F), log-odds of fake, and "boundary" (B, F), probabilities.
+
+        features: (B, F * pool, D), the front end's of what is `heard` of the waveforms, in their place.
+        """
+        logits, boundary = self(wave) if features is None else self.backend(features)
         return {"score": logits[..., 1] - logits[..., 0], "boundary": boundary}
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:

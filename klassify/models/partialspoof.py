@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify import windows
+from klassify.models.bounded import by_rows, rows_at_once
 from klassify.models.ssl import SAMPLE_RATE
 from klassify.segments import IGNORE
 
@@ -238,6 +239,9 @@ class PartialSpoof(nn.Module):
         wave = F.pad(wave, (0, max(missing, 0)))
         if not self.layered:
             return self.frontend(wave)
+        return by_rows(self._weighted, wave, rows_at_once(wave.device, self.frontend.n_frames(wave.shape[1])))
+
+    def _weighted(self, wave: Tensor) -> Tensor:
         layers = self.frontend.hidden_states(wave)
         weights = self.weight_hidd[: len(layers)].softmax(dim=0)
         return sum(weight * layer for weight, layer in zip(weights, layers))

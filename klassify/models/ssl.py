@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from klassify.checkpoints import ImportReport, import_weights, locate_weights
 from klassify.errors import KlassifyError
+from klassify.models.bounded import by_rows, by_time, frames_at_once, rows_at_once
 
 SAMPLE_RATE = 16_000
 
@@ -26,6 +27,7 @@ class FrontEnd(nn.Module):
     dim: int
     hop_samples = 320
     receptive_field_samples = 400
+    shares_frames = False  # whether overlapping windows share `local_features`; see klassify.window_features
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of `n_samples` samples; 0 if they are shorter than the receptive field."""
@@ -150,6 +152,8 @@ class SSLFrontEnd(FrontEnd):
         for kernel, stride in zip(config.conv_kernel, config.conv_stride):
             self.receptive_field_samples += (kernel - 1) * self.hop_samples
             self.hop_samples *= stride
+        self.frame_local = config.feat_extract_norm == "layer"  # group norm is over all frames
+        self.shares_frames = self.frame_local and not normalize_input
         if freeze != "none":
             self.model.feature_extractor.requires_grad_(False)
             self.model.feature_extractor._requires_grad = False  # transformers: nor with respect to the samples
@@ -179,10 +183,10 @@ class SSLFrontEnd(FrontEnd):
         return self.context(self.local_features(wave))
 
     def local_features(self, wave: Tensor) -> Tensor:
-        """The convolutional part alone, (B, N) -> (B, T, 512).
+        """The convolutional part alone, (B, N) -> (B, T, 512); without gradients, a few seconds at a time.
 
-        Without `normalize_input` a frame depends on its own 400 samples only, so that windows of a clip are
-        slices of the clip's frames.
+        Where `shares_frames`, a frame depends on its own 400 samples only, so that windows of a clip are slices
+        of the clip's frames.
         """
         if not self._has_weights:
             raise KlassifyError(
@@ -192,10 +196,22 @@ class SSLFrontEnd(FrontEnd):
             )
         if self.normalize_input:
             wave = normalise_waveform(wave)
-        return self.model.feature_extractor(wave).transpose(1, 2)
+        return by_rows(self._extract, wave, rows_at_once(wave.device, self.n_frames(wave.shape[1])))
+
+    def _extract(self, wave: Tensor) -> Tensor:
+        def extractor(part: Tensor) -> Tensor:
+            return self.model.feature_extractor(part).transpose(1, 2)
+
+        if not self.frame_local:
+            return extractor(wave)
+        at_once = frames_at_once(wave.device)
+        return by_time(extractor, wave, at_once, self.hop_samples, self.receptive_field_samples)
 
     def context(self, local: Tensor) -> Tensor:
         """The transformer part, (B, T, 512) -> (B, T, dim): what `layer` names."""
+        return by_rows(self._context, local, rows_at_once(local.device, local.shape[1]))
+
+    def _context(self, local: Tensor) -> Tensor:
         if self.layer == "last":
             return self._last(local)
         states = self._states(local)

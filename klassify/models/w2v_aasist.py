@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from klassify.models.bounded import by_rows, rows_at_once
+
 MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
 
 
@@ -256,17 +258,23 @@ class W2VAASIST(nn.Module):
         """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
         self.frontend.load_pretrained()
 
+    def heard(self, wave: Tensor) -> Tensor:
+        """What the front end hears of windows (B, N): the samples as they are."""
+        return wave
+
     def forward(self, wave: Tensor) -> Tensor:
-        features = self.frontend(wave)
+        return self._classify(self.frontend(self.heard(wave)))
+
+    def _classify(self, features: Tensor) -> Tensor:
         # the back end is small, and its top-k selection is better left in full precision
         with torch.autocast(features.device.type, enabled=False):
-            return self.backend(features.float())
+            return by_rows(self.backend, features.float(), 4 * rows_at_once(features.device, features.shape[1]))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Negative log-likelihood of batch["label"] (B,), 1 = fake, for batch["wave"] (B, N)."""
         return F.nll_loss(self(batch["wave"]).log_softmax(1), batch["label"], self.class_weights)
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds of fake (B,) for batch["wave"] (B, N)."""
-        logits = self(batch["wave"])
+        """Log-odds of fake (B,) for batch["wave"] (B, N), or for batch["features"] (B, T, D) of the front end."""
+        logits = self._classify(batch["features"]) if "features" in batch else self(batch["wave"])
         return logits[:, 1] - logits[:, 0]
