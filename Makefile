@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # both recipes, unless one is asked for
 demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch)
 recipe ?= klassify
-VARIABLES := split recipe data from size root conf system submit1 submit2 vqvae lmm seed jobs devices workers force dry
+VARIABLES := split recipe data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry
 VARIABLES += launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch
 
 # a variable counts when it is given to make or stands in local.mk, never when it leaks from the environment
@@ -16,7 +16,7 @@ given = $(if $(filter command file,$(firstword $(origin $(1)))),$(1)=$(call quot
 quote = '$(subst ','\'',$(1))'
 arguments = $(foreach name,$(filter-out recipe,$(VARIABLES)),$(call given,$(name)))
 unknown = $(filter-out $(VARIABLES) $(MAKE_OWN),$(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word)))))
-MAKE_OWN := PYTHON SHELL submission
+MAKE_OWN := PYTHON SHELL submission seconds
 run = recipes/$(recipe)/run.sh
 
 ifneq ($(strip $(foreach word,$(MAKEOVERRIDES),$(findstring =,$(word)))),)
@@ -28,7 +28,7 @@ ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
 endif
 
-.PHONY: help setup demo test test-all test-fairseq2 lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean
+.PHONY: help setup demo test test-all test-cluster test-fairseq2 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean
 
 help:
 	@$(run) --help
@@ -59,11 +59,20 @@ setup: .venv/installed
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@recipes/setup.sh .venv
 
+ALL_TESTS = --ignore tests/cluster tests
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ALL_TESTS)
 
 test-all: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)
+
+# a real Slurm of four nodes on this machine; needs root, and apt to install it
+test-cluster: setup
+	@tests/cluster/run
+
+# broken and hostile input for some minutes: make fuzz seconds=600 seed=7
+fuzz: setup
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.fuzz $(if $(seconds),--seconds $(seconds)) $(if $(call given,seed),--seed $(seed))
 
 # fairseq2 pins torch 2.9.1: an environment of its own (several GB), with the transformers that goes with it
 test-fairseq2: .venv-fairseq2/installed

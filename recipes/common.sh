@@ -26,6 +26,7 @@ variables (on the command line, or in local.mk to keep them)
   conf=paper                     the folder of configs (default: demo for data=demo, else paper)
   submit1=SYSTEM submit2=SYSTEM  what is packaged, instead of the conf's choice
   vqvae=FILE lmm=FOLDER          multibranch: given weights instead of a training; the LMM and where it lies
+  audio=cache                    stage 1 also decodes all audio once, 32 kB a second: crops are then read many times faster
   seed=1                         of training; another seed has its own folder
   size=default                   of the generated corpus: tiny, default, large
   jobs=N                         processes of stages 0 and 1
@@ -45,10 +46,10 @@ TEXT
 }
 
 datasets="avdeepfake1mpp avdeepfake1m lavdf fakeavceleb demo"
-known="split data from size root conf system submit1 submit2 vqvae lmm seed jobs devices workers force dry"
+known="split data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry"
 known+=" launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch"
 launcher='' shards=64 parallel='' time='' train_time='' nodes=1 gpus=0 partition='' gpu_partition='' account='' modules='' sbatch=''
-comparing='' first=0 last=4 split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' seed=1
+comparing='' first=0 last=4 split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' audio='' seed=1
 jobs='' devices='' workers='' force='' dry=''
 while [ $# -gt 0 ]; do
   case $1 in
@@ -68,6 +69,7 @@ done
 [[ " $datasets " == *" $data "* ]] || fail "unknown data=$data. Known: $datasets"
 [[ " tiny default large " == *" $size "* ]] || fail "unknown size=$size. Known: tiny default large"
 [[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers"
+[[ $audio == '' || $audio == cache ]] || fail "audio= takes one value: cache"
 [[ $devices =~ ^(auto|[1-9][0-9]*)?$ && $workers =~ ^[0-9]*$ ]] || fail "devices= is a number or auto, workers= a number"
 [[ $system =~ ^[A-Za-z0-9_,]*$ ]] || fail "system=$system: names of systems with commas between"
 
@@ -221,6 +223,11 @@ make_lists() {
   need_root
   # --probe missing: opens the files of unknown length alone
   run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --probe missing --jobs "$jobs" "${forced[@]}"
+}
+
+# cache_audio SPLIT: with audio=cache
+cache_audio() {
+  [ -z "$audio" ] || run klassify extract --kind audio --list "$lists/$1.tsv" --root "$media" --out "$features/audio/$1" --jobs "$jobs" "${forced[@]}"
 }
 
 # evaluate_split SPLIT LABELS: tables of the reported systems, or of those that system= names

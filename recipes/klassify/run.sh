@@ -100,6 +100,7 @@ if stage 1 "mouth features: 8 a frame on the 25 fps grid"; then
   for s in $chosen; do
     need "$lists/$s.tsv" 0
     run klassify extract --list "$lists/$s.tsv" --root "$media" --out "$features/mouth/$s" --jobs "$jobs" "${forced[@]}"
+    cache_audio "$s"
   done
 fi
 

@@ -73,6 +73,7 @@ if stage 1 "LMM features: hidden states and CLIP vectors of a frame each 8 s"; t
   for s in $chosen; do
     need "$lists/$s.tsv" 0
     run klassify extract --kind lmm --list "$lists/$s.tsv" --root "$media" --out "$features/lmm/$s" "${lmm_arguments[@]}" "${forced[@]}"
+    cache_audio "$s"
   done
 fi
 
