@@ -75,7 +75,7 @@ def try_target(scratch: Scratch, target: Target, seed: int) -> tuple[str, str]:
         except KlassifyError as error:
             outcome = ("refused", "") if str(error).strip() else ("found", "an error without words")
         except Exception:  # what the campaign looks for
-            outcome = "found", traceback.format_exc()
+            outcome = "found", traceback.format_exc(limit=-12)
         allowed = Path(outer) / "inner" / "case"
         strays = [p for p in Path(outer).rglob("*") if p.is_file() and allowed not in p.parents]
         return ("found", f"files outside: {strays}") if strays else outcome

@@ -177,8 +177,9 @@ def _load_config(path: Path) -> None:
 
 
 def _system(folder: Path) -> list[Path]:
-    text = "name: maxout\nkind: fusion\nmodality: both\nscale: probability\nsupervision: clip\ninputs: [a, b]\nparameters: {rule: max}\n"
-    (folder / "system.yaml").write_text(text, encoding="utf-8")
+    lines = ("name: maxout", "kind: fusion", "modality: both", "scale: probability", "supervision: clip",
+             "inputs: [a, b]", "parameters: {rule: max}", "")  # fmt: skip
+    (folder / "system.yaml").write_text("\n".join(lines), encoding="utf-8")
     return [folder / "system.yaml"]
 
 
