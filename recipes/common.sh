@@ -291,16 +291,18 @@ evaluate_all() {
 
 # compare_recipes: the reported systems of every recipe that has been trained, side by side (make compare)
 compare_recipes() {
-  local s m labels one file top options found=() chosen rows='[_a-z0-9]*'
+  local s m labels one file top options found=() planned=() chosen rows='[_a-z0-9]*'
   [ -z "$dry" ] || rows='\(_2\)*'  # what is made by default; else all that is there
   top=exp/$(folder_of "$trained")
   for file in recipes/*/run.sh; do
     one=$top/$(basename "$(dirname "$file")")$seed_folder
     for m in $(sed -n "/^reported$rows=(/{s/^[^(]*(//;s/).*//;p}" "$file"); do
-      [[ ",${system:-$m}," == *",$m,"* && " ${found[*]-} " != *" $one/$m "* ]] || continue
-      if [ -n "$dry" ] || [ -e "$one/$m/system.yaml" ]; then found+=("$one/$m"); fi
+      [[ ",${system:-$m}," == *",$m,"* && " ${planned[*]-} " != *" $one/$m "* ]] || continue
+      planned+=("$one/$m")
+      [ ! -e "$one/$m/system.yaml" ] || found+=("$one/$m")
     done
   done
+  if [ -n "$dry" ] && [ ${#found[@]} = 0 ]; then found=("${planned[@]}"); fi
   [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  mend:  make stage2 recipe=$recipe $variables"
   chosen=$(split=${split:-${from:+$data}}; split=${split:-val}; splits)
   for s in $chosen; do

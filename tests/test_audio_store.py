@@ -20,7 +20,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from klassify import audio_file, audio_store, cli, media, store
+from klassify import audio_file, audio_store, cli, decoding, media, store
 from klassify.audio_file import FORMAT, HEAD_BYTES, SAMPLE, AudioRow, quantised, to_float, to_int16
 from klassify.audio_store import AudioStore
 from klassify.datasets import AudioClips, AudioReader, ClipWindows, Examples, NoAnswer, Sources
@@ -180,7 +180,8 @@ def test_training_and_scores_do_not_tell_which_it_was(small_data, tmp_path, monk
     assert "1 without features (1 audio" in capsys.readouterr().out
     folders = ["--lists", str(sources.lists), "--media", str(sources.media), "--features", str(sources.features)]
     opened = []
-    monkeypatch.setattr(media, "read_audio", lambda path, read=media.read_audio: opened.append(path) or read(path))
+    call = decoding.call
+    monkeypatch.setattr(decoding, "call", lambda function, path: opened.append(path) or call(function, path))
     for side in ("cache", "media"):
         monkeypatch.setenv(audio_store.VARIABLE, side)
         train = ["train", str(tmp_path / "bam.yaml"), "--out", str(tmp_path / side / "bam"), "--accelerator", "cpu"]

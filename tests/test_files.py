@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -11,7 +12,7 @@ import sys
 import pytest
 
 from klassify.errors import KlassifyError
-from klassify.files import read_json, whole_file, write_json
+from klassify.files import read_json, read_yaml, refuse_cut, whole_file, write_json
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -21,6 +22,43 @@ def test_a_file_is_whole_or_absent(tmp_path):
         partial.write_text("half")
         _ = 1 / 0
     assert read_json(path) == {"é": 1} and [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    killed = (
+        "import os, sys\nfrom klassify.files import whole_file\n"
+        "with whole_file(sys.argv[1]) as partial:\n    partial.write_text('half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "a.json")], check=False)
+    (left,) = tmp_path.iterdir()
+    process, tag = left.stem.split("-")[1:]
+    others = [
+        left.with_name(left.name.replace(process, str(os.getpid()))),  # of a process that lives
+        left.with_name(left.name.replace(tag, "0" * 16)),  # of another host, whose processes are unknown here
+        tmp_path / "a.partial-of-mine.json",
+    ]
+    for path in others:
+        path.write_text("half")
+    write_json(tmp_path / "b.json", 1)
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "b.json", *others])
+    os.utime(others[1], (0, 0))  # nobody writes to it any more
+    write_json(tmp_path / "b.json", 1)
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "b.json", others[0], others[2]])
+
+
+@pytest.mark.parametrize("text, cut", [("a\nb\n", False), ("", False), ("a\nb", True), ("a", True)])
+def test_a_text_file_ends_its_last_line(tmp_path, text, cut):
+    (tmp_path / "a.tsv").write_text(text)
+    with pytest.raises(KlassifyError, match="cut off") if cut else contextlib.nullcontext():
+        refuse_cut(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"- " * 5000, b"a: 2024-13-45\n", b"&a [*b]"])
+def test_yaml_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(KlassifyError, match="YAML") as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert caught.value.where == tmp_path / "a.yaml"
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):

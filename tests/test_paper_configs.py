@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import SmallData, make_split
+from small_data import SmallData, make_split
 from test_frames import noise, write_lossless
 
 from klassify import augment, cli, import_checkpoint, lists, store

@@ -31,8 +31,8 @@ def tiny_demo(tiny_klassify: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _with_recipe(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if "KLASSIFY_TINY_DEMO" in os.environ:
-        return Path(os.environ["KLASSIFY_TINY_DEMO"])
+    if made := os.environ.get("KLASSIFY_TINY_DEMO"):
+        return Path(made)
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     root = shared / "tiny demo"

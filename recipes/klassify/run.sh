@@ -6,8 +6,8 @@
 . "$(dirname "$0")/../common.sh" "$@"
 
 # the sound's part in avg and maxout: the paper's best is trained with codecs
-case $conf in demo) audio=w2v_aasist ;; *) audio=w2v_aasist_codecs ;; esac
-models=(tcn "$audio" bam tcn_tags)              # trained and scored by default; other configs when named by system=
+case $conf in demo) audio_detector=w2v_aasist ;; *) audio_detector=w2v_aasist_codecs ;; esac
+models=(tcn "$audio_detector" bam tcn_tags)              # trained and scored by default; other configs when named by system=
 localisers=(bam bam_wavlm tcn_tags)
 derived=(avg maxout merged w2v_aasist_ensemble) # made of the scores of others, without a config
 proposals_only=(merged)                         # has no clip scores
@@ -16,7 +16,7 @@ reported_2=(bam tcn_tags merged)
 # compared too where they were made
 reported_paper=(w2v_aasist_codecs w2v_aasist_codecs-platt tcn_12 tcn_123 w2v_aasist_baseline_1 w2v_aasist_baseline_2)
 reported_augmented=(w2v_aasist_rtpg w2v_aasist_bp w2v_aasist_all w2v_aasist_ensemble)
-for i in "${!reported[@]}"; do reported[i]=${reported[i]/#w2v_aasist/$audio}; done
+for i in "${!reported[@]}"; do reported[i]=${reported[i]/#w2v_aasist/$audio_detector}; done
 
 # released SYSTEM: the published checkpoint that is this system, where nothing is trained
 released() {
@@ -69,8 +69,8 @@ train_all() {
 join() {
   local m parts rule
   case $1 in
-    avg) rule=mean parts=("$audio" tcn) ;;
-    maxout) rule=max parts=("$audio-platt" tcn-platt) ;;
+    avg) rule=mean parts=("$audio_detector" tcn) ;;
+    maxout) rule=max parts=("$audio_detector-platt" tcn-platt) ;;
     merged) rule='' parts=(bam tcn_tags) ;;
     w2v_aasist_ensemble) rule=mean parts=(w2v_aasist_rtpg w2v_aasist_bp w2v_aasist_codecs w2v_aasist_all) ;;
   esac
@@ -107,18 +107,18 @@ fi
 if stage 2 "train the models, score val, calibrate and tune on val_fit, fuse"; then
   need_root
   for s in train val; do need "$lists/$s.tsv" 0; need_features "$s"; done
-  chosen=$(systems tcn "$audio" tcn_tags bam)
+  chosen=$(systems tcn "$audio_detector" tcn_tags bam)
   # shellcheck disable=SC2086  # names without spaces
   need_weights $chosen
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
     train_all bam &                             # small models: two trainings of a thread each side by side
-    train_all tcn "$audio" tcn_tags
+    train_all tcn "$audio_detector" tcn_tags
     wait $!
   else
     # shellcheck disable=SC2086
     train_all $chosen
   fi
-  if have tcn-platt "$audio-platt"; then join avg; join maxout; fi
+  if have tcn-platt "$audio_detector-platt"; then join avg; join maxout; fi
   if have bam tcn_tags; then join merged; fi
   if have maxout merged; then
     evaluate_split val "$lists/val.tsv"
@@ -138,7 +138,7 @@ if stage 3 "score the test split, calibrate, fuse, localise, write the submissio
       continue
     fi
     run klassify score "${models[@]/#/$exp/}" --split "$s" "${sources[@]}" "${reading[@]}" "${forced[@]}"
-    run klassify score "$exp/tcn-platt" "$exp/$audio-platt" "$exp/avg" "$exp/maxout" --split "$s" "${forced[@]}"
+    run klassify score "$exp/tcn-platt" "$exp/$audio_detector-platt" "$exp/avg" "$exp/maxout" --split "$s" "${forced[@]}"
     run klassify localise "$exp/bam" "$exp/tcn_tags" "$exp/merged" --split "$s" "${forced[@]}"
     submit "$s"
   done

@@ -45,10 +45,10 @@ make_all() {
 
 # join OUT AUDIO VISUAL OPTION...: the linear layer over two branches, fitted on the frames of val_fit
 join() {
-  local out=$1 audio=$2 visual=$3
+  local out=$1 sound=$2 picture=$3
   shift 3
-  for m in "$audio" "$visual"; do need "$exp/$m/system.yaml" 2 "system=$m"; done
-  run klassify fuse "$exp/$audio" "$exp/$visual" --rule linear --labels "$lists" --out "$exp/$out" "$@" "${forced[@]}"
+  for m in "$sound" "$picture"; do need "$exp/$m/system.yaml" 2 "system=$m"; done
+  run klassify fuse "$exp/$sound" "$exp/$picture" --rule linear --labels "$lists" --out "$exp/$out" "$@" "${forced[@]}"
   run klassify score "$exp/$out" --split val "${forced[@]}"
 }
 
