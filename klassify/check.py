@@ -122,7 +122,7 @@ def _check_zip(path: Path, listed: Listed, verdict: Verdict) -> None:
                         _check_member(handle, name, same[0].file_size, listed, verdict)
             if not members:
                 refuse(f"the archive has neither {TXT} nor {JSON} at its top level", path.name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
         refuse("the archive is no readable zip", f"{path.name}: {error}")
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from klassify import systems
 from klassify.errors import KlassifyError
-from klassify.files import already_done, file_hash, write_text
+from klassify.files import already_done, file_hash, read_yaml, refuse_cut, write_text
 
 if TYPE_CHECKING:
     from klassify.predict import Prediction
@@ -59,11 +59,9 @@ def read_answers(conf: str | os.PathLike) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError:
         raise KlassifyError("This file does not exist.", where=path, mend="make stage2") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
     if not isinstance(content, dict):
         raise KlassifyError("This is no mapping of names to values.", where=path)
     return content
@@ -112,12 +110,30 @@ class Detector:
         return next(predict(self, [video], device=device, lmm=lmm))
 
 
+def _problem(answers: Any, entries: Any) -> str:
+    """What is wrong with the content of a detector.yaml, or ''."""
+    if not isinstance(answers, dict) or not isinstance(entries, dict):
+        return "answers and systems are mappings"
+    if lost := [name for name in answers.values() if not isinstance(name, str) or name not in entries]:
+        return f"{lost[0]!r} answers, but is not among the systems"
+    for name, entry in entries.items():
+        texts = (
+            [entry.get(key) for key in ("kind", "modality", "supervision", "hash")] if isinstance(entry, dict) else [0]
+        )
+        if not all(isinstance(text, str) for text in (name, *texts)) or not isinstance(entry.get("inputs"), list):
+            return f"the entry of {name!r} is not whole"
+    return ""
+
+
 def load_detector(path: str | os.PathLike) -> Detector:
     """Read a detector.yaml (or the folder it lies in) and check that its systems are still the same."""
     path = Path(path) / DETECTOR if Path(path).is_dir() else Path(path)
     content = _read(path)
     if set(content) != {"answers", "systems"}:
         raise KlassifyError(f"A detector has the keys answers and systems, not {sorted(content)}.", where=path)
+    refuse_cut(path)
+    if problem := _problem(content["answers"], content["systems"]):
+        raise KlassifyError(f"This detector is damaged: {problem}.", where=path, mend="make stage2 force=1")
     detector = Detector(path.parent, content["answers"], content["systems"])
     for name, entry in detector.systems.items():
         proposals = path.parent / name / PROPOSALS

@@ -27,7 +27,7 @@ import yaml
 
 from klassify import __version__
 from klassify.errors import KlassifyError
-from klassify.files import read_json, write_text
+from klassify.files import read_json, read_yaml, write_text
 
 CONFIG, ENVIRONMENT, WEIGHTS, METRICS, STATE = (
     "config.yaml", "env.json", "model.safetensors", "metrics.csv", "checkpoints/last.pt",
@@ -136,10 +136,7 @@ def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a config, laid over that of its base. below: the configs of which this one is the base."""
     if not path.is_file():
         raise KlassifyError("This system config does not exist.", where=path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise KlassifyError("A system config is a mapping with the keys model, data and train.", where=path)
     if "base" not in content:

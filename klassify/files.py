@@ -12,7 +12,10 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,22 +26,29 @@ from klassify.errors import KlassifyError, some
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 FULL_BELOW = 64 * 1024  # bytes
+MAKE_ROOM = "make room, then give the same command: what is finished is kept"
 TEMPORARY = ".partial"  # in the name of every file that is still being written
+HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a number of a process means nothing on another host
+LEFT = re.compile(rf"{re.escape(TEMPORARY)}-(\d+)-([0-9a-f]{{8}})[0-9a-f]{{8}}(?:\.\w+)?$")
+LEFT_S = 86_400.0  # a file that a process on another host has not touched for so long
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path; rename it to `path` if the block succeeds, remove it if it fails.
 
-    A full disk, a folder that cannot be written and the like are KlassifyErrors.
+    A full disk, a folder that cannot be written and the like are KlassifyErrors. What processes that were killed
+    left half written in the folder is removed.
     """
     path = Path(path)
+    # the suffix stays last, since writers choose formats by it
+    partial = path.with_name(f"{path.stem}{TEMPORARY}-{os.getpid()}-{HERE}{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        partial.touch(exist_ok=False)  # libraries hide in ways of their own that they cannot
     except OSError as error:
         raise _cannot_write(path, error) from error
-    # the suffix stays last, since writers choose formats by it
-    partial = path.with_name(f"{path.stem}{TEMPORARY}-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield partial
         descriptor = os.open(partial, os.O_RDONLY)
@@ -58,6 +68,27 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what processes that are gone left half written in a folder."""
+    for name in os.listdir(folder):
+        if TEMPORARY in name and (match := LEFT.search(name)):
+            with contextlib.suppress(OSError):  # another process was faster
+                if _is_abandoned(folder / name, int(match[1]), match[2]):
+                    (folder / name).unlink()
+
+
+def _is_abandoned(path: Path, process: int, host: str) -> bool:
+    if host != HERE:
+        return time.time() - path.stat().st_mtime > LEFT_S
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it lives, and is another user's
+        pass
+    return False
+
+
 def _is_about_writing(error: Exception, partial: Path) -> bool:
     if not isinstance(error, OSError):
         return False
@@ -73,10 +104,27 @@ def _disk_is_full(folder: Path) -> bool:
 
 def _cannot_write(path: Path, error: Exception) -> KlassifyError:
     if getattr(error, "errno", None) in NO_ROOM or _disk_is_full(path.parent):
-        reason, mend = "the disk is full", "make room, then give the same command: what is finished is kept"
-    else:
-        reason, mend = getattr(error, "strerror", None) or str(error), "give a folder that can be written"
+        return KlassifyError("This file cannot be written: the disk is full.", where=path, mend=MAKE_ROOM)
+    reason = getattr(error, "strerror", None) or str(error)
+    mend = "give a folder that can be written"
     return KlassifyError(f"This file cannot be written: {reason}.", where=path, mend=mend)
+
+
+def explained(error: OSError) -> KlassifyError:
+    """What the system says of a file that is not ours to read or write, with what to do about it."""
+    mends = dict.fromkeys(NO_ROOM, MAKE_ROOM) | {errno.EROFS: "give a folder that can be written"}
+    mends |= dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions, or give another file or folder")
+    return KlassifyError(f"{error.strerror}.", where=error.filename, mend=mends.get(error.errno))
+
+
+def refuse_cut(path: str | os.PathLike) -> None:
+    """Raise KlassifyError for a text file that ends within a line: klassify ends the last one of all it writes."""
+    with open(path, "rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(size - 1, 0))
+        if handle.read(1) not in (b"\n", b""):
+            raise KlassifyError("This file is cut off: its last line has no end.", where=path,
+                                mend="make it again; if it is whole, end its last line")  # fmt: skip
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -96,8 +144,18 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise KlassifyError("This file does not exist.", where=path) from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise KlassifyError(f"This is not readable JSON: {error}.", where=path) from None
+
+
+def read_yaml(path: str | os.PathLike) -> Any:
+    """Read a YAML file, "" as None; one that cannot be read is a KlassifyError, a missing one a FileNotFoundError."""
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, no date of the calendar, too deep
+        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
 
 
 def canonical_json(settings: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, some
 from klassify.predictions import row_numbers, row_offsets
-from klassify.scorefile import read_header
+from klassify.scorefile import read_header, reading
 from klassify.segments import FRAME_S
 
 GROUPS_KEPT = 2  # row groups in memory: a block may begin in one and end in the next
@@ -37,7 +37,7 @@ class FrameFile:
 
     def __init__(self, path: str | os.PathLike):
         self.path, self.header = Path(path), read_header(path)
-        with self._open() as parquet:
+        with reading(path), self._open() as parquet:
             sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
             self.columns = list(parquet.schema_arrow.names)
             names, runs = _runs(parquet)
@@ -88,17 +88,19 @@ class FrameFile:
     def _group(self, g: int, columns: tuple[str, ...]) -> np.ndarray:
         key = (g, columns)
         if key not in self._groups:
-            with self._open() as parquet:
+            with reading(self.path), self._open() as parquet:
                 read = parquet.read_row_group(g, columns=["start", "end", *columns])
+                table = np.column_stack([read[name].to_numpy() for name in ("start", "end", *columns)]).astype(float)
             while len(self._groups) >= GROUPS_KEPT:
                 self._groups.pop(next(iter(self._groups)))
-            self._groups[key] = np.column_stack([read[name].to_numpy() for name in ("start", "end", *columns)])
+            self._groups[key] = table
         return self._groups[key]
 
     def _check(self, table: np.ndarray, files: Sequence[str], offsets: np.ndarray) -> None:
         owner = np.repeat(np.arange(len(files)), np.diff(offsets))
         k = np.arange(len(table)) - offsets[owner]
-        off_grid = ~(np.abs(table[:, 0] - k * FRAME_S) <= 1e-4)
+        with np.errstate(invalid="ignore"):  # infinite times
+            off_grid = ~(np.abs(table[:, 0] - k * FRAME_S) <= 1e-4)
         for bad, why in ((off_grid, "not one row for each 40 ms frame from 0 s on"),
                          (~np.isfinite(table).all(axis=1), "no finite numbers")):  # fmt: skip
             if bad.any():

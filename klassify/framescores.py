@@ -16,7 +16,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, some
 from klassify.predictions import row_numbers, row_offsets
-from klassify.scorefile import Header, read_header, validate
+from klassify.scorefile import Header, read_header, reading, validate
 from klassify.segments import FRAME_S
 from klassify.systems import to_probability
 
@@ -163,10 +163,13 @@ def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
     import pyarrow.parquet as pq
 
     header, seen = read_header(path), set()
-    with pq.ParquetFile(path) as parquet:
+    with reading(path):
+        parquet = pq.ParquetFile(path)
+    with parquet:
         rest = None
         for group in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(group).to_pandas()
+            with reading(path):
+                rows = parquet.read_row_group(group).to_pandas()
             rest = rows if rest is None else pd.concat([rest, rows], ignore_index=True)
             cut = len(rest)
             if group + 1 < parquet.num_row_groups:  # the last clip may go on in the next group

@@ -24,7 +24,7 @@ import orjson
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
-from klassify.files import whole_file
+from klassify.files import refuse_cut, whole_file
 
 DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo")
 MEASURED = ("n_frames", "fps", "n_samples", "duration")
@@ -83,6 +83,7 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
     import pyarrow as pa
     from pyarrow import csv
 
+    refuse_cut(path)
     with open(path, encoding="utf-8", errors="replace") as handle:
         header = handle.readline().rstrip("\n").split("\t")
     if "file" not in header or len(set(header)) < len(header):
@@ -132,7 +133,7 @@ def _numbers(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
     values = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
     bad = (text != "") & ~(np.isfinite(values) & (values >= 0))
     if name in ("n_frames", "n_samples"):
-        bad |= values.notna() & (values % 1 != 0)
+        bad |= values.notna() & ((values % 1 != 0) | (values > 2**53))
     _refuse(frame, bad, f"{name} is no number that it can be", path)
     return values.astype("Int64") if name in ("n_frames", "n_samples") else values
 

@@ -24,7 +24,7 @@ import yaml
 
 from klassify import proposals, systems
 from klassify.errors import KlassifyError
-from klassify.files import already_done, refuse_cut, settings_hash
+from klassify.files import already_done, read_yaml, refuse_cut, settings_hash
 from klassify.framescores import read_frames
 from klassify.scorefile import Header, ScoreFile, read_header, read_scores, score_path, write_blocks
 
@@ -121,12 +121,10 @@ def read_choice(path: str | os.PathLike) -> Choice:
 def read_proposals(path: str | os.PathLike) -> dict[str, Any]:
     """A proposals.yaml: `method`, `settings`, and `tuned` where it was tuned."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = read_yaml(path)
         refuse_cut(path)
     except FileNotFoundError:
         raise KlassifyError("This file does not exist.", where=path, mend="klassify tune") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
     known = {"method", "settings", "tuned"}
     if not isinstance(content, dict) or "method" not in content or set(content) - known:
         raise KlassifyError(f"Proposal settings have the keys {', '.join(sorted(known))}.", where=path)

@@ -56,6 +56,8 @@ def iter_records(path: str | os.PathLike, block: int = 1 << 23) -> Iterator[list
             if text[start : start + 1] != b"[":
                 raise KlassifyError("This metadata is no JSON list of clips.", where=path)
             start += 1
+            if start == len(text):
+                raise KlassifyError("This metadata is cut off after its first bracket.", where=path)
             cut = re.compile(rb"\}\s*(,)\s*(?=\{)")
             while start < len(text):
                 records, start = _next_block(text, start, block, cut, path)

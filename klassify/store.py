@@ -12,6 +12,7 @@ on time or machine.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,6 +33,8 @@ from klassify.store_kinds import LMMRow, MouthRow, ReconstructionRow, Row, row_c
 __all__ = ["FeatureStore", "LMMRow", "MouthRow", "Place", "PartHeader", "ReconstructionRow", "Row", "write_part"]
 
 OPEN_PARTS = 32
+DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)  # what a damaged file raises
+AGAIN = "remove it and extract again"
 NAME = re.compile(r"part-(\d+)-of-(\d+)-(\d+)\.parquet")
 
 
@@ -85,7 +88,8 @@ def write_part(
 def read_header(path: str | os.PathLike) -> PartHeader:
     """The header of one part; a broken or foreign file is a KlassifyError that names it."""
     path = Path(path)
-    metadata = _open(path).schema_arrow.metadata or {}
+    with _reading(path):
+        metadata = _open(path).schema_arrow.metadata or {}
     try:
         place = Place(**json.loads(metadata[b"place"]))
         header = PartHeader(place, json.loads(metadata[b"settings"]), metadata[b"inputs"].decode())
@@ -98,7 +102,8 @@ def read_header(path: str | os.PathLike) -> PartHeader:
 
 def read_rows(path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")) -> list[dict[str, Any]]:
     """The rows of one part without their features."""
-    return _read(path, _open(path), columns=columns).to_pylist()
+    with _reading(path):
+        return _read(path, _open(path), columns=columns).to_pylist()
 
 
 def parts_in(folder: str | os.PathLike) -> list[Path]:
@@ -164,13 +169,13 @@ class FeatureStore:
         number = self._rows[file]
         part = int(np.searchsorted(self._starts, number, side="right")) - 1
         group, row = divmod(number - self._starts[part], self.row_class.ROWS_A_GROUP)
-        return self.row_class.from_columns(self._group(part, group), row, self.settings)
+        with _reading(self._paths[part]):
+            return self.row_class.from_columns(self._group(part, group), row, self.settings)
 
     def _index(self) -> None:
         twice: list[str] = []
         for path in self._paths:
-            table = _read(path, _open(path), columns=("file", "reason"))
-            for file, reason in zip(table["file"].to_pylist(), table["reason"].to_pylist()):
+            for file, reason in (row.values() for row in read_rows(path, ("file", "reason"))):
                 if file in self._rows:
                     twice.append(f"{file} (again in {path.name})")
                 self._rows.setdefault(file, len(self._rows))
@@ -236,19 +241,22 @@ def missing_parts(places: Sequence[Place]) -> list[str]:
     return names
 
 
+@contextlib.contextmanager
+def _reading(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGED as error:
+        raise KlassifyError(f"This feature shard is damaged: {error}.", where=path, mend=AGAIN) from None
+
+
 def _open(path: Path | str, **options) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, **options)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise KlassifyError(
-            f"This is no whole Parquet file: {error}.", where=path, mend="remove it and extract again"
-        ) from None
+    except DAMAGED as error:
+        raise KlassifyError(f"This is no whole Parquet file: {error}.", where=path, mend=AGAIN) from None
 
 
 def _read(path, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
-    try:
-        return file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise KlassifyError(
-            f"This feature shard is damaged: {error}.", where=path, mend="remove it and extract again"
-        ) from None
+    with _reading(path):
+        table = file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
+        return table.select(list(columns))  # KeyError for one that is not there

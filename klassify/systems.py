@@ -20,7 +20,7 @@ import yaml
 from scipy.special import expit
 
 from klassify.errors import KlassifyError
-from klassify.files import already_done, canonical_json, file_hash, settings_hash, write_text
+from klassify.files import already_done, canonical_json, file_hash, read_yaml, refuse_cut, settings_hash, write_text
 from klassify.scorefile import (
     SCALES,
     SUPERVISIONS,
@@ -76,11 +76,10 @@ def load_system(folder: str | os.PathLike) -> System:
     """Read `<folder>/system.yaml`; a missing file, an unknown or a missing key is a KlassifyError."""
     path = Path(folder) / SYSTEM
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = read_yaml(path)
+        refuse_cut(path)
     except (FileNotFoundError, NotADirectoryError):
         raise KlassifyError("This is no finished system: it has no system.yaml.", where=path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
     try:
         return System(**fields)
     except TypeError as error:  # not a mapping, or an unknown or a missing key
@@ -99,8 +98,7 @@ def write_system(folder: str | os.PathLike, system: System) -> None:
 
 def load_model(folder: str | os.PathLike):
     """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module, ClipData)."""
-    from safetensors.torch import load_file
-
+    from klassify.checkpoints import read_tensors
     from klassify.experiment import load_experiment
 
     folder = Path(folder)
@@ -109,7 +107,7 @@ def load_model(folder: str | os.PathLike):
         raise KlassifyError("This system has no weights.", where=weights, mend="train it first")
     experiment = load_experiment(folder / CONFIG)
     try:
-        experiment.model.load_state_dict(load_file(weights))
+        experiment.model.load_state_dict(read_tensors(weights)[0])
     except RuntimeError as error:
         raise KlassifyError(f"Weights and config.yaml do not belong together: {error}.", where=weights) from None
     return experiment.model.eval(), experiment.data

@@ -26,7 +26,7 @@ import yaml
 
 from klassify import calibrate, lists, localise, proposals, systems
 from klassify.errors import KlassifyError
-from klassify.files import already_done, canonical_json, file_hash, settings_hash, whole_file, write_text
+from klassify.files import already_done, canonical_json, file_hash, read_yaml, settings_hash, whole_file, write_text
 from klassify.framescores import FrameScores, read_frames
 from klassify.localisation_metrics import METRICS, match
 from klassify.predictions import Truth
@@ -145,11 +145,9 @@ def read_clips(path: Path, truth: Truth) -> FrameScores:
 def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
     """A grid of {method: {setting: [values]}}; a wrong name or value is refused."""
     try:
-        grid = yaml.safe_load(path.read_text(encoding="utf-8"))
+        grid = read_yaml(path)
     except FileNotFoundError:
         raise KlassifyError("This grid does not exist.", where=path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
     if not isinstance(grid, dict) or not grid:
         raise KlassifyError("A grid is {method: {setting: [values]}}.", where=path)
     for method, axes in grid.items():

@@ -14,20 +14,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import check, cli, lists, media, scorefile, store, systems
+from klassify import audio_file, check, cli, framescores, lists, media, scorefile, store, systems
+from klassify.audio_store import AudioStore
 from klassify.corpus.encode import write_clip
+from klassify.errors import KlassifyError
+from klassify.frame_file import FrameFile
 
 FILES = ["a.mp4", "sub/b.mp4", "é c.mp4"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """sound: writes files into a folder and returns them; run: reads a broken one. text: how it is broken."""
+    """sound: writes files into a folder and returns them; run: reads a broken one. text: how it is broken.
+
+    together: the other files lie beside the broken one.
+    """
 
     name: str
     sound: Callable[[Path], list[Path]]
     run: Callable[[Path], object]
     text: bool = False
+    together: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------ media
@@ -142,6 +149,13 @@ def _frame_scores(folder: Path) -> list[Path]:
     return [folder / "val.frames.parquet"]
 
 
+def _read_frame_scores(path: Path) -> None:
+    for read in (lambda: FrameFile(path).read(FILES, ["score"]), lambda: list(framescores.read_frames(path))):
+        with contextlib.suppress(KlassifyError):  # one reader may see what another has no need of
+            read()
+    scorefile.read_scores(path)
+
+
 def _predictions(folder: Path) -> list[Path]:
     (folder / "prediction.txt").write_text("".join(f"{name};0.5\n" for name in FILES), encoding="utf-8")
     answers = {name: [[0.9, 0.1, 0.5], [0.2, 0.5, 0.8]] for name in FILES}
@@ -198,6 +212,21 @@ def _read_shard(path: Path) -> None:
         _ = shards[name]
 
 
+def _audio_cache(folder: Path) -> list[Path]:
+    rows = [audio_file.AudioRow(name, np.arange(800, dtype="<i2")) for name in FILES]
+    index = audio_file.write_part(
+        folder / "audio", store.Place(1, 1, 0, 1), rows, {"kind": "audio", **audio_file.FORMAT}, "x"
+    )
+    return [index, audio_file.sound_path(index)]
+
+
+def _read_audio_cache(path: Path) -> None:
+    cache = AudioStore(path.parent)
+    for name in FILES:
+        if (clip := cache.get(name)) is not None:
+            _ = clip[:]
+
+
 def _weights(folder: Path) -> list[Path]:
     import torch
     from safetensors.torch import save_file
@@ -220,11 +249,12 @@ TARGETS = (
     Target("metadata", _metadata, _make_lists, text=True),
     Target("list", _list, lambda path: lists.read_list(path, segments=True), text=True),
     Target("scores", _scores, scorefile.read_scores, text=True),
-    Target("frame scores", _frame_scores, scorefile.read_scores),
+    Target("frame scores", _frame_scores, _read_frame_scores),
     Target("predictions", _predictions, _check, text=True),
     Target("archive", _archive, _check),
     Target("config", _config, _load_config, text=True),
     Target("system", _system, lambda path: systems.load_system(path.parent), text=True),
     Target("shard", _shard, _read_shard),
+    Target("audio cache", _audio_cache, _read_audio_cache, together=True),
     Target("weights", _weights, _read_weights),
 )
