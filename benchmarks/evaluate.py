@@ -62,8 +62,8 @@ def make(folder: Path, n_clips: int, n_proposals: int) -> None:
 def ours(folder: Path) -> dict:
     """The ten numbers, and the seconds of each step."""
     started = time.perf_counter()
-    from klassify.localisation_metrics import score_task2
-    from klassify.predictions import Truth, read_prediction_json
+    from klassify.evaluation.localisation_metrics import score_task2
+    from klassify.submission.predictions import Truth, read_prediction_json
 
     times = [started, time.perf_counter()]
     proposals = read_prediction_json(folder / "prediction.json")

@@ -32,11 +32,11 @@ from bam import memory_gb
 from torch import nn
 
 from klassify.datasets import AudioClips, Sources
+from klassify.evaluation.metrics import roc_auc
 from klassify.frame_datasets import AudioFrames
-from klassify.inference import clip_table, pick_device, score_clips, score_frames
-from klassify.metrics import roc_auc
 from klassify.models.bounded import return_freed_blocks
 from klassify.partialspoof_data import PartialSpoofFrames
+from klassify.scoring.inference import clip_table, pick_device, score_clips, score_frames
 from klassify.segments import encode_labels
 
 RATE = 16_000

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from klassify import audio_effects, codecs, decoding, media
+from klassify import decoding, media
+from klassify.augmentation import audio_effects, codecs
+from klassify.augmentation.rawboost import in_range, rawboost
 from klassify.errors import KlassifyError
 from klassify.feature_augment import FeatureAugment as FeatureAugment  # configs name both kinds in this module
-from klassify.rawboost import in_range, rawboost
 
 Effect = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 SHORTEST = 1600  # samples: what is shorter passes untouched, since filters and rooms need something to work on

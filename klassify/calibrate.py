@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from klassify import lists, metrics, systems
+from klassify import lists, systems
 from klassify.errors import KlassifyError, some
+from klassify.evaluation import metrics
 from klassify.files import already_done, file_hash, settings_hash
 from klassify.scorefile import ScoreFile, score_path
 

@@ -20,13 +20,13 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from klassify import check_compare
-from klassify.check_task1 import check_txt
-from klassify.check_task2 import check_json
 from klassify.errors import KlassifyError
 from klassify.files import file_hash
-from klassify.manifest import read_manifest
-from klassify.verdict import JSON, MANIFEST, TXT, ZIP, Listed, Verdict
+from klassify.submission import check_compare
+from klassify.submission.check_task1 import check_txt
+from klassify.submission.check_task2 import check_json
+from klassify.submission.manifest import read_manifest
+from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed, Verdict
 
 MAX_BYTES = 2**32 - 1  # "less than 4GB"; the evaluator's parser counts in 32 bits
 SLOW_BYTES = 2**30  # larger archives have hung on Codabench
@@ -78,7 +78,7 @@ def _manifest_beside(path: Path, *, needed: bool) -> dict[str, Any]:
 def check(path: str | os.PathLike, listed: Listed, *, limit: int = 20, keep: bool = False) -> Verdict:
     """Check a zip, a folder (its submission.zip, else its prediction files) or one prediction file.
 
-    keep: hold the sound answers in the verdict, for klassify.check_compare.
+    keep: hold the sound answers in the verdict, for klassify.submission.check_compare.
     """
     path, verdict = Path(path), Verdict(limit, keep=keep)
     if path.is_dir():

@@ -155,10 +155,11 @@ def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
 
 def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namespace) -> None:
     """All that needs labels, into result.tables."""
-    from klassify import leaks, metrics
-    from klassify import localisation_metrics as task2
-    from klassify.predictions import Truth
+    from klassify import leaks
+    from klassify.evaluation import localisation_metrics as task2
+    from klassify.evaluation import metrics
     from klassify.report import agreement, conditions, sidebyside
+    from klassify.submission.predictions import Truth
 
     frame, tables, drawn = result.frame, result.tables, {"n_bootstrap": args.bootstrap, "seed": args.seed}
     by_group = {"n_bootstrap": sidebyside.group_resamples(args.bootstrap, len(frame)), "seed": args.seed}

@@ -25,8 +25,8 @@ from klassify.audio_store import CachedClip, audio_source, open_cache
 from klassify.augment import AudioAugment
 from klassify.errors import KlassifyError
 from klassify.features import mouth
-from klassify.ranks import ALONE, Ranks
 from klassify.store import FeatureStore
+from klassify.training.ranks import ALONE, Ranks
 
 FRAME_S = 0.04  # seconds a frame of the common 25 fps grid
 Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
@@ -136,8 +136,8 @@ class ClipData:
         """
         from scipy.special import expit
 
-        from klassify.inference import clip_table, score_clips
-        from klassify.metrics import log_loss, roc_auc
+        from klassify.evaluation.metrics import log_loss, roc_auc
+        from klassify.scoring.inference import clip_table, score_clips
 
         table = sources.table(self.val_split)
         files = ranks.share(table["file"].tolist())

@@ -35,9 +35,9 @@ import pandas as pd
 from klassify import lists
 from klassify.calibrate import label_name
 from klassify.errors import KlassifyError, some
+from klassify.evaluation.measure import GROUPS, METRICS, Scored, load_scored, measure
+from klassify.evaluation.tables import comparison, mean_of_tables
 from klassify.files import file_hash, whole_file, write_json, write_text
-from klassify.measure import GROUPS, METRICS, Scored, load_scored, measure
-from klassify.tables import comparison, mean_of_tables
 
 KEY = ("system", "split", "label", "group")
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_task2(args: argparse.Namespace) -> int:
     """The localisers of --task 2: <out>/<split>.task2.tsv and .txt, metrics-<split>.task2.json in each folder."""
-    from klassify.measure_segments import comparison_task2, load_localised, measure_task2
+    from klassify.evaluation.measure_segments import comparison_task2, load_localised, measure_task2
 
     frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
     if args.columns:
@@ -111,7 +111,7 @@ def write_heads(
     folders: Sequence[Path], frame: pd.DataFrame, subset: str, args: argparse.Namespace, heads: list[str] | None = None
 ) -> None:
     """<out>/<split>.heads.tsv and .txt of the systems that have heads (Table 1); nothing where none has."""
-    from klassify.measure_frames import heads_text, measure_heads
+    from klassify.evaluation.measure_frames import heads_text, measure_heads
 
     bootstrap = {"n_bootstrap": args.bootstrap, "seed": args.seed}
     tables = [measure_heads(folder, args.split, frame, heads, **bootstrap) for folder in folders]
@@ -212,7 +212,7 @@ def system_metrics(rows: pd.DataFrame) -> dict:
 
 def draw(scored: Sequence[Scored], frame: pd.DataFrame, out: Path, split: str, title: str) -> None:
     """<split>-calibration.png of the calibrated systems, <split>-scores.png of all."""
-    from klassify import plots
+    from klassify.evaluation import plots
 
     curves = []
     for one in scored:

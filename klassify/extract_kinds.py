@@ -146,7 +146,7 @@ def lmm_extraction(args: argparse.Namespace) -> Extraction:
             "--kind lmm needs --lmm MODEL.", mend="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense"
         )
     from klassify.features import lmm, lmm_model
-    from klassify.inference import pick_device
+    from klassify.scoring.inference import pick_device
 
     device = pick_device(args.device)
     bits = 32 if device.type == "cpu" and args.load_in == 16 else args.load_in
@@ -169,7 +169,7 @@ def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
     if args.vqvae is None:
         raise KlassifyError("--kind reconstruction needs --vqvae SYSTEM.", mend="train one: conf/<set>/vqvae.yaml")
     from klassify.features import reconstruction
-    from klassify.inference import pick_device
+    from klassify.scoring.inference import pick_device
 
     reconstruction.check_size(args.size)
     weights = reconstruction.weights_path(args.vqvae)

@@ -29,8 +29,8 @@ from klassify.datasets import (
     check_two_classes,
 )
 from klassify.frame_file import pooled
-from klassify.ranks import ALONE, Ranks
 from klassify.segments import FRAME_S, IGNORE
+from klassify.training.ranks import ALONE, Ranks
 
 SEGMENT_COLUMNS = {"video": "fake_segments", "audio": "audio_fake_segments", "visual": "visual_fake_segments"}
 UNSEEN = np.array([0.97, 0.01, 0.01, 0.01])  # tag probabilities of a frame without a face
@@ -69,7 +69,7 @@ class FrameData(ClipData):
         ranks, how: as in ClipData. A clip's score is the mean of its highest tenth of frames, which models of clip
         labels learn to rank.
         """
-        from klassify.metrics import roc_auc
+        from klassify.evaluation.metrics import roc_auc
 
         scores = self._validation_scores(model, sources, ranks, how)
         table = sources.table(self.val_split, segments=self.supervision == "segment")
@@ -92,7 +92,7 @@ class FrameData(ClipData):
         self, model: nn.Module, sources: Sources, ranks: Ranks, how: dict[str, Any]
     ) -> dict[str, np.ndarray]:
         """The frame scores (F,) of each validation clip with an answer, from all ranks."""
-        from klassify.inference import score_frames
+        from klassify.scoring.inference import score_frames
 
         files = ranks.share(sources.table(self.val_split)["file"].tolist())
         frames, _ = score_frames(model, self, sources, self.val_split, files=files, progress=False, **how)

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
-from klassify.predictions import row_numbers, row_offsets
 from klassify.scorefile import read_header, reading
 from klassify.segments import FRAME_S
+from klassify.submission.predictions import row_numbers, row_offsets
 
 GROUPS_KEPT = 2  # row groups in memory: a block may begin in one and end in the next
 TOP_SHARE = 0.1

@@ -19,7 +19,7 @@ from klassify.datasets import ClipData, Examples, NoAnswer, Reader, Sources
 from klassify.errors import KlassifyError
 from klassify.features import frames
 from klassify.models.vqvae import decibels, mean_square
-from klassify.ranks import ALONE, Ranks
+from klassify.training.ranks import ALONE, Ranks
 
 
 class FrameImages(ClipData):

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from klassify import lists, metrics, systems
+from klassify import lists, systems
 from klassify.align import HOLD_S
 from klassify.errors import KlassifyError, some
+from klassify.evaluation import metrics
+from klassify.evaluation.frame_metrics import frame_labels
 from klassify.files import already_done, file_hash, settings_hash
 from klassify.frame_file import FrameFile, pooled
 from klassify.frame_fusion import PAIR, RESOLUTIONS, Gathered, Rule, columns_of, gather, open_inputs, parameters_of
-from klassify.frame_metrics import frame_labels
-from klassify.predictions import Truth
 from klassify.segments import FRAME_S
+from klassify.submission.predictions import Truth
 
 DEFAULTS = {
     "label": "union", "supervision": "segment", "solver": "exact", "epochs": 50, "seed": 0, "aggregate": "max",

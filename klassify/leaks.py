@@ -15,8 +15,9 @@ import av
 import numpy as np
 import pandas as pd
 
-from klassify import media, metrics
+from klassify import media
 from klassify.errors import KlassifyError
+from klassify.evaluation import metrics
 
 WARN_ABOVE = 0.6
 REPEATS = 5

@@ -20,7 +20,7 @@ from typing import Any
 
 from klassify.errors import KlassifyError
 from klassify.files import write_json
-from klassify.ledger_file import COLUMNS, Ledger, ended, locked, read_ledger, write_row
+from klassify.submission.ledger_file import COLUMNS, Ledger, ended, locked, read_ledger, write_row
 
 LEDGER, MANIFESTS, HOME = "ledger.tsv", "manifests", "submissions"
 SHOWN = COLUMNS[:11]
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(book: Ledger) -> str:
-    from klassify.tables import ABSENT, aligned
+    from klassify.evaluation.tables import ABSENT, aligned
 
     rows = []
     for row in book.rows.values():

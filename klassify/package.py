@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from klassify import check, ledger, lists
-from klassify.answers import write_task1, write_task2, write_zip
 from klassify.detector import load_detector
 from klassify.errors import KlassifyError
 from klassify.files import already_done, file_hash, read_json, write_json
-from klassify.manifest import TASKS, describe, made_with, provenance, read_manifest
-from klassify.verdict import JSON, MANIFEST, TXT, ZIP, Listed
+from klassify.submission.answers import write_task1, write_task2, write_zip
+from klassify.submission.manifest import TASKS, describe, made_with, provenance, read_manifest
+from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
 
 DEMO_NOTICE = "NOT FOR UPLOAD: made from the generated corpus"
 SUPERVISION_RULE = (

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify import check, check_compare, ledger, systems
+from klassify import check, ledger, systems
 from klassify.errors import KlassifyError
 from klassify.files import file_hash
-from klassify.manifest import TASKS, entries, inside, read_manifest
 from klassify.package import build
 from klassify.scorefile import score_path
-from klassify.verdict import MANIFEST, ZIP, Listed
+from klassify.submission import check_compare
+from klassify.submission.manifest import TASKS, entries, inside, read_manifest
+from klassify.submission.verdict import MANIFEST, ZIP, Listed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ def _score_model(
     folder: Path, system: systems.System, split: str, shard: tuple[int, int], args: argparse.Namespace
 ) -> str:
     """Score a share of a split with a trained model; returns what to say: which file is there, or what it lacks."""
-    from klassify import clip_scores, score_shards
+    from klassify.scoring import clip_scores, score_shards
 
     model, data, sources = _inputs(folder, system, args)
     parts = _parts(folder, system, split, data, sources, args)
@@ -111,8 +111,8 @@ def _inputs(folder: Path, system: systems.System, args: argparse.Namespace):
 
 def _parts(folder: Path, system: systems.System, split: str, data, sources, args: argparse.Namespace):
     """What is to be scored, in chunks, and what the scores depend on."""
-    from klassify.clip_scores import check_how
-    from klassify.score_parts import Layout, Parts, parts_folder
+    from klassify.scoring.clip_scores import check_how
+    from klassify.scoring.score_parts import Layout, Parts, parts_folder
 
     kind = "frames" if hasattr(data, "COLUMNS") else "windows"
     default = data.aggregate if kind == "windows" else "max" if hasattr(data, "aggregate") else None

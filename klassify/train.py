@@ -24,7 +24,7 @@ from klassify.errors import KlassifyError
 from klassify.experiment import ENVIRONMENT, environment, load_experiment, save_config
 from klassify.files import write_json
 from klassify.launch import add_launcher_arguments, submitted
-from klassify.training_settings import SETTINGS, check_start, finished, training_settings
+from klassify.training.training_settings import SETTINGS, check_start, finished, training_settings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if submitted(args):
         return 0
-    from klassify.ranks import explained, launch
+    from klassify.training.ranks import explained, launch
 
     if args.workers < 0:
         raise KlassifyError("The number of reading processes cannot be negative.", where=f"--workers {args.workers}")
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(experiment, fabric, ranks, args: argparse.Namespace) -> None:
     from klassify.datasets import Sources
-    from klassify.trainer import Trainer
+    from klassify.training.trainer import Trainer
 
     sources = Sources(args.lists, args.media, args.features)
     if args.fast_dev_run:

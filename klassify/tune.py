@@ -26,12 +26,12 @@ import yaml
 
 from klassify import calibrate, lists, localise, proposals, systems
 from klassify.errors import KlassifyError
+from klassify.evaluation.localisation_metrics import METRICS, match
 from klassify.files import already_done, canonical_json, file_hash, read_yaml, settings_hash, whole_file, write_text
 from klassify.framescores import FrameScores, read_frames
-from klassify.localisation_metrics import METRICS, match
-from klassify.predictions import Truth
 from klassify.proposal_methods import LEVELS
 from klassify.scorefile import score_path
+from klassify.submission.predictions import Truth
 
 TABLE = "tuning.tsv"
 SWEEPS = 2

@@ -21,7 +21,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from klassify import align, decoding, media, segments, visual_augment
+from klassify import align, decoding, media, segments
+from klassify.augmentation import visual_augment
+from klassify.augmentation.visual_augment import FrameAugment
 from klassify.datasets import NoAnswer, Reader, Sources
 from klassify.errors import KlassifyError
 from klassify.features.frames import iter_frames, n_frames, read_frames
@@ -29,7 +31,6 @@ from klassify.frame_datasets import FrameData
 from klassify.models.spatiotemporal import sliding
 from klassify.segments import FRAME_S
 from klassify.store import FeatureStore, Row
-from klassify.visual_augment import FrameAugment
 
 CHUNK = 32  # frames that go through the stems at once in scoring
 MAX_FRAMES = 2**20  # of a clip: more than media.MAX_SECONDS
@@ -120,7 +121,7 @@ class VisualWindows(FrameData):
             as chance will have it.
         lmm: whether LMM features are read. lmm_index: of the sampled frames, the nearest to the window's centre
             (paper), or the last one up to its start ("floor", the published code).
-        blur, jpeg, flip: probabilities of the augmentation (see klassify.visual_augment).
+        blur, jpeg, flip: probabilities of the augmentation (see klassify.augmentation.visual_augment).
         keep_in_memory: decode each clip once and keep its frames and, in training, their reconstruction.
         reconstruction: read the VQ-VAE's codes from feature shards; without a `region`.
         supervision: `segment`, or `clip`: only the clip's label is read, for its pooled windows.

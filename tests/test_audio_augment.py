@@ -13,9 +13,10 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import chirp, correlate, lfilter
 from torch.utils.data import DataLoader
 
-from klassify import audio_effects, augment, cli, codecs, datasets, frame_datasets, rawboost
+from klassify import augment, cli, datasets, frame_datasets
 from klassify.augment import EFFECTS, SETS, AudioAugment
-from klassify.codecs import Codec
+from klassify.augmentation import audio_effects, codecs, rawboost
+from klassify.augmentation.codecs import Codec
 from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment
 

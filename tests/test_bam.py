@@ -11,10 +11,10 @@ from torch import nn
 
 from klassify import windows
 from klassify.frame_datasets import AudioFrames
-from klassify.inference import clip_frames
 from klassify.models import bam
 from klassify.models.bam import BAM, BoundaryAwareAttention, FrameAttention, boundary_loss, frame_loss
 from klassify.models.ssl import FrontEnd, normalise_waveform
+from klassify.scoring.inference import clip_frames
 from klassify.segments import IGNORE, boundary_labels
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -6,8 +6,9 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from klassify import calibrate, cli, lists, metrics, systems
+from klassify import calibrate, cli, lists, systems
 from klassify.errors import KlassifyError
+from klassify.evaluation import metrics
 from klassify.scorefile import Header, ScoreFile, score_path, write_scores
 
 

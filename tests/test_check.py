@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from klassify import check, check_task2
+from klassify import check
 from klassify.cli import main
+from klassify.submission import check_task2
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").read_text(encoding="utf-8"))
 FILES = ["000001.mp4", "000002.mp4", "sub/000003.mp4"]

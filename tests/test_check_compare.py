@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from klassify import check
-from klassify.check_compare import compare_task1, compare_task2, report
 from klassify.cli import main
-from klassify.verdict import JSON, TXT, Listed
+from klassify.submission.check_compare import compare_task1, compare_task2, report
+from klassify.submission.verdict import JSON, TXT, Listed
 
 FILES = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
 LISTED = Listed(FILES, "testA.tsv", [10.0] * 4, first_line=2)

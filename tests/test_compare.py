@@ -12,10 +12,11 @@ import pytest
 from scipy.stats import spearmanr
 from two_recipes import make
 
-from klassify import leaks, lists, localisation_metrics, metrics
+from klassify import leaks, lists
 from klassify.cli import main
-from klassify.predictions import Truth
+from klassify.evaluation import localisation_metrics, metrics
 from klassify.report import agreement, conditions, drift, entries, sidebyside
+from klassify.submission.predictions import Truth
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from together import HERE, command, in_threads, write_config
 from torch.nn.parallel import DistributedDataParallel
 
-from klassify import cli, datasets, lists, ranks, store
+from klassify import cli, datasets, lists, store
 from klassify.datasets import ClipWindows, Examples, MouthFeatures, Sources
 from klassify.errors import KlassifyError
 from klassify.frame_datasets import MouthTags
 from klassify.models.tcn import TaggingTCN
 from klassify.models.w2v_aasist import AASIST
-from klassify.trainer import Loss
+from klassify.training import ranks
+from klassify.training.trainer import Loss
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
 KLASSIFY = [sys.executable, "-m", "klassify"]

@@ -8,8 +8,9 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from klassify import cli, lists, measure, metrics, systems, tables
+from klassify import cli, lists, systems
 from klassify.errors import KlassifyError
+from klassify.evaluation import measure, metrics, tables
 from klassify.scorefile import Header, score_path, write_scores
 
 

@@ -12,7 +12,7 @@ from klassify import cli, lists, scorefile, segments
 from klassify.datasets import MouthFeatures, NoAnswer, Sources
 from klassify.experiment import load_experiment
 from klassify.frame_datasets import FRAME_SAMPLES, AudioFrames, MouthTags
-from klassify.inference import score_frames
+from klassify.scoring.inference import score_frames
 
 TAGS = """
 model:

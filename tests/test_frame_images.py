@@ -114,7 +114,7 @@ def test_trains_without_labels_and_has_no_scores(sources, config, tmp_path, caps
 
 
 def test_killed_training_resumes_to_the_same_weights(sources, config, tmp_path, monkeypatch):
-    from klassify import trainer
+    from klassify.training import trainer
 
     assert cli.main(command(sources, config, tmp_path / "whole")) == 0
     keep, epochs = trainer.Trainer._keep, []

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from klassify import metrics, segments
+from klassify import segments
 from klassify.errors import KlassifyError
-from klassify.frame_metrics import FrameTable, frame_labels, frame_metrics, mean_clip_auc, resample
-from klassify.predictions import Truth, row_offsets
+from klassify.evaluation import metrics
+from klassify.evaluation.frame_metrics import FrameTable, frame_labels, frame_metrics, mean_clip_auc, resample
+from klassify.submission.predictions import Truth, row_offsets
 
 
 def random_split(seed, n_clips=30):
@@ -100,8 +101,8 @@ def test_no_frames_and_no_such_resolution():
 
 
 def test_the_bootstrap_of_the_auc_is_that_of_the_repeated_frames():
-    from klassify.frame_metrics import labelled_frames
-    from klassify.measure_frames import bootstrap_auc
+    from klassify.evaluation.frame_metrics import labelled_frames
+    from klassify.evaluation.measure_frames import bootstrap_auc
 
     frames, truth, _ = random_split(5)
     source = np.array([f"s{i // 3}" for i in range(30)])
@@ -119,7 +120,7 @@ def test_the_bootstrap_of_the_auc_is_that_of_the_repeated_frames():
 
 
 def test_many_different_scores_are_binned_without_harm(monkeypatch):
-    from klassify import measure_frames
+    from klassify.evaluation import measure_frames
 
     frames, truth, _ = random_split(6, n_clips=200)
     frames = dataclasses.replace(
@@ -134,7 +135,7 @@ def test_many_different_scores_are_binned_without_harm(monkeypatch):
 
 
 def test_systems_are_compared_on_the_clips_that_both_have():
-    from klassify.measure_frames import frame_columns
+    from klassify.evaluation.measure_frames import frame_columns
 
     frames, truth, cells = random_split(7, n_clips=60)
     listed = pd.DataFrame({"file": truth.files, "source": [f"s{i // 2}" for i in range(60)], "fake_segments": cells})

@@ -315,7 +315,7 @@ def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(exp, tmp_path
     absent = read_scores(score_path(source, "testA", "clips")).table.query("reason != ''")["file"].tolist()
     made = (frames, dict.fromkeys(absent, "no sound"))
     monkeypatch.setattr(systems, "load_model", lambda folder: (None, TwoColumns()))
-    monkeypatch.setattr("klassify.inference.score_frames", lambda *args, **kw: made)
+    monkeypatch.setattr("klassify.scoring.inference.score_frames", lambda *args, **kw: made)
     command = ["score", folder, "--split", "testA", "--lists", exp / "lists", "--media", exp, "--features", exp]
     assert klassify(*command, *options) == 0
     clips = read_scores(score_path(folder, "testA", "clips"))

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import matching, metrics
 from klassify.errors import KlassifyError
-from klassify.localisation_metrics import (
+from klassify.evaluation import matching, metrics
+from klassify.evaluation.localisation_metrics import (
     METRICS,
     bootstrap_task2,
     by_length,
@@ -19,7 +19,7 @@ from klassify.localisation_metrics import (
     match,
     score_task2,
 )
-from klassify.predictions import Proposals, Truth, read_prediction_json, row_offsets
+from klassify.submission.predictions import Proposals, Truth, read_prediction_json, row_offsets
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").read_text())
 CASES = range(300)

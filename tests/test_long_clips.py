@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from klassify import inference, lists, media
+from klassify import lists, media
 from klassify.datasets import Sources
 from klassify.experiment import load_experiment
+from klassify.scoring import inference
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "recipes/klassify/conf/demo"

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 from together import PLAIN, command, in_threads, write_config
 
-from klassify import cli, lists, memory_check, ranks, trainer
+from klassify import cli, lists
 from klassify.datasets import Examples, MouthFeatures, Sources
 from klassify.errors import KlassifyError
-from klassify.ranks import Ranks
+from klassify.training import memory_check, ranks, trainer
+from klassify.training.ranks import Ranks
 
 
 @pytest.fixture

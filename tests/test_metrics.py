@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from klassify import metrics
 from klassify.errors import KlassifyError
+from klassify.evaluation import metrics
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").read_text())
 

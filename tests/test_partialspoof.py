@@ -15,8 +15,7 @@ from torch import nn
 from klassify import cli, lists, scorefile, segments
 from klassify.checkpoints import import_state
 from klassify.datasets import Examples, Sources
-from klassify.inference import clip_frames
-from klassify.metrics import roc_auc
+from klassify.evaluation.metrics import roc_auc
 from klassify.models import partialspoof
 from klassify.models.partialspoof import (
     CELL_SAMPLES,
@@ -30,6 +29,7 @@ from klassify.models.partialspoof import (
 )
 from klassify.models.ssl import FrontEnd, SSLFrontEnd
 from klassify.partialspoof_data import PartialSpoofFrames, labels_by_resolution, on_frames, scale_labels
+from klassify.scoring.inference import clip_frames
 from klassify.segments import IGNORE
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from klassify.errors import KlassifyError
-from klassify.predictions import Proposals, Truth, read_prediction_json
+from klassify.submission.predictions import Proposals, Truth, read_prediction_json
 
 GOOD = '"a.mp4": [[0.9, 1, 2]]'
 CHUNKS = (1, 7, 64, 1 << 18)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from together import command, write_config
 
-from klassify import cli, ranks, training_state
+from klassify import cli
 from klassify.errors import KlassifyError
+from klassify.training import ranks, training_state
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch):
 
 
 def test_devices_that_are_not_there_are_refused_in_scoring():
-    from klassify.inference import pick_device
+    from klassify.scoring.inference import pick_device
 
     assert pick_device("cpu") == torch.device("cpu")
     for name in ("nonsense", "cuda:99"):

@@ -12,7 +12,7 @@ from small_systems import make_list, make_segments, make_system
 from klassify import ledger, package
 from klassify.cli import main
 from klassify.errors import KlassifyError
-from klassify.manifest import entries, read_manifest
+from klassify.submission.manifest import entries, read_manifest
 
 FOLDER = "submissions/mine/r/testA"
 
@@ -111,7 +111,7 @@ def test_a_package_that_was_tampered_with_is_named(home, capsys):
 
 
 def test_without_a_changed_input_the_code_is_to_blame(home, capsys, monkeypatch):
-    monkeypatch.setattr("klassify.answers.PLACEHOLDER", [[0.1, 0.0, 0.0]])
+    monkeypatch.setattr("klassify.submission.answers.PLACEHOLDER", [[0.1, 0.0, 0.0]])
     edit(home, lambda manifest: manifest["versions"].update(numpy="0.0.1"))
     status, said = run(capsys, FOLDER)
     assert status == 1 and "no input has changed" in said and '"numpy": "0.0.1"' in said

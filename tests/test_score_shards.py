@@ -17,11 +17,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from klassify import cli, clip_scores, inference, score_parts, score_shards, systems, workers
+from klassify import cli, systems, workers
 from klassify.datasets import MouthFeatures
 from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment
 from klassify.scorefile import Header, read_blocks, read_header, read_scores, score_path, write_scores
+from klassify.scoring import clip_scores, inference, score_parts, score_shards
 
 LOG, WAIT_S = "SCORED_WINDOWS", "SCORED_WAIT_S"  # of the model below: a file for a line a window, and its pace
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from klassify import cli, epoch_order, scorefile, systems, trainer
+from klassify import cli, scorefile, systems
 from klassify.experiment import load_experiment
+from klassify.training import epoch_order, trainer
 
 TCN = """
 model:

@@ -7,8 +7,8 @@ import yaml
 
 from klassify import cli, lists, localise, proposals, systems, tune
 from klassify.errors import KlassifyError
-from klassify.predictions import Truth
 from klassify.scorefile import Header, score_path, write_scores
+from klassify.submission.predictions import Truth
 
 FRAME_S = 0.04
 N_CLIPS = 24

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from klassify import cli, visual_augment
+from klassify import cli
+from klassify.augmentation import visual_augment
 from klassify.checkpoints import load_weights, save_weights
 from klassify.errors import KlassifyError
 from klassify.models.spatiotemporal import SpatioTemporal

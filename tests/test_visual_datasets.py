@@ -16,8 +16,8 @@ from test_visual import small
 from klassify import decoding, lists, store
 from klassify.datasets import Sources
 from klassify.features import frames
-from klassify.inference import clip_frames, score_frames
 from klassify.media import MediaError
+from klassify.scoring.inference import clip_frames, score_frames
 from klassify.visual_datasets import LMMFeatures, VisualClip, VisualWindows
 
 WINDOW = 3

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from torch import nn
 
-from klassify import inference, lists
+from klassify import lists
 from klassify.datasets import AudioClips, Sources
 from klassify.errors import KlassifyError
 from klassify.frame_datasets import AudioFrames
@@ -22,7 +22,8 @@ from klassify.models.partialspoof import PartialSpoof
 from klassify.models.ssl import SSLFrontEnd
 from klassify.models.w2v_aasist import W2VAASIST
 from klassify.partialspoof_data import PartialSpoofFrames
-from klassify.window_features import spans
+from klassify.scoring import inference
+from klassify.scoring.window_features import spans
 
 RATE, WINDOW = 16_000, 64_600
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

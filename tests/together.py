@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from klassify.ranks import Ranks
+from klassify.training.ranks import Ranks
 
 HERE = Path(__file__).parent
 PLAIN = """

@@ -156,7 +156,7 @@ class ScoreWork(Work):
         return "chunk-*.parquet"
 
     def done(self) -> set[int]:
-        from klassify.score_parts import Parts, parts_folder
+        from klassify.scoring.score_parts import Parts, parts_folder
 
         if not any(parts_folder(self.folder, self.split).glob("*.parquet")):
             return set(range(1, self.n + 1)) if self.whole else set()
@@ -166,13 +166,13 @@ class ScoreWork(Work):
 
     @property
     def merged(self) -> bool:
-        from klassify.score_parts import parts_folder
+        from klassify.scoring.score_parts import parts_folder
 
         return bool(self.whole) and not parts_folder(self.folder, self.split).exists()
 
     def merge(self) -> str:
-        from klassify.score_shards import merge
         from klassify.scorefile import score_path
+        from klassify.scoring.score_shards import merge
 
         if not self.merged:
             self.refuse_gaps()
@@ -183,7 +183,7 @@ class ScoreWork(Work):
     def clear(self) -> None:
         import shutil
 
-        from klassify.score_parts import parts_folder
+        from klassify.scoring.score_parts import parts_folder
 
         shutil.rmtree(parts_folder(self.folder, self.split), ignore_errors=True)
         for path in self.whole:
@@ -204,7 +204,7 @@ class TrainWork(Work):
         return f"{self.folder}: trained"
 
     def clear(self) -> None:
-        from klassify.training_settings import finished
+        from klassify.training.training_settings import finished
 
         finished(self.folder, {}, force=True)
 
@@ -223,7 +223,7 @@ def found_works(folder: Path) -> list[Work]:
     if parts := store.parts_in(folder):
         return [ExtractWork(folder, int(store.NAME.fullmatch(parts[0].name)[2]))]
     splits = sorted(path.name.removesuffix(".parts") for path in folder.glob("scores/*.parts"))
-    from klassify.score_parts import Parts
+    from klassify.scoring.score_parts import Parts
 
     return [ScoreWork(folder, Parts.found(folder, split).layout.n_chunks, split) for split in splits]
 

@@ -24,7 +24,7 @@ from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from klassify.frame_file import top_rows
-from klassify.predictions import row_numbers, row_offsets
+from klassify.submission.predictions import row_numbers, row_offsets
 
 RESOLUTIONS_MS = (160, 320, 640)
 COLUMNS = ("real", "fake", *(f"ps{ms}_{side}" for ms in RESOLUTIONS_MS for side in ("real", "fake")))

@@ -27,7 +27,7 @@ class FrontEnd(nn.Module):
     dim: int
     hop_samples = 320
     receptive_field_samples = 400
-    shares_frames = False  # whether overlapping windows share `local_features`; see klassify.window_features
+    shares_frames = False  # whether overlapping windows share `local_features`; see klassify.scoring.window_features
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of `n_samples` samples; 0 if they are shorter than the receptive field."""

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify import visual_augment
+from klassify.augmentation import visual_augment
 from klassify.checkpoints import load_weights
 from klassify.errors import KlassifyError
 from klassify.features.reconstruction import decoded, weights_path

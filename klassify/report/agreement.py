@@ -16,8 +16,9 @@ import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from klassify import calibrate, lists, metrics, systems
+from klassify import calibrate, lists, systems
 from klassify.errors import KlassifyError
+from klassify.evaluation import metrics
 from klassify.report.entries import Entry
 from klassify.report.sidebyside import sources_of, with_ends
 from klassify.scorefile import ScoreFile, align

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from klassify import decoding, lists, media, metrics, timeline
+from klassify import decoding, lists, media, timeline
 from klassify.errors import KlassifyError
+from klassify.evaluation import metrics
 from klassify.features.mouth import FEATURES
 from klassify.report.agreement import Calibrated, disagreement
 from klassify.report.entries import Entry

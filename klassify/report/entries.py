@@ -13,11 +13,11 @@ import pandas as pd
 from klassify import systems
 from klassify.detector import DETECTOR, load_detector
 from klassify.errors import KlassifyError, some
+from klassify.evaluation.frame_metrics import FrameTable
+from klassify.evaluation.measure import Scored, load_scored
+from klassify.evaluation.measure_segments import Localised, load_localised
 from klassify.frame_file import FrameFile
-from klassify.frame_metrics import FrameTable
 from klassify.localise import is_merged
-from klassify.measure import Scored, load_scored
-from klassify.measure_segments import Localised, load_localised
 from klassify.scorefile import score_path
 
 TASKS = ("task1", "task2")

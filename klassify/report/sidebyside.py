@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify import lists, metrics
-from klassify import localisation_metrics as task2
-from klassify.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
-from klassify.measure import METRICS, Cell
-from klassify.measure_frames import bootstrap_auc
-from klassify.predictions import Truth
+from klassify import lists
+from klassify.evaluation import localisation_metrics as task2
+from klassify.evaluation import metrics
+from klassify.evaluation.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
+from klassify.evaluation.measure import METRICS, Cell
+from klassify.evaluation.measure_frames import bootstrap_auc
 from klassify.report.entries import Entry
+from klassify.submission.predictions import Truth
 
 GROUP_SHARE = 5  # groups get this many times fewer resamples than all clips
 CLIPS_RESAMPLED = 4_000_000  # of a group's resamples times clips, but at least FEWEST resamples

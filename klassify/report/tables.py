@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from klassify import localisation_metrics
-from klassify.tables import number
+from klassify.evaluation import localisation_metrics
+from klassify.evaluation.tables import number
 
 if TYPE_CHECKING:
     from klassify.compare import Comparison

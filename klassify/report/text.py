@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from klassify.evaluation.tables import aligned
 from klassify.report.tables import TABLES
-from klassify.tables import aligned
 
 if TYPE_CHECKING:
     from klassify.compare import Comparison

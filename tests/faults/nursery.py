@@ -68,7 +68,8 @@ class Nursery:
 def _serve() -> None:
     import importlib
 
-    from klassify import experiment, score_parts
+    from klassify import experiment
+    from klassify.scoring import score_parts
 
     for name in (*OTHERS, *(f"klassify.{name}" for name in OURS)):
         importlib.import_module(name)

@@ -14,26 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import (
-    audio_file,
-    cli,
-    clip_scores,
-    detector,
-    ledger_file,
-    lists,
-    localise,
-    manifest,
-    package,
-    scorefile,
-    store,
-    systems,
-)
+from klassify import audio_file, cli, detector, lists, localise, package, scorefile, store, systems
 from klassify.audio_store import AudioStore
 from klassify.errors import KlassifyError
 from klassify.files import read_json, write_json, write_text
 from klassify.frame_file import FrameFile
 from klassify.framescores import read_frames
-from klassify.score_parts import Layout, Parts
+from klassify.scoring import clip_scores
+from klassify.scoring.score_parts import Layout, Parts
+from klassify.submission import ledger_file, manifest
 
 FILES = ["a/é.mp4", "b.mp4", "c.mp4"]
 CUTS = 300  # of each kind
@@ -145,7 +134,7 @@ def _read_torch_file(path: Path) -> None:
 def _state(folder: Path) -> Path:
     from torch import nn
 
-    from klassify import training_state
+    from klassify.training import training_state
 
     state = {"epoch": 1, "batch": 2, "failed": {}}
     training_state.save(folder / "last.pt", state, {"model": nn.Linear(30, 40)}, _ranks())
@@ -155,13 +144,13 @@ def _state(folder: Path) -> Path:
 def _read_state(path: Path) -> None:
     from torch import nn
 
-    from klassify import training_state
+    from klassify.training import training_state
 
     training_state.load(path, {"model": nn.Linear(30, 40)}, _ranks())
 
 
 def _ranks():
-    from klassify.ranks import Ranks
+    from klassify.training.ranks import Ranks
 
     return Ranks()
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from klassify import metrics
 from klassify.errors import KlassifyError
-from klassify.matching import (
+from klassify.evaluation import metrics
+from klassify.evaluation.matching import (
     AP_IOUS,
     AR_COUNTS,
     AR_IOUS,
@@ -30,7 +30,7 @@ from klassify.matching import (
     overlapping_pairs,
     rank_by_score,
 )
-from klassify.predictions import Proposals, Truth
+from klassify.submission.predictions import Proposals, Truth
 
 METRICS = (*(f"AP@{iou}" for iou in AP_IOUS), *(f"AR@{count}" for count in AR_COUNTS), "Score")
 MODES = ("official", "textbook")

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify import systems, verdict
+from klassify import systems
 from klassify.errors import KlassifyError
 from klassify.files import file_hash, read_json
 from klassify.scorefile import score_path
+from klassify.submission import verdict
 
 # task: the file that answers it, the scores that the file is made of
 TASKS = {"task1": (verdict.TXT, "clips"), "task2": (verdict.JSON, "segments")}

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from klassify.verdict import MAX_ROWS, Listed, Verdict
+from klassify.submission.verdict import MAX_ROWS, Listed, Verdict
 
 MAX_CLIP = 1 << 26  # bytes of JSON for one clip
 TOLERANCE_S = 0.05

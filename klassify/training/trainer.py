@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from klassify import memory_check, training_state
 from klassify.checkpoints import load_weights, save_weights
 from klassify.datasets import Examples
-from klassify.epoch_order import Batch, batches_of_rank, epoch_order, group_sizes
 from klassify.errors import KlassifyError
 from klassify.experiment import METRICS, STATE, WEIGHTS, Experiment, seed_everything
 from klassify.files import whole_file
-from klassify.optimizers import optimizer_of, scheduler_of
-from klassify.ranks import Ranks
-from klassify.training_settings import shown, write_result
+from klassify.training import memory_check, training_state
+from klassify.training.epoch_order import Batch, batches_of_rank, epoch_order, group_sizes
+from klassify.training.optimizers import optimizer_of, scheduler_of
+from klassify.training.ranks import Ranks
+from klassify.training.training_settings import shown, write_result
 
 LOG_EVERY_S = 60.0
 

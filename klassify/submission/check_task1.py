@@ -6,7 +6,7 @@ import math
 import re
 from typing import BinaryIO
 
-from klassify.verdict import Listed, Verdict
+from klassify.submission.verdict import Listed, Verdict
 
 MAX_LINE = 4096  # bytes; a longer line is no answer for a clip
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

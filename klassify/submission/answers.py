@@ -19,9 +19,9 @@ from scipy.special import expit
 from klassify import systems
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.manifest import supervision
 from klassify.scorefile import Header, ScoreFile, align, read_scores, score_path
-from klassify.verdict import MAX_ROWS
+from klassify.submission.manifest import supervision
+from klassify.submission.verdict import MAX_ROWS
 
 PLACEHOLDER = [[0.0, 0.0, 0.0]]  # "nothing found"; an empty list makes the evaluator abort
 

@@ -1,7 +1,7 @@
 """Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
 
 Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made. What overlapping
-windows have in common is computed once: see klassify.window_features.
+windows have in common is computed once: see klassify.scoring.window_features.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tqdm import tqdm
 from klassify.datasets import ClipData, ClipWindows, Sources, Window, batches
 from klassify.errors import KlassifyError
 from klassify.media import MediaError
+from klassify.scoring.window_features import WindowInputs, spans
 from klassify.segments import FRAME_S
-from klassify.window_features import WindowInputs, spans
 from klassify.windows import aggregate_by_clip
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import logit
 
-from klassify import lists, metrics, systems
+from klassify import lists, systems
 from klassify.errors import KlassifyError
+from klassify.evaluation import metrics
 from klassify.scorefile import ScoreFile, align
 
 METRICS = ("auc", "eer", "log_loss")

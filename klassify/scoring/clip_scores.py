@@ -45,7 +45,7 @@ def write_clip_scores(
 
     header: of the latter. clips: file and duration (s) of the list's clips, each of which gets one row.
     """
-    from klassify.inference import clip_table
+    from klassify.scoring.inference import clip_table
 
     check_how(header.kind, aggregate)
     scored = score_path(system_dir, header.split, header.kind)

@@ -9,7 +9,7 @@ import torch
 
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.ranks import Ranks
+from klassify.training.ranks import Ranks
 
 
 def seed_of_rank(seed: int, rank: int) -> int:

@@ -15,11 +15,11 @@ import pandas as pd
 
 from klassify import systems
 from klassify.errors import KlassifyError, some
+from klassify.evaluation.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
+from klassify.evaluation.metrics import Ranking, bootstrap, interval
+from klassify.evaluation.tables import aligned, number, with_interval
 from klassify.frame_file import FrameFile
-from klassify.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
-from klassify.metrics import Ranking, bootstrap, interval
-from klassify.predictions import Truth
-from klassify.tables import aligned, number, with_interval
+from klassify.submission.predictions import Truth
 
 MAX_BINS, MAX_CELLS = 2000, 20_000_000  # of the bootstrap's histograms: of scores, and scores times sources
 HEAD = re.compile(r"ps(\d+)")

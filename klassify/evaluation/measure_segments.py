@@ -2,7 +2,8 @@
 
 AP, AR and Score as the challenge's evaluator computes them (docs/official-metric.md), over all clips, for
 each kind of fake beside all real clips, and by length of the segments; the frame scores' AUC and EER where
-a system has frames (klassify.measure_frames); and what guessing reaches with as many proposals of true lengths.
+a system has frames (klassify.evaluation.measure_frames); and what guessing reaches with as many proposals of
+true lengths.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import localisation_metrics as task2
 from klassify import systems
 from klassify.errors import KlassifyError
+from klassify.evaluation import localisation_metrics as task2
+from klassify.evaluation.frame_metrics import FrameTable
+from klassify.evaluation.measure_frames import frame_columns, frames_text
+from klassify.evaluation.metrics import interval
+from klassify.evaluation.tables import aligned, number, with_interval
 from klassify.frame_file import FrameFile
-from klassify.frame_metrics import FrameTable
 from klassify.localise import segment_scores
-from klassify.measure_frames import frame_columns, frames_text
-from klassify.metrics import interval
-from klassify.predictions import Proposals, Truth
 from klassify.proposals import random_proposals
 from klassify.scorefile import score_path
-from klassify.tables import aligned, number, with_interval
+from klassify.submission.predictions import Proposals, Truth
 
 MAX_ROWS = 50  # of a clip: what is submitted
 RANDOM_DRAWS = 20

@@ -1,7 +1,7 @@
 """Scoring in shards: chunks of a list by any number of processes, joined into the very files that one process writes.
 
 Each chunk is scored by itself, so that its rows do not depend on who scores what, and is a whole part file
-(klassify.score_parts) before the next one begins: a process that is killed loses the chunk in progress. Whoever
+(klassify.scoring.score_parts) before the next one begins: a process that is killed loses the chunk in progress. Whoever
 finishes the last chunk joins the parts. The files are made inside the parts' folder and renamed, and then that folder
 goes away at once, so that several processes may join at the same time.
 """
@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from klassify import workers
-from klassify.clip_scores import write_clip_scores, write_failures
 from klassify.errors import KlassifyError
 from klassify.files import already_done, settings_hash
-from klassify.score_parts import Parts, parts_folder
 from klassify.scorefile import read_header, score_path, write_blocks
+from klassify.scoring.clip_scores import write_clip_scores, write_failures
+from klassify.scoring.score_parts import Parts, parts_folder
 
 GROUP_ROWS = 1 << 18  # in memory while parts are joined, and in a Parquet row group of the result
 
@@ -62,8 +62,8 @@ def score_share(parts: Parts, model, data, sources, i: int, n: int, **how: Any) 
 
     model, data: a system's. how: batch_size, workers, device and approximate, as inference.score_clips takes them.
     """
-    from klassify.inference import score_clips, score_frames
     from klassify.models.bounded import return_freed_blocks
+    from klassify.scoring.inference import score_clips, score_frames
 
     return_freed_blocks()
     make = score_frames if parts.header.kind == "frames" else score_clips

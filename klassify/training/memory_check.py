@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from klassify.errors import KlassifyError, some
-from klassify.ranks import Ranks
+from klassify.training.ranks import Ranks
 
 GIB = 2**30
 ENOUGH_TRIES = 4  # times the batch: so many of the longest clips may be unreadable

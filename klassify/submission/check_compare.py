@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from klassify.check_task2 import Answer
 from klassify.errors import some
-from klassify.matching import overlap
-from klassify.verdict import JSON, TXT, Verdict
+from klassify.evaluation.matching import overlap
+from klassify.submission.check_task2 import Answer
+from klassify.submission.verdict import JSON, TXT, Verdict
 
 N_MOVES = 5
 

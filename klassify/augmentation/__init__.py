@@ -1,0 +1,1 @@
+"""The augmentations themselves; klassify.augment gathers the named sets."""

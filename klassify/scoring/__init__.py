@@ -1,0 +1,1 @@
+"""From a model and a list to scores: windows, features that they share, chunks and shards, clip scores."""
