@@ -184,7 +184,10 @@ def test_after_a_stop_between_chunks_no_clip_is_scored_twice(tmp_path, small_dat
 def test_a_killed_process_loses_the_chunk_in_progress_alone(tmp_path, small_data, calls):
     whole, killed = make_system(tmp_path / "a/m"), make_system(tmp_path / "b/m")
     options = ["--split", "testA", *small_data.arguments, "--device", "cpu", "--batch-size", "4"]
-    program = "import sys; from klassify import cli, score_parts; score_parts.CHUNK_CLIPS = 5; cli.main(sys.argv[1:])"
+    program = (
+        "import sys; from klassify import cli; from klassify.scoring import score_parts; "
+        "score_parts.CHUNK_CLIPS = 5; cli.main(sys.argv[1:])"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "score", str(killed), *options],
         stderr=subprocess.DEVNULL,

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 LIMIT_S = 120.0
-OURS = ("extract", "extract_kinds", "train", "training.trainer", "score", "scoring.score_shards", "package", "models.tcn")
+OURS = (
+    "extract",
+    "extract_kinds",
+    "train",
+    "training.trainer",
+    "score",
+    "scoring.score_shards",
+    "package",
+    "models.tcn",
+)
 OTHERS = ("jsonargparse", "lightning_fabric", "torch._dynamo", "sklearn.metrics")
 
 
