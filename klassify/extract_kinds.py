@@ -28,6 +28,7 @@ CHUNKS = {"mouth": 2000, "audio": 500, "lmm": 200, "reconstruction": 200}
 OWN_ARGUMENTS = {"landmarks": "mouth", "lmm": "lmm", "clip": "lmm", "vqvae": "reconstruction"}
 
 AnyRow = Row | AudioRow
+CLIP_LIMIT_S = 1800.0  # an hour of video, the longest that is decoded, takes ten minutes
 Numbered = Iterator[tuple[int, AnyRow | workers.Died]]
 
 
@@ -114,7 +115,7 @@ def mouth_extraction(args: argparse.Namespace) -> Extraction:
     def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
         setup = functools.partial(ClipExtractor, root, args.landmarks, args.refine)
         files = (file for part in parts for file in part)
-        yield from workers.each(extract_clip, files, setup, jobs=args.jobs or n_cpus())
+        yield from workers.each(extract_clip, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S)
 
     return Extraction("mouth", settings, inputs, rows)
 
@@ -124,7 +125,8 @@ def audio_extraction(args: argparse.Namespace) -> Extraction:
 
     def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
         files = (file for part in parts for file in part)
-        yield from workers.each(extract_audio, files, functools.partial(Path, root), jobs=args.jobs or n_cpus())
+        setup = functools.partial(Path, root)
+        yield from workers.each(extract_audio, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S)
 
     return Extraction("audio", dict(audio_file.FORMAT), media_only, rows)
 

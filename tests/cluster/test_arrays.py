@@ -56,7 +56,7 @@ def test_a_shard_whose_slurmd_is_killed_runs_twice_and_leaves_one_valid_file(sit
     victim = next(row[3] for row in site.cluster.queue() if row[1] == "R")
     site.cluster.kill(victim)
     slurm.until(
-        lambda: "start 1" in site.logs(), "a second run of the shard", 40
+        lambda: "start 1" in site.logs(), "a second run of the shard", 150
     )  # on another node, the first one lives
     site.release()
     site.finished()
@@ -75,7 +75,7 @@ def test_a_lost_node_costs_nothing_but_time(site, undisturbed):
     stale.write_bytes(b"half")
     os.utime(stale, (0, 0))  # a young one may belong to a process on another node
     site.cluster.lose_node(victim)
-    slurm.until(lambda: "start 1" in site.logs(), "a second run of the shard", 40)
+    slurm.until(lambda: "start 1" in site.logs(), "a second run of the shard", 150)
     site.release()
     site.finished()
     assert_whole(site, undisturbed)
