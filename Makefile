@@ -28,7 +28,7 @@ ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
 endif
 
-.PHONY: help setup demo test test-all test-cluster test-fairseq2 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean
+.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean
 
 help:
 	@$(run) --help
@@ -65,6 +65,11 @@ test: setup
 
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)
+
+# which lines the fast tests run, a file a line; docs/architecture.md says what is left out and why
+coverage: setup
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" --cov klassify \
+	  --cov-report term:skip-covered $(ALL_TESTS)
 
 # a real Slurm of four nodes on this machine; needs root, and apt to install it
 test-cluster: setup
