@@ -66,7 +66,7 @@ test: setup
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)
 
-# which lines the fast tests run, a file a line; docs/architecture.md says what is left out and why
+# which share of the lines the fast tests run, file by file
 coverage: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" --cov klassify \
 	  --cov-report term:skip-covered $(ALL_TESTS)
@@ -91,5 +91,5 @@ lint: setup
 
 # what runs made stays; only caches go
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache
+	rm -rf build dist .pytest_cache .ruff_cache .coverage
 	find klassify tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
