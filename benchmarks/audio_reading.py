@@ -26,7 +26,8 @@ import av
 import numpy as np
 
 from klassify import audio_file, audio_store, cli, store
-from klassify.datasets import AudioReader, Sources
+from klassify.clip_data import Sources
+from klassify.datasets import AudioReader
 from klassify.store import Place
 
 CHUNK, WINDOW = 500, 64_600

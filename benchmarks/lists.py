@@ -82,7 +82,7 @@ def main() -> None:
         where = ("--root", folder, "--out", out, "--force")
         measured("klassify lists", sys.executable, "-c", command, "lists", "--data", "avdeepfake1mpp", *where)
         for name, options in (("read_list", ""), ("read_list with segments", ", segments=True")):
-            read = f"from klassify import lists; lists.read_list({str(out / 'train.tsv')!r}{options})"
+            read = f"from klassify import datalist; datalist.read_list({str(out / 'train.tsv')!r}{options})"
             measured(name, sys.executable, "-c", read)
 
 

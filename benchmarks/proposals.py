@@ -22,8 +22,9 @@ from scipy.special import expit
 from klassify import proposals, segments
 from klassify.evaluation.localisation_metrics import grid_ceiling, score_task2
 from klassify.framescores import FrameScores
+from klassify.ragged import row_offsets
 from klassify.segments import FRAME_S
-from klassify.submission.predictions import Truth, row_offsets
+from klassify.submission.predictions import Truth
 
 SHOWN = ("AP@0.5", "AP@0.75", "AP@0.9", "AP@0.95", "AR@50", "AR@5", "Score")
 

@@ -31,7 +31,8 @@ import torch
 from bam import memory_gb
 from torch import nn
 
-from klassify.datasets import AudioClips, Sources
+from klassify.clip_data import Sources
+from klassify.datasets import AudioClips
 from klassify.evaluation.metrics import roc_auc
 from klassify.frame_datasets import AudioFrames
 from klassify.models.bounded import return_freed_blocks

@@ -24,8 +24,8 @@ import numpy as np
 from klassify import windows
 from klassify.errors import KlassifyError
 from klassify.frame_file import FrameFile
+from klassify.ragged import row_offsets
 from klassify.segments import FRAME_S
-from klassify.submission.predictions import row_offsets
 
 GRID_MS = 40
 HOLD_S = 0.64  # one frame of the coarsest PartialSpoof head

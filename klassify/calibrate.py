@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from klassify import lists, systems
+from klassify import datalist, systems
 from klassify.errors import KlassifyError, some
 from klassify.evaluation import metrics
 from klassify.files import already_done, file_hash, settings_hash
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out.resolve() == args.system.resolve():
         raise KlassifyError("A calibrated system needs a folder of its own.", where=args.out)
     scores = systems.clip_scores(args.system, args.scores_split)
-    frame = lists.load_split(args.labels, args.subset)
-    label = lists.label(frame, label_name(args.label, systems.load_system(args.system)))
+    frame = datalist.load_split(args.labels, args.subset)
+    label = datalist.label(frame, label_name(args.label, systems.load_system(args.system)))
     made_with = {
         "input_system": systems.system_hash(args.system),
         "scores": file_hash(score_path(args.system, args.scores_split, "clips")),
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def label_name(choice: str, system: systems.System) -> str:
-    """The label that `--label own|video` means for a system, as `lists.label` names it."""
+    """The label that `--label own|video` means for a system, as `datalist.label` names it."""
     return "video" if choice == "video" else system.own_label
 
 

@@ -1,15 +1,12 @@
-"""Data list + media or feature store -> tensors, for training and for scoring.
+"""Mouth features and audio as clip classifiers read them: examples for training, windows for scoring.
 
-A ClipData class says how one modality is read: which clips it trains on, what one training example
-is, and into which windows a clip is cut for scoring. Its arguments are hyper-parameters; where the
-files lie comes from Sources. Everything random is drawn from (seed, epoch, clip index), so that a
-resumed run sees the examples an uninterrupted one would have seen.
+The localisers' classes are in frame_datasets, partialspoof_data and visual_datasets; klassify.clip_data says what
+all of them share.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,114 +14,24 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from klassify import decoding, lists, media, windows
+from klassify import decoding, media, windows
 from klassify.audio_file import NO_AUDIO, quantised
 from klassify.audio_store import CachedClip, audio_source, open_cache
 from klassify.augment import AudioAugment
+from klassify.clip_data import ClipData, NoAnswer, Reader, Sources, Window, check_two_classes
 from klassify.errors import KlassifyError
 from klassify.features import mouth
+from klassify.scoring.inference import clip_table, score_clips
+from klassify.segments import FRAME_S
 from klassify.store import FeatureStore
 from klassify.training.ranks import ALONE, Ranks
 
-FRAME_S = 0.04  # seconds a frame of the common 25 fps grid
 Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
 
 
-class NoAnswer(Exception):
-    """This clip cannot be scored by this modality; the text is the reason that the score file records."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """Where the files of one data set lie: its lists, its media (a folder a split), its features.
-
-    readers: of splits that are read again and again, such as the validation's, so that they are opened once.
-    """
-
-    lists: Path
-    media: Path
-    features: Path
-    readers: dict[str, Reader] = dataclasses.field(default_factory=dict, compare=False, repr=False)
-
-    def table(self, split: str, *, segments: bool = False) -> pd.DataFrame:
-        """The clips of a split or named subset; segment columns only where they are asked for."""
-        return lists.load_split(self.lists, split, segments=segments)
-
-    def media_folder(self, split: str) -> Path:
-        """The folder that a list's `file` column is relative to."""
-        return lists.media_folder(self.media, lists.base_split(split), self.table(split)["file"].tolist())
-
-    def feature_folder(self, kind: str, split: str) -> Path:
-        """The folder of one kind of feature shards of a split."""
-        return self.features / kind / lists.base_split(split)
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """One span of a clip, ready for the model. Times in seconds."""
-
-    start_s: float
-    end_s: float
-    inputs: dict[str, Tensor]
-
-
-class ClipData:
-    """How one modality is read. Subclasses: MouthFeatures, AudioClips, and those of frame_datasets.
-
-    `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is that of the
-    scores (scorefile.SCALES), or `none` for a model that gives no scores but serves others.
-
-    Args:
-        train_split, val_split: a list or named subset (see lists.SUBSETS).
-        label: the label learned and validated against: `own` (the modality's) or `video`.
-        aggregate: how window scores become a clip score (see windows.aggregate).
-    """
-
-    modality: str
-    supervision = "clip"
-    scale = "log_odds"
-    feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
-
-    def __init__(self, train_split: str, val_split: str, label: str, aggregate: str):
-        if label not in ("own", "video"):
-            raise ValueError(f"label is 'own' or 'video', not {label!r}")
-        windows.check_aggregate(aggregate)
-        self.train_split, self.val_split, self.label, self.aggregate = (
-            train_split,
-            val_split,
-            label,
-            aggregate,
-        )
-
-    def labels(self, table: pd.DataFrame) -> np.ndarray:
-        """0/1 for each clip of a list, 1 = fake in what this model hears or sees."""
-        return lists.label(table, "video" if self.label == "video" else self.modality)
-
-    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """What is to be learned of each clip of a list, as `example` takes it: here the label."""
-        return self.labels(table).tolist()
-
-    def reader(self, sources: Sources, split: str) -> Reader:
-        """What reads the clips of a split."""
-        raise NotImplementedError
-
-    def example(self, clip: Any, target: Any, rng: np.random.Generator) -> dict[str, Tensor]:
-        """One training example, target included, of a clip that the reader returned."""
-        raise NotImplementedError
-
-    def cut(self, clip: Any) -> list[Window]:
-        """The windows that score a clip; NoAnswer where there is nothing to score."""
-        raise NotImplementedError
-
-    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stack the inputs of several windows or examples."""
-        return {key: torch.stack([item[key] for item in inputs]) for key in inputs[0]}
-
-    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
-        """What the inputs of a split depend on besides its list, for the settings record."""
-        return {}
+class ScoredClips(ClipData):
+    """Data of models that score the windows of a clip: validated by the clip scores that `klassify score` gives."""
 
     def validate(
         self, model: torch.nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
@@ -137,7 +44,6 @@ class ClipData:
         from scipy.special import expit
 
         from klassify.evaluation.metrics import log_loss, roc_auc
-        from klassify.scoring.inference import clip_table, score_clips
 
         table = sources.table(self.val_split)
         files = ranks.share(table["file"].tolist())
@@ -150,105 +56,7 @@ class ClipData:
         return {"val_loss": log_loss(labels, expit(scores)), "val_auc": roc_auc(labels, scores)}
 
 
-def check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Sources) -> None:
-    """Validation without real or without fake examples is a KlassifyError that counts them."""
-    if len(np.unique(labels)) < 2:
-        raise KlassifyError(
-            f"Validation needs real and fake {unit}; {split} has {len(labels)} that can be scored, "
-            f"{int(np.sum(labels))} of them fake.",
-            where=sources.lists,
-            mend="validate on a larger list",
-        )
-
-
-class Reader:
-    """Reads a clip by its name in the list; raises NoAnswer or KlassifyError for one it cannot give."""
-
-    def read(self, file: str) -> Any:
-        raise NotImplementedError
-
-
-def reader_of(data: ClipData, sources: Sources, split: str) -> Reader:
-    """The reader of a split that is open already, or a new one."""
-    return sources.readers.get(split) or data.reader(sources, split)
-
-
-class Examples(Dataset):
-    """Training examples by (epoch, index). A clip that cannot be read yields its name and the reason.
-
-    min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out; `left_out` counts them.
-    """
-
-    def __init__(
-        self, data: ClipData, sources: Sources, split: str, seed: int, *, min_s: float = 0.0, max_s: float = 0.0
-    ):
-        table = sources.table(split, segments=data.supervision == "segment")
-        seconds = table["duration"]
-        outside = (seconds < min_s) | (seconds > (max_s or np.inf))  # False where the list knows no duration
-        self.left_out, table = int(outside.sum()), table[~outside].reset_index(drop=True)
-        self.seconds = table["duration"].to_numpy(float)
-        self.files, self.targets = table["file"].tolist(), data.targets(table)
-        self.data, self.seed, self.reader = data, seed, reader_of(data, sources, split)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor] | tuple[str, str]:
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        try:
-            return self.data.example(self.reader.read(self.files[index]), self.targets[index], rng)
-        except NoAnswer as error:
-            return self.files[index], str(error)
-        except KlassifyError as error:
-            return self.files[index], error.what
-
-    def longest(self, count: int) -> list[int]:
-        """The indexes of the longest clips, the longest first; those of unknown length come last."""
-        return np.argsort(-np.nan_to_num(self.seconds, nan=-1.0), kind="stable")[:count].tolist()
-
-    def collate(self, items: Sequence) -> tuple[dict[str, Tensor] | None, list[tuple[str, str]]]:
-        """A batch of those that could be read (None if none could), and the failures."""
-        good = [item for item in items if isinstance(item, dict)]
-        failed = [item for item in items if not isinstance(item, dict)]
-        return (self.data.collate(good) if good else None), failed
-
-
-class ClipWindows(Dataset):
-    """For scoring: index -> (file, windows, reason); reason is '' for a clip that can be scored."""
-
-    def __init__(self, data: ClipData, sources: Sources, split: str, files: Sequence[str]):
-        self.data, self.files, self.reader = data, list(files), reader_of(data, sources, split)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[str, list[Window], str]:
-        file = self.files[index]
-        try:
-            return file, self.data.cut(self.reader.read(file)), ""
-        except NoAnswer as error:
-            return file, [], str(error)
-        except KlassifyError as error:
-            return file, [], error.what
-
-
-def batches(loader: Iterator, size: int) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
-    """Group the windows of many clips into lists of `size`; clips without an answer come along as failures."""
-    waiting: list[tuple[str, Window]] = []
-    failed: list[tuple[str, str]] = []
-    for file, cut, reason in loader:
-        waiting += [(file, window) for window in cut]
-        if not cut:
-            failed.append((file, reason))
-        while len(waiting) >= size:
-            yield waiting[:size], failed
-            waiting, failed = waiting[size:], []
-    if waiting or failed:
-        yield waiting, failed
-
-
-class MouthFeatures(ClipData):
+class MouthFeatures(ScoredClips):
     """The handcrafted mouth features of paper 1 (section 4.1) with their first differences.
 
     Example: {"features": (T, 2 * n) float32, "valid": (T,) bool}, n features of the chosen groups.
@@ -323,7 +131,7 @@ class _MouthReader(Reader):
         return {"features": torch.from_numpy(stacked), "valid": torch.from_numpy(row.valid)}
 
 
-class AudioClips(ClipData):
+class AudioClips(ScoredClips):
     """16 kHz mono audio in windows of about 4 s, for clip classifiers (paper 1, section 5.2).
 
     Example: {"wave": (window,) float32}: a random crop, or the clip wrapped around from its beginning.

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import lists
+from klassify import datalist
 from klassify.calibrate import label_name
 from klassify.errors import KlassifyError, some
 from klassify.evaluation.measure import GROUPS, METRICS, Scored, load_scored, measure
@@ -169,12 +169,12 @@ def labelled_list(path: Path, split: str, subset: str | None, *, segments: bool 
     """The labelled clips to evaluate on, and the subset's name."""
     subset = subset or ("val_report" if split == "val" else "all")
     if subset in ("all", split, path.stem):
-        return lists.read_list(path, segments=segments), "all"
-    base = lists.SUBSETS.get(subset, (None,))[0]
+        return datalist.read_list(path, segments=segments), "all"
+    base = datalist.SUBSETS.get(subset, (None,))[0]
     if base != path.stem:
-        of = [name for name, rule in lists.SUBSETS.items() if rule[0] == path.stem]
+        of = [name for name, rule in datalist.SUBSETS.items() if rule[0] == path.stem]
         raise KlassifyError(f"{path.name} has no subset {subset!r}; it has: {some(['all', *of], 20)}.", where=path)
-    return lists.load_split(path.parent, subset, segments=segments), subset
+    return datalist.load_split(path.parent, subset, segments=segments), subset
 
 
 def warn_of(rows: pd.DataFrame) -> list[str]:
@@ -217,7 +217,7 @@ def draw(scored: Sequence[Scored], frame: pd.DataFrame, out: Path, split: str, t
     curves = []
     for one in scored:
         if one.before is not None:
-            label = lists.label(frame, label_name(one.system.parameters["label"], one.system))
+            label = datalist.label(frame, label_name(one.system.parameters["label"], one.system))
             curves.append((one.system.name, label, one.before, one.probability))
     if curves:
         plots.calibration_curves(curves, out / f"{split}-calibration.png", title)

@@ -25,14 +25,13 @@ from typing import Any, Literal
 
 import yaml
 
-from klassify import __version__
 from klassify.errors import KlassifyError
 from klassify.files import read_json, read_yaml, write_text
 
 CONFIG, ENVIRONMENT, WEIGHTS, METRICS, STATE = (
     "config.yaml", "env.json", "model.safetensors", "metrics.csv", "checkpoints/last.pt",
 )  # fmt: skip
-REPORTED_PACKAGES = ("torch", "torchaudio", "transformers", "mediapipe", "av", "numpy", "scikit-learn")
+REPORTED_PACKAGES = ("klassify", "torch", "torchaudio", "transformers", "mediapipe", "av", "numpy", "scikit-learn")
 
 
 @dataclasses.dataclass
@@ -92,7 +91,7 @@ class Experiment:
     """A parsed config: the classes built, and the plain values they were built from."""
 
     model: Any  # torch.nn.Module
-    data: Any  # klassify.datasets.ClipData
+    data: Any  # klassify.clip_data.ClipData
     train: TrainSettings
     resolved: dict[str, Any]
 
@@ -101,7 +100,7 @@ def _parser():
     from jsonargparse import ArgumentParser
     from torch import nn
 
-    from klassify.datasets import ClipData
+    from klassify.clip_data import ClipData
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "model", required=True)
@@ -206,7 +205,7 @@ def git_commit() -> str:
 
 def environment() -> dict[str, Any]:
     """What a run depends on besides its config: versions, platform, commit, command line."""
-    versions = {"klassify": __version__, "python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in REPORTED_PACKAGES:
         try:
             versions[name] = metadata.version(name)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -31,11 +32,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify import lists, store, workers
+from klassify import datalist, store, workers
 from klassify.errors import KlassifyError, some
 from klassify.extract_kinds import CHUNKS, AnyRow, Extraction, Numbered, add_arguments, extraction
 from klassify.files import TEMPORARY, already_done, write_text
-from klassify.launch import add_launcher_arguments, submitted
+from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
+from klassify.launch.work import ExtractWork
 from klassify.store import PartHeader, Place
 
 STALE_S = 3600.0  # a temporary file lives for seconds
@@ -63,19 +65,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
-    if submitted(args):
-        return 0
     chunk = CHUNKS[args.kind] if args.chunk is None else args.chunk
     if chunk < 1:
         raise KlassifyError("--chunk is at least 1.")
-    files = lists.read_list(args.list)["file"].tolist()
+    if submitted(args, functools.partial(_on_cluster, args, chunk)):
+        return 0
+    files = datalist.read_list(args.list)["file"].tolist()
     made_by = extraction(args)
     settings = extraction_settings(made_by, files, chunk)
     if args.status:
         return status(args.out, len(files), settings, args.shard)
     i, n = parse_shard(args.shard or "1/1")
     shard = Shard(args.out, i, n, files[i - 1 :: n], settings)
-    rows = extract(shard, lists.media_folder(args.root, args.list.stem, files), made_by, force=args.force)
+    rows = extract(shard, datalist.media_folder(args.root, args.list.stem, files), made_by, force=args.force)
     failed = [row for row in rows if row["reason"]]
     stages = ", ".join(
         f"{n} {stage}" for stage, n in sorted(collections.Counter(row["stage"] for row in failed).items())
@@ -87,6 +89,19 @@ def run(args: argparse.Namespace) -> int:
     if settings.get("untrained"):
         print(f"{args.out}: made with random weights ({settings['lmm']}): these features mean nothing")
     return int(bool(failed) and args.strict)
+
+
+def _on_cluster(args: argparse.Namespace, chunk: int, argv: list[str], options: Options) -> list[Record]:
+    """The shards as an array of tasks. What every task would trip over is found here."""
+    if args.shard or args.status:
+        raise KlassifyError("--shard and --status go without --launcher slurm.")
+    files = datalist.read_list(args.list)["file"].tolist()
+    settings = extraction_settings(extraction(args), files, chunk)
+    if not args.force:
+        parts_there(args.out, settings, options.shards)
+    datalist.media_folder(args.root, args.list.stem, files)
+    command = ["extract", *argv, "--jobs", str(options.cpus)]
+    return [record_of(ExtractWork(args.out, options.shards), command, options)]
 
 
 # ------------------------------------------------------------------------------ what is to be done

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from klassify.datalist import FAKE_AGAINST, MEASURED
 from klassify.errors import KlassifyError
-from klassify.lists import FAKE_AGAINST, MEASURED
 from klassify.metadata import Fault, usable_rows
 
 HEADER = ("source", "target1", "target2", "method", "category", "type", "race", "gender")  # then file and folder

@@ -18,17 +18,9 @@ from torch import Tensor, nn
 
 from klassify import media, segments, windows
 from klassify.augment import AudioAugment, require_aligned
-from klassify.datasets import (
-    AudioClips,
-    ClipData,
-    Examples,
-    MouthFeatures,
-    Sources,
-    Wave,
-    Window,
-    check_two_classes,
-)
-from klassify.frame_file import pooled
+from klassify.clip_data import ClipData, Examples, Sources, Window, check_two_classes
+from klassify.datasets import AudioClips, MouthFeatures, Wave
+from klassify.ragged import pooled
 from klassify.segments import FRAME_S, IGNORE
 from klassify.training.ranks import ALONE, Ranks
 

@@ -15,13 +15,11 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
+from klassify.ragged import pooled, row_numbers, row_offsets
 from klassify.scorefile import read_header, reading
 from klassify.segments import FRAME_S
-from klassify.submission.predictions import row_numbers, row_offsets
 
 GROUPS_KEPT = 2  # row groups in memory: a block may begin in one and end in the next
-TOP_SHARE = 0.1
-POOLS = ("max", "top")
 
 
 class Rows(NamedTuple):
@@ -126,36 +124,6 @@ def _runs(parquet) -> tuple[list[str], list[int]]:
                     names.append(name)
                     counts.append(count)
     return names, counts
-
-
-def top_rows(scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE) -> tuple[np.ndarray, np.ndarray]:
-    """The frames with the highest scores of each clip, a `share` of them, rounded down, and at least one.
-
-    Returns their positions in scores (F,), clip after clip, and offsets (n + 1,) of the clips among these.
-    """
-    counts = np.diff(offsets)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((-scores, owner))
-    kept = np.where(counts > 0, np.maximum((counts * share + 1e-9).astype(np.int64), 1), 0)
-    rank = np.arange(len(scores)) - offsets[owner]
-    return order[rank < kept[owner]], row_offsets(kept)
-
-
-def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndarray:
-    """Clip scores (n,) of frame scores (F,): "max", or "top", the mean of the highest tenth; NaN without frames."""
-    if how not in POOLS:
-        raise KlassifyError(f"{how!r} is no way from frames to a clip score; there are {', '.join(POOLS)}.")
-    result = np.full(len(offsets) - 1, np.nan)
-    if how == "top":
-        rows, offsets = top_rows(scores, offsets)
-        scores = scores[rows]
-    counts = np.diff(offsets)
-    there = counts > 0
-    if there.any():
-        reduce = np.maximum if how == "max" else np.add
-        values = reduce.reduceat(np.asarray(scores, float), offsets[:-1][there])
-        result[there] = values if how == "max" else values / counts[there]
-    return result
 
 
 def clip_scores(source: FrameFile, how: str = "max", block: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from klassify import decoding, media
-from klassify.datasets import ClipData, Examples, NoAnswer, Reader, Sources
+from klassify.clip_data import ClipData, Examples, NoAnswer, Reader, Sources
 from klassify.errors import KlassifyError
 from klassify.features import frames
 from klassify.models.vqvae import decibels, mean_square

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
+from klassify.ragged import row_numbers, row_offsets
 from klassify.scorefile import Header, read_header, reading, validate
 from klassify.segments import FRAME_S
-from klassify.submission.predictions import row_numbers, row_offsets
 from klassify.systems import to_probability
 
 TAG_COLUMNS = ["log_o", "log_b", "log_i", "log_l"]

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from klassify import lists, systems
+from klassify import datalist, systems
 from klassify.align import HOLD_S
 from klassify.errors import KlassifyError, some
 from klassify.evaluation import metrics
 from klassify.evaluation.frame_metrics import frame_labels
 from klassify.files import already_done, file_hash, settings_hash
-from klassify.frame_file import FrameFile, pooled
+from klassify.frame_file import FrameFile
 from klassify.frame_fusion import PAIR, RESOLUTIONS, Gathered, Rule, columns_of, gather, open_inputs, parameters_of
+from klassify.ragged import pooled
 from klassify.segments import FRAME_S
 from klassify.submission.predictions import Truth
 
@@ -121,7 +122,7 @@ class _Labelled:
 
     def __init__(self, labels: Path, subset: str, options: argparse.Namespace):
         by_segment = options.supervision == "segment"
-        frame = lists.load_split(labels, subset, segments=by_segment)
+        frame = datalist.load_split(labels, subset, segments=by_segment)
         self.name, self.files, self.sources = subset, frame["file"].tolist(), set(frame["source"]) - {""}
         self.truth: Truth | None = None
         if by_segment:
@@ -129,7 +130,7 @@ class _Labelled:
             self.label = (np.diff(self.truth.offsets) > 0).astype(int)
             content = {"segments": np.round(self.truth.segments, 4).tolist(), "offsets": self.truth.offsets.tolist()}
         else:
-            self.label = lists.label(frame, "video" if options.label == "union" else options.label)
+            self.label = datalist.label(frame, "video" if options.label == "union" else options.label)
             content = {"label": self.label.tolist()}
         self.hash = settings_hash({"files": self.files, **content})
 

@@ -2,7 +2,7 @@
 
 Reads the lists of AV-Deepfake1M and AV-Deepfake1M++ (one JSON a split, or one beside each video), LAV-DF's
 fields, and testX_files.txt. Bad rows are faults, named with file and row, never an end of the run.
-(FakeAVCeleb's CSV is read in fakeavceleb.py; list_making.py turns rows and faults into files.)
+(FakeAVCeleb's CSV is read in fakeavceleb.py; lists.py turns rows and faults into files.)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 import orjson
 import pandas as pd
 
+from klassify.datalist import FAKE_AGAINST, MEASURED, OPTIONAL, SEGMENTS, TYPES, repeated_names, unsafe_names
 from klassify.errors import KlassifyError, some
-from klassify.lists import FAKE_AGAINST, MEASURED, OPTIONAL, SEGMENTS, TYPES, repeated_names, unsafe_names
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
 TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from klassify import check, ledger, lists
-from klassify.detector import load_detector
+from klassify import check, datalist, ledger
+from klassify.detector_file import read_detector
 from klassify.errors import KlassifyError
 from klassify.files import already_done, file_hash, read_json, write_json
 from klassify.submission.answers import write_task1, write_task2, write_zip
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    detector = load_detector(args.detector) if args.detector else None
+    detector = read_detector(args.detector) if args.detector else None
     tasks = {task: detector.answering(task) for task in detector.answers} if detector else {}
     tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}
     if not tasks:
@@ -90,7 +90,7 @@ def package(
     """
     out, list_path = Path(out), Path(list_path)
     tasks = {name: Path(tasks[name]) for name in TASKS if name in tasks}
-    lists.read_list(list_path)  # a missing one is named as such
+    datalist.read_list(list_path)  # a missing one is named as such
     wanted = made_with(list_path, split, tasks, prior=prior, sigmoid=sigmoid)
     path = out / MANIFEST
     manifest = read_manifest(path) if path.exists() and (out / ZIP).exists() and not force else None
@@ -113,7 +113,7 @@ def build(
     out: Path, list_path: Path, split: str, tasks: Mapping[str, Path], *, prior: float | None, sigmoid: bool
 ) -> dict[str, Any]:
     """Write the prediction files and submission.zip into `out`, check them, and return what the manifest says."""
-    frame = lists.read_list(list_path)
+    frame = datalist.read_list(list_path)
     manifest: dict[str, Any] = {"split": split, "list": {"path": str(list_path), "sha256": file_hash(list_path)}}
     if "demo" in (list_path.parent.name, _data_of(list_path)):
         manifest["notice"] = DEMO_NOTICE

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from klassify import align, media, segments
-from klassify.datasets import AudioClips, Wave, Window
+from klassify.clip_data import Window
+from klassify.datasets import AudioClips, Wave
 from klassify.frame_datasets import FRAME_SAMPLES, FrameData
 from klassify.models.partialspoof import (
     CELL_SAMPLES,

@@ -14,9 +14,9 @@ import numpy as np
 from klassify import segments
 from klassify.errors import KlassifyError
 from klassify.framescores import FrameScores, merge_gaps, runs
+from klassify.ragged import row_numbers, row_offsets
 from klassify.segments import FRAME_S
 from klassify.softnms import top_per_clip
-from klassify.submission.predictions import row_numbers, row_offsets
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 VITERBI_FRAMES_AT_ONCE = 1 << 20

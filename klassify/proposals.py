@@ -27,9 +27,10 @@ from scipy.special import expit, logit
 from klassify.errors import KlassifyError
 from klassify.framescores import FrameScores, edge_times
 from klassify.proposal_methods import METHODS, Spans, highest_runs
+from klassify.ragged import row_offsets
 from klassify.segments import FRAME_S
 from klassify.softnms import soft_nms, top_per_clip
-from klassify.submission.predictions import Proposals, row_offsets
+from klassify.submission.predictions import Proposals
 
 DEFAULT = "threshold"
 CANDIDATES_PER_CLIP = 200  # of them soft-NMS keeps at most 50

@@ -18,13 +18,16 @@ all of them into the files that one process would have written.
 from __future__ import annotations
 
 import argparse
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
-from klassify import lists, systems
+from klassify import datalist, derived, systems
 from klassify.errors import KlassifyError
-from klassify.files import file_hash
-from klassify.launch import add_launcher_arguments, submitted
-from klassify.scorefile import Header, score_path
+from klassify.files import already_done, file_hash
+from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
+from klassify.launch.work import ScoreWork
+from klassify.scorefile import Header, read_header, score_path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if submitted(args):
-        return 0
+    if submitted(args, functools.partial(_on_cluster, args)):
+        args.systems = [folder for folder in args.systems if systems.load_system(folder).kind != "model"]
+        if args.dry_run or not args.wait or not args.systems:
+            return 0
     from klassify.extract import parse_shard
 
     i, n = parse_shard(args.shard or "1/1")
@@ -63,9 +68,57 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
+    """Each trained system on each split as an array of tasks; derived ones are left for afterwards."""
+    if args.shard:
+        raise KlassifyError("--shard goes without --launcher slurm.")
+    _check_sources(args)
+    kinds = {folder: systems.load_system(folder).kind for folder in args.systems}
+    models = [folder for folder, kind in kinds.items() if kind == "model"]
+    if len(models) < len(kinds) and not args.wait:
+        other = next(folder for folder, kind in kinds.items() if kind != "model")
+        raise KlassifyError(f"{other.name} is made of the scores of others, which takes no cluster.", where=other,
+                            mend="score it here when those are done, or give --wait")  # fmt: skip
+    for folder in models if not args.force else ():
+        for split in args.split.split(","):
+            _refuse_old_scores(folder, split, args)
+    named = {str(folder) for folder in args.systems}
+    return [
+        record_of(ScoreWork(folder, options.shards, split), ["score", str(folder), *_without(argv, named, "--split"),
+                                                           "--split", split], options)
+        for folder in models for split in args.split.split(",")
+    ]  # fmt: skip
+
+
+def _refuse_old_scores(folder: Path, split: str, args: argparse.Namespace) -> None:
+    """Scores of another training or list are not taken for done."""
+    wanted = {"system": systems.system_hash(folder), "list": file_hash(datalist.existing_list(args.lists, split))}
+    for path in ScoreWork(folder, 1, split).whole:
+        made_with = read_header(path).settings
+        already_done(path, {key: made_with.get(key) for key in wanted}, wanted)
+
+
+def _without(argv: Sequence[str], words: set[str], option: str) -> list[str]:
+    """Arguments without these positional ones and without one option and its value."""
+    kept, skip = [], False
+    for at, word in enumerate(argv):
+        if skip:
+            skip = False
+        elif word == option:
+            skip = True
+        elif not word.startswith(f"{option}=") and not (word in words and not _is_value(argv, at)):
+            kept.append(word)
+    return kept
+
+
+def _is_value(argv: Sequence[str], at: int) -> bool:
+    """Whether the word belongs to the option before it: of those of `score`, only --lists and the like take paths."""
+    return at > 0 and argv[at - 1] in ("--lists", "--media", "--features")
+
+
 def _derive(folder: Path, split: str, *, force: bool) -> str:
     """Derive scores from those of other systems; returns what to say."""
-    scores = systems.derive_scores(folder, split, force=force)
+    scores = derived.derive_scores(folder, split, force=force)
     return _said(score_path(folder, split, "clips"), int((~systems.answered(scores)).sum()))
 
 
@@ -98,13 +151,17 @@ def _score_model(
     return _said(path, len(reasons))
 
 
+def _check_sources(args: argparse.Namespace) -> None:
+    if not (args.lists and args.media and args.features):
+        raise KlassifyError("Give --lists, --media and --features: a model is scored from its inputs.")
+
+
 def _inputs(folder: Path, system: systems.System, args: argparse.Namespace):
     """The model, its ClipData and the Sources of what it is run on."""
     if system.scale == "none":
         raise KlassifyError(f"{system.name} has no scores: other systems use what it makes.", where=folder)
-    if not (args.lists and args.media and args.features):
-        raise KlassifyError("Give --lists, --media and --features: a model is scored from its inputs.", where=folder)
-    from klassify.datasets import Sources
+    _check_sources(args)
+    from klassify.clip_data import Sources
 
     return *systems.load_model(folder), Sources(args.lists, args.media, args.features)
 
@@ -118,7 +175,7 @@ def _parts(folder: Path, system: systems.System, split: str, data, sources, args
     default = data.aggregate if kind == "windows" else "max" if hasattr(data, "aggregate") else None
     settings = {
         "system": systems.system_hash(folder),
-        "list": file_hash(lists.existing_list(sources.lists, split)),
+        "list": file_hash(datalist.existing_list(sources.lists, split)),
         **data.settings(sources, split),
         **({"approximate": True} if args.approximate else {}),
     }

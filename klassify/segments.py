@@ -51,24 +51,12 @@ def frame_spans(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: 
     return np.stack([spans[begins, 0], reach[np.append(begins[1:], True)]], axis=1)
 
 
-def to_seconds(spans: np.ndarray, *, duration: float | None = None, frame_s: float = FRAME_S) -> np.ndarray:
-    """Segments (n, 2) of spans; a last, partial frame ends with the clip where its duration is given."""
-    segments = np.asarray(spans).reshape(-1, 2) * frame_s
-    return segments if duration is None else np.minimum(segments, duration)
-
-
 def encode_labels(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S) -> np.ndarray:
     """Frame labels (n_frames,) int64: 1 where any part of the frame is fake."""
     labels = np.zeros(n_frames, np.int64)
     for first, stop in frame_spans(segments, n_frames, frame_s=frame_s):
         labels[first:stop] = 1
     return labels
-
-
-def decode_labels(labels: np.ndarray) -> np.ndarray:
-    """Spans (n, 2) of the runs of non-zero labels (T,)."""
-    edges = np.diff(np.asarray(labels, bool).astype(np.int8), prepend=0, append=0)
-    return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)
 
 
 def boundary_labels(labels: np.ndarray) -> np.ndarray:
@@ -136,18 +124,3 @@ def viterbi(log_probs: np.ndarray, lengths: Sequence[int] | None = None) -> np.n
     for t in range(n_frames - 1, 0, -1):
         tags[:, t - 1] = came_from[np.arange(n), t, tags[:, t]]
     return tags
-
-
-def span_scores(log_probs: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """Scores (n,) in [0, 1] of spans of a clip with tag log-probabilities (T, 4).
-
-    sqrt(p_B(first frame) * p_L(last frame)) * mean over the span of (1 - p_O). In a span of one frame
-    p_B stands for both ends, since its tag is B alone.
-    """
-    spans = np.asarray(spans, np.int64).reshape(-1, 2)
-    probs = np.exp(np.asarray(log_probs, float))
-    first, last = spans[:, 0], spans[:, 1] - 1
-    ends = np.sqrt(probs[first, B] * np.where(first == last, probs[first, B], probs[last, L]))
-    inside = np.append(0.0, np.cumsum(1 - probs[:, O]))
-    mean = (inside[last + 1] - inside[first]) / (last + 1 - first)
-    return np.clip(ends * mean, 0.0, 1.0)

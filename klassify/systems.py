@@ -2,7 +2,7 @@
 
 `system.yaml` says what the system is. A `model` also has config.yaml and model.safetensors and is run on
 media or features; a `calibrated` system and a `fusion` are pure functions of the clip scores of their
-`inputs`, other system folders, named by paths relative to their own. All keep `scores/<split>.*`.
+`inputs`, other system folders, named by paths relative to their own (klassify.derived). All keep `scores/<split>.*`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 from scipy.special import expit
 
 from klassify.errors import KlassifyError
-from klassify.files import already_done, canonical_json, file_hash, read_yaml, refuse_cut, settings_hash, write_text
-from klassify.scorefile import (
-    SCALES,
-    SUPERVISIONS,
-    Header,
-    ScoreFile,
-    read_header,
-    read_scores,
-    score_path,
-    write_scores,
-)
+from klassify.files import canonical_json, file_hash, read_yaml, refuse_cut, settings_hash, write_text
+from klassify.scorefile import SCALES, SUPERVISIONS, ScoreFile, read_header, read_scores, score_path
 
 SYSTEM, CONFIG, WEIGHTS = "system.yaml", "config.yaml", "model.safetensors"
 KINDS = ("model", "calibrated", "fusion")
@@ -68,7 +58,7 @@ class System:
 
     @property
     def own_label(self) -> str:
-        """The label this system is about, as `lists.label` names it."""
+        """The label this system is about, as `datalist.label` names it."""
         return "video" if self.modality == "both" else self.modality
 
 
@@ -196,37 +186,6 @@ def refuse_older(folder: str | os.PathLike, path: Path, command: str) -> None:
         raise KlassifyError(
             f"{Path(folder).name} has changed since it made these scores.", where=path, mend=f"{command} --force"
         )
-
-
-def derive(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
-    """The clip table of a calibrated or fused system, a pure function of its inputs' clip scores."""
-    from klassify import calibrate, fuse
-
-    return {"calibrated": calibrate.apply, "fusion": fuse.apply}[system.kind](system, inputs)
-
-
-def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False) -> ScoreFile:
-    """Compute and write a derived system's clip scores, or keep them where nothing has changed."""
-    system = load_system(folder)
-    if system.parameters.get("rule") == PROPOSALS_RULE:
-        raise KlassifyError(
-            f"{system.name} joins proposals and has no clip scores.",
-            where=folder,
-            mend=f"klassify localise {folder} --split {split}",
-        )
-    if system.parameters.get("rule") == FRAMES_RULE:
-        from klassify.frame_fusion import derive_frames
-
-        return derive_frames(folder, split, force=force)
-    path = score_path(folder, split, "clips")
-    inputs = [clip_scores(input_folder, split) for input_folder in input_folders(folder)]
-    made_from = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]
-    settings = {"system": system_hash(folder), "inputs": made_from}
-    made_with = read_header(path).settings if path.exists() else None
-    if not already_done(path, made_with, settings, force=force):
-        header = Header(system.name, split, "clips", system.scale, system.supervision, settings)
-        write_scores(path, derive(system, inputs), header)
-    return read_scores(path)
 
 
 def as_probability(scores: ScoreFile) -> np.ndarray:

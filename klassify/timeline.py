@@ -30,7 +30,7 @@ SHOWN_PROPOSALS = 15
 def draw(video: str | os.PathLike, prediction, path: str | os.PathLike, truth: np.ndarray | None = None) -> None:
     """The timeline of a clip as PNG.
 
-    prediction: klassify.predict.Prediction. truth: (n, 2) true fake segments in seconds, shaded, or None.
+    prediction: klassify.prediction.Prediction. truth: (n, 2) true fake segments in seconds, shaded, or None.
     A clip without picture or sound has no such row.
     """
     from matplotlib.figure import Figure

@@ -1,10 +1,9 @@
-"""Make torchaudio importable where its native part is not; import this before transformers.
+"""Make torchaudio importable where its native part is not, and transformers with it.
 
 torchaudio's wheel links against CUDA, so beside a CPU build of torch its import ends in an OSError,
 and a torchaudio that is installed but not importable breaks every transformers model import too.
-Its Python part (resampling, filter banks, wav2vec models) works without the native one. Importing
-this module leaves `torchaudio` in `sys.modules`, whole or without its extension, or does nothing
-where torchaudio is not installed.
+Its Python part (resampling, filter banks, wav2vec models) works without the native one. Whoever needs torchaudio
+calls `ensure_importable` first; transformers are imported with `import_transformers`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def _needs_alignment(function) -> object:
@@ -35,7 +34,7 @@ def _no_extension() -> types.ModuleType:
 
 
 def ensure_importable() -> bool:
-    """Import torchaudio, without its extension if need be; False where it is not installed."""
+    """Leave torchaudio in sys.modules, without its extension if need be; False where it is not installed."""
     if "torchaudio" in sys.modules:
         return True
     if importlib.util.find_spec("torchaudio") is None:
@@ -50,4 +49,7 @@ def ensure_importable() -> bool:
     return True
 
 
-ensure_importable()
+def import_transformers() -> Any:
+    """The transformers package, which looks for torchaudio while it is imported."""
+    ensure_importable()
+    return importlib.import_module("transformers")

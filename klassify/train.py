@@ -17,13 +17,15 @@ means over frames, and batch normalisation, count within a process's own batch, 
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
 from klassify.errors import KlassifyError
 from klassify.experiment import ENVIRONMENT, environment, load_experiment, save_config
 from klassify.files import write_json
-from klassify.launch import add_launcher_arguments, submitted
+from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
+from klassify.launch.work import TrainWork
 from klassify.training.training_settings import SETTINGS, check_start, finished, training_settings
 
 
@@ -47,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if submitted(args):
+    if submitted(args, functools.partial(_on_cluster, args)):
         return 0
     from klassify.training.ranks import explained, launch
 
@@ -67,8 +69,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
+    """The training as one job over nodes. A mistake in the config is found here, not in the queue."""
+    if args.fast_dev_run:
+        raise KlassifyError("--fast-dev-run goes without --launcher slurm.")
+    import torch
+
+    with torch.device("meta"):
+        load_experiment(args.config, args.overrides, seed=args.seed)
+    command = ["train", *argv, "--nodes", str(options.nodes), "--devices", str(options.gpus or 1)]
+    return [record_of(TrainWork(args.out, 1), command, options)]
+
+
 def _train(experiment, fabric, ranks, args: argparse.Namespace) -> None:
-    from klassify.datasets import Sources
+    from klassify.clip_data import Sources
     from klassify.training.trainer import Trainer
 
     sources = Sources(args.lists, args.media, args.features)

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from klassify import calibrate, lists, localise, proposals, systems
+from klassify import calibrate, datalist, localise, proposals, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation.localisation_metrics import METRICS, match
 from klassify.files import already_done, canonical_json, file_hash, read_yaml, settings_hash, whole_file, write_text
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
 def read_truth(labels: Path, subset: str, modality: str) -> Truth:
     """The segments to find: of audio, visual, or both in the union; KlassifyError where there are none."""
     column = "fake_segments" if modality == "both" else f"{modality}_fake_segments"
-    truth = Truth.from_list(lists.load_split(labels, subset, segments=True), column)
+    truth = Truth.from_list(datalist.load_split(labels, subset, segments=True), column)
     if not len(truth.segments):
         raise KlassifyError(f"No clip of {subset} has {column}: nothing to tune on.", where=labels)
     return truth

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from klassify import align, decoding, media, segments
 from klassify.augmentation import visual_augment
 from klassify.augmentation.visual_augment import FrameAugment
-from klassify.datasets import NoAnswer, Reader, Sources
+from klassify.clip_data import NoAnswer, Reader, Sources
 from klassify.errors import KlassifyError
 from klassify.features.frames import iter_frames, n_frames, read_frames
 from klassify.frame_datasets import FrameData

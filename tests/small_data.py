@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from klassify import lists, store
+from klassify import datalist, store
 
 FAKE = "[[0.4,1.2]]"  # where the planted signal lies, in both modalities
 TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
@@ -54,5 +54,5 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
             "fake_segments": FAKE if kind else "[]", "audio_fake_segments": FAKE if kind in (1, 3) else "[]",
             "visual_fake_segments": FAKE if kind in (2, 3) else "[]",
         })  # fmt: skip
-    lists.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
+    datalist.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     store.write_part(root / "features" / "mouth" / split, store.Place(1, 1, 0, 1), shard, {"made": "small"}, split)

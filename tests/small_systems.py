@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from klassify import lists, systems
+from klassify import datalist, systems
 from klassify.scorefile import Header, score_path, write_scores
 
 FILES = ["b.mp4", "a.mp4", "c/d.mp4", "e.mp4"]
@@ -16,7 +16,7 @@ def make_list(path):
     frame = pd.DataFrame(
         {"file": FILES, "n_frames": 100, "fps": 25.0, "n_samples": 64000, "duration": [4.0, 4.0, np.nan, 4.0]}
     )
-    lists.write_list(path, frame)
+    datalist.write_list(path, frame)
     return path
 
 

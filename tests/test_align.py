@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import align, frame_file
+from klassify import align, ragged
 from klassify.errors import KlassifyError
 from klassify.frame_file import FrameFile
 from klassify.scorefile import Header, write_blocks
@@ -167,14 +167,14 @@ def test_clip_scores_are_those_of_a_loop():
     counts = np.array([3, 0, 25, 1, 10, 40])
     offsets = np.append(0, np.cumsum(counts))
     scores = np.round(rng.normal(size=offsets[-1]), 1)
-    for how in frame_file.POOLS:
-        found = frame_file.pooled(scores, offsets, how)
+    for how in ragged.POOLS:
+        found = ragged.pooled(scores, offsets, how)
         for i, count in enumerate(counts):
             own = np.sort(scores[offsets[i] : offsets[i + 1]])[::-1]
             wanted = np.nan if not count else own[0] if how == "max" else own[: max(int(0.1 * count), 1)].mean()
             np.testing.assert_allclose(found[i], wanted)
     with pytest.raises(KlassifyError, match="'mean' is no way"):
-        frame_file.pooled(scores, offsets, "mean")
+        ragged.pooled(scores, offsets, "mean")
 
 
 # ------------------------------------------------------------------------------ of several systems

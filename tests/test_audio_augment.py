@@ -17,6 +17,7 @@ from klassify import augment, cli, datasets, frame_datasets
 from klassify.augment import EFFECTS, SETS, AudioAugment
 from klassify.augmentation import audio_effects, codecs, rawboost
 from klassify.augmentation.codecs import Codec
+from klassify.clip_data import Examples, Sources
 from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment
 
@@ -330,10 +331,10 @@ def test_training_examples_are_augmented_and_scoring_is_not(kind):
 
 def test_workers_epochs_and_reruns(small_data):
     """The same example from any number of workers, another one in another epoch."""
-    sources = datasets.Sources(small_data.lists, small_data.media, small_data.features)
+    sources = Sources(small_data.lists, small_data.media, small_data.features)
     data = datasets.AudioClips(train_split="train", augment=AudioAugment("all", p=0.8))
     keys = [(epoch, index) for epoch in (0, 1) for index in (0, 2, 4)]
-    examples = datasets.Examples(data, sources, "train", seed=1)
+    examples = Examples(data, sources, "train", seed=1)
     waves = [examples[key]["wave"] for key in keys]
     loader = DataLoader(examples, sampler=keys, batch_size=None, num_workers=2, multiprocessing_context="fork")
     for one, two in zip(waves, loader, strict=True):

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 from klassify import audio_file, audio_store, cli, decoding, media, store
 from klassify.audio_file import FORMAT, HEAD_BYTES, SAMPLE, AudioRow, quantised, to_float, to_int16
 from klassify.audio_store import AudioStore
-from klassify.datasets import AudioClips, AudioReader, ClipWindows, Examples, NoAnswer, Sources
+from klassify.clip_data import ClipWindows, Examples, NoAnswer, Sources
+from klassify.datasets import AudioClips, AudioReader
 from klassify.errors import KlassifyError
 from klassify.frame_datasets import AudioFrames
 from klassify.partialspoof_data import PartialSpoofFrames

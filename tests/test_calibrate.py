@@ -6,7 +6,7 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from klassify import calibrate, cli, lists, systems
+from klassify import calibrate, cli, datalist, derived, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
 from klassify.scorefile import Header, ScoreFile, score_path, write_scores
@@ -125,14 +125,14 @@ def tcn(tmp_path):
     """A scored visual system and its val list of 12 sources."""
     rng = np.random.default_rng(1)
     frame = pd.DataFrame(
-        [(f"{source}/{kind}.mp4", kind, f"s{source}") for source in range(12) for kind in lists.TYPES],
+        [(f"{source}/{kind}.mp4", kind, f"s{source}") for source in range(12) for kind in datalist.TYPES],
         columns=["file", "modify_type", "source"],
     )
-    lists.write_list(tmp_path / "lists" / "val.tsv", frame)
+    datalist.write_list(tmp_path / "lists" / "val.tsv", frame)
     folder = tmp_path / "exp" / "tcn"
     systems.write_system(folder, systems.System("tcn", "model", "visual", "clip", "log_odds"))
     table = frame[["file"]].assign(start=0.0, end=4.0)
-    table["score"] = rng.normal(size=len(frame)) + 2 * lists.label(frame, "visual")
+    table["score"] = rng.normal(size=len(frame)) + 2 * datalist.label(frame, "visual")
     table = table.sample(frac=1, random_state=2)  # rows are joined by name
     write_scores(score_path(folder, "val", "clips"), table, Header("tcn", "val", "clips", "log_odds", "clip"))
     return folder
@@ -153,13 +153,13 @@ def test_command_fits_on_val_fit_against_the_own_label(tcn, capsys):
         "probability",
         ["../tcn"],
     )
-    frame = lists.load_split(tcn.parent.parent / "lists", "val_fit")
-    expected = calibrate.fit(systems.clip_scores(tcn, "val"), frame["file"], lists.label(frame, "visual"))
+    frame = datalist.load_split(tcn.parent.parent / "lists", "val_fit")
+    expected = calibrate.fit(systems.clip_scores(tcn, "val"), frame["file"], datalist.label(frame, "visual"))
     parameters = system.parameters
     assert (parameters["a"], parameters["b"], parameters["n"]) == (expected.a, expected.b, len(frame))
     assert parameters["label"] == "own" and parameters["input"] == "probability" and parameters["fit_hash"]
     assert parameters["log_loss_after"] < parameters["log_loss_before"]
-    scores = systems.derive_scores(out, "val")
+    scores = derived.derive_scores(out, "val")
     assert scores.header.scale == "probability" and len(scores.table) == 48
     assert "log-loss" in capsys.readouterr().out
 

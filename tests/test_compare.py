@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 from two_recipes import make
 
-from klassify import leaks, lists
+from klassify import datalist, leaks
 from klassify.cli import main
 from klassify.evaluation import localisation_metrics, metrics
 from klassify.report import agreement, conditions, drift, entries, sidebyside
@@ -28,7 +28,7 @@ def recipes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def labels(recipes):
-    return lists.read_list(recipes.path("lists", "heldout", "testA_labels.tsv"), segments=True)
+    return datalist.read_list(recipes.path("lists", "heldout", "testA_labels.tsv"), segments=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_split_without_scores_names_the_command(recipes, capsys):
 
 def test_clips_that_scores_lack_are_named(recipes, labels, tmp_path, capsys):
     more = pd.concat([labels, labels[:1].assign(file="new.mp4")])
-    lists.write_list(tmp_path / "testA_labels.tsv", more)
+    datalist.write_list(tmp_path / "testA_labels.tsv", more)
     assert recipes.compare("--split", "testA", "--labels", str(tmp_path / "testA_labels.tsv")) == 2
     assert "new.mp4" in capsys.readouterr().err
 
@@ -93,7 +93,7 @@ def test_coverage_tells_answers_from_fallbacks_and_failures(loaded, labels):
 def test_task1_differences_equal_a_bootstrap_written_out(loaded, labels):
     ours = [loaded["one/both"], loaded["two/frames"]]
     table, differences = sidebyside.task1_metrics(ours, labels, n_bootstrap=50, seed=3)
-    label, source = lists.label(labels, "video"), labels["source"].to_numpy()
+    label, source = datalist.label(labels, "video"), labels["source"].to_numpy()
     names, rng, samples = np.unique(source), np.random.default_rng(3), []
     for _ in range(50):
         drawn = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
@@ -111,7 +111,7 @@ def test_groups_of_fakes_hold_all_real_clips_and_equal_a_subset(loaded, labels):
     ours = [loaded["one/both"], loaded["two/frames"]]
     table = sidebyside.task1_by_group(ours, labels, groups, versus="two/frames", n_bootstrap=20)
     chosen = labels["modify_type"].isin(["real", "audio_modified"]).to_numpy()
-    want = metrics.roc_auc(lists.label(labels, "video")[chosen], ours[0].scored.score[chosen])
+    want = metrics.roc_auc(datalist.label(labels, "video")[chosen], ours[0].scored.score[chosen])
     row = table[(table["group"] == "audio_modified") & (table["system"] == "one/both")].iloc[0]
     assert row["value"] == pytest.approx(want) and row["n"] == chosen.sum()
     assert row["gain_low"] <= row["gain"] <= row["gain_high"]
@@ -150,7 +150,7 @@ def test_agreement_equals_scipy_with_ties(loaded):
 
 
 def test_joining_never_looks_at_the_labels_it_is_measured_on(loaded, labels, recipes):
-    fit = lists.load_split(recipes.path("lists"), "val_fit")
+    fit = datalist.load_split(recipes.path("lists"), "val_fit")
     ours = [loaded["one/both"], loaded["two/frames"]]
     answers = [agreement.calibrated(one, "testA", labels["file"].tolist(), fit) for one in ours]
     joined = agreement.fused(answers, fit)
@@ -272,7 +272,7 @@ def test_make_compare_takes_what_was_trained_of_every_recipe(tmp_path):
 def test_localisers_alone_and_clip_labels_alone_are_compared_as_far_as_they_go(recipes, labels, tmp_path, capsys):
     folder = recipes.path("exp", "one", "spans")
     bare = labels.drop(columns=[name for name in labels if name.endswith("fake_segments")])
-    lists.write_list(tmp_path / "heldout" / "testA_labels.tsv", bare)
+    datalist.write_list(tmp_path / "heldout" / "testA_labels.tsv", bare)
     given = ["--labels", str(tmp_path / "heldout" / "testA_labels.tsv"), "--bootstrap", "0"]
     command = ["compare", str(folder), "--split", "testA", *given, "--out", str(tmp_path)]
     assert main(command) == 0

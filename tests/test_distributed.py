@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from together import HERE, command, in_threads, write_config
 from torch.nn.parallel import DistributedDataParallel
 
-from klassify import cli, datasets, lists, store
-from klassify.datasets import ClipWindows, Examples, MouthFeatures, Sources
+from klassify import cli, datalist, datasets, store
+from klassify.clip_data import ClipWindows, Examples, Sources
+from klassify.datasets import MouthFeatures
 from klassify.errors import KlassifyError
 from klassify.frame_datasets import MouthTags
 from klassify.models.tcn import TaggingTCN
@@ -50,7 +51,7 @@ def two_ranks(config, small_data, tmp_path_factory):
 
 def test_two_ranks_learn_what_one_process_learns_with_their_global_batch(config, small_data, two_ranks, tmp_path):
     out, said = two_ranks
-    assert sum(lists.load_split(small_data.lists, "train")["duration"] >= 2.15) % 8 == 1
+    assert sum(datalist.load_split(small_data.lists, "train")["duration"] >= 2.15) % 8 == 1
     assert cli.main(command(config, tmp_path / "one", small_data, "train.batch_size=8")) == 0
     one, two = (pd.read_csv(folder / "metrics.csv") for folder in (tmp_path / "one", out))
     assert len(two) == 3 and one["val_auc"].max() > 0.8
@@ -116,7 +117,7 @@ def test_what_the_first_rank_hands_over_needs_no_second_look_at_the_shards(small
         raise AssertionError("scanned again")
 
     monkeypatch.setattr(store, "read_header", refuse)
-    monkeypatch.setattr(lists, "load_split", refuse)
+    monkeypatch.setattr(datalist, "load_split", refuse)
     others, their_sources = pickle.loads(handed)
     for key, value in examples[2, 5].items():
         assert torch.equal(others[2, 5][key], value)
@@ -126,7 +127,7 @@ def test_what_the_first_rank_hands_over_needs_no_second_look_at_the_shards(small
 
 def test_clips_of_other_lengths_are_left_out_and_the_longest_found(small_data):
     sources = Sources(small_data.lists, small_data.media, small_data.features)
-    table = lists.load_split(small_data.lists, "train")
+    table = datalist.load_split(small_data.lists, "train")
     data = MouthFeatures(train_split="train")
     examples = Examples(data, sources, "train", seed=1, min_s=2.0, max_s=3.0)
     kept = table[table["duration"].between(2.0, 3.0)]

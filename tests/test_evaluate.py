@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from klassify import cli, lists, systems
+from klassify import cli, datalist, derived, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation import measure, metrics, tables
 from klassify.scorefile import Header, score_path, write_scores
@@ -16,10 +16,10 @@ from klassify.scorefile import Header, score_path, write_scores
 
 def make_list(path, n_sources=12):
     frame = pd.DataFrame(
-        [(f"{source}/{kind}.mp4", kind, f"s{source}") for source in range(n_sources) for kind in lists.TYPES],
+        [(f"{source}/{kind}.mp4", kind, f"s{source}") for source in range(n_sources) for kind in datalist.TYPES],
         columns=["file", "modify_type", "source"],
     )
-    lists.write_list(path, frame)
+    datalist.write_list(path, frame)
     return frame
 
 
@@ -27,7 +27,7 @@ def make_model(folder, frame, split, modality, gap=2.0, seed=0, missing=()):
     rng = np.random.default_rng(seed)
     systems.write_system(folder, systems.System(folder.name, "model", modality, "clip", "log_odds"))
     table = frame[["file"]].assign(start=0.0, end=4.0)
-    table["score"] = rng.normal(size=len(frame)) + gap * lists.label(frame, modality)
+    table["score"] = rng.normal(size=len(frame)) + gap * datalist.label(frame, modality)
     table["reason"] = ""
     table.loc[list(missing), ["score", "reason"]] = [np.nan, "nothing to score"]
     header = Header(folder.name, split, "clips", "log_odds", "clip")
@@ -57,7 +57,7 @@ def exp(tmp_path_factory):
     assert klassify(*fusion) == 0
     for split in ("val", "testA"):
         for name in ("audio_platt", "video_platt", "avg", "maxout"):
-            systems.derive_scores(root / name, split)
+            derived.derive_scores(root / name, split)
         status = klassify(
             "evaluate", *(root / name for name in NAMES), "--split", split, "--bootstrap", 100,
             "--labels", root / "lists" / f"{split}.tsv", "--out", root / "evaluation",
@@ -86,13 +86,13 @@ def test_every_system_label_and_group_has_a_row(exp):
 
 
 def test_numbers_equal_sklearn_on_the_joined_scores(exp):
-    frame = lists.read_list(exp / "lists" / "testA.tsv")
+    frame = datalist.read_list(exp / "lists" / "testA.tsv")
     table = read(exp, "testA").set_index(["system", "label", "group"])
     score = systems.clip_scores(exp / "video", "testA").table.set_index("file")["score"]
     score = score.reindex(frame["file"]).fillna(0.0).to_numpy()  # a model's prior is 0.5, log-odds 0
     kind = frame["modify_type"].to_numpy()
     for against, name in (("video", "video"), ("own", "visual")):
-        label = lists.label(frame, name)
+        label = datalist.label(frame, name)
         cell = table.loc["video", against, "all"]
         assert cell["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-6)
         assert cell["log_loss"] == pytest.approx(metrics.log_loss(label, expit(score)), rel=1e-5)
@@ -124,13 +124,13 @@ def test_gain_is_paired_with_the_named_system(exp):
 def test_val_numbers_leave_out_the_clips_of_the_fit(exp):
     table = read(exp, "val")
     assert set(table["subset"]) == {"val_report"}
-    report = lists.load_split(exp / "lists", "val_report")
+    report = datalist.load_split(exp / "lists", "val_report")
     assert (table[table["group"] == "all"]["n"] == len(report)).all() and len(report) < 48
 
 
 @pytest.mark.parametrize("subset", ["all", "val"])
 def test_the_whole_of_val_is_evaluated_only_on_request_and_with_a_warning(exp, tmp_path, capsys, subset):
-    make_model(tmp_path / "tcn", lists.read_list(exp / "lists" / "val.tsv"), "val", "visual")
+    make_model(tmp_path / "tcn", datalist.read_list(exp / "lists" / "val.tsv"), "val", "visual")
     arguments = ("evaluate", tmp_path / "tcn", "--split", "val", "--labels", exp / "lists" / "val.tsv")
     assert klassify(*arguments, "--subset", subset, "--bootstrap", 0, "--out", tmp_path / "out") == 0
     streams = capsys.readouterr()
@@ -207,7 +207,7 @@ def test_labels_and_scores_must_cover_the_same_clips(exp, tmp_path, capsys):
     )
     assert klassify(*arguments, tmp_path / "testA.tsv") == 2
     assert "4 without a score (12/real.mp4" in capsys.readouterr().err
-    lists.write_list(tmp_path / "testA.tsv", longer[:48].assign(modify_type=""))
+    datalist.write_list(tmp_path / "testA.tsv", longer[:48].assign(modify_type=""))
     assert klassify(*arguments, tmp_path / "testA.tsv") == 2
     assert "no label" in capsys.readouterr().err
 

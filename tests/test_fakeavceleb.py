@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import cli, datasets, fakeavceleb, lists, scorefile, store
+from klassify import cli, datalist, datasets, fakeavceleb, scorefile, store
+from klassify.clip_data import Sources
 from klassify.corpus.encode import write_clip
 from klassify.errors import KlassifyError
 from klassify.evaluate import labelled_list
@@ -42,7 +43,7 @@ def table(root, rows, header=HEADER, encoding="utf-8"):
 def make(root, *extra):
     arguments = ["lists", "--data", "fakeavceleb", "--root", str(root), "--out", str(root / "lists"), *extra]
     assert cli.main(arguments) == 0
-    return lists.read_list(root / "lists/fakeavceleb.tsv", segments=True)
+    return datalist.read_list(root / "lists/fakeavceleb.tsv", segments=True)
 
 
 def faults_of(root):
@@ -76,7 +77,7 @@ def test_the_table_becomes_a_list(tmp_path):
     assert frame["source"].tolist() == ["id00076"] * 4 + ["id00032"] and frame["speaker"].equals(frame["source"])
     assert frame["video_model"].tolist() == ["", "", "faceswap", "faceswap-wav2lip", ""]
     assert frame["audio_model"].tolist() == ["", "rtvc", "", "rtvc", ""]
-    assert frame[list(lists.MEASURED)].isna().all(axis=None)
+    assert frame[list(datalist.MEASURED)].isna().all(axis=None)
     assert frame["fake_segments"].tolist() == [[], None, None, None, []]  # whole clips of unknown length
     assert frame["visual_fake_segments"].tolist() == [[], [], None, None, []]
 
@@ -84,9 +85,9 @@ def test_the_table_becomes_a_list(tmp_path):
 def test_a_fake_voice_on_a_real_video_is_a_fake(tmp_path):
     table(tmp_path, FAMILY)
     frame = make(tmp_path)
-    assert lists.label(frame, "video").tolist() == [0, 1, 1, 1, 0]
-    assert lists.label(frame, "audio").tolist() == [0, 1, 0, 1, 0]
-    assert lists.label(frame, "visual").tolist() == [0, 0, 1, 1, 0]
+    assert datalist.label(frame, "video").tolist() == [0, 1, 1, 1, 0]
+    assert datalist.label(frame, "audio").tolist() == [0, 1, 0, 1, 0]
+    assert datalist.label(frame, "visual").tolist() == [0, 0, 1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_a_system_of_another_data_set_is_scored_and_evaluated_on_it(small_copy, 
 
 def test_audio_is_found_below_the_root(small_copy):
     make(small_copy, "--probe", "missing", "--force")
-    sources = datasets.Sources(small_copy / "lists", small_copy, small_copy)
+    sources = Sources(small_copy / "lists", small_copy, small_copy)
     reader = datasets.AudioClips().reader(sources, "fakeavceleb")
     assert len(reader.read(sources.table("fakeavceleb")["file"][0])) >= 6400
     with pytest.raises(KlassifyError):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from klassify import cli, lists, scorefile, segments
-from klassify.datasets import MouthFeatures, NoAnswer, Sources
+from klassify import cli, datalist, scorefile, segments
+from klassify.clip_data import NoAnswer, Sources
+from klassify.datasets import MouthFeatures
 from klassify.experiment import load_experiment
 from klassify.frame_datasets import FRAME_SAMPLES, AudioFrames, MouthTags
 from klassify.scoring.inference import score_frames
@@ -119,6 +120,6 @@ def test_the_tagger_finds_the_planted_fakes_from_training_to_proposals(tmp_path,
     assert "random" in report and "tcn_tags" in report
     found = scorefile.read_scores(scorefile.score_path(out, "val", "segments")).table
     best = found.sort_values("score").groupby("file").tail(1).set_index("file")
-    for file in lists.read_list(labels)["file"]:
+    for file in datalist.read_list(labels)["file"]:
         if file in best.index and ("visual" in file or "both" in file):
             assert abs(best.loc[file, "start"] - 0.4) < 0.1 and abs(best.loc[file, "end"] - 1.2) < 0.1

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from test_frames import write_lossless
 
-from klassify import cli, lists, systems
-from klassify.datasets import Examples, Sources
+from klassify import cli, datalist, systems
+from klassify.clip_data import Examples, Sources
 from klassify.frame_images import FrameImages
 
 CONFIG = """
@@ -48,7 +48,7 @@ def sources(tmp_path_factory):
             if n == 9:
                 path.write_bytes(path.read_bytes()[:300])
             rows.append({"file": path.name, "n_frames": n or 9, "fps": 25.0, "duration": (n or 9) / 25})
-        lists.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
+        datalist.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     return Sources(root / "lists", root / "media", root / "features")
 
 

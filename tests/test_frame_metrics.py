@@ -11,7 +11,8 @@ from klassify import segments
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
 from klassify.evaluation.frame_metrics import FrameTable, frame_labels, frame_metrics, mean_clip_auc, resample
-from klassify.submission.predictions import Truth, row_offsets
+from klassify.ragged import row_offsets
+from klassify.submission.predictions import Truth
 
 
 def random_split(seed, n_clips=30):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import cli, fuse, systems
+from klassify import cli, derived, fuse, systems
 from klassify.errors import KlassifyError
 from klassify.scorefile import Header, ScoreFile, score_path, write_scores
 
@@ -111,7 +111,7 @@ def test_command(exp, capsys):
     assert cli.main(command) == 0 and "up to date" in capsys.readouterr().out
     assert cli.main([*command, "--prior", "0.5"]) == 2
     assert "prior: 0.6 there, 0.5 now" in capsys.readouterr().err
-    scores = systems.derive_scores(exp / "maxout", "val")
+    scores = derived.derive_scores(exp / "maxout", "val")
     assert scores.table["score"].notna().all() and scores.header.scale == "probability"
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from klassify import cli, detector, evaluate, framescores, lists, package, segments, systems
+from klassify import cli, datalist, detector, evaluate, framescores, package, segments, systems
 from klassify.errors import KlassifyError
 from klassify.models import linear_fusion
 from klassify.models.linear_fusion import COLUMNS, LinearFusion
@@ -131,15 +131,15 @@ def make_list(path, n_sources):
     spans = {"audio": [[0.4, 1.0]], "visual": [[0.8, 1.2]]}
     rows = []
     for source in range(n_sources):
-        for kind in lists.TYPES:
+        for kind in datalist.TYPES:
             own = {m: spans[m] if kind in (f"{m}_modified", "both_modified") else [] for m in spans}
             union = [[0.4, 1.2]] if kind == "both_modified" else own["audio"] + own["visual"]
             rows.append(
                 (f"s{source}/{kind}.mp4", N_FRAMES, 2.0, kind, f"s{source}", union, own["audio"], own["visual"])
             )
-    columns = ["file", "n_frames", "duration", "modify_type", "source", *lists.SEGMENTS]
-    lists.write_list(path, pd.DataFrame(rows, columns=columns))
-    return lists.read_list(path, segments=True)
+    columns = ["file", "n_frames", "duration", "modify_type", "source", *datalist.SEGMENTS]
+    datalist.write_list(path, pd.DataFrame(rows, columns=columns))
+    return datalist.read_list(path, segments=True)
 
 
 def make_branch(folder, split, frame, modality, names, seed, *, supervision="segment", absent=(), n_frames=N_FRAMES):
@@ -210,7 +210,9 @@ def test_the_system_says_what_it_is(fused):
     assert given["prior"] == 0.75 and given["fit"]["solver"] == "exact" and given["hold_s"] == 0.64
     auc = given["report"]["auc"]
     assert auc["fused"] > max(auc["visual"], auc["ps"]) and given["report"]["subset"] == "val_report"
-    fit, report = (set(lists.load_split(fused.parent / "lists", name)["source"]) for name in ("val_fit", "val_report"))
+    fit, report = (
+        set(datalist.load_split(fused.parent / "lists", name)["source"]) for name in ("val_fit", "val_report")
+    )
     assert not fit & report
 
 
@@ -220,7 +222,7 @@ def test_frames_are_the_linear_function_of_the_inputs_and_silence_gets_the_means
     tables = [read_scores(score_path(fused.parent / name, "testA", "frames")).table for name in ("visual", "ps")]
     clips = [dict(list(table.groupby("file"))) for table in tables]
     found = dict(list(read_scores(score_path(fused, "testA", "frames")).table.groupby("file", sort=False)))
-    listed = lists.read_list(fused.parent / "lists/testA.tsv")["file"].tolist()
+    listed = datalist.read_list(fused.parent / "lists/testA.tsv")["file"].tolist()
     assert list(found) == [file for file in listed if file in clips[0] or file in clips[1]] != listed
     for file, rows in found.items():
         visual, audio = (part.get(file) for part in clips)
@@ -236,7 +238,7 @@ def test_clip_scores_are_the_highest_frames_and_say_who_answered(fused):
     clips = read_scores(score_path(fused, "testA", "clips"))
     frames = read_scores(score_path(fused, "testA", "frames"))
     assert clips.header.settings == frames.header.settings and clips.header.supervision == "segment"
-    listed = lists.read_list(fused.parent / "lists/testA.tsv")["file"].tolist()
+    listed = datalist.read_list(fused.parent / "lists/testA.tsv")["file"].tolist()
     assert clips.table["file"].tolist() == listed
     best = frames.table.groupby("file")["score"].max()
     for i, row in enumerate(clips.table.itertuples()):
@@ -340,7 +342,7 @@ def test_heads_are_measured_alone_at_their_own_resolution(exp, tmp_path, capsys)
     frames = dict(list(read_scores(score_path(exp / "ps", "testA", "frames")).table.groupby("file")))
     for row in table.itertuples():
         scores, truth, step = [], [], row.resolution_ms // 40
-        for clip in lists.read_list(labels, segments=True).itertuples():
+        for clip in datalist.read_list(labels, segments=True).itertuples():
             if clip.file in frames:
                 one = (frames[clip.file][f"{row.head}_fake"] - frames[clip.file][f"{row.head}_real"]).tolist()
                 scores += [max(one[i : i + step]) for i in range(0, len(one), step)]
@@ -371,8 +373,8 @@ def test_clip_scores_of_any_scale_are_evaluated_and_calibrated(exp, fused, tmp_p
 
 def test_clip_supervision_reads_no_segment_and_takes_no_input_that_did(exp, tmp_path, capsys):
     stripped = tmp_path / "lists"
-    frame = lists.read_list(exp / "lists/val.tsv")
-    lists.write_list(stripped / "val.tsv", frame)
+    frame = datalist.read_list(exp / "lists/val.tsv")
+    datalist.write_list(stripped / "val.tsv", frame)
     assert "fake_segments" not in (stripped / "val.tsv").read_text()
     common = ["--rule", "linear", "--labels", stripped, "--supervision", "clip"]
     assert klassify("fuse", exp / "ps_clip", exp / "visual_clip", *common, "--out", exp / "fused_clip") == 0
@@ -436,7 +438,7 @@ def test_ablations(exp, fused, tmp_path, inputs, options, columns):
 
 
 def test_a_split_without_any_sound_or_with_nothing_at_all(exp, fused, tmp_path):
-    frame = lists.read_list(exp / "lists/testA.tsv", segments=True)
+    frame = datalist.read_list(exp / "lists/testA.tsv", segments=True)
     everything = frame["file"].tolist()
     for split, silent in (("mute", ["ps"]), ("nothing", ["ps", "visual"])):
         for name, names in (("visual", ["real", "fake"]), ("ps", PS)):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import list_making, lists, metadata
+from klassify import datalist, lists, metadata
 from klassify.cli import main
 from klassify.errors import KlassifyError
 
@@ -52,7 +52,7 @@ def make(root, entries, split="train", *extra):
     assert run_lists(root, "--splits", split, *extra) == 0
     path = root / "lists" / f"{split}.failures.tsv"
     faults = pd.read_csv(path, sep="\t", keep_default_na=False) if path.exists() else None
-    return lists.read_list(root / "lists" / f"{split}.tsv", segments=True), faults
+    return datalist.read_list(root / "lists" / f"{split}.tsv", segments=True), faults
 
 
 # ------------------------------------------------------------------------------ reading and writing
@@ -71,35 +71,35 @@ def test_a_list_reads_back_as_it_was_written(tmp_path):
         visual_fake_segments=[[], [[0.1, 0.2]]], speaker=["id1", ""],
     )  # fmt: skip
     path = tmp_path / "x.tsv"
-    lists.write_list(path, frame)
-    read = lists.read_list(path, segments=True)
+    datalist.write_list(path, frame)
+    read = datalist.read_list(path, segments=True)
     assert read["fps"].tolist() == frame["fps"].tolist() and read["duration"].tolist() == frame["duration"].tolist()
     assert read["n_frames"].dtype == "Int64" and read["n_frames"][0] == 100 and read["n_samples"].isna()[1]
     assert read["fake_segments"].tolist() == [[], [[0.1, 0.2]]] and read["audio_fake_segments"][1] is None
     assert read["speaker"].tolist() == ["id1", ""] and read["file"][1] == "über/b c.mp4"
     first = path.read_bytes()
-    lists.write_list(path, read)
+    datalist.write_list(path, read)
     assert path.read_bytes() == first
 
 
 def test_segments_are_not_even_read_unless_asked_for(tmp_path):
     path = tmp_path / "x.tsv"
     frame = plain(["a.mp4"], modify_type="audio_modified", source="a")
-    lists.write_list(path, frame.assign(**{name: [[[0.5, 1.0]]] for name in lists.SEGMENTS}))
-    with_segments = lists.read_list(path)
-    lists.write_list(path, frame)
-    pd.testing.assert_frame_equal(with_segments, lists.read_list(path))
-    assert not set(lists.SEGMENTS) & set(with_segments)
+    datalist.write_list(path, frame.assign(**{name: [[[0.5, 1.0]]] for name in datalist.SEGMENTS}))
+    with_segments = datalist.read_list(path)
+    datalist.write_list(path, frame)
+    pd.testing.assert_frame_equal(with_segments, datalist.read_list(path))
+    assert not set(datalist.SEGMENTS) & set(with_segments)
 
 
 def test_an_unlabelled_list_has_all_columns_and_no_labels(tmp_path):
     path = tmp_path / "x.tsv"
     path.write_text("file\n000001.mp4\n000002.mp4\n")
-    frame = lists.read_list(path)
-    assert frame.columns.tolist() == ["file", *lists.MEASURED, *lists.LABELS]
+    frame = datalist.read_list(path)
+    assert frame.columns.tolist() == ["file", *datalist.MEASURED, *datalist.LABELS]
     assert frame["n_frames"].isna().all() and (frame["modify_type"] == "").all()
     with pytest.raises(KlassifyError, match="no label"):
-        lists.label(frame, "video")
+        datalist.label(frame, "video")
 
 
 @pytest.mark.parametrize(
@@ -129,16 +129,16 @@ def test_a_broken_list_is_refused_with_the_row(tmp_path, text, message):
     path = tmp_path / "x.tsv"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(KlassifyError, match=message):
-        lists.read_list(path, segments=True)
+        datalist.read_list(path, segments=True)
 
 
 def test_labels_follow_the_modality():
-    frame = pd.DataFrame({"file": list("abcd"), "modify_type": lists.TYPES})
-    assert lists.label(frame, "video").tolist() == [0, 1, 1, 1]
-    assert lists.label(frame, "audio").tolist() == [0, 1, 0, 1]
-    assert lists.label(frame, "visual").tolist() == [0, 0, 1, 1]
+    frame = pd.DataFrame({"file": list("abcd"), "modify_type": datalist.TYPES})
+    assert datalist.label(frame, "video").tolist() == [0, 1, 1, 1]
+    assert datalist.label(frame, "audio").tolist() == [0, 1, 0, 1]
+    assert datalist.label(frame, "visual").tolist() == [0, 0, 1, 1]
     with pytest.raises(KlassifyError, match="lips"):
-        lists.label(frame, "lips")
+        datalist.label(frame, "lips")
 
 
 # ------------------------------------------------------------------------------ subsets
@@ -147,14 +147,14 @@ def test_labels_follow_the_modality():
 def val_list(folder, n_sources, clips_each=4):
     files = [f"{s:03d}/{c}.mp4" for s in range(n_sources) for c in range(clips_each)]
     frame = plain(files, modify_type="real", source=[f.split("/")[0] for f in files])
-    lists.write_list(folder / "val.tsv", frame)
+    datalist.write_list(folder / "val.tsv", frame)
     return frame
 
 
 @pytest.mark.parametrize("n_sources", [4, 5, 7, 8, 10, 11, 33])
 def test_val_is_split_by_source_by_rank_of_the_hash(tmp_path, n_sources):
     val_list(tmp_path, n_sources)
-    fit, report = (lists.load_split(tmp_path, name) for name in ("val_fit", "val_report"))
+    fit, report = (datalist.load_split(tmp_path, name) for name in ("val_fit", "val_report"))
     ranked = sorted((f"{s:03d}" for s in range(n_sources)), key=lambda s: hashlib.sha256(s.encode()).hexdigest())
     assert set(fit["source"]) == set(ranked[: max(3, math.ceil(n_sources * 4 / 10))])
     assert not set(fit["source"]) & set(report["source"]) and len(fit) + len(report) == 4 * n_sources
@@ -163,32 +163,33 @@ def test_val_is_split_by_source_by_rank_of_the_hash(tmp_path, n_sources):
 def test_too_few_sources_are_a_clear_error(tmp_path):
     val_list(tmp_path, 3)
     with pytest.raises(KlassifyError, match="3 sources"):
-        lists.load_split(tmp_path, "val_report")
+        datalist.load_split(tmp_path, "val_report")
 
 
 def test_the_leaking_split_shares_sources_and_says_so(tmp_path):
     val_list(tmp_path, 20)
-    fit, report = (lists.load_split(tmp_path, f"val_{part}_leaking") for part in ("fit", "report"))
+    fit, report = (datalist.load_split(tmp_path, f"val_{part}_leaking") for part in ("fit", "report"))
     assert len(fit) == 32 and len(report) == 48 and set(fit["source"]) & set(report["source"])
-    assert "LEAKING" in lists.SUBSETS["val_fit_leaking"][1]
+    assert "LEAKING" in datalist.SUBSETS["val_fit_leaking"][1]
 
 
 def test_length_subsets_keep_their_bounds_and_leave_unknown_lengths_out(tmp_path):
     frame = plain(list("abcde"), n_frames=[255, 256, 257, 150, None], duration=[10.0, 6.0, 5.999, 6.001, None])
-    lists.write_list(tmp_path / "train.tsv", frame)
+    datalist.write_list(tmp_path / "train.tsv", frame)
     kept = {
-        name: "".join(lists.load_split(tmp_path, name)["file"]) for name in ("train_video", "train_audio", "train_bam")
+        name: "".join(datalist.load_split(tmp_path, name)["file"])
+        for name in ("train_video", "train_audio", "train_bam")
     }
     assert kept == {"train_video": "abd", "train_audio": "c", "train_bam": "bc"}
-    lists.write_list(tmp_path / "train.tsv", frame[["file"]])
+    datalist.write_list(tmp_path / "train.tsv", frame[["file"]])
     with pytest.raises(KlassifyError, match="--probe missing"):
-        lists.load_split(tmp_path, "train_video")
+        datalist.load_split(tmp_path, "train_video")
 
 
 def test_an_unknown_split_is_refused_by_name(tmp_path):
     val_list(tmp_path, 5)
     with pytest.raises(KlassifyError, match="'testZ'.*val_report"):
-        lists.load_split(tmp_path, "testZ")
+        datalist.load_split(tmp_path, "testZ")
 
 
 # ------------------------------------------------------------------------------ official metadata
@@ -291,7 +292,7 @@ def test_impossible_segments_are_dropped_and_the_clip_stays(tmp_path, bad, probl
     """Task 1 learns from modify_type alone: what it gets may not depend on segments."""
     frame, faults = make(tmp_path, [entry("a.mp4"), bad])
     assert frame["file"].tolist() == ["a.mp4", "x.mp4"] and frame["modify_type"][1] == bad["modify_type"]
-    assert frame.loc[1, list(lists.SEGMENTS)].tolist() == [None] * 3
+    assert frame.loc[1, list(datalist.SEGMENTS)].tolist() == [None] * 3
     assert (
         faults["row"].tolist() == [2] and faults["action"][0] == "segments dropped" and problem in faults["problem"][0]
     )
@@ -304,7 +305,7 @@ def test_the_task_1_view_is_the_same_without_any_segments(tmp_path):
     for name, version in (("with", entries), ("without", stripped)):
         (tmp_path / name).mkdir()
         make(tmp_path / name, version)
-        views.append(lists.load_split(tmp_path / name / "lists", "train"))
+        views.append(datalist.load_split(tmp_path / name / "lists", "train"))
     pd.testing.assert_frame_equal(*views)
 
 
@@ -361,7 +362,7 @@ def test_lavdf_fields_and_its_one_file_for_all_splits(tmp_path):
             )
             == 0
         )
-    train = lists.load_split(tmp_path / "l", "train", segments=True)
+    train = datalist.load_split(tmp_path / "l", "train", segments=True)
     assert train["modify_type"].tolist() == ["real", "visual_modified", "both_modified"]
     assert train["visual_fake_segments"].tolist() == [[], one, one] and train["audio_fake_segments"].tolist() == [
         [],
@@ -369,7 +370,7 @@ def test_lavdf_fields_and_its_one_file_for_all_splits(tmp_path):
         one,
     ]
     assert train["duration"].tolist() == [4.096] * 3
-    assert lists.load_split(tmp_path / "l", "val")["file"].tolist() == ["dev/000002.mp4"]
+    assert datalist.load_split(tmp_path / "l", "val")["file"].tolist() == ["dev/000002.mp4"]
     assert json.loads((tmp_path / "l" / "train.json").read_text())["media"] == str(tmp_path)
 
 
@@ -381,7 +382,7 @@ def test_sidecars_are_read_where_there_is_no_common_metadata(tmp_path, folder):
         path.with_suffix(".json").write_text(json.dumps(one))
     (tmp_path / folder / "broken.json").write_text("{")
     assert run_lists(tmp_path, "--splits", "train") == 0
-    frame = lists.load_split(tmp_path / "lists", "train")
+    frame = datalist.load_split(tmp_path / "lists", "train")
     assert len(frame) == 4 and set(frame["source"]) == {"id00012/u/00001/real"} and set(frame["speaker"]) == {"id00012"}
     assert "broken.mp4" in (tmp_path / "lists" / "train.failures.tsv").read_text()
 
@@ -391,11 +392,11 @@ def test_media_are_found_where_the_archive_was_unpacked(tmp_path, folder):
     media = tmp_path / folder / "id1"
     media.mkdir(parents=True)
     (media / "a.mp4").touch()
-    found = lists.media_folder(tmp_path, "train", ["id1/a.mp4", "id1/b.mp4"])
+    found = datalist.media_folder(tmp_path, "train", ["id1/a.mp4", "id1/b.mp4"])
     assert found == tmp_path / folder
-    assert lists.media_folder(tmp_path, "train") == found
+    assert datalist.media_folder(tmp_path, "train") == found
     with pytest.raises(KlassifyError, match="None of"):
-        lists.media_folder(tmp_path, "train", ["id2/a.mp4"])
+        datalist.media_folder(tmp_path, "train", ["id2/a.mp4"])
 
 
 def test_heldout_labels_lie_apart_from_the_unlabelled_list(tmp_path):
@@ -403,9 +404,9 @@ def test_heldout_labels_lie_apart_from_the_unlabelled_list(tmp_path):
     (tmp_path / "heldout").mkdir()
     (tmp_path / "heldout" / "testA_metadata.json").write_text(json.dumps([entry("a.mp4"), entry("b.mp4")]))
     assert run_lists(tmp_path) == 0
-    frame = lists.load_split(tmp_path / "lists", "testA")
+    frame = datalist.load_split(tmp_path / "lists", "testA")
     assert frame["file"].tolist() == ["b.mp4", "a.mp4"] and (frame["modify_type"] == "").all()
-    labels = lists.read_list(tmp_path / "lists" / "heldout" / "testA_labels.tsv")
+    labels = datalist.read_list(tmp_path / "lists" / "heldout" / "testA_labels.tsv")
     assert labels["modify_type"].tolist() == ["real", "real"]
 
 
@@ -489,7 +490,7 @@ def test_probing_in_processes_gives_what_one_process_gives(tmp_path):
     paths = [tmp_path / f"{i}.mp4" for i in range(70)]
     for path in paths:
         path.write_bytes(b"no media")
-    one, two = (dict(list_making._probe_all(paths, jobs)) for jobs in (1, 2))
+    one, two = (dict(lists._probe_all(paths, jobs)) for jobs in (1, 2))
     assert one == two and all(isinstance(result, str) for result in one.values())
 
 
@@ -501,7 +502,7 @@ def test_a_list_is_made_once_and_other_inputs_are_refused(tmp_path, capsys):
     (tmp_path / "train_metadata.json").write_text(json.dumps(family("b")))
     assert run_lists(tmp_path) == 2 and "hash" in capsys.readouterr().err
     assert run_lists(tmp_path, "--force") == 0
-    assert lists.load_split(tmp_path / "lists", "train")["file"][0] == "b/real.mp4"
+    assert datalist.load_split(tmp_path / "lists", "train")["file"][0] == "b/real.mp4"
 
 
 def test_strict_exits_with_1_and_stale_faults_go(tmp_path):

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from klassify.errors import KlassifyError
 from klassify.features import lmm, lmm_files, lmm_model, lmm_tiny, lmm_tokenizer
 from klassify.features.lmm_model import LMMSource
+from klassify.torchaudio_import import import_transformers
 
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 ORIGINAL_CONFIG = {
@@ -74,7 +75,7 @@ def seven_billion(tmp_path_factory):
     config = lmm_files.llava_config(str(folder))
     assert config.image_seq_length == 576 and config.vision_feature_layer == -2
     with torch.device("meta"):
-        model = lmm_files.import_transformers().LlavaForConditionalGeneration(config)
+        model = import_transformers().LlavaForConditionalGeneration(config)
         state = {
             name: torch.empty(shape) for name, shape in original_names(ORIGINAL_CONFIG, lmm_files.CLIP_L_336).items()
         }
@@ -216,7 +217,7 @@ def test_both_kinds_of_folders_load_to_the_same_model(tmp_path):
 
 def write_sentencepiece(folder: Path, pieces: list[str]) -> None:
     """A tokenizer.model of special tokens, bytes and these pieces, the earlier the better, as a Llama has it."""
-    lmm_files.import_transformers()
+    import_transformers()
     from transformers.utils import sentencepiece_model_pb2_new as messages
 
     model = messages.ModelProto()

@@ -19,7 +19,8 @@ from klassify.evaluation.localisation_metrics import (
     match,
     score_task2,
 )
-from klassify.submission.predictions import Proposals, Truth, read_prediction_json, row_offsets
+from klassify.ragged import row_offsets
+from klassify.submission.predictions import Proposals, Truth, read_prediction_json
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").read_text())
 CASES = range(300)
@@ -315,10 +316,11 @@ def test_modalities_are_scored_against_their_own_segments():
         "file": proposals.files, "audio_fake_segments": [[[1.0, 2.0]], []], "visual_fake_segments": [[[4.0, 5.0]], []],
     })  # fmt: skip
     results = by_modality(proposals, frame, "textbook")
-    assert results["audio"].ap[0] == 1.0 and results["visual"].ap[0] == 0.5
-    frame.loc[1, "audio_fake_segments"] = None
-    with pytest.raises(KlassifyError, match="1 of 2 clips have no audio_fake_segments: v1.mp4"):
-        by_modality(proposals, frame)
+    assert results["audio segments"].ap[0] == 1.0 and results["visual segments"].ap[0] == 0.5
+    frame.loc[1, "audio_fake_segments"] = None  # unknown
+    assert list(by_modality(proposals, frame, "textbook")) == ["visual segments"]
+    frame["visual_fake_segments"] = [[], []]
+    assert by_modality(proposals, frame) == {}
 
 
 def test_resampling_is_paired_by_source_and_repeatable():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from klassify import cli, framescores, localise, proposals, systems
+from klassify import cli, derived, framescores, localise, proposals, systems
 from klassify.errors import KlassifyError
 from klassify.scorefile import Header, ScoreFile, read_scores, score_path, write_blocks
 
@@ -218,7 +218,7 @@ def test_a_merged_system_asks_for_its_inputs_segments(tmp_path, bam, tags, capsy
     assert klassify("localise", out, "--split", "val") == 2
     assert f"klassify localise {bam} --split val" in capsys.readouterr().err
     with pytest.raises(KlassifyError, match="no clip scores"):
-        systems.derive_scores(out, "val")
+        derived.derive_scores(out, "val")
 
 
 def test_what_cannot_be_merged_is_refused(tmp_path, bam, tags, capsys):

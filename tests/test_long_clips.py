@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from klassify import lists, media
-from klassify.datasets import Sources
+from klassify import datalist, media
+from klassify.clip_data import Sources
 from klassify.experiment import load_experiment
 from klassify.scoring import inference
 
@@ -46,7 +46,7 @@ def sources(request, tmp_path_factory) -> Sources:
     assert abs(len(wave) / RATE - request.param) < 0.1
     row = {"file": "long.mp4", "n_frames": int(request.param * 25), "fps": 25.0, "n_samples": len(wave),
            "duration": len(wave) / RATE, "modify_type": "", "source": ""}  # fmt: skip
-    lists.write_list(root / "lists/test.tsv", pd.DataFrame([row]))
+    datalist.write_list(root / "lists/test.tsv", pd.DataFrame([row]))
     return Sources(root / "lists", root / "media", root / "features")
 
 

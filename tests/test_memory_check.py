@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from together import PLAIN, command, in_threads, write_config
 
-from klassify import cli, lists
-from klassify.datasets import Examples, MouthFeatures, Sources
+from klassify import cli, datalist
+from klassify.clip_data import Examples, Sources
+from klassify.datasets import MouthFeatures
 from klassify.errors import KlassifyError
 from klassify.training import memory_check, ranks, trainer
 from klassify.training.ranks import Ranks
@@ -82,7 +83,7 @@ def test_parameters_without_a_gradient_are_named_where_ranks_would_wait_for_them
 def test_only_clips_that_can_be_read_are_tried(small_data):
     sources = Sources(small_data.lists, small_data.media, small_data.features)
     examples = Examples(MouthFeatures(train_split="train"), sources, "train", seed=1)
-    no_face = lists.load_split(small_data.lists, "train")["file"][2]
+    no_face = datalist.load_split(small_data.lists, "train")["file"][2]
     examples.files = [no_face, no_face, *examples.files[3:4]]
     examples.seconds = np.array([9.0, 8.0, 1.0])
     assert len(memory_check.longest_items(examples, 3)) == 3

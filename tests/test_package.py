@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_systems import FILES, make_list, make_segments, make_system
 
-from klassify import check, lists, package, systems
+from klassify import check, datalist, package, systems
 from klassify.cli import main
 from klassify.errors import KlassifyError
 
@@ -67,9 +67,9 @@ def test_log_odds_are_refused_unless_a_sigmoid_is_asked_for(home):
 
 def test_scores_of_other_clips_are_refused_with_both_sides(home):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
-    frame = lists.read_list(home / "lists" / "testA.tsv")
+    frame = datalist.read_list(home / "lists" / "testA.tsv")
     frame["file"] = ["b.mp4", "a.mp4", "c/d.mp4", "f.mp4"]
-    lists.write_list(home / "lists" / "testA.tsv", frame[["file", *lists.MEASURED]])
+    datalist.write_list(home / "lists" / "testA.tsv", frame[["file", *datalist.MEASURED]])
     with pytest.raises(KlassifyError, match=r"1 without a score \(f.mp4\).*1 scored but not listed \(e.mp4\)"):
         pack(home, task1=system)
 

@@ -19,7 +19,7 @@ import yaml
 from small_data import SmallData, make_split
 from test_frames import noise, write_lossless
 
-from klassify import augment, cli, import_checkpoint, lists, store
+from klassify import augment, cli, datalist, import_checkpoint, store
 from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment
 from klassify.models.ssl import ARCHITECTURES
@@ -165,7 +165,7 @@ def make_pictures(root: Path, split: str, seed: int) -> None:
         visual, textual = rng.normal(size=(1, 1024)), rng.normal(size=(1, 64, 4096))
         vectors = (visual.astype(np.float16), textual.astype(np.float16))
         shard.append(store.LMMRow(file, 25.0, N_FRAMES, np.zeros(1, np.int32), *vectors, ["text"]))
-    lists.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
+    datalist.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     settings = {"kind": "lmm", "visual_dim": 1024, "textual_dim": 4096, "new_tokens": 64}
     store.write_part(root / "features" / "lmm" / split, store.Place(1, 1, 0, 1), shard, settings, split)
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from klassify import cli, lists, scorefile, segments
+from klassify import cli, datalist, scorefile, segments
 from klassify.checkpoints import import_state
-from klassify.datasets import Examples, Sources
+from klassify.clip_data import Examples, Sources
 from klassify.evaluation.metrics import roc_auc
 from klassify.models import partialspoof
 from klassify.models.partialspoof import (
@@ -427,7 +427,7 @@ def test_finds_the_planted_fakes_from_training_to_scores(tmp_path, small_data, s
     assert (header.supervision, header.scale) == (supervision, "cosine")
     table = scorefile.read_scores(path).table
     assert set(PartialSpoofFrames.COLUMNS) <= set(table)
-    listed = lists.read_list(small_data.lists / "val.tsv", segments=True).set_index("file")
+    listed = datalist.read_list(small_data.lists / "val.tsv", segments=True).set_index("file")
     fake = np.concatenate([
         segments.encode_labels(listed.loc[file, "audio_fake_segments"], len(rows))
         for file, rows in table.groupby("file", sort=False)
@@ -442,7 +442,7 @@ def test_clip_supervision_reads_no_segment_column(small_data, monkeypatch):
 
     def table(self, split, *, segments=False):
         asked.append(segments)
-        return lists.load_split(self.lists, split, segments=segments)
+        return datalist.load_split(self.lists, split, segments=segments)
 
     monkeypatch.setattr(Sources, "table", table)
     data = PartialSpoofFrames(window=4 * CELL_SAMPLES, supervision="clip", train_split="train", val_split="val")

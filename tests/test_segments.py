@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from klassify import segments
-from klassify.segments import ALLOWED, FIRST, LAST, TAGS, B, O
+from klassify.segments import ALLOWED, FIRST, FRAME_S, LAST, TAGS, O
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -63,13 +64,9 @@ def test_spans_are_cut_to_the_clip_and_merged_only_where_they_share_a_frame():
 
 def test_labels_and_runs_are_inverse():
     for bits in itertools.product([0, 1], repeat=8):
-        spans = segments.decode_labels(np.array(bits))
-        assert segments.encode_labels(segments.to_seconds(spans), 8).tolist() == list(bits)
-
-
-def test_to_seconds_ends_with_the_clip():
-    np.testing.assert_allclose(segments.to_seconds([[2, 5], [7, 10]], duration=0.39), [[0.08, 0.2], [0.28, 0.39]])
-    assert segments.to_seconds(np.empty((0, 2))).shape == (0, 2)
+        runs = re.finditer("1+", "".join(map(str, bits)))
+        spans = np.array([run.span() for run in runs]).reshape(-1, 2)
+        assert segments.encode_labels(spans * FRAME_S, 8).tolist() == list(bits)
 
 
 @pytest.mark.parametrize("case", json.loads((GOLDENS / "bam.json").read_text())["boundary_labels"])
@@ -96,7 +93,7 @@ def test_tags_round_trip_on_random_segments():
         tags = segments.encode_tags(fakes, n_frames)
         np.testing.assert_array_equal(segments.decode_tags(tags), spans)
         np.testing.assert_array_equal(tags != O, segments.encode_labels(fakes, n_frames).astype(bool))
-        np.testing.assert_array_equal(segments.encode_tags(segments.to_seconds(spans), n_frames), tags)
+        np.testing.assert_array_equal(segments.encode_tags(spans * FRAME_S, n_frames), tags)
 
 
 @pytest.mark.parametrize("tags", ["I", "BI", "OL", "BIO", "BIB", "BLI", "BLL", "OI"])
@@ -145,22 +142,3 @@ def test_viterbi_then_decode_recovers_what_was_encoded():
     for _ in range(50):
         tags = segments.encode_tags(np.array(random_segments_ms(rng, 80)).reshape(-1, 2) / 1000, 80)
         np.testing.assert_array_equal(segments.viterbi(np.log(0.9 * np.eye(4)[tags] + 0.025)), tags)
-
-
-def test_span_scores_equal_the_formula():
-    rng = np.random.default_rng(5)
-    probs = rng.dirichlet(np.ones(4), 20)
-    spans = np.array([[0, 20], [3, 5], [7, 12], [19, 20]])
-    scores = segments.span_scores(np.log(probs), spans)
-    for (first, stop), score in zip(spans, scores):
-        last = probs[stop - 1, TAGS.index("L") if stop - first > 1 else B]
-        wanted = np.sqrt(probs[first, B] * last) * np.mean([1 - p[O] for p in probs[first:stop]])
-        np.testing.assert_allclose(score, wanted)
-    assert segments.span_scores(np.log(probs), np.empty((0, 2))).shape == (0,)
-
-
-def test_certain_tags_score_one_for_every_length():
-    tags = segments.encode_tags([(0.04, 0.08), (0.12, 0.20), (0.24, 0.40)], 12)
-    with np.errstate(divide="ignore"):
-        scores = segments.span_scores(np.log(np.eye(4)[tags]), segments.decode_tags(tags))
-    np.testing.assert_allclose(scores, 1)

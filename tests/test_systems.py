@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import systems
+from klassify import derived, systems
 from klassify.errors import KlassifyError
 from klassify.scorefile import Header, read_header, score_path, write_scores
 
@@ -92,16 +92,16 @@ def test_a_system_that_is_its_own_input_is_refused(tmp_path):
 def test_derived_scores_are_kept_redone_or_refused(chain):
     model, platt = chain
     path = score_path(platt, "val", "clips")
-    scores = systems.derive_scores(platt, "val")
+    scores = derived.derive_scores(platt, "val")
     np.testing.assert_allclose(scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8)
     assert scores.header.supervision == "segment"
     written = path.stat().st_mtime_ns
-    systems.derive_scores(platt, "val")
+    derived.derive_scores(platt, "val")
     assert path.stat().st_mtime_ns == written
     write_clips(model, [0.0, 0.0, 0.0], {"system": systems.system_hash(model), "aggregate": "mean"})
     with pytest.raises(KlassifyError, match="other inputs or settings"):
-        systems.derive_scores(platt, "val")
-    assert systems.derive_scores(platt, "val", force=True).table["score"].nunique() == 1
+        derived.derive_scores(platt, "val")
+    assert derived.derive_scores(platt, "val", force=True).table["score"].nunique() == 1
     assert read_header(path).settings["system"] == systems.system_hash(platt)
 
 

@@ -33,7 +33,7 @@ def broken_torchaudio(folder):
 
 def test_a_broken_torchaudio_becomes_importable(tmp_path):
     program = (
-        "import klassify.torchaudio_import, torchaudio\n"
+        "from klassify.torchaudio_import import ensure_importable\nensure_importable()\nimport torchaudio\n"
         f"assert torchaudio.__file__.startswith({str(tmp_path)!r}), torchaudio.__file__\n"
         "print(torchaudio.resample())\n"
         "try:\n    torchaudio.align()\n"
@@ -49,7 +49,10 @@ def test_a_whole_torchaudio_is_left_alone(tmp_path):
     (folder / "torchaudio/_extension/__init__.py").write_text(
         "_IS_TORCHAUDIO_EXT_AVAILABLE = True\nfail_if_no_align = lambda function: function\n"
     )
-    program = "import klassify.torchaudio_import, torchaudio; print(torchaudio.resample(), torchaudio.align())"
+    program = (
+        "from klassify.torchaudio_import import ensure_importable\nensure_importable()\nimport torchaudio\n"
+        "print(torchaudio.resample(), torchaudio.align())\n"
+    )
     assert run_python(program, folder) == "native None"
 
 

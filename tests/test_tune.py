@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from klassify import cli, lists, localise, proposals, systems, tune
+from klassify import cli, datalist, localise, proposals, systems, tune
 from klassify.errors import KlassifyError
 from klassify.scorefile import Header, score_path, write_scores
 from klassify.submission.predictions import Truth
@@ -29,7 +29,7 @@ def make_split(root):
             "visual_fake_segments": fake if kind == "visual_modified" else [],
         })  # fmt: skip
     frame = pd.DataFrame(rows)
-    lists.write_list(root / "val.tsv", frame)
+    datalist.write_list(root / "val.tsv", frame)
     return frame
 
 
@@ -182,7 +182,7 @@ def test_nothing_to_find_is_refused(tmp_path):
     frame = make_split(tmp_path)
     for name in ("fake_segments", "audio_fake_segments", "visual_fake_segments"):
         frame[name] = [[] for _ in range(len(frame))]
-    lists.write_list(tmp_path / "val.tsv", frame)
+    datalist.write_list(tmp_path / "val.tsv", frame)
     with pytest.raises(KlassifyError, match="nothing to tune on"):
         tune.read_truth(tmp_path, "val_fit", "both")
 

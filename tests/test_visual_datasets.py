@@ -13,8 +13,8 @@ import torch
 from test_frames import noise, write_lossless
 from test_visual import small
 
-from klassify import decoding, lists, store
-from klassify.datasets import Sources
+from klassify import datalist, decoding, store
+from klassify.clip_data import Sources
 from klassify.features import frames
 from klassify.media import MediaError
 from klassify.scoring.inference import clip_frames, score_frames
@@ -208,7 +208,7 @@ def sources(tmp_path_factory) -> Sources:
     shard[2] = store.LMMRow.failed("2.mkv", "features", "out of memory")
     damaged = root / "media" / "val" / "3.mkv"
     damaged.write_bytes(damaged.read_bytes()[:200])
-    lists.write_list(root / "lists" / "val.tsv", pd.DataFrame(rows))
+    datalist.write_list(root / "lists" / "val.tsv", pd.DataFrame(rows))
     settings = {"kind": "lmm", "visual_dim": 5, "textual_dim": 7, "new_tokens": 4}
     store.write_part(root / "features" / "lmm" / "val", store.Place(1, 1, 0, 1), shard, settings, "val")
     return Sources(root / "lists", root / "media", root / "features")

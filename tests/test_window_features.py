@@ -11,8 +11,9 @@ import soundfile
 import torch
 from torch import nn
 
-from klassify import lists
-from klassify.datasets import AudioClips, Sources
+from klassify import datalist
+from klassify.clip_data import Sources
+from klassify.datasets import AudioClips
 from klassify.errors import KlassifyError
 from klassify.frame_datasets import AudioFrames
 from klassify.models.bam import BAM
@@ -75,7 +76,7 @@ def sources(tmp_path_factory) -> Sources:
         soundfile.write(root / f"media/test/{index}.wav", wave, RATE, subtype="FLOAT")
         rows.append({"file": f"{index}.wav", "n_frames": int(duration * 25), "fps": 25.0, "n_samples": len(wave),
                      "duration": duration, "modify_type": "", "source": ""})  # fmt: skip
-    lists.write_list(root / "lists/test.tsv", pd.DataFrame(rows))
+    datalist.write_list(root / "lists/test.tsv", pd.DataFrame(rows))
     return Sources(root / "lists", root / "media", root / "features")
 
 

@@ -13,11 +13,11 @@ import av
 import numpy as np
 import pandas as pd
 
-from klassify import lists, systems
+from klassify import datalist, systems
 from klassify.cli import main
 from klassify.scorefile import Header, score_path, write_scores
 
-TYPES = lists.TYPES
+TYPES = datalist.TYPES
 HOSTILE = "<img src=x onerror=alert(1)>"
 FAKE = [0.4, 0.8]
 SECONDS = 1.2
@@ -43,7 +43,7 @@ def make(root: Path, n_sources: int = 8, *, n_videos: int = 0, test_shift: float
     for split in ("val", "testA"):
         frame = _labels(split, n_sources, rng)
         labels = root / "lists" / ("val.tsv" if split == "val" else "heldout/testA_labels.tsv")
-        lists.write_list(labels, frame)
+        datalist.write_list(labels, frame)
         shift = test_shift if split == "testA" else 0.0
         _models(root, split, frame, rng, shift)
         for name in frame["file"][: n_videos if split == "testA" else 0]:

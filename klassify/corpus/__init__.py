@@ -1,5 +1,7 @@
 """Generate the small corpus of talking-head clips with planted partial fakes: painted faces, espeak-ng speech.
 
+    klassify corpus --out media/demo --size default
+
 Four versions of every original (real, audio, visual, both modified) share everything but the fake spans.
 The folder is laid out as the challenge's is: train/ val/ testA/ testB/, train_metadata.json,
 val_metadata.json, testA_files.txt, testB_files.txt. The labels of the test splits lie apart, in heldout/.

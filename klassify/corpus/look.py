@@ -29,7 +29,6 @@ SHIRTS = (
     (110, 92, 130),
 )
 WALLS = ((176, 184, 186), (142, 158, 172), (190, 176, 156), (120, 134, 126), (160, 148, 164), (96, 108, 126))
-HAIRSTYLES = ("short", "parted", "long", "curly", "bald", "bob")
 MALE_VOICES = tuple(f"m{number}" for number in range(1, 9))
 FEMALE_VOICES = tuple(f"f{number}" for number in range(1, 6))
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-us-nyc")

@@ -22,8 +22,9 @@ import pandas as pd
 from klassify.errors import KlassifyError, some
 from klassify.evaluation.metrics import Ranking
 from klassify.frame_file import FrameFile
+from klassify.ragged import row_numbers, row_offsets
 from klassify.segments import FRAME_S
-from klassify.submission.predictions import Truth, row_numbers, row_offsets
+from klassify.submission.predictions import Truth
 
 RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
 SEGMENT_MS = 400

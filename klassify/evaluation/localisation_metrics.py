@@ -217,12 +217,18 @@ def by_length(matches: Matches, edges_s: Sequence[float] = LENGTH_EDGES_S) -> di
 def by_modality(proposals: Proposals, frame: pd.DataFrame, mode: str = "official") -> dict[str, Task2Result]:
     """The metrics against the fake segments of the sound and of the picture alone, on all clips.
 
-    frame: a data list with its segment columns. Nobody can score full marks on both, unless each row of
-    `proposals` comes from a detector of that modality.
+    frame: a data list with its segment columns; a modality whose segments some clip lacks, or that has none, is left
+    out. A detector of both cannot score full marks against one.
     """
+    columns = {modality: f"{modality}_fake_segments" for modality in ("audio", "visual")}
+    known = {
+        name: column
+        for name, column in columns.items()
+        if frame[column].notna().all() and frame[column].str.len().any()
+    }
     return {
-        modality: score_task2(proposals, Truth.from_list(frame, f"{modality}_fake_segments"), mode)
-        for modality in ("audio", "visual")
+        f"{modality} segments": score_task2(proposals, Truth.from_list(frame, column), mode)
+        for modality, column in known.items()
     }
 
 

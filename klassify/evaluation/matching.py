@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from klassify.submission.predictions import Proposals, Truth, row_numbers
+from klassify.ragged import row_numbers
+from klassify.submission.predictions import Proposals, Truth
 
 AP_IOUS = (0.5, 0.75, 0.9, 0.95)
 AR_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)

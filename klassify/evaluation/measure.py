@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import logit
 
-from klassify import lists, systems
+from klassify import datalist, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
 from klassify.scorefile import ScoreFile, align
 
 METRICS = ("auc", "eer", "log_loss")
-GROUPS = ("all", *lists.TYPES[1:])  # all clips, then each fake type against the real ones
+GROUPS = ("all", *datalist.TYPES[1:])  # all clips, then each fake type against the real ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str
         for against, name in {"own": one.system.own_label, "video": "video"}.items():
             if against == "own" and name == "video":
                 continue
-            label = lists.label(frame, name)
+            label = datalist.label(frame, name)
             for group in GROUPS:
                 cells[one.system.name, against, group] = Cell.of(one, label, groups[group])
     return cells

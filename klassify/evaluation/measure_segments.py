@@ -26,10 +26,13 @@ from klassify.frame_file import FrameFile
 from klassify.localise import segment_scores
 from klassify.proposals import random_proposals
 from klassify.scorefile import score_path
+from klassify.segments import FRAME_S
 from klassify.submission.predictions import Proposals, Truth
 
 MAX_ROWS = 50  # of a clip: what is submitted
 RANDOM_DRAWS = 20
+RANDOM = "random"  # rows beside the systems': guessing,
+CEILING = "perfect on the 40 ms grid"  # and the true segments with their ends on the grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,8 @@ def measure_task2(
 ) -> pd.DataFrame:
     """One row a system and group of clips or segments: METRICS, intervals of Score, `gain`, frame metrics.
 
+    Two more rows are what guessing reaches and what the grid allows.
+
     frame: the labelled list with its segments. gain: Score of `versus` minus this system's on the same
     resamples of sources. KlassifyError where the list has no fake segment.
     """
@@ -90,9 +95,11 @@ def measure_task2(
             row |= _with_ends("gain", whole[versus].score - whole[name].score, paired)
         rows.append(row)
         groups = task2.by_modify_type(matches[name], frame["modify_type"]) | task2.by_length(matches[name])
+        groups |= task2.by_modality(one.proposals, frame, mode)
         rows += [{"system": name, "group": group} | result.named() for group, result in groups.items()]
     last = next(one for one in localised if one.system.name == versus)
-    rows.append({"system": "random", "group": "all"} | guessing(last.proposals, truth, frame, mode, seed).named())
+    rows.append({"system": RANDOM, "group": "all"} | guessing(last.proposals, truth, frame, mode, seed).named())
+    rows.append({"system": CEILING, "group": "all"} | task2.grid_ceiling(truth, FRAME_S, mode=mode).named())
     table = pd.DataFrame(rows)
     return table.assign(metric=mode, n=len(frame), n_sources=frame["source"].nunique(), n_segments=len(truth.segments))
 
@@ -131,7 +138,7 @@ def comparison_task2(table: pd.DataFrame) -> str:
     groups = [group for group in dict.fromkeys(table["group"]) if group != "all"]
     by_group = [["Score", *groups]]
     cells = table.set_index(["system", "group"])["Score"]
-    for name in whole.index.drop("random"):
+    for name in whole.index.drop([RANDOM, CEILING]):
         by_group.append([name, *(number(cells.get((name, group), np.nan)) for group in groups)])
     title = (
         f"{first['split']} ({first['subset']}): {first['n']} clips with {first['n_segments']} fake segments, of "

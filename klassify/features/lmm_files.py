@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from klassify.checkpoints import read_tensors
 from klassify.errors import KlassifyError, some
+from klassify.features import lmm_tiny
 from klassify.files import read_json, settings_hash
+from klassify.torchaudio_import import import_transformers
 from klassify.torchfile import read_torch_file
 
 if TYPE_CHECKING:
@@ -34,15 +36,6 @@ CLIP_L_336 = {
 }  # fmt: skip
 
 
-def import_transformers() -> Any:
-    """The transformers package, after what it needs to be importable."""
-    from klassify import torchaudio_import  # noqa: F401
-
-    import transformers  # isort: skip
-
-    return transformers
-
-
 # ------------------------------------------------------------------------------------ configs
 
 
@@ -50,8 +43,6 @@ def llava_config(source: str, clip: str | None = None, download: bool = False) -
     """The LlavaConfig of a folder of either naming, of a hub id, or of `tiny`."""
     transformers = import_transformers()
     if source == TINY:
-        from klassify.features import lmm_tiny
-
         return lmm_tiny.llava_config()
     folder = find_folder(source, download)
     content = read_json(folder / "config.json")
@@ -100,8 +91,6 @@ def clip_config(source: str, download: bool = False) -> Any:
     """The CLIPVisionConfig of a folder with a whole CLIP or its vision part, of a hub id, or of `tiny`."""
     transformers = import_transformers()
     if source == TINY:
-        from klassify.features import lmm_tiny
-
         return lmm_tiny.llava_config().vision_config
     path = find_folder(source, download) / "config.json"
     content = read_json(path)

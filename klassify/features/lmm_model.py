@@ -20,11 +20,11 @@ from klassify.features.lmm_files import (
     clip_config,
     find_folder,
     fingerprint,
-    import_transformers,
     llava_config,
     read_folder,
 )
 from klassify.features.lmm_tokenizer import load_tokenizer
+from klassify.torchaudio_import import import_transformers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

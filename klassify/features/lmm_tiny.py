@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from klassify.features.lmm_files import import_transformers
+from klassify.torchaudio_import import import_transformers
 
 SEED = 2025
 WARNING = "the LMM is the tiny one with random weights: its features and texts mean nothing"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.features.lmm_files import import_transformers
+from klassify.torchaudio_import import import_transformers
 
 SPACE = "▁"
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}

@@ -7,32 +7,31 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from klassify.errors import KlassifyError
 from klassify.files import write_text
 from klassify.launch import script, slurm, survey
 from klassify.launch.options import Options, options_from, without_launcher
 from klassify.launch.record import FILE, Record, Submission, read_record
-from klassify.launch.work import ExtractWork, ScoreWork, TrainWork, Work, spans
+from klassify.launch.work import Work, spans, unspanned
 
 POLL_S = 10.0
 SAY_S = 60.0
 SETTLE_S = 5.0  # a file made on another node may show up later than its job leaves the queue
 
 
-def submitted(args: argparse.Namespace) -> bool:
-    """The hook of extract, score and train: True when the command went to the cluster, and nothing is left to do here.
+def submitted(args: argparse.Namespace, prepare: Callable[[list[str], Options], list[Record]]) -> bool:
+    """The hook of extract, score and train: True when the command went to the cluster.
 
-    args.command_line holds the command as it was typed. False under `--launcher local`.
+    args.command_line holds the command as it was typed. prepare: refuses mistakes before anything is queued, and
+    returns what is to be submitted; it gets the command's arguments without those of the launcher, and the latter
+    as Options. False under `--launcher local`.
     """
     if getattr(args, "launcher", "local") == "local":
         return False
-    command, *argv = args.command_line
-    options = options_from(args)
-    prepare = {"extract": _extract, "score": _score, "train": _train}[command]
-    records = prepare(args, without_launcher(argv, training=command == "train"), options)
+    argv = without_launcher(args.command_line[1:], training=not hasattr(args, "shards"))
+    records = prepare(argv, options_from(args))
     for record in records:
         if args.force and not args.dry_run:
             _clear(record)
@@ -40,101 +39,10 @@ def submitted(args: argparse.Namespace) -> bool:
     if args.wait and not args.dry_run:
         for record in records:
             wait(record)
-    return not (command == "score" and args.wait and _derived_are_left(args))
+    return True
 
 
-# ------------------------------------------------------------------------------ what each command sends
-
-
-def _extract(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
-    from klassify import extract, lists
-
-    if args.shard or args.status:
-        raise KlassifyError("--shard and --status go without --launcher slurm.")
-    files = lists.read_list(args.list)["file"].tolist()
-    made_by = extract.extraction(args)
-    settings = extract.extraction_settings(made_by, files, args.chunk or extract.CHUNKS[args.kind])
-    if not args.force:  # found here rather than by every task
-        extract.parts_there(args.out, settings, options.shards)
-    lists.media_folder(args.root, args.list.stem, files)  # refuses a root without the clips
-    return [_record(ExtractWork(args.out, options.shards), ["extract", *argv, "--jobs", str(options.cpus)], options)]
-
-
-def _score(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
-    from klassify import systems
-
-    if args.shard:
-        raise KlassifyError("--shard goes without --launcher slurm.")
-    if not (args.lists and args.media and args.features):
-        raise KlassifyError("Give --lists, --media and --features: a model is scored from its inputs.")
-    kinds = {folder: systems.load_system(folder).kind for folder in args.systems}
-    models = [folder for folder, kind in kinds.items() if kind == "model"]
-    if len(models) < len(kinds) and not args.wait:
-        other = next(folder for folder, kind in kinds.items() if kind != "model")
-        raise KlassifyError(f"{other.name} is made of the scores of others, which takes no cluster.", where=other,
-                            mend="score it here when those are done, or give --wait")  # fmt: skip
-    for folder in models if not args.force else ():
-        for split in args.split.split(","):
-            _refuse_old_scores(folder, split, args)
-    named = {str(folder) for folder in args.systems}
-    return [
-        _record(ScoreWork(folder, options.shards, split), ["score", str(folder), *_without(argv, named, "--split"),
-                                                           "--split", split], options)
-        for folder in models for split in args.split.split(",")
-    ]  # fmt: skip
-
-
-def _refuse_old_scores(folder: Path, split: str, args: argparse.Namespace) -> None:
-    """Scores of another training or list are not taken for done."""
-    from klassify import lists, systems
-    from klassify.files import already_done, file_hash
-    from klassify.scorefile import read_header
-
-    wanted = {"system": systems.system_hash(folder), "list": file_hash(lists.existing_list(args.lists, split))}
-    for path in ScoreWork(folder, 1, split).whole:
-        made_with = read_header(path).settings
-        already_done(path, {key: made_with.get(key) for key in wanted}, wanted)
-
-
-def _without(argv: Sequence[str], words: set[str], option: str) -> list[str]:
-    """Arguments without these positional ones and without one option and its value."""
-    kept, skip = [], False
-    for at, word in enumerate(argv):
-        if skip:
-            skip = False
-        elif word == option:
-            skip = True
-        elif not word.startswith(f"{option}=") and not (word in words and not _is_value(argv, at)):
-            kept.append(word)
-    return kept
-
-
-def _is_value(argv: Sequence[str], at: int) -> bool:
-    """Whether the word belongs to the option before it: of those of `score`, only --lists and the like take paths."""
-    return at > 0 and argv[at - 1] in ("--lists", "--media", "--features")
-
-
-def _derived_are_left(args: argparse.Namespace) -> bool:
-    from klassify import systems
-
-    args.systems = [folder for folder in args.systems if systems.load_system(folder).kind != "model"]
-    return bool(args.systems)
-
-
-def _train(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
-    if args.fast_dev_run:
-        raise KlassifyError("--fast-dev-run goes without --launcher slurm.")
-    import torch
-
-    from klassify.experiment import load_experiment
-
-    with torch.device("meta"):  # a mistake is found here, not in the queue
-        load_experiment(args.config, args.overrides, seed=args.seed)
-    argv = ["train", *argv, "--nodes", str(options.nodes), "--devices", str(options.gpus or 1)]
-    return [_record(TrainWork(args.out, 1), argv, options)]
-
-
-def _record(work: Work, arguments: Sequence[str], options: Options) -> Record:
+def record_of(work: Work, arguments: Sequence[str], options: Options) -> Record:
     """A new record, which knows of the jobs that an earlier one submitted."""
     record = Record(work, [*arguments, "--launcher", "local"], os.getcwd(), options)
     path = record.folder / FILE
@@ -203,8 +111,6 @@ def described(record: Record, shards: str) -> str:
 
 
 def _shards(submission: Submission) -> set[int]:
-    from klassify.launch.work import unspanned
-
     return set(unspanned(submission.shards))
 
 
@@ -219,7 +125,7 @@ def scripts(record: Record) -> dict[str, str]:
         }
     merge = ["merge", str(out), *(["--split", work.split] if work.command == "score" else [])]
     array = script.array_script(work.title, record.arguments, record.options, folder, out, work.pattern, record.name,
-                                record.cwd,                                slurm.largest_index())  # fmt: skip
+                                record.cwd, slurm.largest_index())  # fmt: skip
     return {
         "array.sh": array,
         "merge.sh": script.merge_script(work.title, merge, record.options, folder, record.merge_name, record.cwd),

@@ -10,17 +10,13 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from klassify.checkpoints import ImportReport, read_checkpoint
 from klassify.errors import KlassifyError, some
-
-if TYPE_CHECKING:
-    from klassify.models.spatiotemporal import SpatioTemporal
 
 UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k
 KNOWN = re.compile(
@@ -32,8 +28,10 @@ NOT_IN_FILE = re.compile(
 )
 
 
-def hybrid_vit_state(theirs: Mapping[str, Tensor], model: SpatioTemporal) -> tuple[dict[str, Tensor], list[str]]:
-    """The hybrid ViT's tensors under every name that they start in `model`, and the keys left out.
+def hybrid_vit_state(theirs: Mapping[str, Tensor], window: int, grid: int) -> tuple[dict[str, Tensor], list[str]]:
+    """The hybrid ViT's tensors under every name that they start, and the keys left out.
+
+    window: frames of the model. grid: patches along a side of its image.
 
     Both stems get the file's convolutions, the frequency stem those of the stem, both attentions of a block the
     block's, each FC token the class token, and its position the class token's. (The published code misspells the
@@ -51,13 +49,13 @@ def hybrid_vit_state(theirs: Mapping[str, Tensor], model: SpatioTemporal) -> tup
         elif match := re.match(r"(blocks\.\d+\.)((norm|attn|mlp).*)", key):
             ours[key] = ours[f"{match[1]}temporal_{match[2]}"] = value
         elif key == "cls_token":
-            ours |= {key: value, "fc_token": value[:, :1].expand(-1, model.window, -1)}
+            ours |= {key: value, "fc_token": value[:, :1].expand(-1, window, -1)}
         elif key == "pos_embed":
-            grid = resized_positions(value, model.grid)
+            positions = resized_positions(value, grid)
             ours |= {
-                key: grid,
-                "window_pos_embed": grid,
-                "temporal_pos_embed": value[:, :1].expand(-1, model.window, -1),
+                key: positions,
+                "window_pos_embed": positions,
+                "temporal_pos_embed": value[:, :1].expand(-1, window, -1),
             }
         else:
             ours[key] = value
@@ -74,8 +72,8 @@ def resized_positions(embed: Tensor, grid: int) -> Tensor:
     return torch.cat([embed[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
-def load_hybrid_vit(model: SpatioTemporal, path: str | Path) -> ImportReport:
-    """Load what the timm-named hybrid ViT in `path` has for `model`; nothing in the file is run.
+def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: int) -> ImportReport:
+    """Load what the timm-named hybrid ViT in `path` has for a SpatioTemporal; nothing in the file is run.
 
     Refused are files with tensors of unknown name or another shape (another width, depth or stem), and files that
     lack some. Positions of another image size are interpolated, and the report says so.
@@ -84,7 +82,7 @@ def load_hybrid_vit(model: SpatioTemporal, path: str | Path) -> ImportReport:
     unexpected = [key for key in theirs if not KNOWN.fullmatch(key)]
     if any(value.dim() != 3 for key, value in theirs.items() if key in ("cls_token", "pos_embed")):
         raise KlassifyError("The class token or the positions of this file are not (1, tokens, dim).", where=path)
-    ours, left_out = hybrid_vit_state(theirs, model)
+    ours, left_out = hybrid_vit_state(theirs, window, grid)
     wanted = model.state_dict()
     complaints = {
         "missing": [key for key in wanted if key not in ours and not NOT_IN_FILE.fullmatch(key)],
@@ -104,6 +102,6 @@ def load_hybrid_vit(model: SpatioTemporal, path: str | Path) -> ImportReport:
         )
     model.load_state_dict(ours, strict=False)
     kind = "timm hybrid ViT"
-    if (side := math.isqrt(theirs["pos_embed"].shape[1] - 1)) != model.grid:
-        kind += f" (positions interpolated from {side} x {side} to {model.grid} x {model.grid})"
+    if (side := math.isqrt(theirs["pos_embed"].shape[1] - 1)) != grid:
+        kind += f" (positions interpolated from {side} x {side} to {grid} x {grid})"
     return ImportReport(kind, len(ours), left_out, [key for key in wanted if key not in ours])

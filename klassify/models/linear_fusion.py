@@ -23,8 +23,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from torch import Tensor, nn
 
-from klassify.frame_file import top_rows
-from klassify.submission.predictions import row_numbers, row_offsets
+from klassify.ragged import row_numbers, row_offsets, top_rows
 
 RESOLUTIONS_MS = (160, 320, 640)
 COLUMNS = ("real", "fake", *(f"ps{ms}_{side}" for ms in RESOLUTIONS_MS for side in ("real", "fake")))

@@ -209,7 +209,7 @@ class SpatioTemporal(nn.Module):
         path = path or self.pretrained
         if path is None:
             return None
-        report = load_hybrid_vit(self, path)
+        report = load_hybrid_vit(self, path, window=self.window, grid=self.grid)
         print(f"spatio-temporal model: {report}")
         return report
 

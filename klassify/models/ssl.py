@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from klassify.checkpoints import ImportReport, import_weights, locate_weights
 from klassify.errors import KlassifyError
 from klassify.models.bounded import by_rows, by_time, frames_at_once, rows_at_once
+from klassify.torchaudio_import import import_transformers
 
 SAMPLE_RATE = 16_000
 
@@ -82,10 +83,6 @@ LIBRARIES = ("transformers", "torchaudio", "fairseq2")
 
 def _build(architecture: str | dict[str, Any], library: str = "transformers") -> nn.Module:
     """A model of that architecture with random weights; whatever the library, with transformers' names and calls."""
-    from klassify import torchaudio_import  # noqa: F401  transformers cannot be imported before it
-
-    from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel  # isort: skip
-
     if isinstance(architecture, str) and architecture not in ARCHITECTURES:
         raise KlassifyError(
             f"There is no speech model architecture {architecture!r}.",
@@ -95,8 +92,8 @@ def _build(architecture: str | dict[str, Any], library: str = "transformers") ->
     family = settings.pop("family", "wav2vec2")
     if family not in ("wav2vec2", "wavlm"):
         raise KlassifyError(f"There is no speech model family {family!r}.", mend="choose wav2vec2 or wavlm")
-    config, model = {"wav2vec2": (Wav2Vec2Config, Wav2Vec2Model), "wavlm": (WavLMConfig, WavLMModel)}[family]
-    built_config = config(**settings, **SWITCHED_OFF)
+    transformers, name = import_transformers(), {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}[family]
+    built_config = getattr(transformers, f"{name}Config")(**settings, **SWITCHED_OFF)
     if library == "torchaudio":
         from klassify.models.ssl_torchaudio import TorchaudioSpeechModel
 
@@ -105,7 +102,7 @@ def _build(architecture: str | dict[str, Any], library: str = "transformers") ->
         from klassify.models.ssl_fairseq2 import Fairseq2SpeechModel
 
         return Fairseq2SpeechModel(built_config)
-    return model(built_config)
+    return getattr(transformers, f"{name}Model")(built_config)
 
 
 class SSLFrontEnd(FrontEnd):

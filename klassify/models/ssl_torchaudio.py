@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from klassify.torchaudio_import import ensure_importable
+
 
 class _Extractor(nn.Module):
     """(B, N) samples -> (B, C, T)."""
@@ -87,9 +89,8 @@ class TorchaudioSpeechModel(nn.Module):
 
 
 def _built(config: Any) -> nn.Module:
-    from klassify import torchaudio_import  # noqa: F401  torchaudio may not be importable before it
-
-    from torchaudio.models import wav2vec2_model, wavlm_model  # isort: skip
+    ensure_importable()
+    from torchaudio.models import wav2vec2_model, wavlm_model
 
     settings = {
         "extractor_mode": "layer_norm",

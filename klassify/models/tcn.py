@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.augment import FeatureAugment
+from klassify.feature_augment import FeatureAugment
 from klassify.segments import IGNORE, TAGS, O
 
 

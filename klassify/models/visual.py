@@ -29,9 +29,9 @@ from klassify.errors import KlassifyError
 from klassify.features.reconstruction import decoded, weights_path
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.vqvae import VQVAE
+from klassify.ragged import TOP_SHARE
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TOP_SHARE = 0.1
 
 
 class TokenAttention(nn.Module):

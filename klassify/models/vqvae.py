@@ -182,14 +182,6 @@ def from_unit(x: Tensor, size: tuple[int, int]) -> Tensor:
     return ((x * 0.5 + 0.5) * 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def psnr(frames: Tensor, others: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 frames; inf where they are equal.
-
-    The squared error is averaged over all frames before the logarithm.
-    """
-    return decibels(mean_square(frames, others))
-
-
 def mean_square(frames: Tensor, others: Tensor) -> float:
     """Mean squared difference of uint8 frames, in squared levels."""
     return float((frames.int() - others.int()).square().float().mean())

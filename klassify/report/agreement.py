@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from klassify import calibrate, lists, systems
+from klassify import calibrate, datalist, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
 from klassify.report.entries import Entry
@@ -45,7 +45,7 @@ def calibrated(entry: Entry, split: str, files: Sequence[str], fit: pd.DataFrame
         if fit is None:
             raise KlassifyError("no labels of val")
         on_val = systems.clip_scores(entry.folder, "val")
-        fitted = calibrate.fit(on_val, fit["file"].tolist(), lists.label(fit, "video"), input="log_odds")
+        fitted = calibrate.fit(on_val, fit["file"].tolist(), datalist.label(fit, "video"), input="log_odds")
     except KlassifyError as error:
         return Calibrated(entry.name, np.where(np.isnan(own), prior, own), None, f"as it is ({error.what})")
     system = dataclasses.replace(
@@ -101,7 +101,7 @@ def fused(answers: Sequence[Calibrated], fit: pd.DataFrame) -> dict[str, np.ndar
     from sklearn.linear_model import LogisticRegression
 
     values = np.stack([one.probability for one in answers])
-    stacker = LogisticRegression(C=1.0).fit(_log_odds([one.on_fit for one in answers]), lists.label(fit, "video"))
+    stacker = LogisticRegression(C=1.0).fit(_log_odds([one.on_fit for one in answers]), datalist.label(fit, "video"))
     stacked = expit(stacker.decision_function(_log_odds(values)))
     return {"max": values.max(axis=0), "mean": values.mean(axis=0), "stacking": stacked}
 
@@ -117,7 +117,7 @@ def fusion_gain(
 
     gain: over the answer alone that is best on val_fit, so that the rival was not chosen on these clips.
     """
-    label, on_fit = lists.label(frame, "video"), lists.label(fit, "video")
+    label, on_fit = datalist.label(frame, "video"), datalist.label(fit, "video")
     best = max(answers, key=lambda one: metrics.roc_auc(on_fit, one.on_fit)).name
     scores = {one.name: one.probability for one in answers}
     joined = {f"{rule} of {len(answers)}": values for rule, values in fused(answers, fit).items()}

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from klassify import decoding, lists, media, timeline
+from klassify import datalist, decoding, media, timeline
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
 from klassify.features.mouth import FEATURES
@@ -67,7 +67,7 @@ class Timelines:
     ):  # fmt: skip
         self.entries, self.frame, self.labelled, self.page_folder = entries, frame, labelled, page_folder
         files = frame["file"].tolist()
-        self.media_root = None if media_root is None else lists.media_folder(media_root, split, files)
+        self.media_root = None if media_root is None else datalist.media_folder(media_root, split, files)
         self.mouth = _store(features, "mouth", split)
         self.lmm = _store(features, "lmm", split)
         self.image_bytes = 0

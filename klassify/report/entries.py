@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import systems
-from klassify.detector import DETECTOR, load_detector
+from klassify.detector_file import DETECTOR, read_detector
 from klassify.errors import KlassifyError, some
 from klassify.evaluation.frame_metrics import FrameTable
 from klassify.evaluation.measure import Scored, load_scored
@@ -83,7 +83,7 @@ def _named(path: Path) -> Iterable[tuple[Path, set[str]]]:
             f"Here lies neither a {systems.SYSTEM} nor a {DETECTOR}.", where=path,
             mend="name a system's folder or a recipe's, such as exp/demo/klassify",
         )  # fmt: skip
-    detector = load_detector(path)
+    detector = read_detector(path)
     for name in detector.systems:
         yield detector.folder / name, {task for task, chosen in detector.answers.items() if chosen == name}
 
@@ -92,7 +92,7 @@ def _answers_beside(folder: Path) -> set[str]:
     """The tasks that the detector.yaml next to a system gives it."""
     if not (folder.parent / DETECTOR).exists():
         return set()
-    return {task for task, name in load_detector(folder.parent).answers.items() if name == folder.name}
+    return {task for task, name in read_detector(folder.parent).answers.items() if name == folder.name}
 
 
 def _short(folder: Path, here: Path) -> Path:

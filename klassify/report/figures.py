@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from klassify.datalist import TYPES
 from klassify.evaluation import metrics
 from klassify.evaluation.localisation_metrics import Matches
 from klassify.evaluation.matching import AP_IOUS, AR_COUNTS
 from klassify.evaluation.plots import BLACK, BLUE, ORANGE, SCALE_NAME, TYPE_STYLE, VERMILLION
-from klassify.lists import TYPES
 
 COLOURS = (BLUE, VERMILLION, "#009E73", ORANGE, "#CC79A7", "#56B4E9", BLACK, "#8A7A00")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

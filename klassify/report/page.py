@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -23,10 +23,8 @@ from klassify import leaks
 from klassify.errors import KlassifyError
 from klassify.files import write_text
 from klassify.report import clips, plots, tables
+from klassify.report.comparison import Comparison
 from klassify.report.drift import LARGE
-
-if TYPE_CHECKING:
-    from klassify.compare import Comparison
 
 LIBRARIES = ("jinja2", "plotly")
 MAX_BYTES = 12_000_000

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from klassify.report import figures
+from klassify.report.comparison import Comparison
 from klassify.report.entries import Entry
-
-if TYPE_CHECKING:
-    from klassify.compare import Comparison
 
 HINT = "Tap a name in the legend to show or hide a system."
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify import lists
+from klassify import datalist
 from klassify.evaluation import localisation_metrics as task2
 from klassify.evaluation import metrics
 from klassify.evaluation.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
@@ -40,7 +40,7 @@ def task1_metrics(
     entries: Sequence[Entry], frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """AUC, EER and log-loss against the video's label, one row a system; and all differences between two systems."""
-    label, rows = lists.label(frame, "video"), np.arange(len(frame))
+    label, rows = datalist.label(frame, "video"), np.arange(len(frame))
     cells = [Cell.of(one.scored, label, rows) for one in entries]
 
     def statistics(weights: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def task1_metrics(
         for metric, value, sample in zip(METRICS, values, drawn):
             row |= with_ends(metric, value, sample)
         own = one.system.own_label
-        row["auc_own"] = row["auc"] if own == "video" else metrics.roc_auc(lists.label(frame, own), one.scored.score)
+        row["auc_own"] = row["auc"] if own == "video" else metrics.roc_auc(datalist.label(frame, own), one.scored.score)
         table.append(row)
     names = [one.name for one in entries]
     return pd.DataFrame(table), differences("task1", names, METRICS, points, samples)
@@ -160,7 +160,7 @@ def task1_by_group(
     n_bootstrap: int, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """AUC by group: kind, group, n, n_fake, system, `value` with interval, `gain` of `versus` over it with interval."""
-    label = lists.label(frame, "video")
+    label = datalist.label(frame, "video")
     rows = []
     for kind, group, mask in _each(groups):
         chosen = np.flatnonzero(mask)
@@ -180,7 +180,7 @@ def task2_by_group(
     groups: Mapping[str, Mapping[str, np.ndarray]], *, versus: str, n_bootstrap: int, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Score by group of clips, and by length of segments, whose hits of other segments count neither way."""
-    label, ours = lists.label(frame, "video"), [matches[one.name] for one in entries]
+    label, ours = datalist.label(frame, "video"), [matches[one.name] for one in entries]
     rows = []
     for kind, group, mask in _each(groups):
         within = mask.astype(float)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from klassify.evaluation import localisation_metrics
 from klassify.evaluation.tables import number
-
-if TYPE_CHECKING:
-    from klassify.compare import Comparison
+from klassify.report.comparison import Comparison
 
 NAMES = {"auc": "AUC", "eer": "EER", "log_loss": "log-loss", "frame_auc": "frame AUC"}
 APS, ARS = localisation_metrics.METRICS[:4], localisation_metrics.METRICS[4:-1]

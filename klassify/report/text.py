@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from klassify.evaluation.tables import aligned
+from klassify.report.comparison import Comparison
 from klassify.report.tables import TABLES
-
-if TYPE_CHECKING:
-    from klassify.compare import Comparison
 
 SHOWN = {
     "coverage": "coverage", "task1": "Task 1", "task2": "Task 2", "frames": "40 ms frames", "joined": "recipes joined",

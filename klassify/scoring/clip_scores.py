@@ -12,7 +12,8 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, some
 from klassify.files import refuse_cut, settings_hash, whole_file
-from klassify.frame_file import POOLS, FrameFile, clip_scores
+from klassify.frame_file import FrameFile, clip_scores
+from klassify.ragged import POOLS
 from klassify.scorefile import Header, read_blocks, read_header, reading, score_path, write_scores
 from klassify.windows import aggregate_by_clip, check_aggregate
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from klassify.datasets import ClipData, ClipWindows, Sources, Window, batches
+from klassify.clip_data import ClipData, ClipWindows, Sources, Window, batches
 from klassify.errors import KlassifyError
 from klassify.media import MediaError
 from klassify.scoring.window_features import WindowInputs, spans
@@ -71,7 +71,7 @@ def score_clips(
 
 
 def _clip_spans(loader: Iterator) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
-    """Like datasets.batches, but each list of windows is a span of one clip."""
+    """Like clip_data.batches, but each list of windows is a span of one clip."""
     for file, cut, reason in loader:
         if not cut:
             yield [], [(file, reason)]

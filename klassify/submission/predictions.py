@@ -23,23 +23,12 @@ import orjson
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
+from klassify.ragged import row_numbers, row_offsets
 
 CHUNK_BYTES = 1 << 18  # of JSON parsed at once; its tree of lists then stays in the processor's cache
 WHITESPACE = b" \t\n\r"
 PLACEHOLDER = "write the placeholder [[0, 0, 0]] for a clip without proposals"
 OUT_OF_INT_RANGE = 2.0**63  # whole numbers from here on are looked at one by one
-
-
-def row_offsets(counts: np.ndarray) -> np.ndarray:
-    """Offsets (n + 1,) int64 of clips that have `counts` (n,) rows each."""
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
-def row_numbers(offsets: np.ndarray, clips: np.ndarray) -> np.ndarray:
-    """The numbers of all rows of `clips`, clip after clip."""
-    counts = np.diff(offsets)[clips]
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[:-1][clips] - (ends - counts), counts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from klassify import lists, metadata
+from klassify import datalist, metadata
 
 TXT, JSON, ZIP, MANIFEST = "prediction.txt", "prediction.json", "submission.zip", "manifest.json"
 MAX_ROWS = 50  # AR looks at no more
@@ -52,7 +52,7 @@ class Listed:
         path = Path(path)
         if path.suffix == ".txt":
             return cls(metadata.read_names(path)[0]["file"].tolist(), path.name)
-        frame = lists.read_list(path)
+        frame = datalist.read_list(path)
         return cls(frame["file"].tolist(), path.name, frame["duration"].tolist(), first_line=2)
 
     def hint(self, name: str) -> str:

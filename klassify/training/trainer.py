@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from klassify.checkpoints import load_weights, save_weights
-from klassify.datasets import Examples
+from klassify.clip_data import Examples
 from klassify.errors import KlassifyError
 from klassify.experiment import METRICS, STATE, WEIGHTS, Experiment, seed_everything
 from klassify.files import whole_file

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from klassify import lists
+from klassify import datalist
 from klassify.errors import KlassifyError, some
 from klassify.experiment import METRICS, STATE, WEIGHTS, Experiment, TrainSettings, finished_training
 from klassify.files import already_done, file_hash, read_json, whole_file, write_json
@@ -21,7 +21,7 @@ def training_settings(experiment: Experiment, sources, args: argparse.Namespace,
     data = experiment.data
     start = {} if args.init else {str(path): file_hash(path) for path in starting_weights(experiment, args)}
     splits = (data.train_split, data.val_split)
-    hashes = {split: file_hash(lists.existing_list(sources.lists, split)) for split in splits}
+    hashes = {split: file_hash(datalist.existing_list(sources.lists, split)) for split in splits}
     return {
         "config": experiment.resolved,
         "seed": args.seed,

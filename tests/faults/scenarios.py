@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import lists, systems
+from klassify import datalist, systems
 from klassify.files import TEMPORARY
 from klassify.scorefile import Header, score_path, write_scores
 
@@ -79,7 +79,7 @@ def _scoring(small: Path, folder: Path) -> None:
 
 def _packaging(small: Path, folder: Path, n: int = 1500) -> None:
     files = [f"id{i % 70:05d}/{i:06d}.mp4" for i in range(n)]
-    lists.write_list(folder / "lists/testA.tsv", pd.DataFrame({"file": files, "duration": 4.0}))
+    datalist.write_list(folder / "lists/testA.tsv", pd.DataFrame({"file": files, "duration": 4.0}))
     scores = np.random.default_rng(0).random(n)
     systems.write_system(folder / "exp/s", systems.System("s", "model", "audio", "clip", "probability"))
     clips = pd.DataFrame({"file": files, "start": 0.0, "end": 4.0, "score": scores, "reason": ""})

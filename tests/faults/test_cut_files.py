@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import audio_file, cli, detector, lists, localise, package, scorefile, store, systems
+from klassify import audio_file, cli, datalist, detector, localise, package, scorefile, store, systems
 from klassify.audio_store import AudioStore
 from klassify.errors import KlassifyError
 from klassify.files import read_json, write_json, write_text
@@ -98,7 +98,7 @@ def _read_audio(path: Path) -> None:
 
 def _list(folder: Path) -> Path:
     table = pd.DataFrame({"file": FILES, "n_frames": 100, "fps": 25.0, "duration": 4.125, "modify_type": "real"})
-    lists.write_list(folder / "val.tsv", table)
+    datalist.write_list(folder / "val.tsv", table)
     return folder / "val.tsv"
 
 
@@ -197,7 +197,7 @@ KINDS = (
     Kind("feature shard", _shard, _read_shard),
     Kind("audio index", _audio, _read_audio),
     Kind("audio samples", lambda folder: audio_file.sound_path(_audio(folder)), _read_audio),
-    Kind("list", _list, lists.read_list),
+    Kind("list", _list, datalist.read_list),
     Kind("weights", _weights, _read_weights),
     Kind("published weights", _torch_file, _read_torch_file),
     Kind("training state", _state, _read_state),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import audio_file, check, cli, framescores, lists, media, scorefile, store, systems
+from klassify import audio_file, check, cli, datalist, framescores, media, scorefile, store, systems
 from klassify.audio_store import AudioStore
 from klassify.corpus.encode import write_clip
 from klassify.errors import KlassifyError
@@ -119,7 +119,7 @@ def _cli(*arguments: str) -> None:
 
 def _list(folder: Path) -> list[Path]:
     segments = ["[]", "[[0.1,0.5]]", "[[0.1,0.2],[0.4,0.8]]"]
-    lists.write_list(folder / "train.tsv", pd.DataFrame({
+    datalist.write_list(folder / "train.tsv", pd.DataFrame({
         "file": FILES, "n_frames": 25, "fps": 25.0, "n_samples": 16000, "duration": 1.0,
         "modify_type": ["real", "audio_modified", "both_modified"], "source": ["a", "a", "b"],
         "fake_segments": segments, "audio_fake_segments": segments, "visual_fake_segments": segments,
@@ -247,7 +247,7 @@ def _read_weights(path: Path) -> None:
 TARGETS = (
     Target("media", _clips, _decode),
     Target("metadata", _metadata, _make_lists, text=True),
-    Target("list", _list, lambda path: lists.read_list(path, segments=True), text=True),
+    Target("list", _list, lambda path: datalist.read_list(path, segments=True), text=True),
     Target("scores", _scores, scorefile.read_scores, text=True),
     Target("frame scores", _frame_scores, _read_frame_scores),
     Target("predictions", _predictions, _check, text=True),

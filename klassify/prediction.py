@@ -1,0 +1,203 @@
+"""Raw videos through the systems of a detector: what `klassify predict` and the Python API run.
+
+The given files become a data set of their own in a temporary folder, on which the stages' own commands run; an
+answer is thus the one that a submission would hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from klassify import datalist, decoding, store, systems
+from klassify.detector_file import DETECTOR, DetectorFile
+from klassify.errors import KlassifyError
+from klassify.localise import PROPOSALS
+from klassify.scorefile import read_scores, score_path
+from klassify.store_kinds import LMMRow
+
+SPLIT = "predict"
+DEMO_NOTICE = "These models were trained on the generated corpus alone: their answers about real videos mean nothing."
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer about one video. Times in seconds, scores in [0, 1], higher = more fake.
+
+    probability: that anything in the video is fake; the prior where nothing could be heard or seen.
+    answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
+    segments: proposals, best first, with the columns start, end, score, modality, method.
+    frames: {system: table of its 40 ms frames with start, end and probability of fake}.
+    detector: what answered; notice: what to know about it, "" if nothing.
+    """
+
+    file: str
+    probability: float
+    answered: bool
+    reasons: dict[str, str]
+    segments: pd.DataFrame
+    frames: dict[str, pd.DataFrame]
+    detector: str
+    notice: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file, without the frames."""
+        return {
+            "file": self.file, "probability": self.probability, "answered": self.answered, "reasons": self.reasons,
+            "segments": self.segments.to_dict("records"), "detector": self.detector, "notice": self.notice,
+        }  # fmt: skip
+
+
+def predict(
+    detector: DetectorFile, videos: Sequence[str | os.PathLike], *, device: str = "auto", lmm: str | None = None
+) -> Iterator[Prediction]:
+    """Answers about videos, in their order. A file that cannot be read gets the prior and the reasons."""
+    with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
+        data = _DataSet(Path(folder), [Path(video) for video in videos])
+        overlay = data.lay_over(detector)
+        with contextlib.redirect_stdout(io.StringIO()):
+            data.run_stages(overlay, device, lmm)
+        answers = _Answers(overlay)
+        for video, file in zip(videos, data.files):
+            yield answers.about(file, os.fspath(video), detector)
+
+
+def feature_kinds(folder: Path) -> Sequence[str]:
+    """The kinds of feature shards that a model reads, such as ("mouth",)."""
+    import yaml
+
+    data = yaml.safe_load((folder / systems.CONFIG).read_text(encoding="utf-8"))["data"]
+    module, _, name = data["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)(**data.get("init_args", {})).feature_kinds
+
+
+class _DataSet:
+    """The given files as a data set: lists/, media/, features/ and, laid over a detector, exp/ in one folder."""
+
+    def __init__(self, folder: Path, videos: Sequence[Path]):
+        self.folder = folder
+        self.files = [f"{number:06d}{video.suffix.lower()}" for number, video in enumerate(videos)]
+        (folder / "media").mkdir()
+        for file, video in zip(self.files, videos):
+            (folder / "media" / file).symlink_to(video.resolve())
+        (folder / "lists").mkdir()
+        self.list = folder / "lists" / f"{SPLIT}.tsv"
+        datalist.write_list(self.list, pd.DataFrame([self._measured(file) for file in self.files]))
+
+    def _measured(self, file: str) -> dict[str, Any]:
+        try:
+            info = decoding.probe(self.folder / "media" / file)
+        except KlassifyError:
+            return {"file": file, "n_frames": pd.NA, "fps": np.nan, "n_samples": pd.NA, "duration": np.nan}
+        measured = {name: getattr(info, name) for name in ("n_frames", "fps", "n_samples", "duration")}
+        return {"file": file} | measured
+
+    def lay_over(self, detector: DetectorFile) -> DetectorFile:
+        """The same systems in a folder of their own, by links, so that their scores are written there."""
+        top = self.folder / "exp"
+        for name in detector.systems:
+            (top / name).mkdir(parents=True)
+            for part in (systems.SYSTEM, systems.CONFIG, systems.WEIGHTS, PROPOSALS):
+                if (source := detector.folder / name / part).exists():
+                    (top / name / part).symlink_to(source.resolve())
+        return dataclasses.replace(detector, folder=top)
+
+    def run_stages(self, detector: DetectorFile, device: str, lmm: str | None) -> None:
+        """Extract what the models need, run them, derive, localise: inputs before those that use them."""
+        models = [name for name, entry in detector.systems.items() if entry["kind"] == "model"]
+        kinds = {kind for name in models for kind in feature_kinds(detector.folder / name)}
+        for kind in sorted(kinds):
+            self._extract(kind, device, lmm)
+        for name, entry in detector.systems.items():
+            folder = detector.folder / name
+            joins_proposals = systems.load_system(folder).parameters.get("rule") == systems.PROPOSALS_RULE
+            if not joins_proposals:
+                self._command("score", str(folder), "--split", SPLIT, "--lists", str(self.folder / "lists"),
+                              "--media", str(self.folder / "media"), "--features", str(self.folder / "features"),
+                              "--device", device)  # fmt: skip
+            if "proposals" in entry or joins_proposals:
+                self._command("localise", str(folder), "--split", SPLIT)
+
+    def _extract(self, kind: str, device: str, lmm: str | None) -> None:
+        out = self.folder / "features" / kind / SPLIT
+        options = ["--list", str(self.list), "--root", str(self.folder / "media"), "--out", str(out)]
+        if kind == "lmm":
+            if lmm is None:
+                self._without_lmm(out)
+                return
+            options += ["--kind", kind, "--lmm", lmm, "--device", device]
+        else:
+            options += ["--jobs", str(min(len(self.files), os.cpu_count() or 1))]
+        self._command("extract", *options)
+
+    def _without_lmm(self, out: Path) -> None:
+        """Shards that say of each file why it has no LMM features: the visual branch then does without."""
+        rows = [LMMRow.failed(file, "lmm", "no LMM was given") for file in self.files]
+        settings = {"kind": "lmm", "visual_dim": 0, "textual_dim": 0, "new_tokens": 0}
+        store.write_part(out, store.Place(1, 1, 0, 1), rows, settings, inputs="")
+
+    def _command(self, name: str, *arguments: str) -> None:
+        module = importlib.import_module(f"klassify.{name}")
+        parser = argparse.ArgumentParser(f"klassify {name}")
+        module.configure(parser)
+        module.run(parser.parse_args(arguments))
+
+
+class _Answers:
+    """What the systems of a laid-over detector say, read once for all files."""
+
+    def __init__(self, detector: DetectorFile):
+        self.clips = {}
+        self.frames = {}
+        for name in detector.systems:
+            folder = detector.folder / name
+            if score_path(folder, SPLIT, "clips").exists():
+                self.clips[name] = read_scores(score_path(folder, SPLIT, "clips"))
+            if score_path(folder, SPLIT, "frames").exists():
+                scores = read_scores(score_path(folder, SPLIT, "frames"))
+                table = scores.table[["file", "start", "end"]].copy()
+                table["probability"] = systems.to_probability(
+                    scores.table["score"].to_numpy(float), scores.header.scale
+                )
+                self.frames[name] = dict(list(table.groupby("file", observed=True, sort=False)))
+        self.task1 = detector.answering("task1").name
+        self.prior = systems.prior_probability(systems.load_system(detector.answering("task1")))
+        self.segments = read_scores(score_path(detector.answering("task2"), SPLIT, "segments")).table
+
+    def about(self, file: str, video: str, detector: DetectorFile) -> Prediction:
+        scores = self.clips[self.task1]
+        row = int(np.flatnonzero(scores.table["file"].to_numpy() == file)[0])
+        probability = float(systems.as_probability(scores)[row])
+        answered = bool(systems.answered(scores)[row])
+        segments = self.segments[self.segments["file"] == file].drop(columns="file")
+        where = detector.folder / DETECTOR
+        return Prediction(
+            file=video,
+            probability=probability if np.isfinite(probability) else self.prior,
+            answered=answered,
+            reasons=self._reasons(file),
+            segments=segments.sort_values("score", ascending=False, ignore_index=True),
+            frames={name: tables[file] for name, tables in self.frames.items() if file in tables},
+            detector=str(where),
+            notice=DEMO_NOTICE if any(part.split("-")[0] == "demo" for part in where.parts) else "",
+        )
+
+    def _reasons(self, file: str) -> dict[str, str]:
+        found = {}
+        for name, scores in self.clips.items():
+            row = scores.table[scores.table["file"] == file]
+            reason = row["reason"].fillna("").iloc[0] if "reason" in row and len(row) else ""
+            if reason:
+                found[name] = str(reason)
+        return found

@@ -1,0 +1,52 @@
+"""Rows of many clips, one clip after the other in one array: clip i has the rows offsets[i] to offsets[i + 1]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from klassify.errors import KlassifyError
+
+TOP_SHARE = 0.1
+POOLS = ("max", "top")
+
+
+def row_offsets(counts: np.ndarray) -> np.ndarray:
+    """Offsets (n + 1,) int64 of clips that have `counts` (n,) rows each."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def row_numbers(offsets: np.ndarray, clips: np.ndarray) -> np.ndarray:
+    """The numbers of all rows of `clips`, clip after clip."""
+    counts = np.diff(offsets)[clips]
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[:-1][clips] - (ends - counts), counts)
+
+
+def top_rows(scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE) -> tuple[np.ndarray, np.ndarray]:
+    """The frames with the highest scores of each clip, a `share` of them, rounded down, and at least one.
+
+    Returns their positions in scores (F,), clip after clip, and offsets (n + 1,) of the clips among these.
+    """
+    counts = np.diff(offsets)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((-scores, owner))
+    kept = np.where(counts > 0, np.maximum((counts * share + 1e-9).astype(np.int64), 1), 0)
+    rank = np.arange(len(scores)) - offsets[owner]
+    return order[rank < kept[owner]], row_offsets(kept)
+
+
+def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndarray:
+    """Clip scores (n,) of frame scores (F,): "max", or "top", the mean of the highest tenth; NaN without frames."""
+    if how not in POOLS:
+        raise KlassifyError(f"{how!r} is no way from frames to a clip score; there are {', '.join(POOLS)}.")
+    result = np.full(len(offsets) - 1, np.nan)
+    if how == "top":
+        rows, offsets = top_rows(scores, offsets)
+        scores = scores[rows]
+    counts = np.diff(offsets)
+    there = counts > 0
+    if there.any():
+        reduce = np.maximum if how == "max" else np.add
+        values = reduce.reduceat(np.asarray(scores, float), offsets[:-1][there])
+        result[there] = values if how == "max" else values / counts[there]
+    return result
