@@ -23,7 +23,7 @@ import numpy as np
 
 from klassify import windows
 from klassify.errors import KlassifyError
-from klassify.frame_file import FrameFile
+from klassify.frame_file import FrameFile, Rows
 from klassify.ragged import row_offsets
 from klassify.segments import FRAME_S
 
@@ -135,7 +135,7 @@ def aligned(
     return Aligned(names, offsets, ends_s, present, np.concatenate(values, axis=1))
 
 
-def _held(part, owner: np.ndarray, k: np.ndarray, longest: float) -> np.ndarray:
+def _held(part: Rows, owner: np.ndarray, k: np.ndarray, longest: float) -> np.ndarray:
     """Frame k of clip `owner` from one system: its last frame for up to `longest` frames, then NaN."""
     count = np.diff(part.offsets)[owner]
     silent = k >= count + np.where(count > 0, longest, 0)

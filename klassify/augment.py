@@ -116,6 +116,7 @@ def require_aligned(augment: AudioAugment | None) -> None:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify augment`."""
     parser.add_argument("clip", type=Path, help="a video or audio file")
     parser.add_argument("--set", required=True, choices=SETS, help="which augmentations")
     parser.add_argument("--out", required=True, type=Path, help="folder of the WAV files")
@@ -124,6 +125,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify augment`."""
     wave = decoding.call(media.read_audio, args.clip)
     if len(wave) < SHORTEST:
         raise KlassifyError(f"There are only {len(wave) / media.SAMPLE_RATE:.2f} s of sound to hear.", where=args.clip)

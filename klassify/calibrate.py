@@ -35,6 +35,7 @@ MAX_NEWTON_STEPS = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify calibrate`."""
     parser.add_argument("system", type=Path, metavar="SYSTEM_DIR", help="the system to calibrate")
     parser.add_argument("--out", type=Path, required=True, help="folder of the calibrated system")
     parser.add_argument("--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo")
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify calibrate`."""
     if args.out.resolve() == args.system.resolve():
         raise KlassifyError("A calibrated system needs a folder of its own.", where=args.out)
     scores = systems.clip_scores(args.system, args.scores_split)

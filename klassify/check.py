@@ -34,6 +34,7 @@ CHECKS = {TXT: check_txt, JSON: check_json}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify check`."""
     parser.add_argument("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
     parser.add_argument("--list", type=Path, help="the split's data list; default: the one the manifest names")
     parser.add_argument("--against", type=Path, metavar="OLD", help="also say what is different from this one")
@@ -41,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify check`; 0 accepted, 1 refused."""
     manifest = _manifest_beside(args.path, needed=args.list is None)
     list_path = args.list or manifest.get("list", {}).get("path")
     if not list_path:

@@ -143,6 +143,7 @@ class Reader:
     """Reads a clip by its name in the list; raises NoAnswer or KlassifyError for one it cannot give."""
 
     def read(self, file: str) -> Any:
+        """The clip, as the data class's `example` and `cut` take it."""
         raise NotImplementedError
 
 

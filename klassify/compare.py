@@ -27,6 +27,7 @@ from klassify.files import whole_file, write_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify compare`."""
     parser.add_argument("systems", nargs="+", type=Path, metavar="SYSTEM", help="system folders, or recipes' folders")
     parser.add_argument("--split", required=True, help="the split whose scores are compared")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="its data list with labels")
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify compare`."""
     from klassify.report import page
     from klassify.report.comparison import compare
     from klassify.report.text import describe

@@ -148,12 +148,14 @@ def _parse_segments(frame: pd.DataFrame, name: str, path: Path) -> pd.Series:
 
 
 def unsafe_names(names: pd.Series) -> pd.Series:
+    """Which names break a file or leave the media folder (UNSAFE_NAME): bool, with the index of `names`."""
     # nearly all names are plain, and that is ten times as fast to see
     bad = [not PLAIN_NAME.fullmatch(name) and bool(UNSAFE_NAME.search(name)) for name in names]
     return pd.Series(bad, index=names.index, dtype=bool)
 
 
 def repeated_names(names: pd.Series) -> pd.Series:
+    """Which names stand further up already: bool, with the index of `names`."""
     return names.duplicated()
 
 

@@ -88,15 +88,18 @@ class MouthFeatures(ScoredClips):
         self.window, self.stride = window, stride
 
     def reader(self, sources: Sources, split: str) -> Reader:
+        """Reads feature shards; NoAnswer where no frame has a face, KlassifyError for a clip not extracted."""
         return _MouthReader(sources.feature_folder("mouth", split), self.channels)
 
     def example(self, clip: dict[str, Tensor], target: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Up to `window` frames from a random place, with the clip's label."""
         n_frames = len(clip["valid"])
         start = int(rng.integers(max(n_frames - self.window, 0) + 1))
         crop = {key: value[start : start + self.window] for key, value in clip.items()}
         return crop | {"label": torch.tensor(target)}
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
+        """Windows each `stride` frames and one up to the end, but for those without a valid frame."""
         n_frames = len(clip["valid"])
         cuts = []
         for start in windows.cut(n_frames, self.window, self.stride).tolist():
@@ -114,6 +117,7 @@ class MouthFeatures(ScoredClips):
         return batch
 
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
+        """Those of the feature shards of the split."""
         return {"features": FeatureStore(sources.feature_folder("mouth", split)).settings}
 
 
@@ -161,6 +165,7 @@ class AudioClips(ScoredClips):
         self.window, self.stride, self.keep_in_memory, self.augment = window, stride, keep_in_memory, augment
 
     def reader(self, sources: Sources, split: str) -> Reader:
+        """Reads the audio cache or the media; see AudioReader."""
         return AudioReader(sources, split, self.keep_in_memory)
 
     def _wrapped(self, wave: Wave, start: int) -> Tensor:
@@ -168,6 +173,7 @@ class AudioClips(ScoredClips):
         return torch.from_numpy(part if len(part) == self.window else np.resize(part, self.window))
 
     def example(self, clip: Wave, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A random crop, augmented, with the clip's label."""
         start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
         return {"wave": self._augmented(self._wrapped(clip, start), rng), "label": torch.tensor(target)}
 
@@ -175,6 +181,7 @@ class AudioClips(ScoredClips):
         return wave if self.augment is None else torch.from_numpy(self.augment(wave.numpy(), rng))
 
     def cut(self, clip: Wave) -> list[Window]:
+        """Windows within the clip; one that is wrapped around where the clip is shorter."""
         clip = clip[:]  # windows overlap: read it once
         starts = windows.cut(len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid).tolist()
         ends = [min(start + self.window, len(clip)) for start in starts]

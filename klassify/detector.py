@@ -26,12 +26,14 @@ TASKS = ("task1", "task2")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify detector`."""
     parser.add_argument("folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders")
     parser.add_argument("--conf", type=Path, required=True, metavar="submit.yaml")
     parser.add_argument("--force", action="store_true", help="replace a detector.yaml of other systems")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify detector`."""
     answers = read_answers(args.conf)
     nodes: dict[str, dict[str, Any]] = {}
     for name in answers.values():

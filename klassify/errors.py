@@ -6,6 +6,8 @@ escapes is a defect of this package and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class KlassifyError(Exception):
     """A mistake in the user's input, files or settings.
@@ -28,7 +30,7 @@ class KlassifyError(Exception):
         return "\n".join(lines)
 
 
-def some(items, limit: int = 5) -> str:
+def some(items: Iterable[object], limit: int = 5) -> str:
     """'a, b, c and 14 more': the first few of many names, for an error message."""
     items = [str(item) for item in items]
     shown = ", ".join(items[:limit])

@@ -28,6 +28,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,7 @@ KEY = ("system", "split", "label", "group")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify evaluate`."""
     parser.add_argument("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split")
     parser.add_argument("--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals")
     parser.add_argument("--metric", choices=("official", "textbook"), default="official", help="of Task 2; see docs/")
@@ -58,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify evaluate`."""
     if args.mean:
         if len({path.resolve() for path in args.mean}) < len(args.mean):
             raise KlassifyError("A table is named twice.")
@@ -192,7 +195,7 @@ def warn_of(rows: pd.DataFrame) -> list[str]:
 def system_metrics(rows: pd.DataFrame) -> dict:
     """One system's metrics-<split>.json: overall numbers flat (`auc`, `auc_own`, ...), then by fake type."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         return None if pd.isna(value) else value.item() if isinstance(value, np.generic) else value
 
     cells = {(row["label"], row["group"]): {k: plain(v) for k, v in row.items()} for _, row in rows.iterrows()}

@@ -96,7 +96,7 @@ class Experiment:
     resolved: dict[str, Any]
 
 
-def _parser():
+def _parser() -> Any:
     from jsonargparse import ArgumentParser
     from torch import nn
 

@@ -41,6 +41,7 @@ class FrameData(ClipData):
         return [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """Fake segments (n, 2) in seconds and label of each clip."""
         return list(zip(self.segments_of(table), self.labels(table).tolist()))
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
@@ -93,7 +94,7 @@ class FrameData(ClipData):
         return {file: rows for part in parts for file, rows in part.items()}
 
     @torch.inference_mode()
-    def _example_loss(self, model: nn.Module, sources: Sources, ranks: Ranks, size: int, device) -> float:
+    def _example_loss(self, model: nn.Module, sources: Sources, ranks: Ranks, size: int, device: torch.device) -> float:
         plain = copy.copy(self)
         plain.augment = None  # validation hears clips as they are
         examples = Examples(plain, sources, self.val_split, seed=0)
@@ -121,11 +122,13 @@ class MouthTags(FrameData, MouthFeatures):
     def example(
         self, clip: dict[str, Tensor], target: tuple[np.ndarray, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
+        """That of MouthFeatures with the tags of its frames."""
         fake, label = target
         tags = torch.from_numpy(segments.encode_tags(fake, len(clip["valid"])))
         return super().example(clip | {"tags": tags}, label, rng)
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """That of MouthFeatures; "tags" (B, T) are IGNORE in the padding and at frames without a face."""
         batch = super().collate(inputs)
         if "tags" in inputs[0]:
             tags = [torch.where(item["valid"], item["tags"], IGNORE) for item in inputs]
@@ -133,6 +136,7 @@ class MouthTags(FrameData, MouthFeatures):
         return batch
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
+        """All windows, also those without a face: every frame gets a row."""
         n_frames = len(clip["valid"])
         return [
             Window(s * FRAME_S, min(s + self.window, n_frames) * FRAME_S,
@@ -146,6 +150,7 @@ class MouthTags(FrameData, MouthFeatures):
         return np.where(seen, model.tag_log_probs(batch).float().exp().cpu().numpy(), UNSEEN)
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """Rows (n_frames, 5): score and log-probabilities of the tags, averaged as probabilities."""
         probabilities = np.clip(windows.overlap_mean(outputs, starts, n_frames), 1e-9, None)
         log = np.log(probabilities / probabilities.sum(axis=1, keepdims=True))
         fake = np.logaddexp.reduce(log[:, 1:], axis=1)
@@ -190,6 +195,7 @@ class AudioFrames(FrameData, AudioClips):
         return torch.from_numpy(np.pad(part, (0, n_frames * FRAME_SAMPLES - len(part))))
 
     def example(self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator) -> dict[str, Tensor]:
+        """A random crop of whole frames, augmented, with their labels and boundaries."""
         fake, label = target
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         first = int(rng.integers(max(n_frames - size, 0) + 1))
@@ -203,6 +209,7 @@ class AudioFrames(FrameData, AudioClips):
         }
 
     def cut(self, clip: Wave) -> list[Window]:
+        """Windows of whole frames, zeros behind the clip; of a clip shorter than one, its own frames."""
         clip = clip[:]  # windows overlap: read it once
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         starts = windows.cut(n_frames, size, self.stride // FRAME_SAMPLES).tolist()
@@ -213,8 +220,10 @@ class AudioFrames(FrameData, AudioClips):
         ]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        """Log-odds of fake and boundary probability of each frame: (B, F, 2)."""
         scores = model.frame_scores(**batch)
         return torch.stack([scores["score"], scores["boundary"]], dim=-1).float().cpu().numpy()
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """Rows (n_frames, 2): score and boundary, averaged with a weight that falls off from a window's middle."""
         return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,7 +50,7 @@ class FrameFile:
         self._offsets, self._group_offsets = row_offsets(self.counts), row_offsets(np.asarray(sizes, np.int64))
         self._groups: dict[tuple, np.ndarray] = {}
 
-    def _open(self):
+    def _open(self) -> Any:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(self.path, read_dictionary=["file"])
@@ -106,7 +106,7 @@ class FrameFile:
                 raise KlassifyError(f"Frame scores of {names} are {why}.", where=self.path)
 
 
-def _runs(parquet) -> tuple[list[str], list[int]]:
+def _runs(parquet: Any) -> tuple[list[str], list[int]]:
     """Names and row counts of the clips of a file, in file order."""
     names: list[str] = []
     counts: list[int] = []

@@ -44,6 +44,7 @@ class Rule(NamedTuple):
 
     @classmethod
     def of(cls, system: systems.System) -> Rule:
+        """The rule that a system.yaml holds; KlassifyError where parameters are missing or do not fit."""
         given = system.parameters
         try:
             arrays = [np.asarray(given[name], float) for name in ("weight", "bias", "means")]

@@ -57,12 +57,15 @@ class FrameImages(ClipData):
         self.kept: dict[Path, np.ndarray] = {}
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """None for each clip: there is nothing to be told of it."""
         return [None] * len(table)
 
     def reader(self, sources: Sources, split: str) -> Reader:
+        """Gives the path of a clip; frames are decoded by the example that draws them."""
         return _PathReader(sources.media_folder(split))
 
     def example(self, clip: Path, target: None, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Random frames of a clip, all where there are fewer, each cut at a random place."""
         if self.keep:
             kept = self._kept_frames(clip)
             images = kept[_draw(len(kept), self.frames_per_clip, rng)]

@@ -65,6 +65,7 @@ RULES = {"max": Rule(_max, ("probability",)), "mean": Rule(_mean, ("probability"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify fuse`."""
     parser.add_argument("inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join")
     parser.add_argument("--out", type=Path, required=True, help="folder of the fusion")
     parser.add_argument("--rule", choices=(*RULES, LINEAR), required=True)
@@ -74,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def configure_linear(group: argparse._ArgumentGroup) -> None:
+    """Arguments of `klassify fuse --rule linear`."""
     group.add_argument("--labels", type=Path, help="folder of the data lists, such as data_lists/demo")
     group.add_argument("--label", choices=("union", "audio", "visual"), help="what counts as fake (default union)")
     group.add_argument("--supervision", choices=("segment", "clip"), help="fit on frames' labels (default) or clips'")
@@ -92,6 +94,7 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify fuse`."""
     folders = [path.resolve() for path in args.inputs]
     at_least = 1 if args.rule == LINEAR else 2
     if len(set(folders)) < max(at_least, len(folders)) or args.out.resolve() in folders:

@@ -30,6 +30,7 @@ SEGMENTS = {"union": "fake_segments", "audio": "audio_fake_segments", "visual": 
 
 
 def run_linear(args: argparse.Namespace) -> int:
+    """Run `klassify fuse --rule linear`."""
     options = _options(args)
     folders, sources = _inputs(args.inputs, options.scores_split)
     columns = [columns_of(source, _resolutions(args.resolutions)) for source in sources]

@@ -20,6 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
+from klassify.experiment import (
+    ENVIRONMENT,
+    METRICS,
+    STATE,
+    WEIGHTS,
+    Experiment,
+    environment,
+    load_experiment,
+    save_config,
+)
 from klassify.files import already_done, file_hash, read_json, write_json
 from klassify.key_maps import KEY_MAPS, SPEECH_MODELS
 
@@ -41,6 +51,7 @@ SETTINGS = "settings.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify import-checkpoint`."""
     parser.add_argument("source", choices=SOURCES, help="the kind of file")
     parser.add_argument("file", type=Path, help="the published checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train")
@@ -58,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify import-checkpoint`."""
     _check(args)
     experiment = experiment_of(args) if args.config else None
     model = experiment.model if experiment else released_model(args.source, _architecture(args))
@@ -117,7 +129,7 @@ def _architecture(args: argparse.Namespace) -> str | dict[str, Any] | None:
         raise KlassifyError(f"--architecture is not readable JSON: {error}.", where=text) from None
 
 
-def released_model(source: str, architecture: Any):
+def released_model(source: str, architecture: Any) -> Any:
     """The model that a kind of file is for, in the size and with the settings of the released one."""
     if source in ("vqvae", "visual"):
         from klassify.models.spatiotemporal import SpatioTemporal
@@ -146,10 +158,8 @@ def released_model(source: str, architecture: Any):
     return on_top[source](frontend) if source in on_top else frontend.model
 
 
-def experiment_of(args: argparse.Namespace):
+def experiment_of(args: argparse.Namespace) -> Experiment:
     """The config's model and data, refused where the model would read the weights in another way than their authors."""
-    from klassify.experiment import load_experiment
-
     experiment = load_experiment(args.config, args.overrides)
     if args.source in TRAINED_WITH:
         path, value, override = TRAINED_WITH[args.source]
@@ -163,7 +173,7 @@ def experiment_of(args: argparse.Namespace):
     return experiment
 
 
-def _vqvae_of(model, args: argparse.Namespace) -> Path | None:
+def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
     """The file of the VQ-VAE that a visual model needs, which its own file lacks; None for other models."""
     if args.source != "visual":
         if args.vqvae:
@@ -181,7 +191,8 @@ def _vqvae_of(model, args: argparse.Namespace) -> Path | None:
     return Path(given) / "model.safetensors" if Path(given).is_dir() else Path(given)
 
 
-def _load(model, args: argparse.Namespace, vqvae: Path | None):
+def _load(model: Any, args: argparse.Namespace, vqvae: Path | None) -> Any:
+    """Put the published weights into the model; the ImportReport of what went where."""
     from klassify.checkpoints import import_state, import_weights, read_checkpoint
 
     if not vqvae:
@@ -191,7 +202,7 @@ def _load(model, args: argparse.Namespace, vqvae: Path | None):
     return import_state(model, read_checkpoint(args.file), args.source, where=args.file, more=more)
 
 
-def _save(model, path: Path, origin: dict[str, str]) -> None:
+def _save(model: Any, path: Path, origin: dict[str, str]) -> None:
     from klassify.checkpoints import save_weights
 
     save_weights(model, path, {**origin, "class_1": "fake"})
@@ -207,9 +218,8 @@ def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bo
     return already_done(record, made_with, settings, force=force) and system.exists()
 
 
-def _write_system(folder: Path, experiment, source: str, origin: dict[str, str]) -> None:
+def _write_system(folder: Path, experiment: Experiment, source: str, origin: dict[str, str]) -> None:
     """What a training leaves in its folder; system.yaml, without which it is no system, last."""
-    from klassify.experiment import ENVIRONMENT, METRICS, STATE, WEIGHTS, environment, save_config
     from klassify.systems import System, write_system
 
     data = experiment.data

@@ -28,6 +28,7 @@ LEADERBOARD = {1: "leaderboard_auc", 2: "leaderboard_score"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify ledger`."""
     parser.add_argument("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
     parser.add_argument("--id", help="one package, by its id or the beginning of it")
     parser.add_argument("--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1")
@@ -35,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify ledger`."""
     if args.leaderboard is None:
         book = read_ledger(args.ledger, must_exist=True)
         if args.id:

@@ -41,6 +41,7 @@ class Choice(NamedTuple):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify localise`."""
     parser.add_argument("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml")
     parser.add_argument("--split", help="scored splits, with commas between")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="make a system that joins these")
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify localise`."""
     folders = list(args.systems)
     if bool(args.merge) != bool(args.out):
         raise KlassifyError("--merge names the systems to join and --out the folder of the result: give both.")

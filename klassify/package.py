@@ -37,6 +37,7 @@ SUPERVISION_RULE = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify package`."""
     parser.add_argument("detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks")
     parser.add_argument("--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1")
     parser.add_argument("--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2")
@@ -50,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify package`."""
     detector = read_detector(args.detector) if args.detector else None
     tasks = {task: detector.answering(task) for task in detector.answers} if detector else {}
     tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}

@@ -120,6 +120,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         self.supervision, self.offset_640 = supervision, offset_640
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each clip."""
         if self.supervision == "segment":
             return super().targets(table)
         return [(None, label) for label in self.labels(table).tolist()]
@@ -137,6 +138,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         return max(-(-n_samples // FRAME_SAMPLES) * FRAME_SAMPLES, MIN_FRAMES * HOP_SAMPLES)
 
     def example(self, clip: Wave, target: tuple[np.ndarray | None, int], rng: np.random.Generator) -> dict[str, Tensor]:
+        """A random crop of whole cells of 640 ms, or what is left of the clip, with its labels."""
         fake, label = target
         n_cells, cells = -(-len(clip) // CELL_SAMPLES), self.window // CELL_SAMPLES
         first = int(rng.integers(max(n_cells - cells, 0) + 1))
@@ -167,6 +169,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         return batch
 
     def cut(self, clip: Wave) -> list[Window]:
+        """The whole clip, or its pieces of `chunk` samples; with what the last frame hears beyond them."""
         clip = clip[:]  # pieces overlap: read it once
         starts, size, end_s = [0], self._whole_frames(len(clip)), len(clip) / media.SAMPLE_RATE
         if len(clip) > self.stride:
@@ -179,12 +182,14 @@ class PartialSpoofFrames(FrameData, AudioClips):
         ]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        """Cosines on the 40 ms grid: (B, F, 12)."""
         n_frames = (batch["wave"].shape[1] - LOOKAHEAD) // FRAME_SAMPLES
         scores = model.frame_scores(batch["wave"])
         by_time = {name: values.float().transpose(0, 1).cpu().numpy() for name, values in scores.items()}
         return on_frames(by_time, n_frames, self.offset_640).swapaxes(0, 1)
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """Rows (n_frames, 13): score and cosines, of each piece up to its seam with the next one."""
         rows = outputs[0]
         if len(outputs) > 1:
             starts, size = starts // CELL_40MS, outputs.shape[1] // CELL_40MS

@@ -29,6 +29,7 @@ SHOWN_SEGMENTS = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify predict`."""
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs")
     parser.add_argument("--recipe", choices=("klassify", "multibranch", "both"), default="klassify")
     parser.add_argument("--detector", type=Path, action="append", metavar="detector.yaml", help="instead of --recipe's")
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 if every file got an answer that rests on evidence, else 1."""
+    """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have none."""
     paths = find_videos(args.videos)
     names = ("klassify", "multibranch") if args.recipe == "both" else (args.recipe,)
     detectors = [read_detector(path) for path in args.detector or [find_detector(args.exp, name) for name in names]]

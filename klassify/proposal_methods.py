@@ -31,6 +31,7 @@ class Spans(NamedTuple):
     level: np.ndarray
 
     def take(self, index: np.ndarray) -> Spans:
+        """Those at these places, in this order."""
         return Spans(*(column[index] for column in self))
 
 

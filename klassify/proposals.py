@@ -52,6 +52,7 @@ class Candidates(NamedTuple):
     score: np.ndarray
 
     def take(self, index: np.ndarray) -> Candidates:
+        """Those at these places, in this order."""
         return Candidates(*(column[index] for column in self))
 
     def of(self, files: np.ndarray) -> Proposals:

@@ -30,6 +30,7 @@ from klassify.submission.verdict import MANIFEST, ZIP, Listed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify reproduce`."""
     parser.add_argument("submission", help="an id of the ledger, or the folder of a package")
     parser.add_argument("--ledger", type=Path, default=Path(ledger.HOME, ledger.LEDGER), metavar="FILE")
     parser.add_argument("--allow", type=Path, action="append", default=[], metavar="DIR",
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify reproduce`; 0 the same bytes from the same inputs, 1 something differs."""
     path, stored = locate(args.submission, args.ledger)
     manifest = read_manifest(path)
     name = f"{ledger.id_of(manifest)} ({manifest['split']}, {path})"

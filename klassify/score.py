@@ -21,6 +21,7 @@ import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from klassify import datalist, derived, systems
 from klassify.errors import KlassifyError
@@ -28,9 +29,11 @@ from klassify.files import already_done, file_hash
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
 from klassify.launch.work import ScoreWork
 from klassify.scorefile import Header, read_header, score_path
+from klassify.scoring.score_parts import Layout, Parts, parts_folder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify score`."""
     parser.add_argument("systems", nargs="+", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml")
     parser.add_argument("--split", required=True, help="splits or named subsets, with commas between")
     parser.add_argument("--lists", type=Path, help="folder of the data lists, such as data_lists/demo")
@@ -49,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify score`."""
     if submitted(args, functools.partial(_on_cluster, args)):
         args.systems = [folder for folder in args.systems if systems.load_system(folder).kind != "model"]
         if args.dry_run or not args.wait or not args.systems:
@@ -156,7 +160,7 @@ def _check_sources(args: argparse.Namespace) -> None:
         raise KlassifyError("Give --lists, --media and --features: a model is scored from its inputs.")
 
 
-def _inputs(folder: Path, system: systems.System, args: argparse.Namespace):
+def _inputs(folder: Path, system: systems.System, args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The model, its ClipData and the Sources of what it is run on."""
     if system.scale == "none":
         raise KlassifyError(f"{system.name} has no scores: other systems use what it makes.", where=folder)
@@ -166,10 +170,11 @@ def _inputs(folder: Path, system: systems.System, args: argparse.Namespace):
     return *systems.load_model(folder), Sources(args.lists, args.media, args.features)
 
 
-def _parts(folder: Path, system: systems.System, split: str, data, sources, args: argparse.Namespace):
+def _parts(
+    folder: Path, system: systems.System, split: str, data: Any, sources: Any, args: argparse.Namespace
+) -> Parts:
     """What is to be scored, in chunks, and what the scores depend on."""
     from klassify.scoring.clip_scores import check_how
-    from klassify.scoring.score_parts import Layout, Parts, parts_folder
 
     kind = "frames" if hasattr(data, "COLUMNS") else "windows"
     default = data.aggregate if kind == "windows" else "max" if hasattr(data, "aggregate") else None

@@ -132,7 +132,7 @@ def _write_tsv(path: Path, blocks: Iterable[pd.DataFrame], header: Header) -> No
         handle.write(f"{rows:012d}")
 
 
-def as_arrow(table: pd.DataFrame):
+def as_arrow(table: pd.DataFrame) -> Any:
     """A score table as a pyarrow.Table; a column of a table without rows has its type all the same."""
     import pyarrow as pa
 

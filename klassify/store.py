@@ -256,7 +256,7 @@ def _open(path: Path | str, **options) -> pq.ParquetFile:
         raise KlassifyError(f"This is no whole Parquet file: {error}.", where=path, mend=AGAIN) from None
 
 
-def _read(path, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
+def _read(path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
     with _reading(path):
         table = file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
         return table.select(list(columns))  # KeyError for one that is not there

@@ -86,7 +86,7 @@ def write_system(folder: str | os.PathLike, system: System) -> None:
     write_text(Path(folder) / SYSTEM, yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True))
 
 
-def load_model(folder: str | os.PathLike):
+def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
     """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module, ClipData)."""
     from klassify.checkpoints import read_tensors
     from klassify.experiment import load_experiment

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 from klassify import decoding, media
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
+from klassify.prediction import Prediction
 
 THUMBNAILS, THUMBNAIL_PX = 12, 96
 # of Okabe and Ito, told apart by colour-blind readers; lines also differ in style
@@ -27,10 +29,12 @@ MARK_RGB = (213, 94, 0)
 SHOWN_PROPOSALS = 15
 
 
-def draw(video: str | os.PathLike, prediction, path: str | os.PathLike, truth: np.ndarray | None = None) -> None:
+def draw(
+    video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, truth: np.ndarray | None = None
+) -> None:
     """The timeline of a clip as PNG.
 
-    prediction: klassify.prediction.Prediction. truth: (n, 2) true fake segments in seconds, shaded, or None.
+    truth: (n, 2) true fake segments in seconds, shaded, or None.
     A clip without picture or sound has no such row.
     """
     from matplotlib.figure import Figure
@@ -85,7 +89,7 @@ def thumbnails(video: str | os.PathLike) -> tuple[list[np.ndarray], list[float],
     return found, times, n_frames / media.GRID_FPS
 
 
-def _draw_thumbnails(panel, frames: list[np.ndarray], times: list[float], end_s: float) -> None:
+def _draw_thumbnails(panel: Any, frames: list[np.ndarray], times: list[float], end_s: float) -> None:
     width = 2 * times[0] * 0.96
     for frame, time in zip(frames, times):
         left = time - width / 2
@@ -103,7 +107,7 @@ def envelope(wave: np.ndarray, pieces: int = 1000) -> tuple[np.ndarray, np.ndarr
     return seconds, cut.min(axis=1), cut.max(axis=1)
 
 
-def _draw_wave(panel, wave: np.ndarray) -> None:
+def _draw_wave(panel: Any, wave: np.ndarray) -> None:
     seconds, low, high = envelope(wave)
     panel.fill_between(seconds, low, high, color="0.35", linewidth=0.5)
     limit = max(float(np.abs(wave).max()), 0.01) * 1.05
@@ -111,7 +115,7 @@ def _draw_wave(panel, wave: np.ndarray) -> None:
     panel.set_ylabel("waveform")
 
 
-def _draw_frames(panel, frames: dict[str, pd.DataFrame]) -> None:
+def _draw_frames(panel: Any, frames: dict[str, pd.DataFrame]) -> None:
     for number, (name, table) in enumerate(frames.items()):
         edges = np.append(table["start"].to_numpy(float), table["end"].iloc[-1])
         values = table["probability"].to_numpy()
@@ -122,7 +126,7 @@ def _draw_frames(panel, frames: dict[str, pd.DataFrame]) -> None:
     panel.legend(loc="upper right", fontsize=8, ncols=3)
 
 
-def _draw_proposals(panel, segments: pd.DataFrame) -> None:
+def _draw_proposals(panel: Any, segments: pd.DataFrame) -> None:
     shown = segments.head(SHOWN_PROPOSALS)
     for modality, rows in shown.groupby("modality"):
         panel.hlines(rows["score"], rows["start"], rows["end"], linewidth=5, label=modality,
@@ -133,7 +137,7 @@ def _draw_proposals(panel, segments: pd.DataFrame) -> None:
         panel.legend(loc="upper right", fontsize=8, ncols=3)
 
 
-def mark(video: str | os.PathLike, prediction, path: str | os.PathLike, min_score: float) -> None:
+def mark(video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, min_score: float) -> None:
     """A copy of the video (H.264, AAC) with a red border during likely fake segments and a time bar below.
 
     Proposals with a score of at least `min_score` are drawn. MediaError for a video without picture.
@@ -176,7 +180,7 @@ def _marked(frame: np.ndarray, number: int, n_frames: int, likely: pd.DataFrame)
     return image
 
 
-def _encode_audio(container, stream, wave: np.ndarray) -> None:
+def _encode_audio(container: Any, stream: Any, wave: np.ndarray) -> None:
     import av
 
     for start in range(0, len(wave), 1024):

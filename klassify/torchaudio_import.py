@@ -12,10 +12,11 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 
-def _needs_alignment(function) -> object:
+def _needs_alignment(function: Callable) -> Callable:
     def refuse(*args, **kwargs) -> NoReturn:
         raise RuntimeError(f"torchaudio's {function.__name__} needs the native part, which is not loadable here.")
 

@@ -49,6 +49,7 @@ class Record:
     qualified_name = ""
 
     def __new__(cls, *arguments: Any):
+        """A record of what the object was made from."""
         record = super().__new__(cls)
         record.arguments, record.state = arguments, None
         return record

@@ -20,16 +20,19 @@ import argparse
 import functools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.experiment import ENVIRONMENT, environment, load_experiment, save_config
+from klassify.experiment import ENVIRONMENT, Experiment, environment, load_experiment, save_config
 from klassify.files import write_json
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
 from klassify.launch.work import TrainWork
+from klassify.training.ranks import Ranks, explained, launch
 from klassify.training.training_settings import SETTINGS, check_start, finished, training_settings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify train`."""
     parser.add_argument("config", type=Path, help="the system's YAML")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.epochs=3")
     parser.add_argument("--out", type=Path, required=True, metavar="SYSTEM_DIR")
@@ -49,10 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify train`."""
     if submitted(args, functools.partial(_on_cluster, args)):
         return 0
-    from klassify.training.ranks import explained, launch
-
     if args.workers < 0:
         raise KlassifyError("The number of reading processes cannot be negative.", where=f"--workers {args.workers}")
     experiment = load_experiment(args.config, args.overrides, seed=args.seed)
@@ -81,7 +83,7 @@ def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> 
     return [record_of(TrainWork(args.out, 1), command, options)]
 
 
-def _train(experiment, fabric, ranks, args: argparse.Namespace) -> None:
+def _train(experiment: Experiment, fabric: Any, ranks: Ranks, args: argparse.Namespace) -> None:
     from klassify.clip_data import Sources
     from klassify.training.trainer import Trainer
 

@@ -71,10 +71,12 @@ class Trial:
 
     @property
     def score(self) -> float:
+        """The challenge's Score."""
         return self.metrics["Score"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify tune`."""
     parser.add_argument("system", type=Path, metavar="SYSTEM_DIR", help="a localiser, or a merged system")
     parser.add_argument("--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo")
     parser.add_argument("--split", default="val", help="split whose scores are used (default val)")
@@ -87,6 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify tune`."""
     system = systems.load_system(args.system)
     truth = read_truth(args.labels, args.subset, system.modality if args.segments == "own" else "both")
     folders = systems.input_folders(args.system)

@@ -176,14 +176,17 @@ class VisualWindows(FrameData):
         return {kind: FeatureStore(sources.feature_folder(kind, split)) for kind in self.feature_kinds}
 
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
+        """Those of the feature shards that are read, by kind."""
         return {kind: store.settings for kind, store in self.stores(sources, split).items()}
 
     def reader(self, sources: Sources, split: str) -> Reader:
+        """Gives a VisualClip, whose frames are decoded when they are asked for."""
         return _ClipReader(self, sources, split)
 
     # ------------------------------------------------------------------------------ training
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each clip."""
         if self.supervision == "clip":
             return [(None, label) for label in self.labels(table).tolist()]
         return super().targets(table)
@@ -191,6 +194,7 @@ class VisualWindows(FrameData):
     def example(
         self, clip: VisualClip, target: tuple[np.ndarray | None, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
+        """Windows of a clip at random places, with a label each, or with clip supervision the clip's."""
         fake, label = target
         frame_labels = None
         if self.supervision == "segment":

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def global_seed(rng: np.random.Generator) -> Iterator[None]:
 
 
 @functools.cache
-def _transform(name: str, **arguments: object):
+def _transform(name: str, **arguments: object) -> Any:
     import audiomentations
 
     return getattr(audiomentations, name)(p=1.0, **arguments)

@@ -16,6 +16,7 @@ from klassify.corpus.plan import DIFFICULTIES, SIZES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify corpus`."""
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--size", choices=SIZES, default="default", help="24, 120 or 728 clips (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run `klassify corpus`."""
     from klassify.corpus.build import build
 
     build(args.out, args.size, args.seed, args.difficulty, jobs=args.jobs, force=args.force)

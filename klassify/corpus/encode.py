@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -47,14 +48,19 @@ def _video_frame(picture: np.ndarray, k: int) -> av.VideoFrame:
     return frame
 
 
-def _audio_frames(wave: np.ndarray):
+def _audio_frames(wave: np.ndarray) -> Iterator[av.AudioFrame]:
     for start in range(0, len(wave), 1024):
         frame = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
         yield frame
 
 
-def _mux(container, stream, frame, strip: BitStreamFilterContext | None = None) -> None:
+def _mux(
+    container: av.container.OutputContainer,
+    stream: av.VideoStream | av.AudioStream,
+    frame: av.VideoFrame | av.AudioFrame | None,
+    strip: BitStreamFilterContext | None = None,
+) -> None:
     for packet in stream.encode(frame):
         for filtered in strip.filter(packet) if strip else (packet,):
             container.mux(filtered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,7 @@ class Voice:
 
     @property
     def name(self) -> str:
+        """The voice as espeak-ng names it, such as en-us+m3."""
         return f"{self.accent}+{self.variant}"
 
 
@@ -115,6 +117,6 @@ def draw_speaker(rng: np.random.Generator) -> tuple[Look, Voice]:
     return look, voice
 
 
-def _between(palette, at: float) -> np.ndarray:
+def _between(palette: Sequence[tuple[int, int, int]], at: float) -> np.ndarray:
     low = min(int(at), len(palette) - 2)
     return np.array(palette[low], float) * (low + 1 - at) + np.array(palette[low + 1], float) * (at - low)

@@ -79,7 +79,14 @@ class Mouth:
             arc[:, 0] *= 1 + (0.1 if wide > 0 else 0.26) * wide - 0.04 * max(opened, 0)
         return upper_outer, upper_inner, lower_inner, lower_outer
 
-    def _paint_lips(self, canvas: Canvas, upper_outer, upper_inner, lower_inner, lower_outer) -> None:
+    def _paint_lips(
+        self,
+        canvas: Canvas,
+        upper_outer: np.ndarray,
+        upper_inner: np.ndarray,
+        lower_inner: np.ndarray,
+        lower_outer: np.ndarray,
+    ) -> None:
         lips = self.portrait.look.lips * self._grain
         canvas.shape(_between(upper_outer, upper_inner), 0.84 * lips, 0.8)
         canvas.shape(_between(lower_inner, lower_outer), lips, 0.8)

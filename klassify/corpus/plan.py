@@ -88,6 +88,7 @@ class Original:
 
     @property
     def speaker_name(self) -> str:
+        """The speaker as the metadata names it, such as spk0003."""
         return f"spk{self.speaker:04d}"
 
 

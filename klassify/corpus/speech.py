@@ -43,6 +43,7 @@ class Speech:
 
     @property
     def duration(self) -> float:
+        """Its length in seconds."""
         return len(self.wave) / SAMPLE_RATE
 
     def span(self, text: str, word_number: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import array
 import ctypes
 import json
 import sys
+from typing import Any
 
 SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS
 PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
@@ -22,6 +23,8 @@ EVENT_END_OF_LIST, EVENT_WORD, EVENT_PHONEME = 0, 1, 7
 
 
 class EventId(ctypes.Union):
+    """What an event is about: of a phoneme, its mnemonic in `string`."""
+
     _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
 
@@ -50,10 +53,12 @@ class Recorder:
         self.callback = CALLBACK(self.receive)
         self.clear()
 
-    def clear(self):
+    def clear(self) -> None:
+        """Forget what was recorded."""
         self.samples, self.words, self.phonemes = array.array("h"), [], []
 
-    def receive(self, wave, n_samples, events):
+    def receive(self, wave: Any, n_samples: int, events: Any) -> int:
+        """The callback: take a block of samples and its events; 0 tells espeak-ng to go on."""
         if wave and n_samples > 0:
             self.samples.frombytes(ctypes.string_at(wave, 2 * n_samples))
         index = 0
@@ -67,7 +72,8 @@ class Recorder:
         return 0
 
 
-def speak(library, recorder, utterance, sample_rate):
+def speak(library: ctypes.CDLL, recorder: Recorder, utterance: dict[str, Any], sample_rate: int) -> dict[str, Any]:
+    """Speak one utterance; its answer for stdout, while its samples are left in `recorder`."""
     voice = utterance["voice"].encode()
     if library.espeak_SetVoiceByName(voice) != 0:
         raise SystemExit(f"espeak-ng has no voice {utterance['voice']!r}")
@@ -85,7 +91,8 @@ def speak(library, recorder, utterance, sample_rate):
     }
 
 
-def main():
+def main() -> None:
+    """Read the request, speak all its utterances, write answers and samples."""
     request = json.load(sys.stdin)
     library = ctypes.CDLL(request["library"])
     library.espeak_Synth.argtypes = [

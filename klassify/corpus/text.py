@@ -65,6 +65,7 @@ class Sentence:
 
     @property
     def text(self) -> str:
+        """All words, with spaces between."""
         return " ".join(self.words)
 
     def with_words(self, replaced: dict[int, str]) -> Sentence:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ COLUMNS = 3
 SCALE_NAME = {"probability": "probability of fake", "log_odds": "log-odds of fake"}
 
 
-def _figure(n_panels: int, height: float):
+def _figure(n_panels: int, height: float) -> tuple[Any, list[Any]]:
     """Panels of equal size, COLUMNS in a row: (figure, list of axes)."""
     from matplotlib.figure import Figure
 
@@ -38,7 +39,7 @@ def _figure(n_panels: int, height: float):
     return figure, axes[:n_panels]
 
 
-def _save(figure, path: str | os.PathLike) -> None:
+def _save(figure: Any, path: str | os.PathLike) -> None:
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=150)
 

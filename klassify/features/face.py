@@ -76,6 +76,7 @@ class FaceMesh:
         self._one, self._several = tracker(1, refine), tracker(MAX_FACES, refine)
 
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
+        """Each frame with the face that `choose` follows, None where Face Mesh finds none."""
         self._one.forget()
         self._several.forget()
         follower, previous = None, None
@@ -106,6 +107,7 @@ class FaceTracker:
         self._tracking = False
 
     def __call__(self, rgb: np.ndarray) -> list[np.ndarray]:
+        """The faces of a frame (H, W, 3) uint8, each (K, 2) float32 in pixels; at most `max_faces`."""
         found = self._mesh.process(rgb).multi_face_landmarks or []
         self._tracking = bool(found)
         size = np.array([rgb.shape[1], rgb.shape[0]], np.float32)
@@ -129,6 +131,7 @@ class FaceCounter:
             self._detector.process(FaceTracker.BLANK)
 
     def __call__(self, rgb: np.ndarray) -> int:
+        """How many faces the detector finds in a frame (H, W, 3) uint8."""
         return len(self._detector.process(rgb).detections or [])
 
 
@@ -143,6 +146,7 @@ class PrecomputedLandmarks:
         self.folder = Path(folder)
 
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
+        """Each frame with its row of the clip's file; KlassifyError where their numbers differ."""
         path = self.folder / PurePosixPath(file).with_suffix(".npz")
         landmarks = _read_landmarks(path)
         n = 0
@@ -200,7 +204,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(inter / union) if union > 0 else 0.0
 
 
-def _points(face) -> np.ndarray:
+def _points(face: Any) -> np.ndarray:
     """(K, 2) float32 of a NormalizedLandmarkList, in units of the frame's width and height.
 
     Each landmark is 17 bytes on the wire (tag, length, then tag and float32 for x, y, z), which numpy

@@ -40,6 +40,7 @@ class AttentivePooling(nn.Module):
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, F * pool, D) -> (B, F, D); the weights of a group sum to 1."""
         groups = x.unflatten(1, (-1, self.pool))
         weights = torch.tanh(groups @ self.mm_weights).softmax(dim=2)
         return (weights * groups).sum(dim=2)
@@ -95,6 +96,7 @@ class FrameAttention(nn.Module):
         self.bn = nn.BatchNorm1d(out_dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, F, in_dim) -> (B, F, out_dim)."""
         scores = pair_scores(x, self.att_proj, self.att_weight)
         if mask is not None:
             scores = scores * mask
@@ -119,6 +121,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Conv1d(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(frames, in_channels, L) -> (frames, 2 * width, L / stride), rounded up."""
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
@@ -149,6 +152,7 @@ class ResNet1d(nn.Module):
         return -(-pooled // 8)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(frames, D) -> (frames, 32 * channels, out_length(D))."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x[:, None]))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
@@ -162,6 +166,7 @@ class IntraFrame(nn.Module):
         self.proj_layer = nn.Linear(32 * channels * ResNet1d.out_length(dim), dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, F, D) -> (B, F, D), each frame by itself."""
         rows = frames_at_once(x.device)
         return by_rows(lambda frames: self.proj_layer(self.resnet(frames).flatten(1)), x.flatten(0, 1), rows).view_as(x)
 
@@ -190,6 +195,7 @@ class BoundaryAwareAttention(nn.Module):
         self.out_layer = nn.Linear(2 * dim, 2)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F * pool, dim) -> frame logits (B, F, 2) and boundary probabilities (B, F), float32."""
         frames = self.att_pool(features)
         inner = torch.cat([self.inter_layer(frames), self.intra_layer(frames)], dim=2)
         boundary = torch.sigmoid(self.b_output_layer(inner).squeeze(2).float())

@@ -68,6 +68,7 @@ class FilterbankFrontEnd(FrontEnd):
         return features - features.mean(dim=1, keepdim=True)
 
     def forward(self, wave: Tensor) -> Tensor:
+        """(B, N) -> (B, T, dim); zeros follow a wave of less than one frame."""
         n_missing = self.receptive_field_samples - wave.shape[-1]
         if n_missing > 0:
             wave = F.pad(wave, (0, n_missing))

@@ -75,6 +75,7 @@ class SpatialGate(nn.Module):
         self.bias = nn.Parameter(torch.ones(positions))
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """(B, T, 2 d) -> (B, T, d). valid: (B, T) bool, the positions that are mixed into others; None: all."""
         kept, mixed = x.chunk(2, dim=-1)
         mixed = self.norm(mixed)
         if valid is not None:
@@ -94,6 +95,7 @@ class GatedMLP(nn.Module):
         self.proj2 = nn.Linear(dim // 4, dim)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). valid: as in SpatialGate."""
         return x + self.proj2(self.sgu(F.gelu(self.proj1(self.norm(x))), valid))
 
 
@@ -106,6 +108,7 @@ class Head(nn.Module):
         self.fc = nn.Linear(dim, dim // 2, bias=False)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D / 2). valid: as in SpatialGate."""
         for layer in self.layers:
             x = layer(x, valid)
         return self.fc(x)
@@ -175,6 +178,7 @@ class ClassVectors(nn.Module):
         self.weight = nn.Parameter(F.normalize(torch.empty(dim, 2).uniform_(-1, 1), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., 2) in [-1, 1], float32."""
         with torch.autocast(x.device.type, enabled=False):
             return F.normalize(x.float(), dim=-1, eps=EPS) @ F.normalize(self.weight.float(), dim=0, eps=EPS)
 

@@ -68,6 +68,7 @@ class RawAASIST(AASIST):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
+        """(B, N) -> logits (B, 2); ValueError below 2,315 samples."""
         if wave.shape[1] < MIN_SAMPLES:
             raise ValueError(f"RawAASIST needs at least {MIN_SAMPLES} samples a window, not {wave.shape[1]}.")
         with torch.autocast(wave.device.type, enabled=False):  # its top-k selection wants full precision

@@ -36,6 +36,7 @@ class StdConv2d(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), rounded up."""
         flat = self.weight.flatten(1)
         weight = F.layer_norm(flat, flat.shape[1:], eps=1e-8).view_as(self.weight)
         return F.conv2d(pad_same(x, self.kernel_size[0], self.stride[0]), weight, stride=self.stride)
@@ -56,6 +57,7 @@ class Stem(nn.Module):
         self.norm = group_norm(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, width, H / 4, W / 4), rounded up."""
         x = F.relu(self.norm(self.conv(x)))
         return F.max_pool2d(pad_same(x, 3, 2), 3, stride=2)  # the zeros never win: nothing is below them
 
@@ -69,6 +71,7 @@ class Shortcut(nn.Module):
         self.norm = group_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), rounded up."""
         return self.norm(self.conv(x))
 
 
@@ -89,6 +92,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.norm3.weight)  # each block starts as its shortcut
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), rounded up."""
         shortcut = self.downsample(x) if hasattr(self, "downsample") else x
         x = F.relu(self.norm1(self.conv1(x)))
         x = F.relu(self.norm2(self.conv2(x)))
@@ -104,6 +108,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(Bottleneck(in_channels, out_channels, stride), *rest)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), rounded up."""
         return self.blocks(x)
 
 
@@ -158,6 +163,7 @@ class FrequencyResNet(nn.Module):
         self.freq_stage = Stage(len(BLUR_KERNELS) * width, first, layers[0], stride=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, channels[-1], H / 16, W / 16) for three stages."""
         plain = self.stages[0](self.stem(x))
         frequency = self.freq_stage(high_frequencies(self.freq_stem(x)))
         x = self.stems_transition_conv_1x1(torch.cat([plain, frequency], dim=1))

@@ -41,6 +41,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(out, dim, 1)
 
     def forward(self, frames: Tensor, reconstructed: Tensor) -> Tensor:
+        """Two times (N, 3, H, W), normalised -> (N, P, dim)."""
         x = torch.cat([self.rgb_backbone(frames), self.recons_backbone(reconstructed)], dim=1)
         return self.proj(self.transition(x)).flatten(2).transpose(1, 2)
 
@@ -59,6 +60,7 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, n, dim) -> (B, n, dim)."""
         q, k, v = (self._split(part) for part in self.qkv(x).chunk(3, dim=2))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -80,6 +82,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -122,6 +125,7 @@ class Block(nn.Module):
         return patches + self.mlp(self.norm2(patches))
 
     def forward(self, fc: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """FC tokens (B, W, D) and patches (B, W * P, D) -> both, in the same shapes."""
         x = self._grouped(fc, self.across(patches))
         x = x + self.temporal_attn(self.temporal_norm1(x))
         x = x + self.temporal_mlp(self.temporal_norm2(x))

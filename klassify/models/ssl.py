@@ -177,6 +177,7 @@ class SSLFrontEnd(FrontEnd):
         return report
 
     def forward(self, wave: Tensor) -> Tensor:
+        """(B, N) -> (B, T, dim): what `layer` names."""
         return self.context(self.local_features(wave))
 
     def local_features(self, wave: Tensor) -> Tensor:

@@ -187,6 +187,7 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout1d(dropout)  # whole channels, since neighbouring frames say the same
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, T) -> (B, H, T), 0 where mask (B, 1, T) is 0."""
         inner = self.dropout(F.relu(self.norm1(self.conv1(x), mask))) * mask
         return F.relu(self.norm2(self.conv2(inner), mask) + self.shortcut(x)) * mask
 
@@ -198,6 +199,7 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, T) and mask (B, 1, T) -> (B, C, T); in evaluation mode the mask makes no difference."""
         if not self.training:
             return super().forward(x)
         mask = mask.float()
@@ -225,6 +227,7 @@ class ClipHead(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
 
     def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        """Hidden (B, H, T) and valid (B, T) -> logits (B,)."""
         frames = hidden.transpose(1, 2)
         relevance = self.attention(frames).squeeze(2).float()
         weights = relevance.masked_fill(~valid, torch.finfo(relevance.dtype).min).softmax(dim=1)
@@ -242,6 +245,7 @@ class Tagger(nn.Module):
         self.output = nn.Conv1d(channels, len(TAGS), 1)
 
     def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        """Hidden (B, H, T) and valid (B, T) -> tag logits (B, 4, T)."""
         inner = F.relu(self.separable1(hidden)) * valid[:, None]
         return self.output(F.relu(self.separable2(inner)))
 

@@ -60,6 +60,7 @@ class DynamicFusion(nn.Module):
         self.channel_attn = TokenAttention(dim, heads)
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, N, D) -> (B, D) and weights (B, N, 1). valid: (B, N) bool, the tokens that count; None: all."""
         weights = self.channel_attn(tokens, valid)
         if valid is None:
             return (weights * tokens).mean(dim=1), weights
@@ -133,6 +134,7 @@ class Visual(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def train(self, mode: bool = True) -> Visual:
+        """As in torch, but what is frozen, the VQ-VAE and perhaps the stems, stays in evaluation mode."""
         super().train(mode)
         self.vqvae.eval()
         if self.freeze_stems:

@@ -166,6 +166,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w)."""
         x = self.block[0](x)
         return x + self.block[1:](x)
 

@@ -42,6 +42,7 @@ class ResidualBlock(nn.Module):
             self.conv_downsample = nn.Conv2d(in_channels, out_channels, kernel_size=(1, 3), padding=(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         shortcut = self.conv_downsample(x) if hasattr(self, "conv_downsample") else x
         return self.conv2(F.selu(self.bn2(self.conv1(x)))) + shortcut
 
@@ -69,6 +70,7 @@ class GraphAttention(nn.Module):
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, nodes, in_dim) -> (B, nodes, out_dim)."""
         x = self.input_drop(x)
         pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))  # (B, nodes, nodes, out_dim)
         attention = (pairs @ self.att_weight).squeeze(-1).div(self.temperature).softmax(-1)
@@ -78,8 +80,7 @@ class GraphAttention(nn.Module):
 class HeterogeneousGraphAttention(nn.Module):
     """Attention among two kinds of nodes (type 1 temporal, type 2 spectral) and a master node.
 
-    forward(x1 (B, n1, in_dim), x2 (B, n2, in_dim), master (B or 1, 1, in_dim)) returns the three with
-    out_dim. Each kind of pair has its own attention vector; both cross directions share one.
+    Each kind of pair has its own attention vector; both cross directions share one.
     """
 
     def __init__(self, in_dim: int, out_dim: int, temperature: float = 100.0):
@@ -101,6 +102,7 @@ class HeterogeneousGraphAttention(nn.Module):
         self.temperature = temperature
 
     def forward(self, x1: Tensor, x2: Tensor, master: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x1 (B, n1, in_dim), x2 (B, n2, in_dim), master (B or 1, 1, in_dim) -> the three with out_dim."""
         n1 = x1.shape[1]
         x = self.input_drop(torch.cat([self.proj_type1(x1), self.proj_type2(x2)], dim=1))
         master = self._update_master(x, master)
@@ -123,7 +125,7 @@ class HeterogeneousGraphAttention(nn.Module):
 
 
 class GraphPool(nn.Module):
-    """Keep the better half of the nodes, each scaled by its score, in descending order of scores."""
+    """Keep the best nodes, a share `ratio`, each scaled by its score, in descending order of scores."""
 
     def __init__(self, dim: int, ratio: float = 0.5):
         super().__init__()
@@ -132,6 +134,7 @@ class GraphPool(nn.Module):
         self.ratio = ratio
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, nodes, dim) -> (B, nodes * ratio, dim), rounded down, but at least one node."""
         scores = torch.sigmoid(self.proj(self.drop(x)))  # (B, nodes, 1)
         kept = scores.topk(max(int(x.shape[1] * self.ratio), 1), dim=1).indices
         return (x * scores).gather(1, kept.expand(-1, -1, x.shape[2]))
@@ -194,6 +197,7 @@ class AASIST(nn.Module):
                 module.p *= dropout
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, T, feature_dim) -> logits (B, 2); ValueError below 3 frames."""
         if features.shape[1] < MIN_FRAMES:
             raise ValueError(f"AASIST needs at least {MIN_FRAMES} frames a window, not {features.shape[1]}.")
         spectral, temporal = self._graphs(features)
@@ -263,6 +267,7 @@ class W2VAASIST(nn.Module):
         return wave
 
     def forward(self, wave: Tensor) -> Tensor:
+        """(B, N) -> logits (B, 2)."""
         return self._classify(self.frontend(self.heard(wave)))
 
     def _classify(self, features: Tensor) -> Tensor:

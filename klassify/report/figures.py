@@ -61,6 +61,7 @@ def _numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
 
 
 def roc(label: np.ndarray, scores: Mapping[str, np.ndarray], shown: Sequence[str]) -> Figure:
+    """Share of fake clips found against false alarms; systems not in `shown` wait in the legend."""
     data = [{"x": [0, 1], "y": [0, 1], "mode": "lines", "name": "guessing", "hoverinfo": "skip",
              "line": {"color": "#999", "width": 1}}]  # fmt: skip
     for at, (name, score) in enumerate(scores.items()):
@@ -154,7 +155,9 @@ def average_recall(table: pd.DataFrame, shown: Sequence[str]) -> Figure:
                       "proposals of a clip that count", "average recall (AR)")  # fmt: skip
 
 
-def _by_number(table, shown, columns, x, x_title, y_title) -> Figure:
+def _by_number(
+    table: pd.DataFrame, shown: Sequence[str], columns: list[str], x: Sequence[float], x_title: str, y_title: str
+) -> Figure:
     data = []
     for at, (_, row) in enumerate(table.iterrows()):
         name = row["system"]

@@ -65,7 +65,7 @@ def write(path: Path, result: Comparison, *, media_root: Path | None, features: 
     write_text(path, page)
 
 
-def _template():
+def _template() -> Any:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -76,14 +76,14 @@ def _text(name: str) -> str:
     return resources.files("klassify.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _safe(text: str):
+def _safe(text: str) -> str:
     """Not to be escaped: this package's own text, or JSON without a single "<"."""
     from markupsafe import Markup
 
     return Markup(text)
 
 
-def _json(content: Any):
+def _json(content: Any) -> str:
     """JSON that can stand inside a script element whatever its texts say."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return _safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

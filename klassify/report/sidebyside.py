@@ -6,7 +6,7 @@ All systems see the same resamples of sources, so that differences are paired. I
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ def task1_by_group(
         chosen = np.flatnonzero(mask)
         cells = [Cell.of(one.scored, label, chosen) for one in entries]
 
-        def statistics(weights: np.ndarray, cells=cells) -> np.ndarray:
+        def statistics(weights: np.ndarray, cells: list[Cell] = cells) -> np.ndarray:
             return np.stack([cell.ranking.auc_and_eer(weights[:, cell.rows])[0] for cell in cells])
 
         points, samples = _resampled(statistics, frame, n_bootstrap, seed)
@@ -185,7 +185,7 @@ def task2_by_group(
     for kind, group, mask in _each(groups):
         within = mask.astype(float)
 
-        def statistics(weights: np.ndarray, within=within) -> np.ndarray:
+        def statistics(weights: np.ndarray, within: np.ndarray = within) -> np.ndarray:
             return np.array([[one.score(each * within).score for each in weights] for one in ours])
 
         points, samples = _resampled(statistics, frame, n_bootstrap, seed)
@@ -199,7 +199,7 @@ def task2_by_group(
             continue
         group = f"{low:g}-{high:g} s" if np.isfinite(high) else f"{low:g} s and more"
 
-        def statistics(weights: np.ndarray, among=among) -> np.ndarray:
+        def statistics(weights: np.ndarray, among: np.ndarray = among) -> np.ndarray:
             return np.array([[one.score(each, among).score for each in weights] for one in ours])
 
         points, samples = _resampled(statistics, frame, n_bootstrap, seed)
@@ -208,13 +208,16 @@ def task2_by_group(
     return pd.DataFrame(rows)
 
 
-def _each(groups: Mapping[str, Mapping[str, np.ndarray]]):
+def _each(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Iterator[tuple[str, str, np.ndarray]]:
     for kind, masks in groups.items():
         for group, mask in masks.items():
             yield kind, group, mask
 
 
-def _group_rows(task, metric, kind, group, counts, entries, points, samples, versus) -> list[dict[str, Any]]:
+def _group_rows(
+    task: str, metric: str, kind: str, group: str, counts: Mapping[str, int], entries: Sequence[Entry],
+    points: np.ndarray, samples: np.ndarray, versus: str,
+) -> list[dict[str, Any]]:  # fmt: skip
     names = [one.name for one in entries]
     rival = names.index(versus)
     rows = []

@@ -19,6 +19,8 @@ STATES = ("answered", "fell back", "failed")
 
 
 class Column(NamedTuple):
+    """A column of a table. numeric: to the right, sorted as numbers; help: shown over its title."""
+
     title: str
     numeric: bool = True
     help: str = ""
@@ -33,11 +35,15 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
+    """A line of a table. strong: it stands out, as a recipe's answer does."""
+
     cells: list[Cell]
     strong: bool = False
 
 
 class Table(NamedTuple):
+    """A table of the page: its columns, and one cell for each in every row."""
+
     head: list[Column]
     rows: list[Row]
 
@@ -53,10 +59,12 @@ def value(row: pd.Series, name: str, form: str = ".4f") -> Cell:
 
 
 def count(row: pd.Series, name: str) -> Cell:
+    """A whole number."""
     return Cell(str(int(row[name])), str(int(row[name])))
 
 
 def texts(row: pd.Series, *names: str) -> list[Cell]:
+    """Texts as they are, a cell for each name."""
     return [Cell(str(row[name])) for name in names]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,9 +30,12 @@ def check_how(kind: str, aggregate: str) -> None:
 
 
 def keep_or_write(
-    system_dir: str | os.PathLike, header: Header, sources, reasons: Mapping[str, str], aggregate: str
+    system_dir: str | os.PathLike, header: Header, sources: Any, reasons: Mapping[str, str], aggregate: str
 ) -> Path:
-    """`write_clip_scores` of the clips of a split, unless they are there, made of these scores and in this way."""
+    """`write_clip_scores` of the clips of a split, unless they are there, made of these scores and in this way.
+
+    sources: the clip_data.Sources whose list names the clips.
+    """
     path = score_path(system_dir, header.split, "clips")
     wanted = settings_hash({**header.settings, "aggregate": aggregate})
     if path.exists() and settings_hash(read_header(path).settings) == wanted:

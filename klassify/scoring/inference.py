@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -35,7 +36,9 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _loader(data: ClipData, sources: Sources, split: str, files, workers: int, progress: bool) -> Iterator:
+def _loader(
+    data: ClipData, sources: Sources, split: str, files: Sequence[str] | None, workers: int, progress: bool
+) -> Iterator:
     files = sources.table(split)["file"].tolist() if files is None else list(files)
     loader = DataLoader(ClipWindows(data, sources, split, files), batch_size=None, num_workers=workers,
                         generator=torch.Generator())  # fmt: skip
@@ -46,12 +49,13 @@ def _loader(data: ClipData, sources: Sources, split: str, files, workers: int, p
 
 @torch.inference_mode()
 def score_clips(
-    model, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None, batch_size: int = 16,
-    workers: int = 0, device="auto", progress: bool = True, approximate: bool = False,
+    model: nn.Module, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None,
+    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: bool = True,
+    approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
     """Score the clips of a split, or the named ones, in windows.
 
-    model: a module with `score(batch) -> (B,)` log-odds of fake.
+    model: with `score(batch) -> (B,)` log-odds of fake.
     approximate: run the front end once over each clip instead of over each window.
     Returns the window table (file, start, end, score) and {file: reason} of the clips without an answer.
     """
@@ -81,8 +85,9 @@ def _clip_spans(loader: Iterator) -> Iterator[tuple[list[tuple[str, Window]], li
 
 @torch.inference_mode()
 def score_frames(
-    model, data, sources: Sources, split: str, *, files: Sequence[str] | None = None, batch_size: int = 16,
-    workers: int = 0, device="auto", progress: bool = True, approximate: bool = False,
+    model: nn.Module, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None,
+    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: bool = True,
+    approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
     """Score every 40 ms frame of the clips of a split, or of the named ones.
 
@@ -112,8 +117,9 @@ def score_frames(
 
 @torch.inference_mode()
 def clip_frames(
-    model, data, cut: list[Window], *, batch_size: int = 16, device="cpu", approximate: bool = False
-) -> np.ndarray:
+    model: nn.Module, data: ClipData, cut: list[Window], *, batch_size: int = 16, device: torch.device | str = "cpu",
+    approximate: bool = False,
+) -> np.ndarray:  # fmt: skip
     """The 40 ms rows of one clip from its windows, (n_frames, 3 + named columns): start, end, score, ...
 
     Memory does not grow with the clip beyond its rows. The last frame ends with the clip.

@@ -41,6 +41,7 @@ class Layout(NamedTuple):
 
     @property
     def n_chunks(self) -> int:
+        """How many chunks there are; at least one."""
         return max(1, -(-self.n_clips // self.size))
 
     def clips(self, k: int) -> slice:
@@ -91,6 +92,7 @@ class Parts:
 
     @property
     def system_dir(self) -> Path:
+        """The folder of the system whose scores these are."""
         return self.folder.parent.parent
 
     @property

@@ -57,7 +57,7 @@ def made_with(path: Path) -> dict[str, Any] | None:
     return dict(read_header(path).settings) if path.exists() else None
 
 
-def score_share(parts: Parts, model, data, sources, i: int, n: int, **how: Any) -> None:
+def score_share(parts: Parts, model: Any, data: Any, sources: Any, i: int, n: int, **how: Any) -> None:
     """Score the missing chunks of shard i of n (i from 1) and write their parts.
 
     model, data: a system's. how: batch_size, workers, device and approximate, as inference.score_clips takes them.
@@ -88,7 +88,7 @@ def score_share(parts: Parts, model, data, sources, i: int, n: int, **how: Any) 
                 parts.write(k, rows, chunks[k].assign(reason=chunks[k]["file"].map(reasons).fillna("")))
 
 
-def _for_scoring(data, sources, split: str):
+def _for_scoring(data: Any, sources: Any, split: str) -> tuple[Any, Any]:
     """The data class without its memory of clips, and sources with one open reader for all chunks."""
     data = copy.copy(data)
     for name, nothing in {"keep_in_memory": False, "kept": None}.items():
@@ -108,6 +108,7 @@ class Count(contextlib.AbstractContextManager):
         self.began = self.said = time.monotonic()
 
     def __call__(self, clips: Iterable) -> Iterator:
+        """The clips of one of the loops, counted as they go by."""
         for clip in clips:
             yield clip
             self.done += 1

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from klassify.clip_data import ClipData
 from klassify.errors import KlassifyError
 from klassify.media import SAMPLE_RATE
 
@@ -33,13 +34,13 @@ SPAN_S = 30.0  # of the approximate mode: attention over longer spans takes too 
 
 
 class WindowInputs:
-    """Makes the batches that a model scores: __call__([(file, window), ...]) -> dict of tensors on the device.
+    """Makes the batches that a model scores, on the device, of windows [(file, window), ...].
 
     Windows come clip by clip, in order. With `approximate`, a call takes one span of one clip (see `spans`).
     KlassifyError if the model has no approximate scoring.
     """
 
-    def __init__(self, model: nn.Module, data, device: torch.device, approximate: bool = False):
+    def __init__(self, model: nn.Module, data: ClipData, device: torch.device, approximate: bool = False):
         self.model, self.data, self.device, self.approximate = model, data, device, approximate
         takes_features = hasattr(model, "heard")
         if approximate and not takes_features:
@@ -51,6 +52,7 @@ class WindowInputs:
         self.shared = SharedFrames(model.frontend, device) if shares else None
 
     def __call__(self, cut: Sequence[tuple[str, object]]) -> dict[str, Tensor]:
+        """The batch of these windows; "features" (B, T, D) alone where the front end's work is shared."""
         batch = self.data.collate([window.inputs for _, window in cut])
         if not self.approximate and self.shared is None:
             return {key: value.to(self.device) for key, value in batch.items()}

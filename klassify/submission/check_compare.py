@@ -30,6 +30,7 @@ class Names:
 
     @classmethod
     def of(cls, new: Mapping[str, object], old: Mapping[str, object]) -> Names:
+        """Those of two {file: answer}."""
         return cls([f for f in new if f in old], [f for f in old if f not in new], [f for f in new if f not in old])
 
 
@@ -49,6 +50,7 @@ class Task1Change:
 
     @property
     def n_changed(self) -> int:
+        """How many clips have another probability, be it by ever so little."""
         return int((self.old != self.new).sum())
 
     def moves(self, count: int) -> np.ndarray:

@@ -46,10 +46,12 @@ class Ledger:
         return found[0]
 
     def row(self, start: str) -> dict[str, str]:
+        """{column: cell} of the package whose id begins with `start`; KlassifyError as in `find`."""
         return self.rows[self.find(start)]
 
     @property
     def line_end(self) -> str:
+        """What its lines end with, as the first one does."""
         return "\r\n" if self.lines and self.lines[0].endswith("\r\n") else "\n"
 
 

@@ -21,15 +21,18 @@ class Notes:
         self.limit, self.counts, self.places = limit, {}, {}
 
     def add(self, kind: str, place: str) -> None:
+        """Count one more of a kind, which is at this place."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= self.limit:
             self.places.setdefault(kind, []).append(place)
 
     @property
     def total(self) -> int:
+        """How many were counted, of all kinds."""
         return sum(self.counts.values())
 
     def lines(self) -> Iterator[str]:
+        """For a person: each kind with its count and its first places."""
         for kind, count in self.counts.items():
             yield f"  {count} x {kind}"
             yield from (f"      {place}" for place in self.places[kind])
@@ -76,9 +79,11 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
+        """Whether nothing was refused."""
         return not self.refusals.total
 
     def keep(self, member: str, file: str, answer: Any) -> None:
+        """Hold a sound answer, if a comparison will follow."""
         if self.kept is not None:
             self.kept.setdefault(member, {})[file] = answer
 

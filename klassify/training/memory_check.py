@@ -18,7 +18,7 @@ MENDS = "lower train.batch_size (and raise train.accumulate), train.precision=bf
         "gradient_checkpointing=true; train.max_seconds leaves long clips out"  # fmt: skip
 
 
-def longest_items(examples, size: int) -> list[dict[str, Any]]:
+def longest_items(examples: Any, size: int) -> list[dict[str, Any]]:
     """`size` examples of the longest clips that can be read; KlassifyError if none of those tried can."""
     items: list[dict[str, Any]] = []
     failed = []
@@ -34,7 +34,7 @@ def longest_items(examples, size: int) -> list[dict[str, Any]]:
     return (items * size)[:size]
 
 
-def try_step(model, batch: dict[str, Any], fabric, ranks: Ranks, *, needs_all: bool) -> int | None:
+def try_step(model: Any, batch: dict[str, Any], fabric: Any, ranks: Ranks, *, needs_all: bool) -> int | None:
     """One step of a model with a batch, of which nothing stays; bytes of memory at the peak on a GPU, else None.
 
     model: not the wrapper that is trained, so that a rank that fails leaves none of the others waiting. needs_all:
@@ -71,7 +71,7 @@ def try_step(model, batch: dict[str, Any], fabric, ranks: Ranks, *, needs_all: b
     return peak
 
 
-def _put_back(model, before: dict[str, Any]) -> None:
+def _put_back(model: Any, before: dict[str, Any]) -> None:
     """Overwrite in place: `load_state_dict` may do more than that (some models then count as having weights)."""
     import torch
 

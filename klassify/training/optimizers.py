@@ -16,7 +16,9 @@ def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optim
     return kind(trained, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
-def scheduler_of(optimizer, settings: TrainSettings, updates_per_epoch: int, epochs: int) -> lr_scheduler.LRScheduler:
+def scheduler_of(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, updates_per_epoch: int, epochs: int
+) -> lr_scheduler.LRScheduler:
     """The schedule of the learning rate, stepped after each update."""
     updates = updates_per_epoch * epochs
     if settings.schedule == "cosine":

@@ -106,7 +106,9 @@ class Ranks:
 ALONE = Ranks()
 
 
-def launch(accelerator: str, devices: str | None, nodes: int | None, *, precision: str, find_unused: bool = False):
+def launch(
+    accelerator: str, devices: str | None, nodes: int | None, *, precision: str, find_unused: bool = False
+) -> tuple[Any, Ranks]:
     """Start the processes of a training, unless torchrun or Slurm did, and connect them: (Fabric, Ranks).
 
     devices: their number on each node, `auto` (all), or for GPUs their numbers, as `0,2`; None: as many as the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 import time
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from klassify.checkpoints import load_weights, save_weights
-from klassify.clip_data import Examples
+from klassify.clip_data import ClipData, Examples, Sources
 from klassify.errors import KlassifyError
 from klassify.experiment import METRICS, STATE, WEIGHTS, Experiment, seed_everything
 from klassify.files import whole_file
@@ -36,6 +37,7 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The model's loss of a batch, a scalar."""
         return self.model.loss(batch)
 
 
@@ -46,8 +48,9 @@ class Trainer:
     """
 
     def __init__(
-        self, experiment: Experiment, sources, out: Path, fabric, ranks: Ranks, args, limit: int | None = None
-    ):
+        self, experiment: Experiment, sources: Sources, out: Path, fabric: Any, ranks: Ranks, args: argparse.Namespace,
+        limit: int | None = None,
+    ):  # fmt: skip
         self.settings, self.seed, self.workers = experiment.train, args.seed, args.workers
         self.out, self.fabric, self.ranks, self.limit = out, fabric, ranks, limit
         if self.settings.monitor == "auc" and experiment.data.scale == "none":
@@ -63,7 +66,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------ start
 
-    def _read(self, data, sources) -> tuple[Examples, Any]:
+    def _read(self, data: ClipData, sources: Sources) -> tuple[Examples, Sources]:
         """The training examples, and sources with a reader of the validation clips: read once for all ranks."""
         settings = self.settings
         examples = Examples(data, sources, data.train_split, self.seed,

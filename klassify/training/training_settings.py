@@ -16,7 +16,7 @@ from klassify.files import already_done, file_hash, read_json, whole_file, write
 SETTINGS = "settings.json"
 
 
-def training_settings(experiment: Experiment, sources, args: argparse.Namespace, ranks: int = 1) -> dict[str, Any]:
+def training_settings(experiment: Experiment, sources: Any, args: argparse.Namespace, ranks: int = 1) -> dict[str, Any]:
     """Everything the trained weights depend on. ranks: processes, each of which takes `batch_size` clips a step."""
     data = experiment.data
     start = {} if args.init else {str(path): file_hash(path) for path in starting_weights(experiment, args)}
@@ -79,7 +79,7 @@ def _brief(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"config": settings["config"] | {"train": changed}}
 
 
-def write_result(out: Path, data, state: dict[str, Any], failed: dict[str, str]) -> str:
+def write_result(out: Path, data: Any, state: dict[str, Any], failed: dict[str, str]) -> str:
     """What a finished training leaves beside its weights: system.yaml, training.json, failures.tsv. Says it.
 
     data: the ClipData that was trained on. state: with `epoch`, `best_epoch` and `history`. failed: {file: reason}.
