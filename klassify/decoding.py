@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -195,7 +195,7 @@ def close() -> None:
         process.end()
 
 
-def _write(pipe, message: dict[str, Any], array: np.ndarray | None = None) -> None:
+def _write(pipe: BinaryIO, message: dict[str, Any], array: np.ndarray | None = None) -> None:
     text = json.dumps(message, default=_plain).encode()
     blocks = [memoryview(LENGTH.pack(len(text)) + text)]
     if array is not None and array.size:
@@ -213,7 +213,7 @@ def _plain(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------ the other side
 
 
-def _serve(requests, answers) -> None:
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until the pipe ends. A MediaError is an answer; whatever else is raised ends the process."""
     import importlib
 
@@ -233,7 +233,7 @@ def _serve(requests, answers) -> None:
             _write(answers, {"error": f"Cannot decode: {type(error).__name__}: {error}", "where": request["args"][0]})
 
 
-def _serve_stream(items: Iterator, requests, answers) -> None:
+def _serve_stream(items: Iterator, requests: BinaryIO, answers: BinaryIO) -> None:
     with contextlib.closing(items):
         for item in items:
             _answer(answers, item)
@@ -242,14 +242,14 @@ def _serve_stream(items: Iterator, requests, answers) -> None:
     _answer(answers, None)
 
 
-def _answer(answers, value: Any) -> None:
+def _answer(answers: BinaryIO, value: Any) -> None:
     if isinstance(value, np.ndarray):
         _write(answers, {"dtype": value.dtype.str, "shape": value.shape}, value)
     else:
         _write(answers, {"value": dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value})
 
 
-def _request(requests) -> dict[str, Any] | None:
+def _request(requests: BinaryIO) -> dict[str, Any] | None:
     head = requests.read(LENGTH.size)
     if len(head) < LENGTH.size:
         return None
@@ -257,6 +257,7 @@ def _request(requests) -> dict[str, Any] | None:
 
 
 def main() -> None:
+    """Answer the requests on standard input until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides what an interruption means
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not reach the pipe

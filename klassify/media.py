@@ -196,7 +196,7 @@ def on_grid(shown: Iterable[tuple[float, float, T]]) -> Iterator[T]:
         k += 1
 
 
-def _timed(path, frames: Iterable, period: float) -> Iterator[tuple[float, float, Any]]:
+def _timed(path: str | os.PathLike, frames: Iterable, period: float) -> Iterator[tuple[float, float, Any]]:
     """Add the times of frames or packets from the first on; one without a time stamp follows the one before it."""
     first, last = None, -period
     for frame in frames:
@@ -214,7 +214,9 @@ def _timed(path, frames: Iterable, period: float) -> Iterator[tuple[float, float
         last = start
 
 
-def _decoded(path, container, stream) -> Iterator:
+def _decoded(
+    path: str | os.PathLike, container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream
+) -> Iterator:
     """Decode one stream to its end; a damaged or missing packet is an error, not a shorter clip."""
     n_packets = 0
     with _explained(path):
@@ -272,7 +274,7 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
         raise MediaError(f"Cannot decode: {reason}{f' ({log[2].strip()})' if log else ''}.", where=path) from None
 
 
-def _frame_size(path, stream) -> tuple[int, int]:
+def _frame_size(path: str | os.PathLike, stream: av.VideoStream) -> tuple[int, int]:
     """Width and height that the header claims, refused where no decoder should be asked for them."""
     if stream.codec_context is None:
         raise MediaError("The video codec is unknown.", where=path)
@@ -282,13 +284,13 @@ def _frame_size(path, stream) -> tuple[int, int]:
     return width, height
 
 
-def _stream_seconds(stream, container) -> float:
+def _stream_seconds(stream: av.VideoStream | av.AudioStream, container: av.container.InputContainer) -> float:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else 0.0
 
 
-def _count_packets(container, stream) -> int:
+def _count_packets(container: av.container.InputContainer, stream: av.VideoStream) -> int:
     with contextlib.suppress(av.error.FFmpegError):
         return sum(packet.size > 0 for packet in container.demux(stream))
     return 0

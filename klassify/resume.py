@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from klassify.launch import Record
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify resume`."""
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_here(record) -> None:
+def _run_here(record: Record) -> None:
     from klassify.errors import KlassifyError
     from klassify.launch.survey import survey
 

@@ -208,7 +208,7 @@ def _work(pipe: Connection, function: Callable, setup: Callable) -> None:
         pipe.send(("failed", traceback.format_exc()))
 
 
-def _epitaph(process) -> str:
+def _epitaph(process: multiprocessing.process.BaseProcess) -> str:
     process.join(timeout=5)
     code = process.exitcode
     if code is not None and code < 0:

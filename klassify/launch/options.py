@@ -113,7 +113,7 @@ def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = 
     group.add_argument("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
 
 
-def add_job_arguments(group) -> None:
+def add_job_arguments(group: argparse._ArgumentGroup) -> None:
     """What may change when missing work is submitted again."""
     group.add_argument("--time", help="time limit of a task (default: 04:00:00)")
     group.add_argument("--cpus", type=int, metavar="N", help="CPUs a task (default: --jobs, or --workers and one more)")

@@ -25,6 +25,7 @@ class Submission:
     offset: int = 0
 
     def index_of(self, shard: int) -> int:
+        """The index of a shard in the array."""
         return shard - self.offset
 
 
@@ -53,6 +54,7 @@ class Record:
 
     @property
     def merge_name(self) -> str:
+        """The name of the job that merges."""
         return f"{self.name}-merge"
 
     def log_of(self, shard: int) -> Path | None:
@@ -69,6 +71,7 @@ class Record:
         return 1 if index is None else index + offsets.get(job, 0)
 
     def save(self) -> None:
+        """Write job.json, from which `read_record` gives the same."""
         write_json(self.folder / FILE, {
             "command": self.work.command, "split": getattr(self.work, "split", None), "shards": self.work.n,
             "arguments": self.arguments, "cwd": self.cwd, "options": dataclasses.asdict(self.options),

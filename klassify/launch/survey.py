@@ -40,10 +40,12 @@ class Survey:
 
     @property
     def is_done(self) -> bool:
+        """Whether all shards are done; merging is another matter."""
         return len(self.of("done")) == self.record.work.n
 
     @property
     def in_queue(self) -> set[int]:
+        """The shards that Slurm still has: running, queued or held."""
         return {*self.of("running"), *self.of("queued"), *self.of("held")}
 
     @property

@@ -14,6 +14,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from klassify.errors import KlassifyError, some
 
@@ -70,10 +71,11 @@ class ExtractWork(Work):
 
     @property
     def pattern(self) -> str:
+        """The parts of the shard."""
         return f"part-$shard-of-{self.n}-*.parquet"
 
-    def headers(self):
-        """The headers of all parts; KlassifyError for a broken one, or for parts that do not belong together."""
+    def headers(self) -> list[Any]:
+        """The PartHeader of each part; KlassifyError for a broken one, or for parts that do not belong together."""
         from klassify import store
 
         headers = [store.read_header(path) for path in store.parts_in(self.folder)]
@@ -84,12 +86,14 @@ class ExtractWork(Work):
         return headers
 
     def done(self) -> set[int]:
+        """The shards of which as many parts are there as each part says."""
         headers = self.headers()
         there = collections.Counter(header.place.i for header in headers)
         parts = {header.place.i: header.place.parts for header in headers}
         return {i for i, count in there.items() if count == parts[i]}
 
     def merge(self) -> str:
+        """List the clips without features in failures.tsv; the clips must be those of the list, each once."""
         from klassify import store
         from klassify.files import write_text
 
@@ -121,9 +125,11 @@ class ExtractWork(Work):
 
     @property
     def merged(self) -> bool:
+        """Whether failures.tsv is there."""
         return self.failures.exists()
 
     def clear(self) -> None:
+        """Remove the parts, the audio beside them and the lists of failures."""
         from klassify import store
 
         for path in [*store.parts_in(self.folder), *self.folder.glob("part-*.pcm"), *self.folder.glob("failures*.tsv")]:
@@ -140,6 +146,7 @@ class ScoreWork(Work):
 
     @property
     def step(self) -> str:
+        """Its name with the split, since a system has a work for each."""
         return f"score-{self.split}"
 
     @property
@@ -156,6 +163,7 @@ class ScoreWork(Work):
         return "chunk-*.parquet"
 
     def done(self) -> set[int]:
+        """The shards whose chunks all have a part; without parts, all of them if the score file is there."""
         from klassify.scoring.score_parts import Parts, parts_folder
 
         if not any(parts_folder(self.folder, self.split).glob("*.parquet")):
@@ -166,11 +174,13 @@ class ScoreWork(Work):
 
     @property
     def merged(self) -> bool:
+        """Whether the score file is there and the folder of the parts is gone."""
         from klassify.scoring.score_parts import parts_folder
 
         return bool(self.whole) and not parts_folder(self.folder, self.split).exists()
 
     def merge(self) -> str:
+        """Join the parts into the score files; names the clip scores, or those of the model where there are none."""
         from klassify.scorefile import score_path
         from klassify.scoring.score_shards import merge
 
@@ -181,6 +191,7 @@ class ScoreWork(Work):
         return f"{clips if clips.exists() else self.whole[0]}"
 
     def clear(self) -> None:
+        """Remove the parts and the model's own score files."""
         import shutil
 
         from klassify.scoring.score_parts import parts_folder
@@ -197,13 +208,16 @@ class TrainWork(Work):
     pattern = "last.pt"
 
     def done(self) -> set[int]:
+        """The one shard, once training.json is there."""
         return {1} if (self.folder / "training.json").exists() else set()
 
     def merge(self) -> str:
+        """There is nothing to join; says that it is trained."""
         self.refuse_gaps()
         return f"{self.folder}: trained"
 
     def clear(self) -> None:
+        """Remove state, weights and scores of the training that is there."""
         from klassify.training.training_settings import finished
 
         finished(self.folder, {}, force=True)
