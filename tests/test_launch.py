@@ -274,6 +274,21 @@ def test_status_reads_files_first_and_the_queue_second(small_data, tmp_path, pre
     assert "scontrol update nodename=n[2-3] state=resume" in capsys.readouterr().out
 
 
+def test_a_shard_that_ends_while_status_looks_is_done(small_data, tmp_path, pretended, monkeypatch):
+    """Its files were not there at the first look, and it has left the queue at the second."""
+    out = tmp_path / "out"
+    assert launch(small_data, out) == 0
+    pretended.queue(*(queued(out, i, "R") for i in (2, 3, 4)))
+    record, ask = read_record(out / "slurm/extract/job.json"), slurm.queue
+
+    def asked(names):
+        shard(small_data, out, 1)
+        return ask(names)
+
+    monkeypatch.setattr(slurm, "queue", asked)
+    assert [survey(record).states[i][0] for i in range(1, 5)] == ["done", "running", "running", "running"]
+
+
 @pytest.mark.parametrize(
     ("log", "reason"),
     [

@@ -64,6 +64,8 @@ def survey(record: Record) -> Survey:
     except slurm.NoAnswer as error:
         found.slurm = str(error)
     queued = {record.shard_of(row.job, row.index): row for row in rows if row.name == record.name}
+    if not done.issuperset(set(range(1, record.work.n + 1)).difference(queued)):
+        done = record.work.done()  # a task may have ended between the two looks
     for shard in range(1, record.work.n + 1):
         if shard in done:
             found.states[shard] = ("done", "")
