@@ -137,9 +137,10 @@ class _Process:
 
     def stop_stream(self) -> None:
         """End a stream whose next item was asked for already."""
-        if self.answer() is not None:
-            self.send({"next": False})
-            self.answer()
+        with contextlib.suppress(MediaError):  # of an item that nobody wants any more
+            if self.answer() is not None:
+                self.send({"next": False})
+                self.answer()
 
     def answer(self, within_s: float | None = None) -> Any:
         """The next answer: an array, a number, or None at the end of a stream."""

@@ -89,7 +89,7 @@ def _inputs(root: Path, split: str) -> list[Path]:
 
 
 def _splits(root: Path) -> list[str]:
-    """The splits that the root describes, in the order train, val, then by name."""
+    """The splits that the root describes, train, val and dev first."""
     found = {p.name.removesuffix(end) for end in ("_metadata.json", "_files.txt") for p in root.glob(f"*{end}")}
     found |= {name for name in ("train", "val", "dev", "test") if (root / name).is_dir() and _inputs(root, name)}
     if (root / "meta_data.csv").is_file():

@@ -54,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
             unanswered += not prediction.answered
             print(describe(prediction, args.min_score))
             _write(folder / output_name(path, paths), path, prediction, args)
-        if detectors:
-            print(f"{folder}{os.sep}")
+        print(f"{folder}{os.sep}")
     return int(unanswered > 0)
 
 

@@ -71,6 +71,23 @@ def test_a_stream_that_is_left_early_leaves_the_process_ready(clip):
     assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
 
 
+def test_damage_behind_what_is_used_is_no_error(clip, tmp_path):
+    """The function itself would not have read so far."""
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[: -(clip.stat().st_size // 3)])
+    with pytest.raises(MediaError):
+        list(decoding.stream(frames.iter_frames, cut, size=32, chunk=1))
+    for n in range(1, 50):  # whatever the number of the first block that cannot be read
+        stream = decoding.stream(frames.iter_frames, cut, size=32, chunk=1)
+        try:
+            for _ in range(n):
+                next(stream)
+        except MediaError:
+            break
+        stream.close()
+    assert 1 < n < 49 and decoding.call(frames.n_frames, clip) and len(idle()) == 1
+
+
 def test_two_streams_at_once(clip):
     one = decoding.stream(frames.iter_frames, clip, size=32, chunk=8)
     two = decoding.stream(frames.iter_frames, clip, size=32, chunk=8)

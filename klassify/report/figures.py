@@ -187,12 +187,13 @@ def precision_recall(matches: Mapping[str, Matches], shown: Sequence[str], iou_a
 def bars(groups: pd.DataFrame, systems: Sequence[str], shown: Sequence[str]) -> Figure:
     """One kind of group: a bar a system and group, with 95 % intervals."""
     metric, data = groups["metric"].iloc[0], []
+    kind = groups["kind"].iloc[0]
+    what = "segments" if kind == "segment length" else "clips"
     for at, name in enumerate(systems):
         own = groups[groups["system"] == name]
         if own.empty:
             continue
         value, low, high = (own[column].to_numpy(float) for column in ("value", "value_low", "value_high"))
-        what = "segments" if own["kind"].iloc[0] == "segment length" else "clips"
         data.append({
             "type": "bar", "x": [f"{plain(row.group).replace('_', ' ')} ({row.n})" for row in own.itertuples()],
             "y": _numbers(value), "name": plain(name), "visible": _visible(name, shown),
@@ -203,7 +204,7 @@ def bars(groups: pd.DataFrame, systems: Sequence[str], shown: Sequence[str]) -> 
                         "arrayminus": _numbers(value - low), "thickness": 1},
             "hovertemplate": f"%{{x}} {what}<br>{metric} %{{y:.4f}}",
         })  # fmt: skip
-    layout = {"barmode": "group", "xaxis": _axis(f"{groups['kind'].iloc[0]} ({what} in it)", type="category"),
+    layout = {"barmode": "group", "xaxis": _axis(f"{kind} ({what} in it)", type="category"),
               "yaxis": _axis(metric, range=[0, 1.02])}  # fmt: skip
     return {"data": data, "layout": layout}
 

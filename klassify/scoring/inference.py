@@ -7,7 +7,7 @@ windows have in common is computed once: see klassify.scoring.window_features.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ from klassify.scoring.window_features import WindowInputs, spans
 from klassify.segments import FRAME_S
 from klassify.windows import aggregate_by_clip
 
+Progress = bool | Callable[[Iterable], Iterator]  # a bar, none, or what wraps the loader (score_shards.Count)
+
 
 def pick_device(name: str) -> torch.device:
     """The torch device of a name; `auto` takes the GPU where there is one. KlassifyError for one that is not here."""
@@ -37,7 +39,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _loader(
-    data: ClipData, sources: Sources, split: str, files: Sequence[str] | None, workers: int, progress: bool
+    data: ClipData, sources: Sources, split: str, files: Sequence[str] | None, workers: int, progress: Progress
 ) -> Iterator:
     files = sources.table(split)["file"].tolist() if files is None else list(files)
     loader = DataLoader(ClipWindows(data, sources, split, files), batch_size=None, num_workers=workers,
@@ -50,7 +52,7 @@ def _loader(
 @torch.inference_mode()
 def score_clips(
     model: nn.Module, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None,
-    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: bool = True,
+    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: Progress = True,
     approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
     """Score the clips of a split, or the named ones, in windows.
@@ -86,7 +88,7 @@ def _clip_spans(loader: Iterator) -> Iterator[tuple[list[tuple[str, Window]], li
 @torch.inference_mode()
 def score_frames(
     model: nn.Module, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None,
-    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: bool = True,
+    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: Progress = True,
     approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
     """Score every 40 ms frame of the clips of a split, or of the named ones.
