@@ -37,6 +37,7 @@ from klassify.errors import KlassifyError, some
 from klassify.extract_kinds import CHUNKS, AnyRow, Extraction, Numbered, add_arguments, extraction
 from klassify.files import TEMPORARY, already_done, write_text
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
+from klassify.launch.options import without
 from klassify.launch.work import ExtractWork
 from klassify.store import PartHeader, Place
 
@@ -100,7 +101,7 @@ def _on_cluster(args: argparse.Namespace, chunk: int, argv: list[str], options: 
     if not args.force:
         parts_there(args.out, settings, options.shards)
     datalist.media_folder(args.root, args.list.stem, files)
-    command = ["extract", *argv, "--jobs", str(options.cpus)]
+    command = ["extract", *without(argv, "--jobs")]  # which follows the CPUs of a task
     return [record_of(ExtractWork(args.out, options.shards), command, options)]
 
 

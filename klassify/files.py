@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -146,6 +147,17 @@ def read_json(path: str | os.PathLike) -> Any:
         raise KlassifyError("This file does not exist.", where=path) from None
     except (ValueError, RecursionError) as error:
         raise KlassifyError(f"This is not readable JSON: {error}.", where=path) from None
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """One process at a time for what `path` names; the lock goes with the process that holds it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as handle:
+        with contextlib.suppress(OSError):  # a network drive may know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def read_yaml(path: str | os.PathLike) -> Any:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.files import write_json
-from klassify.submission.ledger_file import COLUMNS, Ledger, ended, locked, read_ledger, write_row
+from klassify.files import locked, write_json
+from klassify.submission.ledger_file import COLUMNS, Ledger, ended, read_ledger, write_row
 
 LEDGER, MANIFESTS, HOME = "ledger.tsv", "manifests", "submissions"
 SHOWN = COLUMNS[:11]

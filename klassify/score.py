@@ -25,10 +25,10 @@ from typing import Any
 
 from klassify import datalist, derived, systems
 from klassify.errors import KlassifyError
-from klassify.files import already_done, file_hash
+from klassify.files import file_hash
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
 from klassify.launch.work import ScoreWork
-from klassify.scorefile import Header, read_header, score_path
+from klassify.scorefile import Header, score_path
 from klassify.scoring.score_parts import Layout, Parts, parts_folder
 
 
@@ -83,23 +83,38 @@ def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> 
         other = next(folder for folder, kind in kinds.items() if kind != "model")
         raise KlassifyError(f"{other.name} is made of the scores of others, which takes no cluster.", where=other,
                             mend="score it here when those are done, or give --wait")  # fmt: skip
-    for folder in models if not args.force else ():
-        for split in args.split.split(","):
-            _refuse_old_scores(folder, split, args)
     named = {str(folder) for folder in args.systems}
-    return [
-        record_of(ScoreWork(folder, options.shards, split), ["score", str(folder), *_without(argv, named, "--split"),
-                                                           "--split", split], options)
-        for folder in models for split in args.split.split(",")
-    ]  # fmt: skip
+    rest = _without(argv, named, "--split")
+    records = []
+    for folder in models:
+        for split in args.split.split(","):
+            if n := _chunks_to_score(folder, split, args):
+                shards = options.changed(shards=min(options.shards, n))
+                command = ["score", str(folder), *rest, "--split", split]
+                records.append(record_of(ScoreWork(folder, shards.shards, split), command, shards))
+    return records
 
 
-def _refuse_old_scores(folder: Path, split: str, args: argparse.Namespace) -> None:
-    """Scores of another training or list are not taken for done."""
-    wanted = {"system": systems.system_hash(folder), "list": file_hash(datalist.existing_list(args.lists, split))}
-    for path in ScoreWork(folder, 1, split).whole:
-        made_with = read_header(path).settings
-        already_done(path, {key: made_with.get(key) for key in wanted}, wanted)
+def _chunks_to_score(folder: Path, split: str, args: argparse.Namespace) -> int:
+    """Into how many chunks the split is cut, or 0 where its scores are there, which then only get their clip scores.
+
+    Scores made with other settings are refused, unless --force replaces them.
+    """
+    import torch
+
+    from klassify.clip_data import Sources
+    from klassify.experiment import load_experiment
+    from klassify.scoring import score_shards
+
+    sources, system = Sources(args.lists, args.media, args.features), systems.load_system(folder)
+    _check_scored(folder, system)
+    with torch.device("meta"):
+        data = load_experiment(folder / systems.CONFIG).data
+    parts = _parts(folder, system, split, data, sources, args)
+    if args.force or args.dry_run or not score_shards.is_done(parts):
+        return parts.layout.n_chunks
+    print(_clip_scores(folder, parts, sources))
+    return 0
 
 
 def _without(argv: Sequence[str], words: set[str], option: str) -> list[str]:
@@ -134,7 +149,7 @@ def _score_model(
     folder: Path, system: systems.System, split: str, shard: tuple[int, int], args: argparse.Namespace
 ) -> str:
     """Score a share of a split with a trained model; returns what to say: which file is there, or what it lacks."""
-    from klassify.scoring import clip_scores, score_shards
+    from klassify.scoring import score_shards
 
     model, data, sources = _inputs(folder, system, args)
     parts = _parts(folder, system, split, data, sources, args)
@@ -147,12 +162,24 @@ def _score_model(
                 f"{parts.folder}: shard {i}/{n} is done, {score_shards.missing_text(parts, n)}. Who does the last one "
                 f"joins them; so does `klassify merge {folder} --split {split}`"
             )
-    reasons = clip_scores.read_failures(folder, split)
-    path = score_path(folder, split, parts.header.kind)
+    return _clip_scores(folder, parts, sources)
+
+
+def _clip_scores(folder: Path, parts: Parts, sources: Any) -> str:
+    """Write the clip scores of what is scored, if there are none of this aggregation; returns what to say."""
+    from klassify.scoring import clip_scores
+
+    reasons = clip_scores.read_failures(folder, parts.header.split)
+    path = score_path(folder, parts.header.split, parts.header.kind)
     if parts.aggregate is not None:
         clips = clip_scores.keep_or_write(folder, parts.header, sources, reasons, parts.aggregate)
         path = clips if parts.header.kind == "windows" else path
     return _said(path, len(reasons))
+
+
+def _check_scored(folder: Path, system: systems.System) -> None:
+    if system.scale == "none":
+        raise KlassifyError(f"{system.name} has no scores: other systems use what it makes.", where=folder)
 
 
 def _check_sources(args: argparse.Namespace) -> None:
@@ -162,8 +189,7 @@ def _check_sources(args: argparse.Namespace) -> None:
 
 def _inputs(folder: Path, system: systems.System, args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """The model, its ClipData and the Sources of what it is run on."""
-    if system.scale == "none":
-        raise KlassifyError(f"{system.name} has no scores: other systems use what it makes.", where=folder)
+    _check_scored(folder, system)
     _check_sources(args)
     from klassify.clip_data import Sources
 

@@ -4,12 +4,14 @@
     klassify status exp/demo/klassify            # every system in it
 
 Reads the files first, Slurm's queue second and the logs of what is in neither; no accounting is needed, and no Slurm
-either. Shards that were run by hand (`--shard i/n`) are told from their files. Exit status 1 if anything is not done.
+either. Shards that were run by hand (`--shard i/n`) are told from their files. Exit status 1 if anything is not
+done, 2 where a folder holds nothing of the kind.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -19,8 +21,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify status`; 0 all done, 1 something is not."""
-    return int(sum(not _show(folder) for folder in args.folders) > 0)
+    """Run `klassify status`; 0 all done, 1 something is not, 2 a folder is none."""
+    from klassify.errors import KlassifyError
+
+    worst = 0
+    for folder in args.folders:
+        try:
+            worst = max(worst, int(not _show(folder)))
+        except KlassifyError as error:
+            worst = 2
+            print(f"klassify status: {error}", file=sys.stderr)
+    return worst
 
 
 def _show(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from klassify.errors import KlassifyError
 from klassify.experiment import ENVIRONMENT, Experiment, environment, load_experiment, save_config
 from klassify.files import write_json
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
+from klassify.launch.options import without
 from klassify.launch.work import TrainWork
 from klassify.training.ranks import Ranks, explained, launch
 from klassify.training.training_settings import SETTINGS, check_start, finished, training_settings
@@ -75,11 +76,22 @@ def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> 
     """The training as one job over nodes. A mistake in the config is found here, not in the queue."""
     if args.fast_dev_run:
         raise KlassifyError("--fast-dev-run goes without --launcher slurm.")
+    per_node = options.gpus or 1
+    if args.devices not in (None, str(per_node)):
+        raise KlassifyError(f"--devices {args.devices} does not go with --gpus {options.gpus}.",
+                            mend="leave out --devices (make: devices=): a process is started for each GPU")  # fmt: skip
     import torch
 
+    from klassify.clip_data import Sources
+
     with torch.device("meta"):
-        load_experiment(args.config, args.overrides, seed=args.seed)
-    command = ["train", *argv, "--nodes", str(options.nodes), "--devices", str(options.gpus or 1)]
+        experiment = load_experiment(args.config, args.overrides, seed=args.seed)
+    if not args.force:
+        sources = Sources(args.lists, args.media, args.features)
+        settings = training_settings(experiment, sources, args, options.nodes * per_node)
+        check_start(experiment, args)
+        finished(args.out, settings, force=False)
+    command = ["train", *without(argv, "--devices"), "--nodes", str(options.nodes), "--devices", str(per_node)]
     return [record_of(TrainWork(args.out, 1), command, options)]
 
 

@@ -13,28 +13,32 @@ import numpy as np
 import pytest
 from small_systems import make_system
 
-from klassify import cli, store
+from klassify import cli, store, systems
+from klassify.checkpoints import save_weights
 from klassify.errors import KlassifyError
+from klassify.experiment import load_experiment, save_config
 from klassify.launch import slurm, work
 from klassify.launch.options import Options, without_launcher
 from klassify.launch.record import read_record
 from klassify.launch.script import directive
 from klassify.launch.survey import survey
+from klassify.scoring import score_parts
 
 ROOT = Path(__file__).resolve().parent.parent
+TCN = ROOT / "recipes/klassify/conf/demo/tcn.yaml"
 SHARDS = 4
 
 # notes its arguments, one a line, and gives job ids from 101 on
 SBATCH = """#!/bin/bash
-printf '%s\\n' --- "$@" >> "$SLURM_PRETENDED/submitted"
-echo $((100 + $(grep -c -- --- "$SLURM_PRETENDED/submitted")))
+printf '%s\\n' --- "$@" >> "$PRETENDED_SLURM/submitted"
+echo $((100 + $(grep -c -- --- "$PRETENDED_SLURM/submitted")))
 """
 PRETENDED = {
     "sbatch": SBATCH,
-    "squeue": '#!/bin/bash\ncat "$SLURM_PRETENDED/queue" 2> /dev/null || true\n',
-    "sinfo": '#!/bin/bash\ncat "$SLURM_PRETENDED/nodes" 2> /dev/null || true\n',
-    "scontrol": "#!/bin/bash\necho 'MaxArraySize            = 1001'\n",
-    "scancel": '#!/bin/bash\necho "$@" >> "$SLURM_PRETENDED/cancelled"\n',
+    "squeue": '#!/bin/bash\ncat "$PRETENDED_SLURM/queue" 2> /dev/null || true\n',
+    "sinfo": '#!/bin/bash\ncat "$PRETENDED_SLURM/nodes" 2> /dev/null || true\n',
+    "scontrol": '#!/bin/bash\necho "$@" >> "$PRETENDED_SLURM/controlled"\necho "MaxArraySize            = 1001"\n',
+    "scancel": '#!/bin/bash\necho "$@" >> "$PRETENDED_SLURM/cancelled"\n',
 }
 
 
@@ -64,7 +68,7 @@ def pretended(tmp_path, monkeypatch) -> Pretended:
         (folder / name).write_text(text)
         (folder / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_PRETENDED", str(folder))
+    monkeypatch.setenv("PRETENDED_SLURM", str(folder))
     slurm.largest_index.cache_clear()
     yield Pretended(folder)
     slurm.largest_index.cache_clear()
@@ -96,6 +100,10 @@ def shard(small_data, out: Path, *numbers: int) -> None:
 def queued(out: Path, index: int, state: str, reason: str = "None", job: int = 101) -> str:
     name = read_record(out / "slurm/extract/job.json").name
     return f"{job}_{index}|{job}|{index}|{state}|{reason}|1:00:00|n1|{name}"
+
+
+def merge_row(out: Path, job: int) -> str:
+    return f"{job}|{job}|N/A|PD|Dependency|1:00|  |{read_record(out / 'slurm/extract/job.json').merge_name}"
 
 
 # ------------------------------------------------------------------------------ scripts
@@ -220,8 +228,18 @@ def test_time_limits_are_read_as_slurm_does(text, seconds):
     assert Options(time=text).grace_s <= seconds / 2
 
 
-def test_each_model_and_split_is_scored_by_an_array(small_data, tmp_path, pretended, capsys):
-    first, second = (make_system(tmp_path / name, [0.1, 0.2, 0.3, 0.4]) for name in ("a", "b"))
+def make_model(folder: Path) -> Path:
+    """A system that was never trained."""
+    experiment = load_experiment(TCN, ["model.init_args.hidden=4"], seed=1)
+    save_config(folder, experiment.resolved)
+    save_weights(experiment.model, folder / "model.safetensors")
+    systems.write_system(folder, systems.System(folder.name, "model", "visual", "clip", "log_odds"))
+    return folder
+
+
+def test_each_model_and_split_is_scored_by_an_array(small_data, tmp_path, pretended, monkeypatch, capsys):
+    monkeypatch.setattr(score_parts, "CHUNK_CLIPS", 4)
+    first, second = (make_model(tmp_path / name) for name in ("a", "b"))
     derived = make_system(tmp_path / "c", [0.1, 0.2, 0.3, 0.4], kind="calibrated", inputs=["../a"])
     asked = ["--split", "val,testA", *small_data.arguments, "--launcher", "slurm", "--shards", "3", "--gpus", "1"]
     assert cli.main(["score", str(first), str(second), *asked]) == 0
@@ -251,6 +269,123 @@ def test_a_training_is_one_job_over_nodes(small_data, tmp_path, pretended, capsy
     assert subprocess.run(["bash", "-n", out / "slurm/train/job.sh"]).returncode == 0
     assert cli.main([*asked, "train.epoch=2"]) == 2  # a mistake is found before the queue
     assert "epoch" in capsys.readouterr().err and len(pretended.submitted) == 1
+
+
+# ------------------------------------------------------------------------------ nothing lost, nothing mixed
+
+
+def test_force_replaces_only_what_slurm_has_taken(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    shard(small_data, out, 1, 2, 3, 4)
+    parts = sorted(path.name for path in out.glob("part-*"))
+    (pretended.folder / "sbatch").write_text("#!/bin/bash\necho 'invalid partition' >&2; exit 1\n")
+    assert launch(small_data, out, "--force") == 2
+    assert "invalid partition" in capsys.readouterr().err
+    assert sorted(path.name for path in out.glob("part-*")) == parts
+    (pretended.folder / "sbatch").write_text(SBATCH)
+    (pretended.folder / "squeue").write_text("#!/bin/bash\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    assert launch(small_data, out, "--force") == 2
+    assert sorted(path.name for path in out.glob("part-*")) == parts and not pretended.submitted
+    (pretended.folder / "squeue").write_text(PRETENDED["squeue"])
+    assert launch(small_data, out, "--force") == 0
+    assert pretended.submitted[0][:2] == ["--hold", "--parsable"] and not list(out.glob("part-*"))
+    assert (pretended.folder / "controlled").read_text().splitlines()[-1] == "release 101"
+
+
+def test_force_gives_back_what_slurm_took_before_it_refused(small_data, tmp_path, pretended, capsys):
+    """Two arrays, since the indices are bounded; the second one is refused."""
+    out = tmp_path / "out"
+    shard(small_data, out, 1)
+    (pretended.folder / "scontrol").write_text("#!/bin/bash\necho 'MaxArraySize = 3'\n")
+    once = '[ -e "$PRETENDED_SLURM/once" ] && exit 1\ntouch "$PRETENDED_SLURM/once"\n'
+    (pretended.folder / "sbatch").write_text(SBATCH + once)
+    assert launch(small_data, out, "--force") == 2
+    assert len(pretended.submitted) == 2 and (pretended.folder / "cancelled").read_text().split() == ["101"]
+    assert list(out.glob("part-1-*"))
+
+
+def test_other_work_on_the_same_folder_is_refused_while_it_is_in_the_queue(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    assert launch(small_data, out) == 0
+    pretended.queue(*(queued(out, i, "R") for i in range(1, 5)), merge_row(out, 102))
+    assert launch(small_data, out) == 0 and launch(small_data, out, "--time", "09:00:00") == 0
+    capsys.readouterr()
+    assert launch(small_data, out, "--chunk", "1") == 2
+    said = capsys.readouterr().err
+    assert "--chunk 1" in said and "scancel --name=klassify-extract-out" in said and len(pretended.submitted) == 2
+    pretended.queue()
+    assert launch(small_data, out, "--chunk", "1") == 0
+
+
+def test_a_finished_training_of_another_config_is_refused(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "tcn"
+    asked = ["train", str(TCN), "train.epochs=1", "--out", str(out), *small_data.arguments]
+    assert cli.main([*asked, "--accelerator", "cpu"]) == 0
+    launched = ["--accelerator", "cpu", "--launcher", "slurm"]
+    assert cli.main([*asked, *launched]) == 0 and not pretended.submitted
+    capsys.readouterr()
+    assert cli.main([*asked, "--seed", "7", *launched]) == 2
+    assert "seed: 1 there, 7 now" in capsys.readouterr().err
+    assert cli.main([*asked, "--devices", "4", *launched]) == 2
+    assert "--gpus" in capsys.readouterr().err and not pretended.submitted
+
+
+def test_scores_of_other_settings_are_refused_and_another_aggregation_is_made_at_once(
+    small_data, tmp_path, pretended, capsys
+):
+    model = make_model(tmp_path / "tcn")
+    asked = ["score", str(model), "--split", "val", *small_data.arguments]
+    assert cli.main(asked) == 0
+    launched = [*asked, "--launcher", "slurm"]
+    assert cli.main(launched) == 0 and cli.main([*launched, "--aggregate", "max"]) == 0 and not pretended.submitted
+    assert "# settings" in (text := (model / "scores/val.clips.tsv").read_text()) and '"max"' in text
+    capsys.readouterr()
+    assert cli.main([*launched, "--approximate"]) == 2
+    assert "approximate" in capsys.readouterr().err
+
+
+def test_a_short_list_makes_no_empty_shards_of_scores(small_data, tmp_path, pretended):
+    model = make_model(tmp_path / "tcn")
+    asked = ["score", str(model), "--split", "val", *small_data.arguments, "--launcher", "slurm", "--shards", "3"]
+    assert cli.main(asked) == 0
+    assert pretended.submitted[0][1] == "--array=1"
+
+
+def test_options_count_whatever_variables_say_and_others_are_a_sites_defaults(
+    small_data, tmp_path, pretended, monkeypatch
+):
+    variables = ("SBATCH_TIMELIMIT", "SBATCH_JOB_NAME", "SBATCH_PARTITION", "SBATCH_QOS", "SQUEUE_PARTITION")
+    for name in (*variables, "SLURM_JOB_ID", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "7")
+    for name in ("sbatch", "squeue"):
+        text = PRETENDED[name].replace("#!/bin/bash\n", f'#!/bin/bash\nenv > "$PRETENDED_SLURM/{name}-saw"\n')
+        (pretended.folder / name).write_text(text)
+    assert launch(small_data, tmp_path / "out", "--sbatch-arg=--partition=mine") == 0
+    saw = {name: (pretended.folder / f"{name}-saw").read_text() for name in ("sbatch", "squeue")}
+    assert "SBATCH_QOS=7" in saw["sbatch"] and "SLURM_NTASKS" not in saw["sbatch"]
+    assert not any(name in saw["sbatch"] for name in ("SBATCH_TIMELIMIT", "SBATCH_JOB_NAME", "SBATCH_PARTITION"))
+    assert "SQUEUE_PARTITION" not in saw["squeue"]
+
+
+def test_cpus_of_a_task_are_its_processes(small_data, tmp_path, pretended):
+    out = tmp_path / "out"
+    assert launch(small_data, out, "--jobs", "3") == 0
+    text = (out / "slurm/extract/array.sh").read_text()
+    assert "--cpus-per-task=3" in text and text.count("--jobs") == 1 and "--jobs 3" in text
+    assert cli.main(["resume", str(out), "--cpus", "5"]) == 0
+    text = (out / "slurm/extract/array.sh").read_text()
+    assert "--cpus-per-task=5" in text and "--jobs 5" in text and "--jobs 3" not in text
+
+
+def test_status_goes_on_after_a_folder_that_is_none(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    shard(small_data, out, 1, 2, 3, 4)
+    capsys.readouterr()
+    assert cli.main(["status", str(tmp_path / "none"), str(out)]) == 2
+    captured = capsys.readouterr()
+    assert "does not exist" in captured.err and "done         4" in captured.out
+    (tmp_path / "file").touch()
+    assert cli.main(["status", str(tmp_path / "file")]) == 2 and "no folder" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------ status and resume
@@ -318,20 +453,27 @@ def test_resume_submits_what_is_neither_done_nor_queued(small_data, tmp_path, pr
     shard(small_data, out, 1)
     pretended.queue(
         queued(out, 3, "R"),
-        f"102|102|N/A|PD|Dependency|1:00|  |{read_record(out / 'slurm/extract/job.json').merge_name}",
+        merge_row(out, 102),
     )
     assert cli.main(["resume", str(out), "--time", "09:00:00", "--sbatch-arg=--mem=2G"]) == 0
     array, merge = pretended.submitted[2:]
-    assert array[1] == "--array=2,4%3" and merge[1] == "--dependency=afterok:103,afterany:101"
+    assert array[1] == "--array=2,4%2" and merge[1] == "--dependency=afterok:103,afterany:101"
     assert (pretended.folder / "cancelled").read_text().split() == ["102"]
     text = (out / "slurm/extract/array.sh").read_text()
     assert all(f"#SBATCH {line}\n" in text for line in ("--time=09:00:00", "--qos=x", "--mem=2G")) and "1G" not in text
     # once more, with all of it in the queue
-    pretended.queue(*(queued(out, i, "PD", "Priority", 103) for i in (2, 4)), queued(out, 3, "R"))
+    all_of_it = [*(queued(out, i, "PD", "Priority", 103) for i in (2, 4)), queued(out, 3, "R")]
+    pretended.queue(*all_of_it, merge_row(out, 104))
     assert cli.main(["resume", str(out)]) == 0 and len(pretended.submitted) == 4
-    # and when it is done
+    # a merge job that was lost
+    pretended.queue(*all_of_it)
+    assert cli.main(["resume", str(out)]) == 0
+    assert [command[1] for command in pretended.submitted[4:]] == ["--dependency=afterany:101:103"]
+    # and when all is done: merged at once
+    pretended.queue()
     shard(small_data, out, 2, 3, 4)
-    assert cli.main(["resume", str(out)]) == 0 and launch(small_data, out) == 0 and len(pretended.submitted) == 4
+    assert cli.main(["resume", str(out)]) == 0 and (out / "failures.tsv").exists()
+    assert launch(small_data, out) == 0 and len(pretended.submitted) == 5
 
 
 def test_resume_works_on_this_machine_without_slurm(small_data, tmp_path, pretended, monkeypatch, capsys):

@@ -11,8 +11,10 @@ from typing import Any
 from klassify.errors import KlassifyError
 
 # what the scripts set themselves: another value would break the bookkeeping
-OWN = ("array", "a", "job-name", "J", "output", "o", "dependency", "d", "parsable", "wrap", "open-mode", "chdir", "D",
-       "signal", "kill-on-invalid-dep")  # fmt: skip
+OWN = ("array", "job-name", "output", "error", "dependency", "parsable", "wrap", "open-mode", "chdir", "signal",
+       "kill-on-invalid-dep", "wait", "hold", "test-only", "requeue", "no-requeue", "time", "cpus-per-task", "nodes",
+       "ntasks", "ntasks-per-node")  # fmt: skip
+INSTEAD = {"time": "--time", "cpus-per-task": "--cpus", "nodes": "--nodes", "ntasks-per-node": "--gpus"}
 TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
@@ -83,11 +85,14 @@ def added(options: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_sbatch(text: str) -> None:
-    match = re.fullmatch(r"(-[A-Za-z]|--[a-z][a-z-]+)(=.*)?", text)
+    match = re.fullmatch(r"--([a-z][a-z-]+)(=.*)?", text)
     if not match:
-        raise KlassifyError(f"--sbatch-arg {text!r} is no option.", mend="as in --sbatch-arg=--partition=gpu")
-    if match[1].lstrip("-") in OWN:
-        raise KlassifyError(f"--sbatch-arg={match[1]}: this one is set by the script.", mend="leave it out")
+        raise KlassifyError(f"--sbatch-arg {text!r} is no option in its long form.",
+                            mend="as in --sbatch-arg=--partition=gpu")  # fmt: skip
+    own = next((name for name in OWN if name == match[1] or name.startswith(match[1])), None)  # sbatch takes beginnings
+    if own:
+        mend = f"klassify's own {INSTEAD[own]}" if own in INSTEAD else "leave it out"
+        raise KlassifyError(f"--sbatch-arg=--{match[1]}: --{own} is set by the script.", mend=mend)
 
 
 def one_line(text: str, what: str) -> str:
@@ -137,6 +142,19 @@ def options_from(args: argparse.Namespace) -> Options:
         max_restarts=args.max_restarts, grace=args.grace, sbatch=args.sbatch_arg and tuple(args.sbatch_arg),
         modules=args.module and tuple(args.module),
     )  # fmt: skip
+
+
+def without(argv: Sequence[str], *options: str) -> list[str]:
+    """Arguments without these options and the one value of each."""
+    kept, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word in options:
+            skip = True
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
 
 
 def without_launcher(argv: Sequence[str], *, training: bool = False) -> list[str]:

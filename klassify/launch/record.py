@@ -46,6 +46,11 @@ class Record:
         return self.work.folder / FOLDER / self.work.step
 
     @property
+    def command_line(self) -> list[str]:
+        """What a task runs, without its --shard."""
+        return [*self.arguments, *(["--jobs", str(self.options.cpus)] if self.work.command == "extract" else [])]
+
+    @property
     def name(self) -> str:
         """The jobs' name: another folder has another."""
         place = hashlib.sha256(str(self.work.folder.resolve()).encode()).hexdigest()[:8]
@@ -98,7 +103,7 @@ def read_record(path: Path) -> Record:
 def records_in(folder: Path) -> list[Record]:
     """The records of a folder, or of the folders in it, up to two levels down."""
     if not folder.is_dir():
-        raise KlassifyError("This folder does not exist.", where=folder)
+        raise KlassifyError("This is no folder." if folder.exists() else "This folder does not exist.", where=folder)
     for level in ("", "*/", "*/*/"):
         if paths := sorted(folder.glob(f"{level}{FOLDER}/*/{FILE}")):
             return [read_record(path) for path in paths]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from klassify.errors import KlassifyError
 from klassify.launch.options import Options, one_line
 
 ARRAY = """{head}
@@ -36,7 +37,7 @@ job=$SLURM_JOB_ID
 progress=(find {out}/checkpoints -name 'last.pt')
 {start}
 # each process learns its place from Slurm; one that dies takes the others with it, and the job is started again
-srun --kill-on-bad-exit=1 {command} &
+srun --kill-on-bad-exit=1 --cpus-per-task={cpus} {command} &
 {end}
 """
 
@@ -120,7 +121,8 @@ def job_script(
     tasks = [f"--nodes={options.nodes}", f"--ntasks-per-node={options.gpus or 1}", *gpus_of(options)]
     return JOB.format(
         head=head(name, folder / "logs/%j.log", options, tasks), title=title, unit="GPU" if options.gpus else "node",
-        folder=quoted(out), out=quoted(out), what=quoted(title), start=start(options, cwd), command=klassify(arguments),
+        folder=quoted(out), out=quoted(out), what=quoted(title), cpus=options.cpus, start=start(options, cwd),
+        command=klassify(arguments),
         end=END.format(after=RETRY.format(restarts=options.max_restarts)),
     )  # fmt: skip
 
@@ -137,6 +139,8 @@ def merge_script(title: str, arguments: Sequence[str], options: Options, folder:
 
 def head(name: str, log: Path, options: Options, tasks: Sequence[str]) -> str:
     """The options of sbatch as lines of the script."""
+    if "\\" in str(log):
+        raise KlassifyError("Slurm writes no logs to a folder with a backslash in its name.", where=log.parent)
     # in names of logs a percent sign starts a pattern; the pattern itself stands in the last part
     log = Path(str(log.parent).replace("%", "%%")) / log.name
     lines = [f"--job-name={name}", f"--output={log}", "--open-mode=append", "--requeue", f"--time={options.time}"]
@@ -144,6 +148,11 @@ def head(name: str, log: Path, options: Options, tasks: Sequence[str]) -> str:
     lines += [*tasks, f"--cpus-per-task={options.cpus}", *options.sbatch]
     shebang = "#!/bin/bash -l" if options.modules else "#!/bin/bash"  # a login shell knows `module`
     return "\n".join([shebang, *(f"#SBATCH {directive(line)}" for line in lines)])
+
+
+def options_in(text: str) -> set[str]:
+    """The long names of the options that a script sets."""
+    return set(re.findall(r'(?m)^#SBATCH "?--([a-z-]+)', text))
 
 
 def gpus_of(options: Options) -> list[str]:

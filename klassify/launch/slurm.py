@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from klassify.errors import KlassifyError
 
@@ -16,6 +17,12 @@ FORMAT = "%i|%F|%K|%t|%r|%L|%N|%j"
 HELD = ("held", "JobHoldMaxRequeue")
 NEVER = ("DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "BadConstraints", "PartitionTimeLimit",
          "PartitionNodeLimit", "AccountNotAllowed", "QOSNotAllowed")  # fmt: skip
+
+
+# variables of a site's or a user's profile that would be stronger than the options of a script: those of its own
+# options, and these
+OTHER_NAMES = {"time": "TIMELIMIT", "requeue": "NO_REQUEUE", "mem": "MEM_PER_NODE"}
+NEVER_INHERITED = ("SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_ERROR", "SBATCH_INPUT")
 
 
 class NoAnswer(Exception):
@@ -77,12 +84,19 @@ def largest_index() -> int:
     return max(1, int(match[1]) - 1) if match else 1000
 
 
-def submit(command: Sequence[str]) -> int:
-    """Run an sbatch command; the job's id. KlassifyError with what Slurm says."""
+def submit(command: Sequence[str], options: Collection[str] = ()) -> int:
+    """Run an sbatch command; the job's id. KlassifyError with what Slurm says.
+
+    options: those that the script sets, without dashes. They count whatever SBATCH_... variables say; for others
+    these are a site's defaults.
+    """
     if shutil.which("sbatch") is None:
         raise KlassifyError("There is no sbatch on this machine.",
                             mend="run this on a login node of the cluster; --dry-run shows the script")  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    names = {f"SBATCH_{name.upper().replace('-', '_')}" for name in options}
+    names |= {f"SBATCH_{OTHER_NAMES[name]}" for name in options if name in OTHER_NAMES}
+    environment = _environment(lambda name: name in names or name in NEVER_INHERITED)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     match = re.match(r"(\d+)", done.stdout)
     if done.returncode or not match:
         raise KlassifyError(f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}", where=" ".join(command),
@@ -95,9 +109,25 @@ def cancel(job: int) -> None:
     subprocess.run(["scancel", str(job)], capture_output=True, check=False)
 
 
+def release(job: int) -> None:
+    """Let a job begin that was submitted on hold."""
+    _ask(["scontrol", "release", str(job)])
+
+
+def _environment(is_dropped: Callable[[str], bool]) -> dict[str, str]:
+    """The environment of a command of Slurm: without what `is_dropped` names, and without the job that we run in."""
+    nested = "SLURM_JOB_ID" in os.environ
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+    return {
+        name: value for name, value in os.environ.items()
+        if not is_dropped(name) and not (nested and name.startswith("SLURM_") and name not in kept)
+    }  # fmt: skip
+
+
 def _ask(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_S)
+        environment = _environment(lambda name: name.startswith(("SQUEUE_", "SINFO_", "SCONTROL_")))
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_S, env=environment)
     except FileNotFoundError:
         raise NoAnswer(f"there is no {command[0]} here") from None
     except subprocess.TimeoutExpired:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from klassify.errors import KlassifyError
-from klassify.files import write_text
+from klassify.files import locked, write_text
 from klassify.launch import script, slurm, survey
 from klassify.launch.options import Options, options_from, without_launcher
 from klassify.launch.record import FILE, Record, Submission, read_record
@@ -33,9 +33,7 @@ def submitted(args: argparse.Namespace, prepare: Callable[[list[str], Options], 
     argv = without_launcher(args.command_line[1:], training=not hasattr(args, "shards"))
     records = prepare(argv, options_from(args))
     for record in records:
-        if args.force and not args.dry_run:
-            _clear(record)
-        submit_missing(record, dry_run=args.dry_run)
+        submit_missing(record, dry_run=args.dry_run, replace=args.force)
     if args.wait and not args.dry_run:
         for record in records:
             wait(record)
@@ -43,64 +41,116 @@ def submitted(args: argparse.Namespace, prepare: Callable[[list[str], Options], 
 
 
 def record_of(work: Work, arguments: Sequence[str], options: Options) -> Record:
-    """A new record, which knows of the jobs that an earlier one submitted."""
-    record = Record(work, [*arguments, "--launcher", "local"], os.getcwd(), options)
-    path = record.folder / FILE
-    if path.exists():
-        before = read_record(path)
-        if before.work.n == work.n:
-            record.submissions, record.merge_job = before.submissions, before.merge_job
-        elif survey.survey(before).in_queue:
-            raise KlassifyError(f"{before.work.n} shards of it are in the queue, not {work.n}.", where=work.folder,
-                                mend=f"scancel --name={before.name}, or leave --shards at {before.work.n}")  # fmt: skip
-    return record
-
-
-def _clear(record: Record) -> None:
-    if survey.survey(record).in_queue:
-        raise KlassifyError("It is in the queue: --force would replace what is being made.", where=record.work.folder,
-                            mend=f"scancel --name={record.name}")  # fmt: skip
-    record.work.clear()
+    """The record of a command that is sent from here."""
+    return Record(work, [*arguments, "--launcher", "local"], os.getcwd(), options)
 
 
 # ------------------------------------------------------------------------------ submitting
 
 
-def submit_missing(record: Record, *, dry_run: bool = False) -> None:
-    """Submit the shards that are neither done nor in the queue, and a merge job that waits for them."""
-    found = survey.survey(record)
-    for line in survey.lines(found) if found.is_done or found.in_queue else ():
-        print(line)
-    todo = found.lacking
-    if dry_run and not todo and not found.is_done:
-        print("nothing to submit: the rest is in the queue")
-    if not todo and not dry_run:
+def submit_missing(record: Record, *, dry_run: bool = False, replace: bool = False) -> None:
+    """Submit the shards that are neither done nor in the queue, and a merge job that waits for them.
+
+    replace: submit all of them; what is there goes as soon as Slurm has taken the jobs, and not before.
+    """
+    if dry_run:
+        _show_missing(record, replace)
         return
-    if found.slurm and not dry_run and "no squeue" not in found.slurm:
+    with locked(record.folder):  # two commands at once would submit everything twice
+        _take_over(record)
+        _submit(record, survey.survey(record), replace)
+
+
+def _take_over(record: Record) -> None:
+    """Know of the jobs that an earlier command submitted. One that makes something else must be over."""
+    path = record.folder / FILE
+    if not path.exists():
+        return
+    before = read_record(path)
+    same = (before.work.n, before.arguments, before.cwd) == (record.work.n, record.arguments, record.cwd)
+    if not same and survey.survey(before).in_queue:
+        raise KlassifyError(
+            f"Other work on this folder is in the queue: {_differences(before, record)}.", where=record.work.folder,
+            mend=f"wait for it, or end it: scancel --name={before.name}",
+        )  # fmt: skip
+    if before.work.n == record.work.n:
+        record.submissions, record.merge_job = before.submissions, before.merge_job
+
+
+def _differences(before: Record, now: Record) -> str:
+    if before.work.n != now.work.n:
+        return f"{before.work.n} shards, not {now.work.n}"
+    there, here = ([*record.arguments, f"in {record.cwd}"] for record in (before, now))
+    only = [" ".join(word for word in one if word not in other) for one, other in ((there, here), (here, there))]
+    return f"{only[0] or 'nothing'} there, {only[1] or 'nothing'} now, of: {shlex.join(before.arguments)}"
+
+
+def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
+    if replace and found.in_queue:
+        raise KlassifyError("It is in the queue: --force would replace what is being made.", where=record.work.folder,
+                            mend=f"scancel --name={record.name}")  # fmt: skip
+    if not replace and (found.is_done or found.in_queue):
+        print(*survey.lines(found), sep="\n")
+    todo = list(range(1, record.work.n + 1)) if replace else found.lacking
+    if not todo and found.is_done:
+        if not record.work.merged and not found.merge_is_queued:
+            print(f"{record.work.folder}: {record.work.merge()}")
+        return
+    if not todo and (found.merge_is_queued or not found.merge):
+        return
+    if found.slurm and "no squeue" not in found.slurm:
         raise KlassifyError(f"Slurm does not answer: {found.slurm}.", mend="try again when it does")
     texts = scripts(record)
-    todo = todo or list(range(1, record.work.n + 1))
-    if dry_run:
-        show(record, texts, todo)
-        return
     (record.folder / "logs").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(record.folder / name, text)
-    if record.merge_job and "job" in found.merge:
+    if record.merge_job and found.merge_is_queued:
         slurm.cancel(record.merge_job)  # it waits for jobs of which some have failed
     earlier = sorted({submission.job for submission in record.submissions if found.in_queue & _shards(submission)})
-    jobs = []
-    for command, shards, offset in commands(record, todo):
-        job = slurm.submit(command)
-        record.submissions.append(Submission(job, shards, offset))
-        jobs.append(job)
-        record.save()
-        print(f"{record.work.folder}: {record.work.step}: submitted job {job}, {described(record, shards)}")
+    jobs = _submit_arrays(record, todo, script.options_in(next(iter(texts.values()))), found, hold=replace)
     if "merge.sh" in texts:
-        record.merge_job = slurm.submit(merge_command(record, jobs, earlier))
+        record.merge_job = slurm.submit(merge_command(record, jobs, earlier), script.options_in(texts["merge.sh"]))
         record.save()
         print(f"{record.work.folder}: {record.work.step}: job {record.merge_job} merges when they are done")
     print(f"  scripts and logs: {record.folder}\n  see:  klassify status {shlex.quote(str(record.work.folder))}")
+
+
+def _submit_arrays(
+    record: Record, todo: Sequence[int], options: set[str], found: survey.Survey, *, hold: bool
+) -> list[int]:
+    """The jobs of these shards. hold: what is there goes once all of them are taken, and only then do they begin."""
+    jobs: list[int] = []
+    try:
+        for command, shards, offset in commands(record, todo, busy=len(found.in_queue)):
+            if hold:
+                command.insert(1, "--hold")
+            jobs.append(slurm.submit(command, options))
+            record.submissions.append(Submission(jobs[-1], shards, offset))
+            if not hold:
+                record.save()
+            print(f"{record.work.folder}: {record.work.step}: submitted job {jobs[-1]}, {described(record, shards)}")
+    except KlassifyError:
+        for job in jobs if hold else ():
+            slurm.cancel(job)
+        raise
+    if hold:
+        record.work.clear()
+        record.save()
+        for job in jobs:
+            slurm.release(job)
+    return jobs
+
+
+def _show_missing(record: Record, replace: bool) -> None:
+    """What would be done: the state, scripts and commands."""
+    _take_over(record)
+    found = survey.survey(record)
+    if found.is_done or found.in_queue:
+        print(*survey.lines(found), sep="\n")
+    if found.in_queue and not found.lacking:
+        print("nothing to submit: the rest is in the queue")
+    everything = list(range(1, record.work.n + 1))
+    show(record, scripts(record), everything if replace else found.lacking or everything)
 
 
 def described(record: Record, shards: str) -> str:
@@ -117,14 +167,12 @@ def _shards(submission: Submission) -> set[int]:
 def scripts(record: Record) -> dict[str, str]:
     """{name: text} of the scripts."""
     work, folder, out = record.work, record.folder.resolve(), record.work.folder.resolve()
+    command = record.command_line
     if work.command == "train":
-        return {
-            "job.sh": script.job_script(
-                work.title, record.arguments, record.options, folder, out, record.name, record.cwd
-            )
-        }
+        text = script.job_script(work.title, command, record.options, folder, out, record.name, record.cwd)
+        return {"job.sh": text}
     merge = ["merge", str(out), *(["--split", work.split] if work.command == "score" else [])]
-    array = script.array_script(work.title, record.arguments, record.options, folder, out, work.pattern, record.name,
+    array = script.array_script(work.title, command, record.options, folder, out, work.pattern, record.name,
                                 record.cwd, slurm.largest_index())  # fmt: skip
     return {
         "array.sh": array,
@@ -132,8 +180,11 @@ def scripts(record: Record) -> dict[str, str]:
     }
 
 
-def commands(record: Record, todo: Sequence[int]) -> list[tuple[list[str], str, int]]:
-    """(sbatch command, shards, offset) for these shards: one array, or several where Slurm bounds its indices."""
+def commands(record: Record, todo: Sequence[int], busy: int = 0) -> list[tuple[list[str], str, int]]:
+    """(sbatch command, shards, offset) for these shards: one array, or several where Slurm bounds its indices.
+
+    busy: tasks in the queue, which --max-parallel bounds together with the new ones.
+    """
     if record.work.command == "train":
         return [(["sbatch", "--parsable", str(record.folder / "job.sh")], "1", 0)]
     width, most = slurm.largest_index(), record.options.max_parallel
@@ -143,6 +194,7 @@ def commands(record: Record, todo: Sequence[int]) -> list[tuple[list[str], str, 
     if most is not None and most < len(blocks):
         raise KlassifyError(f"{record.work.n} shards make {len(blocks)} arrays here, and each runs a task.",
                             mend=f"give --max-parallel {len(blocks)} or more, or fewer --shards")  # fmt: skip
+    most = None if most is None else max(most - busy, len(blocks))
     made = []
     for offset, shards in blocks.items():
         array = spans([shard - offset for shard in shards])
@@ -159,8 +211,13 @@ def merge_command(record: Record, jobs: Sequence[object], earlier: Sequence[obje
     """
     groups = {"afterok": jobs, "afterany": earlier}
     after = ",".join(":".join(map(str, (name, *group))) for name, group in groups.items() if group)
-    after = f"--dependency={after}"
-    return ["sbatch", "--parsable", after, "--kill-on-invalid-dep=yes", str(record.folder / "merge.sh")]
+    return [
+        "sbatch",
+        "--parsable",
+        f"--dependency={after}",
+        "--kill-on-invalid-dep=yes",
+        str(record.folder / "merge.sh"),
+    ]
 
 
 def show(record: Record, texts: dict[str, str], todo: Sequence[int]) -> None:
@@ -183,7 +240,7 @@ def wait(record: Record) -> None:
     said = time.monotonic()
     while True:
         found = survey.survey(record)
-        if found.is_done and not found.merge.startswith(("job", "running")):
+        if found.is_done and not found.merge_is_queued:
             print(f"{record.work.folder}: {record.work.merge()}")
             return
         if not found.in_queue and not found.slurm:

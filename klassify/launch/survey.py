@@ -49,6 +49,11 @@ class Survey:
         return {*self.of("running"), *self.of("queued"), *self.of("held")}
 
     @property
+    def merge_is_queued(self) -> bool:
+        """Whether a merge job waits or runs."""
+        return self.merge.startswith(("job", "running"))
+
+    @property
     def lacking(self) -> list[int]:
         """Neither done nor in the queue: what is to be submitted again."""
         return [*self.of("failed"), *self.of("missing")]
@@ -74,7 +79,7 @@ def survey(record: Record) -> Survey:
         else:
             found.states[shard] = _of_log(record.log_of(shard), asked=not found.slurm)
     waiting = [row for row in rows if row.name == record.merge_name]
-    found.merge = _merge_state(record, waiting, complete=found.is_done)
+    found.merge = _merge_state(found, waiting)
     found.time_left = max((row.time_left for row in queued.values() if row.is_running), key=_seconds, default="")
     found.shard_s = _duration(record, found.of("done"))
     found.mends = _mends(found, [*queued.values(), *waiting])
@@ -92,8 +97,10 @@ def _of_queue(row: slurm.Queued) -> tuple[str, str]:
 def _of_log(path: Path | None, *, asked: bool) -> tuple[str, str]:
     """What became of a shard that is neither done nor in the queue."""
     lines = tail(path)
+    if not lines and path is not None:
+        return "missing", f"job {path.stem} is gone and left no log" if asked else "no log yet"
     if not lines:
-        return "missing", "" if asked or path is None else "no log yet"
+        return "missing", ""
     begin = next((BEGIN.search(line) for line in reversed(lines) if BEGIN.search(line)), None)
     where = f"job {begin[1]} on {begin[3]}" if begin else path.name
     since = max((at for at, line in enumerate(lines) if BEGIN.search(line)), default=0)
@@ -141,14 +148,17 @@ def _duration(record: Record, done: list[int]) -> float | None:
     return statistics.median(seconds) if seconds else None
 
 
-def _merge_state(record: Record, waiting: list[slurm.Queued], *, complete: bool) -> str:
-    if record.work.command == "train":
+def _merge_state(found: Survey, waiting: list[slurm.Queued]) -> str:
+    work = found.record.work
+    if work.command == "train":
         return ""
-    if complete and record.work.merged and not waiting:
+    if found.is_done and work.merged and not waiting:
         return "done"
     if waiting:
         return f"job {waiting[0].id}, {waiting[0].reason or 'queued'}" if not waiting[0].is_running else "running"
-    return "to be done" if complete else "not in the queue: submitted again by `klassify resume`"
+    if found.is_done:
+        return "to be done"
+    return "" if found.slurm else "not in the queue: submitted again by `klassify resume`"
 
 
 def _mends(found: Survey, rows: list[slurm.Queued]) -> list[str]:
@@ -161,9 +171,10 @@ def _mends(found: Survey, rows: list[slurm.Queued]) -> list[str]:
     if rows and not any(row.is_running for row in rows):
         mends += [f"scontrol update nodename={nodes} state=resume    # an administrator: {why}"
                   for nodes, why in _drained()]  # fmt: skip
-    if found.lacking and not found.slurm:
+    lost_merge = found.merge and found.in_queue and not found.merge_is_queued
+    if (found.lacking or lost_merge) and not found.slurm:
         mends.append(f"klassify resume {folder}")
-    if found.is_done and not found.record.work.merged and not found.merge.startswith(("job", "running")):
+    if found.is_done and not found.record.work.merged and not found.merge_is_queued:
         mends.append(f"klassify merge {folder}")
     return mends
 

@@ -57,9 +57,10 @@ class Work(abc.ABC):
         """KlassifyError that names the shards which are not done."""
         missing = sorted(set(range(1, self.n + 1)) - self.done())
         if missing:
+            launched = (self.folder / "slurm" / self.step / "job.json").exists()
             raise KlassifyError(
                 f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.", where=self.folder,
-                mend=f"klassify resume {self.folder}, or the same command with "
+                mend=f"{f'klassify resume {self.folder}, or ' if launched else ''}the same command with "
                      f"{some((f'--shard {i}/{self.n}' for i in missing), 3)}",
             )  # fmt: skip
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import io
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from klassify.errors import KlassifyError, some
@@ -117,13 +115,3 @@ def write_row(book: Ledger, package_id: str, row: Mapping[str, str]) -> None:
         partial.write_text("".join([*lines, *book.lines[index + 1 :]]), encoding="utf-8", newline="")
         if path.exists():
             shutil.copymode(path, partial)
-
-
-@contextlib.contextmanager
-def locked(ledger: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it."""
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    with open(ledger.with_name(f".{ledger.name}.lock"), "w") as handle:
-        with contextlib.suppress(OSError):  # a network drive may know no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
