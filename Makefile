@@ -38,7 +38,7 @@ seeds = $(if $(filter command file,$(origin seed)),$(seed),$(if $(filter large,$
 demo_arguments = data=demo $(filter-out data=% seed=%,$(arguments))
 demo: setup
 	@set -e; for recipe in $(demo_recipes); do \
-	  recipes/$$recipe/run.sh --stage 0 --stop-stage 1 $(demo_arguments); \
+	  recipes/$$recipe/run.sh --stage 0 --stop-stage 1 --wait $(demo_arguments); \
 	  for seed in $(seeds); do recipes/$$recipe/run.sh --stage 2 --stop-stage 4 $(demo_arguments) seed=$$seed; done; \
 	done
 	@$(run) --compare split=testA $(demo_arguments) seed=$(firstword $(seeds))

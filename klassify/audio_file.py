@@ -77,19 +77,30 @@ def write_part(
             handle.write(row.samples)
     columns = {name: [getattr(row, name) for row in rows] for name in ("file", "stage", "reason")}
     columns["n_samples"] = [len(row.samples) for row in rows]
-    return write_index(path, place, columns, settings, inputs, digest.hexdigest())
+    size = sound_path(path).stat().st_size
+    return write_index(path, place, columns, settings, inputs, digest.hexdigest(), size)
 
 
 def write_index(
-    path: Path, place: Place, columns: dict[str, Sequence], settings: dict[str, Any], inputs: str, digest: str
+    path: Path,
+    place: Place,
+    columns: dict[str, Sequence],
+    settings: dict[str, Any],
+    inputs: str,
+    digest: str,
+    size: int | None = None,
 ) -> Path:
-    """Write the index of a part: the columns of SCHEMA and, as its metadata, what it was made of."""
+    """Write the index of a part: the columns of SCHEMA and, as its metadata, what it was made of.
+
+    size: bytes of the .pcm file beside it, which then must be there for the part to count.
+    """
     header = {
         "place": canonical_json(dataclasses.asdict(place)),
         "settings": canonical_json(settings),
         "settings_hash": settings_hash(settings),
         "inputs": inputs,
         "sound": digest,
+        **({} if size is None else {"beside_bytes": str(size)}),
     }
     with whole_file(path) as partial:
         table = pa.table(columns, schema=SCHEMA.with_metadata(header))

@@ -163,7 +163,8 @@ def lmm_extraction(args: argparse.Namespace) -> Extraction:
         models = lmm.LMM(*lmm_model.load(source, device))
         return LMMExtractor(root, models, args.interval, args.batch or 8)
 
-    return Extraction("lmm", settings, media_only, functools.partial(in_process, extractor, args.jobs))
+    threads = 1 if source.untrained else args.jobs  # the tiny one gains nothing, and gives the same bytes everywhere
+    return Extraction("lmm", settings, media_only, functools.partial(in_process, extractor, threads))
 
 
 def reconstruction_extraction(args: argparse.Namespace) -> Extraction:

@@ -97,7 +97,18 @@ def read_header(path: str | os.PathLike) -> PartHeader:
         raise KlassifyError(f"This Parquet file is no feature shard ({error!r}).", where=path) from None
     if place.name != path.name:
         raise KlassifyError(f"This shard was written as {place.name}.", where=path, mend="give it back its name")
+    if (size := metadata.get(b"beside_bytes")) is not None:
+        _check_beside(path.with_suffix(".pcm"), int(size))
     return header
+
+
+def _check_beside(path: Path, size: int) -> None:
+    """A part of the audio cache is whole only with its sound."""
+    found = path.stat().st_size if path.is_file() else -1
+    if found != size:
+        what = "is missing" if found < 0 else f"has {found} bytes, its index speaks of {size}"
+        raise KlassifyError(f"The sound of this part {what}.", where=path,
+                            mend="remove the index (.parquet), then klassify extract --kind audio goes on")  # fmt: skip
 
 
 def read_rows(path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")) -> list[dict[str, Any]]:

@@ -49,12 +49,13 @@ datasets="avdeepfake1mpp avdeepfake1m lavdf fakeavceleb demo"
 known="split data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry"
 known+=" launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch"
 launcher='' shards=64 parallel='' time='' train_time='' nodes=1 gpus=0 partition='' gpu_partition='' account='' modules='' sbatch=''
-comparing='' first=0 last=4 split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' audio='' seed=1
+comparing='' waiting='' first=0 last=4 split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' audio='' seed=1
 jobs='' devices='' workers='' force='' dry=''
 while [ $# -gt 0 ]; do
   case $1 in
     --help) usage; exit 0 ;;
     --compare) comparing=1 ;;
+    --wait) waiting=1 ;;  # for what stage 1 sends to a cluster: the next stage follows at once
     --stage) first=$2; shift ;;
     --stop-stage) last=$2; shift ;;
     *=*)
@@ -137,7 +138,7 @@ on_cluster() {
   launched+=(--launcher slurm ${limit:+--time "$limit"} ${site:+--sbatch-arg=--partition="$site"} ${account:+--sbatch-arg=--account="$account"})
   for word in $modules; do launched+=(--module "$word"); done
   for word in $sbatch; do launched+=(--sbatch-arg="$word"); done
-  [[ $2 = extract && $last -le 1 ]] || launched+=(--wait)
+  [[ $2 = extract && $last -le 1 && -z $waiting ]] || launched+=(--wait)
 }
 
 # has_model WORD...: whether one of them is the folder of a trained model; what is derived from others is made here
@@ -163,6 +164,13 @@ need() {
   local with=$variables
   if [ "$2" = 2 ] && [ -n "$from" ]; then with=data=$from; fi
   [ -n "$dry" ] || [ -e "$1" ] || fail "$1 is missing." "  mend:  make stage$2 recipe=$recipe $with${3:+ $3}"
+}
+
+# need_shards FOLDER SPLIT: features; a folder may hold nothing but the record of what makes them on a cluster
+need_shards() {
+  [ -z "$dry" ] && ! compgen -G "$1/part-*.parquet" > /dev/null || return 0
+  [ ! -e "$1/slurm" ] || fail "$1 is still being made on the cluster, or failed there." "  mend:  klassify status $1"
+  need "$1" 1 "split=$2"
 }
 
 # the media of a real data set lie where the user says

@@ -87,7 +87,7 @@ join() {
 
 # need_features SPLIT: mouth features, unless system= names none that reads them
 need_features() {
-  case ",${system:-tcn}" in *,tcn*) need "$features/mouth/$1" 1 "split=$1" ;; esac
+  case ",${system:-tcn}" in *,tcn*) need_shards "$features/mouth/$1" "$1" ;; esac
 }
 
 if stage 0 "data lists: from the official metadata, or from a corpus that is generated first (data=demo)"; then

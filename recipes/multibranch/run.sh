@@ -72,14 +72,15 @@ if stage 1 "LMM features: hidden states and CLIP vectors of a frame each 8 s"; t
   chosen=$(splits train val testA testB)
   for s in $chosen; do
     need "$lists/$s.tsv" 0
-    run klassify extract --kind lmm --list "$lists/$s.tsv" --root "$media" --out "$features/lmm/$s" "${lmm_arguments[@]}" "${forced[@]}"
+    run klassify extract --kind lmm --list "$lists/$s.tsv" --root "$media" --out "$features/lmm/$s" "${lmm_arguments[@]}" --jobs "$jobs" \
+      "${forced[@]}"
     cache_audio "$s"
   done
 fi
 
 if stage 2 "train the branches, score val, fit the linear fusion on val_fit, tune"; then
   need_root
-  for s in train val; do need "$lists/$s.tsv" 0; need "$features/lmm/$s" 1 "split=$s"; done
+  for s in train val; do need "$lists/$s.tsv" 0; need_shards "$features/lmm/$s" "$s"; done
   # only the demo trains stems; others start from ImageNet's weights
   chosen=$(systems vqvae $(cd "$conf_dir" && compgen -G 'stems.yaml' | sed 's/\.yaml$//') ps ps_clip visual visual_clip fused fused_clip)
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
@@ -108,7 +109,7 @@ if stage 3 "score the test split, align, fuse, localise, write the submission an
   chosen=$(splits testA testB)
   for s in $chosen; do
     need "$lists/$s.tsv" 0
-    need "$features/lmm/$s" 1 "split=$s"
+    need_shards "$features/lmm/$s" "$s"
     if [ -n "$system" ]; then
       score_chosen "$s"
       continue
