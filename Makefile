@@ -66,10 +66,11 @@ test: setup
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)
 
-# which share of the lines the fast tests run, file by file
+# which share of the lines the fast tests run, and what they do not run and why; what is killed leaves no record
 coverage: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" --cov klassify \
-	  --cov-report term:skip-covered $(ALL_TESTS)
+	  --cov-report json:coverage.json --ignore tests/faults $(ALL_TESTS)
+	.venv/bin/python -m tests.coverage_gaps coverage.json
 
 # a real Slurm of four nodes on this machine; needs root, and apt to install it
 test-cluster: setup
@@ -91,5 +92,5 @@ lint: setup
 
 # what runs made stays; only caches go
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache .coverage
+	rm -rf build dist .pytest_cache .ruff_cache .coverage* coverage.json
 	find klassify tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

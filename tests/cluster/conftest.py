@@ -12,6 +12,7 @@ import slurm
 from shards import SHARDS
 
 from klassify import cli
+from klassify.launch.record import Record, read_record
 
 # python reads this at its start. A task of the cluster waits while the gate is closed, fails when told so, and pauses
 # after each file that it finishes as long as it shall be slow.
@@ -66,11 +67,17 @@ class Site:
         self.gate.mkdir()
         (self.gate / "sitecustomize.py").write_text(GATE)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.cluster.environment | {"PYTHONPATH": str(self.gate), "OMP_NUM_THREADS": "1"}
+
+    def record(self, step: str = "extract") -> Record:
+        return read_record(self.out / "slurm" / step / "job.json")
+
     def klassify(self, *arguments: object, check: int | None = 0) -> subprocess.CompletedProcess:
         """Run a command on the login node; its status must be `check`, unless that is None."""
         command = [sys.executable, "-m", "klassify.cli", *map(str, arguments)]
-        environment = self.cluster.environment | {"PYTHONPATH": str(self.gate), "OMP_NUM_THREADS": "1"}
-        done = self.cluster.run(command, check=False, env=environment)
+        done = self.cluster.run(command, check=False, env=self.environment)
         assert check in (None, done.returncode), f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -129,15 +136,8 @@ def undisturbed(cluster, corpus, tmp_path_factory) -> dict[str, bytes]:
     """{name: bytes} of the parts of shards that nothing disturbed."""
     out = tmp_path_factory.mktemp("undisturbed")
     made = [
-        "--kind",
-        "audio",
-        "--list",
-        str(corpus / "lists/train.tsv"),
-        "--root",
-        str(corpus / "media"),
-        "--jobs",
-        "1",
-    ]
+        "--kind", "audio", "--list", str(corpus / "lists/train.tsv"), "--root", str(corpus / "media"), "--jobs", "1",
+    ]  # fmt: skip
     for i in range(1, SHARDS + 1):
         assert cli.main(["extract", *made, "--out", str(out), "--shard", f"{i}/{SHARDS}"]) == 0
     return {path.name: path.read_bytes() for path in sorted(out.glob("part-*"))}

@@ -1,7 +1,8 @@
-"""A real Slurm of four nodes on this machine, in network and mount namespaces of its own.
+"""A real Slurm of four nodes, and one with two GPUs, on this machine, in network and mount namespaces of its own.
 
-Debian's slurm-wlm without systemd and without cgroups: own munge key and socket, one slurmctld, four slurmd on ports
-of their own. Nothing listens or sends outside. Daemons are ended by the ids that were started here.
+Debian's slurm-wlm without systemd and without cgroups: own munge key and socket, one slurmctld, five slurmd on ports
+of their own. The GPUs are counted, not there: plain files stand for them. Nothing listens or sends outside. Daemons
+are ended by the ids that were started here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-NODES = ("n1", "n2", "n3", "n4")
+NODES = ("n1", "n2", "n3", "n4", "n5")  # the last one is the partition gpu
 ADDRESS = "10.255.0.1"  # with loopback alone getaddrinfo finds no address
 PACKAGES = ("slurm-wlm", "iproute2", "util-linux")
 TOOLS = ("sbatch", "squeue", "slurmctld", "slurmd", "munged", "unshare", "nsenter", "ip")
@@ -54,8 +55,11 @@ MinJobAge=2
 MaxArraySize=7
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+GresTypes=gpu
 NodeName=n[1-4] NodeHostname={host} NodeAddr={address} Port=[17201-17204] CPUs=1
+NodeName=n5 NodeHostname={host} NodeAddr={address} Port=17205 CPUs=2 Gres=gpu:2
 PartitionName=main Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes=n5 MaxTime=INFINITE State=UP
 """
 
 
@@ -104,9 +108,12 @@ class Cluster:
     # -------------------------------------------------------------------------- daemons
 
     def start(self) -> None:
-        """Namespaces, munged, slurmctld, four slurmd; returns when all nodes are idle."""
+        """Namespaces, munged, slurmctld, five slurmd; returns when all nodes are idle."""
         (self.folder / "state").mkdir(parents=True)
         (self.folder / "slurm.conf").write_text(CONF.format(folder=self.folder, host=self.host, address=ADDRESS))
+        for k in range(2):
+            (self.folder / f"gpu{k}").touch()
+        (self.folder / "gres.conf").write_text(f"NodeName=n5 Name=gpu File={self.folder}/gpu[0-1]\n")
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{ADDRESS} {self.host} {' '.join(NODES)}\n")
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
@@ -126,7 +133,7 @@ class Cluster:
         self.start_controller()
         for node in NODES:
             self.start_node(node)
-        until(lambda: self.nodes() == dict.fromkeys(NODES, "idle"), "four idle nodes")
+        until(lambda: self.nodes() == dict.fromkeys(NODES, "idle"), "five idle nodes")
 
     def _namespace(self) -> str:
         try:

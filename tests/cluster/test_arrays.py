@@ -13,6 +13,7 @@ from shards import SHARDS
 
 from klassify import store
 from klassify.files import TEMPORARY
+from klassify.launch.work import spans
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -98,7 +99,9 @@ def test_after_a_restart_of_the_controller_status_tells_what_is_held_and_how_to_
     slurm.until(lambda: not [row for row in site.cluster.queue() if row[1] != "PD"], "held tasks")
     site.release()
     text = site.status()
-    assert "held         4  1-4" in text and "queued       2  5-6" in text, text
+    held = {int(row.split("_")[1]) for row in running}  # 1-4, unless the restart gave one's place to another
+    queued = set(range(1, 7)) - held
+    assert f"held         4  {spans(held)}" in text and f"queued       2  {spans(queued)}" in text, text
     mends = [line.split("mend:")[1].split("#")[0].split() for line in text.splitlines() if "mend:" in line]
     assert [mend[:2] for mend in mends if mend[0] == "scontrol"] == [["scontrol", "release"], ["scontrol", "update"]]
     for mend in mends:
@@ -121,6 +124,35 @@ def test_a_failed_shard_stops_the_merge_and_is_submitted_again(site, undisturbed
     (site.gate / "fail").unlink()
     assert "submitted job" in (said := site.klassify("resume", site.out).stdout) and "shards 2 of" in said
     assert "submitted job" not in site.klassify("resume", site.out).stdout  # it is in the queue
+    site.finished()
+    assert_whole(site, undisturbed)
+
+
+def test_what_slurm_refuses_costs_nothing_and_force_replaces_the_rest(site, undisturbed):
+    site.launch("--wait")
+    assert_whole(site, undisturbed)
+    refused = site.launch("--force", "--sbatch-arg=--partition=nowhere", check=2).stderr
+    assert "nowhere" in refused or "partition" in refused
+    assert_whole(site, undisturbed)
+    site.hold()
+    site.launch("--force")
+    site.begun(SHARDS)
+    assert not contents(site.out)
+    assert "--force would replace what is being made" in site.launch("--force", check=2).stderr
+    assert "Other work" in site.launch("--chunk", 1, check=2).stderr
+    site.release()
+    site.finished()
+    assert_whole(site, undisturbed)
+
+
+def test_a_merge_job_that_was_cancelled_comes_back(site, undisturbed):
+    site.hold()
+    site.launch()
+    site.begun(SHARDS)
+    site.cluster.run(["scancel", f"--name={site.record().merge_name}"])
+    slurm.until(lambda: "merge    not in the queue" in site.status(), "a lost merge job")
+    assert "merges when they are done" in site.klassify("resume", site.out).stdout
+    site.release()
     site.finished()
     assert_whole(site, undisturbed)
 
@@ -153,3 +185,28 @@ def test_scores_of_an_array_are_those_of_a_single_run(site, small_data, tmp_path
     for name in ("val.windows.tsv", "val.clips.tsv"):
         assert (apart / "scores" / name).read_bytes() == (single / "scores" / name).read_bytes()
     assert "submitted" not in site.klassify(*asked).stdout
+    # on nodes with GPUs: a task asks for one, and waits where there is none
+    gpus = ("--force", "--gpus", 1, "--device", "cpu", "--sbatch-arg=--partition=gpu")
+    site.klassify(*asked, *gpus)
+    assert (apart / "scores/val.windows.tsv").read_bytes() == (single / "scores/val.windows.tsv").read_bytes()
+    assert ", on n5," in site.logs_of(apart, "score-val").splitlines()[-3]
+
+
+@pytest.mark.parametrize("recipe", ["klassify", "multibranch"])
+def test_both_recipes_send_stage_1(site, corpus, tmp_path, recipe):
+    """As `make stage1 launcher=slurm` does, in a folder that looks like a checkout."""
+    for name in ("recipes", ".venv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name, there in (("data_lists", "lists"), ("media", "media")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "demo-tiny").symlink_to(corpus / there)
+    arguments = ("data=demo", "size=tiny", "split=val", "launcher=slurm", "shards=2", "time=00:05:00", "audio=cache")
+    done = site.cluster.run(
+        ["bash", "-c", 'cd "$1" && bash "recipes/$2/run.sh" --stage 1 --stop-stage 1 "${@:3}"', "-", tmp_path, recipe,
+         *arguments], env=site.environment,
+    )  # fmt: skip
+    assert done.stdout.count("submitted job") == 2, done.stdout  # features, and the audio cache
+    site.finished(120)
+    for kind in ({"klassify": "mouth", "multibranch": "lmm"}[recipe], "audio"):
+        assert "merge    done" in (text := site.status(tmp_path / f"features/demo-tiny/{kind}/val")), text
+        assert len(store.parts_in(tmp_path / f"features/demo-tiny/{kind}/val")) == 2

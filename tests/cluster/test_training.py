@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def train(site, small_data, out: Path) -> None:
         "train", CONFIG, *OPTIONS, "--out", out, *small_data.arguments,
         "--launcher", "slurm", "--nodes", 2, "--time", "00:05:00",
     )  # fmt: skip
+
+
+def test_a_training_on_two_gpus_of_a_node_is_two_processes(site, small_data, tmp_path):
+    """The GPUs are counted only, so that the processes compute on CPUs; what starts them is the same."""
+    out = tmp_path / "tcn"
+    site.klassify(
+        "train", CONFIG, *OPTIONS, "--out", out, *small_data.arguments, "--launcher", "slurm", "--gpus", 2,
+        "--time", "00:05:00", "--sbatch-arg=--partition=gpu", "--wait",
+    )  # fmt: skip
+    assert json.loads((out / "settings.json").read_text())["ranks"] == 2
+    assert "done" in site.status(out), site.logs_of(out, "train")
 
 
 def rank(number: int) -> int | None:
