@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ SAMPLE_RATE = 16_000
 MAX_PIXELS = 8192 * 4320  # a header can claim any size; decoders allocate what it claims
 MAX_SECONDS = 3600.0  # a broken time stamp can claim years
 EPS_S = 1e-6
+ENDS_STATED = ("matroska,webm", "nut", "ogg", "asf")  # what these call a duration is the time of the end
+CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 # what cv2 turns to RGB at half the cost, and without the offset of about 1, of swscale: BT.601, video range
 BT601_COLORSPACES = (2, 5, 6)  # 2: not said
@@ -285,9 +288,15 @@ def _frame_size(path: str | os.PathLike, stream: av.VideoStream) -> tuple[int, i
 
 
 def _stream_seconds(stream: av.VideoStream | av.AudioStream, container: av.container.InputContainer) -> float:
+    """How long a stream lasts; where it does not say, how long the container does."""
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else 0.0
+        seconds = float(stream.duration * stream.time_base)
+    elif clock := CLOCK.fullmatch(stream.metadata.get("DURATION", "")):  # of Matroska
+        seconds = 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])
+    else:
+        seconds = container.duration / av.time_base if container.duration else 0.0
+    start = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
+    return seconds - start if container.format.name in ENDS_STATED and 0 < start < seconds else seconds
 
 
 def _count_packets(container: av.container.InputContainer, stream: av.VideoStream) -> int:

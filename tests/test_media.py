@@ -158,6 +158,33 @@ def test_missing_streams_are_a_normal_state(tmp_path):
         list(media.iter_frames(audio))
 
 
+@pytest.mark.parametrize(
+    "suffix, audio_start",
+    [("mkv", 0), ("webm", 0), *((suffix, 3600) for suffix in ("mkv", "webm", "asf", "nut", "ts", "mp4"))],
+)
+def test_a_clip_that_starts_late_is_not_longer_for_it(tmp_path, suffix, audio_start):
+    path = tmp_path / f"a.{suffix}"
+    codec = "libopus" if suffix == "webm" else "aac"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libvpx" if suffix == "webm" else "mpeg4", rate=25)
+        video.width = video.height = SIZE
+        audio = container.add_stream(codec, rate=48_000, layout="mono")
+        for k in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((SIZE, SIZE, 3), 9, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 90_000 + k, Fraction(1, 25)
+            container.mux(video.encode(frame.reformat(format="yuv420p")))
+        container.mux(video.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate, silence.pts, silence.time_base = 48_000, audio_start * 48_000, Fraction(1, 48_000)
+        resampler = av.AudioResampler(audio.format.name, "mono", 48_000, audio.codec_context.frame_size)
+        for block in [*resampler.resample(silence), *resampler.resample(None)]:
+            container.mux(audio.encode(block))
+        container.mux(audio.encode())
+    info = media.probe(path)
+    assert info.duration == pytest.approx(1.0, abs=0.07)
+    assert info.n_samples == pytest.approx(len(media.read_audio(path)), abs=0.07 * 16_000)
+
+
 READERS = (media.probe, media.read_audio, lambda path: list(media.iter_frames(path)))
 
 
