@@ -35,6 +35,16 @@ EPS_S = 1e-6
 ENDS_STATED = ("matroska,webm", "nut", "ogg", "asf")  # what these call a duration is the time of the end
 CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
+# containers and elementary streams, each one file of its own. A playlist (hls, concat, sdp, ...) and a pattern of
+# image names (image2) read other files, text is drawn (tty), and devices are no files: what is not here is not opened.
+FORMATS = (
+    "mov,matroska,avi,asf,flv,mpeg,mpegts,mxf,gxf,nut,rm,dv,wtv,nsv,ivf,"
+    "h261,h263,h264,hevc,vvc,av1,obu,vc1,dirac,m4v,mpegvideo,mjpeg,yuv4mpegpipe,"
+    "gif,apng,png_pipe,jpeg_pipe,bmp_pipe,tiff_pipe,webp_pipe,"
+    "ogg,wav,w64,aiff,au,caf,mp3,flac,aac,loas,ac3,eac3,dts,dtshd,mlp,truehd,amr,ape,mpc,mpc8,tak,tta,voc,wv,nistsphere"
+)
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+
 # what cv2 turns to RGB at half the cost, and without the offset of about 1, of swscale: BT.601, video range
 BT601_COLORSPACES = (2, 5, 6)  # 2: not said
 VIDEO_RANGES = (0, 1)  # 0: not said
@@ -253,16 +263,14 @@ def _rgb(frame: av.VideoFrame) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-    """Open a local file and nothing else: a playlist inside it must not reach other hosts."""
+    """Open a local file and nothing else: a playlist inside it must not reach other files or hosts."""
     path = Path(path)
     with _explained(path):
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise MediaError("This is no regular file.", where=path)
         if path.is_file() and path.stat().st_size == 0:
             raise MediaError("The file is empty.", where=path)
-        with av.open(
-            str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace"
-        ) as container:
+        with av.open(str(path.absolute()), options=OPTIONS, metadata_errors="replace") as container:
             yield container
 
 
@@ -274,6 +282,11 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
     except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         log = getattr(error, "log", None)
+        if log and "Format not on whitelist" in log[2]:
+            reason, log = (
+                f"format {log[1]} is none of those that are read; playlists and patterns are not followed",
+                None,
+            )
         raise MediaError(f"Cannot decode: {reason}{f' ({log[2].strip()})' if log else ''}.", where=path) from None
 
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -197,6 +198,69 @@ def test_what_is_no_media_is_refused_by_name(tmp_path, content):
     for read in READERS:
         with pytest.raises(MediaError, match="clip.mp4"):
             read(path)
+
+
+def playlists(folder: Path) -> dict[str, str]:
+    """{name: text} of files that would make FFmpeg read `other.ts` of a folder, or listen to a port."""
+    hls = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+    return {
+        "beside.m3u8": hls.format("other.ts"),
+        "absolute.m3u8": hls.format(folder / "other.ts"),
+        "above.m3u8": hls.format(f"../{folder.name}/other.ts"),
+        "concat.mp4": "ffconcat version 1.0\nfile other.ts\n",
+        "port.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    }
+
+
+def test_playlists_are_not_followed(tmp_path):
+    write_video(tmp_path / "other.ts", [40 * k for k in range(25)])
+    for name, text in playlists(tmp_path).items():
+        (tmp_path / name).write_text(text)
+        for read in READERS:
+            with pytest.raises(MediaError, match="format (hls|concat|sdp) is none of those"):
+                read(tmp_path / name)
+
+
+def test_names_are_no_patterns(tmp_path):
+    for k, name in enumerate(("img1.png", "img%d.png", "img*.png")):
+        image = np.full((SIZE, SIZE, 3), gray_level(k), np.uint8)
+        cv2.imwrite(str(tmp_path / name), image)
+    assert shown(tmp_path / "img1.png") == [0]
+    for name in ("img%d.png", "img*.png"):
+        with pytest.raises(MediaError, match="format image2"):
+            shown(tmp_path / name)
+    write_video(tmp_path / "a.mp4", [0, 40]).rename(tmp_path / "a%d*.mp4")
+    assert shown(tmp_path / "a%d*.mp4") == [0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["mov", "mkv", "avi", "ts", "mpg", "flv", "asf", "nut", "mxf", "m4v", "y4m", "gif"])
+def test_containers_of_video_are_read(tmp_path, suffix):
+    codecs = {"mpg": "mpeg2video", "mxf": "mpeg2video", "y4m": "rawvideo", "gif": "gif", "flv": "flv"}
+    with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+        stream = container.add_stream(codecs.get(suffix, "mpeg4"), rate=25)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "rgb8" if suffix == "gif" else "yuv420p"
+        for _ in range(100):
+            frame = av.VideoFrame.from_ndarray(np.full((SIZE, SIZE, 3), 90, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+        container.mux(stream.encode())
+    assert media.probe(tmp_path / f"a.{suffix}").width == SIZE
+
+
+@pytest.mark.parametrize("suffix", ["wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mp3", "aac", "ac3", "amr"])
+def test_containers_of_audio_are_read(tmp_path, suffix):
+    path, rate = tmp_path / f"a.{suffix}", 8000 if suffix == "amr" else 48_000
+    codecs = {"flac": "flac", "ogg": "libopus", "mp3": "libmp3lame", "aac": "aac", "ac3": "ac3"}
+    codecs |= {"amr": "libopencore_amrnb", "aiff": "pcm_s16be", "au": "pcm_s16be"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codecs.get(suffix, "pcm_s16le"), rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, rate), np.int16), format="s16p", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(stream.format.name, "mono", rate, stream.codec_context.frame_size)
+        for block in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(block))
+        container.mux(stream.encode())
+    assert len(media.read_audio(path)) == pytest.approx(16_000, abs=1300)
 
 
 def test_missing_files_and_folders_are_refused_by_name(tmp_path):
