@@ -31,6 +31,9 @@ GRID_FPS = 25
 SAMPLE_RATE = 16_000
 MAX_PIXELS = 8192 * 4320  # a header can claim any size; decoders allocate what it claims
 MAX_SECONDS = 3600.0  # a broken time stamp can claim years
+# how long one picture may stay: longer than the longest clips, eleven minutes, which may show a single one, and than
+# any slide. A gap beyond it is a broken time stamp, which would fill an hour with copies of one picture.
+MAX_STILL_S = 900.0
 EPS_S = 1e-6
 ENDS_STATED = ("matroska,webm", "nut", "ogg", "asf")  # what these call a duration is the time of the end
 CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -211,7 +214,7 @@ def on_grid(shown: Iterable[tuple[float, float, T]]) -> Iterator[T]:
 
 def _timed(path: str | os.PathLike, frames: Iterable, period: float) -> Iterator[tuple[float, float, Any]]:
     """Add the times of frames or packets from the first on; one without a time stamp follows the one before it."""
-    first, last = None, -period
+    first, last, stop = None, -period, 0.0
     for frame in frames:
         time = float(frame.pts * frame.time_base) if frame.pts is not None else None
         if first is None:
@@ -222,9 +225,17 @@ def _timed(path: str | os.PathLike, frames: Iterable, period: float) -> Iterator
                 f"A frame is stamped {start:.0f} s after the first; the limit is {MAX_SECONDS:.0f} s.",
                 where=path,
             )
+        _check_still(path, start - last)
         own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-        yield start, start + (own if period <= own < MAX_SECONDS else period), frame
+        stop = start + (own if period <= own < MAX_SECONDS else period)
+        yield start, stop, frame
         last = start
+    _check_still(path, stop - last)
+
+
+def _check_still(path: str | os.PathLike, seconds: float) -> None:
+    if seconds > MAX_STILL_S:
+        raise MediaError(f"One picture stays for {seconds:.0f} s; the limit is {MAX_STILL_S:.0f} s.", where=path)
 
 
 def _decoded(

@@ -316,6 +316,23 @@ def test_absurd_sizes_and_times_are_refused(tmp_path, monkeypatch):
             read(big)
 
 
+def test_a_picture_that_stays_for_too_long_is_refused(tmp_path, monkeypatch):
+    gap = write_video(tmp_path / "gap.mkv", [0, 40, 3_590_000])
+    for read in (media.count_frames, READERS[2]):
+        with pytest.raises(MediaError, match="stays for 3590 s"):
+            read(gap)
+    slow = write_video(tmp_path / "slow.mp4", [0], rate=Fraction(1, 1000))
+    with pytest.raises(MediaError, match="stays for 1000 s"):
+        list(media.iter_frames(slow))
+    monkeypatch.setattr(media, "MAX_STILL_S", 11.0)
+    assert len(shown(write_video(tmp_path / "slides.mkv", [0, 10_000, 20_000], rate=Fraction(1, 10)))) == 750
+
+
+def test_frames_on_the_grid_are_one_array_while_they_stay(tmp_path):
+    path = write_video(tmp_path / "a.mp4", [1000 * k for k in range(3)], rate=1)
+    assert len({id(frame) for frame in list(media.iter_frames(path))}) == 3 and len(shown(path)) == 75
+
+
 def test_frames_are_streamed(tmp_path):
     frames = media.iter_frames(write_video(tmp_path / "a.mp4", [40 * i for i in range(100)]))
     assert next(frames).mean() == pytest.approx(gray_level(0), abs=2)
