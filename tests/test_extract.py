@@ -363,6 +363,19 @@ def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
         assert torch.equal(reconstruction.decoded(model, codes[2:4]), wanted[2:4])
 
 
+def test_a_repeated_frame_is_encoded_once(vqvae):
+    from klassify.features import reconstruction
+
+    _, model = vqvae
+    extractor = reconstruction.ReconstructionExtractor(Path(), model, SIZE)
+    block = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)[[0, 0, 1, 2, 2, 2, 0]]
+    seen = []
+    with model.encoder.register_forward_hook(lambda _, given, made: seen.append(len(given[0]))):
+        codes = extractor.codes(block)
+    assert seen == [4] and codes.dtype == np.uint16
+    np.testing.assert_array_equal(codes, np.concatenate([extractor.codes(block[k : k + 1]) for k in range(7)]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

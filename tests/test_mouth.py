@@ -273,6 +273,20 @@ def test_frozen_frames_give_zeros():
     assert np.ptp(features[:, BLUR]) == np.ptp(features[:, MAR]) == 0 and features[0, BLUR] > 0
 
 
+def test_repeated_pictures_are_measured_once_and_equal_copies(monkeypatch):
+    rng = np.random.default_rng(15)
+    pictures, looked = [(texture(rng), points) for points in clip_points(rng, 5)], []
+    pictures[2] = pictures[2][0], None
+    repeated = [pictures[k] for k in (0, 0, 1, 1, 1, 2, 2, 3, 4, 4)]
+    monkeypatch.setattr(mouth, "look", lambda *a, look=mouth.look: looked.append(1) or look(*a))
+    features, valid = mouth.mouth_features(repeated)
+    assert len(looked) == 4
+    copies = [(frame.copy(), None if points is None else points.copy()) for frame, points in repeated]
+    for got, wanted in zip((features, valid), mouth.mouth_features(copies)):
+        np.testing.assert_array_equal(got, wanted)
+    assert not features[[1, 3, 4, 9]][:, [MSE, COLOUR, VELOCITY]].any()
+
+
 def test_blurring_only_the_mouth_lowers_blur_alone():
     rng = np.random.default_rng(6)
     sharp, points = texture(rng, 0.7), face_points() * 60 + [80, 55]

@@ -76,18 +76,22 @@ class FaceMesh:
         self._one, self._several = tracker(1, refine), tracker(MAX_FACES, refine)
 
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
-        """Each frame with the face that `choose` follows, None where Face Mesh finds none."""
+        """Each frame with the face that `choose` follows, None where Face Mesh finds none.
+
+        A picture that the grid repeats, the same array again, is looked at once and keeps its landmarks.
+        """
         self._one.forget()
         self._several.forget()
-        follower, previous = None, None
+        follower, previous, last, face = None, None, None, None
         for frame in frames:
-            if follower is None:
-                follower = self._several if self._count(frame) > 1 else self._one
-            faces = follower(frame)
-            if not faces and follower is self._one:
-                follower = None
-            face = choose(faces, previous)
-            previous = previous if face is None else face
+            if frame is not last:
+                if follower is None:
+                    follower = self._several if self._count(frame) > 1 else self._one
+                faces = follower(frame)
+                if not faces and follower is self._one:
+                    follower = None
+                face = choose(faces, previous)
+                previous, last = previous if face is None else face, frame
             yield frame, face
 
 

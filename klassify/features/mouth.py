@@ -12,7 +12,8 @@
 The paper names the features; sizes, margins and units are this project's. Frames are RGB uint8
 (H, W, 3), landmarks (K, 2) pixels in the Face Mesh numbering, gray is BT.601. Values that are not
 defined yet (the first frames of a clip or after a gap) are 0, and so is every value of a frame
-without a face, whose `valid` is False.
+without a face, whose `valid` is False. Below 25 fps the grid repeats pictures: between two equal
+ones nothing moves or changes, and the step to the next picture falls into one cell.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from klassify.features.face import Tracked
 FEATURES = ("blur", "nonmouth_mse", "colour", "mar", "velocity", "acceleration", "jerk", "jitter")
 GROUPS = {1: [0], 2: [1], 3: [2], 4: [3, 4, 5, 6, 7]}  # the rows of paper 1, table 2
 LOG_FEATURES = [0, 1]  # spread over decades
-VERSION = 1  # raise when a number changes: it is part of the shards' settings
+VERSION = 2  # raise when a number changes: it is part of the shards' settings
 
 # fmt: off
 OUTER_LIPS = np.array([
@@ -73,9 +74,12 @@ def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
     Holds a few frames, and 42 points of every frame.
     """
     appearance, points = [], []
-    before, nowhere = None, np.full((len(MOVING), 2), np.nan)
+    before, now, nowhere = None, None, np.full((len(MOVING), 2), np.nan)
+    last_frame, last_landmarks = None, None
     for frame, landmarks in _in_blocks(tracked):
-        now = None if landmarks is None else look(frame, landmarks)
+        if frame is not last_frame or landmarks is not last_landmarks:  # else a picture that the grid repeats
+            now = None if landmarks is None else look(frame, landmarks)
+            last_frame, last_landmarks = frame, landmarks
         appearance.append((0.0, 0.0, 0.0) if now is None else now.features(before))
         points.append(nowhere if now is None else landmarks[MOVING])
         before = now
@@ -114,8 +118,8 @@ class Look:
     mask: np.ndarray  # (h, w) uint8, 255 on the face around the mouth
 
     def features(self, before: Look | None) -> tuple[float, float, float]:
-        """blur, nonmouth_mse, colour; the last two are 0 where there is no frame before."""
-        if before is None:
+        """blur, nonmouth_mse, colour; the last two are 0 where there is no frame before, or this one again."""
+        if before is None or before is self:
             return self.blur, 0.0, 0.0
         shared = np.concatenate([np.maximum(self.box, before.box)[:2], np.minimum(self.box, before.box)[2:]])
         mse = nonmouth_mse(*self._within(shared), *before._within(shared)) if (shared[2:] > shared[:2]).all() else 0.0
