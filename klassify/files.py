@@ -164,8 +164,10 @@ def read_yaml(path: str | os.PathLike) -> Any:
     """Read a YAML file, "" as None; one that cannot be read is a KlassifyError, a missing one a FileNotFoundError."""
     import yaml
 
+    from klassify.bounded_yaml import BoundedLoader
+
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.load(Path(path).read_text(encoding="utf-8"), BoundedLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, no date of the calendar, too deep
         raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
 

@@ -23,6 +23,7 @@ import pandas as pd
 from klassify import datalist, decoding, store, systems
 from klassify.detector_file import DETECTOR, DetectorFile
 from klassify.errors import KlassifyError
+from klassify.files import read_yaml
 from klassify.localise import PROPOSALS
 from klassify.scorefile import read_scores, score_path
 from klassify.store_kinds import LMMRow
@@ -75,9 +76,7 @@ def predict(
 
 def feature_kinds(folder: Path) -> Sequence[str]:
     """The kinds of feature shards that a model reads, such as ("mouth",)."""
-    import yaml
-
-    data = yaml.safe_load((folder / systems.CONFIG).read_text(encoding="utf-8"))["data"]
+    data = read_yaml(folder / systems.CONFIG)["data"]
     module, _, name = data["class_path"].rpartition(".")
     return getattr(importlib.import_module(module), name)(**data.get("init_args", {})).feature_kinds
 
@@ -107,7 +106,7 @@ class _DataSet:
         """The same systems in a folder of their own, by links, so that their scores are written there."""
         top = self.folder / "exp"
         for name in detector.systems:
-            (top / name).mkdir(parents=True)
+            (top / name).mkdir(parents=True, exist_ok=True)
             for part in (systems.SYSTEM, systems.CONFIG, systems.WEIGHTS, PROPOSALS):
                 if (source := detector.folder / name / part).exists():
                     (top / name / part).symlink_to(source.resolve())

@@ -61,6 +61,26 @@ def test_yaml_that_cannot_be_read_is_named(tmp_path, content):
     assert caught.value.where == tmp_path / "a.yaml"
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10 if k else 'x' * 10)}]" for k in range(9)],
+        [f"a: &a {'x' * 5000}", f"b: [{', '.join(['*a'] * 300)}]"],
+        ["a: &a {b: [*a]}"],
+    ],
+)
+def test_aliases_of_yaml_that_have_no_end_are_refused(tmp_path, lines):
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(KlassifyError, match="repeat too much|holds itself") as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert "line " in str(caught.value)
+
+
+def test_aliases_of_yaml_that_repeat_little_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {b: 1}\nc: [*a, *a]\nd:\n  <<: *a\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 1}, "c": [{"b": 1}] * 2, "d": {"b": 1}}
+
+
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(KlassifyError, match="cannot be written") as caught:
