@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     answers = read_answers(args.conf)
     nodes: dict[str, dict[str, Any]] = {}
     for name in answers.values():
-        _collect(args.folder, args.folder / name, nodes)
+        for folder in systems.with_inputs(args.folder / name):
+            nodes[os.path.relpath(folder, args.folder)] = _node(args.folder, folder)
     wanted = {"answers": answers, "systems": nodes}
     path = args.folder / DETECTOR
     made_with = read_mapping(path) if path.exists() else None
@@ -56,13 +57,10 @@ def read_answers(conf: str | os.PathLike) -> dict[str, str]:
     return answers
 
 
-def _collect(top: Path, folder: Path, nodes: dict[str, dict[str, Any]]) -> None:
-    """Add a system and, before it, everything it is computed from."""
+def _node(top: Path, folder: Path) -> dict[str, Any]:
+    """A system's entry."""
     system = systems.load_system(folder)
-    for path in systems.input_folders(folder):
-        _collect(top, path, nodes)
-    name = os.path.relpath(folder, top)
-    nodes[name] = {
+    entry = {
         "kind": system.kind,
         "modality": system.modality,
         "supervision": system.supervision,
@@ -70,7 +68,8 @@ def _collect(top: Path, folder: Path, nodes: dict[str, dict[str, Any]]) -> None:
         "hash": systems.system_hash(folder),
     }
     if (folder / PROPOSALS).exists():
-        nodes[name]["proposals"] = file_hash(folder / PROPOSALS)
+        entry["proposals"] = file_hash(folder / PROPOSALS)
+    return entry
 
 
 class Detector(DetectorFile):

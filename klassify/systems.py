@@ -26,6 +26,7 @@ SYSTEM, CONFIG, WEIGHTS = "system.yaml", "config.yaml", "model.safetensors"
 KINDS = ("model", "calibrated", "fusion")
 MODALITIES = ("audio", "visual", "both")
 PROPOSALS_RULE = "proposals"  # of a fusion that joins its inputs' proposals (klassify localise), not their clip scores
+MAX_DEPTH = 50  # of systems that are each computed from the next
 FRAMES_RULE = "linear"  # of one that joins their frame scores (klassify.frame_fusion) and has both kinds of scores
 
 
@@ -53,6 +54,8 @@ class System:
                 raise KlassifyError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM)
         if not isinstance(self.inputs, (list, tuple)) or not isinstance(self.parameters, Mapping):
             raise KlassifyError("`inputs` is a list of folders and `parameters` a mapping.", where=SYSTEM)
+        if not all(isinstance(path, str) and path and "\0" not in path for path in self.inputs):
+            raise KlassifyError(f"An input is the name of a folder, not {list(self.inputs)!r:.80}.", where=SYSTEM)
         if bool(self.inputs) == (self.kind == "model"):
             raise KlassifyError(f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM)
 
@@ -134,18 +137,37 @@ def input_folders(folder: str | os.PathLike) -> list[Path]:
     return [Path(os.path.normpath(Path(folder) / path)) for path in load_system(folder).inputs]
 
 
-def system_hash(folder: str | os.PathLike) -> str:
-    """16 hex digits that change with the system's description, config, weights or any of its inputs."""
-    return _hash(Path(folder), frozenset())
+def with_inputs(folder: str | os.PathLike) -> list[Path]:
+    """The folder of a system, last, after those of all systems that it is computed from: inputs first, each once.
+
+    KlassifyError for a system that is its own input.
+    """
+    order: dict[Path, Path] = {}
+    _gather(Path(folder), frozenset(), order)
+    return list(order.values())
 
 
-def _hash(folder: Path, above: frozenset[Path]) -> str:
+def _gather(folder: Path, above: frozenset[Path], order: dict[Path, Path]) -> None:
     here = folder.resolve()
     if here in above:
         raise KlassifyError("This system is its own input.", where=folder / SYSTEM)
-    files = {name: file_hash(folder / name) for name in (CONFIG, WEIGHTS) if (folder / name).exists()}
-    inputs = [_hash(path, above | {here}) for path in input_folders(folder)]
-    return settings_hash({"system": dataclasses.asdict(load_system(folder)), "files": files, "inputs": inputs})
+    if len(above) == MAX_DEPTH:
+        raise KlassifyError(f"More than {MAX_DEPTH} systems are each computed from the next.", where=folder / SYSTEM)
+    if here not in order:
+        for path in input_folders(folder):
+            _gather(path, above | {here}, order)
+        order[here] = folder
+
+
+def system_hash(folder: str | os.PathLike) -> str:
+    """16 hex digits that change with the system's description, config, weights or any of its inputs."""
+    hashes: dict[Path, str] = {}
+    for path in with_inputs(folder):
+        files = {name: file_hash(path / name) for name in (CONFIG, WEIGHTS) if (path / name).exists()}
+        inputs = [hashes[one.resolve()] for one in input_folders(path)]
+        what = {"system": dataclasses.asdict(load_system(path)), "files": files, "inputs": inputs}
+        hashes[path.resolve()] = settings_hash(what)
+    return hashes[Path(folder).resolve()]
 
 
 def clip_scores(folder: str | os.PathLike, split: str) -> ScoreFile:

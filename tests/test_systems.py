@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from klassify import derived, systems
+from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.scorefile import Header, read_header, score_path, write_scores
+from klassify.submission import manifest
 
 PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
 
@@ -54,6 +56,13 @@ def test_round_trip(chain):
             "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\nparameters: 3\n",
             "mapping",
         ),
+        *(
+            (
+                f"name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale: probability\ninputs: [{one}]\n",
+                "name of a folder",
+            )
+            for one in ("5", "null", "''", '"a\\0"')
+        ),
         ("- a list\n", "keys"),
         ("{", "YAML"),
         ("", "keys"),
@@ -81,12 +90,38 @@ def test_hash_follows_weights_config_and_inputs(chain):
         seen.add(systems.system_hash(platt))
 
 
-def test_a_system_that_is_its_own_input_is_refused(tmp_path):
-    for name, other in (("a", "b"), ("b", "a")):
-        system = systems.System(name, "fusion", "both", "clip", "probability", [f"../{other}"], {})
-        systems.write_system(tmp_path / name, system)
+def fuse(folder, *inputs):
+    system = systems.System(folder.name, "fusion", "both", "clip", "probability", [f"../{name}" for name in inputs], {})
+    systems.write_system(folder, system)
+
+
+def test_a_system_that_is_its_own_input_is_refused(tmp_path, capsys):
+    fuse(tmp_path / "a", "b")
+    fuse(tmp_path / "b", "a")
     with pytest.raises(KlassifyError, match="its own input"):
         systems.system_hash(tmp_path / "a")
+    (tmp_path / "submit.yaml").write_text("task1: a\n")
+    assert main(["detector", str(tmp_path), "--conf", str(tmp_path / "submit.yaml")]) == 2
+    assert "its own input" in capsys.readouterr().err
+
+
+def test_what_many_systems_use_is_read_once(tmp_path):
+    systems.write_system(tmp_path / "0", systems.System("0", "model", "audio", "clip", "log_odds"))
+    for k in range(1, 40):
+        fuse(tmp_path / str(k), str(k - 1), str(k - 1))
+    assert systems.with_inputs(tmp_path / "39") == [tmp_path / str(k) for k in range(40)]
+    assert len(systems.system_hash(tmp_path / "39")) == 16 and manifest.supervision(tmp_path / "39") == "clip"
+    with pytest.raises(KlassifyError, match="at most 1000"):
+        manifest.describe(tmp_path / "39", "val")
+
+
+def test_a_tower_of_systems_is_refused(tmp_path):
+    systems.write_system(tmp_path / "0", systems.System("0", "model", "audio", "clip", "log_odds"))
+    for k in range(1, systems.MAX_DEPTH + 1):
+        fuse(tmp_path / str(k), str(k - 1))
+    assert systems.system_hash(tmp_path / str(systems.MAX_DEPTH - 1))
+    with pytest.raises(KlassifyError, match="More than 50 systems"):
+        systems.system_hash(tmp_path / str(systems.MAX_DEPTH))
 
 
 def test_derived_scores_are_kept_redone_or_refused(chain):

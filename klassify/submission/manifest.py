@@ -30,6 +30,7 @@ HASH, HEX, NAME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}"), re.c
 
 def describe(folder: Path, split: str) -> dict[str, Any]:
     """A system for the manifest: what it is, hashes, its scores on val if evaluated, its inputs likewise."""
+    _refuse_many(folder)
     system = systems.load_system(folder)
     entry = {name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")}
     entry |= {"path": str(folder), "hash": systems.system_hash(folder)}
@@ -45,8 +46,17 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
 
 def supervision(folder: Path) -> str:
     """`segment` as soon as the system or anything that it is computed from was trained on segment labels."""
-    parts = [systems.load_system(folder).supervision, *map(supervision, systems.input_folders(folder))]
+    parts = [systems.load_system(path).supervision for path in systems.with_inputs(folder)]
     return "segment" if "segment" in parts else "clip"
+
+
+def _refuse_many(folder: Path) -> None:
+    """KlassifyError for a system whose inputs, those of inputs written out wherever they are used, have no end."""
+    count: dict[Path, int] = {}
+    for path in systems.with_inputs(folder):
+        count[path.resolve()] = 1 + sum(count[one.resolve()] for one in systems.input_folders(path))
+    if count[Path(folder).resolve()] > MAX_SYSTEMS:
+        raise KlassifyError(f"A manifest names at most {MAX_SYSTEMS} inputs of inputs of a system.", where=folder)
 
 
 def made_with(
