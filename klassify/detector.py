@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from klassify import systems
-from klassify.detector_file import DETECTOR, DetectorFile, read_detector, read_mapping
+from klassify.detector_file import DETECTOR, DetectorFile, leaves, read_detector, read_mapping
 from klassify.errors import KlassifyError
 from klassify.files import already_done, file_hash, write_text
 from klassify.localise import PROPOSALS
@@ -38,7 +38,11 @@ def run(args: argparse.Namespace) -> int:
     nodes: dict[str, dict[str, Any]] = {}
     for name in answers.values():
         for folder in systems.with_inputs(args.folder / name):
-            nodes[os.path.relpath(folder, args.folder)] = _node(args.folder, folder)
+            below = os.path.relpath(folder, args.folder)
+            if leaves(below):
+                mend = f"name systems below {args.folder}, and inputs likewise"
+                raise KlassifyError("This system does not lie below the detector's folder.", where=folder, mend=mend)
+            nodes[below] = _node(args.folder, folder)
     wanted = {"answers": answers, "systems": nodes}
     path = args.folder / DETECTOR
     made_with = read_mapping(path) if path.exists() else None

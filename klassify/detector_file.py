@@ -64,6 +64,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+def leaves(name: Any) -> bool:
+    """Whether a system's name is no path to a folder below that of the detector."""
+    return (
+        not isinstance(name, str)
+        or "\0" in name
+        or name.startswith("/")
+        or not {"", ".", ".."}.isdisjoint(name.split("/"))
+    )
+
+
 def _problem(answers: Any, entries: Any) -> str:
     """What is wrong with the content of a detector.yaml, or ''."""
     if not isinstance(answers, dict) or not isinstance(entries, dict):
@@ -71,6 +81,8 @@ def _problem(answers: Any, entries: Any) -> str:
     if lost := [name for name in answers.values() if not isinstance(name, str) or name not in entries]:
         return f"{lost[0]!r} answers, but is not among the systems"
     for name, entry in entries.items():
+        if leaves(name):
+            return f"the system {name!r} is no folder beside it"
         texts = (
             [entry.get(key) for key in ("kind", "modality", "supervision", "hash")] if isinstance(entry, dict) else [0]
         )

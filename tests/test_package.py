@@ -5,11 +5,14 @@ import zipfile
 
 import numpy as np
 import pytest
+import yaml
 from small_systems import FILES, make_list, make_segments, make_system
 
 from klassify import check, datalist, package, systems
 from klassify.cli import main
+from klassify.detector_file import read_detector
 from klassify.errors import KlassifyError
+from klassify.files import write_text
 
 
 @pytest.fixture
@@ -124,6 +127,18 @@ def test_the_detector_names_what_answers_and_an_option_overrides_it(home, capsys
     assert "a.mp4;0.5\n" in (home / "out" / check.TXT).read_text()
     make_system(exp / "one", [0.1, 0.2, 0.3, 0.4], supervision="segment")
     assert main([*command, "--force"]) == 2 and "has changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../one", "/one", "two/../../one", "", ".", "a\0"])
+def test_a_detector_names_systems_below_it_alone(home, capsys, name):
+    make_system(home / "one", [0.1, 0.2, 0.3, 0.4])
+    entry = {"kind": "model", "modality": "audio", "supervision": "clip", "inputs": [], "hash": "0" * 16}
+    write_text(home / "exp" / "detector.yaml", yaml.safe_dump({"answers": {"task1": name}, "systems": {name: entry}}))
+    with pytest.raises(KlassifyError, match="no folder beside it"):
+        read_detector(home / "exp")
+    write_text(home / "submit.yaml", yaml.safe_dump({"task1": "../one"}))
+    assert main(["detector", str(home / "exp"), "--conf", str(home / "submit.yaml"), "--force"]) == 2
+    assert "does not lie below" in capsys.readouterr().err
 
 
 def test_check_warns_when_the_list_has_changed_since(home, capsys):
