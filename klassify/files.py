@@ -134,6 +134,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
+def readable(name: str | os.PathLike) -> str:
+    r"""A file's name as text that can be written as UTF-8: a byte that is none becomes an escape such as \xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write indented JSON as a whole file."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")

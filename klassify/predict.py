@@ -12,20 +12,24 @@ klassify.prediction runs it.
 from __future__ import annotations
 
 import argparse
+import collections
 import glob
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from klassify import media
 from klassify.detector_file import DETECTOR, read_detector
 from klassify.errors import KlassifyError, some
-from klassify.files import write_json
+from klassify.files import readable, write_json
 from klassify.prediction import Prediction, predict
 
 TRAINED_ON = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo-large", "demo", "demo-tiny")
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 SHOWN_SEGMENTS = 5
+LONGEST_STEM = 180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +51,14 @@ def run(args: argparse.Namespace) -> int:
     paths = find_videos(args.videos)
     names = ("klassify", "multibranch") if args.recipe == "both" else (args.recipe,)
     detectors = [read_detector(path) for path in args.detector or [find_detector(args.exp, name) for name in names]]
-    unanswered = 0
+    stems, unanswered = output_names(paths), 0
     for detector in detectors:
         folder = args.out / detector.folder.name if len(detectors) > 1 else args.out
-        for path, prediction in zip(paths, predict(detector, paths, device=args.device, lmm=args.lmm)):
+        predictions = predict(detector, paths, device=args.device, lmm=args.lmm)
+        for path, stem, prediction in zip(paths, stems, predictions):
             unanswered += not prediction.answered
             print(describe(prediction, args.min_score))
-            _write(folder / output_name(path, paths), path, prediction, args)
+            _write(folder, stem, path, prediction, args)
         print(f"{folder}{os.sep}")
     return int(unanswered > 0)
 
@@ -106,22 +111,44 @@ def describe(prediction: Prediction, min_score: float) -> str:
     return "\n".join(lines)
 
 
-def output_name(path: Path, paths: Sequence[Path]) -> str:
-    """The stem of a file's answers; files of one name in several folders are told apart by a number."""
-    same = [other for other in paths if other.stem == path.stem]
-    return path.stem if len(same) == 1 else f"{path.stem}-{same.index(path) + 1}"
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """The stems of the files' answers, in order: each file's own stem as text, cut where it is too long for a name.
+
+    What would have the same stem as one before, be it but for case, gets a number that no other has.
+    """
+    stems = [readable(path.stem if path.stem.strip(".") else "video") for path in paths]
+    stems = [_cut(stem, LONGEST_STEM) for stem in stems]
+    count = collections.Counter(map(_key, stems))
+    taken = {key for key, n in count.items() if n == 1}
+    numbers: dict[str, Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
+    for place, stem in enumerate(stems):
+        key = _key(stem)
+        if count[key] > 1:
+            tried = (f"{stem}-{number}" for number in numbers[key])
+            stems[place] = next(name for name in tried if _key(name) not in taken)
+            taken.add(_key(stems[place]))
+    return stems
 
 
-def _write(stem: Path, video: Path, prediction: Prediction, args: argparse.Namespace) -> None:
-    write_json(stem.with_name(stem.name + ".json"), prediction.as_json())
+def _key(name: str) -> str:
+    """Equal for names that some file systems take for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _cut(text: str, n_bytes: int) -> str:
+    return text.encode()[:n_bytes].decode(errors="ignore")
+
+
+def _write(folder: Path, stem: str, video: Path, prediction: Prediction, args: argparse.Namespace) -> None:
+    write_json(folder / f"{stem}.json", prediction.as_json())
     if args.no_timeline and not args.video:
         return
     from klassify import timeline
 
     try:
         if not args.no_timeline:
-            timeline.draw(video, prediction, stem.with_name(stem.name + ".png"))
+            timeline.draw(video, prediction, folder / f"{stem}.png")
         if args.video:
-            timeline.mark(video, prediction, stem.with_name(stem.name + ".marked.mp4"), args.min_score)
+            timeline.mark(video, prediction, folder / f"{stem}.marked.mp4", args.min_score)
     except media.MediaError as error:
         print(f"  no picture of it: {error.what}")

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ import pandas as pd
 from klassify import datalist, decoding, store, systems
 from klassify.detector_file import DETECTOR, DetectorFile
 from klassify.errors import KlassifyError
-from klassify.files import read_yaml
+from klassify.files import read_yaml, readable
 from klassify.localise import PROPOSALS
 from klassify.scorefile import read_scores, score_path
 from klassify.store_kinds import LMMRow
@@ -36,6 +37,7 @@ DEMO_NOTICE = "These models were trained on the generated corpus alone: their an
 class Prediction:
     """The answer about one video. Times in seconds, scores in [0, 1], higher = more fake.
 
+    file: as it was given, bytes of its name that are no UTF-8 escaped.
     probability: that anything in the video is fake; the prior where nothing could be heard or seen.
     answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
     segments: proposals, best first, with the columns start, end, score, modality, method.
@@ -71,7 +73,7 @@ def predict(
             data.run_stages(overlay, device, lmm)
         answers = _Answers(overlay)
         for video, file in zip(videos, data.files):
-            yield answers.about(file, os.fspath(video), detector)
+            yield answers.about(file, readable(video), detector)
 
 
 def feature_kinds(folder: Path) -> Sequence[str]:
@@ -81,12 +83,17 @@ def feature_kinds(folder: Path) -> Sequence[str]:
     return getattr(importlib.import_module(module), name)(**data.get("init_args", {})).feature_kinds
 
 
+def _suffix(video: Path) -> str:
+    """Its suffix, if that is a plain one."""
+    return video.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", video.suffix) else ""
+
+
 class _DataSet:
     """The given files as a data set: lists/, media/, features/ and, laid over a detector, exp/ in one folder."""
 
     def __init__(self, folder: Path, videos: Sequence[Path]):
         self.folder = folder
-        self.files = [f"{number:06d}{video.suffix.lower()}" for number, video in enumerate(videos)]
+        self.files = [f"{number:06d}{_suffix(video)}" for number, video in enumerate(videos)]
         (folder / "media").mkdir()
         for file, video in zip(self.files, videos):
             (folder / "media" / file).symlink_to(video.resolve())
@@ -188,7 +195,7 @@ class _Answers:
             reasons=self._reasons(file),
             segments=segments.sort_values("score", ascending=False, ignore_index=True),
             frames={name: tables[file] for name, tables in self.frames.items() if file in tables},
-            detector=str(where),
+            detector=readable(where),
             notice=DEMO_NOTICE if any(part.split("-")[0] == "demo" for part in where.parts) else "",
         )
 

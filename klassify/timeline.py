@@ -49,7 +49,7 @@ def draw(
     axes = list(np.atleast_1d(figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)))
     figure.suptitle(
         f"{Path(prediction.file).name}: probability of fake {prediction.probability:.3f}"
-        + ("" if prediction.answered else " (prior, no evidence)"), fontsize=11,
+        + ("" if prediction.answered else " (prior, no evidence)"), fontsize=11, parse_math=False,
     )  # fmt: skip
     panels = iter(axes)
     if len(images):

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_demo import copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures)
 
 from klassify import media
+from klassify.cli import main
+from klassify.files import readable
+from klassify.prediction import Prediction
 
 
 def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
@@ -93,6 +97,8 @@ def odd_files(checkout, tmp_path_factory) -> dict[str, Path]:
     clip = sorted((checkout / "media/demo-tiny/testA").glob("*.mp4"))[1]
     files = {name: folder / name for name in ("clip.mp4", "silent.mp4", "faceless.mp4", "stereo30.mp4", "text.mp4")}
     shutil.copy(clip, files["clip.mp4"])
+    files["caf\udce9$^{.mp4"] = folder / "caf\udce9$^{.mp4"
+    shutil.copy(clip, files["caf\udce9$^{.mp4"])
     files["text.mp4"].write_text("this is no video\n" * 99)
     frames, wave = list(media.iter_frames(clip)), media.read_audio(clip)
     write_video(files["silent.mp4"], frames, None)
@@ -132,18 +138,54 @@ def predict(checkout: Path, *arguments: str) -> tuple[int, str]:
 def test_predict_answers_for_everything_that_people_hand_in(checkout, odd_files, tmp_path):
     status, text = predict(checkout, str(odd_files["clip.mp4"].parent), "--out", str(tmp_path), "--video")
     answers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert status == 1 and set(answers) == {path.stem for path in odd_files.values()}
+    assert status == 1 and set(answers) == {readable(path.stem) for path in odd_files.values()}
     assert all(0 <= answer["probability"] <= 1 for answer in answers.values())
     assert [name for name, answer in answers.items() if not answer["answered"]] == ["text"]
     assert "no evidence" in text and "generated corpus" in text
     assert any("no audio" in reason for reason in answers["silent"]["reasons"].values())
     assert any("no face" in reason for reason in answers["faceless"]["reasons"].values())
     assert {row["modality"] for row in answers["silent"]["segments"]} <= {"visual"}
+    assert (tmp_path / "caf\\xe9$^{.png").exists() and "caf\\xe9$^{.mp4: probability" in text
     for name in ("clip", "silent", "faceless", "stereo30"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
         marked = media.probe(tmp_path / f"{name}.marked.mp4")
         assert marked.n_frames == media.count_frames(odd_files[f"{name}.mp4"])
         assert marked.has_audio == (name != "silent")
+
+
+def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys):
+    names = ["x/a.mp4", "y/a.mp4", "A.mp4", "a-1.mp4", "..mp4", "...mp4", f"{'é' * 125}1.mp4", f"{'é' * 125}2.mp4"]
+    names += ["caf\udce9.mp4", "new\nline.mp4"]
+    for path in (tmp_path / "in" / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def answers(_detector, videos, **_options):
+        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        return (Prediction(readable(video), 0.5, True, {}, nothing, {}, "d", "") for video in videos)
+
+    monkeypatch.setattr("klassify.predict.predict", answers)
+    monkeypatch.setattr("klassify.predict.read_detector", lambda path: None)
+    videos = [str(tmp_path / "in" / name) for name in names]
+    out = tmp_path / "out"
+    assert main(["predict", *videos, "--detector", "d", "--out", str(out), "--no-timeline"]) == 0
+    told = {json.loads(path.read_text())["file"] for path in out.iterdir()}
+    assert told == {readable(video) for video in videos}
+    stems = [
+        "a-2",
+        "a-3",
+        "A-4",
+        "a-1",
+        "video-1",
+        "video-2",
+        f"{'é' * 90}-1",
+        f"{'é' * 90}-2",
+        "caf\\xe9",
+        "new\nline",
+    ]
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{stem}.json" for stem in stems)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
+    assert "caf\\xe9.mp4: probability" in capsys.readouterr().out
 
 
 def test_predict_gives_the_answer_that_a_submission_holds(checkout, tmp_path):
