@@ -72,11 +72,13 @@ BAD_CLIPS = {
     "[[[0], [1], [2]]]": "where a number belongs", '[{"score": 1}]': "row that is no list", "null": "no list",
     "0.5": "no list", '"x"': "no list", '"xyz"': "no list", "{}": "no list",
     "[[123456789012345678901234567890, 1, 2]]": "64 bits",
+    f"[[{'9' * 400}, 1, 2]]": "64 bits", f"[[0.5, -{'9' * 5000}, 2]]": "64 bits",
+    f"[[0.5, 1, {'[' * 500}{']' * 500}]]": "list",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("chunk_bytes", (7, 1 << 18))
-@pytest.mark.parametrize("clip, why", BAD_CLIPS.items(), ids=BAD_CLIPS)
+@pytest.mark.parametrize("clip, why", BAD_CLIPS.items(), ids=[clip[:40] for clip in BAD_CLIPS])
 def test_what_aborts_the_evaluator_is_refused_by_name(clip, why, chunk_bytes, tmp_path):
     with pytest.raises(KlassifyError) as refusal:
         read(tmp_path, "{" + GOOD + f', "bad.mp4": {clip}, "z.mp4": [[0.1, 1, 2]]}}', chunk_bytes)
@@ -101,6 +103,12 @@ def test_broken_json_is_refused_wherever_it_is_cut(text, chunk_bytes, tmp_path):
     with pytest.raises(KlassifyError) as refusal:
         read(tmp_path, text, chunk_bytes)
     assert refusal.value.where is not None
+
+
+def test_lists_without_end_are_refused_with_their_place(tmp_path):
+    with pytest.raises(KlassifyError, match="without end") as refusal:
+        read(tmp_path, "{" + GOOD + ', "bad.mp4": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "prediction.json: behind byte 1" in str(refusal.value)
 
 
 def test_a_fault_late_in_a_large_file_is_named(tmp_path):

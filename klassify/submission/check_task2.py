@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from klassify.submission.predictions import is_beyond_64_bits, whole_number
 from klassify.submission.verdict import MAX_ROWS, Listed, Verdict
 
 MAX_CLIP = 1 << 26  # bytes of JSON for one clip
@@ -75,7 +76,7 @@ def iter_clips(handle: BinaryIO, block: int = 1 << 23) -> Iterator[tuple[str, An
 
 def _pairs(text: bytes, line: int) -> list[tuple[str, Any]]:
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=lambda pairs: pairs)
+        return json.loads(text.decode("utf-8"), object_pairs_hook=lambda pairs: pairs, parse_int=whole_number)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {line + error.lineno - 1}, column {error.colno}: {error.msg}") from None
 
@@ -121,6 +122,8 @@ def _row_problem(rows: Any) -> str:
         return f"rows of {' and '.join(map(str, sorted(widths)))} columns, where 3 belong: the evaluator aborts"
     if not all(type(x) in (int, float) for row in rows for x in row):
         return "a value is no number: the evaluator aborts"
+    if any(is_beyond_64_bits(x) for row in rows for x in row):
+        return "a value is a whole number beyond 64 bits: the evaluator aborts"
     if not all(map(math.isfinite, (x for row in rows for x in row))):
         return "a value is NaN or infinite: the evaluator aborts"
     return ""

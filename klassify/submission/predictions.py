@@ -28,6 +28,7 @@ from klassify.ragged import row_numbers, row_offsets
 CHUNK_BYTES = 1 << 18  # of JSON parsed at once; its tree of lists then stays in the processor's cache
 WHITESPACE = b" \t\n\r"
 PLACEHOLDER = "write the placeholder [[0, 0, 0]] for a clip without proposals"
+LONGEST_INT = 300  # digits; int() refuses thousands, float() numbers of more than 308
 OUT_OF_INT_RANGE = 2.0**63  # whole numbers from here on are looked at one by one
 
 
@@ -254,7 +255,7 @@ def _as_rows(numbers: np.ndarray) -> np.ndarray:
 def _parse_one_by_one(members: bytes, offset: int, path: object) -> tuple[list[str], np.ndarray, np.ndarray]:
     """What `_parse` gives, slowly, or a KlassifyError that says what is wrong with which clip."""
     try:
-        clips = json.loads(b"{" + members + b"}", object_pairs_hook=_Pairs)
+        clips = json.loads(b"{" + members + b"}", object_pairs_hook=_Pairs, parse_int=whole_number)
     except UnicodeDecodeError as error:
         raise KlassifyError("This is no UTF-8 text.", where=f"{path}: byte {offset + error.start - 1}") from None
     except json.JSONDecodeError as error:
@@ -262,6 +263,8 @@ def _parse_one_by_one(members: bytes, offset: int, path: object) -> tuple[list[s
         near = members.decode()[max(0, at - 40) : at + 20]
         where = f"{path}: near byte {offset + len(members.decode()[:at].encode())}, at {near!r}"
         raise KlassifyError(f"This is not readable JSON: {error.msg}.", where=where) from None
+    except RecursionError:
+        raise KlassifyError("Lists lie in lists without end.", where=f"{path}: behind byte {offset}") from None
     rows = []
     for name, clip in clips:
         problem = _problem(clip)
@@ -271,6 +274,16 @@ def _parse_one_by_one(members: bytes, offset: int, path: object) -> tuple[list[s
         rows.append(_as_rows(np.array(clip, dtype=float)))
     counts = np.array([len(clip) for clip in rows], np.int64)
     return [name for name, _ in clips], counts, np.concatenate(rows)
+
+
+def whole_number(digits: str) -> int:
+    """A whole number of JSON; of one that is beyond 64 bits by far, another that is so too."""
+    return int(digits[:LONGEST_INT])
+
+
+def is_beyond_64_bits(value: Any) -> bool:
+    """Whether this is a whole number that the evaluator's arrays cannot hold."""
+    return type(value) is int and not -(2**63) <= value < 2**64
 
 
 class _Pairs(list):
@@ -292,9 +305,10 @@ def _problem(clip: Any) -> str | None:
         return f"has rows of {widths[0]} columns, not of 3"
     for value in chain.from_iterable(clip):
         if type(value) not in (int, float):
-            return f"has {json.dumps(value)[:40]} where a number belongs"
+            what = "a list or an object" if type(value) in (list, _Pairs) else json.dumps(value)[:40]
+            return f"has {what} where a number belongs"
+        if is_beyond_64_bits(value):
+            return f"has a whole number beyond 64 bits ({str(value)[:20]}...)"
         if not math.isfinite(value):
             return "has a NaN or an infinite number"
-        if isinstance(value, int) and not -(2**63) <= value < 2**64:
-            return f"has a whole number beyond 64 bits ({value:.3g})"
     return None
