@@ -155,6 +155,18 @@ def test_an_empty_list_and_a_list_without_any_answer_have_whole_files(tmp_path, 
             assert clips["reason"].tolist() == ["no face"] * len(rows)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_a_chunk_of_unknown_lengths_is_joined_with_the_others(tmp_path, small_data):
+    names = pd.read_csv(small_data.lists / "testA.tsv", sep="\t", dtype=str, keep_default_na=False)
+    names.loc[:4, "duration"] = ""  # all of the first chunk
+    (tmp_path / "lists").mkdir()
+    names.to_csv(tmp_path / "lists/testA.tsv", sep="\t", index=False)
+    folder = make_system(tmp_path / "m")
+    arguments = ["--lists", str(tmp_path / "lists"), *small_data.arguments[2:], "--device", "cpu"]
+    assert cli.main(["score", str(folder), "--split", "testA", *arguments]) == 0
+    assert len(read_scores(score_path(folder, "testA", "clips")).table) == len(names)
+
+
 # ------------------------------------------------------------------------------ no clip twice
 
 

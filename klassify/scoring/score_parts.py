@@ -144,7 +144,8 @@ class Parts:
         with reading(path):
             table = pq.read_table(path, partitioning=None)
             clips = json.loads(table.schema.metadata[b"clips"])
-            return Part(table.to_pandas(), pd.DataFrame(clips, columns=["file", "duration", "reason"]))
+            listed = pd.DataFrame(clips, columns=["file", "duration", "reason"])
+            return Part(table.to_pandas(), listed.astype({"duration": float}))  # None throughout would be no number
 
 
 def parts_folder(system_dir: str | os.PathLike, split: str) -> Path:
