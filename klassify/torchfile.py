@@ -35,6 +35,8 @@ HOSTILE = re.compile(
     r"builtins\.(eval|exec|execfile|compile|open|__import__|input|breakpoint)|types\.(CodeType|FunctionType)"
     r"|torch\.(serialization\.load|load|hub\.|jit\.|utils\.cpp_extension\.|package\.).*|numpy\.load|joblib\.load|pandas\.read_pickle|pip\..*"
 )
+MAX_PICKLE = 64 << 20  # bytes; it describes tensors, which lie elsewhere, and real ones take some hundred kB
+MAX_INFLATED = 20  # times the file's size: torch stores members, and deflated weights shrink by little
 TAR_MAGIC = (257, b"ustar")
 NOT_A_CHECKPOINT = {
     b"<": "It is a web page: the download stopped at a page that asks for confirmation.",
@@ -112,10 +114,48 @@ def _named_in_pickle(handle: BinaryIO) -> Iterator[str]:
         yield f"{module}.{name}"
 
 
+def _refuse_inflated(archive: zipfile.ZipFile, path: Path) -> None:
+    """KlassifyError for members that are far larger than the file, or a pickle that is larger than any."""
+    pickles = [info for info in archive.infolist() if info.filename.endswith(".pkl")]
+    if any(info.file_size > MAX_PICKLE for info in pickles):
+        raise _too_large(path)
+    claimed, size = sum(info.file_size for info in archive.infolist()), path.stat().st_size
+    if claimed > MAX_INFLATED * size:
+        raise KlassifyError(f"The tensors of this file of {size} bytes would be {claimed} bytes large.", where=path,
+                            mend="save it again: torch stores tensors as they are")  # fmt: skip
+
+
+def _too_large(path: Path) -> KlassifyError:
+    return KlassifyError(f"The description of this file's tensors is larger than {MAX_PICKLE >> 20} MB.", where=path,
+                         mend="save its state dict alone with its own project")  # fmt: skip
+
+
+class _Bounded:
+    """The pickles at the beginning of a file, MAX_PICKLE bytes at the most; a KlassifyError further on."""
+
+    def __init__(self, handle: BinaryIO, path: Path):
+        self.handle, self.path, self.left = handle, path, MAX_PICKLE
+
+    def read(self, size: int) -> bytes:
+        """As of a file."""
+        return self._counted(self.handle.read(min(size, self.left + 1)))
+
+    def readline(self) -> bytes:
+        """As of a file."""
+        return self._counted(self.handle.readline(self.left + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self.left -= len(data)
+        if self.left < 0:
+            raise _too_large(self.path)
+        return data
+
+
 def _named_in(path: Path, zipped: bool) -> set[str]:
     if not zipped:
         with open(path, "rb") as handle:  # magic, protocol, system, content, storage keys
-            return {name for _ in range(5) for name in _named_in_pickle(handle)}
+            bounded = _Bounded(handle, path)
+            return {name for _ in range(5) for name in _named_in_pickle(bounded)}
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
         if any(Path(member).name == "constants.pkl" for member in members):
@@ -124,6 +164,7 @@ def _named_in(path: Path, zipped: bool) -> set[str]:
                 where=path,
                 mend="use the project's file of weights (a state dict)",
             )
+        _refuse_inflated(archive, path)
         content = next(member for member in members if Path(member).name == "data.pkl")
         with archive.open(content) as handle:
             return set(_named_in_pickle(handle))

@@ -29,6 +29,7 @@ import pytest
 import torch
 from torch import nn
 
+from klassify import torchfile
 from klassify.errors import KlassifyError
 from klassify.torchfile import Record, read_torch_file
 
@@ -269,3 +270,22 @@ def test_missing_torn_and_foreign_files_are_refused(tmp_path):
         archive.writestr("script/data.pkl", b"")
     with pytest.raises(KlassifyError, match="TorchScript"):
         read_torch_file(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_description_of_tensors_that_is_too_large_is_refused_unread(tmp_path, monkeypatch, legacy):
+    path = save({"model": STATE, "text": "x" * 5000}, tmp_path / "large.pt", legacy)
+    assert read_torch_file(path)["text"] == "x" * 5000
+    monkeypatch.setattr(torchfile, "MAX_PICKLE", 5000)
+    with pytest.raises(KlassifyError, match="description .* larger than"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("member", ["archive/data.pkl", "archive/data/0"])
+def test_members_that_unpack_to_many_times_the_file_are_refused(tmp_path, member):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/version", "3\n")
+        archive.writestr(member, b"(" * 10_000_000)
+    with pytest.raises(KlassifyError, match="would be 10000002 bytes"):
+        read_torch_file(path)
