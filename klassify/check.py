@@ -26,10 +26,12 @@ from klassify.submission import check_compare
 from klassify.submission.check_task1 import check_txt
 from klassify.submission.check_task2 import check_json
 from klassify.submission.manifest import read_manifest
-from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed, Verdict
+from klassify.submission.verdict import JSON, MANIFEST, MAX_ROWS, TXT, ZIP, Listed, Verdict
 
 MAX_BYTES = 2**32 - 1  # "less than 4GB"; the evaluator's parser counts in 32 bits
 SLOW_BYTES = 2**30  # larger archives have hung on Codabench
+# of a prediction.json: for so many rows a clip there is room, and it may have so many more bytes in any case
+LEAST_JSON, CLIP_ROWS, ROW_BYTES = 2**24, 4 * MAX_ROWS, 96
 CHECKS = {TXT: check_txt, JSON: check_json}
 
 
@@ -146,7 +148,10 @@ def _member_is_sound(info: zipfile.ZipInfo, verdict: Verdict) -> bool:
 
 def _check_member(handle: BinaryIO, name: str, size: int, listed: Listed, verdict: Verdict) -> None:
     # a zip reads no further than its declared size, so this also stops one that would unpack to terabytes
-    longest = 16 * sum(len(file.encode()) + 32 for file in listed.line) + 2**20 if name == TXT else MAX_BYTES
+    names = sum(len(file.encode()) + 32 for file in listed.line)
+    longest = 16 * names + 2**20
+    if name == JSON:
+        longest = min(MAX_BYTES, longest + LEAST_JSON + len(listed.line) * CLIP_ROWS * ROW_BYTES)
     if size > longest:
         verdict.refusals.add("larger than any answer for this list", f"{name}: {size} bytes, limit {longest}")
         return

@@ -257,6 +257,28 @@ def test_a_bomb_is_refused_by_its_declared_size_and_read_no_further(tmp_path):
     assert not check.check(path, listed()).accepted
 
 
+def test_a_prediction_json_is_as_large_as_its_list_allows(tmp_path):
+    row = b"[0.123456789012345678, 1.123456789012345678, 2.123456789012345678],"
+    for n_rows, fits in ((4 * check.MAX_ROWS, True), (100_000, False)):
+        names = [f"{k}.mp4".encode() for k in range(3)]
+        body = b",".join(b'"%s": [%s[0, 0, 1]]' % (name, row * n_rows) for name in names)
+        verdict = check.check(make_zip(tmp_path, [(check.JSON, b"{" + body + b"}")]), listed())
+        assert ("larger than any answer" in text(verdict.refusals)) != fits
+    whole = 850_000 * (1 + 50) * 40  # bytes of the challenge's own split
+    sizes = listed([f"{k:06d}.mp4" for k in range(850_000)])
+    verdict = check.Verdict()
+    check._check_member(io.BytesIO(b"{}"), check.JSON, whole, sizes, verdict)
+    assert "larger" not in text(verdict.refusals)
+
+
+@pytest.mark.parametrize("name", ["other", "000001.mp4", "{}"])
+def test_answers_that_no_clip_needs_have_an_end(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(check_task2, "MAX_STRAYS", 50)
+    content = "{" + ",".join(f'"{name.format(k)}": [[0.5, 0, 1]]' for k in range(60)) + ', "b": []}'
+    verdict = verdict_of(tmp_path, check.JSON, content)
+    assert "the rest was not read" in text(verdict.refusals) and "empty list" not in text(verdict.refusals)
+
+
 def test_broken_archives_are_refused(tmp_path):
     stored = make_zip(tmp_path, [(check.TXT, GOOD_TXT * 50)]).read_bytes()
     damaged = bytearray(stored)

@@ -14,7 +14,8 @@ import numpy as np
 from klassify.submission.predictions import is_beyond_64_bits, whole_number
 from klassify.submission.verdict import MAX_ROWS, Listed, Verdict
 
-MAX_CLIP = 1 << 26  # bytes of JSON for one clip
+MAX_CLIP = 1 << 24  # bytes of JSON for one clip
+MAX_STRAYS = 100_000  # answers that no listed clip needs, besides one for each; the rest is not read
 TOLERANCE_S = 0.05
 
 
@@ -35,6 +36,7 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
     The answers that `verdict` keeps are of class Answer.
     """
     seen: set[str] = set()
+    n_strays = 0
     try:
         for file, rows in iter_clips(handle):
             place = f"{name}[{file!r}]"
@@ -42,6 +44,10 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
                 verdict.refusals.add("a clip is answered twice", place)
             elif file not in listed.line:
                 verdict.refusals.add("a name is not in the list", f"{place}{listed.hint(file)}")
+            n_strays += file in seen or file not in listed.line
+            if n_strays > MAX_STRAYS + len(listed.line):
+                verdict.refusals.add("so many answers are none of a listed clip that the rest was not read", place)
+                return None
             seen.add(file)
             table = _check_rows(rows, place, listed.duration.get(file, math.nan), verdict)
             if table is not None and verdict.kept is not None:
