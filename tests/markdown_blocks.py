@@ -26,7 +26,8 @@ SHELLS = ("sh", "bash", "console")
 NAMED = re.compile(r"`([\w./-]+)`:")
 COMMAND = re.compile(r" *(klassify|make) ")
 RECORD = """#!/bin/bash
-{ printf '%s\\x1f' "${0##*/}" "$@"; printf '\\x1e'; } >> "$RECORD"
+printf -v words '%s\\x1f' "${0##*/}" "$@"
+printf '%s\\x1e' "$words" >> "$RECORD"  # one write: blocks start several at once
 """
 
 
