@@ -8,7 +8,6 @@ fields, and testX_files.txt. Bad rows are faults, named with file and row, never
 from __future__ import annotations
 
 import dataclasses
-import gc
 import itertools
 import mmap
 import os
@@ -21,7 +20,18 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from klassify.datalist import FAKE_AGAINST, MEASURED, OPTIONAL, SEGMENTS, TYPES, repeated_names, unsafe_names
+from klassify.datalist import (
+    FAKE_AGAINST,
+    MEASURED,
+    OPTIONAL,
+    SEGMENTS,
+    TYPES,
+    flat_segments,
+    misshapen,
+    repeated_names,
+    unsafe_names,
+    without_gc,
+)
 from klassify.errors import KlassifyError, some
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
@@ -79,17 +89,6 @@ def _next_block(text: mmap.mmap, start: int, block: int, cut: re.Pattern, path: 
     except orjson.JSONDecodeError as error:
         line = text[:start].count(b"\n") + error.lineno
         raise KlassifyError(f"This metadata is not readable JSON: {error}.", where=f"{path}:{line}") from None
-
-
-def _without_gc(blocks: Iterator[list[Any]]) -> Iterator[list[Any]]:
-    """Pass blocks on with the garbage collector off, which would walk millions of new containers."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield from blocks
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
@@ -182,12 +181,9 @@ def _segment_problems(columns: dict[str, list[Any]], limit_s: np.ndarray, types:
     problems: dict[int, str] = {}
     flat: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, cells in columns.items():
-        if not _all_well_formed(cells):  # rare, so only then are cells looked at one by one
-            for i in (i for i, cell in enumerate(cells) if not _all_well_formed([cell])):
-                problems.setdefault(i, f"{name} is no list of [start, end]: {str(cells[i])[:80]}")
-        sound = [() if not cell or i in problems else cell for i, cell in enumerate(cells)]
-        owner = np.repeat(np.arange(len(cells)), [len(cell) for cell in sound])
-        times = np.array(list(itertools.chain.from_iterable(sound)), float).reshape(-1, 2)
+        for i in misshapen(cells):
+            problems.setdefault(i, f"{name} is no list of [start, end]: {str(cells[i])[:80]}")
+        owner, times = flat_segments([None if i in problems else cell for i, cell in enumerate(cells)])
         start, end = times.T
         for k in np.flatnonzero(~((start >= 0) & (start < end) & (end <= limit_s[owner]))):
             what = f"{name} has [{start[k]:g}, {end[k]:g}] in a clip of {limit_s[owner[k]] - TOLERANCE_S:g} s"
@@ -200,18 +196,6 @@ def _segment_problems(columns: dict[str, list[Any]], limit_s: np.ndarray, types:
         if cell is not None and kind in TYPES and (kind == "real") == bool(cell):
             problems.setdefault(i, f"modify_type is {kind}, but fake_segments {'is not' if cell else 'is'} empty")
     return problems
-
-
-def _all_well_formed(cells: list[Any]) -> bool:
-    """Whether each cell is a list of pairs of numbers (or None); by sets of types, as in C."""
-    if not set(map(type, cells)) <= {list, type(None)}:
-        return False
-    pairs = list(itertools.chain.from_iterable(filter(None, cells)))
-    return (
-        set(map(type, pairs)) <= {list}
-        and set(map(len, pairs)) <= {2}
-        and set(map(type, itertools.chain.from_iterable(pairs))) <= {int, float}
-    )
 
 
 def _outside(owner: np.ndarray, times: np.ndarray, union_owner: np.ndarray, union: np.ndarray) -> list[int]:
@@ -283,14 +267,15 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     one_of_all = source.name in ("metadata.json", "metadata.min.json")  # LAV-DF: all splits in one file
     names = {split, {"val": "dev", "dev": "val"}.get(split, split)}
     tables, row = [], 1
-    for records in _without_gc(stream):
-        rows = range(row, row := row + len(records))
-        if one_of_all:
-            mine = [not isinstance(r, dict) or r.get("split") in names for r in records]
-            records, rows = list(itertools.compress(records, mine)), list(itertools.compress(rows, mine))
-        table, more = tabulate(records, rows)
-        tables.append(table)
-        faults += more
+    with without_gc():
+        for records in stream:
+            rows = range(row, row := row + len(records))
+            if one_of_all:
+                mine = [not isinstance(r, dict) or r.get("split") in names for r in records]
+                records, rows = list(itertools.compress(records, mine)), list(itertools.compress(rows, mine))
+            table, more = tabulate(records, rows)
+            tables.append(table)
+            faults += more
     frame, faults = usable_rows(pd.concat(tables, ignore_index=True), faults, source, split)
     frame["source"] = clip_sources(frame["file"].tolist(), frame.pop("original").tolist(), split)
     return frame.reset_index(drop=True), faults

@@ -116,8 +116,6 @@ def test_an_unlabelled_list_has_all_columns_and_no_labels(tmp_path):
         ("file\tn_frames\na.mp4\t-1\n", "n_frames is no number"),
         ("file\tduration\na.mp4\tnan\n", "duration is no number"),
         ("file\tmodify_type\na.mp4\tfaked\n", "modify_type is none of"),
-        ("file\tfake_segments\na.mp4\t[[1,2]\n", "fake_segments"),
-        ("file\tfake_segments\na.mp4\t1],[2\n", "fake_segments is no JSON"),
         ("file\ta\nb\tc\td\te\n", "cannot be parsed.*Expected 2 columns"),
         ("file\ta\tb\nc\td\n", "cannot be parsed.*Expected 3 columns"),
         ("file\tfile\nc\td\n", "each column once"),
@@ -129,6 +127,29 @@ def test_a_broken_list_is_refused_with_the_row(tmp_path, text, message):
     path = tmp_path / "x.tsv"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(KlassifyError, match=message):
+        datalist.read_list(path, segments=True)
+
+
+WRONG_SEGMENTS = (
+    "[[1,2]", "1],[2", "[[0,1]],[[1,2]]", "[[0,1]", "5", "true", "null", '"x"', '{"a":1}', "[0,1]", "[[1]]", "[[]]",
+    "[[0,1,2]]", "[[0,1,2],[3]]", "[[[0,1]]]", "[[0.1,null]]", '[["a","b"]]', '[["0","1"]]', "[[0,true]]", "[[2,1]]",
+    "[[1,1]]", "[[-1,1]]", "[[0,1e999]]", "[[0,NaN]]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", WRONG_SEGMENTS)
+def test_a_cell_that_is_no_list_of_segments_is_refused_with_row_and_column(tmp_path, cell):
+    path = tmp_path / "x.tsv"
+    path.write_text(f"file\tvisual_fake_segments\na.mp4\t\nb.mp4\t[]\nc.mp4\t{cell}\nd.mp4\t[[0, 0.5]]\n")
+    with pytest.raises(KlassifyError, match=r"^1 of 4 rows are wrong: visual_fake_segments is no .* row 3 \('c.mp4'\)"):
+        datalist.read_list(path, segments=True)
+    assert len(datalist.read_list(path)) == 4  # Task 1 may not depend on segments
+
+
+def test_segments_that_are_sound_only_together_are_refused(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text("file\tfake_segments\na.mp4\t[[0,1]\nb.mp4\t[1,2]]\nc.mp4\t[],[]\n")
+    with pytest.raises(KlassifyError, match="3 of 3 rows"):
         datalist.read_list(path, segments=True)
 
 
