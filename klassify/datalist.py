@@ -10,6 +10,7 @@ localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSO
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import itertools
@@ -43,6 +44,7 @@ ZERO_SHOT = "fakeavceleb"
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
 # control characters break the TSV, ';' and '"' break prediction.txt, '/' and '..' leave the media folder
 UNSAFE_NAME = re.compile(r"""^$|^(?:[A-Za-z]:)?[/\\]|[\x00-\x1f\x7f;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$""")
+MOST_BLOCK = 1 << 30  # bytes that are parsed at once; a line cannot be longer
 PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
 
 
@@ -91,16 +93,21 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
     if "file" not in header or len(set(header)) < len(header):
         raise KlassifyError("This is no data list: its header needs `file`, each column once.", where=path)
     names = [name for name in header if name in wanted]
+    read = functools.partial(
+        csv.read_csv,
+        path,
+        parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()),
+            include_columns=names,
+            strings_can_be_null=False,
+        ),
+    )
     try:
-        table = csv.read_csv(
-            path,
-            parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.string()),
-                include_columns=names,
-                strings_can_be_null=False,
-            ),
-        )
+        try:
+            table = read()
+        except pa.ArrowInvalid:  # perhaps only for a line that is longer than a block
+            table = read(read_options=csv.ReadOptions(block_size=min(path.stat().st_size + 1, MOST_BLOCK)))
     except pa.ArrowInvalid as error:
         raise KlassifyError(f"This data list cannot be parsed: {error}.", where=path) from None
     return pd.DataFrame({name: table[name].to_pylist() for name in names}, dtype=object)

@@ -82,6 +82,13 @@ def test_a_list_reads_back_as_it_was_written(tmp_path):
     assert path.read_bytes() == first
 
 
+def test_a_line_longer_than_a_block_of_the_reader_is_read(tmp_path):
+    many = [[i / 100, (i + 1) / 100] for i in range(200_000)]
+    datalist.write_list(tmp_path / "x.tsv", plain(["a.mp4", "b.mp4"], fake_segments=[[], many]))
+    assert (tmp_path / "x.tsv").stat().st_size > 3 << 20
+    assert datalist.read_list(tmp_path / "x.tsv", segments=True)["fake_segments"].tolist() == [[], many]
+
+
 def test_segments_are_not_even_read_unless_asked_for(tmp_path):
     path = tmp_path / "x.tsv"
     frame = plain(["a.mp4"], modify_type="audio_modified", source="a")
