@@ -82,6 +82,21 @@ def test_a_list_reads_back_as_it_was_written(tmp_path):
     assert path.read_bytes() == first
 
 
+UNREADABLE = {
+    "n_frames": 100.5, "n_samples": 1e300, "fps": np.inf, "duration": -1.0, "modify_type": "faked",
+    "source": "a\tb", "speaker": "a\nb", "audio_model": "a\rb", "dataset": "\udce9",
+    "fake_segments": [[2.0, 1.0]], "audio_fake_segments": "[[1,\n2]]", "visual_fake_segments": "5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, name):
+    frame = plain(["a.mp4", "b.mp4"], **{name: [None, UNREADABLE[name]]})
+    with pytest.raises(KlassifyError, match=rf"1 of 2 rows are wrong: .*{name}.*row 2 \('b.mp4'\)"):
+        datalist.write_list(tmp_path / "x.tsv", frame)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_line_longer_than_a_block_of_the_reader_is_read(tmp_path):
     many = [[i / 100, (i + 1) / 100] for i in range(200_000)]
     datalist.write_list(tmp_path / "x.tsv", plain(["a.mp4", "b.mp4"], fake_segments=[[], many]))
