@@ -28,6 +28,7 @@ from klassify.datalist import (
     TYPES,
     flat_segments,
     misshapen,
+    possible,
     repeated_names,
     unsafe_names,
     without_gc,
@@ -35,6 +36,7 @@ from klassify.datalist import (
 from klassify.errors import KlassifyError, some
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
+FPS_RANGE = 0.01, 10_000.0  # what is beyond is no frame rate, and no clip's length may be computed with it
 TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact
 # ++ names the source corpus and the person in folders
 DATASET = re.compile(r"(?:^|/)(vox_celeb_2|lrs3|silent_videos)/")
@@ -118,11 +120,7 @@ def tabulate(records: list[Any], rows: Sequence[int]) -> tuple[pd.DataFrame, lis
     faults += [Fault(n, "", "the entry has no file name", "skipped") for n, ok in zip(rows, usable) if not ok]
     rows, records = list(itertools.compress(rows, usable)), list(itertools.compress(records, usable))
     table = pd.DataFrame({"row": rows, "file": [r["file"] for r in records]}, dtype=object)
-    for name, key in zip(MEASURED, ("video_frames", "fps", "audio_frames", "duration")):
-        values = pd.to_numeric(pd.Series([r.get(key) for r in records], dtype=object), errors="coerce").astype(float)
-        table[name] = values.where(np.isfinite(values) & (values >= 0))
-    table["fps"] = table["fps"].fillna(FPS)
-    table["duration"] = table["duration"].fillna(table["n_frames"] / table["fps"])
+    _tabulate_lengths(table, records, faults)
     table["modify_type"] = [_modify_type(r) for r in records]
     for name in ("original", *OPTIONAL):
         table[name] = [str(r.get(name) or "") for r in records]
@@ -146,6 +144,20 @@ def _modify_type(record: dict[str, Any]) -> str:
     if not (isinstance(video, bool) and isinstance(audio, bool)):
         return ""
     return TYPES[2 * video + audio]
+
+
+def _tabulate_lengths(table: pd.DataFrame, records: list[dict[str, Any]], faults: list[Fault]) -> None:
+    """Add the measured columns; what no clip can have is emptied, which no clip is skipped for."""
+    for name, key in zip(MEASURED, ("video_frames", "fps", "audio_frames", "duration")):
+        given = pd.Series([r.get(key) for r in records], dtype=object)
+        values = pd.to_numeric(given, errors="coerce").astype(float)
+        good = possible(name, values) & (values.between(*FPS_RANGE) if name == "fps" else True)
+        table[name] = values.where(good)
+        for i in np.flatnonzero(given.notna() & ~good):
+            problem = f"{key} cannot be {str(given[i])[:80]}: emptied"
+            faults.append(Fault(table["row"][i], table["file"][i], problem, "repaired"))
+    table["fps"] = table["fps"].fillna(FPS)
+    table["duration"] = table["duration"].fillna(table["n_frames"] / table["fps"])
 
 
 def _tabulate_segments(table: pd.DataFrame, records: list[dict[str, Any]], faults: list[Fault]) -> None:

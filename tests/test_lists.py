@@ -309,6 +309,22 @@ def test_entries_without_a_usable_label_or_name_are_skipped_and_listed(tmp_path,
     assert faults[["row", "action"]].values.tolist() == [[2, "skipped"]]
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("video_frames", 100.5), ("video_frames", 1e300), ("video_frames", 99999999999999999999999),
+        ("video_frames", -1), ("audio_frames", 0.25), ("audio_frames", "many"), ("audio_frames", [1]),
+        ("fps", 0), ("fps", 1e-320), ("fps", 1e300), ("duration", -1), ("duration", "nan"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_clip_can_have_are_emptied_and_listed(tmp_path, key, value):
+    frame, faults = make(tmp_path, [entry("a.mp4"), entry("b.mp4", **{key: value})])
+    unknown, _ = make(tmp_path, [entry("a.mp4"), entry("b.mp4", **{key: None})], "val")
+    pd.testing.assert_frame_equal(frame, unknown)
+    assert faults[["row", "file", "action"]].values.tolist() == [[2, "b.mp4", "repaired"]]
+    assert faults["problem"][0].startswith(f"{key} cannot be ")
+
+
 def test_a_repeated_clip_is_listed_once(tmp_path):
     frame, faults = make(tmp_path, [entry("a.mp4"), entry("b.mp4"), entry("a.mp4", "audio_modified", [[1, 2]])])
     assert frame["file"].tolist() == ["a.mp4", "b.mp4"] and frame["modify_type"][0] == "real"
