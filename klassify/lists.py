@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import fakeavceleb
-from klassify.datalist import COLUMNS, MEASURED, SUBSETS, TYPES, ZERO_SHOT, media_folder, write_list
+from klassify.datalist import COLUMNS, MEASURED, SUBSETS, TYPES, UNPRINTABLE, ZERO_SHOT, media_folder, write_list
 from klassify.errors import KlassifyError, some
 from klassify.files import already_done, file_hash, read_json, whole_file, write_json
 from klassify.metadata import Fault, read_metadata, read_names
@@ -159,7 +159,7 @@ def _write_faults(path: Path, faults: list[Fault]) -> None:
         return
     table = pd.DataFrame([dataclasses.asdict(fault) for fault in faults])
     for name in ("file", "problem"):
-        table[name] = table[name].map(lambda text: re.sub(r"[\x00-\x1f\x7f]", "\ufffd", text))
+        table[name] = table[name].str.replace(UNPRINTABLE, "\ufffd", regex=True)
     with whole_file(path) as partial:
         table.to_csv(partial, sep="\t", index=False, lineterminator="\n")
 

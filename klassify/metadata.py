@@ -26,10 +26,12 @@ from klassify.datalist import (
     OPTIONAL,
     SEGMENTS,
     TYPES,
+    UNPRINTABLE,
     flat_segments,
     misshapen,
     possible,
     repeated_names,
+    unprintable,
     unsafe_names,
     without_gc,
 )
@@ -294,12 +296,21 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def usable_rows(frame: pd.DataFrame, faults: list[Fault], source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """The rows with a safe name that stood nowhere before, and all faults in order; KlassifyError if none is left."""
+    """The rows with a safe name that stood nowhere before, and all faults in order; KlassifyError if none is left.
+
+    Control characters in other texts are replaced: a list cannot hold them.
+    """
     faults = list(faults)
     for check, problem in ((unsafe_names, "unsafe file name"), (repeated_names, "this file stood here before")):
         bad = check(frame["file"])
         faults += [Fault(*entry, problem, "skipped") for entry in zip(frame["row"][bad], frame["file"][bad])]
         frame = frame[~bad]
+    frame = frame.copy(deep=False)
+    for name in ("original", "source", *OPTIONAL):
+        if name in frame and (bad := unprintable(frame[name])).any():
+            problem = f"control characters in {name}: replaced"
+            faults += [Fault(*entry, problem, "repaired") for entry in zip(frame["row"][bad], frame["file"][bad])]
+            frame[name] = frame[name].str.replace(UNPRINTABLE, "\ufffd", regex=True)  # equal ones stay equal
     faults.sort(key=lambda fault: fault.row)
     if frame.empty:
         first = f"; the first fault: row {faults[0].row}, {faults[0].problem}" if faults else ""

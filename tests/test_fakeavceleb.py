@@ -50,6 +50,12 @@ def faults_of(root):
     return pd.read_csv(root / "lists/fakeavceleb.failures.tsv", sep="\t", keep_default_na=False)
 
 
+def test_control_characters_of_the_table_are_replaced_and_listed(tmp_path):
+    table(tmp_path, [row("id1", "real", REAL, "a.mp4"), row("id1", '"rt\tvc"', VIDEO, "b.mp4")])
+    assert make(tmp_path)["video_model"].tolist() == ["", "rt\ufffdvc"]
+    assert faults_of(tmp_path)[["row", "action"]].values.tolist() == [[3, "repaired"]]
+
+
 @pytest.fixture(scope="module")
 def small_copy(tmp_path_factory):
     """The family on disk, 0.4 s at 25 fps with 0.4 s of sound; the last clip is missing."""

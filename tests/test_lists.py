@@ -325,6 +325,16 @@ def test_numbers_that_no_clip_can_have_are_emptied_and_listed(tmp_path, key, val
     assert faults["problem"][0].startswith(f"{key} cannot be ")
 
 
+@pytest.mark.parametrize("key", ["original", "speaker", "dataset", "audio_model", "video_model"])
+@pytest.mark.parametrize("character", ["\t", "\n", "\r", "\x00", "\x1b"])
+def test_control_characters_in_texts_are_replaced_and_listed(tmp_path, key, character):
+    fakes = [entry(f"{name}.mp4", "audio_modified", [[1, 2]], **{key: f"x{character}y"}) for name in "ab"]
+    frame, faults = make(tmp_path, [*fakes, entry("c.mp4")])
+    assert frame["source" if key == "original" else key].tolist()[:2] == ["x\ufffdy"] * 2
+    assert faults[["row", "file", "action"]].values.tolist() == [[1, "a.mp4", "repaired"], [2, "b.mp4", "repaired"]]
+    assert set(faults["problem"]) == {f"control characters in {key}: replaced"}
+
+
 def test_a_repeated_clip_is_listed_once(tmp_path):
     frame, faults = make(tmp_path, [entry("a.mp4"), entry("b.mp4"), entry("a.mp4", "audio_modified", [[1, 2]])])
     assert frame["file"].tolist() == ["a.mp4", "b.mp4"] and frame["modify_type"][0] == "real"
