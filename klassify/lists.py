@@ -24,7 +24,17 @@ import numpy as np
 import pandas as pd
 
 from klassify import fakeavceleb
-from klassify.datalist import COLUMNS, MEASURED, SUBSETS, TYPES, UNPRINTABLE, ZERO_SHOT, media_folder, write_list
+from klassify.datalist import (
+    COLUMNS,
+    MEASURED,
+    SUBSETS,
+    TYPES,
+    UNPRINTABLE,
+    ZERO_SHOT,
+    media_folder,
+    possible,
+    write_list,
+)
 from klassify.errors import KlassifyError, some
 from klassify.files import already_done, file_hash, read_json, whole_file, write_json
 from klassify.metadata import Fault, read_metadata, read_names
@@ -215,4 +225,6 @@ def _probe(probe: Callable[[Path], Any], path: Path) -> tuple[float, ...] | str:
         info = probe(path)
     except KlassifyError as error:
         return error.what
-    return info.n_frames, info.fps, info.n_samples, info.duration
+    found = info.n_frames, info.fps, info.n_samples, info.duration
+    wrong = [f"{name} of {value}" for name, value in zip(MEASURED, found) if not possible(name, value)]
+    return f"Its header claims {some(wrong)}." if wrong else found

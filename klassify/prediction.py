@@ -105,9 +105,9 @@ class _DataSet:
         try:
             info = decoding.probe(self.folder / "media" / file)
         except KlassifyError:
-            return {"file": file, "n_frames": pd.NA, "fps": np.nan, "n_samples": pd.NA, "duration": np.nan}
-        measured = {name: getattr(info, name) for name in ("n_frames", "fps", "n_samples", "duration")}
-        return {"file": file} | measured
+            return {"file": file} | dict.fromkeys(datalist.MEASURED, np.nan)
+        measured = {name: getattr(info, name) for name in datalist.MEASURED}
+        return {"file": file} | {k: v if datalist.possible(k, v) else np.nan for k, v in measured.items()}
 
     def lay_over(self, detector: DetectorFile) -> DetectorFile:
         """The same systems in a folder of their own, by links, so that their scores are written there."""

@@ -555,6 +555,18 @@ def test_probing_measures_names_missing_files_and_keeps_every_clip(tmp_path, pro
     assert frame["n_frames"].tolist() == [120, 120, 100, 100] and frame["fps"][0] == 24.0
 
 
+def test_a_header_that_claims_the_impossible_is_a_fault_and_the_clip_stays(tmp_path, monkeypatch):
+    from klassify import decoding, media
+
+    claim = media.MediaInfo(-5, 25.0, 64, 64, 10**17, 4.0, True, True)
+    monkeypatch.setattr(decoding, "probe", lambda path: claim)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.mp4").write_bytes(b"x")
+    frame, faults = make(tmp_path, [entry("a.mp4", video_frames=None)], "train", "--probe", "missing")
+    assert frame["n_frames"].isna().all() and faults["action"].tolist() == ["kept"]
+    assert faults["problem"][0] == "Its header claims n_frames of -5, n_samples of 100000000000000000."
+
+
 def test_probing_in_processes_gives_what_one_process_gives(tmp_path):
     paths = [tmp_path / f"{i}.mp4" for i in range(70)]
     for path in paths:
