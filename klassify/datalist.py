@@ -366,7 +366,7 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
     if not len(files):
         return next((folder for folder in folders if folder.is_dir()), root)
     sample = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 50).astype(int))]
-    held = [sum((folder / name).exists() for name in sample) for folder in folders]
+    held = [sum(os.path.exists(folder / name) for name in sample) for folder in folders]  # False for one too long
     if not any(held):
         raise KlassifyError(
             f"None of {len(sample)} sampled files of split {split!r} is there, such as {sample[0]!r}.",

@@ -183,7 +183,7 @@ def measure(frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1
 
     frame = frame.assign(**{name: frame.get(name, np.nan) for name in MEASURED})
     paths = [media / name for name in frame["file"]]
-    exists = np.fromiter((path.is_file() for path in paths), bool, len(paths))
+    exists = np.fromiter(map(os.path.isfile, paths), bool, len(paths))  # False for a name that is too long
     faults = [
         Fault(*entry, f"no such file in {media}", "kept")
         for entry in zip(frame["row"][~exists], frame["file"][~exists])

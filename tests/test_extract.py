@@ -233,6 +233,16 @@ def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):
         assert (row.file, row.stage, len(row.valid)) == (file, "path", 0) and "leads out" in row.reason
 
 
+@pytest.mark.parametrize("kind", ["mouth", "audio"])
+def test_a_name_that_no_file_can_have_is_a_failure_like_a_missing_file(data, tmp_path, kind):
+    (tmp_path / "list.tsv").write_text(f"file\n{'x' * 300}.mp4\nid 1/é0.mp4\n")
+    landmarks = ["--landmarks", str(data / "landmarks")] if kind == "mouth" else []
+    arguments = ["--kind", kind, *landmarks, "--root", str(data / "media"), "--out", str(tmp_path / "out")]
+    assert cli.main(["extract", "--list", str(tmp_path / "list.tsv"), "--jobs", "1", *arguments]) == 0
+    failures = (tmp_path / "out" / "failures-1-of-1.tsv").read_text().splitlines()
+    assert failures[1].startswith("x" * 300 + ".mp4\tdecode\t")
+
+
 def test_a_defect_in_one_clip_costs_that_clip(data, monkeypatch):
     extractor = ClipExtractor(data / "media", data / "landmarks")
     good = "id 1/é0.mp4"

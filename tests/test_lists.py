@@ -555,6 +555,16 @@ def test_probing_measures_names_missing_files_and_keeps_every_clip(tmp_path, pro
     assert frame["n_frames"].tolist() == [120, 120, 100, 100] and frame["fps"][0] == 24.0
 
 
+@pytest.mark.parametrize("probe", ["none", "missing", "all"])
+def test_a_name_that_no_file_can_have_is_kept_like_a_missing_file(tmp_path, probed, probe):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.mp4").write_bytes(b"x")
+    long = "x" * 300 + ".mp4"
+    frame, faults = make(tmp_path, [entry(long), entry("a.mp4")], "train", "--probe", probe)
+    assert frame["file"].tolist() == [long, "a.mp4"]
+    assert faults is None if probe == "none" else faults[["row", "action"]].values.tolist() == [[1, "kept"]]
+
+
 def test_a_header_that_claims_the_impossible_is_a_fault_and_the_clip_stays(tmp_path, monkeypatch):
     from klassify import decoding, media
 
