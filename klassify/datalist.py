@@ -26,7 +26,7 @@ import orjson
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
-from klassify.files import refuse_cut, whole_file
+from klassify.files import refuse_cut, refuse_irregular, whole_file
 
 MEASURED = ("n_frames", "fps", "n_samples", "duration")
 COUNTS = ("n_frames", "n_samples")
@@ -95,6 +95,7 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
     import pyarrow as pa
     from pyarrow import csv
 
+    refuse_irregular(path)
     refuse_cut(path)
     with open(path, encoding="utf-8", errors="replace") as handle:
         header = handle.readline().rstrip("\n").split("\t")

@@ -118,6 +118,12 @@ def explained(error: OSError) -> KlassifyError:
     return KlassifyError(f"{error.strerror}.", where=error.filename, mend=mends.get(error.errno))
 
 
+def refuse_irregular(path: str | os.PathLike) -> None:
+    """Raise KlassifyError for what is there and is no regular file: a pipe would be waited for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise KlassifyError("This is no regular file.", where=path)
+
+
 def refuse_cut(path: str | os.PathLike) -> None:
     """Raise KlassifyError for a text file that ends within a line: klassify ends the last one of all it writes."""
     with open(path, "rb") as handle:

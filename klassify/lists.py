@@ -37,7 +37,7 @@ from klassify.datalist import (
 )
 from klassify.errors import KlassifyError, some
 from klassify.files import already_done, file_hash, read_json, whole_file, write_json
-from klassify.metadata import Fault, read_metadata, read_names
+from klassify.metadata import Fault, read_metadata, read_names, sidecar_files
 
 T = TypeVar("T")
 LIMIT_S = 120.0  # for the header of one file
@@ -157,9 +157,13 @@ def _fingerprint(source: Path) -> str:
     if source.is_file():
         return file_hash(source)
     digest = hashlib.sha256()
-    for path in sorted(source.rglob("*.json")):
-        stat = path.stat()
-        digest.update(f"{path.relative_to(source)}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
+    for path in sidecar_files(source):
+        try:
+            stat = path.stat()
+            state = f"{stat.st_size}\t{stat.st_mtime_ns}"
+        except OSError:  # a link that leads nowhere
+            state = "unreadable"
+        digest.update(os.fsencode(f"{path.relative_to(source)}\t{state}\n"))  # a name may be no UTF-8
     return digest.hexdigest()
 
 

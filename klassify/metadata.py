@@ -36,6 +36,7 @@ from klassify.datalist import (
     without_gc,
 )
 from klassify.errors import KlassifyError, some
+from klassify.files import refuse_irregular
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
 FPS_RANGE = 0.01, 10_000.0  # what is beyond is no frame rate, and no clip's length may be computed with it
@@ -62,6 +63,7 @@ def iter_records(path: str | os.PathLike, block: int = 1 << 23) -> Iterator[list
     A cut between `}` and `{` is right exactly if the text before it parses: inside a string or a
     nested array it leaves a bracket or a quote open.
     """
+    refuse_irregular(path)
     with open(path, "rb") as handle:
         if os.fstat(handle.fileno()).st_size == 0:
             raise KlassifyError("This metadata file is empty.", where=path)
@@ -95,11 +97,19 @@ def _next_block(text: mmap.mmap, start: int, block: int, cut: re.Pattern, path: 
         raise KlassifyError(f"This metadata is not readable JSON: {error}.", where=f"{path}:{line}") from None
 
 
+def sidecar_files(folder: Path) -> list[Path]:
+    """What is named as a per-video JSON file below a folder, in the order of the names."""
+    return sorted(folder.rglob("*.json"))
+
+
 def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
     """The per-video JSON files below a folder, in the order of their names; an unreadable one is a fault."""
     records, faults = [], []
-    for row, path in enumerate(sorted(folder.rglob("*.json")), 1):
+    for row, path in enumerate(sidecar_files(folder), 1):
         name = path.relative_to(folder).with_suffix(".mp4").as_posix()
+        if not os.path.isfile(path):  # a pipe would be waited for
+            faults.append(Fault(row, name, "its JSON is no regular file", "skipped"))
+            continue
         try:
             record = orjson.loads(path.read_bytes())
         except (orjson.JSONDecodeError, OSError) as error:

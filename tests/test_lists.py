@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -454,6 +455,40 @@ def test_sidecars_are_read_where_there_is_no_common_metadata(tmp_path, folder):
     frame = datalist.load_split(tmp_path / "lists", "train")
     assert len(frame) == 4 and set(frame["source"]) == {"id00012/u/00001/real"} and set(frame["speaker"]) == {"id00012"}
     assert "broken.mp4" in (tmp_path / "lists" / "train.failures.tsv").read_text()
+
+
+def test_sidecars_that_cannot_be_read_are_skipped_and_listed(tmp_path):
+    folder = tmp_path / "train_metadata"
+    (folder / "folder.json").mkdir(parents=True)
+    os.mkfifo(folder / "pipe.json")
+    (folder / "loop.json").symlink_to("loop.json")
+    (folder / "nowhere.json").symlink_to("gone")
+    for name in (b"good.json", b"caf\xe9.json", b"named\xe9.json"):
+        one = entry("named.mp4") if name.startswith(b"named") else {"modify_type": "real"}
+        (folder / os.fsdecode(name)).write_text(json.dumps(one))
+    assert run_lists(tmp_path, "--splits", "train") == 0
+    assert datalist.load_split(tmp_path / "lists", "train")["file"].tolist() == ["good.mp4", "named.mp4"]
+    faults = pd.read_csv(tmp_path / "lists" / "train.failures.tsv", sep="\t")
+    irregular = "its JSON is no regular file"
+    assert dict(zip(faults["file"], faults["problem"])) == {
+        "caf\ufffd.mp4": "unsafe file name", "folder.mp4": irregular, "loop.mp4": irregular,
+        "nowhere.mp4": irregular, "pipe.mp4": irregular,
+    }  # fmt: skip
+    assert set(faults["action"]) == {"skipped"} and run_lists(tmp_path, "--splits", "train", "--strict") == 1
+
+
+@pytest.mark.parametrize("name", ["train_metadata.json", "train_files.txt", "heldout/testA_metadata.json"])
+def test_a_pipe_in_place_of_metadata_is_refused(tmp_path, name, capsys):
+    (tmp_path / "heldout").mkdir()
+    (tmp_path / "testA_files.txt").write_text("a.mp4\n")
+    os.mkfifo(tmp_path / name)
+    assert run_lists(tmp_path) == 2 and "klassify lists: " in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_data_list(tmp_path):
+    os.mkfifo(tmp_path / "x.tsv")
+    with pytest.raises(KlassifyError, match="no regular file"):
+        datalist.read_list(tmp_path / "x.tsv")
 
 
 @pytest.mark.parametrize("folder", ["train", "train/train", "."])
