@@ -264,8 +264,9 @@ def read_names(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """A testX_files.txt: a name a line, blank lines allowed. Each needs an answer, so a bad one is fatal."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise KlassifyError(f"This file list is no UTF-8 text: {error}.", where=path) from None
+    except UnicodeDecodeError:
+        number, line = next((n, x) for n, x in enumerate(path.read_bytes().splitlines(), 1) if not _is_utf8(x))
+        raise KlassifyError(f"A name of this file list is no UTF-8 text: {line!r}.", where=f"{path}:{number}") from None
     lines = pd.Series(text.split("\n"), index=range(1, text.count("\n") + 2)).str.rstrip("\r")
     lines = lines[lines != ""]
     for bad, why in ((unsafe_names(lines), "unsafe"), (repeated_names(lines), "repeated")):
@@ -275,6 +276,14 @@ def read_names(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     if lines.empty:
         raise KlassifyError("This file list is empty.", where=path)
     return pd.DataFrame({"row": lines.index, "file": lines.to_numpy()}), []
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:

@@ -521,6 +521,13 @@ def test_a_file_list_is_taken_whole_or_refused(tmp_path, text, capsys):
     assert run_lists(tmp_path) == 2 and "testA_files.txt" in capsys.readouterr().err
 
 
+def test_a_name_that_is_no_utf8_is_refused_with_its_line(tmp_path, capsys):
+    (tmp_path / "testA_files.txt").write_bytes("a.mp4\r\né.mp4\r\n".encode() + b"caf\xe9.mp4\r\n")
+    assert run_lists(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "testA_files.txt:3" in said and r"caf\xe9.mp4" in said
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
