@@ -9,15 +9,12 @@ localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSO
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import hashlib
-import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, some
 from klassify.files import refuse_cut, refuse_irregular, whole_file
+from klassify.segment_cells import parse_cells, without_gc
 
 MEASURED = ("n_frames", "fps", "n_samples", "duration")
 COUNTS = ("n_frames", "n_samples")
@@ -164,63 +162,10 @@ def possible(name: str, values: Any) -> Any:
 
 
 def _parse_segments(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:
-    text = frame[name].tolist() if name in frame else [""] * len(frame)
-    try:
-        cells = [orjson.loads(x) if x else None for x in text]
-    except orjson.JSONDecodeError:
-        cells = [_json_or_text(x) if x else None for x in text]
-    wrong = misshapen(cells) or [i for i, cell in enumerate(cells) if cell is None and text[i]]
-    if not wrong:
-        owner, times = flat_segments(cells)
-        wrong = owner[~((times[:, 0] >= 0) & (times[:, 0] < times[:, 1]))]
+    cells, wrong = parse_cells(frame[name].tolist() if name in frame else [""] * len(frame))
     bad = pd.Series(np.isin(np.arange(len(cells)), wrong), index=frame.index)
     _refuse(frame, bad, f"{name} is no list of [start_s, end_s] with 0 <= start_s < end_s", path)
     return pd.Series(np.fromiter(cells, object, len(cells)), index=frame.index)
-
-
-@contextlib.contextmanager
-def without_gc() -> Iterator[None]:
-    """Keep the garbage collector off, which would walk millions of new containers."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
-
-
-def misshapen(cells: Sequence[Any]) -> list[int]:
-    """Positions of what is neither a list of pairs of numbers nor None."""
-    if _well_formed(cells):
-        return []
-    return [i for i, cell in enumerate(cells) if not _well_formed([cell])]
-
-
-def _well_formed(cells: Sequence[Any]) -> bool:
-    """Whether each cell is a list of pairs of numbers (or None); by sets of types, as in C."""
-    if not set(map(type, cells)) <= {list, type(None)}:
-        return False
-    pairs = list(itertools.chain.from_iterable(filter(None, cells)))
-    return (
-        set(map(type, pairs)) <= {list}
-        and set(map(len, pairs)) <= {2}
-        and set(map(type, itertools.chain.from_iterable(pairs))) <= {int, float}
-    )
-
-
-def flat_segments(cells: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The segments of many well-formed cells: the position of each one's cell, and (n, 2) seconds."""
-    owner = np.repeat(np.arange(len(cells)), [len(cell) if cell else 0 for cell in cells])
-    pairs = itertools.chain.from_iterable(filter(None, cells))
-    return owner, np.fromiter(itertools.chain.from_iterable(pairs), float).reshape(-1, 2)
 
 
 def unsafe_names(names: pd.Series) -> pd.Series:

@@ -27,16 +27,14 @@ from klassify.datalist import (
     SEGMENTS,
     TYPES,
     UNPRINTABLE,
-    flat_segments,
-    misshapen,
     possible,
     repeated_names,
     unprintable,
     unsafe_names,
-    without_gc,
 )
 from klassify.errors import KlassifyError, some
 from klassify.files import refuse_irregular
+from klassify.segment_cells import flat_segments, misshapen, without_gc
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
 FPS_RANGE = 0.01, 10_000.0  # what is beyond is no frame rate, and no clip's length may be computed with it
