@@ -27,6 +27,7 @@ MODALITY_COLOURS = {"audio": "#E69F00", "visual": "#0072B2", "both": "#D55E00"}
 TRUTH_COLOUR = "0.85"
 MARK_RGB = (213, 94, 0)
 SHOWN_PROPOSALS = 15
+SMALLEST = 16  # pixels of a side that marks are drawn in
 
 
 def draw(
@@ -140,8 +141,18 @@ def _draw_proposals(panel: Any, segments: pd.DataFrame) -> None:
 def mark(video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, min_score: float) -> None:
     """A copy of the video (H.264, AAC) with a red border during likely fake segments and a time bar below.
 
-    Proposals with a score of at least `min_score` are drawn. MediaError for a video without picture.
+    Proposals with a score of at least `min_score` are drawn. MediaError for a video without picture, or with one
+    that no encoder takes.
     """
+    import av
+
+    try:
+        _encode(video, prediction, path, min_score)
+    except av.error.FFmpegError as error:
+        raise media.MediaError(f"Cannot encode: {error.strerror}.", where=video) from None
+
+
+def _encode(video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, min_score: float) -> None:
     import av
 
     likely = prediction.segments[prediction.segments["score"] >= min_score]
@@ -152,6 +163,8 @@ def mark(video: str | os.PathLike, prediction: Prediction, path: str | os.PathLi
         picture.pix_fmt = "yuv420p"
         sound = container.add_stream("aac", rate=media.SAMPLE_RATE, layout="mono") if len(wave) else None
         for number, frame in enumerate(decoding.stream(media.iter_frames, video)):
+            if min(frame.shape[:2]) < SMALLEST:
+                raise media.MediaError("The picture is too small to draw in.", where=video)
             image = _marked(frame, number, n_frames, likely)
             if number == 0:
                 picture.height, picture.width = image.shape[:2]
