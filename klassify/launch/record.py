@@ -14,6 +14,8 @@ from klassify.launch.options import Options
 from klassify.launch.work import Work, unspanned, work_of
 
 FOLDER, FILE = "slurm", "job.json"
+MOST_SHARDS = 1_000_000
+SPANS = re.compile(r"\d{1,7}(-\d{1,7})?(,\d{1,7}(-\d{1,7})?)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +92,31 @@ def read_record(path: Path) -> Record:
     content: dict[str, Any] = read_json(path)
     try:
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in content["options"].items()}
-        return Record(
+        record = Record(
             work_of(content["command"], path.parent.parent.parent, content["shards"], content["split"]),
             content["arguments"], content["cwd"], Options(**options),
             [Submission(**submission) for submission in content["submissions"]], content["merge_job"],
         )  # fmt: skip
-    except (KeyError, TypeError) as error:
+        _check(record)
+        return record
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KlassifyError(f"This is no record of a launch ({error!r}).", where=path,
                             mend="remove it; the work's own files are not touched") from None  # fmt: skip
+
+
+def _check(record: Record) -> None:
+    """ValueError for values that no record holds; a folder may come from anywhere."""
+    texts = [*record.arguments, record.cwd, getattr(record.work, "split", "")]
+    numbers = [record.work.n, *(one.job for one in record.submissions), *(one.offset for one in record.submissions)]
+    if not isinstance(record.arguments, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("arguments are texts")
+    if not all(isinstance(number, int) and 0 <= number < 2**31 for number in (*numbers, record.merge_job or 0)):
+        raise ValueError("jobs and shards are numbers")
+    if not 1 <= record.work.n <= MOST_SHARDS:
+        raise ValueError(f"{record.work.n} shards")
+    for one in record.submissions:
+        if not SPANS.fullmatch(one.shards) or max(map(int, re.findall(r"\d+", one.shards))) > record.work.n:
+            raise ValueError(f"shards {one.shards[:80]!r} of {record.work.n}")
 
 
 def records_in(folder: Path) -> list[Record]:

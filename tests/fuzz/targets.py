@@ -13,12 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from klassify import audio_file, check, cli, datalist, framescores, media, scorefile, store, systems
 from klassify.audio_store import AudioStore
 from klassify.corpus.encode import write_clip
+from klassify.detector_file import read_detector
 from klassify.errors import KlassifyError
 from klassify.frame_file import FrameFile
+from klassify.launch import script
+from klassify.launch.options import Options
+from klassify.launch.record import Record, Submission, read_record
+from klassify.launch.work import ExtractWork
 
 FILES = ["a.mp4", "sub/b.mp4", "é c.mp4"]
 
@@ -197,6 +203,32 @@ def _system(folder: Path) -> list[Path]:
     return [folder / "system.yaml"]
 
 
+def _detector(folder: Path) -> list[Path]:
+    entry = {"kind": "model", "modality": "visual", "supervision": "clip", "inputs": [], "hash": "0123456789abcdef"}
+    content = {
+        "answers": {"task1": "maxout", "task2": "sub/merged"},
+        "systems": {"tcn": entry, "maxout": entry | {"inputs": ["tcn"]}, "sub/merged": entry | {"proposals": "abc"}},
+    }
+    (folder / "detector.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return [folder / "detector.yaml"]
+
+
+def _record(folder: Path) -> list[Path]:
+    arguments = ["extract", "--list", "é.tsv", "--launcher", "local"]
+    submissions = [Submission(101, "1-3"), Submission(102, "4", 3)]
+    options = Options(shards=4, sbatch=("--mem=1G",))
+    Record(ExtractWork(folder, 4), arguments, "/here", options, submissions, 103).save()
+    return [folder / "slurm/extract/job.json"]
+
+
+def _read_record(path: Path) -> None:
+    record = read_record(path)
+    for shard in range(1, 5):
+        record.log_of(shard)
+    script.array_script("x", record.command_line, record.options, record.folder, path.parent, "x", record.name,
+                        record.cwd, 1000)  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------------------- binary
 
 
@@ -254,6 +286,8 @@ TARGETS = (
     Target("archive", _archive, _check),
     Target("config", _config, _load_config, text=True),
     Target("system", _system, lambda path: systems.load_system(path.parent), text=True),
+    Target("detector", _detector, read_detector, text=True),
+    Target("launch record", _record, _read_record, text=True),
     Target("shard", _shard, _read_shard),
     Target("audio cache", _audio_cache, _read_audio_cache, together=True),
     Target("weights", _weights, _read_weights),
