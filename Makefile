@@ -68,7 +68,7 @@ test-all: setup
 
 # which share of the lines the fast tests run, and what they do not run and why; what is killed leaves no record
 coverage: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" --cov klassify \
+	COVERAGE_FILE=$(CURDIR)/.coverage OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" --cov klassify \
 	  --cov-report json:coverage.json --ignore tests/faults $(ALL_TESTS)
 	.venv/bin/python -m tests.coverage_gaps coverage.json
 

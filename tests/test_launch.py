@@ -7,6 +7,8 @@ import os
 import shlex
 import stat
 import subprocess
+import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,12 @@ from klassify import cli, store, systems
 from klassify.checkpoints import save_weights
 from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment, save_config
-from klassify.launch import slurm, work
+from klassify.launch import slurm, submit, work
 from klassify.launch.options import Options, without_launcher
 from klassify.launch.record import read_record
 from klassify.launch.script import directive
 from klassify.launch.survey import survey
-from klassify.scoring import score_parts
+from klassify.scoring import score_parts, score_shards
 
 ROOT = Path(__file__).resolve().parent.parent
 TCN = ROOT / "recipes/klassify/conf/demo/tcn.yaml"
@@ -386,6 +388,79 @@ def test_status_goes_on_after_a_folder_that_is_none(small_data, tmp_path, preten
     assert "does not exist" in captured.err and "done         4" in captured.out
     (tmp_path / "file").touch()
     assert cli.main(["status", str(tmp_path / "file")]) == 2 and "no folder" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------ waiting and merging
+
+
+def while_waiting(monkeypatch, happens) -> None:
+    """`happens` instead of every pause of a waiting command."""
+    clock = types.SimpleNamespace(sleep=lambda _: happens(), monotonic=time.monotonic)
+    monkeypatch.setattr(submit, "time", clock)
+
+
+def test_waiting_ends_with_the_files_or_with_what_is_missing(small_data, tmp_path, pretended, monkeypatch, capsys):
+    out = tmp_path / "out"
+    while_waiting(monkeypatch, lambda: shard(small_data, out, 1, 2, 3, 4))
+    assert launch(small_data, out, "--wait") == 0 and (out / "failures.tsv").exists()
+    while_waiting(monkeypatch, lambda: None)
+    assert launch(small_data, tmp_path / "other", "--wait") == 2
+    assert "missing      4  1-4" in capsys.readouterr().err
+
+
+def test_waiting_says_once_a_minute_where_it_stands(small_data, tmp_path, pretended, monkeypatch, capsys):
+    out, pauses = tmp_path / "out", []
+
+    def pause():
+        pauses.append(1)
+        pretended.queue(queued(out, 1, "R"), queued(out, 2, "PD", "JobHeldUser"))
+        if len(pauses) == 3:
+            shard(small_data, out, 1, 2, 3, 4)
+
+    while_waiting(monkeypatch, pause)
+    monkeypatch.setattr(submit, "SAY_S", 0.0)
+    assert launch(small_data, out, "--wait") == 0
+    said = capsys.readouterr().err
+    assert "1 running, 1 held, 2 missing" in said and "mend:  scontrol release 101_2" in said
+
+
+def test_the_time_left_follows_from_shards_that_are_done(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    assert launch(small_data, out) == 0
+    shard(small_data, out, 1)
+    (out / "slurm/extract/logs/101_1.log").write_text("== shard 1/4: ended with status 0 after 90 s\n")
+    pretended.queue(queued(out, 2, "R"), queued(out, 3, "PD", "Priority"), queued(out, 4, "PD", "Priority"))
+    capsys.readouterr()
+    assert cli.main(["status", str(out)]) == 1
+    text = capsys.readouterr().out
+    assert "1:00:00 at most to the limit" in text and "about 0:04:30 left, at 90 s a shard" in text
+
+
+def test_scores_whose_last_process_died_before_it_joined_them_are_merged(
+    small_data, tmp_path, pretended, monkeypatch, capsys
+):
+    model = make_model(tmp_path / "tcn")
+    asked = ["score", str(model), "--split", "val", *small_data.arguments]
+    with monkeypatch.context() as patch:
+        patch.setattr(score_parts, "CHUNK_CLIPS", 4)
+        patch.setattr(score_shards, "finish", lambda parts: False)
+        assert cli.main([*asked, "--shard", "1/2"]) == 0
+        assert cli.main(["merge", str(model)]) == 2  # its other half is missing
+        assert cli.main([*asked, "--shard", "2/2"]) == 0
+        assert cli.main([*asked, "--launcher", "slurm", "--shards", "2"]) == 0 and not pretended.submitted
+    assert (model / "scores/val.clips.tsv").exists() and not (model / "scores/val.parts").exists()
+    capsys.readouterr()
+    assert cli.main(["status", str(model)]) == 2  # nothing was launched, and no parts are left
+    assert cli.main([*asked, "--launcher", "slurm", "--force"]) == 0
+    assert len(pretended.submitted) == 2 and not (model / "scores/val.windows.tsv").exists()
+
+
+def test_force_of_a_training_clears_its_folder_once_it_is_taken(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "tcn"
+    asked = ["train", str(TCN), "train.epochs=1", "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
+    assert cli.main(asked) == 0 and cli.main([*asked, "--launcher", "slurm", "--force"]) == 0
+    assert len(pretended.submitted) == 1 and not (out / "training.json").exists()
+    assert cli.main(["status", str(out)]) == 1
 
 
 # ------------------------------------------------------------------------------ status and resume

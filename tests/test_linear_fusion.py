@@ -1,5 +1,6 @@
 """The linear fusion: its solvers, released weights, and `klassify fuse --rule linear` from frames to both answers."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from klassify import cli, datalist, detector, evaluate, framescores, package, segments, systems
+from klassify import cli, datalist, detector, evaluate, frame_fusion, framescores, package, segments, systems
 from klassify.errors import KlassifyError
 from klassify.models import linear_fusion
 from klassify.models.linear_fusion import COLUMNS, LinearFusion
@@ -484,3 +485,16 @@ def test_a_cosine_becomes_a_share_of_the_way_from_real_to_fake():
     np.testing.assert_allclose(frames.p_fake, np.clip((1 + score) / 2, 0, 1))
     with pytest.raises(KlassifyError, match="distance"):
         systems.to_probability(score, "distance")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"weight": None}, "incomplete"), ({"bias": [0, 0, 0]}, "do not fit"), ({"columns": 5}, "incomplete")],
+)
+def test_a_rule_that_was_damaged_by_hand_is_said(changed, said):
+    whole = {"rule": "linear", "columns": [["score"], ["score"]], "weight": [[0, 1], [1, 0]], "bias": [0, 0],
+             "means": [0, 0], "hold_s": 0.64, "aggregate": "max"}  # fmt: skip
+    system = systems.System("fused", "fusion", "both", "segment", "log_odds", ["a", "b"], whole)
+    assert frame_fusion.Rule.of(system).columns == [["score"], ["score"]]
+    with pytest.raises(KlassifyError, match=said):
+        frame_fusion.Rule.of(dataclasses.replace(system, parameters=whole | changed))

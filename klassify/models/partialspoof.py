@@ -311,8 +311,3 @@ class PartialSpoof(nn.Module):
                 pieces[name].append(x[:, (begin - first) * per_cell : stop])
         lengths = output_lengths(n_frames)
         return {name: torch.cat(parts, dim=1)[:, :length] for (name, parts), length in zip(pieces.items(), lengths)}
-
-    def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """cos(fake) - cos(real) (B,) of batch["wave"] (B, N): that of its most suspicious 160 ms."""
-        cosines = self.frame_scores(batch["wave"])["ps160"]
-        return (cosines[..., 1] - cosines[..., 0]).amax(dim=1)
