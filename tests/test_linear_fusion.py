@@ -489,7 +489,7 @@ def test_a_cosine_becomes_a_share_of_the_way_from_real_to_fake():
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"weight": None}, "incomplete"), ({"bias": [0, 0, 0]}, "do not fit"), ({"columns": 5}, "incomplete")],
+    [({"weight": "x"}, "incomplete"), ({"bias": [0, 0, 0]}, "do not fit"), ({"columns": 5}, "incomplete")],
 )
 def test_a_rule_that_was_damaged_by_hand_is_said(changed, said):
     whole = {"rule": "linear", "columns": [["score"], ["score"]], "weight": [[0, 1], [1, 0]], "bias": [0, 0],
