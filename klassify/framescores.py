@@ -135,6 +135,8 @@ def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores
     Raises KlassifyError for frames off the 40 ms grid and columns that are no probabilities.
     """
     codes, files = pd.factorize(table["file"])
+    if (codes < 0).any():
+        raise KlassifyError(f"{int((codes < 0).sum())} frames name no file.", where=where)
     start = table["start"].to_numpy(float)
     order = np.lexsort((start, codes))
     offsets = row_offsets(np.bincount(codes, minlength=len(files)))
