@@ -294,6 +294,17 @@ def test_force_replaces_only_what_slurm_has_taken(small_data, tmp_path, pretende
     assert (pretended.folder / "controlled").read_text().splitlines()[-1] == "release 101"
 
 
+def test_a_job_that_cannot_be_released_is_named(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    shard(small_data, out, 1, 2, 3, 4)
+    (pretended.folder / "scontrol").write_text('#!/bin/bash\n[ "$1" = release ] && exit 1\necho MaxArraySize = 1001\n')
+    assert launch(small_data, out, "--force") == 2
+    assert "mend:  scontrol release 101" in capsys.readouterr().err
+    pretended.queue(*(queued(out, i, "PD", "JobHeldUser") for i in range(1, 5)))
+    assert cli.main(["status", str(out)]) == 1
+    assert "held         4  1-4" in (text := capsys.readouterr().out) and "scontrol release 101_1," in text
+
+
 def test_force_gives_back_what_slurm_took_before_it_refused(small_data, tmp_path, pretended, capsys):
     """Two arrays, since the indices are bounded; the second one is refused."""
     out = tmp_path / "out"

@@ -111,7 +111,10 @@ def cancel(job: int) -> None:
 
 def release(job: int) -> None:
     """Let a job begin that was submitted on hold."""
-    _ask(["scontrol", "release", str(job)])
+    try:
+        _ask(["scontrol", "release", str(job)])
+    except NoAnswer as error:
+        raise KlassifyError(f"Job {job} is in the queue, on hold: {error}.", mend=f"scontrol release {job}") from None
 
 
 def _environment(is_dropped: Callable[[str], bool]) -> dict[str, str]:

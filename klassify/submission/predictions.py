@@ -7,9 +7,7 @@ a tree of Python lists takes 300, and scores that tie there tie here.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
 import json
 import math
 import os
@@ -24,6 +22,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, some
 from klassify.ragged import row_numbers, row_offsets
+from klassify.segment_cells import without_gc
 
 CHUNK_BYTES = 1 << 18  # of JSON parsed at once; its tree of lists then stays in the processor's cache
 WHITESPACE = b" \t\n\r"
@@ -155,7 +154,7 @@ def read_prediction_json(path: str | os.PathLike, chunk_bytes: int = CHUNK_BYTES
     names: list[str] = []
     counts, rows = [np.empty(0, np.int64)], [np.empty((0, 3), np.float32)]
     try:
-        with open(path, "rb") as handle, _no_garbage_collection():
+        with open(path, "rb") as handle, without_gc():
             for offset, members in _members(handle, path, chunk_bytes):
                 new_names, new_counts, new_rows = _parse(members) or _parse_one_by_one(members, offset, path)
                 names.extend(new_names)
@@ -166,18 +165,6 @@ def read_prediction_json(path: str | os.PathLike, chunk_bytes: int = CHUNK_BYTES
     read = Proposals(np.array(names, dtype=object), row_offsets(np.concatenate(counts)), np.concatenate(rows))
     last = {name: index for index, name in enumerate(names)}
     return read if len(last) == len(names) else read.take(np.fromiter(last.values(), np.int64))
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """The collector would walk millions of new lists, none of them in a cycle: half of the reader's time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
