@@ -204,13 +204,25 @@ def _system(folder: Path) -> list[Path]:
 
 
 def _detector(folder: Path) -> list[Path]:
-    entry = {"kind": "model", "modality": "visual", "supervision": "clip", "inputs": [], "hash": "0123456789abcdef"}
-    content = {
-        "answers": {"task1": "maxout", "task2": "sub/merged"},
-        "systems": {"tcn": entry, "maxout": entry | {"inputs": ["tcn"]}, "sub/merged": entry | {"proposals": "abc"}},
+    _systems(folder)
+    graph = {"tcn": [], "maxout": ["tcn"], "sub/merged": ["tcn"]}
+    entry = {"kind": "model", "modality": "visual", "supervision": "clip"}
+    entries = {
+        name: entry | {"inputs": inputs, "hash": systems.system_hash(folder / name)} for name, inputs in graph.items()
     }
+    content = {"answers": {"task1": "maxout", "task2": "sub/merged"}, "systems": entries}
     (folder / "detector.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return [folder / "detector.yaml"]
+
+
+def _systems(folder: Path) -> None:
+    for name in ("tcn", "maxout", "sub/merged"):
+        systems.write_system(folder / name, systems.System(name, "model", "visual", "clip", "log_odds"))
+
+
+def _read_detector(path: Path) -> None:
+    _systems(path.parent)
+    read_detector(path)
 
 
 def _record(folder: Path) -> list[Path]:
@@ -286,7 +298,7 @@ TARGETS = (
     Target("archive", _archive, _check),
     Target("config", _config, _load_config, text=True),
     Target("system", _system, lambda path: systems.load_system(path.parent), text=True),
-    Target("detector", _detector, read_detector, text=True),
+    Target("detector", _detector, _read_detector, text=True),
     Target("launch record", _record, _read_record, text=True),
     Target("shard", _shard, _read_shard),
     Target("audio cache", _audio_cache, _read_audio_cache, together=True),
