@@ -62,6 +62,7 @@ def test_demo_evaluates_every_reported_system(checkout):
         assert list((checkout / "exp/demo-tiny/klassify/evaluation").glob(f"*{figure}*.png"))
 
 
+@pytest.mark.slow
 def test_running_again_keeps_everything(checkout):
     kept = [path for path in checkout.rglob("*") if path.suffix in (".safetensors", ".parquet", ".zip", ".mp4")]
     before = {path: path.stat().st_mtime_ns for path in kept}

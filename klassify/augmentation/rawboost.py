@@ -11,7 +11,6 @@ Waves are (n,) at 16 kHz; randomness comes from the generator that is handed in.
 from __future__ import annotations
 
 import numpy as np
-from scipy.signal import firwin, freqz, oaconvolve
 
 from klassify.media import SAMPLE_RATE
 
@@ -65,6 +64,8 @@ def stationary(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def notches(rng: np.random.Generator, low_db: float, high_db: float) -> np.ndarray:
     """A linear-phase filter of five random notches in a row, scaled to a peak gain between the two."""
+    from scipy.signal import firwin, freqz  # a second that only those who augment pay
+
     taps = np.ones(1)
     for _ in range(BANDS):
         centre, width, n = rng.uniform(*CENTRE_HZ), rng.uniform(*WIDTH_HZ), int(rng.uniform(*TAPS))
@@ -76,6 +77,8 @@ def notches(rng: np.random.Generator, low_db: float, high_db: float) -> np.ndarr
 
 def filtered(wave: np.ndarray, taps: np.ndarray) -> np.ndarray:
     """The wave through a symmetric filter of odd length, its delay removed."""
+    from scipy.signal import oaconvolve
+
     middle = len(taps) // 2
     return oaconvolve(wave, taps)[middle : middle + len(wave)]
 
