@@ -100,17 +100,9 @@ def _chunks_to_score(folder: Path, split: str, args: argparse.Namespace) -> int:
 
     Scores made with other settings are refused, unless --force replaces them.
     """
-    import torch
-
-    from klassify.clip_data import Sources
-    from klassify.experiment import load_experiment
     from klassify.scoring import score_shards
 
-    sources, system = Sources(args.lists, args.media, args.features), systems.load_system(folder)
-    _check_scored(folder, system)
-    with torch.device("meta"):
-        data = load_experiment(folder / systems.CONFIG).data
-    parts = _parts(folder, system, split, data, sources, args)
+    parts, sources = _planned(folder, systems.load_system(folder), split, args)
     if args.force or args.dry_run or not score_shards.is_done(parts):
         return parts.layout.n_chunks
     print(_clip_scores(folder, parts, sources))
@@ -151,9 +143,9 @@ def _score_model(
     """Score a share of a split with a trained model; returns what to say: which file is there, or what it lacks."""
     from klassify.scoring import score_shards
 
-    model, data, sources = _inputs(folder, system, args)
-    parts = _parts(folder, system, split, data, sources, args)
+    parts, sources = _planned(folder, system, split, args)
     if not score_shards.is_done(parts, force=args.force):
+        model, data = systems.load_model(folder)
         how = {name: getattr(args, name) for name in ("batch_size", "workers", "device", "approximate")}
         score_shards.score_share(parts, model, data, sources, *shard, **how)
         if not score_shards.finish(parts):
@@ -187,13 +179,19 @@ def _check_sources(args: argparse.Namespace) -> None:
         raise KlassifyError("Give --lists, --media and --features: a model is scored from its inputs.")
 
 
-def _inputs(folder: Path, system: systems.System, args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """The model, its ClipData and the Sources of what it is run on."""
+def _planned(folder: Path, system: systems.System, split: str, args: argparse.Namespace) -> tuple[Parts, Any]:
+    """What is to be scored and the Sources of it, before anything of the model's size is made or read."""
     _check_scored(folder, system)
     _check_sources(args)
-    from klassify.clip_data import Sources
+    import torch
 
-    return *systems.load_model(folder), Sources(args.lists, args.media, args.features)
+    from klassify.clip_data import Sources
+    from klassify.experiment import load_experiment
+
+    sources = Sources(args.lists, args.media, args.features)
+    with torch.device("meta"):
+        data = load_experiment(folder / systems.CONFIG).data
+    return _parts(folder, system, split, data, sources, args), sources
 
 
 def _parts(
