@@ -21,7 +21,7 @@ from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment, save_config
 from klassify.launch import slurm, submit, work
 from klassify.launch.options import Options, without_launcher
-from klassify.launch.record import read_record
+from klassify.launch.record import Record, read_record
 from klassify.launch.script import directive
 from klassify.launch.survey import survey
 from klassify.scoring import score_parts, score_shards
@@ -531,6 +531,25 @@ def test_what_failed_is_named_with_the_reason(small_data, tmp_path, pretended, c
     capsys.readouterr()
     assert cli.main(["status", str(out)]) == 1
     assert reason in (text := capsys.readouterr().out) and f"klassify resume {out}" in text
+
+
+def test_a_folder_has_one_name_however_it_is_written(small_data, tmp_path, pretended, monkeypatch, capsys):
+    out, link = tmp_path / "out", tmp_path / "link"
+    assert launch(small_data, out) == 0
+    link.symlink_to(out)
+    pretended.queue(*(queued(out, i, "R") for i in range(1, 5)), merge_row(out, 102))
+    monkeypatch.chdir(out)
+    for written in (".", "../out", str(link)):
+        capsys.readouterr()
+        assert cli.main(["status", written]) == 1
+        assert "running      4  1-4" in (text := capsys.readouterr().out) and "resume" not in text
+        assert cli.main(["resume", written]) == 0 and len(pretended.submitted) == 2
+
+
+def test_splits_that_begin_alike_have_jobs_of_their_own(tmp_path):
+    splits = (f"val_subset_of_the_hard_clips_of_2025_{letter}" for letter in "ab")
+    one, two = (Record(work.ScoreWork(tmp_path, 2, split), [], "/", Options()).name for split in splits)
+    assert one != two
 
 
 def test_resume_submits_what_is_neither_done_nor_queued(small_data, tmp_path, pretended):

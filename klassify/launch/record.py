@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,11 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The jobs' name: another folder has another."""
-        place = hashlib.sha256(str(self.work.folder.resolve()).encode()).hexdigest()[:8]
-        words = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.work.step}-{self.work.folder.name}")[:40]
-        return f"klassify-{words}-{place}"
+        """The jobs' name: another folder or step has another, and a folder has one however it is written."""
+        folder = self.work.folder.resolve()
+        which = hashlib.sha256(os.fsencode(folder) + b"\0" + os.fsencode(self.work.step)).hexdigest()[:8]
+        words = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.work.step}-{folder.name}")[:40]
+        return f"klassify-{words}-{which}"
 
     @property
     def merge_name(self) -> str:

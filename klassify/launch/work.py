@@ -36,7 +36,7 @@ class Work(abc.ABC):
     @property
     def title(self) -> str:
         """What it is, for a person."""
-        return f"klassify {self.step.replace('-', ' ')} of {self.folder.name}"
+        return f"klassify {self.step.replace('-', ' ')} of {self.folder.resolve().name}"
 
     @abc.abstractmethod
     def done(self) -> set[int]:
