@@ -97,12 +97,22 @@ def _on_cluster(args: argparse.Namespace, chunk: int, argv: list[str], options: 
     if args.shard or args.status:
         raise KlassifyError("--shard and --status go without --launcher slurm.")
     files = datalist.read_list(args.list)["file"].tolist()
-    settings = extraction_settings(extraction(args), files, chunk)
+    settings = extraction_settings(extraction(args, _device_of_a_task(args, options)), files, chunk)
     if not args.force:
         parts_there(args.out, settings, options.shards)
     datalist.media_folder(args.root, args.list.stem, files)
     command = ["extract", *without(argv, "--jobs")]  # which follows the CPUs of a task
     return [record_of(ExtractWork(args.out, options.shards), command, options)]
+
+
+def _device_of_a_task(args: argparse.Namespace, options: Options) -> str:
+    """cuda or cpu: what a node has and the machine that submits may not."""
+    if args.device == "auto":
+        return "cuda" if options.asks_for_gpus else "cpu"
+    device = args.device.partition(":")[0]
+    if device not in ("cuda", "cpu"):
+        raise KlassifyError(f"A task on a cluster has no device {args.device!r}.", mend="--device auto, cpu or cuda")
+    return device
 
 
 # ------------------------------------------------------------------------------ what is to be done

@@ -81,8 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=int, help="frames a batch (default: 8 and 64)")
 
 
-def extraction(args: argparse.Namespace) -> Extraction:
-    """The extraction that the arguments ask for; KlassifyError for those that do not fit together."""
+def extraction(args: argparse.Namespace, device: str | None = None) -> Extraction:
+    """The extraction that the arguments ask for; KlassifyError for those that do not fit together.
+
+    device: of another machine, on which it will run, `cuda` or `cpu`; None: one of this machine, as --device says.
+    """
     for name, kind in OWN_ARGUMENTS.items():
         if kind != args.kind and getattr(args, name) is not None:
             raise KlassifyError(f"--{name} belongs to --kind {kind}, not to --kind {args.kind}.")
@@ -92,7 +95,7 @@ def extraction(args: argparse.Namespace) -> Extraction:
     kinds = {
         "mouth": mouth_extraction,
         "audio": audio_extraction,
-        "lmm": lmm_extraction,
+        "lmm": functools.partial(lmm_extraction, elsewhere=device),
         "reconstruction": reconstruction_extraction,
     }
     return kinds[args.kind](args)
@@ -141,16 +144,18 @@ def extract_audio(root: Path, file: str) -> AudioRow:
     return attempt(AudioRow, root, file, decoded)
 
 
-def lmm_extraction(args: argparse.Namespace) -> Extraction:
-    """What an LMM sees and says of every 200th frame."""
+def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Extraction:
+    """What an LMM sees and says of every 200th frame. elsewhere: see extraction()."""
     if args.lmm is None:
         raise KlassifyError(
             "--kind lmm needs --lmm MODEL.", mend="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense"
         )
+    import torch
+
     from klassify.features import lmm, lmm_model
     from klassify.scoring.inference import pick_device
 
-    device = pick_device(args.device)
+    device = torch.device(elsewhere) if elsewhere else pick_device(args.device)
     bits = 32 if device.type == "cpu" and args.load_in == 16 else args.load_in
     source = lmm_model.LMMSource(args.lmm, args.clip, bits, args.download)
     lmm_model.check_bits(bits, device)

@@ -189,6 +189,39 @@ def test_what_cannot_be_launched_is_refused_by_name(small_data, tmp_path, preten
     assert named in capsys.readouterr().err and not pretended.submitted
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["--dry-run"], ["--wait"], ["--shards", "4"], ["--max-parallel", "2"], ["--gpus", "1"], ["--time", "1"],
+     ["--cpus", "1"], ["--max-restarts", "0"], ["--grace", "0"], ["--sbatch-arg=--qos=x"], ["--module", "m"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_an_option_of_the_launcher_is_refused_without_it(small_data, tmp_path, pretended, capsys, option):
+    out = tmp_path / "out"
+    assert extract(small_data, out, "--force", *option) == 2
+    assert f"{option[0].partition('=')[0]} goes with --launcher slurm" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_dry_run_without_the_launcher_trains_nothing(small_data, tmp_path, capsys):
+    asked = ["train", str(TCN), "--out", str(tmp_path / "tcn"), *small_data.arguments, "--force", "--dry-run"]
+    assert cli.main(asked) == 2
+    assert "--dry-run" in capsys.readouterr().err and not (tmp_path / "tcn").exists()
+
+
+def test_lmm_features_are_checked_for_the_device_of_a_task(small_data, tmp_path, pretended, monkeypatch, capsys):
+    """The machine that submits has no GPU, on which weights are float16 and not float32."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out, seen = tmp_path / "out", []
+    monkeypatch.setattr("klassify.extract.parts_there", lambda out, settings, n: seen.append(settings["precision"]))
+    monkeypatch.setattr("klassify.features.lmm_model.check_bits", lambda bits, device: seen.append(device.type))
+    asked = ("--launcher", "slurm", "--shards", "2", "--kind", "lmm", "--lmm", "tiny")
+    for more in ([], ["--gpus", "1"], ["--device", "cuda"], ["--sbatch-arg=--gres=gpu:a100:1"],
+                 ["--gpus", "1", "--load-in", "4"], ["--gpus", "1", "--device", "cpu"]):  # fmt: skip
+        assert extract(small_data, out, *asked, "--dry-run", *more) == 0
+    assert seen[::2] == ["cpu", "cuda", "cuda", "cuda", "cuda", "cpu"]
+    assert seen[1::2][:4] == ["float32", "float16", "float16", "float16"] and seen[-1] == "float32"
+    assert extract(small_data, out, *asked, "--device", "cud") == 2 and "'cud'" in capsys.readouterr().err
+
+
 def test_other_settings_are_refused_before_anything_is_submitted(small_data, tmp_path, pretended, capsys):
     shard(small_data, tmp_path / "out", 1)
     assert launch(small_data, tmp_path / "out", "--chunk", "7") == 2

@@ -15,6 +15,7 @@ OWN = ("array", "job-name", "output", "error", "dependency", "parsable", "wrap",
        "kill-on-invalid-dep", "wait", "hold", "test-only", "requeue", "no-requeue", "time", "cpus-per-task", "nodes",
        "ntasks", "ntasks-per-node")  # fmt: skip
 INSTEAD = {"time": "--time", "cpus-per-task": "--cpus", "nodes": "--nodes", "ntasks-per-node": "--gpus"}
+GPUS = re.compile(r"--(gpus(-per-(node|task|socket))?=|(gres|tres-per-(job|node|task|socket))=.*gpu)")
 TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 
 
@@ -73,6 +74,11 @@ class Options:
         """Seconds before the limit at which a task is put back in the queue."""
         return min(120, self.limit_s // 2) if self.grace is None else self.grace
 
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether a task has a GPU: by --gpus, or by an option of sbatch."""
+        return bool(self.gpus) or any(GPUS.match(text) for text in self.sbatch)
+
     def changed(self, **values: Any) -> Options:
         """These options with others in their place; None leaves one as it is."""
         return dataclasses.replace(self, **{key: value for key, value in values.items() if value is not None})
@@ -110,12 +116,17 @@ def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = 
         if "--nodes" not in parser._option_string_actions:  # which the training has anyway
             group.add_argument("--nodes", type=int, default=1, help="nodes of the job (default: 1)")
     else:
-        group.add_argument("--shards", type=int, metavar="N", help="tasks that the list is cut into (default: 64)")
-        group.add_argument("--max-parallel", type=int, metavar="N", help="tasks that run at once (default: all)")
+        add_shard_arguments(group)
     add_job_arguments(group)
     group.add_argument("--gpus", type=int, metavar="M", help="GPUs a node (default: none)")
     group.add_argument("--wait", action="store_true", help="stay until it is done; ending this ends no job")
     group.add_argument("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
+
+
+def add_shard_arguments(group: argparse._ActionsContainer) -> None:
+    """What an array has and a single job has not."""
+    group.add_argument("--shards", type=int, metavar="N", help="tasks that the list is cut into (default: 64)")
+    group.add_argument("--max-parallel", type=int, metavar="N", help="tasks that run at once (default: all)")
 
 
 def add_job_arguments(group: argparse._ArgumentGroup) -> None:
@@ -130,6 +141,18 @@ def add_job_arguments(group: argparse._ArgumentGroup) -> None:
         "--sbatch-arg", action="append", metavar="=OPTION", help="for sbatch: --sbatch-arg=--partition=gpu"
     )
     group.add_argument("--module", action="append", metavar="NAME", help="`module load` it first; may be repeated")
+
+
+def refuse_launcher_options(args: argparse.Namespace) -> None:
+    """KlassifyError for an option that means something on a cluster only: the command would run here as if without."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_launcher_arguments(parser, training=True)
+    add_shard_arguments(parser)
+    for action in parser._actions:
+        own = action.dest in ("launcher", "nodes")  # a training has nodes without Slurm too
+        if not own and getattr(args, action.dest, action.default) != action.default:
+            raise KlassifyError(f"{action.option_strings[0]} goes with --launcher slurm.",
+                                mend="add --launcher slurm, or leave it out")  # fmt: skip
 
 
 def options_from(args: argparse.Namespace) -> Options:

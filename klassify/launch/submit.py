@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from klassify.errors import KlassifyError
 from klassify.files import locked, write_text
 from klassify.launch import script, slurm, survey
-from klassify.launch.options import Options, options_from, without_launcher
+from klassify.launch.options import Options, options_from, refuse_launcher_options, without_launcher
 from klassify.launch.record import FILE, Record, Submission, read_record
 from klassify.launch.work import Work, spans, unspanned
 
@@ -26,9 +26,10 @@ def submitted(args: argparse.Namespace, prepare: Callable[[list[str], Options], 
 
     args.command_line holds the command as it was typed. prepare: refuses mistakes before anything is queued, and
     returns what is to be submitted; it gets the command's arguments without those of the launcher, and the latter
-    as Options. False under `--launcher local`.
+    as Options. False under `--launcher local`, which goes with none of the launcher's other options.
     """
     if getattr(args, "launcher", "local") == "local":
+        refuse_launcher_options(args)
         return False
     argv = without_launcher(args.command_line[1:], training=not hasattr(args, "shards"))
     records = prepare(argv, options_from(args))
