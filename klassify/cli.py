@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         return module.run(parser.parse_intermixed_args(argv[1:])) or 0  # KEY=VALUE may stand after options too
     except KlassifyError as error:
         print(f"klassify {command}: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except OSError as error:  # of files that are not ours to read or write
         if isinstance(error, BrokenPipeError):  # `klassify ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

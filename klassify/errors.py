@@ -1,7 +1,8 @@
 """Errors a person can act on: what is wrong, where, and how to mend it.
 
-The command line prints a KlassifyError without a traceback and exits with 2. Anything else that
-escapes is a defect of this package and keeps its traceback.
+The command line prints a KlassifyError without a traceback and exits with its status: 2, or 75 (as EX_TEMPFAIL)
+where the same command may succeed later. Anything else that escapes is a defect of this package and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ class KlassifyError(Exception):
     mend: what to do about it, as a command where there is one.
     """
 
+    status = 2
+
     def __init__(self, what: str, *, where: object = None, mend: str | None = None):
         super().__init__(what)
         self.what, self.where, self.mend = what, where, mend
@@ -28,6 +31,12 @@ class KlassifyError(Exception):
         if self.mend:
             lines.append(f"  mend:  {self.mend}")
         return "\n".join(lines)
+
+
+class Interrupted(KlassifyError):
+    """Nobody's mistake: what is outside failed, and the same command may go on. A job on a cluster is started again."""
+
+    status = 75
 
 
 def some(items: Iterable[object], limit: int = 5) -> str:

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from klassify import cli, datalist, datasets, store
 from klassify.clip_data import ClipWindows, Examples, Sources
 from klassify.datasets import MouthFeatures
-from klassify.errors import KlassifyError
+from klassify.errors import Interrupted, KlassifyError
 from klassify.frame_datasets import MouthTags
 from klassify.models.tcn import TaggingTCN
 from klassify.models.w2v_aasist import AASIST
@@ -74,7 +74,7 @@ def test_killed_rank_ends_the_others_and_the_training_goes_on(config, small_data
     (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(other), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
-    assert process.returncode in (2, -signal.SIGKILL)  # its own end, or that which Fabric makes of it
+    assert process.returncode in (Interrupted.status, -signal.SIGKILL)  # its own end, or that which Fabric makes of it
     assert "Another process of this training failed" in said and "Traceback" not in said
     assert not (out / "training.json").exists()
     done = subprocess.run(arguments, env=ENV, capture_output=True, text=True, timeout=300)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import time
@@ -17,7 +18,7 @@ from small_systems import make_system
 
 from klassify import cli, store, systems
 from klassify.checkpoints import save_weights
-from klassify.errors import KlassifyError
+from klassify.errors import Interrupted, KlassifyError
 from klassify.experiment import load_experiment, save_config
 from klassify.launch import slurm, submit, work
 from klassify.launch.options import Options, without_launcher
@@ -25,6 +26,7 @@ from klassify.launch.record import Record, read_record
 from klassify.launch.script import directive
 from klassify.launch.survey import survey
 from klassify.scoring import score_parts, score_shards
+from klassify.training.ranks import explained
 
 ROOT = Path(__file__).resolve().parent.parent
 TCN = ROOT / "recipes/klassify/conf/demo/tcn.yaml"
@@ -327,6 +329,55 @@ def test_force_replaces_only_what_slurm_has_taken(small_data, tmp_path, pretende
     assert (pretended.folder / "controlled").read_text().splitlines()[-1] == "release 101"
 
 
+def test_force_is_the_cure_of_parts_of_another_number_and_of_damaged_ones(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    assert extract(small_data, out, "--jobs", "1") == 0 and launch(small_data, out) == 2
+    assert "n: 1 there, 4 now" in capsys.readouterr().err
+    assert launch(small_data, out, "--force", "--dry-run") == 0 and store.parts_in(out)
+    assert launch(small_data, out, "--force") == 0 and not store.parts_in(out)
+    shard(small_data, out, 1, 2)
+    next(out.glob("part-2-*.parquet")).write_bytes(b"PAR1")
+    pretended.queue(queued(out, 3, "R"))
+    capsys.readouterr()
+    assert launch(small_data, out, "--force") == 2 and "It is in the queue" in capsys.readouterr().err
+    assert launch(small_data, out, "--force", "--chunk", "1") == 2 and "Other work" in capsys.readouterr().err
+    pretended.queue()
+    assert launch(small_data, out, "--force") == 0 and not store.parts_in(out)
+
+
+def test_force_replaces_parts_of_scores_of_mixed_settings(small_data, tmp_path, pretended, monkeypatch, capsys):
+    monkeypatch.setattr(score_parts, "CHUNK_CLIPS", 4)
+    model = make_model(tmp_path / "tcn")
+    asked = ["score", str(model), "--split", "val", *small_data.arguments]
+    assert cli.main([*asked, "--shard", "1/2"]) == 0
+    made = next((model / "scores/val.parts").glob("chunk-*"))
+    shutil.copy(made, made.with_name(f"{made.stem[:-16]}{'0' * 16}.parquet"))
+    assert cli.main([*asked, "--launcher", "slurm", "--force"]) == 0
+    assert len(pretended.submitted) == 2 and not (model / "scores/val.parts").exists()
+
+
+@pytest.mark.parametrize(("status", "again"), [(2, False), (Interrupted.status, True), (137, True), (0, False)])
+def test_a_training_that_lost_a_rank_is_started_again_and_a_mistake_is_not(
+    small_data, tmp_path, pretended, status, again
+):
+    out = tmp_path / "tcn"
+    assert cli.main(["train", str(TCN), "--out", str(out), *small_data.arguments, "--launcher", "slurm"]) == 0
+    for name, text in (("srun", f"exit {status}"), ("sleep", "exit 0")):
+        (pretended.folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (pretended.folder / name).chmod(stat.S_IRWXU)
+    job = subprocess.run(["bash", out / "slurm/train/job.sh"], env=os.environ | {"SLURM_JOB_ID": "101"}, check=False)
+    asked = pretended.folder / "controlled"
+    assert job.returncode == status and ("requeue 101" in (asked.read_text() if asked.exists() else "")) == again
+
+
+def test_a_lost_connection_has_a_status_of_its_own(monkeypatch, capsys):
+    error = explained(RuntimeError("[../gloo/pair.cc:534] Connection closed by peer [10.0.0.2]:1. More"))
+    monkeypatch.setattr("klassify.status.run", lambda args: (_ for _ in ()).throw(error))
+    assert cli.main(["status", "x"]) == 75 and "last checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr("klassify.status.run", lambda args: (_ for _ in ()).throw(KlassifyError("A mistake.")))
+    assert cli.main(["status", "x"]) == 2
+
+
 def test_a_job_that_cannot_be_released_is_named(small_data, tmp_path, pretended, capsys):
     out = tmp_path / "out"
     shard(small_data, out, 1, 2, 3, 4)
@@ -549,6 +600,22 @@ def test_a_shard_that_ends_while_status_looks_is_done(small_data, tmp_path, pret
         ("klassify extract: The list is broken.\n== shard 2/4: ended with status 2 after 3 s\n", "The list is broken"),
         ("slurmstepd: error: *** JOB 101 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***\n", "time limit"),
         ("slurmstepd: error: Detected 1 oom-kill event(s)\n== shard 2/4: ended with status 137 after 3 s\n", "memory"),
+        (
+            "klassify train: Another process failed.\n"
+            "slurmstepd: error: *** STEP 101.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***\n"
+            "== shard 2/4: ended with status 75 after 3 s\n"
+            "slurmstepd: error: *** JOB 101 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO JOB REQUEUE ***\n",
+            "status 75: klassify train: Another process failed.",
+        ),
+        (
+            "slurmstepd: error: *** STEP 101.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***\n",
+            "without a word",
+        ),
+        (
+            "== shard 2/4: ended with status 143 after 3 s\n"
+            "slurmstepd: error: *** JOB 101 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***\n",
+            "time limit",
+        ),
         ("== shard 2/4: given up after 3 restarts\n", "given up"),
         ("", "without a word"),
     ],

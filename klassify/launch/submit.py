@@ -58,18 +58,18 @@ def submit_missing(record: Record, *, dry_run: bool = False, replace: bool = Fal
         _show_missing(record, replace)
         return
     with locked(record.folder):  # two commands at once would submit everything twice
-        _take_over(record)
-        _submit(record, survey.survey(record), replace)
+        _take_over(record, replace)
+        _submit(record, survey.survey(record, anew=replace), replace)
 
 
-def _take_over(record: Record) -> None:
+def _take_over(record: Record, replace: bool) -> None:
     """Know of the jobs that an earlier command submitted. One that makes something else must be over."""
     path = record.folder / FILE
     if not path.exists():
         return
     before = read_record(path)
     same = (before.work.n, before.arguments, before.cwd) == (record.work.n, record.arguments, record.cwd)
-    if not same and survey.survey(before).in_queue:
+    if not same and survey.survey(before, anew=replace).in_queue:
         raise KlassifyError(
             f"Other work on this folder is in the queue: {_differences(before, record)}.", where=record.work.folder,
             mend=f"wait for it, or end it: scancel --name={before.name}",
@@ -144,8 +144,8 @@ def _submit_arrays(
 
 def _show_missing(record: Record, replace: bool) -> None:
     """What would be done: the state, scripts and commands."""
-    _take_over(record)
-    found = survey.survey(record)
+    _take_over(record, replace)
+    found = survey.survey(record, anew=replace)
     if found.is_done or found.in_queue:
         print(*survey.lines(found), sep="\n")
     if found.in_queue and not found.lacking:

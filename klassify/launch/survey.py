@@ -17,7 +17,7 @@ from klassify.launch.work import spans
 STATES = ("done", "running", "queued", "held", "failed", "missing")
 BEGIN = re.compile(r"== .*: job (\S+), start (\d+), on (\S+), (\S+)")
 ENDED = re.compile(r"== .*: ended with status (\d+) after (\d+) s")
-CANCELLED = re.compile(r"CANCELLED AT \S+(?: DUE TO ([A-Z ]+))?")
+CANCELLED = re.compile(r"\*\*\* JOB \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+))?")
 LOG_TAIL = 16384
 LOGS_READ = 50  # for the duration of a shard
 
@@ -59,9 +59,10 @@ class Survey:
         return [*self.of("failed"), *self.of("missing")]
 
 
-def survey(record: Record) -> Survey:
-    """Look at files, queue and logs."""
-    done = record.work.done()
+def survey(record: Record, *, anew: bool = False) -> Survey:
+    """Look at files, queue and logs. anew: at the queue alone, since what is there will be replaced, damaged or not."""
+    look = set if anew else record.work.done
+    done: set[int] = look()
     found = Survey(record, {}, [])
     rows: list[slurm.Queued] = []
     try:
@@ -70,14 +71,15 @@ def survey(record: Record) -> Survey:
         found.slurm = str(error)
     queued = {record.shard_of(row.job, row.index): row for row in rows if row.name == record.name}
     if not done.issuperset(set(range(1, record.work.n + 1)).difference(queued)):
-        done = record.work.done()  # a task may have ended between the two looks
+        done = look()  # a task may have ended between the two looks
     for shard in range(1, record.work.n + 1):
         if shard in done:
             found.states[shard] = ("done", "")
         elif shard in queued:
             found.states[shard] = _of_queue(queued[shard])
         else:
-            found.states[shard] = _of_log(record.log_of(shard), asked=not found.slurm)
+            log = None if anew else record.log_of(shard)
+            found.states[shard] = _of_log(log, asked=not found.slurm)
     waiting = [row for row in rows if row.name == record.merge_name]
     found.merge = _merge_state(found, waiting)
     found.time_left = max((row.time_left for row in queued.values() if row.is_running), key=_seconds, default="")
@@ -109,7 +111,8 @@ def _of_log(path: Path | None, *, asked: bool) -> tuple[str, str]:
     cancelled = next((CANCELLED.search(line) for line in reversed(last) if CANCELLED.search(line)), None)
     if any("oom" in line.lower() and "kill" in line.lower() for line in last):
         return "failed", f"out of memory ({where})"
-    if cancelled:
+    # a job may end what failed before: the log has the reason. But what is out of time fails because of that
+    if cancelled and (not ended or (cancelled[1] or "").startswith("TIME")):
         return "failed", f"{(cancelled[1] or 'cancelled').strip().lower()} ({where})"
     if ended and ended[1] == "0":
         return "missing", f"ended well, but its files are gone ({where})"

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from klassify.errors import KlassifyError
+from klassify.errors import Interrupted, KlassifyError
 
 TIMEOUT = datetime.timedelta(minutes=30)  # longer than the first rank reads alone while the others wait
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
@@ -206,7 +206,7 @@ def explained(error: RuntimeError) -> KlassifyError | None:
         )
     reason = re.sub(r"^\[\S+\] ", "", text.splitlines()[0] if text else "").partition(". ")[0]
     if any(word in text.lower() for word in ("gloo", "nccl", "connection closed", "connection reset", "tcpstore")):
-        return KlassifyError(
+        return Interrupted(
             f"Another process of this training failed, was killed or cannot be reached ({reason}).",
             mend="look for its message; the same command goes on from the last checkpoint",
         )
