@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if chunk < 1:
         raise KlassifyError("--chunk is at least 1.")
     if submitted(args, functools.partial(_on_cluster, args, chunk)):
-        return 0
+        knows = args.strict and args.wait and not args.dry_run
+        return int(knows and ExtractWork(args.out, 1).has_failures())
     files = datalist.read_list(args.list)["file"].tolist()
     made_by = extraction(args)
     settings = extraction_settings(made_by, files, chunk)

@@ -503,6 +503,48 @@ def test_waiting_ends_with_the_files_or_with_what_is_missing(small_data, tmp_pat
     assert "missing      4  1-4" in capsys.readouterr().err
 
 
+def test_a_merge_job_that_can_never_begin_is_not_waited_for(small_data, tmp_path, pretended, monkeypatch, capsys):
+    out = tmp_path / "out"
+
+    def done():
+        shard(small_data, out, 1, 2, 3, 4)
+        pretended.queue(merge_row(out, 102).replace("Dependency", "PartitionTimeLimit"))
+
+    while_waiting(monkeypatch, done)
+    assert launch(small_data, out, "--wait") == 0 and (out / "failures.tsv").exists()
+    assert (pretended.folder / "cancelled").read_text().split() == ["102"]
+    (out / "failures.tsv").unlink()
+    assert cli.main(["resume", str(out)]) == 0 and (out / "failures.tsv").exists() and len(pretended.submitted) == 2
+
+
+def test_strict_tasks_that_fail_are_merged_and_who_waits_gets_their_status(
+    small_data, tmp_path, pretended, monkeypatch
+):
+    """One clip of the split has no audio."""
+    out = tmp_path / "out"
+    arguments = ["--jobs", "1", "--strict"]
+    numbers = range(1, SHARDS + 1)
+    ends: list[int] = []
+    while_waiting(monkeypatch, lambda: ends.extend(
+        extract(small_data, out, *arguments, "--shard", f"{i}/{SHARDS}") for i in numbers))  # fmt: skip
+    assert launch(small_data, out, "--strict", "--wait") == 1 and set(ends) == {0, 1}
+    assert pretended.submitted[1][1] == "--dependency=afterany:101" and (out / "failures.tsv").exists()
+    assert launch(small_data, out, "--strict", "--wait") == 1 and launch(small_data, out, "--wait") == 0
+
+
+def test_the_merge_job_asks_for_no_more_than_a_task_and_for_no_gpu(small_data, tmp_path, pretended):
+    out = tmp_path / "out"
+    of_gpus = ("--gpus-per-node=1", "--mem-per-gpu=4G", "--cpus-per-gpu=2", "--gpu-bind=none", "--ntasks-per-gpu=1",
+               "--tres-per-task=gres/gpu:1", "--gres=gpu:1", "--gres-flags=enforce-binding")  # fmt: skip
+    asked = [f"--sbatch-arg={option}" for option in (*of_gpus, "--partition=gpu", "--qos=x")]
+    assert launch(small_data, out, "--time", "00:20:00", *asked) == 0
+    text = (out / "slurm/extract/merge.sh").read_text()
+    assert "--time=00:20:00" in text and "--partition=gpu" in text and "--qos=x" in text
+    assert not any(option in text for option in of_gpus)
+    assert cli.main(["resume", str(out), "--time", "1-00:00:00"]) == 0
+    assert "--time=01:00:00" in (out / "slurm/extract/merge.sh").read_text()
+
+
 def test_waiting_says_once_a_minute_where_it_stands(small_data, tmp_path, pretended, monkeypatch, capsys):
     out, pauses = tmp_path / "out", []
 

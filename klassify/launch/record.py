@@ -54,6 +54,11 @@ class Record:
         return [*self.arguments, *(["--jobs", str(self.options.cpus)] if self.work.command == "extract" else [])]
 
     @property
+    def may_fail_whole(self) -> bool:
+        """Whether a task may end with a failure though its files are whole, so that merging must not depend on it."""
+        return self.work.command == "extract" and "--strict" in self.arguments
+
+    @property
     def name(self) -> str:
         """The jobs' name: another folder or step has another, and a folder has one however it is written."""
         folder = self.work.folder.resolve()

@@ -11,6 +11,8 @@ from pathlib import Path
 from klassify.errors import KlassifyError
 from klassify.launch.options import Options, one_line
 
+OF_GPUS = re.compile(r"--(gres|tres|[a-z-]*gpu)")  # options of sbatch that a job without a GPU must not have
+
 ARRAY = """{head}
 # {title}, cut into {n} shards. A task is a shard; what it leaves is whole.
 #   submitted with  sbatch --array=1-{first}{parallel} array.sh{beyond}
@@ -128,9 +130,10 @@ def job_script(
 
 
 def merge_script(title: str, arguments: Sequence[str], options: Options, folder: Path, name: str, cwd: str) -> str:
-    """The job that follows an array. It computes nothing: no GPU, an hour."""
-    small = options.changed(time="01:00:00", cpus=1, gpus=0, grace=0)
-    small = small.changed(sbatch=tuple(text for text in options.sbatch if not text.startswith(("--gres", "--gpus"))))
+    """The job that follows an array. It computes nothing: no GPU, and an hour at most, which every shard may have."""
+    kept = tuple(text for text in options.sbatch if not OF_GPUS.match(text))
+    time = options.time if options.limit_s < 3600 else "01:00:00"
+    small = options.changed(time=time, cpus=1, gpus=0, grace=0, sbatch=kept)
     return MERGE.format(
         head=head(name, folder / "logs/merge-%j.log", small, ["--ntasks=1"]), title=title, cwd=quoted(cwd),
         modules=modules(options), command=klassify(arguments),

@@ -94,8 +94,8 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
         print(*survey.lines(found), sep="\n")
     todo = list(range(1, record.work.n + 1)) if replace else found.lacking
     if not todo and found.is_done:
-        if not record.work.merged and not found.merge_is_queued:
-            print(f"{record.work.folder}: {record.work.merge()}")
+        if found.merge_is_never or not (record.work.merged or found.merge_is_queued):
+            _merge_here(record, found)
         return
     if not todo and (found.merge_is_queued or not found.merge):
         return
@@ -105,7 +105,7 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
     (record.folder / "logs").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(record.folder / name, text)
-    if record.merge_job and found.merge_is_queued:
+    if record.merge_job and (found.merge_is_queued or found.merge_is_never):
         slurm.cancel(record.merge_job)  # it waits for jobs of which some have failed
     earlier = sorted({submission.job for submission in record.submissions if found.in_queue & _shards(submission)})
     jobs = _submit_arrays(record, todo, script.options_in(next(iter(texts.values()))), found, hold=replace)
@@ -114,6 +114,13 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
         record.save()
         print(f"{record.work.folder}: {record.work.step}: job {record.merge_job} merges when they are done")
     print(f"  scripts and logs: {record.folder}\n  see:  klassify status {shlex.quote(str(record.work.folder))}")
+
+
+def _merge_here(record: Record, found: survey.Survey) -> None:
+    """Do what the merge job would, which is gone or never begins."""
+    if found.merge_is_never and record.merge_job:
+        slurm.cancel(record.merge_job)
+    print(f"{record.work.folder}: {record.work.merge()}")
 
 
 def _submit_arrays(
@@ -211,6 +218,8 @@ def merge_command(record: Record, jobs: Sequence[object], earlier: Sequence[obje
     earlier: arrays that still run, of which other tasks have failed.
     """
     groups = {"afterok": jobs, "afterany": earlier}
+    if record.may_fail_whole:
+        groups = {"afterany": [*jobs, *earlier]}
     after = ",".join(":".join(map(str, (name, *group))) for name, group in groups.items() if group)
     return [
         "sbatch",
@@ -242,7 +251,7 @@ def wait(record: Record) -> None:
     while True:
         found = survey.survey(record)
         if found.is_done and not found.merge_is_queued:
-            print(f"{record.work.folder}: {record.work.merge()}")
+            _merge_here(record, found)
             return
         if not found.in_queue and not found.slurm:
             time.sleep(SETTLE_S)

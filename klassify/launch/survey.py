@@ -24,13 +24,17 @@ LOGS_READ = 50  # for the duration of a shard
 
 @dataclasses.dataclass
 class Survey:
-    """states: {shard: (state, reason)}, see STATES. mends: commands. slurm: why Slurm was not asked, or ''."""
+    """states: {shard: (state, reason)}, see STATES. mends: commands. slurm: why Slurm was not asked, or ''.
+
+    merge: where merging stands, in words. merge_is_never: its job waits for what will never be.
+    """
 
     record: Record
     states: dict[int, tuple[str, str]]
     mends: list[str]
     slurm: str = ""
     merge: str = ""
+    merge_is_never: bool = False
     time_left: str = ""
     shard_s: float | None = None
 
@@ -50,8 +54,8 @@ class Survey:
 
     @property
     def merge_is_queued(self) -> bool:
-        """Whether a merge job waits or runs."""
-        return self.merge.startswith(("job", "running"))
+        """Whether a merge job waits or runs, so that there is nothing to do but wait for it."""
+        return self.merge.startswith(("job", "running")) and not self.merge_is_never
 
     @property
     def lacking(self) -> list[int]:
@@ -82,6 +86,7 @@ def survey(record: Record, *, anew: bool = False) -> Survey:
             found.states[shard] = _of_log(log, asked=not found.slurm)
     waiting = [row for row in rows if row.name == record.merge_name]
     found.merge = _merge_state(found, waiting)
+    found.merge_is_never = bool(waiting) and all(row.is_never for row in waiting)
     found.time_left = max((row.time_left for row in queued.values() if row.is_running), key=_seconds, default="")
     found.shard_s = _duration(record, found.of("done"))
     found.mends = _mends(found, [*queued.values(), *waiting])

@@ -124,6 +124,10 @@ class ExtractWork(Work):
         """The clips without features of all shards, written by merge()."""
         return self.folder / "failures.tsv"
 
+    def has_failures(self) -> bool:
+        """Whether merge() found a clip without features."""
+        return len(self.failures.read_text(encoding="utf-8").splitlines()) > 1
+
     @property
     def merged(self) -> bool:
         """Whether failures.tsv is there."""
