@@ -72,7 +72,7 @@ coverage: setup
 	  --cov-report json:coverage.json --ignore tests/faults $(ALL_TESTS)
 	.venv/bin/python -m tests.coverage_gaps coverage.json
 
-# a real Slurm of four nodes on this machine; needs root, and apt to install it
+# a real Slurm of five nodes on this machine; needs root, and apt to install it
 test-cluster: setup
 	@tests/cluster/run
 

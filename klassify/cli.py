@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         prog=f"klassify {command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --launcher slurm takes out and adds options by their whole names
     )
     module.configure(parser)
     parser.set_defaults(command_line=[command, *argv[1:]])  # for --launcher slurm

@@ -83,7 +83,7 @@ def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> 
         other = next(folder for folder, kind in kinds.items() if kind != "model")
         raise KlassifyError(f"{other.name} is made of the scores of others, which takes no cluster.", where=other,
                             mend="score it here when those are done, or give --wait")  # fmt: skip
-    named = {str(folder) for folder in args.systems}
+    named = set(args.systems)
     rest = _without(argv, named, "--split")
     records = []
     for folder in models:
@@ -109,15 +109,15 @@ def _chunks_to_score(folder: Path, split: str, args: argparse.Namespace) -> int:
     return 0
 
 
-def _without(argv: Sequence[str], words: set[str], option: str) -> list[str]:
-    """Arguments without these positional ones and without one option and its value."""
+def _without(argv: Sequence[str], folders: set[Path], option: str) -> list[str]:
+    """Arguments without these folders, however they are written, and without one option and its value."""
     kept, skip = [], False
     for at, word in enumerate(argv):
         if skip:
             skip = False
         elif word == option:
             skip = True
-        elif not word.startswith(f"{option}=") and not (word in words and not _is_value(argv, at)):
+        elif not word.startswith(f"{option}=") and not (Path(word) in folders and not _is_value(argv, at)):
             kept.append(word)
     return kept
 

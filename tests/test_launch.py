@@ -8,6 +8,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import time
 import types
 from pathlib import Path
@@ -21,7 +22,7 @@ from klassify.checkpoints import save_weights
 from klassify.errors import Interrupted, KlassifyError
 from klassify.experiment import load_experiment, save_config
 from klassify.launch import slurm, submit, work
-from klassify.launch.options import Options, without_launcher
+from klassify.launch.options import Options, added, without_launcher
 from klassify.launch.record import Record, read_record
 from klassify.launch.script import directive
 from klassify.launch.survey import survey
@@ -40,7 +41,7 @@ echo $((100 + $(grep -c -- --- "$PRETENDED_SLURM/submitted")))
 PRETENDED = {
     "sbatch": SBATCH,
     "squeue": '#!/bin/bash\ncat "$PRETENDED_SLURM/queue" 2> /dev/null || true\n',
-    "sinfo": '#!/bin/bash\ncat "$PRETENDED_SLURM/nodes" 2> /dev/null || true\n',
+    "sinfo": '#!/bin/bash\ncd "$PRETENDED_SLURM"; echo "$@" >> asked-of-nodes\ncat nodes 2> /dev/null || true\n',
     "scontrol": '#!/bin/bash\necho "$@" >> "$PRETENDED_SLURM/controlled"\necho "MaxArraySize            = 1001"\n',
     "scancel": '#!/bin/bash\necho "$@" >> "$PRETENDED_SLURM/cancelled"\n',
 }
@@ -60,7 +61,7 @@ class Pretended:
         return [block.splitlines() for block in path.read_text().split("---\n")[1:]]
 
     def queue(self, *rows: str) -> None:
-        """rows: id|array job|index|state|reason|time left|node|name."""
+        """rows: id|array job|index|state|reason|time left|node|partition|name."""
         (self.folder / "queue").write_text("".join(f"{row}\n" for row in rows))
 
 
@@ -103,11 +104,11 @@ def shard(small_data, out: Path, *numbers: int) -> None:
 
 def queued(out: Path, index: int, state: str, reason: str = "None", job: int = 101) -> str:
     name = read_record(out / "slurm/extract/job.json").name
-    return f"{job}_{index}|{job}|{index}|{state}|{reason}|1:00:00|n1|{name}"
+    return f"{job}_{index}|{job}|{index}|{state}|{reason}|1:00:00|n1|cpu|{name}"
 
 
 def merge_row(out: Path, job: int) -> str:
-    return f"{job}|{job}|N/A|PD|Dependency|1:00|  |{read_record(out / 'slurm/extract/job.json').merge_name}"
+    return f"{job}|{job}|N/A|PD|Dependency|1:00|  |cpu|{read_record(out / 'slurm/extract/job.json').merge_name}"
 
 
 # ------------------------------------------------------------------------------ scripts
@@ -163,6 +164,13 @@ def test_the_script_gives_up_after_the_restarts(small_data, tmp_path, pretended)
     environment = os.environ | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "101", "SLURM_RESTART_COUNT": "3"}
     done = subprocess.run(["bash", out / "slurm/extract/array.sh"], capture_output=True, text=True, env=environment)
     assert done.returncode == 1 and "given up after 2 restarts" in done.stdout
+
+
+def test_options_that_are_added_replace_those_of_the_same_thing():
+    site = ("--mem-per-cpu=4G", "--qos=x", "--account=a")
+    assert added(site, ["--mem=16G"]) == ("--qos=x", "--account=a", "--mem=16G")
+    assert added(("--mem=1G",), ["--mem-per-gpu=2G"]) == ("--mem-per-gpu=2G",)
+    assert added(site, ["--qos=y"]) == ("--mem-per-cpu=4G", "--account=a", "--qos=y") and added(site, []) == site
 
 
 @pytest.mark.parametrize("text", ["--partition=gpu", "--mem=4G", "--comment=a \"b\" 'c' \\ #d"])
@@ -290,6 +298,35 @@ def test_each_model_and_split_is_scored_by_an_array(small_data, tmp_path, preten
     assert capsys.readouterr().out.count("missing      3  1-3") == 4
     assert cli.main(["score", str(first), str(derived), *asked]) == 2
     assert "--wait" in capsys.readouterr().err
+
+
+def test_folders_of_systems_may_end_with_a_slash(small_data, tmp_path, pretended):
+    models = [make_model(tmp_path / name) for name in "ab"]
+    asked = ["--split", "val", *small_data.arguments, "--launcher", "slurm", "--shards", "3"]
+    assert cli.main(["score", *(f"{model}/" for model in models), *asked]) == 0
+    for model in models:
+        arguments = read_record(model / "slurm/score-val/job.json").arguments
+        assert arguments == ["score", str(model), *small_data.arguments, "--split", "val", "--launcher", "local"]
+
+
+def test_the_beginning_of_an_option_is_none(small_data, tmp_path, pretended, capsys):
+    with pytest.raises(SystemExit):
+        launch(small_data, tmp_path / "out", "--forc")
+    assert "--forc" in capsys.readouterr().err and not pretended.submitted
+
+
+def test_the_first_command_of_the_page_times_a_hundred_clips(small_data, tmp_path):
+    """With small data for the real one, and its audio, since Face Mesh takes long."""
+    page = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    block = page.partition("# 1. ")[2].partition("\n")[2].partition("# 2. ")[0]
+    places = {"/tmp/": f"{tmp_path}/", "data_lists/avdeepfake1mpp": shlex.quote(str(small_data.lists)),
+              "/data/AV-Deepfake1M++": shlex.quote(str(small_data.media)),
+              "klassify extract": f"{sys.executable} -m klassify.cli extract --kind audio"}  # fmt: skip
+    for written, here in places.items():
+        assert written in block
+        block = block.replace(written, here)
+    done = subprocess.run(["bash", "-euc", block], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0 and "shard 1/1 has" in done.stdout, done.stderr
 
 
 def test_a_training_is_one_job_over_nodes(small_data, tmp_path, pretended, capsys):
@@ -619,6 +656,20 @@ def test_status_reads_files_first_and_the_queue_second(small_data, tmp_path, pre
     pretended.queue(queued(out, 4, "PD", "launch_failed_requeued_held"))
     assert cli.main(["status", str(out)]) == 1
     assert "scontrol update nodename=n[2-3] state=resume" in capsys.readouterr().out
+
+
+def test_nodes_are_looked_at_only_where_a_task_waits_for_them(small_data, tmp_path, pretended, capsys):
+    out = tmp_path / "out"
+    assert launch(small_data, out) == 0
+    (pretended.folder / "nodes").write_text("old[1-9]|down*|bad DIMM, do not resume\n")
+    for reason, looked in (("Priority", False), ("QOSMaxJobsPerUserLimit", False), ("Resources", True),
+                           ("JobHeldUser", True), ("ReqNodeNotAvail, UnavailableNodes:n1", True)):  # fmt: skip
+        pretended.queue(*(queued(out, i, "PD", reason) for i in range(1, 5)), merge_row(out, 102))
+        capsys.readouterr()
+        assert cli.main(["status", str(out)]) == 1
+        assert ("nodename=old[1-9] state=resume" in capsys.readouterr().out) == looked, reason
+    asked = (pretended.folder / "asked-of-nodes").read_text().splitlines()
+    assert len(asked) == 3 and all("--partition=cpu " in line for line in asked)
 
 
 def test_a_shard_that_ends_while_status_looks_is_done(small_data, tmp_path, pretended, monkeypatch):

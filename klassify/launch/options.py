@@ -85,9 +85,15 @@ class Options:
 
 
 def added(options: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
-    """Options of sbatch with more of them, which replace those of the same name."""
-    names = {text.partition("=")[0] for text in more}
-    return (*(text for text in options if text.partition("=")[0] not in names), *more)
+    """Options of sbatch with more of them, which replace those of the same name, or of the same memory."""
+    names = {_place(text) for text in more}
+    return (*(text for text in options if _place(text) not in names), *more)
+
+
+def _place(option: str) -> str:
+    """What an option sets: sbatch takes one of --mem, --mem-per-cpu and --mem-per-gpu."""
+    name = option.partition("=")[0]
+    return "--mem" if name in ("--mem-per-cpu", "--mem-per-gpu") else name
 
 
 def _check_sbatch(text: str) -> None:

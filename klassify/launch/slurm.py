@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from klassify.errors import KlassifyError
 
 ANSWER_S = 30.0  # a controller that is down lets squeue wait for long
-FORMAT = "%i|%F|%K|%t|%r|%L|%N|%j"
+FORMAT = "%i|%F|%K|%t|%r|%L|%N|%P|%j"
 HELD = ("held", "JobHoldMaxRequeue")
+FULL = ("Resources", "ReqNodeNotAvail", "Nodes required for job are DOWN")  # what more nodes would help
 NEVER = ("DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "BadConstraints", "PartitionTimeLimit",
          "PartitionNodeLimit", "AccountNotAllowed", "QOSNotAllowed")  # fmt: skip
 
@@ -40,6 +41,7 @@ class Queued:
     reason: str
     time_left: str
     node: str
+    partition: str
     name: str
 
     @property
@@ -53,6 +55,11 @@ class Queued:
         return not self.is_running and any(word.lower() in self.reason.lower() for word in HELD)
 
     @property
+    def needs_nodes(self) -> bool:
+        """Waits for nodes, or was put on hold, as by a node that could not start it."""
+        return self.is_held or (not self.is_running and any(word in self.reason for word in FULL))
+
+    @property
     def is_never(self) -> bool:
         """Waits for what will never happen."""
         return not self.is_running and any(word in self.reason for word in NEVER)
@@ -61,16 +68,18 @@ class Queued:
 def queue(names: Sequence[str]) -> list[Queued]:
     """The jobs of these names, array tasks one by one. NoAnswer where Slurm cannot be asked."""
     text = _ask(["squeue", "--noheader", "--array", f"--name={','.join(names)}", f"--format={FORMAT}"])
-    rows = [line.split("|", 7) for line in text.splitlines() if line.count("|") >= 7]
+    rows = [line.split("|", 8) for line in text.splitlines() if line.count("|") >= 8]
     return [
-        Queued(id_, int(job), int(index) if index.isdigit() else None, state, reason, left, node, name.strip())
-        for id_, job, index, state, reason, left, node, name in rows
-    ]
+        Queued(id_, int(job), int(index) if index.isdigit() else None, state, reason, left, node, part,
+               name.strip())
+        for id_, job, index, state, reason, left, node, part, name in rows
+    ]  # fmt: skip
 
 
-def drained_nodes() -> list[tuple[str, str]]:
-    """(nodes, reason) of those that take no jobs until somebody says so."""
-    rows = (line.split("|", 2) for line in _ask(["sinfo", "--noheader", "--format=%N|%t|%E"]).splitlines())
+def drained_nodes(partitions: Collection[str]) -> list[tuple[str, str]]:
+    """(nodes, reason) of those of these partitions that take no jobs until somebody says so."""
+    asked = ["sinfo", "--noheader", f"--partition={','.join(sorted(partitions))}", "--format=%N|%t|%E"]
+    rows = (line.split("|", 2) for line in _ask(asked).splitlines())
     return [(row[0], row[2].strip()) for row in rows if len(row) == 3 and re.match(r"(drain|drng|down)", row[1])]
 
 

@@ -176,9 +176,10 @@ def _mends(found: Survey, rows: list[slurm.Queued]) -> list[str]:
     never = sorted({row.job for row in rows if row.is_never})
     mends = [f"scontrol release {','.join(row.id for row in held)}"] if held else []
     mends += [f"scancel {job}    # it waits for what will never be" for job in never]
-    if rows and not any(row.is_running for row in rows):
+    stuck = {row.partition for row in rows if row.needs_nodes}
+    if stuck and not any(row.is_running for row in rows):
         mends += [f"scontrol update nodename={nodes} state=resume    # an administrator: {why}"
-                  for nodes, why in _drained()]  # fmt: skip
+                  for nodes, why in _drained(stuck)]  # fmt: skip
     lost_merge = found.merge and found.in_queue and not found.merge_is_queued
     if (found.lacking or lost_merge) and not found.slurm:
         mends.append(f"klassify resume {folder}")
@@ -187,9 +188,9 @@ def _mends(found: Survey, rows: list[slurm.Queued]) -> list[str]:
     return mends
 
 
-def _drained() -> list[tuple[str, str]]:
+def _drained(partitions: set[str]) -> list[tuple[str, str]]:
     try:
-        return slurm.drained_nodes()
+        return slurm.drained_nodes(partitions)
     except slurm.NoAnswer:
         return []
 

@@ -1,4 +1,4 @@
-"""A Slurm of four nodes, the generated corpus, and a gate at which tasks wait until a test has done its harm."""
+"""A Slurm of five nodes, the generated corpus, and a gate at which tasks wait until a test has done its harm."""
 
 from __future__ import annotations
 
