@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     for folder in args.folders:
         works = [record.work for record in records_in(folder) if record.work.command != "train"]
         known = {(work.folder, work.step) for work in works}
-        works += [work for work in found_works(folder) if (work.folder, work.step) not in known]
+        works += [work for work in found_works(folder, args.split) if (work.folder, work.step) not in known]
         works = [work for work in works if args.split in (None, getattr(work, "split", None))]
         if not works:
             raise KlassifyError(

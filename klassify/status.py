@@ -14,6 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from klassify.launch.work import Work
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify status`."""
@@ -38,7 +40,7 @@ def _show(folder: Path) -> bool:
     from klassify.errors import KlassifyError
     from klassify.launch.record import records_in
     from klassify.launch.survey import lines, survey_or_error
-    from klassify.launch.work import found_works, spans
+    from klassify.launch.work import found_works
 
     done = True
     records = records_in(folder)
@@ -50,15 +52,27 @@ def _show(folder: Path) -> bool:
             continue
         print(*lines(found), sep="\n")
         done = done and found.is_done and record.work.merged
-    works = [] if records else found_works(folder)
+    known = {(record.work.folder, record.work.step) for record in records}
+    works = [work for work in found_works(folder) if (work.folder, work.step) not in known]
     for work in works:
-        missing = sorted(set(range(1, work.n + 1)) - work.done())
-        print(f"{folder}: {work.step}, {work.n} shards, run without --launcher")
-        print(f"  done     {work.n - len(missing):>5}")
-        if missing:
-            print(f"  missing  {len(missing):>5}  {spans(missing)}\n  mend:  the same command with --shard I/{work.n}")
-        done = done and not missing
+        done = _show_by_hand(work) and done
     if not records and not works:
         raise KlassifyError("Nothing was launched or cut into shards here.", where=folder,
                             mend="give the --out of an extraction, or a system's folder")  # fmt: skip
     return done
+
+
+def _show_by_hand(work: Work) -> bool:
+    from klassify.errors import KlassifyError
+    from klassify.launch.work import spans
+
+    try:
+        missing = sorted(set(range(1, work.n + 1)) - work.done())
+    except KlassifyError as error:
+        print(f"{work.folder}: {work.step}: {error}")
+        return False
+    print(f"{work.folder}: {work.step}, {work.n} shard{'s' if work.n > 1 else ''}, run without --launcher")
+    print(f"  done     {work.n - len(missing):>5}")
+    if missing:
+        print(f"  missing  {len(missing):>5}  {spans(missing)}\n  mend:  the same command with --shard I/{work.n}")
+    return not missing

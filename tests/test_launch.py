@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -624,7 +625,7 @@ def test_scores_whose_last_process_died_before_it_joined_them_are_merged(
         assert cli.main([*asked, "--launcher", "slurm", "--shards", "2"]) == 0 and not pretended.submitted
     assert (model / "scores/val.clips.tsv").exists() and not (model / "scores/val.parts").exists()
     capsys.readouterr()
-    assert cli.main(["status", str(model)]) == 2  # nothing was launched, and no parts are left
+    assert cli.main(["status", str(model)]) == 0 and cli.main(["merge", str(model)]) == 0  # the score file tells it
     assert cli.main([*asked, "--launcher", "slurm", "--force"]) == 0
     assert len(pretended.submitted) == 2 and not (model / "scores/val.windows.tsv").exists()
 
@@ -784,6 +785,77 @@ def test_resume_works_on_this_machine_without_slurm(small_data, tmp_path, preten
     assert cli.main(["resume", str(out), "--here"]) == 0
     assert cli.main(["status", str(out)]) == 0
     assert (out / "failures.tsv").exists()
+
+
+def unjoined(model: Path, asked: list[str], monkeypatch, *numbers: int) -> None:
+    """Score shards of two whose last process does not join them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(score_parts, "CHUNK_CLIPS", 4)
+        patch.setattr(score_shards, "finish", lambda parts: False)
+        for i in numbers:
+            assert cli.main([*asked, "--shard", f"{i}/2"]) == 0
+
+
+def test_status_tells_of_shards_run_by_hand_beside_what_was_launched(
+    small_data, tmp_path, pretended, monkeypatch, capsys
+):
+    out = make_model(tmp_path / "tcn")
+    asked = ["score", str(out), "--split", "val", *small_data.arguments]
+    unjoined(out, asked, monkeypatch, 1, 2)
+    assert cli.main([*asked[:3], "testA", *asked[4:], "--launcher", "slurm"]) == 0
+    (out / "scores/testA.parts").mkdir()  # whose first task has just begun
+    assert cli.main(["status", str(out)]) == 1
+    text = capsys.readouterr().out
+    assert (
+        "score-testA, 1 shard\n  missing" in text
+        and "score-val, 8 shards, run without --launcher\n  done         8" in text
+    )
+    assert cli.main(["merge", str(out)]) == 2 and "1 of 1 shards are missing" in capsys.readouterr().err
+    shutil.rmtree(out / "slurm")
+    for folder in (out / "scores/testA.parts", None):
+        assert cli.main(["merge", str(out), "--split", "val"]) == 0 and cli.main(["status", str(out)]) == 0
+        if folder:
+            folder.rmdir()
+    assert cli.main(["merge", str(out), "--split", "testA"]) == 2
+
+
+def test_parts_of_different_settings_are_told_by_their_differences(small_data, tmp_path, monkeypatch, capsys, no_slurm):
+    model = make_model(tmp_path / "tcn")
+    asked = ["score", str(model), "--split", "val", *small_data.arguments]
+    unjoined(model, asked, monkeypatch, 1)
+    parts = score_parts.Parts.found(model, "val")
+    header = dataclasses.replace(parts.header, settings=parts.header.settings | {"approximate": True})
+    dataclasses.replace(parts, header=header).write(0, *parts.read(0))
+    capsys.readouterr()
+    assert cli.main(["merge", str(model)]) == 2 and cli.main(["status", str(model)]) == 1
+    captured = capsys.readouterr()
+    for text in captured:
+        assert "(approximate: " in text and "None" in text and "True" in text and "--force" in text
+
+
+def test_scores_that_are_joined_while_somebody_looks_are_done(small_data, tmp_path, monkeypatch):
+    model = make_model(tmp_path / "tcn")
+    unjoined(model, ["score", str(model), "--split", "val", *small_data.arguments], monkeypatch, 1, 2)
+    found = score_parts.Parts.found
+
+    def late(folder, split):
+        monkeypatch.setattr(score_parts.Parts, "found", found)
+        score_shards.merge(folder, split)
+        return found(folder, split)
+
+    monkeypatch.setattr(score_parts.Parts, "found", late)
+    assert work.ScoreWork(model, 2, "val").done() == {1, 2}
+    assert not (model / "scores/val.parts").exists()
+
+
+def test_status_of_a_folder_tells_of_all_levels_below_it(small_data, tmp_path, pretended, capsys):
+    for out in (tmp_path / "exp/a", tmp_path / "exp/seed-2/b"):
+        assert launch(small_data, out) == 0
+    shard(small_data, tmp_path / "exp/a", 1, 2, 3, 4)
+    assert cli.main(["merge", str(tmp_path / "exp/a")]) == 0
+    capsys.readouterr()
+    assert cli.main(["status", str(tmp_path / "exp")]) == 1
+    assert f"{tmp_path}/exp/seed-2/b: extract" in capsys.readouterr().out
 
 
 def test_status_of_shards_that_were_run_by_hand(small_data, tmp_path, no_slurm, capsys):

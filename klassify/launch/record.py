@@ -127,10 +127,8 @@ def _check(record: Record) -> None:
 
 
 def records_in(folder: Path) -> list[Record]:
-    """The records of a folder, or of the folders in it, up to two levels down."""
+    """The records of a folder and of the folders in it, up to two levels down."""
     if not folder.is_dir():
         raise KlassifyError("This is no folder." if folder.exists() else "This folder does not exist.", where=folder)
-    for level in ("", "*/", "*/*/"):
-        if paths := sorted(folder.glob(f"{level}{FOLDER}/*/{FILE}")):
-            return [read_record(path) for path in paths]
-    return []
+    levels = ("", "*/", "*/*/")
+    return [read_record(path) for level in levels for path in sorted(folder.glob(f"{level}{FOLDER}/*/{FILE}"))]

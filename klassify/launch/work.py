@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,20 +170,37 @@ class ScoreWork(Work):
 
     def done(self) -> set[int]:
         """The shards whose chunks all have a part; without parts, all of them if the score file is there."""
-        from klassify.scoring.score_parts import Parts, parts_folder
+        for last in (False, True):
+            if not _parts_of(self.folder, self.split):
+                return set(range(1, self.n + 1)) if self.whole else set()
+            try:
+                parts = self.parts()
+                if there := parts.there():
+                    return {i for i in range(1, self.n + 1) if there.issuperset(parts.layout.share(i, self.n))}
+            except (KlassifyError, FileNotFoundError):
+                if last:
+                    raise
+            # looked at while another process joined them: once more
+        return set()
 
-        if not any(parts_folder(self.folder, self.split).glob("*.parquet")):
-            return set(range(1, self.n + 1)) if self.whole else set()
-        parts = Parts.found(self.folder, self.split)
-        there = parts.there()
-        return {i for i in range(1, self.n + 1) if there.issuperset(parts.layout.share(i, self.n))}
+    def parts(self) -> Any:
+        """The Parts that are there; KlassifyError names in which settings they differ."""
+        from klassify.scoring.score_parts import Parts
+        from klassify.scoring.score_shards import made_with
+
+        of_each = {match[3]: path for path, match in _parts_of(self.folder, self.split)}
+        if len(of_each) > 1:
+            one, other = (made_with(path) or {} for path in list(of_each.values())[:2])
+            keys = (key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key))
+            differences = some(f"{key}: {one.get(key)!r} and {other.get(key)!r}" for key in keys)
+            raise KlassifyError(f"These parts were made with different settings ({differences}).", where=self.folder,
+                                mend=f"klassify score {self.folder} --split {self.split} ... --force")  # fmt: skip
+        return Parts.found(self.folder, self.split)
 
     @property
     def merged(self) -> bool:
-        """Whether the score file is there and the folder of the parts is gone."""
-        from klassify.scoring.score_parts import parts_folder
-
-        return bool(self.whole) and not parts_folder(self.folder, self.split).exists()
+        """Whether the score file is there and no parts are."""
+        return bool(self.whole) and not _parts_of(self.folder, self.split)
 
     def merge(self) -> str:
         """Join the parts into the score files; names the clip scores, or those of the model where there are none."""
@@ -235,16 +253,32 @@ def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Wor
     return {"extract": ExtractWork, "train": TrainWork}[command](folder, n)
 
 
-def found_works(folder: Path) -> list[Work]:
-    """Work of which there are parts but no record: shards that were run by hand."""
+def found_works(folder: Path, split: str | None = None) -> list[Work]:
+    """Work of which there are files but no record: shards that were run by hand. split: of scores, this one alone."""
     from klassify import store
 
     if parts := store.parts_in(folder):
-        return [ExtractWork(folder, int(store.NAME.fullmatch(parts[0].name)[2]))]
-    splits = sorted(path.name.removesuffix(".parts") for path in folder.glob("scores/*.parts"))
-    from klassify.scoring.score_parts import Parts
+        return [] if split else [ExtractWork(folder, int(store.NAME.fullmatch(parts[0].name)[2]))]
+    files = [path.name for path in folder.glob("scores/*")]
+    names = {name.removesuffix(".parts") for name in files if name.endswith(".parts")}
+    names |= {
+        name.rpartition(f".{kind}.")[0] for kind in ("windows", "frames") for name in files if f".{kind}." in name
+    }
+    works = []
+    for name in sorted(names) if split is None else [split]:
+        if parts := _parts_of(folder, name):
+            works.append(ScoreWork(folder, int(parts[0][1][2]), name))
+        elif (one := ScoreWork(folder, 1, name)).whole:
+            works.append(one)
+    return works
 
-    return [ScoreWork(folder, Parts.found(folder, split).layout.n_chunks, split) for split in splits]
+
+def _parts_of(folder: Path, split: str) -> list[tuple[Path, re.Match]]:
+    """The parts of a split by their names, without those that are being written."""
+    from klassify.scoring.score_parts import NAME, parts_folder
+
+    paths = sorted(parts_folder(folder, split).glob("chunk-*.parquet"))
+    return [(path, match) for path in paths if (match := NAME.fullmatch(path.name))]
 
 
 def spans(numbers: Sequence[int]) -> str:
