@@ -64,7 +64,8 @@ def _run_here(record: Record) -> None:
     for shard in found.lacking:
         cut = [] if record.work.command == "train" else ["--shard", f"{shard}/{record.work.n}"]
         command = [sys.executable, "-m", "klassify.cli", *record.arguments, *cut]
-        if subprocess.run(command, cwd=record.cwd, check=False).returncode:
+        failed = subprocess.run(command, cwd=record.cwd, check=False).returncode
+        if failed and not (record.may_fail_whole and shard in record.work.done()):
             raise KlassifyError(f"Shard {shard} of {record.work.n} failed.", where=record.work.folder)
     if not found.in_queue:
         print(f"{record.work.folder}: {record.work.merge()}")

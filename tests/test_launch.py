@@ -570,6 +570,13 @@ def test_strict_tasks_that_fail_are_merged_and_who_waits_gets_their_status(
     assert launch(small_data, out, "--strict", "--wait") == 1 and launch(small_data, out, "--wait") == 0
 
 
+def test_resume_here_goes_on_after_a_strict_shard_whose_files_are_whole(small_data, tmp_path, pretended):
+    out = tmp_path / "out"
+    assert launch(small_data, out, "--strict") == 0
+    shard(small_data, out, 1, 3)  # the second has the clip without audio
+    assert cli.main(["resume", str(out), "--here"]) == 0 and (out / "failures.tsv").exists()
+
+
 def test_the_merge_job_asks_for_no_more_than_a_task_and_for_no_gpu(small_data, tmp_path, pretended):
     out = tmp_path / "out"
     of_gpus = ("--gpus-per-node=1", "--mem-per-gpu=4G", "--cpus-per-gpu=2", "--gpu-bind=none", "--ntasks-per-gpu=1",
