@@ -18,7 +18,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ from scipy.special import expit, logit
 from klassify import datalist, systems
 from klassify.errors import KlassifyError, some
 from klassify.evaluation import metrics
-from klassify.files import already_done, file_hash, settings_hash
+from klassify.files import file_hash, settings_hash
 from klassify.scorefile import ScoreFile, score_path
 
 INPUTS = ("probability", "log_odds")
@@ -70,10 +69,8 @@ def run(args: argparse.Namespace) -> int:
         "input": args.input,
         "smooth_targets": args.smooth_targets,
     }
-    path = args.out / systems.SYSTEM
-    before = systems.load_system(args.out).parameters.get("made_with") if path.exists() else None
-    if already_done(path, before, made_with, force=args.force):
-        print(f"{path} is up to date")
+    if systems.made_before(args.out, made_with, force=args.force):
+        print(f"{args.out / systems.SYSTEM} is up to date")
         return 0
     fitted = fit(scores, frame["file"], label, input=args.input, smooth_targets=args.smooth_targets)
     parameters = {**dataclasses.asdict(fitted), "label": args.label, "made_with": made_with}
@@ -219,10 +216,9 @@ def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
 def apply(system: systems.System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
     """The calibrated clip table: file start end score reason, a clip without an answer as it was."""
     (scores,) = inputs
-    parameters: dict[str, Any] = dict(system.parameters)
-    table = scores.table.assign(
-        score=expit(-(parameters["a"] * _platt_input(scores, parameters["input"]) + parameters["b"]))
-    )
+    a, b = systems.number(system, "a"), systems.number(system, "b")
+    x = _platt_input(scores, systems.choice(system, "input", INPUTS))
+    table = scores.table.assign(score=expit(-(a * x + b)))
     if "reason" not in table:
         table["reason"] = ""
     kept = [name for name in ("file", "start", "end", "score", "answered", "reason") if name in table]

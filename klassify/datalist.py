@@ -196,6 +196,11 @@ def _refuse(frame: pd.DataFrame, bad: pd.Series, why: str, path: object) -> None
 # ------------------------------------------------------------------------------ subsets and labels
 
 
+def sources_of(frame: pd.DataFrame) -> np.ndarray:
+    """(n,) the source of each clip, as text; one of unknown source is a source of its own."""
+    return np.where(frame["source"] == "", frame["file"], frame["source"]).astype(str)
+
+
 def fit_sources(sources: Sequence[str]) -> set[str]:
     """The sources of val_fit: ids ranked by SHA-256, the first 40 % of them rounded up, at least 3.
 

@@ -220,7 +220,7 @@ def draw(scored: Sequence[Scored], frame: pd.DataFrame, out: Path, split: str, t
     curves = []
     for one in scored:
         if one.before is not None:
-            label = datalist.label(frame, label_name(one.system.parameters["label"], one.system))
+            label = datalist.label(frame, label_name(one.system.parameters.get("label", "own"), one.system))
             curves.append((one.system.name, label, one.before, one.probability))
     if curves:
         plots.calibration_curves(curves, out / f"{split}-calibration.png", title)

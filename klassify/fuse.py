@@ -29,7 +29,6 @@ import pandas as pd
 
 from klassify import systems
 from klassify.errors import KlassifyError
-from klassify.files import already_done
 from klassify.scorefile import ScoreFile, align
 
 LINEAR = systems.FRAMES_RULE
@@ -116,10 +115,8 @@ def run(args: argparse.Namespace) -> int:
     made_with = {
         "inputs": [systems.system_hash(folder) for folder in args.inputs], "rule": args.rule, "prior": prior,
     }  # fmt: skip
-    path = args.out / systems.SYSTEM
-    before = systems.load_system(args.out).parameters.get("made_with") if path.exists() else None
-    if already_done(path, before, made_with, force=args.force):
-        print(f"{path} is up to date")
+    if systems.made_before(args.out, made_with, force=args.force):
+        print(f"{args.out / systems.SYSTEM} is up to date")
         return 0
     parameters = {"rule": args.rule, "prior": prior, "made_with": made_with}
     system = systems.derived_system(args.out, "fusion", args.inputs, "probability", parameters)
@@ -147,7 +144,7 @@ def apply(system: systems.System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
 
     The inputs must cover the same clips; they are joined by name, in the order of the first.
     """
-    rule, prior = system.parameters["rule"], system.parameters["prior"]
+    rule, prior = systems.choice(system, "rule", RULES), systems.number(system, "prior")
     files = inputs[0].table["file"].tolist()
     probabilities, reasons = [], []
     for scores in inputs:

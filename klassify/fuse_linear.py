@@ -15,7 +15,7 @@ from klassify.align import HOLD_S
 from klassify.errors import KlassifyError, some
 from klassify.evaluation import metrics
 from klassify.evaluation.frame_metrics import frame_labels
-from klassify.files import already_done, file_hash, settings_hash
+from klassify.files import file_hash, settings_hash
 from klassify.frame_file import FrameFile
 from klassify.frame_fusion import PAIR, RESOLUTIONS, Gathered, Rule, columns_of, gather, open_inputs, parameters_of
 from klassify.ragged import pooled
@@ -47,10 +47,8 @@ def run_linear(args: argparse.Namespace) -> int:
         _check_supervision(options.supervision, folders)
         scores, labels = [file_hash(source.path) for source in sources], [fit_on.hash, report_on.hash]
         made_with |= vars(options) | {"scores": scores, "labels": labels}
-    path = args.out / systems.SYSTEM
-    before = systems.load_system(args.out).parameters.get("made_with") if path.exists() else None
-    if already_done(path, before, made_with, force=args.force):
-        print(f"{path} is up to date")
+    if systems.made_before(args.out, made_with, force=args.force):
+        print(f"{args.out / systems.SYSTEM} is up to date")
         return 0
     if args.weights:
         rule, more = _released(args.weights, columns, hold_s, options.aggregate), {"prior": 0.5}

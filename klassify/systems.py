@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 from scipy.special import expit
 
 from klassify.errors import KlassifyError
-from klassify.files import canonical_json, file_hash, read_yaml, refuse_cut, settings_hash, write_text
+from klassify.files import already_done, canonical_json, file_hash, read_yaml, refuse_cut, settings_hash, write_text
 from klassify.scorefile import SCALES, SUPERVISIONS, ScoreFile, read_header, read_scores, score_path
 
 SYSTEM, CONFIG, WEIGHTS = "system.yaml", "config.yaml", "model.safetensors"
@@ -132,6 +132,18 @@ def derived_system(
     )
 
 
+def made_before(folder: str | os.PathLike, made_with: Mapping[str, Any], *, force: bool = False) -> bool:
+    """Whether the folder holds this very derived system. Any other system there is refused, unless `force`."""
+    path = Path(folder) / SYSTEM
+    if force or not path.exists():
+        return False
+    there = load_system(folder)
+    if "made_with" not in there.parameters:
+        raise KlassifyError(f"This folder holds {there.name}, a system of another kind ({there.kind}).", where=path,
+                            mend="write to another folder, or give --force to replace it")  # fmt: skip
+    return already_done(path, there.parameters["made_with"], made_with)
+
+
 def input_folders(folder: str | os.PathLike) -> list[Path]:
     """The folders of a system's inputs, in order."""
     return [Path(os.path.normpath(Path(folder) / path)) for path in load_system(folder).inputs]
@@ -241,4 +253,22 @@ def answered(scores: ScoreFile) -> np.ndarray:
 
 def prior_probability(system: System) -> float:
     """What stands for a clip without an answer: a fusion's prior, a calibration's base rate, else 0.5."""
-    return float(system.parameters.get("prior", system.parameters.get("base_rate", 0.5)))
+    return number(system, "prior" if "prior" in system.parameters else "base_rate", 0.5)
+
+
+def number(system: System, name: str, default: float | None = None) -> float:
+    """A parameter of a derived system that is a number; KlassifyError for anything else."""
+    value = system.parameters.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+        raise KlassifyError(f"The parameter {name} of {system.name} is no number: {value!r:.40}.", where=SYSTEM,
+                            mend="make this system again")  # fmt: skip
+    return float(value)
+
+
+def choice(system: System, name: str, values: Collection[str]) -> str:
+    """A parameter of a derived system that is one of these; KlassifyError for anything else."""
+    value = system.parameters.get(name)
+    if not isinstance(value, str) or value not in values:
+        raise KlassifyError(f"The parameter {name} of {system.name} is none of {', '.join(values)}: {value!r:.40}.",
+                            where=SYSTEM, mend="make this system again")  # fmt: skip
+    return value

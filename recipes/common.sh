@@ -107,7 +107,11 @@ PATH=$PWD/.venv/bin:$PATH
 # the demo's models are too small to gain from a second thread
 [ "$trained" = demo ] && threads=1 || threads=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads} TOKENIZERS_PARALLELISM=false
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT  # a stage that fails takes its side by side with it
+# a stage that fails, or is interrupted, takes with it what runs beside it, and what that has started
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done' EXIT
+
+# beside COMMAND...: run at the same time as what follows, in a process group of its own; wait $! gives its status
+beside() { set -m; "$@" & set +m; }
 
 # stage N "what it does": true when it is asked for
 stage() {

@@ -180,3 +180,12 @@ def test_command_refuses_its_own_folder_and_missing_scores(tcn, capsys):
     score_path(tcn, "val", "clips").unlink()
     assert run(tcn)[1] == 2
     assert f"klassify score {tcn} --split val" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parameters", [{"b": 1.0, "input": "probability"}, {"a": 1.0, "b": 1.0, "input": "odds"}])
+def test_a_system_yaml_that_lacks_a_parameter_is_refused(tcn, capsys, parameters):
+    folder = tcn.parent / "cut"
+    systems.write_system(folder, systems.derived_system(folder, "calibrated", [tcn], "probability", parameters))
+    assert cli.main(["score", str(folder), "--split", "val"]) == 2
+    said = capsys.readouterr().err
+    assert "The parameter" in said and "make this system again" in said

@@ -131,3 +131,28 @@ def test_command_refuses(exp, capsys, arguments, message):
     assert cli.main(["fuse", *inputs, "--out", f"{exp}/maxout", "--rule", "max"]) == 2
     assert message in capsys.readouterr().err
     assert not (exp / "maxout").exists()
+
+
+def test_a_folder_that_holds_a_trained_model_is_not_made_a_fusion(exp, capsys):
+    """Not by calibrate either."""
+    before = (exp / "audio_raw/system.yaml").read_bytes()
+    command = ["fuse", f"{exp}/audio", f"{exp}/video", "--out", f"{exp}/audio_raw", "--rule", "max"]
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert "holds audio_raw, a system of another kind (model)" in said and "--force" in said
+    assert (exp / "audio_raw/system.yaml").read_bytes() == before
+    with pytest.raises(KlassifyError, match="another kind"):
+        systems.made_before(exp / "audio_raw", {"inputs": []})
+    assert cli.main([*command, "--force"]) == 0 and systems.load_system(exp / "audio_raw").kind == "fusion"
+
+
+@pytest.mark.parametrize(("parameters", "named"), [
+    ({}, "parameter rule"), ({"rule": "median", "prior": 0.5}, "median"), ({"rule": ["max"], "prior": 0.5}, "rule"),
+    ({"rule": "max"}, "parameter prior"), ({"rule": "max", "prior": "high"}, "high"),
+    ({"rule": "max", "prior": float("nan")}, "prior"),
+])  # fmt: skip
+def test_a_system_yaml_that_lacks_a_parameter_is_refused_by_its_name(exp, capsys, parameters, named):
+    folder, inputs = exp / "fused", [exp / "audio", exp / "video"]
+    systems.write_system(folder, systems.derived_system(folder, "fusion", inputs, "probability", parameters))
+    assert cli.main(["score", str(folder), "--split", "val"]) == 2
+    assert named in capsys.readouterr().err

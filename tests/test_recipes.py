@@ -8,7 +8,9 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -206,6 +208,43 @@ def test_what_is_joined_waits_for_its_parts(tmp_path):
     assert done.returncode == 2 and "make stage2" in done.stderr and "system=w2v_aasist_rtpg" in done.stderr
     done = run("root=/media", "--stage", "2", "--stop-stage", "2", "system=tcn", script=script)
     assert done.returncode == 2 and "make stage1" in done.stderr
+
+
+def test_systems_that_read_no_lmm_features_wait_for_none(tmp_path):
+    small_checkout(tmp_path)
+    script = tmp_path / "recipes/multibranch/run.sh"
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    klassify = tmp_path / ".venv/bin/klassify"
+    klassify.write_text("#!/bin/sh\n")
+    klassify.chmod(0o755)
+    for system, needed in (("ps", False), ("vqvae,visual_no_lmm", False), ("ps,visual_clip", True), ("visual", True)):
+        done = run("root=/media", "--stage", "2", "--stop-stage", "2", f"system={system}", script=script)
+        assert ("lmm/train is missing" in done.stderr) == needed, system
+        assert ("+ klassify train" in done.stdout) != needed
+
+
+@pytest.mark.parametrize("end", ["false", "kill -INT 0; sleep 30"])
+def test_a_stage_that_fails_takes_with_it_what_runs_beside(tmp_path, end):
+    """And what that has started."""
+    (tmp_path / "recipes/one/conf/paper").mkdir(parents=True)
+    shutil.copy(ROOT / "recipes/common.sh", tmp_path / "recipes")
+    script, started = tmp_path / "recipes/one/run.sh", tmp_path / "started"
+    script.write_text(f"""#!/usr/bin/env bash
+        . "$(dirname "$0")/../common.sh" "$@"
+        long() {{ sleep 60 & echo $! > {started}.new; mv {started}.new {started}; wait; }}
+        beside long
+        until [ -e {started} ]; do sleep 0.05; done
+        {end}
+    """)
+    script.chmod(0o755)
+    done = subprocess.run(
+        [script], start_new_session=True, timeout=20, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    assert done.returncode
+    pid, deadline = int(started.read_text()), time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_every_row_of_the_tables_has_its_command():

@@ -109,6 +109,33 @@ def test_another_config_is_refused_by_name_and_force_replaces_it(config, tmp_pat
     assert load_file(out / "model.safetensors")["project.weight"].shape[0] == 8
 
 
+def test_what_was_made_otherwise_is_not_trained_over(config, tmp_path, small_data, capsys):
+    out = tmp_path / "fused"
+    systems.write_system(out, systems.System("fused", "fusion", "both", "clip", "probability", ["../a"]))
+    before = (out / "system.yaml").read_bytes()
+    assert cli.main(command(config, out, small_data)) == 2
+    assert "not trained here" in capsys.readouterr().err and (out / "system.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", ["system.yaml", "checkpoints/last.pt", "metrics.csv", "model.safetensors"])
+def test_cleared_halfway_a_folder_is_trained_again(config, tmp_path, small_data, monkeypatch, kept):
+    """--force that is killed between two removals: the same command without it ends with a whole system."""
+    out = tmp_path / "tcn"
+    assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
+    unlink = Path.unlink
+
+    def killed(path, **how):
+        if path == out / kept:
+            raise KeyboardInterrupt
+        unlink(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        cli.main(command(config, out, small_data, "train.epochs=1", "--force"))
+    assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
+    assert systems.load_model(out) and (out / "training.json").exists()
+
+
 @pytest.mark.parametrize("override", ["train.epoch=3", "model.init_args.width=3", "train.lr=high", "epochs"])
 def test_unknown_and_mistyped_keys_are_refused_by_name(config, tmp_path, small_data, capsys, override):
     assert cli.main(command(config, tmp_path / "tcn", small_data, override)) == 2

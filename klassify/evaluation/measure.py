@@ -115,7 +115,7 @@ def measure(
     frame: the labelled list. What is not defined, such as an AUC of one class, is NaN.
     """
     cells = _cells(scored, frame)
-    source = np.where(frame["source"] == "", frame["file"], frame["source"])  # unknown: a source of its own
+    source = datalist.sources_of(frame)
 
     def all_metrics(weights: np.ndarray) -> np.ndarray:
         return np.stack([cell.metrics(weights) for cell in cells.values()])

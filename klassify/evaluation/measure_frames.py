@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import systems
+from klassify import datalist, systems
 from klassify.errors import KlassifyError, some
 from klassify.evaluation.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
 from klassify.evaluation.metrics import Ranking, bootstrap, interval
@@ -76,7 +76,7 @@ def frame_columns(
     modality's own segments, `n_no_frames` clips, and `frame_gain`: the AUC of `versus` minus this one's on the
     clips that both have.
     """
-    truth, source = Truth.from_list(frame), _sources(frame)
+    truth, source = Truth.from_list(frame), datalist.sources_of(frame)
     results: dict[str, dict[str, float]] = {}
     parts: dict[tuple[str, str], LabelledFrames] = {}
     pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {}  # of each system: the rival's frames, its own
@@ -112,11 +112,6 @@ def frame_columns(
             columns["frame_gain"] = _exact(parts[theirs]) - _exact(parts[own])
             columns |= _ends("frame_gain", None if samples[own] is None else samples[theirs] - samples[own])
     return results
-
-
-def _sources(frame: pd.DataFrame) -> np.ndarray:
-    """(n,) the source of each clip; one of unknown source is a source of its own."""
-    return np.where(frame["source"] == "", frame["file"], frame["source"]).astype(str)
 
 
 def _exact(part: LabelledFrames) -> float:
@@ -177,7 +172,7 @@ def measure_heads(
         parts = [labelled_frames(table, Truth.from_list(frame, name), milliseconds) for name in columns.values()]
         samples = [None] * len(parts)
         if n_bootstrap:
-            samples = bootstrap_auc(parts, _sources(frame), n=n_bootstrap, seed=seed)
+            samples = bootstrap_auc(parts, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
         for label, part, resampled in zip(columns, parts, samples):
             auc, eer = Ranking(part.labels, part.scores).auc_and_eer() if len(part.labels) else (np.nan, np.nan)
             row = {"system": system.name, "head": head, "resolution_ms": milliseconds, "label": label,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import systems
+from klassify import datalist, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation import localisation_metrics as task2
 from klassify.evaluation.frame_metrics import FrameTable
@@ -74,10 +74,11 @@ def measure_task2(
     truth = Truth.from_list(frame)
     if not len(truth.segments):
         raise KlassifyError("There is no fake segment in these clips, so AP is not defined.")
+    sources = datalist.sources_of(frame)
     matches = {one.system.name: task2.match(one.proposals, truth, mode) for one in localised}
     samples = {}
     if n_bootstrap:
-        resampled = task2.bootstrap_task2(matches, frame["source"].to_numpy(), n=n_bootstrap, seed=seed)
+        resampled = task2.bootstrap_task2(matches, sources, n=n_bootstrap, seed=seed)
         samples = {name: values[-1] for name, values in resampled.items()}
     whole = {name: one.score() for name, one in matches.items()}
     by_frame = frame_columns(
@@ -101,7 +102,7 @@ def measure_task2(
     rows.append({"system": RANDOM, "group": "all"} | guessing(last.proposals, truth, frame, mode, seed).named())
     rows.append({"system": CEILING, "group": "all"} | task2.grid_ceiling(truth, FRAME_S, mode=mode).named())
     table = pd.DataFrame(rows)
-    return table.assign(metric=mode, n=len(frame), n_sources=frame["source"].nunique(), n_segments=len(truth.segments))
+    return table.assign(metric=mode, n=len(frame), n_sources=len(set(sources)), n_segments=len(truth.segments))
 
 
 def _with_ends(name: str, value: float, samples: np.ndarray | None) -> dict[str, float]:

@@ -61,11 +61,15 @@ def finished(out: Path, settings: dict[str, Any], force: bool) -> bool:
     """Whether the folder holds this very training, complete. Another one is refused, or cleared by force."""
     record = out / SETTINGS
     if force:
-        for name in (STATE, METRICS, WEIGHTS, "training.json", SETTINGS, "system.yaml"):
+        # what says that a training is complete goes first: killed here, the folder must not be taken for one
+        for name in ("training.json", "system.yaml", STATE, METRICS, WEIGHTS, SETTINGS):
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "scores", ignore_errors=True)
         return False
     if not record.exists():
+        if (out / "system.yaml").exists():
+            raise KlassifyError("This folder holds a system that was not trained here.", where=out,
+                                mend="train into another folder, or give --force to replace it")  # fmt: skip
         return False
     already_done(record, _brief(read_json(record)), _brief(settings))
     return finished_training(out) is not None
@@ -73,10 +77,10 @@ def finished(out: Path, settings: dict[str, Any], force: bool) -> bool:
 
 def _brief(settings: dict[str, Any]) -> dict[str, Any]:
     """Without train settings at their defaults, so that a record of before there was one says the same."""
-    train = settings["config"].get("train", {})
+    config = settings.get("config", {})
     defaults = dataclasses.asdict(TrainSettings())
-    changed = {key: value for key, value in train.items() if key not in defaults or value != defaults[key]}
-    return settings | {"config": settings["config"] | {"train": changed}}
+    changed = {k: v for k, v in config.get("train", {}).items() if k not in defaults or v != defaults[k]}
+    return settings | {"config": config | {"train": changed}}
 
 
 def write_result(out: Path, data: Any, state: dict[str, Any], failed: dict[str, str]) -> str:

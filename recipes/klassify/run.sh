@@ -111,7 +111,7 @@ if stage 2 "train the models, score val, calibrate and tune on val_fit, fuse"; t
   # shellcheck disable=SC2086  # names without spaces
   need_weights $chosen
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
-    train_all bam &                             # small models: two trainings of a thread each side by side
+    beside train_all bam                        # small models: two trainings of a thread each side by side
     train_all tcn "$audio_detector" tcn_tags
     wait $!
   else

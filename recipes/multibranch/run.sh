@@ -43,6 +43,13 @@ make_all() {
   done
 }
 
+# make_clip_branches: the audio branches, and that of pictures which learns from clips once its VQ-VAE is there
+make_clip_branches() {
+  make_all ps ps_clip
+  until [ -n "$vqvae" ] || have vqvae; do sleep 1; done
+  make_all visual_clip
+}
+
 # join OUT AUDIO VISUAL OPTION...: the linear layer over two branches, fitted on the frames of val_fit
 join() {
   local out=$1 sound=$2 picture=$3
@@ -63,6 +70,17 @@ answer_task2() {
   done
 }
 
+# need_features SPLIT: LMM features, unless system= names none that reads them
+need_features() {
+  local m chosen=${system:-visual}
+  for m in ${chosen//,/ }; do
+    case $m in
+      visual_no_lmm) ;;
+      visual*) need_shards "$features/lmm/$1" "$1"; return ;;
+    esac
+  done
+}
+
 if stage 0 "data lists: from the official metadata, or from a corpus that is generated first (data=demo)"; then
   make_lists
 fi
@@ -80,15 +98,11 @@ fi
 
 if stage 2 "train the branches, score val, fit the linear fusion on val_fit, tune"; then
   need_root
-  for s in train val; do need "$lists/$s.tsv" 0; need_shards "$features/lmm/$s" "$s"; done
+  for s in train val; do need "$lists/$s.tsv" 0; need_features "$s"; done
   # only the demo trains stems; others start from ImageNet's weights
   chosen=$(systems vqvae $(cd "$conf_dir" && compgen -G 'stems.yaml' | sed 's/\.yaml$//') ps ps_clip visual visual_clip fused fused_clip)
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
-    {                                           # small models: two trainings of a thread each side by side
-      make_all ps ps_clip
-      until [ -n "$vqvae" ] || have vqvae; do sleep 1; done
-      make_all visual_clip
-    } &
+    beside make_clip_branches                   # small models: two trainings of a thread each side by side
     make_all vqvae stems visual
     wait $!
     make_all fused fused_clip
@@ -109,7 +123,7 @@ if stage 3 "score the test split, align, fuse, localise, write the submission an
   chosen=$(splits testA testB)
   for s in $chosen; do
     need "$lists/$s.tsv" 0
-    need_shards "$features/lmm/$s" "$s"
+    need_features "$s"
     if [ -n "$system" ]; then
       score_chosen "$s"
       continue
