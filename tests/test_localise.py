@@ -7,6 +7,7 @@ import yaml
 
 from klassify import cli, derived, framescores, localise, proposals, systems
 from klassify.errors import KlassifyError
+from klassify.evaluation import measure_segments
 from klassify.scorefile import Header, ScoreFile, read_scores, score_path, write_blocks
 
 FRAME_S = 0.04
@@ -229,6 +230,22 @@ def test_what_cannot_be_merged_is_refused(tmp_path, bam, tags, capsys):
     (bam / "model.safetensors").write_bytes(b"other weights")
     assert klassify("localise", "--merge", bam, tags, "--out", tmp_path / "m") == 2
     assert "other inputs" in capsys.readouterr().err
+
+
+def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
+    assert klassify("localise", bam, "--split", "val") == 0
+    files = list(some_clips(1))
+    best = segments_of(bam).table.sort_values("score").groupby("file").tail(1).set_index("file")
+    fake = [[[best.loc[file, "start"], best.loc[file, "end"] + k % 3]] for k, file in enumerate(files)]
+    frame = pd.DataFrame({"file": files, "modify_type": "audio_modified", "duration": 2.4, "source": "",
+                          "fake_segments": fake, "audio_fake_segments": fake, "visual_fake_segments": [[]] * 6})  # fmt: skip
+    found = [measure_segments.load_localised(bam, "val", files)]
+    named = frame.assign(source=frame["file"])
+    unknown, known = (
+        measure_segments.measure_task2(found, one, versus="bam", n_bootstrap=30) for one in (frame, named)
+    )
+    pd.testing.assert_frame_equal(unknown, known)
+    assert unknown["n_sources"].iloc[0] == 6 and unknown["Score_low"].iloc[0] < unknown["Score_high"].iloc[0]
 
 
 def test_clips_that_one_input_lacks_are_answered_by_the_other():

@@ -188,6 +188,8 @@ def overrides(path: Path, *, narrow: bool) -> list[str]:
         shape |= {"dim": 24, "heads": 3, "channels": [16, 32, 48], "stem_width": 8} if narrow else {}
         given |= {f"model.init_args.spatiotemporal.init_args.{key}": value for key, value in shape.items()}
         given |= {"model.init_args.vqvae.init_args.dim": 8} if narrow else {}
+    if name == "visual_clip" and not narrow:
+        given["data.init_args.windows_per_clip"] = 2
     if name == "vqvae" and narrow:
         given["model.init_args.dim"] = 8
     return [f"{key}={json.dumps(value)}" for key, value in given.items()]
