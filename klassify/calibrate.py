@@ -1,6 +1,6 @@
 """Fit Platt scaling of one system: p = 1 / (1 + exp(a s + b)) (paper 1, equation 2).
 
-    klassify calibrate exp/demo/klassify/tcn --out exp/demo/klassify/tcn_platt --labels data_lists/demo
+    klassify calibrate exp/demo/klassify/tcn --out exp/demo/klassify/tcn-platt --labels data_lists/demo
 
 s is the system's probability, the sigmoid of its log-odds, as in the paper; `--input log_odds` takes the
 log-odds themselves, which keeps clips apart whose probabilities are all but 1. There is no minus sign

@@ -63,7 +63,8 @@ class Window:
 
 
 class ClipData:
-    """How one modality is read. Subclasses: MouthFeatures, AudioClips, and those of frame_datasets.
+    """How one modality is read. Subclasses stand in datasets, frame_datasets, frame_images,
+    partialspoof_data and visual_datasets.
 
     `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is that of the
     scores (scorefile.SCALES), or `none` for a model that gives no scores but serves others.

@@ -1,6 +1,6 @@
 """Compare systems with labels: AUC, EER, log-loss, intervals, calibration curves, score histograms (Task 1).
 
-    klassify evaluate exp/demo/klassify/{tcn,tcn_platt,maxout} --split val --labels data_lists/demo/val.tsv \
+    klassify evaluate exp/demo/klassify/{tcn,tcn-platt,maxout} --split val --labels data_lists/demo/val.tsv \
         --out exp/demo/klassify/evaluation
     klassify evaluate exp/demo/multibranch/{ps,visual,fused} --task 2 --split testA --labels ... --out ...
     klassify evaluate exp/demo/multibranch/ps --task 2 --columns ps40,ps80,ps160,ps320,ps640 --split testA ...

@@ -1,6 +1,6 @@
 """Join systems at the score level: max-out of calibrated probabilities, their mean, or a linear layer over frames.
 
-    klassify fuse exp/demo/klassify/{w2v_aasist_platt,tcn_platt} --out exp/demo/klassify/maxout --rule max
+    klassify fuse exp/demo/klassify/{w2v_aasist-platt,tcn-platt} --out exp/demo/klassify/maxout --rule max
     klassify fuse exp/demo/multibranch/{ps,visual} --out exp/demo/multibranch/fused --rule linear \
         --labels data_lists/demo
 

@@ -2,19 +2,19 @@
 
 The unit is whatever the caller counts in (samples, frames); every window is [start, start + size).
 
-| branch          | unit   | settings of `cut`                                                       |
-|-----------------|--------|-------------------------------------------------------------------------|
-| mouth TCN       | frames | `TCN`: 256 frames every 128, the last one anchored at the end           |
-| Wav2Vec-AASIST  | sample | `AASIST`: 64,600 samples every 16,000, the last one on the 320-sample grid |
-| BAM             | frames | `BAM`: 100 frames of 40 ms every 50, the last one anchored at the end   |
+| branch          | unit   | as the data classes cut by default                               |
+|-----------------|--------|------------------------------------------------------------------|
+| mouth TCN       | frame  | 256 frames every 128, the last one anchored at the end           |
+| Wav2Vec-AASIST  | sample | 64,600 samples every 16,000, the last one on the 320-sample grid |
+| BAM             | frame  | 100 frames of 40 ms every 50, the last one anchored at the end   |
 
 A timeline shorter than one window gets one window at 0, and the caller pads it as its model wants:
 wrap-around for Wav2Vec-AASIST, zeros and a mask for the TCN. BAM counts whole 40 ms frames, so its
 caller pads the waveform with zeros to a multiple of 640 samples first; no frame is then lost.
 
-Way back: frames that several windows cover are joined by `overlap_mean` or `overlap_max`; one value a
-window is spread over the frames by `centre_fill` or `nearest_fill`, a coarse grid over a finer one by
-`repeat_to`, and to one score a clip by `aggregate` or `aggregate_by_clip`.
+Way back: frames that several windows cover are joined by `overlap_mean`; one value a window is spread over the
+frames by `centre_fill`, a coarse grid over a finer one by `repeat_to`, and windows to one score a clip by
+`aggregate_by_clip`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,6 @@ from klassify.errors import KlassifyError
 
 if TYPE_CHECKING:
     import pandas
-
-TCN = {"size": 256, "hop": 128}
-AASIST = {"size": 64_600, "hop": 16_000, "tail": "grid", "grid": 320}
-BAM = {"size": 100, "hop": 50}
 
 AGGREGATIONS = ("max", "mean", "topk", "logit-mean", "noisy-or")
 
@@ -84,19 +80,6 @@ def overlap_mean(
     return total / mass.reshape(length, *[1] * (outputs.ndim - 2))
 
 
-def overlap_max(outputs: np.ndarray, starts: Sequence[int], length: int) -> np.ndarray:
-    """Like `overlap_mean`, but the largest value that any covering window gives to a frame."""
-    outputs = _check_windows(outputs, starts)
-    size = outputs.shape[1]
-    joined, covered = np.full((length, *outputs.shape[2:]), -np.inf), np.zeros(length, bool)
-    for start, window in zip(starts, outputs):
-        part = joined[start : start + size]
-        np.maximum(part, window[: len(part)], out=part)
-        covered[start : start + size] = True
-    _check_coverage(covered)
-    return joined
-
-
 def centre_fill(values: np.ndarray, starts: Sequence[int], size: int, length: int) -> np.ndarray:
     """One value a window, held from the window's centre frame to the next window's centre.
 
@@ -106,13 +89,6 @@ def centre_fill(values: np.ndarray, starts: Sequence[int], size: int, length: in
     centres = np.asarray(starts) + size // 2
     source = np.searchsorted(centres, np.arange(length), side="right") - 1
     return np.asarray(values)[np.maximum(source, 0)]
-
-
-def nearest_fill(values: np.ndarray, starts: Sequence[int], size: int, length: int) -> np.ndarray:
-    """One value a window, given to the frames nearest to its middle; ties go to the earlier window."""
-    middles = np.asarray(starts) + (size - 1) / 2
-    borders = (middles[:-1] + middles[1:]) / 2
-    return np.asarray(values)[np.searchsorted(borders, np.arange(length), side="left")]
 
 
 def repeat_to(values: np.ndarray, factor: int, length: int) -> np.ndarray:
@@ -125,13 +101,6 @@ def check_aggregate(how: str) -> None:
     """Raise KlassifyError unless `how` names an aggregation."""
     if how not in AGGREGATIONS:
         raise KlassifyError(f"{how!r} is no aggregation of windows; there are {', '.join(AGGREGATIONS)}.")
-
-
-def aggregate(log_odds: np.ndarray, how: str = "max", *, k: int = 3) -> float:
-    """One clip's log-odds from those of its windows (W,); see `aggregate_by_clip`."""
-    if len(log_odds) == 0:
-        raise ValueError("a clip without windows has no score")
-    return float(aggregate_by_clip(np.zeros(len(log_odds), int), log_odds, how, k=k).iloc[0])
 
 
 def aggregate_by_clip(clips: Sequence, log_odds: np.ndarray, how: str = "max", *, k: int = 3) -> pandas.Series:

@@ -78,17 +78,6 @@ def reversed_clips(frames):
     return row_offsets(np.array([len(clip) for clip in clips])), np.concatenate(clips)
 
 
-def test_from_a_table_in_any_order_but_not_off_the_grid():
-    table = pd.DataFrame(
-        {"file": ["b", "a", "b", "b"], "start": [0.04, 0.0, 0.0, 0.08], "end": 0.0, "score": [2, 1, 3, 4]}
-    )
-    frames = FrameTable.from_table(table)
-    assert frames.files.tolist() == ["b", "a"] and frames.scores.tolist() == [3, 2, 4, 1]
-    table.loc[3, "start"] = 0.12
-    with pytest.raises(KlassifyError, match="of b are not one row for each 40 ms"):
-        FrameTable.from_table(table)
-
-
 def test_no_frames_and_no_such_resolution():
     frames, truth, _ = random_split(4)
     nothing = FrameTable(np.array([], object), np.array([0]), np.array([]))

@@ -237,8 +237,8 @@ def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
     files = list(some_clips(1))
     best = segments_of(bam).table.sort_values("score").groupby("file").tail(1).set_index("file")
     fake = [[[best.loc[file, "start"], best.loc[file, "end"] + k % 3]] for k, file in enumerate(files)]
-    frame = pd.DataFrame({"file": files, "modify_type": "audio_modified", "duration": 2.4, "source": "",
-                          "fake_segments": fake, "audio_fake_segments": fake, "visual_fake_segments": [[]] * 6})  # fmt: skip
+    frame = pd.DataFrame({"file": files, "modify_type": "audio_modified", "duration": 2.4, "source": ""})
+    frame = frame.assign(fake_segments=fake, audio_fake_segments=fake, visual_fake_segments=[[]] * 6)
     found = [measure_segments.load_localised(bam, "val", files)]
     named = frame.assign(source=frame["file"])
     unknown, known = (

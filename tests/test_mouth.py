@@ -161,12 +161,6 @@ def test_leading_values_are_zero_and_gaps_start_anew():
     assert not columns[8:10].any() and (columns[10, 1], columns[11, 2], columns[12, 3]) == (0, 0, 0)
 
 
-def test_rates_other_than_25_scale_to_units_of_40_ms():
-    relative = np.random.default_rng(3).normal(size=(9, 40, 2))
-    for order, of in enumerate((mouth.velocity, mouth.acceleration, mouth.jerk), start=1):
-        np.testing.assert_allclose(of(relative, fps=50.0), 2**order * of(relative))
-
-
 def test_mouth_aspect_ratio_is_opening_over_width():
     ratios = mouth.mouth_aspect_ratio(np.stack([face_points(a)[mouth.LIPS] for a in (0.0, 0.07, 0.35)]))
     np.testing.assert_allclose(ratios, np.array([0.0, 0.07, 0.35]) / 0.7, atol=1e-12)

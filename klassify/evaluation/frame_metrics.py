@@ -17,13 +17,11 @@ from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError
 from klassify.evaluation.metrics import Ranking
 from klassify.frame_file import FrameFile
 from klassify.ragged import row_numbers, row_offsets
-from klassify.segments import FRAME_S
 from klassify.submission.predictions import Truth
 
 RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
@@ -38,27 +36,6 @@ class FrameTable:
     files: np.ndarray
     offsets: np.ndarray
     scores: np.ndarray
-
-    @classmethod
-    def from_table(cls, table: pd.DataFrame, *, where: object = None) -> FrameTable:
-        """From the table of a frames score file, clip by clip in order of time, without gaps.
-
-        Raises KlassifyError for rows that are not on the 40 ms grid.
-        """
-        clip, files = pd.factorize(table["file"])
-        start = table["start"].to_numpy(float)
-        order = np.lexsort((start, clip))
-        offsets = row_offsets(np.bincount(clip, minlength=len(files)))
-        frame = np.arange(len(clip)) - np.repeat(offsets[:-1], np.diff(offsets))
-        off_grid = np.abs(start[order] - frame * FRAME_S) > FRAME_S / 4
-        if off_grid.any():
-            names = some(dict.fromkeys(files[clip[order[off_grid]]].tolist()))
-            raise KlassifyError(
-                f"Frame scores of {names} are not one row for each 40 ms frame from 0 s on.",
-                where=where,
-                mend="align the scores to the 40 ms grid first",
-            )
-        return cls(np.asarray(files, dtype=object), offsets, table["score"].to_numpy(float)[order])
 
     @classmethod
     def read(cls, source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:

@@ -222,19 +222,19 @@ def in_face_frame(points: np.ndarray, eyes: np.ndarray) -> np.ndarray:
     return np.stack([turned.real, turned.imag], axis=-1)
 
 
-def velocity(moving: np.ndarray, fps: float = 25.0) -> np.ndarray:
+def velocity(moving: np.ndarray) -> np.ndarray:
     """Mean speed of the points (T, n, 2), (T,): eye distances per 40 ms."""
-    return _mean_difference(moving, 1, fps)
+    return _mean_difference(moving, 1)
 
 
-def acceleration(moving: np.ndarray, fps: float = 25.0) -> np.ndarray:
+def acceleration(moving: np.ndarray) -> np.ndarray:
     """Mean length of the second difference, (T,): eye distances per (40 ms)^2."""
-    return _mean_difference(moving, 2, fps)
+    return _mean_difference(moving, 2)
 
 
-def jerk(moving: np.ndarray, fps: float = 25.0) -> np.ndarray:
+def jerk(moving: np.ndarray) -> np.ndarray:
     """Mean length of the third difference, (T,): eye distances per (40 ms)^3."""
-    return _mean_difference(moving, 3, fps)
+    return _mean_difference(moving, 3)
 
 
 def jitter(moving: np.ndarray) -> np.ndarray:
@@ -267,10 +267,10 @@ def _line_residual(windows: np.ndarray) -> np.ndarray:
     return np.sqrt((residual**2).sum(axis=-2).mean(axis=(-2, -1)))
 
 
-def _mean_difference(moving: np.ndarray, order: int, fps: float) -> np.ndarray:
+def _mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
     result = np.zeros(len(moving))
     steps = np.linalg.norm(np.diff(moving, n=order, axis=0), axis=-1).mean(axis=-1)
-    result[order:] = np.nan_to_num(steps) * (fps / 25.0) ** order
+    result[order:] = np.nan_to_num(steps)
     return result
 
 

@@ -13,7 +13,7 @@ What is unusual, and kept:
   scored one at a time (klassify.frame_datasets.AudioFrames); in training the losses leave padded frames out.
 
 Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions. Class 1 is
-fake: the published files have it the other way round, and klassify.checkpoints swaps the rows of `out_layer`
+fake: the published files have it the other way round, and klassify.key_maps swaps the rows of `out_layer`
 when it imports one.
 """
 

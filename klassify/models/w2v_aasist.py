@@ -8,7 +8,7 @@ parts jointly with the negative log-likelihood of a log-softmax.
 
 Axes: B windows, N samples at 16 kHz, T front-end frames of 20 ms, C channels, H spectral and W temporal
 nodes, D node dimensions. Output index 1 is fake: the published files have it the other way round, and
-klassify.checkpoints swaps the rows when it imports one.
+klassify.key_maps swaps the rows when it imports one.
 """
 
 from __future__ import annotations
