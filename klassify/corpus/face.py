@@ -17,8 +17,6 @@ CORNER = (-1.7, -1.6)  # face coordinates of the texture's upper left corner
 WIDTH, HEIGHT = int(3.4 * SCALE), int(3.8 * SCALE)
 
 # landmark numbers of MediaPipe's face mesh; the left of the picture, mirrored where there are two
-FACE_OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
-             148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
 UPPER_LID = (33, 246, 161, 160, 159, 158, 157, 173, 133)
 LOWER_LID = (33, 7, 163, 144, 145, 153, 154, 155, 133)
 BROW = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)

@@ -14,7 +14,6 @@ from klassify.corpus.canvas import Canvas, band, blend, ellipse, smooth_noise, s
 from klassify.corpus.face import (
     BROW,
     CORNER,
-    FACE_OVAL,
     HEIGHT,
     IRIS,
     LOWER_LID,
@@ -32,6 +31,7 @@ from klassify.corpus.face import (
 )
 from klassify.corpus.look import Look
 from klassify.corpus.scene import paint_back_hair, paint_backdrop, paint_body, paint_front_hair
+from klassify.features.mouth import FACE_OVAL
 
 LID_POSITIONS = 5
 EYE_ROWS = slice(*(int((y - CORNER[1]) * SCALE) for y in (-0.24, 0.2)))
@@ -83,7 +83,7 @@ def _paint_skin(canvas: Canvas, look: Look, mesh: np.ndarray, shade: np.ndarray,
         canvas.shape(ellipse(x, 0.17, 0.05, 0.13), skin * 0.72, 3, 0.6)
     skull = ellipse(0, -0.02, 0.79 * look.width, 0.88)
     canvas.shape(skull[skull[:, 1] <= 0], skin, 1.5, cover=True)
-    canvas.shape(smooth_ring(mesh[list(FACE_OVAL), :2]), skin, 1.2, cover=True)
+    canvas.shape(smooth_ring(mesh[FACE_OVAL, :2]), skin, 1.2, cover=True)
     flush = look.skin * (1.02, 0.82, 0.8) * shade[..., None]
     for x, y, rx, ry in ((-0.42, 0.42, 0.17, 0.13), (0.42, 0.42, 0.17, 0.13), (0, 0.47, 0.1, 0.07)):
         canvas.shape(ellipse(x * look.width, y, rx, ry), flush, 10, 0.33)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from klassify.align import blocks
 from klassify.errors import KlassifyError
 from klassify.evaluation.metrics import Ranking
 from klassify.frame_file import FrameFile
@@ -26,7 +27,6 @@ from klassify.submission.predictions import Truth
 
 RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
 SEGMENT_MS = 400
-BLOCK_CLIPS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class FrameTable:
     def read(cls, source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:
         """The column `plus` of a frames score file, or `plus` less `minus`; nothing else of it is kept in memory."""
         columns, scores = [plus] if minus is None else [plus, minus], [np.empty(0)]
-        for first in range(0, len(source.files), BLOCK_CLIPS):
-            values = source.read(source.files[first : first + BLOCK_CLIPS], columns).values
+        for files in blocks(source.files):
+            values = source.read(files, columns).values
             scores.append(values[:, 0] if minus is None else values[:, 0] - values[:, 1])
         return cls(source.files, row_offsets(source.counts), np.concatenate(scores))
 

@@ -28,8 +28,8 @@ from klassify.proposals import random_proposals
 from klassify.scorefile import score_path
 from klassify.segments import FRAME_S
 from klassify.submission.predictions import Proposals, Truth
+from klassify.submission.verdict import MAX_ROWS
 
-MAX_ROWS = 50  # of a clip: what is submitted
 RANDOM_DRAWS = 20
 RANDOM = "random"  # rows beside the systems': guessing,
 CEILING = "perfect on the 40 ms grid"  # and the true segments with their ends on the grid

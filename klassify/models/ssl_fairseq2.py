@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from klassify.errors import KlassifyError
+from klassify.models.ssl_torchaudio import Projection
 
 # names below the encoder: fairseq2's, transformers'
 NAMES = (
@@ -56,18 +57,6 @@ class _Extractor(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         return self.conv_layers(wave[:, None])
-
-
-class _Projection(nn.Module):
-    """(B, T, C) -> (B, T, D), and the normed input."""
-
-    def __init__(self, layer_norm: nn.Module, projection: nn.Module):
-        super().__init__()
-        self.layer_norm, self.projection = layer_norm, projection
-
-    def forward(self, local: Tensor) -> tuple[Tensor, Tensor]:
-        normed = self.layer_norm(local)
-        return self.projection(normed), normed
 
 
 class _Encoder(nn.Module):
@@ -110,7 +99,7 @@ class Fairseq2SpeechModel(nn.Module):
         frontend, encoder = _built(config)
         self.config = config
         self.feature_extractor = _Extractor(frontend.feature_extractor.layers)
-        self.feature_projection = _Projection(frontend.post_extract_layer_norm, frontend.model_dim_proj)
+        self.feature_projection = Projection(frontend.post_extract_layer_norm, frontend.model_dim_proj)
         self.encoder = _Encoder(frontend.pos_encoder, encoder.layers, encoder.layer_norm)
 
     def activation_checkpointing_enable(self, *_: Any) -> None:

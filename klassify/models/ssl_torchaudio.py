@@ -30,14 +30,15 @@ class _Extractor(nn.Module):
         return x
 
 
-class _Projection(nn.Module):
-    """(B, T, C) -> (B, T, D), and the normed input."""
+class Projection(nn.Module):
+    """(B, T, C) -> (B, T, D), and the normed input; fairseq2's too."""
 
     def __init__(self, layer_norm: nn.Module, projection: nn.Module):
         super().__init__()
         self.layer_norm, self.projection = layer_norm, projection
 
     def forward(self, local: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, C) -> (B, T, D) and (B, T, C)."""
         normed = self.layer_norm(local)
         return self.projection(normed), normed
 
@@ -76,7 +77,7 @@ class TorchaudioSpeechModel(nn.Module):
         self.config = config
         self.feature_extractor = _Extractor(built.feature_extractor.conv_layers)
         projection = built.encoder.feature_projection
-        self.feature_projection = _Projection(projection.layer_norm, projection.projection)
+        self.feature_projection = Projection(projection.layer_norm, projection.projection)
         self.encoder = _Encoder(built.encoder.transformer)
         if config.model_type == "wavlm":
             for layer in self.encoder.layers:
