@@ -316,6 +316,8 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
     folders = [root / split / split, root / split, root]
     if not len(files):
         return next((folder for folder in folders if folder.is_dir()), root)
+    if not root.is_dir():
+        raise KlassifyError("The media folder does not exist.", where=root, mend="give the right --root")
     sample = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 50).astype(int))]
     held = [sum(os.path.exists(folder / name) for name in sample) for folder in folders]  # False for one too long
     if not any(held):

@@ -207,7 +207,6 @@ def sweep(shard: Shard, *, force: bool) -> None:
 
 def extract(shard: Shard, root: Path, made_by: Extraction, *, force: bool = False) -> list[dict[str, str]]:
     """Make the missing parts of a shard and its failures file; (file, stage, reason) of all its clips."""
-    check_root(root, shard.files)
     sweep(shard, force=force)
     inputs = {place: inputs_hash(shard.part(place), root, made_by.inputs) for place in shard.places}
     todo = unfinished(shard, inputs.__getitem__, force=force)
@@ -266,19 +265,6 @@ def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) 
 
 
 # ------------------------------------------------------------------------------ small things
-
-
-def check_root(root: Path, files: Sequence[str]) -> None:
-    """Refuse a media folder that holds none of the clips, before it becomes a million failures."""
-    if not root.is_dir():
-        raise KlassifyError("The media folder does not exist.", where=root, mend="give the right --root")
-    sample = files[:: max(1, len(files) // 50)]
-    if sample and not any(_size(root / file) >= 0 for file in sample):
-        raise KlassifyError(
-            f"None of {len(sample)} sampled clips is there, such as {sample[0]!r}.",
-            where=root,
-            mend="give the right --root",
-        )
 
 
 def _size(path: Path) -> int:

@@ -226,6 +226,16 @@ def test_wrong_media_folders_are_refused_at_once(data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_shard_of_missing_clips_alone_is_one_of_failures(data, tmp_path):
+    """Refused, it would leave an array of shards without an end."""
+    (tmp_path / "list.tsv").write_text("file\nid 1/é0.mp4\ngone.mp4\nid 1/é1.mp4\nlost.mp4\n")
+    command = arguments(data, tmp_path / "out", "--shard", "2/2")
+    command[command.index("--list") + 1] = str(tmp_path / "list.tsv")
+    assert cli.main(command) == 0
+    failures = (tmp_path / "out/failures-2-of-2.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in failures[1:]] == ["gone.mp4", "lost.mp4"]
+
+
 def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):
     extractor = ClipExtractor(data / "media", data / "landmarks")
     for file in ("../list.tsv", "/etc/passwd"):
