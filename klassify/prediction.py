@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib
+import importlib.abc
+import importlib.machinery
 import io
 import os
 import re
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ import pandas as pd
 from klassify import datalist, decoding, store, systems
 from klassify.detector_file import DETECTOR, DetectorFile
 from klassify.errors import KlassifyError
-from klassify.files import read_yaml, readable
+from klassify.files import readable
 from klassify.localise import PROPOSALS
 from klassify.scorefile import read_scores, score_path
 from klassify.store_kinds import LMMRow
 
 SPLIT = "predict"
+EXTRACTED = ("mouth", "audio", "lmm")  # kinds of features that need no model of the detector's own
 DEMO_NOTICE = "These models were trained on the generated corpus alone: their answers about real videos mean nothing."
 
 
@@ -67,20 +70,75 @@ def predict(
 ) -> Iterator[Prediction]:
     """Answers about videos, in their order. A file that cannot be read gets the prior and the reasons."""
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
+        kinds = needed_kinds(detector)
         data = _DataSet(Path(folder), [Path(video) for video in videos])
         overlay = data.lay_over(detector)
-        with contextlib.redirect_stdout(io.StringIO()):
-            data.run_stages(overlay, device, lmm)
+        with _no_code_of(detector.folder), contextlib.redirect_stdout(io.StringIO()):
+            data.run_stages(overlay, kinds, device, lmm)
         answers = _Answers(overlay)
         for video, file in zip(videos, data.files):
             yield answers.about(file, readable(video), detector)
 
 
+def needed_kinds(detector: DetectorFile) -> set[str]:
+    """The kinds of feature shards that its models read, such as {"mouth"}.
+
+    KlassifyError, before any work, for a detector that cannot answer here.
+    """
+    for task in ("task1", "task2"):
+        detector.answering(task)
+    folders = [detector.folder / name for name, entry in detector.systems.items() if entry["kind"] == "model"]
+    with _no_code_of(detector.folder):
+        by_folder = {folder: set(feature_kinds(folder)) for folder in folders}
+    for folder, kinds in by_folder.items():
+        if other := sorted(kinds.difference(EXTRACTED)):
+            raise KlassifyError(f"This system reads features of the kind {', '.join(other)}, which a model of its own "
+                                f"makes; of raw videos only {' and '.join(EXTRACTED)} are made.", where=folder,
+                                mend="extract them, then klassify score")  # fmt: skip
+    return set().union(*by_folder.values())
+
+
 def feature_kinds(folder: Path) -> Sequence[str]:
     """The kinds of feature shards that a model reads, such as ("mouth",)."""
-    data = read_yaml(folder / systems.CONFIG)["data"]
-    module, _, name = data["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), name)(**data.get("init_args", {})).feature_kinds
+    import torch
+
+    from klassify.experiment import load_experiment
+
+    with torch.device("meta"):  # the config is checked as that of any system, nothing of the model's size is made
+        return load_experiment(folder / systems.CONFIG).data.feature_kinds
+
+
+@contextlib.contextmanager
+def _no_code_of(folder: Path) -> Iterator[None]:
+    """No module is imported from a detector's folder, which may lie below the working directory and so on sys.path."""
+    finder = _Refusing(folder.resolve())
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Refusing(importlib.abc.MetaPathFinder):
+    """Finds nothing; KlassifyError for a module that would be found in a folder, but for what is installed there."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.installed = [Path(path).resolve() for path in (Path(__file__).parent, sys.prefix, sys.base_prefix)]
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or not spec.has_location:
+            return
+        place = Path(spec.origin).resolve()
+        if place.is_relative_to(self.folder) and not any(map(place.is_relative_to, self.installed)):
+            what = "A config names code that lies in the detector's own folder, which is not run."
+            raise KlassifyError(what, where=place, mend="if you trust it, move it to a folder of your own")
+
+
+def on_generated_corpus(folder: Path) -> bool:
+    """Whether a detector's folder, exp/<data>/<recipe>, is of the generated corpus."""
+    return Path(os.path.abspath(folder)).parent.name.split("-")[0] == "demo"
 
 
 def _suffix(video: Path) -> str:
@@ -119,10 +177,8 @@ class _DataSet:
                     (top / name / part).symlink_to(source.resolve())
         return dataclasses.replace(detector, folder=top)
 
-    def run_stages(self, detector: DetectorFile, device: str, lmm: str | None) -> None:
+    def run_stages(self, detector: DetectorFile, kinds: Iterable[str], device: str, lmm: str | None) -> None:
         """Extract what the models need, run them, derive, localise: inputs before those that use them."""
-        models = [name for name, entry in detector.systems.items() if entry["kind"] == "model"]
-        kinds = {kind for name in models for kind in feature_kinds(detector.folder / name)}
         for kind in sorted(kinds):
             self._extract(kind, device, lmm)
         for name, entry in detector.systems.items():
@@ -137,12 +193,12 @@ class _DataSet:
 
     def _extract(self, kind: str, device: str, lmm: str | None) -> None:
         out = self.folder / "features" / kind / SPLIT
-        options = ["--list", str(self.list), "--root", str(self.folder / "media"), "--out", str(out)]
+        options = ["--kind", kind, "--list", str(self.list), "--root", str(self.folder / "media"), "--out", str(out)]
         if kind == "lmm":
             if lmm is None:
                 self._without_lmm(out)
                 return
-            options += ["--kind", kind, "--lmm", lmm, "--device", device]
+            options += ["--lmm", lmm, "--device", device]
         else:
             options += ["--jobs", str(min(len(self.files), os.cpu_count() or 1))]
         self._command("extract", *options)
@@ -196,7 +252,7 @@ class _Answers:
             segments=segments.sort_values("score", ascending=False, ignore_index=True),
             frames={name: tables[file] for name, tables in self.frames.items() if file in tables},
             detector=readable(where),
-            notice=DEMO_NOTICE if any(part.split("-")[0] == "demo" for part in where.parts) else "",
+            notice=DEMO_NOTICE if on_generated_corpus(detector.folder) else "",
         )
 
     def _reasons(self, file: str) -> dict[str, str]:
