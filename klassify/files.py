@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def readable(name: str | os.PathLike) -> str:
     r"""A file's name as text that can be written as UTF-8: a byte that is none becomes an escape such as \xe9."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def short_names(folders: Sequence[str | os.PathLike]) -> list[str]:
+    """Folders as paths below the deepest one common to all their parents: `klassify`, or `demo/klassify`."""
+    resolved = [Path(folder).resolve() for folder in folders]
+    top = os.path.commonpath([folder.parent for folder in resolved])
+    return [os.path.relpath(folder, top) for folder in resolved]
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -23,8 +23,8 @@ from pathlib import Path
 from klassify import media
 from klassify.detector_file import DETECTOR, read_detector
 from klassify.errors import KlassifyError, some
-from klassify.files import readable, write_json
-from klassify.prediction import Prediction, predict
+from klassify.files import readable, short_names, write_json
+from klassify.prediction import Prediction, needed_kinds, predict
 
 TRAINED_ON = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo-large", "demo", "demo-tiny")
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
@@ -50,10 +50,13 @@ def run(args: argparse.Namespace) -> int:
     """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have none."""
     paths = find_videos(args.videos)
     names = ("klassify", "multibranch") if args.recipe == "both" else (args.recipe,)
-    detectors = [read_detector(path) for path in args.detector or [find_detector(args.exp, name) for name in names]]
-    stems, unanswered = output_names(paths), 0
+    found = args.detector or [find_detector(args.exp, name) for name in names]
+    detectors = list({one.folder.resolve(): one for one in map(read_detector, found)}.values())  # each once
     for detector in detectors:
-        folder = args.out / detector.folder.name if len(detectors) > 1 else args.out
+        needed_kinds(detector)  # what cannot answer is refused before another takes its time
+    stems, unanswered = output_names(paths), 0
+    for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
+        folder = args.out / name if len(detectors) > 1 else args.out
         predictions = predict(detector, paths, device=args.device, lmm=args.lmm)
         for path, stem, prediction in zip(paths, stems, predictions):
             unanswered += not prediction.answered

@@ -18,6 +18,7 @@ from tiny_demo import copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures
 
 from klassify import media
 from klassify.cli import main
+from klassify.detector_file import DetectorFile
 from klassify.files import readable
 from klassify.prediction import Prediction
 
@@ -166,7 +167,8 @@ def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys)
         return (Prediction(readable(video), 0.5, True, {}, nothing, {}, "d", "") for video in videos)
 
     monkeypatch.setattr("klassify.predict.predict", answers)
-    monkeypatch.setattr("klassify.predict.read_detector", lambda path: None)
+    monkeypatch.setattr("klassify.predict.read_detector", lambda path: DetectorFile(Path(path), {}, {}))
+    monkeypatch.setattr("klassify.predict.needed_kinds", lambda detector: set())
     videos = [str(tmp_path / "in" / name) for name in names]
     out = tmp_path / "out"
     assert main(["predict", *videos, "--detector", "d", "--out", str(out), "--no-timeline"]) == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from faults.scenarios import TCN
@@ -13,7 +15,7 @@ from klassify import prediction
 from klassify.cli import main
 from klassify.detector_file import DETECTOR, DetectorFile
 from klassify.errors import KlassifyError
-from klassify.prediction import needed_kinds
+from klassify.prediction import Prediction, needed_kinds
 from klassify.systems import System, system_hash, write_system
 
 MODEL, DATA = yaml.safe_load(TCN)["model"], yaml.safe_load(TCN)["data"]
@@ -92,6 +94,24 @@ def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, ca
         assert main(["predict", str(tmp_path / "clip.mp4"), "--detector", str(tmp_path / name)]) == 2
         told = capsys.readouterr().err
         assert said in told and f"where: {tmp_path / name}" in told
+
+
+def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypatch):
+    for name in ("demo/klassify", "other/klassify"):
+        make_detector(tmp_path / "exp" / name, {"model": MODEL, "data": DATA})
+    (tmp_path / "clip.mp4").touch()
+
+    def answers(detector, videos, **_options):
+        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        return [Prediction(str(video), 0.5, True, {}, nothing, {}, detector.folder.parent.name, "") for video in videos]
+
+    monkeypatch.setattr("klassify.predict.predict", answers)
+    given = [f"--detector={tmp_path / 'exp' / name}" for name in ("demo/klassify", "other/klassify", "demo/klassify")]
+    assert main(["predict", str(tmp_path / "clip.mp4"), *given, "--out", str(tmp_path / "o"), "--no-timeline"]) == 0
+    for name in ("demo", "other"):
+        assert json.loads((tmp_path / "o" / name / "klassify/clip.json").read_text())["detector"] == name
+    main(["predict", str(tmp_path / "clip.mp4"), given[0], given[2], "--out", str(tmp_path / "p"), "--no-timeline"])
+    assert (tmp_path / "p/clip.json").exists()
 
 
 @pytest.mark.parametrize("place, notice", [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from klassify.errors import KlassifyError, some
 from klassify.evaluation.frame_metrics import FrameTable
 from klassify.evaluation.measure import Scored, load_scored
 from klassify.evaluation.measure_segments import Localised, load_localised
+from klassify.files import short_names
 from klassify.frame_file import FrameFile
 from klassify.localise import is_merged
 from klassify.scorefile import score_path
@@ -66,11 +66,10 @@ def find(paths: Sequence[Path]) -> list[Found]:
             folders.setdefault(folder.resolve(), set()).update(answers)
     if not folders:
         raise KlassifyError("There is nothing to compare.", mend="name system folders, or folders with a detector.yaml")
-    top = os.path.commonpath([folder.parent for folder in folders])
     here = Path.cwd().resolve()
     return [
-        Found(os.path.relpath(folder, top), _short(folder, here), tuple(t for t in TASKS if t in answers))
-        for folder, answers in folders.items()
+        Found(name, _short(folder, here), tuple(t for t in TASKS if t in answers))
+        for name, (folder, answers) in zip(short_names(list(folders)), folders.items())
     ]
 
 
