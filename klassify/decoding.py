@@ -35,8 +35,21 @@ from klassify.media import MediaError, MediaInfo
 SILENCE_S = 120.0  # no sound clip keeps a decoder busy for so long between two answers
 START_S = 60.0
 ATTEMPTS = 2
+MODULE = "klassify.decoding"
 ALLOWED = ("klassify.media", "klassify.features.frames")  # modules whose functions run there
 LENGTH = struct.Struct("<I")
+# -c and -m put the working directory first on sys.path, where an av.py may lie beside the videos; -P is of 3.11. The
+# package is that of the process that asks, wherever it was found.
+START = """import sys
+if sys.path[:1] == [""]:
+    del sys.path[0]
+import importlib.util, os
+start = os.path.join(sys.argv[2], "__init__.py")
+spec = importlib.util.spec_from_file_location(sys.argv[1].split(".")[0], start, submodule_search_locations=sys.argv[2:])
+sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules[spec.name])
+importlib.import_module(sys.argv[1]).main()
+"""
 
 
 class _Died(Exception):
@@ -112,7 +125,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "klassify.decoding"], bufsize=0,
+            [sys.executable, "-c", START, MODULE, os.path.dirname(os.path.abspath(media.__file__))], bufsize=0,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.poll = select.poll()
@@ -122,7 +135,7 @@ class _Process:
         except (_Died, _Silent) as error:
             self.end()
             raise KlassifyError(f"The decoding process does not start: {error or 'no answer'}.",
-                                mend=f"see what it says: {sys.executable} -m klassify.decoding") from None  # fmt: skip
+                                mend=f"see what it says: {sys.executable} -m {MODULE}") from None  # fmt: skip
 
     def ask(self, function: Callable, path: str | os.PathLike, args: tuple, named: dict) -> None:
         if function.__module__ not in ALLOWED:

@@ -16,6 +16,7 @@ import pytest
 
 from klassify import decoding, media
 from klassify.corpus.encode import write_clip
+from klassify.errors import KlassifyError
 from klassify.features import frames
 from klassify.media import MediaError
 
@@ -155,6 +156,27 @@ def _pid_and_frames(clip):
 def test_only_decoding_functions_run_there(clip):
     with pytest.raises(ValueError, match="do not run"):
         decoding.call(os.path.getsize, clip)
+
+
+@pytest.mark.parametrize("name", ["av", "json", "numpy"])
+def test_code_beside_the_videos_is_not_run(clip, tmp_path, monkeypatch, name):
+    (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_process_has_pythonpath_and_the_package_of_the_one_that_asks(clip, tmp_path, monkeypatch):
+    (tmp_path / "klassify").mkdir()
+    (tmp_path / "klassify/__init__.py").write_text("raise SystemExit")  # another one
+    (tmp_path / "cv2.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w'); raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(KlassifyError, match="does not start"):
+        decoding.call(frames.n_frames, clip)
+    assert (tmp_path / "marker").exists()
+    (tmp_path / "cv2.py").unlink()
+    assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
 
 
 def test_the_process_ends_with_the_one_that_asked(clip):
