@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import av.logging
@@ -34,6 +36,9 @@ MAX_SECONDS = 3600.0  # a broken time stamp can claim years
 # how long one picture may stay: longer than the longest clips, eleven minutes, which may show a single one, and than
 # any slide. A gap beyond it is a broken time stamp, which would fill an hour with copies of one picture.
 MAX_STILL_S = 900.0
+# of one decoded block of sound: codecs end theirs after seconds, and resampling takes memory many times its size
+MAX_BLOCK_S = 300.0
+LOST_S = 1.0  # of sound: more than this is not lost at the ends of a resampler's filter
 EPS_S = 1e-6
 ENDS_STATED = ("matroska,webm", "nut", "ogg", "asf")  # what these call a duration is the time of the end
 CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -78,6 +83,14 @@ class MediaInfo:
     has_video: bool
 
 
+class _Stamp(NamedTuple):
+    """The times of a packet, without what it holds."""
+
+    pts: int | None
+    duration: int | None
+    time_base: Fraction | None
+
+
 def inside(root: str | os.PathLike, file: str) -> Path:
     """The path of a listed file below its media folder; a name that leads out of it is a MediaError."""
     if os.path.isabs(file) or ".." in Path(file).parts or "\0" in file:
@@ -110,22 +123,36 @@ def read_audio(path: str | os.PathLike) -> np.ndarray:
     A file without audio gives an empty array, which is a normal state. Raises MediaError.
     """
     blocks = []
-    n = 0
+    seconds = 0.0
     with opened(path) as container:
         if not container.streams.audio:
             return np.zeros(0, np.float32)
         resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)  # interleaved: PyAV crashes on 8 planes
-        for frame in _chain_end(_decoded(path, container, container.streams.audio[0])):
+        decoded = _decoded(path, container, container.streams.audio[0])
+        for frame in itertools.chain(decoded, [None]):  # which flushes the resampler
+            if frame is not None:
+                seconds += _block_seconds(path, frame)
+            if seconds > MAX_SECONDS:
+                raise MediaError(f"The audio is longer than {MAX_SECONDS:.0f} s.", where=path)
             for block in resampler.resample(frame):
                 channels = block.to_ndarray().reshape(-1, block.layout.nb_channels)
                 blocks.append(channels.mean(axis=1, dtype=np.float32))
-                n += len(blocks[-1])
-            if n > MAX_SECONDS * SAMPLE_RATE:
-                raise MediaError(f"The audio is longer than {MAX_SECONDS:.0f} s.", where=path)
     wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if len(wave) < (seconds - LOST_S) * SAMPLE_RATE:  # the resampler says nothing of what it cannot do
+        raise MediaError(f"Of {seconds:.1f} s of audio only {len(wave) / SAMPLE_RATE:.1f} s could be resampled.",
+                         where=path)  # fmt: skip
     if not np.isfinite(wave).all():
         raise MediaError("The audio holds samples that are no finite numbers.", where=path)
     return np.clip(wave, -1.0, 1.0, out=wave)
+
+
+def _block_seconds(path: str | os.PathLike, frame: av.AudioFrame) -> float:
+    """How long a decoded block of sound is; MediaError for one that no codec makes."""
+    seconds = frame.samples / frame.sample_rate if frame.sample_rate else math.inf
+    if seconds > MAX_BLOCK_S:
+        raise MediaError(f"One block of the audio is {seconds:.0f} s long; the limit is {MAX_BLOCK_S:.0f} s.",
+                         where=path)  # fmt: skip
+    return seconds
 
 
 def iter_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
@@ -189,7 +216,8 @@ def count_frames(path: str | os.PathLike) -> int:
         _frame_size(path, stream)
         rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
         with _explained(path):
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            packets = [_Stamp(packet.pts, packet.duration, packet.time_base) for packet in container.demux(stream)
+                       if packet.size and not packet.is_discard]  # fmt: skip
         if all(packet.pts is not None for packet in packets):
             packets.sort(key=lambda packet: packet.pts)  # they come in decoding order
         return sum(1 for _ in on_grid(_timed(path, packets, 1 / rate)))
@@ -327,12 +355,6 @@ def _count_packets(container: av.container.InputContainer, stream: av.VideoStrea
     with contextlib.suppress(av.error.FFmpegError):
         return sum(packet.size > 0 for packet in container.demux(stream))
     return 0
-
-
-def _chain_end(frames: Iterable) -> Iterator:
-    """The frames, then None, which flushes a resampler."""
-    yield from frames
-    yield None
 
 
 av.logging.set_level(av.logging.PANIC)  # what matters arrives as MediaError; the rest would break progress bars

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import weakref
 from fractions import Fraction
 from pathlib import Path
 
@@ -314,6 +316,75 @@ def test_absurd_sizes_and_times_are_refused(tmp_path, monkeypatch):
     for read in (media.probe, READERS[2]):
         with pytest.raises(MediaError, match="64x64"):
             read(big)
+
+
+@pytest.mark.parametrize("rate, samples, said", [
+    (4, 65_535, "One block of the audio is 16384 s long"), (3, 65_535, "One block"), (4, 1000, None),
+    (1, 20, "Of 20.0 s of audio only 0.0 s could be resampled"),
+])  # fmt: skip
+def test_blocks_of_sound_are_bounded_before_they_are_resampled(tmp_path, monkeypatch, rate, samples, said):
+    path = tmp_path / "slow.mka"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=rate, layout="mono", options={"frame_size": str(samples)})
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    resampled = []
+    resampler = av.AudioResampler
+
+    class Watched:
+        def __init__(self, **options):
+            self.resampler = resampler(**options)
+
+        def resample(self, frame):
+            resampled.append(frame.samples if frame else 0)
+            return self.resampler.resample(frame)
+
+    monkeypatch.setattr(av, "AudioResampler", Watched)
+    if said is None:
+        assert len(media.read_audio(path)) == samples / rate * media.SAMPLE_RATE
+        return
+    with pytest.raises(MediaError, match=said):
+        media.read_audio(path)
+    assert sum(resampled) <= 20
+
+
+def test_counting_frames_holds_no_packets(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", [40 * k for k in range(50)])
+    alive, demux = [], av.container.InputContainer.demux
+
+    class Watched:
+        def __init__(self, packet):
+            self.packet = packet
+            alive.append(weakref.ref(self))
+
+        def __getattr__(self, name):
+            return getattr(self.packet, name)
+
+    held = []
+
+    def demuxed(container, stream):
+        for packet in demux(container, stream):
+            yield Watched(packet)
+            held.append(sum(one() is not None for one in alive))
+
+    opened = media.opened
+
+    class Opened:
+        def __init__(self, container):
+            self.container, self.streams = container, container.streams
+
+        def demux(self, stream):
+            return demuxed(self.container, stream)
+
+    @contextlib.contextmanager
+    def watched(path):
+        with opened(path) as container:
+            yield Opened(container)
+
+    monkeypatch.setattr(media, "opened", watched)
+    assert media.count_frames(path) == 50 and max(held) <= 2
 
 
 def test_a_picture_that_stays_for_too_long_is_refused(tmp_path, monkeypatch):
