@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
+from klassify.proportion import refuse_swollen
 from klassify.ragged import pooled, row_numbers, row_offsets
-from klassify.scorefile import read_header, reading
+from klassify.scorefile import AGAIN, read_header, reading
 from klassify.segments import FRAME_S
 
 GROUPS_KEPT = 2  # row groups in memory: a block may begin in one and end in the next
@@ -38,7 +39,7 @@ class FrameFile:
         with reading(path), self._open() as parquet:
             sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
             self.columns = list(parquet.schema_arrow.names)
-            names, runs = _runs(parquet)
+            names, runs = _runs(parquet, self.path)
         missing = {"file", "start", "end", "score"} - set(self.columns)
         if missing:
             raise KlassifyError(f"Columns {sorted(missing)} are missing.", where=self.path)
@@ -87,8 +88,10 @@ class FrameFile:
         key = (g, columns)
         if key not in self._groups:
             with reading(self.path), self._open() as parquet:
-                read = parquet.read_row_group(g, columns=["start", "end", *columns])
-                table = np.column_stack([read[name].to_numpy() for name in ("start", "end", *columns)]).astype(float)
+                names = ["start", "end", *columns]
+                refuse_swollen(parquet, self.path, group=g, columns=names, mend=AGAIN)
+                read = parquet.read_row_group(g, columns=names)
+                table = np.column_stack([read[name].to_numpy() for name in names]).astype(float)
             while len(self._groups) >= GROUPS_KEPT:
                 self._groups.pop(next(iter(self._groups)))
             self._groups[key] = table
@@ -106,13 +109,14 @@ class FrameFile:
                 raise KlassifyError(f"Frame scores of {names} are {why}.", where=self.path)
 
 
-def _runs(parquet: Any) -> tuple[list[str], list[int]]:
+def _runs(parquet: Any, path: Path) -> tuple[list[str], list[int]]:
     """Names and row counts of the clips of a file, in file order."""
     names: list[str] = []
     counts: list[int] = []
     for group in range(parquet.num_row_groups):
         if not parquet.metadata.row_group(group).num_rows:  # such a column has no type
             continue
+        refuse_swollen(parquet, path, group=group, mend=AGAIN)
         for chunk in parquet.read_row_group(group, columns=["file"])["file"].chunks:
             codes = chunk.indices.to_numpy()
             first = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
+from klassify.proportion import refuse_swollen
 from klassify.ragged import row_numbers, row_offsets
-from klassify.scorefile import Header, read_header, reading, validate
+from klassify.scorefile import AGAIN, Header, read_header, reading, validate
 from klassify.segments import FRAME_S
 from klassify.systems import to_probability
 
@@ -171,6 +172,7 @@ def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
         rest = None
         for group in range(parquet.num_row_groups):
             with reading(path):
+                refuse_swollen(parquet, path, group=group, mend=AGAIN)
                 rows = parquet.read_row_group(group).to_pandas()
             rest = rows if rest is None else pd.concat([rest, rows], ignore_index=True)
             cut = len(rest)

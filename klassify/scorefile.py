@@ -31,7 +31,8 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, some
-from klassify.files import canonical_json, refuse_cut, settings_hash, whole_file
+from klassify.files import canonical_json, refuse_cut, refuse_irregular, settings_hash, whole_file
+from klassify.proportion import refuse_swollen
 
 KINDS = {
     "windows": ".windows.tsv",
@@ -44,6 +45,7 @@ SUPERVISIONS = ("clip", "segment")
 COLUMNS = ("file", "start", "end", "score")
 TEXT_COLUMNS = ("file", "reason", "modality", "method")
 ROWS = "rows"  # in the header of a TSV file
+AGAIN = "remove it and make the scores again"
 DIGITS = "%.9g"  # a float32 softmax ties from a logit of about 17; nine digits of log-odds do not
 
 
@@ -150,9 +152,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise KlassifyError(
-            f"This score file is damaged: {reason}.", where=path, mend="remove it and make the scores again"
-        ) from None
+        raise KlassifyError(f"This score file is damaged: {reason}.", where=path, mend=AGAIN) from None
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -172,6 +172,7 @@ def read_header(path: str | os.PathLike) -> Header:
 def _header_fields(path: Path) -> dict[str, str]:
     if not path.exists():
         raise KlassifyError("This score file does not exist.", where=path, mend="score the system on this split first")
+    refuse_irregular(path)
     with reading(path):
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -188,8 +189,11 @@ def read_scores(path: str | os.PathLike) -> ScoreFile:
     """Read and validate a score file."""
     header = read_header(path)
     if header.kind == "frames":
-        with reading(path):
-            table = pd.read_parquet(path, partitioning=None)
+        import pyarrow.parquet as pq
+
+        with reading(path), pq.ParquetFile(path) as parquet:
+            refuse_swollen(parquet, path, mend=AGAIN)
+            table = parquet.read().to_pandas()
         validate(table, header, where=path)
     else:
         (table,) = _read_tsv(path, header, None)
@@ -224,7 +228,7 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
         raise KlassifyError(
             f"This score file has {read} rows; its header says {fields[ROWS].lstrip('0') or 0}.",
             where=path,
-            mend="remove it and make the scores again",
+            mend=AGAIN,
         )
 
 

@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError, some
-from klassify.files import canonical_json, settings_hash, whole_file
+from klassify.files import canonical_json, refuse_irregular, settings_hash, whole_file
+from klassify.proportion import refuse_swollen
 from klassify.store_kinds import LMMRow, MouthRow, ReconstructionRow, Row, row_class
 
 __all__ = ["FeatureStore", "LMMRow", "MouthRow", "Place", "PartHeader", "ReconstructionRow", "Row", "write_part"]
@@ -261,6 +262,7 @@ def _reading(path: Path | str) -> Iterator[None]:
 
 
 def _open(path: Path | str, **options) -> pq.ParquetFile:
+    refuse_irregular(path)
     try:
         return pq.ParquetFile(path, **options)
     except DAMAGED as error:
@@ -269,5 +271,6 @@ def _open(path: Path | str, **options) -> pq.ParquetFile:
 
 def _read(path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
     with _reading(path):
+        refuse_swollen(file, path, group=group, columns=columns, mend=AGAIN)
         table = file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
         return table.select(list(columns))  # KeyError for one that is not there

@@ -1,0 +1,43 @@
+"""Parquet files that would unpack to out of all proportion are refused before anything of them is read.
+
+Run lengths and dictionaries let a file of some kilobytes stand for as many rows as its header likes. What a row group
+takes in memory is known beforehand: its columns' values and bytes stand in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Any
+
+from klassify.errors import KlassifyError
+
+# Of one read, unpacked. A row group of frame scores is a million rows, 0.1 GB, and the codes of an hour's clip are
+# 0.3 GB; both may repeat themselves without end, as those of a black video do.
+ALWAYS_READ = 1 << 29
+# What takes more than that holds numbers of a network, of which each is some bytes in the file too. A whole file of
+# frame scores that never change is the extreme: about 300, for the names of its clips.
+MOST_TIMES = 1000
+WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}  # bytes a value; others have 8 or a pointer
+
+
+def refuse_swollen(
+    parquet: Any, path: str | os.PathLike, *, group: int | None = None, columns: Collection[str] = (), mend: str
+) -> None:
+    """KlassifyError where a row group (None: all), of these columns (none given: all), unpacks to too much.
+
+    parquet: an opened pyarrow.parquet.ParquetFile.
+    """
+    metadata = parquet.metadata
+    unpacked = packed = 0
+    for number in range(metadata.num_row_groups) if group is None else [group]:
+        rows = metadata.row_group(number)
+        for column in map(rows.column, range(rows.num_columns)):
+            if columns and column.path_in_schema.partition(".")[0] not in columns:
+                continue
+            unpacked += max(column.total_uncompressed_size, column.num_values * WIDTHS.get(column.physical_type, 8))
+            packed += column.total_compressed_size
+    packed = min(packed, os.path.getsize(path))  # metadata may claim anything
+    if unpacked > max(ALWAYS_READ, MOST_TIMES * packed):
+        raise KlassifyError(f"{packed} bytes of this file claim to unpack to {unpacked / 1e9:.1f} GB.",
+                            where=path, mend=mend)  # fmt: skip
