@@ -36,7 +36,7 @@ SILENCE_S = 120.0  # no sound clip keeps a decoder busy for so long between two 
 START_S = 60.0
 ATTEMPTS = 2
 MODULE = "klassify.decoding"
-ALLOWED = ("klassify.media", "klassify.features.frames")  # modules whose functions run there
+ALLOWED = ("klassify.media", "klassify.traits", "klassify.features.frames")  # modules whose functions run there
 LENGTH = struct.Struct("<I")
 # -c and -m put the working directory first on sys.path, where an av.py may lie beside the videos; -P is of 3.11. The
 # package is that of the process that asks, wherever it was found.
@@ -61,7 +61,7 @@ class _Silent(Exception):
 
 
 def call(function: Callable[..., Any], path: str | os.PathLike, *args: Any, **named: Any) -> Any:
-    """function(path, ...) in another process: a number or an array. Raises MediaError."""
+    """function(path, ...) in another process: an array, or what JSON can hold. Raises MediaError."""
     for attempt in range(ATTEMPTS):
         with _borrowed(path, last=attempt + 1 == ATTEMPTS) as process:
             process.ask(function, path, args, named)
@@ -156,7 +156,7 @@ class _Process:
                 self.answer()
 
     def answer(self, within_s: float | None = None) -> Any:
-        """The next answer: an array, a number, or None at the end of a stream."""
+        """The next answer: an array, what JSON can hold, or None at the end of a stream."""
         deadline = time.monotonic() + (SILENCE_S if within_s is None else within_s)
         (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
         message = json.loads(bytes(self._read(length, deadline)))

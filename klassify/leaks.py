@@ -6,16 +6,14 @@ numbers will not hold elsewhere. `audit` measures each trait alone and all toget
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 
-from klassify import media
+from klassify import decoding, media, traits
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
 
@@ -24,38 +22,6 @@ REPEATS = 5
 LISTED = ("duration", "n_frames", "n_samples", "fps")  # what a data list already holds
 MOST_OPENED, MOST_JOINT = 2000, 20_000  # clips whose files are opened; clips that the joint model learns from
 SEED = 0
-
-
-def container_traits(path: str | os.PathLike) -> dict[str, float | str]:
-    """What can be known of a clip without looking at a frame: sizes, times, rates, codecs and tags.
-
-    A stream that is missing has zeros. Raises MediaError for what is no media file.
-    """
-    path = Path(path)
-    with media.opened(path) as container:
-        video = next(iter(container.streams.video), None)
-        audio = next(iter(container.streams.audio), None)
-        parts = [part for part in (container, video, audio) if part is not None]
-        tags = sorted(f"{key}={value}" for part in parts for key, value in part.metadata.items())
-        return {
-            "bytes": path.stat().st_size,
-            "duration_s": container.duration / av.time_base if container.duration else 0.0,
-            "bit_rate": container.bit_rate or 0,
-            "video_bit_rate": (video.bit_rate or 0) if video else 0,
-            "audio_bit_rate": (audio.bit_rate or 0) if audio else 0,
-            "video_frames": video.frames if video else 0,
-            "audio_packets": audio.frames if audio else 0,
-            "width": video.width if video else 0,
-            "height": video.height if video else 0,
-            "audio_rate": audio.rate if audio else 0,
-            "codecs": " ".join(_codec(part) for part in (video, audio) if part is not None),
-            "tags": "; ".join(tags),
-        }
-
-
-def _codec(stream: Any) -> str:
-    context = stream.codec_context
-    return f"{context.name}/{context.profile}" if context is not None else "unknown"
 
 
 def leak_auc(traits: pd.DataFrame, is_fake: np.ndarray, original: np.ndarray, repeats: int = REPEATS) -> float:
@@ -124,8 +90,8 @@ def _opened(files: Sequence[str], root: Path) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for file in files:
         try:
-            rows.append(container_traits(media.inside(root, file)))
-        except (media.MediaError, OSError):
+            rows.append(decoding.call(traits.container_traits, media.inside(root, file)))
+        except media.MediaError:
             rows.append({})
     return pd.DataFrame(rows)
 

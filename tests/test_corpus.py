@@ -37,6 +37,7 @@ from klassify.corpus.text import draw_sentence
 from klassify.corpus.visual_edits import Fault, degrade
 from klassify.errors import KlassifyError
 from klassify.files import read_json, write_json
+from klassify.traits import container_traits
 
 FIELDS = [
     "file", "original", "split", "modify_type", "audio_model", "video_model", "fake_segments",
@@ -277,7 +278,7 @@ def traits(corpus) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     for entry in entries:
         path = corpus / entry["split"] / entry["file"]
         power = float(np.mean(media.read_audio(path) ** 2))
-        rows.append({**leaks.container_traits(path), "loudness_db": 10 * np.log10(power + 1e-12)})
+        rows.append({**container_traits(path), "loudness_db": 10 * np.log10(power + 1e-12)})
     is_fake = np.array([int(entry["modify_type"] != "real") for entry in entries])
     return pd.DataFrame(rows), is_fake, np.array([f"{entry['split']}/{entry['original']}" for entry in entries])
 
