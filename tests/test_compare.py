@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from two_recipes import make
+from two_recipes import make, video
 
-from klassify import datalist, leaks
+from klassify import datalist, leaks, media
 from klassify.cli import main
+from klassify.errors import KlassifyError
 from klassify.evaluation import localisation_metrics, metrics
-from klassify.report import agreement, conditions, drift, entries, sidebyside
+from klassify.report import agreement, conditions, drift, entries, figures, sidebyside
+from klassify.scoring import clip_scores
 from klassify.submission.predictions import Truth
 
 ROOT = Path(__file__).parent.parent
@@ -278,3 +280,53 @@ def test_localisers_alone_and_clip_labels_alone_are_compared_as_far_as_they_go(r
     assert main(command) == 0
     assert "Task 2 is not measured" in capsys.readouterr().out
     assert main([*command, "--val", str(tmp_path / "other.tsv")]) == 2
+
+
+@pytest.mark.parametrize("which", ["real", "one real", "one fake"])
+def test_clips_of_one_class_have_an_answer(recipes, labels, tmp_path, capsys, which):
+    real = labels["modify_type"] == "real"
+    chosen = {"real": labels[real], "one real": labels[real][:1], "one fake": labels[~real][:1]}[which]
+    datalist.write_list(tmp_path / "testA.tsv", chosen)
+    command = ["--split", "testA", "--labels", str(tmp_path / "testA.tsv"), "--out", str(tmp_path)]
+    assert recipes.compare(*command) == 0
+    assert f"{len(chosen)} clips" in capsys.readouterr().out
+    page = (tmp_path / "testA/report.html").read_text()
+    assert "Task 1: is the clip fake?" in page and 'data-figure="histogram"' in page and "ROC." not in page
+
+
+def test_no_clip_at_all_is_said(recipes, labels, tmp_path, capsys):
+    datalist.write_list(tmp_path / "testA.tsv", labels[:0])
+    assert recipes.compare("--split", "testA", "--labels", str(tmp_path / "testA.tsv"), "--out", str(tmp_path)) == 2
+    assert "no clip of testA to compare on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ends", [(-1e308, 1e308), (1e17, 1e17), (0.0, 0.0), (-1.5, 2.5)])
+def test_histograms_hold_scores_of_any_size(ends):
+    score = np.array(ends * 5)
+    figure = figures.histogram(score, "log_odds", {"real": score == score[0], "val": score != score[0]})
+    assert all(sum(line["y"]) == pytest.approx(100, abs=0.01) for line in figure["data"])
+
+
+def test_reasons_with_quotes_are_read_as_they_were_written(recipes, labels, loaded):
+    path = clip_scores.failures_path(recipes.path("exp", "one", "spans"), "testA")
+    before = path.read_bytes() if path.exists() else None
+    without = next(file for file in labels["file"] if file not in set(loaded["one/spans"].frames.files))
+    reason = 'it says "no"'
+    pd.DataFrame({"file": [without], "stage": "score", "reason": reason}).to_csv(path, sep="\t", index=False)
+    try:
+        states = entries.coverage(loaded["one/spans"], "testA", labels["file"].tolist())
+        assert states.loc[states["file"] == without, "reason"].tolist()[-1] == reason
+        path.write_bytes(b"file\tstage\treason\n\xff\t1\t2\n")
+        with pytest.raises(KlassifyError, match="damaged"):
+            entries.coverage(loaded["one/spans"], "testA", labels["file"].tolist())
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+
+def test_containers_are_opened_beside_this_process(tmp_path, monkeypatch):
+    video(tmp_path / "a.mp4", np.random.default_rng(0))
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes().replace(b"avc1", b"xq7z"))
+    monkeypatch.setattr(media, "opened", None)  # of this process
+    found = leaks._opened(["a.mp4", "b.mp4", "missing.mp4"], tmp_path)
+    assert found["width"].tolist()[:2] == [64, 0] and found.loc[2].isna().all()
+    assert "unknown" in found.loc[1, "codecs"]

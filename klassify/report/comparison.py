@@ -42,7 +42,8 @@ def compare(args: argparse.Namespace) -> Comparison:
     """Load, and measure what can be measured."""
     found = entries.find(args.systems)
     frame, label, subset = _clips(args, found)
-    files = frame["file"].tolist()
+    if not (files := frame["file"].tolist()):
+        raise KlassifyError(f"There is no clip of {args.split} to compare on.", where=args.labels)
     loaded = [entries.load(one, args.split, files) for one in found]
     answers = {task: entries.answering(loaded, task) for task in entries.TASKS}
     first = [*answers["task1"], *answers["task2"]]
@@ -130,7 +131,7 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
         if framed:
             tables["frames"], found = sidebyside.frame_rows(framed, frame, **drawn)
             differences.append(found)
-    if parts:
+    if any(map(len, parts)):  # no group of clips of one class has a number
         tables["groups"] = pd.concat(parts, ignore_index=True)
     if differences:
         tables["differences"] = pd.concat(differences, ignore_index=True)

@@ -19,6 +19,7 @@ from klassify.files import short_names
 from klassify.frame_file import FrameFile
 from klassify.localise import is_merged
 from klassify.scorefile import score_path
+from klassify.scoring.clip_scores import read_failures
 
 TASKS = ("task1", "task2")
 ANSWERED, FELL_BACK, FAILED = "answered", "fell back", "failed"
@@ -180,7 +181,7 @@ def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.nd
     sources = systems.input_folders(entry.folder) if is_merged(entry.system) else [entry.folder]
     n_with, reasons = np.zeros(len(files), int), [[] for _ in files]
     for folder in sources:
-        path, failures = score_path(folder, split, "frames"), _failures(folder, split)
+        path, failures = score_path(folder, split, "frames"), read_failures(folder, split)
         there = set(FrameFile(path).files) if path.exists() else set()
         here = np.fromiter((file in there for file in files), bool, len(files))
         n_with += here
@@ -193,14 +194,6 @@ def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.nd
 def _states(n_answers: np.ndarray, n_inputs: int) -> np.ndarray:
     states = np.where(n_answers >= n_inputs, ANSWERED, np.where(n_answers > 0, FELL_BACK, FAILED))
     return states.astype(object)
-
-
-def _failures(folder: Path, split: str) -> dict[str, str]:
-    path = folder / "scores" / f"{split}.failures.tsv"
-    if not path.exists():
-        return {}
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3)
-    return dict(zip(table["file"], table["reason"])) if {"file", "reason"} <= set(table) else {}
 
 
 def coverage_summary(states: pd.DataFrame) -> pd.DataFrame:

@@ -121,7 +121,8 @@ def calibration(label: np.ndarray, before: np.ndarray, after: np.ndarray, how: s
 def histogram(score: np.ndarray, scale: str, groups: Mapping[str, np.ndarray]) -> Figure:
     """How a system's scores are distributed in each group, (n,) masks; modify_types have their own colours."""
     low, high = (0.0, 1.0) if scale == "probability" else (float(score.min()), float(score.max()))
-    edges = np.linspace(low, max(high, low + 1e-6), int(np.clip(np.sqrt(len(score)), 10, HISTOGRAM_BINS)) + 1)
+    n_edges = int(np.clip(np.sqrt(len(score)), 10, HISTOGRAM_BINS)) + 1
+    edges = 2 * np.linspace(low / 2, max(high, low + 1e-6) / 2, n_edges)  # their distance may exceed what a float holds
     data = []
     for at, (name, mask) in enumerate(groups.items()):
         n = int(mask.sum())

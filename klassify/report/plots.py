@@ -66,9 +66,13 @@ def _task1(result: Comparison, scored: list[Entry]) -> dict[str, Plot]:
     types = figures.types_of(result.frame)
     histograms = {one.name: figures.histogram(one.scored.score, one.system.scale, types) for one in scored}
     note = "On the diagonal, a probability means what it says; larger points hold more clips."
-    return {
-        "roc": Plot("ROC.", {"all": figures.roc(label, scores, first)}, HINT),
-        "det": Plot("DET.", {"all": figures.det(label, scores, first)}, "Nearer to the lower left is better."),
+    errors = {}
+    if 0 < label.sum() < len(label):  # of one class, no clip is there to be confused with another
+        errors = {
+            "roc": Plot("ROC.", {"all": figures.roc(label, scores, first)}, HINT),
+            "det": Plot("DET.", {"all": figures.det(label, scores, first)}, "Nearer to the lower left is better."),
+        }
+    return errors | {
         "calibration": Plot("Calibration.", curves, note, "system"),
         "histogram": Plot("Scores by type.", histograms, "Behind each type, its number of clips.", "system"),
     }
