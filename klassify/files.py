@@ -159,12 +159,21 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file; a missing or broken one is a KlassifyError that names it."""
+    refuse_irregular(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise KlassifyError("This file does not exist.", where=path) from None
     except (ValueError, RecursionError) as error:
         raise KlassifyError(f"This is not readable JSON: {error}.", where=path) from None
+
+
+def read_json_mapping(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping of names to values; anything else is a KlassifyError that names it."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise KlassifyError("This JSON is no mapping of names to values.", where=path)
+    return content
 
 
 @contextlib.contextmanager
@@ -184,6 +193,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
 
     from klassify.bounded_yaml import BoundedLoader
 
+    refuse_irregular(path)
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), BoundedLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, no date of the calendar, too deep

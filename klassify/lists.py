@@ -36,7 +36,7 @@ from klassify.datalist import (
     write_list,
 )
 from klassify.errors import KlassifyError, some
-from klassify.files import already_done, file_hash, read_json, whole_file, write_json
+from klassify.files import already_done, file_hash, read_json_mapping, whole_file, write_json
 from klassify.metadata import Fault, read_metadata, read_names, sidecar_files
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) ->
     """Write one list with its record (.json) and its faults (.failures.tsv); returns the number of faults."""
     made_with = {"input": source.name, "hash": _fingerprint(source), "probe": args.probe, "split": split}
     record_path, faults_path = path.with_suffix(".json"), path.with_suffix(".failures.tsv")
-    record = read_json(record_path) if path.exists() and record_path.exists() else None
+    record = _read_record(record_path) if path.exists() and record_path.exists() and not args.force else None
     if already_done(path, record and record["made_with"], made_with, force=args.force):
         print(f"{path}: done before")
         return sum(record["faults"].values())
@@ -139,6 +139,7 @@ def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) ->
         faults = sorted([*faults, *more], key=lambda fault: fault.row)
     if source.suffix == ".csv":
         frame = fakeavceleb.with_segments(frame)  # whole clips, whose lengths are only known now
+    record_path.unlink(missing_ok=True)  # the old one must never speak of the new list
     write_list(path, frame[[name for name in COLUMNS if name in frame]])
     _write_faults(faults_path, faults)
     types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
@@ -151,6 +152,14 @@ def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) ->
         counts = ", ".join(f"{n} {action}" for action, n in actions.items())
         print(f"  {len(faults)} entries were wrong ({counts}), see {faults_path}", file=sys.stderr)
     return len(faults)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json_mapping(path)
+    made_with, faults = record.get("made_with"), record.get("faults")
+    if not (isinstance(made_with, dict) and isinstance(faults, dict) and all(type(n) is int for n in faults.values())):
+        raise KlassifyError("This record of a list is damaged.", where=path, mend="make the list again with --force")
+    return record
 
 
 def _fingerprint(source: Path) -> str:

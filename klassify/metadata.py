@@ -260,6 +260,7 @@ def _path_id(name: str, split: str) -> str:
 
 def read_names(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """A testX_files.txt: a name a line, blank lines allowed. Each needs an answer, so a bad one is fatal."""
+    refuse_irregular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

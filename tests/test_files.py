@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
+from klassify import scorefile, store
 from klassify.errors import KlassifyError
-from klassify.files import read_json, read_yaml, refuse_cut, whole_file, write_json
+from klassify.files import read_json, read_json_mapping, read_yaml, refuse_cut, whole_file, write_json
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -120,3 +121,23 @@ def test_a_file_beyond_the_size_limit(tmp_path):
     assert "Traceback" not in done.stderr and "the disk is full" in done.stderr
     assert not (tmp_path / "lists" / "testA.tsv").exists()
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096  # only there
+
+
+@pytest.mark.parametrize("read", [read_json, read_json_mapping, read_yaml, scorefile.read_header, store.read_header])
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
+    path = tmp_path / "part-1-of-1-0.parquet"
+    os.mkfifo(path)
+    with pytest.raises(KlassifyError, match="no regular file") as error:
+        read(path)
+    assert error.value.where == path
+
+
+@pytest.mark.parametrize("content", ["[]", "[1]", "1", "null", '"made_with"'])
+def test_json_that_is_no_mapping_is_named(tmp_path, content):
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(KlassifyError, match="no mapping") as error:
+        read_json_mapping(path)
+    assert error.value.where == path
+    path.write_text('{"a": 1}')
+    assert read_json_mapping(path) == {"a": 1}

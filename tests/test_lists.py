@@ -1,5 +1,6 @@
 """Data lists: the schema, the subsets, and official metadata of every kind with every fault we know of."""
 
+import argparse
 import hashlib
 import json
 import math
@@ -489,6 +490,8 @@ def test_a_pipe_is_no_data_list(tmp_path):
     os.mkfifo(tmp_path / "x.tsv")
     with pytest.raises(KlassifyError, match="no regular file"):
         datalist.read_list(tmp_path / "x.tsv")
+    with pytest.raises(KlassifyError, match="no regular file"):
+        metadata.read_names(tmp_path / "x.tsv")
 
 
 @pytest.mark.parametrize("folder", ["train", "train/train", "."])
@@ -636,6 +639,37 @@ def test_a_list_is_made_once_and_other_inputs_are_refused(tmp_path, capsys):
     assert run_lists(tmp_path) == 2 and "hash" in capsys.readouterr().err
     assert run_lists(tmp_path, "--force") == 0
     assert datalist.load_split(tmp_path / "lists", "train")["file"][0] == "b/real.mp4"
+
+
+@pytest.mark.parametrize("record", ["[]", "[1]", "1", "{}", '{"made_with": {}, "faults": [1]}'])
+def test_a_record_of_a_list_that_is_none_is_refused_unless_forced(tmp_path, record, capsys):
+    make(tmp_path, family("a"))
+    (tmp_path / "lists/train.json").write_text(record)
+    assert run_lists(tmp_path) == 2 and "lists/train.json" in capsys.readouterr().err
+    assert run_lists(tmp_path, "--force") == 0 and run_lists(tmp_path) == 0
+
+
+def test_a_list_that_was_replaced_has_no_record_of_another(tmp_path, monkeypatch):
+    make(tmp_path, family("a"))
+
+    def killed(path, table):
+        datalist.write_list(path, table)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lists, "write_list", killed)
+    (tmp_path / "train_metadata.json").write_text(json.dumps(family("b")))
+    with pytest.raises(KeyboardInterrupt):
+        lists.run(_arguments(tmp_path, "--force"))
+    monkeypatch.undo()
+    (tmp_path / "train_metadata.json").write_text(json.dumps(family("a")))
+    assert run_lists(tmp_path) == 0
+    assert datalist.load_split(tmp_path / "lists", "train")["file"][0] == "a/real.mp4"
+
+
+def _arguments(root, *extra):
+    parser = argparse.ArgumentParser()
+    lists.configure(parser)
+    return parser.parse_args(["--data=avdeepfake1mpp", f"--root={root}", f"--out={root / 'lists'}", *extra])
 
 
 def test_strict_exits_with_1_and_stale_faults_go(tmp_path):
