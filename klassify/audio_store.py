@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from klassify import store
 from klassify.audio_file import FORMAT, HEAD_BYTES, NO_AUDIO, SAMPLE, SCHEMA, head, sound_path, to_float
 from klassify.errors import KlassifyError, some
+from klassify.proportion import refuse_swollen
 
 VARIABLE = "KLASSIFY_AUDIO"  # environment: auto, media (never the cache), cache (nothing else)
 OPEN_PARTS = 64
@@ -117,7 +118,9 @@ class AudioStore:
     def _part(self, number: int, path: Path) -> tuple[np.ndarray, ...]:
         """Keys (n, 2), part, start and length of the clips of a part, whose two files are held against each other."""
         try:
-            table = pq.ParquetFile(path).read(SCHEMA.names)
+            parquet = pq.ParquetFile(path)
+            refuse_swollen(parquet, path, mend="remove it and extract again")
+            table = parquet.read(SCHEMA.names)
             digest = table.schema.metadata[b"sound"].decode()
             files, reasons = table["file"].to_pylist(), table["reason"].to_pylist()
             lengths = np.array(table["n_samples"].to_pylist(), np.int64)

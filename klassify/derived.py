@@ -11,7 +11,7 @@ from klassify import calibrate, fuse, systems
 from klassify.errors import KlassifyError
 from klassify.files import already_done, settings_hash
 from klassify.frame_fusion import derive_frames
-from klassify.scorefile import Header, ScoreFile, read_header, read_scores, score_path, write_scores
+from klassify.scorefile import Header, ScoreFile, made_with, read_scores, score_path, write_scores
 
 APPLY = {"calibrated": calibrate.apply, "fusion": fuse.apply}
 
@@ -36,8 +36,7 @@ def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False)
     inputs = [systems.clip_scores(input_folder, split) for input_folder in systems.input_folders(folder)]
     made_from = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]
     settings = {"system": systems.system_hash(folder), "inputs": made_from}
-    made_with = read_header(path).settings if path.exists() else None
-    if not already_done(path, made_with, settings, force=force):
+    if not already_done(path, made_with(path), settings, force=force):
         header = Header(system.name, split, "clips", system.scale, system.supervision, settings)
         write_scores(path, derive(system, inputs), header)
     return read_scores(path)

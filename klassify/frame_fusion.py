@@ -25,7 +25,15 @@ from klassify import align, systems
 from klassify.errors import KlassifyError, some
 from klassify.files import already_done, settings_hash
 from klassify.frame_file import FrameFile, clip_scores
-from klassify.scorefile import Header, ScoreFile, read_header, read_scores, score_path, write_blocks, write_scores
+from klassify.scorefile import (
+    Header,
+    ScoreFile,
+    made_with,
+    read_scores,
+    score_path,
+    write_blocks,
+    write_scores,
+)
 from klassify.scorefile import align as in_order
 
 PAIR = ("real", "fake")
@@ -105,15 +113,11 @@ def derive_frames(folder: str | os.PathLike, split: str, *, force: bool = False)
     settings = {"system": systems.system_hash(folder), "inputs": made_from}
     frames, path = (score_path(folder, split, kind) for kind in ("frames", "clips"))
     header = Header(system.name, split, "frames", system.scale, system.supervision, settings)
-    if not already_done(frames, _made_with(frames), settings, force=force):
+    if not already_done(frames, made_with(frames), settings, force=force):
         write_blocks(frames, _frame_tables(rule, sources, files), header)
-    if not already_done(path, _made_with(path), settings, force=force):
+    if not already_done(path, made_with(path), settings, force=force):
         write_scores(path, _clip_table(rule, frames, clips, sources), Header(*_fields(header, kind="clips")))
     return read_scores(path)
-
-
-def _made_with(path: Path) -> dict[str, Any] | None:
-    return dict(read_header(path).settings) if path.exists() else None
 
 
 def _fields(header: Header, **changed: str) -> tuple:

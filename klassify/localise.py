@@ -26,7 +26,7 @@ from klassify import proposals, systems
 from klassify.errors import KlassifyError
 from klassify.files import already_done, read_yaml, refuse_cut, settings_hash
 from klassify.framescores import read_frames
-from klassify.scorefile import Header, ScoreFile, read_header, read_scores, score_path, write_blocks
+from klassify.scorefile import Header, ScoreFile, made_with, read_header, read_scores, score_path, write_blocks
 
 PROPOSALS = "proposals.yaml"
 MERGE = "merge"
@@ -148,8 +148,7 @@ def localise(folder: Path, split: str, choice: Choice, *, force: bool = False) -
         settings["inputs"] = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]
     else:
         settings["frames"] = settings_hash(read_header(systems.frames_path(folder, split)).settings)
-    made_with = read_header(path).settings if path.exists() else None
-    if already_done(path, made_with, settings, force=force):
+    if already_done(path, made_with(path), settings, force=force):
         return False
     if is_merged(system):
         tables = [merged_table(inputs, choice.settings)]
@@ -192,12 +191,10 @@ def write_merged(out: Path, inputs: Sequence[Path], *, force: bool = False) -> b
     folders = [path.resolve() for path in inputs]
     if len(set(folders)) < max(len(folders), 2) or out.resolve() in folders:
         raise KlassifyError("A merged system joins two or more different systems in a folder of its own.", where=out)
-    made_with = {"inputs": [systems.system_hash(folder) for folder in inputs]}
-    path = out / systems.SYSTEM
-    before = systems.load_system(out).parameters.get("made_with", {}) if path.exists() else None
-    if already_done(path, before, made_with, force=force):
+    made_of = {"inputs": [systems.system_hash(folder) for folder in inputs]}
+    if systems.made_before(out, made_of, force=force):
         return False
-    parameters = {"rule": systems.PROPOSALS_RULE, "made_with": made_with}
+    parameters = {"rule": systems.PROPOSALS_RULE, "made_with": made_of}
     systems.write_system(out, systems.derived_system(out, "fusion", inputs, "probability", parameters))
     return True
 

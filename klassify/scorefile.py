@@ -169,6 +169,11 @@ def read_header(path: str | os.PathLike) -> Header:
         raise KlassifyError(f"The header of this score file is incomplete ({error}).", where=path) from None
 
 
+def made_with(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The settings of a score file, None where there is none."""
+    return dict(read_header(path).settings) if Path(path).exists() else None
+
+
 def _header_fields(path: Path) -> dict[str, str]:
     if not path.exists():
         raise KlassifyError("This score file does not exist.", where=path, mend="score the system on this split first")

@@ -91,7 +91,8 @@ def score_histograms(
     figure, axes = _figure(len(systems), 3.2)
     for panel, (name, scale, score) in zip(axes, systems):
         low, high = (0.0, 1.0) if scale == "probability" else (score.min(), max(score.max(), score.min() + 1e-6))
-        edges = np.linspace(low, high, int(np.clip(np.sqrt(len(score)), 10, 40)) + 1)
+        n_edges = int(np.clip(np.sqrt(len(score)), 10, 40)) + 1
+        edges = 2 * np.linspace(low / 2, high / 2, n_edges)  # their distance may exceed what a float holds
         for kind in TYPES:
             chosen = score[modify_type == kind]
             if len(chosen):

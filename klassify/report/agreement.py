@@ -20,7 +20,7 @@ from klassify import calibrate, datalist, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
 from klassify.report.entries import Entry
-from klassify.report.sidebyside import sources_of, with_ends
+from klassify.report.sidebyside import with_ends
 from klassify.scorefile import ScoreFile, align
 
 FLOOR = metrics.PROBABILITY_FLOOR
@@ -129,7 +129,7 @@ def fusion_gain(
 
     drawn = np.full((len(scores), 1), np.nan)
     if n_bootstrap:
-        drawn = metrics.bootstrap(statistics, sources_of(frame), n=n_bootstrap, seed=seed)
+        drawn = metrics.bootstrap(statistics, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
     samples = dict(zip(scores, drawn))
     auc = {name: float(ranking.auc_and_eer()[0]) for name, ranking in rankings.items()}
     rows = []

@@ -60,7 +60,7 @@ def compare(args: argparse.Namespace) -> Comparison:
     }
     title = f"{args.split} ({subset}): {len(frame)} clips"
     if label is not None:
-        title += f", {int(label.sum())} of them fake, of {frame['source'].nunique()} sources"
+        title += f", {int(label.sum())} of them fake, of {len(set(datalist.sources_of(frame)))} sources"
     result = Comparison(
         title, args.split, frame, label, loaded, answers["task1"], answers["task2"], calibrated, tables, {}, notes, {}
     )
@@ -136,7 +136,7 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
     if differences:
         tables["differences"] = pd.concat(differences, ignore_index=True)
     root = None if args.media is None else datalist.media_folder(args.media, args.split, frame["file"].tolist())
-    tables["leaks"] = leaks.audit(frame, result.label, sidebyside.sources_of(frame), root)
+    tables["leaks"] = leaks.audit(frame, result.label, datalist.sources_of(frame), root)
     for row in tables["leaks"].itertuples():
         if row.leaks:
             note = f"leak: {row.trait} alone tells the label with AUC {row.auc:.3f} ({row.n} clips)"

@@ -31,11 +31,6 @@ def group_resamples(n_bootstrap: int, n_clips: int) -> int:
     return min(n_bootstrap, max(FEWEST, min(n_bootstrap // GROUP_SHARE, CLIPS_RESAMPLED // max(n_clips, 1))))
 
 
-def sources_of(frame: pd.DataFrame) -> np.ndarray:
-    """(n,) the source of each clip; one of unknown source is a source of its own."""
-    return np.where(frame["source"] == "", frame["file"], frame["source"]).astype(str)
-
-
 def task1_metrics(
     entries: Sequence[Entry], frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -67,7 +62,7 @@ def _resampled(
     points = statistics(np.ones((1, len(frame))))[..., 0]
     if not n_bootstrap:
         return points, np.full((*points.shape, 1), np.nan)
-    return points, metrics.bootstrap(statistics, sources_of(frame), n=n_bootstrap, seed=seed)
+    return points, metrics.bootstrap(statistics, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
 
 
 def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
@@ -98,7 +93,7 @@ def task2_metrics(
     whole = [matches[name].score() for name in names]
     samples = np.full((len(names), len(task2.METRICS), 1), np.nan)
     if n_bootstrap:
-        drawn = task2.bootstrap_task2(matches, sources_of(frame), n=n_bootstrap, seed=seed)
+        drawn = task2.bootstrap_task2(matches, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
         samples = np.stack([drawn[name] for name in names])
     table = []
     for one, result, drawn in zip(entries, whole, samples):
@@ -117,7 +112,7 @@ def frame_rows(
 
     A system is measured on all clips that it has frames for, differences on the clips that all systems have.
     """
-    truth, source = Truth.from_list(frame), sources_of(frame)
+    truth, source = Truth.from_list(frame), datalist.sources_of(frame)
     tables = {one.name: one.frame_table() for one in entries}
     parts, table = [], []
     for one in entries:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.files import settings_hash, whole_file
+from klassify.proportion import refuse_swollen
 from klassify.scorefile import Header, as_arrow, read_header, reading, validate
 
 CHUNK_S, CHUNK_CLIPS = 1280.0, 256  # of media a chunk, and at most so many clips: what a killed process loses
@@ -142,7 +143,9 @@ class Parts:
 
         path = self.path(k)
         with reading(path):
-            table = pq.read_table(path, partitioning=None)
+            parquet = pq.ParquetFile(path)
+            refuse_swollen(parquet, path, mend="remove it and score again")
+            table = parquet.read()
             clips = json.loads(table.schema.metadata[b"clips"])
             listed = pd.DataFrame(clips, columns=["file", "duration", "reason"])
             return Part(table.to_pandas(), listed.astype({"duration": float}))  # None throughout would be no number

@@ -25,7 +25,7 @@ import pandas as pd
 from klassify import workers
 from klassify.errors import KlassifyError
 from klassify.files import already_done, settings_hash
-from klassify.scorefile import read_header, score_path, write_blocks
+from klassify.scorefile import made_with, score_path, write_blocks
 from klassify.scoring.clip_scores import write_clip_scores, write_failures
 from klassify.scoring.score_parts import Parts, parts_folder
 
@@ -50,11 +50,6 @@ def is_done(parts: Parts, *, force: bool = False) -> bool:
         already_done(path, made_with(path), parts.settings, force=force)
         path.unlink(missing_ok=True)
     return False
-
-
-def made_with(path: Path) -> dict[str, Any] | None:
-    """The settings of a score file, None where there is none."""
-    return dict(read_header(path).settings) if path.exists() else None
 
 
 def score_share(parts: Parts, model: Any, data: Any, sources: Any, i: int, n: int, **how: Any) -> None:
