@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from klassify import decoding, media
+from klassify.arguments import at_least_0
 from klassify.augmentation import audio_effects, codecs
 from klassify.augmentation.rawboost import in_range, rawboost
 from klassify.errors import KlassifyError
@@ -120,8 +121,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clip", type=Path, help="a video or audio file")
     parser.add_argument("--set", required=True, choices=SETS, help="which augmentations")
     parser.add_argument("--out", required=True, type=Path, help="folder of the WAV files")
-    parser.add_argument("--draws", type=int, default=3, help="how many draws as in training (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    parser.add_argument("--draws", type=at_least_0, default=3, help="how many draws as in training (default 3)")
+    parser.add_argument("--seed", type=at_least_0, default=0, help="of everything random (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from klassify.arguments import at_least_0
 from klassify.errors import KlassifyError
 from klassify.files import file_hash
 from klassify.submission import check_compare
@@ -40,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
     parser.add_argument("--list", type=Path, help="the split's data list; default: the one the manifest names")
     parser.add_argument("--against", type=Path, metavar="OLD", help="also say what is different from this one")
-    parser.add_argument("--limit", type=int, default=20, help="places shown of each kind of problem")
+    parser.add_argument("--limit", type=at_least_0, default=20, help="places shown of each kind of problem")
 
 
 def run(args: argparse.Namespace) -> int:

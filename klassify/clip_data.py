@@ -215,6 +215,8 @@ class ClipWindows(Dataset):
 
 def batches(loader: Iterator, size: int) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
     """Group the windows of many clips into lists of `size`; clips without an answer come along as failures."""
+    if size < 1:  # such a list would never be full
+        raise ValueError(f"a batch has at least one window, not {size}")
     waiting: list[tuple[str, Window]] = []
     failed: list[tuple[str, str]] = []
     for file, cut, reason in loader:

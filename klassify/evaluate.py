@@ -34,6 +34,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import datalist
+from klassify.arguments import at_least_0
 from klassify.calibrate import label_name
 from klassify.errors import KlassifyError, some
 from klassify.evaluation.measure import GROUPS, METRICS, Scored, load_scored, measure
@@ -54,8 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
     parser.add_argument("--out", type=Path, help="folder of the tables and figures")
     parser.add_argument("--versus", metavar="NAME", help="system the others are compared with (default: the last)")
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--bootstrap", type=at_least_0, default=1000, help="resamples for the intervals (default 1000)")
+    parser.add_argument("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
     parser.add_argument("--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables")
 
 

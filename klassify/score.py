@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify import datalist, derived, systems
+from klassify.arguments import at_least_0, at_least_1
 from klassify.errors import KlassifyError
 from klassify.files import file_hash
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
@@ -40,8 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--media", type=Path, help="folder of the media, one folder a split")
     parser.add_argument("--features", type=Path, help="folder of the features, such as features/demo")
     parser.add_argument("--aggregate", help="window or frame scores -> clip score (default: the system's own)")
-    parser.add_argument("--batch-size", type=int, default=16, help="windows a forward pass (default 16)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read inputs (default 0: none)")
+    parser.add_argument("--batch-size", type=at_least_1, default=16, help="windows a forward pass (default 16)")
+    parser.add_argument("--workers", type=at_least_0, default=0, help="processes that read inputs (default 0: none)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument(
         "--approximate", action="store_true", help="faster: run the audio front end once over each clip"

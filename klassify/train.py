@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from klassify.arguments import at_least_0, at_least_1
 from klassify.errors import KlassifyError
 from klassify.experiment import ENVIRONMENT, Experiment, environment, load_experiment, save_config
 from klassify.files import write_json
@@ -40,13 +41,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lists", type=Path, required=True, help="folder of the data lists")
     parser.add_argument("--media", type=Path, required=True, help="folder of the media, one folder a split")
     parser.add_argument("--features", type=Path, required=True, help="folder of the features")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=at_least_0, default=1)
     parser.add_argument("--init", type=Path, metavar="FILE.safetensors", help="start from these weights")
-    parser.add_argument("--workers", type=int, default=0, help="processes a device that read inputs (default 0: none)")
+    parser.add_argument("--workers", type=at_least_0, default=0,
+                        help="processes a device that read inputs (default 0: none)")  # fmt: skip
     parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda or mps")
     parser.add_argument("--devices", help="devices a node: a number, `auto` (all) or numbers of GPUs as 0,2 "
                                           "(default 1, under torchrun what it started)")  # fmt: skip
-    parser.add_argument("--nodes", type=int, help="nodes (default 1, under torchrun what it started)")
+    parser.add_argument("--nodes", type=at_least_1, help="nodes (default 1, under torchrun what it started)")
     parser.add_argument("--fast-dev-run", action="store_true", help="two batches of one epoch; nothing is kept")
     parser.add_argument("--force", action="store_true", help="throw away what the folder holds and start anew")
     add_launcher_arguments(parser, training=True)
@@ -56,8 +58,6 @@ def run(args: argparse.Namespace) -> int:
     """Run `klassify train`."""
     if submitted(args, functools.partial(_on_cluster, args)):
         return 0
-    if args.workers < 0:
-        raise KlassifyError("The number of reading processes cannot be negative.", where=f"--workers {args.workers}")
     experiment = load_experiment(args.config, args.overrides, seed=args.seed)
     train = experiment.train
     fabric, ranks = launch(args.accelerator, args.devices, args.nodes, precision=train.precision,

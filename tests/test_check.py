@@ -332,3 +332,9 @@ def test_a_manifest_that_is_not_ours_matters_only_without_a_list(tmp_path, capsy
     assert main(["check", str(tmp_path), "--list", str(names)]) == 0
     assert main(["check", str(tmp_path)]) == 2
     assert "manifest.json" in (said := capsys.readouterr().err) and "give --list" in said
+
+
+def test_no_places_are_shown_where_none_are_wanted(tmp_path):
+    verdict = verdict_of(tmp_path, check.TXT, "000001.mp4;2\n", limit=0)
+    assert "1 x " in text(verdict.refusals) and "... and 1 more" in text(verdict.refusals)
+    assert "prediction.txt:1" not in text(verdict.refusals)

@@ -24,7 +24,6 @@ def config(tmp_path):
     (["--devices", "-1"], "at least one device"),
     (["--nodes", "0"], "one node"),
     (["--nodes", "2"], "torchrun"),
-    (["--workers", "-1"], "cannot be negative"),
     (["train.batch_size=0"], "batch_size is at least 1"),
     (["train.precision=bf17"], "precision"),
 ])  # fmt: skip

@@ -35,7 +35,7 @@ class Notes:
         """For a person: each kind with its count and its first places."""
         for kind, count in self.counts.items():
             yield f"  {count} x {kind}"
-            yield from (f"      {place}" for place in self.places[kind])
+            yield from (f"      {place}" for place in self.places.get(kind, ()))
             if count > self.limit:
                 yield f"      ... and {count - self.limit} more"
 

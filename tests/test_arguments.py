@@ -1,0 +1,37 @@
+"""Counts and seeds on the command line: what cannot be is said by argparse, which names the option."""
+
+from __future__ import annotations
+
+import pytest
+
+from klassify import cli
+from klassify.augment import SETS
+from klassify.clip_data import batches
+
+SET = next(iter(SETS))
+SOURCES = ["--lists", "x", "--media", "x", "--features", "x"]
+
+
+@pytest.mark.parametrize("command, option, value", [
+    (["score", "x", "--split", "val"], "--batch-size", "0"),
+    (["score", "x", "--split", "val"], "--batch-size", "-1"),
+    (["score", "x", "--split", "val"], "--workers", "-1"),
+    (["train", "x", "--out", "x", *SOURCES], "--seed", "-1"),
+    (["train", "x", "--out", "x", *SOURCES], "--seed", str(2**64)),
+    (["train", "x", "--out", "x", *SOURCES], "--workers", "-1"),
+    (["evaluate", "x", "--task", "2"], "--bootstrap", "-1"),
+    (["evaluate", "x"], "--seed", "-1"),
+    (["augment", "x", "--set", SET, "--out", "x"], "--seed", "-1"),
+    (["augment", "x", "--set", SET, "--out", "x"], "--draws", "many"),
+    (["check", "x"], "--limit", "-1"),
+])  # fmt: skip
+def test_counts_and_seeds_out_of_range_are_refused_by_name(capsys, command, option, value):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, option, value])
+    assert caught.value.code == 2
+    assert f"argument {option}: a whole number, " in capsys.readouterr().err
+
+
+def test_a_batch_of_nothing_would_never_end():
+    with pytest.raises(ValueError, match="at least one window, not 0"):
+        next(batches(iter([("a.mp4", [None], "")]), 0))
