@@ -95,6 +95,9 @@ class ClipData:
         """0/1 for each clip of a list, 1 = fake in what this model hears or sees."""
         return datalist.label(table, "video" if self.label == "video" else self.modality)
 
+    def check_model(self, model: torch.nn.Module) -> None:
+        """ValueError for a model that cannot take what this class reads."""
+
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """What is to be learned of each clip of a list, as `example` takes it: here the label."""
         return self.labels(table).tolist()
@@ -138,6 +141,12 @@ def check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Source
             where=sources.lists,
             mend="validate on a larger list",
         )
+
+
+def check_windows(window: int, stride: int, least: int = 1) -> None:
+    """ValueError unless windows hold at least so much, and follow each other without gaps between them."""
+    if window < least or not 1 <= stride <= window:
+        raise ValueError(f"window is at least {least} and stride between 1 and window, not {window} and {stride}")
 
 
 class Reader:

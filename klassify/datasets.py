@@ -19,7 +19,7 @@ from klassify import decoding, media, windows
 from klassify.audio_file import NO_AUDIO, quantised
 from klassify.audio_store import CachedClip, audio_source, open_cache
 from klassify.augment import AudioAugment
-from klassify.clip_data import ClipData, NoAnswer, Reader, Sources, Window, check_two_classes
+from klassify.clip_data import ClipData, NoAnswer, Reader, Sources, Window, check_two_classes, check_windows
 from klassify.errors import KlassifyError
 from klassify.features import mouth
 from klassify.scoring.inference import clip_table, score_clips
@@ -80,12 +80,20 @@ class MouthFeatures(ScoredClips):
         aggregate: str = "mean",
     ):
         super().__init__(train_split, val_split, label, aggregate)
+        check_windows(window, stride)
         unknown = set(groups) - set(mouth.GROUPS)
         if unknown or not groups:
             raise ValueError(f"groups are some of {sorted(mouth.GROUPS)}, not {sorted(groups)}")
         single = [column for group in sorted(groups) for column in mouth.GROUPS[group]]
         self.channels = single + [column + len(mouth.FEATURES) for column in single]
         self.window, self.stride = window, stride
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        """ValueError for one of another number of channels, where it says how many."""
+        wanted = getattr(model, "in_channels", len(self.channels))
+        if wanted != len(self.channels):
+            raise ValueError(f"the data has {len(self.channels)} channels, features and their differences, and the "
+                             f"model in_channels={wanted}")  # fmt: skip
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads feature shards; NoAnswer where no frame has a face, KlassifyError for a clip not extracted."""
@@ -162,6 +170,7 @@ class AudioClips(ScoredClips):
         augment: AudioAugment | None = None,
     ):
         super().__init__(train_split, val_split, label, aggregate)
+        check_windows(window, stride)
         self.window, self.stride, self.keep_in_memory, self.augment = window, stride, keep_in_memory, augment
 
     def reader(self, sources: Sources, split: str) -> Reader:

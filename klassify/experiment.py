@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 import yaml
 
+from klassify.arguments import key_and_value
 from klassify.errors import KlassifyError
 from klassify.files import read_json, read_yaml, write_text
 
@@ -80,10 +82,14 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "repeats": 1, "batch_size": 1, "accumulate": 1, "patience": 0, "max_updates": 0,
-                 "checkpoint_steps": 0, "min_seconds": 0, "max_seconds": 0}  # fmt: skip
+                 "checkpoint_steps": 0, "min_seconds": 0, "max_seconds": 0, "lr": 0, "weight_decay": 0,
+                 "step_epochs": 1, "step_factor": 0, "clip_norm": 0}  # fmt: skip
         for name, value in least.items():
-            if getattr(self, name) < value:
+            if not getattr(self, name) >= value:  # NaN neither
                 raise ValueError(f"train.{name} is at least {value}, not {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "step_factor"):
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"train.{name} is a finite number")
 
 
 @dataclasses.dataclass
@@ -119,14 +125,15 @@ def load_experiment(config: str | os.PathLike, overrides: Sequence[str] = (), *,
     path = Path(config)
     content = _read_yaml(path)
     for item in overrides:
-        _override(content, item)
+        _override(content, *key_and_value(item, "train.epochs=3"))
     parser = _parser()
     try:
         namespace = parser.parse_object(content)
         resolved = json.loads(parser.dump(namespace, format="json", skip_none=False))
         seed_everything(seed)
         built = parser.instantiate_classes(namespace)
-    except (ArgumentError, TypeError, ValueError) as error:
+        built.data.check_model(built.model)
+    except (ArgumentError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # torch's, of sizes too
         raise KlassifyError(f"The config is not valid: {error}", where=path) from None
     return Experiment(built.model, built.data, built.train, resolved)
 
@@ -157,17 +164,14 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | changes | both
 
 
-def _override(content: dict[str, Any], item: str) -> None:
-    """Set the value at a dotted key, as `train.epochs=3`."""
-    keys, sign, value = item.partition("=")
-    if not sign:
-        raise KlassifyError(f"An override is written key=value, not {item!r}.", mend="for instance train.epochs=3")
+def _override(content: dict[str, Any], keys: str, value: Any) -> None:
+    """Set the value at a dotted key, as train.epochs to 3."""
     *path, last = keys.split(".")
     for key in path:
         content = content.setdefault(key, {})
         if not isinstance(content, dict):
             raise KlassifyError(f"{keys!r} goes into {key!r}, which is a value and not a mapping.")
-    content[last] = yaml.safe_load(value)
+    content[last] = value
 
 
 def dump_config(resolved: dict[str, Any]) -> str:

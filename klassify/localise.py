@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from klassify import proposals, systems
+from klassify.arguments import key_and_value
 from klassify.errors import KlassifyError
 from klassify.files import already_done, read_yaml, refuse_cut, settings_hash
 from klassify.framescores import read_frames
@@ -75,16 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def parse_settings(words: Sequence[str]) -> dict[str, Any]:
     """{key: value} of words `key=value`, the values in YAML: 0.3, [0.3, 0.5], true."""
-    settings = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        try:
-            settings[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            equals = ""
-        if not (key and equals):
-            raise KlassifyError(f"{word!r} is no setting.", where="--set", mend="write it as key=value")
-    return settings
+    return dict(key_and_value(word, "threshold=0.3") for word in words)
 
 
 # ------------------------------------------------------------------------------ method and settings

@@ -110,14 +110,15 @@ class PartialSpoofFrames(FrameData, AudioClips):
         supervision: Literal["segment", "clip"] = "segment",
         offset_640: Offset = "published",
     ):
-        super().__init__(window, chunk, keep_in_memory, train_split, val_split, label)
+        super().__init__(window, window, keep_in_memory, train_split, val_split, label)
         if window < CELL_SAMPLES or chunk < 3 * CELL_SAMPLES or window % CELL_SAMPLES or chunk % CELL_SAMPLES:
             raise ValueError(
                 f"window and chunk are multiples of {CELL_SAMPLES} samples (640 ms), chunk of three or more"
             )
         if supervision not in ("segment", "clip") or offset_640 not in ("published", "corrected"):
             raise ValueError(f"no supervision {supervision!r} or offset_640 {offset_640!r}")
-        self.supervision, self.offset_640 = supervision, offset_640
+        # what is scored at a time is no part of a training crop: it may be longer
+        self.stride, self.supervision, self.offset_640 = chunk, supervision, offset_640
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each clip."""

@@ -158,10 +158,11 @@ def test_bad_proposal_settings_are_refused_with_their_file(bam, text, message):
     assert "proposals.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize("words", [["threshold"], ["=3"], ["threshold=["]])
-def test_words_that_are_no_settings_are_refused(words):
-    with pytest.raises(KlassifyError, match="no setting"):
-        localise.parse_settings(words)
+@pytest.mark.parametrize("word", ["threshold", "=3", "threshold=[", "threshold=2001-13-45", "threshold=" + "[" * 3000])
+def test_words_that_are_no_settings_are_refused(bam, capsys, word):
+    assert klassify("localise", bam, "--split", "val", "--set", word) == 2
+    message = capsys.readouterr().err
+    assert "not written key=value" in message or "The value of threshold is not readable YAML" in message
 
 
 def test_missing_and_stale_frames_are_refused_with_the_command(bam, capsys):

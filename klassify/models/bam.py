@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.models.bounded import by_rows, frames_at_once
+from klassify.models.ranges import check_sizes, check_weights
 from klassify.models.ssl import SAMPLE_RATE
 from klassify.segments import IGNORE
 
@@ -252,6 +253,9 @@ class BAM(nn.Module):
         negative_ratio: float = 5.0,
     ):
         super().__init__()
+        check_sizes(local_channels=local_channels)
+        check_sizes(0, gap_layers=gap_layers)
+        check_weights(resolution_s=resolution_s, boundary_weight=boundary_weight, negative_ratio=negative_ratio)
         self.frame_samples = round(resolution_s * SAMPLE_RATE)
         pool, rest = divmod(self.frame_samples, frontend.hop_samples)
         if not pool or rest:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from klassify.models.ranges import check_shares, check_sizes
 from klassify.models.ssl import SAMPLE_RATE, FrontEnd
 
 FFT = 512
@@ -38,6 +39,13 @@ class FilterbankFrontEnd(FrontEnd):
         dropout: float = 0.1,
     ):
         super().__init__()
+        check_sizes(width=width, dim=dim)
+        check_sizes(2, bands=bands)
+        check_shares(dropout=dropout)
+        if bands >= FFT // 2:
+            raise ValueError(f"{bands} bands are more than the {FFT // 2} steps of a spectrum hold")
+        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):  # else they would change the number of frames
+            raise ValueError(f"kernels are odd, not {kernels}")
         self.dim = dim
         filters = triangular_filters(bands, FFT // 2 + 1)
         self.register_buffer("window", torch.hann_window(self.receptive_field_samples), persistent=False)

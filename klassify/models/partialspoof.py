@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from klassify import windows
 from klassify.models.bounded import by_rows, rows_at_once
+from klassify.models.ranges import check_shares, check_sizes
 from klassify.models.ssl import SAMPLE_RATE
 from klassify.segments import IGNORE
 
@@ -128,6 +129,8 @@ class MultiResolution(nn.Module):
 
     def __init__(self, dim: int, blocks: int = 5, max_frames: int = 2001, dropout: float = 0.7):
         super().__init__()
+        check_sizes(0, blocks=blocks)
+        check_shares(dropout=dropout)
         if dim % 128 or max_frames < 4 * CELL_FRAMES:
             raise ValueError(f"dim is a multiple of 128 and max_frames at least 128, not {dim} and {max_frames}")
         dims, positions = [dim >> k for k in range(6)], [max_frames >> k for k in range(6)]
@@ -223,6 +226,7 @@ class PartialSpoof(nn.Module):
         top_share: float = 0.1,
     ):
         super().__init__()
+        check_shares(top_share=top_share)
         self.frontend = frontend
         self.backend = MultiResolution(frontend.dim, blocks, max_frames, dropout)
         self.m_angle_scales = nn.ModuleDict(

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from klassify.models.ranges import check_weights
 from klassify.models.ssl import SAMPLE_RATE
 from klassify.models.w2v_aasist import AASIST
 
@@ -64,6 +65,7 @@ class RawAASIST(AASIST):
         for pool in (self.pool_hS1, self.pool_hT1, self.pool_hS2, self.pool_hT2):
             pool.ratio = ratios[2]
         self.register_buffer("filters", mel_filters(), persistent=False)
+        check_weights(class_weights=class_weights or ())
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from klassify.checkpoints import ImportReport
 from klassify.errors import KlassifyError
 from klassify.models.hybrid_vit import load_hybrid_vit
+from klassify.models.ranges import check_sizes
 from klassify.models.resnetv2 import FrequencyResNet
 
 LAYER_NORM_EPS = 1e-6  # as published; torch's default would be 1e-5
@@ -173,8 +174,9 @@ class SpatioTemporal(nn.Module):
         super().__init__()
         if fc_grouping not in ("frame", "strided"):
             raise ValueError(f'fc_grouping must be "frame" or "strided", not {fc_grouping!r}')
-        if size < 16:  # the blurs mirror three pixels of a map of a quarter of the size
-            raise ValueError(f"frames must be at least 16 pixels wide, not {size}")
+        check_sizes(window=window, dim=dim, heads=heads, stem_width=stem_width, channels=channels, layers=layers)
+        check_sizes(0, depth=depth)
+        check_sizes(16, size=size)  # the blurs mirror three pixels of a map of a quarter of the size
         if dim % heads:
             raise ValueError(f"{heads} heads do not divide {dim} dimensions")
         self.size, self.window, self.dim, self.pretrained = size, window, dim, pretrained

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.feature_augment import FeatureAugment
+from klassify.models.ranges import check_shares, check_sizes, check_weights
 from klassify.segments import IGNORE, TAGS, O
 
 
@@ -50,7 +51,11 @@ class TCN(nn.Module):
         normalise: bool = True,
     ):
         super().__init__()
-        self.normalise, self.augment, self.pos_weight = normalise, augment, pos_weight
+        check_sizes(in_channels=in_channels, kernel=kernel, dilations=dilations)
+        check_sizes(2, hidden=hidden)  # half of them weigh the frames
+        check_shares(dropout=dropout)
+        check_weights(pos_weight=pos_weight)
+        self.in_channels, self.normalise, self.augment, self.pos_weight = in_channels, normalise, augment, pos_weight
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.project = nn.Conv1d(in_channels, hidden, 1)
@@ -141,6 +146,10 @@ class TaggingTCN(TCN):
         **backbone: Any,
     ):
         super().__init__(**backbone)
+        check_sizes(tag_hidden=tag_hidden)
+        check_weights(tag_weights=tag_weights, clip_weight=clip_weight)
+        if len(tag_weights) != len(TAGS):
+            raise ValueError(f"tag_weights are those of the {len(TAGS)} tags, not {len(tag_weights)}")
         self.tag_weights, self.clip_weight = tuple(tag_weights), clip_weight
         self.tagger = Tagger(self.project.out_channels, tag_hidden)
         if clip_weight == 0:

@@ -27,6 +27,7 @@ from klassify.augmentation import visual_augment
 from klassify.checkpoints import load_weights
 from klassify.errors import KlassifyError
 from klassify.features.reconstruction import decoded, weights_path
+from klassify.models.ranges import check_sizes
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.vqvae import VQVAE
 from klassify.ragged import TOP_SHARE
@@ -110,6 +111,7 @@ class Visual(nn.Module):
     ):
         super().__init__()
         dim = spatiotemporal.dim
+        check_sizes(heads=heads, lmm_dims=lmm_dims or (1,))
         if dim % heads:
             raise ValueError(f"{heads} heads do not divide {dim} dimensions")
         self.size, self.window = spatiotemporal.size, spatiotemporal.window

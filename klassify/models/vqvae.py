@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from klassify.models.ranges import check_shares, check_sizes, check_weights
+
 MIN_SIDE = 4  # pixels: less leaves no latent
 
 
@@ -39,6 +41,9 @@ class VQVAE(nn.Module):
 
     def __init__(self, dim: int = 256, codes: int = 512, beta: float = 0.25, reseed: float = 0.1):
         super().__init__()
+        check_sizes(dim=dim, codes=codes)
+        check_shares(reseed=reseed)
+        check_weights(beta=beta)
         self.beta, self.reseed = beta, reseed
         self.encoder = nn.Sequential(
             nn.Conv2d(3, dim, 4, stride=2, padding=1),

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.models.bounded import by_rows, rows_at_once
+from klassify.models.ranges import check_shares, check_sizes, check_weights
 
 MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
 
@@ -164,8 +165,8 @@ class AASIST(nn.Module):
         dropout: float = 1.0,
     ):
         super().__init__()
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is a factor between 0 and 1 on the published rates, not {dropout}")
+        check_shares(dropout=dropout)  # a factor on the published rates
+        check_sizes(feature_dim=feature_dim, third_of_bands=bands // 3, channels=channels, graph_dims=graph_dims)
         (low, high), (wide, narrow) = channels, graph_dims
         self.pos_S = nn.Parameter(torch.randn(1, bands // 3, high))
         self.master1 = nn.Parameter(torch.randn(1, 1, wide))
@@ -255,6 +256,7 @@ class W2VAASIST(nn.Module):
         super().__init__()
         self.frontend = frontend
         self.backend = AASIST(frontend.dim, bands, channels, graph_dims, dropout)
+        check_weights(class_weights=class_weights or ())
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
