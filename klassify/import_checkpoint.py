@@ -13,9 +13,9 @@ key map of its kind lists as unused; the summary names them. docs/checkpoints.md
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +212,13 @@ def _save(model: Any, path: Path, origin: dict[str, str]) -> None:
 
 
 def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bool:
-    """Whether the folder holds this very import, complete. Another system there is refused, unless `force`."""
+    """Whether the folder holds this very import, complete. Anything else there is refused, unless `force`."""
     record, system = folder / SETTINGS, folder / "system.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise KlassifyError("This is no folder.", where=folder)
+    if not (force or record.exists() or system.exists()) and folder.is_dir() and any(folder.iterdir()):
+        raise KlassifyError("This folder is no system, and it is not empty.", where=folder,
+                            mend="give another folder, or --force to put a system beside what is there")  # fmt: skip
     made_with = read_json(record) if record.exists() else {} if system.exists() else None
     return already_done(record, made_with, settings, force=force) and system.exists()
 
@@ -225,7 +230,7 @@ def _write_system(folder: Path, experiment: Experiment, source: str, origin: dic
     data = experiment.data
     for name in ("system.yaml", "training.json", STATE, METRICS, WEIGHTS):  # of the system that was here
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "scores", ignore_errors=True)
+    _remove_scores(folder / "scores")
     write_json(folder / SETTINGS, {"config": experiment.resolved, "imported": origin})
     save_config(folder, experiment.resolved)
     write_json(folder / ENVIRONMENT, environment())
@@ -233,3 +238,22 @@ def _write_system(folder: Path, experiment: Experiment, source: str, origin: dic
     supervision = "segment" if source in FROM_SEGMENTS else data.supervision
     name = folder.resolve().name
     write_system(folder, System(name, "model", data.modality, supervision, data.scale, parameters={"imported": origin}))
+
+
+def _remove_scores(folder: Path) -> None:
+    """Remove score files, parts of them too, and folders that are empty then; what has not our header stays."""
+    from klassify.scorefile import KINDS, read_header
+    from klassify.scoring.score_parts import NAME
+
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
+        kind = next((ending for ending in KINDS.values() if path.name.endswith(ending)), None)
+        with contextlib.suppress(KlassifyError, OSError):  # no score file; a folder that is not empty
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif NAME.fullmatch(path.name):
+                path.unlink()
+            elif kind and read_header(path):
+                path.unlink()
+                path.with_name(f"{path.name.removesuffix(kind)}.failures.tsv").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

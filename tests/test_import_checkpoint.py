@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import published
 import pytest
 import torch
@@ -19,7 +20,7 @@ from klassify.checkpoints import load_weights, save_weights
 from klassify.experiment import load_experiment
 from klassify.models.bam import BAM
 from klassify.models.ssl import SSLFrontEnd
-from klassify.scorefile import read_scores, score_path
+from klassify.scorefile import Header, read_scores, score_path, write_scores
 
 from fill import fill, load, make_input  # isort: skip
 
@@ -254,6 +255,24 @@ def test_an_imported_system_scores_without_any_training(tmp_path, aasist, few_cl
     assert not (folder / "scores").exists()
     (folder / "settings.json").unlink()  # as in the folder of a fusion
     assert "made with other inputs" in refusal(capsys, *words)
+
+
+def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, capsys):
+    file, config = aasist
+    folder = tmp_path / "mine"
+    notes, others = folder / "scores/football/2026.txt", folder / "scores/val.clips.tsv"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("3:1")
+    others.write_text("file\tscore\n")
+    words = ("aasist", file, "--config", config, "--system", folder)
+    assert "no system, and it is not empty" in refusal(capsys, *words)
+    assert sorted(os.listdir(folder)) == ["scores"]
+    ours = folder / "scores/testA.clips.tsv"
+    table = pd.DataFrame({"file": ["a.mp4"], "start": [0.0], "end": [1.0], "score": [0.5]})
+    write_scores(ours, table, Header("other", "testA", "clips", "log_odds", "clip"))
+    assert not run(*words, "--force")
+    assert notes.read_text() == "3:1" and others.exists() and not ours.exists()
+    assert "no folder" in refusal(capsys, *words[:-1], file)
 
 
 def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, capsys):
