@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from klassify.errors import KlassifyError, some
-from klassify.files import whole_file
+from klassify.files import refuse_irregular, whole_file
 from klassify.key_maps import KEY_MAPS, NOTHING, detect_source
 from klassify.torchfile import read_torch_file
 
@@ -47,6 +48,7 @@ def write_tensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mappi
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Named tensors and metadata of a safetensors file."""
+    refuse_irregular(path)
     try:
         with safe_open(path, framework="pt") as handle:
             return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
@@ -117,9 +119,38 @@ def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
         if isinstance(container, Mapping):
             state = {k: value for k, value in container.items() if isinstance(value, Tensor) and isinstance(k, str)}
             if state:
+                refuse_strange(state, where)
                 return _without_wrappers(state)
     found = some(content) if isinstance(content, Mapping) else type(content).__name__
     raise KlassifyError(f"There is no state dict in this checkpoint: it has {found}.", where=where)
+
+
+def refuse_strange(state: Mapping[str, Tensor], where: object = None) -> None:
+    """KlassifyError for tensors whose numbers do not lie in the file one by one."""
+    for name, tensor in state.items():
+        if reason := _strange(tensor):
+            raise KlassifyError(f"{name} is no plain tensor: {reason}.", where=where,
+                                mend="save its state dict alone, dense, on the CPU, with its own project")  # fmt: skip
+
+
+def _strange(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "it is sparse or nested"
+    if tensor.device.type != "cpu":
+        return f"its numbers are not in the file ({tensor.device.type})"
+    if tensor.is_quantized or tensor.is_complex() or type(tensor) not in (Tensor, nn.Parameter):
+        return f"it is of a kind that no model here has ({tensor.dtype})"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"its {tensor.numel()} numbers repeat {tensor.untyped_storage().nbytes()} bytes"
+    return ""
+
+
+def _refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
+    for name, tensor in state.items():
+        plain = tensor.float() if tensor.element_size() < 2 else tensor  # torch has no answer for 8 bits
+        if tensor.is_floating_point() and not torch.isfinite(plain).all():
+            raise KlassifyError(f"{name} of this file has numbers that are NaN or infinite.", where=where,
+                                mend="download it again, or take an earlier state of its training")  # fmt: skip
 
 
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,6 +205,7 @@ def import_state(
         ours = key_map.convert(theirs)
     except KlassifyError as error:
         raise KlassifyError(error.what, where=where) from None
+    _refuse_not_finite(ours, where)
     lacking = _load_strictly(model, {**ours, **more}, where=where, optional=key_map.optional)
     left_out = [key for key in theirs if re.match(key_map.unused, key)]
     return ImportReport(source, len(ours), left_out, lacking, [key for key in ours if key_map.order_of(key)])

@@ -36,6 +36,7 @@ HOSTILE = re.compile(
     r"|torch\.(serialization\.load|load|hub\.|jit\.|utils\.cpp_extension\.|package\.).*|numpy\.load|joblib\.load|pandas\.read_pickle|pip\..*"
 )
 MAX_PICKLE = 64 << 20  # bytes; it describes tensors, which lie elsewhere, and real ones take some hundred kB
+MAX_WORK = 1 << 26  # values that all steps of a pickle take up; one that goes on for ever repeats few of them
 MAX_INFLATED = 20  # times the file's size: torch stores members, and deflated weights shrink by little
 TAR_MAGIC = (257, b"ustar")
 NOT_A_CHECKPOINT = {
@@ -96,10 +97,59 @@ def _is_hostile(name: str) -> bool:
     return bool(HOSTILE.fullmatch(name)) or (module in sys.stdlib_module_names and module not in HARMLESS_MODULES)
 
 
+class _Work:
+    """Counts the values that the steps of one pickle take up, each with all that it holds.
+
+    A tuple of a tuple twice, sixty-fold, is a few bytes, and its hash as the key of a dictionary takes for ever.
+    """
+
+    _MARK = [0]
+    _FILL = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}  # what lies below grows by what is taken
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.stack: list[list[int]] = []  # [size] of each value, which grows with a container
+        self.memo: dict[Any, list[int]] = {}
+
+    def add(self, operation: Any, argument: Any) -> None:
+        """Count one step; KlassifyError where they are too many."""
+        name, stack = operation.name, self.stack
+        if name == "MARK":
+            stack.append(self._MARK)
+        elif name.endswith("PUT") or name == "MEMOIZE":
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1] if stack else [1]
+        elif name.endswith("GET"):
+            stack.append(self.memo.get(argument, [1]))
+        elif name == "DUP":
+            stack.append(stack[-1] if stack else [1])
+        else:
+            self._take(operation)
+
+    def _take(self, operation: Any) -> None:
+        stack, needs = self.stack, operation.stack_before
+        size = 1
+        if pickletools.markobject in needs:
+            while stack and (top := stack.pop()) is not self._MARK:
+                size += top[0]
+        else:
+            for _ in needs[operation.name in self._FILL :]:
+                size += stack.pop()[0] if stack else 1
+        self.done += size
+        if self.done > MAX_WORK:
+            raise KlassifyError("This file is hostile: a few bytes of it stand for values without end.",
+                                mend="delete it, and get the checkpoint from its authors")  # fmt: skip
+        if operation.name not in self._FILL:
+            stack += [[size] for _ in operation.stack_after]
+        elif stack:
+            stack[-1][0] += size
+
+
 def _named_in_pickle(handle: BinaryIO) -> Iterator[str]:
     """Full names, old and new, of the classes and functions that one pickle asks for, without running it."""
     texts = collections.deque(("", ""), maxlen=2)  # the last two strings: what STACK_GLOBAL of protocol 4 takes
+    work = _Work()
     for operation, argument, _ in pickletools.genops(handle):
+        work.add(operation, argument)
         if isinstance(argument, str) and "UNICODE" in operation.name:
             texts.append(argument)
         if operation.name in ("GLOBAL", "INST"):
@@ -193,8 +243,8 @@ def read_torch_file(path: str | Path) -> Any:
             )
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except KlassifyError:
-        raise
+    except KlassifyError as error:
+        raise KlassifyError(error.what, where=path, mend=error.mend) from None
     except Exception as error:  # a torn or strange file may fail anywhere in there
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise KlassifyError(

@@ -196,3 +196,73 @@ def test_a_source_of_weights_is_a_file_a_folder_or_a_hub_id(tmp_path):
     with pytest.raises(KlassifyError, match="download is off") as caught:
         checkpoints.locate_weights("nobody/no-such-speech-model")
     assert "download: true" in caught.value.mend
+
+
+def fusion(**changed):
+    return {"weight": torch.ones(2, 8), "bias": torch.zeros(2), **changed}
+
+
+@pytest.mark.parametrize("weight, told", [
+    (torch.ones(2, 8, device="meta"), "not in the file"),
+    (torch.ones(2, 8).to_sparse(), "sparse"),
+    (torch.ones(2, 8, dtype=torch.complex64), "complex64"),
+    (torch.ones(1, 8).expand(1 << 34, 8), "repeat 32 bytes"),
+    (torch.full((2, 8), torch.nan), "NaN or infinite"),
+    (torch.full((2, 8), torch.inf, dtype=torch.float16), "NaN or infinite"),
+], ids=["meta", "sparse", "complex", "stride 0", "NaN", "infinite"])  # fmt: skip
+def test_a_tensor_that_is_none_is_refused_before_it_is_touched(tmp_path, weight, told):
+    from klassify.models.linear_fusion import LinearFusion
+
+    path = save(fusion(weight=weight), tmp_path / "fusion.pt")
+    with pytest.raises(KlassifyError, match=told) as caught:
+        import_weights(LinearFusion(), path, "fusion")
+    assert caught.value.where == path and "weight" in caught.value.what
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+def test_a_quantised_tensor_is_refused(tmp_path):
+    weight = torch.quantize_per_tensor(torch.ones(2, 8), 0.1, 0, torch.qint8)
+    with pytest.raises(KlassifyError, match="qint8"):
+        checkpoints.refuse_strange(fusion(weight=weight))
+
+
+def test_views_of_larger_tensors_and_8_bits_are_plain():
+    large, small = torch.ones(4, 16), torch.ones(2).to(torch.float8_e4m3fn)
+    checkpoints.refuse_strange({"view": large[:2, ::2], "turned": large.T, "one": torch.tensor(1), "none": large[:0]})
+    checkpoints._refuse_not_finite({"8 bits": small, "whole": torch.ones(2).long()}, "x")
+
+
+def test_weights_that_are_a_folder_are_named(tmp_path):
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(KlassifyError, match="no regular file"):
+        load_weights(nn.Linear(2, 2), tmp_path / "model.safetensors")
+
+
+def test_the_hub_is_asked_for_one_file_after_the_other(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def download(hub_id, name, local_files_only):
+        asked.append((hub_id, name, local_files_only))
+        if name == "pytorch_model.bin":
+            return str(tmp_path / name)
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert checkpoints.locate_weights("some/model") == tmp_path / "pytorch_model.bin"
+    assert asked == [("some/model", "model.safetensors", True), ("some/model", "pytorch_model.bin", True)]
+
+
+@pytest.mark.parametrize("download, told", [(False, "download is off"), (True, "did not give .* no network")])
+def test_a_hub_that_gives_nothing_is_told(monkeypatch, download, told):
+    import huggingface_hub
+
+    def fail(*_, **__):
+        raise OSError("no network\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(KlassifyError, match=told) as caught:
+        checkpoints.locate_weights("some/model", download=download)
+    assert caught.value.where == "some/model"

@@ -356,3 +356,38 @@ def test_few_bits_need_packages_and_a_gpu(monkeypatch):
     monkeypatch.setattr(lmm_model, "import_transformers", lambda: types.SimpleNamespace(BitsAndBytesConfig=dict))
     assert lmm_model.quantization(4)["load_in_4bit"] and not lmm_model.quantization(4)["load_in_8bit"]
     assert lmm_model.quantization(8)["load_in_8bit"]
+
+
+@pytest.mark.parametrize("content, told", [
+    ([], "no mapping"),
+    ({key: value for key, value in ORIGINAL_CONFIG.items() if key != "vocab_size"}, "vocab_size"),
+    (ORIGINAL_CONFIG | {"vocab_size": "many"}, "vocab_size"),
+    ({"text_config": 3}, "no config of such a model"),
+], ids=["list", "no vocab_size", "words", "text_config"])  # fmt: skip
+def test_a_config_that_is_none_is_refused(tmp_path, content, told):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(KlassifyError, match=told) as caught:
+        lmm_files.llava_config(str(tmp_path))
+    assert caught.value.where == tmp_path / "config.json"
+
+
+def test_a_clip_config_and_an_index_that_are_none_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(KlassifyError, match="no mapping"):
+        lmm_files.clip_config(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": 3}))
+    with pytest.raises(KlassifyError, match="no config of such a model"):
+        lmm_files.clip_config(str(tmp_path))
+    for index in ("[]", "{}", '{"weight_map": {"a": 3}}'):
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(KlassifyError, match="no mapping|which files the weights are in"):
+            lmm_files.weight_files(tmp_path)
+
+
+def test_the_tiny_clip_is_the_same_whenever_it_is_built():
+    source = LMMSource(lmm_files.TINY, clip=lmm_files.TINY)
+    one, other = (lmm_model.load_clip(source, torch.device("cpu")) for _ in range(2))
+    image = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+    vector = one(pixel_values=image).pooler_output
+    assert vector.shape == (1, source.settings()["visual_dim"])
+    assert torch.equal(vector, other(pixel_values=image).pooler_output) and not one.training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 
 import numpy as np
 import pytest
@@ -90,3 +91,11 @@ def test_only_clips_that_can_be_read_are_tried(small_data):
     examples.files, examples.seconds = [no_face], np.array([9.0])
     with pytest.raises(KlassifyError, match="no face"):
         memory_check.longest_items(examples, 3)
+
+
+def test_what_a_step_needed_of_a_gpu_is_told(monkeypatch):
+    card = types.SimpleNamespace(total_memory=80 * memory_check.GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    batch = {"wave": torch.zeros(4, 16000), "label": torch.zeros(4)}
+    told = memory_check.in_words(3 * memory_check.GIB // 2, batch, torch.device("cuda", 0))
+    assert told == "a batch of the longest clips (wave (4, 16000)) needs 1.5 of 80.0 GiB"

@@ -265,3 +265,10 @@ def test_gradient_checkpointing_changes_no_gradient(golden, tmp_path):
     assert saved.keys() == plain.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(saved[name], gradient)
+
+
+@pytest.mark.parametrize("settings", [{"hidden_size": -1}, {"num_attention_heads": 0}, {"conv_dim": "a"}])
+def test_settings_that_no_speech_model_has_are_refused(settings):
+    with pytest.raises(KlassifyError, match="No speech model has these settings") as caught:
+        SSLFrontEnd(normalize_input=False, architecture=settings)
+    assert caught.value.where == settings

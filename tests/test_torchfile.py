@@ -289,3 +289,43 @@ def test_members_that_unpack_to_many_times_the_file_are_refused(tmp_path, member
         archive.writestr(member, b"(" * 10_000_000)
     with pytest.raises(KlassifyError, match="would be 10000002 bytes"):
         read_torch_file(path)
+
+
+def tuples_of_tuples(fold):
+    """A pickle {t: 1}, where t is a tuple that holds one tuple twice, that one another twice, and so on."""
+    twice = b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(fold))
+    return b"\x80\x02})" + twice + b"K\x01s."
+
+
+def as_checkpoint(data, path):
+    whole = io.BytesIO()
+    torch.save(STATE, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, data if name.endswith("data.pkl") else source.read(name))
+    return path
+
+
+def test_a_key_whose_hash_would_never_end_is_refused(tmp_path):
+    assert read_torch_file(as_checkpoint(tuples_of_tuples(3), tmp_path / "three.pt"))
+    in_a_set = b"\x80\x04\x8f(" + tuples_of_tuples(60)[3:-4] + b"\x90."
+    for data in (tuples_of_tuples(60), in_a_set, tuples_of_tuples(60)[:-4] + b"2s."):
+        with pytest.raises(KlassifyError, match="values without end") as caught:
+            read_torch_file(as_checkpoint(data, tmp_path / "sixty.pt"))
+        assert caught.value.where == tmp_path / "sixty.pt"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_the_steps_of_a_pickle_take_up_is_counted(protocol):
+    shared = [1.5, (2, 3)]
+    content = {"a": [shared, shared], "b": {(1, 2): shared}, "c": {3, 4}, "d": np.int64(3), "e": frozenset([1]),
+               "f": datetime.datetime(2025, 6, 1)}  # fmt: skip
+    work = torchfile._Work()
+    for operation, argument, _ in torchfile.pickletools.genops(pickle.dumps(content, protocol)):
+        work.add(operation, argument)
+    assert work.stack == [] and 20 < work.done < 1000
+
+
+def test_a_record_says_what_it_stands_for(tmp_path):
+    path = save({"model": STATE, "cfg": np.float32(0.5)}, tmp_path / "numpy.pt")
+    assert "<record of numpy" in repr(read_torch_file(path))

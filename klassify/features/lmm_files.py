@@ -8,11 +8,11 @@ never trusted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from klassify.checkpoints import read_tensors
+from klassify.checkpoints import read_tensors, refuse_strange
 from klassify.errors import KlassifyError, some
 from klassify.features import lmm_tiny
 from klassify.files import read_json, settings_hash
@@ -45,9 +45,9 @@ def llava_config(source: str, clip: str | None = None, download: bool = False) -
     if source == TINY:
         return lmm_tiny.llava_config()
     folder = find_folder(source, download)
-    content = read_json(folder / "config.json")
+    content = _config(folder / "config.json")
     if "LlavaForConditionalGeneration" in (content.get("architectures") or []) or "text_config" in content:
-        return transformers.LlavaConfig.from_dict(content)
+        return built(transformers.LlavaConfig.from_dict, folder / "config.json", content)
     if "mm_projector_type" not in content and "mm_vision_tower" not in content:
         raise KlassifyError(
             f"This is no LLaVA: its config names {content.get('architectures') or content.get('model_type')}.",
@@ -78,11 +78,15 @@ def _config_of_original(content: Mapping[str, Any], clip: str | None, where: Pat
             f"The vision tower {tower!r} is not known.", where=where, mend="name its folder with --clip"
         )
     text = {key: content[key] for key in LLAMA_FIELDS if content.get(key) is not None}
-    return transformers.LlavaConfig(
+    if not isinstance(text.get("vocab_size"), int):
+        raise KlassifyError("This config does not say how many tokens there are (vocab_size).", where=where)
+    return built(
+        transformers.LlavaConfig,
+        where,
         vision_config=vision,
-        text_config=transformers.LlamaConfig(**text),
+        text_config=built(transformers.LlamaConfig, where, **text),
         image_token_index=text["vocab_size"],  # no row of its own there: images never pass through the embedding
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        image_seq_length=built(lambda: (vision.image_size // vision.patch_size) ** 2, where),
         vision_feature_layer=content.get("mm_vision_select_layer", -2),
     )
 
@@ -93,10 +97,26 @@ def clip_config(source: str, download: bool = False) -> Any:
     if source == TINY:
         return lmm_tiny.llava_config().vision_config
     path = find_folder(source, download) / "config.json"
-    content = read_json(path)
+    content = _config(path)
     if content.get("model_type") not in ("clip", "clip_vision_model"):
         raise KlassifyError(f"This is no CLIP but a {content.get('model_type')!r}.", where=path)
-    return transformers.CLIPVisionConfig.from_dict(content.get("vision_config", content))
+    return built(transformers.CLIPVisionConfig.from_dict, path, content.get("vision_config", content))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise KlassifyError("This is no config of a model: it is no mapping.", where=path)
+    return content
+
+
+def built(make: Callable[..., Any], where: Path, *arguments: Any, **settings: Any) -> Any:
+    """A config or a model of transformers, which fails in ways of its own for fields that are none."""
+    try:
+        return make(*arguments, **settings)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise KlassifyError(f"This is no config of such a model: {reason}.", where=where) from None
 
 
 # ------------------------------------------------------------------------------------ folders and files
@@ -126,7 +146,10 @@ def weight_files(folder: Path) -> list[Path]:
     for name in WEIGHT_FILES:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            return [folder / Path(file).name for file in sorted(set(read_json(index)["weight_map"].values()))]
+            places = _config(index).get("weight_map")
+            if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+                raise KlassifyError("This index does not say which files the weights are in.", where=index)
+            return [folder / Path(file).name for file in sorted(set(places.values()))]
         if (folder / name).is_file():
             return [folder / name]
     adapter = (folder / "adapter_config.json").is_file()
@@ -154,5 +177,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
         content = read_tensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path)
         if not isinstance(content, Mapping):
             raise KlassifyError("There is no state dict in this file.", where=path)
-        state |= {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+        tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+        refuse_strange(tensors, path)
+        state |= tensors
     return state

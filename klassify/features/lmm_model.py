@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from klassify.errors import KlassifyError, some
 from klassify.features.lmm_files import (
     TINY,
+    built,
     clip_config,
     find_folder,
     fingerprint,
@@ -157,7 +158,7 @@ def _build(model_class: type, config: Any, state: dict[str, Tensor], where: Path
     import torch
 
     with torch.device("meta"):
-        skeleton = model_class(config)
+        skeleton = built(model_class, where, config)
     weights = fit(state, skeleton, where)
     options: dict[str, Any] = {"dtype": torch.float32 if bits == 32 else torch.float16}
     if bits < 16:

@@ -93,6 +93,18 @@ def _build(architecture: str | dict[str, Any], library: str = "transformers") ->
     if family not in ("wav2vec2", "wavlm"):
         raise KlassifyError(f"There is no speech model family {family!r}.", mend="choose wav2vec2 or wavlm")
     transformers, name = import_transformers(), {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}[family]
+    try:
+        return _built(transformers, name, settings, library)
+    except (ImportError, KlassifyError):
+        raise
+    except Exception as error:  # what a library says of sizes that it cannot have
+        if isinstance(architecture, str):
+            raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise KlassifyError(f"No speech model has these settings: {reason}.", where=architecture) from None
+
+
+def _built(transformers: Any, name: str, settings: dict[str, Any], library: str) -> nn.Module:
     built_config = getattr(transformers, f"{name}Config")(**settings, **SWITCHED_OFF)
     if library == "torchaudio":
         from klassify.models.ssl_torchaudio import TorchaudioSpeechModel
