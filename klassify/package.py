@@ -24,9 +24,18 @@ from typing import Any
 from klassify import check, datalist, ledger
 from klassify.detector_file import read_detector
 from klassify.errors import KlassifyError
-from klassify.files import already_done, file_hash, read_json, write_json
+from klassify.files import already_done, file_hash, write_json
 from klassify.submission.answers import write_task1, write_task2, write_zip
-from klassify.submission.manifest import TASKS, describe, made_with, provenance, read_manifest
+from klassify.submission.manifest import (
+    TASKS,
+    describe,
+    is_text,
+    made_with,
+    provenance,
+    read_manifest,
+    read_record,
+    refuse_unreadable,
+)
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
 
 DEMO_NOTICE = "NOT FOR UPLOAD: made from the generated corpus"
@@ -92,7 +101,7 @@ def package(
     """
     out, list_path = Path(out), Path(list_path)
     tasks = {name: Path(tasks[name]) for name in TASKS if name in tasks}
-    datalist.read_list(list_path)  # a missing one is named as such
+    _refuse_list(list_path)
     wanted = made_with(list_path, split, tasks, prior=prior, sigmoid=sigmoid)
     path = out / MANIFEST
     manifest = read_manifest(path) if path.exists() and (out / ZIP).exists() and not force else None
@@ -101,6 +110,7 @@ def package(
         if file_hash(out / ZIP) != manifest["zip_sha256"]:
             raise KlassifyError("This is not the package that the manifest describes.", where=out / ZIP, mend="--force")
     else:
+        refuse_unreadable(list_path, split, tasks, wanted)
         for name in (MANIFEST, ZIP, TXT, JSON):  # nothing of an earlier one may stay
             (out / name).unlink(missing_ok=True)
         manifest = build(out, list_path, split, tasks, prior=prior, sigmoid=sigmoid)
@@ -109,6 +119,14 @@ def package(
         write_json(path, manifest)
     ledger.record(ledger_path or ledger.find_ledger(out), manifest, out)
     return manifest
+
+
+def _refuse_list(path: Path) -> None:
+    """KlassifyError for a list that is not there, is none, or has a name that no manifest can say."""
+    if not is_text(str(path)):
+        raise KlassifyError("No manifest can say what this is made of: the list's name is no text that a terminal "
+                            "may show.", where=path, mend="rename it, or its folder")  # fmt: skip
+    datalist.read_list(path)
 
 
 def build(
@@ -143,7 +161,7 @@ def build(
 
 def _data_of(list_path: Path) -> str | None:
     record = list_path.with_suffix(".json")
-    return read_json(record).get("data") if record.exists() else None
+    return read_record(record).get("data") if record.exists() else None
 
 
 def _accept(out: Path, list_path: Path) -> None:

@@ -216,3 +216,36 @@ def test_mistakes_are_named(home, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(home)
     command = ["package", "--split", "testA", "--list", "lists/testA.tsv", "--out", "out", *arguments]
     assert main(command) == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder, split", [("my\u00a0lists", "testA"), ("数\u3000据", "testA"), ("lists", "test.A"),
+                                           ("lists", "tést A")])  # fmt: skip
+def test_names_of_any_script_can_be_packaged_and_the_same_command_goes_on(home, capsys, folder, split):
+    listed = make_list(home / folder / "testA.tsv")
+    system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
+    scores = system / "scores/testA.clips.tsv"
+    if split != "testA":
+        scores.rename(scores.with_name(f"{split}.clips.tsv"))
+    for force in ([], [], ["--force"]):
+        words = ["--task1", system, "--split", split, "--list", listed, "--out", home / "out"]
+        assert main(["package", *map(str, words), *force]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder, split", [("a\nb", "testA"), ("a\x9bb", "testA"), ("a\udcffb", "testA"),
+                                           ("lists", ".testA")])  # fmt: skip
+def test_what_no_manifest_can_name_is_refused_before_anything_is_written(home, folder, split):
+    listed = make_list(home / folder / "testA.tsv")
+    system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
+    (system / "scores" / f"{split}.clips.tsv").write_bytes((system / "scores/testA.clips.tsv").read_bytes())
+    with pytest.raises(KlassifyError, match="No manifest can say"):
+        package.package(home / "out", listed, split, {"task1": system})
+    assert not (home / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["lists/testA.json", "s/metrics-val.json"])
+def test_a_record_that_is_no_mapping_is_named(home, place):
+    system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
+    (home / place).write_text("[]\n")
+    with pytest.raises(KlassifyError, match="no mapping") as caught:
+        pack(home, task1=system)
+    assert caught.value.where == home / place

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ TASKS = {"task1": (verdict.TXT, "clips"), "task2": (verdict.JSON, "segments")}
 # local scores, from the evaluation on val: key -> file beside the system, name in it
 LOCAL_SCORES = {"val_auc": ("metrics-val.json", "auc"), "val_score": ("metrics-val.task2.json", "Score")}
 MAX_BYTES, MAX_SYSTEMS = 1 << 24, 1000  # a real one has some kB and a few dozen systems
-HASH, HEX, NAME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}"), re.compile(r"[A-Za-z0-9_-]+")
+HASH, HEX, NAME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}"), re.compile(r"(?!\.)[^/\\]{1,200}")
 
 
 def describe(folder: Path, split: str) -> dict[str, Any]:
@@ -40,8 +41,16 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
             entry[f"{kind}_sha256"] = file_hash(scores)
     for key, (name, metric) in LOCAL_SCORES.items():
         if (folder / name).exists():
-            entry[key] = read_json(folder / name).get(metric)
+            entry[key] = read_record(folder / name).get(metric)
     return entry | {"inputs": [describe(path, split) for path in systems.input_folders(folder)]}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON file that lies beside a list or a system; KlassifyError for one that is no mapping."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise KlassifyError("This record is no mapping.", where=path, mend="make it again, or remove it")
+    return record
 
 
 def supervision(folder: Path) -> str:
@@ -88,6 +97,14 @@ def provenance() -> dict[str, Any]:
     return {"commit": sha, "dirty": commit != sha if sha else None, "versions": versions}
 
 
+def refuse_unreadable(list_path: Path, split: str, tasks: Mapping[str, Path], wanted: Mapping[str, Any]) -> None:
+    """KlassifyError where the manifest of such a package would be refused when it is read. wanted: see made_with."""
+    described = {task: describe(folder, split) for task, folder in tasks.items()}
+    draft = {"split": split, "list": {"path": str(list_path)}, "zip_sha256": "0" * 64, "systems": described}
+    if problem := _problem(draft | {"made_with": dict(wanted)}):
+        raise KlassifyError(f"No manifest can say what this is made of: {problem}.", where=list_path)
+
+
 # ------------------------------------------------------------------------------ reading
 
 
@@ -130,11 +147,11 @@ def _problem(manifest: Any) -> str:
     """What is wrong with a manifest's fields, or ''."""
     if not isinstance(manifest, dict):
         return "it is no mapping"
-    if not _matches(NAME, manifest.get("split")):
+    if not (_matches(NAME, manifest.get("split")) and is_text(manifest["split"])):
         return f"split is {_short(manifest.get('split'))}"
     listed = manifest.get("list")
-    if not isinstance(listed, dict) or not _is_text(listed.get("path")):
-        return "list has no path"
+    if not isinstance(listed, dict) or not is_text(listed.get("path")):
+        return "list has no path that is text"
     if not _matches(HASH, manifest.get("zip_sha256")):
         return "zip_sha256 is no hash"
     tasks = manifest.get("systems")
@@ -162,7 +179,7 @@ def _settings_problem(manifest: dict[str, Any], tasks: dict[str, Any]) -> str:
     if not isinstance(files, dict) or not all(_matches(HASH, value) for value in files.values()):
         return "files are no hashes"
     texts = (manifest.get(key) for key in ("made", "notice", "commit"))
-    return "" if all(text is None or _is_text(text) for text in texts) else "made, notice or commit is no text"
+    return "" if all(text is None or is_text(text) for text in texts) else "made, notice or commit is no text"
 
 
 def _system_problem(entry: Any) -> str:
@@ -170,8 +187,8 @@ def _system_problem(entry: Any) -> str:
     stack, count = [entry], 0
     while stack:
         one, count = stack.pop(), count + 1
-        if not isinstance(one, dict) or not all(_is_text(one.get(key)) for key in ("name", "path")):
-            return "has no name or path"
+        if not isinstance(one, dict) or not all(is_text(one.get(key)) for key in ("name", "path")):
+            return "has no name or path that is text"
         if not _matches(HEX, one.get("hash")) or not isinstance(one.get("inputs"), list):
             return f"{_short(one['name'])} has no hash or no inputs"
         if not all(_is_local_score(one.get(key)) for key in LOCAL_SCORES):
@@ -186,9 +203,9 @@ def _matches(pattern: re.Pattern, value: Any) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def _is_text(value: Any) -> bool:
-    """Text that a terminal may show."""
-    return isinstance(value, str) and value.isprintable()
+def is_text(value: Any) -> bool:
+    """Text of any script; no control characters, which a terminal may obey, and nothing that is no UTF-8."""
+    return isinstance(value, str) and not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)
 
 
 def _is_local_score(value: Any) -> bool:
