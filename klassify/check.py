@@ -142,6 +142,8 @@ def _member_is_sound(info: zipfile.ZipInfo, verdict: Verdict) -> bool:
         verdict.refusals.add(f"the archive may hold {TXT} and {JSON}, nothing else", place)
     elif info.flag_bits & 1:
         verdict.refusals.add("a member is encrypted", place)
+    elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        verdict.refusals.add("a member is neither stored nor deflated: not every server can unpack it", place)
     else:
         return True
     return False

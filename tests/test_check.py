@@ -338,3 +338,14 @@ def test_no_places_are_shown_where_none_are_wanted(tmp_path):
     verdict = verdict_of(tmp_path, check.TXT, "000001.mp4;2\n", limit=0)
     assert "1 x " in text(verdict.refusals) and "... and 1 more" in text(verdict.refusals)
     assert "prediction.txt:1" not in text(verdict.refusals)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_members_are_stored_or_deflated(tmp_path, method):
+    path = tmp_path / check.ZIP
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(check.TXT, GOOD_TXT)
+    data = bytearray(path.read_bytes())
+    data[60:70] = bytes(10)  # damaged, which each method has an error of its own for
+    path.write_bytes(data)
+    assert "neither stored nor deflated" in text(check.check(path, listed()).refusals)
