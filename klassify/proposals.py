@@ -119,7 +119,7 @@ def defaults(method: str, *, where: object = None) -> dict[str, Any]:
     """All settings of a method, or of "merge", with their default values; lists for tuples."""
     if method == "merge":
         return _defaults(merge)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise KlassifyError(f"There is no method {method!r}; there are {', '.join(METHODS)}.", where=where)
     return _defaults(METHODS[method]) | _defaults(propose) | _defaults(finish)
 
@@ -148,7 +148,8 @@ def complete_settings(method: str, given: Mapping[str, Any], *, where: object = 
 def _wanted(name: str, value: Any, default: Any) -> str | None:
     """What a setting should be, if `value` is not."""
     if name == "platt":
-        return None if value is None or _numbers(value, -np.inf, np.inf, depth=2) else "pairs of numbers"
+        pairs = _numbers(value, -np.inf, np.inf, depth=2) and all(len(pair) == 2 for pair in value)
+        return None if value is None or pairs else "pairs of numbers"
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     low, high = RANGES[name]

@@ -375,6 +375,9 @@ def test_perfect_labels_of_100_000_segments():
         ("multi_threshold", {"levels": []}, "a list of numbers"),
         ("multi_threshold", {"levels": [0.5, 2]}, "a list of numbers"),
         ("merge", {"platt": [1, 2]}, "pairs"),
+        ("merge", {"platt": [[1.0], [1.0]]}, "pairs"),
+        ("merge", {"platt": [[1, 2, 3], [1, 2, 3]]}, "pairs"),
+        (["a"], {}, r"no method \['a'\]"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(method, settings, message):
