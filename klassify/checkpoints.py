@@ -121,7 +121,7 @@ def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
             if state:
                 refuse_strange(state, where)
                 return _without_wrappers(state)
-    found = some(content) if isinstance(content, Mapping) else type(content).__name__
+    found = some(str(key)[:80] for key in content) if isinstance(content, Mapping) else type(content).__name__
     raise KlassifyError(f"There is no state dict in this checkpoint: it has {found}.", where=where)
 
 

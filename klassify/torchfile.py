@@ -36,7 +36,7 @@ HOSTILE = re.compile(
     r"|torch\.(serialization\.load|load|hub\.|jit\.|utils\.cpp_extension\.|package\.).*|numpy\.load|joblib\.load|pandas\.read_pickle|pip\..*"
 )
 MAX_PICKLE = 64 << 20  # bytes; it describes tensors, which lie elsewhere, and real ones take some hundred kB
-MAX_WORK = 1 << 26  # values that all steps of a pickle take up; one that goes on for ever repeats few of them
+MAX_WORK, MAX_DEPTH = 1 << 20, 64  # values that the steps of a pickle take up: so many, and each so often
 MAX_INFLATED = 20  # times the file's size: torch stores members, and deflated weights shrink by little
 TAR_MAGIC = (257, b"ustar")
 NOT_A_CHECKPOINT = {
@@ -107,7 +107,7 @@ class _Work:
     _FILL = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}  # what lies below grows by what is taken
 
     def __init__(self) -> None:
-        self.done = 0
+        self.done, self.steps = 0, 0
         self.stack: list[list[int]] = []  # [size] of each value, which grows with a container
         self.memo: dict[Any, list[int]] = {}
 
@@ -134,8 +134,8 @@ class _Work:
         else:
             for _ in needs[operation.name in self._FILL :]:
                 size += stack.pop()[0] if stack else 1
-        self.done += size
-        if self.done > MAX_WORK:
+        self.done, self.steps = self.done + size, self.steps + 1
+        if self.done > MAX_WORK + MAX_DEPTH * self.steps:
             raise KlassifyError("This file is hostile: a few bytes of it stand for values without end.",
                                 mend="delete it, and get the checkpoint from its authors")  # fmt: skip
         if operation.name not in self._FILL:

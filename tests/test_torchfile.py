@@ -309,7 +309,7 @@ def as_checkpoint(data, path):
 def test_a_key_whose_hash_would_never_end_is_refused(tmp_path):
     assert read_torch_file(as_checkpoint(tuples_of_tuples(3), tmp_path / "three.pt"))
     in_a_set = b"\x80\x04\x8f(" + tuples_of_tuples(60)[3:-4] + b"\x90."
-    for data in (tuples_of_tuples(60), in_a_set, tuples_of_tuples(60)[:-4] + b"2s."):
+    for data in (tuples_of_tuples(22), tuples_of_tuples(60), in_a_set, tuples_of_tuples(60)[:-4] + b"2s."):
         with pytest.raises(KlassifyError, match="values without end") as caught:
             read_torch_file(as_checkpoint(data, tmp_path / "sixty.pt"))
         assert caught.value.where == tmp_path / "sixty.pt"
@@ -329,3 +329,9 @@ def test_what_the_steps_of_a_pickle_take_up_is_counted(protocol):
 def test_a_record_says_what_it_stands_for(tmp_path):
     path = save({"model": STATE, "cfg": np.float32(0.5)}, tmp_path / "numpy.pt")
     assert "<record of numpy" in repr(read_torch_file(path))
+
+
+def test_a_file_of_many_tensors_is_no_work_without_end(tmp_path):
+    state = {f"layer.{i}.weight": torch.zeros(2) for i in range(5000)}
+    path = save({"model": state, "optimizer": {"state": dict(enumerate(state.values()))}}, tmp_path / "many.pt")
+    assert len(read_torch_file(path)["model"]) == 5000
