@@ -127,6 +127,7 @@ def _refuse_list(path: Path) -> None:
         raise KlassifyError("No manifest can say what this is made of: the list's name is no text that a terminal "
                             "may show.", where=path, mend="rename it, or its folder")  # fmt: skip
     datalist.read_list(path)
+    _data_of(path)  # its record too
 
 
 def build(

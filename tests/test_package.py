@@ -245,7 +245,9 @@ def test_what_no_manifest_can_name_is_refused_before_anything_is_written(home, f
 @pytest.mark.parametrize("place", ["lists/testA.json", "s/metrics-val.json"])
 def test_a_record_that_is_no_mapping_is_named(home, place):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
+    pack(home, task1=system)
     (home / place).write_text("[]\n")
     with pytest.raises(KlassifyError, match="no mapping") as caught:
-        pack(home, task1=system)
+        pack(home, task1=system, force=True)
     assert caught.value.where == home / place
+    assert (home / "out" / check.ZIP).exists()  # what was there stays
