@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from klassify.arguments import at_least_0
 from klassify.files import whole_file, write_text
 
 
@@ -39,9 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=Path, metavar="DIR", help="folder of the feature shards")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--metric", choices=("official", "textbook"), default="official", help="of Task 2; see docs/")
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals (default 1000)")
-    parser.add_argument("--clips", type=int, default=30, help="mistakes, and disagreements, on the page (default 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--bootstrap", type=at_least_0, default=1000, help="resamples for the intervals (default 1000)")
+    parser.add_argument(
+        "--clips", type=at_least_0, default=30, help="mistakes, and disagreements, on the page (default 30)"
+    )
+    parser.add_argument("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import systems
+from klassify.arguments import at_least_0
 from klassify.errors import KlassifyError
 from klassify.scorefile import ScoreFile, align
 
@@ -80,7 +81,7 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--supervision", choices=("segment", "clip"), help="fit on frames' labels (default) or clips'")
     group.add_argument("--solver", choices=("exact", "one_cycle", "constant"), help="see docs (default exact)")
     group.add_argument("--epochs", type=int, help="of one_cycle and constant (default 50)")
-    group.add_argument("--seed", type=int, help="of one_cycle and constant (default 0)")
+    group.add_argument("--seed", type=at_least_0, help="of one_cycle and constant (default 0)")
     group.add_argument("--weights", type=Path, metavar="FILE.safetensors", help="released weights instead of a fit")
     group.add_argument("--resolutions", metavar="MS,...", help="of PartialSpoof's cosines (default 160,320,640)")
     group.add_argument("--hold", type=float, metavar="S", help="seconds for which the last frame of an input that "

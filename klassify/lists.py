@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import fakeavceleb
+from klassify.arguments import at_least_1
 from klassify.datalist import (
     COLUMNS,
     MEASURED,
@@ -54,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--probe", choices=("none", "missing", "all"), default="none",
         help="open no file; those of unknown length (and look whether every file is there); or all",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that probe")
+    parser.add_argument("--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that probe")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when any entry was wrong")
     parser.add_argument("--force", action="store_true", help="replace lists that were made from other inputs")
 

@@ -24,6 +24,9 @@ SOURCES = ["--lists", "x", "--media", "x", "--features", "x"]
     (["augment", "x", "--set", SET, "--out", "x"], "--seed", "-1"),
     (["augment", "x", "--set", SET, "--out", "x"], "--draws", "many"),
     (["check", "x"], "--limit", "-1"),
+    (["compare", "x", "--split", "val", "--out", "x"], "--bootstrap", "-1"),
+    (["lists", "--data", "demo", "--root", "x", "--out", "x"], "--jobs", "0"),
+    (["corpus", "--out", "x"], "--seed", "-1"),
 ])  # fmt: skip
 def test_counts_and_seeds_out_of_range_are_refused_by_name(capsys, command, option, value):
     with pytest.raises(SystemExit) as caught:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from klassify.arguments import at_least_0, at_least_1
 from klassify.corpus.plan import DIFFICULTIES, SIZES
 
 
@@ -19,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify corpus`."""
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--size", choices=SIZES, default="default", help="24, 120 or 728 clips (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files (%(default)s)")
+    parser.add_argument("--seed", type=at_least_0, default=0, help="same seed, same files (%(default)s)")
     parser.add_argument("--difficulty", choices=DIFFICULTIES, default="normal", help="(%(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
+    parser.add_argument("--jobs", type=at_least_1, default=1, help="processes (%(default)s)")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="also draw a contact sheet of the clips")
     parser.add_argument("--force", action="store_true", help="replace a corpus made with other settings")
 
