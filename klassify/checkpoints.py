@@ -125,6 +125,11 @@ def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
     raise KlassifyError(f"There is no state dict in this checkpoint: it has {found}.", where=where)
 
 
+def weights_path(source: Path) -> Path:
+    """The weights of what a config names: a trained system's folder, or a file."""
+    return source / "model.safetensors" if source.is_dir() else source
+
+
 def refuse_strange(state: Mapping[str, Tensor], where: object = None) -> None:
     """KlassifyError for tensors whose numbers do not lie in the file one by one."""
     for name, tensor in state.items():

@@ -176,11 +176,12 @@ def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
     """The VQ-VAE codes of every frame."""
     if args.vqvae is None:
         raise KlassifyError("--kind reconstruction needs --vqvae SYSTEM.", mend="train one: conf/<set>/vqvae.yaml")
+    from klassify.checkpoints import weights_path
     from klassify.features import reconstruction
     from klassify.scoring.inference import pick_device
 
     reconstruction.check_size(args.size)
-    weights = reconstruction.weights_path(args.vqvae)
+    weights = weights_path(args.vqvae)
     if not weights.is_file():
         raise KlassifyError("This VQ-VAE has no weights.", where=weights, mend="train it first")
     settings = {"fps": media.GRID_FPS, "size": args.size, "vqvae": args.vqvae.name, "weights": file_hash(weights)[:16]}

@@ -137,8 +137,10 @@ class _Refusing(importlib.abc.MetaPathFinder):
 
 
 def on_generated_corpus(folder: Path) -> bool:
-    """Whether a detector's folder, exp/<data>/<recipe>, is of the generated corpus."""
-    return Path(os.path.abspath(folder)).parent.name.split("-")[0] == "demo"
+    """Whether a detector's folder, exp/<data>/<recipe> or a seed's below it, is of the generated corpus."""
+    place = Path(os.path.abspath(folder))
+    recipe = place.parent if place.name.startswith("seed-") else place
+    return recipe.parent.name.split("-")[0] == "demo"
 
 
 def _suffix(video: Path) -> str:

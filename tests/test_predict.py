@@ -116,7 +116,7 @@ def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypa
 
 @pytest.mark.parametrize("place, notice", [
     ("exp/demo/klassify", True), ("exp/demo-tiny/klassify", True), ("demo/exp/lavdf/klassify", False),
-    ("exp/lavdf/demo", False),
+    ("exp/lavdf/demo", False), ("exp/demo/klassify/seed-2", True), ("exp/lavdf/klassify/seed-2", False),
 ])  # fmt: skip
 def test_the_notice_of_the_generated_corpus_goes_by_the_data_set(tmp_path, monkeypatch, place, notice):
     (tmp_path / place).mkdir(parents=True)

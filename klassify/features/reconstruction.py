@@ -19,11 +19,11 @@ from klassify.checkpoints import load_weights, read_tensors
 from klassify.errors import KlassifyError
 from klassify.features import frames
 from klassify.features.clip import attempt
-from klassify.models.vqvae import VQVAE, from_unit, to_unit
+from klassify.models.vqvae import VQVAE, to_unit
 from klassify.store import ReconstructionRow
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 DOWNSCALING = 4  # pixels a side of one code
 
@@ -67,16 +67,6 @@ class ReconstructionExtractor:
 
 
 @torch.no_grad()
-def decoded(vqvae: VQVAE, codes: np.ndarray | Tensor) -> Tensor:
-    """The reconstructed frames (n, 4h, 4w, 3) uint8 of codes (n, h, w), where the model is.
-
-    Equal to `vqvae.reconstruct` of the frames that the codes are of. The model is in eval mode.
-    """
-    device = next(vqvae.parameters()).device
-    images = vqvae.decode(torch.as_tensor(np.asarray(codes, np.int64), device=device))
-    return from_unit(images, images.shape[-2:])
-
-
 def load_vqvae(source: Path) -> VQVAE:
     """The VQ-VAE of a trained system's folder, or of a safetensors file with its weights, in eval mode."""
     if source.is_dir():
@@ -91,11 +81,6 @@ def load_vqvae(source: Path) -> VQVAE:
     model = VQVAE(dim=dim, codes=codes)
     load_weights(model, source)
     return model.eval()
-
-
-def weights_path(source: Path) -> Path:
-    """The file that holds the weights of what `load_vqvae` reads."""
-    return source / systems.WEIGHTS if source.is_dir() else source
 
 
 def check_size(size: int) -> None:

@@ -24,9 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.augmentation import visual_augment
-from klassify.checkpoints import load_weights
+from klassify.checkpoints import load_weights, weights_path
 from klassify.errors import KlassifyError
-from klassify.features.reconstruction import decoded, weights_path
 from klassify.models.ranges import check_sizes
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.vqvae import VQVAE
@@ -179,7 +178,7 @@ class Visual(nn.Module):
 
         codes: (N, S / 4, S / 4) of the frames, if the VQ-VAE's encoder has run before.
         """
-        reconstructed = self.reconstruct(frames) if codes is None else decoded(self.vqvae, codes)
+        reconstructed = self.reconstruct(frames) if codes is None else self.vqvae.frames_of(codes)
         frames, reconstructed = (visual_augment.centre(part, self.size) for part in (frames, reconstructed))
         return self.pixels(frames), self.pixels(reconstructed)
 
@@ -248,7 +247,7 @@ class Visual(nn.Module):
         """
         frames = batch["frames"]
         if "codes" in batch:
-            return decoded(self.vqvae, batch["codes"].flatten(0, 1)).view_as(frames)
+            return self.vqvae.frames_of(batch["codes"].flatten(0, 1)).view_as(frames)
         if "frame_id" not in batch:
             return self.reconstruct(frames.flatten(0, 1)).view_as(frames)
         flat, ids = frames.flatten(0, 1), batch["frame_id"].flatten().tolist()

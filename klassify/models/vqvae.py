@@ -100,6 +100,13 @@ class VQVAE(nn.Module):
         self.train(training)
         return result
 
+    def frames_of(self, codes: Tensor) -> Tensor:
+        """The frames (n, 4h, 4w, 3) uint8 that codes (n, h, w) stand for, where the model is. In eval mode it equals
+        `reconstruct` of the frames that the codes are of.
+        """
+        images = self.decode(codes.to(self.codebook.embedding.weight.device, torch.int64))
+        return from_unit(images, images.shape[-2:])
+
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Reconstruction error in [-1, 1] + codes to latents + beta * latents to codes, all mean squares.
 
