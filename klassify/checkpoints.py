@@ -152,8 +152,10 @@ def _strange(tensor: Tensor) -> str:
 
 def _refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
     for name, tensor in state.items():
+        if tensor.is_meta or not tensor.is_floating_point():
+            continue
         plain = tensor.float() if tensor.element_size() < 2 else tensor  # torch has no answer for 8 bits
-        if tensor.is_floating_point() and not torch.isfinite(plain).all():
+        if not torch.isfinite(plain).all():
             raise KlassifyError(f"{name} of this file has numbers that are NaN or infinite.", where=where,
                                 mend="download it again, or take an earlier state of its training")  # fmt: skip
 

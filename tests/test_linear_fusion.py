@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,18 @@ import torch
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from klassify import cli, datalist, detector, evaluate, frame_fusion, framescores, package, segments, systems
+from klassify import (
+    cli,
+    datalist,
+    detector,
+    evaluate,
+    experiment,
+    frame_fusion,
+    framescores,
+    package,
+    segments,
+    systems,
+)
 from klassify.errors import KlassifyError
 from klassify.models import linear_fusion
 from klassify.models.linear_fusion import COLUMNS, LinearFusion
@@ -318,6 +330,7 @@ def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(exp, tmp_path
     absent = read_scores(score_path(source, "testA", "clips")).table.query("reason != ''")["file"].tolist()
     made = (frames, dict.fromkeys(absent, "no sound"))
     monkeypatch.setattr(systems, "load_model", lambda folder: (None, TwoColumns()))
+    monkeypatch.setattr(experiment, "load_experiment", lambda folder: SimpleNamespace(data=TwoColumns()))
     monkeypatch.setattr("klassify.scoring.inference.score_frames", lambda *args, **kw: made)
     command = ["score", folder, "--split", "testA", "--lists", exp / "lists", "--media", exp, "--features", exp]
     assert klassify(*command, *options) == 0

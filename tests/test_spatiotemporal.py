@@ -356,7 +356,7 @@ def test_mistakes_are_named():
         SpatioTemporal(**{**SMALL, "heads": 5})
     with pytest.raises(ValueError, match="layers"):
         SpatioTemporal(**{**SMALL, "layers": (1, 1)})
-    with pytest.raises(ValueError, match="16 pixels"):
+    with pytest.raises(ValueError, match="size is at least 16"):
         SpatioTemporal(**{**SMALL, "size": 8})
     model = filled(SpatioTemporal(**SMALL))
     with pytest.raises(ValueError, match="48"):

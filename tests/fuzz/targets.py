@@ -183,7 +183,7 @@ def _check(path: Path) -> None:
 def _config(folder: Path) -> list[Path]:
     text = (
         "model:\n  class_path: klassify.models.tcn.TCN\n  init_args:\n    hidden: 8\n"
-        "data:\n  class_path: klassify.datasets.MouthFeatures\n  init_args:\n    window: 16\n"
+        "data:\n  class_path: klassify.datasets.MouthFeatures\n  init_args:\n    window: 16\n    stride: 8\n"
         "train:\n  epochs: 2\n  batch_size: 4\n  lr: 0.001\n"
     )
     (folder / "tcn.yaml").write_text(text, encoding="utf-8")
