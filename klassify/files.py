@@ -172,7 +172,9 @@ def read_json_mapping(path: str | os.PathLike) -> dict[str, Any]:
     """Read a JSON file that holds a mapping of names to values; anything else is a KlassifyError that names it."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise KlassifyError("This JSON is no mapping of names to values.", where=path)
+        raise KlassifyError(
+            "This JSON is no mapping of names to values.", where=path, mend="make it again, or remove it"
+        )
     return content
 
 

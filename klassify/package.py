@@ -24,7 +24,7 @@ from typing import Any
 from klassify import check, datalist, ledger
 from klassify.detector_file import read_detector
 from klassify.errors import KlassifyError
-from klassify.files import already_done, file_hash, write_json
+from klassify.files import already_done, file_hash, read_json_mapping, write_json
 from klassify.submission.answers import write_task1, write_task2, write_zip
 from klassify.submission.manifest import (
     TASKS,
@@ -33,7 +33,6 @@ from klassify.submission.manifest import (
     made_with,
     provenance,
     read_manifest,
-    read_record,
     refuse_unreadable,
 )
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
@@ -162,7 +161,7 @@ def build(
 
 def _data_of(list_path: Path) -> str | None:
     record = list_path.with_suffix(".json")
-    return read_record(record).get("data") if record.exists() else None
+    return read_json_mapping(record).get("data") if record.exists() else None
 
 
 def _accept(out: Path, list_path: Path) -> None:

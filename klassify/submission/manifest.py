@@ -17,7 +17,7 @@ from typing import Any
 
 from klassify import systems
 from klassify.errors import KlassifyError
-from klassify.files import file_hash, read_json
+from klassify.files import file_hash, read_json, read_json_mapping
 from klassify.scorefile import score_path
 from klassify.submission import verdict
 
@@ -41,16 +41,8 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
             entry[f"{kind}_sha256"] = file_hash(scores)
     for key, (name, metric) in LOCAL_SCORES.items():
         if (folder / name).exists():
-            entry[key] = read_record(folder / name).get(metric)
+            entry[key] = read_json_mapping(folder / name).get(metric)
     return entry | {"inputs": [describe(path, split) for path in systems.input_folders(folder)]}
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file that lies beside a list or a system; KlassifyError for one that is no mapping."""
-    record = read_json(path)
-    if not isinstance(record, dict):
-        raise KlassifyError("This record is no mapping.", where=path, mend="make it again, or remove it")
-    return record
 
 
 def supervision(folder: Path) -> str:
