@@ -24,7 +24,7 @@ from klassify.errors import Interrupted, KlassifyError
 from klassify.experiment import load_experiment, save_config
 from klassify.launch import slurm, submit, work
 from klassify.launch.options import Options, added, without_launcher
-from klassify.launch.record import Record, read_record
+from klassify.launch.record import Record, Submission, read_record
 from klassify.launch.script import directive
 from klassify.launch.survey import survey
 from klassify.scoring import score_parts, score_shards
@@ -919,6 +919,31 @@ def test_a_broken_record_is_named(tmp_path):
     (tmp_path / "slurm/extract/job.json").write_text("{}")
     with pytest.raises(KlassifyError, match="no record"):
         read_record(tmp_path / "slurm/extract/job.json")
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("arguments", [1], "arguments are texts"), ("cwd", 3, "arguments are texts"), ("merge_job", "7", "numbers"),
+    ("shards", 0, "0 shards"), ("shards", 10**9, "1000000000 shards"), ("shards", 3, "shards '1-4' of 3"),
+    ("submissions", [{"job": 2**31, "shards": "1-4"}], "jobs and shards are numbers"),
+    ("submissions", [{"job": 7, "shards": "1-4 ; x"}], "shards '1-4 ; x' of 4"),
+])  # fmt: skip
+def test_a_record_from_elsewhere_is_checked(tmp_path, key, value, said):
+    record = Record(work.ExtractWork(tmp_path, 4), ["extract"], "/", Options(), [Submission(7, "1-4")])
+    record.save()
+    path = record.folder / "job.json"
+    assert read_record(path) == record
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(KlassifyError, match="no record of a launch") as caught:
+        read_record(path)
+    assert said in str(caught.value)
+
+
+def test_merging_a_training_says_whether_it_is_there(tmp_path):
+    training = work.TrainWork(tmp_path, 1)
+    with pytest.raises(KlassifyError, match="missing"):
+        training.merge()
+    (tmp_path / "training.json").touch()
+    assert training.merge() == f"{tmp_path}: trained"
 
 
 @pytest.mark.parametrize("recipe", ["klassify", "multibranch"])
