@@ -61,7 +61,6 @@ def test_features_without_end_are_refused(tmp_path, monkeypatch):
     store.write_part(tmp_path, Place(1, 1, 0, 1), [row], {"kind": "mouth"}, inputs="")
     assert FeatureStore(tmp_path)["a.mp4"].features.shape == (n, 8)  # 17 MB
     monkeypatch.setattr(proportion, "ALWAYS_READ", 1 << 20)
-    features = FeatureStore(tmp_path)
     with pytest.raises(KlassifyError, match="claim to unpack") as error:
-        features["a.mp4"]
+        FeatureStore(tmp_path)["a.mp4"]
     assert error.value.mend == "remove it and extract again"
