@@ -1,7 +1,7 @@
 """Parquet files that would unpack to out of all proportion are refused before anything of them is read.
 
 Run lengths and dictionaries let a file of some kilobytes stand for as many rows as its header likes. What a row group
-takes in memory is known beforehand: its columns' values and bytes stand in the file's metadata.
+takes in memory is known beforehand, near enough: its rows and its bytes stand in the file's metadata.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ WIDTH = 8  # bytes a value, or its pointer
 def refuse_swollen(
     parquet: Any, path: str | os.PathLike, *, group: int | None = None, columns: Collection[str] = (), mend: str
 ) -> None:
-    """KlassifyError where a row group (None: all), of these columns (none given: all), unpacks to too much.
+    """KlassifyError where a row group (None: all) unpacks to too much: its bytes, or its rows of so many columns.
 
+    columns: those that are read; none given: all. Lists count as their bytes in the file, not by their length.
     parquet: an opened pyarrow.parquet.ParquetFile.
     """
     metadata, unpacked = parquet.metadata, 0
