@@ -1,4 +1,4 @@
-"""Words of the command line: whole numbers, of which argparse names the option, and KEY=VALUE."""
+"""Words of the command line: numbers in their range, of which argparse names the option, and KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ def at_least_0(text: str) -> int:
 def at_least_1(text: str) -> int:
     """A number of things of which there is one or more."""
     return _whole(text, 1)
+
+
+def between_0_and_1(text: str) -> float:
+    """A number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a probability, 0 to 1, not {text!r}")
+    return value
 
 
 def _whole(text: str, least: int) -> int:

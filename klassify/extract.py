@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify import datalist, store, workers
+from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError, some
 from klassify.extract_kinds import CHUNKS, AnyRow, Extraction, Numbered, add_arguments, extraction
 from klassify.files import TEMPORARY, already_done, write_text
@@ -53,10 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", required=True, type=Path, help="data list (TSV) of the clips")
     parser.add_argument("--root", required=True, type=Path, help="folder of the media, or the one above the splits")
     parser.add_argument("--out", required=True, type=Path, help="folder for the shards")
-    parser.add_argument("--jobs", type=int, help="worker processes; threads for a model on the CPU (default: all CPUs)")
+    parser.add_argument("--jobs", type=at_least_1,
+                        help="worker processes; threads for a model on the CPU (default: all CPUs)")  # fmt: skip
     parser.add_argument("--shard", metavar="I/N", help="do part I of N of the list, I from 1 (default: 1/1)")
     chunks = ", ".join(f"{chunk} for {kind}" for kind, chunk in CHUNKS.items())
-    parser.add_argument("--chunk", type=int, help=f"clips a file (default: {chunks})")
+    parser.add_argument("--chunk", type=at_least_1, help=f"clips a file (default: {chunks})")
     parser.add_argument("--status", action="store_true", help="say what is missing (exit 1 if anything is)")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a clip has no features")
     parser.add_argument("--force", action="store_true", help="redo this shard, whatever is there")
@@ -67,8 +69,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
     chunk = CHUNKS[args.kind] if args.chunk is None else args.chunk
-    if chunk < 1:
-        raise KlassifyError("--chunk is at least 1.")
     if submitted(args, functools.partial(_on_cluster, args, chunk)):
         knows = args.strict and args.wait and not args.dry_run
         return int(knows and ExtractWork(args.out, 1).has_failures())

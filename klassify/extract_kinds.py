@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from klassify import audio_file, media, store, workers
+from klassify.arguments import at_least_1
 from klassify.audio_file import AudioRow
 from klassify.errors import KlassifyError
 from klassify.features import face, mouth
@@ -70,15 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models = "a folder, a hub id, or `tiny`, which is untrained"
     group.add_argument("--lmm", metavar="MODEL", help=f"LLaVA-1.5: {models}")
     group.add_argument("--clip", metavar="MODEL", help=f"CLIP-L/14-336 instead of the LMM's own vision tower: {models}")
-    group.add_argument("--interval", type=int, default=200, help="every how many frames (default: %(default)s)")
+    group.add_argument("--interval", type=at_least_1, default=200, help="every how many frames (default: %(default)s)")
     group.add_argument("--load-in", type=int, choices=(16, 8, 4), default=16, help="bits a weight (on CPU always 32)")
     group.add_argument("--download", action="store_true", help="fetch a hub id that is not on this machine")
     group = parser.add_argument_group("--kind reconstruction")
     group.add_argument("--vqvae", type=Path, metavar="SYSTEM", help="folder of a trained VQ-VAE, or a safetensors file")
-    group.add_argument("--size", type=int, default=224, help="pixels a side of a frame (default: %(default)s)")
+    group.add_argument("--size", type=at_least_1, default=224, help="pixels a side of a frame (default: %(default)s)")
     group = parser.add_argument_group("--kind lmm and reconstruction")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
-    group.add_argument("--batch", type=int, help="frames a batch (default: 8 and 64)")
+    group.add_argument("--batch", type=at_least_1, help="frames a batch (default: 8 and 64)")
 
 
 def extraction(args: argparse.Namespace, device: str | None = None) -> Extraction:
@@ -89,9 +90,6 @@ def extraction(args: argparse.Namespace, device: str | None = None) -> Extractio
     for name, kind in OWN_ARGUMENTS.items():
         if kind != args.kind and getattr(args, name) is not None:
             raise KlassifyError(f"--{name} belongs to --kind {kind}, not to --kind {args.kind}.")
-    counts = (args.interval, args.batch, args.size, args.jobs)
-    if any(count is not None and count < 1 for count in counts):
-        raise KlassifyError("--interval, --batch, --size and --jobs are at least 1.")
     kinds = {
         "mouth": mouth_extraction,
         "audio": audio_extraction,

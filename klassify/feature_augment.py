@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from klassify.ranges import check_shares, check_sizes, check_weights
 from klassify.segments import IGNORE, O
 
 
@@ -44,6 +45,13 @@ class FeatureAugment(nn.Module):
         noise_std: float = 0.05,
     ):
         super().__init__()
+        check_shares(shift=shift, temporal_dropout=temporal_dropout, swap=swap, channel_dropout=channel_dropout,
+                     noise=noise, channel_share=channel_share)  # fmt: skip
+        check_sizes(0, max_shift=max_shift, swaps=swaps)
+        check_sizes(max_spans=max_spans, span_frames=span_frames, swap_distance=swap_distance)
+        check_weights(noise_std=noise_std)
+        if len(span_frames) != 2 or span_frames[0] > span_frames[1]:
+            raise ValueError(f"span_frames is the shortest and the longest length, not {span_frames}")
         self.shift, self.temporal_dropout, self.swap = shift, temporal_dropout, swap
         self.channel_dropout, self.noise = channel_dropout, noise
         self.max_shift, self.max_spans, self.span_frames = max_shift, max_spans, span_frames

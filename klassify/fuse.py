@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import systems
-from klassify.arguments import at_least_0
+from klassify.arguments import at_least_0, at_least_1, between_0_and_1
 from klassify.errors import KlassifyError
 from klassify.scorefile import ScoreFile, align
 
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join")
     parser.add_argument("--out", type=Path, required=True, help="folder of the fusion")
     parser.add_argument("--rule", choices=(*RULES, LINEAR), required=True)
-    parser.add_argument("--prior", type=float, help="probability of a clip that no input answers for")
+    parser.add_argument("--prior", type=between_0_and_1, help="probability of a clip that no input answers for")
     parser.add_argument("--force", action="store_true", help="replace a fusion of something else")
     configure_linear(parser.add_argument_group(f"--rule {LINEAR}"))
 
@@ -80,7 +80,7 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--label", choices=("union", "audio", "visual"), help="what counts as fake (default union)")
     group.add_argument("--supervision", choices=("segment", "clip"), help="fit on frames' labels (default) or clips'")
     group.add_argument("--solver", choices=("exact", "one_cycle", "constant"), help="see docs (default exact)")
-    group.add_argument("--epochs", type=int, help="of one_cycle and constant (default 50)")
+    group.add_argument("--epochs", type=at_least_1, help="of one_cycle and constant (default 50)")
     group.add_argument("--seed", type=at_least_0, help="of one_cycle and constant (default 0)")
     group.add_argument("--weights", type=Path, metavar="FILE.safetensors", help="released weights instead of a fit")
     group.add_argument("--resolutions", metavar="MS,...", help="of PartialSpoof's cosines (default 160,320,640)")
@@ -110,8 +110,6 @@ def run(args: argparse.Namespace) -> int:
     inputs = [systems.load_system(folder) for folder in args.inputs]
     for system in inputs:
         _check_scale(args.rule, system.name, system.scale)
-    if args.prior is not None and not 0 <= args.prior <= 1:
-        raise KlassifyError(f"--prior is a probability, not {args.prior}.")
     prior = default_prior(args.rule, inputs) if args.prior is None else args.prior
     made_with = {
         "inputs": [systems.system_hash(folder) for folder in args.inputs], "rule": args.rule, "prior": prior,

@@ -68,11 +68,7 @@ def _options(args: argparse.Namespace) -> argparse.Namespace:
     """DEFAULTS where nothing else was given; what cannot go together is refused."""
     if bool(args.labels) == bool(args.weights):
         raise KlassifyError("Give --labels to fit the fusion, or --weights for released ones; one of the two.")
-    if args.prior is not None and not 0 <= args.prior <= 1:
-        raise KlassifyError(f"--prior is a probability, not {args.prior}.")
     given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
-    if given.get("epochs", 1) < 1:
-        raise KlassifyError(f"--epochs is at least 1, not {args.epochs}.")
     return argparse.Namespace(**DEFAULTS | given)
 
 

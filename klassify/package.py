@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify import check, datalist, ledger
+from klassify.arguments import between_0_and_1
 from klassify.detector_file import read_detector
 from klassify.errors import KlassifyError
 from klassify.files import already_done, file_hash, read_json_mapping, write_json
@@ -53,7 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", required=True, type=Path, help="the data list whose clips need an answer")
     parser.add_argument("--out", required=True, type=Path, help="folder of the submission")
     parser.add_argument("--ledger", type=Path, metavar="FILE", help="where it is booked; default: see above")
-    parser.add_argument("--prior", type=float, help="probability of a clip without a score; default: the system's")
+    parser.add_argument("--prior", type=between_0_and_1,
+                        help="probability of a clip without a score; default: the system's")  # fmt: skip
     parser.add_argument("--sigmoid", action="store_true", help="take log-odds, through a sigmoid")
     parser.add_argument("--force", action="store_true", help="replace a submission of something else")
 
@@ -65,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
     tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}
     if not tasks:
         raise KlassifyError("Nothing to package.", mend="give a detector.yaml, --task1 or --task2")
-    if args.prior is not None and not 0 <= args.prior <= 1:
-        raise KlassifyError(f"--prior is a probability, not {args.prior}.")
     options = {"prior": args.prior, "sigmoid": args.sigmoid, "force": args.force, "ledger_path": args.ledger}
     manifest = package(args.out, args.list, args.split, tasks, **options)
     for task in TASKS:

@@ -19,13 +19,14 @@ from klassify.launch import Record
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify resume`."""
+    from klassify.arguments import at_least_1
     from klassify.launch.options import add_job_arguments
 
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs")
     parser.add_argument("--here", action="store_true", help="run the missing shards on this machine")
     parser.add_argument("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
     group = parser.add_argument_group("other settings than at the first submission")
-    group.add_argument("--max-parallel", type=int, metavar="N", help="tasks that run at once")
+    group.add_argument("--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once")
     add_job_arguments(group)
 
 

@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from klassify.arguments import at_least_0
+from klassify.arguments import at_least_0, at_least_1
 from klassify.errors import KlassifyError
 from klassify.experiment import ENVIRONMENT, Experiment, environment, load_experiment, save_config
 from klassify.files import write_json
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda or mps")
     parser.add_argument("--devices", help="devices a node: a number, `auto` (all) or numbers of GPUs as 0,2 "
                                           "(default 1, under torchrun what it started)")  # fmt: skip
-    parser.add_argument("--nodes", type=int, help="nodes (default 1, under torchrun what it started)")
+    parser.add_argument("--nodes", type=at_least_1, help="nodes (default 1, under torchrun what it started)")
     parser.add_argument("--fast-dev-run", action="store_true", help="two batches of one epoch; nothing is kept")
     parser.add_argument("--force", action="store_true", help="throw away what the folder holds and start anew")
     add_launcher_arguments(parser, training=True)

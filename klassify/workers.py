@@ -12,6 +12,7 @@ import dataclasses
 import math
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import sys
 import time
@@ -69,6 +70,20 @@ def _main_left_alone() -> Iterator[None]:
         main.__dict__.update(hidden)
 
 
+@contextlib.contextmanager
+def _no_code_of_the_working_directory() -> Iterator[None]:
+    """`spawn` starts with -c, which would find a multiprocessing.py beside the videos (Python 3.10 has no cure)."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 @dataclasses.dataclass
 class _Worker:
     process: multiprocessing.process.BaseProcess
@@ -99,7 +114,7 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.function, self.setup), daemon=True)
-        with _main_left_alone():
+        with _main_left_alone(), _no_code_of_the_working_directory():
             process.start()
         theirs.close()  # so that a dead worker ends the pipe
         self.workers[pipe] = _Worker(process, None)

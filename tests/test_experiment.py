@@ -9,8 +9,8 @@ import pytest
 from klassify.errors import KlassifyError
 from klassify.experiment import TrainSettings, load_experiment
 from klassify.models.filterbank import FilterbankFrontEnd
-from klassify.models.ranges import check_shares, check_sizes, check_weights
 from klassify.models.w2v_aasist import AASIST
+from klassify.ranges import check_shares, check_sizes, check_weights
 
 CONF = Path(__file__).resolve().parent.parent / "recipes/klassify/conf/demo"
 
@@ -37,6 +37,9 @@ CONF = Path(__file__).resolve().parent.parent / "recipes/klassify/conf/demo"
     ("model.init_args.dropout=2", "dropout lies between 0 and 1"),
     ("model.init_args.pos_weight=-1", "pos_weight is 0 or more"),
     ("model.init_args.in_channels=15", "16 channels, features and their differences, and the model in_channels=15"),
+    ("model.init_args.augment.init_args.swap=1.5", "swap lies between 0 and 1"),
+    ("model.init_args.augment.init_args.noise_std=-1", "noise_std is 0 or more"),
+    ("model.init_args.augment.init_args.span_frames=[8,4]", "the shortest and the longest length"),
     ("data.init_args.groups=[1]", "and the model in_channels=16"),
 ])  # fmt: skip
 def test_a_setting_that_cannot_be_is_refused_by_name(override, message):

@@ -123,7 +123,6 @@ def test_command(exp, capsys):
         (["audio", "maxout"], "two or more different systems"),
         (["audio", "video_raw"], "calibrate video_raw first"),
         (["audio", "nowhere"], "no system.yaml"),
-        (["audio", "video", "--prior", "1.5"], "--prior is a probability"),
     ],
 )
 def test_command_refuses(exp, capsys, arguments, message):

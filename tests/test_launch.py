@@ -189,7 +189,6 @@ def test_directives_are_one_word_to_sbatch(text):
         (["--sbatch-arg=--comment=a\n#SBATCH --uid=0"], "comment"),
         (["--module=a\nrm x"], "control character"),
         (["--time", "soon"], "soon"),
-        (["--max-parallel", "0"], "--max-parallel"),
         (["--time", "1", "--grace", "60"], "--grace"),
         (["--shard", "1/4"], "--shard"),
         (["--root", "/nowhere"], "/nowhere"),

@@ -205,7 +205,6 @@ def test_proposals_for_unlisted_clips_are_refused(home):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--prior", "1.5", "--task1", "s"], "probability"),
         ([], "Nothing to package"),
         (["--task2", "s"], "no segments scores"),
         (["--task1", "absent"], "no clips scores"),

@@ -22,7 +22,6 @@ def config(tmp_path):
     (["--devices", "two"], "not 'two'"),
     (["--devices", "0,1"], "Only GPUs have numbers"),
     (["--devices", "-1"], "at least one device"),
-    (["--nodes", "0"], "one node"),
     (["--nodes", "2"], "torchrun"),
     (["train.batch_size=0"], "batch_size is at least 1"),
     (["train.precision=bf17"], "precision"),

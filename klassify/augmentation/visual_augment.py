@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from klassify.ranges import check_shares
+
 DRAWS = ("blur_sigma", "jpeg_quality", "flip", "crop")
 SIGMA_MAX = 3.0
 QUALITIES = (30, 100)
@@ -27,6 +29,9 @@ class FrameAugment:
     blur: float = 0.1
     jpeg: float = 0.1
     flip: float = 0.5
+
+    def __post_init__(self):
+        check_shares(blur=self.blur, jpeg=self.jpeg, flip=self.flip)
 
 
 def draw(rng: np.random.Generator, margin: int, augment: FrameAugment | None) -> dict[str, Tensor]:

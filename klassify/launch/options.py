@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from klassify.arguments import at_least_0, at_least_1
 from klassify.errors import KlassifyError
 
 # what the scripts set themselves: another value would break the bookkeeping
@@ -120,29 +121,33 @@ def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = 
     group.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where it runs (default: here)")
     if training:
         if "--nodes" not in parser._option_string_actions:  # which the training has anyway
-            group.add_argument("--nodes", type=int, default=1, help="nodes of the job (default: 1)")
+            group.add_argument("--nodes", type=at_least_1, default=1, help="nodes of the job (default: 1)")
     else:
         add_shard_arguments(group)
     add_job_arguments(group)
-    group.add_argument("--gpus", type=int, metavar="M", help="GPUs a node (default: none)")
+    group.add_argument("--gpus", type=at_least_0, metavar="M", help="GPUs a node (default: none)")
     group.add_argument("--wait", action="store_true", help="stay until it is done; ending this ends no job")
     group.add_argument("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
 
 
 def add_shard_arguments(group: argparse._ActionsContainer) -> None:
     """What an array has and a single job has not."""
-    group.add_argument("--shards", type=int, metavar="N", help="tasks that the list is cut into (default: 64)")
-    group.add_argument("--max-parallel", type=int, metavar="N", help="tasks that run at once (default: all)")
+    group.add_argument("--shards", type=at_least_1, metavar="N", help="tasks that the list is cut into (default: 64)")
+    group.add_argument("--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once (default: all)")
 
 
 def add_job_arguments(group: argparse._ArgumentGroup) -> None:
     """What may change when missing work is submitted again."""
     group.add_argument("--time", help="time limit of a task (default: 04:00:00)")
-    group.add_argument("--cpus", type=int, metavar="N", help="CPUs a task (default: --jobs, or --workers and one more)")
     group.add_argument(
-        "--max-restarts", type=int, metavar="N", help="times a task is put back in the queue (default: 3)"
+        "--cpus", type=at_least_1, metavar="N", help="CPUs a task (default: --jobs, or --workers and one more)"
     )
-    group.add_argument("--grace", type=int, metavar="S", help="so many seconds before its time limit (default: 120)")
+    group.add_argument(
+        "--max-restarts", type=at_least_0, metavar="N", help="times a task is put back in the queue (default: 3)"
+    )
+    group.add_argument(
+        "--grace", type=at_least_0, metavar="S", help="so many seconds before its time limit (default: 120)"
+    )
     group.add_argument(
         "--sbatch-arg", action="append", metavar="=OPTION", help="for sbatch: --sbatch-arg=--partition=gpu"
     )

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.models.bounded import by_rows, frames_at_once
-from klassify.models.ranges import check_sizes, check_weights
 from klassify.models.ssl import SAMPLE_RATE
+from klassify.ranges import check_sizes, check_weights
 from klassify.segments import IGNORE
 
 PAD_SAMPLES = 256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer

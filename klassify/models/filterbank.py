@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.models.ranges import check_shares, check_sizes
 from klassify.models.ssl import SAMPLE_RATE, FrontEnd
+from klassify.ranges import check_shares, check_sizes
 
 FFT = 512
 FLOOR = 1e-8  # of the power: 80 dB below full scale, so that digital silence has no log of zero

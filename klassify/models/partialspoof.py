@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from klassify import windows
 from klassify.models.bounded import by_rows, rows_at_once
-from klassify.models.ranges import check_shares, check_sizes
 from klassify.models.ssl import SAMPLE_RATE
+from klassify.ranges import check_shares, check_sizes
 from klassify.segments import IGNORE
 
 SHIFTS = (2, 4, 8, 16, 32, 64)  # of the heads, in 10 ms: the published names

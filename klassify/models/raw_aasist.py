@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from klassify.models.ranges import check_weights
 from klassify.models.ssl import SAMPLE_RATE
 from klassify.models.w2v_aasist import AASIST
+from klassify.ranges import check_weights
 
 N_FILTERS, FILTER_TAPS = 70, 129
 POOL = 3

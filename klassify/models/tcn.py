@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.feature_augment import FeatureAugment
-from klassify.models.ranges import check_shares, check_sizes, check_weights
+from klassify.ranges import check_shares, check_sizes, check_weights
 from klassify.segments import IGNORE, TAGS, O
 
 

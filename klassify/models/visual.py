@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from klassify.augmentation import visual_augment
 from klassify.checkpoints import load_weights, weights_path
 from klassify.errors import KlassifyError
-from klassify.models.ranges import check_sizes
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.vqvae import VQVAE
 from klassify.ragged import TOP_SHARE
+from klassify.ranges import check_sizes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

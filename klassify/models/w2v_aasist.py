@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.models.bounded import by_rows, rows_at_once
-from klassify.models.ranges import check_shares, check_sizes, check_weights
+from klassify.ranges import check_shares, check_sizes, check_weights
 
 MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
 

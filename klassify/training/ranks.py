@@ -168,9 +168,8 @@ def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[in
     except ValueError:
         raise KlassifyError(f"--devices is a number, `auto` or GPU numbers as 0,2; not {devices!r}.") from None
     numbers = wanted if isinstance(wanted, list) else list(range(wanted))
-    if not numbers or nodes < 1:
-        raise KlassifyError("A training needs at least one device and one node.",
-                            where=f"--devices {devices} --nodes {nodes}")  # fmt: skip
+    if not numbers:
+        raise KlassifyError("A training needs at least one device.", where=f"--devices {devices}")
     if isinstance(wanted, list) and not on_gpu:
         raise KlassifyError("Only GPUs have numbers; CPU processes are counted.", where=f"--devices {devices}")
     missing = [number for number in numbers if not 0 <= number < there]
