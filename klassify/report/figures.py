@@ -221,7 +221,7 @@ def heatmap(table: pd.DataFrame, column: str, names: Sequence[str], form: str, l
     data = [{"type": "heatmap", "x": shown, "y": shown, "z": [_numbers(line) for line in values],
              "zmin": low, "zmax": 1, "colorscale": [[0, "#f7fbff"], [1, "#0072B2"]],
              "text": texts, "texttemplate": "%{text}",
-             "hovertemplate": "%{y}<br>%{x}<br>%{text}", "showscale": False}]  # fmt: skip
+             "hovertemplate": "%{y}<br>%{x}<br>%{text}<extra></extra>", "showscale": False}]  # fmt: skip
     axes = {"type": "category", "showgrid": False}
     return {
         "data": data,

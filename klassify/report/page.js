@@ -11,9 +11,9 @@ function draw(box) {
   const chosen = figure[select ? names[select.selectedIndex] : names[0]];
   const canvas = box.querySelector(".canvas");
   const rows = Math.ceil(chosen.data.length / Math.max(1, Math.floor(box.clientWidth / 190)));
-  canvas.style.height = `${380 + 20 * rows}px`;
+  canvas.style.height = `${404 + 20 * rows}px`;
   const layout = Object.assign({
-    margin: { l: 56, r: 12, t: 8, b: 40 },
+    margin: { l: 56, r: 12, t: 32, b: 40 }, // the tool bar lies above the plot, not on it
     font: { family: "system-ui, DejaVu Sans, sans-serif", size: 12, color: "#1c1c1e" },
     legend: { orientation: "h", x: 0, y: 0, yref: "container", yanchor: "bottom", font: { size: 11 } },
     showlegend: true,
