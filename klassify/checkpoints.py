@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from klassify.errors import KlassifyError, some
+from klassify.experiment import WEIGHTS
 from klassify.files import refuse_irregular, whole_file
 from klassify.key_maps import KEY_MAPS, NOTHING, detect_source
 from klassify.torchfile import read_torch_file
@@ -70,28 +71,30 @@ def load_weights(model: nn.Module, path: str | Path, below: str = "") -> dict[st
     return metadata
 
 
-def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = NOTHING) -> list[str]:
-    """Load `state`; anything missing (but for `optional`), unexpected or misshapen is one KlassifyError.
+def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: str = NOTHING) -> str:
+    """What of `state` is missing (but for `optional`), unexpected or misshapen, in words; "" if it fits `wanted`."""
+    complaints = {
+        "missing": [key for key in wanted if key not in state and not re.fullmatch(optional, key)],
+        "unexpected": [key for key in state if key not in wanted],
+        "of another shape": [
+            f"{key} {list(value.shape)} there, {list(wanted[key].shape)} in the model"
+            for key, value in state.items()
+            if key in wanted and value.shape != wanted[key].shape
+        ],
+    }
+    return "; ".join(f"{len(keys)} {kind} ({some(keys, SHOWN)})" for kind, keys in complaints.items() if keys)
 
-    Returns the optional keys that were missing.
-    """
+
+def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = NOTHING) -> list[str]:
+    """Load `state`; whatever does not fit is one KlassifyError. Returns the `optional` keys that were missing."""
     wanted = model.state_dict()
-    absent = [key for key in wanted if key not in state]
-    missing = [key for key in absent if not re.fullmatch(optional, key)]
-    unexpected = [key for key in state if key not in wanted]
-    misshapen = [
-        f"{key} {list(state[key].shape)} there, {list(wanted[key].shape)} in the model"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    complaints = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if any(complaints.values()):
-        told = "; ".join(f"{len(keys)} {kind} ({some(keys, SHOWN)})" for kind, keys in complaints.items() if keys)
+    if told := misfits(state, wanted, optional):
         raise KlassifyError(
             f"These weights do not fit the model: of {len(wanted)} tensors, {told}.",
             where=where,
             mend="use the settings that the file was made with (config.yaml beside it, or its project's)",
         )
+    absent = [key for key in wanted if key not in state]
     model.load_state_dict(state, strict=not absent)
     return absent
 
@@ -127,7 +130,7 @@ def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
 
 def weights_path(source: Path) -> Path:
     """The weights of what a config names: a trained system's folder, or a file."""
-    return source / "model.safetensors" if source.is_dir() else source
+    return source / WEIGHTS if source.is_dir() else source
 
 
 def refuse_strange(state: Mapping[str, Tensor], where: object = None) -> None:

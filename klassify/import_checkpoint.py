@@ -179,6 +179,8 @@ def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
         if args.vqvae:
             raise KlassifyError(f"--vqvae belongs to visual, not to {args.source}.", where=args.vqvae)
         return None
+    from klassify.checkpoints import weights_path
+
     if not hasattr(model, "vqvae"):
         raise KlassifyError("The config's model is no visual model.", where=args.config)
     given = args.vqvae or model.vqvae_weights
@@ -188,7 +190,7 @@ def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
             where=args.file,
             mend="give --vqvae vqvae.pt, or one that was trained here",
         )
-    return Path(given) / "model.safetensors" if Path(given).is_dir() else Path(given)
+    return weights_path(Path(given))
 
 
 def _load(model: Any, args: argparse.Namespace, vqvae: Path | None) -> Any:

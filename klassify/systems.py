@@ -19,10 +19,11 @@ import yaml
 from scipy.special import expit
 
 from klassify.errors import KlassifyError
+from klassify.experiment import CONFIG, WEIGHTS, load_experiment
 from klassify.files import already_done, canonical_json, file_hash, read_yaml, refuse_cut, settings_hash, write_text
 from klassify.scorefile import SCALES, SUPERVISIONS, ScoreFile, read_header, read_scores, score_path
 
-SYSTEM, CONFIG, WEIGHTS = "system.yaml", "config.yaml", "model.safetensors"
+SYSTEM = "system.yaml"
 KINDS = ("model", "calibrated", "fusion")
 MODALITIES = ("audio", "visual", "both")
 PROPOSALS_RULE = "proposals"  # of a fusion that joins its inputs' proposals (klassify localise), not their clip scores
@@ -91,18 +92,14 @@ def write_system(folder: str | os.PathLike, system: System) -> None:
 
 def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
     """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module, ClipData)."""
-    from klassify.checkpoints import read_tensors
-    from klassify.experiment import load_experiment
+    from klassify.checkpoints import load_weights
 
     folder = Path(folder)
     weights = folder / WEIGHTS
     if not weights.exists():
         raise KlassifyError("This system has no weights.", where=weights, mend="train it first")
     experiment = load_experiment(folder / CONFIG)
-    try:
-        experiment.model.load_state_dict(read_tensors(weights)[0])
-    except RuntimeError as error:
-        raise KlassifyError(f"Weights and config.yaml do not belong together: {error}.", where=weights) from None
+    load_weights(experiment.model, weights)
     return experiment.model.eval(), experiment.data
 
 

@@ -17,6 +17,7 @@ from published import GOLDENS, TINY, TINY_WAVLM
 
 from klassify import checkpoints, cli, import_checkpoint, key_maps, systems
 from klassify.checkpoints import load_weights, save_weights
+from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment
 from klassify.models.bam import BAM
 from klassify.models.ssl import SSLFrontEnd
@@ -296,6 +297,10 @@ def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weight
     wave = torch.from_numpy(fill("input:wave", (1, 6_400), 1))
     with torch.no_grad():
         torch.testing.assert_close(model.score({"wave": wave}), by_hand.score({"wave": wave}))
+    state, _ = checkpoints.read_tensors(folder / "model.safetensors")
+    checkpoints.write_tensors(dict(list(state.items())[1:]), folder / "model.safetensors")  # another model's
+    with pytest.raises(KlassifyError, match="These weights do not fit the model: of .* 1 missing"):
+        systems.load_model(folder)
 
 
 # ---------------------------------------------------------------------------------------- mistakes

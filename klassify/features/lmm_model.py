@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from klassify.errors import KlassifyError, some
+from klassify.checkpoints import misfits
+from klassify.errors import KlassifyError
 from klassify.features.lmm_files import (
     TINY,
     built,
@@ -138,17 +139,7 @@ def fit(state: Mapping[str, Tensor], model: nn.Module, where: object = None) -> 
     """
     theirs = {plain_name(name): tensor for name, tensor in state.items() if not UNUSED.fullmatch(name)}
     ours = {plain_name(name): (name, tensor) for name, tensor in model.state_dict().items()}
-    complaints = {
-        "missing": [name for name in ours if name not in theirs],
-        "unexpected": [name for name in theirs if name not in ours],
-        "of another shape": [
-            f"{name} {list(theirs[name].shape)} there, {list(tensor.shape)} in the model"
-            for name, (_, tensor) in ours.items()
-            if name in theirs and theirs[name].shape != tensor.shape
-        ],
-    }
-    if any(complaints.values()):
-        told = "; ".join(f"{len(names)} {kind} ({some(names)})" for kind, names in complaints.items() if names)
+    if told := misfits(theirs, {plain: tensor for plain, (_, tensor) in ours.items()}):
         raise KlassifyError(f"These weights do not fit the model: of {len(ours)} tensors, {told}.", where=where)
     return {name: theirs[plain] for plain, (name, _) in ours.items()}
 

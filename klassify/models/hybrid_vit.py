@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.checkpoints import ImportReport, read_checkpoint
+from klassify.checkpoints import ImportReport, misfits, read_checkpoint
 from klassify.errors import KlassifyError, some
 
 UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k
@@ -23,9 +23,7 @@ KNOWN = re.compile(
     r"cls_token|pos_embed|norm\.\w+|patch_embed\.(proj|backbone)\..+|blocks\.\d+\.(norm[12]|attn|mlp)\..+|"
     + UNUSED.pattern
 )
-NOT_IN_FILE = re.compile(
-    r"time_embed|patch_embed\.(transition|\w+_backbone\.(freq_stage|stems_transition_conv_1x1))\..+"
-)
+NOT_IN_FILE = r"time_embed|patch_embed\.(transition|\w+_backbone\.(freq_stage|stems_transition_conv_1x1))\..+"
 
 
 def hybrid_vit_state(theirs: Mapping[str, Tensor], window: int, grid: int) -> tuple[dict[str, Tensor], list[str]]:
@@ -79,22 +77,13 @@ def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: in
     lack some. Positions of another image size are interpolated, and the report says so.
     """
     theirs = read_checkpoint(path)
-    unexpected = [key for key in theirs if not KNOWN.fullmatch(key)]
+    unknown = [key for key in theirs if not KNOWN.fullmatch(key)]
     if any(value.dim() != 3 for key, value in theirs.items() if key in ("cls_token", "pos_embed")):
         raise KlassifyError("The class token or the positions of this file are not (1, tokens, dim).", where=path)
     ours, left_out = hybrid_vit_state(theirs, window, grid)
     wanted = model.state_dict()
-    complaints = {
-        "missing": [key for key in wanted if key not in ours and not NOT_IN_FILE.fullmatch(key)],
-        "unexpected": unexpected or [key for key in ours if key not in wanted],
-        "of another shape": [
-            f"{key} {list(value.shape)} there, {list(wanted[key].shape)} in the model"
-            for key, value in ours.items()
-            if key in wanted and value.shape != wanted[key].shape
-        ],
-    }
-    if any(complaints.values()):
-        told = "; ".join(f"{len(keys)} {kind} ({some(keys)})" for kind, keys in complaints.items() if keys)
+    told = f"{len(unknown)} unexpected ({some(unknown)})" if unknown else misfits(ours, wanted, NOT_IN_FILE)
+    if told:
         raise KlassifyError(
             f"This is no hybrid ViT that fits the model: {told}.",
             where=path,
