@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_line, some
 from klassify.experiment import WEIGHTS
 from klassify.files import refuse_irregular, whole_file
 from klassify.key_maps import KEY_MAPS, NOTHING, detect_source
@@ -255,7 +255,7 @@ def _from_hub(hub_id: str, names: tuple[str, ...], download: bool) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    reason: Exception | str = ""
+    reason: Exception | None = None
     for name in names:
         try:
             return Path(hf_hub_download(hub_id, name, local_files_only=not download))
@@ -271,7 +271,7 @@ def _from_hub(hub_id: str, names: tuple[str, ...], download: bool) -> Path:
             mend="set download: true beside source, or name a local file or folder",
         )
     raise KlassifyError(
-        f"The hub did not give these weights: {str(reason).splitlines()[0]}",
+        f"The hub did not give these weights: {first_line(reason)}",
         where=hub_id,
         mend="check the id and the network, or name a local file or folder",
     )

@@ -39,6 +39,11 @@ class Interrupted(KlassifyError):
     status = 75
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in a line; its kind where it says nothing, as MemoryError does."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def some(items: Iterable[object], limit: int = 5) -> str:
     """'a, b, c and 14 more': the first few of many names, for an error message."""
     items = [str(item) for item in items]

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_line, some
 from klassify.files import canonical_json, refuse_cut, refuse_irregular, settings_hash, whole_file
 from klassify.proportion import refuse_swollen
 
@@ -151,7 +151,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise KlassifyError(f"This score file is damaged: {reason}.", where=path, mend=AGAIN) from None
 
 

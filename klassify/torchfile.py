@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_line, some
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of a file by torch < 1.6
 # Of the standard library, what settings and training states are made of. A checkpoint has no use for the rest of
@@ -246,7 +246,7 @@ def read_torch_file(path: str | Path) -> Any:
     except KlassifyError as error:
         raise KlassifyError(error.what, where=path, mend=error.mend) from None
     except Exception as error:  # a torn or strange file may fail anywhere in there
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise KlassifyError(
             f"This checkpoint cannot be read as tensors and plain containers: {reason}.",
             where=path,

@@ -34,11 +34,15 @@ def test_the_memory_check_changes_nothing(config, small_data, tmp_path, monkeypa
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_too_little_memory_is_said_before_the_training(config, small_data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"), MemoryError(),
+])  # fmt: skip
+def test_too_little_memory_is_said_before_the_training(config, small_data, tmp_path, monkeypatch, capsys, error):
+    """Python's own MemoryError says nothing."""
     import plain_model
 
     def too_large(self, batch):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        raise error
 
     monkeypatch.setattr(plain_model.Plain, "loss", too_large)
     assert cli.main(command(config, tmp_path / "out", small_data)) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from klassify.checkpoints import read_tensors, refuse_strange
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_line, some
 from klassify.features import lmm_tiny
 from klassify.files import read_json, settings_hash
 from klassify.torchaudio_import import import_transformers
@@ -115,7 +115,7 @@ def built(make: Callable[..., Any], where: Path, *arguments: Any, **settings: An
     try:
         return make(*arguments, **settings)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise KlassifyError(f"This is no config of such a model: {reason}.", where=where) from None
 
 
@@ -135,7 +135,7 @@ def find_folder(source: str, download: bool = False) -> Path:
         return Path(snapshot_download(source, local_files_only=not download, allow_patterns=list(HUB_FILES)))
     except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
         raise KlassifyError(
-            f"This model is not on this machine: {str(error).splitlines()[0]}",
+            f"This model is not on this machine: {first_line(error)}",
             where=source,
             mend="name a folder, or fetch it with --download",
         ) from None

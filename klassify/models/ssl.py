@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.checkpoints import ImportReport, import_weights, locate_weights
-from klassify.errors import KlassifyError
+from klassify.errors import KlassifyError, first_line
 from klassify.models.bounded import by_rows, by_time, frames_at_once, rows_at_once
 from klassify.torchaudio_import import import_transformers
 
@@ -100,7 +100,7 @@ def _build(architecture: str | dict[str, Any], library: str = "transformers") ->
     except Exception as error:  # what a library says of sizes that it cannot have
         if isinstance(architecture, str):
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise KlassifyError(f"No speech model has these settings: {reason}.", where=architecture) from None
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from klassify.clip_data import ClipData, ClipWindows, Sources, Window, batches
-from klassify.errors import KlassifyError
+from klassify.errors import KlassifyError, first_line
 from klassify.media import MediaError
 from klassify.scoring.window_features import WindowInputs, spans
 from klassify.segments import FRAME_S
@@ -33,7 +33,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise KlassifyError(f"There is no device {name!r} here ({str(error).splitlines()[0]}).",
+        raise KlassifyError(f"There is no device {name!r} here ({first_line(error)}).",
                             mend="auto, cpu, or cuda:0 and so on where torch sees a GPU") from None  # fmt: skip
     return device
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_line, some
 from klassify.training.ranks import Ranks
 
 GIB = 2**30
@@ -59,7 +59,7 @@ def try_step(model: Any, batch: dict[str, Any], fabric: Any, ranks: Ranks, *, ne
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
     finally:
         for _, parameter in trained:
             parameter.grad = None

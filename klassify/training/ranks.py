@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from klassify.errors import Interrupted, KlassifyError
+from klassify.errors import Interrupted, KlassifyError, first_line
 
 TIMEOUT = datetime.timedelta(minutes=30)  # longer than the first rank reads alone while the others wait
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
@@ -136,7 +136,7 @@ def launch(
         fabric.launch()
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise KlassifyError(
-            f"These processes cannot be started: {str(error).splitlines()[0]}",
+            f"These processes cannot be started: {first_line(error)}",
             where=f"--accelerator {accelerator} --devices {devices} --nodes {nodes}",
             mend="ask for what this machine and the launcher (torchrun, srun) have",
         ) from None
@@ -203,7 +203,7 @@ def explained(error: RuntimeError) -> KlassifyError | None:
             "Some parameters took no part in a step, and the ranks would wait for their gradients.",
             mend="train.find_unused_parameters=true",
         )
-    reason = re.sub(r"^\[\S+\] ", "", text.splitlines()[0] if text else "").partition(". ")[0]
+    reason = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]
     if any(word in text.lower() for word in ("gloo", "nccl", "connection closed", "connection reset", "tcpstore")):
         return Interrupted(
             f"Another process of this training failed, was killed or cannot be reached ({reason}).",
