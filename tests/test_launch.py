@@ -802,6 +802,18 @@ def unjoined(model: Path, asked: list[str], monkeypatch, *numbers: int) -> None:
             assert cli.main([*asked, "--shard", f"{i}/2"]) == 0
 
 
+def test_status_and_merge_find_shards_run_by_hand_in_folders_of_outputs(small_data, tmp_path, monkeypatch, capsys):
+    out = make_model(tmp_path / "exp/seed-1/tcn")
+    unjoined(out, ["score", str(out), "--split", "val", *small_data.arguments], monkeypatch, 1, 2)
+    assert cli.main(["status", str(tmp_path / "exp"), str(small_data.features)]) == 0
+    text = capsys.readouterr().out
+    assert f"{out}: score-val, 8 shards, run without --launcher" in text
+    assert f"{small_data.features / 'mouth/val'}: extract, " in text
+    assert cli.main(["merge", str(tmp_path / "exp"), "--split", "val"]) == 0
+    assert (out / "scores/val.clips.tsv").exists()
+    assert cli.main(["merge", str(tmp_path / "exp"), "--split", "testB"]) == 2
+
+
 def test_status_tells_of_shards_run_by_hand_beside_what_was_launched(
     small_data, tmp_path, pretended, monkeypatch, capsys
 ):
@@ -872,7 +884,8 @@ def test_status_of_shards_that_were_run_by_hand(small_data, tmp_path, no_slurm, 
     shard(small_data, out, 2)
     assert cli.main(["status", str(out)]) == 0
     assert cli.main(["resume", str(out)]) == 2
-    assert cli.main(["status", str(tmp_path)]) == 2
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["status", str(tmp_path)]) == 0 and cli.main(["status", str(tmp_path / "empty")]) == 2
 
 
 # ------------------------------------------------------------------------------ merge

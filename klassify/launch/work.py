@@ -254,7 +254,16 @@ def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Wor
 
 
 def found_works(folder: Path, split: str | None = None) -> list[Work]:
-    """Work of which there are files but no record: shards that were run by hand. split: of scores, this one alone."""
+    """Shards that were run by hand, or that a record speaks of, in a folder and in those up to two levels down.
+
+    split: of scores, this one alone.
+    """
+    below = sorted(path for level in ("*", "*/*") for path in folder.glob(level) if path.is_dir())
+    return [work for place in (folder, *below) for work in _works_of(place, split)]
+
+
+def _works_of(folder: Path, split: str | None) -> list[Work]:
+    """What the files of one folder tell."""
     from klassify import store
 
     if parts := store.parts_in(folder):
