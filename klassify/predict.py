@@ -17,7 +17,7 @@ import glob
 import itertools
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from klassify import media
@@ -100,7 +100,7 @@ def describe(prediction: Prediction, min_score: float) -> str:
     if prediction.answered:
         lines = [f"{prediction.file}: probability of fake {prediction.probability:.3f}"]
     else:
-        why = some(sorted(set(prediction.reasons.values()))) or "no system has an answer"
+        why = _own_reasons(prediction.reasons) or "no system has an answer"
         lines = [f"{prediction.file}: no evidence ({why}); prior {prediction.probability:.3f}"]
     likely = prediction.segments[prediction.segments["score"] >= min_score].head(SHOWN_SEGMENTS)
     lines += [
@@ -112,6 +112,13 @@ def describe(prediction: Prediction, min_score: float) -> str:
     if prediction.notice:
         lines.append(f"  {prediction.notice}")
     return "\n".join(lines)
+
+
+def _own_reasons(reasons: Mapping[str, str]) -> str:
+    """Each reason once, without those of derived systems, which repeat their inputs'."""
+    different = sorted(set(reasons.values()))
+    own = [reason for reason in different if not any(other in reason for other in different if other != reason)]
+    return some(reason.removesuffix(".") for reason in own)
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:

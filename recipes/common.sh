@@ -69,13 +69,13 @@ done
 
 [[ " $datasets " == *" $data "* ]] || fail "unknown data=$data. Known: $datasets"
 [[ " tiny default large " == *" $size "* ]] || fail "unknown size=$size. Known: tiny default large"
-[[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers"
+[[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers, jobs= 1 or more"
 [[ $audio == '' || $audio == cache ]] || fail "audio= takes one value: cache"
 [[ $devices =~ ^(auto|[1-9][0-9]*)?$ && $workers =~ ^[0-9]*$ ]] || fail "devices= is a number or auto, workers= a number"
 [[ $system =~ ^[A-Za-z0-9_,]*$ ]] || fail "system=$system: names of systems with commas between"
 
 [[ $launcher =~ ^(local|slurm)?$ ]] || fail "unknown launcher=$launcher. Known: local slurm"
-[[ $nodes$shards =~ ^[1-9][0-9]*$ && $gpus$parallel =~ ^[0-9]+$ ]] || fail "shards=, parallel=, nodes= and gpus= are whole numbers"
+[[ $nodes$shards =~ ^[1-9][0-9]*$ && $gpus$parallel =~ ^[0-9]+$ ]] || fail "shards=, parallel=, nodes= and gpus= are whole numbers, shards= and nodes= 1 or more"
 # on a cluster, jobs= are the CPUs of a task, not those of the machine that submits
 [ "$launcher" != slurm ] || [ -n "$jobs" ] || jobs=1
 jobs=${jobs:-$(nproc)}

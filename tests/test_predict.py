@@ -15,6 +15,7 @@ from klassify import prediction
 from klassify.cli import main
 from klassify.detector_file import DETECTOR, DetectorFile
 from klassify.errors import KlassifyError
+from klassify.predict import describe
 from klassify.prediction import Prediction, needed_kinds
 from klassify.systems import System, system_hash, write_system
 
@@ -123,3 +124,10 @@ def test_the_notice_of_the_generated_corpus_goes_by_the_data_set(tmp_path, monke
     assert prediction.on_generated_corpus(tmp_path / place) == notice
     monkeypatch.chdir(tmp_path / place)
     assert prediction.on_generated_corpus(Path()) == notice
+
+
+def test_each_reason_for_no_answer_is_told_once():
+    reasons = {"aasist": "The file is empty.", "tcn": "No face.", "max": "aasist: The file is empty.; tcn: No face."}
+    segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
+    told = describe(Prediction("a.mp4", 0.5, False, reasons, segments, {}, "d", ""), 0.15)
+    assert told.splitlines()[0] == "a.mp4: no evidence (No face, The file is empty); prior 0.500"
