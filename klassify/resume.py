@@ -10,6 +10,7 @@ What is done or in the queue is left alone. Options that are given replace those
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,8 @@ def _run_here(record: Record) -> None:
     for shard in found.lacking:
         cut = [] if record.work.command == "train" else ["--shard", f"{shard}/{record.work.n}"]
         command = [sys.executable, "-m", "klassify.cli", *record.arguments, *cut]
-        failed = subprocess.run(command, cwd=record.cwd, check=False).returncode
+        environment = os.environ | {"PYTHONSAFEPATH": "1"}  # as in the scripts: no code of that folder
+        failed = subprocess.run(command, cwd=record.cwd, env=environment, check=False).returncode
         if failed and not (record.may_fail_whole and shard in record.work.done()):
             raise KlassifyError(f"Shard {shard} of {record.work.n} failed.", where=record.work.folder)
     if not found.in_queue:

@@ -107,7 +107,7 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
         write_text(record.folder / name, text)
     if record.merge_job and (found.merge_is_queued or found.merge_is_never):
         slurm.cancel(record.merge_job)  # it waits for jobs of which some have failed
-    earlier = sorted({submission.job for submission in record.submissions if found.in_queue & _shards(submission)})
+    earlier = sorted({sent.job for sent in record.submissions if found.in_queue & unspanned(sent.shards)})
     jobs = _submit_arrays(record, todo, script.options_in(next(iter(texts.values()))), found, hold=replace)
     if "merge.sh" in texts:
         record.merge_job = slurm.submit(merge_command(record, jobs, earlier), script.options_in(texts["merge.sh"]))
@@ -166,10 +166,6 @@ def described(record: Record, shards: str) -> str:
     if record.work.command == "train":
         return f"{record.options.nodes} node(s), {record.options.gpus or 'no'} GPU(s) each"
     return f"shards {shards} of {record.work.n}"
-
-
-def _shards(submission: Submission) -> set[int]:
-    return set(unspanned(submission.shards))
 
 
 def scripts(record: Record) -> dict[str, str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -302,7 +303,8 @@ def spans(numbers: Sequence[int]) -> str:
     return ",".join(pieces)
 
 
-def unspanned(text: str) -> list[int]:
-    """'1-3,7' -> [1, 2, 3, 7]."""
+@functools.lru_cache(maxsize=1024)  # asked for each of thousands of shards
+def unspanned(text: str) -> frozenset[int]:
+    """'1-3,7' -> {1, 2, 3, 7}."""
     ends = ([int(end) for end in piece.split("-")] for piece in text.split(",") if piece)
-    return [number for pair in ends for number in range(pair[0], pair[-1] + 1)]
+    return frozenset(number for pair in ends for number in range(pair[0], pair[-1] + 1))
