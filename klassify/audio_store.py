@@ -121,6 +121,8 @@ class AudioStore:
             parquet = pq.ParquetFile(path)
             refuse_swollen(parquet, path, mend="remove it and extract again")
             table = parquet.read(SCHEMA.names)
+            if not table.schema.equals(SCHEMA):  # a flipped bit may turn texts into bytes
+                raise ValueError("columns of other types")
             digest = table.schema.metadata[b"sound"].decode()
             files, reasons = table["file"].to_pylist(), table["reason"].to_pylist()
             lengths = np.array(table["n_samples"].to_pylist(), np.int64)

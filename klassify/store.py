@@ -36,6 +36,7 @@ __all__ = ["FeatureStore", "LMMRow", "MouthRow", "Place", "PartHeader", "Reconst
 OPEN_PARTS = 32
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)  # what a damaged file raises
 AGAIN = "remove it and extract again"
+TEXTS = {"file", "stage", "reason"}
 NAME = re.compile(r"part-(\d+)-of-(\d+)-(\d+)\.parquet")
 
 
@@ -273,4 +274,8 @@ def _read(path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group:
     with _reading(path):
         refuse_swollen(file, path, group=group, columns=columns, mend=AGAIN)
         table = file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
-        return table.select(list(columns))  # KeyError for one that is not there
+        table = table.select(list(columns))  # KeyError for one that is not there
+        for name in TEXTS.intersection(columns):  # a flipped bit may turn texts into bytes
+            if table.schema.field(name).type != pa.string():
+                raise TypeError(f"{name} holds {table.schema.field(name).type}, not text")
+        return table

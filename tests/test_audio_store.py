@@ -15,6 +15,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -398,6 +400,15 @@ def test_a_hostile_index_is_refused(two_parts):
             AudioStore(two_parts)
     path.write_bytes(b"PAR1" * 50)
     with pytest.raises(KlassifyError, match="no whole Parquet file"):
+        AudioStore(two_parts)
+
+
+def test_reasons_that_have_become_bytes_are_refused(two_parts):
+    path = two_parts / "part-1-of-1-0.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("reason")
+    pq.write_table(table.set_column(at, "reason", table["reason"].cast(pa.binary())), path)
+    with pytest.raises(KlassifyError, match="columns of other types"):
         AudioStore(two_parts)
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import pickle
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from klassify import store
@@ -162,8 +164,6 @@ def test_broken_and_foreign_files_are_named(two_shards, tmp_path):
         path.write_bytes(content)
         with pytest.raises(KlassifyError, match="no whole Parquet file(.|\n)*part-2-of-2-0"):
             FeatureStore(folder)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"file": ["a"]}), path)
     with pytest.raises(KlassifyError, match="no feature shard"):
@@ -183,6 +183,17 @@ def test_damage_inside_a_shard_is_named(two_shards):
         features = FeatureStore(folder)
         for clip in clips[50:]:
             features[clip.file]
+
+
+@pytest.mark.parametrize("name", ["file", "reason"])
+def test_texts_that_have_become_bytes_are_named(two_shards, name):
+    folder, _ = two_shards
+    path = folder / "part-2-of-2-0.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(at, name, table[name].cast(pa.binary())), path)
+    with pytest.raises(KlassifyError, match=f"{name} holds binary, not text"):
+        store.read_rows(path)
 
 
 def test_no_number_that_is_none_is_written(tmp_path):
