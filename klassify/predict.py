@@ -115,9 +115,9 @@ def describe(prediction: Prediction, min_score: float) -> str:
 
 
 def _own_reasons(reasons: Mapping[str, str]) -> str:
-    """Each reason once, without those of derived systems, which repeat their inputs'."""
-    different = sorted(set(reasons.values()))
-    own = [reason for reason in different if not any(other in reason for other in different if other != reason)]
+    """Each reason once, without those of fusions, which name their inputs and repeat theirs."""
+    named = tuple(f"{name}: " for name in reasons)
+    own = sorted({reason for reason in reasons.values() if not reason.startswith(named)})
     return some(reason.removesuffix(".") for reason in own)
 
 
