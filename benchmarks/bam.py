@@ -1,11 +1,14 @@
-"""Speed and memory of BAM's pairwise attention at full size (of the whole of BAM: benchmarks/score_audio.py).
+"""Speed and memory of BAM's pairwise attention at full size (of the whole of BAM:
+benchmarks/score_audio.py).
 
-    python benchmarks/bam.py pairs [--batches 1 2 4 8] [--at-once 1024 4096] [--repeats 5] [--threads 2]
+    python benchmarks/bam.py pairs [--batches 1 2 4 8] [--at-once 1024 4096] [--repeats 5] \\
+        [--threads 2]
 
 The pairwise attention of 100 frames of 1024 dimensions (three times in a forward pass), computed
 once for each unordered pair in blocks of rows, against its plain form, in inference and in training
-(forward and backward). Wall times are the best of alternating runs; memory is the peak of a run above what
-the process held before it; the difference is the largest one between scores of the two forms.
+(forward and backward). Wall times are the best of alternating runs; memory is the peak of a run
+above what the process held before it; the difference is the largest one between scores of the two
+forms.
 
 Linux only: peaks come from /proc.
 """
@@ -35,7 +38,11 @@ def plain_pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor) -> Tensor:
 
 def memory_gb(which: str) -> float:
     """VmRSS (now) or VmHWM (peak) of this process in GB."""
-    return int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
+    return (
+        int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+        * 1024
+        / 1e9
+    )
 
 
 def measure_pairs(form: PairScores, batch: int, train: bool) -> tuple[float, float, Tensor]:
@@ -75,11 +82,15 @@ def compare_pairs(batch: int, train: bool, block_sizes: list[int], repeats: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     pairs = commands.add_parser("pairs", help="the pairwise attention against its plain form")
     pairs.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
-    pairs.add_argument("--at-once", type=int, nargs="+", default=[PAIRS_AT_ONCE], help="frame pairs in a block")
+    pairs.add_argument(
+        "--at-once", type=int, nargs="+", default=[PAIRS_AT_ONCE], help="frame pairs in a block"
+    )
     pairs.add_argument("--repeats", type=int, default=5)
     pairs.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

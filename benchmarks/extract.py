@@ -2,9 +2,10 @@
 
     python benchmarks/extract.py media/demo/train [--clips 20] [--rounds 3] [--min-ratio 0.85]
 
-Speed is in frames per second of processor time, so that a busy machine does not matter; both sides run
-in this process, by turns, on the same clips. Memory is the largest resident set of a whole run, for a
-clip and one four times as long, and for a list and one four times as long. Exits with 1 below --min-ratio.
+Speed is in frames per second of processor time, so that a busy machine does not matter; both sides
+run in this process, by turns, on the same clips. Memory is the largest resident set of a whole run,
+for a clip and one four times as long, and for a list and one four times as long. Exits with 1 below
+--min-ratio.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ sys.exit(status)
 
 def main() -> int:
     """Print the figures; 1 where extraction is slower than --min-ratio of the floor."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="folder of .mp4 clips, searched through")
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=30, help="length of the shorter clip of the memory test")
+    parser.add_argument(
+        "--seconds", type=int, default=30, help="length of the shorter clip of the memory test"
+    )
     parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--min-ratio", type=float, default=0.85)
     args = parser.parse_args()
@@ -78,9 +83,15 @@ def speed(clips: list[Path], rounds: int, refine: bool) -> float:
     total = sum(frames.values())
     rate = {name: total / sum(best[name, path] for path in clips) for name in ("floor", "extract")}
     ratio = rate["extract"] / rate["floor"]
-    print(f"{len(clips)} clips, {total} frames, refine={refine}, best of {rounds} rounds a clip, on one core:")
+    print(
+        f"{len(clips)} clips, {total} frames, refine={refine}, best of {rounds} rounds a clip, on"
+        " one core:"
+    )
     print(f"  decode + Face Mesh alone  {rate['floor']:6.1f} frames/s")
-    print(f"  klassify extract          {rate['extract']:6.1f} frames/s  = {100 * ratio:.1f} % of that")
+    print(
+        f"  klassify extract          {rate['extract']:6.1f} frames/s  = {100 * ratio:.1f} % of"
+        " that"
+    )
     return ratio
 
 
@@ -132,7 +143,9 @@ def loop(clip: Path, out: Path, seconds: int) -> None:
     """Write a clip of the given length that repeats another one."""
     frames = list(media.iter_frames(clip))
     with av.open(str(out), "w") as container:
-        stream = container.add_stream("libx264", rate=media.GRID_FPS, options={"preset": "ultrafast"})
+        stream = container.add_stream(
+            "libx264", rate=media.GRID_FPS, options={"preset": "ultrafast"}
+        )
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for t in range(seconds * media.GRID_FPS):

@@ -3,8 +3,8 @@
     python benchmarks/lists.py [--clips 1100000] [--folder DIR]
 
 Writes synthetic metadata in the official schema (names, models and segment statistics like the real
-ones), makes the list and reads it, each in a fresh process, and prints times and peak memory. No media
-is opened.
+ones), makes the list and reads it, each in a fresh process, and prints times and peak memory. No
+media is opened.
 """
 
 from __future__ import annotations
@@ -29,16 +29,24 @@ NAMES = {
 
 
 def write_metadata(path: Path, n_clips: int, seed: int = 0) -> None:
-    """A JSON list of `n_clips` entries: four types of each original, 1-5 segments of about 0.33 s."""
+    """A JSON list of `n_clips` entries: four types of each original, 1-5 segments of about 0.33
+    s.
+    """
     rng = np.random.default_rng(seed)
     with open(path, "wb") as handle:
         handle.write(b"[")
         for index in range(n_clips):
             kind, utterance = list(NAMES)[index % 4], index // 4
-            folder = f"vox_celeb_2/id{utterance % 2606:05d}/{utterance:011x}/{utterance % 99999:05d}"
+            folder = (
+                f"vox_celeb_2/id{utterance % 2606:05d}/{utterance:011x}/{utterance % 99999:05d}"
+            )
             n_frames = int(rng.integers(60, 480))
             starts = np.sort(rng.uniform(0, n_frames / 25 - 1, rng.integers(1, 6)))
-            segments = [] if kind == "real" else [[round(s, 2), round(s + 0.33, 2)] for s in starts.tolist()]
+            segments = (
+                []
+                if kind == "real"
+                else [[round(s, 2), round(s + 0.33, 2)] for s in starts.tolist()]
+            )
             entry = {
                 "file": f"{folder}/{NAMES[kind]}",
                 "original": None if kind == "real" else f"{folder}/real.mp4",
@@ -47,8 +55,12 @@ def write_metadata(path: Path, n_clips: int, seed: int = 0) -> None:
                 "audio_model": "yourtts" if "audio" in kind else None,
                 "video_model": "Talklip" if "visual" in kind else None,
                 "fake_segments": segments,
-                "audio_fake_segments": segments if kind in ("audio_modified", "both_modified") else [],
-                "visual_fake_segments": segments if kind in ("visual_modified", "both_modified") else [],
+                "audio_fake_segments": (
+                    segments if kind in ("audio_modified", "both_modified") else []
+                ),
+                "visual_fake_segments": (
+                    segments if kind in ("visual_modified", "both_modified") else []
+                ),
                 "video_frames": n_frames,
                 "audio_frames": n_frames * 640,
             }
@@ -68,9 +80,13 @@ def measured(name: str, *command: object) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=1_100_000)
-    parser.add_argument("--folder", type=Path, help="keep the files here instead of in a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the files here instead of in a temporary folder"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
@@ -80,9 +96,21 @@ def main() -> None:
         print(f"{args.clips} clips, {metadata.stat().st_size / 1e6:.0f} MB of metadata", flush=True)
         command = "import sys; from klassify.cli import main; sys.exit(main(sys.argv[1:]))"
         where = ("--root", folder, "--out", out, "--force")
-        measured("klassify lists", sys.executable, "-c", command, "lists", "--data", "avdeepfake1mpp", *where)
+        measured(
+            "klassify lists",
+            sys.executable,
+            "-c",
+            command,
+            "lists",
+            "--data",
+            "avdeepfake1mpp",
+            *where,
+        )
         for name, options in (("read_list", ""), ("read_list with segments", ", segments=True")):
-            read = f"from klassify import datalist; datalist.read_list({str(out / 'train.tsv')!r}{options})"
+            read = (
+                "from klassify import datalist;"
+                f" datalist.read_list({str(out / 'train.tsv')!r}{options})"
+            )
             measured(name, sys.executable, "-c", read)
 
 

@@ -1,12 +1,14 @@
-"""What each way from frame scores to proposals reaches on oracle scores with noise, and how long it takes.
+"""What each way from frame scores to proposals reaches on oracle scores with noise, and how long it
+takes.
 
     python benchmarks/proposals.py [--clips 4000] [--timing-clips 77326]
 
-1. Perfect 40 ms labels ("any part of the frame is fake") of 100,000 segments: the share that proposals reach
-   at IoU 0.9 and 0.95, with the runs as they are and by the default.
-2. Frame scores 4 * label - 2 plus noise of several strengths, correlated over three frames, with a boundary
-   head or a tag head of the same quality: official AP, AR and Score of each method with its default settings,
-   against the ceilings of the grid (the truth widened to whole frames; the truth to its nearest edges).
+1. Perfect 40 ms labels ("any part of the frame is fake") of 100,000 segments: the share that
+   proposals reach at IoU 0.9 and 0.95, with the runs as they are and by the default.
+2. Frame scores 4 * label - 2 plus noise of several strengths, correlated over three frames, with a
+   boundary head or a tag head of the same quality: official AP, AR and Score of each method with
+   its default settings, against the ceilings of the grid (the truth widened to whole frames; the
+   truth to its nearest edges).
 3. Wall time for as many clips as the val split has.
 """
 
@@ -29,8 +31,12 @@ from klassify.submission.predictions import Truth
 SHOWN = ("AP@0.5", "AP@0.75", "AP@0.9", "AP@0.95", "AR@50", "AR@5", "Score")
 
 
-def make_truth(n_clips: int, rng: np.random.Generator, n_fake: np.ndarray | None = None) -> tuple[Truth, np.ndarray]:
-    """Clips with segments of lognormal length (median 0.30 s, sigma 0.44), 0.2 s to 3 s apart; durations (n,)."""
+def make_truth(
+    n_clips: int, rng: np.random.Generator, n_fake: np.ndarray | None = None
+) -> tuple[Truth, np.ndarray]:
+    """Clips with segments of lognormal length (median 0.30 s, sigma 0.44), 0.2 s to 3 s apart;
+    durations (n,).
+    """
     if n_fake is None:  # a quarter of the clips is real
         n_fake = rng.choice([0, 1, 2, 3], n_clips, p=[0.25, 0.45, 0.2, 0.1])
     lengths = rng.lognormal(np.log(0.30), 0.44, n_fake.sum())
@@ -43,11 +49,18 @@ def make_truth(n_clips: int, rng: np.random.Generator, n_fake: np.ndarray | None
     np.maximum.at(last, clip, end)
     durations = last + rng.uniform(2.0, 8.0, n_clips)
     names = np.array([f"{i:06d}.mp4" for i in range(n_clips)], dtype=object)
-    return Truth(names, offsets, np.column_stack([end - lengths, end]).astype(np.float32)), durations
+    return (
+        Truth(names, offsets, np.column_stack([end - lengths, end]).astype(np.float32)),
+        durations,
+    )
 
 
 def make_frames(
-    truth: Truth, durations_s: np.ndarray, noise: float, rng: np.random.Generator, head: str | None = None
+    truth: Truth,
+    durations_s: np.ndarray,
+    noise: float,
+    rng: np.random.Generator,
+    head: str | None = None,
 ) -> FrameScores:
     """Oracle frame scores with noise on the log-odds; head: "boundary", "tags" or none."""
     counts = np.ceil(np.round(durations_s / FRAME_S, 6)).astype(np.int64)
@@ -78,10 +91,14 @@ def make_frames(
         tags = np.where(label, segments.I, segments.O)
         tags[stop - 1] = segments.L
         tags[first] = segments.B
-        log_tags = np.stack([noisy(tags == tag) if noise else 20.0 * (tags == tag) for tag in range(4)], axis=1)
+        log_tags = np.stack(
+            [noisy(tags == tag) if noise else 20.0 * (tags == tag) for tag in range(4)], axis=1
+        )
         log_tags -= np.logaddexp.reduce(log_tags, axis=1, keepdims=True)
         p = 1 - np.exp(log_tags[:, segments.O])
-    return FrameScores(truth.files, offsets, np.clip(p, 0, 1), np.asarray(durations_s, float), boundary, log_tags)
+    return FrameScores(
+        truth.files, offsets, np.clip(p, 0, 1), np.asarray(durations_s, float), boundary, log_tags
+    )
 
 
 def best_overlap(found: proposals.Candidates, truth: Truth) -> np.ndarray:
@@ -93,7 +110,9 @@ def best_overlap(found: proposals.Candidates, truth: Truth) -> np.ndarray:
     start, end = truth.segments.astype(float).T
     wanted = (start + end) / 2 + far * clip
     right = np.clip(np.searchsorted(middle[order], wanted), 1, len(order) - 1)
-    nearest = np.where(middle[order][right] - wanted < wanted - middle[order][right - 1], right, right - 1)
+    nearest = np.where(
+        middle[order][right] - wanted < wanted - middle[order][right - 1], right, right - 1
+    )
     row = order[nearest]
     shared = np.minimum(end, found.end_s[row]) - np.maximum(start, found.start_s[row])
     hull = np.maximum(end, found.end_s[row]) - np.minimum(start, found.start_s[row])
@@ -156,15 +175,24 @@ def timing(n_clips: int) -> None:
                 continue
             start, cpu = time.perf_counter(), time.process_time()
             found = proposals.propose(frames, method)
-            print(f"  {method:<16} {time.perf_counter() - start:6.1f} s ({time.process_time() - cpu:.1f} s of CPU), "
-                  f"{len(found.clip)} proposals of {len(frames.p_fake)} frames")  # fmt: skip
+            print(
+                f"  {method:<16} {time.perf_counter() - start:6.1f} s"
+                f" ({time.process_time() - cpu:.1f} s of CPU), {len(found.clip)} proposals of"
+                f" {len(frames.p_fake)} frames"
+            )
     print(f"  peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=4000, help="clips of the comparison (default 4000)")
-    parser.add_argument("--timing-clips", type=int, default=77_326, help="clips of the timing, 0 for none")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--clips", type=int, default=4000, help="clips of the comparison (default 4000)"
+    )
+    parser.add_argument(
+        "--timing-clips", type=int, default=77_326, help="clips of the timing, 0 for none"
+    )
     args = parser.parse_args()
     perfect_labels()
     noisy_scores(args.clips)

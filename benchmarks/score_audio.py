@@ -1,20 +1,26 @@
 """How fast the audio models score, in what memory, and what the approximate mode costs in AUC.
 
-    python benchmarks/score_audio.py speed  [--systems w2v_aasist bam] [--seconds 9.6] [--clips 1] [--repeats 2]
+    python benchmarks/score_audio.py speed
+        [--systems w2v_aasist bam] [--seconds 9.6] [--clips 1] [--repeats 2]
                                             [--device auto] [--batch-size 16] [--threads 2]
-    python benchmarks/score_audio.py memory [--systems w2v_aasist bam ps] [--seconds 15 30 60] [--threads 2]
-    python benchmarks/score_audio.py auc SYSTEM_DIR ... --lists DIR --media DIR --features DIR [--split val]
+    python benchmarks/score_audio.py memory [--systems w2v_aasist bam ps] [--seconds 15 30 60] \\
+        [--threads 2]
+    python benchmarks/score_audio.py auc SYSTEM_DIR ... --lists DIR --media DIR --features DIR \\
+        [--split val]
 
-`speed`: full-size models (24 layers of 1024; XLSR-53's or WavLM-Large's shape, random weights) score synthetic clips
-in the windows of the recipes: naively, each window through the whole model; as `klassify score` does, with the
-convolutional frames shared where that is exact; and approximately, with one pass of the front end a clip. All in one
-run, in turn; best times. The real-time factor is wall time over the clips' duration. `bam_shared` is BAM without the
-normalisation of each window that forbids sharing. Fails if the shared scores differ from naive ones by 1e-4.
+`speed`: full-size models (24 layers of 1024; XLSR-53's or WavLM-Large's shape, random weights)
+score synthetic clips in the windows of the recipes: naively, each window through the whole model;
+as `klassify score` does, with the convolutional frames shared where that is exact; and
+approximately, with one pass of the front end a clip. All in one run, in turn; best times. The
+real-time factor is wall time over the clips' duration. `bam_shared` is BAM without the
+normalisation of each window that forbids sharing. Fails if the shared scores differ from naive ones
+by 1e-4.
 
-`memory`: the peak of a process that builds a full-size model and scores one clip, one process for each duration.
-Fails if a system's peaks differ by 5 % or reach 4 GB. Linux only.
+`memory`: the peak of a process that builds a full-size model and scores one clip, one process for
+each duration. Fails if a system's peaks differ by 5 % or reach 4 GB. Linux only.
 
-`auc`: trained systems on a labelled split, exactly and approximately: AUC of clips, or of frames for a localiser.
+`auc`: trained systems on a labelled split, exactly and approximately: AUC of clips, or of frames
+for a localiser.
 """
 
 from __future__ import annotations
@@ -77,10 +83,19 @@ def full_size(system: str) -> tuple[nn.Module, AudioClips]:
 
     torch.manual_seed(0)
     if system == "w2v_aasist":
-        return W2VAASIST(SSLFrontEnd(normalize_input=False, architecture="xlsr53")).eval(), AudioClips()
+        return (
+            W2VAASIST(SSLFrontEnd(normalize_input=False, architecture="xlsr53")).eval(),
+            AudioClips(),
+        )
     if system == "ps":
-        return PartialSpoof(SSLFrontEnd(normalize_input=True, architecture="large-robust")).eval(), PartialSpoofFrames()
-    return BAM(SSLFrontEnd(normalize_input=system == "bam", architecture="wavlm-large")).eval(), AudioFrames()
+        return (
+            PartialSpoof(SSLFrontEnd(normalize_input=True, architecture="large-robust")).eval(),
+            PartialSpoofFrames(),
+        )
+    return (
+        BAM(SSLFrontEnd(normalize_input=system == "bam", architecture="wavlm-large")).eval(),
+        AudioFrames(),
+    )
 
 
 def score(model: nn.Module, data: AudioClips, seconds: float, clips: int, **how) -> np.ndarray:
@@ -88,7 +103,9 @@ def score(model: nn.Module, data: AudioClips, seconds: float, clips: int, **how)
     data.reader = lambda sources, split: Synthetic(seconds)
     run = score_frames if hasattr(data, "COLUMNS") else score_clips
     nowhere = Sources(Path("lists"), Path("media"), Path("features"))
-    table, reasons = run(model, data, nowhere, "test", files=[str(i) for i in range(clips)], progress=False, **how)
+    table, reasons = run(
+        model, data, nowhere, "test", files=[str(i) for i in range(clips)], progress=False, **how
+    )
     assert not reasons, reasons
     return table["score"].to_numpy()
 
@@ -99,7 +116,11 @@ def compare_speed(system: str, args: argparse.Namespace) -> None:
     model, data = full_size(system)
     model, audio_s = model.to(device), args.seconds * args.clips
     how = {"device": device, "batch_size": args.batch_size}
-    forms = {"naive": (Naive(model), {}), "klassify score": (model, {}), "approximate": (model, {"approximate": True})}
+    forms = {
+        "naive": (Naive(model), {}),
+        "klassify score": (model, {}),
+        "approximate": (model, {"approximate": True}),
+    }
     if device.type == "cuda":
         score(model, data, args.seconds, 1, **how)
     times, scores = {name: [] for name in forms}, {}
@@ -110,11 +131,14 @@ def compare_speed(system: str, args: argparse.Namespace) -> None:
             times[name].append(np.array([time.perf_counter(), time.process_time()]) - start)
     naive = np.min(times["naive"], axis=0)
     n_windows = len(data.cut(Synthetic(args.seconds).read("0")))
-    print(f"{system}, {args.clips} clips of {args.seconds:g} s in {n_windows} windows each, {device}")
+    print(
+        f"{system}, {args.clips} clips of {args.seconds:g} s in {n_windows} windows each, {device}"
+    )
     for name, several in times.items():
         (wall, cpu), change = np.min(several, axis=0), np.abs(scores[name] - scores["naive"]).max()
         line = (
-            f"  {name:>14}: {wall:7.2f} s, real-time factor {wall / audio_s:6.3f}, {naive[0] / wall:.2f} times as fast"
+            f"  {name:>14}: {wall:7.2f} s, real-time factor {wall / audio_s:6.3f},"
+            f" {naive[0] / wall:.2f} times as fast"
         )
         if device.type == "cpu":
             line += f" ({cpu:.1f} s of CPU time, {naive[1] / cpu:.2f} times as fast)"
@@ -136,7 +160,15 @@ def compare_memory(system: str, args: argparse.Namespace) -> bool:
     """Measure each duration in a process of its own; whether memory is flat and under 4 GB."""
     peaks = []
     for seconds in args.seconds:
-        command = [sys.executable, __file__, "clip", system, str(seconds), "--threads", str(args.threads)]
+        command = [
+            sys.executable,
+            __file__,
+            "clip",
+            system,
+            str(seconds),
+            "--threads",
+            str(args.threads),
+        ]
         result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         peaks.append(result["peak"])
         print(
@@ -150,7 +182,9 @@ def compare_memory(system: str, args: argparse.Namespace) -> bool:
 
 
 def compare_auc(folder: Path, args: argparse.Namespace) -> None:
-    """Print the AUC of a trained system on a labelled split, exact and approximate, and the times."""
+    """Print the AUC of a trained system on a labelled split, exact and approximate, and the
+    times.
+    """
     from klassify.systems import load_model
 
     model, data = load_model(folder)
@@ -161,12 +195,14 @@ def compare_auc(folder: Path, args: argparse.Namespace) -> None:
         aucs.append(split_auc(model, data, sources, args.split, approximate))
         walls.append(time.perf_counter() - start)
     print(
-        f"{folder}, {args.split}: AUC {aucs[0]:.4f} exact, {aucs[1]:.4f} approximate ({aucs[1] - aucs[0]:+.4f}); "
-        f"{walls[0]:.1f} and {walls[1]:.1f} s, reading included"
+        f"{folder}, {args.split}: AUC {aucs[0]:.4f} exact, {aucs[1]:.4f} approximate"
+        f" ({aucs[1] - aucs[0]:+.4f}); {walls[0]:.1f} and {walls[1]:.1f} s, reading included"
     )
 
 
-def split_auc(model: nn.Module, data: AudioClips, sources: Sources, split: str, approximate: bool) -> float:
+def split_auc(
+    model: nn.Module, data: AudioClips, sources: Sources, split: str, approximate: bool
+) -> float:
     """AUC of the clips of a split, or of its frames for a localiser."""
     how = {"progress": False, "approximate": approximate}
     if not hasattr(data, "COLUMNS"):
@@ -177,14 +213,21 @@ def split_auc(model: nn.Module, data: AudioClips, sources: Sources, split: str, 
     table = sources.table(split, segments=True)
     fake = dict(zip(table["file"], data.segments_of(table)))
     frames, _ = score_frames(model, data, sources, split, **how)
-    labels = [encode_labels(fake[file], len(rows)) for file, rows in frames.groupby("file", sort=False, observed=True)]
+    labels = [
+        encode_labels(fake[file], len(rows))
+        for file, rows in frames.groupby("file", sort=False, observed=True)
+    ]
     return roc_auc(np.concatenate(labels), frames["score"].to_numpy(float))
 
 
 def configure() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    speed = commands.add_parser("speed", help="real-time factors, and ratios to windows on their own")
+    speed = commands.add_parser(
+        "speed", help="real-time factors, and ratios to windows on their own"
+    )
     speed.add_argument("--systems", nargs="+", default=["w2v_aasist", "bam"])
     speed.add_argument("--seconds", type=float, default=9.6, help="duration of a clip")
     speed.add_argument("--clips", type=int, default=1)

@@ -3,19 +3,23 @@
     python benchmarks/st_windows.py [--frames 24] [--long 96] [--compared 3] [--threads 2] [--check]
 
 Three forms of one model with random weights, on a drifting random texture:
-  published  both stems for every frame of every window, explicit softmax(Q K^T) V, all of the last block
+  published  both stems for every frame of every window, explicit attention, all of the last block
   naive      the same with the fused attention (SDPA), so with the kernels of `shared`
-  shared     klassify.models.spatiotemporal.sliding: each frame through the stems once, FC tokens only at the end
-`shared` runs over the whole clip at strides 1 and 2. A few windows of the other two forms are timed in between, so
-that other load on the machine meets all of them, and count for all windows: they cost the same. Memory is the peak of
-a run above what the process held before it. FLOPs (2 a multiplication) come from torch's counter.
+  shared
+      klassify.models.spatiotemporal.sliding: each frame through the stems once, FC tokens only at
+      the end
+`shared` runs over the whole clip at strides 1 and 2. A few windows of the other two forms are timed
+in between, so that other load on the machine meets all of them, and count for all windows: they
+cost the same. Memory is the peak of a run above what the process held before it. FLOPs (2 a
+multiplication) come from torch's counter.
 
-Then the options that change the result, with the difference of the scores (a fixed random head on the mean FC token,
-so of interest beside their spread only): bfloat16, and larger strides with interpolated scores.
+Then the options that change the result, with the difference of the scores (a fixed random head on
+the mean FC token, so of interest beside their spread only): bfloat16, and larger strides with
+interpolated scores.
 
---check fails if sharing gains less than 1.25 times over `naive` or 1.7 times over `published` at stride 1 in CPU
-time (which other load on the machine disturbs less than the clock), if the forms differ by more than 1e-4, or if
-memory grows with the clip by more than 5 %. Linux only (/proc).
+--check fails if sharing gains less than 1.25 times over `naive` or 1.7 times over `published` at
+stride 1 in CPU time (which other load on the machine disturbs less than the clock), if the forms
+differ by more than 1e-4, or if memory grows with the clip by more than 5 %. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -63,11 +67,17 @@ def published_window(model: SpatioTemporal, frames: Tensor, reconstructed: Tenso
 
 
 def make_frames(first: int, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Frames of a texture that drifts one pixel a frame, and smoothed copies: two times (count, 3, size, size)."""
+    """Frames of a texture that drifts one pixel a frame, and smoothed copies: two times (count,
+    3, size, size).
+    """
     generator = torch.Generator().manual_seed(5)
-    texture = F.interpolate(torch.randn(1, 3, 32, 32, generator=generator), (2 * size, 2 * size), mode="bicubic")[0]
+    texture = F.interpolate(
+        torch.randn(1, 3, 32, 32, generator=generator), (2 * size, 2 * size), mode="bicubic"
+    )[0]
     offsets = [index % size for index in range(first, first + count)]
-    frames = torch.stack([texture[:, offset : offset + size, offset : offset + size] for offset in offsets])
+    frames = torch.stack(
+        [texture[:, offset : offset + size, offset : offset + size] for offset in offsets]
+    )
     return frames, F.avg_pool2d(frames, 5, stride=1, padding=2, count_include_pad=False)
 
 
@@ -78,7 +88,11 @@ def chunks(n_frames: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def memory_gb(which: str) -> float:
     """VmRSS (now) or VmHWM (peak) of this process in GB."""
-    return int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
+    return (
+        int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+        * 1024
+        / 1e9
+    )
 
 
 class Cost(NamedTuple):
@@ -109,7 +123,9 @@ def total(costs: list[Cost], times: float = 1.0) -> Cost:
 
 
 def count_flops() -> tuple[int, int, int]:
-    """FLOPs of a window with nothing shared, of one frame's own work, and of a window of shared tokens."""
+    """FLOPs of a window with nothing shared, of one frame's own work, and of a window of shared
+    tokens.
+    """
     with torch.device("meta"):
         model = SpatioTemporal().eval()
         frames = torch.empty(model.window, 3, model.size, model.size)
@@ -130,7 +146,9 @@ def count_flops() -> tuple[int, int, int]:
 def compare_at_stride_1(
     model: SpatioTemporal, n_frames: int, compared: int
 ) -> tuple[dict[str, list[Cost]], Tensor, float]:
-    """Costs of each shared window and of `compared` windows of the other forms; shared FC tokens; how far off."""
+    """Costs of each shared window and of `compared` windows of the other forms; shared FC
+    tokens; how far off.
+    """
     n_windows = n_frames - model.window + 1
     picked = set(np.linspace(0, n_windows - 1, compared).round().astype(int).tolist())
     forms = {"naive": one_window, "published": published_window}
@@ -153,15 +171,25 @@ def run_shared(model: SpatioTemporal, n_frames: int, stride: int) -> tuple[int, 
     """Windows and cost of a whole shared run."""
 
     def work() -> int:
-        return sum(len(starts) for starts, _ in sliding(model, chunks(n_frames, model.size), stride, at_once=1))
+        return sum(
+            len(starts)
+            for starts, _ in sliding(model, chunks(n_frames, model.size), stride, at_once=1)
+        )
 
     return measured(work)
 
 
 def report_stride(
-    n_frames: int, stride: int, n_windows: int, shared: Cost, single: dict[str, list[Cost]], flops: tuple[int, int, int]
+    n_frames: int,
+    stride: int,
+    n_windows: int,
+    shared: Cost,
+    single: dict[str, list[Cost]],
+    flops: tuple[int, int, int],
 ) -> dict[str, float]:
-    """Print the three forms at one stride; returns how many times as fast sharing is, in CPU time."""
+    """Print the three forms at one stride; returns how many times as fast sharing is, in CPU
+    time.
+    """
     naive_work, shared_work = n_windows * flops[0], n_frames * flops[1] + n_windows * flops[2]
     print(f"\n{n_frames} frames, stride {stride}: {n_windows} windows")
     gains = {}
@@ -172,7 +200,10 @@ def report_stride(
         line += f", peak +{cost.peak:.2f} GB"
         if name != "shared":
             gains[name] = cost.cpu / shared.cpu
-            line += f"; shared is {cost.wall / shared.wall:.2f} times as fast, in CPU time {gains[name]:.2f}"
+            line += (
+                f"; shared is {cost.wall / shared.wall:.2f} times as fast, in CPU time"
+                f" {gains[name]:.2f}"
+            )
             line += f", with {work / shared_work:.2f} times fewer FLOPs"
         print(line, flush=True)
     return gains
@@ -180,40 +211,68 @@ def report_stride(
 
 def memory_peaks(model: SpatioTemporal, lengths: tuple[int, int], stride: int) -> dict[int, float]:
     """Print and return the peaks of shared runs over a short and a long clip, in GB."""
-    # freed blocks go back at once from now on: the peaks are those of the work, not of the allocator's habits
+    # freed blocks go back at once from now on: the peaks are those of the work, not of the
+    # allocator's habits
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
     peaks = {n_frames: run_shared(model, n_frames, stride)[1].peak for n_frames in lengths}
-    print("\nmemory of the shared form: " + ", ".join(f"{n} frames +{peak:.3f} GB" for n, peak in peaks.items()))
+    print(
+        "\nmemory of the shared form: "
+        + ", ".join(f"{n} frames +{peak:.3f} GB" for n, peak in peaks.items())
+    )
     return peaks
 
 
 def scores(tokens: Tensor) -> np.ndarray:
     """(n, W, D) -> (n,): a fixed random head on the mean FC token."""
-    head = torch.randn(tokens.shape[2], generator=torch.Generator().manual_seed(6)) / tokens.shape[2] ** 0.5
+    head = (
+        torch.randn(tokens.shape[2], generator=torch.Generator().manual_seed(6))
+        / tokens.shape[2] ** 0.5
+    )
     return (tokens.float().mean(dim=1) @ head).double().numpy()
 
 
 def report_options(model: SpatioTemporal, exact: np.ndarray, shared_windows: int = 2) -> None:
-    """Larger strides from the scores at hand, and bfloat16 on a few windows, against float32 at stride 1."""
-    print(f"\noptions that change the scores (their spread at stride 1: standard deviation {exact.std():.4f})")
+    """Larger strides from the scores at hand, and bfloat16 on a few windows, against float32 at
+    stride 1.
+    """
+    print(
+        "\noptions that change the scores (their spread at stride 1: standard deviation"
+        f" {exact.std():.4f})"
+    )
     for stride in (2, 4, 8):
         kept = np.arange(0, len(exact), stride)
         off = np.abs(np.interp(np.arange(len(exact)), kept, exact[kept]) - exact)[: kept[-1] + 1]
-        print(f"  stride {stride}, interpolated: 1/{stride} of the windows, largest difference {off.max():.4f}")
+        print(
+            f"  stride {stride}, interpolated: 1/{stride} of the windows, largest difference"
+            f" {off.max():.4f}"
+        )
     n_frames, cpu, results = model.window + shared_windows - 1, {}, {}
-    for name, context in (("float32", nullcontext()), ("bfloat16", torch.autocast("cpu", torch.bfloat16))):
+    for name, context in (
+        ("float32", nullcontext()),
+        ("bfloat16", torch.autocast("cpu", torch.bfloat16)),
+    ):
         run = sliding(model, chunks(n_frames, model.size), stride=1, at_once=1)
         with context:
             outputs, cost = measured(lambda run=run: [tokens for _, tokens in run])
         results[name], cpu[name] = scores(torch.cat(outputs)), cost.cpu
-    off, gain = np.abs(results["bfloat16"] - results["float32"]).max(), cpu["float32"] / cpu["bfloat16"]
-    print(f"  bfloat16 (autocast): {gain:.2f} times as fast on {shared_windows} windows, largest difference {off:.4f}")
+    off, gain = (
+        np.abs(results["bfloat16"] - results["float32"]).max(),
+        cpu["float32"] / cpu["bfloat16"],
+    )
+    print(
+        f"  bfloat16 (autocast): {gain:.2f} times as fast on {shared_windows} windows, largest"
+        f" difference {off:.4f}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=24, help="length of the clip, 12 or more")
-    parser.add_argument("--long", type=int, default=72, help="length of a longer clip, to see memory stay flat")
+    parser.add_argument(
+        "--long", type=int, default=72, help="length of a longer clip, to see memory stay flat"
+    )
     parser.add_argument("--compared", type=int, default=3, help="windows of the other forms")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")

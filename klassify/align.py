@@ -1,17 +1,19 @@
-"""The branches on one timeline: what each of them says about frame k, [0.04 k, 0.04 (k + 1)) s, of a clip.
+"""The branches on one timeline: what each of them says about frame k, [0.04 k, 0.04 (k + 1)) s, of
+a clip.
 
-| branch           | has                                | on the 40 ms grid                                    |
-|------------------|------------------------------------|------------------------------------------------------|
-| LMM              | one state each 200 frames          | `lmm_of_windows`: nearest, or the one before (code)  |
-| spatio-temporal  | one score a window of 10 frames    | `windows_on_grid`: the centre frame, edges repeated  |
-| PartialSpoof     | one score each 20 to 640 ms        | `ps_on_grid`: repeated                               |
+| branch | has | on the 40 ms grid |
+|---|---|---|
+| LMM | one state each 200 frames | `lmm_of_windows`: nearest, or the one before (code) |
+| spatio-temporal | one score per 10 frames | `windows_on_grid`: the centre frame, edges repeated |
+| PartialSpoof | one score each 20 to 640 ms | `ps_on_grid`: repeated |
 
-Frame score files are on the grid already; `aligned` joins those of several systems by the clips' names, for a
-block of clips at a time. Lengths may differ. The first system that has the clip rules (the picture, in a fusion): what
-another has beyond its last frame is left out, and where another ends early its last frame holds for `hold_s`
-(None: to the end, as in the published code), after which that system is silent (NaN). A system that has
-nothing for a clip - no sound, no face, not decodable - is silent throughout. Who fuses replaces silence by a neutral
-value; see klassify.frame_fusion.
+Frame score files are on the grid already; `aligned` joins those of several systems by the clips'
+names, for a block of clips at a time. Lengths may differ. The first system that has the clip rules
+(the picture, in a fusion): what another has beyond its last frame is left out, and where another
+ends early its last frame holds for `hold_s` (None: to the end, as in the published code), after
+which that system is silent (NaN). A system that has nothing for a clip - no sound, no face, not
+decodable - is silent throughout. Who fuses replaces silence by a neutral value; see
+klassify.frame_fusion.
 """
 
 from __future__ import annotations
@@ -36,17 +38,22 @@ LMM_RULES = ("nearest", "floor")
 # ------------------------------------------------------------------------------ of one branch
 
 
-def lmm_of_windows(starts: np.ndarray, size: int, sampled: np.ndarray, rule: str = "nearest") -> np.ndarray:
-    """Which LMM state each window uses: (W,) indices into `sampled`, all -1 where there is no state.
+def lmm_of_windows(
+    starts: np.ndarray, size: int, sampled: np.ndarray, rule: str = "nearest"
+) -> np.ndarray:
+    """Which LMM state each window uses: (W,) indices into `sampled`, all -1 where there is no
+    state.
 
-    starts: (W,) first frames of windows of `size` frames. sampled: (n,) frames that have a state, ascending.
-    "nearest" takes the one nearest to the window's centre frame (the frame its score is given to), the earlier of
-    two that are equally near (multi-branch paper, figure 3); "floor" the last one at or before the window's
-    start, as the published code does.
+    starts: (W,) first frames of windows of `size` frames. sampled: (n,) frames that have a state,
+    ascending. "nearest" takes the one nearest to the window's centre frame (the frame its score is
+    given to), the earlier of two that are equally near (multi-branch paper, figure 3); "floor" the
+    last one at or before the window's start, as the published code does.
     """
     starts, sampled = np.asarray(starts), np.asarray(sampled)
     if rule not in LMM_RULES:
-        raise KlassifyError(f"{rule!r} is no rule for LMM states; there are {', '.join(LMM_RULES)}.")
+        raise KlassifyError(
+            f"{rule!r} is no rule for LMM states; there are {', '.join(LMM_RULES)}."
+        )
     if not len(sampled):
         return np.full(len(starts), -1)
     if rule == "floor":
@@ -55,16 +62,19 @@ def lmm_of_windows(starts: np.ndarray, size: int, sampled: np.ndarray, rule: str
 
 
 def windows_on_grid(values: np.ndarray, starts: np.ndarray, size: int, n_frames: int) -> np.ndarray:
-    """Window outputs (W, ...) -> (n_frames, ...): each at its window's centre frame (index 5 of 10).
+    """Window outputs (W, ...) -> (n_frames, ...): each at its window's centre frame (index 5 of
+    10).
 
-    Frames between two centres (a stride above 1) and after the last one take the centre before, frames before
-    the first centre take the first. A clip shorter than a window has one window, whose output all its frames take.
+    Frames between two centres (a stride above 1) and after the last one take the centre before,
+    frames before the first centre take the first. A clip shorter than a window has one window,
+    whose output all its frames take.
     """
     return windows.centre_fill(values, starts, size, n_frames)
 
 
 def ps_on_grid(values: np.ndarray, resolution_ms: int, n_frames: int) -> np.ndarray:
-    """Scores (n, ...) each `resolution_ms` -> (n_frames, ...): frame k takes min(k // factor, n - 1).
+    """Scores (n, ...) each `resolution_ms` -> (n_frames, ...): frame k takes min(k // factor, n -
+    1).
 
     Two scores of 20 ms are averaged. Scores beyond n_frames are left out.
     """
@@ -87,9 +97,10 @@ def ps_on_grid(values: np.ndarray, resolution_ms: int, n_frames: int) -> np.ndar
 class Aligned:
     """What B systems say about the frames of n clips, F frames in all.
 
-    files: (n,) names. offsets: (n + 1,); clip i has frames offsets[i] to offsets[i + 1], none where no system has
-    any. ends_s: (n,) where the clip's last frame ends, NaN without frames. present: (n, B) which systems have
-    the clip. values: (F, C) of the systems' columns side by side, NaN where a system is silent.
+    files: (n,) names. offsets: (n + 1,); clip i has frames offsets[i] to offsets[i + 1], none where
+    no system has any. ends_s: (n,) where the clip's last frame ends, NaN without frames. present:
+    (n, B) which systems have the clip. values: (F, C) of the systems' columns side by side, NaN
+    where a system is silent.
     """
 
     files: np.ndarray
@@ -104,7 +115,9 @@ class Aligned:
         return np.diff(self.offsets)
 
     def frame_times(self) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of each frame in seconds, two (F,) arrays; the last frame ends with its clip."""
+        """Start and end of each frame in seconds, two (F,) arrays; the last frame ends with its
+        clip.
+        """
         k = np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.counts)
         end = (k + 1) * FRAME_S
         there = self.counts > 0
@@ -119,7 +132,9 @@ def aligned(
     *,
     hold_s: float | None = HOLD_S,
 ) -> Aligned:
-    """The frames of `files` in their order. columns: of each input, those wanted; hold_s: see above."""
+    """The frames of `files` in their order. columns: of each input, those wanted; hold_s: see
+    above.
+    """
     parts = [one.read(files, names) for one, names in zip(inputs, columns)]
     counts = np.stack([np.diff(part.offsets) for part in parts], axis=1)  # (n, B)
     present = counts > 0
@@ -136,7 +151,9 @@ def aligned(
 
 
 def _held(part: Rows, owner: np.ndarray, k: np.ndarray, longest: float) -> np.ndarray:
-    """Frame k of clip `owner` from one system: its last frame for up to `longest` frames, then NaN."""
+    """Frame k of clip `owner` from one system: its last frame for up to `longest` frames, then
+    NaN.
+    """
     count = np.diff(part.offsets)[owner]
     silent = k >= count + np.where(count > 0, longest, 0)
     row = np.where(silent, 0, part.offsets[owner] + np.minimum(k, count - 1))

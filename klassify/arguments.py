@@ -1,4 +1,6 @@
-"""Words of the command line: numbers in their range, of which argparse names the option, and KEY=VALUE."""
+"""Words of the command line: numbers in their range, of which argparse names the option, and
+KEY=VALUE.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +44,26 @@ def _whole(text: str, least: int) -> int:
 
 
 def key_and_value(word: str, example: str) -> tuple[str, Any]:
-    """The sides of a word `key=value`, the value in YAML: 0.3, [0.3, 0.5], true; KlassifyError for anything else."""
+    """The sides of a word `key=value`, the value in YAML: 0.3, [0.3, 0.5], true; KlassifyError
+    for anything else.
+    """
     import yaml
 
     from klassify.bounded_yaml import BoundedLoader
 
     key, equals, text = word.partition("=")
     if not (key and equals):
-        raise KlassifyError(f"{word[:80]!r} is not written key=value.", mend=f"for instance {example}")
+        raise KlassifyError(
+            f"{word[:80]!r} is not written key=value.", mend=f"for instance {example}"
+        )
     try:
         return key, yaml.load(text, BoundedLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no YAML, no date of the calendar, too deep
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # no YAML, no date of the calendar, too deep
         reason = getattr(error, "problem", None) or str(error)
-        raise KlassifyError(f"The value of {key} is not readable YAML: {reason}.", where=word[:80]) from None
+        raise KlassifyError(
+            f"The value of {key} is not readable YAML: {reason}.", where=word[:80]
+        ) from None

@@ -1,10 +1,12 @@
-"""The files of the audio cache (see klassify.audio_store): what stands in them, and their one writer.
+"""The files of the audio cache (see klassify.audio_store): what stands in them, and their one
+writer.
 
-    part-<i>-of-<n>-<k>.parquet   the clips of a part: file, n_samples, stage, reason; settings as metadata
+    part-<i>-of-<n>-<k>.parquet
+        the clips of a part: file, n_samples, stage, reason; settings as metadata
     part-<i>-of-<n>-<k>.pcm       a line of text (128 bytes), then their samples, clip after clip
 
-Samples are int16, little-endian, 16 kHz, mono. The line of text ends with a hash of the samples, which the index
-knows too. The index is written last: a part is there as soon as its index is.
+Samples are int16, little-endian, 16 kHz, mono. The line of text ends with a hash of the samples,
+which the index knows too. The index is written last: a part is there as soon as its index is.
 """
 
 from __future__ import annotations
@@ -28,11 +30,20 @@ SAMPLE = np.dtype("<i2")
 FORMAT = {"version": 1, "rate": SAMPLE_RATE, "sample": "int16", "channels": "mean"}
 HEAD_BYTES = 128
 NO_AUDIO = "no audio"  # the reason of a clip that has none
-SCHEMA = pa.schema([("file", pa.string()), ("n_samples", pa.int32()), ("stage", pa.string()), ("reason", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("n_samples", pa.int32()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
 
 
 def to_int16(wave: np.ndarray) -> np.ndarray:
-    """Samples (n,) float in [-1, 1] as int16: the nearest of the steps of 2^-15, at most 1 - 2^-15."""
+    """Samples (n,) float in [-1, 1] as int16: the nearest of the steps of 2^-15, at most 1 -
+    2^-15.
+    """
     return np.rint(wave * np.float32(2**15)).clip(-(2**15), 2**15 - 1).astype(SAMPLE)
 
 
@@ -48,7 +59,9 @@ def quantised(wave: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class AudioRow:
-    """One clip: samples (n,) int16 at 16 kHz, none where `reason` says why, with its `stage` (path, decode, audio)."""
+    """One clip: samples (n,) int16 at 16 kHz, none where `reason` says why, with its `stage`
+    (path, decode, audio).
+    """
 
     file: str
     samples: np.ndarray
@@ -62,14 +75,22 @@ class AudioRow:
 
 
 def write_part(
-    folder: str | os.PathLike, place: Place, rows: Sequence[AudioRow], settings: dict[str, Any], inputs: str
+    folder: str | os.PathLike,
+    place: Place,
+    rows: Sequence[AudioRow],
+    settings: dict[str, Any],
+    inputs: str,
 ) -> Path:
-    """Write one part: its sound, then the index without which the sound counts for nothing. Returns the index."""
+    """Write one part: its sound, then the index without which the sound counts for nothing.
+    Returns the index.
+    """
     path = Path(folder) / place.name
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         if row.samples.dtype != SAMPLE or row.samples.ndim != 1:
-            raise ValueError(f"{row.file}: samples are {row.samples.dtype} {row.samples.shape}, not int16 (n,)")
+            raise ValueError(
+                f"{row.file}: samples are {row.samples.dtype} {row.samples.shape}, not int16 (n,)"
+            )
         digest.update(row.samples)
     with whole_file(sound_path(path)) as partial, open(partial, "wb") as handle:
         handle.write(head(digest.hexdigest()))
@@ -104,7 +125,9 @@ def write_index(
     }
     with whole_file(path) as partial:
         table = pa.table(columns, schema=SCHEMA.with_metadata(header))
-        pq.write_table(table, partial, compression="zstd", use_dictionary=False, write_statistics=False)
+        pq.write_table(
+            table, partial, compression="zstd", use_dictionary=False, write_statistics=False
+        )
     return path
 
 
@@ -115,5 +138,8 @@ def sound_path(index: Path) -> Path:
 
 def head(digest: str) -> bytes:
     """The first line of a .pcm file: what it is, and which index it belongs to."""
-    line = f"klassify audio {FORMAT['version']}: {SAMPLE_RATE} Hz, mono, int16, little-endian; samples {digest}"
+    line = (
+        f"klassify audio {FORMAT['version']}: {SAMPLE_RATE} Hz, mono, int16, little-endian; samples"
+        f" {digest}"
+    )
     return line.ljust(HEAD_BYTES - 1).encode() + b"\n"

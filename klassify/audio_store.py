@@ -1,15 +1,18 @@
 """The audio cache: every clip of a list decoded once, of which any span is read at once.
 
-    features/<data>/audio/<split>/part-<i>-of-<n>-<k>.parquet and .pcm   (klassify.audio_file, klassify extract)
+    features/<data>/audio/<split>/part-<i>-of-<n>-<k>.parquet and .pcm
+        (klassify.audio_file, klassify extract)
 
-It takes 32 kB a second: 338 GB for 1.1 million clips of 9.6 s. Whoever reads audio for a model rounds what it
-decodes to the steps of 2^-15 that are stored here (`quantised`), so that a clip of the cache and the same one
-from its mp4 are equal to the bit, and nothing that is trained or scored depends on which of the two it was.
+It takes 32 kB a second: 338 GB for 1.1 million clips of 9.6 s. Whoever reads audio for a model
+rounds what it decodes to the steps of 2^-15 that are stored here (`quantised`), so that a clip of
+the cache and the same one from its mp4 are equal to the bit, and nothing that is trained or scored
+depends on which of the two it was.
 
-A span is read by its position in the file, not through a memory map. That costs 0.05 ms more where the file is in
-the page cache, and is faster where it is not (benchmarks/audio_reading.py); an I/O error costs a clip instead of
-the process (SIGBUS), and no page that was read stays in the process. Of a clip, 32 bytes stay in memory, and of the
-files 64 descriptors at most, in each process its own.
+A span is read by its position in the file, not through a memory map. That costs 0.05 ms more where
+the file is in the page cache, and is faster where it is not (benchmarks/audio_reading.py); an I/O
+error costs a clip instead of the process (SIGBUS), and no page that was read stays in the process.
+Of a clip, 32 bytes stay in memory, and of the files 64 descriptors at most, in each process its
+own.
 """
 
 from __future__ import annotations
@@ -28,7 +31,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klassify import store
-from klassify.audio_file import FORMAT, HEAD_BYTES, NO_AUDIO, SAMPLE, SCHEMA, head, sound_path, to_float
+from klassify.audio_file import (
+    FORMAT,
+    HEAD_BYTES,
+    NO_AUDIO,
+    SAMPLE,
+    SCHEMA,
+    head,
+    sound_path,
+    to_float,
+)
 from klassify.errors import KlassifyError, some
 from klassify.proportion import refuse_swollen
 
@@ -39,7 +51,9 @@ AGAIN = "remove this part (.parquet and .pcm) and run `klassify extract --kind a
 
 @dataclasses.dataclass(frozen=True)
 class CachedClip:
-    """The audio of a clip, read when it is sliced: len(clip), then clip[start:stop] as float32, or clip[:]."""
+    """The audio of a clip, read when it is sliced: len(clip), then clip[start:stop] as float32,
+    or clip[:].
+    """
 
     cache: AudioStore
     part: int
@@ -59,15 +73,19 @@ class CachedClip:
 class AudioStore:
     """The clips of one folder of the cache, complete or not.
 
-    Raises KlassifyError for parts that do not belong together, that are damaged or of another format, and for a
-    clip that stands twice. `missing` names the parts that are not there.
+    Raises KlassifyError for parts that do not belong together, that are damaged or of another
+    format, and for a clip that stands twice. `missing` names the parts that are not there.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         paths = store.parts_in(folder)
         if not paths:
-            raise KlassifyError("There is no audio cache.", where=folder, mend="make it: klassify extract --kind audio")
+            raise KlassifyError(
+                "There is no audio cache.",
+                where=folder,
+                mend="make it: klassify extract --kind audio",
+            )
         headers = [store.read_header(path) for path in paths]
         store.check_together(headers, where=folder)
         self.settings: dict[str, Any] = headers[0].settings
@@ -82,7 +100,9 @@ class AudioStore:
         return len(self._high)
 
     def get(self, file: str) -> CachedClip | None:
-        """A clip, of no samples if it has no audio; None if it is not here. KlassifyError: it could not be decoded."""
+        """A clip, of no samples if it has no audio; None if it is not here. KlassifyError: it
+        could not be decoded.
+        """
         high, low = _keys([file])[0]
         i = int(np.searchsorted(self._high, high))
         while i < len(self) and self._high[i] == high and self._low[i] != low:
@@ -101,22 +121,35 @@ class AudioStore:
             while len(rest):
                 n = os.preadv(self._sound(part).descriptor, [rest], offset)
                 if not n:
-                    raise KlassifyError("The file ends within a clip.", where=self._sounds[part], mend=AGAIN)
+                    raise KlassifyError(
+                        "The file ends within a clip.", where=self._sounds[part], mend=AGAIN
+                    )
                 rest, offset = rest[n:], offset + n
         except OSError as error:
-            raise KlassifyError(f"The audio cannot be read: {error}.", where=self._sounds[part]) from None
+            raise KlassifyError(
+                f"The audio cannot be read: {error}.", where=self._sounds[part]
+            ) from None
         return found
 
     def _check_format(self) -> None:
-        there = {"kind": self.settings.get("kind", "mouth")} | {name: self.settings.get(name) for name in FORMAT}
+        there = {"kind": self.settings.get("kind", "mouth")} | {
+            name: self.settings.get(name) for name in FORMAT
+        }
         wanted = {"kind": "audio"} | FORMAT
         if differ := [name for name in wanted if there[name] != wanted[name]]:
-            sides = some(f"{name}: {there[name]!r} there, {wanted[name]!r} wanted" for name in differ)
-            raise KlassifyError(f"This is no audio cache that can be read ({sides}).", where=self.folder,
-                                mend="make it again: klassify extract --kind audio --force")  # fmt: skip
+            sides = some(
+                f"{name}: {there[name]!r} there, {wanted[name]!r} wanted" for name in differ
+            )
+            raise KlassifyError(
+                f"This is no audio cache that can be read ({sides}).",
+                where=self.folder,
+                mend="make it again: klassify extract --kind audio --force",
+            )
 
     def _part(self, number: int, path: Path) -> tuple[np.ndarray, ...]:
-        """Keys (n, 2), part, start and length of the clips of a part, whose two files are held against each other."""
+        """Keys (n, 2), part, start and length of the clips of a part, whose two files are held
+        against each other.
+        """
         try:
             parquet = pq.ParquetFile(path)
             refuse_swollen(parquet, path, mend="remove it and extract again")
@@ -127,25 +160,45 @@ class AudioStore:
             files, reasons = table["file"].to_pylist(), table["reason"].to_pylist()
             lengths = np.array(table["n_samples"].to_pylist(), np.int64)
             keys = _keys(files)
-        except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise KlassifyError(f"This index is damaged ({error!r}).", where=path, mend=AGAIN) from None
+        except (
+            pa.ArrowException,
+            OSError,
+            KeyError,
+            ValueError,
+            AttributeError,
+            TypeError,
+        ) as error:
+            raise KlassifyError(
+                f"This index is damaged ({error!r}).", where=path, mend=AGAIN
+            ) from None
         ends = np.cumsum(lengths)
         if (lengths < 0).any():
             raise KlassifyError("This index is damaged: lengths below 0.", where=path, mend=AGAIN)
         _check_sound(sound_path(path), digest, int(ends[-1]) if len(ends) else 0)
-        self.reasons |= {file: reason for file, reason in zip(files, reasons) if reason not in ("", None, NO_AUDIO)}
+        self.reasons |= {
+            file: reason
+            for file, reason in zip(files, reasons)
+            if reason not in ("", None, NO_AUDIO)
+        }
         return keys, np.full(len(files), number, np.int32), ends - lengths, lengths.astype(np.int32)
 
     def _index(self, parts: Sequence[tuple[np.ndarray, ...]], paths: Sequence[Path]) -> None:
-        """Four arrays in the order of the keys: no names, no objects, so that worker processes share them."""
+        """Four arrays in the order of the keys: no names, no objects, so that worker processes
+        share them.
+        """
         keys, part, start, length = (np.concatenate(columns) for columns in zip(*parts))
         order = np.lexsort((keys[:, 1], keys[:, 0]))
-        self._high, self._low = np.ascontiguousarray(keys[order, 0]), np.ascontiguousarray(keys[order, 1])
+        self._high, self._low = (
+            np.ascontiguousarray(keys[order, 0]),
+            np.ascontiguousarray(keys[order, 1]),
+        )
         self._parts, self._starts, self._lengths = part[order], start[order], length[order]
         twice = (self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])
         if twice.any():
             names = some(paths[i].name for i in np.unique(self._parts[1:][twice]))
-            raise KlassifyError(f"{int(twice.sum())} clips stand twice (again in {names}).", where=self.folder)
+            raise KlassifyError(
+                f"{int(twice.sum())} clips stand twice (again in {names}).", where=self.folder
+            )
 
     def _forget(self) -> None:
         self._sound = functools.lru_cache(OPEN_PARTS)(lambda part: _Sound(self._sounds[part]))
@@ -179,18 +232,25 @@ def _check_sound(path: Path, digest: str, n_samples: int) -> None:
         what = f"The samples of this part cannot be read: {error.strerror}."
         raise KlassifyError(what, where=path, mend=AGAIN) from None
     if size != wanted:
-        raise KlassifyError(f"This file has {size} bytes, its index speaks of {wanted}.", where=path, mend=AGAIN)
+        raise KlassifyError(
+            f"This file has {size} bytes, its index speaks of {wanted}.", where=path, mend=AGAIN
+        )
     if first_line != head(digest):
-        raise KlassifyError("These are not the samples that the index beside it speaks of.", where=path, mend=AGAIN)
+        raise KlassifyError(
+            "These are not the samples that the index beside it speaks of.", where=path, mend=AGAIN
+        )
 
 
 def _keys(files: Sequence[str]) -> np.ndarray:
-    """128 bits for each name (n, 2) uint64, evenly spread: among a billion names, two alike have odds of 10^-21."""
+    """128 bits for each name (n, 2) uint64, evenly spread: among a billion names, two alike have
+    odds of 10^-21.
+    """
     digests = b"".join(hashlib.blake2b(file.encode(), digest_size=16).digest() for file in files)
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
-# ------------------------------------------------------------------------------------- which to read
+# ------------------------------------------------------------------------------------- which to
+# read
 
 
 def open_cache(folder: Path) -> AudioStore | None:
@@ -203,7 +263,10 @@ def open_cache(folder: Path) -> AudioStore | None:
         return None
     cache = AudioStore(folder)
     if cache.missing and choice == "auto":
-        _say_once(f"{folder}: the audio cache lacks {len(cache.missing)} parts; their clips are decoded each time")
+        _say_once(
+            f"{folder}: the audio cache lacks {len(cache.missing)} parts; their clips are decoded"
+            " each time"
+        )
     return cache
 
 

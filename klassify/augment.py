@@ -1,4 +1,5 @@
-"""Augmentations of training clips, in the named sets of paper 1 (section 5.2); hear what one does to a clip.
+"""Augmentations of training clips, in the named sets of paper 1 (section 5.2); hear what one does
+to a clip.
 
     klassify augment clip.mp4 --set codecs --out heard
 
@@ -7,8 +8,8 @@ Writes the clip after each effect of the set by itself, and three draws as train
 | set | each clip, with probability | |
 |---|---|---|
 | rtpg | room, time stretch, pitch shift, noise | each of the four with 0.3, in this order |
-| bp | band pass, band stop, low pass, high pass, high shelf, low shelf or peaking filter | one of them, with 0.3 |
-| codecs | htk, gsm, amr-nb, sph, vorbis, ogg, mp3, amb or wav, at a legal encoding | one of them, with 0.3 |
+| bp | band pass or stop, low or high pass, low or high shelf, peaking | one of them, with 0.3 |
+| codecs | htk, gsm, amr-nb, sph, vorbis, ogg, mp3, amb or wav | one of them, with 0.3 |
 | all | rtpg, then bp, then codecs | as above |
 | rawboost3, rawboost4, rawboost5 | that algorithm of RawBoost (see rawboost.py) | always |
 | rawboost | one of the three | always |
@@ -28,10 +29,13 @@ from klassify.arguments import at_least_0
 from klassify.augmentation import audio_effects, codecs
 from klassify.augmentation.rawboost import in_range, rawboost
 from klassify.errors import KlassifyError
-from klassify.feature_augment import FeatureAugment as FeatureAugment  # configs name both kinds in this module
+from klassify.feature_augment import (
+    FeatureAugment as FeatureAugment,
+)  # configs name both kinds in this module
 
 Effect = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-SHORTEST = 1600  # samples: what is shorter passes untouched, since filters and rooms need something to work on
+# samples: what is shorter passes untouched, since filters and rooms need something to work on
+SHORTEST = 1600
 P = 0.3  # paper 1, of every stage of its sets
 
 
@@ -44,14 +48,22 @@ def _rawboost(wave: np.ndarray, rng: np.random.Generator, algorithm: int) -> np.
 
 
 EFFECTS: dict[str, Effect] = {
-    **{name: getattr(audio_effects, name) for name in ("room", "time_stretch", "pitch_shift", "noise")},
-    **{name: functools.partial(audio_effects.filtered, filter=name) for name in audio_effects.FILTERS},
+    **{
+        name: getattr(audio_effects, name)
+        for name in ("room", "time_stretch", "pitch_shift", "noise")
+    },
+    **{
+        name: functools.partial(audio_effects.filtered, filter=name)
+        for name in audio_effects.FILTERS
+    },
     **{name: functools.partial(_codec, format=name) for name in codecs.FORMATS},
     **{f"rawboost{k}": functools.partial(_rawboost, algorithm=k) for k in (3, 4, 5)},
 }
 # a set is a row of stages; a stage is (probability, its effects), of which one is drawn
 Stage = tuple[float, tuple[str, ...]]
-RTPG: tuple[Stage, ...] = tuple((P, (name,)) for name in ("room", "time_stretch", "pitch_shift", "noise"))
+RTPG: tuple[Stage, ...] = tuple(
+    (P, (name,)) for name in ("room", "time_stretch", "pitch_shift", "noise")
+)
 BP: tuple[Stage, ...] = ((P, tuple(audio_effects.FILTERS)),)
 CODECS: tuple[Stage, ...] = ((P, tuple(codecs.FORMATS)),)
 SETS: dict[str, tuple[Stage, ...]] = {
@@ -67,8 +79,9 @@ SETS: dict[str, tuple[Stage, ...]] = {
 class AudioAugment:
     """A set of augmentations, for the `augment` argument of a data class that reads audio.
 
-    The result has the clip's length, lies in [-1, 1] and depends on the generator alone, which the data classes
-    draw from seed, epoch and clip: any number of workers, and a resumed run, make the same clips.
+    The result has the clip's length, lies in [-1, 1] and depends on the generator alone, which the
+    data classes draw from seed, epoch and clip: any number of workers, and a resumed run, make the
+    same clips.
 
     Args:
         set: one of SETS.
@@ -78,7 +91,9 @@ class AudioAugment:
 
     def __init__(self, set: str = "codecs", p: float | None = None, without: Sequence[str] = ()):
         if set not in SETS:
-            raise ValueError(f"there is no set of augmentations {set!r}; there are {', '.join(SETS)}")
+            raise ValueError(
+                f"there is no set of augmentations {set!r}; there are {', '.join(SETS)}"
+            )
         if p is not None and not 0 <= p <= 1:
             raise ValueError(f"p is a probability, not {p}")
         known = [name for _, names in SETS[set] for name in names]
@@ -110,7 +125,9 @@ class AudioAugment:
 def require_aligned(augment: AudioAugment | None) -> None:
     """Localisation learns from labels in time: a set that moves sounds is a ValueError."""
     if augment is not None and not augment.aligned:
-        raise ValueError("time_stretch moves sounds away from their labels: add `without: [time_stretch]`")
+        raise ValueError(
+            "time_stretch moves sounds away from their labels: add `without: [time_stretch]`"
+        )
 
 
 # ------------------------------------------------------------------------------ the command
@@ -121,27 +138,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clip", type=Path, help="a video or audio file")
     parser.add_argument("--set", required=True, choices=SETS, help="which augmentations")
     parser.add_argument("--out", required=True, type=Path, help="folder of the WAV files")
-    parser.add_argument("--draws", type=at_least_0, default=3, help="how many draws as in training (default 3)")
-    parser.add_argument("--seed", type=at_least_0, default=0, help="of everything random (default 0)")
+    parser.add_argument(
+        "--draws", type=at_least_0, default=3, help="how many draws as in training (default 3)"
+    )
+    parser.add_argument(
+        "--seed", type=at_least_0, default=0, help="of everything random (default 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify augment`."""
     wave = decoding.call(media.read_audio, args.clip)
     if len(wave) < SHORTEST:
-        raise KlassifyError(f"There are only {len(wave) / media.SAMPLE_RATE:.2f} s of sound to hear.", where=args.clip)
+        raise KlassifyError(
+            f"There are only {len(wave) / media.SAMPLE_RATE:.2f} s of sound to hear.",
+            where=args.clip,
+        )
     stem = f"{args.clip.stem}.{args.set}"
     _write(args.out / f"{args.clip.stem}.original.wav", wave, "as it is")
     for name in dict.fromkeys(name for _, names in SETS[args.set] for name in names):
         rng = np.random.default_rng([args.seed, *name.encode()])
         if name in codecs.FORMATS:
             for codec in codecs.legal(name):
-                _write(args.out / f"{stem}.{codec}.wav", codecs.round_trip(wave, codec, rng), str(codec))
+                _write(
+                    args.out / f"{stem}.{codec}.wav",
+                    codecs.round_trip(wave, codec, rng),
+                    str(codec),
+                )
         else:
             _write(args.out / f"{stem}.{name}.wav", in_range(EFFECTS[name](wave, rng)), name)
     for draw in range(1, args.draws + 1):
-        augmented, hits = AudioAugment(args.set).apply(wave, np.random.default_rng([args.seed, draw]))
-        _write(args.out / f"{stem}.draw-{draw}.wav", augmented, " + ".join(hits) or "not hit this time")
+        augmented, hits = AudioAugment(args.set).apply(
+            wave, np.random.default_rng([args.seed, draw])
+        )
+        _write(
+            args.out / f"{stem}.draw-{draw}.wav", augmented, " + ".join(hits) or "not hit this time"
+        )
     return 0
 
 

@@ -19,7 +19,11 @@ class BoundedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
         """The next value, its size added to what was read."""
-        alias, mark, before = self.check_event(yaml.AliasEvent), self.peek_event().start_mark, self.size
+        alias, mark, before = (
+            self.check_event(yaml.AliasEvent),
+            self.peek_event().start_mark,
+            self.size,
+        )
         node = super().compose_node(parent, index)
         if not alias:
             self.size += 1 + len(node.value) * isinstance(node, yaml.ScalarNode)

@@ -1,14 +1,17 @@
 """Fit Platt scaling of one system: p = 1 / (1 + exp(a s + b)) (paper 1, equation 2).
 
-    klassify calibrate exp/demo/klassify/tcn --out exp/demo/klassify/tcn-platt --labels data_lists/demo
+    klassify calibrate exp/demo/klassify/tcn --out exp/demo/klassify/tcn-platt \\
+        --labels data_lists/demo
 
-s is the system's probability, the sigmoid of its log-odds, as in the paper; `--input log_odds` takes the
-log-odds themselves, which keeps clips apart whose probabilities are all but 1. There is no minus sign
-before a, so a detector that works has a < 0. The label is the modality's own by default: against the
-video label a clean sound track of a visually faked clip would pull the audio towards "fake".
+s is the system's probability, the sigmoid of its log-odds, as in the paper; `--input log_odds`
+takes the log-odds themselves, which keeps clips apart whose probabilities are all but 1. There is
+no minus sign before a, so a detector that works has a < 0. The label is the modality's own by
+default: against the video label a clean sound track of a visually faked clip would pull the audio
+towards "fake".
 
 The fit uses val_fit alone; numbers on val are reported on val_report. Platt's smoothed targets,
-(n_fake + 1) / (n_fake + 2) and 1 / (n_real + 2), keep a and b finite when scores separate the classes.
+(n_fake + 1) / (n_fake + 2) and 1 / (n_real + 2), keep a and b finite when scores separate the
+classes.
 """
 
 from __future__ import annotations
@@ -37,20 +40,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify calibrate`."""
     parser.add_argument("system", type=Path, metavar="SYSTEM_DIR", help="the system to calibrate")
     parser.add_argument("--out", type=Path, required=True, help="folder of the calibrated system")
-    parser.add_argument("--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo")
-    parser.add_argument("--scores-split", default="val", help="split whose scores are used (default val)")
-    parser.add_argument("--subset", default="val_fit", help="clips of it to fit on (default val_fit)")
     parser.add_argument(
-        "--label", choices=("own", "video"), default="own", help="the modality's own label, or the video's"
+        "--labels",
+        type=Path,
+        required=True,
+        help="folder of the data lists, such as data_lists/demo",
     )
-    parser.add_argument("--input", choices=INPUTS, default="probability", help="what s is (default probability)")
+    parser.add_argument(
+        "--scores-split", default="val", help="split whose scores are used (default val)"
+    )
+    parser.add_argument(
+        "--subset", default="val_fit", help="clips of it to fit on (default val_fit)"
+    )
+    parser.add_argument(
+        "--label",
+        choices=("own", "video"),
+        default="own",
+        help="the modality's own label, or the video's",
+    )
+    parser.add_argument(
+        "--input", choices=INPUTS, default="probability", help="what s is (default probability)"
+    )
     parser.add_argument(
         "--smooth-targets",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="Platt's targets (default yes)",
     )
-    parser.add_argument("--force", action="store_true", help="replace a calibration made from something else")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a calibration made from something else"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
     fitted = fit(scores, frame["file"], label, input=args.input, smooth_targets=args.smooth_targets)
     parameters = {**dataclasses.asdict(fitted), "label": args.label, "made_with": made_with}
     parameters["fit_hash"] = settings_hash(made_with)
-    system = systems.derived_system(args.out, "calibrated", [args.system], "probability", parameters)
+    system = systems.derived_system(
+        args.out, "calibrated", [args.system], "probability", parameters
+    )
     systems.write_system(args.out, system)
     print(
         f"{system.name}: a {fitted.a:.4g}, b {fitted.b:.4g} on {fitted.n} clips of {args.subset} "
@@ -117,7 +138,8 @@ def fit(
     input: str = "probability",
     smooth_targets: bool = True,
 ) -> Fit:
-    """Fit Platt scaling on the clips `files` (all must be in `scores`) with labels (n,) of 1 = fake.
+    """Fit Platt scaling on the clips `files` (all must be in `scores`) with labels (n,) of 1 =
+    fake.
 
     Clips without an answer are left out and counted. Raises KlassifyError if a clip is not in the
     scores, or if only one class remains.
@@ -127,7 +149,8 @@ def fit(
     if (row < 0).any():
         missing = [file for file, at in zip(files, row) if at < 0]
         raise KlassifyError(
-            f"{len(missing)} clips to fit on have no score: {some(missing)}.", where=scores.header.system
+            f"{len(missing)} clips to fit on have no score: {some(missing)}.",
+            where=scores.header.system,
         )
     has_answer = systems.answered(scores)[row]
     row, label = row[has_answer], label[has_answer]
@@ -135,26 +158,41 @@ def fit(
     n_fake = int(label.sum())
     if n_fake in (0, len(label)):
         raise KlassifyError(
-            f"Calibration needs real and fake clips; of {len(label)} clips with an answer {n_fake} are fake.",
-            where=scores.header.system, mend="fit on more clips, or check the labels",
-        )  # fmt: skip
+            f"Calibration needs real and fake clips; of {len(label)} clips with an answer {n_fake}"
+            " are fake.",
+            where=scores.header.system,
+            mend="fit on more clips, or check the labels",
+        )
     a, b = platt(s, label, smooth_targets=smooth_targets)
     calibrated = expit(-(a * s + b))
     auc = metrics.roc_auc(label, scores.table["score"].to_numpy(float)[row])
     return Fit(
-        a=a, b=b, input=input, n=len(label), n_fake=n_fake, n_no_answer=int((~has_answer).sum()),
-        base_rate=n_fake / len(label), auc=auc, log_loss_before=metrics.log_loss(label, probability),
+        a=a,
+        b=b,
+        input=input,
+        n=len(label),
+        n_fake=n_fake,
+        n_no_answer=int((~has_answer).sum()),
+        base_rate=n_fake / len(label),
+        auc=auc,
+        log_loss_before=metrics.log_loss(label, probability),
         log_loss_after=metrics.log_loss(label, calibrated),
         warnings=_warnings(a, auc, metrics.roc_auc(label, np.round(calibrated, 9))),
-    )  # fmt: skip
+    )
 
 
 def _warnings(a: float, auc: float, auc_after: float) -> list[str]:
     if a > 0 or auc < 0.5:
         turned = "; this calibration turns their order round" if a > 0 else ""
-        return [f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit); higher must mean more fake{turned}"]
+        return [
+            f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit); higher must mean more"
+            f" fake{turned}"
+        ]
     if auc_after < auc - 0.001:
-        return [f"probabilities tie at nine digits (AUC {auc:.4f} -> {auc_after:.4f}): try --input log_odds"]
+        return [
+            f"probabilities tie at nine digits (AUC {auc:.4f} -> {auc_after:.4f}): try --input"
+            " log_odds"
+        ]
     return []
 
 
@@ -162,11 +200,16 @@ def platt(s: np.ndarray, label: np.ndarray, *, smooth_targets: bool = True) -> t
     """a and b of p = 1 / (1 + exp(a s + b)) at the greatest likelihood, without regularisation.
 
     Newton's method with step halving on standardised s (the problem is convex). With hard targets,
-    scores that separate the classes have no finite solution: KlassifyError. Equal scores give a = 0.
+    scores that separate the classes have no finite solution: KlassifyError. Equal scores give a =
+    0.
     """
     s, label = np.asarray(s, dtype=float), np.asarray(label)
     real, fake = s[label != 1], s[label == 1]
-    if not smooth_targets and s.min() < s.max() and (real.max() <= fake.min() or fake.max() <= real.min()):
+    if (
+        not smooth_targets
+        and s.min() < s.max()
+        and (real.max() <= fake.min() or fake.max() <= real.min())
+    ):
         raise KlassifyError(
             f"The scores of the {len(s)} clips separate the classes, so a has no finite value.",
             mend="leave --smooth-targets on",
@@ -214,12 +257,16 @@ def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
 
 
 def apply(system: systems.System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
-    """The calibrated clip table: file start end score reason, a clip without an answer as it was."""
+    """The calibrated clip table: file start end score reason, a clip without an answer as it
+    was.
+    """
     (scores,) = inputs
     a, b = systems.number(system, "a"), systems.number(system, "b")
     x = _platt_input(scores, systems.choice(system, "input", INPUTS))
     table = scores.table.assign(score=expit(-(a * x + b)))
     if "reason" not in table:
         table["reason"] = ""
-    kept = [name for name in ("file", "start", "end", "score", "answered", "reason") if name in table]
+    kept = [
+        name for name in ("file", "start", "end", "score", "answered", "reason") if name in table
+    ]
     return table[kept]

@@ -1,12 +1,13 @@
-"""Say whether the challenge's server will score a submission as meant, and if not, why not and where.
+"""Say whether the challenge's server will score a submission as meant, and if not, why not and
+where.
 
     klassify check submissions/demo/klassify/testA --list data_lists/demo/testA.tsv
 
-Takes a submission.zip, a folder, a prediction.txt (Task 1) or a prediction.json (Task 2); nothing is
-ever extracted. Refused is what makes the official evaluator fail and what it scores in silence as
-something else than was meant (submissions/README.md lists both). What it ignores is a warning.
---against names an older submission of the same split and says which answers changed, and by how much.
-Exits with 0 for an accepted and 1 for a refused submission.
+Takes a submission.zip, a folder, a prediction.txt (Task 1) or a prediction.json (Task 2); nothing
+is ever extracted. Refused is what makes the official evaluator fail and what it scores in silence
+as something else than was meant (submissions/README.md lists both). What it ignores is a warning.
+--against names an older submission of the same split and says which answers changed, and by how
+much. Exits with 0 for an accepted and 1 for a refused submission.
 """
 
 from __future__ import annotations
@@ -31,17 +32,26 @@ from klassify.submission.verdict import JSON, MANIFEST, MAX_ROWS, TXT, ZIP, List
 
 MAX_BYTES = 2**32 - 1  # "less than 4GB"; the evaluator's parser counts in 32 bits
 SLOW_BYTES = 2**30  # larger archives have hung on Codabench
-# of a prediction.json: for so many rows a clip there is room, and it may have so many more bytes in any case
+# of a prediction.json: for so many rows a clip there is room, and it may have so many more bytes in
+# any case
 LEAST_JSON, CLIP_ROWS, ROW_BYTES = 2**24, 4 * MAX_ROWS, 96
 CHECKS = {TXT: check_txt, JSON: check_json}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify check`."""
-    parser.add_argument("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
-    parser.add_argument("--list", type=Path, help="the split's data list; default: the one the manifest names")
-    parser.add_argument("--against", type=Path, metavar="OLD", help="also say what is different from this one")
-    parser.add_argument("--limit", type=at_least_0, default=20, help="places shown of each kind of problem")
+    parser.add_argument(
+        "path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json"
+    )
+    parser.add_argument(
+        "--list", type=Path, help="the split's data list; default: the one the manifest names"
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="OLD", help="also say what is different from this one"
+    )
+    parser.add_argument(
+        "--limit", type=at_least_0, default=20, help="places shown of each kind of problem"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,13 +59,19 @@ def run(args: argparse.Namespace) -> int:
     manifest = _manifest_beside(args.path, needed=args.list is None)
     list_path = args.list or manifest.get("list", {}).get("path")
     if not list_path:
-        raise KlassifyError("Which clips need an answer is not known.", where=args.path, mend="give --list")
+        raise KlassifyError(
+            "Which clips need an answer is not known.", where=args.path, mend="give --list"
+        )
     listed = Listed.read(list_path)
     verdict = check(args.path, listed, limit=args.limit, keep=args.against is not None)
     if not args.list and manifest["made_with"]["list"] != file_hash(list_path):
         verdict.warnings.add("the list has changed since this was packaged", str(list_path))
-    answers = ", ".join(f"{n} answers in {name}" for name, n in verdict.answers.items()) or "no answers"
-    print(f"{'ACCEPTED' if verdict.accepted else 'REFUSED'} {args.path}: {answers}, for {list_path}")
+    answers = (
+        ", ".join(f"{n} answers in {name}" for name, n in verdict.answers.items()) or "no answers"
+    )
+    print(
+        f"{'ACCEPTED' if verdict.accepted else 'REFUSED'} {args.path}: {answers}, for {list_path}"
+    )
     if manifest.get("notice"):
         print(manifest["notice"])
     for notes, title in ((verdict.refusals, "problems"), (verdict.warnings, "warnings")):
@@ -68,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _manifest_beside(path: Path, *, needed: bool) -> dict[str, Any]:
-    """The manifest of the folder, {} without one; one that is not ours matters only where it is needed."""
+    """The manifest of the folder, {} without one; one that is not ours matters only where it is
+    needed.
+    """
     beside = (path if path.is_dir() else path.parent) / MANIFEST
     if not beside.exists():
         return {}
@@ -80,7 +98,9 @@ def _manifest_beside(path: Path, *, needed: bool) -> dict[str, Any]:
         return {}
 
 
-def check(path: str | os.PathLike, listed: Listed, *, limit: int = 20, keep: bool = False) -> Verdict:
+def check(
+    path: str | os.PathLike, listed: Listed, *, limit: int = 20, keep: bool = False
+) -> Verdict:
     """Check a zip, a folder (its submission.zip, else its prediction files) or one prediction file.
 
     keep: hold the sound answers in the verdict, for klassify.submission.check_compare.
@@ -114,7 +134,9 @@ def _check_zip(path: Path, listed: Listed, verdict: Verdict) -> None:
     if size > MAX_BYTES:
         refuse("the archive is not smaller than 4 GB", f"{path.name}: {size} bytes")
     elif size > SLOW_BYTES:
-        verdict.warnings.add("archives of more than 1 GB have hung on the server", f"{path.name}: {size} bytes")
+        verdict.warnings.add(
+            "archives of more than 1 GB have hung on the server", f"{path.name}: {size} bytes"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if _member_is_sound(info, verdict)]
@@ -143,20 +165,25 @@ def _member_is_sound(info: zipfile.ZipInfo, verdict: Verdict) -> bool:
     elif info.flag_bits & 1:
         verdict.refusals.add("a member is encrypted", place)
     elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        verdict.refusals.add("a member is neither stored nor deflated: not every server can unpack it", place)
+        verdict.refusals.add(
+            "a member is neither stored nor deflated: not every server can unpack it", place
+        )
     else:
         return True
     return False
 
 
 def _check_member(handle: BinaryIO, name: str, size: int, listed: Listed, verdict: Verdict) -> None:
-    # a zip reads no further than its declared size, so this also stops one that would unpack to terabytes
+    # a zip reads no further than its declared size, so this also stops one that would unpack to
+    # terabytes
     names = sum(len(file.encode()) + 32 for file in listed.line)
     longest = 16 * names + 2**20
     if name == JSON:
         longest = min(MAX_BYTES, longest + LEAST_JSON + len(listed.line) * CLIP_ROWS * ROW_BYTES)
     if size > longest:
-        verdict.refusals.add("larger than any answer for this list", f"{name}: {size} bytes, limit {longest}")
+        verdict.refusals.add(
+            "larger than any answer for this list", f"{name}: {size} bytes, limit {longest}"
+        )
         return
     seen = CHECKS[name](handle, name, listed, verdict)
     if seen is None:  # unreadable from some place on
@@ -164,4 +191,6 @@ def _check_member(handle: BinaryIO, name: str, size: int, listed: Listed, verdic
     verdict.answers[name] = len(seen)
     for file, line in listed.line.items():
         if file not in seen:
-            verdict.refusals.add("a listed clip has no answer", f"{listed.name}:{line}: {file!r} is not in {name}")
+            verdict.refusals.add(
+                "a listed clip has no answer", f"{listed.name}:{line}: {file!r} is not in {name}"
+            )

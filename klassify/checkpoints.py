@@ -1,7 +1,9 @@
-"""Weights in and out: safetensors for everything of ours, and published files by way of klassify.key_maps.
+"""Weights in and out: safetensors for everything of ours, and published files by way of
+klassify.key_maps.
 
-Nothing in a published file is run. Its tensors get our names and our order of classes (1 = fake); every one of
-them finds its place or stands on its key map's list of unused ones, and the model gets all that it has.
+Nothing in a published file is run. Its tensors get our names and our order of classes (1 = fake);
+every one of them finds its place or stands on its key map's list of unused ones, and the model gets
+all that it has.
 """
 
 from __future__ import annotations
@@ -25,12 +27,19 @@ from klassify.key_maps import KEY_MAPS, NOTHING, detect_source
 from klassify.torchfile import read_torch_file
 
 SHOWN = 20  # keys of a kind that a message names
-CONTAINERS = ("model_state_dict", "model_weight", "state_dict", "model")  # keys of files that hold more than weights
+CONTAINERS = (
+    "model_state_dict",
+    "model_weight",
+    "state_dict",
+    "model",
+)  # keys of files that hold more than weights
 
 # ---------------------------------------------------------------------------------- our own files
 
 
-def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(
+    model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a model's state dict as safetensors, whole or not at all."""
     state, seen = {}, set()
     for name, tensor in model.state_dict().items():
@@ -41,7 +50,9 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
     write_tensors(state, path, metadata)
 
 
-def write_tensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write named tensors as safetensors, whole or not at all."""
     with whole_file(path) as partial:
         save_file(dict(state), partial, dict(metadata or {}))
@@ -52,12 +63,20 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     refuse_irregular(path)
     try:
         with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+            return {
+                name: handle.get_tensor(name) for name in list(handle.keys())
+            }, handle.metadata() or {}
     except FileNotFoundError:
         raise KlassifyError("This weights file does not exist.", where=path) from None
     except SafetensorError as error:
-        mend = None if Path(path).suffix == ".safetensors" else "a published file: klassify import-checkpoint first"
-        raise KlassifyError(f"This is not a whole safetensors file: {error}.", where=path, mend=mend) from None
+        mend = (
+            None
+            if Path(path).suffix == ".safetensors"
+            else "a published file: klassify import-checkpoint first"
+        )
+        raise KlassifyError(
+            f"This is not a whole safetensors file: {error}.", where=path, mend=mend
+        ) from None
 
 
 def load_weights(model: nn.Module, path: str | Path, below: str = "") -> dict[str, str]:
@@ -66,13 +85,19 @@ def load_weights(model: nn.Module, path: str | Path, below: str = "") -> dict[st
     below: take the part of a larger model whose names begin so, such as "vqvae.".
     """
     state, metadata = read_tensors(path)
-    state = {key.removeprefix(below): value for key, value in state.items() if key.startswith(below)}
+    state = {
+        key.removeprefix(below): value for key, value in state.items() if key.startswith(below)
+    }
     _load_strictly(model, state, where=path)
     return metadata
 
 
-def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: str = NOTHING) -> str:
-    """What of `state` is missing (but for `optional`), unexpected or misshapen, in words; "" if it fits `wanted`."""
+def misfits(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: str = NOTHING
+) -> str:
+    """What of `state` is missing (but for `optional`), unexpected or misshapen, in words; "" if
+    it fits `wanted`.
+    """
     complaints = {
         "missing": [key for key in wanted if key not in state and not re.fullmatch(optional, key)],
         "unexpected": [key for key in state if key not in wanted],
@@ -82,17 +107,26 @@ def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional:
             if key in wanted and value.shape != wanted[key].shape
         ],
     }
-    return "; ".join(f"{len(keys)} {kind} ({some(keys, SHOWN)})" for kind, keys in complaints.items() if keys)
+    return "; ".join(
+        f"{len(keys)} {kind} ({some(keys, SHOWN)})" for kind, keys in complaints.items() if keys
+    )
 
 
-def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = NOTHING) -> list[str]:
-    """Load `state`; whatever does not fit is one KlassifyError. Returns the `optional` keys that were missing."""
+def _load_strictly(
+    model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = NOTHING
+) -> list[str]:
+    """Load `state`; whatever does not fit is one KlassifyError. Returns the `optional` keys that
+    were missing.
+    """
     wanted = model.state_dict()
     if told := misfits(state, wanted, optional):
         raise KlassifyError(
             f"These weights do not fit the model: of {len(wanted)} tensors, {told}.",
             where=where,
-            mend="use the settings that the file was made with (config.yaml beside it, or its project's)",
+            mend=(
+                "use the settings that the file was made with (config.yaml beside it, or its"
+                " project's)"
+            ),
         )
     absent = [key for key in wanted if key not in state]
     model.load_state_dict(state, strict=not absent)
@@ -113,18 +147,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
     """The state dict in a checkpoint's content: bare, or under one of CONTAINERS.
 
-    The prefixes of nn.DataParallel ('module.') and Lightning ('model.') come off where all keys have them.
+    The prefixes of nn.DataParallel ('module.') and Lightning ('model.') come off where all keys
+    have them.
     """
     containers = [content]
     if isinstance(content, Mapping):
         containers = [content[key] for key in CONTAINERS if key in content] + containers
     for container in containers:
         if isinstance(container, Mapping):
-            state = {k: value for k, value in container.items() if isinstance(value, Tensor) and isinstance(k, str)}
+            state = {
+                k: value
+                for k, value in container.items()
+                if isinstance(value, Tensor) and isinstance(k, str)
+            }
             if state:
                 refuse_strange(state, where)
                 return _without_wrappers(state)
-    found = some(str(key)[:80] for key in content) if isinstance(content, Mapping) else type(content).__name__
+    found = (
+        some(str(key)[:80] for key in content)
+        if isinstance(content, Mapping)
+        else type(content).__name__
+    )
     raise KlassifyError(f"There is no state dict in this checkpoint: it has {found}.", where=where)
 
 
@@ -137,8 +180,11 @@ def refuse_strange(state: Mapping[str, Tensor], where: object = None) -> None:
     """KlassifyError for tensors whose numbers do not lie in the file one by one."""
     for name, tensor in state.items():
         if reason := _strange(tensor):
-            raise KlassifyError(f"{name} is no plain tensor: {reason}.", where=where,
-                                mend="save its state dict alone, dense, on the CPU, with its own project")  # fmt: skip
+            raise KlassifyError(
+                f"{name} is no plain tensor: {reason}.",
+                where=where,
+                mend="save its state dict alone, dense, on the CPU, with its own project",
+            )
 
 
 def _strange(tensor: Tensor) -> str:
@@ -157,10 +203,15 @@ def _refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
     for name, tensor in state.items():
         if tensor.is_meta or not tensor.is_floating_point():
             continue
-        plain = tensor.float() if tensor.element_size() < 2 else tensor  # torch has no answer for 8 bits
+        plain = (
+            tensor.float() if tensor.element_size() < 2 else tensor
+        )  # torch has no answer for 8 bits
         if not torch.isfinite(plain).all():
-            raise KlassifyError(f"{name} of this file has numbers that are NaN or infinite.", where=where,
-                                mend="download it again, or take an earlier state of its training")  # fmt: skip
+            raise KlassifyError(
+                f"{name} of this file has numbers that are NaN or infinite.",
+                where=where,
+                mend="download it again, or take an earlier state of its training",
+            )
 
 
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -172,8 +223,8 @@ def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did: the kind of file, tensors loaded, their keys left out, our optional keys the file lacked,
-    our keys put into our order of classes."""
+    """What an import did: the kind of file, tensors loaded, their keys left out, our optional keys
+    the file lacked, our keys put into our order of classes."""
 
     source: str
     loaded: int
@@ -197,11 +248,17 @@ def summary(keys: Sequence[str]) -> str:
     """All of a few keys; of many, how many there are under each first name."""
     if len(keys) <= SHOWN:
         return ", ".join(keys)
-    return ", ".join(f"{start}.* ({n})" for start, n in Counter(key.partition(".")[0] for key in keys).items())
+    return ", ".join(
+        f"{start}.* ({n})" for start, n in Counter(key.partition(".")[0] for key in keys).items()
+    )
 
 
 def import_state(
-    model: nn.Module, theirs: Mapping[str, Tensor], source: str, where: object = None, more: Mapping[str, Tensor] = {}
+    model: nn.Module,
+    theirs: Mapping[str, Tensor],
+    source: str,
+    where: object = None,
+    more: Mapping[str, Tensor] = {},
 ) -> ImportReport:
     """Load a published state dict into a model of ours, strictly, class 1 = fake.
 
@@ -210,7 +267,9 @@ def import_state(
     key_map = KEY_MAPS[source]
     if not key_map.fits(theirs):
         found = detect_source(theirs, where=where)
-        raise KlassifyError(f"This is a {found} file by its keys, not a {source} file.", where=where)
+        raise KlassifyError(
+            f"This is a {found} file by its keys, not a {source} file.", where=where
+        )
     try:
         ours = key_map.convert(theirs)
     except KlassifyError as error:
@@ -218,17 +277,22 @@ def import_state(
     _refuse_not_finite(ours, where)
     lacking = _load_strictly(model, {**ours, **more}, where=where, optional=key_map.optional)
     left_out = [key for key in theirs if re.match(key_map.unused, key)]
-    return ImportReport(source, len(ours), left_out, lacking, [key for key in ours if key_map.order_of(key)])
+    return ImportReport(
+        source, len(ours), left_out, lacking, [key for key in ours if key_map.order_of(key)]
+    )
 
 
 def import_weights(model: nn.Module, path: str | Path, source: str | None = None) -> ImportReport:
-    """Load a published file into a model of ours; see import_state. source None looks at the keys."""
+    """Load a published file into a model of ours; see import_state. source None looks at the
+    keys.
+    """
     theirs = read_checkpoint(path)
     return import_state(model, theirs, source or detect_source(theirs, where=path), where=path)
 
 
 def locate_weights(source: str, download: bool = False) -> Path:
-    """The file that `source` means: a file, a folder with transformers' weights, or a Hugging Face hub id.
+    """The file that `source` means: a file, a folder with transformers' weights, or a Hugging Face
+    hub id.
 
     A hub id is looked up in the local hub cache; only `download=True` goes to the network.
     """

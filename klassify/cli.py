@@ -43,7 +43,9 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 done with failures, 2 a user's mistake, 75 try again)."""
+    """Run one command; returns the exit status (0 done, 1 done with failures, 2 a user's
+    mistake, 75 try again).
+    """
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
@@ -52,7 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="klassify",
         description="Detect and localise partially faked talking-head videos.",
-        epilog=f"commands:\n{listing}\n\n`klassify COMMAND --help` tells more; `make help` lists the stages.",
+        epilog=(
+            f"commands:\n{listing}\n\n`klassify COMMAND --help` tells more; `make help` lists the"
+            " stages."
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
@@ -67,7 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     module.configure(parser)
     parser.set_defaults(command_line=[command, *argv[1:]])  # for --launcher slurm
     try:
-        return module.run(parser.parse_intermixed_args(argv[1:])) or 0  # KEY=VALUE may stand after options too
+        return (
+            module.run(parser.parse_intermixed_args(argv[1:])) or 0
+        )  # KEY=VALUE may stand after options too
     except KlassifyError as error:
         print(f"klassify {command}: {error}", file=sys.stderr)
         return error.status

@@ -1,4 +1,5 @@
-"""What every data class is: how the clips of a list become examples for training and windows for scoring.
+"""What every data class is: how the clips of a list become examples for training and windows for
+scoring.
 
 A ClipData class says how one modality is read: which clips it trains on, what one training example
 is, and into which windows a clip is cut for scoring. Its arguments are hyper-parameters; where the
@@ -25,14 +26,17 @@ from klassify.training.ranks import ALONE, Ranks
 
 
 class NoAnswer(Exception):
-    """This clip cannot be scored by this modality; the text is the reason that the score file records."""
+    """This clip cannot be scored by this modality; the text is the reason that the score file
+    records.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
     """Where the files of one data set lie: its lists, its media (a folder a split), its features.
 
-    readers: of splits that are read again and again, such as the validation's, so that they are opened once.
+    readers: of splits that are read again and again, such as the validation's, so that they are
+    opened once.
     """
 
     lists: Path
@@ -46,7 +50,9 @@ class Sources:
 
     def media_folder(self, split: str) -> Path:
         """The folder that a list's `file` column is relative to."""
-        return datalist.media_folder(self.media, datalist.base_split(split), self.table(split)["file"].tolist())
+        return datalist.media_folder(
+            self.media, datalist.base_split(split), self.table(split)["file"].tolist()
+        )
 
     def feature_folder(self, kind: str, split: str) -> Path:
         """The folder of one kind of feature shards of a split."""
@@ -66,8 +72,9 @@ class ClipData:
     """How one modality is read. Subclasses stand in datasets, frame_datasets, frame_images,
     partialspoof_data and visual_datasets.
 
-    `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is that of the
-    scores (scorefile.SCALES), or `none` for a model that gives no scores but serves others.
+    `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is
+    that of the scores (scorefile.SCALES), or `none` for a model that gives no scores but serves
+    others.
 
     Args:
         train_split, val_split: a list or named subset (see datalist.SUBSETS).
@@ -125,9 +132,11 @@ class ClipData:
     def validate(
         self, model: torch.nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
     ) -> dict[str, float]:
-        """How good the model is on the validation clips: `val_loss` and, of a model with scores, `val_auc`.
+        """How good the model is on the validation clips: `val_loss` and, of a model with scores,
+        `val_auc`.
 
-        ranks: each does its share, and all have the same result. how: batch_size, workers and device.
+        ranks: each does its share, and all have the same result. how: batch_size, workers and
+        device.
         """
         raise NotImplementedError
 
@@ -144,13 +153,19 @@ def check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Source
 
 
 def check_windows(window: int, stride: int, least: int = 1) -> None:
-    """ValueError unless windows hold at least so much, and follow each other without gaps between them."""
+    """ValueError unless windows hold at least so much, and follow each other without gaps
+    between them.
+    """
     if window < least or not 1 <= stride <= window:
-        raise ValueError(f"window is at least {least} and stride between 1 and window, not {window} and {stride}")
+        raise ValueError(
+            f"window is at least {least} and stride between 1 and window, not {window} and {stride}"
+        )
 
 
 class Reader:
-    """Reads a clip by its name in the list; raises NoAnswer or KlassifyError for one it cannot give."""
+    """Reads a clip by its name in the list; raises NoAnswer or KlassifyError for one it cannot
+    give.
+    """
 
     def read(self, file: str) -> Any:
         """The clip, as the data class's `example` and `cut` take it."""
@@ -163,17 +178,28 @@ def reader_of(data: ClipData, sources: Sources, split: str) -> Reader:
 
 
 class Examples(Dataset):
-    """Training examples by (epoch, index). A clip that cannot be read yields its name and the reason.
+    """Training examples by (epoch, index). A clip that cannot be read yields its name and the
+    reason.
 
-    min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out; `left_out` counts them.
+    min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out;
+    `left_out` counts them.
     """
 
     def __init__(
-        self, data: ClipData, sources: Sources, split: str, seed: int, *, min_s: float = 0.0, max_s: float = 0.0
+        self,
+        data: ClipData,
+        sources: Sources,
+        split: str,
+        seed: int,
+        *,
+        min_s: float = 0.0,
+        max_s: float = 0.0,
     ):
         table = sources.table(split, segments=data.supervision == "segment")
         seconds = table["duration"]
-        outside = (seconds < min_s) | (seconds > (max_s or np.inf))  # False where the list knows no duration
+        outside = (seconds < min_s) | (
+            seconds > (max_s or np.inf)
+        )  # False where the list knows no duration
         self.left_out, table = int(outside.sum()), table[~outside].reset_index(drop=True)
         self.seconds = table["duration"].to_numpy(float)
         self.files, self.targets = table["file"].tolist(), data.targets(table)
@@ -193,7 +219,9 @@ class Examples(Dataset):
             return self.files[index], error.what
 
     def longest(self, count: int) -> list[int]:
-        """The indexes of the longest clips, the longest first; those of unknown length come last."""
+        """The indexes of the longest clips, the longest first; those of unknown length come
+        last.
+        """
         return np.argsort(-np.nan_to_num(self.seconds, nan=-1.0), kind="stable")[:count].tolist()
 
     def collate(self, items: Sequence) -> tuple[dict[str, Tensor] | None, list[tuple[str, str]]]:
@@ -222,8 +250,12 @@ class ClipWindows(Dataset):
             return file, [], error.what
 
 
-def batches(loader: Iterator, size: int) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
-    """Group the windows of many clips into lists of `size`; clips without an answer come along as failures."""
+def batches(
+    loader: Iterator, size: int
+) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
+    """Group the windows of many clips into lists of `size`; clips without an answer come along
+    as failures.
+    """
     if size < 1:  # such a list would never be full
         raise ValueError(f"a batch has at least one window, not {size}")
     waiting: list[tuple[str, Window]] = []

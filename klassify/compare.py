@@ -1,19 +1,22 @@
-"""Any number of systems of any recipes side by side on one split: tables, and one page to look at (report.html).
+"""Any number of systems of any recipes side by side on one split: tables, and one page to look at
+(report.html).
 
     klassify compare exp/demo/klassify exp/demo/multibranch --split testA --out exp/demo/compare \
-        --labels data_lists/demo/heldout/testA_labels.tsv --media media/demo --features features/demo
+        --labels data_lists/demo/heldout/testA_labels.tsv --media media/demo --features
+        features/demo
     klassify compare exp/demo/klassify/{maxout,avg} --split testA --out exp/demo/compare
 
-SYSTEM is a system's folder, or a recipe's with a detector.yaml: then all systems that it names take part, and its
-answers are the ones that the page shows first. With --labels: AUC, EER, log-loss; AP, AR, Score; 40 ms frames; groups
-of clips; every difference with its interval (bootstrap over sources); what joining the recipes would gain; and how
-well the containers alone tell the label. On val the numbers are those of val_report. Without: who answered what, how
-scores are distributed, where systems disagree, and how far the scores have moved from those of val.
+SYSTEM is a system's folder, or a recipe's with a detector.yaml: then all systems that it names take
+part, and its answers are the ones that the page shows first. With --labels: AUC, EER, log-loss; AP,
+AR, Score; 40 ms frames; groups of clips; every difference with its interval (bootstrap over
+sources); what joining the recipes would gain; and how well the containers alone tell the label. On
+val the numbers are those of val_report. Without: who answered what, how scores are distributed,
+where systems disagree, and how far the scores have moved from those of val.
 
---val names the labelled list of val, on whose val_fit answers are calibrated and joined; by default val.tsv beside
-the labels or one folder up. --media opens the container of clips and shows pictures and sound of the chosen ones;
---features their mouth features, and the LMM's words. The page is one file that needs no network; the videos play in
-it as long as they lie where they lay.
+--val names the labelled list of val, on whose val_fit answers are calibrated and joined; by default
+val.tsv beside the labels or one folder up. --media opens the container of clips and shows pictures
+and sound of the chosen ones; --features their mouth features, and the LMM's words. The page is one
+file that needs no network; the videos play in it as long as they lie where they lay.
 
 Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV.
 """
@@ -29,20 +32,46 @@ from klassify.files import whole_file, write_text
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify compare`."""
-    parser.add_argument("systems", nargs="+", type=Path, metavar="SYSTEM", help="system folders, or recipes' folders")
+    parser.add_argument(
+        "systems",
+        nargs="+",
+        type=Path,
+        metavar="SYSTEM",
+        help="system folders, or recipes' folders",
+    )
     parser.add_argument("--split", required=True, help="the split whose scores are compared")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="its data list with labels")
-    parser.add_argument("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
     parser.add_argument(
-        "--val", type=Path, metavar="FILE", help="labelled list of val (default: found beside --labels)"
+        "--subset", help="named part of the list, or `all` (default: val_report on val, else all)"
+    )
+    parser.add_argument(
+        "--val",
+        type=Path,
+        metavar="FILE",
+        help="labelled list of val (default: found beside --labels)",
     )
     parser.add_argument("--media", type=Path, metavar="DIR", help="folder of the media")
     parser.add_argument("--features", type=Path, metavar="DIR", help="folder of the feature shards")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
-    parser.add_argument("--metric", choices=("official", "textbook"), default="official", help="of Task 2; see docs/")
-    parser.add_argument("--bootstrap", type=at_least_0, default=1000, help="resamples for the intervals (default 1000)")
     parser.add_argument(
-        "--clips", type=at_least_0, default=30, help="mistakes, and disagreements, on the page (default 30)"
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the results"
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("official", "textbook"),
+        default="official",
+        help="of Task 2; see docs/",
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=at_least_0,
+        default=1000,
+        help="resamples for the intervals (default 1000)",
+    )
+    parser.add_argument(
+        "--clips",
+        type=at_least_0,
+        default=30,
+        help="mistakes, and disagreements, on the page (default 30)",
     )
     parser.add_argument("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
 

@@ -1,8 +1,9 @@
-"""The data list: one TSV a split, one clip a row; its schema, its reader and writer, its subsets and labels.
+"""The data list: one TSV a split, one clip a row; its schema, its reader and writer, its subsets
+and labels.
 
 Columns: `file` (as the metadata or testX_files.txt names it), the measured `n_frames fps n_samples
-duration` (samples at 16 kHz, seconds), `modify_type`, `source` (id of the clip's original), and, for
-localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSON arrays of
+duration` (samples at 16 kHz, seconds), `modify_type`, `source` (id of the clip's original), and,
+for localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSON arrays of
 [start_s, end_s)). `audio_model video_model speaker dataset` are for reports, never model inputs.
 `klassify lists` makes them; data_lists/README.md describes them for people.
 """
@@ -38,13 +39,17 @@ FAKE_AGAINST = {
     "audio": ("audio_modified", "both_modified"),
     "visual": ("visual_modified", "both_modified"),
 }
-# FakeAVCeleb has no splits and is only tested on; the name keeps its scores apart from those of the training data
+# FakeAVCeleb has no splits and is only tested on; the name keeps its scores apart from those of the
+# training data
 ZERO_SHOT = "fakeavceleb"
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
-# control characters break the TSV; surrogates stand for bytes that are no UTF-8, and cannot be written
+# control characters break the TSV; surrogates stand for bytes that are no UTF-8, and cannot be
+# written
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 # so here, too; ';' and '"' break prediction.txt, '/' and '..' leave the media folder
-UNSAFE_NAME = re.compile(rf"""{UNPRINTABLE.pattern}|^$|^(?:[A-Za-z]:)?[/\\]|[;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$""")
+UNSAFE_NAME = re.compile(
+    rf"""{UNPRINTABLE.pattern}|^$|^(?:[A-Za-z]:)?[/\\]|[;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$"""
+)
 MOST_BLOCK = 1 << 30  # bytes that are parsed at once; a line cannot be longer
 PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
 
@@ -55,16 +60,18 @@ PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
 def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFrame:
     """Read and validate a data list.
 
-    Always has `file n_frames fps n_samples duration modify_type source`: text is str ("" = unknown),
-    counts are Int64, `fps` and `duration` float (NA = unknown); the optional columns where the file
-    has them. The segment columns are dropped unless `segments=True`, so that Task 1 code cannot see
-    them; then each cell is a list of [start_s, end_s], or None where the segments are unknown.
-    Raises KlassifyError for a repeated or unsafe name, an unknown modify_type, a cell that is no number or no
-    such list.
+    Always has `file n_frames fps n_samples duration modify_type source`: text is str ("" =
+    unknown), counts are Int64, `fps` and `duration` float (NA = unknown); the optional columns
+    where the file has them. The segment columns are dropped unless `segments=True`, so that Task 1
+    code cannot see them; then each cell is a list of [start_s, end_s], or None where the segments
+    are unknown. Raises KlassifyError for a repeated or unsafe name, an unknown modify_type, a cell
+    that is no number or no such list.
     """
     path = Path(path)
     if not path.exists():
-        raise KlassifyError("This data list does not exist.", where=path, mend="make it with `klassify lists`")
+        raise KlassifyError(
+            "This data list does not exist.", where=path, mend="make it with `klassify lists`"
+        )
     wanted = set(COLUMNS) if segments else set(COLUMNS) - set(SEGMENTS)
     return _typed(_read_columns(path, wanted), path, segments=segments)
 
@@ -78,9 +85,16 @@ def _typed(frame: pd.DataFrame, path: str | os.PathLike, *, segments: bool) -> p
         frame[name] = _numbers(frame, name, path)
     for name in LABELS:
         frame[name] = (
-            frame[name].str.replace("-", "_") if name == "modify_type" and name in frame else frame.get(name, "")
+            frame[name].str.replace("-", "_")
+            if name == "modify_type" and name in frame
+            else frame.get(name, "")
         )
-    _refuse(frame, ~frame["modify_type"].isin([*TYPES, ""]), f"modify_type is none of {', '.join(TYPES)}", path)
+    _refuse(
+        frame,
+        ~frame["modify_type"].isin([*TYPES, ""]),
+        f"modify_type is none of {', '.join(TYPES)}",
+        path,
+    )
     if segments:
         with without_gc():
             for name in SEGMENTS:
@@ -89,7 +103,9 @@ def _typed(frame: pd.DataFrame, path: str | os.PathLike, *, segments: bool) -> p
 
 
 def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
-    """The wanted columns of a TSV as text. (pandas would fill short rows and cut long ones in silence.)"""
+    """The wanted columns of a TSV as text. (pandas would fill short rows and cut long ones in
+    silence.)
+    """
     import pyarrow as pa
     from pyarrow import csv
 
@@ -98,7 +114,9 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
     with open(path, encoding="utf-8", errors="replace") as handle:
         header = handle.readline().rstrip("\n").split("\t")
     if "file" not in header or len(set(header)) < len(header):
-        raise KlassifyError("This is no data list: its header needs `file`, each column once.", where=path)
+        raise KlassifyError(
+            "This is no data list: its header needs `file`, each column once.", where=path
+        )
     names = [name for name in header if name in wanted]
     read = functools.partial(
         csv.read_csv,
@@ -114,7 +132,9 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
         try:
             table = read()
         except pa.ArrowInvalid:  # perhaps only for a line that is longer than a block
-            table = read(read_options=csv.ReadOptions(block_size=min(path.stat().st_size + 1, MOST_BLOCK)))
+            table = read(
+                read_options=csv.ReadOptions(block_size=min(path.stat().st_size + 1, MOST_BLOCK))
+            )
     except pa.ArrowInvalid as error:
         raise KlassifyError(f"This data list cannot be parsed: {error}.", where=path) from None
     return pd.DataFrame({name: table[name].to_pylist() for name in names}, dtype=object)
@@ -127,8 +147,12 @@ def write_list(path: str | os.PathLike, frame: pd.DataFrame) -> None:
     """
     unknown = set(frame.columns) - set(COLUMNS)
     if unknown or "file" not in frame:
-        raise KlassifyError(f"A data list has no columns {sorted(unknown)} and needs `file`.", where=path)
-    text = pd.DataFrame({name: _cells(frame[name]) for name in COLUMNS if name in frame}, dtype=object)
+        raise KlassifyError(
+            f"A data list has no columns {sorted(unknown)} and needs `file`.", where=path
+        )
+    text = pd.DataFrame(
+        {name: _cells(frame[name]) for name in COLUMNS if name in frame}, dtype=object
+    )
     for name in text.columns.drop("file"):
         _refuse(text, unprintable(text[name]), f"control characters in {name}", path)
     _typed(text, path, segments=True)
@@ -141,22 +165,32 @@ def write_list(path: str | os.PathLike, frame: pd.DataFrame) -> None:
 def _cells(column: pd.Series) -> list[str]:
     """A column as text: shortest exact numbers, compact JSON, "" for unknown."""
     if column.name in SEGMENTS:
-        return ["" if x is None else x if isinstance(x, str) else orjson.dumps(x).decode() for x in column]
+        return [
+            "" if x is None else x if isinstance(x, str) else orjson.dumps(x).decode()
+            for x in column
+        ]
     if column.name in MEASURED:
         values = pd.to_numeric(column).to_numpy(float, na_value=np.nan)
-        return ["" if math.isnan(x) else repr(int(x)) if x.is_integer() else repr(x) for x in values.tolist()]
+        return [
+            "" if math.isnan(x) else repr(int(x)) if x.is_integer() else repr(x)
+            for x in values.tolist()
+        ]
     return column.fillna("").astype(str).tolist()
 
 
 def _numbers(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:
     text = frame[name] if name in frame else pd.Series("", index=frame.index)
     values = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
-    _refuse(frame, (text != "") & ~possible(name, values), f"{name} is no number that it can be", path)
+    _refuse(
+        frame, (text != "") & ~possible(name, values), f"{name} is no number that it can be", path
+    )
     return values.astype("Int64") if name in COUNTS else values
 
 
 def possible(name: str, values: Any) -> Any:
-    """Whether a measured column may hold each of these numbers: finite, not negative, a count whole; False for NaN."""
+    """Whether a measured column may hold each of these numbers: finite, not negative, a count
+    whole; False for NaN.
+    """
     good = np.isfinite(values) & (values >= 0)
     return good & (values % 1 == 0) & (values <= 2**53) if name in COUNTS else good
 
@@ -169,14 +203,18 @@ def _parse_segments(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> 
 
 
 def unsafe_names(names: pd.Series) -> pd.Series:
-    """Which names break a file or leave the media folder (UNSAFE_NAME): bool, with the index of `names`."""
+    """Which names break a file or leave the media folder (UNSAFE_NAME): bool, with the index of
+    `names`.
+    """
     # nearly all names are plain, and that is ten times as fast to see
     bad = [not PLAIN_NAME.fullmatch(name) and bool(UNSAFE_NAME.search(name)) for name in names]
     return pd.Series(bad, index=names.index, dtype=bool)
 
 
 def unprintable(text: pd.Series) -> pd.Series:
-    """Which texts hold control characters, or halves of characters (UNPRINTABLE): bool, with the index of `text`."""
+    """Which texts hold control characters, or halves of characters (UNPRINTABLE): bool, with the
+    index of `text`.
+    """
     if "".join(text.tolist()).isprintable():  # one look at all is ten times as fast
         return pd.Series(False, index=text.index)
     return pd.Series([bool(UNPRINTABLE.search(x)) for x in text], index=text.index)
@@ -190,7 +228,9 @@ def repeated_names(names: pd.Series) -> pd.Series:
 def _refuse(frame: pd.DataFrame, bad: pd.Series, why: str, path: object) -> None:
     if bad.any():
         names = some(f"row {i + 1} ({frame['file'].iloc[i]!r})" for i in np.flatnonzero(bad)[:50])
-        raise KlassifyError(f"{int(bad.sum())} of {len(frame)} rows are wrong: {why}: {names}.", where=path)
+        raise KlassifyError(
+            f"{int(bad.sum())} of {len(frame)} rows are wrong: {why}: {names}.", where=path
+        )
 
 
 # ------------------------------------------------------------------------------ subsets and labels
@@ -211,8 +251,12 @@ def fit_sources(sources: Sequence[str]) -> set[str]:
     if "" in ranked or n_fit >= len(ranked):
         why = "some clips have no source" if "" in ranked else f"it has {len(ranked)} sources"
         raise KlassifyError(
-            f"val cannot be split by source: {why}; val_fit needs {FIT_AT_LEAST}, val_report at least one.",
-            mend="use a larger val list (demo: size=default), or make the list again with `klassify lists`",
+            f"val cannot be split by source: {why}; val_fit needs {FIT_AT_LEAST}, val_report at"
+            " least one.",
+            mend=(
+                "use a larger val list (demo: size=default), or make the list again with `klassify"
+                " lists`"
+            ),
         )
     return set(ranked[:n_fit])
 
@@ -240,7 +284,11 @@ SUBSETS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
         "the other 60 % of the sources, for early stopping and numbers",
         lambda f: ~_fit(f),
     ),
-    "val_fit_leaking": ("val", "40 % of the clips, LEAKING: sources lie on both sides", _leaking_fit),
+    "val_fit_leaking": (
+        "val",
+        "40 % of the clips, LEAKING: sources lie on both sides",
+        _leaking_fit,
+    ),
     "val_report_leaking": (
         "val",
         "60 % of the clips, LEAKING: sources lie on both sides",
@@ -260,11 +308,15 @@ def list_path(data_dir: str | os.PathLike, split: str) -> Path:
 
 
 def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
-    """`list_path` of a list that is there; KlassifyError with the names of those that are, otherwise."""
+    """`list_path` of a list that is there; KlassifyError with the names of those that are,
+    otherwise.
+    """
     path = list_path(data_dir, split)
     if not path.exists():
         lists = sorted(p.stem for p in Path(data_dir).glob("*.tsv") if "." not in p.stem)
-        known = some(lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20)
+        known = some(
+            lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20
+        )
         raise KlassifyError(
             f"There is no list for split {split!r}; there are: {known or 'none'}.",
             where=path,
@@ -274,7 +326,9 @@ def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
 
 
 def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
-    """The list `<data_dir>/<split>.tsv`, or a named subset of one (SUBSETS), as `read_list` gives it."""
+    """The list `<data_dir>/<split>.tsv`, or a named subset of one (SUBSETS), as `read_list`
+    gives it.
+    """
     path, rule = existing_list(data_dir, split), SUBSETS[split][2] if split in SUBSETS else None
     frame = read_list(path, segments=segments)
     if rule is None:
@@ -282,9 +336,13 @@ def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = Fals
     kept = frame[rule(frame).to_numpy(bool)].reset_index(drop=True)
     if kept.empty:
         raise KlassifyError(
-            f"The subset {split!r} is empty: no clip of {len(frame)} fits its rule ({SUBSETS[split][1]}).",
+            f"The subset {split!r} is empty: no clip of {len(frame)} fits its rule"
+            f" ({SUBSETS[split][1]}).",
             where=path,
-            mend="if the lengths are unknown, make the list again with `klassify lists --probe missing`",
+            mend=(
+                "if the lengths are unknown, make the list again with `klassify lists --probe"
+                " missing`"
+            ),
         )
     return kept
 
@@ -308,21 +366,26 @@ def label(frame: pd.DataFrame, against: str) -> np.ndarray:
 def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ()) -> Path:
     """The folder that the `file` column of a split is relative to.
 
-    Archives unpack to `root/train/train` or `root/train`; LAV-DF names "train/000001.mp4" below the root.
-    With `files` the folder is the one that holds most of a sample of them; KlassifyError where none does.
-    Without, it is the deepest that exists.
+    Archives unpack to `root/train/train` or `root/train`; LAV-DF names "train/000001.mp4" below the
+    root. With `files` the folder is the one that holds most of a sample of them; KlassifyError
+    where none does. Without, it is the deepest that exists.
     """
     root = Path(root)
     folders = [root / split / split, root / split, root]
     if not len(files):
         return next((folder for folder in folders if folder.is_dir()), root)
     if not root.is_dir():
-        raise KlassifyError("The media folder does not exist.", where=root, mend="give the right --root")
+        raise KlassifyError(
+            "The media folder does not exist.", where=root, mend="give the right --root"
+        )
     sample = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 50).astype(int))]
-    held = [sum(os.path.exists(folder / name) for name in sample) for folder in folders]  # False for one too long
+    held = [
+        sum(os.path.exists(folder / name) for name in sample) for folder in folders
+    ]  # False for one too long
     if not any(held):
         raise KlassifyError(
-            f"None of {len(sample)} sampled files of split {split!r} is there, such as {sample[0]!r}.",
+            f"None of {len(sample)} sampled files of split {split!r} is there, such as"
+            f" {sample[0]!r}.",
             where=f"looked in {some(folders)}",
             mend="unpack the media below the root, or give the right --root",
         )

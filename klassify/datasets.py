@@ -1,7 +1,8 @@
-"""Mouth features and audio as clip classifiers read them: examples for training, windows for scoring.
+"""Mouth features and audio as clip classifiers read them: examples for training, windows for
+scoring.
 
-The localisers' classes are in frame_datasets, partialspoof_data and visual_datasets; klassify.clip_data says what
-all of them share.
+The localisers' classes are in frame_datasets, partialspoof_data and visual_datasets;
+klassify.clip_data says what all of them share.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from klassify import decoding, media, windows
 from klassify.audio_file import NO_AUDIO, quantised
 from klassify.audio_store import CachedClip, audio_source, open_cache
 from klassify.augment import AudioAugment
-from klassify.clip_data import ClipData, NoAnswer, Reader, Sources, Window, check_two_classes, check_windows
+from klassify.clip_data import (
+    ClipData,
+    NoAnswer,
+    Reader,
+    Sources,
+    Window,
+    check_two_classes,
+    check_windows,
+)
 from klassify.errors import KlassifyError
 from klassify.features import mouth
 from klassify.scoring.inference import clip_table, score_clips
@@ -31,15 +40,17 @@ Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
 
 
 class ScoredClips(ClipData):
-    """Data of models that score the windows of a clip: validated by the clip scores that `klassify score` gives."""
+    """Data of models that score the windows of a clip: validated by the clip scores that
+    `klassify score` gives.
+    """
 
     def validate(
         self, model: torch.nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
     ) -> dict[str, float]:
         """`val_loss` and `val_auc` of the validation clips, scored as `klassify score` does.
 
-        ranks: each scores its share, and all have the same result. how: batch_size, workers and device of the
-        scoring. KlassifyError unless both classes are there.
+        ranks: each scores its share, and all have the same result. how: batch_size, workers and
+        device of the scoring. KlassifyError unless both classes are there.
         """
         from scipy.special import expit
 
@@ -47,9 +58,13 @@ class ScoredClips(ClipData):
 
         table = sources.table(self.val_split)
         files = ranks.share(table["file"].tolist())
-        parts = ranks.gather(score_clips(model, self, sources, self.val_split, files=files, progress=False, **how))
+        parts = ranks.gather(
+            score_clips(model, self, sources, self.val_split, files=files, progress=False, **how)
+        )
         reasons = {file: reason for _, found in parts for file, reason in found.items()}
-        clips = clip_table(pd.concat([scored for scored, _ in parts]), table, reasons, self.aggregate)
+        clips = clip_table(
+            pd.concat([scored for scored, _ in parts]), table, reasons, self.aggregate
+        )
         answered = clips["score"].notna().to_numpy()
         labels, scores = self.labels(table)[answered], clips["score"].to_numpy(float)[answered]
         check_two_classes(labels, "clips", self.val_split, sources)
@@ -62,8 +77,8 @@ class MouthFeatures(ScoredClips):
     Example: {"features": (T, 2 * n) float32, "valid": (T,) bool}, n features of the chosen groups.
 
     Args:
-        groups: of the feature groups 1 blur, 2 non-mouth MSE, 3 colour shift, 4 landmark kinematics.
-        window, stride: frames (25 fps) a window, and between window starts in scoring.
+        groups: of the feature groups 1 blur, 2 non-mouth MSE, 3 colour shift, 4 landmark
+        kinematics. window, stride: frames (25 fps) a window, and between window starts in scoring.
     """
 
     modality = "visual"
@@ -92,14 +107,20 @@ class MouthFeatures(ScoredClips):
         """ValueError for one of another number of channels, where it says how many."""
         wanted = getattr(model, "in_channels", len(self.channels))
         if wanted != len(self.channels):
-            raise ValueError(f"the data has {len(self.channels)} channels, features and their differences, and the "
-                             f"model in_channels={wanted}")  # fmt: skip
+            raise ValueError(
+                f"the data has {len(self.channels)} channels, features and their differences, and"
+                f" the model in_channels={wanted}"
+            )
 
     def reader(self, sources: Sources, split: str) -> Reader:
-        """Reads feature shards; NoAnswer where no frame has a face, KlassifyError for a clip not extracted."""
+        """Reads feature shards; NoAnswer where no frame has a face, KlassifyError for a clip not
+        extracted.
+        """
         return _MouthReader(sources.feature_folder("mouth", split), self.channels)
 
-    def example(self, clip: dict[str, Tensor], target: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def example(
+        self, clip: dict[str, Tensor], target: int, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Up to `window` frames from a random place, with the clip's label."""
         n_frames = len(clip["valid"])
         start = int(rng.integers(max(n_frames - self.window, 0) + 1))
@@ -107,19 +128,26 @@ class MouthFeatures(ScoredClips):
         return crop | {"label": torch.tensor(target)}
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
-        """Windows each `stride` frames and one up to the end, but for those without a valid frame."""
+        """Windows each `stride` frames and one up to the end, but for those without a valid
+        frame.
+        """
         n_frames = len(clip["valid"])
         cuts = []
         for start in windows.cut(n_frames, self.window, self.stride).tolist():
             inputs = {key: value[start : start + self.window] for key, value in clip.items()}
             if inputs["valid"].any():
-                cuts.append(Window(start * FRAME_S, min(start + self.window, n_frames) * FRAME_S, inputs))
+                cuts.append(
+                    Window(start * FRAME_S, min(start + self.window, n_frames) * FRAME_S, inputs)
+                )
         return cuts
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pad to the longest; padding is invalid, so that it changes nothing."""
         pad = torch.nn.utils.rnn.pad_sequence
-        batch = {key: pad([item[key] for item in inputs], batch_first=True) for key in ("features", "valid")}
+        batch = {
+            key: pad([item[key] for item in inputs], batch_first=True)
+            for key in ("features", "valid")
+        }
         if "label" in inputs[0]:
             batch["label"] = torch.stack([item["label"] for item in inputs])
         return batch
@@ -146,8 +174,9 @@ class _MouthReader(Reader):
 class AudioClips(ScoredClips):
     """16 kHz mono audio in windows of about 4 s, for clip classifiers (paper 1, section 5.2).
 
-    Example: {"wave": (window,) float32}: a random crop, or the clip wrapped around from its beginning.
-    Scoring: windows at multiples of `stride`, and one more for an uncovered tail on the 20 ms frame grid.
+    Example: {"wave": (window,) float32}: a random crop, or the clip wrapped around from its
+    beginning. Scoring: windows at multiples of `stride`, and one more for an uncovered tail on the
+    20 ms frame grid.
 
     Args:
         window, stride: samples a window, and between window starts in scoring.
@@ -156,7 +185,9 @@ class AudioClips(ScoredClips):
     """
 
     modality = "audio"
-    tail_grid = 320  # samples: the hop of every front end, so that the tail is a slice of the clip's frames
+    tail_grid = (
+        320  # samples: the hop of every front end, so that the tail is a slice of the clip's frames
+    )
 
     def __init__(
         self,
@@ -171,7 +202,12 @@ class AudioClips(ScoredClips):
     ):
         super().__init__(train_split, val_split, label, aggregate)
         check_windows(window, stride)
-        self.window, self.stride, self.keep_in_memory, self.augment = window, stride, keep_in_memory, augment
+        self.window, self.stride, self.keep_in_memory, self.augment = (
+            window,
+            stride,
+            keep_in_memory,
+            augment,
+        )
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads the audio cache or the media; see AudioReader."""
@@ -184,7 +220,10 @@ class AudioClips(ScoredClips):
     def example(self, clip: Wave, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A random crop, augmented, with the clip's label."""
         start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
-        return {"wave": self._augmented(self._wrapped(clip, start), rng), "label": torch.tensor(target)}
+        return {
+            "wave": self._augmented(self._wrapped(clip, start), rng),
+            "label": torch.tensor(target),
+        }
 
     def _augmented(self, wave: Tensor, rng: np.random.Generator) -> Tensor:
         return wave if self.augment is None else torch.from_numpy(self.augment(wave.numpy(), rng))
@@ -192,17 +231,24 @@ class AudioClips(ScoredClips):
     def cut(self, clip: Wave) -> list[Window]:
         """Windows within the clip; one that is wrapped around where the clip is shorter."""
         clip = clip[:]  # windows overlap: read it once
-        starts = windows.cut(len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid).tolist()
+        starts = windows.cut(
+            len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid
+        ).tolist()
         ends = [min(start + self.window, len(clip)) for start in starts]
         rate = media.SAMPLE_RATE
-        return [Window(s / rate, e / rate, {"wave": self._wrapped(clip, s)}) for s, e in zip(starts, ends)]
+        return [
+            Window(s / rate, e / rate, {"wave": self._wrapped(clip, s)})
+            for s, e in zip(starts, ends)
+        ]
 
 
 class AudioReader(Reader):
-    """16 kHz mono audio of clips, float32 in steps of 2^-15: from the audio cache, or decoded from the media.
+    """16 kHz mono audio of clips, float32 in steps of 2^-15: from the audio cache, or decoded from
+    the media.
 
-    Each clip comes from the cache where `features/audio/<split>` holds it, and only what is sliced is read (see
-    klassify.audio_store, also for how to say no); else its whole wave is decoded. Both are equal to the bit.
+    Each clip comes from the cache where `features/audio/<split>` holds it, and only what is sliced
+    is read (see klassify.audio_store, also for how to say no); else its whole wave is decoded. Both
+    are equal to the bit.
     """
 
     def __init__(self, sources: Sources, split: str, keep_in_memory: bool = False):
@@ -219,7 +265,9 @@ class AudioReader(Reader):
         return self.folder
 
     def read(self, file: str) -> Wave:
-        """A clip of len(clip) samples, clip[start:stop] of which are float32. NoAnswer if it has no audio."""
+        """A clip of len(clip) samples, clip[start:stop] of which are float32. NoAnswer if it has
+        no audio.
+        """
         if self.kept is not None and file in self.kept:
             return self.kept[file]
         clip = self._clip(file)

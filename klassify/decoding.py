@@ -1,12 +1,13 @@
-"""Decode in a process beside this one: a crash or a hang of a native decoder costs one clip, not the run.
+"""Decode in a process beside this one: a crash or a hang of a native decoder costs one clip, not
+the run.
 
     wave = call(media.read_audio, path)
     for block in stream(frames.iter_frames, path, size=224, chunk=64): ...
 
-Same results and errors as the functions themselves. A decoder that dies is tried once more in a fresh process; then,
-or after SILENCE_S seconds without an answer, the clip is a MediaError and the next one gets another process. The
-processes start when they are needed, wait for more, and end with this one. Extraction workers, which are such
-processes already, call the functions directly.
+Same results and errors as the functions themselves. A decoder that dies is tried once more in a
+fresh process; then, or after SILENCE_S seconds without an answer, the clip is a MediaError and the
+next one gets another process. The processes start when they are needed, wait for more, and end with
+this one. Extraction workers, which are such processes already, call the functions directly.
 """
 
 from __future__ import annotations
@@ -36,16 +37,22 @@ SILENCE_S = 120.0  # no sound clip keeps a decoder busy for so long between two 
 START_S = 60.0
 ATTEMPTS = 2
 MODULE = "klassify.decoding"
-ALLOWED = ("klassify.media", "klassify.traits", "klassify.features.frames")  # modules whose functions run there
+ALLOWED = (
+    "klassify.media",
+    "klassify.traits",
+    "klassify.features.frames",
+)  # modules whose functions run there
 LENGTH = struct.Struct("<I")
-# -c and -m put the working directory first on sys.path, where an av.py may lie beside the videos; -P is of 3.11. The
-# package is that of the process that asks, wherever it was found.
+# -c and -m put the working directory first on sys.path, where an av.py may lie beside the videos;
+# -P is of 3.11. The package is that of the process that asks, wherever it was found.
 START = """import sys
 if sys.path[:1] == [""]:
     del sys.path[0]
 import importlib.util, os
 start = os.path.join(sys.argv[2], "__init__.py")
-spec = importlib.util.spec_from_file_location(sys.argv[1].split(".")[0], start, submodule_search_locations=sys.argv[2:])
+spec = importlib.util.spec_from_file_location(
+    sys.argv[1].split(".")[0], start, submodule_search_locations=sys.argv[2:]
+)
 sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[spec.name])
 importlib.import_module(sys.argv[1]).main()
@@ -61,7 +68,9 @@ class _Silent(Exception):
 
 
 def call(function: Callable[..., Any], path: str | os.PathLike, *args: Any, **named: Any) -> Any:
-    """function(path, ...) in another process: an array, or what JSON can hold. Raises MediaError."""
+    """function(path, ...) in another process: an array, or what JSON can hold. Raises
+    MediaError.
+    """
     for attempt in range(ATTEMPTS):
         with _borrowed(path, last=attempt + 1 == ATTEMPTS) as process:
             process.ask(function, path, args, named)
@@ -74,10 +83,14 @@ def probe(path: str | os.PathLike) -> MediaInfo:
     return MediaInfo(**call(media.probe, path))
 
 
-def stream(function: Callable[..., Iterator], path: str | os.PathLike, *args: Any, **named: Any) -> Iterator:
-    """The items of function(path, ...), arrays, made in another process, one ahead of what is asked for.
+def stream(
+    function: Callable[..., Iterator], path: str | os.PathLike, *args: Any, **named: Any
+) -> Iterator:
+    """The items of function(path, ...), arrays, made in another process, one ahead of what is asked
+    for.
 
-    Raises MediaError. A process that dies after the first item is not replaced: what was yielded is used.
+    Raises MediaError. A process that dies after the first item is not replaced: what was yielded is
+    used.
     """
     for attempt in range(ATTEMPTS):
         given = False
@@ -125,22 +138,35 @@ class _Process:
 
     def __init__(self) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-c", START, MODULE, os.path.dirname(os.path.abspath(media.__file__))], bufsize=0,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-c", START, MODULE, os.path.dirname(os.path.abspath(media.__file__))],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self.poll = select.poll()
         self.poll.register(self.popen.stdout, select.POLLIN | select.POLLHUP)
         try:
             self.answer(START_S)
         except (_Died, _Silent) as error:
             self.end()
-            raise KlassifyError(f"The decoding process does not start: {error or 'no answer'}.",
-                                mend=f"see what it says: {sys.executable} -m {MODULE}") from None  # fmt: skip
+            raise KlassifyError(
+                f"The decoding process does not start: {error or 'no answer'}.",
+                mend=f"see what it says: {sys.executable} -m {MODULE}",
+            ) from None
 
     def ask(self, function: Callable, path: str | os.PathLike, args: tuple, named: dict) -> None:
         if function.__module__ not in ALLOWED:
-            raise ValueError(f"functions of {function.__module__} do not run in the decoding process")
-        self.send({"call": [function.__module__, function.__name__], "args": [os.fspath(path), *args], "named": named})
+            raise ValueError(
+                f"functions of {function.__module__} do not run in the decoding process"
+            )
+        self.send(
+            {
+                "call": [function.__module__, function.__name__],
+                "args": [os.fspath(path), *args],
+                "named": named,
+            }
+        )
 
     def send(self, message: dict[str, Any]) -> None:
         try:
@@ -164,7 +190,9 @@ class _Process:
             raise MediaError(message["error"], where=message["where"])
         if "dtype" in message:
             array = np.empty(message["shape"], message["dtype"])
-            self._read_into(memoryview(array.reshape(-1)).cast("B") if array.size else memoryview(b""), deadline)
+            self._read_into(
+                memoryview(array.reshape(-1)).cast("B") if array.size else memoryview(b""), deadline
+            )
             return array
         return message["value"]
 
@@ -224,11 +252,14 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else os.fspath(value)
 
 
-# ------------------------------------------------------------------------------------------ the other side
+# ------------------------------------------------------------------------------------------ the
+# other side
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer until the pipe ends. A MediaError is an answer; whatever else is raised ends the process."""
+    """Answer until the pipe ends. A MediaError is an answer; whatever else is raised ends the
+    process.
+    """
     import importlib
 
     _write(answers, {"value": "ready"})
@@ -241,10 +272,26 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
             else:
                 _answer(answers, function(*request["args"], **request["named"]))
         except KlassifyError as error:
-            _write(answers, {"error": error.what, "where": None if error.where is None else str(error.where)})
-        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            _write(
+                answers,
+                {"error": error.what, "where": None if error.where is None else str(error.where)},
+            )
+        except (
+            ArithmeticError,
+            LookupError,
+            MemoryError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             # native libraries raise what they like
-            _write(answers, {"error": f"Cannot decode: {type(error).__name__}: {error}", "where": request["args"][0]})
+            _write(
+                answers,
+                {
+                    "error": f"Cannot decode: {type(error).__name__}: {error}",
+                    "where": request["args"][0],
+                },
+            )
 
 
 def _serve_stream(items: Iterator, requests: BinaryIO, answers: BinaryIO) -> None:
@@ -260,7 +307,10 @@ def _answer(answers: BinaryIO, value: Any) -> None:
     if isinstance(value, np.ndarray):
         _write(answers, {"dtype": value.dtype.str, "shape": value.shape}, value)
     else:
-        _write(answers, {"value": dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value})
+        _write(
+            answers,
+            {"value": dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value},
+        )
 
 
 def _request(requests: BinaryIO) -> dict[str, Any] | None:
@@ -272,7 +322,9 @@ def _request(requests: BinaryIO) -> dict[str, Any] | None:
 
 def main() -> None:
     """Answer the requests on standard input until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides what an interruption means
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the process that asks decides what an interruption means
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not reach the pipe
     with contextlib.suppress(BrokenPipeError):

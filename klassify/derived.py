@@ -1,4 +1,6 @@
-"""Scores of the systems that are computed from others: calibrated ones and fusions, pure functions of their inputs."""
+"""Scores of the systems that are computed from others: calibrated ones and fusions, pure
+functions of their inputs.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False)
     if system.parameters.get("rule") == systems.FRAMES_RULE:
         return derive_frames(folder, split, force=force)
     path = score_path(folder, split, "clips")
-    inputs = [systems.clip_scores(input_folder, split) for input_folder in systems.input_folders(folder)]
-    made_from = [f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs]
+    inputs = [
+        systems.clip_scores(input_folder, split) for input_folder in systems.input_folders(folder)
+    ]
+    made_from = [
+        f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs
+    ]
     settings = {"system": systems.system_hash(folder), "inputs": made_from}
     if not already_done(path, made_with(path), settings, force=force):
         header = Header(system.name, split, "clips", system.scale, system.supervision, settings)

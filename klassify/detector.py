@@ -2,8 +2,9 @@
 
     klassify detector exp/demo/klassify --conf recipes/klassify/conf/demo/submit.yaml
 
-The conf names the system that answers each task (`task1: maxout`). The file lists that system and all
-that it is computed from, inputs first, with their hashes; what packages or predicts reads it alone.
+The conf names the system that answers each task (`task1: maxout`). The file lists that system and
+all that it is computed from, inputs first, with their hashes; what packages or predicts reads it
+alone.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ TASKS = ("task1", "task2")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify detector`."""
-    parser.add_argument("folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders")
+    parser.add_argument(
+        "folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders"
+    )
     parser.add_argument("--conf", type=Path, required=True, metavar="submit.yaml")
-    parser.add_argument("--force", action="store_true", help="replace a detector.yaml of other systems")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a detector.yaml of other systems"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
             below = os.path.relpath(folder, args.folder)
             if leaves(below):
                 mend = f"name systems below {args.folder}, and inputs likewise"
-                raise KlassifyError("This system does not lie below the detector's folder.", where=folder, mend=mend)
+                raise KlassifyError(
+                    "This system does not lie below the detector's folder.", where=folder, mend=mend
+                )
             nodes[below] = _node(args.folder, folder)
     wanted = {"answers": answers, "systems": nodes}
     path = args.folder / DETECTOR
@@ -55,9 +62,14 @@ def run(args: argparse.Namespace) -> int:
 def read_answers(conf: str | os.PathLike) -> dict[str, str]:
     """{task: system} of a submit.yaml; an unknown task is refused by name."""
     answers = read_mapping(Path(conf))
-    unknown = [task for task, name in answers.items() if task not in TASKS or not isinstance(name, str)]
+    unknown = [
+        task for task, name in answers.items() if task not in TASKS or not isinstance(name, str)
+    ]
     if unknown or not answers:
-        raise KlassifyError(f"Here stand answers for {unknown or 'no task'}; known are {', '.join(TASKS)}.", where=conf)
+        raise KlassifyError(
+            f"Here stand answers for {unknown or 'no task'}; known are {', '.join(TASKS)}.",
+            where=conf,
+        )
     return answers
 
 
@@ -79,15 +91,20 @@ def _node(top: Path, folder: Path) -> dict[str, Any]:
 class Detector(DetectorFile):
     """A detector that answers about raw videos."""
 
-    def predict(self, video: str | os.PathLike, *, device: str = "auto", lmm: str | None = None) -> Prediction:
-        """The answer about one raw video file: see klassify.prediction.Prediction for shapes and units.
+    def predict(
+        self, video: str | os.PathLike, *, device: str = "auto", lmm: str | None = None
+    ) -> Prediction:
+        """The answer about one raw video file: see klassify.prediction.Prediction for shapes and
+        units.
 
-        device: cpu, cuda, cuda:1 or auto. lmm: the LMM of the multi-branch system; without it the other branches
-        answer alone. For many videos klassify.prediction.predict is faster.
+        device: cpu, cuda, cuda:1 or auto. lmm: the LMM of the multi-branch system; without it the
+        other branches answer alone. For many videos klassify.prediction.predict is faster.
         """
         return next(predict(self, [video], device=device, lmm=lmm))
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
-    """Read a detector.yaml (or the folder it lies in) and check that its systems are still the same."""
+    """Read a detector.yaml (or the folder it lies in) and check that its systems are still the
+    same.
+    """
     return Detector(**vars(read_detector(path)))

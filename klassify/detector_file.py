@@ -1,4 +1,6 @@
-"""detector.yaml, the graph of systems from media to the submitted answers: its schema and its reader."""
+"""detector.yaml, the graph of systems from media to the submitted answers: its schema and its
+reader.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ DETECTOR = "detector.yaml"
 
 @dataclasses.dataclass(frozen=True)
 class DetectorFile:
-    """A read detector.yaml. answers: {task: system}; systems: name -> its entry, inputs before users."""
+    """A read detector.yaml. answers: {task: system}; systems: name -> its entry, inputs before
+    users.
+    """
 
     folder: Path
     answers: dict[str, str]
@@ -26,24 +30,34 @@ class DetectorFile:
     def answering(self, task: str) -> Path:
         """The folder of the system that answers `task1` or `task2`."""
         if task not in self.answers:
-            raise KlassifyError(f"No system answers {task}; there are answers for {', '.join(self.answers)}.",
-                                where=self.folder / DETECTOR)  # fmt: skip
+            raise KlassifyError(
+                f"No system answers {task}; there are answers for {', '.join(self.answers)}.",
+                where=self.folder / DETECTOR,
+            )
         return self.folder / self.answers[task]
 
 
 def read_detector(path: str | os.PathLike) -> DetectorFile:
-    """Read a detector.yaml (or the folder it lies in) and check that its systems are still the same."""
+    """Read a detector.yaml (or the folder it lies in) and check that its systems are still the
+    same.
+    """
     path = Path(path) / DETECTOR if Path(path).is_dir() else Path(path)
     content = read_mapping(path)
     if set(content) != {"answers", "systems"}:
-        raise KlassifyError(f"A detector has the keys answers and systems, not {sorted(content)}.", where=path)
+        raise KlassifyError(
+            f"A detector has the keys answers and systems, not {sorted(content)}.", where=path
+        )
     refuse_cut(path)
     if problem := _problem(content["answers"], content["systems"]):
-        raise KlassifyError(f"This detector is damaged: {problem}.", where=path, mend="make stage2 force=1")
+        raise KlassifyError(
+            f"This detector is damaged: {problem}.", where=path, mend="make stage2 force=1"
+        )
     detector = DetectorFile(path.parent, content["answers"], content["systems"])
     for name, entry in detector.systems.items():
         proposals = path.parent / name / PROPOSALS
-        same = "proposals" not in entry or (proposals.exists() and file_hash(proposals) == entry["proposals"])
+        same = "proposals" not in entry or (
+            proposals.exists() and file_hash(proposals) == entry["proposals"]
+        )
         if not same or systems.system_hash(path.parent / name) != entry["hash"]:
             raise KlassifyError(
                 f"The system {name} has changed since the detector was put together.",
@@ -78,14 +92,20 @@ def _problem(answers: Any, entries: Any) -> str:
     """What is wrong with the content of a detector.yaml, or ''."""
     if not isinstance(answers, dict) or not isinstance(entries, dict):
         return "answers and systems are mappings"
-    if lost := [name for name in answers.values() if not isinstance(name, str) or name not in entries]:
+    if lost := [
+        name for name in answers.values() if not isinstance(name, str) or name not in entries
+    ]:
         return f"{lost[0]!r} answers, but is not among the systems"
     for name, entry in entries.items():
         if leaves(name):
             return f"the system {name!r} is no folder beside it"
         texts = (
-            [entry.get(key) for key in ("kind", "modality", "supervision", "hash")] if isinstance(entry, dict) else [0]
+            [entry.get(key) for key in ("kind", "modality", "supervision", "hash")]
+            if isinstance(entry, dict)
+            else [0]
         )
-        if not all(isinstance(text, str) for text in (name, *texts)) or not isinstance(entry.get("inputs"), list):
+        if not all(isinstance(text, str) for text in (name, *texts)) or not isinstance(
+            entry.get("inputs"), list
+        ):
             return f"the entry of {name!r} is not whole"
     return ""

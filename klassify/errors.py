@@ -1,8 +1,8 @@
 """Errors a person can act on: what is wrong, where, and how to mend it.
 
-The command line prints a KlassifyError without a traceback and exits with its status: 2, or 75 (as EX_TEMPFAIL)
-where the same command may succeed later. Anything else that escapes is a defect of this package and keeps its
-traceback.
+The command line prints a KlassifyError without a traceback and exits with its status: 2, or 75 (as
+EX_TEMPFAIL) where the same command may succeed later. Anything else that escapes is a defect of
+this package and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ class KlassifyError(Exception):
 
 
 class Interrupted(KlassifyError):
-    """Nobody's mistake: what is outside failed, and the same command may go on. A job on a cluster is started again."""
+    """Nobody's mistake: what is outside failed, and the same command may go on. A job on a
+    cluster is started again.
+    """
 
     status = 75
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in a line; its kind where it says nothing, as MemoryError does."""
+    """What an error of a library says, in a line; its kind where it says nothing, as MemoryError
+    does.
+    """
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

@@ -1,12 +1,13 @@
 """A system's experiment folder: its resolved config, its environment, its seeds.
 
 A system's YAML has three keys: `model` and `data` (a class path with its `init_args`) and `train`
-(see TrainSettings). It is parsed against the typed signatures of those classes, so that an unknown or
-mistyped key is refused by name before any data is read. The resolved config, with every default
+(see TrainSettings). It is parsed against the typed signatures of those classes, so that an unknown
+or mistyped key is refused by name before any data is read. The resolved config, with every default
 written out, is saved as `config.yaml` in the system's folder and can be fed back.
 
-A fourth key, `base: w2v_aasist.yaml`, names a config in the same folder that this one changes: mappings are merged
-key by key, everything else is replaced, and so are the `init_args` of another `class_path`.
+A fourth key, `base: w2v_aasist.yaml`, names a config in the same folder that this one changes:
+mappings are merged key by key, everything else is replaced, and so are the `init_args` of another
+`class_path`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,22 @@ from klassify.errors import KlassifyError
 from klassify.files import read_json, read_yaml, write_text
 
 CONFIG, ENVIRONMENT, WEIGHTS, METRICS, STATE = (
-    "config.yaml", "env.json", "model.safetensors", "metrics.csv", "checkpoints/last.pt",
-)  # fmt: skip
-REPORTED_PACKAGES = ("klassify", "torch", "torchaudio", "transformers", "mediapipe", "av", "numpy", "scikit-learn")
+    "config.yaml",
+    "env.json",
+    "model.safetensors",
+    "metrics.csv",
+    "checkpoints/last.pt",
+)
+REPORTED_PACKAGES = (
+    "klassify",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "mediapipe",
+    "av",
+    "numpy",
+    "scikit-learn",
+)
 
 
 @dataclasses.dataclass
@@ -41,22 +55,22 @@ class TrainSettings:
     """How one model is trained.
 
     Args:
-        epochs: at most this many passes over the training clips.
-        max_updates: fewer epochs where so many updates are reached before; the epoch is finished. 0: no limit.
-        repeats: how often each clip is drawn in an epoch, each time another example of it.
-        patience: stop after this many epochs in a row without a better validation metric.
-        monitor: `auc` of the validation clips against the model's own label, or `loss`, which a model without
+        epochs: at most this many passes over the training clips. max_updates: fewer epochs where so
+        many updates are reached before; the epoch is finished. 0: no limit. repeats: how often each
+        clip is drawn in an epoch, each time another example of it. patience: stop after this many
+        epochs in a row without a better validation metric. monitor: `auc` of the validation clips
+        against the model's own label, or `loss`, which a model without
             scores needs.
-        batch_size: clips a step and process (one for each device).
-        accumulate: steps whose gradients are averaged into one update.
-        min_seconds, max_seconds: clips that the list says are shorter or longer are not trained on. 0: no limit.
-        optimizer, lr, weight_decay: as in torch.optim.
-        schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum `lr`, or `step`.
-        step_epochs, step_factor: every so many epochs, the learning rate is multiplied by the factor.
-        clip_norm: largest gradient norm; 0 leaves gradients as they are.
-        precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and scoring are in float32.
-        checkpoint_steps: besides each epoch's end, save the state every so many steps (0: never).
-        find_unused_parameters: with several devices, look in each step for parameters that take no part in it.
+        batch_size: clips a step and process (one for each device). accumulate: steps whose
+        gradients are averaged into one update. min_seconds, max_seconds: clips that the list says
+        are shorter or longer are not trained on. 0: no limit. optimizer, lr, weight_decay: as in
+        torch.optim. schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum
+        `lr`, or `step`. step_epochs, step_factor: every so many epochs, the learning rate is
+        multiplied by the factor. clip_norm: largest gradient norm; 0 leaves gradients as they are.
+        precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and
+        scoring are in float32. checkpoint_steps: besides each epoch's end, save the state every so
+        many steps (0: never). find_unused_parameters: with several devices, look in each step for
+        parameters that take no part in it.
             Slower; needed where a trained parameter is not used in every step, which is then said.
     """
 
@@ -81,9 +95,22 @@ class TrainSettings:
     find_unused_parameters: bool = False
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "repeats": 1, "batch_size": 1, "accumulate": 1, "patience": 0, "max_updates": 0,
-                 "checkpoint_steps": 0, "min_seconds": 0, "max_seconds": 0, "lr": 0, "weight_decay": 0,
-                 "step_epochs": 1, "step_factor": 0, "clip_norm": 0}  # fmt: skip
+        least = {
+            "epochs": 1,
+            "repeats": 1,
+            "batch_size": 1,
+            "accumulate": 1,
+            "patience": 0,
+            "max_updates": 0,
+            "checkpoint_steps": 0,
+            "min_seconds": 0,
+            "max_seconds": 0,
+            "lr": 0,
+            "weight_decay": 0,
+            "step_epochs": 1,
+            "step_factor": 0,
+            "clip_norm": 0,
+        }
         for name, value in least.items():
             if not getattr(self, name) >= value:  # NaN neither
                 raise ValueError(f"train.{name} is at least {value}, not {getattr(self, name)}")
@@ -115,7 +142,9 @@ def _parser() -> Any:
     return parser
 
 
-def load_experiment(config: str | os.PathLike, overrides: Sequence[str] = (), *, seed: int = 0) -> Experiment:
+def load_experiment(
+    config: str | os.PathLike, overrides: Sequence[str] = (), *, seed: int = 0
+) -> Experiment:
     """Parse a system's YAML with `key=value` overrides and build its model (seeded) and data.
 
     Raises KlassifyError that names the key for anything unknown or of the wrong type.
@@ -133,34 +162,51 @@ def load_experiment(config: str | os.PathLike, overrides: Sequence[str] = (), *,
         seed_everything(seed)
         built = parser.instantiate_classes(namespace)
         built.data.check_model(built.model)
-    except (ArgumentError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # torch's, of sizes too
+    except (
+        ArgumentError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:  # torch's, of sizes too
         raise KlassifyError(f"The config is not valid: {error}", where=path) from None
     return Experiment(built.model, built.data, built.train, resolved)
 
 
 def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The content of a config, laid over that of its base. below: the configs of which this one is the base."""
+    """The content of a config, laid over that of its base. below: the configs of which this one
+    is the base.
+    """
     if not path.is_file():
         raise KlassifyError("This system config does not exist.", where=path)
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise KlassifyError("A system config is a mapping with the keys model, data and train.", where=path)
+        raise KlassifyError(
+            "A system config is a mapping with the keys model, data and train.", where=path
+        )
     if "base" not in content:
         return content
     base = content.pop("base")
     if not isinstance(base, str) or not re.fullmatch(r"[\w.-]+\.yaml", base):
-        raise KlassifyError(f"base: {base!r} is not the name of a YAML file in the same folder.", where=path)
+        raise KlassifyError(
+            f"base: {base!r} is not the name of a YAML file in the same folder.", where=path
+        )
     if path.with_name(base) in (path, *below):
         raise KlassifyError("This config is its own base.", where=path)
     return _merged(_read_yaml(path.with_name(base), (path, *below)), content)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` laid over `base`; the arguments of a class go with it when another takes its place."""
+    """`changes` laid over `base`; the arguments of a class go with it when another takes its
+    place.
+    """
     if changes.get("class_path", base.get("class_path")) != base.get("class_path"):
         return changes
-    both = {key: _merged(base[key], value) for key, value in changes.items()
-            if isinstance(value, dict) and isinstance(base.get(key), dict)}  # fmt: skip
+    both = {
+        key: _merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
     return base | changes | both
 
 
@@ -185,7 +231,9 @@ def save_config(folder: Path, resolved: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's and torch's generators; numpy generators are made locally from (seed, epoch, clip)."""
+    """Seed Python's and torch's generators; numpy generators are made locally from (seed, epoch,
+    clip).
+    """
     import random
 
     import torch
@@ -195,13 +243,27 @@ def seed_everything(seed: int) -> None:
 
 
 def git_commit() -> str:
-    """The commit of the checkout this package runs from, with '+changes' if it is dirty; '' elsewhere."""
+    """The commit of the checkout this package runs from, with '+changes' if it is dirty; ''
+    elsewhere.
+    """
     here = Path(__file__).resolve().parent
     try:
         commit = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            [
+                "git",
+                "-C",
+                str(here),
+                "describe",
+                "--always",
+                "--abbrev=40",
+                "--dirty=+changes",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return commit.stdout.strip()

@@ -1,7 +1,8 @@
-"""The kinds of features that `klassify extract` makes: their arguments, settings, inputs and extractors.
+"""The kinds of features that `klassify extract` makes: their arguments, settings, inputs and
+extractors.
 
-Mouth features and audio use a crew of worker processes, one clip each. The other kinds run one model on one device
-in this process; several GPUs take a shard (`--shard i/n`) each.
+Mouth features and audio use a crew of worker processes, one clip each. The other kinds run one
+model on one device in this process; several GPUs take a shard (`--shard i/n`) each.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ Numbered = Iterator[tuple[int, AnyRow | workers.Died]]
 class Extraction:
     """How one kind of features is made.
 
-    settings: what the features depend on. inputs(root, file): the paths whose sizes stand for the input of a
-    clip. rows(root, parts): the rows of all clips of the parts, numbered through, in any order; what is heavy is
-    loaded only then.
+    settings: what the features depend on. inputs(root, file): the paths whose sizes stand for the
+    input of a clip. rows(root, parts): the rows of all clips of the parts, numbered through, in any
+    order; what is heavy is loaded only then.
     """
 
     kind: str
@@ -62,30 +63,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that belong to single kinds."""
     group = parser.add_argument_group("--kind mouth")
     group.add_argument(
-        "--landmarks", type=Path, metavar="DIR", help="read <DIR>/<file>.npz instead of running Face Mesh"
+        "--landmarks",
+        type=Path,
+        metavar="DIR",
+        help="read <DIR>/<file>.npz instead of running Face Mesh",
     )
     group.add_argument(
-        "--refine", action=argparse.BooleanOptionalAction, default=True, help="Face Mesh with refined lips and irises"
+        "--refine",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Face Mesh with refined lips and irises",
     )
     group = parser.add_argument_group("--kind lmm")
     models = "a folder, a hub id, or `tiny`, which is untrained"
     group.add_argument("--lmm", metavar="MODEL", help=f"LLaVA-1.5: {models}")
-    group.add_argument("--clip", metavar="MODEL", help=f"CLIP-L/14-336 instead of the LMM's own vision tower: {models}")
-    group.add_argument("--interval", type=at_least_1, default=200, help="every how many frames (default: %(default)s)")
-    group.add_argument("--load-in", type=int, choices=(16, 8, 4), default=16, help="bits a weight (on CPU always 32)")
-    group.add_argument("--download", action="store_true", help="fetch a hub id that is not on this machine")
+    group.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help=f"CLIP-L/14-336 instead of the LMM's own vision tower: {models}",
+    )
+    group.add_argument(
+        "--interval",
+        type=at_least_1,
+        default=200,
+        help="every how many frames (default: %(default)s)",
+    )
+    group.add_argument(
+        "--load-in",
+        type=int,
+        choices=(16, 8, 4),
+        default=16,
+        help="bits a weight (on CPU always 32)",
+    )
+    group.add_argument(
+        "--download", action="store_true", help="fetch a hub id that is not on this machine"
+    )
     group = parser.add_argument_group("--kind reconstruction")
-    group.add_argument("--vqvae", type=Path, metavar="SYSTEM", help="folder of a trained VQ-VAE, or a safetensors file")
-    group.add_argument("--size", type=at_least_1, default=224, help="pixels a side of a frame (default: %(default)s)")
+    group.add_argument(
+        "--vqvae",
+        type=Path,
+        metavar="SYSTEM",
+        help="folder of a trained VQ-VAE, or a safetensors file",
+    )
+    group.add_argument(
+        "--size",
+        type=at_least_1,
+        default=224,
+        help="pixels a side of a frame (default: %(default)s)",
+    )
     group = parser.add_argument_group("--kind lmm and reconstruction")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)")
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
     group.add_argument("--batch", type=at_least_1, help="frames a batch (default: 8 and 64)")
 
 
 def extraction(args: argparse.Namespace, device: str | None = None) -> Extraction:
     """The extraction that the arguments ask for; KlassifyError for those that do not fit together.
 
-    device: of another machine, on which it will run, `cuda` or `cpu`; None: one of this machine, as --device says.
+    device: of another machine, on which it will run, `cuda` or `cpu`; None: one of this machine, as
+    --device says.
     """
     for name, kind in OWN_ARGUMENTS.items():
         if kind != args.kind and getattr(args, name) is not None:
@@ -116,18 +153,24 @@ def mouth_extraction(args: argparse.Namespace) -> Extraction:
     def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
         setup = functools.partial(ClipExtractor, root, args.landmarks, args.refine)
         files = (file for part in parts for file in part)
-        yield from workers.each(extract_clip, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S)
+        yield from workers.each(
+            extract_clip, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
+        )
 
     return Extraction("mouth", settings, inputs, rows)
 
 
 def audio_extraction(args: argparse.Namespace) -> Extraction:
-    """The audio of every clip, for the cache. No more than one part of it (500 clips, 150 MB) is in memory."""
+    """The audio of every clip, for the cache. No more than one part of it (500 clips, 150 MB) is
+    in memory.
+    """
 
     def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
         files = (file for part in parts for file in part)
         setup = functools.partial(Path, root)
-        yield from workers.each(extract_audio, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S)
+        yield from workers.each(
+            extract_audio, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
+        )
 
     return Extraction("audio", dict(audio_file.FORMAT), media_only, rows)
 
@@ -137,7 +180,11 @@ def extract_audio(root: Path, file: str) -> AudioRow:
 
     def decoded(path: Path) -> AudioRow:
         samples = audio_file.to_int16(media.read_audio(path))
-        return AudioRow(file, samples) if len(samples) else AudioRow.failed(file, "audio", audio_file.NO_AUDIO)
+        return (
+            AudioRow(file, samples)
+            if len(samples)
+            else AudioRow.failed(file, "audio", audio_file.NO_AUDIO)
+        )
 
     return attempt(AudioRow, root, file, decoded)
 
@@ -146,7 +193,8 @@ def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Ex
     """What an LMM sees and says of every 200th frame. elsewhere: see extraction()."""
     if args.lmm is None:
         raise KlassifyError(
-            "--kind lmm needs --lmm MODEL.", mend="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense"
+            "--kind lmm needs --lmm MODEL.",
+            mend="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense",
         )
     import torch
 
@@ -157,7 +205,12 @@ def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Ex
     bits = 32 if device.type == "cpu" and args.load_in == 16 else args.load_in
     source = lmm_model.LMMSource(args.lmm, args.clip, bits, args.download)
     lmm_model.check_bits(bits, device)
-    settings = {"version": lmm.VERSION, "fps": media.GRID_FPS, "interval": args.interval, **source.settings()}
+    settings = {
+        "version": lmm.VERSION,
+        "fps": media.GRID_FPS,
+        "interval": args.interval,
+        **source.settings(),
+    }
     settings |= {"new_tokens": lmm.NEW_TOKENS, "prompt": lmm.PROMPT}
 
     def extractor(root: Path) -> Any:
@@ -166,14 +219,20 @@ def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Ex
         models = lmm.LMM(*lmm_model.load(source, device))
         return LMMExtractor(root, models, args.interval, args.batch or 8)
 
-    threads = 1 if source.untrained else args.jobs  # the tiny one gains nothing, and gives the same bytes everywhere
-    return Extraction("lmm", settings, media_only, functools.partial(in_process, extractor, threads))
+    threads = (
+        1 if source.untrained else args.jobs
+    )  # the tiny one gains nothing, and gives the same bytes everywhere
+    return Extraction(
+        "lmm", settings, media_only, functools.partial(in_process, extractor, threads)
+    )
 
 
 def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
     """The VQ-VAE codes of every frame."""
     if args.vqvae is None:
-        raise KlassifyError("--kind reconstruction needs --vqvae SYSTEM.", mend="train one: conf/<set>/vqvae.yaml")
+        raise KlassifyError(
+            "--kind reconstruction needs --vqvae SYSTEM.", mend="train one: conf/<set>/vqvae.yaml"
+        )
     from klassify.checkpoints import weights_path
     from klassify.features import reconstruction
     from klassify.scoring.inference import pick_device
@@ -182,13 +241,20 @@ def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
     weights = weights_path(args.vqvae)
     if not weights.is_file():
         raise KlassifyError("This VQ-VAE has no weights.", where=weights, mend="train it first")
-    settings = {"fps": media.GRID_FPS, "size": args.size, "vqvae": args.vqvae.name, "weights": file_hash(weights)[:16]}
+    settings = {
+        "fps": media.GRID_FPS,
+        "size": args.size,
+        "vqvae": args.vqvae.name,
+        "weights": file_hash(weights)[:16],
+    }
 
     def extractor(root: Path) -> Any:
         model = reconstruction.load_vqvae(args.vqvae).to(pick_device(args.device))
         return reconstruction.ReconstructionExtractor(root, model, args.size, args.batch or 64)
 
-    return Extraction("reconstruction", settings, media_only, functools.partial(in_process, extractor, args.jobs))
+    return Extraction(
+        "reconstruction", settings, media_only, functools.partial(in_process, extractor, args.jobs)
+    )
 
 
 def media_only(root: Path, file: str) -> list[Path]:
@@ -199,7 +265,9 @@ def media_only(root: Path, file: str) -> list[Path]:
 def in_process(
     make: Callable[[Path], Any], threads: int | None, root: Path, parts: Sequence[Sequence[str]]
 ) -> Numbered:
-    """Rows from one extractor in this process. No batch spans two parts: a resumed run equals a whole one."""
+    """Rows from one extractor in this process. No batch spans two parts: a resumed run equals a
+    whole one.
+    """
     if not any(parts):
         return
     import torch

@@ -1,10 +1,11 @@
 """FakeAVCeleb v1.2 (Khalid et al., 2021), its meta_data.csv -> the rows of a data list.
 
-The header names nine columns and ends in a comma: `source,target1,target2,method,category,type,race,gender,
-path,`. Rows have ten cells: `path` holds the file name, and the nameless last one the folder, which begins
-with "FakeAVCeleb/" where the archive has no such folder. On disk the clips lie in
-<root>/<type>/<race>/<gender>/<source>/, with one real clip a source. A fake clip is fake from end to end.
-Fake voices were all cloned with one tool (SV2TTS, "rtvc"); `method` names it only where the video is real.
+The header names nine columns and ends in a comma:
+`source,target1,target2,method,category,type,race,gender, path,`. Rows have ten cells: `path` holds
+the file name, and the nameless last one the folder, which begins with "FakeAVCeleb/" where the
+archive has no such folder. On disk the clips lie in <root>/<type>/<race>/<gender>/<source>/, with
+one real clip a source. A fake clip is fake from end to end. Fake voices were all cloned with one
+tool (SV2TTS, "rtvc"); `method` names it only where the video is real.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from klassify.datalist import FAKE_AGAINST, MEASURED
 from klassify.errors import KlassifyError
 from klassify.metadata import Fault, usable_rows
 
-HEADER = ("source", "target1", "target2", "method", "category", "type", "race", "gender")  # then file and folder
+HEADER = (
+    "source",
+    "target1",
+    "target2",
+    "method",
+    "category",
+    "type",
+    "race",
+    "gender",
+)  # then file and folder
 VOICE_CLONING = "rtvc"
 MODIFY_TYPES = {
     "RealVideo-RealAudio": "real",
@@ -30,10 +40,11 @@ MODIFY_TYPES = {
 
 
 def read_csv(path: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """All clips as list rows with unknown lengths (see `with_segments`), and the rows that were skipped.
+    """All clips as list rows with unknown lengths (see `with_segments`), and the rows that were
+    skipped.
 
-    `file` is relative to the folder of the four types. Raises KlassifyError for another kind of file, and
-    where no row is usable.
+    `file` is relative to the folder of the four types. Raises KlassifyError for another kind of
+    file, and where no row is usable.
     """
     faults: list[Fault] = []
     rows = []
@@ -45,7 +56,16 @@ def read_csv(path: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
             faults.append(Fault(number, cells[8] if len(cells) > 8 else "", entry, "skipped"))
         else:
             rows.append({"row": number} | entry)
-    columns = ["row", "file", *MEASURED, "modify_type", "source", "audio_model", "video_model", "speaker"]
+    columns = [
+        "row",
+        "file",
+        *MEASURED,
+        "modify_type",
+        "source",
+        "audio_model",
+        "video_model",
+        "speaker",
+    ]
     return usable_rows(pd.DataFrame(rows, columns=columns), faults, path, split)
 
 
@@ -60,9 +80,15 @@ def _cells(path: Path) -> list[list[str]]:
         while row and not row[-1]:
             row.pop()
     first = next((row for row in table if row), [])
-    if not (tuple(cell.lower() for cell in first[:8]) == HEADER or len(first) > 8 and first[5] in MODIFY_TYPES):
+    if not (
+        tuple(cell.lower() for cell in first[:8]) == HEADER
+        or len(first) > 8
+        and first[5] in MODIFY_TYPES
+    ):
         names = ",".join(first)[:120]
-        raise KlassifyError(f"This is not the table of FakeAVCeleb: it begins with {names!r}.", where=path)
+        raise KlassifyError(
+            f"This is not the table of FakeAVCeleb: it begins with {names!r}.", where=path
+        )
     return table
 
 
@@ -80,7 +106,10 @@ def _entry(cells: list[str]) -> dict[str, object] | str:
         return f"its type is {kind}, but it lies in {'/'.join(parts[:-1])!r}"
     modify_type = MODIFY_TYPES[kind]
     source = source if source not in ("", "-") else parts[-2]
-    fake_video, fake_audio = modify_type in FAKE_AGAINST["visual"], modify_type in FAKE_AGAINST["audio"]
+    fake_video, fake_audio = (
+        modify_type in FAKE_AGAINST["visual"],
+        modify_type in FAKE_AGAINST["audio"],
+    )
     return dict.fromkeys(MEASURED, np.nan) | {
         "file": "/".join(parts[parts.index(kind) :]),
         "modify_type": modify_type,
@@ -93,9 +122,14 @@ def _entry(cells: list[str]) -> dict[str, object] | str:
 
 def with_segments(frame: pd.DataFrame) -> pd.DataFrame:
     """Add the segment columns: [0, duration) of each fake modality, unknown where the length is."""
-    whole = [f"[[0.0,{duration!r}]]" if duration > 0 else "" for duration in frame["duration"].astype(float).tolist()]
+    whole = [
+        f"[[0.0,{duration!r}]]" if duration > 0 else ""
+        for duration in frame["duration"].astype(float).tolist()
+    ]
     columns = {}
     for name, against in (("fake", "video"), ("audio_fake", "audio"), ("visual_fake", "visual")):
         fake = frame["modify_type"].isin(FAKE_AGAINST[against])
-        columns[f"{name}_segments"] = [clip if is_fake else "[]" for clip, is_fake in zip(whole, fake)]
+        columns[f"{name}_segments"] = [
+            clip if is_fake else "[]" for clip, is_fake in zip(whole, fake)
+        ]
     return frame.assign(**columns)

@@ -1,11 +1,12 @@
 """Augmentations of a training batch of mouth features.
 
-The five of paper 1, section 5.2: feature shifting, temporal dropout, index swap, full channel dropout,
-Gaussian noise; their strengths are our choice, the paper names none.
+The five of paper 1, section 5.2: feature shifting, temporal dropout, index swap, full channel
+dropout, Gaussian noise; their strengths are our choice, the paper names none.
 
 Every function works on a batch: x (B, T, C) normalised features, 0 where a frame is invalid; valid
-(B, T), False for padding and for frames without a face; tags (B, T), optional, IGNORE where unknown.
-Randomness comes from torch's global generator, so that a resumed run repeats the uninterrupted one.
+(B, T), False for padding and for frames without a face; tags (B, T), optional, IGNORE where
+unknown. Randomness comes from torch's global generator, so that a resumed run repeats the
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ class FeatureAugment(nn.Module):
     """Each augmentation hits each clip with its own probability, in the order of the arguments.
 
     Args:
-        shift, temporal_dropout, swap, channel_dropout, noise: those probabilities.
-        max_shift: frames that a clip moves at most.
-        max_spans, span_frames: how many spans are dropped at most, and their shortest and longest length.
-        swaps, swap_distance: how many pairs of frames change places, and how far apart they lie at most.
-        channel_share: probability of each feature to be dropped.
-        noise_std: in units of the normalised features.
+        shift, temporal_dropout, swap, channel_dropout, noise: those probabilities. max_shift:
+        frames that a clip moves at most. max_spans, span_frames: how many spans are dropped at
+        most, and their shortest and longest length. swaps, swap_distance: how many pairs of frames
+        change places, and how far apart they lie at most. channel_share: probability of each
+        feature to be dropped. noise_std: in units of the normalised features.
     """
 
     def __init__(
@@ -45,20 +45,30 @@ class FeatureAugment(nn.Module):
         noise_std: float = 0.05,
     ):
         super().__init__()
-        check_shares(shift=shift, temporal_dropout=temporal_dropout, swap=swap, channel_dropout=channel_dropout,
-                     noise=noise, channel_share=channel_share)  # fmt: skip
+        check_shares(
+            shift=shift,
+            temporal_dropout=temporal_dropout,
+            swap=swap,
+            channel_dropout=channel_dropout,
+            noise=noise,
+            channel_share=channel_share,
+        )
         check_sizes(0, max_shift=max_shift, swaps=swaps)
         check_sizes(max_spans=max_spans, span_frames=span_frames, swap_distance=swap_distance)
         check_weights(noise_std=noise_std)
         if len(span_frames) != 2 or span_frames[0] > span_frames[1]:
-            raise ValueError(f"span_frames is the shortest and the longest length, not {span_frames}")
+            raise ValueError(
+                f"span_frames is the shortest and the longest length, not {span_frames}"
+            )
         self.shift, self.temporal_dropout, self.swap = shift, temporal_dropout, swap
         self.channel_dropout, self.noise = channel_dropout, noise
         self.max_shift, self.max_spans, self.span_frames = max_shift, max_spans, span_frames
         self.swaps, self.swap_distance = swaps, swap_distance
         self.channel_share, self.noise_std = channel_share, noise_std
 
-    def forward(self, x: Tensor, valid: Tensor, tags: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, valid: Tensor, tags: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Augmented copies of (x, valid, tags)."""
         frames = clip_lengths(valid)
         if (hit := _draw(self.shift, x)).any():
@@ -94,8 +104,8 @@ def shift_in_time(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Move each clip by its offset (B,) in frames (> 0: later); the edge frame is repeated.
 
-    The clip keeps its length, and padding stays where it is. A repeated frame would repeat its B or L
-    tag as well, which no segment does, so tags of repeated frames other than O become IGNORE.
+    The clip keeps its length, and padding stays where it is. A repeated frame would repeat its B or
+    L tag as well, which no segment does, so tags of repeated frames other than O become IGNORE.
     """
     place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
     frames = clip_lengths(valid)[:, None]
@@ -109,8 +119,12 @@ def shift_in_time(
     return take_frames(x, source), take_frames(valid, source), tags
 
 
-def random_spans(frames: Tensor, length: int, max_spans: int, span_frames: tuple[int, int]) -> Tensor:
-    """(B, length) bool: 1 to max_spans random spans in each clip, at most a quarter of the clip each."""
+def random_spans(
+    frames: Tensor, length: int, max_spans: int, span_frames: tuple[int, int]
+) -> Tensor:
+    """(B, length) bool: 1 to max_spans random spans in each clip, at most a quarter of the clip
+    each.
+    """
     shape = (len(frames), max_spans)
     size = torch.randint(span_frames[0], span_frames[1] + 1, shape, device=frames.device)
     size = torch.minimum(size, frames[:, None] // 4)
@@ -121,10 +135,13 @@ def random_spans(frames: Tensor, length: int, max_spans: int, span_frames: tuple
     return ((start[:, None] <= place) & (place < (start + size)[:, None])).any(dim=2)
 
 
-def random_swaps(valid: Tensor, tags: Tensor | None, frames: Tensor, swaps: int, distance: int) -> Tensor:
+def random_swaps(
+    valid: Tensor, tags: Tensor | None, frames: Tensor, swaps: int, distance: int
+) -> Tensor:
     """(B, T) order of frames after `swaps` exchanges, one after the other, in each clip.
 
-    Two frames change places if both are valid and carry the same tag; otherwise that exchange is left out.
+    Two frames change places if both are valid and carry the same tag; otherwise that exchange is
+    left out.
     """
     clip = torch.arange(len(valid), device=valid.device)
     order = torch.arange(valid.shape[1], device=valid.device).repeat(len(valid), 1)
@@ -140,8 +157,11 @@ def random_swaps(valid: Tensor, tags: Tensor | None, frames: Tensor, swaps: int,
     return order
 
 
-def random_channels(batch: int, channels: int, share: float, device: torch.device | None = None) -> Tensor:
-    """(batch, channels) bool, False where dropped: feature c goes together with its difference c + C/2.
+def random_channels(
+    batch: int, channels: int, share: float, device: torch.device | None = None
+) -> Tensor:
+    """(batch, channels) bool, False where dropped: feature c goes together with its difference c +
+    C/2.
 
     At least one feature of each clip stays.
     """

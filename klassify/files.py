@@ -29,7 +29,9 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 FULL_BELOW = 64 * 1024  # bytes
 MAKE_ROOM = "make room, then give the same command: what is finished is kept"
 TEMPORARY = ".partial"  # in the name of every file that is still being written
-HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a number of a process means nothing on another host
+HERE = hashlib.sha256(platform.node().encode()).hexdigest()[
+    :8
+]  # a number of a process means nothing on another host
 LEFT = re.compile(rf"{re.escape(TEMPORARY)}-(\d+)-([0-9a-f]{{8}})[0-9a-f]{{8}}(?:\.\w+)?$")
 LEFT_S = 86_400.0  # a file that a process on another host has not touched for so long
 
@@ -38,12 +40,14 @@ LEFT_S = 86_400.0  # a file that a process on another host has not touched for s
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path; rename it to `path` if the block succeeds, remove it if it fails.
 
-    A full disk, a folder that cannot be written and the like are KlassifyErrors. What processes that were killed
-    left half written in the folder is removed.
+    A full disk, a folder that cannot be written and the like are KlassifyErrors. What processes
+    that were killed left half written in the folder is removed.
     """
     path = Path(path)
     # the suffix stays last, since writers choose formats by it
-    partial = path.with_name(f"{path.stem}{TEMPORARY}-{os.getpid()}-{HERE}{uuid.uuid4().hex[:8]}{path.suffix}")
+    partial = path.with_name(
+        f"{path.stem}{TEMPORARY}-{os.getpid()}-{HERE}{uuid.uuid4().hex[:8]}{path.suffix}"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
@@ -93,7 +97,9 @@ def _is_abandoned(path: Path, process: int, host: str) -> bool:
 def _is_about_writing(error: Exception, partial: Path) -> bool:
     if not isinstance(error, OSError):
         return False
-    return error.errno in NO_ROOM or (error.errno in FORBIDDEN and error.filename in (None, str(partial)))
+    return error.errno in NO_ROOM or (
+        error.errno in FORBIDDEN and error.filename in (None, str(partial))
+    )
 
 
 def _disk_is_full(folder: Path) -> bool:
@@ -105,16 +111,22 @@ def _disk_is_full(folder: Path) -> bool:
 
 def _cannot_write(path: Path, error: Exception) -> KlassifyError:
     if getattr(error, "errno", None) in NO_ROOM or _disk_is_full(path.parent):
-        return KlassifyError("This file cannot be written: the disk is full.", where=path, mend=MAKE_ROOM)
+        return KlassifyError(
+            "This file cannot be written: the disk is full.", where=path, mend=MAKE_ROOM
+        )
     reason = getattr(error, "strerror", None) or str(error)
     mend = "give a folder that can be written"
     return KlassifyError(f"This file cannot be written: {reason}.", where=path, mend=mend)
 
 
 def explained(error: OSError) -> KlassifyError:
-    """What the system says of a file that is not ours to read or write, with what to do about it."""
+    """What the system says of a file that is not ours to read or write, with what to do about
+    it.
+    """
     mends = dict.fromkeys(NO_ROOM, MAKE_ROOM) | {errno.EROFS: "give a folder that can be written"}
-    mends |= dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions, or give another file or folder")
+    mends |= dict.fromkeys(
+        (errno.EACCES, errno.EPERM), "change its permissions, or give another file or folder"
+    )
     return KlassifyError(f"{error.strerror}.", where=error.filename, mend=mends.get(error.errno))
 
 
@@ -125,13 +137,18 @@ def refuse_irregular(path: str | os.PathLike) -> None:
 
 
 def refuse_cut(path: str | os.PathLike) -> None:
-    """Raise KlassifyError for a text file that ends within a line: klassify ends the last one of all it writes."""
+    """Raise KlassifyError for a text file that ends within a line: klassify ends the last one of
+    all it writes.
+    """
     with open(path, "rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(size - 1, 0))
         if handle.read(1) not in (b"\n", b""):
-            raise KlassifyError("This file is cut off: its last line has no end.", where=path,
-                                mend="make it again; if it is whole, end its last line")  # fmt: skip
+            raise KlassifyError(
+                "This file is cut off: its last line has no end.",
+                where=path,
+                mend="make it again; if it is whole, end its last line",
+            )
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -141,12 +158,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def readable(name: str | os.PathLike) -> str:
-    r"""A file's name as text that can be written as UTF-8: a byte that is none becomes an escape such as \xe9."""
+    r"""A file's name as text that can be written as UTF-8: a byte that is none becomes an escape
+    such as \xe9.
+    """
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def short_names(folders: Sequence[str | os.PathLike]) -> list[str]:
-    """Folders as paths below the deepest one common to all their parents: `klassify`, or `demo/klassify`."""
+    """Folders as paths below the deepest one common to all their parents: `klassify`, or
+    `demo/klassify`.
+    """
     resolved = [Path(folder).resolve() for folder in folders]
     top = os.path.commonpath([folder.parent for folder in resolved])
     return [os.path.relpath(folder, top) for folder in resolved]
@@ -169,11 +190,15 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_json_mapping(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping of names to values; anything else is a KlassifyError that names it."""
+    """Read a JSON file that holds a mapping of names to values; anything else is a KlassifyError
+    that names it.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise KlassifyError(
-            "This JSON is no mapping of names to values.", where=path, mend="make it again, or remove it"
+            "This JSON is no mapping of names to values.",
+            where=path,
+            mend="make it again, or remove it",
         )
     return content
 
@@ -190,7 +215,9 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
 
 
 def read_yaml(path: str | os.PathLike) -> Any:
-    """Read a YAML file, "" as None; one that cannot be read is a KlassifyError, a missing one a FileNotFoundError."""
+    """Read a YAML file, "" as None; one that cannot be read is a KlassifyError, a missing one a
+    FileNotFoundError.
+    """
     import yaml
 
     from klassify.bounded_yaml import BoundedLoader
@@ -198,13 +225,19 @@ def read_yaml(path: str | os.PathLike) -> Any:
     refuse_irregular(path)
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), BoundedLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, no date of the calendar, too deep
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # no UTF-8, no date of the calendar, too deep
         raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
 
 
 def canonical_json(settings: Mapping[str, Any]) -> str:
     """One line of JSON with sorted keys: equal settings give equal text."""
-    return json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return json.dumps(
+        settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str
+    )
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

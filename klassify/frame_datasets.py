@@ -1,8 +1,8 @@
 """Data for the localisers: segment labels in, one row a 40 ms frame out.
 
-These classes read the segment columns of a list (supervision `segment`), which Task 2 allows. A clip is cut
-into overlapping windows, `outputs` runs the model on a batch of them, `join` puts a clip's windows back on
-its timeline, and `COLUMNS` names what a frame row holds beside its score.
+These classes read the segment columns of a list (supervision `segment`), which Task 2 allows. A
+clip is cut into overlapping windows, `outputs` runs the model on a batch of them, `join` puts a
+clip's windows back on its timeline, and `COLUMNS` names what a frame row holds beside its score.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from klassify.ragged import pooled
 from klassify.segments import FRAME_S, IGNORE
 from klassify.training.ranks import ALONE, Ranks
 
-SEGMENT_COLUMNS = {"video": "fake_segments", "audio": "audio_fake_segments", "visual": "visual_fake_segments"}
+SEGMENT_COLUMNS = {
+    "video": "fake_segments",
+    "audio": "audio_fake_segments",
+    "visual": "visual_fake_segments",
+}
 UNSEEN = np.array([0.97, 0.01, 0.01, 0.01])  # tag probabilities of a frame without a face
 FRAME_SAMPLES = round(FRAME_S * media.SAMPLE_RATE)  # 640
 
@@ -36,7 +40,9 @@ class FrameData(ClipData):
     COLUMNS: tuple[str, ...]
 
     def segments_of(self, table: pd.DataFrame) -> list[np.ndarray]:
-        """The fake segments (n, 2) in seconds of each clip, in the modality or (label=video) in either."""
+        """The fake segments (n, 2) in seconds of each clip, in the modality or (label=video) in
+        either.
+        """
         column = SEGMENT_COLUMNS["video" if self.label == "video" else self.modality]
         return [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
 
@@ -55,12 +61,14 @@ class FrameData(ClipData):
         """
         raise NotImplementedError
 
-    def validate(self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any) -> dict[str, float]:
-        """`val_auc` over all frames, or with clip supervision over clips, and `val_loss`, the training loss of one
-        fixed example a clip.
+    def validate(
+        self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
+    ) -> dict[str, float]:
+        """`val_auc` over all frames, or with clip supervision over clips, and `val_loss`, the
+        training loss of one fixed example a clip.
 
-        ranks, how: as in ClipData. A clip's score is the mean of its highest tenth of frames, which models of clip
-        labels learn to rank.
+        ranks, how: as in ClipData. A clip's score is the mean of its highest tenth of frames, which
+        models of clip labels learn to rank.
         """
         from klassify.evaluation.metrics import roc_auc
 
@@ -70,7 +78,9 @@ class FrameData(ClipData):
         rows = [scores[file] for file in table["file"]]
         if self.supervision == "segment":
             fakes = self.segments_of(table)
-            labels = np.concatenate([segments.encode_labels(fake, len(r)) for fake, r in zip(fakes, rows)] or [[]])
+            labels = np.concatenate(
+                [segments.encode_labels(fake, len(r)) for fake, r in zip(fakes, rows)] or [[]]
+            )
         else:
             labels = self.labels(table)
             rows = [pooled(r, np.array([0, len(r)]), "top") for r in rows]
@@ -88,33 +98,42 @@ class FrameData(ClipData):
         from klassify.scoring.inference import score_frames
 
         files = ranks.share(sources.table(self.val_split)["file"].tolist())
-        frames, _ = score_frames(model, self, sources, self.val_split, files=files, progress=False, **how)
+        frames, _ = score_frames(
+            model, self, sources, self.val_split, files=files, progress=False, **how
+        )
         by_clip = frames.groupby("file", sort=False, observed=True)["score"]
         parts = ranks.gather({file: rows.to_numpy(float) for file, rows in by_clip})
         return {file: rows for part in parts for file, rows in part.items()}
 
     @torch.inference_mode()
-    def _example_loss(self, model: nn.Module, sources: Sources, ranks: Ranks, size: int, device: torch.device) -> float:
+    def _example_loss(
+        self, model: nn.Module, sources: Sources, ranks: Ranks, size: int, device: torch.device
+    ) -> float:
         plain = copy.copy(self)
         plain.augment = None  # validation hears clips as they are
         examples = Examples(plain, sources, self.val_split, seed=0)
         sums = {}  # by batch, so that the number of ranks makes no difference
         for first in ranks.share(range(0, len(examples), size)):
-            batch, _ = examples.collate([examples[0, i] for i in range(first, min(first + size, len(examples)))])
+            batch, _ = examples.collate(
+                [examples[0, i] for i in range(first, min(first + size, len(examples)))]
+            )
             if batch is not None:
                 batch = {key: value.to(device) for key, value in batch.items()}
                 count = len(batch["label"])
                 sums[first] = float(model.loss(batch)) * count, count
         together = {first: pair for part in ranks.gather(sums) for first, pair in part.items()}
-        total, count = (sum(values) for values in zip(*(together[first] for first in sorted(together))))
+        total, count = (
+            sum(values) for values in zip(*(together[first] for first in sorted(together)))
+        )
         return total / count
 
 
 class MouthTags(FrameData, MouthFeatures):
-    """Mouth features with a tag for each frame: outside, begin, inside, last (paper 1, section 4.2).
+    """Mouth features with a tag for each frame: outside, begin, inside, last (paper 1, section
+    4.2).
 
-    Example: as MouthFeatures, and {"tags": (T,) long}. Rows: score = log((1 - p_O) / p_O) and the logs of
-    the four tag probabilities, averaged over the windows that cover a frame.
+    Example: as MouthFeatures, and {"tags": (T,) long}. Rows: score = log((1 - p_O) / p_O) and the
+    logs of the four tag probabilities, averaged over the windows that cover a frame.
     """
 
     COLUMNS = ("log_o", "log_b", "log_i", "log_l")
@@ -128,21 +147,28 @@ class MouthTags(FrameData, MouthFeatures):
         return super().example(clip | {"tags": tags}, label, rng)
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """That of MouthFeatures; "tags" (B, T) are IGNORE in the padding and at frames without a face."""
+        """That of MouthFeatures; "tags" (B, T) are IGNORE in the padding and at frames without a
+        face.
+        """
         batch = super().collate(inputs)
         if "tags" in inputs[0]:
             tags = [torch.where(item["valid"], item["tags"], IGNORE) for item in inputs]
-            batch["tags"] = torch.nn.utils.rnn.pad_sequence(tags, batch_first=True, padding_value=IGNORE)
+            batch["tags"] = torch.nn.utils.rnn.pad_sequence(
+                tags, batch_first=True, padding_value=IGNORE
+            )
         return batch
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
         """All windows, also those without a face: every frame gets a row."""
         n_frames = len(clip["valid"])
         return [
-            Window(s * FRAME_S, min(s + self.window, n_frames) * FRAME_S,
-                   {key: value[s : s + self.window] for key, value in clip.items()})
+            Window(
+                s * FRAME_S,
+                min(s + self.window, n_frames) * FRAME_S,
+                {key: value[s : s + self.window] for key, value in clip.items()},
+            )
             for s in windows.cut(n_frames, self.window, self.stride).tolist()
-        ]  # fmt: skip
+        ]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """Tag probabilities; a frame without a face is outside, as far as the picture can tell."""
@@ -150,7 +176,9 @@ class MouthTags(FrameData, MouthFeatures):
         return np.where(seen, model.tag_log_probs(batch).float().exp().cpu().numpy(), UNSEEN)
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 5): score and log-probabilities of the tags, averaged as probabilities."""
+        """Rows (n_frames, 5): score and log-probabilities of the tags, averaged as
+        probabilities.
+        """
         probabilities = np.clip(windows.overlap_mean(outputs, starts, n_frames), 1e-9, None)
         log = np.log(probabilities / probabilities.sum(axis=1, keepdims=True))
         fake = np.logaddexp.reduce(log[:, 1:], axis=1)
@@ -160,9 +188,10 @@ class MouthTags(FrameData, MouthFeatures):
 class AudioFrames(FrameData, AudioClips):
     """16 kHz audio in 4 s windows of 100 frames for BAM (paper 1, sections 4.2 and 5.2).
 
-    Example: {"wave": (window,), "frame_label": (F,) long, "boundary_label": (F,)}: a random crop that starts
-    on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped around: time counts.
-    Rows: score (log-odds, triangular mean over the windows that cover a frame) and boundary probability.
+    Example: {"wave": (window,), "frame_label": (F,) long, "boundary_label": (F,)}: a random crop
+    that starts on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped
+    around: time counts. Rows: score (log-odds, triangular mean over the windows that cover a frame)
+    and boundary probability.
 
     Args:
         window, stride: samples a window and between window starts in scoring, multiples of 640.
@@ -182,7 +211,9 @@ class AudioFrames(FrameData, AudioClips):
         augment: AudioAugment | None = None,
     ):
         require_aligned(augment)
-        super().__init__(window, stride, keep_in_memory, train_split, val_split, label, augment=augment)
+        super().__init__(
+            window, stride, keep_in_memory, train_split, val_split, label, augment=augment
+        )
         if window % FRAME_SAMPLES or stride % FRAME_SAMPLES:
             raise ValueError(f"window and stride are multiples of {FRAME_SAMPLES} samples")
 
@@ -194,7 +225,9 @@ class AudioFrames(FrameData, AudioClips):
         part = wave[first * FRAME_SAMPLES : (first + n_frames) * FRAME_SAMPLES]
         return torch.from_numpy(np.pad(part, (0, n_frames * FRAME_SAMPLES - len(part))))
 
-    def example(self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator) -> dict[str, Tensor]:
+    def example(
+        self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
         """A random crop of whole frames, augmented, with their labels and boundaries."""
         fake, label = target
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
@@ -204,19 +237,26 @@ class AudioFrames(FrameData, AudioClips):
         return {
             "wave": self._augmented(self._padded(clip, first, size), rng),
             "frame_label": torch.from_numpy(np.pad(labels, (0, padding), constant_values=IGNORE)),
-            "boundary_label": torch.from_numpy(np.pad(segments.boundary_labels(labels), (0, padding))).float(),
+            "boundary_label": (
+                torch.from_numpy(np.pad(segments.boundary_labels(labels), (0, padding))).float()
+            ),
             "label": torch.tensor(label),
         }
 
     def cut(self, clip: Wave) -> list[Window]:
-        """Windows of whole frames, zeros behind the clip; of a clip shorter than one, its own frames."""
+        """Windows of whole frames, zeros behind the clip; of a clip shorter than one, its own
+        frames.
+        """
         clip = clip[:]  # windows overlap: read it once
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         starts = windows.cut(n_frames, size, self.stride // FRAME_SAMPLES).tolist()
         size = min(size, n_frames)  # a clip shorter than a window runs at its own length
         end_s = len(clip) / media.SAMPLE_RATE
         return [
-            Window(s * FRAME_S, min((s + size) * FRAME_S, end_s), {"wave": self._padded(clip, s, size)}) for s in starts
+            Window(
+                s * FRAME_S, min((s + size) * FRAME_S, end_s), {"wave": self._padded(clip, s, size)}
+            )
+            for s in starts
         ]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
@@ -225,5 +265,7 @@ class AudioFrames(FrameData, AudioClips):
         return torch.stack([scores["score"], scores["boundary"]], dim=-1).float().cpu().numpy()
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 2): score and boundary, averaged with a weight that falls off from a window's middle."""
+        """Rows (n_frames, 2): score and boundary, averaged with a weight that falls off from a
+        window's middle.
+        """
         return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

@@ -1,7 +1,8 @@
 """Frame score files read by the names of clips, a block of clips at a time.
 
-A corpus of 77,000 clips has twenty million rows. The index of a file is its clips' names and row counts; rows are
-read from the Parquet row groups that hold them, so that memory depends on the block and not on the file.
+A corpus of 77,000 clips has twenty million rows. The index of a file is its clips' names and row
+counts; rows are read from the Parquet row groups that hold them, so that memory depends on the
+block and not on the file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ GROUPS_KEPT = 2  # row groups in memory: a block may begin in one and end in the
 
 
 class Rows(NamedTuple):
-    """Frames of n clips: offsets (n + 1,), ends_s (n,) of the clips (NaN: no frames), values (F, C)."""
+    """Frames of n clips: offsets (n + 1,), ends_s (n,) of the clips (NaN: no frames), values (F,
+    C).
+    """
 
     offsets: np.ndarray
     ends_s: np.ndarray
@@ -47,8 +50,13 @@ class FrameFile:
         self._place = pd.Index(self.files)
         if self._place.has_duplicates:
             twice = self._place[self._place.duplicated()]
-            raise KlassifyError(f"The rows of these clips do not lie together: {some(twice)}.", where=self.path)
-        self._offsets, self._group_offsets = row_offsets(self.counts), row_offsets(np.asarray(sizes, np.int64))
+            raise KlassifyError(
+                f"The rows of these clips do not lie together: {some(twice)}.", where=self.path
+            )
+        self._offsets, self._group_offsets = (
+            row_offsets(self.counts),
+            row_offsets(np.asarray(sizes, np.int64)),
+        )
         self._groups: dict[tuple, np.ndarray] = {}
 
     def _open(self) -> Any:
@@ -59,12 +67,15 @@ class FrameFile:
     def read(self, files: Sequence[str], columns: Sequence[str]) -> Rows:
         """The frames of `files` in their order; a clip that is not here has none.
 
-        Raises KlassifyError for an unknown column, rows off the 40 ms grid and values that are not finite.
+        Raises KlassifyError for an unknown column, rows off the 40 ms grid and values that are not
+        finite.
         """
         unknown = [name for name in columns if name not in self.columns]
         if unknown:
             there = some(self.columns, 20)
-            raise KlassifyError(f"There are no columns {some(unknown)}; there are {there}.", where=self.path)
+            raise KlassifyError(
+                f"There are no columns {some(unknown)}; there are {there}.", where=self.path
+            )
         at = self._place.get_indexer(pd.Index(files, dtype=object))
         here = at >= 0
         counts = np.where(here, self.counts[at] if len(self.counts) else 0, 0)
@@ -102,8 +113,10 @@ class FrameFile:
         k = np.arange(len(table)) - offsets[owner]
         with np.errstate(invalid="ignore"):  # infinite times
             off_grid = ~(np.abs(table[:, 0] - k * FRAME_S) <= 1e-4)
-        for bad, why in ((off_grid, "not one row for each 40 ms frame from 0 s on"),
-                         (~np.isfinite(table).all(axis=1), "no finite numbers")):  # fmt: skip
+        for bad, why in (
+            (off_grid, "not one row for each 40 ms frame from 0 s on"),
+            (~np.isfinite(table).all(axis=1), "no finite numbers"),
+        ):
             if bad.any():
                 names = some(dict.fromkeys(files[i] for i in owner[bad][:50]))
                 raise KlassifyError(f"Frame scores of {names} are {why}.", where=self.path)
@@ -130,7 +143,9 @@ def _runs(parquet: Any, path: Path) -> tuple[list[str], list[int]]:
     return names, counts
 
 
-def clip_scores(source: FrameFile, how: str = "max", block: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def clip_scores(
+    source: FrameFile, how: str = "max", block: int = 4096
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Names and `pooled` scores of the clips of a file, a block of clips at a time."""
     for first in range(0, len(source.files), block):
         files = source.files[first : first + block]

@@ -1,14 +1,16 @@
 """The linear rule of `klassify fuse`: frame scores of several systems -> one, on the 40 ms grid.
 
-The fused system keeps its parameters in system.yaml: of each input the `columns` it takes (real before fake), `weight`
-(2, C), `bias` (2), and `means` (C), the columns' means over the frames it was fitted on. A frame that an input is
-silent about - its modality is missing, or ends more than `hold_s` before the clip - gets the means in its place,
-so that this input neither raises nor lowers the others' verdict; released weights have no means and get zeros.
-A clip that no input has frames for has no answer.
+The fused system keeps its parameters in system.yaml: of each input the `columns` it takes (real
+before fake), `weight` (2, C), `bias` (2), and `means` (C), the columns' means over the frames it
+was fitted on. A frame that an input is silent about - its modality is missing, or ends more than
+`hold_s` before the clip - gets the means in its place, so that this input neither raises nor lowers
+the others' verdict; released weights have no means and get zeros. A clip that no input has frames
+for has no answer.
 
-Scores, both pure functions of the inputs' files: `<split>.frames.parquet` with the logits `real` and `fake` and score
-= fake - real, whose sigmoid is the paper's softmax; `<split>.clips.tsv` with the highest of a clip's frames
-(`aggregate: max`, the paper's) or the mean of its highest tenth (`top`).
+Scores, both pure functions of the inputs' files: `<split>.frames.parquet` with the logits `real`
+and `fake` and score = fake - real, whose sigmoid is the paper's softmax; `<split>.clips.tsv` with
+the highest of a clip's frames (`aggregate: max`, the paper's) or the mean of its highest tenth
+(`top`).
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Rule(NamedTuple):
 
     @classmethod
     def of(cls, system: systems.System) -> Rule:
-        """The rule that a system.yaml holds; KlassifyError where parameters are missing or do not fit."""
+        """The rule that a system.yaml holds; KlassifyError where parameters are missing or do
+        not fit.
+        """
         given = system.parameters
         try:
             arrays = [np.asarray(given[name], float) for name in ("weight", "bias", "means")]
@@ -63,11 +67,15 @@ class Rule(NamedTuple):
             raise KlassifyError(what, where=systems.SYSTEM) from None
         wanted = [(2, n_columns), (2,), (n_columns,)]
         if [array.shape for array in arrays] != wanted or len(rule.columns) != len(system.inputs):
-            raise KlassifyError(f"The parameters of {system.name} do not fit its columns.", where=systems.SYSTEM)
+            raise KlassifyError(
+                f"The parameters of {system.name} do not fit its columns.", where=systems.SYSTEM
+            )
         return rule
 
     def logits(self, values: np.ndarray) -> np.ndarray:
-        """(F, C), NaN where an input is silent -> (F, 2) logits of real and fake, with float32's precision."""
+        """(F, C), NaN where an input is silent -> (F, 2) logits of real and fake, with float32's
+        precision.
+        """
         filled = np.where(np.isnan(values), self.means, values)
         return (filled @ self.weight.T + self.bias).astype(np.float32).astype(float)
 
@@ -77,20 +85,28 @@ class Rule(NamedTuple):
 
 
 def columns_of(source: FrameFile, resolutions: Sequence[int] = RESOLUTIONS) -> list[str]:
-    """What the fusion takes of a system: its logits, or PartialSpoof's cosines, or its score where it has neither."""
+    """What the fusion takes of a system: its logits, or PartialSpoof's cosines, or its score
+    where it has neither.
+    """
     if set(PAIR) <= set(source.columns):
         return list(PAIR)
     if any(name.startswith("ps") and name.endswith("_fake") for name in source.columns):
         wanted = [f"ps{ms}_{side}" for ms in resolutions for side in PAIR]
         missing = [name for name in wanted if name not in source.columns]
         if missing:
-            raise KlassifyError(f"There are no columns {some(missing)}.", where=source.path, mend="other --resolutions")
+            raise KlassifyError(
+                f"There are no columns {some(missing)}.",
+                where=source.path,
+                mend="other --resolutions",
+            )
         return wanted
     return ["score"]
 
 
 def open_inputs(folders: Sequence[Path], split: str) -> list[FrameFile]:
-    """The frame scores of systems; missing ones, or ones of an older state, are refused with the command."""
+    """The frame scores of systems; missing ones, or ones of an older state, are refused with the
+    command.
+    """
     return [FrameFile(systems.frames_path(folder, split)) for folder in folders]
 
 
@@ -98,12 +114,17 @@ def open_inputs(folders: Sequence[Path], split: str) -> list[FrameFile]:
 
 
 def derive_frames(folder: str | os.PathLike, split: str, *, force: bool = False) -> ScoreFile:
-    """Write a linear fusion's frame and clip scores, or keep them where nothing has changed; returns the latter."""
+    """Write a linear fusion's frame and clip scores, or keep them where nothing has changed;
+    returns the latter.
+    """
     system, folders = systems.load_system(folder), systems.input_folders(folder)
     rule, sources = Rule.of(system), open_inputs(folders, split)
     clips = [systems.clip_scores(one, split) for one in folders]
     files = clips[0].table["file"].tolist()
-    clips = [in_order(one, files, where=score_path(path, split, "clips")) for one, path in zip(clips, folders)]
+    clips = [
+        in_order(one, files, where=score_path(path, split, "clips"))
+        for one, path in zip(clips, folders)
+    ]
     for source in sources:
         extra = set(source.files).difference(files)
         if extra:
@@ -116,7 +137,9 @@ def derive_frames(folder: str | os.PathLike, split: str, *, force: bool = False)
     if not already_done(frames, made_with(frames), settings, force=force):
         write_blocks(frames, _frame_tables(rule, sources, files), header)
     if not already_done(path, made_with(path), settings, force=force):
-        write_scores(path, _clip_table(rule, frames, clips, sources), Header(*_fields(header, kind="clips")))
+        write_scores(
+            path, _clip_table(rule, frames, clips, sources), Header(*_fields(header, kind="clips"))
+        )
     return read_scores(path)
 
 
@@ -124,19 +147,31 @@ def _fields(header: Header, **changed: str) -> tuple:
     return tuple((vars(header) | changed).values())
 
 
-def _frame_tables(rule: Rule, sources: Sequence[FrameFile], files: Sequence[str]) -> Iterator[pd.DataFrame]:
+def _frame_tables(
+    rule: Rule, sources: Sequence[FrameFile], files: Sequence[str]
+) -> Iterator[pd.DataFrame]:
     for block in align.blocks(files):
         found = align.aligned(sources, rule.columns, block, hold_s=rule.hold_s)
         start, end = found.frame_times()
         real, fake = rule.logits(found.values).T
-        yield pd.DataFrame({
-            "file": np.repeat(found.files, found.counts), "start": start, "end": end, "score": fake - real,
-            "real": real.astype(np.float32), "fake": fake.astype(np.float32),
-        })  # fmt: skip
+        yield pd.DataFrame(
+            {
+                "file": np.repeat(found.files, found.counts),
+                "start": start,
+                "end": end,
+                "score": fake - real,
+                "real": real.astype(np.float32),
+                "fake": fake.astype(np.float32),
+            }
+        )
 
 
-def _clip_table(rule: Rule, frames: Path, clips: Sequence[pd.DataFrame], sources: Sequence[FrameFile]) -> pd.DataFrame:
-    """file start end score answered reason, one row a clip; `answered` counts the inputs that have frames of it."""
+def _clip_table(
+    rule: Rule, frames: Path, clips: Sequence[pd.DataFrame], sources: Sequence[FrameFile]
+) -> pd.DataFrame:
+    """file start end score answered reason, one row a clip; `answered` counts the inputs that
+    have frames of it.
+    """
     table = clips[0][["file", "start", "end"]].copy()
     scores: dict[str, float] = {}
     for names, values in clip_scores(FrameFile(frames), rule.aggregate):
@@ -147,19 +182,26 @@ def _clip_table(rule: Rule, frames: Path, clips: Sequence[pd.DataFrame], sources
     whys = []
     for source, own, here in zip(sources, clips, present):
         text = own["reason"].fillna("").tolist() if "reason" in own else [""] * len(own)
-        whys.append(["" if ok else f"{source.header.system}: {why or 'no frames'}" for ok, why in zip(here, text)])
+        whys.append(
+            [
+                "" if ok else f"{source.header.system}: {why or 'no frames'}"
+                for ok, why in zip(here, text)
+            ]
+        )
     table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*whys)]
     return table
 
 
-# ------------------------------------------------------------------------------ what a fit learns from
+# ------------------------------------------------------------------------------ what a fit learns
+# from
 
 
 class Gathered(NamedTuple):
     """Frames of n clips that every input speaks about.
 
-    values: (F, C) float32. offsets: (n + 1,) of the clips among them. counts: (n,) frames of each clip before the
-    others are left out; kept: (sum of counts,) whether each is among the F. means: (C,), over all of an input's.
+    values: (F, C) float32. offsets: (n + 1,) of the clips among them. counts: (n,) frames of each
+    clip before the others are left out; kept: (sum of counts,) whether each is among the F. means:
+    (C,), over all of an input's.
     """
 
     values: np.ndarray
@@ -170,7 +212,10 @@ class Gathered(NamedTuple):
 
 
 def gather(
-    sources: Sequence[FrameFile], columns: Sequence[Sequence[str]], files: Sequence[str], hold_s: float | None
+    sources: Sequence[FrameFile],
+    columns: Sequence[Sequence[str]],
+    files: Sequence[str],
+    hold_s: float | None,
 ) -> Gathered:
     """The frames of `files` in their order; see klassify.align.aligned for the arguments."""
     values, counts, kept, sums = [], [], [], 0.0
@@ -192,5 +237,8 @@ def gather(
 
 def parameters_of(rule: Rule, **more: Any) -> Mapping[str, Any]:
     """The parameters of the system.yaml that `Rule.of` reads."""
-    plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in rule._asdict().items()}
+    plain = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in rule._asdict().items()
+    }
     return {"rule": systems.FRAMES_RULE} | plain | more

@@ -25,14 +25,15 @@ from klassify.training.ranks import ALONE, Ranks
 class FrameImages(ClipData):
     """Frames of the training clips at random, or random parts of them. No label is read.
 
-    Example: {"frames": (frames_per_clip, crop, crop, 3) uint8}; a batch holds those of all its clips.
+    Example: {"frames": (frames_per_clip, crop, crop, 3) uint8}; a batch holds those of all its
+    clips.
 
     Args:
-        size: pixels a side of a frame (see features.frames).
-        crop: pixels a side of a random part of each training frame; 0 takes whole frames. Validation is on
+        size: pixels a side of a frame (see features.frames). crop: pixels a side of a random part
+        of each training frame; 0 takes whole frames. Validation is on
             whole frames.
-        frames_per_clip: drawn of a clip in an epoch.
-        keep: decode this many evenly spaced frames of each clip once, keep them in memory and draw from them; 0
+        frames_per_clip: drawn of a clip in an epoch. keep: decode this many evenly spaced frames of
+        each clip once, keep them in memory and draw from them; 0
             decodes each clip in each epoch and draws from all its frames.
     """
 
@@ -50,10 +51,19 @@ class FrameImages(ClipData):
     ):
         super().__init__(train_split, val_split, label="own", aggregate="mean")
         if size % 4 or crop % 4 or not 0 <= crop <= size:
-            raise ValueError(f"size and crop are multiples of 4, crop at most size; here {size} and {crop}")
+            raise ValueError(
+                f"size and crop are multiples of 4, crop at most size; here {size} and {crop}"
+            )
         if frames_per_clip < 1 or keep < 0:
-            raise ValueError(f"at least one frame is drawn of a clip; here {frames_per_clip}, keep {keep}")
-        self.size, self.crop, self.frames_per_clip, self.keep = size, crop or size, frames_per_clip, keep
+            raise ValueError(
+                f"at least one frame is drawn of a clip; here {frames_per_clip}, keep {keep}"
+            )
+        self.size, self.crop, self.frames_per_clip, self.keep = (
+            size,
+            crop or size,
+            frames_per_clip,
+            keep,
+        )
         self.kept: dict[Path, np.ndarray] = {}
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
@@ -73,13 +83,17 @@ class FrameImages(ClipData):
             drawn = _draw(_n_frames(clip), self.frames_per_clip, rng)
             images = decoding.call(frames.pick_frames, clip, drawn, size=self.size)
         corners = rng.integers(self.size - self.crop + 1, size=(len(images), 2))
-        parts = [image[y : y + self.crop, x : x + self.crop] for image, (y, x) in zip(images, corners)]
+        parts = [
+            image[y : y + self.crop, x : x + self.crop] for image, (y, x) in zip(images, corners)
+        ]
         return {"frames": torch.from_numpy(np.stack(parts))}
 
     def _kept_frames(self, clip: Path) -> np.ndarray:
         if clip not in self.kept:
             spaced = np.linspace(0, _n_frames(clip) - 1, self.keep).round().astype(int)
-            self.kept[clip] = decoding.call(frames.pick_frames, clip, np.unique(spaced).tolist(), size=self.size)
+            self.kept[clip] = decoding.call(
+                frames.pick_frames, clip, np.unique(spaced).tolist(), size=self.size
+            )
         return self.kept[clip]
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -87,12 +101,15 @@ class FrameImages(ClipData):
         return {"frames": torch.cat([item["frames"] for item in inputs])}
 
     @torch.inference_mode()
-    def validate(self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any) -> dict[str, float]:
-        """How well frames are reconstructed, on the same whole frames of each validation clip every time.
+    def validate(
+        self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
+    ) -> dict[str, float]:
+        """How well frames are reconstructed, on the same whole frames of each validation clip every
+        time.
 
-        `val_loss`: the mean squared error alone, in units of [-1, 1] as in the training loss, whose other parts
-        may rise while the picture gets better. `val_psnr`: the same in dB. ranks, how: as in ClipData.
-        KlassifyError where no validation clip can be read.
+        `val_loss`: the mean squared error alone, in units of [-1, 1] as in the training loss, whose
+        other parts may rise while the picture gets better. `val_psnr`: the same in dB. ranks, how:
+        as in ClipData. KlassifyError where no validation clip can be read.
         """
         sums = []
         for batch, _ in self._validation_batches(sources, ranks, how["batch_size"], how["workers"]):
@@ -102,21 +119,34 @@ class FrameImages(ClipData):
             images = batch["frames"].to(how["device"])
             sums.append((len(images), len(images) * mean_square(images, model.reconstruct(images))))
         parts = ranks.gather(sums)
-        rounds = itertools.zip_longest(*parts, fillvalue=(0, 0.0))  # the batches in the order of the list
-        n_frames, error = (sum(values) for values in zip((0, 0.0), *itertools.chain.from_iterable(rounds)))
+        rounds = itertools.zip_longest(
+            *parts, fillvalue=(0, 0.0)
+        )  # the batches in the order of the list
+        n_frames, error = (
+            sum(values) for values in zip((0, 0.0), *itertools.chain.from_iterable(rounds))
+        )
         if not n_frames:
-            raise KlassifyError(f"No clip of {self.val_split} can be read to validate on.", where=sources.media)
+            raise KlassifyError(
+                f"No clip of {self.val_split} can be read to validate on.", where=sources.media
+            )
         return {"val_loss": error / n_frames / 127.5**2, "val_psnr": decibels(error / n_frames)}
 
-    def _validation_batches(self, sources: Sources, ranks: Ranks, size: int, workers: int) -> DataLoader:
+    def _validation_batches(
+        self, sources: Sources, ranks: Ranks, size: int, workers: int
+    ) -> DataLoader:
         whole = copy.copy(self)
         whole.crop = self.size
         examples = Examples(whole, sources, self.val_split, seed=0)
         keys = [(0, index) for index in range(len(examples))]
         return DataLoader(
-            examples, batch_sampler=ranks.share([keys[start : start + size] for start in range(0, len(keys), size)]),
-            collate_fn=examples.collate, num_workers=workers, generator=torch.Generator(),
-        )  # fmt: skip
+            examples,
+            batch_sampler=ranks.share(
+                [keys[start : start + size] for start in range(0, len(keys), size)]
+            ),
+            collate_fn=examples.collate,
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
 
 
 class _PathReader(Reader):

@@ -1,19 +1,23 @@
-"""Join systems at the score level: max-out of calibrated probabilities, their mean, or a linear layer over frames.
+"""Join systems at the score level: max-out of calibrated probabilities, their mean, or a linear
+layer over frames.
 
-    klassify fuse exp/demo/klassify/{w2v_aasist-platt,tcn-platt} --out exp/demo/klassify/maxout --rule max
+    klassify fuse exp/demo/klassify/{w2v_aasist-platt,tcn-platt} --out exp/demo/klassify/maxout \\
+        --rule max
     klassify fuse exp/demo/multibranch/{ps,visual} --out exp/demo/multibranch/fused --rule linear \
         --labels data_lists/demo
 
-`max` is paper 1's decision (section 4.1): a clip is as fake as its more suspicious modality. It wants
-calibrated probabilities, else the louder system wins. `mean` also takes log-odds, through a sigmoid:
-Table 2's AVG row. A clip that one input has no answer for is answered by the others; one that no input
-answers gets the prior: `--prior`, or what the rule makes of the inputs' base rates in calibration (0.5
-where there is none). The column `answered` counts the inputs that answered, `reason` says why others did not.
+`max` is paper 1's decision (section 4.1): a clip is as fake as its more suspicious modality. It
+wants calibrated probabilities, else the louder system wins. `mean` also takes log-odds, through a
+sigmoid: Table 2's AVG row. A clip that one input has no answer for is answered by the others; one
+that no input answers gets the prior: `--prior`, or what the rule makes of the inputs' base rates in
+calibration (0.5 where there is none). The column `answered` counts the inputs that answered,
+`reason` says why others did not.
 
-`linear` is paper 2's fusion (section 2.2): on the 40 ms grid, the visual logits and PartialSpoof's cosines at 160,
-320 and 640 ms go through a linear layer. It is fitted on the frames of val_fit, whose sources val_report does not
-share, and reported on val_report; one input alone is an ablation. The challenge's Task 1 forbids segment labels:
-`--supervision clip` fits on clip labels, and takes only inputs that did so too. `--weights` takes released ones.
+`linear` is paper 2's fusion (section 2.2): on the 40 ms grid, the visual logits and PartialSpoof's
+cosines at 160, 320 and 640 ms go through a linear layer. It is fitted on the frames of val_fit,
+whose sources val_report does not share, and reported on val_report; one input alone is an ablation.
+The challenge's Task 1 forbids segment labels: `--supervision clip` fits on clip labels, and takes
+only inputs that did so too. `--weights` takes released ones.
 """
 
 from __future__ import annotations
@@ -49,8 +53,8 @@ def _max(probability: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
 class Rule:
     """How inputs become one score.
 
-    combine: (inputs, clips) probabilities, NaN = no answer, and the fusion's parameters -> (clips,), NaN
-    only where no input answers. scales: those of input scores that the rule takes.
+    combine: (inputs, clips) probabilities, NaN = no answer, and the fusion's parameters ->
+    (clips,), NaN only where no input answers. scales: those of input scores that the rule takes.
     """
 
     combine: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
@@ -58,36 +62,75 @@ class Rule:
 
 
 LINEAR_OPTIONS = (
-    "labels", "label", "supervision", "solver", "epochs", "seed", "weights", "resolutions", "hold", "aggregate",
-    "scores_split", "subset", "report",
-)  # fmt: skip
+    "labels",
+    "label",
+    "supervision",
+    "solver",
+    "epochs",
+    "seed",
+    "weights",
+    "resolutions",
+    "hold",
+    "aggregate",
+    "scores_split",
+    "subset",
+    "report",
+)
 RULES = {"max": Rule(_max, ("probability",)), "mean": Rule(_mean, ("probability", "log_odds"))}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify fuse`."""
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the fusion")
     parser.add_argument("--rule", choices=(*RULES, LINEAR), required=True)
-    parser.add_argument("--prior", type=between_0_and_1, help="probability of a clip that no input answers for")
+    parser.add_argument(
+        "--prior", type=between_0_and_1, help="probability of a clip that no input answers for"
+    )
     parser.add_argument("--force", action="store_true", help="replace a fusion of something else")
     configure_linear(parser.add_argument_group(f"--rule {LINEAR}"))
 
 
 def configure_linear(group: argparse._ArgumentGroup) -> None:
     """Arguments of `klassify fuse --rule linear`."""
-    group.add_argument("--labels", type=Path, help="folder of the data lists, such as data_lists/demo")
-    group.add_argument("--label", choices=("union", "audio", "visual"), help="what counts as fake (default union)")
-    group.add_argument("--supervision", choices=("segment", "clip"), help="fit on frames' labels (default) or clips'")
-    group.add_argument("--solver", choices=("exact", "one_cycle", "constant"), help="see docs (default exact)")
+    group.add_argument(
+        "--labels", type=Path, help="folder of the data lists, such as data_lists/demo"
+    )
+    group.add_argument(
+        "--label", choices=("union", "audio", "visual"), help="what counts as fake (default union)"
+    )
+    group.add_argument(
+        "--supervision",
+        choices=("segment", "clip"),
+        help="fit on frames' labels (default) or clips'",
+    )
+    group.add_argument(
+        "--solver", choices=("exact", "one_cycle", "constant"), help="see docs (default exact)"
+    )
     group.add_argument("--epochs", type=at_least_1, help="of one_cycle and constant (default 50)")
     group.add_argument("--seed", type=at_least_0, help="of one_cycle and constant (default 0)")
-    group.add_argument("--weights", type=Path, metavar="FILE.safetensors", help="released weights instead of a fit")
-    group.add_argument("--resolutions", metavar="MS,...", help="of PartialSpoof's cosines (default 160,320,640)")
-    group.add_argument("--hold", type=float, metavar="S", help="seconds for which the last frame of an input that "
-                       "ends early counts, then it is silent (default 0.64; inf with --weights)")  # fmt: skip
-    group.add_argument("--aggregate", choices=("max", "top"), help="frames -> clip: the highest (default), or the "
-                       "mean of the highest tenth")  # fmt: skip
+    group.add_argument(
+        "--weights", type=Path, metavar="FILE.safetensors", help="released weights instead of a fit"
+    )
+    group.add_argument(
+        "--resolutions", metavar="MS,...", help="of PartialSpoof's cosines (default 160,320,640)"
+    )
+    group.add_argument(
+        "--hold",
+        type=float,
+        metavar="S",
+        help=(
+            "seconds for which the last frame of an input that "
+            "ends early counts, then it is silent (default 0.64; inf with --weights)"
+        ),
+    )
+    group.add_argument(
+        "--aggregate",
+        choices=("max", "top"),
+        help="frames -> clip: the highest (default), or the mean of the highest tenth",
+    )
     group.add_argument("--scores-split", help="split whose scores are used (default val)")
     group.add_argument("--subset", help="clips of it to fit on (default val_fit)")
     group.add_argument("--report", help="clips of it for the printed numbers (default val_report)")
@@ -104,16 +147,22 @@ def run(args: argparse.Namespace) -> int:
         from klassify.fuse_linear import run_linear
 
         return run_linear(args)
-    given = [f"--{name.replace('_', '-')}" for name in LINEAR_OPTIONS if getattr(args, name) is not None]
+    given = [
+        f"--{name.replace('_', '-')}" for name in LINEAR_OPTIONS if getattr(args, name) is not None
+    ]
     if given:
-        raise KlassifyError(f"The rule {args.rule} has no {', '.join(given)}.", mend=f"--rule {LINEAR}")
+        raise KlassifyError(
+            f"The rule {args.rule} has no {', '.join(given)}.", mend=f"--rule {LINEAR}"
+        )
     inputs = [systems.load_system(folder) for folder in args.inputs]
     for system in inputs:
         _check_scale(args.rule, system.name, system.scale)
     prior = default_prior(args.rule, inputs) if args.prior is None else args.prior
     made_with = {
-        "inputs": [systems.system_hash(folder) for folder in args.inputs], "rule": args.rule, "prior": prior,
-    }  # fmt: skip
+        "inputs": [systems.system_hash(folder) for folder in args.inputs],
+        "rule": args.rule,
+        "prior": prior,
+    }
     if systems.made_before(args.out, made_with, force=args.force):
         print(f"{args.out / systems.SYSTEM} is up to date")
         return 0
@@ -125,7 +174,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def default_prior(rule: str, inputs: Sequence[systems.System]) -> float:
-    """What the rule makes of the probabilities that the inputs give to a clip they know nothing of."""
+    """What the rule makes of the probabilities that the inputs give to a clip they know nothing
+    of.
+    """
     priors = np.array([[systems.prior_probability(system)] for system in inputs])
     return float(RULES[rule].combine(priors, {})[0])
 
@@ -133,7 +184,8 @@ def default_prior(rule: str, inputs: Sequence[systems.System]) -> float:
 def _check_scale(rule: str, name: str, scale: str) -> None:
     if scale not in RULES[rule].scales:
         raise KlassifyError(
-            f"The rule {rule} takes {' or '.join(RULES[rule].scales)} scores; those of {name} are {scale}.",
+            f"The rule {rule} takes {' or '.join(RULES[rule].scales)} scores; those of {name} are"
+            f" {scale}.",
             mend=f"calibrate {name} first: klassify calibrate",
         )
 
@@ -148,16 +200,31 @@ def apply(system: systems.System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
     probabilities, reasons = [], []
     for scores in inputs:
         _check_scale(rule, scores.header.system, scores.header.scale)
-        scores = ScoreFile(scores.header, align(scores, files, where=f"{system.name}: {scores.header.system}"))
+        scores = ScoreFile(
+            scores.header, align(scores, files, where=f"{system.name}: {scores.header.system}")
+        )
         has_answer = systems.answered(scores)
         probabilities.append(np.where(has_answer, systems.as_probability(scores), np.nan))
-        why = scores.table["reason"].fillna("") if "reason" in scores.table else pd.Series("", index=scores.table.index)
-        reasons.append([f"{scores.header.system}: {text}" if not ok else "" for ok, text in zip(has_answer, why)])
+        why = (
+            scores.table["reason"].fillna("")
+            if "reason" in scores.table
+            else pd.Series("", index=scores.table.index)
+        )
+        reasons.append(
+            [
+                f"{scores.header.system}: {text}" if not ok else ""
+                for ok, text in zip(has_answer, why)
+            ]
+        )
     fused = RULES[rule].combine(np.stack(probabilities), system.parameters)
     first = inputs[0].table
-    return pd.DataFrame({
-        "file": files, "start": first["start"].to_numpy(), "end": first["end"].to_numpy(),
-        "score": np.where(np.isnan(fused), prior, fused),
-        "answered": (~np.isnan(probabilities)).sum(axis=0),
-        "reason": ["; ".join(filter(None, clip)) for clip in zip(*reasons)],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "file": files,
+            "start": first["start"].to_numpy(),
+            "end": first["end"].to_numpy(),
+            "score": np.where(np.isnan(fused), prior, fused),
+            "answered": (~np.isnan(probabilities)).sum(axis=0),
+            "reason": ["; ".join(filter(None, clip)) for clip in zip(*reasons)],
+        }
+    )

@@ -1,4 +1,6 @@
-"""`klassify fuse --rule linear`: fit paper 2's linear layer on the frames of val_fit, or take released weights."""
+"""`klassify fuse --rule linear`: fit paper 2's linear layer on the frames of val_fit, or take
+released weights.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,36 @@ from klassify.evaluation import metrics
 from klassify.evaluation.frame_metrics import frame_labels
 from klassify.files import file_hash, settings_hash
 from klassify.frame_file import FrameFile
-from klassify.frame_fusion import PAIR, RESOLUTIONS, Gathered, Rule, columns_of, gather, open_inputs, parameters_of
+from klassify.frame_fusion import (
+    PAIR,
+    RESOLUTIONS,
+    Gathered,
+    Rule,
+    columns_of,
+    gather,
+    open_inputs,
+    parameters_of,
+)
 from klassify.ragged import pooled
 from klassify.segments import FRAME_S
 from klassify.submission.predictions import Truth
 
 DEFAULTS = {
-    "label": "union", "supervision": "segment", "solver": "exact", "epochs": 50, "seed": 0, "aggregate": "max",
-    "scores_split": "val", "subset": "val_fit", "report": "val_report",
-}  # fmt: skip
-SEGMENTS = {"union": "fake_segments", "audio": "audio_fake_segments", "visual": "visual_fake_segments"}
+    "label": "union",
+    "supervision": "segment",
+    "solver": "exact",
+    "epochs": 50,
+    "seed": 0,
+    "aggregate": "max",
+    "scores_split": "val",
+    "subset": "val_fit",
+    "report": "val_report",
+}
+SEGMENTS = {
+    "union": "fake_segments",
+    "audio": "audio_fake_segments",
+    "visual": "visual_fake_segments",
+}
 
 
 def run_linear(args: argparse.Namespace) -> int:
@@ -36,16 +58,24 @@ def run_linear(args: argparse.Namespace) -> int:
     columns = [columns_of(source, _resolutions(args.resolutions)) for source in sources]
     hold_s = _hold(args)
     made_with = {
-        "inputs": [systems.system_hash(folder) for folder in folders], "columns": columns, "hold_s": hold_s,
-        "aggregate": options.aggregate, "prior": args.prior,
-    }  # fmt: skip
+        "inputs": [systems.system_hash(folder) for folder in folders],
+        "columns": columns,
+        "hold_s": hold_s,
+        "aggregate": options.aggregate,
+        "prior": args.prior,
+    }
     if args.weights:
         made_with["weights"] = file_hash(_existing(args.weights))
     else:
-        fit_on, report_on = (_Labelled(args.labels, name, options) for name in (options.subset, options.report))
+        fit_on, report_on = (
+            _Labelled(args.labels, name, options) for name in (options.subset, options.report)
+        )
         _check_split(fit_on, report_on)
         _check_supervision(options.supervision, folders)
-        scores, labels = [file_hash(source.path) for source in sources], [fit_on.hash, report_on.hash]
+        scores, labels = (
+            [file_hash(source.path) for source in sources],
+            [fit_on.hash, report_on.hash],
+        )
         made_with |= vars(options) | {"scores": scores, "labels": labels}
     if systems.made_before(args.out, made_with, force=args.force):
         print(f"{args.out / systems.SYSTEM} is up to date")
@@ -58,7 +88,9 @@ def run_linear(args: argparse.Namespace) -> int:
         more["report"] = _report(rule, sources, report_on, options.supervision)
     more |= {} if args.prior is None else {"prior": args.prior}
     parameters = parameters_of(rule, **more, made_with=made_with)
-    system = systems.derived_system(args.out, "fusion", folders, "log_odds", parameters, options.supervision)
+    system = systems.derived_system(
+        args.out, "fusion", folders, "log_odds", parameters, options.supervision
+    )
     systems.write_system(args.out, system)
     print(_told(system))
     return 0
@@ -67,7 +99,9 @@ def run_linear(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace) -> argparse.Namespace:
     """DEFAULTS where nothing else was given; what cannot go together is refused."""
     if bool(args.labels) == bool(args.weights):
-        raise KlassifyError("Give --labels to fit the fusion, or --weights for released ones; one of the two.")
+        raise KlassifyError(
+            "Give --labels to fit the fusion, or --weights for released ones; one of the two."
+        )
     given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
     return argparse.Namespace(**DEFAULTS | given)
 
@@ -105,7 +139,9 @@ def _hold(args: argparse.Namespace) -> float | None:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise KlassifyError("This file does not exist.", where=path, mend="klassify import-checkpoint fusion ...")
+        raise KlassifyError(
+            "This file does not exist.", where=path, mend="klassify import-checkpoint fusion ..."
+        )
     return path
 
 
@@ -113,25 +149,36 @@ def _existing(path: Path) -> Path:
 
 
 class _Labelled:
-    """A labelled subset: `files`, their clip labels (n,), and with segment supervision the fake `truth`."""
+    """A labelled subset: `files`, their clip labels (n,), and with segment supervision the fake
+    `truth`.
+    """
 
     def __init__(self, labels: Path, subset: str, options: argparse.Namespace):
         by_segment = options.supervision == "segment"
         frame = datalist.load_split(labels, subset, segments=by_segment)
-        self.name, self.files, self.sources = subset, frame["file"].tolist(), set(frame["source"]) - {""}
+        self.name, self.files, self.sources = (
+            subset,
+            frame["file"].tolist(),
+            set(frame["source"]) - {""},
+        )
         self.truth: Truth | None = None
         if by_segment:
             self.truth = Truth.from_list(frame, SEGMENTS[options.label])
             self.label = (np.diff(self.truth.offsets) > 0).astype(int)
-            content = {"segments": np.round(self.truth.segments, 4).tolist(), "offsets": self.truth.offsets.tolist()}
+            content = {
+                "segments": np.round(self.truth.segments, 4).tolist(),
+                "offsets": self.truth.offsets.tolist(),
+            }
         else:
-            self.label = datalist.label(frame, "video" if options.label == "union" else options.label)
+            self.label = datalist.label(
+                frame, "video" if options.label == "union" else options.label
+            )
             content = {"label": self.label.tolist()}
         self.hash = settings_hash({"files": self.files, **content})
 
     def of(self, found: Gathered, supervision: str) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """Labels of what was gathered of these clips: of frames (1 where any part is fake), None, "frame"; or of the
-        clips that have frames, the offsets of these, "clip".
+        """Labels of what was gathered of these clips: of frames (1 where any part is fake), None,
+        "frame"; or of the clips that have frames, the offsets of these, "clip".
         """
         if supervision == "segment":
             return frame_labels(self.truth, found.counts, FRAME_S)[found.kept], None, "frame"
@@ -146,7 +193,8 @@ def _check_split(fit_on: _Labelled, report_on: _Labelled) -> None:
     if both or (sources and "leaking" not in fit_on.name):
         what, names = ("clips", both) if both else ("sources", sources)
         raise KlassifyError(
-            f"{len(names)} {what} lie in {fit_on.name} and in {report_on.name}: {some(sorted(names))}.",
+            f"{len(names)} {what} lie in {fit_on.name} and in {report_on.name}:"
+            f" {some(sorted(names))}.",
             mend="fit and report on parts that share no source, such as val_fit and val_report",
         )
     if sources:
@@ -155,10 +203,15 @@ def _check_split(fit_on: _Labelled, report_on: _Labelled) -> None:
 
 def _check_supervision(supervision: str, folders: Sequence[Path]) -> None:
     if supervision == "clip":
-        learned = [folder.name for folder in folders if systems.load_system(folder).supervision == "segment"]
+        learned = [
+            folder.name
+            for folder in folders
+            if systems.load_system(folder).supervision == "segment"
+        ]
         if learned:
             raise KlassifyError(
-                f"{', '.join(learned)} learned from segment labels, so that no fusion of it is clip-supervised.",
+                f"{', '.join(learned)} learned from segment labels, so that no fusion of it is"
+                " clip-supervised.",
                 mend="train the inputs with supervision: clip, or fit with --supervision segment",
             )
 
@@ -167,9 +220,12 @@ def _check_supervision(supervision: str, folders: Sequence[Path]) -> None:
 
 
 def _fitted(
-    sources: Sequence[FrameFile], columns: list[list[str]], hold_s: float | None, options: argparse.Namespace,
+    sources: Sequence[FrameFile],
+    columns: list[list[str]],
+    hold_s: float | None,
+    options: argparse.Namespace,
     clips: _Labelled,
-) -> tuple[Rule, dict[str, Any]]:  # fmt: skip
+) -> tuple[Rule, dict[str, Any]]:
     """The fusion, and what to note of it: its prior, and `fit`, how it came about."""
     from klassify.models import linear_fusion
 
@@ -177,21 +233,34 @@ def _fitted(
     label, offsets, unit = clips.of(found, options.supervision)
     if len(np.unique(label)) < 2:
         raise KlassifyError(
-            f"A fit needs real and fake {unit}s; {clips.name} has {len(label)} that all inputs have scores for, "
-            f"{int(label.sum())} of them fake.",
+            f"A fit needs real and fake {unit}s; {clips.name} has {len(label)} that all inputs have"
+            f" scores for, {int(label.sum())} of them fake.",
             mend="fit on more clips, or check the labels",
         )
     settings = {name: getattr(options, name) for name in ("solver", "epochs", "seed")}
     fitted = linear_fusion.fit(found.values, label, offsets, **settings)
     rule = Rule(columns, fitted.weight, fitted.bias, found.means, hold_s, options.aggregate)
-    record = {"label": options.label, "unit": unit, **settings, "loss": fitted.loss, "steps": fitted.steps}
-    counts = {"n_clips": int((np.diff(found.offsets) > 0).sum()), "n_frames": len(found.values),
-              "n_frames_left_out": int((~found.kept).sum())}  # fmt: skip
+    record = {
+        "label": options.label,
+        "unit": unit,
+        **settings,
+        "loss": fitted.loss,
+        "steps": fitted.steps,
+    }
+    counts = {
+        "n_clips": int((np.diff(found.offsets) > 0).sum()),
+        "n_frames": len(found.values),
+        "n_frames_left_out": int((~found.kept).sum()),
+    }
     return rule, {"prior": float(clips.label.mean()), "fit": record | counts}
 
 
-def _report(rule: Rule, sources: Sequence[FrameFile], clips: _Labelled, supervision: str) -> dict[str, Any]:
-    """AUC of the fusion and of each input's own score on the frames (or clips) that all inputs speak about."""
+def _report(
+    rule: Rule, sources: Sequence[FrameFile], clips: _Labelled, supervision: str
+) -> dict[str, Any]:
+    """AUC of the fusion and of each input's own score on the frames (or clips) that all inputs
+    speak about.
+    """
     found = gather(sources, rule.columns, clips.files, rule.hold_s)
     own = gather(sources, [["score"]] * len(sources), clips.files, rule.hold_s)
     scores = {"fused": rule.log_odds(found.values)}
@@ -201,9 +270,12 @@ def _report(rule: Rule, sources: Sequence[FrameFile], clips: _Labelled, supervis
         scores = {name: pooled(values, offsets, rule.aggregate) for name, values in scores.items()}
     auc = {name: metrics.roc_auc(label, values) for name, values in scores.items()}
     return {
-        "subset": clips.name, "unit": unit, "n": len(label), "n_fake": int(label.sum()),
+        "subset": clips.name,
+        "unit": unit,
+        "n": len(label),
+        "n_fake": int(label.sum()),
         "auc": {name: None if np.isnan(value) else round(value, 6) for name, value in auc.items()},
-    }  # fmt: skip
+    }
 
 
 def _released(path: Path, columns: list[list[str]], hold_s: float | None, aggregate: str) -> Rule:
@@ -227,9 +299,12 @@ def _told(system: systems.System) -> str:
     if "fit" not in given:
         return f"{system.name}: released weights, supervision {system.supervision}"
     fit, report = given["fit"], given["report"]
-    auc = ", ".join(f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in report["auc"].items())
+    auc = ", ".join(
+        f"{name} {'-' if value is None else format(value, '.4f')}"
+        for name, value in report["auc"].items()
+    )
     return (
-        f"{system.name}: {fit['solver']} fit on {fit['n_frames']} frames of {fit['n_clips']} clips, "
-        f"{fit['unit']} labels ({fit['label']}), loss {fit['loss']:.4f}\n"
-        f"  {report['unit']} AUC on {report['n']} {report['unit']}s of {report['subset']}: {auc}"
+        f"{system.name}: {fit['solver']} fit on {fit['n_frames']} frames of {fit['n_clips']} clips,"
+        f" {fit['unit']} labels ({fit['label']}), loss {fit['loss']:.4f}\n  {report['unit']} AUC on"
+        f" {report['n']} {report['unit']}s of {report['subset']}: {auc}"
     )

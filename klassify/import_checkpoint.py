@@ -1,13 +1,17 @@
-"""Turn a published checkpoint into safetensors with this toolkit's names and polarity (class 1 = fake).
+"""Turn a published checkpoint into safetensors with this toolkit's names and polarity (class 1 =
+fake).
 
     klassify import-checkpoint bam model.ckpt --out pretrained/bam.safetensors
-    klassify import-checkpoint visual visual.ckpt --vqvae vqvae.pt --out pretrained/visual.safetensors
-    klassify import-checkpoint partialspoof trained_network.pt --config ps.yaml --system exp/DATA/RECIPE/ps
+    klassify import-checkpoint visual visual.ckpt --vqvae vqvae.pt \\
+        --out pretrained/visual.safetensors
+    klassify import-checkpoint partialspoof trained_network.pt --config ps.yaml \\
+        --system exp/DATA/RECIPE/ps
 
-A detector's file can start a training (`klassify train --init`), one of a speech model is a `source` of
-SSLFrontEnd. With --system the result is a system folder, as a training would have left it, that `klassify score`
-takes as it is. Nothing in the published file is run. Every tensor must find its place, but for those that the
-key map of its kind lists as unused; the summary names them. docs/checkpoints.md has all kinds and where they are.
+A detector's file can start a training (`klassify train --init`), one of a speech model is a
+`source` of SSLFrontEnd. With --system the result is a system folder, as a training would have left
+it, that `klassify score` takes as it is. Nothing in the published file is run. Every tensor must
+find its place, but for those that the key map of its kind lists as unused; the summary names them.
+docs/checkpoints.md has all kinds and where they are.
 """
 
 from __future__ import annotations
@@ -35,10 +39,16 @@ from klassify.key_maps import KEY_MAPS, SPEECH_MODELS
 
 SOURCES = tuple(KEY_MAPS)
 ARCHITECTURES = {  # what stands in the released files
-    "fairseq": "xlsr53", "transformers": "xlsr53", "wavlm": "wavlm-large", "ssl-anti-spoofing": "xlsr300m",
-    "bam": "wavlm-large", "partialspoof": "large-robust", "aasist": "aasist",
-}  # fmt: skip
-# Settings that the tensors cannot tell, and that a released model was trained with: attribute, value, override.
+    "fairseq": "xlsr53",
+    "transformers": "xlsr53",
+    "wavlm": "wavlm-large",
+    "ssl-anti-spoofing": "xlsr300m",
+    "bam": "wavlm-large",
+    "partialspoof": "large-robust",
+    "aasist": "aasist",
+}
+# Settings that the tensors cannot tell, and that a released model was trained with: attribute,
+# value, override.
 NORMALISED = "frontend.init_args.normalize_input"
 TRAINED_WITH = {
     "ssl-anti-spoofing": ("frontend.normalize_input", False, f"{NORMALISED}=false"),
@@ -54,17 +64,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify import-checkpoint`."""
     parser.add_argument("source", choices=SOURCES, help="the kind of file")
     parser.add_argument("file", type=Path, help="the published checkpoint")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train"
+    )
     result = parser.add_mutually_exclusive_group(required=True)
-    result.add_argument("--out", type=Path, metavar="FILE.safetensors", help="write the weights alone")
-    result.add_argument("--system", type=Path, metavar="SYSTEM_DIR", help="write a system folder; needs --config")
-    parser.add_argument("--config", type=Path, help="YAML of the system whose model takes the weights")
+    result.add_argument(
+        "--out", type=Path, metavar="FILE.safetensors", help="write the weights alone"
+    )
+    result.add_argument(
+        "--system", type=Path, metavar="SYSTEM_DIR", help="write a system folder; needs --config"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="YAML of the system whose model takes the weights"
+    )
     parser.add_argument(
         "--architecture",
-        help="without --config: the speech model, that is xlsr53, xlsr300m, large-robust, wavlm-large, or settings of "
-        "the large model to replace, as JSON; of aasist: aasist or aasist-l (default: that of the released file)",
+        help=(
+            "without --config: the speech model, that is xlsr53, xlsr300m, large-robust,"
+            " wavlm-large, or settings of the large model to replace, as JSON; of aasist: aasist or"
+            " aasist-l (default: that of the released file)"
+        ),
     )
-    parser.add_argument("--vqvae", type=Path, metavar="FILE", help="of visual: vqvae.pt, or one trained here")
+    parser.add_argument(
+        "--vqvae", type=Path, metavar="FILE", help="of visual: vqvae.pt, or one trained here"
+    )
     parser.add_argument("--force", action="store_true", help="replace a system of something else")
 
 
@@ -77,7 +100,9 @@ def run(args: argparse.Namespace) -> int:
     origin = {"source": args.source, "file": args.file.name, "sha256": _hash(args.file)}
     if vqvae:
         origin["vqvae_sha256"] = _hash(vqvae)
-    if args.system and _imported_already(args.system, {"config": experiment.resolved, "imported": origin}, args.force):
+    if args.system and _imported_already(
+        args.system, {"config": experiment.resolved, "imported": origin}, args.force
+    ):
         print(f"{args.system}: already imported")
         return 0
     report = _load(model, args, vqvae)
@@ -94,18 +119,31 @@ def _check(args: argparse.Namespace) -> None:
     if args.out and args.out.suffix != ".safetensors":
         raise KlassifyError("The output must be a .safetensors file.", where=args.out)
     if args.source == "fusion" and (args.system or args.config):
-        mend = "import it with --out, then klassify fuse AUDIO VISUAL --rule linear --weights FILE.safetensors"
-        raise KlassifyError("A fusion is a system only together with those that it joins.", mend=mend)
+        mend = (
+            "import it with --out, then klassify fuse AUDIO VISUAL --rule linear --weights"
+            " FILE.safetensors"
+        )
+        raise KlassifyError(
+            "A fusion is a system only together with those that it joins.", mend=mend
+        )
     if args.config and args.source in SPEECH_MODELS:
-        raise KlassifyError("A speech model alone has no config.", where=args.config, mend="use --architecture")
+        raise KlassifyError(
+            "A speech model alone has no config.", where=args.config, mend="use --architecture"
+        )
     if args.config and args.architecture:
         raise KlassifyError(
-            "The architecture stands in the config.", where=args.config, mend="leave --architecture out"
+            "The architecture stands in the config.",
+            where=args.config,
+            mend="leave --architecture out",
         )
     if args.overrides and not args.config:
-        raise KlassifyError(f"{args.overrides[0]!r} overrides a config; there is none.", mend="give --config")
+        raise KlassifyError(
+            f"{args.overrides[0]!r} overrides a config; there is none.", mend="give --config"
+        )
     if args.system and not args.config:
-        raise KlassifyError("A system folder needs the settings of its model and data.", mend="give --config")
+        raise KlassifyError(
+            "A system folder needs the settings of its model and data.", mend="give --config"
+        )
 
 
 def _hash(path: Path) -> str:
@@ -120,7 +158,9 @@ def _hash(path: Path) -> str:
 def _architecture(args: argparse.Namespace) -> str | dict[str, Any] | None:
     text = args.architecture or ARCHITECTURES.get(args.source)
     if args.source not in ARCHITECTURES and args.architecture:
-        raise KlassifyError(f"--architecture says nothing about {args.source}.", mend="give the sizes in a --config")
+        raise KlassifyError(
+            f"--architecture says nothing about {args.source}.", mend="give the sizes in a --config"
+        )
     if not text or not text.startswith("{"):
         return text
     try:
@@ -130,13 +170,17 @@ def _architecture(args: argparse.Namespace) -> str | dict[str, Any] | None:
 
 
 def released_model(source: str, architecture: Any) -> Any:
-    """The model that a kind of file is for, in the size and with the settings of the released one."""
+    """The model that a kind of file is for, in the size and with the settings of the released
+    one.
+    """
     if source in ("vqvae", "visual"):
         from klassify.models.spatiotemporal import SpatioTemporal
         from klassify.models.visual import Visual
         from klassify.models.vqvae import VQVAE
 
-        return VQVAE() if source == "vqvae" else Visual(SpatioTemporal(fc_grouping="strided"), VQVAE())
+        return (
+            VQVAE() if source == "vqvae" else Visual(SpatioTemporal(fc_grouping="strided"), VQVAE())
+        )
     if source == "fusion":
         from klassify.models.linear_fusion import LinearFusion
 
@@ -145,7 +189,9 @@ def released_model(source: str, architecture: Any) -> Any:
         from klassify.models.raw_aasist import SIZES, RawAASIST
 
         if str(architecture) not in SIZES:
-            raise KlassifyError(f"There is no AASIST {architecture!r}.", mend=f"choose one of {', '.join(SIZES)}")
+            raise KlassifyError(
+                f"There is no AASIST {architecture!r}.", mend=f"choose one of {', '.join(SIZES)}"
+            )
         return RawAASIST(architecture)
     from klassify.models.bam import BAM
     from klassify.models.partialspoof import PartialSpoof
@@ -159,14 +205,19 @@ def released_model(source: str, architecture: Any) -> Any:
 
 
 def experiment_of(args: argparse.Namespace) -> Experiment:
-    """The config's model and data, refused where the model would read the weights in another way than their authors."""
+    """The config's model and data, refused where the model would read the weights in another way
+    than their authors.
+    """
     experiment = load_experiment(args.config, args.overrides)
     if args.source in TRAINED_WITH:
         path, value, override = TRAINED_WITH[args.source]
-        set_to = functools.reduce(lambda part, name: getattr(part, name, value), path.split("."), experiment.model)
+        set_to = functools.reduce(
+            lambda part, name: getattr(part, name, value), path.split("."), experiment.model
+        )
         if set_to != value:
             raise KlassifyError(
-                f"The released {args.source} model was trained with {override}; this config has something else.",
+                f"The released {args.source} model was trained with {override}; this config has"
+                " something else.",
                 where=args.config,
                 mend=f"give model.init_args.{override} behind the file",
             )
@@ -174,10 +225,14 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
 
 
 def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
-    """The file of the VQ-VAE that a visual model needs, which its own file lacks; None for other models."""
+    """The file of the VQ-VAE that a visual model needs, which its own file lacks; None for other
+    models.
+    """
     if args.source != "visual":
         if args.vqvae:
-            raise KlassifyError(f"--vqvae belongs to visual, not to {args.source}.", where=args.vqvae)
+            raise KlassifyError(
+                f"--vqvae belongs to visual, not to {args.source}.", where=args.vqvae
+            )
         return None
     from klassify.checkpoints import weights_path
 
@@ -214,23 +269,40 @@ def _save(model: Any, path: Path, origin: dict[str, str]) -> None:
 
 
 def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bool:
-    """Whether the folder holds this very import, complete. Anything else there is refused, unless `force`."""
+    """Whether the folder holds this very import, complete. Anything else there is refused,
+    unless `force`.
+    """
     record, system = folder / SETTINGS, folder / "system.yaml"
     if folder.exists() and not folder.is_dir():
         raise KlassifyError("This is no folder.", where=folder)
-    if not (force or record.exists() or system.exists()) and folder.is_dir() and any(folder.iterdir()):
-        raise KlassifyError("This folder is no system, and it is not empty.", where=folder,
-                            mend="give another folder, or --force to put a system beside what is there")  # fmt: skip
+    if (
+        not (force or record.exists() or system.exists())
+        and folder.is_dir()
+        and any(folder.iterdir())
+    ):
+        raise KlassifyError(
+            "This folder is no system, and it is not empty.",
+            where=folder,
+            mend="give another folder, or --force to put a system beside what is there",
+        )
     made_with = read_json(record) if record.exists() else {} if system.exists() else None
     return already_done(record, made_with, settings, force=force) and system.exists()
 
 
-def _write_system(folder: Path, experiment: Experiment, source: str, origin: dict[str, str]) -> None:
+def _write_system(
+    folder: Path, experiment: Experiment, source: str, origin: dict[str, str]
+) -> None:
     """What a training leaves in its folder; system.yaml, without which it is no system, last."""
     from klassify.systems import System, write_system
 
     data = experiment.data
-    for name in ("system.yaml", "training.json", STATE, METRICS, WEIGHTS):  # of the system that was here
+    for name in (
+        "system.yaml",
+        "training.json",
+        STATE,
+        METRICS,
+        WEIGHTS,
+    ):  # of the system that was here
         (folder / name).unlink(missing_ok=True)
     _remove_scores(folder / "scores")
     write_json(folder / SETTINGS, {"config": experiment.resolved, "imported": origin})
@@ -239,23 +311,34 @@ def _write_system(folder: Path, experiment: Experiment, source: str, origin: dic
     _save(experiment.model, folder / WEIGHTS, origin)
     supervision = "segment" if source in FROM_SEGMENTS else data.supervision
     name = folder.resolve().name
-    write_system(folder, System(name, "model", data.modality, supervision, data.scale, parameters={"imported": origin}))
+    write_system(
+        folder,
+        System(
+            name, "model", data.modality, supervision, data.scale, parameters={"imported": origin}
+        ),
+    )
 
 
 def _remove_scores(folder: Path) -> None:
-    """Remove score files, parts of them too, and folders that are empty then; what has not our header stays."""
+    """Remove score files, parts of them too, and folders that are empty then; what has not our
+    header stays.
+    """
     from klassify.scorefile import KINDS, read_header
     from klassify.scoring.score_parts import NAME
 
     for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
         kind = next((ending for ending in KINDS.values() if path.name.endswith(ending)), None)
-        with contextlib.suppress(KlassifyError, OSError):  # no score file; a folder that is not empty
+        with contextlib.suppress(
+            KlassifyError, OSError
+        ):  # no score file; a folder that is not empty
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()
             elif NAME.fullmatch(path.name):
                 path.unlink()
             elif kind and read_header(path):
                 path.unlink()
-                path.with_name(f"{path.name.removesuffix(kind)}.failures.tsv").unlink(missing_ok=True)
+                path.with_name(f"{path.name.removesuffix(kind)}.failures.tsv").unlink(
+                    missing_ok=True
+                )
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -1,8 +1,9 @@
-"""The names in published checkpoints, and what becomes of them here: KEY_MAPS, one table a kind of file.
+"""The names in published checkpoints, and what becomes of them here: KEY_MAPS, one table a kind of
+file.
 
-Adding a kind of file is adding a table. Class 1 is fake in this package. Published audio models have class
-1 = bona fide, hence their tables say which tensors are put in another order on the way in; nothing else in
-the package knows of the published order.
+Adding a kind of file is adding a table. Class 1 is fake in this package. Published audio models
+have class 1 = bona fide, hence their tables say which tensors are put in another order on the way
+in; nothing else in the package knows of the published order.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ class Order:
     places: tuple[int, ...]
 
     def apply(self, tensor: Tensor, key: str) -> Tensor:
-        """The tensor in our order; KlassifyError where it has another shape than its kind of file gives it."""
+        """The tensor in our order; KlassifyError where it has another shape than its kind of
+        file gives it.
+        """
         if tensor.ndim <= self.dim or tensor.shape[self.dim] != len(self.places):
             raise KlassifyError(
-                f"{key} is {list(tensor.shape)} there; its axis {self.dim} should have {len(self.places)} entries."
+                f"{key} is {list(tensor.shape)} there; its axis {self.dim} should have"
+                f" {len(self.places)} entries."
             )
         return tensor[(slice(None),) * self.dim + (list(self.places),)]
 
@@ -71,7 +75,9 @@ class KeyMap:
 
     def order_of(self, key: str) -> Order | None:
         """How the tensor that is `key` here is put in order, if it is."""
-        return next((order for pattern, order in self.reordered.items() if re.fullmatch(pattern, key)), None)
+        return next(
+            (order for pattern, order in self.reordered.items() if re.fullmatch(pattern, key)), None
+        )
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors under our names, without the unused ones, class 1 = fake."""
@@ -89,10 +95,13 @@ class KeyMap:
 
 def below(rules: Rules, theirs: str, ours: str) -> Rules:
     """The same rules for tensors that lie under a prefix."""
-    return tuple((re.escape(theirs) + pattern, ours + replacement) for pattern, replacement in rules)
+    return tuple(
+        (re.escape(theirs) + pattern, ours + replacement) for pattern, replacement in rules
+    )
 
 
-# ------------------------------------------------------------------------------------- speech models
+# ------------------------------------------------------------------------------------- speech
+# models
 
 # towards transformers' names, as klassify.models.ssl.SSLFrontEnd.model has them
 WEIGHT_NORM: Rules = (
@@ -104,11 +113,20 @@ FAIRSEQ: Rules = (
     (r"(feature_extractor\.conv_layers\.\d+)\.2\.1\.", r"\1.layer_norm."),
     (r"layer_norm\.", "feature_projection.layer_norm."),
     (r"post_extract_proj\.", "feature_projection.projection."),
-    (r"encoder\.pos_conv\.0\.weight_g", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
-    (r"encoder\.pos_conv\.0\.weight_v", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+    (
+        r"encoder\.pos_conv\.0\.weight_g",
+        "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
+    ),
+    (
+        r"encoder\.pos_conv\.0\.weight_v",
+        "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
+    ),
     (r"encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
     (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.layer_norm."),
-    (r"(encoder\.layers\.\d+)\.self_attn\.relative_attention_bias\.", r"\1.attention.rel_attn_embed."),
+    (
+        r"(encoder\.layers\.\d+)\.self_attn\.relative_attention_bias\.",
+        r"\1.attention.rel_attn_embed.",
+    ),
     (r"(encoder\.layers\.\d+)\.self_attn\.grep_linear\.", r"\1.attention.gru_rel_pos_linear."),
     (r"(encoder\.layers\.\d+)\.self_attn\.grep_a", r"\1.attention.gru_rel_pos_const"),
     (r"(encoder\.layers\.\d+)\.self_attn\.", r"\1.attention."),
@@ -120,24 +138,32 @@ FAIRSEQ_UNUSED = r"(quantizer|project_q|final_proj|mask_emb)\b"
 
 SPEECH_MODELS = {
     # Microsoft's WavLM-Large.pt; before fairseq, whose names it shares
-    "wavlm": KeyMap(signature=r"encoder\.layers\.\d+\.self_attn\.grep_a", rules=FAIRSEQ, unused=FAIRSEQ_UNUSED),
+    "wavlm": KeyMap(
+        signature=r"encoder\.layers\.\d+\.self_attn\.grep_a", rules=FAIRSEQ, unused=FAIRSEQ_UNUSED
+    ),
     # fairseq's xlsr_53_56k.pt, xlsr2_300m.pt, w2v_large_lv_fsh_swbd_cv.pt
     "fairseq": KeyMap(signature=r"post_extract_proj\.", rules=FAIRSEQ, unused=FAIRSEQ_UNUSED),
     # pytorch_model.bin or model.safetensors of the same models in transformers' own naming
     "transformers": KeyMap(
         signature=r"((wav2vec2|wavlm)\.)?feature_projection\.",
-        rules=(*below(WEIGHT_NORM, "wav2vec2.", ""), *below(WEIGHT_NORM, "wavlm.", ""), *WEIGHT_NORM)
+        rules=(
+            *below(WEIGHT_NORM, "wav2vec2.", ""),
+            *below(WEIGHT_NORM, "wavlm.", ""),
+            *WEIGHT_NORM,
+        )
         + ((r"(wav2vec2|wavlm)\.", ""),),
         unused=r"((wav2vec2|wavlm)\.)?masked_spec_embed|(quantizer|project_hid|project_q|lm_head|projector|classifier)\.",
     ),
 }
 
-# ----------------------------------------------------------------------------------------- detectors
+# -----------------------------------------------------------------------------------------
+# detectors
 
 COUNTERS = r".*\.num_batches_tracked"  # of batch norms, which older files lack
 
 AUDIO = {
-    # SSL_Anti-spoofing, LA_model.pth and Best_LA_model_for_DF.pth -> klassify.models.w2v_aasist.W2VAASIST
+    # SSL_Anti-spoofing, LA_model.pth and Best_LA_model_for_DF.pth ->
+    # klassify.models.w2v_aasist.W2VAASIST
     "ssl-anti-spoofing": KeyMap(
         signature=r"ssl_model\.model\.",
         rules=(*below(FAIRSEQ, "ssl_model.model.", "frontend.model."), ("", "backend.")),
@@ -163,10 +189,14 @@ AUDIO = {
         optional=COUNTERS,
         reordered={r"backend\.out_layer\.(weight|bias)": ROWS},
     ),
-    # PartialSpoof's trained_network.pt, and the Purdue audio branch's -> klassify.models.partialspoof.PartialSpoof
+    # PartialSpoof's trained_network.pt, and the Purdue audio branch's ->
+    # klassify.models.partialspoof.PartialSpoof
     "partialspoof": KeyMap(
         signature=r"m_angle_scales\.",
-        rules=(*below(FAIRSEQ, "extracter.model.", "frontend.model."), (r"m_transform\.0\.", "backend.")),
+        rules=(
+            *below(FAIRSEQ, "extracter.model.", "frontend.model."),
+            (r"m_transform\.0\.", "backend."),
+        ),
         # mean 0 and deviation 1 of a normalisation that the project never applies
         unused=rf"extracter\.model\.{FAIRSEQ_UNUSED}|(input|output)_(mean|std)$",
         reordered={r"m_angle_scales\.\d+\.weight": COLUMNS},
@@ -174,16 +204,20 @@ AUDIO = {
 }
 
 VISUAL = {
-    # the Purdue system's visual.ckpt and MM-Det's current_model.pth -> klassify.models.visual.Visual
+    # the Purdue system's visual.ckpt and MM-Det's current_model.pth ->
+    # klassify.models.visual.Visual
     "visual": KeyMap(
         signature=r"final_fusion\.channel_attn\.",
         rules=((r"backbone\.temporal_token$", "backbone.fc_token"),),
-        unused=r"mm_encoder\b",  # the frozen LMM inside MM-Det: its states are features here (extract --kind lmm)
+        unused=(  # the frozen LMM inside MM-Det: its states are features here (extract --kind lmm)
+            r"mm_encoder\b"
+        ),
     ),
     # vqvae.pt of both -> klassify.models.vqvae.VQVAE
     "vqvae": KeyMap(signature=r"codebook\.embedding\.", rules=()),
-    # the Purdue system's fusion.ckpt -> klassify.models.linear_fusion.LinearFusion. Its inputs are visual real and
-    # fake, then spoof and bona fide at 160, 320 and 640 ms; ours are real and fake throughout.
+    # the Purdue system's fusion.ckpt -> klassify.models.linear_fusion.LinearFusion. Its inputs are
+    # visual real and fake, then spoof and bona fide at 160, 320 and 640 ms; ours are real and fake
+    # throughout.
     "fusion": KeyMap(
         signature=r"(model\.)?weight$",
         rules=((r"model\.", ""),),

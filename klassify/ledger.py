@@ -1,12 +1,14 @@
-"""The ledger of submissions: one row for every package that was made, and what the leaderboard said of it.
+"""The ledger of submissions: one row for every package that was made, and what the leaderboard said
+of it.
 
     klassify ledger                                        all rows
     klassify ledger --id 3f2a81c09e                        one, with every column
-    klassify ledger --id 3f2a81c09e --leaderboard 0.87     fill in the server's AUC (--task 2: its Score)
+    klassify ledger --id 3f2a81c09e --leaderboard 0.87
+        fill in the server's AUC (--task 2: its Score)
 
-`klassify package` appends to ledger.tsv at the top of the `submissions` folder and keeps the manifest of each
-package in manifests/<id>.json beside it. The file may be edited by hand: columns of your own, lines that begin
-with '#' and the order of the columns stay as they are.
+`klassify package` appends to ledger.tsv at the top of the `submissions` folder and keeps the
+manifest of each package in manifests/<id>.json beside it. The file may be edited by hand: columns
+of your own, lines that begin with '#' and the order of the columns stay as they are.
 """
 
 from __future__ import annotations
@@ -31,8 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify ledger`."""
     parser.add_argument("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
     parser.add_argument("--id", help="one package, by its id or the beginning of it")
-    parser.add_argument("--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1")
-    parser.add_argument("--task", type=int, choices=(1, 2), help="whose score it is; default: 1 where it is answered")
+    parser.add_argument(
+        "--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1"
+    )
+    parser.add_argument(
+        "--task",
+        type=int,
+        choices=(1, 2),
+        help="whose score it is; default: 1 where it is answered",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(_table(book))
     elif not args.id:
-        raise KlassifyError("Which package does this score belong to?", mend="give --id; `klassify ledger` lists them")
+        raise KlassifyError(
+            "Which package does this score belong to?",
+            mend="give --id; `klassify ledger` lists them",
+        )
     else:
         print(set_leaderboard(args.ledger, args.id, args.leaderboard, args.task))
     return 0
@@ -56,7 +68,9 @@ def _table(book: Ledger) -> str:
 
     rows = []
     for row in book.rows.values():
-        cells = row | {task: row[task].rstrip("/").rpartition("/")[2] for task in ("task1", "task2")}
+        cells = row | {
+            task: row[task].rstrip("/").rpartition("/")[2] for task in ("task1", "task2")
+        }
         rows.append([_plain(cells[name]) or ABSENT for name in SHOWN])
     return aligned([list(SHOWN), *rows])
 
@@ -67,7 +81,9 @@ def _plain(cell: str) -> str:
 
 
 def find_ledger(out: str | os.PathLike) -> Path:
-    """Where a package in `out` is booked: at the top of the nearest folder `submissions` above it, else in `out`."""
+    """Where a package in `out` is booked: at the top of the nearest folder `submissions` above
+    it, else in `out`.
+    """
     out = Path(os.path.normpath(out))
     above = [out, *out.parents, *Path(os.path.abspath(out)).parents]  # as short a path as there is
     return next((folder for folder in above if folder.name == HOME), out) / LEDGER
@@ -109,8 +125,12 @@ def record(ledger: str | os.PathLike, manifest: Mapping[str, Any], out: str | os
     return package_id
 
 
-def set_leaderboard(ledger: str | os.PathLike, start: str, value: float, task: int | None = None) -> str:
-    """Fill in the server's score of a package, one cell of one line; returns what was done, as a sentence."""
+def set_leaderboard(
+    ledger: str | os.PathLike, start: str, value: float, task: int | None = None
+) -> str:
+    """Fill in the server's score of a package, one cell of one line; returns what was done, as a
+    sentence.
+    """
     if not 0 <= value <= 1:  # NaN too
         raise KlassifyError(f"A score of the leaderboard lies between 0 and 1; this is {value:g}.")
     with locked(Path(ledger)):
@@ -136,7 +156,11 @@ def _row(manifest: Mapping[str, Any], folder: str) -> dict[str, str]:
         "split": manifest["split"],
         "folder": folder,
         "commit": commit.removesuffix("+"),  # manifests without `dirty` mark a changed checkout so
-        "dirty": {True: "yes", False: "no"}.get(commit.endswith("+") if dirty is None and commit else dirty, ""),
+        "dirty": (
+            {True: "yes", False: "no"}.get(
+                commit.endswith("+") if dirty is None and commit else dirty, ""
+            )
+        ),
         "package_sha256": manifest["zip_sha256"],
         "list_sha256": made_with["list"],
     }

@@ -1,9 +1,11 @@
 """Data lists: official metadata or file lists -> one TSV a split, one clip a row (stage 0).
 
-    klassify lists --data avdeepfake1mpp --root /data/AV-Deepfake1M++ --out data_lists/avdeepfake1mpp
+    klassify lists --data avdeepfake1mpp --root /data/AV-Deepfake1M++ \\
+        --out data_lists/avdeepfake1mpp
 
-Beside each list lies its record (.json) and, where entries were wrong, what was done with them (.failures.tsv).
-klassify.datalist has the columns; data_lists/README.md describes them, what is read, and what happens to bad rows.
+Beside each list lies its record (.json) and, where entries were wrong, what was done with them
+(.failures.tsv). klassify.datalist has the columns; data_lists/README.md describes them, what is
+read, and what happens to bad rows.
 """
 
 from __future__ import annotations
@@ -48,16 +50,28 @@ DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify lists`."""
     parser.add_argument("--data", required=True, choices=DATASETS, help="which data set this is")
-    parser.add_argument("--root", required=True, type=Path, help="folder of metadata, file lists and media")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the lists, such as data_lists/demo")
+    parser.add_argument(
+        "--root", required=True, type=Path, help="folder of metadata, file lists and media"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder of the lists, such as data_lists/demo"
+    )
     parser.add_argument("--splits", help="comma-separated; default: all that the root describes")
     parser.add_argument(
-        "--probe", choices=("none", "missing", "all"), default="none",
+        "--probe",
+        choices=("none", "missing", "all"),
+        default="none",
         help="open no file; those of unknown length (and look whether every file is there); or all",
-    )  # fmt: skip
-    parser.add_argument("--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that probe")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 when any entry was wrong")
-    parser.add_argument("--force", action="store_true", help="replace lists that were made from other inputs")
+    )
+    parser.add_argument(
+        "--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that probe"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 when any entry was wrong"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace lists that were made from other inputs"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     splits = args.splits.split(",") if args.splits else _splits(args.root)
     if not splits:
         mend = "give the folder that holds meta_data.csv" if args.data == "fakeavceleb" else None
-        raise KlassifyError("There is neither metadata nor a file list here.", where=args.root, mend=mend)
+        raise KlassifyError(
+            "There is neither metadata nor a file list here.", where=args.root, mend=mend
+        )
     n_faults = 0
     for split in splits:
         if not re.fullmatch(r"\w+", split) or split in SUBSETS:
@@ -75,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
         inputs = _inputs(args.root, split)
         if not inputs:
             known = some(_splits(args.root)) or "none"
-            raise KlassifyError(f"Nothing describes the split {split!r}; there are: {known}.", where=args.root)
+            raise KlassifyError(
+                f"Nothing describes the split {split!r}; there are: {known}.", where=args.root
+            )
         n_faults += make_list(inputs[0], args.out / f"{split}.tsv", split, args)
         labels = args.root / "heldout" / f"{split}_metadata.json"
         if labels.exists():
@@ -83,14 +101,22 @@ def run(args: argparse.Namespace) -> int:
     return 1 if args.strict and n_faults else 0
 
 
-# ------------------------------------------------------------------------------ what describes a split
+# ------------------------------------------------------------------------------ what describes a
+# split
 
 
 def _inputs(root: Path, split: str) -> list[Path]:
-    """What describes a split: its metadata, a metadata file of all splits, a list of names, or sidecars."""
+    """What describes a split: its metadata, a metadata file of all splits, a list of names, or
+    sidecars.
+    """
     if split == ZERO_SHOT and (root / "meta_data.csv").is_file():
         return [root / "meta_data.csv"]
-    for name in (f"{split}_metadata.json", f"{split}_files.txt", "metadata.json", "metadata.min.json"):
+    for name in (
+        f"{split}_metadata.json",
+        f"{split}_files.txt",
+        "metadata.json",
+        "metadata.min.json",
+    ):
         if (root / name).is_file():
             return [root / name]
     for folder in (root / f"{split}_metadata", media_folder(root, split)):
@@ -101,8 +127,16 @@ def _inputs(root: Path, split: str) -> list[Path]:
 
 def _splits(root: Path) -> list[str]:
     """The splits that the root describes, train, val and dev first."""
-    found = {p.name.removesuffix(end) for end in ("_metadata.json", "_files.txt") for p in root.glob(f"*{end}")}
-    found |= {name for name in ("train", "val", "dev", "test") if (root / name).is_dir() and _inputs(root, name)}
+    found = {
+        p.name.removesuffix(end)
+        for end in ("_metadata.json", "_files.txt")
+        for p in root.glob(f"*{end}")
+    }
+    found |= {
+        name
+        for name in ("train", "val", "dev", "test")
+        if (root / name).is_dir() and _inputs(root, name)
+    }
     if (root / "meta_data.csv").is_file():
         found.add(ZERO_SHOT)
     return sorted(found, key=lambda name: (name not in ("train", "val", "dev"), name))
@@ -112,7 +146,9 @@ def _splits(root: Path) -> list[str]:
 
 
 def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """The clips of a split from whatever describes it: names (.txt), FakeAVCeleb's .csv, or JSON."""
+    """The clips of a split from whatever describes it: names (.txt), FakeAVCeleb's .csv, or
+    JSON.
+    """
     if source.suffix == ".txt":
         return read_names(source)
     if source.suffix == ".csv":
@@ -121,10 +157,21 @@ def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) -> int:
-    """Write one list with its record (.json) and its faults (.failures.tsv); returns the number of faults."""
-    made_with = {"input": source.name, "hash": _fingerprint(source), "probe": args.probe, "split": split}
+    """Write one list with its record (.json) and its faults (.failures.tsv); returns the number
+    of faults.
+    """
+    made_with = {
+        "input": source.name,
+        "hash": _fingerprint(source),
+        "probe": args.probe,
+        "split": split,
+    }
     record_path, faults_path = path.with_suffix(".json"), path.with_suffix(".failures.tsv")
-    record = _read_record(record_path) if path.exists() and record_path.exists() and not args.force else None
+    record = (
+        _read_record(record_path)
+        if path.exists() and record_path.exists() and not args.force
+        else None
+    )
     if already_done(path, record and record["made_with"], made_with, force=args.force):
         print(f"{path}: done before")
         return sum(record["faults"].values())
@@ -145,9 +192,16 @@ def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) ->
     _write_faults(faults_path, faults)
     types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
     actions = dict(collections.Counter(fault.action for fault in faults))
-    record = {"data": args.data, "split": split, "media": str(media) if media else None, "clips": len(frame)}
+    record = {
+        "data": args.data,
+        "split": split,
+        "media": str(media) if media else None,
+        "clips": len(frame),
+    }
     write_json(record_path, record | {"types": types, "faults": actions, "made_with": made_with})
-    kinds = ", ".join(f"{types[name]} {name}" for name in TYPES if name in types) or "without labels"
+    kinds = (
+        ", ".join(f"{types[name]} {name}" for name in TYPES if name in types) or "without labels"
+    )
     print(f"{path}: {len(frame)} clips ({kinds}); media {media or 'not found'}")
     if faults:
         counts = ", ".join(f"{n} {action}" for action, n in actions.items())
@@ -158,8 +212,14 @@ def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) ->
 def _read_record(path: Path) -> dict[str, Any]:
     record = read_json_mapping(path)
     made_with, faults = record.get("made_with"), record.get("faults")
-    if not (isinstance(made_with, dict) and isinstance(faults, dict) and all(type(n) is int for n in faults.values())):
-        raise KlassifyError("This record of a list is damaged.", where=path, mend="make the list again with --force")
+    if not (
+        isinstance(made_with, dict)
+        and isinstance(faults, dict)
+        and all(type(n) is int for n in faults.values())
+    ):
+        raise KlassifyError(
+            "This record of a list is damaged.", where=path, mend="make the list again with --force"
+        )
     return record
 
 
@@ -173,7 +233,9 @@ def _fingerprint(source: Path) -> str:
             state = f"{stat.st_size}\t{stat.st_mtime_ns}"
         except OSError:  # a link that leads nowhere
             state = "unreadable"
-        digest.update(os.fsencode(f"{path.relative_to(source)}\t{state}\n"))  # a name may be no UTF-8
+        digest.update(
+            os.fsencode(f"{path.relative_to(source)}\t{state}\n")
+        )  # a name may be no UTF-8
     return digest.hexdigest()
 
 
@@ -188,37 +250,55 @@ def _write_faults(path: Path, faults: list[Fault]) -> None:
         table.to_csv(partial, sep="\t", index=False, lineterminator="\n")
 
 
-def measure(frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1) -> tuple[pd.DataFrame, list[Fault]]:
+def measure(
+    frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1
+) -> tuple[pd.DataFrame, list[Fault]]:
     """Fill the measured columns from the files' headers: where one is unknown, or of every clip.
 
-    A missing or unreadable file stays in the list, since every clip needs an answer, and is a fault.
+    A missing or unreadable file stays in the list, since every clip needs an answer, and is a
+    fault.
     """
     from tqdm import tqdm
 
     frame = frame.assign(**{name: frame.get(name, np.nan) for name in MEASURED})
     paths = [media / name for name in frame["file"]]
-    exists = np.fromiter(map(os.path.isfile, paths), bool, len(paths))  # False for a name that is too long
+    exists = np.fromiter(
+        map(os.path.isfile, paths), bool, len(paths)
+    )  # False for a name that is too long
     faults = [
         Fault(*entry, f"no such file in {media}", "kept")
         for entry in zip(frame["row"][~exists], frame["file"][~exists])
     ]
-    wanted = np.flatnonzero(exists & (everything | frame[list(MEASURED)].isna().any(axis=1).to_numpy()))
+    wanted = np.flatnonzero(
+        exists & (everything | frame[list(MEASURED)].isna().any(axis=1).to_numpy())
+    )
     values = frame[list(MEASURED)].to_numpy(float)
-    bar = {"disable": not len(wanted), "mininterval": 0.5 if sys.stderr.isatty() else 60.0, "desc": "probe"}
+    bar = {
+        "disable": not len(wanted),
+        "mininterval": 0.5 if sys.stderr.isatty() else 60.0,
+        "desc": "probe",
+    }
     problems = {}
-    for number, found in tqdm(_probe_all([paths[i] for i in wanted], jobs), total=len(wanted), **bar):
+    for number, found in tqdm(
+        _probe_all([paths[i] for i in wanted], jobs), total=len(wanted), **bar
+    ):
         i = wanted[number]
         if isinstance(found, str):
             problems[i] = found
         else:
             values[i] = found if everything else np.where(np.isnan(values[i]), found, values[i])
-    faults += [Fault(frame["row"].iat[i], frame["file"].iat[i], problems[i], "kept") for i in sorted(problems)]
+    faults += [
+        Fault(frame["row"].iat[i], frame["file"].iat[i], problems[i], "kept")
+        for i in sorted(problems)
+    ]
     frame[list(MEASURED)] = values
     return frame, faults
 
 
 def _probe_all(paths: list[Path], jobs: int) -> Iterator[tuple[int, tuple[float, ...] | str]]:
-    """What each file's header says (see _probe), in any order: (number of the path, measured or a problem)."""
+    """What each file's header says (see _probe), in any order: (number of the path, measured or
+    a problem).
+    """
     from klassify import decoding, media, workers
 
     if jobs <= 1 or len(paths) < 64:
@@ -227,7 +307,10 @@ def _probe_all(paths: list[Path], jobs: int) -> Iterator[tuple[int, tuple[float,
     for number, found in workers.each(
         _probe, paths, functools.partial(_itself, media.probe), jobs=jobs, limit_s=LIMIT_S
     ):
-        yield number, f"The decoder crashed: {found.reason}." if isinstance(found, workers.Died) else found
+        yield (
+            number,
+            (f"The decoder crashed: {found.reason}." if isinstance(found, workers.Died) else found),
+        )
 
 
 def _itself(value: T) -> T:
@@ -240,5 +323,7 @@ def _probe(probe: Callable[[Path], Any], path: Path) -> tuple[float, ...] | str:
     except KlassifyError as error:
         return error.what
     found = info.n_frames, info.fps, info.n_samples, info.duration
-    wrong = [f"{name} of {value}" for name, value in zip(MEASURED, found) if not possible(name, value)]
+    wrong = [
+        f"{name} of {value}" for name, value in zip(MEASURED, found) if not possible(name, value)
+    ]
     return f"Its header claims {some(wrong)}." if wrong else found

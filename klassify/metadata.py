@@ -1,8 +1,8 @@
 """Official metadata and file names -> the rows of a data list, and what is wrong with them.
 
-Reads the lists of AV-Deepfake1M and AV-Deepfake1M++ (one JSON a split, or one beside each video), LAV-DF's
-fields, and testX_files.txt. Bad rows are faults, named with file and row, never an end of the run.
-(FakeAVCeleb's CSV is read in fakeavceleb.py; lists.py turns rows and faults into files.)
+Reads the lists of AV-Deepfake1M and AV-Deepfake1M++ (one JSON a split, or one beside each video),
+LAV-DF's fields, and testX_files.txt. Bad rows are faults, named with file and row, never an end of
+the run. (FakeAVCeleb's CSV is read in fakeavceleb.py; lists.py turns rows and faults into files.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ from klassify.files import refuse_irregular
 from klassify.segment_cells import flat_segments, misshapen, without_gc
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
-FPS_RANGE = 0.01, 10_000.0  # what is beyond is no frame rate, and no clip's length may be computed with it
+FPS_RANGE = (
+    0.01,
+    10_000.0,
+)  # what is beyond is no frame rate, and no clip's length may be computed with it
 TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact
 # ++ names the source corpus and the person in folders
 DATASET = re.compile(r"(?:^|/)(vox_celeb_2|lrs3|silent_videos)/")
@@ -46,7 +49,9 @@ SPEAKER = re.compile(r"(?:^|/)(id\d{4,5}(?=/)|lrs3/[^/]+(?=/)|silent_videos/subj
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One wrong entry. `row` counts from 1; `action`: skipped, kept, segments dropped or repaired."""
+    """One wrong entry. `row` counts from 1; `action`: skipped, kept, segments dropped or
+    repaired.
+    """
 
     row: int
     file: str
@@ -78,9 +83,13 @@ def iter_records(path: str | os.PathLike, block: int = 1 << 23) -> Iterator[list
                 yield records
 
 
-def _next_block(text: mmap.mmap, start: int, block: int, cut: re.Pattern, path: object) -> tuple[list[Any], int]:
+def _next_block(
+    text: mmap.mmap, start: int, block: int, cut: re.Pattern, path: object
+) -> tuple[list[Any], int]:
     position = start + block
-    for _ in range(1000):  # a wrong cut is rare, so is a second one; a broken file must not be tried at each
+    for _ in range(
+        1000
+    ):  # a wrong cut is rare, so is a second one; a broken file must not be tried at each
         found = cut.search(text, position) if position < len(text) else None
         if found is None:
             break
@@ -92,7 +101,9 @@ def _next_block(text: mmap.mmap, start: int, block: int, cut: re.Pattern, path: 
         return orjson.loads(b"[" + text[start:]), len(text)
     except orjson.JSONDecodeError as error:
         line = text[:start].count(b"\n") + error.lineno
-        raise KlassifyError(f"This metadata is not readable JSON: {error}.", where=f"{path}:{line}") from None
+        raise KlassifyError(
+            f"This metadata is not readable JSON: {error}.", where=f"{path}:{line}"
+        ) from None
 
 
 def sidecar_files(folder: Path) -> list[Path]:
@@ -101,7 +112,9 @@ def sidecar_files(folder: Path) -> list[Path]:
 
 
 def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """The per-video JSON files below a folder, in the order of their names; an unreadable one is a fault."""
+    """The per-video JSON files below a folder, in the order of their names; an unreadable one is
+    a fault.
+    """
     records, faults = [], []
     for row, path in enumerate(sidecar_files(folder), 1):
         name = path.relative_to(folder).with_suffix(".mp4").as_posix()
@@ -121,14 +134,22 @@ def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
 
 
 def tabulate(records: list[Any], rows: Sequence[int]) -> tuple[pd.DataFrame, list[Fault]]:
-    """Metadata entries (AV-Deepfake1M, ++ or LAV-DF) -> the columns of a data list, and what was wrong.
+    """Metadata entries (AV-Deepfake1M, ++ or LAV-DF) -> the columns of a data list, and what was
+    wrong.
 
     Has `original` in place of `source`, and `row`; segments are JSON text, "" where unknown.
     """
     faults: list[Fault] = []
     usable = [isinstance(r, dict) and isinstance(r.get("file"), str) for r in records]
-    faults += [Fault(n, "", "the entry has no file name", "skipped") for n, ok in zip(rows, usable) if not ok]
-    rows, records = list(itertools.compress(rows, usable)), list(itertools.compress(records, usable))
+    faults += [
+        Fault(n, "", "the entry has no file name", "skipped")
+        for n, ok in zip(rows, usable)
+        if not ok
+    ]
+    rows, records = (
+        list(itertools.compress(rows, usable)),
+        list(itertools.compress(records, usable)),
+    )
     table = pd.DataFrame({"row": rows, "file": [r["file"] for r in records]}, dtype=object)
     _tabulate_lengths(table, records, faults)
     table["modify_type"] = [_modify_type(r) for r in records]
@@ -141,7 +162,9 @@ def tabulate(records: list[Any], rows: Sequence[int]) -> tuple[pd.DataFrame, lis
             for given, file in zip(table[name], table["file"])
         ]
     unknown = ~table["modify_type"].isin(TYPES)
-    for row, file, kind in table.loc[unknown, ["row", "file", "modify_type"]].itertuples(index=False):
+    for row, file, kind in table.loc[unknown, ["row", "file", "modify_type"]].itertuples(
+        index=False
+    ):
         faults.append(Fault(row, file, f"unknown modify_type {kind!r}", "skipped"))
     return table[~unknown], faults
 
@@ -156,7 +179,9 @@ def _modify_type(record: dict[str, Any]) -> str:
     return TYPES[2 * video + audio]
 
 
-def _tabulate_lengths(table: pd.DataFrame, records: list[dict[str, Any]], faults: list[Fault]) -> None:
+def _tabulate_lengths(
+    table: pd.DataFrame, records: list[dict[str, Any]], faults: list[Fault]
+) -> None:
     """Add the measured columns; what no clip can have is emptied, which no clip is skipped for."""
     for name, key in zip(MEASURED, ("video_frames", "fps", "audio_frames", "duration")):
         given = pd.Series([r.get(key) for r in records], dtype=object)
@@ -170,14 +195,20 @@ def _tabulate_lengths(table: pd.DataFrame, records: list[dict[str, Any]], faults
     table["duration"] = table["duration"].fillna(table["n_frames"] / table["fps"])
 
 
-def _tabulate_segments(table: pd.DataFrame, records: list[dict[str, Any]], faults: list[Fault]) -> None:
-    """Add the three segment columns as JSON text; blank all three of a clip where one is impossible.
+def _tabulate_segments(
+    table: pd.DataFrame, records: list[dict[str, Any]], faults: list[Fault]
+) -> None:
+    """Add the three segment columns as JSON text; blank all three of a clip where one is
+    impossible.
 
     The labels of Task 1 may not depend on segments, so no clip is skipped for them. AV-Deepfake1M
     repeats a segment in the column of the untouched modality of some thousand clips: emptied here.
     """
     rows, files, types = (table[name].tolist() for name in ("row", "file", "modify_type"))
-    limit = np.fmax(table["duration"], table["n_samples"] / SAMPLE_RATE).fillna(np.inf).to_numpy() + TOLERANCE_S
+    limit = (
+        np.fmax(table["duration"], table["n_samples"] / SAMPLE_RATE).fillna(np.inf).to_numpy()
+        + TOLERANCE_S
+    )
     union = [r.get("fake_segments", r.get("fake_periods")) for r in records]
     columns = {"fake_segments": union}
     for modality in ("audio", "visual"):
@@ -185,7 +216,11 @@ def _tabulate_segments(table: pd.DataFrame, records: list[dict[str, Any]], fault
         own = [r.get(name) for r in records]
         for i, (cell, kind) in enumerate(zip(own, types)):
             if cell and kind in TYPES and kind not in touched:
-                faults.append(Fault(rows[i], files[i], f"{name} of a clip that is {kind}: emptied", "repaired"))
+                faults.append(
+                    Fault(
+                        rows[i], files[i], f"{name} of a clip that is {kind}: emptied", "repaired"
+                    )
+                )
         columns[name] = [
             None if u is None else [] if kind not in touched else u if cell is None else cell
             for u, cell, kind in zip(union, own, types)
@@ -195,20 +230,29 @@ def _tabulate_segments(table: pd.DataFrame, records: list[dict[str, Any]], fault
         for cells in columns.values():
             cells[i] = None
     for name, cells in columns.items():
-        table[name] = ["" if c is None else "[]" if not c else orjson.dumps(c).decode() for c in cells]
+        table[name] = [
+            "" if c is None else "[]" if not c else orjson.dumps(c).decode() for c in cells
+        ]
 
 
-def _segment_problems(columns: dict[str, list[Any]], limit_s: np.ndarray, types: list[str]) -> dict[int, str]:
+def _segment_problems(
+    columns: dict[str, list[Any]], limit_s: np.ndarray, types: list[str]
+) -> dict[int, str]:
     """{position: what is wrong}: no [start, end] lists, impossible times, a type that disagrees."""
     problems: dict[int, str] = {}
     flat: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, cells in columns.items():
         for i in misshapen(cells):
             problems.setdefault(i, f"{name} is no list of [start, end]: {str(cells[i])[:80]}")
-        owner, times = flat_segments([None if i in problems else cell for i, cell in enumerate(cells)])
+        owner, times = flat_segments(
+            [None if i in problems else cell for i, cell in enumerate(cells)]
+        )
         start, end = times.T
         for k in np.flatnonzero(~((start >= 0) & (start < end) & (end <= limit_s[owner]))):
-            what = f"{name} has [{start[k]:g}, {end[k]:g}] in a clip of {limit_s[owner[k]] - TOLERANCE_S:g} s"
+            what = (
+                f"{name} has [{start[k]:g}, {end[k]:g}] in a clip of"
+                f" {limit_s[owner[k]] - TOLERANCE_S:g} s"
+            )
             problems.setdefault(int(owner[k]), what)
         flat[name] = owner, times
     for name in SEGMENTS[1:]:
@@ -216,11 +260,15 @@ def _segment_problems(columns: dict[str, list[Any]], limit_s: np.ndarray, types:
             problems.setdefault(i, f"{name} has a segment that lies outside fake_segments")
     for i, (kind, cell) in enumerate(zip(types, columns["fake_segments"])):
         if cell is not None and kind in TYPES and (kind == "real") == bool(cell):
-            problems.setdefault(i, f"modify_type is {kind}, but fake_segments {'is not' if cell else 'is'} empty")
+            problems.setdefault(
+                i, f"modify_type is {kind}, but fake_segments {'is not' if cell else 'is'} empty"
+            )
     return problems
 
 
-def _outside(owner: np.ndarray, times: np.ndarray, union_owner: np.ndarray, union: np.ndarray) -> list[int]:
+def _outside(
+    owner: np.ndarray, times: np.ndarray, union_owner: np.ndarray, union: np.ndarray
+) -> list[int]:
     """Owners of a segment that no segment of the union covers (5 ms of rounding allowed)."""
     if not len(owner):
         return []
@@ -228,17 +276,20 @@ def _outside(owner: np.ndarray, times: np.ndarray, union_owner: np.ndarray, unio
     order = np.lexsort((union[:, 0], union_owner))
     starts = union[order, 0] + shift * union_owner[order]
     # the latest end among those that start no later: it covers the segment if any does
-    ends = np.maximum.accumulate(np.concatenate([[-1.0], union[order, 1] + shift * union_owner[order]]))
+    ends = np.maximum.accumulate(
+        np.concatenate([[-1.0], union[order, 1] + shift * union_owner[order]])
+    )
     before = np.searchsorted(starts, times[:, 0] + shift * owner + 5e-3, side="right")
     return owner[ends[before] < times[:, 1] + shift * owner - 5e-3].tolist()
 
 
 def clip_sources(files: Sequence[str], originals: Sequence[str], split: str) -> list[str]:
-    """The id of each clip's original, one for a real clip, its perturbed parts and all fakes made of them.
+    """The id of each clip's original, one for a real clip, its perturbed parts and all fakes made
+    of them.
 
-    `original` of a fake names its real, that of a part (`real_p1`) the whole clip, that of a whole clip
-    the video it was cut from, or nothing. It is followed from clip to clip to the end; the id is the last
-    path reached, without its extension and without a leading split folder.
+    `original` of a fake names its real, that of a part (`real_p1`) the whole clip, that of a whole
+    clip the video it was cut from, or nothing. It is followed from clip to clip to the end; the id
+    is the last path reached, without its extension and without a leading split folder.
     """
     own, up = ([_path_id(name, split) for name in names] for names in (files, originals))
     parent = {clip: original for clip, original in zip(own, up) if original and original != clip}
@@ -259,13 +310,19 @@ def _path_id(name: str, split: str) -> str:
 
 
 def read_names(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """A testX_files.txt: a name a line, blank lines allowed. Each needs an answer, so a bad one is fatal."""
+    """A testX_files.txt: a name a line, blank lines allowed. Each needs an answer, so a bad one
+    is fatal.
+    """
     refuse_irregular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        number, line = next((n, x) for n, x in enumerate(path.read_bytes().splitlines(), 1) if not _is_utf8(x))
-        raise KlassifyError(f"A name of this file list is no UTF-8 text: {line!r}.", where=f"{path}:{number}") from None
+        number, line = next(
+            (n, x) for n, x in enumerate(path.read_bytes().splitlines(), 1) if not _is_utf8(x)
+        )
+        raise KlassifyError(
+            f"A name of this file list is no UTF-8 text: {line!r}.", where=f"{path}:{number}"
+        ) from None
     lines = pd.Series(text.split("\n"), index=range(1, text.count("\n") + 2)).str.rstrip("\r")
     lines = lines[lines != ""]
     for bad, why in ((unsafe_names(lines), "unsafe"), (repeated_names(lines), "repeated")):
@@ -286,9 +343,11 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """All clips of a split from a metadata JSON or a folder of sidecars, checked, with their sources.
+    """All clips of a split from a metadata JSON or a folder of sidecars, checked, with their
+    sources.
 
-    Raises KlassifyError for unreadable JSON and where no entry is usable; single bad entries are faults.
+    Raises KlassifyError for unreadable JSON and where no entry is usable; single bad entries are
+    faults.
     """
     faults: list[Fault] = []
     if source.is_dir():
@@ -296,7 +355,10 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
         stream = iter([records])
     else:
         stream = iter_records(source)
-    one_of_all = source.name in ("metadata.json", "metadata.min.json")  # LAV-DF: all splits in one file
+    one_of_all = source.name in (
+        "metadata.json",
+        "metadata.min.json",
+    )  # LAV-DF: all splits in one file
     names = {split, {"val": "dev", "dev": "val"}.get(split, split)}
     tables, row = [], 1
     with without_gc():
@@ -304,7 +366,10 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
             rows = range(row, row := row + len(records))
             if one_of_all:
                 mine = [not isinstance(r, dict) or r.get("split") in names for r in records]
-                records, rows = list(itertools.compress(records, mine)), list(itertools.compress(rows, mine))
+                records, rows = (
+                    list(itertools.compress(records, mine)),
+                    list(itertools.compress(rows, mine)),
+                )
             table, more = tabulate(records, rows)
             tables.append(table)
             faults += more
@@ -313,22 +378,36 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     return frame.reset_index(drop=True), faults
 
 
-def usable_rows(frame: pd.DataFrame, faults: list[Fault], source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """The rows with a safe name that stood nowhere before, and all faults in order; KlassifyError if none is left.
+def usable_rows(
+    frame: pd.DataFrame, faults: list[Fault], source: Path, split: str
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """The rows with a safe name that stood nowhere before, and all faults in order; KlassifyError
+    if none is left.
 
     Control characters in other texts are replaced: a list cannot hold them.
     """
     faults = list(faults)
-    for check, problem in ((unsafe_names, "unsafe file name"), (repeated_names, "this file stood here before")):
+    for check, problem in (
+        (unsafe_names, "unsafe file name"),
+        (repeated_names, "this file stood here before"),
+    ):
         bad = check(frame["file"])
-        faults += [Fault(*entry, problem, "skipped") for entry in zip(frame["row"][bad], frame["file"][bad])]
+        faults += [
+            Fault(*entry, problem, "skipped")
+            for entry in zip(frame["row"][bad], frame["file"][bad])
+        ]
         frame = frame[~bad]
     frame = frame.copy(deep=False)
     for name in ("original", "source", *OPTIONAL):
         if name in frame and (bad := unprintable(frame[name])).any():
             problem = f"control characters in {name}: replaced"
-            faults += [Fault(*entry, problem, "repaired") for entry in zip(frame["row"][bad], frame["file"][bad])]
-            frame[name] = frame[name].str.replace(UNPRINTABLE, "\ufffd", regex=True)  # equal ones stay equal
+            faults += [
+                Fault(*entry, problem, "repaired")
+                for entry in zip(frame["row"][bad], frame["file"][bad])
+            ]
+            frame[name] = frame[name].str.replace(
+                UNPRINTABLE, "\ufffd", regex=True
+            )  # equal ones stay equal
     faults.sort(key=lambda fault: fault.row)
     if frame.empty:
         first = f"; the first fault: row {faults[0].row}, {faults[0].problem}" if faults else ""

@@ -1,14 +1,16 @@
 """Scores -> a zip that the challenge's server accepts, with a manifest of what made it.
 
-    klassify package exp/demo/klassify/detector.yaml --split testA --list data_lists/demo/testA.tsv \\
+    klassify package exp/demo/klassify/detector.yaml --split testA \\
+        --list data_lists/demo/testA.tsv \\
         --out submissions/demo/klassify/testA
 
-detector.yaml names the system that answers each task; --task1 and --task2 name others, or stand alone.
-Task 1 becomes prediction.txt (`name;probability`), Task 2 prediction.json, both in one submission.zip.
-Every clip of the list gets exactly one answer: a clip that its system has no score for gets the prior
-(`--prior`, else the system's own) and is counted in manifest.json. Task 1 wants probabilities: calibrated scores, or
-the softmax of a linear fusion. The checker reads the result back, and what it refuses is an error here.
-Every package gets a row in ledger.tsv of the folder `submissions` that --out lies in (else of --out itself).
+detector.yaml names the system that answers each task; --task1 and --task2 name others, or stand
+alone. Task 1 becomes prediction.txt (`name;probability`), Task 2 prediction.json, both in one
+submission.zip. Every clip of the list gets exactly one answer: a clip that its system has no score
+for gets the prior (`--prior`, else the system's own) and is counted in manifest.json. Task 1 wants
+probabilities: calibrated scores, or the softmax of a linear fusion. The checker reads the result
+back, and what it refuses is an error here. Every package gets a row in ledger.tsv of the folder
+`submissions` that --out lies in (else of --out itself).
 """
 
 from __future__ import annotations
@@ -47,17 +49,32 @@ SUPERVISION_RULE = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify package`."""
-    parser.add_argument("detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks")
-    parser.add_argument("--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1")
-    parser.add_argument("--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2")
+    parser.add_argument(
+        "detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks"
+    )
+    parser.add_argument(
+        "--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1"
+    )
+    parser.add_argument(
+        "--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2"
+    )
     parser.add_argument("--split", required=True, help="the scored split, such as testA")
-    parser.add_argument("--list", required=True, type=Path, help="the data list whose clips need an answer")
+    parser.add_argument(
+        "--list", required=True, type=Path, help="the data list whose clips need an answer"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of the submission")
-    parser.add_argument("--ledger", type=Path, metavar="FILE", help="where it is booked; default: see above")
-    parser.add_argument("--prior", type=between_0_and_1,
-                        help="probability of a clip without a score; default: the system's")  # fmt: skip
+    parser.add_argument(
+        "--ledger", type=Path, metavar="FILE", help="where it is booked; default: see above"
+    )
+    parser.add_argument(
+        "--prior",
+        type=between_0_and_1,
+        help="probability of a clip without a score; default: the system's",
+    )
     parser.add_argument("--sigmoid", action="store_true", help="take log-odds, through a sigmoid")
-    parser.add_argument("--force", action="store_true", help="replace a submission of something else")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a submission of something else"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,16 +84,26 @@ def run(args: argparse.Namespace) -> int:
     tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}
     if not tasks:
         raise KlassifyError("Nothing to package.", mend="give a detector.yaml, --task1 or --task2")
-    options = {"prior": args.prior, "sigmoid": args.sigmoid, "force": args.force, "ledger_path": args.ledger}
+    options = {
+        "prior": args.prior,
+        "sigmoid": args.sigmoid,
+        "force": args.force,
+        "ledger_path": args.ledger,
+    }
     manifest = package(args.out, args.list, args.split, tasks, **options)
     for task in TASKS:
         if task in manifest:
-            counts = ", ".join(f"{key} {value}" for key, value in manifest[task].items() if key.startswith("n_"))
+            counts = ", ".join(
+                f"{key} {value}" for key, value in manifest[task].items() if key.startswith("n_")
+            )
             print(f"{task}: {manifest[task]['system']}, {counts}")
     for key in ("rule", "notice"):
         if key in manifest:
             print(manifest[key])
-    print(f"{args.out / ZIP}  id {ledger.id_of(manifest)} in {args.ledger or ledger.find_ledger(args.out)}")
+    print(
+        f"{args.out / ZIP}  id {ledger.id_of(manifest)} in"
+        f" {args.ledger or ledger.find_ledger(args.out)}"
+    )
     return 0
 
 
@@ -91,7 +118,8 @@ def package(
     force: bool = False,
     ledger_path: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-    """Write prediction files, submission.zip and manifest.json into `out`, and its row in the ledger.
+    """Write prediction files, submission.zip and manifest.json into `out`, and its row in the
+    ledger.
 
     tasks: {"task1": folder of the system that answers it, "task2": likewise}, one or both.
     ledger_path: the ledger; None stands for klassify.ledger.find_ledger(out). Returns the manifest.
@@ -107,7 +135,11 @@ def package(
     if already_done(path, manifest and manifest["made_with"], wanted, force=force):
         _accept(out, list_path)
         if file_hash(out / ZIP) != manifest["zip_sha256"]:
-            raise KlassifyError("This is not the package that the manifest describes.", where=out / ZIP, mend="--force")
+            raise KlassifyError(
+                "This is not the package that the manifest describes.",
+                where=out / ZIP,
+                mend="--force",
+            )
     else:
         refuse_unreadable(list_path, split, tasks, wanted)
         for name in (MANIFEST, ZIP, TXT, JSON):  # nothing of an earlier one may stay
@@ -121,24 +153,43 @@ def package(
 
 
 def _refuse_list(path: Path) -> None:
-    """KlassifyError for a list that is not there, is none, or has a name that no manifest can say."""
+    """KlassifyError for a list that is not there, is none, or has a name that no manifest can
+    say.
+    """
     if not is_text(str(path)):
-        raise KlassifyError("No manifest can say what this is made of: the list's name is no text that a terminal "
-                            "may show.", where=path, mend="rename it, or its folder")  # fmt: skip
+        raise KlassifyError(
+            "No manifest can say what this is made of: the list's name is no text that a terminal "
+            "may show.",
+            where=path,
+            mend="rename it, or its folder",
+        )
     datalist.read_list(path)
     _data_of(path)  # its record too
 
 
 def build(
-    out: Path, list_path: Path, split: str, tasks: Mapping[str, Path], *, prior: float | None, sigmoid: bool
+    out: Path,
+    list_path: Path,
+    split: str,
+    tasks: Mapping[str, Path],
+    *,
+    prior: float | None,
+    sigmoid: bool,
 ) -> dict[str, Any]:
-    """Write the prediction files and submission.zip into `out`, check them, and return what the manifest says."""
+    """Write the prediction files and submission.zip into `out`, check them, and return what the
+    manifest says.
+    """
     frame = datalist.read_list(list_path)
-    manifest: dict[str, Any] = {"split": split, "list": {"path": str(list_path), "sha256": file_hash(list_path)}}
+    manifest: dict[str, Any] = {
+        "split": split,
+        "list": {"path": str(list_path), "sha256": file_hash(list_path)},
+    }
     if "demo" in (list_path.parent.name, _data_of(list_path)):
         manifest["notice"] = DEMO_NOTICE
     if "task1" in tasks:
-        manifest["task1"] = write_task1(out / TXT, tasks["task1"], split, frame, prior=prior, sigmoid=sigmoid)
+        manifest["task1"] = write_task1(
+            out / TXT, tasks["task1"], split, frame, prior=prior, sigmoid=sigmoid
+        )
         if manifest["task1"]["supervision"] == "segment":
             manifest["rule"] = SUPERVISION_RULE
     if "task2" in tasks:
@@ -167,10 +218,19 @@ def _data_of(list_path: Path) -> str | None:
 def _accept(out: Path, list_path: Path) -> None:
     found = check.check(out / ZIP, Listed.read(list_path))
     if not found.accepted:
-        raise KlassifyError("\n".join(["The checker refuses this:", *found.refusals.lines()]), where=out / ZIP)
+        raise KlassifyError(
+            "\n".join(["The checker refuses this:", *found.refusals.lines()]), where=out / ZIP
+        )
 
 
-def _command(out: Path, list_path: Path, split: str, tasks: dict[str, Path], prior: float | None, sigmoid: bool) -> str:
+def _command(
+    out: Path,
+    list_path: Path,
+    split: str,
+    tasks: dict[str, Path],
+    prior: float | None,
+    sigmoid: bool,
+) -> str:
     words = ["klassify", "package"]
     for name, folder in tasks.items():
         words += [f"--{name}", folder]

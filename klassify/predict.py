@@ -3,10 +3,10 @@
     klassify predict clip.mp4 --out answers/
     klassify predict folder/ 'more/*.mp4' --recipe both --video
 
-For each file: the probability that it is fake (Task 1's answer), the segments that may be (Task 2's), a JSON
-file, a timeline (PNG) and, with --video, a copy with the marks drawn in. What runs is the detector.yaml of a
-recipe: that of --detector, else the first that was trained, on a real data set before the generated corpus.
-klassify.prediction runs it.
+For each file: the probability that it is fake (Task 1's answer), the segments that may be (Task
+2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in. What runs is
+the detector.yaml of a recipe: that of --detector, else the first that was trained, on a real data
+set before the generated corpus. klassify.prediction runs it.
 """
 
 from __future__ import annotations
@@ -26,32 +26,67 @@ from klassify.errors import KlassifyError, some
 from klassify.files import readable, short_names, write_json
 from klassify.prediction import Prediction, needed_kinds, predict
 
-TRAINED_ON = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo-large", "demo", "demo-tiny")
+TRAINED_ON = (
+    "avdeepfake1mpp",
+    "avdeepfake1m",
+    "lavdf",
+    "fakeavceleb",
+    "demo-large",
+    "demo",
+    "demo-tiny",
+)
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 SHOWN_SEGMENTS = 5
-LONGEST_STEM = 180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
+LONGEST_STEM = (
+    180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify predict`."""
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs")
+    parser.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs"
+    )
     parser.add_argument("--recipe", choices=("klassify", "multibranch", "both"), default="klassify")
-    parser.add_argument("--detector", type=Path, action="append", metavar="detector.yaml", help="instead of --recipe's")
-    parser.add_argument("--exp", type=Path, default=Path("exp"), help="where trained systems lie (default: exp)")
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder of the answers")
-    parser.add_argument("--video", action="store_true", help="also write a copy of each video with the marks drawn in")
-    parser.add_argument("--min-score", type=float, default=0.15, help="of segments that are shown (default 0.15)")
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        action="append",
+        metavar="detector.yaml",
+        help="instead of --recipe's",
+    )
+    parser.add_argument(
+        "--exp", type=Path, default=Path("exp"), help="where trained systems lie (default: exp)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("predictions"), help="folder of the answers"
+    )
+    parser.add_argument(
+        "--video",
+        action="store_true",
+        help="also write a copy of each video with the marks drawn in",
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.15, help="of segments that are shown (default 0.15)"
+    )
     parser.add_argument("--no-timeline", action="store_true", help="write no PNG")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
-    parser.add_argument("--lmm", help="multibranch: the LMM and its CLIP; without it the other branches answer alone")
+    parser.add_argument(
+        "--lmm",
+        help="multibranch: the LMM and its CLIP; without it the other branches answer alone",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have none."""
+    """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have
+    none.
+    """
     paths = find_videos(args.videos)
     names = ("klassify", "multibranch") if args.recipe == "both" else (args.recipe,)
     found = args.detector or [find_detector(args.exp, name) for name in names]
-    detectors = list({one.folder.resolve(): one for one in map(read_detector, found)}.values())  # each once
+    detectors = list(
+        {one.folder.resolve(): one for one in map(read_detector, found)}.values()
+    )  # each once
     for detector in detectors:
         needed_kinds(detector)  # what cannot answer is refused before another takes its time
     stems, unanswered = output_names(paths), 0
@@ -67,32 +102,46 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_videos(given: Iterable[str]) -> list[Path]:
-    """The files that the arguments name, folders and globs expanded, each once; none is a KlassifyError."""
+    """The files that the arguments name, folders and globs expanded, each once; none is a
+    KlassifyError.
+    """
     found: dict[Path, None] = {}
     for text in given:
         path = Path(text)
         if path.is_dir():
-            here = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            here = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+            )
         elif path.is_file():
             here = [path]
         else:
-            here = sorted(Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name))
+            here = sorted(
+                Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)
+            )
         if not here:
-            raise KlassifyError("There is no video here.", where=text, mend="give files, folders or quoted globs")
+            raise KlassifyError(
+                "There is no video here.", where=text, mend="give files, folders or quoted globs"
+            )
         found |= dict.fromkeys(here)
     return list(found)
 
 
 def find_detector(exp: Path, recipe: str) -> Path:
-    """The detector.yaml of a recipe, trained on a real data set if there is one, else on the generated corpus."""
+    """The detector.yaml of a recipe, trained on a real data set if there is one, else on the
+    generated corpus.
+    """
     others = sorted(path.name for path in exp.iterdir() if path.is_dir()) if exp.is_dir() else []
     for name in dict.fromkeys((*TRAINED_ON, *others)):
         if (path := exp / name / recipe / DETECTOR).exists():
             return path
     raise KlassifyError(
-        f"No detector of the recipe {recipe} was trained yet.", where=exp,
-        mend=f"make demo recipe={recipe} (some minutes), or train on your data: make stage2 recipe={recipe}",
-    )  # fmt: skip
+        f"No detector of the recipe {recipe} was trained yet.",
+        where=exp,
+        mend=(
+            f"make demo recipe={recipe} (some minutes), or train on your data: make stage2"
+            f" recipe={recipe}"
+        ),
+    )
 
 
 def describe(prediction: Prediction, min_score: float) -> str:
@@ -122,9 +171,11 @@ def _own_reasons(reasons: Mapping[str, str]) -> str:
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """The stems of the files' answers, in order: each file's own stem as text, cut where it is too long for a name.
+    """The stems of the files' answers, in order: each file's own stem as text, cut where it is too
+    long for a name.
 
-    What would have the same stem as one before, be it but for case, gets a number that no other has.
+    What would have the same stem as one before, be it but for case, gets a number that no other
+    has.
     """
     stems = [readable(path.stem if path.stem.strip(".") else "video") for path in paths]
     stems = [_cut(stem, LONGEST_STEM) for stem in stems]
@@ -149,7 +200,9 @@ def _cut(text: str, n_bytes: int) -> str:
     return text.encode()[:n_bytes].decode(errors="ignore")
 
 
-def _write(folder: Path, stem: str, video: Path, prediction: Prediction, args: argparse.Namespace) -> None:
+def _write(
+    folder: Path, stem: str, video: Path, prediction: Prediction, args: argparse.Namespace
+) -> None:
     write_json(folder / f"{stem}.json", prediction.as_json())
     if args.no_timeline and not args.video:
         return

@@ -1,7 +1,7 @@
 """Raw videos through the systems of a detector: what `klassify predict` and the Python API run.
 
-The given files become a data set of their own in a temporary folder, on which the stages' own commands run; an
-answer is thus the one that a submission would hold.
+The given files become a data set of their own in a temporary folder, on which the stages' own
+commands run; an answer is thus the one that a submission would hold.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from klassify.store_kinds import LMMRow
 
 SPLIT = "predict"
 EXTRACTED = ("mouth", "audio", "lmm")  # kinds of features that need no model of the detector's own
-DEMO_NOTICE = "These models were trained on the generated corpus alone: their answers about real videos mean nothing."
+DEMO_NOTICE = (
+    "These models were trained on the generated corpus alone: their answers about real videos mean"
+    " nothing."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +63,26 @@ class Prediction:
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, without the frames."""
         return {
-            "file": self.file, "probability": self.probability, "answered": self.answered, "reasons": self.reasons,
-            "segments": self.segments.to_dict("records"), "detector": self.detector, "notice": self.notice,
-        }  # fmt: skip
+            "file": self.file,
+            "probability": self.probability,
+            "answered": self.answered,
+            "reasons": self.reasons,
+            "segments": self.segments.to_dict("records"),
+            "detector": self.detector,
+            "notice": self.notice,
+        }
 
 
 def predict(
-    detector: DetectorFile, videos: Sequence[str | os.PathLike], *, device: str = "auto", lmm: str | None = None
+    detector: DetectorFile,
+    videos: Sequence[str | os.PathLike],
+    *,
+    device: str = "auto",
+    lmm: str | None = None,
 ) -> Iterator[Prediction]:
-    """Answers about videos, in their order. A file that cannot be read gets the prior and the reasons."""
+    """Answers about videos, in their order. A file that cannot be read gets the prior and the
+    reasons.
+    """
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
         kinds = needed_kinds(detector)
         data = _DataSet(Path(folder), [Path(video) for video in videos])
@@ -87,14 +101,21 @@ def needed_kinds(detector: DetectorFile) -> set[str]:
     """
     for task in ("task1", "task2"):
         detector.answering(task)
-    folders = [detector.folder / name for name, entry in detector.systems.items() if entry["kind"] == "model"]
+    folders = [
+        detector.folder / name
+        for name, entry in detector.systems.items()
+        if entry["kind"] == "model"
+    ]
     with _no_code_of(detector.folder):
         by_folder = {folder: set(feature_kinds(folder)) for folder in folders}
     for folder, kinds in by_folder.items():
         if other := sorted(kinds.difference(EXTRACTED)):
-            raise KlassifyError(f"This system reads features of the kind {', '.join(other)}, which a model of its own "
-                                f"makes; of raw videos only {' and '.join(EXTRACTED)} are made.", where=folder,
-                                mend="extract them, then klassify score")  # fmt: skip
+            raise KlassifyError(
+                f"This system reads features of the kind {', '.join(other)}, which a model of its"
+                f" own makes; of raw videos only {' and '.join(EXTRACTED)} are made.",
+                where=folder,
+                mend="extract them, then klassify score",
+            )
     return set().union(*by_folder.values())
 
 
@@ -104,13 +125,17 @@ def feature_kinds(folder: Path) -> Sequence[str]:
 
     from klassify.experiment import load_experiment
 
-    with torch.device("meta"):  # the config is checked as that of any system, nothing of the model's size is made
+    with torch.device(
+        "meta"
+    ):  # the config is checked as that of any system, nothing of the model's size is made
         return load_experiment(folder / systems.CONFIG).data.feature_kinds
 
 
 @contextlib.contextmanager
 def _no_code_of(folder: Path) -> Iterator[None]:
-    """No module is imported from a detector's folder, which may lie below the working directory and so on sys.path."""
+    """No module is imported from a detector's folder, which may lie below the working directory
+    and so on sys.path.
+    """
     finder = _Refusing(folder.resolve())
     sys.meta_path.insert(0, finder)
     try:
@@ -120,11 +145,15 @@ def _no_code_of(folder: Path) -> Iterator[None]:
 
 
 class _Refusing(importlib.abc.MetaPathFinder):
-    """Finds nothing; KlassifyError for a module that would be found in a folder, but for what is installed there."""
+    """Finds nothing; KlassifyError for a module that would be found in a folder, but for what is
+    installed there.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.installed = [Path(path).resolve() for path in (Path(__file__).parent, sys.prefix, sys.base_prefix)]
+        self.installed = [
+            Path(path).resolve() for path in (Path(__file__).parent, sys.prefix, sys.base_prefix)
+        ]
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
@@ -133,11 +162,15 @@ class _Refusing(importlib.abc.MetaPathFinder):
         place = Path(spec.origin).resolve()
         if place.is_relative_to(self.folder) and not any(map(place.is_relative_to, self.installed)):
             what = "A config names code that lies in the detector's own folder, which is not run."
-            raise KlassifyError(what, where=place, mend="if you trust it, move it to a folder of your own")
+            raise KlassifyError(
+                what, where=place, mend="if you trust it, move it to a folder of your own"
+            )
 
 
 def on_generated_corpus(folder: Path) -> bool:
-    """Whether a detector's folder, exp/<data>/<recipe> or a seed's below it, is of the generated corpus."""
+    """Whether a detector's folder, exp/<data>/<recipe> or a seed's below it, is of the generated
+    corpus.
+    """
     place = Path(os.path.abspath(folder))
     recipe = place.parent if place.name.startswith("seed-") else place
     return recipe.parent.name.split("-")[0] == "demo"
@@ -149,7 +182,9 @@ def _suffix(video: Path) -> str:
 
 
 class _DataSet:
-    """The given files as a data set: lists/, media/, features/ and, laid over a detector, exp/ in one folder."""
+    """The given files as a data set: lists/, media/, features/ and, laid over a detector, exp/
+    in one folder.
+    """
 
     def __init__(self, folder: Path, videos: Sequence[Path]):
         self.folder = folder
@@ -167,10 +202,14 @@ class _DataSet:
         except KlassifyError:
             return {"file": file} | dict.fromkeys(datalist.MEASURED, np.nan)
         measured = {name: getattr(info, name) for name in datalist.MEASURED}
-        return {"file": file} | {k: v if datalist.possible(k, v) else np.nan for k, v in measured.items()}
+        return {"file": file} | {
+            k: v if datalist.possible(k, v) else np.nan for k, v in measured.items()
+        }
 
     def lay_over(self, detector: DetectorFile) -> DetectorFile:
-        """The same systems in a folder of their own, by links, so that their scores are written there."""
+        """The same systems in a folder of their own, by links, so that their scores are written
+        there.
+        """
         top = self.folder / "exp"
         for name in detector.systems:
             (top / name).mkdir(parents=True, exist_ok=True)
@@ -179,23 +218,49 @@ class _DataSet:
                     (top / name / part).symlink_to(source.resolve())
         return dataclasses.replace(detector, folder=top)
 
-    def run_stages(self, detector: DetectorFile, kinds: Iterable[str], device: str, lmm: str | None) -> None:
-        """Extract what the models need, run them, derive, localise: inputs before those that use them."""
+    def run_stages(
+        self, detector: DetectorFile, kinds: Iterable[str], device: str, lmm: str | None
+    ) -> None:
+        """Extract what the models need, run them, derive, localise: inputs before those that use
+        them.
+        """
         for kind in sorted(kinds):
             self._extract(kind, device, lmm)
         for name, entry in detector.systems.items():
             folder = detector.folder / name
-            joins_proposals = systems.load_system(folder).parameters.get("rule") == systems.PROPOSALS_RULE
+            joins_proposals = (
+                systems.load_system(folder).parameters.get("rule") == systems.PROPOSALS_RULE
+            )
             if not joins_proposals:
-                self._command("score", str(folder), "--split", SPLIT, "--lists", str(self.folder / "lists"),
-                              "--media", str(self.folder / "media"), "--features", str(self.folder / "features"),
-                              "--device", device)  # fmt: skip
+                self._command(
+                    "score",
+                    str(folder),
+                    "--split",
+                    SPLIT,
+                    "--lists",
+                    str(self.folder / "lists"),
+                    "--media",
+                    str(self.folder / "media"),
+                    "--features",
+                    str(self.folder / "features"),
+                    "--device",
+                    device,
+                )
             if "proposals" in entry or joins_proposals:
                 self._command("localise", str(folder), "--split", SPLIT)
 
     def _extract(self, kind: str, device: str, lmm: str | None) -> None:
         out = self.folder / "features" / kind / SPLIT
-        options = ["--kind", kind, "--list", str(self.list), "--root", str(self.folder / "media"), "--out", str(out)]
+        options = [
+            "--kind",
+            kind,
+            "--list",
+            str(self.list),
+            "--root",
+            str(self.folder / "media"),
+            "--out",
+            str(out),
+        ]
         if kind == "lmm":
             if lmm is None:
                 self._without_lmm(out)
@@ -206,7 +271,9 @@ class _DataSet:
         self._command("extract", *options)
 
     def _without_lmm(self, out: Path) -> None:
-        """Shards that say of each file why it has no LMM features: the visual branch then does without."""
+        """Shards that say of each file why it has no LMM features: the visual branch then does
+        without.
+        """
         rows = [LMMRow.failed(file, "lmm", "no LMM was given") for file in self.files]
         settings = {"kind": "lmm", "visual_dim": 0, "textual_dim": 0, "new_tokens": 0}
         store.write_part(out, store.Place(1, 1, 0, 1), rows, settings, inputs="")
@@ -237,7 +304,9 @@ class _Answers:
                 self.frames[name] = dict(list(table.groupby("file", observed=True, sort=False)))
         self.task1 = detector.answering("task1").name
         self.prior = systems.prior_probability(systems.load_system(detector.answering("task1")))
-        self.segments = read_scores(score_path(detector.answering("task2"), SPLIT, "segments")).table
+        self.segments = read_scores(
+            score_path(detector.answering("task2"), SPLIT, "segments")
+        ).table
 
     def about(self, file: str, video: str, detector: DetectorFile) -> Prediction:
         scores = self.clips[self.task1]

@@ -1,7 +1,8 @@
-"""The named methods that find fake spans in frame scores; klassify.proposals makes proposals of them.
+"""The named methods that find fake spans in frame scores; klassify.proposals makes proposals of
+them.
 
-A method takes FrameScores and its own settings, all with defaults, and returns Spans of any number and
-order. Clips are never looped over.
+A method takes FrameScores and its own settings, all with defaults, and returns Spans of any number
+and order. Clips are never looped over.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ VITERBI_FRAMES_AT_ONCE = 1 << 20
 
 
 class Spans(NamedTuple):
-    """What a method finds, each (N,): frames [first, stop), score, and the level p_fake crosses at the edges."""
+    """What a method finds, each (N,): frames [first, stop), score, and the level p_fake crosses
+    at the edges.
+    """
 
     first: np.ndarray
     stop: np.ndarray
@@ -35,8 +38,12 @@ class Spans(NamedTuple):
         return Spans(*(column[index] for column in self))
 
 
-def by_threshold(frames: FrameScores, *, threshold: float = 0.5, merge_s: float = 0.08, drop_s: float = 0.0) -> Spans:
-    """Runs of p_fake >= threshold; gaps of up to merge_s are closed, then runs shorter than drop_s dropped."""
+def by_threshold(
+    frames: FrameScores, *, threshold: float = 0.5, merge_s: float = 0.08, drop_s: float = 0.0
+) -> Spans:
+    """Runs of p_fake >= threshold; gaps of up to merge_s are closed, then runs shorter than
+    drop_s dropped.
+    """
     first, stop = runs(frames.p_fake >= threshold, frames)
     first, stop = merge_gaps(first, stop, frames.clip_of(first), _n_frames(merge_s))
     long = stop - first >= _n_frames(drop_s)
@@ -45,9 +52,15 @@ def by_threshold(frames: FrameScores, *, threshold: float = 0.5, merge_s: float 
 
 
 def by_levels(
-    frames: FrameScores, *, levels: Sequence[float] = LEVELS, merge_s: float = 0.0, context: float = 1.0
+    frames: FrameScores,
+    *,
+    levels: Sequence[float] = LEVELS,
+    merge_s: float = 0.0,
+    context: float = 1.0,
 ) -> Spans:
-    """Runs above every level, each span once; score: outer-inner contrast (AutoLoc, Shou et al., ECCV 2018)."""
+    """Runs above every level, each span once; score: outer-inner contrast (AutoLoc, Shou et al.,
+    ECCV 2018).
+    """
     found = []
     for level in levels:
         first, stop = runs(frames.p_fake >= level, frames)
@@ -63,7 +76,8 @@ def by_watershed(
     tolerances: Sequence[float] = (0.5, 0.7, 0.9),
     context: float = 1.0,
 ) -> Spans:
-    """Temporal actionness grouping (Zhao et al., ICCV 2017): basins of 1 - p_fake flooded to several levels.
+    """Temporal actionness grouping (Zhao et al., ICCV 2017): basins of 1 - p_fake flooded to
+    several levels.
 
     From each run above a level, the runs after it are taken in as long as the runs make up at least
     `tolerance` of the whole span. Each span once; score: outer-inner contrast.
@@ -77,12 +91,16 @@ def by_watershed(
     return _contrasted(frames, found, context)
 
 
-def by_boundaries(frames: FrameScores, *, peaks: int = 10, floor: float = 0.05, max_s: float = 12.0) -> Spans:
-    """Pairs of a peak of "first fake frame" and a later peak of "last fake frame", at most max_s long.
+def by_boundaries(
+    frames: FrameScores, *, peaks: int = 10, floor: float = 0.05, max_s: float = 12.0
+) -> Spans:
+    """Pairs of a peak of "first fake frame" and a later peak of "last fake frame", at most max_s
+    long.
 
-    The `peaks` highest local maxima of each, from `floor` up (BSN, Lin et al., ECCV 2018). How likely a frame
-    is the first comes from the tag B; else from the rise of p_fake, averaged with BAM's boundary where the frame
-    before is real. With tags, the most probable sequence of tags joins the pairs.
+    The `peaks` highest local maxima of each, from `floor` up (BSN, Lin et al., ECCV 2018). How
+    likely a frame is the first comes from the tag B; else from the rise of p_fake, averaged with
+    BAM's boundary where the frame before is real. With tags, the most probable sequence of tags
+    joins the pairs.
     """
     opens, closes, alone = _end_probabilities(frames)
     start, end = (_peaks(frames, strength, peaks, floor) for strength in (opens, closes))
@@ -107,9 +125,13 @@ def by_boundaries(frames: FrameScores, *, peaks: int = 10, floor: float = 0.05, 
 
 
 def by_viterbi(frames: FrameScores) -> Spans:
-    """The segments of the most probable sequence of tags (paper 1, section 4.2), scored like pairs."""
+    """The segments of the most probable sequence of tags (paper 1, section 4.2), scored like
+    pairs.
+    """
     if frames.log_tags is None:
-        raise KlassifyError("The method viterbi needs frame scores with tags (log_o log_b log_i log_l).")
+        raise KlassifyError(
+            "The method viterbi needs frame scores with tags (log_o log_b log_i log_l)."
+        )
     lengths = np.diff(frames.offsets)
     tags = np.full(len(frames.p_fake), segments.O)
     by_length = np.argsort(lengths, kind="stable")
@@ -123,10 +145,14 @@ def by_viterbi(frames: FrameScores) -> Spans:
         there = column < lengths[part, None]
         frame = np.where(there, frames.offsets[part, None] + column, 0)
         tags[frame[there]] = segments.viterbi(frames.log_tags[frame], lengths[part])[there]
-    spans = segments.decode_tags(tags)  # each clip begins and ends with a whole segment or outside one
+    spans = segments.decode_tags(
+        tags
+    )  # each clip begins and ends with a whole segment or outside one
     first, stop = spans[:, 0], spans[:, 1]
     p_b, p_l = (np.exp(frames.log_tags[:, tag]) for tag in (segments.B, segments.L))
-    return _paired(frames, first, stop, p_b[first] * np.where(stop - first == 1, p_b[first], p_l[stop - 1]))
+    return _paired(
+        frames, first, stop, p_b[first] * np.where(stop - first == 1, p_b[first], p_l[stop - 1])
+    )
 
 
 METHODS = {
@@ -139,7 +165,9 @@ METHODS = {
 
 
 def highest_runs(frames: FrameScores, clips: np.ndarray) -> Spans:
-    """For each of `clips`, which all have frames, the run around its highest frame above half of it."""
+    """For each of `clips`, which all have frames, the run around its highest frame above half of
+    it.
+    """
     part = frames.take(clips)
     highest = np.maximum.reduceat(part.p_fake, part.offsets[:-1]) if len(clips) else np.empty(0)
     level = np.repeat(highest / 2, np.diff(part.offsets))
@@ -156,20 +184,26 @@ def _n_frames(seconds: float) -> int:
     return round(seconds / FRAME_S)
 
 
-def _contrasted(frames: FrameScores, found: Sequence[tuple[np.ndarray, np.ndarray, float]], context: float) -> Spans:
+def _contrasted(
+    frames: FrameScores, found: Sequence[tuple[np.ndarray, np.ndarray, float]], context: float
+) -> Spans:
     """Spans found at several levels, each once, with mean inside - context * mean just outside."""
     first, stop = (np.concatenate([part[i] for part in found]) for i in (0, 1))
     level = np.concatenate([np.full(len(part[0]), part[2]) for part in found])
     # a sharp edge crosses one half exactly between two frames
     spans = _distinct(Spans(first, stop, np.zeros(len(first)), level), np.abs(level - 0.5))
-    score = frames.mean(spans.first, spans.stop) - context * frames.outer_mean(spans.first, spans.stop)
+    score = frames.mean(spans.first, spans.stop) - context * frames.outer_mean(
+        spans.first, spans.stop
+    )
     return spans._replace(score=np.clip(score, 0, 1))
 
 
 def _distinct(spans: Spans, cost: np.ndarray) -> Spans:
     """Each span once, of several the one of the least cost (N,)."""
     spans = spans.take(np.argsort(cost, kind="stable"))
-    _, kept = np.unique(spans.first * (spans.stop.max(initial=0) + 1) + spans.stop, return_index=True)
+    _, kept = np.unique(
+        spans.first * (spans.stop.max(initial=0) + 1) + spans.stop, return_index=True
+    )
     return spans.take(kept)
 
 
@@ -190,8 +224,12 @@ def _absorb(first: np.ndarray, stop: np.ndarray, clip: np.ndarray, tolerance: fl
 
 
 def _end_probabilities(frames: FrameScores) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """How likely each frame is the first of a segment, the last, and (with tags) the last if it is the first."""
-    p = frames.p_fake if frames.unsmoothed is None else frames.unsmoothed  # smoothing would hide the ends
+    """How likely each frame is the first of a segment, the last, and (with tags) the last if it
+    is the first.
+    """
+    p = (
+        frames.p_fake if frames.unsmoothed is None else frames.unsmoothed
+    )  # smoothing would hide the ends
     if frames.log_tags is not None:
         probability = np.exp(frames.log_tags)
         goes_on = frames.following(probability[:, segments.I] + probability[:, segments.L], 0.0)
@@ -210,12 +248,18 @@ def _end_probabilities(frames: FrameScores) -> tuple[np.ndarray, np.ndarray, np.
 
 def _peaks(frames: FrameScores, strength: np.ndarray, k: int, floor: float) -> np.ndarray:
     """The frames of the k highest local maxima of each clip that reach the floor, ascending."""
-    highest = (strength > frames.previous(strength, -1.0)) & (strength >= frames.following(strength, -1.0))
+    highest = (strength > frames.previous(strength, -1.0)) & (
+        strength >= frames.following(strength, -1.0)
+    )
     peak = np.flatnonzero(highest & (strength >= max(floor, 1e-9)))
     return np.sort(peak[top_per_clip(frames.clip_of(peak), strength[peak], k)])
 
 
-def _paired(frames: FrameScores, first: np.ndarray, stop: np.ndarray, strength: np.ndarray) -> Spans:
-    """strength: product of the probabilities of both ends; edges are sought at half the mean inside."""
+def _paired(
+    frames: FrameScores, first: np.ndarray, stop: np.ndarray, strength: np.ndarray
+) -> Spans:
+    """strength: product of the probabilities of both ends; edges are sought at half the mean
+    inside.
+    """
     mean = frames.mean(first, stop)
     return Spans(first, stop, np.clip(np.sqrt(strength) * mean, 0, 1), mean / 2)

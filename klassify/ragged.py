@@ -1,4 +1,6 @@
-"""Rows of many clips, one clip after the other in one array: clip i has the rows offsets[i] to offsets[i + 1]."""
+"""Rows of many clips, one clip after the other in one array: clip i has the rows offsets[i] to
+offsets[i + 1].
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,19 @@ def row_numbers(offsets: np.ndarray, clips: np.ndarray) -> np.ndarray:
     """The numbers of all rows of `clips`, clip after clip."""
     counts = np.diff(offsets)[clips]
     ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[:-1][clips] - (ends - counts), counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+        offsets[:-1][clips] - (ends - counts), counts
+    )
 
 
-def top_rows(scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE) -> tuple[np.ndarray, np.ndarray]:
-    """The frames with the highest scores of each clip, a `share` of them, rounded down, and at least one.
+def top_rows(
+    scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames with the highest scores of each clip, a `share` of them, rounded down, and at
+    least one.
 
-    Returns their positions in scores (F,), clip after clip, and offsets (n + 1,) of the clips among these.
+    Returns their positions in scores (F,), clip after clip, and offsets (n + 1,) of the clips among
+    these.
     """
     counts = np.diff(offsets)
     owner = np.repeat(np.arange(len(counts)), counts)
@@ -36,9 +44,13 @@ def top_rows(scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE) 
 
 
 def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndarray:
-    """Clip scores (n,) of frame scores (F,): "max", or "top", the mean of the highest tenth; NaN without frames."""
+    """Clip scores (n,) of frame scores (F,): "max", or "top", the mean of the highest tenth; NaN
+    without frames.
+    """
     if how not in POOLS:
-        raise KlassifyError(f"{how!r} is no way from frames to a clip score; there are {', '.join(POOLS)}.")
+        raise KlassifyError(
+            f"{how!r} is no way from frames to a clip score; there are {', '.join(POOLS)}."
+        )
     result = np.full(len(offsets) - 1, np.nan)
     if how == "top":
         rows, offsets = top_rows(scores, offsets)

@@ -1,4 +1,6 @@
-"""Hyper-parameters that no model can be built with are a ValueError by name, not torch's error in some layer."""
+"""Hyper-parameters that no model can be built with are a ValueError by name, not torch's error
+in some layer.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,16 @@ from collections.abc import Sequence
 
 
 def check_sizes(least: int = 1, **sizes: int | Sequence[int]) -> None:
-    """ValueError unless each size, or each one of a list, is at least so large; a list needs one."""
+    """ValueError unless each size, or each one of a list, is at least so large; a list needs
+    one.
+    """
     for name, value in sizes.items():
         each = [value] if isinstance(value, int) else list(value)
         if not each or min(each) < least:
-            raise ValueError(f"{name} is {'' if isinstance(value, int) else 'one or more of '}at least {least}, "
-                             f"not {value}")  # fmt: skip
+            raise ValueError(
+                f"{name} is {'' if isinstance(value, int) else 'one or more of '}at least {least}, "
+                f"not {value}"
+            )
 
 
 def check_shares(**shares: float) -> None:

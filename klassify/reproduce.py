@@ -1,11 +1,12 @@
 """Make a submission again from its manifest, in a temporary folder, and compare bytes.
 
-    klassify reproduce 3f2a81c09e                          an id of the ledger (make reproduce submission=3f2a81c09e)
+    klassify reproduce 3f2a81c09e  an id of the ledger (make reproduce submission=3f2a81c09e)
     klassify reproduce submissions/demo/klassify/testA     a package's folder
 
-Run it where the package was made. Exits with 0 where every input has the recorded hash and the zip has the recorded
-bytes; else it says what differs and why, and exits with 1. The scores are taken as they are: `make stage3 force=1`
-makes them anew. Paths of the manifest may not leave the working directory (--allow names further folders).
+Run it where the package was made. Exits with 0 where every input has the recorded hash and the zip
+has the recorded bytes; else it says what differs and why, and exits with 1. The scores are taken as
+they are: `make stage3 force=1` makes them anew. Paths of the manifest may not leave the working
+directory (--allow names further folders).
 """
 
 from __future__ import annotations
@@ -32,9 +33,17 @@ from klassify.submission.verdict import MANIFEST, ZIP, Listed
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify reproduce`."""
     parser.add_argument("submission", help="an id of the ledger, or the folder of a package")
-    parser.add_argument("--ledger", type=Path, default=Path(ledger.HOME, ledger.LEDGER), metavar="FILE")
-    parser.add_argument("--allow", type=Path, action="append", default=[], metavar="DIR",
-                        help="a folder outside the working directory that inputs may lie in")  # fmt: skip
+    parser.add_argument(
+        "--ledger", type=Path, default=Path(ledger.HOME, ledger.LEDGER), metavar="FILE"
+    )
+    parser.add_argument(
+        "--allow",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder outside the working directory that inputs may lie in",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,14 +55,20 @@ def run(args: argparse.Namespace) -> int:
     if differences:
         print(f"NOT REPRODUCED {name}:", *differences, sep="\n")
         return 1
-    print(f"REPRODUCED {name}: every input and every byte is the same, sha256 {manifest['zip_sha256']}")
+    print(
+        f"REPRODUCED {name}: every input and every byte is the same, sha256"
+        f" {manifest['zip_sha256']}"
+    )
     return 0
 
 
 def locate(submission: str, ledger_path: str | os.PathLike) -> tuple[Path, Path | None]:
     """(manifest, the package itself or None) of an id of the ledger or a package's folder."""
     if not submission.strip():
-        raise KlassifyError("Which submission?", mend="make reproduce submission=ID; `klassify ledger` lists the ids")
+        raise KlassifyError(
+            "Which submission?",
+            mend="make reproduce submission=ID; `klassify ledger` lists the ids",
+        )
     folder = Path(submission)
     if (folder / MANIFEST).is_file():
         return folder / MANIFEST, folder / ZIP if (folder / ZIP).is_file() else None
@@ -62,14 +77,20 @@ def locate(submission: str, ledger_path: str | os.PathLike) -> tuple[Path, Path 
     row = ledger.read_ledger(ledger_path, must_exist=True).row(submission)
     path = ledger.manifest_path(ledger_path, row["id"])
     if not path.is_file():
-        raise KlassifyError(f"The manifest of {row['id']} is gone.", where=path, mend="give the package's folder")
+        raise KlassifyError(
+            f"The manifest of {row['id']} is gone.", where=path, mend="give the package's folder"
+        )
     stored = Path(ledger_path).parent / row["folder"] / ZIP
     # the folder may hold a later package by now
     return path, stored if stored.is_file() and file_hash(stored).startswith(row["id"]) else None
 
 
 def reproduce(
-    manifest: Mapping[str, Any], stored: Path | None = None, *, allow: Sequence[Path] = (), where: object = None
+    manifest: Mapping[str, Any],
+    stored: Path | None = None,
+    *,
+    allow: Sequence[Path] = (),
+    where: object = None,
 ) -> list[str]:
     """Lines that say what differs from a read manifest, and why; [] where all is the same.
 
@@ -78,17 +99,31 @@ def reproduce(
     """
     split, settings, described = manifest["split"], manifest["made_with"], manifest["systems"]
     list_path = inside(manifest["list"]["path"], allow, where=where)
-    tasks = {task: inside(described[task]["path"], allow, where=where) for task in TASKS if task in described}
+    tasks = {
+        task: inside(described[task]["path"], allow, where=where)
+        for task in TASKS
+        if task in described
+    }
     for entry in (entry for task in tasks for entry in entries(described[task])):
         inside(entry["path"], allow, where=where)
     lines = list(dict.fromkeys(_changed_inputs(manifest, list_path, tasks)))
     if stored and file_hash(stored) != manifest["zip_sha256"]:
-        lines.append(f"  {stored} is not the package that the manifest describes: its sha256 is {file_hash(stored)}")
+        lines.append(
+            f"  {stored} is not the package that the manifest describes: its sha256 is"
+            f" {file_hash(stored)}"
+        )
         stored = None
     with tempfile.TemporaryDirectory(prefix="klassify-") as name:
         folder = Path(name)
         try:
-            made = build(folder, list_path, split, tasks, prior=settings["prior"], sigmoid=settings["sigmoid"])
+            made = build(
+                folder,
+                list_path,
+                split,
+                tasks,
+                prior=settings["prior"],
+                sigmoid=settings["sigmoid"],
+            )
         except KlassifyError as error:
             return [*lines, f"  it cannot be made again: {error}"]
         if made["zip_sha256"] == manifest["zip_sha256"]:
@@ -101,19 +136,30 @@ def reproduce(
     return lines
 
 
-def _changed_inputs(manifest: Mapping[str, Any], list_path: Path, tasks: Mapping[str, Path]) -> Iterator[str]:
+def _changed_inputs(
+    manifest: Mapping[str, Any], list_path: Path, tasks: Mapping[str, Path]
+) -> Iterator[str]:
     """A line for every input that is not what it was; what others are computed from comes first."""
     settings, split = manifest["made_with"], manifest["split"]
     yield from _differs(f"the list {list_path}", settings["list"], lambda: file_hash(list_path))
     for task, top in tasks.items():
         kind = TASKS[task][1]
         *below, _ = entries(manifest["systems"][task])
-        parts = [(Path(entry["path"]), entry["hash"], entry.get(f"{kind}_sha256")) for entry in below]
-        for folder, system, scores in (*parts, (top, settings[f"{task}_system"], settings[f"{task}_scores"])):
-            yield from _differs(f"the system {folder}", system, functools.partial(systems.system_hash, folder))
+        parts = [
+            (Path(entry["path"]), entry["hash"], entry.get(f"{kind}_sha256")) for entry in below
+        ]
+        for folder, system, scores in (
+            *parts,
+            (top, settings[f"{task}_system"], settings[f"{task}_scores"]),
+        ):
+            yield from _differs(
+                f"the system {folder}", system, functools.partial(systems.system_hash, folder)
+            )
             path = score_path(folder, split, kind)
             if scores is not None:
-                yield from _differs(f"the scores {path}", scores, functools.partial(file_hash, path))
+                yield from _differs(
+                    f"the scores {path}", scores, functools.partial(file_hash, path)
+                )
 
 
 def _differs(what: str, was: str, hash_now: Callable[[], str]) -> Iterator[str]:
@@ -128,7 +174,9 @@ def _differs(what: str, was: str, hash_now: Callable[[], str]) -> Iterator[str]:
             yield f"  changed: {what}, hash {was} then, {now} now"
 
 
-def _changed_output(manifest: Mapping[str, Any], made: Mapping[str, Any], *, explained: bool) -> Iterator[str]:
+def _changed_output(
+    manifest: Mapping[str, Any], made: Mapping[str, Any], *, explained: bool
+) -> Iterator[str]:
     """Which member is different, and, where no input explains it, what else could be the cause."""
     before = manifest.get("files", {})
     changed = [name for name, now in made["files"].items() if before.get(name) not in (None, now)]
@@ -136,9 +184,14 @@ def _changed_output(manifest: Mapping[str, Any], made: Mapping[str, Any], *, exp
         yield f"  {name} differs: sha256 {before[name]} then, {made['files'][name]} now"
     yield f"  {ZIP} differs: sha256 {manifest['zip_sha256']} then, {made['zip_sha256']} now"
     if before and not changed:
-        yield "  the answers are the same, the archive around them is not: another zlib packs otherwise"
+        yield (
+            "  the answers are the same, the archive around them is not: another zlib packs"
+            " otherwise"
+        )
     if not explained:
         yield "  no input has changed; this has to come from the code or its libraries:"
         for key in ("commit", "dirty", "versions"):
             if manifest.get(key) != made[key]:
-                yield f"    {key}: {json.dumps(manifest.get(key))} then, {json.dumps(made[key])} now"
+                yield (
+                    f"    {key}: {json.dumps(manifest.get(key))} then, {json.dumps(made[key])} now"
+                )

@@ -2,9 +2,10 @@
 
     klassify resume features/demo/mouth/train
     klassify resume features/demo/mouth/train --time 06:00:00 --sbatch-arg=--mem=16G
-    klassify resume features/demo/mouth/train --here          # on this machine, one shard after the other
+    klassify resume features/demo/mouth/train --here  # on this machine, one shard after the other
 
-What is done or in the queue is left alone. Options that are given replace those of the first submission.
+What is done or in the queue is left alone. Options that are given replace those of the first
+submission.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from klassify.arguments import at_least_1
     from klassify.launch.options import add_job_arguments
 
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs")
-    parser.add_argument("--here", action="store_true", help="run the missing shards on this machine")
-    parser.add_argument("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs"
+    )
+    parser.add_argument(
+        "--here", action="store_true", help="run the missing shards on this machine"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the script and the commands, submit nothing"
+    )
     group = parser.add_argument_group("other settings than at the first submission")
-    group.add_argument("--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once")
+    group.add_argument(
+        "--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once"
+    )
     add_job_arguments(group)
 
 
@@ -42,15 +51,23 @@ def run(args: argparse.Namespace) -> int:
         records = records_in(folder)
         if not records:
             raise KlassifyError(
-                "No command was launched here, so that none can be submitted again.", where=folder,
-                mend="`klassify status` names the missing shards: run the command with --shard I/N for each",
-            )  # fmt: skip
+                "No command was launched here, so that none can be submitted again.",
+                where=folder,
+                mend=(
+                    "`klassify status` names the missing shards: run the command with --shard I/N"
+                    " for each"
+                ),
+            )
         for record in records:
             record.options = record.options.changed(
-                max_parallel=args.max_parallel, time=args.time, cpus=args.cpus, max_restarts=args.max_restarts,
-                grace=args.grace, sbatch=added(record.options.sbatch, args.sbatch_arg or ()),
+                max_parallel=args.max_parallel,
+                time=args.time,
+                cpus=args.cpus,
+                max_restarts=args.max_restarts,
+                grace=args.grace,
+                sbatch=added(record.options.sbatch, args.sbatch_arg or ()),
                 modules=args.module and tuple(args.module),
-            )  # fmt: skip
+            )
             if args.here and not args.dry_run:
                 _run_here(record)
             else:
@@ -66,9 +83,13 @@ def _run_here(record: Record) -> None:
     for shard in found.lacking:
         cut = [] if record.work.command == "train" else ["--shard", f"{shard}/{record.work.n}"]
         command = [sys.executable, "-m", "klassify.cli", *record.arguments, *cut]
-        environment = os.environ | {"PYTHONSAFEPATH": "1"}  # as in the scripts: no code of that folder
+        environment = os.environ | {
+            "PYTHONSAFEPATH": "1"
+        }  # as in the scripts: no code of that folder
         failed = subprocess.run(command, cwd=record.cwd, env=environment, check=False).returncode
         if failed and not (record.may_fail_whole and shard in record.work.done()):
-            raise KlassifyError(f"Shard {shard} of {record.work.n} failed.", where=record.work.folder)
+            raise KlassifyError(
+                f"Shard {shard} of {record.work.n} failed.", where=record.work.folder
+            )
     if not found.in_queue:
         print(f"{record.work.folder}: {record.work.merge()}")

@@ -1,18 +1,19 @@
 """Score files: the one schema in which every system writes and every later step reads scores.
 
 One row is one span of one clip: `file start end score [named columns]`, times in seconds, a higher
-score always means "more fake". Labels never live here; rows are joined by `file`, never by position.
+score always means "more fake". Labels never live here; rows are joined by `file`, never by
+position.
 
-| kind     | file                     | rows                                                   |
-|----------|--------------------------|--------------------------------------------------------|
-| windows  | <split>.windows.tsv      | one a window, kept so that aggregation is a cheap re-run |
-| clips    | <split>.clips.tsv        | exactly one a clip; empty score = no answer, `reason` says why |
-| frames   | <split>.frames.parquet   | one a 40 ms frame                                      |
-| segments | <split>.segments.tsv     | proposals, with `modality` and `method`                |
+| kind | file | rows |
+|---|---|---|
+| windows | <split>.windows.tsv | one a window, kept so that aggregation is a cheap re-run |
+| clips | <split>.clips.tsv | exactly one a clip; empty score = no answer, `reason` says why |
+| frames | <split>.frames.parquet | one a 40 ms frame |
+| segments | <split>.segments.tsv | proposals, with `modality` and `method` |
 
 The header (`# key=value` lines in TSV, file metadata in Parquet) says which system made the scores,
-on which split, on which scale, under which supervision, and with which settings; that of a TSV file says last how
-many rows follow, since nothing else would tell that some of them are lost.
+on which split, on which scale, under which supervision, and with which settings; that of a TSV file
+says last how many rows follow, since nothing else would tell that some of them are lost.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def write_scores(path: str | os.PathLike, table: pd.DataFrame, header: Header) -
 def write_blocks(path: str | os.PathLike, blocks: Iterable[pd.DataFrame], header: Header) -> None:
     """`write_scores` of blocks of rows that follow each other, so that a corpus is never in memory.
 
-    At least one block, maybe an empty one, and all with the same columns. In Parquet a block is a row group.
+    At least one block, maybe an empty one, and all with the same columns. In Parquet a block is a
+    row group.
     """
     checked = (_validated(block, header, path) for block in blocks)
     with whole_file(path) as partial:
@@ -128,19 +130,32 @@ def _write_tsv(path: Path, blocks: Iterable[pd.DataFrame], header: Header) -> No
         place, rows = handle.tell(), 0
         handle.write(f"{rows:012d}\n")
         for number, block in enumerate(blocks):
-            block.to_csv(handle, sep="\t", index=False, header=not number, float_format=DIGITS, lineterminator="\n")
+            block.to_csv(
+                handle,
+                sep="\t",
+                index=False,
+                header=not number,
+                float_format=DIGITS,
+                lineterminator="\n",
+            )
             rows += len(block)
         handle.seek(place)
         handle.write(f"{rows:012d}")
 
 
 def as_arrow(table: pd.DataFrame) -> Any:
-    """A score table as a pyarrow.Table; a column of a table without rows has its type all the same."""
+    """A score table as a pyarrow.Table; a column of a table without rows has its type all the
+    same.
+    """
     import pyarrow as pa
 
     text = {name: "string" for name in table.columns if name in TEXT_COLUMNS}
-    untyped = {name: float for name in table.columns if name not in text and table[name].dtype == object}
-    return pa.Table.from_pandas(table.astype(text | untyped), preserve_index=False).replace_schema_metadata(None)
+    untyped = {
+        name: float for name in table.columns if name not in text and table[name].dtype == object
+    }
+    return pa.Table.from_pandas(
+        table.astype(text | untyped), preserve_index=False
+    ).replace_schema_metadata(None)
 
 
 @contextlib.contextmanager
@@ -150,9 +165,19 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+    ) as error:
         reason = first_line(error)
-        raise KlassifyError(f"This score file is damaged: {reason}.", where=path, mend=AGAIN) from None
+        raise KlassifyError(
+            f"This score file is damaged: {reason}.", where=path, mend=AGAIN
+        ) from None
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -166,7 +191,9 @@ def read_header(path: str | os.PathLike) -> Header:
     except KlassifyError as error:
         raise KlassifyError(error.what, where=path) from None
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise KlassifyError(f"The header of this score file is incomplete ({error}).", where=path) from None
+        raise KlassifyError(
+            f"The header of this score file is incomplete ({error}).", where=path
+        ) from None
 
 
 def made_with(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -176,7 +203,11 @@ def made_with(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def _header_fields(path: Path) -> dict[str, str]:
     if not path.exists():
-        raise KlassifyError("This score file does not exist.", where=path, mend="score the system on this split first")
+        raise KlassifyError(
+            "This score file does not exist.",
+            where=path,
+            mend="score the system on this split first",
+        )
     refuse_irregular(path)
     with reading(path):
         if path.suffix == ".parquet":
@@ -217,9 +248,16 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
     read = 0
     with reading(path):
         found = pd.read_csv(
-            path, sep="\t", skiprows=len(fields), quoting=csv.QUOTE_MINIMAL, keep_default_na=False,
-            encoding="utf-8", na_values={"score": [""]}, dtype=dict.fromkeys(TEXT_COLUMNS, str), chunksize=rows,
-        )  # fmt: skip
+            path,
+            sep="\t",
+            skiprows=len(fields),
+            quoting=csv.QUOTE_MINIMAL,
+            keep_default_na=False,
+            encoding="utf-8",
+            na_values={"score": [""]},
+            dtype=dict.fromkeys(TEXT_COLUMNS, str),
+            chunksize=rows,
+        )
     tables = iter([found] if rows is None else found)
     while True:
         with reading(path):
@@ -238,12 +276,18 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
 
 
 def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
-    """Raise KlassifyError for a missing column, a repeated clip, a bad time or a score that is no number."""
+    """Raise KlassifyError for a missing column, a repeated clip, a bad time or a score that is
+    no number.
+    """
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
-        raise KlassifyError(f"Columns {missing} are missing; there are {list(table.columns)}.", where=where)
+        raise KlassifyError(
+            f"Columns {missing} are missing; there are {list(table.columns)}.", where=where
+        )
     for name in set(table.columns) - set(TEXT_COLUMNS):
-        if len(table) and table[name].dtype.kind not in "fiu":  # an empty column has no type of its own
+        if (
+            len(table) and table[name].dtype.kind not in "fiu"
+        ):  # an empty column has no type of its own
             raise KlassifyError(f"Column {name!r} holds something that is no number.", where=where)
     start, end = table["start"].to_numpy(float), table["end"].to_numpy(float)
     bad = ~(np.isfinite(start) & np.isfinite(end) & (start >= 0) & (start <= end))
@@ -251,9 +295,15 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
     score = table["score"].to_numpy(float)
     bad = ~np.isfinite(score)
     if header.kind == "clips":
-        excused = table["reason"].fillna("").ne("").to_numpy() if "reason" in table else np.zeros(len(table), bool)
+        excused = (
+            table["reason"].fillna("").ne("").to_numpy()
+            if "reason" in table
+            else np.zeros(len(table), bool)
+        )
         bad &= ~(np.isnan(score) & excused)
-        _refuse_rows(table, table["file"].duplicated().to_numpy(), "a clip stands here twice", where)
+        _refuse_rows(
+            table, table["file"].duplicated().to_numpy(), "a clip stands here twice", where
+        )
     _refuse_rows(table, bad, "the score is no finite number (an empty score needs a reason)", where)
     if header.scale == "probability":
         _refuse_rows(table, (score < 0) | (score > 1), "a probability lies in [0, 1]", where)
@@ -262,7 +312,9 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
 def _refuse_rows(table: pd.DataFrame, bad: np.ndarray, why: str, where: object) -> None:
     if bad.any():
         names = some(f"row {i + 1} ({table['file'].iloc[i]})" for i in np.flatnonzero(bad)[:50])
-        raise KlassifyError(f"{int(bad.sum())} of {len(table)} rows are wrong: {why}: {names}.", where=where)
+        raise KlassifyError(
+            f"{int(bad.sum())} of {len(table)} rows are wrong: {why}: {names}.", where=where
+        )
 
 
 def align(scores: ScoreFile, files: Sequence[str], *, where: object) -> pd.DataFrame:
@@ -275,8 +327,8 @@ def align(scores: ScoreFile, files: Sequence[str], *, where: object) -> pd.DataF
     extra = table.index.difference(pd.Index(files))
     if missing or len(extra):
         raise KlassifyError(
-            f"Scores and list do not cover the same clips: {len(missing)} without a score ({some(missing)}), "
-            f"{len(extra)} scored but not listed ({some(extra)}).",
+            f"Scores and list do not cover the same clips: {len(missing)} without a score"
+            f" ({some(missing)}), {len(extra)} scored but not listed ({some(extra)}).",
             where=where,
             mend="score this list again, or use the list that was scored",
         )

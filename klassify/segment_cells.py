@@ -1,4 +1,5 @@
-"""The cells of segment columns, lists of [start_s, end_s] or None where they are unknown: read and looked at.
+"""The cells of segment columns, lists of [start_s, end_s] or None where they are unknown: read and
+looked at.
 
 A list has a million of them, so what is done a cell is done in C where it can be.
 """
@@ -16,12 +17,16 @@ import orjson
 
 
 def parse_cells(text: Sequence[str]) -> tuple[list[Any], Sequence[int]]:
-    """JSON texts ("" = unknown) as cells, and the positions of those that are no list of 0 <= start_s < end_s."""
+    """JSON texts ("" = unknown) as cells, and the positions of those that are no list of 0 <=
+    start_s < end_s.
+    """
     try:
         cells = [orjson.loads(x) if x else None for x in text]
     except orjson.JSONDecodeError:
         cells = [_json_or_text(x) if x else None for x in text]
-    wrong: Sequence[int] = misshapen(cells) or [i for i, cell in enumerate(cells) if cell is None and text[i]]
+    wrong: Sequence[int] = misshapen(cells) or [
+        i for i, cell in enumerate(cells) if cell is None and text[i]
+    ]
     if not wrong:
         owner, times = flat_segments(cells)
         wrong = owner[~((times[:, 0] >= 0) & (times[:, 0] < times[:, 1]))].tolist()
@@ -55,7 +60,9 @@ def _well_formed(cells: Sequence[Any]) -> bool:
 
 
 def flat_segments(cells: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The segments of many well-formed cells: the position of each one's cell, and (n, 2) seconds."""
+    """The segments of many well-formed cells: the position of each one's cell, and (n, 2)
+    seconds.
+    """
     owner = np.repeat(np.arange(len(cells)), [len(cell) if cell else 0 for cell in cells])
     pairs = itertools.chain.from_iterable(filter(None, cells))
     return owner, np.fromiter(itertools.chain.from_iterable(pairs), float).reshape(-1, 2)
@@ -63,7 +70,9 @@ def flat_segments(cells: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 @contextlib.contextmanager
 def without_gc() -> Iterator[None]:
-    """Keep the garbage collector off, which would walk millions of new lists, none of them in a cycle."""
+    """Keep the garbage collector off, which would walk millions of new lists, none of them in a
+    cycle.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -19,22 +19,27 @@ TAGS = "OBIL"  # the order of every tag axis
 IGNORE = -100  # a frame whose tag is unknown; torch's losses skip it
 
 # ALLOWED[a, b]: tag b may follow tag a. B may be followed by O or B, as it may be a whole segment.
-ALLOWED = np.array([
-    # O  B  I  L
-    [1, 1, 0, 0],  # O
-    [1, 1, 1, 1],  # B
-    [0, 0, 1, 1],  # I
-    [1, 1, 0, 0],  # L
-], dtype=bool)  # fmt: skip
+ALLOWED = np.array(
+    [
+        # O  B  I  L
+        [1, 1, 0, 0],  # O
+        [1, 1, 1, 1],  # B
+        [0, 0, 1, 1],  # I
+        [1, 1, 0, 0],  # L
+    ],
+    dtype=bool,
+)
 FIRST = np.array([1, 1, 0, 0], dtype=bool)  # tags that may begin a clip
 LAST = np.array([1, 1, 0, 1], dtype=bool)  # tags that may end it
 
 
-def frame_spans(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S) -> np.ndarray:
+def frame_spans(
+    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
+) -> np.ndarray:
     """Spans (n, 2) of the frames that each segment touches, ascending and apart.
 
-    However short, a segment touches at least one frame; what lies beyond the clip is cut off. Segments
-    that share a frame become one span, segments in neighbouring frames stay two.
+    However short, a segment touches at least one frame; what lies beyond the clip is cut off.
+    Segments that share a frame become one span, segments in neighbouring frames stay two.
     """
     seconds = np.asarray(segments, float).reshape(-1, 2)
     # binary fractions: 0.28 / 0.04 is 7.000000000000001, and its segment must not touch frame 7
@@ -51,7 +56,9 @@ def frame_spans(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: 
     return np.stack([spans[begins, 0], reach[np.append(begins[1:], True)]], axis=1)
 
 
-def encode_labels(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S) -> np.ndarray:
+def encode_labels(
+    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
+) -> np.ndarray:
     """Frame labels (n_frames,) int64: 1 where any part of the frame is fake."""
     labels = np.zeros(n_frames, np.int64)
     for first, stop in frame_spans(segments, n_frames, frame_s=frame_s):
@@ -62,8 +69,8 @@ def encode_labels(segments: Sequence[Sequence[float]], n_frames: int, *, frame_s
 def boundary_labels(labels: np.ndarray) -> np.ndarray:
     """Boundary labels (..., T) of frame labels (..., T; 1 = fake), as BAM derives them.
 
-    At each change of label the frame on the fake side is marked: the first frame of a fake run unless
-    the clip begins with it, and the last unless the clip ends with it.
+    At each change of label the frame on the fake side is marked: the first frame of a fake run
+    unless the clip begins with it, and the last unless the clip ends with it.
     """
     fake = np.asarray(labels, bool)
     edge = fake[..., :1]
@@ -83,7 +90,9 @@ def encode_tags(segments: Sequence[Sequence[float]], n_frames: int) -> np.ndarra
 
 
 def decode_tags(tags: np.ndarray) -> np.ndarray:
-    """Spans (n, 2) of a sequence of tags (T,); ValueError if a tag follows one that it may not follow."""
+    """Spans (n, 2) of a sequence of tags (T,); ValueError if a tag follows one that it may not
+    follow.
+    """
     tags = np.asarray(tags)
     if not len(tags):
         return np.empty((0, 2), np.int64)
@@ -97,20 +106,27 @@ def decode_tags(tags: np.ndarray) -> np.ndarray:
 
 
 def viterbi(log_probs: np.ndarray, lengths: Sequence[int] | None = None) -> np.ndarray:
-    """The most probable sequence of whole segments, for frames that are independent given their tags.
+    """The most probable sequence of whole segments, for frames that are independent given their
+    tags.
 
-    log_probs: (T, 4) of one clip or (N, T, 4) of a batch; lengths: (N,) frames of each clip of a batch.
-    Returns tags (T,) or (N, T); frames beyond a clip's length are O.
+    log_probs: (T, 4) of one clip or (N, T, 4) of a batch; lengths: (N,) frames of each clip of a
+    batch. Returns tags (T,) or (N, T); frames beyond a clip's length are O.
     """
-    log_probs = np.maximum(np.asarray(log_probs, float), -1e9)  # a probability of 0 must not close every way
+    log_probs = np.maximum(
+        np.asarray(log_probs, float), -1e9
+    )  # a probability of 0 must not close every way
     if log_probs.ndim == 2:
         return viterbi(log_probs[None])[0]
     n, n_frames, _ = log_probs.shape
     if lengths is not None:  # padding can only be O, and I may no more run into O than end a clip
         padding = np.arange(n_frames) >= np.asarray(lengths)[:, None]
-        log_probs = np.where(padding[..., None], np.where(np.arange(4) == O, 0.0, -np.inf), log_probs)
+        log_probs = np.where(
+            padding[..., None], np.where(np.arange(4) == O, 0.0, -np.inf), log_probs
+        )
     step = np.where(ALLOWED, 0.0, -np.inf)
-    best = np.where(FIRST, 0.0, -np.inf) + np.zeros((n, 4))  # of the way to the frame before, by next tag
+    best = np.where(FIRST, 0.0, -np.inf) + np.zeros(
+        (n, 4)
+    )  # of the way to the frame before, by next tag
     came_from = np.zeros((n, n_frames, 4), np.int8)
     for t in range(n_frames):
         if t:

@@ -1,18 +1,23 @@
 """Soft-NMS of the proposals of many clips at once, and the best few of each clip.
 
-Proposals are flat arrays with the clip of each. Clips are padded to the length of the fullest one among
-clips of similar size, so that the steps of the greedy loop run over thousands of clips together.
+Proposals are flat arrays with the clip of each. Clips are padded to the length of the fullest one
+among clips of similar size, so that the steps of the greedy loop run over thousands of clips
+together.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-CELLS_AT_ONCE = 1 << 17  # padded proposals a step works on: a megabyte an array, which stays in the cache
+CELLS_AT_ONCE = (
+    1 << 17
+)  # padded proposals a step works on: a megabyte an array, which stays in the cache
 
 
 def top_per_clip(clip: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k best proposals of each clip: clips ascending, scores falling, ties in the given order."""
+    """Indices of the k best proposals of each clip: clips ascending, scores falling, ties in the
+    given order.
+    """
     order = np.lexsort((-score, clip))
     return order[_places(clip[order]) < k]
 
@@ -36,12 +41,13 @@ def soft_nms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian soft-NMS within each clip (Bodla et al., ICCV 2017).
 
-    The best proposal is taken, and the score of every other one multiplied by exp(-iou^2 / sigma); then the
-    best of what is left, until `cap` are taken or the best is below `min_score`. sigma = 0 leaves the scores
-    as they are. Of equal scores the earlier start, then the earlier row comes first.
+    The best proposal is taken, and the score of every other one multiplied by exp(-iou^2 / sigma);
+    then the best of what is left, until `cap` are taken or the best is below `min_score`. sigma = 0
+    leaves the scores as they are. Of equal scores the earlier start, then the earlier row comes
+    first.
 
-    clip: (N,) >= 0 in any order; start_s < end_s; score >= 0. Returns indices (M,) of the proposals taken,
-    clips ascending and scores falling, and their scores (M,).
+    clip: (N,) >= 0 in any order; start_s < end_s; score >= 0. Returns indices (M,) of the proposals
+    taken, clips ascending and scores falling, and their scores (M,).
     """
     order = np.lexsort((start_s, -score, clip))
     if sigma == 0:
@@ -59,20 +65,34 @@ def soft_nms(
             there = column < counts[some, None]
             index = order[np.where(there, firsts[some, None] + column, 0)]
             picks, value = _greedy(
-                start_s[index], end_s[index], np.where(there, score[index], -1.0), sigma, cap, min_score
+                start_s[index],
+                end_s[index],
+                np.where(there, score[index], -1.0),
+                sigma,
+                cap,
+                min_score,
             )
             kept = value >= min_score
             taken.append(np.take_along_axis(index, picks, axis=1)[kept])
             values.append(value[kept])
     taken, values = np.concatenate(taken), np.concatenate(values)
-    by_clip = np.argsort(clip[taken], kind="stable")  # a clip's proposals lie together already, best first
+    by_clip = np.argsort(
+        clip[taken], kind="stable"
+    )  # a clip's proposals lie together already, best first
     return taken[by_clip], values[by_clip]
 
 
 def _greedy(
-    start_s: np.ndarray, end_s: np.ndarray, score: np.ndarray, sigma: float, cap: int, min_score: float
+    start_s: np.ndarray,
+    end_s: np.ndarray,
+    score: np.ndarray,
+    sigma: float,
+    cap: int,
+    min_score: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Columns taken, in order, and their scores, (clips, steps), from padded (clips, width) with score -1."""
+    """Columns taken, in order, and their scores, (clips, steps), from padded (clips, width) with
+    score -1.
+    """
     clips, steps = np.arange(len(score)), min(score.shape[1], cap)
     picks, values = np.zeros((len(score), steps), np.int64), np.full((len(score), steps), -1.0)
     length = end_s - start_s

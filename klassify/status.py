@@ -3,9 +3,9 @@
     klassify status features/demo/mouth/train
     klassify status exp/demo/klassify            # every system in it
 
-Reads the files first, Slurm's queue second and the logs of what is in neither; no accounting is needed, and no Slurm
-either. Shards that were run by hand (`--shard i/n`) are told from their files. Exit status 1 if anything is not
-done, 2 where a folder holds nothing of the kind.
+Reads the files first, Slurm's queue second and the logs of what is in neither; no accounting is
+needed, and no Slurm either. Shards that were run by hand (`--shard i/n`) are told from their files.
+Exit status 1 if anything is not done, 2 where a folder holds nothing of the kind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from klassify.launch.work import Work
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify status`."""
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,8 +59,11 @@ def _show(folder: Path) -> bool:
     for work in works:
         done = _show_by_hand(work) and done
     if not records and not works:
-        raise KlassifyError("Nothing was launched or cut into shards here.", where=folder,
-                            mend="give the --out of an extraction, or a system's folder")  # fmt: skip
+        raise KlassifyError(
+            "Nothing was launched or cut into shards here.",
+            where=folder,
+            mend="give the --out of an extraction, or a system's folder",
+        )
     return done
 
 
@@ -71,8 +76,14 @@ def _show_by_hand(work: Work) -> bool:
     except KlassifyError as error:
         print(f"{work.folder}: {work.step}: {error}")
         return False
-    print(f"{work.folder}: {work.step}, {work.n} shard{'s' if work.n > 1 else ''}, run without --launcher")
+    print(
+        f"{work.folder}: {work.step}, {work.n} shard{'s' if work.n > 1 else ''}, run without"
+        " --launcher"
+    )
     print(f"  done     {work.n - len(missing):>5}")
     if missing:
-        print(f"  missing  {len(missing):>5}  {spans(missing)}\n  mend:  the same command with --shard I/{work.n}")
+        print(
+            f"  missing  {len(missing):>5}  {spans(missing)}\n  mend:  the same command with"
+            f" --shard I/{work.n}"
+        )
     return not missing

@@ -2,11 +2,11 @@
 
     features/<data>/<kind>/<split>/part-<i>-of-<n>-<k>.parquet
 
-Part k (from 0) of shard i (1..n) of a list. Columns of every kind: `file`; `n_frames` on the 25 fps grid; `fps`
-of the file; `stage` and `reason`, which say why a clip has no features ("" otherwise); the others are in
-klassify.store_kinds. The file's metadata hold the settings that made it with their hash, its place (shard,
-shards, part, parts), and a hash of its input files. Equal inputs give equal bytes: nothing in a shard depends
-on time or machine.
+Part k (from 0) of shard i (1..n) of a list. Columns of every kind: `file`; `n_frames` on the 25 fps
+grid; `fps` of the file; `stage` and `reason`, which say why a clip has no features ("" otherwise);
+the others are in klassify.store_kinds. The file's metadata hold the settings that made it with
+their hash, its place (shard, shards, part, parts), and a hash of its input files. Equal inputs give
+equal bytes: nothing in a shard depends on time or machine.
 """
 
 from __future__ import annotations
@@ -31,10 +31,26 @@ from klassify.files import canonical_json, refuse_irregular, settings_hash, whol
 from klassify.proportion import refuse_swollen
 from klassify.store_kinds import LMMRow, MouthRow, ReconstructionRow, Row, row_class
 
-__all__ = ["FeatureStore", "LMMRow", "MouthRow", "Place", "PartHeader", "ReconstructionRow", "Row", "write_part"]
+__all__ = [
+    "FeatureStore",
+    "LMMRow",
+    "MouthRow",
+    "Place",
+    "PartHeader",
+    "ReconstructionRow",
+    "Row",
+    "write_part",
+]
 
 OPEN_PARTS = 32
-DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)  # what a damaged file raises
+DAMAGED = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)  # what a damaged file raises
 AGAIN = "remove it and extract again"
 TEXTS = {"file", "stage", "reason"}
 NAME = re.compile(r"part-(\d+)-of-(\d+)-(\d+)\.parquet")
@@ -65,9 +81,15 @@ class PartHeader:
 
 
 def write_part(
-    folder: str | os.PathLike, place: Place, rows: Sequence[Row], settings: dict[str, Any], inputs: str
+    folder: str | os.PathLike,
+    place: Place,
+    rows: Sequence[Row],
+    settings: dict[str, Any],
+    inputs: str,
 ) -> Path:
-    """Write one part, whole or not at all. Refuses shapes that do not fit and values that are no numbers."""
+    """Write one part, whole or not at all. Refuses shapes that do not fit and values that are no
+    numbers.
+    """
     path = Path(folder) / place.name
     kind = row_class(settings)
     header = {
@@ -77,13 +99,20 @@ def write_part(
         "inputs": inputs,
     }
     schema = kind.SCHEMA.with_metadata(header)
-    common = {name: [getattr(row, name) for row in rows] for name in ("file", "fps", "stage", "reason")}
+    common = {
+        name: [getattr(row, name) for row in rows] for name in ("file", "fps", "stage", "reason")
+    }
     table = pa.table({**common, **kind.columns(rows, settings)}, schema=schema)
     with whole_file(path) as partial:
         pq.write_table(
-            table, partial, row_group_size=kind.ROWS_A_GROUP, compression="zstd", use_dictionary=False,
-            use_byte_stream_split=list(kind.SPLIT_BYTES), write_statistics=False,
-        )  # fmt: skip
+            table,
+            partial,
+            row_group_size=kind.ROWS_A_GROUP,
+            compression="zstd",
+            use_dictionary=False,
+            use_byte_stream_split=list(kind.SPLIT_BYTES),
+            write_statistics=False,
+        )
     return path
 
 
@@ -96,9 +125,13 @@ def read_header(path: str | os.PathLike) -> PartHeader:
         place = Place(**json.loads(metadata[b"place"]))
         header = PartHeader(place, json.loads(metadata[b"settings"]), metadata[b"inputs"].decode())
     except (KeyError, ValueError, TypeError) as error:
-        raise KlassifyError(f"This Parquet file is no feature shard ({error!r}).", where=path) from None
+        raise KlassifyError(
+            f"This Parquet file is no feature shard ({error!r}).", where=path
+        ) from None
     if place.name != path.name:
-        raise KlassifyError(f"This shard was written as {place.name}.", where=path, mend="give it back its name")
+        raise KlassifyError(
+            f"This shard was written as {place.name}.", where=path, mend="give it back its name"
+        )
     if (size := metadata.get(b"beside_bytes")) is not None:
         _check_beside(path.with_suffix(".pcm"), int(size))
     return header
@@ -109,11 +142,16 @@ def _check_beside(path: Path, size: int) -> None:
     found = path.stat().st_size if path.is_file() else -1
     if found != size:
         what = "is missing" if found < 0 else f"has {found} bytes, its index speaks of {size}"
-        raise KlassifyError(f"The sound of this part {what}.", where=path,
-                            mend="remove the index (.parquet), then klassify extract --kind audio goes on")  # fmt: skip
+        raise KlassifyError(
+            f"The sound of this part {what}.",
+            where=path,
+            mend="remove the index (.parquet), then klassify extract --kind audio goes on",
+        )
 
 
-def read_rows(path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")) -> list[dict[str, Any]]:
+def read_rows(
+    path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")
+) -> list[dict[str, Any]]:
     """The rows of one part without their features."""
     with _reading(path):
         return _read(path, _open(path), columns=columns).to_pylist()
@@ -132,9 +170,9 @@ def parts_in(folder: str | os.PathLike) -> list[Path]:
 class FeatureStore:
     """The clips of one folder of shards: `store[file]` is a row of their kind, read when asked for.
 
-    Holds the names and a few decoded row groups, whatever the size of the folder. Raises KlassifyError
-    for parts of different cuttings or settings, a clip that stands twice, and, unless `incomplete`,
-    for missing parts.
+    Holds the names and a few decoded row groups, whatever the size of the folder. Raises
+    KlassifyError for parts of different cuttings or settings, a clip that stands twice, and, unless
+    `incomplete`, for missing parts.
     """
 
     def __init__(self, folder: str | os.PathLike, *, incomplete: bool = False):
@@ -153,9 +191,10 @@ class FeatureStore:
         missing = missing_parts([header.place for header in headers])
         if missing and not incomplete:
             raise KlassifyError(
-                f"{len(missing)} parts are missing: {some(missing)}.", where=folder,
+                f"{len(missing)} parts are missing: {some(missing)}.",
+                where=folder,
                 mend="run `klassify extract --status` with the list, then the shards that it names",
-            )  # fmt: skip
+            )
         self._rows: dict[str, int] = {}  # file -> row number over all parts
         self._starts = [0]
         self.reasons: dict[str, str] = {}
@@ -196,10 +235,14 @@ class FeatureStore:
                     self.reasons[file] = reason
             self._starts.append(len(self._rows))
         if twice:
-            raise KlassifyError(f"{len(twice)} clips stand twice: {some(twice)}.", where=self.folder)
+            raise KlassifyError(
+                f"{len(twice)} clips stand twice: {some(twice)}.", where=self.folder
+            )
 
     def _forget(self) -> None:
-        self._part = functools.lru_cache(OPEN_PARTS)(lambda part: _open(self._paths[part], memory_map=True))
+        self._part = functools.lru_cache(OPEN_PARTS)(
+            lambda part: _open(self._paths[part], memory_map=True)
+        )
         self._group = functools.lru_cache(self.row_class.KEPT_GROUPS)(self._read_group)
 
     def _read_group(self, part: int, group: int) -> dict[str, pa.Array]:
@@ -208,7 +251,9 @@ class FeatureStore:
         return {name: table[name].combine_chunks() for name in names}
 
     def __getstate__(self) -> dict[str, Any]:  # a data loader's worker opens the files anew
-        return {key: value for key, value in self.__dict__.items() if key not in ("_part", "_group")}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in ("_part", "_group")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -226,9 +271,13 @@ def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
             groups[of(header)].append(header)
         if len(groups) < 2:
             continue
-        names = "; ".join(f"{key}: {some([h.place.name for h in group], 3)}" for key, group in groups.items())
+        names = "; ".join(
+            f"{key}: {some([h.place.name for h in group], 3)}" for key, group in groups.items()
+        )
         first, second = (group[0].settings for group in list(groups.values())[:2])
-        keys = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+        keys = sorted(
+            key for key in first.keys() | second.keys() if first.get(key) != second.get(key)
+        )
         differ = "".join(f"; {key}: {first.get(key)!r} and {second.get(key)!r}" for key in keys)
         raise KlassifyError(
             f"The shards have {len(groups)} different {what}: {names}{differ}.",
@@ -259,7 +308,9 @@ def _reading(path: Path | str) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise KlassifyError(f"This feature shard is damaged: {error}.", where=path, mend=AGAIN) from None
+        raise KlassifyError(
+            f"This feature shard is damaged: {error}.", where=path, mend=AGAIN
+        ) from None
 
 
 def _open(path: Path | str, **options) -> pq.ParquetFile:
@@ -267,13 +318,19 @@ def _open(path: Path | str, **options) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, **options)
     except DAMAGED as error:
-        raise KlassifyError(f"This is no whole Parquet file: {error}.", where=path, mend=AGAIN) from None
+        raise KlassifyError(
+            f"This is no whole Parquet file: {error}.", where=path, mend=AGAIN
+        ) from None
 
 
-def _read(path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None) -> pa.Table:
+def _read(
+    path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
+) -> pa.Table:
     with _reading(path):
         refuse_swollen(file, path, group=group, columns=columns, mend=AGAIN)
-        table = file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
+        table = (
+            file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
+        )
         table = table.select(list(columns))  # KeyError for one that is not there
         for name in TEXTS.intersection(columns):  # a flipped bit may turn texts into bytes
             if table.schema.field(name).type != pa.string():

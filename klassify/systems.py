@@ -1,8 +1,9 @@
 """System folders: whatever yields a score lives in `exp/<data>/<recipe>/<system>/`.
 
-`system.yaml` says what the system is. A `model` also has config.yaml and model.safetensors and is run on
-media or features; a `calibrated` system and a `fusion` are pure functions of the clip scores of their
-`inputs`, other system folders, named by paths relative to their own (klassify.derived). All keep `scores/<split>.*`.
+`system.yaml` says what the system is. A `model` also has config.yaml and model.safetensors and is
+run on media or features; a `calibrated` system and a `fusion` are pure functions of the clip scores
+of their `inputs`, other system folders, named by paths relative to their own (klassify.derived).
+All keep `scores/<split>.*`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,25 @@ from scipy.special import expit
 
 from klassify.errors import KlassifyError
 from klassify.experiment import CONFIG, WEIGHTS, load_experiment
-from klassify.files import already_done, canonical_json, file_hash, read_yaml, refuse_cut, settings_hash, write_text
+from klassify.files import (
+    already_done,
+    canonical_json,
+    file_hash,
+    read_yaml,
+    refuse_cut,
+    settings_hash,
+    write_text,
+)
 from klassify.scorefile import SCALES, SUPERVISIONS, ScoreFile, read_header, read_scores, score_path
 
 SYSTEM = "system.yaml"
 KINDS = ("model", "calibrated", "fusion")
 MODALITIES = ("audio", "visual", "both")
-PROPOSALS_RULE = "proposals"  # of a fusion that joins its inputs' proposals (klassify localise), not their clip scores
+# of a fusion that joins its inputs' proposals (klassify localise), not their clip scores
+PROPOSALS_RULE = "proposals"
 MAX_DEPTH = 50  # of systems that are each computed from the next
-FRAMES_RULE = "linear"  # of one that joins their frame scores (klassify.frame_fusion) and has both kinds of scores
+# of one that joins their frame scores (klassify.frame_fusion) and has both kinds of scores
+FRAMES_RULE = "linear"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +47,9 @@ class System:
     """What stands in system.yaml.
 
     supervision: `segment` as soon as anything that was learned from segment labels takes part.
-    scale: of its scores; `none` of a model that has none. inputs: folders relative to this system's folder.
-    parameters: of a derived system, everything `apply` needs and a record of how it was obtained.
+    scale: of its scores; `none` of a model that has none. inputs: folders relative to this system's
+    folder. parameters: of a derived system, everything `apply` needs and a record of how it was
+    obtained.
     """
 
     name: str
@@ -49,16 +61,29 @@ class System:
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        allowed = {"kind": KINDS, "modality": MODALITIES, "supervision": SUPERVISIONS, "scale": (*SCALES, "none")}
+        allowed = {
+            "kind": KINDS,
+            "modality": MODALITIES,
+            "supervision": SUPERVISIONS,
+            "scale": (*SCALES, "none"),
+        }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise KlassifyError(f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM)
+                raise KlassifyError(
+                    f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM
+                )
         if not isinstance(self.inputs, (list, tuple)) or not isinstance(self.parameters, Mapping):
-            raise KlassifyError("`inputs` is a list of folders and `parameters` a mapping.", where=SYSTEM)
+            raise KlassifyError(
+                "`inputs` is a list of folders and `parameters` a mapping.", where=SYSTEM
+            )
         if not all(isinstance(path, str) and path and "\0" not in path for path in self.inputs):
-            raise KlassifyError(f"An input is the name of a folder, not {list(self.inputs)!r:.80}.", where=SYSTEM)
+            raise KlassifyError(
+                f"An input is the name of a folder, not {list(self.inputs)!r:.80}.", where=SYSTEM
+            )
         if bool(self.inputs) == (self.kind == "model"):
-            raise KlassifyError(f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM)
+            raise KlassifyError(
+                f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM
+            )
 
     @property
     def own_label(self) -> str:
@@ -67,13 +92,17 @@ class System:
 
 
 def load_system(folder: str | os.PathLike) -> System:
-    """Read `<folder>/system.yaml`; a missing file, an unknown or a missing key is a KlassifyError."""
+    """Read `<folder>/system.yaml`; a missing file, an unknown or a missing key is a
+    KlassifyError.
+    """
     path = Path(folder) / SYSTEM
     try:
         fields = read_yaml(path)
         refuse_cut(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise KlassifyError("This is no finished system: it has no system.yaml.", where=path) from None
+        raise KlassifyError(
+            "This is no finished system: it has no system.yaml.", where=path
+        ) from None
     try:
         return System(**fields)
     except TypeError as error:  # not a mapping, or an unknown or a missing key
@@ -91,7 +120,9 @@ def write_system(folder: str | os.PathLike, system: System) -> None:
 
 
 def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
-    """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module, ClipData)."""
+    """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module,
+    ClipData).
+    """
     from klassify.checkpoints import load_weights
 
     folder = Path(folder)
@@ -111,9 +142,11 @@ def derived_system(
     parameters: Mapping[str, Any],
     supervision: str = "clip",
 ) -> System:
-    """The System of a folder that is computed from other systems, with what it takes over from them.
+    """The System of a folder that is computed from other systems, with what it takes over from
+    them.
 
-    supervision: of what was fitted; an input that learned from segments makes it `segment` in any case.
+    supervision: of what was fitted; an input that learned from segments makes it `segment` in any
+    case.
     """
     given = [load_system(path) for path in inputs]
     modalities = {system.modality for system in given}
@@ -122,22 +155,31 @@ def derived_system(
         name=here.name,
         kind=kind,
         modality=modalities.pop() if len(modalities) == 1 else "both",
-        supervision="segment" if any(system.supervision == "segment" for system in given) else supervision,
+        supervision=(
+            "segment" if any(system.supervision == "segment" for system in given) else supervision
+        ),
         scale=scale,
         inputs=[os.path.relpath(Path(path).resolve(), here) for path in inputs],
         parameters=parameters,
     )
 
 
-def made_before(folder: str | os.PathLike, made_with: Mapping[str, Any], *, force: bool = False) -> bool:
-    """Whether the folder holds this very derived system. Any other system there is refused, unless `force`."""
+def made_before(
+    folder: str | os.PathLike, made_with: Mapping[str, Any], *, force: bool = False
+) -> bool:
+    """Whether the folder holds this very derived system. Any other system there is refused,
+    unless `force`.
+    """
     path = Path(folder) / SYSTEM
     if force or not path.exists():
         return False
     there = load_system(folder)
     if "made_with" not in there.parameters:
-        raise KlassifyError(f"This folder holds {there.name}, a system of another kind ({there.kind}).", where=path,
-                            mend="write to another folder, or give --force to replace it")  # fmt: skip
+        raise KlassifyError(
+            f"This folder holds {there.name}, a system of another kind ({there.kind}).",
+            where=path,
+            mend="write to another folder, or give --force to replace it",
+        )
     return already_done(path, there.parameters["made_with"], made_with)
 
 
@@ -147,7 +189,8 @@ def input_folders(folder: str | os.PathLike) -> list[Path]:
 
 
 def with_inputs(folder: str | os.PathLike) -> list[Path]:
-    """The folder of a system, last, after those of all systems that it is computed from: inputs first, each once.
+    """The folder of a system, last, after those of all systems that it is computed from: inputs
+    first, each once.
 
     KlassifyError for a system that is its own input.
     """
@@ -161,7 +204,9 @@ def _gather(folder: Path, above: frozenset[Path], order: dict[Path, Path]) -> No
     if here in above:
         raise KlassifyError("This system is its own input.", where=folder / SYSTEM)
     if len(above) == MAX_DEPTH:
-        raise KlassifyError(f"More than {MAX_DEPTH} systems are each computed from the next.", where=folder / SYSTEM)
+        raise KlassifyError(
+            f"More than {MAX_DEPTH} systems are each computed from the next.", where=folder / SYSTEM
+        )
     if here not in order:
         for path in input_folders(folder):
             _gather(path, above | {here}, order)
@@ -169,10 +214,14 @@ def _gather(folder: Path, above: frozenset[Path], order: dict[Path, Path]) -> No
 
 
 def system_hash(folder: str | os.PathLike) -> str:
-    """16 hex digits that change with the system's description, config, weights or any of its inputs."""
+    """16 hex digits that change with the system's description, config, weights or any of its
+    inputs.
+    """
     hashes: dict[Path, str] = {}
     for path in with_inputs(folder):
-        files = {name: file_hash(path / name) for name in (CONFIG, WEIGHTS) if (path / name).exists()}
+        files = {
+            name: file_hash(path / name) for name in (CONFIG, WEIGHTS) if (path / name).exists()
+        }
         inputs = [hashes[one.resolve()] for one in input_folders(path)]
         what = {"system": dataclasses.asdict(load_system(path)), "files": files, "inputs": inputs}
         hashes[path.resolve()] = settings_hash(what)
@@ -180,32 +229,44 @@ def system_hash(folder: str | os.PathLike) -> str:
 
 
 def clip_scores(folder: str | os.PathLike, split: str) -> ScoreFile:
-    """A system's clip scores; missing ones, or ones of an older state of it, are refused with the command."""
+    """A system's clip scores; missing ones, or ones of an older state of it, are refused with
+    the command.
+    """
     path, command = score_path(folder, split, "clips"), f"klassify score {folder} --split {split}"
     system = load_system(folder)
     if system.kind == "model":
         command += " --lists ... --media ... --features ..."
     if not path.exists():
-        raise KlassifyError(f"{system.name} has no clip scores for {split}.", where=path, mend=command)
+        raise KlassifyError(
+            f"{system.name} has no clip scores for {split}.", where=path, mend=command
+        )
     scores = read_scores(path)
     made_with = scores.header.settings.get("system")
     if made_with is not None and made_with != system_hash(folder):
         raise KlassifyError(
-            f"{system.name} has changed since it scored {split}.", where=path, mend=f"{command} --force"
+            f"{system.name} has changed since it scored {split}.",
+            where=path,
+            mend=f"{command} --force",
         )
     return scores
 
 
 def frames_path(folder: str | os.PathLike, split: str) -> Path:
-    """A system's frame scores; KlassifyError where it has none, or they are missing or of an older state of it."""
+    """A system's frame scores; KlassifyError where it has none, or they are missing or of an
+    older state of it.
+    """
     system, path = load_system(folder), score_path(folder, split, "frames")
     command = f"klassify score {folder} --split {split}"
     if system.kind == "model":
         command += " --lists ... --media ... --features ..."
     elif system.parameters.get("rule") != FRAMES_RULE:
-        raise KlassifyError(f"{system.name} is a {system.kind} and has no frame scores.", where=folder)
+        raise KlassifyError(
+            f"{system.name} is a {system.kind} and has no frame scores.", where=folder
+        )
     if not path.exists():
-        raise KlassifyError(f"{system.name} has no frame scores for {split}.", where=path, mend=command)
+        raise KlassifyError(
+            f"{system.name} has no frame scores for {split}.", where=path, mend=command
+        )
     refuse_older(folder, path, command)
     return path
 
@@ -215,21 +276,27 @@ def refuse_older(folder: str | os.PathLike, path: Path, command: str) -> None:
     made_with = read_header(path).settings.get("system")
     if made_with is not None and made_with != system_hash(folder):
         raise KlassifyError(
-            f"{Path(folder).name} has changed since it made these scores.", where=path, mend=f"{command} --force"
+            f"{Path(folder).name} has changed since it made these scores.",
+            where=path,
+            mend=f"{command} --force",
         )
 
 
 def as_probability(scores: ScoreFile) -> np.ndarray:
     """Clip scores as probabilities of fake, NaN where there is no answer; see `to_probability`."""
-    return to_probability(scores.table["score"].to_numpy(float), scores.header.scale, where=scores.header.system)
+    return to_probability(
+        scores.table["score"].to_numpy(float), scores.header.scale, where=scores.header.system
+    )
 
 
 def to_probability(score: np.ndarray, scale: str, *, where: object = None) -> np.ndarray:
-    """Scores on a scale as probabilities of fake in [0, 1], in the same order; log-odds go through a sigmoid.
+    """Scores on a scale as probabilities of fake in [0, 1], in the same order; log-odds go through
+    a sigmoid.
 
-    A cosine score, fake minus real, becomes (1 + score) / 2, cut to [0, 1]: the P2SGrad loss is the squared
-    distance of both cosines to 0 and 1, whose minimum is the class's probability, so that the difference
-    estimates 2 p - 1. It is no calibrated probability (`klassify calibrate` makes one of it).
+    A cosine score, fake minus real, becomes (1 + score) / 2, cut to [0, 1]: the P2SGrad loss is the
+    squared distance of both cosines to 0 and 1, whose minimum is the class's probability, so that
+    the difference estimates 2 p - 1. It is no calibrated probability (`klassify calibrate` makes
+    one of it).
     """
     score = np.asarray(score, float)
     if scale == "probability":
@@ -238,27 +305,40 @@ def to_probability(score: np.ndarray, scale: str, *, where: object = None) -> np
         return expit(score)
     if scale == "cosine":
         return np.clip((1 + score) / 2, 0, 1)
-    raise KlassifyError(f"These scores are a {scale}, which says nothing of probabilities.", where=where)
+    raise KlassifyError(
+        f"These scores are a {scale}, which says nothing of probabilities.", where=where
+    )
 
 
 def answered(scores: ScoreFile) -> np.ndarray:
-    """(n,) bool: clips with an answer from evidence, neither empty nor filled with a fusion's prior."""
+    """(n,) bool: clips with an answer from evidence, neither empty nor filled with a fusion's
+    prior.
+    """
     table = scores.table
     has_evidence = table["answered"].to_numpy() > 0 if "answered" in table else True
     return table["score"].notna().to_numpy() & has_evidence
 
 
 def prior_probability(system: System) -> float:
-    """What stands for a clip without an answer: a fusion's prior, a calibration's base rate, else 0.5."""
+    """What stands for a clip without an answer: a fusion's prior, a calibration's base rate,
+    else 0.5.
+    """
     return number(system, "prior" if "prior" in system.parameters else "base_rate", 0.5)
 
 
 def number(system: System, name: str, default: float | None = None) -> float:
     """A parameter of a derived system that is a number; KlassifyError for anything else."""
     value = system.parameters.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
-        raise KlassifyError(f"The parameter {name} of {system.name} is no number: {value!r:.40}.", where=SYSTEM,
-                            mend="make this system again")  # fmt: skip
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not abs(value) < float("inf")
+    ):
+        raise KlassifyError(
+            f"The parameter {name} of {system.name} is no number: {value!r:.40}.",
+            where=SYSTEM,
+            mend="make this system again",
+        )
     return float(value)
 
 
@@ -266,6 +346,9 @@ def choice(system: System, name: str, values: Collection[str]) -> str:
     """A parameter of a derived system that is one of these; KlassifyError for anything else."""
     value = system.parameters.get(name)
     if not isinstance(value, str) or value not in values:
-        raise KlassifyError(f"The parameter {name} of {system.name} is none of {', '.join(values)}: {value!r:.40}.",
-                            where=SYSTEM, mend="make this system again")  # fmt: skip
+        raise KlassifyError(
+            f"The parameter {name} of {system.name} is none of {', '.join(values)}: {value!r:.40}.",
+            where=SYSTEM,
+            mend="make this system again",
+        )
     return value

@@ -1,4 +1,5 @@
-"""One clip along its time: thumbnails, waveform, the branches' 40 ms scores, proposals, the truth where known.
+"""One clip along its time: thumbnails, waveform, the branches' 40 ms scores, proposals, the truth
+where known.
 
 `draw` makes the figure (paper 2, figure 5), `mark` a copy of the video with the proposals drawn in.
 """
@@ -31,7 +32,10 @@ SMALLEST = 16  # pixels of a side that marks are drawn in
 
 
 def draw(
-    video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, truth: np.ndarray | None = None
+    video: str | os.PathLike,
+    prediction: Prediction,
+    path: str | os.PathLike,
+    truth: np.ndarray | None = None,
 ) -> None:
     """The timeline of a clip as PNG.
 
@@ -43,15 +47,25 @@ def draw(
     images, times, end_s = thumbnails(video)
     wave = sound_of(video)
     end_s = max(
-        end_s, len(wave) / media.SAMPLE_RATE, *(table["end"].max() for table in prediction.frames.values()), 0.04
+        end_s,
+        len(wave) / media.SAMPLE_RATE,
+        *(table["end"].max() for table in prediction.frames.values()),
+        0.04,
     )
-    rows = [1.0] * (len(images) > 0) + [1.0] * (len(wave) > 0) + [2.0] * bool(prediction.frames) + [1.4]
+    rows = (
+        [1.0] * (len(images) > 0)
+        + [1.0] * (len(wave) > 0)
+        + [2.0] * bool(prediction.frames)
+        + [1.4]
+    )
     figure = Figure(figsize=(11, 1.4 * sum(rows) + 0.6), layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)))
     figure.suptitle(
         f"{Path(prediction.file).name}: probability of fake {prediction.probability:.3f}"
-        + ("" if prediction.answered else " (prior, no evidence)"), fontsize=11, parse_math=False,
-    )  # fmt: skip
+        + ("" if prediction.answered else " (prior, no evidence)"),
+        fontsize=11,
+        parse_math=False,
+    )
     panels = iter(axes)
     if len(images):
         _draw_thumbnails(next(panels), images, times, end_s)
@@ -64,7 +78,9 @@ def draw(
         panel.set_xlim(0, end_s)
         for start, stop in truth if truth is not None else ():
             panel.axvspan(start, stop, color=TRUTH_COLOUR, zorder=0)
-    axes[-1].set_xlabel("seconds" + (" (grey: true fake segments)" if truth is not None and len(truth) else ""))
+    axes[-1].set_xlabel(
+        "seconds" + (" (grey: true fake segments)" if truth is not None and len(truth) else "")
+    )
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
 
@@ -78,19 +94,25 @@ def sound_of(video: str | os.PathLike) -> np.ndarray:
 
 
 def thumbnails(video: str | os.PathLike) -> tuple[list[np.ndarray], list[float], float]:
-    """Evenly spaced small frames, the times of their middles, and the picture's length in seconds."""
+    """Evenly spaced small frames, the times of their middles, and the picture's length in
+    seconds.
+    """
     try:
         n_frames = decoding.call(media.count_frames, video)
         n_shown = min(THUMBNAILS, n_frames)
         times = [(slot + 0.5) / n_shown * n_frames / media.GRID_FPS for slot in range(n_shown)]
         wanted = sorted({int(time * media.GRID_FPS) for time in times})
-        found = list(decoding.stream(media.frames_at, video, wanted, longest=THUMBNAIL_PX, to_end=True))
+        found = list(
+            decoding.stream(media.frames_at, video, wanted, longest=THUMBNAIL_PX, to_end=True)
+        )
     except KlassifyError:
         return [], [], 0.0
     return found, times, n_frames / media.GRID_FPS
 
 
-def _draw_thumbnails(panel: Any, frames: list[np.ndarray], times: list[float], end_s: float) -> None:
+def _draw_thumbnails(
+    panel: Any, frames: list[np.ndarray], times: list[float], end_s: float
+) -> None:
     width = 2 * times[0] * 0.96
     for frame, time in zip(frames, times):
         left = time - width / 2
@@ -101,7 +123,9 @@ def _draw_thumbnails(panel: Any, frames: list[np.ndarray], times: list[float], e
 
 
 def envelope(wave: np.ndarray, pieces: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of about so many equal pieces of 16 kHz sound: the seconds of their middles, lowest and highest values."""
+    """Of about so many equal pieces of 16 kHz sound: the seconds of their middles, lowest and
+    highest values.
+    """
     size = max(1, len(wave) // pieces)
     cut = wave[: len(wave) // size * size].reshape(-1, size)
     seconds = (np.arange(len(cut)) + 0.5) * size / media.SAMPLE_RATE
@@ -120,8 +144,15 @@ def _draw_frames(panel: Any, frames: dict[str, pd.DataFrame]) -> None:
     for number, (name, table) in enumerate(frames.items()):
         edges = np.append(table["start"].to_numpy(float), table["end"].iloc[-1])
         values = table["probability"].to_numpy()
-        panel.stairs(values, edges, label=name, baseline=None, color=COLOURS[number % len(COLOURS)],
-                     linestyle=STYLES[number % len(STYLES)], linewidth=1.4)  # fmt: skip
+        panel.stairs(
+            values,
+            edges,
+            label=name,
+            baseline=None,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number % len(STYLES)],
+            linewidth=1.4,
+        )
     panel.set_ylim(-0.03, 1.03)
     panel.set_ylabel("probability\nof a frame")
     panel.legend(loc="upper right", fontsize=8, ncols=3)
@@ -130,19 +161,28 @@ def _draw_frames(panel: Any, frames: dict[str, pd.DataFrame]) -> None:
 def _draw_proposals(panel: Any, segments: pd.DataFrame) -> None:
     shown = segments.head(SHOWN_PROPOSALS)
     for modality, rows in shown.groupby("modality"):
-        panel.hlines(rows["score"], rows["start"], rows["end"], linewidth=5, label=modality,
-                     color=MODALITY_COLOURS.get(modality, "0.3"))  # fmt: skip
+        panel.hlines(
+            rows["score"],
+            rows["start"],
+            rows["end"],
+            linewidth=5,
+            label=modality,
+            color=MODALITY_COLOURS.get(modality, "0.3"),
+        )
     panel.set_ylim(0, 1.05)
     panel.set_ylabel("proposals\n(score)")
     if len(shown):
         panel.legend(loc="upper right", fontsize=8, ncols=3)
 
 
-def mark(video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, min_score: float) -> None:
-    """A copy of the video (H.264, AAC) with a red border during likely fake segments and a time bar below.
+def mark(
+    video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, min_score: float
+) -> None:
+    """A copy of the video (H.264, AAC) with a red border during likely fake segments and a time bar
+    below.
 
-    Proposals with a score of at least `min_score` are drawn. MediaError for a video without picture, or with one
-    that no encoder takes.
+    Proposals with a score of at least `min_score` are drawn. MediaError for a video without
+    picture, or with one that no encoder takes.
     """
     import av
 
@@ -152,7 +192,9 @@ def mark(video: str | os.PathLike, prediction: Prediction, path: str | os.PathLi
         raise media.MediaError(f"Cannot encode: {error.strerror}.", where=video) from None
 
 
-def _encode(video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, min_score: float) -> None:
+def _encode(
+    video: str | os.PathLike, prediction: Prediction, path: str | os.PathLike, min_score: float
+) -> None:
     import av
 
     likely = prediction.segments[prediction.segments["score"] >= min_score]
@@ -161,7 +203,11 @@ def _encode(video: str | os.PathLike, prediction: Prediction, path: str | os.Pat
     with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         picture = container.add_stream("libx264", rate=media.GRID_FPS, options={"crf": "20"})
         picture.pix_fmt = "yuv420p"
-        sound = container.add_stream("aac", rate=media.SAMPLE_RATE, layout="mono") if len(wave) else None
+        sound = (
+            container.add_stream("aac", rate=media.SAMPLE_RATE, layout="mono")
+            if len(wave)
+            else None
+        )
         for number, frame in enumerate(decoding.stream(media.iter_frames, video)):
             if min(frame.shape[:2]) < SMALLEST:
                 raise media.MediaError("The picture is too small to draw in.", where=video)
@@ -184,12 +230,22 @@ def _marked(frame: np.ndarray, number: int, n_frames: int, likely: pd.DataFrame)
     image[-bar:] //= 3
     now = likely[(likely["start"] <= time) & (time < likely["end"])]
     for row in likely.itertuples():
-        image[-bar:, int(row.start * scale) : max(int(row.end * scale), int(row.start * scale) + 1)] = MARK_RGB
+        image[
+            -bar:, int(row.start * scale) : max(int(row.end * scale), int(row.start * scale) + 1)
+        ] = MARK_RGB
     image[-bar:, max(0, int(time * scale) - 1) : int(time * scale) + 1] = 255
     if len(now):
         cv2.rectangle(image, (0, 0), (width - 1, height - 1), MARK_RGB, max(2, height // 60))
         text = f"{'/'.join(sorted(set(now['modality'])))} {now['score'].max():.2f}"
-        cv2.putText(image, text, (bar, 5 * bar), cv2.FONT_HERSHEY_SIMPLEX, height / 450, MARK_RGB, 1 + height // 400)
+        cv2.putText(
+            image,
+            text,
+            (bar, 5 * bar),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            height / 450,
+            MARK_RGB,
+            1 + height // 400,
+        )
     return image
 
 
@@ -197,7 +253,9 @@ def _encode_audio(container: Any, stream: Any, wave: np.ndarray) -> None:
     import av
 
     for start in range(0, len(wave), 1024):
-        block = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
+        block = av.AudioFrame.from_ndarray(
+            wave[None, start : start + 1024], format="fltp", layout="mono"
+        )
         block.sample_rate, block.pts = media.SAMPLE_RATE, start
         block.time_base = Fraction(1, media.SAMPLE_RATE)
         container.mux(stream.encode(block))

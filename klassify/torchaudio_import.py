@@ -2,8 +2,9 @@
 
 torchaudio's wheel links against CUDA, so beside a CPU build of torch its import ends in an OSError,
 and a torchaudio that is installed but not importable breaks every transformers model import too.
-Its Python part (resampling, filter banks, wav2vec models) works without the native one. Whoever needs torchaudio
-calls `ensure_importable` first; transformers are imported with `import_transformers`.
+Its Python part (resampling, filter banks, wav2vec models) works without the native one. Whoever
+needs torchaudio calls `ensure_importable` first; transformers are imported with
+`import_transformers`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any, NoReturn
 
 def _needs_alignment(function: Callable) -> Callable:
     def refuse(*args, **kwargs) -> NoReturn:
-        raise RuntimeError(f"torchaudio's {function.__name__} needs the native part, which is not loadable here.")
+        raise RuntimeError(
+            f"torchaudio's {function.__name__} needs the native part, which is not loadable here."
+        )
 
     return refuse
 
@@ -35,7 +38,9 @@ def _no_extension() -> types.ModuleType:
 
 
 def ensure_importable() -> bool:
-    """Leave torchaudio in sys.modules, without its extension if need be; False where it is not installed."""
+    """Leave torchaudio in sys.modules, without its extension if need be; False where it is not
+    installed.
+    """
     if "torchaudio" in sys.modules:
         return True
     if importlib.util.find_spec("torchaudio") is None:

@@ -1,8 +1,8 @@
 """Read files written by torch.save without running what they contain.
 
-Such a file is a pickle, and unpickling may run any code. `read_torch_file` goes through torch's restricted
-unpickler alone, which knows tensors and plain containers; a class that it does not know (a config object,
-mostly) becomes an inert Record. There is no flag to trust a file.
+Such a file is a pickle, and unpickling may run any code. `read_torch_file` goes through torch's
+restricted unpickler alone, which knows tensors and plain containers; a class that it does not know
+(a config object, mostly) becomes an inert Record. There is no flag to trust a file.
 """
 
 from __future__ import annotations
@@ -24,24 +24,60 @@ import torch
 from klassify.errors import KlassifyError, first_line, some
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of a file by torch < 1.6
-# Of the standard library, what settings and training states are made of. A checkpoint has no use for the rest of
-# it, nor for HOSTILE: a file that names such things is hostile, though it could do no harm here.
+# Of the standard library, what settings and training states are made of. A checkpoint has no use
+# for the rest of it, nor for HOSTILE: a file that names such things is hostile, though it could do
+# no harm here.
 HARMLESS_MODULES = {
-    "_codecs", "_operator", "abc", "argparse", "array", "builtins", "collections", "copy", "copyreg", "dataclasses",
-    "datetime", "decimal", "enum", "fractions", "functools", "itertools", "logging", "math", "numbers", "operator",
-    "pathlib", "random", "re", "string", "time", "types", "typing", "uuid", "weakref",
-}  # fmt: skip
+    "_codecs",
+    "_operator",
+    "abc",
+    "argparse",
+    "array",
+    "builtins",
+    "collections",
+    "copy",
+    "copyreg",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "itertools",
+    "logging",
+    "math",
+    "numbers",
+    "operator",
+    "pathlib",
+    "random",
+    "re",
+    "string",
+    "time",
+    "types",
+    "typing",
+    "uuid",
+    "weakref",
+}
 HOSTILE = re.compile(
     r"builtins\.(eval|exec|execfile|compile|open|__import__|input|breakpoint)|types\.(CodeType|FunctionType)"
     r"|torch\.(serialization\.load|load|hub\.|jit\.|utils\.cpp_extension\.|package\.).*|numpy\.load|joblib\.load|pandas\.read_pickle|pip\..*"
 )
-MAX_PICKLE = 64 << 20  # bytes; it describes tensors, which lie elsewhere, and real ones take some hundred kB
-MAX_WORK, MAX_DEPTH = 1 << 20, 64  # values that the steps of a pickle take up: so many, and each so often
-MAX_INFLATED = 20  # times the file's size: torch stores members, and deflated weights shrink by little
+MAX_PICKLE = (
+    64 << 20
+)  # bytes; it describes tensors, which lie elsewhere, and real ones take some hundred kB
+MAX_WORK, MAX_DEPTH = (
+    1 << 20,
+    64,
+)  # values that the steps of a pickle take up: so many, and each so often
+MAX_INFLATED = (
+    20  # times the file's size: torch stores members, and deflated weights shrink by little
+)
 TAR_MAGIC = (257, b"ustar")
 NOT_A_CHECKPOINT = {
     b"<": "It is a web page: the download stopped at a page that asks for confirmation.",
-    b"version https://git-lfs": "It is a Git LFS pointer: fetch the file itself with `git lfs pull`.",
+    b"version https://git-lfs": (
+        "It is a Git LFS pointer: fetch the file itself with `git lfs pull`."
+    ),
     b"\x1f\x8b": "It is a gzip archive: unpack it and name the checkpoint inside.",
 }
 
@@ -68,7 +104,9 @@ class Record:
 
 
 class _PlainDict:
-    """Stands for a subclass of dict: makes an OrderedDict, which torch's unpickler is willing to fill."""
+    """Stands for a subclass of dict: makes an OrderedDict, which torch's unpickler is willing to
+    fill.
+    """
 
     def __new__(cls, *_arguments: Any):
         return collections.OrderedDict()
@@ -78,11 +116,10 @@ def _plain_list(items: Any = (), *_maxlen: Any) -> list:
     return list(items)
 
 
-PLAIN = {
-    "argparse.Namespace": argparse.Namespace,
-    "collections.deque": _plain_list,
-}
-DICTIONARIES = re.compile(r"collections\.defaultdict|.*\.(AttributeDict|AttrDict|EasyDict)|addict\..*|munch\..*")
+PLAIN = {"argparse.Namespace": argparse.Namespace, "collections.deque": _plain_list}
+DICTIONARIES = re.compile(
+    r"collections\.defaultdict|.*\.(AttributeDict|AttrDict|EasyDict)|addict\..*|munch\..*"
+)
 
 
 @functools.cache
@@ -94,17 +131,27 @@ def _stand_in(name: str) -> Any:
 
 def _is_hostile(name: str) -> bool:
     module = name.partition(".")[0]
-    return bool(HOSTILE.fullmatch(name)) or (module in sys.stdlib_module_names and module not in HARMLESS_MODULES)
+    return bool(HOSTILE.fullmatch(name)) or (
+        module in sys.stdlib_module_names and module not in HARMLESS_MODULES
+    )
 
 
 class _Work:
     """Counts the values that the steps of one pickle take up, each with all that it holds.
 
-    A tuple of a tuple twice, sixty-fold, is a few bytes, and its hash as the key of a dictionary takes for ever.
+    A tuple of a tuple twice, sixty-fold, is a few bytes, and its hash as the key of a dictionary
+    takes for ever.
     """
 
     _MARK = [0]
-    _FILL = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}  # what lies below grows by what is taken
+    _FILL = {
+        "APPEND",
+        "APPENDS",
+        "SETITEM",
+        "SETITEMS",
+        "ADDITEMS",
+        "BUILD",
+    }  # what lies below grows by what is taken
 
     def __init__(self) -> None:
         self.done, self.steps = 0, 0
@@ -117,7 +164,9 @@ class _Work:
         if name == "MARK":
             stack.append(self._MARK)
         elif name.endswith("PUT") or name == "MEMOIZE":
-            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = stack[-1] if stack else [1]
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = (
+                stack[-1] if stack else [1]
+            )
         elif name.endswith("GET"):
             stack.append(self.memo.get(argument, [1]))
         elif name == "DUP":
@@ -136,8 +185,10 @@ class _Work:
                 size += stack.pop()[0] if stack else 1
         self.done, self.steps = self.done + size, self.steps + 1
         if self.done > MAX_WORK + MAX_DEPTH * self.steps:
-            raise KlassifyError("This file is hostile: a few bytes of it stand for values without end.",
-                                mend="delete it, and get the checkpoint from its authors")  # fmt: skip
+            raise KlassifyError(
+                "This file is hostile: a few bytes of it stand for values without end.",
+                mend="delete it, and get the checkpoint from its authors",
+            )
         if operation.name not in self._FILL:
             stack += [[size] for _ in operation.stack_after]
         elif stack:
@@ -145,8 +196,12 @@ class _Work:
 
 
 def _named_in_pickle(handle: BinaryIO) -> Iterator[str]:
-    """Full names, old and new, of the classes and functions that one pickle asks for, without running it."""
-    texts = collections.deque(("", ""), maxlen=2)  # the last two strings: what STACK_GLOBAL of protocol 4 takes
+    """Full names, old and new, of the classes and functions that one pickle asks for, without
+    running it.
+    """
+    texts = collections.deque(
+        ("", ""), maxlen=2
+    )  # the last two strings: what STACK_GLOBAL of protocol 4 takes
     work = _Work()
     for operation, argument, _ in pickletools.genops(handle):
         work.add(operation, argument)
@@ -165,23 +220,33 @@ def _named_in_pickle(handle: BinaryIO) -> Iterator[str]:
 
 
 def _refuse_inflated(archive: zipfile.ZipFile, path: Path) -> None:
-    """KlassifyError for members that are far larger than the file, or a pickle that is larger than any."""
+    """KlassifyError for members that are far larger than the file, or a pickle that is larger
+    than any.
+    """
     pickles = [info for info in archive.infolist() if info.filename.endswith(".pkl")]
     if any(info.file_size > MAX_PICKLE for info in pickles):
         raise _too_large(path)
     claimed, size = sum(info.file_size for info in archive.infolist()), path.stat().st_size
     if claimed > MAX_INFLATED * size:
-        raise KlassifyError(f"The tensors of this file of {size} bytes would be {claimed} bytes large.", where=path,
-                            mend="save it again: torch stores tensors as they are")  # fmt: skip
+        raise KlassifyError(
+            f"The tensors of this file of {size} bytes would be {claimed} bytes large.",
+            where=path,
+            mend="save it again: torch stores tensors as they are",
+        )
 
 
 def _too_large(path: Path) -> KlassifyError:
-    return KlassifyError(f"The description of this file's tensors is larger than {MAX_PICKLE >> 20} MB.", where=path,
-                         mend="save its state dict alone with its own project")  # fmt: skip
+    return KlassifyError(
+        f"The description of this file's tensors is larger than {MAX_PICKLE >> 20} MB.",
+        where=path,
+        mend="save its state dict alone with its own project",
+    )
 
 
 class _Bounded:
-    """The pickles at the beginning of a file, MAX_PICKLE bytes at the most; a KlassifyError further on."""
+    """The pickles at the beginning of a file, MAX_PICKLE bytes at the most; a KlassifyError
+    further on.
+    """
 
     def __init__(self, handle: BinaryIO, path: Path):
         self.handle, self.path, self.left = handle, path, MAX_PICKLE
@@ -221,7 +286,9 @@ def _named_in(path: Path, zipped: bool) -> set[str]:
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """The content of a file written by torch.save, on the CPU, without running anything that it contains."""
+    """The content of a file written by torch.save, on the CPU, without running anything that it
+    contains.
+    """
     path = Path(path)
     if not path.is_file():
         raise KlassifyError("This checkpoint does not exist.", where=path)
@@ -229,7 +296,9 @@ def read_torch_file(path: str | Path) -> Any:
         head = handle.read(TAR_MAGIC[0] + len(TAR_MAGIC[1]))
     zipped = head.startswith(b"PK\x03\x04")
     if not zipped and not head.startswith(LEGACY_MAGIC):
-        hints = [hint for start, hint in NOT_A_CHECKPOINT.items() if head.lstrip().startswith(start)]
+        hints = [
+            hint for start, hint in NOT_A_CHECKPOINT.items() if head.lstrip().startswith(start)
+        ]
         if head[TAR_MAGIC[0] :] == TAR_MAGIC[1]:
             hints.append("It is a tar archive: unpack it and name the checkpoint inside.")
         raise KlassifyError(" ".join(["This is no torch checkpoint.", *hints]), where=path)
@@ -237,7 +306,8 @@ def read_torch_file(path: str | Path) -> Any:
         names = _named_in(path, zipped)
         if hostile := sorted(filter(_is_hostile, names)):
             raise KlassifyError(
-                f"This file is hostile: to be loaded it wants to call {some(hostile)}. Nothing was called.",
+                f"This file is hostile: to be loaded it wants to call {some(hostile)}. Nothing was"
+                " called.",
                 where=path,
                 mend="delete it, and get the checkpoint from its authors",
             )
@@ -250,5 +320,8 @@ def read_torch_file(path: str | Path) -> Any:
         raise KlassifyError(
             f"This checkpoint cannot be read as tensors and plain containers: {reason}.",
             where=path,
-            mend="download it again; if that does not help, save its state dict alone with its own project",
+            mend=(
+                "download it again; if that does not help, save its state dict alone with its own"
+                " project"
+            ),
         ) from None

@@ -1,4 +1,6 @@
-"""What can be known of a clip without looking at a frame: sizes, times, rates, codecs and tags of its container."""
+"""What can be known of a clip without looking at a frame: sizes, times, rates, codecs and tags
+of its container.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from klassify import media
 
 
 def container_traits(path: str | os.PathLike) -> dict[str, float | str]:
-    """The traits of a media file by name; a stream that is missing, or of an unknown codec, has zeros.
+    """The traits of a media file by name; a stream that is missing, or of an unknown codec, has
+    zeros.
 
     Raises MediaError for what is no media file.
     """
@@ -40,7 +43,11 @@ def container_traits(path: str | os.PathLike) -> dict[str, float | str]:
 
 def _number(stream: Any, name: str) -> int:
     """What the codec of a stream knows; 0 without a stream or a codec."""
-    return getattr(stream.codec_context, name) or 0 if stream is not None and stream.codec_context is not None else 0
+    return (
+        getattr(stream.codec_context, name) or 0
+        if stream is not None and stream.codec_context is not None
+        else 0
+    )
 
 
 def _codec(stream: Any) -> str:

@@ -1,15 +1,17 @@
-"""Choose how a system makes proposals: the method and settings of the highest official Score on val_fit.
+"""Choose how a system makes proposals: the method and settings of the highest official Score on
+val_fit.
 
     klassify tune exp/demo/klassify/bam --labels data_lists/demo
 
-Writes SYSTEM_DIR/proposals.yaml, which `klassify localise` takes up, and tuning.tsv with every setting
-that was tried. Of a merged system the weights, the calibration and the soft-NMS are tuned. The truth is
-the challenge's, fake_segments of either modality; `--segments own` takes those of the system's.
+Writes SYSTEM_DIR/proposals.yaml, which `klassify localise` takes up, and tuning.tsv with every
+setting that was tried. Of a merged system the weights, the calibration and the soft-NMS are tuned.
+The truth is the challenge's, fake_segments of either modality; `--segments own` takes those of the
+system's.
 
-The search goes from setting to setting, SWEEPS times over the grid, and starts from the defaults. val_fit
-is small and chance differences are large: a setting is changed, and a later method preferred, only for a
-gain above MARGIN. A grid of your own is YAML, {method: {setting: [values]}}; a setting that it leaves out
-keeps its default.
+The search goes from setting to setting, SWEEPS times over the grid, and starts from the defaults.
+val_fit is small and chance differences are large: a setting is changed, and a later method
+preferred, only for a gain above MARGIN. A grid of your own is YAML, {method: {setting: [values]}};
+a setting that it leaves out keeps its default.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ import yaml
 from klassify import calibrate, datalist, localise, proposals, systems
 from klassify.errors import KlassifyError
 from klassify.evaluation.localisation_metrics import METRICS, match
-from klassify.files import already_done, canonical_json, file_hash, read_yaml, settings_hash, whole_file, write_text
+from klassify.files import (
+    already_done,
+    canonical_json,
+    file_hash,
+    read_yaml,
+    settings_hash,
+    whole_file,
+    write_text,
+)
 from klassify.framescores import FrameScores, read_frames
 from klassify.proposal_methods import LEVELS
 from klassify.scorefile import score_path
@@ -42,7 +52,12 @@ COMMON = {
     "nms_sigma": [0.5, 0.1, 0.2, 1.0],
     "at_least_one": [False, True],
 }
-MANY_LEVELS = [list(LEVELS), [0.3, 0.5, 0.7], [0.05, 0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]]
+MANY_LEVELS = [
+    list(LEVELS),
+    [0.3, 0.5, 0.7],
+    [0.05, 0.1, 0.2, 0.3, 0.4, 0.5],
+    [0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+]
 CONTEXTS = [1.0, 0.5, 0.25, 0.0]
 GRID = {
     "threshold": {
@@ -51,11 +66,26 @@ GRID = {
         "drop_s": [0.0, 0.08, 0.16],
         **COMMON,
     },
-    "multi_threshold": {"levels": MANY_LEVELS, "merge_s": [0.0, 0.08, 0.16], "context": CONTEXTS, **COMMON},
-    "boundary_pairs": {"peaks": [10, 5, 20], "floor": [0.05, 0.01, 0.2], "max_s": [12.0, 1.5], **COMMON},
-    "watershed": {"levels": MANY_LEVELS, "tolerances": [[0.5, 0.7, 0.9], [0.7], [0.9]], "context": CONTEXTS, **COMMON},
+    "multi_threshold": {
+        "levels": MANY_LEVELS,
+        "merge_s": [0.0, 0.08, 0.16],
+        "context": CONTEXTS,
+        **COMMON,
+    },
+    "boundary_pairs": {
+        "peaks": [10, 5, 20],
+        "floor": [0.05, 0.01, 0.2],
+        "max_s": [12.0, 1.5],
+        **COMMON,
+    },
+    "watershed": {
+        "levels": MANY_LEVELS,
+        "tolerances": [[0.5, 0.7, 0.9], [0.7], [0.9]],
+        "context": CONTEXTS,
+        **COMMON,
+    },
     "viterbi": COMMON,
-}  # fmt: skip
+}
 MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others
 MERGE_GRID = {"nms_sigma": [0.5, 0.1, 0.2, 1.0]}
 
@@ -77,21 +107,37 @@ class Trial:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify tune`."""
-    parser.add_argument("system", type=Path, metavar="SYSTEM_DIR", help="a localiser, or a merged system")
-    parser.add_argument("--labels", type=Path, required=True, help="folder of the data lists, such as data_lists/demo")
-    parser.add_argument("--split", default="val", help="split whose scores are used (default val)")
-    parser.add_argument("--subset", default="val_fit", help="clips of it to tune on (default val_fit)")
     parser.add_argument(
-        "--segments", choices=("union", "own"), default="union", help="either modality's (default), or the system's own"
+        "system", type=Path, metavar="SYSTEM_DIR", help="a localiser, or a merged system"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        help="folder of the data lists, such as data_lists/demo",
+    )
+    parser.add_argument("--split", default="val", help="split whose scores are used (default val)")
+    parser.add_argument(
+        "--subset", default="val_fit", help="clips of it to tune on (default val_fit)"
+    )
+    parser.add_argument(
+        "--segments",
+        choices=("union", "own"),
+        default="union",
+        help="either modality's (default), or the system's own",
     )
     parser.add_argument("--grid", type=Path, metavar="FILE.yaml", help="another grid")
-    parser.add_argument("--force", action="store_true", help="replace a choice made from something else")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a choice made from something else"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify tune`."""
     system = systems.load_system(args.system)
-    truth = read_truth(args.labels, args.subset, system.modality if args.segments == "own" else "both")
+    truth = read_truth(
+        args.labels, args.subset, system.modality if args.segments == "own" else "both"
+    )
     folders = systems.input_folders(args.system)
     if localise.is_merged(system):
         inputs = [localise.segment_scores(folder, args.split) for folder in folders]
@@ -100,27 +146,44 @@ def run(args: argparse.Namespace) -> int:
         paths = [systems.frames_path(args.system, args.split)]
     grid = read_grid(args.grid) if args.grid else None
     made_with = {
-        "system": systems.system_hash(args.system), "scores": [file_hash(path) for path in paths],
-        "labels": _truth_hash(truth), "split": args.split, "subset": args.subset, "segments": args.segments,
-        "grid": grid or f"default {settings_hash({'frames': GRID, 'merge': [MERGE_WEIGHTS, MERGE_GRID]})}",
-    }  # fmt: skip
+        "system": systems.system_hash(args.system),
+        "scores": [file_hash(path) for path in paths],
+        "labels": _truth_hash(truth),
+        "split": args.split,
+        "subset": args.subset,
+        "segments": args.segments,
+        "grid": (
+            grid
+            or f"default {settings_hash({'frames': GRID, 'merge': [MERGE_WEIGHTS, MERGE_GRID]})}"
+        ),
+    }
     path = args.system / localise.PROPOSALS
-    before = localise.read_proposals(path).get("tuned", {}).get("made_with", {}) if path.exists() else None
+    before = (
+        localise.read_proposals(path).get("tuned", {}).get("made_with", {})
+        if path.exists()
+        else None
+    )
     if already_done(path, before, made_with, force=args.force):
         print(f"{path} is up to date")
         return 0
     if localise.is_merged(system):
-        best, trials = tune_merge([localise.candidates(scores.table, truth.files) for scores in inputs], truth, grid)
+        best, trials = tune_merge(
+            [localise.candidates(scores.table, truth.files) for scores in inputs], truth, grid
+        )
     else:
         best, trials = tune_frames(read_clips(paths[0], truth), truth, grid)
     _write(path, best, trials, made_with)
-    print(f"{path}: {best.choice.method}, Score {best.score:.4f} on {len(truth.files)} clips of {args.subset} "
-          f"(defaults {trials[0].score:.4f}, {len(trials)} tried)")  # fmt: skip
+    print(
+        f"{path}: {best.choice.method}, Score {best.score:.4f} on {len(truth.files)} clips of"
+        f" {args.subset} (defaults {trials[0].score:.4f}, {len(trials)} tried)"
+    )
     return 0
 
 
 def read_truth(labels: Path, subset: str, modality: str) -> Truth:
-    """The segments to find: of audio, visual, or both in the union; KlassifyError where there are none."""
+    """The segments to find: of audio, visual, or both in the union; KlassifyError where there
+    are none.
+    """
     column = "fake_segments" if modality == "both" else f"{modality}_fake_segments"
     truth = Truth.from_list(datalist.load_split(labels, subset, segments=True), column)
     if not len(truth.segments):
@@ -156,7 +219,9 @@ def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
     for method, axes in grid.items():
         axes = grid[method] = axes or {}
         proposals.defaults(method, where=path)
-        if not isinstance(axes, dict) or any(not isinstance(values, list) or not values for values in axes.values()):
+        if not isinstance(axes, dict) or any(
+            not isinstance(values, list) or not values for values in axes.values()
+        ):
             raise KlassifyError(f"Each setting of {method} needs a list of values.", where=path)
         for name, values in axes.items():
             for value in values:
@@ -167,11 +232,17 @@ def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
 # ------------------------------------------------------------------------------ the search
 
 
-def tune_frames(frames: FrameScores, truth: Truth, grid: Grid | None = None) -> tuple[Trial, list[Trial]]:
+def tune_frames(
+    frames: FrameScores, truth: Truth, grid: Grid | None = None
+) -> tuple[Trial, list[Trial]]:
     """The best way from frame scores to proposals, and all that were tried."""
     place = pd.Index(truth.files).get_indexer(frames.files)
     if grid is None:
-        grid = {method: axes for method, axes in GRID.items() if method != "viterbi" or frames.log_tags is not None}
+        grid = {
+            method: axes
+            for method, axes in GRID.items()
+            if method != "viterbi" or frames.log_tags is not None
+        }
     if localise.MERGE in grid:
         raise KlassifyError("The grid is one for merged systems, and this system has frame scores.")
 
@@ -185,16 +256,23 @@ def tune_frames(frames: FrameScores, truth: Truth, grid: Grid | None = None) -> 
 def tune_merge(
     parts: Sequence[proposals.Candidates], truth: Truth, grid: Grid | None = None
 ) -> tuple[Trial, list[Trial]]:
-    """The best way to join proposals, and all that were tried. parts: of each input, with clips as in `truth`."""
+    """The best way to join proposals, and all that were tried. parts: of each input, with clips
+    as in `truth`.
+    """
     if grid is None:
         fitted = fit_platt(parts, truth)
-        grid = {localise.MERGE: {
-            "platt": [None] if fitted is None else [None, fitted],
-            "weights": [[], *_weights(len(parts))],
-            **MERGE_GRID,
-        }}  # fmt: skip
+        grid = {
+            localise.MERGE: {
+                "platt": [None] if fitted is None else [None, fitted],
+                "weights": [[], *_weights(len(parts))],
+                **MERGE_GRID,
+            }
+        }
     if set(grid) != {localise.MERGE}:
-        raise KlassifyError(f"The grid of a merged system has the one method {localise.MERGE}, not {', '.join(grid)}.")
+        raise KlassifyError(
+            f"The grid of a merged system has the one method {localise.MERGE}, not"
+            f" {', '.join(grid)}."
+        )
 
     def evaluate(choice: localise.Choice) -> Trial:
         return _trial(choice, proposals.merge(parts, **choice.settings)[0], truth)
@@ -213,7 +291,8 @@ def _trial(choice: localise.Choice, found: proposals.Candidates, truth: Truth) -
 
 
 def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[float]] | None:
-    """(a, b) of each input, by which its scores become the probability that a proposal hits at IoU 0.5.
+    """(a, b) of each input, by which its scores become the probability that a proposal hits at IoU
+    0.5.
 
     None if an input proposes nothing, or its higher scores are not the better ones.
     """
@@ -225,15 +304,18 @@ def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[
         hit[matches.order[matches.hits[0].rank]] = 1
         if not len(hit):
             return None
-        fitted.append(list(calibrate.platt(proposals.log_odds(given.rows[:, 0].astype(float)), hit)))
+        fitted.append(
+            list(calibrate.platt(proposals.log_odds(given.rows[:, 0].astype(float)), hit))
+        )
     return fitted if all(a < 0 for a, _ in fitted) else None
 
 
 def search(evaluate: Callable[[localise.Choice], Trial], grid: Grid) -> tuple[Trial, list[Trial]]:
     """The best choice on the grid by coordinate search within each method, and all trials in order.
 
-    Starts from the defaults, or from the first value of a setting whose default is not on the grid. Methods
-    come in the grid's order, and settings in theirs; ties and gains up to MARGIN go to what came first.
+    Starts from the defaults, or from the first value of a setting whose default is not on the grid.
+    Methods come in the grid's order, and settings in theirs; ties and gains up to MARGIN go to what
+    came first.
     """
     tried: dict[str, Trial] = {}
 
@@ -251,7 +333,9 @@ def search(evaluate: Callable[[localise.Choice], Trial], grid: Grid) -> tuple[Tr
         for _ in range(SWEEPS):
             before = here
             for name, values in axes.items():
-                rivals = [attempt(method, {**here.choice.settings, name: value}) for value in values]
+                rivals = [
+                    attempt(method, {**here.choice.settings, name: value}) for value in values
+                ]
                 here = _better(here, max(rivals, key=lambda trial: trial.score))
             if here is before:
                 break
@@ -266,13 +350,19 @@ def _better(kept: Trial, rival: Trial) -> Trial:
 def _write(path: Path, best: Trial, trials: Sequence[Trial], made_with: Mapping[str, Any]) -> None:
     """tuning.tsv first: proposals.yaml says that both are there."""
     rows = [
-        {"method": trial.choice.method, **trial.metrics, "chosen": int(trial is best),
-         "settings": canonical_json(trial.choice.settings)}
+        {
+            "method": trial.choice.method,
+            **trial.metrics,
+            "chosen": int(trial is best),
+            "settings": canonical_json(trial.choice.settings),
+        }
         for trial in trials
-    ]  # fmt: skip
+    ]
     with whole_file(path.with_name(TABLE)) as partial:
         columns = ["method", *METRICS, "chosen", "settings"]
-        pd.DataFrame(rows)[columns].to_csv(partial, sep="\t", index=False, float_format="%.6f", quoting=3)
+        pd.DataFrame(rows)[columns].to_csv(
+            partial, sep="\t", index=False, float_format="%.6f", quoting=3
+        )
     content = {
         "method": best.choice.method,
         "settings": best.choice.settings,

@@ -1,9 +1,11 @@
-"""Data for the visual branch of paper 2: windows of frames, their LMM features, and a row for each frame.
+"""Data for the visual branch of paper 2: windows of frames, their LMM features, and a row for each
+frame.
 
-A window is ten consecutive frames; in training it is fake if any of them is (section 2.2; MM-Det's loader). In
-scoring, a window begins at every `stride`-th frame, its logits belong to its centre frame, and the frames
-around take over the nearest earlier ones. All that a frame needs by itself is computed once a frame, and the
-clip streams through: an hour of video takes no more memory than a minute.
+A window is ten consecutive frames; in training it is fake if any of them is (section 2.2; MM-Det's
+loader). In scoring, a window begins at every `stride`-th frame, its logits belong to its centre
+frame, and the frames around take over the nearest earlier ones. All that a frame needs by itself is
+computed once a frame, and the clip streams through: an hour of video takes no more memory than a
+minute.
 """
 
 from __future__ import annotations
@@ -38,14 +40,18 @@ MAX_FRAMES = 2**20  # of a clip: more than media.MAX_SECONDS
 
 @dataclasses.dataclass(frozen=True)
 class LMMFeatures:
-    """Features of the sampled frames of a clip: their numbers (n,), (n, V) and (n, 64, T) float16."""
+    """Features of the sampled frames of a clip: their numbers (n,), (n, V) and (n, 64, T)
+    float16.
+    """
 
     frames: np.ndarray
     visual: np.ndarray
     textual: np.ndarray
 
     def at(self, index: np.ndarray) -> dict[str, Tensor]:
-        """What the model takes: "visual" (m, 1, V) and "textual" (m, 64, T), of the sampled frames `index`."""
+        """What the model takes: "visual" (m, 1, V) and "textual" (m, 64, T), of the sampled
+        frames `index`.
+        """
         return {
             "visual": torch.from_numpy(self.visual[index])[:, None],
             "textual": torch.from_numpy(self.textual[index]),
@@ -70,14 +76,20 @@ class VisualClip:
 
     def frame_ids(self, frames: np.ndarray) -> np.ndarray:
         """A number for each of these frames that no other frame of any clip has, in any process."""
-        clip = int.from_bytes(hashlib.blake2b(os.fsencode(self.path), digest_size=5).digest(), "big")
+        clip = int.from_bytes(
+            hashlib.blake2b(os.fsencode(self.path), digest_size=5).digest(), "big"
+        )
         return clip * MAX_FRAMES + frames.astype(np.int64)
 
     def frames(self, first: int, count: int) -> np.ndarray:
-        """(count, S, S, 3) uint8 from a frame on; the clip's last frame repeats where it ends before."""
+        """(count, S, S, 3) uint8 from a frame on; the clip's last frame repeats where it ends
+        before.
+        """
         if self.held is not None:
             return extended(self.held[first : first + count], count)
-        found = decoding.call(read_frames, self.path, size=self.frame_size, first=first, count=count)
+        found = decoding.call(
+            read_frames, self.path, size=self.frame_size, first=first, count=count
+        )
         return extended(found[(slice(None), *self.region)], count)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -89,7 +101,14 @@ class VisualClip:
             blocks = (self.held[first : first + CHUNK] for first in range(0, len(self.held), CHUNK))
         first = 0
         for block in blocks:
-            yield block, None if self.codes is None else extended(self.codes[first : first + CHUNK], len(block))
+            yield (
+                block,
+                (
+                    None
+                    if self.codes is None
+                    else extended(self.codes[first : first + CHUNK], len(block))
+                ),
+            )
             first += len(block)
 
 
@@ -103,28 +122,32 @@ def extended(values: np.ndarray, count: int) -> np.ndarray:
 class VisualWindows(FrameData):
     """Windows of frames for klassify.models.visual.Visual (paper 2, section 2.2).
 
-    Example: see Visual.loss; the windows of a clip share one augmentation. Rows: the logits of the window around
-    each frame; score = fake - real.
+    Example: see Visual.loss; the windows of a clip share one augmentation. Rows: the logits of the
+    window around each frame; score = fake - real.
 
     Args:
-        size: pixels a side that the model takes.
-        frame_size: pixels a side to which the frames' centre square is scaled; None: `size`.
-        region: (top, left, side) in pixels of the scaled square, the part that is looked at; None: all of it.
+        size: pixels a side that the model takes. frame_size: pixels a side to which the frames'
+        centre square is scaled; None: `size`. region: (top, left, side) in pixels of the scaled
+        square, the part that is looked at; None: all of it.
             Where it is larger than `size`, training takes a random crop and scoring the middle.
-        window: frames a window. stride: frames between window starts, 1 in the paper, 2 in the published code.
-        interpolate: between window centres, rather than hold the logits; for strides above 2.
-        val_stride: coarser stride of the validation after each epoch; None: `stride`.
-        windows_per_clip: windows of a clip in an epoch, 1 as published; each begins at a random place.
-        span: frames; the windows of a clip then lie evenly over a random stretch of this length, and a frame of
+        window: frames a window. stride: frames between window starts, 1 in the paper, 2 in the
+        published code. interpolate: between window centres, rather than hold the logits; for
+        strides above 2. val_stride: coarser stride of the validation after each epoch; None:
+        `stride`. windows_per_clip: windows of a clip in an epoch, 1 as published; each begins at a
+        random place. span: frames; the windows of a clip then lie evenly over a random stretch of
+        this length, and a frame of
             several windows passes the stems once. None: every window has frames of its own.
-        fake_windows: of the windows (stretches, with `span`) of a fake clip, this share touches a fake segment; None:
+        fake_windows: of the windows (stretches, with `span`) of a fake clip, this share touches a
+        fake segment; None:
             as chance will have it.
-        lmm: whether LMM features are read. lmm_index: of the sampled frames, the nearest to the window's centre
+        lmm: whether LMM features are read. lmm_index: of the sampled frames, the nearest to the
+        window's centre
             (paper), or the last one up to its start ("floor", the published code).
-        blur, jpeg, flip: probabilities of the augmentation (see klassify.augmentation.visual_augment).
-        keep_in_memory: decode each clip once and keep its frames and, in training, their reconstruction.
-        reconstruction: read the VQ-VAE's codes from feature shards; without a `region`.
-        supervision: `segment`, or `clip`: only the clip's label is read, for its pooled windows.
+        blur, jpeg, flip: probabilities of the augmentation (see
+        klassify.augmentation.visual_augment). keep_in_memory: decode each clip once and keep its
+        frames and, in training, their reconstruction. reconstruction: read the VQ-VAE's codes from
+        feature shards; without a `region`. supervision: `segment`, or `clip`: only the clip's label
+        is read, for its pooled windows.
     """
 
     modality = "visual"
@@ -158,9 +181,17 @@ class VisualWindows(FrameData):
         self.frame_size = frame_size or size
         top, left, side = region or (0, 0, self.frame_size)
         if min(top, left) < 0 or max(top, left) + side > self.frame_size or side < size:
-            raise ValueError(f"region {(top, left, side)} is no part of {self.frame_size} pixels that holds {size}")
-        if min(window, stride, val_stride or stride, windows_per_clip) < 1 or (span or window) < window:
-            raise ValueError("window, stride and windows_per_clip are at least 1, span at least a window")
+            raise ValueError(
+                f"region {(top, left, side)} is no part of {self.frame_size} pixels that holds"
+                f" {size}"
+            )
+        if (
+            min(window, stride, val_stride or stride, windows_per_clip) < 1
+            or (span or window) < window
+        ):
+            raise ValueError(
+                "window, stride and windows_per_clip are at least 1, span at least a window"
+            )
         if reconstruction and region:
             raise ValueError("extracted reconstructions are of whole frames: leave out region")
         self.region, self.margin = (slice(top, top + side), slice(left, left + side)), side - size
@@ -173,7 +204,9 @@ class VisualWindows(FrameData):
 
     def stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
         """The feature shards that are read, by kind."""
-        return {kind: FeatureStore(sources.feature_folder(kind, split)) for kind in self.feature_kinds}
+        return {
+            kind: FeatureStore(sources.feature_folder(kind, split)) for kind in self.feature_kinds
+        }
 
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
         """Those of the feature shards that are read, by kind."""
@@ -186,7 +219,9 @@ class VisualWindows(FrameData):
     # ------------------------------------------------------------------------------ training
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each clip."""
+        """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each
+        clip.
+        """
         if self.supervision == "clip":
             return [(None, label) for label in self.labels(table).tolist()]
         return super().targets(table)
@@ -194,7 +229,9 @@ class VisualWindows(FrameData):
     def example(
         self, clip: VisualClip, target: tuple[np.ndarray | None, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Windows of a clip at random places, with a label each, or with clip supervision the clip's."""
+        """Windows of a clip at random places, with a label each, or with clip supervision the
+        clip's.
+        """
         fake, label = target
         frame_labels = None
         if self.supervision == "segment":
@@ -212,7 +249,9 @@ class VisualWindows(FrameData):
     def _draw_windows(
         self, n_frames: int, frame_labels: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First frames (K,) of an example's windows, and the frames (T,) that it holds, perhaps beyond the clip."""
+        """First frames (K,) of an example's windows, and the frames (T,) that it holds, perhaps
+        beyond the clip.
+        """
         count, size = (self.windows_per_clip, self.window) if self.span is None else (1, self.span)
         n_places = max(n_frames - size, 0) + 1
         places = rng.integers(n_places, size=count)
@@ -220,27 +259,45 @@ class VisualWindows(FrameData):
             is_fake = _windows_of(frame_labels, min(size, len(frame_labels))).max(axis=1) > 0
             wanted = rng.random(count) < self.fake_windows
             choices = [np.flatnonzero(is_fake == kind) for kind in wanted]
-            places = np.array([rng.choice(found) if len(found) else place for found, place in zip(choices, places)])
+            places = np.array(
+                [
+                    rng.choice(found) if len(found) else place
+                    for found, place in zip(choices, places)
+                ]
+            )
         frames = (places[:, None] + np.arange(size)).ravel()
         if self.span is None:
             return places, frames
-        return places + np.linspace(0, size - self.window, self.windows_per_clip).round().astype(int), frames
+        return (
+            places + np.linspace(0, size - self.window, self.windows_per_clip).round().astype(int),
+            frames,
+        )
 
     def _inputs(self, clip: VisualClip, frames: np.ndarray) -> dict[str, Tensor]:
         """ "frames" (T, S, S, 3), and what the model needs to know their reconstruction."""
         first = frames.min()
-        inputs = {"frames": torch.from_numpy(clip.frames(first, np.ptp(frames) + 1)[frames - first])}
+        inputs = {
+            "frames": torch.from_numpy(clip.frames(first, np.ptp(frames) + 1)[frames - first])
+        }
         last = np.minimum(frames, clip.n_frames - 1)
         if clip.codes is not None:
-            inputs["codes"] = torch.from_numpy(clip.codes[np.minimum(last, len(clip.codes) - 1)].astype(np.int64))
+            inputs["codes"] = torch.from_numpy(
+                clip.codes[np.minimum(last, len(clip.codes) - 1)].astype(np.int64)
+            )
         elif self.kept is not None:
             inputs["frame_id"] = torch.from_numpy(clip.frame_ids(last))
         return inputs
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stacked; "lmm_valid" (B,) says which clips have LMM features, zeros stand for those of the others."""
+        """Stacked; "lmm_valid" (B,) says which clips have LMM features, zeros stand for those of
+        the others.
+        """
         with_lmm = next((item for item in inputs if "visual" in item), None)
-        absent = {name: torch.zeros_like(with_lmm[name]) for name in ("visual", "textual")} if with_lmm else {}
+        absent = (
+            {name: torch.zeros_like(with_lmm[name]) for name in ("visual", "textual")}
+            if with_lmm
+            else {}
+        )
         batch = super().collate([absent | item for item in inputs])
         if with_lmm:
             batch["lmm_valid"] = torch.tensor(["visual" in item for item in inputs])
@@ -260,7 +317,9 @@ class VisualWindows(FrameData):
     def clip_rows(
         self, model: nn.Module, cut: Sequence[VisualClip], *, batch_size: int, device: torch.device
     ) -> np.ndarray:
-        """The 40 ms rows of a clip (n_frames, 5): start, end, score, real, fake. MediaError if it is damaged."""
+        """The 40 ms rows of a clip (n_frames, 5): start, end, score, real, fake. MediaError if
+        it is damaged.
+        """
         (clip,) = cut
         length = 0
 
@@ -270,7 +329,11 @@ class VisualWindows(FrameData):
                 needed = (length + np.arange(len(frames))) % self.stride < self.window
                 length += len(frames)
                 if needed.any():
-                    codes = None if codes is None else torch.from_numpy(codes[needed].astype(np.int64)).to(device)
+                    codes = (
+                        None
+                        if codes is None
+                        else torch.from_numpy(codes[needed].astype(np.int64)).to(device)
+                    )
                     yield model.scored_pair(torch.from_numpy(frames[needed]).to(device), codes)
 
         lmm_tokens = self._lmm_tokens(model, clip, device)
@@ -280,7 +343,9 @@ class VisualWindows(FrameData):
             starts.append(first.numpy() // step * self.stride)
             of_window = None
             if lmm_tokens is not None:
-                of_window = lmm_tokens[torch.from_numpy(self._sampled(starts[-1], clip.lmm)).to(device)]
+                of_window = lmm_tokens[
+                    torch.from_numpy(self._sampled(starts[-1], clip.lmm)).to(device)
+                ]
             logits.append(model.fuse(tokens, of_window)[0].double().cpu().numpy())
         if not logits:
             raise media.MediaError("There are no frames.", where=clip.path)
@@ -297,23 +362,33 @@ class VisualWindows(FrameData):
         return model.lmm_tokens(features["visual"].to(device), features["textual"].to(device))
 
     def fill(self, logits: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        """Logits (N, 2) of windows -> those of the frames (length, 2): of the window whose centre a frame is."""
+        """Logits (N, 2) of windows -> those of the frames (length, 2): of the window whose
+        centre a frame is.
+        """
         if not self.interpolate:
             return align.windows_on_grid(logits, starts, self.window, length)
         centres = starts + self.window // 2
-        return np.column_stack([np.interp(np.arange(length), centres, column) for column in logits.T])
+        return np.column_stack(
+            [np.interp(np.arange(length), centres, column) for column in logits.T]
+        )
 
     def validate(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
         """As FrameData, over windows `val_stride` frames apart."""
         coarse = copy.copy(self)
         coarse.stride, coarse.augment = self.val_stride or self.stride, None
-        coarse.interpolate = self.interpolate or coarse.stride > self.stride  # a score held for long is misplaced
+        coarse.interpolate = (
+            self.interpolate or coarse.stride > self.stride
+        )  # a score held for long is misplaced
         return FrameData.validate(coarse, model, sources, **how)
 
 
 class _ClipReader(Reader):
     def __init__(self, data: VisualWindows, sources: Sources, split: str):
-        self.data, self.folder, self.stores = data, sources.media_folder(split), data.stores(sources, split)
+        self.data, self.folder, self.stores = (
+            data,
+            sources.media_folder(split),
+            data.stores(sources, split),
+        )
 
     def read(self, file: str) -> VisualClip:
         data, path = self.data, media.inside(self.folder, file)
@@ -323,7 +398,9 @@ class _ClipReader(Reader):
             raise NoAnswer("no frames")
         rows = {kind: self._row(kind, file) for kind in self.stores}
         lmm = codes = None
-        if "lmm" in rows and len(rows["lmm"].frames):  # else the extraction had a reason to give none
+        if "lmm" in rows and len(
+            rows["lmm"].frames
+        ):  # else the extraction had a reason to give none
             lmm = LMMFeatures(rows["lmm"].frames, rows["lmm"].visual, rows["lmm"].textual)
         if "reconstruction" in rows and len(rows["reconstruction"].codes):
             codes = rows["reconstruction"].codes
@@ -338,7 +415,9 @@ class _ClipReader(Reader):
     def _row(self, kind: str, file: str) -> Row:
         store = self.stores[kind]
         if file not in store:
-            raise KlassifyError(f"No {kind} features were extracted for {file}.", where=store.folder)
+            raise KlassifyError(
+                f"No {kind} features were extracted for {file}.", where=store.folder
+            )
         return store[file]
 
 

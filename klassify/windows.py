@@ -12,9 +12,9 @@ A timeline shorter than one window gets one window at 0, and the caller pads it 
 wrap-around for Wav2Vec-AASIST, zeros and a mask for the TCN. BAM counts whole 40 ms frames, so its
 caller pads the waveform with zeros to a multiple of 640 samples first; no frame is then lost.
 
-Way back: frames that several windows cover are joined by `overlap_mean`; one value a window is spread over the
-frames by `centre_fill`, a coarse grid over a finer one by `repeat_to`, and windows to one score a clip by
-`aggregate_by_clip`.
+Way back: frames that several windows cover are joined by `overlap_mean`; one value a window is
+spread over the frames by `centre_fill`, a coarse grid over a finer one by `repeat_to`, and windows
+to one score a clip by `aggregate_by_clip`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ def cut(length: int, size: int, hop: int, *, tail: str = "anchor", grid: int = 1
     """Starts of the windows that cover [0, length), ascending.
 
     Regular windows start at 0, hop, 2 hop, ... as long as they fit. If they leave a tail, one more
-    window follows: with tail="anchor" it ends exactly at `length`; with tail="grid" it starts at the
-    last multiple of `grid` that fits, so that up to grid - 1 units at the end stay uncovered.
+    window follows: with tail="anchor" it ends exactly at `length`; with tail="grid" it starts at
+    the last multiple of `grid` that fits, so that up to grid - 1 units at the end stay uncovered.
     """
     if min(length, size, hop, grid) < 1:
-        raise ValueError(f"length {length}, size {size}, hop {hop} and grid {grid} must all be positive")
+        raise ValueError(
+            f"length {length}, size {size}, hop {hop} and grid {grid} must all be positive"
+        )
     if hop > size:
         raise ValueError(f"a hop of {hop} leaves gaps between windows of {size}")
     if tail not in ("anchor", "grid"):
@@ -53,7 +55,9 @@ def cut(length: int, size: int, hop: int, *, tail: str = "anchor", grid: int = 1
 
 
 def triangle(size: int) -> np.ndarray:
-    """Weights (size,) that fall off from the middle of a window to its ends and never reach zero."""
+    """Weights (size,) that fall off from the middle of a window to its ends and never reach
+    zero.
+    """
     distance = np.abs(np.arange(size) - (size - 1) / 2)
     return 1 - distance / ((size + 1) / 2)
 
@@ -64,8 +68,8 @@ def overlap_mean(
     """Weighted mean, at each of `length` frames, over the windows that cover it.
 
     outputs: (W, size, ...), frame outputs of each window; what lies beyond `length` is dropped.
-    weights: (size,), a frame's weight by its place in the window; default: all equal.
-    Returns (length, ...) float64. ValueError if a frame is covered by no window (or by zero weight).
+    weights: (size,), a frame's weight by its place in the window; default: all equal. Returns
+    (length, ...) float64. ValueError if a frame is covered by no window (or by zero weight).
     """
     outputs = _check_windows(outputs, starts)
     size = outputs.shape[1]
@@ -83,8 +87,8 @@ def overlap_mean(
 def centre_fill(values: np.ndarray, starts: Sequence[int], size: int, length: int) -> np.ndarray:
     """One value a window, held from the window's centre frame to the next window's centre.
 
-    The centre of an even window is the later of its two middle frames (index 5 of 10). Frames before
-    the first centre take the first value. values: (W, ...); returns (length, ...).
+    The centre of an even window is the later of its two middle frames (index 5 of 10). Frames
+    before the first centre take the first value. values: (W, ...); returns (length, ...).
     """
     centres = np.asarray(starts) + size // 2
     source = np.searchsorted(centres, np.arange(length), side="right") - 1
@@ -92,7 +96,9 @@ def centre_fill(values: np.ndarray, starts: Sequence[int], size: int, length: in
 
 
 def repeat_to(values: np.ndarray, factor: int, length: int) -> np.ndarray:
-    """Spread a grid `factor` times coarser over `length` frames; the last value fills what is missing."""
+    """Spread a grid `factor` times coarser over `length` frames; the last value fills what is
+    missing.
+    """
     values = np.asarray(values)
     return values[np.minimum(np.arange(length) // factor, len(values) - 1)]
 
@@ -100,18 +106,22 @@ def repeat_to(values: np.ndarray, factor: int, length: int) -> np.ndarray:
 def check_aggregate(how: str) -> None:
     """Raise KlassifyError unless `how` names an aggregation."""
     if how not in AGGREGATIONS:
-        raise KlassifyError(f"{how!r} is no aggregation of windows; there are {', '.join(AGGREGATIONS)}.")
+        raise KlassifyError(
+            f"{how!r} is no aggregation of windows; there are {', '.join(AGGREGATIONS)}."
+        )
 
 
-def aggregate_by_clip(clips: Sequence, log_odds: np.ndarray, how: str = "max", *, k: int = 3) -> pandas.Series:
+def aggregate_by_clip(
+    clips: Sequence, log_odds: np.ndarray, how: str = "max", *, k: int = 3
+) -> pandas.Series:
     """Log-odds of each clip from the log-odds of its windows.
 
     clips: (W,), the clip of each window, in any order.
     how: "max" (one fake window makes a fake clip); "mean" of the window probabilities; "topk", the
         mean of the k highest window probabilities; "logit-mean" of the log-odds; "noisy-or", the
         probability that not every window is real, were the windows independent.
-    Returns float64 indexed by clip, in order of first appearance. Probabilities are averaged by their
-    logarithms, so that saturated windows do not end in a tie or in infinity.
+    Returns float64 indexed by clip, in order of first appearance. Probabilities are averaged by
+    their logarithms, so that saturated windows do not end in a tie or in infinity.
     """
     import pandas as pd
 
@@ -150,7 +160,9 @@ def _reduce(log_odds: np.ndarray, first: np.ndarray, how: str) -> np.ndarray:
 def _check_windows(outputs: np.ndarray, starts: Sequence[int]) -> np.ndarray:
     outputs = np.asarray(outputs)
     if outputs.ndim < 2 or len(outputs) != len(starts):
-        raise ValueError(f"{len(starts)} windows need outputs (windows, size, ...), got {outputs.shape}")
+        raise ValueError(
+            f"{len(starts)} windows need outputs (windows, size, ...), got {outputs.shape}"
+        )
     return outputs
 
 

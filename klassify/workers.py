@@ -36,15 +36,19 @@ class Died:
 
 
 def each(
-    function: Callable[[Any, Any], Any], tasks: Iterable, setup: Callable[[], Any], *, jobs: int,
+    function: Callable[[Any, Any], Any],
+    tasks: Iterable,
+    setup: Callable[[], Any],
+    *,
+    jobs: int,
     limit_s: float = math.inf,
-) -> Iterator[tuple[int, Any]]:  # fmt: skip
+) -> Iterator[tuple[int, Any]]:
     """Yield (number, function(setup(), task)) as results arrive, in any order.
 
-    `setup` runs once in each of the `jobs` processes; both callables must be picklable. A task whose
-    worker dies is tried once more in a fresh one, then its result is Died, and so it is at once where the
-    task takes longer than `limit_s` seconds. An exception in `setup` or `function` ends the run, as
-    KlassifyError or RuntimeError.
+    `setup` runs once in each of the `jobs` processes; both callables must be picklable. A task
+    whose worker dies is tried once more in a fresh one, then its result is Died, and so it is at
+    once where the task takes longer than `limit_s` seconds. An exception in `setup` or `function`
+    ends the run, as KlassifyError or RuntimeError.
     """
     crew = _Crew(function, tasks, setup, limit_s)
     try:
@@ -60,9 +64,13 @@ def each(
 
 @contextlib.contextmanager
 def _main_left_alone() -> Iterator[None]:
-    """`spawn` would run the caller's script in each worker, endlessly where it lacks `if __name__ == "__main__"`."""
+    """`spawn` would run the caller's script in each worker, endlessly where it lacks `if
+    __name__ == "__main__"`.
+    """
     main = sys.modules["__main__"]
-    hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    hidden = {
+        name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__
+    }
     main.__spec__ = None
     try:
         yield
@@ -72,7 +80,9 @@ def _main_left_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_code_of_the_working_directory() -> Iterator[None]:
-    """`spawn` starts with -c, which would find a multiprocessing.py beside the videos (Python 3.10 has no cure)."""
+    """`spawn` starts with -c, which would find a multiprocessing.py beside the videos (Python
+    3.10 has no cure).
+    """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -113,7 +123,9 @@ class _Crew:
             return
         context = multiprocessing.get_context("spawn")
         pipe, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.function, self.setup), daemon=True)
+        process = context.Process(
+            target=_work, args=(theirs, self.function, self.setup), daemon=True
+        )
         with _main_left_alone(), _no_code_of_the_working_directory():
             process.start()
         theirs.close()  # so that a dead worker ends the pipe
@@ -128,7 +140,9 @@ class _Crew:
                 pipe.send(task[1])
 
     def listen(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
-        """Take one message of a worker, or its death, and give it or its successor the next task."""
+        """Take one message of a worker, or its death, and give it or its successor the next
+        task.
+        """
         worker = self.workers[pipe]
         try:
             kind, value = pipe.recv()
@@ -146,8 +160,15 @@ class _Crew:
 
     def time_left(self) -> float | None:
         """Seconds until the first task is overdue; None without a limit."""
-        since = min((worker.since for worker in self.workers.values() if worker.task is not None), default=math.inf)
-        return None if math.isinf(since + self.limit_s) else max(0.0, since + self.limit_s - time.monotonic())
+        since = min(
+            (worker.since for worker in self.workers.values() if worker.task is not None),
+            default=math.inf,
+        )
+        return (
+            None
+            if math.isinf(since + self.limit_s)
+            else max(0.0, since + self.limit_s - time.monotonic())
+        )
 
     def end_overdue(self) -> Iterator[tuple[int, Any]]:
         """Kill the workers whose task takes longer than the limit."""

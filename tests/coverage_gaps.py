@@ -1,10 +1,12 @@
 """What the tests run of the package, folder by folder, and what they do not, with the reason.
 
-    python -m tests.coverage_gaps coverage.json        # as `make coverage` does; coverage.json is coverage.py's report
+    python -m tests.coverage_gaps coverage.json
+        # as `make coverage` does; coverage.json is coverage.py's report
 
-A gap is a function, or the top level of a module, of which no line runs, or at least GAP lines do not. Each has a line
-in tests/not_covered.tsv: the place as a pattern, `klassify/file.py:Class.function`, and why. A gap without a reason, or
-a reason without a gap, ends with exit status 1.
+A gap is a function, or the top level of a module, of which no line runs, or at least GAP lines do
+not. Each has a line in tests/not_covered.tsv: the place as a pattern,
+`klassify/file.py:Class.function`, and why. A gap without a reason, or a reason without a gap, ends
+with exit status 1.
 """
 
 from __future__ import annotations
@@ -40,14 +42,19 @@ def gaps(report: dict[str, Any]) -> Iterator[Gap]:
 
 
 def folders(report: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """{folder: (lines that run, lines)}; the modules beside each other in klassify/ count as one."""
+    """{folder: (lines that run, lines)}; the modules beside each other in klassify/ count as
+    one.
+    """
     found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for file, content in report["files"].items():
         summary, folder = content["summary"], str(Path(file).parent)
         for key in (folder, "all"):
             found[key][0] += summary["covered_lines"]
             found[key][1] += summary["num_statements"]
-    return {key: (run, lines) for key, (run, lines) in sorted(found.items(), key=lambda item: (item[0] == "all", item))}
+    return {
+        key: (run, lines)
+        for key, (run, lines) in sorted(found.items(), key=lambda item: (item[0] == "all", item))
+    }
 
 
 def reasons(text: str) -> list[tuple[str, str]]:
@@ -59,12 +66,17 @@ def reasons(text: str) -> list[tuple[str, str]]:
     return [(pattern, why) for pattern, why in rows]
 
 
-def explained(found: list[Gap], known: list[tuple[str, str]]) -> tuple[dict[str, list[Gap]], list[Gap], list[str]]:
+def explained(
+    found: list[Gap], known: list[tuple[str, str]]
+) -> tuple[dict[str, list[Gap]], list[Gap], list[str]]:
     """{reason: its gaps}, the gaps without one, and the patterns without a gap."""
     by_reason: dict[str, list[Gap]] = {}
     unknown, used = [], set()
     for gap in found:
-        match = next(((pattern, why) for pattern, why in known if fnmatch.fnmatchcase(gap.place, pattern)), None)
+        match = next(
+            ((pattern, why) for pattern, why in known if fnmatch.fnmatchcase(gap.place, pattern)),
+            None,
+        )
         if match is None:
             unknown.append(gap)
             continue
@@ -76,10 +88,14 @@ def explained(found: list[Gap], known: list[tuple[str, str]]) -> tuple[dict[str,
 def main(argv: list[str]) -> int:
     """Print the table and the gaps; 1 where one has no reason, or a reason no gap."""
     report = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    report["files"] = {file: part for file, part in report["files"].items() if file.startswith("klassify/")}
+    report["files"] = {
+        file: part for file, part in report["files"].items() if file.startswith("klassify/")
+    }
     for folder, (run, lines) in folders(report).items():
         print(f"{folder:<24} {run:>6} of {lines:>6} lines  {100 * run / max(lines, 1):5.1f} %")
-    by_reason, unknown, stale = explained(list(gaps(report)), reasons(REASONS.read_text(encoding="utf-8")))
+    by_reason, unknown, stale = explained(
+        list(gaps(report)), reasons(REASONS.read_text(encoding="utf-8"))
+    )
     print(f"\nnot covered ({GAP} lines or more, or all), and why:")
     for why, found in sorted(by_reason.items()):
         print(f"  {why}")

@@ -1,4 +1,6 @@
-"""A model without batch norm or dropout, whose loss is a plain mean over clips: any split over ranks is equal."""
+"""A model without batch norm or dropout, whose loss is a plain mean over clips: any split over
+ranks is equal.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from torch import Tensor, nn
 
 
 class Plain(nn.Module):
-    """The mean of squashed projections of the valid frames. spare: also a parameter that takes no part."""
+    """The mean of squashed projections of the valid frames. spare: also a parameter that takes
+    no part.
+    """
 
     supervision = "clip"
 

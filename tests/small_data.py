@@ -25,7 +25,14 @@ class SmallData:
 
     @property
     def arguments(self) -> list[str]:
-        return ["--lists", str(self.lists), "--media", str(self.media), "--features", str(self.features)]
+        return [
+            "--lists",
+            str(self.lists),
+            "--media",
+            str(self.media),
+            "--features",
+            str(self.features),
+        ]
 
 
 def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool = True) -> None:
@@ -46,13 +53,29 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, wave[: 0 if index == 1 else None], 16_000)
         valid = np.full(n_frames, index != 2)
-        row = store.MouthRow(file, 25.0, features * valid[:, None], valid, "" if index != 2 else "no face")
+        row = store.MouthRow(
+            file, 25.0, features * valid[:, None], valid, "" if index != 2 else "no face"
+        )
         shard.append(row)
-        rows.append({
-            "file": file, "n_frames": n_frames, "fps": 25.0, "n_samples": n_frames * 640, "duration": n_frames / 25,
-            "modify_type": TYPES[kind] if labelled else "", "source": f"{split}_{source}" if labelled else "",
-            "fake_segments": FAKE if kind else "[]", "audio_fake_segments": FAKE if kind in (1, 3) else "[]",
-            "visual_fake_segments": FAKE if kind in (2, 3) else "[]",
-        })  # fmt: skip
+        rows.append(
+            {
+                "file": file,
+                "n_frames": n_frames,
+                "fps": 25.0,
+                "n_samples": n_frames * 640,
+                "duration": n_frames / 25,
+                "modify_type": TYPES[kind] if labelled else "",
+                "source": f"{split}_{source}" if labelled else "",
+                "fake_segments": FAKE if kind else "[]",
+                "audio_fake_segments": FAKE if kind in (1, 3) else "[]",
+                "visual_fake_segments": FAKE if kind in (2, 3) else "[]",
+            }
+        )
     datalist.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
-    store.write_part(root / "features" / "mouth" / split, store.Place(1, 1, 0, 1), shard, {"made": "small"}, split)
+    store.write_part(
+        root / "features" / "mouth" / split,
+        store.Place(1, 1, 0, 1),
+        shard,
+        {"made": "small"},
+        split,
+    )

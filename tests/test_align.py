@@ -1,4 +1,6 @@
-"""Branches on the 40 ms grid against slow, obvious loops; frame files read by name; clips without a branch."""
+"""Branches on the 40 ms grid against slow, obvious loops; frame files read by name; clips
+without a branch.
+"""
 
 import sys
 from pathlib import Path
@@ -21,12 +23,20 @@ FRAME_S = 0.04
 
 
 def frame_table(clips, columns=("real", "fake"), cut_s=0.01):
-    """clips: {file: values (T, C)}; score = last column minus first; the last frame ends `cut_s` early."""
-    parts = [pd.DataFrame({"file": [], "start": [], "end": [], "score": [], **{name: [] for name in columns}})]
+    """clips: {file: values (T, C)}; score = last column minus first; the last frame ends `cut_s`
+    early.
+    """
+    parts = [
+        pd.DataFrame(
+            {"file": [], "start": [], "end": [], "score": [], **{name: [] for name in columns}}
+        )
+    ]
     for file, values in clips.items():
         k = np.arange(len(values))
         end = np.minimum((k + 1) * FRAME_S, len(values) * FRAME_S - cut_s)
-        table = pd.DataFrame({"file": file, "start": k * FRAME_S, "end": end, "score": values[:, -1] - values[:, 0]})
+        table = pd.DataFrame(
+            {"file": file, "start": k * FRAME_S, "end": end, "score": values[:, -1] - values[:, 0]}
+        )
         parts.append(table.assign(**{name: values[:, i] for i, name in enumerate(columns)}))
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
@@ -35,7 +45,9 @@ def write(path, clips, columns=("real", "fake"), rows_a_part=None):
     table = frame_table(clips, columns)
     size = rows_a_part or max(len(table), 1)
     parts = [table.iloc[i : i + size] for i in range(0, max(len(table), 1), size)]
-    write_blocks(path, parts, Header(path.name.split(".")[0], "val", "frames", "log_odds", "segment"))
+    write_blocks(
+        path, parts, Header(path.name.split(".")[0], "val", "frames", "log_odds", "segment")
+    )
     return FrameFile(path)
 
 
@@ -55,13 +67,21 @@ def test_lmm_states_are_those_of_a_loop(rule):
             if rule == "floor":
                 wanted.append(max(i for i, frame in enumerate(sampled) if frame <= start))
             else:
-                wanted.append(min(range(len(sampled)), key=lambda i: (abs(sampled[i] - (start + 5)), i)))
+                wanted.append(
+                    min(range(len(sampled)), key=lambda i: (abs(sampled[i] - (start + 5)), i))
+                )
         np.testing.assert_array_equal(align.lmm_of_windows(starts, 10, sampled, rule), wanted)
 
 
 def test_published_lmm_index_switches_at_window_start_200_and_the_nearest_at_centre_101():
     starts = np.arange(0, 398)
-    assert np.flatnonzero(np.diff(align.lmm_of_windows(starts, 10, np.array([0, 200, 400]), "floor")))[0] + 1 == 200
+    assert (
+        np.flatnonzero(np.diff(align.lmm_of_windows(starts, 10, np.array([0, 200, 400]), "floor")))[
+            0
+        ]
+        + 1
+        == 200
+    )
     nearest = align.lmm_of_windows(starts, 10, np.array([0, 200, 400]))
     assert starts[np.flatnonzero(np.diff(nearest)) + 1].tolist() == [96, 296]  # centres 101 and 301
 
@@ -72,7 +92,9 @@ def test_without_lmm_states_or_with_another_rule():
         align.lmm_of_windows(np.arange(3), 10, np.array([0]), "middle")
 
 
-@pytest.mark.parametrize(("n_frames", "stride"), [(250, 1), (250, 2), (251, 2), (10, 1), (3, 1), (1, 2), (407, 4)])
+@pytest.mark.parametrize(
+    ("n_frames", "stride"), [(250, 1), (250, 2), (251, 2), (10, 1), (3, 1), (1, 2), (407, 4)]
+)
 def test_window_outputs_go_to_their_centre_frames_and_edges_reuse_them(n_frames, stride):
     starts = np.arange(0, max(n_frames - 10, 0) + 1, stride)
     values = np.random.default_rng(0).normal(size=(len(starts), 2))
@@ -116,7 +138,9 @@ def test_aligned_and_fused_as_published(case):
     import_state(model, {key: torch.from_numpy(value) for key, value in state.items()}, "fusion")
     visual, *audio = (make_input(spec) for spec in case["inputs"])
     # real first in every pair: the published cosines are spoof, bona fide
-    columns = [visual] + [align.ps_on_grid(a[:, ::-1], ms, len(visual)) for a, ms in zip(audio, (160, 320, 640))]
+    columns = [visual] + [
+        align.ps_on_grid(a[:, ::-1], ms, len(visual)) for a, ms in zip(audio, (160, 320, 640))
+    ]
     with torch.inference_mode():
         logits = model(torch.from_numpy(np.concatenate(columns, axis=1)))
     tolerance = GOLDEN["tolerance"]
@@ -171,7 +195,13 @@ def test_clip_scores_are_those_of_a_loop():
         found = ragged.pooled(scores, offsets, how)
         for i, count in enumerate(counts):
             own = np.sort(scores[offsets[i] : offsets[i + 1]])[::-1]
-            wanted = np.nan if not count else own[0] if how == "max" else own[: max(int(0.1 * count), 1)].mean()
+            wanted = (
+                np.nan
+                if not count
+                else own[0]
+                if how == "max"
+                else own[: max(int(0.1 * count), 1)].mean()
+            )
             np.testing.assert_allclose(found[i], wanted)
     with pytest.raises(KlassifyError, match="'mean' is no way"):
         ragged.pooled(scores, offsets, "mean")
@@ -206,7 +236,9 @@ def test_aligned_frames_are_those_of_a_loop(tmp_path, hold_s):
         write(tmp_path / "visual.parquet", visual, rows_a_part=50),
         write(tmp_path / "ps.parquet", dict(reversed(audio.items())), audio_columns),
     ]
-    found = align.aligned(sources, [["real", "fake"], audio_columns], [*files, "absent"], hold_s=hold_s)
+    found = align.aligned(
+        sources, [["real", "fake"], audio_columns], [*files, "absent"], hold_s=hold_s
+    )
     start, end = found.frame_times()
     for i, file in enumerate([*files, "absent"]):
         mine = slice(found.offsets[i], found.offsets[i + 1])
@@ -224,5 +256,7 @@ def test_blocks_do_not_change_the_result(tmp_path):
     clips = some_clips(5, [f"{i}" for i in range(9)], 2)
     source = write(tmp_path / "visual.parquet", clips)
     whole = align.aligned([source], [["real", "fake"]], list(clips))
-    parts = [align.aligned([source], [["real", "fake"]], block) for block in align.blocks(list(clips), 4)]
+    parts = [
+        align.aligned([source], [["real", "fake"]], block) for block in align.blocks(list(clips), 4)
+    ]
     np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), whole.values)

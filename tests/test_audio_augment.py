@@ -1,4 +1,6 @@
-"""Audio augmentations: length, alignment and level kept, random by the given generator alone, in training alone."""
+"""Audio augmentations: length, alignment and level kept, random by the given generator alone, in
+training alone.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def sweep(seconds=2.0, start=150.0, end=3300.0):
 
 
 def bursts(seconds=3.0):
-    """Six vowel-like bursts in silence, for effects that change the waveform but not its envelope."""
+    """Six vowel-like bursts in silence, for effects that change the waveform but not its
+    envelope.
+    """
     t = np.arange(round(seconds * RATE)) / RATE
     tone = sum(np.sin(2 * np.pi * f * t + f) for f in (180, 360, 540, 1200, 2200)) / 5
     starts = np.array([0.3, 0.7, 1.2, 1.5, 2.1, 2.5])[:, None]
@@ -45,7 +49,11 @@ def bursts(seconds=3.0):
 
 def lag(before, after):
     """By how many samples `after` comes later, at the highest correlation."""
-    return int(np.argmax(np.abs(correlate(after.astype(float), before.astype(float))))) - len(before) + 1
+    return (
+        int(np.argmax(np.abs(correlate(after.astype(float), before.astype(float)))))
+        - len(before)
+        + 1
+    )
 
 
 def envelope(wave):
@@ -79,9 +87,17 @@ def test_effects_neither_read_nor_move_the_global_generators():
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        states = (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        )
         results.append([EFFECTS[name](wave, generator(3)) for name in EFFECTS])
-        assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+        assert states == (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        )
     for one, two in zip(*results):
         np.testing.assert_array_equal(one, two)
 
@@ -93,7 +109,9 @@ def test_the_global_generators_are_put_back_after_an_error():
     assert random.getstate() == before
 
 
-@pytest.mark.parametrize("name", [*codecs.FORMATS, "room", "noise", "rawboost3", "rawboost4", "rawboost5"])
+@pytest.mark.parametrize(
+    "name", [*codecs.FORMATS, "room", "noise", "rawboost3", "rawboost4", "rawboost5"]
+)
 def test_what_an_effect_delays_is_removed(name):
     wave = sweep()
     assert [lag(wave, EFFECTS[name](wave, generator(seed))) for seed in range(4)] == [0] * 4
@@ -109,12 +127,17 @@ def test_filters_move_nothing_by_more_than_half_a_millisecond(name):
 def test_a_shifted_pitch_stays_at_its_time():
     wave = bursts()
     for seed in range(4):
-        assert abs(lag(envelope(wave), envelope(EFFECTS["pitch_shift"](wave, generator(seed))))) <= 16
+        assert (
+            abs(lag(envelope(wave), envelope(EFFECTS["pitch_shift"](wave, generator(seed))))) <= 16
+        )
 
 
 def test_time_stretch_does_move_sounds():
     wave = bursts()
-    moved = [abs(lag(envelope(wave), envelope(EFFECTS["time_stretch"](wave, generator(seed))))) for seed in range(4)]
+    moved = [
+        abs(lag(envelope(wave), envelope(EFFECTS["time_stretch"](wave, generator(seed)))))
+        for seed in range(4)
+    ]
     assert max(moved) > 640
 
 
@@ -132,8 +155,20 @@ def test_the_legal_combinations():
     names = [str(codec) for codec in codecs.legal()]
     assert len(names) == len(set(names)) == 23
     assert {codec.bits for codec in codecs.legal()} == {None, 8, 16, 32}
-    assert {codec.encoding for codec in codecs.legal()} == {None, "PCM_S", "PCM_U", "PCM_F", "ULAW", "ALAW"}
-    for codec in (Codec("htk", "PCM_S", 8), Codec("wav", "PCM_S", 8), Codec("mp3", "ULAW", 8), Codec("sph")):
+    assert {codec.encoding for codec in codecs.legal()} == {
+        None,
+        "PCM_S",
+        "PCM_U",
+        "PCM_F",
+        "ULAW",
+        "ALAW",
+    }
+    for codec in (
+        Codec("htk", "PCM_S", 8),
+        Codec("wav", "PCM_S", 8),
+        Codec("mp3", "ULAW", 8),
+        Codec("sph"),
+    ):
         with pytest.raises(ValueError, match="no codec"):
             codecs.round_trip(sweep(0.2), codec, generator())
 
@@ -162,7 +197,9 @@ def test_quantisation_is_that_of_the_encoding():
 
     assert error("wav", "PCM_F", 32) == 0 and error("sph", "PCM_S", 32) < 1e-6
     assert 1e-6 < error("htk", "PCM_S", 16) <= 1 / 2**15
-    assert 2e-3 < error("amb", "PCM_U", 8) <= 1 / 2**7 and 2e-3 < error("sph", "PCM_S", 8) <= 1 / 2**7
+    assert (
+        2e-3 < error("amb", "PCM_U", 8) <= 1 / 2**7 and 2e-3 < error("sph", "PCM_S", 8) <= 1 / 2**7
+    )
     coded = codecs.round_trip(wave, Codec("wav", "ULAW", 8), generator())
     assert np.abs(coded - mu_law(wave)).max() < 0.02 and 2e-3 < np.abs(coded - wave).max() < 0.02
 
@@ -210,7 +247,9 @@ def test_convolutive_noise_equals_a_direct_computation():
     rng, expected = generator(7), np.zeros(3000)
     for order in range(1, 6):
         low, high = (0, 0) if order == 1 else (-20, -5)
-        expected = expected + published_filter(np.power(wave, order), published_notches(rng, low, high))
+        expected = expected + published_filter(
+            np.power(wave, order), published_notches(rng, low, high)
+        )
     expected -= expected.mean()
     expected /= max(np.abs(expected).max(), 1)
     np.testing.assert_allclose(rawboost.convolutive(wave, generator(7)), expected, atol=1e-12)
@@ -233,7 +272,9 @@ def test_stationary_noise_has_a_drawn_level_and_is_independent_of_the_wave():
 
 def test_the_algorithms_are_those_three():
     wave = sweep(0.5)
-    assert not np.allclose(rawboost.rawboost(wave, 4, generator(1)), rawboost.rawboost(wave, 5, generator(1)))
+    assert not np.allclose(
+        rawboost.rawboost(wave, 4, generator(1)), rawboost.rawboost(wave, 5, generator(1))
+    )
     added = rawboost.rawboost(wave, 3, generator(1)) - wave
     np.testing.assert_allclose(added, rawboost.stationary(wave, generator(1)) - wave, atol=1e-6)
     with pytest.raises(ValueError, match="3, 4 and 5"):
@@ -271,7 +312,11 @@ def test_p_and_without(cheap):
     assert all(len(one) == 4 for one in drawn(AudioAugment("rtpg", p=1), 20))
     assert not any(drawn(AudioAugment("all", p=0), 20))
     one_of_three = [effect for one in drawn(AudioAugment("rawboost")) for effect in one]
-    assert len(one_of_three) == 3000 and set(one_of_three) == {"rawboost3", "rawboost4", "rawboost5"}
+    assert len(one_of_three) == 3000 and set(one_of_three) == {
+        "rawboost3",
+        "rawboost4",
+        "rawboost5",
+    }
     assert drawn(AudioAugment("rawboost5"), 5) == [["rawboost5"]] * 5
     calm = AudioAugment("all", p=1, without=["time_stretch", "room"])
     assert not {"time_stretch", "room"} & {effect for one in drawn(calm, 50) for effect in one}
@@ -310,7 +355,9 @@ def test_localisation_refuses_what_moves_sounds():
     assert [name for name in SETS if not AudioAugment(name).aligned] == ["rtpg", "all"]
     with pytest.raises(ValueError, match="without"):
         frame_datasets.AudioFrames(augment=AudioAugment("rtpg"))
-    assert frame_datasets.AudioFrames(augment=AudioAugment("all", without=["time_stretch"])).augment.aligned
+    assert frame_datasets.AudioFrames(
+        augment=AudioAugment("all", without=["time_stretch"])
+    ).augment.aligned
 
 
 # ------------------------------------------------------------------------------ in training
@@ -322,7 +369,10 @@ def test_training_examples_are_augmented_and_scoring_is_not(kind):
     plain, noisy = kind(), kind(augment=AudioAugment("codecs", p=1))
     target = 1 if kind is datasets.AudioClips else (np.array([[1.0, 2.0]]), 1)
     before, after = (data.example(clip, target, generator(1)) for data in (plain, noisy))
-    assert not torch.equal(before["wave"], after["wave"]) and before["wave"].shape == after["wave"].shape
+    assert (
+        not torch.equal(before["wave"], after["wave"])
+        and before["wave"].shape == after["wave"].shape
+    )
     for key in before.keys() - {"wave"}:
         assert torch.equal(before[key], after[key])
     for one, two in zip(plain.cut(clip), noisy.cut(clip), strict=True):
@@ -336,7 +386,9 @@ def test_workers_epochs_and_reruns(small_data):
     keys = [(epoch, index) for epoch in (0, 1) for index in (0, 2, 4)]
     examples = Examples(data, sources, "train", seed=1)
     waves = [examples[key]["wave"] for key in keys]
-    loader = DataLoader(examples, sampler=keys, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    loader = DataLoader(
+        examples, sampler=keys, batch_size=None, num_workers=2, multiprocessing_context="fork"
+    )
     for one, two in zip(waves, loader, strict=True):
         assert torch.equal(one, two["wave"])
     assert not torch.equal(waves[0], waves[3])
@@ -368,7 +420,14 @@ def test_a_config_names_the_set(tmp_path):
 @pytest.mark.parametrize(("name", "files"), [("codecs", 27), ("bp", 11), ("rawboost", 7)])
 def test_the_command_writes_what_can_be_heard(tmp_path, name, files, capsys):
     soundfile.write(tmp_path / "ü clip.wav", sweep(0.5), RATE)
-    command = ["augment", str(tmp_path / "ü clip.wav"), "--set", name, "--out", str(tmp_path / "out")]
+    command = [
+        "augment",
+        str(tmp_path / "ü clip.wav"),
+        "--set",
+        name,
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main(command) == 0
     written = sorted((tmp_path / "out").iterdir())
     assert len(written) == files and (tmp_path / "out/ü clip.original.wav") in written
@@ -377,11 +436,19 @@ def test_the_command_writes_what_can_be_heard(tmp_path, name, files, capsys):
     for path in written:
         heard, rate = soundfile.read(path)
         assert rate == RATE and len(heard) == RATE // 2
-    assert cli.main(command) == 0 and all(path.read_bytes() == content for path, content in contents.items())
+    assert cli.main(command) == 0 and all(
+        path.read_bytes() == content for path, content in contents.items()
+    )
 
 
 def test_the_command_refuses_what_has_no_sound(tmp_path, capsys):
     soundfile.write(tmp_path / "short.wav", np.zeros(100), RATE)
-    assert cli.main(["augment", str(tmp_path / "short.wav"), "--set", "bp", "--out", str(tmp_path)]) == 2
+    assert (
+        cli.main(["augment", str(tmp_path / "short.wav"), "--set", "bp", "--out", str(tmp_path)])
+        == 2
+    )
     assert "0.01 s of sound" in capsys.readouterr().err
-    assert cli.main(["augment", str(tmp_path / "none.wav"), "--set", "bp", "--out", str(tmp_path)]) == 2
+    assert (
+        cli.main(["augment", str(tmp_path / "none.wav"), "--set", "bp", "--out", str(tmp_path)])
+        == 2
+    )

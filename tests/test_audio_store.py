@@ -1,4 +1,6 @@
-"""The audio cache: equal to the bit to decoding, reads only what is asked for, takes nothing foreign for its own."""
+"""The audio cache: equal to the bit to decoding, reads only what is asked for, takes nothing
+foreign for its own.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,14 @@ from klassify.partialspoof_data import PartialSpoofFrames
 from klassify.store import Place
 
 SETTINGS = {"kind": "audio", **FORMAT}
-SECONDS = {"a/é 1.mp4": 5.2, "b.mp4": 0.04, "c.mp4": 2.5, "long.mp4": 25.0, "d.mp4": 4.1, "e.mp4": 9.6}  # c: stereo
+SECONDS = {
+    "a/é 1.mp4": 5.2,
+    "b.mp4": 0.04,
+    "c.mp4": 2.5,
+    "long.mp4": 25.0,
+    "d.mp4": 4.1,
+    "e.mp4": 9.6,
+}  # c: stereo
 BAM = """
 model:
   class_path: klassify.models.bam.BAM
@@ -64,7 +73,9 @@ def write_aac(path: Path, seconds: float, channels: int = 1, rate: int = 44_100)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Six sound clips in AAC, one as wav, one without audio, one that is text and one that is not there."""
+    """Six sound clips in AAC, one as wav, one without audio, one that is text and one that is
+    not there.
+    """
     root = tmp_path_factory.mktemp("audio split=train")
     folder = root / "media" / "train"
     (folder / "a").mkdir(parents=True)
@@ -77,12 +88,22 @@ def data(tmp_path_factory) -> Path:
     (root / "lists").mkdir()
     rows = [f"{file}\t{'real' if i % 2 else 'audio_modified'}\t[]" for i, file in enumerate(files)]
     text = "\n".join(["file\tmodify_type\taudio_fake_segments", *rows]) + "\n"
-    (root / "lists" / "train.tsv").write_text(text.replace("audio_modified\t[]", "audio_modified\t[[0.1,0.7]]"))
+    (root / "lists" / "train.tsv").write_text(
+        text.replace("audio_modified\t[]", "audio_modified\t[[0.1,0.7]]")
+    )
     return root
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
-    given = ["extract", "--list", data / "lists/train.tsv", "--root", data / "media/train", "--out", out]
+    given = [
+        "extract",
+        "--list",
+        data / "lists/train.tsv",
+        "--root",
+        data / "media/train",
+        "--out",
+        out,
+    ]
     return [*map(str, given), "--chunk", "3", "--jobs", "1", *(more or ("--audio",))]
 
 
@@ -134,7 +155,11 @@ def test_any_span_is_that_of_the_decoded_clip(data, made):
 
 def test_a_crop_reads_no_byte_more_than_itself(made, monkeypatch):
     reads, original = [], os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, into, at: reads.append((at, len(into[0]))) or original(fd, into, at))
+    monkeypatch.setattr(
+        os,
+        "preadv",
+        lambda fd, into, at: reads.append((at, len(into[0]))) or original(fd, into, at),
+    )
     clip = AudioStore(made).get("long.mp4")
     assert not reads
     clip[200_000:264_600]
@@ -161,7 +186,9 @@ def test_examples_and_windows_are_the_same_with_and_without_it(data_class, both)
             if isinstance(one, tuple):
                 assert one == other
                 continue
-            assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+            assert one.keys() == other.keys() and all(
+                torch.equal(one[key], other[key]) for key in one
+            )
             answers += 1
     assert answers == 3 * 7
     plain, cached = (ClipWindows(reading, sources, "train", plain.files) for sources in both)
@@ -179,15 +206,36 @@ def test_training_and_scores_do_not_tell_which_it_was(small_data, tmp_path, monk
     for split in ("train", "val"):
         given = ["--list", small_data.lists / f"{split}.tsv", "--root", small_data.media / split]
         out = sources.feature_folder("audio", split)
-        assert cli.main(["extract", "--kind", "audio", *map(str, given), "--out", str(out), "--jobs", "1"]) == 0
+        assert (
+            cli.main(
+                ["extract", "--kind", "audio", *map(str, given), "--out", str(out), "--jobs", "1"]
+            )
+            == 0
+        )
     assert "1 without features (1 audio" in capsys.readouterr().out
-    folders = ["--lists", str(sources.lists), "--media", str(sources.media), "--features", str(sources.features)]
+    folders = [
+        "--lists",
+        str(sources.lists),
+        "--media",
+        str(sources.media),
+        "--features",
+        str(sources.features),
+    ]
     opened = []
     call = decoding.call
-    monkeypatch.setattr(decoding, "call", lambda function, path: opened.append(path) or call(function, path))
+    monkeypatch.setattr(
+        decoding, "call", lambda function, path: opened.append(path) or call(function, path)
+    )
     for side in ("cache", "media"):
         monkeypatch.setenv(audio_store.VARIABLE, side)
-        train = ["train", str(tmp_path / "bam.yaml"), "--out", str(tmp_path / side / "bam"), "--accelerator", "cpu"]
+        train = [
+            "train",
+            str(tmp_path / "bam.yaml"),
+            "--out",
+            str(tmp_path / side / "bam"),
+            "--accelerator",
+            "cpu",
+        ]
         assert cli.main([*train, *folders]) == 0
         assert bool(opened) == (side == "media")
     cached, decoded = tmp_path / "cache" / "bam", tmp_path / "media" / "bam"
@@ -205,11 +253,18 @@ def test_training_and_scores_do_not_tell_which_it_was(small_data, tmp_path, monk
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_worker_processes_read_it(both, start):
-    plain, cached = (Examples(AudioClips(train_split="train"), sources, "train", seed=1) for sources in both)
+    plain, cached = (
+        Examples(AudioClips(train_split="train"), sources, "train", seed=1) for sources in both
+    )
     cached.reader.read("e.mp4")[:10]  # a file that is open before the workers start
     keys = [[(epoch, i) for i in range(7)] for epoch in range(4)]
-    loader = DataLoader(cached, batch_sampler=keys, collate_fn=cached.collate, num_workers=2,
-                        multiprocessing_context=multiprocessing.get_context(start))  # fmt: skip
+    loader = DataLoader(
+        cached,
+        batch_sampler=keys,
+        collate_fn=cached.collate,
+        num_workers=2,
+        multiprocessing_context=multiprocessing.get_context(start),
+    )
     for batch_keys, (batch, failed) in zip(keys, loader, strict=True):
         expected = plain.collate([plain[key] for key in batch_keys])[0]["wave"]
         assert torch.equal(batch["wave"], expected) and not failed
@@ -217,7 +272,11 @@ def test_worker_processes_read_it(both, start):
 
 def test_failures_are_those_of_decoding(both):
     plain, cached = (AudioReader(sources, "train") for sources in both)
-    for file, kind in (("none.wav", NoAnswer), ("text.mp4", KlassifyError), ("missing.mp4", KlassifyError)):
+    for file, kind in (
+        ("none.wav", NoAnswer),
+        ("text.mp4", KlassifyError),
+        ("missing.mp4", KlassifyError),
+    ):
         with pytest.raises(kind) as decoding:
             plain.read(file)
         with pytest.raises(kind) as reading:
@@ -270,16 +329,29 @@ def test_each_clip_is_there_or_named(data, made, tmp_path, capsys):
     lines = (made / "failures-1-of-1.tsv").read_text().splitlines()[1:]
     failed = {file: (stage, reason) for file, stage, reason in (line.split("\t") for line in lines)}
     assert {file: stage for file, (stage, _) in failed.items()} == {
-        "none.wav": "audio", "text.mp4": "decode", "missing.mp4": "decode",
-    }  # fmt: skip
+        "none.wav": "audio",
+        "text.mp4": "decode",
+        "missing.mp4": "decode",
+    }
     assert failed["none.wav"][1] == "no audio"
     cache = AudioStore(made)
-    assert len(cache) == 10 and not cache.missing and cache.get("other.mp4") is None and len(cache.get("none.wav")) == 0
-    assert (made / "part-1-of-1-0.pcm").read_bytes().startswith(b"klassify audio 1: 16000 Hz, mono, int16")
+    assert (
+        len(cache) == 10
+        and not cache.missing
+        and cache.get("other.mp4") is None
+        and len(cache.get("none.wav")) == 0
+    )
+    assert (
+        (made / "part-1-of-1-0.pcm")
+        .read_bytes()
+        .startswith(b"klassify audio 1: 16000 Hz, mono, int16")
+    )
     assert cli.main(arguments(data, made, "--audio", "--status")) == 0
     assert "10 of 10 clips, 4 of 4 parts" in capsys.readouterr().out
     assert cli.main(arguments(data, made, "--audio", "--strict")) == 1
-    assert cli.main(arguments(data, tmp_path, "--kind", "audio")) == 0  # of which --audio is an alias
+    assert (
+        cli.main(arguments(data, tmp_path, "--kind", "audio")) == 0
+    )  # of which --audio is an alias
     assert contents(tmp_path) == contents(made)
 
 
@@ -295,11 +367,17 @@ def test_a_run_that_was_killed_is_resumed_to_the_byte(data, made, tmp_path):
     command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "part-1-of-1-0.pcm").exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (tmp_path / "part-1-of-1-0.pcm").exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (tmp_path / "part-1-of-1-0.parquet").unlink(missing_ok=True)  # killed between the two files of a part
+    (tmp_path / "part-1-of-1-0.parquet").unlink(
+        missing_ok=True
+    )  # killed between the two files of a part
     (tmp_path / "part-1-of-1-0.pcm").write_bytes(b"half")
     assert cli.main(arguments(data, tmp_path)) == 0
     assert contents(tmp_path) == contents(made)
@@ -376,7 +454,9 @@ def test_samples_that_do_not_belong_to_the_index_are_refused(two_parts):
         sound.write_bytes(content)
         with pytest.raises(KlassifyError, match=complaint) as error:
             AudioStore(two_parts)
-        assert "part-1-of-1-0.pcm" in str(error.value) and "extract --kind audio" in str(error.value)
+        assert "part-1-of-1-0.pcm" in str(error.value) and "extract --kind audio" in str(
+            error.value
+        )
     sound.unlink()
     with pytest.raises(KlassifyError, match="is missing"):
         AudioStore(two_parts)
@@ -413,7 +493,10 @@ def test_reasons_that_have_become_bytes_are_refused(two_parts):
 
 
 def test_another_format_and_another_kind_are_refused(tmp_path):
-    for change, complaint in (({"rate": 8000}, "rate: 8000 there, 16000 wanted"), ({"version": 2}, "version: 2")):
+    for change, complaint in (
+        ({"rate": 8000}, "rate: 8000 there, 16000 wanted"),
+        ({"version": 2}, "version: 2"),
+    ):
         audio_file.write_part(tmp_path, Place(1, 1, 0, 1), rows(), SETTINGS | change, "")
         with pytest.raises(KlassifyError, match=complaint):
             AudioStore(tmp_path)
@@ -421,7 +504,9 @@ def test_another_format_and_another_kind_are_refused(tmp_path):
     with pytest.raises(KlassifyError, match="kind: 'mouth' there, 'audio' wanted"):
         AudioStore(tmp_path)
     with pytest.raises(ValueError, match="float32"):
-        audio_file.write_part(tmp_path, Place(1, 1, 0, 1), [AudioRow("a", np.zeros(3, np.float32))], SETTINGS, "")
+        audio_file.write_part(
+            tmp_path, Place(1, 1, 0, 1), [AudioRow("a", np.zeros(3, np.float32))], SETTINGS, ""
+        )
 
 
 def test_a_file_that_shrinks_while_it_is_read_costs_its_clips_alone(two_parts):
@@ -434,7 +519,9 @@ def test_a_file_that_shrinks_while_it_is_read_costs_its_clips_alone(two_parts):
 
 def test_names_of_equal_keys_in_part_are_told_apart(two_parts, monkeypatch):
     original = audio_store._keys
-    monkeypatch.setattr(audio_store, "_keys", lambda files: original(files) & np.array([1, 2**64 - 1], np.uint64))
+    monkeypatch.setattr(
+        audio_store, "_keys", lambda files: original(files) & np.array([1, 2**64 - 1], np.uint64)
+    )
     cache = AudioStore(two_parts)
     for n in (5, 6):
         for row in rows(n):
@@ -465,4 +552,7 @@ def test_many_parts_take_few_files_and_little_memory(tmp_path):
 
 def test_the_settings_of_the_cache_are_on_its_files(made):
     header = store.read_header(made / "part-1-of-1-0.parquet")
-    assert json.loads(json.dumps(FORMAT)).items() <= header.settings.items() and header.settings["clips"] == 10
+    assert (
+        json.loads(json.dumps(FORMAT)).items() <= header.settings.items()
+        and header.settings["clips"] == 10
+    )

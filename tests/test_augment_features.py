@@ -29,7 +29,9 @@ def make_batch(n_clips=24, n_frames=90, channels=16, seed=0):
     valid = place < lengths[:, None]
     valid &= ~((place >= 30) & (place < 36))  # a gap without a face
     x = torch.randn(n_clips, n_frames, channels) * valid[..., None]
-    tags = torch.from_numpy(np.stack([encode_tags([(0.0, 0.2), (0.84, 0.88), (1.6, 2.2)], n_frames)] * n_clips))
+    tags = torch.from_numpy(
+        np.stack([encode_tags([(0.0, 0.2), (0.84, 0.88), (1.6, 2.2)], n_frames)] * n_clips)
+    )
     return x, valid, tags
 
 
@@ -49,7 +51,9 @@ def test_inputs_stay_untouched_and_nothing_happens_at_probability_zero():
     FeatureAugment(1, 1, 1, 1, 1)(x, valid, tags)
     assert all(torch.equal(part, copy) for part, copy in zip((x, valid, tags), kept))
     untouched = FeatureAugment(**OFF)(x, valid, None)
-    assert torch.equal(untouched[0], x) and torch.equal(untouched[1], valid) and untouched[2] is None
+    assert (
+        torch.equal(untouched[0], x) and torch.equal(untouched[1], valid) and untouched[2] is None
+    )
 
 
 def test_same_seed_same_batch():
@@ -139,5 +143,7 @@ def test_noise_has_the_given_deviation():
 
 def test_clips_without_any_valid_frame_pass():
     x, valid = torch.zeros(3, 12, 4), torch.zeros(3, 12, dtype=torch.bool)
-    new_x, new_valid, tags = FeatureAugment(1, 1, 1, 1, 1)(x, valid, torch.zeros(3, 12, dtype=torch.long))
+    new_x, new_valid, tags = FeatureAugment(1, 1, 1, 1, 1)(
+        x, valid, torch.zeros(3, 12, dtype=torch.long)
+    )
     assert (new_x == 0).all() and not new_valid.any() and (tags == 0).all()

@@ -1,4 +1,6 @@
-"""BAM: equal to the published back end and losses; fast forms equal to slow ones; long clips in windows."""
+"""BAM: equal to the published back end and losses; fast forms equal to slow ones; long clips in
+windows.
+"""
 
 import sys
 from pathlib import Path
@@ -12,7 +14,13 @@ from torch import nn
 from klassify import windows
 from klassify.frame_datasets import AudioFrames
 from klassify.models import bam
-from klassify.models.bam import BAM, BoundaryAwareAttention, FrameAttention, boundary_loss, frame_loss
+from klassify.models.bam import (
+    BAM,
+    BoundaryAwareAttention,
+    FrameAttention,
+    boundary_loss,
+    frame_loss,
+)
 from klassify.models.ssl import FrontEnd, normalise_waveform
 from klassify.scoring.inference import clip_frames
 from klassify.segments import IGNORE, boundary_labels
@@ -29,7 +37,9 @@ RATE = 16_000
 
 
 class Framed(FrontEnd):
-    """A linear layer on each 400 samples of the normalised waveform, and a convolution over five frames."""
+    """A linear layer on each 400 samples of the normalised waveform, and a convolution over five
+    frames.
+    """
 
     dim = 32
 
@@ -44,7 +54,9 @@ class Framed(FrontEnd):
 
 
 def small_bam(seed=0, **settings):
-    """A model of some 10,000 parameters, with batch norm statistics that are not the initial ones."""
+    """A model of some 10,000 parameters, with batch norm statistics that are not the initial
+    ones.
+    """
     torch.manual_seed(seed)
     model = BAM(Framed(), **{"local_channels": 2, **settings})
     with torch.no_grad():
@@ -60,10 +72,14 @@ def published():
     """{golden model: state dict in our polarity}, the second name of a tensor left out."""
     states = {}
     for name, model in GOLDEN["models"].items():
-        state = {key: torch.from_numpy(np.asarray(value)) for key, value in make_state(model).items()}
+        state = {
+            key: torch.from_numpy(np.asarray(value)) for key, value in make_state(model).items()
+        }
         second = state.pop(SECOND_NAME)
         assert torch.equal(second, state["intra_layer.resnet.layer4.0.downsample.weight"])
-        states[name] = state | {key: state[key].flip(0) for key in ("out_layer.weight", "out_layer.bias")}
+        states[name] = state | {
+            key: state[key].flip(0) for key in ("out_layer.weight", "out_layer.bias")
+        }
     return states
 
 
@@ -71,7 +87,9 @@ def published():
 def test_equal_to_the_published_back_end(published, case):
     size, pool = GOLDEN["models"][case["model"]]["config"], round(case["resolution"] / 0.02)
     with torch.device("meta"):  # no time is spent on weights that are replaced
-        model = BoundaryAwareAttention(size["embed_dim"], pool, size["gap_layers"], size["local_channels"])
+        model = BoundaryAwareAttention(
+            size["embed_dim"], pool, size["gap_layers"], size["local_channels"]
+        )
     model.eval().load_state_dict(published[case["model"]], assign=True)
     with torch.inference_mode():
         logits, boundary = model(torch.from_numpy(make_input(case["inputs"][0])))
@@ -82,7 +100,10 @@ def test_equal_to_the_published_back_end(published, case):
 
 @pytest.mark.parametrize("case", LOSSES, ids=lambda case: f"{case['id']}-{case['variant']}")
 def test_equal_to_the_published_losses(case):
-    given = {key: torch.from_numpy(EXPECTED[f"{case['id']}/{key}"]) for key in ("probability", "target", "logits")}
+    given = {
+        key: torch.from_numpy(EXPECTED[f"{case['id']}/{key}"])
+        for key in ("probability", "target", "logits")
+    }
     valid = torch.from_numpy(EXPECTED[f"{case['id']}/mask"]).bool()
     label = torch.from_numpy(EXPECTED[f"{case['id']}/labels"]).long()
     actual = {
@@ -99,7 +120,9 @@ def test_equal_to_the_published_losses(case):
 def test_parameter_count_and_shapes_depend_on_no_resolution(pool):
     with torch.device("meta"):
         model = BoundaryAwareAttention(1024, pool)
-    counts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    counts = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()
+    }
     assert counts == {
         "att_pool": 1_024,
         "inter_layer": 3_151_872,
@@ -110,7 +133,11 @@ def test_parameter_count_and_shapes_depend_on_no_resolution(pool):
         "out_layer": 4_098,
     }
     assert sum(counts.values()) == 50_348_323
-    published = {key: tuple(shape) for key, shape, _ in GOLDEN["models"]["embed1024"]["state"] if key != SECOND_NAME}
+    published = {
+        key: tuple(shape)
+        for key, shape, _ in GOLDEN["models"]["embed1024"]["state"]
+        if key != SECOND_NAME
+    }
     assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == published
 
 
@@ -125,12 +152,17 @@ def plain_pair_scores(x, proj, weight):
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 24, 37])
 def test_pair_scores_equal_the_plain_form_in_value_and_gradient(n_frames, at_once):
     torch.manual_seed(n_frames)
-    x, weight = torch.randn(3, n_frames, 24, requires_grad=True), torch.randn(16, 1, requires_grad=True)
+    x, weight = (
+        torch.randn(3, n_frames, 24, requires_grad=True),
+        torch.randn(16, 1, requires_grad=True),
+    )
     proj, direction = nn.Linear(24, 16), torch.randn(3, n_frames, n_frames)
     leaves = [x, weight, proj.weight, proj.bias]
     plain, fast = plain_pair_scores(x, proj, weight), bam.pair_scores(x, proj, weight, at_once)
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=0)
-    for ours, theirs in zip(*(torch.autograd.grad((s * direction).sum(), leaves) for s in (fast, plain))):
+    for ours, theirs in zip(
+        *(torch.autograd.grad((s * direction).sum(), leaves) for s in (fast, plain))
+    ):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -156,7 +188,9 @@ def test_a_masked_pair_keeps_the_weight_of_score_zero():
     layer, x = FrameAttention(6, 6).eval(), torch.randn(1, 4, 6)
     nobody = torch.zeros(1, 4, 4, dtype=torch.bool)
     attended = x.mean(dim=1, keepdim=True)  # all scores 0: the same weight for each frame
-    wanted = F.selu(layer.bn((layer.proj_with_att(attended) + layer.proj_without_att(x)).flatten(0, 1)))
+    wanted = F.selu(
+        layer.bn((layer.proj_with_att(attended) + layer.proj_without_att(x)).flatten(0, 1))
+    )
     torch.testing.assert_close(layer(x, nobody), wanted.view_as(x))
 
 
@@ -174,11 +208,16 @@ def test_boundary_loss_takes_the_hardest_negatives_of_the_whole_batch():
     label = torch.tensor([[1, 0, 0], [0, 0, 0]])
     valid = torch.ones_like(label, dtype=torch.bool)
     picked = -torch.log(torch.tensor([0.9, 1 - 0.8, 1 - 0.7]))
-    torch.testing.assert_close(boundary_loss(boundary, label, valid, negative_ratio=2), picked.mean())
+    torch.testing.assert_close(
+        boundary_loss(boundary, label, valid, negative_ratio=2), picked.mean()
+    )
 
 
 def test_losses_are_zero_and_trainable_with_nothing_to_count():
-    boundary, logits = torch.full((2, 5), 0.5, requires_grad=True), torch.zeros(2, 5, 2, requires_grad=True)
+    boundary, logits = (
+        torch.full((2, 5), 0.5, requires_grad=True),
+        torch.zeros(2, 5, 2, requires_grad=True),
+    )
     nothing = torch.zeros(2, 5, dtype=torch.long)
     loss = boundary_loss(boundary, nothing, nothing == 0) + frame_loss(logits, nothing + IGNORE)
     loss.backward()
@@ -188,7 +227,9 @@ def test_losses_are_zero_and_trainable_with_nothing_to_count():
 def touched(model):
     """The parts of the back end that got a gradient, and whether the front end did."""
     parts = dict(model.backend.named_children()) | {"frontend": model.frontend}
-    return {name for name, part in parts.items() if any(p.grad is not None for p in part.parameters())}
+    return {
+        name for name, part in parts.items() if any(p.grad is not None for p in part.parameters())
+    }
 
 
 def test_the_boundary_branch_learns_from_the_boundary_loss_alone():
@@ -197,14 +238,24 @@ def test_the_boundary_branch_learns_from_the_boundary_loss_alone():
     frames(wave)[0].square().sum().backward()
     boundaries(wave)[1].square().sum().backward()
     assert touched(frames) == {"frontend", "att_pool", "gap_layers", "boundary_proj", "out_layer"}
-    assert touched(boundaries) == {"frontend", "att_pool", "inter_layer", "intra_layer", "b_output_layer"}
+    assert touched(boundaries) == {
+        "frontend",
+        "att_pool",
+        "inter_layer",
+        "intra_layer",
+        "b_output_layer",
+    }
 
 
 def test_loss_leaves_padding_out_and_weighs_the_boundaries():
     model, batch = small_bam(boundary_weight=0.25), planted(2, seed=1)
     batch["frame_label"][1, 20:], batch["boundary_label"][1, 20:] = IGNORE, 0
     logits, boundary = model(batch["wave"])
-    log_probs, label, valid = logits.log_softmax(2), batch["frame_label"], batch["frame_label"] != IGNORE
+    log_probs, label, valid = (
+        logits.log_softmax(2),
+        batch["frame_label"],
+        batch["frame_label"] != IGNORE,
+    )
     cross_entropy = -log_probs[valid].gather(1, label[valid][:, None]).mean()
     edges = boundary_loss(boundary, batch["boundary_label"], valid)
     torch.testing.assert_close(model.loss(batch), cross_entropy + 0.25 * edges)
@@ -251,7 +302,9 @@ def test_score_is_that_of_the_most_suspicious_frame():
     with torch.inference_mode():
         logits = model(wave)[0]
         odds = logits.softmax(2)
-        torch.testing.assert_close(model.score({"wave": wave}), (odds[..., 1] / odds[..., 0]).log().amax(1))
+        torch.testing.assert_close(
+            model.score({"wave": wave}), (odds[..., 1] / odds[..., 0]).log().amax(1)
+        )
 
 
 @pytest.mark.parametrize(
@@ -297,7 +350,9 @@ def test_trains_under_bfloat16_autocast():
 def whole(model, wave):
     """Scores of one forward pass over a clip."""
     with torch.inference_mode():
-        return {key: value[0].double().numpy() for key, value in model.frame_scores(wave[None]).items()}
+        return {
+            key: value[0].double().numpy() for key, value in model.frame_scores(wave[None]).items()
+        }
 
 
 def score_long(model: BAM, wave: torch.Tensor, batch_size: int = 2) -> dict[str, np.ndarray]:
@@ -327,7 +382,9 @@ def test_long_clips_are_windows_joined_by_triangles():
     weight = np.minimum(np.arange(1, 101), np.arange(100, 0, -1))
     total, mass = np.zeros(241), np.zeros(241)
     for start in starts:
-        total[start : start + 100] += weight * whole(model, padded[start * 640 : (start + 100) * 640])["score"]
+        total[start : start + 100] += (
+            weight * whole(model, padded[start * 640 : (start + 100) * 640])["score"]
+        )
         mass[start : start + 100] += weight
     np.testing.assert_allclose(score_long(model, wave)["score"], total / mass, atol=1e-5)
 
@@ -353,7 +410,9 @@ def test_loudness_changes_nothing_where_windows_are_normalised():
 def test_eleven_minutes_in_small_batches():
     model = small_bam()
     sizes = []
-    model.frontend.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape)))
+    model.frontend.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(tuple(inputs[0].shape))
+    )
     scores = score_long(model, torch.randn(668 * RATE), 8)
     assert max(sizes) == (8, 64_256) and len(sizes) == 42
     assert len(scores["score"]) == 16_700 and scores["end"][-1] == 668

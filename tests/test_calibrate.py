@@ -13,7 +13,9 @@ from klassify.scorefile import Header, ScoreFile, score_path, write_scores
 
 
 def clip_scores(score, scale="log_odds"):
-    table = pd.DataFrame({"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 4.0})
+    table = pd.DataFrame(
+        {"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 4.0}
+    )
     table["score"], table["reason"] = score, np.where(np.isnan(score), "no face", "")
     return ScoreFile(Header("tcn", "val", "clips", scale, "clip"), table)
 
@@ -25,7 +27,9 @@ def overlapping(n=200, seed=0):
 
 
 def sklearn_platt(s, label, weight=None):
-    model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000).fit(s[:, None], label, sample_weight=weight)
+    model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000).fit(
+        s[:, None], label, sample_weight=weight
+    )
     return -model.coef_[0, 0], -model.intercept_[0]
 
 
@@ -86,9 +90,14 @@ def test_fit_and_apply(scale, input):
     assert (fitted.n, fitted.n_no_answer, fitted.n_fake) == (199, 1, np.delete(label, 3).sum())
     assert fitted.auc == pytest.approx(metrics.roc_auc(np.delete(label, 3), np.delete(log_odds, 3)))
     system = systems.System(
-        "p", "calibrated", "visual", "clip", "probability", ["../tcn"],
+        "p",
+        "calibrated",
+        "visual",
+        "clip",
+        "probability",
+        ["../tcn"],
         {"a": fitted.a, "b": fitted.b, "input": input},
-    )  # fmt: skip
+    )
     table = calibrate.apply(system, [scores])
     there = np.delete(table["score"].to_numpy(), 3)
     assert np.isnan(table["score"][3]) and table["reason"][3] == "no face"
@@ -104,7 +113,9 @@ def test_warnings():
     log_odds, label = overlapping()
     turned = calibrate.fit(clip_scores(-log_odds), [f"{i}.mp4" for i in range(200)], label)
     assert turned.a > 0 and "inverted" in turned.warnings[0]
-    score = np.append(np.full(100, -5.0), 25 + log_odds)  # a float tells their probabilities apart, nine digits do not
+    score = np.append(
+        np.full(100, -5.0), 25 + log_odds
+    )  # a float tells their probabilities apart, nine digits do not
     label, files = np.append(np.zeros(100, int), label), [f"{i}.mp4" for i in range(300)]
     assert "--input log_odds" in calibrate.fit(clip_scores(score), files, label).warnings[0]
     assert calibrate.fit(clip_scores(score), files, label, input="log_odds").warnings == []
@@ -117,7 +128,9 @@ def test_what_cannot_be_fitted_is_refused():
     with pytest.raises(KlassifyError, match="of 20 clips with an answer 20 are fake"):
         calibrate.fit(clip_scores(log_odds), [f"{i}.mp4" for i in range(20)], np.ones(20, int))
     with pytest.raises(KlassifyError, match="distance"):
-        calibrate.fit(clip_scores(log_odds / 10, "distance"), [f"{i}.mp4" for i in range(20)], label)
+        calibrate.fit(
+            clip_scores(log_odds / 10, "distance"), [f"{i}.mp4" for i in range(20)], label
+        )
 
 
 @pytest.fixture
@@ -125,7 +138,11 @@ def tcn(tmp_path):
     """A scored visual system and its val list of 12 sources."""
     rng = np.random.default_rng(1)
     frame = pd.DataFrame(
-        [(f"{source}/{kind}.mp4", kind, f"s{source}") for source in range(12) for kind in datalist.TYPES],
+        [
+            (f"{source}/{kind}.mp4", kind, f"s{source}")
+            for source in range(12)
+            for kind in datalist.TYPES
+        ],
         columns=["file", "modify_type", "source"],
     )
     datalist.write_list(tmp_path / "lists" / "val.tsv", frame)
@@ -134,7 +151,9 @@ def tcn(tmp_path):
     table = frame[["file"]].assign(start=0.0, end=4.0)
     table["score"] = rng.normal(size=len(frame)) + 2 * datalist.label(frame, "visual")
     table = table.sample(frac=1, random_state=2)  # rows are joined by name
-    write_scores(score_path(folder, "val", "clips"), table, Header("tcn", "val", "clips", "log_odds", "clip"))
+    write_scores(
+        score_path(folder, "val", "clips"), table, Header("tcn", "val", "clips", "log_odds", "clip")
+    )
     return folder
 
 
@@ -154,10 +173,20 @@ def test_command_fits_on_val_fit_against_the_own_label(tcn, capsys):
         ["../tcn"],
     )
     frame = datalist.load_split(tcn.parent.parent / "lists", "val_fit")
-    expected = calibrate.fit(systems.clip_scores(tcn, "val"), frame["file"], datalist.label(frame, "visual"))
+    expected = calibrate.fit(
+        systems.clip_scores(tcn, "val"), frame["file"], datalist.label(frame, "visual")
+    )
     parameters = system.parameters
-    assert (parameters["a"], parameters["b"], parameters["n"]) == (expected.a, expected.b, len(frame))
-    assert parameters["label"] == "own" and parameters["input"] == "probability" and parameters["fit_hash"]
+    assert (parameters["a"], parameters["b"], parameters["n"]) == (
+        expected.a,
+        expected.b,
+        len(frame),
+    )
+    assert (
+        parameters["label"] == "own"
+        and parameters["input"] == "probability"
+        and parameters["fit_hash"]
+    )
     assert parameters["log_loss_after"] < parameters["log_loss_before"]
     scores = derived.derive_scores(out, "val")
     assert scores.header.scale == "probability" and len(scores.table) == 48
@@ -182,10 +211,14 @@ def test_command_refuses_its_own_folder_and_missing_scores(tcn, capsys):
     assert f"klassify score {tcn} --split val" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("parameters", [{"b": 1.0, "input": "probability"}, {"a": 1.0, "b": 1.0, "input": "odds"}])
+@pytest.mark.parametrize(
+    "parameters", [{"b": 1.0, "input": "probability"}, {"a": 1.0, "b": 1.0, "input": "odds"}]
+)
 def test_a_system_yaml_that_lacks_a_parameter_is_refused(tcn, capsys, parameters):
     folder = tcn.parent / "cut"
-    systems.write_system(folder, systems.derived_system(folder, "calibrated", [tcn], "probability", parameters))
+    systems.write_system(
+        folder, systems.derived_system(folder, "calibrated", [tcn], "probability", parameters)
+    )
     assert cli.main(["score", str(folder), "--split", "val"]) == 2
     said = capsys.readouterr().err
     assert "The parameter" in said and "make this system again" in said

@@ -1,4 +1,6 @@
-"""The checker against each trap of the official evaluator, hostile archives and its golden cases."""
+"""The checker against each trap of the official evaluator, hostile archives and its golden
+cases.
+"""
 
 import io
 import json
@@ -12,7 +14,9 @@ from klassify import check
 from klassify.cli import main
 from klassify.submission import check_task2
 
-GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads(
+    (Path(__file__).parent / "goldens" / "official_eval.json").read_text(encoding="utf-8")
+)
 FILES = ["000001.mp4", "000002.mp4", "sub/000003.mp4"]
 GOOD_TXT = "000001.mp4;0.5\n000002.mp4;1e-9\nsub/000003.mp4;1\n"
 GOOD_JSON = json.dumps({name: [[0.9, 0.5, 1.0], [0.1, 2.0, 2.5]] for name in FILES})
@@ -54,7 +58,11 @@ def test_a_good_submission_is_accepted(tmp_path):
     [
         ("000001.mp4;0.5\n000002.mp4;0.1\n", "no answer", "testA.tsv:4: 'sub/000003.mp4'"),
         (GOOD_TXT + "other.mp4;0.5\n", "not in the list", "prediction.txt:4: 'other.mp4'"),
-        (GOOD_TXT + "000001.mp4;0.5\n", "answered twice", "prediction.txt:4: '000001.mp4', first in line 1"),
+        (
+            GOOD_TXT + "000001.mp4;0.5\n",
+            "answered twice",
+            "prediction.txt:4: '000001.mp4', first in line 1",
+        ),
         ("file;score\n" + GOOD_TXT, "header", "prediction.txt:1"),
         (GOOD_TXT.replace(";", ","), "separator", "prediction.txt:1"),
         (GOOD_TXT.replace(";", "\t"), "separator", "prediction.txt:1"),
@@ -70,11 +78,27 @@ def test_a_good_submission_is_accepted(tmp_path):
         (GOOD_TXT.replace("1e-9", "0x1"), "no number", "prediction.txt:2"),
         (GOOD_TXT.replace("1e-9", "\u0661"), "no number", "prediction.txt:2"),
         (GOOD_TXT.replace("000002.mp4", "000002"), "not in the list", "the list has '000002.mp4'"),
-        (GOOD_TXT.replace("000002.mp4", "000002.avi"), "not in the list", "the list has '000002.mp4'"),
-        (GOOD_TXT.replace("000002.mp4", "testA/000002.mp4"), "not in the list", "the list has '000002.mp4'"),
+        (
+            GOOD_TXT.replace("000002.mp4", "000002.avi"),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
+        (
+            GOOD_TXT.replace("000002.mp4", "testA/000002.mp4"),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
         (GOOD_TXT.replace("sub/", ""), "not in the list", "the list has 'sub/000003.mp4'"),
-        (GOOD_TXT.replace("000002.mp4", '"000002.mp4"'), "not in the list", "the list has '000002.mp4'"),
-        (GOOD_TXT.replace("000002.mp4", " 000002.mp4"), "not in the list", "the list has '000002.mp4'"),
+        (
+            GOOD_TXT.replace("000002.mp4", '"000002.mp4"'),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
+        (
+            GOOD_TXT.replace("000002.mp4", " 000002.mp4"),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
         (GOOD_TXT.replace("1e-9", "0.1;x"), "more columns than the first", "prediction.txt:2"),
         ("\ufeff" + GOOD_TXT, "byte order mark", "prediction.txt:1"),
         (GOOD_TXT.encode("utf-16"), "byte order mark", "prediction.txt:1"),
@@ -85,11 +109,13 @@ def test_a_good_submission_is_accepted(tmp_path):
         (GOOD_TXT.replace("000002", "00\x00002"), "control characters", "prediction.txt:2"),
         ("", "no answer", "testA.tsv:2"),
     ],
-)  # fmt: skip
+)
 def test_each_trap_of_prediction_txt_is_refused_with_its_place(tmp_path, content, kind, place):
     verdict = verdict_of(tmp_path, check.TXT, content)
     assert not verdict.accepted
-    assert kind in text(verdict.refusals) and place in text(verdict.refusals), text(verdict.refusals)
+    assert kind in text(verdict.refusals) and place in text(verdict.refusals), text(
+        verdict.refusals
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +141,9 @@ def test_no_final_newline_is_fine(tmp_path):
 
 def test_all_problems_are_counted_and_a_few_shown(tmp_path):
     files = [f"{i:06d}.mp4" for i in range(1000)]
-    verdict = verdict_of(tmp_path, check.TXT, "".join(f"{f};2\n" for f in files[:700]), files, limit=3)
+    verdict = verdict_of(
+        tmp_path, check.TXT, "".join(f"{f};2\n" for f in files[:700]), files, limit=3
+    )
     assert verdict.refusals.total == 700 + 300
     shown = text(verdict.refusals)
     assert "prediction.txt:3:" in shown and "prediction.txt:4:" not in shown
@@ -123,7 +151,9 @@ def test_all_problems_are_counted_and_a_few_shown(tmp_path):
 
 
 def rows(value):
-    return json.dumps({FILES[0]: [[0.5, 0, 1]], FILES[1]: "HERE", FILES[2]: [[0.5, 0, 1]]}).replace('"HERE"', value)
+    return json.dumps({FILES[0]: [[0.5, 0, 1]], FILES[1]: "HERE", FILES[2]: [[0.5, 0, 1]]}).replace(
+        '"HERE"', value
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,7 +259,9 @@ def test_json_error_names_the_line():
 def test_archives_of_the_wrong_shape_are_refused(tmp_path, members, kind):
     verdict = check.check(make_zip(tmp_path, members), listed())
     assert not verdict.accepted and kind in text(verdict.refusals)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["submission.zip"], "nothing may be extracted"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["submission.zip"], (
+        "nothing may be extracted"
+    )
 
 
 def test_repeated_member_link_and_encryption_are_refused(tmp_path):
@@ -238,7 +270,9 @@ def test_repeated_member_link_and_encryption_are_refused(tmp_path):
     assert "twice in the archive" in text(check.check(path, listed()).refusals)
     link = zipfile.ZipInfo(check.TXT)
     link.external_attr = 0o120777 << 16
-    assert "outside" in text(check.check(make_zip(tmp_path, [(link, "/etc/passwd")]), listed()).refusals)
+    assert "outside" in text(
+        check.check(make_zip(tmp_path, [(link, "/etc/passwd")]), listed()).refusals
+    )
     stored = bytearray(make_zip(tmp_path, [(check.TXT, GOOD_TXT)]).read_bytes())
     stored[6] |= 1
     stored[stored.index(b"PK\x01\x02") + 8] |= 1
@@ -276,7 +310,9 @@ def test_answers_that_no_clip_needs_have_an_end(tmp_path, monkeypatch, name):
     monkeypatch.setattr(check_task2, "MAX_STRAYS", 50)
     content = "{" + ",".join(f'"{name.format(k)}": [[0.5, 0, 1]]' for k in range(60)) + ', "b": []}'
     verdict = verdict_of(tmp_path, check.JSON, content)
-    assert "the rest was not read" in text(verdict.refusals) and "empty list" not in text(verdict.refusals)
+    assert "the rest was not read" in text(verdict.refusals) and "empty list" not in text(
+        verdict.refusals
+    )
 
 
 def test_broken_archives_are_refused(tmp_path):
@@ -304,7 +340,9 @@ def test_what_the_evaluator_accepted_is_accepted(tmp_path, case):
 
 @pytest.mark.parametrize("case", GOLDEN["refused"], ids=lambda case: case["reason"])
 def test_what_the_evaluator_aborts_on_is_refused(tmp_path, case):
-    """A golden: predictions on which the published evaluator failed; the other task's file was sound."""
+    """A golden: predictions on which the published evaluator failed; the other task's file was
+    sound.
+    """
     files = [entry["file"] for entry in case["metadata"]]
     of_txt = "TXT" in case["reason"]
     assert verdict_of(tmp_path, check.TXT, case["prediction_txt"], files).accepted == (not of_txt)

@@ -1,4 +1,6 @@
-"""Two submissions side by side: against counts and overlaps done by hand, and with hostile archives."""
+"""Two submissions side by side: against counts and overlaps done by hand, and with hostile
+archives.
+"""
 
 import io
 import json
@@ -42,7 +44,10 @@ def lines(tmp_path, new, old):
 def test_task1_counts_ranks_and_moves_against_the_obvious():
     rng = np.random.default_rng(0)
     old = {f"{i}.mp4": float(x) for i, x in enumerate(rng.random(200).round(2))}  # with ties
-    new = {name: score if i % 3 else min(score + 0.01 * (i % 7), 1.0) for i, (name, score) in enumerate(old.items())}
+    new = {
+        name: score if i % 3 else min(score + 0.01 * (i % 7), 1.0)
+        for i, (name, score) in enumerate(old.items())
+    }
     shuffled = dict(sorted(new.items(), reverse=True)) | {"extra.mp4": 0.5}
     change = compare_task1(shuffled, old | {"gone.mp4": 0.1})
     assert change.names.missing == ["gone.mp4"] and change.names.extra == ["extra.mp4"]
@@ -56,8 +61,12 @@ def test_task1_counts_ranks_and_moves_against_the_obvious():
 
 def test_any_rising_transform_has_rank_correlation_one_and_reversal_minus_one():
     old = {f"{i}.mp4": i / 10 for i in range(10)}
-    assert compare_task1({name: score**3 for name, score in old.items()}, old).spearman == pytest.approx(1)
-    assert compare_task1({name: 1 - score for name, score in old.items()}, old).spearman == pytest.approx(-1)
+    assert compare_task1(
+        {name: score**3 for name, score in old.items()}, old
+    ).spearman == pytest.approx(1)
+    assert compare_task1(
+        {name: 1 - score for name, score in old.items()}, old
+    ).spearman == pytest.approx(-1)
     assert np.isnan(compare_task1(dict.fromkeys(old, 0.5), old).spearman)
     same = compare_task1(old, old)
     assert same.n_changed == 0 and len(same.moves(5)) == 0
@@ -65,9 +74,17 @@ def test_any_rising_transform_has_rank_correlation_one_and_reversal_minus_one():
 
 def test_task2_counts_what_changed_and_the_overlap_of_the_best(tmp_path):
     none = [[0.0, 0.0, 0.0]]
-    old = {"a.mp4": [[0.9, 1, 2], [0.5, 3, 4]], "b.mp4": [[0.8, 0, 2]], "c.mp4": [[0.7, 0, 1]], "d.mp4": none}
+    old = {
+        "a.mp4": [[0.9, 1, 2], [0.5, 3, 4]],
+        "b.mp4": [[0.8, 0, 2]],
+        "c.mp4": [[0.7, 0, 1]],
+        "d.mp4": none,
+    }
     new = {
-        "a.mp4": [[0.2, 5, 6], [0.95, 1.5, 2.5]],  # the best stands second: 1/3 of the hull is shared
+        "a.mp4": [
+            [0.2, 5, 6],
+            [0.95, 1.5, 2.5],
+        ],  # the best stands second: 1/3 of the hull is shared
         "b.mp4": [[0.7, 0, 2]],  # only its score
         "c.mp4": none,
         "d.mp4": none,
@@ -85,7 +102,9 @@ def test_task2_counts_what_changed_and_the_overlap_of_the_best(tmp_path):
 
 def test_the_report_names_missing_and_extra_clips_and_tasks(tmp_path):
     task1 = dict(zip(FILES, (0.1, 0.2, 0.3, 0.4)))
-    old = make_zip(tmp_path / "old.zip", {**task1, "z.mp4": 0.5}, {name: [[0.5, 0, 1]] for name in FILES})
+    old = make_zip(
+        tmp_path / "old.zip", {**task1, "z.mp4": 0.5}, {name: [[0.5, 0, 1]] for name in FILES}
+    )
     new = make_zip(tmp_path / "new.zip", {"a.mp4": 0.9, "b.mp4": 0.2})
     said = lines(tmp_path, new, old)
     assert "3 clips without an answer now: 'c.mp4', 'd.mp4', 'z.mp4'" in said
@@ -115,14 +134,20 @@ def outside(path):
 
 
 def odd_rows(path):
-    return make_zip(path, None, {"a.mp4": [], "b.mp4": "x", "c.mp4": [[0.5, 2, 1]], "d.mp4": [[0.5, 1, 1]]})
+    return make_zip(
+        path, None, {"a.mp4": [], "b.mp4": "x", "c.mp4": [[0.5, 2, 1]], "d.mp4": [[0.5, 1, 1]]}
+    )
 
 
 @pytest.mark.parametrize("hostile", [bomb, liar, nested, outside, odd_rows])
 @pytest.mark.parametrize("as_new", [True, False])
-def test_a_hostile_archive_on_either_side_is_refused_and_extracts_nothing(tmp_path, hostile, as_new, capsys):
+def test_a_hostile_archive_on_either_side_is_refused_and_extracts_nothing(
+    tmp_path, hostile, as_new, capsys
+):
     bad = hostile(tmp_path / "bad.zip")
-    good = make_zip(tmp_path / "good.zip", dict.fromkeys(FILES, 0.5), {name: [[0.5, 1, 2]] for name in FILES})
+    good = make_zip(
+        tmp_path / "good.zip", dict.fromkeys(FILES, 0.5), {name: [[0.5, 1, 2]] for name in FILES}
+    )
     names = tmp_path / "testA_files.txt"
     names.write_text("\n".join(FILES) + "\n")
     new, old = (bad, good) if as_new else (good, bad)

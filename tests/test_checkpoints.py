@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from klassify import checkpoints
-from klassify.checkpoints import import_state, import_weights, load_weights, read_checkpoint, save_weights
+from klassify.checkpoints import (
+    import_state,
+    import_weights,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
 from klassify.errors import KlassifyError
 from klassify.key_maps import KEY_MAPS, KeyMap, Order, detect_source
 
@@ -23,18 +29,27 @@ def assert_same_state(actual, wanted):
         torch.testing.assert_close(actual[key], value, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: state,
-    lambda state: {"model": state, "args": None},
-    lambda state: {"state_dict": state, "epoch": 3},
-    lambda state: {"model_state_dict": state, "optimizer": {"state": {0: torch.ones(2)}}, "step": 1},
-    lambda state: {**state, 0: torch.ones(2)},
-    lambda state: {"task_cfg": {}, "model_cfg": {}, "model_weight": state},
-    lambda state: {f"module.{key}": value for key, value in state.items()},
-    lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}},
-    lambda state: {"state_dict": {f"model.module.{key}": value for key, value in state.items()}},
-    lambda state: {"model": {key: nn.Parameter(value) for key, value in state.items()}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "args": None},
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {
+            "model_state_dict": state,
+            "optimizer": {"state": {0: torch.ones(2)}},
+            "step": 1,
+        },
+        lambda state: {**state, 0: torch.ones(2)},
+        lambda state: {"task_cfg": {}, "model_cfg": {}, "model_weight": state},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}},
+        lambda state: {
+            "state_dict": {f"model.module.{key}": value for key, value in state.items()}
+        },
+        lambda state: {"model": {key: nn.Parameter(value) for key, value in state.items()}},
+    ],
+)
 def test_every_container_is_unwrapped(tmp_path, wrap):
     assert_same_state(read_checkpoint(save(wrap(STATE), tmp_path / "wrapped.pt")), STATE)
 
@@ -53,7 +68,11 @@ def test_a_checkpoint_without_a_state_dict_is_refused_with_what_it_has(tmp_path)
 
 def test_known_sources_are_detected_and_others_named():
     keys = {
-        "ssl-anti-spoofing": ["ssl_model.model.layer_norm.weight", "LL.weight", "GAT_layer_S.bn.weight"],
+        "ssl-anti-spoofing": [
+            "ssl_model.model.layer_norm.weight",
+            "LL.weight",
+            "GAT_layer_S.bn.weight",
+        ],
         "aasist": ["pos_S", "GAT_layer_S.bn.weight"],
         "bam": ["ssl_layer.model.layer_norm.weight", "out_layer.weight"],
         "partialspoof": ["weight_hidd", "extracter.model.mask_emb", "m_angle_scales.64.weight"],
@@ -80,9 +99,13 @@ def test_a_file_of_another_kind_is_named():
 def test_rules_rename_every_kind_of_fairseq_key_once():
     renamed = {
         "feature_extractor.conv_layers.3.0.weight": "feature_extractor.conv_layers.3.conv.weight",
-        "feature_extractor.conv_layers.3.2.1.bias": "feature_extractor.conv_layers.3.layer_norm.bias",
+        "feature_extractor.conv_layers.3.2.1.bias": (
+            "feature_extractor.conv_layers.3.layer_norm.bias"
+        ),
         "layer_norm.weight": "feature_projection.layer_norm.weight",
-        "encoder.pos_conv.0.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
+        "encoder.pos_conv.0.weight_g": (
+            "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
+        ),
         "encoder.pos_conv.0.bias": "encoder.pos_conv_embed.conv.bias",
         "encoder.layers.12.self_attn.q_proj.bias": "encoder.layers.12.attention.q_proj.bias",
         "encoder.layers.12.self_attn_layer_norm.bias": "encoder.layers.12.layer_norm.bias",
@@ -93,7 +116,10 @@ def test_rules_rename_every_kind_of_fairseq_key_once():
     }
     assert {key: KEY_MAPS["fairseq"].rename(key) for key in renamed} == renamed
     below = KEY_MAPS["ssl-anti-spoofing"]
-    assert all(below.rename(f"ssl_model.model.{key}") == f"frontend.model.{ours}" for key, ours in renamed.items())
+    assert all(
+        below.rename(f"ssl_model.model.{key}") == f"frontend.model.{ours}"
+        for key, ours in renamed.items()
+    )
     assert below.rename("encoder.0.0.conv1.weight") == "backend.encoder.0.0.conv1.weight"
 
 
@@ -151,7 +177,11 @@ def test_an_import_says_what_it_left_out_and_what_was_lacking(tmp_path, monkeypa
         reordered={r"one\.bias": Order(0, (1, 0)), r"two\.weight": Order(1, (0, 2, 1))},
     )
     monkeypatch.setitem(KEY_MAPS, "small", key_map)
-    published = {f"net.{key}": value for key, value in Small().state_dict().items() if not key.startswith("bn.")}
+    published = {
+        f"net.{key}": value
+        for key, value in Small().state_dict().items()
+        if not key.startswith("bn.")
+    }
     path = save(published | {"junk.weight": torch.ones(1)}, tmp_path / "small.pt")
     model = Small()
     report = import_weights(model, path)
@@ -170,8 +200,12 @@ def test_a_tensor_that_cannot_be_put_in_order_and_a_name_given_twice_are_refused
     with pytest.raises(KlassifyError, match=r"net.bias is \[2\] there") as caught:
         import_state(nn.Linear(1, 2), {"net.bias": torch.ones(2)}, "small", where="small.pt")
     assert caught.value.where == "small.pt"
-    with pytest.raises(KlassifyError, match="Two tensors of this file are weight here, one of them weight"):
-        import_state(nn.Linear(1, 2), {"net.weight": torch.ones(2, 1), "weight": torch.ones(2, 1)}, "small")
+    with pytest.raises(
+        KlassifyError, match="Two tensors of this file are weight here, one of them weight"
+    ):
+        import_state(
+            nn.Linear(1, 2), {"net.weight": torch.ones(2, 1), "weight": torch.ones(2, 1)}, "small"
+        )
 
 
 def test_many_keys_are_told_by_their_first_names():
@@ -202,14 +236,18 @@ def fusion(**changed):
     return {"weight": torch.ones(2, 8), "bias": torch.zeros(2), **changed}
 
 
-@pytest.mark.parametrize("weight, told", [
-    (torch.ones(2, 8, device="meta"), "not in the file"),
-    (torch.ones(2, 8).to_sparse(), "sparse"),
-    (torch.ones(2, 8, dtype=torch.complex64), "complex64"),
-    (torch.ones(1, 8).expand(1 << 34, 8), "repeat 32 bytes"),
-    (torch.full((2, 8), torch.nan), "NaN or infinite"),
-    (torch.full((2, 8), torch.inf, dtype=torch.float16), "NaN or infinite"),
-], ids=["meta", "sparse", "complex", "stride 0", "NaN", "infinite"])  # fmt: skip
+@pytest.mark.parametrize(
+    "weight, told",
+    [
+        (torch.ones(2, 8, device="meta"), "not in the file"),
+        (torch.ones(2, 8).to_sparse(), "sparse"),
+        (torch.ones(2, 8, dtype=torch.complex64), "complex64"),
+        (torch.ones(1, 8).expand(1 << 34, 8), "repeat 32 bytes"),
+        (torch.full((2, 8), torch.nan), "NaN or infinite"),
+        (torch.full((2, 8), torch.inf, dtype=torch.float16), "NaN or infinite"),
+    ],
+    ids=["meta", "sparse", "complex", "stride 0", "NaN", "infinite"],
+)
 def test_a_tensor_that_is_none_is_refused_before_it_is_touched(tmp_path, weight, told):
     from klassify.models.linear_fusion import LinearFusion
 
@@ -228,7 +266,9 @@ def test_a_quantised_tensor_is_refused(tmp_path):
 
 def test_views_of_larger_tensors_and_8_bits_are_plain():
     large, small = torch.ones(4, 16), torch.ones(2).to(torch.float8_e4m3fn)
-    checkpoints.refuse_strange({"view": large[:2, ::2], "turned": large.T, "one": torch.tensor(1), "none": large[:0]})
+    checkpoints.refuse_strange(
+        {"view": large[:2, ::2], "turned": large.T, "one": torch.tensor(1), "none": large[:0]}
+    )
     checkpoints._refuse_not_finite({"8 bits": small, "whole": torch.ones(2).long()}, "x")
 
 
@@ -252,10 +292,15 @@ def test_the_hub_is_asked_for_one_file_after_the_other(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert checkpoints.locate_weights("some/model") == tmp_path / "pytorch_model.bin"
-    assert asked == [("some/model", "model.safetensors", True), ("some/model", "pytorch_model.bin", True)]
+    assert asked == [
+        ("some/model", "model.safetensors", True),
+        ("some/model", "pytorch_model.bin", True),
+    ]
 
 
-@pytest.mark.parametrize("download, told", [(False, "download is off"), (True, "did not give .* no network")])
+@pytest.mark.parametrize(
+    "download, told", [(False, "download is off"), (True, "did not give .* no network")]
+)
 def test_a_hub_that_gives_nothing_is_told(monkeypatch, download, told):
     import huggingface_hub
 

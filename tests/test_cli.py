@@ -1,4 +1,6 @@
-"""What ends a command: mistakes, interruptions, disks and broken pipes, each with its status and in a few words."""
+"""What ends a command: mistakes, interruptions, disks and broken pipes, each with its status and
+in a few words.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,16 @@ def ended(monkeypatch, error: BaseException) -> int:
     return cli.main(["ledger"])
 
 
-@pytest.mark.parametrize(("error", "status", "said"), [
-    (KlassifyError("What.", where="here", mend="so"), 2, "What."),
-    (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
-    (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device."),
-    (PermissionError(errno.EACCES, "Permission denied", "x.tsv"), 2, "change its permissions"),
-    (OSError(errno.EROFS, "Read-only file system", "x.tsv"), 2, "a folder that can be written"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KlassifyError("What.", where="here", mend="so"), 2, "What."),
+        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device."),
+        (PermissionError(errno.EACCES, "Permission denied", "x.tsv"), 2, "change its permissions"),
+        (OSError(errno.EROFS, "Read-only file system", "x.tsv"), 2, "a folder that can be written"),
+    ],
+)
 def test_statuses(monkeypatch, capsys, error, status, said):
     assert ended(monkeypatch, error) == status
     told = capsys.readouterr().err
@@ -44,14 +49,23 @@ def test_a_reader_that_leaves_ends_it_without_a_word():
     """`klassify ... | head`."""
     reading, writing = os.pipe()
     os.close(reading)
-    program = "import sys; from klassify import cli, ledger; ledger.run = lambda _: print('x' * 99, flush=True); "
-    done = subprocess.run([sys.executable, "-c", program + "sys.exit(cli.main(['ledger']))"], stdout=writing,
-                          stderr=subprocess.PIPE, timeout=60)  # fmt: skip
+    program = (
+        "import sys; from klassify import cli, ledger; ledger.run = lambda _: print('x' * 99,"
+        " flush=True); "
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + "sys.exit(cli.main(['ledger']))"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS]
+)
 def test_what_the_system_says_comes_with_a_mend(number):
     error = explained(OSError(number, os.strerror(number), "file.tsv"))
     assert os.strerror(number) in error.what and "file.tsv" in str(error) and "mend:" in str(error)

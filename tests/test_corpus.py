@@ -1,4 +1,6 @@
-"""The generated corpus: schema, labels, reproducibility, and that nothing but the fakes tells them apart."""
+"""The generated corpus: schema, labels, reproducibility, and that nothing but the fakes tells
+them apart.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,18 @@ from klassify.files import read_json, write_json
 from klassify.traits import container_traits
 
 FIELDS = [
-    "file", "original", "split", "modify_type", "audio_model", "video_model", "fake_segments",
-    "audio_fake_segments", "visual_fake_segments", "video_frames", "audio_frames",
-]  # fmt: skip
+    "file",
+    "original",
+    "split",
+    "modify_type",
+    "audio_model",
+    "video_model",
+    "fake_segments",
+    "audio_fake_segments",
+    "visual_fake_segments",
+    "video_frames",
+    "audio_frames",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +74,9 @@ def decoded(path):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 # ------------------------------------------------------------------------------ the folder
@@ -88,16 +101,28 @@ def test_layout_and_schema(corpus):
 
 def test_types_agree_with_segments(corpus):
     for entry in read_entries(corpus):
-        kind, audio, visual = (entry[key] for key in ("modify_type", "audio_fake_segments", "visual_fake_segments"))
-        assert bool(audio) == bool(entry["audio_model"]) == (kind in ("audio_modified", "both_modified"))
-        assert bool(visual) == bool(entry["video_model"]) == (kind in ("visual_modified", "both_modified"))
+        kind, audio, visual = (
+            entry[key] for key in ("modify_type", "audio_fake_segments", "visual_fake_segments")
+        )
+        assert (
+            bool(audio)
+            == bool(entry["audio_model"])
+            == (kind in ("audio_modified", "both_modified"))
+        )
+        assert (
+            bool(visual)
+            == bool(entry["video_model"])
+            == (kind in ("visual_modified", "both_modified"))
+        )
         assert entry["fake_segments"] == merged(audio + visual)
         for segments in (audio, visual, entry["fake_segments"]):
             assert len(segments) <= 5 and segments == merged(segments)
             assert all(0 < start < end < entry["video_frames"] / 25 for start, end in segments)
         for start, end in audio:  # the same words in both
             assert not visual or any(begin <= start and end <= stop for begin, stop in visual)
-        np.testing.assert_allclose(np.array(visual) * 25, np.round(np.array(visual) * 25), atol=1e-9)
+        np.testing.assert_allclose(
+            np.array(visual) * 25, np.round(np.array(visual) * 25), atol=1e-9
+        )
 
 
 def test_tiny_has_what_every_stage_needs(corpus):
@@ -166,7 +191,11 @@ def test_large_is_large_enough():
 
 
 def test_flat_names_do_not_follow_the_type():
-    files = [list(original.files.values()) for original in originals(SIZES["large"], 0) if original.split == "testA"]
+    files = [
+        list(original.files.values())
+        for original in originals(SIZES["large"], 0)
+        if original.split == "testA"
+    ]
     order = np.array([[int(file[:6]) for file in group] for group in files])
     assert sorted(order.ravel()) == list(range(1, order.size + 1))
     assert np.ptp(order.mean(axis=0)) < 25  # of 96
@@ -181,15 +210,22 @@ def fakes():
         for number, version in enumerate(original.files):
             if version != "real":
                 drawn.append(
-                    (original.split, draw_fake(version, original, sentence, generator(0, 98, original.index, number)))
+                    (
+                        original.split,
+                        draw_fake(
+                            version, original, sentence, generator(0, 98, original.index, number)
+                        ),
+                    )
                 )
     return drawn
 
 
 def test_held_back_methods_are_in_their_split_alone(fakes):
     for split in SPLITS:
-        vocoders, profiles = ({getattr(fake, kind) for s, fake in fakes if s == split} - {None}
-                              for kind in ("vocoder", "profile"))  # fmt: skip
+        vocoders, profiles = (
+            {getattr(fake, kind) for s, fake in fakes if s == split} - {None}
+            for kind in ("vocoder", "profile")
+        )
         held = HELD_BACK.get(split)
         assert vocoders == {*TRAIN_VOCODERS, *(held[:1] if held else ())}
         assert profiles == {*TRAIN_PROFILES, *(held[1:] if held else ())}
@@ -213,11 +249,14 @@ def test_slots_have_words_on_both_sides():
             assert word != sentence.words[number] and word in dict(sentence.choices)[number]
 
 
-# ------------------------------------------------------------------------------ the same files again
+# ------------------------------------------------------------------------------ the same files
+# again
 
 
 def test_one_process_makes_the_same_bytes(corpus, tmp_path):
-    planned = [original for original in originals(SIZES["tiny"], 0) if original.split != "train"][4:6]
+    planned = [original for original in originals(SIZES["tiny"], 0) if original.split != "train"][
+        4:6
+    ]
     for original in planned:  # the second half of a speaker, alone
         make_versions(original, tmp_path, 0, DIFFICULTIES["normal"])
         for file in original.files.values():
@@ -226,7 +265,9 @@ def test_one_process_makes_the_same_bytes(corpus, tmp_path):
 
 
 def test_interrupted_run_goes_on(corpus, tmp_path):
-    """A folder as kill -9 leaves it: no metadata yet, one original half written, the others finished."""
+    """A folder as kill -9 leaves it: no metadata yet, one original half written, the others
+    finished.
+    """
     out = tmp_path / "killed"
     shutil.copytree(corpus, out)
     for name in ("train_metadata.json", "val_metadata.json", "testA_files.txt", "testB_files.txt"):
@@ -241,10 +282,16 @@ def test_interrupted_run_goes_on(corpus, tmp_path):
         write_json(place, [entries[original.split, file] for file in original.files.values()])
     file = out / last.split / last.files["real"]
     file.rename(file.with_name(f"{file.stem}.partial-123-abc.mp4"))
-    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4") if path.parent.name != last.split}
+    times = {
+        path: path.stat().st_mtime_ns
+        for path in out.rglob("*.mp4")
+        if path.parent.name != last.split
+    }
     assert main(["corpus", "--out", str(out), "--size", "tiny"]) == 0
     assert contents(out) == contents(corpus)
-    assert times == {path: path.stat().st_mtime_ns for path in times}  # finished clips are not made again
+    assert times == {
+        path: path.stat().st_mtime_ns for path in times
+    }  # finished clips are not made again
 
 
 def test_complete_corpus_is_left_alone_and_another_refused(corpus, capsys):
@@ -273,14 +320,20 @@ def test_missing_espeak_says_how_to_install(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def traits(corpus) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """What the containers and the loudness of all clips tell, which are fake, and their originals."""
+    """What the containers and the loudness of all clips tell, which are fake, and their
+    originals.
+    """
     rows, entries = [], read_entries(corpus)
     for entry in entries:
         path = corpus / entry["split"] / entry["file"]
         power = float(np.mean(media.read_audio(path) ** 2))
         rows.append({**container_traits(path), "loudness_db": 10 * np.log10(power + 1e-12)})
     is_fake = np.array([int(entry["modify_type"] != "real") for entry in entries])
-    return pd.DataFrame(rows), is_fake, np.array([f"{entry['split']}/{entry['original']}" for entry in entries])
+    return (
+        pd.DataFrame(rows),
+        is_fake,
+        np.array([f"{entry['split']}/{entry['original']}" for entry in entries]),
+    )
 
 
 def test_container_does_not_tell(traits):
@@ -296,7 +349,9 @@ def test_a_leak_would_be_found(traits):
 
 def test_no_encoder_is_named(corpus):
     for path in corpus.rglob("*.mp4"):
-        assert not any(name in path.read_bytes().lower() for name in (b"x264", b"lavf", b"lavc", b"libav"))
+        assert not any(
+            name in path.read_bytes().lower() for name in (b"x264", b"lavf", b"lavc", b"libav")
+        )
 
 
 # ------------------------------------------------------------------------------ pictures
@@ -322,12 +377,16 @@ def test_meshes_are_symmetric_and_differ():
 
 
 def test_mouth_opens_as_told():
-    """The dark of the open mouth grows with the first mouth parameter, and the rest of the face stays."""
+    """The dark of the open mouth grows with the first mouth parameter, and the rest of the face
+    stays.
+    """
     from klassify.corpus.portrait import paint
 
     renderer = Renderer(paint(draw_speaker(np.random.default_rng(4))[0]))
     tracks = motion.draw_tracks(np.random.default_rng(0), np.zeros((40, 3)))
-    shut, half, wide = (renderer.frame(tracks, 0, np.array([opened, 0, 0])).astype(int) for opened in (0, 0.5, 1))
+    shut, half, wide = (
+        renderer.frame(tracks, 0, np.array([opened, 0, 0])).astype(int) for opened in (0, 0.5, 1)
+    )
     changed = [np.abs(other - shut).max(axis=2) > 30 for other in (half, wide)]
     assert 0 < changed[0].sum() < changed[1].sum()
     rows = np.nonzero(changed[1].any(axis=1))[0]
@@ -343,7 +402,9 @@ def test_degrade_does_what_its_names_say():
 
     plain = sharpness(Fault())
     np.testing.assert_allclose(degrade(picture, Fault()), picture, atol=1e-3)
-    assert sharpness(Fault(blur=1)) < plain and sharpness(Fault(shrink=0.5)) < plain < sharpness(Fault(sharpen=1))
+    assert sharpness(Fault(blur=1)) < plain and sharpness(Fault(shrink=0.5)) < plain < sharpness(
+        Fault(sharpen=1)
+    )
     grey = np.full((224, 224, 3), 128, np.float32)
     lab = [
         cv2.cvtColor(image / np.float32(255), cv2.COLOR_RGB2LAB)
@@ -391,11 +452,14 @@ def test_fit_length_keeps_the_pitch(n_samples):
 @pytest.mark.parametrize("name", vocoder.VOCODERS)
 def test_vocoders_keep_length_and_timbre(name):
     """A vocoded vowel has the energy in the bands where the vowel has it, yet is not the vowel."""
-    spoken = speech.speak([speech.Utterance("father", "en-us+m3", 150, 50)], seed=1)[0].wave[1600:6400]
+    spoken = speech.speak([speech.Utterance("father", "en-us+m3", 150, 50)], seed=1)[0].wave[
+        1600:6400
+    ]
     coded = vocoder.VOCODERS[name](spoken, np.random.default_rng(0))
     assert coded.shape == spoken.shape and np.isfinite(coded).all()
     bands = [
-        vocoder.mel_filters(12) @ np.abs(np.fft.rfft(wave[:4608].reshape(9, 512))).mean(0) for wave in (spoken, coded)
+        vocoder.mel_filters(12) @ np.abs(np.fft.rfft(wave[:4608].reshape(9, 512))).mean(0)
+        for wave in (spoken, coded)
     ]
     assert np.corrcoef(np.log(bands))[0, 1] > 0.8
     assert abs(np.corrcoef(spoken, coded)[0, 1]) < 0.98

@@ -1,4 +1,6 @@
-"""The list of what the tests do not run: its form, and that `make coverage` notices what is missing in it."""
+"""The list of what the tests do not run: its form, and that `make coverage` notices what is
+missing in it.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,37 @@ from test_house import ROOT, modules
 
 
 def function(missing: int, lines: int) -> dict:
-    return {"summary": {"missing_lines": missing, "num_statements": lines, "covered_lines": lines - missing}}
+    return {
+        "summary": {
+            "missing_lines": missing,
+            "num_statements": lines,
+            "covered_lines": lines - missing,
+        }
+    }
 
 
-REPORT = {"files": {
-    "klassify/a.py": {
-        "functions": {"": function(0, 5), "one": function(3, 9), "two": function(4, 9)}, **function(7, 23),
-    },
-    "klassify/x/b.py": {"functions": {"": function(1, 1), "C.all": function(2, 2)}, **function(3, 3)},
-}}  # fmt: skip
+REPORT = {
+    "files": {
+        "klassify/a.py": {
+            "functions": {"": function(0, 5), "one": function(3, 9), "two": function(4, 9)},
+            **function(7, 23),
+        },
+        "klassify/x/b.py": {
+            "functions": {"": function(1, 1), "C.all": function(2, 2)},
+            **function(3, 3),
+        },
+    }
+}
 
 
 def test_gaps_are_functions_with_enough_lines_or_all_of_them():
     places = [gap.place for gap in coverage_gaps.gaps(REPORT)]
     assert places == ["klassify/a.py:two", "klassify/x/b.py", "klassify/x/b.py:C.all"]
-    assert coverage_gaps.folders(REPORT) == {"klassify": (16, 23), "klassify/x": (0, 3), "all": (16, 26)}
+    assert coverage_gaps.folders(REPORT) == {
+        "klassify": (16, 23),
+        "klassify/x": (0, 3),
+        "all": (16, 26),
+    }
 
 
 def test_gaps_without_a_reason_and_reasons_without_a_gap_fail(tmp_path, monkeypatch, capsys):
@@ -46,8 +64,15 @@ def test_gaps_without_a_reason_and_reasons_without_a_gap_fail(tmp_path, monkeypa
 
 
 def test_reasons_name_what_is_there():
-    files = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in modules().values()}
+    files = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for path in modules().values()
+    }
     for pattern, _ in coverage_gaps.reasons(coverage_gaps.REASONS.read_text(encoding="utf-8")):
         file, _, name = pattern.rstrip("*").partition(":")
         last = name.rpartition(".")[2].rstrip("*")
-        assert file in files and re.search(rf"\b(def|class) {re.escape(last)}", files[file]) if last else file in files
+        assert (
+            file in files and re.search(rf"\b(def|class) {re.escape(last)}", files[file])
+            if last
+            else file in files
+        )

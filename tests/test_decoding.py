@@ -112,7 +112,9 @@ def test_a_crash_is_tried_again_and_then_costs_the_clip(clip, monkeypatch):
     crash_first(1)
     assert decoding.call(frames.n_frames, clip) == frames.n_frames(clip)
     crash_first(1)
-    assert sum(map(len, decoding.stream(frames.iter_frames, clip, size=32))) == frames.n_frames(clip)
+    assert sum(map(len, decoding.stream(frames.iter_frames, clip, size=32))) == frames.n_frames(
+        clip
+    )
     crash_first(2)
     with pytest.raises(MediaError, match="The decoder crashed: SIGSEGV"):
         decoding.call(frames.n_frames, clip)
@@ -167,7 +169,9 @@ def test_code_beside_the_videos_is_not_run(clip, tmp_path, monkeypatch, name):
     assert not (tmp_path / "marker").exists()
 
 
-def test_the_process_has_pythonpath_and_the_package_of_the_one_that_asks(clip, tmp_path, monkeypatch):
+def test_the_process_has_pythonpath_and_the_package_of_the_one_that_asks(
+    clip, tmp_path, monkeypatch
+):
     (tmp_path / "klassify").mkdir()
     (tmp_path / "klassify/__init__.py").write_text("raise SystemExit")  # another one
     (tmp_path / "cv2.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w'); raise ImportError")
@@ -206,4 +210,6 @@ def decoders():
     """Processes that decode for this one."""
     with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
         pids = [int(pid) for pid in file.read().split() if running(pid)]
-    return [pid for pid in pids if b"klassify.decoding" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [
+        pid for pid in pids if b"klassify.decoding" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]

@@ -1,4 +1,6 @@
-"""The smallest demo, end to end, as a user runs it; then the same with broken files among its clips."""
+"""The smallest demo, end to end, as a user runs it; then the same with broken files among its
+clips.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,12 @@ def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
     """Run stages of a recipe in a checkout of its own; returns what it printed."""
     done = subprocess.run(
         [f"recipes/{recipe}/run.sh", "data=demo", "size=tiny", "jobs=2", *arguments],
-        cwd=root, capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -36,7 +42,9 @@ def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
 @pytest.fixture(scope="module")
 def checkout(tiny_klassify, tmp_path_factory) -> Path:  # noqa: F811
     """A folder that looks like a checkout, in which the demo of the recipe klassify has run."""
-    return copy_of(tiny_klassify, tmp_path_factory.mktemp("of its own") / "check out", "multibranch")
+    return copy_of(
+        tiny_klassify, tmp_path_factory.mktemp("of its own") / "check out", "multibranch"
+    )
 
 
 def test_demo_ends_with_accepted_submissions_for_both_test_splits(checkout):
@@ -49,7 +57,9 @@ def test_demo_ends_with_accepted_submissions_for_both_test_splits(checkout):
             proposals = json.loads(archive.read("prediction.json"))
         assert [line.split(";")[0] for line in lines] == names
         assert all(0 <= float(line.split(";")[1]) <= 1 for line in lines)
-        assert sorted(proposals) == sorted(names) and all(1 <= len(rows) <= 50 for rows in proposals.values())
+        assert sorted(proposals) == sorted(names) and all(
+            1 <= len(rows) <= 50 for rows in proposals.values()
+        )
         manifest = json.loads((folder / "manifest.json").read_text())
         assert "NOT FOR UPLOAD" in json.dumps(manifest)
 
@@ -65,7 +75,11 @@ def test_demo_evaluates_every_reported_system(checkout):
 
 @pytest.mark.slow
 def test_running_again_keeps_everything(checkout):
-    kept = [path for path in checkout.rglob("*") if path.suffix in (".safetensors", ".parquet", ".zip", ".mp4")]
+    kept = [
+        path
+        for path in checkout.rglob("*")
+        if path.suffix in (".safetensors", ".parquet", ".zip", ".mp4")
+    ]
     before = {path: path.stat().st_mtime_ns for path in kept}
     stages(checkout, "--stage", "0", "--stop-stage", "3")
     assert kept and {path: path.stat().st_mtime_ns for path in kept} == before
@@ -97,7 +111,10 @@ def odd_files(checkout, tmp_path_factory) -> dict[str, Path]:
     """A clip of the corpus, and what people will also hand in."""
     folder = tmp_path_factory.mktemp("handed in")
     clip = sorted((checkout / "media/demo-tiny/testA").glob("*.mp4"))[1]
-    files = {name: folder / name for name in ("clip.mp4", "silent.mp4", "faceless.mp4", "stereo30.mp4", "text.mp4")}
+    files = {
+        name: folder / name
+        for name in ("clip.mp4", "silent.mp4", "faceless.mp4", "stereo30.mp4", "text.mp4")
+    }
     shutil.copy(clip, files["clip.mp4"])
     files["caf\udce9$^{.mp4"] = folder / "caf\udce9$^{.mp4"
     shutil.copy(clip, files["caf\udce9$^{.mp4"])
@@ -109,13 +126,17 @@ def odd_files(checkout, tmp_path_factory) -> dict[str, Path]:
     return files
 
 
-def write_video(path: Path, frames: list[np.ndarray], wave: np.ndarray | None, fps: int = 25) -> None:
+def write_video(
+    path: Path, frames: list[np.ndarray], wave: np.ndarray | None, fps: int = 25
+) -> None:
     with av.open(str(path), "w") as container:
         picture = container.add_stream("libx264", rate=fps)
         picture.height, picture.width = frames[0].shape[:2]
         picture.pix_fmt = "yuv420p"
         if wave is not None:
-            sound = container.add_stream("aac", rate=16_000, layout="mono" if len(wave) == 1 else "stereo")
+            sound = container.add_stream(
+                "aac", rate=16_000, layout="mono" if len(wave) == 1 else "stereo"
+            )
         for frame in frames:
             container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(picture.encode())
@@ -130,15 +151,29 @@ def write_video(path: Path, frames: list[np.ndarray], wave: np.ndarray | None, f
 
 def predict(checkout: Path, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "klassify.cli", "predict", *arguments, "--exp", str(checkout / "exp")],
-        capture_output=True, text=True, timeout=300, cwd=checkout, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "klassify.cli",
+            "predict",
+            *arguments,
+            "--exp",
+            str(checkout / "exp"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=checkout,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 
 
 def test_predict_answers_for_everything_that_people_hand_in(checkout, odd_files, tmp_path):
-    status, text = predict(checkout, str(odd_files["clip.mp4"].parent), "--out", str(tmp_path), "--video")
+    status, text = predict(
+        checkout, str(odd_files["clip.mp4"].parent), "--out", str(tmp_path), "--video"
+    )
     answers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     assert status == 1 and set(answers) == {readable(path.stem) for path in odd_files.values()}
     assert all(0 <= answer["probability"] <= 1 for answer in answers.values())
@@ -156,7 +191,16 @@ def test_predict_answers_for_everything_that_people_hand_in(checkout, odd_files,
 
 
 def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys):
-    names = ["x/a.mp4", "y/a.mp4", "A.mp4", "a-1.mp4", "..mp4", "...mp4", f"{'é' * 125}1.mp4", f"{'é' * 125}2.mp4"]
+    names = [
+        "x/a.mp4",
+        "y/a.mp4",
+        "A.mp4",
+        "a-1.mp4",
+        "..mp4",
+        "...mp4",
+        f"{'é' * 125}1.mp4",
+        f"{'é' * 125}2.mp4",
+    ]
     names += ["caf\udce9.mp4", "new\nline.mp4"]
     for path in (tmp_path / "in" / name for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,10 +208,14 @@ def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys)
 
     def answers(_detector, videos, **_options):
         nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
-        return (Prediction(readable(video), 0.5, True, {}, nothing, {}, "d", "") for video in videos)
+        return (
+            Prediction(readable(video), 0.5, True, {}, nothing, {}, "d", "") for video in videos
+        )
 
     monkeypatch.setattr("klassify.predict.predict", answers)
-    monkeypatch.setattr("klassify.predict.read_detector", lambda path: DetectorFile(Path(path), {}, {}))
+    monkeypatch.setattr(
+        "klassify.predict.read_detector", lambda path: DetectorFile(Path(path), {}, {})
+    )
     monkeypatch.setattr("klassify.predict.needed_kinds", lambda detector: set())
     videos = [str(tmp_path / "in" / name) for name in names]
     out = tmp_path / "out"
@@ -196,9 +244,13 @@ def test_predict_gives_the_answer_that_a_submission_holds(checkout, tmp_path):
     from klassify import load_detector
 
     detector = load_detector(checkout / "exp/demo-tiny/klassify")
-    lines = (checkout / "submissions/demo-tiny/klassify/testA/prediction.txt").read_text().splitlines()
+    lines = (
+        (checkout / "submissions/demo-tiny/klassify/testA/prediction.txt").read_text().splitlines()
+    )
     submitted = {line.split(";")[0]: float(line.split(";")[1]) for line in lines}
-    proposals = json.loads((checkout / "submissions/demo-tiny/klassify/testA/prediction.json").read_text())
+    proposals = json.loads(
+        (checkout / "submissions/demo-tiny/klassify/testA/prediction.json").read_text()
+    )
     for clip in clips:
         answer = detector.predict(clip)
         assert answer.probability == pytest.approx(submitted[clip.name], abs=1e-5)

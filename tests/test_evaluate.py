@@ -16,7 +16,11 @@ from klassify.scorefile import Header, score_path, write_scores
 
 def make_list(path, n_sources=12):
     frame = pd.DataFrame(
-        [(f"{source}/{kind}.mp4", kind, f"s{source}") for source in range(n_sources) for kind in datalist.TYPES],
+        [
+            (f"{source}/{kind}.mp4", kind, f"s{source}")
+            for source in range(n_sources)
+            for kind in datalist.TYPES
+        ],
         columns=["file", "modify_type", "source"],
     )
     datalist.write_list(path, frame)
@@ -31,7 +35,9 @@ def make_model(folder, frame, split, modality, gap=2.0, seed=0, missing=()):
     table["reason"] = ""
     table.loc[list(missing), ["score", "reason"]] = [np.nan, "nothing to score"]
     header = Header(folder.name, split, "clips", "log_odds", "clip")
-    write_scores(score_path(folder, split, "clips"), table.sample(frac=1, random_state=seed), header)
+    write_scores(
+        score_path(folder, split, "clips"), table.sample(frac=1, random_state=seed), header
+    )
     return table
 
 
@@ -51,17 +57,46 @@ def exp(tmp_path_factory):
         make_model(root / "audio", frame, split, "audio", seed=seed, missing=[0])
         make_model(root / "video", frame, split, "visual", gap=1.0, seed=seed + 1, missing=[0, 5])
     for name in ("audio", "video"):
-        assert klassify("calibrate", root / name, "--out", root / f"{name}_platt", "--labels", root / "lists") == 0
-    assert klassify("fuse", root / "audio", root / "video", "--out", root / "avg", "--rule", "mean") == 0
-    fusion = ("fuse", root / "audio_platt", root / "video_platt", "--out", root / "maxout", "--rule", "max")
+        assert (
+            klassify(
+                "calibrate",
+                root / name,
+                "--out",
+                root / f"{name}_platt",
+                "--labels",
+                root / "lists",
+            )
+            == 0
+        )
+    assert (
+        klassify("fuse", root / "audio", root / "video", "--out", root / "avg", "--rule", "mean")
+        == 0
+    )
+    fusion = (
+        "fuse",
+        root / "audio_platt",
+        root / "video_platt",
+        "--out",
+        root / "maxout",
+        "--rule",
+        "max",
+    )
     assert klassify(*fusion) == 0
     for split in ("val", "testA"):
         for name in ("audio_platt", "video_platt", "avg", "maxout"):
             derived.derive_scores(root / name, split)
         status = klassify(
-            "evaluate", *(root / name for name in NAMES), "--split", split, "--bootstrap", 100,
-            "--labels", root / "lists" / f"{split}.tsv", "--out", root / "evaluation",
-        )  # fmt: skip
+            "evaluate",
+            *(root / name for name in NAMES),
+            "--split",
+            split,
+            "--bootstrap",
+            100,
+            "--labels",
+            root / "lists" / f"{split}.tsv",
+            "--out",
+            root / "evaluation",
+        )
         assert status == 0
     return root
 
@@ -72,24 +107,39 @@ def read(exp, split):
 
 def test_every_system_label_and_group_has_a_row(exp):
     table = read(exp, "testA")
-    assert len(table) == len(NAMES) * 2 * 4 and not table.duplicated(["system", "label", "group"]).any()
+    assert (
+        len(table) == len(NAMES) * 2 * 4
+        and not table.duplicated(["system", "label", "group"]).any()
+    )
     overall = table[table["group"] == "all"].set_index(["system", "label"])
     assert (overall["n"] == 48).all() and (overall["n_sources"] == 12).all()
-    assert overall.loc[("audio", "video"), "n_fake"] == 36 and overall.loc[("audio", "own"), "n_fake"] == 24
+    assert (
+        overall.loc[("audio", "video"), "n_fake"] == 36
+        and overall.loc[("audio", "own"), "n_fake"] == 24
+    )
     assert overall["n_no_answer"].unstack()["video"].to_dict() == {
-        "audio": 1, "audio_platt": 1, "video": 2, "video_platt": 2, "avg": 1, "maxout": 1,
-    }  # fmt: skip
+        "audio": 1,
+        "audio_platt": 1,
+        "video": 2,
+        "video_platt": 2,
+        "avg": 1,
+        "maxout": 1,
+    }
     assert (table[table["group"] != "all"]["n"] == 24).all()
     for metric in measure.METRICS:
         there = table.dropna(subset=[f"{metric}_low"])
-        assert (there[f"{metric}_low"] <= there[metric]).all() and (there[metric] <= there[f"{metric}_high"]).all()
+        assert (there[f"{metric}_low"] <= there[metric]).all() and (
+            there[metric] <= there[f"{metric}_high"]
+        ).all()
 
 
 def test_numbers_equal_sklearn_on_the_joined_scores(exp):
     frame = datalist.read_list(exp / "lists" / "testA.tsv")
     table = read(exp, "testA").set_index(["system", "label", "group"])
     score = systems.clip_scores(exp / "video", "testA").table.set_index("file")["score"]
-    score = score.reindex(frame["file"]).fillna(0.0).to_numpy()  # a model's prior is 0.5, log-odds 0
+    score = (
+        score.reindex(frame["file"]).fillna(0.0).to_numpy()
+    )  # a model's prior is 0.5, log-odds 0
     kind = frame["modify_type"].to_numpy()
     for against, name in (("video", "video"), ("own", "visual")):
         label = datalist.label(frame, name)
@@ -98,7 +148,9 @@ def test_numbers_equal_sklearn_on_the_joined_scores(exp):
         assert cell["log_loss"] == pytest.approx(metrics.log_loss(label, expit(score)), rel=1e-5)
         chosen = np.isin(kind, ["real", "both_modified"])
         expected = roc_auc_score(label[chosen], score[chosen])
-        assert table.loc["video", against, "both_modified"]["auc"] == pytest.approx(expected, abs=1e-6)
+        assert table.loc["video", against, "both_modified"]["auc"] == pytest.approx(
+            expected, abs=1e-6
+        )
     assert np.isnan(table.loc["video", "own", "audio_modified"]["auc"])  # no visual fake among them
     assert not np.isnan(table.loc["video", "own", "audio_modified"]["log_loss"])
 
@@ -108,7 +160,9 @@ def test_calibration_keeps_the_order_and_shows_log_loss_before(exp):
     raw, platt = table.loc["audio", "own", "all"], table.loc["audio_platt", "own", "all"]
     assert platt["log_loss_before"] == pytest.approx(raw["log_loss"])
     assert np.isnan(raw["log_loss_before"])
-    assert platt["auc"] == pytest.approx(raw["auc"], abs=0.03)  # one clip without an answer has another prior
+    assert platt["auc"] == pytest.approx(
+        raw["auc"], abs=0.03
+    )  # one clip without an answer has another prior
 
 
 def test_gain_is_paired_with_the_named_system(exp):
@@ -116,7 +170,9 @@ def test_gain_is_paired_with_the_named_system(exp):
     for name in NAMES[:-1]:
         row = table.loc[name, "video", "all"]
         best = table.loc["maxout", "video", "all"]
-        assert row["versus"] == "maxout" and row["gain"] == pytest.approx(best["auc"] - row["auc"], abs=2e-6)
+        assert row["versus"] == "maxout" and row["gain"] == pytest.approx(
+            best["auc"] - row["auc"], abs=2e-6
+        )
         assert row["gain_low"] <= row["gain"] <= row["gain_high"]
     assert pd.isna(best["versus"]) and pd.isna(best["gain"])
 
@@ -129,10 +185,21 @@ def test_val_numbers_leave_out_the_clips_of_the_fit(exp):
 
 
 @pytest.mark.parametrize("subset", ["all", "val"])
-def test_the_whole_of_val_is_evaluated_only_on_request_and_with_a_warning(exp, tmp_path, capsys, subset):
+def test_the_whole_of_val_is_evaluated_only_on_request_and_with_a_warning(
+    exp, tmp_path, capsys, subset
+):
     make_model(tmp_path / "tcn", datalist.read_list(exp / "lists" / "val.tsv"), "val", "visual")
-    arguments = ("evaluate", tmp_path / "tcn", "--split", "val", "--labels", exp / "lists" / "val.tsv")
-    assert klassify(*arguments, "--subset", subset, "--bootstrap", 0, "--out", tmp_path / "out") == 0
+    arguments = (
+        "evaluate",
+        tmp_path / "tcn",
+        "--split",
+        "val",
+        "--labels",
+        exp / "lists" / "val.tsv",
+    )
+    assert (
+        klassify(*arguments, "--subset", subset, "--bootstrap", 0, "--out", tmp_path / "out") == 0
+    )
     streams = capsys.readouterr()
     assert "val (all): 48 clips" in streams.out and "include val_fit" in streams.err
 
@@ -140,10 +207,16 @@ def test_the_whole_of_val_is_evaluated_only_on_request_and_with_a_warning(exp, t
 def test_metrics_json(exp):
     record = json.loads((exp / "audio_platt" / "metrics-val.json").read_text())
     table = read(exp, "val").set_index(["system", "label", "group"])
-    assert record["subset"] == "val_report" and record["bootstrap"] == {"n": 100, "seed": 0, "unit": "source"}
+    assert record["subset"] == "val_report" and record["bootstrap"] == {
+        "n": 100,
+        "seed": 0,
+        "unit": "source",
+    }
     for suffix, against in (("", "video"), ("_own", "own")):
         for metric in (*measure.METRICS, "log_loss_before"):
-            assert record[metric + suffix] == pytest.approx(table.loc["audio_platt", against, "all"][metric], rel=1e-5)
+            assert record[metric + suffix] == pytest.approx(
+                table.loc["audio_platt", against, "all"][metric], rel=1e-5
+            )
     assert record["auc_own_by_type"]["visual_modified"] is None
     assert json.loads((exp / "maxout" / "metrics-val.json").read_text())["gain"] is None
 
@@ -171,7 +244,9 @@ def test_evaluation_repeats_itself(exp, tmp_path):
     )
     for out in ("one", "two"):
         assert klassify(*arguments, "--bootstrap", 50, "--out", tmp_path / out) == 0
-    assert (tmp_path / "one" / "testA.tsv").read_bytes() == (tmp_path / "two" / "testA.tsv").read_bytes()
+    assert (tmp_path / "one" / "testA.tsv").read_bytes() == (
+        tmp_path / "two" / "testA.tsv"
+    ).read_bytes()
     assert klassify(*arguments, "--bootstrap", 0, "--out", tmp_path / "none") == 0
     assert pd.read_csv(tmp_path / "none" / "testA.tsv", sep="\t")["auc_low"].isna().all()
 
@@ -222,14 +297,27 @@ def test_labels_and_scores_must_cover_the_same_clips(exp, tmp_path, capsys):
             "different names",
         ),
         (
-            ["audio", "--split", "testA", "--labels", "lists/testA.tsv", "--out", "x", "--versus", "y"],
+            [
+                "audio",
+                "--split",
+                "testA",
+                "--labels",
+                "lists/testA.tsv",
+                "--out",
+                "x",
+                "--versus",
+                "y",
+            ],
             "different names",
         ),
         (
             ["audio", "--split", "val", "--labels", "lists/val.tsv", "--out", "x", "--subset", "y"],
             "no subset 'y'",
         ),
-        (["audio", "--split", "val", "--labels", "lists/testA.tsv", "--out", "x"], "no subset 'val_report'"),
+        (
+            ["audio", "--split", "val", "--labels", "lists/testA.tsv", "--out", "x"],
+            "no subset 'val_report'",
+        ),
     ],
 )
 def test_refusals(exp, monkeypatch, capsys, arguments, message):
@@ -259,7 +347,11 @@ def test_mean_over_seeds_and_splits(exp, tmp_path, capsys):
     assert means["audio", "mean", "video", "all"] == pytest.approx(0.65)
     assert klassify("evaluate", "--mean", *paths) == 0
     text = capsys.readouterr().out
-    assert "testB: AUC, own label" in text and "0.7500  0.0707" in text and "mean: AUC, video label" in text
+    assert (
+        "testB: AUC, own label" in text
+        and "0.7500  0.0707" in text
+        and "mean: AUC, video label" in text
+    )
     assert klassify("evaluate", "--mean", paths[0], paths[0]) == 2
     other = read(exp, "testA").query("system != 'avg'")
     with pytest.raises(KlassifyError, match="avg testA video all"):

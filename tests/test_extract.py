@@ -1,4 +1,6 @@
-"""Extraction end to end on small files with precomputed landmarks: shards, failures, resume, status."""
+"""Extraction end to end on small files with precomputed landmarks: shards, failures, resume,
+status.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def landmarks(rng: np.random.Generator, n: int = N_FRAMES) -> np.ndarray:
     points = np.zeros((n, 478, 2))
     turn = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     points[:, mouth.FACE_OVAL] = 48 + 36 * np.column_stack([np.sin(turn), np.cos(turn)])
-    points[:, mouth.LIPS] = [48, 64] + 10 * np.column_stack([np.cos(turn), np.sin(turn)])[np.arange(40) % 36]
+    points[:, mouth.LIPS] = [48, 64] + 10 * np.column_stack([np.cos(turn), np.sin(turn)])[
+        np.arange(40) % 36
+    ]
     points[:, mouth.EYES] = [[34, 40], [62, 40]]
     return (points + rng.normal(0, 0.3, points.shape)).astype(np.float32)
 
@@ -39,7 +43,12 @@ def write_video(path: Path, rng: np.random.Generator, n: int = N_FRAMES) -> None
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         for _ in range(n):
-            image = rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+            image = (
+                rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3))
+                .astype(np.uint8)
+                .repeat(8, 0)
+                .repeat(8, 1)
+            )
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
@@ -80,9 +89,21 @@ def data(tmp_path_factory):
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
     return [
-        "extract", "--list", str(data / "list.tsv"), "--root", str(data / "media"), "--out", str(out),
-        "--landmarks", str(data / "landmarks"), "--chunk", "4", "--jobs", "1", *more,
-    ]  # fmt: skip
+        "extract",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(out),
+        "--landmarks",
+        str(data / "landmarks"),
+        "--chunk",
+        "4",
+        "--jobs",
+        "1",
+        *more,
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -98,7 +119,9 @@ def made(data, tmp_path_factory):
 
 
 def test_every_clip_has_one_row_and_failures_are_named(data, made):
-    assert sorted(contents(made)) == ["failures-1-of-1.tsv"] + [f"part-1-of-1-{k}.parquet" for k in range(3)]
+    assert sorted(contents(made)) == ["failures-1-of-1.tsv"] + [
+        f"part-1-of-1-{k}.parquet" for k in range(3)
+    ]
     features = FeatureStore(made)
     listed = (data / "list.tsv").read_text().splitlines()[1:]
     assert features.files == listed
@@ -109,10 +132,14 @@ def test_every_clip_has_one_row_and_failures_are_named(data, made):
         if file not in BROKEN:
             assert row.valid.all() and row.features.shape == (N_FRAMES, 8) and row.fps == 25
             assert (row.features[3:] > 0).all() and not row.reason
-    assert features["noface.mp4"].valid.shape == (N_FRAMES,) and not features["noface.mp4"].valid.any()
+    assert (
+        features["noface.mp4"].valid.shape == (N_FRAMES,) and not features["noface.mp4"].valid.any()
+    )
     lines = (made / "failures-1-of-1.tsv").read_text().splitlines()
     assert lines[0] == "file\tstage\treason"
-    table = {file: (stage, reason) for file, stage, reason in (line.split("\t") for line in lines[1:])}
+    table = {
+        file: (stage, reason) for file, stage, reason in (line.split("\t") for line in lines[1:])
+    }
     assert {file: stage for file, (stage, _) in table.items()} == BROKEN
     assert table["noface.mp4"][1] == "no face" and "empty" in table["empty.mp4"][1]
     assert "No such file" in table["missing.mp4"][1] and "9" in table["length.mp4"][1]
@@ -124,14 +151,18 @@ def test_a_finished_run_is_skipped_and_strict_tells(data, made, capsys):
     assert cli.main(arguments(data, made)) == 0
     assert cli.main(arguments(data, made, "--strict")) == 1
     assert "11 clips, 5 without features (3 decode, 1 face, 1 landmarks" in capsys.readouterr().out
-    assert contents(made) == before and stamps == {path: path.stat().st_mtime_ns for path in made.glob("*.parquet")}
+    assert contents(made) == before and stamps == {
+        path: path.stat().st_mtime_ns for path in made.glob("*.parquet")
+    }
 
 
 def test_missing_parts_are_made_again_to_the_byte(data, made):
     before = contents(made)
     (made / "part-1-of-1-1.parquet").unlink()
     (made / "failures-1-of-1.tsv").unlink()
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
     stale = made / f"part-1-of-1-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
     other = made / f"part-1-of-12-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
     stale.write_bytes(b"half"), other.write_bytes(b"half")
@@ -176,7 +207,11 @@ def test_status_names_what_is_missing(data, made, tmp_path, capsys):
     assert cli.main(arguments(data, tmp_path, "--status")) == 1
     out = capsys.readouterr().out
     assert "4 of 11 clips, 1 of 3 parts" in out
-    assert "--shard 1/3: part-1-of-3-0.parquet" in out and "--shard 3/3" in out and "--shard 2/3" not in out
+    assert (
+        "--shard 1/3: part-1-of-3-0.parquet" in out
+        and "--shard 3/3" in out
+        and "--shard 2/3" not in out
+    )
     assert cli.main(arguments(data, tmp_path, "--status", "--shard", "2/3")) == 0
 
 
@@ -200,9 +235,18 @@ def test_changed_media_are_noticed_and_force_redoes(data, tmp_path, capsys):
     write_video(media / "a.mp4", np.random.default_rng(1))
     (tmp_path / "list.tsv").write_text("file\na.mp4\n")
     command = [
-        "extract", "--list", str(tmp_path / "list.tsv"), "--root", str(media), "--out", str(tmp_path / "out"),
-        "--jobs", "1", "--landmarks", str(tmp_path),
-    ]  # fmt: skip
+        "extract",
+        "--list",
+        str(tmp_path / "list.tsv"),
+        "--root",
+        str(media),
+        "--out",
+        str(tmp_path / "out"),
+        "--jobs",
+        "1",
+        "--landmarks",
+        str(tmp_path),
+    ]
     np.savez(tmp_path / "a.npz", landmarks=landmarks(np.random.default_rng(2)))
     assert cli.main([*command, "--shard", "1/2"]) == 0
     (media / "a.mp4").write_text("broken since")
@@ -240,15 +284,29 @@ def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):
     extractor = ClipExtractor(data / "media", data / "landmarks")
     for file in ("../list.tsv", "/etc/passwd"):
         row = extractor(file)
-        assert (row.file, row.stage, len(row.valid)) == (file, "path", 0) and "leads out" in row.reason
+        assert (row.file, row.stage, len(row.valid)) == (
+            file,
+            "path",
+            0,
+        ) and "leads out" in row.reason
 
 
 @pytest.mark.parametrize("kind", ["mouth", "audio"])
 def test_a_name_that_no_file_can_have_is_a_failure_like_a_missing_file(data, tmp_path, kind):
     (tmp_path / "list.tsv").write_text(f"file\n{'x' * 300}.mp4\nid 1/é0.mp4\n")
     landmarks = ["--landmarks", str(data / "landmarks")] if kind == "mouth" else []
-    arguments = ["--kind", kind, *landmarks, "--root", str(data / "media"), "--out", str(tmp_path / "out")]
-    assert cli.main(["extract", "--list", str(tmp_path / "list.tsv"), "--jobs", "1", *arguments]) == 0
+    arguments = [
+        "--kind",
+        kind,
+        *landmarks,
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert (
+        cli.main(["extract", "--list", str(tmp_path / "list.tsv"), "--jobs", "1", *arguments]) == 0
+    )
     failures = (tmp_path / "out" / "failures-1-of-1.tsv").read_text().splitlines()
     assert failures[1].startswith("x" * 300 + ".mp4\tdecode\t")
 
@@ -277,14 +335,31 @@ def test_killing_a_worker_loses_no_clip(data, made, tmp_path):
     assert contents(tmp_path) == contents(made)
 
 
-# ------------------------------------------------------------------------------------ kinds with a model
+# ------------------------------------------------------------------------------------ kinds with a
+# model
 
 
 def lmm_arguments(data: Path, out: Path, *more: str) -> list[str]:
     return [
-        "extract", "--kind", "lmm", "--lmm", "tiny", "--list", str(data / "list.tsv"), "--root", str(data / "media"),
-        "--out", str(out), "--interval", "3", "--chunk", "4", "--device", "cpu", *more,
-    ]  # fmt: skip
+        "extract",
+        "--kind",
+        "lmm",
+        "--lmm",
+        "tiny",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(out),
+        "--interval",
+        "3",
+        "--chunk",
+        "4",
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -298,15 +373,27 @@ def written(data, tmp_path_factory):
 def test_lmm_rows_and_failures(data, written):
     features = FeatureStore(written)
     listed = (data / "list.tsv").read_text().splitlines()[1:]
-    broken = {file: stage for file, stage in BROKEN.items() if stage == "decode"}  # landmarks play no part here
+    broken = {
+        file: stage for file, stage in BROKEN.items() if stage == "decode"
+    }  # landmarks play no part here
     assert features.files == listed and set(features.reasons) == set(broken)
     for file in listed:
         row = features[file]
         if file in broken:
-            assert row.stage == "decode" and row.visual.shape == (0, 32) and row.textual.shape == (0, 64, 64)
+            assert (
+                row.stage == "decode"
+                and row.visual.shape == (0, 32)
+                and row.textual.shape == (0, 64, 64)
+            )
             continue
-        assert row.n_frames == N_FRAMES + (file == "length.mp4") and row.frames.tolist() == [0, 3, 6] and row.fps == 25
-        assert row.visual.shape == (3, 32) and row.textual.shape == (3, 64, 64) and len(row.texts) == 3
+        assert (
+            row.n_frames == N_FRAMES + (file == "length.mp4")
+            and row.frames.tolist() == [0, 3, 6]
+            and row.fps == 25
+        )
+        assert (
+            row.visual.shape == (3, 32) and row.textual.shape == (3, 64, 64) and len(row.texts) == 3
+        )
         assert row.visual.dtype == row.textual.dtype == np.float16 and all(row.texts)
     good = [features[file] for file in listed if file not in broken]
     assert len({row.textual.tobytes() for row in good}) == len(good)
@@ -363,11 +450,29 @@ def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
 
     folder, model = vqvae
     command = [
-        "extract", "--kind", "reconstruction", "--list", str(data / "list.tsv"), "--root", str(data / "media"),
-        "--size", str(SIZE), "--device", "cpu", "--batch", "5", "--jobs", "1",
-    ]  # fmt: skip
+        "extract",
+        "--kind",
+        "reconstruction",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--size",
+        str(SIZE),
+        "--device",
+        "cpu",
+        "--batch",
+        "5",
+        "--jobs",
+        "1",
+    ]
     assert cli.main([*command, "--vqvae", str(folder), "--out", str(tmp_path / "a")]) == 0
-    assert cli.main([*command, "--vqvae", str(folder / "model.safetensors"), "--out", str(tmp_path / "b")]) == 0
+    assert (
+        cli.main(
+            [*command, "--vqvae", str(folder / "model.safetensors"), "--out", str(tmp_path / "b")]
+        )
+        == 0
+    )
     features, others = FeatureStore(tmp_path / "a"), FeatureStore(tmp_path / "b")
     assert set(features.reasons) == {file for file, stage in BROKEN.items() if stage == "decode"}
     for file in features:
@@ -377,10 +482,16 @@ def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
             assert codes.shape == (0, 0, 0)
             continue
         read = torch.from_numpy(frames.read_frames(data / "media" / file, size=SIZE))
-        assert codes.shape == (len(read), SIZE // 4, SIZE // 4) and codes.dtype == np.uint16 and codes.max() < 16
+        assert (
+            codes.shape == (len(read), SIZE // 4, SIZE // 4)
+            and codes.dtype == np.uint16
+            and codes.max() < 16
+        )
         wanted = model.reconstruct(read)
         assert torch.equal(model.frames_of(torch.from_numpy(codes.astype(np.int64))), wanted)
-        assert torch.equal(model.frames_of(torch.from_numpy(codes[2:4].astype(np.int64))), wanted[2:4])
+        assert torch.equal(
+            model.frames_of(torch.from_numpy(codes[2:4].astype(np.int64))), wanted[2:4]
+        )
 
 
 def test_a_repeated_frame_is_encoded_once(vqvae):
@@ -388,12 +499,16 @@ def test_a_repeated_frame_is_encoded_once(vqvae):
 
     _, model = vqvae
     extractor = reconstruction.ReconstructionExtractor(Path(), model, SIZE)
-    block = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)[[0, 0, 1, 2, 2, 2, 0]]
+    block = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)[
+        [0, 0, 1, 2, 2, 2, 0]
+    ]
     seen = []
     with model.encoder.register_forward_hook(lambda _, given, made: seen.append(len(given[0]))):
         codes = extractor.codes(block)
     assert seen == [4] and codes.dtype == np.uint16
-    np.testing.assert_array_equal(codes, np.concatenate([extractor.codes(block[k : k + 1]) for k in range(7)]))
+    np.testing.assert_array_equal(
+        codes, np.concatenate([extractor.codes(block[k : k + 1]) for k in range(7)])
+    )
 
 
 @pytest.mark.parametrize(
@@ -409,7 +524,15 @@ def test_a_repeated_frame_is_encoded_once(vqvae):
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(data, tmp_path, capsys, arguments, complaint):
-    base = ["extract", "--list", str(data / "list.tsv"), "--root", str(data / "media"), "--out", str(tmp_path / "out")]
+    base = [
+        "extract",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main([*base, "--device", "cpu", *arguments]) == 2
     assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -10,7 +10,9 @@ import klassify.corpus
 from klassify.errors import KlassifyError
 from klassify.features import face, mouth
 
-pytestmark = pytest.mark.filterwarnings("ignore:SymbolDatabase")  # MediaPipe against its own protobuf
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:SymbolDatabase"
+)  # MediaPipe against its own protobuf
 MEAN_FACE = np.load(klassify.corpus.__path__[0] + "/mean_face.npy")
 
 
@@ -41,7 +43,9 @@ def mesh():
 def followed(mesh, frames) -> list:
     """The centre x of the followed face in each frame, None where there is none."""
     new = map(list, frames)  # the same object again would be the same picture again
-    return [None if x is None else round(float(x[:, 0].mean()), -1) for _, x in mesh.track("clip", new)]
+    return [
+        None if x is None else round(float(x[:, 0].mean()), -1) for _, x in mesh.track("clip", new)
+    ]
 
 
 def test_one_face_is_tracked_by_the_cheap_tracker(mesh):
@@ -60,7 +64,11 @@ def test_the_followed_face_is_kept_when_another_grows(mesh):
 
 
 def test_without_overlap_the_closest_face_is_followed(mesh):
-    frames = [[square(100, 100, 50), square(400, 100, 60)], [], [square(150, 0, 90), square(480, 100, 10)]]
+    frames = [
+        [square(100, 100, 50), square(400, 100, 60)],
+        [],
+        [square(150, 0, 90), square(480, 100, 10)],
+    ]
     assert followed(mesh, frames) == [400, None, 480]
 
 
@@ -109,7 +117,14 @@ def test_gaps_of_up_to_five_frames_are_interpolated():
 
 
 @pytest.mark.parametrize(
-    "xs", [[0] + [None] * 6 + [7], [None, None, 1], [1, None, None], [None] * 9, [0] + [None] * 30 + [1, 2]]
+    "xs",
+    [
+        [0] + [None] * 6 + [7],
+        [None, None, 1],
+        [1, None, None],
+        [None] * 9,
+        [0] + [None] * 30 + [1, 2],
+    ],
 )
 def test_longer_gaps_and_the_ends_stay_empty(xs):
     assert filled(xs) == xs
@@ -129,7 +144,8 @@ def test_gaps_are_filled_with_little_memory():
         assert waiting <= 6
 
 
-# ------------------------------------------------------------------------------ precomputed landmarks
+# ------------------------------------------------------------------------------ precomputed
+# landmarks
 
 
 def test_precomputed_landmarks_are_read_and_nan_means_no_face(tmp_path):
@@ -250,7 +266,10 @@ def test_results_do_not_depend_on_the_clip_before(face_mesh):
     clip = [painted(0.06 + 0.05 * np.sin(t), 112 + 2 * t)[0] for t in range(5)]
     other = [painted(0.1, 80, 90, 50)[0]] * 3
     nothing = [np.zeros((224, 224, 3), np.uint8)] * 2
-    runs = [[x for _, x in face_mesh.track("a", frames)] for frames in (clip, other, clip, nothing, clip)]
+    runs = [
+        [x for _, x in face_mesh.track("a", frames)]
+        for frames in (clip, other, clip, nothing, clip)
+    ]
     assert runs[3] == [None, None]
     for again in (runs[2], runs[4]):
         for a, b in zip(runs[0], again):

@@ -1,4 +1,6 @@
-"""A system scored through fairseq2 gives the scores that transformers gives. Run by `make test-fairseq2`."""
+"""A system scored through fairseq2 gives the scores that transformers gives. Run by `make
+test-fairseq2`.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,28 @@ pytestmark = pytest.mark.skipif(
 
 def system_with(library, folder):
     config = folder.with_suffix(".yaml")
-    frontend = {"normalize_input": False, "architecture": {**NARROW, "num_feat_extract_layers": 7}, "library": library}
-    config.write_text(yaml.safe_dump({
-        "model": {"class_path": "klassify.models.w2v_aasist.W2VAASIST", "init_args": {"frontend": {
-            "class_path": "klassify.models.ssl.SSLFrontEnd", "init_args": frontend}}},
-        "data": {"class_path": "klassify.datasets.AudioClips"}, "train": {},
-    }))  # fmt: skip
+    frontend = {
+        "normalize_input": False,
+        "architecture": {**NARROW, "num_feat_extract_layers": 7},
+        "library": library,
+    }
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "model": {
+                    "class_path": "klassify.models.w2v_aasist.W2VAASIST",
+                    "init_args": {
+                        "frontend": {
+                            "class_path": "klassify.models.ssl.SSLFrontEnd",
+                            "init_args": frontend,
+                        }
+                    },
+                },
+                "data": {"class_path": "klassify.datasets.AudioClips"},
+                "train": {},
+            }
+        )
+    )
     experiment = load_experiment(config, seed=5)
     save_config(folder, experiment.resolved)
     write_system(folder, System(folder.name, "model", "audio", "clip", "log_odds"))
@@ -44,7 +62,9 @@ def test_scores_are_those_of_transformers(small_data, tmp_path):
         model.load_state_dict(weights)
         save_weights(model, folder / "model.safetensors")
         assert cli.main(["score", str(folder), "--split", "testA", *small_data.arguments]) == 0
-        scores[library] = read_scores(folder / "scores" / "testA.clips.tsv").table["score"].to_numpy()
+        scores[library] = (
+            read_scores(folder / "scores" / "testA.clips.tsv").table["score"].to_numpy()
+        )
     assert np.isfinite(scores["fairseq2"]).sum() > 5
     np.testing.assert_allclose(scores["fairseq2"], scores["transformers"], atol=1e-4)
 

@@ -1,4 +1,6 @@
-"""FakeAVCeleb's table and folders, in miniature and with their faults, as a list that a trained system is scored on."""
+"""FakeAVCeleb's table and folders, in miniature and with their faults, as a list that a trained
+system is scored on.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ REAL, AUDIO, VIDEO, BOTH = fakeavceleb.MODIFY_TYPES
 
 
 def row(source, method, kind, file, race="African", *, folder=None, targets="-,-"):
-    category = "ABCD"[list(fakeavceleb.MODIFY_TYPES).index(kind)] if kind in fakeavceleb.MODIFY_TYPES else "A"
+    category = (
+        "ABCD"[list(fakeavceleb.MODIFY_TYPES).index(kind)]
+        if kind in fakeavceleb.MODIFY_TYPES
+        else "A"
+    )
     folder = f"FakeAVCeleb/{kind}/{race}/men/{source}" if folder is None else folder
     return f"{source},{targets},{method},{category},{kind},{race},men,{file},{folder}"
 
@@ -41,7 +47,16 @@ def table(root, rows, header=HEADER, encoding="utf-8"):
 
 
 def make(root, *extra):
-    arguments = ["lists", "--data", "fakeavceleb", "--root", str(root), "--out", str(root / "lists"), *extra]
+    arguments = [
+        "lists",
+        "--data",
+        "fakeavceleb",
+        "--root",
+        str(root),
+        "--out",
+        str(root / "lists"),
+        *extra,
+    ]
     assert cli.main(arguments) == 0
     return datalist.read_list(root / "lists/fakeavceleb.tsv", segments=True)
 
@@ -79,12 +94,26 @@ def test_the_table_becomes_a_list(tmp_path):
     frame = make(tmp_path)
     assert frame["file"][0] == "RealVideo-RealAudio/African/men/id00076/00109.mp4"
     assert frame["file"][4] == "RealVideo-RealAudio/Asian (South)/men/id00032/00028 é.mp4"
-    assert frame["modify_type"].tolist() == ["real", "audio_modified", "visual_modified", "both_modified", "real"]
-    assert frame["source"].tolist() == ["id00076"] * 4 + ["id00032"] and frame["speaker"].equals(frame["source"])
+    assert frame["modify_type"].tolist() == [
+        "real",
+        "audio_modified",
+        "visual_modified",
+        "both_modified",
+        "real",
+    ]
+    assert frame["source"].tolist() == ["id00076"] * 4 + ["id00032"] and frame["speaker"].equals(
+        frame["source"]
+    )
     assert frame["video_model"].tolist() == ["", "", "faceswap", "faceswap-wav2lip", ""]
     assert frame["audio_model"].tolist() == ["", "rtvc", "", "rtvc", ""]
     assert frame[list(datalist.MEASURED)].isna().all(axis=None)
-    assert frame["fake_segments"].tolist() == [[], None, None, None, []]  # whole clips of unknown length
+    assert frame["fake_segments"].tolist() == [
+        [],
+        None,
+        None,
+        None,
+        [],
+    ]  # whole clips of unknown length
     assert frame["visual_fake_segments"].tolist() == [[], [], None, None, []]
 
 
@@ -109,14 +138,17 @@ def test_the_variants_of_the_table_are_read_alike(tmp_path, header, end):
     rows = [line + end for line in FAMILY[: 4 if header == FAMILY[4] else 5]]
     table(tmp_path, rows, header)
     assert sorted(make(tmp_path)["file"]) == sorted(
-        f"{line.split(',')[-1].removeprefix('FakeAVCeleb/')}/{line.split(',')[-2]}" for line in FAMILY
+        f"{line.split(',')[-1].removeprefix('FakeAVCeleb/')}/{line.split(',')[-2]}"
+        for line in FAMILY
     )
 
 
 @pytest.mark.parametrize("folder", ["FakeAVCeleb_v1.2/{}", "data/x/{}", "{}", None])
 def test_the_folder_begins_at_the_type_whatever_stands_before(tmp_path, folder):
     where = f"{REAL}/African/men/id1"
-    line = f"id1,-,-,real,A,{REAL},{WHERE},a.mp4" + ("" if folder is None else f",{folder.format(where)}")
+    line = f"id1,-,-,real,A,{REAL},{WHERE},a.mp4" + (
+        "" if folder is None else f",{folder.format(where)}"
+    )
     table(tmp_path, [line, f"id1,-,-,real,A,{REAL},{WHERE},FakeAVCeleb/{where}/b.mp4"])
     assert make(tmp_path)["file"].tolist() == [f"{where}/a.mp4", f"{where}/b.mp4"]
 
@@ -127,7 +159,10 @@ def test_the_folder_begins_at_the_type_whatever_stands_before(tmp_path, folder):
         (FAMILY[0], "stood here before"),
         (row("id1", "real", "RealVideo", "a.mp4"), "unknown type 'RealVideo'"),
         ("id1,-,-,real", "it has 4 cells"),
-        (row("id1", "wav2lip", VIDEO, "a.mp4", folder=f"FakeAVCeleb/{REAL}/African/men/id1"), "but it lies in"),
+        (
+            row("id1", "wav2lip", VIDEO, "a.mp4", folder=f"FakeAVCeleb/{REAL}/African/men/id1"),
+            "but it lies in",
+        ),
         (row("id1", "real", REAL, "a.mp4", folder=f"{REAL}/../../x"), "unsafe"),
         (row("id1", "real", REAL, '"a;b.mp4"'), "unsafe"),
         (row("id1", "real", REAL, "\x07.mp4"), "unsafe"),
@@ -137,7 +172,11 @@ def test_a_wrong_row_is_skipped_and_listed(tmp_path, bad, problem):
     table(tmp_path, [*FAMILY, bad])
     assert len(make(tmp_path)) == len(FAMILY)
     faults = faults_of(tmp_path)
-    assert faults["row"].tolist() == [7] and faults["action"][0] == "skipped" and problem in faults["problem"][0]
+    assert (
+        faults["row"].tolist() == [7]
+        and faults["action"][0] == "skipped"
+        and problem in faults["problem"][0]
+    )
 
 
 def test_joined_tables_blank_lines_and_a_missing_source(tmp_path):
@@ -159,12 +198,28 @@ def test_joined_tables_blank_lines_and_a_missing_source(tmp_path):
 )
 def test_another_table_is_refused(tmp_path, text, message, capsys):
     (tmp_path / "meta_data.csv").write_bytes(text)
-    arguments = ["lists", "--data", "fakeavceleb", "--root", str(tmp_path), "--out", str(tmp_path / "l")]
+    arguments = [
+        "lists",
+        "--data",
+        "fakeavceleb",
+        "--root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "l"),
+    ]
     assert cli.main(arguments) == 2 and message in capsys.readouterr().err
 
 
 def test_a_folder_without_the_table_is_refused_with_the_way_out(tmp_path, capsys):
-    arguments = ["lists", "--data", "fakeavceleb", "--root", str(tmp_path), "--out", str(tmp_path / "l")]
+    arguments = [
+        "lists",
+        "--data",
+        "fakeavceleb",
+        "--root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "l"),
+    ]
     assert cli.main(arguments) == 2 and "meta_data.csv" in capsys.readouterr().err
 
 
@@ -180,7 +235,10 @@ def test_probing_gives_lengths_and_whole_clips_as_segments(small_copy):
     assert frame["audio_fake_segments"].tolist()[:4] == [[], [[0.0, length]], [], [[0.0, length]]]
     assert frame["visual_fake_segments"].tolist()[:4] == [[], [], [[0.0, length]], [[0.0, length]]]
     faults = faults_of(small_copy)
-    assert faults[["row", "action"]].values.tolist() == [[7, "kept"]] and "no such file" in faults["problem"][0]
+    assert (
+        faults[["row", "action"]].values.tolist() == [[7, "kept"]]
+        and "no such file" in faults["problem"][0]
+    )
     record = json.loads((small_copy / "lists/fakeavceleb.json").read_text())
     assert record["media"] == str(small_copy) and record["types"]["real"] == 3
 
@@ -192,18 +250,34 @@ train: {epochs: 1, batch_size: 8, lr: 0.01, patience: 1}
 """
 
 
-def test_a_system_of_another_data_set_is_scored_and_evaluated_on_it(small_copy, small_data, tmp_path):
-    """Zero-shot: its scores lie with the system, beside those of its own data, under the list's name."""
+def test_a_system_of_another_data_set_is_scored_and_evaluated_on_it(
+    small_copy, small_data, tmp_path
+):
+    """Zero-shot: its scores lie with the system, beside those of its own data, under the list's
+    name.
+    """
     (tmp_path / "tcn.yaml").write_text(MODEL)
     system = tmp_path / "exp/tcn"
-    train = ["train", str(tmp_path / "tcn.yaml"), "--out", str(system), *small_data.arguments, "--accelerator", "cpu"]
+    train = [
+        "train",
+        str(tmp_path / "tcn.yaml"),
+        "--out",
+        str(system),
+        *small_data.arguments,
+        "--accelerator",
+        "cpu",
+    ]
     assert cli.main(train) == 0
     frame = make(small_copy, "--probe", "missing", "--force")
     features = np.ones((10, 8), np.float32)
     shard = [store.MouthRow(f, 25.0, features, np.ones(10, bool), "") for f in frame["file"][:5]]
-    shard.append(store.MouthRow(frame["file"][5], 25.0, 0 * features, np.zeros(10, bool), "no face"))
+    shard.append(
+        store.MouthRow(frame["file"][5], 25.0, 0 * features, np.zeros(10, bool), "no face")
+    )
     place = store.Place(1, 1, 0, 1)
-    store.write_part(tmp_path / "features/mouth/fakeavceleb", place, shard, {"made": "small"}, "fakeavceleb")
+    store.write_part(
+        tmp_path / "features/mouth/fakeavceleb", place, shard, {"made": "small"}, "fakeavceleb"
+    )
     sources = [
         "--lists",
         str(small_copy / "lists"),
@@ -216,7 +290,16 @@ def test_a_system_of_another_data_set_is_scored_and_evaluated_on_it(small_copy, 
     scored = scorefile.read_scores(system / "scores/fakeavceleb.clips.tsv").table
     assert scored["score"].isna().tolist() == [False] * 5 + [True]
     labels = small_copy / "lists/fakeavceleb.tsv"
-    arguments = ["evaluate", str(system), "--split", "fakeavceleb", "--labels", str(labels), "--out", str(tmp_path)]
+    arguments = [
+        "evaluate",
+        str(system),
+        "--split",
+        "fakeavceleb",
+        "--labels",
+        str(labels),
+        "--out",
+        str(tmp_path),
+    ]
     assert cli.main([*arguments, "--bootstrap", "10"]) == 0
     record = json.loads((system / "metrics-fakeavceleb.json").read_text())
     assert record["n"] == 6 and record["n_fake"] == 3 and record["n_no_answer"] == 1

@@ -13,7 +13,14 @@ import pytest
 
 from klassify import scorefile, store
 from klassify.errors import KlassifyError
-from klassify.files import read_json, read_json_mapping, read_yaml, refuse_cut, whole_file, write_json
+from klassify.files import (
+    read_json,
+    read_json_mapping,
+    read_yaml,
+    refuse_cut,
+    whole_file,
+    write_json,
+)
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -27,15 +34,17 @@ def test_a_file_is_whole_or_absent(tmp_path):
 
 def test_what_killed_processes_left_is_removed(tmp_path):
     killed = (
-        "import os, sys\nfrom klassify.files import whole_file\n"
-        "with whole_file(sys.argv[1]) as partial:\n    partial.write_text('half')\n    os.kill(os.getpid(), 9)\n"
+        "import os, sys\nfrom klassify.files import whole_file\nwith whole_file(sys.argv[1]) as"
+        " partial:\n    partial.write_text('half')\n    os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", killed, str(tmp_path / "a.json")], check=False)
     (left,) = tmp_path.iterdir()
     process, tag = left.stem.split("-")[1:]
     others = [
         left.with_name(left.name.replace(process, str(os.getpid()))),  # of a process that lives
-        left.with_name(left.name.replace(tag, "0" * 16)),  # of another host, whose processes are unknown here
+        left.with_name(
+            left.name.replace(tag, "0" * 16)
+        ),  # of another host, whose processes are unknown here
         tmp_path / "a.partial-of-mine.json",
     ]
     for path in others:
@@ -54,7 +63,9 @@ def test_a_text_file_ends_its_last_line(tmp_path, text, cut):
         refuse_cut(tmp_path / "a.tsv")
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"- " * 5000, b"a: 2024-13-45\n", b"&a [*b]"])
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe\x00", b"- " * 5000, b"a: 2024-13-45\n", b"&a [*b]"]
+)
 def test_yaml_that_cannot_be_read_is_named(tmp_path, content):
     (tmp_path / "a.yaml").write_bytes(content)
     with pytest.raises(KlassifyError, match="YAML") as caught:
@@ -89,7 +100,9 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     assert "can be written" in caught.value.mend
 
 
-@pytest.mark.parametrize("number, said", [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")])
+@pytest.mark.parametrize(
+    "number, said", [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "Read-only file system")]
+)
 def test_errors_of_the_disk_are_explained(tmp_path, number, said):
     with pytest.raises(KlassifyError, match=said), whole_file(tmp_path / "a.tsv") as partial:
         partial.write_text("half")
@@ -105,25 +118,37 @@ def test_an_input_that_is_forbidden_is_not_called_an_output(tmp_path):
 def test_a_file_beyond_the_size_limit(tmp_path):
     """A real write that the system refuses, through the command line."""
     script = (
-        "import resource, signal, sys\nfrom klassify.cli import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "import resource, signal, sys\nfrom klassify.cli import"
+        " main\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096,"
+        " 4096))\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nsys.exit(main(sys.argv[1:]))\n"
     )
     names = tmp_path / "names.txt"
     names.write_text("".join(f"{i:06d}.mp4\n" for i in range(2000)))
-    command = ["lists", "--root", str(tmp_path), "--data", "avdeepfake1mpp", "--out", str(tmp_path / "lists")]
+    command = [
+        "lists",
+        "--root",
+        str(tmp_path),
+        "--data",
+        "avdeepfake1mpp",
+        "--out",
+        str(tmp_path / "lists"),
+    ]
     (tmp_path / "testA_files.txt").write_text(names.read_text())
     plain = {
         name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
     }  # writes nothing else
-    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, env=plain)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], capture_output=True, text=True, env=plain
+    )
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr and "the disk is full" in done.stderr
     assert not (tmp_path / "lists" / "testA.tsv").exists()
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096  # only there
 
 
-@pytest.mark.parametrize("read", [read_json, read_json_mapping, read_yaml, scorefile.read_header, store.read_header])
+@pytest.mark.parametrize(
+    "read", [read_json, read_json_mapping, read_yaml, scorefile.read_header, store.read_header]
+)
 def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
     path = tmp_path / "part-1-of-1-0.parquet"
     os.mkfifo(path)

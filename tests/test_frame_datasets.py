@@ -1,4 +1,6 @@
-"""The localisers' data: labels in step with inputs, one row for each frame, and systems that find the planted fake."""
+"""The localisers' data: labels in step with inputs, one row for each frame, and systems that
+find the planted fake.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def sources(small_data):
 def test_a_crop_of_audio_carries_the_labels_of_its_own_frames():
     data = AudioFrames(window=10 * FRAME_SAMPLES, stride=5 * FRAME_SAMPLES)
     n_frames = 60
-    wave = np.repeat(np.arange(n_frames, dtype=np.float32), FRAME_SAMPLES)  # each frame holds its own number
+    wave = np.repeat(
+        np.arange(n_frames, dtype=np.float32), FRAME_SAMPLES
+    )  # each frame holds its own number
     fake = np.array([[0.4, 0.8], [1.2, 1.24]])
     labels = segments.encode_labels(fake, n_frames)
     for seed in range(20):
@@ -46,7 +50,9 @@ def test_a_crop_of_audio_carries_the_labels_of_its_own_frames():
 
 def test_short_audio_is_padded_with_zeros_and_ignored_frames():
     data = AudioFrames(window=10 * FRAME_SAMPLES, stride=5 * FRAME_SAMPLES)
-    example = data.example(np.ones(4 * FRAME_SAMPLES + 1, np.float32), (np.zeros((0, 2)), 0), np.random.default_rng(0))
+    example = data.example(
+        np.ones(4 * FRAME_SAMPLES + 1, np.float32), (np.zeros((0, 2)), 0), np.random.default_rng(0)
+    )
     assert example["frame_label"].tolist() == [0] * 5 + [segments.IGNORE] * 5
     assert example["wave"].sum() == 4 * FRAME_SAMPLES + 1
 
@@ -69,7 +75,9 @@ def test_tags_are_cropped_padded_and_ignored_with_their_frames(sources):
     file = sources.table("train")["file"][6]
     clip = reader.read(file)
     example = data.example(clip, (np.array([[0.4, 1.2]]), 1), np.random.default_rng(3))
-    batch = data.collate([example, {key: value[:5] if value.ndim else value for key, value in example.items()}])
+    batch = data.collate(
+        [example, {key: value[:5] if value.ndim else value for key, value in example.items()}]
+    )
     assert batch["tags"].shape == batch["valid"].shape
     assert (batch["tags"][1, 5:] == segments.IGNORE).all()
     assert (batch["tags"][~batch["valid"]] == segments.IGNORE).all()
@@ -79,22 +87,33 @@ def test_frame_rows_are_on_the_grid_and_whole(sources):
     class Oracle(torch.nn.Module):  # "fake" where the first feature is high
         def tag_log_probs(self, batch):
             fake = torch.sigmoid(8 * (batch["features"][..., 0] - 1.2))
-            return torch.stack([1 - fake, fake / 3, fake / 3, fake / 3], dim=-1).clamp_min(1e-6).log()
+            return (
+                torch.stack([1 - fake, fake / 3, fake / 3, fake / 3], dim=-1).clamp_min(1e-6).log()
+            )
 
-    table, reasons = score_frames(Oracle(), MouthTags(window=32, stride=16), sources, "val", progress=False)
+    table, reasons = score_frames(
+        Oracle(), MouthTags(window=32, stride=16), sources, "val", progress=False
+    )
     listed = sources.table("val")
-    assert set(table["file"]) | set(reasons) == set(listed["file"]) and list(reasons.values()) == ["no face"]
+    assert set(table["file"]) | set(reasons) == set(listed["file"]) and list(reasons.values()) == [
+        "no face"
+    ]
     for file, rows in table.groupby("file"):
         n_frames = int(listed.set_index("file").loc[file, "n_frames"])
         np.testing.assert_allclose(rows["start"], np.arange(n_frames) * 0.04, atol=1e-9)
-        np.testing.assert_allclose(np.exp(rows[["log_o", "log_b", "log_i", "log_l"]]).sum(axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(
+            np.exp(rows[["log_o", "log_b", "log_i", "log_l"]]).sum(axis=1), 1, atol=1e-6
+        )
         fake = "visual" in file or "both" in file
         assert (rows["score"].iloc[12:28].median() > 0) == fake
 
 
 def test_only_localisers_read_segments(sources):
     assert "fake_segments" not in sources.table("train").columns
-    assert MouthFeatures().supervision == "clip" and MouthTags().supervision == AudioFrames().supervision == "segment"
+    assert (
+        MouthFeatures().supervision == "clip"
+        and MouthTags().supervision == AudioFrames().supervision == "segment"
+    )
 
 
 def test_a_clip_without_a_face_has_no_rows(sources):
@@ -107,14 +126,35 @@ def test_the_tagger_finds_the_planted_fakes_from_training_to_proposals(tmp_path,
     config, out = tmp_path / "tags.yaml", tmp_path / "tcn_tags"
     config.write_text(TAGS)
     assert load_experiment(config).data.supervision == "segment"
-    assert cli.main(["train", str(config), "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]) == 0
+    assert (
+        cli.main(
+            ["train", str(config), "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
+        )
+        == 0
+    )
     assert json.loads((out / "training.json").read_text())["val_auc"] > 0.9
-    assert cli.main(["score", str(out), "--split", "val", *small_data.arguments, "--device", "cpu"]) == 0
-    assert scorefile.read_header(scorefile.score_path(out, "val", "frames")).supervision == "segment"
+    assert (
+        cli.main(["score", str(out), "--split", "val", *small_data.arguments, "--device", "cpu"])
+        == 0
+    )
+    assert (
+        scorefile.read_header(scorefile.score_path(out, "val", "frames")).supervision == "segment"
+    )
     assert cli.main(["tune", str(out), "--labels", str(small_data.lists), "--segments", "own"]) == 0
     assert cli.main(["localise", str(out), "--split", "val"]) == 0
     labels = small_data.lists / "val.tsv"
-    evaluate = ["evaluate", str(out), "--task", "2", "--split", "val", "--labels", str(labels), "--bootstrap", "20"]
+    evaluate = [
+        "evaluate",
+        str(out),
+        "--task",
+        "2",
+        "--split",
+        "val",
+        "--labels",
+        str(labels),
+        "--bootstrap",
+        "20",
+    ]
     assert cli.main([*evaluate, "--out", str(tmp_path / "evaluation")]) == 0
     report = (tmp_path / "evaluation/val.task2.txt").read_text()
     assert "random" in report and "tcn_tags" in report
@@ -122,4 +162,6 @@ def test_the_tagger_finds_the_planted_fakes_from_training_to_proposals(tmp_path,
     best = found.sort_values("score").groupby("file").tail(1).set_index("file")
     for file in datalist.read_list(labels)["file"]:
         if file in best.index and ("visual" in file or "both" in file):
-            assert abs(best.loc[file, "start"] - 0.4) < 0.1 and abs(best.loc[file, "end"] - 1.2) < 0.1
+            assert (
+                abs(best.loc[file, "start"] - 0.4) < 0.1 and abs(best.loc[file, "end"] - 1.2) < 0.1
+            )

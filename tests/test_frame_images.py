@@ -1,4 +1,6 @@
-"""Training on frames without labels: which frames are drawn, and the VQ-VAE through the command line."""
+"""Training on frames without labels: which frames are drawn, and the VQ-VAE through the command
+line.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def clip(index: int, n: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Five training clips, of 12, 3 and 1 frames, one cut off, one missing; two for validation. No segments."""
+    """Five training clips, of 12, 3 and 1 frames, one cut off, one missing; two for validation.
+    No segments.
+    """
     root = tmp_path_factory.mktemp("frames")
     for split, lengths in (("train", [12, 3, 1, 9, None]), ("val", [12, 7])):
         rows = []
@@ -47,13 +51,22 @@ def sources(tmp_path_factory):
                 write_lossless(path, clip(index, n))
             if n == 9:
                 path.write_bytes(path.read_bytes()[:300])
-            rows.append({"file": path.name, "n_frames": n or 9, "fps": 25.0, "duration": (n or 9) / 25})
+            rows.append(
+                {"file": path.name, "n_frames": n or 9, "fps": 25.0, "duration": (n or 9) / 25}
+            )
         datalist.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     return Sources(root / "lists", root / "media", root / "features")
 
 
 def command(sources, config, out, *more):
-    places = ["--lists", str(sources.lists), "--media", str(sources.media), "--features", str(sources.features)]
+    places = [
+        "--lists",
+        str(sources.lists),
+        "--media",
+        str(sources.media),
+        "--features",
+        str(sources.features),
+    ]
     return ["train", str(config), *more, "--out", str(out), *places, "--accelerator", "cpu"]
 
 
@@ -66,13 +79,17 @@ def config(tmp_path):
 
 @pytest.mark.parametrize("keep", [0, 4])
 def test_examples_are_different_frames_of_one_clip(sources, keep):
-    examples = Examples(FrameImages(size=16, frames_per_clip=4, keep=keep), sources, "train", seed=1)
+    examples = Examples(
+        FrameImages(size=16, frames_per_clip=4, keep=keep), sources, "train", seed=1
+    )
     images = examples[0, 0]["frames"]
     assert images.shape == (4, 16, 16, 3) and images.dtype == torch.uint8
     shown = (images[:, 0, 0, 1] // 10).tolist()
     assert shown == sorted(set(shown)) and torch.equal(images, torch.from_numpy(clip(0, 12)[shown]))
     assert torch.equal(examples[0, 0]["frames"], images)
-    assert keep or not torch.equal(examples[1, 0]["frames"], images)  # other frames in another epoch
+    assert keep or not torch.equal(
+        examples[1, 0]["frames"], images
+    )  # other frames in another epoch
     assert shown == [0, 4, 7, 11] or not keep
 
 
@@ -99,13 +116,24 @@ def test_trains_without_labels_and_has_no_scores(sources, config, tmp_path, caps
     out = tmp_path / "vqvae"
     assert cli.main(command(sources, config, out)) == 0
     assert "val_psnr" in capsys.readouterr().err
-    record, metrics = json.loads((out / "training.json").read_text()), pd.read_csv(out / "metrics.csv")
+    record, metrics = (
+        json.loads((out / "training.json").read_text()),
+        pd.read_csv(out / "metrics.csv"),
+    )
     assert list(metrics.columns) == ["epoch", "train_loss", "lr", "val_loss", "val_psnr"]
-    assert record["val_psnr"] == pytest.approx(metrics["val_psnr"].max()) and record["failed_clips"] == 2
+    assert (
+        record["val_psnr"] == pytest.approx(metrics["val_psnr"].max())
+        and record["failed_clips"] == 2
+    )
     expected = 10 * np.log10(4 / metrics["val_loss"])  # pixels span 2 in [-1, 1]
     np.testing.assert_allclose(metrics["val_psnr"], expected, rtol=1e-6)
     system = systems.load_system(out)
-    assert (system.kind, system.modality, system.supervision, system.scale) == ("model", "visual", "clip", "none")
+    assert (system.kind, system.modality, system.supervision, system.scale) == (
+        "model",
+        "visual",
+        "clip",
+        "none",
+    )
     score = ["score", str(out), "--split", "val", *command(sources, config, out)[4:-2]]
     assert cli.main(score) == 2
     assert "vqvae has no scores" in capsys.readouterr().err
@@ -155,7 +183,9 @@ def test_validation_without_a_readable_clip_is_refused(sources, config, tmp_path
     assert "No clip of val can be read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [{"size": 30}, {"size": 16, "crop": 20}, {"crop": 6}, {"frames_per_clip": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"size": 30}, {"size": 16, "crop": 20}, {"crop": 6}, {"frames_per_clip": 0}]
+)
 def test_sizes_that_do_not_fit_are_refused(arguments):
     with pytest.raises(ValueError):
         FrameImages(**arguments)

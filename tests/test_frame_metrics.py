@@ -10,22 +10,38 @@ from sklearn.metrics import roc_auc_score
 from klassify import segments
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
-from klassify.evaluation.frame_metrics import FrameTable, frame_labels, frame_metrics, mean_clip_auc, resample
+from klassify.evaluation.frame_metrics import (
+    FrameTable,
+    frame_labels,
+    frame_metrics,
+    mean_clip_auc,
+    resample,
+)
 from klassify.ragged import row_offsets
 from klassify.submission.predictions import Truth
 
 
 def random_split(seed, n_clips=30):
-    """Truth with segments that touch, overlap, leave the clip or last no time, and coarse frame scores."""
+    """Truth with segments that touch, overlap, leave the clip or last no time, and coarse frame
+    scores.
+    """
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 60, n_clips)
     cells = []
     for count in counts:
         start = np.round(rng.uniform(-0.1, count * 0.04 + 0.2, rng.integers(0, 4)), 2)
-        cells.append(np.stack([start, start + rng.choice([0.0, 0.02, 0.08, 0.4, 9.0], len(start))], 1).tolist())
+        cells.append(
+            np.stack(
+                [start, start + rng.choice([0.0, 0.02, 0.08, 0.4, 9.0], len(start))], 1
+            ).tolist()
+        )
     files = [f"{i}.mp4" for i in range(n_clips)]
     scores = np.round(rng.normal(size=counts.sum()), 1)
-    return FrameTable(np.array(files, object), row_offsets(counts), scores), Truth.from_cells(files, cells), cells
+    return (
+        FrameTable(np.array(files, object), row_offsets(counts), scores),
+        Truth.from_cells(files, cells),
+        cells,
+    )
 
 
 @pytest.mark.parametrize("frame_s", [0.02, 0.04, 0.16, 0.64])
@@ -33,7 +49,9 @@ def test_labels_equal_those_of_each_clip_alone(frame_s):
     for seed in range(10):
         frames, truth, cells = random_split(seed)
         counts = np.diff(frames.offsets)
-        wanted = [segments.encode_labels(cell, n, frame_s=frame_s) for cell, n in zip(cells, counts)]
+        wanted = [
+            segments.encode_labels(cell, n, frame_s=frame_s) for cell, n in zip(cells, counts)
+        ]
         np.testing.assert_array_equal(frame_labels(truth, counts, frame_s), np.concatenate(wanted))
 
 
@@ -43,12 +61,18 @@ def test_pooled_metrics_equal_frame_by_frame_work(resolution_ms):
     scores, labels = [], []
     for clip, cell in zip(np.split(frames.scores, frames.offsets[1:-1]), cells):
         step = resolution_ms // 40
-        new = np.repeat(clip, 2) if not step else [max(clip[i : i + step]) for i in range(0, len(clip), step)]
+        new = (
+            np.repeat(clip, 2)
+            if not step
+            else [max(clip[i : i + step]) for i in range(0, len(clip), step)]
+        )
         scores += list(new)
         labels += list(segments.encode_labels(cell, len(new), frame_s=resolution_ms / 1000))
     result = frame_metrics(frames, truth, (resolution_ms,))
     assert result.auc[resolution_ms] == pytest.approx(roc_auc_score(labels, scores))
-    assert result.eer[resolution_ms] == pytest.approx(metrics.eer(np.array(labels), np.array(scores)))
+    assert result.eer[resolution_ms] == pytest.approx(
+        metrics.eer(np.array(labels), np.array(scores))
+    )
 
 
 def test_the_mean_over_clips():
@@ -57,7 +81,9 @@ def test_the_mean_over_clips():
     labels = frame_labels(truth, counts, 0.04)
     aucs = [
         roc_auc_score(label, score)
-        for label, score in zip(np.split(labels, frames.offsets[1:-1]), np.split(frames.scores, frames.offsets[1:-1]))
+        for label, score in zip(
+            np.split(labels, frames.offsets[1:-1]), np.split(frames.scores, frames.offsets[1:-1])
+        )
         if 0 < label.sum() < len(label)
     ]
     assert frame_metrics(frames, truth).clip_auc == pytest.approx(np.mean(aucs))
@@ -103,7 +129,12 @@ def test_the_bootstrap_of_the_auc_is_that_of_the_repeated_frames():
     def slow(weights):
         aucs = []
         for part, clip in zip(parts, clip_of):
-            aucs.append([roc_auc_score(part.labels, part.scores, sample_weight=row[clip]) for row in weights])
+            aucs.append(
+                [
+                    roc_auc_score(part.labels, part.scores, sample_weight=row[clip])
+                    for row in weights
+                ]
+            )
         return np.array(aucs)
 
     np.testing.assert_allclose(found, metrics.bootstrap(slow, source, n=20, seed=1), atol=1e-9)
@@ -128,14 +159,26 @@ def test_systems_are_compared_on_the_clips_that_both_have():
     from klassify.evaluation.measure_frames import frame_columns
 
     frames, truth, cells = random_split(7, n_clips=60)
-    listed = pd.DataFrame({"file": truth.files, "source": [f"s{i // 2}" for i in range(60)], "fake_segments": cells})
+    listed = pd.DataFrame(
+        {"file": truth.files, "source": [f"s{i // 2}" for i in range(60)], "fake_segments": cells}
+    )
     fewer = frames.take(set(frames.files[:40]))
     louder = dataclasses.replace(fewer, scores=fewer.scores * 2 + 1)
     tables = {"all": frames, "some": louder, "none": None}
-    found = frame_columns(tables, dict.fromkeys(tables, "both"), listed, versus="all", n_bootstrap=10)
+    found = frame_columns(
+        tables, dict.fromkeys(tables, "both"), listed, versus="all", n_bootstrap=10
+    )
     assert found["none"] == {} and "frame_gain" not in found["all"]
-    assert found["some"]["frame_gain"] == 0 == found["some"]["frame_gain_low"] == found["some"]["frame_gain_high"]
+    assert (
+        found["some"]["frame_gain"]
+        == 0
+        == found["some"]["frame_gain_low"]
+        == found["some"]["frame_gain_high"]
+    )
     assert found["some"]["n_no_frames"] == 20 and found["all"]["n_no_frames"] == 0
     assert found["all"]["frame_auc"] != found["some"]["frame_auc"]
     alone = frame_columns({"some": louder}, {"some": "both"}, listed, versus="some", n_bootstrap=0)
-    assert np.isnan(alone["some"]["frame_auc_low"]) and alone["some"]["frame_auc"] == found["some"]["frame_auc"]
+    assert (
+        np.isnan(alone["some"]["frame_auc_low"])
+        and alone["some"]["frame_auc"] == found["some"]["frame_auc"]
+    )

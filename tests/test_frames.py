@@ -1,4 +1,6 @@
-"""Square frames: equal to slow references on lossless clips, bounded decoding, odd sizes and broken files."""
+"""Square frames: equal to slow references on lossless clips, bounded decoding, odd sizes and
+broken files.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ def write_lossless(path: Path, images: np.ndarray, rate: int = 25) -> Path:
         stream.height, stream.width = images.shape[1:3]
         stream.pix_fmt = "bgr0"
         for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="bgr0")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="bgr0")
+                )
+            )
         container.mux(stream.encode())
     return path
 
@@ -46,7 +52,9 @@ def test_other_sizes_lose_the_ends_of_the_longer_side_then_are_scaled(tmp_path, 
     top, left = (height - side) // 2, (width - side) // 2
     square = images[:, top : top + side, left : left + side]
     how = cv2.INTER_AREA if side > 24 else cv2.INTER_LINEAR
-    np.testing.assert_array_equal(got, [cv2.resize(image, (24, 24), interpolation=how) for image in square])
+    np.testing.assert_array_equal(
+        got, [cv2.resize(image, (24, 24), interpolation=how) for image in square]
+    )
 
 
 def test_shrinking_averages_areas(tmp_path):
@@ -67,7 +75,9 @@ def test_a_range_beyond_the_end_is_cut_at_it(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 4, 5, 100])
 def test_blocks_hold_every_frame_once(tmp_path, chunk):
     images = noise(10, 16, 16)
-    blocks = list(frames.iter_frames(write_lossless(tmp_path / "a.mkv", images), size=16, chunk=chunk))
+    blocks = list(
+        frames.iter_frames(write_lossless(tmp_path / "a.mkv", images), size=16, chunk=chunk)
+    )
     assert {len(block) for block in blocks[:-1]} <= {chunk}
     np.testing.assert_array_equal(np.concatenate(blocks), images)
 
@@ -88,7 +98,9 @@ def test_picked_frames_are_those_of_the_whole_clip(tmp_path):
 def test_other_frame_rates_are_on_the_grid(tmp_path):
     images = noise(10, 16, 16)
     path = write_lossless(tmp_path / "a.mkv", images, rate=50)
-    np.testing.assert_array_equal(frames.read_frames(path, size=16), np.array(list(media.iter_frames(path))))
+    np.testing.assert_array_equal(
+        frames.read_frames(path, size=16), np.array(list(media.iter_frames(path)))
+    )
     assert frames.n_frames(path) == 5
 
 
@@ -109,7 +121,9 @@ def test_counts_variable_rates_too(tmp_path):
 def test_decoding_stops_after_the_last_frame(tmp_path, monkeypatch):
     path = write_lossless(tmp_path / "a.mkv", noise(50, 16, 16))
     decoded = []
-    monkeypatch.setattr(media, "_rgb", lambda frame, rgb=media._rgb: decoded.append(1) or rgb(frame))
+    monkeypatch.setattr(
+        media, "_rgb", lambda frame, rgb=media._rgb: decoded.append(1) or rgb(frame)
+    )
     frames.read_frames(path, size=16, first=3, count=4)
     assert len(decoded) <= 8
 
@@ -124,7 +138,9 @@ def test_tiny_and_thin_frames_are_scaled_without_growing_the_other_side(tmp_path
 
 
 def test_broken_files_are_media_errors_that_name_them(tmp_path):
-    whole = write_video(tmp_path / "whole.mp4", [40 * i for i in range(100)], options={"movflags": "faststart"})
+    whole = write_video(
+        tmp_path / "whole.mp4", [40 * i for i in range(100)], options={"movflags": "faststart"}
+    )
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: round(0.6 * whole.stat().st_size)])
     text = tmp_path / "text.mp4"
@@ -134,14 +150,18 @@ def test_broken_files_are_media_errors_that_name_them(tmp_path):
             with pytest.raises(MediaError) as caught:
                 read(path)
             assert caught.value.where == path
-    assert len(frames.read_frames(cut, size=16, count=5)) == 5  # damage behind what is asked for does not matter
+    assert (
+        len(frames.read_frames(cut, size=16, count=5)) == 5
+    )  # damage behind what is asked for does not matter
 
 
 def test_files_without_video_are_refused(tmp_path):
     path = tmp_path / "a.wav"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1600), np.int16), format="s16", layout="mono"
+        )
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
     for read in (frames.read_frames, frames.n_frames):

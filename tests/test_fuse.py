@@ -18,8 +18,15 @@ def scores_of(name, score, scale="probability", files=FILES):
 
 
 def fusion(rule="max", prior=0.4, **parameters):
-    return systems.System("fused", "fusion", "both", "clip", "probability", ["../a", "../b"],
-                          {"rule": rule, "prior": prior, **parameters})  # fmt: skip
+    return systems.System(
+        "fused",
+        "fusion",
+        "both",
+        "clip",
+        "probability",
+        ["../a", "../b"],
+        {"rule": rule, "prior": prior, **parameters},
+    )
 
 
 def some_scores(seed, share_missing=0.2):
@@ -40,7 +47,9 @@ def test_rules_are_commutative_idempotent_bounded_and_monotone(rule):
         np.testing.assert_array_equal(np.isnan(both), np.isnan(p) & np.isnan(q))
         low, high = np.fmin(p, q), np.fmax(p, q)
         answered = ~np.isnan(both)
-        assert (both[answered] >= low[answered] - 1e-12).all() and (both[answered] <= high[answered] + 1e-12).all()
+        assert (both[answered] >= low[answered] - 1e-12).all() and (
+            both[answered] <= high[answered] + 1e-12
+        ).all()
         more = combine(np.stack([np.minimum(p + 0.1, 1), q]), {})
         assert (more[answered] >= both[answered]).all()
 
@@ -73,7 +82,10 @@ def test_clips_are_joined_by_name():
 
 
 def test_a_fusions_prior_is_no_answer_for_the_next_fusion():
-    first = fuse.apply(fusion(prior=0.9), [scores_of("a", np.full(40, np.nan)), scores_of("b", np.full(40, np.nan))])
+    first = fuse.apply(
+        fusion(prior=0.9),
+        [scores_of("a", np.full(40, np.nan)), scores_of("b", np.full(40, np.nan))],
+    )
     nested = ScoreFile(Header("inner", "val", "clips", "probability", "clip"), first)
     table = fuse.apply(fusion(prior=0.3), [nested, scores_of("c", np.full(40, 0.1))])
     assert (table["score"] == 0.1).all() and (table["answered"] == 1).all()
@@ -83,7 +95,9 @@ def test_mean_takes_log_odds_and_max_does_not():
     log_odds = scores_of("raw", np.full(40, 2.0), "log_odds")
     table = fuse.apply(fusion("mean"), [log_odds, scores_of("b", np.full(40, 0.5))])
     np.testing.assert_allclose(table["score"], (1 / (1 + np.exp(-2)) + 0.5) / 2)
-    with pytest.raises(KlassifyError, match="max takes probability scores; those of raw are log_odds"):
+    with pytest.raises(
+        KlassifyError, match="max takes probability scores; those of raw are log_odds"
+    ):
         fuse.apply(fusion("max"), [log_odds, scores_of("b", np.full(40, 0.5))])
 
 
@@ -95,7 +109,9 @@ def exp(tmp_path):
         systems.write_system(raw, systems.System(raw.name, "model", modality, "clip", "log_odds"))
         parameters = {"a": -3.0, "b": 1.0, "input": "probability", "base_rate": base_rate}
         folder = tmp_path / name
-        systems.write_system(folder, systems.derived_system(folder, "calibrated", [raw], "probability", parameters))
+        systems.write_system(
+            folder, systems.derived_system(folder, "calibrated", [raw], "probability", parameters)
+        )
         scores = scores_of(name, some_scores(len(name) + len(modality)))
         write_scores(score_path(folder, "val", "clips"), scores.table, scores.header)
     return tmp_path
@@ -142,16 +158,29 @@ def test_a_folder_that_holds_a_trained_model_is_not_made_a_fusion(exp, capsys):
     assert (exp / "audio_raw/system.yaml").read_bytes() == before
     with pytest.raises(KlassifyError, match="another kind"):
         systems.made_before(exp / "audio_raw", {"inputs": []})
-    assert cli.main([*command, "--force"]) == 0 and systems.load_system(exp / "audio_raw").kind == "fusion"
+    assert (
+        cli.main([*command, "--force"]) == 0
+        and systems.load_system(exp / "audio_raw").kind == "fusion"
+    )
 
 
-@pytest.mark.parametrize(("parameters", "named"), [
-    ({}, "parameter rule"), ({"rule": "median", "prior": 0.5}, "median"), ({"rule": ["max"], "prior": 0.5}, "rule"),
-    ({"rule": "max"}, "parameter prior"), ({"rule": "max", "prior": "high"}, "high"),
-    ({"rule": "max", "prior": float("nan")}, "prior"),
-])  # fmt: skip
-def test_a_system_yaml_that_lacks_a_parameter_is_refused_by_its_name(exp, capsys, parameters, named):
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({}, "parameter rule"),
+        ({"rule": "median", "prior": 0.5}, "median"),
+        ({"rule": ["max"], "prior": 0.5}, "rule"),
+        ({"rule": "max"}, "parameter prior"),
+        ({"rule": "max", "prior": "high"}, "high"),
+        ({"rule": "max", "prior": float("nan")}, "prior"),
+    ],
+)
+def test_a_system_yaml_that_lacks_a_parameter_is_refused_by_its_name(
+    exp, capsys, parameters, named
+):
     folder, inputs = exp / "fused", [exp / "audio", exp / "video"]
-    systems.write_system(folder, systems.derived_system(folder, "fusion", inputs, "probability", parameters))
+    systems.write_system(
+        folder, systems.derived_system(folder, "fusion", inputs, "probability", parameters)
+    )
     assert cli.main(["score", str(folder), "--split", "val"]) == 2
     assert named in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""A short fixed part of the fuzz campaign (make fuzz runs it for longer), and whether it can find anything."""
+"""A short fixed part of the fuzz campaign (make fuzz runs it for longer), and whether it can
+find anything.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def test_broken_files_end_in_an_answer_or_a_clear_error(target):
     todo = [campaign.Case(target.name, seed) for seed in range(12)]
     counts, findings = campaign.campaign(todo, jobs=1)
     assert counts.total() == len(todo)
-    assert not findings, "\n".join(f"--target '{case.target}' --case {case.seed}\n{what}" for case, what in findings)
+    assert not findings, "\n".join(
+        f"--target '{case.target}' --case {case.seed}\n{what}" for case, what in findings
+    )
 
 
 def outcome(tmp_path, run):

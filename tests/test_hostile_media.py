@@ -1,6 +1,8 @@
-"""One folder of small nasty clips through the real commands: each ends as features and a score, or with a reason.
+"""One folder of small nasty clips through the real commands: each ends as features and a score, or
+with a reason.
 
-The explicit counterpart of the random campaign (tests/fuzz). Clips of eleven minutes are in test_long_clips.py.
+The explicit counterpart of the random campaign (tests/fuzz). Clips of eleven minutes are in
+test_long_clips.py.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ SIZE, FOREIGN = "empty or beyond", "none of those that are read"
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """write(path, bytes of a sound mp4). mouth, audio: a pattern of the reason; GOOD for features."""
+    """write(path, bytes of a sound mp4). mouth, audio: a pattern of the reason; GOOD for
+    features.
+    """
 
     name: str
     write: Callable[[Path, bytes], object]
@@ -50,18 +54,36 @@ class Clip:
     audio: str = GOOD
 
 
-# ------------------------------------------------------------------------------------------------ how they are made
+# ------------------------------------------------------------------------------------------------
+# how they are made
 
 
 def noise(seconds: float, channels: int = 1, rate: int = RATE) -> np.ndarray:
-    return np.random.default_rng(0).normal(0, 0.1, (channels, round(seconds * rate))).astype(np.float32)
+    return (
+        np.random.default_rng(0)
+        .normal(0, 0.1, (channels, round(seconds * rate)))
+        .astype(np.float32)
+    )
 
 
 def made(
-    *, n=10, size=(224, 224), rate=25, times=None, pixels="yuv420p", codec="libx264", turn=0,
-    wave=None, wave_rate=RATE, layout="mono", wave_codec="aac", wave_start=0.0,
-) -> Callable[[Path, bytes], None]:  # fmt: skip
-    """A writer of n pictures of a face (times: in seconds; None: at the rate), and a wave (channels, n)."""
+    *,
+    n=10,
+    size=(224, 224),
+    rate=25,
+    times=None,
+    pixels="yuv420p",
+    codec="libx264",
+    turn=0,
+    wave=None,
+    wave_rate=RATE,
+    layout="mono",
+    wave_codec="aac",
+    wave_start=0.0,
+) -> Callable[[Path, bytes], None]:
+    """A writer of n pictures of a face (times: in seconds; None: at the rate), and a wave
+    (channels, n).
+    """
 
     def write(path: Path, _: bytes) -> None:
         with av.open(str(path), "w") as container:
@@ -69,7 +91,9 @@ def made(
             if n is not None:
                 streams.append((container.add_stream(codec, rate=rate), pictures))
             if wave is not None:
-                streams.append((container.add_stream(wave_codec, rate=wave_rate, layout=layout), sounds))
+                streams.append(
+                    (container.add_stream(wave_codec, rate=wave_rate, layout=layout), sounds)
+                )
             for stream, prepare in streams:
                 frames = prepare(stream)
                 for frame in frames:
@@ -86,7 +110,9 @@ def made(
         frames = []
         for k in range(n):
             image = np.rot90(cv2.resize(FACE, size), -turn // 90) + np.uint8(k)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format=pixels)
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(image), format="rgb24"
+            ).reformat(format=pixels)
             frame.pts = k if times is None else round(1000 * times[k])
             frame.time_base = 1 / Fraction(rate) if times is None else Fraction(1, 1000)
             frames.append(frame)
@@ -95,8 +121,14 @@ def made(
     def sounds(stream) -> list[av.AudioFrame]:
         packed = np.ascontiguousarray(wave.T).reshape(1, -1)  # PyAV fails on 8 planes
         whole = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
-        whole.sample_rate, whole.pts, whole.time_base = wave_rate, round(wave_start * wave_rate), Fraction(1, wave_rate)
-        resampler = av.AudioResampler(stream.format.name, layout, wave_rate, stream.codec_context.frame_size or 1024)
+        whole.sample_rate, whole.pts, whole.time_base = (
+            wave_rate,
+            round(wave_start * wave_rate),
+            Fraction(1, wave_rate),
+        )
+        resampler = av.AudioResampler(
+            stream.format.name, layout, wave_rate, stream.codec_context.frame_size or 1024
+        )
         return [*resampler.resample(whole), *resampler.resample(None)]
 
     return write
@@ -147,11 +179,21 @@ def huge_h264(side: int) -> Callable[[Path, bytes], object]:
 
     def unit(kind: int, bits: str) -> bytes:
         bits += "0" * (-len(bits) % 8)
-        body = re.sub(rb"\0\0(?=[\0-\3])", lambda _: b"\0\0\3", int(bits, 2).to_bytes(len(bits) // 8, "big"))
+        body = re.sub(
+            rb"\0\0(?=[\0-\3])", lambda _: b"\0\0\3", int(bits, 2).to_bytes(len(bits) // 8, "big")
+        )
         return b"\0\0\0\1" + bytes([kind]) + body
 
     macroblocks = golomb(side // 16 - 1)
-    sequence = f"{66:08b}{0:08b}{40:08b}" + golomb(0) * 2 + golomb(2) + golomb(1) + "0" + macroblocks * 2 + "110001"
+    sequence = (
+        f"{66:08b}{0:08b}{40:08b}"
+        + golomb(0) * 2
+        + golomb(2)
+        + golomb(1)
+        + "0"
+        + macroblocks * 2
+        + "110001"
+    )
     picture = golomb(0) * 2 + "00" + golomb(0) * 3 + "000" + golomb(0) * 3 + "0001"
     slice_ = golomb(0) + golomb(7) + golomb(0) + "0000" + golomb(0) + "001" + "1" * 400
     stream = (unit(0x67, sequence) + unit(0x68, picture) + unit(0x65, slice_)) * 3
@@ -188,10 +230,20 @@ CLIPS = [
     Clip("empty.mp4", text(""), "empty", "empty"),
     Clip("text.mp4", text("hello\n" * 200), BROKEN, BROKEN),
     Clip("folder.mp4", lambda path, _: path.mkdir(), "no regular file", "no regular file"),
-    Clip("dangling.mp4", lambda path, _: path.symlink_to("nowhere.mp4"), "No such file", "No such file"),
+    Clip(
+        "dangling.mp4",
+        lambda path, _: path.symlink_to("nowhere.mp4"),
+        "No such file",
+        "No such file",
+    ),
     Clip("missing.mp4", lambda path, _: None, "No such file", "No such file"),
     Clip("pipe.mp4", lambda path, _: os.mkfifo(path), "no regular file", "no regular file"),
-    Clip("zero.mp4", lambda path, _: path.symlink_to("/dev/zero"), "no regular file", "no regular file"),
+    Clip(
+        "zero.mp4",
+        lambda path, _: path.symlink_to("/dev/zero"),
+        "no regular file",
+        "no regular file",
+    ),
     Clip("concat.mp4", text("ffconcat version 1.0\nfile sound.mp4\n"), FOREIGN, FOREIGN),
     Clip("beside.m3u8", text(HLS.format("sound.mp4")), FOREIGN, FOREIGN),
     Clip("absolute.m3u8", text(HLS.format("{folder}/sound.mp4")), FOREIGN, FOREIGN),
@@ -214,9 +266,14 @@ CLIPS = [
     Clip("slides.mkv", made(n=3, times=[0, 10, 20], rate=Fraction(1, 10)), audio=NO_AUDIO),
     Clip("variable.mkv", made(n=6, times=[0, 0.01, 0.02, 0.3, 0.31, 0.9]), audio=NO_AUDIO),
     Clip("backwards.ts", twice, ANY, ANY),
-    Clip("at one hour.mkv", made(times=[3600 + 0.04 * k for k in range(10)], wave=noise(0.4), wave_start=3600)),
+    Clip(
+        "at one hour.mkv",
+        made(times=[3600 + 0.04 * k for k in range(10)], wave=noise(0.4), wave_start=3600),
+    ),
     Clip("gap.mkv", made(n=3, times=[0, 0.04, 3590]), "One picture stays for 3590 s", NO_AUDIO),
-    Clip("gap of years.mkv", made(n=3, times=[0, 0.04, 63_072_000]), "stamped 63072000 s", NO_AUDIO),
+    Clip(
+        "gap of years.mkv", made(n=3, times=[0, 0.04, 63_072_000]), "stamped 63072000 s", NO_AUDIO
+    ),
     # pictures
     Clip("turned.mp4", made(turn=90), audio=NO_AUDIO),
     Clip("10 bits.mp4", made(pixels="yuv420p10le"), audio=NO_AUDIO),
@@ -225,74 +282,139 @@ CLIPS = [
     # sound
     Clip("8 channels.mkv", made(wave=noise(0.4, 8), layout="7.1", wave_codec="pcm_s16le")),
     Clip("96 kHz.mp4", made(wave=noise(0.4, rate=96_000), wave_rate=96_000)),
-    Clip("nan.mkv", made(wave=with_nan(noise(0.4)), wave_codec="pcm_f32le"), audio="no finite numbers"),
+    Clip(
+        "nan.mkv",
+        made(wave=with_nan(noise(0.4)), wave_codec="pcm_f32le"),
+        audio="no finite numbers",
+    ),
     Clip("loud.mkv", made(wave=1e30 * noise(0.4), wave_codec="pcm_f32le")),
     # names; those with a double quote or a semicolon are refused by the list
     *(
         Clip(name, copied)
         for name in (
-            "two  spaces.mp4", "quo'te.mp4", "-rf.mp4", "%d.mp4", "%s%n.mp4", "#hash.mp4", "no suffix",
-            "café.mp4", "cafe\u0301.mp4", "\u4f60\u597d.mp4", "emoji\U0001f600.mp4", "\u202egpj.mp4",
-            "sub/folder/a.mp4", "sub/a.mp4", "a*?[b].mp4", "$(id).mp4", "L" * 200 + ".mp4",
+            "two  spaces.mp4",
+            "quo'te.mp4",
+            "-rf.mp4",
+            "%d.mp4",
+            "%s%n.mp4",
+            "#hash.mp4",
+            "no suffix",
+            "café.mp4",
+            "cafe\u0301.mp4",
+            "\u4f60\u597d.mp4",
+            "emoji\U0001f600.mp4",
+            "\u202egpj.mp4",
+            "sub/folder/a.mp4",
+            "sub/a.mp4",
+            "a*?[b].mp4",
+            "$(id).mp4",
+            "L" * 200 + ".mp4",
         )
     ),
-    Clip("img%d.png", lambda path, _: path.write_bytes(cv2.imencode(".png", FACE)[1].tobytes()), FOREIGN, FOREIGN),
-]  # fmt: skip
+    Clip(
+        "img%d.png",
+        lambda path, _: path.write_bytes(cv2.imencode(".png", FACE)[1].tobytes()),
+        FOREIGN,
+        FOREIGN,
+    ),
+]
 
 
-# -------------------------------------------------------------------------------------------------- what is done
+# --------------------------------------------------------------------------------------------------
+# what is done
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Media, their list of names, and an untrained system."""
     root = tmp_path_factory.mktemp("hostile")
-    write_clip(root / "sound.mp4", [FACE + np.uint8(k) for k in range(10)], noise(0.4)[0], 30, 48_000)
+    write_clip(
+        root / "sound.mp4", [FACE + np.uint8(k) for k in range(10)], noise(0.4)[0], 30, 48_000
+    )
     sound = (root / "sound.mp4").read_bytes()
     for clip in CLIPS:
         path = root / "media/testA" / clip.name
         path.parent.mkdir(parents=True, exist_ok=True)
         clip.write(path, sound)
-    (root / "media/testA_files.txt").write_text("".join(f"{clip.name}\n" for clip in CLIPS), encoding="utf-8")
+    (root / "media/testA_files.txt").write_text(
+        "".join(f"{clip.name}\n" for clip in CLIPS), encoding="utf-8"
+    )
     (root / "tcn.yaml").write_text(TCN)
     experiment = load_experiment(root / "tcn.yaml", seed=1)
     save_config(root / "exp/tcn", experiment.resolved)
     save_weights(experiment.model, root / "exp/tcn/model.safetensors")
-    systems.write_system(root / "exp/tcn", systems.System("tcn", "model", "visual", "clip", "log_odds"))
+    systems.write_system(
+        root / "exp/tcn", systems.System("tcn", "model", "visual", "clip", "log_odds")
+    )
     return root
 
 
 def klassify(folder: Path, *arguments: str) -> None:
     """A command that must end well, without a traceback."""
     command = [sys.executable, "-m", "klassify", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     stats = {path: path.lstat() for path in folder.rglob("*")}
-    return {str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+    return {
+        str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns)
+        for path, stat in stats.items()
+    }
 
 
 def outcomes(folder: Path, kind: str) -> dict[str, str]:
     """{file: reason} of all rows of a kind."""
-    rows = [row for path in store.parts_in(folder / f"features/{kind}/testA") for row in store.read_rows(path)]
-    assert sorted(row["file"] for row in rows) == sorted(clip.name for clip in CLIPS)  # one row each
+    rows = [
+        row
+        for path in store.parts_in(folder / f"features/{kind}/testA")
+        for row in store.read_rows(path)
+    ]
+    assert sorted(row["file"] for row in rows) == sorted(
+        clip.name for clip in CLIPS
+    )  # one row each
     return {row["file"]: row["reason"] for row in rows}
 
 
 def wrong(reasons: dict[str, str], kind: str) -> list[str]:
     """Clips that ended otherwise than the table says."""
     pairs = [(clip, getattr(clip, kind), reasons[clip.name]) for clip in CLIPS]
-    fits = [reason == "" if want == GOOD else bool(re.search(want, reason)) for _, want, reason in pairs]
-    return [f"{c.name}: {reason!r}, not {want!r}" for (c, want, reason), fit in zip(pairs, fits) if not fit]
+    fits = [
+        reason == "" if want == GOOD else bool(re.search(want, reason)) for _, want, reason in pairs
+    ]
+    return [
+        f"{c.name}: {reason!r}, not {want!r}"
+        for (c, want, reason), fit in zip(pairs, fits)
+        if not fit
+    ]
 
 
 def test_each_clip_of_a_hostile_folder_ends_with_an_answer(folder):
-    before, memory = snapshot(folder), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of earlier tests
+    before, memory = (
+        snapshot(folder),
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+    )  # of earlier tests
     at = ["--list", "lists/testA.tsv", "--root", "media", "--jobs", "2"]
-    klassify(folder, "lists", "--data", "avdeepfake1mpp", "--root", "media", "--out", "lists", "--probe", "all")
+    klassify(
+        folder,
+        "lists",
+        "--data",
+        "avdeepfake1mpp",
+        "--root",
+        "media",
+        "--out",
+        "lists",
+        "--probe",
+        "all",
+    )
     klassify(folder, "extract", *at, "--out", "features/mouth/testA")
     klassify(folder, "extract", "--kind", "audio", *at, "--out", "features/audio/testA")
     sources = ["--lists", "lists", "--media", "media", "--features", "features"]
@@ -301,7 +423,9 @@ def test_each_clip_of_a_hostile_folder_ends_with_an_answer(folder):
     listed = datalist.read_list(folder / "lists/testA.tsv").set_index("file")
     assert list(listed.index) == [clip.name for clip in CLIPS]
     late = listed.loc["at one hour.mkv"]
-    assert late["duration"] == pytest.approx(0.4, abs=0.1) and late["n_samples"] == pytest.approx(6400, abs=1600)
+    assert late["duration"] == pytest.approx(0.4, abs=0.1) and late["n_samples"] == pytest.approx(
+        6400, abs=1600
+    )
     problems = pd.read_csv(folder / "lists/testA.failures.tsv", sep="\t", quoting=3)["file"]
     assert {"text.mp4", "missing.mp4", "pipe.mp4", "concat.mp4"} <= set(problems)
 
@@ -315,10 +439,14 @@ def test_each_clip_of_a_hostile_folder_ends_with_an_answer(folder):
     scores = read_scores(score_path(folder / "exp/tcn", "testA", "clips")).table.set_index("file")
     assert list(scores.index) == list(listed.index)
     assert np.isfinite(scores["score"]).equals(scores["reason"] == "")
-    assert set(scores.index[scores["reason"] != ""]) == {name for name, reason in mouth.items() if reason}
+    assert set(scores.index[scores["reason"] != ""]) == {
+        name for name, reason in mouth.items() if reason
+    }
 
     after = snapshot(folder)
     news = {name for name in after if after[name] != before.get(name)}
     allowed = ("lists", "features", "exp")
-    assert not {name for name in news if not name.startswith(allowed)} and not set(before) - set(after)
+    assert not {name for name in news if not name.startswith(allowed)} and not set(before) - set(
+        after
+    )
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(memory, MEMORY_KB)

@@ -1,4 +1,6 @@
-"""`klassify import-checkpoint`: a published file in; safetensors in our polarity, or a whole system, out."""
+"""`klassify import-checkpoint`: a published file in; safetensors in our polarity, or a whole
+system, out.
+"""
 
 import argparse
 import json
@@ -43,13 +45,27 @@ def bam_config(path, normalize_input=True):
     """A BAM as small as the goldens are, and its data."""
     frontend = {
         "class_path": "klassify.models.ssl.SSLFrontEnd",
-        "init_args": {"normalize_input": normalize_input, "architecture": TINY_WAVLM, "source": "/gone.pt"},
+        "init_args": {
+            "normalize_input": normalize_input,
+            "architecture": TINY_WAVLM,
+            "source": "/gone.pt",
+        },
     }
-    path.write_text(yaml.safe_dump({
-        "model": {"class_path": "klassify.models.bam.BAM", "init_args": {"frontend": frontend}},
-        "data": {"class_path": "klassify.frame_datasets.AudioFrames", "init_args": {"window": 16_000, "stride": 6_400}},
-        "train": {"epochs": 1, "batch_size": 2},
-    }))  # fmt: skip
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "model": {
+                    "class_path": "klassify.models.bam.BAM",
+                    "init_args": {"frontend": frontend},
+                },
+                "data": {
+                    "class_path": "klassify.frame_datasets.AudioFrames",
+                    "init_args": {"window": 16_000, "stride": 6_400},
+                },
+                "train": {"epochs": 1, "batch_size": 2},
+            }
+        )
+    )
     return path
 
 
@@ -71,14 +87,21 @@ def test_the_page_on_checkpoints_has_every_source():
     assert rows == {args.source for args in documented()} == set(import_checkpoint.SOURCES)
 
 
-@pytest.mark.parametrize("args", [args for args in documented() if args.config], ids=lambda args: args.source)
+@pytest.mark.parametrize(
+    "args", [args for args in documented() if args.config], ids=lambda args: args.source
+)
 def test_our_configs_read_released_weights_as_their_authors_do(args):
     """Full-size models on the meta device."""
     args.config = ROOT / args.config
     with torch.device("meta"):
         ours = import_checkpoint.experiment_of(args).model
-        released = import_checkpoint.released_model(args.source, import_checkpoint.ARCHITECTURES.get(args.source))
-    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (ours, released)]
+        released = import_checkpoint.released_model(
+            args.source, import_checkpoint.ARCHITECTURES.get(args.source)
+        )
+    shapes = [
+        {key: value.shape for key, value in model.state_dict().items()}
+        for model in (ours, released)
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -89,9 +112,15 @@ def test_a_fairseq_file_becomes_a_source_for_the_front_end(tmp_path, capsys):
     golden, expected = load(GOLDENS / "ssl_wav2vec2")
     torch.save({"model": published.golden_state("ssl_wav2vec2"), "cfg": None}, tmp_path / "tiny.pt")
     out = tmp_path / "tiny.safetensors"
-    assert not run("fairseq", tmp_path / "tiny.pt", "--out", out, "--architecture", json.dumps(TINY))
+    assert not run(
+        "fairseq", tmp_path / "tiny.pt", "--out", out, "--architecture", json.dumps(TINY)
+    )
     told = capsys.readouterr().out
-    assert "69 tensors of a fairseq file" in told and "quantizer.vars" in told and "final_proj.bias" in told
+    assert (
+        "69 tensors of a fairseq file" in told
+        and "quantizer.vars" in told
+        and "final_proj.bias" in told
+    )
     _, metadata = checkpoints.read_tensors(out)
     assert metadata["source"] == "fairseq" and len(metadata["sha256"]) == 64
 
@@ -104,24 +133,43 @@ def test_a_fairseq_file_becomes_a_source_for_the_front_end(tmp_path, capsys):
 
 
 def test_a_wavlm_file_is_taken_under_both_names(tmp_path):
-    torch.save({"model": published.golden_state("ssl_wavlm"), "cfg": {"dropout": 0.0}}, tmp_path / "WavLM.pt")
+    torch.save(
+        {"model": published.golden_state("ssl_wavlm"), "cfg": {"dropout": 0.0}},
+        tmp_path / "WavLM.pt",
+    )
     for source in ("wavlm", "fairseq"):
         out = tmp_path / f"{source}.safetensors"
-        assert not run(source, tmp_path / "WavLM.pt", "--out", out, "--architecture", json.dumps(TINY_WAVLM))
-    one, other = (checkpoints.read_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("wavlm", "fairseq"))
+        assert not run(
+            source, tmp_path / "WavLM.pt", "--out", out, "--architecture", json.dumps(TINY_WAVLM)
+        )
+    one, other = (
+        checkpoints.read_tensors(tmp_path / f"{name}.safetensors")[0]
+        for name in ("wavlm", "fairseq")
+    )
     assert all(torch.equal(one[key], other[key]) for key in one | other)
 
 
-@pytest.mark.parametrize("source, state, size", [
-    ("aasist", published.raw_aasist_state, 229),
-    ("fusion", lambda: published.lightning(published.golden_state("linear_fusion"), prefix=""), 2),
-    ("vqvae", lambda: published.golden_state("vqvae"), 75),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, state, size",
+    [
+        ("aasist", published.raw_aasist_state, 229),
+        (
+            "fusion",
+            lambda: published.lightning(published.golden_state("linear_fusion"), prefix=""),
+            2,
+        ),
+        ("vqvae", lambda: published.golden_state("vqvae"), 75),
+    ],
+)
 def test_models_without_a_speech_model_need_no_settings(tmp_path, capsys, source, state, size):
     torch.save(state(), tmp_path / "released.pth")
-    assert not run(source, tmp_path / "released.pth", "--out", tmp_path / "out" / "ours.safetensors")
+    assert not run(
+        source, tmp_path / "released.pth", "--out", tmp_path / "out" / "ours.safetensors"
+    )
     assert re.search(rf"{size} tensors of an? {source} file", capsys.readouterr().out)
-    load_weights(import_checkpoint.released_model(source, "aasist"), tmp_path / "out" / "ours.safetensors")
+    load_weights(
+        import_checkpoint.released_model(source, "aasist"), tmp_path / "out" / "ours.safetensors"
+    )
 
 
 def test_the_small_aasist_by_name(tmp_path, capsys):
@@ -135,34 +183,73 @@ def test_the_small_aasist_by_name(tmp_path, capsys):
 
 # ------------------------------------------------------------------------------- the visual model
 
-SMALL_ST = {"size": 32, "window": 2, "dim": 24, "depth": 1, "heads": 3, "mlp_ratio": 2, "stem_width": 8,
-            "channels": [16, 32, 48], "layers": [1, 1, 1], "fc_grouping": "strided"}  # fmt: skip
+SMALL_ST = {
+    "size": 32,
+    "window": 2,
+    "dim": 24,
+    "depth": 1,
+    "heads": 3,
+    "mlp_ratio": 2,
+    "stem_width": 8,
+    "channels": [16, 32, 48],
+    "layers": [1, 1, 1],
+    "fc_grouping": "strided",
+}
 
 
 @pytest.fixture
 def visual(tmp_path):
-    """(config, the model, its published file, the file of its VQ-VAE), small and filled as the goldens are."""
+    """(config, the model, its published file, the file of its VQ-VAE), small and filled as the
+    goldens are.
+    """
     config = tmp_path / "visual.yaml"
-    config.write_text(yaml.safe_dump({
-        "model": {"class_path": "klassify.models.visual.Visual", "init_args": {
-            "spatiotemporal": {"class_path": "klassify.models.spatiotemporal.SpatioTemporal", "init_args": SMALL_ST},
-            "vqvae": {"class_path": "klassify.models.vqvae.VQVAE", "init_args": {"dim": 8, "codes": 16}},
-            "lmm_dims": [6, 10],
-        }},
-        "data": {"class_path": "klassify.visual_datasets.VisualWindows"},
-        "train": {},
-    }))  # fmt: skip
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "model": {
+                    "class_path": "klassify.models.visual.Visual",
+                    "init_args": {
+                        "spatiotemporal": {
+                            "class_path": "klassify.models.spatiotemporal.SpatioTemporal",
+                            "init_args": SMALL_ST,
+                        },
+                        "vqvae": {
+                            "class_path": "klassify.models.vqvae.VQVAE",
+                            "init_args": {"dim": 8, "codes": 16},
+                        },
+                        "lmm_dims": [6, 10],
+                    },
+                },
+                "data": {"class_path": "klassify.visual_datasets.VisualWindows"},
+                "train": {},
+            }
+        )
+    )
     model = load_experiment(config).model
-    filled = published.tensors({key: fill(key, value.shape, 5) for key, value in model.state_dict().items()})
+    filled = published.tensors(
+        {key: fill(key, value.shape, 5) for key, value in model.state_dict().items()}
+    )
     model.load_state_dict(filled)
-    torch.save(published.mm_det({k: v for k, v in filled.items() if not k.startswith("vqvae.")}), tmp_path / "mm.pth")
+    torch.save(
+        published.mm_det({k: v for k, v in filled.items() if not k.startswith("vqvae.")}),
+        tmp_path / "mm.pth",
+    )
     torch.save(model.vqvae.state_dict(), tmp_path / "vqvae.pt")
     return config, model.eval(), tmp_path / "mm.pth", tmp_path / "vqvae.pt"
 
 
 def test_mm_det_and_its_vqvae_become_one_system(tmp_path, capsys, visual):
     config, model, file, vqvae = visual
-    assert not run("visual", file, "--vqvae", vqvae, "--config", config, "--system", tmp_path / "exp" / "visual")
+    assert not run(
+        "visual",
+        file,
+        "--vqvae",
+        vqvae,
+        "--config",
+        config,
+        "--system",
+        tmp_path / "exp" / "visual",
+    )
     told = capsys.readouterr().out
     assert "left out" in told and "mm_encoder.model.lm_head.weight" in told
     system = systems.load_system(tmp_path / "exp" / "visual")
@@ -174,7 +261,9 @@ def test_mm_det_and_its_vqvae_become_one_system(tmp_path, capsys, visual):
         for one in (imported, model):
             tokens = one.backbone(*(part[None] for part in one.scored_pair(frames)))
             logits = one(tokens, torch.ones(1, 1, 6), torch.ones(1, 64, 10))
-            torch.testing.assert_close(logits, model(tokens, torch.ones(1, 1, 6), torch.ones(1, 64, 10)))
+            torch.testing.assert_close(
+                logits, model(tokens, torch.ones(1, 1, 6), torch.ones(1, 64, 10))
+            )
         torch.testing.assert_close(imported.reconstruct(frames), model.reconstruct(frames))
 
 
@@ -185,8 +274,12 @@ def test_the_vqvae_may_be_one_of_ours_or_stand_in_the_config(tmp_path, capsys, v
     out = tmp_path / "visual.safetensors"
     assert not run("visual", file, "--config", config, "--vqvae", trained.parent, "--out", out)
     named = f"model.init_args.vqvae_weights={trained}"
-    assert not run("visual", file, named, "--config", config, "--out", tmp_path / "named.safetensors")
-    one, other = (checkpoints.read_tensors(path)[0] for path in (out, tmp_path / "named.safetensors"))
+    assert not run(
+        "visual", file, named, "--config", config, "--out", tmp_path / "named.safetensors"
+    )
+    one, other = (
+        checkpoints.read_tensors(path)[0] for path in (out, tmp_path / "named.safetensors")
+    )
     assert one.keys() == other.keys() == model.state_dict().keys()
     assert all(torch.equal(one[key], value) for key, value in model.state_dict().items())
     assert all(torch.equal(other[key], value) for key, value in model.state_dict().items())
@@ -204,7 +297,9 @@ def test_a_visual_model_is_not_completed_by_nothing_or_something_else(tmp_path, 
     )
     assert "belongs to visual" in refusal(capsys, "vqvae", vqvae, "--vqvae", vqvae, *out)
     grouping = "model.init_args.spatiotemporal.init_args.fc_grouping"
-    told = refusal(capsys, "visual", file, f"{grouping}=frame", "--config", config, "--vqvae", vqvae, *out)
+    told = refusal(
+        capsys, "visual", file, f"{grouping}=frame", "--config", config, "--vqvae", vqvae, *out
+    )
     assert f"{grouping}=strided" in told
 
 
@@ -216,13 +311,18 @@ def aasist(tmp_path):
     """AASIST.pth and a config that cuts short windows for it."""
     torch.save(published.raw_aasist_state(), tmp_path / "AASIST.pth")
     config = tmp_path / "aasist.yaml"
-    config.write_text(yaml.safe_dump({
-        "model": {"class_path": "klassify.models.raw_aasist.RawAASIST"},
-        "data": {"class_path": "klassify.datasets.AudioClips", "init_args": {
-            "window": 16_000, "train_split": "train", "val_split": "val",
-        }},
-        "train": {"epochs": 1, "batch_size": 4},
-    }))  # fmt: skip
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "model": {"class_path": "klassify.models.raw_aasist.RawAASIST"},
+                "data": {
+                    "class_path": "klassify.datasets.AudioClips",
+                    "init_args": {"window": 16_000, "train_split": "train", "val_split": "val"},
+                },
+                "train": {"epochs": 1, "batch_size": 4},
+            }
+        )
+    )
     return tmp_path / "AASIST.pth", config
 
 
@@ -241,7 +341,9 @@ def test_an_imported_system_scores_without_any_training(tmp_path, aasist, few_cl
     folder = tmp_path / "exp" / "aasist"
     words = ("aasist", file, "--config", config, "--system", folder)
     assert not run(*words)
-    assert "put into the order real, fake: out_layer.weight, out_layer.bias" in capsys.readouterr().out
+    assert (
+        "put into the order real, fake: out_layer.weight, out_layer.bias" in capsys.readouterr().out
+    )
     kept = ["config.yaml", "env.json", "model.safetensors", "settings.json", "system.yaml"]
     assert sorted(os.listdir(folder)) == kept
     assert not cli.main(["score", str(folder), "--split", "testA", *few_clips, "--device", "cpu"])
@@ -279,14 +381,24 @@ def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, caps
 def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, capsys):
     file, config = aasist
     assert not run("aasist", file, "--out", tmp_path / "aasist.safetensors")
-    words = ["train", str(config), "--out", str(tmp_path / "exp"), *few_clips, "--accelerator", "cpu",
-             "--fast-dev-run"]  # fmt: skip
+    words = [
+        "train",
+        str(config),
+        "--out",
+        str(tmp_path / "exp"),
+        *few_clips,
+        "--accelerator",
+        "cpu",
+        "--fast-dev-run",
+    ]
     assert not cli.main([*words, "--init", str(tmp_path / "aasist.safetensors")])
     assert cli.main([*words, "--init", str(file)]) == 2
     assert "klassify import-checkpoint" in capsys.readouterr().err
 
 
-def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weights_alone_do(tmp_path, monkeypatch):
+def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weights_alone_do(
+    tmp_path, monkeypatch
+):
     published.bam_file(tmp_path / "model.ckpt", monkeypatch)
     config, folder = bam_config(tmp_path / "bam.yaml"), tmp_path / "exp" / "bam"
     assert not run("bam", tmp_path / "model.ckpt", "--config", config, "--system", folder)
@@ -298,7 +410,9 @@ def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weight
     with torch.no_grad():
         torch.testing.assert_close(model.score({"wave": wave}), by_hand.score({"wave": wave}))
     state, _ = checkpoints.read_tensors(folder / "model.safetensors")
-    checkpoints.write_tensors(dict(list(state.items())[1:]), folder / "model.safetensors")  # another model's
+    checkpoints.write_tensors(
+        dict(list(state.items())[1:]), folder / "model.safetensors"
+    )  # another model's
     with pytest.raises(KlassifyError, match="These weights do not fit the model: of .* 1 missing"):
         systems.load_model(folder)
 
@@ -309,11 +423,19 @@ def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weight
 def test_mistakes_are_told(tmp_path, capsys):
     file, out = tmp_path / "tiny.pt", ("--out", tmp_path / "out.safetensors")
     torch.save({"model": published.golden_state("ssl_wav2vec2")}, file)
-    assert "must be a .safetensors file" in refusal(capsys, "fairseq", file, "--out", tmp_path / "tiny.pt")
-    assert "not readable JSON" in refusal(capsys, "fairseq", file, *out, "--architecture", "{hidden")
-    assert "architecture 'xlsr54'" in refusal(capsys, "fairseq", file, *out, "--architecture", "xlsr54")
+    assert "must be a .safetensors file" in refusal(
+        capsys, "fairseq", file, "--out", tmp_path / "tiny.pt"
+    )
+    assert "not readable JSON" in refusal(
+        capsys, "fairseq", file, *out, "--architecture", "{hidden"
+    )
+    assert "architecture 'xlsr54'" in refusal(
+        capsys, "fairseq", file, *out, "--architecture", "xlsr54"
+    )
     assert "no AASIST 'xlsr53'" in refusal(capsys, "aasist", file, *out, "--architecture", "xlsr53")
-    assert "says nothing about vqvae" in refusal(capsys, "vqvae", file, *out, "--architecture", "xlsr53")
+    assert "says nothing about vqvae" in refusal(
+        capsys, "vqvae", file, *out, "--architecture", "xlsr53"
+    )
     assert "not a vqvae file" in refusal(capsys, "vqvae", file, *out)
     assert "does not exist" in refusal(capsys, "vqvae", tmp_path / "absent.pt", *out)
     assert "give --config" in refusal(capsys, "vqvae", file, "a=b", *out)
@@ -321,7 +443,9 @@ def test_mistakes_are_told(tmp_path, capsys):
     assert "klassify fuse" in refusal(capsys, "fusion", file, "--system", tmp_path / "exp")
     config = bam_config(tmp_path / "bam.yaml")
     assert "no config" in refusal(capsys, "fairseq", file, *out, "--config", config)
-    assert "stands in the config" in refusal(capsys, "bam", file, *out, "--config", config, "--architecture", "xlsr53")
+    assert "stands in the config" in refusal(
+        capsys, "bam", file, *out, "--config", config, "--architecture", "xlsr53"
+    )
     assert "no visual model" in refusal(capsys, "visual", file, *out, "--config", config)
     assert "no AASIST" in refusal(capsys, "aasist", file, *out, "--architecture", "{}")
     assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "exp").exists()
@@ -330,7 +454,9 @@ def test_mistakes_are_told(tmp_path, capsys):
 def test_a_setting_that_would_quietly_harm_the_weights_is_refused(tmp_path, monkeypatch, capsys):
     published.bam_file(tmp_path / "model.ckpt", monkeypatch)
     config = bam_config(tmp_path / "bam.yaml", normalize_input=False)
-    told = refusal(capsys, "bam", tmp_path / "model.ckpt", "--config", config, "--system", tmp_path / "exp")
+    told = refusal(
+        capsys, "bam", tmp_path / "model.ckpt", "--config", config, "--system", tmp_path / "exp"
+    )
     assert "give model.init_args.frontend.init_args.normalize_input=true" in told
     assert not (tmp_path / "exp").exists()
 
@@ -352,7 +478,11 @@ def test_a_hostile_file_is_refused(tmp_path, capsys):
             return os.system, (f"touch {marker}",)
 
     state = published.golden_state("linear_fusion")
-    torch.save(published.lightning(state, hyper_parameters={"config": Attack()}), tmp_path / "fusion.ckpt")
-    told = refusal(capsys, "fusion", tmp_path / "fusion.ckpt", "--out", tmp_path / "out.safetensors")
+    torch.save(
+        published.lightning(state, hyper_parameters={"config": Attack()}), tmp_path / "fusion.ckpt"
+    )
+    told = refusal(
+        capsys, "fusion", tmp_path / "fusion.ckpt", "--out", tmp_path / "out.safetensors"
+    )
     assert "hostile" in told and "Nothing was called" in told
     assert not marker.exists() and not (tmp_path / "out.safetensors").exists()

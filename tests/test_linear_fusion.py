@@ -1,4 +1,6 @@
-"""The linear fusion: its solvers, released weights, and `klassify fuse --rule linear` from frames to both answers."""
+"""The linear fusion: its solvers, released weights, and `klassify fuse --rule linear` from
+frames to both answers.
+"""
 
 import dataclasses
 import json
@@ -46,7 +48,9 @@ def test_the_exact_fit_is_the_minimum_that_another_optimiser_finds():
     fitted = linear_fusion.fit(x, label)
     weight, bias = torch.zeros(2, 8, dtype=torch.double), torch.zeros(2, dtype=torch.double)
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=1000, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=1000, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
+    )
 
     def loss():
         optimizer.zero_grad()
@@ -70,7 +74,9 @@ def test_the_exact_fit_in_blocks_and_on_columns_that_repeat_or_say_nothing(monke
     monkeypatch.setattr(linear_fusion, "ROWS_AT_ONCE", 700)
     np.testing.assert_allclose(linear_fusion.fit(x, label).weight, fitted.weight, rtol=1e-9)
     more = np.column_stack([x, x[:, :2], np.full(len(x), 3.0)])
-    assert fitted.loss - 2e-4 < linear_fusion.fit(more, label).loss <= fitted.loss  # a shared weight costs less
+    assert (
+        fitted.loss - 2e-4 < linear_fusion.fit(more, label).loss <= fitted.loss
+    )  # a shared weight costs less
     separable = (x[:, 0] > 2).astype(int)
     fitted = linear_fusion.fit(x, separable)
     assert np.isfinite(fitted.weight).all() and fitted.loss < 0.05
@@ -80,7 +86,9 @@ def test_the_exact_fit_in_blocks_and_on_columns_that_repeat_or_say_nothing(monke
 def test_stepwise_fits_are_seeded_and_come_near_the_minimum(solver):
     x, label = some_frames(800, 2)
     best = linear_fusion.fit(x, label).loss
-    few, more = (linear_fusion.fit(x, label, solver=solver, epochs=epochs, seed=3) for epochs in (2, 40))
+    few, more = (
+        linear_fusion.fit(x, label, solver=solver, epochs=epochs, seed=3) for epochs in (2, 40)
+    )
     assert best < more.loss < few.loss
     again = linear_fusion.fit(x, label, solver=solver, epochs=2, seed=3)
     np.testing.assert_array_equal(few.weight, again.weight)
@@ -90,14 +98,19 @@ def test_stepwise_fits_are_seeded_and_come_near_the_minimum(solver):
 def test_one_cycle_is_adam_with_the_published_settings(monkeypatch):
     seen = {}
     adam, cycle = torch.optim.Adam, torch.optim.lr_scheduler.OneCycleLR
-    monkeypatch.setattr(torch.optim, "Adam", lambda *args, **kw: seen.update(kw) or adam(*args, **kw))
+    monkeypatch.setattr(
+        torch.optim, "Adam", lambda *args, **kw: seen.update(kw) or adam(*args, **kw)
+    )
     monkeypatch.setattr(
         torch.optim.lr_scheduler,
         "OneCycleLR",
         lambda *args, **kw: seen.update(kw, max_lr=args[1]) or cycle(*args, **kw),
     )
     fitted = linear_fusion.fit(*some_frames(100, 2), solver="one_cycle", epochs=2)
-    assert seen == {"lr": 1e-4, "weight_decay": 1e-6, "max_lr": 1e-4, "total_steps": 2 * 7} and fitted.steps == 14
+    assert (
+        seen == {"lr": 1e-4, "weight_decay": 1e-6, "max_lr": 1e-4, "total_steps": 2 * 7}
+        and fitted.steps == 14
+    )
 
 
 def some_clips(seed=1, n_clips=80, n_frames=40):
@@ -122,9 +135,15 @@ def test_clip_labels_are_enough_to_find_the_column_that_tells(solver):
     if solver == "exact":
         assert roc_auc_score(label, pooled_by_loop(z, offsets)) > 0.99
         assert abs(fitted.weight[1, 1]) > 5 * abs(fitted.weight[1, 0])
-    batch = {"frames": torch.from_numpy(x), "label": torch.from_numpy(label), "offsets": torch.from_numpy(offsets)}
+    batch = {
+        "frames": torch.from_numpy(x),
+        "label": torch.from_numpy(label),
+        "offsets": torch.from_numpy(offsets),
+    }
     model = LinearFusion(range(2)).double()
-    model.load_state_dict({"weight": torch.from_numpy(fitted.weight), "bias": torch.from_numpy(fitted.bias)})
+    model.load_state_dict(
+        {"weight": torch.from_numpy(fitted.weight), "bias": torch.from_numpy(fitted.bias)}
+    )
     clips = pooled_by_loop(z, offsets)
     wanted = np.mean(np.logaddexp(0, clips) - label * clips)
     assert float(model.loss(batch).detach()) == pytest.approx(wanted, abs=1e-6)
@@ -148,19 +167,41 @@ def make_list(path, n_sources):
             own = {m: spans[m] if kind in (f"{m}_modified", "both_modified") else [] for m in spans}
             union = [[0.4, 1.2]] if kind == "both_modified" else own["audio"] + own["visual"]
             rows.append(
-                (f"s{source}/{kind}.mp4", N_FRAMES, 2.0, kind, f"s{source}", union, own["audio"], own["visual"])
+                (
+                    f"s{source}/{kind}.mp4",
+                    N_FRAMES,
+                    2.0,
+                    kind,
+                    f"s{source}",
+                    union,
+                    own["audio"],
+                    own["visual"],
+                )
             )
     columns = ["file", "n_frames", "duration", "modify_type", "source", *datalist.SEGMENTS]
     datalist.write_list(path, pd.DataFrame(rows, columns=columns))
     return datalist.read_list(path, segments=True)
 
 
-def make_branch(folder, split, frame, modality, names, seed, *, supervision="segment", absent=(), n_frames=N_FRAMES):
+def make_branch(
+    folder,
+    split,
+    frame,
+    modality,
+    names,
+    seed,
+    *,
+    supervision="segment",
+    absent=(),
+    n_frames=N_FRAMES,
+):
     """A branch with planted frames: 2 in its modality's fakes and -2 elsewhere, in noise of 1.5."""
     rng = np.random.default_rng(seed)
     scale = "log_odds" if names == ["real", "fake"] else "cosine"
     if not (folder / systems.SYSTEM).exists():
-        systems.write_system(folder, systems.System(folder.name, "model", modality, supervision, scale))
+        systems.write_system(
+            folder, systems.System(folder.name, "model", modality, supervision, scale)
+        )
     settings = {"system": systems.system_hash(folder), "list": split}
     tables, clips = [], []
     for row in frame.itertuples():
@@ -176,10 +217,19 @@ def make_branch(folder, split, frame, modality, names, seed, *, supervision="seg
         best = np.nan if row.file in absent else tables[-1]["score"].max()
         clips.append((row.file, 0.0, 2.0, best, "no such stream" if row.file in absent else ""))
     nothing = pd.DataFrame(columns=["file", "start", "end", "score", *names])
-    for kind, table in (("frames", pd.concat(tables) if tables else nothing), ("clips", pd.DataFrame(clips))):
-        table = table if kind == "frames" else table.set_axis(["file", "start", "end", "score", "reason"], axis=1)
+    for kind, table in (
+        ("frames", pd.concat(tables) if tables else nothing),
+        ("clips", pd.DataFrame(clips)),
+    ):
+        table = (
+            table
+            if kind == "frames"
+            else table.set_axis(["file", "start", "end", "score", "reason"], axis=1)
+        )
         write_scores(
-            score_path(folder, split, kind), table, Header(folder.name, split, kind, scale, supervision, settings)
+            score_path(folder, split, kind),
+            table,
+            Header(folder.name, split, kind, scale, supervision, settings),
         )
 
 
@@ -192,15 +242,36 @@ def klassify(*words):
 
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
-    """Branches that learned from segments (visual, ps) and from clips (visual_clip, ps_clip), on val and testA."""
+    """Branches that learned from segments (visual, ps) and from clips (visual_clip, ps_clip), on
+    val and testA.
+    """
     root = tmp_path_factory.mktemp("exp")
     for split, n_sources, seed in (("val", 12, 0), ("testA", 6, 10)):
         frame = make_list(root / "lists" / f"{split}.tsv", n_sources)
         audible, visible = frame["file"].iloc[[1, 2]].tolist(), frame["file"].iloc[[2, 4]].tolist()
         for end, supervision in (("", "segment"), ("_clip", "clip")):
             how = {"supervision": supervision}
-            make_branch(root / f"visual{end}", split, frame, "visual", ["real", "fake"], seed, absent=visible, **how)
-            make_branch(root / f"ps{end}", split, frame, "audio", PS, seed + 1, absent=audible, n_frames=49, **how)
+            make_branch(
+                root / f"visual{end}",
+                split,
+                frame,
+                "visual",
+                ["real", "fake"],
+                seed,
+                absent=visible,
+                **how,
+            )
+            make_branch(
+                root / f"ps{end}",
+                split,
+                frame,
+                "audio",
+                PS,
+                seed + 1,
+                absent=audible,
+                n_frames=49,
+                **how,
+            )
     return root
 
 
@@ -215,16 +286,30 @@ def fused(exp):
 
 def test_the_system_says_what_it_is(fused):
     system = systems.load_system(fused)
-    assert (system.kind, system.modality, system.supervision, system.scale) == ("fusion", "both", "segment", "log_odds")
+    assert (system.kind, system.modality, system.supervision, system.scale) == (
+        "fusion",
+        "both",
+        "segment",
+        "log_odds",
+    )
     assert system.inputs == ["../visual", "../ps"]  # the picture rules the length
     given = system.parameters
-    assert given["columns"] == [["real", "fake"], PS] and tuple(sum(given["columns"], [])) == COLUMNS
-    assert np.shape(given["weight"]) == (2, 8) and np.shape(given["bias"]) == (2,) and len(given["means"]) == 8
+    assert (
+        given["columns"] == [["real", "fake"], PS] and tuple(sum(given["columns"], [])) == COLUMNS
+    )
+    assert (
+        np.shape(given["weight"]) == (2, 8)
+        and np.shape(given["bias"]) == (2,)
+        and len(given["means"]) == 8
+    )
     assert given["prior"] == 0.75 and given["fit"]["solver"] == "exact" and given["hold_s"] == 0.64
     auc = given["report"]["auc"]
-    assert auc["fused"] > max(auc["visual"], auc["ps"]) and given["report"]["subset"] == "val_report"
+    assert (
+        auc["fused"] > max(auc["visual"], auc["ps"]) and given["report"]["subset"] == "val_report"
+    )
     fit, report = (
-        set(datalist.load_split(fused.parent / "lists", name)["source"]) for name in ("val_fit", "val_report")
+        set(datalist.load_split(fused.parent / "lists", name)["source"])
+        for name in ("val_fit", "val_report")
     )
     assert not fit & report
 
@@ -232,11 +317,18 @@ def test_the_system_says_what_it_is(fused):
 def test_frames_are_the_linear_function_of_the_inputs_and_silence_gets_the_means(fused):
     given = systems.load_system(fused).parameters
     weight, bias, means = (np.array(given[name]) for name in ("weight", "bias", "means"))
-    tables = [read_scores(score_path(fused.parent / name, "testA", "frames")).table for name in ("visual", "ps")]
+    tables = [
+        read_scores(score_path(fused.parent / name, "testA", "frames")).table
+        for name in ("visual", "ps")
+    ]
     clips = [dict(list(table.groupby("file"))) for table in tables]
-    found = dict(list(read_scores(score_path(fused, "testA", "frames")).table.groupby("file", sort=False)))
+    found = dict(
+        list(read_scores(score_path(fused, "testA", "frames")).table.groupby("file", sort=False))
+    )
     listed = datalist.read_list(fused.parent / "lists/testA.tsv")["file"].tolist()
-    assert list(found) == [file for file in listed if file in clips[0] or file in clips[1]] != listed
+    assert (
+        list(found) == [file for file in listed if file in clips[0] or file in clips[1]] != listed
+    )
     for file, rows in found.items():
         visual, audio = (part.get(file) for part in clips)
         assert len(rows) == len(audio if visual is None else visual)
@@ -244,7 +336,9 @@ def test_frames_are_the_linear_function_of_the_inputs_and_silence_gets_the_means
             values = means[:2] if visual is None else visual[["real", "fake"]].to_numpy()[k]
             rest = means[2:] if audio is None else audio[PS].to_numpy()[min(k, 48)]
             real, fake = weight @ np.concatenate([values, rest]) + bias
-            np.testing.assert_allclose(rows[["real", "fake", "score"]].iloc[k], [real, fake, fake - real], atol=2e-6)
+            np.testing.assert_allclose(
+                rows[["real", "fake", "score"]].iloc[k], [real, fake, fake - real], atol=2e-6
+            )
 
 
 def test_clip_scores_are_the_highest_frames_and_say_who_answered(fused):
@@ -271,7 +365,9 @@ def test_scores_follow_their_inputs(exp, fused, capsys):
     path = score_path(exp / "ps", "testA", "frames")
     kept, header = path.read_bytes(), read_header(path)
     table = read_scores(path).table.assign(ps160_fake=0.0)
-    write_scores(path, table, Header(**(vars(header) | {"settings": header.settings | {"list": "another"}})))
+    write_scores(
+        path, table, Header(**(vars(header) | {"settings": header.settings | {"list": "another"}}))
+    )
     assert klassify("score", fused, "--split", "testA") == 2
     assert "made with other inputs" in capsys.readouterr().err
     path.write_bytes(kept)
@@ -285,16 +381,32 @@ def test_both_answers_from_proposals_to_the_packaged_submission(exp, fused, tmp_
     for name in ("fused", "visual", "ps"):
         assert klassify("tune", exp / name, "--labels", exp / "lists") == 0
         assert klassify("localise", exp / name, "--split", "testA") == 0
-    how = ["--task", "2", "--split", "testA", "--labels", labels, "--out", tmp_path, "--bootstrap", "50"]
+    how = [
+        "--task",
+        "2",
+        "--split",
+        "testA",
+        "--labels",
+        labels,
+        "--out",
+        tmp_path,
+        "--bootstrap",
+        "50",
+    ]
     assert klassify("evaluate", *(exp / name for name in ("visual", "ps", "fused")), *how) == 0
     table = pd.read_csv(tmp_path / "testA.task2.tsv", sep="\t")
     rows = table[table["group"] == "all"].set_index("system")
     assert rows.loc["fused", "frame_auc"] > rows.loc[["visual", "ps"], "frame_auc"].max()
-    assert (rows.loc[["visual", "ps"], "frame_gain_low"] > 0).all() and rows["n_no_frames"]["fused"] == 1
-    assert (rows.loc[["visual", "ps"], "frame_auc_own"] > rows.loc[["visual", "ps"], "frame_auc"]).all()
+    assert (rows.loc[["visual", "ps"], "frame_gain_low"] > 0).all() and rows["n_no_frames"][
+        "fused"
+    ] == 1
+    assert (
+        rows.loc[["visual", "ps"], "frame_auc_own"] > rows.loc[["visual", "ps"], "frame_auc"]
+    ).all()
     heads = pd.read_csv(tmp_path / "testA.heads.tsv", sep="\t")
     assert (
-        heads["head"].unique().tolist() == ["ps160", "ps320", "ps640"] and "fused minus it" in capsys.readouterr().out
+        heads["head"].unique().tolist() == ["ps160", "ps320", "ps640"]
+        and "fused minus it" in capsys.readouterr().out
     )
     (tmp_path / "submit.yaml").write_text("{task1: fused, task2: fused}")
     assert klassify("detector", exp, "--conf", tmp_path / "submit.yaml") == 0
@@ -306,7 +418,10 @@ def test_both_answers_from_proposals_to_the_packaged_submission(exp, fused, tmp_
     assert manifest["rule"] == package.SUPERVISION_RULE and manifest["task1"]["n_prior"] == 1
     answers = dict(line.split(";") for line in (out / "prediction.txt").read_text().splitlines())
     clips = read_scores(score_path(fused, "testA", "clips")).table.set_index("file")["score"]
-    assert all(float(answers[f]) == pytest.approx(expit(s) if np.isfinite(s) else 0.75) for f, s in clips.items())
+    assert all(
+        float(answers[f]) == pytest.approx(expit(s) if np.isfinite(s) else 0.75)
+        for f, s in clips.items()
+    )
 
 
 class TwoColumns:
@@ -323,16 +438,35 @@ class TwoColumns:
 
 
 @pytest.mark.parametrize(("options", "wanted"), [([], "max"), (["--aggregate", "top"], "top")])
-def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(exp, tmp_path, monkeypatch, options, wanted):
+def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(
+    exp, tmp_path, monkeypatch, options, wanted
+):
     folder, source = tmp_path / "ps", exp / "ps"
     systems.write_system(folder, systems.System("ps", "model", "audio", "segment", "cosine"))
     frames = read_scores(score_path(source, "testA", "frames")).table
-    absent = read_scores(score_path(source, "testA", "clips")).table.query("reason != ''")["file"].tolist()
+    absent = (
+        read_scores(score_path(source, "testA", "clips"))
+        .table.query("reason != ''")["file"]
+        .tolist()
+    )
     made = (frames, dict.fromkeys(absent, "no sound"))
     monkeypatch.setattr(systems, "load_model", lambda folder: (None, TwoColumns()))
-    monkeypatch.setattr(experiment, "load_experiment", lambda folder: SimpleNamespace(data=TwoColumns()))
+    monkeypatch.setattr(
+        experiment, "load_experiment", lambda folder: SimpleNamespace(data=TwoColumns())
+    )
     monkeypatch.setattr("klassify.scoring.inference.score_frames", lambda *args, **kw: made)
-    command = ["score", folder, "--split", "testA", "--lists", exp / "lists", "--media", exp, "--features", exp]
+    command = [
+        "score",
+        folder,
+        "--split",
+        "testA",
+        "--lists",
+        exp / "lists",
+        "--media",
+        exp,
+        "--features",
+        exp,
+    ]
     assert klassify(*command, *options) == 0
     clips = read_scores(score_path(folder, "testA", "clips"))
     assert clips.header.scale == "cosine" and clips.header.settings["aggregate"] == wanted
@@ -342,26 +476,48 @@ def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(exp, tmp_path
         if row.file in absent:
             assert np.isnan(row.score) and row.reason == "no sound"
         else:
-            assert row.score == pytest.approx(own[0] if wanted == "max" else own[:4].mean(), rel=1e-7)
+            assert row.score == pytest.approx(
+                own[0] if wanted == "max" else own[:4].mean(), rel=1e-7
+            )
     assert klassify(*command, "--aggregate", "noisy-or") == 2
 
 
 def test_heads_are_measured_alone_at_their_own_resolution(exp, tmp_path, capsys):
     labels = exp / "lists/testA.tsv"
-    command = ["evaluate", exp / "ps", "--task", "2", "--split", "testA", "--labels", labels, "--bootstrap", "20"]
+    command = [
+        "evaluate",
+        exp / "ps",
+        "--task",
+        "2",
+        "--split",
+        "testA",
+        "--labels",
+        labels,
+        "--bootstrap",
+        "20",
+    ]
     assert klassify(*command, "--out", tmp_path, "--columns", "ps640,ps160") == 0
     table = pd.read_csv(tmp_path / "testA.heads.tsv", sep="\t")
-    assert table["head"].tolist() == ["ps640"] * 2 + ["ps160"] * 2 and table["label"].tolist() == ["own", "union"] * 2
+    assert (
+        table["head"].tolist() == ["ps640"] * 2 + ["ps160"] * 2
+        and table["label"].tolist() == ["own", "union"] * 2
+    )
     assert not (tmp_path / "testA.task2.tsv").exists()
-    frames = dict(list(read_scores(score_path(exp / "ps", "testA", "frames")).table.groupby("file")))
+    frames = dict(
+        list(read_scores(score_path(exp / "ps", "testA", "frames")).table.groupby("file"))
+    )
     for row in table.itertuples():
         scores, truth, step = [], [], row.resolution_ms // 40
         for clip in datalist.read_list(labels, segments=True).itertuples():
             if clip.file in frames:
-                one = (frames[clip.file][f"{row.head}_fake"] - frames[clip.file][f"{row.head}_real"]).tolist()
+                one = (
+                    frames[clip.file][f"{row.head}_fake"] - frames[clip.file][f"{row.head}_real"]
+                ).tolist()
                 scores += [max(one[i : i + step]) for i in range(0, len(one), step)]
                 spans = clip.audio_fake_segments if row.label == "own" else clip.fake_segments
-                truth += segments.encode_labels(spans, -(-len(one) // step), frame_s=step * FRAME_S).tolist()
+                truth += segments.encode_labels(
+                    spans, -(-len(one) // step), frame_s=step * FRAME_S
+                ).tolist()
         assert row.auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-5)
         assert row.auc_low <= row.auc <= row.auc_high
     assert "ps640" in capsys.readouterr().out
@@ -372,13 +528,21 @@ def test_heads_are_measured_alone_at_their_own_resolution(exp, tmp_path, capsys)
 def test_clip_scores_of_any_scale_are_evaluated_and_calibrated(exp, fused, tmp_path):
     labels = exp / "lists/val.tsv"
     how = ["--split", "val", "--labels", labels, "--out", tmp_path, "--bootstrap", "0"]
-    assert klassify("calibrate", exp / "ps", "--out", exp / "ps_platt", "--labels", exp / "lists") == 0
+    assert (
+        klassify("calibrate", exp / "ps", "--out", exp / "ps_platt", "--labels", exp / "lists") == 0
+    )
     assert klassify("score", exp / "ps_platt", "--split", "val") == 0
     assert klassify("evaluate", exp / "visual", exp / "ps", exp / "ps_platt", fused, *how) == 0
     table = evaluate.read_table(tmp_path / "val.tsv").set_index(["system", "label", "group"])
-    assert np.isnan(table.loc[("ps", "own", "all"), "log_loss"]) and table.loc[("ps", "own", "all"), "auc"] > 0.9
+    assert (
+        np.isnan(table.loc[("ps", "own", "all"), "log_loss"])
+        and table.loc[("ps", "own", "all"), "auc"] > 0.9
+    )
     assert np.isfinite(table.loc[("ps_platt", "own", "all"), "log_loss"])
-    assert table.loc[("ps_platt", "own", "all"), "log_loss_before"] > table.loc[("ps_platt", "own", "all"), "log_loss"]
+    assert (
+        table.loc[("ps_platt", "own", "all"), "log_loss_before"]
+        > table.loc[("ps_platt", "own", "all"), "log_loss"]
+    )
     assert table.loc[("ps", "own", "all"), "auc"] == pytest.approx(
         table.loc[("ps_platt", "own", "all"), "auc"], abs=0.1
     )
@@ -391,7 +555,10 @@ def test_clip_supervision_reads_no_segment_and_takes_no_input_that_did(exp, tmp_
     datalist.write_list(stripped / "val.tsv", frame)
     assert "fake_segments" not in (stripped / "val.tsv").read_text()
     common = ["--rule", "linear", "--labels", stripped, "--supervision", "clip"]
-    assert klassify("fuse", exp / "ps_clip", exp / "visual_clip", *common, "--out", exp / "fused_clip") == 0
+    assert (
+        klassify("fuse", exp / "ps_clip", exp / "visual_clip", *common, "--out", exp / "fused_clip")
+        == 0
+    )
     system = systems.load_system(exp / "fused_clip")
     assert system.supervision == "clip" and system.parameters["report"]["unit"] == "clip"
     assert system.parameters["report"]["auc"]["fused"] > 0.9
@@ -412,7 +579,15 @@ def test_clip_supervision_reads_no_segment_and_takes_no_input_that_did(exp, tmp_
     capsys.readouterr()
     assert klassify("fuse", exp / "ps", exp / "visual_clip", *common, "--out", exp / "mixed") == 2
     assert "ps learned from segment labels" in capsys.readouterr().err
-    again = ["fuse", exp / "ps_clip", exp / "visual_clip", "--rule", "linear", "--labels", exp / "lists"]
+    again = [
+        "fuse",
+        exp / "ps_clip",
+        exp / "visual_clip",
+        "--rule",
+        "linear",
+        "--labels",
+        exp / "lists",
+    ]
     assert klassify(*again, "--out", exp / "on_segments") == 0
     assert systems.load_system(exp / "on_segments").supervision == "segment"
 
@@ -424,7 +599,10 @@ def test_released_weights_need_all_columns_and_know_no_means(exp, tmp_path, caps
     model = LinearFusion()
     save_weights(model, tmp_path / "fusion.safetensors")
     command = ["--rule", "linear", "--weights", tmp_path / "fusion.safetensors"]
-    assert klassify("fuse", exp / "ps_clip", exp / "visual_clip", *command, "--out", exp / "released") == 0
+    assert (
+        klassify("fuse", exp / "ps_clip", exp / "visual_clip", *command, "--out", exp / "released")
+        == 0
+    )
     system = systems.load_system(exp / "released")
     assert system.supervision == "segment" and system.parameters["hold_s"] is None
     np.testing.assert_array_equal(system.parameters["means"], np.zeros(8))
@@ -438,13 +616,29 @@ def test_released_weights_need_all_columns_and_know_no_means(exp, tmp_path, caps
     [
         (["visual"], [], [["real", "fake"]]),
         (["ps"], ["--resolutions", "320"], [PS[2:4]]),
-        (["ps", "visual"], ["--resolutions", "640,160", "--label", "audio"], [["real", "fake"], PS[4:] + PS[:2]]),
-        (["fused", "ps"], ["--solver", "constant", "--epochs", "1", "--aggregate", "top"], [["real", "fake"], PS]),
+        (
+            ["ps", "visual"],
+            ["--resolutions", "640,160", "--label", "audio"],
+            [["real", "fake"], PS[4:] + PS[:2]],
+        ),
+        (
+            ["fused", "ps"],
+            ["--solver", "constant", "--epochs", "1", "--aggregate", "top"],
+            [["real", "fake"], PS],
+        ),
     ],
 )
 def test_ablations(exp, fused, tmp_path, inputs, options, columns):
     out = exp / f"ablation {'_'.join(inputs)}{len(options)}"
-    command = ["fuse", *(exp / name for name in inputs), "--rule", "linear", "--labels", exp / "lists", *options]
+    command = [
+        "fuse",
+        *(exp / name for name in inputs),
+        "--rule",
+        "linear",
+        "--labels",
+        exp / "lists",
+        *options,
+    ]
     assert klassify(*command, "--out", out) == 0
     assert systems.load_system(out).parameters["columns"] == columns
     assert klassify("score", out, "--split", "testA") == 0
@@ -461,10 +655,36 @@ def test_a_split_without_any_sound_or_with_nothing_at_all(exp, fused, tmp_path):
             make_branch(exp / name, split, frame, modality, names, 5, absent=absent)
         assert klassify("score", fused, "--split", split) == 0
         clips = read_scores(score_path(fused, split, "clips")).table
-        assert (clips["answered"] == 2 - len(silent)).all() and clips["score"].notna().all() == (split == "mute")
-        assert klassify("localise", fused, "--split", split, "--method", "threshold", "--set", "at_least_one=true") == 0
-        assert (len(read_scores(score_path(fused, split, "segments")).table) > 0) == (split == "mute")
-        pack = ["package", "--task1", fused, "--task2", fused, "--split", split, "--list", exp / "lists/testA.tsv"]
+        assert (clips["answered"] == 2 - len(silent)).all() and clips["score"].notna().all() == (
+            split == "mute"
+        )
+        assert (
+            klassify(
+                "localise",
+                fused,
+                "--split",
+                split,
+                "--method",
+                "threshold",
+                "--set",
+                "at_least_one=true",
+            )
+            == 0
+        )
+        assert (len(read_scores(score_path(fused, split, "segments")).table) > 0) == (
+            split == "mute"
+        )
+        pack = [
+            "package",
+            "--task1",
+            fused,
+            "--task2",
+            fused,
+            "--split",
+            split,
+            "--list",
+            exp / "lists/testA.tsv",
+        ]
         assert klassify(*pack, "--out", tmp_path / split) == 0
 
 
@@ -473,26 +693,56 @@ def test_a_split_without_any_sound_or_with_nothing_at_all(exp, fused, tmp_path):
     [
         (["ps", "visual", "--rule", "linear"], "Give --labels to fit the fusion, or --weights"),
         (["ps", "ps", "--rule", "linear", "--labels", "lists"], "different systems"),
-        (["ps", "--rule", "linear", "--labels", "lists", "--resolutions", "100"], "no columns ps100_real"),
-        (["ps", "--rule", "linear", "--labels", "lists", "--resolutions", "fine"], "numbers of milliseconds"),
-        (["ps", "--rule", "linear", "--labels", "lists", "--hold", "-1"], "--hold is a number of seconds"),
-        (["ps", "--rule", "linear", "--labels", "lists", "--report", "val"], "clips lie in val_fit and in val"),
+        (
+            ["ps", "--rule", "linear", "--labels", "lists", "--resolutions", "100"],
+            "no columns ps100_real",
+        ),
+        (
+            ["ps", "--rule", "linear", "--labels", "lists", "--resolutions", "fine"],
+            "numbers of milliseconds",
+        ),
+        (
+            ["ps", "--rule", "linear", "--labels", "lists", "--hold", "-1"],
+            "--hold is a number of seconds",
+        ),
+        (
+            ["ps", "--rule", "linear", "--labels", "lists", "--report", "val"],
+            "clips lie in val_fit and in val",
+        ),
         (["ps", "--rule", "linear", "--weights", "nowhere"], "does not exist"),
-        (["ps", "--rule", "linear", "--labels", "lists", "--scores-split", "train"], "no frame scores for train"),
+        (
+            ["ps", "--rule", "linear", "--labels", "lists", "--scores-split", "train"],
+            "no frame scores for train",
+        ),
         (["ps", "visual", "--rule", "max", "--labels", "lists"], "The rule max has no --labels"),
     ],
 )
 def test_what_is_refused(exp, capsys, words, message):
     paths = ("ps", "visual", "lists", "nowhere")
-    assert klassify("fuse", *(exp / word if word in paths else word for word in words), "--out", exp / "refused") == 2
+    assert (
+        klassify(
+            "fuse",
+            *(exp / word if word in paths else word for word in words),
+            "--out",
+            exp / "refused",
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err and not (exp / "refused").exists()
 
 
 def test_a_cosine_becomes_a_share_of_the_way_from_real_to_fake():
     score = np.array([-2.0, -1, -0.5, 0, 0.3, 1, 2])
-    np.testing.assert_allclose(systems.to_probability(score, "cosine"), [0, 0, 0.25, 0.5, 0.65, 1, 1])
+    np.testing.assert_allclose(
+        systems.to_probability(score, "cosine"), [0, 0, 0.25, 0.5, 0.65, 1, 1]
+    )
     table = pd.DataFrame(
-        {"file": "a", "start": np.arange(7) * FRAME_S, "end": np.arange(1, 8) * FRAME_S, "score": score}
+        {
+            "file": "a",
+            "start": np.arange(7) * FRAME_S,
+            "end": np.arange(1, 8) * FRAME_S,
+            "score": score,
+        }
     )
     frames = framescores.from_table(table, "cosine", where="here")
     np.testing.assert_allclose(frames.p_fake, np.clip((1 + score) / 2, 0, 1))
@@ -502,11 +752,22 @@ def test_a_cosine_becomes_a_share_of_the_way_from_real_to_fake():
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"weight": "x"}, "incomplete"), ({"bias": [0, 0, 0]}, "do not fit"), ({"columns": 5}, "incomplete")],
+    [
+        ({"weight": "x"}, "incomplete"),
+        ({"bias": [0, 0, 0]}, "do not fit"),
+        ({"columns": 5}, "incomplete"),
+    ],
 )
 def test_a_rule_that_was_damaged_by_hand_is_said(changed, said):
-    whole = {"rule": "linear", "columns": [["score"], ["score"]], "weight": [[0, 1], [1, 0]], "bias": [0, 0],
-             "means": [0, 0], "hold_s": 0.64, "aggregate": "max"}  # fmt: skip
+    whole = {
+        "rule": "linear",
+        "columns": [["score"], ["score"]],
+        "weight": [[0, 1], [1, 0]],
+        "bias": [0, 0],
+        "means": [0, 0],
+        "hold_s": 0.64,
+        "aggregate": "max",
+    }
     system = systems.System("fused", "fusion", "both", "segment", "log_odds", ["a", "b"], whole)
     assert frame_fusion.Rule.of(system).columns == [["score"], ["score"]]
     with pytest.raises(KlassifyError, match=said):

@@ -1,4 +1,6 @@
-"""Data lists: the schema, the subsets, and official metadata of every kind with every fault we know of."""
+"""Data lists: the schema, the subsets, and official metadata of every kind with every fault we
+know of.
+"""
 
 import argparse
 import hashlib
@@ -26,8 +28,12 @@ def entry(file, modify_type="real", segments=(), **fields):
         "audio_model": None,
         "video_model": None,
         "fake_segments": segments,
-        "audio_fake_segments": segments if modify_type in ("audio_modified", "both_modified") else [],
-        "visual_fake_segments": segments if modify_type in ("visual_modified", "both_modified") else [],
+        "audio_fake_segments": (
+            segments if modify_type in ("audio_modified", "both_modified") else []
+        ),
+        "visual_fake_segments": (
+            segments if modify_type in ("visual_modified", "both_modified") else []
+        ),
         "video_frames": 100,
         "audio_frames": 64000,
     } | fields
@@ -38,14 +44,29 @@ def family(folder, **fields):
     real, one = f"{folder}/real.mp4", [[1.0, 1.5]]
     return [
         entry(real, **fields),
-        entry(f"{folder}/real_video_fake_audio.mp4", "audio_modified", one, original=real, **fields),
-        entry(f"{folder}/fake_video_real_audio.mp4", "visual_modified", one, original=real, **fields),
+        entry(
+            f"{folder}/real_video_fake_audio.mp4", "audio_modified", one, original=real, **fields
+        ),
+        entry(
+            f"{folder}/fake_video_real_audio.mp4", "visual_modified", one, original=real, **fields
+        ),
         entry(f"{folder}/fake_video_fake_audio.mp4", "both_modified", one, original=real, **fields),
     ]
 
 
 def run_lists(root, *extra, out="lists"):
-    return main(["lists", "--data", "avdeepfake1mpp", "--root", str(root), "--out", str(root / out), *map(str, extra)])
+    return main(
+        [
+            "lists",
+            "--data",
+            "avdeepfake1mpp",
+            "--root",
+            str(root),
+            "--out",
+            str(root / out),
+            *map(str, extra),
+        ]
+    )
 
 
 def make(root, entries, split="train", *extra):
@@ -67,17 +88,33 @@ def plain(files, **columns):
 def test_a_list_reads_back_as_it_was_written(tmp_path):
     frame = plain(
         ["a.mp4", "über/b c.mp4"],
-        n_frames=pd.array([100, None], dtype="Int64"), fps=[25.0, 30000 / 1001], n_samples=[64000, np.nan],
-        duration=[4.0, 1 / 3], modify_type=["real", "both_modified"], source=["s", ""],
-        fake_segments=[[], [[0.1, 0.2]]], audio_fake_segments=[[], None],
-        visual_fake_segments=[[], [[0.1, 0.2]]], speaker=["id1", ""],
-    )  # fmt: skip
+        n_frames=pd.array([100, None], dtype="Int64"),
+        fps=[25.0, 30000 / 1001],
+        n_samples=[64000, np.nan],
+        duration=[4.0, 1 / 3],
+        modify_type=["real", "both_modified"],
+        source=["s", ""],
+        fake_segments=[[], [[0.1, 0.2]]],
+        audio_fake_segments=[[], None],
+        visual_fake_segments=[[], [[0.1, 0.2]]],
+        speaker=["id1", ""],
+    )
     path = tmp_path / "x.tsv"
     datalist.write_list(path, frame)
     read = datalist.read_list(path, segments=True)
-    assert read["fps"].tolist() == frame["fps"].tolist() and read["duration"].tolist() == frame["duration"].tolist()
-    assert read["n_frames"].dtype == "Int64" and read["n_frames"][0] == 100 and read["n_samples"].isna()[1]
-    assert read["fake_segments"].tolist() == [[], [[0.1, 0.2]]] and read["audio_fake_segments"][1] is None
+    assert (
+        read["fps"].tolist() == frame["fps"].tolist()
+        and read["duration"].tolist() == frame["duration"].tolist()
+    )
+    assert (
+        read["n_frames"].dtype == "Int64"
+        and read["n_frames"][0] == 100
+        and read["n_samples"].isna()[1]
+    )
+    assert (
+        read["fake_segments"].tolist() == [[], [[0.1, 0.2]]]
+        and read["audio_fake_segments"][1] is None
+    )
     assert read["speaker"].tolist() == ["id1", ""] and read["file"][1] == "über/b c.mp4"
     first = path.read_bytes()
     datalist.write_list(path, read)
@@ -85,10 +122,19 @@ def test_a_list_reads_back_as_it_was_written(tmp_path):
 
 
 UNREADABLE = {
-    "n_frames": 100.5, "n_samples": 1e300, "fps": np.inf, "duration": -1.0, "modify_type": "faked",
-    "source": "a\tb", "speaker": "a\nb", "audio_model": "a\rb", "dataset": "\udce9",
-    "fake_segments": [[2.0, 1.0]], "audio_fake_segments": "[[1,\n2]]", "visual_fake_segments": "5",
-}  # fmt: skip
+    "n_frames": 100.5,
+    "n_samples": 1e300,
+    "fps": np.inf,
+    "duration": -1.0,
+    "modify_type": "faked",
+    "source": "a\tb",
+    "speaker": "a\nb",
+    "audio_model": "a\rb",
+    "dataset": "\udce9",
+    "fake_segments": [[2.0, 1.0]],
+    "audio_fake_segments": "[[1,\n2]]",
+    "visual_fake_segments": "5",
+}
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -103,7 +149,10 @@ def test_a_line_longer_than_a_block_of_the_reader_is_read(tmp_path):
     many = [[i / 100, (i + 1) / 100] for i in range(200_000)]
     datalist.write_list(tmp_path / "x.tsv", plain(["a.mp4", "b.mp4"], fake_segments=[[], many]))
     assert (tmp_path / "x.tsv").stat().st_size > 3 << 20
-    assert datalist.read_list(tmp_path / "x.tsv", segments=True)["fake_segments"].tolist() == [[], many]
+    assert datalist.read_list(tmp_path / "x.tsv", segments=True)["fake_segments"].tolist() == [
+        [],
+        many,
+    ]
 
 
 def test_segments_are_not_even_read_unless_asked_for(tmp_path):
@@ -155,17 +204,43 @@ def test_a_broken_list_is_refused_with_the_row(tmp_path, text, message):
 
 
 WRONG_SEGMENTS = (
-    "[[1,2]", "1],[2", "[[0,1]],[[1,2]]", "[[0,1]", "5", "true", "null", '"x"', '{"a":1}', "[0,1]", "[[1]]", "[[]]",
-    "[[0,1,2]]", "[[0,1,2],[3]]", "[[[0,1]]]", "[[0.1,null]]", '[["a","b"]]', '[["0","1"]]', "[[0,true]]", "[[2,1]]",
-    "[[1,1]]", "[[-1,1]]", "[[0,1e999]]", "[[0,NaN]]",
-)  # fmt: skip
+    "[[1,2]",
+    "1],[2",
+    "[[0,1]],[[1,2]]",
+    "[[0,1]",
+    "5",
+    "true",
+    "null",
+    '"x"',
+    '{"a":1}',
+    "[0,1]",
+    "[[1]]",
+    "[[]]",
+    "[[0,1,2]]",
+    "[[0,1,2],[3]]",
+    "[[[0,1]]]",
+    "[[0.1,null]]",
+    '[["a","b"]]',
+    '[["0","1"]]',
+    "[[0,true]]",
+    "[[2,1]]",
+    "[[1,1]]",
+    "[[-1,1]]",
+    "[[0,1e999]]",
+    "[[0,NaN]]",
+)
 
 
 @pytest.mark.parametrize("cell", WRONG_SEGMENTS)
 def test_a_cell_that_is_no_list_of_segments_is_refused_with_row_and_column(tmp_path, cell):
     path = tmp_path / "x.tsv"
-    path.write_text(f"file\tvisual_fake_segments\na.mp4\t\nb.mp4\t[]\nc.mp4\t{cell}\nd.mp4\t[[0, 0.5]]\n")
-    with pytest.raises(KlassifyError, match=r"^1 of 4 rows are wrong: visual_fake_segments is no .* row 3 \('c.mp4'\)"):
+    path.write_text(
+        f"file\tvisual_fake_segments\na.mp4\t\nb.mp4\t[]\nc.mp4\t{cell}\nd.mp4\t[[0, 0.5]]\n"
+    )
+    with pytest.raises(
+        KlassifyError,
+        match=r"^1 of 4 rows are wrong: visual_fake_segments is no .* row 3 \('c.mp4'\)",
+    ):
         datalist.read_list(path, segments=True)
     assert len(datalist.read_list(path)) == 4  # Task 1 may not depend on segments
 
@@ -200,9 +275,13 @@ def val_list(folder, n_sources, clips_each=4):
 def test_val_is_split_by_source_by_rank_of_the_hash(tmp_path, n_sources):
     val_list(tmp_path, n_sources)
     fit, report = (datalist.load_split(tmp_path, name) for name in ("val_fit", "val_report"))
-    ranked = sorted((f"{s:03d}" for s in range(n_sources)), key=lambda s: hashlib.sha256(s.encode()).hexdigest())
+    ranked = sorted(
+        (f"{s:03d}" for s in range(n_sources)), key=lambda s: hashlib.sha256(s.encode()).hexdigest()
+    )
     assert set(fit["source"]) == set(ranked[: max(3, math.ceil(n_sources * 4 / 10))])
-    assert not set(fit["source"]) & set(report["source"]) and len(fit) + len(report) == 4 * n_sources
+    assert (
+        not set(fit["source"]) & set(report["source"]) and len(fit) + len(report) == 4 * n_sources
+    )
 
 
 def test_too_few_sources_are_a_clear_error(tmp_path):
@@ -213,13 +292,17 @@ def test_too_few_sources_are_a_clear_error(tmp_path):
 
 def test_the_leaking_split_shares_sources_and_says_so(tmp_path):
     val_list(tmp_path, 20)
-    fit, report = (datalist.load_split(tmp_path, f"val_{part}_leaking") for part in ("fit", "report"))
+    fit, report = (
+        datalist.load_split(tmp_path, f"val_{part}_leaking") for part in ("fit", "report")
+    )
     assert len(fit) == 32 and len(report) == 48 and set(fit["source"]) & set(report["source"])
     assert "LEAKING" in datalist.SUBSETS["val_fit_leaking"][1]
 
 
 def test_length_subsets_keep_their_bounds_and_leave_unknown_lengths_out(tmp_path):
-    frame = plain(list("abcde"), n_frames=[255, 256, 257, 150, None], duration=[10.0, 6.0, 5.999, 6.001, None])
+    frame = plain(
+        list("abcde"), n_frames=[255, 256, 257, 150, None], duration=[10.0, 6.0, 5.999, 6.001, None]
+    )
     datalist.write_list(tmp_path / "train.tsv", frame)
     kept = {
         name: "".join(datalist.load_split(tmp_path, name)["file"])
@@ -254,29 +337,39 @@ def test_official_metadata_becomes_a_list(tmp_path):
 
 def test_both_spellings_of_both_modified_are_read(tmp_path):
     one = [[1.0, 1.5]]
-    frame, faults = make(tmp_path, [
-        entry("a.mp4", "both_modified", one),
-        entry("b.mp4", "both-modified", one, audio_fake_segments=one, visual_fake_segments=one),
-    ])  # fmt: skip
+    frame, faults = make(
+        tmp_path,
+        [
+            entry("a.mp4", "both_modified", one),
+            entry("b.mp4", "both-modified", one, audio_fake_segments=one, visual_fake_segments=one),
+        ],
+    )
     assert faults is None and set(frame["modify_type"]) == {"both_modified"}
     assert frame["audio_fake_segments"].tolist() == [one, one]
 
 
 def test_clips_of_one_original_share_a_source(tmp_path):
     upstream = "VoxCeleb2/dev/mp4/id1/x/1.mp4"
-    frame, _ = make(tmp_path, [
-        entry("u/real.mp4", original=upstream),
-        entry("u/real_p1.mp4", original="u/real.mp4"),  # a perturbed part of it
-        entry("u/fake_p1.mp4", "audio_modified", [[1, 2]], original="u/real_p1.mp4"),
-        entry("u/fake.mp4", "audio_modified", [[1, 2]], original="train/u/real.mp4"),
-        entry("v/fake.mp4", "audio_modified", [[1, 2]], original="v/real.mp4"),  # whose real is not listed
-        entry("w.v1/alone.mp4"),
-        entry("x/self.mp4", original="x/self.mp4"),
-        entry("y/1.mp4", original="y/2.mp4"),
-        entry("y/2.mp4", original="y/1.mp4"),
-    ])  # fmt: skip
+    frame, _ = make(
+        tmp_path,
+        [
+            entry("u/real.mp4", original=upstream),
+            entry("u/real_p1.mp4", original="u/real.mp4"),  # a perturbed part of it
+            entry("u/fake_p1.mp4", "audio_modified", [[1, 2]], original="u/real_p1.mp4"),
+            entry("u/fake.mp4", "audio_modified", [[1, 2]], original="train/u/real.mp4"),
+            entry(
+                "v/fake.mp4", "audio_modified", [[1, 2]], original="v/real.mp4"
+            ),  # whose real is not listed
+            entry("w.v1/alone.mp4"),
+            entry("x/self.mp4", original="x/self.mp4"),
+            entry("y/1.mp4", original="y/2.mp4"),
+            entry("y/2.mp4", original="y/1.mp4"),
+        ],
+    )
     source = dict(zip(frame["file"], frame["source"]))
-    assert {source[f"u/{name}.mp4"] for name in ("real", "real_p1", "fake", "fake_p1")} == {upstream[:-4]}
+    assert {source[f"u/{name}.mp4"] for name in ("real", "real_p1", "fake", "fake_p1")} == {
+        upstream[:-4]
+    }
     assert source["v/fake.mp4"] == "v/real" and source["w.v1/alone.mp4"] == "w.v1/alone"
     assert source["x/self.mp4"] == "x/self" and source["y/1.mp4"] in ("y/1", "y/2")
 
@@ -299,11 +392,14 @@ BAD_NAMES = [
 def test_unsafe_names_are_skipped_and_listed(tmp_path, name):
     frame, faults = make(tmp_path, [entry("good.mp4"), entry(name)])
     assert frame["file"].tolist() == ["good.mp4"]
-    assert faults[["row", "problem", "action"]].values.tolist() == [[2, "unsafe file name", "skipped"]]
+    assert faults[["row", "problem", "action"]].values.tolist() == [
+        [2, "unsafe file name", "skipped"]
+    ]
 
 
 @pytest.mark.parametrize(
-    "bad", [entry("x.mp4", "deepfaked"), entry("x.mp4", None), {"no": "file"}, entry(7), "text", None]
+    "bad",
+    [entry("x.mp4", "deepfaked"), entry("x.mp4", None), {"no": "file"}, entry(7), "text", None],
 )
 def test_entries_without_a_usable_label_or_name_are_skipped_and_listed(tmp_path, bad):
     frame, faults = make(tmp_path, [entry("a.mp4"), bad, entry("b.mp4")])
@@ -314,11 +410,20 @@ def test_entries_without_a_usable_label_or_name_are_skipped_and_listed(tmp_path,
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("video_frames", 100.5), ("video_frames", 1e300), ("video_frames", 99999999999999999999999),
-        ("video_frames", -1), ("audio_frames", 0.25), ("audio_frames", "many"), ("audio_frames", [1]),
-        ("fps", 0), ("fps", 1e-320), ("fps", 1e300), ("duration", -1), ("duration", "nan"),
+        ("video_frames", 100.5),
+        ("video_frames", 1e300),
+        ("video_frames", 99999999999999999999999),
+        ("video_frames", -1),
+        ("audio_frames", 0.25),
+        ("audio_frames", "many"),
+        ("audio_frames", [1]),
+        ("fps", 0),
+        ("fps", 1e-320),
+        ("fps", 1e300),
+        ("duration", -1),
+        ("duration", "nan"),
     ],
-)  # fmt: skip
+)
 def test_numbers_that_no_clip_can_have_are_emptied_and_listed(tmp_path, key, value):
     frame, faults = make(tmp_path, [entry("a.mp4"), entry("b.mp4", **{key: value})])
     unknown, _ = make(tmp_path, [entry("a.mp4"), entry("b.mp4", **{key: None})], "val")
@@ -330,15 +435,22 @@ def test_numbers_that_no_clip_can_have_are_emptied_and_listed(tmp_path, key, val
 @pytest.mark.parametrize("key", ["original", "speaker", "dataset", "audio_model", "video_model"])
 @pytest.mark.parametrize("character", ["\t", "\n", "\r", "\x00", "\x1b"])
 def test_control_characters_in_texts_are_replaced_and_listed(tmp_path, key, character):
-    fakes = [entry(f"{name}.mp4", "audio_modified", [[1, 2]], **{key: f"x{character}y"}) for name in "ab"]
+    fakes = [
+        entry(f"{name}.mp4", "audio_modified", [[1, 2]], **{key: f"x{character}y"}) for name in "ab"
+    ]
     frame, faults = make(tmp_path, [*fakes, entry("c.mp4")])
     assert frame["source" if key == "original" else key].tolist()[:2] == ["x\ufffdy"] * 2
-    assert faults[["row", "file", "action"]].values.tolist() == [[1, "a.mp4", "repaired"], [2, "b.mp4", "repaired"]]
+    assert faults[["row", "file", "action"]].values.tolist() == [
+        [1, "a.mp4", "repaired"],
+        [2, "b.mp4", "repaired"],
+    ]
     assert set(faults["problem"]) == {f"control characters in {key}: replaced"}
 
 
 def test_a_repeated_clip_is_listed_once(tmp_path):
-    frame, faults = make(tmp_path, [entry("a.mp4"), entry("b.mp4"), entry("a.mp4", "audio_modified", [[1, 2]])])
+    frame, faults = make(
+        tmp_path, [entry("a.mp4"), entry("b.mp4"), entry("a.mp4", "audio_modified", [[1, 2]])]
+    )
     assert frame["file"].tolist() == ["a.mp4", "b.mp4"] and frame["modify_type"][0] == "real"
     assert faults[["row", "file", "action"]].values.tolist() == [[3, "a.mp4", "skipped"]]
 
@@ -352,25 +464,39 @@ def test_a_repeated_clip_is_listed_once(tmp_path):
         (entry("x.mp4", "audio_modified", [[3.0, 4.3]]), "in a clip of 4 s"),
         (entry("x.mp4", "audio_modified", [[1.0, 2.0, 3.0]]), "no list of [start, end]"),
         (entry("x.mp4", "audio_modified", [[1.0, "2"]]), "no list of [start, end]"),
-        (entry("x.mp4", "audio_modified", [[1.0, 2.0]], fake_segments="1-2"), "no list of [start, end]"),
+        (
+            entry("x.mp4", "audio_modified", [[1.0, 2.0]], fake_segments="1-2"),
+            "no list of [start, end]",
+        ),
         (entry("x.mp4", "real", fake_segments=""), "no list of [start, end]"),
-        (entry("x.mp4", "audio_modified", [[1, 2]], audio_fake_segments=[[2.5, 3]]), "outside fake_segments"),
+        (
+            entry("x.mp4", "audio_modified", [[1, 2]], audio_fake_segments=[[2.5, 3]]),
+            "outside fake_segments",
+        ),
         (entry("x.mp4", "real", [[1.0, 2.0]]), "modify_type is real"),
         (entry("x.mp4", "visual_modified", []), "modify_type is visual_modified"),
     ],
-)  # fmt: skip
+)
 def test_impossible_segments_are_dropped_and_the_clip_stays(tmp_path, bad, problem):
     """Task 1 learns from modify_type alone: what it gets may not depend on segments."""
     frame, faults = make(tmp_path, [entry("a.mp4"), bad])
-    assert frame["file"].tolist() == ["a.mp4", "x.mp4"] and frame["modify_type"][1] == bad["modify_type"]
+    assert (
+        frame["file"].tolist() == ["a.mp4", "x.mp4"]
+        and frame["modify_type"][1] == bad["modify_type"]
+    )
     assert frame.loc[1, list(datalist.SEGMENTS)].tolist() == [None] * 3
     assert (
-        faults["row"].tolist() == [2] and faults["action"][0] == "segments dropped" and problem in faults["problem"][0]
+        faults["row"].tolist() == [2]
+        and faults["action"][0] == "segments dropped"
+        and problem in faults["problem"][0]
     )
 
 
 def test_the_task_1_view_is_the_same_without_any_segments(tmp_path):
-    entries = family("a") + [entry("x.mp4", "audio_modified", [[2.0, 1.0]]), entry("y.mp4", "real", [[1, 2]])]
+    entries = family("a") + [
+        entry("x.mp4", "audio_modified", [[2.0, 1.0]]),
+        entry("y.mp4", "real", [[1, 2]]),
+    ]
     stripped = [{k: v for k, v in e.items() if "segments" not in k} for e in entries]
     views = []
     for name, version in (("with", entries), ("without", stripped)):
@@ -395,7 +521,9 @@ def test_segments_within_the_tolerance_and_unmerged_unions_are_kept(tmp_path):
 
 def test_segments_of_the_untouched_modality_are_emptied(tmp_path):
     """AV-Deepfake1M repeats a segment in the other modality's list of some thousand clips."""
-    frame, faults = make(tmp_path, [entry("a.mp4", "audio_modified", [[1, 2]], visual_fake_segments=[[1, 2]])])
+    frame, faults = make(
+        tmp_path, [entry("a.mp4", "audio_modified", [[1, 2]], visual_fake_segments=[[1, 2]])]
+    )
     assert frame["visual_fake_segments"][0] == [] and frame["audio_fake_segments"][0] == [[1, 2]]
     assert faults["action"].tolist() == ["repaired"]
 
@@ -403,17 +531,29 @@ def test_segments_of_the_untouched_modality_are_emptied(tmp_path):
 def test_lavdf_fields_and_its_one_file_for_all_splits(tmp_path):
     def lavdf(file, split, periods=(), audio=False, video=False):
         return {
-            "file": file, "n_fakes": len(periods), "fake_periods": list(periods), "duration": 4.096,
-            "original": None, "modify_video": video, "modify_audio": audio, "split": split,
-            "video_frames": 102, "audio_frames": 65536,
-        }  # fmt: skip
+            "file": file,
+            "n_fakes": len(periods),
+            "fake_periods": list(periods),
+            "duration": 4.096,
+            "original": None,
+            "modify_video": video,
+            "modify_audio": audio,
+            "split": split,
+            "video_frames": 102,
+            "audio_frames": 65536,
+        }
 
     one = [[1.0, 1.5]]
-    (tmp_path / "metadata.json").write_text(json.dumps([
-        lavdf("train/000001.mp4", "train"), lavdf("dev/000002.mp4", "dev", one, audio=True),
-        lavdf("train/000003.mp4", "train", one, video=True),
-        lavdf("train/000004.mp4", "train", one, True, True),
-    ]))  # fmt: skip
+    (tmp_path / "metadata.json").write_text(
+        json.dumps(
+            [
+                lavdf("train/000001.mp4", "train"),
+                lavdf("dev/000002.mp4", "dev", one, audio=True),
+                lavdf("train/000003.mp4", "train", one, video=True),
+                lavdf("train/000004.mp4", "train", one, True, True),
+            ]
+        )
+    )
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "000001.mp4").touch()
     for split in ("train", "val"):
@@ -435,11 +575,9 @@ def test_lavdf_fields_and_its_one_file_for_all_splits(tmp_path):
         )
     train = datalist.load_split(tmp_path / "l", "train", segments=True)
     assert train["modify_type"].tolist() == ["real", "visual_modified", "both_modified"]
-    assert train["visual_fake_segments"].tolist() == [[], one, one] and train["audio_fake_segments"].tolist() == [
-        [],
-        [],
-        one,
-    ]
+    assert train["visual_fake_segments"].tolist() == [[], one, one] and train[
+        "audio_fake_segments"
+    ].tolist() == [[], [], one]
     assert train["duration"].tolist() == [4.096] * 3
     assert datalist.load_split(tmp_path / "l", "val")["file"].tolist() == ["dev/000002.mp4"]
     assert json.loads((tmp_path / "l" / "train.json").read_text())["media"] == str(tmp_path)
@@ -454,7 +592,11 @@ def test_sidecars_are_read_where_there_is_no_common_metadata(tmp_path, folder):
     (tmp_path / folder / "broken.json").write_text("{")
     assert run_lists(tmp_path, "--splits", "train") == 0
     frame = datalist.load_split(tmp_path / "lists", "train")
-    assert len(frame) == 4 and set(frame["source"]) == {"id00012/u/00001/real"} and set(frame["speaker"]) == {"id00012"}
+    assert (
+        len(frame) == 4
+        and set(frame["source"]) == {"id00012/u/00001/real"}
+        and set(frame["speaker"]) == {"id00012"}
+    )
     assert "broken.mp4" in (tmp_path / "lists" / "train.failures.tsv").read_text()
 
 
@@ -468,17 +610,28 @@ def test_sidecars_that_cannot_be_read_are_skipped_and_listed(tmp_path):
         one = entry("named.mp4") if name.startswith(b"named") else {"modify_type": "real"}
         (folder / os.fsdecode(name)).write_text(json.dumps(one))
     assert run_lists(tmp_path, "--splits", "train") == 0
-    assert datalist.load_split(tmp_path / "lists", "train")["file"].tolist() == ["good.mp4", "named.mp4"]
+    assert datalist.load_split(tmp_path / "lists", "train")["file"].tolist() == [
+        "good.mp4",
+        "named.mp4",
+    ]
     faults = pd.read_csv(tmp_path / "lists" / "train.failures.tsv", sep="\t")
     irregular = "its JSON is no regular file"
     assert dict(zip(faults["file"], faults["problem"])) == {
-        "caf\ufffd.mp4": "unsafe file name", "folder.mp4": irregular, "loop.mp4": irregular,
-        "nowhere.mp4": irregular, "pipe.mp4": irregular,
-    }  # fmt: skip
-    assert set(faults["action"]) == {"skipped"} and run_lists(tmp_path, "--splits", "train", "--strict") == 1
+        "caf\ufffd.mp4": "unsafe file name",
+        "folder.mp4": irregular,
+        "loop.mp4": irregular,
+        "nowhere.mp4": irregular,
+        "pipe.mp4": irregular,
+    }
+    assert (
+        set(faults["action"]) == {"skipped"}
+        and run_lists(tmp_path, "--splits", "train", "--strict") == 1
+    )
 
 
-@pytest.mark.parametrize("name", ["train_metadata.json", "train_files.txt", "heldout/testA_metadata.json"])
+@pytest.mark.parametrize(
+    "name", ["train_metadata.json", "train_files.txt", "heldout/testA_metadata.json"]
+)
 def test_a_pipe_in_place_of_metadata_is_refused(tmp_path, name, capsys):
     (tmp_path / "heldout").mkdir()
     (tmp_path / "testA_files.txt").write_text("a.mp4\n")
@@ -509,7 +662,9 @@ def test_media_are_found_where_the_archive_was_unpacked(tmp_path, folder):
 def test_heldout_labels_lie_apart_from_the_unlabelled_list(tmp_path):
     (tmp_path / "testA_files.txt").write_bytes(b"b.mp4\r\n\r\na.mp4\n")
     (tmp_path / "heldout").mkdir()
-    (tmp_path / "heldout" / "testA_metadata.json").write_text(json.dumps([entry("a.mp4"), entry("b.mp4")]))
+    (tmp_path / "heldout" / "testA_metadata.json").write_text(
+        json.dumps([entry("a.mp4"), entry("b.mp4")])
+    )
     assert run_lists(tmp_path) == 0
     frame = datalist.load_split(tmp_path / "lists", "testA")
     assert frame["file"].tolist() == ["b.mp4", "a.mp4"] and (frame["modify_type"] == "").all()
@@ -534,11 +689,15 @@ def test_a_name_that_is_no_utf8_is_refused_with_its_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "empty"), ("{}", "no JSON list"), ("[{]", "not readable JSON"),
-        ('[{"file": "a"}', "not readable"), ("[]", "No entry"),
-        ('[{"file": "a.mp4"}]', "unknown modify_type"), ('[{"a": NaN}]', "not readable JSON"),
+        ("", "empty"),
+        ("{}", "no JSON list"),
+        ("[{]", "not readable JSON"),
+        ('[{"file": "a"}', "not readable"),
+        ("[]", "No entry"),
+        ('[{"file": "a.mp4"}]', "unknown modify_type"),
+        ('[{"a": NaN}]', "not readable JSON"),
     ],
-)  # fmt: skip
+)
 def test_metadata_that_cannot_be_used_is_refused(tmp_path, text, message, capsys):
     (tmp_path / "train_metadata.json").write_text(text)
     assert run_lists(tmp_path) == 2 and message in capsys.readouterr().err
@@ -546,7 +705,9 @@ def test_metadata_that_cannot_be_used_is_refused(tmp_path, text, message, capsys
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_metadata_is_cut_anywhere_and_read_whole(tmp_path, indent):
-    entries = [entry(f"a}},{{b/{i}.mp4", nested=[{"x": 1}, {"y": [2]}], note='"}, {"') for i in range(60)]
+    entries = [
+        entry(f"a}},{{b/{i}.mp4", nested=[{"x": 1}, {"y": [2]}], note='"}, {"') for i in range(60)
+    ]
     path = tmp_path / "m.json"
     path.write_text(json.dumps(entries, indent=indent))
     for block in (10, 333, 1 << 20):
@@ -557,7 +718,9 @@ def test_metadata_is_cut_anywhere_and_read_whole(tmp_path, indent):
 
 def test_json_errors_name_the_line(tmp_path):
     path = tmp_path / "m.json"
-    text = json.dumps([entry(f"{i}.mp4") for i in range(50)], indent=1).replace('"40.mp4"', "40.mp4")
+    text = json.dumps([entry(f"{i}.mp4") for i in range(50)], indent=1).replace(
+        '"40.mp4"', "40.mp4"
+    )
     path.write_text(text)
     line = text[: text.index(" 40.mp4")].count("\n") + 1
     for block in (100, 1 << 20):
@@ -591,7 +754,11 @@ def test_probing_measures_names_missing_files_and_keeps_every_clip(tmp_path, pro
         entry("gone.mp4"),
     ]
     frame, faults = make(tmp_path, entries, "train", "--probe", "missing")
-    assert len(frame) == 4 and frame["n_frames"].tolist()[:2] == [100, 120] and frame["duration"][1] == 5.0
+    assert (
+        len(frame) == 4
+        and frame["n_frames"].tolist()[:2] == [100, 120]
+        and frame["duration"][1] == 5.0
+    )
     assert faults[["row", "file", "action"]].values.tolist() == [
         [3, "empty.mp4", "kept"],
         [4, "gone.mp4", "kept"],
@@ -607,7 +774,11 @@ def test_a_name_that_no_file_can_have_is_kept_like_a_missing_file(tmp_path, prob
     long = "x" * 300 + ".mp4"
     frame, faults = make(tmp_path, [entry(long), entry("a.mp4")], "train", "--probe", probe)
     assert frame["file"].tolist() == [long, "a.mp4"]
-    assert faults is None if probe == "none" else faults[["row", "action"]].values.tolist() == [[1, "kept"]]
+    assert (
+        faults is None
+        if probe == "none"
+        else faults[["row", "action"]].values.tolist() == [[1, "kept"]]
+    )
 
 
 def test_a_header_that_claims_the_impossible_is_a_fault_and_the_clip_stays(tmp_path, monkeypatch):
@@ -617,9 +788,13 @@ def test_a_header_that_claims_the_impossible_is_a_fault_and_the_clip_stays(tmp_p
     monkeypatch.setattr(decoding, "probe", lambda path: claim)
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.mp4").write_bytes(b"x")
-    frame, faults = make(tmp_path, [entry("a.mp4", video_frames=None)], "train", "--probe", "missing")
+    frame, faults = make(
+        tmp_path, [entry("a.mp4", video_frames=None)], "train", "--probe", "missing"
+    )
     assert frame["n_frames"].isna().all() and faults["action"].tolist() == ["kept"]
-    assert faults["problem"][0] == "Its header claims n_frames of -5, n_samples of 100000000000000000."
+    assert (
+        faults["problem"][0] == "Its header claims n_frames of -5, n_samples of 100000000000000000."
+    )
 
 
 def test_probing_in_processes_gives_what_one_process_gives(tmp_path):
@@ -669,7 +844,9 @@ def test_a_list_that_was_replaced_has_no_record_of_another(tmp_path, monkeypatch
 def _arguments(root, *extra):
     parser = argparse.ArgumentParser()
     lists.configure(parser)
-    return parser.parse_args(["--data=avdeepfake1mpp", f"--root={root}", f"--out={root / 'lists'}", *extra])
+    return parser.parse_args(
+        ["--data=avdeepfake1mpp", f"--root={root}", f"--out={root / 'lists'}", *extra]
+    )
 
 
 def test_strict_exits_with_1_and_stale_faults_go(tmp_path):
@@ -677,7 +854,10 @@ def test_strict_exits_with_1_and_stale_faults_go(tmp_path):
     assert (tmp_path / "lists" / "train.failures.tsv").exists()
     assert run_lists(tmp_path, "--strict") == 1
     make(tmp_path, [entry("a.mp4")], "train", "--force")
-    assert not (tmp_path / "lists" / "train.failures.tsv").exists() and run_lists(tmp_path, "--strict") == 0
+    assert (
+        not (tmp_path / "lists" / "train.failures.tsv").exists()
+        and run_lists(tmp_path, "--strict") == 0
+    )
 
 
 @pytest.mark.parametrize("split", ["testZ", "../train", "val_fit", ""])

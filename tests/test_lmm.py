@@ -1,4 +1,6 @@
-"""The LMM features: prompt, positions and preprocessing against slow, obvious loops on the tiny LLaVA."""
+"""The LMM features: prompt, positions and preprocessing against slow, obvious loops on the tiny
+LLaVA.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,25 @@ def exact() -> lmm.LMM:
 
 def pictures(n: int, seed: int = 0, shape: tuple[int, int] = (60, 60)) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (n, math.ceil(shape[0] / 12), math.ceil(shape[1] / 12), 3)).astype(np.uint8)
+    small = rng.integers(0, 256, (n, math.ceil(shape[0] / 12), math.ceil(shape[1] / 12), 3)).astype(
+        np.uint8
+    )
     return [image.repeat(12, 0).repeat(12, 1)[: shape[0], : shape[1]] for image in small]
 
 
-# ------------------------------------------------------------------------------------ prompt and positions
+# ------------------------------------------------------------------------------------ prompt and
+# positions
 
 
 def test_the_prompt_to_the_letter():
-    assert lmm.PROMPT == (
-        "Assistant: A chat between a curious human and an artificial intelligence assistant. The assistant gives "
-        "helpful, detailed, and polite answers to the human's questions.###Human: <image>\nAs an expert in image "
-        "forensics, you are to briefly describe the image, including lighting and reflection, texture, color "
-        "saturation, shape consistency, sense of depth, compression trace, artifacts. Give a reason to justify "
-        "whether it is a real or a fake image.###Assistant:"
+    assert (
+        lmm.PROMPT
+        == "Assistant: A chat between a curious human and an artificial intelligence assistant. The"
+        " assistant gives helpful, detailed, and polite answers to the human's"
+        " questions.###Human: <image>\nAs an expert in image forensics, you are to briefly"
+        " describe the image, including lighting and reflection, texture, color saturation,"
+        " shape consistency, sense of depth, compression trace, artifacts. Give a reason to"
+        " justify whether it is a real or a fake image.###Assistant:"
     )
 
 
@@ -51,7 +58,11 @@ def test_the_image_stands_between_the_two_pieces_of_the_prompt(tiny):
     patches = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     prompt = tiny.prompt(patches)
     head, tail = lmm.PROMPT.split("<image>")
-    assert prompt.shape == (2, 1 + len(head) + 16 + len(tail), 64)  # the tiny tokenizer has one token a byte
+    assert prompt.shape == (
+        2,
+        1 + len(head) + 16 + len(tail),
+        64,
+    )  # the tiny tokenizer has one token a byte
     before, image, after = prompt.split([1 + len(head), 16, len(tail)], dim=1)
     assert torch.equal(image, patches)
     for piece, text, start in ((before, head, [1]), (after, tail, [])):
@@ -63,26 +74,35 @@ def test_the_image_stands_between_the_two_pieces_of_the_prompt(tiny):
 def test_states_equal_a_loop_without_cache(exact):
     """Every step reads the whole sequence anew; position 0 of 64 is the prompt's last token."""
     with torch.inference_mode():
-        prompt = exact.prompt(exact.patches([lmm.padded_square(frame, 56) for frame in pictures(2)]))
+        prompt = exact.prompt(
+            exact.patches([lmm.padded_square(frame, 56) for frame in pictures(2)])
+        )
         states, tokens = exact.write(prompt)
         assert states.shape == (2, NEW, 64) and tokens.shape == (2, NEW)
         sequence = prompt
         for step in range(NEW):
-            layers = exact.language(inputs_embeds=sequence, use_cache=False, output_hidden_states=True)
+            layers = exact.language(
+                inputs_embeds=sequence, use_cache=False, output_hidden_states=True
+            )
             last = layers.last_hidden_state[:, -1]
             torch.testing.assert_close(states[:, step], last, rtol=0, atol=1e-9)
             logits = last @ exact.llava.lm_head.weight.T
             logits[:, 2] = -math.inf  # </s>
             assert torch.equal(tokens[:, step], logits.argmax(dim=1))
-            sequence = torch.cat([sequence, exact.llava.get_input_embeddings()(tokens[:, step : step + 1])], dim=1)
-        # the sequence now ends with the 64th token, which was never read; the last 64 states that exist are kept
+            sequence = torch.cat(
+                [sequence, exact.llava.get_input_embeddings()(tokens[:, step : step + 1])], dim=1
+            )
+        # the sequence now ends with the 64th token, which was never read; the last 64 states that
+        # exist are kept
         whole = exact.language(inputs_embeds=sequence[:, :-1], use_cache=False).last_hidden_state
         torch.testing.assert_close(states, whole[:, -NEW:], rtol=0, atol=1e-9)
 
 
 def test_states_are_those_after_the_final_norm(exact):
     raw = []
-    hook = exact.language.norm.register_forward_pre_hook(lambda _, arguments: raw.append(arguments[0][:, -1]))
+    hook = exact.language.norm.register_forward_pre_hook(
+        lambda _, arguments: raw.append(arguments[0][:, -1])
+    )
     with torch.inference_mode():
         states, _ = exact.write(exact.prompt(torch.ones(1, 16, 64, dtype=torch.float64)))
     hook.remove()
@@ -93,15 +113,25 @@ def test_states_are_those_after_the_final_norm(exact):
 
 
 def test_the_writing_equals_generate_of_transformers(tiny):
-    """The published system calls generate with min_new_tokens = max_new_tokens = 64 and keeps hidden_states."""
+    """The published system calls generate with min_new_tokens = max_new_tokens = 64 and keeps
+    hidden_states.
+    """
     with torch.inference_mode():
-        prompt = tiny.prompt(tiny.patches([lmm.padded_square(frame, 56) for frame in pictures(1, seed=3)]))
+        prompt = tiny.prompt(
+            tiny.patches([lmm.padded_square(frame, 56) for frame in pictures(1, seed=3)])
+        )
         states, tokens = tiny.write(prompt)
         output = tiny.llava.generate(
-            inputs_embeds=prompt, do_sample=False, min_new_tokens=NEW, max_new_tokens=NEW, use_cache=True,
-            output_hidden_states=True, return_dict_in_generate=True, pad_token_id=0,
+            inputs_embeds=prompt,
+            do_sample=False,
+            min_new_tokens=NEW,
+            max_new_tokens=NEW,
+            use_cache=True,
+            output_hidden_states=True,
+            return_dict_in_generate=True,
+            pad_token_id=0,
             attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long),
-        )  # fmt: skip
+        )
     assert torch.equal(output.sequences, tokens)
     kept = torch.cat([step[-1] for step in output.hidden_states], dim=1)[:, -NEW:]
     torch.testing.assert_close(states, kept, rtol=0, atol=1e-5)
@@ -110,14 +140,19 @@ def test_the_writing_equals_generate_of_transformers(tiny):
 def test_the_end_is_never_chosen(tiny, monkeypatch):
     head = torch.nn.Linear(64, 260, bias=True)
     torch.nn.init.zeros_(head.weight)
-    head.bias.data = torch.zeros(260).index_fill(0, torch.tensor([2]), 5.0).index_fill(0, torch.tensor([70]), 1.0)
+    head.bias.data = (
+        torch.zeros(260)
+        .index_fill(0, torch.tensor([2]), 5.0)
+        .index_fill(0, torch.tensor([70]), 1.0)
+    )
     monkeypatch.setattr(tiny, "head", head)
     with torch.inference_mode():
         _, tokens = tiny.write(tiny.prompt(torch.zeros(1, 16, 64)))
     assert tokens.tolist() == [[70] * NEW]
 
 
-# ------------------------------------------------------------------------------------ what the models see
+# ------------------------------------------------------------------------------------ what the
+# models see
 
 
 def test_image_tokens_equal_those_of_the_model_s_own_forward(exact):
@@ -126,9 +161,13 @@ def test_image_tokens_equal_those_of_the_model_s_own_forward(exact):
     ids = torch.tensor([exact.before + [3] * 16 + exact.after] * 2)
     pixels = lmm._pixels(images, exact.tower)
     with torch.inference_mode():
-        theirs = exact.llava(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[:, -1]
+        theirs = exact.llava(
+            input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)
+        ).logits[:, -1]
         read = exact.language(inputs_embeds=exact.prompt(exact.patches(images)))
-        torch.testing.assert_close(exact.head(read.last_hidden_state[:, -1]), theirs, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            exact.head(read.last_hidden_state[:, -1]), theirs, rtol=0, atol=1e-9
+        )
 
 
 def test_the_pooled_vector_is_the_normed_class_token(exact):
@@ -141,10 +180,14 @@ def test_the_pooled_vector_is_the_normed_class_token(exact):
     assert (pooled - last).abs().max() > 0.01 and pooled.shape == (2, 32)
 
 
-@pytest.mark.parametrize("shape", [(224, 224), (336, 336), (100, 61), (57, 133), (500, 340), (30, 31)])
+@pytest.mark.parametrize(
+    "shape", [(224, 224), (336, 336), (100, 61), (57, 133), (500, 340), (30, 31)]
+)
 def test_the_centre_square_equals_clip_s_own_preprocessing(shape):
     try:
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as Processor
+        from transformers.models.clip.image_processing_pil_clip import (
+            CLIPImageProcessorPil as Processor,
+        )
     except ImportError:  # before version 5
         from transformers import CLIPImageProcessor as Processor
     frame = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
@@ -214,7 +257,11 @@ class Recorder:
         if (first == 13).any():
             raise RuntimeError("13 is not looked at")
         first[first == 66] = np.nan
-        return first, np.zeros((len(frames), NEW, 4), np.float16), [f"colour {pixel[0]:.0f}" for pixel in first]
+        return (
+            first,
+            np.zeros((len(frames), NEW, 4), np.float16),
+            [f"colour {pixel[0]:.0f}" for pixel in first],
+        )
 
 
 def shown(file: str, *colours: int) -> Shown:
@@ -223,7 +270,14 @@ def shown(file: str, *colours: int) -> Shown:
 
 
 def test_clips_share_batches_and_a_bad_one_costs_itself(monkeypatch, tmp_path):
-    colours = {"a": (1, 2, 3), "b": (4,), "bad": (5, 13), "c": (6,), "nan": (66,), "d": range(20, 31)}
+    colours = {
+        "a": (1, 2, 3),
+        "b": (4,),
+        "bad": (5, 13),
+        "c": (6,),
+        "nan": (66,),
+        "d": range(20, 31),
+    }
     clips = {file: shown(file, *of_clip) for file, of_clip in colours.items()}
     models = Recorder()
     extractor = LMMExtractor(tmp_path, models, batch_size=4)
@@ -239,4 +293,8 @@ def test_clips_share_batches_and_a_bad_one_costs_itself(monkeypatch, tmp_path):
         assert row.visual[:, 0].tolist() == [frame[0, 0, 0] for frame in clip.frames]
         assert row.texts == [f"colour {frame[0, 0, 0]}" for frame in clip.frames] and not row.reason
         assert row.frames.tolist() == clip.indices.tolist() and row.n_frames == clip.n_frames
-    assert "13 is not" in rows["bad"].reason and "float16" in rows["nan"].reason and rows["../out"].stage == "path"
+    assert (
+        "13 is not" in rows["bad"].reason
+        and "float16" in rows["nan"].reason
+        and rows["../out"].stage == "path"
+    )

@@ -1,4 +1,6 @@
-"""LLaVA's files: names of both projects at the size of 7B, folders, tokenizers, and what is refused."""
+"""LLaVA's files: names of both projects at the size of 7B, folders, tokenizers, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +19,53 @@ from klassify.features import lmm, lmm_files, lmm_model, lmm_tiny, lmm_tokenizer
 from klassify.features.lmm_model import LMMSource
 from klassify.torchaudio_import import import_transformers
 
-LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+LLAMA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
 ORIGINAL_CONFIG = {
-    "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", **LLAMA_7B, "num_key_value_heads": 32,
-    "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-05, "hidden_act": "silu",
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "rope_scaling": None, "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_select_layer": -2,
-    "mm_vision_select_feature": "patch", "mm_use_im_start_end": False, "mm_use_im_patch_token": False,
+    "architectures": ["LlavaLlamaForCausalLM"],
+    "model_type": "llava",
+    **LLAMA_7B,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-05,
+    "hidden_act": "silu",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "rope_scaling": None,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "patch",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
     "image_aspect_ratio": "pad",
-}  # fmt: skip
+}
 
 
 def original_names(text: dict, vision: dict) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a LLaVA-1.5 as the LLaVA project saves them, written out by hand."""
+    """Names and shapes of the tensors of a LLaVA-1.5 as the LLaVA project saves them, written
+    out by hand.
+    """
     d, m, v = text["hidden_size"], text["intermediate_size"], text["vocab_size"]
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, d), "lm_head.weight": (v, d)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (v, d),
+        "lm_head.weight": (v, d),
+    }
     shapes["model.norm.weight"] = (d,)
     for i in range(text["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         shapes |= {f"{layer}.self_attn.{name}_proj.weight": (d, d) for name in "qkvo"}
         shapes |= {f"{layer}.mlp.{name}_proj.weight": (m, d) for name in ("gate", "up")}
-        shapes |= {f"{layer}.mlp.down_proj.weight": (d, m), f"{layer}.self_attn.rotary_emb.inv_freq": (64,)}
+        shapes |= {
+            f"{layer}.mlp.down_proj.weight": (d, m),
+            f"{layer}.self_attn.rotary_emb.inv_freq": (64,),
+        }
         shapes |= {f"{layer}.{name}_layernorm.weight": (d,) for name in ("input", "post_attention")}
     c, h, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
     shapes |= {"model.mm_projector.0.weight": (d, c), "model.mm_projector.0.bias": (d,)}
@@ -53,7 +81,10 @@ def original_names(text: dict, vision: dict) -> dict[str, tuple[int, ...]]:
         layer = f"{tower}.encoder.layers.{i}"
         norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            shapes |= {f"{layer}.self_attn.{name}.weight": (c, c), f"{layer}.self_attn.{name}.bias": (c,)}
+            shapes |= {
+                f"{layer}.self_attn.{name}.weight": (c, c),
+                f"{layer}.self_attn.{name}.bias": (c,),
+            }
         shapes |= {f"{layer}.mlp.fc1.weight": (h, c), f"{layer}.mlp.fc1.bias": (h,)}
         shapes |= {f"{layer}.mlp.fc2.weight": (c, h), f"{layer}.mlp.fc2.bias": (c,)}
     return shapes | {f"{norm}.{kind}": (c,) for norm in norms for kind in ("weight", "bias")}
@@ -77,7 +108,8 @@ def seven_billion(tmp_path_factory):
     with torch.device("meta"):
         model = import_transformers().LlavaForConditionalGeneration(config)
         state = {
-            name: torch.empty(shape) for name, shape in original_names(ORIGINAL_CONFIG, lmm_files.CLIP_L_336).items()
+            name: torch.empty(shape)
+            for name, shape in original_names(ORIGINAL_CONFIG, lmm_files.CLIP_L_336).items()
         }
     return model, state
 
@@ -88,7 +120,10 @@ def test_original_names_fit_the_7b_model(seven_billion):
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     assert {name: tensor.shape for name, tensor in fitted.items()} == wanted
     # Llama 6,738,415,616 + projector 20,979,712 + CLIP-L/14-336 vision 303,507,456
-    assert sum(tensor.numel() for tensor in fitted.values()) == 6_738_415_616 + 20_979_712 + 303_507_456
+    assert (
+        sum(tensor.numel() for tensor in fitted.values())
+        == 6_738_415_616 + 20_979_712 + 303_507_456
+    )
 
 
 def test_every_original_tensor_lands_where_its_name_says(seven_billion):
@@ -105,7 +140,9 @@ def test_every_original_tensor_lands_where_its_name_says(seven_billion):
     places = {tensor.came_from: name for name, tensor in lmm_model.fit(marked, model).items()}
     assert places["model.mm_projector.0.bias"].endswith("multi_modal_projector.linear_1.bias")
     assert places["model.mm_projector.2.weight"].endswith("multi_modal_projector.linear_2.weight")
-    assert places["model.layers.31.mlp.gate_proj.weight"].endswith("language_model.layers.31.mlp.gate_proj.weight")
+    assert places["model.layers.31.mlp.gate_proj.weight"].endswith(
+        "language_model.layers.31.mlp.gate_proj.weight"
+    )
     assert places["lm_head.weight"] == "lm_head.weight"
 
 
@@ -137,13 +174,29 @@ def write_tokenizer(folder: Path) -> None:
 
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     backend = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token="<unk>", byte_fallback=True)
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=[],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
     )
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     backend.save(str(folder / "tokenizer.json"))
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
+    special = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "tokenizer_class": "LlamaTokenizer",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(special))
 
 
@@ -156,9 +209,21 @@ def original_folder(folder: Path, *, tower: bool = True) -> tuple[Path, dict[str
     state = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
     if not tower:
         state = {name: tensor for name, tensor in state.items() if "vision_tower" not in name}
-    config = {key: text[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")}
-    config |= {"num_attention_heads": 2, "num_key_value_heads": 2, "eos_token_id": 2, "bos_token_id": 1}
-    config |= {"mm_vision_tower": "clips/another", "mm_projector_type": "mlp2x_gelu", "model_type": "llava_llama"}
+    config = {
+        key: text[key]
+        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    }
+    config |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+    }
+    config |= {
+        "mm_vision_tower": "clips/another",
+        "mm_projector_type": "mlp2x_gelu",
+        "model_type": "llava_llama",
+    }
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     names = list(state)
@@ -183,7 +248,10 @@ def clip_folder(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     }
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": vision}))
-    rest = {"text_model.final_layer_norm.weight": torch.ones(4), "visual_projection.weight": torch.ones(4, 4)}
+    rest = {
+        "text_model.final_layer_norm.weight": torch.ones(4),
+        "visual_projection.weight": torch.ones(4, 4),
+    }
     save_file({**state, **rest, "logit_scale": torch.ones(1)}, folder / "model.safetensors")
     return folder, state
 
@@ -199,7 +267,10 @@ def test_both_kinds_of_folders_load_to_the_same_model(tmp_path):
     converted = tmp_path / "converted"
     converted.mkdir()
     (converted / "config.json").write_text(json.dumps(llava.config.to_dict(), default=str))
-    save_file({to_converted(name): tensor for name, tensor in state.items()}, converted / "model.safetensors")
+    save_file(
+        {to_converted(name): tensor for name, tensor in state.items()},
+        converted / "model.safetensors",
+    )
     write_tokenizer(converted)
     other, tokenizer, none = lmm_model.load(LMMSource(str(converted), bits=16), "cpu")
     assert none is None and other.dtype == torch.float16
@@ -216,7 +287,9 @@ def test_both_kinds_of_folders_load_to_the_same_model(tmp_path):
 
 
 def write_sentencepiece(folder: Path, pieces: list[str]) -> None:
-    """A tokenizer.model of special tokens, bytes and these pieces, the earlier the better, as a Llama has it."""
+    """A tokenizer.model of special tokens, bytes and these pieces, the earlier the better, as a
+    Llama has it.
+    """
     import_transformers()
     from transformers.utils import sentencepiece_model_pb2_new as messages
 
@@ -231,24 +304,57 @@ def write_sentencepiece(folder: Path, pieces: list[str]) -> None:
 
 
 def joined_by_score(text: str, pieces: list[str]) -> list[str]:
-    """SentencePiece's byte pairs, slowly: join the two neighbours that make the best piece, the first of several."""
+    """SentencePiece's byte pairs, slowly: join the two neighbours that make the best piece, the
+    first of several.
+    """
     parts = list("▁" + text.replace(" ", "▁"))
     while True:
-        pairs = [(pieces.index(a + b), i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in pieces]
+        pairs = [
+            (pieces.index(a + b), i)
+            for i, (a, b) in enumerate(zip(parts, parts[1:]))
+            if a + b in pieces
+        ]
         if not pairs:
             break
         _, i = min(pairs)
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return [
-        token for part in parts for token in ([part] if part in pieces else map("<0x{:02X}>".format, part.encode()))
+        token
+        for part in parts
+        for token in ([part] if part in pieces else map("<0x{:02X}>".format, part.encode()))
     ]
 
 
-PIECES = ["▁t", "he", "in", "an", "▁a", "re", "▁the", "er", "on", "is", "▁image", "im", "age", "▁im", "###", "##", "#",
-          "ti", "tion", "▁Hum", "Hum", "um", *"abcdefghiklmnoprstuvxyzAHG▁,.:H"]  # fmt: skip
+PIECES = [
+    "▁t",
+    "he",
+    "in",
+    "an",
+    "▁a",
+    "re",
+    "▁the",
+    "er",
+    "on",
+    "is",
+    "▁image",
+    "im",
+    "age",
+    "▁im",
+    "###",
+    "##",
+    "#",
+    "ti",
+    "tion",
+    "▁Hum",
+    "Hum",
+    "um",
+    *"abcdefghiklmnoprstuvxyzAHG▁,.:H",
+]
 
 
-@pytest.mark.parametrize("text", [*lmm.PROMPT.split("<image>"), "the theatre  image###", "#####", "é\n▁ and 3", ""])
+@pytest.mark.parametrize(
+    "text", [*lmm.PROMPT.split("<image>"), "the theatre  image###", "#####", "é\n▁ and 3", ""]
+)
 def test_a_sentencepiece_model_is_read_as_sentencepiece_does(tmp_path, text):
     write_sentencepiece(tmp_path, PIECES)
     tokenizer = lmm_tokenizer.load_tokenizer(tmp_path)
@@ -263,7 +369,11 @@ def test_a_piece_after_the_image_has_no_start_token_of_its_own(tmp_path):
     byte = {chr(value): 3 + value for value in range(128)}
     assert before[0] == 1 and 1 not in before[1:] and 1 not in after
     assert before[1:4] == [259, byte["A"], byte["s"]] and before[-2:] == [byte[":"], 259]
-    assert after[:3] == [259, byte["\n"], byte["A"]]  # a piece by itself starts with a space, as published
+    assert after[:3] == [
+        259,
+        byte["\n"],
+        byte["A"],
+    ]  # a piece by itself starts with a space, as published
 
 
 def test_folders_without_a_llama_tokenizer_are_refused(tmp_path):
@@ -303,7 +413,10 @@ class Harmful:
 def test_hostile_and_broken_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, _ = original_folder(tmp_path / "lmm")
-    torch.save({"lm_head.weight": torch.ones(2), "extra": Harmful()}, folder / "pytorch_model-00001-of-00002.bin")
+    torch.save(
+        {"lm_head.weight": torch.ones(2), "extra": Harmful()},
+        folder / "pytorch_model-00001-of-00002.bin",
+    )
     with pytest.raises(KlassifyError, match="hostile"):
         lmm_files.read_folder(folder)
     assert not (tmp_path / "harmed").exists()
@@ -330,7 +443,9 @@ def test_hostile_and_broken_folders_are_refused(tmp_path, monkeypatch):
 
 
 def test_weights_that_leave_the_folder_are_not_followed(tmp_path):
-    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "../../secret.bin"}}))
+    (tmp_path / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../secret.bin"}})
+    )
     assert lmm_files.weight_files(tmp_path) == [tmp_path / "secret.bin"]
 
 
@@ -353,17 +468,28 @@ def test_few_bits_need_packages_and_a_gpu(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(KlassifyError, match="needs a GPU"):
         lmm_model.check_bits(4, cpu)
-    monkeypatch.setattr(lmm_model, "import_transformers", lambda: types.SimpleNamespace(BitsAndBytesConfig=dict))
-    assert lmm_model.quantization(4)["load_in_4bit"] and not lmm_model.quantization(4)["load_in_8bit"]
+    monkeypatch.setattr(
+        lmm_model, "import_transformers", lambda: types.SimpleNamespace(BitsAndBytesConfig=dict)
+    )
+    assert (
+        lmm_model.quantization(4)["load_in_4bit"] and not lmm_model.quantization(4)["load_in_8bit"]
+    )
     assert lmm_model.quantization(8)["load_in_8bit"]
 
 
-@pytest.mark.parametrize("content, told", [
-    ([], "no mapping"),
-    ({key: value for key, value in ORIGINAL_CONFIG.items() if key != "vocab_size"}, "vocab_size"),
-    (ORIGINAL_CONFIG | {"vocab_size": "many"}, "vocab_size"),
-    ({"text_config": 3}, "no config of such a model"),
-], ids=["list", "no vocab_size", "words", "text_config"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ([], "no mapping"),
+        (
+            {key: value for key, value in ORIGINAL_CONFIG.items() if key != "vocab_size"},
+            "vocab_size",
+        ),
+        (ORIGINAL_CONFIG | {"vocab_size": "many"}, "vocab_size"),
+        ({"text_config": 3}, "no config of such a model"),
+    ],
+    ids=["list", "no vocab_size", "words", "text_config"],
+)
 def test_a_config_that_is_none_is_refused(tmp_path, content, told):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(KlassifyError, match=told) as caught:

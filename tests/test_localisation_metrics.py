@@ -33,12 +33,16 @@ def build(clips):
     """Proposals and truth of clips, each a pair (rows, segments)."""
     files = [f"v{i}.mp4" for i in range(len(clips))]
     rows = np.array([row for clip, _ in clips for row in clip], np.float32).reshape(-1, 3)
-    proposals = Proposals(np.array(files, object), row_offsets(np.array([len(c) for c, _ in clips])), rows)
+    proposals = Proposals(
+        np.array(files, object), row_offsets(np.array([len(c) for c, _ in clips])), rows
+    )
     return proposals, Truth.from_cells(files, [segments for _, segments in clips])
 
 
 def random_clips(seed, ties=True):
-    """2-100 clips, 0-5 segments, 1-120 proposals: a third unsorted, quantised scores, duplicates, near misses."""
+    """2-100 clips, 0-5 segments, 1-120 proposals: a third unsorted, quantised scores,
+    duplicates, near misses.
+    """
     rng = np.random.default_rng(seed)
     clips = []
     for _ in range(rng.integers(2, 101 if seed % 5 == 0 else 16)):
@@ -103,12 +107,18 @@ def slow_official(clips):
                         break
             scored += [(np.float32(row[0]), is_right) for row, is_right in zip(rows, right)]
         ranked = sorted(scored, key=lambda pair: -pair[0])
-        ap.append(slow_average_precision([is_right for _, is_right in ranked], n_segments, first_step=False))
+        ap.append(
+            slow_average_precision(
+                [is_right for _, is_right in ranked], n_segments, first_step=False
+            )
+        )
     for count in matching.AR_COUNTS:
         recalled = sum(
             any(iou > threshold for iou in of_segment[:count])
-            for _, ious in tables for of_segment in ious for threshold in np.float32(matching.AR_IOUS).tolist()
-        )  # fmt: skip
+            for _, ious in tables
+            for of_segment in ious
+            for threshold in np.float32(matching.AR_IOUS).tolist()
+        )
         ar.append(recalled / n_segments / len(matching.AR_IOUS))
     return np.array(ap), np.array(ar)
 
@@ -125,7 +135,9 @@ def slow_textbook_hits(ious, threshold):
 
 
 def slow_textbook(clips):
-    clips = [(sorted(rows, key=lambda row: -np.float32(row[0])), segments) for rows, segments in clips]
+    clips = [
+        (sorted(rows, key=lambda row: -np.float32(row[0])), segments) for rows, segments in clips
+    ]
     tables = [(rows, iou_table(rows, segments).tolist()) for rows, segments in clips]
     n_segments = sum(len(segments) for _, segments in clips)
     ap, found = [], np.zeros(len(matching.AR_COUNTS))
@@ -153,10 +165,14 @@ def test_equals_the_stored_results_of_the_official_evaluator(case, tmp_path):
     wanted = np.array(case["expected"]["ap"], float), np.array(case["expected"]["ar"], float)
     np.testing.assert_allclose(result.ap, wanted[0], atol=1e-6, rtol=0)
     np.testing.assert_allclose(result.ar, wanted[1], atol=1e-6, rtol=0)
-    np.testing.assert_allclose(result.score, wanted[0].sum() / 8 + wanted[1].sum() / 10, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(
+        result.score, wanted[0].sum() / 8 + wanted[1].sum() / 10, atol=1e-6, rtol=0
+    )
 
 
-@pytest.mark.parametrize("block", [CASES[i : i + 50] for i in CASES[::50]], ids=lambda b: f"{b[0]}-{b[-1]}")
+@pytest.mark.parametrize(
+    "block", [CASES[i : i + 50] for i in CASES[::50]], ids=lambda b: f"{b[0]}-{b[-1]}"
+)
 @pytest.mark.parametrize("mode, slow", [("official", slow_official), ("textbook", slow_textbook)])
 def test_equals_the_slow_reference(mode, slow, block, monkeypatch):
     for seed in block:
@@ -173,7 +189,9 @@ def test_equal_weights_change_nothing(mode):
     for seed in range(20):
         matches = match(*build(random_clips(seed)), mode)
         plain, weighted = matches.score(), matches.score(np.ones(len(matches.truth.files)))
-        np.testing.assert_allclose(list(weighted.named().values()), list(plain.named().values()), atol=2e-7)
+        np.testing.assert_allclose(
+            list(weighted.named().values()), list(plain.named().values()), atol=2e-7
+        )
 
 
 @pytest.mark.parametrize("mode", ["official", "textbook"])
@@ -185,12 +203,17 @@ def test_a_weight_of_three_is_a_clip_that_stands_there_thrice(mode):
         repeated = [clip for clip, times in zip(clips, weights) for _ in range(times)]
         wanted = score_task2(*build(repeated), mode).named()
         got = match(*build(clips), mode).score(weights).named()
-        np.testing.assert_allclose(list(got.values()), list(wanted.values()), atol=2e-7, err_msg=f"seed {seed}")
+        np.testing.assert_allclose(
+            list(got.values()), list(wanted.values()), atol=2e-7, err_msg=f"seed {seed}"
+        )
 
 
 # ------------------------------------------------------------------------------ what must hold
 
-SORTED = [([[0.9, 1.0, 2.0], [0.3, 5.0, 5.4]], [[1.0, 2.0]]), ([[0.7, 3.0, 3.5]], [[3.0, 3.5], [6.0, 7.0]])]
+SORTED = [
+    ([[0.9, 1.0, 2.0], [0.3, 5.0, 5.4]], [[1.0, 2.0]]),
+    ([[0.7, 3.0, 3.5]], [[3.0, 3.5], [6.0, 7.0]]),
+]
 
 
 def test_a_perfect_answer_lacks_its_first_step_only_officially():
@@ -222,7 +245,9 @@ def test_sorting_by_score_never_lowers_ar_where_scores_rise_with_the_overlap():
             score = np.nan_to_num(iou_table(rows, segments[:1])).max(axis=1, initial=0.0)
             clips.append((np.column_stack([score, np.array(rows)[:, 1:]]).tolist(), segments[:1]))
         proposals, truth = build(clips)
-        assert (score_task2(proposals.by_score(), truth).ar >= score_task2(proposals, truth).ar).all()
+        assert (
+            score_task2(proposals.by_score(), truth).ar >= score_task2(proposals, truth).ar
+        ).all()
 
 
 def test_duplicates_leave_ar_and_never_raise_ap():
@@ -248,7 +273,9 @@ def test_a_clip_without_proposals_counts_like_one_with_the_placeholder():
 def test_an_overlap_of_exactly_one_half_counts_in_the_textbook_only():
     data = build([([[0.9, 9, 9]], []), ([[0.8, 0.0, 1.0]], [[0.0, 2.0]])])
     assert score_task2(*data).ap[0] == 0 and score_task2(*data).ar[0] == 0
-    assert score_task2(*data, "textbook").ap[0] == 0.5 and score_task2(*data, "textbook").ar[0] == 0.1
+    assert (
+        score_task2(*data, "textbook").ap[0] == 0.5 and score_task2(*data, "textbook").ar[0] == 0.1
+    )
 
 
 def test_the_official_recall_lets_one_proposal_find_two_segments_and_reads_file_order():
@@ -284,23 +311,32 @@ def test_ranking_equals_a_stable_sort_of_any_floats():
     np.testing.assert_array_equal(wanted[ranks[0]], chosen[0])
 
 
-# ------------------------------------------------------------------------------ breakdowns and resampling
+# ------------------------------------------------------------------------------ breakdowns and
+# resampling
 
 
 def test_a_kind_of_fake_is_scored_beside_all_real_clips():
     clips = [clip for seed in range(3) for clip in random_clips(seed)]
     kinds = np.array(
-        ["real" if not s else ("audio_modified", "both_modified")[i % 2] for i, (_, s) in enumerate(clips)]
+        [
+            "real" if not s else ("audio_modified", "both_modified")[i % 2]
+            for i, (_, s) in enumerate(clips)
+        ]
     )
     results = by_modify_type(match(*build(clips)), kinds)
     assert set(results) == {"audio_modified", "both_modified"}
     for kind, result in results.items():
         wanted = score_task2(*build([clip for clip, k in zip(clips, kinds) if k in ("real", kind)]))
-        np.testing.assert_allclose(list(result.named().values()), list(wanted.named().values()), atol=2e-7)
+        np.testing.assert_allclose(
+            list(result.named().values()), list(wanted.named().values()), atol=2e-7
+        )
 
 
 def test_lengths_share_out_the_segments_and_ignore_what_hits_others():
-    clips = [([[0.9, 0.0, 0.1]], [[0.0, 0.1]]), ([[0.8, 1.0, 1.16], [0.7, 5.0, 6.0]], [[1.0, 1.16], [5.0, 6.0]])]
+    clips = [
+        ([[0.9, 0.0, 0.1]], [[0.0, 0.1]]),
+        ([[0.8, 1.0, 1.16], [0.7, 5.0, 6.0]], [[1.0, 1.16], [5.0, 6.0]]),
+    ]
     results = by_length(match(*build(clips), "textbook"))
     assert [result.n_segments for result in results.values()] == [1, 1, 0, 1]
     assert list(results) == ["0-0.16 s", "0.16-0.32 s", "0.32-0.64 s", "0.64-inf s"]
@@ -312,9 +348,13 @@ def test_lengths_share_out_the_segments_and_ignore_what_hits_others():
 
 def test_modalities_are_scored_against_their_own_segments():
     proposals, _ = build([([[0.9, 1.0, 2.0], [0.5, 4.0, 5.0]], []), ([[0.1, 0, 0]], [])])
-    frame = pd.DataFrame({
-        "file": proposals.files, "audio_fake_segments": [[[1.0, 2.0]], []], "visual_fake_segments": [[[4.0, 5.0]], []],
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "file": proposals.files,
+            "audio_fake_segments": [[[1.0, 2.0]], []],
+            "visual_fake_segments": [[[4.0, 5.0]], []],
+        }
+    )
     results = by_modality(proposals, frame, "textbook")
     assert results["audio segments"].ap[0] == 1.0 and results["visual segments"].ap[0] == 0.5
     frame.loc[1, "audio_fake_segments"] = None  # unknown
@@ -331,7 +371,9 @@ def test_resampling_is_paired_by_source_and_repeatable():
     samples = bootstrap_task2({"one": matches, "same": matches}, source, n=40, seed=3)
     assert samples["one"].shape == (len(METRICS), 40)
     np.testing.assert_array_equal(samples["one"], samples["same"])
-    np.testing.assert_array_equal(bootstrap_task2({"one": matches}, source, n=40, seed=3)["one"], samples["one"])
+    np.testing.assert_array_equal(
+        bootstrap_task2({"one": matches}, source, n=40, seed=3)["one"], samples["one"]
+    )
     low, high = metrics.interval(samples["one"][-1])
     assert low < matches.score().score < high
     alone = bootstrap_task2({"one": matches}, ["all"] * len(clips), n=3)["one"]
@@ -340,13 +382,21 @@ def test_resampling_is_paired_by_source_and_repeatable():
 
 def test_the_ceiling_of_a_grid():
     truth = build([([], [[0.40, 0.80]]), ([], [[1.01, 1.38]]), ([], [])])[1]
-    coarse = grid_ceiling(truth, 0.04, mode="textbook")  # [1.01, 1.38] becomes [1.0, 1.4]: overlap 0.925
+    coarse = grid_ceiling(
+        truth, 0.04, mode="textbook"
+    )  # [1.01, 1.38] becomes [1.0, 1.4]: overlap 0.925
     np.testing.assert_allclose(coarse.ap, [1.0, 1.0, 1.0, 0.5])
     fine = grid_ceiling(truth, 0.01, mode="textbook")
     np.testing.assert_allclose([*fine.ap, *fine.ar], 1.0)
-    touched, nearest = (grid_ceiling(truth, 0.25, rule, "textbook") for rule in ("touched", "nearest"))
-    np.testing.assert_allclose(touched.ap, [1.0, 0.0, 0.0, 0.0])  # [0.25, 1.0] 0.533 and [1.0, 1.5] 0.74
-    np.testing.assert_allclose(nearest.ap, [1.0, 0.0, 0.0, 0.0])  # [0.5, 0.75] 0.625 and [1.0, 1.5] 0.74
+    touched, nearest = (
+        grid_ceiling(truth, 0.25, rule, "textbook") for rule in ("touched", "nearest")
+    )
+    np.testing.assert_allclose(
+        touched.ap, [1.0, 0.0, 0.0, 0.0]
+    )  # [0.25, 1.0] 0.533 and [1.0, 1.5] 0.74
+    np.testing.assert_allclose(
+        nearest.ap, [1.0, 0.0, 0.0, 0.0]
+    )  # [0.5, 0.75] 0.625 and [1.0, 1.5] 0.74
     blink = build([([], [[1.01, 1.02]])])[1]
     assert grid_ceiling(blink, 0.04, "nearest", "textbook").n_segments == 1
     with pytest.raises(KlassifyError, match="touched, nearest"):

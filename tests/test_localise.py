@@ -19,23 +19,34 @@ def frame_table(clips, **columns):
     for file, score in clips.items():
         k = np.arange(len(score))
         end = np.minimum((k + 1) * FRAME_S, len(score) * FRAME_S - 0.01)
-        parts.append(pd.DataFrame({"file": file, "start": k * FRAME_S, "end": end, "score": np.asarray(score, float)}))
+        parts.append(
+            pd.DataFrame(
+                {"file": file, "start": k * FRAME_S, "end": end, "score": np.asarray(score, float)}
+            )
+        )
     return pd.concat(parts, ignore_index=True).assign(**columns)
 
 
 def some_clips(seed, n_clips=6):
     rng = np.random.default_rng(seed)
-    return {f"id/{i}.mp4": np.repeat(rng.normal(0, 3, 12), 5) + rng.normal(0, 0.3, 60) for i in range(n_clips)}
+    return {
+        f"id/{i}.mp4": np.repeat(rng.normal(0, 3, 12), 5) + rng.normal(0, 0.3, 60)
+        for i in range(n_clips)
+    }
 
 
 def write_localiser(folder, table, modality="audio", split="val", group=1 << 20):
     """A localiser with these frame scores, `group` of them a row group of the file."""
-    systems.write_system(folder, systems.System(folder.name, "model", modality, "segment", "log_odds"))
+    systems.write_system(
+        folder, systems.System(folder.name, "model", modality, "segment", "log_odds")
+    )
     (folder / "model.safetensors").write_bytes(folder.name.encode())
     settings = {"system": systems.system_hash(folder), "list": "l"}
     path = score_path(folder, split, "frames")
     blocks = [table[first : first + group] for first in range(0, max(len(table), 1), group)]
-    write_blocks(path, blocks, Header(folder.name, split, "frames", "log_odds", "segment", settings))
+    write_blocks(
+        path, blocks, Header(folder.name, split, "frames", "log_odds", "segment", settings)
+    )
     return folder
 
 
@@ -61,15 +72,23 @@ def segments_of(folder, split="val"):
 
 
 def test_frames_are_read_in_parts_of_whole_clips(tmp_path):
-    clips = some_clips(3, 5) | {"long.mp4": np.zeros(300), "short.mp4": np.ones(1), "last.mp4": np.ones(20)}
+    clips = some_clips(3, 5) | {
+        "long.mp4": np.zeros(300),
+        "short.mp4": np.ones(1),
+        "last.mp4": np.ones(20),
+    }
     folder = write_localiser(tmp_path / "bam", frame_table(clips, boundary=0.5), group=70)
     path = score_path(folder, "val", "frames")
     parts = list(framescores.read_frames(path))
     assert len(parts) > 3
     frames = framescores.FrameScores.joined(parts)
     assert frames.files.tolist() == list(clips)
-    np.testing.assert_allclose(frames.p_fake, 1 / (1 + np.exp(-np.concatenate(list(clips.values())))))
-    np.testing.assert_allclose(frames.durations_s, [len(clip) * FRAME_S - 0.01 for clip in clips.values()])
+    np.testing.assert_allclose(
+        frames.p_fake, 1 / (1 + np.exp(-np.concatenate(list(clips.values()))))
+    )
+    np.testing.assert_allclose(
+        frames.durations_s, [len(clip) * FRAME_S - 0.01 for clip in clips.values()]
+    )
     assert (frames.boundary == 0.5).all() and frames.log_tags is None
 
 
@@ -108,13 +127,29 @@ def test_a_clip_in_two_places_is_refused(tmp_path):
 
 
 def test_segments_are_those_of_propose_with_their_settings(bam, capsys):
-    assert klassify("localise", bam, "--split", "val", "--method", "multi_threshold", "--set", "nms_sigma=0.2") == 0
+    assert (
+        klassify(
+            "localise",
+            bam,
+            "--split",
+            "val",
+            "--method",
+            "multi_threshold",
+            "--set",
+            "nms_sigma=0.2",
+        )
+        == 0
+    )
     scores = segments_of(bam)
     (frames,) = framescores.read_frames(score_path(bam, "val", "frames"))
     found = proposals.propose(frames, "multi_threshold", nms_sigma=0.2)
     assert scores.table["file"].tolist() == frames.files[found.clip].tolist()
-    np.testing.assert_allclose(scores.table[["start", "end", "score"]], np.stack(found[1:], axis=1), rtol=1e-8)
-    assert set(scores.table["modality"]) == {"audio"} and set(scores.table["method"]) == {"multi_threshold"}
+    np.testing.assert_allclose(
+        scores.table[["start", "end", "score"]], np.stack(found[1:], axis=1), rtol=1e-8
+    )
+    assert set(scores.table["modality"]) == {"audio"} and set(scores.table["method"]) == {
+        "multi_threshold"
+    }
     assert (scores.header.scale, scores.header.supervision) == ("probability", "segment")
     assert scores.header.settings["settings"]["nms_sigma"] == 0.2
 
@@ -123,17 +158,29 @@ def test_the_same_again_is_skipped_and_other_settings_are_refused(bam, capsys):
     command = ["localise", bam, "--split", "val"]
     assert klassify(*command) == 0
     before = score_path(bam, "val", "segments").stat().st_mtime_ns
-    assert klassify(*command) == 0 and score_path(bam, "val", "segments").stat().st_mtime_ns == before
+    assert (
+        klassify(*command) == 0 and score_path(bam, "val", "segments").stat().st_mtime_ns == before
+    )
     assert "up to date" in capsys.readouterr().out
-    assert klassify(*command, "--set", "threshold=0.7") == 2 and "--force" in capsys.readouterr().err
+    assert (
+        klassify(*command, "--set", "threshold=0.7") == 2 and "--force" in capsys.readouterr().err
+    )
     assert klassify(*command, "--set", "threshold=0.7", "--force") == 0
 
 
 def test_tuned_settings_are_taken_up_and_can_be_overridden(bam, tmp_path):
-    (bam / "proposals.yaml").write_text("method: watershed\nsettings: {context: 0.5}\ntuned: {score: 0.3}\n")
-    assert localise.choose(bam).method == "watershed" and localise.choose(bam).settings["context"] == 0.5
+    (bam / "proposals.yaml").write_text(
+        "method: watershed\nsettings: {context: 0.5}\ntuned: {score: 0.3}\n"
+    )
+    assert (
+        localise.choose(bam).method == "watershed"
+        and localise.choose(bam).settings["context"] == 0.5
+    )
     assert localise.choose(bam, settings={"context": 0.0}).settings["context"] == 0.0
-    assert localise.choose(bam, method="threshold") == ("threshold", proposals.defaults("threshold"))
+    assert localise.choose(bam, method="threshold") == (
+        "threshold",
+        proposals.defaults("threshold"),
+    )
     other = tmp_path / "other.yaml"
     other.write_text("method: threshold\nsettings: {threshold: 0.25}\n")
     assert localise.choose(bam, other).settings["threshold"] == 0.25
@@ -158,11 +205,16 @@ def test_bad_proposal_settings_are_refused_with_their_file(bam, text, message):
     assert "proposals.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize("word", ["threshold", "=3", "threshold=[", "threshold=2001-13-45", "threshold=" + "[" * 3000])
+@pytest.mark.parametrize(
+    "word", ["threshold", "=3", "threshold=[", "threshold=2001-13-45", "threshold=" + "[" * 3000]
+)
 def test_words_that_are_no_settings_are_refused(bam, capsys, word):
     assert klassify("localise", bam, "--split", "val", "--set", word) == 2
     message = capsys.readouterr().err
-    assert "not written key=value" in message or "The value of threshold is not readable YAML" in message
+    assert (
+        "not written key=value" in message
+        or "The value of threshold is not readable YAML" in message
+    )
 
 
 def test_missing_and_stale_frames_are_refused_with_the_command(bam, capsys):
@@ -199,8 +251,12 @@ def test_a_merged_system_is_a_system_of_its_own(tmp_path, bam, tags, capsys):
     parts = pd.concat([segments_of(folder).table for folder in (bam, tags)])
     assert len(table) <= len(parts) and table.groupby("file").size().max() <= 50
     first = table.groupby("file", sort=False)["score"].first()
-    pd.testing.assert_series_equal(first.sort_index(), parts.groupby("file")["score"].max().sort_index())
-    assert klassify("localise", out, "--split", "val") == 0 and "up to date" in capsys.readouterr().out
+    pd.testing.assert_series_equal(
+        first.sort_index(), parts.groupby("file")["score"].max().sort_index()
+    )
+    assert (
+        klassify("localise", out, "--split", "val") == 0 and "up to date" in capsys.readouterr().out
+    )
 
 
 def test_weights_decide_and_zero_leaves_an_input_out(tmp_path, bam, tags):
@@ -211,7 +267,9 @@ def test_weights_decide_and_zero_leaves_an_input_out(tmp_path, bam, tags):
     assert klassify("localise", out, "--split", "val", "--force") == 0
     mine, its = segments_of(out).table, segments_of(tags).table
     key = ["file", "start"]
-    pd.testing.assert_frame_equal(mine.sort_values(key, ignore_index=True), its.sort_values(key, ignore_index=True))
+    pd.testing.assert_frame_equal(
+        mine.sort_values(key, ignore_index=True), its.sort_values(key, ignore_index=True)
+    )
 
 
 def test_a_merged_system_asks_for_its_inputs_segments(tmp_path, bam, tags, capsys):
@@ -237,24 +295,43 @@ def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
     assert klassify("localise", bam, "--split", "val") == 0
     files = list(some_clips(1))
     best = segments_of(bam).table.sort_values("score").groupby("file").tail(1).set_index("file")
-    fake = [[[best.loc[file, "start"], best.loc[file, "end"] + k % 3]] for k, file in enumerate(files)]
-    frame = pd.DataFrame({"file": files, "modify_type": "audio_modified", "duration": 2.4, "source": ""})
-    frame = frame.assign(fake_segments=fake, audio_fake_segments=fake, visual_fake_segments=[[]] * 6)
+    fake = [
+        [[best.loc[file, "start"], best.loc[file, "end"] + k % 3]] for k, file in enumerate(files)
+    ]
+    frame = pd.DataFrame(
+        {"file": files, "modify_type": "audio_modified", "duration": 2.4, "source": ""}
+    )
+    frame = frame.assign(
+        fake_segments=fake, audio_fake_segments=fake, visual_fake_segments=[[]] * 6
+    )
     found = [measure_segments.load_localised(bam, "val", files)]
     named = frame.assign(source=frame["file"])
     unknown, known = (
-        measure_segments.measure_task2(found, one, versus="bam", n_bootstrap=30) for one in (frame, named)
+        measure_segments.measure_task2(found, one, versus="bam", n_bootstrap=30)
+        for one in (frame, named)
     )
     pd.testing.assert_frame_equal(unknown, known)
-    assert unknown["n_sources"].iloc[0] == 6 and unknown["Score_low"].iloc[0] < unknown["Score_high"].iloc[0]
+    assert (
+        unknown["n_sources"].iloc[0] == 6
+        and unknown["Score_low"].iloc[0] < unknown["Score_high"].iloc[0]
+    )
 
 
 def test_clips_that_one_input_lacks_are_answered_by_the_other():
     def scores(files):
         table = pd.DataFrame(
-            {"file": files, "start": 0.0, "end": 1.0, "score": 0.5, "modality": "audio", "method": "x"}
+            {
+                "file": files,
+                "start": 0.0,
+                "end": 1.0,
+                "score": 0.5,
+                "modality": "audio",
+                "method": "x",
+            }
         )
         return ScoreFile(Header("s", "val", "segments", "probability", "segment"), table)
 
-    table = localise.merged_table([scores(["a", "b"]), scores(["b", "c"])], proposals.defaults("merge"))
+    table = localise.merged_table(
+        [scores(["a", "b"]), scores(["b", "c"])], proposals.defaults("merge")
+    )
     assert table["file"].tolist() == ["a", "b", "b", "c"]

@@ -1,4 +1,6 @@
-"""Clips of any duration: eleven minutes, the longest of the data set, with the models of the demo."""
+"""Clips of any duration: eleven minutes, the longest of the data set, with the models of the
+demo.
+"""
 
 import re
 from fractions import Fraction
@@ -44,8 +46,15 @@ def sources(request, tmp_path_factory) -> Sources:
     write_mp4(path, request.param)
     wave = media.read_audio(path)
     assert abs(len(wave) / RATE - request.param) < 0.1
-    row = {"file": "long.mp4", "n_frames": int(request.param * 25), "fps": 25.0, "n_samples": len(wave),
-           "duration": len(wave) / RATE, "modify_type": "", "source": ""}  # fmt: skip
+    row = {
+        "file": "long.mp4",
+        "n_frames": int(request.param * 25),
+        "fps": 25.0,
+        "n_samples": len(wave),
+        "duration": len(wave) / RATE,
+        "modify_type": "",
+        "source": "",
+    }
     datalist.write_list(root / "lists/test.tsv", pd.DataFrame([row]))
     return Sources(root / "lists", root / "media", root / "features")
 
@@ -57,14 +66,18 @@ def system(name):
 
 
 class Memory:
-    """The peak of this process above what it held before, in MB; 0 where the system does not tell."""
+    """The peak of this process above what it held before, in MB; 0 where the system does not
+    tell.
+    """
 
     def __init__(self):
         self.clear, self.used = Path("/proc/self/clear_refs"), 0.0
 
     @staticmethod
     def _read(which):
-        return int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+        return (
+            int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+        )
 
     def __enter__(self):
         if self.clear.exists():
@@ -82,7 +95,9 @@ def test_the_detector_scores_a_clip_of_any_duration(sources, approximate):
     model, data = system("w2v_aasist")
     wave = data.reader(sources, "test").read("long.mp4")[:]
     with Memory() as memory:
-        table, reasons = inference.score_clips(model, data, sources, "test", progress=False, approximate=approximate)
+        table, reasons = inference.score_clips(
+            model, data, sources, "test", progress=False, approximate=approximate
+        )
     assert not reasons and np.isfinite(table["score"]).all() and memory.used < 500
     assert len(table) == len(data.cut(wave)) >= len(wave) / RATE - 5
     assert len(wave) / RATE - table["end"].iloc[-1] < 0.02
@@ -101,15 +116,25 @@ def test_the_localiser_scores_a_clip_of_any_duration(sources, approximate):
     model, data = system("bam")
     wave = data.reader(sources, "test").read("long.mp4")[:]
     with Memory() as memory:
-        table, reasons = inference.score_frames(model, data, sources, "test", progress=False, approximate=approximate)
+        table, reasons = inference.score_frames(
+            model, data, sources, "test", progress=False, approximate=approximate
+        )
     assert not reasons and memory.used < 500
     assert np.isfinite(table[["score", "boundary"]]).all(axis=None)
-    assert len(table) == -(-len(wave) // 640) and table["end"].iloc[-1] == pytest.approx(len(wave) / RATE)
+    assert len(table) == -(-len(wave) // 640) and table["end"].iloc[-1] == pytest.approx(
+        len(wave) / RATE
+    )
     if not approximate:
-        first, middle = (len(table) // 100 - 2) * 50, 25  # a window between two others: frames 25 of it from
+        first, middle = (
+            (len(table) // 100 - 2) * 50,
+            25,
+        )  # a window between two others: frames 25 of it from
         part = wave[(first - 50) * 640 :][: 200 * 640]  # the windows 50 frames before, and itself
         with torch.no_grad():
-            pair = [model.frame_scores(torch.from_numpy(part[o * 640 :][:64_000])[None])["score"][0] for o in (0, 50)]
+            pair = [
+                model.frame_scores(torch.from_numpy(part[o * 640 :][:64_000])[None])["score"][0]
+                for o in (0, 50)
+            ]
         weights = np.minimum(np.arange(1, 101), np.arange(100, 0, -1))[[50 + middle, middle]]
         wanted = np.average([float(pair[0][50 + middle]), float(pair[1][middle])], weights=weights)
         assert table["score"][first + middle] == pytest.approx(wanted, abs=1e-4)

@@ -1,4 +1,6 @@
-"""Decoding: the 25 fps grid by presentation time, 16 kHz mono audio, and files that are no media."""
+"""Decoding: the 25 fps grid by presentation time, 16 kHz mono audio, and files that are no
+media.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,16 @@ def gray_level(i: int) -> int:
     return 20 + 3 * (i % 75)
 
 
-def write_video(path: Path, times_ms: list[int], *, rate=25, options=None, pix_fmt="yuv420p", colour=None, turn=0):
+def write_video(
+    path: Path,
+    times_ms: list[int],
+    *,
+    rate=25,
+    options=None,
+    pix_fmt="yuv420p",
+    colour=None,
+    turn=0,
+):
     """Plain gray frames shown from the given times on; frame i has gray_level(i)."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"qp": "4", "bf": "2"})
@@ -67,7 +78,9 @@ def shown(path: Path) -> list[int]:
 
 
 def on_screen(times_s: list[float], end_s: float) -> list[int]:
-    """The obvious reference: for the middle of each cell, look for the last frame that has begun."""
+    """The obvious reference: for the middle of each cell, look for the last frame that has
+    begun.
+    """
     cells, k = [], 0
     while (middle := 0.04 * k + 0.02) < end_s - 1e-9:
         cells.append(max(i for i, time in enumerate(times_s) if time <= middle + 1e-9))
@@ -90,7 +103,9 @@ def test_other_rates_are_sampled_by_time(tmp_path, fps):
     expected = on_screen([t / 1000 for t in times], times[-1] / 1000 + 1 / fps)
     assert abs(len(expected) - 40 * 25 / fps) <= 1
     assert shown(path)[: len(expected) - 1] == expected[:-1]
-    assert abs(len(shown(path)) - len(expected)) <= 1  # the last frame's duration is the container's guess
+    assert (
+        abs(len(shown(path)) - len(expected)) <= 1
+    )  # the last frame's duration is the container's guess
 
 
 def test_variable_rate_is_sampled_by_time(tmp_path):
@@ -123,11 +138,14 @@ def test_rotated_video_comes_out_upright(tmp_path):
     turned = next(media.iter_frames(write_video(tmp_path / "b.mp4", [0, 40], turn=90)))
     assert plain.std() < 1
     dark = turned.mean(axis=2) < 10
-    assert dark[:, : SIZE // 2].all() != dark[:, SIZE // 2 :].all()  # the dark half lies at one side now
+    assert (
+        dark[:, : SIZE // 2].all() != dark[:, SIZE // 2 :].all()
+    )  # the dark half lies at one side now
 
 
 @pytest.mark.parametrize(
-    "codec, name, rate", [("aac", "a.mp4", 16_000), ("aac", "a.mp4", 44_100), ("pcm_s16le", "a.wav", 48_000)]
+    "codec, name, rate",
+    [("aac", "a.mp4", 16_000), ("aac", "a.mp4", 44_100), ("pcm_s16le", "a.wav", 48_000)],
 )
 def test_audio_is_the_mean_of_channels_at_16_khz(tmp_path, codec, name, rate):
     time = np.arange(2 * rate) / rate
@@ -154,16 +172,27 @@ def test_missing_streams_are_a_normal_state(tmp_path):
     assert (info.has_video, info.has_audio, info.n_frames, info.n_samples) == (True, False, 5, 0)
     assert (info.fps, info.width, info.height) == (25.0, SIZE, SIZE)
     assert info.duration == pytest.approx(0.2, abs=0.041)
-    audio = write_audio(tmp_path / "a.wav", np.zeros((1, 8000), np.float32), 8000, "pcm_s16le", "mono")
+    audio = write_audio(
+        tmp_path / "a.wav", np.zeros((1, 8000), np.float32), 8000, "pcm_s16le", "mono"
+    )
     info = media.probe(audio)
-    assert (info.has_video, info.has_audio, info.n_frames, info.n_samples) == (False, True, 0, 16_000)
+    assert (info.has_video, info.has_audio, info.n_frames, info.n_samples) == (
+        False,
+        True,
+        0,
+        16_000,
+    )
     with pytest.raises(MediaError, match="no video"):
         list(media.iter_frames(audio))
 
 
 @pytest.mark.parametrize(
     "suffix, audio_start",
-    [("mkv", 0), ("webm", 0), *((suffix, 3600) for suffix in ("mkv", "webm", "asf", "nut", "ts", "mp4"))],
+    [
+        ("mkv", 0),
+        ("webm", 0),
+        *((suffix, 3600) for suffix in ("mkv", "webm", "asf", "nut", "ts", "mp4")),
+    ],
 )
 def test_a_clip_that_starts_late_is_not_longer_for_it(tmp_path, suffix, audio_start):
     path = tmp_path / f"a.{suffix}"
@@ -173,13 +202,23 @@ def test_a_clip_that_starts_late_is_not_longer_for_it(tmp_path, suffix, audio_st
         video.width = video.height = SIZE
         audio = container.add_stream(codec, rate=48_000, layout="mono")
         for k in range(8):
-            frame = av.VideoFrame.from_ndarray(np.full((SIZE, SIZE, 3), 9, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((SIZE, SIZE, 3), 9, np.uint8), format="rgb24"
+            )
             frame.pts, frame.time_base = 90_000 + k, Fraction(1, 25)
             container.mux(video.encode(frame.reformat(format="yuv420p")))
         container.mux(video.encode())
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.float32), format="fltp", layout="mono")
-        silence.sample_rate, silence.pts, silence.time_base = 48_000, audio_start * 48_000, Fraction(1, 48_000)
-        resampler = av.AudioResampler(audio.format.name, "mono", 48_000, audio.codec_context.frame_size)
+        silence = av.AudioFrame.from_ndarray(
+            np.zeros((1, 48_000), np.float32), format="fltp", layout="mono"
+        )
+        silence.sample_rate, silence.pts, silence.time_base = (
+            48_000,
+            audio_start * 48_000,
+            Fraction(1, 48_000),
+        )
+        resampler = av.AudioResampler(
+            audio.format.name, "mono", 48_000, audio.codec_context.frame_size
+        )
         for block in [*resampler.resample(silence), *resampler.resample(None)]:
             container.mux(audio.encode(block))
         container.mux(audio.encode())
@@ -192,7 +231,8 @@ READERS = (media.probe, media.read_audio, lambda path: list(media.iter_frames(pa
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"this is a text file\n" * 50, bytes(5000), b"#EXTM3U\n#EXTINF:1,\nhttp://h/a.ts\n"]
+    "content",
+    [b"", b"this is a text file\n" * 50, bytes(5000), b"#EXTM3U\n#EXTINF:1,\nhttp://h/a.ts\n"],
 )
 def test_what_is_no_media_is_refused_by_name(tmp_path, content):
     path = tmp_path / "clip.mp4"
@@ -203,14 +243,19 @@ def test_what_is_no_media_is_refused_by_name(tmp_path, content):
 
 
 def playlists(folder: Path) -> dict[str, str]:
-    """{name: text} of files that would make FFmpeg read `other.ts` of a folder, or listen to a port."""
+    """{name: text} of files that would make FFmpeg read `other.ts` of a folder, or listen to a
+    port.
+    """
     hls = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
     return {
         "beside.m3u8": hls.format("other.ts"),
         "absolute.m3u8": hls.format(folder / "other.ts"),
         "above.m3u8": hls.format(f"../{folder.name}/other.ts"),
         "concat.mp4": "ffconcat version 1.0\nfile other.ts\n",
-        "port.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+        "port.mp4": (
+            "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP"
+            " 96\n"
+        ),
     }
 
 
@@ -235,30 +280,46 @@ def test_names_are_no_patterns(tmp_path):
     assert shown(tmp_path / "a%d*.mp4") == [0, 1]
 
 
-@pytest.mark.parametrize("suffix", ["mov", "mkv", "avi", "ts", "mpg", "flv", "asf", "nut", "mxf", "m4v", "y4m", "gif"])
+@pytest.mark.parametrize(
+    "suffix", ["mov", "mkv", "avi", "ts", "mpg", "flv", "asf", "nut", "mxf", "m4v", "y4m", "gif"]
+)
 def test_containers_of_video_are_read(tmp_path, suffix):
-    codecs = {"mpg": "mpeg2video", "mxf": "mpeg2video", "y4m": "rawvideo", "gif": "gif", "flv": "flv"}
+    codecs = {
+        "mpg": "mpeg2video",
+        "mxf": "mpeg2video",
+        "y4m": "rawvideo",
+        "gif": "gif",
+        "flv": "flv",
+    }
     with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
         stream = container.add_stream(codecs.get(suffix, "mpeg4"), rate=25)
         stream.width = stream.height = SIZE
         stream.pix_fmt = "rgb8" if suffix == "gif" else "yuv420p"
         for _ in range(100):
-            frame = av.VideoFrame.from_ndarray(np.full((SIZE, SIZE, 3), 90, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((SIZE, SIZE, 3), 90, np.uint8), format="rgb24"
+            )
             container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
         container.mux(stream.encode())
     assert media.probe(tmp_path / f"a.{suffix}").width == SIZE
 
 
-@pytest.mark.parametrize("suffix", ["wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mp3", "aac", "ac3", "amr"])
+@pytest.mark.parametrize(
+    "suffix", ["wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mp3", "aac", "ac3", "amr"]
+)
 def test_containers_of_audio_are_read(tmp_path, suffix):
     path, rate = tmp_path / f"a.{suffix}", 8000 if suffix == "amr" else 48_000
     codecs = {"flac": "flac", "ogg": "libopus", "mp3": "libmp3lame", "aac": "aac", "ac3": "ac3"}
     codecs |= {"amr": "libopencore_amrnb", "aiff": "pcm_s16be", "au": "pcm_s16be"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codecs.get(suffix, "pcm_s16le"), rate=rate, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, rate), np.int16), format="s16p", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, rate), np.int16), format="s16p", layout="mono"
+        )
         frame.sample_rate, frame.pts = rate, 0
-        resampler = av.AudioResampler(stream.format.name, "mono", rate, stream.codec_context.frame_size)
+        resampler = av.AudioResampler(
+            stream.format.name, "mono", rate, stream.codec_context.frame_size
+        )
         for block in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(block))
         container.mux(stream.encode())
@@ -284,7 +345,9 @@ def test_cut_off_files_are_refused(tmp_path, share, options):
 
 
 def test_file_cut_between_two_frames_is_refused(tmp_path):
-    whole = write_video(tmp_path / "whole.mp4", [40 * i for i in range(50)], options={"movflags": "faststart"})
+    whole = write_video(
+        tmp_path / "whole.mp4", [40 * i for i in range(50)], options={"movflags": "faststart"}
+    )
     with av.open(str(whole)) as container:
         position = container.streams.video[0].index_entries[30].pos
     path = tmp_path / "cut.mp4"
@@ -294,7 +357,9 @@ def test_file_cut_between_two_frames_is_refused(tmp_path):
 
 
 def test_damaged_bytes_never_crash(tmp_path):
-    data = np.frombuffer(write_video(tmp_path / "a.mp4", [40 * i for i in range(30)]).read_bytes(), np.uint8)
+    data = np.frombuffer(
+        write_video(tmp_path / "a.mp4", [40 * i for i in range(30)]).read_bytes(), np.uint8
+    )
     rng = np.random.default_rng(0)
     for _ in range(40):
         damaged = data.copy()
@@ -318,15 +383,26 @@ def test_absurd_sizes_and_times_are_refused(tmp_path, monkeypatch):
             read(big)
 
 
-@pytest.mark.parametrize("rate, samples, said", [
-    (4, 65_535, "One block of the audio is 16384 s long"), (3, 65_535, "One block"), (4, 1000, None),
-    (1, 20, "Of 20.0 s of audio only 0.0 s could be resampled"),
-])  # fmt: skip
-def test_blocks_of_sound_are_bounded_before_they_are_resampled(tmp_path, monkeypatch, rate, samples, said):
+@pytest.mark.parametrize(
+    "rate, samples, said",
+    [
+        (4, 65_535, "One block of the audio is 16384 s long"),
+        (3, 65_535, "One block"),
+        (4, 1000, None),
+        (1, 20, "Of 20.0 s of audio only 0.0 s could be resampled"),
+    ],
+)
+def test_blocks_of_sound_are_bounded_before_they_are_resampled(
+    tmp_path, monkeypatch, rate, samples, said
+):
     path = tmp_path / "slow.mka"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("flac", rate=rate, layout="mono", options={"frame_size": str(samples)})
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.int16), format="s16", layout="mono")
+        stream = container.add_stream(
+            "flac", rate=rate, layout="mono", options={"frame_size": str(samples)}
+        )
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, samples), np.int16), format="s16", layout="mono"
+        )
         frame.sample_rate, frame.pts = rate, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -396,12 +472,17 @@ def test_a_picture_that_stays_for_too_long_is_refused(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match="stays for 1000 s"):
         list(media.iter_frames(slow))
     monkeypatch.setattr(media, "MAX_STILL_S", 11.0)
-    assert len(shown(write_video(tmp_path / "slides.mkv", [0, 10_000, 20_000], rate=Fraction(1, 10)))) == 750
+    assert (
+        len(shown(write_video(tmp_path / "slides.mkv", [0, 10_000, 20_000], rate=Fraction(1, 10))))
+        == 750
+    )
 
 
 def test_frames_on_the_grid_are_one_array_while_they_stay(tmp_path):
     path = write_video(tmp_path / "a.mp4", [1000 * k for k in range(3)], rate=1)
-    assert len({id(frame) for frame in list(media.iter_frames(path))}) == 3 and len(shown(path)) == 75
+    assert (
+        len({id(frame) for frame in list(media.iter_frames(path))}) == 3 and len(shown(path)) == 75
+    )
 
 
 def test_frames_are_streamed(tmp_path):
@@ -419,7 +500,12 @@ def test_names_stay_inside_the_media_folder(tmp_path, name):
 
 def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
-    for read in (media.probe, media.read_audio, media.count_frames, lambda path: list(media.iter_frames(path))):
+    for read in (
+        media.probe,
+        media.read_audio,
+        media.count_frames,
+        lambda path: list(media.iter_frames(path)),
+    ):
         with pytest.raises(MediaError, match="no regular file"):
             read(tmp_path / "pipe.mp4")
 

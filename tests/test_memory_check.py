@@ -26,7 +26,10 @@ def config(tmp_path):
 
 def test_the_memory_check_changes_nothing(config, small_data, tmp_path, monkeypatch):
     tcn = tmp_path / "tcn.yaml"
-    tcn.write_text("model: {class_path: klassify.models.tcn.TCN, init_args: {hidden: 8}}\n" + PLAIN.split("\n", 2)[2])
+    tcn.write_text(
+        "model: {class_path: klassify.models.tcn.TCN, init_args: {hidden: 8}}\n"
+        + PLAIN.split("\n", 2)[2]
+    )
     assert cli.main(command(tcn, tmp_path / "checked", small_data)) == 0
     monkeypatch.setattr(trainer.Trainer, "_check_memory", lambda self: None)
     assert cli.main(command(tcn, tmp_path / "plain", small_data)) == 0
@@ -34,10 +37,13 @@ def test_the_memory_check_changes_nothing(config, small_data, tmp_path, monkeypa
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"), MemoryError(),
-])  # fmt: skip
-def test_too_little_memory_is_said_before_the_training(config, small_data, tmp_path, monkeypatch, capsys, error):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"), MemoryError()],
+)
+def test_too_little_memory_is_said_before_the_training(
+    config, small_data, tmp_path, monkeypatch, capsys, error
+):
     """Python's own MemoryError says nothing."""
     import plain_model
 
@@ -47,7 +53,11 @@ def test_too_little_memory_is_said_before_the_training(config, small_data, tmp_p
     monkeypatch.setattr(plain_model.Plain, "loss", too_large)
     assert cli.main(command(config, tmp_path / "out", small_data)) == 2
     said = capsys.readouterr().err
-    assert "does not fit into the memory" in said and "train.batch_size" in said and "features (32, " in said
+    assert (
+        "does not fit into the memory" in said
+        and "train.batch_size" in said
+        and "features (32, " in said
+    )
 
 
 def test_a_step_that_fails_leaves_the_model_as_it_was():
@@ -63,14 +73,20 @@ def test_a_step_that_fails_leaves_the_model_as_it_was():
     before = copy.deepcopy(model.state_dict())
     fabric, one = ranks.launch("cpu", None, None, precision="32-true")
     with pytest.raises(KlassifyError, match="does not fit"):
-        memory_check.try_step(model, {"features": torch.zeros(2, 3, 16)}, fabric, one, needs_all=True)
+        memory_check.try_step(
+            model, {"features": torch.zeros(2, 3, 16)}, fabric, one, needs_all=True
+        )
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_parameters_without_a_gradient_are_named_where_ranks_would_wait_for_them():
     from plain_model import Plain
 
-    batch = {"features": torch.randn(2, 3, 16), "valid": torch.ones(2, 3, dtype=torch.bool), "label": torch.ones(2)}
+    batch = {
+        "features": torch.randn(2, 3, 16),
+        "valid": torch.ones(2, 3, dtype=torch.bool),
+        "label": torch.ones(2),
+    }
     fabric, _ = ranks.launch("cpu", None, None, precision="32-true")
 
     def tried(rank, model):
@@ -80,7 +96,12 @@ def test_parameters_without_a_gradient_are_named_where_ranks_would_wait_for_them
             return str(error)
 
     first, second = in_threads(lambda rank: tried(rank, Plain(spare=True)), world=2)
-    assert "no gradient" in first and "spare" in first and "find_unused_parameters=true" in first and second == "2"
+    assert (
+        "no gradient" in first
+        and "spare" in first
+        and "find_unused_parameters=true" in first
+        and second == "2"
+    )
     assert in_threads(lambda rank: tried(rank, Plain()), world=2) == [None, None]
     assert tried(Ranks(), Plain(spare=True)) is None  # one process does not wait
 

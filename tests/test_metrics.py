@@ -1,4 +1,6 @@
-"""Metrics against slow, obvious references, scikit-learn and the official evaluator's stored results."""
+"""Metrics against slow, obvious references, scikit-learn and the official evaluator's stored
+results.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +17,13 @@ GOLDEN = json.loads((Path(__file__).parent / "goldens" / "official_eval.json").r
 
 
 def slow_auc(label, score):
-    pairs = [(f > r) + 0.5 * (f == r) for f, y in zip(score, label) if y for r, x in zip(score, label) if not x]
+    pairs = [
+        (f > r) + 0.5 * (f == r)
+        for f, y in zip(score, label)
+        if y
+        for r, x in zip(score, label)
+        if not x
+    ]
     return np.mean(pairs)
 
 
@@ -23,7 +31,10 @@ def slow_eer(label, score):
     """Walk the thresholds and cross the two error rates by hand."""
     previous = (0.0, 1.0)
     for threshold in sorted(set(score)):
-        miss, false_alarm = np.mean(score[label == 1] <= threshold), np.mean(score[label == 0] > threshold)
+        miss, false_alarm = (
+            np.mean(score[label == 1] <= threshold),
+            np.mean(score[label == 0] > threshold),
+        )
         if miss >= false_alarm:
             rise, fall = miss - previous[0], previous[1] - false_alarm
             return previous[0] + rise * (previous[1] - previous[0]) / (rise + fall)
@@ -42,7 +53,9 @@ def cases(n_cases=60):
 def test_auc_equals_slow_reference_and_sklearn():
     for label, score in cases():
         assert metrics.roc_auc(label, score) == pytest.approx(slow_auc(label, score), abs=1e-12)
-        assert metrics.roc_auc(label, score) == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+        assert metrics.roc_auc(label, score) == pytest.approx(
+            roc_auc_score(label, score), abs=1e-12
+        )
 
 
 def test_eer_equals_slow_reference():
@@ -74,7 +87,9 @@ def test_extremes():
 
 
 def test_perfect_audio_detector_against_the_video_label():
-    """A fidelity check of Table 2's audio rows: 0.833 for equal types, 0.8317 for the training set's."""
+    """A fidelity check of Table 2's audio rows: 0.833 for equal types, 0.8317 for the training
+    set's.
+    """
     for counts, expected in (((1, 1, 1, 1), 5 / 6), ((297_389, 266_116, 269_901, 265_812), 0.8317)):
         counts = np.array(counts) // (1 if counts[0] == 1 else 100)
         video, audio = np.repeat([0, 1, 1, 1], counts), np.repeat([0, 1, 0, 1], counts)
@@ -104,8 +119,12 @@ def test_error_rates_run_from_all_alarms_to_all_misses():
 
 def test_log_loss():
     label, probability = np.array([0, 1, 1, 0]), np.array([0.1, 0.8, 0.6, 0.4])
-    assert metrics.log_loss(label, probability) == pytest.approx(sklearn_log_loss(label, probability))
-    assert metrics.log_loss([1], [0.0]) == pytest.approx(-np.log(metrics.PROBABILITY_FLOOR))  # finite
+    assert metrics.log_loss(label, probability) == pytest.approx(
+        sklearn_log_loss(label, probability)
+    )
+    assert metrics.log_loss([1], [0.0]) == pytest.approx(
+        -np.log(metrics.PROBABILITY_FLOOR)
+    )  # finite
 
 
 def test_reliability():
@@ -162,10 +181,14 @@ def test_official_auc_equals_the_stored_results(case, tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(case["metadata"]))
     expected = case["expected"]["auc"]
     for metadata in (case["metadata"], tmp_path / "metadata.json"):
-        assert metrics.official_auc(tmp_path / "prediction.txt", metadata) == pytest.approx(expected, abs=1e-6)
+        assert metrics.official_auc(tmp_path / "prediction.txt", metadata) == pytest.approx(
+            expected, abs=1e-6
+        )
 
 
-@pytest.mark.parametrize("case", [c for c in GOLDEN["refused"] if "TXT" in c["reason"]], ids=lambda c: c["reason"])
+@pytest.mark.parametrize(
+    "case", [c for c in GOLDEN["refused"] if "TXT" in c["reason"]], ids=lambda c: c["reason"]
+)
 def test_official_auc_refuses_what_the_evaluator_refuses(case, tmp_path):
     (tmp_path / "prediction.txt").write_text(case["prediction_txt"])
     with pytest.raises(KlassifyError):
@@ -179,7 +202,10 @@ METADATA = [{"file": f"{i}.mp4", "fake_segments": [[0, 1]] if i >= 2 else []} fo
     ("lines", "expected"),
     [
         ("0.mp4;0.1\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n", 1.0),
-        ("0.mp4;\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n", 0.5),  # a missing score of a real clip ranks highest
+        (
+            "0.mp4;\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n",
+            0.5,
+        ),  # a missing score of a real clip ranks highest
         ("0.mp4;0.9\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n0.mp4;0.1\n", 1.0),  # the last line wins
         ("0.mp4;38\n1.mp4;37\n2.mp4;39\n3.mp4;40\n", 0.5),  # the sigmoid of these is 1.0
         ("0.mp4; 0.1;x\n1.mp4; 0.2;x\n\n2.mp4; 0.3;x\n3.mp4; 0.4;x", 1.0),
@@ -190,7 +216,9 @@ def test_official_quirks(lines, expected, tmp_path):
     assert metrics.official_auc(tmp_path / "prediction.txt", METADATA) == expected
 
 
-@pytest.mark.parametrize("lines", ["", "file;score\n0.mp4;0.1\n", "0.mp4\n1.mp4\n", "0;0.1\n1;0.2\n2;0.3\n3;0.4\n"])
+@pytest.mark.parametrize(
+    "lines", ["", "file;score\n0.mp4;0.1\n", "0.mp4\n1.mp4\n", "0;0.1\n1;0.2\n2;0.3\n3;0.4\n"]
+)
 def test_official_auc_needs_names_and_numbers(lines, tmp_path):
     (tmp_path / "prediction.txt").write_text(lines)
     with pytest.raises(KlassifyError):

@@ -14,12 +14,16 @@ BLUR, MSE, COLOUR, MAR, VELOCITY, ACCELERATION, JERK, JITTER = range(8)
 
 
 def face_points(opening: float = 0.1) -> np.ndarray:
-    """A schematic face (478, 2): oval, lips and eye corners in their places, unit = eye distance."""
+    """A schematic face (478, 2): oval, lips and eye corners in their places, unit = eye
+    distance.
+    """
     points = np.zeros((478, 2))
     angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     points[mouth.FACE_OVAL] = np.column_stack([0.85 * np.sin(angle), 0.35 - 1.1 * np.cos(angle)])
     turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    shape = np.column_stack([-np.cos(turn), np.sin(turn)])  # from the right corner over the lower lip
+    shape = np.column_stack(
+        [-np.cos(turn), np.sin(turn)]
+    )  # from the right corner over the lower lip
     points[mouth.OUTER_LIPS] = [0, 0.75] + shape * [0.35, 0.12 + opening / 2]
     points[mouth.INNER_LIPS] = [0, 0.75] + shape * [0.28, opening / 2]
     points[mouth.EYES] = [[-0.5, 0], [0.5, 0]]
@@ -40,8 +44,12 @@ def texture(rng: np.random.Generator, sigma: float = 1.5) -> np.ndarray:
 def moved(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another translation, rotation and uniform scale in every frame."""
     angle, scale = rng.uniform(-0.5, 0.5, len(points)), rng.uniform(0.5, 2, len(points))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
-    return np.einsum("tij,tkj->tki", turn * scale[:, None, None], points) + rng.uniform(-50, 50, (len(points), 1, 2))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(
+        2, 0, 1
+    )
+    return np.einsum("tij,tkj->tki", turn * scale[:, None, None], points) + rng.uniform(
+        -50, 50, (len(points), 1, 2)
+    )
 
 
 def motion(points: np.ndarray) -> np.ndarray:
@@ -89,7 +97,11 @@ def laplacian_variance_reference(gray: np.ndarray) -> float:
     h, w = gray.shape
     padded = np.pad(gray.astype(float), 1, mode="reflect")
     values = [
-        padded[y, x + 1] + padded[y + 2, x + 1] + padded[y + 1, x] + padded[y + 1, x + 2] - 4 * padded[y + 1, x + 1]
+        padded[y, x + 1]
+        + padded[y + 2, x + 1]
+        + padded[y + 1, x]
+        + padded[y + 1, x + 2]
+        - 4 * padded[y + 1, x + 1]
         for y in range(h)
         for x in range(w)
     ]
@@ -100,7 +112,13 @@ def lab_reference(rgb: np.ndarray) -> np.ndarray:
     """CIE Lab of sRGB 0..255 under D65, from the standards' formulas."""
     c = np.asarray(rgb, float) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+    to_xyz = np.array(
+        [
+            [0.412453, 0.357580, 0.180423],
+            [0.212671, 0.715160, 0.072169],
+            [0.019334, 0.119193, 0.950227],
+        ]
+    )
     x, y, z = (linear @ to_xyz.T / [0.950456, 1.0, 1.088754]).T
     f = [np.where(v > 216 / 24389, np.cbrt(v), (24389 / 27 * v + 16) / 116) for v in (x, y, z)]
     return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=-1)
@@ -162,7 +180,9 @@ def test_leading_values_are_zero_and_gaps_start_anew():
 
 
 def test_mouth_aspect_ratio_is_opening_over_width():
-    ratios = mouth.mouth_aspect_ratio(np.stack([face_points(a)[mouth.LIPS] for a in (0.0, 0.07, 0.35)]))
+    ratios = mouth.mouth_aspect_ratio(
+        np.stack([face_points(a)[mouth.LIPS] for a in (0.0, 0.07, 0.35)])
+    )
     np.testing.assert_allclose(ratios, np.array([0.0, 0.07, 0.35]) / 0.7, atol=1e-12)
     assert mouth.mouth_aspect_ratio(np.zeros((1, 40, 2))) == [0.0]  # a mouth of no width
 
@@ -180,7 +200,9 @@ def test_blurriness_equals_the_slow_reference():
 
 def test_blurriness_falls_when_smoothed_and_is_zero_on_a_slope():
     gray = texture(np.random.default_rng(1))[:40, :60, 0]
-    values = [mouth.blurriness(gray)] + [mouth.blurriness(cv2.GaussianBlur(gray, (0, 0), s)) for s in (0.7, 1.5, 3)]
+    values = [mouth.blurriness(gray)] + [
+        mouth.blurriness(cv2.GaussianBlur(gray, (0, 0), s)) for s in (0.7, 1.5, 3)
+    ]
     assert values == sorted(values, reverse=True) and values[0] > 5 * values[-1]
     assert mouth.blurriness(np.full((30, 40), 93, np.uint8)) == 0
 
@@ -194,7 +216,9 @@ def test_nonmouth_mask_is_the_face_without_lips_and_guard():
         for x in range(SIZE):
             in_face = cv2.pointPolygonTest(oval.astype(np.float32), (x, y), True)
             to_lips = -cv2.pointPolygonTest(hull, (x, y), True)
-            if min(abs(in_face), abs(to_lips - guard)) > 1.5:  # pixels at the edges may fall either way
+            if (
+                min(abs(in_face), abs(to_lips - guard)) > 1.5
+            ):  # pixels at the edges may fall either way
                 assert (mask[y, x] > 0) == (in_face > 0 and to_lips > guard), (x, y)
     assert set(np.unique(mask)) == {0, 255}
 
@@ -218,11 +242,14 @@ def test_mean_lab_equals_the_formulas():
 
 
 @pytest.mark.parametrize(
-    "rgb, lab", [((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((255, 0, 0), (53.24, 80.09, 67.20))]
+    "rgb, lab",
+    [((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((255, 0, 0), (53.24, 80.09, 67.20))],
 )
 def test_lab_of_known_colours(rgb, lab):
     image = np.full((9, 9, 3), rgb, np.uint8)
-    np.testing.assert_allclose(mouth.mean_lab(image, np.array([[0, 0], [8, 0], [8, 8], [0, 8]])), lab, atol=0.05)
+    np.testing.assert_allclose(
+        mouth.mean_lab(image, np.array([[0, 0], [8, 0], [8, 8], [0, 8]])), lab, atol=0.05
+    )
 
 
 def test_colour_shift_is_the_distance():
@@ -242,7 +269,9 @@ def test_clip_features_equal_full_frame_references():
     masks, grays, labs = [], [], []
     for frame, x in zip(frames, points):
         guard = 0.10 * np.linalg.norm(x[33] - x[263])
-        masks.append(mouth.nonmouth_mask(x[mouth.FACE_OVAL], x[mouth.OUTER_LIPS], (SIZE, SIZE), guard))
+        masks.append(
+            mouth.nonmouth_mask(x[mouth.FACE_OVAL], x[mouth.OUTER_LIPS], (SIZE, SIZE), guard)
+        )
         grays.append(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
         labs.append(mouth.mean_lab(frame, x[mouth.OUTER_LIPS]))
     for t in range(1, 5):
@@ -275,7 +304,9 @@ def test_repeated_pictures_are_measured_once_and_equal_copies(monkeypatch):
     monkeypatch.setattr(mouth, "look", lambda *a, look=mouth.look: looked.append(1) or look(*a))
     features, valid = mouth.mouth_features(repeated)
     assert len(looked) == 4
-    copies = [(frame.copy(), None if points is None else points.copy()) for frame, points in repeated]
+    copies = [
+        (frame.copy(), None if points is None else points.copy()) for frame, points in repeated
+    ]
     for got, wanted in zip((features, valid), mouth.mouth_features(copies)):
         np.testing.assert_array_equal(got, wanted)
     assert not features[[1, 3, 4, 9]][:, [MSE, COLOUR, VELOCITY]].any()
@@ -302,7 +333,9 @@ def test_frames_without_a_face_are_invalid_and_zero():
 
 
 def test_a_clip_without_any_face_or_frame():
-    features, valid = mouth.mouth_features((texture(np.random.default_rng(8)), None) for _ in range(4))
+    features, valid = mouth.mouth_features(
+        (texture(np.random.default_rng(8)), None) for _ in range(4)
+    )
     assert features.shape == (4, 8) and not valid.any() and not features.any()
     features, valid = mouth.mouth_features([])
     assert features.shape == (0, 8) and valid.shape == (0,)
@@ -314,21 +347,29 @@ def test_faces_partly_outside_the_frame_are_clipped(shift):
     frames, points = [texture(rng) for _ in range(3)], clip_points(rng, 3) + shift
     features, valid = mouth.mouth_features(zip(frames, points))
     assert np.isfinite(features).all()
-    inside = (points[:, mouth.OUTER_LIPS] > 8).all() and (points[:, mouth.OUTER_LIPS] < SIZE - 8).all()
+    inside = (points[:, mouth.OUTER_LIPS] > 8).all() and (
+        points[:, mouth.OUTER_LIPS] < SIZE - 8
+    ).all()
     assert valid.all() or not inside
 
 
 def test_a_face_that_leaves_the_frame_is_valid_until_its_mouth_is_gone():
     frame, points = texture(np.random.default_rng(15)), face_points() * 60 + [80, 55]
     for direction in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        features, valid = mouth.mouth_features((frame, points + np.multiply(direction, t)) for t in range(0, 200))
+        features, valid = mouth.mouth_features(
+            (frame, points + np.multiply(direction, t)) for t in range(0, 200)
+        )
         assert np.isfinite(features).all() and valid[0] and not valid[-1]
         assert (np.diff(valid.astype(int)) <= 0).all()
 
 
 def test_mouths_that_are_too_small_or_out_of_sight_are_invalid():
     frame = texture(np.random.default_rng(10))
-    for points in (face_points() * 8 + [80, 80], face_points() * 60 + [500, 55], np.zeros((478, 2))):
+    for points in (
+        face_points() * 8 + [80, 80],
+        face_points() * 60 + [500, 55],
+        np.zeros((478, 2)),
+    ):
         features, valid = mouth.mouth_features([(frame, points)] * 3)
         assert not valid.any() and not features.any()
 
@@ -355,7 +396,9 @@ def test_short_gaps_are_bridged_smoothly():
     rng = np.random.default_rng(13)
     frames = [texture(rng)] * 9
     points = [face_points() * 60 + [80, 55] + [t, 0] for t in range(9)]
-    features, valid = mouth.mouth_features(fill_gaps(zip(frames, points[:2] + [None] * 5 + points[7:])))
+    features, valid = mouth.mouth_features(
+        fill_gaps(zip(frames, points[:2] + [None] * 5 + points[7:]))
+    )
     assert valid.all()
     np.testing.assert_allclose(features[:, VELOCITY:], 0, atol=1e-6)
 
@@ -372,10 +415,14 @@ def test_stacked_channels_are_logs_and_first_differences():
     assert stacked.shape == (12, 16) and stacked.dtype == np.float32
     for t in range(12):
         for c in range(8):
-            value = [np.log1p(features[s, c]) if c in (BLUR, MSE) else features[s, c] for s in (t, t - 1)]
+            value = [
+                np.log1p(features[s, c]) if c in (BLUR, MSE) else features[s, c] for s in (t, t - 1)
+            ]
             assert stacked[t, c] == pytest.approx(value[0] if valid[t] else 0, rel=1e-6)
             defined = t > 0 and valid[t] and valid[t - 1]
-            assert stacked[t, 8 + c] == pytest.approx(value[0] - value[1] if defined else 0, rel=1e-4, abs=1e-5)
+            assert stacked[t, 8 + c] == pytest.approx(
+                value[0] - value[1] if defined else 0, rel=1e-4, abs=1e-5
+            )
 
 
 def test_stacking_changes_nothing_in_place_and_takes_empty_clips():
@@ -387,6 +434,8 @@ def test_stacking_changes_nothing_in_place_and_takes_empty_clips():
 
 def test_groups_are_those_of_the_paper():
     assert [mouth.FEATURES[i] for i in mouth.GROUPS[1] + mouth.GROUPS[2] + mouth.GROUPS[3]] == [
-        "blur", "nonmouth_mse", "colour",
-    ]  # fmt: skip
+        "blur",
+        "nonmouth_mse",
+        "colour",
+    ]
     assert sorted(sum(mouth.GROUPS.values(), [])) == list(range(len(mouth.FEATURES)))

@@ -1,4 +1,6 @@
-"""Packaging: an answer for every listed clip, equal bytes for equal scores, a manifest that says it all."""
+"""Packaging: an answer for every listed clip, equal bytes for equal scores, a manifest that says
+it all.
+"""
 
 import json
 import zipfile
@@ -29,7 +31,9 @@ def pack(home, **options):
 def test_answers_follow_the_list_with_nine_digits(home):
     system = make_system(home / "s", [0.25, 0.123456789012, 1e-12, 1.0])  # of a, b, c/d, e
     manifest = pack(home, task1=system)
-    assert (home / "out" / check.TXT).read_bytes() == b"b.mp4;0.123456789\na.mp4;0.25\nc/d.mp4;1e-12\ne.mp4;1\n"
+    assert (
+        home / "out" / check.TXT
+    ).read_bytes() == b"b.mp4;0.123456789\na.mp4;0.25\nc/d.mp4;1e-12\ne.mp4;1\n"
     assert manifest["task1"]["n_answers"] == 4 and manifest["task1"]["n_prior"] == 0
     assert "rule" not in manifest and "notice" not in manifest
 
@@ -73,7 +77,9 @@ def test_scores_of_other_clips_are_refused_with_both_sides(home):
     frame = datalist.read_list(home / "lists" / "testA.tsv")
     frame["file"] = ["b.mp4", "a.mp4", "c/d.mp4", "f.mp4"]
     datalist.write_list(home / "lists" / "testA.tsv", frame[["file", *datalist.MEASURED]])
-    with pytest.raises(KlassifyError, match=r"1 without a score \(f.mp4\).*1 scored but not listed \(e.mp4\)"):
+    with pytest.raises(
+        KlassifyError, match=r"1 without a score \(f.mp4\).*1 scored but not listed \(e.mp4\)"
+    ):
         pack(home, task1=system)
 
 
@@ -87,7 +93,10 @@ def test_manifest_names_systems_hashes_and_val_auc_down_to_the_inputs(home):
     assert entry["hash"] == systems.system_hash(top) and entry["inputs"][0]["name"] == "raw"
     assert entry["inputs"][0]["val_auc"] == 0.91 and len(entry["clips_sha256"]) == 64
     assert manifest["list"]["path"] == str(home / "lists" / "testA.tsv")
-    assert manifest["command"].startswith("klassify package --task1 ") and "--split testA" in manifest["command"]
+    assert (
+        manifest["command"].startswith("klassify package --task1 ")
+        and "--split testA" in manifest["command"]
+    )
     # top calls itself clip-supervised, but its input is not: the rule of Task 1 has to be said
     assert manifest["task1"]["supervision"] == "segment" and "clip labels" in manifest["rule"]
 
@@ -132,12 +141,23 @@ def test_the_detector_names_what_answers_and_an_option_overrides_it(home, capsys
 @pytest.mark.parametrize("name", ["../one", "/one", "two/../../one", "", ".", "a\0"])
 def test_a_detector_names_systems_below_it_alone(home, capsys, name):
     make_system(home / "one", [0.1, 0.2, 0.3, 0.4])
-    entry = {"kind": "model", "modality": "audio", "supervision": "clip", "inputs": [], "hash": "0" * 16}
-    write_text(home / "exp" / "detector.yaml", yaml.safe_dump({"answers": {"task1": name}, "systems": {name: entry}}))
+    entry = {
+        "kind": "model",
+        "modality": "audio",
+        "supervision": "clip",
+        "inputs": [],
+        "hash": "0" * 16,
+    }
+    write_text(
+        home / "exp" / "detector.yaml",
+        yaml.safe_dump({"answers": {"task1": name}, "systems": {name: entry}}),
+    )
     with pytest.raises(KlassifyError, match="no folder beside it"):
         read_detector(home / "exp")
     write_text(home / "submit.yaml", yaml.safe_dump({"task1": "../one"}))
-    assert main(["detector", str(home / "exp"), "--conf", str(home / "submit.yaml"), "--force"]) == 2
+    assert (
+        main(["detector", str(home / "exp"), "--conf", str(home / "submit.yaml"), "--force"]) == 2
+    )
     assert "does not lie below" in capsys.readouterr().err
 
 
@@ -174,10 +194,17 @@ def test_a_submission_spoilt_after_packaging_is_not_taken_for_done(home):
 def test_proposals_are_sorted_cut_rounded_and_never_empty(home):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     many = [["e.mp4", i * 0.05, i * 0.05 + 0.1, 0.9 - 0.01 * i] for i in range(60)]
-    make_segments(system, [
-        ["b.mp4", 1.00049, 1.5, 0.12344], ["b.mp4", 3.5, 9.0, 0.98767], ["b.mp4", 4.5, 5.0, 0.5],
-        ["b.mp4", 1.0002, 1.5001, 0.1], ["c/d.mp4", 7.0, 9.99996, 0.5], *many[::-1],
-    ])  # fmt: skip
+    make_segments(
+        system,
+        [
+            ["b.mp4", 1.00049, 1.5, 0.12344],
+            ["b.mp4", 3.5, 9.0, 0.98767],
+            ["b.mp4", 4.5, 5.0, 0.5],
+            ["b.mp4", 1.0002, 1.5001, 0.1],
+            ["c/d.mp4", 7.0, 9.99996, 0.5],
+            *many[::-1],
+        ],
+    )
     manifest = pack(home, task1=system, task2=system)
     answers = json.loads((home / "out" / check.JSON).read_text())
     assert list(answers) == FILES
@@ -213,13 +240,26 @@ def test_proposals_for_unlisted_clips_are_refused(home):
 def test_mistakes_are_named(home, capsys, monkeypatch, arguments, message):
     make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     monkeypatch.chdir(home)
-    command = ["package", "--split", "testA", "--list", "lists/testA.tsv", "--out", "out", *arguments]
+    command = [
+        "package",
+        "--split",
+        "testA",
+        "--list",
+        "lists/testA.tsv",
+        "--out",
+        "out",
+        *arguments,
+    ]
     assert main(command) == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folder, split", [("my\u00a0lists", "testA"), ("数\u3000据", "testA"), ("lists", "test.A"),
-                                           ("lists", "tést A")])  # fmt: skip
-def test_names_of_any_script_can_be_packaged_and_the_same_command_goes_on(home, capsys, folder, split):
+@pytest.mark.parametrize(
+    "folder, split",
+    [("my\u00a0lists", "testA"), ("数\u3000据", "testA"), ("lists", "test.A"), ("lists", "tést A")],
+)
+def test_names_of_any_script_can_be_packaged_and_the_same_command_goes_on(
+    home, capsys, folder, split
+):
     listed = make_list(home / folder / "testA.tsv")
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     scores = system / "scores/testA.clips.tsv"
@@ -230,12 +270,16 @@ def test_names_of_any_script_can_be_packaged_and_the_same_command_goes_on(home, 
         assert main(["package", *map(str, words), *force]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folder, split", [("a\nb", "testA"), ("a\x9bb", "testA"), ("a\udcffb", "testA"),
-                                           ("lists", ".testA")])  # fmt: skip
+@pytest.mark.parametrize(
+    "folder, split",
+    [("a\nb", "testA"), ("a\x9bb", "testA"), ("a\udcffb", "testA"), ("lists", ".testA")],
+)
 def test_what_no_manifest_can_name_is_refused_before_anything_is_written(home, folder, split):
     listed = make_list(home / folder / "testA.tsv")
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
-    (system / "scores" / f"{split}.clips.tsv").write_bytes((system / "scores/testA.clips.tsv").read_bytes())
+    (system / "scores" / f"{split}.clips.tsv").write_bytes(
+        (system / "scores/testA.clips.tsv").read_bytes()
+    )
     with pytest.raises(KlassifyError, match="No manifest can say"):
         package.package(home / "out", listed, split, {"task1": system})
     assert not (home / "out").exists()

@@ -1,7 +1,8 @@
-"""conf/paper of both recipes: inheritance, the sets of augmentations, and two batches of every system.
+"""conf/paper of both recipes: inheritance, the sets of augmentations, and two batches of every
+system.
 
-The pretrained weights are not there in tests: overrides put a random front end of fewer layers in their place. The fast
-form is narrow too; the slow one has the published widths.
+The pretrained weights are not there in tests: overrides put a random front end of fewer layers in
+their place. The fast form is narrow too; the slow one has the published widths.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from klassify.experiment import load_experiment
 from klassify.models.ssl import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted(path for path in ROOT.glob("recipes/*/conf/paper/*.yaml") if path.name != "submit.yaml")
+CONFIGS = sorted(
+    path for path in ROOT.glob("recipes/*/conf/paper/*.yaml") if path.name != "submit.yaml"
+)
 AUDIO = ROOT / "recipes/klassify/conf/paper"
 N_FRAMES = 14
 
@@ -59,8 +62,14 @@ def test_rows_of_the_tcn_differ_in_features_alone():
 
 def test_systems_that_differ_in_weights_alone():
     with torch.device("meta"):
-        for one, other in (("bam", "bam_wavlm"), ("w2v_aasist_baseline_1", "w2v_aasist_baseline_2")):
-            assert load_experiment(AUDIO / f"{one}.yaml").resolved == load_experiment(AUDIO / f"{other}.yaml").resolved
+        for one, other in (
+            ("bam", "bam_wavlm"),
+            ("w2v_aasist_baseline_1", "w2v_aasist_baseline_2"),
+        ):
+            assert (
+                load_experiment(AUDIO / f"{one}.yaml").resolved
+                == load_experiment(AUDIO / f"{other}.yaml").resolved
+            )
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -72,8 +81,14 @@ def test_baselines_read_the_released_weights_as_their_authors_do(number):
     with torch.device("meta"):
         ours = import_checkpoint.experiment_of(parser.parse_args(words)).model
         released = import_checkpoint.released_model("ssl-anti-spoofing", "xlsr300m")
-    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (ours, released)]
-    assert shapes[0] == shapes[1] and ours.frontend.normalize_input is released.frontend.normalize_input is False
+    shapes = [
+        {key: value.shape for key, value in model.state_dict().items()}
+        for model in (ours, released)
+    ]
+    assert (
+        shapes[0] == shapes[1]
+        and ours.frontend.normalize_input is released.frontend.normalize_input is False
+    )
 
 
 # -------------------------------------------------------------------------------------- base
@@ -109,9 +124,17 @@ def test_arguments_do_not_outlive_their_class(tmp_path):
 
 @pytest.mark.parametrize(
     ("base", "named"),
-    [("../tcn.yaml", "same folder"), ("/tcn.yaml", "same folder"), ("", "same folder"), (3, "same folder"),
-     ([], "same folder"), ("row.yaml", "own base"), ("gone.yaml", "gone.yaml"), ("loop.yaml", "own base")],
-)  # fmt: skip
+    [
+        ("../tcn.yaml", "same folder"),
+        ("/tcn.yaml", "same folder"),
+        ("", "same folder"),
+        (3, "same folder"),
+        ([], "same folder"),
+        ("row.yaml", "own base"),
+        ("gone.yaml", "gone.yaml"),
+        ("loop.yaml", "own base"),
+    ],
+)
 def test_bases_that_cannot_be_are_refused(tmp_path, base, named):
     write(tmp_path, row={**TCN, "base": base}, loop={"base": "row.yaml"})
     with pytest.raises(KlassifyError, match=named):
@@ -135,7 +158,9 @@ class TwoKinds:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> TwoKinds:
-    """One original in four versions a split: sounds with mouth features, and short videos with LMM features."""
+    """One original in four versions a split: sounds with mouth features, and short videos with
+    LMM features.
+    """
     root = tmp_path_factory.mktemp("paper")
     places = []
     for kind in ("sound", "pictures"):
@@ -156,37 +181,64 @@ def make_pictures(root: Path, split: str, seed: int) -> None:
     (root / "media" / split).mkdir(parents=True)
     for index, fake in enumerate(("[]", "[[0.2,0.4]]")):
         file = f"{split} {index}.mkv"
-        write_lossless(root / "media" / split / file, noise(N_FRAMES, 64, 64, seed=10 * seed + index))
-        rows.append({
-            "file": file, "n_frames": N_FRAMES, "fps": 25.0, "n_samples": 0, "duration": N_FRAMES / 25,
-            "source": file, "modify_type": "visual_modified" if index else "real", "fake_segments": fake,
-            "audio_fake_segments": "[]", "visual_fake_segments": fake,
-        })  # fmt: skip
+        write_lossless(
+            root / "media" / split / file, noise(N_FRAMES, 64, 64, seed=10 * seed + index)
+        )
+        rows.append(
+            {
+                "file": file,
+                "n_frames": N_FRAMES,
+                "fps": 25.0,
+                "n_samples": 0,
+                "duration": N_FRAMES / 25,
+                "source": file,
+                "modify_type": "visual_modified" if index else "real",
+                "fake_segments": fake,
+                "audio_fake_segments": "[]",
+                "visual_fake_segments": fake,
+            }
+        )
         visual, textual = rng.normal(size=(1, 1024)), rng.normal(size=(1, 64, 4096))
         vectors = (visual.astype(np.float16), textual.astype(np.float16))
         shard.append(store.LMMRow(file, 25.0, N_FRAMES, np.zeros(1, np.int32), *vectors, ["text"]))
     datalist.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     settings = {"kind": "lmm", "visual_dim": 1024, "textual_dim": 4096, "new_tokens": 64}
-    store.write_part(root / "features" / "lmm" / split, store.Place(1, 1, 0, 1), shard, settings, split)
+    store.write_part(
+        root / "features" / "lmm" / split, store.Place(1, 1, 0, 1), shard, settings, split
+    )
 
 
 def overrides(path: Path, *, narrow: bool) -> list[str]:
-    """What makes a config run without its pretrained weights in little time: few layers, few and short windows."""
-    given = {"data.init_args.train_split": "train", "data.init_args.val_split": "val", "train.batch_size": 2}
+    """What makes a config run without its pretrained weights in little time: few layers, few and
+    short windows.
+    """
+    given = {
+        "data.init_args.train_split": "train",
+        "data.init_args.val_split": "val",
+        "train.batch_size": 2,
+    }
     name = path.stem
     if name.startswith(("w2v_aasist", "bam", "ps")):
         given |= speech_model(path, 128 if name.startswith("ps") else 64, narrow=narrow)
-        given["train.precision"] = "bf16-mixed" if narrow else "32-true"  # what has no bf16 emulates it slowly
+        given["train.precision"] = (
+            "bf16-mixed" if narrow else "32-true"
+        )  # what has no bf16 emulates it slowly
     if name.startswith(("w2v_aasist", "bam")):
         given |= {"data.init_args.window": 16_000, "data.init_args.stride": 6_400}
     if name.startswith("bam") and narrow:
         given["model.init_args.local_channels"] = 4
     if name.startswith(("visual", "vqvae")):
-        given |= {"data.init_args.size": 32} | ({"data.init_args.crop": 16} if name == "vqvae" else {})
+        given |= {"data.init_args.size": 32} | (
+            {"data.init_args.crop": 16} if name == "vqvae" else {}
+        )
     if name.startswith("visual"):
         shape = {"size": 32, "depth": 1 if narrow else 2, "layers": [1, 1, 1], "pretrained": None}
-        shape |= {"dim": 24, "heads": 3, "channels": [16, 32, 48], "stem_width": 8} if narrow else {}
-        given |= {f"model.init_args.spatiotemporal.init_args.{key}": value for key, value in shape.items()}
+        shape |= (
+            {"dim": 24, "heads": 3, "channels": [16, 32, 48], "stem_width": 8} if narrow else {}
+        )
+        given |= {
+            f"model.init_args.spatiotemporal.init_args.{key}": value for key, value in shape.items()
+        }
         given |= {"model.init_args.vqvae.init_args.dim": 8} if narrow else {}
     if name == "visual_clip" and not narrow:
         given["data.init_args.windows_per_clip"] = 2
@@ -201,7 +253,12 @@ def speech_model(path: Path, width: int, *, narrow: bool) -> dict:
         init_args = load_experiment(path).resolved["model"]["init_args"]["frontend"]["init_args"]
     shape = ARCHITECTURES[init_args["architecture"]] | {"num_hidden_layers": 2}
     if narrow:
-        shape |= {"hidden_size": width, "num_attention_heads": 4, "intermediate_size": 64, "conv_dim": [16] * 7}
+        shape |= {
+            "hidden_size": width,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "conv_dim": [16] * 7,
+        }
     at = "model.init_args.frontend.init_args."
     return {f"{at}architecture": shape, f"{at}source": None}
 
@@ -209,7 +266,16 @@ def speech_model(path: Path, width: int, *, narrow: bool) -> dict:
 def fast_dev_run(path: Path, data: TwoKinds, out: Path, *, narrow: bool) -> None:
     sources = data.pictures if path.stem.startswith(("visual", "vqvae")) else data.sound
     more = overrides(path, narrow=narrow)
-    command = ["train", str(path), *more, "--out", str(out), *sources.arguments, "--accelerator", "cpu"]
+    command = [
+        "train",
+        str(path),
+        *more,
+        "--out",
+        str(out),
+        *sources.arguments,
+        "--accelerator",
+        "cpu",
+    ]
     assert cli.main([*command, "--fast-dev-run"]) == 0
     assert not out.exists()
 
@@ -220,7 +286,10 @@ def test_two_batches_of_a_narrow_form(path, data, tmp_path, capsys):
     assert "two batches" in capsys.readouterr().out
 
 
-SAME = ("bam_wavlm", "w2v_aasist_baseline_2")  # as bam and w2v_aasist_baseline_1 but for the weights
+SAME = (
+    "bam_wavlm",
+    "w2v_aasist_baseline_2",
+)  # as bam and w2v_aasist_baseline_1 but for the weights
 
 
 @pytest.mark.slow

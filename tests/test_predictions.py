@@ -1,4 +1,6 @@
-"""The reader of prediction.json against the json module, and every input that the evaluator aborts on."""
+"""The reader of prediction.json against the json module, and every input that the evaluator
+aborts on.
+"""
 
 import json
 import resource
@@ -27,31 +29,54 @@ def as_dict(proposals):
 
 def expected(text):
     with np.errstate(over="ignore"):
-        return {name: np.float32([row[:3] for row in rows]).tolist() for name, rows in json.loads(text).items()}
+        return {
+            name: np.float32([row[:3] for row in rows]).tolist()
+            for name, rows in json.loads(text).items()
+        }
 
 
 @pytest.mark.parametrize("chunk_bytes", CHUNKS)
-@pytest.mark.parametrize("text", [
-    "{}",
-    " \n{ }\t",
-    "{" + GOOD + "}",
-    '\r\n { "a.mp4" : [ [ 0.9 , 1 ,\t2 ] , [0,0,0] ] ,\n"b.mp4":[[0.5,1,2]] } \n',
-    '{"a.mp4": [[1e-3, 1E2, -2.5e+1], [-0.0, 12, 18446744073709551615]], "b": [[5e-400, 1, 2]]}',
-    '{"a.mp4": [[0.9, 1, 2, 7]], "b.mp4": [[0.9, 1, 2, 7, 8], [0.1, 3, 4, 7, 8]], "c": [[0.5, 1, 2]]}',
-    '{"\\u0061\\"]], \\"x.mp4": [[0.9, 1, 2]], "back\\\\": [[0.8, 1, 2]], "sl\\/ash": [[0.7, 1, 2]]}',
-    '{"é/中 true.mp4": [[0.9, 1, 2]], "[[1, 2, 3]], ": [[0.8, 1, 2]], ": [[null": [[0.7, 1, 2]], "": [[0.6, 1, 2]]}',
-    '{"a": [[0.1, 1, 2]], "b": [[0.2, 1, 2], [0.1, 3, 4]], "a": [[0.9, 5, 6], [0.8, 7, 8]]}',
-], ids=range(9))  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        " \n{ }\t",
+        "{" + GOOD + "}",
+        '\r\n { "a.mp4" : [ [ 0.9 , 1 ,\t2 ] , [0,0,0] ] ,\n"b.mp4":[[0.5,1,2]] } \n',
+        (
+            '{"a.mp4": [[1e-3, 1E2, -2.5e+1], [-0.0, 12, 18446744073709551615]], "b": [[5e-400, 1,'
+            " 2]]}"
+        ),
+        (
+            '{"a.mp4": [[0.9, 1, 2, 7]], "b.mp4": [[0.9, 1, 2, 7, 8], [0.1, 3, 4, 7, 8]], "c":'
+            " [[0.5, 1, 2]]}"
+        ),
+        (
+            '{"\\u0061\\"]], \\"x.mp4": [[0.9, 1, 2]], "back\\\\": [[0.8, 1, 2]], "sl\\/ash":'
+            " [[0.7, 1, 2]]}"
+        ),
+        (
+            '{"é/中 true.mp4": [[0.9, 1, 2]], "[[1, 2, 3]], ": [[0.8, 1, 2]], ": [[null": [[0.7, 1,'
+            ' 2]], "": [[0.6, 1, 2]]}'
+        ),
+        '{"a": [[0.1, 1, 2]], "b": [[0.2, 1, 2], [0.1, 3, 4]], "a": [[0.9, 5, 6], [0.8, 7, 8]]}',
+    ],
+    ids=range(9),
+)
 def test_reads_what_json_reads(text, chunk_bytes, tmp_path):
     assert as_dict(read(tmp_path, text, chunk_bytes)) == expected(text)
 
 
 @pytest.mark.parametrize("chunk_bytes", (100, 1000, 1 << 18))
-@pytest.mark.parametrize("style", [{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}])
+@pytest.mark.parametrize(
+    "style", [{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}]
+)
 def test_reads_random_files(style, chunk_bytes, tmp_path):
     rng = np.random.default_rng(0)
     clips = {
-        f"id{i}/é{rng.integers(9)}/{i}.mp4": np.round(rng.normal(size=(rng.integers(1, 40), 3)), 4).tolist()
+        f"id{i}/é{rng.integers(9)}/{i}.mp4": (
+            np.round(rng.normal(size=(rng.integers(1, 40), 3)), 4).tolist()
+        )
         for i in range(200)
     }
     read_back = read(tmp_path, json.dumps(clips, **style), chunk_bytes)
@@ -60,21 +85,41 @@ def test_reads_random_files(style, chunk_bytes, tmp_path):
 
 
 def test_numbers_too_large_for_float32_are_infinite_as_they_are_to_the_evaluator(tmp_path):
-    assert read(tmp_path, '{"a": [[1e39, 1, 2], [-1e39, 1, 2]]}').rows[:, 0].tolist() == [np.inf, -np.inf]
+    assert read(tmp_path, '{"a": [[1e39, 1, 2], [-1e39, 1, 2]]}').rows[:, 0].tolist() == [
+        np.inf,
+        -np.inf,
+    ]
 
 
 BAD_CLIPS = {
-    "[]": "empty list", "[[]]": "0 columns", "[[0.9, 1]]": "2 columns", "[[0.9, 1, 2], [0.5, 1]]": "ragged",
-    "[[0.5, 1, 2], [0.5, 1, 2, 3]]": "ragged", "[[], [0.5, 1, 2]]": "ragged", "[[NaN, 1, 2]]": "NaN",
-    "[[Infinity, 1, 2]]": "infinite", "[[1e400, 1, 2]]": "infinite", "[[null, 1, 2]]": "null",
-    '[["0.9", 1, 2]]': '"0.9"', "[[true, 1, 2]]": "true", '[[0.5, 1, 2, "audio"]]': '"audio"',
-    "[[0.5, 1, 2, null]]": "null", "[0.9, 1, 2]": "row that is no list", "[[[0.9, 1, 2]]]": "columns",
-    "[[[0], [1], [2]]]": "where a number belongs", '[{"score": 1}]': "row that is no list", "null": "no list",
-    "0.5": "no list", '"x"': "no list", '"xyz"': "no list", "{}": "no list",
+    "[]": "empty list",
+    "[[]]": "0 columns",
+    "[[0.9, 1]]": "2 columns",
+    "[[0.9, 1, 2], [0.5, 1]]": "ragged",
+    "[[0.5, 1, 2], [0.5, 1, 2, 3]]": "ragged",
+    "[[], [0.5, 1, 2]]": "ragged",
+    "[[NaN, 1, 2]]": "NaN",
+    "[[Infinity, 1, 2]]": "infinite",
+    "[[1e400, 1, 2]]": "infinite",
+    "[[null, 1, 2]]": "null",
+    '[["0.9", 1, 2]]': '"0.9"',
+    "[[true, 1, 2]]": "true",
+    '[[0.5, 1, 2, "audio"]]': '"audio"',
+    "[[0.5, 1, 2, null]]": "null",
+    "[0.9, 1, 2]": "row that is no list",
+    "[[[0.9, 1, 2]]]": "columns",
+    "[[[0], [1], [2]]]": "where a number belongs",
+    '[{"score": 1}]': "row that is no list",
+    "null": "no list",
+    "0.5": "no list",
+    '"x"': "no list",
+    '"xyz"': "no list",
+    "{}": "no list",
     "[[123456789012345678901234567890, 1, 2]]": "64 bits",
-    f"[[{'9' * 400}, 1, 2]]": "64 bits", f"[[0.5, -{'9' * 5000}, 2]]": "64 bits",
+    f"[[{'9' * 400}, 1, 2]]": "64 bits",
+    f"[[0.5, -{'9' * 5000}, 2]]": "64 bits",
     f"[[0.5, 1, {'[' * 500}{']' * 500}]]": "list",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("chunk_bytes", (7, 1 << 18))
@@ -83,22 +128,54 @@ def test_what_aborts_the_evaluator_is_refused_by_name(clip, why, chunk_bytes, tm
     with pytest.raises(KlassifyError) as refusal:
         read(tmp_path, "{" + GOOD + f', "bad.mp4": {clip}, "z.mp4": [[0.1, 1, 2]]}}', chunk_bytes)
     assert "prediction.json" in str(refusal.value)
-    if "Text stands where" in str(refusal.value):  # a cut of the smallest chunks, just before a quoted value
+    if "Text stands where" in str(
+        refusal.value
+    ):  # a cut of the smallest chunks, just before a quoted value
         assert chunk_bytes == 7 and '"' in clip
     else:
         assert why in str(refusal.value) and "bad.mp4" in str(refusal.value)
 
 
 @pytest.mark.parametrize("chunk_bytes", CHUNKS)
-@pytest.mark.parametrize("text", [
-    "", "[]", "[" + GOOD + "]", "x", "{", "}", "{,}", "{" + GOOD, "{" + GOOD + ",}", "{," + GOOD + "}",
-    "{" + GOOD + "} x", "{" + GOOD + "}{}", "{" + GOOD + "}}", '{"a": [[0.9, 1, 2],]}', '{"a": [[0.9, 1, 2,]]}',
-    '{"a": [[0.9, 1, 2]] "b": [[0.9, 1, 2]]}', '{"a": [[0.9, 1, 2]],, "b": [[0.9, 1, 2]]}',
-    '{"a" [[0.9, 1, 2]]}', '{"a": [[0.9 1 2]]}', '{"a": [[.5, 1, 2]]}', '{"a": [[+5, 1, 2]]}', '{"a": [[05, 1, 2]]}',
-    '{"a": [[1., 1, 2]]}', '{"a": [[0.9, 1, 2]', '{"a": [[0.9, 1, 2]]; "b": [[0.9, 1, 2]]}', "{'a': [[0.9, 1, 2]]}",
-    '{"a\tb": [[0.9, 1, 2]]}', "\ufeff{" + GOOD + "}", b'{"\xff": [[0.9, 1, 2]]}', '{"a": [[0x1, 1, 2]]}',
-    '{"a": [[0.9, 1, 2]], "a": []}', '{"a": [], "a": [[0.9, 1, 2]]}', '{"a": [[0.9, 1, 2]], "b"}', '{"a',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" + GOOD + "]",
+        "x",
+        "{",
+        "}",
+        "{,}",
+        "{" + GOOD,
+        "{" + GOOD + ",}",
+        "{," + GOOD + "}",
+        "{" + GOOD + "} x",
+        "{" + GOOD + "}{}",
+        "{" + GOOD + "}}",
+        '{"a": [[0.9, 1, 2],]}',
+        '{"a": [[0.9, 1, 2,]]}',
+        '{"a": [[0.9, 1, 2]] "b": [[0.9, 1, 2]]}',
+        '{"a": [[0.9, 1, 2]],, "b": [[0.9, 1, 2]]}',
+        '{"a" [[0.9, 1, 2]]}',
+        '{"a": [[0.9 1 2]]}',
+        '{"a": [[.5, 1, 2]]}',
+        '{"a": [[+5, 1, 2]]}',
+        '{"a": [[05, 1, 2]]}',
+        '{"a": [[1., 1, 2]]}',
+        '{"a": [[0.9, 1, 2]',
+        '{"a": [[0.9, 1, 2]]; "b": [[0.9, 1, 2]]}',
+        "{'a': [[0.9, 1, 2]]}",
+        '{"a\tb": [[0.9, 1, 2]]}',
+        "\ufeff{" + GOOD + "}",
+        b'{"\xff": [[0.9, 1, 2]]}',
+        '{"a": [[0x1, 1, 2]]}',
+        '{"a": [[0.9, 1, 2]], "a": []}',
+        '{"a": [], "a": [[0.9, 1, 2]]}',
+        '{"a": [[0.9, 1, 2]], "b"}',
+        '{"a',
+    ],
+)
 def test_broken_json_is_refused_wherever_it_is_cut(text, chunk_bytes, tmp_path):
     with pytest.raises(KlassifyError) as refusal:
         read(tmp_path, text, chunk_bytes)
@@ -142,17 +219,29 @@ def test_memory_stays_near_that_of_the_result(tmp_path):
 
 
 def test_from_a_segments_table():
-    table = pd.DataFrame({
-        "file": ["b", "a", "b", "x", "b"], "start": [1.0, 2.0, 3.0, 0.0, 5.0], "end": [1.5, 2.5, 3.5, 1.0, 5.5],
-        "score": [0.2, 0.9, 0.7, 1.0, 0.7], "method": "threshold",
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "file": ["b", "a", "b", "x", "b"],
+            "start": [1.0, 2.0, 3.0, 0.0, 5.0],
+            "end": [1.5, 2.5, 3.5, 1.0, 5.5],
+            "score": [0.2, 0.9, 0.7, 1.0, 0.7],
+            "method": "threshold",
+        }
+    )
     proposals = Proposals.from_table(table, ["a", "empty", "b"])
-    assert proposals.files.tolist() == ["a", "empty", "b"] and proposals.offsets.tolist() == [0, 1, 1, 4]
+    assert proposals.files.tolist() == ["a", "empty", "b"] and proposals.offsets.tolist() == [
+        0,
+        1,
+        1,
+        4,
+    ]
     np.testing.assert_allclose(proposals.rows[:, 1], [2.0, 3.0, 5.0, 1.0])
 
 
 def test_truth_from_lists_and_from_metadata(tmp_path):
-    frame = pd.DataFrame({"file": ["a", "b", "c"], "fake_segments": [[[1.0, 2.0]], [], [[0.5, 0.9], [2, 3]]]})
+    frame = pd.DataFrame(
+        {"file": ["a", "b", "c"], "fake_segments": [[[1.0, 2.0]], [], [[0.5, 0.9], [2, 3]]]}
+    )
     path = tmp_path / "metadata.json"
     path.write_text(frame.to_json(orient="records"))
     for truth in (Truth.from_list(frame), Truth.from_metadata(path)):
@@ -170,7 +259,9 @@ def test_truth_from_lists_and_from_metadata(tmp_path):
 
 
 def acceptable(text):
-    """The rule in plain words: an object of non-empty lists of equally long rows of three numbers or more."""
+    """The rule in plain words: an object of non-empty lists of equally long rows of three
+    numbers or more.
+    """
     try:
         clips = json.loads(text, object_pairs_hook=list)
     except ValueError:
@@ -189,7 +280,10 @@ def acceptable(text):
 
 
 def test_damaged_files_are_accepted_exactly_when_they_still_follow_the_rule(tmp_path):
-    good = '{"a\\n.mp4": [[0.9, 1, 2], [0.5, 3.25, 4]], "é.mp4": [[1e-2, 0, 0]], "c": [[0.1, 5, 6, 7]]}'
+    good = (
+        '{"a\\n.mp4": [[0.9, 1, 2], [0.5, 3.25, 4]], "é.mp4": [[1e-2, 0, 0]], "c": [[0.1, 5, 6,'
+        " 7]]}"
+    )
     outcomes = {True: 0, False: 0}
     for seed in range(200):
         rng = np.random.default_rng(seed)

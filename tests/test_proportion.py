@@ -29,7 +29,9 @@ def test_frame_scores_without_end_are_refused_before_they_are_read(tmp_path, mon
     column = pa.array(np.zeros(n))
     name = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), ["a.mp4"])
     table = pa.table({"file": name, "start": column, "end": column, "score": column})
-    pq.write_table(table.replace_schema_metadata(HEADER.as_lines()), path, compression="zstd", row_group_size=n)
+    pq.write_table(
+        table.replace_schema_metadata(HEADER.as_lines()), path, compression="zstd", row_group_size=n
+    )
     assert path.stat().st_size * 1000 < n * 32
     monkeypatch.setattr(proportion, "ALWAYS_READ", 1 << 25)
     for name in ("read", "read_row_group"):
@@ -45,8 +47,12 @@ def test_a_corpus_of_scores_that_never_change_is_read(tmp_path, monkeypatch, rea
 
     def block(first: int) -> pd.DataFrame:
         k = np.arange(250)
-        clip = pd.DataFrame({"start": k * 0.04, "end": (k + 1) * 0.04, "score": 0.5, "boundary": 0.5})
-        return pd.concat([clip.assign(file=f"{first + i:06d}.mp4") for i in range(400)], ignore_index=True)
+        clip = pd.DataFrame(
+            {"start": k * 0.04, "end": (k + 1) * 0.04, "score": 0.5, "boundary": 0.5}
+        )
+        return pd.concat(
+            [clip.assign(file=f"{first + i:06d}.mp4") for i in range(400)], ignore_index=True
+        )
 
     blocks = [block(first).sort_index(axis=1) for first in (0, 400)]
     blocks[0].loc[:249, "file"] = "a.mp4"

@@ -34,7 +34,11 @@ def random_frames(seed, n_clips=40, tags=False, boundary=False):
     clips, marks, logs = [], [], []
     for i in range(n_clips):
         n = int(rng.integers(0, 60)) if i % 7 else i // 7 % 2
-        p = np.convolve(rng.random(n + 4), np.ones(5) / 5, "valid")[:n] ** 2 if i % 3 else rng.random(n)
+        p = (
+            np.convolve(rng.random(n + 4), np.ones(5) / 5, "valid")[:n] ** 2
+            if i % 3
+            else rng.random(n)
+        )
         if i % 5 == 0:
             p = np.full(n, float(i % 2))
         clips.append(p)
@@ -73,7 +77,9 @@ def slow_soft_nms(rows, sigma, cap, min_score):
     return taken
 
 
-@pytest.mark.parametrize(("sigma", "cap", "min_score"), [(0.5, 50, 0.0), (0.1, 5, 0.05), (0.0, 3, 0.2), (2.0, 1, 0.0)])
+@pytest.mark.parametrize(
+    ("sigma", "cap", "min_score"), [(0.5, 50, 0.0), (0.1, 5, 0.05), (0.0, 3, 0.2), (2.0, 1, 0.0)]
+)
 def test_soft_nms_equals_a_loop_over_clips_and_rows(sigma, cap, min_score):
     rng = np.random.default_rng(3)
     n = 400
@@ -93,7 +99,9 @@ def test_soft_nms_of_nothing_and_of_one():
     none = np.empty(0)
     taken, value = soft_nms(np.empty(0, int), none, none, none, sigma=0.5, cap=5)
     assert len(taken) == len(value) == 0
-    taken, value = soft_nms(np.array([7]), np.array([1.0]), np.array([2.0]), np.array([0.3]), sigma=0.5, cap=5)
+    taken, value = soft_nms(
+        np.array([7]), np.array([1.0]), np.array([2.0]), np.array([0.3]), sigma=0.5, cap=5
+    )
     assert taken.tolist() == [0] and value.tolist() == [0.3]
 
 
@@ -125,10 +133,14 @@ def slow_runs(p, threshold, merge, drop):
 @pytest.mark.parametrize(("merge", "drop"), [(0, 0), (2, 0), (1, 3), (4, 2)])
 def test_threshold_equals_groupby(merge, drop):
     frames = random_frames(1)
-    spans = METHODS["threshold"](frames, threshold=0.4, merge_s=merge * FRAME_S, drop_s=drop * FRAME_S)
+    spans = METHODS["threshold"](
+        frames, threshold=0.4, merge_s=merge * FRAME_S, drop_s=drop * FRAME_S
+    )
     expected = []
     for low, high in itertools.pairwise(frames.offsets.tolist()):
-        expected += [(low + a, low + b) for a, b in slow_runs(frames.p_fake[low:high], 0.4, merge, drop)]
+        expected += [
+            (low + a, low + b) for a, b in slow_runs(frames.p_fake[low:high], 0.4, merge, drop)
+        ]
     assert list(zip(spans.first.tolist(), spans.stop.tolist())) == expected
     np.testing.assert_allclose(spans.score, [frames.p_fake[a:b].mean() for a, b in expected])
 
@@ -140,7 +152,9 @@ def test_context_mean_equals_slices():
         clip = np.searchsorted(frames.offsets, a, side="right") - 1
         low, high = frames.offsets[clip], frames.offsets[clip + 1]
         width = max(math.ceil(0.25 * (b - a)), 1)
-        around = np.append(frames.p_fake[max(a - width, low) : a], frames.p_fake[b : min(b + width, high)])
+        around = np.append(
+            frames.p_fake[max(a - width, low) : a], frames.p_fake[b : min(b + width, high)]
+        )
         assert outer == pytest.approx(around.mean() if len(around) else 0.0, abs=1e-12)
 
 
@@ -149,7 +163,9 @@ def test_smoothing_equals_means_of_slices():
     smooth = frames.smoothed(2).p_fake
     for low, high in itertools.pairwise(frames.offsets.tolist()):
         for k in range(low, high):
-            assert smooth[k] == pytest.approx(frames.p_fake[max(k - 2, low) : min(k + 3, high)].mean(), abs=1e-12)
+            assert smooth[k] == pytest.approx(
+                frames.p_fake[max(k - 2, low) : min(k + 3, high)].mean(), abs=1e-12
+            )
     assert frames.smoothed(0) is frames
 
 
@@ -157,7 +173,10 @@ def test_runs_and_merging_never_cross_clips():
     frames = frames_of([[0, 1], [1, 1], [], [1], [0]])
     first, stop = runs(frames.p_fake > 0.5, frames)
     assert list(zip(first, stop)) == [(1, 2), (2, 4), (4, 5)]
-    assert [x.tolist() for x in merge_gaps(first, stop, frames.clip_of(first), 9)] == [[1, 2, 4], [2, 4, 5]]
+    assert [x.tolist() for x in merge_gaps(first, stop, frames.clip_of(first), 9)] == [
+        [1, 2, 4],
+        [2, 4, 5],
+    ]
 
 
 def test_edges_between_frames():
@@ -215,7 +234,9 @@ def test_levels_score_contrast_and_list_each_span_once():
     assert spans.level[spans.first == 2].tolist() == [0.5]  # one span at four levels
     scores = dict(zip(zip(spans.first, spans.stop), spans.score))
     assert scores[2, 6] == 1.0 and scores[11, 13] == pytest.approx(0.75 - 0.2)
-    assert scores[9, 15] == pytest.approx(np.mean([0.2, 0.2, 0.6, 0.9, 0.2, 0.2]))  # nothing around it
+    assert scores[9, 15] == pytest.approx(
+        np.mean([0.2, 0.2, 0.6, 0.9, 0.2, 0.2])
+    )  # nothing around it
 
 
 def test_boundary_marks_find_both_ends():
@@ -223,7 +244,11 @@ def test_boundary_marks_find_both_ends():
     p = np.where(labels, 0.9, 0.1)
     frames = frames_of(p, boundary=np.where(segments.boundary_labels(labels), 0.95, 0.02))
     found = proposals.propose(frames, "boundary_pairs", nms_sigma=0.0, debias_s=0.0)
-    best = {(int(c), round(s / FRAME_S), round(e / FRAME_S)) for c, s, e, score in zip(*found) if score > 0.7}
+    best = {
+        (int(c), round(s / FRAME_S), round(e / FRAME_S))
+        for c, s, e, score in zip(*found)
+        if score > 0.7
+    }
     assert best == {(0, 2, 6), (0, 8, 9), (1, 0, 2), (1, 7, 10)}
 
 
@@ -233,11 +258,15 @@ def tag_log_probs(fake, n_frames, strength=0.9):
 
 
 def span_scores(probs, spans):
-    """sqrt(p_B(first) p_L(last)) times the mean of 1 - p_O; a span of one frame has p_B at both ends."""
+    """sqrt(p_B(first) p_L(last)) times the mean of 1 - p_O; a span of one frame has p_B at both
+    ends.
+    """
     scores = []
     for first, stop in spans:
         last = probs[stop - 1, 3 if stop - first > 1 else 1]
-        scores.append(np.sqrt(probs[first, 1] * last) * np.mean([1 - p[0] for p in probs[first:stop]]))
+        scores.append(
+            np.sqrt(probs[first, 1] * last) * np.mean([1 - p[0] for p in probs[first:stop]])
+        )
     return scores
 
 
@@ -256,7 +285,11 @@ def test_viterbi_gives_the_segments_and_scores_of_the_tags_clip_by_clip():
     spans = by_viterbi(frames)
     at = 0
     for i, clip_logs in enumerate(logs):
-        expected = segments.decode_tags(segments.viterbi(clip_logs)) if len(clip_logs) else np.empty((0, 2), int)
+        expected = (
+            segments.decode_tags(segments.viterbi(clip_logs))
+            if len(clip_logs)
+            else np.empty((0, 2), int)
+        )
         mine = np.arange(at, at := at + len(expected))
         np.testing.assert_array_equal(spans.first[mine] - frames.offsets[i], expected[:, 0])
         np.testing.assert_array_equal(spans.stop[mine] - frames.offsets[i], expected[:, 1])
@@ -278,12 +311,16 @@ def test_tag_peaks_pair_up_and_hold_what_viterbi_finds():
 # ------------------------------------------------------------------------------ the whole way
 
 
-@pytest.mark.parametrize(("kind", "method"), [(kind, method) for kind in KINDS for method in methods_of(kind)])
+@pytest.mark.parametrize(
+    ("kind", "method"), [(kind, method) for kind in KINDS for method in methods_of(kind)]
+)
 @pytest.mark.parametrize("at_least_one", [False, True])
 def test_proposals_are_finite_ordered_few_and_inside_the_clip(kind, method, at_least_one):
     for seed in range(5):
         frames = random_frames(seed, **KINDS[kind])
-        found = proposals.propose(frames, method, smooth_s=0.04 * seed, cap=7, at_least_one=at_least_one)
+        found = proposals.propose(
+            frames, method, smooth_s=0.04 * seed, cap=7, at_least_one=at_least_one
+        )
         assert all(np.isfinite(column).all() for column in found)
         assert (found.start_s >= 0).all() and (found.start_s < found.end_s).all()
         assert (found.end_s <= frames.durations_s[found.clip]).all()
@@ -311,11 +348,15 @@ def test_hostile_clips(method):
     clips = [[], [1], [0], np.ones(30), np.zeros(30), []]
     frames = frames_of(clips, log_tags=logs)
     found = proposals.propose(frames, method)
-    assert all(np.isfinite(column).all() for column in found) and (found.start_s < found.end_s).all()
+    assert (
+        all(np.isfinite(column).all() for column in found) and (found.start_s < found.end_s).all()
+    )
     if method in ("threshold", "multi_threshold", "watershed"):
         assert found.clip.tolist() == [1, 3]  # one frame, and the whole clip
         np.testing.assert_allclose([found.start_s[1], found.end_s[1]], [0, 1.2])
-    nothing = proposals.propose(frames_of([[], []], log_tags=[np.empty((0, 4))] * 2), method, at_least_one=True)
+    nothing = proposals.propose(
+        frames_of([[], []], log_tags=[np.empty((0, 4))] * 2), method, at_least_one=True
+    )
     assert len(nothing.clip) == 0
 
 
@@ -323,13 +364,17 @@ def test_the_run_around_the_highest_frame_answers_for_a_clip_without_proposals()
     frames = frames_of([[0.1, 0.1, 0.3, 0.2, 0.1, 0.29, 0.0], [0, 0, 0], [0.9, 0.0]])
     found = proposals.propose(frames, at_least_one=True, debias_s=0.0)
     assert found.clip.tolist() == [0, 1, 2]
-    assert found.start_s[0] == pytest.approx(1.75 * FRAME_S) and found.end_s[0] == pytest.approx(4 * FRAME_S)
+    assert found.start_s[0] == pytest.approx(1.75 * FRAME_S) and found.end_s[0] == pytest.approx(
+        4 * FRAME_S
+    )
     assert found.score[0] == pytest.approx(0.25) and found.score[1] == 0
     assert (found.start_s[1], found.end_s[1]) == (0, pytest.approx(0.12))
 
 
 def test_perfect_labels_of_100_000_segments():
-    """Any-overlap labels on the 40 ms grid: half a frame off each side brings four of five back above IoU 0.9."""
+    """Any-overlap labels on the 40 ms grid: half a frame off each side brings four of five back
+    above IoU 0.9.
+    """
     rng = np.random.default_rng(0)
     n, per_clip = 100_000, 5
     lengths = rng.lognormal(np.log(0.30), 0.44, n).reshape(-1, per_clip)
@@ -352,14 +397,18 @@ def test_perfect_labels_of_100_000_segments():
         assert len(by_time) == n  # one proposal a segment, so that they pair up in order
         low, high = found.start_s[by_time], found.end_s[by_time]
         s, e = start.ravel(), end.ravel()
-        return np.mean((np.minimum(high, e) - np.maximum(low, s)) / (np.maximum(high, e) - np.minimum(low, s)) >= 0.9)
+        return np.mean(
+            (np.minimum(high, e) - np.maximum(low, s)) / (np.maximum(high, e) - np.minimum(low, s))
+            >= 0.9
+        )
 
     assert 0.40 < share_found("threshold", debias_s=0.0) < 0.44
     for method in ("threshold", "multi_threshold"):
         assert share_found(method) >= 0.795
 
 
-# ------------------------------------------------------------------------------ settings, merging, guessing
+# ------------------------------------------------------------------------------ settings, merging,
+# guessing
 
 
 @pytest.mark.parametrize(
@@ -416,7 +465,9 @@ def test_merging_weighs_keeps_the_origin_and_decays_what_both_found():
 
 def test_platt_of_minus_one_and_zero_changes_nothing():
     part = as_candidates([(0, 0.0, 1.0, 0.7), (0, 2.0, 3.0, 0.2)])
-    found, _ = proposals.merge([part, part.take(np.array([], int))], platt=[[-1.0, 0.0], [-2.0, 1.0]])
+    found, _ = proposals.merge(
+        [part, part.take(np.array([], int))], platt=[[-1.0, 0.0], [-2.0, 1.0]]
+    )
     np.testing.assert_allclose(found.score, [0.7, 0.2])
 
 

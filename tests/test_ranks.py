@@ -16,16 +16,19 @@ def config(tmp_path):
     return write_config(tmp_path)
 
 
-@pytest.mark.parametrize("arguments, expected", [
-    (["--accelerator", "nonsense"], "no accelerator 'nonsense'"),
-    (["--devices", "0"], "at least one device"),
-    (["--devices", "two"], "not 'two'"),
-    (["--devices", "0,1"], "Only GPUs have numbers"),
-    (["--devices", "-1"], "at least one device"),
-    (["--nodes", "2"], "torchrun"),
-    (["train.batch_size=0"], "batch_size is at least 1"),
-    (["train.precision=bf17"], "precision"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--accelerator", "nonsense"], "no accelerator 'nonsense'"),
+        (["--devices", "0"], "at least one device"),
+        (["--devices", "two"], "not 'two'"),
+        (["--devices", "0,1"], "Only GPUs have numbers"),
+        (["--devices", "-1"], "at least one device"),
+        (["--nodes", "2"], "torchrun"),
+        (["train.batch_size=0"], "batch_size is at least 1"),
+        (["train.precision=bf17"], "precision"),
+    ],
+)
 def test_what_cannot_be_is_refused(config, small_data, tmp_path, capsys, arguments, expected):
     assert cli.main([*command(config, tmp_path / "out", small_data), *arguments]) == 2
     assert expected in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""The recipes and configs that we ship: each one parses, builds and shows its commands; unknown names are refused."""
+"""The recipes and configs that we ship: each one parses, builds and shows its commands; unknown
+names are refused.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,17 @@ from klassify.detector import read_answers
 from klassify.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted(path for path in ROOT.glob("recipes/*/conf/*/*.yaml") if path.name != "submit.yaml")
+CONFIGS = sorted(
+    path for path in ROOT.glob("recipes/*/conf/*/*.yaml") if path.name != "submit.yaml"
+)
 RUNS = sorted(ROOT.glob("recipes/*/run.sh"))
 RUN = ROOT / "recipes/klassify/run.sh"
 
 
 def run(*arguments: str, script: Path = RUN) -> subprocess.CompletedProcess:
-    return subprocess.run([str(script), *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    return subprocess.run(
+        [str(script), *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
 
 
 @functools.cache
@@ -51,7 +57,9 @@ def test_every_config_builds_its_system(path):
 
 
 def is_clip_supervised(path: Path) -> bool:
-    """As the names of the recipes have it: the localisers and the branches of `fused` learn from segments."""
+    """As the names of the recipes have it: the localisers and the branches of `fused` learn from
+    segments.
+    """
     clip = ("tcn", "tcn_12", "tcn_123", "vqvae")
     return path.stem in clip or path.stem.startswith("w2v_aasist") or path.stem.endswith("_clip")
 
@@ -107,20 +115,38 @@ def test_unknown_names_are_refused_by_name(arguments, named):
 
 @pytest.mark.parametrize("script", RUNS, ids=lambda path: path.parent.name)
 def test_named_systems_alone_are_trained_scored_and_evaluated(script):
-    """What system= names, in stages 2 to 4, whether it belongs to the default systems or is a variant."""
+    """What system= names, in stages 2 to 4, whether it belongs to the default systems or is a
+    variant.
+    """
     for config in sorted((script.parent / "conf/paper").glob("*.yaml")):
         if config.stem == "submit":
             continue
         done = run(
-            "data=avdeepfake1mpp", "root=/media", "--stage", "2", f"system={config.stem}", "dry=1", script=script
+            "data=avdeepfake1mpp",
+            "root=/media",
+            "--stage",
+            "2",
+            f"system={config.stem}",
+            "dry=1",
+            script=script,
         )
         assert done.returncode == 0, done.stderr
         commands = [line for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
-        made = [line for line in commands if line.startswith(("+ klassify train", "+ klassify import-checkpoint"))]
-        assert len(made) == 1 and f"conf/paper/{config.name}" in made[0] and f"/{config.stem} " in f"{made[0]} "
+        made = [
+            line
+            for line in commands
+            if line.startswith(("+ klassify train", "+ klassify import-checkpoint"))
+        ]
+        assert (
+            len(made) == 1
+            and f"conf/paper/{config.name}" in made[0]
+            and f"/{config.stem} " in f"{made[0]} "
+        )
         if config.stem != "vqvae":  # a part of another system
             assert any(line.startswith("+ klassify score") and "testA" in line for line in commands)
-            assert any(line.startswith("+ klassify evaluate") and "testA" in line for line in commands)
+            assert any(
+                line.startswith("+ klassify evaluate") and "testA" in line for line in commands
+            )
 
 
 def commands_of(*arguments: str) -> list[list[str]]:
@@ -137,27 +163,48 @@ AUGMENTED = ("w2v_aasist_rtpg", "w2v_aasist_bp", "w2v_aasist_codecs", "w2v_aasis
 def test_the_ensemble_is_the_mean_of_the_four_augmented_systems(data):
     named = f"system={','.join(AUGMENTED)},w2v_aasist_ensemble"
     commands = commands_of(f"data={data}", named, "--stage", "2", "--stop-stage", "4")
-    (fuse,) = [words for words in commands if words[0] == "fuse" and words[-1].endswith("/w2v_aasist_ensemble")]
-    assert [Path(word).name for word in fuse[1:5]] == list(AUGMENTED) and fuse[5:7] == ["--rule", "mean"]
+    (fuse,) = [
+        words
+        for words in commands
+        if words[0] == "fuse" and words[-1].endswith("/w2v_aasist_ensemble")
+    ]
+    assert [Path(word).name for word in fuse[1:5]] == list(AUGMENTED) and fuse[5:7] == [
+        "--rule",
+        "mean",
+    ]
     for split in ("val", "testA"):
-        folders = [Path(word).name for words in commands if words[0] == "score" and split in words for word in words]
+        folders = [
+            Path(word).name
+            for words in commands
+            if words[0] == "score" and split in words
+            for word in words
+        ]
         assert {*AUGMENTED, "w2v_aasist_ensemble"} <= set(folders)
     # scored after what it is made of
     order = [Path(words[1]).name for words in commands if words[0] == "score" and "testA" in words]
     assert order.index("w2v_aasist_ensemble") > max(map(order.index, AUGMENTED))
 
 
-@pytest.mark.parametrize(("data", "audio"), [("demo", "w2v_aasist"), ("avdeepfake1mpp", "w2v_aasist_codecs")])
+@pytest.mark.parametrize(
+    ("data", "audio"), [("demo", "w2v_aasist"), ("avdeepfake1mpp", "w2v_aasist_codecs")]
+)
 def test_fusions_of_the_paper_take_the_system_trained_with_codecs(data, audio):
     commands = commands_of(f"data={data}", "--stage", "2", "--stop-stage", "4")
     trained = [Path(words[1]).stem for words in commands if words[0] == "train"]
     assert trained == ["tcn", audio, "tcn_tags", "bam"]
-    fused = {Path(words[-1]).name: [Path(word).name for word in words[1:3]] for words in commands if words[0] == "fuse"}
+    fused = {
+        Path(words[-1]).name: [Path(word).name for word in words[1:3]]
+        for words in commands
+        if words[0] == "fuse"
+    }
     assert fused == {"avg": [audio, "tcn"], "maxout": [f"{audio}-platt", "tcn-platt"]}
     for words in commands:
-        assert words[0] != "evaluate" or "--task" in words or [Path(word).name for word in words[1:7]] == [
-            "tcn", audio, "tcn-platt", f"{audio}-platt", "avg", "maxout"
-        ]  # fmt: skip
+        assert (
+            words[0] != "evaluate"
+            or "--task" in words
+            or [Path(word).name for word in words[1:7]]
+            == ["tcn", audio, "tcn-platt", f"{audio}-platt", "avg", "maxout"]
+        )
 
 
 def test_bam_of_the_paper_starts_from_the_released_one():
@@ -171,8 +218,20 @@ def test_bam_of_the_paper_starts_from_the_released_one():
 
 @pytest.mark.parametrize("script", RUNS, ids=lambda path: path.parent.name)
 def test_devices_and_readers_reach_what_uses_them(script):
-    done = run("root=/media", "dry=1", "devices=8", "workers=12", "--stage", "2", "--stop-stage", "3", script=script)
-    commands = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
+    done = run(
+        "root=/media",
+        "dry=1",
+        "devices=8",
+        "workers=12",
+        "--stage",
+        "2",
+        "--stop-stage",
+        "3",
+        script=script,
+    )
+    commands = [
+        line.split()[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")
+    ]
     trained = {Path(words[1]).stem: words for words in commands if words[0] == "train"}
     assert trained
     for name, words in trained.items():  # the TCN is too small for several devices
@@ -191,21 +250,49 @@ def small_checkout(root: Path) -> Path:
     return root / "recipes/klassify/run.sh"
 
 
-@pytest.mark.parametrize(("system", "file"), [
-    ("w2v_aasist_rtpg,bam", "pretrained/bam.safetensors"), ("w2v_aasist_baseline_1", "pretrained/LA_model.pth"),
-    ("w2v_aasist_baseline_2", "pretrained/ASVspoof5_model.pth"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("system", "file"),
+    [
+        ("w2v_aasist_rtpg,bam", "pretrained/bam.safetensors"),
+        ("w2v_aasist_baseline_1", "pretrained/LA_model.pth"),
+        ("w2v_aasist_baseline_2", "pretrained/ASVspoof5_model.pth"),
+    ],
+)
 def test_missing_weights_stop_before_anything_is_trained(tmp_path, system, file):
     """And a system that hears alone waits for no mouth features."""
-    done = run("root=/media", "--stage", "2", "--stop-stage", "2", f"system={system}", script=small_checkout(tmp_path))
-    assert done.returncode == 2 and f"{file} is missing" in done.stderr and "docs/gpu-box.md" in done.stderr
+    done = run(
+        "root=/media",
+        "--stage",
+        "2",
+        "--stop-stage",
+        "2",
+        f"system={system}",
+        script=small_checkout(tmp_path),
+    )
+    assert (
+        done.returncode == 2
+        and f"{file} is missing" in done.stderr
+        and "docs/gpu-box.md" in done.stderr
+    )
     assert "+ klassify" not in done.stdout
 
 
 def test_what_is_joined_waits_for_its_parts(tmp_path):
     script = small_checkout(tmp_path)
-    done = run("root=/media", "--stage", "2", "--stop-stage", "2", "system=w2v_aasist_ensemble", script=script)
-    assert done.returncode == 2 and "make stage2" in done.stderr and "system=w2v_aasist_rtpg" in done.stderr
+    done = run(
+        "root=/media",
+        "--stage",
+        "2",
+        "--stop-stage",
+        "2",
+        "system=w2v_aasist_ensemble",
+        script=script,
+    )
+    assert (
+        done.returncode == 2
+        and "make stage2" in done.stderr
+        and "system=w2v_aasist_rtpg" in done.stderr
+    )
     done = run("root=/media", "--stage", "2", "--stop-stage", "2", "system=tcn", script=script)
     assert done.returncode == 2 and "make stage1" in done.stderr
 
@@ -217,8 +304,15 @@ def test_systems_that_read_no_lmm_features_wait_for_none(tmp_path):
     klassify = tmp_path / ".venv/bin/klassify"
     klassify.write_text("#!/bin/sh\n")
     klassify.chmod(0o755)
-    for system, needed in (("ps", False), ("vqvae,visual_no_lmm", False), ("ps,visual_clip", True), ("visual", True)):
-        done = run("root=/media", "--stage", "2", "--stop-stage", "2", f"system={system}", script=script)
+    for system, needed in (
+        ("ps", False),
+        ("vqvae,visual_no_lmm", False),
+        ("ps,visual_clip", True),
+        ("visual", True),
+    ):
+        done = run(
+            "root=/media", "--stage", "2", "--stop-stage", "2", f"system={system}", script=script
+        )
         assert ("lmm/train is missing" in done.stderr) == needed, system
         assert ("+ klassify train" in done.stdout) != needed
 
@@ -238,7 +332,10 @@ def test_a_stage_that_fails_takes_with_it_what_runs_beside(tmp_path, end):
     """)
     script.chmod(0o755)
     done = subprocess.run(
-        [script], start_new_session=True, timeout=20, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        [script],
+        start_new_session=True,
+        timeout=20,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert done.returncode
     pid, deadline = int(started.read_text()), time.monotonic() + 10
@@ -250,21 +347,49 @@ def test_a_stage_that_fails_takes_with_it_what_runs_beside(tmp_path, end):
 def test_every_row_of_the_tables_has_its_command():
     text = (ROOT / "recipes/klassify/RESULTS.md").read_text()
     text = text[text.index("## Table 2") : text.index("## Speed")]
-    named = {name for names in re.findall(r"system=([a-z0-9_,]+)", text) for name in names.split(",")}
+    named = {
+        name for names in re.findall(r"system=([a-z0-9_,]+)", text) for name in names.split(",")
+    }
     made = {path.stem for path in ROOT.glob("recipes/klassify/conf/paper/*.yaml")} - {"submit"}
     assert made <= named <= made | {"avg", "maxout", "merged", "w2v_aasist_ensemble"}
-    for number in ("84.29", "60.53", "73.34", "82.14", "82.57", "82.91", "80.58", "81.89", "91.97", "92.78", "0.3536"):
+    for number in (
+        "84.29",
+        "60.53",
+        "73.34",
+        "82.14",
+        "82.57",
+        "82.91",
+        "80.58",
+        "81.89",
+        "91.97",
+        "92.78",
+        "0.3536",
+    ):
         assert number in text
 
 
 def test_a_missing_prerequisite_stops_with_the_command_that_makes_it():
     for stage, made_by in ((1, "make stage0"), (2, "make stage0"), (3, "make stage2")):
-        done = run("--stage", str(stage), "--stop-stage", str(stage), "data=lavdf", "root=/media", "split=val")
+        done = run(
+            "--stage",
+            str(stage),
+            "--stop-stage",
+            str(stage),
+            "data=lavdf",
+            "root=/media",
+            "split=val",
+        )
         assert done.returncode == 2 and made_by in done.stderr and "data=lavdf" in done.stderr
 
 
 def test_make_help_lists_stages_and_variables():
-    done = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"data": "leak"})
+    done = subprocess.run(
+        ["make", "help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"data": "leak"},
+    )
     assert done.returncode == 0
     for name in ("stage0", "stage4", "split=", "force=1", "dry=1"):
         assert name in done.stdout
@@ -279,7 +404,9 @@ def test_readme_names_files_and_targets_that_exist():
     text = (ROOT / "README.md").read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / target).exists(), target
-    targets = re.findall(r"^([a-z0-9-]+(?: [a-z0-9-]+)*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    targets = re.findall(
+        r"^([a-z0-9-]+(?: [a-z0-9-]+)*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE
+    )
     known = {name for line in targets for name in line.split()}
     assert set(re.findall(r"^make ([a-z0-9-]+)", text, flags=re.MULTILINE)) <= known
 
@@ -288,4 +415,9 @@ def test_every_yaml_of_the_demo_and_of_the_paper_has_a_first_line_that_says_what
     for path in CONFIGS:
         assert path.read_text().startswith("# "), path
         keys = set(yaml.safe_load(path.read_text()))
-        assert keys == {"model", "data", "train"} or {"base"} <= keys <= {"base", "model", "data", "train"}
+        assert keys == {"model", "data", "train"} or {"base"} <= keys <= {
+            "base",
+            "model",
+            "data",
+            "train",
+        }

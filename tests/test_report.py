@@ -1,7 +1,8 @@
-"""report.html in headless Chromium: no errors, no requests, sorting, opening, playing, and no stranger's text is run.
+"""report.html in headless Chromium: no errors, no requests, sorting, opening, playing, and no
+stranger's text is run.
 
-The browser's tests are skipped where Playwright or Chromium is not installed; KLASSIFY_SCREENSHOTS names a folder
-that keeps what they saw.
+The browser's tests are skipped where Playwright or Chromium is not installed; KLASSIFY_SCREENSHOTS
+names a folder that keeps what they saw.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ from klassify import store
 from klassify.report import figures, page
 from klassify.report.clips import IMAGE_BYTES
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or importlib.util.find_spec("playwright") is None,
-    reason="Chromium is not installed (Debian: apt-get install chromium), or playwright (pip install -e '.[dev]')",
+    reason=(
+        "Chromium is not installed (Debian: apt-get install chromium), or playwright (pip install"
+        " -e '.[dev]')"
+    ),
 )
 WORDS = f"The mouth {HOSTILE} </script><script>alert(1)</script> moves."
 
@@ -38,18 +44,29 @@ def report(tmp_path_factory) -> Path:
     data = make(tmp_path_factory.mktemp("report"), n_videos=6)
     names = [f"testA-{i // 4}" for i in range(8)]
     files = sorted(
-        path.relative_to(data.path("media", "testA")).as_posix() for path in data.path("media").rglob("*.mp4")
+        path.relative_to(data.path("media", "testA")).as_posix()
+        for path in data.path("media").rglob("*.mp4")
     )
     assert len(files) == 6 and names[0] in files[0]
     rng, place = np.random.default_rng(0), store.Place(1, 1, 0, 1)
-    mouth = [store.MouthRow(file, 25.0, rng.random((30, 8)).astype(np.float32), np.ones(30, bool)) for file in files]
+    mouth = [
+        store.MouthRow(file, 25.0, rng.random((30, 8)).astype(np.float32), np.ones(30, bool))
+        for file in files
+    ]
     store.write_part(data.path("features", "mouth", "testA"), place, mouth, {"made": "up"}, "x")
     settings = {"kind": "lmm", "visual_dim": 2, "textual_dim": 3, "new_tokens": 1}
     words = [
-        store.LMMRow(file, 25.0, 30, np.array([0], np.int32), np.zeros((1, 2), np.float16),
-                     np.zeros((1, 1, 3), np.float16), [WORDS])
+        store.LMMRow(
+            file,
+            25.0,
+            30,
+            np.array([0], np.int32),
+            np.zeros((1, 2), np.float16),
+            np.zeros((1, 1, 3), np.float16),
+            [WORDS],
+        )
         for file in files
-    ]  # fmt: skip
+    ]
     store.write_part(data.path("features", "lmm", "testA"), place, words, settings, "x")
     labels = data.path("lists", "heldout", "testA_labels.tsv")
     folders = ["--media", str(data.path("media")), "--features", str(data.path("features"))]
@@ -77,10 +94,14 @@ def test_page_is_whole_small_and_holds_no_foreign_markup(report):
     assert len(text.encode()) < page.MAX_BYTES
     elements = Elements()
     elements.feed(text)
-    assert "img" not in elements.names and elements.names.count("script") == 3 + len(re.findall(r'id="clip-\d+"', text))
+    assert "img" not in elements.names and elements.names.count("script") == 3 + len(
+        re.findall(r'id="clip-\d+"', text)
+    )
     assert not [name for name, _ in elements.attributes if name.startswith("on")]
     outside = [
-        value for name, value in elements.attributes if name in ("src", "href") and not value.startswith(("#", "data:"))
+        value
+        for name, value in elements.attributes
+        if name in ("src", "href") and not value.startswith(("#", "data:"))
     ]
     assert not outside
     assert "&lt;img src=x onerror=alert(1)&gt;" in text  # it is there, as text
@@ -123,7 +144,11 @@ def test_curves_of_many_clips_have_few_points_on_the_curve():
     figure = figures.roc(label, {"one": rng.normal(label, 1)}, ["one"])
     curve = figure["data"][1]
     assert len(curve["x"]) <= figures.MAX_POINTS + 2
-    area = np.trapezoid(curve["y"], curve["x"]) if hasattr(np, "trapezoid") else np.trapz(curve["y"], curve["x"])
+    area = (
+        np.trapezoid(curve["y"], curve["x"])
+        if hasattr(np, "trapezoid")
+        else np.trapz(curve["y"], curve["x"])
+    )
     assert -area == pytest.approx(0.7602, abs=0.01)  # it runs from (1, 1) to (0, 0)
     assert (curve["x"][0], curve["x"][-1], curve["y"][0], curve["y"][-1]) == (1, 0, 1, 0)
     assert len(json.dumps(figures.det(label, {"one": rng.normal(label, 1)}, []))) < 40_000
@@ -152,10 +177,17 @@ def tab(request, browser, report):
     """The report, opened; at the end nothing was logged, raised or asked for from elsewhere."""
     width, height = request.param
     phone = width < 600
-    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone)
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone
+    )
     tab = context.new_page()
     logged, requests = [], []
-    tab.on("console", lambda message: logged.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on(
+        "console",
+        lambda message: (
+            logged.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     tab.on("pageerror", lambda error: logged.append(str(error)))
     tab.on("dialog", lambda dialog: (logged.append(f"dialog {dialog.message}"), dialog.dismiss()))
     tab.on("request", lambda request: requests.append(request.url))
@@ -164,7 +196,9 @@ def tab(request, browser, report):
     yield tab
     assert logged == []
     media = report.parents[2].joinpath("media").as_uri()
-    assert [url for url in requests if not url.startswith((report.as_uri(), media, "data:", "blob:"))] == []
+    assert [
+        url for url in requests if not url.startswith((report.as_uri(), media, "data:", "blob:"))
+    ] == []
     context.close()
 
 
@@ -175,7 +209,9 @@ def keep(tab, name: str, **options) -> None:
 
 
 def eventually(holds, seconds: float = 10) -> None:
-    """Ask again until it holds. (Playwright's own waiting evaluates text, which the page's policy forbids.)"""
+    """Ask again until it holds. (Playwright's own waiting evaluates text, which the page's
+    policy forbids.)
+    """
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
@@ -189,7 +225,9 @@ def test_page_fits_its_width_and_draws_every_plot(tab):
         plot.scroll_into_view_if_needed()
         plot.locator(".main-svg").first.wait_for(timeout=10_000)
     titles = tab.locator(".xtitle").all_text_contents()
-    assert "false alarms, % of real clips" in titles and "mean predicted probability of fake" in titles
+    assert (
+        "false alarms, % of real clips" in titles and "mean predicted probability of fake" in titles
+    )
     plot = tab.locator('figure[data-figure="groups-task1"]')
     plot.locator("select").select_option("speaker")
     plot.locator(".xtitle", has_text="speaker (clips in it)").wait_for()
@@ -201,7 +239,11 @@ def test_page_fits_its_width_and_draws_every_plot(tab):
 @needs_browser
 def test_lists_sort_by_any_column_and_back(tab):
     table = tab.locator("#mistakes table")
-    losses = lambda: [float(cell) for cell in table.locator("tr.clip td:nth-child(5)").all_text_contents()]  # noqa: E731
+
+    def losses():
+        cells = table.locator("tr.clip td:nth-child(5)").all_text_contents()
+        return [float(cell) for cell in cells]
+
     assert losses() == sorted(losses(), reverse=True)
     head = table.locator("th", has_text="loss")
     head.locator("button").click()
@@ -220,7 +262,14 @@ def test_row_opens_its_timeline_whose_cursor_follows_the_pointer_and_the_video(t
     opened = tab.locator("#mistakes tr.timeline")
     assert button.get_attribute("aria-expanded") == "true"
     lanes = opened.locator(".lanes svg").text_content()
-    for lane in ("picture", "waveform", "mouth features", "40 ms scores", "proposals of two/frames", "true fake audio"):
+    for lane in (
+        "picture",
+        "waveform",
+        "mouth features",
+        "40 ms scores",
+        "proposals of two/frames",
+        "true fake audio",
+    ):
         assert lane in lanes
     assert WORDS in opened.locator(".words").text_content()
     assert "two/frames" in opened.locator(".key").text_content()
@@ -242,7 +291,10 @@ def test_clip_without_a_file_opens_all_the_same(tab):
     row = tab.locator("#mistakes tr.clip", has_text="testA-5/").first
     row.locator(".open").click()
     opened = tab.locator("#mistakes tr.timeline")
-    assert opened.locator("video").count() == 0 and "40 ms scores" in opened.locator(".lanes svg").text_content()
+    assert (
+        opened.locator("video").count() == 0
+        and "40 ms scores" in opened.locator(".lanes svg").text_content()
+    )
     assert "cannot be read" in opened.locator(".problem").text_content()
 
 

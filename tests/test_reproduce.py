@@ -23,11 +23,27 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_list(tmp_path / "data_lists/mine/testA.tsv")
     raw = make_system(tmp_path / "exp/mine/r/raw", [0.1, 0.2, np.nan, 0.4])
-    top = make_system(tmp_path / "exp/mine/r/top", [0.1, 0.2, np.nan, 0.4], kind="fusion", inputs=["../raw"])
+    top = make_system(
+        tmp_path / "exp/mine/r/top", [0.1, 0.2, np.nan, 0.4], kind="fusion", inputs=["../raw"]
+    )
     for folder in (raw, top):
         make_segments(folder, [["b.mp4", 1.0, 1.5, 0.5], ["e.mp4", 0.5, 2.0, 0.25]])
     command = ["--task1", "exp/mine/r/top", "--task2", "exp/mine/r/top", "--prior", "0.3"]
-    assert main(["package", *command, "--split", "testA", "--list", "data_lists/mine/testA.tsv", "--out", FOLDER]) == 0
+    assert (
+        main(
+            [
+                "package",
+                *command,
+                "--split",
+                "testA",
+                "--list",
+                "data_lists/mine/testA.tsv",
+                "--out",
+                FOLDER,
+            ]
+        )
+        == 0
+    )
     return tmp_path / FOLDER / "manifest.json"
 
 
@@ -66,7 +82,12 @@ def test_the_zip_does_not_depend_on_when_or_as_whom_it_is_made(home, capsys, mon
 
 
 def test_a_changed_score_is_named_with_the_answers_that_it_moved(home, capsys):
-    make_system(home.parents[4] / "exp/mine/r/top", [0.1, 0.2, np.nan, 0.9], kind="fusion", inputs=["../raw"])
+    make_system(
+        home.parents[4] / "exp/mine/r/top",
+        [0.1, 0.2, np.nan, 0.9],
+        kind="fusion",
+        inputs=["../raw"],
+    )
     status, said = run(capsys, id_of(home))
     assert status == 1 and said.startswith("NOT REPRODUCED")
     was = json.loads(home.read_text())["made_with"]["task1_scores"]
@@ -87,7 +108,9 @@ def test_a_changed_system_below_is_named_before_what_is_made_of_it(home, capsys)
     (home.parents[4] / "exp/mine/r/raw/model.safetensors").write_bytes(b"other weights")
     status, said = run(capsys, FOLDER)
     assert status == 1
-    assert said.index("changed: the system exp/mine/r/raw,") < said.index("changed: the system exp/mine/r/top,")
+    assert said.index("changed: the system exp/mine/r/raw,") < said.index(
+        "changed: the system exp/mine/r/top,"
+    )
 
 
 def test_what_is_gone_is_named(home, capsys):
@@ -131,7 +154,9 @@ def test_another_packing_of_the_same_answers_is_said_to_be_that(home, capsys, mo
 
 def test_an_older_package_of_a_folder_in_use_again_is_made_from_its_kept_manifest(home, capsys):
     first = id_of(home)
-    top = make_system(home.parents[4] / "exp/mine/r/top", [0.5, 0.2, 0.3, 0.4], kind="fusion", inputs=["../raw"])
+    top = make_system(
+        home.parents[4] / "exp/mine/r/top", [0.5, 0.2, 0.3, 0.4], kind="fusion", inputs=["../raw"]
+    )
     package.package(FOLDER, "data_lists/mine/testA.tsv", "testA", {"task1": top}, force=True)
     assert id_of(home) != first and run(capsys, id_of(home))[0] == 0
     status, said = run(capsys, first)
@@ -197,7 +222,9 @@ def test_a_manifest_that_is_none_is_refused(home, capsys, change):
     assert status == 2 and "no manifest of a submission" in said and "\x1b" not in said
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", '"x"', "[" * 100_000, '{"a":' * 50_000, "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '"x"', "[" * 100_000, '{"a":' * 50_000, "\xff"]
+)
 def test_a_file_that_is_no_json_object_is_refused(home, capsys, content):
     home.write_bytes(content.encode("latin-1"))
     status, said = run(capsys, FOLDER)
@@ -205,8 +232,12 @@ def test_a_file_that_is_no_json_object_is_refused(home, capsys, content):
 
 
 def test_manifests_without_end_are_refused(home):
-    edit(home, lambda manifest: manifest["systems"]["task1"].update(
-        inputs=[{"name": "a", "path": "a", "hash": "0" * 16, "inputs": []}] * 1100))  # fmt: skip
+    edit(
+        home,
+        lambda manifest: manifest["systems"]["task1"].update(
+            inputs=[{"name": "a", "path": "a", "hash": "0" * 16, "inputs": []}] * 1100
+        ),
+    )
     with pytest.raises(KlassifyError, match="more than 1000"):
         read_manifest(home)
     home.write_text(" " * (1 << 24) + "{}")
@@ -222,14 +253,23 @@ def test_manifests_of_before_the_ledger_do(home, capsys):
 
     edit(home, older)
     assert run(capsys, FOLDER)[0] == 0
-    make_system(home.parents[4] / "exp/mine/r/top", [0.1, 0.2, np.nan, 0.9], kind="fusion", inputs=["../raw"])
+    make_system(
+        home.parents[4] / "exp/mine/r/top",
+        [0.1, 0.2, np.nan, 0.9],
+        kind="fusion",
+        inputs=["../raw"],
+    )
     status, said = run(capsys, FOLDER)
     assert status == 1 and "submission.zip differs" in said
 
 
 def test_unknown_submissions_are_named(home, capsys):
-    for words, named in ((["ffff"], "No package"), ([" "], "klassify ledger"), (["exp"], "no manifest.json"),
-                         (["ffff", "--ledger", "none.tsv"], "no ledger")):  # fmt: skip
+    for words, named in (
+        (["ffff"], "No package"),
+        ([" "], "klassify ledger"),
+        (["exp"], "no manifest.json"),
+        (["ffff", "--ledger", "none.tsv"], "no ledger"),
+    ):
         status, said = run(capsys, *words)
         assert status == 2 and named in said
     (home.parents[2].parent / "manifests" / f"{id_of(home)}.json").unlink()
@@ -249,10 +289,14 @@ def test_the_commands_of_the_readme_do_what_it_says(home, capsys):
     readme = Path(__file__).resolve().parent.parent / "submissions/README.md"
     (home.parents[4] / "old.zip").write_bytes((home.parent / "submission.zip").read_bytes())
     lines = [line.partition(" #")[0] for line in readme.read_text().splitlines()]
-    commands = [line for line in lines if line.startswith(("klassify ", "make reproduce submission="))]
+    commands = [
+        line for line in lines if line.startswith(("klassify ", "make reproduce submission="))
+    ]
     assert len(commands) >= 5
     for line in commands:
         line = line.replace("make reproduce submission=", "klassify reproduce ")
-        line = line.replace("3f2a81c09e", id_of(home)).replace("submissions/demo/klassify/testA", FOLDER)
+        line = line.replace("3f2a81c09e", id_of(home)).replace(
+            "submissions/demo/klassify/testA", FOLDER
+        )
         assert main(line.split()[1:]) == 0, line + capsys.readouterr().err
     assert "leaderboard_auc 0.87" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Scoring in shards: the same bytes in any order, no clip scored twice after a kill, other settings refused."""
+"""Scoring in shards: the same bytes in any order, no clip scored twice after a kill, other
+settings refused.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,26 @@ from klassify import cli, systems, workers
 from klassify.datasets import MouthFeatures
 from klassify.errors import KlassifyError
 from klassify.experiment import load_experiment
-from klassify.scorefile import Header, read_blocks, read_header, read_scores, score_path, write_scores
+from klassify.scorefile import (
+    Header,
+    read_blocks,
+    read_header,
+    read_scores,
+    score_path,
+    write_scores,
+)
 from klassify.scoring import clip_scores, inference, score_parts, score_shards
 
-LOG, WAIT_S = "SCORED_WINDOWS", "SCORED_WAIT_S"  # of the model below: a file for a line a window, and its pace
+LOG, WAIT_S = (
+    "SCORED_WINDOWS",
+    "SCORED_WAIT_S",
+)  # of the model below: a file for a line a window, and its pace
 
 
 class Loudest(nn.Module):
-    """A detector and tagger of one parameter; logs each window that it scores by its first number."""
+    """A detector and tagger of one parameter; logs each window that it scores by its first
+    number.
+    """
 
     def __init__(self):
         super().__init__()
@@ -62,12 +76,16 @@ def make_system(folder: Path, kind: str = "windows", weight: float = 1.0) -> Pat
     model = load_experiment(folder / "config.yaml").model
     save_file({"weight": model.weight.detach() * weight}, folder / "model.safetensors")
     supervision = "clip" if kind == "windows" else "segment"
-    systems.write_system(folder, systems.System(folder.name, "model", "visual", supervision, "log_odds"))
+    systems.write_system(
+        folder, systems.System(folder.name, "model", "visual", supervision, "log_odds")
+    )
     return folder
 
 
 def score(folder: Path, data, *options: str, split: str = "testA") -> int:
-    return cli.main(["score", str(folder), "--split", split, *data.arguments, "--device", "cpu", *options])
+    return cli.main(
+        ["score", str(folder), "--split", split, *data.arguments, "--device", "cpu", *options]
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -76,7 +94,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Five clips a chunk, so that the twelve of testA are three chunks; the first has one without a face."""
+    """Five clips a chunk, so that the twelve of testA are three chunks; the first has one
+    without a face.
+    """
     monkeypatch.setattr(score_parts, "CHUNK_CLIPS", 5)
 
 
@@ -91,7 +111,12 @@ def calls(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------ the same bytes
 
 
-ORDERS = [("1/3", "2/3", "3/3"), ("3/3", "1/3", "2/3"), ("2/2", "1/2"), ("4/4", "3/4", "2/4", "1/4")]
+ORDERS = [
+    ("1/3", "2/3", "3/3"),
+    ("3/3", "1/3", "2/3"),
+    ("2/2", "1/2"),
+    ("4/4", "3/4", "2/4", "1/4"),
+]
 
 
 @pytest.mark.parametrize("kind", ["windows", "frames"])
@@ -109,12 +134,20 @@ def test_shards_in_any_order_end_in_the_files_of_one_run(tmp_path, small_data, c
         assert ("are missing" in said and "klassify merge" in said) != done
         assert done or not list(shared.glob("scores/testA.*.tsv"))
     assert done and contents(shared) == contents(whole)
-    assert score(shared, small_data, "--shard", order[0]) == 0 and contents(shared) == contents(whole)
+    assert score(shared, small_data, "--shard", order[0]) == 0 and contents(shared) == contents(
+        whole
+    )
 
 
 def test_the_layout_does_not_depend_on_the_shards_and_covers_each_clip_once(monkeypatch):
     monkeypatch.setattr(score_parts, "CHUNK_CLIPS", 256)
-    for n_clips, mean_s, size in ((0, 9.0, 142), (1, 1.0, 256), (700, 5.0, 256), (7, 660.0, 1), (1000, 10.0, 128)):
+    for n_clips, mean_s, size in (
+        (0, 9.0, 142),
+        (1, 1.0, 256),
+        (700, 5.0, 256),
+        (7, 660.0, 1),
+        (1000, 10.0, 128),
+    ):
         durations = np.full(n_clips, mean_s)
         layout = score_parts.Layout.of(durations)
         assert n_clips == 0 or layout.size == size
@@ -128,7 +161,9 @@ def test_the_layout_does_not_depend_on_the_shards_and_covers_each_clip_once(monk
 
 
 @pytest.mark.parametrize("kind", ["windows", "frames"])
-def test_chunks_change_scores_by_no_more_than_the_noise_of_batches(tmp_path, small_data, monkeypatch, kind):
+def test_chunks_change_scores_by_no_more_than_the_noise_of_batches(
+    tmp_path, small_data, monkeypatch, kind
+):
     tables = []
     for size in (1, 5, 256):
         monkeypatch.setattr(score_parts, "CHUNK_CLIPS", size)
@@ -148,7 +183,13 @@ def test_an_empty_list_and_a_list_without_any_answer_have_whole_files(tmp_path, 
             (root / "lists").mkdir(parents=True)
             rows.to_csv(root / "lists/testA.tsv", sep="\t", index=False)
             folder = make_system(root / "m", kind)
-            arguments = ["--lists", str(root / "lists"), *small_data.arguments[2:], "--device", "cpu"]
+            arguments = [
+                "--lists",
+                str(root / "lists"),
+                *small_data.arguments[2:],
+                "--device",
+                "cpu",
+            ]
             assert cli.main(["score", str(folder), "--split", "testA", *arguments]) == 0
             assert len(read_scores(score_path(folder, "testA", kind)).table) == 0
             clips = read_scores(score_path(folder, "testA", "clips")).table
@@ -171,7 +212,9 @@ def test_a_chunk_of_unknown_lengths_is_joined_with_the_others(tmp_path, small_da
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3])
-def test_after_a_stop_between_chunks_no_clip_is_scored_twice(tmp_path, small_data, calls, monkeypatch, stop_at):
+def test_after_a_stop_between_chunks_no_clip_is_scored_twice(
+    tmp_path, small_data, calls, monkeypatch, stop_at
+):
     folder, make, made = make_system(tmp_path / "m"), inference.score_clips, []
 
     def stopping(*args, **kw):
@@ -190,7 +233,9 @@ def test_after_a_stop_between_chunks_no_clip_is_scored_twice(tmp_path, small_dat
     seen = calls()
     assert score(other, small_data) == 0
     assert contents(other) == contents(folder)
-    assert calls() == {window: 2 * count for window, count in seen.items()}  # as many as one run makes
+    assert calls() == {
+        window: 2 * count for window, count in seen.items()
+    }  # as many as one run makes
 
 
 def test_a_killed_process_loses_the_chunk_in_progress_alone(tmp_path, small_data, calls):
@@ -203,7 +248,8 @@ def test_a_killed_process_loses_the_chunk_in_progress_alone(tmp_path, small_data
     process = subprocess.Popen(
         [sys.executable, "-c", program, "score", str(killed), *options],
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1", WAIT_S: "0.3", "PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", WAIT_S: "0.3", "PYTHONPATH": str(Path(__file__).parent)},
     )
     parts, deadline = killed / "scores/testA.parts", time.monotonic() + 60
     while not finished_parts(parts) and time.monotonic() < deadline and process.poll() is None:
@@ -225,23 +271,39 @@ def finished_parts(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if score_parts.NAME.fullmatch(path.name)]
 
 
-def test_shards_that_finish_at_once_and_a_second_join_change_nothing(tmp_path, small_data, monkeypatch):
-    """Two processes join the same parts: one is overtaken in every place, and each time the bytes are the same."""
+def test_shards_that_finish_at_once_and_a_second_join_change_nothing(
+    tmp_path, small_data, monkeypatch
+):
+    """Two processes join the same parts: one is overtaken in every place, and each time the
+    bytes are the same.
+    """
     whole = make_system(tmp_path / "a/m")
     assert score(whole, small_data) == 0
-    for place in ("score_parts.Parts.read", "scorefile.write_blocks", "clip_scores.write_failures", "shutil.rmtree"):
+    for place in (
+        "score_parts.Parts.read",
+        "scorefile.write_blocks",
+        "clip_scores.write_failures",
+        "shutil.rmtree",
+    ):
         folder = make_system(tmp_path / place / "m")
         with monkeypatch.context() as patch:
             patch.setattr(score_shards, "join", lambda parts: None)
-            assert score(folder, small_data) in (0, 2)  # 2: of the clip scores, which are not there yet
+            assert score(folder, small_data) in (
+                0,
+                2,
+            )  # 2: of the clip scores, which are not there yet
         ready = tmp_path / place / "parts"
         shutil.copytree(folder / "scores/testA.parts", ready)
         overtaken = []
         with monkeypatch.context() as patch:
-            overtake(patch, place, lambda folder=folder: score_shards.merge(folder, "testA"), overtaken)
+            overtake(
+                patch, place, lambda folder=folder: score_shards.merge(folder, "testA"), overtaken
+            )
             score_shards.merge(folder, "testA")
         assert overtaken and contents(folder) == contents(whole)
-        shutil.copytree(ready, folder / "scores/testA.parts")  # as if it had been killed before it removed them
+        shutil.copytree(
+            ready, folder / "scores/testA.parts"
+        )  # as if it had been killed before it removed them
         score_shards.merge(folder, "testA")
         assert contents(folder) == contents(whole)
         assert score_shards.merge(folder, "testA") == score_path(folder, "testA", "windows")
@@ -250,8 +312,12 @@ def test_shards_that_finish_at_once_and_a_second_join_change_nothing(tmp_path, s
 def overtake(patch, place: str, other, overtaken: list) -> None:
     """Let `other` run to its end at the first call of a function that joining uses."""
     module, _, name = place.rpartition(".")
-    owner = {"score_parts.Parts": score_parts.Parts, "scorefile": score_shards, "clip_scores": score_shards,
-             "shutil": shutil}[module]  # fmt: skip
+    owner = {
+        "score_parts.Parts": score_parts.Parts,
+        "scorefile": score_shards,
+        "clip_scores": score_shards,
+        "shutil": shutil,
+    }[module]
     real = getattr(owner, name)
 
     def overtaking(*args, **kw):
@@ -263,7 +329,9 @@ def overtake(patch, place: str, other, overtaken: list) -> None:
     patch.setattr(owner, name, overtaking)
 
 
-def test_a_shard_stops_when_another_process_has_done_its_chunks(tmp_path, small_data, monkeypatch, calls):
+def test_a_shard_stops_when_another_process_has_done_its_chunks(
+    tmp_path, small_data, monkeypatch, calls
+):
     """The same shard started twice by mistake: the slower one leaves no parts of its own behind."""
     folder, make, started = make_system(tmp_path / "m"), inference.score_clips, []
 
@@ -275,24 +343,36 @@ def test_a_shard_stops_when_another_process_has_done_its_chunks(tmp_path, small_
 
     monkeypatch.setattr(inference, "score_clips", overtaken)
     assert score(folder, small_data) == 0
-    assert sorted(contents(folder)) == ["testA.clips.tsv", "testA.failures.tsv", "testA.windows.tsv"]
+    assert sorted(contents(folder)) == [
+        "testA.clips.tsv",
+        "testA.failures.tsv",
+        "testA.windows.tsv",
+    ]
 
 
 # ------------------------------------------------------------------------------ settings, messages
 
 
-def test_parts_made_with_other_settings_are_refused_or_replaced(tmp_path, small_data, calls, capsys):
+def test_parts_made_with_other_settings_are_refused_or_replaced(
+    tmp_path, small_data, calls, capsys
+):
     folder, other = make_system(tmp_path / "m"), make_system(tmp_path / "other", weight=2.0)
     assert score(folder, small_data, "--shard", "1/2") == 0
     parts = folder / "scores/testA.parts"
     before = {path.name for path in parts.iterdir()}
     shutil.copy(other / "model.safetensors", folder)
     assert score(folder, small_data, "--shard", "2/2") == 2
-    assert "system: " in capsys.readouterr().err and {path.name for path in parts.iterdir()} == before
+    assert (
+        "system: " in capsys.readouterr().err and {path.name for path in parts.iterdir()} == before
+    )
     assert score(folder, small_data, "--shard", "2/2", "--force") == 0
     assert not before & {path.name for path in parts.iterdir()}
-    assert score(folder, small_data, "--shard", "1/2", "--force") == 0  # which keeps what the other shard did
-    assert not parts.exists() and read_header(score_path(folder, "testA", "clips")).settings["system"]
+    assert (
+        score(folder, small_data, "--shard", "1/2", "--force") == 0
+    )  # which keeps what the other shard did
+    assert (
+        not parts.exists() and read_header(score_path(folder, "testA", "clips")).settings["system"]
+    )
     assert systems.clip_scores(folder, "testA").table["score"].notna().sum() == 11
 
 
@@ -309,7 +389,9 @@ def test_forced_scores_are_made_again_and_a_forced_run_goes_on(tmp_path, small_d
     assert calls() == first + first and contents(folder) == before
 
 
-def test_what_approximate_scoring_began_is_not_finished_exactly(tmp_path, small_data, monkeypatch, capsys):
+def test_what_approximate_scoring_began_is_not_finished_exactly(
+    tmp_path, small_data, monkeypatch, capsys
+):
     folder, real, asked = make_system(tmp_path / "m"), inference.score_clips, []
 
     def noted(*args, approximate, **kw):
@@ -328,8 +410,19 @@ def test_what_approximate_scoring_began_is_not_finished_exactly(tmp_path, small_
 def test_derived_systems_have_no_shards(tmp_path, small_data, capsys):
     folder, platt = make_system(tmp_path / "m"), tmp_path / "platt"
     parameters = {"a": -1.0, "b": 0.0, "input": "log_odds", "base_rate": 0.5}
-    systems.write_system(platt, systems.derived_system(platt, "calibrated", [folder], "probability", parameters))
-    command = ["score", str(folder), str(platt), "--split", "testA,val", *small_data.arguments, "--device", "cpu"]
+    systems.write_system(
+        platt, systems.derived_system(platt, "calibrated", [folder], "probability", parameters)
+    )
+    command = [
+        "score",
+        str(folder),
+        str(platt),
+        "--split",
+        "testA,val",
+        *small_data.arguments,
+        "--device",
+        "cpu",
+    ]
     assert cli.main([*command, "--shard", "1/2"]) == 2
     assert "platt is derived" in capsys.readouterr().err and not (folder / "scores").exists()
     assert cli.main(command) == 0
@@ -367,7 +460,9 @@ def test_what_is_missing_is_named(tmp_path, small_data, capsys):
 def test_a_damaged_part_is_named(tmp_path, small_data, capsys):
     folder = make_system(tmp_path / "m")
     assert score(folder, small_data, "--shard", "1/2") == 0
-    part = next(path for path in (folder / "scores/testA.parts").iterdir() if "00003-of" in path.name)
+    part = next(
+        path for path in (folder / "scores/testA.parts").iterdir() if "00003-of" in path.name
+    )
     part.write_bytes(part.read_bytes()[:-9])
     assert score(folder, small_data, "--shard", "2/2") == 2
     said = capsys.readouterr().err
@@ -376,18 +471,29 @@ def test_a_damaged_part_is_named(tmp_path, small_data, capsys):
     assert score(folder, small_data) == 0
 
 
-def test_the_log_tells_how_many_clips_of_the_shard_are_done(tmp_path, small_data, capsys, monkeypatch):
+def test_the_log_tells_how_many_clips_of_the_shard_are_done(
+    tmp_path, small_data, capsys, monkeypatch
+):
     monkeypatch.setattr(workers, "LOG_EVERY_S", 0.0)
     folder = make_system(tmp_path / "m")
     assert score(folder, small_data, "--shard", "1/2") == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("score testA: ")]
-    assert [line.split(" clips")[0] for line in lines] == [f"score testA: {n} of 7" for n in range(1, 8)]
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("score testA: ")
+    ]
+    assert [line.split(" clips")[0] for line in lines] == [
+        f"score testA: {n} of 7" for n in range(1, 8)
+    ]
     assert score(folder, small_data) == 0
     said = capsys.readouterr().err
-    assert "2 of 3 chunks are there" in said and "score testA: 8 of 12 clips" in said and " 7 of 12" not in said
+    assert (
+        "2 of 3 chunks are there" in said
+        and "score testA: 8 of 12 clips" in said
+        and " 7 of 12" not in said
+    )
 
 
-# ------------------------------------------------------------------------------ clip scores from blocks
+# ------------------------------------------------------------------------------ clip scores from
+# blocks
 
 
 @pytest.mark.parametrize("how", ["max", "mean", "topk", "noisy-or"])
@@ -396,8 +502,14 @@ def test_clip_scores_do_not_depend_on_the_blocks(tmp_path, monkeypatch, how, row
     rng = np.random.default_rng(4)
     counts = rng.integers(1, 9, 30)
     files = [f"é {i}.mp4" for i in range(30)]
-    table = pd.DataFrame({"file": np.repeat(files, counts), "start": 0.0, "end": 1.0,
-                          "score": rng.normal(0, 3, counts.sum())})  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "file": np.repeat(files, counts),
+            "start": 0.0,
+            "end": 1.0,
+            "score": rng.normal(0, 3, counts.sum()),
+        }
+    )
     header = Header("m", "val", "windows", "log_odds", "clip", {"made": "so"})
     write_scores(score_path(tmp_path, "val", "windows"), table, header)
     clips = pd.DataFrame({"file": [*files[::-1], "mute"], "duration": 2.0})
@@ -415,13 +527,18 @@ def test_windows_of_a_clip_that_do_not_lie_together_are_refused(tmp_path):
     write_scores(score_path(tmp_path, "val", "windows"), table, header)
     clips = pd.DataFrame({"file": ["a", "b"], "duration": 1.0})
     for rows in (1, 2):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KlassifyError, match="do not lie together: a"):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(KlassifyError, match="do not lie together: a"),
+        ):
             patch.setattr(clip_scores, "BLOCK_ROWS", rows)
             clip_scores.write_clip_scores(tmp_path, header, clips, {}, "max")
 
 
 def test_scoring_keeps_no_clip_and_opens_a_store_once(tmp_path, small_data, monkeypatch):
     opened, real = [], MouthFeatures.reader
-    monkeypatch.setattr(MouthFeatures, "reader", lambda self, *args: opened.append(args) or real(self, *args))
+    monkeypatch.setattr(
+        MouthFeatures, "reader", lambda self, *args: opened.append(args) or real(self, *args)
+    )
     assert score(make_system(tmp_path / "m"), small_data) == 0
     assert len(opened) == 1

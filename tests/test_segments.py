@@ -31,7 +31,9 @@ def test_labels_equal_any_overlap_in_integer_milliseconds():
     for _ in range(300):
         n_frames = int(rng.integers(1, 120))
         milliseconds = random_segments_ms(rng, n_frames)
-        wanted = [any(s < 40 * (k + 1) and e > 40 * k for s, e in milliseconds) for k in range(n_frames)]
+        wanted = [
+            any(s < 40 * (k + 1) and e > 40 * k for s, e in milliseconds) for k in range(n_frames)
+        ]
         labels = segments.encode_labels([(s / 1000, e / 1000) for s, e in milliseconds], n_frames)
         np.testing.assert_array_equal(labels, wanted)
 
@@ -42,7 +44,9 @@ def test_grid_aligned_segments_are_exact_at_every_frame():
     for frame_s in (0.04, 0.02, 0.16):
         for length in (1, 2, 7):
             spans = [
-                segments.frame_spans([(k * frame_s, (k + length) * frame_s)], 20_000, frame_s=frame_s)[0]
+                segments.frame_spans(
+                    [(k * frame_s, (k + length) * frame_s)], 20_000, frame_s=frame_s
+                )[0]
                 for k in first[::13]
             ]
             np.testing.assert_array_equal(spans, np.stack([first, first + length], axis=1)[::13])
@@ -50,7 +54,9 @@ def test_grid_aligned_segments_are_exact_at_every_frame():
 
 def test_half_frames_and_shortest_segments():
     assert segments.frame_spans([(5.74, 5.78)], 250).tolist() == [[143, 145]]
-    assert segments.frame_spans([(0.05, 0.07)], 250).tolist() == [[1, 2]]  # 20 ms, the shortest of the data set
+    assert segments.frame_spans([(0.05, 0.07)], 250).tolist() == [
+        [1, 2]
+    ]  # 20 ms, the shortest of the data set
     assert segments.frame_spans([(0.08, 0.08)], 250).tolist() == [[2, 3]]
 
 
@@ -74,7 +80,9 @@ def test_boundary_labels_equal_the_published(case):
     fake = np.array([digit == "0" for digit in case["frames"]])  # published: 1 = bona fide
     wanted = [int(digit) for digit in case["boundary"]]
     np.testing.assert_array_equal(segments.boundary_labels(fake), wanted)
-    np.testing.assert_array_equal(segments.boundary_labels(np.stack([fake, fake])), [wanted, wanted])
+    np.testing.assert_array_equal(
+        segments.boundary_labels(np.stack([fake, fake])), [wanted, wanted]
+    )
 
 
 def test_tags_of_one_two_and_more_frames():
@@ -92,7 +100,9 @@ def test_tags_round_trip_on_random_segments():
         spans = segments.frame_spans(fakes, n_frames)
         tags = segments.encode_tags(fakes, n_frames)
         np.testing.assert_array_equal(segments.decode_tags(tags), spans)
-        np.testing.assert_array_equal(tags != O, segments.encode_labels(fakes, n_frames).astype(bool))
+        np.testing.assert_array_equal(
+            tags != O, segments.encode_labels(fakes, n_frames).astype(bool)
+        )
         np.testing.assert_array_equal(segments.encode_tags(spans * FRAME_S, n_frames), tags)
 
 
@@ -107,7 +117,9 @@ def brute_force(log_probs):
     """The best of all sequences that consist of whole segments."""
 
     def whole(tags):
-        return FIRST[tags[0]] and LAST[tags[-1]] and all(ALLOWED[a, b] for a, b in zip(tags, tags[1:]))
+        return (
+            FIRST[tags[0]] and LAST[tags[-1]] and all(ALLOWED[a, b] for a, b in zip(tags, tags[1:]))
+        )
 
     ways = filter(whole, itertools.product(range(4), repeat=len(log_probs)))
     return max(ways, key=lambda tags: sum(frame[tag] for frame, tag in zip(log_probs, tags)))

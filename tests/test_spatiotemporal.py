@@ -1,4 +1,6 @@
-"""The spatio-temporal branch: the published numbers, an obvious reference, exact sharing, and its pretrained start."""
+"""The spatio-temporal branch: the published numbers, an obvious reference, exact sharing, and
+its pretrained start.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,17 @@ GOLDENS = Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))
 from fill import fill, load, make_input, make_state  # noqa: E402
 
-SMALL = {"size": 48, "window": 4, "dim": 24, "depth": 3, "heads": 3, "mlp_ratio": 2, "stem_width": 8,
-         "channels": (16, 32, 48), "layers": (2, 1, 2)}  # fmt: skip
+SMALL = {
+    "size": 48,
+    "window": 4,
+    "dim": 24,
+    "depth": 3,
+    "heads": 3,
+    "mlp_ratio": 2,
+    "stem_width": 8,
+    "channels": (16, 32, 48),
+    "layers": (2, 1, 2),
+}
 GROUPINGS = ("frame", "strided")
 
 
@@ -35,7 +46,8 @@ def seed() -> None:
 def filled(model: nn.Module, seed: int = 1) -> nn.Module:
     """The model with the goldens' kind of weights, in evaluation mode."""
     state = {
-        key: torch.from_numpy(np.asarray(fill(key, value.shape, seed))) for key, value in model.state_dict().items()
+        key: torch.from_numpy(np.asarray(fill(key, value.shape, seed)))
+        for key, value in model.state_dict().items()
     }
     model.load_state_dict(state)
     return model.eval()
@@ -55,10 +67,15 @@ def test_full_size_has_the_published_tensors():
     with torch.device("meta"):
         model = SpatioTemporal()
     state = model.state_dict().items()
-    ours = [[key, list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in state]
+    ours = [
+        [key, list(value.shape), str(value.dtype).removeprefix("torch.")] for key, value in state
+    ]
     assert ours == description["models"]["W10"]["state"]
     assert sum(parameter.numel() for parameter in model.parameters()) == 197_909_760
-    assert sum(parameter.numel() for parameter in model.patch_embed.rgb_backbone.parameters()) == 12_292_736
+    assert (
+        sum(parameter.numel() for parameter in model.patch_embed.rgb_backbone.parameters())
+        == 12_292_736
+    )
     assert model.grid == 14
 
 
@@ -69,7 +86,9 @@ def test_golden(index: int):
     case = description["cases"][index]
     published = description["models"][case["model"]]
     model = SpatioTemporal(window=published["config"]["window_size"], fc_grouping="strided")
-    model.load_state_dict({key: torch.from_numpy(np.asarray(value)) for key, value in make_state(published).items()})
+    model.load_state_dict(
+        {key: torch.from_numpy(np.asarray(value)) for key, value in make_state(published).items()}
+    )
     seen = {}
     for name in ("rgb_backbone", "recons_backbone"):
         module = getattr(model.patch_embed, name)
@@ -81,10 +100,13 @@ def test_golden(index: int):
 
     def close(name: str, value: Tensor, tolerance: dict[str, float]) -> None:
         wanted = expected[f"{case['id']}/{name}"]
-        np.testing.assert_allclose(value.numpy(), wanted, atol=tolerance["abs"], rtol=tolerance["rel"], err_msg=name)
+        np.testing.assert_allclose(
+            value.numpy(), wanted, atol=tolerance["abs"], rtol=tolerance["rel"], err_msg=name
+        )
 
     close("fc_tokens", actual, description["tolerance"])
-    # float32 and float64 runs of one stem differ by up to 3e-4 in these corners, and the stored values from either
+    # float32 and float64 runs of one stem differ by up to 3e-4 in these corners, and the stored
+    # values from either
     corner = {"abs": 5e-4, "rel": 1e-4}
     for name, value in seen.items():
         per_frame = value.double().flatten(1)
@@ -106,11 +128,16 @@ def test_constants_that_the_golden_cannot_see():
     assert len(norms) == 4 * SMALL["depth"] + 1
     assert {norm.eps for norm in norms} == {1e-6}
     assert {module.eps for module in model.modules() if isinstance(module, nn.GroupNorm)} == {1e-5}
-    groups = {channels: resnetv2.group_norm(channels).num_groups for channels in (8, 16, 32, 48, 64, 192, 1024, 1)}
+    groups = {
+        channels: resnetv2.group_norm(channels).num_groups
+        for channels in (8, 16, 32, 48, 64, 192, 1024, 1)
+    }
     assert groups == {8: 4, 16: 8, 32: 16, 48: 16, 64: 32, 192: 32, 1024: 32, 1: 1}
 
 
-@pytest.mark.parametrize("size, kernel, stride", [(8, 7, 2), (9, 7, 2), (8, 3, 2), (7, 3, 1), (7, 1, 2)])
+@pytest.mark.parametrize(
+    "size, kernel, stride", [(8, 7, 2), (9, 7, 2), (8, 3, 2), (7, 3, 1), (7, 1, 2)]
+)
 def test_standardised_convolution_pixel_by_pixel(size: int, kernel: int, stride: int):
     conv = resnetv2.StdConv2d(2, 3, kernel, stride).double()
     x = torch.randn(1, 2, size, size, dtype=torch.float64)
@@ -142,8 +169,12 @@ def test_blur_pixel_by_pixel(kernel: int, sigma: float):
         weight = math.exp(-((i - half) ** 2 + (j - half) ** 2) / (2 * sigma**2))
         total += weight
         for row, column in np.ndindex(8, 9):
-            wanted[..., row, column] += weight * x[..., mirrored(row + i - half, 8), mirrored(column + j - half, 9)]
-    torch.testing.assert_close(resnetv2.gaussian_blur(x, kernel), wanted / total, rtol=0, atol=1e-12)
+            wanted[..., row, column] += (
+                weight * x[..., mirrored(row + i - half, 8), mirrored(column + j - half, 9)]
+            )
+    torch.testing.assert_close(
+        resnetv2.gaussian_blur(x, kernel), wanted / total, rtol=0, atol=1e-12
+    )
 
 
 def attention_by_loops(state: dict[str, Tensor], x: Tensor, heads: int) -> Tensor:
@@ -154,13 +185,17 @@ def attention_by_loops(state: dict[str, Tensor], x: Tensor, heads: int) -> Tenso
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)
         for index in range(len(x)):
-            scores = torch.stack([(q[index, part] * k[other, part]).sum() for other in range(len(x))])
+            scores = torch.stack(
+                [(q[index, part] * k[other, part]).sum() for other in range(len(x))]
+            )
             weights = torch.exp(scores / math.sqrt(width))
             out[index, part] = (weights / weights.sum()) @ v[:, part]
     return out @ state["proj.weight"].T + state["proj.bias"]
 
 
-def block_by_loops(block: nn.Module, fc: Tensor, patches: Tensor, heads: int, grouping: str) -> tuple[Tensor, Tensor]:
+def block_by_loops(
+    block: nn.Module, fc: Tensor, patches: Tensor, heads: int, grouping: str
+) -> tuple[Tensor, Tensor]:
     """One window: FC tokens (W, D) and patches (W * P, D)."""
 
     def part(name: str) -> dict[str, Tensor]:
@@ -178,12 +213,17 @@ def block_by_loops(block: nn.Module, fc: Tensor, patches: Tensor, heads: int, gr
     def mlp(x: Tensor, name: str) -> Tensor:
         w = part(name)
         hidden = x @ w["fc1.weight"].T + w["fc1.bias"]
-        return (hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))) @ w["fc2.weight"].T + w["fc2.bias"]
+        return (hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))) @ w["fc2.weight"].T + w[
+            "fc2.bias"
+        ]
 
     patches = patches + attention_by_loops(part("attn"), norm(patches, "norm1"), heads)
     patches = patches + mlp(norm(patches, "norm2"), "mlp")
     fc, patches, window = fc.clone(), patches.clone(), len(fc)
-    group_of = [n % window if grouping == "strided" else n // (len(patches) // window) for n in range(len(patches))]
+    group_of = [
+        n % window if grouping == "strided" else n // (len(patches) // window)
+        for n in range(len(patches))
+    ]
     for group in range(window):
         members = [n for n in range(len(patches)) if group_of[n] == group]
         x = torch.cat([fc[group : group + 1], patches[members]])
@@ -201,7 +241,9 @@ def test_windows_by_loops(grouping: str):
         actual = model.windows(tokens)
         for index, one in enumerate(tokens):
             fc = (model.fc_token + model.temporal_pos_embed + model.time_embed)[0]
-            patches = torch.cat([one[w] + model.window_pos_embed[0, 1:] + model.time_embed[0, w] for w in range(4)])
+            patches = torch.cat(
+                [one[w] + model.window_pos_embed[0, 1:] + model.time_embed[0, w] for w in range(4)]
+            )
             for block in model.blocks:
                 fc, patches = block_by_loops(block, fc, patches, 3, grouping)
             wanted = F.layer_norm(fc, (24,), model.norm.weight, model.norm.bias, 1e-6)
@@ -223,7 +265,9 @@ def test_which_frames_a_group_holds(grouping: str):
 # ---------------------------------------------------------------------------------------- sharing
 
 
-def naive(model: SpatioTemporal, frames: Tensor, reconstructed: Tensor, stride: int) -> tuple[list[int], Tensor]:
+def naive(
+    model: SpatioTemporal, frames: Tensor, reconstructed: Tensor, stride: int
+) -> tuple[list[int], Tensor]:
     """Every window by itself, with all of the last block."""
     starts = list(range(0, len(frames) - model.window + 1, stride))
     tokens = []
@@ -241,8 +285,12 @@ def chunks(frames: Tensor, reconstructed: Tensor, size: int) -> list[tuple[Tenso
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
-@pytest.mark.parametrize("stride, chunk, at_once", [(1, 5, 4), (2, 3, 1), (3, 1, 2), (1, 100, 3), (5, 2, 4), (4, 4, 4)])
-def test_sharing_changes_nothing_and_runs_each_frame_once(grouping: str, stride: int, chunk: int, at_once: int):
+@pytest.mark.parametrize(
+    "stride, chunk, at_once", [(1, 5, 4), (2, 3, 1), (3, 1, 2), (1, 100, 3), (5, 2, 4), (4, 4, 4)]
+)
+def test_sharing_changes_nothing_and_runs_each_frame_once(
+    grouping: str, stride: int, chunk: int, at_once: int
+):
     model = filled(SpatioTemporal(**SMALL, fc_grouping=grouping))
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
         model.to(dtype)
@@ -251,8 +299,12 @@ def test_sharing_changes_nothing_and_runs_each_frame_once(grouping: str, stride:
             starts, wanted = naive(model, frames, reconstructed, stride)
         counted = {"rgb": 0, "recons": 0}
 
-        def count(module: nn.Module, inputs: tuple[Tensor], counted: dict[str, int] = counted) -> None:
-            counted["rgb" if module is model.patch_embed.rgb_backbone else "recons"] += len(inputs[0])
+        def count(
+            module: nn.Module, inputs: tuple[Tensor], counted: dict[str, int] = counted
+        ) -> None:
+            counted["rgb" if module is model.patch_embed.rgb_backbone else "recons"] += len(
+                inputs[0]
+            )
 
         stems = (model.patch_embed.rgb_backbone, model.patch_embed.recons_backbone)
         hooks = [stem.register_forward_pre_hook(count) for stem in stems]
@@ -262,7 +314,9 @@ def test_sharing_changes_nothing_and_runs_each_frame_once(grouping: str, stride:
         assert counted == {"rgb": 14, "recons": 14}
         assert torch.cat([first for first, _ in results]).tolist() == starts
         assert max(len(first) for first, _ in results) <= at_once
-        torch.testing.assert_close(torch.cat([tokens for _, tokens in results]), wanted, rtol=0, atol=tolerance)
+        torch.testing.assert_close(
+            torch.cat([tokens for _, tokens in results]), wanted, rtol=0, atol=tolerance
+        )
 
 
 def test_forward_is_one_window_of_the_shared_path():
@@ -279,7 +333,9 @@ def test_last_block_works_for_the_fc_tokens_only(grouping: str):
     model = filled(SpatioTemporal(**SMALL, fc_grouping=grouping))
     rows = []
     for block in model.blocks:
-        block.temporal_mlp.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].numel() // 24))
+        block.temporal_mlp.register_forward_pre_hook(
+            lambda _, inputs: rows.append(inputs[0].numel() // 24)
+        )
     with torch.no_grad():
         model.windows(torch.randn(2, 4, 9, 24))
     assert rows == [2 * 4 * 10, 2 * 4 * 10, 2 * 4]
@@ -290,7 +346,10 @@ def test_short_clip_repeats_its_last_frame(n_frames: int):
     model = filled(SpatioTemporal(**SMALL))
     frames, reconstructed = clip(n_frames)
     ((starts, tokens),) = sliding(model, chunks(frames, reconstructed, 2))
-    padded = [part[[min(index, n_frames - 1) for index in range(4)]][None] for part in (frames, reconstructed)]
+    padded = [
+        part[[min(index, n_frames - 1) for index in range(4)]][None]
+        for part in (frames, reconstructed)
+    ]
     with torch.no_grad():
         torch.testing.assert_close(tokens, model(*padded), rtol=0, atol=1e-5)
     assert starts.tolist() == [0]
@@ -308,7 +367,9 @@ def test_memory_does_not_grow_with_the_clip():
     def longest() -> int:
         """Frames in the largest tensor of patch tokens that is alive."""
         alive = (thing for thing in gc.get_objects() if type(thing) is Tensor)
-        return max(len(tensor) for tensor in alive if tensor.dim() == 3 and tensor.shape[1:] == (9, 24))
+        return max(
+            len(tensor) for tensor in alive if tensor.dim() == 3 and tensor.shape[1:] == (9, 24)
+        )
 
     stream = (clip(2, seed=seed) for seed in range(12))
     assert max(longest() for _ in sliding(model, stream, stride=1)) <= SMALL["window"] - 1 + 2
@@ -327,7 +388,9 @@ def test_result_is_the_same_every_time_and_draws_nothing():
 
 
 def test_the_small_size_trains():
-    model = SpatioTemporal(size=112, dim=192, depth=4, heads=3, stem_width=16, channels=(32, 64, 128), layers=(1, 1, 2))
+    model = SpatioTemporal(
+        size=112, dim=192, depth=4, heads=3, stem_width=16, channels=(32, 64, 128), layers=(1, 1, 2)
+    )
     assert model.n_patches == 49
     frames, reconstructed = (part[None] for part in clip(10, size=112))
     tokens = model(frames, reconstructed)
@@ -377,7 +440,12 @@ def test_mistakes_are_named():
 def hybrid_vit(side: int = 3, depth: int = 3) -> dict[str, Tensor]:
     """A file as timm names it, of the small model's sizes, filled from a seed."""
     model = SpatioTemporal(**{**SMALL, "size": 16 * side, "depth": depth})
-    shapes = {"cls_token": (1, 1, 24), "pos_embed": (1, 1 + side**2, 24), "head.weight": (7, 24), "head.bias": (7,)}
+    shapes = {
+        "cls_token": (1, 1, 24),
+        "pos_embed": (1, 1 + side**2, 24),
+        "head.weight": (7, 24),
+        "head.bias": (7,),
+    }
     shapes |= {"pre_logits.fc.weight": (24, 24), "pre_logits.fc.bias": (24,)}
     for key, value in model.state_dict().items():
         if key.startswith(("patch_embed.rgb_backbone.stem.", "patch_embed.rgb_backbone.stages.")):
@@ -398,9 +466,15 @@ def test_pretrained_start_reaches_every_place(tmp_path: Path, capsys: pytest.Cap
         after = model.state_dict()
         places = 0
         for key, value in after.items():
-            theirs_key = key.replace("temporal_pos_embed", "first position").replace("freq_stem", "stem")
-            theirs_key = theirs_key.replace("rgb_backbone", "backbone").replace("recons_backbone", "backbone")
-            theirs_key = theirs_key.replace("temporal_", "").replace("window_pos_embed", "pos_embed")
+            theirs_key = key.replace("temporal_pos_embed", "first position").replace(
+                "freq_stem", "stem"
+            )
+            theirs_key = theirs_key.replace("rgb_backbone", "backbone").replace(
+                "recons_backbone", "backbone"
+            )
+            theirs_key = theirs_key.replace("temporal_", "").replace(
+                "window_pos_embed", "pos_embed"
+            )
             theirs_key = theirs_key.replace("fc_token", "cls_token")
             if key == "temporal_pos_embed":
                 wanted = theirs["pos_embed"][:, :1].expand(1, 4, 24)
@@ -412,7 +486,12 @@ def test_pretrained_start_reaches_every_place(tmp_path: Path, capsys: pytest.Cap
             assert torch.equal(value, wanted), key
             places += 1
         assert report.loaded == places == len(after) - len(report.lacking)
-        assert sorted(report.left_out) == ["head.bias", "head.weight", "pre_logits.fc.bias", "pre_logits.fc.weight"]
+        assert sorted(report.left_out) == [
+            "head.bias",
+            "head.weight",
+            "pre_logits.fc.bias",
+            "pre_logits.fc.weight",
+        ]
         own = ("time_embed", "patch_embed.transition.", "freq_stage.", "stems_transition_conv_1x1.")
         assert all(any(name in key for name in own) for key in report.lacking)
         assert all(any(name in key for key in report.lacking) for name in own)

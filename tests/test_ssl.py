@@ -1,4 +1,6 @@
-"""Front ends: equal to the published speech encoders, one frame rule, weights from every kind of file."""
+"""Front ends: equal to the published speech encoders, one frame rule, weights from every kind of
+file.
+"""
 
 import importlib.util
 import sys
@@ -17,7 +19,12 @@ sys.path.insert(0, str(GOLDENS))
 from fill import fill, load, make_input, make_state  # noqa: E402
 
 # settings that make the large models as small as the goldens are
-TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
 MODELS = {
     "ssl_wav2vec2": {**TINY, "family": "wav2vec2"},
     "ssl_wavlm": {**TINY, "family": "wavlm", "conv_bias": False},
@@ -28,7 +35,10 @@ NARROW = {**TINY, "hidden_size": 32, "conv_dim": [16] * 7}
 def published_file(golden, path):
     """A checkpoint with the layout of the published ones, filled as the goldens say."""
     description, expected = load(GOLDENS / golden)
-    state = {key: torch.from_numpy(value) for key, value in make_state(description["models"]["main"]).items()}
+    state = {
+        key: torch.from_numpy(value)
+        for key, value in make_state(description["models"]["main"]).items()
+    }
     torch.save({"cfg": {"model": "tiny"}, "model": state}, path)
     return description, expected
 
@@ -36,7 +46,9 @@ def published_file(golden, path):
 def pretrained(golden, tmp_path, **settings):
     published_file(golden, tmp_path / "tiny.pt")
     frontend = SSLFrontEnd(
-        architecture=MODELS[golden], source=str(tmp_path / "tiny.pt"), **{"normalize_input": False, **settings}
+        architecture=MODELS[golden],
+        source=str(tmp_path / "tiny.pt"),
+        **{"normalize_input": False, **settings},
     )
     frontend.load_pretrained()
     return frontend
@@ -46,9 +58,12 @@ def waves(n_samples=8000, batch=2, seed=1):
     return torch.from_numpy(fill("input:wave", (batch, n_samples), seed))
 
 
-# where fairseq2 is installed (`make test-fairseq2`), the same goldens go through it; it has no WavLM
+# where fairseq2 is installed (`make test-fairseq2`), the same goldens go through it; it has no
+# WavLM
 HAS_FAIRSEQ2 = importlib.util.find_spec("fairseq2") is not None
-HERE = ["transformers", "torchaudio"] if importlib.util.find_spec("torchaudio") else ["transformers"]
+HERE = (
+    ["transformers", "torchaudio"] if importlib.util.find_spec("torchaudio") else ["transformers"]
+)
 CASES = [(golden, library) for golden in MODELS for library in HERE]
 CASES += [("ssl_wav2vec2", "fairseq2")] * HAS_FAIRSEQ2
 
@@ -79,7 +94,9 @@ def test_weights_go_from_one_library_to_the_other_and_back(golden, library, tmp_
     for key, value in theirs.state_dict().items():
         assert torch.equal(value, ours.state_dict()[key]), key
     with torch.no_grad():
-        torch.testing.assert_close(theirs.eval()(waves()), ours.eval()(waves()), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            theirs.eval()(waves()), ours.eval()(waves()), atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize(("golden", "library"), CASES)
@@ -190,7 +207,9 @@ def test_local_features_of_a_window_are_a_slice_of_the_clip(tmp_path):
     with torch.no_grad():
         whole = frontend.local_features(wave)
         window = frontend.local_features(wave[:, 16_000 - 9_600 : 16_000])
-        torch.testing.assert_close(window, whole[:, 20 : 20 + frontend.n_frames(9_600)], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            window, whole[:, 20 : 20 + frontend.n_frames(9_600)], atol=1e-5, rtol=1e-5
+        )
         torch.testing.assert_close(frontend.context(whole), frontend(wave))
 
 
@@ -202,41 +221,57 @@ def test_a_front_end_without_its_pretrained_weights_refuses_to_run(tmp_path):
         frontend(waves())
     frontend.load_pretrained()
     trained = SSLFrontEnd(**settings, source="/gone/xlsr.pt")  # an evaluation never needs that file
-    torch.nn.Sequential(trained).load_state_dict({f"0.{k}": v for k, v in frontend.state_dict().items()})
+    torch.nn.Sequential(trained).load_state_dict(
+        {f"0.{k}": v for k, v in frontend.state_dict().items()}
+    )
     with torch.no_grad():
         assert torch.equal(trained.eval()(waves()), frontend.eval()(waves()))
     assert SSLFrontEnd(**settings).load_pretrained() is None
 
 
-@pytest.mark.parametrize("layout", ["model.safetensors", "pytorch_model.bin", "old pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "layout", ["model.safetensors", "pytorch_model.bin", "old pytorch_model.bin"]
+)
 @pytest.mark.parametrize("golden", MODELS)
 def test_weights_in_the_naming_of_transformers(golden, layout, tmp_path):
     original = pretrained(golden, tmp_path).eval()
     prefix = MODELS[golden]["family"]
     state = {f"{prefix}.{key}": value for key, value in original.model.state_dict().items()}
-    state |= {f"{prefix}.masked_spec_embed": torch.ones(64), "quantizer.codevectors": torch.ones(1, 2, 3)}
+    state |= {
+        f"{prefix}.masked_spec_embed": torch.ones(64),
+        "quantizer.codevectors": torch.ones(1, 2, 3),
+    }
     folder = tmp_path / "folder"
     folder.mkdir()
     if layout.startswith("old"):  # before torch had parametrizations
         new = f"{prefix}.encoder.pos_conv_embed.conv.parametrizations.weight.original"
         old = f"{prefix}.encoder.pos_conv_embed.conv.weight_"
-        state = {key.replace(f"{new}0", f"{old}g").replace(f"{new}1", f"{old}v"): v for key, v in state.items()}
+        state = {
+            key.replace(f"{new}0", f"{old}g").replace(f"{new}1", f"{old}v"): v
+            for key, v in state.items()
+        }
         assert f"{old}g" in state
     if layout == "model.safetensors":
         save_file(state, folder / layout)
     else:
         torch.save(state, folder / "pytorch_model.bin")
-    frontend = SSLFrontEnd(normalize_input=False, architecture=MODELS[golden], source=str(folder)).eval()
+    frontend = SSLFrontEnd(
+        normalize_input=False, architecture=MODELS[golden], source=str(folder)
+    ).eval()
     report = frontend.load_pretrained()
     assert report.source == "transformers"
-    assert sorted(report.left_out) == sorted([f"{prefix}.masked_spec_embed", "quantizer.codevectors"])
+    assert sorted(report.left_out) == sorted(
+        [f"{prefix}.masked_spec_embed", "quantizer.codevectors"]
+    )
     with torch.no_grad():
         assert torch.equal(frontend(waves()), original(waves()))
 
 
 def test_the_wrong_kind_of_weights_is_refused(tmp_path):
     published_file("ssl_wav2vec2", tmp_path / "tiny.pt")
-    frontend = SSLFrontEnd(False, architecture=MODELS["ssl_wavlm"], source=str(tmp_path / "tiny.pt"))
+    frontend = SSLFrontEnd(
+        False, architecture=MODELS["ssl_wavlm"], source=str(tmp_path / "tiny.pt")
+    )
     with pytest.raises(KlassifyError, match="missing .*gru_rel_pos") as caught:
         frontend.load_pretrained()
     assert "tiny.pt" in str(caught.value)
@@ -251,7 +286,11 @@ def gradients(frontend):
 def test_freezing(tmp_path):
     all_of_it = set(gradients(pretrained("ssl_wav2vec2", tmp_path)))
     without_extractor = set(gradients(pretrained("ssl_wav2vec2", tmp_path, freeze="extractor")))
-    assert all_of_it - without_extractor == {name for name in all_of_it if ".feature_extractor." in name} != set()
+    assert (
+        all_of_it - without_extractor
+        == {name for name in all_of_it if ".feature_extractor." in name}
+        != set()
+    )
     frozen = pretrained("ssl_wav2vec2", tmp_path, freeze="all")
     assert not frozen(waves()).requires_grad
 
@@ -267,7 +306,9 @@ def test_gradient_checkpointing_changes_no_gradient(golden, tmp_path):
         torch.testing.assert_close(saved[name], gradient)
 
 
-@pytest.mark.parametrize("settings", [{"hidden_size": -1}, {"num_attention_heads": 0}, {"conv_dim": "a"}])
+@pytest.mark.parametrize(
+    "settings", [{"hidden_size": -1}, {"num_attention_heads": 0}, {"conv_dim": "a"}]
+)
 def test_settings_that_no_speech_model_has_are_refused(settings):
     with pytest.raises(KlassifyError, match="No speech model has these settings") as caught:
         SSLFrontEnd(normalize_input=False, architecture=settings)

@@ -61,7 +61,9 @@ def two_shards(tmp_path):
 def test_round_trip_in_any_order(two_shards):
     folder, clips = two_shards
     features = FeatureStore(folder)
-    assert len(features) == 100 and features.files == [clip.file for clip in clips] == list(features)
+    assert len(features) == 100 and features.files == [clip.file for clip in clips] == list(
+        features
+    )
     assert features.settings == SETTINGS
     for i in np.random.default_rng(1).permutation(100):
         assert_same(clips[i], features[clips[i].file])
@@ -88,7 +90,9 @@ def test_few_rows_are_decoded_and_few_are_kept(two_shards, monkeypatch):
     read = []
     original = store._read
     monkeypatch.setattr(
-        store, "_read", lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs)
+        store,
+        "_read",
+        lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs),
     )
     features = FeatureStore(folder)
     assert read == [None] * 3  # the names of three parts
@@ -197,7 +201,9 @@ def test_texts_that_have_become_bytes_are_named(two_shards, name):
 
 
 def test_no_number_that_is_none_is_written(tmp_path):
-    bad = dataclasses.replace(rows(5)[1], features=np.full((3, 8), np.nan, np.float32), valid=np.ones(3, bool))
+    bad = dataclasses.replace(
+        rows(5)[1], features=np.full((3, 8), np.nan, np.float32), valid=np.ones(3, bool)
+    )
     with pytest.raises(ValueError, match="not finite"):
         write(tmp_path, Place(1, 1, 0, 1), [bad])
     short = dataclasses.replace(bad, features=np.zeros((2, 8), np.float32))
@@ -225,9 +231,22 @@ def lmm_rows(n: int) -> list[LMMRow]:
         if k == 0:
             made.append(LMMRow.failed(f"{i}.mp4", "decode", "no frames"))
             continue
-        visual, textual = rng.normal(size=(k, 6)).astype(np.float16), rng.normal(size=(k, 64, 5)).astype(np.float16)
+        visual, textual = (
+            rng.normal(size=(k, 6)).astype(np.float16),
+            rng.normal(size=(k, 64, 5)).astype(np.float16),
+        )
         texts = [f"It is é real, {j}.\t\n" for j in range(k)]
-        made.append(LMMRow(f"{i}.mp4", 29.97, 200 * k, np.arange(k, dtype=np.int32) * 200, visual, textual, texts))
+        made.append(
+            LMMRow(
+                f"{i}.mp4",
+                29.97,
+                200 * k,
+                np.arange(k, dtype=np.int32) * 200,
+                visual,
+                textual,
+                texts,
+            )
+        )
     return made
 
 
@@ -252,7 +271,9 @@ def test_lmm_rows_come_back_in_any_order(tmp_path):
     write(tmp_path, Place(1, 2, 0, 1), clips[:9], LMM_SETTINGS)
     write(tmp_path, Place(2, 2, 0, 1), clips[9:], LMM_SETTINGS)
     features = FeatureStore(tmp_path)
-    assert features.row_class is LMMRow and set(features.reasons) == {clip.file for clip in clips if clip.reason}
+    assert features.row_class is LMMRow and set(features.reasons) == {
+        clip.file for clip in clips if clip.reason
+    }
     for i in np.random.default_rng(1).permutation(23):
         assert_same_lmm(clips[i], features[clips[i].file])
     features[clips[1].file].textual[:] = 7  # a row may be written to
@@ -265,7 +286,9 @@ def test_one_lmm_clip_is_decoded_for_one_look_up(tmp_path, monkeypatch):
     read = []
     original = store._read
     monkeypatch.setattr(
-        store, "_read", lambda *args, **kwargs: read.append(kwargs["group"]) or original(*args, **kwargs)
+        store,
+        "_read",
+        lambda *args, **kwargs: read.append(kwargs["group"]) or original(*args, **kwargs),
     )
     features["17.mp4"], features["17.mp4"], features["5.mp4"]
     assert read == [17, 5]
@@ -292,13 +315,20 @@ def test_lmm_rows_that_do_not_fit_are_not_written(tmp_path):
 
 def test_reconstruction_rows_come_back(tmp_path):
     rng = np.random.default_rng(0)
-    clips = [ReconstructionRow(f"{n}", 25.0, rng.integers(0, 512, (n, 7, 5)).astype(np.uint16)) for n in (3, 1, 40)]
+    clips = [
+        ReconstructionRow(f"{n}", 25.0, rng.integers(0, 512, (n, 7, 5)).astype(np.uint16))
+        for n in (3, 1, 40)
+    ]
     clips.insert(1, ReconstructionRow.failed("bad", "decode", "no frames"))
     write(tmp_path, Place(1, 1, 0, 1), clips, {"kind": "reconstruction"})
     features = FeatureStore(tmp_path)
     for clip in clips:
         row = features[clip.file]
-        assert (row.codes.shape, row.codes.dtype, row.stage) == (clip.codes.shape, np.uint16, clip.stage)
+        assert (row.codes.shape, row.codes.dtype, row.stage) == (
+            clip.codes.shape,
+            np.uint16,
+            clip.stage,
+        )
         np.testing.assert_array_equal(row.codes, clip.codes)
     with pytest.raises(ValueError, match="uint16"):
         bad = dataclasses.replace(clips[0], codes=clips[0].codes.astype(int))

@@ -14,7 +14,9 @@ PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
 
 
 def write_clips(folder, score, settings, scale="log_odds"):
-    table = pd.DataFrame({"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 1.0, "score": score})
+    table = pd.DataFrame(
+        {"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 1.0, "score": score}
+    )
     write_scores(
         score_path(folder, "val", "clips"),
         table,
@@ -28,7 +30,9 @@ def chain(tmp_path):
     model, platt = tmp_path / "audio" / "bam", tmp_path / "bam_platt"
     systems.write_system(model, systems.System("bam", "model", "audio", "segment", "log_odds"))
     (model / "model.safetensors").write_bytes(b"weights")
-    systems.write_system(platt, systems.derived_system(platt, "calibrated", [model], "probability", PLATT))
+    systems.write_system(
+        platt, systems.derived_system(platt, "calibrated", [model], "probability", PLATT)
+    )
     write_clips(model, [-1.0, 0.0, 2.0], {"system": systems.system_hash(model)})
     return model, platt
 
@@ -39,7 +43,10 @@ def test_round_trip(chain):
     assert system.inputs == ["../audio/bam"] and systems.input_folders(platt) == [model]
     assert system.supervision == "segment"  # taken over from its input
     assert dict(system.parameters) == PLATT and system.own_label == "audio"
-    assert systems.prior_probability(system) == 0.4 and systems.prior_probability(systems.load_system(model)) == 0.5
+    assert (
+        systems.prior_probability(system) == 0.4
+        and systems.prior_probability(systems.load_system(model)) == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,18 +54,30 @@ def test_round_trip(chain):
     [
         ("name: x\nkind: model\n", "missing"),
         (
-            "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\ncolour: red\n",
+            (
+                "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\ncolour:"
+                " red\n"
+            ),
             "colour",
         ),
         ("name: x\nkind: model\nmodality: smell\nsupervision: clip\nscale: log_odds\n", "smell"),
-        ("name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale: probability\n", "has inputs"),
         (
-            "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\nparameters: 3\n",
+            "name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale: probability\n",
+            "has inputs",
+        ),
+        (
+            (
+                "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale:"
+                " log_odds\nparameters: 3\n"
+            ),
             "mapping",
         ),
         *(
             (
-                f"name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale: probability\ninputs: [{one}]\n",
+                (
+                    "name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale:"
+                    f" probability\ninputs: [{one}]\n"
+                ),
                 "name of a folder",
             )
             for one in ("5", "null", "''", '"a\\0"')
@@ -82,8 +101,12 @@ def test_hash_follows_weights_config_and_inputs(chain):
     for change in (
         lambda: (model / "model.safetensors").write_bytes(b"other"),
         lambda: (model / "config.yaml").write_text("model: x\n"),
-        lambda: systems.write_system(model, systems.System("bam", "model", "audio", "clip", "log_odds")),
-        lambda: systems.write_system(platt, systems.derived_system(platt, "calibrated", [model], "probability", {})),
+        lambda: systems.write_system(
+            model, systems.System("bam", "model", "audio", "clip", "log_odds")
+        ),
+        lambda: systems.write_system(
+            platt, systems.derived_system(platt, "calibrated", [model], "probability", {})
+        ),
     ):
         change()
         assert systems.system_hash(platt) not in seen
@@ -91,7 +114,9 @@ def test_hash_follows_weights_config_and_inputs(chain):
 
 
 def fuse(folder, *inputs):
-    system = systems.System(folder.name, "fusion", "both", "clip", "probability", [f"../{name}" for name in inputs], {})
+    system = systems.System(
+        folder.name, "fusion", "both", "clip", "probability", [f"../{name}" for name in inputs], {}
+    )
     systems.write_system(folder, system)
 
 
@@ -110,7 +135,10 @@ def test_what_many_systems_use_is_read_once(tmp_path):
     for k in range(1, 40):
         fuse(tmp_path / str(k), str(k - 1), str(k - 1))
     assert systems.with_inputs(tmp_path / "39") == [tmp_path / str(k) for k in range(40)]
-    assert len(systems.system_hash(tmp_path / "39")) == 16 and manifest.supervision(tmp_path / "39") == "clip"
+    assert (
+        len(systems.system_hash(tmp_path / "39")) == 16
+        and manifest.supervision(tmp_path / "39") == "clip"
+    )
     with pytest.raises(KlassifyError, match="at most 1000"):
         manifest.describe(tmp_path / "39", "val")
 
@@ -128,7 +156,9 @@ def test_derived_scores_are_kept_redone_or_refused(chain):
     model, platt = chain
     path = score_path(platt, "val", "clips")
     scores = derived.derive_scores(platt, "val")
-    np.testing.assert_allclose(scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8)
+    np.testing.assert_allclose(
+        scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8
+    )
     assert scores.header.supervision == "segment"
     written = path.stat().st_mtime_ns
     derived.derive_scores(platt, "val")

@@ -32,7 +32,9 @@ def padded(batch, frames=37):
     fill = {"features": torch.nan, "valid": False, "tags": IGNORE}
     grown = dict(batch)
     for key, value in fill.items():
-        extra = torch.full((len(batch["label"]), frames, *batch[key].shape[2:]), value, dtype=batch[key].dtype)
+        extra = torch.full(
+            (len(batch["label"]), frames, *batch[key].shape[2:]), value, dtype=batch[key].dtype
+        )
         grown[key] = torch.cat([batch[key], extra], dim=1)
     return grown
 
@@ -92,7 +94,9 @@ def test_padding_changes_no_gradient_and_no_statistics(cls):
     for loss in losses:
         loss.backward()
     for (name, a), b in zip(models[0].named_parameters(), models[1].parameters()):
-        torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f"{name}: {text}", atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            a.grad, b.grad, msg=lambda text, name=name: f"{name}: {text}", atol=1e-5, rtol=1e-4
+        )
     for (name, a), b in zip(models[0].named_buffers(), models[1].buffers()):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -122,12 +126,16 @@ def test_masked_batch_norm_counts_valid_frames_only():
     y = norm(x.where(mask, torch.tensor(1e4)), mask.float()).transpose(1, 2)[mask[:, 0]]
     torch.testing.assert_close(norm.running_mean, frames.mean(dim=0))
     torch.testing.assert_close(norm.running_var, frames.var(dim=0))
-    torch.testing.assert_close(y, (frames - frames.mean(dim=0)) / (frames.var(dim=0, correction=0) + 1e-5).sqrt())
+    torch.testing.assert_close(
+        y, (frames - frames.mean(dim=0)) / (frames.var(dim=0, correction=0) + 1e-5).sqrt()
+    )
 
 
 def test_normalisation_equals_moments_over_all_valid_frames():
     batch = make_batch()
-    batch["features"][..., 0] = 1e6 + batch["features"][..., 0]  # where sums of squares would cancel
+    batch["features"][..., 0] = (
+        1e6 + batch["features"][..., 0]
+    )  # where sums of squares would cancel
     batch["features"][..., 3] = 7.0
     model = fitted(TCN(), batch)
     frames = batch["features"][batch["valid"]].double()
@@ -150,7 +158,10 @@ def test_normalisation_may_be_left_out():
 
 
 def test_no_valid_frame_gives_a_finite_score():
-    batch = {"features": torch.full((2, 30, 16), torch.nan), "valid": torch.zeros(2, 30, dtype=torch.bool)}
+    batch = {
+        "features": torch.full((2, 30, 16), torch.nan),
+        "valid": torch.zeros(2, 30, dtype=torch.bool),
+    }
     for model in (TCN().eval(), TaggingTCN(clip_weight=0).eval()):
         assert torch.isfinite(model.score(batch)).all()
     assert TCN().train().loss(batch | {"label": torch.tensor([0, 1])}).isfinite()
@@ -162,9 +173,13 @@ def test_loss_is_cross_entropy_and_weighs_fakes():
     model = TCN(dropout=0.0).eval()
     log_odds, label = model.score(batch), batch["label"].double()
     fake, real = log_odds.double().sigmoid().log(), (-log_odds.double()).sigmoid().log()
-    torch.testing.assert_close(model.loss(batch).double(), -(label * fake + (1 - label) * real).mean())
+    torch.testing.assert_close(
+        model.loss(batch).double(), -(label * fake + (1 - label) * real).mean()
+    )
     model.pos_weight = 3.0
-    torch.testing.assert_close(model.loss(batch).double(), -(3 * label * fake + (1 - label) * real).mean())
+    torch.testing.assert_close(
+        model.loss(batch).double(), -(3 * label * fake + (1 - label) * real).mean()
+    )
 
 
 def test_augmentation_only_in_training():
@@ -215,13 +230,17 @@ def test_training_is_deterministic():
     states = []
     for _ in range(2):
         torch.manual_seed(2)
-        states.append(train(TCN(in_channels=4, hidden=8, augment=FeatureAugment()), planted(), 5).state_dict())
+        states.append(
+            train(TCN(in_channels=4, hidden=8, augment=FeatureAugment()), planted(), 5).state_dict()
+        )
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values()))
 
 
 def test_tagger_learns_to_find_segments():
     torch.manual_seed(2)
-    model = train(TaggingTCN(in_channels=4, hidden=16, tag_hidden=24, dropout=0.0), planted(), steps=150)
+    model = train(
+        TaggingTCN(in_channels=4, hidden=16, tag_hidden=24, dropout=0.0), planted(), steps=150
+    )
     with torch.no_grad():
         batch = planted()
         log_probs = model.tag_log_probs(batch).numpy()
@@ -255,8 +274,12 @@ def test_tagger_adds_the_clip_loss_with_its_weight():
     clip_only = TCN(dropout=0.0).eval()
     for part in (tags_only, clip_only):
         names = part.state_dict().keys()
-        part.load_state_dict({name: value for name, value in both.state_dict().items() if name in names})
-    torch.testing.assert_close(both.loss(batch), tags_only.loss(batch) + 0.5 * clip_only.loss(batch))
+        part.load_state_dict(
+            {name: value for name, value in both.state_dict().items() if name in names}
+        )
+    torch.testing.assert_close(
+        both.loss(batch), tags_only.loss(batch) + 0.5 * clip_only.loss(batch)
+    )
     torch.testing.assert_close(both.score(batch), clip_only.score(batch))
 
 
@@ -267,7 +290,9 @@ def test_padding_changes_no_tags():
     with torch.no_grad():
         kept = batch["valid"]
         longer = model.tag_log_probs(padded(batch))[:, : kept.shape[1]]
-        torch.testing.assert_close(longer[kept], model.tag_log_probs(batch)[kept], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            longer[kept], model.tag_log_probs(batch)[kept], atol=1e-6, rtol=0
+        )
 
 
 def test_without_a_known_tag_the_loss_is_zero_not_nan():

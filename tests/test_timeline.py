@@ -13,7 +13,9 @@ from klassify.prediction import Prediction
 
 def answer(segments: list[list]) -> Prediction:
     table = pd.DataFrame(segments, columns=["start", "end", "score", "modality", "method"])
-    frames = {"s": pd.DataFrame({"start": [0.0, 0.04], "end": [0.04, 0.08], "probability": [0.2, 0.9]})}
+    frames = {
+        "s": pd.DataFrame({"start": [0.0, 0.04], "end": [0.04, 0.08], "probability": [0.2, 0.9]})
+    }
     return Prediction("clip.mp4", 0.7, True, {}, table, frames, "d", "")
 
 
@@ -25,7 +27,12 @@ def clip(folder, height: int, width: int, n_frames: int = 20):
 
 def test_marks_lie_where_the_segments_are(tmp_path):
     video, marked = clip(tmp_path, 64, 96), tmp_path / "marked.mp4"
-    timeline.mark(video, answer([[0.2, 0.4, 0.9, "audio", "threshold"], [0.0, 0.8, 0.05, "visual", "x"]]), marked, 0.15)
+    timeline.mark(
+        video,
+        answer([[0.2, 0.4, 0.9, "audio", "threshold"], [0.0, 0.8, 0.05, "visual", "x"]]),
+        marked,
+        0.15,
+    )
     frames = list(media.iter_frames(marked))
     red = [int(frame[0, 48, 0]) - int(frame[0, 48, 2]) > 60 for frame in frames]  # of the border
     assert len(frames) == 20 and red == [5 <= k < 10 for k in range(20)]

@@ -1,4 +1,6 @@
-"""Files by torch.save: nothing in them is run, whatever they hold; unknown objects become inert records."""
+"""Files by torch.save: nothing in them is run, whatever they hold; unknown objects become inert
+records.
+"""
 
 import argparse
 import asyncio
@@ -77,20 +79,46 @@ CONTAINERS = {
     "alone": lambda attack: attack,
     "optimizer state": lambda attack: {
         "state_dict": collections.OrderedDict(STATE),
-        "optimizer_states": [{"state": {0: {"step": 1, "exp_avg": attack}}, "param_groups": [{"lr": 0.1}]}],
+        "optimizer_states": [
+            {"state": {0: {"step": 1, "exp_avg": attack}}, "param_groups": [{"lr": 0.1}]}
+        ],
     },
     "hyper-parameters": lambda attack: {
-        "state_dict": STATE, "hyper_parameters": {"args": argparse.Namespace(hook=attack)},
+        "state_dict": STATE,
+        "hyper_parameters": {"args": argparse.Namespace(hook=attack)},
     },
     "key of a state dict": lambda attack: {"model": {**STATE, attack: torch.ones(1)}},
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("function", [
-    os.system, os.remove, subprocess.Popen, shutil.rmtree, eval, exec, open, __import__, pickle.loads, runpy.run_path,
-    importlib.import_module, socket.create_connection, webbrowser.open, ctypes.CDLL, tempfile.mktemp, asyncio.run,
-    urllib.request.urlopen, torch.load, torch.hub.load, np.load, timeit.timeit, code.interact,
-], ids=lambda function: f"{function.__module__}.{function.__qualname__}")  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [
+        os.system,
+        os.remove,
+        subprocess.Popen,
+        shutil.rmtree,
+        eval,
+        exec,
+        open,
+        __import__,
+        pickle.loads,
+        runpy.run_path,
+        importlib.import_module,
+        socket.create_connection,
+        webbrowser.open,
+        ctypes.CDLL,
+        tempfile.mktemp,
+        asyncio.run,
+        urllib.request.urlopen,
+        torch.load,
+        torch.hub.load,
+        np.load,
+        timeit.timeit,
+        code.interact,
+    ],
+    ids=lambda function: f"{function.__module__}.{function.__qualname__}",
+)
 def test_whatever_could_do_harm_is_refused_by_name(tmp_path, function):
     attack = type("Named", (), {"__reduce__": lambda self: (function, ("x",))})()
     path = save({"model": STATE, "cfg": attack}, tmp_path / "hostile.pt")
@@ -98,7 +126,9 @@ def test_whatever_could_do_harm_is_refused_by_name(tmp_path, function):
         read_torch_file(path)
 
 
-@pytest.mark.parametrize("form", [{}, {"legacy": True}, {"protocol": 4}, {"legacy": True, "protocol": 4}])
+@pytest.mark.parametrize(
+    "form", [{}, {"legacy": True}, {"protocol": 4}, {"legacy": True, "protocol": 4}]
+)
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("attack", [Attack, Evaluated, Spawned, Repickled])
 def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, attack, container, form):
@@ -108,7 +138,10 @@ def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, attack, container,
         read_torch_file(path)
     assert caught.value.where == path
     assert not marker.exists()
-    if form != {"legacy": True, "protocol": 4}:  # whose beginning is not that of any released torch's file
+    if form != {
+        "legacy": True,
+        "protocol": 4,
+    }:  # whose beginning is not that of any released torch's file
         assert "hostile" in str(caught.value) and "Nothing was called" in str(caught.value)
     torch.load(path, weights_only=False)  # the attack is real
     assert marker.exists()
@@ -136,11 +169,16 @@ def test_a_function_that_is_not_known_as_hostile_is_not_called_either(tmp_path, 
     content = read_torch_file(save({"model": STATE, "cfg": Call()}, tmp_path / "call.pt"))
     assert calls == []
     assert isinstance(content["cfg"], Record)
-    assert (content["cfg"].qualified_name, content["cfg"].arguments) == ("innocent.touch", ("a file",))
+    assert (content["cfg"].qualified_name, content["cfg"].arguments) == (
+        "innocent.touch",
+        ("a file",),
+    )
 
 
 def project_config(monkeypatch):
-    """An object of a class that only the publishing project has, as in Lightning and fairseq files."""
+    """An object of a class that only the publishing project has, as in Lightning and fairseq
+    files.
+    """
     module = types.ModuleType("project.config")
 
     class Config:
@@ -197,18 +235,31 @@ def test_what_a_lightning_trainer_leaves_beside_the_weights_is_read(tmp_path, mo
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
-    settings = type("AttributeDict", (dict,), {"__module__": "settings_of_lightning"})  # a dict with another name
+    settings = type(
+        "AttributeDict", (dict,), {"__module__": "settings_of_lightning"}
+    )  # a dict with another name
     module = types.ModuleType("settings_of_lightning")
     module.AttributeDict = settings
     monkeypatch.setitem(sys.modules, module.__name__, module)
     content = {
-        "epoch": 3, "global_step": np.int64(120), "pytorch-lightning_version": "2.5.0",
-        "state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()],
+        "epoch": 3,
+        "global_step": np.int64(120),
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": model.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [scheduler.state_dict()],
-        "callbacks": {"ModelCheckpoint{}": {"best_model_score": torch.tensor(0.9), "dirpath": Path("x")}},
-        "hyper_parameters": settings(lr=0.1, betas=(0.9, 0.999)), "score": np.float32(0.5), "array": np.ones(3),
-        "VideoDataModule": {"train_indices": [0, 1], "made": datetime.datetime(2025, 6, 1), "split": {0.8, 0.2}},
-    }  # fmt: skip
+        "callbacks": {
+            "ModelCheckpoint{}": {"best_model_score": torch.tensor(0.9), "dirpath": Path("x")}
+        },
+        "hyper_parameters": settings(lr=0.1, betas=(0.9, 0.999)),
+        "score": np.float32(0.5),
+        "array": np.ones(3),
+        "VideoDataModule": {
+            "train_indices": [0, 1],
+            "made": datetime.datetime(2025, 6, 1),
+            "split": {0.8, 0.2},
+        },
+    }
     read = read_torch_file(save(content, tmp_path / "visual.ckpt"))
     assert_same_state(read["state_dict"], model.state_dict())
     assert read["hyper_parameters"] == {"lr": 0.1, "betas": (0.9, 0.999)}
@@ -224,19 +275,27 @@ def test_whole_optimizers_and_schedulers_become_records(tmp_path, legacy):
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2)
-    content = {"model_state_dict": model.state_dict(), "optimizer": optimizer, "scheduler": scheduler, "epoch": 1}
+    content = {
+        "model_state_dict": model.state_dict(),
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "epoch": 1,
+    }
     read = read_torch_file(save(content, tmp_path / "current_model.pth", legacy))
     assert_same_state(read["model_state_dict"], model.state_dict())
     assert read["scheduler"].qualified_name == "torch.optim.lr_scheduler.ReduceLROnPlateau"
 
 
-@pytest.mark.parametrize("data, told", [
-    (b"<!DOCTYPE html><html>confirm", "web page"),
-    (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-    (b"\x1f\x8b\x08\x00tar", "gzip"),
-    (b"", "no torch checkpoint"),
-    (b"PK\x03\x04 and then nothing", "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (b"<!DOCTYPE html><html>confirm", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        (b"\x1f\x8b\x08\x00tar", "gzip"),
+        (b"", "no torch checkpoint"),
+        (b"PK\x03\x04 and then nothing", "cannot be read"),
+    ],
+)
 def test_what_is_no_checkpoint_is_told_apart(tmp_path, data, told):
     path = tmp_path / "file.pt"
     path.write_bytes(data)
@@ -273,7 +332,9 @@ def test_missing_torn_and_foreign_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_description_of_tensors_that_is_too_large_is_refused_unread(tmp_path, monkeypatch, legacy):
+def test_a_description_of_tensors_that_is_too_large_is_refused_unread(
+    tmp_path, monkeypatch, legacy
+):
     path = save({"model": STATE, "text": "x" * 5000}, tmp_path / "large.pt", legacy)
     assert read_torch_file(path)["text"] == "x" * 5000
     monkeypatch.setattr(torchfile, "MAX_PICKLE", 5000)
@@ -292,7 +353,9 @@ def test_members_that_unpack_to_many_times_the_file_are_refused(tmp_path, member
 
 
 def tuples_of_tuples(fold):
-    """A pickle {t: 1}, where t is a tuple that holds one tuple twice, that one another twice, and so on."""
+    """A pickle {t: 1}, where t is a tuple that holds one tuple twice, that one another twice,
+    and so on.
+    """
     twice = b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(fold))
     return b"\x80\x02})" + twice + b"K\x01s."
 
@@ -309,7 +372,12 @@ def as_checkpoint(data, path):
 def test_a_key_whose_hash_would_never_end_is_refused(tmp_path):
     assert read_torch_file(as_checkpoint(tuples_of_tuples(3), tmp_path / "three.pt"))
     in_a_set = b"\x80\x04\x8f(" + tuples_of_tuples(60)[3:-4] + b"\x90."
-    for data in (tuples_of_tuples(22), tuples_of_tuples(60), in_a_set, tuples_of_tuples(60)[:-4] + b"2s."):
+    for data in (
+        tuples_of_tuples(22),
+        tuples_of_tuples(60),
+        in_a_set,
+        tuples_of_tuples(60)[:-4] + b"2s.",
+    ):
         with pytest.raises(KlassifyError, match="values without end") as caught:
             read_torch_file(as_checkpoint(data, tmp_path / "sixty.pt"))
         assert caught.value.where == tmp_path / "sixty.pt"
@@ -318,8 +386,14 @@ def test_a_key_whose_hash_would_never_end_is_refused(tmp_path):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_what_the_steps_of_a_pickle_take_up_is_counted(protocol):
     shared = [1.5, (2, 3)]
-    content = {"a": [shared, shared], "b": {(1, 2): shared}, "c": {3, 4}, "d": np.int64(3), "e": frozenset([1]),
-               "f": datetime.datetime(2025, 6, 1)}  # fmt: skip
+    content = {
+        "a": [shared, shared],
+        "b": {(1, 2): shared},
+        "c": {3, 4},
+        "d": np.int64(3),
+        "e": frozenset([1]),
+        "f": datetime.datetime(2025, 6, 1),
+    }
     work = torchfile._Work()
     for operation, argument, _ in torchfile.pickletools.genops(pickle.dumps(content, protocol)):
         work.add(operation, argument)
@@ -333,5 +407,8 @@ def test_a_record_says_what_it_stands_for(tmp_path):
 
 def test_a_file_of_many_tensors_is_no_work_without_end(tmp_path):
     state = {f"layer.{i}.weight": torch.zeros(2) for i in range(5000)}
-    path = save({"model": state, "optimizer": {"state": dict(enumerate(state.values()))}}, tmp_path / "many.pt")
+    path = save(
+        {"model": state, "optimizer": {"state": dict(enumerate(state.values()))}},
+        tmp_path / "many.pt",
+    )
     assert len(read_torch_file(path)["model"]) == 5000

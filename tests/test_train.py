@@ -1,4 +1,6 @@
-"""The training loop: it learns, resumes bit for bit, keeps its folder's config, and survives bad clips."""
+"""The training loop: it learns, resumes bit for bit, keeps its folder's config, and survives bad
+clips.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,25 @@ def config(tmp_path):
 
 
 def command(config, out, small_data, *more):
-    return ["train", str(config), *more, "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
+    return [
+        "train",
+        str(config),
+        *more,
+        "--out",
+        str(out),
+        *small_data.arguments,
+        "--accelerator",
+        "cpu",
+    ]
 
 
 def test_learns_the_planted_signal_and_fills_its_folder(config, tmp_path, small_data):
-    assert cli.main(command(config, tmp_path / "tcn", small_data, "train.epochs=12", "train.patience=12")) == 0
+    assert (
+        cli.main(
+            command(config, tmp_path / "tcn", small_data, "train.epochs=12", "train.patience=12")
+        )
+        == 0
+    )
     record = json.loads((tmp_path / "tcn/training.json").read_text())
     assert record["val_auc"] > 0.9
     metrics = pd.read_csv(tmp_path / "tcn/metrics.csv")
@@ -61,10 +77,15 @@ def test_killed_training_resumes_to_the_same_weights(config, tmp_path, small_dat
     assert cli.main(command(config, whole, small_data, *settings)) == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "klassify.cli", *command(config, killed, small_data, *settings)],
-        stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )  # fmt: skip
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
     deadline = time.monotonic() + 60
-    while not (killed / "checkpoints/last.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (killed / "checkpoints/last.pt").exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         os.sched_yield()
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -75,7 +96,9 @@ def test_killed_training_resumes_to_the_same_weights(config, tmp_path, small_dat
     assert (whole / "metrics.csv").read_text() == (killed / "metrics.csv").read_text()
 
 
-def test_every_interruption_between_batches_ends_in_the_same_weights(config, tmp_path, small_data, monkeypatch):
+def test_every_interruption_between_batches_ends_in_the_same_weights(
+    config, tmp_path, small_data, monkeypatch
+):
     settings = ["train.checkpoint_steps=1", "train.epochs=2", "train.accumulate=1"]
     assert cli.main(command(config, tmp_path / "whole", small_data, *settings)) == 0
     expected = load_file(tmp_path / "whole/model.safetensors")
@@ -97,29 +120,51 @@ def test_every_interruption_between_batches_ends_in_the_same_weights(config, tmp
         assert all(torch.equal(expected[key], state[key]) for key in expected)
 
 
-def test_another_config_is_refused_by_name_and_force_replaces_it(config, tmp_path, small_data, capsys):
+def test_another_config_is_refused_by_name_and_force_replaces_it(
+    config, tmp_path, small_data, capsys
+):
     out = tmp_path / "tcn"
     assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
     before = (out / "model.safetensors").stat().st_mtime_ns
     assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0  # the same: kept
     assert (out / "model.safetensors").stat().st_mtime_ns == before
-    assert cli.main(command(config, out, small_data, "train.epochs=1", "model.init_args.hidden=8")) == 2
+    assert (
+        cli.main(command(config, out, small_data, "train.epochs=1", "model.init_args.hidden=8"))
+        == 2
+    )
     assert "hidden" in capsys.readouterr().err
-    assert cli.main([*command(config, out, small_data, "train.epochs=1", "model.init_args.hidden=8"), "--force"]) == 0
+    assert (
+        cli.main(
+            [
+                *command(config, out, small_data, "train.epochs=1", "model.init_args.hidden=8"),
+                "--force",
+            ]
+        )
+        == 0
+    )
     assert load_file(out / "model.safetensors")["project.weight"].shape[0] == 8
 
 
 def test_what_was_made_otherwise_is_not_trained_over(config, tmp_path, small_data, capsys):
     out = tmp_path / "fused"
-    systems.write_system(out, systems.System("fused", "fusion", "both", "clip", "probability", ["../a"]))
+    systems.write_system(
+        out, systems.System("fused", "fusion", "both", "clip", "probability", ["../a"])
+    )
     before = (out / "system.yaml").read_bytes()
     assert cli.main(command(config, out, small_data)) == 2
-    assert "not trained here" in capsys.readouterr().err and (out / "system.yaml").read_bytes() == before
+    assert (
+        "not trained here" in capsys.readouterr().err
+        and (out / "system.yaml").read_bytes() == before
+    )
 
 
-@pytest.mark.parametrize("kept", ["system.yaml", "checkpoints/last.pt", "metrics.csv", "model.safetensors"])
+@pytest.mark.parametrize(
+    "kept", ["system.yaml", "checkpoints/last.pt", "metrics.csv", "model.safetensors"]
+)
 def test_cleared_halfway_a_folder_is_trained_again(config, tmp_path, small_data, monkeypatch, kept):
-    """--force that is killed between two removals: the same command without it ends with a whole system."""
+    """--force that is killed between two removals: the same command without it ends with a whole
+    system.
+    """
     out = tmp_path / "tcn"
     assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
     unlink = Path.unlink
@@ -136,14 +181,20 @@ def test_cleared_halfway_a_folder_is_trained_again(config, tmp_path, small_data,
     assert systems.load_model(out) and (out / "training.json").exists()
 
 
-@pytest.mark.parametrize("override", ["train.epoch=3", "model.init_args.width=3", "train.lr=high", "epochs"])
-def test_unknown_and_mistyped_keys_are_refused_by_name(config, tmp_path, small_data, capsys, override):
+@pytest.mark.parametrize(
+    "override", ["train.epoch=3", "model.init_args.width=3", "train.lr=high", "epochs"]
+)
+def test_unknown_and_mistyped_keys_are_refused_by_name(
+    config, tmp_path, small_data, capsys, override
+):
     assert cli.main(command(config, tmp_path / "tcn", small_data, override)) == 2
     assert override.split("=")[0].split(".")[-1] in capsys.readouterr().err
     assert not (tmp_path / "tcn").exists()
 
 
-def test_a_train_setting_that_is_new_does_not_make_old_trainings_others(config, tmp_path, small_data, capsys):
+def test_a_train_setting_that_is_new_does_not_make_old_trainings_others(
+    config, tmp_path, small_data, capsys
+):
     out = tmp_path / "tcn"
     assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
     record = json.loads((out / "settings.json").read_text())
@@ -168,24 +219,43 @@ def test_resolved_config_builds_the_same_system(config, tmp_path, small_data):
 
 def test_epoch_order_is_a_permutation_dealt_to_the_ranks():
     whole = epoch_order.epoch_order(11, seed=1, epoch=3)
-    assert sorted(whole) == list(range(11)) and whole != epoch_order.epoch_order(11, seed=1, epoch=4)
+    assert sorted(whole) == list(range(11)) and whole != epoch_order.epoch_order(
+        11, seed=1, epoch=4
+    )
     keys = [(3, number) for number in whole]
     ranks = [epoch_order.batches_of_rank(keys, 2, rank, world=4) for rank in range(4)]
     assert [len(batches) for batches in ranks] == [2] * 4
     one = epoch_order.batches_of_rank(keys, 8)
-    for together, *parts in zip(one, *ranks):  # every clip once, in the same global batch as with one process
-        assert sorted(key for part in parts if part.counts for key in part.keys) == sorted(together.keys)
-    assert [batches[1].counts for batches in ranks] == [True, True, True, False] and ranks[3][1].keys == keys[8:9]
+    for together, *parts in zip(
+        one, *ranks
+    ):  # every clip once, in the same global batch as with one process
+        assert sorted(key for part in parts if part.counts for key in part.keys) == sorted(
+            together.keys
+        )
+    assert [batches[1].counts for batches in ranks] == [True, True, True, False] and ranks[3][
+        1
+    ].keys == keys[8:9]
 
 
 def test_the_last_batches_of_an_epoch_share_a_smaller_update():
-    assert epoch_order.group_sizes(5, 2) == [2, 2, 2, 2, 1] and epoch_order.group_sizes(2, 4) == [2, 2]
+    assert epoch_order.group_sizes(5, 2) == [2, 2, 2, 2, 1] and epoch_order.group_sizes(2, 4) == [
+        2,
+        2,
+    ]
 
 
 def test_scoring_answers_every_clip_once_and_names_those_it_cannot(config, tmp_path, small_data):
     out = tmp_path / "tcn"
     assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
-    score = ["score", str(out), "--split", "testA,val_fit", *small_data.arguments, "--device", "cpu"]
+    score = [
+        "score",
+        str(out),
+        "--split",
+        "testA,val_fit",
+        *small_data.arguments,
+        "--device",
+        "cpu",
+    ]
     assert cli.main(score) == 0
     clips = scorefile.read_scores(out / "scores/testA.clips.tsv")
     assert len(clips.table) == 12 and clips.header.supervision == "clip"
@@ -195,7 +265,9 @@ def test_scoring_answers_every_clip_once_and_names_those_it_cannot(config, tmp_p
     before = (out / "scores/testA.windows.tsv").read_bytes()
     assert cli.main([*score, "--aggregate", "max"]) == 0  # a cheap re-run: the windows stay
     assert (out / "scores/testA.windows.tsv").read_bytes() == before
-    assert scorefile.read_scores(out / "scores/testA.clips.tsv").header.settings["aggregate"] == "max"
+    assert (
+        scorefile.read_scores(out / "scores/testA.clips.tsv").header.settings["aggregate"] == "max"
+    )
 
 
 def test_scores_do_not_depend_on_the_batch_size(config, tmp_path, small_data):
@@ -203,9 +275,20 @@ def test_scores_do_not_depend_on_the_batch_size(config, tmp_path, small_data):
     assert cli.main(command(config, out, small_data, "train.epochs=1")) == 0
     tables = []
     for size in ("1", "7"):
-        score = ["score", str(out), "--split", "testA", *small_data.arguments, "--device", "cpu", "--force"]
+        score = [
+            "score",
+            str(out),
+            "--split",
+            "testA",
+            *small_data.arguments,
+            "--device",
+            "cpu",
+            "--force",
+        ]
         assert cli.main([*score, "--batch-size", size]) == 0
-        tables.append(scorefile.read_scores(out / "scores/testA.windows.tsv").table["score"].to_numpy())
+        tables.append(
+            scorefile.read_scores(out / "scores/testA.windows.tsv").table["score"].to_numpy()
+        )
     np.testing.assert_allclose(tables[0], tables[1], atol=1e-5)
 
 
@@ -223,7 +306,21 @@ def test_segment_columns_make_no_difference_to_task_1(config, tmp_path, small_da
     for name, lists in (("with", small_data.lists), ("without", stripped)):
         arguments = ["--lists", str(lists), *small_data.arguments[2:]]
         out = str(tmp_path / name)
-        assert cli.main(["train", str(config), "train.epochs=2", "--out", out, *arguments, "--accelerator", "cpu"]) == 0
+        assert (
+            cli.main(
+                [
+                    "train",
+                    str(config),
+                    "train.epochs=2",
+                    "--out",
+                    out,
+                    *arguments,
+                    "--accelerator",
+                    "cpu",
+                ]
+            )
+            == 0
+        )
         assert cli.main(["score", out, "--split", "testA", *arguments, "--device", "cpu"]) == 0
         table = scorefile.read_scores(tmp_path / name / "scores/testA.clips.tsv").table
         results.append((load_file(tmp_path / name / "model.safetensors"), table))
@@ -233,8 +330,19 @@ def test_segment_columns_make_no_difference_to_task_1(config, tmp_path, small_da
 
 def test_overrides_may_stand_after_options_and_a_missing_list_is_named(tmp_path, capsys):
     config = Path(__file__).parent.parent / "recipes/klassify/conf/demo/tcn.yaml"
-    command = ["train", str(config), "--out", str(tmp_path), "--lists", str(tmp_path / "none"), "--media", "m",
-               "--features", "f", "train.epochs=1"]  # fmt: skip
+    command = [
+        "train",
+        str(config),
+        "--out",
+        str(tmp_path),
+        "--lists",
+        str(tmp_path / "none"),
+        "--media",
+        "m",
+        "--features",
+        "f",
+        "train.epochs=1",
+    ]
     assert cli.main(command) == 2
     message = capsys.readouterr().err
     assert "no list for split 'train_video'" in message and "make stage0" in message

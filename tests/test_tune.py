@@ -22,12 +22,20 @@ def make_split(root):
         lengths = rng.uniform(0.2, 0.5, 2)
         fake = np.stack([starts, starts + lengths], axis=1).round(3).tolist()
         kind = ["real", "audio_modified", "visual_modified"][i % 3]
-        rows.append({
-            "file": f"{i}.mp4", "n_frames": 100, "fps": 25.0, "n_samples": 64000, "duration": 4.0, "modify_type": kind,
-            "source": f"s{i // 3}", "fake_segments": fake if kind != "real" else [],
-            "audio_fake_segments": fake if kind == "audio_modified" else [],
-            "visual_fake_segments": fake if kind == "visual_modified" else [],
-        })  # fmt: skip
+        rows.append(
+            {
+                "file": f"{i}.mp4",
+                "n_frames": 100,
+                "fps": 25.0,
+                "n_samples": 64000,
+                "duration": 4.0,
+                "modify_type": kind,
+                "source": f"s{i // 3}",
+                "fake_segments": fake if kind != "real" else [],
+                "audio_fake_segments": fake if kind == "audio_modified" else [],
+                "visual_fake_segments": fake if kind == "visual_modified" else [],
+            }
+        )
     frame = pd.DataFrame(rows)
     datalist.write_list(root / "val.tsv", frame)
     return frame
@@ -42,8 +50,14 @@ def write_localiser(folder, frame, modality, offset=0.0, noise=1.0):
         for start, end in fake:
             label[int(start / FRAME_S) : int(np.ceil(end / FRAME_S))] = 1
         score = 4 * label - 2 + offset + noise * rng.normal(size=100)
-        tables.append(pd.DataFrame({"file": file, "start": k * FRAME_S, "end": (k + 1) * FRAME_S, "score": score}))
-    systems.write_system(folder, systems.System(folder.name, "model", modality, "segment", "log_odds"))
+        tables.append(
+            pd.DataFrame(
+                {"file": file, "start": k * FRAME_S, "end": (k + 1) * FRAME_S, "score": score}
+            )
+        )
+    systems.write_system(
+        folder, systems.System(folder.name, "model", modality, "segment", "log_odds")
+    )
     settings = {"system": systems.system_hash(folder)}
     header = Header(folder.name, "val", "frames", "log_odds", "segment", settings)
     write_scores(score_path(folder, "val", "frames"), pd.concat(tables, ignore_index=True), header)
@@ -64,7 +78,9 @@ def klassify(*words):
 
 def small_grid(tmp_path):
     path = tmp_path / "grid.yaml"
-    path.write_text("threshold: {threshold: [0.5, 0.8, 0.9]}\nmulti_threshold: {context: [1.0, 0.5]}\n")
+    path.write_text(
+        "threshold: {threshold: [0.5, 0.8, 0.9]}\nmulti_threshold: {context: [1.0, 0.5]}\n"
+    )
     return path
 
 
@@ -74,9 +90,16 @@ def test_tuning_finds_the_shifted_threshold_and_localise_takes_it_up(data, tmp_p
     assert klassify(*command) == 0
     content = localise.read_proposals(bam / "proposals.yaml")
     table = pd.read_csv(bam / "tuning.tsv", sep="\t", quoting=3)
-    assert table["chosen"].sum() == 1 and table["Score"].max() - table["Score"][table["chosen"] == 1].item() <= 0.003
-    assert table["Score"][table["chosen"] == 1].item() > table["Score"][0] + 0.05  # the defaults come first
-    assert content["tuned"]["score"] == pytest.approx(table["Score"][table["chosen"] == 1].item(), abs=1e-6)
+    assert (
+        table["chosen"].sum() == 1
+        and table["Score"].max() - table["Score"][table["chosen"] == 1].item() <= 0.003
+    )
+    assert (
+        table["Score"][table["chosen"] == 1].item() > table["Score"][0] + 0.05
+    )  # the defaults come first
+    assert content["tuned"]["score"] == pytest.approx(
+        table["Score"][table["chosen"] == 1].item(), abs=1e-6
+    )
     assert content["method"] == "multi_threshold" or content["settings"]["threshold"] in (0.8, 0.9)
     assert localise.choose(bam) == (content["method"], content["settings"])
     assert klassify("localise", bam, "--split", "val") == 0
@@ -88,7 +111,10 @@ def test_the_same_again_is_skipped_and_other_inputs_are_refused(data, tmp_path, 
     assert klassify(*command) == 0
     before = (bam / "proposals.yaml").read_bytes()
     assert klassify(*command) == 0 and "up to date" in capsys.readouterr().out
-    assert klassify(*command, "--segments", "own") == 2 and "segments: 'union' there" in capsys.readouterr().err
+    assert (
+        klassify(*command, "--segments", "own") == 2
+        and "segments: 'union' there" in capsys.readouterr().err
+    )
     assert (bam / "proposals.yaml").read_bytes() == before
     assert klassify(*command, "--segments", "own", "--force") == 0
     (bam / "proposals.yaml").write_text("method: threshold\n")  # written by hand: not to be lost
@@ -133,7 +159,11 @@ def trials_of(score):
 def test_ties_and_small_gains_stay_with_the_defaults_and_the_simpler_method():
     grid = {"threshold": {"threshold": [0.5, 0.6]}, "watershed": {"context": [1.0, 0.0]}}
     best, trials = tune.search(trials_of(lambda choice: 0.4), grid)
-    assert best is trials[0] and best.choice.settings == proposals.defaults("threshold") and len(trials) == 4
+    assert (
+        best is trials[0]
+        and best.choice.settings == proposals.defaults("threshold")
+        and len(trials) == 4
+    )
     gain = trials_of(lambda choice: 0.4 + 0.002 * (choice.method == "watershed"))
     assert tune.search(gain, grid)[0].choice.method == "threshold"
     gain = trials_of(lambda choice: 0.4 + 0.01 * (choice.method == "watershed"))
@@ -141,7 +171,9 @@ def test_ties_and_small_gains_stay_with_the_defaults_and_the_simpler_method():
 
 
 def test_the_search_finds_the_optimum_of_settings_that_act_alone_and_tries_nothing_twice():
-    grid = {"threshold": {"threshold": [0.5, 0.3, 0.7], "merge_s": [0.08, 0.0], "nms_sigma": [0.5, 0.1]}}
+    grid = {
+        "threshold": {"threshold": [0.5, 0.3, 0.7], "merge_s": [0.08, 0.0], "nms_sigma": [0.5, 0.1]}
+    }
     seen = []
 
     def evaluate(choice):
@@ -156,7 +188,9 @@ def test_the_search_finds_the_optimum_of_settings_that_act_alone_and_tries_nothi
 
 
 def test_a_setting_whose_default_is_not_on_the_grid_starts_from_its_first_value():
-    best, trials = tune.search(trials_of(lambda choice: 0.0), {"threshold": {"threshold": [0.7, 0.9]}})
+    best, trials = tune.search(
+        trials_of(lambda choice: 0.0), {"threshold": {"threshold": [0.7, 0.9]}}
+    )
     assert best.choice.settings["threshold"] == 0.7 and len(trials) == 2
 
 
@@ -205,8 +239,12 @@ def test_platt_makes_of_scores_the_share_of_hits():
 
 
 def test_the_written_choice_reads_back_equal(tmp_path):
-    choice = localise.Choice("merge", {**proposals.defaults("merge"), "platt": [[-1.25, 0.5], [-2.0, 0.125]]})
+    choice = localise.Choice(
+        "merge", {**proposals.defaults("merge"), "platt": [[-1.25, 0.5], [-2.0, 0.125]]}
+    )
     trial = tune.Trial(choice, dict.fromkeys(tune.METRICS, 0.5))
     tune._write(tmp_path / "proposals.yaml", trial, [trial], {"split": "val"})
     assert localise.read_choice(tmp_path / "proposals.yaml") == choice
-    assert yaml.safe_load((tmp_path / "proposals.yaml").read_text())["tuned"]["made_with"] == {"split": "val"}
+    assert yaml.safe_load((tmp_path / "proposals.yaml").read_text())["tuned"]["made_with"] == {
+        "split": "val"
+    }

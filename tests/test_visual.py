@@ -1,4 +1,6 @@
-"""The visual model: the published numbers, absent LMM features, a frozen VQ-VAE, and losses of windows and clips."""
+"""The visual model: the published numbers, absent LMM features, a frozen VQ-VAE, and losses of
+windows and clips.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,17 @@ GOLDENS = Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))
 from fill import load, make_input, make_state  # noqa: E402
 
-SMALL = {"size": 32, "window": 3, "dim": 16, "depth": 2, "heads": 2, "mlp_ratio": 2, "stem_width": 4,
-         "channels": (8, 16, 16), "layers": (1, 1, 1)}  # fmt: skip
+SMALL = {
+    "size": 32,
+    "window": 3,
+    "dim": 16,
+    "depth": 2,
+    "heads": 2,
+    "mlp_ratio": 2,
+    "stem_width": 4,
+    "channels": (8, 16, 16),
+    "layers": (1, 1, 1),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +45,18 @@ def seed() -> None:
 
 
 def small(lmm_dims: tuple[int, int] | None = (5, 7), **arguments) -> Visual:
-    return Visual(SpatioTemporal(**SMALL), VQVAE(dim=4, codes=8), lmm_dims=lmm_dims, heads=2, **arguments)
+    return Visual(
+        SpatioTemporal(**SMALL), VQVAE(dim=4, codes=8), lmm_dims=lmm_dims, heads=2, **arguments
+    )
 
 
 def frames_of(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8)
 
 
-def batch_of(n_clips: int = 2, n_frames: int = 5, starts=((0, 1, 2), (0, 2, 2)), size: int = 32) -> dict:
+def batch_of(
+    n_clips: int = 2, n_frames: int = 5, starts=((0, 1, 2), (0, 2, 2)), size: int = 32
+) -> dict:
     draws = [visual_augment.draw(np.random.default_rng(i), size - 32, None) for i in range(n_clips)]
     return {
         "frames": frames_of(n_clips, n_frames, size, size),
@@ -62,7 +77,10 @@ class Sized(nn.Module):
 def test_head_equals_the_published_one():
     description, expected = load(str(GOLDENS / "mmdet_head"))
     model = Visual(Sized(), nn.Identity())
-    state = {key: torch.from_numpy(value) for key, value in make_state(description["models"]["main"]).items()}
+    state = {
+        key: torch.from_numpy(value)
+        for key, value in make_state(description["models"]["main"]).items()
+    }
     assert set(model.state_dict()) == set(state)
     model.load_state_dict(state)
     tolerance = {"atol": description["tolerance"]["abs"], "rtol": description["tolerance"]["rel"]}
@@ -78,7 +96,11 @@ def test_head_equals_the_published_one():
 def test_published_size():
     with torch.device("meta"):
         model = Visual(SpatioTemporal(), VQVAE())
-    parts = [parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("vqvae.")]
+    parts = [
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not name.startswith("vqvae.")
+    ]
     assert sum(parts) == 203_617_539
 
 
@@ -147,7 +169,9 @@ def test_vqvae_weights_are_loaded_before_a_training_and_saved_with_the_rest(tmp_
         assert torch.equal(model.reconstruct(frames), trained.reconstruct(frames))
     save_weights(model, tmp_path / "visual.safetensors")
     (tmp_path / "model.safetensors").unlink()
-    again = small(vqvae_weights=str(tmp_path))  # whose file is gone: the system is complete without it
+    again = small(
+        vqvae_weights=str(tmp_path)
+    )  # whose file is gone: the system is complete without it
     load_weights(again, tmp_path / "visual.safetensors")
     assert torch.equal(again.reconstruct(frames), trained.reconstruct(frames))
 
@@ -162,7 +186,9 @@ def test_weights_of_another_vqvae_are_refused(tmp_path):
 
 
 def test_stems_of_a_trained_model_are_taken_over_and_stay(tmp_path):
-    trained = Visual(SpatioTemporal(**{**SMALL, "window": 1}), VQVAE(dim=4, codes=8), lmm_dims=None, heads=2)
+    trained = Visual(
+        SpatioTemporal(**{**SMALL, "window": 1}), VQVAE(dim=4, codes=8), lmm_dims=None, heads=2
+    )
     save_weights(trained, tmp_path / "model.safetensors")
     model = small(stems=str(tmp_path), freeze_stems=True)
     with pytest.raises(KlassifyError, match="random weights"):
@@ -179,7 +205,10 @@ def test_stems_of_a_trained_model_are_taken_over_and_stay(tmp_path):
 
 def test_gabor_start_has_filters_of_all_scales_in_both_branches():
     model = small(gabor=True)
-    for backbone in (model.backbone.patch_embed.rgb_backbone, model.backbone.patch_embed.recons_backbone):
+    for backbone in (
+        model.backbone.patch_embed.rgb_backbone,
+        model.backbone.patch_embed.recons_backbone,
+    ):
         assert torch.equal(backbone.stem.conv.weight, backbone.freq_stem.conv.weight)
     weight = torch.empty(400, 3, 7, 7)
     gabor_filters_(weight)
@@ -209,8 +238,12 @@ def test_loss_is_the_cross_entropy_of_every_window():
     for clip in range(2):
         for k, start in enumerate(batch["starts"][clip].tolist()):
             window = batch["frames"][clip, start : start + 3]
-            st_tokens = model.backbone(model.pixels(window)[None], model.pixels(model.reconstruct(window))[None])
-            lmm = [batch[name][clip, k][None] if clip == 0 else None for name in ("visual", "textual")]
+            st_tokens = model.backbone(
+                model.pixels(window)[None], model.pixels(model.reconstruct(window))[None]
+            )
+            lmm = [
+                batch[name][clip, k][None] if clip == 0 else None for name in ("visual", "textual")
+            ]
             losses.append(F.cross_entropy(model(st_tokens, *lmm), batch["label"][clip, k][None]))
     torch.testing.assert_close(model.loss(batch), torch.stack(losses).mean())
 
@@ -250,7 +283,9 @@ def test_reconstructions_come_from_codes_or_are_kept():
 
 def test_a_shared_frame_passes_the_stems_once():
     model, seen = small().eval(), []
-    model.backbone.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    model.backbone.patch_embed.register_forward_pre_hook(
+        lambda _, inputs: seen.append(len(inputs[0]))
+    )
     model.loss(batch_of())
     assert seen == [10]  # 2 clips of 5 frames, for 6 windows of 3
 
@@ -260,7 +295,10 @@ def test_a_shared_frame_passes_the_stems_once():
 
 def test_one_draw_for_frames_and_reconstruction():
     frames = frames_of(2, 4, 40, 40)
-    draws = [visual_augment.draw(np.random.default_rng(i), 8, visual_augment.FrameAugment(0, 0, 1)) for i in range(2)]
+    draws = [
+        visual_augment.draw(np.random.default_rng(i), 8, visual_augment.FrameAugment(0, 0, 1))
+        for i in range(2)
+    ]
     stacked = {name: torch.stack([draw[name] for draw in draws]) for name in visual_augment.DRAWS}
     cut = visual_augment.apply(frames, stacked, 32)
     for clip in range(2):
@@ -309,9 +347,20 @@ def test_what_learns_from_clips_does_not_start_from_segments(start, small_data, 
     given = [f"model.init_args.stems={weights.parent}"] if start == "stems" else []
     options = ["--init", str(weights)] if start == "init" else []
     config = Path(__file__).parent.parent / "recipes/multibranch/conf/demo/visual_clip.yaml"
-    command = ["train", str(config), *given, "data.init_args.lmm=false", "model.init_args.lmm_dims=null",
-               "--out", str(tmp_path / "out"), *small_data.arguments, *options]  # fmt: skip
+    command = [
+        "train",
+        str(config),
+        *given,
+        "data.init_args.lmm=false",
+        "model.init_args.lmm_dims=null",
+        "--out",
+        str(tmp_path / "out"),
+        *small_data.arguments,
+        *options,
+    ]
     write_system(weights.parent, System("stems", "model", "visual", "segment", "log_odds"))
     assert cli.main(command) == 2 and "learned from segment labels" in capsys.readouterr().err
     write_system(weights.parent, System("stems", "model", "visual", "clip", "log_odds"))
-    assert cli.main(command) == 2 and "segment labels" not in capsys.readouterr().err  # the weights are none
+    assert (
+        cli.main(command) == 2 and "segment labels" not in capsys.readouterr().err
+    )  # the weights are none

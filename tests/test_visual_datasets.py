@@ -1,4 +1,6 @@
-"""Windows of frames: labels in step with pictures, scores equal to a naive path, and clips of every kind."""
+"""Windows of frames: labels in step with pictures, scores equal to a naive path, and clips of
+every kind.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,16 @@ def features(n: int, every: int = 200) -> LMMFeatures:
 # ------------------------------------------------------------------------------------- examples
 
 
-@pytest.mark.parametrize("arguments", [{}, {"windows_per_clip": 4}, {"windows_per_clip": 4, "span": 9}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"windows_per_clip": 4}, {"windows_per_clip": 4, "span": 9}]
+)
 @pytest.mark.parametrize("fake_windows", [None, 0.5])
 def test_windows_carry_the_labels_of_their_own_frames(arguments, fake_windows):
-    data, clip, fake = data_of(fake_windows=fake_windows, **arguments), clip_of(40), np.array([[0.4, 0.6]])
+    data, clip, fake = (
+        data_of(fake_windows=fake_windows, **arguments),
+        clip_of(40),
+        np.array([[0.4, 0.6]]),
+    )
     seen = set()
     for seed in range(40):
         example = data.example(clip, (fake, 1), np.random.default_rng(seed))
@@ -60,7 +68,9 @@ def test_windows_carry_the_labels_of_their_own_frames(arguments, fake_windows):
 
 def test_a_share_of_the_windows_is_fake():
     data, fake = data_of(windows_per_clip=8, fake_windows=0.75), np.array([[0.4, 0.44]])
-    labels = [data.example(clip_of(200), (fake, 1), np.random.default_rng(i))["label"] for i in range(50)]
+    labels = [
+        data.example(clip_of(200), (fake, 1), np.random.default_rng(i))["label"] for i in range(50)
+    ]
     assert abs(torch.stack(labels).float().mean() - 0.75) < 0.08
     none = data.example(clip_of(200), (np.zeros((0, 2)), 0), np.random.default_rng(0))["label"]
     assert not none.any()
@@ -68,7 +78,9 @@ def test_a_share_of_the_windows_is_fake():
 
 def test_a_clip_shorter_than_a_window_repeats_its_last_frame():
     for arguments in ({}, {"span": 6, "windows_per_clip": 2}):
-        example = data_of(**arguments).example(clip_of(2), (np.array([[0.0, 0.04]]), 1), np.random.default_rng(0))
+        example = data_of(**arguments).example(
+            clip_of(2), (np.array([[0.0, 0.04]]), 1), np.random.default_rng(0)
+        )
         assert example["frames"][:3, 0, 0, 0].tolist() == [0, 1, 1]
         assert example["label"].tolist() == [1] * len(example["starts"])
 
@@ -97,7 +109,9 @@ def test_collate_marks_clips_without_lmm_features():
 
 def test_examples_depend_on_their_random_numbers_alone():
     data = VisualWindows(size=24, frame_size=32, window=WINDOW, lmm=False, windows_per_clip=3)
-    one, two = (data.example(clip_of(30), (np.zeros((0, 2)), 0), np.random.default_rng(7)) for _ in range(2))
+    one, two = (
+        data.example(clip_of(30), (np.zeros((0, 2)), 0), np.random.default_rng(7)) for _ in range(2)
+    )
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -108,8 +122,16 @@ def test_lmm_features_nearest_to_the_window_or_at_its_start():
     assert data_of(lmm_index="floor")._sampled(starts, lmm).tolist() == [0, 0, 0, 0, 1, 1, 2]
 
 
-@pytest.mark.parametrize("arguments", [{"region": (0, 0, 16)}, {"region": (8, 0, 32)}, {"span": 2}, {"stride": 0},
-                                       {"reconstruction": True, "region": (0, 0, 32)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"region": (0, 0, 16)},
+        {"region": (8, 0, 32)},
+        {"span": 2},
+        {"stride": 0},
+        {"reconstruction": True, "region": (0, 0, 32)},
+    ],
+)
 def test_arguments_that_cannot_be_are_refused(arguments):
     with pytest.raises(ValueError):
         data_of(**arguments)
@@ -129,7 +151,10 @@ def naive_rows(model, clip: VisualClip, data: VisualWindows) -> np.ndarray:
         lmm = [None, None]
         if clip.lmm is not None:
             at = int(np.abs(clip.lmm.frames - (start + WINDOW // 2)).argmin())
-            lmm = [torch.from_numpy(values[at])[None] for values in (clip.lmm.visual[:, None], clip.lmm.textual)]
+            lmm = [
+                torch.from_numpy(values[at])[None]
+                for values in (clip.lmm.visual[:, None], clip.lmm.textual)
+            ]
         logits.append(model(model.backbone(*pair), *lmm)[0].numpy())
     rows = []
     for k in range(clip.n_frames):
@@ -162,7 +187,9 @@ def test_scores_equal_the_naive_path_in_double_precision():
 @torch.no_grad()
 def test_stems_and_projections_run_once():
     model, passed, sampled = small().eval(), [], []
-    model.backbone.patch_embed.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
+    model.backbone.patch_embed.register_forward_pre_hook(
+        lambda _, inputs: passed.append(len(inputs[0]))
+    )
     model.mm_proj.register_forward_pre_hook(lambda _, inputs: sampled.append(len(inputs[0])))
     data = data_of()
     clip_frames(model, data, data.cut(clip_of(70, features(4, every=20))), batch_size=5)
@@ -182,7 +209,9 @@ def test_larger_frames_are_scored_in_their_middle():
     model.vqvae.reconstruct = lambda frames: frames  # else the borders of the reconstruction differ
     rows = clip_frames(model, data, [clip], batch_size=4)
     middle = VisualClip(Path("clip"), 6, 32, clip.region, None, clip.held[:, 4:36, 4:36])
-    np.testing.assert_allclose(rows, clip_frames(model, data_of(), [middle], batch_size=4), atol=1e-5)
+    np.testing.assert_allclose(
+        rows, clip_frames(model, data_of(), [middle], batch_size=4), atol=1e-5
+    )
 
 
 # --------------------------------------------------------------------------------- whole splits
@@ -198,11 +227,20 @@ def sources(tmp_path_factory) -> Sources:
         (root / "media" / "val").mkdir(parents=True, exist_ok=True)
         write_lossless(root / "media" / "val" / file, noise(20, 48, 64, seed=index))
         fake = "[[0.2,0.4]]" if index % 2 else "[]"
-        rows.append({
-            "file": file, "n_frames": 20, "fps": 25.0, "n_samples": 0, "duration": 0.8, "source": str(index),
-            "modify_type": "visual_modified" if index % 2 else "real", "fake_segments": fake,
-            "audio_fake_segments": "[]", "visual_fake_segments": fake,
-        })  # fmt: skip
+        rows.append(
+            {
+                "file": file,
+                "n_frames": 20,
+                "fps": 25.0,
+                "n_samples": 0,
+                "duration": 0.8,
+                "source": str(index),
+                "modify_type": "visual_modified" if index % 2 else "real",
+                "fake_segments": fake,
+                "audio_fake_segments": "[]",
+                "visual_fake_segments": fake,
+            }
+        )
         lmm = features(1)
         shard.append(store.LMMRow(file, 25.0, 20, lmm.frames, lmm.visual, lmm.textual, ["text"]))
     shard[2] = store.LMMRow.failed("2.mkv", "features", "out of memory")
@@ -210,7 +248,9 @@ def sources(tmp_path_factory) -> Sources:
     damaged.write_bytes(damaged.read_bytes()[:200])
     datalist.write_list(root / "lists" / "val.tsv", pd.DataFrame(rows))
     settings = {"kind": "lmm", "visual_dim": 5, "textual_dim": 7, "new_tokens": 4}
-    store.write_part(root / "features" / "lmm" / "val", store.Place(1, 1, 0, 1), shard, settings, "val")
+    store.write_part(
+        root / "features" / "lmm" / "val", store.Place(1, 1, 0, 1), shard, settings, "val"
+    )
     return Sources(root / "lists", root / "media", root / "features")
 
 
@@ -235,8 +275,13 @@ def test_damage_found_while_scoring_is_a_reason(sources, monkeypatch):
 
 def test_kept_frames_give_the_same_scores(sources):
     model = small()
-    plain, kept = (data_of(lmm=True, frame_size=48, region=(8, 16, 32), keep_in_memory=keep) for keep in (False, True))
-    tables = [score_frames(model, data, sources, "val", progress=False)[0] for data in (plain, kept, kept)]
+    plain, kept = (
+        data_of(lmm=True, frame_size=48, region=(8, 16, 32), keep_in_memory=keep)
+        for keep in (False, True)
+    )
+    tables = [
+        score_frames(model, data, sources, "val", progress=False)[0] for data in (plain, kept, kept)
+    ]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
     assert len(kept.kept) == 3
@@ -256,16 +301,22 @@ def test_validation_is_coarser_and_plain(sources, monkeypatch):
 
 
 def test_validation_with_clip_labels_reads_no_segments(sources):
-    data = data_of(frame_size=48, region=(8, 16, 32), val_split="val", supervision="clip", windows_per_clip=3)
+    data = data_of(
+        frame_size=48, region=(8, 16, 32), val_split="val", supervision="clip", windows_per_clip=3
+    )
     asked = []
 
     def table(split: str, *, segments: bool = False) -> pd.DataFrame:
         asked.append(segments)
         return sources.table(split, segments=segments)
 
-    watched = types.SimpleNamespace(**{name: getattr(sources, name) for name in ("lists", "media", "features")},
-                                    readers={}, table=table, media_folder=sources.media_folder,
-                                    feature_folder=sources.feature_folder)  # fmt: skip
+    watched = types.SimpleNamespace(
+        **{name: getattr(sources, name) for name in ("lists", "media", "features")},
+        readers={},
+        table=table,
+        media_folder=sources.media_folder,
+        feature_folder=sources.feature_folder,
+    )
     row = data.validate(small(), watched, batch_size=2, workers=0, device=torch.device("cpu"))
     assert set(row) == {"val_loss", "val_auc"} and not any(asked)
 
@@ -281,12 +332,16 @@ def test_memory_does_not_grow_with_the_clip():
                 alive.append(block.nbytes)
                 yield block, None
 
-    rows = clip_frames(model, data, [Endless(Path("clip"), 240, 32, (slice(None), slice(None)))], batch_size=4)
+    rows = clip_frames(
+        model, data, [Endless(Path("clip"), 240, 32, (slice(None), slice(None)))], batch_size=4
+    )
     assert len(rows) == 240 and max(alive) == 8 * 32 * 32 * 3
 
 
 def test_kept_reconstructions_are_never_those_of_another_clip(sources):
-    """Training and validation read through readers of their own, and the model keeps what it reconstructed."""
+    """Training and validation read through readers of their own, and the model keeps what it
+    reconstructed.
+    """
     data, model, none = (
         data_of(frame_size=48, region=(8, 16, 32), keep_in_memory=True),
         small().eval(),
@@ -300,7 +355,10 @@ def test_kept_reconstructions_are_never_those_of_another_clip(sources):
 
 
 def test_frame_ids_fit_and_differ():
-    ids = [VisualClip(Path(name), 9, 32, (slice(None), slice(None))).frame_ids(np.arange(9)) for name in "abcdef"]
+    ids = [
+        VisualClip(Path(name), 9, 32, (slice(None), slice(None))).frame_ids(np.arange(9))
+        for name in "abcdef"
+    ]
     ids = np.concatenate(ids)
     assert ids.dtype == np.int64 and len(set(ids.tolist())) == 54 and ids.min() >= 0
 

@@ -1,4 +1,6 @@
-"""VQ-VAE: equal to the published one; its loss, its codebook and the way back to pixels against slow references."""
+"""VQ-VAE: equal to the published one; its loss, its codebook and the way back to pixels against
+slow references.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from klassify.models.vqvae import VQVAE, Codebook, ResidualBlock, decibels, from_unit, mean_square, to_unit
+from klassify.models.vqvae import (
+    VQVAE,
+    Codebook,
+    ResidualBlock,
+    decibels,
+    from_unit,
+    mean_square,
+    to_unit,
+)
 
 GOLDENS = Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))
@@ -25,7 +35,12 @@ FULL_SIZE = [pytest.param(name, marks=[] if "H64" in name else pytest.mark.slow)
 @pytest.fixture(scope="module")
 def published():
     model = VQVAE()
-    model.load_state_dict({k: torch.from_numpy(np.asarray(v)) for k, v in make_state(GOLDEN["models"]["main"]).items()})
+    model.load_state_dict(
+        {
+            k: torch.from_numpy(np.asarray(v))
+            for k, v in make_state(GOLDEN["models"]["main"]).items()
+        }
+    )
     return model.eval()
 
 
@@ -43,7 +58,11 @@ def images(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_equals_the_published_model(published, name):
-    expected = {key.removeprefix(f"{name}/"): value for key, value in EXPECTED.items() if key.startswith(name)}
+    expected = {
+        key.removeprefix(f"{name}/"): value
+        for key, value in EXPECTED.items()
+        if key.startswith(name)
+    }
     limits = GOLDEN["tolerance"]
     near = {"atol": limits["abs"], "rtol": limits["rel"]}
     frames = torch.from_numpy(make_input(CASES[name]["inputs"][0]))
@@ -54,12 +73,17 @@ def test_equals_the_published_model(published, name):
     assert list(decoded.shape) == CASES[name]["checks"]["decoder_shape"]
     np.testing.assert_allclose(latents[0, :8, :5, :5], expected["latent_corner"], **near)
     np.testing.assert_allclose(decoded[0, :, :8, :8], expected["decoder_corner"], **near)
-    moments = torch.stack([decoded.mean(dim=(0, 2, 3)), decoded.std(dim=(0, 2, 3), correction=0)], dim=1)
+    moments = torch.stack(
+        [decoded.mean(dim=(0, 2, 3)), decoded.std(dim=(0, 2, 3), correction=0)], dim=1
+    )
     np.testing.assert_allclose(moments, expected["decoder_mean_std"], **near)
     if "decoder" in expected:
         np.testing.assert_allclose(decoded, expected["decoder"], **near)
     levels = np.abs(made.astype(int) - expected["reconstruction_uint8"])
-    assert levels.max() <= limits["uint8_levels"] and (levels > 0).mean() <= limits["uint8_mismatch_fraction"]
+    assert (
+        levels.max() <= limits["uint8_levels"]
+        and (levels > 0).mean() <= limits["uint8_mismatch_fraction"]
+    )
 
 
 def test_state_and_size_are_the_published_ones(published):
@@ -90,7 +114,10 @@ def test_nearest_code_by_brute_force_and_the_first_of_equals():
     latents = torch.randn(2, 3, 4, 5)
     codes = book.nearest(latents)
     for b, i, j in np.ndindex(2, 4, 5):
-        distances = [float((latents[b, :, i, j] - code).square().sum()) for code in book.embedding.weight.data]
+        distances = [
+            float((latents[b, :, i, j] - code).square().sum())
+            for code in book.embedding.weight.data
+        ]
         assert int(codes[b, i, j]) == int(np.argmin(distances))
     assert 5 not in codes and 2 in book.nearest(book.embedding.weight.data[2].view(1, 3, 1, 1))
 
@@ -114,7 +141,9 @@ def test_loss_by_hand(small):
 
 
 def test_gradients_go_where_they_should(small):
-    """The codes learn from latents alone; the encoder from the commitment, and straight through the codes."""
+    """The codes learn from latents alone; the encoder from the commitment, and straight through
+    the codes.
+    """
     small.eval()
     batch = {"frames": images(2, 16, 16)}
     small.loss(batch).backward()
@@ -125,7 +154,9 @@ def test_gradients_go_where_they_should(small):
     torch.testing.assert_close(small.codebook.embedding.weight.grad, book)
 
     point = chosen.detach().requires_grad_()
-    (through,) = torch.autograd.grad(F.mse_loss(small.decoder(point), to_unit(batch["frames"])), point)
+    (through,) = torch.autograd.grad(
+        F.mse_loss(small.decoder(point), to_unit(batch["frames"])), point
+    )
     through = through + 2 * small.beta * (latents - chosen.detach()) / latents.numel()
     last = small.encoder[0].weight
     (expected,) = torch.autograd.grad(small.latents(to_unit(batch["frames"])), last, through)
@@ -203,8 +234,13 @@ def psnr(frames, others):
 def test_psnr():
     frames = images(3, 8, 8)
     assert psnr(frames, frames) == math.inf
-    black, grey = torch.zeros(1, 4, 4, 3, dtype=torch.uint8), torch.full((1, 4, 4, 3), 51, dtype=torch.uint8)
-    assert psnr(black, grey) == pytest.approx(20 * math.log10(5)) == pytest.approx(psnr(grey, black))
+    black, grey = (
+        torch.zeros(1, 4, 4, 3, dtype=torch.uint8),
+        torch.full((1, 4, 4, 3), 51, dtype=torch.uint8),
+    )
+    assert (
+        psnr(black, grey) == pytest.approx(20 * math.log10(5)) == pytest.approx(psnr(grey, black))
+    )
 
 
 def test_learns_to_reconstruct(small):

@@ -1,4 +1,6 @@
-"""Wav2Vec-AASIST: equal to the published back end, imported from files laid out as the released ones."""
+"""Wav2Vec-AASIST: equal to the published back end, imported from files laid out as the released
+ones.
+"""
 
 import sys
 from pathlib import Path
@@ -19,20 +21,35 @@ sys.path.insert(0, str(GOLDENS))
 from fill import fill, load, make_input, make_state  # noqa: E402
 
 GOLDEN, EXPECTED = load(GOLDENS / "aasist")
-TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
 UNUSED = [f"encoder.{block}.0.bn1.{name}" for block in range(1, 6) for name in ("weight", "bias")]
 
 
 def published_backend():
     """State dict of the published back end, filled as the goldens say."""
-    return {key: torch.from_numpy(np.asarray(value)) for key, value in make_state(GOLDEN["models"]["main"]).items()}
+    return {
+        key: torch.from_numpy(np.asarray(value))
+        for key, value in make_state(GOLDEN["models"]["main"]).items()
+    }
 
 
 def published_model(seed=7):
     """State dict of a whole published model with a tiny speech encoder: index 1 is bona fide."""
     description, _ = load(GOLDENS / "ssl_wav2vec2")
-    encoder = {f"ssl_model.model.{key}": value for key, value in make_state(description["models"]["main"]).items()}
-    backend = {key: value for key, value in make_state(GOLDEN["models"]["main"]).items() if key != "LL.weight"}
+    encoder = {
+        f"ssl_model.model.{key}": value
+        for key, value in make_state(description["models"]["main"]).items()
+    }
+    backend = {
+        key: value
+        for key, value in make_state(GOLDEN["models"]["main"]).items()
+        if key != "LL.weight"
+    }
     state = encoder | backend | {"LL.weight": fill("LL.weight", (128, 64), seed)}
     return {key: torch.from_numpy(np.asarray(value)) for key, value in state.items()}
 
@@ -84,10 +101,14 @@ def test_equal_to_the_published_back_end(imported, case):
     for hook in hooks:
         hook.remove()
     wanted = {name: EXPECTED[f"{case['id']}/{name}"] for name in ("logits", "gat_S", "pool_S")}
-    wanted["logits"] = wanted["logits"][:, ::-1]  # columns there: spoof, bona fide; here: real, fake
+    wanted["logits"] = wanted["logits"][
+        :, ::-1
+    ]  # columns there: spoof, bona fide; here: real, fake
     tolerance = GOLDEN["tolerance"]
     for name, value in wanted.items():
-        np.testing.assert_allclose(outputs[name].numpy(), value, atol=tolerance["abs"], rtol=tolerance["rel"])
+        np.testing.assert_allclose(
+            outputs[name].numpy(), value, atol=tolerance["abs"], rtol=tolerance["rel"]
+        )
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -110,7 +131,9 @@ def test_a_released_file_gives_the_same_answers(tmp_path, prefix):
 def test_files_of_other_ages_load_and_incomplete_ones_do_not(tmp_path):
     path = tmp_path / "model.pth"
     published = published_model()
-    older = {key: value for key, value in published.items() if not key.endswith("num_batches_tracked")}
+    older = {
+        key: value for key, value in published.items() if not key.endswith("num_batches_tracked")
+    }
     older |= {"encoder.0.0.bn1.weight": torch.ones(1), "encoder.0.0.bn1.bias": torch.ones(1)}
     older = {key: value for key, value in older.items() if not key.startswith("encoder.3.0.bn1.")}
     torch.save(older, path)
@@ -118,8 +141,14 @@ def test_files_of_other_ages_load_and_incomplete_ones_do_not(tmp_path):
     assert "encoder.0.0.bn1.weight" in report.left_out
     assert "backend.encoder.3.0.bn1.running_mean" in report.lacking
 
-    torch.save({key: value for key, value in published.items() if key != "pos_S"} | {"extra": torch.ones(1)}, path)
-    with pytest.raises(KlassifyError, match=r"1 missing \(backend.pos_S\); 1 unexpected \(backend.extra\)"):
+    torch.save(
+        {key: value for key, value in published.items() if key != "pos_S"}
+        | {"extra": torch.ones(1)},
+        path,
+    )
+    with pytest.raises(
+        KlassifyError, match=r"1 missing \(backend.pos_S\); 1 unexpected \(backend.extra\)"
+    ):
         import_weights(W2VAASIST(SSLFrontEnd(False, TINY)), path)
 
 
@@ -131,7 +160,9 @@ def test_published_sizes():
     backend = AASIST()
     assert count(backend) == 447_242
     state = published_backend()
-    assert {key: value.shape for key, value in backend.state_dict().items()} == {k: v.shape for k, v in state.items()}
+    assert {key: value.shape for key, value in backend.state_dict().items()} == {
+        k: v.shape for k, v in state.items()
+    }
     sizes = {name: count(module) for name, module in backend.named_children()}
     assert sizes["LL"] == 131_200 and sizes["encoder"] == 211_072 and sizes["attention"] == 16_832
     assert sizes["GAT_layer_S"] == 12_672 and sizes["HtrgGAT_layer_ST11"] == 20_992
@@ -141,7 +172,10 @@ def test_published_sizes():
 def test_full_size_with_xlsr():
     with torch.device("meta"):
         model = W2VAASIST(SSLFrontEnd(normalize_input=False, architecture="xlsr53"))
-    mask_embedding, pretraining_heads = 1_024, 1_951_872  # in the released files, without effect on the answer
+    mask_embedding, pretraining_heads = (
+        1_024,
+        1_951_872,
+    )  # in the released files, without effect on the answer
     assert count(model) == 315_437_696 + 447_242
     assert count(model) + mask_embedding + pretraining_heads == 317_837_834
     assert model.frontend.n_frames(64_600) == 201
@@ -188,11 +222,16 @@ def test_the_unused_normalisations_change_nothing(imported):
 
 
 def test_loss_is_the_weighted_negative_log_likelihood(imported):
-    wave, label = torch.from_numpy(fill("input:features", (3, 30, 1024), 9)), torch.tensor([1, 0, 1])
+    wave, label = (
+        torch.from_numpy(fill("input:features", (3, 30, 1024), 9)),
+        torch.tensor([1, 0, 1]),
+    )
     batch = {"wave": wave, "label": label}
     with torch.no_grad():
         probability = imported(wave).softmax(1)[torch.arange(3), label].double()
-        torch.testing.assert_close(imported.loss(batch).double(), -probability.log().mean(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            imported.loss(batch).double(), -probability.log().mean(), rtol=1e-5, atol=0
+        )
         weighted = W2VAASIST(Embedded(), class_weights=(0.9, 0.1)).eval()
         weighted.load_state_dict(imported.state_dict())
         weights = torch.tensor([0.1, 0.9, 0.1], dtype=torch.float64)
@@ -251,7 +290,9 @@ def test_weights_file_round_trip(tmp_path):
         W2VAASIST(Pooled(), channels=(8, 16), class_weights=(0.5, 0.5)),
     )
     save_weights(model, tmp_path / "model.safetensors")
-    load_weights(other, tmp_path / "model.safetensors")  # class weights belong to the training, not to the model
+    load_weights(
+        other, tmp_path / "model.safetensors"
+    )  # class weights belong to the training, not to the model
     wave = torch.randn(1, 8_000)
     with torch.no_grad():
         assert torch.equal(model.eval()(wave), other.eval()(wave))

@@ -1,4 +1,6 @@
-"""Overlapping windows of a clip share the work on their samples, and score as each on its own does."""
+"""Overlapping windows of a clip share the work on their samples, and score as each on its own
+does.
+"""
 
 import platform
 import subprocess
@@ -27,15 +29,29 @@ from klassify.scoring import inference
 from klassify.scoring.window_features import spans
 
 RATE, WINDOW = 16_000, 64_600
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 TINY |= {"conv_dim": [16] * 7}
 GROUP_NORM = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
-DURATIONS_S = (1.3, 4.0, 9.6131, 4.04, 5.5, 17.0042)  # of clips.tsv, short ones and ones with a tail among them
+DURATIONS_S = (
+    1.3,
+    4.0,
+    9.6131,
+    4.04,
+    5.5,
+    17.0042,
+)  # of clips.tsv, short ones and ones with a tail among them
 
 
 def frontend(normalize_input=False, family="wav2vec2", library="transformers", **settings):
     torch.manual_seed(0)
-    return SSLFrontEnd(normalize_input, {"family": family, **TINY, **settings}, library=library).eval()
+    return SSLFrontEnd(
+        normalize_input, {"family": family, **TINY, **settings}, library=library
+    ).eval()
 
 
 def aasist(front):
@@ -74,8 +90,17 @@ def sources(tmp_path_factory) -> Sources:
         wave = rng.normal(0.02, 0.1, round(duration * RATE)) * np.hanning(round(duration * RATE))
         wave[len(wave) // 3 : len(wave) // 2] = 0  # digital silence is equal anywhere
         soundfile.write(root / f"media/test/{index}.wav", wave, RATE, subtype="FLOAT")
-        rows.append({"file": f"{index}.wav", "n_frames": int(duration * 25), "fps": 25.0, "n_samples": len(wave),
-                     "duration": duration, "modify_type": "", "source": ""})  # fmt: skip
+        rows.append(
+            {
+                "file": f"{index}.wav",
+                "n_frames": int(duration * 25),
+                "fps": 25.0,
+                "n_samples": len(wave),
+                "duration": duration,
+                "modify_type": "",
+                "source": "",
+            }
+        )
     datalist.write_list(root / "lists/test.tsv", pd.DataFrame(rows))
     return Sources(root / "lists", root / "media", root / "features")
 
@@ -105,36 +130,54 @@ LIBRARIES = ["transformers", pytest.param("torchaudio", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize(("stride", "batch_size"), [(16_000, 16), (16_000, 3), (32_000, 5), (6_400, 4)])
-def test_detector_windows_score_as_on_their_own_and_each_frame_is_computed_once(sources, stride, batch_size, library):
+@pytest.mark.parametrize(
+    ("stride", "batch_size"), [(16_000, 16), (16_000, 3), (32_000, 5), (6_400, 4)]
+)
+def test_detector_windows_score_as_on_their_own_and_each_frame_is_computed_once(
+    sources, stride, batch_size, library
+):
     if library == "torchaudio":
         pytest.importorskip("torchaudio")
     model, data = aasist(frontend(library=library)), AudioClips(stride=stride)
     wanted, _ = inference.score_clips(naive(model), data, sources, "test", progress=False)
     with Counted(model.frontend) as counted:
         found, reasons = inference.score_clips(
-            model, data, sources, "test", batch_size=batch_size, progress=False, workers=batch_size % 2
+            model,
+            data,
+            sources,
+            "test",
+            batch_size=batch_size,
+            progress=False,
+            workers=batch_size % 2,
         )
     assert not reasons and found[["file", "start", "end"]].equals(wanted[["file", "start", "end"]])
     np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-4, rtol=0)
-    starts = [data.cut(np.zeros(n_samples(duration), np.float32))[-1].start_s for duration in DURATIONS_S]
+    starts = [
+        data.cut(np.zeros(n_samples(duration), np.float32))[-1].start_s for duration in DURATIONS_S
+    ]
     once = sum(model.frontend.n_frames(round(start * RATE) + WINDOW) for start in starts)
     assert counted.frames == once < 0.7 * 201 * len(found)
 
 
 def test_localiser_windows_score_as_on_their_own_and_share_all_but_their_last_frame(sources):
-    """Zeros behind each window, of which its last frame hears 80 samples, are no part of the clip."""
+    """Zeros behind each window, of which its last frame hears 80 samples, are no part of the
+    clip.
+    """
     model, data = bam(frontend()), AudioFrames()
     wanted, _ = inference.score_frames(naive(model), data, sources, "test", progress=False)
     with Counted(model.frontend) as counted:
-        found, reasons = inference.score_frames(model, data, sources, "test", batch_size=2, progress=False)
+        found, reasons = inference.score_frames(
+            model, data, sources, "test", batch_size=2, progress=False
+        )
     assert not reasons and found[["file", "start", "end"]].equals(wanted[["file", "start", "end"]])
     np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-4, rtol=0)
     np.testing.assert_allclose(found["boundary"], wanted["boundary"], atol=1e-4, rtol=0)
     cuts = [data.cut(np.zeros(n_samples(duration), np.float32)) for duration in DURATIONS_S]
     once = sum(-(-n_samples(duration) // 640) * 2 for duration in DURATIONS_S)
     seams = sum(len(cut) - 1 for cut in cuts)
-    assert once <= counted.frames <= once + seams < 200 * sum(map(len, cuts))  # unless the clip goes on with silence
+    assert (
+        once <= counted.frames <= once + seams < 200 * sum(map(len, cuts))
+    )  # unless the clip goes on with silence
 
 
 @pytest.mark.parametrize(
@@ -156,7 +199,9 @@ def test_where_nothing_can_be_shared_windows_run_on_their_own(sources, settings,
 
 
 def test_only_equal_samples_are_shared(sources):
-    """Should a data class ever change the samples of its windows, their frames are their own again."""
+    """Should a data class ever change the samples of its windows, their frames are their own
+    again.
+    """
 
     class Louder(AudioClips):
         def cut(self, clip):
@@ -176,10 +221,14 @@ def test_windows_are_not_shared_in_training():
     with Counted(model.frontend) as counted:
         model.loss({"wave": wave, "label": torch.tensor([0, 1, 0])}).backward()
     assert counted.frames == 3 * 201
-    assert all(parameter.grad is not None for parameter in model.frontend.model.feature_extractor.parameters())
+    assert all(
+        parameter.grad is not None
+        for parameter in model.frontend.model.feature_extractor.parameters()
+    )
 
 
-# ------------------------------------------------------------------------------------------------ approximate
+# ------------------------------------------------------------------------------------------------
+# approximate
 
 
 def plain():
@@ -208,7 +257,9 @@ def test_approximate_scoring_runs_the_front_end_once_a_clip(sources, make, data,
 
 
 def test_a_front_end_without_context_makes_approximate_scoring_exact(sources):
-    """Each frame from its own samples: then a window of the clip's frames is the window's own frames."""
+    """Each frame from its own samples: then a window of the clip's frames is the window's own
+    frames.
+    """
 
     class Local(FilterbankFrontEnd):
         def forward(self, wave):
@@ -216,7 +267,9 @@ def test_a_front_end_without_context_makes_approximate_scoring_exact(sources):
 
     model = aasist(Local(dim=32))
     exact, _ = inference.score_clips(model, AudioClips(), sources, "test", progress=False)
-    found, _ = inference.score_clips(model, AudioClips(), sources, "test", progress=False, approximate=True)
+    found, _ = inference.score_clips(
+        model, AudioClips(), sources, "test", progress=False, approximate=True
+    )
     np.testing.assert_allclose(found["score"], exact["score"], atol=1e-5, rtol=0)
 
 
@@ -231,21 +284,29 @@ def test_long_clips_are_approximated_in_spans_that_hold_every_window():
 
 def test_models_without_approximate_scoring_say_so(sources):
     model = PartialSpoof(FilterbankFrontEnd(), blocks=1, max_frames=128)
-    for score, data in ((inference.score_clips, AudioClips()), (inference.score_frames, PartialSpoofFrames())):
+    for score, data in (
+        (inference.score_clips, AudioClips()),
+        (inference.score_frames, PartialSpoofFrames()),
+    ):
         with pytest.raises(KlassifyError, match="PartialSpoof has no approximate scoring"):
             score(model, data, sources, "test", progress=False, approximate=True)
 
 
-# ------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------------
+# memory
 
 
-@pytest.mark.parametrize("samples", [400, 64_600, 320 * CPU_FRAMES + 80, 320 * CPU_FRAMES + 400, 300_123])
+@pytest.mark.parametrize(
+    "samples", [400, 64_600, 320 * CPU_FRAMES + 80, 320 * CPU_FRAMES + 400, 300_123]
+)
 def test_the_extractor_runs_a_few_seconds_at_a_time(samples):
     front, wave = frontend(), 0.1 * torch.randn(2, samples)
     wanted = front.local_features(wave).detach()  # with gradients: at once
     with Counted(front) as counted, torch.no_grad():
         sizes = []
-        hook = front.model.feature_extractor.register_forward_hook(lambda m, i, out: sizes.append(out[:, 0].numel()))
+        hook = front.model.feature_extractor.register_forward_hook(
+            lambda m, i, out: sizes.append(out[:, 0].numel())
+        )
         found = front.local_features(wave)
         hook.remove()
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
@@ -268,7 +329,10 @@ def test_rows_and_pieces_are_put_together_in_order():
         wave = torch.arange(50.0)[None]
         frames = by_time(lambda part: part.unfold(-1, 5, 4), wave, frames=3, hop=4, field=5)
     assert torch.equal(frames, wave.unfold(-1, 5, 4))
-    assert by_rows(lambda part: sizes.append(len(part)) or part, x.requires_grad_(), 3) is x and sizes[-1] == 7
+    assert (
+        by_rows(lambda part: sizes.append(len(part)) or part, x.requires_grad_(), 3) is x
+        and sizes[-1] == 7
+    )
 
 
 HOLES = """
@@ -278,7 +342,8 @@ import numpy as np
 from klassify.models.bounded import return_freed_blocks
 
 def left_mb():
-    held = lambda: int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    status = Path("/proc/self/status")
+    held = lambda: int(re.search(r"VmRSS:\\s*(\\d+)", status.read_text())[1]) / 1024
     before, blocks, kept = held(), [], []
     for _ in range(30):
         blocks.append(np.ones(4 << 20, np.uint8))
@@ -295,6 +360,8 @@ print(usual, left_mb())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_freed_blocks_go_back_to_the_system():
-    done = subprocess.run([sys.executable, "-c", HOLES], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES], check=True, stdout=subprocess.PIPE, text=True
+    )
     usual, returned = map(float, done.stdout.split())
     assert returned < 20 < 100 < usual

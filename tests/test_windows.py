@@ -43,7 +43,10 @@ def test_tcn_windows(length, starts):
         (64_920, [0, 320]),
         (80_600, [0, 16_000]),
         (80_700, [0, 16_000]),
-        (153_600, [0, 16_000, 32_000, 48_000, 64_000, 80_000, 88_960]),  # 9.6 s, the mean clip: 7 windows
+        (
+            153_600,
+            [0, 16_000, 32_000, 48_000, 64_000, 80_000, 88_960],
+        ),  # 9.6 s, the mean clip: 7 windows
     ],
 )
 def test_aasist_windows(length, starts):
@@ -66,7 +69,14 @@ def slow_cut(length, size, hop, grid):
 
 def test_cut_equals_the_slow_form_and_covers_everything():
     for length in range(1, 60):
-        for size, hop, grid in [(10, 5, 1), (10, 10, 1), (7, 3, 1), (12, 6, 2), (12, 6, 3), (1, 1, 1)]:
+        for size, hop, grid in [
+            (10, 5, 1),
+            (10, 10, 1),
+            (7, 3, 1),
+            (12, 6, 2),
+            (12, 6, 3),
+            (1, 1, 1),
+        ]:
             starts = windows.cut(length, size, hop, tail="grid", grid=grid)
             assert starts.tolist() == slow_cut(length, size, hop, grid)
             covered = np.zeros(max(length, size), bool)
@@ -89,7 +99,9 @@ def test_cut_refuses_what_cannot_cover(arguments):
 def test_cut_then_join_is_the_identity(length, channels):
     signal = np.random.default_rng(length).normal(size=(length, *channels))
     starts = windows.cut(length, 10, 4)
-    padded = np.concatenate([signal, np.full((10, *channels), np.nan)])  # what lies beyond must not matter
+    padded = np.concatenate(
+        [signal, np.full((10, *channels), np.nan)]
+    )  # what lies beyond must not matter
     pieces = np.stack([padded[s : s + 10] for s in starts])
     for joined in (
         windows.overlap_mean(pieces, starts, length),
@@ -105,8 +117,14 @@ def test_overlap_equals_a_loop_over_frames():
     outputs = rng.normal(size=(len(starts), 12, 2))
     mean = windows.overlap_mean(outputs, starts, 47, weights)
     for frame in range(47):
-        over = [(outputs[w, frame - s], weights[frame - s]) for w, s in enumerate(starts) if s <= frame < s + 12]
-        np.testing.assert_allclose(mean[frame], sum(v * g for v, g in over) / sum(g for _, g in over))
+        over = [
+            (outputs[w, frame - s], weights[frame - s])
+            for w, s in enumerate(starts)
+            if s <= frame < s + 12
+        ]
+        np.testing.assert_allclose(
+            mean[frame], sum(v * g for v, g in over) / sum(g for _, g in over)
+        )
 
 
 def test_triangle_is_positive_symmetric_and_peaks_in_the_middle():
@@ -126,7 +144,9 @@ def test_overlap_refuses_gaps_and_odd_shapes():
 
 
 def test_centre_fill_holds_each_window_from_its_centre():
-    """Windows of 10 frames, one every 2, write frames start + 5 and start + 6; the ends are copied."""
+    """Windows of 10 frames, one every 2, write frames start + 5 and start + 6; the ends are
+    copied.
+    """
     starts = windows.cut(250, 10, 2)
     assert len(starts) == 121
     filled = windows.centre_fill(np.arange(121), starts, 10, 250)
@@ -137,7 +157,9 @@ def test_centre_fill_holds_each_window_from_its_centre():
     np.testing.assert_array_equal(filled, wanted)
 
 
-@pytest.mark.parametrize("factor, count, length", [(4, 5, 20), (4, 5, 18), (8, 2, 40), (16, 1, 3), (1, 4, 4)])
+@pytest.mark.parametrize(
+    "factor, count, length", [(4, 5, 20), (4, 5, 18), (8, 2, 40), (16, 1, 3), (1, 4, 4)]
+)
 def test_repeat_to_clamps_to_the_last_value(factor, count, length):
     values = np.arange(count * 2).reshape(count, 2)
     wanted = np.stack([values[min(frame // factor, count - 1)] for frame in range(length)])
@@ -190,7 +212,9 @@ def test_mean_of_a_saturated_and_a_real_window_is_one_half():
 def test_aggregate_refuses_nonsense():
     with pytest.raises(KlassifyError, match="median"):
         aggregate([1.0], "median")
-    assert len(windows.aggregate_by_clip([], [])) == 0  # a list without any clip that could be scored
+    assert (
+        len(windows.aggregate_by_clip([], [])) == 0
+    )  # a list without any clip that could be scored
     for clips, log_odds in (["a"], [1.0, 2.0]), (["a"], [np.nan]), (["a"], [np.inf]):
         with pytest.raises(ValueError):
             windows.aggregate_by_clip(clips, log_odds)

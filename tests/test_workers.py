@@ -115,15 +115,24 @@ def test_a_plain_script_does_not_run_again_in_its_workers(tmp_path):
     assert done.stdout.splitlines() == ["once", "[(0, 1), (1, 2)] True"], done.stderr
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot leave the working directory out")
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 cannot leave the working directory out"
+)
 @pytest.mark.parametrize("name", ["multiprocessing", "socket"])
 def test_code_beside_the_videos_is_not_run(tmp_path, name):
     """In a process of its own: the standard library's tracker is started once only."""
-    videos, script = tmp_path / "videos", tmp_path / "script.py"  # whose own folder comes first on sys.path
+    videos, script = (
+        tmp_path / "videos",
+        tmp_path / "script.py",
+    )  # whose own folder comes first on sys.path
     videos.mkdir()
     (videos / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
-    script.write_text("from klassify import workers\nprint(dict(workers.each(max, [1], int, jobs=1)))\n")
+    script.write_text(
+        "from klassify import workers\nprint(dict(workers.each(max, [1], int, jobs=1)))\n"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    done = subprocess.run([sys.executable, str(script)], cwd=videos, env=environment, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=videos, env=environment, capture_output=True, timeout=60
+    )
     assert done.stdout == b"{0: 1}\n", done.stderr.decode()
     assert not (tmp_path / "marker").exists()

@@ -1,7 +1,9 @@
-"""A folder that looks like a checkout in which the smallest demo has run, for the tests that need trained systems.
+"""A folder that looks like a checkout in which the smallest demo has run, for the tests that need
+trained systems.
 
-One for all test processes of a run: the first to come makes it, the others wait. Nobody may change it: tests work in
-a `workspace`, which holds a copy of what can be written to. KLASSIFY_TINY_DEMO names one that was made before.
+One for all test processes of a run: the first to come makes it, the others wait. Nobody may change
+it: tests work in a `workspace`, which holds a copy of what can be written to. KLASSIFY_TINY_DEMO
+names one that was made before.
 """
 
 from __future__ import annotations
@@ -50,16 +52,32 @@ def _run(recipe: str, root: Path) -> None:
             (root / ".venv").symlink_to(ROOT / ".venv")
     first, last = STEPS[recipe]
     done = subprocess.run(
-        [f"recipes/{recipe}/run.sh", "data=demo", "size=tiny", "jobs=2", "--stage", first, "--stop-stage", last],
-        cwd=root, capture_output=True, text=True, timeout=1200, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [
+            f"recipes/{recipe}/run.sh",
+            "data=demo",
+            "size=tiny",
+            "jobs=2",
+            "--stage",
+            first,
+            "--stop-stage",
+            last,
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def copy_of(demo: Path, folder: Path, *left_out: str) -> Path:
     """The demo in a folder of its own, without the recipes left out."""
     shutil.copytree(
-        demo, folder, symlinks=True, ignore=lambda path, _: left_out if Path(path).name == "demo-tiny" else ()
+        demo,
+        folder,
+        symlinks=True,
+        ignore=lambda path, _: left_out if Path(path).name == "demo-tiny" else (),
     )
     return folder
 
@@ -67,12 +85,17 @@ def copy_of(demo: Path, folder: Path, *left_out: str) -> Path:
 def workspace(demo: Path, folder: Path) -> Path:
     """`folder` as a checkout in which `make demo` has run: the tiny demo under the name demo.
 
-    What pages take for granted lies there too: a video clip.mp4, a folder my_videos, an older submission old.zip.
+    What pages take for granted lies there too: a video clip.mp4, a folder my_videos, an older
+    submission old.zip.
     """
     folder.mkdir(parents=True)
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     for name in ("exp", "submissions"):
-        shutil.copytree(demo / name / "demo-tiny", folder / name / "demo", ignore=shutil.ignore_patterns("checkpoints"))
+        shutil.copytree(
+            demo / name / "demo-tiny",
+            folder / name / "demo",
+            ignore=shutil.ignore_patterns("checkpoints"),
+        )
     for name in ("media", "features", "data_lists"):
         (folder / name).mkdir()
         for alias in ("demo", "demo-tiny"):  # manifests have the latter

@@ -13,7 +13,8 @@ model: {class_path: plain_model.Plain}
 data:
   class_path: klassify.datasets.MouthFeatures
   init_args: {train_split: train, val_split: val}
-train: {epochs: 3, lr: 0.01, patience: 9, schedule: constant, accumulate: 2, min_seconds: 2.15, checkpoint_steps: 1}
+train: {epochs: 3, lr: 0.01, patience: 9, schedule: constant, accumulate: 2, min_seconds: 2.15,
+  checkpoint_steps: 1}
 """
 
 
@@ -25,7 +26,16 @@ def write_config(folder: Path) -> Path:
 
 
 def command(config, out, small_data, *more):
-    return ["train", str(config), *more, "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
+    return [
+        "train",
+        str(config),
+        *more,
+        "--out",
+        str(out),
+        *small_data.arguments,
+        "--accelerator",
+        "cpu",
+    ]
 
 
 class Together(Ranks):

@@ -34,11 +34,17 @@ class TwoRecipes:
     def compare(self, *arguments: str) -> int:
         """`klassify compare` of both recipes, a few resamples."""
         recipes = [str(self.path("exp", name)) for name in ("one", "two")]
-        return main(["compare", *recipes, "--out", str(self.path("out")), "--bootstrap", "20", *arguments])
+        return main(
+            ["compare", *recipes, "--out", str(self.path("out")), "--bootstrap", "20", *arguments]
+        )
 
 
-def make(root: Path, n_sources: int = 8, *, n_videos: int = 0, test_shift: float = 0.0) -> TwoRecipes:
-    """n_sources originals of four clips in val and testA; n_videos of testA have a file; one clip has no answer."""
+def make(
+    root: Path, n_sources: int = 8, *, n_videos: int = 0, test_shift: float = 0.0
+) -> TwoRecipes:
+    """n_sources originals of four clips in val and testA; n_videos of testA have a file; one
+    clip has no answer.
+    """
     rng = np.random.default_rng(0)
     for split in ("val", "testA"):
         frame = _labels(split, n_sources, rng)
@@ -49,9 +55,20 @@ def make(root: Path, n_sources: int = 8, *, n_videos: int = 0, test_shift: float
         for name in frame["file"][: n_videos if split == "testA" else 0]:
             video(root / "media" / split / name, rng)
     one, two = root / "exp" / "one", root / "exp" / "two"
-    quiet = [["fuse", str(one / "sound"), str(one / "picture"), "--rule", "mean", "--out", str(one / "both")],
-             ["score", str(one / "both"), "--split", "val"], ["score", str(one / "both"), "--split", "testA"],
-             ["localise", str(one / "spans"), str(two / "frames"), "--split", "val,testA"]]  # fmt: skip
+    quiet = [
+        [
+            "fuse",
+            str(one / "sound"),
+            str(one / "picture"),
+            "--rule",
+            "mean",
+            "--out",
+            str(one / "both"),
+        ],
+        ["score", str(one / "both"), "--split", "val"],
+        ["score", str(one / "both"), "--split", "testA"],
+        ["localise", str(one / "spans"), str(two / "frames"), "--split", "val,testA"],
+    ]
     for recipe, task1, task2 in ((one, "both", "spans"), (two, "frames", "frames")):
         (recipe / "submit.yaml").write_text(f"task1: {task1}\ntask2: {task2}\n")
         quiet.append(["detector", str(recipe), "--conf", str(recipe / "submit.yaml")])
@@ -66,31 +83,49 @@ def _labels(split: str, n_sources: int, rng: np.random.Generator) -> pd.DataFram
         source, kind = divmod(i, 4)
         fake = [FAKE] if kind else []
         name = f"{split}-{source}/{HOSTILE if i == 1 else ''} {TYPES[kind]}.mp4"
-        rows.append({
-            "file": name, "n_frames": FRAMES, "fps": 25.0, "n_samples": int(SECONDS * 16000), "duration": SECONDS,
-            "modify_type": TYPES[kind], "source": f"{split}-{source}", "fake_segments": fake,
-            "audio_fake_segments": fake if kind in (1, 3) else [], "visual_fake_segments": fake if kind > 1 else [],
-            "audio_model": ("klatt", HOSTILE)[source % 2] if kind in (1, 3) else "", "video_model": "",
-            "speaker": f"speaker {source % 3}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "file": name,
+                "n_frames": FRAMES,
+                "fps": 25.0,
+                "n_samples": int(SECONDS * 16000),
+                "duration": SECONDS,
+                "modify_type": TYPES[kind],
+                "source": f"{split}-{source}",
+                "fake_segments": fake,
+                "audio_fake_segments": fake if kind in (1, 3) else [],
+                "visual_fake_segments": fake if kind > 1 else [],
+                "audio_model": ("klatt", HOSTILE)[source % 2] if kind in (1, 3) else "",
+                "video_model": "",
+                "speaker": f"speaker {source % 3}",
+            }
+        )
     return pd.DataFrame(rows)
 
 
-def _models(root: Path, split: str, frame: pd.DataFrame, rng: np.random.Generator, shift: float) -> None:
+def _models(
+    root: Path, split: str, frame: pd.DataFrame, rng: np.random.Generator, shift: float
+) -> None:
     files, n = frame["file"].to_numpy(object), len(frame)
     heard = frame["modify_type"].isin(["audio_modified", "both_modified"]).to_numpy(float)
     seen = frame["modify_type"].isin(["visual_modified", "both_modified"]).to_numpy(float)
     fake = np.maximum(heard, seen)
     for recipe, name, modality, supervision, signal in (
-        ("one", "sound", "audio", "clip", heard), ("one", "picture", "visual", "clip", seen),
-        ("one", "spans", "visual", "segment", seen), ("two", "frames", "both", "clip", fake),
-    ):  # fmt: skip
+        ("one", "sound", "audio", "clip", heard),
+        ("one", "picture", "visual", "clip", seen),
+        ("one", "spans", "visual", "segment", seen),
+        ("two", "frames", "both", "clip", fake),
+    ):
         folder = root / "exp" / recipe / name
-        systems.write_system(folder, systems.System(name, "model", modality, supervision, "log_odds"))
+        systems.write_system(
+            folder, systems.System(name, "model", modality, supervision, "log_odds")
+        )
         settings = {"system": systems.system_hash(folder)}
         if name != "spans":
             score = rng.normal(2 * signal - 1 + shift, 1)
-            table = pd.DataFrame({"file": files, "start": 0.0, "end": SECONDS, "score": score, "reason": ""})
+            table = pd.DataFrame(
+                {"file": files, "start": 0.0, "end": SECONDS, "score": score, "reason": ""}
+            )
             if name == "sound":
                 table.loc[3, ["score", "reason"]] = [np.nan, f"no audio {HOSTILE}"]
             header = Header(name, split, "clips", "log_odds", supervision, settings)
@@ -100,7 +135,12 @@ def _models(root: Path, split: str, frame: pd.DataFrame, rng: np.random.Generato
             inside = (start >= FAKE[0] - 1e-6) & (start < FAKE[1] - 1e-6)
             score = rng.normal(3 * np.repeat(signal, FRAMES) * inside - 1.5, 1)
             table = pd.DataFrame(
-                {"file": np.repeat(files, FRAMES), "start": start, "end": start + 0.04, "score": score}
+                {
+                    "file": np.repeat(files, FRAMES),
+                    "start": start,
+                    "end": start + 0.04,
+                    "score": score,
+                }
             )
             table = table[table["file"] != files[5]] if name == "spans" else table
             header = Header(name, split, "frames", "log_odds", supervision, settings)
@@ -120,7 +160,9 @@ def video(path: Path, rng: np.random.Generator) -> None:
         container.mux(picture.encode())
         wave = rng.normal(0, 0.1, int(SECONDS * 16000)).astype(np.float32)
         for start in range(0, len(wave), 1024):
-            block = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
+            block = av.AudioFrame.from_ndarray(
+                wave[None, start : start + 1024], format="fltp", layout="mono"
+            )
             block.sample_rate, block.pts = 16000, start
             container.mux(sound.encode(block))
         container.mux(sound.encode())

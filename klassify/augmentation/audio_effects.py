@@ -1,9 +1,10 @@
 """The effects of audiomentations that paper 1 trains with, on (n,) float32 at 16 kHz, length kept.
 
-Each takes the wave and a numpy Generator, on which alone the result depends: the library's effects draw from
-the global generators of Python and numpy, which are set for the call and put back after it.
-Strengths are the library's defaults. All keep the alignment, but `time_stretch`: a room's first sound comes
-undelayed, and the four Butterworth filters run forwards and backwards, at the same roll-off.
+Each takes the wave and a numpy Generator, on which alone the result depends: the library's effects
+draw from the global generators of Python and numpy, which are set for the call and put back after
+it. Strengths are the library's defaults. All keep the alignment, but `time_stretch`: a room's first
+sound comes undelayed, and the four Butterworth filters run forwards and backwards, at the same
+roll-off.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 from klassify.media import SAMPLE_RATE
 
 LONGEST_ROOM_DELAY = 100  # samples: 40 of the simulation's filters, and 35 cm of way
-FILTERS = {  # name: (class, arguments); the highest cut-offs, 7980 and 7500 Hz, lie below half the sample rate
+# name: (class, arguments); the highest cut-offs, 7980 and 7500 Hz, lie below half the sample rate
+FILTERS = {
     "band_pass": ("BandPassFilter", {"zero_phase": True}),
     "band_stop": ("BandStopFilter", {"zero_phase": True}),
     "low_pass": ("LowPassFilter", {"zero_phase": True}),
@@ -51,13 +53,17 @@ def _transform(name: str, **arguments: object) -> Any:
     return getattr(audiomentations, name)(p=1.0, **arguments)
 
 
-def _transformed(wave: np.ndarray, rng: np.random.Generator, name: str, **arguments: object) -> np.ndarray:
+def _transformed(
+    wave: np.ndarray, rng: np.random.Generator, name: str, **arguments: object
+) -> np.ndarray:
     with global_seed(rng):
         return _transform(name, **arguments)(np.ascontiguousarray(wave, np.float32), SAMPLE_RATE)
 
 
 def room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The clip in a simulated room of random size and absorption, 15 to 35 cm from the microphone."""
+    """The clip in a simulated room of random size and absorption, 15 to 35 cm from the
+    microphone.
+    """
     import pyroomacoustics
 
     # its ray tracing has generators of its own

@@ -1,9 +1,10 @@
-"""Audio through a codec and back, in this process: the formats of paper 1 (section 5.2), without sox.
+"""Audio through a codec and back, in this process: the formats of paper 1 (section 5.2), without
+sox.
 
-A round trip keeps length and alignment: what a codec delays is cut off, what it adds is dropped. gsm and
-amr-nb work at 8 kHz, so their clips lose what lies above 4 kHz. `vorbis` and `ogg` are two names of one
-format, as in sox; qualities are sox's defaults (Vorbis quality 3, MP3 at 128 kbit/s), but AMR, whose eight
-bit rates are drawn.
+A round trip keeps length and alignment: what a codec delays is cut off, what it adds is dropped.
+gsm and amr-nb work at 8 kHz, so their clips lose what lies above 4 kHz. `vorbis` and `ogg` are two
+names of one format, as in sox; qualities are sox's defaults (Vorbis quality 3, MP3 at 128 kbit/s),
+but AMR, whose eight bit rates are drawn.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ SUBTYPES = {
     ("ULAW", 8): "ULAW",
     ("ALAW", 8): "ALAW",
 }
-_RIFF = [("PCM_U", 8), ("PCM_S", 16), ("PCM_S", 32), ("PCM_F", 32), ("ULAW", 8), ("ALAW", 8)]  # 8-bit is unsigned
+_RIFF = [
+    ("PCM_U", 8),
+    ("PCM_S", 16),
+    ("PCM_S", 32),
+    ("PCM_F", 32),
+    ("ULAW", 8),
+    ("ALAW", 8),
+]  # 8-bit is unsigned
 _SPHERE = [("PCM_S", 8), ("PCM_S", 16), ("PCM_S", 32), ("ULAW", 8), ("ALAW", 8)]
 # format: (libsndfile's name of it, what it can hold); None: the format has an encoding of its own
 FORMATS = {
@@ -54,7 +62,9 @@ class Codec:
     bits: int | None = None
 
     def __str__(self) -> str:
-        return "-".join(str(part) for part in (self.format, self.encoding, self.bits) if part is not None)
+        return "-".join(
+            str(part) for part in (self.format, self.encoding, self.bits) if part is not None
+        )
 
 
 def legal(format: str | None = None) -> list[Codec]:
@@ -72,22 +82,31 @@ def draw(format: str, rng: np.random.Generator) -> Codec:
 def round_trip(wave: np.ndarray, codec: Codec, rng: np.random.Generator) -> np.ndarray:
     """Encode and decode (n,) float32 at 16 kHz; the result has n samples, each where it was.
 
-    What lies outside [-1, 1] is clipped, as files do. ValueError for a combination that does not exist.
+    What lies outside [-1, 1] is clipped, as files do. ValueError for a combination that does not
+    exist.
     """
     if codec not in legal(codec.format):
-        raise ValueError(f"no codec {codec}; {codec.format} has {', '.join(map(str, legal(codec.format)))}")
+        raise ValueError(
+            f"no codec {codec}; {codec.format} has {', '.join(map(str, legal(codec.format)))}"
+        )
     if codec.format in ("gsm", "amr-nb"):
         from scipy.signal import resample_poly
 
         narrow = resample_poly(wave, 1, 2)
-        narrow = _gsm(narrow) if codec.format == "gsm" else _amr(narrow, int(rng.choice(AMR_BIT_RATES)))
+        narrow = (
+            _gsm(narrow) if codec.format == "gsm" else _amr(narrow, int(rng.choice(AMR_BIT_RATES)))
+        )
         decoded = resample_poly(narrow, 2, 1)
     elif codec.encoding is None:
         mp3 = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.2}
         vorbis = {"subtype": "VORBIS", "compression_level": 0.7}
-        decoded = _through_file(wave, FORMATS[codec.format][0], **(mp3 if codec.format == "mp3" else vorbis))
+        decoded = _through_file(
+            wave, FORMATS[codec.format][0], **(mp3 if codec.format == "mp3" else vorbis)
+        )
     else:
-        decoded = _through_file(wave, FORMATS[codec.format][0], subtype=SUBTYPES[codec.encoding, codec.bits])
+        decoded = _through_file(
+            wave, FORMATS[codec.format][0], subtype=SUBTYPES[codec.encoding, codec.bits]
+        )
     return _fitted(decoded, len(wave))
 
 
@@ -125,7 +144,9 @@ def _amr(wave: np.ndarray, bit_rate: int) -> np.ndarray:
     with av.open(file, "w", format="amr") as container:
         stream = container.add_stream("libopencore_amrnb", rate=NARROW_BAND, layout="mono")
         stream.bit_rate = bit_rate
-        frame = av.AudioFrame.from_ndarray(samples.round().astype(np.int16), format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            samples.round().astype(np.int16), format="s16", layout="mono"
+        )
         frame.sample_rate, frame.pts = NARROW_BAND, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())

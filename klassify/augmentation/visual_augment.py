@@ -1,9 +1,11 @@
-"""Augmentation of frames that is drawn once a clip and applied alike to the frames and their reconstruction.
+"""Augmentation of frames that is drawn once a clip and applied alike to the frames and their
+reconstruction.
 
-The data class draws (from the clip's own random numbers), the model applies: the reconstruction is made
-of the frames as they are, so that what is drawn must travel with the batch. Published settings (MM-Det's data
-loader; paper 2 keeps them): Gaussian blur with p 0.1 and a deviation of U(0, 3) pixels, JPEG with p 0.1 at
-quality 30 or 100, mirroring with p 0.5, one random crop where the frames are larger than the model's.
+The data class draws (from the clip's own random numbers), the model applies: the reconstruction is
+made of the frames as they are, so that what is drawn must travel with the batch. Published settings
+(MM-Det's data loader; paper 2 keeps them): Gaussian blur with p 0.1 and a deviation of U(0, 3)
+pixels, JPEG with p 0.1 at quality 30 or 100, mirroring with p 0.5, one random crop where the frames
+are larger than the model's.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ class FrameAugment:
 def draw(rng: np.random.Generator, margin: int, augment: FrameAugment | None) -> dict[str, Tensor]:
     """What happens to one clip; without `augment`, it is cut to its middle.
 
-    margin: pixels by which the frames are larger than what the model takes.
-    Returns "blur_sigma" () float32 and "jpeg_quality" () long, 0 = left out; "flip" () bool; "crop" (2,) long,
-    first row and column.
+    margin: pixels by which the frames are larger than what the model takes. Returns "blur_sigma" ()
+    float32 and "jpeg_quality" () long, 0 = left out; "flip" () bool; "crop" (2,) long, first row
+    and column.
     """
     if augment is None:
         return _draws(0.0, 0, False, np.full(2, margin // 2))
@@ -59,7 +61,9 @@ def _draws(sigma: float, quality: int, flip: bool, crop: np.ndarray) -> dict[str
 
 
 def apply(frames: Tensor, draws: dict[str, Tensor], size: int) -> Tensor:
-    """Clips (B, T, S, S, 3) uint8 -> (B, T, size, size, 3), each with its own draw (tensors (B, ...))."""
+    """Clips (B, T, S, S, 3) uint8 -> (B, T, size, size, 3), each with its own draw (tensors (B,
+    ...)).
+    """
     rows = zip(frames, *(draws[name].tolist() for name in DRAWS))
     return torch.stack([_one(clip, size, *values) for clip, *values in rows])
 
@@ -70,7 +74,9 @@ def centre(frames: Tensor, size: int) -> Tensor:
     return frames[..., first : first + size, first : first + size, :]
 
 
-def _one(clip: Tensor, size: int, sigma: float, quality: int, flip: bool, crop: list[int]) -> Tensor:
+def _one(
+    clip: Tensor, size: int, sigma: float, quality: int, flip: bool, crop: list[int]
+) -> Tensor:
     if sigma or quality:
         degraded = [_degraded(frame, sigma, quality) for frame in clip.cpu().numpy()]
         clip = torch.from_numpy(np.stack(degraded)).to(clip.device)

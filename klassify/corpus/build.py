@@ -19,17 +19,23 @@ from klassify.files import TEMPORARY, already_done, read_json, write_json
 
 VERSION = 1  # of the generator; raise it when the same seed gives other files
 RECORD = "corpus.json"
-PROGRESS = "progress"  # while the corpus grows: one JSON of metadata entries for each finished original
+PROGRESS = (  # while the corpus grows: one JSON of metadata entries for each finished original
+    "progress"
+)
 
 
-def build(out: Path, size: str, seed: int, difficulty: str, *, jobs: int = 1, force: bool = False) -> None:
+def build(
+    out: Path, size: str, seed: int, difficulty: str, *, jobs: int = 1, force: bool = False
+) -> None:
     """Generate the corpus, or go on where an earlier run stopped.
 
     Raises KlassifyError if `out` holds a corpus of other settings (unless force) or something else.
     """
     settings = {"version": VERSION, "size": size, "seed": seed, "difficulty": difficulty}
     if jobs < 1 or seed < 0:
-        raise KlassifyError(f"--jobs must be at least 1 and --seed at least 0, not {jobs} and {seed}.")
+        raise KlassifyError(
+            f"--jobs must be at least 1 and --seed at least 0, not {jobs} and {seed}."
+        )
     require_espeak()
     if not _begin(out, settings, force):
         print(f"{out}: complete already", file=sys.stderr)
@@ -73,7 +79,9 @@ def _clear(out: Path) -> None:
         path.unlink()
 
 
-def _make_all(planned: list[Original], out: Path, seed: int, difficulty: str, jobs: int) -> list[dict]:
+def _make_all(
+    planned: list[Original], out: Path, seed: int, difficulty: str, jobs: int
+) -> list[dict]:
     places = [out / PROGRESS / f"{original.index:05d}.json" for original in planned]
     todo = [(original, place) for original, place in zip(planned, places) if not place.exists()]
     # a speaker's originals together, since the portrait is painted once in a process
@@ -89,7 +97,9 @@ def _clips(results: Iterator) -> Iterator[str]:
     """The names of finished clips, one by one."""
     for _, files in results:
         if isinstance(files, workers.Died):
-            raise KlassifyError(f"The corpus could not be made: {files.reason}.", mend="run the same command again")
+            raise KlassifyError(
+                f"The corpus could not be made: {files.reason}.", mend="run the same command again"
+            )
         yield from files
 
 
@@ -102,7 +112,9 @@ def _one_thread() -> None:
     threadpoolctl.threadpool_limits(1)
 
 
-def _make_group(_: None, group: list[tuple[Original, Path]], *, out: Path, seed: int, difficulty: str) -> list[str]:
+def _make_group(
+    _: None, group: list[tuple[Original, Path]], *, out: Path, seed: int, difficulty: str
+) -> list[str]:
     from klassify.corpus.clips import make_versions
 
     files = []

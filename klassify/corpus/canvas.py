@@ -1,7 +1,7 @@
 """A picture in face coordinates to paint soft shapes on.
 
-Face coordinates: origin between the eyes, unit = distance of the outer eye corners, x to the right and y
-down in the picture, z away from the camera.
+Face coordinates: origin between the eyes, unit = distance of the outer eye corners, x to the right
+and y down in the picture, z away from the camera.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ SUBPIXEL_BITS = 4
 
 
 class Canvas:
-    """pixels: (H, W, 3) RGB, or (H, W, 4) with alpha 0..1 and colours multiplied by it; float32, 0-255.
+    """pixels: (H, W, 3) RGB, or (H, W, 4) with alpha 0..1 and colours multiplied by it; float32,
+    0-255.
 
     scale: pixels a unit; corner: face coordinates of the picture's upper left corner.
     """
@@ -30,8 +31,14 @@ class Canvas:
         y = self.corner[1] + np.arange(height, dtype=np.float32) / self.scale
         return x[None], y[:, None]
 
-    def shape(self, points: np.ndarray, colour: np.ndarray, blur: float = 1.0, strength: float = 1.0,
-              cover: bool = False) -> None:  # fmt: skip
+    def shape(
+        self,
+        points: np.ndarray,
+        colour: np.ndarray,
+        blur: float = 1.0,
+        strength: float = 1.0,
+        cover: bool = False,
+    ) -> None:
         """Fill a polygon, its edges blurred by `blur` pixels.
 
         colour: (3,) or (H, W, 3). cover: paint where the canvas is transparent too.
@@ -49,7 +56,9 @@ class Canvas:
 
     def mask(self, points: np.ndarray, blur: float = 0.0) -> np.ndarray:
         """(H, W) coverage of a polygon."""
-        return polygon_mask((np.asarray(points, float) - self.corner) * self.scale, self.pixels.shape[:2], blur)
+        return polygon_mask(
+            (np.asarray(points, float) - self.corner) * self.scale, self.pixels.shape[:2], blur
+        )
 
     def finished(self) -> np.ndarray:
         """uint8 pixels, alpha 0-255."""
@@ -58,7 +67,9 @@ class Canvas:
 
 
 def blend(pixels: np.ndarray, mask: np.ndarray, colour: np.ndarray, cover: bool = False) -> None:
-    """Paint `colour` where mask is 1, in place; without `cover` transparent pixels stay transparent."""
+    """Paint `colour` where mask is 1, in place; without `cover` transparent pixels stay
+    transparent.
+    """
     alpha = mask[..., None]
     if pixels.shape[2] == 4:
         if cover:
@@ -96,7 +107,9 @@ def band(curve: np.ndarray, above: float, below: float) -> np.ndarray:
     return np.concatenate([curve - (0, above), (curve + (0, below))[::-1]])
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma_x: float, sigma_y: float) -> np.ndarray:
+def smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, int], sigma_x: float, sigma_y: float
+) -> np.ndarray:
     """(rows, columns) float32 noise of unit deviation, smoothed."""
     noise = rng.standard_normal(shape, dtype=np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=sigma_x, sigmaY=sigma_y)

@@ -31,7 +31,9 @@ def make_versions(original: Original, out: Path, seed: int, difficulty: Difficul
     return entries
 
 
-def sound(take: Take, fake: Fake, difficulty: Difficulty, rng: np.random.Generator) -> tuple[np.ndarray, Segments]:
+def sound(
+    take: Take, fake: Fake, difficulty: Difficulty, rng: np.random.Generator
+) -> tuple[np.ndarray, Segments]:
     """Recorded wave, and the fake segments in seconds."""
     dry, segments = take.dry.copy(), []
     if fake.vocoder:
@@ -52,7 +54,9 @@ def pictures(
     frames = [take.grain.on(picture, k) for k, picture in enumerate(take.frames)]
     segments = []
     if fake.profile:
-        fault = visual_edits.draw_profile(fake.profile, difficulty.strength, difficulty.sharpened, rng)
+        fault = visual_edits.draw_profile(
+            fake.profile, difficulty.strength, difficulty.sharpened, rng
+        )
         mouth = mouth_curve(_phonemes(take, fake), len(frames), 0.0)
         for number in fake.replaced:
             start, end = take.spans[number]
@@ -66,15 +70,26 @@ def pictures(
 
 
 def _phonemes(take: Take, fake: Fake) -> list[tuple[str, float]]:
-    """The genuine phonemes in clip time, with those of the other words fitted into the fake spans."""
-    phonemes = [(name, at + take.offset / SAMPLE_RATE) for name, at in take.speeches["real"].phonemes]
+    """The genuine phonemes in clip time, with those of the other words fitted into the fake
+    spans.
+    """
+    phonemes = [
+        (name, at + take.offset / SAMPLE_RATE) for name, at in take.speeches["real"].phonemes
+    ]
     speech = take.speeches[fake.modify_type]
     for number in fake.replaced:
         start, end = (sample / SAMPLE_RATE for sample in take.spans[number])
         begin, stop = speech.span(fake.sentence.text, number)
         pace = (end - start) / (stop - begin)
-        other = [(name, start + (at - begin) * pace) for name, at in speech.phonemes if begin <= at < stop]
-        before, after = ([p for p in phonemes if p[1] < start], [p for p in phonemes if p[1] >= end])
+        other = [
+            (name, start + (at - begin) * pace)
+            for name, at in speech.phonemes
+            if begin <= at < stop
+        ]
+        before, after = (
+            [p for p in phonemes if p[1] < start],
+            [p for p in phonemes if p[1] >= end],
+        )
         phonemes = before + other + after
     return phonemes
 

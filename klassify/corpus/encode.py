@@ -1,4 +1,6 @@
-"""H.264 and AAC in MP4, the same bytes for the same samples, with nothing in it that names the encoder."""
+"""H.264 and AAC in MP4, the same bytes for the same samples, with nothing in it that names the
+encoder.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from klassify.corpus.motion import FPS
 from klassify.corpus.speech import SAMPLE_RATE
 
 
-def write_clip(path: Path, frames: list[np.ndarray], wave: np.ndarray, crf: int, audio_bit_rate: int) -> None:
+def write_clip(
+    path: Path, frames: list[np.ndarray], wave: np.ndarray, crf: int, audio_bit_rate: int
+) -> None:
     """frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz."""
     container_options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(str(path), "w", format="mp4", container_options=container_options) as container:
@@ -24,7 +28,8 @@ def write_clip(path: Path, frames: list[np.ndarray], wave: np.ndarray, crf: int,
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
         video.codec_context.flags |= av.codec.context.Flags.bitexact
-        # macroblock-tree rate control reads memory that it never set (x264 with AVX-512): other bytes each time
+        # macroblock-tree rate control reads memory that it never set (x264 with AVX-512): other
+        # bytes each time
         video.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = audio_bit_rate
@@ -43,14 +48,18 @@ def write_clip(path: Path, frames: list[np.ndarray], wave: np.ndarray, crf: int,
 
 def _video_frame(picture: np.ndarray, k: int) -> av.VideoFrame:
     # BT.601, limited range, as decoders expect of a file that says nothing else
-    frame = av.VideoFrame.from_ndarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
+    frame = av.VideoFrame.from_ndarray(
+        cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), format="yuv420p"
+    )
     frame.pts, frame.time_base = k, Fraction(1, FPS)
     return frame
 
 
 def _audio_frames(wave: np.ndarray) -> Iterator[av.AudioFrame]:
     for start in range(0, len(wave), 1024):
-        frame = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            wave[None, start : start + 1024], format="fltp", layout="mono"
+        )
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
         yield frame
 

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 # sRGB 0-255
-SKIN = ((244, 208, 184), (236, 192, 160), (224, 176, 138), (206, 154, 116), (184, 130, 94), (150, 100, 70),
-        (122, 80, 56), (98, 64, 46))  # fmt: skip
+SKIN = (
+    (244, 208, 184),
+    (236, 192, 160),
+    (224, 176, 138),
+    (206, 154, 116),
+    (184, 130, 94),
+    (150, 100, 70),
+    (122, 80, 56),
+    (98, 64, 46),
+)
 HAIR = (
     (38, 28, 24),
     (60, 42, 32),
@@ -29,7 +37,14 @@ SHIRTS = (
     (146, 120, 88),
     (110, 92, 130),
 )
-WALLS = ((176, 184, 186), (142, 158, 172), (190, 176, 156), (120, 134, 126), (160, 148, 164), (96, 108, 126))
+WALLS = (
+    (176, 184, 186),
+    (142, 158, 172),
+    (190, 176, 156),
+    (120, 134, 126),
+    (160, 148, 164),
+    (96, 108, 126),
+)
 MALE_VOICES = tuple(f"m{number}" for number in range(1, 9))
 FEMALE_VOICES = tuple(f"f{number}" for number in range(1, 6))
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-us-nyc")
@@ -37,7 +52,9 @@ ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-
 
 @dataclass(frozen=True)
 class Look:
-    """Proportions are factors about 1, offsets in units of the outer eye distance, colours sRGB 0-255."""
+    """Proportions are factors about 1, offsets in units of the outer eye distance, colours sRGB
+    0-255.
+    """
 
     seed: int
     width: float
@@ -84,7 +101,11 @@ def draw_speaker(rng: np.random.Generator) -> tuple[Look, Voice]:
     dark = skin_at / (len(SKIN) - 1)
     hair = np.array(HAIR[rng.integers(len(HAIR))] if dark < 0.5 else HAIR[rng.integers(3)], float)
     lips = skin * (0.82, 0.57, 0.60) + rng.uniform(-6, 6, 3) + (10 * woman, 0, 4 * woman)
-    styles = ("parted", "long", "curly", "bob") if woman else ("short", "parted", "curly", "bald", "short")
+    styles = (
+        ("parted", "long", "curly", "bob")
+        if woman
+        else ("short", "parted", "curly", "bald", "short")
+    )
     azimuth, elevation = rng.uniform(-0.9, 0.9), rng.uniform(0.2, 0.7)
     look = Look(
         seed=int(rng.integers(2**31)),
@@ -102,7 +123,9 @@ def draw_speaker(rng: np.random.Generator) -> tuple[Look, Voice]:
         skin=skin,
         lips=np.clip(lips, 20, 240),
         hair=hair * rng.uniform(0.85, 1.15),
-        iris=np.array(IRIS[rng.integers(len(IRIS))] if dark < 0.5 else IRIS[rng.integers(2)], float),
+        iris=np.array(
+            IRIS[rng.integers(len(IRIS))] if dark < 0.5 else IRIS[rng.integers(2)], float
+        ),
         shirt=np.array(SHIRTS[rng.integers(len(SHIRTS))], float) * rng.uniform(0.8, 1.15),
         wall=np.array(WALLS[rng.integers(len(WALLS))], float) * rng.uniform(0.75, 1.1),
         light=np.array([np.sin(azimuth), -np.sin(elevation), -np.cos(azimuth) * np.cos(elevation)]),
@@ -119,4 +142,6 @@ def draw_speaker(rng: np.random.Generator) -> tuple[Look, Voice]:
 
 def _between(palette: Sequence[tuple[int, int, int]], at: float) -> np.ndarray:
     low = min(int(at), len(palette) - 2)
-    return np.array(palette[low], float) * (low + 1 - at) + np.array(palette[low + 1], float) * (at - low)
+    return np.array(palette[low], float) * (low + 1 - at) + np.array(palette[low + 1], float) * (
+        at - low
+    )

@@ -1,4 +1,6 @@
-"""What moves: the mouth after the phonemes, the head, the lids, the light; one value a frame at 25 fps."""
+"""What moves: the mouth after the phonemes, the head, the lids, the light; one value a frame at
+25 fps.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,54 @@ CO_ARTICULATION_S = 0.035
 
 # first letters of an espeak mnemonic -> (open 0..1, wide -1..1, upper lip raised 0..1)
 VISEMES = {
-    "p": (-0.05, 0.0, 0.0), "b": (-0.05, 0.0, 0.0), "m": (-0.05, 0.0, 0.0),
-    "f": (0.08, 0.1, 0.6), "v": (0.08, 0.1, 0.6),
-    "t": (0.2, 0.2, 0.2), "d": (0.2, 0.2, 0.2), "n": (0.22, 0.2, 0.2), "l": (0.3, 0.1, 0.2),
-    "s": (0.14, 0.45, 0.3), "z": (0.14, 0.45, 0.3), "T": (0.22, 0.2, 0.2), "D": (0.22, 0.2, 0.2),
-    "S": (0.2, -0.5, 0.5), "Z": (0.2, -0.5, 0.5), "tS": (0.2, -0.5, 0.5), "dZ": (0.2, -0.5, 0.5),
-    "k": (0.3, 0.1, 0.1), "g": (0.3, 0.1, 0.1), "N": (0.25, 0.1, 0.1), "h": (0.4, 0.1, 0.1), "x": (0.3, 0.1, 0.1),
-    "r": (0.22, -0.35, 0.2), "w": (0.12, -0.95, 0.1), "j": (0.22, 0.5, 0.1),
-    "i": (0.26, 0.8, 0.3), "I": (0.34, 0.5, 0.2), "e": (0.5, 0.5, 0.3), "E": (0.58, 0.45, 0.3),
-    "a": (0.95, 0.2, 0.3), "A": (1.0, 0.05, 0.3), "V": (0.75, 0.1, 0.2), "0": (0.8, -0.3, 0.1), "Q": (0.8, -0.3, 0.1),
-    "O": (0.7, -0.6, 0.1), "o": (0.5, -0.8, 0.1), "u": (0.24, -1.0, 0.1), "U": (0.3, -0.8, 0.1),
-    "@": (0.4, 0.0, 0.1), "3": (0.42, -0.2, 0.2),
-}  # fmt: skip
+    "p": (-0.05, 0.0, 0.0),
+    "b": (-0.05, 0.0, 0.0),
+    "m": (-0.05, 0.0, 0.0),
+    "f": (0.08, 0.1, 0.6),
+    "v": (0.08, 0.1, 0.6),
+    "t": (0.2, 0.2, 0.2),
+    "d": (0.2, 0.2, 0.2),
+    "n": (0.22, 0.2, 0.2),
+    "l": (0.3, 0.1, 0.2),
+    "s": (0.14, 0.45, 0.3),
+    "z": (0.14, 0.45, 0.3),
+    "T": (0.22, 0.2, 0.2),
+    "D": (0.22, 0.2, 0.2),
+    "S": (0.2, -0.5, 0.5),
+    "Z": (0.2, -0.5, 0.5),
+    "tS": (0.2, -0.5, 0.5),
+    "dZ": (0.2, -0.5, 0.5),
+    "k": (0.3, 0.1, 0.1),
+    "g": (0.3, 0.1, 0.1),
+    "N": (0.25, 0.1, 0.1),
+    "h": (0.4, 0.1, 0.1),
+    "x": (0.3, 0.1, 0.1),
+    "r": (0.22, -0.35, 0.2),
+    "w": (0.12, -0.95, 0.1),
+    "j": (0.22, 0.5, 0.1),
+    "i": (0.26, 0.8, 0.3),
+    "I": (0.34, 0.5, 0.2),
+    "e": (0.5, 0.5, 0.3),
+    "E": (0.58, 0.45, 0.3),
+    "a": (0.95, 0.2, 0.3),
+    "A": (1.0, 0.05, 0.3),
+    "V": (0.75, 0.1, 0.2),
+    "0": (0.8, -0.3, 0.1),
+    "Q": (0.8, -0.3, 0.1),
+    "O": (0.7, -0.6, 0.1),
+    "o": (0.5, -0.8, 0.1),
+    "u": (0.24, -1.0, 0.1),
+    "U": (0.3, -0.8, 0.1),
+    "@": (0.4, 0.0, 0.1),
+    "3": (0.42, -0.2, 0.2),
+}
 REST = (0.02, 0.0, 0.0)
 
 
 @dataclass
 class Tracks:
-    """Per frame. mouth: (T, 3) open, wide, raise; pose: (T, 5) yaw, pitch, roll (rad), x, y (frame pixels);
-    blink, brow: (T,) 0..1; light: (T, 3) gains."""
+    """Per frame. mouth: (T, 3) open, wide, raise; pose: (T, 5) yaw, pitch, roll (rad), x, y (frame
+    pixels); blink, brow: (T,) 0..1; light: (T, 3) gains."""
 
     mouth: np.ndarray
     pose: np.ndarray
@@ -41,7 +72,9 @@ class Tracks:
 
 
 def mouth_curve(phonemes: list[tuple[str, float]], n_frames: int, offset_s: float) -> np.ndarray:
-    """(n_frames, 3) mouth parameters at frame centres; phonemes start `offset_s` later than they say."""
+    """(n_frames, 3) mouth parameters at frame centres; phonemes start `offset_s` later than they
+    say.
+    """
     n_fine = n_frames * FINE // FPS
     curve = np.tile(np.array(REST), (n_fine, 1))
     starts = [offset_s + start for _, start in phonemes]
@@ -62,24 +95,40 @@ def draw_tracks(rng: np.random.Generator, mouth: np.ndarray) -> Tracks:
     n = len(mouth)
     time = np.arange(n) / FPS
     speech = gaussian_filter1d(mouth[:, 0], 3, mode="nearest")
-    pose = np.stack([_wander(rng, time, amplitude, low, high) for amplitude, low, high in
-                     ((0.08, 0.08, 0.45), (0.045, 0.1, 0.6), (0.035, 0.08, 0.4), (2.2, 0.08, 0.4), (1.6, 0.1, 0.5))],
-                    axis=1)  # fmt: skip
+    pose = np.stack(
+        [
+            _wander(rng, time, amplitude, low, high)
+            for amplitude, low, high in (
+                (0.08, 0.08, 0.45),
+                (0.045, 0.1, 0.6),
+                (0.035, 0.08, 0.4),
+                (2.2, 0.08, 0.4),
+                (1.6, 0.1, 0.5),
+            )
+        ],
+        axis=1,
+    )
     pose[:, 1] += 0.05 * rng.uniform(0.3, 1) * (speech - speech.mean())
     pose += np.array([rng.normal(0, 0.04), rng.normal(0, 0.02), rng.normal(0, 0.015), 0, 0])
     pose[:, 3:] += rng.normal(0, 0.12, (n, 2))  # hand-held camera
     brow = np.clip(_wander(rng, time, 0.5, 0.15, 0.5) + 0.6 * (speech - speech.mean()), -0.3, 1)
-    light = 1 + _wander(rng, time, 0.012, 0.05, 0.3)[:, None] + np.stack(
-        [_wander(rng, time, 0.003, 0.05, 0.2) for _ in range(3)], axis=1
-    )  # fmt: skip
+    light = (
+        1
+        + _wander(rng, time, 0.012, 0.05, 0.3)[:, None]
+        + np.stack([_wander(rng, time, 0.003, 0.05, 0.2) for _ in range(3)], axis=1)
+    )
     return Tracks(mouth, pose, _blinks(rng, n), brow, light)
 
 
-def _wander(rng: np.random.Generator, time: np.ndarray, amplitude: float, low_hz: float, high_hz: float) -> np.ndarray:
+def _wander(
+    rng: np.random.Generator, time: np.ndarray, amplitude: float, low_hz: float, high_hz: float
+) -> np.ndarray:
     """Slow random motion: four sinusoids."""
     frequencies, phases = rng.uniform(low_hz, high_hz, 4), rng.uniform(0, 2 * np.pi, 4)
     weights = rng.dirichlet(np.ones(4)) * 1.5
-    return amplitude * (weights * np.sin(2 * np.pi * frequencies * time[:, None] + phases)).sum(axis=1)
+    return amplitude * (weights * np.sin(2 * np.pi * frequencies * time[:, None] + phases)).sum(
+        axis=1
+    )
 
 
 def _blinks(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What the corpus holds: sizes, splits, speakers and the four versions of every original.
 
-Everything drawn later comes from `generator(seed, stream, ...)`, so that any clip can be made alone, in any
-order and by any number of processes, with the same result.
+Everything drawn later comes from `generator(seed, stream, ...)`, so that any clip can be made
+alone, in any order and by any number of processes, with the same result.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Difficulty:
-    """strength: factor on every artefact of the fakes; audio_distractors: share of genuine slot words that
-    are spliced, coded or filtered; visual_distractors: spans a second of genuine frames with an artefact;
-    sharpened: share of fake mouths that are sharpened again."""
+    """strength: factor on every artefact of the fakes; audio_distractors: share of genuine slot
+    words that are spliced, coded or filtered; visual_distractors: spans a second of genuine frames
+    with an artefact; sharpened: share of fake mouths that are sharpened again."""
 
     strength: float
     audio_distractors: float
@@ -66,8 +66,8 @@ DIFFICULTIES = {
 
 @dataclass(frozen=True)
 class Fake:
-    """What one version says and how it is made. sentence: with the other words; replaced: their word numbers;
-    vocoder, profile: None where the sound or the picture is genuine."""
+    """What one version says and how it is made. sentence: with the other words; replaced: their
+    word numbers; vocoder, profile: None where the sound or the picture is genuine."""
 
     modify_type: str
     sentence: Sentence
@@ -78,7 +78,9 @@ class Fake:
 
 @dataclass(frozen=True)
 class Original:
-    """One recording that never was. index: unique in the corpus; files: name inside the split by version."""
+    """One recording that never was. index: unique in the corpus; files: name inside the split by
+    version.
+    """
 
     index: int
     split: str
@@ -98,7 +100,9 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
 
 
 def originals(size: Size, seed: int) -> list[Original]:
-    """All originals of a corpus; two neighbours share a speaker, and no speaker is in two splits."""
+    """All originals of a corpus; two neighbours share a speaker, and no speaker is in two
+    splits.
+    """
     planned, index, speaker = [], 0, 0
     for split, count in zip(SPLITS, size.originals):
         versions = [_versions(number, size.short) for number in range(count)]
@@ -111,7 +115,9 @@ def originals(size: Size, seed: int) -> list[Original]:
     return planned
 
 
-def draw_fake(version: str, original: Original, sentence: Sentence, rng: np.random.Generator) -> Fake:
+def draw_fake(
+    version: str, original: Original, sentence: Sentence, rng: np.random.Generator
+) -> Fake:
     """Which words a version replaces, and with which vocoder and lip-sync artefacts."""
     if version == "real":
         return Fake(version, sentence)
@@ -133,13 +139,21 @@ def draw_fake(version: str, original: Original, sentence: Sentence, rng: np.rand
 def _versions(number: int, short: bool) -> tuple[str, ...]:
     if not short:
         return VERSIONS
-    return ("real", ("both_modified", "audio_modified", "both_modified", "visual_modified")[number % 4])
+    return (
+        "real",
+        ("both_modified", "audio_modified", "both_modified", "visual_modified")[number % 4],
+    )
 
 
-def _names(split: str, versions: list[tuple[str, ...]], speaker: int, seed: int) -> list[dict[str, str]]:
+def _names(
+    split: str, versions: list[tuple[str, ...]], speaker: int, seed: int
+) -> list[dict[str, str]]:
     if split not in TEST_SPLITS:
         return [
-            {version: f"spk{speaker + number // 2:04d}/{number:05d}/{FILE_NAMES[version]}" for version in kinds}
+            {
+                version: f"spk{speaker + number // 2:04d}/{number:05d}/{FILE_NAMES[version]}"
+                for version in kinds
+            }
             for number, kinds in enumerate(versions)
         ]
     # flat numbers in random order, as the challenge names its test files

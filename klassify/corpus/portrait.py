@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from klassify.corpus.canvas import Canvas, band, blend, ellipse, smooth_noise, smooth_ring, smooth_step
+from klassify.corpus.canvas import (
+    Canvas,
+    band,
+    blend,
+    ellipse,
+    smooth_noise,
+    smooth_ring,
+    smooth_step,
+)
 from klassify.corpus.face import (
     BROW,
     CORNER,
@@ -40,9 +48,9 @@ EYE_COLUMNS = slice(*(int((x - CORNER[0]) * SCALE) for x in (-0.66, 0.66)))
 
 @dataclass
 class Portrait:
-    """The painted parts, colours multiplied by alpha. mesh: (478, 3); head: (HEIGHT, WIDTH, 4) uint8 without
-    eyes and lips; depth: (HEIGHT, WIDTH) float32, units; backdrop: (480, 480, 3) and body: (480, 480, 4)
-    uint8 at twice the frame's resolution."""
+    """The painted parts, colours multiplied by alpha. mesh: (478, 3); head: (HEIGHT, WIDTH, 4)
+    uint8 without eyes and lips; depth: (HEIGHT, WIDTH) float32, units; backdrop: (480, 480, 3) and
+    body: (480, 480, 4) uint8 at twice the frame's resolution."""
 
     look: Look
     mesh: np.ndarray
@@ -53,7 +61,9 @@ class Portrait:
     _eyes: dict[int, np.ndarray] = field(default_factory=dict)
 
     def eyes(self, closed: float) -> np.ndarray:
-        """uint8 RGB patch of the head at EYE_ROWS, EYE_COLUMNS, the lids closed by 0..1 (in steps, kept)."""
+        """uint8 RGB patch of the head at EYE_ROWS, EYE_COLUMNS, the lids closed by 0..1 (in
+        steps, kept).
+        """
         position = round(min(max(closed, 0.0), 1.0) * (LID_POSITIONS - 1))
         if position not in self._eyes:
             self._eyes[position] = _paint_eyes(self, position / (LID_POSITIONS - 1))
@@ -70,11 +80,17 @@ def paint(look: Look) -> Portrait:
     _paint_skin(canvas, look, mesh, shading(depth, look.light), rng)
     _paint_features(canvas, look, mesh, rng)
     paint_front_hair(canvas, look, rng)
-    return Portrait(look, mesh, canvas.finished(), depth, paint_backdrop(look, rng), paint_body(look, rng))
+    return Portrait(
+        look, mesh, canvas.finished(), depth, paint_backdrop(look, rng), paint_body(look, rng)
+    )
 
 
-def _paint_skin(canvas: Canvas, look: Look, mesh: np.ndarray, shade: np.ndarray, rng: np.random.Generator) -> None:
-    blotches, pores, freckles = (smooth_noise(rng, shade.shape, sigma, sigma) for sigma in (14, 1.2, 4))
+def _paint_skin(
+    canvas: Canvas, look: Look, mesh: np.ndarray, shade: np.ndarray, rng: np.random.Generator
+) -> None:
+    blotches, pores, freckles = (
+        smooth_noise(rng, shade.shape, sigma, sigma) for sigma in (14, 1.2, 4)
+    )
     texture = 1 + 0.012 * blotches + 0.016 * pores + 0.008 * freckles
     skin = look.skin * (shade * texture)[..., None]
     for side in (-1, 1):
@@ -102,7 +118,9 @@ def _paint_beard(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
 def _paint_features(canvas: Canvas, look: Look, mesh: np.ndarray, rng: np.random.Generator) -> None:
     """Brows, nostrils, and the soft shadows of eye sockets, folds and lips."""
     nostril, shadow = look.skin * (0.52, 0.42, 0.4), look.skin * (0.72, 0.64, 0.62)
-    hair = look.hair * (0.8 + 0.12 * smooth_noise(rng, canvas.pixels.shape[:2], 1.6, 0.8))[..., None]
+    hair = (
+        look.hair * (0.8 + 0.12 * smooth_noise(rng, canvas.pixels.shape[:2], 1.6, 0.8))[..., None]
+    )
     base = mesh[NOSE_BASE, :2]
     for side in (-1, 1):
         canvas.shape(ellipse(side * 0.36, -0.05, 0.2, 0.1), shadow, 9, 0.45)
@@ -144,7 +162,9 @@ def _paint_eyes(portrait: Portrait, closed: float) -> np.ndarray:
             (0, 0, 0.028, np.array([12, 10, 10])),
             (0.022, -0.024, 0.012, np.array([250, 250, 250])),
         ):
-            blend(patch, opening * canvas.mask(ellipse(x + dx, y + dy, radius, radius), 0.7), colour)
+            blend(
+                patch, opening * canvas.mask(ellipse(x + dx, y + dy, radius, radius), 0.7), colour
+            )
         blend(patch, 0.45 * opening * canvas.mask(band(edge, 0, 0.035), 1.5), look.skin * 0.3)
         canvas.shape(band(edge, 0.012, 0.01), lash, 0.7, 0.9)
         canvas.shape(band(lower, 0, 0.01), lid * 0.6, 0.8, 0.35)

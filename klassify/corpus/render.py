@@ -1,4 +1,6 @@
-"""Frames of a painted speaker: eyes and mouth into the texture, then one warp by pose onto the backdrop."""
+"""Frames of a painted speaker: eyes and mouth into the texture, then one warp by pose onto the
+backdrop.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ class Renderer:
         return self.portrait.look.zoom
 
     def frame(
-        self, tracks: Tracks, k: int, mouth: np.ndarray | None = None, pose: np.ndarray | None = None
+        self,
+        tracks: Tracks,
+        k: int,
+        mouth: np.ndarray | None = None,
+        pose: np.ndarray | None = None,
     ) -> np.ndarray:
         """(224, 224, 3) uint8 RGB of frame k, with another mouth shape or pose if given."""
         pose = tracks.pose[k] if pose is None else pose
@@ -53,17 +59,23 @@ class Renderer:
         yaw, pitch, roll, dx, dy = pose
         x, y, z = MOUTH_CENTRE
         x, y = x + yaw * z, y - pitch * z
-        turned = np.array([np.cos(roll) * x - np.sin(roll) * y, np.sin(roll) * x + np.cos(roll) * y])
+        turned = np.array(
+            [np.cos(roll) * x - np.sin(roll) * y, np.sin(roll) * x + np.cos(roll) * y]
+        )
         return self.pixels_per_unit * turned + EYES + (dx, dy)
 
     def _warp(self, texture: np.ndarray, pose: np.ndarray, brow: float) -> np.ndarray:
-        """(224, 224, 4) the head at a pose: a similarity, then small turns that shift a point by its depth."""
+        """(224, 224, 4) the head at a pose: a similarity, then small turns that shift a point by
+        its depth.
+        """
         yaw, pitch, roll, dx, dy = (float(value) for value in pose)
         cos, sin = (np.float32(f(roll) * SCALE / self.pixels_per_unit) for f in (np.cos, np.sin))
         u, v = self._u - np.float32(dx), self._v - np.float32(dy)
         x = cos * u + sin * v - np.float32(CORNER[0] * SCALE)
         y = cos * v - sin * u - np.float32(CORNER[1] * SCALE)
-        fields = cv2.remap(self._depth_and_brows, x / 2, y / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        fields = cv2.remap(
+            self._depth_and_brows, x / 2, y / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         depth, brows = fields[..., 0], fields[..., 1]
         x -= np.float32(yaw * SCALE) * depth
         y += np.float32(pitch * SCALE) * depth + np.float32(brow * BROW_LIFT * SCALE) * brows
@@ -76,10 +88,14 @@ class Renderer:
 
 
 def _shifted(scene: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """A picture of twice the frame's resolution, as the frame sees it, moved by (x, y) frame pixels."""
+    """A picture of twice the frame's resolution, as the frame sees it, moved by (x, y) frame
+    pixels.
+    """
     corner = [centre - 2 * (eyes + offset) for centre, eyes, offset in zip(SCENE_EYES, EYES, shift)]
     to_scene = np.array([[2, 0, corner[0]], [0, 2, corner[1]]], np.float64)
-    return cv2.warpAffine(scene, to_scene, (SIZE, SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(
+        scene, to_scene, (SIZE, SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
 
 
 def _over(front: np.ndarray, back: np.ndarray) -> np.ndarray:

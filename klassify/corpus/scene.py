@@ -32,8 +32,13 @@ def paint_front_hair(canvas: Canvas, look: Look, rng: np.random.Generator) -> No
     """Hair over the forehead and temples, down to the hairline."""
     if look.hairstyle == "bald":
         return
-    top, side = {"short": (0.98, 0.85), "parted": (1.02, 0.88), "long": (1.06, 0.97), "bob": (1.06, 0.97),
-                 "curly": (1.12, 1.02)}[look.hairstyle]  # fmt: skip
+    top, side = {
+        "short": (0.98, 0.85),
+        "parted": (1.02, 0.88),
+        "long": (1.06, 0.97),
+        "bob": (1.06, 0.97),
+        "curly": (1.12, 1.02),
+    }[look.hairstyle]
     t = np.linspace(-np.pi - 0.12, 0.12, 40)
     outer = np.stack([side * look.width * np.cos(t), -0.03 + top * np.sin(t)], axis=1)
     if look.hairstyle == "curly":
@@ -55,7 +60,10 @@ def _strands(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarray
     fine, broad = (smooth_noise(rng, canvas.pixels.shape[:2], *size) for size in sizes)
     x, y = canvas.grid
     gloss = np.exp(-(((y + 0.78 + 0.25 * x**2) / 0.12) ** 2))
-    return look.hair * (0.9 + 0.13 * fine + 0.1 * broad + 0.3 * gloss)[..., None] + 10 * gloss[..., None]
+    return (
+        look.hair * (0.9 + 0.13 * fine + 0.1 * broad + 0.3 * gloss)[..., None]
+        + 10 * gloss[..., None]
+    )
 
 
 def paint_backdrop(look: Look, rng: np.random.Generator) -> np.ndarray:
@@ -67,7 +75,9 @@ def paint_backdrop(look: Look, rng: np.random.Generator) -> np.ndarray:
         (x0, y0), (x1, y1) = (middle - size / 2).astype(int), (middle + size / 2).astype(int)
         picture[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = colour
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(4, 12))
-    ramp = np.linspace(-0.12, 0.12, SCENE_SIZE, dtype=np.float32)[None, :, None] * np.sign(look.light[0])
+    ramp = np.linspace(-0.12, 0.12, SCENE_SIZE, dtype=np.float32)[None, :, None] * np.sign(
+        look.light[0]
+    )
     grain = 1.2 * smooth_noise(rng, (SCENE_SIZE, SCENE_SIZE), 1.5, 1.5)[..., None]
     return np.clip(picture * (1 + ramp) + grain, 0, 255).astype(np.uint8)
 
@@ -75,7 +85,9 @@ def paint_backdrop(look: Look, rng: np.random.Generator) -> np.ndarray:
 def paint_body(look: Look, rng: np.random.Generator) -> np.ndarray:
     """(480, 480, 4) uint8: neck, and shoulders in a shirt."""
     shape, unit = (SCENE_SIZE, SCENE_SIZE), 2 * look.zoom
-    canvas = Canvas(np.zeros((*shape, 4), np.float32), unit, (-SCENE_EYES[0] / unit, -SCENE_EYES[1] / unit))
+    canvas = Canvas(
+        np.zeros((*shape, 4), np.float32), unit, (-SCENE_EYES[0] / unit, -SCENE_EYES[1] / unit)
+    )
     half = 0.42 * look.width
     neck = np.array([(-half, 0.7), (half, 0.7), (half + 0.06, 1.9), (-half - 0.06, 1.9)])
     canvas.shape(neck, look.skin * 0.8, 2, cover=True)

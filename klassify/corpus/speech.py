@@ -1,7 +1,7 @@
 """Speech of the generated corpus: espeak-ng through `espeakng-loader`, with word and phoneme times.
 
-All utterances of one clip's original are spoken by one fresh process (synthesiser.py), in a fixed order:
-the same request gives the same samples.
+All utterances of one clip's original are spoken by one fresh process (synthesiser.py), in a fixed
+order: the same request gives the same samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ ESPEAK_RATE = 22050
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something to say. voice: an espeak-ng name such as "en-us+m3"; rate: words a minute; pitch: 0-99."""
+    """Something to say. voice: an espeak-ng name such as "en-us+m3"; rate: words a minute;
+    pitch: 0-99.
+    """
 
     text: str
     voice: str
@@ -49,7 +51,8 @@ class Speech:
     def span(self, text: str, word_number: int) -> tuple[float, float]:
         """Seconds [start, end) of one word of `text` (words counted from 0).
 
-        A pair such as "of the" comes as one event, so the end is the next event, whatever word it is.
+        A pair such as "of the" comes as one event, so the end is the next event, whatever word it
+        is.
         """
         position = len(" ".join(text.split(" ")[:word_number])) + (word_number > 0)
         if position not in self.words:
@@ -84,10 +87,14 @@ def speak(utterances: list[Utterance], seed: int) -> list[Speech]:
     }
     program = Path(__file__).with_name("synthesiser.py")
     answer = subprocess.run(
-        [sys.executable, "-I", "-S", str(program)], input=json.dumps(request).encode(), capture_output=True
+        [sys.executable, "-I", "-S", str(program)],
+        input=json.dumps(request).encode(),
+        capture_output=True,
     )
     if answer.returncode != 0:
-        reason = answer.stderr.decode(errors="replace").strip() or f"exit status {answer.returncode}"
+        reason = (
+            answer.stderr.decode(errors="replace").strip() or f"exit status {answer.returncode}"
+        )
         raise KlassifyError(f"espeak-ng failed: {reason}.", where=utterances[0].text)
     header, samples = answer.stdout.split(b"\n", 1)
     samples = np.frombuffer(samples, dtype=np.int16)
@@ -103,7 +110,9 @@ def _require_variant(voice: str, data: str) -> None:
     """espeak-ng itself speaks on with another variant where it does not know the one asked for."""
     variant = voice.partition("+")[2]
     if variant and not (Path(data) / "voices" / "!v" / variant).is_file():
-        raise KlassifyError(f"espeak-ng has no voice variant {variant!r}, asked for in {voice!r}.", where=data)
+        raise KlassifyError(
+            f"espeak-ng has no voice variant {variant!r}, asked for in {voice!r}.", where=data
+        )
 
 
 def _speech(samples: np.ndarray, spoken: dict) -> Speech:

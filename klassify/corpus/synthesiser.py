@@ -1,10 +1,12 @@
-"""Stand-alone program: read utterances as JSON from stdin, speak them with espeak-ng, write JSON and samples.
+"""Stand-alone program: read utterances as JSON from stdin, speak them with espeak-ng, write JSON
+and samples.
 
-Started as a script in a fresh interpreter by speech.py, never imported: espeak-ng keeps hidden random
-state, so only a fresh process gives the same samples every time; and its GPL-3 library stays out of the
-process of the toolkit. Uses the standard library alone.
+Started as a script in a fresh interpreter by speech.py, never imported: espeak-ng keeps hidden
+random state, so only a fresh process gives the same samples every time; and its GPL-3 library stays
+out of the process of the toolkit. Uses the standard library alone.
 
-stdin:  {"library": path, "data": path, "seed": int, "utterances": [{"text", "voice", "rate", "pitch"}]}
+stdin: {"library": path, "data": path, "seed": int, "utterances": [...]},
+    each utterance {"text", "voice", "rate", "pitch"}
 stdout: one line of JSON (per utterance: n_samples, sample_rate, words [[text_position, sample]],
         phonemes [[mnemonic, sample]]), then the samples of all utterances, int16, in order.
 """
@@ -43,7 +45,9 @@ class Event(ctypes.Structure):
     ]
 
 
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event))
+CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event)
+)
 
 
 class Recorder:
@@ -72,7 +76,9 @@ class Recorder:
         return 0
 
 
-def speak(library: ctypes.CDLL, recorder: Recorder, utterance: dict[str, Any], sample_rate: int) -> dict[str, Any]:
+def speak(
+    library: ctypes.CDLL, recorder: Recorder, utterance: dict[str, Any], sample_rate: int
+) -> dict[str, Any]:
     """Speak one utterance; its answer for stdout, while its samples are left in `recorder`."""
     voice = utterance["voice"].encode()
     if library.espeak_SetVoiceByName(voice) != 0:
@@ -96,10 +102,18 @@ def main() -> None:
     request = json.load(sys.stdin)
     library = ctypes.CDLL(request["library"])
     library.espeak_Synth.argtypes = [
-        ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int,
-        ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p,
-    ]  # fmt: skip
-    sample_rate = library.espeak_Initialize(SYNCHRONOUS, 0, request["data"].encode(), PHONEME_EVENTS)
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_uint,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    sample_rate = library.espeak_Initialize(
+        SYNCHRONOUS, 0, request["data"].encode(), PHONEME_EVENTS
+    )
     if sample_rate <= 0:
         raise SystemExit("espeak-ng did not start")
     recorder = Recorder()

@@ -10,7 +10,16 @@ import numpy as np
 from klassify.corpus import audio_edits, visual_edits
 from klassify.corpus.look import Voice, draw_speaker
 from klassify.corpus.motion import FPS, Tracks, draw_tracks, mouth_curve
-from klassify.corpus.plan import ORIGINAL, SPEAKER, VERSION, Difficulty, Fake, Original, draw_fake, generator
+from klassify.corpus.plan import (
+    ORIGINAL,
+    SPEAKER,
+    VERSION,
+    Difficulty,
+    Fake,
+    Original,
+    draw_fake,
+    generator,
+)
 from klassify.corpus.portrait import paint
 from klassify.corpus.render import SIZE, Renderer
 from klassify.corpus.speech import SAMPLE_RATE, Speech, Utterance, speak
@@ -22,9 +31,11 @@ NOISE_MARGIN = 64  # pixels by which the sensor noise may shift from frame to fr
 
 @dataclass
 class Take:
-    """offset: sample where speech begins; spans: samples [start, end) of each slot's word, by word number, on
-    whole milliseconds; dry: (n,) float32 speech with its distractors; frames: pictures without sensor noise;
-    speeches: the sentence of each version (`real`: the genuine one), klatt: the same by another engine."""
+    """offset: sample where speech begins; spans: samples [start, end) of each slot's word, by word
+    number, on whole milliseconds; dry: (n,) float32 speech with its distractors; frames: pictures
+    without sensor noise; speeches: the sentence of each version (`real`: the genuine one), klatt:
+    the same by another engine.
+    """
 
     original: Original
     sentence: Sentence
@@ -62,8 +73,10 @@ def record(original: Original, seed: int, difficulty: Difficulty) -> Take:
     renderer, voice = _speaker(seed, original.speaker)
     rng = generator(seed, ORIGINAL, original.index)
     sentence = draw_sentence(rng, original.short)
-    fakes = [draw_fake(version, original, sentence, generator(seed, VERSION, original.index, number))
-             for number, version in enumerate(original.files)]  # fmt: skip
+    fakes = [
+        draw_fake(version, original, sentence, generator(seed, VERSION, original.index, number))
+        for number, version in enumerate(original.files)
+    ]
     speeches, retake, klatt = _speak(sentence, fakes, voice, rng)
     speech = speeches["real"]
 
@@ -84,11 +97,22 @@ def record(original: Original, seed: int, difficulty: Difficulty) -> Take:
     for _ in range(rng.poisson(difficulty.visual_distractors * n_frames / FPS)):
         visual_edits.distract(renderer, tracks, frames, rng)
     return Take(
-        original, sentence, fakes, speeches, klatt, offset, spans, dry, room, renderer, tracks, frames,
+        original,
+        sentence,
+        fakes,
+        speeches,
+        klatt,
+        offset,
+        spans,
+        dry,
+        room,
+        renderer,
+        tracks,
+        frames,
         grain=Grain(rng, n_frames),
         crf=int(rng.integers(18, 27)),
         audio_bit_rate=int(rng.choice([48000, 64000, 96000])),
-    )  # fmt: skip
+    )
 
 
 def in_samples(span_s: tuple[float, float], offset: int = 0) -> tuple[int, int]:
@@ -106,7 +130,9 @@ def _speaker(seed: int, number: int) -> tuple[Renderer, Voice]:
 def _speak(
     sentence: Sentence, fakes: list[Fake], voice: Voice, rng: np.random.Generator
 ) -> tuple[dict[str, Speech], Speech, dict[str, Speech]]:
-    """Speeches of all versions, the genuine sentence said again a little differently, and klatt speeches."""
+    """Speeches of all versions, the genuine sentence said again a little differently, and klatt
+    speeches.
+    """
     rate, pitch = voice.rate + int(rng.integers(-8, 9)), voice.pitch + int(rng.integers(-3, 4))
     again = rate + int(rng.integers(-8, 9)), pitch + int(rng.integers(-2, 3))
     klatt = f"{voice.accent}+klatt{rng.integers(2, 5)}"
@@ -119,4 +145,8 @@ def _speak(
         seed=int(rng.integers(2**31)),
     )
     speeches = dict(zip((fake.modify_type for fake in fakes), spoken))
-    return speeches, spoken[len(fakes)], dict(zip((fake.modify_type for fake in coded), spoken[len(fakes) + 1 :]))
+    return (
+        speeches,
+        spoken[len(fakes)],
+        dict(zip((fake.modify_type for fake in coded), spoken[len(fakes) + 1 :])),
+    )

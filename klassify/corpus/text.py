@@ -1,7 +1,8 @@
 """Sentences of the generated corpus: a small slot grammar.
 
-Every choice of a slot is spoken both by genuine and by fake clips, so the text tells nothing about the
-label. Choices of one slot have about the same length, so that a fake word fits the time of the real one.
+Every choice of a slot is spoken both by genuine and by fake clips, so the text tells nothing about
+the label. Choices of one slot have about the same length, so that a fake word fits the time of the
+real one.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ SHORT_TEMPLATES = (
 
 @dataclass(frozen=True)
 class Sentence:
-    """words: as spoken; choices: for each slot, its word number and all words that may stand there."""
+    """words: as spoken; choices: for each slot, its word number and all words that may stand
+    there.
+    """
 
     words: tuple[str, ...]
     choices: tuple[tuple[int, tuple[str, ...]], ...]

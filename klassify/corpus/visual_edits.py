@@ -1,7 +1,8 @@
-"""The pictures of one original and of its versions: mouths drawn again with the faults of lip-sync models.
+"""The pictures of one original and of its versions: mouths drawn again with the faults of lip-sync
+models.
 
-A `Fault` describes what is wrong with the mouth over a span of frames. Fake spans have several faults at
-once (a profile); distractors put a single one of them on genuine frames.
+A `Fault` describes what is wrong with the mouth over a span of frames. Fake spans have several
+faults at once (a profile); distractors put a single one of them on genuine frames.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from klassify.corpus.render import SIZE, Renderer
 
 @dataclass(frozen=True)
 class Fault:
-    """blur: deviation in pixels; shrink: factor of a lower resolution; tint: (3,) Lab shift; jitter: deviation
-    of the mouth's place in units of the outer eye distance; smooth: deviation in frames of a filter over the
-    mouth's motion; still: how far head motion and sensor noise of the lower face are held (0..1);
-    sharpen: amount of unsharp masking; quality: JPEG quality (100: off); ghost: share of the last frame."""
+    """blur: deviation in pixels; shrink: factor of a lower resolution; tint: (3,) Lab shift;
+    jitter: deviation of the mouth's place in units of the outer eye distance; smooth: deviation in
+    frames of a filter over the mouth's motion; still: how far head motion and sensor noise of the
+    lower face are held (0..1); sharpen: amount of unsharp masking; quality: JPEG quality (100:
+    off); ghost: share of the last frame.
+    """
 
     blur: float = 0.0
     shrink: float = 1.0
@@ -34,7 +37,9 @@ class Fault:
     ghost: float = 0.0
 
 
-def draw_profile(profile: str, strength: float, sharpened: float, rng: np.random.Generator) -> Fault:
+def draw_profile(
+    profile: str, strength: float, sharpened: float, rng: np.random.Generator
+) -> Fault:
     """The faults of one fake clip under a named profile."""
     u = rng.uniform
     fault = {
@@ -64,7 +69,9 @@ def draw_distractor(rng: np.random.Generator) -> Fault:
     return kinds[rng.integers(len(kinds))]
 
 
-def distract(renderer: Renderer, tracks: Tracks, frames: list[np.ndarray], rng: np.random.Generator) -> None:
+def distract(
+    renderer: Renderer, tracks: Tracks, frames: list[np.ndarray], rng: np.random.Generator
+) -> None:
     """Put one fault on 5-12 genuine frames, in place."""
     start = int(rng.integers(0, len(frames) - 12))
     span = range(start, start + int(rng.integers(5, 13)))
@@ -95,10 +102,11 @@ def redraw(
     fault: Fault,
     rng: np.random.Generator,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(picture, mask) of each frame of the span: the face with another mouth and its faults, float32.
+    """(picture, mask) of each frame of the span: the face with another mouth and its faults,
+    float32.
 
-    mouth: (T, 3) mouth parameters of the whole clip. mask: (224, 224, 1) 0..1, where the picture replaces
-    the original's.
+    mouth: (T, 3) mouth parameters of the whole clip. mask: (224, 224, 1) 0..1, where the picture
+    replaces the original's.
     """
     if fault.smooth:
         mouth = gaussian_filter1d(mouth, fault.smooth, axis=0, mode="nearest") * (0.8, 1, 1)
@@ -117,7 +125,9 @@ def redraw(
 
 
 def degrade(picture: np.ndarray, fault: Fault) -> np.ndarray:
-    """A frame, RGB 0-255 float32, with the fault's blur, resolution, colour, sharpening and blocks."""
+    """A frame, RGB 0-255 float32, with the fault's blur, resolution, colour, sharpening and
+    blocks.
+    """
     if fault.shrink < 1:
         small = max(int(SIZE * fault.shrink), 8)
         picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
@@ -131,7 +141,9 @@ def degrade(picture: np.ndarray, fault: Fault) -> np.ndarray:
         picture = 255 * cv2.cvtColor(lab + np.float32(fault.tint), cv2.COLOR_LAB2RGB)
     picture = np.clip(picture, 0, 255)
     if fault.quality < 100:
-        coded = cv2.imencode(".jpg", picture.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, fault.quality])[1]
+        coded = cv2.imencode(
+            ".jpg", picture.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, fault.quality]
+        )[1]
         picture = cv2.imdecode(coded, cv2.IMREAD_COLOR).astype(np.float32)
     return picture
 

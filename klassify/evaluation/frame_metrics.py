@@ -1,13 +1,17 @@
-"""Frame-level AUC and EER of Task 2: how well frame scores tell fake from real time, at 20 to 640 ms.
+"""Frame-level AUC and EER of Task 2: how well frame scores tell fake from real time, at 20 to 640
+ms.
 
-Scores stand on the 40 ms grid; frame k of a clip covers [0.04 k, 0.04 (k + 1)) s. A frame is fake if any
-part of it is, at every resolution. At a coarser one its score is the highest of the 40 ms frames within
-(the more suspicious one, as PartialSpoof pools); at 20 ms both halves of a frame have its score.
+Scores stand on the 40 ms grid; frame k of a clip covers [0.04 k, 0.04 (k + 1)) s. A frame is fake
+if any part of it is, at every resolution. At a coarser one its score is the highest of the 40 ms
+frames within (the more suspicious one, as PartialSpoof pools); at 20 ms both halves of a frame have
+its score.
 
-The segments of the multi-branch paper, of which it reports an AUC, are windows of 10 frames: SEGMENT_MS.
+The segments of the multi-branch paper, of which it reports an AUC, are windows of 10 frames:
+SEGMENT_MS.
 
-Frames of all clips are pooled, so long clips weigh more; `clip_auc` does not. Coarse frames flatter: the EER
-falls with the resolution though the same time is misjudged, so compare systems at one resolution only.
+Frames of all clips are pooled, so long clips weigh more; `clip_auc` does not. Coarse frames
+flatter: the EER falls with the resolution though the same time is misjudged, so compare systems at
+one resolution only.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ class FrameTable:
 
     @classmethod
     def read(cls, source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:
-        """The column `plus` of a frames score file, or `plus` less `minus`; nothing else of it is kept in memory."""
+        """The column `plus` of a frames score file, or `plus` less `minus`; nothing else of it
+        is kept in memory.
+        """
         columns, scores = [plus] if minus is None else [plus, minus], [np.empty(0)]
         for files in blocks(source.files):
             values = source.read(files, columns).values
@@ -54,7 +60,8 @@ class FrameTable:
 
 
 class LabelledFrames(NamedTuple):
-    """Scores and labels (F,) of the frames, at one resolution, of the clips of a truth that have any.
+    """Scores and labels (F,) of the frames, at one resolution, of the clips of a truth that have
+    any.
 
     clips: their places (n,) in the truth; counts: (n,) frames of each.
     """
@@ -71,14 +78,19 @@ def labelled_frames(frames: FrameTable, truth: Truth, resolution_ms: int) -> Lab
     clips = np.flatnonzero([name in place for name in truth.files])
     rows = np.fromiter((place[name] for name in truth.files[clips]), np.int64)
     scores, counts = resample(
-        frames.scores[row_numbers(frames.offsets, rows)], np.diff(frames.offsets)[rows], resolution_ms
+        frames.scores[row_numbers(frames.offsets, rows)],
+        np.diff(frames.offsets)[rows],
+        resolution_ms,
     )
-    return LabelledFrames(scores, frame_labels(truth.take(clips), counts, resolution_ms / 1000), clips, counts)
+    return LabelledFrames(
+        scores, frame_labels(truth.take(clips), counts, resolution_ms / 1000), clips, counts
+    )
 
 
 class FrameResult(NamedTuple):
-    """auc and eer: by resolution in ms, pooled, NaN where one class is missing. clip_auc: mean over the clips
-    that have both classes, at 40 ms. n_clips: clips evaluated; n_without: clips of the truth without a frame.
+    """auc and eer: by resolution in ms, pooled, NaN where one class is missing. clip_auc: mean over
+    the clips that have both classes, at 40 ms. n_clips: clips evaluated; n_without: clips of the
+    truth without a frame.
     """
 
     auc: dict[int, float]
@@ -88,7 +100,9 @@ class FrameResult(NamedTuple):
     n_without: int
 
 
-def frame_metrics(frames: FrameTable, truth: Truth, resolutions_ms: tuple[int, ...] = RESOLUTIONS_MS) -> FrameResult:
+def frame_metrics(
+    frames: FrameTable, truth: Truth, resolutions_ms: tuple[int, ...] = RESOLUTIONS_MS
+) -> FrameResult:
     """AUC and EER of frame scores against the fake segments, of the clips that have frames."""
     auc, eer = {}, {}
     for resolution in resolutions_ms:
@@ -100,8 +114,11 @@ def frame_metrics(frames: FrameTable, truth: Truth, resolutions_ms: tuple[int, .
     return FrameResult(auc, eer, clip_auc, len(at.clips), len(truth.files) - len(at.clips))
 
 
-def resample(scores: np.ndarray, counts: np.ndarray, resolution_ms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of 40 ms frames, `counts` (n,) a clip, at another resolution; returns scores and counts.
+def resample(
+    scores: np.ndarray, counts: np.ndarray, resolution_ms: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of 40 ms frames, `counts` (n,) a clip, at another resolution; returns scores and
+    counts.
 
     A last frame that reaches beyond its clip has the scores that there are.
     """
@@ -109,7 +126,9 @@ def resample(scores: np.ndarray, counts: np.ndarray, resolution_ms: int) -> tupl
     if resolution_ms == 20:
         return np.repeat(scores, 2), counts * 2
     if per_frame != int(per_frame) or per_frame < 1:
-        raise KlassifyError(f"A resolution of {resolution_ms} ms is neither 20 nor a multiple of 40.")
+        raise KlassifyError(
+            f"A resolution of {resolution_ms} ms is neither 20 nor a multiple of 40."
+        )
     new_counts = -(-counts // int(per_frame))
     offsets = row_offsets(new_counts)
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], new_counts)
@@ -136,14 +155,18 @@ def frame_labels(truth: Truth, counts: np.ndarray, frame_s: float) -> np.ndarray
 
 
 def mean_clip_auc(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> float:
-    """Mean AUC of the clips with frames of both classes, ties counting half; NaN if there is none."""
+    """Mean AUC of the clips with frames of both classes, ties counting half; NaN if there is
+    none.
+    """
     clip = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((scores, clip))
     clip, scores, labels = clip[order], scores[order], labels[order]
     new_tie = np.append(True, (np.diff(clip) != 0) | (np.diff(scores) != 0))[: len(clip)]
     tie = np.cumsum(new_tie) - 1
     first = np.flatnonzero(new_tie)
-    middle = first + (np.diff(first, append=len(clip)) + 1) / 2  # mean rank of a tie, from 1, among all clips
+    middle = (
+        first + (np.diff(first, append=len(clip)) + 1) / 2
+    )  # mean rank of a tie, from 1, among all clips
     rank = middle[tie] - row_offsets(counts)[clip]
     n_fake = np.bincount(clip, weights=labels, minlength=len(counts))
     n_real = counts - n_fake

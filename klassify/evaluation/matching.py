@@ -1,7 +1,7 @@
 """Which proposals hit which fake segments: overlaps, matching, ranking, for all clips at once.
 
-Matching is greedy in two orders of priority, the official evaluator's and the textbook's; both are one
-routine, `first_come`, that settles all clips of a chunk in a few vectorised rounds.
+Matching is greedy in two orders of priority, the official evaluator's and the textbook's; both are
+one routine, `first_come`, that settles all clips of a chunk in a few vectorised rounds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def overlapping_pairs(proposals: Proposals, truth: Truth, clip_of: np.ndarray) -
     segments_s = truth.segments.astype(np.float32)
     clip = 0
     while clip < len(truth.files):
-        stop = max(clip + 1, int(np.searchsorted(reach, reach[clip] + PAIRS_AT_ONCE, side="right")) - 1)
+        stop = max(
+            clip + 1, int(np.searchsorted(reach, reach[clip] + PAIRS_AT_ONCE, side="right")) - 1
+        )
         segments = np.arange(truth.offsets[clip], truth.offsets[stop])
         segment = np.repeat(segments, n_pairs[segments])
         proposal = row_numbers(proposals.offsets, clip_of[segments])
@@ -56,8 +58,8 @@ def overlapping_pairs(proposals: Proposals, truth: Truth, clip_of: np.ndarray) -
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over hull (...,) of segments (..., 2) float32, NaN where both are one point.
 
-    The hull is the union where segments meet; where they do not, the intersection is empty. Segments that
-    end before they start are taken as they are.
+    The hull is the union where segments meet; where they do not, the intersection is empty.
+    Segments that end before they start are taken as they are.
     """
     start, end = first[..., 0], first[..., 1]
     other_start, other_end = second[..., 0], second[..., 1]
@@ -72,7 +74,9 @@ def match_official(pairs: Pairs, levels: np.ndarray) -> list[np.ndarray]:
     for column, count in enumerate(AR_COUNTS if len(starts) else ()):
         best = np.maximum.reduceat(np.where(pairs.row < count, pairs.iou, 0), starts)
         # side="left" counts the thresholds strictly below
-        levels[pairs.segment[starts], column] = np.searchsorted(np.float32(AR_IOUS), best, side="left")
+        levels[pairs.segment[starts], column] = np.searchsorted(
+            np.float32(AR_IOUS), best, side="left"
+        )
     accepted = []
     for iou in AP_IOUS:
         left = np.flatnonzero(pairs.iou > np.float32(iou))
@@ -93,15 +97,19 @@ def match_textbook(pairs: Pairs, levels: np.ndarray) -> list[np.ndarray]:
 
 
 def first_come(segment: np.ndarray, proposal: np.ndarray) -> np.ndarray:
-    """Indices of the pairs that are accepted when pairs (K,) come in order and both sides serve once.
+    """Indices of the pairs that are accepted when pairs (K,) come in order and both sides serve
+    once.
 
-    In each round a pair wins that comes first for its segment and for its proposal: no earlier pair can take
-    either from it. The rounds needed are the longest chain of rivals in one clip, not the number of pairs.
+    In each round a pair wins that comes first for its segment and for its proposal: no earlier pair
+    can take either from it. The rounds needed are the longest chain of rivals in one clip, not the
+    number of pairs.
     """
     if not len(segment):
         return np.empty(0, np.int64)
     segment, proposal = segment - segment.min(), proposal - proposal.min()
-    first_of_segment, first_of_proposal = (np.empty(side.max() + 1, np.int64) for side in (segment, proposal))
+    first_of_segment, first_of_proposal = (
+        np.empty(side.max() + 1, np.int64) for side in (segment, proposal)
+    )
     segment_taken, proposal_taken = (np.zeros(side.max() + 1, bool) for side in (segment, proposal))
     left, accepted = np.arange(len(segment)), []
     while len(left):
@@ -116,10 +124,14 @@ def first_come(segment: np.ndarray, proposal: np.ndarray) -> np.ndarray:
     return np.concatenate(accepted)
 
 
-def rank_by_score(score: np.ndarray, chosen: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The order of all proposals by descending score, and the ranks of some; twice as fast as argsort.
+def rank_by_score(
+    score: np.ndarray, chosen: Sequence[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The order of all proposals by descending score, and the ranks of some; twice as fast as
+    argsort.
 
-    score: (N,) float32; ties keep their order. chosen: index arrays. Returns (N,) uint32 and ranks from 0.
+    score: (N,) float32; ties keep their order. chosen: index arrays. Returns (N,) uint32 and ranks
+    from 0.
     """
     bits = (score + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
     # IEEE floats compare like integers once the bits of negative ones are turned; here downwards

@@ -1,7 +1,7 @@
 """Systems measured on labelled clips: the numbers behind `klassify evaluate`.
 
-Every system against the video's label and against its modality's own, over all clips and with each fake
-type against the real clips, with bootstrap intervals over sources. All systems see the same
+Every system against the video's label and against its modality's own, over all clips and with each
+fake type against the real clips, with bootstrap intervals over sources. All systems see the same
 resamples, so that differences between them are paired.
 """
 
@@ -29,8 +29,9 @@ GROUPS = ("all", *datalist.TYPES[1:])  # all clips, then each fake type against 
 class Scored:
     """One system on the clips of a list, in the list's order, priors filled in.
 
-    score: on its own scale, for ranking; probability: of fake, NaN where the scale has none (cosines), which
-    leaves the log-loss undefined; answered: bool; before: of a calibrated system, its input's probabilities.
+    score: on its own scale, for ranking; probability: of fake, NaN where the scale has none
+    (cosines), which leaves the log-loss undefined; answered: bool; before: of a calibrated system,
+    its input's probabilities.
     """
 
     system: systems.System
@@ -42,7 +43,9 @@ class Scored:
 
 
 def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
-    """Join a system's clip scores with `files` by name; clips on one side only are a KlassifyError."""
+    """Join a system's clip scores with `files` by name; clips on one side only are a
+    KlassifyError.
+    """
     system = systems.load_system(folder)
     scores = _rows_of(systems.clip_scores(folder, split), files, folder)
     prior, scale = systems.prior_probability(system), scores.header.scale
@@ -50,7 +53,9 @@ def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
     empty = np.isnan(score)
     fillers = {"probability": prior, "log_odds": logit(prior), "cosine": 2 * prior - 1}
     if scale not in fillers and empty.any():
-        raise KlassifyError(f"Clips without an answer have no place among scores of scale {scale}.", where=folder)
+        raise KlassifyError(
+            f"Clips without an answer have no place among scores of scale {scale}.", where=folder
+        )
     score = np.where(empty, fillers.get(scale, np.nan), score)
     if scale in ("probability", "log_odds"):
         probability = np.where(empty, prior, systems.as_probability(scores))
@@ -60,12 +65,16 @@ def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
     if system.kind == "calibrated":
         (parent,) = systems.input_folders(folder)
         before = systems.as_probability(_rows_of(systems.clip_scores(parent, split), files, parent))
-        before = np.where(np.isnan(before), systems.prior_probability(systems.load_system(parent)), before)
+        before = np.where(
+            np.isnan(before), systems.prior_probability(systems.load_system(parent)), before
+        )
     return Scored(system, folder, score, probability, systems.answered(scores), before)
 
 
 def _rows_of(scores: ScoreFile, files: Sequence[str], where: object) -> ScoreFile:
-    """The rows of a list's clips; the list may be a part of what was scored, not the other way round."""
+    """The rows of a list's clips; the list may be a part of what was scored, not the other way
+    round.
+    """
     listed = scores.table[scores.table["file"].isin(set(files))]
     return ScoreFile(scores.header, align(ScoreFile(scores.header, listed), files, where=where))
 
@@ -83,7 +92,9 @@ class Cell:
     def of(cls, one: Scored, label: np.ndarray, rows: np.ndarray) -> Cell:
         """label: (clips of the list,); rows: indices of those that count."""
         ranking = metrics.Ranking(label[rows], one.score[rows])
-        return cls(rows, label[rows], ranking, metrics.clip_log_loss(label[rows], one.probability[rows]))
+        return cls(
+            rows, label[rows], ranking, metrics.clip_log_loss(label[rows], one.probability[rows])
+        )
 
     def metrics(self, weights: np.ndarray) -> np.ndarray:
         """Clip weights (B, clips of the list) -> AUC, EER, log-loss as (3, B)."""
@@ -94,7 +105,9 @@ class Cell:
 
 
 def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str, str], Cell]:
-    groups = {group: np.flatnonzero(frame["modify_type"].isin(["real", group])) for group in GROUPS[1:]}
+    groups = {
+        group: np.flatnonzero(frame["modify_type"].isin(["real", group])) for group in GROUPS[1:]
+    }
     groups["all"] = np.arange(len(frame))
     cells = {}
     for one in scored:
@@ -108,9 +121,15 @@ def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str
 
 
 def measure(
-    scored: Sequence[Scored], frame: pd.DataFrame, *, versus: str, n_bootstrap: int = 1000, seed: int = 0
+    scored: Sequence[Scored],
+    frame: pd.DataFrame,
+    *,
+    versus: str,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a system, label (`video`, `own`) and group: counts, metrics, intervals, gain of `versus`.
+    """One row a system, label (`video`, `own`) and group: counts, metrics, intervals, gain of
+    `versus`.
 
     frame: the labelled list. What is not defined, such as an AUC of one class, is NaN.
     """
@@ -136,20 +155,27 @@ def measure(
         row |= _row(one, cells[key], points[key], samples[key], source)
         if against == "video" and name != versus:
             row |= {"versus": versus, "gain": points[rival][0] - points[key][0]}
-            row["gain_low"], row["gain_high"] = metrics.interval(samples[rival][0] - samples[key][0])
+            row["gain_low"], row["gain_high"] = metrics.interval(
+                samples[rival][0] - samples[key][0]
+            )
         rows.append(row)
     table = pd.DataFrame(rows)
     last = ["log_loss_before", "versus", "gain", "gain_low", "gain_high"]
     return table.reindex(columns=[name for name in table if name not in last] + last)
 
 
-def _row(one: Scored, cell: Cell, point: np.ndarray, samples: np.ndarray, source: np.ndarray) -> dict:
+def _row(
+    one: Scored, cell: Cell, point: np.ndarray, samples: np.ndarray, source: np.ndarray
+) -> dict:
     """Counts, metrics (3,) and intervals from resamples (3, n) of one cell."""
     row = {
-        "modality": one.system.modality, "supervision": one.system.supervision, "n": len(cell.rows),
-        "n_fake": int(cell.label.sum()), "n_sources": len(set(source[cell.rows])),
+        "modality": one.system.modality,
+        "supervision": one.system.supervision,
+        "n": len(cell.rows),
+        "n_fake": int(cell.label.sum()),
+        "n_sources": len(set(source[cell.rows])),
         "n_no_answer": int((~one.answered[cell.rows]).sum()),
-    }  # fmt: skip
+    }
     for metric, value, resampled in zip(METRICS, point, samples):
         low, high = metrics.interval(resampled)
         row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}

@@ -1,7 +1,9 @@
-"""Frame scores of systems measured side by side: AUC with intervals, paired differences, and Table 1.
+"""Frame scores of systems measured side by side: AUC with intervals, paired differences, and Table
+1.
 
-All systems are measured against the same labels and, where they differ in the clips that they have frames for,
-compared on the clips that both have. Intervals are 95 % percentiles of a bootstrap over sources.
+All systems are measured against the same labels and, where they differ in the clips that they have
+frames for, compared on the clips that both have. Intervals are 95 % percentiles of a bootstrap over
+sources.
 """
 
 from __future__ import annotations
@@ -15,13 +17,22 @@ import pandas as pd
 
 from klassify import datalist, systems
 from klassify.errors import KlassifyError, some
-from klassify.evaluation.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
+from klassify.evaluation.frame_metrics import (
+    SEGMENT_MS,
+    FrameTable,
+    LabelledFrames,
+    frame_metrics,
+    labelled_frames,
+)
 from klassify.evaluation.metrics import Ranking, bootstrap, interval
 from klassify.evaluation.tables import aligned, number, with_interval
 from klassify.frame_file import FrameFile
 from klassify.submission.predictions import Truth
 
-MAX_BINS, MAX_CELLS = 2000, 20_000_000  # of the bootstrap's histograms: of scores, and scores times sources
+MAX_BINS, MAX_CELLS = (
+    2000,
+    20_000_000,
+)  # of the bootstrap's histograms: of scores, and scores times sources
 HEAD = re.compile(r"ps(\d+)")
 
 
@@ -30,8 +41,9 @@ def bootstrap_auc(
 ) -> np.ndarray:
     """AUC of each part on resamples of sources, the same for all: (parts, n).
 
-    source: of each clip of the truth. Frames are counted by source in bins of about equal size, of equal scores
-    where there are few; more than MAX_BINS different scores cost less than 0.001 of the AUC.
+    source: of each clip of the truth. Frames are counted by source in bins of about equal size, of
+    equal scores where there are few; more than MAX_BINS different scores cost less than 0.001 of
+    the AUC.
     """
     names, place = np.unique(np.asarray(source, dtype=str), return_inverse=True)
     first_clip = np.unique(place, return_index=True)[1]
@@ -45,16 +57,23 @@ def bootstrap_auc(
     return bootstrap(statistics, source, n=n, seed=seed)
 
 
-def _by_source(part: LabelledFrames, place: np.ndarray, n_sources: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_source(
+    part: LabelledFrames, place: np.ndarray, n_sources: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Real and fake frames of each source by bin of score, two (sources, bins)."""
     n_bins = int(np.clip(MAX_CELLS // n_sources, 100, MAX_BINS))
     edges = np.unique(part.scores)
     if len(edges) > n_bins:
         edges = np.unique(np.quantile(part.scores, np.linspace(0, 1, n_bins + 1)[1:-1]))
-    cell = np.repeat(place[part.clips], part.counts) * (len(edges) + 1) + np.searchsorted(edges, part.scores)
+    cell = np.repeat(place[part.clips], part.counts) * (len(edges) + 1) + np.searchsorted(
+        edges, part.scores
+    )
     size = n_sources * (len(edges) + 1)
     shape = (n_sources, len(edges) + 1)
-    return tuple(np.bincount(cell[part.labels == y], minlength=size).reshape(shape).astype(float) for y in (0, 1))
+    return tuple(
+        np.bincount(cell[part.labels == y], minlength=size).reshape(shape).astype(float)
+        for y in (0, 1)
+    )
 
 
 def _auc(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
@@ -63,29 +82,42 @@ def _auc(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     return (below * fake).sum(axis=1) / (real.sum(axis=1) * fake.sum(axis=1))
 
 
-# ------------------------------------------------------------------------------ systems side by side
+# ------------------------------------------------------------------------------ systems side by
+# side
 
 
 def frame_columns(
-    tables: Mapping[str, FrameTable | None], modality: Mapping[str, str], frame: pd.DataFrame, *, versus: str,
-    n_bootstrap: int = 1000, seed: int = 0,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """What the frames of each system say, against the union of fake segments; {} for one that has none.
+    tables: Mapping[str, FrameTable | None],
+    modality: Mapping[str, str],
+    frame: pd.DataFrame,
+    *,
+    versus: str,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """What the frames of each system say, against the union of fake segments; {} for one that has
+    none.
 
-    `frame_auc` with its interval and `frame_eer` at 40 ms, `seg_auc` at SEGMENT_MS, `frame_auc_own` against the
-    modality's own segments, `n_no_frames` clips, and `frame_gain`: the AUC of `versus` minus this one's on the
-    clips that both have.
+    `frame_auc` with its interval and `frame_eer` at 40 ms, `seg_auc` at SEGMENT_MS, `frame_auc_own`
+    against the modality's own segments, `n_no_frames` clips, and `frame_gain`: the AUC of `versus`
+    minus this one's on the clips that both have.
     """
     truth, source = Truth.from_list(frame), datalist.sources_of(frame)
     results: dict[str, dict[str, float]] = {}
     parts: dict[tuple[str, str], LabelledFrames] = {}
-    pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {}  # of each system: the rival's frames, its own
+    pairs: dict[
+        str, tuple[tuple[str, str], tuple[str, str]]
+    ] = {}  # of each system: the rival's frames, its own
     for name, table in tables.items():
         results[name] = {}
         if table is None:
             continue
         union = frame_metrics(table, truth, (40, SEGMENT_MS))
-        results[name] = {"frame_auc": union.auc[40], "frame_eer": union.eer[40], "seg_auc": union.auc[SEGMENT_MS]}
+        results[name] = {
+            "frame_auc": union.auc[40],
+            "frame_eer": union.eer[40],
+            "seg_auc": union.auc[SEGMENT_MS],
+        }
         if modality[name] in ("audio", "visual"):
             own = Truth.from_list(frame, f"{modality[name]}_fake_segments")
             results[name]["frame_auc_own"] = frame_metrics(table, own, (40,)).auc[40]
@@ -103,19 +135,27 @@ def frame_columns(
                 parts[key] = labelled_frames(one.take(both), truth, 40)
     samples = dict.fromkeys(parts)
     if n_bootstrap and parts:
-        samples = dict(zip(parts, bootstrap_auc(list(parts.values()), source, n=n_bootstrap, seed=seed)))
+        samples = dict(
+            zip(parts, bootstrap_auc(list(parts.values()), source, n=n_bootstrap, seed=seed))
+        )
     for name, columns in results.items():
         if columns:
             columns |= _ends("frame_auc", samples[name, "all"])
         if name in pairs:
             theirs, own = pairs[name]
             columns["frame_gain"] = _exact(parts[theirs]) - _exact(parts[own])
-            columns |= _ends("frame_gain", None if samples[own] is None else samples[theirs] - samples[own])
+            columns |= _ends(
+                "frame_gain", None if samples[own] is None else samples[theirs] - samples[own]
+            )
     return results
 
 
 def _exact(part: LabelledFrames) -> float:
-    return float(Ranking(part.labels, part.scores).auc_and_eer()[0]) if len(part.labels) else float("nan")
+    return (
+        float(Ranking(part.labels, part.scores).auc_and_eer()[0])
+        if len(part.labels)
+        else float("nan")
+    )
 
 
 def _ends(name: str, samples: np.ndarray | None) -> dict[str, float]:
@@ -128,39 +168,66 @@ def frames_text(whole: pd.DataFrame, versus: str) -> str:
     wanted = ["frame_auc", "frame_auc_own", "frame_eer", "seg_auc", "frame_gain", "n_no_frames"]
     ends = [f"{name}_{end}" for name in ("frame_auc", "frame_gain") for end in ("low", "high")]
     whole = whole.reindex(columns=[*wanted, *ends])
-    rows = [["40 ms frames", "AUC", "own label", "EER", f"AUC {SEGMENT_MS} ms", f"{versus} minus it", "no frames"]]
+    rows = [
+        [
+            "40 ms frames",
+            "AUC",
+            "own label",
+            "EER",
+            f"AUC {SEGMENT_MS} ms",
+            f"{versus} minus it",
+            "no frames",
+        ]
+    ]
     for name, row in whole[whole["frame_auc"].notna()].iterrows():
-        rows.append([
-            name, with_interval(row, "frame_auc"), number(row["frame_auc_own"]), number(row["frame_eer"], ".3f"),
-            number(row["seg_auc"]), with_interval(row, "frame_gain", "+.4f"), number(row["n_no_frames"], ".0f"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                with_interval(row, "frame_auc"),
+                number(row["frame_auc_own"]),
+                number(row["frame_eer"], ".3f"),
+                number(row["seg_auc"]),
+                with_interval(row, "frame_gain", "+.4f"),
+                number(row["n_no_frames"], ".0f"),
+            ]
+        )
     return aligned(rows) if len(rows) > 1 else ""
 
 
-# ------------------------------------------------------------------------------ heads of one system (Table 1)
+# ------------------------------------------------------------------------------ heads of one system
+# (Table 1)
 
 
 def heads_of(source: FrameFile) -> list[str]:
-    """The single-resolution heads of a system, `ps20` to `ps640`: those with columns for real and fake."""
+    """The single-resolution heads of a system, `ps20` to `ps640`: those with columns for real
+    and fake.
+    """
     names = [name.removesuffix("_fake") for name in source.columns if name.endswith("_fake")]
     return [name for name in names if HEAD.fullmatch(name) and f"{name}_real" in source.columns]
 
 
 def measure_heads(
-    folder: Path, split: str, frame: pd.DataFrame, heads: Sequence[str] | None = None, *, n_bootstrap: int = 1000,
+    folder: Path,
+    split: str,
+    frame: pd.DataFrame,
+    heads: Sequence[str] | None = None,
+    *,
+    n_bootstrap: int = 1000,
     seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """AUC and EER of each head alone at its own resolution, where any overlap makes a frame fake (Table 1).
+) -> pd.DataFrame:
+    """AUC and EER of each head alone at its own resolution, where any overlap makes a frame fake
+    (Table 1).
 
-    One row a head and label: `own` (the modality's segments) and `union` (either's). heads: None takes all there
-    are. At 20 ms both halves of a 40 ms frame have the head's mean.
+    One row a head and label: `own` (the modality's segments) and `union` (either's). heads: None
+    takes all there are. At 20 ms both halves of a 40 ms frame have the head's mean.
     """
     source, system = FrameFile(systems.frames_path(folder, split)), systems.load_system(folder)
     there = heads_of(source)
     unknown = [name for name in heads or [] if name not in there]
     if unknown:
         raise KlassifyError(
-            f"{system.name} has no heads {some(unknown)}; it has: {some(there, 20) or 'none'}.", where=folder
+            f"{system.name} has no heads {some(unknown)}; it has: {some(there, 20) or 'none'}.",
+            where=folder,
         )
     columns = {"own": f"{system.modality}_fake_segments", "union": "fake_segments"}
     if system.modality == "both":
@@ -169,15 +236,32 @@ def measure_heads(
     for head in heads or there:
         milliseconds = int(HEAD.fullmatch(head)[1])
         table = FrameTable.read(source, f"{head}_fake", f"{head}_real")
-        parts = [labelled_frames(table, Truth.from_list(frame, name), milliseconds) for name in columns.values()]
+        parts = [
+            labelled_frames(table, Truth.from_list(frame, name), milliseconds)
+            for name in columns.values()
+        ]
         samples = [None] * len(parts)
         if n_bootstrap:
             samples = bootstrap_auc(parts, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
         for label, part, resampled in zip(columns, parts, samples):
-            auc, eer = Ranking(part.labels, part.scores).auc_and_eer() if len(part.labels) else (np.nan, np.nan)
-            row = {"system": system.name, "head": head, "resolution_ms": milliseconds, "label": label,
-                   "auc": float(auc), "eer": float(eer)}  # fmt: skip
-            counts = {"n_frames": len(part.labels), "n_fake": int(part.labels.sum()), "n_clips": len(part.clips)}
+            auc, eer = (
+                Ranking(part.labels, part.scores).auc_and_eer()
+                if len(part.labels)
+                else (np.nan, np.nan)
+            )
+            row = {
+                "system": system.name,
+                "head": head,
+                "resolution_ms": milliseconds,
+                "label": label,
+                "auc": float(auc),
+                "eer": float(eer),
+            }
+            counts = {
+                "n_frames": len(part.labels),
+                "n_fake": int(part.labels.sum()),
+                "n_clips": len(part.clips),
+            }
             rows.append(row | _ends("auc", resampled) | counts)
     return pd.DataFrame(rows)
 

@@ -1,9 +1,9 @@
 """Localisers measured on labelled clips: the numbers behind `klassify evaluate --task 2`.
 
-AP, AR and Score as the challenge's evaluator computes them (docs/official-metric.md), over all clips, for
-each kind of fake beside all real clips, and by length of the segments; the frame scores' AUC and EER where
-a system has frames (klassify.evaluation.measure_frames); and what guessing reaches with as many proposals of
-true lengths.
+AP, AR and Score as the challenge's evaluator computes them (docs/official-metric.md), over all
+clips, for each kind of fake beside all real clips, and by length of the segments; the frame scores'
+AUC and EER where a system has frames (klassify.evaluation.measure_frames); and what guessing
+reaches with as many proposals of true lengths.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ CEILING = "perfect on the 40 ms grid"  # and the true segments with their ends o
 
 @dataclasses.dataclass(frozen=True)
 class Localised:
-    """One system on the clips of a list: its proposals, at most MAX_ROWS a clip, and its frames if it has any."""
+    """One system on the clips of a list: its proposals, at most MAX_ROWS a clip, and its frames
+    if it has any.
+    """
 
     system: systems.System
     folder: Path
@@ -49,7 +51,11 @@ def load_localised(folder: Path, split: str, files: Sequence[str]) -> Localised:
     """The proposals of a system for a split, as they would be submitted."""
     system = systems.load_system(folder)
     table = segment_scores(folder, split).table
-    table = table.sort_values("score", ascending=False, kind="stable").groupby("file", sort=False).head(MAX_ROWS)
+    table = (
+        table.sort_values("score", ascending=False, kind="stable")
+        .groupby("file", sort=False)
+        .head(MAX_ROWS)
+    )
     path = score_path(folder, split, "frames")
     frames = FrameTable.read(FrameFile(path)) if path.exists() else None
     return Localised(system, folder, Proposals.from_table(table, files), frames)
@@ -64,12 +70,13 @@ def measure_task2(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a system and group of clips or segments: METRICS, intervals of Score, `gain`, frame metrics.
+    """One row a system and group of clips or segments: METRICS, intervals of Score, `gain`, frame
+    metrics.
 
     Two more rows are what guessing reaches and what the grid allows.
 
-    frame: the labelled list with its segments. gain: Score of `versus` minus this system's on the same
-    resamples of sources. KlassifyError where the list has no fake segment.
+    frame: the labelled list with its segments. gain: Score of `versus` minus this system's on the
+    same resamples of sources. KlassifyError where the list has no fake segment.
     """
     truth = Truth.from_list(frame)
     if not len(truth.segments):
@@ -82,9 +89,13 @@ def measure_task2(
         samples = {name: values[-1] for name, values in resampled.items()}
     whole = {name: one.score() for name, one in matches.items()}
     by_frame = frame_columns(
-        {one.system.name: one.frames for one in localised}, {one.system.name: one.system.modality for one in localised},
-        frame, versus=versus, n_bootstrap=n_bootstrap, seed=seed,
-    )  # fmt: skip
+        {one.system.name: one.frames for one in localised},
+        {one.system.name: one.system.modality for one in localised},
+        frame,
+        versus=versus,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+    )
     rows = []
     for one in localised:
         name = one.system.name
@@ -95,14 +106,25 @@ def measure_task2(
             paired = samples[versus] - samples[name] if samples else None
             row |= _with_ends("gain", whole[versus].score - whole[name].score, paired)
         rows.append(row)
-        groups = task2.by_modify_type(matches[name], frame["modify_type"]) | task2.by_length(matches[name])
+        groups = task2.by_modify_type(matches[name], frame["modify_type"]) | task2.by_length(
+            matches[name]
+        )
         groups |= task2.by_modality(one.proposals, frame, mode)
-        rows += [{"system": name, "group": group} | result.named() for group, result in groups.items()]
+        rows += [
+            {"system": name, "group": group} | result.named() for group, result in groups.items()
+        ]
     last = next(one for one in localised if one.system.name == versus)
-    rows.append({"system": RANDOM, "group": "all"} | guessing(last.proposals, truth, frame, mode, seed).named())
-    rows.append({"system": CEILING, "group": "all"} | task2.grid_ceiling(truth, FRAME_S, mode=mode).named())
+    rows.append(
+        {"system": RANDOM, "group": "all"}
+        | guessing(last.proposals, truth, frame, mode, seed).named()
+    )
+    rows.append(
+        {"system": CEILING, "group": "all"} | task2.grid_ceiling(truth, FRAME_S, mode=mode).named()
+    )
     table = pd.DataFrame(rows)
-    return table.assign(metric=mode, n=len(frame), n_sources=len(set(sources)), n_segments=len(truth.segments))
+    return table.assign(
+        metric=mode, n=len(frame), n_sources=len(set(sources)), n_segments=len(truth.segments)
+    )
 
 
 def _with_ends(name: str, value: float, samples: np.ndarray | None) -> dict[str, float]:
@@ -111,9 +133,16 @@ def _with_ends(name: str, value: float, samples: np.ndarray | None) -> dict[str,
 
 
 def guessing(
-    like: Proposals, truth: Truth, frame: pd.DataFrame, mode: str, seed: int, draws: int = RANDOM_DRAWS
+    like: Proposals,
+    truth: Truth,
+    frame: pd.DataFrame,
+    mode: str,
+    seed: int,
+    draws: int = RANDOM_DRAWS,
 ) -> task2.Task2Result:
-    """The mean over draws of random proposals: as many a clip as `like` has, of lengths drawn from the truth."""
+    """The mean over draws of random proposals: as many a clip as `like` has, of lengths drawn
+    from the truth.
+    """
     rng = np.random.default_rng(seed)
     lengths = np.diff(truth.segments, axis=1)[:, 0]
     durations = frame["duration"].to_numpy(float)
@@ -121,8 +150,12 @@ def guessing(
     for _ in range(draws):
         found = random_proposals(lengths, np.diff(like.offsets), durations, rng)
         results.append(task2.score_task2(found.of(truth.files), truth, mode))
-    ap, ar = (np.mean([getattr(result, name) for result in results], axis=0) for name in ("ap", "ar"))
-    return results[0]._replace(ap=ap, ar=ar, score=float(np.mean([result.score for result in results])))
+    ap, ar = (
+        np.mean([getattr(result, name) for result in results], axis=0) for name in ("ap", "ar")
+    )
+    return results[0]._replace(
+        ap=ap, ar=ar, score=float(np.mean([result.score for result in results]))
+    )
 
 
 def comparison_task2(table: pd.DataFrame) -> str:
@@ -130,7 +163,11 @@ def comparison_task2(table: pd.DataFrame) -> str:
     first = table.iloc[0]
     whole = table[table["group"] == "all"].set_index("system")
     short = [name for name in task2.METRICS if name != "Score"]
-    versus = table["versus"].dropna().iloc[0] if "versus" in table and table["versus"].notna().any() else "it"
+    versus = (
+        table["versus"].dropna().iloc[0]
+        if "versus" in table and table["versus"].notna().any()
+        else "it"
+    )
     rows = [["Task 2", "Score", *short, f"{versus} minus it"]]
     gains = whole.reindex(columns=["gain", "gain_low", "gain_high"])
     for name, row in whole.iterrows():
@@ -142,8 +179,9 @@ def comparison_task2(table: pd.DataFrame) -> str:
     for name in whole.index.drop([RANDOM, CEILING]):
         by_group.append([name, *(number(cells.get((name, group), np.nan)) for group in groups)])
     title = (
-        f"{first['split']} ({first['subset']}): {first['n']} clips with {first['n_segments']} fake segments, of "
-        f"{first['n_sources']} sources; {first['metric']} metric [95 % interval, bootstrap over sources]"
+        f"{first['split']} ({first['subset']}): {first['n']} clips with {first['n_segments']} fake"
+        f" segments, of {first['n_sources']} sources; {first['metric']} metric [95 % interval,"
+        " bootstrap over sources]"
     )
     tables = [aligned(rows), frames_text(whole, versus), aligned(by_group)]
     return "\n\n".join([title, *filter(None, tables)])

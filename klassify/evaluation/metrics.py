@@ -36,7 +36,9 @@ class Ranking:
     def __init__(self, label: np.ndarray, score: np.ndarray):
         label, score = np.asarray(label), np.asarray(score, dtype=float)
         if label.shape != score.shape or label.ndim != 1:
-            raise ValueError(f"need one label and one score a clip, got shapes {label.shape} and {score.shape}")
+            raise ValueError(
+                f"need one label and one score a clip, got shapes {label.shape} and {score.shape}"
+            )
         if np.isnan(score).any():
             raise ValueError("a score is NaN; give clips without an answer their prior first")
         self.order = np.argsort(score, kind="stable")
@@ -48,7 +50,8 @@ class Ranking:
     def rejected(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Weight of the real and of the fake clips that lie at or below each distinct score.
 
-        Returns two arrays (..., distinct scores + 1), both starting at 0 and ending at the class total.
+        Returns two arrays (..., distinct scores + 1), both starting at 0 and ending at the class
+        total.
         """
         if weights is None:
             weights = np.ones(len(self.score))
@@ -57,7 +60,9 @@ class Ranking:
         if self.last_of_tie is not None:
             total, fake = total[..., self.last_of_tie], fake[..., self.last_of_tie]
         nothing = np.zeros((*total.shape[:-1], 1))
-        return np.concatenate([nothing, total - fake], axis=-1), np.concatenate([nothing, fake], axis=-1)
+        return np.concatenate([nothing, total - fake], axis=-1), np.concatenate(
+            [nothing, fake], axis=-1
+        )
 
     def auc_and_eer(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """AUC and EER of each weighting, NaN where one class has no weight."""
@@ -77,15 +82,19 @@ class Ranking:
         gap = miss - false_alarm  # rises from -1 to 1
         after = np.maximum(np.argmax(gap >= 0, axis=-1), 1)[..., None]
         gap_before, gap_after = (np.take_along_axis(gap, at, axis=-1) for at in (after - 1, after))
-        miss_before, miss_after = (np.take_along_axis(miss, at, axis=-1) for at in (after - 1, after))
-        return (miss_before - gap_before / (gap_after - gap_before) * (miss_after - miss_before))[..., 0]
+        miss_before, miss_after = (
+            np.take_along_axis(miss, at, axis=-1) for at in (after - 1, after)
+        )
+        return (miss_before - gap_before / (gap_after - gap_before) * (miss_after - miss_before))[
+            ..., 0
+        ]
 
 
 def roc_auc(label: np.ndarray, score: np.ndarray) -> float:
     """Probability that a fake clip scores above a real one, ties counting half.
 
-    NaN where only one class is present. Equals the challenge's AUC on probabilities; that one answers
-    0.0 for one class and bends scores outside [0, 1], see `official_auc`.
+    NaN where only one class is present. Equals the challenge's AUC on probabilities; that one
+    answers 0.0 for one class and bends scores outside [0, 1], see `official_auc`.
     """
     return float(Ranking(label, score).auc_and_eer()[0])
 
@@ -108,7 +117,9 @@ def error_rates(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def clip_log_loss(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """(n,) negative log-likelihood in nats, probabilities kept PROBABILITY_FLOOR away from 0 and 1."""
+    """(n,) negative log-likelihood in nats, probabilities kept PROBABILITY_FLOOR away from 0 and
+    1.
+    """
     probability = np.clip(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return -np.where(np.asarray(label) == 1, np.log(probability), np.log1p(-probability))
 
@@ -121,7 +132,9 @@ def log_loss(label: np.ndarray, probability: np.ndarray) -> float:
 def reliability(
     label: np.ndarray, probability: np.ndarray, n_bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Calibration curve over equal bins of [0, 1]: mean probability, share of fakes (NaN if empty), clips."""
+    """Calibration curve over equal bins of [0, 1]: mean probability, share of fakes (NaN if
+    empty), clips.
+    """
     bins = np.minimum((np.asarray(probability) * n_bins).astype(int), n_bins - 1)
     count = np.bincount(bins, minlength=n_bins)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -131,12 +144,17 @@ def reliability(
 
 
 def bootstrap(
-    statistics: Callable[[np.ndarray], np.ndarray], source: Sequence[str], *, n: int = 1000, seed: int = 0
+    statistics: Callable[[np.ndarray], np.ndarray],
+    source: Sequence[str],
+    *,
+    n: int = 1000,
+    seed: int = 0,
 ) -> np.ndarray:
     """Resample whole sources with replacement, so that versions of one original stay together.
 
-    statistics: clip weights (B, clips) -> (..., B), for all metrics and systems at once: differences
-    between their rows are then paired. source: one id a clip. Returns (..., n), the same for the same seed.
+    statistics: clip weights (B, clips) -> (..., B), for all metrics and systems at once:
+    differences between their rows are then paired. source: one id a clip. Returns (..., n), the
+    same for the same seed.
     """
     names, source_index = np.unique(np.asarray(source, dtype=str), return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -152,7 +170,9 @@ def bootstrap(
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> Interval:
-    """Percentile interval of bootstrap samples (n,); NaN where fewer than half of them are defined."""
+    """Percentile interval of bootstrap samples (n,); NaN where fewer than half of them are
+    defined.
+    """
     defined = samples[~np.isnan(samples)]
     if not len(defined) or len(defined) < len(samples) / 2:
         return Interval(float("nan"), float("nan"))
@@ -160,29 +180,38 @@ def interval(samples: np.ndarray, level: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def official_auc(prediction_txt: str | os.PathLike, metadata: str | os.PathLike | Sequence[Mapping[str, Any]]) -> float:
-    """The Task 1 AUC as the challenge's evaluation package (avdeepfake1m 0.0.4) computes it, quirks included.
+def official_auc(
+    prediction_txt: str | os.PathLike, metadata: str | os.PathLike | Sequence[Mapping[str, Any]]
+) -> float:
+    """The Task 1 AUC as the challenge's evaluation package (avdeepfake1m 0.0.4) computes it, quirks
+    included.
 
-    prediction_txt: `name;score` lines. metadata: the official JSON or its list of entries; a clip is
-    fake when it has fake segments. Of repeated lines the last wins; other clips' lines and further
-    columns are ignored. If any score lies outside [0, 1], or is missing, all go through a sigmoid,
-    which ties large ones (and there parts some equal ones by a rounding error, which is not repeated
-    here). A missing score ranks highest. One class only gives 0.0. Raises KlassifyError where the
-    package fails.
+    prediction_txt: `name;score` lines. metadata: the official JSON or its list of entries; a clip
+    is fake when it has fake segments. Of repeated lines the last wins; other clips' lines and
+    further columns are ignored. If any score lies outside [0, 1], or is missing, all go through a
+    sigmoid, which ties large ones (and there parts some equal ones by a rounding error, which is
+    not repeated here). A missing score ranks highest. One class only gives 0.0. Raises
+    KlassifyError where the package fails.
     """
     import pandas as pd
 
     try:
         table = pd.read_csv(prediction_txt, sep=";", header=None)
     except (ValueError, OSError) as error:
-        raise KlassifyError(f"This prediction file cannot be read: {error}.", where=prediction_txt) from None
+        raise KlassifyError(
+            f"This prediction file cannot be read: {error}.", where=prediction_txt
+        ) from None
     if table.shape[1] < 2 or table[1].dtype.kind not in "fiu":
-        raise KlassifyError("Every line must read `name;score`, without a header.", where=prediction_txt)
+        raise KlassifyError(
+            "Every line must read `name;score`, without a header.", where=prediction_txt
+        )
     entries = read_json(metadata) if isinstance(metadata, (str, os.PathLike)) else metadata
     given = dict(zip(table[0], table[1].astype(float)))
     missing = [entry["file"] for entry in entries if entry["file"] not in given]
     if missing:
-        raise KlassifyError(f"{len(missing)} clips have no line: {some(missing)}.", where=prediction_txt)
+        raise KlassifyError(
+            f"{len(missing)} clips have no line: {some(missing)}.", where=prediction_txt
+        )
     score = np.array([given[entry["file"]] for entry in entries], dtype=float)
     label = np.array([len(entry["fake_segments"]) > 0 for entry in entries], dtype=int)
     if not ((score >= 0) & (score <= 1)).all():  # a NaN is outside as well

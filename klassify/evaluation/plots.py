@@ -1,4 +1,5 @@
-"""Figures of an evaluation, as PNG. Colours are those of Okabe and Ito, told apart by colour-blind readers.
+"""Figures of an evaluation, as PNG. Colours are those of Okabe and Ito, told apart by colour-blind
+readers.
 
 Matplotlib is imported when a figure is drawn, without pyplot: no display is needed.
 """
@@ -45,12 +46,15 @@ def _save(figure: Any, path: str | os.PathLike) -> None:
 
 
 def calibration_curves(
-    curves: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], path: str | os.PathLike, title: str
+    curves: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    path: str | os.PathLike,
+    title: str,
 ) -> None:
-    """Share of fakes against predicted probability, before and after calibration (paper 1, figure 5).
+    """Share of fakes against predicted probability, before and after calibration (paper 1, figure
+    5).
 
-    curves: (system, label (n,), probability before (n,), after (n,)), one panel each. Points are means of ten
-    equal bins, their area shows how many clips a bin holds.
+    curves: (system, label (n,), probability before (n,), after (n,)), one panel each. Points are
+    means of ten equal bins, their area shows how many clips a bin holds.
     """
     figure, axes = _figure(len(curves), 4.2)
     for panel, (name, label, before, after) in zip(axes, curves):
@@ -63,15 +67,32 @@ def calibration_curves(
             there = count > 0
             panel.plot(predicted[there], observed[there], color=colour, linewidth=1.5)
             size = 15 + 200 * count[there] / count.sum()
-            panel.scatter(predicted[there], observed[there], size, color=colour, marker=marker, alpha=0.8, label=text)
-        panel.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=name, xlabel="mean predicted probability of fake")
+            panel.scatter(
+                predicted[there],
+                observed[there],
+                size,
+                color=colour,
+                marker=marker,
+                alpha=0.8,
+                label=text,
+            )
+        panel.set(
+            xlim=(-0.04, 1.04),
+            ylim=(-0.04, 1.04),
+            title=name,
+            xlabel="mean predicted probability of fake",
+        )
         panel.grid(alpha=0.3)
     for panel in axes[::COLUMNS]:
         panel.set_ylabel("share of clips that are fake")
     legend = figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small",
-        title="area of a point: clips in its bin", title_fontsize="small",
-    )  # fmt: skip
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        fontsize="small",
+        title="area of a point: clips in its bin",
+        title_fontsize="small",
+    )
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([40])
     figure.suptitle(f"Calibration on {title}")
@@ -90,20 +111,34 @@ def score_histograms(
     """
     figure, axes = _figure(len(systems), 3.2)
     for panel, (name, scale, score) in zip(axes, systems):
-        low, high = (0.0, 1.0) if scale == "probability" else (score.min(), max(score.max(), score.min() + 1e-6))
+        low, high = (
+            (0.0, 1.0)
+            if scale == "probability"
+            else (score.min(), max(score.max(), score.min() + 1e-6))
+        )
         n_edges = int(np.clip(np.sqrt(len(score)), 10, 40)) + 1
-        edges = 2 * np.linspace(low / 2, high / 2, n_edges)  # their distance may exceed what a float holds
+        edges = 2 * np.linspace(
+            low / 2, high / 2, n_edges
+        )  # their distance may exceed what a float holds
         for kind in TYPES:
             chosen = score[modify_type == kind]
             if len(chosen):
                 colour, style = TYPE_STYLE[kind]
                 share = np.histogram(chosen, edges)[0] / len(chosen)
-                look = {"fill": True, "alpha": 0.25} if kind == "real" else {"linestyle": style, "linewidth": 1.6}
-                panel.stairs(share, edges, color=colour, label=f"{kind} ({len(chosen)} clips)", **look)
+                look = (
+                    {"fill": True, "alpha": 0.25}
+                    if kind == "real"
+                    else {"linestyle": style, "linewidth": 1.6}
+                )
+                panel.stairs(
+                    share, edges, color=colour, label=f"{kind} ({len(chosen)} clips)", **look
+                )
         panel.set(title=name, xlabel=SCALE_NAME.get(scale, scale))
         panel.grid(alpha=0.3)
     for panel in axes[::COLUMNS]:
         panel.set_ylabel("share of the type's clips")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small"
+    )
     figure.suptitle(f"Scores on {title}")
     _save(figure, path)

@@ -1,4 +1,6 @@
-"""Aligned text tables of `klassify evaluate`, and means over its tables (training seeds, splits)."""
+"""Aligned text tables of `klassify evaluate`, and means over its tables (training seeds,
+splits).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,20 @@ ABSENT = "-"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first column to the left, the others to the right, a rule under the head."""
+    """Rows of cells as text: the first column to the left, the others to the right, a rule under
+    the head.
+    """
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
         )
         for row in rows
     ]
-    return "\n".join([lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])])
+    return "\n".join(
+        [lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
+    )
 
 
 def number(value: float, form: str = ".4f") -> str:
@@ -32,7 +39,10 @@ def with_interval(row: pd.Series, name: str, form: str = ".4f") -> str:
     """`0.8123 [0.7000, 0.9001]` from the columns name, name_low and name_high."""
     if pd.isna(row[f"{name}_low"]):
         return number(row[name], form)
-    return f"{number(row[name], form)} [{number(row[f'{name}_low'], form)}, {number(row[f'{name}_high'], form)}]"
+    return (
+        f"{number(row[name], form)} [{number(row[f'{name}_low'], form)},"
+        f" {number(row[f'{name}_high'], form)}]"
+    )
 
 
 def comparison(table: pd.DataFrame) -> str:
@@ -48,36 +58,52 @@ def comparison(table: pd.DataFrame) -> str:
     for name in names:
         video, own = cells.loc[name, "video", "all"], cells.loc[name, "own", "all"]
         by_type = [number(cells.loc[name, "video", group]["auc"]) for group in types]
-        auc.append([
-            name, with_interval(video, "auc"), with_interval(own, "auc"), *by_type,
-            with_interval(video, "gain", "+.4f"), str(video["n_no_answer"]),
-        ])  # fmt: skip
-        losses = [number(row[key]) for row in (video, own) for key in ("log_loss", "log_loss_before")]
-        rest.append([name, with_interval(video, "eer", ".3f"), with_interval(own, "eer", ".3f"), *losses])
+        auc.append(
+            [
+                name,
+                with_interval(video, "auc"),
+                with_interval(own, "auc"),
+                *by_type,
+                with_interval(video, "gain", "+.4f"),
+                str(video["n_no_answer"]),
+            ]
+        )
+        losses = [
+            number(row[key]) for row in (video, own) for key in ("log_loss", "log_loss_before")
+        ]
+        rest.append(
+            [name, with_interval(video, "eer", ".3f"), with_interval(own, "eer", ".3f"), *losses]
+        )
     title = (
-        f"{first['split']} ({first['subset']}): {first['n']} clips, {first['n_fake']} of them fake, "
-        f"of {first['n_sources']} sources; [95 % interval, bootstrap over sources]"
+        f"{first['split']} ({first['subset']}): {first['n']} clips, {first['n_fake']} of them fake,"
+        f" of {first['n_sources']} sources; [95 % interval, bootstrap over sources]"
     )
     return "\n".join([title, "", aligned(auc), "", aligned(rest)])
 
 
 def mean_over_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Mean and standard deviation over tables of `klassify evaluate`, such as those of training seeds.
+    """Mean and standard deviation over tables of `klassify evaluate`, such as those of training
+    seeds.
 
-    Returns one row a system, split, label and group with, for every metric m, `m` and `m_sd` (of the
-    sample; NaN for one table). Several splits get further rows whose split is `mean`: the mean of
-    theirs. Raises KlassifyError where the tables of a split do not hold the same systems.
+    Returns one row a system, split, label and group with, for every metric m, `m` and `m_sd` (of
+    the sample; NaN for one table). Several splits get further rows whose split is `mean`: the mean
+    of theirs. Raises KlassifyError where the tables of a split do not hold the same systems.
     """
     values, key = ["auc", "eer", "log_loss", "gain"], ["system", "split", "label", "group"]
     rows = pd.concat(tables, ignore_index=True)
     groups = rows.groupby(key, sort=False)
-    n_tables = {split: sum(split in set(table["split"]) for table in tables) for split in rows["split"].unique()}
+    n_tables = {
+        split: sum(split in set(table["split"]) for table in tables)
+        for split in rows["split"].unique()
+    }
     uneven = [" ".join(name) for name, count in groups.size().items() if count != n_tables[name[1]]]
     if uneven:
         raise KlassifyError(f"The tables do not hold the same systems once each: {some(uneven)}.")
     means = groups[values].mean().join(groups[values].std().add_suffix("_sd")).reset_index()
     if len(n_tables) > 1:
-        over_splits = means.groupby(["system", "label", "group"], sort=False)[values].mean().reset_index()
+        over_splits = (
+            means.groupby(["system", "label", "group"], sort=False)[values].mean().reset_index()
+        )
         means = pd.concat([means, over_splits.assign(split="mean")], ignore_index=True)
     return means
 
@@ -90,9 +116,13 @@ def mean_of_tables(tables: Sequence[pd.DataFrame]) -> str:
         runs = [table for table in tables if split in set(table["split"])]
         versus = some(sorted({name for table in tables for name in table["versus"].dropna()}))
         blocks += [
-            _runs_and_mean(f"{split}: AUC, video label", runs, means, (split, "video"), "auc", ".4f"),
+            _runs_and_mean(
+                f"{split}: AUC, video label", runs, means, (split, "video"), "auc", ".4f"
+            ),
             _runs_and_mean(f"{split}: AUC, own label", runs, means, (split, "own"), "auc", ".4f"),
-            _runs_and_mean(f"{split}: AUC of {versus} minus it", runs, means, (split, "video"), "gain", "+.4f"),
+            _runs_and_mean(
+                f"{split}: AUC of {versus} minus it", runs, means, (split, "video"), "gain", "+.4f"
+            ),
         ]
     return "\n\n".join(blocks)
 
@@ -105,10 +135,14 @@ def _runs_and_mean(
     metric: str,
     form: str,
 ) -> str:
-    """One block: a row a system, a column a run, then mean and standard deviation; cell = (split, label)."""
+    """One block: a row a system, a column a run, then mean and standard deviation; cell =
+    (split, label).
+    """
 
     def chosen(table: pd.DataFrame) -> pd.DataFrame:
-        wanted = (table["split"] == cell[0]) & (table["label"] == cell[1]) & (table["group"] == "all")
+        wanted = (
+            (table["split"] == cell[0]) & (table["label"] == cell[1]) & (table["group"] == "all")
+        )
         return table[wanted].set_index("system")
 
     each = [chosen(run) for run in runs]

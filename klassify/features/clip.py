@@ -18,9 +18,15 @@ T = TypeVar("T")
 
 
 def attempt(
-    row_class: type[Row], root: Path, file: str, make: Callable[[Path], T], *, own_stage: str = "features"
+    row_class: type[Row],
+    root: Path,
+    file: str,
+    make: Callable[[Path], T],
+    *,
+    own_stage: str = "features",
 ) -> T | Row:
-    """make(path of the clip); whatever is wrong with the clip becomes a row that says so, and raises nothing.
+    """make(path of the clip); whatever is wrong with the clip becomes a row that says so, and
+    raises nothing.
 
     own_stage: where a KlassifyError of `make` that is no MediaError comes from.
     """
@@ -55,7 +61,13 @@ class ClipExtractor:
 
     def __call__(self, file: str) -> MouthRow:
         """The clip's row; whatever is wrong with the clip is said in the row and raises nothing."""
-        row = attempt(MouthRow, self.root, file, functools.partial(self._features, file), own_stage="landmarks")
+        row = attempt(
+            MouthRow,
+            self.root,
+            file,
+            functools.partial(self._features, file),
+            own_stage="landmarks",
+        )
         if row.stage == "features":
             self._source = self._open_source()
         return row

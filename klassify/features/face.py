@@ -1,9 +1,9 @@
 """Face landmarks, frame by frame: MediaPipe Face Mesh, or points computed elsewhere.
 
-A source offers `track(file, frames)`, which yields each frame with the landmarks of the one face that
-is followed, or None where there is none. Landmarks are float32 (K, 2) pixel coordinates (x, y) in the
-Face Mesh numbering, K = 468, or 478 with irises. Everything streams: no more than the frames of one
-gap are held at a time.
+A source offers `track(file, frames)`, which yields each frame with the landmarks of the one face
+that is followed, or None where there is none. Landmarks are float32 (K, 2) pixel coordinates (x, y)
+in the Face Mesh numbering, K = 468, or 478 with irises. Everything streams: no more than the frames
+of one gap are held at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def open_source(folder: str | os.PathLike | None = None, *, refine: bool = True)
     return FaceMesh(refine) if folder is None else PrecomputedLandmarks(folder)
 
 
-def source_settings(folder: str | os.PathLike | None = None, *, refine: bool = True) -> dict[str, Any]:
+def source_settings(
+    folder: str | os.PathLike | None = None, *, refine: bool = True
+) -> dict[str, Any]:
     """What features depend on in such a source, for their settings; does not load anything."""
     if folder is not None:
         return {"landmarks": "precomputed"}
@@ -49,7 +51,8 @@ def source_settings(folder: str | os.PathLike | None = None, *, refine: bool = T
         version = importlib.metadata.version("mediapipe")
     except importlib.metadata.PackageNotFoundError:
         raise KlassifyError(
-            "MediaPipe is not installed.", mend="pip install mediapipe==0.10.14, or give --landmarks DIR"
+            "MediaPipe is not installed.",
+            mend="pip install mediapipe==0.10.14, or give --landmarks DIR",
         ) from None
     return {"landmarks": f"mediapipe {version} face_mesh", "refine": refine, "max_faces": MAX_FACES}
 
@@ -57,10 +60,10 @@ def source_settings(folder: str | os.PathLike | None = None, *, refine: bool = T
 class FaceMesh:
     """MediaPipe Face Mesh. Every clip starts from a blank state, so results do not depend on order.
 
-    A tracker for several faces looks for further ones in every frame, which costs half of the tracking,
-    and nearly every clip shows one person. So faces are counted only while none is followed (at the start
-    and after a loss); the clip goes on with a one-face tracker unless there are several, and with one for
-    up to MAX_FACES then.
+    A tracker for several faces looks for further ones in every frame, which costs half of the
+    tracking, and nearly every clip shows one person. So faces are counted only while none is
+    followed (at the start and after a loss); the clip goes on with a one-face tracker unless there
+    are several, and with one for up to MAX_FACES then.
 
     refine: the attention mesh (478 points), sharper on the lips and about 1 ms a frame dearer.
     """
@@ -78,7 +81,8 @@ class FaceMesh:
     def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
         """Each frame with the face that `choose` follows, None where Face Mesh finds none.
 
-        A picture that the grid repeats, the same array again, is looked at once and keeps its landmarks.
+        A picture that the grid repeats, the same array again, is looked at once and keeps its
+        landmarks.
         """
         self._one.forget()
         self._several.forget()
@@ -111,14 +115,18 @@ class FaceTracker:
         self._tracking = False
 
     def __call__(self, rgb: np.ndarray) -> list[np.ndarray]:
-        """The faces of a frame (H, W, 3) uint8, each (K, 2) float32 in pixels; at most `max_faces`."""
+        """The faces of a frame (H, W, 3) uint8, each (K, 2) float32 in pixels; at most
+        `max_faces`.
+        """
         found = self._mesh.process(rgb).multi_face_landmarks or []
         self._tracking = bool(found)
         size = np.array([rgb.shape[1], rgb.shape[0]], np.float32)
         return [_points(face) * size for face in found]
 
     def forget(self) -> None:
-        """Drop the tracked regions: a blank frame does so exactly, ten times faster than a restart."""
+        """Drop the tracked regions: a blank frame does so exactly, ten times faster than a
+        restart.
+        """
         if self._tracking and self(self.BLANK):
             self._mesh.reset()
         self._tracking = False
@@ -142,8 +150,8 @@ class FaceCounter:
 class PrecomputedLandmarks:
     """Landmarks read from `<folder>/<file without suffix>.npz`.
 
-    Array `landmarks` (T, 468|478, 2|3) in pixels, T = the clip's frames on the 25 fps grid; a row that
-    holds NaN is a frame without a face.
+    Array `landmarks` (T, 468|478, 2|3) in pixels, T = the clip's frames on the 25 fps grid; a row
+    that holds NaN is a frame without a face.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -159,7 +167,9 @@ class PrecomputedLandmarks:
                 points = landmarks[n - 1]
                 yield frame, points if np.isfinite(points).all() else None
         if n != len(landmarks):
-            raise KlassifyError(f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path)
+            raise KlassifyError(
+                f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path
+            )
 
 
 def choose(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray | None:
@@ -173,7 +183,10 @@ def choose(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray |
     if previous is None:
         return faces[int(np.argmax([np.prod(box[2:] - box[:2]) for box in boxes]))]
     last = _box(previous)
-    ranks = [(_iou(box, last), -float(np.linalg.norm(box[:2] + box[2:] - last[:2] - last[2:]))) for box in boxes]
+    ranks = [
+        (_iou(box, last), -float(np.linalg.norm(box[:2] + box[2:] - last[:2] - last[2:])))
+        for box in boxes
+    ]
     return faces[max(range(len(faces)), key=ranks.__getitem__)]
 
 
@@ -211,8 +224,8 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 def _points(face: Any) -> np.ndarray:
     """(K, 2) float32 of a NormalizedLandmarkList, in units of the frame's width and height.
 
-    Each landmark is 17 bytes on the wire (tag, length, then tag and float32 for x, y, z), which numpy
-    reads ten times faster than attribute access does.
+    Each landmark is 17 bytes on the wire (tag, length, then tag and float32 for x, y, z), which
+    numpy reads ten times faster than attribute access does.
     """
     n, wire = len(face.landmark), face.SerializeToString()
     if len(wire) == 17 * n and wire[:3] == b"\x0a\x0f\x0d":
@@ -230,9 +243,15 @@ def _read_landmarks(path: Path) -> np.ndarray:
     except (KeyError, ValueError, OSError, EOFError) as error:
         raise KlassifyError(f"This is no readable landmark file: {error}.", where=path) from None
     shape = landmarks.shape
-    if len(shape) != 3 or shape[1] not in LANDMARK_COUNTS or shape[2] not in (2, 3) or landmarks.dtype.kind != "f":
+    if (
+        len(shape) != 3
+        or shape[1] not in LANDMARK_COUNTS
+        or shape[2] not in (2, 3)
+        or landmarks.dtype.kind != "f"
+    ):
         raise KlassifyError(
-            f"Landmarks are floats (T, 468 or 478, 2 or 3); here is {landmarks.dtype} {shape}.", where=path
+            f"Landmarks are floats (T, 468 or 478, 2 or 3); here is {landmarks.dtype} {shape}.",
+            where=path,
         )
     return landmarks[..., :2].astype(np.float32)
 

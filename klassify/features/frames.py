@@ -1,9 +1,10 @@
 """Square RGB frames of a clip on the 25 fps grid, for the models that look at pixels.
 
-Which frames there are is decided by klassify.media; here they are only cut to one size. A frame loses
-what lies outside its centre square and is then scaled: by area where it shrinks, bilinearly where it
-grows. A frame that has the size already passes bit by bit. Cutting before scaling makes the same picture
-as the other order (to less than a pixel at the border) and keeps the memory of odd shapes bounded.
+Which frames there are is decided by klassify.media; here they are only cut to one size. A frame
+loses what lies outside its centre square and is then scaled: by area where it shrinks, bilinearly
+where it grows. A frame that has the size already passes bit by bit. Cutting before scaling makes
+the same picture as the other order (to less than a pixel at the border) and keeps the memory of odd
+shapes bounded.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ import numpy as np
 from klassify import media
 
 
-def read_frames(path: str | os.PathLike, *, size: int = 224, first: int = 0, count: int | None = None) -> np.ndarray:
-    """Frames first, first + 1, ... of a clip, (T, size, size, 3) uint8 RGB; T = count where the clip reaches so far.
+def read_frames(
+    path: str | os.PathLike, *, size: int = 224, first: int = 0, count: int | None = None
+) -> np.ndarray:
+    """Frames first, first + 1, ... of a clip, (T, size, size, 3) uint8 RGB; T = count where the
+    clip reaches so far.
 
-    count: None reads to the end; T is smaller, perhaps 0, where the clip ends earlier. Decoding stops
-    after the last frame asked for, so that damage behind it is not noticed. Raises MediaError.
+    count: None reads to the end; T is smaller, perhaps 0, where the clip ends earlier. Decoding
+    stops after the last frame asked for, so that damage behind it is not noticed. Raises
+    MediaError.
     """
     if first < 0 or (count is not None and count < 0):
         raise ValueError(f"frames are counted from 0: first {first}, count {count}")
@@ -33,11 +38,14 @@ def read_frames(path: str | os.PathLike, *, size: int = 224, first: int = 0, cou
     return np.stack(squares) if squares else np.zeros((0, size, size, 3), np.uint8)
 
 
-def iter_frames(path: str | os.PathLike, *, size: int = 224, chunk: int = 64) -> Iterator[np.ndarray]:
-    """All frames of a clip in blocks of `chunk`, (n, size, size, 3) uint8 RGB; the last block may be shorter.
+def iter_frames(
+    path: str | os.PathLike, *, size: int = 224, chunk: int = 64
+) -> Iterator[np.ndarray]:
+    """All frames of a clip in blocks of `chunk`, (n, size, size, 3) uint8 RGB; the last block may
+    be shorter.
 
-    No more than one block is held. Raises MediaError, perhaps after some blocks, for a file that cannot be
-    decoded whole.
+    No more than one block is held. Raises MediaError, perhaps after some blocks, for a file that
+    cannot be decoded whole.
     """
     if chunk < 1:
         raise ValueError(f"a block holds at least one frame, not {chunk}")
@@ -48,7 +56,8 @@ def iter_frames(path: str | os.PathLike, *, size: int = 224, chunk: int = 64) ->
 
 
 def pick_frames(path: str | os.PathLike, indices: Sequence[int], *, size: int = 224) -> np.ndarray:
-    """The frames at these ascending indices, (len(indices), size, size, 3) uint8 RGB; others are not scaled.
+    """The frames at these ascending indices, (len(indices), size, size, 3) uint8 RGB; others are
+    not scaled.
 
     Decoding stops after the last one. Raises MediaError, also where the clip ends before it.
     """
@@ -74,14 +83,18 @@ def n_frames(path: str | os.PathLike) -> int:
 
 
 def square(frame: np.ndarray, size: int) -> np.ndarray:
-    """The centre square of a frame (H, W, 3) uint8, scaled to (size, size, 3); the frame itself where it fits."""
+    """The centre square of a frame (H, W, 3) uint8, scaled to (size, size, 3); the frame itself
+    where it fits.
+    """
     height, width = frame.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     centre = frame[top : top + side, left : left + side]
     if side == size:
         return centre
-    return cv2.resize(centre, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    return cv2.resize(
+        centre, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    )
 
 
 def _squares(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

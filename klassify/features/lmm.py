@@ -1,15 +1,17 @@
-"""What a large multi-modal model sees and says of single frames (multi-branch paper, section 2.1; MM-Det).
+"""What a large multi-modal model sees and says of single frames (multi-branch paper, section 2.1;
+MM-Det).
 
-LLaVA-1.5 is shown every 200th frame with a fixed forensic instruction and writes 64 tokens about it. Kept are
+LLaVA-1.5 is shown every 200th frame with a fixed forensic instruction and writes 64 tokens about
+it. Kept are
 
 - visual (n, 1024): CLIP's pooled vector, that is the class token after the last layer norm;
-- textual (n, 64, 4096): the last layer's states, after the final norm, of the last 64 positions. Position 0 is
-  the prompt's last token, position i the i-th token written; the 64th token was never read by the model, so
-  that it has no state;
+- textual (n, 64, 4096): the last layer's states, after the final norm, of the last 64 positions.
+  Position 0 is the prompt's last token, position i the i-th token written; the 64th token was never
+  read by the model, so that it has no state;
 - what it wrote.
 
-Both models see the whole frame at 336 x 336 pixels: LLaVA padded to a square with the mean colour, CLIP its
-centre square.
+Both models see the whole frame at 336 x 336 pixels: LLaVA padded to a square with the mean colour,
+CLIP its centre square.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 INSTRUCTION = (
-    "As an expert in image forensics, you are to briefly describe the image, including lighting and reflection, "
-    "texture, color saturation, shape consistency, sense of depth, compression trace, artifacts. "
-    "Give a reason to justify whether it is a real or a fake image."
+    "As an expert in image forensics, you are to briefly describe the image, including lighting and"
+    " reflection, texture, color saturation, shape consistency, sense of depth, compression trace,"
+    " artifacts. Give a reason to justify whether it is a real or a fake image."
 )
 IMAGE = "<image>"
-PROMPT = f"{SYSTEM}###Human: {IMAGE}\n{INSTRUCTION}###Assistant:"  # not LLaVA's usual USER: ... ASSISTANT:
+PROMPT = (  # not LLaVA's usual USER: ... ASSISTANT:
+    f"{SYSTEM}###Human: {IMAGE}\n{INSTRUCTION}###Assistant:"
+)
 
 # CLIP's mean and standard deviation of RGB in [0, 1]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -53,7 +57,13 @@ class LMM:
         new_tokens: how many tokens are written, and so how many states are kept.
     """
 
-    def __init__(self, llava: nn.Module, tokenizer: Any, clip: nn.Module | None = None, new_tokens: int = NEW_TOKENS):
+    def __init__(
+        self,
+        llava: nn.Module,
+        tokenizer: Any,
+        clip: nn.Module | None = None,
+        new_tokens: int = NEW_TOKENS,
+    ):
         self.llava, self.tokenizer, self.new_tokens = llava, tokenizer, new_tokens
         self.tower, self.projector = llava.model.vision_tower, llava.model.multi_modal_projector
         self.language, self.head = llava.model.language_model, llava.lm_head
@@ -62,8 +72,12 @@ class LMM:
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """(n, 1024) and (n, 64, 4096), both float16, and n texts of n frames (H, W, 3) uint8 RGB of any size."""
-        visual = self.pooled([centre_square(frame, self.clip.config.image_size) for frame in frames])
+        """(n, 1024) and (n, 64, 4096), both float16, and n texts of n frames (H, W, 3) uint8 RGB
+        of any size.
+        """
+        visual = self.pooled(
+            [centre_square(frame, self.clip.config.image_size) for frame in frames]
+        )
         padded = [padded_square(frame, self.tower.config.image_size) for frame in frames]
         textual, tokens = self.write(self.prompt(self.patches(padded)))
         texts = self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
@@ -79,10 +93,14 @@ class LMM:
         return self.projector(states[self.llava.config.vision_feature_layer][:, 1:])
 
     def prompt(self, patches: Tensor) -> Tensor:
-        """The embedded prompt (n, P, 4096) with the image tokens (n, 576, 4096) in the place of <image>."""
+        """The embedded prompt (n, P, 4096) with the image tokens (n, 576, 4096) in the place of
+        <image>.
+        """
         before, after = (self.embed(torch.tensor([ids])) for ids in (self.before, self.after))
         n = len(patches)
-        return torch.cat([before.expand(n, -1, -1), patches.to(before.dtype), after.expand(n, -1, -1)], dim=1)
+        return torch.cat(
+            [before.expand(n, -1, -1), patches.to(before.dtype), after.expand(n, -1, -1)], dim=1
+        )
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings (B, L, 4096) of tokens (B, L)."""
@@ -113,8 +131,12 @@ class LMM:
 
 
 def prompt_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The prompt's tokens before and after the image, as LLaVA makes them: each piece by itself, one start token."""
-    before, after = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in PROMPT.split(IMAGE))
+    """The prompt's tokens before and after the image, as LLaVA makes them: each piece by itself,
+    one start token.
+    """
+    before, after = (
+        tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in PROMPT.split(IMAGE)
+    )
     return [tokenizer.bos_token_id, *before], after
 
 
@@ -124,12 +146,16 @@ def readable(text: str) -> str:
 
 
 def sampled(n_frames: int, interval: int = INTERVAL) -> np.ndarray:
-    """Which frames of a clip are shown to the LMM: 0, interval, 2 interval, ...; ceil(n_frames / interval) of them."""
+    """Which frames of a clip are shown to the LMM: 0, interval, 2 interval, ...; ceil(n_frames /
+    interval) of them.
+    """
     return np.arange(0, n_frames, interval, dtype=np.int32)
 
 
 def padded_square(frame: np.ndarray, size: int) -> np.ndarray:
-    """A frame (H, W, 3) uint8 in the middle of a square of the mean colour, scaled to (size, size, 3)."""
+    """A frame (H, W, 3) uint8 in the middle of a square of the mean colour, scaled to (size,
+    size, 3).
+    """
     height, width = frame.shape[:2]
     side = max(height, width)
     square = np.empty((side, side, 3), np.uint8)
@@ -140,10 +166,14 @@ def padded_square(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def centre_square(frame: np.ndarray, size: int) -> np.ndarray:
-    """CLIP's own preprocessing: the shorter side scaled to `size` by Pillow's bicubic filter, the centre cut out."""
+    """CLIP's own preprocessing: the shorter side scaled to `size` by Pillow's bicubic filter,
+    the centre cut out.
+    """
     height, width = frame.shape[:2]
     shorter = min(height, width)
-    height, width = (size if side == shorter else int(size * side / shorter) for side in (height, width))
+    height, width = (
+        size if side == shorter else int(size * side / shorter) for side in (height, width)
+    )
     image = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
     top, left = (height - size) // 2, (width - size) // 2
     return image[top : top + size, left : left + size]

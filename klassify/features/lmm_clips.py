@@ -1,8 +1,8 @@
 """Clips -> rows of kind lmm: the sampled frames of many clips go through the LMM together.
 
-Writing 64 tokens reads all weights of the LMM 64 times, whether for one frame or for eight, so that frames of
-several clips share a batch. All prompts have the same length: nothing is padded, and a frame's features do not
-depend on its neighbours beyond the rounding of another batch size.
+Writing 64 tokens reads all weights of the LMM 64 times, whether for one frame or for eight, so that
+frames of several clips share a batch. All prompts have the same length: nothing is padded, and a
+frame's features do not depend on its neighbours beyond the rounding of another batch size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from klassify.store import LMMRow
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """The frames of one clip that the LMM is to see, (H, W, 3) uint8 each; the clip has n_frames on the grid."""
+    """The frames of one clip that the LMM is to see, (H, W, 3) uint8 each; the clip has n_frames
+    on the grid.
+    """
 
     file: str
     fps: float
@@ -66,23 +68,32 @@ class LMMExtractor:
         if not frames:
             return LMMRow.failed(file, "decode", "no frames")
         if len(frames) < len(looked_at):
-            return LMMRow.failed(file, "decode", f"The clip ends before frame {looked_at[len(frames)]}.")
+            return LMMRow.failed(
+                file, "decode", f"The clip ends before frame {looked_at[len(frames)]}."
+            )
         return Shown(file, fps, n_frames, sampled(n_frames, self.interval), frames)
 
     def extract(self, clips: Sequence[Shown]) -> Iterator[LMMRow]:
         """The rows of these clips. Where they fail together, each is tried by itself."""
         try:
             rows = self._together(clips)
-        except Exception as error:  # native libraries raise what they like; the other clips must go on
+        except (
+            Exception
+        ) as error:  # native libraries raise what they like; the other clips must go on
             if len(clips) > 1:
                 rows = (row for clip in clips for row in self.extract([clip]))
             else:
-                rows = [LMMRow.failed(clips[0].file, "features", f"{type(error).__name__}: {error}")]
+                rows = [
+                    LMMRow.failed(clips[0].file, "features", f"{type(error).__name__}: {error}")
+                ]
         yield from rows
 
     def _together(self, clips: Sequence[Shown]) -> list[LMMRow]:
         frames = [frame for clip in clips for frame in clip.frames]
-        blocks = [self.lmm(frames[first : first + self.batch_size]) for first in range(0, len(frames), self.batch_size)]
+        blocks = [
+            self.lmm(frames[first : first + self.batch_size])
+            for first in range(0, len(frames), self.batch_size)
+        ]
         if not blocks:
             return []
         visual, textual = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
@@ -97,5 +108,7 @@ class LMMExtractor:
     @staticmethod
     def _row(clip: Shown, visual: np.ndarray, textual: np.ndarray, texts: list[str]) -> LMMRow:
         if not (np.isfinite(visual).all() and np.isfinite(textual).all()):
-            return LMMRow.failed(clip.file, "features", "the LMM's states are beyond the range of float16")
+            return LMMRow.failed(
+                clip.file, "features", "the LMM's states are beyond the range of float16"
+            )
         return LMMRow(clip.file, clip.fps, clip.n_frames, clip.indices, visual, textual, texts)

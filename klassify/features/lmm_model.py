@@ -1,9 +1,10 @@
 """LLaVA-1.5 and CLIP with their weights, whatever project's names the tensors have.
 
-Two namings of LLaVA-1.5 exist: that of the LLaVA project (`model.mm_projector.0`, `model.layers.0`, which the
-released fine-tuned LMM of MM-Det has) and that of the files converted for transformers, which in turn names
-the parts of its classes differently from version to version. `plain_name` maps all of them to one, so that a
-file fits a model if and only if their plain names and shapes are equal.
+Two namings of LLaVA-1.5 exist: that of the LLaVA project (`model.mm_projector.0`, `model.layers.0`,
+which the released fine-tuned LMM of MM-Det has) and that of the files converted for transformers,
+which in turn names the parts of its classes differently from version to version. `plain_name` maps
+all of them to one, so that a file fits a model if and only if their plain names and shapes are
+equal.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = {32: "float32", 16: "float16", 8: "8 bit", 4: "4 bit"}
 
-# (start of a name in a file or in a version of transformers, start of the plain name); the first match counts
+# (start of a name in a file or in a version of transformers, start of the plain name); the first
+# match counts
 PLAIN_NAMES = (
     (r"(model\.)?vision_tower\.(vision_tower\.)?(vision_model\.)?", "vision."),
     (r"vision_model\.|(?=(embeddings|pre_layrnorm|encoder|post_layernorm)\.)", "vision."),
@@ -53,9 +55,9 @@ UNUSED = re.compile(
 class LMMSource:
     """Which LMM is to be used and how, before it is loaded.
 
-    llava: a folder, a hub id, or `tiny`. clip: the same for a CLIP of its own that gives the pooled vector; None
-    takes the vision tower inside the LMM, as the published system does. bits: 32, 16, 8 or 4 a weight.
-    download: whether a hub id may be fetched from the network.
+    llava: a folder, a hub id, or `tiny`. clip: the same for a CLIP of its own that gives the pooled
+    vector; None takes the vision tower inside the LMM, as the published system does. bits: 32, 16,
+    8 or 4 a weight. download: whether a hub id may be fetched from the network.
     """
 
     llava: str
@@ -71,11 +73,21 @@ class LMMSource:
     def settings(self) -> dict[str, Any]:
         """What features depend on, for their settings. Reads the configs, not the weights."""
         config = llava_config(self.llava, self.clip, self.download)
-        visual = config.vision_config if self.clip is None else clip_config(self.clip, self.download)
-        folders = {name: source for name, source in (("lmm", self.llava), ("clip", self.clip)) if source}
+        visual = (
+            config.vision_config if self.clip is None else clip_config(self.clip, self.download)
+        )
+        folders = {
+            name: source for name, source in (("lmm", self.llava), ("clip", self.clip)) if source
+        }
         return {
-            **{name: Path(source).name if Path(source).is_dir() else source for name, source in folders.items()},
-            **{f"{name}_files": fingerprint(source, self.download) for name, source in folders.items()},
+            **{
+                name: Path(source).name if Path(source).is_dir() else source
+                for name, source in folders.items()
+            },
+            **{
+                f"{name}_files": fingerprint(source, self.download)
+                for name, source in folders.items()
+            },
             "untrained": self.untrained,
             "precision": PRECISIONS[self.bits],
             "visual_dim": visual.hidden_size,
@@ -84,7 +96,9 @@ class LMMSource:
 
 
 def load(source: LMMSource, device: Any) -> tuple[nn.Module, Any, nn.Module | None]:
-    """(LlavaForConditionalGeneration, its tokenizer, a CLIPVisionModel or None) on the device, in eval mode."""
+    """(LlavaForConditionalGeneration, its tokenizer, a CLIPVisionModel or None) on the device,
+    in eval mode.
+    """
     transformers = import_transformers()
     if source.llava == TINY:
         from klassify.features import lmm_tiny
@@ -96,7 +110,9 @@ def load(source: LMMSource, device: Any) -> tuple[nn.Module, Any, nn.Module | No
         state = read_folder(folder)
         if not any(plain_name(name).startswith("vision.") for name in state):
             state |= _vision_tower(source, folder)
-        llava = _build(transformers.LlavaForConditionalGeneration, config, state, folder, source.bits, device)
+        llava = _build(
+            transformers.LlavaForConditionalGeneration, config, state, folder, source.bits, device
+        )
         tokenizer = load_tokenizer(folder)
     return llava.eval(), tokenizer, None if source.clip is None else load_clip(source, device)
 
@@ -116,12 +132,17 @@ def load_clip(source: LMMSource, device: Any) -> nn.Module:
 def _vision_tower(source: LMMSource, folder: Path) -> dict[str, Tensor]:
     """The vision tower's tensors of an LMM that was saved without it, from --clip."""
     if source.clip in (None, TINY):
-        raise KlassifyError("This LMM was saved without its vision tower.", where=folder, mend="name it with --clip")
+        raise KlassifyError(
+            "This LMM was saved without its vision tower.", where=folder, mend="name it with --clip"
+        )
     state = read_folder(find_folder(source.clip, source.download))
-    return {name: tensor for name, tensor in state.items() if plain_name(name).startswith("vision.")}
+    return {
+        name: tensor for name, tensor in state.items() if plain_name(name).startswith("vision.")
+    }
 
 
-# ------------------------------------------------------------------------------------ names and loading
+# ------------------------------------------------------------------------------------ names and
+# loading
 
 
 def plain_name(name: str) -> str:
@@ -133,18 +154,25 @@ def plain_name(name: str) -> str:
 
 
 def fit(state: Mapping[str, Tensor], model: nn.Module, where: object = None) -> dict[str, Tensor]:
-    """The tensors of a file under the model's names; KlassifyError for any that is missing, unknown or misshapen.
+    """The tensors of a file under the model's names; KlassifyError for any that is missing, unknown
+    or misshapen.
 
     model: may lie on the meta device.
     """
-    theirs = {plain_name(name): tensor for name, tensor in state.items() if not UNUSED.fullmatch(name)}
+    theirs = {
+        plain_name(name): tensor for name, tensor in state.items() if not UNUSED.fullmatch(name)
+    }
     ours = {plain_name(name): (name, tensor) for name, tensor in model.state_dict().items()}
     if told := misfits(theirs, {plain: tensor for plain, (_, tensor) in ours.items()}):
-        raise KlassifyError(f"These weights do not fit the model: of {len(ours)} tensors, {told}.", where=where)
+        raise KlassifyError(
+            f"These weights do not fit the model: of {len(ours)} tensors, {told}.", where=where
+        )
     return {name: theirs[plain] for plain, (name, _) in ours.items()}
 
 
-def _build(model_class: type, config: Any, state: dict[str, Tensor], where: Path, bits: int, device: Any) -> nn.Module:
+def _build(
+    model_class: type, config: Any, state: dict[str, Tensor], where: Path, bits: int, device: Any
+) -> nn.Module:
     """The model with these weights on the device, in so many bits a weight."""
     import torch
 
@@ -164,11 +192,18 @@ def check_bits(bits: int, device: Any) -> None:
 
     if bits >= 16:
         return
-    absent = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    absent = [
+        name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None
+    ]
     if absent:
-        raise KlassifyError(f"{bits}-bit loading needs {' and '.join(absent)}.", mend=f"pip install {' '.join(absent)}")
+        raise KlassifyError(
+            f"{bits}-bit loading needs {' and '.join(absent)}.",
+            mend=f"pip install {' '.join(absent)}",
+        )
     if device.type != "cuda":
-        raise KlassifyError(f"{bits}-bit loading needs a GPU.", mend="leave --load-in away, or name a --device")
+        raise KlassifyError(
+            f"{bits}-bit loading needs a GPU.", mend="leave --load-in away, or name a --device"
+        )
 
 
 def quantization(bits: int) -> Any:

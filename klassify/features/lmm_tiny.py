@@ -1,7 +1,7 @@
 """A tiny LLaVA of the same classes with random weights, for tests and the demo. It is NOT trained.
 
-Its features are functions of the image and so exercise every step behind them, but mean nothing, and its text
-is noise: they are never evidence for or against anything. It needs no download.
+Its features are functions of the image and so exercise every step behind them, but mean nothing,
+and its text is noise: they are never evidence for or against anything. It needs no download.
 """
 
 from __future__ import annotations
@@ -25,12 +25,25 @@ def llava_config() -> Any:
     # a wider spread than the usual 0.02, so that what comes out depends on the image
     spread = {"initializer_range": 0.2}
     vision = transformers.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, image_size=56, patch_size=14, projection_dim=32, **layers, **spread
+        hidden_size=32,
+        intermediate_size=64,
+        image_size=56,
+        patch_size=14,
+        projection_dim=32,
+        **layers,
+        **spread,
     )
     text = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_key_value_heads=2, vocab_size=n_tokens, bos_token_id=1,
-        eos_token_id=2, max_position_embeddings=2048, **layers, **spread,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=128,
+        num_key_value_heads=2,
+        vocab_size=n_tokens,
+        bos_token_id=1,
+        eos_token_id=2,
+        max_position_embeddings=2048,
+        **layers,
+        **spread,
+    )
     return transformers.LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -46,7 +59,9 @@ def llava() -> nn.Module:
 
 
 def clip() -> nn.Module:
-    """A CLIPVisionModel of the same size as the tiny LLaVA's vision tower, with other random weights."""
+    """A CLIPVisionModel of the same size as the tiny LLaVA's vision tower, with other random
+    weights.
+    """
     return _seeded(lambda: import_transformers().CLIPVisionModel(llava_config().vision_config))
 
 
@@ -59,7 +74,9 @@ def tokenizer() -> Any:
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     return import_transformers().PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",

@@ -1,13 +1,13 @@
 """The eight mouth features of paper 1 (KLASSify, section 4.1) and their first differences.
 
-| column | feature                      | unit                          | from                             |
-|--------|------------------------------|-------------------------------|----------------------------------|
-| 0      | blur                         | gray levels squared           | Laplacian variance of the mouth  |
-| 1      | nonmouth_mse                 | gray levels squared           | change of the face around it     |
-| 2      | colour                       | CIE Delta E 1976              | shift of the lips' mean colour   |
-| 3      | mar                          | 1                             | mouth aspect ratio               |
-| 4 5 6  | velocity, acceleration, jerk | eye distances / (40 ms)^1 2 3 | 40 lip points in the face's frame |
-| 7      | jitter                       | eye distances                 | residual of lines fitted in time |
+| column | feature | unit | from |
+|---|---|---|---|
+| 0 | blur | gray levels squared | Laplacian variance of the mouth |
+| 1 | nonmouth_mse | gray levels squared | change of the face around it |
+| 2 | colour | CIE Delta E 1976 | shift of the lips' mean colour |
+| 3 | mar | 1 | mouth aspect ratio |
+| 4 5 6 | velocity, acceleration, jerk | eye distances / (40 ms)^1 2 3 | 40 lip points |
+| 7 | jitter | eye distances | residual of lines fitted in time |
 
 The paper names the features; sizes, margins and units are this project's. Frames are RGB uint8
 (H, W, 3), landmarks (K, 2) pixels in the Face Mesh numbering, gray is BT.601. Values that are not
@@ -53,7 +53,9 @@ MOVING = np.concatenate([LIPS, EYES])
 UPPER_LIP, LOWER_LIP, RIGHT_CORNER, LEFT_CORNER = 13, 14, 61, 291
 
 CODES = np.arange(256) / 255
-LINEAR = np.where(CODES <= 0.04045, CODES / 12.92, ((CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)  # sRGB
+LINEAR = np.where(CODES <= 0.04045, CODES / 12.92, ((CODES + 0.055) / 1.055) ** 2.4).astype(
+    np.float32
+)  # sRGB
 
 MOUTH_MARGIN = 0.2  # of the lips' width and height, on each side
 MOUTH_SIZE = (64, 48)  # width and height that the mouth is resized to before its blur is measured
@@ -69,7 +71,8 @@ JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than t
 
 
 def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
-    """Features (T, 8) float32 and valid (T,) bool of a clip, given as frames with landmarks or None.
+    """Features (T, 8) float32 and valid (T,) bool of a clip, given as frames with landmarks or
+    None.
 
     Holds a few frames, and 42 points of every frame.
     """
@@ -77,7 +80,9 @@ def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
     before, now, nowhere = None, None, np.full((len(MOVING), 2), np.nan)
     last_frame, last_landmarks = None, None
     for frame, landmarks in _in_blocks(tracked):
-        if frame is not last_frame or landmarks is not last_landmarks:  # else a picture that the grid repeats
+        if (
+            frame is not last_frame or landmarks is not last_landmarks
+        ):  # else a picture that the grid repeats
             now = None if landmarks is None else look(frame, landmarks)
             last_frame, last_landmarks = frame, landmarks
         appearance.append((0.0, 0.0, 0.0) if now is None else now.features(before))
@@ -92,7 +97,8 @@ def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stack_channels(features: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(T, 8) features and (T,) valid -> (T, 16) float32: log1p of blur and MSE, then first differences.
+    """(T, 8) features and (T,) valid -> (T, 16) float32: log1p of blur and MSE, then first
+    differences.
 
     A difference is 0 at the first frame and wherever one of its two frames is not valid.
     """
@@ -118,11 +124,19 @@ class Look:
     mask: np.ndarray  # (h, w) uint8, 255 on the face around the mouth
 
     def features(self, before: Look | None) -> tuple[float, float, float]:
-        """blur, nonmouth_mse, colour; the last two are 0 where there is no frame before, or this one again."""
+        """blur, nonmouth_mse, colour; the last two are 0 where there is no frame before, or this
+        one again.
+        """
         if before is None or before is self:
             return self.blur, 0.0, 0.0
-        shared = np.concatenate([np.maximum(self.box, before.box)[:2], np.minimum(self.box, before.box)[2:]])
-        mse = nonmouth_mse(*self._within(shared), *before._within(shared)) if (shared[2:] > shared[:2]).all() else 0.0
+        shared = np.concatenate(
+            [np.maximum(self.box, before.box)[:2], np.minimum(self.box, before.box)[2:]]
+        )
+        mse = (
+            nonmouth_mse(*self._within(shared), *before._within(shared))
+            if (shared[2:] > shared[:2]).all()
+            else 0.0
+        )
         return self.blur, mse, colour_shift(self.lab, before.lab)
 
     def _within(self, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +145,9 @@ class Look:
 
 
 def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
-    """Measure one frame; None where the mouth is too small, out of the frame or not a mouth at all."""
+    """Measure one frame; None where the mouth is too small, out of the frame or not a mouth at
+    all.
+    """
     if not np.abs(landmarks).max() < MAX_COORDINATE_PX:  # nor is NaN
         return None
     eye_px = float(np.linalg.norm(landmarks[EYES[1]] - landmarks[EYES[0]]))
@@ -145,30 +161,40 @@ def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
     lab = mean_lab(_crop(frame, lips), outer - lips[:2])
     face = _box(landmarks[FACE], frame.shape, 0.0)
     gray = cv2.cvtColor(_crop(frame, face), cv2.COLOR_RGB2GRAY)
-    mask = nonmouth_mask(landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px)
+    mask = nonmouth_mask(
+        landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px
+    )
     mouth_gray = cv2.cvtColor(_crop(frame, mouth), cv2.COLOR_RGB2GRAY)
     return Look(blurriness(mouth_gray), lab, face, gray, mask)
 
 
 def blurriness(gray: np.ndarray) -> float:
-    """Variance of the 4-neighbour Laplacian of the mouth (h, w), area-resized to 64x48; low = blurred."""
+    """Variance of the 4-neighbour Laplacian of the mouth (h, w), area-resized to 64x48; low =
+    blurred.
+    """
     resized = cv2.resize(gray.astype(np.float32), MOUTH_SIZE, interpolation=cv2.INTER_AREA)
     laplacian = cv2.Laplacian(resized, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT_101)
     return float(laplacian.var(dtype=np.float64))
 
 
-def nonmouth_mask(oval: np.ndarray, outer_lips: np.ndarray, shape: tuple[int, int], guard_px: float) -> np.ndarray:
+def nonmouth_mask(
+    oval: np.ndarray, outer_lips: np.ndarray, shape: tuple[int, int], guard_px: float
+) -> np.ndarray:
     """uint8 (h, w), 255 inside the face oval but for the hull of the lips widened by `guard_px`."""
     mask = np.zeros(shape, np.uint8)
     cv2.fillPoly(mask, [_pixels(oval)], 255)
     hull = cv2.convexHull(_pixels(outer_lips))
     cv2.fillConvexPoly(mask, hull, 0)
     radius = min(round(guard_px), max(shape))
-    cv2.polylines(mask, [hull], True, 0, thickness=max(2 * radius - 1, 1))  # cv2 reaches (thickness + 1) / 2 px
+    cv2.polylines(
+        mask, [hull], True, 0, thickness=max(2 * radius - 1, 1)
+    )  # cv2 reaches (thickness + 1) / 2 px
     return mask
 
 
-def nonmouth_mse(gray: np.ndarray, mask: np.ndarray, gray_before: np.ndarray, mask_before: np.ndarray) -> float:
+def nonmouth_mse(
+    gray: np.ndarray, mask: np.ndarray, gray_before: np.ndarray, mask_before: np.ndarray
+) -> float:
     """Mean squared change of gray where both masks are set; 0 where they share no pixel."""
     both = cv2.bitwise_and(mask, mask_before)
     n = cv2.countNonZero(both)
@@ -179,7 +205,9 @@ def mean_lab(rgb: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     """Mean CIE Lab (L 0..100, sRGB, D65) inside a polygon of a crop, (3,) float64."""
     mask = np.zeros(rgb.shape[:2], np.uint8)
     cv2.fillPoly(mask, [_pixels(polygon)], 255)
-    lab = cv2.cvtColor(LINEAR.take(rgb), cv2.COLOR_LRGB2Lab)  # from sRGB directly cv2 interpolates in a coarse table
+    lab = cv2.cvtColor(
+        LINEAR.take(rgb), cv2.COLOR_LRGB2Lab
+    )  # from sRGB directly cv2 interpolates in a coarse table
     return np.array(cv2.mean(lab, mask)[:3])
 
 
@@ -192,7 +220,9 @@ def colour_shift(lab: np.ndarray, lab_before: np.ndarray) -> float:
 
 
 def kinematics(lips: np.ndarray, eyes: np.ndarray) -> np.ndarray:
-    """Columns 3-7 (T, 5) from 40 lip points (T, 40, 2) and the outer eye corners (T, 2, 2), NaN = no face."""
+    """Columns 3-7 (T, 5) from 40 lip points (T, 40, 2) and the outer eye corners (T, 2, 2), NaN
+    = no face.
+    """
     columns = [np.zeros((0, 5))]
     for start in range(0, len(lips), BLOCK_FRAMES):  # so that long clips take little memory
         first = max(start - FRAMES_BEFORE, 0)
@@ -213,7 +243,9 @@ def mouth_aspect_ratio(lips: np.ndarray) -> np.ndarray:
 
 
 def in_face_frame(points: np.ndarray, eyes: np.ndarray) -> np.ndarray:
-    """Points (T, n, 2) with the eyes' middle as origin, their line as x axis, their distance as unit."""
+    """Points (T, n, 2) with the eyes' middle as origin, their line as x axis, their distance as
+    unit.
+    """
     axis = eyes[:, 1] - eyes[:, 0]
     # dividing complex numbers turns and scales at once
     centred = points - eyes.mean(axis=1, keepdims=True)
@@ -238,10 +270,11 @@ def jerk(moving: np.ndarray) -> np.ndarray:
 
 
 def jitter(moving: np.ndarray) -> np.ndarray:
-    """RMS distance (T,) of the points (T, n, 2) from straight lines fitted in time over frames t-2..t+2.
+    """RMS distance (T,) of the points (T, n, 2) from straight lines fitted in time over frames
+    t-2..t+2.
 
-    The window is cut short at the ends and at gaps; with fewer than 3 frames it is 0. (The error of a
-    two-point extrapolation would equal the acceleration.)
+    The window is cut short at the ends and at gaps; with fewer than 3 frames it is 0. (The error of
+    a two-point extrapolation would equal the acceleration.)
     """
     result, reach = np.zeros(len(moving)), JITTER_REACH
     present = np.isfinite(moving).all(axis=(1, 2))
@@ -250,15 +283,21 @@ def jitter(moving: np.ndarray) -> np.ndarray:
         run = moving[start:stop]
         whole = range(reach, len(run) - reach)
         for t in set(range(len(run))) - set(whole):
-            result[start + t] = _line_residual(np.moveaxis(run[max(t - reach, 0) : t + reach + 1], 0, -1))
+            result[start + t] = _line_residual(
+                np.moveaxis(run[max(t - reach, 0) : t + reach + 1], 0, -1)
+            )
         if whole:
-            windows = sliding_window_view(run, 2 * reach + 1, axis=0)  # (T - 2 reach, n, 2, 2 reach + 1)
+            windows = sliding_window_view(
+                run, 2 * reach + 1, axis=0
+            )  # (T - 2 reach, n, 2, 2 reach + 1)
             result[start + whole.start : start + whole.stop] = _line_residual(windows)
     return result
 
 
 def _line_residual(windows: np.ndarray) -> np.ndarray:
-    """RMS residual (...,) of points (..., n, 2, w) over w frames against each one's least-squares line."""
+    """RMS residual (...,) of points (..., n, 2, w) over w frames against each one's
+    least-squares line.
+    """
     n_frames = windows.shape[-1]
     if n_frames < JITTER_POINTS:
         return np.zeros(windows.shape[:-3])
@@ -278,7 +317,9 @@ def _mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
 
 
 def _in_blocks(tracked: Tracked) -> Tracked:
-    """Track some frames before any of them is measured: by turns, each would empty the other's caches."""
+    """Track some frames before any of them is measured: by turns, each would empty the other's
+    caches.
+    """
     block, size = [], 0
     for frame, landmarks in tracked:
         block.append((frame, landmarks))
@@ -294,10 +335,14 @@ def _box(points: np.ndarray, shape: tuple[int, ...], margin: float) -> np.ndarra
     (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     dx, dy = margin * (x1 - x0), margin * (y1 - y0)
     height, width = shape[:2]
-    return np.array([
-        min(max(math.floor(x0 - dx), 0), width), min(max(math.floor(y0 - dy), 0), height),
-        min(max(math.ceil(x1 + dx) + 1, 0), width), min(max(math.ceil(y1 + dy) + 1, 0), height),
-    ])  # fmt: skip
+    return np.array(
+        [
+            min(max(math.floor(x0 - dx), 0), width),
+            min(max(math.floor(y0 - dy), 0), height),
+            min(max(math.ceil(x1 + dx) + 1, 0), width),
+            min(max(math.ceil(y1 + dy) + 1, 0), height),
+        ]
+    )
 
 
 def _crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:

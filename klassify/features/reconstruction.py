@@ -1,8 +1,10 @@
-"""Reconstructed frames as a feature: the VQ-VAE codes of every frame, from which its decoder makes the frames.
+"""Reconstructed frames as a feature: the VQ-VAE codes of every frame, from which its decoder makes
+the frames.
 
-A clip of 10 s (250 frames of 224 x 224) is 37.6 MB as reconstructed frames and 1.6 MB as codes (56 x 56 uint16
-a frame), at most 1.2 MB in a shard. Decoding costs half of what reconstructing from the frame costs. The codes are
-for frames that were cut to one size without augmentation (klassify.features.frames).
+A clip of 10 s (250 frames of 224 x 224) is 37.6 MB as reconstructed frames and 1.6 MB as codes (56
+x 56 uint16 a frame), at most 1.2 MB in a shard. Decoding costs half of what reconstructing from the
+frame costs. The codes are for frames that were cut to one size without augmentation
+(klassify.features.frames).
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ DOWNSCALING = 4  # pixels a side of one code
 
 
 class ReconstructionExtractor:
-    """Extracts clips in the order of a list; memory does not grow with their length beyond the codes.
+    """Extracts clips in the order of a list; memory does not grow with their length beyond the
+    codes.
 
     Args:
         root: the folder that clip names are relative to.
@@ -46,7 +49,9 @@ class ReconstructionExtractor:
     def rows(self, files: Sequence[str]) -> Iterator[ReconstructionRow]:
         """One row for each clip."""
         for file in files:
-            yield attempt(ReconstructionRow, self.root, file, lambda path, file=file: self.row(file, path))
+            yield attempt(
+                ReconstructionRow, self.root, file, lambda path, file=file: self.row(file, path)
+            )
 
     def row(self, file: str, path: Path) -> ReconstructionRow:
         """The codes of one clip. Raises MediaError."""
@@ -59,20 +64,28 @@ class ReconstructionExtractor:
 
     @torch.inference_mode()
     def codes(self, block: np.ndarray) -> np.ndarray:
-        """(n, h, w) uint16 of frames (n, size, size, 3) uint8; one that repeats the frame before is encoded once."""
+        """(n, h, w) uint16 of frames (n, size, size, 3) uint8; one that repeats the frame before
+        is encoded once.
+        """
         words = block.reshape(len(block), -1).view(np.uint64)  # a frame has 48 bytes or a multiple
         new = np.concatenate([[True], (words[1:] != words[:-1]).any(axis=1)])
-        codes = self.vqvae.encode(to_unit(torch.from_numpy(block[new]).to(self.device))).cpu().numpy()
+        codes = (
+            self.vqvae.encode(to_unit(torch.from_numpy(block[new]).to(self.device))).cpu().numpy()
+        )
         return codes.astype(np.uint16)[np.cumsum(new) - 1]
 
 
 @torch.no_grad()
 def load_vqvae(source: Path) -> VQVAE:
-    """The VQ-VAE of a trained system's folder, or of a safetensors file with its weights, in eval mode."""
+    """The VQ-VAE of a trained system's folder, or of a safetensors file with its weights, in
+    eval mode.
+    """
     if source.is_dir():
         model, _ = systems.load_model(source)
         if not isinstance(model, VQVAE):
-            raise KlassifyError(f"This system is no VQ-VAE but a {type(model).__name__}.", where=source)
+            raise KlassifyError(
+                f"This system is no VQ-VAE but a {type(model).__name__}.", where=source
+            )
         return model
     state, _ = read_tensors(source)
     if "codebook.embedding.weight" not in state:

@@ -1,8 +1,9 @@
 """Commands on a cluster: an array of shards under Slurm, or one training job over nodes.
 
-The unit is the shard i/n, whose files exist only when they are whole, so that any shard may run twice, die or be done
-by hand. A command offers `add_launcher_arguments(parser)` and begins its run with `submitted(args, prepare)`, where
-`prepare` says which work (klassify.launch.work) its arguments mean. Nothing here knows the commands.
+The unit is the shard i/n, whose files exist only when they are whole, so that any shard may run
+twice, die or be done by hand. A command offers `add_launcher_arguments(parser)` and begins its run
+with `submitted(args, prepare)`, where `prepare` says which work (klassify.launch.work) its
+arguments mean. Nothing here knows the commands.
 """
 
 from klassify.launch.options import Options, add_launcher_arguments

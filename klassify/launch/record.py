@@ -34,7 +34,9 @@ class Submission:
 
 @dataclasses.dataclass
 class Record:
-    """A command that was sent to the cluster. arguments: of klassify, without those of the launcher."""
+    """A command that was sent to the cluster. arguments: of klassify, without those of the
+    launcher.
+    """
 
     work: Work
     arguments: list[str]
@@ -51,18 +53,27 @@ class Record:
     @property
     def command_line(self) -> list[str]:
         """What a task runs, without its --shard."""
-        return [*self.arguments, *(["--jobs", str(self.options.cpus)] if self.work.command == "extract" else [])]
+        return [
+            *self.arguments,
+            *(["--jobs", str(self.options.cpus)] if self.work.command == "extract" else []),
+        ]
 
     @property
     def may_fail_whole(self) -> bool:
-        """Whether a task may end with a failure though its files are whole, so that merging must not depend on it."""
+        """Whether a task may end with a failure though its files are whole, so that merging must
+        not depend on it.
+        """
         return self.work.command == "extract" and "--strict" in self.arguments
 
     @property
     def name(self) -> str:
-        """The jobs' name: another folder or step has another, and a folder has one however it is written."""
+        """The jobs' name: another folder or step has another, and a folder has one however it is
+        written.
+        """
         folder = self.work.folder.resolve()
-        which = hashlib.sha256(os.fsencode(folder) + b"\0" + os.fsencode(self.work.step)).hexdigest()[:8]
+        which = hashlib.sha256(
+            os.fsencode(folder) + b"\0" + os.fsencode(self.work.step)
+        ).hexdigest()[:8]
         words = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.work.step}-{folder.name}")[:40]
         return f"klassify-{words}-{which}"
 
@@ -86,49 +97,83 @@ class Record:
 
     def save(self) -> None:
         """Write job.json, from which `read_record` gives the same."""
-        write_json(self.folder / FILE, {
-            "command": self.work.command, "split": getattr(self.work, "split", None), "shards": self.work.n,
-            "arguments": self.arguments, "cwd": self.cwd, "options": dataclasses.asdict(self.options),
-            "submissions": [dataclasses.asdict(submission) for submission in self.submissions],
-            "merge_job": self.merge_job,
-        })  # fmt: skip
+        write_json(
+            self.folder / FILE,
+            {
+                "command": self.work.command,
+                "split": getattr(self.work, "split", None),
+                "shards": self.work.n,
+                "arguments": self.arguments,
+                "cwd": self.cwd,
+                "options": dataclasses.asdict(self.options),
+                "submissions": [dataclasses.asdict(submission) for submission in self.submissions],
+                "merge_job": self.merge_job,
+            },
+        )
 
 
 def read_record(path: Path) -> Record:
     """A record from its file; KlassifyError where that is none."""
     content: dict[str, Any] = read_json(path)
     try:
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in content["options"].items()}
+        options = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content["options"].items()
+        }
         record = Record(
-            work_of(content["command"], path.parent.parent.parent, content["shards"], content["split"]),
-            content["arguments"], content["cwd"], Options(**options),
-            [Submission(**submission) for submission in content["submissions"]], content["merge_job"],
-        )  # fmt: skip
+            work_of(
+                content["command"], path.parent.parent.parent, content["shards"], content["split"]
+            ),
+            content["arguments"],
+            content["cwd"],
+            Options(**options),
+            [Submission(**submission) for submission in content["submissions"]],
+            content["merge_job"],
+        )
         _check(record)
         return record
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise KlassifyError(f"This is no record of a launch ({error!r}).", where=path,
-                            mend="remove it; the work's own files are not touched") from None  # fmt: skip
+        raise KlassifyError(
+            f"This is no record of a launch ({error!r}).",
+            where=path,
+            mend="remove it; the work's own files are not touched",
+        ) from None
 
 
 def _check(record: Record) -> None:
     """ValueError for values that no record holds; a folder may come from anywhere."""
     texts = [*record.arguments, record.cwd, getattr(record.work, "split", "")]
-    numbers = [record.work.n, *(one.job for one in record.submissions), *(one.offset for one in record.submissions)]
+    numbers = [
+        record.work.n,
+        *(one.job for one in record.submissions),
+        *(one.offset for one in record.submissions),
+    ]
     if not isinstance(record.arguments, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("arguments are texts")
-    if not all(isinstance(number, int) and 0 <= number < 2**31 for number in (*numbers, record.merge_job or 0)):
+    if not all(
+        isinstance(number, int) and 0 <= number < 2**31
+        for number in (*numbers, record.merge_job or 0)
+    ):
         raise ValueError("jobs and shards are numbers")
     if not 1 <= record.work.n <= MOST_SHARDS:
         raise ValueError(f"{record.work.n} shards")
     for one in record.submissions:
-        if not SPANS.fullmatch(one.shards) or max(map(int, re.findall(r"\d+", one.shards))) > record.work.n:
+        if (
+            not SPANS.fullmatch(one.shards)
+            or max(map(int, re.findall(r"\d+", one.shards))) > record.work.n
+        ):
             raise ValueError(f"shards {one.shards[:80]!r} of {record.work.n}")
 
 
 def records_in(folder: Path) -> list[Record]:
     """The records of a folder and of the folders in it, up to two levels down."""
     if not folder.is_dir():
-        raise KlassifyError("This is no folder." if folder.exists() else "This folder does not exist.", where=folder)
+        raise KlassifyError(
+            "This is no folder." if folder.exists() else "This folder does not exist.", where=folder
+        )
     levels = ("", "*/", "*/*/")
-    return [read_record(path) for level in levels for path in sorted(folder.glob(f"{level}{FOLDER}/*/{FILE}"))]
+    return [
+        read_record(path)
+        for level in levels
+        for path in sorted(folder.glob(f"{level}{FOLDER}/*/{FILE}"))
+    ]

@@ -1,4 +1,6 @@
-"""The text of the batch scripts. Whatever a user gives is quoted, or refused if it holds a line break."""
+"""The text of the batch scripts. Whatever a user gives is quoted, or refused if it holds a line
+break.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from pathlib import Path
 from klassify.errors import KlassifyError
 from klassify.launch.options import Options, one_line
 
-OF_GPUS = re.compile(r"--(gres|tres|[a-z-]*gpu)")  # options of sbatch that a job without a GPU must not have
+OF_GPUS = re.compile(
+    r"--(gres|tres|[a-z-]*gpu)"
+)  # options of sbatch that a job without a GPU must not have
 
 ARRAY = """{head}
 # {title}, cut into {n} shards. A task is a shard; what it leaves is whole.
@@ -30,7 +34,7 @@ progress=(find {out} -name "{pattern}")
 """
 
 JOB = """{head}
-# {title}: one job, a process a {unit}. It goes on from its last checkpoint whenever it is started again.
+# {title}: one job, one process per {unit}. A restart resumes from the last checkpoint.
 #   see, and mend   klassify status {folder}
 #                   klassify resume {folder}
 
@@ -38,7 +42,7 @@ what={what}
 job=$SLURM_JOB_ID
 progress=(find {out}/checkpoints -name 'last.pt')
 {start}
-# each process learns its place from Slurm; one that dies takes the others with it, and the job is started again
+# each process reads its rank from Slurm; if one dies, the others end and the job restarts
 srun --kill-on-bad-exit=1 --cpus-per-task={cpus} {command} &
 {end}
 """
@@ -53,14 +57,15 @@ if [ "$start" -gt {restarts} ]; then
 fi
 began=$(date +%s) warned=
 
-# near the time limit: back into the queue, if this start left something that the next one can go on from
+# near the time limit: requeue, if this start saved something that the next can resume from
 again() {{
   warned=1
-  if [ "$start" -lt {restarts} ] && [ -n "$("${{progress[@]}}" -newermt "@$began" -print -quit)" ]; then
+  saved=$("${{progress[@]}}" -newermt "@$began" -print -quit)
+  if [ "$start" -lt {restarts} ] && [ -n "$saved" ]; then
     echo "== $what: near its time limit, back into the queue"
     scontrol requeue "$job"
   else
-    echo "== $what: near its time limit, not put back: $start restarts of {restarts}, or nothing finished"
+    echo "== $what: near its time limit, not requeued ($start of {restarts} restarts)"
   fi
 }}
 trap again USR1
@@ -75,7 +80,8 @@ fi
 echo "== $what: ended with status $status after $(($(date +%s) - began)) s"
 {after}exit "$status\""""
 
-# what a dead process of a training leaves is whole: the others would wait for ever, so all start again
+# what a dead process of a training leaves is whole: the others would wait for ever, so all start
+# again
 RETRY = """if [ "$status" -ne 0 ] && [ "$status" -ne 2 ] && [ "$start" -lt {restarts} ]; then
   echo "== $what: back into the queue"
   scontrol requeue "$job" && sleep 60
@@ -104,50 +110,90 @@ def array_script(
 ) -> str:
     """An array of shards.
 
-    arguments: of klassify, without --shard. folder: where the script, its record and logs lie. out: where a shard's
-    files lie; pattern: their names, as a shell's double-quoted text with $shard. width: largest index of an array.
+    arguments: of klassify, without --shard. folder: where the script, its record and logs lie. out:
+    where a shard's files lie; pattern: their names, as a shell's double-quoted text with $shard.
+    width: largest index of an array.
     """
     n, first = options.shards, min(options.shards, width)
     beyond = "" if n <= width else f"    (shard {width + 1} is: sbatch --array=1 array.sh {width})"
     return ARRAY.format(
-        head=head(name, folder / "logs/%A_%a.log", options, ["--ntasks=1", *gpus_of(options)]), title=title, n=n,
-        first=first, parallel=f"%{options.max_parallel}" if options.max_parallel else "", beyond=beyond,
-        folder=quoted(out), out=quoted(out), pattern=pattern, start=start(options, cwd), command=klassify(arguments),
+        head=head(name, folder / "logs/%A_%a.log", options, ["--ntasks=1", *gpus_of(options)]),
+        title=title,
+        n=n,
+        first=first,
+        parallel=f"%{options.max_parallel}" if options.max_parallel else "",
+        beyond=beyond,
+        folder=quoted(out),
+        out=quoted(out),
+        pattern=pattern,
+        start=start(options, cwd),
+        command=klassify(arguments),
         end=END.format(after=""),
-    )  # fmt: skip
+    )
 
 
 def job_script(
-    title: str, arguments: Sequence[str], options: Options, folder: Path, out: Path, name: str, cwd: str
+    title: str,
+    arguments: Sequence[str],
+    options: Options,
+    folder: Path,
+    out: Path,
+    name: str,
+    cwd: str,
 ) -> str:
     """One job over nodes: a process a GPU, or one a node without GPUs."""
-    tasks = [f"--nodes={options.nodes}", f"--ntasks-per-node={options.gpus or 1}", *gpus_of(options)]
+    tasks = [
+        f"--nodes={options.nodes}",
+        f"--ntasks-per-node={options.gpus or 1}",
+        *gpus_of(options),
+    ]
     return JOB.format(
-        head=head(name, folder / "logs/%j.log", options, tasks), title=title, unit="GPU" if options.gpus else "node",
-        folder=quoted(out), out=quoted(out), what=quoted(title), cpus=options.cpus, start=start(options, cwd),
+        head=head(name, folder / "logs/%j.log", options, tasks),
+        title=title,
+        unit="GPU" if options.gpus else "node",
+        folder=quoted(out),
+        out=quoted(out),
+        what=quoted(title),
+        cpus=options.cpus,
+        start=start(options, cwd),
         command=klassify(arguments),
         end=END.format(after=RETRY.format(restarts=options.max_restarts)),
-    )  # fmt: skip
+    )
 
 
-def merge_script(title: str, arguments: Sequence[str], options: Options, folder: Path, name: str, cwd: str) -> str:
-    """The job that follows an array. It computes nothing: no GPU, and an hour at most, which every shard may have."""
+def merge_script(
+    title: str, arguments: Sequence[str], options: Options, folder: Path, name: str, cwd: str
+) -> str:
+    """The job that follows an array. It computes nothing: no GPU, and an hour at most, which
+    every shard may have.
+    """
     kept = tuple(text for text in options.sbatch if not OF_GPUS.match(text))
     time = options.time if options.limit_s < 3600 else "01:00:00"
     small = options.changed(time=time, cpus=1, gpus=0, grace=0, sbatch=kept)
     return MERGE.format(
-        head=head(name, folder / "logs/merge-%j.log", small, ["--ntasks=1"]), title=title, cwd=quoted(cwd),
-        modules=modules(options), command=klassify(arguments),
-    )  # fmt: skip
+        head=head(name, folder / "logs/merge-%j.log", small, ["--ntasks=1"]),
+        title=title,
+        cwd=quoted(cwd),
+        modules=modules(options),
+        command=klassify(arguments),
+    )
 
 
 def head(name: str, log: Path, options: Options, tasks: Sequence[str]) -> str:
     """The options of sbatch as lines of the script."""
     if "\\" in str(log):
-        raise KlassifyError("Slurm writes no logs to a folder with a backslash in its name.", where=log.parent)
+        raise KlassifyError(
+            "Slurm writes no logs to a folder with a backslash in its name.", where=log.parent
+        )
     # in names of logs a percent sign starts a pattern; the pattern itself stands in the last part
     log = Path(str(log.parent).replace("%", "%%")) / log.name
-    lines = [f"--job-name={name}", f"--output={log}", "--open-mode=append", "--requeue", f"--time={options.time}"]
+    lines = [
+        f"--job-name={name}",
+        f"--output={log}",
+        "--open-mode=append",
+        "--requeue",
+        f"--time={options.time}",
+    ]
     lines += [f"--signal=B:USR1@{options.grace_s}"] if options.grace_s else []
     lines += [*tasks, f"--cpus-per-task={options.cpus}", *options.sbatch]
     shebang = "#!/bin/bash -l" if options.modules else "#!/bin/bash"  # a login shell knows `module`
@@ -166,7 +212,9 @@ def gpus_of(options: Options) -> list[str]:
 
 def start(options: Options, cwd: str) -> str:
     """What a task does before its work."""
-    return START.format(cwd=quoted(cwd), modules=modules(options), cpus=options.cpus, restarts=options.max_restarts)
+    return START.format(
+        cwd=quoted(cwd), modules=modules(options), cpus=options.cpus, restarts=options.max_restarts
+    )
 
 
 def modules(options: Options) -> str:
@@ -177,8 +225,9 @@ def modules(options: Options) -> str:
 def klassify(arguments: Sequence[str]) -> str:
     """A command line of this very installation, one option a line.
 
-    -m puts the working directory first on sys.path, unless PYTHONSAFEPATH is set (Python 3.10 does not know it): code
-    that happens to lie there is not run, as it is not by the `klassify` that submits.
+    -m puts the working directory first on sys.path, unless PYTHONSAFEPATH is set (Python 3.10 does
+    not know it): code that happens to lie there is not run, as it is not by the `klassify` that
+    submits.
     """
     words = [quoted(sys.executable), "-m", "klassify.cli", *map(quoted, arguments)]
     wrapped = (f" \\\n  {word}" if word.startswith("--") else f" {word}" for word in words[4:])

@@ -1,4 +1,6 @@
-"""sbatch, squeue, scancel, scontrol: called with lists, never through a shell. Accounting (sacct) is not needed."""
+"""sbatch, squeue, scancel, scontrol: called with lists, never through a shell. Accounting
+(sacct) is not needed.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,25 @@ from klassify.errors import KlassifyError
 ANSWER_S = 30.0  # a controller that is down lets squeue wait for long
 FORMAT = "%i|%F|%K|%t|%r|%L|%N|%P|%j"
 HELD = ("held", "JobHoldMaxRequeue")
-FULL = ("Resources", "ReqNodeNotAvail", "Nodes required for job are DOWN")  # what more nodes would help
-NEVER = ("DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "BadConstraints", "PartitionTimeLimit",
-         "PartitionNodeLimit", "AccountNotAllowed", "QOSNotAllowed")  # fmt: skip
+FULL = (
+    "Resources",
+    "ReqNodeNotAvail",
+    "Nodes required for job are DOWN",
+)  # what more nodes would help
+NEVER = (
+    "DependencyNeverSatisfied",
+    "InvalidAccount",
+    "InvalidQOS",
+    "BadConstraints",
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
+    "AccountNotAllowed",
+    "QOSNotAllowed",
+)
 
 
-# variables of a site's or a user's profile that would be stronger than the options of a script: those of its own
-# options, and these
+# variables of a site's or a user's profile that would be stronger than the options of a script:
+# those of its own options, and these
 OTHER_NAMES = {"time": "TIMELIMIT", "requeue": "NO_REQUEUE", "mem": "MEM_PER_NODE"}
 NEVER_INHERITED = ("SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_ERROR", "SBATCH_INPUT")
 
@@ -67,27 +81,49 @@ class Queued:
 
 def queue(names: Sequence[str]) -> list[Queued]:
     """The jobs of these names, array tasks one by one. NoAnswer where Slurm cannot be asked."""
-    text = _ask(["squeue", "--noheader", "--array", f"--name={','.join(names)}", f"--format={FORMAT}"])
+    text = _ask(
+        ["squeue", "--noheader", "--array", f"--name={','.join(names)}", f"--format={FORMAT}"]
+    )
     rows = [line.split("|", 8) for line in text.splitlines() if line.count("|") >= 8]
     return [
-        Queued(id_, int(job), int(index) if index.isdigit() else None, state, reason, left, node, part,
-               name.strip())
+        Queued(
+            id_,
+            int(job),
+            int(index) if index.isdigit() else None,
+            state,
+            reason,
+            left,
+            node,
+            part,
+            name.strip(),
+        )
         for id_, job, index, state, reason, left, node, part, name in rows
-    ]  # fmt: skip
+    ]
 
 
 def drained_nodes(partitions: Collection[str]) -> list[tuple[str, str]]:
     """(nodes, reason) of those of these partitions that take no jobs until somebody says so."""
-    asked = ["sinfo", "--noheader", f"--partition={','.join(sorted(partitions))}", "--format=%N|%t|%E"]
+    asked = [
+        "sinfo",
+        "--noheader",
+        f"--partition={','.join(sorted(partitions))}",
+        "--format=%N|%t|%E",
+    ]
     rows = (line.split("|", 2) for line in _ask(asked).splitlines())
-    return [(row[0], row[2].strip()) for row in rows if len(row) == 3 and re.match(r"(drain|drng|down)", row[1])]
+    return [
+        (row[0], row[2].strip())
+        for row in rows
+        if len(row) == 3 and re.match(r"(drain|drng|down)", row[1])
+    ]
 
 
 @functools.cache
 def largest_index() -> int:
     """The highest index of an array here: MaxArraySize - 1, by default 1000."""
     try:
-        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE)
+        match = re.search(
+            r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE
+        )
     except NoAnswer:
         return 1000
     return max(1, int(match[1]) - 1) if match else 1000
@@ -96,20 +132,25 @@ def largest_index() -> int:
 def submit(command: Sequence[str], options: Collection[str] = ()) -> int:
     """Run an sbatch command; the job's id. KlassifyError with what Slurm says.
 
-    options: those that the script sets, without dashes. They count whatever SBATCH_... variables say; for others
-    these are a site's defaults.
+    options: those that the script sets, without dashes. They count whatever SBATCH_... variables
+    say; for others these are a site's defaults.
     """
     if shutil.which("sbatch") is None:
-        raise KlassifyError("There is no sbatch on this machine.",
-                            mend="run this on a login node of the cluster; --dry-run shows the script")  # fmt: skip
+        raise KlassifyError(
+            "There is no sbatch on this machine.",
+            mend="run this on a login node of the cluster; --dry-run shows the script",
+        )
     names = {f"SBATCH_{name.upper().replace('-', '_')}" for name in options}
     names |= {f"SBATCH_{OTHER_NAMES[name]}" for name in options if name in OTHER_NAMES}
     environment = _environment(lambda name: name in names or name in NEVER_INHERITED)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     match = re.match(r"(\d+)", done.stdout)
     if done.returncode or not match:
-        raise KlassifyError(f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}", where=" ".join(command),
-                            mend="set the site's --partition, account and limits with --sbatch-arg=...")  # fmt: skip
+        raise KlassifyError(
+            f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}",
+            where=" ".join(command),
+            mend="set the site's --partition, account and limits with --sbatch-arg=...",
+        )
     return int(match[1])
 
 
@@ -123,23 +164,30 @@ def release(job: int) -> None:
     try:
         _ask(["scontrol", "release", str(job)])
     except NoAnswer as error:
-        raise KlassifyError(f"Job {job} is in the queue, on hold: {error}.", mend=f"scontrol release {job}") from None
+        raise KlassifyError(
+            f"Job {job} is in the queue, on hold: {error}.", mend=f"scontrol release {job}"
+        ) from None
 
 
 def _environment(is_dropped: Callable[[str], bool]) -> dict[str, str]:
-    """The environment of a command of Slurm: without what `is_dropped` names, and without the job that we run in."""
+    """The environment of a command of Slurm: without what `is_dropped` names, and without the
+    job that we run in.
+    """
     nested = "SLURM_JOB_ID" in os.environ
     kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
     return {
-        name: value for name, value in os.environ.items()
+        name: value
+        for name, value in os.environ.items()
         if not is_dropped(name) and not (nested and name.startswith("SLURM_") and name not in kept)
-    }  # fmt: skip
+    }
 
 
 def _ask(command: Sequence[str]) -> str:
     try:
         environment = _environment(lambda name: name.startswith(("SQUEUE_", "SINFO_", "SCONTROL_")))
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_S, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=ANSWER_S, env=environment
+        )
     except FileNotFoundError:
         raise NoAnswer(f"there is no {command[0]} here") from None
     except subprocess.TimeoutExpired:

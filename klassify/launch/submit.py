@@ -21,12 +21,15 @@ SAY_S = 60.0
 SETTLE_S = 5.0  # a file made on another node may show up later than its job leaves the queue
 
 
-def submitted(args: argparse.Namespace, prepare: Callable[[list[str], Options], list[Record]]) -> bool:
+def submitted(
+    args: argparse.Namespace, prepare: Callable[[list[str], Options], list[Record]]
+) -> bool:
     """The hook of extract, score and train: True when the command went to the cluster.
 
-    args.command_line holds the command as it was typed. prepare: refuses mistakes before anything is queued, and
-    returns what is to be submitted; it gets the command's arguments without those of the launcher, and the latter
-    as Options. False under `--launcher local`, which goes with none of the launcher's other options.
+    args.command_line holds the command as it was typed. prepare: refuses mistakes before anything
+    is queued, and returns what is to be submitted; it gets the command's arguments without those of
+    the launcher, and the latter as Options. False under `--launcher local`, which goes with none of
+    the launcher's other options.
     """
     if getattr(args, "launcher", "local") == "local":
         refuse_launcher_options(args)
@@ -50,9 +53,11 @@ def record_of(work: Work, arguments: Sequence[str], options: Options) -> Record:
 
 
 def submit_missing(record: Record, *, dry_run: bool = False, replace: bool = False) -> None:
-    """Submit the shards that are neither done nor in the queue, and a merge job that waits for them.
+    """Submit the shards that are neither done nor in the queue, and a merge job that waits for
+    them.
 
-    replace: submit all of them; what is there goes as soon as Slurm has taken the jobs, and not before.
+    replace: submit all of them; what is there goes as soon as Slurm has taken the jobs, and not
+    before.
     """
     if dry_run:
         _show_missing(record, replace)
@@ -63,17 +68,24 @@ def submit_missing(record: Record, *, dry_run: bool = False, replace: bool = Fal
 
 
 def _take_over(record: Record, replace: bool) -> None:
-    """Know of the jobs that an earlier command submitted. One that makes something else must be over."""
+    """Know of the jobs that an earlier command submitted. One that makes something else must be
+    over.
+    """
     path = record.folder / FILE
     if not path.exists():
         return
     before = read_record(path)
-    same = (before.work.n, before.arguments, before.cwd) == (record.work.n, record.arguments, record.cwd)
+    same = (before.work.n, before.arguments, before.cwd) == (
+        record.work.n,
+        record.arguments,
+        record.cwd,
+    )
     if not same and survey.survey(before, anew=replace).in_queue:
         raise KlassifyError(
-            f"Other work on this folder is in the queue: {_differences(before, record)}.", where=record.work.folder,
+            f"Other work on this folder is in the queue: {_differences(before, record)}.",
+            where=record.work.folder,
             mend=f"wait for it, or end it: scancel --name={before.name}",
-        )  # fmt: skip
+        )
     if before.work.n == record.work.n:
         record.submissions, record.merge_job = before.submissions, before.merge_job
 
@@ -82,14 +94,23 @@ def _differences(before: Record, now: Record) -> str:
     if before.work.n != now.work.n:
         return f"{before.work.n} shards, not {now.work.n}"
     there, here = ([*record.arguments, f"in {record.cwd}"] for record in (before, now))
-    only = [" ".join(word for word in one if word not in other) for one, other in ((there, here), (here, there))]
-    return f"{only[0] or 'nothing'} there, {only[1] or 'nothing'} now, of: {shlex.join(before.arguments)}"
+    only = [
+        " ".join(word for word in one if word not in other)
+        for one, other in ((there, here), (here, there))
+    ]
+    return (
+        f"{only[0] or 'nothing'} there, {only[1] or 'nothing'} now, of:"
+        f" {shlex.join(before.arguments)}"
+    )
 
 
 def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
     if replace and found.in_queue:
-        raise KlassifyError("It is in the queue: --force would replace what is being made.", where=record.work.folder,
-                            mend=f"scancel --name={record.name}")  # fmt: skip
+        raise KlassifyError(
+            "It is in the queue: --force would replace what is being made.",
+            where=record.work.folder,
+            mend=f"scancel --name={record.name}",
+        )
     if not replace and (found.is_done or found.in_queue):
         print(*survey.lines(found), sep="\n")
     todo = list(range(1, record.work.n + 1)) if replace else found.lacking
@@ -107,13 +128,25 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
         write_text(record.folder / name, text)
     if record.merge_job and (found.merge_is_queued or found.merge_is_never):
         slurm.cancel(record.merge_job)  # it waits for jobs of which some have failed
-    earlier = sorted({sent.job for sent in record.submissions if found.in_queue & unspanned(sent.shards)})
-    jobs = _submit_arrays(record, todo, script.options_in(next(iter(texts.values()))), found, hold=replace)
+    earlier = sorted(
+        {sent.job for sent in record.submissions if found.in_queue & unspanned(sent.shards)}
+    )
+    jobs = _submit_arrays(
+        record, todo, script.options_in(next(iter(texts.values()))), found, hold=replace
+    )
     if "merge.sh" in texts:
-        record.merge_job = slurm.submit(merge_command(record, jobs, earlier), script.options_in(texts["merge.sh"]))
+        record.merge_job = slurm.submit(
+            merge_command(record, jobs, earlier), script.options_in(texts["merge.sh"])
+        )
         record.save()
-        print(f"{record.work.folder}: {record.work.step}: job {record.merge_job} merges when they are done")
-    print(f"  scripts and logs: {record.folder}\n  see:  klassify status {shlex.quote(str(record.work.folder))}")
+        print(
+            f"{record.work.folder}: {record.work.step}: job {record.merge_job} merges when they are"
+            " done"
+        )
+    print(
+        f"  scripts and logs: {record.folder}\n  see:  klassify status"
+        f" {shlex.quote(str(record.work.folder))}"
+    )
 
 
 def _merge_here(record: Record, found: survey.Survey) -> None:
@@ -126,7 +159,9 @@ def _merge_here(record: Record, found: survey.Survey) -> None:
 def _submit_arrays(
     record: Record, todo: Sequence[int], options: set[str], found: survey.Survey, *, hold: bool
 ) -> list[int]:
-    """The jobs of these shards. hold: what is there goes once all of them are taken, and only then do they begin."""
+    """The jobs of these shards. hold: what is there goes once all of them are taken, and only
+    then do they begin.
+    """
     jobs: list[int] = []
     try:
         for command, shards, offset in commands(record, todo, busy=len(found.in_queue)):
@@ -136,7 +171,10 @@ def _submit_arrays(
             record.submissions.append(Submission(jobs[-1], shards, offset))
             if not hold:
                 record.save()
-            print(f"{record.work.folder}: {record.work.step}: submitted job {jobs[-1]}, {described(record, shards)}")
+            print(
+                f"{record.work.folder}: {record.work.step}: submitted job {jobs[-1]},"
+                f" {described(record, shards)}"
+            )
     except KlassifyError:
         for job in jobs if hold else ():
             slurm.cancel(job)
@@ -173,19 +211,35 @@ def scripts(record: Record) -> dict[str, str]:
     work, folder, out = record.work, record.folder.resolve(), record.work.folder.resolve()
     command = record.command_line
     if work.command == "train":
-        text = script.job_script(work.title, command, record.options, folder, out, record.name, record.cwd)
+        text = script.job_script(
+            work.title, command, record.options, folder, out, record.name, record.cwd
+        )
         return {"job.sh": text}
     merge = ["merge", str(out), *(["--split", work.split] if work.command == "score" else [])]
-    array = script.array_script(work.title, command, record.options, folder, out, work.pattern, record.name,
-                                record.cwd, slurm.largest_index())  # fmt: skip
+    array = script.array_script(
+        work.title,
+        command,
+        record.options,
+        folder,
+        out,
+        work.pattern,
+        record.name,
+        record.cwd,
+        slurm.largest_index(),
+    )
     return {
         "array.sh": array,
-        "merge.sh": script.merge_script(work.title, merge, record.options, folder, record.merge_name, record.cwd),
+        "merge.sh": script.merge_script(
+            work.title, merge, record.options, folder, record.merge_name, record.cwd
+        ),
     }
 
 
-def commands(record: Record, todo: Sequence[int], busy: int = 0) -> list[tuple[list[str], str, int]]:
-    """(sbatch command, shards, offset) for these shards: one array, or several where Slurm bounds its indices.
+def commands(
+    record: Record, todo: Sequence[int], busy: int = 0
+) -> list[tuple[list[str], str, int]]:
+    """(sbatch command, shards, offset) for these shards: one array, or several where Slurm bounds
+    its indices.
 
     busy: tasks in the queue, which --max-parallel bounds together with the new ones.
     """
@@ -196,8 +250,10 @@ def commands(record: Record, todo: Sequence[int], busy: int = 0) -> list[tuple[l
     for shard in todo:
         blocks.setdefault((shard - 1) // width * width, []).append(shard)
     if most is not None and most < len(blocks):
-        raise KlassifyError(f"{record.work.n} shards make {len(blocks)} arrays here, and each runs a task.",
-                            mend=f"give --max-parallel {len(blocks)} or more, or fewer --shards")  # fmt: skip
+        raise KlassifyError(
+            f"{record.work.n} shards make {len(blocks)} arrays here, and each runs a task.",
+            mend=f"give --max-parallel {len(blocks)} or more, or fewer --shards",
+        )
     most = None if most is None else max(most - busy, len(blocks))
     made = []
     for offset, shards in blocks.items():
@@ -208,8 +264,11 @@ def commands(record: Record, todo: Sequence[int], busy: int = 0) -> list[tuple[l
     return made
 
 
-def merge_command(record: Record, jobs: Sequence[object], earlier: Sequence[object] = ()) -> list[str]:
-    """The merge job waits for jobs that succeed, requeued tasks included; Slurm drops it when one fails.
+def merge_command(
+    record: Record, jobs: Sequence[object], earlier: Sequence[object] = ()
+) -> list[str]:
+    """The merge job waits for jobs that succeed, requeued tasks included; Slurm drops it when one
+    fails.
 
     earlier: arrays that still run, of which other tasks have failed.
     """
@@ -242,7 +301,9 @@ def show(record: Record, texts: dict[str, str], todo: Sequence[int]) -> None:
 
 
 def wait(record: Record) -> None:
-    """Until it is done. KlassifyError when nothing is in the queue any more and something is missing."""
+    """Until it is done. KlassifyError when nothing is in the queue any more and something is
+    missing.
+    """
     said = time.monotonic()
     while True:
         found = survey.survey(record)
@@ -256,7 +317,13 @@ def wait(record: Record) -> None:
                 raise KlassifyError("\n".join(survey.lines(found)), where=record.work.folder)
         if time.monotonic() - said >= SAY_S:
             said = time.monotonic()
-            counts = ", ".join(f"{len(found.of(state))} {state}" for state in survey.STATES if found.of(state))
+            counts = ", ".join(
+                f"{len(found.of(state))} {state}" for state in survey.STATES if found.of(state)
+            )
             mends = "".join(f"\n  mend:  {mend}" for mend in found.mends)
-            print(f"{record.work.folder}: {record.work.step}: {counts}{mends}", file=sys.stderr, flush=True)
+            print(
+                f"{record.work.folder}: {record.work.step}: {counts}{mends}",
+                file=sys.stderr,
+                flush=True,
+            )
         time.sleep(POLL_S)

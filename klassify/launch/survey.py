@@ -1,4 +1,6 @@
-"""Where a launched command stands: its files first, Slurm's queue second, the logs for what is in neither."""
+"""Where a launched command stands: its files first, Slurm's queue second, the logs for what is
+in neither.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ LOGS_READ = 50  # for the duration of a shard
 
 @dataclasses.dataclass
 class Survey:
-    """states: {shard: (state, reason)}, see STATES. mends: commands. slurm: why Slurm was not asked, or ''.
+    """states: {shard: (state, reason)}, see STATES. mends: commands. slurm: why Slurm was not
+    asked, or ''.
 
     merge: where merging stands, in words. merge_is_never: its job waits for what will never be.
     """
@@ -64,7 +67,9 @@ class Survey:
 
 
 def survey(record: Record, *, anew: bool = False) -> Survey:
-    """Look at files, queue and logs. anew: at the queue alone, since what is there will be replaced, damaged or not."""
+    """Look at files, queue and logs. anew: at the queue alone, since what is there will be
+    replaced, damaged or not.
+    """
     look = set if anew else record.work.done
     done: set[int] = look()
     found = Survey(record, {}, [])
@@ -87,7 +92,9 @@ def survey(record: Record, *, anew: bool = False) -> Survey:
     waiting = [row for row in rows if row.name == record.merge_name]
     found.merge = _merge_state(found, waiting)
     found.merge_is_never = bool(waiting) and all(row.is_never for row in waiting)
-    found.time_left = max((row.time_left for row in queued.values() if row.is_running), key=_seconds, default="")
+    found.time_left = max(
+        (row.time_left for row in queued.values() if row.is_running), key=_seconds, default=""
+    )
     found.shard_s = _duration(record, found.of("done"))
     found.mends = _mends(found, [*queued.values(), *waiting])
     return found
@@ -113,10 +120,13 @@ def _of_log(path: Path | None, *, asked: bool) -> tuple[str, str]:
     since = max((at for at, line in enumerate(lines) if BEGIN.search(line)), default=0)
     last = lines[since + 1 :] if begin else lines
     ended = next((ENDED.search(line) for line in reversed(last) if ENDED.search(line)), None)
-    cancelled = next((CANCELLED.search(line) for line in reversed(last) if CANCELLED.search(line)), None)
+    cancelled = next(
+        (CANCELLED.search(line) for line in reversed(last) if CANCELLED.search(line)), None
+    )
     if any("oom" in line.lower() and "kill" in line.lower() for line in last):
         return "failed", f"out of memory ({where})"
-    # a job may end what failed before: the log has the reason. But what is out of time fails because of that
+    # a job may end what failed before: the log has the reason. But what is out of time fails
+    # because of that
     if cancelled and (not ended or (cancelled[1] or "").startswith("TIME")):
         return "failed", f"{(cancelled[1] or 'cancelled').strip().lower()} ({where})"
     if ended and ended[1] == "0":
@@ -151,7 +161,9 @@ def tail(path: Path | None) -> list[str]:
 def _duration(record: Record, done: list[int]) -> float | None:
     """Seconds of a shard: the median over some that are done."""
     step = max(1, len(done) // LOGS_READ)
-    ends = (ENDED.search(line) for shard in done[::step] for line in tail(record.log_of(shard))[-1:])
+    ends = (
+        ENDED.search(line) for shard in done[::step] for line in tail(record.log_of(shard))[-1:]
+    )
     seconds = [int(match[2]) for match in ends if match]
     return statistics.median(seconds) if seconds else None
 
@@ -163,7 +175,11 @@ def _merge_state(found: Survey, waiting: list[slurm.Queued]) -> str:
     if found.is_done and work.merged and not waiting:
         return "done"
     if waiting:
-        return f"job {waiting[0].id}, {waiting[0].reason or 'queued'}" if not waiting[0].is_running else "running"
+        return (
+            f"job {waiting[0].id}, {waiting[0].reason or 'queued'}"
+            if not waiting[0].is_running
+            else "running"
+        )
     if found.is_done:
         return "to be done"
     return "" if found.slurm else "not in the queue: submitted again by `klassify resume`"
@@ -178,8 +194,10 @@ def _mends(found: Survey, rows: list[slurm.Queued]) -> list[str]:
     mends += [f"scancel {job}    # it waits for what will never be" for job in never]
     stuck = {row.partition for row in rows if row.needs_nodes}
     if stuck and not any(row.is_running for row in rows):
-        mends += [f"scontrol update nodename={nodes} state=resume    # an administrator: {why}"
-                  for nodes, why in _drained(stuck)]  # fmt: skip
+        mends += [
+            f"scontrol update nodename={nodes} state=resume    # an administrator: {why}"
+            for nodes, why in _drained(stuck)
+        ]
     lost_merge = found.merge and found.in_queue and not found.merge_is_queued
     if (found.lacking or lost_merge) and not found.slurm:
         mends.append(f"klassify resume {folder}")
@@ -213,7 +231,10 @@ def lines(found: Survey) -> Iterator[str]:
     for state in STATES:
         shards = found.of(state)
         if shards:
-            yield f"  {state:<8} {len(shards):>5}  {_shortened(spans(shards)) if state != 'done' else ''}".rstrip()
+            yield (
+                f"  {state:<8} {len(shards):>5} "
+                f" {_shortened(spans(shards)) if state != 'done' else ''}".rstrip()
+            )
             yield from (f"           {line}" for line in _reasons(found, shards))
     if found.merge:
         yield f"  merge    {found.merge}"

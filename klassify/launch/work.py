@@ -1,10 +1,11 @@
-"""What a launched command makes, told from its files alone: which shards are done, what merging them means.
+"""What a launched command makes, told from its files alone: which shards are done, what merging
+them means.
 
-| work    | folder                     | a shard is done when                           | merging                    |
-|---------|----------------------------|------------------------------------------------|----------------------------|
-| extract | of the feature shards      | all its parts are there                        | checks, lists the failures |
-| score   | of the system, one a split | all its chunks are, or the whole score file is | writes the score files     |
-| train   | of the system; one shard   | training.json is there                         | nothing                    |
+| work | folder | a shard is done when | merging |
+|---|---|---|---|
+| extract | of the feature shards | all its parts are there | checks, lists the failures |
+| score | of the system, per split | all chunks, or the scores, are there | writes the score files |
+| train | of the system; one shard | training.json is there | nothing |
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def merge(self) -> str:
-        """Join the shards; a line that says what there is. KlassifyError names gaps, duplicates, other settings."""
+        """Join the shards; a line that says what there is. KlassifyError names gaps, duplicates,
+        other settings.
+        """
 
     @abc.abstractmethod
     def clear(self) -> None:
@@ -61,10 +64,13 @@ class Work(abc.ABC):
         if missing:
             launched = (self.folder / "slurm" / self.step / "job.json").exists()
             raise KlassifyError(
-                f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.", where=self.folder,
-                mend=f"{f'klassify resume {self.folder}, or ' if launched else ''}the same command with "
-                     f"{some((f'--shard {i}/{self.n}' for i in missing), 3)}",
-            )  # fmt: skip
+                f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.",
+                where=self.folder,
+                mend=(
+                    f"{f'klassify resume {self.folder}, or ' if launched else ''}the same command"
+                    f" with {some((f'--shard {i}/{self.n}' for i in missing), 3)}"
+                ),
+            )
 
 
 class ExtractWork(Work):
@@ -78,14 +84,19 @@ class ExtractWork(Work):
         return f"part-$shard-of-{self.n}-*.parquet"
 
     def headers(self) -> list[Any]:
-        """The PartHeader of each part; KlassifyError for a broken one, or for parts that do not belong together."""
+        """The PartHeader of each part; KlassifyError for a broken one, or for parts that do not
+        belong together.
+        """
         from klassify import store
 
         headers = [store.read_header(path) for path in store.parts_in(self.folder)]
         store.check_together(headers, where=self.folder)
         if headers and headers[0].place.n != self.n:
-            raise KlassifyError(f"These parts are of {headers[0].place.n} shards, not of {self.n}.", where=self.folder,
-                                mend=f"go on with --shards {headers[0].place.n}, or use --force")  # fmt: skip
+            raise KlassifyError(
+                f"These parts are of {headers[0].place.n} shards, not of {self.n}.",
+                where=self.folder,
+                mend=f"go on with --shards {headers[0].place.n}, or use --force",
+            )
         return headers
 
     def done(self) -> set[int]:
@@ -96,30 +107,50 @@ class ExtractWork(Work):
         return {i for i, count in there.items() if count == parts[i]}
 
     def merge(self) -> str:
-        """List the clips without features in failures.tsv; the clips must be those of the list, each once."""
+        """List the clips without features in failures.tsv; the clips must be those of the list,
+        each once.
+        """
         from klassify import store
         from klassify.files import write_text
 
         listed = next((header.settings.get("clips") for header in self.headers()), 0)
         self.refuse_gaps()
-        rows = [row | {"part": path.name} for path in store.parts_in(self.folder) for row in store.read_rows(path)]
+        rows = [
+            row | {"part": path.name}
+            for path in store.parts_in(self.folder)
+            for row in store.read_rows(path)
+        ]
         self._refuse_other_clips(rows, listed)
         failed = [row for row in rows if row["reason"]]
-        lines = ["\t".join([row["file"], row["stage"], " ".join(row["reason"].split())]) for row in failed]
+        lines = [
+            "\t".join([row["file"], row["stage"], " ".join(row["reason"].split())])
+            for row in failed
+        ]
         write_text(self.failures, "\n".join(["file\tstage\treason", *lines]) + "\n")
-        return f"{len(rows)} clips in {self.n} shards, {len(failed)} without features ({self.failures})"
+        return (
+            f"{len(rows)} clips in {self.n} shards, {len(failed)} without features"
+            f" ({self.failures})"
+        )
 
     def _refuse_other_clips(self, rows: Sequence[dict], listed: int | None) -> None:
         places: dict[str, list[str]] = {}
         for row in rows:
             places.setdefault(row["file"], []).append(row["part"])
-        twice = [f"{file} (in {' and '.join(parts)})" for file, parts in places.items() if len(parts) > 1]
+        twice = [
+            f"{file} (in {' and '.join(parts)})" for file, parts in places.items() if len(parts) > 1
+        ]
         if twice:
-            raise KlassifyError(f"{len(twice)} clips stand twice: {some(twice)}.", where=self.folder,
-                                mend="remove the parts that do not belong here, then `klassify resume`")  # fmt: skip
+            raise KlassifyError(
+                f"{len(twice)} clips stand twice: {some(twice)}.",
+                where=self.folder,
+                mend="remove the parts that do not belong here, then `klassify resume`",
+            )
         if listed not in (None, len(rows)):
-            raise KlassifyError(f"The list has {listed} clips, the shards {len(rows)}.", where=self.folder,
-                                mend="extract again with --force")  # fmt: skip
+            raise KlassifyError(
+                f"The list has {listed} clips, the shards {len(rows)}.",
+                where=self.folder,
+                mend="extract again with --force",
+            )
 
     @property
     def failures(self) -> Path:
@@ -139,7 +170,11 @@ class ExtractWork(Work):
         """Remove the parts, the audio beside them and the lists of failures."""
         from klassify import store
 
-        for path in [*store.parts_in(self.folder), *self.folder.glob("part-*.pcm"), *self.folder.glob("failures*.tsv")]:
+        for path in [
+            *store.parts_in(self.folder),
+            *self.folder.glob("part-*.pcm"),
+            *self.folder.glob("failures*.tsv"),
+        ]:
             path.unlink(missing_ok=True)
 
 
@@ -170,14 +205,20 @@ class ScoreWork(Work):
         return "chunk-*.parquet"
 
     def done(self) -> set[int]:
-        """The shards whose chunks all have a part; without parts, all of them if the score file is there."""
+        """The shards whose chunks all have a part; without parts, all of them if the score file
+        is there.
+        """
         for last in (False, True):
             if not _parts_of(self.folder, self.split):
                 return set(range(1, self.n + 1)) if self.whole else set()
             try:
                 parts = self.parts()
                 if there := parts.there():
-                    return {i for i in range(1, self.n + 1) if there.issuperset(parts.layout.share(i, self.n))}
+                    return {
+                        i
+                        for i in range(1, self.n + 1)
+                        if there.issuperset(parts.layout.share(i, self.n))
+                    }
             except (KlassifyError, FileNotFoundError):
                 if last:
                     raise
@@ -192,10 +233,15 @@ class ScoreWork(Work):
         of_each = {match[3]: path for path, match in _parts_of(self.folder, self.split)}
         if len(of_each) > 1:
             one, other = (made_with(path) or {} for path in list(of_each.values())[:2])
-            keys = (key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key))
+            keys = (
+                key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)
+            )
             differences = some(f"{key}: {one.get(key)!r} and {other.get(key)!r}" for key in keys)
-            raise KlassifyError(f"These parts were made with different settings ({differences}).", where=self.folder,
-                                mend=f"klassify score {self.folder} --split {self.split} ... --force")  # fmt: skip
+            raise KlassifyError(
+                f"These parts were made with different settings ({differences}).",
+                where=self.folder,
+                mend=f"klassify score {self.folder} --split {self.split} ... --force",
+            )
         return Parts.found(self.folder, self.split)
 
     @property
@@ -204,7 +250,9 @@ class ScoreWork(Work):
         return bool(self.whole) and not _parts_of(self.folder, self.split)
 
     def merge(self) -> str:
-        """Join the parts into the score files; names the clip scores, or those of the model where there are none."""
+        """Join the parts into the score files; names the clip scores, or those of the model
+        where there are none.
+        """
         from klassify.scorefile import score_path
         from klassify.scoring.score_shards import merge
 
@@ -255,7 +303,8 @@ def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Wor
 
 
 def found_works(folder: Path, split: str | None = None) -> list[Work]:
-    """Shards that were run by hand, or that a record speaks of, in a folder and in those up to two levels down.
+    """Shards that were run by hand, or that a record speaks of, in a folder and in those up to two
+    levels down.
 
     split: of scores, this one alone.
     """
@@ -272,7 +321,10 @@ def _works_of(folder: Path, split: str | None) -> list[Work]:
     files = [path.name for path in folder.glob("scores/*")]
     names = {name.removesuffix(".parts") for name in files if name.endswith(".parts")}
     names |= {
-        name.rpartition(f".{kind}.")[0] for kind in ("windows", "frames") for name in files if f".{kind}." in name
+        name.rpartition(f".{kind}.")[0]
+        for kind in ("windows", "frames")
+        for name in files
+        if f".{kind}." in name
     }
     works = []
     for name in sorted(names) if split is None else [split]:
@@ -298,7 +350,9 @@ def spans(numbers: Sequence[int]) -> str:
     first = 0
     for at in range(1, len(ordered) + 1):
         if at == len(ordered) or ordered[at] != ordered[at - 1] + 1:
-            pieces.append(str(ordered[first]) if at - first == 1 else f"{ordered[first]}-{ordered[at - 1]}")
+            pieces.append(
+                str(ordered[first]) if at - first == 1 else f"{ordered[first]}-{ordered[at - 1]}"
+            )
             first = at
     return ",".join(pieces)
 

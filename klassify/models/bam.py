@@ -1,20 +1,23 @@
 """BAM, the boundary-aware attention mechanism: which 40 ms frames of an utterance are fake?
 
-A speech front end (klassify.models.ssl) gives one vector each 20 ms. The back end of Zhong, Li and Yi
-(Interspeech 2024; project media-sec-lab/BAM), which paper 1 fine-tunes in section 4.2, pools them to output
-frames, describes each frame once among its neighbours and once by itself, predicts where fake speech begins
-and ends, and lets frames attend to each other without looking across such a boundary.
+A speech front end (klassify.models.ssl) gives one vector each 20 ms. The back end of Zhong, Li and
+Yi (Interspeech 2024; project media-sec-lab/BAM), which paper 1 fine-tunes in section 4.2, pools
+them to output frames, describes each frame once among its neighbours and once by itself, predicts
+where fake speech begins and ends, and lets frames attend to each other without looking across such
+a boundary.
 
 What is unusual, and kept:
-- A frame pair across a boundary gets the attention score 0 before the softmax, not minus infinity: it keeps
-  the weight exp(0).
-- The boundary branch learns from the boundary loss alone; the frame loss sees its features detached.
-- No padding mask: zeros behind a clip change the frames before them. Clips of unequal length are therefore
-  scored one at a time (klassify.frame_datasets.AudioFrames); in training the losses leave padded frames out.
+- A frame pair across a boundary gets the attention score 0 before the softmax, not minus infinity:
+  it keeps the weight exp(0).
+- The boundary branch learns from the boundary loss alone; the frame loss sees its features
+  detached.
+- No padding mask: zeros behind a clip change the frames before them. Clips of unequal length are
+  therefore scored one at a time (klassify.frame_datasets.AudioFrames); in training the losses leave
+  padded frames out.
 
-Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions. Class 1 is
-fake: the published files have it the other way round, and klassify.key_maps swaps the rows of `out_layer`
-when it imports one.
+Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions.
+Class 1 is fake: the published files have it the other way round, and klassify.key_maps swaps the
+rows of `out_layer` when it imports one.
 """
 
 from __future__ import annotations
@@ -28,8 +31,12 @@ from klassify.models.ssl import SAMPLE_RATE
 from klassify.ranges import check_sizes, check_weights
 from klassify.segments import IGNORE
 
-PAD_SAMPLES = 256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
-PAIRS_AT_ONCE = 4096  # frame pairs, see benchmarks/bam.py: small enough for the cache, large enough for threads
+PAD_SAMPLES = (
+    256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
+)
+PAIRS_AT_ONCE = (
+    4096  # frame pairs, see benchmarks/bam.py: small enough for the cache, large enough for threads
+)
 
 
 class AttentivePooling(nn.Module):
@@ -50,18 +57,23 @@ class AttentivePooling(nn.Module):
 def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, at_once: int = PAIRS_AT_ONCE) -> Tensor:
     """Attention scores tanh(proj(x_i * x_j)) . weight of all frame pairs: (B, F, D) -> (B, F, F).
 
-    The product commutes, so that half of the pairs are enough: each frame meets itself and the F // 2 that
-    follow it, counted in a circle. They are computed in blocks of rows with about `at_once` pairs of the
-    batch, which stay in the processor's cache; the plain form does twice the work and holds (B, F, F, D).
+    The product commutes, so that half of the pairs are enough: each frame meets itself and the F //
+    2 that follow it, counted in a circle. They are computed in blocks of rows with about `at_once`
+    pairs of the batch, which stay in the processor's cache; the plain form does twice the work and
+    holds (B, F, F, D).
     """
     n_clips, n_frames, _ = x.shape
     reach = n_frames // 2 + 1
-    followers = torch.cat([x, x[:, : reach - 1]], dim=1).unfold(1, reach, 1).transpose(2, 3)  # (B, F, reach, D)
+    followers = (
+        torch.cat([x, x[:, : reach - 1]], dim=1).unfold(1, reach, 1).transpose(2, 3)
+    )  # (B, F, reach, D)
     rows = max(at_once // (n_clips * reach), 1)
     blocks = []
     for frame, others in zip(x.split(rows, dim=1), followers.split(rows, dim=1)):
         blocks.append(torch.tanh_(proj(frame.unsqueeze(2) * others)) @ weight)
-    half = torch.cat(blocks, dim=1).squeeze(3)  # (B, F, reach): the score of frames i and (i + step) % F
+    half = torch.cat(blocks, dim=1).squeeze(
+        3
+    )  # (B, F, reach): the score of frames i and (i + step) % F
     i = torch.arange(n_frames, device=x.device)[:, None]
     step = (i.T - i) % n_frames
     near = step < reach
@@ -69,13 +81,15 @@ def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, at_once: int = PAIRS
 
 
 def same_side_mask(boundary: Tensor) -> Tensor:
-    """(B, F) bool boundaries -> (B, F, F), true where no frame from j to k, both included, is a boundary.
+    """(B, F) bool boundaries -> (B, F, F), true where no frame from j to k, both included, is a
+    boundary.
 
     Every frame stays on one side with itself.
     """
     through = boundary.long().cumsum(dim=1)  # boundaries up to and with each frame
     before = through - boundary.long()
-    # both only rise with the frame, so that max and min are those of the later and of the earlier frame
+    # both only rise with the frame, so that max and min are those of the later and of the earlier
+    # frame
     up_to_later = torch.maximum(through[:, :, None], through[:, None])
     before_earlier = torch.minimum(before[:, :, None], before[:, None])
     itself = torch.eye(boundary.shape[1], dtype=torch.bool, device=boundary.device)
@@ -107,7 +121,9 @@ class FrameAttention(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3 and 1x1 convolutions beside a shortcut; a ReLU follows the third, and another the sum."""
+    """1x1, 3 and 1x1 convolutions beside a shortcut; a ReLU follows the third, and another the
+    sum.
+    """
 
     def __init__(self, in_channels: int, width: int, stride: int = 1):
         super().__init__()
@@ -130,7 +146,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet1d(nn.Module):
-    """A vector as a signal of one channel: (frames, D) -> (frames, 32 * channels, out_length(D))."""
+    """A vector as a signal of one channel: (frames, D) -> (frames, 32 * channels,
+    out_length(D)).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -159,7 +177,9 @@ class ResNet1d(nn.Module):
 
 
 class IntraFrame(nn.Module):
-    """What a frame says by itself: (B, F, D) -> (B, F, D), each frame through a ResNet of its own."""
+    """What a frame says by itself: (B, F, D) -> (B, F, D), each frame through a ResNet of its
+    own.
+    """
 
     def __init__(self, dim: int, channels: int):
         super().__init__()
@@ -169,7 +189,9 @@ class IntraFrame(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, D) -> (B, F, D), each frame by itself."""
         rows = frames_at_once(x.device)
-        return by_rows(lambda frames: self.proj_layer(self.resnet(frames).flatten(1)), x.flatten(0, 1), rows).view_as(x)
+        return by_rows(
+            lambda frames: self.proj_layer(self.resnet(frames).flatten(1)), x.flatten(0, 1), rows
+        ).view_as(x)
 
 
 class BoundaryAwareAttention(nn.Module):
@@ -181,8 +203,8 @@ class BoundaryAwareAttention(nn.Module):
         gap_layers: attention layers under the boundary mask.
         local_channels: channels of the first convolution of the intra-frame ResNet.
 
-    1024 dimensions and the defaults are the published 50,348,323 parameters; no shape depends on `pool`.
-    Submodules carry the published names, but for a second name of layer4's shortcut.
+    1024 dimensions and the defaults are the published 50,348,323 parameters; no shape depends on
+    `pool`. Submodules carry the published names, but for a second name of layer4's shortcut.
     """
 
     def __init__(self, dim: int, pool: int, gap_layers: int = 2, local_channels: int = 32):
@@ -196,7 +218,9 @@ class BoundaryAwareAttention(nn.Module):
         self.out_layer = nn.Linear(2 * dim, 2)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F * pool, dim) -> frame logits (B, F, 2) and boundary probabilities (B, F), float32."""
+        """(B, F * pool, dim) -> frame logits (B, F, 2) and boundary probabilities (B, F),
+        float32.
+        """
         frames = self.att_pool(features)
         inner = torch.cat([self.inter_layer(frames), self.intra_layer(frames)], dim=2)
         boundary = torch.sigmoid(self.b_output_layer(inner).squeeze(2).float())
@@ -208,17 +232,24 @@ class BoundaryAwareAttention(nn.Module):
 
 
 def frame_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, F, 2), averaged over the frames whose label (B, F) is not IGNORE."""
-    total = F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE, reduction="sum")
+    """Cross-entropy of logits (B, F, 2), averaged over the frames whose label (B, F) is not
+    IGNORE.
+    """
+    total = F.cross_entropy(
+        logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
     return total / (label != IGNORE).sum().clamp(min=1)
 
 
-def boundary_loss(boundary: Tensor, label: Tensor, valid: Tensor, negative_ratio: float = 5.0) -> Tensor:
+def boundary_loss(
+    boundary: Tensor, label: Tensor, valid: Tensor, negative_ratio: float = 5.0
+) -> Tensor:
     """Binary cross-entropy over the boundaries and the hardest of the other frames of a batch.
 
-    boundary: (B, F) probabilities; label: (B, F), 1 = boundary; valid: (B, F) bool. Counted are up to
-    `negative_ratio` other frames for each boundary, those of the highest loss. A frame that is not valid has
-    the loss 0 but still counts as what its label says. Without any boundary the loss is 0.
+    boundary: (B, F) probabilities; label: (B, F), 1 = boundary; valid: (B, F) bool. Counted are up
+    to `negative_ratio` other frames for each boundary, those of the highest loss. A frame that is
+    not valid has the loss 0 but still counts as what its label says. Without any boundary the loss
+    is 0.
     """
     positive = label > 0.5
     loss = F.binary_cross_entropy(boundary, positive.float(), reduction="none") * valid
@@ -229,12 +260,15 @@ def boundary_loss(boundary: Tensor, label: Tensor, valid: Tensor, negative_ratio
 
 
 class BAM(nn.Module):
-    """A front end and the boundary-aware back end: (B, N) samples at 16 kHz -> logits and boundaries.
+    """A front end and the boundary-aware back end: (B, N) samples at 16 kHz -> logits and
+    boundaries.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. The published
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. The
+        published
             models normalise each waveform in the front end, padding included.
-        resolution_s: seconds an output frame, a multiple of the front end's 20 ms. A model trained at
+        resolution_s: seconds an output frame, a multiple of the front end's 20 ms. A model trained
+        at
             one resolution can go on at another.
         gap_layers, local_channels: size of the back end; see BoundaryAwareAttention.
         boundary_weight: weight of the boundary loss beside the frame loss.
@@ -255,19 +289,27 @@ class BAM(nn.Module):
         super().__init__()
         check_sizes(local_channels=local_channels)
         check_sizes(0, gap_layers=gap_layers)
-        check_weights(resolution_s=resolution_s, boundary_weight=boundary_weight, negative_ratio=negative_ratio)
+        check_weights(
+            resolution_s=resolution_s,
+            boundary_weight=boundary_weight,
+            negative_ratio=negative_ratio,
+        )
         self.frame_samples = round(resolution_s * SAMPLE_RATE)
         pool, rest = divmod(self.frame_samples, frontend.hop_samples)
         if not pool or rest:
             hop_s = frontend.hop_samples / SAMPLE_RATE
-            raise ValueError(f"resolution_s must be a multiple of {hop_s:g} s, not {resolution_s:g}")
+            raise ValueError(
+                f"resolution_s must be a multiple of {hop_s:g} s, not {resolution_s:g}"
+            )
         self.frontend = frontend
         self.backend = BoundaryAwareAttention(frontend.dim, pool, gap_layers, local_channels)
         self.resolution_s = resolution_s
         self.boundary_weight, self.negative_ratio = boundary_weight, negative_ratio
 
     def load_pretrained(self) -> None:
-        """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
+        """Fetch the front end's pretrained weights, if it has any: before a training, never
+        after one.
+        """
         self.frontend.load_pretrained()
 
     def n_frames(self, n_samples: int) -> int:
@@ -275,32 +317,41 @@ class BAM(nn.Module):
         return -(-n_samples // self.frame_samples)
 
     def heard(self, wave: Tensor) -> Tensor:
-        """What the front end hears of windows (B, N): zeros up to whole frames and for the last one behind them."""
+        """What the front end hears of windows (B, N): zeros up to whole frames and for the last
+        one behind them.
+        """
         n_samples = wave.shape[1]
         rest = self.n_frames(n_samples) * self.frame_samples - n_samples
         return F.pad(wave, (0, rest + PAD_SAMPLES))
 
     def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Frame logits (B, F, 2) and boundary probabilities (B, F) of (B, N)."""
-        # padded before the front end, so that its normalisation of the waveform counts these zeros too
+        # padded before the front end, so that its normalisation of the waveform counts these zeros
+        # too
         return self.backend(self.frontend(self.heard(wave)))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Frame loss plus the weighted boundary loss.
 
-        batch: "wave" (B, N); "frame_label" (B, F) long, 1 = fake, IGNORE = padding; "boundary_label" (B, F),
-        1 = boundary, 0 in the padding (see segments.boundary_labels).
+        batch: "wave" (B, N); "frame_label" (B, F) long, 1 = fake, IGNORE = padding;
+        "boundary_label" (B, F), 1 = boundary, 0 in the padding (see segments.boundary_labels).
         """
         logits, boundary = self(batch["wave"])
         label = batch["frame_label"]
         with torch.autocast(logits.device.type, enabled=False):  # which refuses this cross-entropy
-            edges = boundary_loss(boundary, batch["boundary_label"], label != IGNORE, self.negative_ratio)
+            edges = boundary_loss(
+                boundary, batch["boundary_label"], label != IGNORE, self.negative_ratio
+            )
         return frame_loss(logits, label) + self.boundary_weight * edges
 
-    def frame_scores(self, wave: Tensor | None = None, features: Tensor | None = None) -> dict[str, Tensor]:
-        """For waveforms (B, N): "score" (B, F), log-odds of fake, and "boundary" (B, F), probabilities.
+    def frame_scores(
+        self, wave: Tensor | None = None, features: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """For waveforms (B, N): "score" (B, F), log-odds of fake, and "boundary" (B, F),
+        probabilities.
 
-        features: (B, F * pool, D), the front end's of what is `heard` of the waveforms, in their place.
+        features: (B, F * pool, D), the front end's of what is `heard` of the waveforms, in their
+        place.
         """
         logits, boundary = self(wave) if features is None else self.backend(features)
         return {"score": logits[..., 1] - logits[..., 0], "boundary": boundary}

@@ -1,7 +1,9 @@
-"""The same numbers from less memory: scoring runs a few rows, or a few seconds, of a batch at a time.
+"""The same numbers from less memory: scoring runs a few rows, or a few seconds, of a batch at a
+time.
 
-Where gradients are wanted everything runs at once: these are for scoring alone. A batch size then says how many
-windows wait for each other; on a CPU, where more rows at a time gain nothing, it does not say what memory they take.
+Where gradients are wanted everything runs at once: these are for scoring alone. A batch size then
+says how many windows wait for each other; on a CPU, where more rows at a time gain nothing, it does
+not say what memory they take.
 """
 
 from __future__ import annotations
@@ -29,30 +31,39 @@ def rows_at_once(device: torch.device, frames_a_row: int) -> int:
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """function(x), where each row (B, ...) of the result depends on its own row alone, `rows` (1 or more) at a time."""
+    """function(x), where each row (B, ...) of the result depends on its own row alone, `rows` (1
+    or more) at a time.
+    """
     if torch.is_grad_enabled() or len(x) <= rows:
         return function(x)
     return torch.cat([function(part) for part in x.split(rows)])
 
 
-def by_time(extractor: Callable[[Tensor], Tensor], wave: Tensor, frames: int, hop: int, field: int) -> Tensor:
-    """extractor(wave (B, N)) -> (B, T, C), whose frame t is one of the samples [hop t, hop t + field) alone.
+def by_time(
+    extractor: Callable[[Tensor], Tensor], wave: Tensor, frames: int, hop: int, field: int
+) -> Tensor:
+    """extractor(wave (B, N)) -> (B, T, C), whose frame t is one of the samples [hop t, hop t +
+    field) alone.
 
-    Runs `frames` at a time; neighbouring pieces share the field - hop samples that both need, and no frame.
+    Runs `frames` at a time; neighbouring pieces share the field - hop samples that both need, and
+    no frame.
     """
     total = (wave.shape[1] - field) // hop + 1
     if torch.is_grad_enabled() or total <= frames:
         return extractor(wave)
     edges = [*range(0, total, frames), total]
-    pieces = [wave[:, begin * hop : (end - 1) * hop + field] for begin, end in zip(edges, edges[1:])]
+    pieces = [
+        wave[:, begin * hop : (end - 1) * hop + field] for begin, end in zip(edges, edges[1:])
+    ]
     return torch.cat([extractor(piece) for piece in pieces], dim=1)
 
 
 def return_freed_blocks() -> None:
     """From now on this process gives large blocks back to the system as soon as they are freed.
 
-    glibc keeps blocks of up to 32 MB for later, in pieces that fit badly: of the same work, the peak then differs by
-    up to a fifth from run to run. For commands that score; elsewhere than on Linux it does nothing.
+    glibc keeps blocks of up to 32 MB for later, in pieces that fit badly: of the same work, the
+    peak then differs by up to a fifth from run to run. For commands that score; elsewhere than on
+    Linux it does nothing.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

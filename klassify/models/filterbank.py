@@ -1,8 +1,9 @@
-"""A small front end that needs no pretrained weights: filterbank energies and how peaked each band is.
+"""A small front end that needs no pretrained weights: filterbank energies and how peaked each band
+is.
 
-Vocoders leave two traces in short-time spectra: smeared harmonics and smoothed bands. Log energies of
-narrow, linearly spaced bands show the one; the ratio of mean to geometric mean within a band (its peakedness)
-the other. Three convolutions mix neighbouring frames and bands.
+Vocoders leave two traces in short-time spectra: smeared harmonics and smoothed bands. Log energies
+of narrow, linearly spaced bands show the one; the ratio of mean to geometric mean within a band
+(its peakedness) the other. Three convolutions mix neighbouring frames and bands.
 
 Axes: B clips, N samples at 16 kHz, T frames of 20 ms, K bands, D output features.
 """
@@ -24,9 +25,8 @@ class FilterbankFrontEnd(FrontEnd):
     """Waveform (B, N) -> (B, T, dim) with the frame rule of the pretrained front ends.
 
     Args:
-        bands: linearly spaced triangular bands from 0 to 8 kHz; each gives an energy and a peakedness.
-        width, kernels: of the convolutions over time.
-        dim: output features a frame.
+        bands: linearly spaced triangular bands from 0 to 8 kHz; each gives an energy and a
+        peakedness. width, kernels: of the convolutions over time. dim: output features a frame.
         dropout: after each convolution.
     """
 
@@ -44,11 +44,15 @@ class FilterbankFrontEnd(FrontEnd):
         check_shares(dropout=dropout)
         if bands >= FFT // 2:
             raise ValueError(f"{bands} bands are more than the {FFT // 2} steps of a spectrum hold")
-        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):  # else they would change the number of frames
+        if any(
+            kernel < 1 or kernel % 2 == 0 for kernel in kernels
+        ):  # else they would change the number of frames
             raise ValueError(f"kernels are odd, not {kernels}")
         self.dim = dim
         filters = triangular_filters(bands, FFT // 2 + 1)
-        self.register_buffer("window", torch.hann_window(self.receptive_field_samples), persistent=False)
+        self.register_buffer(
+            "window", torch.hann_window(self.receptive_field_samples), persistent=False
+        )
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("averages", filters / filters.sum(dim=0), persistent=False)
         layers, channels = [nn.BatchNorm1d(2 * bands)], 2 * bands
@@ -63,9 +67,11 @@ class FilterbankFrontEnd(FrontEnd):
         self.mix = nn.Sequential(*layers, nn.Conv1d(channels, dim, 1))
 
     def spectral_features(self, wave: Tensor) -> Tensor:
-        """(B, N) -> (B, T, 2 K): log energies and log peakedness, each with the clip's mean taken off.
+        """(B, N) -> (B, T, 2 K): log energies and log peakedness, each with the clip's mean taken
+        off.
 
-        Without the mean a recording's level and colour are gone, and what changes within it is left.
+        Without the mean a recording's level and colour are gone, and what changes within it is
+        left.
         """
         frames = wave.unfold(-1, self.receptive_field_samples, self.hop_samples) * self.window
         spectrum = torch.fft.rfft(frames.float(), FFT)

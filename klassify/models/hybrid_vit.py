@@ -1,7 +1,8 @@
-"""Start of the spatio-temporal branch from the ImageNet-21k hybrid ViT (timm's jx_vit_base_resnet50_224_in21k).
+"""Start of the spatio-temporal branch from the ImageNet-21k hybrid ViT (timm's
+jx_vit_base_resnet50_224_in21k).
 
-That file is a ResNet-V2 and a ViT for single images. Here it starts two ResNets with a frequency branch and
-blocks with two attentions each, so most of its tensors go to several places.
+That file is a ResNet-V2 and a ViT for single images. Here it starts two ResNets with a frequency
+branch and blocks with two attentions each, so most of its tensors go to several places.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ KNOWN = re.compile(
     r"cls_token|pos_embed|norm\.\w+|patch_embed\.(proj|backbone)\..+|blocks\.\d+\.(norm[12]|attn|mlp)\..+|"
     + UNUSED.pattern
 )
-NOT_IN_FILE = r"time_embed|patch_embed\.(transition|\w+_backbone\.(freq_stage|stems_transition_conv_1x1))\..+"
+NOT_IN_FILE = (
+    r"time_embed|patch_embed\.(transition|\w+_backbone\.(freq_stage|stems_transition_conv_1x1))\..+"
+)
 
 
-def hybrid_vit_state(theirs: Mapping[str, Tensor], window: int, grid: int) -> tuple[dict[str, Tensor], list[str]]:
+def hybrid_vit_state(
+    theirs: Mapping[str, Tensor], window: int, grid: int
+) -> tuple[dict[str, Tensor], list[str]]:
     """The hybrid ViT's tensors under every name that they start, and the keys left out.
 
     window: frames of the model. grid: patches along a side of its image.
 
-    Both stems get the file's convolutions, the frequency stem those of the stem, both attentions of a block the
-    block's, each FC token the class token, and its position the class token's. (The published code misspells the
-    stems' names and leaves out the positions it uses, so that these start at random there.)
+    Both stems get the file's convolutions, the frequency stem those of the stem, both attentions of
+    a block the block's, each FC token the class token, and its position the class token's. (The
+    published code misspells the stems' names and leaves out the positions it uses, so that these
+    start at random there.)
     """
     ours, left_out = {}, []
     for key, value in theirs.items():
@@ -61,33 +67,48 @@ def hybrid_vit_state(theirs: Mapping[str, Tensor], window: int, grid: int) -> tu
 
 
 def resized_positions(embed: Tensor, grid: int) -> Tensor:
-    """Position embedding (1, 1 + g * g, D) for `grid` x `grid` patches, bicubic; as it is where g = grid."""
+    """Position embedding (1, 1 + g * g, D) for `grid` x `grid` patches, bicubic; as it is where
+    g = grid.
+    """
     side = math.isqrt(embed.shape[1] - 1)
     if side == grid or side**2 != embed.shape[1] - 1:  # no square: the strict loading says so
         return embed
     patches = embed[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))
-    patches = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    patches = F.interpolate(
+        patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False
+    )
     return torch.cat([embed[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
 def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: int) -> ImportReport:
-    """Load what the timm-named hybrid ViT in `path` has for a SpatioTemporal; nothing in the file is run.
+    """Load what the timm-named hybrid ViT in `path` has for a SpatioTemporal; nothing in the file
+    is run.
 
-    Refused are files with tensors of unknown name or another shape (another width, depth or stem), and files that
-    lack some. Positions of another image size are interpolated, and the report says so.
+    Refused are files with tensors of unknown name or another shape (another width, depth or stem),
+    and files that lack some. Positions of another image size are interpolated, and the report says
+    so.
     """
     theirs = read_checkpoint(path)
     unknown = [key for key in theirs if not KNOWN.fullmatch(key)]
     if any(value.dim() != 3 for key, value in theirs.items() if key in ("cls_token", "pos_embed")):
-        raise KlassifyError("The class token or the positions of this file are not (1, tokens, dim).", where=path)
+        raise KlassifyError(
+            "The class token or the positions of this file are not (1, tokens, dim).", where=path
+        )
     ours, left_out = hybrid_vit_state(theirs, window, grid)
     wanted = model.state_dict()
-    told = f"{len(unknown)} unexpected ({some(unknown)})" if unknown else misfits(ours, wanted, NOT_IN_FILE)
+    told = (
+        f"{len(unknown)} unexpected ({some(unknown)})"
+        if unknown
+        else misfits(ours, wanted, NOT_IN_FILE)
+    )
     if told:
         raise KlassifyError(
             f"This is no hybrid ViT that fits the model: {told}.",
             where=path,
-            mend="use jx_vit_base_resnet50_224_in21k with the model's default sizes, or train without `pretrained`",
+            mend=(
+                "use jx_vit_base_resnet50_224_in21k with the model's default sizes, or train"
+                " without `pretrained`"
+            ),
         )
     model.load_state_dict(ours, strict=False)
     kind = "timm hybrid ViT"

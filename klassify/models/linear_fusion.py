@@ -1,14 +1,18 @@
-"""Linear fusion of the branches: eight numbers a 40 ms frame -> real and fake logits (multi-branch paper, 2.2).
+"""Linear fusion of the branches: eight numbers a 40 ms frame -> real and fake logits (multi-branch
+paper, 2.2).
 
-Inputs, real before fake in every pair: the visual branch's two logits, and PartialSpoof's two cosines at 160, 320 and
-640 ms. 18 parameters; fewer columns are the paper's ablations (Table 3). The published file has the cosines the
-other way round (spoof = 0, bona fide = 1): klassify.key_maps swaps the columns of each pair on import.
+Inputs, real before fake in every pair: the visual branch's two logits, and PartialSpoof's two
+cosines at 160, 320 and 640 ms. 18 parameters; fewer columns are the paper's ablations (Table 3).
+The published file has the cosines the other way round (spoof = 0, bona fide = 1): klassify.key_maps
+swaps the columns of each pair on import.
 
 Ways to fit, all of the cross entropy with an L2 penalty of 1e-6, as Adam's weight decay has it:
-- `exact` goes to the minimum. On frame labels the problem is convex: Newton's method, no seed, no schedule.
-- `one_cycle` is the published way: Adam, 16 frames an update, learning rate rising to 1e-4 and falling to zero.
-- `constant` is the same without the schedule (Table 3, OneCycleLR off).
-On clip labels a clip's log-odds are the mean of the highest tenth of its frames' log-odds, and no frame has a label.
+- `exact` goes to the minimum. On frame labels the problem is convex: Newton's method, no seed, no
+  schedule.
+- `one_cycle` is the published way: Adam, 16 frames an update, learning rate rising to 1e-4 and
+  falling to zero.
+- `constant` is the same without the schedule (Table 3, OneCycleLR off). On clip labels a clip's
+  log-odds are the mean of the highest tenth of its frames' log-odds, and no frame has a label.
 """
 
 from __future__ import annotations
@@ -26,7 +30,11 @@ from torch import Tensor, nn
 from klassify.ragged import row_numbers, row_offsets, top_rows
 
 RESOLUTIONS_MS = (160, 320, 640)
-COLUMNS = ("real", "fake", *(f"ps{ms}_{side}" for ms in RESOLUTIONS_MS for side in ("real", "fake")))
+COLUMNS = (
+    "real",
+    "fake",
+    *(f"ps{ms}_{side}" for ms in RESOLUTIONS_MS for side in ("real", "fake")),
+)
 SOLVERS = ("exact", "one_cycle", "constant")
 WEIGHT_DECAY = 1e-6
 MAX_LR = 1e-4
@@ -36,7 +44,9 @@ MAX_NEWTON_STEPS = 100
 
 
 class LinearFusion(nn.Linear):
-    """(..., len(columns)) -> logits (..., 2), real and fake; state names `weight` (2, C) and `bias` (2)."""
+    """(..., len(columns)) -> logits (..., 2), real and fake; state names `weight` (2, C) and
+    `bias` (2).
+    """
 
     def __init__(self, columns: Sequence[str] = COLUMNS):
         super().__init__(len(columns), 2)
@@ -44,8 +54,8 @@ class LinearFusion(nn.Linear):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Cross entropy of frames, {"frames": (N, C), "label": (N,)}.
 
-        With "offsets" (B + 1,) the frames are those of B clips, one after the other, and "label" is (B,): binary
-        cross entropy of the mean of each clip's highest tenth of log-odds.
+        With "offsets" (B + 1,) the frames are those of B clips, one after the other, and "label" is
+        (B,): binary cross entropy of the mean of each clip's highest tenth of log-odds.
         """
         logits = self(batch["frames"])
         if "offsets" not in batch:
@@ -67,14 +77,20 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    frames: np.ndarray, label: np.ndarray, offsets: np.ndarray | None = None, *, solver: str = "exact",
-    epochs: int = 50, seed: int = 0, weight_decay: float = WEIGHT_DECAY,
-) -> Fitted:  # fmt: skip
+    frames: np.ndarray,
+    label: np.ndarray,
+    offsets: np.ndarray | None = None,
+    *,
+    solver: str = "exact",
+    epochs: int = 50,
+    seed: int = 0,
+    weight_decay: float = WEIGHT_DECAY,
+) -> Fitted:
     """Fit the fusion.
 
-    frames: (N, C) finite. label: (N,) of frames, 1 = fake; or, with offsets (B + 1,), (B,) of clips whose frames lie
-    one after the other, at least one each. epochs, seed: of one_cycle and constant. ValueError unless both
-    classes are there.
+    frames: (N, C) finite. label: (N,) of frames, 1 = fake; or, with offsets (B + 1,), (B,) of clips
+    whose frames lie one after the other, at least one each. epochs, seed: of one_cycle and
+    constant. ValueError unless both classes are there.
     """
     label = np.asarray(label)
     if solver not in SOLVERS or set(np.unique(label)) != {0, 1}:
@@ -92,7 +108,9 @@ def fit(
 
 
 def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarray, float, int]:
-    """Minimise mean log(1 + exp(z)) - label z + penalty / 2 |theta|^2 over z = [x, 1] theta, rows in blocks."""
+    """Minimise mean log(1 + exp(z)) - label z + penalty / 2 |theta|^2 over z = [x, 1] theta,
+    rows in blocks.
+    """
     centre, spread = x.mean(axis=0, dtype=float), x.std(axis=0, dtype=float)
     spread[spread == 0] = 1.0
     # theta of standardised columns = scale @ theta of the columns themselves
@@ -112,7 +130,11 @@ def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarra
             hessian += (design * (p * (1 - p))[:, None]).T @ design
         plain = back @ theta
         value = value / len(x) + penalty / 2 * plain @ plain
-        return value, gradient / len(x) + penalty * back.T @ plain, hessian / len(x) + penalty * back.T @ back
+        return (
+            value,
+            gradient / len(x) + penalty * back.T @ plain,
+            hessian / len(x) + penalty * back.T @ back,
+        )
 
     theta = np.zeros(x.shape[1] + 1)
     theta[-1] = logit(label.mean())
@@ -133,12 +155,16 @@ def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarra
     return back @ theta, value, steps
 
 
-def _fit_clips(x: np.ndarray, label: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """L-BFGS over the columns divided by their spread, from the mean of the branches: fake for, real against.
+def _fit_clips(
+    x: np.ndarray, label: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, float, int]:
+    """L-BFGS over the columns divided by their spread, from the mean of the branches: fake for,
+    real against.
 
-    Clips are few, and their labels separable: a standard normal prior on the weights keeps them finite and loses
-    its say as clips grow in number. The highest tenth is chosen anew at every step, so that the loss has kinks
-    and may have more than one minimum; the fixed start makes the result the same for the same clips.
+    Clips are few, and their labels separable: a standard normal prior on the weights keeps them
+    finite and loses its say as clips grow in number. The highest tenth is chosen anew at every
+    step, so that the loss has kinks and may have more than one minimum; the fixed start makes the
+    result the same for the same clips.
     """
     spread = x.std(axis=0, dtype=float)
     spread[spread == 0] = 1.0
@@ -153,21 +179,34 @@ def _fit_clips(x: np.ndarray, label: np.ndarray, offsets: np.ndarray) -> tuple[n
         value = float(np.mean(np.logaddexp(0, z) - label * z) + prior @ theta / 2)
         return value, clips.T @ (expit(z) - label) / len(z) + prior
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-8, "ftol": 1e-12})
+    found = minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 500, "gtol": 1e-8, "ftol": 1e-12},
+    )
     return found.x / np.append(spread, 1.0), float(found.fun), int(found.nit)
 
 
 def _top_means(x: np.ndarray, theta: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """(B, C + 1): the mean, and a 1, of the frames with the highest tenth of log-odds of each clip."""
+    """(B, C + 1): the mean, and a 1, of the frames with the highest tenth of log-odds of each
+    clip.
+    """
     rows, kept = top_rows(x @ theta[:-1], offsets)
     means = np.add.reduceat(x[rows].astype(float), kept[:-1], axis=0) / np.diff(kept)[:, None]
     return np.column_stack([means, np.ones(len(means))])
 
 
 def _fit_in_steps(
-    frames: np.ndarray, label: np.ndarray, offsets: np.ndarray | None, solver: str, epochs: int, seed: int,
+    frames: np.ndarray,
+    label: np.ndarray,
+    offsets: np.ndarray | None,
+    solver: str,
+    epochs: int,
+    seed: int,
     weight_decay: float,
-) -> Fitted:  # fmt: skip
+) -> Fitted:
     generator = torch.Generator().manual_seed(seed)
     model = LinearFusion(range(frames.shape[1]))
     bound = frames.shape[1] ** -0.5  # nn.Linear's own, but drawn from the seed
@@ -178,7 +217,10 @@ def _fit_in_steps(
     schedule = None
     if solver == "one_cycle":
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, MAX_LR, total_steps=n_steps)
-    x, y = torch.from_numpy(np.asarray(frames, np.float32)), torch.from_numpy(label.astype(np.int64))
+    x, y = (
+        torch.from_numpy(np.asarray(frames, np.float32)),
+        torch.from_numpy(label.astype(np.int64)),
+    )
     for _ in range(epochs):
         for chosen in torch.randperm(len(y), generator=generator).split(BATCH):
             optimizer.zero_grad()

@@ -1,24 +1,28 @@
-"""PartialSpoof: is there fake speech in each 20, 40, 80, 160, 320 and 640 ms of an utterance, and in all of it?
+"""PartialSpoof: is there fake speech in each 20, 40, 80, 160, 320 and 640 ms of an utterance, and
+in all of it?
 
 A speech front end gives one vector each 20 ms. The back end of Zhang et al. (TASLP 2023; project
-nii-yamagishilab/PartialSpoof, 03multireso), which paper 2 uses as its audio branch (section 2.1), halves the
-sequence five times and puts a head of gated MLPs on each of the six. Scores are cosines between an embedding and
-two class vectors, learned by the P2SGrad loss.
+nii-yamagishilab/PartialSpoof, 03multireso), which paper 2 uses as its audio branch (section 2.1),
+halves the sequence five times and puts a head of gated MLPs on each of the six. Scores are cosines
+between an embedding and two class vectors, learned by the P2SGrad loss.
 
 What is unusual, and kept:
 - The pooling between scales halves the features along with the time.
-- The spatial gates have one weight for each pair of positions, most of the 33,055,038 parameters, and so a
-  longest sequence. 1,983 frames (39.7 s) for the published 2,001, since the last head reaches its end first; the
-  shortest is 16. `frame_scores` takes any length all the same.
-- The last pooling starts half a cell early: output i of the 640 ms head hears [640 i - 320, 640 i + 320) ms, and
-  there is one output more than a grid of 640 ms has cells. klassify.partialspoof_data says what is made of it.
+- The spatial gates have one weight for each pair of positions, most of the 33,055,038 parameters,
+  and so a longest sequence. 1,983 frames (39.7 s) for the published 2,001, since the last head
+  reaches its end first; the shortest is 16. `frame_scores` takes any length all the same.
+- The last pooling starts half a cell early: output i of the 640 ms head hears [640 i - 320, 640 i +
+  320) ms, and there is one output more than a grid of 640 ms has cells. klassify.partialspoof_data
+  says what is made of it.
 - The utterance head borrows the class vectors of the 640 ms head.
 
-Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, T_r outputs of resolution r, D dimensions. Column
-0 of scores and of class vectors is real, 1 is fake; published files have it the other way round.
+Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, T_r outputs of resolution r, D
+dimensions. Column 0 of scores and of class vectors is real, 1 is fake; published files have it the
+other way round.
 
-State dict: `frontend.*`; `weight_hidd` (30,) where the front end shows its layers; `backend.*` for the published
-`m_transform.0.*`; `m_angle_scales.{2,4,8,16,32,64}.weight` (D / 2, 2), published under the same names.
+State dict: `frontend.*`; `weight_hidd` (30,) where the front end shows its layers; `backend.*` for
+the published `m_transform.0.*`; `m_angle_scales.{2,4,8,16,32,64}.weight` (D / 2, 2), published
+under the same names.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ RESOLUTIONS_MS = tuple(10 * shift for shift in SHIFTS)
 MIN_FRAMES = 16  # with fewer, the 320 ms head has nothing to say
 CELL_FRAMES = 32  # of 20 ms in 640 ms: sequences cut at multiples of it stay on every grid
 CELL_SAMPLES = 640 * SAMPLE_RATE // 1000
-LOOKAHEAD = 80  # a front-end frame is 400 samples and begins each 320: N + 80 samples give N / 320 frames
+LOOKAHEAD = (
+    80  # a front-end frame is 400 samples and begins each 320: N + 80 samples give N / 320 frames
+)
 LAYERS = 30  # length of the published layer weights; those beyond the front end's layers are unused
 EPS = 1e-8  # of a norm: an embedding of zeros has the cosines 0
 
@@ -50,14 +56,16 @@ def output_lengths(n_frames: int | Tensor) -> list[int | Tensor]:
 
 
 def piece_starts(n_cells: int, size: int) -> np.ndarray:
-    """First cells of 640 ms of the pieces of `size` cells that cover a sequence of more. Neighbours share two
-    cells, since the last output of a piece and its first hear half of what they should; the last piece, more."""
+    """First cells of 640 ms of the pieces of `size` cells that cover a sequence of more. Neighbours
+    share two cells, since the last output of a piece and its first hear half of what they should;
+    the last piece, more.
+    """
     return windows.cut(n_cells, size, size - 2)
 
 
 def seams(starts: np.ndarray, size: int) -> np.ndarray:
-    """Where each piece's outputs begin to count and, behind all, where the last one ends: the middle, in whole
-    cells, of what it shares with the piece before it."""
+    """Where each piece's outputs begin to count and, behind all, where the last one ends: the
+    middle, in whole cells, of what it shares with the piece before it."""
     return np.concatenate([starts[:1], (starts[:-1] + size + starts[1:]) // 2, starts[-1:] + size])
 
 
@@ -76,7 +84,9 @@ class SpatialGate(nn.Module):
         self.bias = nn.Parameter(torch.ones(positions))
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """(B, T, 2 d) -> (B, T, d). valid: (B, T) bool, the positions that are mixed into others; None: all."""
+        """(B, T, 2 d) -> (B, T, d). valid: (B, T) bool, the positions that are mixed into
+        others; None: all.
+        """
         kept, mixed = x.chunk(2, dim=-1)
         mixed = self.norm(mixed)
         if valid is not None:
@@ -132,9 +142,13 @@ class MultiResolution(nn.Module):
         check_sizes(0, blocks=blocks)
         check_shares(dropout=dropout)
         if dim % 128 or max_frames < 4 * CELL_FRAMES:
-            raise ValueError(f"dim is a multiple of 128 and max_frames at least 128, not {dim} and {max_frames}")
+            raise ValueError(
+                f"dim is a multiple of 128 and max_frames at least 128, not {dim} and {max_frames}"
+            )
         dims, positions = [dim >> k for k in range(6)], [max_frames >> k for k in range(6)]
-        self.limit = CELL_FRAMES * positions[-1] - 1  # the last head has one output more than whole cells
+        self.limit = (
+            CELL_FRAMES * positions[-1] - 1
+        )  # the last head has one output more than whole cells
         self.blocks = nn.ModuleList([nn.Identity()])
         for k, size in enumerate(dims[1:], 1):
             pool = nn.MaxPool2d(2, padding=(1, 0) if k == 5 else 0)
@@ -145,10 +159,11 @@ class MultiResolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, n_frames: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Embeddings [(B, T_r, dim / 2^(k + 1))] of the six heads, and (B, dim / 64) of the utterance.
+        """Embeddings [(B, T_r, dim / 2^(k + 1))] of the six heads, and (B, dim / 64) of the
+        utterance.
 
-        n_frames: (B,) frames of each clip, at least 16, where clips are padded: what follows them changes
-        nothing before them. ValueError for fewer than 16 frames or more than `limit`.
+        n_frames: (B,) frames of each clip, at least 16, where clips are padded: what follows them
+        changes nothing before them. ValueError for fewer than 16 frames or more than `limit`.
         """
         size = x.shape[1]
         if not MIN_FRAMES <= size <= self.limit:
@@ -166,7 +181,9 @@ class MultiResolution(nn.Module):
         return embeddings, (utterance * valid[..., None]).sum(dim=1) / lengths[-1][:, None]
 
     @staticmethod
-    def _pooled(x: Tensor, pool: nn.MaxPool2d, before: Tensor | None, after: Tensor | None) -> Tensor:
+    def _pooled(
+        x: Tensor, pool: nn.MaxPool2d, before: Tensor | None, after: Tensor | None
+    ) -> Tensor:
         if before is None:
             return pool(x)
         pooled = pool(x.masked_fill(~in_range(before, x.shape[1])[..., None], -torch.inf))
@@ -174,7 +191,9 @@ class MultiResolution(nn.Module):
 
 
 class ClassVectors(nn.Module):
-    """Cosines between embeddings (..., D) and the class vectors: (..., 2), real and fake (P2SGrad's layer)."""
+    """Cosines between embeddings (..., D) and the class vectors: (..., 2), real and fake
+    (P2SGrad's layer).
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -183,13 +202,17 @@ class ClassVectors(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., 2) in [-1, 1], float32."""
         with torch.autocast(x.device.type, enabled=False):
-            return F.normalize(x.float(), dim=-1, eps=EPS) @ F.normalize(self.weight.float(), dim=0, eps=EPS)
+            return F.normalize(x.float(), dim=-1, eps=EPS) @ F.normalize(
+                self.weight.float(), dim=0, eps=EPS
+            )
 
 
 def p2sgrad_loss(cosines: Tensor, label: Tensor) -> Tensor:
-    """Mean squared error between cosines (..., 2) and the one-hot label (...), over labels that are not IGNORE.
+    """Mean squared error between cosines (..., 2) and the one-hot label (...), over labels that are
+    not IGNORE.
 
-    The mean is over samples and classes, as published; the formula of paper 2 sums over classes: twice this.
+    The mean is over samples and classes, as published; the formula of paper 2 sums over classes:
+    twice this.
     """
     kept = label != IGNORE
     target = F.one_hot(label.clamp(min=0), 2)
@@ -198,9 +221,15 @@ def p2sgrad_loss(cosines: Tensor, label: Tensor) -> Tensor:
 
 
 def top_mean(scores: Tensor, lengths: Tensor, share: float = 0.1) -> Tensor:
-    """Mean of the highest `share` of each clip's scores (B, T), at least one: (B,). lengths: (B,) of T that count."""
+    """Mean of the highest `share` of each clip's scores (B, T), at least one: (B,). lengths:
+    (B,) of T that count.
+    """
     count = (lengths * share).ceil().clamp(min=1).long()
-    ranked = scores.masked_fill(~in_range(lengths, scores.shape[1]), -torch.inf).sort(dim=1, descending=True).values
+    ranked = (
+        scores.masked_fill(~in_range(lengths, scores.shape[1]), -torch.inf)
+        .sort(dim=1, descending=True)
+        .values
+    )
     return ranked.masked_fill(~in_range(count, scores.shape[1]), 0).sum(dim=1) / count
 
 
@@ -208,11 +237,12 @@ class PartialSpoof(nn.Module):
     """A front end and the six-resolution back end.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. If it has
-            `hidden_states`, their learned mean is taken, as published, instead of its output. The published
-            models normalise each waveform in the front end.
-        blocks, max_frames, dropout: size of the back end; see MultiResolution.
-        clip_scale: log-odds of fake for one unit of cos(fake) - cos(real), where only clip labels are learned.
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. If it
+        has
+            `hidden_states`, their learned mean is taken, as published, instead of its output. The
+            published models normalise each waveform in the front end.
+        blocks, max_frames, dropout: size of the back end; see MultiResolution. clip_scale: log-odds
+        of fake for one unit of cos(fake) - cos(real), where only clip labels are learned.
         top_share: share of a clip's outputs, the highest, that then stand for the clip.
     """
 
@@ -238,16 +268,26 @@ class PartialSpoof(nn.Module):
         self.clip_scale, self.top_share = clip_scale, top_share
 
     def load_pretrained(self) -> None:
-        """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
+        """Fetch the front end's pretrained weights, if it has any: before a training, never
+        after one.
+        """
         self.frontend.load_pretrained()
 
     def features(self, wave: Tensor) -> Tensor:
-        """(B, N) -> (B, T, dim): the front end's layers, weighted, or its output. Short waves get zeros behind."""
-        missing = (MIN_FRAMES - 1) * self.frontend.hop_samples + self.frontend.receptive_field_samples - wave.shape[1]
+        """(B, N) -> (B, T, dim): the front end's layers, weighted, or its output. Short waves
+        get zeros behind.
+        """
+        missing = (
+            (MIN_FRAMES - 1) * self.frontend.hop_samples
+            + self.frontend.receptive_field_samples
+            - wave.shape[1]
+        )
         wave = F.pad(wave, (0, max(missing, 0)))
         if not self.layered:
             return self.frontend(wave)
-        return by_rows(self._weighted, wave, rows_at_once(wave.device, self.frontend.n_frames(wave.shape[1])))
+        return by_rows(
+            self._weighted, wave, rows_at_once(wave.device, self.frontend.n_frames(wave.shape[1]))
+        )
 
     def _weighted(self, wave: Tensor) -> Tensor:
         layers = self.frontend.hidden_states(wave)
@@ -261,7 +301,10 @@ class PartialSpoof(nn.Module):
 
     def cosines(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scores (B, T_r, 2) by name, and those of the utterance (B, 2)."""
-        scores = {f"ps{10 * shift}": self.m_angle_scales[str(shift)](embeddings[f"ps{10 * shift}"]) for shift in SHIFTS}
+        scores = {
+            f"ps{10 * shift}": self.m_angle_scales[str(shift)](embeddings[f"ps{10 * shift}"])
+            for shift in SHIFTS
+        }
         return scores | {"utterance": self.m_angle_scales["64"](embeddings["utterance"])}
 
     def forward(self, wave: Tensor, n_frames: Tensor | None = None) -> dict[str, Tensor]:
@@ -269,20 +312,24 @@ class PartialSpoof(nn.Module):
         return self.cosines(self.embeddings(self.features(wave), n_frames))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The P2SGrad losses by name of a batch with segment labels, or the losses of one with clip labels.
+        """The P2SGrad losses by name of a batch with segment labels, or the losses of one with clip
+        labels.
 
-        batch: "wave" (B, N); "n_frames" (B,), front-end frames of each clip; "label" (B,), 1 = fake; and with
-        segment labels "label_20" to "label_640" (B, T_r), IGNORE where there is none, cut to the shorter of label
-        and score. Without them each resolution gives clip_scale times the mean of the clip's highest differences
-        of cosines as the log-odds of its label, for a binary cross-entropy; nothing then ties a high score to the
-        time of the fake, so that such a model ranks clips. The utterance has its label anyway.
+        batch: "wave" (B, N); "n_frames" (B,), front-end frames of each clip; "label" (B,), 1 =
+        fake; and with segment labels "label_20" to "label_640" (B, T_r), IGNORE where there is
+        none, cut to the shorter of label and score. Without them each resolution gives clip_scale
+        times the mean of the clip's highest differences of cosines as the log-odds of its label,
+        for a binary cross-entropy; nothing then ties a high score to the time of the fake, so that
+        such a model ranks clips. The utterance has its label anyway.
         """
         scores = self(batch["wave"], batch["n_frames"])
         losses = {"utterance": p2sgrad_loss(scores.pop("utterance"), batch["label"])}
         for (name, cosines), lengths in zip(scores.items(), output_lengths(batch["n_frames"])):
             label = batch.get(f"label_{name[2:]}")
             if label is None:
-                log_odds = self.clip_scale * top_mean(cosines[..., 1] - cosines[..., 0], lengths, self.top_share)
+                log_odds = self.clip_scale * top_mean(
+                    cosines[..., 1] - cosines[..., 0], lengths, self.top_share
+                )
                 losses[name] = F.binary_cross_entropy_with_logits(log_odds, batch["label"].float())
             else:
                 size = min(label.shape[1], cosines.shape[1])
@@ -307,11 +354,20 @@ class PartialSpoof(nn.Module):
         wave = F.pad(wave, (0, max(n_cells * CELL_SAMPLES + LOOKAHEAD - wave.shape[1], 0)))
         starts = piece_starts(n_cells, size)
         pieces: dict[str, list[Tensor]] = {f"ps{ms}": [] for ms in RESOLUTIONS_MS}
-        for first, begin, end in zip(starts.tolist(), seams(starts, size).tolist(), seams(starts, size)[1:].tolist()):
-            scores = self.frame_scores(wave[:, first * CELL_SAMPLES : (first + size) * CELL_SAMPLES + LOOKAHEAD])
+        for first, begin, end in zip(
+            starts.tolist(), seams(starts, size).tolist(), seams(starts, size)[1:].tolist()
+        ):
+            scores = self.frame_scores(
+                wave[:, first * CELL_SAMPLES : (first + size) * CELL_SAMPLES + LOOKAHEAD]
+            )
             for ms, (name, x) in zip(RESOLUTIONS_MS, scores.items()):
                 per_cell = 640 // ms
-                stop = (end - first) * per_cell if end < n_cells else None  # the 640 ms head has one behind the end
+                stop = (
+                    (end - first) * per_cell if end < n_cells else None
+                )  # the 640 ms head has one behind the end
                 pieces[name].append(x[:, (begin - first) * per_cell : stop])
         lengths = output_lengths(n_frames)
-        return {name: torch.cat(parts, dim=1)[:, :length] for (name, parts), length in zip(pieces.items(), lengths)}
+        return {
+            name: torch.cat(parts, dim=1)[:, :length]
+            for (name, parts), length in zip(pieces.items(), lengths)
+        }

@@ -1,8 +1,10 @@
-"""The convolutional stem of the spatio-temporal branch: BiT's ResNet (V2) with a branch for high frequencies.
+"""The convolutional stem of the spatio-temporal branch: BiT's ResNet (V2) with a branch for high
+frequencies.
 
-Weight-standardised convolutions with TensorFlow's "same" padding, group norm, and the layout of the ImageNet-21k
-hybrid ViT (stages 3, 4, 9, activation after the sum). Beside the first stage runs a second one on what three
-Gaussian blurs take away from the image's low-level features (MM-Det, "frequency enhancer").
+Weight-standardised convolutions with TensorFlow's "same" padding, group norm, and the layout of the
+ImageNet-21k hybrid ViT (stages 3, 4, 9, activation after the sum). Beside the first stage runs a
+second one on what three Gaussian blurs take away from the image's low-level features (MM-Det,
+"frequency enhancer").
 
 Axes: N frames, C channels, H x W pixels. Submodules carry the published names.
 """
@@ -20,16 +22,22 @@ BLUR_KERNELS = (3, 5, 7)
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zeros around (N, C, H, W) so that a convolution gives ceil(H / stride) rows; the odd one at the end."""
+    """Zeros around (N, C, H, W) so that a convolution gives ceil(H / stride) rows; the odd one
+    at the end.
+    """
     if kernel == 1:
         return x
-    missing = [max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]]
-    (top, left) = (total // 2 for total in missing)
+    missing = [
+        max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:]
+    ]
+    top, left = (total // 2 for total in missing)
     return F.pad(x, (left, missing[1] - left, top, missing[0] - top))
 
 
 class StdConv2d(nn.Conv2d):
-    """A "same" convolution without bias, whose filters have zero mean and unit variance when they are used."""
+    """A "same" convolution without bias, whose filters have zero mean and unit variance when
+    they are used.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
         super().__init__(in_channels, out_channels, kernel, stride, bias=False)
@@ -39,11 +47,15 @@ class StdConv2d(nn.Conv2d):
         """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), rounded up."""
         flat = self.weight.flatten(1)
         weight = F.layer_norm(flat, flat.shape[1:], eps=1e-8).view_as(self.weight)
-        return F.conv2d(pad_same(x, self.kernel_size[0], self.stride[0]), weight, stride=self.stride)
+        return F.conv2d(
+            pad_same(x, self.kernel_size[0], self.stride[0]), weight, stride=self.stride
+        )
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as published; fewer for narrow or odd widths, of two channels or more where that is possible."""
+    """32 groups as published; fewer for narrow or odd widths, of two channels or more where that
+    is possible.
+    """
     groups = math.gcd(32, channels)
     return nn.GroupNorm(max(groups // 2, 1) if groups == channels else groups, channels)
 
@@ -59,7 +71,9 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, width, H / 4, W / 4), rounded up."""
         x = F.relu(self.norm(self.conv(x)))
-        return F.max_pool2d(pad_same(x, 3, 2), 3, stride=2)  # the zeros never win: nothing is below them
+        return F.max_pool2d(
+            pad_same(x, 3, 2), 3, stride=2
+        )  # the zeros never win: nothing is below them
 
 
 class Shortcut(nn.Module):
@@ -76,7 +90,9 @@ class Shortcut(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions at a quarter of the width, beside a shortcut."""
+    """1x1, 3x3 (with the stride) and 1x1 convolutions at a quarter of the width, beside a
+    shortcut.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
@@ -115,8 +131,8 @@ class Stage(nn.Module):
 def gaussian_blur(x: Tensor, kernel: int) -> Tensor:
     """(N, C, H, W) blurred with a `kernel` x `kernel` Gaussian and mirrored borders.
 
-    Its sigma is the one that image libraries derive from the size: 0.8, 1.3 and 1.8 for 3, 5 and 7. (The published
-    code draws it from an interval of that one value.)
+    Its sigma is the one that image libraries derive from the size: 0.8, 1.3 and 1.8 for 3, 5 and 7.
+    (The published code draws it from an interval of that one value.)
     """
     half, channels = kernel // 2, x.shape[1]
     sigma = 0.5 * (half - 1) + 0.8
@@ -124,7 +140,9 @@ def gaussian_blur(x: Tensor, kernel: int) -> Tensor:
     weight = torch.exp(-0.5 * (offset / sigma) ** 2)
     weight = (weight / weight.sum()).expand(channels, 1, -1)
     x = F.pad(x, (half, half, half, half), mode="reflect")
-    x = F.conv2d(x, weight[:, :, :, None], groups=channels)  # columns, then rows: the same as both at once
+    x = F.conv2d(
+        x, weight[:, :, :, None], groups=channels
+    )  # columns, then rows: the same as both at once
     return F.conv2d(x, weight[:, :, None], groups=channels)
 
 
@@ -134,20 +152,28 @@ def high_frequencies(x: Tensor) -> Tensor:
 
 
 class FrequencyResNet(nn.Module):
-    """Normalised images (N, 3, H, W) -> (N, channels[-1], H / 16, W / 16) for three stages; sizes round up.
+    """Normalised images (N, 3, H, W) -> (N, channels[-1], H / 16, W / 16) for three stages; sizes
+    round up.
 
     Args:
-        width: channels of the 7x7 convolutions.
-        channels, layers: width and number of bottlenecks of each stage; every stage but the first halves
+        width: channels of the 7x7 convolutions. channels, layers: width and number of bottlenecks
+        of each stage; every stage but the first halves
             the resolution. The frequency stage is as wide and deep as the first.
 
     The defaults are the published 12,292,736 parameters.
     """
 
-    def __init__(self, width: int = 64, channels: Sequence[int] = (256, 512, 1024), layers: Sequence[int] = (3, 4, 9)):
+    def __init__(
+        self,
+        width: int = 64,
+        channels: Sequence[int] = (256, 512, 1024),
+        layers: Sequence[int] = (3, 4, 9),
+    ):
         super().__init__()
         if len(channels) != len(layers) or any(count % 4 for count in channels):
-            raise ValueError(f"each stage needs layers and a multiple of 4 channels, not {channels} and {layers}")
+            raise ValueError(
+                f"each stage needs layers and a multiple of 4 channels, not {channels} and {layers}"
+            )
         first = channels[0]
         self.stem = Stem(width)
         self.freq_stem = Stem(width)

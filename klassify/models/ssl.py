@@ -1,7 +1,8 @@
 """Front ends for the audio models: 16 kHz samples in, one vector each 20 ms out.
 
-All of them share one frame rule, that of wav2vec 2.0: frame t covers the samples [320 t, 320 t + 400), and N
-samples give floor((N - 400) / 320) + 1 frames; so 64,600 samples (4.04 s) are 201 frames.
+All of them share one frame rule, that of wav2vec 2.0: frame t covers the samples [320 t, 320 t +
+400), and N samples give floor((N - 400) / 320) + 1 frames; so 64,600 samples (4.04 s) are 201
+frames.
 
 Axes: B clips, N samples, T frames, D features.
 """
@@ -23,12 +24,15 @@ SAMPLE_RATE = 16_000
 
 
 class FrontEnd(nn.Module):
-    """What an audio model expects: forward(wave (B, N)) -> (B, T, dim), and the frame rule as numbers."""
+    """What an audio model expects: forward(wave (B, N)) -> (B, T, dim), and the frame rule as
+    numbers.
+    """
 
     dim: int
     hop_samples = 320
     receptive_field_samples = 400
-    shares_frames = False  # whether overlapping windows share `local_features`; see klassify.scoring.window_features
+    # whether overlapping windows share `local_features`; see klassify.scoring.window_features
+    shares_frames = False
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of `n_samples` samples; 0 if they are shorter than the receptive field."""
@@ -55,8 +59,8 @@ LARGE = {
     "do_stable_layer_norm": True,
     "conv_bias": True,
 }
-# three trainings of one architecture; hub ids: facebook/wav2vec2-large-xlsr-53, facebook/wav2vec2-xls-r-300m,
-# facebook/wav2vec2-large-robust, microsoft/wavlm-large
+# three trainings of one architecture; hub ids: facebook/wav2vec2-large-xlsr-53,
+# facebook/wav2vec2-xls-r-300m, facebook/wav2vec2-large-robust, microsoft/wavlm-large
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "xlsr53": {"family": "wav2vec2", **LARGE},
     "xlsr300m": {"family": "wav2vec2", **LARGE},
@@ -82,16 +86,23 @@ LIBRARIES = ("transformers", "torchaudio", "fairseq2")
 
 
 def _build(architecture: str | dict[str, Any], library: str = "transformers") -> nn.Module:
-    """A model of that architecture with random weights; whatever the library, with transformers' names and calls."""
+    """A model of that architecture with random weights; whatever the library, with transformers'
+    names and calls.
+    """
     if isinstance(architecture, str) and architecture not in ARCHITECTURES:
         raise KlassifyError(
             f"There is no speech model architecture {architecture!r}.",
             mend=f"choose one of {', '.join(ARCHITECTURES)}",
         )
-    settings = {**LARGE, **(ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture)}
+    settings = {
+        **LARGE,
+        **(ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture),
+    }
     family = settings.pop("family", "wav2vec2")
     if family not in ("wav2vec2", "wavlm"):
-        raise KlassifyError(f"There is no speech model family {family!r}.", mend="choose wav2vec2 or wavlm")
+        raise KlassifyError(
+            f"There is no speech model family {family!r}.", mend="choose wav2vec2 or wavlm"
+        )
     transformers, name = import_transformers(), {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}[family]
     try:
         return _built(transformers, name, settings, library)
@@ -101,7 +112,9 @@ def _build(architecture: str | dict[str, Any], library: str = "transformers") ->
         if isinstance(architecture, str):
             raise
         reason = first_line(error)
-        raise KlassifyError(f"No speech model has these settings: {reason}.", where=architecture) from None
+        raise KlassifyError(
+            f"No speech model has these settings: {reason}.", where=architecture
+        ) from None
 
 
 def _built(transformers: Any, name: str, settings: dict[str, Any], library: str) -> nn.Module:
@@ -118,27 +131,33 @@ def _built(transformers: Any, name: str, settings: dict[str, Any], library: str)
 
 
 class SSLFrontEnd(FrontEnd):
-    """A pretrained speech model, fine-tuned with what stands on it: the last layer after the final norm.
+    """A pretrained speech model, fine-tuned with what stands on it: the last layer after the final
+    norm.
 
-    The constructor only builds the architecture, so that an evaluation never needs the pretrained file;
-    `load_pretrained` reads `source` when a training starts. Until weights came in one way or the other,
-    a front end that names a source refuses to run.
+    The constructor only builds the architecture, so that an evaluation never needs the pretrained
+    file; `load_pretrained` reads `source` when a training starts. Until weights came in one way or
+    the other, a front end that names a source refuses to run.
 
     Args:
-        normalize_input: whether each waveform gets zero mean and unit variance first. It belongs to the
-            model on top: no for the published Wav2Vec-AASIST, yes for BAM and PartialSpoof, and a wrong
-            setting quietly harms a loaded checkpoint.
-        architecture: a name in ARCHITECTURES, or settings of transformers' config that replace those of
+        normalize_input: whether each waveform gets zero mean and unit variance first. It belongs to
+        the
+            model on top: no for the published Wav2Vec-AASIST, yes for BAM and PartialSpoof, and a
+            wrong setting quietly harms a loaded checkpoint.
+        architecture: a name in ARCHITECTURES, or settings of transformers' config that replace
+        those of
             the large model, with `family` wav2vec2 or wavlm.
-        source: pretrained weights: an original fairseq or WavLM file, a folder or file with transformers'
+        source: pretrained weights: an original fairseq or WavLM file, a folder or file with
+        transformers'
             weights, or a hub id. None starts from random weights.
-        download: whether a hub id may be fetched from the network.
-        freeze: nothing, the convolutional `extractor`, or `all` of it.
-        gradient_checkpointing: trade a second forward pass for memory in training.
-        library: what the encoder is built by. The state dict is the same, so that a system trained with one is
+        download: whether a hub id may be fetched from the network. freeze: nothing, the
+        convolutional `extractor`, or `all` of it. gradient_checkpointing: trade a second forward
+        pass for memory in training. library: what the encoder is built by. The state dict is the
+        same, so that a system trained with one is
             scored with another.
-        layer: what goes out: the `last` layer after the final norm, hidden state number `layer` (0 = the input of
-            the first layer), or a learned `mix` of all hidden states (softmax weights, equal at first).
+        layer: what goes out: the `last` layer after the final norm, hidden state number `layer` (0
+        = the input of
+            the first layer), or a learned `mix` of all hidden states (softmax weights, equal at
+            first).
     """
 
     def __init__(
@@ -165,7 +184,9 @@ class SSLFrontEnd(FrontEnd):
         self.shares_frames = self.frame_local and not normalize_input
         if freeze != "none":
             self.model.feature_extractor.requires_grad_(False)
-            self.model.feature_extractor._requires_grad = False  # transformers: nor with respect to the samples
+            self.model.feature_extractor._requires_grad = (
+                False  # transformers: nor with respect to the samples
+            )
         if freeze == "all":
             self.model.requires_grad_(False)
         if gradient_checkpointing:
@@ -178,10 +199,14 @@ class SSLFrontEnd(FrontEnd):
         self.layer = layer
         self.layer_weight = nn.Parameter(torch.zeros(n_states)) if layer == "mix" else None
         self._has_weights = source is None
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_has_weights", True))
+        self.register_load_state_dict_post_hook(
+            lambda module, _: setattr(module, "_has_weights", True)
+        )
 
     def load_pretrained(self) -> ImportReport | None:
-        """Load `source` into the model; see klassify.checkpoints.locate_weights for what it may be."""
+        """Load `source` into the model; see klassify.checkpoints.locate_weights for what it may
+        be.
+        """
         if self.source is None:
             return None
         report = import_weights(self.model, locate_weights(self.source, self.download))
@@ -193,14 +218,16 @@ class SSLFrontEnd(FrontEnd):
         return self.context(self.local_features(wave))
 
     def local_features(self, wave: Tensor) -> Tensor:
-        """The convolutional part alone, (B, N) -> (B, T, 512); without gradients, a few seconds at a time.
+        """The convolutional part alone, (B, N) -> (B, T, 512); without gradients, a few seconds at
+        a time.
 
-        Where `shares_frames`, a frame depends on its own 400 samples only, so that windows of a clip are slices
-        of the clip's frames.
+        Where `shares_frames`, a frame depends on its own 400 samples only, so that windows of a
+        clip are slices of the clip's frames.
         """
         if not self._has_weights:
             raise KlassifyError(
-                "The speech model still has random weights, though its settings name pretrained ones.",
+                "The speech model still has random weights, though its settings name pretrained"
+                " ones.",
                 where=self.source,
                 mend="call load_pretrained() before a training, or load the trained weights",
             )
@@ -231,7 +258,9 @@ class SSLFrontEnd(FrontEnd):
         return sum(share * state for share, state in zip(weight, states))
 
     def hidden_states(self, wave: Tensor) -> list[Tensor]:
-        """The input of each transformer layer and then the final, normed output: layers + 1 of (B, T, dim)."""
+        """The input of each transformer layer and then the final, normed output: layers + 1 of
+        (B, T, dim).
+        """
         return self._states(self.local_features(wave))
 
     def _last(self, local: Tensor) -> Tensor:
@@ -239,7 +268,9 @@ class SSLFrontEnd(FrontEnd):
         return self.model.encoder(projected).last_hidden_state
 
     def _states(self, local: Tensor) -> list[Tensor]:
-        """By hooks: transformers' own `hidden_states` ends before or after the final norm, depending on its version."""
+        """By hooks: transformers' own `hidden_states` ends before or after the final norm,
+        depending on its version.
+        """
         inputs: list[Tensor] = []
         hooks = [
             layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))

@@ -1,7 +1,7 @@
 """fairseq2's wav2vec 2.0 encoders with the module names and calls of transformers'.
 
-fairseq2 pins its own torch, so that it needs an environment of its own: `make test-fairseq2` builds one. It has no
-WavLM. Equal names make one state dict serve every library.
+fairseq2 pins its own torch, so that it needs an environment of its own: `make test-fairseq2` builds
+one. It has no WavLM. Equal names make one state dict serve every library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ NAMES = (
 
 
 def _import_fairseq2() -> None:
-    """Import fairseq2, or say how to install it. It wants a libsndfile, which the soundfile package carries."""
+    """Import fairseq2, or say how to install it. It wants a libsndfile, which the soundfile
+    package carries.
+    """
     carrier = importlib.util.find_spec("soundfile")
     if carrier is not None and carrier.origin:
         for library in Path(carrier.origin).parent.glob("_soundfile_data/*.so*"):
@@ -43,8 +45,10 @@ def _import_fairseq2() -> None:
     except (ImportError, OSError) as error:
         raise KlassifyError(
             f"The library fairseq2 cannot be used here ({error}).",
-            mend="pip install 'klassify[fairseq2]' in an environment of its own (it pins torch), "
-            "or choose library: transformers",
+            mend=(
+                "pip install 'klassify[fairseq2]' in an environment of its own (it pins torch), "
+                "or choose library: transformers"
+            ),
         ) from None
 
 
@@ -91,15 +95,22 @@ class Fairseq2SpeechModel(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        if config.model_type != "wav2vec2" or not config.do_stable_layer_norm or config.feat_extract_norm != "layer":
+        if (
+            config.model_type != "wav2vec2"
+            or not config.do_stable_layer_norm
+            or config.feat_extract_norm != "layer"
+        ):
             raise KlassifyError(
-                "fairseq2 serves the layer-norm-first wav2vec 2.0 models alone.", mend="library: transformers"
+                "fairseq2 serves the layer-norm-first wav2vec 2.0 models alone.",
+                mend="library: transformers",
             )
         _import_fairseq2()
         frontend, encoder = _built(config)
         self.config = config
         self.feature_extractor = _Extractor(frontend.feature_extractor.layers)
-        self.feature_projection = Projection(frontend.post_extract_layer_norm, frontend.model_dim_proj)
+        self.feature_projection = Projection(
+            frontend.post_extract_layer_norm, frontend.model_dim_proj
+        )
         self.encoder = _Encoder(frontend.pos_encoder, encoder.layers, encoder.layer_norm)
 
     def activation_checkpointing_enable(self, *_: Any) -> None:
@@ -118,7 +129,9 @@ def _built(config: Any) -> tuple[nn.Module, nn.Module]:
             feature_dim=config.conv_dim[-1],
             first_pass_dropout_p=config.feat_proj_dropout,
             layer_norm_features=False,
-            feature_extractor_layer_descs=list(zip(config.conv_dim, config.conv_kernel, config.conv_stride)),
+            feature_extractor_layer_descs=list(
+                zip(config.conv_dim, config.conv_kernel, config.conv_stride)
+            ),
             feature_extractor_bias=config.conv_bias,
             feature_extractor_layer_norm_convs=True,
             feature_grad_scale=1.0,

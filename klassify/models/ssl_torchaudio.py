@@ -1,7 +1,8 @@
 """torchaudio's speech encoders with the module names and calls of transformers'.
 
-Equal names make one state dict serve both: a system trained with one library is scored with the other. Only the
-layer-norm-first models (XLSR-53, XLS-R, wav2vec 2.0 large-robust, WavLM-Large) are offered.
+Equal names make one state dict serve both: a system trained with one library is scored with the
+other. Only the layer-norm-first models (XLSR-53, XLS-R, wav2vec 2.0 large-robust, WavLM-Large) are
+offered.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class _Encoder(nn.Module):
 class TorchaudioSpeechModel(nn.Module):
     """The encoder that a transformers config describes, built by torchaudio.
 
-    config: a Wav2Vec2Config or WavLMConfig with `do_stable_layer_norm`. ValueError for a model that is not
-    layer-norm-first.
+    config: a Wav2Vec2Config or WavLMConfig with `do_stable_layer_norm`. ValueError for a model that
+    is not layer-norm-first.
     """
 
     def __init__(self, config: Any):
@@ -95,7 +96,9 @@ def _built(config: Any) -> nn.Module:
 
     settings = {
         "extractor_mode": "layer_norm",
-        "extractor_conv_layer_config": list(zip(config.conv_dim, config.conv_kernel, config.conv_stride)),
+        "extractor_conv_layer_config": list(
+            zip(config.conv_dim, config.conv_kernel, config.conv_stride)
+        ),
         "extractor_conv_bias": config.conv_bias,
         "encoder_embed_dim": config.hidden_size,
         "encoder_projection_dropout": config.feat_proj_dropout,
@@ -113,7 +116,9 @@ def _built(config: Any) -> nn.Module:
     }
     if config.model_type == "wavlm":
         return wavlm_model(
-            **settings, encoder_num_buckets=config.num_buckets, encoder_max_distance=config.max_bucket_distance
+            **settings,
+            encoder_num_buckets=config.num_buckets,
+            encoder_max_distance=config.max_bucket_distance,
         )
     return wav2vec2_model(**settings)
 

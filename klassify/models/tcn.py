@@ -1,14 +1,15 @@
-"""The mouth TCN of paper 1: clip classifier (section 4.1, figure 2) and tagger (section 4.2, figure 3).
+"""The mouth TCN of paper 1: clip classifier (section 4.1, figure 2) and tagger (section 4.2, figure
+3).
 
-Shapes: B clips, T frames of 40 ms, C input channels (features, then their first differences), H hidden
-channels. Batches hold "features" (B, T, C) raw, "valid" (B, T) bool, False for padding and frames
-without a face, "label" (B,) with 1 = fake, and for the tagger "tags" (B, T) in the order of
+Shapes: B clips, T frames of 40 ms, C input channels (features, then their first differences), H
+hidden channels. Batches hold "features" (B, T, C) raw, "valid" (B, T) bool, False for padding and
+frames without a face, "label" (B,) with 1 = fake, and for the tagger "tags" (B, T) in the order of
 `segments.TAGS`, IGNORE where unknown.
 
 The paper gives the parts and two parameter counts, 124 K and 140 K; the layout here is one that has
 exactly these parts and 123,906 and 140,486 parameters. What is unusual:
-- Every layer sees zeros at invalid frames, batch norm counts valid frames only, and attention pooling
-  skips the others: padding a clip changes nothing, in training neither.
+- Every layer sees zeros at invalid frames, batch norm counts valid frames only, and attention
+  pooling skips the others: padding a clip changes nothing, in training neither.
 - The normalisation of the input channels is part of the model, as buffers.
 """
 
@@ -30,13 +31,13 @@ class TCN(nn.Module):
     """Residual temporal convolutions over mouth features, attention pooling, one logit of "fake".
 
     Args:
-        in_channels: C; an even number, since each feature comes with its difference.
-        hidden, kernel, dilations: width, taps, and one residual block for each dilation. The defaults
+        in_channels: C; an even number, since each feature comes with its difference. hidden,
+        kernel, dilations: width, taps, and one residual block for each dilation. The defaults
             see 61 frames (2.44 s) around each frame.
-        dropout: of channels after the first convolution of each block, of units before the last layer.
-        pos_weight: weight of fake clips in the loss.
-        augment: applied in training, to the normalised features.
-        normalise: subtract the mean and divide by the deviation that `fit_normalisation` found.
+        dropout: of channels after the first convolution of each block, of units before the last
+        layer. pos_weight: weight of fake clips in the loss. augment: applied in training, to the
+        normalised features. normalise: subtract the mean and divide by the deviation that
+        `fit_normalisation` found.
     """
 
     def __init__(
@@ -55,19 +56,26 @@ class TCN(nn.Module):
         check_sizes(2, hidden=hidden)  # half of them weigh the frames
         check_shares(dropout=dropout)
         check_weights(pos_weight=pos_weight)
-        self.in_channels, self.normalise, self.augment, self.pos_weight = in_channels, normalise, augment, pos_weight
+        self.in_channels, self.normalise, self.augment, self.pos_weight = (
+            in_channels,
+            normalise,
+            augment,
+            pos_weight,
+        )
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.project = nn.Conv1d(in_channels, hidden, 1)
-        self.blocks = nn.ModuleList(ResidualBlock(hidden, kernel, dilation, dropout) for dilation in dilations)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(hidden, kernel, dilation, dropout) for dilation in dilations
+        )
         self.clip_head: ClipHead | None = ClipHead(hidden, dropout)
 
     @torch.no_grad()
     def fit_normalisation(self, clips: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Set mean and deviation of each channel over the valid frames of clips.
 
-        clips: (features (T, C), valid (T,)) of each, read once; sums are kept in float64. A channel that
-        never varies keeps the deviation 1. ValueError without any valid frame.
+        clips: (features (T, C), valid (T,)) of each, read once; sums are kept in float64. A channel
+        that never varies keeps the deviation 1. ValueError without any valid frame.
         """
         count, mean, spread = 0, torch.zeros_like(self.mean, dtype=torch.float64), 0.0
         for features, valid in clips:
@@ -114,7 +122,9 @@ class TCN(nn.Module):
         hidden, valid, _ = self._encode_for_training(batch)
         return self._clip_loss(hidden, valid, batch["label"])
 
-    def _encode_for_training(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _encode_for_training(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Hidden frames, valid and tags of a batch, augmented if the model is in training mode."""
         valid, tags = batch["valid"], batch.get("tags")
         x = self.normalised(batch["features"], valid)
@@ -149,20 +159,26 @@ class TaggingTCN(TCN):
         check_sizes(tag_hidden=tag_hidden)
         check_weights(tag_weights=tag_weights, clip_weight=clip_weight)
         if len(tag_weights) != len(TAGS):
-            raise ValueError(f"tag_weights are those of the {len(TAGS)} tags, not {len(tag_weights)}")
+            raise ValueError(
+                f"tag_weights are those of the {len(TAGS)} tags, not {len(tag_weights)}"
+            )
         self.tag_weights, self.clip_weight = tuple(tag_weights), clip_weight
         self.tagger = Tagger(self.project.out_channels, tag_hidden)
         if clip_weight == 0:
             self.clip_head = None
 
     def tag_log_probs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-probabilities (B, T, 4) of the tags of each frame; invalid frames hold no information."""
+        """Log-probabilities (B, T, 4) of the tags of each frame; invalid frames hold no
+        information.
+        """
         valid = batch["valid"]
         hidden = self.encode(self.normalised(batch["features"], valid), valid)
         return self.tagger(hidden, valid).float().log_softmax(dim=1).transpose(1, 2)
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds (B,) of "this clip is fake"; without a clip head, those of its most suspicious frame."""
+        """Log-odds (B,) of "this clip is fake"; without a clip head, those of its most
+        suspicious frame.
+        """
         if self.clip_head is not None:
             return super().score(batch)
         log_probs = self.tag_log_probs(batch)
@@ -193,7 +209,9 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv1d(channels, channels, kernel, padding="same", dilation=dilation)
         self.norm2 = MaskedBatchNorm1d(channels)
         self.shortcut = nn.Conv1d(channels, channels, 1)
-        self.dropout = nn.Dropout1d(dropout)  # whole channels, since neighbouring frames say the same
+        self.dropout = nn.Dropout1d(
+            dropout
+        )  # whole channels, since neighbouring frames say the same
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, H, T) -> (B, H, T), 0 where mask (B, 1, T) is 0."""
@@ -208,7 +226,9 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, T) and mask (B, 1, T) -> (B, C, T); in evaluation mode the mask makes no difference."""
+        """(B, C, T) and mask (B, 1, T) -> (B, C, T); in evaluation mode the mask makes no
+        difference.
+        """
         if not self.training:
             return super().forward(x)
         mask = mask.float()
@@ -232,8 +252,12 @@ class ClipHead(nn.Module):
 
     def __init__(self, hidden: int, dropout: float):
         super().__init__()
-        self.attention = nn.Sequential(nn.Linear(hidden, hidden // 2), nn.Tanh(), nn.Linear(hidden // 2, 1))
-        self.mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
+        self.attention = nn.Sequential(
+            nn.Linear(hidden, hidden // 2), nn.Tanh(), nn.Linear(hidden // 2, 1)
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
+        )
 
     def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
         """Hidden (B, H, T) and valid (B, T) -> logits (B,)."""

@@ -1,14 +1,16 @@
-"""The visual branch of paper 2: spatio-temporal tokens beside what a language model says about the frames.
+"""The visual branch of paper 2: spatio-temporal tokens beside what a language model says about the
+frames.
 
-Paper 2 (sections 2.1 to 2.3) takes over MM-Det. A window of W frames and its VQ-VAE reconstruction become W
-frame-centric (FC) tokens (klassify.models.spatiotemporal); the sampled frame next to the window brings one
-CLIP token and 64 tokens of the LMM's answer (klassify.features.lmm), projected to the same width. One
-scalar a token, from self-attention over all of them, weighs the tokens; the head reads their mean.
+Paper 2 (sections 2.1 to 2.3) takes over MM-Det. A window of W frames and its VQ-VAE reconstruction
+become W frame-centric (FC) tokens (klassify.models.spatiotemporal); the sampled frame next to the
+window brings one CLIP token and 64 tokens of the LMM's answer (klassify.features.lmm), projected to
+the same width. One scalar a token, from self-attention over all of them, weighs the tokens; the
+head reads their mean.
 
-- A window without LMM features (`lmm_valid` false) is a normal state: its LMM tokens are neither attended to
-  nor counted in the mean, exactly as if the sequence were the FC tokens alone.
-- The VQ-VAE is frozen: always in evaluation mode, never trained. Its weights lie in model.safetensors with the
-  rest, so that a system folder is complete.
+- A window without LMM features (`lmm_valid` false) is a normal state: its LMM tokens are neither
+  attended to nor counted in the mean, exactly as if the sequence were the FC tokens alone.
+- The VQ-VAE is frozen: always in evaluation mode, never trained. Its weights lie in
+  model.safetensors with the rest, so that a system folder is complete.
 
 Axes: B windows, W frames a window, P patches a frame, D dimensions, L = 65 LMM tokens, S pixels.
 Class 0 is real, 1 fake, as in the published files.
@@ -53,14 +55,18 @@ class TokenAttention(nn.Module):
 
 
 class DynamicFusion(nn.Module):
-    """The mean of the tokens, each multiplied by its weight: (B, N, D) -> (B, D) and weights (B, N, 1)."""
+    """The mean of the tokens, each multiplied by its weight: (B, N, D) -> (B, D) and weights (B,
+    N, 1).
+    """
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.channel_attn = TokenAttention(dim, heads)
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> (B, D) and weights (B, N, 1). valid: (B, N) bool, the tokens that count; None: all."""
+        """(B, N, D) -> (B, D) and weights (B, N, 1). valid: (B, N) bool, the tokens that count;
+        None: all.
+        """
         weights = self.channel_attn(tokens, valid)
         if valid is None:
             return (weights * tokens).mean(dim=1), weights
@@ -77,19 +83,22 @@ class Visual(nn.Module):
     """Windows of frames, with or without LMM features, -> logits (B, 2): real, fake.
 
     Args:
-        spatiotemporal: see klassify.models.spatiotemporal.SpatioTemporal.
-        vqvae: see klassify.models.vqvae.VQVAE; frozen here.
-        lmm_dims: sizes of the CLIP vector and of the LMM's states; None: no LMM branch (Variant 0 of Table 3).
-        heads: of the attention that weighs the tokens.
-        vqvae_weights: a trained VQ-VAE, as system folder or safetensors file. `load_pretrained` reads it when a
-            training starts; until weights came in one way or the other, the model refuses to run. None: its
-            weights come with --init or with `stems`, or the VQ-VAE stays random.
-        stems: a trained model of this class, as system folder or safetensors file, whose stems `load_pretrained`
-            takes over, and its VQ-VAE too unless there are vqvae_weights: where the ImageNet weights of the
-            spatio-temporal part are not at hand, one trained on single frames (window 1) first. Ten
-            neighbouring frames are hardly more than one example, too little for stems from random weights.
-        freeze_stems: train everything but the stems, which then stay in evaluation mode.
-        gabor: the first filters of both stems start as random Gabor filters, as trained image models have them,
+        spatiotemporal: see klassify.models.spatiotemporal.SpatioTemporal. vqvae: see
+        klassify.models.vqvae.VQVAE; frozen here. lmm_dims: sizes of the CLIP vector and of the
+        LMM's states; None: no LMM branch (Variant 0 of Table 3). heads: of the attention that
+        weighs the tokens. vqvae_weights: a trained VQ-VAE, as system folder or safetensors file.
+        `load_pretrained` reads it when a
+            training starts; until weights came in one way or the other, the model refuses to run.
+            None: its weights come with --init or with `stems`, or the VQ-VAE stays random.
+        stems: a trained model of this class, as system folder or safetensors file, whose stems
+        `load_pretrained`
+            takes over, and its VQ-VAE too unless there are vqvae_weights: where the ImageNet
+            weights of the spatio-temporal part are not at hand, one trained on single frames
+            (window 1) first. Ten neighbouring frames are hardly more than one example, too little
+            for stems from random weights.
+        freeze_stems: train everything but the stems, which then stay in evaluation mode. gabor: the
+        first filters of both stems start as random Gabor filters, as trained image models have
+        them,
             instead of noise: for short trainings without pretrained stems.
 
     Published size: 203,617,539 parameters without the VQ-VAE, whose names are kept.
@@ -117,7 +126,10 @@ class Visual(nn.Module):
         self.lmm_dims, self.vqvae_weights = lmm_dims, vqvae_weights
         self.backbone = spatiotemporal
         if gabor:
-            for stem in (self.backbone.patch_embed.rgb_backbone, self.backbone.patch_embed.recons_backbone):
+            for stem in (
+                self.backbone.patch_embed.rgb_backbone,
+                self.backbone.patch_embed.recons_backbone,
+            ):
                 gabor_filters_(stem.stem.conv.weight)
                 stem.freq_stem.load_state_dict(stem.stem.state_dict())
         self.vqvae = vqvae.requires_grad_(False).eval()
@@ -135,7 +147,9 @@ class Visual(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def train(self, mode: bool = True) -> Visual:
-        """As in torch, but what is frozen, the VQ-VAE and perhaps the stems, stays in evaluation mode."""
+        """As in torch, but what is frozen, the VQ-VAE and perhaps the stems, stays in evaluation
+        mode.
+        """
         super().train(mode)
         self.vqvae.eval()
         if self.freeze_stems:
@@ -174,23 +188,30 @@ class Visual(nn.Module):
         return (frames.movedim(-1, -3).to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def scored_pair(self, frames: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Frames (N, S, S, 3) uint8 -> the middles of them and of their reconstruction, (N, 3, size, size).
+        """Frames (N, S, S, 3) uint8 -> the middles of them and of their reconstruction, (N, 3,
+        size, size).
 
         codes: (N, S / 4, S / 4) of the frames, if the VQ-VAE's encoder has run before.
         """
         reconstructed = self.reconstruct(frames) if codes is None else self.vqvae.frames_of(codes)
-        frames, reconstructed = (visual_augment.centre(part, self.size) for part in (frames, reconstructed))
+        frames, reconstructed = (
+            visual_augment.centre(part, self.size) for part in (frames, reconstructed)
+        )
         return self.pixels(frames), self.pixels(reconstructed)
 
     def lmm_tokens(self, visual: Tensor, textual: Tensor) -> Tensor:
-        """Projected features of n sampled frames: (n, 1, 1024) and (n, 64, 4096), also float16 -> (n, 65, D)."""
+        """Projected features of n sampled frames: (n, 1, 1024) and (n, 64, 4096), also float16
+        -> (n, 65, D).
+        """
         dtype = self.clip_proj.weight.dtype
         return torch.cat([self.clip_proj(visual.to(dtype)), self.mm_proj(textual.to(dtype))], dim=1)
 
     def fuse(
         self, st_tokens: Tensor, lmm_tokens: Tensor | None, lmm_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """FC tokens (B, W, D), LMM tokens (B, L, D) or None, their validity (B,) -> logits, weights (B, N, 1)."""
+        """FC tokens (B, W, D), LMM tokens (B, L, D) or None, their validity (B,) -> logits,
+        weights (B, N, 1).
+        """
         if lmm_tokens is None:
             fused, weights = self.final_fusion(st_tokens)
             return self.head(fused), weights
@@ -205,22 +226,34 @@ class Visual(nn.Module):
     # --------------------------------------------------------------------------- whole windows
 
     def forward(
-        self, st_tokens: Tensor, visual: Tensor | None, textual: Tensor | None, lmm_valid: Tensor | None = None
+        self,
+        st_tokens: Tensor,
+        visual: Tensor | None,
+        textual: Tensor | None,
+        lmm_valid: Tensor | None = None,
     ) -> Tensor:
-        """FC tokens (B, W, D), (B, 1, 1024), (B, 64, 4096) and validity (B,) bool -> logits (B, 2)."""
+        """FC tokens (B, W, D), (B, 1, 1024), (B, 64, 4096) and validity (B,) bool -> logits (B,
+        2).
+        """
         with_lmm = self.lmm_dims is not None and visual is not None
-        return self.fuse(st_tokens, self.lmm_tokens(visual, textual) if with_lmm else None, lmm_valid)[0]
+        return self.fuse(
+            st_tokens, self.lmm_tokens(visual, textual) if with_lmm else None, lmm_valid
+        )[0]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy of every window, or of the clip where the batch only knows the clip's label.
+        """Cross-entropy of every window, or of the clip where the batch only knows the clip's
+        label.
 
-        batch, of B clips with T frames and K windows each: "frames" (B, T, S, S, 3) uint8; "starts" (B, K) long,
-        where the windows begin; the draws of visual_augment, one a clip; where there are LMM features "visual"
-        (B, K, 1, V), "textual" (B, K, 64, L) and "lmm_valid" (B,) bool; "label" (B, K) long of the windows, or
-        (B,) of the clips, whose log-odds are then pooled over the windows. See `_reconstructed` for more keys.
+        batch, of B clips with T frames and K windows each: "frames" (B, T, S, S, 3) uint8; "starts"
+        (B, K) long, where the windows begin; the draws of visual_augment, one a clip; where there
+        are LMM features "visual" (B, K, 1, V), "textual" (B, K, 64, L) and "lmm_valid" (B,) bool;
+        "label" (B, K) long of the windows, or (B,) of the clips, whose log-odds are then pooled
+        over the windows. See `_reconstructed` for more keys.
         """
         n_windows = batch["starts"].shape[1]
-        lmm = [batch[name].flatten(0, 1) if name in batch else None for name in ("visual", "textual")]
+        lmm = [
+            batch[name].flatten(0, 1) if name in batch else None for name in ("visual", "textual")
+        ]
         valid = batch["lmm_valid"].repeat_interleave(n_windows) if "lmm_valid" in batch else None
         logits = self(self.backbone.windows(self._window_tokens(batch)), *lmm, valid).float()
         label = batch["label"]
@@ -232,7 +265,10 @@ class Visual(nn.Module):
     def _window_tokens(self, batch: dict[str, Tensor]) -> Tensor:
         """(B * K, W, P, D); a frame of several windows passes the stems once, as in scoring."""
         draws = {name: batch[name] for name in visual_augment.DRAWS}
-        pair = (visual_augment.apply(part, draws, self.size) for part in (batch["frames"], self._reconstructed(batch)))
+        pair = (
+            visual_augment.apply(part, draws, self.size)
+            for part in (batch["frames"], self._reconstructed(batch))
+        )
         tokens = self.backbone.frame_tokens(*(self.pixels(part.flatten(0, 1)) for part in pair))
         tokens = tokens.unflatten(0, batch["frames"].shape[:2])
         frames = batch["starts"][:, :, None] + torch.arange(self.window, device=tokens.device)
@@ -242,8 +278,8 @@ class Visual(nn.Module):
     def _reconstructed(self, batch: dict[str, Tensor]) -> Tensor:
         """What the VQ-VAE makes of the frames as they are, (B, T, S, S, 3).
 
-        Where the batch has "codes" (B, T, S / 4, S / 4), these are decoded. Where it has "frame_id" (B, T) long,
-        each frame is reconstructed once and kept, S * S * 3 bytes.
+        Where the batch has "codes" (B, T, S / 4, S / 4), these are decoded. Where it has "frame_id"
+        (B, T) long, each frame is reconstructed once and kept, S * S * 3 bytes.
         """
         frames = batch["frames"]
         if "codes" in batch:
@@ -259,7 +295,8 @@ class Visual(nn.Module):
 
 @torch.no_grad()
 def gabor_filters_(weight: Tensor) -> None:
-    """Fill (C, 3, k, k) with waves under a Gaussian window: any direction and phase, 2 to 12 pixels long.
+    """Fill (C, 3, k, k) with waves under a Gaussian window: any direction and phase, 2 to 12 pixels
+    long.
 
     Three filters of four see all colours nearly alike, the fourth weighs them at random.
     """

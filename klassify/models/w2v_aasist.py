@@ -6,9 +6,9 @@ SSL_Anti-spoofing (Tak et al., Odyssey 2022; graph attention of Jung et al., ICA
 to each other twice in parallel, and classifies the pooled nodes. Paper 1, section 4.2, trains both
 parts jointly with the negative log-likelihood of a log-softmax.
 
-Axes: B windows, N samples at 16 kHz, T front-end frames of 20 ms, C channels, H spectral and W temporal
-nodes, D node dimensions. Output index 1 is fake: the published files have it the other way round, and
-klassify.key_maps swaps the rows when it imports one.
+Axes: B windows, N samples at 16 kHz, T front-end frames of 20 ms, C channels, H spectral and W
+temporal nodes, D node dimensions. Output index 1 is fake: the published files have it the other way
+round, and klassify.key_maps swaps the rows when it imports one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
 
 
 class ResidualBlock(nn.Module):
-    """Two 2x3 convolutions that keep (B, C, H, W) in size, plus the input (1x3-projected if C changes).
+    """Two 2x3 convolutions that keep (B, C, H, W) in size, plus the input (1x3-projected if C
+    changes).
 
-    The published block computes a leading normalisation `bn1` and then ignores it. Its tensors exist here
-    in all but the first block, so that released files load; they take no gradient and no part.
+    The published block computes a leading normalisation `bn1` and then ignores it. Its tensors
+    exist here in all but the first block, so that released files load; they take no gradient and no
+    part.
     """
 
     def __init__(self, in_channels: int, out_channels: int, first: bool = False):
@@ -40,7 +42,9 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=(2, 3), padding=(0, 1))
         if in_channels != out_channels:
-            self.conv_downsample = nn.Conv2d(in_channels, out_channels, kernel_size=(1, 3), padding=(0, 1))
+            self.conv_downsample = nn.Conv2d(
+                in_channels, out_channels, kernel_size=(1, 3), padding=(0, 1)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
@@ -73,9 +77,13 @@ class GraphAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, nodes, in_dim) -> (B, nodes, out_dim)."""
         x = self.input_drop(x)
-        pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))  # (B, nodes, nodes, out_dim)
+        pairs = torch.tanh(
+            self.att_proj(x.unsqueeze(2) * x.unsqueeze(1))
+        )  # (B, nodes, nodes, out_dim)
         attention = (pairs @ self.att_weight).squeeze(-1).div(self.temperature).softmax(-1)
-        return _normalise_nodes(self.proj_with_att(attention @ x) + self.proj_without_att(x), self.bn)
+        return _normalise_nodes(
+            self.proj_with_att(attention @ x) + self.proj_without_att(x), self.bn
+        )
 
 
 class HeterogeneousGraphAttention(nn.Module):
@@ -103,7 +111,9 @@ class HeterogeneousGraphAttention(nn.Module):
         self.temperature = temperature
 
     def forward(self, x1: Tensor, x2: Tensor, master: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x1 (B, n1, in_dim), x2 (B, n2, in_dim), master (B or 1, 1, in_dim) -> the three with out_dim."""
+        """x1 (B, n1, in_dim), x2 (B, n2, in_dim), master (B or 1, 1, in_dim) -> the three with
+        out_dim.
+        """
         n1 = x1.shape[1]
         x = self.input_drop(torch.cat([self.proj_type1(x1), self.proj_type2(x2)], dim=1))
         master = self._update_master(x, master)
@@ -112,7 +122,9 @@ class HeterogeneousGraphAttention(nn.Module):
         return x[:, :n1], x[:, n1:], master
 
     def _pair_scores(self, x: Tensor, n1: int) -> Tensor:
-        pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))  # (B, n1 + n2, n1 + n2, out_dim)
+        pairs = torch.tanh(
+            self.att_proj(x.unsqueeze(2) * x.unsqueeze(1))
+        )  # (B, n1 + n2, n1 + n2, out_dim)
         within1 = pairs[:, :n1, :n1] @ self.att_weight11
         within2 = pairs[:, n1:, n1:] @ self.att_weight22
         above = torch.cat([within1, pairs[:, :n1, n1:] @ self.att_weight12], dim=2)
@@ -126,7 +138,9 @@ class HeterogeneousGraphAttention(nn.Module):
 
 
 class GraphPool(nn.Module):
-    """Keep the best nodes, a share `ratio`, each scaled by its score, in descending order of scores."""
+    """Keep the best nodes, a share `ratio`, each scaled by its score, in descending order of
+    scores.
+    """
 
     def __init__(self, dim: int, ratio: float = 0.5):
         super().__init__()
@@ -145,15 +159,15 @@ class AASIST(nn.Module):
     """The back end: (B, T >= 3, feature_dim) front-end frames -> (B, 2) logits, index 1 = fake.
 
     Args:
-        feature_dim: size of a front-end frame.
-        bands: size to which frames are projected; a third of it are the spectral nodes.
-        channels: channels of the first two and of the last four convolution blocks.
-        graph_dims: node dimensions of the first graph layers and of the heterogeneous ones.
-        dropout: factor on the published rates (0.2 at graph inputs and between the two branches, 0.3 before
+        feature_dim: size of a front-end frame. bands: size to which frames are projected; a third
+        of it are the spectral nodes. channels: channels of the first two and of the last four
+        convolution blocks. graph_dims: node dimensions of the first graph layers and of the
+        heterogeneous ones. dropout: factor on the published rates (0.2 at graph inputs and between
+        the two branches, 0.3 before
             pooling, 0.5 before the output). A few hundred clips do not get through the full rates.
 
-    The defaults are the published 447,242 parameters for 1024-d frames. Submodules carry the published
-    names, so that a state dict has the published 245 keys.
+    The defaults are the published 447,242 parameters for 1024-d frames. Submodules carry the
+    published names, so that a state dict has the published 245 keys.
     """
 
     def __init__(
@@ -166,7 +180,12 @@ class AASIST(nn.Module):
     ):
         super().__init__()
         check_shares(dropout=dropout)  # a factor on the published rates
-        check_sizes(feature_dim=feature_dim, third_of_bands=bands // 3, channels=channels, graph_dims=graph_dims)
+        check_sizes(
+            feature_dim=feature_dim,
+            third_of_bands=bands // 3,
+            channels=channels,
+            graph_dims=graph_dims,
+        )
         (low, high), (wide, narrow) = channels, graph_dims
         self.pos_S = nn.Parameter(torch.randn(1, bands // 3, high))
         self.master1 = nn.Parameter(torch.randn(1, 1, wide))
@@ -180,7 +199,10 @@ class AASIST(nn.Module):
             *(nn.Sequential(ResidualBlock(*pair, first=i == 0)) for i, pair in enumerate(plan))
         )
         self.attention = nn.Sequential(
-            nn.Conv2d(high, 2 * high, 1), nn.SELU(), nn.BatchNorm2d(2 * high), nn.Conv2d(2 * high, high, 1)
+            nn.Conv2d(high, 2 * high, 1),
+            nn.SELU(),
+            nn.BatchNorm2d(2 * high),
+            nn.Conv2d(2 * high, high, 1),
         )
         self.GAT_layer_S = GraphAttention(high, wide, temperature=2.0)
         self.GAT_layer_T = GraphAttention(high, wide, temperature=2.0)
@@ -200,15 +222,24 @@ class AASIST(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, feature_dim) -> logits (B, 2); ValueError below 3 frames."""
         if features.shape[1] < MIN_FRAMES:
-            raise ValueError(f"AASIST needs at least {MIN_FRAMES} frames a window, not {features.shape[1]}.")
+            raise ValueError(
+                f"AASIST needs at least {MIN_FRAMES} frames a window, not {features.shape[1]}."
+            )
         spectral, temporal = self._graphs(features)
         spectral = self.pool_S(self.GAT_layer_S(spectral))
         temporal = self.pool_T(self.GAT_layer_T(temporal))
-        branches = zip(self._branch(temporal, spectral, 1), self._branch(temporal, spectral, 2), strict=True)
+        branches = zip(
+            self._branch(temporal, spectral, 1), self._branch(temporal, spectral, 2), strict=True
+        )
         temporal, spectral, master = (
             torch.maximum(self.drop_way(one), self.drop_way(other)) for one, other in branches
         )
-        readout = [temporal.abs().amax(1), temporal.mean(1), spectral.abs().amax(1), spectral.mean(1)]
+        readout = [
+            temporal.abs().amax(1),
+            temporal.mean(1),
+            spectral.abs().amax(1),
+            spectral.mean(1),
+        ]
         return self.out_layer(self.drop(torch.cat([*readout, master.squeeze(1)], dim=1)))
 
     def _graphs(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,8 +252,12 @@ class AASIST(nn.Module):
         temporal = (x * w.softmax(dim=2)).sum(2).transpose(1, 2)
         return spectral, temporal
 
-    def _branch(self, temporal: Tensor, spectral: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One of the two parallel stacks of heterogeneous layers: temporal, spectral and master nodes."""
+    def _branch(
+        self, temporal: Tensor, spectral: Tensor, number: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One of the two parallel stacks of heterogeneous layers: temporal, spectral and master
+        nodes.
+        """
         first, second = (getattr(self, f"HtrgGAT_layer_ST{number}{depth}") for depth in (1, 2))
         pool_t, pool_s = getattr(self, f"pool_hT{number}"), getattr(self, f"pool_hS{number}")
         master = getattr(self, f"master{number}").expand(len(temporal), -1, -1)
@@ -257,11 +292,15 @@ class W2VAASIST(nn.Module):
         self.frontend = frontend
         self.backend = AASIST(frontend.dim, bands, channels, graph_dims, dropout)
         check_weights(class_weights=class_weights or ())
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        weights = (
+            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        )
         self.register_buffer("class_weights", weights, persistent=False)
 
     def load_pretrained(self) -> None:
-        """Fetch the front end's pretrained weights, if it has any: before a training, never after one."""
+        """Fetch the front end's pretrained weights, if it has any: before a training, never
+        after one.
+        """
         self.frontend.load_pretrained()
 
     def heard(self, wave: Tensor) -> Tensor:
@@ -275,13 +314,17 @@ class W2VAASIST(nn.Module):
     def _classify(self, features: Tensor) -> Tensor:
         # the back end is small, and its top-k selection is better left in full precision
         with torch.autocast(features.device.type, enabled=False):
-            return by_rows(self.backend, features.float(), 4 * rows_at_once(features.device, features.shape[1]))
+            return by_rows(
+                self.backend, features.float(), 4 * rows_at_once(features.device, features.shape[1])
+            )
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Negative log-likelihood of batch["label"] (B,), 1 = fake, for batch["wave"] (B, N)."""
         return F.nll_loss(self(batch["wave"]).log_softmax(1), batch["label"], self.class_weights)
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds of fake (B,) for batch["wave"] (B, N), or for batch["features"] (B, T, D) of the front end."""
+        """Log-odds of fake (B,) for batch["wave"] (B, N), or for batch["features"] (B, T, D) of
+        the front end.
+        """
         logits = self._classify(batch["features"]) if "features" in batch else self(batch["wave"])
         return logits[:, 1] - logits[:, 0]

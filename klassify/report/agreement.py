@@ -1,7 +1,8 @@
-"""Do systems agree, and is it worth joining them? All scores are first calibrated alike, on val_fit.
+"""Do systems agree, and is it worth joining them? All scores are first calibrated alike, on
+val_fit.
 
-The calibration is Platt's on log-odds against the video's label (klassify.calibrate). Without labels of val, a
-system's own probabilities stand for calibrated ones, which is said.
+The calibration is Platt's on log-odds against the video's label (klassify.calibrate). Without
+labels of val, a system's own probabilities stand for calibrated ones, which is said.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ RULES = ("max", "mean", "stacking")
 
 
 class Calibrated(NamedTuple):
-    """Probabilities (n,) of fake of the clips of a list, and of val_fit where it is known; how: in words."""
+    """Probabilities (n,) of fake of the clips of a list, and of val_fit where it is known; how:
+    in words.
+    """
 
     name: str
     probability: np.ndarray
@@ -36,7 +39,9 @@ class Calibrated(NamedTuple):
     how: str
 
 
-def calibrated(entry: Entry, split: str, files: Sequence[str], fit: pd.DataFrame | None) -> Calibrated:
+def calibrated(
+    entry: Entry, split: str, files: Sequence[str], fit: pd.DataFrame | None
+) -> Calibrated:
     """A system's probabilities, calibrated on val_fit (a labelled list) where that is possible."""
     scores = _in_order(entry, split, files)
     own = systems.as_probability(scores)
@@ -45,11 +50,19 @@ def calibrated(entry: Entry, split: str, files: Sequence[str], fit: pd.DataFrame
         if fit is None:
             raise KlassifyError("no labels of val")
         on_val = systems.clip_scores(entry.folder, "val")
-        fitted = calibrate.fit(on_val, fit["file"].tolist(), datalist.label(fit, "video"), input="log_odds")
+        fitted = calibrate.fit(
+            on_val, fit["file"].tolist(), datalist.label(fit, "video"), input="log_odds"
+        )
     except KlassifyError as error:
-        return Calibrated(entry.name, np.where(np.isnan(own), prior, own), None, f"as it is ({error.what})")
+        return Calibrated(
+            entry.name, np.where(np.isnan(own), prior, own), None, f"as it is ({error.what})"
+        )
     system = dataclasses.replace(
-        entry.system, kind="calibrated", inputs=["."], scale="probability", parameters=dataclasses.asdict(fitted)
+        entry.system,
+        kind="calibrated",
+        inputs=["."],
+        scale="probability",
+        parameters=dataclasses.asdict(fitted),
     )
 
     def apply(some: ScoreFile) -> np.ndarray:
@@ -57,18 +70,24 @@ def calibrated(entry: Entry, split: str, files: Sequence[str], fit: pd.DataFrame
         return np.where(np.isnan(values), fitted.base_rate, values)
 
     return Calibrated(
-        entry.name, apply(scores), apply(_in_order(entry, "val", fit["file"].tolist())), "Platt on val_fit"
+        entry.name,
+        apply(scores),
+        apply(_in_order(entry, "val", fit["file"].tolist())),
+        "Platt on val_fit",
     )
 
 
 def _in_order(entry: Entry, split: str, files: Sequence[str]) -> ScoreFile:
     scores = systems.clip_scores(entry.folder, split)
-    listed = ScoreFile(scores.header, scores.table[scores.table["file"].isin(set(files))].reset_index(drop=True))
+    listed = ScoreFile(
+        scores.header, scores.table[scores.table["file"].isin(set(files))].reset_index(drop=True)
+    )
     return ScoreFile(scores.header, align(listed, list(files), where=entry.folder))
 
 
 def agreement(entries: Sequence[Entry], given: Sequence[Calibrated]) -> pd.DataFrame:
-    """One row a pair of systems: rank correlation (Spearman, ties at their mean rank), share of equal decisions.
+    """One row a pair of systems: rank correlation (Spearman, ties at their mean rank), share of
+    equal decisions.
 
     A decision is fake where the calibrated probability exceeds 0.5.
     """
@@ -78,9 +97,14 @@ def agreement(entries: Sequence[Entry], given: Sequence[Calibrated]) -> pd.DataF
     for a, b in itertools.combinations(range(len(entries)), 2):
         spread = ranks[a].std() * ranks[b].std()
         together = ((ranks[a] - ranks[a].mean()) * (ranks[b] - ranks[b].mean())).mean()
-        rows.append({"a": entries[a].name, "b": entries[b].name,
-                     "rank_correlation": together / spread if spread else float("nan"),
-                     "equal_decisions": float((decisions[a] == decisions[b]).mean())})  # fmt: skip
+        rows.append(
+            {
+                "a": entries[a].name,
+                "b": entries[b].name,
+                "rank_correlation": together / spread if spread else float("nan"),
+                "equal_decisions": float((decisions[a] == decisions[b]).mean()),
+            }
+        )
     return pd.DataFrame(rows, columns=["a", "b", "rank_correlation", "equal_decisions"])
 
 
@@ -94,14 +118,18 @@ def disagreement(answers: Sequence[Calibrated]) -> np.ndarray:
 
 
 def fused(answers: Sequence[Calibrated], fit: pd.DataFrame) -> dict[str, np.ndarray]:
-    """{rule: (n,) probabilities} of joining calibrated answers; the stacking is fitted on val_fit alone.
+    """{rule: (n,) probabilities} of joining calibrated answers; the stacking is fitted on val_fit
+    alone.
 
-    stacking: logistic regression on the calibrated log-odds, with a unit Gaussian prior on its weights.
+    stacking: logistic regression on the calibrated log-odds, with a unit Gaussian prior on its
+    weights.
     """
     from sklearn.linear_model import LogisticRegression
 
     values = np.stack([one.probability for one in answers])
-    stacker = LogisticRegression(C=1.0).fit(_log_odds([one.on_fit for one in answers]), datalist.label(fit, "video"))
+    stacker = LogisticRegression(C=1.0).fit(
+        _log_odds([one.on_fit for one in answers]), datalist.label(fit, "video")
+    )
     stacked = expit(stacker.decision_function(_log_odds(values)))
     return {"max": values.max(axis=0), "mean": values.mean(axis=0), "stacking": stacked}
 
@@ -111,11 +139,18 @@ def _log_odds(probabilities: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def fusion_gain(
-    answers: Sequence[Calibrated], frame: pd.DataFrame, fit: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
+    answers: Sequence[Calibrated],
+    frame: pd.DataFrame,
+    fit: pd.DataFrame,
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """One row an answer alone and a rule that joins them all: AUC, EER, log-loss, and `gain` in AUC with interval.
+    """One row an answer alone and a rule that joins them all: AUC, EER, log-loss, and `gain` in AUC
+    with interval.
 
-    gain: over the answer alone that is best on val_fit, so that the rival was not chosen on these clips.
+    gain: over the answer alone that is best on val_fit, so that the rival was not chosen on these
+    clips.
     """
     label, on_fit = datalist.label(frame, "video"), datalist.label(fit, "video")
     best = max(answers, key=lambda one: metrics.roc_auc(on_fit, one.on_fit)).name
@@ -134,8 +169,16 @@ def fusion_gain(
     auc = {name: float(ranking.auc_and_eer()[0]) for name, ranking in rankings.items()}
     rows = []
     for name, values in scores.items():
-        row = {"system": name, "joined": name in joined, **with_ends("auc", auc[name], samples[name])}
-        row |= {"eer": metrics.eer(label, values), "log_loss": metrics.log_loss(label, values), "versus": best}
+        row = {
+            "system": name,
+            "joined": name in joined,
+            **with_ends("auc", auc[name], samples[name]),
+        }
+        row |= {
+            "eer": metrics.eer(label, values),
+            "log_loss": metrics.log_loss(label, values),
+            "versus": best,
+        }
         if name != best:
             row |= with_ends("gain", auc[name] - auc[best], samples[name] - samples[best])
         rows.append(row)

@@ -1,4 +1,6 @@
-"""Which clips the page shows, and all that their timelines need: thumbnails, waveform, scores, proposals, words."""
+"""Which clips the page shows, and all that their timelines need: thumbnails, waveform, scores,
+proposals, words.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ IMAGE_BYTES = 5_000_000  # of all thumbnails; the clips after that have none
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A clip on the page. loss: of its worst answer, NaN without labels; spread: between the answers."""
+    """A clip on the page. loss: of its worst answer, NaN without labels; spread: between the
+    answers.
+    """
 
     row: int
     loss: float
@@ -40,7 +44,9 @@ class Chosen:
     why: frozenset[str]
 
 
-def choose(answers: Sequence[Calibrated], frame: pd.DataFrame, label: np.ndarray | None, n_each: int) -> list[Chosen]:
+def choose(
+    answers: Sequence[Calibrated], frame: pd.DataFrame, label: np.ndarray | None, n_each: int
+) -> list[Chosen]:
     """The worst mistakes and the largest disagreements, n_each of either, each clip once."""
     spread = disagreement(answers)
     loss = np.full(len(frame), np.nan)
@@ -55,19 +61,36 @@ def choose(answers: Sequence[Calibrated], frame: pd.DataFrame, label: np.ndarray
     elif label is None:  # the most suspicious ones
         for row in np.argsort(-answers[0].probability, kind="stable")[:n_each].tolist():
             picked.setdefault(row, set()).add("disagreement")
-    return [Chosen(row, float(loss[row]), float(spread[row]), frozenset(why)) for row, why in picked.items()]
+    return [
+        Chosen(row, float(loss[row]), float(spread[row]), frozenset(why))
+        for row, why in picked.items()
+    ]
 
 
 class Timelines:
     """Makes the payloads of clips, each a JSON-serialisable dict that page.js draws."""
 
     def __init__(
-        self, entries: Sequence[Entry], frame: pd.DataFrame, split: str, *, media_root: Path | None,
-        features: Path | None, page_folder: Path, labelled: bool,
-    ):  # fmt: skip
-        self.entries, self.frame, self.labelled, self.page_folder = entries, frame, labelled, page_folder
+        self,
+        entries: Sequence[Entry],
+        frame: pd.DataFrame,
+        split: str,
+        *,
+        media_root: Path | None,
+        features: Path | None,
+        page_folder: Path,
+        labelled: bool,
+    ):
+        self.entries, self.frame, self.labelled, self.page_folder = (
+            entries,
+            frame,
+            labelled,
+            page_folder,
+        )
         files = frame["file"].tolist()
-        self.media_root = None if media_root is None else datalist.media_folder(media_root, split, files)
+        self.media_root = (
+            None if media_root is None else datalist.media_folder(media_root, split, files)
+        )
         self.mouth = _store(features, "mouth", split)
         self.lmm = _store(features, "lmm", split)
         self.image_bytes = 0
@@ -76,7 +99,11 @@ class Timelines:
         """The timeline of the clip in that row of the list."""
         file = str(self.frame["file"].iloc[row])
         duration = float(self.frame["duration"].iloc[row])
-        found: dict[str, Any] = {"file": file, "frames": self._frames(file), "proposals": self._proposals(row)}
+        found: dict[str, Any] = {
+            "file": file,
+            "frames": self._frames(file),
+            "proposals": self._proposals(row),
+        }
         found |= self._media(file) | self._mouth(file) | self._words(file)
         if self.labelled:
             found["truth"] = {
@@ -85,7 +112,9 @@ class Timelines:
                 if f"{column}fake_segments" in self.frame
             }
         ends = [len(one["values"]) / media.GRID_FPS for one in found["frames"]]
-        found["seconds"] = round(max([duration if np.isfinite(duration) else 0, found.pop("media_s"), *ends, 0.04]), 3)
+        found["seconds"] = round(
+            max([duration if np.isfinite(duration) else 0, found.pop("media_s"), *ends, 0.04]), 3
+        )
         return found
 
     def _media(self, file: str) -> dict[str, Any]:
@@ -103,14 +132,18 @@ class Timelines:
         return {
             "media_s": max(picture_s, len(wave) / media.SAMPLE_RATE),
             "thumbs": [[round(t, 3), image] for t, image in zip(times, self._jpegs(images))],
-            "wave": _wave(wave), "wave_s": len(wave) / media.SAMPLE_RATE,
-            "video": quote(relative), "problem": "",
-        }  # fmt: skip
+            "wave": _wave(wave),
+            "wave_s": len(wave) / media.SAMPLE_RATE,
+            "video": quote(relative),
+            "problem": "",
+        }
 
     def _jpegs(self, images: Sequence[np.ndarray]) -> list[str]:
         encoded = []
         for image in images:
-            ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            ok, data = cv2.imencode(
+                ".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+            )
             if not ok or self.image_bytes + len(data) > IMAGE_BYTES:
                 break
             self.image_bytes += len(data)
@@ -126,8 +159,13 @@ class Timelines:
             rows = entry.frames.read([file], ["score"])
             if len(rows.values):
                 p = to_probability(rows.values[:, 0], entry.frames.header.scale, where=entry.folder)
-                found.append({"name": entry.name, "fused": entry.system.kind == "fusion",
-                              "values": np.round(100 * p).astype(int).tolist()})  # fmt: skip
+                found.append(
+                    {
+                        "name": entry.name,
+                        "fused": entry.system.kind == "fusion",
+                        "values": np.round(100 * p).astype(int).tolist(),
+                    }
+                )
         return found
 
     def _proposals(self, row: int) -> list[dict[str, Any]]:
@@ -135,8 +173,13 @@ class Timelines:
         for entry in self.entries:
             if entry.localised is not None:
                 proposals = entry.localised.proposals
-                rows = proposals.rows[proposals.offsets[row] : proposals.offsets[row + 1]][:SHOWN_PROPOSALS]
-                rows = [[round(float(value), 3) for value in (start, end, score)] for score, start, end in rows]
+                rows = proposals.rows[proposals.offsets[row] : proposals.offsets[row + 1]][
+                    :SHOWN_PROPOSALS
+                ]
+                rows = [
+                    [round(float(value), 3) for value in (start, end, score)]
+                    for score, start, end in rows
+                ]
                 found.append({"name": entry.name, "rows": rows})
         return found
 
@@ -146,22 +189,39 @@ class Timelines:
             return {"mouth": None}
         row = self.mouth[file]
         if not row.valid.any():
-            return {"mouth": {"names": FEATURES, "seconds": 0, "rows": [], "reason": row.reason or "no face"}}
+            return {
+                "mouth": {
+                    "names": FEATURES,
+                    "seconds": 0,
+                    "rows": [],
+                    "reason": row.reason or "no face",
+                }
+            }
         values = row.features.astype(float)
         low, high = np.quantile(values[row.valid], [0.02, 0.98], axis=0)
         scaled = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1) * row.valid[:, None]
         size = -(-len(scaled) // MOUTH_FRAMES)
         pieces = np.add.reduceat(scaled, np.arange(0, len(scaled), size))
         pieces /= np.minimum(size, len(scaled) - np.arange(0, len(scaled), size))[:, None]
-        return {"mouth": {"names": FEATURES, "seconds": len(values) / media.GRID_FPS, "reason": "",
-                          "rows": np.round(99 * pieces.T).astype(int).tolist()}}  # fmt: skip
+        return {
+            "mouth": {
+                "names": FEATURES,
+                "seconds": len(values) / media.GRID_FPS,
+                "reason": "",
+                "rows": np.round(99 * pieces.T).astype(int).tolist(),
+            }
+        }
 
     def _words(self, file: str) -> dict[str, Any]:
         if self.lmm is None or file not in self.lmm:
             return {"words": []}
         row = self.lmm[file]
         times = np.asarray(row.frames) / media.GRID_FPS
-        return {"words": [[round(float(t), 2), str(text)[:SHOWN_WORDS]] for t, text in zip(times, row.texts)]}
+        return {
+            "words": [
+                [round(float(t), 2), str(text)[:SHOWN_WORDS]] for t, text in zip(times, row.texts)
+            ]
+        }
 
 
 def _store(features: Path | None, kind: str, split: str) -> FeatureStore | None:

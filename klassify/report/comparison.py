@@ -22,7 +22,9 @@ from klassify.submission.predictions import Truth
 
 @dataclasses.dataclass
 class Comparison:
-    """All that was measured. tables: by name, those of the TSV files; matches: Task 2, by system."""
+    """All that was measured. tables: by name, those of the TSV files; matches: Task 2, by
+    system.
+    """
 
     title: str
     split: str
@@ -52,7 +54,9 @@ def compare(args: argparse.Namespace) -> Comparison:
     clips = [one for one in loaded if one.scored is not None]
     fit, notes = _val_fit(args)
     calibrated = [agreement.calibrated(one, args.split, files, fit) for one in clips]
-    states = pd.concat([entries.coverage(one, args.split, files) for one in loaded], ignore_index=True)
+    states = pd.concat(
+        [entries.coverage(one, args.split, files) for one in loaded], ignore_index=True
+    )
     tables = {
         "coverage": entries.coverage_summary(states),
         "not-answered": states[states["state"] != entries.ANSWERED],
@@ -60,12 +64,27 @@ def compare(args: argparse.Namespace) -> Comparison:
     }
     title = f"{args.split} ({subset}): {len(frame)} clips"
     if label is not None:
-        title += f", {int(label.sum())} of them fake, of {len(set(datalist.sources_of(frame)))} sources"
+        title += (
+            f", {int(label.sum())} of them fake, of {len(set(datalist.sources_of(frame)))} sources"
+        )
     result = Comparison(
-        title, args.split, frame, label, loaded, answers["task1"], answers["task2"], calibrated, tables, {}, notes, {}
+        title,
+        args.split,
+        frame,
+        label,
+        loaded,
+        answers["task1"],
+        answers["task2"],
+        calibrated,
+        tables,
+        {},
+        notes,
+        {},
     )
     if args.split == "val" and subset == "all":
-        notes.append("These numbers include val_fit, on which calibration, fusion and proposals are fitted.")
+        notes.append(
+            "These numbers include val_fit, on which calibration, fusion and proposals are fitted."
+        )
     if label is not None:
         _measure(result, fit, args)
     if datalist.base_split(args.split) != "val":
@@ -73,7 +92,9 @@ def compare(args: argparse.Namespace) -> Comparison:
     return result
 
 
-def _clips(args: argparse.Namespace, found: Sequence) -> tuple[pd.DataFrame, np.ndarray | None, str]:
+def _clips(
+    args: argparse.Namespace, found: Sequence
+) -> tuple[pd.DataFrame, np.ndarray | None, str]:
     """The clips to compare on, their labels where there are any, and the subset's name."""
     if args.labels is None:
         if args.subset not in (None, "all"):
@@ -92,7 +113,9 @@ def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
         beside = [args.labels.parent / "val.tsv", args.labels.parent.parent / "val.tsv"]
         path = next((one for one in beside if one.exists()), None)
     if path is None:
-        return None, ["There is no labelled list of val (--val): probabilities are compared as they are."]
+        return None, [
+            "There is no labelled list of val (--val): probabilities are compared as they are."
+        ]
     try:
         return datalist.load_split(path.parent, "val_fit"), []
     except KlassifyError as error:
@@ -101,17 +124,32 @@ def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
 
 def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namespace) -> None:
     """All that needs labels, into result.tables."""
-    frame, tables, drawn = result.frame, result.tables, {"n_bootstrap": args.bootstrap, "seed": args.seed}
-    by_group = {"n_bootstrap": sidebyside.group_resamples(args.bootstrap, len(frame)), "seed": args.seed}
+    frame, tables, drawn = (
+        result.frame,
+        result.tables,
+        {"n_bootstrap": args.bootstrap, "seed": args.seed},
+    )
+    by_group = {
+        "n_bootstrap": sidebyside.group_resamples(args.bootstrap, len(frame)),
+        "seed": args.seed,
+    }
     groups, parts, differences = conditions.clip_groups(frame), [], []
     clips = [one for one in result.entries if one.scored is not None]
     if clips:
         tables["task1"], found = sidebyside.task1_metrics(clips, frame, **drawn)
-        loss = {one.name: metrics.log_loss(result.label, one.probability) for one in result.calibrated}
+        loss = {
+            one.name: metrics.log_loss(result.label, one.probability) for one in result.calibrated
+        }
         tables["task1"]["log_loss_calibrated"] = tables["task1"]["system"].map(loss)
         differences.append(found)
-        parts.append(sidebyside.task1_by_group(clips, frame, groups, versus=result.answers1[-1].name, **by_group))
-    answers = [one for one in result.calibrated if one.name in {entry.name for entry in result.answers1}]
+        parts.append(
+            sidebyside.task1_by_group(
+                clips, frame, groups, versus=result.answers1[-1].name, **by_group
+            )
+        )
+    answers = [
+        one for one in result.calibrated if one.name in {entry.name for entry in result.answers1}
+    ]
     if len(answers) > 1 and fit is not None and all(one.on_fit is not None for one in answers):
         tables["joined"] = agreement.fusion_gain(answers, frame, fit, **drawn)
     if any(cell is None for cell in frame["fake_segments"]):
@@ -119,14 +157,34 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
     elif not len((truth := Truth.from_list(frame)).segments):
         result.notes.append("There is no fake segment in these clips: Task 2 is not measured.")
     else:
-        others = [one for one in result.entries if one.localised is not None and one not in result.answers2]
-        localisers = [*result.answers2, *others]  # so that a recipe has one colour in the plots of both tasks
+        others = [
+            one
+            for one in result.entries
+            if one.localised is not None and one not in result.answers2
+        ]
+        localisers = [
+            *result.answers2,
+            *others,
+        ]  # so that a recipe has one colour in the plots of both tasks
         if localisers:
-            result.matches = {one.name: task2.match(one.localised.proposals, truth, args.metric) for one in localisers}
-            tables["task2"], found = sidebyside.task2_metrics(localisers, frame, result.matches, **drawn)
+            result.matches = {
+                one.name: task2.match(one.localised.proposals, truth, args.metric)
+                for one in localisers
+            }
+            tables["task2"], found = sidebyside.task2_metrics(
+                localisers, frame, result.matches, **drawn
+            )
             differences.append(found)
-            parts.append(sidebyside.task2_by_group(localisers, frame, result.matches, groups,
-                                                   versus=result.answers2[-1].name, **by_group))  # fmt: skip
+            parts.append(
+                sidebyside.task2_by_group(
+                    localisers,
+                    frame,
+                    result.matches,
+                    groups,
+                    versus=result.answers2[-1].name,
+                    **by_group,
+                )
+            )
         framed = [one for one in result.entries if one.frames is not None]
         if framed:
             tables["frames"], found = sidebyside.frame_rows(framed, frame, **drawn)
@@ -135,7 +193,11 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
         tables["groups"] = pd.concat(parts, ignore_index=True)
     if differences:
         tables["differences"] = pd.concat(differences, ignore_index=True)
-    root = None if args.media is None else datalist.media_folder(args.media, args.split, frame["file"].tolist())
+    root = (
+        None
+        if args.media is None
+        else datalist.media_folder(args.media, args.split, frame["file"].tolist())
+    )
     tables["leaks"] = leaks.audit(frame, result.label, datalist.sources_of(frame), root)
     for row in tables["leaks"].itertuples():
         if row.leaks:
@@ -144,7 +206,9 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
 
 
 def _drift(result: Comparison) -> None:
-    """How far each system's scores have moved from those of val; systems without scores of val are left out."""
+    """How far each system's scores have moved from those of val; systems without scores of val
+    are left out.
+    """
     rows = []
     for one in result.entries:
         if one.scored is None:
@@ -158,4 +222,6 @@ def _drift(result: Comparison) -> None:
         result.val_scores[one.name] = values
         drift = population_stability(one.scored.score[one.scored.answered], values)
         rows.append({"system": one.name, **drift._asdict()})
-    result.tables["drift"] = pd.DataFrame(rows, columns=["system", "psi", "by_chance", "reading", "n", "n_val"])
+    result.tables["drift"] = pd.DataFrame(
+        rows, columns=["system", "psi", "by_chance", "reading", "n", "n_val"]
+    )

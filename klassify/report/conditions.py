@@ -1,4 +1,6 @@
-"""Groups of clips that numbers are broken down by: what was faked, by which generator, how long, whose face."""
+"""Groups of clips that numbers are broken down by: what was faked, by which generator, how long,
+whose face.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,32 @@ from klassify import datalist
 
 LENGTH_EDGES_S = (0, 2, 4, 6, 10, 20, np.inf)
 MAX_GROUPS = 12
-FAKE_KINDS = {"fake type": "modify_type", "audio generator": "audio_model", "video generator": "video_model"}
+FAKE_KINDS = {
+    "fake type": "modify_type",
+    "audio generator": "audio_model",
+    "video generator": "video_model",
+}
 PLAIN_KINDS = {"speaker": "speaker", "data set": "dataset"}
 
 
 def clip_groups(frame: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """{kind: {group: (n,) bool}} of a labelled list; kinds of fewer than two known groups are left out.
+    """{kind: {group: (n,) bool}} of a labelled list; kinds of fewer than two known groups are left
+    out.
 
-    Groups of fakes (type, generator) hold all real clips too. Of many generators or speakers those with most clips
-    stand alone, the others together.
+    Groups of fakes (type, generator) hold all real clips too. Of many generators or speakers those
+    with most clips stand alone, the others together.
     """
     real = (frame["modify_type"] == "real").to_numpy()
     groups = {}
     for kind, column in FAKE_KINDS.items():
-        values = frame[column].fillna("").to_numpy(object) if column in frame else np.full(len(frame), "", object)
-        groups[kind] = {name: real | chosen for name, chosen in _by_value(np.where(real, "", values)).items()}
+        values = (
+            frame[column].fillna("").to_numpy(object)
+            if column in frame
+            else np.full(len(frame), "", object)
+        )
+        groups[kind] = {
+            name: real | chosen for name, chosen in _by_value(np.where(real, "", values)).items()
+        }
     duration = frame["duration"].to_numpy(float)
     groups["clip length"] = {
         _range(low, high): (duration >= low) & (duration < high)
@@ -31,7 +44,11 @@ def clip_groups(frame: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
         if ((duration >= low) & (duration < high)).any()
     }
     for kind, column in PLAIN_KINDS.items():
-        values = frame[column].fillna("").to_numpy(object) if column in frame else np.full(len(frame), "", object)
+        values = (
+            frame[column].fillna("").to_numpy(object)
+            if column in frame
+            else np.full(len(frame), "", object)
+        )
         groups[kind] = _by_value(values)
     return {kind: found for kind, found in groups.items() if len(found) > 1}
 

@@ -1,9 +1,10 @@
 """Population stability index (PSI): how far the scores of a split have moved from those of val.
 
-PSI = sum over bins of (p - q) ln(p / q), p and q the shares of clips of the split and of val in bins that hold
-equal shares of val. The usual reading: below 0.1 nothing to speak of, to 0.25 a shift worth a look, above it a
-large one. Few clips raise it by chance: under no shift it is about chi-square with B - 1 degrees of freedom times
-1/n + 1/m (Yurdakul, 2018), whose 95 % quantile is shown beside it.
+PSI = sum over bins of (p - q) ln(p / q), p and q the shares of clips of the split and of val in
+bins that hold equal shares of val. The usual reading: below 0.1 nothing to speak of, to 0.25 a
+shift worth a look, above it a large one. Few clips raise it by chance: under no shift it is about
+chi-square with B - 1 degrees of freedom times 1/n + 1/m (Yurdakul, 2018), whose 95 % quantile is
+shown beside it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Drift(NamedTuple):
 
 
 def population_stability(score: np.ndarray, val: np.ndarray) -> Drift:
-    """PSI of scores (n,) against those of val (m,); clips without an answer are left out by the caller."""
+    """PSI of scores (n,) against those of val (m,); clips without an answer are left out by the
+    caller.
+    """
     n, m = len(score), len(val)
     if not n or not m:
         return Drift(float("nan"), float("nan"), "no scores to compare", n, m)
@@ -37,7 +40,10 @@ def population_stability(score: np.ndarray, val: np.ndarray) -> Drift:
     edges = np.unique(np.quantile(val, np.linspace(0, 1, bins + 1)[1:-1]))
     shares = []
     for values in (score, val):
-        counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) + SMOOTHING
+        counts = (
+            np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+            + SMOOTHING
+        )
         shares.append(counts / counts.sum())
     p, q = shares
     psi = float(((p - q) * np.log(p / q)).sum())
@@ -51,4 +57,8 @@ def read(psi: float, by_chance: float) -> str:
         return "stable"
     if psi <= by_chance:
         return "within chance: few clips"
-    return "a shift: look before you submit" if psi < LARGE else "a large shift: what was fitted on val may not hold"
+    return (
+        "a shift: look before you submit"
+        if psi < LARGE
+        else "a large shift: what was fitted on val may not hold"
+    )

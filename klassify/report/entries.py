@@ -27,7 +27,9 @@ ANSWERED, FELL_BACK, FAILED = "answered", "fell back", "failed"
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A system to compare. name: unique among all; answers: the tasks that its recipe's detector.yaml gives it."""
+    """A system to compare. name: unique among all; answers: the tasks that its recipe's
+    detector.yaml gives it.
+    """
 
     name: str
     folder: Path
@@ -57,16 +59,21 @@ class Entry:
 
 
 def find(paths: Sequence[Path]) -> list[Found]:
-    """The systems that are named, each once: system folders, and all systems of folders with a detector.yaml.
+    """The systems that are named, each once: system folders, and all systems of folders with a
+    detector.yaml.
 
-    Names are folders below the deepest common one: `maxout`, or `klassify/maxout` where several recipes take part.
+    Names are folders below the deepest common one: `maxout`, or `klassify/maxout` where several
+    recipes take part.
     """
     folders: dict[Path, set[str]] = {}
     for path in paths:
         for folder, answers in _named(Path(path)):
             folders.setdefault(folder.resolve(), set()).update(answers)
     if not folders:
-        raise KlassifyError("There is nothing to compare.", mend="name system folders, or folders with a detector.yaml")
+        raise KlassifyError(
+            "There is nothing to compare.",
+            mend="name system folders, or folders with a detector.yaml",
+        )
     here = Path.cwd().resolve()
     return [
         Found(name, _short(folder, here), tuple(t for t in TASKS if t in answers))
@@ -80,19 +87,25 @@ def _named(path: Path) -> Iterable[tuple[Path, set[str]]]:
         return
     if path.name != DETECTOR and not (path / DETECTOR).exists():
         raise KlassifyError(
-            f"Here lies neither a {systems.SYSTEM} nor a {DETECTOR}.", where=path,
+            f"Here lies neither a {systems.SYSTEM} nor a {DETECTOR}.",
+            where=path,
             mend="name a system's folder or a recipe's, such as exp/demo/klassify",
-        )  # fmt: skip
+        )
     detector = read_detector(path)
     for name in detector.systems:
-        yield detector.folder / name, {task for task, chosen in detector.answers.items() if chosen == name}
+        yield (
+            detector.folder / name,
+            {task for task, chosen in detector.answers.items() if chosen == name},
+        )
 
 
 def _answers_beside(folder: Path) -> set[str]:
     """The tasks that the detector.yaml next to a system gives it."""
     if not (folder.parent / DETECTOR).exists():
         return set()
-    return {task for task, name in read_detector(folder.parent).answers.items() if name == folder.name}
+    return {
+        task for task, name in read_detector(folder.parent).answers.items() if name == folder.name
+    }
 
 
 def _short(folder: Path, here: Path) -> Path:
@@ -103,7 +116,8 @@ def _short(folder: Path, here: Path) -> Path:
 
 
 def split_files(found: Sequence[Found], split: str) -> pd.DataFrame:
-    """The clips of a split without labels, as its score files name them: `file` and `duration` in seconds.
+    """The clips of a split without labels, as its score files name them: `file` and `duration` in
+    seconds.
 
     KlassifyError where no system has clip scores or frames of it.
     """
@@ -111,19 +125,29 @@ def split_files(found: Sequence[Found], split: str) -> pd.DataFrame:
         path = score_path(one.folder, split, "clips")
         if path.exists():
             table = systems.clip_scores(one.folder, split).table
-            return pd.DataFrame({"file": table["file"].to_numpy(object), "duration": table["end"].to_numpy(float)})
-    raise KlassifyError(f"None of these systems has clip scores for {split}.", mend=f"make stage3 split={split}")
+            return pd.DataFrame(
+                {"file": table["file"].to_numpy(object), "duration": table["end"].to_numpy(float)}
+            )
+    raise KlassifyError(
+        f"None of these systems has clip scores for {split}.", mend=f"make stage3 split={split}"
+    )
 
 
 def load(found: Found, split: str, files: Sequence[str]) -> Entry:
-    """A system's scores for clips, checked to be of its present state. KlassifyError where it has none at all."""
+    """A system's scores for clips, checked to be of its present state. KlassifyError where it
+    has none at all.
+    """
     system = dataclasses.replace(systems.load_system(found.folder), name=found.name)
-    there = {kind: score_path(found.folder, split, kind).exists() for kind in ("clips", "segments", "frames")}
+    there = {
+        kind: score_path(found.folder, split, kind).exists()
+        for kind in ("clips", "segments", "frames")
+    }
     if not any(there.values()):
         raise KlassifyError(
-            f"{found.name} has no scores for {split}.", where=score_path(found.folder, split, "clips"),
+            f"{found.name} has no scores for {split}.",
+            where=score_path(found.folder, split, "clips"),
             mend=f"make stage{2 if split == 'val' else 3} split={split}, or leave it out",
-        )  # fmt: skip
+        )
     scored = localised = frames = None
     if there["clips"]:
         scored = dataclasses.replace(load_scored(found.folder, split, files), system=system)
@@ -137,8 +161,12 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
 
 
 def answering(entries: Sequence[Entry], task: str) -> list[Entry]:
-    """What each recipe answers a task with: its detector's choice, else the last system of its folder that can."""
-    able = [one for one in entries if (one.scored if task == "task1" else one.localised) is not None]
+    """What each recipe answers a task with: its detector's choice, else the last system of its
+    folder that can.
+    """
+    able = [
+        one for one in entries if (one.scored if task == "task1" else one.localised) is not None
+    ]
     by_recipe: dict[Path, list[Entry]] = {}
     for one in able:
         by_recipe.setdefault(one.folder.parent, []).append(one)
@@ -154,30 +182,47 @@ def answering(entries: Sequence[Entry], task: str) -> list[Entry]:
 def coverage(entry: Entry, split: str, files: Sequence[str]) -> pd.DataFrame:
     """One row a clip and task that a system has scores for: system, task, file, state, reason.
 
-    state: `answered`; `fell back`, where only some inputs of a fusion had anything to say; `failed`, where a
-    prior or no proposal stands for an answer.
+    state: `answered`; `fell back`, where only some inputs of a fusion had anything to say;
+    `failed`, where a prior or no proposal stands for an answer.
     """
     tables = []
     if entry.scored is not None:
         tables.append(("task1", *_clip_states(entry, split, files)))
     if entry.localised is not None or (entry.frames is not None and entry.scored is None):
         tables.append(("task2", *_frame_states(entry, split, files)))
-    return pd.concat([
-        pd.DataFrame({"system": entry.name, "task": task, "file": files, "state": state, "reason": reason})
-        for task, state, reason in tables
-    ], ignore_index=True)  # fmt: skip
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "system": entry.name,
+                    "task": task,
+                    "file": files,
+                    "state": state,
+                    "reason": reason,
+                }
+            )
+            for task, state, reason in tables
+        ],
+        ignore_index=True,
+    )
 
 
 def _clip_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     table = systems.clip_scores(entry.folder, split).table.set_index("file").loc[list(files)]
-    reason = table["reason"].fillna("").to_numpy(object) if "reason" in table else np.full(len(table), "", object)
+    reason = (
+        table["reason"].fillna("").to_numpy(object)
+        if "reason" in table
+        else np.full(len(table), "", object)
+    )
     if entry.system.kind == "fusion" and "answered" in table:
         return _states(table["answered"].to_numpy(int), len(entry.system.inputs)), reason
     return np.where(entry.scored.answered, ANSWERED, FAILED).astype(object), reason
 
 
 def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Of a system with frames: whether a clip has any; of merged proposals: how many inputs have frames of it."""
+    """Of a system with frames: whether a clip has any; of merged proposals: how many inputs have
+    frames of it.
+    """
     sources = systems.input_folders(entry.folder) if is_merged(entry.system) else [entry.folder]
     n_with, reasons = np.zeros(len(files), int), [[] for _ in files]
     for folder in sources:
@@ -197,13 +242,19 @@ def _states(n_answers: np.ndarray, n_inputs: int) -> np.ndarray:
 
 
 def coverage_summary(states: pd.DataFrame) -> pd.DataFrame:
-    """One row a system and task: clips in each state, and the commonest reasons with their counts."""
+    """One row a system and task: clips in each state, and the commonest reasons with their
+    counts.
+    """
     rows = []
     for (system, task), group in states.groupby(["system", "task"], sort=False):
         counts = group["state"].value_counts()
-        reasons = group.loc[(group["state"] != ANSWERED) & (group["reason"] != ""), "reason"].value_counts()
+        reasons = group.loc[
+            (group["state"] != ANSWERED) & (group["reason"] != ""), "reason"
+        ].value_counts()
         text = some((f"{why} ({n})" for why, n in reasons.items()), 3)
-        rows.append({"system": system, "task": task, "n": len(group)}
-                    | {state: int(counts.get(state, 0)) for state in (ANSWERED, FELL_BACK, FAILED)}
-                    | {"reasons": text})  # fmt: skip
+        rows.append(
+            {"system": system, "task": task, "n": len(group)}
+            | {state: int(counts.get(state, 0)) for state in (ANSWERED, FELL_BACK, FAILED)}
+            | {"reasons": text}
+        )
     return pd.DataFrame(rows)

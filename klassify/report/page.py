@@ -1,8 +1,9 @@
-"""report.html: one file with everything in it, made from the aggregates of a comparison and a sample of its clips.
+"""report.html: one file with everything in it, made from the aggregates of a comparison and a
+sample of its clips.
 
-Names of files, reasons and an LMM's words are strangers' text: the template escapes all of it, data travels as JSON
-without a `<`, scripts put text into the page as text only, and a content security policy allows no script but the
-two of this page, and no request to any host.
+Names of files, reasons and an LMM's words are strangers' text: the template escapes all of it, data
+travels as JSON without a `<`, scripts put text into the page as text only, and a content security
+policy allows no script but the two of this page, and no request to any host.
 """
 
 from __future__ import annotations
@@ -31,20 +32,31 @@ MAX_BYTES = 12_000_000
 MAX_MISSING = 100
 FAILED_SHARE = 0.01  # of the clips, above which a failing system is warned of
 SECTIONS = {
-    "headline": "Answers", "coverage": "Coverage", "task1": "Task 1", "task2": "Task 2", "groups": "Groups",
-    "agreement": "Agreement", "drift": "Drift", "leaks": "Leaks", "mistakes": "Mistakes",
+    "headline": "Answers",
+    "coverage": "Coverage",
+    "task1": "Task 1",
+    "task2": "Task 2",
+    "groups": "Groups",
+    "agreement": "Agreement",
+    "drift": "Drift",
+    "leaks": "Leaks",
+    "mistakes": "Mistakes",
     "disagreements": "Disagreements",
-}  # fmt: skip
+}
 
 
 def check_libraries() -> None:
     """KlassifyError where a library that the page needs is not installed."""
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise KlassifyError(f"The report needs {' and '.join(missing)}.", mend="pip install -e '.[report]'")
+        raise KlassifyError(
+            f"The report needs {' and '.join(missing)}.", mend="pip install -e '.[report]'"
+        )
 
 
-def write(path: Path, result: Comparison, *, media_root: Path | None, features: Path | None, n_clips: int) -> None:
+def write(
+    path: Path, result: Comparison, *, media_root: Path | None, features: Path | None, n_clips: int
+) -> None:
     """Write the page; KlassifyError should it come out larger than MAX_BYTES."""
     from plotly.offline import get_plotlyjs
 
@@ -55,20 +67,26 @@ def write(path: Path, result: Comparison, *, media_root: Path | None, features: 
     scripts = {"plotly_js": get_plotlyjs(), "page_js": _text("timeline.js") + _text("page.js")}
     for name, text in scripts.items():
         if "</script" in text.lower() or "<!--" in text or "\r" in text:
-            raise KlassifyError(f"{name} cannot stand inside a page.", mend="install the plotly of constraints.txt")
+            raise KlassifyError(
+                f"{name} cannot stand inside a page.", mend="install the plotly of constraints.txt"
+            )
     content |= {name: _safe(text) for name, text in scripts.items()}
     content |= {"css": _safe(_text("page.css")), "policy": _policy(scripts.values())}
     content["figures_json"] = _json({name: plot.variants for name, plot in drawn.items()})
     page = _template().render(**content)
     if len(page.encode()) > MAX_BYTES:
-        raise KlassifyError(f"The page exceeds {MAX_BYTES / 1e6:.0f} MB.", where=path, mend="fewer --clips")
+        raise KlassifyError(
+            f"The page exceeds {MAX_BYTES / 1e6:.0f} MB.", where=path, mend="fewer --clips"
+        )
     write_text(path, page)
 
 
 def _template() -> Any:
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
     return environment.from_string(_text("page.html.j2"))
 
 
@@ -90,12 +108,14 @@ def _json(content: Any) -> str:
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """Content security policy: these scripts, styles and pictures of the page itself, media files, nothing else."""
+    """Content security policy: these scripts, styles and pictures of the page itself, media
+    files, nothing else.
+    """
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{one}'" for one in hashes)
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "media-src 'self' file:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:;"
+        " media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -108,7 +128,9 @@ def _is_there(section: str, content: dict[str, Any]) -> bool:
         return any(name.startswith("groups") for name in content["figures"])
     if section == "task1" and "histogram" in content["figures"]:
         return True
-    return content["tables"][section] is not None or (section == "task2" and content["tables"]["frames"] is not None)
+    return content["tables"][section] is not None or (
+        section == "task2" and content["tables"]["frames"] is not None
+    )
 
 
 # ------------------------------------------------------------------------------ texts
@@ -118,13 +140,22 @@ def _words(result: Comparison) -> dict[str, Any]:
     missing = result.tables["not-answered"]
     as_it_is = sorted({one.how for one in result.calibrated if one.on_fit is None})
     return {
-        "split": result.split, "title": result.title, "labelled": result.label is not None, "notes": result.notes,
-        "verdicts": _verdicts(result), "warnings": _warnings(result), "leak_limit": leaks.WARN_ABOVE,
-        "missing": [_missing(row) for _, row in missing.head(MAX_MISSING).iterrows()], "missing_count": len(missing),
-        "calibration_note": f"Some probabilities are taken {'; '.join(as_it_is)}." if as_it_is
-                            else "Scores are calibrated on val_fit first (Platt).",
+        "split": result.split,
+        "title": result.title,
+        "labelled": result.label is not None,
+        "notes": result.notes,
+        "verdicts": _verdicts(result),
+        "warnings": _warnings(result),
+        "leak_limit": leaks.WARN_ABOVE,
+        "missing": [_missing(row) for _, row in missing.head(MAX_MISSING).iterrows()],
+        "missing_count": len(missing),
+        "calibration_note": (
+            f"Some probabilities are taken {'; '.join(as_it_is)}."
+            if as_it_is
+            else "Scores are calibrated on val_fit first (Platt)."
+        ),
         "footer": f"klassify compare: {len(result.frame)} clips, {len(result.entries)} systems.",
-    }  # fmt: skip
+    }
 
 
 def _missing(row: pd.Series) -> str:
@@ -138,14 +169,22 @@ def _warnings(result: Comparison) -> list[str]:
     if "leaks" in result.tables:
         for row in result.tables["leaks"].query("leaks").itertuples():
             chance = " Its interval holds 0.5: this may be chance." if row.auc_low <= 0.5 else ""
-            found.append(f"Possible leak: {row.trait} alone tells fake from real with AUC {row.auc:.3f}.{chance}")
+            found.append(
+                f"Possible leak: {row.trait} alone tells fake from real with AUC"
+                f" {row.auc:.3f}.{chance}"
+            )
     if "drift" in result.tables:
         for row in result.tables["drift"].itertuples():
             if row.psi > max(LARGE, row.by_chance):
-                found.append(f"The scores of {row.system} have moved far from those of val (PSI {row.psi:.2f}).")
+                found.append(
+                    f"The scores of {row.system} have moved far from those of val (PSI"
+                    f" {row.psi:.2f})."
+                )
     for row in result.tables["coverage"].itertuples():
         if row.failed > FAILED_SHARE * row.n:
-            found.append(f"{row.system} failed on {row.failed} of {row.n} clips (task {row.task[-1]}).")
+            found.append(
+                f"{row.system} failed on {row.failed} of {row.n} clips (task {row.task[-1]})."
+            )
     return found
 
 
@@ -163,7 +202,10 @@ def _verdicts(result: Comparison) -> list[str]:
 
 
 def _verdict(row: Any) -> str:
-    name = f"{tables.NAMES.get(row.metric, row.metric)} of {row.a} minus {row.b}: {row.difference:+.4f}"
+    name = (
+        f"{tables.NAMES.get(row.metric, row.metric)} of {row.a} minus {row.b}:"
+        f" {row.difference:+.4f}"
+    )
     if pd.isna(row.difference_low):
         return f"{name}."
     if row.difference_low > 0 or row.difference_high < 0:
@@ -187,9 +229,14 @@ def _clips(
     payloads = []
     if answers:
         timelines = clips.Timelines(
-            result.entries, result.frame, result.split, media_root=media_root, features=features, page_folder=folder,
+            result.entries,
+            result.frame,
+            result.split,
+            media_root=media_root,
+            features=features,
+            page_folder=folder,
             labelled=result.label is not None,
-        )  # fmt: skip
+        )
         for at, chosen in enumerate(clips.choose(answers, result.frame, result.label, n_each)):
             row = _clip_row(result, answers, chosen) | {"id": f"clip-{at}"}
             payloads.append((row["id"], _json(timelines.of(chosen.row))))
@@ -197,7 +244,12 @@ def _clips(
                 rows[why].append(row)
     mistakes = sorted(rows["mistake"], key=lambda row: -row["loss"])
     apart = sorted(rows["disagreement"], key=lambda row: (-row["spread"], -row["highest"]))
-    return {"mistakes": mistakes, "disagreements": apart, "payloads": payloads, "answer_names": names}
+    return {
+        "mistakes": mistakes,
+        "disagreements": apart,
+        "payloads": payloads,
+        "answer_names": names,
+    }
 
 
 def _clip_row(result: Comparison, answers: Sequence[Any], chosen: clips.Chosen) -> dict[str, Any]:
@@ -205,9 +257,16 @@ def _clip_row(result: Comparison, answers: Sequence[Any], chosen: clips.Chosen) 
     probabilities = [float(one.probability[chosen.row]) for one in answers]
     return {
         "file": str(result.frame["file"].iloc[chosen.row]),
-        "type": "" if truth is None else str(result.frame["modify_type"].iloc[chosen.row]).replace("_", " "),
+        "type": (
+            ""
+            if truth is None
+            else str(result.frame["modify_type"].iloc[chosen.row]).replace("_", " ")
+        ),
         "probabilities": [
-            {"text": f"{p:.3f}", "key": p, "wrong": truth is not None and (p > 0.5) != truth} for p in probabilities
+            {"text": f"{p:.3f}", "key": p, "wrong": truth is not None and (p > 0.5) != truth}
+            for p in probabilities
         ],
-        "highest": max(probabilities), "loss": chosen.loss, "spread": chosen.spread,
-    }  # fmt: skip
+        "highest": max(probabilities),
+        "loss": chosen.loss,
+        "spread": chosen.spread,
+    }

@@ -23,12 +23,16 @@ class Plot(NamedTuple):
 
 
 def of(result: Comparison) -> dict[str, Plot]:
-    """All plots that there is something for; the recipes' answers are shown first, the others on a tap."""
+    """All plots that there is something for; the recipes' answers are shown first, the others on
+    a tap.
+    """
     scored = [one for one in result.entries if one.scored is not None]
     plots = _agreement(result, [one.name for one in scored])
     if result.label is None:
         variants = {one.name: _beside_val(result, one) for one in scored}
-        plots["histogram"] = Plot("Scores.", variants, "Filled: those of val, where there are any.", "system")
+        plots["histogram"] = Plot(
+            "Scores.", variants, "Filled: those of val, where there are any.", "system"
+        )
     else:
         plots |= _task1(result, scored) | _task2(result) | _groups(result)
     return {name: plot for name, plot in plots.items() if plot.variants}
@@ -60,21 +64,31 @@ def _task1(result: Comparison, scored: list[Entry]) -> dict[str, Plot]:
     if not scored:
         return {}
     curves = {
-        one.name: figures.calibration(label, one.scored.probability, after[one.name].probability, after[one.name].how)
+        one.name: figures.calibration(
+            label, one.scored.probability, after[one.name].probability, after[one.name].how
+        )
         for one in scored
     }
     types = figures.types_of(result.frame)
-    histograms = {one.name: figures.histogram(one.scored.score, one.system.scale, types) for one in scored}
+    histograms = {
+        one.name: figures.histogram(one.scored.score, one.system.scale, types) for one in scored
+    }
     note = "On the diagonal, a probability means what it says; larger points hold more clips."
     errors = {}
     if 0 < label.sum() < len(label):  # of one class, no clip is there to be confused with another
         errors = {
             "roc": Plot("ROC.", {"all": figures.roc(label, scores, first)}, HINT),
-            "det": Plot("DET.", {"all": figures.det(label, scores, first)}, "Nearer to the lower left is better."),
+            "det": Plot(
+                "DET.",
+                {"all": figures.det(label, scores, first)},
+                "Nearer to the lower left is better.",
+            ),
         }
     return errors | {
         "calibration": Plot("Calibration.", curves, note, "system"),
-        "histogram": Plot("Scores by type.", histograms, "Behind each type, its number of clips.", "system"),
+        "histogram": Plot(
+            "Scores by type.", histograms, "Behind each type, its number of clips.", "system"
+        ),
     }
 
 
@@ -92,12 +106,17 @@ def _task2(result: Comparison) -> dict[str, Plot]:
 
 def _groups(result: Comparison) -> dict[str, Plot]:
     groups, plots = result.tables.get("groups"), {}
-    for name, title, answers in (("task1", "Task 1: AUC by group.", result.answers1),
-                                 ("task2", "Task 2: Score by group.", result.answers2)):  # fmt: skip
+    for name, title, answers in (
+        ("task1", "Task 1: AUC by group.", result.answers1),
+        ("task2", "Task 2: Score by group.", result.answers2),
+    ):
         own = None if groups is None else groups[groups["task"] == name]
         if own is None or own.empty:
             continue
         systems, first = list(dict.fromkeys(own["system"])), [one.name for one in answers]
-        variants = {kind: figures.bars(rows, systems, first) for kind, rows in own.groupby("kind", sort=False)}
+        variants = {
+            kind: figures.bars(rows, systems, first)
+            for kind, rows in own.groupby("kind", sort=False)
+        }
         plots[f"groups-{name}"] = Plot(title, variants, choice="by")
     return plots

@@ -1,6 +1,8 @@
-"""Systems side by side on labelled clips: both tasks, frames, groups of clips, and every difference with its interval.
+"""Systems side by side on labelled clips: both tasks, frames, groups of clips, and every difference
+with its interval.
 
-All systems see the same resamples of sources, so that differences are paired. Intervals are 95 % percentiles.
+All systems see the same resamples of sources, so that differences are paired. Intervals are 95 %
+percentiles.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ import pandas as pd
 from klassify import datalist
 from klassify.evaluation import localisation_metrics as task2
 from klassify.evaluation import metrics
-from klassify.evaluation.frame_metrics import SEGMENT_MS, FrameTable, LabelledFrames, frame_metrics, labelled_frames
+from klassify.evaluation.frame_metrics import (
+    SEGMENT_MS,
+    FrameTable,
+    LabelledFrames,
+    frame_metrics,
+    labelled_frames,
+)
 from klassify.evaluation.measure import METRICS, Cell
 from klassify.evaluation.measure_frames import bootstrap_auc
 from klassify.report.entries import Entry
@@ -28,13 +36,18 @@ FEWEST = 50
 
 def group_resamples(n_bootstrap: int, n_clips: int) -> int:
     """How many resamples each group of clips gets; 0 stays 0."""
-    return min(n_bootstrap, max(FEWEST, min(n_bootstrap // GROUP_SHARE, CLIPS_RESAMPLED // max(n_clips, 1))))
+    return min(
+        n_bootstrap,
+        max(FEWEST, min(n_bootstrap // GROUP_SHARE, CLIPS_RESAMPLED // max(n_clips, 1))),
+    )
 
 
 def task1_metrics(
     entries: Sequence[Entry], frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUC, EER and log-loss against the video's label, one row a system; and all differences between two systems."""
+    """AUC, EER and log-loss against the video's label, one row a system; and all differences
+    between two systems.
+    """
     label, rows = datalist.label(frame, "video"), np.arange(len(frame))
     cells = [Cell.of(one.scored, label, rows) for one in entries]
 
@@ -44,12 +57,24 @@ def task1_metrics(
     points, samples = _resampled(statistics, frame, n_bootstrap, seed)
     table = []
     for one, values, drawn in zip(entries, points, samples):
-        row = {"system": one.name, "modality": one.system.modality, "supervision": one.system.supervision}
-        row |= {"n": len(frame), "n_fake": int(label.sum()), "n_no_answer": int((~one.scored.answered).sum())}
+        row = {
+            "system": one.name,
+            "modality": one.system.modality,
+            "supervision": one.system.supervision,
+        }
+        row |= {
+            "n": len(frame),
+            "n_fake": int(label.sum()),
+            "n_no_answer": int((~one.scored.answered).sum()),
+        }
         for metric, value, sample in zip(METRICS, values, drawn):
             row |= with_ends(metric, value, sample)
         own = one.system.own_label
-        row["auc_own"] = row["auc"] if own == "video" else metrics.roc_auc(datalist.label(frame, own), one.scored.score)
+        row["auc_own"] = (
+            row["auc"]
+            if own == "video"
+            else metrics.roc_auc(datalist.label(frame, own), one.scored.score)
+        )
         table.append(row)
     names = [one.name for one in entries]
     return pd.DataFrame(table), differences("task1", names, METRICS, points, samples)
@@ -62,7 +87,9 @@ def _resampled(
     points = statistics(np.ones((1, len(frame))))[..., 0]
     if not n_bootstrap:
         return points, np.full((*points.shape, 1), np.nan)
-    return points, metrics.bootstrap(statistics, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
+    return points, metrics.bootstrap(
+        statistics, datalist.sources_of(frame), n=n_bootstrap, seed=seed
+    )
 
 
 def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
@@ -72,23 +99,40 @@ def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
 
 
 def differences(
-    task: str, names: Sequence[str], metric_names: Sequence[str], points: np.ndarray, samples: np.ndarray
+    task: str,
+    names: Sequence[str],
+    metric_names: Sequence[str],
+    points: np.ndarray,
+    samples: np.ndarray,
 ) -> pd.DataFrame:
-    """One row a metric and pair of systems: `difference` = a minus b. points: (systems, metrics); samples: (..., n)."""
+    """One row a metric and pair of systems: `difference` = a minus b. points: (systems,
+    metrics); samples: (..., n).
+    """
     rows = []
     for m, metric in enumerate(metric_names):
         for a, b in itertools.combinations(range(len(names)), 2):
             row = {"task": task, "metric": metric, "a": names[a], "b": names[b]}
-            rows.append(row | with_ends("difference", points[a, m] - points[b, m], samples[a, m] - samples[b, m]))
+            rows.append(
+                row
+                | with_ends(
+                    "difference", points[a, m] - points[b, m], samples[a, m] - samples[b, m]
+                )
+            )
     columns = ["task", "metric", "a", "b", "difference", "difference_low", "difference_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def task2_metrics(
-    entries: Sequence[Entry], frame: pd.DataFrame, matches: Mapping[str, task2.Matches], *, n_bootstrap: int = 1000,
+    entries: Sequence[Entry],
+    frame: pd.DataFrame,
+    matches: Mapping[str, task2.Matches],
+    *,
+    n_bootstrap: int = 1000,
     seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """AP, AR and Score, one row a system; and all differences of Score. matches: by name of system."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """AP, AR and Score, one row a system; and all differences of Score. matches: by name of
+    system.
+    """
     names = [one.name for one in entries]
     whole = [matches[name].score() for name in names]
     samples = np.full((len(names), len(task2.METRICS), 1), np.nan)
@@ -97,7 +141,11 @@ def task2_metrics(
         samples = np.stack([drawn[name] for name in names])
     table = []
     for one, result, drawn in zip(entries, whole, samples):
-        row = {"system": one.name, "modality": one.system.modality, "supervision": one.system.supervision}
+        row = {
+            "system": one.name,
+            "modality": one.system.modality,
+            "supervision": one.system.supervision,
+        }
         row |= {"n": len(frame), "n_segments": int(result.n_segments)} | result.named()
         row |= with_ends("Score", result.score, drawn[-1])
         table.append(row)
@@ -108,21 +156,36 @@ def task2_metrics(
 def frame_rows(
     entries: Sequence[Entry], frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUC and EER of 40 ms frames against the union of fake segments, one row a system; and all differences of AUC.
+    """AUC and EER of 40 ms frames against the union of fake segments, one row a system; and all
+    differences of AUC.
 
-    A system is measured on all clips that it has frames for, differences on the clips that all systems have.
+    A system is measured on all clips that it has frames for, differences on the clips that all
+    systems have.
     """
     truth, source = Truth.from_list(frame), datalist.sources_of(frame)
     tables = {one.name: one.frame_table() for one in entries}
     parts, table = [], []
     for one in entries:
         found = frame_metrics(tables[one.name], truth, (40, SEGMENT_MS))
-        own = f"{one.system.modality}_fake_segments" if one.system.modality != "both" else "fake_segments"
+        own = (
+            f"{one.system.modality}_fake_segments"
+            if one.system.modality != "both"
+            else "fake_segments"
+        )
         own_auc = frame_metrics(tables[one.name], Truth.from_list(frame, own), (40,)).auc[40]
-        table.append({"system": one.name, "modality": one.system.modality, "supervision": one.system.supervision,
-                      "frame_auc": found.auc[40], "frame_eer": found.eer[40], "seg_auc": found.auc[SEGMENT_MS],
-                      "frame_auc_own": own_auc, "clip_auc": found.clip_auc,
-                      "n_no_frames": found.n_without})  # fmt: skip
+        table.append(
+            {
+                "system": one.name,
+                "modality": one.system.modality,
+                "supervision": one.system.supervision,
+                "frame_auc": found.auc[40],
+                "frame_eer": found.eer[40],
+                "seg_auc": found.auc[SEGMENT_MS],
+                "frame_auc_own": own_auc,
+                "clip_auc": found.clip_auc,
+                "n_no_frames": found.n_without,
+            }
+        )
         parts.append(labelled_frames(tables[one.name], truth, 40))
     common = _on_common_clips(tables, truth) or parts
     samples = np.full((len(entries), 1), np.nan)
@@ -135,7 +198,9 @@ def frame_rows(
         row |= with_ends("frame_auc", row["frame_auc"], drawn)
     points = np.array([[metrics.roc_auc(part.labels, part.scores)] for part in common])
     names = [one.name for one in entries]
-    return pd.DataFrame(table), differences("frames", names, ["frame_auc"], points, on_common[:, None])
+    return pd.DataFrame(table), differences(
+        "frames", names, ["frame_auc"], points, on_common[:, None]
+    )
 
 
 def _on_common_clips(tables: Mapping[str, FrameTable], truth: Truth) -> list[LabelledFrames]:
@@ -151,10 +216,17 @@ def _on_common_clips(tables: Mapping[str, FrameTable], truth: Truth) -> list[Lab
 
 
 def task1_by_group(
-    entries: Sequence[Entry], frame: pd.DataFrame, groups: Mapping[str, Mapping[str, np.ndarray]], *, versus: str,
-    n_bootstrap: int, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """AUC by group: kind, group, n, n_fake, system, `value` with interval, `gain` of `versus` over it with interval."""
+    entries: Sequence[Entry],
+    frame: pd.DataFrame,
+    groups: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    versus: str,
+    n_bootstrap: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """AUC by group: kind, group, n, n_fake, system, `value` with interval, `gain` of `versus`
+    over it with interval.
+    """
     label = datalist.label(frame, "video")
     rows = []
     for kind, group, mask in _each(groups):
@@ -171,10 +243,18 @@ def task1_by_group(
 
 
 def task2_by_group(
-    entries: Sequence[Entry], frame: pd.DataFrame, matches: Mapping[str, task2.Matches],
-    groups: Mapping[str, Mapping[str, np.ndarray]], *, versus: str, n_bootstrap: int, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Score by group of clips, and by length of segments, whose hits of other segments count neither way."""
+    entries: Sequence[Entry],
+    frame: pd.DataFrame,
+    matches: Mapping[str, task2.Matches],
+    groups: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    versus: str,
+    n_bootstrap: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score by group of clips, and by length of segments, whose hits of other segments count
+    neither way.
+    """
     label, ours = datalist.label(frame, "video"), [matches[one.name] for one in entries]
     rows = []
     for kind, group, mask in _each(groups):
@@ -199,7 +279,9 @@ def task2_by_group(
 
         points, samples = _resampled(statistics, frame, n_bootstrap, seed)
         counts = {"n": int(among.sum()), "n_fake": int(among.sum())}
-        rows += _group_rows("task2", "Score", "segment length", group, counts, entries, points, samples, versus)
+        rows += _group_rows(
+            "task2", "Score", "segment length", group, counts, entries, points, samples, versus
+        )
     return pd.DataFrame(rows)
 
 
@@ -210,14 +292,25 @@ def _each(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Iterator[tuple[str,
 
 
 def _group_rows(
-    task: str, metric: str, kind: str, group: str, counts: Mapping[str, int], entries: Sequence[Entry],
-    points: np.ndarray, samples: np.ndarray, versus: str,
-) -> list[dict[str, Any]]:  # fmt: skip
+    task: str,
+    metric: str,
+    kind: str,
+    group: str,
+    counts: Mapping[str, int],
+    entries: Sequence[Entry],
+    points: np.ndarray,
+    samples: np.ndarray,
+    versus: str,
+) -> list[dict[str, Any]]:
     names = [one.name for one in entries]
     rival = names.index(versus)
     rows = []
     for at, name in enumerate(names):
-        row = {"task": task, "metric": metric, "kind": kind, "group": group} | counts | {"system": name}
+        row = (
+            {"task": task, "metric": metric, "kind": kind, "group": group}
+            | counts
+            | {"system": name}
+        )
         row |= with_ends("value", points[at], samples[at])
         if at != rival:
             gain = with_ends("gain", points[rival] - points[at], samples[rival] - samples[at])

@@ -27,7 +27,9 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """text as shown, with an interval in small below; key: what a number sorts by, None for text."""
+    """text as shown, with an interval in small below; key: what a number sorts by, None for
+    text.
+    """
 
     text: str
     key: str | None = None
@@ -77,7 +79,12 @@ def _coverage(row: pd.Series) -> list[Cell]:
 
 
 def _task1(row: pd.Series) -> list[Cell]:
-    metrics = [value(row, "auc"), value(row, "eer", ".3f"), value(row, "log_loss"), value(row, "log_loss_calibrated")]
+    metrics = [
+        value(row, "auc"),
+        value(row, "eer", ".3f"),
+        value(row, "log_loss"),
+        value(row, "log_loss_calibrated"),
+    ]
     return [
         *texts(row, "system", "modality", "supervision"),
         *metrics,
@@ -87,7 +94,11 @@ def _task1(row: pd.Series) -> list[Cell]:
 
 
 def _task2(row: pd.Series) -> list[Cell]:
-    return [Cell(row["system"]), value(row, "Score"), *(value(row, name, ".3f") for name in (*APS, *ARS))]
+    return [
+        Cell(row["system"]),
+        value(row, "Score"),
+        *(value(row, name, ".3f") for name in (*APS, *ARS)),
+    ]
 
 
 def _frames(row: pd.Series) -> list[Cell]:
@@ -102,20 +113,39 @@ def _differences(row: pd.Series) -> list[Cell]:
 
 
 def _agreement(row: pd.Series) -> list[Cell]:
-    return [*texts(row, "a", "b"), value(row, "rank_correlation", ".3f"), value(row, "equal_decisions", ".1%")]
+    return [
+        *texts(row, "a", "b"),
+        value(row, "rank_correlation", ".3f"),
+        value(row, "equal_decisions", ".1%"),
+    ]
 
 
 def _joined(row: pd.Series) -> list[Cell]:
-    numbers = [value(row, "auc"), value(row, "eer", ".3f"), value(row, "log_loss"), value(row, "gain", "+.4f")]
+    numbers = [
+        value(row, "auc"),
+        value(row, "eer", ".3f"),
+        value(row, "log_loss"),
+        value(row, "gain", "+.4f"),
+    ]
     return [Cell(row["system"]), *numbers]
 
 
 def _drift(row: pd.Series) -> list[Cell]:
-    return [Cell(row["system"]), value(row, "psi", ".3f"), value(row, "by_chance", ".3f"), Cell(row["reading"])]
+    return [
+        Cell(row["system"]),
+        value(row, "psi", ".3f"),
+        value(row, "by_chance", ".3f"),
+        Cell(row["reading"]),
+    ]
 
 
 def _leaks(row: pd.Series) -> list[Cell]:
-    return [Cell(row["trait"]), value(row, "auc", ".3f"), count(row, "n"), Cell("warning" if row["leaks"] else "")]
+    return [
+        Cell(row["trait"]),
+        value(row, "auc", ".3f"),
+        count(row, "n"),
+        Cell("warning" if row["leaks"] else ""),
+    ]
 
 
 TABLES: dict[str, tuple[Sequence[Column], Callable[[pd.Series], list[Cell]]]] = {
@@ -125,17 +155,28 @@ TABLES: dict[str, tuple[Sequence[Column], Callable[[pd.Series], list[Cell]]]] = 
     ),
     "task1": (
         [
-            SYSTEM, Column("hears or sees", False), Column("labels of", False, "what it learned from"), Column("AUC"),
-            Column("EER"), Column("log-loss"), Column("calibrated", help="log-loss after Platt scaling on val_fit"),
-            Column("own label", help="AUC against the label of the system's own modality"), Column("no answer"),
+            SYSTEM,
+            Column("hears or sees", False),
+            Column("labels of", False, "what it learned from"),
+            Column("AUC"),
+            Column("EER"),
+            Column("log-loss"),
+            Column("calibrated", help="log-loss after Platt scaling on val_fit"),
+            Column("own label", help="AUC against the label of the system's own modality"),
+            Column("no answer"),
         ],
         _task1,
     ),
     "task2": ([SYSTEM, Column("Score"), *map(Column, (*APS, *ARS))], _task2),
     "frames": (
         [
-            SYSTEM, Column("AUC"), Column("EER"), Column("own label"), Column("AUC, 400 ms"),
-            Column("mean AUC in a clip"), Column("clips without"),
+            SYSTEM,
+            Column("AUC"),
+            Column("EER"),
+            Column("own label"),
+            Column("AUC, 400 ms"),
+            Column("mean AUC in a clip"),
+            Column("clips without"),
         ],
         _frames,
     ),
@@ -144,13 +185,21 @@ TABLES: dict[str, tuple[Sequence[Column], Callable[[pd.Series], list[Cell]]]] = 
         _differences,
     ),
     "agreement": (
-        [Column("A", False), Column("B", False), Column("rank correlation"), Column("equal decisions")],
+        [
+            Column("A", False),
+            Column("B", False),
+            Column("rank correlation"),
+            Column("equal decisions"),
+        ],
         _agreement,
     ),
     "joined": ([SYSTEM, Column("AUC"), Column("EER"), Column("log-loss"), Column("gain")], _joined),
     "drift": ([SYSTEM, Column("PSI"), Column("by chance"), Column("reading", False)], _drift),
-    "leaks": ([Column("property", False), Column("AUC"), Column("clips"), Column("", False)], _leaks),
-}  # fmt: skip
+    "leaks": (
+        [Column("property", False), Column("AUC"), Column("clips"), Column("", False)],
+        _leaks,
+    ),
+}
 
 
 def of(result: Comparison) -> dict[str, Table | None]:
@@ -159,16 +208,24 @@ def of(result: Comparison) -> dict[str, Table | None]:
     made: dict[str, Table | None] = {"headline": headline(result)}
     for name, (head, cells) in TABLES.items():
         table = result.tables.get(name)
-        rows = [] if table is None else [Row(cells(row), row.get("system") in strong) for _, row in table.iterrows()]
+        rows = (
+            []
+            if table is None
+            else [Row(cells(row), row.get("system") in strong) for _, row in table.iterrows()]
+        )
         made[name] = Table(list(head), rows) if rows else None
     return made
 
 
 HEADLINE = (
-    ("task1", "auc", ".4f", "AUC"), ("task1", "eer", ".3f", "EER"), ("task1", "log_loss", ".4f", "log-loss"),
-    ("task2", "Score", ".4f", "Score"), ("task2", "AP@0.5", ".3f", "AP@0.5"), ("task2", "AR@50", ".3f", "AR@50"),
+    ("task1", "auc", ".4f", "AUC"),
+    ("task1", "eer", ".3f", "EER"),
+    ("task1", "log_loss", ".4f", "log-loss"),
+    ("task2", "Score", ".4f", "Score"),
+    ("task2", "AP@0.5", ".3f", "AP@0.5"),
+    ("task2", "AR@50", ".3f", "AR@50"),
     ("frames", "frame_auc", ".4f", "frame AUC"),
-)  # fmt: skip
+)
 
 
 def headline(result: Comparison) -> Table:
@@ -177,14 +234,29 @@ def headline(result: Comparison) -> Table:
     for task, answers in (("task1", result.answers1), ("task2", result.answers2)):
         for one in answers:
             recipes.setdefault(one.folder.parent, {})[task] = one.name
-    tables = {name: result.tables[name].set_index("system") for name, *_ in HEADLINE if name in result.tables}
+    tables = {
+        name: result.tables[name].set_index("system")
+        for name, *_ in HEADLINE
+        if name in result.tables
+    }
     rows = []
     for task, title in (("task1", "Task 1 by"), ("task2", "Task 2 by")):
         if any(task in names for names in recipes.values()):
-            rows.append(Row([Cell(title), *(Cell(names.get(task, "-"), "NaN") for names in recipes.values())], True))
+            rows.append(
+                Row(
+                    [
+                        Cell(title),
+                        *(Cell(names.get(task, "-"), "NaN") for names in recipes.values()),
+                    ],
+                    True,
+                )
+            )
         for table, column, form, metric in HEADLINE:
             if table in tables and (table == "task1") == (task == "task1"):
-                cells = [_of_answer(tables[table], names.get(task), column, form) for names in recipes.values()]
+                cells = [
+                    _of_answer(tables[table], names.get(task), column, form)
+                    for names in recipes.values()
+                ]
                 rows.append(Row([Cell(metric), *cells]))
     return Table([Column("", False), *(Column(folder.name) for folder in recipes)], rows)
 

@@ -7,9 +7,14 @@ from klassify.report.comparison import Comparison
 from klassify.report.tables import TABLES
 
 SHOWN = {
-    "coverage": "coverage", "task1": "Task 1", "task2": "Task 2", "frames": "40 ms frames", "joined": "recipes joined",
-    "drift": "drift from val", "leaks": "leak audit",
-}  # fmt: skip
+    "coverage": "coverage",
+    "task1": "Task 1",
+    "task2": "Task 2",
+    "frames": "40 ms frames",
+    "joined": "recipes joined",
+    "drift": "drift from val",
+    "leaks": "leak audit",
+}
 
 
 def describe(result: Comparison) -> str:

@@ -26,13 +26,20 @@ def check_how(kind: str, aggregate: str) -> None:
     if kind == "windows":
         check_aggregate(aggregate)
     elif aggregate not in POOLS:
-        raise KlassifyError(f"{aggregate!r} is no way from frames to a clip score; there are {', '.join(POOLS)}.")
+        raise KlassifyError(
+            f"{aggregate!r} is no way from frames to a clip score; there are {', '.join(POOLS)}."
+        )
 
 
 def keep_or_write(
-    system_dir: str | os.PathLike, header: Header, sources: Any, reasons: Mapping[str, str], aggregate: str
+    system_dir: str | os.PathLike,
+    header: Header,
+    sources: Any,
+    reasons: Mapping[str, str],
+    aggregate: str,
 ) -> Path:
-    """`write_clip_scores` of the clips of a split, unless they are there, made of these scores and in this way.
+    """`write_clip_scores` of the clips of a split, unless they are there, made of these scores and
+    in this way.
 
     sources: the clip_data.Sources whose list names the clips.
     """
@@ -44,25 +51,38 @@ def keep_or_write(
 
 
 def write_clip_scores(
-    system_dir: str | os.PathLike, header: Header, clips: pd.DataFrame, reasons: Mapping[str, str], aggregate: str
+    system_dir: str | os.PathLike,
+    header: Header,
+    clips: pd.DataFrame,
+    reasons: Mapping[str, str],
+    aggregate: str,
 ) -> Path:
     """Write a system's clip scores from its window or frame scores; returns the path.
 
-    header: of the latter. clips: file and duration (s) of the list's clips, each of which gets one row.
+    header: of the latter. clips: file and duration (s) of the list's clips, each of which gets one
+    row.
     """
     from klassify.scoring.inference import clip_table
 
     check_how(header.kind, aggregate)
     scored = score_path(system_dir, header.split, header.kind)
     path = score_path(system_dir, header.split, "clips")
-    blocks = _of_windows(scored, aggregate) if header.kind == "windows" else _of_frames(scored, aggregate)
+    blocks = (
+        _of_windows(scored, aggregate)
+        if header.kind == "windows"
+        else _of_frames(scored, aggregate)
+    )
     pooled = pd.concat(list(blocks) or [pd.Series(dtype=float)])
     if pooled.index.has_duplicates:
         twice = some(pooled.index[pooled.index.duplicated()])
         raise KlassifyError(f"The rows of these clips do not lie together: {twice}.", where=scored)
     table = pd.DataFrame({"file": pooled.index, "score": pooled.to_numpy()})
-    header = dataclasses.replace(header, kind="clips", settings={**header.settings, "aggregate": aggregate})
-    write_scores(path, clip_table(table, clips, reasons, "max"), header)  # one row a clip is its own maximum
+    header = dataclasses.replace(
+        header, kind="clips", settings={**header.settings, "aggregate": aggregate}
+    )
+    write_scores(
+        path, clip_table(table, clips, reasons, "max"), header
+    )  # one row a clip is its own maximum
     return path
 
 
@@ -70,7 +90,9 @@ def _of_windows(path: Path, aggregate: str) -> Iterator[pd.Series]:
     rest = None
     for block in read_blocks(path, BLOCK_ROWS):
         rows = block if rest is None else pd.concat([rest, block], ignore_index=True)
-        before = np.flatnonzero(rows["file"].to_numpy() != rows["file"].iat[-1]) if len(rows) else []
+        before = (
+            np.flatnonzero(rows["file"].to_numpy() != rows["file"].iat[-1]) if len(rows) else []
+        )
         cut = before[-1] + 1 if len(before) else 0  # the last clip may go on in the next block
         if cut:
             yield _aggregated(rows[:cut], aggregate)
@@ -88,7 +110,8 @@ def _of_frames(path: Path, aggregate: str) -> Iterator[pd.Series]:
         yield pd.Series(scores, index=files)
 
 
-# ------------------------------------------------------------------------------ clips without a score
+# ------------------------------------------------------------------------------ clips without a
+# score
 
 
 def failures_path(system_dir: str | os.PathLike, split: str) -> Path:

@@ -1,7 +1,7 @@
 """Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
 
-Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made. What overlapping
-windows have in common is computed once: see klassify.scoring.window_features.
+Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made. What
+overlapping windows have in common is computed once: see klassify.scoring.window_features.
 """
 
 from __future__ import annotations
@@ -23,43 +23,68 @@ from klassify.scoring.window_features import WindowInputs, spans
 from klassify.segments import FRAME_S
 from klassify.windows import aggregate_by_clip
 
-Progress = bool | Callable[[Iterable], Iterator]  # a bar, none, or what wraps the loader (score_shards.Count)
+Progress = (
+    bool | Callable[[Iterable], Iterator]
+)  # a bar, none, or what wraps the loader (score_shards.Count)
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of a name; `auto` takes the GPU where there is one. KlassifyError for one that is not here."""
+    """The torch device of a name; `auto` takes the GPU where there is one. KlassifyError for one
+    that is not here.
+    """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise KlassifyError(f"There is no device {name!r} here ({first_line(error)}).",
-                            mend="auto, cpu, or cuda:0 and so on where torch sees a GPU") from None  # fmt: skip
+        raise KlassifyError(
+            f"There is no device {name!r} here ({first_line(error)}).",
+            mend="auto, cpu, or cuda:0 and so on where torch sees a GPU",
+        ) from None
     return device
 
 
 def _loader(
-    data: ClipData, sources: Sources, split: str, files: Sequence[str] | None, workers: int, progress: Progress
+    data: ClipData,
+    sources: Sources,
+    split: str,
+    files: Sequence[str] | None,
+    workers: int,
+    progress: Progress,
 ) -> Iterator:
     files = sources.table(split)["file"].tolist() if files is None else list(files)
-    loader = DataLoader(ClipWindows(data, sources, split, files), batch_size=None, num_workers=workers,
-                        generator=torch.Generator())  # fmt: skip
+    loader = DataLoader(
+        ClipWindows(data, sources, split, files),
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
     if callable(progress):  # counts the clips of several calls
         return progress(loader)
-    return tqdm(loader, desc=f"score {split}", unit="clip", disable=not (progress and sys.stderr.isatty()))
+    return tqdm(
+        loader, desc=f"score {split}", unit="clip", disable=not (progress and sys.stderr.isatty())
+    )
 
 
 @torch.inference_mode()
 def score_clips(
-    model: nn.Module, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None,
-    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: Progress = True,
+    model: nn.Module,
+    data: ClipData,
+    sources: Sources,
+    split: str,
+    *,
+    files: Sequence[str] | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: torch.device | str = "auto",
+    progress: Progress = True,
     approximate: bool = False,
-) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Score the clips of a split, or the named ones, in windows.
 
-    model: with `score(batch) -> (B,)` log-odds of fake.
-    approximate: run the front end once over each clip instead of over each window.
-    Returns the window table (file, start, end, score) and {file: reason} of the clips without an answer.
+    model: with `score(batch) -> (B,)` log-odds of fake. approximate: run the front end once over
+    each clip instead of over each window. Returns the window table (file, start, end, score) and
+    {file: reason} of the clips without an answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
     rows: list[tuple[str, float, float, float]] = []
@@ -72,11 +97,16 @@ def score_clips(
         if not cut:
             continue
         scores = model.score(inputs(cut)).float().cpu().tolist()
-        rows += [(file, window.start_s, window.end_s, score) for (file, window), score in zip(cut, scores)]
+        rows += [
+            (file, window.start_s, window.end_s, score)
+            for (file, window), score in zip(cut, scores)
+        ]
     return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
 
 
-def _clip_spans(loader: Iterator) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
+def _clip_spans(
+    loader: Iterator,
+) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
     """Like clip_data.batches, but each list of windows is a span of one clip."""
     for file, cut, reason in loader:
         if not cut:
@@ -87,15 +117,23 @@ def _clip_spans(loader: Iterator) -> Iterator[tuple[list[tuple[str, Window]], li
 
 @torch.inference_mode()
 def score_frames(
-    model: nn.Module, data: ClipData, sources: Sources, split: str, *, files: Sequence[str] | None = None,
-    batch_size: int = 16, workers: int = 0, device: torch.device | str = "auto", progress: Progress = True,
+    model: nn.Module,
+    data: ClipData,
+    sources: Sources,
+    split: str,
+    *,
+    files: Sequence[str] | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: torch.device | str = "auto",
+    progress: Progress = True,
     approximate: bool = False,
-) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Score every 40 ms frame of the clips of a split, or of the named ones.
 
-    data: a frame_datasets.FrameData. approximate: as in score_clips.
-    Returns the frame table (file, start, end, score, named columns) in the order of the files, and {file: reason}
-    of the clips without an answer.
+    data: a frame_datasets.FrameData. approximate: as in score_clips. Returns the frame table (file,
+    start, end, score, named columns) in the order of the files, and {file: reason} of the clips
+    without an answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
     model = model.to(device).eval()
@@ -106,7 +144,9 @@ def score_frames(
             reasons[file] = reason
             continue
         try:
-            rows = clip_frames(model, data, cut, batch_size=batch_size, device=device, approximate=approximate)
+            rows = clip_frames(
+                model, data, cut, batch_size=batch_size, device=device, approximate=approximate
+            )
         except MediaError as error:  # of data that is decoded while it is scored
             reasons[file] = error.what
             continue
@@ -119,18 +159,32 @@ def score_frames(
 
 @torch.inference_mode()
 def clip_frames(
-    model: nn.Module, data: ClipData, cut: list[Window], *, batch_size: int = 16, device: torch.device | str = "cpu",
+    model: nn.Module,
+    data: ClipData,
+    cut: list[Window],
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
     approximate: bool = False,
-) -> np.ndarray:  # fmt: skip
-    """The 40 ms rows of one clip from its windows, (n_frames, 3 + named columns): start, end, score, ...
+) -> np.ndarray:
+    """The 40 ms rows of one clip from its windows, (n_frames, 3 + named columns): start, end,
+    score, ...
 
     Memory does not grow with the clip beyond its rows. The last frame ends with the clip.
     """
-    if hasattr(data, "clip_rows") and not approximate:  # which streams the clip instead of cutting it into windows
+    if (
+        hasattr(data, "clip_rows") and not approximate
+    ):  # which streams the clip instead of cutting it into windows
         return data.clip_rows(model, cut, batch_size=batch_size, device=torch.device(device))
     inputs = WindowInputs(model, data, torch.device(device), approximate)
-    parts = spans(cut) if approximate else (cut[i : i + batch_size] for i in range(0, len(cut), batch_size))
-    outputs = np.concatenate([data.outputs(model, inputs([("", window) for window in part])) for part in parts])
+    parts = (
+        spans(cut)
+        if approximate
+        else (cut[i : i + batch_size] for i in range(0, len(cut), batch_size))
+    )
+    outputs = np.concatenate(
+        [data.outputs(model, inputs([("", window) for window in part])) for part in parts]
+    )
     starts = np.array([round(window.start_s / FRAME_S) for window in cut])
     end_s = max(window.end_s for window in cut)
     n_frames = int(np.ceil(end_s / FRAME_S - 1e-6))
@@ -146,15 +200,23 @@ def _finite(table: pd.DataFrame, reasons: dict[str, str]) -> tuple[pd.DataFrame,
     return table[~table["file"].isin(bad)].reset_index(drop=True), reasons
 
 
-def clip_table(scored: pd.DataFrame, table: pd.DataFrame, reasons: Mapping[str, str], aggregate: str) -> pd.DataFrame:
+def clip_table(
+    scored: pd.DataFrame, table: pd.DataFrame, reasons: Mapping[str, str], aggregate: str
+) -> pd.DataFrame:
     """One row for each clip of the list, in its order: file start end score reason."""
     scores: dict[str, float] = {}
     if len(scored):
-        scores = aggregate_by_clip(scored["file"].to_numpy(), scored["score"].to_numpy(float), aggregate)
-    clips = pd.DataFrame({"file": table["file"], "start": 0.0, "end": table["duration"].fillna(0.0).to_numpy(float)})
+        scores = aggregate_by_clip(
+            scored["file"].to_numpy(), scored["score"].to_numpy(float), aggregate
+        )
+    clips = pd.DataFrame(
+        {"file": table["file"], "start": 0.0, "end": table["duration"].fillna(0.0).to_numpy(float)}
+    )
     clips["score"] = clips["file"].map(scores).astype(float)
     clips["reason"] = clips["file"].map(dict(reasons)).fillna("")
     lost = clips.loc[clips["score"].isna() & clips["reason"].eq(""), "file"]
     if len(lost):
-        raise KlassifyError(f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}.")
+        raise KlassifyError(
+            f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}."
+        )
     return clips

@@ -1,9 +1,10 @@
 """Scores that are still being made: `scores/<split>.parts/`, one whole file a chunk of the list.
 
-A list is cut into chunks of neighbouring clips in a way that depends on the list alone, so that any number of
-processes can share the work and end with the same files. A part holds a chunk's rows (Parquet, unrounded) and, in
-its metadata, the score file's header, its clips with their durations and, of those without an answer, the reason.
-The hash of its settings stands in its name, so that one look at the folder tells what is there.
+A list is cut into chunks of neighbouring clips in a way that depends on the list alone, so that any
+number of processes can share the work and end with the same files. A part holds a chunk's rows
+(Parquet, unrounded) and, in its metadata, the score file's header, its clips with their durations
+and, of those without an answer, the reason. The hash of its settings stands in its name, so that
+one look at the folder tells what is there.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ from klassify.files import settings_hash, whole_file
 from klassify.proportion import refuse_swollen
 from klassify.scorefile import Header, as_arrow, read_header, reading, validate
 
-CHUNK_S, CHUNK_CLIPS = 1280.0, 256  # of media a chunk, and at most so many clips: what a killed process loses
+CHUNK_S, CHUNK_CLIPS = (
+    1280.0,
+    256,
+)  # of media a chunk, and at most so many clips: what a killed process loses
 NAME = re.compile(r"chunk-(\d+)-of-(\d+)-([0-9a-f]{16})\.parquet")
 
 
 class Layout(NamedTuple):
-    """A list of `n_clips` in chunks of `size`, the last one shorter; an empty list is one empty chunk."""
+    """A list of `n_clips` in chunks of `size`, the last one shorter; an empty list is one empty
+    chunk.
+    """
 
     n_clips: int
     size: int
@@ -55,7 +61,9 @@ class Layout(NamedTuple):
 
 
 class Part(NamedTuple):
-    """rows: the chunk's score table. clips: its clips, one a row: file, duration (s), reason ("": scored)."""
+    """rows: the chunk's score table. clips: its clips, one a row: file, duration (s), reason
+    ("": scored).
+    """
 
     rows: pd.DataFrame
     clips: pd.DataFrame
@@ -65,7 +73,8 @@ class Part(NamedTuple):
 class Parts:
     """The parts of one score file.
 
-    header: of the file that they become. aggregate: how its clip scores are made, None where it has none.
+    header: of the file that they become. aggregate: how its clip scores are made, None where it has
+    none.
     """
 
     folder: Path
@@ -82,8 +91,14 @@ class Parts:
         folder = parts_folder(system_dir, split)
         first = {match[3]: path for path, match in _named(folder)}
         if len(first) != 1:
-            what = "There are no parts to merge." if not first else "These parts were made with different settings."
-            mend = f"klassify score {system_dir} --split {split} ..." + (" --force" if first else "")
+            what = (
+                "There are no parts to merge."
+                if not first
+                else "These parts were made with different settings."
+            )
+            mend = f"klassify score {system_dir} --split {split} ..." + (
+                " --force" if first else ""
+            )
             raise KlassifyError(what, where=folder, mend=mend)
         (path,) = first.values()
         header, settings = read_header(path), dict(read_header(path).settings)
@@ -103,7 +118,10 @@ class Parts:
 
     def path(self, k: int) -> Path:
         """Where the part of chunk k lies."""
-        return self.folder / f"chunk-{k + 1:05d}-of-{self.layout.n_chunks:05d}-{settings_hash(self.settings)}.parquet"
+        return self.folder / (
+            f"chunk-{k + 1:05d}-of-{self.layout.n_chunks:05d}-"
+            f"{settings_hash(self.settings)}.parquet"
+        )
 
     def there(self) -> set[int]:
         """The chunks whose parts are there."""
@@ -122,20 +140,28 @@ class Parts:
     def write(self, k: int, rows: pd.DataFrame, clips: pd.DataFrame) -> None:
         """Write the part of chunk k, whole or not at all; see Part for the tables.
 
-        KlassifyError where a clip has neither rows nor a reason, or a row is wrong (scorefile.validate).
+        KlassifyError where a clip has neither rows nor a reason, or a row is wrong
+        (scorefile.validate).
         """
         import pyarrow.parquet as pq
 
         validate(rows, self.header, where=self.path(k))
         lost = clips.loc[clips["reason"].eq("") & ~clips["file"].isin(rows["file"]), "file"]
         if len(lost):
-            raise KlassifyError(f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}.")
+            raise KlassifyError(
+                f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}."
+            )
         listed = clips.astype(object).where(clips.notna(), None)  # JSON knows no NaN
-        own = {"aggregate": self.aggregate, "clips": listed[["file", "duration", "reason"]].to_numpy().tolist()}
+        own = {
+            "aggregate": self.aggregate,
+            "clips": listed[["file", "duration", "reason"]].to_numpy().tolist(),
+        }
         header = dataclasses.replace(self.header, settings=self.settings)
         metadata = header.as_lines() | {name: json.dumps(value) for name, value in own.items()}
         with whole_file(self.path(k)) as partial:
-            pq.write_table(as_arrow(rows).replace_schema_metadata(metadata), partial, compression="zstd")
+            pq.write_table(
+                as_arrow(rows).replace_schema_metadata(metadata), partial, compression="zstd"
+            )
 
     def read(self, k: int) -> Part:
         """The part of chunk k; KlassifyError where it is damaged."""
@@ -148,7 +174,9 @@ class Parts:
             table = parquet.read()
             clips = json.loads(table.schema.metadata[b"clips"])
             listed = pd.DataFrame(clips, columns=["file", "duration", "reason"])
-            return Part(table.to_pandas(), listed.astype({"duration": float}))  # None throughout would be no number
+            return Part(
+                table.to_pandas(), listed.astype({"duration": float})
+            )  # None throughout would be no number
 
 
 def parts_folder(system_dir: str | os.PathLike, split: str) -> Path:

@@ -1,9 +1,11 @@
-"""Scoring in shards: chunks of a list by any number of processes, joined into the very files that one process writes.
+"""Scoring in shards: chunks of a list by any number of processes, joined into the very files that
+one process writes.
 
-Each chunk is scored by itself, so that its rows do not depend on who scores what, and is a whole part file
-(klassify.scoring.score_parts) before the next one begins: a process that is killed loses the chunk in progress. Whoever
-finishes the last chunk joins the parts. The files are made inside the parts' folder and renamed, and then that folder
-goes away at once, so that several processes may join at the same time.
+Each chunk is scored by itself, so that its rows do not depend on who scores what, and is a whole
+part file (klassify.scoring.score_parts) before the next one begins: a process that is killed loses
+the chunk in progress. Whoever finishes the last chunk joins the parts. The files are made inside
+the parts' folder and renamed, and then that folder goes away at once, so that several processes may
+join at the same time.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ from klassify.scoring.score_parts import Parts, parts_folder
 GROUP_ROWS = 1 << 18  # in memory while parts are joined, and in a Parquet row group of the result
 
 
-# ------------------------------------------------------------------------------ the scores of one shard
+# ------------------------------------------------------------------------------ the scores of one
+# shard
 
 
 def is_done(parts: Parts, *, force: bool = False) -> bool:
     """Whether the scores are there and nothing is under way.
 
-    Parts and scores made with other settings are refused, or with `force` replaced. What was begun goes on.
+    Parts and scores made with other settings are refused, or with `force` replaced. What was begun
+    goes on.
     """
     _sweep(parts.folder)
     if parts.there():
@@ -52,10 +56,13 @@ def is_done(parts: Parts, *, force: bool = False) -> bool:
     return False
 
 
-def score_share(parts: Parts, model: Any, data: Any, sources: Any, i: int, n: int, **how: Any) -> None:
+def score_share(
+    parts: Parts, model: Any, data: Any, sources: Any, i: int, n: int, **how: Any
+) -> None:
     """Score the missing chunks of shard i of n (i from 1) and write their parts.
 
-    model, data: a system's. how: batch_size, workers, device and approximate, as inference.score_clips takes them.
+    model, data: a system's. how: batch_size, workers, device and approximate, as
+    inference.score_clips takes them.
     """
     from klassify.models.bounded import return_freed_blocks
     from klassify.scoring.inference import score_clips, score_frames
@@ -67,7 +74,10 @@ def score_share(parts: Parts, model: Any, data: Any, sources: Any, i: int, n: in
     if not todo:
         return
     if len(todo) < len(share):
-        print(f"{parts.folder}: {len(share) - len(todo)} of {len(share)} chunks are there", file=sys.stderr)
+        print(
+            f"{parts.folder}: {len(share) - len(todo)} of {len(share)} chunks are there",
+            file=sys.stderr,
+        )
     table = sources.table(split)[["file", "duration"]]
     data, sources = _for_scoring(data, sources, split)
     chunks = {k: table[parts.layout.clips(k)] for k in share}
@@ -75,16 +85,22 @@ def score_share(parts: Parts, model: Any, data: Any, sources: Any, i: int, n: in
     n_clips = sum(map(len, chunks.values()))
     with Count(f"score {split}", n_clips, n_clips - sum(len(chunks[k]) for k in todo)) as count:
         for k in todo:
-            if parts.path(k).exists() or not parts.folder.is_dir():  # without the folder, another process has joined
+            if (
+                parts.path(k).exists() or not parts.folder.is_dir()
+            ):  # without the folder, another process has joined
                 continue
             files = chunks[k]["file"].tolist()
             rows, reasons = make(model, data, sources, split, files=files, progress=count, **how)
             if parts.folder.is_dir():
-                parts.write(k, rows, chunks[k].assign(reason=chunks[k]["file"].map(reasons).fillna("")))
+                parts.write(
+                    k, rows, chunks[k].assign(reason=chunks[k]["file"].map(reasons).fillna(""))
+                )
 
 
 def _for_scoring(data: Any, sources: Any, split: str) -> tuple[Any, Any]:
-    """The data class without its memory of clips, and sources with one open reader for all chunks."""
+    """The data class without its memory of clips, and sources with one open reader for all
+    chunks.
+    """
     data = copy.copy(data)
     for name, nothing in {"keep_in_memory": False, "kept": None}.items():
         if hasattr(data, name):
@@ -99,7 +115,9 @@ class Count(contextlib.AbstractContextManager):
         from tqdm import tqdm
 
         self.label, self.total, self.before, self.done = label, total, done, done
-        self.bar = tqdm(desc=label, total=total, initial=done, unit="clip", disable=not sys.stderr.isatty())
+        self.bar = tqdm(
+            desc=label, total=total, initial=done, unit="clip", disable=not sys.stderr.isatty()
+        )
         self.began = self.said = time.monotonic()
 
     def __call__(self, clips: Iterable) -> Iterator:
@@ -146,9 +164,11 @@ def missing(system_dir: str | os.PathLike, split: str) -> list[Chunk]:
 
 
 def merge(system_dir: str | os.PathLike, split: str) -> Path:
-    """Join the parts of a split into its score files, and remove them; returns the file of windows or frames.
+    """Join the parts of a split into its score files, and remove them; returns the file of windows
+    or frames.
 
-    Scores that are there already stay as they are. KlassifyError where chunks are missing, naming them.
+    Scores that are there already stay as they are. KlassifyError where chunks are missing, naming
+    them.
     """
     path = _scored(system_dir, split)
     if path and not parts_folder(system_dir, split).exists():
@@ -157,7 +177,9 @@ def merge(system_dir: str | os.PathLike, split: str) -> Path:
 
 
 def finish(parts: Parts) -> bool:
-    """Join the parts if none is missing; returns whether the scores are there, by this process or another."""
+    """Join the parts if none is missing; returns whether the scores are there, by this process
+    or another.
+    """
     if _joined(parts):
         return True
     if parts.missing():
@@ -168,23 +190,34 @@ def finish(parts: Parts) -> bool:
 
 def _joined(parts: Parts) -> bool:
     there = made_with(score_path(parts.system_dir, parts.header.split, parts.header.kind))
-    return not parts.there() and there is not None and settings_hash(there) == settings_hash(parts.header.settings)
+    return (
+        not parts.there()
+        and there is not None
+        and settings_hash(there) == settings_hash(parts.header.settings)
+    )
 
 
 def join(parts: Parts) -> Path:
     """`merge` of these parts."""
     if parts.missing():
         raise KlassifyError(
-            f"{missing_text(parts)}.", where=parts.folder,
-            mend=f"klassify score {parts.system_dir} --split {parts.header.split} ... goes on with these chunks",
-        )  # fmt: skip
+            f"{missing_text(parts)}.",
+            where=parts.folder,
+            mend=(
+                f"klassify score {parts.system_dir} --split {parts.header.split} ... goes on with"
+                " these chunks"
+            ),
+        )
     path = score_path(parts.system_dir, parts.header.split, parts.header.kind)
     draft = parts.folder / f"joined-{uuid.uuid4().hex[:8]}"
     try:
         draft.mkdir()
         for file in _write_files(parts, draft):
             os.replace(file, path.with_name(file.name))
-    except (FileNotFoundError, KlassifyError):  # of a file that went away: another process has joined these parts
+    except (
+        FileNotFoundError,
+        KlassifyError,
+    ):  # of a file that went away: another process has joined these parts
         if not _joined(parts):
             raise
         shutil.rmtree(draft, ignore_errors=True)
@@ -197,13 +230,18 @@ def join(parts: Parts) -> Path:
 
 
 def _write_files(parts: Parts, draft: Path) -> list[Path]:
-    """The files of a split, as if `draft` were the system's folder, in the order in which they may appear."""
+    """The files of a split, as if `draft` were the system's folder, in the order in which they
+    may appear.
+    """
     split, kind = parts.header.split, parts.header.kind
     scored, listed = score_path(draft, split, kind), []
     write_blocks(scored, _gathered(_rows(parts, listed)), parts.header)
     clips = pd.concat(listed, ignore_index=True)
     reasons = {file: reason for file, reason in zip(clips["file"], clips["reason"]) if reason}
-    files = [write_failures(draft, split, reasons), scored]  # scores must never stand without the failures
+    files = [
+        write_failures(draft, split, reasons),
+        scored,
+    ]  # scores must never stand without the failures
     if parts.aggregate is not None:
         files.append(write_clip_scores(draft, parts.header, clips, reasons, parts.aggregate))
     return files
@@ -218,7 +256,9 @@ def _rows(parts: Parts, listed: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 
 def _gathered(tables: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The same rows in blocks of at least GROUP_ROWS, but for the last one; one empty block of empty tables."""
+    """The same rows in blocks of at least GROUP_ROWS, but for the last one; one empty block of
+    empty tables.
+    """
     held, empty = [], None
     for table in tables:
         empty = table[:0]

@@ -40,8 +40,13 @@ def write_task1(
     Nine significant digits keep the order of scores that 4 decimals would tie.
     """
     scores = systems.clip_scores(folder, split)
-    scores = ScoreFile(scores.header, align(scores, frame["file"].tolist(), where=score_path(folder, split, "clips")))
-    probability = _probabilities(scores.table["score"].to_numpy(float), scores.header, folder, sigmoid)
+    scores = ScoreFile(
+        scores.header,
+        align(scores, frame["file"].tolist(), where=score_path(folder, split, "clips")),
+    )
+    probability = _probabilities(
+        scores.table["score"].to_numpy(float), scores.header, folder, sigmoid
+    )
     system = systems.load_system(folder)
     prior = systems.prior_probability(system) if prior is None else prior
     empty = np.isnan(probability)
@@ -58,12 +63,15 @@ def write_task1(
     }
 
 
-def write_task2(path: Path, folder: Path, split: str, frame: pd.DataFrame, *, sigmoid: bool = False) -> dict[str, Any]:
-    """Write `{file: [[score, start_s, end_s], ...]}` in the order of the list; returns the manifest's entry.
+def write_task2(
+    path: Path, folder: Path, split: str, frame: pd.DataFrame, *, sigmoid: bool = False
+) -> dict[str, Any]:
+    """Write `{file: [[score, start_s, end_s], ...]}` in the order of the list; returns the
+    manifest's entry.
 
-    Rows by falling score, at most 50 a clip, cut off at the clip's ends, scores rounded to 4 and times to
-    3 decimals; what has no length or stands there already is dropped, and a clip without a row gets the
-    placeholder [[0.0, 0.0, 0.0]], a proposal that matches nothing.
+    Rows by falling score, at most 50 a clip, cut off at the clip's ends, scores rounded to 4 and
+    times to 3 decimals; what has no length or stands there already is dropped, and a clip without a
+    row gets the placeholder [[0.0, 0.0, 0.0]], a proposal that matches nothing.
     """
     where = score_path(folder, split, "segments")
     scores = read_scores(where)
@@ -71,7 +79,10 @@ def write_task2(path: Path, folder: Path, split: str, frame: pd.DataFrame, *, si
     clip = scores.table["file"].map(position)
     if clip.isna().any():
         extra = sorted(set(scores.table["file"][clip.isna()]))
-        raise KlassifyError(f"Proposals for {len(extra)} clips that are not listed, such as {extra[0]!r}.", where=where)
+        raise KlassifyError(
+            f"Proposals for {len(extra)} clips that are not listed, such as {extra[0]!r}.",
+            where=where,
+        )
     clip = clip.to_numpy(np.int64)
     length = frame["duration"].fillna(np.inf).to_numpy(float)[clip]
     score = _probabilities(scores.table["score"].to_numpy(float), scores.header, folder, sigmoid)
@@ -106,8 +117,14 @@ def write_zip(path: Path, members: Sequence[Path]) -> None:
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for member in members:
             info = zipfile.ZipInfo(member.name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
-            info.file_size = member.stat().st_size  # zipfile decides by it whether it needs 64-bit fields
+            info.compress_type, info.create_system, info.external_attr = (
+                zipfile.ZIP_DEFLATED,
+                3,
+                0o644 << 16,
+            )
+            info.file_size = (
+                member.stat().st_size
+            )  # zipfile decides by it whether it needs 64-bit fields
             with open(member, "rb") as source, archive.open(info, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
 
@@ -115,12 +132,17 @@ def write_zip(path: Path, members: Sequence[Path]) -> None:
 def _probabilities(score: np.ndarray, header: Header, folder: Path, sigmoid: bool) -> np.ndarray:
     if header.scale == "probability":
         return score
-    softmax = systems.load_system(folder).parameters.get("rule") == systems.FRAMES_RULE  # is its sigmoid
+    softmax = (
+        systems.load_system(folder).parameters.get("rule") == systems.FRAMES_RULE
+    )  # is its sigmoid
     if header.scale == "log_odds" and (sigmoid or softmax):
         return expit(score)
-    log_odds = ", or give --sigmoid to take the log-odds as they are" if header.scale == "log_odds" else ""
+    log_odds = (
+        ", or give --sigmoid to take the log-odds as they are" if header.scale == "log_odds" else ""
+    )
     raise KlassifyError(
-        f"The scores of {header.system} are of scale {header.scale}; the server wants probabilities.",
+        f"The scores of {header.system} are of scale {header.scale}; the server wants"
+        " probabilities.",
         where=folder,
         mend=f"calibrate it first: klassify calibrate {folder} ...{log_odds}",
     )

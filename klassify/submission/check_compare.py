@@ -2,7 +2,8 @@
 
     klassify check NEW.zip --against OLD.zip --list data_lists/demo/testA.tsv
 
-Both are read as the checker reads them, so that a hostile archive does no more harm here than there.
+Both are read as the checker reads them, so that a hostile archive does no more harm here than
+there.
 """
 
 from __future__ import annotations
@@ -31,14 +32,20 @@ class Names:
     @classmethod
     def of(cls, new: Mapping[str, object], old: Mapping[str, object]) -> Names:
         """Those of two {file: answer}."""
-        return cls([f for f in new if f in old], [f for f in old if f not in new], [f for f in new if f not in old])
+        return cls(
+            [f for f in new if f in old],
+            [f for f in old if f not in new],
+            [f for f in new if f not in old],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Task1Change:
-    """names.common has n clips: old and new (n,) probabilities and their ranks (n,), 1 = surest fake.
+    """names.common has n clips: old and new (n,) probabilities and their ranks (n,), 1 = surest
+    fake.
 
-    spearman: rank correlation, NaN where one side has the same score throughout, or there is one clip.
+    spearman: rank correlation, NaN where one side has the same score throughout, or there is one
+    clip.
     """
 
     names: Names
@@ -54,7 +61,9 @@ class Task1Change:
         return int((self.old != self.new).sum())
 
     def moves(self, count: int) -> np.ndarray:
-        """Indices of the clips whose score moved furthest, the furthest first; none that did not move."""
+        """Indices of the clips whose score moved furthest, the furthest first; none that did not
+        move.
+        """
         move = np.abs(self.new - self.old)
         order = np.argsort(-move, kind="stable")[:count]
         return order[move[order] > 0]
@@ -62,10 +71,12 @@ class Task1Change:
 
 @dataclasses.dataclass(frozen=True)
 class Task2Change:
-    """n_changed: clips of names.common whose rows differ in any way. Of the best proposals, by score:
+    """n_changed: clips of names.common whose rows differ in any way. Of the best proposals, by
+    score:
 
-    n_found: clips where both have one; n_gained and n_lost: where only the new or only the old has one.
-    mean_iou: over all these, with 0 where only one side has one; NaN where there is none. n_moved: of n_found.
+    n_found: clips where both have one; n_gained and n_lost: where only the new or only the old has
+    one. mean_iou: over all these, with 0 where only one side has one; NaN where there is none.
+    n_moved: of n_found.
     """
 
     names: Names
@@ -85,7 +96,9 @@ def compare_task1(new: Mapping[str, float], old: Mapping[str, float]) -> Task1Ch
     sides = [np.array([answers[file] for file in names.common], float) for answers in (old, new)]
     ranks = [rankdata(-side) for side in sides]
     varied = len(names.common) > 1 and all(np.ptp(rank) > 0 for rank in ranks)
-    return Task1Change(names, *sides, *ranks, float(np.corrcoef(*ranks)[0, 1]) if varied else np.nan)
+    return Task1Change(
+        names, *sides, *ranks, float(np.corrcoef(*ranks)[0, 1]) if varied else np.nan
+    )
 
 
 def compare_task2(new: Mapping[str, Answer], old: Mapping[str, Answer]) -> Task2Change:
@@ -110,7 +123,9 @@ def compare_task2(new: Mapping[str, Answer], old: Mapping[str, Answer]) -> Task2
 
 def report(new: Verdict, old: Verdict, old_name: str) -> Iterator[str]:
     """Lines that set two verdicts of `check(..., keep=True)` side by side."""
-    yield f"compared with {old_name}" + ("" if old.accepted else f", which is refused ({old.refusals.total} problems):")
+    yield f"compared with {old_name}" + (
+        "" if old.accepted else f", which is refused ({old.refusals.total} problems):"
+    )
     if not old.accepted:
         yield from old.refusals.lines()
     for title, member, lines in (("Task 1", TXT, _lines_task1), ("Task 2", JSON, _lines_task2)):
@@ -128,7 +143,10 @@ def _lines_task1(new: Mapping[str, float], old: Mapping[str, float]) -> Iterator
     change = compare_task1(new, old)
     yield from _lines_names(change.names)
     n = len(change.names.common)
-    yield f"  {change.n_changed} of {n} answers changed; rank correlation (Spearman) {change.spearman:.4f}"
+    yield (
+        f"  {change.n_changed} of {n} answers changed; rank correlation (Spearman)"
+        f" {change.spearman:.4f}"
+    )
     for i in change.moves(N_MOVES):
         yield (
             f"      {change.names.common[i]!r}: {change.old[i]:.6g} -> {change.new[i]:.6g}, "
@@ -142,12 +160,16 @@ def _lines_task2(new: Mapping[str, Answer], old: Mapping[str, Answer]) -> Iterat
     yield f"  the proposals of {change.n_changed} of {len(change.names.common)} clips changed"
     n = change.n_found + change.n_gained + change.n_lost
     yield (
-        f"  best proposal: mean IoU {change.mean_iou:.4f} over {n} clips; moved in {change.n_moved}, "
-        f"only the new one has any in {change.n_gained}, only the old one in {change.n_lost}"
+        f"  best proposal: mean IoU {change.mean_iou:.4f} over {n} clips; moved in"
+        f" {change.n_moved}, only the new one has any in {change.n_gained}, only the old one in"
+        f" {change.n_lost}"
     )
 
 
 def _lines_names(names: Names) -> Iterator[str]:
-    for title, files in (("without an answer now", names.missing), ("answered only now", names.extra)):
+    for title, files in (
+        ("without an answer now", names.missing),
+        ("answered only now", names.extra),
+    ):
         if files:
             yield f"  {len(files)} clips {title}: {some(map(repr, files))}"

@@ -10,11 +10,24 @@ from klassify.submission.verdict import Listed, Verdict
 
 MAX_LINE = 4096  # bytes; a longer line is no answer for a clip
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-NOT_A_NUMBER = {"", "nan", "na", "n/a", "null", "none", "inf", "+inf", "-inf", "infinity", "-infinity"}
+NOT_A_NUMBER = {
+    "",
+    "nan",
+    "na",
+    "n/a",
+    "null",
+    "none",
+    "inf",
+    "+inf",
+    "-inf",
+    "infinity",
+    "-infinity",
+}
 
 
 def check_txt(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) -> set[str] | None:
-    """Check `name;score` lines; returns the listed clips that have a line, None where it cannot be read.
+    """Check `name;score` lines; returns the listed clips that have a line, None where it cannot be
+    read.
 
     The answers that `verdict` keeps are probabilities of fake (float).
     """
@@ -41,12 +54,18 @@ def check_txt(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) -> 
             scores.append(score)
             verdict.keep(name, file, float(score))
         if file in first_line:
-            verdict.refusals.add("a clip is answered twice", f"{place}: {file!r}, first in line {first_line[file]}")
+            verdict.refusals.add(
+                "a clip is answered twice", f"{place}: {file!r}, first in line {first_line[file]}"
+            )
         elif file not in listed.line:
-            verdict.refusals.add("a name is not in the list", f"{place}: {file!r}{listed.hint(file)}")
+            verdict.refusals.add(
+                "a name is not in the list", f"{place}: {file!r}{listed.hint(file)}"
+            )
         first_line.setdefault(file, number)
     if len(scores) > 1 and len(set(scores)) == 1:
-        verdict.warnings.add("every clip has the same score: the AUC will be 0.5", f"{name}: {scores[0]}")
+        verdict.warnings.add(
+            "every clip has the same score: the AUC will be 0.5", f"{name}: {scores[0]}"
+        )
     if scores and all(score.isdigit() for score in scores):
         verdict.warnings.add("no score has a decimal point: the server may not take integers", name)
     return first_line.keys() & listed.line.keys()
@@ -70,13 +89,17 @@ def _fields(raw: bytes, place: str, verdict: Verdict) -> list[str] | None:
         return None
     fields = line.split(";")
     if len(fields) < 2:
-        verdict.refusals.add("a line is not `name;score` (the separator is ';')", f"{place}: {line[:80]!r}")
+        verdict.refusals.add(
+            "a line is not `name;score` (the separator is ';')", f"{place}: {line[:80]!r}"
+        )
         return None
     return fields
 
 
 def _check_fields(fields: list[str], n_fields: int, place: str, verdict: Verdict) -> None:
-    if len(fields) > n_fields:  # the server's reader takes the number of columns from the first line
+    if (
+        len(fields) > n_fields
+    ):  # the server's reader takes the number of columns from the first line
         verdict.refusals.add("a line has more columns than the first one", place)
     elif len(fields) > 2:
         verdict.warnings.add("a column after the score; the server ignores it", place)
@@ -85,12 +108,21 @@ def _check_fields(fields: list[str], n_fields: int, place: str, verdict: Verdict
 
 
 def _check_score(score: str, place: str, verdict: Verdict, *, maybe_header: bool) -> bool:
-    if score.lower() in NOT_A_NUMBER or (NUMBER.fullmatch(score) and not math.isfinite(float(score))):
+    if score.lower() in NOT_A_NUMBER or (
+        NUMBER.fullmatch(score) and not math.isfinite(float(score))
+    ):
         kind = "a score is empty or not finite: the server would rank it above all others"
     elif not NUMBER.fullmatch(score):
-        kind = "the first line is a header; the server wants none" if maybe_header else "a score is no number"
+        kind = (
+            "the first line is a header; the server wants none"
+            if maybe_header
+            else "a score is no number"
+        )
     elif not 0 <= float(score) <= 1:
-        kind = "a score lies outside [0, 1]: the server would put a sigmoid on all, which ties the large"
+        kind = (
+            "a score lies outside [0, 1]: the server would put a sigmoid on all, which ties the"
+            " large"
+        )
     else:
         return True
     verdict.refusals.add(kind, f"{place}: {score[:80]!r}")

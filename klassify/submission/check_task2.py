@@ -15,7 +15,9 @@ from klassify.submission.predictions import is_beyond_64_bits, whole_number
 from klassify.submission.verdict import MAX_ROWS, Listed, Verdict
 
 MAX_CLIP = 1 << 24  # bytes of JSON for one clip
-MAX_STRAYS = 100_000  # answers that no listed clip needs, besides one for each; the rest is not read
+MAX_STRAYS = (
+    100_000  # answers that no listed clip needs, besides one for each; the rest is not read
+)
 TOLERANCE_S = 0.05
 
 
@@ -31,7 +33,8 @@ class Answer(NamedTuple):
 
 
 def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) -> set[str] | None:
-    """Check `{file: [[score, start_s, end_s], ...]}`; returns the listed clips it has, None if unreadable.
+    """Check `{file: [[score, start_s, end_s], ...]}`; returns the listed clips it has, None if
+    unreadable.
 
     The answers that `verdict` keeps are of class Answer.
     """
@@ -46,7 +49,9 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
                 verdict.refusals.add("a name is not in the list", f"{place}{listed.hint(file)}")
             n_strays += file in seen or file not in listed.line
             if n_strays > MAX_STRAYS + len(listed.line):
-                verdict.refusals.add("so many answers are none of a listed clip that the rest was not read", place)
+                verdict.refusals.add(
+                    "so many answers are none of a listed clip that the rest was not read", place
+                )
                 return None
             seen.add(file)
             table = _check_rows(rows, place, listed.duration.get(file, math.nan), verdict)
@@ -59,10 +64,11 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
 
 
 def iter_clips(handle: BinaryIO, block: int = 1 << 23) -> Iterator[tuple[str, Any]]:
-    """Yield (file, rows) of a prediction.json in order, a repeated key twice, from some MB of text at a time.
+    """Yield (file, rows) of a prediction.json in order, a repeated key twice, from some MB of text
+    at a time.
 
-    Raises ValueError that says where the text is no JSON object. A cut between `]` and `"` can only be
-    wrong inside a name or a row that is refused anyway.
+    Raises ValueError that says where the text is no JSON object. A cut between `]` and `"` can only
+    be wrong inside a name or a row that is refused anyway.
     """
     cut = re.compile(rb'\]\s*(,)\s*(?=")')
     text, line = handle.read(block).lstrip(b" \t\r\n"), 1
@@ -76,15 +82,21 @@ def iter_clips(handle: BinaryIO, block: int = 1 << 23) -> Iterator[tuple[str, An
             yield from _pairs(b"{" + head + b"}", line)
             line += head.count(b"\n")
         elif len(text) > MAX_CLIP:
-            raise ValueError(f"line {line}: the answer for one clip is larger than {MAX_CLIP >> 20} MB")
+            raise ValueError(
+                f"line {line}: the answer for one clip is larger than {MAX_CLIP >> 20} MB"
+            )
     yield from _pairs(b"{" + text, line)
 
 
 def _pairs(text: bytes, line: int) -> list[tuple[str, Any]]:
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=lambda pairs: pairs, parse_int=whole_number)
+        return json.loads(
+            text.decode("utf-8"), object_pairs_hook=lambda pairs: pairs, parse_int=whole_number
+        )
     except json.JSONDecodeError as error:
-        raise ValueError(f"line {line + error.lineno - 1}, column {error.colno}: {error.msg}") from None
+        raise ValueError(
+            f"line {line + error.lineno - 1}, column {error.colno}: {error.msg}"
+        ) from None
 
 
 def _answer(table: np.ndarray) -> Answer:
@@ -95,7 +107,9 @@ def _answer(table: np.ndarray) -> Answer:
 
 
 def _check_rows(rows: Any, place: str, duration_s: float, verdict: Verdict) -> np.ndarray | None:
-    """Check one clip's proposals; returns them as (n, 3) score, start and end, None where they are refused."""
+    """Check one clip's proposals; returns them as (n, 3) score, start and end, None where they
+    are refused.
+    """
     if problem := _row_problem(rows):
         verdict.refusals.add(problem, place)
         return None
@@ -105,9 +119,15 @@ def _check_rows(rows: Any, place: str, duration_s: float, verdict: Verdict) -> n
     if len(rows[0]) > 3:
         warn("a fourth column; the evaluator ignores it", place)
     if (np.diff(score) > 0).any():
-        warn("rows are not sorted by falling score: both AP and AR take them in the order of the file", place)
+        warn(
+            "rows are not sorted by falling score: both AP and AR take them in the order of the"
+            " file",
+            place,
+        )
     if len(rows) > MAX_ROWS:
-        warn(f"more than {MAX_ROWS} rows: AR does not see the rest, AP does", f"{place}: {len(rows)}")
+        warn(
+            f"more than {MAX_ROWS} rows: AR does not see the rest, AP does", f"{place}: {len(rows)}"
+        )
     if ((score < 0) | (score > 1)).any():
         warn("a score outside [0, 1]; the evaluator takes it", place)
     if ((start < 0) | (end > duration_s + TOLERANCE_S) | (start > end)).any():
@@ -125,7 +145,10 @@ def _row_problem(rows: Any) -> str:
         return "an answer is an empty list: the evaluator aborts; write [[0.0, 0.0, 0.0]]"
     widths = {len(row) for row in rows}
     if len(widths) > 1 or not widths <= {3, 4}:
-        return f"rows of {' and '.join(map(str, sorted(widths)))} columns, where 3 belong: the evaluator aborts"
+        return (
+            f"rows of {' and '.join(map(str, sorted(widths)))} columns, where 3 belong: the"
+            " evaluator aborts"
+        )
     if not all(type(x) in (int, float) for row in rows for x in row):
         return "a value is no number: the evaluator aborts"
     if any(is_beyond_64_bits(x) for row in rows for x in row):

@@ -1,4 +1,6 @@
-"""ledger.tsv as a file that people edit too: read with care, written line by line, one process at a time."""
+"""ledger.tsv as a file that people edit too: read with care, written line by line, one process
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,34 @@ from klassify.errors import KlassifyError, some
 from klassify.files import whole_file
 
 COLUMNS = (
-    "id", "made", "data", "split", "folder", "task1", "task2", "val_auc", "val_score",
-    "leaderboard_auc", "leaderboard_score", "commit", "dirty", "package_sha256", "list_sha256",
-    "task1_system", "task1_scores_sha256", "task2_system", "task2_scores_sha256",
-)  # fmt: skip
+    "id",
+    "made",
+    "data",
+    "split",
+    "folder",
+    "task1",
+    "task2",
+    "val_auc",
+    "val_score",
+    "leaderboard_auc",
+    "leaderboard_score",
+    "commit",
+    "dirty",
+    "package_sha256",
+    "list_sha256",
+    "task1_system",
+    "task1_scores_sha256",
+    "task2_system",
+    "task2_scores_sha256",
+)
 ID = re.compile(r"[0-9a-f]{10}")
 _MEND = "mend that line, or move the file away: `klassify package` then begins a new one"
 
 
 @dataclasses.dataclass
 class Ledger:
-    """A read ledger. lines: as they stand, with their ends; columns: of its header, [] where it has none yet.
+    """A read ledger. lines: as they stand, with their ends; columns: of its header, [] where it has
+    none yet.
 
     rows: {id: {column: cell}} and at: {id: index of its line}, in the order of the file.
     """
@@ -39,12 +58,20 @@ class Ledger:
         """The id that begins with `start`; KlassifyError where none or several do."""
         found = [one for one in self.rows if start and one.startswith(start)]
         if len(found) != 1:
-            what = f"{len(found)} packages have an id that begins" if found else "No package has an id that begins"
-            raise KlassifyError(f"{what} with {start!r}.", where=self.path, mend="`klassify ledger` lists them")
+            what = (
+                f"{len(found)} packages have an id that begins"
+                if found
+                else "No package has an id that begins"
+            )
+            raise KlassifyError(
+                f"{what} with {start!r}.", where=self.path, mend="`klassify ledger` lists them"
+            )
         return found[0]
 
     def row(self, start: str) -> dict[str, str]:
-        """{column: cell} of the package whose id begins with `start`; KlassifyError as in `find`."""
+        """{column: cell} of the package whose id begins with `start`; KlassifyError as in
+        `find`.
+        """
         return self.rows[self.find(start)]
 
     @property
@@ -56,8 +83,8 @@ class Ledger:
 def read_ledger(path: str | os.PathLike, *, must_exist: bool = False) -> Ledger:
     """Read and check a ledger; a missing one is empty unless it `must_exist`.
 
-    Raises KlassifyError with the line for a missing or repeated column, a row with more cells than columns,
-    an id that is none or stands twice, or bytes that are no UTF-8 text.
+    Raises KlassifyError with the line for a missing or repeated column, a row with more cells than
+    columns, an id that is none or stands twice, or bytes that are no UTF-8 text.
     """
     path = Path(path)
     book = Ledger(path, [], [], {}, {})
@@ -84,15 +111,27 @@ def _read_line(book: Ledger, index: int, cells: list[str]) -> None:
         missing = [name for name in COLUMNS if name not in cells]
         twice = sorted({name for name in cells if cells.count(name) > 1})
         if missing or twice:
-            what = f"columns missing: {some(missing)}" if missing else f"columns that stand twice: {some(twice)}"
+            what = (
+                f"columns missing: {some(missing)}"
+                if missing
+                else f"columns that stand twice: {some(twice)}"
+            )
             raise KlassifyError(f"This is no header of a ledger; {what}.", where=where, mend=_MEND)
         book.columns = cells
         return
     if len(cells) > len(book.columns):
-        raise KlassifyError(f"{len(cells)} cells, but {len(book.columns)} columns.", where=where, mend=_MEND)
-    row = dict(zip(book.columns, cells + [""] * (len(book.columns) - len(cells))))  # editors cut empty ends off
+        raise KlassifyError(
+            f"{len(cells)} cells, but {len(book.columns)} columns.", where=where, mend=_MEND
+        )
+    row = dict(
+        zip(book.columns, cells + [""] * (len(book.columns) - len(cells)))
+    )  # editors cut empty ends off
     if not ID.fullmatch(row["id"]) or row["id"] in book.rows:
-        what = "stands here a second time" if row["id"] in book.rows else "is no id (10 hexadecimal digits)"
+        what = (
+            "stands here a second time"
+            if row["id"] in book.rows
+            else "is no id (10 hexadecimal digits)"
+        )
         raise KlassifyError(f"{row['id'][:80]!r} {what}.", where=where, mend=_MEND)
     book.rows[row["id"]], book.at[row["id"]] = row, index
 
@@ -109,9 +148,14 @@ def write_row(book: Ledger, package_id: str, row: Mapping[str, str]) -> None:
     index = book.at[package_id]
     old = book.lines[index]
     cells = [re.sub(r"[\t\r\n]", " ", row.get(name, "")) for name in book.columns]
-    lines = [*book.lines[:index], "\t".join(cells) + (old[len(old.rstrip("\r\n")) :] or book.line_end)]
+    lines = [
+        *book.lines[:index],
+        "\t".join(cells) + (old[len(old.rstrip("\r\n")) :] or book.line_end),
+    ]
     path = Path(os.path.realpath(book.path))  # a link stays one
     with whole_file(path) as partial:
-        partial.write_text("".join([*lines, *book.lines[index + 1 :]]), encoding="utf-8", newline="")
+        partial.write_text(
+            "".join([*lines, *book.lines[index + 1 :]]), encoding="utf-8", newline=""
+        )
         if path.exists():
             shutil.copymode(path, partial)

@@ -1,6 +1,7 @@
 """manifest.json of a submission: what made it, hash by hash, enough to make it again.
 
-A manifest may come from anybody: `read_manifest` checks every field that is used, and `inside` every path.
+A manifest may come from anybody: `read_manifest` checks every field that is used, and `inside`
+every path.
 """
 
 from __future__ import annotations
@@ -24,16 +25,27 @@ from klassify.submission import verdict
 # task: the file that answers it, the scores that the file is made of
 TASKS = {"task1": (verdict.TXT, "clips"), "task2": (verdict.JSON, "segments")}
 # local scores, from the evaluation on val: key -> file beside the system, name in it
-LOCAL_SCORES = {"val_auc": ("metrics-val.json", "auc"), "val_score": ("metrics-val.task2.json", "Score")}
+LOCAL_SCORES = {
+    "val_auc": ("metrics-val.json", "auc"),
+    "val_score": ("metrics-val.task2.json", "Score"),
+}
 MAX_BYTES, MAX_SYSTEMS = 1 << 24, 1000  # a real one has some kB and a few dozen systems
-HASH, HEX, NAME = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}"), re.compile(r"(?!\.)[^/\\]{1,200}")
+HASH, HEX, NAME = (
+    re.compile(r"[0-9a-f]{64}"),
+    re.compile(r"[0-9a-f]{16}"),
+    re.compile(r"(?!\.)[^/\\]{1,200}"),
+)
 
 
 def describe(folder: Path, split: str) -> dict[str, Any]:
-    """A system for the manifest: what it is, hashes, its scores on val if evaluated, its inputs likewise."""
+    """A system for the manifest: what it is, hashes, its scores on val if evaluated, its inputs
+    likewise.
+    """
     _refuse_many(folder)
     system = systems.load_system(folder)
-    entry = {name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")}
+    entry = {
+        name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")
+    }
     entry |= {"path": str(folder), "hash": systems.system_hash(folder)}
     for _, kind in TASKS.values():
         scores = score_path(folder, split, kind)
@@ -46,37 +58,52 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
 
 
 def supervision(folder: Path) -> str:
-    """`segment` as soon as the system or anything that it is computed from was trained on segment labels."""
+    """`segment` as soon as the system or anything that it is computed from was trained on
+    segment labels.
+    """
     parts = [systems.load_system(path).supervision for path in systems.with_inputs(folder)]
     return "segment" if "segment" in parts else "clip"
 
 
 def _refuse_many(folder: Path) -> None:
-    """KlassifyError for a system whose inputs, those of inputs written out wherever they are used, have no end."""
+    """KlassifyError for a system whose inputs, those of inputs written out wherever they are
+    used, have no end.
+    """
     count: dict[Path, int] = {}
     for path in systems.with_inputs(folder):
         count[path.resolve()] = 1 + sum(count[one.resolve()] for one in systems.input_folders(path))
     if count[Path(folder).resolve()] > MAX_SYSTEMS:
-        raise KlassifyError(f"A manifest names at most {MAX_SYSTEMS} inputs of inputs of a system.", where=folder)
+        raise KlassifyError(
+            f"A manifest names at most {MAX_SYSTEMS} inputs of inputs of a system.", where=folder
+        )
 
 
 def made_with(
     list_path: Path, split: str, tasks: Mapping[str, Path], *, prior: float | None, sigmoid: bool
 ) -> dict[str, Any]:
-    """What decides the bytes of a package: settings, and hashes of the list, the systems and their scores."""
+    """What decides the bytes of a package: settings, and hashes of the list, the systems and
+    their scores.
+    """
     wanted = {"split": split, "list": file_hash(list_path), "prior": prior, "sigmoid": sigmoid}
     for task, folder in tasks.items():
         kind = TASKS[task][1]
         scores = score_path(folder, split, kind)
         if not scores.exists():
             mend = f"klassify score {folder} --split {split}"
-            raise KlassifyError(f"{folder.name} has no {kind} scores for {split}.", where=scores, mend=mend)
-        wanted |= {f"{task}_system": systems.system_hash(folder), f"{task}_scores": file_hash(scores)}
+            raise KlassifyError(
+                f"{folder.name} has no {kind} scores for {split}.", where=scores, mend=mend
+            )
+        wanted |= {
+            f"{task}_system": systems.system_hash(folder),
+            f"{task}_scores": file_hash(scores),
+        }
     return wanted
 
 
 def provenance() -> dict[str, Any]:
-    """commit and dirty (None outside a checkout), and versions that could change the bytes of a package."""
+    """commit and dirty (None outside a checkout), and versions that could change the bytes of a
+    package.
+    """
     import numpy
     import pandas
 
@@ -84,27 +111,46 @@ def provenance() -> dict[str, Any]:
 
     commit = git_commit()
     sha = re.match(r"[0-9a-f]*", commit).group() or None
-    versions = {"python": platform.python_version(), "numpy": numpy.__version__, "pandas": pandas.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "pandas": pandas.__version__,
+    }
     versions["zlib"] = zlib.ZLIB_RUNTIME_VERSION
     return {"commit": sha, "dirty": commit != sha if sha else None, "versions": versions}
 
 
-def refuse_unreadable(list_path: Path, split: str, tasks: Mapping[str, Path], wanted: Mapping[str, Any]) -> None:
-    """KlassifyError where the manifest of such a package would be refused when it is read. wanted: see made_with."""
+def refuse_unreadable(
+    list_path: Path, split: str, tasks: Mapping[str, Path], wanted: Mapping[str, Any]
+) -> None:
+    """KlassifyError where the manifest of such a package would be refused when it is read.
+    wanted: see made_with.
+    """
     described = {task: describe(folder, split) for task, folder in tasks.items()}
-    draft = {"split": split, "list": {"path": str(list_path)}, "zip_sha256": "0" * 64, "systems": described}
+    draft = {
+        "split": split,
+        "list": {"path": str(list_path)},
+        "zip_sha256": "0" * 64,
+        "systems": described,
+    }
     if problem := _problem(draft | {"made_with": dict(wanted)}):
-        raise KlassifyError(f"No manifest can say what this is made of: {problem}.", where=list_path)
+        raise KlassifyError(
+            f"No manifest can say what this is made of: {problem}.", where=list_path
+        )
 
 
 # ------------------------------------------------------------------------------ reading
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a manifest.json and check the fields that are used; KlassifyError names the first that is wrong."""
+    """Read a manifest.json and check the fields that are used; KlassifyError names the first
+    that is wrong.
+    """
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise KlassifyError(f"This is no manifest: it is larger than {MAX_BYTES >> 20} MB.", where=path)
+        raise KlassifyError(
+            f"This is no manifest: it is larger than {MAX_BYTES >> 20} MB.", where=path
+        )
     try:
         manifest = read_json(path)
     except (RecursionError, OSError) as error:
@@ -124,14 +170,21 @@ def entries(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def inside(path: str, allowed: Sequence[Path], *, where: object) -> Path:
-    """A manifest's path, refused unless it leads (links followed) into the working directory or `allowed`."""
+    """A manifest's path, refused unless it leads (links followed) into the working directory or
+    `allowed`.
+    """
     homes = [Path.cwd(), *allowed]
-    if "\0" not in path and any(Path(path).resolve().is_relative_to(home.resolve()) for home in homes):
+    if "\0" not in path and any(
+        Path(path).resolve().is_relative_to(home.resolve()) for home in homes
+    ):
         return Path(path)
     raise KlassifyError(
         f"The manifest names {path!r}, which lies outside the working directory {Path.cwd()}.",
         where=where,
-        mend="run this from the folder the package was made in, or --allow the folder if you trust the manifest",
+        mend=(
+            "run this from the folder the package was made in, or --allow the folder if you trust"
+            " the manifest"
+        ),
     )
 
 
@@ -171,7 +224,11 @@ def _settings_problem(manifest: dict[str, Any], tasks: dict[str, Any]) -> str:
     if not isinstance(files, dict) or not all(_matches(HASH, value) for value in files.values()):
         return "files are no hashes"
     texts = (manifest.get(key) for key in ("made", "notice", "commit"))
-    return "" if all(text is None or is_text(text) for text in texts) else "made, notice or commit is no text"
+    return (
+        ""
+        if all(text is None or is_text(text) for text in texts)
+        else "made, notice or commit is no text"
+    )
 
 
 def _system_problem(entry: Any) -> str:
@@ -196,8 +253,12 @@ def _matches(pattern: re.Pattern, value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Text of any script; no control characters, which a terminal may obey, and nothing that is no UTF-8."""
-    return isinstance(value, str) and not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)
+    """Text of any script; no control characters, which a terminal may obey, and nothing that is
+    no UTF-8.
+    """
+    return isinstance(value, str) and not any(
+        unicodedata.category(letter) in ("Cc", "Cs") for letter in value
+    )
 
 
 def _is_local_score(value: Any) -> bool:

@@ -1,8 +1,8 @@
 """Proposals and true segments of many clips as flat arrays, and the reader of prediction.json.
 
 A proposal is a row [score, start_s, end_s]. All clips share one array of rows; `offsets` says which
-rows are whose. Its numbers are float32, as the challenge's evaluator holds them: 12 bytes a proposal where
-a tree of Python lists takes 300, and scores that tie there tie here.
+rows are whose. Its numbers are float32, as the challenge's evaluator holds them: 12 bytes a
+proposal where a tree of Python lists takes 300, and scores that tie there tie here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from klassify.errors import KlassifyError, some
 from klassify.ragged import row_numbers, row_offsets
 from klassify.segment_cells import without_gc
 
-CHUNK_BYTES = 1 << 18  # of JSON parsed at once; its tree of lists then stays in the processor's cache
+CHUNK_BYTES = (
+    1 << 18
+)  # of JSON parsed at once; its tree of lists then stays in the processor's cache
 WHITESPACE = b" \t\n\r"
 PLACEHOLDER = "write the placeholder [[0, 0, 0]] for a clip without proposals"
 LONGEST_INT = 300  # digits; int() refuses thousands, float() numbers of more than 308
@@ -36,7 +38,8 @@ class Proposals:
     """What a system proposes.
 
     files: (n,) names, each once. offsets: (n + 1,); clip i has rows[offsets[i]:offsets[i + 1]].
-    rows: (N, 3) float32, score, start and end in seconds, in file order: the official metric depends on it.
+    rows: (N, 3) float32, score, start and end in seconds, in file order: the official metric
+    depends on it.
     """
 
     files: np.ndarray
@@ -45,9 +48,11 @@ class Proposals:
 
     @classmethod
     def from_table(cls, table: pd.DataFrame, files: Sequence[str]) -> Proposals:
-        """From the table of a segments score file; within a clip by descending score, as it is submitted.
+        """From the table of a segments score file; within a clip by descending score, as it is
+        submitted.
 
-        files: all clips of the split. One that has no row has no proposals; a row of another is ignored.
+        files: all clips of the split. One that has no row has no proposals; a row of another is
+        ignored.
         """
         clip = pd.Index(files).get_indexer(table["file"])
         order = np.lexsort((-table["score"].to_numpy(float), clip))
@@ -132,12 +137,16 @@ class Truth:
         parts = [cls.from_cells([], [])]
         for entries in iter_records(path):
             try:
-                parts.append(cls.from_cells([x["file"] for x in entries], [x[column] for x in entries]))
+                parts.append(
+                    cls.from_cells([x["file"] for x in entries], [x[column] for x in entries])
+                )
             except (KeyError, TypeError, ValueError) as error:
                 problem = f"An entry lacks `file` or a list `{column}` of pairs ({error!r})."
                 raise KlassifyError(problem, where=path) from None
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        files, segments = (np.concatenate([getattr(p, name) for p in parts]) for name in ("files", "segments"))
+        files, segments = (
+            np.concatenate([getattr(p, name) for p in parts]) for name in ("files", "segments")
+        )
         return cls(files, row_offsets(counts), segments)
 
 
@@ -145,41 +154,52 @@ class Truth:
 
 
 def read_prediction_json(path: str | os.PathLike, chunk_bytes: int = CHUNK_BYTES) -> Proposals:
-    """Read `{"<name>": [[score, start_s, end_s], ...], ...}` in pieces; memory is that of the result.
+    """Read `{"<name>": [[score, start_s, end_s], ...], ...}` in pieces; memory is that of the
+    result.
 
-    Accepts what the challenge's evaluator accepts: whole numbers, exponents, further columns (ignored),
-    any order of rows, of a repeated name the last. Raises KlassifyError, naming the clip, for what makes
-    it abort: an empty list, NaN, null, text, ragged rows, fewer than three columns, broken JSON, a BOM.
+    Accepts what the challenge's evaluator accepts: whole numbers, exponents, further columns
+    (ignored), any order of rows, of a repeated name the last. Raises KlassifyError, naming the
+    clip, for what makes it abort: an empty list, NaN, null, text, ragged rows, fewer than three
+    columns, broken JSON, a BOM.
     """
     names: list[str] = []
     counts, rows = [np.empty(0, np.int64)], [np.empty((0, 3), np.float32)]
     try:
         with open(path, "rb") as handle, without_gc():
             for offset, members in _members(handle, path, chunk_bytes):
-                new_names, new_counts, new_rows = _parse(members) or _parse_one_by_one(members, offset, path)
+                new_names, new_counts, new_rows = _parse(members) or _parse_one_by_one(
+                    members, offset, path
+                )
                 names.extend(new_names)
                 counts.append(new_counts)
                 rows.append(new_rows)
     except OSError as error:
         raise KlassifyError(f"This file cannot be read: {error.strerror}.", where=path) from None
-    read = Proposals(np.array(names, dtype=object), row_offsets(np.concatenate(counts)), np.concatenate(rows))
+    read = Proposals(
+        np.array(names, dtype=object), row_offsets(np.concatenate(counts)), np.concatenate(rows)
+    )
     last = {name: index for index, name in enumerate(names)}
     return read if len(last) == len(names) else read.take(np.fromiter(last.values(), np.int64))
 
 
 def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (byte offset, text) of runs of whole `"name": [...]` members, without braces and outer commas.
+    """Yield (byte offset, text) of runs of whole `"name": [...]` members, without braces and outer
+    commas.
 
-    Names are the only strings of the grammar, so a run may end before the quote that opens a name. A text
-    in another place makes a run that does not parse, which is right: it has to be refused.
+    Names are the only strings of the grammar, so a run may end before the quote that opens a name.
+    A text in another place makes a run that does not parse, which is right: it has to be refused.
     """
     head = handle.read(chunk_bytes)
     if head.startswith(b"\xef\xbb\xbf"):
-        raise KlassifyError("The file begins with a byte order mark (BOM).", where=path, mend="save it without")
+        raise KlassifyError(
+            "The file begins with a byte order mark (BOM).", where=path, mend="save it without"
+        )
     while not (rest := head.lstrip(WHITESPACE)) and (block := handle.read(chunk_bytes)):
         head += block
     if not rest.startswith(b"{"):
-        raise KlassifyError("This is no JSON object of clips: it does not begin with `{`.", where=path)
+        raise KlassifyError(
+            "This is no JSON object of clips: it does not begin with `{`.", where=path
+        )
     offset, rest, cut_before = len(head) - len(rest) + 1, rest[1:], False
     while block := handle.read(max(chunk_bytes, len(rest))):
         rest += block
@@ -189,15 +209,20 @@ def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple
             continue
         if not (members.endswith(b",") and members[:-1].strip(WHITESPACE)):
             raise KlassifyError(
-                "Text stands where no clip can begin: numbers are not quoted, one comma parts two clips.",
-                where=f"{path}: byte {offset + cut}, at {rest[cut : cut + 40].decode(errors='replace')!r}",
+                "Text stands where no clip can begin: numbers are not quoted, one comma parts two"
+                " clips.",
+                where=(
+                    f"{path}: byte {offset + cut}, at"
+                    f" {rest[cut : cut + 40].decode(errors='replace')!r}"
+                ),
             )
         yield offset, members[:-1]
         offset, rest, cut_before = offset + cut, rest[cut:], True
     members = rest.rstrip(WHITESPACE)
     if not members.endswith(b"}"):
         raise KlassifyError(
-            "The file does not end with `}`: it is cut off, or something follows its object.", where=path
+            "The file does not end with `}`: it is cut off, or something follows its object.",
+            where=path,
         )
     if members[:-1].strip(WHITESPACE) or cut_before:
         yield offset, members[:-1]
@@ -227,7 +252,11 @@ def _parse(members: bytes) -> tuple[list[str], np.ndarray, np.ndarray] | None:
     except (TypeError, ValueError):
         return None
     # a repeated name, or a text among the numbers, which numpy would read like a number
-    if _mask_escapes(members).count(b'"') != 2 * len(clips) or b"true" in members or b"false" in members:
+    if (
+        _mask_escapes(members).count(b'"') != 2 * len(clips)
+        or b"true" in members
+        or b"false" in members
+    ):
         return None
     if max(widths) < 3 or not (np.abs(numbers) < OUT_OF_INT_RANGE).all():  # null becomes NaN
         return None
@@ -239,25 +268,37 @@ def _as_rows(numbers: np.ndarray) -> np.ndarray:
         return numbers[:, :3].astype(np.float32)
 
 
-def _parse_one_by_one(members: bytes, offset: int, path: object) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _parse_one_by_one(
+    members: bytes, offset: int, path: object
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     """What `_parse` gives, slowly, or a KlassifyError that says what is wrong with which clip."""
     try:
         clips = json.loads(b"{" + members + b"}", object_pairs_hook=_Pairs, parse_int=whole_number)
     except UnicodeDecodeError as error:
-        raise KlassifyError("This is no UTF-8 text.", where=f"{path}: byte {offset + error.start - 1}") from None
+        raise KlassifyError(
+            "This is no UTF-8 text.", where=f"{path}: byte {offset + error.start - 1}"
+        ) from None
     except json.JSONDecodeError as error:
         at = max(0, error.pos - 1)
         near = members.decode()[max(0, at - 40) : at + 20]
         where = f"{path}: near byte {offset + len(members.decode()[:at].encode())}, at {near!r}"
         raise KlassifyError(f"This is not readable JSON: {error.msg}.", where=where) from None
     except RecursionError:
-        raise KlassifyError("Lists lie in lists without end.", where=f"{path}: behind byte {offset}") from None
+        raise KlassifyError(
+            "Lists lie in lists without end.", where=f"{path}: behind byte {offset}"
+        ) from None
     rows = []
     for name, clip in clips:
         problem = _problem(clip)
         if problem:
-            mend = PLACEHOLDER if not clip else "every clip needs [[score, start, end], ...] in plain numbers"
-            raise KlassifyError(f"{name!r} {problem}: the evaluator would abort.", where=path, mend=mend)
+            mend = (
+                PLACEHOLDER
+                if not clip
+                else "every clip needs [[score, start, end], ...] in plain numbers"
+            )
+            raise KlassifyError(
+                f"{name!r} {problem}: the evaluator would abort.", where=path, mend=mend
+            )
         rows.append(_as_rows(np.array(clip, dtype=float)))
     counts = np.array([len(clip) for clip in rows], np.int64)
     return [name for name, _ in clips], counts, np.concatenate(rows)
@@ -292,7 +333,9 @@ def _problem(clip: Any) -> str | None:
         return f"has rows of {widths[0]} columns, not of 3"
     for value in chain.from_iterable(clip):
         if type(value) not in (int, float):
-            what = "a list or an object" if type(value) in (list, _Pairs) else json.dumps(value)[:40]
+            what = (
+                "a list or an object" if type(value) in (list, _Pairs) else json.dumps(value)[:40]
+            )
             return f"has {what} where a number belongs"
         if is_beyond_64_bits(value):
             return f"has a whole number beyond 64 bits ({str(value)[:20]}...)"

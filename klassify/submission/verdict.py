@@ -1,4 +1,6 @@
-"""What the checker works with: the names and limits of a submission, the clips listed, and what was found wrong."""
+"""What the checker works with: the names and limits of a submission, the clips listed, and what
+was found wrong.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,13 @@ class Notes:
 
 
 class Listed:
-    """The clips that need an answer: name -> its line in the list, and their durations in seconds."""
+    """The clips that need an answer: name -> its line in the list, and their durations in
+    seconds.
+    """
 
-    def __init__(self, files: list[str], name: str, durations: list[float] | None = None, first_line: int = 1):
+    def __init__(
+        self, files: list[str], name: str, durations: list[float] | None = None, first_line: int = 1
+    ):
         self.name = name
         self.line = {file: number for number, file in enumerate(files, first_line)}
         self.duration = dict(zip(files, durations or [math.nan] * len(files)))
@@ -69,8 +75,8 @@ class Listed:
 class Verdict:
     """What the checker found: `refusals`, `warnings` and the answers counted, by member.
 
-    keep: also hold the sound answers, for a comparison, in `kept`: {member: {file: answer}}, the last of a name
-    as the server has it (an answer: see check_txt, check_json).
+    keep: also hold the sound answers, for a comparison, in `kept`: {member: {file: answer}}, the
+    last of a name as the server has it (an answer: see check_txt, check_json).
     """
 
     def __init__(self, limit: int = 20, *, keep: bool = False):
@@ -89,7 +95,9 @@ class Verdict:
 
 
 def _variants(name: str) -> list[str]:
-    """What a name is recognised by when it was written with another folder, extension, case or quotes."""
+    """What a name is recognised by when it was written with another folder, extension, case or
+    quotes.
+    """
     bare = name.strip().strip("\"'").replace("\\", "/").lower()
     base = bare.rsplit("/", 1)[-1]
     return [bare, bare.rsplit(".", 1)[0], base, base.rsplit(".", 1)[0]]

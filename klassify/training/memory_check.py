@@ -1,7 +1,8 @@
 """Before a training begins: does one step with the longest clips fit into the memory?
 
-A batch of the longest clips goes forward and back once, with room held for the optimizer's state. Weights and buffers
-are put back afterwards; the caller seeds or restores the random generators. On a GPU the peak is reported.
+A batch of the longest clips goes forward and back once, with room held for the optimizer's state.
+Weights and buffers are put back afterwards; the caller seeds or restores the random generators. On
+a GPU the peak is reported.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from klassify.training.ranks import Ranks
 
 GIB = 2**30
 ENOUGH_TRIES = 4  # times the batch: so many of the longest clips may be unreadable
-MENDS = "lower train.batch_size (and raise train.accumulate), train.precision=bf16-mixed, or the front end's " \
-        "gradient_checkpointing=true; train.max_seconds leaves long clips out"  # fmt: skip
+MENDS = (
+    "lower train.batch_size (and raise train.accumulate), train.precision=bf16-mixed, or the front"
+    " end's gradient_checkpointing=true; train.max_seconds leaves long clips out"
+)
 
 
 def longest_items(examples: Any, size: int) -> list[dict[str, Any]]:
-    """`size` examples of the longest clips that can be read; KlassifyError if none of those tried can."""
+    """`size` examples of the longest clips that can be read; KlassifyError if none of those
+    tried can.
+    """
     items: list[dict[str, Any]] = []
     failed = []
     for index in examples.longest(ENOUGH_TRIES * max(size, 8)):
@@ -29,22 +34,30 @@ def longest_items(examples: Any, size: int) -> list[dict[str, Any]]:
         if len(items) == size:
             break
     if not items:
-        raise KlassifyError(f"None of the {len(failed)} longest training clips can be read: {some(failed, 3)}.",
-                            mend="check --media and --features")  # fmt: skip
+        raise KlassifyError(
+            f"None of the {len(failed)} longest training clips can be read: {some(failed, 3)}.",
+            mend="check --media and --features",
+        )
     return (items * size)[:size]
 
 
-def try_step(model: Any, batch: dict[str, Any], fabric: Any, ranks: Ranks, *, needs_all: bool) -> int | None:
-    """One step of a model with a batch, of which nothing stays; bytes of memory at the peak on a GPU, else None.
+def try_step(
+    model: Any, batch: dict[str, Any], fabric: Any, ranks: Ranks, *, needs_all: bool
+) -> int | None:
+    """One step of a model with a batch, of which nothing stays; bytes of memory at the peak on a
+    GPU, else None.
 
-    model: not the wrapper that is trained, so that a rank that fails leaves none of the others waiting. needs_all:
-    refuse trained parameters without a gradient, for which several ranks would wait. All ranks call this; if it fails
-    on one, the first one raises the KlassifyError and all leave.
+    model: not the wrapper that is trained, so that a rank that fails leaves none of the others
+    waiting. needs_all: refuse trained parameters without a gradient, for which several ranks would
+    wait. All ranks call this; if it fails on one, the first one raises the KlassifyError and all
+    leave.
     """
     import torch
 
     before = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
     on_gpu = fabric.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(fabric.device)
@@ -72,7 +85,9 @@ def try_step(model: Any, batch: dict[str, Any], fabric: Any, ranks: Ranks, *, ne
 
 
 def _put_back(model: Any, before: dict[str, Any]) -> None:
-    """Overwrite in place: `load_state_dict` may do more than that (some models then count as having weights)."""
+    """Overwrite in place: `load_state_dict` may do more than that (some models then count as
+    having weights).
+    """
     import torch
 
     with torch.no_grad():
@@ -83,24 +98,36 @@ def _put_back(model: Any, before: dict[str, Any]) -> None:
 def _agree(ranks: Ranks, problem: str | None, unused: Sequence[str], size: str) -> None:
     problems = [found for found in ranks.gather(problem) if found]
     if problems:
-        ranks.refuse(KlassifyError(f"A step with the longest clips does not fit into the memory ({problems[0]}).",
-                                   where=f"a batch of {size}", mend=MENDS))  # fmt: skip
+        ranks.refuse(
+            KlassifyError(
+                f"A step with the longest clips does not fit into the memory ({problems[0]}).",
+                where=f"a batch of {size}",
+                mend=MENDS,
+            )
+        )
     if unused:  # the same on all ranks
-        ranks.refuse(KlassifyError(
-            f"{len(unused)} trained parameters get no gradient, and several ranks would wait for it: {some(unused)}.",
-            mend="train.find_unused_parameters=true",
-        ))  # fmt: skip
+        ranks.refuse(
+            KlassifyError(
+                f"{len(unused)} trained parameters get no gradient, and several ranks would wait"
+                f" for it: {some(unused)}.",
+                mend="train.find_unused_parameters=true",
+            )
+        )
 
 
 def _is_memory(error: BaseException) -> bool:
     import torch
 
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or "can't allocate memory" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    return (
+        known or "can't allocate memory" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    )
 
 
 def _size(batch: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {tuple(value.shape)}" for key, value in batch.items() if value.ndim > 1)
+    return ", ".join(
+        f"{key} {tuple(value.shape)}" for key, value in batch.items() if value.ndim > 1
+    )
 
 
 def in_words(peak: int, batch: dict[str, Any], device: Any) -> str:
@@ -108,4 +135,7 @@ def in_words(peak: int, batch: dict[str, Any], device: Any) -> str:
     import torch
 
     total = torch.cuda.get_device_properties(device).total_memory
-    return f"a batch of the longest clips ({_size(batch)}) needs {peak / GIB:.1f} of {total / GIB:.1f} GiB"
+    return (
+        f"a batch of the longest clips ({_size(batch)}) needs {peak / GIB:.1f} of"
+        f" {total / GIB:.1f} GiB"
+    )

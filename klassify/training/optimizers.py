@@ -26,5 +26,7 @@ def scheduler_of(
     if settings.schedule == "one_cycle":
         return lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=updates)
     if settings.schedule == "step":
-        return lr_scheduler.StepLR(optimizer, updates_per_epoch * settings.step_epochs, settings.step_factor)
+        return lr_scheduler.StepLR(
+            optimizer, updates_per_epoch * settings.step_epochs, settings.step_factor
+        )
     return lr_scheduler.ConstantLR(optimizer, factor=1.0)

@@ -1,12 +1,13 @@
 """The processes (ranks) of one training: how they start, share work and agree.
 
-    klassify train CONFIG --devices 4 ...                                  # starts the other three itself
-    torchrun --nproc-per-node 4 -m klassify train CONFIG ...               # on each node, for several nodes
+    klassify train CONFIG --devices 4 ...  # starts the other three itself
+    torchrun --nproc-per-node 4 -m klassify train CONFIG ...  # on each node, for several nodes
     srun --nodes 2 --ntasks-per-node 4 klassify train CONFIG ...           # inside a Slurm job
 
-GPUs talk through NCCL, CPU processes through gloo. What is the same for all (lists, indexes of feature shards) is
-read by the first rank and handed to the others. A rank that fails ends the others: gloo notices at once, the
-launcher (Fabric's for --devices) within seconds, and a wait is given up after TIMEOUT in any case.
+GPUs talk through NCCL, CPU processes through gloo. What is the same for all (lists, indexes of
+feature shards) is read by the first rank and handed to the others. A rank that fails ends the
+others: gloo notices at once, the launcher (Fabric's for --devices) within seconds, and a wait is
+given up after TIMEOUT in any case.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Any, TypeVar
 
 from klassify.errors import Interrupted, KlassifyError, first_line
 
-TIMEOUT = datetime.timedelta(minutes=30)  # longer than the first rank reads alone while the others wait
+TIMEOUT = datetime.timedelta(
+    minutes=30
+)  # longer than the first rank reads alone while the others wait
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 T = TypeVar("T")
 
@@ -62,13 +65,19 @@ class Ranks:
             return value
         import torch
 
-        kind = torch.float32 if self.device is not None and self.device.type == "mps" else torch.float64
+        kind = (
+            torch.float32
+            if self.device is not None and self.device.type == "mps"
+            else torch.float64
+        )
         summed = torch.tensor(value, dtype=kind, device=self.device)
         torch.distributed.all_reduce(summed)
         return float(summed)
 
     def first(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank, for all. If it fails there, that rank says so and the others leave."""
+        """What `make` gives on the first rank, for all. If it fails there, that rank says so and
+        the others leave.
+        """
         if self.world == 1:
             return make()
         import torch
@@ -107,13 +116,20 @@ ALONE = Ranks()
 
 
 def launch(
-    accelerator: str, devices: str | None, nodes: int | None, *, precision: str, find_unused: bool = False
+    accelerator: str,
+    devices: str | None,
+    nodes: int | None,
+    *,
+    precision: str,
+    find_unused: bool = False,
 ) -> tuple[Any, Ranks]:
-    """Start the processes of a training, unless torchrun or Slurm did, and connect them: (Fabric, Ranks).
+    """Start the processes of a training, unless torchrun or Slurm did, and connect them: (Fabric,
+    Ranks).
 
-    devices: their number on each node, `auto` (all), or for GPUs their numbers, as `0,2`; None: as many as the
-    launcher started on this node, or one. nodes: None: as the launcher says, or one. precision: see TrainSettings.
-    find_unused: look in each step for parameters without a gradient. KlassifyError for what is not there.
+    devices: their number on each node, `auto` (all), or for GPUs their numbers, as `0,2`; None: as
+    many as the launcher started on this node, or one. nodes: None: as the launcher says, or one.
+    precision: see TrainSettings. find_unused: look in each step for parameters without a gradient.
+    KlassifyError for what is not there.
     """
     devices, nodes = _asked(accelerator, devices, nodes)
     import lightning_fabric
@@ -123,16 +139,27 @@ def launch(
 
     several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) > 1
     strategy: Any = "auto"
-    if several:  # inside a Slurm job, but without srun, Fabric would wait for processes that nobody starts
-        strategy = DDPStrategy(cluster_environment=None if _started() else LightningEnvironment(), timeout=TIMEOUT,
-                               find_unused_parameters=find_unused, gradient_as_bucket_view=True)  # fmt: skip
+    if (
+        several
+    ):  # inside a Slurm job, but without srun, Fabric would wait for processes that nobody starts
+        strategy = DDPStrategy(
+            cluster_environment=None if _started() else LightningEnvironment(),
+            timeout=TIMEOUT,
+            find_unused_parameters=find_unused,
+            gradient_as_bucket_view=True,
+        )
     started_by = os.getppid() if "LOCAL_RANK" in os.environ and _started() is None else None
     try:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`srun` command is available")
-            fabric = lightning_fabric.Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes,
-                                             precision=precision, strategy=strategy)  # fmt: skip
+            fabric = lightning_fabric.Fabric(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=nodes,
+                precision=precision,
+                strategy=strategy,
+            )
         fabric.launch()
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise KlassifyError(
@@ -146,41 +173,62 @@ def launch(
 
 
 def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[int | list[int], int]:
-    """The number (or the numbers) of devices a node, and of nodes; KlassifyError for any that cannot be."""
+    """The number (or the numbers) of devices a node, and of nodes; KlassifyError for any that
+    cannot be.
+    """
     import torch
 
     if accelerator not in ACCELERATORS:
-        raise KlassifyError(f"There is no accelerator {accelerator!r}.", mend=f"--accelerator {'|'.join(ACCELERATORS)}")
+        raise KlassifyError(
+            f"There is no accelerator {accelerator!r}.",
+            mend=f"--accelerator {'|'.join(ACCELERATORS)}",
+        )
     there = torch.cuda.device_count()
     if accelerator in ("cuda", "gpu") and not there:
-        raise KlassifyError("torch sees no CUDA GPU here.", mend="--accelerator cpu, or a torch built for CUDA")
+        raise KlassifyError(
+            "torch sees no CUDA GPU here.", mend="--accelerator cpu, or a torch built for CUDA"
+        )
     started = _started()
     if started is None and (nodes or 1) > 1 and "NODE_RANK" not in os.environ:
-        raise KlassifyError("Something has to start the processes on the other nodes.", where=f"--nodes {nodes}",
-                            mend="torchrun --nnodes ... -m klassify train ..., or srun inside a Slurm job")  # fmt: skip
+        raise KlassifyError(
+            "Something has to start the processes on the other nodes.",
+            where=f"--nodes {nodes}",
+            mend="torchrun --nnodes ... -m klassify train ..., or srun inside a Slurm job",
+        )
     devices = devices or str((started or (1, 1))[0])
     nodes = (started or (1, 1))[1] if nodes is None else nodes
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and there)
     if devices == "auto":
         devices = str(there if on_gpu else 1)
     try:
-        wanted = [int(part) for part in devices.split(",") if part] if "," in devices else int(devices)
+        wanted = (
+            [int(part) for part in devices.split(",") if part] if "," in devices else int(devices)
+        )
     except ValueError:
-        raise KlassifyError(f"--devices is a number, `auto` or GPU numbers as 0,2; not {devices!r}.") from None
+        raise KlassifyError(
+            f"--devices is a number, `auto` or GPU numbers as 0,2; not {devices!r}."
+        ) from None
     numbers = wanted if isinstance(wanted, list) else list(range(wanted))
     if not numbers:
         raise KlassifyError("A training needs at least one device.", where=f"--devices {devices}")
     if isinstance(wanted, list) and not on_gpu:
-        raise KlassifyError("Only GPUs have numbers; CPU processes are counted.", where=f"--devices {devices}")
+        raise KlassifyError(
+            "Only GPUs have numbers; CPU processes are counted.", where=f"--devices {devices}"
+        )
     missing = [number for number in numbers if not 0 <= number < there]
     if on_gpu and missing:
-        raise KlassifyError(f"There are {there} GPUs here, and no number {missing[0]} (they count from 0).",
-                            where=f"--devices {devices}", mend="--devices auto takes all that are there")  # fmt: skip
+        raise KlassifyError(
+            f"There are {there} GPUs here, and no number {missing[0]} (they count from 0).",
+            where=f"--devices {devices}",
+            mend="--devices auto takes all that are there",
+        )
     return wanted, nodes
 
 
 def _started() -> tuple[int, int] | None:
-    """Processes a node, and nodes, that torchrun or an srun of several tasks started; None without such a launcher."""
+    """Processes a node, and nodes, that torchrun or an srun of several tasks started; None
+    without such a launcher.
+    """
     known = os.environ
     if "TORCHELASTIC_RUN_ID" in known:
         return int(known["LOCAL_WORLD_SIZE"]), int(known["GROUP_WORLD_SIZE"])
@@ -189,14 +237,18 @@ def _started() -> tuple[int, int] | None:
 
 
 def _leave_with(parent: int) -> None:
-    """End this process once the one that started it is gone: it might wait for it, and hold its GPU, for long."""
+    """End this process once the one that started it is gone: it might wait for it, and hold its
+    GPU, for long.
+    """
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def explained(error: RuntimeError) -> KlassifyError | None:
-    """What an error of the connection, or of the gradients' reduction, means to a user; None for any other."""
+    """What an error of the connection, or of the gradients' reduction, means to a user; None for
+    any other.
+    """
     text = str(error)
     if "finished reduction in the prior iteration" in text:
         return KlassifyError(
@@ -204,7 +256,10 @@ def explained(error: RuntimeError) -> KlassifyError | None:
             mend="train.find_unused_parameters=true",
         )
     reason = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]
-    if any(word in text.lower() for word in ("gloo", "nccl", "connection closed", "connection reset", "tcpstore")):
+    if any(
+        word in text.lower()
+        for word in ("gloo", "nccl", "connection closed", "connection reset", "tcpstore")
+    ):
         return Interrupted(
             f"Another process of this training failed, was killed or cannot be reached ({reason}).",
             mend="look for its message; the same command goes on from the last checkpoint",

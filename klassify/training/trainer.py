@@ -1,4 +1,6 @@
-"""The training loop: epochs, validation, early stopping, and a state from which all of it resumes."""
+"""The training loop: epochs, validation, early stopping, and a state from which all of it
+resumes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ LOG_EVERY_S = 60.0
 
 
 class Loss(nn.Module):
-    """A model whose forward pass is its loss: what Fabric wraps for several ranks and lower precision."""
+    """A model whose forward pass is its loss: what Fabric wraps for several ranks and lower
+    precision.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -48,39 +52,71 @@ class Trainer:
     """
 
     def __init__(
-        self, experiment: Experiment, sources: Sources, out: Path, fabric: Any, ranks: Ranks, args: argparse.Namespace,
+        self,
+        experiment: Experiment,
+        sources: Sources,
+        out: Path,
+        fabric: Any,
+        ranks: Ranks,
+        args: argparse.Namespace,
         limit: int | None = None,
-    ):  # fmt: skip
+    ):
         self.settings, self.seed, self.workers = experiment.train, args.seed, args.workers
         self.out, self.fabric, self.ranks, self.limit = out, fabric, ranks, limit
         if self.settings.monitor == "auc" and experiment.data.scale == "none":
-            raise KlassifyError("A model without scores has no validation AUC.", mend="set train.monitor=loss")
+            raise KlassifyError(
+                "A model without scores has no validation AUC.", mend="set train.monitor=loss"
+            )
         self.examples, self.sources = ranks.first(lambda: self._read(experiment.data, sources))
         self.data = self.examples.data
         self.bare = experiment.model
         self._start_weights(args.init)
-        self.model, self.optimizer = fabric.setup(Loss(self.bare), optimizer_of(self.bare, self.settings))
-        self.scheduler = scheduler_of(self.optimizer, self.settings, self._updates_per_epoch(), self._epochs())
-        self.state: dict[str, Any] = {"epoch": 0, "batch": 0, "best": -math.inf, "best_epoch": -1, "history": []}
+        self.model, self.optimizer = fabric.setup(
+            Loss(self.bare), optimizer_of(self.bare, self.settings)
+        )
+        self.scheduler = scheduler_of(
+            self.optimizer, self.settings, self._updates_per_epoch(), self._epochs()
+        )
+        self.state: dict[str, Any] = {
+            "epoch": 0,
+            "batch": 0,
+            "best": -math.inf,
+            "best_epoch": -1,
+            "history": [],
+        }
         self.failed: dict[str, str] = {}
 
     # ------------------------------------------------------------------------------------ start
 
     def _read(self, data: ClipData, sources: Sources) -> tuple[Examples, Sources]:
-        """The training examples, and sources with a reader of the validation clips: read once for all ranks."""
+        """The training examples, and sources with a reader of the validation clips: read once
+        for all ranks.
+        """
         settings = self.settings
-        examples = Examples(data, sources, data.train_split, self.seed,
-                            min_s=settings.min_seconds, max_s=settings.max_seconds)  # fmt: skip
+        examples = Examples(
+            data,
+            sources,
+            data.train_split,
+            self.seed,
+            min_s=settings.min_seconds,
+            max_s=settings.max_seconds,
+        )
         if examples.left_out:
-            self._say(f"{examples.left_out} clips left out by train.min_seconds={settings.min_seconds:g} and "
-                      f"train.max_seconds={settings.max_seconds:g}")  # fmt: skip
+            self._say(
+                f"{examples.left_out} clips left out by train.min_seconds={settings.min_seconds:g}"
+                f" and train.max_seconds={settings.max_seconds:g}"
+            )
         if len(examples) == 0:
-            raise KlassifyError(f"The split {data.train_split} holds no clip to train on.", where=sources.lists)
+            raise KlassifyError(
+                f"The split {data.train_split} holds no clip to train on.", where=sources.lists
+            )
         sources.readers[data.val_split] = data.reader(sources, data.val_split)
         return examples, sources
 
     def _start_weights(self, init: Path | None) -> None:
-        """Weights from files, and what is fitted on the inputs by the first rank, from which the others copy it."""
+        """Weights from files, and what is fitted on the inputs by the first rank, from which the
+        others copy it.
+        """
         if init:
             load_weights(self.bare, init)
             return
@@ -90,7 +126,9 @@ class Trainer:
             try:
                 self.bare.fit_normalisation(self._training_inputs())
             except ValueError as error:
-                raise KlassifyError(f"The inputs cannot be normalised: {error}.", where=self.sources.features) from None
+                raise KlassifyError(
+                    f"The inputs cannot be normalised: {error}.", where=self.sources.features
+                ) from None
 
     def _training_inputs(self) -> Iterator[tuple[Any, Any]]:
         for index in range(len(self.examples)):
@@ -110,11 +148,17 @@ class Trainer:
         return min(self.settings.epochs, enough)
 
     def _check_memory(self) -> None:
-        """Try a step with the longest clips; one of them later keeps a rank in step whose batch is unreadable."""
-        items = self.ranks.first(lambda: memory_check.longest_items(self.examples, self.settings.batch_size))
+        """Try a step with the longest clips; one of them later keeps a rank in step whose batch
+        is unreadable.
+        """
+        items = self.ranks.first(
+            lambda: memory_check.longest_items(self.examples, self.settings.batch_size)
+        )
         self.spare = self.examples.collate(items[:1])[0]
         batch, _ = self.examples.collate(items)
-        batch.pop("frame_id", None)  # by which a model would remember what it computes of these frames
+        batch.pop(
+            "frame_id", None
+        )  # by which a model would remember what it computes of these frames
         self.model.train()
         needs_all = not self.settings.find_unused_parameters
         peak = memory_check.try_step(self.bare, batch, self.fabric, self.ranks, needs_all=needs_all)
@@ -140,22 +184,32 @@ class Trainer:
             self._say(write_result(self.out, self.data, self.state, self.failed))
 
     def _out_of_patience(self) -> bool:
-        return self.state["epoch"] - 1 - self.state["best_epoch"] >= self.settings.patience and self.state["epoch"] > 0
+        return (
+            self.state["epoch"] - 1 - self.state["best_epoch"] >= self.settings.patience
+            and self.state["epoch"] > 0
+        )
 
     def _batches(self, epoch: int) -> list[Batch]:
         n, repeats = len(self.examples), self.settings.repeats
         order = epoch_order(n * repeats, self.seed, epoch)
         keys = [(epoch * repeats + number // n, number % n) for number in order]
-        return batches_of_rank(keys, self.settings.batch_size, self.ranks.rank, self.ranks.world)[: self.limit]
+        return batches_of_rank(keys, self.settings.batch_size, self.ranks.rank, self.ranks.world)[
+            : self.limit
+        ]
 
     def _loader(self, batches: list[Batch]) -> DataLoader:
         return DataLoader(
-            self.examples, batch_sampler=[batch.keys for batch in batches], collate_fn=self.examples.collate,
-            num_workers=self.workers, generator=torch.Generator(),  # else it draws from the model's generator
-        )  # fmt: skip
+            self.examples,
+            batch_sampler=[batch.keys for batch in batches],
+            collate_fn=self.examples.collate,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else it draws from the model's generator
+        )
 
     def _train_epoch(self) -> float:
-        """The mean loss over the batches of an epoch, from the batch on at which the state stands."""
+        """The mean loss over the batches of an epoch, from the batch on at which the state
+        stands.
+        """
         batches = self._batches(self.state["epoch"])
         groups = group_sizes(len(batches), self.settings.accumulate)
         self.model.train()
@@ -167,32 +221,46 @@ class Trainer:
             group = groups[count]
             count += 1
             update = count % self.settings.accumulate == 0 or count == len(batches)
-            total += self._step(self.spare if batch is None else batch, n_clips, group, update=update)
+            total += self._step(
+                self.spare if batch is None else batch, n_clips, group, update=update
+            )
             self.state |= {"batch": count, "loss_sum": total}
             every = self.settings.checkpoint_steps
             if every and update and count // every > (count - group) // every:
                 self._save_state()
             if time.monotonic() - spoken > LOG_EVERY_S:
                 spoken = time.monotonic()
-                self._say(f"epoch {self.state['epoch'] + 1} batch {count}/{len(batches)} loss {total / count:.4f}")
+                self._say(
+                    f"epoch {self.state['epoch'] + 1} batch {count}/{len(batches)} loss"
+                    f" {total / count:.4f}"
+                )
         return total / max(count, 1)
 
     def _step(self, batch: dict[str, Tensor], n_clips: int, group: int, *, update: bool) -> float:
-        """Forward, back and perhaps an update with a batch of which `n_clips` count; the loss over all ranks."""
+        """Forward, back and perhaps an update with a batch of which `n_clips` count; the loss
+        over all ranks.
+        """
         counted = self.ranks.total(n_clips)
-        weight = n_clips * self.ranks.world / counted if counted else 0.0  # the ranks' gradients are averaged
+        weight = (
+            n_clips * self.ranks.world / counted if counted else 0.0
+        )  # the ranks' gradients are averaged
         with self.fabric.no_backward_sync(self.model, enabled=not update):
             loss = self.model(self.fabric.to_device(batch))
             self.fabric.backward(loss * weight / group)
         value = self.ranks.total(float(loss.detach()) * weight / self.ranks.world)
         if not math.isfinite(value):
-            self.ranks.refuse(KlassifyError(
-                f"The loss is {value} in epoch {self.state['epoch'] + 1}.", where=self.out,
-                mend="lower train.lr, or set train.clip_norm=1",
-            ))  # fmt: skip
+            self.ranks.refuse(
+                KlassifyError(
+                    f"The loss is {value} in epoch {self.state['epoch'] + 1}.",
+                    where=self.out,
+                    mend="lower train.lr, or set train.clip_norm=1",
+                )
+            )
         if update:
             if self.settings.clip_norm:
-                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.settings.clip_norm)
+                self.fabric.clip_gradients(
+                    self.model, self.optimizer, max_norm=self.settings.clip_norm
+                )
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.scheduler.step()
@@ -200,7 +268,11 @@ class Trainer:
 
     def _end_epoch(self, loss: float, seconds: float) -> None:
         epoch = self.state["epoch"] + 1
-        row = {"epoch": epoch, "train_loss": loss, "lr": self.optimizer.param_groups[0]["lr"]} | self._validate()
+        row = {
+            "epoch": epoch,
+            "train_loss": loss,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        } | self._validate()
         value = row["val_auc"] if self.settings.monitor == "auc" else -row["val_loss"]
         self.state["history"].append(row)
         self.state |= {"epoch": epoch, "batch": 0, "loss_sum": 0.0}
@@ -208,14 +280,23 @@ class Trainer:
         if better:
             self.state |= {"best": value, "best_epoch": epoch - 1}
         self._keep(better)
-        self._say(f"epoch {epoch} train_loss {loss:.4f} {shown(row)}{' *' if better else ''} ({seconds:.0f} s)")
+        self._say(
+            f"epoch {epoch} train_loss {loss:.4f} {shown(row)}{' *' if better else ''}"
+            f" ({seconds:.0f} s)"
+        )
 
     def _validate(self) -> dict[str, float]:
-        self.ranks.copy_of_first(list(self.bare.buffers()))  # running statistics are each rank's own
+        self.ranks.copy_of_first(
+            list(self.bare.buffers())
+        )  # running statistics are each rank's own
         return self.data.validate(
-            self.bare, self.sources, ranks=self.ranks, batch_size=self.settings.batch_size, workers=self.workers,
+            self.bare,
+            self.sources,
+            ranks=self.ranks,
+            batch_size=self.settings.batch_size,
+            workers=self.workers,
             device=self.fabric.device,
-        )  # fmt: skip
+        )
 
     # ------------------------------------------------------------------------------------ files
 
@@ -233,9 +314,11 @@ class Trainer:
 
     def _parts(self) -> dict[str, Any]:
         return {
-            "model": self.bare, "optimizer": self.optimizer, "scheduler": self.scheduler,
+            "model": self.bare,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
             "precision": self.fabric.strategy.precision,
-        }  # fmt: skip
+        }
 
     def _resume(self) -> bool:
         state = training_state.load(self.out / STATE, self._parts(), self.ranks)

@@ -13,7 +13,8 @@ from klassify.training.ranks import Ranks
 
 
 def seed_of_rank(seed: int, rank: int) -> int:
-    """The seed of a rank's torch generators: that of the training for the first, others for the others.
+    """The seed of a rank's torch generators: that of the training for the first, others for the
+    others.
 
     Examples are drawn from (seed, epoch, clip) whatever the rank; this is for dropout and the like.
     """
@@ -23,38 +24,52 @@ def seed_of_rank(seed: int, rank: int) -> int:
 
 
 def save(path: Path, state: dict[str, Any], parts: dict[str, Any], ranks: Ranks) -> dict[str, str]:
-    """Write the state between two updates: plain values, `parts` (objects with a state_dict), all ranks' generators.
+    """Write the state between two updates: plain values, `parts` (objects with a state_dict), all
+    ranks' generators.
 
-    Returns `state["failed"]`, the unreadable clips, joined over the ranks. Only tensors and plain values are
-    written, so that it loads without pickled code. All ranks call this.
+    Returns `state["failed"]`, the unreadable clips, joined over the ranks. Only tensors and plain
+    values are written, so that it loads without pickled code. All ranks call this.
     """
     gathered = ranks.gather((_generators(ranks.device), state["failed"]))
     failed = {file: reason for _, names in gathered for file, reason in names.items()}
     if ranks.is_first:
-        content = state | {"failed": failed, "generators": [generators for generators, _ in gathered]}
+        content = state | {
+            "failed": failed,
+            "generators": [generators for generators, _ in gathered],
+        }
         with whole_file(path) as partial:
             torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial)
     return failed
 
 
 def load(path: Path, parts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | None:
-    """Put `parts` and the generators back as they were and return the rest; None where nothing was saved.
+    """Put `parts` and the generators back as they were and return the rest; None where nothing was
+    saved.
 
-    KlassifyError for a file that cannot be read, of another number of ranks, or not the same for all of them.
+    KlassifyError for a file that cannot be read, of another number of ranks, or not the same for
+    all of them.
     """
     state = _read(path) if path.exists() else None
     places = ranks.gather(None if state is None else (state["epoch"], state["batch"]))
     if len(set(places)) > 1:
-        ranks.refuse(KlassifyError("The processes do not see the same training state.", where=path,
-                                   mend="write to a folder that all nodes share"))  # fmt: skip
+        ranks.refuse(
+            KlassifyError(
+                "The processes do not see the same training state.",
+                where=path,
+                mend="write to a folder that all nodes share",
+            )
+        )
     if state is None:
         return None
     generators = state.pop("generators")
     if len(generators) != ranks.world:
-        ranks.refuse(KlassifyError(
-            f"This training ran on {len(generators)} devices, not {ranks.world}.", where=path,
-            mend=f"go on with {len(generators)} devices, or start anew with --force",
-        ))  # fmt: skip
+        ranks.refuse(
+            KlassifyError(
+                f"This training ran on {len(generators)} devices, not {ranks.world}.",
+                where=path,
+                mend=f"go on with {len(generators)} devices, or start anew with --force",
+            )
+        )
     for name, part in parts.items():
         part.load_state_dict(state.pop(name))
     mine = generators[ranks.rank]
@@ -69,8 +84,11 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["epoch"], state["batch"], state["generators"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise KlassifyError(f"The training state cannot be read ({type(error).__name__}).", where=path,
-                            mend="delete it to start this training anew") from None  # fmt: skip
+        raise KlassifyError(
+            f"The training state cannot be read ({type(error).__name__}).",
+            where=path,
+            mend="delete it to start this training anew",
+        ) from None
     return state
 
 

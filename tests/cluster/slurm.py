@@ -1,8 +1,9 @@
-"""A real Slurm of four nodes, and one with two GPUs, on this machine, in network and mount namespaces of its own.
+"""A real Slurm of four nodes, and one with two GPUs, on this machine, in network and mount
+namespaces of its own.
 
-Debian's slurm-wlm without systemd and without cgroups: own munge key and socket, one slurmctld, five slurmd on ports
-of their own. The GPUs are counted, not there: plain files stand for them. Nothing listens or sends outside. Daemons
-are ended by the ids that were started here.
+Debian's slurm-wlm without systemd and without cgroups: own munge key and socket, one slurmctld,
+five slurmd on ports of their own. The GPUs are counted, not there: plain files stand for them.
+Nothing listens or sends outside. Daemons are ended by the ids that were started here.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ PartitionName=gpu Nodes=n5 MaxTime=INFINITE State=UP
 
 
 def unavailable() -> str:
-    """Why no cluster can be started here; '' where it can. Installs Slurm with apt where it is missing."""
+    """Why no cluster can be started here; '' where it can. Installs Slurm with apt where it is
+    missing.
+    """
     if os.geteuid() != 0:
         return "the cluster tests need root (network namespaces, munge)"
     if any(shutil.which(tool, path=PATH) is None for tool in TOOLS):
@@ -77,7 +80,10 @@ def unavailable() -> str:
     if lacking:
         return f"the cluster tests need slurm-wlm; apt-get install gave no {', '.join(lacking)}"
     if subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True).returncode:
-        return "the cluster tests need namespaces of their own, which this machine forbids (unshare -n -m)"
+        return (
+            "the cluster tests need namespaces of their own, which this machine forbids (unshare"
+            " -n -m)"
+        )
     return ""
 
 
@@ -101,7 +107,9 @@ class Cluster:
         self.daemons: dict[str, subprocess.Popen] = {}
         self.environment = os.environ | {"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
         for name in [
-            name for name in self.environment if name.startswith(("SBATCH_", "SLURM_")) and name != "SLURM_CONF"
+            name
+            for name in self.environment
+            if name.startswith(("SBATCH_", "SLURM_")) and name != "SLURM_CONF"
         ]:
             del self.environment[name]
 
@@ -110,15 +118,25 @@ class Cluster:
     def start(self) -> None:
         """Namespaces, munged, slurmctld, five slurmd; returns when all nodes are idle."""
         (self.folder / "state").mkdir(parents=True)
-        (self.folder / "slurm.conf").write_text(CONF.format(folder=self.folder, host=self.host, address=ADDRESS))
+        (self.folder / "slurm.conf").write_text(
+            CONF.format(folder=self.folder, host=self.host, address=ADDRESS)
+        )
         for k in range(2):
             (self.folder / f"gpu{k}").touch()
-        (self.folder / "gres.conf").write_text(f"NodeName=n5 Name=gpu File={self.folder}/gpu[0-1]\n")
-        (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n{ADDRESS} {self.host} {' '.join(NODES)}\n")
+        (self.folder / "gres.conf").write_text(
+            f"NodeName=n5 Name=gpu File={self.folder}/gpu[0-1]\n"
+        )
+        (self.folder / "hosts").write_text(
+            f"127.0.0.1 localhost\n{ADDRESS} {self.host} {' '.join(NODES)}\n"
+        )
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        self._spawn("holder", ["unshare", "-n", "-m", "--propagation", "private", "sleep", "infinity"], inside=False)
+        self._spawn(
+            "holder",
+            ["unshare", "-n", "-m", "--propagation", "private", "sleep", "infinity"],
+            inside=False,
+        )
         until(lambda: self._namespace() != os.readlink("/proc/self/ns/net"), "a network namespace")
         for command in (
             "ip link set lo up",
@@ -126,9 +144,19 @@ class Cluster:
             f"mount --bind {self.folder}/hosts /etc/hosts",
         ):
             self.run(command.split())
-        self._spawn("munged", ["munged", "-F", "--force", f"--key-file={key}", f"--socket={self.folder}/munge.socket",
-                    f"--pid-file={self.folder}/munged.pid", f"--log-file={self.folder}/munged.log",
-                    f"--seed-file={self.folder}/munge.seed"])  # fmt: skip
+        self._spawn(
+            "munged",
+            [
+                "munged",
+                "-F",
+                "--force",
+                f"--key-file={key}",
+                f"--socket={self.folder}/munge.socket",
+                f"--pid-file={self.folder}/munged.pid",
+                f"--log-file={self.folder}/munged.log",
+                f"--seed-file={self.folder}/munge.seed",
+            ],
+        )
         until((self.folder / "munge.socket").exists, "munged")
         self.start_controller()
         for node in NODES:
@@ -156,7 +184,11 @@ class Cluster:
 
     def lose_node(self, node: str) -> None:
         """A node goes down with everything on it: slurmd, slurmstepd, the job."""
-        steps = [pid for pid, line in processes().items() if re.match(r"slurmstepd: \[", line) and self._on(pid, node)]
+        steps = [
+            pid
+            for pid, line in processes().items()
+            if re.match(r"slurmstepd: \[", line) and self._on(pid, node)
+        ]
         doomed = [*steps, *(pid for step in steps for pid in descendants(step))]
         self.kill(node)
         for pid in doomed:
@@ -164,7 +196,9 @@ class Cluster:
 
     def _on(self, pid: int, node: str) -> bool:
         try:
-            return f"SLURMD_NODENAME={node}" in Path(f"/proc/{descendants(pid)[0]}/environ").read_text().split("\0")
+            return f"SLURMD_NODENAME={node}" in Path(
+                f"/proc/{descendants(pid)[0]}/environ"
+            ).read_text().split("\0")
         except (OSError, IndexError):
             return False
 
@@ -172,8 +206,16 @@ class Cluster:
         """End every job and daemon of this cluster."""
         if "slurmctld" in self.daemons:
             self.run(["scancel", "--user=root", "--signal=KILL"], check=False)
-        doomed = [pid for daemon in self.daemons.values() for pid in (daemon.pid, *descendants(daemon.pid))]
-        doomed += [pid for pid, line in processes().items() if line.startswith("slurmstepd: [") and self._ours(pid)]
+        doomed = [
+            pid
+            for daemon in self.daemons.values()
+            for pid in (daemon.pid, *descendants(daemon.pid))
+        ]
+        doomed += [
+            pid
+            for pid, line in processes().items()
+            if line.startswith("slurmstepd: [") and self._ours(pid)
+        ]
         doomed += [pid for step in doomed for pid in descendants(step)]
         for pid in dict.fromkeys(doomed):
             kill(pid)
@@ -190,22 +232,37 @@ class Cluster:
     def _spawn(self, name: str, command: Sequence[str], inside: bool = True) -> None:
         with open(self.folder / f"{name}.out", "ab") as out:
             self.daemons[name] = subprocess.Popen(
-                [*(self.inside() if inside else ()), *command], stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-                env=self.environment, start_new_session=True,
-            )  # fmt: skip
+                [*(self.inside() if inside else ()), *command],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
+                start_new_session=True,
+            )
 
     def inside(self) -> list[str]:
-        """What a command is prefixed with to run in the namespaces (nsenter becomes the command: same id)."""
+        """What a command is prefixed with to run in the namespaces (nsenter becomes the command:
+        same id).
+        """
         return ["nsenter", "-t", str(self.daemons["holder"].pid), "-n", "-m", f"--wd={os.getcwd()}"]
 
     # -------------------------------------------------------------------------- commands
 
-    def run(self, command: Sequence[str], *, check: bool = True, **options) -> subprocess.CompletedProcess:
+    def run(
+        self, command: Sequence[str], *, check: bool = True, **options
+    ) -> subprocess.CompletedProcess:
         """Run a command in the cluster's namespaces; its output is text."""
-        options = {"capture_output": True, "text": True, "env": self.environment, "timeout": 120} | options
+        options = {
+            "capture_output": True,
+            "text": True,
+            "env": self.environment,
+            "timeout": 120,
+        } | options
         done = subprocess.run([*self.inside(), *map(str, command)], **options, check=False)
         if check and done.returncode:
-            raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(
+                f"{command}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def nodes(self) -> dict[str, str]:
@@ -231,7 +288,9 @@ class Cluster:
             states = self.nodes()
             for node, state in states.items():
                 if state.rstrip("*") in ("down", "drained", "draining"):
-                    self.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
+                    self.run(
+                        ["scontrol", "update", f"nodename={node}", "state=resume"], check=False
+                    )
             return states == dict.fromkeys(NODES, "idle") and not self.queue()
 
         until(idle, "an idle cluster", 30)
@@ -251,7 +310,9 @@ def processes() -> dict[int, str]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            found[int(folder.name)] = (folder / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
+            found[int(folder.name)] = (
+                (folder / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
+            )
         except OSError:
             continue
     return found

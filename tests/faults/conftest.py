@@ -12,7 +12,9 @@ from scenarios import SCENARIOS, Scenario, finished, outputs
 
 
 class Undisturbed(NamedTuple):
-    """ready: a folder in which the command may run. outputs, finished: what it leaves there, in `size` bytes."""
+    """ready: a folder in which the command may run. outputs, finished: what it leaves there, in
+    `size` bytes.
+    """
 
     scenario: Scenario
     ready: Path
@@ -30,7 +32,9 @@ def nursery(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module", params=SCENARIOS, ids=lambda scenario: scenario.name)
-def undisturbed(request, nursery, small_data, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(
+    request, nursery, small_data, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
     scenario, folder = request.param, tmp_path_factory.mktemp(request.param.name)
     ready, whole = folder / "ready", folder / "whole"
     scenario.prepare(small_data.lists.parent, ready)
@@ -38,4 +42,6 @@ def undisturbed(request, nursery, small_data, tmp_path_factory: pytest.TempPathF
     ended = nursery.run(scenario.command, whole)
     assert ended.status == 0, ended.said
     size = sum(path.stat().st_blocks * 512 for path in (whole / scenario.out).rglob("*"))
-    return Undisturbed(scenario, ready, outputs(whole, scenario), finished(whole, scenario), size, ended.seconds)
+    return Undisturbed(
+        scenario, ready, outputs(whole, scenario), finished(whole, scenario), size, ended.seconds
+    )

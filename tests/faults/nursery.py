@@ -1,7 +1,9 @@
-"""Commands in forks of one process that has imported everything, to be killed at any moment of their work.
+"""Commands in forks of one process that has imported everything, to be killed at any moment of
+their work.
 
-A fork takes milliseconds where a new interpreter imports for seconds: a moment drawn at random lies in the work and
-not before it, and twenty kills take seconds. The process may live in a mount namespace of its own, with a small disk.
+A fork takes milliseconds where a new interpreter imports for seconds: a moment drawn at random lies
+in the work and not before it, and twenty kills take seconds. The process may live in a mount
+namespace of its own, with a small disk.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ OTHERS = ("jsonargparse", "lightning_fabric", "torch._dynamo", "sklearn.metrics"
 
 
 class Ended(NamedTuple):
-    """status: of the process, below 0 the signal that ended it. said: what it wrote to the terminal."""
+    """status: of the process, below 0 the signal that ended it. said: what it wrote to the
+    terminal.
+    """
 
     status: int
     seconds: float
@@ -38,21 +42,35 @@ class Ended(NamedTuple):
 
 
 class Nursery:
-    """A process that runs klassify commands in forks. inside: a command that starts it, such as `unshare -m`."""
+    """A process that runs klassify commands in forks. inside: a command that starts it, such as
+    `unshare -m`.
+    """
 
     def __init__(self, log: Path, inside: tuple[str, ...] = ()):
         self.log = log
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path[1:]),
+        }
         self.process = subprocess.Popen(
-            [*inside, sys.executable, str(Path(__file__))], env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [*inside, sys.executable, str(Path(__file__))],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         self._answer()  # it has imported everything, or ended
 
     def run(self, arguments: list[str], cwd: Path, kill_after: float = LIMIT_S) -> Ended:
-        """Run `klassify` with these arguments in a folder, killed (SIGKILL) after so many seconds."""
-        status, seconds = self._ask({"arguments": arguments, "cwd": str(cwd), "kill_after": kill_after})
-        return Ended(os.waitstatus_to_exitcode(status), seconds, self.log.read_text(errors="replace"))
+        """Run `klassify` with these arguments in a folder, killed (SIGKILL) after so many
+        seconds.
+        """
+        status, seconds = self._ask(
+            {"arguments": arguments, "cwd": str(cwd), "kill_after": kill_after}
+        )
+        return Ended(
+            os.waitstatus_to_exitcode(status), seconds, self.log.read_text(errors="replace")
+        )
 
     def system(self, *command: str) -> None:
         """Run another command, where klassify's run."""

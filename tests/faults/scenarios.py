@@ -1,4 +1,6 @@
-"""What is disturbed: a command in a small folder with all its inputs, and how the folder looks once it is done."""
+"""What is disturbed: a command in a small folder with all its inputs, and how the folder looks
+once it is done.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ SOURCES = ["--lists", "lists", "--media", "media", "--features", "features"]
 class Scenario:
     """A command, run in a folder that `prepare` has filled from the small data set's folder.
 
-    out: where its outputs lie. growing: those that change until the end; each of the others is written once.
+    out: where its outputs lie. growing: those that change until the end; each of the others is
+    written once.
     """
 
     name: str
@@ -39,10 +42,17 @@ class Scenario:
 
 
 def outputs(folder: Path, scenario: Scenario) -> dict[str, bytes]:
-    """Every file of a scenario's outputs, with its bytes, but for times of day and torch's names of archives."""
+    """Every file of a scenario's outputs, with its bytes, but for times of day and torch's names
+    of archives.
+    """
     top = folder / scenario.out
-    found = {path.relative_to(top).as_posix(): path for path in sorted(top.rglob("*")) if path.is_file()}
-    return {name: b"" if name.endswith(".pt") else WHEN.sub(b"then", path.read_bytes()) for name, path in found.items()}
+    found = {
+        path.relative_to(top).as_posix(): path for path in sorted(top.rglob("*")) if path.is_file()
+    }
+    return {
+        name: b"" if name.endswith(".pt") else WHEN.sub(b"then", path.read_bytes())
+        for name, path in found.items()
+    }
 
 
 def finished(folder: Path, scenario: Scenario) -> dict[str, bytes]:
@@ -74,34 +84,77 @@ def _scoring(small: Path, folder: Path) -> None:
     experiment = load_experiment(folder / "tcn.yaml", seed=1)
     save_config(folder / "exp/tcn", experiment.resolved)
     save_weights(experiment.model, folder / "exp/tcn/model.safetensors")
-    systems.write_system(folder / "exp/tcn", systems.System("tcn", "model", "visual", "clip", "log_odds"))
+    systems.write_system(
+        folder / "exp/tcn", systems.System("tcn", "model", "visual", "clip", "log_odds")
+    )
 
 
 def _packaging(small: Path, folder: Path, n: int = 1500) -> None:
     files = [f"id{i % 70:05d}/{i:06d}.mp4" for i in range(n)]
     datalist.write_list(folder / "lists/testA.tsv", pd.DataFrame({"file": files, "duration": 4.0}))
     scores = np.random.default_rng(0).random(n)
-    systems.write_system(folder / "exp/s", systems.System("s", "model", "audio", "clip", "probability"))
+    systems.write_system(
+        folder / "exp/s", systems.System("s", "model", "audio", "clip", "probability")
+    )
     clips = pd.DataFrame({"file": files, "start": 0.0, "end": 4.0, "score": scores, "reason": ""})
-    for kind, table in (("clips", clips), ("segments", clips.assign(start=1.0, modality="audio", method="threshold"))):
+    for kind, table in (
+        ("clips", clips),
+        ("segments", clips.assign(start=1.0, modality="audio", method="threshold")),
+    ):
         header = Header("s", "testA", kind, "probability", "clip" if kind == "clips" else "segment")
         write_scores(score_path(folder / "exp/s", "testA", kind), table, header)
 
 
 SCENARIOS = (
     Scenario(
-        "extract", _audio,
-        ["extract", "--kind", "audio", "--list", "lists/train.tsv", "--root", "media", "--out", "features/audio/train",
-         "--chunk", "4", "--jobs", "1"], "features/audio/train",
+        "extract",
+        _audio,
+        [
+            "extract",
+            "--kind",
+            "audio",
+            "--list",
+            "lists/train.tsv",
+            "--root",
+            "media",
+            "--out",
+            "features/audio/train",
+            "--chunk",
+            "4",
+            "--jobs",
+            "1",
+        ],
+        "features/audio/train",
     ),
     Scenario(
-        "train", _training, ["train", "tcn.yaml", "--out", "exp/tcn", *SOURCES, "--accelerator", "cpu"], "exp/tcn",
+        "train",
+        _training,
+        ["train", "tcn.yaml", "--out", "exp/tcn", *SOURCES, "--accelerator", "cpu"],
+        "exp/tcn",
         growing=("model.safetensors", "metrics.csv"),
     ),
-    Scenario("score", _scoring, ["score", "exp/tcn", "--split", "val", *SOURCES, "--device", "cpu"], "exp/tcn"),
     Scenario(
-        "package", _packaging,
-        ["package", "--task1", "exp/s", "--task2", "exp/s", "--split", "testA", "--list", "lists/testA.tsv",
-         "--out", "submissions/made"], "submissions",
+        "score",
+        _scoring,
+        ["score", "exp/tcn", "--split", "val", *SOURCES, "--device", "cpu"],
+        "exp/tcn",
     ),
-)  # fmt: skip
+    Scenario(
+        "package",
+        _packaging,
+        [
+            "package",
+            "--task1",
+            "exp/s",
+            "--task2",
+            "exp/s",
+            "--split",
+            "testA",
+            "--list",
+            "lists/testA.tsv",
+            "--out",
+            "submissions/made",
+        ],
+        "submissions",
+    ),
+)

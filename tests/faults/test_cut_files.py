@@ -1,4 +1,5 @@
-"""Files that end too early, as a broken copy leaves them: whatever reads them says so and names them.
+"""Files that end too early, as a broken copy leaves them: whatever reads them says so and names
+them.
 
 Our own files are whole or absent (klassify.files), but copies between machines are not.
 """
@@ -14,7 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import audio_file, cli, datalist, detector, localise, package, scorefile, store, systems
+from klassify import (
+    audio_file,
+    cli,
+    datalist,
+    detector,
+    localise,
+    package,
+    scorefile,
+    store,
+    systems,
+)
 from klassify.audio_store import AudioStore
 from klassify.errors import KlassifyError
 from klassify.files import read_json, write_json, write_text
@@ -30,7 +41,9 @@ PLACE = store.Place(1, 1, 0, 1)
 
 
 class Kind(NamedTuple):
-    """write: makes the file below a folder and returns it. read: all that there is to read of it."""
+    """write: makes the file below a folder and returns it. read: all that there is to read of
+    it.
+    """
 
     name: str
     write: Callable[[Path], Path]
@@ -43,7 +56,9 @@ def _header(kind: str) -> scorefile.Header:
 
 def _scores(folder: Path, kind: str) -> Path:
     table = pd.DataFrame({"file": FILES, "start": 0.0, "end": 4.0, "score": [0.125, 0.25, 0.5]})
-    extra = {"segments": {"modality": "audio", "method": "threshold"}, "clips": {"reason": ""}}.get(kind, {})
+    extra = {"segments": {"modality": "audio", "method": "threshold"}, "clips": {"reason": ""}}.get(
+        kind, {}
+    )
     path = scorefile.score_path(folder, "testA", kind)
     scorefile.write_scores(path, table.assign(**extra), _header(kind))
     return path
@@ -51,7 +66,9 @@ def _scores(folder: Path, kind: str) -> Path:
 
 def _frames(folder: Path) -> Path:
     k = np.tile(np.arange(50), len(FILES))
-    table = pd.DataFrame({"file": np.repeat(FILES, 50), "start": k * 0.04, "end": (k + 1) * 0.04, "score": 0.5})
+    table = pd.DataFrame(
+        {"file": np.repeat(FILES, 50), "start": k * 0.04, "end": (k + 1) * 0.04, "score": 0.5}
+    )
     path = scorefile.score_path(folder, "testA", "frames")
     scorefile.write_blocks(path, [table[:50], table[50:]], _header("frames"))
     return path
@@ -77,7 +94,10 @@ def _failures(folder: Path) -> Path:
 
 
 def _shard(folder: Path) -> Path:
-    rows = [store.MouthRow(file, 25.0, np.ones((40, 8), np.float32), np.ones(40, bool)) for file in FILES]
+    rows = [
+        store.MouthRow(file, 25.0, np.ones((40, 8), np.float32), np.ones(40, bool))
+        for file in FILES
+    ]
     return store.write_part(folder, PLACE, rows, {"made": "here"}, "inputs")
 
 
@@ -88,7 +108,9 @@ def _read_shard(path: Path) -> None:
 
 def _audio(folder: Path) -> Path:
     rows = [audio_file.AudioRow(file, np.arange(3200, dtype="<i2")) for file in FILES]
-    return audio_file.write_part(folder, PLACE, rows, {"kind": "audio", **audio_file.FORMAT}, "inputs")
+    return audio_file.write_part(
+        folder, PLACE, rows, {"kind": "audio", **audio_file.FORMAT}, "inputs"
+    )
 
 
 def _read_audio(path: Path) -> None:
@@ -97,7 +119,9 @@ def _read_audio(path: Path) -> None:
 
 
 def _list(folder: Path) -> Path:
-    table = pd.DataFrame({"file": FILES, "n_frames": 100, "fps": 25.0, "duration": 4.125, "modify_type": "real"})
+    table = pd.DataFrame(
+        {"file": FILES, "n_frames": 100, "fps": 25.0, "duration": 4.125, "modify_type": "real"}
+    )
     datalist.write_list(folder / "val.tsv", table)
     return folder / "val.tsv"
 
@@ -107,7 +131,9 @@ def _weights(folder: Path) -> Path:
 
     from klassify.checkpoints import write_tensors
 
-    write_tensors({"weight": torch.ones(40, 30), "bias": torch.zeros(40)}, folder / "model.safetensors")
+    write_tensors(
+        {"weight": torch.ones(40, 30), "bias": torch.zeros(40)}, folder / "model.safetensors"
+    )
     return folder / "model.safetensors"
 
 
@@ -156,7 +182,9 @@ def _ranks():
 
 
 def _system(folder: Path, name: str = "s") -> Path:
-    systems.write_system(folder / name, systems.System(name, "model", "audio", "clip", "probability"))
+    systems.write_system(
+        folder / name, systems.System(name, "model", "audio", "clip", "probability")
+    )
     return folder / name / "system.yaml"
 
 
@@ -188,7 +216,11 @@ def _record(folder: Path) -> Path:
 KINDS = (
     Kind("clip scores", lambda folder: _scores(folder, "clips"), scorefile.read_scores),
     Kind("segments", lambda folder: _scores(folder, "segments"), scorefile.read_scores),
-    Kind("windows", lambda folder: _scores(folder, "windows"), lambda path: list(scorefile.read_blocks(path, 2))),
+    Kind(
+        "windows",
+        lambda folder: _scores(folder, "windows"),
+        lambda path: list(scorefile.read_blocks(path, 2)),
+    ),
     Kind("frame scores", _frames, scorefile.read_scores),
     Kind("frame scores by name", _frames, _read_frames),
     Kind("frame scores in parts", _frames, lambda path: list(read_frames(path))),
@@ -207,9 +239,13 @@ KINDS = (
     Kind("manifest", lambda folder: _package(folder) / "manifest.json", manifest.read_manifest),
     Kind("record", _record, read_json),
 )
-# cut where a line ends, these are shorter files of the same kind; what uses them compares hashes or names of clips
+# cut where a line ends, these are shorter files of the same kind; what uses them compares hashes or
+# names of clips
 BY_LINES = ("failures", "list", "system", "proposals")
-NO_MORE_THAN_SPACE = ("manifest", "record")  # the end of JSON is its bracket, not the end of the line
+NO_MORE_THAN_SPACE = (
+    "manifest",
+    "record",
+)  # the end of JSON is its bracket, not the end of the line
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -218,7 +254,13 @@ def test_a_file_that_is_cut_off_is_named(kind: Kind, tmp_path):
     content = path.read_bytes()
     kind.read(path)
     rng = random.Random(kind.name)
-    sizes = {0, 1, len(content) // 2, len(content) - 1, *(rng.randrange(len(content)) for _ in range(CUTS))}
+    sizes = {
+        0,
+        1,
+        len(content) // 2,
+        len(content) - 1,
+        *(rng.randrange(len(content)) for _ in range(CUTS)),
+    }
     for size in sorted(sizes):
         if kind.name in BY_LINES and content[:size].endswith(b"\n"):
             continue
@@ -236,7 +278,9 @@ def test_scores_that_lost_rows_are_counted(tmp_path):
     path.write_text("".join(lines[:-1]))
     with pytest.raises(KlassifyError, match="2 rows; its header says 3"):
         scorefile.read_scores(path)
-    path.write_text("".join(line for line in lines if not line.startswith("# rows=")))  # as it was written before
+    path.write_text(
+        "".join(line for line in lines if not line.startswith("# rows="))
+    )  # as it was written before
     assert len(scorefile.read_scores(path).table) == 3
 
 
@@ -267,7 +311,16 @@ def test_a_package_that_is_cut_off_is_made_again_or_refused(name, tmp_path, caps
 def test_the_command_line_says_it_in_words(tmp_path, capsys):
     system = _system(tmp_path).parent
     scores = _scores(system, "clips")
-    arguments = ["package", "--task1", str(system), "--split", "testA", "--list", str(_list(tmp_path)), "--out"]
+    arguments = [
+        "package",
+        "--task1",
+        str(system),
+        "--split",
+        "testA",
+        "--list",
+        str(_list(tmp_path)),
+        "--out",
+    ]
     assert cli.main([*arguments, str(tmp_path / "out")]) == 0
     scores.write_bytes(scores.read_bytes()[:-3])
     assert cli.main([*arguments, str(tmp_path / "other")]) == 2

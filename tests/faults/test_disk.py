@@ -1,4 +1,6 @@
-"""A disk that is full, or may not be written: exit 2 with a clear error, nothing half-written, and then it goes on."""
+"""A disk that is full, or may not be written: exit 2 with a clear error, nothing half-written,
+and then it goes on.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +44,21 @@ class Disk(NamedTuple):
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory):
-    """A small disk in a mount namespace of its own, which ends with it; skipped where root's rights are missing."""
+    """A small disk in a mount namespace of its own, which ends with it; skipped where root's
+    rights are missing.
+    """
     folder = tmp_path_factory.mktemp("disk")
     mounted = f'mount -t tmpfs -o size={SIZE} klassify-test "$0"'
-    inside = ("unshare", "--mount", "--propagation", "private", "sh", "-c", f'{mounted} && exec "$@"', str(folder))
+    inside = (
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        f'{mounted} && exec "$@"',
+        str(folder),
+    )
     try:
         tried = subprocess.run([*inside, "true"], capture_output=True, text=True, timeout=30)
     except OSError as error:
@@ -100,10 +113,16 @@ def assert_refused(ended, what: str, mend: str, name: str) -> None:
     """In a few words: what, where, how to mend it."""
     assert ended.status == 2, ended
     assert "Traceback" not in ended.said
-    assert what in ended.said and "where: " in ended.said and mend in ended.said.partition("mend:")[2], ended.said
+    assert (
+        what in ended.said and "where: " in ended.said and mend in ended.said.partition("mend:")[2]
+    ), ended.said
 
 
 def assert_no_half_files(folder: Path, undisturbed) -> None:
     there = finished(folder, undisturbed.scenario)
-    assert {name: content for name, content in there.items() if undisturbed.finished.get(name) != content} == {}
+    assert {
+        name: content
+        for name, content in there.items()
+        if undisturbed.finished.get(name) != content
+    } == {}
     assert [path for path in folder.rglob("*") if TEMPORARY in path.name] == []

@@ -1,4 +1,6 @@
-"""kill -9 at moments drawn at random: the same command goes on and ends with what an undisturbed run makes."""
+"""kill -9 at moments drawn at random: the same command goes on and ends with what an undisturbed
+run makes.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,20 @@ def test_killed_at_random_moments(kills, undisturbed, nursery, tmp_path):
         else:
             seconds = min(seconds, ended.seconds)
         assert ended.status == 0, ended.said
-        assert outputs(folder, scenario) == undisturbed.outputs, f"trial {trial}"  # and nothing else lies about
+        assert outputs(folder, scenario) == undisturbed.outputs, (
+            f"trial {trial}"
+        )  # and nothing else lies about
         shutil.rmtree(folder)
     assert killed == kills
 
 
 def assert_nothing_half_is_called_whole(folder: Path, undisturbed) -> None:
     there = finished(folder, undisturbed.scenario)
-    assert {name: content for name, content in there.items() if undisturbed.finished.get(name) != content} == {}
+    assert {
+        name: content
+        for name, content in there.items()
+        if undisturbed.finished.get(name) != content
+    } == {}
     weights = folder / undisturbed.scenario.out / "model.safetensors"
     if weights.exists():
         load_file(weights)
@@ -52,7 +60,9 @@ def test_killed_again_and_again_it_gets_there(undisturbed, nursery, tmp_path):
     shutil.copytree(undisturbed.ready, folder)
     for part in (0.3, 0.5, 0.4):
         nursery.run(scenario.command, folder, kill_after=part * undisturbed.seconds)
-        assert sum(TEMPORARY in path.name for path in folder.rglob("*")) <= 2  # at most one a kill and folder
+        assert (
+            sum(TEMPORARY in path.name for path in folder.rglob("*")) <= 2
+        )  # at most one a kill and folder
     ended = nursery.run(scenario.command, folder)
     assert ended.status == 0, ended.said
     assert outputs(folder, scenario) == undisturbed.outputs

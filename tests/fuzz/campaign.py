@@ -1,10 +1,12 @@
-"""A fuzz campaign: broken and hostile input must end in an answer or in a clear error, soon, and inside its folder.
+"""A fuzz campaign: broken and hostile input must end in an answer or in a clear error, soon, and
+inside its folder.
 
     python -m tests.fuzz --seconds 300 --seed 7      (make fuzz)
 
-Each case runs in a worker process. A finding is an exception that is no KlassifyError, a case that takes longer than
-LIMIT_S, memory beyond LIMIT_BYTES, a file outside the case's folder, or a crash; a crash in the native decoder of
-`media` is counted apart, since the toolkit decodes in processes that may die.
+Each case runs in a worker process. A finding is an exception that is no KlassifyError, a case that
+takes longer than LIMIT_S, memory beyond LIMIT_BYTES, a file outside the case's folder, or a crash;
+a crash in the native decoder of `media` is counted apart, since the toolkit decodes in processes
+that may die.
 """
 
 from __future__ import annotations
@@ -51,13 +53,17 @@ class Scratch:
         if target.name not in self.sound:
             folder = Path(self.top.name) / "sound" / target.name
             folder.mkdir(parents=True)
-            self.sound[target.name] = [(path.relative_to(folder), path.read_bytes()) for path in target.sound(folder)]
+            self.sound[target.name] = [
+                (path.relative_to(folder), path.read_bytes()) for path in target.sound(folder)
+            ]
         return self.sound[target.name]
 
 
 def try_case(scratch: Scratch, case: Case) -> tuple[str, str]:
     """The task of a worker."""
-    return try_target(scratch, next(target for target in TARGETS if target.name == case.target), case.seed)
+    return try_target(
+        scratch, next(target for target in TARGETS if target.name == case.target), case.seed
+    )
 
 
 def try_target(scratch: Scratch, target: Target, seed: int) -> tuple[str, str]:
@@ -113,7 +119,9 @@ def campaign(todo: Iterable[Case], jobs: int) -> tuple[collections.Counter, list
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -121,9 +129,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--case", type=int, help="this seed alone, of one --target")
     args = parser.parse_args(argv)
     names = args.target or [target.name for target in TARGETS]
-    todo = (Case(name, args.case) for name in names) if args.case is not None else cases(names, args.seed)
+    todo = (
+        (Case(name, args.case) for name in names)
+        if args.case is not None
+        else cases(names, args.seed)
+    )
     end = time.monotonic() + args.seconds
-    counts, findings = campaign(itertools.takewhile(lambda _: time.monotonic() < end, todo), args.jobs)
+    counts, findings = campaign(
+        itertools.takewhile(lambda _: time.monotonic() < end, todo), args.jobs
+    )
     print(f"{'target':<14}{'tried':>8}{'answered':>10}{'refused':>9}{'crashed':>9}{'found':>7}")
     for name in names:
         row = [counts[name, outcome] for outcome in ("answered", "refused", "crashed", "found")]

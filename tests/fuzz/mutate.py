@@ -6,21 +6,61 @@ import random
 
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 100_000)
 WORDS = (
-    "NaN", "-Infinity", "1e999", "-1", "1e-320", "99999999999999999999", "0x10", "null", "true", "[]", "{}",
-    '"', "'", "\\",
-    "\t", "\n", "\r\n", ";", ",", ":", "\0", "\ufeff", "\u202e", "\u0661", "é", "\U0001f600",
-    "../../outside", "/etc/passwd",
-    "a/../../b", "C:\\x", "~", "a" * 70_000, "[" * 5_000, "{" * 5_000, "- " * 5_000, "&a [*a, *a]",
+    "NaN",
+    "-Infinity",
+    "1e999",
+    "-1",
+    "1e-320",
+    "99999999999999999999",
+    "0x10",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    '"',
+    "'",
+    "\\",
+    "\t",
+    "\n",
+    "\r\n",
+    ";",
+    ",",
+    ":",
+    "\0",
+    "\ufeff",
+    "\u202e",
+    "\u0661",
+    "é",
+    "\U0001f600",
+    "../../outside",
+    "/etc/passwd",
+    "a/../../b",
+    "C:\\x",
+    "~",
+    "a" * 70_000,
+    "[" * 5_000,
+    "{" * 5_000,
+    "- " * 5_000,
+    "&a [*a, *a]",
     "!!python/object:os.system",
-    "${HOME}", "$(id)", "%s%n", "<script>",
-)  # fmt: skip
+    "${HOME}",
+    "$(id)",
+    "%s%n",
+    "<script>",
+)
 
 
 def broken_bytes(content: bytes, rng: random.Random) -> bytes:
-    """One to four damages: flipped bits, numbers in headers, cut, doubled, removed, zeroed or random stretches."""
+    """One to four damages: flipped bits, numbers in headers, cut, doubled, removed, zeroed or
+    random stretches.
+    """
     data = bytearray(content)
     for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(data) + 1) if rng.random() < 0.5 else rng.randrange(min(len(data), 512) + 1)
+        at = (
+            rng.randrange(len(data) + 1)
+            if rng.random() < 0.5
+            else rng.randrange(min(len(data), 512) + 1)
+        )
         length = rng.choice((1, 4, 16, 256, 4096))
         kind = rng.randrange(7)
         if kind == 0 and at < len(data):
@@ -41,7 +81,9 @@ def broken_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def broken_text(content: bytes, rng: random.Random) -> bytes:
-    """Hostile words in the place of words, lines doubled, swapped or lost; sometimes damaged bytes too."""
+    """Hostile words in the place of words, lines doubled, swapped or lost; sometimes damaged
+    bytes too.
+    """
     text = content.decode("utf-8")
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(text) + 1)
@@ -53,7 +95,9 @@ def broken_text(content: bytes, rng: random.Random) -> bytes:
         elif kind == 2:
             lines = text.split("\n")
             line = rng.randrange(len(lines))
-            lines[line : line + 1] = rng.choice(([], [lines[line]] * 2, [rng.choice(WORDS)], [lines[line][: at % 9]]))
+            lines[line : line + 1] = rng.choice(
+                ([], [lines[line]] * 2, [rng.choice(WORDS)], [lines[line][: at % 9]])
+            )
             text = "\n".join(lines)
         else:
             text = text[:at]

@@ -31,7 +31,8 @@ FILES = ["a.mp4", "sub/b.mp4", "é c.mp4"]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """sound: writes files into a folder and returns them; run: reads a broken one. text: how it is broken.
+    """sound: writes files into a folder and returns them; run: reads a broken one. text: how it is
+    broken.
 
     together: the other files lie beside the broken one.
     """
@@ -43,7 +44,8 @@ class Target:
     together: bool = False
 
 
-# ------------------------------------------------------------------------------------------------------ media
+# --------------------------------------------------------------------------------------------------
+# media
 
 
 def _clips(folder: Path) -> list[Path]:
@@ -70,7 +72,11 @@ def _silent(path: Path, images: list[np.ndarray], codec: str, rate, pixels: str)
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
         for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
+                )
+            )
         container.mux(stream.encode())
 
 
@@ -79,7 +85,9 @@ def _many_channels(path: Path) -> None:
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=96_000, layout="7.1")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8 * 9600), np.int16), format="s16", layout="7.1")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 8 * 9600), np.int16), format="s16", layout="7.1"
+        )
         frame.sample_rate, frame.pts = 96_000, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -93,24 +101,42 @@ def _decode(path: Path) -> None:
     assert n <= media.GRID_FPS * media.MAX_SECONDS
 
 
-# ------------------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------------
+# text
 
 
 def _metadata(folder: Path) -> list[Path]:
     rows = [
-        {"file": name, "original": None if k == 0 else FILES[0], "split": "train", "modify_type": "real" if k == 0 else
-         "both_modified", "audio_model": "a", "video_model": "v", "fake_segments": [[0.1, 0.52]] * (k > 0),
-         "audio_fake_segments": [[0.1, 0.5]] * (k > 0), "visual_fake_segments": [[0.12, 0.52]] * (k > 0),
-         "video_frames": 25, "audio_frames": 16000}
+        {
+            "file": name,
+            "original": None if k == 0 else FILES[0],
+            "split": "train",
+            "modify_type": "real" if k == 0 else "both_modified",
+            "audio_model": "a",
+            "video_model": "v",
+            "fake_segments": [[0.1, 0.52]] * (k > 0),
+            "audio_fake_segments": [[0.1, 0.5]] * (k > 0),
+            "visual_fake_segments": [[0.12, 0.52]] * (k > 0),
+            "video_frames": 25,
+            "audio_frames": 16000,
+        }
         for k, name in enumerate(FILES)
-    ]  # fmt: skip
+    ]
     (folder / "train_metadata.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     (folder / "val_files.txt").write_text("\n".join(FILES) + "\n", encoding="utf-8")
     return [folder / "train_metadata.json", folder / "val_files.txt"]
 
 
 def _make_lists(path: Path) -> None:
-    command = ["lists", "--data", "avdeepfake1mpp", "--root", str(path.parent), "--out", str(path.parent / "out")]
+    command = [
+        "lists",
+        "--data",
+        "avdeepfake1mpp",
+        "--root",
+        str(path.parent),
+        "--out",
+        str(path.parent / "out"),
+    ]
     _cli(*command, "--probe", "none")
 
 
@@ -125,23 +151,48 @@ def _cli(*arguments: str) -> None:
 
 def _list(folder: Path) -> list[Path]:
     segments = ["[]", "[[0.1,0.5]]", "[[0.1,0.2],[0.4,0.8]]"]
-    datalist.write_list(folder / "train.tsv", pd.DataFrame({
-        "file": FILES, "n_frames": 25, "fps": 25.0, "n_samples": 16000, "duration": 1.0,
-        "modify_type": ["real", "audio_modified", "both_modified"], "source": ["a", "a", "b"],
-        "fake_segments": segments, "audio_fake_segments": segments, "visual_fake_segments": segments,
-    }))  # fmt: skip
+    datalist.write_list(
+        folder / "train.tsv",
+        pd.DataFrame(
+            {
+                "file": FILES,
+                "n_frames": 25,
+                "fps": 25.0,
+                "n_samples": 16000,
+                "duration": 1.0,
+                "modify_type": ["real", "audio_modified", "both_modified"],
+                "source": ["a", "a", "b"],
+                "fake_segments": segments,
+                "audio_fake_segments": segments,
+                "visual_fake_segments": segments,
+            }
+        ),
+    )
     return [folder / "train.tsv"]
 
 
 def _scores(folder: Path) -> list[Path]:
     header = scorefile.Header("tcn", "val", "clips", "log_odds", "clip", {"list": "x"})
     table = pd.DataFrame(
-        {"file": FILES, "start": 0.0, "end": 1.0, "score": [0.1, np.nan, 3.0], "reason": ["", "no face", ""]}
+        {
+            "file": FILES,
+            "start": 0.0,
+            "end": 1.0,
+            "score": [0.1, np.nan, 3.0],
+            "reason": ["", "no face", ""],
+        }
     )
     scorefile.write_scores(folder / "val.clips.tsv", table, header)
     header = scorefile.Header("bam", "val", "segments", "probability", "segment", {})
     table = pd.DataFrame(
-        {"file": FILES, "start": 0.1, "end": 0.5, "score": 0.5, "modality": "audio", "method": "grouping"}
+        {
+            "file": FILES,
+            "start": 0.1,
+            "end": 0.5,
+            "score": 0.5,
+            "modality": "audio",
+            "method": "grouping",
+        }
     )
     scorefile.write_scores(folder / "val.segments.tsv", table, header)
     return [folder / "val.clips.tsv", folder / "val.segments.tsv"]
@@ -150,20 +201,27 @@ def _scores(folder: Path) -> list[Path]:
 def _frame_scores(folder: Path) -> list[Path]:
     header = scorefile.Header("bam", "val", "frames", "log_odds", "segment", {})
     starts = np.arange(50) * 0.04
-    table = pd.DataFrame({"file": FILES[0], "start": starts, "end": starts + 0.04, "score": np.linspace(-1, 1, 50)})
+    table = pd.DataFrame(
+        {"file": FILES[0], "start": starts, "end": starts + 0.04, "score": np.linspace(-1, 1, 50)}
+    )
     scorefile.write_scores(folder / "val.frames.parquet", table, header)
     return [folder / "val.frames.parquet"]
 
 
 def _read_frame_scores(path: Path) -> None:
-    for read in (lambda: FrameFile(path).read(FILES, ["score"]), lambda: list(framescores.read_frames(path))):
+    for read in (
+        lambda: FrameFile(path).read(FILES, ["score"]),
+        lambda: list(framescores.read_frames(path)),
+    ):
         with contextlib.suppress(KlassifyError):  # one reader may see what another has no need of
             read()
     scorefile.read_scores(path)
 
 
 def _predictions(folder: Path) -> list[Path]:
-    (folder / "prediction.txt").write_text("".join(f"{name};0.5\n" for name in FILES), encoding="utf-8")
+    (folder / "prediction.txt").write_text(
+        "".join(f"{name};0.5\n" for name in FILES), encoding="utf-8"
+    )
     answers = {name: [[0.9, 0.1, 0.5], [0.2, 0.5, 0.8]] for name in FILES}
     (folder / "prediction.json").write_text(json.dumps(answers), encoding="utf-8")
     return [folder / "prediction.txt", folder / "prediction.json"]
@@ -182,9 +240,9 @@ def _check(path: Path) -> None:
 
 def _config(folder: Path) -> list[Path]:
     text = (
-        "model:\n  class_path: klassify.models.tcn.TCN\n  init_args:\n    hidden: 8\n"
-        "data:\n  class_path: klassify.datasets.MouthFeatures\n  init_args:\n    window: 16\n    stride: 8\n"
-        "train:\n  epochs: 2\n  batch_size: 4\n  lr: 0.001\n"
+        "model:\n  class_path: klassify.models.tcn.TCN\n  init_args:\n    hidden: 8\ndata:\n "
+        " class_path: klassify.datasets.MouthFeatures\n  init_args:\n    window: 16\n    stride:"
+        " 8\ntrain:\n  epochs: 2\n  batch_size: 4\n  lr: 0.001\n"
     )
     (folder / "tcn.yaml").write_text(text, encoding="utf-8")
     return [folder / "tcn.yaml"]
@@ -197,8 +255,16 @@ def _load_config(path: Path) -> None:
 
 
 def _system(folder: Path) -> list[Path]:
-    lines = ("name: maxout", "kind: fusion", "modality: both", "scale: probability", "supervision: clip",
-             "inputs: [a, b]", "parameters: {rule: max}", "")  # fmt: skip
+    lines = (
+        "name: maxout",
+        "kind: fusion",
+        "modality: both",
+        "scale: probability",
+        "supervision: clip",
+        "inputs: [a, b]",
+        "parameters: {rule: max}",
+        "",
+    )
     (folder / "system.yaml").write_text("\n".join(lines), encoding="utf-8")
     return [folder / "system.yaml"]
 
@@ -208,7 +274,8 @@ def _detector(folder: Path) -> list[Path]:
     graph = {"tcn": [], "maxout": ["tcn"], "sub/merged": ["tcn"]}
     entry = {"kind": "model", "modality": "visual", "supervision": "clip"}
     entries = {
-        name: entry | {"inputs": inputs, "hash": systems.system_hash(folder / name)} for name, inputs in graph.items()
+        name: entry | {"inputs": inputs, "hash": systems.system_hash(folder / name)}
+        for name, inputs in graph.items()
     }
     content = {"answers": {"task1": "maxout", "task2": "sub/merged"}, "systems": entries}
     (folder / "detector.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -217,7 +284,9 @@ def _detector(folder: Path) -> list[Path]:
 
 def _systems(folder: Path) -> None:
     for name in ("tcn", "maxout", "sub/merged"):
-        systems.write_system(folder / name, systems.System(name, "model", "visual", "clip", "log_odds"))
+        systems.write_system(
+            folder / name, systems.System(name, "model", "visual", "clip", "log_odds")
+        )
 
 
 def _read_detector(path: Path) -> None:
@@ -237,15 +306,28 @@ def _read_record(path: Path) -> None:
     record = read_record(path)
     for shard in range(1, 5):
         record.log_of(shard)
-    script.array_script("x", record.command_line, record.options, record.folder, path.parent, "x", record.name,
-                        record.cwd, 1000)  # fmt: skip
+    script.array_script(
+        "x",
+        record.command_line,
+        record.options,
+        record.folder,
+        path.parent,
+        "x",
+        record.name,
+        record.cwd,
+        1000,
+    )
 
 
-# ----------------------------------------------------------------------------------------------------- binary
+# --------------------------------------------------------------------------------------------------
+# binary
 
 
 def _shard(folder: Path) -> list[Path]:
-    rows = [store.MouthRow(name, 25.0, np.ones((30, 8), np.float32), np.ones(30, bool)) for name in FILES]
+    rows = [
+        store.MouthRow(name, 25.0, np.ones((30, 8), np.float32), np.ones(30, bool))
+        for name in FILES
+    ]
     store.write_part(folder / "mouth", store.Place(1, 1, 0, 1), rows, {"made": "here"}, "x")
     return sorted((folder / "mouth").iterdir())
 
