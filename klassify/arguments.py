@@ -54,7 +54,7 @@ def key_and_value(word: str, example: str) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
     if not (key and equals):
         raise KlassifyError(
-            f"{word[:80]!r} is not written key=value.", mend=f"for instance {example}"
+            f"{word[:80]!r} is not written key=value.", fix=f"for instance {example}"
         )
     try:
         return key, yaml.load(text, BoundedLoader)

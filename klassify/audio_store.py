@@ -41,7 +41,7 @@ from klassify.audio_file import (
     sound_path,
     to_float,
 )
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.proportion import refuse_swollen
 
 VARIABLE = "KLASSIFY_AUDIO"  # environment: auto, media (never the cache), cache (nothing else)
@@ -84,7 +84,7 @@ class AudioStore:
             raise KlassifyError(
                 "There is no audio cache.",
                 where=folder,
-                mend="make it: klassify extract --kind audio",
+                fix="make it: klassify extract --kind audio",
             )
         headers = [store.read_header(path) for path in paths]
         store.check_together(headers, where=folder)
@@ -122,7 +122,7 @@ class AudioStore:
                 n = os.preadv(self._sound(part).descriptor, [rest], offset)
                 if not n:
                     raise KlassifyError(
-                        "The file ends within a clip.", where=self._sounds[part], mend=AGAIN
+                        "The file ends within a clip.", where=self._sounds[part], fix=AGAIN
                     )
                 rest, offset = rest[n:], offset + n
         except OSError as error:
@@ -137,13 +137,13 @@ class AudioStore:
         }
         wanted = {"kind": "audio"} | FORMAT
         if differ := [name for name in wanted if there[name] != wanted[name]]:
-            sides = some(
+            sides = first_few(
                 f"{name}: {there[name]!r} there, {wanted[name]!r} wanted" for name in differ
             )
             raise KlassifyError(
                 f"This is no audio cache that can be read ({sides}).",
                 where=self.folder,
-                mend="make it again: klassify extract --kind audio --force",
+                fix="make it again: klassify extract --kind audio --force",
             )
 
     def _part(self, number: int, path: Path) -> tuple[np.ndarray, ...]:
@@ -152,7 +152,7 @@ class AudioStore:
         """
         try:
             parquet = pq.ParquetFile(path)
-            refuse_swollen(parquet, path, mend="remove it and extract again")
+            refuse_swollen(parquet, path, fix="remove it and extract again")
             table = parquet.read(SCHEMA.names)
             if not table.schema.equals(SCHEMA):  # a flipped bit may turn texts into bytes
                 raise ValueError("columns of other types")
@@ -169,11 +169,11 @@ class AudioStore:
             TypeError,
         ) as error:
             raise KlassifyError(
-                f"This index is damaged ({error!r}).", where=path, mend=AGAIN
+                f"This index is damaged ({error!r}).", where=path, fix=AGAIN
             ) from None
         ends = np.cumsum(lengths)
         if (lengths < 0).any():
-            raise KlassifyError("This index is damaged: lengths below 0.", where=path, mend=AGAIN)
+            raise KlassifyError("This index is damaged: lengths below 0.", where=path, fix=AGAIN)
         _check_sound(sound_path(path), digest, int(ends[-1]) if len(ends) else 0)
         self.reasons |= {
             file: reason
@@ -195,7 +195,7 @@ class AudioStore:
         self._parts, self._starts, self._lengths = part[order], start[order], length[order]
         twice = (self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])
         if twice.any():
-            names = some(paths[i].name for i in np.unique(self._parts[1:][twice]))
+            names = first_few(paths[i].name for i in np.unique(self._parts[1:][twice]))
             raise KlassifyError(
                 f"{int(twice.sum())} clips stand twice (again in {names}).", where=self.folder
             )
@@ -230,14 +230,14 @@ def _check_sound(path: Path, digest: str, n_samples: int) -> None:
             first_line, size = handle.read(HEAD_BYTES), os.fstat(handle.fileno()).st_size
     except OSError as error:
         what = f"The samples of this part cannot be read: {error.strerror}."
-        raise KlassifyError(what, where=path, mend=AGAIN) from None
+        raise KlassifyError(what, where=path, fix=AGAIN) from None
     if size != wanted:
         raise KlassifyError(
-            f"This file has {size} bytes, its index speaks of {wanted}.", where=path, mend=AGAIN
+            f"This file has {size} bytes, its index speaks of {wanted}.", where=path, fix=AGAIN
         )
     if first_line != head(digest):
         raise KlassifyError(
-            "These are not the samples that the index beside it speaks of.", where=path, mend=AGAIN
+            "These are not the samples that the index beside it speaks of.", where=path, fix=AGAIN
         )
 
 

@@ -27,7 +27,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from klassify import datalist, systems
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.evaluation import metrics
 from klassify.files import file_hash, settings_hash
 from klassify.scorefile import ScoreFile, score_path
@@ -149,7 +149,7 @@ def fit(
     if (row < 0).any():
         missing = [file for file, at in zip(files, row) if at < 0]
         raise KlassifyError(
-            f"{len(missing)} clips to fit on have no score: {some(missing)}.",
+            f"{len(missing)} clips to fit on have no score: {first_few(missing)}.",
             where=scores.header.system,
         )
     has_answer = systems.answered(scores)[row]
@@ -161,7 +161,7 @@ def fit(
             f"Calibration needs real and fake clips; of {len(label)} clips with an answer {n_fake}"
             " are fake.",
             where=scores.header.system,
-            mend="fit on more clips, or check the labels",
+            fix="fit on more clips, or check the labels",
         )
     a, b = platt(s, label, smooth_targets=smooth_targets)
     calibrated = expit(-(a * s + b))
@@ -212,7 +212,7 @@ def platt(s: np.ndarray, label: np.ndarray, *, smooth_targets: bool = True) -> t
     ):
         raise KlassifyError(
             f"The scores of the {len(s)} clips separate the classes, so a has no finite value.",
-            mend="leave --smooth-targets on",
+            fix="leave --smooth-targets on",
         )
     target = (label == 1).astype(float)
     if smooth_targets:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     list_path = args.list or manifest.get("list", {}).get("path")
     if not list_path:
         raise KlassifyError(
-            "Which clips need an answer is not known.", where=args.path, mend="give --list"
+            "Which clips need an answer is not known.", where=args.path, fix="give --list"
         )
     listed = Listed.read(list_path)
     verdict = check(args.path, listed, limit=args.limit, keep=args.against is not None)
@@ -94,7 +94,7 @@ def _manifest_beside(path: Path, *, needed: bool) -> dict[str, Any]:
         return read_manifest(beside)
     except KlassifyError as error:
         if needed:
-            raise KlassifyError(error.what, where=error.where, mend="give --list") from None
+            raise KlassifyError(error.what, where=error.where, fix="give --list") from None
         return {}
 
 

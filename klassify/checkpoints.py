@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from klassify.errors import KlassifyError, first_line, some
+from klassify.errors import KlassifyError, first_few, first_line
 from klassify.experiment import WEIGHTS
 from klassify.files import refuse_irregular, whole_file
 from klassify.key_maps import KEY_MAPS, NOTHING, detect_source
@@ -69,13 +69,13 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise KlassifyError("This weights file does not exist.", where=path) from None
     except SafetensorError as error:
-        mend = (
+        fix = (
             None
             if Path(path).suffix == ".safetensors"
             else "a published file: klassify import-checkpoint first"
         )
         raise KlassifyError(
-            f"This is not a whole safetensors file: {error}.", where=path, mend=mend
+            f"This is not a whole safetensors file: {error}.", where=path, fix=fix
         ) from None
 
 
@@ -108,7 +108,9 @@ def misfits(
         ],
     }
     return "; ".join(
-        f"{len(keys)} {kind} ({some(keys, SHOWN)})" for kind, keys in complaints.items() if keys
+        f"{len(keys)} {kind} ({first_few(keys, SHOWN)})"
+        for kind, keys in complaints.items()
+        if keys
     )
 
 
@@ -123,7 +125,7 @@ def _load_strictly(
         raise KlassifyError(
             f"These weights do not fit the model: of {len(wanted)} tensors, {told}.",
             where=where,
-            mend=(
+            fix=(
                 "use the settings that the file was made with (config.yaml beside it, or its"
                 " project's)"
             ),
@@ -164,7 +166,7 @@ def state_of(content: Any, where: object = None) -> dict[str, Tensor]:
                 refuse_strange(state, where)
                 return _without_wrappers(state)
     found = (
-        some(str(key)[:80] for key in content)
+        first_few(str(key)[:80] for key in content)
         if isinstance(content, Mapping)
         else type(content).__name__
     )
@@ -183,7 +185,7 @@ def refuse_strange(state: Mapping[str, Tensor], where: object = None) -> None:
             raise KlassifyError(
                 f"{name} is no plain tensor: {reason}.",
                 where=where,
-                mend="save its state dict alone, dense, on the CPU, with its own project",
+                fix="save its state dict alone, dense, on the CPU, with its own project",
             )
 
 
@@ -210,7 +212,7 @@ def _refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
             raise KlassifyError(
                 f"{name} of this file has numbers that are NaN or infinite.",
                 where=where,
-                mend="download it again, or take an earlier state of its training",
+                fix="download it again, or take an earlier state of its training",
             )
 
 
@@ -332,10 +334,10 @@ def _from_hub(hub_id: str, names: tuple[str, ...], download: bool) -> Path:
         raise KlassifyError(
             "These pretrained weights are not on this machine, and download is off.",
             where=hub_id,
-            mend="set download: true beside source, or name a local file or folder",
+            fix="set download: true beside source, or name a local file or folder",
         )
     raise KlassifyError(
         f"The hub did not give these weights: {first_line(reason)}",
         where=hub_id,
-        mend="check the id and the network, or name a local file or folder",
+        fix="check the id and the network, or name a local file or folder",
     )

@@ -148,7 +148,7 @@ def check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Source
             f"Validation needs real and fake {unit}; {split} has {len(labels)} that can be scored, "
             f"{int(np.sum(labels))} of them fake.",
             where=sources.lists,
-            mend="validate on a larger list",
+            fix="validate on a larger list",
         )
 
 

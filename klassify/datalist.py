@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import refuse_cut, refuse_irregular, whole_file
 from klassify.segment_cells import parse_cells, without_gc
 
@@ -70,7 +70,7 @@ def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFram
     path = Path(path)
     if not path.exists():
         raise KlassifyError(
-            "This data list does not exist.", where=path, mend="make it with `klassify lists`"
+            "This data list does not exist.", where=path, fix="make it with `klassify lists`"
         )
     wanted = set(COLUMNS) if segments else set(COLUMNS) - set(SEGMENTS)
     return _typed(_read_columns(path, wanted), path, segments=segments)
@@ -227,7 +227,9 @@ def repeated_names(names: pd.Series) -> pd.Series:
 
 def _refuse(frame: pd.DataFrame, bad: pd.Series, why: str, path: object) -> None:
     if bad.any():
-        names = some(f"row {i + 1} ({frame['file'].iloc[i]!r})" for i in np.flatnonzero(bad)[:50])
+        names = first_few(
+            f"row {i + 1} ({frame['file'].iloc[i]!r})" for i in np.flatnonzero(bad)[:50]
+        )
         raise KlassifyError(
             f"{int(bad.sum())} of {len(frame)} rows are wrong: {why}: {names}.", where=path
         )
@@ -253,7 +255,7 @@ def fit_sources(sources: Sequence[str]) -> set[str]:
         raise KlassifyError(
             f"val cannot be split by source: {why}; val_fit needs {FIT_AT_LEAST}, val_report at"
             " least one.",
-            mend=(
+            fix=(
                 "use a larger val list (demo: size=default), or make the list again with `klassify"
                 " lists`"
             ),
@@ -314,13 +316,13 @@ def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
     path = list_path(data_dir, split)
     if not path.exists():
         lists = sorted(p.stem for p in Path(data_dir).glob("*.tsv") if "." not in p.stem)
-        known = some(
+        known = first_few(
             lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20
         )
         raise KlassifyError(
             f"There is no list for split {split!r}; there are: {known or 'none'}.",
             where=path,
-            mend="make stage0",
+            fix="make stage0",
         )
     return path
 
@@ -339,7 +341,7 @@ def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = Fals
             f"The subset {split!r} is empty: no clip of {len(frame)} fits its rule"
             f" ({SUBSETS[split][1]}).",
             where=path,
-            mend=(
+            fix=(
                 "if the lengths are unknown, make the list again with `klassify lists --probe"
                 " missing`"
             ),
@@ -376,7 +378,7 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
         return next((folder for folder in folders if folder.is_dir()), root)
     if not root.is_dir():
         raise KlassifyError(
-            "The media folder does not exist.", where=root, mend="give the right --root"
+            "The media folder does not exist.", where=root, fix="give the right --root"
         )
     sample = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 50).astype(int))]
     held = [
@@ -386,7 +388,7 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
         raise KlassifyError(
             f"None of {len(sample)} sampled files of split {split!r} is there, such as"
             f" {sample[0]!r}.",
-            where=f"looked in {some(folders)}",
-            mend="unpack the media below the root, or give the right --root",
+            where=f"looked in {first_few(folders)}",
+            fix="unpack the media below the root, or give the right --root",
         )
     return folders[int(np.argmax(held))]

@@ -152,7 +152,7 @@ class _Process:
             self.end()
             raise KlassifyError(
                 f"The decoding process does not start: {error or 'no answer'}.",
-                mend=f"see what it says: {sys.executable} -m {MODULE}",
+                fix=f"see what it says: {sys.executable} -m {MODULE}",
             ) from None
 
     def ask(self, function: Callable, path: str | os.PathLike, args: tuple, named: dict) -> None:

@@ -30,7 +30,7 @@ def derive_scores(folder: str | os.PathLike, split: str, *, force: bool = False)
         raise KlassifyError(
             f"{system.name} joins proposals and has no clip scores.",
             where=folder,
-            mend=f"klassify localise {folder} --split {split}",
+            fix=f"klassify localise {folder} --split {split}",
         )
     if system.parameters.get("rule") == systems.FRAMES_RULE:
         return derive_frames(folder, split, force=force)

@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
         for folder in systems.with_inputs(args.folder / name):
             below = os.path.relpath(folder, args.folder)
             if leaves(below):
-                mend = f"name systems below {args.folder}, and inputs likewise"
+                fix = f"name systems below {args.folder}, and inputs likewise"
                 raise KlassifyError(
-                    "This system does not lie below the detector's folder.", where=folder, mend=mend
+                    "This system does not lie below the detector's folder.", where=folder, fix=fix
                 )
             nodes[below] = _node(args.folder, folder)
     wanted = {"answers": answers, "systems": nodes}

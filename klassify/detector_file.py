@@ -50,7 +50,7 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
     refuse_cut(path)
     if problem := _problem(content["answers"], content["systems"]):
         raise KlassifyError(
-            f"This detector is damaged: {problem}.", where=path, mend="make stage2 force=1"
+            f"This detector is damaged: {problem}.", where=path, fix="make stage2 force=1"
         )
     detector = DetectorFile(path.parent, content["answers"], content["systems"])
     for name, entry in detector.systems.items():
@@ -62,7 +62,7 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
             raise KlassifyError(
                 f"The system {name} has changed since the detector was put together.",
                 where=path,
-                mend="make stage2 force=1, or klassify detector ... --force",
+                fix="make stage2 force=1, or klassify detector ... --force",
             )
     return detector
 
@@ -72,7 +72,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path)
     except FileNotFoundError:
-        raise KlassifyError("This file does not exist.", where=path, mend="make stage2") from None
+        raise KlassifyError("This file does not exist.", where=path, fix="make stage2") from None
     if not isinstance(content, dict):
         raise KlassifyError("This is no mapping of names to values.", where=path)
     return content

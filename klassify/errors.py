@@ -1,4 +1,4 @@
-"""Errors a person can act on: what is wrong, where, and how to mend it.
+"""Errors a person can act on: what is wrong, where, and how to fix it.
 
 The command line prints a KlassifyError without a traceback and exits with its status: 2, or 75 (as
 EX_TEMPFAIL) where the same command may succeed later. Anything else that escapes is a defect of
@@ -15,21 +15,21 @@ class KlassifyError(Exception):
 
     what: one sentence that says what is wrong, with both sides of a mismatch.
     where: the file (and row, key or column) it was found in.
-    mend: what to do about it, as a command where there is one.
+    fix: what to do about it, as a command where there is one.
     """
 
     status = 2
 
-    def __init__(self, what: str, *, where: object = None, mend: str | None = None):
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None):
         super().__init__(what)
-        self.what, self.where, self.mend = what, where, mend
+        self.what, self.where, self.fix = what, where, fix
 
     def __str__(self) -> str:
         lines = [self.what]
         if self.where is not None:
             lines.append(f"  where: {self.where}")
-        if self.mend:
-            lines.append(f"  mend:  {self.mend}")
+        if self.fix:
+            lines.append(f"  fix:    {self.fix}")
         return "\n".join(lines)
 
 
@@ -48,7 +48,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def some(items: Iterable[object], limit: int = 5) -> str:
+def first_few(items: Iterable[object], limit: int = 5) -> str:
     """'a, b, c and 14 more': the first few of many names, for an error message."""
     items = [str(item) for item in items]
     shown = ", ".join(items[:limit])

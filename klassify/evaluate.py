@@ -42,7 +42,7 @@ import pandas as pd
 from klassify import datalist
 from klassify.arguments import at_least_0
 from klassify.calibrate import label_name
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.evaluation.measure import GROUPS, METRICS, Scored, load_scored, measure
 from klassify.evaluation.tables import comparison, mean_of_tables
 from klassify.files import file_hash, whole_file, write_json, write_text
@@ -97,11 +97,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     missing = [name for name in ("systems", "split", "labels", "out") if not getattr(args, name)]
     if missing:
-        raise KlassifyError(f"Missing: {', '.join(missing)}.", mend="see klassify evaluate --help")
+        raise KlassifyError(f"Missing: {', '.join(missing)}.", fix="see klassify evaluate --help")
     if args.task == 2:
         return run_task2(args)
     if args.columns:
-        raise KlassifyError("--columns are heads of frame scores.", mend="--task 2")
+        raise KlassifyError("--columns are heads of frame scores.", fix="--task 2")
     frame, subset = labelled_list(args.labels, args.split, args.subset)
     scored = [load_scored(folder, args.split, frame["file"].tolist()) for folder in args.systems]
     versus = check_names([one.system.name for one in scored], args.versus)
@@ -236,7 +236,8 @@ def labelled_list(
     if base != path.stem:
         of = [name for name, rule in datalist.SUBSETS.items() if rule[0] == path.stem]
         raise KlassifyError(
-            f"{path.name} has no subset {subset!r}; it has: {some(['all', *of], 20)}.", where=path
+            f"{path.name} has no subset {subset!r}; it has: {first_few(['all', *of], 20)}.",
+            where=path,
         )
     return datalist.load_split(path.parent, subset, segments=segments), subset
 

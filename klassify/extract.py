@@ -39,7 +39,7 @@ from typing import Any
 
 from klassify import datalist, store, workers
 from klassify.arguments import at_least_1
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.extract_kinds import CHUNKS, AnyRow, Extraction, Numbered, add_arguments, extraction
 from klassify.files import TEMPORARY, already_done, write_text
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
@@ -136,7 +136,7 @@ def _device_of_a_task(args: argparse.Namespace, options: Options) -> str:
     device = args.device.partition(":")[0]
     if device not in ("cuda", "cpu"):
         raise KlassifyError(
-            f"A task on a cluster has no device {args.device!r}.", mend="--device auto, cpu or cuda"
+            f"A task on a cluster has no device {args.device!r}.", fix="--device auto, cpu or cuda"
         )
     return device
 
@@ -321,7 +321,7 @@ def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) 
         " parts"
     )
     for j, group in itertools.groupby(missing, key=lambda item: item[0].i):
-        print(f"  missing: --shard {j}/{n}: {some(place.name for _, place in group)}")
+        print(f"  missing: --shard {j}/{n}: {first_few(place.name for _, place in group)}")
     return int(bool(missing))
 
 

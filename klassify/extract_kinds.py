@@ -194,7 +194,7 @@ def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Ex
     if args.lmm is None:
         raise KlassifyError(
             "--kind lmm needs --lmm MODEL.",
-            mend="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense",
+            fix="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense",
         )
     import torch
 
@@ -231,7 +231,7 @@ def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
     """The VQ-VAE codes of every frame."""
     if args.vqvae is None:
         raise KlassifyError(
-            "--kind reconstruction needs --vqvae SYSTEM.", mend="train one: conf/<set>/vqvae.yaml"
+            "--kind reconstruction needs --vqvae SYSTEM.", fix="train one: conf/<set>/vqvae.yaml"
         )
     from klassify.checkpoints import weights_path
     from klassify.features import reconstruction
@@ -240,7 +240,7 @@ def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
     reconstruction.check_size(args.size)
     weights = weights_path(args.vqvae)
     if not weights.is_file():
-        raise KlassifyError("This VQ-VAE has no weights.", where=weights, mend="train it first")
+        raise KlassifyError("This VQ-VAE has no weights.", where=weights, fix="train it first")
     settings = {
         "fps": media.GRID_FPS,
         "size": args.size,

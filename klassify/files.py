@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
@@ -112,22 +112,22 @@ def _disk_is_full(folder: Path) -> bool:
 def _cannot_write(path: Path, error: Exception) -> KlassifyError:
     if getattr(error, "errno", None) in NO_ROOM or _disk_is_full(path.parent):
         return KlassifyError(
-            "This file cannot be written: the disk is full.", where=path, mend=MAKE_ROOM
+            "This file cannot be written: the disk is full.", where=path, fix=MAKE_ROOM
         )
     reason = getattr(error, "strerror", None) or str(error)
-    mend = "give a folder that can be written"
-    return KlassifyError(f"This file cannot be written: {reason}.", where=path, mend=mend)
+    fix = "give a folder that can be written"
+    return KlassifyError(f"This file cannot be written: {reason}.", where=path, fix=fix)
 
 
 def explained(error: OSError) -> KlassifyError:
     """What the system says of a file that is not ours to read or write, with what to do about
     it.
     """
-    mends = dict.fromkeys(NO_ROOM, MAKE_ROOM) | {errno.EROFS: "give a folder that can be written"}
-    mends |= dict.fromkeys(
+    fixes = dict.fromkeys(NO_ROOM, MAKE_ROOM) | {errno.EROFS: "give a folder that can be written"}
+    fixes |= dict.fromkeys(
         (errno.EACCES, errno.EPERM), "change its permissions, or give another file or folder"
     )
-    return KlassifyError(f"{error.strerror}.", where=error.filename, mend=mends.get(error.errno))
+    return KlassifyError(f"{error.strerror}.", where=error.filename, fix=fixes.get(error.errno))
 
 
 def refuse_irregular(path: str | os.PathLike) -> None:
@@ -147,7 +147,7 @@ def refuse_cut(path: str | os.PathLike) -> None:
             raise KlassifyError(
                 "This file is cut off: its last line has no end.",
                 where=path,
-                mend="make it again; if it is whole, end its last line",
+                fix="make it again; if it is whole, end its last line",
             )
 
 
@@ -198,7 +198,7 @@ def read_json_mapping(path: str | os.PathLike) -> dict[str, Any]:
         raise KlassifyError(
             "This JSON is no mapping of names to values.",
             where=path,
-            mend="make it again, or remove it",
+            fix="make it again, or remove it",
         )
     return content
 
@@ -273,9 +273,9 @@ def already_done(
     if made_with == wanted:
         return True
     keys = sorted(k for k in made_with.keys() | wanted.keys() if made_with.get(k) != wanted.get(k))
-    differences = some(f"{k}: {made_with.get(k)!r} there, {wanted.get(k)!r} now" for k in keys)
+    differences = first_few(f"{k}: {made_with.get(k)!r} there, {wanted.get(k)!r} now" for k in keys)
     raise KlassifyError(
         f"This output was made with other inputs or settings ({differences}).",
         where=path,
-        mend="run again with --force (make: force=1) to replace it, or write to another folder",
+        fix="run again with --force (make: force=1) to replace it, or write to another folder",
     )

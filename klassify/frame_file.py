@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.proportion import refuse_swollen
 from klassify.ragged import pooled, row_numbers, row_offsets
 from klassify.scorefile import AGAIN, read_header, reading
@@ -51,7 +51,7 @@ class FrameFile:
         if self._place.has_duplicates:
             twice = self._place[self._place.duplicated()]
             raise KlassifyError(
-                f"The rows of these clips do not lie together: {some(twice)}.", where=self.path
+                f"The rows of these clips do not lie together: {first_few(twice)}.", where=self.path
             )
         self._offsets, self._group_offsets = (
             row_offsets(self.counts),
@@ -72,9 +72,9 @@ class FrameFile:
         """
         unknown = [name for name in columns if name not in self.columns]
         if unknown:
-            there = some(self.columns, 20)
+            there = first_few(self.columns, 20)
             raise KlassifyError(
-                f"There are no columns {some(unknown)}; there are {there}.", where=self.path
+                f"There are no columns {first_few(unknown)}; there are {there}.", where=self.path
             )
         at = self._place.get_indexer(pd.Index(files, dtype=object))
         here = at >= 0
@@ -100,7 +100,7 @@ class FrameFile:
         if key not in self._groups:
             with reading(self.path), self._open() as parquet:
                 names = ["start", "end", *columns]
-                refuse_swollen(parquet, self.path, group=g, columns=names, mend=AGAIN)
+                refuse_swollen(parquet, self.path, group=g, columns=names, fix=AGAIN)
                 read = parquet.read_row_group(g, columns=names)
                 table = np.column_stack([read[name].to_numpy() for name in names]).astype(float)
             while len(self._groups) >= GROUPS_KEPT:
@@ -118,7 +118,7 @@ class FrameFile:
             (~np.isfinite(table).all(axis=1), "no finite numbers"),
         ):
             if bad.any():
-                names = some(dict.fromkeys(files[i] for i in owner[bad][:50]))
+                names = first_few(dict.fromkeys(files[i] for i in owner[bad][:50]))
                 raise KlassifyError(f"Frame scores of {names} are {why}.", where=self.path)
 
 
@@ -129,7 +129,7 @@ def _runs(parquet: Any, path: Path) -> tuple[list[str], list[int]]:
     for group in range(parquet.num_row_groups):
         if not parquet.metadata.row_group(group).num_rows:  # such a column has no type
             continue
-        refuse_swollen(parquet, path, group=group, mend=AGAIN)
+        refuse_swollen(parquet, path, group=group, fix=AGAIN)
         for chunk in parquet.read_row_group(group, columns=["file"])["file"].chunks:
             codes = chunk.indices.to_numpy()
             first = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])

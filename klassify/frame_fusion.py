@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import align, systems
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import already_done, settings_hash
 from klassify.frame_file import FrameFile, clip_scores
 from klassify.scorefile import (
@@ -95,9 +95,9 @@ def columns_of(source: FrameFile, resolutions: Sequence[int] = RESOLUTIONS) -> l
         missing = [name for name in wanted if name not in source.columns]
         if missing:
             raise KlassifyError(
-                f"There are no columns {some(missing)}.",
+                f"There are no columns {first_few(missing)}.",
                 where=source.path,
-                mend="other --resolutions",
+                fix="other --resolutions",
             )
         return wanted
     return ["score"]
@@ -128,7 +128,7 @@ def derive_frames(folder: str | os.PathLike, split: str, *, force: bool = False)
     for source in sources:
         extra = set(source.files).difference(files)
         if extra:
-            what = f"{len(extra)} clips have frames but no clip score: {some(sorted(extra))}."
+            what = f"{len(extra)} clips have frames but no clip score: {first_few(sorted(extra))}."
             raise KlassifyError(what, where=source.path)
     made_from = [f"{one.header.system} {settings_hash(one.header.settings)}" for one in sources]
     settings = {"system": systems.system_hash(folder), "inputs": made_from}

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.proportion import refuse_swollen
 from klassify.ragged import row_numbers, row_offsets
 from klassify.scorefile import AGAIN, Header, read_header, reading, validate
@@ -163,7 +163,7 @@ def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores
     place = np.arange(len(codes)) - offsets[:-1][codes[order]]
     off_grid = np.abs(start[order] - place * FRAME_S) > 1e-4
     if off_grid.any():
-        bad = some(dict.fromkeys(np.asarray(files)[codes[order][off_grid]].tolist()))
+        bad = first_few(dict.fromkeys(np.asarray(files)[codes[order][off_grid]].tolist()))
         raise KlassifyError(
             f"Frames are missing, repeated or not on the 40 ms grid: {bad}.", where=where
         )
@@ -199,7 +199,7 @@ def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
         rest = None
         for group in range(parquet.num_row_groups):
             with reading(path):
-                refuse_swollen(parquet, path, group=group, mend=AGAIN)
+                refuse_swollen(parquet, path, group=group, fix=AGAIN)
                 rows = parquet.read_row_group(group).to_pandas()
             rest = rows if rest is None else pd.concat([rest, rows], ignore_index=True)
             cut = len(rest)
@@ -220,7 +220,7 @@ def _part(rows: pd.DataFrame, header: Header, seen: set[str], path: object) -> F
     twice = seen.intersection(frames.files)
     if twice:
         raise KlassifyError(
-            f"The rows of these clips do not lie together: {some(sorted(twice))}.", where=path
+            f"The rows of these clips do not lie together: {first_few(sorted(twice))}.", where=path
         )
     seen.update(frames.files)
     return frames

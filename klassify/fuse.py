@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if given:
         raise KlassifyError(
-            f"The rule {args.rule} has no {', '.join(given)}.", mend=f"--rule {LINEAR}"
+            f"The rule {args.rule} has no {', '.join(given)}.", fix=f"--rule {LINEAR}"
         )
     inputs = [systems.load_system(folder) for folder in args.inputs]
     for system in inputs:
@@ -186,7 +186,7 @@ def _check_scale(rule: str, name: str, scale: str) -> None:
         raise KlassifyError(
             f"The rule {rule} takes {' or '.join(RULES[rule].scales)} scores; those of {name} are"
             f" {scale}.",
-            mend=f"calibrate {name} first: klassify calibrate",
+            fix=f"calibrate {name} first: klassify calibrate",
         )
 
 

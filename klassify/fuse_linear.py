@@ -14,7 +14,7 @@ import numpy as np
 
 from klassify import datalist, systems
 from klassify.align import HOLD_S
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.evaluation import metrics
 from klassify.evaluation.frame_metrics import frame_labels
 from klassify.files import file_hash, settings_hash
@@ -140,7 +140,7 @@ def _hold(args: argparse.Namespace) -> float | None:
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise KlassifyError(
-            "This file does not exist.", where=path, mend="klassify import-checkpoint fusion ..."
+            "This file does not exist.", where=path, fix="klassify import-checkpoint fusion ..."
         )
     return path
 
@@ -194,8 +194,8 @@ def _check_split(fit_on: _Labelled, report_on: _Labelled) -> None:
         what, names = ("clips", both) if both else ("sources", sources)
         raise KlassifyError(
             f"{len(names)} {what} lie in {fit_on.name} and in {report_on.name}:"
-            f" {some(sorted(names))}.",
-            mend="fit and report on parts that share no source, such as val_fit and val_report",
+            f" {first_few(sorted(names))}.",
+            fix="fit and report on parts that share no source, such as val_fit and val_report",
         )
     if sources:
         print(f"warning: {len(sources)} sources lie on both sides of the fit", file=sys.stderr)
@@ -212,7 +212,7 @@ def _check_supervision(supervision: str, folders: Sequence[Path]) -> None:
             raise KlassifyError(
                 f"{', '.join(learned)} learned from segment labels, so that no fusion of it is"
                 " clip-supervised.",
-                mend="train the inputs with supervision: clip, or fit with --supervision segment",
+                fix="train the inputs with supervision: clip, or fit with --supervision segment",
             )
 
 
@@ -235,7 +235,7 @@ def _fitted(
         raise KlassifyError(
             f"A fit needs real and fake {unit}s; {clips.name} has {len(label)} that all inputs have"
             f" scores for, {int(label.sum())} of them fake.",
-            mend="fit on more clips, or check the labels",
+            fix="fit on more clips, or check the labels",
         )
     settings = {name: getattr(options, name) for name in ("solver", "epochs", "seed")}
     fitted = linear_fusion.fit(found.values, label, offsets, **settings)

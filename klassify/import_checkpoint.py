@@ -119,30 +119,28 @@ def _check(args: argparse.Namespace) -> None:
     if args.out and args.out.suffix != ".safetensors":
         raise KlassifyError("The output must be a .safetensors file.", where=args.out)
     if args.source == "fusion" and (args.system or args.config):
-        mend = (
+        fix = (
             "import it with --out, then klassify fuse AUDIO VISUAL --rule linear --weights"
             " FILE.safetensors"
         )
-        raise KlassifyError(
-            "A fusion is a system only together with those that it joins.", mend=mend
-        )
+        raise KlassifyError("A fusion is a system only together with those that it joins.", fix=fix)
     if args.config and args.source in SPEECH_MODELS:
         raise KlassifyError(
-            "A speech model alone has no config.", where=args.config, mend="use --architecture"
+            "A speech model alone has no config.", where=args.config, fix="use --architecture"
         )
     if args.config and args.architecture:
         raise KlassifyError(
             "The architecture stands in the config.",
             where=args.config,
-            mend="leave --architecture out",
+            fix="leave --architecture out",
         )
     if args.overrides and not args.config:
         raise KlassifyError(
-            f"{args.overrides[0]!r} overrides a config; there is none.", mend="give --config"
+            f"{args.overrides[0]!r} overrides a config; there is none.", fix="give --config"
         )
     if args.system and not args.config:
         raise KlassifyError(
-            "A system folder needs the settings of its model and data.", mend="give --config"
+            "A system folder needs the settings of its model and data.", fix="give --config"
         )
 
 
@@ -159,7 +157,7 @@ def _architecture(args: argparse.Namespace) -> str | dict[str, Any] | None:
     text = args.architecture or ARCHITECTURES.get(args.source)
     if args.source not in ARCHITECTURES and args.architecture:
         raise KlassifyError(
-            f"--architecture says nothing about {args.source}.", mend="give the sizes in a --config"
+            f"--architecture says nothing about {args.source}.", fix="give the sizes in a --config"
         )
     if not text or not text.startswith("{"):
         return text
@@ -190,7 +188,7 @@ def released_model(source: str, architecture: Any) -> Any:
 
         if str(architecture) not in SIZES:
             raise KlassifyError(
-                f"There is no AASIST {architecture!r}.", mend=f"choose one of {', '.join(SIZES)}"
+                f"There is no AASIST {architecture!r}.", fix=f"choose one of {', '.join(SIZES)}"
             )
         return RawAASIST(architecture)
     from klassify.models.bam import BAM
@@ -219,7 +217,7 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
                 f"The released {args.source} model was trained with {override}; this config has"
                 " something else.",
                 where=args.config,
-                mend=f"give model.init_args.{override} behind the file",
+                fix=f"give model.init_args.{override} behind the file",
             )
     return experiment
 
@@ -243,7 +241,7 @@ def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
         raise KlassifyError(
             "A released visual model comes without its VQ-VAE.",
             where=args.file,
-            mend="give --vqvae vqvae.pt, or one that was trained here",
+            fix="give --vqvae vqvae.pt, or one that was trained here",
         )
     return weights_path(Path(given))
 
@@ -283,7 +281,7 @@ def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bo
         raise KlassifyError(
             "This folder is no system, and it is not empty.",
             where=folder,
-            mend="give another folder, or --force to put a system beside what is there",
+            fix="give another folder, or --force to put a system beside what is there",
         )
     made_with = read_json(record) if record.exists() else {} if system.exists() else None
     return already_done(record, made_with, settings, force=force) and system.exists()

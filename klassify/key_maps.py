@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,7 +234,7 @@ def detect_source(state: Mapping[str, Tensor], where: object = None) -> str:
         if key_map.fits(state):
             return source
     raise KlassifyError(
-        f"No known kind of checkpoint has such keys: {some(state)}.",
+        f"No known kind of checkpoint has such keys: {first_few(state)}.",
         where=where,
-        mend=f"known kinds are {', '.join(KEY_MAPS)}",
+        fix=f"known kinds are {', '.join(KEY_MAPS)}",
     )

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     elif not args.id:
         raise KlassifyError(
             "Which package does this score belong to?",
-            mend="give --id; `klassify ledger` lists them",
+            fix="give --id; `klassify ledger` lists them",
         )
     else:
         print(set_leaderboard(args.ledger, args.id, args.leaderboard, args.task))

@@ -38,7 +38,7 @@ from klassify.datalist import (
     possible,
     write_list,
 )
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import already_done, file_hash, read_json_mapping, whole_file, write_json
 from klassify.metadata import Fault, read_metadata, read_names, sidecar_files
 
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
         raise KlassifyError("The root folder does not exist.", where=args.root)
     splits = args.splits.split(",") if args.splits else _splits(args.root)
     if not splits:
-        mend = "give the folder that holds meta_data.csv" if args.data == "fakeavceleb" else None
+        fix = "give the folder that holds meta_data.csv" if args.data == "fakeavceleb" else None
         raise KlassifyError(
-            "There is neither metadata nor a file list here.", where=args.root, mend=mend
+            "There is neither metadata nor a file list here.", where=args.root, fix=fix
         )
     n_faults = 0
     for split in splits:
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
             raise KlassifyError(f"{split!r} cannot be the name of a split.")
         inputs = _inputs(args.root, split)
         if not inputs:
-            known = some(_splits(args.root)) or "none"
+            known = first_few(_splits(args.root)) or "none"
             raise KlassifyError(
                 f"Nothing describes the split {split!r}; there are: {known}.", where=args.root
             )
@@ -218,7 +218,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         and all(type(n) is int for n in faults.values())
     ):
         raise KlassifyError(
-            "This record of a list is damaged.", where=path, mend="make the list again with --force"
+            "This record of a list is damaged.", where=path, fix="make the list again with --force"
         )
     return record
 
@@ -326,4 +326,4 @@ def _probe(probe: Callable[[Path], Any], path: Path) -> tuple[float, ...] | str:
     wrong = [
         f"{name} of {value}" for name, value in zip(MEASURED, found) if not possible(name, value)
     ]
-    return f"Its header claims {some(wrong)}." if wrong else found
+    return f"Its header claims {first_few(wrong)}." if wrong else found

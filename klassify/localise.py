@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not (args.merge or (folders and args.split)):
         raise KlassifyError(
-            "Nothing to do.", mend="give SYSTEM_DIR and --split, or --merge and --out"
+            "Nothing to do.", fix="give SYSTEM_DIR and --split, or --merge and --out"
         )
     if args.merge:
         made = write_merged(args.out, args.merge, force=args.force)
@@ -153,7 +153,7 @@ def read_proposals(path: str | os.PathLike) -> dict[str, Any]:
         content = read_yaml(path)
         refuse_cut(path)
     except FileNotFoundError:
-        raise KlassifyError("This file does not exist.", where=path, mend="klassify tune") from None
+        raise KlassifyError("This file does not exist.", where=path, fix="klassify tune") from None
     known = {"method", "settings", "tuned"}
     if not isinstance(content, dict) or "method" not in content or set(content) - known:
         raise KlassifyError(
@@ -211,9 +211,7 @@ def segment_scores(folder: Path, split: str) -> ScoreFile:
         f"klassify localise {folder} --split {split}",
     )
     if not path.exists():
-        raise KlassifyError(
-            f"{folder.name} has no proposals for {split}.", where=path, mend=command
-        )
+        raise KlassifyError(f"{folder.name} has no proposals for {split}.", where=path, fix=command)
     systems.refuse_older(folder, path, command)
     return read_scores(path)
 

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             raise KlassifyError(
                 f"There are no shards here{f' of the split {args.split}' if args.split else ''}.",
                 where=folder,
-                mend=(
+                fix=(
                     "give the --out of an extraction, or a system whose scores were cut with"
                     " --shard"
                 ),

@@ -32,7 +32,7 @@ from klassify.datalist import (
     unprintable,
     unsafe_names,
 )
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import refuse_irregular
 from klassify.segment_cells import flat_segments, misshapen, without_gc
 
@@ -327,7 +327,7 @@ def read_names(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
     lines = lines[lines != ""]
     for bad, why in ((unsafe_names(lines), "unsafe"), (repeated_names(lines), "repeated")):
         if bad.any():
-            names = some(f"line {n}: {name!r}" for n, name in lines[bad].items())
+            names = first_few(f"line {n}: {name!r}" for n, name in lines[bad].items())
             raise KlassifyError(f"{int(bad.sum())} names are {why}: {names}.", where=path)
     if lines.empty:
         raise KlassifyError("This file list is empty.", where=path)

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     tasks = {task: detector.answering(task) for task in detector.answers} if detector else {}
     tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}
     if not tasks:
-        raise KlassifyError("Nothing to package.", mend="give a detector.yaml, --task1 or --task2")
+        raise KlassifyError("Nothing to package.", fix="give a detector.yaml, --task1 or --task2")
     options = {
         "prior": args.prior,
         "sigmoid": args.sigmoid,
@@ -138,7 +138,7 @@ def package(
             raise KlassifyError(
                 "This is not the package that the manifest describes.",
                 where=out / ZIP,
-                mend="--force",
+                fix="--force",
             )
     else:
         refuse_unreadable(list_path, split, tasks, wanted)
@@ -161,7 +161,7 @@ def _refuse_list(path: Path) -> None:
             "No manifest can say what this is made of: the list's name is no text that a terminal "
             "may show.",
             where=path,
-            mend="rename it, or its folder",
+            fix="rename it, or its folder",
         )
     datalist.read_list(path)
     _data_of(path)  # its record too

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from klassify import media
 from klassify.detector_file import DETECTOR, read_detector
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.prediction import Prediction, needed_kinds, predict
 
@@ -120,7 +120,7 @@ def find_videos(given: Iterable[str]) -> list[Path]:
             )
         if not here:
             raise KlassifyError(
-                "There is no video here.", where=text, mend="give files, folders or quoted globs"
+                "There is no video here.", where=text, fix="give files, folders or quoted globs"
             )
         found |= dict.fromkeys(here)
     return list(found)
@@ -137,7 +137,7 @@ def find_detector(exp: Path, recipe: str) -> Path:
     raise KlassifyError(
         f"No detector of the recipe {recipe} was trained yet.",
         where=exp,
-        mend=(
+        fix=(
             f"make demo recipe={recipe} (some minutes), or train on your data: make stage2"
             f" recipe={recipe}"
         ),
@@ -167,7 +167,7 @@ def _own_reasons(reasons: Mapping[str, str]) -> str:
     """Each reason once, without those of fusions, which name their inputs and repeat theirs."""
     named = tuple(f"{name}: " for name in reasons)
     own = sorted({reason for reason in reasons.values() if not reason.startswith(named)})
-    return some(reason.removesuffix(".") for reason in own)
+    return first_few(reason.removesuffix(".") for reason in own)
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:

@@ -114,7 +114,7 @@ def needed_kinds(detector: DetectorFile) -> set[str]:
                 f"This system reads features of the kind {', '.join(other)}, which a model of its"
                 f" own makes; of raw videos only {' and '.join(EXTRACTED)} are made.",
                 where=folder,
-                mend="extract them, then klassify score",
+                fix="extract them, then klassify score",
             )
     return set().union(*by_folder.values())
 
@@ -163,7 +163,7 @@ class _Refusing(importlib.abc.MetaPathFinder):
         if place.is_relative_to(self.folder) and not any(map(place.is_relative_to, self.installed)):
             what = "A config names code that lies in the detector's own folder, which is not run."
             raise KlassifyError(
-                what, where=place, mend="if you trust it, move it to a folder of your own"
+                what, where=place, fix="if you trust it, move it to a folder of your own"
             )
 
 

@@ -30,7 +30,7 @@ def refuse_swollen(
     *,
     group: int | None = None,
     columns: Collection[str] = (),
-    mend: str,
+    fix: str,
 ) -> None:
     """KlassifyError where a row group (None: all) unpacks to too much: its bytes, or its rows of so
     many columns.
@@ -51,5 +51,5 @@ def refuse_swollen(
         raise KlassifyError(
             f"{packed} bytes of this file claim to unpack to {unpacked / 1e9:.1f} GB.",
             where=path,
-            mend=mend,
+            fix=fix,
         )

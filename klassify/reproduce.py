@@ -66,8 +66,7 @@ def locate(submission: str, ledger_path: str | os.PathLike) -> tuple[Path, Path 
     """(manifest, the package itself or None) of an id of the ledger or a package's folder."""
     if not submission.strip():
         raise KlassifyError(
-            "Which submission?",
-            mend="make reproduce submission=ID; `klassify ledger` lists the ids",
+            "Which submission?", fix="make reproduce submission=ID; `klassify ledger` lists the ids"
         )
     folder = Path(submission)
     if (folder / MANIFEST).is_file():
@@ -78,7 +77,7 @@ def locate(submission: str, ledger_path: str | os.PathLike) -> tuple[Path, Path 
     path = ledger.manifest_path(ledger_path, row["id"])
     if not path.is_file():
         raise KlassifyError(
-            f"The manifest of {row['id']} is gone.", where=path, mend="give the package's folder"
+            f"The manifest of {row['id']} is gone.", where=path, fix="give the package's folder"
         )
     stored = Path(ledger_path).parent / row["folder"] / ZIP
     # the folder may hold a later package by now

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             raise KlassifyError(
                 "No command was launched here, so that none can be submitted again.",
                 where=folder,
-                mend=(
+                fix=(
                     "`klassify status` names the missing shards: run the command with --shard I/N"
                     " for each"
                 ),

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         if n > 1 and system.kind != "model":
             what = f"{system.name} is derived from other systems in one go, not in shards."
             raise KlassifyError(
-                what, where=folder, mend="leave out --shard, once its inputs are scored"
+                what, where=folder, fix="leave out --shard, once its inputs are scored"
             )
     for folder, system in zip(args.systems, loaded):
         for split in args.split.split(","):
@@ -116,7 +116,7 @@ def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> 
         raise KlassifyError(
             f"{other.name} is made of the scores of others, which takes no cluster.",
             where=other,
-            mend="score it here when those are done, or give --wait",
+            fix="score it here when those are done, or give --wait",
         )
     named = set(args.systems)
     rest = _without(argv, named, "--split")

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify.errors import KlassifyError, first_line, some
+from klassify.errors import KlassifyError, first_few, first_line
 from klassify.files import canonical_json, refuse_cut, refuse_irregular, settings_hash, whole_file
 from klassify.proportion import refuse_swollen
 
@@ -176,7 +176,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     ) as error:
         reason = first_line(error)
         raise KlassifyError(
-            f"This score file is damaged: {reason}.", where=path, mend=AGAIN
+            f"This score file is damaged: {reason}.", where=path, fix=AGAIN
         ) from None
 
 
@@ -206,7 +206,7 @@ def _header_fields(path: Path) -> dict[str, str]:
         raise KlassifyError(
             "This score file does not exist.",
             where=path,
-            mend="score the system on this split first",
+            fix="score the system on this split first",
         )
     refuse_irregular(path)
     with reading(path):
@@ -228,7 +228,7 @@ def read_scores(path: str | os.PathLike) -> ScoreFile:
         import pyarrow.parquet as pq
 
         with reading(path), pq.ParquetFile(path) as parquet:
-            refuse_swollen(parquet, path, mend=AGAIN)
+            refuse_swollen(parquet, path, fix=AGAIN)
             table = parquet.read().to_pandas()
         validate(table, header, where=path)
     else:
@@ -271,7 +271,7 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
         raise KlassifyError(
             f"This score file has {read} rows; its header says {fields[ROWS].lstrip('0') or 0}.",
             where=path,
-            mend=AGAIN,
+            fix=AGAIN,
         )
 
 
@@ -311,7 +311,9 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
 
 def _refuse_rows(table: pd.DataFrame, bad: np.ndarray, why: str, where: object) -> None:
     if bad.any():
-        names = some(f"row {i + 1} ({table['file'].iloc[i]})" for i in np.flatnonzero(bad)[:50])
+        names = first_few(
+            f"row {i + 1} ({table['file'].iloc[i]})" for i in np.flatnonzero(bad)[:50]
+        )
         raise KlassifyError(
             f"{int(bad.sum())} of {len(table)} rows are wrong: {why}: {names}.", where=where
         )
@@ -328,8 +330,8 @@ def align(scores: ScoreFile, files: Sequence[str], *, where: object) -> pd.DataF
     if missing or len(extra):
         raise KlassifyError(
             f"Scores and list do not cover the same clips: {len(missing)} without a score"
-            f" ({some(missing)}), {len(extra)} scored but not listed ({some(extra)}).",
+            f" ({first_few(missing)}), {len(extra)} scored but not listed ({first_few(extra)}).",
             where=where,
-            mend="score this list again, or use the list that was scored",
+            fix="score this list again, or use the list that was scored",
         )
     return table.loc[list(files)].reset_index()

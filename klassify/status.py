@@ -62,7 +62,7 @@ def _show(folder: Path) -> bool:
         raise KlassifyError(
             "Nothing was launched or cut into shards here.",
             where=folder,
-            mend="give the --out of an extraction, or a system's folder",
+            fix="give the --out of an extraction, or a system's folder",
         )
     return done
 
@@ -83,7 +83,7 @@ def _show_by_hand(work: Work) -> bool:
     print(f"  done     {work.n - len(missing):>5}")
     if missing:
         print(
-            f"  missing  {len(missing):>5}  {spans(missing)}\n  mend:  the same command with"
+            f"  missing  {len(missing):>5}  {spans(missing)}\n  fix:   the same command with"
             f" --shard I/{work.n}"
         )
     return not missing

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import canonical_json, refuse_irregular, settings_hash, whole_file
 from klassify.proportion import refuse_swollen
 from klassify.store_kinds import LMMRow, MouthRow, ReconstructionRow, Row, row_class
@@ -130,7 +130,7 @@ def read_header(path: str | os.PathLike) -> PartHeader:
         ) from None
     if place.name != path.name:
         raise KlassifyError(
-            f"This shard was written as {place.name}.", where=path, mend="give it back its name"
+            f"This shard was written as {place.name}.", where=path, fix="give it back its name"
         )
     if (size := metadata.get(b"beside_bytes")) is not None:
         _check_beside(path.with_suffix(".pcm"), int(size))
@@ -145,7 +145,7 @@ def _check_beside(path: Path, size: int) -> None:
         raise KlassifyError(
             f"The sound of this part {what}.",
             where=path,
-            mend="remove the index (.parquet), then klassify extract --kind audio goes on",
+            fix="remove the index (.parquet), then klassify extract --kind audio goes on",
         )
 
 
@@ -182,7 +182,7 @@ class FeatureStore:
             raise KlassifyError(
                 "There are no feature shards.",
                 where=folder,
-                mend="make them: make stage1, or `klassify extract`",
+                fix="make them: make stage1, or `klassify extract`",
             )
         headers = [read_header(path) for path in self._paths]
         self.settings: dict[str, Any] = headers[0].settings
@@ -191,9 +191,9 @@ class FeatureStore:
         missing = missing_parts([header.place for header in headers])
         if missing and not incomplete:
             raise KlassifyError(
-                f"{len(missing)} parts are missing: {some(missing)}.",
+                f"{len(missing)} parts are missing: {first_few(missing)}.",
                 where=folder,
-                mend="run `klassify extract --status` with the list, then the shards that it names",
+                fix="run `klassify extract --status` with the list, then the shards that it names",
             )
         self._rows: dict[str, int] = {}  # file -> row number over all parts
         self._starts = [0]
@@ -236,7 +236,7 @@ class FeatureStore:
             self._starts.append(len(self._rows))
         if twice:
             raise KlassifyError(
-                f"{len(twice)} clips stand twice: {some(twice)}.", where=self.folder
+                f"{len(twice)} clips stand twice: {first_few(twice)}.", where=self.folder
             )
 
     def _forget(self) -> None:
@@ -272,7 +272,7 @@ def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
         if len(groups) < 2:
             continue
         names = "; ".join(
-            f"{key}: {some([h.place.name for h in group], 3)}" for key, group in groups.items()
+            f"{key}: {first_few([h.place.name for h in group], 3)}" for key, group in groups.items()
         )
         first, second = (group[0].settings for group in list(groups.values())[:2])
         keys = sorted(
@@ -282,7 +282,7 @@ def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
         raise KlassifyError(
             f"The shards have {len(groups)} different {what}: {names}{differ}.",
             where=where,
-            mend="remove those that do not belong here, or run `klassify extract --force`",
+            fix="remove those that do not belong here, or run `klassify extract --force`",
         )
 
 
@@ -309,7 +309,7 @@ def _reading(path: Path | str) -> Iterator[None]:
         yield
     except DAMAGED as error:
         raise KlassifyError(
-            f"This feature shard is damaged: {error}.", where=path, mend=AGAIN
+            f"This feature shard is damaged: {error}.", where=path, fix=AGAIN
         ) from None
 
 
@@ -319,7 +319,7 @@ def _open(path: Path | str, **options) -> pq.ParquetFile:
         return pq.ParquetFile(path, **options)
     except DAMAGED as error:
         raise KlassifyError(
-            f"This is no whole Parquet file: {error}.", where=path, mend=AGAIN
+            f"This is no whole Parquet file: {error}.", where=path, fix=AGAIN
         ) from None
 
 
@@ -327,7 +327,7 @@ def _read(
     path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
 ) -> pa.Table:
     with _reading(path):
-        refuse_swollen(file, path, group=group, columns=columns, mend=AGAIN)
+        refuse_swollen(file, path, group=group, columns=columns, fix=AGAIN)
         table = (
             file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
         )

@@ -264,9 +264,7 @@ def row_class(settings: Mapping[str, Any], where: object = None) -> type[Row]:
     kind = settings.get("kind", "mouth")
     if kind not in KINDS:
         raise KlassifyError(
-            f"There is no kind of features {kind!r}.",
-            where=where,
-            mend=f"known: {', '.join(KINDS)}",
+            f"There is no kind of features {kind!r}.", where=where, fix=f"known: {', '.join(KINDS)}"
         )
     return KINDS[kind]
 

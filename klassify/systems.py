@@ -128,7 +128,7 @@ def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
     folder = Path(folder)
     weights = folder / WEIGHTS
     if not weights.exists():
-        raise KlassifyError("This system has no weights.", where=weights, mend="train it first")
+        raise KlassifyError("This system has no weights.", where=weights, fix="train it first")
     experiment = load_experiment(folder / CONFIG)
     load_weights(experiment.model, weights)
     return experiment.model.eval(), experiment.data
@@ -178,7 +178,7 @@ def made_before(
         raise KlassifyError(
             f"This folder holds {there.name}, a system of another kind ({there.kind}).",
             where=path,
-            mend="write to another folder, or give --force to replace it",
+            fix="write to another folder, or give --force to replace it",
         )
     return already_done(path, there.parameters["made_with"], made_with)
 
@@ -238,7 +238,7 @@ def clip_scores(folder: str | os.PathLike, split: str) -> ScoreFile:
         command += " --lists ... --media ... --features ..."
     if not path.exists():
         raise KlassifyError(
-            f"{system.name} has no clip scores for {split}.", where=path, mend=command
+            f"{system.name} has no clip scores for {split}.", where=path, fix=command
         )
     scores = read_scores(path)
     made_with = scores.header.settings.get("system")
@@ -246,7 +246,7 @@ def clip_scores(folder: str | os.PathLike, split: str) -> ScoreFile:
         raise KlassifyError(
             f"{system.name} has changed since it scored {split}.",
             where=path,
-            mend=f"{command} --force",
+            fix=f"{command} --force",
         )
     return scores
 
@@ -265,7 +265,7 @@ def frames_path(folder: str | os.PathLike, split: str) -> Path:
         )
     if not path.exists():
         raise KlassifyError(
-            f"{system.name} has no frame scores for {split}.", where=path, mend=command
+            f"{system.name} has no frame scores for {split}.", where=path, fix=command
         )
     refuse_older(folder, path, command)
     return path
@@ -278,7 +278,7 @@ def refuse_older(folder: str | os.PathLike, path: Path, command: str) -> None:
         raise KlassifyError(
             f"{Path(folder).name} has changed since it made these scores.",
             where=path,
-            mend=f"{command} --force",
+            fix=f"{command} --force",
         )
 
 
@@ -337,7 +337,7 @@ def number(system: System, name: str, default: float | None = None) -> float:
         raise KlassifyError(
             f"The parameter {name} of {system.name} is no number: {value!r:.40}.",
             where=SYSTEM,
-            mend="make this system again",
+            fix="make this system again",
         )
     return float(value)
 
@@ -349,6 +349,6 @@ def choice(system: System, name: str, values: Collection[str]) -> str:
         raise KlassifyError(
             f"The parameter {name} of {system.name} is none of {', '.join(values)}: {value!r:.40}.",
             where=SYSTEM,
-            mend="make this system again",
+            fix="make this system again",
         )
     return value

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from klassify.errors import KlassifyError, first_line, some
+from klassify.errors import KlassifyError, first_few, first_line
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of a file by torch < 1.6
 # Of the standard library, what settings and training states are made of. A checkpoint has no use
@@ -187,7 +187,7 @@ class _Work:
         if self.done > MAX_WORK + MAX_DEPTH * self.steps:
             raise KlassifyError(
                 "This file is hostile: a few bytes of it stand for values without end.",
-                mend="delete it, and get the checkpoint from its authors",
+                fix="delete it, and get the checkpoint from its authors",
             )
         if operation.name not in self._FILL:
             stack += [[size] for _ in operation.stack_after]
@@ -231,7 +231,7 @@ def _refuse_inflated(archive: zipfile.ZipFile, path: Path) -> None:
         raise KlassifyError(
             f"The tensors of this file of {size} bytes would be {claimed} bytes large.",
             where=path,
-            mend="save it again: torch stores tensors as they are",
+            fix="save it again: torch stores tensors as they are",
         )
 
 
@@ -239,7 +239,7 @@ def _too_large(path: Path) -> KlassifyError:
     return KlassifyError(
         f"The description of this file's tensors is larger than {MAX_PICKLE >> 20} MB.",
         where=path,
-        mend="save its state dict alone with its own project",
+        fix="save its state dict alone with its own project",
     )
 
 
@@ -277,7 +277,7 @@ def _named_in(path: Path, zipped: bool) -> set[str]:
             raise KlassifyError(
                 "This is a TorchScript program, not a checkpoint.",
                 where=path,
-                mend="use the project's file of weights (a state dict)",
+                fix="use the project's file of weights (a state dict)",
             )
         _refuse_inflated(archive, path)
         content = next(member for member in members if Path(member).name == "data.pkl")
@@ -306,21 +306,21 @@ def read_torch_file(path: str | Path) -> Any:
         names = _named_in(path, zipped)
         if hostile := sorted(filter(_is_hostile, names)):
             raise KlassifyError(
-                f"This file is hostile: to be loaded it wants to call {some(hostile)}. Nothing was"
-                " called.",
+                f"This file is hostile: to be loaded it wants to call {first_few(hostile)}. Nothing"
+                " was called.",
                 where=path,
-                mend="delete it, and get the checkpoint from its authors",
+                fix="delete it, and get the checkpoint from its authors",
             )
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except KlassifyError as error:
-        raise KlassifyError(error.what, where=path, mend=error.mend) from None
+        raise KlassifyError(error.what, where=path, fix=error.fix) from None
     except Exception as error:  # a torn or strange file may fail anywhere in there
         reason = first_line(error)
         raise KlassifyError(
             f"This checkpoint cannot be read as tensors and plain containers: {reason}.",
             where=path,
-            mend=(
+            fix=(
                 "download it again; if that does not help, save its state dict alone with its own"
                 " project"
             ),

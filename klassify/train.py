@@ -106,7 +106,7 @@ def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> 
     if args.devices not in (None, str(per_node)):
         raise KlassifyError(
             f"--devices {args.devices} does not go with --gpus {options.gpus}.",
-            mend="leave out --devices (make: devices=): a process is started for each GPU",
+            fix="leave out --devices (make: devices=): a process is started for each GPU",
         )
     import torch
 

@@ -117,7 +117,7 @@ beside() { set -m; "$@" & set +m; }
 stage() {
   [ "$1" -ge "$first" ] && [ "$1" -le "$last" ] || return 1
   if [ "$1" = 2 ] && [ -n "$from" ]; then
-    [ "$first" -lt 2 ] || fail "data=$data is only tested on." "  mend:  make stage2 recipe=$recipe data=$from"
+    [ "$first" -lt 2 ] || fail "data=$data is only tested on." "  fix:   make stage2 recipe=$recipe data=$from"
     return 1
   fi
   echo "== stage $1: $2  [$variables conf=$conf]"
@@ -167,20 +167,20 @@ run() {
 need() {
   local with=$variables
   if [ "$2" = 2 ] && [ -n "$from" ]; then with=data=$from; fi
-  [ -n "$dry" ] || [ -e "$1" ] || fail "$1 is missing." "  mend:  make stage$2 recipe=$recipe $with${3:+ $3}"
+  [ -n "$dry" ] || [ -e "$1" ] || fail "$1 is missing." "  fix:   make stage$2 recipe=$recipe $with${3:+ $3}"
 }
 
 # need_shards FOLDER SPLIT: features; a folder may hold nothing but the record of what makes them on a cluster
 need_shards() {
   [ -z "$dry" ] && ! compgen -G "$1/part-*.parquet" > /dev/null || return 0
-  [ ! -e "$1/slurm" ] || fail "$1 is still being made on the cluster, or failed there." "  mend:  klassify status $1"
+  [ ! -e "$1/slurm" ] || fail "$1 is still being made on the cluster, or failed there." "  fix:   klassify status $1"
   need "$1" 1 "split=$2"
 }
 
 # the media of a real data set lie where the user says
 need_root() {
   [ -n "$dry" ] || [ -n "$media" ] || fail "root= is missing: the folder of the media and metadata of $data." \
-    "  mend:  give root=DIR, or keep it in local.mk: echo 'root = DIR' >> local.mk"
+    "  fix:   give root=DIR, or keep it in local.mk: echo 'root = DIR' >> local.mk"
 }
 
 # names of splits: the given ones (each must have a list, or be one that stage 0 can make), or all defaults with a list
@@ -315,7 +315,7 @@ compare_recipes() {
     done
   done
   if [ -n "$dry" ] && [ ${#found[@]} = 0 ]; then found=("${planned[@]}"); fi
-  [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  mend:  make stage2 recipe=$recipe $variables"
+  [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  fix:   make stage2 recipe=$recipe $variables"
   chosen=$(split=${split:-${from:+$data}}; split=${split:-val}; splits)
   for s in $chosen; do
     labels=$lists/$s.tsv

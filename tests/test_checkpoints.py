@@ -165,7 +165,7 @@ def test_a_torn_weights_file_is_named(tmp_path):
         load_weights(Small(), tmp_path / "absent.safetensors")
     with pytest.raises(KlassifyError) as caught:
         load_weights(Small(), save(STATE, tmp_path / "published.pth"))
-    assert "klassify import-checkpoint" in caught.value.mend
+    assert "klassify import-checkpoint" in caught.value.fix
 
 
 def test_an_import_says_what_it_left_out_and_what_was_lacking(tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ def test_a_source_of_weights_is_a_file_a_folder_or_a_hub_id(tmp_path):
             checkpoints.locate_weights(str(wrong))
     with pytest.raises(KlassifyError, match="download is off") as caught:
         checkpoints.locate_weights("nobody/no-such-speech-model")
-    assert "download: true" in caught.value.mend
+    assert "download: true" in caught.value.fix
 
 
 def fusion(**changed):

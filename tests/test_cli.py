@@ -27,7 +27,7 @@ def ended(monkeypatch, error: BaseException) -> int:
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (KlassifyError("What.", where="here", mend="so"), 2, "What."),
+        (KlassifyError("What.", where="here", fix="so"), 2, "What."),
         (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device."),
         (PermissionError(errno.EACCES, "Permission denied", "x.tsv"), 2, "change its permissions"),
@@ -66,6 +66,6 @@ def test_a_reader_that_leaves_ends_it_without_a_word():
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS]
 )
-def test_what_the_system_says_comes_with_a_mend(number):
+def test_what_the_system_says_comes_with_a_fix(number):
     error = explained(OSError(number, os.strerror(number), "file.tsv"))
-    assert os.strerror(number) in error.what and "file.tsv" in str(error) and "mend:" in str(error)
+    assert os.strerror(number) in error.what and "file.tsv" in str(error) and "fix:" in str(error)

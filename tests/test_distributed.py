@@ -213,7 +213,7 @@ def test_aasist_trains_on_several_ranks_because_its_idle_norms_are_frozen(
         return
     with pytest.raises(RuntimeError) as raised:
         wrapped(batch).backward()
-    assert "find_unused_parameters=true" in ranks.explained(raised.value).mend
+    assert "find_unused_parameters=true" in ranks.explained(raised.value).fix
 
 
 def test_low_precision_reaches_the_loss(config, small_data, tmp_path, monkeypatch):

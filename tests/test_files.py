@@ -97,7 +97,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(KlassifyError, match="cannot be written") as caught:
         write_json(tmp_path / "out" / "a.json", 1)
-    assert "can be written" in caught.value.mend
+    assert "can be written" in caught.value.fix
 
 
 @pytest.mark.parametrize(

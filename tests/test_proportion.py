@@ -38,7 +38,7 @@ def test_frame_scores_without_end_are_refused_before_they_are_read(tmp_path, mon
         monkeypatch.setattr(pq.ParquetFile, name, None)
     with pytest.raises(KlassifyError, match="claim to unpack to 0.1 GB") as error:
         READERS[reader](path)
-    assert error.value.where == path and "make the scores again" in error.value.mend
+    assert error.value.where == path and "make the scores again" in error.value.fix
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -69,4 +69,4 @@ def test_features_without_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(proportion, "ALWAYS_READ", 1 << 20)
     with pytest.raises(KlassifyError, match="claim to unpack") as error:
         FeatureStore(tmp_path)["a.mp4"]
-    assert error.value.mend == "remove it and extract again"
+    assert error.value.fix == "remove it and extract again"

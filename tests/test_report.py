@@ -132,7 +132,7 @@ def test_missing_library_says_how_to_install(monkeypatch):
     monkeypatch.setattr(page, "LIBRARIES", ("no_such_library",))
     with pytest.raises(Exception, match="no_such_library") as error:
         page.check_libraries()
-    assert ".[report]" in error.value.mend
+    assert ".[report]" in error.value.fix
 
 
 # ------------------------------------------------------------------------------ plots

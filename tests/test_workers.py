@@ -21,7 +21,7 @@ def setup(value: int = 10) -> int:
 
 
 def refuse() -> None:
-    raise KlassifyError("no such model", mend="install it")
+    raise KlassifyError("no such model", fix="install it")
 
 
 def die_at_start() -> None:
@@ -75,7 +75,7 @@ def test_a_hang_costs_one_task():
 def test_failures_to_start_end_the_run():
     with pytest.raises(KlassifyError, match="no such model") as caught:
         run([1, 2], start=refuse)
-    assert caught.value.mend == "install it"
+    assert caught.value.fix == "install it"
     with pytest.raises(KlassifyError, match="before they are ready.*SIGKILL"):
         run([1, 2], jobs=1, start=die_at_start)
 

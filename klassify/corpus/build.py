@@ -55,7 +55,7 @@ def _begin(out: Path, settings: dict, force: bool) -> bool:
         raise KlassifyError(
             "This folder holds something else than a generated corpus.",
             where=out,
-            mend="give a new folder to --out",
+            fix="give a new folder to --out",
         )
     made_with = {key: record.get(key) for key in settings} if record else None
     keep = already_done(record_path, made_with, settings, force=force)
@@ -98,7 +98,7 @@ def _clips(results: Iterator) -> Iterator[str]:
     for _, files in results:
         if isinstance(files, workers.Died):
             raise KlassifyError(
-                f"The corpus could not be made: {files.reason}.", mend="run the same command again"
+                f"The corpus could not be made: {files.reason}.", fix="run the same command again"
             )
         yield from files
 

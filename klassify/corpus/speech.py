@@ -67,7 +67,7 @@ def require_espeak() -> tuple[str, str]:
     if importlib.util.find_spec("espeakng_loader") is None:
         raise KlassifyError(
             "The generated corpus speaks with espeak-ng, and espeakng-loader is not installed.",
-            mend="pip install -e '.[corpus]'",
+            fix="pip install -e '.[corpus]'",
         )
     import espeakng_loader
 

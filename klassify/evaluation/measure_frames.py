@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from klassify import datalist, systems
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.evaluation.frame_metrics import (
     SEGMENT_MS,
     FrameTable,
@@ -226,7 +226,8 @@ def measure_heads(
     unknown = [name for name in heads or [] if name not in there]
     if unknown:
         raise KlassifyError(
-            f"{system.name} has no heads {some(unknown)}; it has: {some(there, 20) or 'none'}.",
+            f"{system.name} has no heads {first_few(unknown)}; it has:"
+            f" {first_few(there, 20) or 'none'}.",
             where=folder,
         )
     columns = {"own": f"{system.modality}_fake_segments", "union": "fake_segments"}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import read_json
 
 PROBABILITY_FLOOR = 1e-9  # score files hold nine digits, so no probability says more than this
@@ -210,7 +210,7 @@ def official_auc(
     missing = [entry["file"] for entry in entries if entry["file"] not in given]
     if missing:
         raise KlassifyError(
-            f"{len(missing)} clips have no line: {some(missing)}.", where=prediction_txt
+            f"{len(missing)} clips have no line: {first_few(missing)}.", where=prediction_txt
         )
     score = np.array([given[entry["file"]] for entry in entries], dtype=float)
     label = np.array([len(entry["fake_segments"]) > 0 for entry in entries], dtype=int)

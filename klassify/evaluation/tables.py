@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 
 ABSENT = "-"
 
@@ -98,7 +98,9 @@ def mean_over_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     }
     uneven = [" ".join(name) for name, count in groups.size().items() if count != n_tables[name[1]]]
     if uneven:
-        raise KlassifyError(f"The tables do not hold the same systems once each: {some(uneven)}.")
+        raise KlassifyError(
+            f"The tables do not hold the same systems once each: {first_few(uneven)}."
+        )
     means = groups[values].mean().join(groups[values].std().add_suffix("_sd")).reset_index()
     if len(n_tables) > 1:
         over_splits = (
@@ -114,7 +116,7 @@ def mean_of_tables(tables: Sequence[pd.DataFrame]) -> str:
     blocks = []
     for split in dict.fromkeys(means["split"]):
         runs = [table for table in tables if split in set(table["split"])]
-        versus = some(sorted({name for table in tables for name in table["versus"].dropna()}))
+        versus = first_few(sorted({name for table in tables for name in table["versus"].dropna()}))
         blocks += [
             _runs_and_mean(
                 f"{split}: AUC, video label", runs, means, (split, "video"), "auc", ".4f"

@@ -52,7 +52,7 @@ def source_settings(
     except importlib.metadata.PackageNotFoundError:
         raise KlassifyError(
             "MediaPipe is not installed.",
-            mend="pip install mediapipe==0.10.14, or give --landmarks DIR",
+            fix="pip install mediapipe==0.10.14, or give --landmarks DIR",
         ) from None
     return {"landmarks": f"mediapipe {version} face_mesh", "refine": refine, "max_faces": MAX_FACES}
 

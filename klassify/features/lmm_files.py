@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from klassify.checkpoints import read_tensors, refuse_strange
-from klassify.errors import KlassifyError, first_line, some
+from klassify.errors import KlassifyError, first_few, first_line
 from klassify.features import lmm_tiny
 from klassify.files import read_json, settings_hash
 from klassify.torchaudio_import import import_transformers
@@ -97,7 +97,7 @@ def _config_of_original(
     ]
     if other:
         raise KlassifyError(
-            f"This LLaVA is not built as version 1.5 is ({some(other)}).", where=where
+            f"This LLaVA is not built as version 1.5 is ({first_few(other)}).", where=where
         )
     tower = str(content.get("mm_vision_tower"))
     if tower.rstrip("/").endswith("clip-vit-large-patch14-336"):
@@ -108,7 +108,7 @@ def _config_of_original(
         raise KlassifyError(
             f"The vision tower {tower!r} is not known.",
             where=where,
-            mend="name its folder with --clip",
+            fix="name its folder with --clip",
         )
     text = {key: content[key] for key in LLAMA_FIELDS if content.get(key) is not None}
     if not isinstance(text.get("vocab_size"), int):
@@ -185,7 +185,7 @@ def find_folder(source: str, download: bool = False) -> Path:
         raise KlassifyError(
             f"This model is not on this machine: {first_line(error)}",
             where=source,
-            mend="name a folder, or fetch it with --download",
+            fix="name a folder, or fetch it with --download",
         ) from None
 
 
@@ -214,7 +214,7 @@ def weight_files(folder: Path) -> list[Path]:
             else "This folder has no weights."
         ),
         where=folder,
-        mend=(
+        fix=(
             "merge the adapter into its base model first"
             if adapter
             else f"it needs {' or '.join(WEIGHT_FILES)}"

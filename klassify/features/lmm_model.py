@@ -133,7 +133,7 @@ def _vision_tower(source: LMMSource, folder: Path) -> dict[str, Tensor]:
     """The vision tower's tensors of an LMM that was saved without it, from --clip."""
     if source.clip in (None, TINY):
         raise KlassifyError(
-            "This LMM was saved without its vision tower.", where=folder, mend="name it with --clip"
+            "This LMM was saved without its vision tower.", where=folder, fix="name it with --clip"
         )
     state = read_folder(find_folder(source.clip, source.download))
     return {
@@ -198,11 +198,11 @@ def check_bits(bits: int, device: Any) -> None:
     if absent:
         raise KlassifyError(
             f"{bits}-bit loading needs {' and '.join(absent)}.",
-            mend=f"pip install {' '.join(absent)}",
+            fix=f"pip install {' '.join(absent)}",
         )
     if device.type != "cuda":
         raise KlassifyError(
-            f"{bits}-bit loading needs a GPU.", mend="leave --load-in away, or name a --device"
+            f"{bits}-bit loading needs a GPU.", fix="leave --load-in away, or name a --device"
         )
 
 

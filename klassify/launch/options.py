@@ -83,7 +83,7 @@ class Options:
         if not TIME.fullmatch(self.time):
             raise KlassifyError(
                 f"--time {self.time!r} is no time limit.",
-                mend="as in 90 (minutes), 02:00:00, 1-12:00:00",
+                fix="as in 90 (minutes), 02:00:00, 1-12:00:00",
             )
         if (self.grace or 0) >= self.limit_s:
             raise KlassifyError(f"--grace {self.grace} is no less than --time {self.time}.")
@@ -140,14 +140,14 @@ def _check_sbatch(text: str) -> None:
     if not match:
         raise KlassifyError(
             f"--sbatch-arg {text!r} is no option in its long form.",
-            mend="as in --sbatch-arg=--partition=gpu",
+            fix="as in --sbatch-arg=--partition=gpu",
         )
     own = next(
         (name for name in OWN if name == match[1] or name.startswith(match[1])), None
     )  # sbatch takes beginnings
     if own:
-        mend = f"klassify's own {INSTEAD[own]}" if own in INSTEAD else "leave it out"
-        raise KlassifyError(f"--sbatch-arg=--{match[1]}: --{own} is set by the script.", mend=mend)
+        fix = f"klassify's own {INSTEAD[own]}" if own in INSTEAD else "leave it out"
+        raise KlassifyError(f"--sbatch-arg=--{match[1]}: --{own} is set by the script.", fix=fix)
 
 
 def one_line(text: str, what: str) -> str:
@@ -244,7 +244,7 @@ def refuse_launcher_options(args: argparse.Namespace) -> None:
         if not own and getattr(args, action.dest, action.default) != action.default:
             raise KlassifyError(
                 f"{action.option_strings[0]} goes with --launcher slurm.",
-                mend="add --launcher slurm, or leave it out",
+                fix="add --launcher slurm, or leave it out",
             )
 
 

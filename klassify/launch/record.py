@@ -136,7 +136,7 @@ def read_record(path: Path) -> Record:
         raise KlassifyError(
             f"This is no record of a launch ({error!r}).",
             where=path,
-            mend="remove it; the work's own files are not touched",
+            fix="remove it; the work's own files are not touched",
         ) from None
 
 

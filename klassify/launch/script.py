@@ -20,7 +20,7 @@ OF_GPUS = re.compile(
 ARRAY = """{head}
 # {title}, cut into {n} shards. A task is a shard; what it leaves is whole.
 #   submitted with  sbatch --array=1-{first}{parallel} array.sh{beyond}
-#   see, and mend   klassify status {folder}
+#   see, and fix   klassify status {folder}
 #                   klassify resume {folder}
 
 shard=$((SLURM_ARRAY_TASK_ID + ${{1:-0}}))
@@ -35,7 +35,7 @@ progress=(find {out} -name "{pattern}")
 
 JOB = """{head}
 # {title}: one job, one process per {unit}. A restart resumes from the last checkpoint.
-#   see, and mend   klassify status {folder}
+#   see, and fix   klassify status {folder}
 #                   klassify resume {folder}
 
 what={what}

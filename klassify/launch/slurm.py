@@ -138,7 +138,7 @@ def submit(command: Sequence[str], options: Collection[str] = ()) -> int:
     if shutil.which("sbatch") is None:
         raise KlassifyError(
             "There is no sbatch on this machine.",
-            mend="run this on a login node of the cluster; --dry-run shows the script",
+            fix="run this on a login node of the cluster; --dry-run shows the script",
         )
     names = {f"SBATCH_{name.upper().replace('-', '_')}" for name in options}
     names |= {f"SBATCH_{OTHER_NAMES[name]}" for name in options if name in OTHER_NAMES}
@@ -149,7 +149,7 @@ def submit(command: Sequence[str], options: Collection[str] = ()) -> int:
         raise KlassifyError(
             f"sbatch refused: {done.stderr.strip() or done.stdout.strip()}",
             where=" ".join(command),
-            mend="set the site's --partition, account and limits with --sbatch-arg=...",
+            fix="set the site's --partition, account and limits with --sbatch-arg=...",
         )
     return int(match[1])
 
@@ -165,7 +165,7 @@ def release(job: int) -> None:
         _ask(["scontrol", "release", str(job)])
     except NoAnswer as error:
         raise KlassifyError(
-            f"Job {job} is in the queue, on hold: {error}.", mend=f"scontrol release {job}"
+            f"Job {job} is in the queue, on hold: {error}.", fix=f"scontrol release {job}"
         ) from None
 
 

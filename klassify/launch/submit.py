@@ -84,7 +84,7 @@ def _take_over(record: Record, replace: bool) -> None:
         raise KlassifyError(
             f"Other work on this folder is in the queue: {_differences(before, record)}.",
             where=record.work.folder,
-            mend=f"wait for it, or end it: scancel --name={before.name}",
+            fix=f"wait for it, or end it: scancel --name={before.name}",
         )
     if before.work.n == record.work.n:
         record.submissions, record.merge_job = before.submissions, before.merge_job
@@ -109,7 +109,7 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
         raise KlassifyError(
             "It is in the queue: --force would replace what is being made.",
             where=record.work.folder,
-            mend=f"scancel --name={record.name}",
+            fix=f"scancel --name={record.name}",
         )
     if not replace and (found.is_done or found.in_queue):
         print(*survey.lines(found), sep="\n")
@@ -121,7 +121,7 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
     if not todo and (found.merge_is_queued or not found.merge):
         return
     if found.slurm and "no squeue" not in found.slurm:
-        raise KlassifyError(f"Slurm does not answer: {found.slurm}.", mend="try again when it does")
+        raise KlassifyError(f"Slurm does not answer: {found.slurm}.", fix="try again when it does")
     texts = scripts(record)
     (record.folder / "logs").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -252,7 +252,7 @@ def commands(
     if most is not None and most < len(blocks):
         raise KlassifyError(
             f"{record.work.n} shards make {len(blocks)} arrays here, and each runs a task.",
-            mend=f"give --max-parallel {len(blocks)} or more, or fewer --shards",
+            fix=f"give --max-parallel {len(blocks)} or more, or fewer --shards",
         )
     most = None if most is None else max(most - busy, len(blocks))
     made = []
@@ -320,9 +320,9 @@ def wait(record: Record) -> None:
             counts = ", ".join(
                 f"{len(found.of(state))} {state}" for state in survey.STATES if found.of(state)
             )
-            mends = "".join(f"\n  mend:  {mend}" for mend in found.mends)
+            fixes = "".join(f"\n  fix:   {fix}" for fix in found.fixes)
             print(
-                f"{record.work.folder}: {record.work.step}: {counts}{mends}",
+                f"{record.work.folder}: {record.work.step}: {counts}{fixes}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -26,7 +26,7 @@ LOGS_READ = 50  # for the duration of a shard
 
 @dataclasses.dataclass
 class Survey:
-    """states: {shard: (state, reason)}, see STATES. mends: commands. slurm: why Slurm was not
+    """states: {shard: (state, reason)}, see STATES. fixes: commands. slurm: why Slurm was not
     asked, or ''.
 
     merge: where merging stands, in words. merge_is_never: its job waits for what will never be.
@@ -34,7 +34,7 @@ class Survey:
 
     record: Record
     states: dict[int, tuple[str, str]]
-    mends: list[str]
+    fixes: list[str]
     slurm: str = ""
     merge: str = ""
     merge_is_never: bool = False
@@ -96,7 +96,7 @@ def survey(record: Record, *, anew: bool = False) -> Survey:
         (row.time_left for row in queued.values() if row.is_running), key=_seconds, default=""
     )
     found.shard_s = _duration(record, found.of("done"))
-    found.mends = _mends(found, [*queued.values(), *waiting])
+    found.fixes = _fixes(found, [*queued.values(), *waiting])
     return found
 
 
@@ -185,25 +185,25 @@ def _merge_state(found: Survey, waiting: list[slurm.Queued]) -> str:
     return "" if found.slurm else "not in the queue: submitted again by `klassify resume`"
 
 
-def _mends(found: Survey, rows: list[slurm.Queued]) -> list[str]:
+def _fixes(found: Survey, rows: list[slurm.Queued]) -> list[str]:
     """Commands that get stuck work going."""
     folder = shlex.quote(str(found.record.work.folder))
     held = [row for row in rows if row.is_held]
     never = sorted({row.job for row in rows if row.is_never})
-    mends = [f"scontrol release {','.join(row.id for row in held)}"] if held else []
-    mends += [f"scancel {job}    # it waits for what will never be" for job in never]
+    fixes = [f"scontrol release {','.join(row.id for row in held)}"] if held else []
+    fixes += [f"scancel {job}    # it waits for what will never be" for job in never]
     stuck = {row.partition for row in rows if row.needs_nodes}
     if stuck and not any(row.is_running for row in rows):
-        mends += [
+        fixes += [
             f"scontrol update nodename={nodes} state=resume    # an administrator: {why}"
             for nodes, why in _drained(stuck)
         ]
     lost_merge = found.merge and found.in_queue and not found.merge_is_queued
     if (found.lacking or lost_merge) and not found.slurm:
-        mends.append(f"klassify resume {folder}")
+        fixes.append(f"klassify resume {folder}")
     if found.is_done and not found.record.work.merged and not found.merge_is_queued:
-        mends.append(f"klassify merge {folder}")
-    return mends
+        fixes.append(f"klassify merge {folder}")
+    return fixes
 
 
 def _drained(partitions: set[str]) -> list[tuple[str, str]]:
@@ -241,7 +241,7 @@ def lines(found: Survey) -> Iterator[str]:
     if found.slurm:
         yield f"  Slurm was not asked: {found.slurm}. What is not done may be running."
     yield from _time_left(found)
-    yield from (f"  mend:  {mend}" for mend in found.mends)
+    yield from (f"  fix:   {fix}" for fix in found.fixes)
 
 
 def _reasons(found: Survey, shards: list[int]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Work(abc.ABC):
             raise KlassifyError(
                 f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.",
                 where=self.folder,
-                mend=(
+                fix=(
                     f"{f'klassify resume {self.folder}, or ' if launched else ''}the same command"
-                    f" with {some((f'--shard {i}/{self.n}' for i in missing), 3)}"
+                    f" with {first_few((f'--shard {i}/{self.n}' for i in missing), 3)}"
                 ),
             )
 
@@ -95,7 +95,7 @@ class ExtractWork(Work):
             raise KlassifyError(
                 f"These parts are of {headers[0].place.n} shards, not of {self.n}.",
                 where=self.folder,
-                mend=f"go on with --shards {headers[0].place.n}, or use --force",
+                fix=f"go on with --shards {headers[0].place.n}, or use --force",
             )
         return headers
 
@@ -141,15 +141,15 @@ class ExtractWork(Work):
         ]
         if twice:
             raise KlassifyError(
-                f"{len(twice)} clips stand twice: {some(twice)}.",
+                f"{len(twice)} clips stand twice: {first_few(twice)}.",
                 where=self.folder,
-                mend="remove the parts that do not belong here, then `klassify resume`",
+                fix="remove the parts that do not belong here, then `klassify resume`",
             )
         if listed not in (None, len(rows)):
             raise KlassifyError(
                 f"The list has {listed} clips, the shards {len(rows)}.",
                 where=self.folder,
-                mend="extract again with --force",
+                fix="extract again with --force",
             )
 
     @property
@@ -236,11 +236,13 @@ class ScoreWork(Work):
             keys = (
                 key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)
             )
-            differences = some(f"{key}: {one.get(key)!r} and {other.get(key)!r}" for key in keys)
+            differences = first_few(
+                f"{key}: {one.get(key)!r} and {other.get(key)!r}" for key in keys
+            )
             raise KlassifyError(
                 f"These parts were made with different settings ({differences}).",
                 where=self.folder,
-                mend=f"klassify score {self.folder} --split {self.split} ... --force",
+                fix=f"klassify score {self.folder} --split {self.split} ... --force",
             )
         return Parts.found(self.folder, self.split)
 

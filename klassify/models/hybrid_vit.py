@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.checkpoints import ImportReport, misfits, read_checkpoint
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 
 UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k
 KNOWN = re.compile(
@@ -97,7 +97,7 @@ def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: in
     ours, left_out = hybrid_vit_state(theirs, window, grid)
     wanted = model.state_dict()
     told = (
-        f"{len(unknown)} unexpected ({some(unknown)})"
+        f"{len(unknown)} unexpected ({first_few(unknown)})"
         if unknown
         else misfits(ours, wanted, NOT_IN_FILE)
     )
@@ -105,7 +105,7 @@ def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: in
         raise KlassifyError(
             f"This is no hybrid ViT that fits the model: {told}.",
             where=path,
-            mend=(
+            fix=(
                 "use jx_vit_base_resnet50_224_in21k with the model's default sizes, or train"
                 " without `pretrained`"
             ),

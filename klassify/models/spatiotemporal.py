@@ -260,7 +260,7 @@ class SpatioTemporal(nn.Module):
                 "The spatio-temporal model still has random weights, though its settings name"
                 " pretrained ones.",
                 where=self.pretrained,
-                mend="call load_pretrained() before a training, or load the trained weights",
+                fix="call load_pretrained() before a training, or load the trained weights",
             )
         wanted = (3, self.size, self.size)
         if frames.shape[1:] != wanted or reconstructed.shape != frames.shape:

@@ -92,7 +92,7 @@ def _build(architecture: str | dict[str, Any], library: str = "transformers") ->
     if isinstance(architecture, str) and architecture not in ARCHITECTURES:
         raise KlassifyError(
             f"There is no speech model architecture {architecture!r}.",
-            mend=f"choose one of {', '.join(ARCHITECTURES)}",
+            fix=f"choose one of {', '.join(ARCHITECTURES)}",
         )
     settings = {
         **LARGE,
@@ -101,7 +101,7 @@ def _build(architecture: str | dict[str, Any], library: str = "transformers") ->
     family = settings.pop("family", "wav2vec2")
     if family not in ("wav2vec2", "wavlm"):
         raise KlassifyError(
-            f"There is no speech model family {family!r}.", mend="choose wav2vec2 or wavlm"
+            f"There is no speech model family {family!r}.", fix="choose wav2vec2 or wavlm"
         )
     transformers, name = import_transformers(), {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}[family]
     try:
@@ -229,7 +229,7 @@ class SSLFrontEnd(FrontEnd):
                 "The speech model still has random weights, though its settings name pretrained"
                 " ones.",
                 where=self.source,
-                mend="call load_pretrained() before a training, or load the trained weights",
+                fix="call load_pretrained() before a training, or load the trained weights",
             )
         if self.normalize_input:
             wave = normalise_waveform(wave)

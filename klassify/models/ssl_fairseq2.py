@@ -45,7 +45,7 @@ def _import_fairseq2() -> None:
     except (ImportError, OSError) as error:
         raise KlassifyError(
             f"The library fairseq2 cannot be used here ({error}).",
-            mend=(
+            fix=(
                 "pip install 'klassify[fairseq2]' in an environment of its own (it pins torch), "
                 "or choose library: transformers"
             ),
@@ -102,7 +102,7 @@ class Fairseq2SpeechModel(nn.Module):
         ):
             raise KlassifyError(
                 "fairseq2 serves the layer-norm-first wav2vec 2.0 models alone.",
-                mend="library: transformers",
+                fix="library: transformers",
             )
         _import_fairseq2()
         frontend, encoder = _built(config)

@@ -177,7 +177,7 @@ class Visual(nn.Module):
             raise KlassifyError(
                 "The VQ-VAE still has random weights, though the settings name trained ones.",
                 where=self.vqvae_weights,
-                mend="call load_pretrained() before a training, or load the trained weights",
+                fix="call load_pretrained() before a training, or load the trained weights",
             )
         return self.vqvae.reconstruct(frames)
 

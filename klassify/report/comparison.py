@@ -98,7 +98,7 @@ def _clips(
     """The clips to compare on, their labels where there are any, and the subset's name."""
     if args.labels is None:
         if args.subset not in (None, "all"):
-            raise KlassifyError("A subset is one of a labelled list.", mend="give --labels")
+            raise KlassifyError("A subset is one of a labelled list.", fix="give --labels")
         return entries.split_files(found, args.split), None, "no labels"
     frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
     return frame, datalist.label(frame, "video"), subset
@@ -108,7 +108,7 @@ def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
     """The labelled clips of val_fit, or None with what follows from that."""
     path = args.val
     if path is not None and (path.name != "val.tsv" or not path.exists()):
-        raise KlassifyError("This is no list of val.", where=path, mend="name an existing val.tsv")
+        raise KlassifyError("This is no list of val.", where=path, fix="name an existing val.tsv")
     if path is None and args.labels is not None:
         beside = [args.labels.parent / "val.tsv", args.labels.parent.parent / "val.tsv"]
         path = next((one for one in beside if one.exists()), None)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from klassify import systems
 from klassify.detector_file import DETECTOR, read_detector
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.evaluation.frame_metrics import FrameTable
 from klassify.evaluation.measure import Scored, load_scored
 from klassify.evaluation.measure_segments import Localised, load_localised
@@ -72,7 +72,7 @@ def find(paths: Sequence[Path]) -> list[Found]:
     if not folders:
         raise KlassifyError(
             "There is nothing to compare.",
-            mend="name system folders, or folders with a detector.yaml",
+            fix="name system folders, or folders with a detector.yaml",
         )
     here = Path.cwd().resolve()
     return [
@@ -89,7 +89,7 @@ def _named(path: Path) -> Iterable[tuple[Path, set[str]]]:
         raise KlassifyError(
             f"Here lies neither a {systems.SYSTEM} nor a {DETECTOR}.",
             where=path,
-            mend="name a system's folder or a recipe's, such as exp/demo/klassify",
+            fix="name a system's folder or a recipe's, such as exp/demo/klassify",
         )
     detector = read_detector(path)
     for name in detector.systems:
@@ -129,7 +129,7 @@ def split_files(found: Sequence[Found], split: str) -> pd.DataFrame:
                 {"file": table["file"].to_numpy(object), "duration": table["end"].to_numpy(float)}
             )
     raise KlassifyError(
-        f"None of these systems has clip scores for {split}.", mend=f"make stage3 split={split}"
+        f"None of these systems has clip scores for {split}.", fix=f"make stage3 split={split}"
     )
 
 
@@ -146,7 +146,7 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
         raise KlassifyError(
             f"{found.name} has no scores for {split}.",
             where=score_path(found.folder, split, "clips"),
-            mend=f"make stage{2 if split == 'val' else 3} split={split}, or leave it out",
+            fix=f"make stage{2 if split == 'val' else 3} split={split}, or leave it out",
         )
     scored = localised = frames = None
     if there["clips"]:
@@ -251,7 +251,7 @@ def coverage_summary(states: pd.DataFrame) -> pd.DataFrame:
         reasons = group.loc[
             (group["state"] != ANSWERED) & (group["reason"] != ""), "reason"
         ].value_counts()
-        text = some((f"{why} ({n})" for why, n in reasons.items()), 3)
+        text = first_few((f"{why} ({n})" for why, n in reasons.items()), 3)
         rows.append(
             {"system": system, "task": task, "n": len(group)}
             | {state: int(counts.get(state, 0)) for state in (ANSWERED, FELL_BACK, FAILED)}

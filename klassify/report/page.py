@@ -50,7 +50,7 @@ def check_libraries() -> None:
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise KlassifyError(
-            f"The report needs {' and '.join(missing)}.", mend="pip install -e '.[report]'"
+            f"The report needs {' and '.join(missing)}.", fix="pip install -e '.[report]'"
         )
 
 
@@ -68,7 +68,7 @@ def write(
     for name, text in scripts.items():
         if "</script" in text.lower() or "<!--" in text or "\r" in text:
             raise KlassifyError(
-                f"{name} cannot stand inside a page.", mend="install the plotly of constraints.txt"
+                f"{name} cannot stand inside a page.", fix="install the plotly of constraints.txt"
             )
     content |= {name: _safe(text) for name, text in scripts.items()}
     content |= {"css": _safe(_text("page.css")), "policy": _policy(scripts.values())}
@@ -76,7 +76,7 @@ def write(
     page = _template().render(**content)
     if len(page.encode()) > MAX_BYTES:
         raise KlassifyError(
-            f"The page exceeds {MAX_BYTES / 1e6:.0f} MB.", where=path, mend="fewer --clips"
+            f"The page exceeds {MAX_BYTES / 1e6:.0f} MB.", where=path, fix="fewer --clips"
         )
     write_text(path, page)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import refuse_cut, settings_hash, whole_file
 from klassify.frame_file import FrameFile, clip_scores
 from klassify.ragged import POOLS
@@ -74,7 +74,7 @@ def write_clip_scores(
     )
     pooled = pd.concat(list(blocks) or [pd.Series(dtype=float)])
     if pooled.index.has_duplicates:
-        twice = some(pooled.index[pooled.index.duplicated()])
+        twice = first_few(pooled.index[pooled.index.duplicated()])
         raise KlassifyError(f"The rows of these clips do not lie together: {twice}.", where=scored)
     table = pd.DataFrame({"file": pooled.index, "score": pooled.to_numpy()})
     header = dataclasses.replace(

@@ -39,7 +39,7 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise KlassifyError(
             f"There is no device {name!r} here ({first_line(error)}).",
-            mend="auto, cpu, or cuda:0 and so on where torch sees a GPU",
+            fix="auto, cpu, or cuda:0 and so on where torch sees a GPU",
         ) from None
     return device
 

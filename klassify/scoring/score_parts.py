@@ -96,10 +96,8 @@ class Parts:
                 if not first
                 else "These parts were made with different settings."
             )
-            mend = f"klassify score {system_dir} --split {split} ..." + (
-                " --force" if first else ""
-            )
-            raise KlassifyError(what, where=folder, mend=mend)
+            fix = f"klassify score {system_dir} --split {split} ..." + (" --force" if first else "")
+            raise KlassifyError(what, where=folder, fix=fix)
         (path,) = first.values()
         header, settings = read_header(path), dict(read_header(path).settings)
         with reading(path):
@@ -170,7 +168,7 @@ class Parts:
         path = self.path(k)
         with reading(path):
             parquet = pq.ParquetFile(path)
-            refuse_swollen(parquet, path, mend="remove it and score again")
+            refuse_swollen(parquet, path, fix="remove it and score again")
             table = parquet.read()
             clips = json.loads(table.schema.metadata[b"clips"])
             listed = pd.DataFrame(clips, columns=["file", "duration", "reason"])

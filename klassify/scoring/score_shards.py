@@ -203,7 +203,7 @@ def join(parts: Parts) -> Path:
         raise KlassifyError(
             f"{missing_text(parts)}.",
             where=parts.folder,
-            mend=(
+            fix=(
                 f"klassify score {parts.system_dir} --split {parts.header.split} ... goes on with"
                 " these chunks"
             ),

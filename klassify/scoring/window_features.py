@@ -52,7 +52,7 @@ class WindowInputs:
             raise KlassifyError(
                 f"{type(model).__name__} has no approximate scoring: it is for Wav2Vec-AASIST and"
                 " BAM.",
-                mend="score without it",
+                fix="score without it",
             )
         shares = takes_features and not approximate and model.frontend.shares_frames
         self.shared = SharedFrames(model.frontend, device) if shares else None

@@ -144,5 +144,5 @@ def _probabilities(score: np.ndarray, header: Header, folder: Path, sigmoid: boo
         f"The scores of {header.system} are of scale {header.scale}; the server wants"
         " probabilities.",
         where=folder,
-        mend=f"calibrate it first: klassify calibrate {folder} ...{log_odds}",
+        fix=f"calibrate it first: klassify calibrate {folder} ...{log_odds}",
     )

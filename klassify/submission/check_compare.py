@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from klassify.errors import some
+from klassify.errors import first_few
 from klassify.evaluation.matching import overlap
 from klassify.submission.check_task2 import Answer
 from klassify.submission.verdict import JSON, TXT, Verdict
@@ -172,4 +172,4 @@ def _lines_names(names: Names) -> Iterator[str]:
         ("answered only now", names.extra),
     ):
         if files:
-            yield f"  {len(files)} clips {title}: {some(map(repr, files))}"
+            yield f"  {len(files)} clips {title}: {first_few(map(repr, files))}"

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.files import whole_file
 
 COLUMNS = (
@@ -37,7 +37,7 @@ COLUMNS = (
     "task2_scores_sha256",
 )
 ID = re.compile(r"[0-9a-f]{10}")
-_MEND = "mend that line, or move the file away: `klassify package` then begins a new one"
+_FIX = "fix that line, or move the file away: `klassify package` then begins a new one"
 
 
 @dataclasses.dataclass
@@ -64,7 +64,7 @@ class Ledger:
                 else "No package has an id that begins"
             )
             raise KlassifyError(
-                f"{what} with {start!r}.", where=self.path, mend="`klassify ledger` lists them"
+                f"{what} with {start!r}.", where=self.path, fix="`klassify ledger` lists them"
             )
         return found[0]
 
@@ -92,8 +92,8 @@ def read_ledger(path: str | os.PathLike, *, must_exist: bool = False) -> Ledger:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         if must_exist:
-            mend = "`klassify package` begins one; --ledger names one that lies elsewhere"
-            raise KlassifyError("There is no ledger here.", where=path, mend=mend) from None
+            fix = "`klassify package` begins one; --ledger names one that lies elsewhere"
+            raise KlassifyError("There is no ledger here.", where=path, fix=fix) from None
         return book
     except (UnicodeDecodeError, OSError) as error:
         raise KlassifyError(f"This ledger cannot be read: {error}.", where=path) from None
@@ -112,16 +112,16 @@ def _read_line(book: Ledger, index: int, cells: list[str]) -> None:
         twice = sorted({name for name in cells if cells.count(name) > 1})
         if missing or twice:
             what = (
-                f"columns missing: {some(missing)}"
+                f"columns missing: {first_few(missing)}"
                 if missing
-                else f"columns that stand twice: {some(twice)}"
+                else f"columns that stand twice: {first_few(twice)}"
             )
-            raise KlassifyError(f"This is no header of a ledger; {what}.", where=where, mend=_MEND)
+            raise KlassifyError(f"This is no header of a ledger; {what}.", where=where, fix=_FIX)
         book.columns = cells
         return
     if len(cells) > len(book.columns):
         raise KlassifyError(
-            f"{len(cells)} cells, but {len(book.columns)} columns.", where=where, mend=_MEND
+            f"{len(cells)} cells, but {len(book.columns)} columns.", where=where, fix=_FIX
         )
     row = dict(
         zip(book.columns, cells + [""] * (len(book.columns) - len(cells)))
@@ -132,7 +132,7 @@ def _read_line(book: Ledger, index: int, cells: list[str]) -> None:
             if row["id"] in book.rows
             else "is no id (10 hexadecimal digits)"
         )
-        raise KlassifyError(f"{row['id'][:80]!r} {what}.", where=where, mend=_MEND)
+        raise KlassifyError(f"{row['id'][:80]!r} {what}.", where=where, fix=_FIX)
     book.rows[row["id"]], book.at[row["id"]] = row, index
 
 

@@ -89,9 +89,9 @@ def made_with(
         kind = TASKS[task][1]
         scores = score_path(folder, split, kind)
         if not scores.exists():
-            mend = f"klassify score {folder} --split {split}"
+            fix = f"klassify score {folder} --split {split}"
             raise KlassifyError(
-                f"{folder.name} has no {kind} scores for {split}.", where=scores, mend=mend
+                f"{folder.name} has no {kind} scores for {split}.", where=scores, fix=fix
             )
         wanted |= {
             f"{task}_system": systems.system_hash(folder),
@@ -181,7 +181,7 @@ def inside(path: str, allowed: Sequence[Path], *, where: object) -> Path:
     raise KlassifyError(
         f"The manifest names {path!r}, which lies outside the working directory {Path.cwd()}.",
         where=where,
-        mend=(
+        fix=(
             "run this from the folder the package was made in, or --allow the folder if you trust"
             " the manifest"
         ),

@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.ragged import row_numbers, row_offsets
 from klassify.segment_cells import without_gc
 
@@ -72,9 +72,9 @@ class Proposals:
         missing = [name for name in files if name not in place]
         if missing:
             raise KlassifyError(
-                f"{len(missing)} of {len(files)} clips have no entry: {some(missing)}.",
+                f"{len(missing)} of {len(files)} clips have no entry: {first_few(missing)}.",
                 where=where,
-                mend=f"names must equal those of the list, extension included; {PLACEHOLDER}",
+                fix=f"names must equal those of the list, extension included; {PLACEHOLDER}",
             )
         return self.take(np.fromiter((place[name] for name in files), np.int64, len(files)))
 
@@ -123,9 +123,9 @@ class Truth:
         unknown = frame["file"][frame[column].isna()]
         if len(unknown):
             raise KlassifyError(
-                f"{len(unknown)} of {len(frame)} clips have no {column}: {some(unknown)}.",
+                f"{len(unknown)} of {len(frame)} clips have no {column}: {first_few(unknown)}.",
                 where="data list",
-                mend="evaluate on a labelled split, with `--labels` for labels that were held out",
+                fix="evaluate on a labelled split, with `--labels` for labels that were held out",
             )
         return cls.from_cells(frame["file"].to_numpy(), frame[column].to_list())
 
@@ -192,7 +192,7 @@ def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple
     head = handle.read(chunk_bytes)
     if head.startswith(b"\xef\xbb\xbf"):
         raise KlassifyError(
-            "The file begins with a byte order mark (BOM).", where=path, mend="save it without"
+            "The file begins with a byte order mark (BOM).", where=path, fix="save it without"
         )
     while not (rest := head.lstrip(WHITESPACE)) and (block := handle.read(chunk_bytes)):
         head += block
@@ -291,13 +291,13 @@ def _parse_one_by_one(
     for name, clip in clips:
         problem = _problem(clip)
         if problem:
-            mend = (
+            fix = (
                 PLACEHOLDER
                 if not clip
                 else "every clip needs [[score, start, end], ...] in plain numbers"
             )
             raise KlassifyError(
-                f"{name!r} {problem}: the evaluator would abort.", where=path, mend=mend
+                f"{name!r} {problem}: the evaluator would abort.", where=path, fix=fix
             )
         rows.append(_as_rows(np.array(clip, dtype=float)))
     counts = np.array([len(clip) for clip in rows], np.int64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from klassify.errors import KlassifyError, first_line, some
+from klassify.errors import KlassifyError, first_few, first_line
 from klassify.training.ranks import Ranks
 
 GIB = 2**30
@@ -35,8 +35,9 @@ def longest_items(examples: Any, size: int) -> list[dict[str, Any]]:
             break
     if not items:
         raise KlassifyError(
-            f"None of the {len(failed)} longest training clips can be read: {some(failed, 3)}.",
-            mend="check --media and --features",
+            f"None of the {len(failed)} longest training clips can be read:"
+            f" {first_few(failed, 3)}.",
+            fix="check --media and --features",
         )
     return (items * size)[:size]
 
@@ -102,15 +103,15 @@ def _agree(ranks: Ranks, problem: str | None, unused: Sequence[str], size: str) 
             KlassifyError(
                 f"A step with the longest clips does not fit into the memory ({problems[0]}).",
                 where=f"a batch of {size}",
-                mend=MENDS,
+                fix=MENDS,
             )
         )
     if unused:  # the same on all ranks
         ranks.refuse(
             KlassifyError(
                 f"{len(unused)} trained parameters get no gradient, and several ranks would wait"
-                f" for it: {some(unused)}.",
-                mend="train.find_unused_parameters=true",
+                f" for it: {first_few(unused)}.",
+                fix="train.find_unused_parameters=true",
             )
         )
 

@@ -165,7 +165,7 @@ def launch(
         raise KlassifyError(
             f"These processes cannot be started: {first_line(error)}",
             where=f"--accelerator {accelerator} --devices {devices} --nodes {nodes}",
-            mend="ask for what this machine and the launcher (torchrun, srun) have",
+            fix="ask for what this machine and the launcher (torchrun, srun) have",
         ) from None
     if started_by is not None and several:
         threading.Thread(target=_leave_with, args=(started_by,), daemon=True).start()
@@ -181,19 +181,19 @@ def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[in
     if accelerator not in ACCELERATORS:
         raise KlassifyError(
             f"There is no accelerator {accelerator!r}.",
-            mend=f"--accelerator {'|'.join(ACCELERATORS)}",
+            fix=f"--accelerator {'|'.join(ACCELERATORS)}",
         )
     there = torch.cuda.device_count()
     if accelerator in ("cuda", "gpu") and not there:
         raise KlassifyError(
-            "torch sees no CUDA GPU here.", mend="--accelerator cpu, or a torch built for CUDA"
+            "torch sees no CUDA GPU here.", fix="--accelerator cpu, or a torch built for CUDA"
         )
     started = _started()
     if started is None and (nodes or 1) > 1 and "NODE_RANK" not in os.environ:
         raise KlassifyError(
             "Something has to start the processes on the other nodes.",
             where=f"--nodes {nodes}",
-            mend="torchrun --nnodes ... -m klassify train ..., or srun inside a Slurm job",
+            fix="torchrun --nnodes ... -m klassify train ..., or srun inside a Slurm job",
         )
     devices = devices or str((started or (1, 1))[0])
     nodes = (started or (1, 1))[1] if nodes is None else nodes
@@ -220,7 +220,7 @@ def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[in
         raise KlassifyError(
             f"There are {there} GPUs here, and no number {missing[0]} (they count from 0).",
             where=f"--devices {devices}",
-            mend="--devices auto takes all that are there",
+            fix="--devices auto takes all that are there",
         )
     return wanted, nodes
 
@@ -253,7 +253,7 @@ def explained(error: RuntimeError) -> KlassifyError | None:
     if "finished reduction in the prior iteration" in text:
         return KlassifyError(
             "Some parameters took no part in a step, and the ranks would wait for their gradients.",
-            mend="train.find_unused_parameters=true",
+            fix="train.find_unused_parameters=true",
         )
     reason = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]
     if any(
@@ -262,6 +262,6 @@ def explained(error: RuntimeError) -> KlassifyError | None:
     ):
         return Interrupted(
             f"Another process of this training failed, was killed or cannot be reached ({reason}).",
-            mend="look for its message; the same command goes on from the last checkpoint",
+            fix="look for its message; the same command goes on from the last checkpoint",
         )
     return None

@@ -65,7 +65,7 @@ class Trainer:
         self.out, self.fabric, self.ranks, self.limit = out, fabric, ranks, limit
         if self.settings.monitor == "auc" and experiment.data.scale == "none":
             raise KlassifyError(
-                "A model without scores has no validation AUC.", mend="set train.monitor=loss"
+                "A model without scores has no validation AUC.", fix="set train.monitor=loss"
             )
         self.examples, self.sources = ranks.first(lambda: self._read(experiment.data, sources))
         self.data = self.examples.data
@@ -253,7 +253,7 @@ class Trainer:
                 KlassifyError(
                     f"The loss is {value} in epoch {self.state['epoch'] + 1}.",
                     where=self.out,
-                    mend="lower train.lr, or set train.clip_norm=1",
+                    fix="lower train.lr, or set train.clip_norm=1",
                 )
             )
         if update:

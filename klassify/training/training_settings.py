@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify import datalist
-from klassify.errors import KlassifyError, some
+from klassify.errors import KlassifyError, first_few
 from klassify.experiment import (
     METRICS,
     STATE,
@@ -60,7 +60,7 @@ def starting_weights(experiment: Experiment, args: argparse.Namespace) -> list[P
             raise KlassifyError(
                 "The weights that the model starts from are missing.",
                 where=path,
-                mend="train that system first: make stage2 makes all of them in order",
+                fix="train that system first: make stage2 makes all of them in order",
             )
     return paths
 
@@ -77,7 +77,7 @@ def check_start(experiment: Experiment, args: argparse.Namespace) -> None:
                 "These weights learned from segment labels, and what starts from them is not"
                 " clip-supervised.",
                 where=path,
-                mend="start from other weights, or train with data.init_args.supervision=segment",
+                fix="start from other weights, or train with data.init_args.supervision=segment",
             )
 
 
@@ -98,7 +98,7 @@ def finished(out: Path, settings: dict[str, Any], force: bool) -> bool:
             raise KlassifyError(
                 "This folder holds a system that was not trained here.",
                 where=out,
-                mend="train into another folder, or give --force to replace it",
+                fix="train into another folder, or give --force to replace it",
             )
         return False
     already_done(record, _brief(read_json(record)), _brief(settings))
@@ -128,7 +128,7 @@ def write_result(out: Path, data: Any, state: dict[str, Any], failed: dict[str, 
 
     said = ""
     if failed:
-        names = some(f"{file} ({reason})" for file, reason in sorted(failed.items()))
+        names = first_few(f"{file} ({reason})" for file, reason in sorted(failed.items()))
         said = f"{len(failed)} training clips could not be read: {names}\n"
         with whole_file(out / "failures.tsv") as partial:
             lines = [

@@ -56,7 +56,7 @@ def load(path: Path, parts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | No
             KlassifyError(
                 "The processes do not see the same training state.",
                 where=path,
-                mend="write to a folder that all nodes share",
+                fix="write to a folder that all nodes share",
             )
         )
     if state is None:
@@ -67,7 +67,7 @@ def load(path: Path, parts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | No
             KlassifyError(
                 f"This training ran on {len(generators)} devices, not {ranks.world}.",
                 where=path,
-                mend=f"go on with {len(generators)} devices, or start anew with --force",
+                fix=f"go on with {len(generators)} devices, or start anew with --force",
             )
         )
     for name, part in parts.items():
@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise KlassifyError(
             f"The training state cannot be read ({type(error).__name__}).",
             where=path,
-            mend="delete it to start this training anew",
+            fix="delete it to start this training anew",
         ) from None
     return state
 

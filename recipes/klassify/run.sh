@@ -36,7 +36,7 @@ need_weights() {
   for m in "$@"; do
     file=$(released "$m")$(start_of "$m")
     [ -z "$file" ] || [ -e "$file" ] || [ -e "$exp/$m/system.yaml" ] || fail "$file is missing: $m starts from it." \
-      "  mend:  docs/gpu-box.md tells where it comes from$([ "$m" != bam ] || echo "; system=bam_wavlm does without it")"
+      "  fix:   docs/gpu-box.md tells where it comes from$([ "$m" != bam ] || echo "; system=bam_wavlm does without it")"
   done
 }
 

@@ -161,7 +161,7 @@ class Site:
 
 @pytest.fixture
 def site(cluster, corpus, tmp_path):
-    cluster.mend()
+    cluster.fix()
     site = Site(cluster, corpus, tmp_path)
     yield site
     site.release()

@@ -275,7 +275,7 @@ class Cluster:
         done = self.run(["squeue", "--array", "-h", "-o", "%i|%t|%r|%N|%j"], check=False)
         return [line.split("|") for line in done.stdout.splitlines()]
 
-    def mend(self) -> None:
+    def fix(self) -> None:
         """All daemons up and all nodes idle, and nothing in the queue: the start of every test."""
         self.run(["scancel", "--user=root"], check=False)
         if "slurmctld" not in self.daemons:

@@ -94,7 +94,7 @@ def test_a_lost_node_costs_nothing_but_time(site, undisturbed):
     assert_whole(site, undisturbed)
 
 
-def test_after_a_restart_of_the_controller_status_tells_what_is_held_and_how_to_mend_it(site):
+def test_after_a_restart_of_the_controller_status_tells_what_is_held_and_how_to_fix_it(site):
     """Killed before it has saved all it knew: jobs are forgotten or start again. Then nodes
     drained and tasks held.
     """
@@ -124,18 +124,16 @@ def test_after_a_restart_of_the_controller_status_tells_what_is_held_and_how_to_
     assert (
         f"held         4  {spans(held)}" in text and f"queued       2  {spans(queued)}" in text
     ), text
-    mends = [
-        line.split("mend:")[1].split("#")[0].split()
-        for line in text.splitlines()
-        if "mend:" in line
+    fixes = [
+        line.split("fix:")[1].split("#")[0].split() for line in text.splitlines() if "fix:" in line
     ]
-    assert [mend[:2] for mend in mends if mend[0] == "scontrol"] == [
+    assert [fix[:2] for fix in fixes if fix[0] == "scontrol"] == [
         ["scontrol", "release"],
         ["scontrol", "update"],
     ]
-    for mend in mends:
-        if mend[0] == "scontrol":
-            site.cluster.run(mend)
+    for fix in fixes:
+        if fix[0] == "scontrol":
+            site.cluster.run(fix)
     site.finished()
     site.klassify("merge", site.out)  # its job may be among the forgotten
     assert "done         6" in site.status()

@@ -109,12 +109,12 @@ def test_the_folder_may_not_be_written(disk, undisturbed):
     shutil.rmtree(disk.seen / name)
 
 
-def assert_refused(ended, what: str, mend: str, name: str) -> None:
-    """In a few words: what, where, how to mend it."""
+def assert_refused(ended, what: str, fix: str, name: str) -> None:
+    """In a few words: what, where, how to fix it."""
     assert ended.status == 2, ended
     assert "Traceback" not in ended.said
     assert (
-        what in ended.said and "where: " in ended.said and mend in ended.said.partition("mend:")[2]
+        what in ended.said and "where: " in ended.said and fix in ended.said.partition("fix:")[2]
     ), ended.said
 
 
