@@ -650,7 +650,7 @@ def test_a_job_that_cannot_be_released_is_named(small_data, tmp_path, pretended,
         '#!/bin/bash\n[ "$1" = release ] && exit 1\necho MaxArraySize = 1001\n'
     )
     assert launch(small_data, out, "--force") == 2
-    assert "fix:  scontrol release 101" in capsys.readouterr().err
+    assert "fix:   scontrol release 101" in capsys.readouterr().err
     pretended.queue(*(queued(out, i, "PD", "JobHeldUser") for i in range(1, 5)))
     assert cli.main(["status", str(out)]) == 1
     assert (
@@ -903,7 +903,7 @@ def test_waiting_says_once_a_minute_where_it_stands(
     monkeypatch.setattr(submit, "SAY_S", 0.0)
     assert launch(small_data, out, "--wait") == 0
     said = capsys.readouterr().err
-    assert "1 running, 1 held, 2 missing" in said and "fix:  scontrol release 101_2" in said
+    assert "1 running, 1 held, 2 missing" in said and "fix:   scontrol release 101_2" in said
 
 
 def test_the_time_left_follows_from_shards_that_are_done(small_data, tmp_path, pretended, capsys):
