@@ -26,7 +26,7 @@ import numpy as np
 from klassify import windows
 from klassify.errors import KlassifyError
 from klassify.frame_file import FrameFile, Rows
-from klassify.ragged import row_offsets
+from klassify.ragged import FrameTable, row_offsets
 from klassify.segments import FRAME_S
 
 GRID_MS = 40
@@ -168,3 +168,15 @@ def blocks(files: Sequence[str], size: int = BLOCK_CLIPS) -> Iterator[Sequence[s
     """`files` in slices of `size`."""
     for first in range(0, len(files), size):
         yield files[first : first + size]
+
+
+def frame_table(source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:
+    """The column `plus` of a frames score file, or `plus` less `minus`; nothing else of it is kept
+    in memory.
+    """
+    columns = [plus] if minus is None else [plus, minus]
+    scores = [np.empty(0)]
+    for files in blocks(source.files):
+        values = source.read(files, columns).values
+        scores.append(values[:, 0] if minus is None else values[:, 0] - values[:, 1])
+    return FrameTable(source.files, row_offsets(source.counts), np.concatenate(scores))

@@ -9,6 +9,7 @@ resumed run sees the examples an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ from torch.utils.data import Dataset
 
 from klassify import datalist, windows
 from klassify.errors import KlassifyError
-from klassify.training.ranks import ALONE, Ranks
 
 
 class NoAnswer(Exception):
@@ -83,6 +83,7 @@ class ClipData:
     """
 
     modality: str
+    unit = "clip"  # what a score is of: `clip`, `frame`, or `image` for a model without scores
     supervision = "clip"
     scale = "log_odds"
     feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
@@ -129,27 +130,11 @@ class ClipData:
         """What the inputs of a split depend on besides its list, for the settings record."""
         return {}
 
-    def validate(
-        self, model: torch.nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
-    ) -> dict[str, float]:
-        """How good the model is on the validation clips: `val_loss` and, of a model with scores,
-        `val_auc`.
-
-        ranks: each does its share, and all have the same result. how: batch_size, workers and
-        device.
-        """
-        raise NotImplementedError
-
-
-def check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Sources) -> None:
-    """Validation without real or without fake examples is a KlassifyError that counts them."""
-    if len(np.unique(labels)) < 2:
-        raise KlassifyError(
-            f"Validation needs real and fake {unit}; {split} has {len(labels)} that can be scored, "
-            f"{int(np.sum(labels))} of them fake.",
-            where=sources.lists,
-            fix="validate on a larger list",
-        )
+    def for_validation(self) -> ClipData:
+        """The same data as validation reads it: without augmentation."""
+        plain = copy.copy(self)
+        plain.augment = None
+        return plain
 
 
 def check_windows(window: int, stride: int, least: int = 1) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,58 +19,16 @@ from klassify import decoding, media, windows
 from klassify.audio_file import NO_AUDIO, quantised
 from klassify.audio_store import CachedClip, audio_source, open_cache
 from klassify.augment import AudioAugment
-from klassify.clip_data import (
-    ClipData,
-    NoAnswer,
-    Reader,
-    Sources,
-    Window,
-    check_two_classes,
-    check_windows,
-)
+from klassify.clip_data import ClipData, NoAnswer, Reader, Sources, Window, check_windows
 from klassify.errors import KlassifyError
 from klassify.features import mouth
-from klassify.scoring.inference import clip_table, score_clips
 from klassify.segments import FRAME_S
 from klassify.store import FeatureStore
-from klassify.training.ranks import ALONE, Ranks
 
 Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
 
 
-class ScoredClips(ClipData):
-    """Data of models that score the windows of a clip: validated by the clip scores that
-    `klassify score` gives.
-    """
-
-    def validate(
-        self, model: torch.nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
-    ) -> dict[str, float]:
-        """`val_loss` and `val_auc` of the validation clips, scored as `klassify score` does.
-
-        ranks: each scores its share, and all have the same result. how: batch_size, workers and
-        device of the scoring. KlassifyError unless both classes are there.
-        """
-        from scipy.special import expit
-
-        from klassify.evaluation.metrics import log_loss, roc_auc
-
-        table = sources.table(self.val_split)
-        files = ranks.share(table["file"].tolist())
-        parts = ranks.gather(
-            score_clips(model, self, sources, self.val_split, files=files, progress=False, **how)
-        )
-        reasons = {file: reason for _, found in parts for file, reason in found.items()}
-        clips = clip_table(
-            pd.concat([scored for scored, _ in parts]), table, reasons, self.aggregate
-        )
-        answered = clips["score"].notna().to_numpy()
-        labels, scores = self.labels(table)[answered], clips["score"].to_numpy(float)[answered]
-        check_two_classes(labels, "clips", self.val_split, sources)
-        return {"val_loss": log_loss(labels, expit(scores)), "val_auc": roc_auc(labels, scores)}
-
-
-class MouthFeatures(ScoredClips):
+class MouthFeatures(ClipData):
     """The handcrafted mouth features of paper 1 (section 4.1) with their first differences.
 
     Example: {"features": (T, 2 * n) float32, "valid": (T,) bool}, n features of the chosen groups.
@@ -171,7 +128,7 @@ class _MouthReader(Reader):
         return {"features": torch.from_numpy(stacked), "valid": torch.from_numpy(row.valid)}
 
 
-class AudioClips(ScoredClips):
+class AudioClips(ClipData):
     """16 kHz mono audio in windows of about 4 s, for clip classifiers (paper 1, section 5.2).
 
     Example: {"wave": (window,) float32}: a random crop, or the clip wrapped around from its

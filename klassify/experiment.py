@@ -31,13 +31,11 @@ from klassify.arguments import key_and_value
 from klassify.errors import KlassifyError
 from klassify.files import read_json, read_yaml, write_text
 
-CONFIG, ENVIRONMENT, WEIGHTS, METRICS, STATE = (
-    "config.yaml",
-    "env.json",
-    "model.safetensors",
-    "metrics.csv",
-    "checkpoints/last.pt",
-)
+CONFIG = "config.yaml"
+ENVIRONMENT = "env.json"
+WEIGHTS = "model.safetensors"
+METRICS = "metrics.csv"
+STATE = "checkpoints/last.pt"
 REPORTED_PACKAGES = (
     "klassify",
     "torch",

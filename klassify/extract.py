@@ -40,7 +40,7 @@ from typing import Any
 from klassify import datalist, store, workers
 from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError, first_few
-from klassify.extract_kinds import CHUNKS, AnyRow, Extraction, Numbered, add_arguments, extraction
+from klassify.extract_kinds import CHUNKS, Extraction, Numbered, add_arguments, extraction
 from klassify.files import TEMPORARY, already_done, write_text
 from klassify.launch import Options, Record, add_launcher_arguments, record_of, submitted
 from klassify.launch.options import without
@@ -267,11 +267,11 @@ def extract(
 
 
 def finished_parts(
-    shard: Shard, todo: Sequence[Place], results: Numbered, row_class: type[AnyRow]
-) -> Iterator[tuple[Place, list[AnyRow]]]:
+    shard: Shard, todo: Sequence[Place], results: Numbered, row_class: type
+) -> Iterator[tuple[Place, list[Any]]]:
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
     tasks = [(place, file) for place in todo for file in shard.part(place)]
-    rows: dict[Place, dict[str, AnyRow]] = {place: {} for place in todo}
+    rows: dict[Place, dict[str, Any]] = {place: {} for place in todo}
     for number, row in workers.progress(results, len(tasks), f"extract {shard.i}/{shard.n}"):
         place, file = tasks[number]
         died = isinstance(row, workers.Died)

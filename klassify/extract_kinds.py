@@ -22,16 +22,14 @@ from klassify.errors import KlassifyError
 from klassify.features import face, mouth
 from klassify.features.clip import ClipExtractor, attempt, extract_clip
 from klassify.files import file_hash
-from klassify.store import Row
-from klassify.store_kinds import KINDS
+from klassify.store_kinds import LMMRow, MouthRow, ReconstructionRow
 
 # clips a file: a file stays below a few hundred MB
 CHUNKS = {"mouth": 2000, "audio": 500, "lmm": 200, "reconstruction": 200}
 OWN_ARGUMENTS = {"landmarks": "mouth", "lmm": "lmm", "clip": "lmm", "vqvae": "reconstruction"}
 
-AnyRow = Row | AudioRow
 CLIP_LIMIT_S = 1800.0  # an hour of video, the longest that is decoded, takes ten minutes
-Numbered = Iterator[tuple[int, AnyRow | workers.Died]]
+Numbered = Iterator[tuple[int, Any]]  # place in the list; a row of the kind, or workers.Died
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +38,16 @@ class Extraction:
 
     settings: what the features depend on. inputs(root, file): the paths whose sizes stand for the
     input of a clip. rows(root, parts): the rows of all clips of the parts, numbered through, in any
-    order; what is heavy is loaded only then.
+    order; what is heavy is loaded only then. row_class: the class of its rows. write_part: what
+    writes its shards, store.write_part or one with the same arguments.
     """
 
     kind: str
     settings: dict[str, Any]
     inputs: Callable[[Path, str], list[Path]]
     rows: Callable[[Path, Sequence[Sequence[str]]], Numbered]
-
-    @property
-    def row_class(self) -> type[AnyRow]:
-        """The class of its rows."""
-        return AudioRow if self.kind == "audio" else KINDS[self.kind]
-
-    @property
-    def write_part(self) -> Callable[..., Path]:
-        """What writes its shards: store.write_part or one with the same arguments."""
-        return audio_file.write_part if self.kind == "audio" else store.write_part
+    row_class: type
+    write_part: Callable[..., Path]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +148,7 @@ def mouth_extraction(args: argparse.Namespace) -> Extraction:
             extract_clip, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
         )
 
-    return Extraction("mouth", settings, inputs, rows)
+    return Extraction("mouth", settings, inputs, rows, MouthRow, store.write_part)
 
 
 def audio_extraction(args: argparse.Namespace) -> Extraction:
@@ -172,7 +163,9 @@ def audio_extraction(args: argparse.Namespace) -> Extraction:
             extract_audio, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
         )
 
-    return Extraction("audio", dict(audio_file.FORMAT), media_only, rows)
+    return Extraction(
+        "audio", dict(audio_file.FORMAT), media_only, rows, AudioRow, audio_file.write_part
+    )
 
 
 def extract_audio(root: Path, file: str) -> AudioRow:
@@ -222,9 +215,8 @@ def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Ex
     threads = (
         1 if source.untrained else args.jobs
     )  # the tiny one gains nothing, and gives the same bytes everywhere
-    return Extraction(
-        "lmm", settings, media_only, functools.partial(in_process, extractor, threads)
-    )
+    rows = functools.partial(in_process, extractor, threads)
+    return Extraction("lmm", settings, media_only, rows, LMMRow, store.write_part)
 
 
 def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
@@ -252,8 +244,9 @@ def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
         model = reconstruction.load_vqvae(args.vqvae).to(pick_device(args.device))
         return reconstruction.ReconstructionExtractor(root, model, args.size, args.batch or 64)
 
+    rows = functools.partial(in_process, extractor, args.jobs)
     return Extraction(
-        "reconstruction", settings, media_only, functools.partial(in_process, extractor, args.jobs)
+        "reconstruction", settings, media_only, rows, ReconstructionRow, store.write_part
     )
 
 

@@ -7,7 +7,6 @@ clip's windows back on its timeline, and `COLUMNS` names what a frame row holds 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +17,9 @@ from torch import Tensor, nn
 
 from klassify import media, segments, windows
 from klassify.augment import AudioAugment, require_aligned
-from klassify.clip_data import ClipData, Examples, Sources, Window, check_two_classes
+from klassify.clip_data import ClipData, Window
 from klassify.datasets import AudioClips, MouthFeatures, Wave
-from klassify.ragged import pooled
 from klassify.segments import FRAME_S, IGNORE
-from klassify.training.ranks import ALONE, Ranks
 
 SEGMENT_COLUMNS = {
     "video": "fake_segments",
@@ -36,6 +33,7 @@ FRAME_SAMPLES = round(FRAME_S * media.SAMPLE_RATE)  # 640
 class FrameData(ClipData):
     """What the localisers' data classes share; mixed into the class that reads the modality."""
 
+    unit = "frame"
     supervision = "segment"
     COLUMNS: tuple[str, ...]
 
@@ -60,72 +58,6 @@ class FrameData(ClipData):
         outputs: (W, F, C) of its windows, which start at these frames.
         """
         raise NotImplementedError
-
-    def validate(
-        self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
-    ) -> dict[str, float]:
-        """`val_auc` over all frames, or with clip supervision over clips, and `val_loss`, the
-        training loss of one fixed example a clip.
-
-        ranks, how: as in ClipData. A clip's score is the mean of its highest tenth of frames, which
-        models of clip labels learn to rank.
-        """
-        from klassify.evaluation.metrics import roc_auc
-
-        scores = self._validation_scores(model, sources, ranks, how)
-        table = sources.table(self.val_split, segments=self.supervision == "segment")
-        table = table[table["file"].isin(scores)]
-        rows = [scores[file] for file in table["file"]]
-        if self.supervision == "segment":
-            fakes = self.segments_of(table)
-            labels = np.concatenate(
-                [segments.encode_labels(fake, len(r)) for fake, r in zip(fakes, rows)] or [[]]
-            )
-        else:
-            labels = self.labels(table)
-            rows = [pooled(r, np.array([0, len(r)]), "top") for r in rows]
-        unit = "frames" if self.supervision == "segment" else "clips"
-        check_two_classes(labels, unit, self.val_split, sources)
-        return {
-            "val_loss": self._example_loss(model, sources, ranks, how["batch_size"], how["device"]),
-            "val_auc": roc_auc(labels, np.concatenate(rows)),
-        }
-
-    def _validation_scores(
-        self, model: nn.Module, sources: Sources, ranks: Ranks, how: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
-        """The frame scores (F,) of each validation clip with an answer, from all ranks."""
-        from klassify.scoring.inference import score_frames
-
-        files = ranks.share(sources.table(self.val_split)["file"].tolist())
-        frames, _ = score_frames(
-            model, self, sources, self.val_split, files=files, progress=False, **how
-        )
-        by_clip = frames.groupby("file", sort=False, observed=True)["score"]
-        parts = ranks.gather({file: rows.to_numpy(float) for file, rows in by_clip})
-        return {file: rows for part in parts for file, rows in part.items()}
-
-    @torch.inference_mode()
-    def _example_loss(
-        self, model: nn.Module, sources: Sources, ranks: Ranks, size: int, device: torch.device
-    ) -> float:
-        plain = copy.copy(self)
-        plain.augment = None  # validation hears clips as they are
-        examples = Examples(plain, sources, self.val_split, seed=0)
-        sums = {}  # by batch, so that the number of ranks makes no difference
-        for first in ranks.share(range(0, len(examples), size)):
-            batch, _ = examples.collate(
-                [examples[0, i] for i in range(first, min(first + size, len(examples)))]
-            )
-            if batch is not None:
-                batch = {key: value.to(device) for key, value in batch.items()}
-                count = len(batch["label"])
-                sums[first] = float(model.loss(batch)) * count, count
-        together = {first: pair for part in ranks.gather(sums) for first, pair in part.items()}
-        total, count = (
-            sum(values) for values in zip(*(together[first] for first in sorted(together)))
-        )
-        return total / count
 
 
 class MouthTags(FrameData, MouthFeatures):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from klassify import decoding, media
-from klassify.clip_data import ClipData, Examples, NoAnswer, Reader, Sources
-from klassify.errors import KlassifyError
+from klassify.clip_data import ClipData, NoAnswer, Reader, Sources
 from klassify.features import frames
-from klassify.models.vqvae import decibels, mean_square
-from klassify.training.ranks import ALONE, Ranks
 
 
 class FrameImages(ClipData):
@@ -38,6 +33,7 @@ class FrameImages(ClipData):
     """
 
     modality = "visual"
+    unit = "image"
     scale = "none"
 
     def __init__(
@@ -100,53 +96,11 @@ class FrameImages(ClipData):
         """One batch of the frames of several clips, which may differ in number."""
         return {"frames": torch.cat([item["frames"] for item in inputs])}
 
-    @torch.inference_mode()
-    def validate(
-        self, model: nn.Module, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
-    ) -> dict[str, float]:
-        """How well frames are reconstructed, on the same whole frames of each validation clip every
-        time.
-
-        `val_loss`: the mean squared error alone, in units of [-1, 1] as in the training loss, whose
-        other parts may rise while the picture gets better. `val_psnr`: the same in dB. ranks, how:
-        as in ClipData. KlassifyError where no validation clip can be read.
-        """
-        sums = []
-        for batch, _ in self._validation_batches(sources, ranks, how["batch_size"], how["workers"]):
-            if batch is None:
-                sums.append((0, 0.0))
-                continue
-            images = batch["frames"].to(how["device"])
-            sums.append((len(images), len(images) * mean_square(images, model.reconstruct(images))))
-        parts = ranks.gather(sums)
-        rounds = itertools.zip_longest(
-            *parts, fillvalue=(0, 0.0)
-        )  # the batches in the order of the list
-        n_frames, error = (
-            sum(values) for values in zip((0, 0.0), *itertools.chain.from_iterable(rounds))
-        )
-        if not n_frames:
-            raise KlassifyError(
-                f"No clip of {self.val_split} can be read to validate on.", where=sources.media
-            )
-        return {"val_loss": error / n_frames / 127.5**2, "val_psnr": decibels(error / n_frames)}
-
-    def _validation_batches(
-        self, sources: Sources, ranks: Ranks, size: int, workers: int
-    ) -> DataLoader:
+    def for_validation(self) -> FrameImages:
+        """Whole frames."""
         whole = copy.copy(self)
         whole.crop = self.size
-        examples = Examples(whole, sources, self.val_split, seed=0)
-        keys = [(0, index) for index in range(len(examples))]
-        return DataLoader(
-            examples,
-            batch_sampler=ranks.share(
-                [keys[start : start + size] for start in range(0, len(keys), size)]
-            ),
-            collate_fn=examples.collate,
-            num_workers=workers,
-            generator=torch.Generator(),
-        )
+        return whole
 
 
 class _PathReader(Reader):

@@ -34,7 +34,9 @@ from klassify.datalist import (
 )
 from klassify.errors import KlassifyError, first_few
 from klassify.files import refuse_irregular
+from klassify.ragged import row_offsets
 from klassify.segment_cells import flat_segments, misshapen, without_gc
+from klassify.submission.predictions import Truth
 
 FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and samples in
 FPS_RANGE = (
@@ -413,3 +415,20 @@ def usable_rows(
         first = f"; the first fault: row {faults[0].row}, {faults[0].problem}" if faults else ""
         raise KlassifyError(f"No entry for the split {split!r} can be used{first}.", where=source)
     return frame, faults
+
+
+def truth_from_metadata(path: str | os.PathLike, column: str = "fake_segments") -> Truth:
+    """The true segments of a metadata JSON, a list of objects with `file` and `column`."""
+    parts = [Truth.from_cells([], [])]
+    for entries in iter_records(path):
+        try:
+            parts.append(
+                Truth.from_cells([x["file"] for x in entries], [x[column] for x in entries])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"An entry lacks `file` or a list `{column}` of pairs ({error!r})."
+            raise KlassifyError(problem, where=path) from None
+    files = np.concatenate([part.files for part in parts])
+    segments = np.concatenate([part.segments for part in parts])
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Truth(files, row_offsets(counts), segments)

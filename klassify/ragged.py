@@ -4,6 +4,9 @@ offsets[i + 1].
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Container
+
 import numpy as np
 
 from klassify.errors import KlassifyError
@@ -62,3 +65,18 @@ def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndar
         values = reduce.reduceat(np.asarray(scores, float), offsets[:-1][there])
         result[there] = values if how == "max" else values / counts[there]
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameTable:
+    """files: (n,) names. offsets: (n + 1,). scores: (F,) of the 40 ms frames, clip after clip."""
+
+    files: np.ndarray
+    offsets: np.ndarray
+    scores: np.ndarray
+
+    def take(self, files: Container[str]) -> FrameTable:
+        """Those clips that are among `files`."""
+        clips = np.flatnonzero([name in files for name in self.files])
+        scores = self.scores[row_numbers(self.offsets, clips)]
+        return FrameTable(self.files[clips], row_offsets(np.diff(self.offsets)[clips]), scores)

@@ -265,7 +265,7 @@ def _parts(
     """What is to be scored, in chunks, and what the scores depend on."""
     from klassify.scoring.clip_scores import check_how
 
-    kind = "frames" if hasattr(data, "COLUMNS") else "windows"
+    kind = "frames" if data.unit == "frame" else "windows"
     default = data.aggregate if kind == "windows" else "max" if hasattr(data, "aggregate") else None
     settings = {
         "system": systems.system_hash(folder),

@@ -10,7 +10,6 @@ minute.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import os
@@ -372,14 +371,13 @@ class VisualWindows(FrameData):
             [np.interp(np.arange(length), centres, column) for column in logits.T]
         )
 
-    def validate(self, model: nn.Module, sources: Sources, **how: Any) -> dict[str, float]:
-        """As FrameData, over windows `val_stride` frames apart."""
-        coarse = copy.copy(self)
-        coarse.stride, coarse.augment = self.val_stride or self.stride, None
-        coarse.interpolate = (
-            self.interpolate or coarse.stride > self.stride
-        )  # a score held for long is misplaced
-        return FrameData.validate(coarse, model, sources, **how)
+    def for_validation(self) -> VisualWindows:
+        """The same without augmentation, its windows `val_stride` frames apart."""
+        coarse = super().for_validation()
+        coarse.stride = self.val_stride or self.stride
+        # a score that is held for long would be misplaced
+        coarse.interpolate = self.interpolate or coarse.stride > self.stride
+        return coarse
 
 
 class _ClipReader(Reader):

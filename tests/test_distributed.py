@@ -30,6 +30,7 @@ from klassify.models.tcn import TaggingTCN
 from klassify.models.w2v_aasist import AASIST
 from klassify.training import ranks
 from klassify.training.trainer import Loss
+from klassify.training.validation import validate
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
 KLASSIFY = [sys.executable, "-m", "klassify"]
@@ -141,9 +142,9 @@ def test_validation_by_several_ranks_is_that_of_one(small_data, kind):
         else (TaggingTCN(hidden=8), MouthTags(val_split="val"))
     )
     how = {"batch_size": 4, "workers": 0, "device": torch.device("cpu")}
-    alone = data.validate(model.eval(), sources, **how)
+    alone = validate(model.eval(), data, sources, **how)
     for found in in_threads(
-        lambda ranks: data.validate(copy.deepcopy(model), sources, ranks=ranks, **how)
+        lambda ranks: validate(copy.deepcopy(model), data, sources, ranks=ranks, **how)
     ):
         assert found["val_auc"] == alone["val_auc"] and found["val_loss"] == pytest.approx(
             alone["val_loss"], rel=1e-6

@@ -10,14 +10,8 @@ from sklearn.metrics import roc_auc_score
 from klassify import segments
 from klassify.errors import KlassifyError
 from klassify.evaluation import metrics
-from klassify.evaluation.frame_metrics import (
-    FrameTable,
-    frame_labels,
-    frame_metrics,
-    mean_clip_auc,
-    resample,
-)
-from klassify.ragged import row_offsets
+from klassify.evaluation.frame_metrics import frame_labels, frame_metrics, mean_clip_auc, resample
+from klassify.ragged import FrameTable, row_offsets
 from klassify.submission.predictions import Truth
 
 

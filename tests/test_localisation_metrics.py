@@ -19,6 +19,7 @@ from klassify.evaluation.localisation_metrics import (
     match,
     score_task2,
 )
+from klassify.metadata import truth_from_metadata
 from klassify.ragged import row_offsets
 from klassify.submission.predictions import Proposals, Truth, read_prediction_json
 
@@ -161,7 +162,7 @@ def test_equals_the_stored_results_of_the_official_evaluator(case, tmp_path):
     path, metadata = tmp_path / "prediction.json", tmp_path / "metadata.json"
     path.write_text(case["prediction_json"])
     metadata.write_text(json.dumps(case["metadata"]))
-    result = score_task2(read_prediction_json(path), Truth.from_metadata(metadata))
+    result = score_task2(read_prediction_json(path), truth_from_metadata(metadata))
     wanted = np.array(case["expected"]["ap"], float), np.array(case["expected"]["ar"], float)
     np.testing.assert_allclose(result.ap, wanted[0], atol=1e-6, rtol=0)
     np.testing.assert_allclose(result.ar, wanted[1], atol=1e-6, rtol=0)

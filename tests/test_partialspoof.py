@@ -38,6 +38,7 @@ from klassify.partialspoof_data import (
 )
 from klassify.scoring.inference import clip_frames
 from klassify.segments import IGNORE
+from klassify.training.validation import validate
 
 GOLDENS = Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))
@@ -545,6 +546,6 @@ def test_clip_supervision_reads_no_segment_column(small_data, monkeypatch):
     )
     examples = Examples(data, sources, "train", seed=0)
     model = small(dim=128)
-    found = data.validate(model, sources, batch_size=8, workers=0, device=torch.device("cpu"))
+    found = validate(model, data, sources, batch_size=8, workers=0, device=torch.device("cpu"))
     assert set(found) == {"val_loss", "val_auc"} and np.isfinite(list(found.values())).all()
     assert set(examples[0, 0]) == {"wave", "n_frames", "label"} and asked and not any(asked)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from klassify.errors import KlassifyError
+from klassify.metadata import truth_from_metadata
 from klassify.submission.predictions import Proposals, Truth, read_prediction_json
 
 GOOD = '"a.mp4": [[0.9, 1, 2]]'
@@ -244,18 +245,18 @@ def test_truth_from_lists_and_from_metadata(tmp_path):
     )
     path = tmp_path / "metadata.json"
     path.write_text(frame.to_json(orient="records"))
-    for truth in (Truth.from_list(frame), Truth.from_metadata(path)):
+    for truth in (Truth.from_list(frame), truth_from_metadata(path)):
         assert truth.files.tolist() == ["a", "b", "c"] and truth.offsets.tolist() == [0, 1, 1, 3]
         np.testing.assert_array_equal(truth.segments, [[1, 2], [0.5, 0.9], [2, 3]])
     assert truth.take(np.array([2, 0])).segments.tolist() == [[0.5, 0.9], [2, 3], [1, 2]]
     with pytest.raises(KlassifyError, match="visual_fake_segments"):
-        Truth.from_metadata(path, "visual_fake_segments")
+        truth_from_metadata(path, "visual_fake_segments")
     for segments in ("[1.0, 2.0]", "[[1.0, 2.0, 3.0]]", "null", '[["1", "x"]]'):
         path.write_text(f'[{{"file": "a", "fake_segments": {segments}}}]')
         with pytest.raises(KlassifyError, match="fake_segments"):
-            Truth.from_metadata(path)
+            truth_from_metadata(path)
     path.write_text("[]")
-    assert len(Truth.from_metadata(path).files) == 0
+    assert len(truth_from_metadata(path).files) == 0
 
 
 def acceptable(text):

@@ -20,6 +20,7 @@ from klassify.clip_data import Sources
 from klassify.features import frames
 from klassify.media import MediaError
 from klassify.scoring.inference import clip_frames, score_frames
+from klassify.training.validation import validate
 from klassify.visual_datasets import LMMFeatures, VisualClip, VisualWindows
 
 WINDOW = 3
@@ -295,7 +296,7 @@ def test_clip_without_features_is_scored_and_says_so_in_the_batch(sources):
 
 def test_validation_is_coarser_and_plain(sources, monkeypatch):
     data = data_of(frame_size=48, region=(8, 16, 32), val_split="val", val_stride=9)
-    row = data.validate(small(), sources, batch_size=2, workers=0, device=torch.device("cpu"))
+    row = validate(small(), data, sources, batch_size=2, workers=0, device=torch.device("cpu"))
     assert set(row) == {"val_loss", "val_auc"} and np.isfinite(list(row.values())).all()
     assert data.stride == 1 and data.augment is not None  # the data class itself is as before
 
@@ -317,7 +318,7 @@ def test_validation_with_clip_labels_reads_no_segments(sources):
         media_folder=sources.media_folder,
         feature_folder=sources.feature_folder,
     )
-    row = data.validate(small(), watched, batch_size=2, workers=0, device=torch.device("cpu"))
+    row = validate(small(), data, watched, batch_size=2, workers=0, device=torch.device("cpu"))
     assert set(row) == {"val_loss", "val_auc"} and not any(asked)
 
 

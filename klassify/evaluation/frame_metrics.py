@@ -16,47 +16,17 @@ one resolution only.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
 
-from klassify.align import blocks
 from klassify.errors import KlassifyError
 from klassify.evaluation.metrics import Ranking
-from klassify.frame_file import FrameFile
-from klassify.ragged import row_numbers, row_offsets
+from klassify.ragged import FrameTable, row_numbers, row_offsets
 from klassify.submission.predictions import Truth
 
 RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
 SEGMENT_MS = 400
-
-
-@dataclasses.dataclass(frozen=True)
-class FrameTable:
-    """files: (n,) names. offsets: (n + 1,). scores: (F,) of the 40 ms frames, clip after clip."""
-
-    files: np.ndarray
-    offsets: np.ndarray
-    scores: np.ndarray
-
-    @classmethod
-    def read(cls, source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:
-        """The column `plus` of a frames score file, or `plus` less `minus`; nothing else of it
-        is kept in memory.
-        """
-        columns, scores = [plus] if minus is None else [plus, minus], [np.empty(0)]
-        for files in blocks(source.files):
-            values = source.read(files, columns).values
-            scores.append(values[:, 0] if minus is None else values[:, 0] - values[:, 1])
-        return cls(source.files, row_offsets(source.counts), np.concatenate(scores))
-
-    def take(self, files: Container[str]) -> FrameTable:
-        """Those clips that are among `files`."""
-        clips = np.flatnonzero([name in files for name in self.files])
-        scores = self.scores[row_numbers(self.offsets, clips)]
-        return FrameTable(self.files[clips], row_offsets(np.diff(self.offsets)[clips]), scores)
 
 
 class LabelledFrames(NamedTuple):

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from klassify import datalist, systems
+from klassify.align import frame_table
 from klassify.errors import KlassifyError, first_few
 from klassify.evaluation.frame_metrics import (
     SEGMENT_MS,
-    FrameTable,
     LabelledFrames,
     frame_metrics,
     labelled_frames,
@@ -27,6 +27,7 @@ from klassify.evaluation.frame_metrics import (
 from klassify.evaluation.metrics import Ranking, bootstrap, interval
 from klassify.evaluation.tables import aligned, number, with_interval
 from klassify.frame_file import FrameFile
+from klassify.ragged import FrameTable
 from klassify.submission.predictions import Truth
 
 MAX_BINS, MAX_CELLS = (
@@ -236,7 +237,7 @@ def measure_heads(
     rows = []
     for head in heads or there:
         milliseconds = int(HEAD.fullmatch(head)[1])
-        table = FrameTable.read(source, f"{head}_fake", f"{head}_real")
+        table = frame_table(source, f"{head}_fake", f"{head}_real")
         parts = [
             labelled_frames(table, Truth.from_list(frame, name), milliseconds)
             for name in columns.values()

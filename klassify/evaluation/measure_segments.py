@@ -16,15 +16,16 @@ import numpy as np
 import pandas as pd
 
 from klassify import datalist, systems
+from klassify.align import frame_table
 from klassify.errors import KlassifyError
 from klassify.evaluation import localisation_metrics as task2
-from klassify.evaluation.frame_metrics import FrameTable
 from klassify.evaluation.measure_frames import frame_columns, frames_text
 from klassify.evaluation.metrics import interval
 from klassify.evaluation.tables import aligned, number, with_interval
 from klassify.frame_file import FrameFile
 from klassify.localise import segment_scores
 from klassify.proposals import random_proposals
+from klassify.ragged import FrameTable
 from klassify.scorefile import score_path
 from klassify.segments import FRAME_S
 from klassify.submission.predictions import Proposals, Truth
@@ -57,7 +58,7 @@ def load_localised(folder: Path, split: str, files: Sequence[str]) -> Localised:
         .head(MAX_ROWS)
     )
     path = score_path(folder, split, "frames")
-    frames = FrameTable.read(FrameFile(path)) if path.exists() else None
+    frames = frame_table(FrameFile(path)) if path.exists() else None
     return Localised(system, folder, Proposals.from_table(table, files), frames)
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from klassify import systems
+from klassify.align import frame_table
 from klassify.detector_file import DETECTOR, read_detector
 from klassify.errors import KlassifyError, first_few
-from klassify.evaluation.frame_metrics import FrameTable
 from klassify.evaluation.measure import Scored, load_scored
 from klassify.evaluation.measure_segments import Localised, load_localised
 from klassify.files import short_names
 from klassify.frame_file import FrameFile
 from klassify.localise import is_merged
+from klassify.ragged import FrameTable
 from klassify.scorefile import score_path
 from klassify.scoring.clip_scores import read_failures
 
@@ -55,7 +56,7 @@ class Entry:
         """The 40 ms scores of all clips."""
         if self.localised is not None and self.localised.frames is not None:
             return self.localised.frames
-        return None if self.frames is None else FrameTable.read(self.frames)
+        return None if self.frames is None else frame_table(self.frames)
 
 
 def find(paths: Sequence[Path]) -> list[Found]:

@@ -19,13 +19,13 @@ from klassify.evaluation import localisation_metrics as task2
 from klassify.evaluation import metrics
 from klassify.evaluation.frame_metrics import (
     SEGMENT_MS,
-    FrameTable,
     LabelledFrames,
     frame_metrics,
     labelled_frames,
 )
 from klassify.evaluation.measure import METRICS, Cell
 from klassify.evaluation.measure_frames import bootstrap_auc
+from klassify.ragged import FrameTable
 from klassify.report.entries import Entry
 from klassify.submission.predictions import Truth
 

@@ -129,26 +129,6 @@ class Truth:
             )
         return cls.from_cells(frame["file"].to_numpy(), frame[column].to_list())
 
-    @classmethod
-    def from_metadata(cls, path: str | os.PathLike, column: str = "fake_segments") -> Truth:
-        """From the challenge's metadata JSON, a list of objects with `file` and `column`."""
-        from klassify.metadata import iter_records
-
-        parts = [cls.from_cells([], [])]
-        for entries in iter_records(path):
-            try:
-                parts.append(
-                    cls.from_cells([x["file"] for x in entries], [x[column] for x in entries])
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                problem = f"An entry lacks `file` or a list `{column}` of pairs ({error!r})."
-                raise KlassifyError(problem, where=path) from None
-        counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        files, segments = (
-            np.concatenate([getattr(p, name) for p in parts]) for name in ("files", "segments")
-        )
-        return cls(files, row_offsets(counts), segments)
-
 
 # ------------------------------------------------------------------------------ prediction.json
 

@@ -27,6 +27,7 @@ from klassify.training.epoch_order import Batch, batches_of_rank, epoch_order, g
 from klassify.training.optimizers import optimizer_of, scheduler_of
 from klassify.training.ranks import Ranks
 from klassify.training.training_settings import shown, write_result
+from klassify.training.validation import validate
 
 LOG_EVERY_S = 60.0
 
@@ -289,8 +290,9 @@ class Trainer:
         self.ranks.copy_of_first(
             list(self.bare.buffers())
         )  # running statistics are each rank's own
-        return self.data.validate(
+        return validate(
             self.bare,
+            self.data,
             self.sources,
             ranks=self.ranks,
             batch_size=self.settings.batch_size,

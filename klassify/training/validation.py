@@ -1,0 +1,166 @@
+"""How good a model is on its validation clips, from the scores that `klassify score` would give.
+
+Every function takes `ranks`, each of which does its share; all of them get the same result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from klassify.clip_data import ClipData, Examples, Sources
+from klassify.errors import KlassifyError
+from klassify.evaluation.metrics import log_loss, roc_auc
+from klassify.models.vqvae import decibels, mean_square
+from klassify.ragged import pooled
+from klassify.scoring.inference import clip_table, score_clips, score_frames
+from klassify.segments import encode_labels
+from klassify.training.ranks import ALONE, Ranks
+
+
+def validate(
+    model: nn.Module, data: ClipData, sources: Sources, *, ranks: Ranks = ALONE, **how: Any
+) -> dict[str, float]:
+    """`val_loss` and, of a model with scores, `val_auc` of the clips of data.val_split; of a model
+    that reconstructs images `val_psnr` in dB.
+
+    how: batch_size, workers and device. Raises KlassifyError unless both classes are there.
+    """
+    by_unit = {"clip": _of_clips, "frame": _of_frames, "image": _of_images}
+    return by_unit[data.unit](model, data.for_validation(), sources, ranks, how)
+
+
+def _of_clips(
+    model: nn.Module, data: ClipData, sources: Sources, ranks: Ranks, how: dict[str, Any]
+) -> dict[str, float]:
+    from scipy.special import expit
+
+    table = sources.table(data.val_split)
+    files = ranks.share(table["file"].tolist())
+    parts = ranks.gather(
+        score_clips(model, data, sources, data.val_split, files=files, progress=False, **how)
+    )
+    reasons = {file: reason for _, found in parts for file, reason in found.items()}
+    scored = pd.concat([scored for scored, _ in parts])
+    clips = clip_table(scored, table, reasons, data.aggregate)
+    answered = clips["score"].notna().to_numpy()
+    labels = data.labels(table)[answered]
+    scores = clips["score"].to_numpy(float)[answered]
+    _check_two_classes(labels, "clips", data.val_split, sources)
+    return {"val_loss": log_loss(labels, expit(scores)), "val_auc": roc_auc(labels, scores)}
+
+
+def _of_frames(
+    model: nn.Module, data: ClipData, sources: Sources, ranks: Ranks, how: dict[str, Any]
+) -> dict[str, float]:
+    """`val_auc` over all frames, or with clip supervision over clips, and `val_loss`, the training
+    loss of one fixed example per clip.
+
+    A clip's score is the mean of its highest tenth of frames, which models of clip labels learn to
+    rank.
+    """
+    scores = _frame_scores(model, data, sources, ranks, how)
+    table = sources.table(data.val_split, segments=data.supervision == "segment")
+    table = table[table["file"].isin(scores)]
+    rows = [scores[file] for file in table["file"]]
+    if data.supervision == "segment":
+        unit = "frames"
+        fakes = data.segments_of(table)
+        labels = [encode_labels(fake, len(r)) for fake, r in zip(fakes, rows)]
+        labels = np.concatenate(labels or [[]])
+    else:
+        unit = "clips"
+        labels = data.labels(table)
+        rows = [pooled(r, np.array([0, len(r)]), "top") for r in rows]
+    _check_two_classes(labels, unit, data.val_split, sources)
+    loss = _example_loss(model, data, sources, ranks, how["batch_size"], how["device"])
+    return {"val_loss": loss, "val_auc": roc_auc(labels, np.concatenate(rows))}
+
+
+def _frame_scores(
+    model: nn.Module, data: ClipData, sources: Sources, ranks: Ranks, how: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The frame scores (F,) of each validation clip with an answer, from all ranks."""
+    files = ranks.share(sources.table(data.val_split)["file"].tolist())
+    frames, _ = score_frames(
+        model, data, sources, data.val_split, files=files, progress=False, **how
+    )
+    by_clip = frames.groupby("file", sort=False, observed=True)["score"]
+    parts = ranks.gather({file: rows.to_numpy(float) for file, rows in by_clip})
+    return {file: rows for part in parts for file, rows in part.items()}
+
+
+@torch.inference_mode()
+def _example_loss(
+    model: nn.Module,
+    data: ClipData,
+    sources: Sources,
+    ranks: Ranks,
+    size: int,
+    device: torch.device,
+) -> float:
+    examples = Examples(data, sources, data.val_split, seed=0)
+    sums = {}  # by batch, so that the number of ranks makes no difference
+    for first in ranks.share(range(0, len(examples), size)):
+        numbers = range(first, min(first + size, len(examples)))
+        batch, _ = examples.collate([examples[0, i] for i in numbers])
+        if batch is not None:
+            batch = {key: value.to(device) for key, value in batch.items()}
+            count = len(batch["label"])
+            sums[first] = float(model.loss(batch)) * count, count
+    together = {first: pair for part in ranks.gather(sums) for first, pair in part.items()}
+    total, count = (sum(values) for values in zip(*(together[first] for first in sorted(together))))
+    return total / count
+
+
+@torch.inference_mode()
+def _of_images(
+    model: nn.Module, data: ClipData, sources: Sources, ranks: Ranks, how: dict[str, Any]
+) -> dict[str, float]:
+    """How well frames are reconstructed, on the same whole frames of each clip every time.
+
+    `val_loss`: the mean squared error alone, in units of [-1, 1] as in the training loss, whose
+    other parts may rise while the picture gets better. `val_psnr`: the same in dB.
+    """
+    examples = Examples(data, sources, data.val_split, seed=0)
+    keys = [(0, index) for index in range(len(examples))]
+    size = how["batch_size"]
+    loader = DataLoader(
+        examples,
+        batch_sampler=ranks.share([keys[i : i + size] for i in range(0, len(keys), size)]),
+        collate_fn=examples.collate,
+        num_workers=how["workers"],
+        generator=torch.Generator(),
+    )
+    sums = []
+    for batch, _ in loader:
+        if batch is None:
+            sums.append((0, 0.0))
+            continue
+        images = batch["frames"].to(how["device"])
+        sums.append((len(images), len(images) * mean_square(images, model.reconstruct(images))))
+    # the batches in the order of the list
+    rounds = itertools.zip_longest(*ranks.gather(sums), fillvalue=(0, 0.0))
+    pairs = [(0, 0.0), *itertools.chain.from_iterable(rounds)]
+    n_frames, error = (sum(values) for values in zip(*pairs))
+    if not n_frames:
+        raise KlassifyError(
+            f"No clip of {data.val_split} can be read to validate on.", where=sources.media
+        )
+    return {"val_loss": error / n_frames / 127.5**2, "val_psnr": decibels(error / n_frames)}
+
+
+def _check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Sources) -> None:
+    if len(np.unique(labels)) < 2:
+        raise KlassifyError(
+            f"Validation needs real and fake {unit}; {split} has {len(labels)} that can be scored, "
+            f"{int(np.sum(labels))} of them fake.",
+            where=sources.lists,
+            fix="validate on a larger list",
+        )
