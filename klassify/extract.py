@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify import datalist, store, workers
+from klassify import datalist, store, systems, workers
 from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError, first_few
 from klassify.extract_kinds import CHUNKS, Extraction, Numbered, add_arguments, extraction
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         knows = args.strict and args.wait and not args.dry_run
         return int(knows and ExtractWork(args.out, 1).has_failures())
     files = datalist.read_list(args.list)["file"].tolist()
-    made_by = extraction(args)
+    made_by = extraction(args, load_vqvae=systems.load_vqvae)
     settings = extraction_settings(made_by, files, chunk)
     if args.status:
         return status(args.out, len(files), settings, args.shard)
@@ -261,8 +261,9 @@ def extract(
             file=sys.stderr,
         )
     results = made_by.rows(root, [shard.part(place) for place in todo])
+    write_part = made_by.write_part or store.write_part
     for place, rows in finished_parts(shard, todo, results, made_by.row_class):
-        made_by.write_part(shard.out, place, rows, shard.settings, inputs[place])
+        write_part(shard.out, place, rows, shard.settings, inputs[place])
     return write_failures(shard)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from klassify import audio_file, media, store, workers
+from klassify import audio_file, media, workers
 from klassify.arguments import at_least_1
 from klassify.audio_file import AudioRow
 from klassify.errors import KlassifyError
@@ -38,8 +38,8 @@ class Extraction:
 
     settings: what the features depend on. inputs(root, file): the paths whose sizes stand for the
     input of a clip. rows(root, parts): the rows of all clips of the parts, numbered through, in any
-    order; what is heavy is loaded only then. row_class: the class of its rows. write_part: what
-    writes its shards, store.write_part or one with the same arguments.
+    order; what is heavy is loaded only then. row_class: the class of its rows. write_part:
+    what writes its shards, where store.write_part does not.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Extraction:
     inputs: Callable[[Path, str], list[Path]]
     rows: Callable[[Path, Sequence[Sequence[str]]], Numbered]
     row_class: type
-    write_part: Callable[..., Path]
+    write_part: Callable[..., Path] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,11 +109,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=at_least_1, help="frames a batch (default: 8 and 64)")
 
 
-def extraction(args: argparse.Namespace, device: str | None = None) -> Extraction:
+def extraction(
+    args: argparse.Namespace,
+    device: str | None = None,
+    load_vqvae: Callable[[Path], Any] | None = None,
+) -> Extraction:
     """The extraction that the arguments ask for; KlassifyError for those that do not fit together.
 
     device: of another machine, on which it will run, `cuda` or `cpu`; None: one of this machine, as
-    --device says.
+    --device says. load_vqvae: loads the model of --vqvae once rows are made.
     """
     for name, kind in OWN_ARGUMENTS.items():
         if kind != args.kind and getattr(args, name) is not None:
@@ -122,7 +126,7 @@ def extraction(args: argparse.Namespace, device: str | None = None) -> Extractio
         "mouth": mouth_extraction,
         "audio": audio_extraction,
         "lmm": functools.partial(lmm_extraction, elsewhere=device),
-        "reconstruction": reconstruction_extraction,
+        "reconstruction": functools.partial(reconstruction_extraction, load=load_vqvae),
     }
     return kinds[args.kind](args)
 
@@ -148,7 +152,7 @@ def mouth_extraction(args: argparse.Namespace) -> Extraction:
             extract_clip, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
         )
 
-    return Extraction("mouth", settings, inputs, rows, MouthRow, store.write_part)
+    return Extraction("mouth", settings, inputs, rows, MouthRow)
 
 
 def audio_extraction(args: argparse.Namespace) -> Extraction:
@@ -216,11 +220,13 @@ def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Ex
         1 if source.untrained else args.jobs
     )  # the tiny one gains nothing, and gives the same bytes everywhere
     rows = functools.partial(in_process, extractor, threads)
-    return Extraction("lmm", settings, media_only, rows, LMMRow, store.write_part)
+    return Extraction("lmm", settings, media_only, rows, LMMRow)
 
 
-def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
-    """The VQ-VAE codes of every frame."""
+def reconstruction_extraction(
+    args: argparse.Namespace, load: Callable[[Path], Any] | None = None
+) -> Extraction:
+    """The VQ-VAE codes of every frame. load: see extraction()."""
     if args.vqvae is None:
         raise KlassifyError(
             "--kind reconstruction needs --vqvae SYSTEM.", fix="train one: conf/<set>/vqvae.yaml"
@@ -241,13 +247,11 @@ def reconstruction_extraction(args: argparse.Namespace) -> Extraction:
     }
 
     def extractor(root: Path) -> Any:
-        model = reconstruction.load_vqvae(args.vqvae).to(pick_device(args.device))
+        model = load(args.vqvae).to(pick_device(args.device))
         return reconstruction.ReconstructionExtractor(root, model, args.size, args.batch or 64)
 
     rows = functools.partial(in_process, extractor, args.jobs)
-    return Extraction(
-        "reconstruction", settings, media_only, rows, ReconstructionRow, store.write_part
-    )
+    return Extraction("reconstruction", settings, media_only, rows, ReconstructionRow)
 
 
 def media_only(root: Path, file: str) -> list[Path]:

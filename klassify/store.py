@@ -119,8 +119,8 @@ def write_part(
 def read_header(path: str | os.PathLike) -> PartHeader:
     """The header of one part; a broken or foreign file is a KlassifyError that names it."""
     path = Path(path)
-    with _reading(path):
-        metadata = _open(path).schema_arrow.metadata or {}
+    with reading(path):
+        metadata = open_part(path).schema_arrow.metadata or {}
     try:
         place = Place(**json.loads(metadata[b"place"]))
         header = PartHeader(place, json.loads(metadata[b"settings"]), metadata[b"inputs"].decode())
@@ -153,8 +153,8 @@ def read_rows(
     path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")
 ) -> list[dict[str, Any]]:
     """The rows of one part without their features."""
-    with _reading(path):
-        return _read(path, _open(path), columns=columns).to_pylist()
+    with reading(path):
+        return read_part(path, open_part(path), columns=columns).to_pylist()
 
 
 def parts_in(folder: str | os.PathLike) -> list[Path]:
@@ -221,7 +221,7 @@ class FeatureStore:
         number = self._rows[file]
         part = int(np.searchsorted(self._starts, number, side="right")) - 1
         group, row = divmod(number - self._starts[part], self.row_class.ROWS_A_GROUP)
-        with _reading(self._paths[part]):
+        with reading(self._paths[part]):
             return self.row_class.from_columns(self._group(part, group), row, self.settings)
 
     def _index(self) -> None:
@@ -241,13 +241,13 @@ class FeatureStore:
 
     def _forget(self) -> None:
         self._part = functools.lru_cache(OPEN_PARTS)(
-            lambda part: _open(self._paths[part], memory_map=True)
+            lambda part: open_part(self._paths[part], memory_map=True)
         )
         self._group = functools.lru_cache(self.row_class.KEPT_GROUPS)(self._read_group)
 
     def _read_group(self, part: int, group: int) -> dict[str, pa.Array]:
         names = self.row_class.SCHEMA.names
-        table = _read(self._paths[part], self._part(part), group=group, columns=names)
+        table = read_part(self._paths[part], self._part(part), group=group, columns=names)
         return {name: table[name].combine_chunks() for name in names}
 
     def __getstate__(self) -> dict[str, Any]:  # a data loader's worker opens the files anew
@@ -304,7 +304,7 @@ def missing_parts(places: Sequence[Place]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path | str) -> Iterator[None]:
+def reading(path: Path | str) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
@@ -313,7 +313,7 @@ def _reading(path: Path | str) -> Iterator[None]:
         ) from None
 
 
-def _open(path: Path | str, **options) -> pq.ParquetFile:
+def open_part(path: Path | str, **options) -> pq.ParquetFile:
     refuse_irregular(path)
     try:
         return pq.ParquetFile(path, **options)
@@ -323,10 +323,10 @@ def _open(path: Path | str, **options) -> pq.ParquetFile:
         ) from None
 
 
-def _read(
+def read_part(
     path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
 ) -> pa.Table:
-    with _reading(path):
+    with reading(path):
         refuse_swollen(file, path, group=group, columns=columns, fix=AGAIN)
         table = (
             file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -31,6 +31,9 @@ from klassify.files import (
     write_text,
 )
 from klassify.scorefile import SCALES, SUPERVISIONS, ScoreFile, read_header, read_scores, score_path
+
+if TYPE_CHECKING:
+    from klassify.models.vqvae import VQVAE
 
 SYSTEM = "system.yaml"
 KINDS = ("model", "calibrated", "fusion")
@@ -132,6 +135,28 @@ def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
     experiment = load_experiment(folder / CONFIG)
     load_weights(experiment.model, weights)
     return experiment.model.eval(), experiment.data
+
+
+def load_vqvae(source: Path) -> VQVAE:
+    """The VQ-VAE of a trained system's folder, or of a safetensors file with its weights, in eval
+    mode.
+    """
+    from klassify.checkpoints import load_weights, read_tensors
+    from klassify.models.vqvae import VQVAE
+
+    if source.is_dir():
+        model, _ = load_model(source)
+        if not isinstance(model, VQVAE):
+            kind = type(model).__name__
+            raise KlassifyError(f"This system is not a VQ-VAE but a {kind}.", where=source)
+        return model
+    state, _ = read_tensors(source)
+    if "codebook.embedding.weight" not in state:
+        raise KlassifyError("This is not a VQ-VAE: it has no codebook.", where=source)
+    codes, dim = state["codebook.embedding.weight"].shape
+    model = VQVAE(dim=dim, codes=codes)
+    load_weights(model, source)
+    return model.eval()
 
 
 def derived_system(

@@ -541,7 +541,7 @@ def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from klassify.features.reconstruction import load_vqvae
+    from klassify.systems import load_vqvae
 
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(KlassifyError, match="no codebook"):

@@ -88,10 +88,10 @@ def test_a_store_travels_to_a_data_loaders_worker(two_shards):
 def test_few_rows_are_decoded_and_few_are_kept(two_shards, monkeypatch):
     folder, clips = two_shards
     read = []
-    original = store._read
+    original = store.read_part
     monkeypatch.setattr(
         store,
-        "_read",
+        "read_part",
         lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs),
     )
     features = FeatureStore(folder)
@@ -284,10 +284,10 @@ def test_one_lmm_clip_is_decoded_for_one_look_up(tmp_path, monkeypatch):
     write(tmp_path, Place(1, 1, 0, 1), lmm_rows(40), LMM_SETTINGS)
     features = FeatureStore(tmp_path)
     read = []
-    original = store._read
+    original = store.read_part
     monkeypatch.setattr(
         store,
-        "_read",
+        "read_part",
         lambda *args, **kwargs: read.append(kwargs["group"]) or original(*args, **kwargs),
     )
     features["17.mp4"], features["17.mp4"], features["5.mp4"]

@@ -12,19 +12,19 @@ import cv2
 from klassify import media
 from klassify.errors import KlassifyError
 from klassify.features import face, mouth
-from klassify.store import MouthRow, Row
+from klassify.store import MouthRow
 
 T = TypeVar("T")
 
 
 def attempt(
-    row_class: type[Row],
+    row_class: type,
     root: Path,
     file: str,
     make: Callable[[Path], T],
     *,
     own_stage: str = "features",
-) -> T | Row:
+) -> T:
     """make(path of the clip); whatever is wrong with the clip becomes a row that says so, and
     raises nothing.
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from klassify import decoding, systems
-from klassify.checkpoints import load_weights, read_tensors
+from klassify import decoding
 from klassify.errors import KlassifyError
 from klassify.features import frames
 from klassify.features.clip import attempt
@@ -73,27 +72,6 @@ class ReconstructionExtractor:
             self.vqvae.encode(to_unit(torch.from_numpy(block[new]).to(self.device))).cpu().numpy()
         )
         return codes.astype(np.uint16)[np.cumsum(new) - 1]
-
-
-@torch.no_grad()
-def load_vqvae(source: Path) -> VQVAE:
-    """The VQ-VAE of a trained system's folder, or of a safetensors file with its weights, in
-    eval mode.
-    """
-    if source.is_dir():
-        model, _ = systems.load_model(source)
-        if not isinstance(model, VQVAE):
-            raise KlassifyError(
-                f"This system is no VQ-VAE but a {type(model).__name__}.", where=source
-            )
-        return model
-    state, _ = read_tensors(source)
-    if "codebook.embedding.weight" not in state:
-        raise KlassifyError("This is no VQ-VAE: it has no codebook.", where=source)
-    codes, dim = state["codebook.embedding.weight"].shape
-    model = VQVAE(dim=dim, codes=codes)
-    load_weights(model, source)
-    return model.eval()
 
 
 def check_size(size: int) -> None:
