@@ -305,6 +305,7 @@ def missing_parts(places: Sequence[Place]) -> list[str]:
 
 @contextlib.contextmanager
 def reading(path: Path | str) -> Iterator[None]:
+    """What a damaged shard raises becomes a KlassifyError that names it."""
     try:
         yield
     except DAMAGED as error:
@@ -314,6 +315,7 @@ def reading(path: Path | str) -> Iterator[None]:
 
 
 def open_part(path: Path | str, **options) -> pq.ParquetFile:
+    """A part, opened; a KlassifyError for a file that is not Parquet."""
     refuse_irregular(path)
     try:
         return pq.ParquetFile(path, **options)
@@ -326,6 +328,7 @@ def open_part(path: Path | str, **options) -> pq.ParquetFile:
 def read_part(
     path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
 ) -> pa.Table:
+    """Columns of a part, or of one row group of it, no larger than the file warrants."""
     with reading(path):
         refuse_swollen(file, path, group=group, columns=columns, fix=AGAIN)
         table = (
