@@ -59,7 +59,7 @@ setup: .venv/installed
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@recipes/setup.sh .venv
 
-ALL_TESTS = --ignore tests/cluster tests
+ALL_TESTS = --ignore tests/slurm tests
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ALL_TESTS)
 
@@ -74,7 +74,7 @@ coverage: setup
 
 # a real Slurm of five nodes on this machine; needs root, and apt to install it
 test-cluster: setup
-	@tests/cluster/run
+	@tests/slurm/run
 
 # broken and hostile input for some minutes: make fuzz seconds=600 seed=7
 fuzz: setup
@@ -82,7 +82,7 @@ fuzz: setup
 
 # fairseq2 pins torch 2.9.1: an environment of its own (several GB), with the transformers that goes with it
 test-fairseq2: .venv-fairseq2/installed
-	OMP_NUM_THREADS=1 .venv-fairseq2/bin/python -m pytest -q tests/test_ssl.py tests/test_fairseq2.py
+	OMP_NUM_THREADS=1 .venv-fairseq2/bin/python -m pytest -q tests/models/frontends/test_ssl.py tests/models/frontends/test_fairseq2.py
 
 .venv-fairseq2/installed: setup.cfg pyproject.toml
 	@CONSTRAINTS=/dev/null EXTRAS=fairseq2,dev PINS='torch==2.9.1 transformers==4.57.6' recipes/setup.sh .venv-fairseq2

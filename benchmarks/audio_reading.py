@@ -28,10 +28,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from klassify import audio_file, audio_store, cli, store
-from klassify.clip_data import Sources
-from klassify.datasets import AudioReader
-from klassify.store import Place
+from klassify import cli
+from klassify.data.audio import AudioReader
+from klassify.data.base import Sources
+from klassify.features import audio_cache, parts
+from klassify.features.parts import Place
 
 CHUNK, WINDOW = 500, 64_600
 
@@ -128,10 +129,10 @@ def loop(clip: Path, out: Path, seconds: float) -> None:
 class Mapped:
     """The clips of a cache through memory maps of its files."""
 
-    def __init__(self, cache: audio_store.AudioStore, sounds: list[Path]):
+    def __init__(self, cache: audio_cache.AudioStore, sounds: list[Path]):
         self.cache = cache
         self.maps = [
-            np.memmap(path, audio_file.SAMPLE, "r", audio_file.HEAD_BYTES) for path in sounds
+            np.memmap(path, audio_cache.SAMPLE, "r", audio_cache.HEAD_BYTES) for path in sounds
         ]
 
     def read(self, file: str) -> np.ndarray:
@@ -146,12 +147,12 @@ def compare(title: str, sources: Sources, rounds: int, cold: bool) -> float:
     """
     readers: dict[str, AudioReader | Mapped] = {}
     for side in ("media", "cache"):
-        os.environ[audio_store.VARIABLE] = side
+        os.environ[audio_cache.VARIABLE] = side
         readers[side] = AudioReader(sources, "train")
     files, folder = sources.table("train")["file"].tolist(), sources.media_folder("train")
     sounds = [
-        audio_file.sound_path(path)
-        for path in store.parts_in(sources.feature_folder("audio", "train"))
+        audio_cache.sound_path(path)
+        for path in parts.parts_in(sources.feature_folder("audio", "train"))
     ]
     readers["map"] = Mapped(readers["cache"].cache, sounds)
     rng = np.random.default_rng(0)
@@ -183,7 +184,7 @@ def timed(
     """A crop, and the wall and CPU seconds that it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     crop = reader.read(file)[start : start + WINDOW]
-    crop = audio_file.to_float(crop) if crop.dtype == audio_file.SAMPLE else crop
+    crop = audio_cache.to_float(crop) if crop.dtype == audio_cache.SAMPLE else crop
     return crop, (time.perf_counter() - wall, time.process_time() - cpu)
 
 
@@ -202,17 +203,17 @@ def index(folder: Path, n_clips: int) -> None:
         for i in range(n_clips)
     ]
     n_parts = -(-n_clips // CHUNK)
-    settings = {"kind": "audio", **audio_file.FORMAT}
+    settings = {"kind": "audio", **audio_cache.FORMAT}
     for k in range(n_parts):
         place, part = Place(1, 1, k, n_parts), files[k * CHUNK : (k + 1) * CHUNK]
         columns = {"file": part, "n_samples": rng.integers(40_000, 267_200, len(part))}
         columns |= {name: [""] * len(part) for name in ("stage", "reason")}
-        path = audio_file.write_index(
+        path = audio_cache.write_index(
             folder / place.name, place, columns, settings, "", f"{k:032x}"
         )
-        with open(audio_file.sound_path(path), "wb") as handle:
-            handle.write(audio_file.head(f"{k:032x}"))
-            handle.truncate(audio_file.HEAD_BYTES + 2 * int(columns["n_samples"].sum()))
+        with open(audio_cache.sound_path(path), "wb") as handle:
+            handle.write(audio_cache.head(f"{k:032x}"))
+            handle.truncate(audio_cache.HEAD_BYTES + 2 * int(columns["n_samples"].sum()))
     stats = [path.stat() for path in folder.iterdir()]
     claimed, used = (
         sum(stat.st_size for stat in stats) / 1e9,
@@ -223,7 +224,7 @@ def index(folder: Path, n_clips: int) -> None:
         " are sparse):"
     )
     before, start = resident(), time.perf_counter()
-    cache = audio_store.AudioStore(folder)
+    cache = audio_cache.AudioStore(folder)
     print(f"  opened in {time.perf_counter() - start:.1f} s, {resident() - before:.0f} MiB")
     print(
         f"  {len(pickle.dumps(cache)) / 2**20:.0f} MiB go to a worker process that is spawned,"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 
-from klassify.augment import EFFECTS, SETS, AudioAugment
+from klassify.augmentation.sets import EFFECTS, SETS, AudioAugment
 
 SAMPLES, RATE = 64_600, 16_000
 
@@ -47,7 +47,7 @@ def cpu_seconds(function, n: int) -> float:
 
 def step_seconds(device: str, batch: int) -> float:
     """Time of a training step of Wav2Vec-AASIST, the better of two after the first."""
-    from klassify.models.ssl import SSLFrontEnd
+    from klassify.models.frontends.ssl import SSLFrontEnd
     from klassify.models.w2v_aasist import W2VAASIST
 
     torch.manual_seed(0)

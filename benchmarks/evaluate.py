@@ -76,8 +76,9 @@ def make(folder: Path, n_clips: int, n_proposals: int) -> None:
 def ours(folder: Path) -> dict:
     """The ten numbers, and the seconds of each step."""
     started = time.perf_counter()
-    from klassify.evaluation.localisation_metrics import score_task2
-    from klassify.submission.predictions import Truth, read_prediction_json
+    from klassify.grid.segments import Truth
+    from klassify.metrics.segments import score_task2
+    from klassify.submission.prediction_json import read_prediction_json
 
     times = [started, time.perf_counter()]
     proposals = read_prediction_json(folder / "prediction.json")

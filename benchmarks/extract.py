@@ -22,8 +22,8 @@ from pathlib import Path
 import av
 import cv2
 
-from klassify import media
-from klassify.features.clip import ClipExtractor
+from klassify.features.mouth.kind import ClipExtractor
+from klassify.media import decoder
 
 MEASURED_RUN = """
 import resource, sys
@@ -66,7 +66,7 @@ def speed(clips: list[Path], rounds: int, refine: bool) -> float:
     extractor = ClipExtractor(clips[0].parent, refine=refine)
 
     def floor(path: Path) -> int:
-        return sum(mesh.process(frame) is not None for frame in media.iter_frames(path))
+        return sum(mesh.process(frame) is not None for frame in decoder.iter_frames(path))
 
     def ours(path: Path) -> int:
         extractor.root = path.parent
@@ -141,16 +141,16 @@ def report(title: str, root: Path, names: list[str]) -> None:
 
 def loop(clip: Path, out: Path, seconds: int) -> None:
     """Write a clip of the given length that repeats another one."""
-    frames = list(media.iter_frames(clip))
+    frames = list(decoder.iter_frames(clip))
     with av.open(str(out), "w") as container:
         stream = container.add_stream(
-            "libx264", rate=media.GRID_FPS, options={"preset": "ultrafast"}
+            "libx264", rate=decoder.GRID_FPS, options={"preset": "ultrafast"}
         )
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        for t in range(seconds * media.GRID_FPS):
+        for t in range(seconds * decoder.GRID_FPS):
             frame = av.VideoFrame.from_ndarray(frames[t % len(frames)], format="rgb24")
-            frame.pts, frame.time_base = t, Fraction(1, media.GRID_FPS)
+            frame.pts, frame.time_base = t, Fraction(1, decoder.GRID_FPS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

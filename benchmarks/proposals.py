@@ -21,12 +21,13 @@ import time
 import numpy as np
 from scipy.special import expit
 
-from klassify import proposals, segments
-from klassify.evaluation.localisation_metrics import grid_ceiling, score_task2
-from klassify.framescores import FrameScores
-from klassify.ragged import row_offsets
-from klassify.segments import FRAME_S
-from klassify.submission.predictions import Truth
+from klassify.grid.frames import FRAME_S, B, I, L, O
+from klassify.grid.ragged import row_offsets
+from klassify.grid.segments import Truth
+from klassify.localisation import proposals
+from klassify.localisation.frame_scores import FrameScores
+from klassify.localisation.methods import METHODS
+from klassify.metrics.segments import grid_ceiling, score_task2
 
 SHOWN = ("AP@0.5", "AP@0.75", "AP@0.9", "AP@0.95", "AR@50", "AR@5", "Score")
 
@@ -88,14 +89,14 @@ def make_frames(
         mark[first], mark[stop - 1] = 1, 1
         boundary = expit(noisy(mark)) if noise else mark
     if head == "tags":
-        tags = np.where(label, segments.I, segments.O)
-        tags[stop - 1] = segments.L
-        tags[first] = segments.B
+        tags = np.where(label, I, O)
+        tags[stop - 1] = L
+        tags[first] = B
         log_tags = np.stack(
             [noisy(tags == tag) if noise else 20.0 * (tags == tag) for tag in range(4)], axis=1
         )
         log_tags -= np.logaddexp.reduce(log_tags, axis=1, keepdims=True)
-        p = 1 - np.exp(log_tags[:, segments.O])
+        p = 1 - np.exp(log_tags[:, O])
     return FrameScores(
         truth.files, offsets, np.clip(p, 0, 1), np.asarray(durations_s, float), boundary, log_tags
     )
@@ -146,7 +147,7 @@ def noisy_scores(n_clips: int) -> None:
         for head in (None, "boundary", "tags"):
             frames = make_frames(truth, durations, noise, np.random.default_rng(2), head)
             if head is None:
-                methods = [method for method in proposals.METHODS if method != "viterbi"]
+                methods = [method for method in METHODS if method != "viterbi"]
             else:
                 methods = ["boundary_pairs", "viterbi"] if head == "tags" else ["boundary_pairs"]
             for method in methods:
@@ -170,7 +171,7 @@ def timing(n_clips: int) -> None:
     print(f"\ntime for {n_clips} clips, noise 2")
     for head in ("boundary", "tags"):
         frames = make_frames(truth, durations, 2.0, rng, head)
-        for method in proposals.METHODS:
+        for method in METHODS:
             if (method == "viterbi") != (head == "tags"):
                 continue
             start, cpu = time.perf_counter(), time.process_time()

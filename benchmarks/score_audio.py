@@ -37,14 +37,13 @@ import torch
 from bam import memory_gb
 from torch import nn
 
-from klassify.clip_data import Sources
-from klassify.datasets import AudioClips
-from klassify.evaluation.metrics import roc_auc
-from klassify.frame_datasets import AudioFrames
-from klassify.models.bounded import return_freed_blocks
-from klassify.partialspoof_data import PartialSpoofFrames
-from klassify.scoring.inference import clip_table, pick_device, score_clips, score_frames
-from klassify.segments import encode_labels
+from klassify.data.audio import AudioClips, AudioFrames
+from klassify.data.base import Sources
+from klassify.data.partialspoof import PartialSpoofFrames
+from klassify.grid.frames import encode_labels
+from klassify.metrics.clips import roc_auc
+from klassify.models.devices import pick_device, return_freed_blocks
+from klassify.scores.inference import clip_table, score_clips, score_frames
 
 RATE = 16_000
 
@@ -77,8 +76,8 @@ class Naive(nn.Module):
 def full_size(system: str) -> tuple[nn.Module, AudioClips]:
     """A model of the recipes' size with random weights, and the data class of its recipe."""
     from klassify.models.bam import BAM
+    from klassify.models.frontends.ssl import SSLFrontEnd
     from klassify.models.partialspoof import PartialSpoof
-    from klassify.models.ssl import SSLFrontEnd
     from klassify.models.w2v_aasist import W2VAASIST
 
     torch.manual_seed(0)
@@ -185,7 +184,7 @@ def compare_auc(folder: Path, args: argparse.Namespace) -> None:
     """Print the AUC of a trained system on a labelled split, exact and approximate, and the
     times.
     """
-    from klassify.systems import load_model
+    from klassify.systems.system import load_model
 
     model, data = load_model(folder)
     sources = Sources(args.lists, args.media, args.features)

@@ -1,5 +1,7 @@
 """`python -m klassify COMMAND ...`: the same as `klassify COMMAND ...`."""
 
+from __future__ import annotations
+
 import sys
 
 from klassify.cli import main

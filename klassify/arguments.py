@@ -5,9 +5,6 @@ KEY=VALUE.
 from __future__ import annotations
 
 import argparse
-from typing import Any
-
-from klassify.errors import KlassifyError
 
 LARGEST = 2**63 - 1  # torch takes no larger seed, and nothing has so many of anything
 
@@ -41,29 +38,3 @@ def _whole(text: str, least: int) -> int:
     if not least <= value <= LARGEST:
         raise argparse.ArgumentTypeError(f"a whole number, {least} or more, not {text!r}")
     return value
-
-
-def key_and_value(word: str, example: str) -> tuple[str, Any]:
-    """The sides of a word `key=value`, the value in YAML: 0.3, [0.3, 0.5], true; KlassifyError
-    for anything else.
-    """
-    import yaml
-
-    from klassify.bounded_yaml import BoundedLoader
-
-    key, equals, text = word.partition("=")
-    if not (key and equals):
-        raise KlassifyError(
-            f"{word[:80]!r} is not written key=value.", fix=f"for instance {example}"
-        )
-    try:
-        return key, yaml.load(text, BoundedLoader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # no YAML, no date of the calendar, too deep
-        reason = getattr(error, "problem", None) or str(error)
-        raise KlassifyError(
-            f"The value of {key} is not readable YAML: {reason}.", where=word[:80]
-        ) from None

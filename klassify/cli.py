@@ -1,4 +1,5 @@
-"""`klassify <command>`: each command lives in klassify/<command>.py (dashes become underscores).
+"""`klassify <command>`: each command lives in klassify/commands/<command>.py (dashes become
+underscores).
 
 A command's module offers `configure(parser)` and `run(args) -> int | None`; it is imported only
 when it is called, so that `klassify --help` answers at once.
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     command = parser.parse_args(argv[:1] or ["--help"]).command
-    module = importlib.import_module(f"klassify.{command.replace('-', '_')}")
+    module = importlib.import_module(f"klassify.commands.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"klassify {command}",
         description=module.__doc__,

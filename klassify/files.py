@@ -18,11 +18,12 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify.errors import KlassifyError, first_few
+from klassify.errors import KlassifyError
+from klassify.untrusted import refuse_irregular
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
@@ -130,27 +131,6 @@ def explained(error: OSError) -> KlassifyError:
     return KlassifyError(f"{error.strerror}.", where=error.filename, fix=fixes.get(error.errno))
 
 
-def refuse_irregular(path: str | os.PathLike) -> None:
-    """Raise KlassifyError for what is there and is no regular file: a pipe would be waited for."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise KlassifyError("This is no regular file.", where=path)
-
-
-def refuse_cut(path: str | os.PathLike) -> None:
-    """Raise KlassifyError for a text file that ends within a line: klassify ends the last one of
-    all it writes.
-    """
-    with open(path, "rb") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        handle.seek(max(size - 1, 0))
-        if handle.read(1) not in (b"\n", b""):
-            raise KlassifyError(
-                "This file is cut off: its last line has no end.",
-                where=path,
-                fix="make it again; if it is whole, end its last line",
-            )
-
-
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write UTF-8 text as a whole file."""
     with whole_file(path) as partial:
@@ -220,7 +200,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
     """
     import yaml
 
-    from klassify.bounded_yaml import BoundedLoader
+    from klassify.untrusted import BoundedLoader
 
     refuse_irregular(path)
     try:
@@ -231,51 +211,3 @@ def read_yaml(path: str | os.PathLike) -> Any:
         RecursionError,
     ) as error:  # no UTF-8, no date of the calendar, too deep
         raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None
-
-
-def canonical_json(settings: Mapping[str, Any]) -> str:
-    """One line of JSON with sorted keys: equal settings give equal text."""
-    return json.dumps(
-        settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str
-    )
-
-
-def settings_hash(settings: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for the settings."""
-    return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
-
-
-def file_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, as hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def already_done(
-    path: str | os.PathLike,
-    made_with: Mapping[str, Any] | None,
-    wanted: Mapping[str, Any],
-    *,
-    force: bool = False,
-) -> bool:
-    """Whether `path` may be kept as it is.
-
-    made_with: the settings recorded with the existing output, or None where there is none.
-    Equal settings: True (skip). Others: KlassifyError that names the differences, unless `force`.
-    """
-    if made_with is None or force:
-        return False
-    # compare as JSON does, so that tuples equal lists and 1 equals "1" only where both are numbers
-    made_with, wanted = (json.loads(canonical_json(side)) for side in (made_with, wanted))
-    if made_with == wanted:
-        return True
-    keys = sorted(k for k in made_with.keys() | wanted.keys() if made_with.get(k) != wanted.get(k))
-    differences = first_few(f"{k}: {made_with.get(k)!r} there, {wanted.get(k)!r} now" for k in keys)
-    raise KlassifyError(
-        f"This output was made with other inputs or settings ({differences}).",
-        where=path,
-        fix="run again with --force (make: force=1) to replace it, or write to another folder",
-    )

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from klassify import cli
-from klassify.augment import SETS
-from klassify.clip_data import batches
+from klassify.augmentation.sets import SETS
+from klassify.data.base import batches
 
 SET = next(iter(SETS))
 EXTRACT = ["extract", "--list", "x", "--root", "x", "--out", "x"]

@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from klassify import cli, ledger
+from klassify import cli
+from klassify.commands import ledger
 from klassify.errors import KlassifyError
 from klassify.files import explained
 

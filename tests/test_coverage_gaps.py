@@ -9,7 +9,8 @@ import re
 
 import coverage_gaps
 import pytest
-from test_house import ROOT, modules
+from places import ROOT
+from test_house import modules
 
 
 def function(missing: int, lines: int) -> dict:

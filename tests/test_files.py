@@ -11,16 +11,11 @@ import sys
 
 import pytest
 
-from klassify import scorefile, store
 from klassify.errors import KlassifyError
-from klassify.files import (
-    read_json,
-    read_json_mapping,
-    read_yaml,
-    refuse_cut,
-    whole_file,
-    write_json,
-)
+from klassify.features import parts
+from klassify.files import read_json, read_json_mapping, read_yaml, whole_file, write_json
+from klassify.scores import score_file
+from klassify.untrusted import refuse_cut
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -147,7 +142,7 @@ def test_a_file_beyond_the_size_limit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "read", [read_json, read_json_mapping, read_yaml, scorefile.read_header, store.read_header]
+    "read", [read_json, read_json_mapping, read_yaml, score_file.read_header, parts.read_header]
 )
 def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
     path = tmp_path / "part-1-of-1-0.parquet"

@@ -1,1 +1,1 @@
-"""The augmentations themselves; klassify.augment gathers the named sets."""
+"""The augmentations themselves; klassify.augmentation.sets gathers the named sets."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from klassify.media import SAMPLE_RATE
+from klassify.media.decoder import SAMPLE_RATE
 
 LONGEST_ROOM_DELAY = 100  # samples: 40 of the simulation's filters, and 35 cm of way
 # name: (class, arguments); the highest cut-offs, 7980 and 7500 Hz, lie below half the sample rate

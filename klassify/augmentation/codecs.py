@@ -14,7 +14,7 @@ import io
 
 import numpy as np
 
-from klassify.media import SAMPLE_RATE
+from klassify.media.decoder import SAMPLE_RATE
 
 NARROW_BAND = 8_000
 AMR_BIT_RATES = (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200)

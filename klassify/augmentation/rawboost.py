@@ -2,9 +2,9 @@
 them.
 
 That system trains on algorithm 5 (convolutive, then impulsive noise; ASVspoof LA) or 3 (stationary
-noise; DF), on every clip, before it is cropped (klassify.augment: after). As published, the gain of
-the non-linear orders is lowered once, so that orders 2 to 5 share one range. Other than published,
-no filter moves the clip: those did by one sample.
+noise; DF), on every clip, before it is cropped (klassify.augmentation.sets: after). As published,
+the gain of the non-linear orders is lowered once, so that orders 2 to 5 share one range. Other than
+published, no filter moves the clip: those did by one sample.
 
 Waves are (n,) at 16 kHz; randomness comes from the generator that is handed in.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from klassify.media import SAMPLE_RATE
+from klassify.media.decoder import SAMPLE_RATE
 
 ORDERS = 5  # powers of the wave that are filtered and summed
 BANDS = 5  # notches a filter

@@ -15,7 +15,8 @@ from klassify.corpus.metadata import write_metadata
 from klassify.corpus.plan import DIFFICULTIES, SIZES, SPLITS, Original, originals
 from klassify.corpus.speech import require_espeak
 from klassify.errors import KlassifyError
-from klassify.files import TEMPORARY, already_done, read_json, write_json
+from klassify.files import TEMPORARY, read_json, write_json
+from klassify.settings import already_done
 
 VERSION = 1  # of the generator; raise it when the same seed gives other files
 RECORD = "corpus.json"

@@ -39,7 +39,7 @@ from klassify.corpus.face import (
 )
 from klassify.corpus.look import Look
 from klassify.corpus.scene import paint_back_hair, paint_backdrop, paint_body, paint_front_hair
-from klassify.features.mouth import FACE_OVAL
+from klassify.features.mouth.channels import FACE_OVAL
 
 LID_POSITIONS = 5
 EYE_ROWS = slice(*(int((y - CORNER[1]) * SCALE) for y in (-0.24, 0.2)))

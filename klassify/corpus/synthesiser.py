@@ -11,6 +11,8 @@ stdout: one line of JSON (per utterance: n_samples, sample_rate, words [[text_po
         phonemes [[mnemonic, sample]]), then the samples of all utterances, int16, in order.
 """
 
+from __future__ import annotations
+
 import array
 import ctypes
 import json

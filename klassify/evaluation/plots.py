@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from klassify.datalist import TYPES
-from klassify.evaluation.metrics import reliability
 from klassify.files import whole_file
+from klassify.lists.data_list import TYPES
+from klassify.metrics.clips import reliability
 
 BLACK, ORANGE, BLUE, VERMILLION = "#000000", "#E69F00", "#0072B2", "#D55E00"
 TYPE_STYLE = {  # colour and line style of each modify_type

@@ -4,27 +4,67 @@ the frames.
 A clip of 10 s (250 frames of 224 x 224) is 37.6 MB as reconstructed frames and 1.6 MB as codes (56
 x 56 uint16 a frame), at most 1.2 MB in a shard. Decoding costs half of what reconstructing from the
 frame costs. The codes are for frames that were cut to one size without augmentation
-(klassify.features.frames).
+(klassify.media.square_frames).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import argparse
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from klassify import decoding
 from klassify.errors import KlassifyError
-from klassify.features import frames
-from klassify.features.clip import attempt
+from klassify.features.base import (
+    Columns,
+    Extraction,
+    attempt,
+    common,
+    in_process,
+    media_only,
+    ragged,
+    values,
+)
+from klassify.media import decoder, isolated, square_frames
 from klassify.models.vqvae import VQVAE, to_unit
-from klassify.store import ReconstructionRow
+from klassify.settings import file_hash
 
-if TYPE_CHECKING:
-    pass
+
+def reconstruction_extraction(
+    args: argparse.Namespace, load: Callable[[Path], Any] | None = None
+) -> Extraction:
+    """The VQ-VAE codes of every frame. load: see extraction()."""
+    if args.vqvae is None:
+        raise KlassifyError(
+            "--kind reconstruction needs --vqvae SYSTEM.", fix="train one: conf/<set>/vqvae.yaml"
+        )
+    from klassify.models.devices import pick_device
+    from klassify.models.weights.load import weights_path
+
+    check_size(args.size)
+    weights = weights_path(args.vqvae)
+    if not weights.is_file():
+        raise KlassifyError("This VQ-VAE has no weights.", where=weights, fix="train it first")
+    settings = {
+        "fps": decoder.GRID_FPS,
+        "size": args.size,
+        "vqvae": args.vqvae.name,
+        "weights": file_hash(weights)[:16],
+    }
+
+    def extractor(root: Path) -> Any:
+        model = load(args.vqvae).to(pick_device(args.device))
+        return ReconstructionExtractor(root, model, args.size, args.batch or 64)
+
+    rows = functools.partial(in_process, extractor, args.jobs)
+    return Extraction("reconstruction", settings, media_only, rows, ReconstructionRow)
+
 
 DOWNSCALING = 4  # pixels a side of one code
 
@@ -54,8 +94,10 @@ class ReconstructionExtractor:
 
     def row(self, file: str, path: Path) -> ReconstructionRow:
         """The codes of one clip. Raises MediaError."""
-        fps = decoding.probe(path).fps
-        decoded = decoding.stream(frames.iter_frames, path, size=self.size, chunk=self.batch_size)
+        fps = isolated.probe(path).fps
+        decoded = isolated.stream(
+            square_frames.iter_frames, path, size=self.size, chunk=self.batch_size
+        )
         blocks = [self.codes(block) for block in decoded]
         if not blocks:
             return ReconstructionRow.failed(file, "decode", "no frames")
@@ -78,3 +120,65 @@ def check_size(size: int) -> None:
     """Refuse a size that codes cannot stand for exactly."""
     if size < DOWNSCALING or size % DOWNSCALING:
         raise KlassifyError(f"--size {size} is not a multiple of {DOWNSCALING}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionRow:
+    """The VQ-VAE codes of every frame of one clip: codes (T, h, w) uint16, T on the 25 fps grid.
+
+    The decoder of the VQ-VAE that made them (`vqvae` in the settings) turns them into the
+    reconstructed frames. A clip without codes has T = 0, and `reason` in words with its `stage`.
+    """
+
+    file: str
+    fps: float
+    codes: np.ndarray
+    reason: str = ""
+    stage: str = ""
+
+    SCHEMA: ClassVar = pa.schema(
+        [
+            ("file", pa.string()),
+            ("n_frames", pa.int32()),
+            ("fps", pa.float64()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("codes", pa.large_list(pa.uint16())),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+        ]
+    )
+    ROWS_A_GROUP: ClassVar = 1
+    KEPT_GROUPS: ClassVar = 16
+    SPLIT_BYTES: ClassVar = ()
+
+    @classmethod
+    def failed(cls, file: str, stage: str, reason: str) -> ReconstructionRow:
+        """A clip that gave nothing at all."""
+        return cls(file, 0.0, np.zeros((0, 0, 0), np.uint16), reason=reason, stage=stage)
+
+    @classmethod
+    def columns(
+        cls, rows: Sequence[ReconstructionRow], settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The rows as columns of SCHEMA. Raises ValueError for what is no (T, h, w) of uint16."""
+        for row in rows:
+            if row.codes.ndim != 3 or row.codes.dtype != np.uint16:
+                raise ValueError(
+                    f"{row.file}: codes are {row.codes.dtype} {row.codes.shape}, not uint16 (T,"
+                    " h, w)"
+                )
+        return {
+            "n_frames": [len(row.codes) for row in rows],
+            "height": [row.codes.shape[1] for row in rows],
+            "width": [row.codes.shape[2] for row in rows],
+            "codes": ragged([row.codes.ravel() for row in rows], pa.uint16(), large=True),
+        }
+
+    @classmethod
+    def from_columns(
+        cls, columns: Columns, i: int, settings: Mapping[str, Any]
+    ) -> ReconstructionRow:
+        """Row i of a row group."""
+        shape = [columns[name][i].as_py() for name in ("n_frames", "height", "width")]
+        return cls(codes=values(columns, "codes", i).reshape(shape).copy(), **common(columns, i))

@@ -1,10 +1,10 @@
 """BAM, the boundary-aware attention mechanism: which 40 ms frames of an utterance are fake?
 
-A speech front end (klassify.models.ssl) gives one vector each 20 ms. The back end of Zhong, Li and
-Yi (Interspeech 2024; project media-sec-lab/BAM), which paper 1 fine-tunes in section 4.2, pools
-them to output frames, describes each frame once among its neighbours and once by itself, predicts
-where fake speech begins and ends, and lets frames attend to each other without looking across such
-a boundary.
+A speech front end (klassify.models.frontends.ssl) gives one vector each 20 ms. The back end of
+Zhong, Li and Yi (Interspeech 2024; project media-sec-lab/BAM), which paper 1 fine-tunes in section
+4.2, pools them to output frames, describes each frame once among its neighbours and once by itself,
+predicts where fake speech begins and ends, and lets frames attend to each other without looking
+across such a boundary.
 
 What is unusual, and kept:
 - A frame pair across a boundary gets the attention score 0 before the softmax, not minus infinity:
@@ -12,12 +12,12 @@ What is unusual, and kept:
 - The boundary branch learns from the boundary loss alone; the frame loss sees its features
   detached.
 - No padding mask: zeros behind a clip change the frames before them. Clips of unequal length are
-  therefore scored one at a time (klassify.frame_datasets.AudioFrames); in training the losses leave
+  therefore scored one at a time (klassify.data.audio.AudioFrames); in training the losses leave
   padded frames out.
 
 Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions.
-Class 1 is fake: the published files have it the other way round, and klassify.key_maps swaps the
-rows of `out_layer` when it imports one.
+Class 1 is fake: the published files have it the other way round, and
+klassify.models.weights.published swaps the rows of `out_layer` when it imports one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.models.bounded import by_rows, frames_at_once
-from klassify.models.ssl import SAMPLE_RATE
-from klassify.ranges import check_sizes, check_weights
-from klassify.segments import IGNORE
+from klassify.grid.frames import IGNORE
+from klassify.models.devices import by_rows, frames_at_once
+from klassify.models.frontends.ssl import SAMPLE_RATE
+from klassify.settings import check_sizes, check_weights
 
 PAD_SAMPLES = (
     256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
@@ -264,8 +264,8 @@ class BAM(nn.Module):
     boundaries.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. The
-        published
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
+        klassify.models.frontends.ssl. The published
             models normalise each waveform in the front end, padding included.
         resolution_s: seconds an output frame, a multiple of the front end's 20 ms. A model trained
         at

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.checkpoints import ImportReport, misfits, read_checkpoint
 from klassify.errors import KlassifyError, first_few
+from klassify.models.weights.load import ImportReport, misfits, read_checkpoint
 
 UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k
 KNOWN = re.compile(

@@ -3,8 +3,8 @@ paper, 2.2).
 
 Inputs, real before fake in every pair: the visual branch's two logits, and PartialSpoof's two
 cosines at 160, 320 and 640 ms. 18 parameters; fewer columns are the paper's ablations (Table 3).
-The published file has the cosines the other way round (spoof = 0, bona fide = 1): klassify.key_maps
-swaps the columns of each pair on import.
+The published file has the cosines the other way round (spoof = 0, bona fide = 1):
+klassify.models.weights.published swaps the columns of each pair on import.
 
 Ways to fit, all of the cross entropy with an L2 penalty of 1e-6, as Adam's weight decay has it:
 - `exact` goes to the minimum. On frame labels the problem is convex: Newton's method, no seed, no
@@ -27,7 +27,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from torch import Tensor, nn
 
-from klassify.ragged import row_numbers, row_offsets, top_rows
+from klassify.grid.ragged import row_numbers, row_offsets, top_rows
 
 RESOLUTIONS_MS = (160, 320, 640)
 COLUMNS = (

@@ -12,7 +12,7 @@ What is unusual, and kept:
   and so a longest sequence. 1,983 frames (39.7 s) for the published 2,001, since the last head
   reaches its end first; the shortest is 16. `frame_scores` takes any length all the same.
 - The last pooling starts half a cell early: output i of the 640 ms head hears [640 i - 320, 640 i +
-  320) ms, and there is one output more than a grid of 640 ms has cells. klassify.partialspoof_data
+  320) ms, and there is one output more than a grid of 640 ms has cells. klassify.data.partialspoof
   says what is made of it.
 - The utterance head borrows the class vectors of the 640 ms head.
 
@@ -32,11 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify import windows
-from klassify.models.bounded import by_rows, rows_at_once
-from klassify.models.ssl import SAMPLE_RATE
-from klassify.ranges import check_shares, check_sizes
-from klassify.segments import IGNORE
+from klassify.grid import windows
+from klassify.grid.frames import IGNORE
+from klassify.models.devices import by_rows, rows_at_once
+from klassify.models.frontends.ssl import SAMPLE_RATE
+from klassify.settings import check_shares, check_sizes
 
 SHIFTS = (2, 4, 8, 16, 32, 64)  # of the heads, in 10 ms: the published names
 RESOLUTIONS_MS = tuple(10 * shift for shift in SHIFTS)
@@ -237,8 +237,8 @@ class PartialSpoof(nn.Module):
     """A front end and the six-resolution back end.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl. If it
-        has
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
+        klassify.models.frontends.ssl. If it has
             `hidden_states`, their learned mean is taken, as published, instead of its output. The
             published models normalise each waveform in the front end.
         blocks, max_frames, dropout: size of the back end; see MultiResolution. clip_scale: log-odds

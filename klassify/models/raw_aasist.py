@@ -5,7 +5,8 @@ pretrained speech model; the convolution blocks pool over time; the two graphs a
 map, without attention. All else is klassify.models.w2v_aasist.AASIST.
 
 Axes: B windows, N samples at 16 kHz, C channels, H = 23 spectral and W temporal nodes. Output index
-1 is fake: the published files have it the other way round, and klassify.key_maps swaps the rows.
+1 is fake: the published files have it the other way round, and klassify.models.weights.published
+swaps the rows.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from klassify.models.ssl import SAMPLE_RATE
+from klassify.models.frontends.ssl import SAMPLE_RATE
 from klassify.models.w2v_aasist import AASIST
-from klassify.ranges import check_weights
+from klassify.settings import check_weights
 
 N_FILTERS, FILTER_TAPS = 70, 129
 POOL = 3

@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.checkpoints import ImportReport
 from klassify.errors import KlassifyError
 from klassify.models.hybrid_vit import load_hybrid_vit
 from klassify.models.resnetv2 import FrequencyResNet
-from klassify.ranges import check_sizes
+from klassify.models.weights.load import ImportReport
+from klassify.settings import check_sizes
 
 LAYER_NORM_EPS = 1e-6  # as published; torch's default would be 1e-5
 

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.feature_augment import FeatureAugment
-from klassify.ranges import check_shares, check_sizes, check_weights
-from klassify.segments import IGNORE, TAGS, O
+from klassify.augmentation.mouth import FeatureAugment
+from klassify.grid.frames import IGNORE, TAGS, O
+from klassify.settings import check_shares, check_sizes, check_weights
 
 
 class TCN(nn.Module):

@@ -3,9 +3,9 @@ frames.
 
 Paper 2 (sections 2.1 to 2.3) takes over MM-Det. A window of W frames and its VQ-VAE reconstruction
 become W frame-centric (FC) tokens (klassify.models.spatiotemporal); the sampled frame next to the
-window brings one CLIP token and 64 tokens of the LMM's answer (klassify.features.lmm), projected to
-the same width. One scalar a token, from self-attention over all of them, weighs the tokens; the
-head reads their mean.
+window brings one CLIP token and 64 tokens of the LMM's answer (klassify.features.lmm.model),
+projected to the same width. One scalar a token, from self-attention over all of them, weighs the
+tokens; the head reads their mean.
 
 - A window without LMM features (`lmm_valid` false) is a normal state: its LMM tokens are neither
   attended to nor counted in the mean, exactly as if the sequence were the FC tokens alone.
@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.augmentation import visual_augment
-from klassify.checkpoints import load_weights, weights_path
+from klassify.augmentation.frames import DRAWS, apply, centre
 from klassify.errors import KlassifyError
+from klassify.grid.ragged import TOP_SHARE
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.vqvae import VQVAE
-from klassify.ragged import TOP_SHARE
-from klassify.ranges import check_sizes
+from klassify.models.weights.load import load_weights, weights_path
+from klassify.settings import check_sizes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -194,9 +194,7 @@ class Visual(nn.Module):
         codes: (N, S / 4, S / 4) of the frames, if the VQ-VAE's encoder has run before.
         """
         reconstructed = self.reconstruct(frames) if codes is None else self.vqvae.frames_of(codes)
-        frames, reconstructed = (
-            visual_augment.centre(part, self.size) for part in (frames, reconstructed)
-        )
+        frames, reconstructed = (centre(part, self.size) for part in (frames, reconstructed))
         return self.pixels(frames), self.pixels(reconstructed)
 
     def lmm_tokens(self, visual: Tensor, textual: Tensor) -> Tensor:
@@ -264,10 +262,9 @@ class Visual(nn.Module):
 
     def _window_tokens(self, batch: dict[str, Tensor]) -> Tensor:
         """(B * K, W, P, D); a frame of several windows passes the stems once, as in scoring."""
-        draws = {name: batch[name] for name in visual_augment.DRAWS}
+        draws = {name: batch[name] for name in DRAWS}
         pair = (
-            visual_augment.apply(part, draws, self.size)
-            for part in (batch["frames"], self._reconstructed(batch))
+            apply(part, draws, self.size) for part in (batch["frames"], self._reconstructed(batch))
         )
         tokens = self.backbone.frame_tokens(*(self.pixels(part.flatten(0, 1)) for part in pair))
         tokens = tokens.unflatten(0, batch["frames"].shape[:2])

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.ranges import check_shares, check_sizes, check_weights
+from klassify.settings import check_shares, check_sizes, check_weights
 
 MIN_SIDE = 4  # pixels: less leaves no latent
 

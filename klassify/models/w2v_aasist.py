@@ -1,14 +1,14 @@
 """Wav2Vec-AASIST: does an audio window contain fake speech?
 
-A speech front end (klassify.models.ssl) gives one vector each 20 ms; the AASIST back end of
-SSL_Anti-spoofing (Tak et al., Odyssey 2022; graph attention of Jung et al., ICASSP 2022) turns the
-(time, feature) map into two graphs, one over spectral and one over temporal nodes, lets them attend
-to each other twice in parallel, and classifies the pooled nodes. Paper 1, section 4.2, trains both
-parts jointly with the negative log-likelihood of a log-softmax.
+A speech front end (klassify.models.frontends.ssl) gives one vector each 20 ms; the AASIST back end
+of SSL_Anti-spoofing (Tak et al., Odyssey 2022; graph attention of Jung et al., ICASSP 2022) turns
+the (time, feature) map into two graphs, one over spectral and one over temporal nodes, lets them
+attend to each other twice in parallel, and classifies the pooled nodes. Paper 1, section 4.2,
+trains both parts jointly with the negative log-likelihood of a log-softmax.
 
 Axes: B windows, N samples at 16 kHz, T front-end frames of 20 ms, C channels, H spectral and W
 temporal nodes, D node dimensions. Output index 1 is fake: the published files have it the other way
-round, and klassify.key_maps swaps the rows when it imports one.
+round, and klassify.models.weights.published swaps the rows when it imports one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.models.bounded import by_rows, rows_at_once
-from klassify.ranges import check_shares, check_sizes, check_weights
+from klassify.models.devices import by_rows, rows_at_once
+from klassify.settings import check_shares, check_sizes, check_weights
 
 MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
 
@@ -271,7 +271,8 @@ class W2VAASIST(nn.Module):
     """A front end and AASIST on top: (B, N) samples at 16 kHz -> (B, 2) logits, index 1 = fake.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see klassify.models.ssl.
+        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
+        klassify.models.frontends.ssl.
         class_weights: weights of (real, fake) in the loss; None weighs both alike. The published
             training has (0.9, 0.1), for a set with nine fakes to one real clip.
         bands, channels, graph_dims, dropout: of the back end; see AASIST.

@@ -2,7 +2,7 @@
 report.html.
 
 entries.py finds systems and their scores, conditions.py the groups of clips, sidebyside.py
-measures, agreement.py and drift.py look at what labels alone do not say (klassify.leaks at the
-media), comparison.py holds what was found; tables.py and text.py write it, plots.py, figures.py,
-clips.py and page.py make the page.
+measures, agreement.py and drift.py look at what labels alone do not say (klassify.evaluation.leaks
+at the media), comparison.py holds what was found; tables.py and text.py write it, plots.py,
+figures.py, clips.py and page.py make the page.
 """

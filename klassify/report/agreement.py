@@ -1,8 +1,8 @@
 """Do systems agree, and is it worth joining them? All scores are first calibrated alike, on
 val_fit.
 
-The calibration is Platt's on log-odds against the video's label (klassify.calibrate). Without
-labels of val, a system's own probabilities stand for calibrated ones, which is said.
+The calibration is Platt's on log-odds against the video's label (klassify.systems.calibrated).
+Without labels of val, a system's own probabilities stand for calibrated ones, which is said.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from klassify import calibrate, datalist, systems
 from klassify.errors import KlassifyError
-from klassify.evaluation import metrics
+from klassify.lists import subsets
+from klassify.metrics import clips
 from klassify.report.entries import Entry
 from klassify.report.sidebyside import with_ends
-from klassify.scorefile import ScoreFile, align
+from klassify.scores.score_file import ScoreFile, align
+from klassify.systems import calibrated as systems_calibrated
+from klassify.systems.scores import as_probability, clip_scores, prior_probability
 
-FLOOR = metrics.PROBABILITY_FLOOR
+FLOOR = clips.PROBABILITY_FLOOR
 RULES = ("max", "mean", "stacking")
 
 
@@ -44,14 +46,14 @@ def calibrated(
 ) -> Calibrated:
     """A system's probabilities, calibrated on val_fit (a labelled list) where that is possible."""
     scores = _in_order(entry, split, files)
-    own = systems.as_probability(scores)
-    prior = systems.prior_probability(entry.system)
+    own = as_probability(scores)
+    prior = prior_probability(entry.system)
     try:
         if fit is None:
             raise KlassifyError("no labels of val")
-        on_val = systems.clip_scores(entry.folder, "val")
-        fitted = calibrate.fit(
-            on_val, fit["file"].tolist(), datalist.label(fit, "video"), input="log_odds"
+        on_val = clip_scores(entry.folder, "val")
+        fitted = systems_calibrated.fit(
+            on_val, fit["file"].tolist(), subsets.label(fit, "video"), input="log_odds"
         )
     except KlassifyError as error:
         return Calibrated(
@@ -66,7 +68,7 @@ def calibrated(
     )
 
     def apply(some: ScoreFile) -> np.ndarray:
-        values = calibrate.apply(system, [some])["score"].to_numpy(float)
+        values = systems_calibrated.apply(system, [some])["score"].to_numpy(float)
         return np.where(np.isnan(values), fitted.base_rate, values)
 
     return Calibrated(
@@ -78,7 +80,7 @@ def calibrated(
 
 
 def _in_order(entry: Entry, split: str, files: Sequence[str]) -> ScoreFile:
-    scores = systems.clip_scores(entry.folder, split)
+    scores = clip_scores(entry.folder, split)
     listed = ScoreFile(
         scores.header, scores.table[scores.table["file"].isin(set(files))].reset_index(drop=True)
     )
@@ -128,7 +130,7 @@ def fused(answers: Sequence[Calibrated], fit: pd.DataFrame) -> dict[str, np.ndar
 
     values = np.stack([one.probability for one in answers])
     stacker = LogisticRegression(C=1.0).fit(
-        _log_odds([one.on_fit for one in answers]), datalist.label(fit, "video")
+        _log_odds([one.on_fit for one in answers]), subsets.label(fit, "video")
     )
     stacked = expit(stacker.decision_function(_log_odds(values)))
     return {"max": values.max(axis=0), "mean": values.mean(axis=0), "stacking": stacked}
@@ -152,19 +154,19 @@ def fusion_gain(
     gain: over the answer alone that is best on val_fit, so that the rival was not chosen on these
     clips.
     """
-    label, on_fit = datalist.label(frame, "video"), datalist.label(fit, "video")
-    best = max(answers, key=lambda one: metrics.roc_auc(on_fit, one.on_fit)).name
+    label, on_fit = subsets.label(frame, "video"), subsets.label(fit, "video")
+    best = max(answers, key=lambda one: clips.roc_auc(on_fit, one.on_fit)).name
     scores = {one.name: one.probability for one in answers}
     joined = {f"{rule} of {len(answers)}": values for rule, values in fused(answers, fit).items()}
     scores |= joined
-    rankings = {name: metrics.Ranking(label, values) for name, values in scores.items()}
+    rankings = {name: clips.Ranking(label, values) for name, values in scores.items()}
 
     def statistics(weights: np.ndarray) -> np.ndarray:
         return np.stack([ranking.auc_and_eer(weights)[0] for ranking in rankings.values()])
 
     drawn = np.full((len(scores), 1), np.nan)
     if n_bootstrap:
-        drawn = metrics.bootstrap(statistics, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
+        drawn = clips.bootstrap(statistics, subsets.sources_of(frame), n=n_bootstrap, seed=seed)
     samples = dict(zip(scores, drawn))
     auc = {name: float(ranking.auc_and_eer()[0]) for name, ranking in rankings.items()}
     rows = []
@@ -175,8 +177,8 @@ def fusion_gain(
             **with_ends("auc", auc[name], samples[name]),
         }
         row |= {
-            "eer": metrics.eer(label, values),
-            "log_loss": metrics.log_loss(label, values),
+            "eer": clips.eer(label, values),
+            "log_loss": clips.log_loss(label, values),
             "versus": best,
         }
         if name != best:

@@ -16,14 +16,16 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from klassify import datalist, decoding, media, timeline
 from klassify.errors import KlassifyError
-from klassify.evaluation import metrics
-from klassify.features.mouth import FEATURES
+from klassify.features.mouth.channels import FEATURES
+from klassify.features.parts import parts_in
+from klassify.features.shards import FeatureStore
+from klassify.lists import subsets
+from klassify.media import decoder, isolated, preview
+from klassify.metrics import clips
 from klassify.report.agreement import Calibrated, disagreement
 from klassify.report.entries import Entry
-from klassify.store import FeatureStore, parts_in
-from klassify.systems import to_probability
+from klassify.systems.scores import to_probability
 
 WAVE_PIECES, WAVE_LIMIT = 500, 127
 MOUTH_FRAMES = 400  # at most so many columns; longer clips show means of neighbours
@@ -52,7 +54,7 @@ def choose(
     loss = np.full(len(frame), np.nan)
     picked: dict[int, set[str]] = {}
     if label is not None:
-        loss = np.max([metrics.clip_log_loss(label, one.probability) for one in answers], axis=0)
+        loss = np.max([clips.clip_log_loss(label, one.probability) for one in answers], axis=0)
         for row in np.argsort(-loss, kind="stable")[:n_each].tolist():
             picked.setdefault(row, set()).add("mistake")
     if len(answers) > 1:
@@ -89,7 +91,7 @@ class Timelines:
         )
         files = frame["file"].tolist()
         self.media_root = (
-            None if media_root is None else datalist.media_folder(media_root, split, files)
+            None if media_root is None else subsets.media_folder(media_root, split, files)
         )
         self.mouth = _store(features, "mouth", split)
         self.lmm = _store(features, "lmm", split)
@@ -111,7 +113,7 @@ class Timelines:
                 for name, column in (("fake", ""), ("audio", "audio_"), ("visual", "visual_"))
                 if f"{column}fake_segments" in self.frame
             }
-        ends = [len(one["values"]) / media.GRID_FPS for one in found["frames"]]
+        ends = [len(one["values"]) / decoder.GRID_FPS for one in found["frames"]]
         found["seconds"] = round(
             max([duration if np.isfinite(duration) else 0, found.pop("media_s"), *ends, 0.04]), 3
         )
@@ -122,18 +124,18 @@ class Timelines:
         if self.media_root is None:
             return nothing
         try:
-            path = media.inside(self.media_root, file)
-            decoding.probe(path)
+            path = decoder.inside(self.media_root, file)
+            isolated.probe(path)
         except (KlassifyError, OSError) as error:
             return nothing | {"problem": getattr(error, "what", str(error))}
-        images, times, picture_s = timeline.thumbnails(path)
-        wave = timeline.sound_of(path)
+        images, times, picture_s = preview.thumbnails(path)
+        wave = preview.sound_of(path)
         relative = Path(os.path.relpath(path.resolve(), self.page_folder.resolve())).as_posix()
         return {
-            "media_s": max(picture_s, len(wave) / media.SAMPLE_RATE),
+            "media_s": max(picture_s, len(wave) / decoder.SAMPLE_RATE),
             "thumbs": [[round(t, 3), image] for t, image in zip(times, self._jpegs(images))],
             "wave": _wave(wave),
-            "wave_s": len(wave) / media.SAMPLE_RATE,
+            "wave_s": len(wave) / decoder.SAMPLE_RATE,
             "video": quote(relative),
             "problem": "",
         }
@@ -206,7 +208,7 @@ class Timelines:
         return {
             "mouth": {
                 "names": FEATURES,
-                "seconds": len(values) / media.GRID_FPS,
+                "seconds": len(values) / decoder.GRID_FPS,
                 "reason": "",
                 "rows": np.round(99 * pieces.T).astype(int).tolist(),
             }
@@ -216,7 +218,7 @@ class Timelines:
         if self.lmm is None or file not in self.lmm:
             return {"words": []}
         row = self.lmm[file]
-        times = np.asarray(row.frames) / media.GRID_FPS
+        times = np.asarray(row.frames) / decoder.GRID_FPS
         return {
             "words": [
                 [round(float(t), 2), str(text)[:SHOWN_WORDS]] for t, text in zip(times, row.texts)
@@ -233,6 +235,6 @@ def _wave(wave: np.ndarray) -> list[int]:
     """Lowest and highest value of each piece in turn, scaled so that the loudest is WAVE_LIMIT."""
     if not len(wave):
         return []
-    _, low, high = timeline.envelope(wave, WAVE_PIECES)
+    _, low, high = preview.envelope(wave, WAVE_PIECES)
     peak = max(float(np.abs(wave).max()), 0.01)
     return np.round(np.stack([low, high], axis=1).ravel() / peak * WAVE_LIMIT).astype(int).tolist()

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from klassify import datalist, leaks, systems
 from klassify.errors import KlassifyError
-from klassify.evaluate import labelled_list
-from klassify.evaluation import localisation_metrics as task2
-from klassify.evaluation import metrics
-from klassify.report import agreement, conditions, entries, sidebyside
+from klassify.evaluation import leaks
+from klassify.evaluation.results import labelled_list
+from klassify.grid.segments import Truth
+from klassify.lists import subsets
+from klassify.metrics import segments
+from klassify.metrics.clips import log_loss
+from klassify.report import agreement, conditions, sidebyside
+from klassify.report import entries as report_entries
 from klassify.report.drift import population_stability
-from klassify.submission.predictions import Truth
+from klassify.systems import scores
 
 
 @dataclasses.dataclass
@@ -30,7 +33,7 @@ class Comparison:
     split: str
     frame: pd.DataFrame
     label: np.ndarray | None
-    entries: Sequence
+    report_entries: Sequence
     answers1: Sequence
     answers2: Sequence
     calibrated: Sequence
@@ -42,12 +45,12 @@ class Comparison:
 
 def compare(args: argparse.Namespace) -> Comparison:
     """Load, and measure what can be measured."""
-    found = entries.find(args.systems)
+    found = report_entries.find(args.systems)
     frame, label, subset = _clips(args, found)
     if not (files := frame["file"].tolist()):
         raise KlassifyError(f"There is no clip of {args.split} to compare on.", where=args.labels)
-    loaded = [entries.load(one, args.split, files) for one in found]
-    answers = {task: entries.answering(loaded, task) for task in entries.TASKS}
+    loaded = [report_entries.load(one, args.split, files) for one in found]
+    answers = {task: report_entries.answering(loaded, task) for task in report_entries.TASKS}
     first = [*answers["task1"], *answers["task2"]]
     by_name = {one.name: one for one in (*first, *loaded)}  # the answers stand first everywhere
     loaded = list(by_name.values())
@@ -55,17 +58,17 @@ def compare(args: argparse.Namespace) -> Comparison:
     fit, notes = _val_fit(args)
     calibrated = [agreement.calibrated(one, args.split, files, fit) for one in clips]
     states = pd.concat(
-        [entries.coverage(one, args.split, files) for one in loaded], ignore_index=True
+        [report_entries.coverage(one, args.split, files) for one in loaded], ignore_index=True
     )
     tables = {
-        "coverage": entries.coverage_summary(states),
-        "not-answered": states[states["state"] != entries.ANSWERED],
+        "coverage": report_entries.coverage_summary(states),
+        "not-answered": states[states["state"] != report_entries.ANSWERED],
         "agreement": agreement.agreement(clips, calibrated),
     }
     title = f"{args.split} ({subset}): {len(frame)} clips"
     if label is not None:
         title += (
-            f", {int(label.sum())} of them fake, of {len(set(datalist.sources_of(frame)))} sources"
+            f", {int(label.sum())} of them fake, of {len(set(subsets.sources_of(frame)))} sources"
         )
     result = Comparison(
         title,
@@ -87,7 +90,7 @@ def compare(args: argparse.Namespace) -> Comparison:
         )
     if label is not None:
         _measure(result, fit, args)
-    if datalist.base_split(args.split) != "val":
+    if subsets.base_split(args.split) != "val":
         _drift(result)
     return result
 
@@ -99,9 +102,9 @@ def _clips(
     if args.labels is None:
         if args.subset not in (None, "all"):
             raise KlassifyError("A subset is one of a labelled list.", fix="give --labels")
-        return entries.split_files(found, args.split), None, "no labels"
+        return report_entries.split_files(found, args.split), None, "no labels"
     frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
-    return frame, datalist.label(frame, "video"), subset
+    return frame, subsets.label(frame, "video"), subset
 
 
 def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
@@ -117,7 +120,7 @@ def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
             "There is no labelled list of val (--val): probabilities are compared as they are."
         ]
     try:
-        return datalist.load_split(path.parent, "val_fit"), []
+        return subsets.load_split(path.parent, "val_fit"), []
     except KlassifyError as error:
         return None, [f"Probabilities are compared as they are: {error.what}"]
 
@@ -137,9 +140,7 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
     clips = [one for one in result.entries if one.scored is not None]
     if clips:
         tables["task1"], found = sidebyside.task1_metrics(clips, frame, **drawn)
-        loss = {
-            one.name: metrics.log_loss(result.label, one.probability) for one in result.calibrated
-        }
+        loss = {one.name: log_loss(result.label, one.probability) for one in result.calibrated}
         tables["task1"]["log_loss_calibrated"] = tables["task1"]["system"].map(loss)
         differences.append(found)
         parts.append(
@@ -168,7 +169,7 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
         ]  # so that a recipe has one colour in the plots of both tasks
         if localisers:
             result.matches = {
-                one.name: task2.match(one.localised.proposals, truth, args.metric)
+                one.name: segments.match(one.localised.proposals, truth, args.metric)
                 for one in localisers
             }
             tables["task2"], found = sidebyside.task2_metrics(
@@ -196,9 +197,9 @@ def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namesp
     root = (
         None
         if args.media is None
-        else datalist.media_folder(args.media, args.split, frame["file"].tolist())
+        else subsets.media_folder(args.media, args.split, frame["file"].tolist())
     )
-    tables["leaks"] = leaks.audit(frame, result.label, datalist.sources_of(frame), root)
+    tables["leaks"] = leaks.audit(frame, result.label, subsets.sources_of(frame), root)
     for row in tables["leaks"].itertuples():
         if row.leaks:
             note = f"leak: {row.trait} alone tells the label with AUC {row.auc:.3f} ({row.n} clips)"
@@ -214,11 +215,11 @@ def _drift(result: Comparison) -> None:
         if one.scored is None:
             continue
         try:
-            val = systems.clip_scores(one.folder, "val")
+            val = scores.clip_scores(one.folder, "val")
         except KlassifyError as error:
             result.notes.append(f"No drift of {one.name}: {error.what}")
             continue
-        values = val.table["score"].to_numpy(float)[systems.answered(val)]
+        values = val.table["score"].to_numpy(float)[scores.answered(val)]
         result.val_scores[one.name] = values
         drift = population_stability(one.scored.score[one.scored.answered], values)
         rows.append({"system": one.name, **drift._asdict()})

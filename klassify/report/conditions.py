@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from klassify import datalist
+from klassify.lists import data_list
 
 LENGTH_EDGES_S = (0, 2, 4, 6, 10, 20, np.inf)
 MAX_GROUPS = 12
@@ -61,7 +61,7 @@ def _by_value(values: np.ndarray) -> dict[str, np.ndarray]:
     """A mask for each value but "", by descending count beyond MAX_GROUPS, else by name."""
     counts = pd.Series(values[values != ""]).value_counts()
     if len(counts) <= MAX_GROUPS:
-        order = [name for name in datalist.TYPES if name in counts.index] or sorted(counts.index)
+        order = [name for name in data_list.TYPES if name in counts.index] or sorted(counts.index)
         return {name: values == name for name in order}
     kept = counts.index[: MAX_GROUPS - 1]
     masks = {name: values == name for name in kept}

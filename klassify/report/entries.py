@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import systems
-from klassify.align import frame_table
-from klassify.detector_file import DETECTOR, read_detector
 from klassify.errors import KlassifyError, first_few
-from klassify.evaluation.measure import Scored, load_scored
-from klassify.evaluation.measure_segments import Localised, load_localised
+from klassify.evaluation.clips import Scored, load_scored
+from klassify.evaluation.segments import Localised, load_localised
 from klassify.files import short_names
-from klassify.frame_file import FrameFile
-from klassify.localise import is_merged
-from klassify.ragged import FrameTable
-from klassify.scorefile import score_path
-from klassify.scoring.clip_scores import read_failures
+from klassify.grid.ragged import FrameTable
+from klassify.scores.clip_scores import read_failures
+from klassify.scores.frame_file import FrameFile, frame_table
+from klassify.scores.score_file import score_path
+from klassify.systems import scores
+from klassify.systems.detector import DETECTOR, read_detector
+from klassify.systems.scores import is_merged
+from klassify.systems.system import SYSTEM, System, input_folders, load_system
 
 TASKS = ("task1", "task2")
 ANSWERED, FELL_BACK, FAILED = "answered", "fell back", "failed"
@@ -46,7 +46,7 @@ class Entry:
 
     name: str
     folder: Path
-    system: systems.System
+    system: System
     answers: tuple[str, ...]
     scored: Scored | None
     localised: Localised | None
@@ -83,12 +83,12 @@ def find(paths: Sequence[Path]) -> list[Found]:
 
 
 def _named(path: Path) -> Iterable[tuple[Path, set[str]]]:
-    if (path / systems.SYSTEM).exists():
+    if (path / SYSTEM).exists():
         yield path, _answers_beside(path)
         return
     if path.name != DETECTOR and not (path / DETECTOR).exists():
         raise KlassifyError(
-            f"Here lies neither a {systems.SYSTEM} nor a {DETECTOR}.",
+            f"Here lies neither a {SYSTEM} nor a {DETECTOR}.",
             where=path,
             fix="name a system's folder or a recipe's, such as exp/demo/klassify",
         )
@@ -125,7 +125,7 @@ def split_files(found: Sequence[Found], split: str) -> pd.DataFrame:
     for one in found:
         path = score_path(one.folder, split, "clips")
         if path.exists():
-            table = systems.clip_scores(one.folder, split).table
+            table = scores.clip_scores(one.folder, split).table
             return pd.DataFrame(
                 {"file": table["file"].to_numpy(object), "duration": table["end"].to_numpy(float)}
             )
@@ -138,7 +138,7 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
     """A system's scores for clips, checked to be of its present state. KlassifyError where it
     has none at all.
     """
-    system = dataclasses.replace(systems.load_system(found.folder), name=found.name)
+    system = dataclasses.replace(load_system(found.folder), name=found.name)
     there = {
         kind: score_path(found.folder, split, kind).exists()
         for kind in ("clips", "segments", "frames")
@@ -156,7 +156,7 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
         localised = dataclasses.replace(load_localised(found.folder, split, files), system=system)
     if there["frames"]:
         path = score_path(found.folder, split, "frames")
-        systems.refuse_older(found.folder, path, f"klassify score {found.folder} --split {split}")
+        scores.refuse_older(found.folder, path, f"klassify score {found.folder} --split {split}")
         frames = FrameFile(path)
     return Entry(found.name, found.folder, system, found.answers, scored, localised, frames)
 
@@ -209,7 +209,7 @@ def coverage(entry: Entry, split: str, files: Sequence[str]) -> pd.DataFrame:
 
 
 def _clip_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    table = systems.clip_scores(entry.folder, split).table.set_index("file").loc[list(files)]
+    table = scores.clip_scores(entry.folder, split).table.set_index("file").loc[list(files)]
     reason = (
         table["reason"].fillna("").to_numpy(object)
         if "reason" in table
@@ -224,7 +224,7 @@ def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.nd
     """Of a system with frames: whether a clip has any; of merged proposals: how many inputs have
     frames of it.
     """
-    sources = systems.input_folders(entry.folder) if is_merged(entry.system) else [entry.folder]
+    sources = input_folders(entry.folder) if is_merged(entry.system) else [entry.folder]
     n_with, reasons = np.zeros(len(files), int), [[] for _ in files]
     for folder in sources:
         path, failures = score_path(folder, split, "frames"), read_failures(folder, split)

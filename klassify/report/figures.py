@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from klassify.datalist import TYPES
-from klassify.evaluation import metrics
-from klassify.evaluation.localisation_metrics import Matches
-from klassify.evaluation.matching import AP_IOUS, AR_COUNTS
 from klassify.evaluation.plots import BLACK, BLUE, ORANGE, SCALE_NAME, TYPE_STYLE, VERMILLION
+from klassify.lists.data_list import TYPES
+from klassify.metrics import clips
+from klassify.metrics.matching import AP_IOUS, AR_COUNTS
+from klassify.metrics.segments import Matches
 
 COLOURS = (BLUE, VERMILLION, "#009E73", ORANGE, "#CC79A7", "#56B4E9", BLACK, "#8A7A00")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -81,7 +81,7 @@ def roc(label: np.ndarray, scores: Mapping[str, np.ndarray], shown: Sequence[str
         }
     ]
     for at, (name, score) in enumerate(scores.items()):
-        _, false_alarm, miss = metrics.error_rates(label, score)
+        _, false_alarm, miss = clips.error_rates(label, score)
         x, y = thinned(false_alarm, 1 - miss)
         data.append(
             {
@@ -108,7 +108,7 @@ def det(label: np.ndarray, scores: Mapping[str, np.ndarray], shown: Sequence[str
     low = norm.ppf(min(0.5 / n_real, 0.5 / n_fake, 0.05))
     data = []
     for at, (name, score) in enumerate(scores.items()):
-        _, false_alarm, miss = metrics.error_rates(label, score)
+        _, false_alarm, miss = clips.error_rates(label, score)
         x, y = (
             norm.ppf(np.clip(rate, 0.5 / n, 1 - 0.5 / n))
             for rate, n in ((false_alarm, n_real), (miss, n_fake))
@@ -158,7 +158,7 @@ def calibration(label: np.ndarray, before: np.ndarray, after: np.ndarray, how: s
     ):
         if np.isnan(probability).any():
             continue
-        predicted, observed, count = metrics.reliability(label, probability)
+        predicted, observed, count = clips.reliability(label, probability)
         there = count > 0
         sizes = 6 + 22 * np.sqrt(count[there] / count.sum())
         data.append(

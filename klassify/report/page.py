@@ -20,8 +20,8 @@ from typing import Any
 
 import pandas as pd
 
-from klassify import leaks
 from klassify.errors import KlassifyError
+from klassify.evaluation import leaks
 from klassify.files import write_text
 from klassify.report import clips, plots, tables
 from klassify.report.comparison import Comparison

@@ -14,20 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify import datalist
-from klassify.evaluation import localisation_metrics as task2
-from klassify.evaluation import metrics
-from klassify.evaluation.frame_metrics import (
-    SEGMENT_MS,
-    LabelledFrames,
-    frame_metrics,
-    labelled_frames,
-)
-from klassify.evaluation.measure import METRICS, Cell
-from klassify.evaluation.measure_frames import bootstrap_auc
-from klassify.ragged import FrameTable
+from klassify.evaluation.clips import METRICS, Cell
+from klassify.evaluation.frames import bootstrap_auc
+from klassify.grid.ragged import FrameTable
+from klassify.grid.segments import Truth
+from klassify.lists import subsets
+from klassify.metrics import clips, segments
+from klassify.metrics.frames import SEGMENT_MS, LabelledFrames, frame_metrics, labelled_frames
 from klassify.report.entries import Entry
-from klassify.submission.predictions import Truth
 
 GROUP_SHARE = 5  # groups get this many times fewer resamples than all clips
 CLIPS_RESAMPLED = 4_000_000  # of a group's resamples times clips, but at least FEWEST resamples
@@ -48,7 +42,7 @@ def task1_metrics(
     """AUC, EER and log-loss against the video's label, one row a system; and all differences
     between two systems.
     """
-    label, rows = datalist.label(frame, "video"), np.arange(len(frame))
+    label, rows = subsets.label(frame, "video"), np.arange(len(frame))
     cells = [Cell.of(one.scored, label, rows) for one in entries]
 
     def statistics(weights: np.ndarray) -> np.ndarray:
@@ -73,7 +67,7 @@ def task1_metrics(
         row["auc_own"] = (
             row["auc"]
             if own == "video"
-            else metrics.roc_auc(datalist.label(frame, own), one.scored.score)
+            else clips.roc_auc(subsets.label(frame, own), one.scored.score)
         )
         table.append(row)
     names = [one.name for one in entries]
@@ -87,14 +81,12 @@ def _resampled(
     points = statistics(np.ones((1, len(frame))))[..., 0]
     if not n_bootstrap:
         return points, np.full((*points.shape, 1), np.nan)
-    return points, metrics.bootstrap(
-        statistics, datalist.sources_of(frame), n=n_bootstrap, seed=seed
-    )
+    return points, clips.bootstrap(statistics, subsets.sources_of(frame), n=n_bootstrap, seed=seed)
 
 
 def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
     """{name, name_low, name_high}."""
-    low, high = metrics.interval(samples)
+    low, high = clips.interval(samples)
     return {name: float(value), f"{name}_low": low, f"{name}_high": high}
 
 
@@ -125,7 +117,7 @@ def differences(
 def task2_metrics(
     entries: Sequence[Entry],
     frame: pd.DataFrame,
-    matches: Mapping[str, task2.Matches],
+    matches: Mapping[str, segments.Matches],
     *,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -135,9 +127,11 @@ def task2_metrics(
     """
     names = [one.name for one in entries]
     whole = [matches[name].score() for name in names]
-    samples = np.full((len(names), len(task2.METRICS), 1), np.nan)
+    samples = np.full((len(names), len(segments.METRICS), 1), np.nan)
     if n_bootstrap:
-        drawn = task2.bootstrap_task2(matches, datalist.sources_of(frame), n=n_bootstrap, seed=seed)
+        drawn = segments.bootstrap_task2(
+            matches, subsets.sources_of(frame), n=n_bootstrap, seed=seed
+        )
         samples = np.stack([drawn[name] for name in names])
     table = []
     for one, result, drawn in zip(entries, whole, samples):
@@ -162,7 +156,7 @@ def frame_rows(
     A system is measured on all clips that it has frames for, differences on the clips that all
     systems have.
     """
-    truth, source = Truth.from_list(frame), datalist.sources_of(frame)
+    truth, source = Truth.from_list(frame), subsets.sources_of(frame)
     tables = {one.name: one.frame_table() for one in entries}
     parts, table = [], []
     for one in entries:
@@ -196,7 +190,7 @@ def frame_rows(
             on_common = bootstrap_auc(common, source, n=n_bootstrap, seed=seed)
     for row, drawn in zip(table, samples):
         row |= with_ends("frame_auc", row["frame_auc"], drawn)
-    points = np.array([[metrics.roc_auc(part.labels, part.scores)] for part in common])
+    points = np.array([[clips.roc_auc(part.labels, part.scores)] for part in common])
     names = [one.name for one in entries]
     return pd.DataFrame(table), differences(
         "frames", names, ["frame_auc"], points, on_common[:, None]
@@ -227,7 +221,7 @@ def task1_by_group(
     """AUC by group: kind, group, n, n_fake, system, `value` with interval, `gain` of `versus`
     over it with interval.
     """
-    label = datalist.label(frame, "video")
+    label = subsets.label(frame, "video")
     rows = []
     for kind, group, mask in _each(groups):
         chosen = np.flatnonzero(mask)
@@ -245,7 +239,7 @@ def task1_by_group(
 def task2_by_group(
     entries: Sequence[Entry],
     frame: pd.DataFrame,
-    matches: Mapping[str, task2.Matches],
+    matches: Mapping[str, segments.Matches],
     groups: Mapping[str, Mapping[str, np.ndarray]],
     *,
     versus: str,
@@ -255,7 +249,7 @@ def task2_by_group(
     """Score by group of clips, and by length of segments, whose hits of other segments count
     neither way.
     """
-    label, ours = datalist.label(frame, "video"), [matches[one.name] for one in entries]
+    label, ours = subsets.label(frame, "video"), [matches[one.name] for one in entries]
     rows = []
     for kind, group, mask in _each(groups):
         within = mask.astype(float)
@@ -268,7 +262,7 @@ def task2_by_group(
         rows += _group_rows("task2", "Score", kind, group, counts, entries, points, samples, versus)
     start, end = ours[0].truth.segments.T
     lengths = np.round(end - start, 6)
-    for low, high in zip(task2.LENGTH_EDGES_S[:-1], task2.LENGTH_EDGES_S[1:]):
+    for low, high in zip(segments.LENGTH_EDGES_S[:-1], segments.LENGTH_EDGES_S[1:]):
         among = (lengths >= low) & (lengths < high)
         if not among.any():
             continue

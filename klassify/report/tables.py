@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from klassify.evaluation import localisation_metrics
 from klassify.evaluation.tables import number
+from klassify.metrics import segments
 from klassify.report.comparison import Comparison
 
 NAMES = {"auc": "AUC", "eer": "EER", "log_loss": "log-loss", "frame_auc": "frame AUC"}
-APS, ARS = localisation_metrics.METRICS[:4], localisation_metrics.METRICS[4:-1]
+APS, ARS = segments.METRICS[:4], segments.METRICS[4:-1]
 STATES = ("answered", "fell back", "failed")
 
 

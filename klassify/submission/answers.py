@@ -16,12 +16,13 @@ import orjson
 import pandas as pd
 from scipy.special import expit
 
-from klassify import systems
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.scorefile import Header, ScoreFile, align, read_scores, score_path
+from klassify.scores.score_file import Header, ScoreFile, align, read_scores, score_path
 from klassify.submission.manifest import supervision
 from klassify.submission.verdict import MAX_ROWS
+from klassify.systems.scores import answered, clip_scores, prior_probability
+from klassify.systems.system import FRAMES_RULE, load_system
 
 PLACEHOLDER = [[0.0, 0.0, 0.0]]  # "nothing found"; an empty list makes the evaluator abort
 
@@ -39,7 +40,7 @@ def write_task1(
 
     Nine significant digits keep the order of scores that 4 decimals would tie.
     """
-    scores = systems.clip_scores(folder, split)
+    scores = clip_scores(folder, split)
     scores = ScoreFile(
         scores.header,
         align(scores, frame["file"].tolist(), where=score_path(folder, split, "clips")),
@@ -47,8 +48,8 @@ def write_task1(
     probability = _probabilities(
         scores.table["score"].to_numpy(float), scores.header, folder, sigmoid
     )
-    system = systems.load_system(folder)
-    prior = systems.prior_probability(system) if prior is None else prior
+    system = load_system(folder)
+    prior = prior_probability(system) if prior is None else prior
     empty = np.isnan(probability)
     answers = np.where(empty, prior, probability)
     with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as handle:
@@ -58,7 +59,7 @@ def write_task1(
         "supervision": supervision(folder),
         "n_answers": len(answers),
         "n_prior": int(empty.sum()),
-        "n_without_evidence": int((~systems.answered(scores)).sum()),
+        "n_without_evidence": int((~answered(scores)).sum()),
         "prior": prior,
     }
 
@@ -104,7 +105,7 @@ def write_task2(
             handle.write((b",\n" if i else b"{\n") + orjson.dumps(name) + b": " + text)
         handle.write(b"\n}\n")
     return {
-        "system": systems.load_system(folder).name,
+        "system": load_system(folder).name,
         "supervision": supervision(folder),
         "n_answers": len(frame),
         "n_rows": len(rows),
@@ -132,9 +133,7 @@ def write_zip(path: Path, members: Sequence[Path]) -> None:
 def _probabilities(score: np.ndarray, header: Header, folder: Path, sigmoid: bool) -> np.ndarray:
     if header.scale == "probability":
         return score
-    softmax = (
-        systems.load_system(folder).parameters.get("rule") == systems.FRAMES_RULE
-    )  # is its sigmoid
+    softmax = load_system(folder).parameters.get("rule") == FRAMES_RULE  # is its sigmoid
     if header.scale == "log_odds" and (sigmoid or softmax):
         return expit(score)
     log_odds = (

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from klassify.submission.predictions import is_beyond_64_bits, whole_number
+from klassify.submission.prediction_json import is_beyond_64_bits, whole_number
 from klassify.submission.verdict import MAX_ROWS, Listed, Verdict
 
 MAX_CLIP = 1 << 24  # bytes of JSON for one clip

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify import systems
 from klassify.errors import KlassifyError
-from klassify.files import file_hash, read_json, read_json_mapping
-from klassify.scorefile import score_path
+from klassify.files import read_json, read_json_mapping
+from klassify.scores.score_file import score_path
+from klassify.settings import file_hash
 from klassify.submission import verdict
+from klassify.systems.system import input_folders, load_system, system_hash, with_inputs
 
 # task: the file that answers it, the scores that the file is made of
 TASKS = {"task1": (verdict.TXT, "clips"), "task2": (verdict.JSON, "segments")}
@@ -42,11 +43,11 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
     likewise.
     """
     _refuse_many(folder)
-    system = systems.load_system(folder)
+    system = load_system(folder)
     entry = {
         name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")
     }
-    entry |= {"path": str(folder), "hash": systems.system_hash(folder)}
+    entry |= {"path": str(folder), "hash": system_hash(folder)}
     for _, kind in TASKS.values():
         scores = score_path(folder, split, kind)
         if scores.exists():
@@ -54,14 +55,14 @@ def describe(folder: Path, split: str) -> dict[str, Any]:
     for key, (name, metric) in LOCAL_SCORES.items():
         if (folder / name).exists():
             entry[key] = read_json_mapping(folder / name).get(metric)
-    return entry | {"inputs": [describe(path, split) for path in systems.input_folders(folder)]}
+    return entry | {"inputs": [describe(path, split) for path in input_folders(folder)]}
 
 
 def supervision(folder: Path) -> str:
     """`segment` as soon as the system or anything that it is computed from was trained on
     segment labels.
     """
-    parts = [systems.load_system(path).supervision for path in systems.with_inputs(folder)]
+    parts = [load_system(path).supervision for path in with_inputs(folder)]
     return "segment" if "segment" in parts else "clip"
 
 
@@ -70,8 +71,8 @@ def _refuse_many(folder: Path) -> None:
     used, have no end.
     """
     count: dict[Path, int] = {}
-    for path in systems.with_inputs(folder):
-        count[path.resolve()] = 1 + sum(count[one.resolve()] for one in systems.input_folders(path))
+    for path in with_inputs(folder):
+        count[path.resolve()] = 1 + sum(count[one.resolve()] for one in input_folders(path))
     if count[Path(folder).resolve()] > MAX_SYSTEMS:
         raise KlassifyError(
             f"A manifest names at most {MAX_SYSTEMS} inputs of inputs of a system.", where=folder
@@ -93,10 +94,7 @@ def made_with(
             raise KlassifyError(
                 f"{folder.name} has no {kind} scores for {split}.", where=scores, fix=fix
             )
-        wanted |= {
-            f"{task}_system": systems.system_hash(folder),
-            f"{task}_scores": file_hash(scores),
-        }
+        wanted |= {f"{task}_system": system_hash(folder), f"{task}_scores": file_hash(scores)}
     return wanted
 
 
@@ -107,7 +105,7 @@ def provenance() -> dict[str, Any]:
     import numpy
     import pandas
 
-    from klassify.experiment import git_commit
+    from klassify.systems.experiment import git_commit
 
     commit = git_commit()
     sha = re.match(r"[0-9a-f]*", commit).group() or None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from klassify import datalist, metadata
+from klassify.lists import data_list, official
 
 TXT, JSON, ZIP, MANIFEST = "prediction.txt", "prediction.json", "submission.zip", "manifest.json"
 MAX_ROWS = 50  # AR looks at no more
@@ -60,8 +60,8 @@ class Listed:
         """From a data list (.tsv) or an official testX_files.txt."""
         path = Path(path)
         if path.suffix == ".txt":
-            return cls(metadata.read_names(path)[0]["file"].tolist(), path.name)
-        frame = datalist.read_list(path)
+            return cls(official.read_names(path)[0]["file"].tolist(), path.name)
+        frame = data_list.read_list(path)
         return cls(frame["file"].tolist(), path.name, frame["duration"].tolist(), first_line=2)
 
     def hint(self, name: str) -> str:

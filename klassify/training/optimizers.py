@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from klassify.experiment import TrainSettings
+from klassify.systems.experiment import TrainSettings
 
 
 def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from klassify.checkpoints import load_weights, save_weights
-from klassify.clip_data import ClipData, Examples, Sources
+from klassify.data.base import ClipData, Examples, Sources
 from klassify.errors import KlassifyError
-from klassify.experiment import METRICS, STATE, WEIGHTS, Experiment, seed_everything
 from klassify.files import whole_file
-from klassify.training import memory_check, training_state
+from klassify.models.weights.load import WEIGHTS, load_weights, save_weights
+from klassify.systems.experiment import METRICS, STATE, Experiment, seed_everything
+from klassify.training import memory_check
 from klassify.training.epoch_order import Batch, batches_of_rank, epoch_order, group_sizes
 from klassify.training.optimizers import optimizer_of, scheduler_of
 from klassify.training.ranks import Ranks
-from klassify.training.training_settings import shown, write_result
+from klassify.training.settings import shown, write_result
+from klassify.training.state import load, save, seed_of_rank
 from klassify.training.validation import validate
 
 LOG_EVERY_S = 60.0
@@ -175,7 +176,7 @@ class Trainer:
             self._say(f"{self.ranks.world} processes, {clips} clips an update")
         self._check_memory()
         if not self._resume():
-            seed_everything(training_state.seed_of_rank(self.seed, self.ranks.rank))
+            seed_everything(seed_of_rank(self.seed, self.ranks.rank))
         epochs = self._epochs()
         started = time.monotonic()
         while self.state["epoch"] < epochs and not self._out_of_patience():
@@ -312,7 +313,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         state = self.state | {"failed": self.failed}
-        self.failed = training_state.save(self.out / STATE, state, self._parts(), self.ranks)
+        self.failed = save(self.out / STATE, state, self._parts(), self.ranks)
 
     def _parts(self) -> dict[str, Any]:
         return {
@@ -323,7 +324,7 @@ class Trainer:
         }
 
     def _resume(self) -> bool:
-        state = training_state.load(self.out / STATE, self._parts(), self.ranks)
+        state = load(self.out / STATE, self._parts(), self.ranks)
         if state is None:
             return False
         self.failed = state.pop("failed")

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from klassify.clip_data import ClipData, Examples, Sources
+from klassify.data.base import ClipData, Examples, Sources
 from klassify.errors import KlassifyError
-from klassify.evaluation.metrics import log_loss, roc_auc
+from klassify.grid.frames import encode_labels
+from klassify.grid.ragged import pooled
+from klassify.metrics.clips import log_loss, roc_auc
 from klassify.models.vqvae import decibels, mean_square
-from klassify.ragged import pooled
-from klassify.scoring.inference import clip_table, score_clips, score_frames
-from klassify.segments import encode_labels
+from klassify.scores.inference import clip_table, score_clips, score_frames
 from klassify.training.ranks import ALONE, Ranks
 
 

@@ -95,12 +95,12 @@ class Nursery:
 def _serve() -> None:
     import importlib
 
-    from klassify import experiment
-    from klassify.scoring import score_parts
+    from klassify.scores import chunks
+    from klassify.systems import experiment
 
     for name in (*OTHERS, *(f"klassify.{name}" for name in OURS)):
         importlib.import_module(name)
-    score_parts.CHUNK_CLIPS = 4  # so that the small list has several chunks
+    chunks.CHUNK_CLIPS = 4  # so that the small list has several chunks
     experiment.git_commit = lambda: "0" * 40  # whatever happens to the checkout while this runs
     print("0", flush=True)
     for line in sys.stdin:

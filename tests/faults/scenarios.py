@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify import datalist, systems
 from klassify.files import TEMPORARY
-from klassify.scorefile import Header, score_path, write_scores
+from klassify.lists import data_list
+from klassify.scores.score_file import Header, score_path, write_scores
+from klassify.systems import system
 
 TCN = """
 model: {class_path: klassify.models.tcn.TCN, init_args: {hidden: 8, dilations: [1, 2]}}
-data: {class_path: klassify.datasets.MouthFeatures}
+data: {class_path: klassify.data.mouth.MouthFeatures}
 train: {epochs: 3, batch_size: 8, lr: 0.01, checkpoint_steps: 1}
 """
 WHEN = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -77,24 +78,24 @@ def _training(small: Path, folder: Path) -> None:
 
 
 def _scoring(small: Path, folder: Path) -> None:
-    from klassify.checkpoints import save_weights
-    from klassify.experiment import load_experiment, save_config
+    from klassify.models.weights.load import save_weights
+    from klassify.systems.experiment import load_experiment, save_config
 
     _training(small, folder)
     experiment = load_experiment(folder / "tcn.yaml", seed=1)
     save_config(folder / "exp/tcn", experiment.resolved)
     save_weights(experiment.model, folder / "exp/tcn/model.safetensors")
-    systems.write_system(
-        folder / "exp/tcn", systems.System("tcn", "model", "visual", "clip", "log_odds")
+    system.write_system(
+        folder / "exp/tcn", system.System("tcn", "model", "visual", "clip", "log_odds")
     )
 
 
 def _packaging(small: Path, folder: Path, n: int = 1500) -> None:
     files = [f"id{i % 70:05d}/{i:06d}.mp4" for i in range(n)]
-    datalist.write_list(folder / "lists/testA.tsv", pd.DataFrame({"file": files, "duration": 4.0}))
+    data_list.write_list(folder / "lists/testA.tsv", pd.DataFrame({"file": files, "duration": 4.0}))
     scores = np.random.default_rng(0).random(n)
-    systems.write_system(
-        folder / "exp/s", systems.System("s", "model", "audio", "clip", "probability")
+    system.write_system(
+        folder / "exp/s", system.System("s", "model", "audio", "clip", "probability")
     )
     clips = pd.DataFrame({"file": files, "start": 0.0, "end": 4.0, "score": scores, "reason": ""})
     for kind, table in (

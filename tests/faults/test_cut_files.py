@@ -15,29 +15,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import (
-    audio_file,
-    cli,
-    datalist,
-    detector,
-    localise,
-    package,
-    scorefile,
-    store,
-    systems,
-)
-from klassify.audio_store import AudioStore
+from klassify import cli
 from klassify.errors import KlassifyError
+from klassify.features import audio_cache
+from klassify.features.audio_cache import AudioStore
+from klassify.features.mouth.kind import MouthRow
+from klassify.features.parts import Place
+from klassify.features.shards import FeatureStore, write_part
 from klassify.files import read_json, write_json, write_text
-from klassify.frame_file import FrameFile
-from klassify.framescores import read_frames
-from klassify.scoring import clip_scores
-from klassify.scoring.score_parts import Layout, Parts
-from klassify.submission import ledger_file, manifest
+from klassify.lists import data_list
+from klassify.localisation import localise
+from klassify.localisation.frame_scores import read_frames
+from klassify.prediction import predict
+from klassify.scores import clip_scores, score_file
+from klassify.scores.chunks import Layout, Parts
+from klassify.scores.frame_file import FrameFile
+from klassify.submission import ledger, manifest, package
+from klassify.systems.system import System, load_system, write_system
 
 FILES = ["a/é.mp4", "b.mp4", "c.mp4"]
 CUTS = 300  # of each kind
-PLACE = store.Place(1, 1, 0, 1)
+PLACE = Place(1, 1, 0, 1)
 
 
 class Kind(NamedTuple):
@@ -50,8 +48,8 @@ class Kind(NamedTuple):
     read: Callable[[Path], object]
 
 
-def _header(kind: str) -> scorefile.Header:
-    return scorefile.Header("s", "testA", kind, "probability", "clip", {"list": "x"})
+def _header(kind: str) -> score_file.Header:
+    return score_file.Header("s", "testA", kind, "probability", "clip", {"list": "x"})
 
 
 def _scores(folder: Path, kind: str) -> Path:
@@ -59,8 +57,8 @@ def _scores(folder: Path, kind: str) -> Path:
     extra = {"segments": {"modality": "audio", "method": "threshold"}, "clips": {"reason": ""}}.get(
         kind, {}
     )
-    path = scorefile.score_path(folder, "testA", kind)
-    scorefile.write_scores(path, table.assign(**extra), _header(kind))
+    path = score_file.score_path(folder, "testA", kind)
+    score_file.write_scores(path, table.assign(**extra), _header(kind))
     return path
 
 
@@ -69,8 +67,8 @@ def _frames(folder: Path) -> Path:
     table = pd.DataFrame(
         {"file": np.repeat(FILES, 50), "start": k * 0.04, "end": (k + 1) * 0.04, "score": 0.5}
     )
-    path = scorefile.score_path(folder, "testA", "frames")
-    scorefile.write_blocks(path, [table[:50], table[50:]], _header("frames"))
+    path = score_file.score_path(folder, "testA", "frames")
+    score_file.write_blocks(path, [table[:50], table[50:]], _header("frames"))
     return path
 
 
@@ -94,22 +92,19 @@ def _failures(folder: Path) -> Path:
 
 
 def _shard(folder: Path) -> Path:
-    rows = [
-        store.MouthRow(file, 25.0, np.ones((40, 8), np.float32), np.ones(40, bool))
-        for file in FILES
-    ]
-    return store.write_part(folder, PLACE, rows, {"made": "here"}, "inputs")
+    rows = [MouthRow(file, 25.0, np.ones((40, 8), np.float32), np.ones(40, bool)) for file in FILES]
+    return write_part(folder, PLACE, rows, {"made": "here"}, "inputs")
 
 
 def _read_shard(path: Path) -> None:
-    shards = store.FeatureStore(path.parent)
+    shards = FeatureStore(path.parent)
     assert [shards[file].features.shape for file in shards] == [(40, 8)] * 3
 
 
 def _audio(folder: Path) -> Path:
-    rows = [audio_file.AudioRow(file, np.arange(3200, dtype="<i2")) for file in FILES]
-    return audio_file.write_part(
-        folder, PLACE, rows, {"kind": "audio", **audio_file.FORMAT}, "inputs"
+    rows = [audio_cache.AudioRow(file, np.arange(3200, dtype="<i2")) for file in FILES]
+    return audio_cache.write_part(
+        folder, PLACE, rows, {"kind": "audio", **audio_cache.FORMAT}, "inputs"
     )
 
 
@@ -122,14 +117,14 @@ def _list(folder: Path) -> Path:
     table = pd.DataFrame(
         {"file": FILES, "n_frames": 100, "fps": 25.0, "duration": 4.125, "modify_type": "real"}
     )
-    datalist.write_list(folder / "val.tsv", table)
+    data_list.write_list(folder / "val.tsv", table)
     return folder / "val.tsv"
 
 
 def _weights(folder: Path) -> Path:
     import torch
 
-    from klassify.checkpoints import write_tensors
+    from klassify.models.weights.load import write_tensors
 
     write_tensors(
         {"weight": torch.ones(40, 30), "bias": torch.zeros(40)}, folder / "model.safetensors"
@@ -138,7 +133,7 @@ def _weights(folder: Path) -> Path:
 
 
 def _read_weights(path: Path) -> None:
-    from klassify.checkpoints import read_tensors
+    from klassify.models.weights.load import read_tensors
 
     read_tensors(path)
 
@@ -152,7 +147,7 @@ def _torch_file(folder: Path) -> Path:
 
 
 def _read_torch_file(path: Path) -> None:
-    from klassify.checkpoints import read_checkpoint
+    from klassify.models.weights.load import read_checkpoint
 
     read_checkpoint(path)
 
@@ -160,19 +155,19 @@ def _read_torch_file(path: Path) -> None:
 def _state(folder: Path) -> Path:
     from torch import nn
 
-    from klassify.training import training_state
+    from klassify.training.state import save
 
     state = {"epoch": 1, "batch": 2, "failed": {}}
-    training_state.save(folder / "last.pt", state, {"model": nn.Linear(30, 40)}, _ranks())
+    save(folder / "last.pt", state, {"model": nn.Linear(30, 40)}, _ranks())
     return folder / "last.pt"
 
 
 def _read_state(path: Path) -> None:
     from torch import nn
 
-    from klassify.training import training_state
+    from klassify.training.state import load
 
-    training_state.load(path, {"model": nn.Linear(30, 40)}, _ranks())
+    load(path, {"model": nn.Linear(30, 40)}, _ranks())
 
 
 def _ranks():
@@ -182,9 +177,7 @@ def _ranks():
 
 
 def _system(folder: Path, name: str = "s") -> Path:
-    systems.write_system(
-        folder / name, systems.System(name, "model", "audio", "clip", "probability")
-    )
+    write_system(folder / name, System(name, "model", "audio", "clip", "probability"))
     return folder / name / "system.yaml"
 
 
@@ -214,28 +207,28 @@ def _record(folder: Path) -> Path:
 
 
 KINDS = (
-    Kind("clip scores", lambda folder: _scores(folder, "clips"), scorefile.read_scores),
-    Kind("segments", lambda folder: _scores(folder, "segments"), scorefile.read_scores),
+    Kind("clip scores", lambda folder: _scores(folder, "clips"), score_file.read_scores),
+    Kind("segments", lambda folder: _scores(folder, "segments"), score_file.read_scores),
     Kind(
         "windows",
         lambda folder: _scores(folder, "windows"),
-        lambda path: list(scorefile.read_blocks(path, 2)),
+        lambda path: list(score_file.read_blocks(path, 2)),
     ),
-    Kind("frame scores", _frames, scorefile.read_scores),
+    Kind("frame scores", _frames, score_file.read_scores),
     Kind("frame scores by name", _frames, _read_frames),
     Kind("frame scores in parts", _frames, lambda path: list(read_frames(path))),
     Kind("score part", _part_of_scores, _read_part_of_scores),
     Kind("failures", _failures, lambda path: clip_scores.read_failures(path.parents[1], "testA")),
     Kind("feature shard", _shard, _read_shard),
     Kind("audio index", _audio, _read_audio),
-    Kind("audio samples", lambda folder: audio_file.sound_path(_audio(folder)), _read_audio),
-    Kind("list", _list, datalist.read_list),
+    Kind("audio samples", lambda folder: audio_cache.sound_path(_audio(folder)), _read_audio),
+    Kind("list", _list, data_list.read_list),
     Kind("weights", _weights, _read_weights),
     Kind("published weights", _torch_file, _read_torch_file),
     Kind("training state", _state, _read_state),
-    Kind("system", _system, lambda path: systems.load_system(path.parent)),
+    Kind("system", _system, lambda path: load_system(path.parent)),
     Kind("proposals", _proposals, localise.read_proposals),
-    Kind("detector", _detector, detector.load_detector),
+    Kind("detector", _detector, predict.load_detector),
     Kind("manifest", lambda folder: _package(folder) / "manifest.json", manifest.read_manifest),
     Kind("record", _record, read_json),
 )
@@ -277,22 +270,22 @@ def test_scores_that_lost_rows_are_counted(tmp_path):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
     with pytest.raises(KlassifyError, match="2 rows; its header says 3"):
-        scorefile.read_scores(path)
+        score_file.read_scores(path)
     path.write_text(
         "".join(line for line in lines if not line.startswith("# rows="))
     )  # as it was written before
-    assert len(scorefile.read_scores(path).table) == 3
+    assert len(score_file.read_scores(path).table) == 3
 
 
 def test_a_ledger_that_is_cut_off_is_refused_or_loses_cells_of_its_last_row(tmp_path):
     """People edit it, so that a last line without its end is allowed; no other row ever changes."""
     book = _package(tmp_path).parent / "ledger.tsv"
     text = book.read_bytes()
-    whole = ledger_file.read_ledger(book)
+    whole = ledger.read_ledger(book)
     for size in range(0, len(text), 7):
         book.write_bytes(text[:size])
         try:
-            found = ledger_file.read_ledger(book)
+            found = ledger.read_ledger(book)
         except KlassifyError as error:
             assert "ledger.tsv" in str(error.where)
         else:

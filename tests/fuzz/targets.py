@@ -15,16 +15,25 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from klassify import audio_file, check, cli, datalist, framescores, media, scorefile, store, systems
-from klassify.audio_store import AudioStore
+from klassify import cli
+from klassify.cluster import script
+from klassify.cluster.options import Options
+from klassify.cluster.record import Record, Submission, read_record
+from klassify.cluster.work import ExtractWork
 from klassify.corpus.encode import write_clip
-from klassify.detector_file import read_detector
 from klassify.errors import KlassifyError
-from klassify.frame_file import FrameFile
-from klassify.launch import script
-from klassify.launch.options import Options
-from klassify.launch.record import Record, Submission, read_record
-from klassify.launch.work import ExtractWork
+from klassify.features import audio_cache, parts
+from klassify.features.audio_cache import AudioStore
+from klassify.features.mouth import kind
+from klassify.features.shards import FeatureStore, write_part
+from klassify.lists import data_list
+from klassify.localisation import frame_scores
+from klassify.media import decoder
+from klassify.scores import score_file
+from klassify.scores.frame_file import FrameFile
+from klassify.submission import check, verdict
+from klassify.systems import system
+from klassify.systems.detector import read_detector
 
 FILES = ["a.mp4", "sub/b.mp4", "é c.mp4"]
 
@@ -94,11 +103,11 @@ def _many_channels(path: Path) -> None:
 
 
 def _decode(path: Path) -> None:
-    media.probe(path)
-    with contextlib.suppress(media.MediaError):
-        media.read_audio(path)
-    n = sum(1 for _ in media.iter_frames(path)) if path.name != "sound.mkv" else 0
-    assert n <= media.GRID_FPS * media.MAX_SECONDS
+    decoder.probe(path)
+    with contextlib.suppress(decoder.MediaError):
+        decoder.read_audio(path)
+    n = sum(1 for _ in decoder.iter_frames(path)) if path.name != "sound.mkv" else 0
+    assert n <= decoder.GRID_FPS * decoder.MAX_SECONDS
 
 
 # --------------------------------------------------------------------------------------------------
@@ -151,7 +160,7 @@ def _cli(*arguments: str) -> None:
 
 def _list(folder: Path) -> list[Path]:
     segments = ["[]", "[[0.1,0.5]]", "[[0.1,0.2],[0.4,0.8]]"]
-    datalist.write_list(
+    data_list.write_list(
         folder / "train.tsv",
         pd.DataFrame(
             {
@@ -172,7 +181,7 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _scores(folder: Path) -> list[Path]:
-    header = scorefile.Header("tcn", "val", "clips", "log_odds", "clip", {"list": "x"})
+    header = score_file.Header("tcn", "val", "clips", "log_odds", "clip", {"list": "x"})
     table = pd.DataFrame(
         {
             "file": FILES,
@@ -182,8 +191,8 @@ def _scores(folder: Path) -> list[Path]:
             "reason": ["", "no face", ""],
         }
     )
-    scorefile.write_scores(folder / "val.clips.tsv", table, header)
-    header = scorefile.Header("bam", "val", "segments", "probability", "segment", {})
+    score_file.write_scores(folder / "val.clips.tsv", table, header)
+    header = score_file.Header("bam", "val", "segments", "probability", "segment", {})
     table = pd.DataFrame(
         {
             "file": FILES,
@@ -194,28 +203,28 @@ def _scores(folder: Path) -> list[Path]:
             "method": "grouping",
         }
     )
-    scorefile.write_scores(folder / "val.segments.tsv", table, header)
+    score_file.write_scores(folder / "val.segments.tsv", table, header)
     return [folder / "val.clips.tsv", folder / "val.segments.tsv"]
 
 
 def _frame_scores(folder: Path) -> list[Path]:
-    header = scorefile.Header("bam", "val", "frames", "log_odds", "segment", {})
+    header = score_file.Header("bam", "val", "frames", "log_odds", "segment", {})
     starts = np.arange(50) * 0.04
     table = pd.DataFrame(
         {"file": FILES[0], "start": starts, "end": starts + 0.04, "score": np.linspace(-1, 1, 50)}
     )
-    scorefile.write_scores(folder / "val.frames.parquet", table, header)
+    score_file.write_scores(folder / "val.frames.parquet", table, header)
     return [folder / "val.frames.parquet"]
 
 
 def _read_frame_scores(path: Path) -> None:
     for read in (
         lambda: FrameFile(path).read(FILES, ["score"]),
-        lambda: list(framescores.read_frames(path)),
+        lambda: list(frame_scores.read_frames(path)),
     ):
         with contextlib.suppress(KlassifyError):  # one reader may see what another has no need of
             read()
-    scorefile.read_scores(path)
+    score_file.read_scores(path)
 
 
 def _predictions(folder: Path) -> list[Path]:
@@ -235,13 +244,13 @@ def _archive(folder: Path) -> list[Path]:
 
 
 def _check(path: Path) -> None:
-    check.check(path, check.Listed(FILES, "val.tsv", None, first_line=2))
+    check.check(path, verdict.Listed(FILES, "val.tsv", None, first_line=2))
 
 
 def _config(folder: Path) -> list[Path]:
     text = (
         "model:\n  class_path: klassify.models.tcn.TCN\n  init_args:\n    hidden: 8\ndata:\n "
-        " class_path: klassify.datasets.MouthFeatures\n  init_args:\n    window: 16\n    stride:"
+        " class_path: klassify.data.mouth.MouthFeatures\n  init_args:\n    window: 16\n    stride:"
         " 8\ntrain:\n  epochs: 2\n  batch_size: 4\n  lr: 0.001\n"
     )
     (folder / "tcn.yaml").write_text(text, encoding="utf-8")
@@ -249,7 +258,7 @@ def _config(folder: Path) -> list[Path]:
 
 
 def _load_config(path: Path) -> None:
-    from klassify.experiment import load_experiment
+    from klassify.systems.experiment import load_experiment
 
     load_experiment(path)
 
@@ -274,7 +283,7 @@ def _detector(folder: Path) -> list[Path]:
     graph = {"tcn": [], "maxout": ["tcn"], "sub/merged": ["tcn"]}
     entry = {"kind": "model", "modality": "visual", "supervision": "clip"}
     entries = {
-        name: entry | {"inputs": inputs, "hash": systems.system_hash(folder / name)}
+        name: entry | {"inputs": inputs, "hash": system.system_hash(folder / name)}
         for name, inputs in graph.items()
     }
     content = {"answers": {"task1": "maxout", "task2": "sub/merged"}, "systems": entries}
@@ -284,8 +293,8 @@ def _detector(folder: Path) -> list[Path]:
 
 def _systems(folder: Path) -> None:
     for name in ("tcn", "maxout", "sub/merged"):
-        systems.write_system(
-            folder / name, systems.System(name, "model", "visual", "clip", "log_odds")
+        system.write_system(
+            folder / name, system.System(name, "model", "visual", "clip", "log_odds")
         )
 
 
@@ -325,25 +334,28 @@ def _read_record(path: Path) -> None:
 
 def _shard(folder: Path) -> list[Path]:
     rows = [
-        store.MouthRow(name, 25.0, np.ones((30, 8), np.float32), np.ones(30, bool))
-        for name in FILES
+        kind.MouthRow(name, 25.0, np.ones((30, 8), np.float32), np.ones(30, bool)) for name in FILES
     ]
-    store.write_part(folder / "mouth", store.Place(1, 1, 0, 1), rows, {"made": "here"}, "x")
+    write_part(folder / "mouth", parts.Place(1, 1, 0, 1), rows, {"made": "here"}, "x")
     return sorted((folder / "mouth").iterdir())
 
 
 def _read_shard(path: Path) -> None:
-    shards = store.FeatureStore(path.parent)
+    shards = FeatureStore(path.parent)
     for name in FILES:
         _ = shards[name]
 
 
 def _audio_cache(folder: Path) -> list[Path]:
-    rows = [audio_file.AudioRow(name, np.arange(800, dtype="<i2")) for name in FILES]
-    index = audio_file.write_part(
-        folder / "audio", store.Place(1, 1, 0, 1), rows, {"kind": "audio", **audio_file.FORMAT}, "x"
+    rows = [audio_cache.AudioRow(name, np.arange(800, dtype="<i2")) for name in FILES]
+    index = audio_cache.write_part(
+        folder / "audio",
+        parts.Place(1, 1, 0, 1),
+        rows,
+        {"kind": "audio", **audio_cache.FORMAT},
+        "x",
     )
-    return [index, audio_file.sound_path(index)]
+    return [index, audio_cache.sound_path(index)]
 
 
 def _read_audio_cache(path: Path) -> None:
@@ -365,7 +377,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _read_weights(path: Path) -> None:
-    from klassify.checkpoints import read_checkpoint, read_tensors
+    from klassify.models.weights.load import read_checkpoint, read_tensors
 
     read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
 
@@ -373,13 +385,13 @@ def _read_weights(path: Path) -> None:
 TARGETS = (
     Target("media", _clips, _decode),
     Target("metadata", _metadata, _make_lists, text=True),
-    Target("list", _list, lambda path: datalist.read_list(path, segments=True), text=True),
-    Target("scores", _scores, scorefile.read_scores, text=True),
+    Target("list", _list, lambda path: data_list.read_list(path, segments=True), text=True),
+    Target("scores", _scores, score_file.read_scores, text=True),
     Target("frame scores", _frame_scores, _read_frame_scores),
     Target("predictions", _predictions, _check, text=True),
     Target("archive", _archive, _check),
     Target("config", _config, _load_config, text=True),
-    Target("system", _system, lambda path: systems.load_system(path.parent), text=True),
+    Target("system", _system, lambda path: system.load_system(path.parent), text=True),
     Target("detector", _detector, _read_detector, text=True),
     Target("launch record", _record, _read_record, text=True),
     Target("shard", _shard, _read_shard),

@@ -1,0 +1,364 @@
+"""What a launched command makes, told from its files alone: which shards are done, what merging
+them means.
+
+| work | folder | a shard is done when | merging |
+|---|---|---|---|
+| extract | of the feature shards | all its parts are there | checks, lists the failures |
+| score | of the system, per split | all chunks, or the scores, are there | writes the score files |
+| train | of the system; one shard | training.json is there | nothing |
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from klassify.errors import KlassifyError, first_few
+
+
+@dataclasses.dataclass(frozen=True)
+class Work(abc.ABC):
+    """A command's work on one output folder, in n shards numbered from 1."""
+
+    folder: Path
+    n: int
+
+    command = ""
+
+    @property
+    def step(self) -> str:
+        """Its name among the works of the folder."""
+        return self.command
+
+    @property
+    def title(self) -> str:
+        """What it is, for a person."""
+        return f"klassify {self.step.replace('-', ' ')} of {self.folder.resolve().name}"
+
+    @abc.abstractmethod
+    def done(self) -> set[int]:
+        """The shards whose files are there, whole."""
+
+    @abc.abstractmethod
+    def merge(self) -> str:
+        """Join the shards; a line that says what there is. KlassifyError names gaps, duplicates,
+        other settings.
+        """
+
+    @abc.abstractmethod
+    def clear(self) -> None:
+        """Remove what --force replaces."""
+
+    merged = True  # whether nothing is left to merge once all shards are done
+    pattern = ""  # names of the files that show progress of a shard, for a shell that knows $shard
+
+    def refuse_gaps(self) -> None:
+        """KlassifyError that names the shards which are not done."""
+        missing = sorted(set(range(1, self.n + 1)) - self.done())
+        if missing:
+            launched = (self.folder / "slurm" / self.step / "job.json").exists()
+            raise KlassifyError(
+                f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.",
+                where=self.folder,
+                fix=(
+                    f"{f'klassify resume {self.folder}, or ' if launched else ''}the same command"
+                    f" with {first_few((f'--shard {i}/{self.n}' for i in missing), 3)}"
+                ),
+            )
+
+
+class ExtractWork(Work):
+    """Feature shards of one folder."""
+
+    command = "extract"
+
+    @property
+    def pattern(self) -> str:
+        """The parts of the shard."""
+        return f"part-$shard-of-{self.n}-*.parquet"
+
+    def headers(self) -> list[Any]:
+        """The PartHeader of each part; KlassifyError for a broken one, or for parts that do not
+        belong together.
+        """
+        from klassify.features.parts import check_together, parts_in, read_header
+
+        headers = [read_header(path) for path in parts_in(self.folder)]
+        check_together(headers, where=self.folder)
+        if headers and headers[0].place.n != self.n:
+            raise KlassifyError(
+                f"These parts are of {headers[0].place.n} shards, not of {self.n}.",
+                where=self.folder,
+                fix=f"go on with --shards {headers[0].place.n}, or use --force",
+            )
+        return headers
+
+    def done(self) -> set[int]:
+        """The shards of which as many parts are there as each part says."""
+        headers = self.headers()
+        there = collections.Counter(header.place.i for header in headers)
+        parts = {header.place.i: header.place.parts for header in headers}
+        return {i for i, count in there.items() if count == parts[i]}
+
+    def merge(self) -> str:
+        """List the clips without features in failures.tsv; the clips must be those of the list,
+        each once.
+        """
+        from klassify.features.parts import parts_in, read_rows
+        from klassify.files import write_text
+
+        listed = next((header.settings.get("clips") for header in self.headers()), 0)
+        self.refuse_gaps()
+        rows = [
+            row | {"part": path.name} for path in parts_in(self.folder) for row in read_rows(path)
+        ]
+        self._refuse_other_clips(rows, listed)
+        failed = [row for row in rows if row["reason"]]
+        lines = [
+            "\t".join([row["file"], row["stage"], " ".join(row["reason"].split())])
+            for row in failed
+        ]
+        write_text(self.failures, "\n".join(["file\tstage\treason", *lines]) + "\n")
+        return (
+            f"{len(rows)} clips in {self.n} shards, {len(failed)} without features"
+            f" ({self.failures})"
+        )
+
+    def _refuse_other_clips(self, rows: Sequence[dict], listed: int | None) -> None:
+        places: dict[str, list[str]] = {}
+        for row in rows:
+            places.setdefault(row["file"], []).append(row["part"])
+        twice = [
+            f"{file} (in {' and '.join(parts)})" for file, parts in places.items() if len(parts) > 1
+        ]
+        if twice:
+            raise KlassifyError(
+                f"{len(twice)} clips stand twice: {first_few(twice)}.",
+                where=self.folder,
+                fix="remove the parts that do not belong here, then `klassify resume`",
+            )
+        if listed not in (None, len(rows)):
+            raise KlassifyError(
+                f"The list has {listed} clips, the shards {len(rows)}.",
+                where=self.folder,
+                fix="extract again with --force",
+            )
+
+    @property
+    def failures(self) -> Path:
+        """The clips without features of all shards, written by merge()."""
+        return self.folder / "failures.tsv"
+
+    def has_failures(self) -> bool:
+        """Whether merge() found a clip without features."""
+        return len(self.failures.read_text(encoding="utf-8").splitlines()) > 1
+
+    @property
+    def merged(self) -> bool:
+        """Whether failures.tsv is there."""
+        return self.failures.exists()
+
+    def clear(self) -> None:
+        """Remove the parts, the audio beside them and the lists of failures."""
+        from klassify.features.parts import parts_in
+
+        for path in [
+            *parts_in(self.folder),
+            *self.folder.glob("part-*.pcm"),
+            *self.folder.glob("failures*.tsv"),
+        ]:
+            path.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreWork(Work):
+    """The scores of a trained system on one split."""
+
+    split: str
+
+    command = "score"
+
+    @property
+    def step(self) -> str:
+        """Its name with the split, since a system has a work for each."""
+        return f"score-{self.split}"
+
+    @property
+    def whole(self) -> list[Path]:
+        """Score files of the model itself that are there."""
+        from klassify.scores.score_file import score_path
+
+        paths = (score_path(self.folder, self.split, kind) for kind in ("windows", "frames"))
+        return [path for path in paths if path.exists()]
+
+    @property
+    def pattern(self) -> str:
+        """Chunks do not carry the shard's number: any new one of the split counts as progress."""
+        return "chunk-*.parquet"
+
+    def done(self) -> set[int]:
+        """The shards whose chunks all have a part; without parts, all of them if the score file
+        is there.
+        """
+        for last in (False, True):
+            if not _parts_of(self.folder, self.split):
+                return set(range(1, self.n + 1)) if self.whole else set()
+            try:
+                parts = self.parts()
+                if there := parts.there():
+                    return {
+                        i
+                        for i in range(1, self.n + 1)
+                        if there.issuperset(parts.layout.share(i, self.n))
+                    }
+            except (KlassifyError, FileNotFoundError):
+                if last:
+                    raise
+            # looked at while another process joined them: once more
+        return set()
+
+    def parts(self) -> Any:
+        """The Parts that are there; KlassifyError names in which settings they differ."""
+        from klassify.scores.chunks import Parts
+        from klassify.scores.score_file import made_with
+
+        of_each = {match[3]: path for path, match in _parts_of(self.folder, self.split)}
+        if len(of_each) > 1:
+            one, other = (made_with(path) or {} for path in list(of_each.values())[:2])
+            keys = (
+                key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)
+            )
+            differences = first_few(
+                f"{key}: {one.get(key)!r} and {other.get(key)!r}" for key in keys
+            )
+            raise KlassifyError(
+                f"These parts were made with different settings ({differences}).",
+                where=self.folder,
+                fix=f"klassify score {self.folder} --split {self.split} ... --force",
+            )
+        return Parts.found(self.folder, self.split)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the score file is there and no parts are."""
+        return bool(self.whole) and not _parts_of(self.folder, self.split)
+
+    def merge(self) -> str:
+        """Join the parts into the score files; names the clip scores, or those of the model
+        where there are none.
+        """
+        from klassify.scores.score_file import score_path
+        from klassify.scores.shards import merge
+
+        if not self.merged:
+            self.refuse_gaps()
+            merge(self.folder, self.split)
+        clips = score_path(self.folder, self.split, "clips")
+        return f"{clips if clips.exists() else self.whole[0]}"
+
+    def clear(self) -> None:
+        """Remove the parts and the model's own score files."""
+        import shutil
+
+        from klassify.scores.chunks import parts_folder
+
+        shutil.rmtree(parts_folder(self.folder, self.split), ignore_errors=True)
+        for path in self.whole:
+            path.unlink(missing_ok=True)
+
+
+class TrainWork(Work):
+    """The training of one system."""
+
+    command = "train"
+    pattern = "last.pt"
+
+    def done(self) -> set[int]:
+        """The one shard, once training.json is there."""
+        return {1} if (self.folder / "training.json").exists() else set()
+
+    def merge(self) -> str:
+        """There is nothing to join; says that it is trained."""
+        self.refuse_gaps()
+        return f"{self.folder}: trained"
+
+    def clear(self) -> None:
+        """Remove state, weights and scores of the training that is there."""
+        from klassify.training.settings import finished
+
+        finished(self.folder, {}, force=True)
+
+
+def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Work:
+    """The work that a record speaks of."""
+    if command == "score":
+        return ScoreWork(folder, n, split)
+    return {"extract": ExtractWork, "train": TrainWork}[command](folder, n)
+
+
+def found_works(folder: Path, split: str | None = None) -> list[Work]:
+    """Shards that were run by hand, or that a record speaks of, in a folder and in those up to two
+    levels down.
+
+    split: of scores, this one alone.
+    """
+    below = sorted(path for level in ("*", "*/*") for path in folder.glob(level) if path.is_dir())
+    return [work for place in (folder, *below) for work in _works_of(place, split)]
+
+
+def _works_of(folder: Path, split: str | None) -> list[Work]:
+    """What the files of one folder tell."""
+    from klassify.features.parts import NAME, parts_in
+
+    if parts := parts_in(folder):
+        return [] if split else [ExtractWork(folder, int(NAME.fullmatch(parts[0].name)[2]))]
+    files = [path.name for path in folder.glob("scores/*")]
+    names = {name.removesuffix(".parts") for name in files if name.endswith(".parts")}
+    names |= {
+        name.rpartition(f".{kind}.")[0]
+        for kind in ("windows", "frames")
+        for name in files
+        if f".{kind}." in name
+    }
+    works = []
+    for name in sorted(names) if split is None else [split]:
+        if parts := _parts_of(folder, name):
+            works.append(ScoreWork(folder, int(parts[0][1][2]), name))
+        elif (one := ScoreWork(folder, 1, name)).whole:
+            works.append(one)
+    return works
+
+
+def _parts_of(folder: Path, split: str) -> list[tuple[Path, re.Match]]:
+    """The parts of a split by their names, without those that are being written."""
+    from klassify.scores.chunks import NAME, parts_folder
+
+    paths = sorted(parts_folder(folder, split).glob("chunk-*.parquet"))
+    return [(path, match) for path in paths if (match := NAME.fullmatch(path.name))]
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """[1, 2, 3, 7] -> '1-3,7': shards as people, and `sbatch --array`, write them."""
+    pieces: list[str] = []
+    ordered = sorted(numbers)
+    first = 0
+    for at in range(1, len(ordered) + 1):
+        if at == len(ordered) or ordered[at] != ordered[at - 1] + 1:
+            pieces.append(
+                str(ordered[first]) if at - first == 1 else f"{ordered[first]}-{ordered[at - 1]}"
+            )
+            first = at
+    return ",".join(pieces)
+
+
+@functools.lru_cache(maxsize=1024)  # asked for each of thousands of shards
+def unspanned(text: str) -> frozenset[int]:
+    """'1-3,7' -> {1, 2, 3, 7}."""
+    ends = ([int(end) for end in piece.split("-")] for piece in text.split(",") if piece)
+    return frozenset(number for pair in ends for number in range(pair[0], pair[-1] + 1))

@@ -1,0 +1,1 @@
+"""The commands: arguments, one call, what to print."""

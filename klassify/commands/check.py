@@ -1,0 +1,68 @@
+"""Say whether the challenge's server will score a submission as meant, and if not, why not and
+where.
+
+    klassify check submissions/demo/klassify/testA --list data_lists/demo/testA.tsv
+
+Takes a submission.zip, a folder, a prediction.txt (Task 1) or a prediction.json (Task 2); nothing
+is ever extracted. Refused is what makes the official evaluator fail and what it scores in silence
+as something else than was meant (submissions/README.md lists both). What it ignores is a warning.
+--against names an older submission of the same split and says which answers changed, and by how
+much. Exits with 0 for an accepted and 1 for a refused submission.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klassify.arguments import at_least_0
+from klassify.errors import KlassifyError
+from klassify.settings import file_hash
+from klassify.submission import compare
+from klassify.submission.check import _manifest_beside, check
+from klassify.submission.verdict import Listed
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify check`."""
+    parser.add_argument(
+        "path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json"
+    )
+    parser.add_argument(
+        "--list", type=Path, help="the split's data list; default: the one the manifest names"
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="OLD", help="also say what is different from this one"
+    )
+    parser.add_argument(
+        "--limit", type=at_least_0, default=20, help="places shown of each kind of problem"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify check`; 0 accepted, 1 refused."""
+    manifest = _manifest_beside(args.path, needed=args.list is None)
+    list_path = args.list or manifest.get("list", {}).get("path")
+    if not list_path:
+        raise KlassifyError(
+            "Which clips need an answer is not known.", where=args.path, fix="give --list"
+        )
+    listed = Listed.read(list_path)
+    verdict = check(args.path, listed, limit=args.limit, keep=args.against is not None)
+    if not args.list and manifest["made_with"]["list"] != file_hash(list_path):
+        verdict.warnings.add("the list has changed since this was packaged", str(list_path))
+    answers = (
+        ", ".join(f"{n} answers in {name}" for name, n in verdict.answers.items()) or "no answers"
+    )
+    print(
+        f"{'ACCEPTED' if verdict.accepted else 'REFUSED'} {args.path}: {answers}, for {list_path}"
+    )
+    if manifest.get("notice"):
+        print(manifest["notice"])
+    for notes, title in ((verdict.refusals, "problems"), (verdict.warnings, "warnings")):
+        if notes.total:
+            print(f"{notes.total} {title}:", *notes.lines(), sep="\n")
+    if args.against:
+        old = check(args.against, listed, limit=args.limit, keep=True)
+        print(*compare.report(verdict, old, str(args.against)), sep="\n")
+    return 0 if verdict.accepted else 1

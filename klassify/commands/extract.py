@@ -1,0 +1,137 @@
+"""Media -> features of one kind, in shards (stage 1).
+
+    klassify extract --list data_lists/demo/train.tsv --root media/demo/train \\
+        --out features/demo/mouth/train
+    klassify extract --kind audio --list ... --root ... --out features/demo/audio/train
+    klassify extract --kind lmm --lmm llava-hf/llava-1.5-7b-hf --list ... --root ... \\
+        --out features/demo/lmm/train
+    klassify extract --kind reconstruction --vqvae exp/demo/multibranch/vqvae --list ... \\
+        --root ... --out ...
+
+Every clip of the list gets one row, those without features with the reason, which
+failures-<i>-of-<n>.tsv repeats. `--shard i/n` (from 1) does every n-th clip of the list from the
+i-th on; shards of separate runs merge by lying in one folder. A part that exists is whole: a run
+that was ended anywhere, repeated, does what is missing and ends with the same files. `--status`
+lists what is missing and changes nothing.
+
+`--kind audio` (or `--audio`) decodes each clip once to 16 kHz mono, 32 kB a second of it. Training
+and scoring take what they find in features/<data>/audio/<split> instead of decoding, with the same
+results to the bit; the environment variable KLASSIFY_AUDIO says otherwise: `media` (never the
+cache) or `cache` (nothing else).
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+from pathlib import Path
+
+from klassify.arguments import at_least_1
+from klassify.cluster.options import Options, add_launcher_arguments, without
+from klassify.cluster.record import Record
+from klassify.cluster.submit import record_of, submitted
+from klassify.cluster.work import ExtractWork
+from klassify.errors import KlassifyError
+from klassify.features.extract import (
+    Shard,
+    extract,
+    extraction_settings,
+    parse_shard,
+    parts_there,
+    status,
+)
+from klassify.features.kinds import CHUNKS, add_arguments, extraction
+from klassify.lists import data_list, subsets
+from klassify.systems import system
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify extract`."""
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--kind", choices=CHUNKS, default="mouth", help="kind of features (default: %(default)s)"
+    )
+    same = "the same as --kind audio: the audio cache, 32 kB a second, 340 GB for 1.1 million clips"
+    kinds.add_argument("--audio", dest="kind", action="store_const", const="audio", help=same)
+    parser.add_argument("--list", required=True, type=Path, help="data list (TSV) of the clips")
+    parser.add_argument(
+        "--root", required=True, type=Path, help="folder of the media, or the one above the splits"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for the shards")
+    parser.add_argument(
+        "--jobs",
+        type=at_least_1,
+        help="worker processes; threads for a model on the CPU (default: all CPUs)",
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do part I of N of the list, I from 1 (default: 1/1)"
+    )
+    chunks = ", ".join(f"{chunk} for {kind}" for kind, chunk in CHUNKS.items())
+    parser.add_argument("--chunk", type=at_least_1, help=f"clips a file (default: {chunks})")
+    parser.add_argument(
+        "--status", action="store_true", help="say what is missing (exit 1 if anything is)"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a clip has no features")
+    parser.add_argument("--force", action="store_true", help="redo this shard, whatever is there")
+    add_arguments(parser)
+    add_launcher_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
+    chunk = CHUNKS[args.kind] if args.chunk is None else args.chunk
+    if submitted(args, functools.partial(_on_cluster, args, chunk)):
+        knows = args.strict and args.wait and not args.dry_run
+        return int(knows and ExtractWork(args.out, 1).has_failures())
+    files = data_list.read_list(args.list)["file"].tolist()
+    made_by = extraction(args, load_vqvae=system.load_vqvae)
+    settings = extraction_settings(made_by, files, chunk)
+    if args.status:
+        return status(args.out, len(files), settings, args.shard)
+    i, n = parse_shard(args.shard or "1/1")
+    shard = Shard(args.out, i, n, files[i - 1 :: n], settings)
+    rows = extract(
+        shard, subsets.media_folder(args.root, args.list.stem, files), made_by, force=args.force
+    )
+    failed = [row for row in rows if row["reason"]]
+    stages = ", ".join(
+        f"{n} {stage}"
+        for stage, n in sorted(collections.Counter(row["stage"] for row in failed).items())
+    )
+    print(
+        f"{args.out}: shard {i}/{n} has {len(rows)} clips, {len(failed)} without features"
+        + (f" ({stages}; {shard.failures_path})" if failed else "")
+    )
+    if settings.get("untrained"):
+        print(
+            f"{args.out}: made with random weights ({settings['lmm']}): these features mean nothing"
+        )
+    return int(bool(failed) and args.strict)
+
+
+def _on_cluster(
+    args: argparse.Namespace, chunk: int, argv: list[str], options: Options
+) -> list[Record]:
+    """The shards as an array of tasks. What every task would trip over is found here."""
+    if args.shard or args.status:
+        raise KlassifyError("--shard and --status go without --launcher slurm.")
+    files = data_list.read_list(args.list)["file"].tolist()
+    settings = extraction_settings(extraction(args, _device_of_a_task(args, options)), files, chunk)
+    if not args.force:
+        parts_there(args.out, settings, options.shards)
+    subsets.media_folder(args.root, args.list.stem, files)
+    command = ["extract", *without(argv, "--jobs")]  # which follows the CPUs of a task
+    return [record_of(ExtractWork(args.out, options.shards), command, options)]
+
+
+def _device_of_a_task(args: argparse.Namespace, options: Options) -> str:
+    """cuda or cpu: what a node has and the machine that submits may not."""
+    if args.device == "auto":
+        return "cuda" if options.asks_for_gpus else "cpu"
+    device = args.device.partition(":")[0]
+    if device not in ("cuda", "cpu"):
+        raise KlassifyError(
+            f"A task on a cluster has no device {args.device!r}.", fix="--device auto, cpu or cuda"
+        )
+    return device

@@ -1,0 +1,119 @@
+"""Turn a published checkpoint into safetensors with this toolkit's names and polarity (class 1 =
+fake).
+
+    klassify import-checkpoint bam model.ckpt --out pretrained/bam.safetensors
+    klassify import-checkpoint visual visual.ckpt --vqvae vqvae.pt \\
+        --out pretrained/visual.safetensors
+    klassify import-checkpoint partialspoof trained_network.pt --config ps.yaml \\
+        --system exp/DATA/RECIPE/ps
+
+A detector's file can start a training (`klassify train --init`), one of a speech model is a
+`source` of SSLFrontEnd. With --system the result is a system folder, as a training would have left
+it, that `klassify score` takes as it is. Nothing in the published file is run. Every tensor must
+find its place, but for those that the key map of its kind lists as unused; the summary names them.
+docs/checkpoints.md has all kinds and where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klassify.errors import KlassifyError
+from klassify.models.weights.published import SPEECH_MODELS
+from klassify.systems.imported import (
+    SOURCES,
+    _architecture,
+    _hash,
+    _imported_already,
+    _load,
+    _save,
+    _vqvae_of,
+    _write_system,
+    experiment_of,
+    released_model,
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify import-checkpoint`."""
+    parser.add_argument("source", choices=SOURCES, help="the kind of file")
+    parser.add_argument("file", type=Path, help="the published checkpoint")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train"
+    )
+    result = parser.add_mutually_exclusive_group(required=True)
+    result.add_argument(
+        "--out", type=Path, metavar="FILE.safetensors", help="write the weights alone"
+    )
+    result.add_argument(
+        "--system", type=Path, metavar="SYSTEM_DIR", help="write a system folder; needs --config"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="YAML of the system whose model takes the weights"
+    )
+    parser.add_argument(
+        "--architecture",
+        help=(
+            "without --config: the speech model, that is xlsr53, xlsr300m, large-robust,"
+            " wavlm-large, or settings of the large model to replace, as JSON; of aasist: aasist or"
+            " aasist-l (default: that of the released file)"
+        ),
+    )
+    parser.add_argument(
+        "--vqvae", type=Path, metavar="FILE", help="of visual: vqvae.pt, or one trained here"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a system of something else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify import-checkpoint`."""
+    _check(args)
+    experiment = experiment_of(args) if args.config else None
+    model = experiment.model if experiment else released_model(args.source, _architecture(args))
+    vqvae = _vqvae_of(model, args)
+    origin = {"source": args.source, "file": args.file.name, "sha256": _hash(args.file)}
+    if vqvae:
+        origin["vqvae_sha256"] = _hash(vqvae)
+    if args.system and _imported_already(
+        args.system, {"config": experiment.resolved, "imported": origin}, args.force
+    ):
+        print(f"{args.system}: already imported")
+        return 0
+    report = _load(model, args, vqvae)
+    if args.system:
+        _write_system(args.system, experiment, args.source, origin)
+    else:
+        _save(model, args.out, origin)
+    print(f"{args.system or args.out}: {report}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before anything is built."""
+    if args.out and args.out.suffix != ".safetensors":
+        raise KlassifyError("The output must be a .safetensors file.", where=args.out)
+    if args.source == "fusion" and (args.system or args.config):
+        fix = (
+            "import it with --out, then klassify fuse AUDIO VISUAL --rule linear --weights"
+            " FILE.safetensors"
+        )
+        raise KlassifyError("A fusion is a system only together with those that it joins.", fix=fix)
+    if args.config and args.source in SPEECH_MODELS:
+        raise KlassifyError(
+            "A speech model alone has no config.", where=args.config, fix="use --architecture"
+        )
+    if args.config and args.architecture:
+        raise KlassifyError(
+            "The architecture stands in the config.",
+            where=args.config,
+            fix="leave --architecture out",
+        )
+    if args.overrides and not args.config:
+        raise KlassifyError(
+            f"{args.overrides[0]!r} overrides a config; there is none.", fix="give --config"
+        )
+    if args.system and not args.config:
+        raise KlassifyError(
+            "A system folder needs the settings of its model and data.", fix="give --config"
+        )

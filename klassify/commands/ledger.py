@@ -1,0 +1,76 @@
+"""The ledger of submissions: one row for every package that was made, and what the leaderboard said
+of it.
+
+    klassify ledger                                        all rows
+    klassify ledger --id 3f2a81c09e                        one, with every column
+    klassify ledger --id 3f2a81c09e --leaderboard 0.87
+        fill in the server's AUC (--task 2: its Score)
+
+`klassify package` appends to ledger.tsv at the top of the `submissions` folder and keeps the
+manifest of each package in manifests/<id>.json beside it. The file may be edited by hand: columns
+of your own, lines that begin with '#' and the order of the columns stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klassify.errors import KlassifyError
+from klassify.submission.ledger import (
+    COLUMNS,
+    HOME,
+    LEDGER,
+    Ledger,
+    _plain,
+    read_ledger,
+    set_leaderboard,
+)
+
+SHOWN = COLUMNS[:11]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify ledger`."""
+    parser.add_argument("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
+    parser.add_argument("--id", help="one package, by its id or the beginning of it")
+    parser.add_argument(
+        "--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1"
+    )
+    parser.add_argument(
+        "--task",
+        type=int,
+        choices=(1, 2),
+        help="whose score it is; default: 1 where it is answered",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify ledger`."""
+    if args.leaderboard is None:
+        book = read_ledger(args.ledger, must_exist=True)
+        if args.id:
+            row = book.row(args.id)
+            print("\n".join(f"{name:<20} {_plain(row[name])}".rstrip() for name in book.columns))
+        else:
+            print(_table(book))
+    elif not args.id:
+        raise KlassifyError(
+            "Which package does this score belong to?",
+            fix="give --id; `klassify ledger` lists them",
+        )
+    else:
+        print(set_leaderboard(args.ledger, args.id, args.leaderboard, args.task))
+    return 0
+
+
+def _table(book: Ledger) -> str:
+    from klassify.evaluation.tables import ABSENT, aligned
+
+    rows = []
+    for row in book.rows.values():
+        cells = row | {
+            task: row[task].rstrip("/").rpartition("/")[2] for task in ("task1", "task2")
+        }
+        rows.append([_plain(cells[name]) or ABSENT for name in SHOWN])
+    return aligned([list(SHOWN), *rows])

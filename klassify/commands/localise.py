@@ -1,0 +1,76 @@
+"""Frame scores -> proposals of a split, `scores/<split>.segments.tsv`.
+
+    klassify localise exp/demo/klassify/bam --split val,testA
+    klassify localise --merge exp/demo/klassify/{bam,tcn_tags} --out exp/demo/klassify/merged \\
+        --split val,testA
+
+A localiser's frame scores stay as they are, so that another method or setting is a re-run of
+seconds. Method and settings are those of the system's proposals.yaml, which `klassify tune` writes,
+else the defaults; `--proposals`, `--method` and `--set` say otherwise. `--merge` makes a system of
+its own: the union of its inputs' proposals, weighted and thinned by soft-NMS, for any split that
+they have been localised on; from then on `klassify localise exp/demo/klassify/merged --split ...`
+does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klassify.errors import KlassifyError
+from klassify.localisation import methods, proposals
+from klassify.localisation.localise import choose, localise, parse_settings, write_merged
+from klassify.scores.score_file import score_path
+from klassify.systems import system
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify localise`."""
+    parser.add_argument(
+        "systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml"
+    )
+    parser.add_argument("--split", help="scored splits, with commas between")
+    parser.add_argument(
+        "--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="make a system that joins these"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the system that --merge makes")
+    parser.add_argument(
+        "--proposals",
+        type=Path,
+        metavar="FILE.yaml",
+        help="method and settings, instead of the system's",
+    )
+    parser.add_argument(
+        "--method",
+        choices=methods.METHODS,
+        help=f"default: the tuned one, else {proposals.DEFAULT}",
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace proposals made with other settings"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify localise`."""
+    folders = list(args.systems)
+    if bool(args.merge) != bool(args.out):
+        raise KlassifyError(
+            "--merge names the systems to join and --out the folder of the result: give both."
+        )
+    if not (args.merge or (folders and args.split)):
+        raise KlassifyError(
+            "Nothing to do.", fix="give SYSTEM_DIR and --split, or --merge and --out"
+        )
+    if args.merge:
+        made = write_merged(args.out, args.merge, force=args.force)
+        print(f"{args.out / system.SYSTEM}{'' if made else ' is up to date'}")
+        folders.append(args.out)
+    for folder in folders:
+        choice = choose(folder, args.proposals, args.method, parse_settings(args.set))
+        for split in args.split.split(",") if args.split else ():
+            made = localise(folder, split, choice, force=args.force)
+            print(f"{score_path(folder, split, 'segments')}{'' if made else ' is up to date'}")
+    return 0

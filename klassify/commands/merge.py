@@ -1,0 +1,52 @@
+"""Join the shards of an extraction or of scores, or say what stands in the way.
+
+    klassify merge features/demo/mouth/train
+    klassify merge exp/demo/klassify/tcn --split val
+
+Refuses gaps, clips that stand twice and shards made with other settings, and names them. Feature
+shards merge by lying in one folder: this checks them and gathers the clips without features in
+failures.tsv. Parts of scores become the score files. It does not matter how the shards were made:
+by --launcher slurm, GNU parallel or a loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify merge`."""
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="of feature shards, or of a system"
+    )
+    parser.add_argument("--split", help="of a system: this split alone")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify merge`."""
+    from klassify.cluster.record import records_in
+    from klassify.cluster.work import found_works
+    from klassify.errors import KlassifyError
+
+    for folder in args.folders:
+        works = [record.work for record in records_in(folder) if record.work.command != "train"]
+        known = {(work.folder, work.step) for work in works}
+        works += [
+            work
+            for work in found_works(folder, args.split)
+            if (work.folder, work.step) not in known
+        ]
+        works = [work for work in works if args.split in (None, getattr(work, "split", None))]
+        if not works:
+            raise KlassifyError(
+                f"There are no shards here{f' of the split {args.split}' if args.split else ''}.",
+                where=folder,
+                fix=(
+                    "give the --out of an extraction, or a system whose scores were cut with"
+                    " --shard"
+                ),
+            )
+        for work in works:
+            print(f"{work.folder}: {work.merge()}")
+    return 0

@@ -1,0 +1,87 @@
+"""Scores -> a zip that the challenge's server accepts, with a manifest of what made it.
+
+    klassify package exp/demo/klassify/detector.yaml --split testA \\
+        --list data_lists/demo/testA.tsv \\
+        --out submissions/demo/klassify/testA
+
+detector.yaml names the system that answers each task; --task1 and --task2 name others, or stand
+alone. Task 1 becomes prediction.txt (`name;probability`), Task 2 prediction.json, both in one
+submission.zip. Every clip of the list gets exactly one answer: a clip that its system has no score
+for gets the prior (`--prior`, else the system's own) and is counted in manifest.json. Task 1 wants
+probabilities: calibrated scores, or the softmax of a linear fusion. The checker reads the result
+back, and what it refuses is an error here. Every package gets a row in ledger.tsv of the folder
+`submissions` that --out lies in (else of --out itself).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klassify.arguments import between_0_and_1
+from klassify.errors import KlassifyError
+from klassify.submission import ledger
+from klassify.submission.manifest import TASKS
+from klassify.submission.package import package
+from klassify.submission.verdict import ZIP
+from klassify.systems.detector import read_detector
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify package`."""
+    parser.add_argument(
+        "detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks"
+    )
+    parser.add_argument(
+        "--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1"
+    )
+    parser.add_argument(
+        "--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2"
+    )
+    parser.add_argument("--split", required=True, help="the scored split, such as testA")
+    parser.add_argument(
+        "--list", required=True, type=Path, help="the data list whose clips need an answer"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the submission")
+    parser.add_argument(
+        "--ledger", type=Path, metavar="FILE", help="where it is booked; default: see above"
+    )
+    parser.add_argument(
+        "--prior",
+        type=between_0_and_1,
+        help="probability of a clip without a score; default: the system's",
+    )
+    parser.add_argument("--sigmoid", action="store_true", help="take log-odds, through a sigmoid")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a submission of something else"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify package`."""
+    detector = read_detector(args.detector) if args.detector else None
+    tasks = {task: detector.answering(task) for task in detector.answers} if detector else {}
+    tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}
+    if not tasks:
+        raise KlassifyError("Nothing to package.", fix="give a detector.yaml, --task1 or --task2")
+    options = {
+        "prior": args.prior,
+        "sigmoid": args.sigmoid,
+        "force": args.force,
+        "ledger_path": args.ledger,
+    }
+    manifest = package(args.out, args.list, args.split, tasks, **options)
+    for task in TASKS:
+        if task in manifest:
+            counts = ", ".join(
+                f"{key} {value}" for key, value in manifest[task].items() if key.startswith("n_")
+            )
+            print(f"{task}: {manifest[task]['system']}, {counts}")
+    for key in ("rule", "notice"):
+        if key in manifest:
+            print(manifest[key])
+    print(
+        f"{args.out / ZIP}  id {ledger.id_of(manifest)} in"
+        f" {args.ledger or ledger.find_ledger(args.out)}"
+    )
+    return 0

@@ -1,0 +1,217 @@
+"""Raw videos in, answers out: no metadata, no data set layout, CPU or GPU.
+
+    klassify predict clip.mp4 --out answers/
+    klassify predict folder/ 'more/*.mp4' --recipe both --video
+
+For each file: the probability that it is fake (Task 1's answer), the segments that may be (Task
+2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in. What runs is
+the detector.yaml of a recipe: that of --detector, else the first that was trained, on a real data
+set before the generated corpus. klassify.prediction.predict runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import glob
+import itertools
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from klassify.errors import KlassifyError, first_few
+from klassify.files import readable, short_names, write_json
+from klassify.media import decoder
+from klassify.prediction.predict import Prediction, needed_kinds, predict
+from klassify.systems.detector import DETECTOR, read_detector
+
+TRAINED_ON = (
+    "avdeepfake1mpp",
+    "avdeepfake1m",
+    "lavdf",
+    "fakeavceleb",
+    "demo-large",
+    "demo",
+    "demo-tiny",
+)
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
+SHOWN_SEGMENTS = 5
+LONGEST_STEM = (
+    180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify predict`."""
+    parser.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs"
+    )
+    parser.add_argument("--recipe", choices=("klassify", "multibranch", "both"), default="klassify")
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        action="append",
+        metavar="detector.yaml",
+        help="instead of --recipe's",
+    )
+    parser.add_argument(
+        "--exp", type=Path, default=Path("exp"), help="where trained systems lie (default: exp)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("predictions"), help="folder of the answers"
+    )
+    parser.add_argument(
+        "--video",
+        action="store_true",
+        help="also write a copy of each video with the marks drawn in",
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.15, help="of segments that are shown (default 0.15)"
+    )
+    parser.add_argument("--no-timeline", action="store_true", help="write no PNG")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    parser.add_argument(
+        "--lmm",
+        help="multibranch: the LMM and its CLIP; without it the other branches answer alone",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have
+    none.
+    """
+    paths = find_videos(args.videos)
+    names = ("klassify", "multibranch") if args.recipe == "both" else (args.recipe,)
+    found = args.detector or [find_detector(args.exp, name) for name in names]
+    detectors = list(
+        {one.folder.resolve(): one for one in map(read_detector, found)}.values()
+    )  # each once
+    for detector in detectors:
+        needed_kinds(detector)  # what cannot answer is refused before another takes its time
+    stems, unanswered = output_names(paths), 0
+    for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
+        folder = args.out / name if len(detectors) > 1 else args.out
+        predictions = predict(detector, paths, device=args.device, lmm=args.lmm)
+        for path, stem, prediction in zip(paths, stems, predictions):
+            unanswered += not prediction.answered
+            print(describe(prediction, args.min_score))
+            _write(folder, stem, path, prediction, args)
+        print(f"{folder}{os.sep}")
+    return int(unanswered > 0)
+
+
+def find_videos(given: Iterable[str]) -> list[Path]:
+    """The files that the arguments name, folders and globs expanded, each once; none is a
+    KlassifyError.
+    """
+    found: dict[Path, None] = {}
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            here = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+            )
+        elif path.is_file():
+            here = [path]
+        else:
+            here = sorted(
+                Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)
+            )
+        if not here:
+            raise KlassifyError(
+                "There is no video here.", where=text, fix="give files, folders or quoted globs"
+            )
+        found |= dict.fromkeys(here)
+    return list(found)
+
+
+def find_detector(exp: Path, recipe: str) -> Path:
+    """The detector.yaml of a recipe, trained on a real data set if there is one, else on the
+    generated corpus.
+    """
+    others = sorted(path.name for path in exp.iterdir() if path.is_dir()) if exp.is_dir() else []
+    for name in dict.fromkeys((*TRAINED_ON, *others)):
+        if (path := exp / name / recipe / DETECTOR).exists():
+            return path
+    raise KlassifyError(
+        f"No detector of the recipe {recipe} was trained yet.",
+        where=exp,
+        fix=(
+            f"make demo recipe={recipe} (some minutes), or train on your data: make stage2"
+            f" recipe={recipe}"
+        ),
+    )
+
+
+def describe(prediction: Prediction, min_score: float) -> str:
+    """A few lines for a terminal, with the best segments of at least `min_score`."""
+    if prediction.answered:
+        lines = [f"{prediction.file}: probability of fake {prediction.probability:.3f}"]
+    else:
+        why = _own_reasons(prediction.reasons) or "no system has an answer"
+        lines = [f"{prediction.file}: no evidence ({why}); prior {prediction.probability:.3f}"]
+    likely = prediction.segments[prediction.segments["score"] >= min_score].head(SHOWN_SEGMENTS)
+    lines += [
+        f"  {row.start:8.2f} s to {row.end:8.2f} s  score {row.score:.3f}  {row.modality}"
+        for row in likely.itertuples()
+    ]
+    if not len(likely):
+        lines.append(f"  no segment with a score of {min_score:g} or more")
+    if prediction.notice:
+        lines.append(f"  {prediction.notice}")
+    return "\n".join(lines)
+
+
+def _own_reasons(reasons: Mapping[str, str]) -> str:
+    """Each reason once, without those of fusions, which name their inputs and repeat theirs."""
+    named = tuple(f"{name}: " for name in reasons)
+    own = sorted({reason for reason in reasons.values() if not reason.startswith(named)})
+    return first_few(reason.removesuffix(".") for reason in own)
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """The stems of the files' answers, in order: each file's own stem as text, cut where it is too
+    long for a name.
+
+    What would have the same stem as one before, be it but for case, gets a number that no other
+    has.
+    """
+    stems = [readable(path.stem if path.stem.strip(".") else "video") for path in paths]
+    stems = [_cut(stem, LONGEST_STEM) for stem in stems]
+    count = collections.Counter(map(_key, stems))
+    taken = {key for key, n in count.items() if n == 1}
+    numbers: dict[str, Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
+    for place, stem in enumerate(stems):
+        key = _key(stem)
+        if count[key] > 1:
+            tried = (f"{stem}-{number}" for number in numbers[key])
+            stems[place] = next(name for name in tried if _key(name) not in taken)
+            taken.add(_key(stems[place]))
+    return stems
+
+
+def _key(name: str) -> str:
+    """Equal for names that some file systems take for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _cut(text: str, n_bytes: int) -> str:
+    return text.encode()[:n_bytes].decode(errors="ignore")
+
+
+def _write(
+    folder: Path, stem: str, video: Path, prediction: Prediction, args: argparse.Namespace
+) -> None:
+    write_json(folder / f"{stem}.json", prediction.as_json())
+    if args.no_timeline and not args.video:
+        return
+    from klassify.prediction import picture
+
+    try:
+        if not args.no_timeline:
+            picture.draw(video, prediction, folder / f"{stem}.png")
+        if args.video:
+            picture.mark(video, prediction, folder / f"{stem}.marked.mp4", args.min_score)
+    except decoder.MediaError as error:
+        print(f"  no picture of it: {error.what}")

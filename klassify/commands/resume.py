@@ -1,0 +1,95 @@
+"""Submit again what is missing, and only that.
+
+    klassify resume features/demo/mouth/train
+    klassify resume features/demo/mouth/train --time 06:00:00 --sbatch-arg=--mem=16G
+    klassify resume features/demo/mouth/train --here  # on this machine, one shard after the other
+
+What is done or in the queue is left alone. Options that are given replace those of the first
+submission.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from klassify.cluster.record import Record
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify resume`."""
+    from klassify.arguments import at_least_1
+    from klassify.cluster.options import add_job_arguments
+
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs"
+    )
+    parser.add_argument(
+        "--here", action="store_true", help="run the missing shards on this machine"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the script and the commands, submit nothing"
+    )
+    group = parser.add_argument_group("other settings than at the first submission")
+    group.add_argument(
+        "--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once"
+    )
+    add_job_arguments(group)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify resume`."""
+    from klassify.cluster.options import added
+    from klassify.cluster.record import records_in
+    from klassify.cluster.submit import submit_missing
+    from klassify.errors import KlassifyError
+
+    for folder in args.folders:
+        records = records_in(folder)
+        if not records:
+            raise KlassifyError(
+                "No command was launched here, so that none can be submitted again.",
+                where=folder,
+                fix=(
+                    "`klassify status` names the missing shards: run the command with --shard I/N"
+                    " for each"
+                ),
+            )
+        for record in records:
+            record.options = record.options.changed(
+                max_parallel=args.max_parallel,
+                time=args.time,
+                cpus=args.cpus,
+                max_restarts=args.max_restarts,
+                grace=args.grace,
+                sbatch=added(record.options.sbatch, args.sbatch_arg or ()),
+                modules=args.module and tuple(args.module),
+            )
+            if args.here and not args.dry_run:
+                _run_here(record)
+            else:
+                submit_missing(record, dry_run=args.dry_run)
+    return 0
+
+
+def _run_here(record: Record) -> None:
+    from klassify.cluster.survey import survey
+    from klassify.errors import KlassifyError
+
+    found = survey(record)
+    for shard in found.lacking:
+        cut = [] if record.work.command == "train" else ["--shard", f"{shard}/{record.work.n}"]
+        command = [sys.executable, "-m", "klassify.cli", *record.arguments, *cut]
+        environment = os.environ | {
+            "PYTHONSAFEPATH": "1"
+        }  # as in the scripts: no code of that folder
+        failed = subprocess.run(command, cwd=record.cwd, env=environment, check=False).returncode
+        if failed and not (record.may_fail_whole and shard in record.work.done()):
+            raise KlassifyError(
+                f"Shard {shard} of {record.work.n} failed.", where=record.work.folder
+            )
+    if not found.in_queue:
+        print(f"{record.work.folder}: {record.work.merge()}")

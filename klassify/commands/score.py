@@ -1,0 +1,166 @@
+"""Run a system on a split and write its score files.
+
+    klassify score exp/demo/klassify/tcn --split val,testA \
+        --lists data_lists/demo --media media/demo --features features/demo
+    klassify score exp/demo/klassify/tcn --split testA --shard 3/8 ...
+
+A trained detector writes `scores/<split>.windows.tsv` (kept, so that another aggregation is a cheap
+re-run) and `scores/<split>.clips.tsv`, a localiser `scores/<split>.frames.parquet` and the highest
+of each clip's frames as its clip score (`--aggregate top`: the mean of the highest tenth), on the
+scale of the frames; a calibrated or fused system derives its scores from those of its inputs. Every
+clip of the list gets exactly one row; one that cannot be scored has an empty score with the reason,
+and stands in `scores/<split>.failures.tsv` too.
+
+A list is scored in chunks, each of which is kept in `scores/<split>.parts/` once it is done: the
+same command goes on where it was ended. `--shard i/n` (from 1) does a share of the chunks, for a
+cluster. Whoever does the last chunk joins all of them into the files that one process would have
+written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from klassify.arguments import at_least_0, at_least_1
+from klassify.cluster.options import Options, add_launcher_arguments
+from klassify.cluster.record import Record
+from klassify.cluster.submit import record_of, submitted
+from klassify.cluster.work import ScoreWork
+from klassify.errors import KlassifyError
+from klassify.systems.score import _check_sources, _clip_scores, _derive, _planned, _score_model
+from klassify.systems.system import load_system
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify score`."""
+    parser.add_argument(
+        "systems", nargs="+", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml"
+    )
+    parser.add_argument(
+        "--split", required=True, help="splits or named subsets, with commas between"
+    )
+    parser.add_argument(
+        "--lists", type=Path, help="folder of the data lists, such as data_lists/demo"
+    )
+    parser.add_argument("--media", type=Path, help="folder of the media, one folder a split")
+    parser.add_argument(
+        "--features", type=Path, help="folder of the features, such as features/demo"
+    )
+    parser.add_argument(
+        "--aggregate", help="window or frame scores -> clip score (default: the system's own)"
+    )
+    parser.add_argument(
+        "--batch-size", type=at_least_1, default=16, help="windows a forward pass (default 16)"
+    )
+    parser.add_argument(
+        "--workers", type=at_least_0, default=0, help="processes that read inputs (default 0: none)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="faster: run the audio front end once over each clip",
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="score share I of N of the clips, I from 1 (default: 1/1)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="score again, whatever made the scores that are there"
+    )
+    add_launcher_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify score`."""
+    if submitted(args, functools.partial(_on_cluster, args)):
+        args.systems = [folder for folder in args.systems if load_system(folder).kind != "model"]
+        if args.dry_run or not args.wait or not args.systems:
+            return 0
+    from klassify.features.extract import parse_shard
+
+    i, n = parse_shard(args.shard or "1/1")
+    loaded = [load_system(folder) for folder in args.systems]
+    for folder, system in zip(args.systems, loaded):
+        if n > 1 and system.kind != "model":
+            what = f"{system.name} is derived from other systems in one go, not in shards."
+            raise KlassifyError(
+                what, where=folder, fix="leave out --shard, once its inputs are scored"
+            )
+    for folder, system in zip(args.systems, loaded):
+        for split in args.split.split(","):
+            print(
+                _score_model(folder, system, split, (i, n), args)
+                if system.kind == "model"
+                else _derive(folder, split, force=args.force)
+            )
+    return 0
+
+
+def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
+    """Each trained system on each split as an array of tasks; derived ones are left for
+    afterwards.
+    """
+    if args.shard:
+        raise KlassifyError("--shard goes without --launcher slurm.")
+    _check_sources(args)
+    kinds = {folder: load_system(folder).kind for folder in args.systems}
+    models = [folder for folder, kind in kinds.items() if kind == "model"]
+    if len(models) < len(kinds) and not args.wait:
+        other = next(folder for folder, kind in kinds.items() if kind != "model")
+        raise KlassifyError(
+            f"{other.name} is made of the scores of others, which takes no cluster.",
+            where=other,
+            fix="score it here when those are done, or give --wait",
+        )
+    named = set(args.systems)
+    rest = _without(argv, named, "--split")
+    records = []
+    for folder in models:
+        for split in args.split.split(","):
+            if n := _chunks_to_score(folder, split, args):
+                shards = options.changed(shards=min(options.shards, n))
+                command = ["score", str(folder), *rest, "--split", split]
+                records.append(record_of(ScoreWork(folder, shards.shards, split), command, shards))
+    return records
+
+
+def _chunks_to_score(folder: Path, split: str, args: argparse.Namespace) -> int:
+    """Into how many chunks the split is cut, or 0 where its scores are there, which then only get
+    their clip scores.
+
+    Scores made with other settings are refused, unless --force replaces them.
+    """
+    from klassify.scores.shards import is_done
+
+    parts, sources = _planned(folder, load_system(folder), split, args)
+    if args.force or args.dry_run or not is_done(parts):
+        return parts.layout.n_chunks
+    print(_clip_scores(folder, parts, sources))
+    return 0
+
+
+def _without(argv: Sequence[str], folders: set[Path], option: str) -> list[str]:
+    """Arguments without these folders, however they are written, and without one option and its
+    value.
+    """
+    kept, skip = [], False
+    for at, word in enumerate(argv):
+        if skip:
+            skip = False
+        elif word == option:
+            skip = True
+        elif not word.startswith(f"{option}=") and not (
+            Path(word) in folders and not _is_value(argv, at)
+        ):
+            kept.append(word)
+    return kept
+
+
+def _is_value(argv: Sequence[str], at: int) -> bool:
+    """Whether the word belongs to the option before it: of those of `score`, only --lists and
+    the like take paths.
+    """
+    return at > 0 and argv[at - 1] in ("--lists", "--media", "--features")

@@ -1,0 +1,129 @@
+"""Train one system: the one training loop of the toolkit.
+
+    klassify train recipes/klassify/conf/demo/tcn.yaml --out exp/demo/klassify/tcn \
+        --lists data_lists/demo --media media/demo --features features/demo --seed 1 train.epochs=20
+
+The folder ends with model.safetensors (the epoch that was best on validation), system.yaml,
+config.yaml (resolved; it can be fed back), env.json, metrics.csv and training.json. Killed at any
+moment, the same command goes on from checkpoints/last.pt and ends, on a CPU with the same number of
+threads, with the weights of an uninterrupted run. A folder that holds another config is refused.
+
+With several devices or nodes (--devices, --nodes, torchrun, srun), each process takes
+train.batch_size clips a step, and an update counts every clip alike: two processes with 8 clips
+learn what one with 16 does. Losses that are means over frames, and batch normalisation, count
+within a process's own batch, as with accumulated gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+from klassify.arguments import at_least_0, at_least_1
+from klassify.cluster.options import Options, add_launcher_arguments, without
+from klassify.cluster.record import Record
+from klassify.cluster.submit import record_of, submitted
+from klassify.cluster.work import TrainWork
+from klassify.errors import KlassifyError
+from klassify.systems.experiment import load_experiment
+from klassify.training.ranks import explained, launch
+from klassify.training.settings import check_start, finished, training_settings
+from klassify.training.train import _train
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `klassify train`."""
+    parser.add_argument("config", type=Path, help="the system's YAML")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.epochs=3")
+    parser.add_argument("--out", type=Path, required=True, metavar="SYSTEM_DIR")
+    parser.add_argument("--lists", type=Path, required=True, help="folder of the data lists")
+    parser.add_argument(
+        "--media", type=Path, required=True, help="folder of the media, one folder a split"
+    )
+    parser.add_argument("--features", type=Path, required=True, help="folder of the features")
+    parser.add_argument("--seed", type=at_least_0, default=1)
+    parser.add_argument(
+        "--init", type=Path, metavar="FILE.safetensors", help="start from these weights"
+    )
+    parser.add_argument(
+        "--workers",
+        type=at_least_0,
+        default=0,
+        help="processes a device that read inputs (default 0: none)",
+    )
+    parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda or mps")
+    parser.add_argument(
+        "--devices",
+        help=(
+            "devices a node: a number, `auto` (all) or numbers of GPUs as 0,2 "
+            "(default 1, under torchrun what it started)"
+        ),
+    )
+    parser.add_argument(
+        "--nodes", type=at_least_1, help="nodes (default 1, under torchrun what it started)"
+    )
+    parser.add_argument(
+        "--fast-dev-run", action="store_true", help="two batches of one epoch; nothing is kept"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="throw away what the folder holds and start anew"
+    )
+    add_launcher_arguments(parser, training=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `klassify train`."""
+    if submitted(args, functools.partial(_on_cluster, args)):
+        return 0
+    experiment = load_experiment(args.config, args.overrides, seed=args.seed)
+    train = experiment.train
+    fabric, ranks = launch(
+        args.accelerator,
+        args.devices,
+        args.nodes,
+        precision=train.precision,
+        find_unused=train.find_unused_parameters,
+    )
+    try:
+        _train(experiment, fabric, ranks, args)
+    except RuntimeError as error:
+        known = explained(error) if ranks.world > 1 else None
+        if known is None:
+            raise
+        raise known from None
+    return 0
+
+
+def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
+    """The training as one job over nodes. A mistake in the config is found here, not in the
+    queue.
+    """
+    if args.fast_dev_run:
+        raise KlassifyError("--fast-dev-run goes without --launcher slurm.")
+    per_node = options.gpus or 1
+    if args.devices not in (None, str(per_node)):
+        raise KlassifyError(
+            f"--devices {args.devices} does not go with --gpus {options.gpus}.",
+            fix="leave out --devices (make: devices=): a process is started for each GPU",
+        )
+    import torch
+
+    from klassify.data.base import Sources
+
+    with torch.device("meta"):
+        experiment = load_experiment(args.config, args.overrides, seed=args.seed)
+    if not args.force:
+        sources = Sources(args.lists, args.media, args.features)
+        settings = training_settings(experiment, sources, args, options.nodes * per_node)
+        check_start(experiment, args)
+        finished(args.out, settings, force=False)
+    command = [
+        "train",
+        *without(argv, "--devices"),
+        "--nodes",
+        str(options.nodes),
+        "--devices",
+        str(per_node),
+    ]
+    return [record_of(TrainWork(args.out, 1), command, options)]

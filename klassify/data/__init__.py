@@ -1,0 +1,1 @@
+"""Clips -> examples for training, windows for scoring."""

@@ -1,0 +1,224 @@
+"""Waves as inputs: of clip detectors and of frame localisers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from klassify.augmentation.sets import AudioAugment, require_aligned
+from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
+from klassify.errors import KlassifyError
+from klassify.features.audio_cache import NO_AUDIO, CachedClip, audio_source, open_cache, quantised
+from klassify.grid import frames, windows
+from klassify.grid.frames import FRAME_S, IGNORE
+from klassify.media import decoder, isolated
+
+Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
+
+
+class AudioClips(ClipData):
+    """16 kHz mono audio in windows of about 4 s, for clip classifiers (paper 1, section 5.2).
+
+    Example: {"wave": (window,) float32}: a random crop, or the clip wrapped around from its
+    beginning. Scoring: windows at multiples of `stride`, and one more for an uncovered tail on the
+    20 ms frame grid.
+
+    Args:
+        window, stride: samples a window, and between window starts in scoring.
+        keep_in_memory: decode each clip once and keep it (64 kB a second of audio).
+        augment: what training crops go through (klassify.augmentation.sets); scoring hears clips as
+        they are.
+    """
+
+    modality = "audio"
+    tail_grid = (
+        320  # samples: the hop of every front end, so that the tail is a slice of the clip's frames
+    )
+
+    def __init__(
+        self,
+        window: int = 64_600,
+        stride: int = 16_000,
+        keep_in_memory: bool = False,
+        train_split: str = "train_audio",
+        val_split: str = "val_report",
+        label: str = "own",
+        aggregate: str = "max",
+        augment: AudioAugment | None = None,
+    ):
+        super().__init__(train_split, val_split, label, aggregate)
+        check_windows(window, stride)
+        self.window, self.stride, self.keep_in_memory, self.augment = (
+            window,
+            stride,
+            keep_in_memory,
+            augment,
+        )
+
+    def reader(self, sources: Sources, split: str) -> Reader:
+        """Reads the audio cache or the media; see AudioReader."""
+        return AudioReader(sources, split, self.keep_in_memory)
+
+    def _wrapped(self, wave: Wave, start: int) -> Tensor:
+        part = wave[start : start + self.window]
+        return torch.from_numpy(part if len(part) == self.window else np.resize(part, self.window))
+
+    def example(self, clip: Wave, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A random crop, augmented, with the clip's label."""
+        start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
+        return {
+            "wave": self._augmented(self._wrapped(clip, start), rng),
+            "label": torch.tensor(target),
+        }
+
+    def _augmented(self, wave: Tensor, rng: np.random.Generator) -> Tensor:
+        return wave if self.augment is None else torch.from_numpy(self.augment(wave.numpy(), rng))
+
+    def cut(self, clip: Wave) -> list[Window]:
+        """Windows within the clip; one that is wrapped around where the clip is shorter."""
+        clip = clip[:]  # windows overlap: read it once
+        starts = windows.cut(
+            len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid
+        ).tolist()
+        ends = [min(start + self.window, len(clip)) for start in starts]
+        rate = decoder.SAMPLE_RATE
+        return [
+            Window(s / rate, e / rate, {"wave": self._wrapped(clip, s)})
+            for s, e in zip(starts, ends)
+        ]
+
+
+class AudioReader(Reader):
+    """16 kHz mono audio of clips, float32 in steps of 2^-15: from the audio cache, or decoded from
+    the media.
+
+    Each clip comes from the cache where `features/audio/<split>` holds it, and only what is sliced
+    is read (see klassify.features.audio_cache, also for how to say no); else its whole wave is
+    decoded. Both are equal to the bit.
+    """
+
+    def __init__(self, sources: Sources, split: str, keep_in_memory: bool = False):
+        self.cache = open_cache(sources.feature_folder("audio", split))
+        self.sources, self.split, self.folder = sources, split, None
+        self.kept: dict[str, np.ndarray] | None = {} if keep_in_memory else None
+        self.only_cache = audio_source() == "cache"
+        if not self.only_cache and (self.cache is None or self.cache.missing):
+            self._folder()  # here, not in each worker; a whole cache needs no media
+
+    def _folder(self) -> Path:
+        if self.folder is None:
+            self.folder = self.sources.media_folder(self.split)
+        return self.folder
+
+    def read(self, file: str) -> Wave:
+        """A clip of len(clip) samples, clip[start:stop] of which are float32. NoAnswer if it has
+        no audio.
+        """
+        if self.kept is not None and file in self.kept:
+            return self.kept[file]
+        clip = self._clip(file)
+        if not len(clip):
+            raise NoAnswer(NO_AUDIO)
+        if self.kept is not None:
+            clip = self.kept[file] = clip[:]
+        return clip
+
+    def _clip(self, file: str) -> Wave:
+        clip = self.cache.get(file) if self.cache is not None else None
+        if clip is not None:
+            return clip
+        if self.only_cache:
+            raise KlassifyError(f"{file} is not in the audio cache.", where=self.cache.folder)
+        return quantised(isolated.call(decoder.read_audio, decoder.inside(self._folder(), file)))
+
+
+FRAME_SAMPLES = round(FRAME_S * decoder.SAMPLE_RATE)  # 640
+
+
+class AudioFrames(FrameData, AudioClips):
+    """16 kHz audio in 4 s windows of 100 frames for BAM (paper 1, sections 4.2 and 5.2).
+
+    Example: {"wave": (window,), "frame_label": (F,) long, "boundary_label": (F,)}: a random crop
+    that starts on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped
+    around: time counts. Rows: score (log-odds, triangular mean over the windows that cover a frame)
+    and boundary probability.
+
+    Args:
+        window, stride: samples a window and between window starts in scoring, multiples of 640.
+        augment: as in AudioClips, but of effects that keep every sound at its time.
+    """
+
+    COLUMNS = ("boundary",)
+
+    def __init__(
+        self,
+        window: int = 64_000,
+        stride: int = 32_000,
+        keep_in_memory: bool = False,
+        train_split: str = "train_bam",
+        val_split: str = "val_report",
+        label: str = "own",
+        augment: AudioAugment | None = None,
+    ):
+        require_aligned(augment)
+        super().__init__(
+            window, stride, keep_in_memory, train_split, val_split, label, augment=augment
+        )
+        if window % FRAME_SAMPLES or stride % FRAME_SAMPLES:
+            raise ValueError(f"window and stride are multiples of {FRAME_SAMPLES} samples")
+
+    def frames_of(self, clip: Wave) -> int:
+        """Frames of a clip on the 40 ms grid; a partial one at the end counts."""
+        return -(-len(clip) // FRAME_SAMPLES)
+
+    def _padded(self, wave: Wave, first: int, n_frames: int) -> Tensor:
+        part = wave[first * FRAME_SAMPLES : (first + n_frames) * FRAME_SAMPLES]
+        return torch.from_numpy(np.pad(part, (0, n_frames * FRAME_SAMPLES - len(part))))
+
+    def example(
+        self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """A random crop of whole frames, augmented, with their labels and boundaries."""
+        fake, label = target
+        n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
+        first = int(rng.integers(max(n_frames - size, 0) + 1))
+        labels = frames.encode_labels(fake, n_frames)[first : first + size]
+        padding = size - len(labels)
+        return {
+            "wave": self._augmented(self._padded(clip, first, size), rng),
+            "frame_label": torch.from_numpy(np.pad(labels, (0, padding), constant_values=IGNORE)),
+            "boundary_label": (
+                torch.from_numpy(np.pad(frames.boundary_labels(labels), (0, padding))).float()
+            ),
+            "label": torch.tensor(label),
+        }
+
+    def cut(self, clip: Wave) -> list[Window]:
+        """Windows of whole frames, zeros behind the clip; of a clip shorter than one, its own
+        frames.
+        """
+        clip = clip[:]  # windows overlap: read it once
+        n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
+        starts = windows.cut(n_frames, size, self.stride // FRAME_SAMPLES).tolist()
+        size = min(size, n_frames)  # a clip shorter than a window runs at its own length
+        end_s = len(clip) / decoder.SAMPLE_RATE
+        return [
+            Window(
+                s * FRAME_S, min((s + size) * FRAME_S, end_s), {"wave": self._padded(clip, s, size)}
+            )
+            for s in starts
+        ]
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        """Log-odds of fake and boundary probability of each frame: (B, F, 2)."""
+        scores = model.frame_scores(**batch)
+        return torch.stack([scores["score"], scores["boundary"]], dim=-1).float().cpu().numpy()
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """Rows (n_frames, 2): score and boundary, averaged with a weight that falls off from a
+        window's middle.
+        """
+        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

@@ -1,0 +1,287 @@
+"""Clips -> examples for training and windows for scoring: what every data class shares."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from klassify.errors import KlassifyError
+from klassify.grid import windows
+from klassify.lists import subsets
+
+
+class NoAnswer(Exception):
+    """This clip cannot be scored by this modality; the text is the reason that the score file
+    records.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where the files of one data set lie: its lists, its media (a folder a split), its features.
+
+    readers: of splits that are read again and again, such as the validation's, so that they are
+    opened once.
+    """
+
+    lists: Path
+    media: Path
+    features: Path
+    readers: dict[str, Reader] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def table(self, split: str, *, segments: bool = False) -> pd.DataFrame:
+        """The clips of a split or named subset; segment columns only where they are asked for."""
+        return subsets.load_split(self.lists, split, segments=segments)
+
+    def media_folder(self, split: str) -> Path:
+        """The folder that a list's `file` column is relative to."""
+        return subsets.media_folder(
+            self.media, subsets.base_split(split), self.table(split)["file"].tolist()
+        )
+
+    def feature_folder(self, kind: str, split: str) -> Path:
+        """The folder of one kind of feature shards of a split."""
+        return self.features / kind / subsets.base_split(split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One span of a clip, ready for the model. Times in seconds."""
+
+    start_s: float
+    end_s: float
+    inputs: dict[str, Tensor]
+
+
+class ClipData:
+    """How one modality is read. Subclasses stand in datasets, frame_datasets, frame_images,
+    partialspoof_data and visual_datasets.
+
+    `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is
+    that of the scores (scorefile.SCALES), or `none` for a model that gives no scores but serves
+    others.
+
+    Args:
+        train_split, val_split: a list or named subset (see datalist.SUBSETS).
+        label: the label learned and validated against: `own` (the modality's) or `video`.
+        aggregate: how window scores become a clip score (see windows.aggregate).
+    """
+
+    modality: str
+    unit = "clip"  # what a score is of: `clip`, `frame`, or `image` for a model without scores
+    supervision = "clip"
+    scale = "log_odds"
+    feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
+
+    def __init__(self, train_split: str, val_split: str, label: str, aggregate: str):
+        if label not in ("own", "video"):
+            raise ValueError(f"label is 'own' or 'video', not {label!r}")
+        windows.check_aggregate(aggregate)
+        self.train_split, self.val_split, self.label, self.aggregate = (
+            train_split,
+            val_split,
+            label,
+            aggregate,
+        )
+
+    def labels(self, table: pd.DataFrame) -> np.ndarray:
+        """0/1 for each clip of a list, 1 = fake in what this model hears or sees."""
+        return subsets.label(table, "video" if self.label == "video" else self.modality)
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        """ValueError for a model that cannot take what this class reads."""
+
+    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """What is to be learned of each clip of a list, as `example` takes it: here the label."""
+        return self.labels(table).tolist()
+
+    def reader(self, sources: Sources, split: str) -> Reader:
+        """What reads the clips of a split."""
+        raise NotImplementedError
+
+    def example(self, clip: Any, target: Any, rng: np.random.Generator) -> dict[str, Tensor]:
+        """One training example, target included, of a clip that the reader returned."""
+        raise NotImplementedError
+
+    def cut(self, clip: Any) -> list[Window]:
+        """The windows that score a clip; NoAnswer where there is nothing to score."""
+        raise NotImplementedError
+
+    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack the inputs of several windows or examples."""
+        return {key: torch.stack([item[key] for item in inputs]) for key in inputs[0]}
+
+    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
+        """What the inputs of a split depend on besides its list, for the settings record."""
+        return {}
+
+    def for_validation(self) -> ClipData:
+        """The same data as validation reads it: without augmentation."""
+        plain = copy.copy(self)
+        plain.augment = None
+        return plain
+
+
+def check_windows(window: int, stride: int, least: int = 1) -> None:
+    """ValueError unless windows hold at least so much, and follow each other without gaps
+    between them.
+    """
+    if window < least or not 1 <= stride <= window:
+        raise ValueError(
+            f"window is at least {least} and stride between 1 and window, not {window} and {stride}"
+        )
+
+
+class Reader:
+    """Reads a clip by its name in the list; raises NoAnswer or KlassifyError for one it cannot
+    give.
+    """
+
+    def read(self, file: str) -> Any:
+        """The clip, as the data class's `example` and `cut` take it."""
+        raise NotImplementedError
+
+
+def reader_of(data: ClipData, sources: Sources, split: str) -> Reader:
+    """The reader of a split that is open already, or a new one."""
+    return sources.readers.get(split) or data.reader(sources, split)
+
+
+class Examples(Dataset):
+    """Training examples by (epoch, index). A clip that cannot be read yields its name and the
+    reason.
+
+    min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out;
+    `left_out` counts them.
+    """
+
+    def __init__(
+        self,
+        data: ClipData,
+        sources: Sources,
+        split: str,
+        seed: int,
+        *,
+        min_s: float = 0.0,
+        max_s: float = 0.0,
+    ):
+        table = sources.table(split, segments=data.supervision == "segment")
+        seconds = table["duration"]
+        outside = (seconds < min_s) | (
+            seconds > (max_s or np.inf)
+        )  # False where the list knows no duration
+        self.left_out, table = int(outside.sum()), table[~outside].reset_index(drop=True)
+        self.seconds = table["duration"].to_numpy(float)
+        self.files, self.targets = table["file"].tolist(), data.targets(table)
+        self.data, self.seed, self.reader = data, seed, reader_of(data, sources, split)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor] | tuple[str, str]:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        try:
+            return self.data.example(self.reader.read(self.files[index]), self.targets[index], rng)
+        except NoAnswer as error:
+            return self.files[index], str(error)
+        except KlassifyError as error:
+            return self.files[index], error.what
+
+    def longest(self, count: int) -> list[int]:
+        """The indexes of the longest clips, the longest first; those of unknown length come
+        last.
+        """
+        return np.argsort(-np.nan_to_num(self.seconds, nan=-1.0), kind="stable")[:count].tolist()
+
+    def collate(self, items: Sequence) -> tuple[dict[str, Tensor] | None, list[tuple[str, str]]]:
+        """A batch of those that could be read (None if none could), and the failures."""
+        good = [item for item in items if isinstance(item, dict)]
+        failed = [item for item in items if not isinstance(item, dict)]
+        return (self.data.collate(good) if good else None), failed
+
+
+class ClipWindows(Dataset):
+    """For scoring: index -> (file, windows, reason); reason is '' for a clip that can be scored."""
+
+    def __init__(self, data: ClipData, sources: Sources, split: str, files: Sequence[str]):
+        self.data, self.files, self.reader = data, list(files), reader_of(data, sources, split)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[str, list[Window], str]:
+        file = self.files[index]
+        try:
+            return file, self.data.cut(self.reader.read(file)), ""
+        except NoAnswer as error:
+            return file, [], str(error)
+        except KlassifyError as error:
+            return file, [], error.what
+
+
+def batches(
+    loader: Iterator, size: int
+) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
+    """Group the windows of many clips into lists of `size`; clips without an answer come along
+    as failures.
+    """
+    if size < 1:  # such a list would never be full
+        raise ValueError(f"a batch has at least one window, not {size}")
+    waiting: list[tuple[str, Window]] = []
+    failed: list[tuple[str, str]] = []
+    for file, cut, reason in loader:
+        waiting += [(file, window) for window in cut]
+        if not cut:
+            failed.append((file, reason))
+        while len(waiting) >= size:
+            yield waiting[:size], failed
+            waiting, failed = waiting[size:], []
+    if waiting or failed:
+        yield waiting, failed
+
+
+SEGMENT_COLUMNS = {
+    "video": "fake_segments",
+    "audio": "audio_fake_segments",
+    "visual": "visual_fake_segments",
+}
+
+
+class FrameData(ClipData):
+    """What the localisers' data classes share; mixed into the class that reads the modality."""
+
+    unit = "frame"
+    supervision = "segment"
+    COLUMNS: tuple[str, ...]
+
+    def segments_of(self, table: pd.DataFrame) -> list[np.ndarray]:
+        """The fake segments (n, 2) in seconds of each clip, in the modality or (label=video) in
+        either.
+        """
+        column = SEGMENT_COLUMNS["video" if self.label == "video" else self.modality]
+        return [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
+
+    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """Fake segments (n, 2) in seconds and label of each clip."""
+        return list(zip(self.segments_of(table), self.labels(table).tolist()))
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        """What `join` takes, for each window of a batch: (B, F, C)."""
+        raise NotImplementedError
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """The rows of a clip, (n_frames, 1 + len(COLUMNS)): score, then the named columns.
+
+        outputs: (W, F, C) of its windows, which start at these frames.
+        """
+        raise NotImplementedError

@@ -1,0 +1,178 @@
+"""Mouth features as inputs: of the clip detector (TCN) and of the tagging TCN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
+from klassify.errors import KlassifyError
+from klassify.features.mouth.channels import FEATURES, GROUPS, stack_channels
+from klassify.features.shards import FeatureStore
+from klassify.grid import frames, windows
+from klassify.grid.frames import FRAME_S, IGNORE
+
+
+class MouthFeatures(ClipData):
+    """The handcrafted mouth features of paper 1 (section 4.1) with their first differences.
+
+    Example: {"features": (T, 2 * n) float32, "valid": (T,) bool}, n features of the chosen groups.
+
+    Args:
+        groups: of the feature groups 1 blur, 2 non-mouth MSE, 3 colour shift, 4 landmark
+        kinematics. window, stride: frames (25 fps) a window, and between window starts in scoring.
+    """
+
+    modality = "visual"
+    feature_kinds = ("mouth",)
+
+    def __init__(
+        self,
+        groups: tuple[int, ...] = (1, 2, 3, 4),
+        window: int = 256,
+        stride: int = 128,
+        train_split: str = "train_video",
+        val_split: str = "val_report",
+        label: str = "own",
+        aggregate: str = "mean",
+    ):
+        super().__init__(train_split, val_split, label, aggregate)
+        check_windows(window, stride)
+        unknown = set(groups) - set(GROUPS)
+        if unknown or not groups:
+            raise ValueError(f"groups are some of {sorted(GROUPS)}, not {sorted(groups)}")
+        single = [column for group in sorted(groups) for column in GROUPS[group]]
+        self.channels = single + [column + len(FEATURES) for column in single]
+        self.window, self.stride = window, stride
+
+    def check_model(self, model: torch.nn.Module) -> None:
+        """ValueError for one of another number of channels, where it says how many."""
+        wanted = getattr(model, "in_channels", len(self.channels))
+        if wanted != len(self.channels):
+            raise ValueError(
+                f"the data has {len(self.channels)} channels, features and their differences, and"
+                f" the model in_channels={wanted}"
+            )
+
+    def reader(self, sources: Sources, split: str) -> Reader:
+        """Reads feature shards; NoAnswer where no frame has a face, KlassifyError for a clip not
+        extracted.
+        """
+        return _MouthReader(sources.feature_folder("mouth", split), self.channels)
+
+    def example(
+        self, clip: dict[str, Tensor], target: int, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Up to `window` frames from a random place, with the clip's label."""
+        n_frames = len(clip["valid"])
+        start = int(rng.integers(max(n_frames - self.window, 0) + 1))
+        crop = {key: value[start : start + self.window] for key, value in clip.items()}
+        return crop | {"label": torch.tensor(target)}
+
+    def cut(self, clip: dict[str, Tensor]) -> list[Window]:
+        """Windows each `stride` frames and one up to the end, but for those without a valid
+        frame.
+        """
+        n_frames = len(clip["valid"])
+        cuts = []
+        for start in windows.cut(n_frames, self.window, self.stride).tolist():
+            inputs = {key: value[start : start + self.window] for key, value in clip.items()}
+            if inputs["valid"].any():
+                cuts.append(
+                    Window(start * FRAME_S, min(start + self.window, n_frames) * FRAME_S, inputs)
+                )
+        return cuts
+
+    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Pad to the longest; padding is invalid, so that it changes nothing."""
+        pad = torch.nn.utils.rnn.pad_sequence
+        batch = {
+            key: pad([item[key] for item in inputs], batch_first=True)
+            for key in ("features", "valid")
+        }
+        if "label" in inputs[0]:
+            batch["label"] = torch.stack([item["label"] for item in inputs])
+        return batch
+
+    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
+        """Those of the feature shards of the split."""
+        return {"features": FeatureStore(sources.feature_folder("mouth", split)).settings}
+
+
+class _MouthReader(Reader):
+    def __init__(self, folder: Path, channels: list[int]):
+        self.store, self.channels = FeatureStore(folder), channels
+
+    def read(self, file: str) -> dict[str, Tensor]:
+        if file not in self.store:
+            raise KlassifyError(f"No features were extracted for {file}.", where=self.store.folder)
+        row = self.store[file]
+        if not row.valid.any():
+            raise NoAnswer(row.reason or "no face")
+        stacked = stack_channels(row.features, row.valid)[:, self.channels]
+        return {"features": torch.from_numpy(stacked), "valid": torch.from_numpy(row.valid)}
+
+
+UNSEEN = np.array([0.97, 0.01, 0.01, 0.01])  # tag probabilities of a frame without a face
+
+
+class MouthTags(FrameData, MouthFeatures):
+    """Mouth features with a tag for each frame: outside, begin, inside, last (paper 1, section
+    4.2).
+
+    Example: as MouthFeatures, and {"tags": (T,) long}. Rows: score = log((1 - p_O) / p_O) and the
+    logs of the four tag probabilities, averaged over the windows that cover a frame.
+    """
+
+    COLUMNS = ("log_o", "log_b", "log_i", "log_l")
+
+    def example(
+        self, clip: dict[str, Tensor], target: tuple[np.ndarray, int], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """That of MouthFeatures with the tags of its frames."""
+        fake, label = target
+        tags = torch.from_numpy(frames.encode_tags(fake, len(clip["valid"])))
+        return super().example(clip | {"tags": tags}, label, rng)
+
+    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """That of MouthFeatures; "tags" (B, T) are IGNORE in the padding and at frames without a
+        face.
+        """
+        batch = super().collate(inputs)
+        if "tags" in inputs[0]:
+            tags = [torch.where(item["valid"], item["tags"], IGNORE) for item in inputs]
+            batch["tags"] = torch.nn.utils.rnn.pad_sequence(
+                tags, batch_first=True, padding_value=IGNORE
+            )
+        return batch
+
+    def cut(self, clip: dict[str, Tensor]) -> list[Window]:
+        """All windows, also those without a face: every frame gets a row."""
+        n_frames = len(clip["valid"])
+        return [
+            Window(
+                s * FRAME_S,
+                min(s + self.window, n_frames) * FRAME_S,
+                {key: value[s : s + self.window] for key, value in clip.items()},
+            )
+            for s in windows.cut(n_frames, self.window, self.stride).tolist()
+        ]
+
+    def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
+        """Tag probabilities; a frame without a face is outside, as far as the picture can tell."""
+        seen = batch["valid"][..., None].cpu().numpy()
+        return np.where(seen, model.tag_log_probs(batch).float().exp().cpu().numpy(), UNSEEN)
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """Rows (n_frames, 5): score and log-probabilities of the tags, averaged as
+        probabilities.
+        """
+        probabilities = np.clip(windows.overlap_mean(outputs, starts, n_frames), 1e-9, None)
+        log = np.log(probabilities / probabilities.sum(axis=1, keepdims=True))
+        fake = np.logaddexp.reduce(log[:, 1:], axis=1)
+        return np.column_stack([fake - log[:, 0], log])

@@ -1,0 +1,424 @@
+"""Data for the visual branch of paper 2: windows of frames, their LMM features, and a row for each
+frame.
+
+A window is ten consecutive frames; in training it is fake if any of them is (section 2.2; MM-Det's
+loader). In scoring, a window begins at every `stride`-th frame, its logits belong to its centre
+frame, and the frames around take over the nearest earlier ones. All that a frame needs by itself is
+computed once a frame, and the clip streams through: an hour of video takes no more memory than a
+minute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from klassify.augmentation.frames import FrameAugment, draw
+from klassify.data.base import FrameData, NoAnswer, Reader, Sources
+from klassify.errors import KlassifyError
+from klassify.features.kinds import Row
+from klassify.features.shards import FeatureStore
+from klassify.grid import branches
+from klassify.grid.frames import FRAME_S, encode_labels
+from klassify.media import decoder, isolated
+from klassify.media.square_frames import iter_frames, n_frames, read_frames
+from klassify.models.spatiotemporal import sliding
+
+CHUNK = 32  # frames that go through the stems at once in scoring
+MAX_FRAMES = 2**20  # of a clip: more than media.MAX_SECONDS
+
+
+@dataclasses.dataclass(frozen=True)
+class LMMFeatures:
+    """Features of the sampled frames of a clip: their numbers (n,), (n, V) and (n, 64, T)
+    float16.
+    """
+
+    frames: np.ndarray
+    visual: np.ndarray
+    textual: np.ndarray
+
+    def at(self, index: np.ndarray) -> dict[str, Tensor]:
+        """What the model takes: "visual" (m, 1, V) and "textual" (m, 64, T), of the sampled
+        frames `index`.
+        """
+        return {
+            "visual": torch.from_numpy(self.visual[index])[:, None],
+            "textual": torch.from_numpy(self.textual[index]),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class VisualClip:
+    """A clip, read when asked for.
+
+    region: rows and columns of the frames. held: all frames, where they are kept in
+    memory. codes: (T, h, w) of the VQ-VAE, where they were extracted.
+    """
+
+    path: Path
+    n_frames: int
+    frame_size: int
+    region: tuple[slice, slice]
+    lmm: LMMFeatures | None = None
+    held: np.ndarray | None = None
+    codes: np.ndarray | None = None
+
+    def frame_ids(self, frames: np.ndarray) -> np.ndarray:
+        """A number for each of these frames that no other frame of any clip has, in any process."""
+        clip = int.from_bytes(
+            hashlib.blake2b(os.fsencode(self.path), digest_size=5).digest(), "big"
+        )
+        return clip * MAX_FRAMES + frames.astype(np.int64)
+
+    def frames(self, first: int, count: int) -> np.ndarray:
+        """(count, S, S, 3) uint8 from a frame on; the clip's last frame repeats where it ends
+        before.
+        """
+        if self.held is not None:
+            return extended(self.held[first : first + count], count)
+        found = isolated.call(
+            read_frames, self.path, size=self.frame_size, first=first, count=count
+        )
+        return extended(found[(slice(None), *self.region)], count)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """All frames in blocks (n, S, S, 3), with their codes."""
+        if self.held is None:
+            squares = isolated.stream(iter_frames, self.path, size=self.frame_size, chunk=CHUNK)
+            blocks = (block[(slice(None), *self.region)] for block in squares)
+        else:
+            blocks = (self.held[first : first + CHUNK] for first in range(0, len(self.held), CHUNK))
+        first = 0
+        for block in blocks:
+            yield (
+                block,
+                (
+                    None
+                    if self.codes is None
+                    else extended(self.codes[first : first + CHUNK], len(block))
+                ),
+            )
+            first += len(block)
+
+
+def extended(values: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` of values (n, ...), the last one repeated where there are fewer."""
+    if not len(values):
+        raise NoAnswer("no frames")
+    return np.concatenate([values, np.repeat(values[-1:], max(count - len(values), 0), axis=0)])
+
+
+class VisualWindows(FrameData):
+    """Windows of frames for klassify.models.visual.Visual (paper 2, section 2.2).
+
+    Example: see Visual.loss; the windows of a clip share one augmentation. Rows: the logits of the
+    window around each frame; score = fake - real.
+
+    Args:
+        size: pixels a side that the model takes. frame_size: pixels a side to which the frames'
+        centre square is scaled; None: `size`. region: (top, left, side) in pixels of the scaled
+        square, the part that is looked at; None: all of it.
+            Where it is larger than `size`, training takes a random crop and scoring the middle.
+        window: frames a window. stride: frames between window starts, 1 in the paper, 2 in the
+        published code. interpolate: between window centres, rather than hold the logits; for
+        strides above 2. val_stride: coarser stride of the validation after each epoch; None:
+        `stride`. windows_per_clip: windows of a clip in an epoch, 1 as published; each begins at a
+        random place. span: frames; the windows of a clip then lie evenly over a random stretch of
+        this length, and a frame of
+            several windows passes the stems once. None: every window has frames of its own.
+        fake_windows: of the windows (stretches, with `span`) of a fake clip, this share touches a
+        fake segment; None:
+            as chance will have it.
+        lmm: whether LMM features are read. lmm_index: of the sampled frames, the nearest to the
+        window's centre
+            (paper), or the last one up to its start ("floor", the published code).
+        blur, jpeg, flip: probabilities of the augmentation (see
+        klassify.augmentation.frames). keep_in_memory: decode each clip once and keep its
+        frames and, in training, their reconstruction. reconstruction: read the VQ-VAE's codes from
+        feature shards; without a `region`. supervision: `segment`, or `clip`: only the clip's label
+        is read, for its pooled windows.
+    """
+
+    modality = "visual"
+    COLUMNS = ("real", "fake")
+
+    def __init__(
+        self,
+        size: int = 224,
+        frame_size: int | None = None,
+        region: tuple[int, int, int] | None = None,
+        window: int = 10,
+        stride: int = 1,
+        interpolate: bool = False,
+        val_stride: int | None = None,
+        windows_per_clip: int = 1,
+        span: int | None = None,
+        fake_windows: float | None = None,
+        lmm: bool = True,
+        lmm_index: Literal["nearest", "floor"] = "nearest",
+        blur: float = 0.1,
+        jpeg: float = 0.1,
+        flip: float = 0.5,
+        keep_in_memory: bool = False,
+        reconstruction: bool = False,
+        supervision: Literal["segment", "clip"] = "segment",
+        train_split: str = "train",
+        val_split: str = "val_report",
+        label: str = "own",
+    ):
+        super().__init__(train_split, val_split, label, aggregate="max")
+        self.frame_size = frame_size or size
+        top, left, side = region or (0, 0, self.frame_size)
+        if min(top, left) < 0 or max(top, left) + side > self.frame_size or side < size:
+            raise ValueError(
+                f"region {(top, left, side)} is no part of {self.frame_size} pixels that holds"
+                f" {size}"
+            )
+        if (
+            min(window, stride, val_stride or stride, windows_per_clip) < 1
+            or (span or window) < window
+        ):
+            raise ValueError(
+                "window, stride and windows_per_clip are at least 1, span at least a window"
+            )
+        if reconstruction and region:
+            raise ValueError("extracted reconstructions are of whole frames: leave out region")
+        self.region, self.margin = (slice(top, top + side), slice(left, left + side)), side - size
+        self.size, self.window, self.stride, self.interpolate = size, window, stride, interpolate
+        self.val_stride, self.lmm_index, self.supervision = val_stride, lmm_index, supervision
+        self.windows_per_clip, self.span, self.fake_windows = windows_per_clip, span, fake_windows
+        self.augment: FrameAugment | None = FrameAugment(blur, jpeg, flip)
+        self.feature_kinds = ("lmm",) * lmm + ("reconstruction",) * reconstruction
+        self.kept: dict[Path, np.ndarray] | None = {} if keep_in_memory else None
+
+    def stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
+        """The feature shards that are read, by kind."""
+        return {
+            kind: FeatureStore(sources.feature_folder(kind, split)) for kind in self.feature_kinds
+        }
+
+    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
+        """Those of the feature shards that are read, by kind."""
+        return {kind: store.settings for kind, store in self.stores(sources, split).items()}
+
+    def reader(self, sources: Sources, split: str) -> Reader:
+        """Gives a VisualClip, whose frames are decoded when they are asked for."""
+        return _ClipReader(self, sources, split)
+
+    # ------------------------------------------------------------------------------ training
+
+    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
+        """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each
+        clip.
+        """
+        if self.supervision == "clip":
+            return [(None, label) for label in self.labels(table).tolist()]
+        return super().targets(table)
+
+    def example(
+        self, clip: VisualClip, target: tuple[np.ndarray | None, int], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Windows of a clip at random places, with a label each, or with clip supervision the
+        clip's.
+        """
+        fake, label = target
+        frame_labels = None
+        if self.supervision == "segment":
+            frame_labels = encode_labels(fake, max(clip.n_frames, self.window))
+        starts, frames = self._draw_windows(clip.n_frames, frame_labels, rng)
+        example = self._inputs(clip, frames) | draw(rng, self.margin, self.augment)
+        if frame_labels is not None:
+            in_clip = np.minimum(starts, len(frame_labels) - self.window)
+            label = _windows_of(frame_labels, self.window)[in_clip].max(axis=1)
+        if clip.lmm is not None:
+            example |= clip.lmm.at(self._sampled(starts, clip.lmm))
+        places = np.arange(len(starts)) * self.window if self.span is None else starts - frames[0]
+        return example | {"starts": torch.from_numpy(places), "label": torch.as_tensor(label)}
+
+    def _draw_windows(
+        self, n_frames: int, frame_labels: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First frames (K,) of an example's windows, and the frames (T,) that it holds, perhaps
+        beyond the clip.
+        """
+        count, size = (self.windows_per_clip, self.window) if self.span is None else (1, self.span)
+        n_places = max(n_frames - size, 0) + 1
+        places = rng.integers(n_places, size=count)
+        if self.fake_windows is not None and frame_labels is not None:
+            is_fake = _windows_of(frame_labels, min(size, len(frame_labels))).max(axis=1) > 0
+            wanted = rng.random(count) < self.fake_windows
+            choices = [np.flatnonzero(is_fake == kind) for kind in wanted]
+            places = np.array(
+                [
+                    rng.choice(found) if len(found) else place
+                    for found, place in zip(choices, places)
+                ]
+            )
+        frames = (places[:, None] + np.arange(size)).ravel()
+        if self.span is None:
+            return places, frames
+        return (
+            places + np.linspace(0, size - self.window, self.windows_per_clip).round().astype(int),
+            frames,
+        )
+
+    def _inputs(self, clip: VisualClip, frames: np.ndarray) -> dict[str, Tensor]:
+        """ "frames" (T, S, S, 3), and what the model needs to know their reconstruction."""
+        first = frames.min()
+        inputs = {
+            "frames": torch.from_numpy(clip.frames(first, np.ptp(frames) + 1)[frames - first])
+        }
+        last = np.minimum(frames, clip.n_frames - 1)
+        if clip.codes is not None:
+            inputs["codes"] = torch.from_numpy(
+                clip.codes[np.minimum(last, len(clip.codes) - 1)].astype(np.int64)
+            )
+        elif self.kept is not None:
+            inputs["frame_id"] = torch.from_numpy(clip.frame_ids(last))
+        return inputs
+
+    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stacked; "lmm_valid" (B,) says which clips have LMM features, zeros stand for those of
+        the others.
+        """
+        with_lmm = next((item for item in inputs if "visual" in item), None)
+        absent = (
+            {name: torch.zeros_like(with_lmm[name]) for name in ("visual", "textual")}
+            if with_lmm
+            else {}
+        )
+        batch = super().collate([absent | item for item in inputs])
+        if with_lmm:
+            batch["lmm_valid"] = torch.tensor(["visual" in item for item in inputs])
+        return batch
+
+    def _sampled(self, starts: np.ndarray, lmm: LMMFeatures) -> np.ndarray:
+        """The index of the sampled frame whose features each window takes."""
+        return branches.lmm_of_windows(starts, self.window, lmm.frames, self.lmm_index)
+
+    # ------------------------------------------------------------------------------- scoring
+
+    def cut(self, clip: VisualClip) -> list[VisualClip]:
+        """The clip itself: `clip_rows` streams it, rather than hold its windows."""
+        return [clip]
+
+    @torch.inference_mode()
+    def clip_rows(
+        self, model: nn.Module, cut: Sequence[VisualClip], *, batch_size: int, device: torch.device
+    ) -> np.ndarray:
+        """The 40 ms rows of a clip (n_frames, 5): start, end, score, real, fake. MediaError if
+        it is damaged.
+        """
+        (clip,) = cut
+        length = 0
+
+        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal length
+            for frames, codes in clip.blocks():
+                needed = (length + np.arange(len(frames))) % self.stride < self.window
+                length += len(frames)
+                if needed.any():
+                    codes = (
+                        None
+                        if codes is None
+                        else torch.from_numpy(codes[needed].astype(np.int64)).to(device)
+                    )
+                    yield model.scored_pair(torch.from_numpy(frames[needed]).to(device), codes)
+
+        lmm_tokens = self._lmm_tokens(model, clip, device)
+        logits, starts = [], []
+        step = min(self.stride, self.window)  # between windows on the timeline of the needed frames
+        for first, tokens in sliding(model.backbone, pairs(), step, batch_size):
+            starts.append(first.numpy() // step * self.stride)
+            of_window = None
+            if lmm_tokens is not None:
+                of_window = lmm_tokens[
+                    torch.from_numpy(self._sampled(starts[-1], clip.lmm)).to(device)
+                ]
+            logits.append(model.fuse(tokens, of_window)[0].double().cpu().numpy())
+        if not logits:
+            raise decoder.MediaError("There are no frames.", where=clip.path)
+        filled = self.fill(np.concatenate(logits), np.concatenate(starts), length)
+        edges = np.arange(length + 1) * FRAME_S
+        return np.column_stack([edges[:-1], edges[1:], filled[:, 1] - filled[:, 0], filled])
+
+    @staticmethod
+    def _lmm_tokens(model: nn.Module, clip: VisualClip, device: torch.device) -> Tensor | None:
+        """LMM tokens (n, L, D) of the clip's sampled frames, projected once."""
+        if clip.lmm is None or model.lmm_dims is None:
+            return None
+        features = clip.lmm.at(np.arange(len(clip.lmm.frames)))
+        return model.lmm_tokens(features["visual"].to(device), features["textual"].to(device))
+
+    def fill(self, logits: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        """Logits (N, 2) of windows -> those of the frames (length, 2): of the window whose
+        centre a frame is.
+        """
+        if not self.interpolate:
+            return branches.windows_on_grid(logits, starts, self.window, length)
+        centres = starts + self.window // 2
+        return np.column_stack(
+            [np.interp(np.arange(length), centres, column) for column in logits.T]
+        )
+
+    def for_validation(self) -> VisualWindows:
+        """The same without augmentation, its windows `val_stride` frames apart."""
+        coarse = super().for_validation()
+        coarse.stride = self.val_stride or self.stride
+        # a score that is held for long would be misplaced
+        coarse.interpolate = self.interpolate or coarse.stride > self.stride
+        return coarse
+
+
+class _ClipReader(Reader):
+    def __init__(self, data: VisualWindows, sources: Sources, split: str):
+        self.data, self.folder, self.stores = (
+            data,
+            sources.media_folder(split),
+            data.stores(sources, split),
+        )
+
+    def read(self, file: str) -> VisualClip:
+        data, path = self.data, decoder.inside(self.folder, file)
+        held = None if data.kept is None else self._held(path)
+        count = isolated.call(n_frames, path) if held is None else len(held)
+        if not count:
+            raise NoAnswer("no frames")
+        rows = {kind: self._row(kind, file) for kind in self.stores}
+        lmm = codes = None
+        if "lmm" in rows and len(
+            rows["lmm"].frames
+        ):  # else the extraction had a reason to give none
+            lmm = LMMFeatures(rows["lmm"].frames, rows["lmm"].visual, rows["lmm"].textual)
+        if "reconstruction" in rows and len(rows["reconstruction"].codes):
+            codes = rows["reconstruction"].codes
+        return VisualClip(path, count, data.frame_size, data.region, lmm, held, codes)
+
+    def _held(self, path: Path) -> np.ndarray:
+        if path not in self.data.kept:
+            found = isolated.call(read_frames, path, size=self.data.frame_size)
+            self.data.kept[path] = found[(slice(None), *self.data.region)].copy()
+        return self.data.kept[path]
+
+    def _row(self, kind: str, file: str) -> Row:
+        store = self.stores[kind]
+        if file not in store:
+            raise KlassifyError(
+                f"No {kind} features were extracted for {file}.", where=store.folder
+            )
+        return store[file]
+
+
+def _windows_of(values: np.ndarray, size: int) -> np.ndarray:
+    """(n - size + 1, size): values (n,) in windows at every place."""
+    return np.lib.stride_tricks.sliding_window_view(values, size)

@@ -1,0 +1,172 @@
+"""Does the container tell real from fake? Duration, sizes, bit rates and tags alone should not.
+
+Where they do, a detector may have learned how a data set was made instead of what a fake looks
+like, and its numbers will not hold elsewhere. `audit` measures each trait alone and all together on
+one labelled split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError
+from klassify.media import container, decoder, isolated
+from klassify.metrics import clips
+
+WARN_ABOVE = 0.6
+REPEATS = 5
+LISTED = ("duration", "n_frames", "n_samples", "fps")  # what a data list already holds
+MOST_OPENED, MOST_JOINT = (
+    2000,
+    20_000,
+)  # clips whose files are opened; clips that the joint model learns from
+SEED = 0
+
+
+def leak_auc(
+    traits: pd.DataFrame, is_fake: np.ndarray, original: np.ndarray, repeats: int = REPEATS
+) -> float:
+    """AUC of a random forest on container traits, each original scored by trees that never saw it;
+    the mean over several ways to fold the originals.
+
+    About 0.5 when nothing leaks. traits: one row a clip, texts count as categories; is_fake: (n,) 0
+    or 1; original: (n,) ids. Raises KlassifyError with fewer than two originals or one class.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    n_originals = len(set(original))
+    if n_originals < 2 or len(set(is_fake)) < 2:
+        raise KlassifyError(
+            f"A leak shows on at least two originals, real and fake; here are {n_originals}."
+        )
+    numbers = traits.apply(
+        lambda column: column if column.dtype.kind in "fiub" else pd.factorize(column)[0]
+    )
+    forest = RandomForestClassifier(
+        100, min_samples_leaf=3, class_weight="balanced", random_state=SEED
+    )
+    folds, aucs = GroupKFold(min(5, n_originals)), []
+    groups = np.unique(original, return_inverse=True)[1]
+    for repeat in range(repeats):
+        shuffled = np.random.default_rng(repeat).permutation(n_originals)[groups]
+        scores = cross_val_predict(
+            forest, numbers, is_fake, groups=shuffled, cv=folds, method="predict_proba"
+        )
+        aucs.append(clips.roc_auc(is_fake, scores[:, -1]))
+    return float(np.mean(aucs))
+
+
+# ------------------------------------------------------------------------------ one split
+
+
+def audit(
+    frame: pd.DataFrame,
+    is_fake: np.ndarray,
+    source: np.ndarray,
+    root: Path | None,
+    *,
+    n_bootstrap: int = 200,
+) -> pd.DataFrame:
+    """How well each trait alone, and all together (the last row), tell the label of a split.
+
+    frame: the list; root: its media folder, or None, in which case only what the list holds is
+    looked at. Columns: trait, auc (either direction, so never below 0.5), auc_low, auc_high, n,
+    leaks (above WARN_ABOVE). The media of at most MOST_OPENED clips, whole sources of them, are
+    opened. Traits that never vary are left out.
+    """
+    tables = [
+        (np.arange(len(frame)), frame[[name for name in LISTED if name in frame]].astype(float))
+    ]
+    rows = sample_of_sources(source, MOST_OPENED)
+    opened = _opened(frame["file"].iloc[rows], root) if root is not None else None
+    if opened is not None:
+        known = opened.notna().all(axis=1).to_numpy()
+        rows, opened = rows[known], opened[known].infer_objects()
+        if len(rows):
+            tables.append((rows, opened))
+    result = []
+    for which, table in tables:
+        for name in table:
+            result += _alone(name, table[name], is_fake[which], source[which], n_bootstrap)
+    result += _together(tables, is_fake, source)
+    audited = pd.DataFrame(result, columns=["trait", "auc", "auc_low", "auc_high", "n"])
+    return audited.assign(leaks=audited["auc"] > WARN_ABOVE)
+
+
+def sample_of_sources(source: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the clips of as many whole sources as hold at most `most` clips, at least one
+    source.
+    """
+    names, place, counts = np.unique(source, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(SEED).permutation(len(names))
+    kept = order[np.cumsum(counts[order]) <= most]
+    return np.flatnonzero(np.isin(place, kept if len(kept) else order[:1]))
+
+
+def _opened(files: Sequence[str], root: Path) -> pd.DataFrame:
+    """Traits of media files, NaN for one that cannot be opened."""
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            rows.append(isolated.call(container.container_traits, decoder.inside(root, file)))
+        except decoder.MediaError:
+            rows.append({})
+    return pd.DataFrame(rows)
+
+
+def _alone(
+    name: str, values: pd.Series, is_fake: np.ndarray, source: np.ndarray, n_bootstrap: int
+) -> list[tuple[str, float, float, float, int]]:
+    known = values.notna().to_numpy()
+    values, is_fake, source = values[known], is_fake[known], source[known]
+    if values.nunique() < 2 or len(set(is_fake)) < 2:
+        return []
+    if values.dtype.kind not in "fiub":
+        score = _share_of_fakes(values.to_numpy(object), is_fake, source)
+    else:
+        score = values.to_numpy(float)
+    ranking = clips.Ranking(is_fake, score)
+    auc = float(ranking.auc_and_eer()[0])
+    low, high = clips.interval(
+        clips.bootstrap(lambda w: ranking.auc_and_eer(w)[0], source, n=n_bootstrap)
+    )
+    if auc < 0.5:
+        auc, low, high = 1 - auc, 1 - high, 1 - low
+    return [(name, auc, low, high, len(values))]
+
+
+def _share_of_fakes(values: np.ndarray, is_fake: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Of each clip: the share of fakes with its category among the clips of other sources,
+    smoothed.
+    """
+    table = pd.DataFrame({"value": values, "source": source, "fake": is_fake, "one": 1})
+    of_value = table.groupby("value")[["fake", "one"]].transform("sum")
+    of_both = table.groupby(["value", "source"])[["fake", "one"]].transform("sum")
+    rest, base = of_value - of_both, is_fake.mean()
+    return ((rest["fake"] + base) / (rest["one"] + 1)).to_numpy(float)
+
+
+def _together(
+    tables: Sequence[tuple[np.ndarray, pd.DataFrame]], is_fake: np.ndarray, source: np.ndarray
+) -> list[tuple[str, float, float, float, int]]:
+    """One model on all traits of the clips that have all of them."""
+    rows, last = tables[-1]
+    traits = pd.concat(
+        [tables[0][1].iloc[rows].reset_index(drop=True), last.reset_index(drop=True)], axis=1
+    )
+    traits = traits.loc[:, ~traits.columns.duplicated()].fillna(-1)
+    chosen = np.flatnonzero(
+        np.isin(np.arange(len(rows)), sample_of_sources(source[rows], MOST_JOINT))
+    )
+    repeats = REPEATS if len(chosen) <= 500 else 1
+    try:
+        auc = leak_auc(traits.iloc[chosen], is_fake[rows][chosen], source[rows][chosen], repeats)
+    except KlassifyError:
+        return []
+    return [("all together (random forest, folds by source)", auc, np.nan, np.nan, len(chosen))]

@@ -1,0 +1,118 @@
+"""What a kind of features is: its row, its settings, its extractor."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from klassify.errors import KlassifyError
+from klassify.media import decoder
+
+CLIP_LIMIT_S = 1800.0  # an hour of video, the longest that is decoded, takes ten minutes
+Numbered = Iterator[tuple[int, Any]]  # place in the list; a row of the kind, or workers.Died
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """How one kind of features is made.
+
+    settings: what the features depend on. inputs(root, file): the paths whose sizes stand for the
+    input of a clip. rows(root, parts): the rows of all clips of the parts, numbered through, in any
+    order; what is heavy is loaded only then. row_class: the class of its rows. write_part:
+    what writes its shards, where store.write_part does not.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    inputs: Callable[[Path, str], list[Path]]
+    rows: Callable[[Path, Sequence[Sequence[str]]], Numbered]
+    row_class: type
+    write_part: Callable[..., Path] | None = None
+
+
+def media_only(root: Path, file: str) -> list[Path]:
+    """The input of a clip is its file."""
+    return [root / file]
+
+
+def in_process(
+    make: Callable[[Path], Any], threads: int | None, root: Path, parts: Sequence[Sequence[str]]
+) -> Numbered:
+    """Rows from one extractor in this process. No batch spans two parts: a resumed run equals a
+    whole one.
+    """
+    if not any(parts):
+        return
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    extractor = make(root)
+    first = 0
+    for part in parts:
+        numbers = {file: first + i for i, file in enumerate(part)}
+        yield from ((numbers[row.file], row) for row in extractor.rows(part))
+        first += len(part)
+
+
+def n_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+T = TypeVar("T")
+
+
+def attempt(
+    row_class: type,
+    root: Path,
+    file: str,
+    make: Callable[[Path], T],
+    *,
+    own_stage: str = "features",
+) -> T:
+    """make(path of the clip); whatever is wrong with the clip becomes a row that says so, and
+    raises nothing.
+
+    own_stage: where a KlassifyError of `make` that is no MediaError comes from.
+    """
+    try:
+        path = decoder.inside(root, file)
+    except decoder.MediaError as error:
+        return row_class.failed(file, "path", error.what)
+    try:
+        return make(path)
+    except decoder.MediaError as error:
+        return row_class.failed(file, "decode", error.what)
+    except KlassifyError as error:
+        return row_class.failed(file, own_stage, error.what)
+    except Exception as error:  # native libraries raise what they like; the other clips must go on
+        return row_class.failed(file, "features", f"{type(error).__name__}: {error}")
+
+
+Columns = Mapping[str, pa.Array]
+
+
+def ragged(arrays: Sequence[np.ndarray], kind: pa.DataType, *, large: bool = False) -> pa.Array:
+    """Arrays of different lengths as one list column."""
+    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays], dtype=np.int64)])
+    joined = pa.array(np.concatenate(arrays) if arrays else [], kind)
+    if large:
+        return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), joined)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), joined)
+
+
+def values(columns: Columns, name: str, i: int) -> np.ndarray:
+    """Row i of a list column as a flat array."""
+    return columns[name][i].values.to_numpy(zero_copy_only=False)
+
+
+def common(columns: Columns, i: int) -> dict[str, Any]:
+    """What every kind of row has."""
+    return {name: columns[name][i].as_py() for name in ("file", "fps", "stage", "reason")}

@@ -1,0 +1,1 @@
+"""Hidden states of a multi-modal language model."""

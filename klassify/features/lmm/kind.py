@@ -1,0 +1,254 @@
+"""The LMM hidden states as a kind: row, settings and extractor."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from klassify.errors import KlassifyError
+from klassify.features.base import (
+    Columns,
+    Extraction,
+    attempt,
+    common,
+    in_process,
+    media_only,
+    ragged,
+    values,
+)
+from klassify.features.lmm.model import INTERVAL, LMM, sampled
+from klassify.media import decoder, isolated
+
+
+def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Extraction:
+    """What an LMM sees and says of every 200th frame. elsewhere: see extraction()."""
+    if args.lmm is None:
+        raise KlassifyError(
+            "--kind lmm needs --lmm MODEL.",
+            fix="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense",
+        )
+    import torch
+
+    from klassify.features.lmm import load, model
+    from klassify.models.devices import pick_device
+
+    device = torch.device(elsewhere) if elsewhere else pick_device(args.device)
+    bits = 32 if device.type == "cpu" and args.load_in == 16 else args.load_in
+    source = load.LMMSource(args.lmm, args.clip, bits, args.download)
+    load.check_bits(bits, device)
+    settings = {
+        "version": model.VERSION,
+        "fps": decoder.GRID_FPS,
+        "interval": args.interval,
+        **source.settings(),
+    }
+    settings |= {"new_tokens": model.NEW_TOKENS, "prompt": model.PROMPT}
+
+    def extractor(root: Path) -> Any:
+
+        models = model.LMM(*load.load(source, device))
+        return LMMExtractor(root, models, args.interval, args.batch or 8)
+
+    threads = (
+        1 if source.untrained else args.jobs
+    )  # the tiny one gains nothing, and gives the same bytes everywhere
+    rows = functools.partial(in_process, extractor, threads)
+    return Extraction("lmm", settings, media_only, rows, LMMRow)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The frames of one clip that the LMM is to see, (H, W, 3) uint8 each; the clip has n_frames
+    on the grid.
+    """
+
+    file: str
+    fps: float
+    n_frames: int
+    indices: np.ndarray
+    frames: Sequence[np.ndarray]
+
+
+class LMMExtractor:
+    """Extracts clips in the order of a list; one bad clip does not touch the others.
+
+    Args:
+        root: the folder that clip names are relative to.
+        lmm: the models.
+        interval: every how many frames of the 25 fps grid the LMM looks.
+        batch_size: frames a batch.
+    """
+
+    def __init__(self, root: Path, lmm: LMM, interval: int = INTERVAL, batch_size: int = 8):
+        self.root, self.lmm, self.interval, self.batch_size = root, lmm, interval, batch_size
+
+    def rows(self, files: Sequence[str]) -> Iterator[LMMRow]:
+        """One row for each clip, in any order."""
+        waiting: list[Shown] = []
+        for file in files:
+            shown = attempt(LMMRow, self.root, file, lambda path, file=file: self.look(file, path))
+            if isinstance(shown, LMMRow):
+                yield shown
+                continue
+            waiting.append(shown)
+            if sum(len(clip.frames) for clip in waiting) >= self.batch_size:
+                yield from self.extract(waiting)
+                waiting = []
+        yield from self.extract(waiting)
+
+    def look(self, file: str, path: Path) -> Shown | LMMRow:
+        """Decode a clip to its end and keep the frames 0, interval, 2 interval, ..."""
+        fps = isolated.probe(path).fps
+        n_frames = isolated.call(decoder.count_frames, path)
+        looked_at = range(0, n_frames, self.interval)
+        frames = list(isolated.stream(decoder.frames_at, path, list(looked_at), to_end=True))
+        if not frames:
+            return LMMRow.failed(file, "decode", "no frames")
+        if len(frames) < len(looked_at):
+            return LMMRow.failed(
+                file, "decode", f"The clip ends before frame {looked_at[len(frames)]}."
+            )
+        return Shown(file, fps, n_frames, sampled(n_frames, self.interval), frames)
+
+    def extract(self, clips: Sequence[Shown]) -> Iterator[LMMRow]:
+        """The rows of these clips. Where they fail together, each is tried by itself."""
+        try:
+            rows = self._together(clips)
+        except (
+            Exception
+        ) as error:  # native libraries raise what they like; the other clips must go on
+            if len(clips) > 1:
+                rows = (row for clip in clips for row in self.extract([clip]))
+            else:
+                rows = [
+                    LMMRow.failed(clips[0].file, "features", f"{type(error).__name__}: {error}")
+                ]
+        yield from rows
+
+    def _together(self, clips: Sequence[Shown]) -> list[LMMRow]:
+        frames = [frame for clip in clips for frame in clip.frames]
+        blocks = [
+            self.lmm(frames[first : first + self.batch_size])
+            for first in range(0, len(frames), self.batch_size)
+        ]
+        if not blocks:
+            return []
+        visual, textual = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
+        texts = [text for block in blocks for text in block[2]]
+        rows, first = [], 0
+        for clip in clips:
+            part = slice(first, first + len(clip.frames))
+            rows.append(self._row(clip, visual[part], textual[part], texts[part]))
+            first = part.stop
+        return rows
+
+    @staticmethod
+    def _row(clip: Shown, visual: np.ndarray, textual: np.ndarray, texts: list[str]) -> LMMRow:
+        if not (np.isfinite(visual).all() and np.isfinite(textual).all()):
+            return LMMRow.failed(
+                clip.file, "features", "the LMM's states are beyond the range of float16"
+            )
+        return LMMRow(clip.file, clip.fps, clip.n_frames, clip.indices, visual, textual, texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class LMMRow:
+    """What an LMM makes of the sampled frames of one clip (multi-branch paper, section 2.1).
+
+    frames: (n,) int32, which frames of the 25 fps grid; n_frames: how many the clip has. visual:
+    (n, 1024) float16, CLIP's pooled vector. textual: (n, 64, 4096) float16, the states of the last
+    64 positions. texts: what the LMM wrote about each frame. The widths are those of the model that
+    was used. A clip without features has n = 0, and `reason` in words with its `stage` (path,
+    decode, features).
+    """
+
+    file: str
+    fps: float
+    n_frames: int
+    frames: np.ndarray
+    visual: np.ndarray
+    textual: np.ndarray
+    texts: Sequence[str]
+    reason: str = ""
+    stage: str = ""
+
+    SCHEMA: ClassVar = pa.schema(
+        [
+            ("file", pa.string()),
+            ("n_frames", pa.int32()),
+            ("fps", pa.float64()),
+            ("frames", pa.list_(pa.int32())),
+            ("visual", pa.list_(pa.float16())),
+            ("textual", pa.large_list(pa.float16())),
+            ("texts", pa.list_(pa.string())),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+        ]
+    )
+    ROWS_A_GROUP: ClassVar = 1
+    KEPT_GROUPS: ClassVar = 16
+    SPLIT_BYTES: ClassVar = ("visual.list.element", "textual.list.element")
+
+    @classmethod
+    def failed(cls, file: str, stage: str, reason: str) -> LMMRow:
+        """A clip that gave nothing at all."""
+        empty = np.zeros(0, np.int32), np.zeros((0, 0), np.float16), np.zeros((0, 0, 0), np.float16)
+        return cls(file, 0.0, 0, *empty, texts=[], reason=reason, stage=stage)
+
+    @staticmethod
+    def dims(settings: Mapping[str, Any]) -> tuple[int, int, int]:
+        """(visual_dim, new_tokens, textual_dim) of a shard, from its settings; ValueError where
+        they lack one.
+        """
+        if missing := [
+            name for name in ("visual_dim", "new_tokens", "textual_dim") if name not in settings
+        ]:
+            raise ValueError(f"settings of kind lmm lack {', '.join(missing)}")
+        return settings["visual_dim"], settings["new_tokens"], settings["textual_dim"]
+
+    @classmethod
+    def columns(cls, rows: Sequence[LMMRow], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The rows as columns of SCHEMA. Raises ValueError for shapes that do not fit and for
+        NaN.
+        """
+        width, positions, depth = cls.dims(settings)
+        for row in rows:
+            n = len(row.frames)
+            shapes = (row.visual.shape, row.textual.shape, len(row.texts))
+            if n and shapes != ((n, width), (n, positions, depth), n):
+                raise ValueError(
+                    f"{row.file}: visual, textual and texts are {shapes} for {n} sampled frames"
+                )
+            if not (np.isfinite(row.visual).all() and np.isfinite(row.textual).all()):
+                raise ValueError(f"{row.file}: features that are not finite")
+        return {
+            "n_frames": [row.n_frames for row in rows],
+            "frames": ragged([row.frames.astype(np.int32) for row in rows], pa.int32()),
+            "visual": ragged([row.visual.astype(np.float16).ravel() for row in rows], pa.float16()),
+            "textual": ragged(
+                [row.textual.astype(np.float16).ravel() for row in rows], pa.float16(), large=True
+            ),
+            "texts": [list(row.texts) for row in rows],
+        }
+
+    @classmethod
+    def from_columns(cls, columns: Columns, i: int, settings: Mapping[str, Any]) -> LMMRow:
+        """Row i of a row group."""
+        width, positions, depth = cls.dims(settings)
+        frames = values(columns, "frames", i).copy()
+        n = len(frames)
+        return cls(
+            n_frames=columns["n_frames"][i].as_py(),
+            frames=frames,
+            visual=values(columns, "visual", i).reshape(n, width).copy(),
+            textual=values(columns, "textual", i).reshape(n, positions, depth).copy(),
+            texts=columns["texts"][i].as_py(),
+            **common(columns, i),
+        )

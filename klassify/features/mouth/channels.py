@@ -1,0 +1,354 @@
+"""The eight mouth features of paper 1 (KLASSify, section 4.1) and their first differences.
+
+| column | feature | unit | from |
+|---|---|---|---|
+| 0 | blur | gray levels squared | Laplacian variance of the mouth |
+| 1 | nonmouth_mse | gray levels squared | change of the face around it |
+| 2 | colour | CIE Delta E 1976 | shift of the lips' mean colour |
+| 3 | mar | 1 | mouth aspect ratio |
+| 4 5 6 | velocity, acceleration, jerk | eye distances / (40 ms)^1 2 3 | 40 lip points |
+| 7 | jitter | eye distances | residual of lines fitted in time |
+
+The paper names the features; sizes, margins and units are this project's. Frames are RGB uint8
+(H, W, 3), landmarks (K, 2) pixels in the Face Mesh numbering, gray is BT.601. Values that are not
+defined yet (the first frames of a clip or after a gap) are 0, and so is every value of a frame
+without a face, whose `valid` is False. Below 25 fps the grid repeats pictures: between two equal
+ones nothing moves or changes, and the step to the next picture falls into one cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from klassify.features.mouth.face import Tracked
+
+FEATURES = ("blur", "nonmouth_mse", "colour", "mar", "velocity", "acceleration", "jerk", "jitter")
+GROUPS = {1: [0], 2: [1], 3: [2], 4: [3, 4, 5, 6, 7]}  # the rows of paper 1, table 2
+LOG_FEATURES = [0, 1]  # spread over decades
+VERSION = 2  # raise when a number changes: it is part of the shards' settings
+
+# fmt: off
+OUTER_LIPS = np.array([
+    61, 146, 91, 181, 84, 17, 314, 405, 321, 375,
+    291, 409, 270, 269, 267, 0, 37, 39, 40, 185,
+])
+INNER_LIPS = np.array([
+    78, 95, 88, 178, 87, 14, 317, 402, 318, 324,
+    308, 415, 310, 311, 312, 13, 82, 81, 80, 191,
+])
+FACE_OVAL = np.array([
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+])
+# fmt: on
+LIPS = np.concatenate([OUTER_LIPS, INNER_LIPS])
+FACE = np.concatenate([FACE_OVAL, OUTER_LIPS])  # a wide open mouth may leave the oval
+EYES = np.array([33, 263])  # outer corners
+MOVING = np.concatenate([LIPS, EYES])
+UPPER_LIP, LOWER_LIP, RIGHT_CORNER, LEFT_CORNER = 13, 14, 61, 291
+
+CODES = np.arange(256) / 255
+LINEAR = np.where(CODES <= 0.04045, CODES / 12.92, ((CODES + 0.055) / 1.055) ** 2.4).astype(
+    np.float32
+)  # sRGB
+
+MOUTH_MARGIN = 0.2  # of the lips' width and height, on each side
+MOUTH_SIZE = (64, 48)  # width and height that the mouth is resized to before its blur is measured
+MOUTH_GUARD = 0.10  # eye distances around the mouth that are not "the face around the mouth"
+MIN_MOUTH_PX, MIN_EYE_DISTANCE_PX, MAX_COORDINATE_PX = 8, 1.0, 1e5
+BLOCK_BYTES = 2_400_000  # 16 frames of 224x224
+BLOCK_FRAMES = 1024
+FRAMES_BEFORE = 3  # that a jerk looks back
+JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than this fit any line
+
+
+# ------------------------------------------------------------------------------ one clip
+
+
+def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
+    """Features (T, 8) float32 and valid (T,) bool of a clip, given as frames with landmarks or
+    None.
+
+    Holds a few frames, and 42 points of every frame.
+    """
+    appearance, points = [], []
+    before, now, nowhere = None, None, np.full((len(MOVING), 2), np.nan)
+    last_frame, last_landmarks = None, None
+    for frame, landmarks in _in_blocks(tracked):
+        if (
+            frame is not last_frame or landmarks is not last_landmarks
+        ):  # else a picture that the grid repeats
+            now = None if landmarks is None else look(frame, landmarks)
+            last_frame, last_landmarks = frame, landmarks
+        appearance.append((0.0, 0.0, 0.0) if now is None else now.features(before))
+        points.append(nowhere if now is None else landmarks[MOVING])
+        before = now
+    if not points:
+        return np.zeros((0, len(FEATURES)), np.float32), np.zeros(0, bool)
+    points = np.stack(points).astype(np.float64)
+    valid = np.isfinite(points).all(axis=(1, 2))
+    features = np.column_stack([np.array(appearance), kinematics(points[:, :40], points[:, 40:])])
+    return np.where(valid[:, None], features, 0).astype(np.float32), valid
+
+
+def stack_channels(features: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(T, 8) features and (T,) valid -> (T, 16) float32: log1p of blur and MSE, then first
+    differences.
+
+    A difference is 0 at the first frame and wherever one of its two frames is not valid.
+    """
+    x = np.array(features, np.float32)
+    x[:, LOG_FEATURES] = np.log1p(x[:, LOG_FEATURES])
+    x[~valid] = 0
+    difference = np.zeros_like(x)
+    difference[1:] = np.diff(x, axis=0) * (valid[1:] & valid[:-1])[:, None]
+    return np.concatenate([x, difference], axis=1)
+
+
+# ------------------------------------------------------------------------------ appearance
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What one frame's face looks like, as far as this frame and the next one need it."""
+
+    blur: float
+    lab: np.ndarray  # (3,) mean colour of the lips
+    box: np.ndarray  # x0, y0, x1, y1 of the face in the frame, half open
+    gray: np.ndarray  # (h, w) uint8, inside the box
+    mask: np.ndarray  # (h, w) uint8, 255 on the face around the mouth
+
+    def features(self, before: Look | None) -> tuple[float, float, float]:
+        """blur, nonmouth_mse, colour; the last two are 0 where there is no frame before, or this
+        one again.
+        """
+        if before is None or before is self:
+            return self.blur, 0.0, 0.0
+        shared = np.concatenate(
+            [np.maximum(self.box, before.box)[:2], np.minimum(self.box, before.box)[2:]]
+        )
+        mse = (
+            nonmouth_mse(*self._within(shared), *before._within(shared))
+            if (shared[2:] > shared[:2]).all()
+            else 0.0
+        )
+        return self.blur, mse, colour_shift(self.lab, before.lab)
+
+    def _within(self, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        here = box - np.tile(self.box[:2], 2)
+        return _crop(self.gray, here), _crop(self.mask, here)
+
+
+def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
+    """Measure one frame; None where the mouth is too small, out of the frame or not a mouth at
+    all.
+    """
+    if not np.abs(landmarks).max() < MAX_COORDINATE_PX:  # nor is NaN
+        return None
+    eye_px = float(np.linalg.norm(landmarks[EYES[1]] - landmarks[EYES[0]]))
+    if eye_px < MIN_EYE_DISTANCE_PX:
+        return None
+    outer = landmarks[OUTER_LIPS]
+    mouth = _box(outer, frame.shape, MOUTH_MARGIN)
+    lips = _box(outer, frame.shape, 0.0)
+    if (mouth[2:] - mouth[:2] < MIN_MOUTH_PX).any() or (lips[2:] <= lips[:2]).any():
+        return None
+    lab = mean_lab(_crop(frame, lips), outer - lips[:2])
+    face = _box(landmarks[FACE], frame.shape, 0.0)
+    gray = cv2.cvtColor(_crop(frame, face), cv2.COLOR_RGB2GRAY)
+    mask = nonmouth_mask(
+        landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px
+    )
+    mouth_gray = cv2.cvtColor(_crop(frame, mouth), cv2.COLOR_RGB2GRAY)
+    return Look(blurriness(mouth_gray), lab, face, gray, mask)
+
+
+def blurriness(gray: np.ndarray) -> float:
+    """Variance of the 4-neighbour Laplacian of the mouth (h, w), area-resized to 64x48; low =
+    blurred.
+    """
+    resized = cv2.resize(gray.astype(np.float32), MOUTH_SIZE, interpolation=cv2.INTER_AREA)
+    laplacian = cv2.Laplacian(resized, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT_101)
+    return float(laplacian.var(dtype=np.float64))
+
+
+def nonmouth_mask(
+    oval: np.ndarray, outer_lips: np.ndarray, shape: tuple[int, int], guard_px: float
+) -> np.ndarray:
+    """uint8 (h, w), 255 inside the face oval but for the hull of the lips widened by `guard_px`."""
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [_pixels(oval)], 255)
+    hull = cv2.convexHull(_pixels(outer_lips))
+    cv2.fillConvexPoly(mask, hull, 0)
+    radius = min(round(guard_px), max(shape))
+    cv2.polylines(
+        mask, [hull], True, 0, thickness=max(2 * radius - 1, 1)
+    )  # cv2 reaches (thickness + 1) / 2 px
+    return mask
+
+
+def nonmouth_mse(
+    gray: np.ndarray, mask: np.ndarray, gray_before: np.ndarray, mask_before: np.ndarray
+) -> float:
+    """Mean squared change of gray where both masks are set; 0 where they share no pixel."""
+    both = cv2.bitwise_and(mask, mask_before)
+    n = cv2.countNonZero(both)
+    return cv2.norm(gray, gray_before, cv2.NORM_L2SQR, both) / n if n else 0.0
+
+
+def mean_lab(rgb: np.ndarray, polygon: np.ndarray) -> np.ndarray:
+    """Mean CIE Lab (L 0..100, sRGB, D65) inside a polygon of a crop, (3,) float64."""
+    mask = np.zeros(rgb.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [_pixels(polygon)], 255)
+    lab = cv2.cvtColor(
+        LINEAR.take(rgb), cv2.COLOR_LRGB2Lab
+    )  # from sRGB directly cv2 interpolates in a coarse table
+    return np.array(cv2.mean(lab, mask)[:3])
+
+
+def colour_shift(lab: np.ndarray, lab_before: np.ndarray) -> float:
+    """CIE Delta E 1976 of two mean colours."""
+    return float(np.linalg.norm(lab - lab_before))
+
+
+# ------------------------------------------------------------------------------ geometry and motion
+
+
+def kinematics(lips: np.ndarray, eyes: np.ndarray) -> np.ndarray:
+    """Columns 3-7 (T, 5) from 40 lip points (T, 40, 2) and the outer eye corners (T, 2, 2), NaN
+    = no face.
+    """
+    columns = [np.zeros((0, 5))]
+    for start in range(0, len(lips), BLOCK_FRAMES):  # so that long clips take little memory
+        first = max(start - FRAMES_BEFORE, 0)
+        block = slice(first, start + BLOCK_FRAMES + JITTER_REACH)
+        moving = in_face_frame(lips[block], eyes[block])
+        motion = velocity(moving), acceleration(moving), jerk(moving), jitter(moving)
+        values = np.column_stack([mouth_aspect_ratio(lips[block]), *motion])
+        columns.append(values[start - first :][:BLOCK_FRAMES])
+    return np.concatenate(columns)
+
+
+def mouth_aspect_ratio(lips: np.ndarray) -> np.ndarray:
+    """Opening between the inner lips over the mouth's width, (T,), from (T, 40, 2) lip points."""
+    at = {int(point): i for i, point in enumerate(LIPS)}
+    opening = np.linalg.norm(lips[:, at[UPPER_LIP]] - lips[:, at[LOWER_LIP]], axis=-1)
+    width = np.linalg.norm(lips[:, at[RIGHT_CORNER]] - lips[:, at[LEFT_CORNER]], axis=-1)
+    return np.nan_to_num(opening / np.maximum(width, 1e-6))
+
+
+def in_face_frame(points: np.ndarray, eyes: np.ndarray) -> np.ndarray:
+    """Points (T, n, 2) with the eyes' middle as origin, their line as x axis, their distance as
+    unit.
+    """
+    axis = eyes[:, 1] - eyes[:, 0]
+    # dividing complex numbers turns and scales at once
+    centred = points - eyes.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # NaN = no face
+        turned = (centred[..., 0] + 1j * centred[..., 1]) / (axis[:, 0] + 1j * axis[:, 1])[:, None]
+    return np.stack([turned.real, turned.imag], axis=-1)
+
+
+def velocity(moving: np.ndarray) -> np.ndarray:
+    """Mean speed of the points (T, n, 2), (T,): eye distances per 40 ms."""
+    return _mean_difference(moving, 1)
+
+
+def acceleration(moving: np.ndarray) -> np.ndarray:
+    """Mean length of the second difference, (T,): eye distances per (40 ms)^2."""
+    return _mean_difference(moving, 2)
+
+
+def jerk(moving: np.ndarray) -> np.ndarray:
+    """Mean length of the third difference, (T,): eye distances per (40 ms)^3."""
+    return _mean_difference(moving, 3)
+
+
+def jitter(moving: np.ndarray) -> np.ndarray:
+    """RMS distance (T,) of the points (T, n, 2) from straight lines fitted in time over frames
+    t-2..t+2.
+
+    The window is cut short at the ends and at gaps; with fewer than 3 frames it is 0. (The error of
+    a two-point extrapolation would equal the acceleration.)
+    """
+    result, reach = np.zeros(len(moving)), JITTER_REACH
+    present = np.isfinite(moving).all(axis=(1, 2))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]])))
+    for start, stop in edges.reshape(-1, 2):
+        run = moving[start:stop]
+        whole = range(reach, len(run) - reach)
+        for t in set(range(len(run))) - set(whole):
+            result[start + t] = _line_residual(
+                np.moveaxis(run[max(t - reach, 0) : t + reach + 1], 0, -1)
+            )
+        if whole:
+            windows = sliding_window_view(
+                run, 2 * reach + 1, axis=0
+            )  # (T - 2 reach, n, 2, 2 reach + 1)
+            result[start + whole.start : start + whole.stop] = _line_residual(windows)
+    return result
+
+
+def _line_residual(windows: np.ndarray) -> np.ndarray:
+    """RMS residual (...,) of points (..., n, 2, w) over w frames against each one's
+    least-squares line.
+    """
+    n_frames = windows.shape[-1]
+    if n_frames < JITTER_POINTS:
+        return np.zeros(windows.shape[:-3])
+    line = np.stack([np.ones(n_frames), np.arange(n_frames)], axis=1)
+    residual = windows @ (np.eye(n_frames) - line @ np.linalg.pinv(line))
+    return np.sqrt((residual**2).sum(axis=-2).mean(axis=(-2, -1)))
+
+
+def _mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
+    result = np.zeros(len(moving))
+    steps = np.linalg.norm(np.diff(moving, n=order, axis=0), axis=-1).mean(axis=-1)
+    result[order:] = np.nan_to_num(steps)
+    return result
+
+
+# ------------------------------------------------------------------------------ pixels
+
+
+def _in_blocks(tracked: Tracked) -> Tracked:
+    """Track some frames before any of them is measured: by turns, each would empty the other's
+    caches.
+    """
+    block, size = [], 0
+    for frame, landmarks in tracked:
+        block.append((frame, landmarks))
+        size += frame.nbytes
+        if size >= BLOCK_BYTES:
+            yield from block
+            block, size = [], 0
+    yield from block
+
+
+def _box(points: np.ndarray, shape: tuple[int, ...], margin: float) -> np.ndarray:
+    """x0, y0, x1, y1 (half open) around the points, widened on each side, clipped to the frame."""
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
+    height, width = shape[:2]
+    return np.array(
+        [
+            min(max(math.floor(x0 - dx), 0), width),
+            min(max(math.floor(y0 - dy), 0), height),
+            min(max(math.ceil(x1 + dx) + 1, 0), width),
+            min(max(math.ceil(y1 + dy) + 1, 0), height),
+        ]
+    )
+
+
+def _crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    return image[box[1] : box[3], box[0] : box[2]]
+
+
+def _pixels(polygon: np.ndarray) -> np.ndarray:
+    """Rounded to whole pixels, and near enough to the frame for any image library."""
+    return np.clip(np.rint(polygon), -16_000, 16_000).astype(np.int32)

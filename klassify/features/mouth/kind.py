@@ -1,0 +1,166 @@
+"""The mouth features as a kind: row, settings and extractor."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from klassify import workers
+from klassify.features.base import (
+    CLIP_LIMIT_S,
+    Columns,
+    Extraction,
+    Numbered,
+    attempt,
+    common,
+    n_cpus,
+    ragged,
+    values,
+)
+from klassify.features.mouth import channels, face
+from klassify.media import decoder
+
+
+def mouth_extraction(args: argparse.Namespace) -> Extraction:
+    """8 mouth features a frame, from Face Mesh or precomputed landmarks."""
+    settings = {
+        "version": channels.VERSION,
+        "fps": decoder.GRID_FPS,
+        "max_gap_frames": face.MAX_GAP_FRAMES,
+        **face.source_settings(args.landmarks, refine=args.refine),
+    }
+
+    def inputs(root: Path, file: str) -> list[Path]:
+        if args.landmarks is None:
+            return [root / file]
+        return [root / file, args.landmarks / PurePosixPath(file).with_suffix(".npz")]
+
+    def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
+        setup = functools.partial(ClipExtractor, root, args.landmarks, args.refine)
+        files = (file for part in parts for file in part)
+        yield from workers.each(
+            extract_clip, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
+        )
+
+    return Extraction("mouth", settings, inputs, rows, MouthRow)
+
+
+class ClipExtractor:
+    """Extracts the mouth features of one clip after another; no clip depends on those before it.
+
+    Args:
+        root: the folder that clip names are relative to.
+        landmarks: a folder of precomputed landmarks; None runs Face Mesh.
+        refine: Face Mesh with refined lips.
+    """
+
+    def __init__(self, root: Path, landmarks: Path | None = None, refine: bool = True):
+        cv2.setNumThreads(1)  # clips run side by side
+        self.root = root
+        self._open_source = functools.partial(face.open_source, landmarks, refine=refine)
+        self._source = self._open_source()
+
+    def __call__(self, file: str) -> MouthRow:
+        """The clip's row; whatever is wrong with the clip is said in the row and raises nothing."""
+        row = attempt(
+            MouthRow,
+            self.root,
+            file,
+            functools.partial(self._features, file),
+            own_stage="landmarks",
+        )
+        if row.stage == "features":
+            self._source = self._open_source()
+        return row
+
+    def _features(self, file: str, path: Path) -> MouthRow:
+        fps = decoder.probe(path).fps
+        tracked = self._source.track(file, decoder.iter_frames(path))
+        features, valid = channels.mouth_features(face.fill_gaps(tracked))
+        if not len(valid):
+            return MouthRow.failed(file, "decode", "no frames")
+        reason, stage = ("", "") if valid.any() else ("no face", "face")
+        return MouthRow(file, fps, features, valid, reason, stage)
+
+
+def extract_clip(extractor: ClipExtractor, file: str) -> MouthRow:
+    """The task of a worker process, whose state is an extractor."""
+    return extractor(file)
+
+
+CHANNELS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class MouthRow:
+    """One clip: features (T, 8) float32, valid (T,) bool, the file's own fps.
+
+    A clip without usable features says why: `reason` in words, `stage` (path, decode, face,
+    worker).
+    """
+
+    file: str
+    fps: float
+    features: np.ndarray
+    valid: np.ndarray
+    reason: str = ""
+    stage: str = ""
+
+    SCHEMA: ClassVar = pa.schema(
+        [
+            ("file", pa.string()),
+            ("n_frames", pa.int32()),
+            ("fps", pa.float64()),
+            ("features", pa.list_(pa.float32())),
+            ("valid", pa.list_(pa.bool_())),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+        ]
+    )
+    ROWS_A_GROUP: ClassVar = 16  # what one random read decodes
+    KEPT_GROUPS: ClassVar = 64  # decoded groups that a store holds
+    SPLIT_BYTES: ClassVar = ("features.list.element",)
+
+    @classmethod
+    def failed(cls, file: str, stage: str, reason: str) -> MouthRow:
+        """A clip that gave nothing at all."""
+        empty = np.zeros((0, CHANNELS), np.float32), np.zeros(0, bool)
+        return cls(file, 0.0, *empty, reason=reason, stage=stage)
+
+    @classmethod
+    def columns(cls, rows: Sequence[MouthRow], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The rows as columns of SCHEMA. Raises ValueError for shapes that do not fit and for
+        NaN.
+        """
+        for row in rows:
+            if (
+                row.features.shape != (len(row.valid), CHANNELS)
+                or not np.isfinite(row.features).all()
+            ):
+                raise ValueError(
+                    f"{row.file}: features {row.features.shape} for {len(row.valid)} frames, or not"
+                    " finite"
+                )
+        return {
+            "n_frames": [len(row.valid) for row in rows],
+            "features": ragged(
+                [row.features.astype(np.float32).ravel() for row in rows], pa.float32()
+            ),
+            "valid": ragged([row.valid.astype(bool) for row in rows], pa.bool_()),
+        }
+
+    @classmethod
+    def from_columns(cls, columns: Columns, i: int, settings: Mapping[str, Any]) -> MouthRow:
+        """Row i of a row group."""
+        features = values(columns, "features", i).reshape(-1, CHANNELS).copy()
+        return cls(
+            features=features, valid=values(columns, "valid", i).astype(bool), **common(columns, i)
+        )

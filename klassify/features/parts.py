@@ -1,0 +1,190 @@
+"""The parts of a feature shard: their names, headers, rows without features, and whether they
+belong together.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from klassify.errors import KlassifyError, first_few
+from klassify.settings import settings_hash
+from klassify.untrusted import refuse_irregular, refuse_swollen
+
+DAMAGED = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)  # what a damaged file raises
+AGAIN = "remove it and extract again"
+TEXTS = {"file", "stage", "reason"}
+NAME = re.compile(r"part-(\d+)-of-(\d+)-(\d+)\.parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Which part of which shard a file is: part `k` of `parts` of shard `i` of `n`."""
+
+    i: int
+    n: int
+    k: int
+    parts: int
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return f"part-{self.i}-of-{self.n}-{self.k}.parquet"
+
+
+@dataclasses.dataclass(frozen=True)
+class PartHeader:
+    """What a part says about itself."""
+
+    place: Place
+    settings: dict[str, Any]
+    inputs: str  # hash of the input files' names and sizes
+
+
+def read_header(path: str | os.PathLike) -> PartHeader:
+    """The header of one part; a broken or foreign file is a KlassifyError that names it."""
+    path = Path(path)
+    with reading(path):
+        metadata = open_part(path).schema_arrow.metadata or {}
+    try:
+        place = Place(**json.loads(metadata[b"place"]))
+        header = PartHeader(place, json.loads(metadata[b"settings"]), metadata[b"inputs"].decode())
+    except (KeyError, ValueError, TypeError) as error:
+        raise KlassifyError(
+            f"This Parquet file is no feature shard ({error!r}).", where=path
+        ) from None
+    if place.name != path.name:
+        raise KlassifyError(
+            f"This shard was written as {place.name}.", where=path, fix="give it back its name"
+        )
+    if (size := metadata.get(b"beside_bytes")) is not None:
+        _check_beside(path.with_suffix(".pcm"), int(size))
+    return header
+
+
+def _check_beside(path: Path, size: int) -> None:
+    """A part of the audio cache is whole only with its sound."""
+    found = path.stat().st_size if path.is_file() else -1
+    if found != size:
+        what = "is missing" if found < 0 else f"has {found} bytes, its index speaks of {size}"
+        raise KlassifyError(
+            f"The sound of this part {what}.",
+            where=path,
+            fix="remove the index (.parquet), then klassify extract --kind audio goes on",
+        )
+
+
+def read_rows(
+    path: str | os.PathLike, columns: Sequence[str] = ("file", "stage", "reason")
+) -> list[dict[str, Any]]:
+    """The rows of one part without their features."""
+    with reading(path):
+        return read_part(path, open_part(path), columns=columns).to_pylist()
+
+
+def parts_in(folder: str | os.PathLike) -> list[Path]:
+    """The finished parts in a folder, in the order of shard and part."""
+    found = [
+        (tuple(map(int, match.groups())), path)
+        for path in Path(folder).glob("part-*")
+        if (match := NAME.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
+    """Refuse parts that do not belong to one extraction, and say which."""
+    for what, of in (
+        ("cuttings of the list (n)", lambda header: header.place.n),
+        ("settings", lambda header: settings_hash(header.settings)),
+    ):
+        groups = collections.defaultdict(list)
+        for header in headers:
+            groups[of(header)].append(header)
+        if len(groups) < 2:
+            continue
+        names = "; ".join(
+            f"{key}: {first_few([h.place.name for h in group], 3)}" for key, group in groups.items()
+        )
+        first, second = (group[0].settings for group in list(groups.values())[:2])
+        keys = sorted(
+            key for key in first.keys() | second.keys() if first.get(key) != second.get(key)
+        )
+        differ = "".join(f"; {key}: {first.get(key)!r} and {second.get(key)!r}" for key in keys)
+        raise KlassifyError(
+            f"The shards have {len(groups)} different {what}: {names}{differ}.",
+            where=where,
+            fix="remove those that do not belong here, or run `klassify extract --force`",
+        )
+
+
+def missing_parts(places: Sequence[Place]) -> list[str]:
+    """Names of the parts, and of the shards of which nothing is there, that the others speak of."""
+    if not places:
+        return []
+    there = {(place.i, place.k) for place in places}
+    parts = {place.i: place.parts for place in places}
+    n = places[0].n
+    names = []
+    for i in range(1, n + 1):
+        names += (
+            [Place(i, n, k, parts[i]).name for k in range(parts[i]) if (i, k) not in there]
+            if i in parts
+            else [f"part-{i}-of-{n}-*"]
+        )
+    return names
+
+
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """What a damaged shard raises becomes a KlassifyError that names it."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise KlassifyError(
+            f"This feature shard is damaged: {error}.", where=path, fix=AGAIN
+        ) from None
+
+
+def open_part(path: Path | str, **options) -> pq.ParquetFile:
+    """A part, opened; a KlassifyError for a file that is not Parquet."""
+    refuse_irregular(path)
+    try:
+        return pq.ParquetFile(path, **options)
+    except DAMAGED as error:
+        raise KlassifyError(
+            f"This is no whole Parquet file: {error}.", where=path, fix=AGAIN
+        ) from None
+
+
+def read_part(
+    path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
+) -> pa.Table:
+    """Columns of a part, or of one row group of it, no larger than the file warrants."""
+    with reading(path):
+        refuse_swollen(file, path, group=group, columns=columns, fix=AGAIN)
+        table = (
+            file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
+        )
+        table = table.select(list(columns))  # KeyError for one that is not there
+        for name in TEXTS.intersection(columns):  # a flipped bit may turn texts into bytes
+            if table.schema.field(name).type != pa.string():
+                raise TypeError(f"{name} holds {table.schema.field(name).type}, not text")
+        return table

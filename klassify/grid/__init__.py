@@ -1,0 +1,1 @@
+"""Time as numbers: seconds, 40 ms frames, windows, many clips in one array."""

@@ -1,0 +1,1 @@
+"""Data lists: one TSV per split."""

@@ -1,0 +1,233 @@
+"""The data list: one TSV a split, one clip a row; its schema, its reader and writer, its subsets
+and labels.
+
+Columns: `file` (as the metadata or testX_files.txt names it), the measured `n_frames fps n_samples
+duration` (samples at 16 kHz, seconds), `modify_type`, `source` (id of the clip's original), and,
+for localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSON arrays of
+[start_s, end_s)). `audio_model video_model speaker dataset` are for reports, never model inputs.
+`klassify lists` makes them; data_lists/README.md describes them for people.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from klassify.errors import KlassifyError, first_few
+from klassify.files import whole_file
+from klassify.lists.segment_cells import parse_cells, without_gc
+from klassify.untrusted import refuse_cut, refuse_irregular
+
+MEASURED = ("n_frames", "fps", "n_samples", "duration")
+COUNTS = ("n_frames", "n_samples")
+LABELS = ("modify_type", "source")
+SEGMENTS = ("fake_segments", "audio_fake_segments", "visual_fake_segments")
+OPTIONAL = ("audio_model", "video_model", "speaker", "dataset")
+COLUMNS = ("file", *MEASURED, *LABELS, *SEGMENTS, *OPTIONAL)
+TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
+FAKE_AGAINST = {
+    "video": ("audio_modified", "visual_modified", "both_modified"),
+    "audio": ("audio_modified", "both_modified"),
+    "visual": ("visual_modified", "both_modified"),
+}
+# FakeAVCeleb has no splits and is only tested on; the name keeps its scores apart from those of the
+# training data
+ZERO_SHOT = "fakeavceleb"
+# control characters break the TSV; surrogates stand for bytes that are no UTF-8, and cannot be
+# written
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+# so here, too; ';' and '"' break prediction.txt, '/' and '..' leave the media folder
+UNSAFE_NAME = re.compile(
+    rf"""{UNPRINTABLE.pattern}|^$|^(?:[A-Za-z]:)?[/\\]|[;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$"""
+)
+MOST_BLOCK = 1 << 30  # bytes that are parsed at once; a line cannot be longer
+PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
+
+
+# ------------------------------------------------------------------------------ reading and writing
+
+
+def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFrame:
+    """Read and validate a data list.
+
+    Always has `file n_frames fps n_samples duration modify_type source`: text is str ("" =
+    unknown), counts are Int64, `fps` and `duration` float (NA = unknown); the optional columns
+    where the file has them. The segment columns are dropped unless `segments=True`, so that Task 1
+    code cannot see them; then each cell is a list of [start_s, end_s], or None where the segments
+    are unknown. Raises KlassifyError for a repeated or unsafe name, an unknown modify_type, a cell
+    that is no number or no such list.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise KlassifyError(
+            "This data list does not exist.", where=path, fix="make it with `klassify lists`"
+        )
+    wanted = set(COLUMNS) if segments else set(COLUMNS) - set(SEGMENTS)
+    return _typed(_read_columns(path, wanted), path, segments=segments)
+
+
+def _typed(frame: pd.DataFrame, path: str | os.PathLike, *, segments: bool) -> pd.DataFrame:
+    """The text of a list as `read_list` gives it; KlassifyError for what cannot stand in one."""
+    frame = frame.copy(deep=False)
+    _refuse(frame, unsafe_names(frame["file"]), "unsafe file name", path)
+    _refuse(frame, repeated_names(frame["file"]), "a file stands here twice", path)
+    for name in MEASURED:
+        frame[name] = _numbers(frame, name, path)
+    for name in LABELS:
+        frame[name] = (
+            frame[name].str.replace("-", "_")
+            if name == "modify_type" and name in frame
+            else frame.get(name, "")
+        )
+    _refuse(
+        frame,
+        ~frame["modify_type"].isin([*TYPES, ""]),
+        f"modify_type is none of {', '.join(TYPES)}",
+        path,
+    )
+    if segments:
+        with without_gc():
+            for name in SEGMENTS:
+                frame[name] = _parse_segments(frame, name, path)
+    return frame[[name for name in COLUMNS if name in frame]]
+
+
+def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
+    """The wanted columns of a TSV as text. (pandas would fill short rows and cut long ones in
+    silence.)
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    refuse_irregular(path)
+    refuse_cut(path)
+    with open(path, encoding="utf-8", errors="replace") as handle:
+        header = handle.readline().rstrip("\n").split("\t")
+    if "file" not in header or len(set(header)) < len(header):
+        raise KlassifyError(
+            "This is no data list: its header needs `file`, each column once.", where=path
+        )
+    names = [name for name in header if name in wanted]
+    read = functools.partial(
+        csv.read_csv,
+        path,
+        parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()),
+            include_columns=names,
+            strings_can_be_null=False,
+        ),
+    )
+    try:
+        try:
+            table = read()
+        except pa.ArrowInvalid:  # perhaps only for a line that is longer than a block
+            table = read(
+                read_options=csv.ReadOptions(block_size=min(path.stat().st_size + 1, MOST_BLOCK))
+            )
+    except pa.ArrowInvalid as error:
+        raise KlassifyError(f"This data list cannot be parsed: {error}.", where=path) from None
+    return pd.DataFrame({name: table[name].to_pylist() for name in names}, dtype=object)
+
+
+def write_list(path: str | os.PathLike, frame: pd.DataFrame) -> None:
+    """Write a data list, whole or not at all; known columns only, segments as JSON arrays.
+
+    Raises KlassifyError for what `read_list` would refuse.
+    """
+    unknown = set(frame.columns) - set(COLUMNS)
+    if unknown or "file" not in frame:
+        raise KlassifyError(
+            f"A data list has no columns {sorted(unknown)} and needs `file`.", where=path
+        )
+    text = pd.DataFrame(
+        {name: _cells(frame[name]) for name in COLUMNS if name in frame}, dtype=object
+    )
+    for name in text.columns.drop("file"):
+        _refuse(text, unprintable(text[name]), f"control characters in {name}", path)
+    _typed(text, path, segments=True)
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as handle:
+        handle.write("\t".join(text) + "\n")
+        rows = zip(*(text[name].tolist() for name in text))
+        handle.writelines("\t".join(row) + "\n" for row in rows)
+
+
+def _cells(column: pd.Series) -> list[str]:
+    """A column as text: shortest exact numbers, compact JSON, "" for unknown."""
+    if column.name in SEGMENTS:
+        return [
+            "" if x is None else x if isinstance(x, str) else orjson.dumps(x).decode()
+            for x in column
+        ]
+    if column.name in MEASURED:
+        values = pd.to_numeric(column).to_numpy(float, na_value=np.nan)
+        return [
+            "" if math.isnan(x) else repr(int(x)) if x.is_integer() else repr(x)
+            for x in values.tolist()
+        ]
+    return column.fillna("").astype(str).tolist()
+
+
+def _numbers(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:
+    text = frame[name] if name in frame else pd.Series("", index=frame.index)
+    values = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
+    _refuse(
+        frame, (text != "") & ~possible(name, values), f"{name} is no number that it can be", path
+    )
+    return values.astype("Int64") if name in COUNTS else values
+
+
+def possible(name: str, values: Any) -> Any:
+    """Whether a measured column may hold each of these numbers: finite, not negative, a count
+    whole; False for NaN.
+    """
+    good = np.isfinite(values) & (values >= 0)
+    return good & (values % 1 == 0) & (values <= 2**53) if name in COUNTS else good
+
+
+def _parse_segments(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:
+    cells, wrong = parse_cells(frame[name].tolist() if name in frame else [""] * len(frame))
+    bad = pd.Series(np.isin(np.arange(len(cells)), wrong), index=frame.index)
+    _refuse(frame, bad, f"{name} is no list of [start_s, end_s] with 0 <= start_s < end_s", path)
+    return pd.Series(np.fromiter(cells, object, len(cells)), index=frame.index)
+
+
+def unsafe_names(names: pd.Series) -> pd.Series:
+    """Which names break a file or leave the media folder (UNSAFE_NAME): bool, with the index of
+    `names`.
+    """
+    # nearly all names are plain, and that is ten times as fast to see
+    bad = [not PLAIN_NAME.fullmatch(name) and bool(UNSAFE_NAME.search(name)) for name in names]
+    return pd.Series(bad, index=names.index, dtype=bool)
+
+
+def unprintable(text: pd.Series) -> pd.Series:
+    """Which texts hold control characters, or halves of characters (UNPRINTABLE): bool, with the
+    index of `text`.
+    """
+    if "".join(text.tolist()).isprintable():  # one look at all is ten times as fast
+        return pd.Series(False, index=text.index)
+    return pd.Series([bool(UNPRINTABLE.search(x)) for x in text], index=text.index)
+
+
+def repeated_names(names: pd.Series) -> pd.Series:
+    """Which names stand further up already: bool, with the index of `names`."""
+    return names.duplicated()
+
+
+def _refuse(frame: pd.DataFrame, bad: pd.Series, why: str, path: object) -> None:
+    if bad.any():
+        names = first_few(
+            f"row {i + 1} ({frame['file'].iloc[i]!r})" for i in np.flatnonzero(bad)[:50]
+        )
+        raise KlassifyError(
+            f"{int(bad.sum())} of {len(frame)} rows are wrong: {why}: {names}.", where=path
+        )

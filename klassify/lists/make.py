@@ -1,0 +1,217 @@
+"""Stage 0: metadata or file lists -> data lists."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError, first_few
+from klassify.files import read_json_mapping, whole_file, write_json
+from klassify.lists import fakeavceleb
+from klassify.lists.data_list import COLUMNS, MEASURED, TYPES, UNPRINTABLE, possible, write_list
+from klassify.lists.official import Fault, read_metadata, read_names, sidecar_files
+from klassify.lists.subsets import media_folder
+from klassify.settings import already_done, file_hash
+
+T = TypeVar("T")
+LIMIT_S = 120.0  # for the header of one file
+DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo")
+
+
+# ------------------------------------------------------------------------------ making one list
+
+
+def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
+    """The clips of a split from whatever describes it: names (.txt), FakeAVCeleb's .csv, or
+    JSON.
+    """
+    if source.suffix == ".txt":
+        return read_names(source)
+    if source.suffix == ".csv":
+        return fakeavceleb.read_csv(source, split)
+    return read_metadata(source, split)
+
+
+def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) -> int:
+    """Write one list with its record (.json) and its faults (.failures.tsv); returns the number
+    of faults.
+    """
+    made_with = {
+        "input": source.name,
+        "hash": _fingerprint(source),
+        "probe": args.probe,
+        "split": split,
+    }
+    record_path, faults_path = path.with_suffix(".json"), path.with_suffix(".failures.tsv")
+    record = (
+        _read_record(record_path)
+        if path.exists() and record_path.exists() and not args.force
+        else None
+    )
+    if already_done(path, record and record["made_with"], made_with, force=args.force):
+        print(f"{path}: done before")
+        return sum(record["faults"].values())
+    frame, faults = read_rows(source, split)
+    try:
+        media = media_folder(args.root, split, frame["file"].tolist())
+    except KlassifyError:
+        if args.probe != "none":
+            raise
+        media = None
+    if media and args.probe != "none":
+        frame, more = measure(frame, media, everything=args.probe == "all", jobs=args.jobs)
+        faults = sorted([*faults, *more], key=lambda fault: fault.row)
+    if source.suffix == ".csv":
+        frame = fakeavceleb.with_segments(frame)  # whole clips, whose lengths are only known now
+    record_path.unlink(missing_ok=True)  # the old one must never speak of the new list
+    write_list(path, frame[[name for name in COLUMNS if name in frame]])
+    _write_faults(faults_path, faults)
+    types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
+    actions = dict(collections.Counter(fault.action for fault in faults))
+    record = {
+        "data": args.data,
+        "split": split,
+        "media": str(media) if media else None,
+        "clips": len(frame),
+    }
+    write_json(record_path, record | {"types": types, "faults": actions, "made_with": made_with})
+    kinds = (
+        ", ".join(f"{types[name]} {name}" for name in TYPES if name in types) or "without labels"
+    )
+    print(f"{path}: {len(frame)} clips ({kinds}); media {media or 'not found'}")
+    if faults:
+        counts = ", ".join(f"{n} {action}" for action, n in actions.items())
+        print(f"  {len(faults)} entries were wrong ({counts}), see {faults_path}", file=sys.stderr)
+    return len(faults)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json_mapping(path)
+    made_with, faults = record.get("made_with"), record.get("faults")
+    if not (
+        isinstance(made_with, dict)
+        and isinstance(faults, dict)
+        and all(type(n) is int for n in faults.values())
+    ):
+        raise KlassifyError(
+            "This record of a list is damaged.", where=path, fix="make the list again with --force"
+        )
+    return record
+
+
+def _fingerprint(source: Path) -> str:
+    if source.is_file():
+        return file_hash(source)
+    digest = hashlib.sha256()
+    for path in sidecar_files(source):
+        try:
+            stat = path.stat()
+            state = f"{stat.st_size}\t{stat.st_mtime_ns}"
+        except OSError:  # a link that leads nowhere
+            state = "unreadable"
+        digest.update(
+            os.fsencode(f"{path.relative_to(source)}\t{state}\n")
+        )  # a name may be no UTF-8
+    return digest.hexdigest()
+
+
+def _write_faults(path: Path, faults: list[Fault]) -> None:
+    if not faults:
+        path.unlink(missing_ok=True)
+        return
+    table = pd.DataFrame([dataclasses.asdict(fault) for fault in faults])
+    for name in ("file", "problem"):
+        table[name] = table[name].str.replace(UNPRINTABLE, "\ufffd", regex=True)
+    with whole_file(path) as partial:
+        table.to_csv(partial, sep="\t", index=False, lineterminator="\n")
+
+
+def measure(
+    frame: pd.DataFrame, media: Path, *, everything: bool, jobs: int = 1
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Fill the measured columns from the files' headers: where one is unknown, or of every clip.
+
+    A missing or unreadable file stays in the list, since every clip needs an answer, and is a
+    fault.
+    """
+    from tqdm import tqdm
+
+    frame = frame.assign(**{name: frame.get(name, np.nan) for name in MEASURED})
+    paths = [media / name for name in frame["file"]]
+    exists = np.fromiter(
+        map(os.path.isfile, paths), bool, len(paths)
+    )  # False for a name that is too long
+    faults = [
+        Fault(*entry, f"no such file in {media}", "kept")
+        for entry in zip(frame["row"][~exists], frame["file"][~exists])
+    ]
+    wanted = np.flatnonzero(
+        exists & (everything | frame[list(MEASURED)].isna().any(axis=1).to_numpy())
+    )
+    values = frame[list(MEASURED)].to_numpy(float)
+    bar = {
+        "disable": not len(wanted),
+        "mininterval": 0.5 if sys.stderr.isatty() else 60.0,
+        "desc": "probe",
+    }
+    problems = {}
+    for number, found in tqdm(
+        _probe_all([paths[i] for i in wanted], jobs), total=len(wanted), **bar
+    ):
+        i = wanted[number]
+        if isinstance(found, str):
+            problems[i] = found
+        else:
+            values[i] = found if everything else np.where(np.isnan(values[i]), found, values[i])
+    faults += [
+        Fault(frame["row"].iat[i], frame["file"].iat[i], problems[i], "kept")
+        for i in sorted(problems)
+    ]
+    frame[list(MEASURED)] = values
+    return frame, faults
+
+
+def _probe_all(paths: list[Path], jobs: int) -> Iterator[tuple[int, tuple[float, ...] | str]]:
+    """What each file's header says (see _probe), in any order: (number of the path, measured or
+    a problem).
+    """
+    from klassify import workers
+    from klassify.media import decoder, isolated
+
+    if jobs <= 1 or len(paths) < 64:
+        yield from ((number, _probe(isolated.probe, path)) for number, path in enumerate(paths))
+        return
+    for number, found in workers.each(
+        _probe, paths, functools.partial(_itself, decoder.probe), jobs=jobs, limit_s=LIMIT_S
+    ):
+        yield (
+            number,
+            (f"The decoder crashed: {found.reason}." if isinstance(found, workers.Died) else found),
+        )
+
+
+def _itself(value: T) -> T:
+    return value
+
+
+def _probe(probe: Callable[[Path], Any], path: Path) -> tuple[float, ...] | str:
+    try:
+        info = probe(path)
+    except KlassifyError as error:
+        return error.what
+    found = info.n_frames, info.fps, info.n_samples, info.duration
+    wrong = [
+        f"{name} of {value}" for name, value in zip(MEASURED, found) if not possible(name, value)
+    ]
+    return f"Its header claims {first_few(wrong)}." if wrong else found

@@ -1,0 +1,178 @@
+"""Named parts of a data list: val_fit and val_report, by source; labels; where lists and media
+lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError, first_few
+from klassify.lists.data_list import FAKE_AGAINST, TYPES, _refuse, read_list
+
+FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
+
+
+# ------------------------------------------------------------------------------ subsets and labels
+
+
+def sources_of(frame: pd.DataFrame) -> np.ndarray:
+    """(n,) the source of each clip, as text; one of unknown source is a source of its own."""
+    return np.where(frame["source"] == "", frame["file"], frame["source"]).astype(str)
+
+
+def fit_sources(sources: Sequence[str]) -> set[str]:
+    """The sources of val_fit: ids ranked by SHA-256, the first 40 % of them rounded up, at least 3.
+
+    Ranking by a hash of the id needs no seed, and adding a clip never moves another one.
+    """
+    ranked = sorted(set(sources), key=lambda source: hashlib.sha256(source.encode()).digest())
+    n_fit = max(math.ceil(FIT_SHARE * len(ranked) - 1e-9), FIT_AT_LEAST)
+    if "" in ranked or n_fit >= len(ranked):
+        why = "some clips have no source" if "" in ranked else f"it has {len(ranked)} sources"
+        raise KlassifyError(
+            f"val cannot be split by source: {why}; val_fit needs {FIT_AT_LEAST}, val_report at"
+            " least one.",
+            fix=(
+                "use a larger val list (demo: size=default), or make the list again with `klassify"
+                " lists`"
+            ),
+        )
+    return set(ranked[:n_fit])
+
+
+def _fit(frame: pd.DataFrame) -> pd.Series:
+    return frame["source"].isin(fit_sources(frame["source"]))
+
+
+def _leaking_fit(frame: pd.DataFrame) -> pd.Series:
+    return frame["file"].isin(fit_sources(frame["file"]))
+
+
+# name: (split, the rule in words, rows it keeps); a clip of unknown length is in no length subset
+SUBSETS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
+    "train_video": (
+        "train",
+        "at most 256 frames (paper 1, 4.1)",
+        lambda f: f["n_frames"].le(256).fillna(False),
+    ),
+    "train_audio": ("train", "shorter than 6 s (paper 1, 4.2)", lambda f: f["duration"].lt(6.0)),
+    "train_bam": ("train", "at most 6 s (paper 1, 4.3)", lambda f: f["duration"].le(6.0)),
+    "val_fit": ("val", "40 % of the sources, for calibration and tuning", _fit),
+    "val_report": (
+        "val",
+        "the other 60 % of the sources, for early stopping and numbers",
+        lambda f: ~_fit(f),
+    ),
+    "val_fit_leaking": (
+        "val",
+        "40 % of the clips, LEAKING: sources lie on both sides",
+        _leaking_fit,
+    ),
+    "val_report_leaking": (
+        "val",
+        "60 % of the clips, LEAKING: sources lie on both sides",
+        lambda f: ~_leaking_fit(f),
+    ),
+}
+
+
+def base_split(split: str) -> str:
+    """The split that a named subset is taken from; a split is its own."""
+    return SUBSETS[split][0] if split in SUBSETS else split
+
+
+def list_path(data_dir: str | os.PathLike, split: str) -> Path:
+    """The TSV that holds a split or the split of a named subset."""
+    return Path(data_dir) / f"{base_split(split)}.tsv"
+
+
+def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
+    """`list_path` of a list that is there; KlassifyError with the names of those that are,
+    otherwise.
+    """
+    path = list_path(data_dir, split)
+    if not path.exists():
+        lists = sorted(p.stem for p in Path(data_dir).glob("*.tsv") if "." not in p.stem)
+        known = first_few(
+            lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20
+        )
+        raise KlassifyError(
+            f"There is no list for split {split!r}; there are: {known or 'none'}.",
+            where=path,
+            fix="make stage0",
+        )
+    return path
+
+
+def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
+    """The list `<data_dir>/<split>.tsv`, or a named subset of one (SUBSETS), as `read_list`
+    gives it.
+    """
+    path, rule = existing_list(data_dir, split), SUBSETS[split][2] if split in SUBSETS else None
+    frame = read_list(path, segments=segments)
+    if rule is None:
+        return frame
+    kept = frame[rule(frame).to_numpy(bool)].reset_index(drop=True)
+    if kept.empty:
+        raise KlassifyError(
+            f"The subset {split!r} is empty: no clip of {len(frame)} fits its rule"
+            f" ({SUBSETS[split][1]}).",
+            where=path,
+            fix=(
+                "if the lengths are unknown, make the list again with `klassify lists --probe"
+                " missing`"
+            ),
+        )
+    return kept
+
+
+def label(frame: pd.DataFrame, against: str) -> np.ndarray:
+    """Clip labels, (n,) int64, 1 = fake, from `modify_type` alone.
+
+    against: "video" (anything fake), "audio" (audio_modified | both_modified) or "visual"
+    (visual_modified | both_modified). An unlabelled clip is a KlassifyError.
+    """
+    if against not in FAKE_AGAINST:
+        raise KlassifyError(f"There is no label {against!r}; there are {', '.join(FAKE_AGAINST)}.")
+    unknown = ~frame["modify_type"].isin(TYPES)
+    _refuse(frame, unknown, "no label (modify_type is empty)", "data list")
+    return frame["modify_type"].isin(FAKE_AGAINST[against]).to_numpy(np.int64)
+
+
+# ------------------------------------------------------------------------------ where things lie
+
+
+def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ()) -> Path:
+    """The folder that the `file` column of a split is relative to.
+
+    Archives unpack to `root/train/train` or `root/train`; LAV-DF names "train/000001.mp4" below the
+    root. With `files` the folder is the one that holds most of a sample of them; KlassifyError
+    where none does. Without, it is the deepest that exists.
+    """
+    root = Path(root)
+    folders = [root / split / split, root / split, root]
+    if not len(files):
+        return next((folder for folder in folders if folder.is_dir()), root)
+    if not root.is_dir():
+        raise KlassifyError(
+            "The media folder does not exist.", where=root, fix="give the right --root"
+        )
+    sample = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 50).astype(int))]
+    held = [
+        sum(os.path.exists(folder / name) for name in sample) for folder in folders
+    ]  # False for one too long
+    if not any(held):
+        raise KlassifyError(
+            f"None of {len(sample)} sampled files of split {split!r} is there, such as"
+            f" {sample[0]!r}.",
+            where=f"looked in {first_few(folders)}",
+            fix="unpack the media below the root, or give the right --root",
+        )
+    return folders[int(np.argmax(held))]

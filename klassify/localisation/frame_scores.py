@@ -1,0 +1,280 @@
+"""Frame scores of many clips as flat arrays, and what proposals are made of: runs, means, sub-frame
+edges.
+
+All frames of all clips lie in one array, clip after clip; `offsets` says which are whose. A span is
+[first, stop) in positions of that array and never reaches over the end of its clip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError, first_few
+from klassify.grid.frames import FRAME_S
+from klassify.grid.ragged import row_numbers, row_offsets
+from klassify.scores.score_file import AGAIN, Header, read_header, reading, validate
+from klassify.systems.scores import to_probability
+from klassify.untrusted import refuse_swollen
+
+TAG_COLUMNS = ["log_o", "log_b", "log_i", "log_l"]
+CONTEXT = 0.25  # frames on either side that a span is compared with, as a share of its own length
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameScores:
+    """What a localiser says about each 40 ms frame of n clips, F frames in all.
+
+    files: (n,) names. offsets: (n + 1,); clip i has frames offsets[i] to offsets[i + 1], maybe
+    none. p_fake: (F,) in [0, 1]. durations_s: (n,); a last, partial frame ends there. boundary:
+    (F,) probability that a fake run begins or ends with the frame (BAM), or None. log_tags: (F, 4)
+    log-probabilities of the tags O, B, I, L (TCN), or None. unsmoothed: (F,) p_fake before
+    `smoothed`, or None. ValueError where shapes disagree or a number is not finite.
+    """
+
+    files: np.ndarray
+    offsets: np.ndarray
+    p_fake: np.ndarray
+    durations_s: np.ndarray
+    boundary: np.ndarray | None = None
+    log_tags: np.ndarray | None = None
+    unsmoothed: np.ndarray | None = None
+
+    def __post_init__(self):
+        n_frames = len(self.p_fake)
+        counts = np.diff(self.offsets)
+        if (
+            not len(self.files) == len(self.durations_s) == len(counts)
+            or self.offsets[-1] != n_frames
+        ):
+            raise ValueError(
+                "files, durations and offsets must be those of the same clips, and cover all frames"
+            )
+        if self.offsets[0] != 0 or (counts < 0).any():
+            raise ValueError("offsets start at 0 and never fall")
+        for name, shape in {
+            "p_fake": (n_frames,),
+            "boundary": (n_frames,),
+            "log_tags": (n_frames, 4),
+        }.items():
+            values = getattr(self, name)
+            if values is None:
+                continue
+            low, high = (-np.inf, 1e-6) if name == "log_tags" else (0, 1)
+            if values.shape != shape or not ((values >= low) & (values <= high)).all():
+                raise ValueError(
+                    f"{name} has the shape {values.shape} or values outside [{low}, {high}]"
+                )
+
+    @functools.cached_property
+    def begins(self) -> np.ndarray:
+        """(F,) bool: the first frame of each clip."""
+        first = np.zeros(len(self.p_fake), bool)
+        first[self.offsets[:-1][np.diff(self.offsets) > 0]] = True
+        return first
+
+    @functools.cached_property
+    def _summed(self) -> np.ndarray:
+        return np.concatenate([[0.0], np.cumsum(self.p_fake, dtype=float)])
+
+    def clip_of(self, frames: np.ndarray) -> np.ndarray:
+        """The clips that frames belong to."""
+        return np.searchsorted(self.offsets, frames, side="right") - 1
+
+    def mean(self, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Mean p_fake of spans, at least one frame each."""
+        return np.clip((self._summed[stop] - self._summed[first]) / (stop - first), 0, 1)
+
+    def outer_mean(self, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Mean p_fake just outside of spans, CONTEXT of their length on either side; 0 where a
+        span is the clip.
+        """
+        clip = self.clip_of(first)
+        width = np.maximum(np.ceil(CONTEXT * (stop - first)).astype(np.int64), 1)
+        low = np.maximum(first - width, self.offsets[clip])
+        high = np.minimum(stop + width, self.offsets[clip + 1])
+        total = self._summed[first] - self._summed[low] + self._summed[high] - self._summed[stop]
+        return np.clip(total / np.maximum(high - low - (stop - first), 1), 0, 1)
+
+    def previous(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """(F,) values of the frame before; `fill` for the first frame of a clip."""
+        return np.where(self.begins, fill, np.roll(values, 1))
+
+    def following(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """(F,) values of the frame after; `fill` for the last frame of a clip."""
+        return np.where(np.roll(self.begins, -1), fill, np.roll(values, -1))
+
+    def smoothed(self, half: int) -> FrameScores:
+        """The same with p_fake averaged over the frame and `half` neighbours on either side,
+        within its clip.
+        """
+        if not half:
+            return self
+        counts, k = np.diff(self.offsets), np.arange(len(self.p_fake))
+        low = np.maximum(k - half, np.repeat(self.offsets[:-1], counts))
+        high = np.minimum(k + half + 1, np.repeat(self.offsets[1:], counts))
+        return dataclasses.replace(self, p_fake=self.mean(low, high), unsmoothed=self.p_fake)
+
+    def take(self, clips: np.ndarray) -> FrameScores:
+        """The clips with these indices, in this order."""
+        frames = row_numbers(self.offsets, clips)
+        rest = {name: getattr(self, name) for name in ("boundary", "log_tags", "unsmoothed")}
+        return FrameScores(
+            self.files[clips],
+            row_offsets(np.diff(self.offsets)[clips]),
+            self.p_fake[frames],
+            self.durations_s[clips],
+            **{name: None if values is None else values[frames] for name, values in rest.items()},
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[FrameScores]) -> FrameScores:
+        """The clips of all parts, one part after the other; parts have the same columns."""
+
+        def column(name: str) -> np.ndarray | None:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else np.concatenate(values)
+
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        names = ("p_fake", "durations_s", "boundary", "log_tags", "unsmoothed")
+        return cls(column("files"), row_offsets(counts), *map(column, names))
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores:
+    """From the table of a frames score file. The rows of a clip may come in any order, but none may
+    lack.
+
+    Raises KlassifyError for frames off the 40 ms grid and columns that are no probabilities.
+    """
+    codes, files = pd.factorize(table["file"])
+    if (codes < 0).any():
+        raise KlassifyError(f"{int((codes < 0).sum())} frames name no file.", where=where)
+    start = table["start"].to_numpy(float)
+    order = np.lexsort((start, codes))
+    offsets = row_offsets(np.bincount(codes, minlength=len(files)))
+    place = np.arange(len(codes)) - offsets[:-1][codes[order]]
+    off_grid = np.abs(start[order] - place * FRAME_S) > 1e-4
+    if off_grid.any():
+        bad = first_few(dict.fromkeys(np.asarray(files)[codes[order][off_grid]].tolist()))
+        raise KlassifyError(
+            f"Frames are missing, repeated or not on the 40 ms grid: {bad}.", where=where
+        )
+
+    def column(name: str) -> np.ndarray:
+        return table[name].to_numpy(float)[order]
+
+    score = column("score")
+    tags = np.column_stack([column(name) for name in TAG_COLUMNS]) if "log_o" in table else None
+    try:
+        return FrameScores(
+            np.asarray(files, dtype=object),
+            offsets,
+            to_probability(score, scale, where=where),
+            column("end")[offsets[1:] - 1],
+            column("boundary") if "boundary" in table else None,
+            tags,
+        )
+    except ValueError as error:
+        raise KlassifyError(f"These are no frame scores: {error}.", where=where) from None
+
+
+def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
+    """The clips of a frames score file, in parts of about a row group (a million frames), in
+    file order.
+    """
+    import pyarrow.parquet as pq
+
+    header, seen = read_header(path), set()
+    with reading(path):
+        parquet = pq.ParquetFile(path)
+    with parquet:
+        rest = None
+        for group in range(parquet.num_row_groups):
+            with reading(path):
+                refuse_swollen(parquet, path, group=group, fix=AGAIN)
+                rows = parquet.read_row_group(group).to_pandas()
+            rest = rows if rest is None else pd.concat([rest, rows], ignore_index=True)
+            cut = len(rest)
+            if group + 1 < parquet.num_row_groups:  # the last clip may go on in the next group
+                cut -= int(
+                    np.argmin(
+                        np.append(rest["file"].to_numpy()[::-1] == rest["file"].iat[-1], False)
+                    )
+                )
+            part, rest = rest.iloc[:cut], rest.iloc[cut:]
+            if len(part):
+                yield _part(part, header, seen, path)
+
+
+def _part(rows: pd.DataFrame, header: Header, seen: set[str], path: object) -> FrameScores:
+    validate(rows, header, where=path)
+    frames = from_table(rows, header.scale, where=path)
+    twice = seen.intersection(frames.files)
+    if twice:
+        raise KlassifyError(
+            f"The rows of these clips do not lie together: {first_few(sorted(twice))}.", where=path
+        )
+    seen.update(frames.files)
+    return frames
+
+
+# ------------------------------------------------------------------------------ runs and edges
+
+
+def runs(above: np.ndarray, frames: FrameScores) -> tuple[np.ndarray, np.ndarray]:
+    """Spans (first, stop) of the runs of true values of (F,) bool, none over the end of a clip."""
+    first = np.flatnonzero(above & ~frames.previous(above, False))
+    stop = np.flatnonzero(above & ~frames.following(above, False)) + 1
+    return first, stop
+
+
+def merge_gaps(
+    first: np.ndarray, stop: np.ndarray, clip: np.ndarray, longest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Join neighbouring spans of a clip with at most `longest` frames between them."""
+    apart = np.append(True, (clip[1:] != clip[:-1]) | (first[1:] - stop[:-1] > longest))[
+        : len(first)
+    ]
+    return first[apart], stop[np.append(apart[1:], True)[: len(stop)]]
+
+
+def edge_times(
+    frames: FrameScores, first: np.ndarray, stop: np.ndarray, level: np.ndarray, debias_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end in seconds of spans, where p_fake crosses `level` between the centres of two
+    frames.
+
+    An edge that it does not cross at is the frame's own. debias_s is then taken off on either side:
+    a frame is labelled fake if any part of it is, so that an edge lies on average half a frame
+    further in. An edge at the clip's end stays there. Every span keeps at least half a frame before
+    it is cut to the clip.
+    """
+    clip = frames.clip_of(first)
+    begin, end = frames.offsets[clip], frames.offsets[clip + 1]
+    opens, closes = first > begin, stop < end
+    rise = _crossing(frames.p_fake, first, np.maximum(first - 1, begin), level)
+    fall = _crossing(frames.p_fake, stop - 1, np.minimum(stop, end - 1), level)
+    start_s = (first - begin - np.where(opens, rise, 0)) * FRAME_S + np.where(opens, debias_s, 0)
+    end_s = (stop - begin + np.where(closes, fall, 0)) * FRAME_S - np.where(closes, debias_s, 0)
+    duration = frames.durations_s[clip]
+    end_s = np.minimum(end_s, duration)
+    centre, half = (start_s + end_s) / 2, np.maximum((end_s - start_s) / 2, FRAME_S / 4)
+    return np.clip(centre - half, 0, duration), np.clip(centre + half, 0, duration)
+
+
+def _crossing(p: np.ndarray, inner: np.ndarray, outer: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """How far beyond the inner frame's edge p falls through `level`, in frames, -0.5 to 0.5; 0
+    if it does not.
+    """
+    p_inner, p_outer = p[inner].astype(float), p[outer].astype(float)
+    crosses = (p_outer < level) & (p_inner >= level)
+    drop = np.where(crosses, p_inner - p_outer, 1)
+    return np.where(crosses, (p_inner - level) / drop - 0.5, 0)

@@ -1,0 +1,192 @@
+"""Frame scores -> proposals of a split; merging the proposals of several systems."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError
+from klassify.files import read_yaml
+from klassify.localisation import proposals
+from klassify.localisation.frame_scores import read_frames
+from klassify.scores.score_file import (
+    Header,
+    ScoreFile,
+    made_with,
+    read_header,
+    score_path,
+    write_blocks,
+)
+from klassify.settings import already_done, key_and_value, settings_hash
+from klassify.systems.scores import PROPOSALS, frames_path, is_merged, segment_scores
+from klassify.systems.system import (
+    PROPOSALS_RULE,
+    derived_system,
+    input_folders,
+    load_system,
+    made_before,
+    system_hash,
+    write_system,
+)
+from klassify.untrusted import refuse_cut
+
+MERGE = "merge"
+COLUMNS = ["file", "start", "end", "score", "modality", "method"]
+
+
+class Choice(NamedTuple):
+    """How proposals are made: a method of proposals.METHODS or MERGE, and all its settings."""
+
+    method: str
+    settings: dict[str, Any]
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+    """{key: value} of words `key=value`, the values in YAML: 0.3, [0.3, 0.5], true."""
+    return dict(key_and_value(word, "threshold=0.3") for word in words)
+
+
+# ------------------------------------------------------------------------------ method and settings
+
+
+def choose(
+    folder: Path,
+    file: Path | None = None,
+    method: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Choice:
+    """What a system makes proposals with: `settings` over those of `file`, else of its
+    proposals.yaml.
+
+    Another `method` than the file's takes nothing from the file. Raises KlassifyError for settings
+    that the method does not have, and for a method that merges where there is nothing to merge, or
+    the reverse.
+    """
+    own = folder / PROPOSALS
+    path = file or (own if own.exists() else None)
+    merges = is_merged(load_system(folder))
+    chosen = read_choice(path) if path else Choice(MERGE if merges else proposals.DEFAULT, {})
+    if method and method != chosen.method:
+        chosen = Choice(method, {})
+    if merges != (chosen.method == MERGE):
+        raise KlassifyError(
+            f"{folder.name} {'merges proposals of others' if merges else 'has frame scores'}; "
+            f"the method {chosen.method} does not apply to it.",
+            where=path,
+        )
+    settings = chosen.settings | (settings or {})
+    return Choice(chosen.method, proposals.complete_settings(chosen.method, settings, where=path))
+
+
+def read_choice(path: str | os.PathLike) -> Choice:
+    """Method and settings of a proposals.yaml; what `klassify tune` notes beside them is left
+    aside.
+    """
+    content = read_proposals(path)
+    return Choice(content["method"], dict(content.get("settings") or {}))
+
+
+def read_proposals(path: str | os.PathLike) -> dict[str, Any]:
+    """A proposals.yaml: `method`, `settings`, and `tuned` where it was tuned."""
+    try:
+        content = read_yaml(path)
+        refuse_cut(path)
+    except FileNotFoundError:
+        raise KlassifyError("This file does not exist.", where=path, fix="klassify tune") from None
+    known = {"method", "settings", "tuned"}
+    if not isinstance(content, dict) or "method" not in content or set(content) - known:
+        raise KlassifyError(
+            f"Proposal settings have the keys {', '.join(sorted(known))}.", where=path
+        )
+    if any(not isinstance(content.get(key) or {}, dict) for key in ("settings", "tuned")):
+        raise KlassifyError("`settings` and `tuned` are mappings.", where=path)
+    return content
+
+
+# ------------------------------------------------------------------------------ proposals of a
+# split
+
+
+def localise(folder: Path, split: str, choice: Choice, *, force: bool = False) -> bool:
+    """Write a system's proposals for a split; False where they are there already, made of the
+    same.
+    """
+    system = load_system(folder)
+    path = score_path(folder, split, "segments")
+    settings = {"system": system_hash(folder), "method": choice.method, "settings": choice.settings}
+    if is_merged(system):
+        inputs = [segment_scores(input_folder, split) for input_folder in input_folders(folder)]
+        settings["inputs"] = [
+            f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs
+        ]
+    else:
+        settings["frames"] = settings_hash(read_header(frames_path(folder, split)).settings)
+    if already_done(path, made_with(path), settings, force=force):
+        return False
+    if is_merged(system):
+        tables = [merged_table(inputs, choice.settings)]
+    else:
+        tables = proposal_tables(frames_path(folder, split), system.modality, choice)
+    write_blocks(
+        path,
+        tables,
+        Header(system.name, split, "segments", "probability", system.supervision, settings),
+    )
+    return True
+
+
+def proposal_tables(path: Path, modality: str, choice: Choice) -> Iterator[pd.DataFrame]:
+    """The proposals of a frames score file, a part of it at a time, after a table without rows."""
+    yield pd.DataFrame({name: [] for name in COLUMNS})
+    for frames in read_frames(path):
+        found = proposals.propose(frames, choice.method, **choice.settings)
+        yield pd.DataFrame(
+            {
+                "file": frames.files[found.clip],
+                "start": found.start_s,
+                "end": found.end_s,
+                "score": found.score,
+                "modality": modality,
+                "method": choice.method,
+            }
+        )
+
+
+def write_merged(out: Path, inputs: Sequence[Path], *, force: bool = False) -> bool:
+    """Write the system.yaml of a system that joins proposals; False where it is there already."""
+    folders = [path.resolve() for path in inputs]
+    if len(set(folders)) < max(len(folders), 2) or out.resolve() in folders:
+        raise KlassifyError(
+            "A merged system joins two or more different systems in a folder of its own.", where=out
+        )
+    made_of = {"inputs": [system_hash(folder) for folder in inputs]}
+    if made_before(out, made_of, force=force):
+        return False
+    parameters = {"rule": PROPOSALS_RULE, "made_with": made_of}
+    write_system(out, derived_system(out, "fusion", inputs, "probability", parameters))
+    return True
+
+
+def merged_table(inputs: Sequence[ScoreFile], settings: dict[str, Any]) -> pd.DataFrame:
+    """The proposals of several systems joined; each row keeps its modality and method."""
+    tables = pd.concat([scores.table for scores in inputs], ignore_index=True)
+    files = pd.unique(tables["file"])
+    found, rows = proposals.merge(
+        [candidates(scores.table, files) for scores in inputs], **settings
+    )
+    return tables.iloc[rows].assign(score=found.score).reset_index(drop=True)[COLUMNS]
+
+
+def candidates(table: pd.DataFrame, files: Sequence[str]) -> proposals.Candidates:
+    """The rows of a segments score file that belong to `files`, with the clips' places among
+    these.
+    """
+    clip = pd.Index(files).get_indexer(table["file"])
+    there = clip >= 0
+    columns = (table[name].to_numpy(float)[there] for name in ("start", "end", "score"))
+    return proposals.Candidates(np.asarray(clip)[there], *columns)

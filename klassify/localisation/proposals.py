@@ -1,0 +1,267 @@
+"""Frame scores -> proposals: which segments of a clip are fake, and how sure is that.
+
+    found = propose(frames, "multi_threshold", levels=[0.3, 0.5, 0.7], nms_sigma=0.3)
+
+| method | spans | score |
+|---|---|---|
+| threshold | runs above one level, near ones joined, short ones dropped | mean p_fake |
+| multi_threshold | runs above each of several levels | mean inside less mean around |
+| boundary_pairs | each likely first frame with each likely last frame | sqrt(first * last) * mean |
+| watershed | runs above several levels, joined step by step | mean inside less mean around |
+| viterbi | the most probable sequence of tags; needs a tag head | sqrt(first * last) * mean |
+
+Noisy scores can be smoothed first. All methods end alike (`finish`): edges between frames, half a
+frame off on either side, soft-NMS, the best `cap`. Clips are never looped over; 77,000 take
+seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import expit, logit
+
+from klassify.errors import KlassifyError
+from klassify.grid.frames import FRAME_S
+from klassify.grid.ragged import row_offsets
+from klassify.grid.segments import Proposals
+from klassify.localisation.frame_scores import FrameScores, edge_times
+from klassify.localisation.methods import METHODS, Spans, highest_runs
+from klassify.localisation.soft_nms import soft_nms, top_per_clip
+
+DEFAULT = "threshold"
+CANDIDATES_PER_CLIP = 200  # of them soft-NMS keeps at most 50
+# what a setting may be, everywhere it occurs; each number of a list
+RANGES = {
+    "threshold": (0.001, 0.999),
+    "levels": (0.001, 0.999),
+    "tolerances": (0, 1),
+    "context": (0, 10),
+    "merge_s": (0, 10),
+    "drop_s": (0, 10),
+    "peaks": (1, 100),
+    "floor": (0, 1),
+    "max_s": (0.04, 1000),
+    "smooth_s": (0, 2),
+    "debias_s": (0, 0.02),
+    "nms_sigma": (0, 100),
+    "cap": (1, 50),
+    "min_score": (0, 1),
+    "weights": (0, 1),
+}
+
+
+class Candidates(NamedTuple):
+    """Proposed segments of many clips, flat: clip index, start and end in seconds, score in [0,
+    1], each (N,).
+    """
+
+    clip: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+    score: np.ndarray
+
+    def take(self, index: np.ndarray) -> Candidates:
+        """Those at these places, in this order."""
+        return Candidates(*(column[index] for column in self))
+
+    def of(self, files: np.ndarray) -> Proposals:
+        """As the evaluator takes them; `files` are the clips that the indices mean. Best first
+        within a clip.
+        """
+        rows = np.column_stack([self.score, self.start_s, self.end_s]).astype(np.float32)
+        order = np.lexsort((-self.score, self.clip))
+        counts = np.bincount(self.clip, minlength=len(files))
+        return Proposals(np.asarray(files, dtype=object), row_offsets(counts), rows[order])
+
+
+def propose(
+    frames: FrameScores, method: str = DEFAULT, *, smooth_s: float = 0.0, **settings: Any
+) -> Candidates:
+    """The proposals of every clip, clips ascending, best first; 0 <= start < end <= duration.
+
+    smooth_s: p_fake is first averaged over this long (an odd number of frames). settings: the
+    method's own
+        (METHODS) and those of `finish`. KlassifyError for one that it does not have.
+    """
+    settings = complete_settings(method, {"smooth_s": smooth_s, **settings})
+    frames = frames.smoothed(round(settings.pop("smooth_s") / FRAME_S) // 2)
+    ending = {name: settings.pop(name) for name in _defaults(finish)}
+    return finish(frames, METHODS[method](frames, **settings), **ending)
+
+
+def finish(
+    frames: FrameScores,
+    spans: Spans,
+    *,
+    debias_s: float = 0.02,
+    nms_sigma: float = 0.5,
+    cap: int = 50,
+    min_score: float = 0.001,
+    at_least_one: bool = False,
+) -> Candidates:
+    """The proposals of what a method has found.
+
+    debias_s: taken off on either side, since a frame that is only touched is labelled fake; half a
+    frame by
+        default. nms_sigma: of Gaussian soft-NMS, 0 for none. cap: proposals a clip at most.
+        min_score: what falls below it is dropped. at_least_one: a clip without a proposal gets the
+        run around its highest frame, however low.
+    """
+    found = _refine(frames, spans.take(np.flatnonzero(spans.score >= min_score)), debias_s)
+    taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score)
+    found = found.take(taken)._replace(score=score)
+    if not at_least_one:
+        return found
+    unanswered = np.diff(frames.offsets) > 0
+    unanswered[found.clip] = False
+    lone = _refine(frames, highest_runs(frames, np.flatnonzero(unanswered)), debias_s)
+    found = Candidates(*map(np.concatenate, zip(found, lone)))
+    return found.take(np.argsort(found.clip, kind="stable"))
+
+
+def _refine(frames: FrameScores, spans: Spans, debias_s: float) -> Candidates:
+    """The best spans of each clip with edges in seconds, without those that end where they
+    start.
+    """
+    spans = spans.take(top_per_clip(frames.clip_of(spans.first), spans.score, CANDIDATES_PER_CLIP))
+    start_s, end_s = edge_times(frames, spans.first, spans.stop, spans.level, debias_s)
+    found = Candidates(frames.clip_of(spans.first), start_s, end_s, spans.score)
+    return found.take(np.flatnonzero(start_s < end_s))
+
+
+# ------------------------------------------------------------------------------ settings
+
+
+def defaults(method: str, *, where: object = None) -> dict[str, Any]:
+    """All settings of a method, or of "merge", with their default values; lists for tuples."""
+    if method == "merge":
+        return _defaults(merge)
+    if not isinstance(method, str) or method not in METHODS:
+        raise KlassifyError(
+            f"There is no method {method!r}; there are {', '.join(METHODS)}.", where=where
+        )
+    return _defaults(METHODS[method]) | _defaults(propose) | _defaults(finish)
+
+
+def _defaults(function: Callable) -> dict[str, Any]:
+    given = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in given.items()
+    }
+
+
+def complete_settings(
+    method: str, given: Mapping[str, Any], *, where: object = None
+) -> dict[str, Any]:
+    """Defaults and what is given instead; KlassifyError for an unknown setting or an impossible
+    value.
+    """
+    settings = defaults(method, where=where)
+    for name, value in given.items():
+        if name not in settings:
+            raise KlassifyError(
+                f"{method} has no setting {name!r}; it has {', '.join(settings)}.", where=where
+            )
+        wanted = _wanted(name, value, settings[name])
+        if wanted:
+            raise KlassifyError(f"{name}={value!r} of {method} should be {wanted}.", where=where)
+    return settings | dict(given)
+
+
+def _wanted(name: str, value: Any, default: Any) -> str | None:
+    """What a setting should be, if `value` is not."""
+    if name == "platt":
+        pairs = _numbers(value, -np.inf, np.inf, depth=2) and all(len(pair) == 2 for pair in value)
+        return None if value is None or pairs else "pairs of numbers"
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    low, high = RANGES[name]
+    if isinstance(default, list):
+        fits = _numbers(value, low, high, depth=1) and (len(value) or name == "weights")
+        return None if fits else f"a list of numbers from {low} to {high}"
+    whole = isinstance(default, int)
+    fits = _numbers(value, low, high) and (isinstance(value, int) or not whole)
+    return None if fits else f"a {'whole ' if whole else ''}number from {low} to {high}"
+
+
+def _numbers(value: Any, low: float, high: float, depth: int = 0) -> bool:
+    """Whether `value` is a finite number in [low, high], or a list (of lists) of such."""
+    if depth:
+        return isinstance(value, (list, tuple)) and all(
+            _numbers(x, low, high, depth - 1) for x in value
+        )
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and low <= value <= high
+
+
+# ------------------------------------------------------------------------------ several systems,
+# none
+
+
+def merge(
+    parts: Sequence[Candidates],
+    *,
+    weights: Sequence[float] = (),
+    platt: Sequence[Sequence[float]] | None = None,
+    nms_sigma: float = 0.5,
+    cap: int = 50,
+    min_score: float = 0.001,
+) -> tuple[Candidates, np.ndarray]:
+    """The proposals of several systems on the same clips as one set, by soft-NMS.
+
+    weights: what the scores of each part are multiplied by, one a part; none given: 1. platt: (a,
+    b) of each
+        part, which first turn its log-odds s into the probability 1 / (1 + exp(a s + b)) of being
+        right.
+    Returns the proposals, as `propose` orders them, and the row of each (M,) in the parts one after
+    the other.
+    """
+    for name, values in (("weights", weights), ("platt", platt)):
+        if values and len(values) != len(parts):
+            raise KlassifyError(f"{len(parts)} systems need as many {name}, not {len(values)}.")
+    scores = [part.score for part in parts]
+    if platt:
+        scores = [calibrated(score, a, b) for score, (a, b) in zip(scores, platt)]
+    if weights:
+        scores = [score * weight for score, weight in zip(scores, weights)]
+    union = Candidates(*map(np.concatenate, zip(*parts)))._replace(score=np.concatenate(scores))
+    taken, score = soft_nms(*union, sigma=nms_sigma, cap=cap, min_score=min_score)
+    return union.take(taken)._replace(score=score), taken
+
+
+def calibrated(score: np.ndarray, a: float, b: float) -> np.ndarray:
+    """Platt scaling of scores in [0, 1] by their log-odds."""
+    return expit(-(a * log_odds(score) + b))
+
+
+def log_odds(score: np.ndarray) -> np.ndarray:
+    """Of scores in [0, 1], kept finite."""
+    return logit(np.clip(score, 1e-6, 1 - 1e-6))
+
+
+def random_proposals(
+    lengths_s: np.ndarray, n_rows: np.ndarray, durations_s: np.ndarray, rng: np.random.Generator
+) -> Candidates:
+    """Guesses to compare with: n_rows (n,) proposals in clips of durations_s (n,), anywhere, of
+    random score.
+
+    lengths_s: true lengths, drawn from with replacement and cut to the clip. Ordered as `propose`
+    orders.
+    """
+    clip = np.repeat(np.arange(len(durations_s)), n_rows)
+    duration = np.asarray(durations_s, float)[clip]
+    length = np.minimum(rng.choice(np.asarray(lengths_s, float), len(clip)), duration)
+    start_s = rng.uniform(0, 1, len(clip)) * (duration - length)
+    found = Candidates(
+        clip, start_s, np.minimum(start_s + length, duration), rng.uniform(0, 1, len(clip))
+    )
+    return found.take(np.lexsort((-found.score, clip)))

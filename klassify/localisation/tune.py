@@ -1,0 +1,275 @@
+"""Choose method and settings of the proposals on val_fit, by the official Score."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from klassify.errors import KlassifyError
+from klassify.files import read_yaml, whole_file, write_text
+from klassify.grid.segments import Truth
+from klassify.lists import subsets
+from klassify.localisation import localise, proposals
+from klassify.localisation.frame_scores import FrameScores, read_frames
+from klassify.localisation.methods import LEVELS
+from klassify.metrics.segments import METRICS, match
+from klassify.settings import canonical_json, settings_hash
+from klassify.systems import calibrated
+
+TABLE = "tuning.tsv"
+SWEEPS = 2
+MARGIN = 0.003  # of Score
+COMMON = {
+    "smooth_s": [0.0, 0.12, 0.2, 0.28],
+    "debias_s": [0.02, 0.01, 0.0],
+    "nms_sigma": [0.5, 0.1, 0.2, 1.0],
+    "at_least_one": [False, True],
+}
+MANY_LEVELS = [
+    list(LEVELS),
+    [0.3, 0.5, 0.7],
+    [0.05, 0.1, 0.2, 0.3, 0.4, 0.5],
+    [0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+]
+CONTEXTS = [1.0, 0.5, 0.25, 0.0]
+GRID = {
+    "threshold": {
+        "threshold": [0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9],
+        "merge_s": [0.08, 0.0, 0.04, 0.16, 0.24],
+        "drop_s": [0.0, 0.08, 0.16],
+        **COMMON,
+    },
+    "multi_threshold": {
+        "levels": MANY_LEVELS,
+        "merge_s": [0.0, 0.08, 0.16],
+        "context": CONTEXTS,
+        **COMMON,
+    },
+    "boundary_pairs": {
+        "peaks": [10, 5, 20],
+        "floor": [0.05, 0.01, 0.2],
+        "max_s": [12.0, 1.5],
+        **COMMON,
+    },
+    "watershed": {
+        "levels": MANY_LEVELS,
+        "tolerances": [[0.5, 0.7, 0.9], [0.7], [0.9]],
+        "context": CONTEXTS,
+        **COMMON,
+    },
+    "viterbi": COMMON,
+}
+MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others
+MERGE_GRID = {"nms_sigma": [0.5, 0.1, 0.2, 1.0]}
+
+Grid = Mapping[str, Mapping[str, Sequence[Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A choice that was tried and its official metrics, by their names in METRICS."""
+
+    choice: localise.Choice
+    metrics: Mapping[str, float]
+
+    @property
+    def score(self) -> float:
+        """The challenge's Score."""
+        return self.metrics["Score"]
+
+
+def read_truth(labels: Path, subset: str, modality: str) -> Truth:
+    """The segments to find: of audio, visual, or both in the union; KlassifyError where there
+    are none.
+    """
+    column = "fake_segments" if modality == "both" else f"{modality}_fake_segments"
+    truth = Truth.from_list(subsets.load_split(labels, subset, segments=True), column)
+    if not len(truth.segments):
+        raise KlassifyError(f"No clip of {subset} has {column}: nothing to tune on.", where=labels)
+    return truth
+
+
+def _truth_hash(truth: Truth) -> str:
+    segments = np.split(np.round(truth.segments.astype(float), 4), truth.offsets[1:-1])
+    return settings_hash({file: rows.tolist() for file, rows in zip(truth.files, segments)})
+
+
+def read_clips(path: Path, truth: Truth) -> FrameScores:
+    """The frame scores of the clips of `truth`; KlassifyError if none of them has any."""
+    wanted, parts = pd.Index(truth.files), []
+    for frames in read_frames(path):
+        clips = np.flatnonzero(wanted.get_indexer(frames.files) >= 0)
+        if len(clips):
+            parts.append(frames.take(clips))
+    if not parts:
+        raise KlassifyError("None of the clips to tune on has frame scores.", where=path)
+    return FrameScores.joined(parts)
+
+
+def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
+    """A grid of {method: {setting: [values]}}; a wrong name or value is refused."""
+    try:
+        grid = read_yaml(path)
+    except FileNotFoundError:
+        raise KlassifyError("This grid does not exist.", where=path) from None
+    if not isinstance(grid, dict) or not grid:
+        raise KlassifyError("A grid is {method: {setting: [values]}}.", where=path)
+    for method, axes in grid.items():
+        axes = grid[method] = axes or {}
+        proposals.defaults(method, where=path)
+        if not isinstance(axes, dict) or any(
+            not isinstance(values, list) or not values for values in axes.values()
+        ):
+            raise KlassifyError(f"Each setting of {method} needs a list of values.", where=path)
+        for name, values in axes.items():
+            for value in values:
+                proposals.complete_settings(method, {name: value}, where=path)
+    return grid
+
+
+# ------------------------------------------------------------------------------ the search
+
+
+def tune_frames(
+    frames: FrameScores, truth: Truth, grid: Grid | None = None
+) -> tuple[Trial, list[Trial]]:
+    """The best way from frame scores to proposals, and all that were tried."""
+    place = pd.Index(truth.files).get_indexer(frames.files)
+    if grid is None:
+        grid = {
+            method: axes
+            for method, axes in GRID.items()
+            if method != "viterbi" or frames.log_tags is not None
+        }
+    if localise.MERGE in grid:
+        raise KlassifyError("The grid is one for merged systems, and this system has frame scores.")
+
+    def evaluate(choice: localise.Choice) -> Trial:
+        found = proposals.propose(frames, choice.method, **choice.settings)
+        return _trial(choice, found._replace(clip=place[found.clip]), truth)
+
+    return search(evaluate, grid)
+
+
+def tune_merge(
+    parts: Sequence[proposals.Candidates], truth: Truth, grid: Grid | None = None
+) -> tuple[Trial, list[Trial]]:
+    """The best way to join proposals, and all that were tried. parts: of each input, with clips
+    as in `truth`.
+    """
+    if grid is None:
+        fitted = fit_platt(parts, truth)
+        grid = {
+            localise.MERGE: {
+                "platt": [None] if fitted is None else [None, fitted],
+                "weights": [[], *_weights(len(parts))],
+                **MERGE_GRID,
+            }
+        }
+    if set(grid) != {localise.MERGE}:
+        raise KlassifyError(
+            f"The grid of a merged system has the one method {localise.MERGE}, not"
+            f" {', '.join(grid)}."
+        )
+
+    def evaluate(choice: localise.Choice) -> Trial:
+        return _trial(choice, proposals.merge(parts, **choice.settings)[0], truth)
+
+    return search(evaluate, grid)
+
+
+def _weights(n_inputs: int) -> Iterator[list[float]]:
+    for weight in MERGE_WEIGHTS:
+        for lowered in range(n_inputs):
+            yield [weight if i == lowered else 1.0 for i in range(n_inputs)]
+
+
+def _trial(choice: localise.Choice, found: proposals.Candidates, truth: Truth) -> Trial:
+    return Trial(choice, match(found.of(truth.files), truth).score().named())
+
+
+def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[float]] | None:
+    """(a, b) of each input, by which its scores become the probability that a proposal hits at IoU
+    0.5.
+
+    None if an input proposes nothing, or its higher scores are not the better ones.
+    """
+    fitted = []
+    for part in parts:
+        given = part.of(truth.files)
+        matches = match(given, truth)
+        hit = np.zeros(len(given.rows), int)
+        hit[matches.order[matches.hits[0].rank]] = 1
+        if not len(hit):
+            return None
+        fitted.append(
+            list(calibrated.platt(proposals.log_odds(given.rows[:, 0].astype(float)), hit))
+        )
+    return fitted if all(a < 0 for a, _ in fitted) else None
+
+
+def search(evaluate: Callable[[localise.Choice], Trial], grid: Grid) -> tuple[Trial, list[Trial]]:
+    """The best choice on the grid by coordinate search within each method, and all trials in order.
+
+    Starts from the defaults, or from the first value of a setting whose default is not on the grid.
+    Methods come in the grid's order, and settings in theirs; ties and gains up to MARGIN go to what
+    came first.
+    """
+    tried: dict[str, Trial] = {}
+
+    def attempt(method: str, settings: dict[str, Any]) -> Trial:
+        key = canonical_json({"method": method, **settings})
+        if key not in tried:
+            tried[key] = evaluate(localise.Choice(method, settings))
+        return tried[key]
+
+    best: Trial | None = None
+    for method, axes in grid.items():
+        start = proposals.defaults(method)
+        start |= {name: values[0] for name, values in axes.items() if start.get(name) not in values}
+        here = attempt(method, start)
+        for _ in range(SWEEPS):
+            before = here
+            for name, values in axes.items():
+                rivals = [
+                    attempt(method, {**here.choice.settings, name: value}) for value in values
+                ]
+                here = _better(here, max(rivals, key=lambda trial: trial.score))
+            if here is before:
+                break
+        best = here if best is None else _better(best, here)
+    return best, list(tried.values())
+
+
+def _better(kept: Trial, rival: Trial) -> Trial:
+    return rival if rival.score > kept.score + MARGIN else kept
+
+
+def _write(path: Path, best: Trial, trials: Sequence[Trial], made_with: Mapping[str, Any]) -> None:
+    """tuning.tsv first: proposals.yaml says that both are there."""
+    rows = [
+        {
+            "method": trial.choice.method,
+            **trial.metrics,
+            "chosen": int(trial is best),
+            "settings": canonical_json(trial.choice.settings),
+        }
+        for trial in trials
+    ]
+    with whole_file(path.with_name(TABLE)) as partial:
+        columns = ["method", *METRICS, "chosen", "settings"]
+        pd.DataFrame(rows)[columns].to_csv(
+            partial, sep="\t", index=False, float_format="%.6f", quoting=3
+        )
+    content = {
+        "method": best.choice.method,
+        "settings": best.choice.settings,
+        "tuned": {"score": round(best.score, 6), "made_with": dict(made_with)},
+    }
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

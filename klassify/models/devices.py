@@ -1,0 +1,83 @@
+"""Which device computes, and how much of a batch it takes at a time."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from klassify.errors import KlassifyError, first_line
+
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+BLOCK_BYTES = 1 << 20
+CPU_FRAMES, GPU_FRAMES = 400, 6400  # front-end frames (20 ms) at a time: 8 s, and 32 windows of 4 s
+
+
+def frames_at_once(device: torch.device) -> int:
+    """How many front-end frames a device takes at a time."""
+    return CPU_FRAMES if device.type == "cpu" else GPU_FRAMES
+
+
+def rows_at_once(device: torch.device, frames_a_row: int) -> int:
+    """How many rows of so many front-end frames a device takes at a time: at least one."""
+    return max(round(frames_at_once(device) / max(frames_a_row, 1)), 1)
+
+
+def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """function(x), where each row (B, ...) of the result depends on its own row alone, `rows` (1
+    or more) at a time.
+    """
+    if torch.is_grad_enabled() or len(x) <= rows:
+        return function(x)
+    return torch.cat([function(part) for part in x.split(rows)])
+
+
+def by_time(
+    extractor: Callable[[Tensor], Tensor], wave: Tensor, frames: int, hop: int, field: int
+) -> Tensor:
+    """extractor(wave (B, N)) -> (B, T, C), whose frame t is one of the samples [hop t, hop t +
+    field) alone.
+
+    Runs `frames` at a time; neighbouring pieces share the field - hop samples that both need, and
+    no frame.
+    """
+    total = (wave.shape[1] - field) // hop + 1
+    if torch.is_grad_enabled() or total <= frames:
+        return extractor(wave)
+    edges = [*range(0, total, frames), total]
+    pieces = [
+        wave[:, begin * hop : (end - 1) * hop + field] for begin, end in zip(edges, edges[1:])
+    ]
+    return torch.cat([extractor(piece) for piece in pieces], dim=1)
+
+
+def return_freed_blocks() -> None:
+    """From now on this process gives large blocks back to the system as soon as they are freed.
+
+    glibc keeps blocks of up to 32 MB for later, in pieces that fit badly: of the same work, the
+    peak then differs by up to a fifth from run to run. For commands that score; elsewhere than on
+    Linux it does nothing.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES)
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; `auto` takes the GPU where there is one. KlassifyError for one
+    that is not here.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise KlassifyError(
+            f"There is no device {name!r} here ({first_line(error)}).",
+            fix="auto, cpu, or cuda:0 and so on where torch sees a GPU",
+        ) from None
+    return device

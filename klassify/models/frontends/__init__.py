@@ -1,0 +1,1 @@
+"""Speech front ends: wave -> one vector every 20 ms."""

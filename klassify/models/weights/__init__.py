@@ -1,0 +1,1 @@
+"""Reading weights: ours and published ones, without running their code."""

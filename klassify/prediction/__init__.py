@@ -1,0 +1,1 @@
+"""Raw videos through a detector."""

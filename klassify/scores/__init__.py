@@ -1,0 +1,1 @@
+"""Score files, and what makes them."""

@@ -1,0 +1,149 @@
+"""One score a clip from the scores of its windows or frames, which are read a block at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError, first_few
+from klassify.files import whole_file
+from klassify.grid.ragged import POOLS
+from klassify.grid.windows import aggregate_by_clip, check_aggregate
+from klassify.scores.frame_file import FrameFile, clip_scores
+from klassify.scores.score_file import (
+    Header,
+    read_blocks,
+    read_header,
+    reading,
+    score_path,
+    write_scores,
+)
+from klassify.settings import settings_hash
+from klassify.untrusted import refuse_cut
+
+BLOCK_ROWS = 1 << 18  # windows in memory
+
+
+def check_how(kind: str, aggregate: str) -> None:
+    """KlassifyError unless scores of this kind, windows or frames, become clip scores like that."""
+    if kind == "windows":
+        check_aggregate(aggregate)
+    elif aggregate not in POOLS:
+        raise KlassifyError(
+            f"{aggregate!r} is no way from frames to a clip score; there are {', '.join(POOLS)}."
+        )
+
+
+def keep_or_write(
+    system_dir: str | os.PathLike,
+    header: Header,
+    sources: Any,
+    reasons: Mapping[str, str],
+    aggregate: str,
+) -> Path:
+    """`write_clip_scores` of the clips of a split, unless they are there, made of these scores and
+    in this way.
+
+    sources: the clip_data.Sources whose list names the clips.
+    """
+    path = score_path(system_dir, header.split, "clips")
+    wanted = settings_hash({**header.settings, "aggregate": aggregate})
+    if path.exists() and settings_hash(read_header(path).settings) == wanted:
+        return path
+    return write_clip_scores(system_dir, header, sources.table(header.split), reasons, aggregate)
+
+
+def write_clip_scores(
+    system_dir: str | os.PathLike,
+    header: Header,
+    clips: pd.DataFrame,
+    reasons: Mapping[str, str],
+    aggregate: str,
+) -> Path:
+    """Write a system's clip scores from its window or frame scores; returns the path.
+
+    header: of the latter. clips: file and duration (s) of the list's clips, each of which gets one
+    row.
+    """
+    from klassify.scores.inference import clip_table
+
+    check_how(header.kind, aggregate)
+    scored = score_path(system_dir, header.split, header.kind)
+    path = score_path(system_dir, header.split, "clips")
+    blocks = (
+        _of_windows(scored, aggregate)
+        if header.kind == "windows"
+        else _of_frames(scored, aggregate)
+    )
+    pooled = pd.concat(list(blocks) or [pd.Series(dtype=float)])
+    if pooled.index.has_duplicates:
+        twice = first_few(pooled.index[pooled.index.duplicated()])
+        raise KlassifyError(f"The rows of these clips do not lie together: {twice}.", where=scored)
+    table = pd.DataFrame({"file": pooled.index, "score": pooled.to_numpy()})
+    header = dataclasses.replace(
+        header, kind="clips", settings={**header.settings, "aggregate": aggregate}
+    )
+    write_scores(
+        path, clip_table(table, clips, reasons, "max"), header
+    )  # one row a clip is its own maximum
+    return path
+
+
+def _of_windows(path: Path, aggregate: str) -> Iterator[pd.Series]:
+    rest = None
+    for block in read_blocks(path, BLOCK_ROWS):
+        rows = block if rest is None else pd.concat([rest, block], ignore_index=True)
+        before = (
+            np.flatnonzero(rows["file"].to_numpy() != rows["file"].iat[-1]) if len(rows) else []
+        )
+        cut = before[-1] + 1 if len(before) else 0  # the last clip may go on in the next block
+        if cut:
+            yield _aggregated(rows[:cut], aggregate)
+        rest = rows[cut:]
+    if rest is not None and len(rest):
+        yield _aggregated(rest, aggregate)
+
+
+def _aggregated(rows: pd.DataFrame, aggregate: str) -> pd.Series:
+    return aggregate_by_clip(rows["file"].to_numpy(), rows["score"].to_numpy(float), aggregate)
+
+
+def _of_frames(path: Path, aggregate: str) -> Iterator[pd.Series]:
+    for files, scores in clip_scores(FrameFile(path), aggregate):
+        yield pd.Series(scores, index=files)
+
+
+# ------------------------------------------------------------------------------ clips without a
+# score
+
+
+def failures_path(system_dir: str | os.PathLike, split: str) -> Path:
+    """Where the clips of a split that a system has no answer for are listed."""
+    return Path(system_dir) / "scores" / f"{split}.failures.tsv"
+
+
+def write_failures(system_dir: str | os.PathLike, split: str, reasons: Mapping[str, str]) -> Path:
+    """List the clips without an answer by name, each with the reason; returns the path."""
+    rows = pd.DataFrame(sorted(reasons.items()), columns=["file", "reason"])
+    rows.insert(1, "stage", "score")
+    path = failures_path(system_dir, split)
+    with whole_file(path) as partial:
+        rows.to_csv(partial, sep="\t", index=False, lineterminator="\n")
+    return path
+
+
+def read_failures(system_dir: str | os.PathLike, split: str) -> dict[str, str]:
+    """{file: reason} of the clips without an answer; empty where none are listed."""
+    path = failures_path(system_dir, split)
+    if not path.exists():
+        return {}
+    refuse_cut(path)
+    with reading(path):
+        rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        return dict(zip(rows["file"], rows["reason"]))

@@ -1,0 +1,207 @@
+"""Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
+
+Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made. What
+overlapping windows have in common is computed once: see klassify.scores.shared_windows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from klassify.data.base import ClipData, ClipWindows, Sources, Window, batches
+from klassify.errors import KlassifyError
+from klassify.grid.frames import FRAME_S
+from klassify.grid.windows import aggregate_by_clip
+from klassify.media.decoder import MediaError
+from klassify.models.devices import pick_device
+from klassify.scores.shared_windows import WindowInputs, spans
+
+Progress = (
+    bool | Callable[[Iterable], Iterator]
+)  # a bar, none, or what wraps the loader (score_shards.Count)
+
+
+def _loader(
+    data: ClipData,
+    sources: Sources,
+    split: str,
+    files: Sequence[str] | None,
+    workers: int,
+    progress: Progress,
+) -> Iterator:
+    files = sources.table(split)["file"].tolist() if files is None else list(files)
+    loader = DataLoader(
+        ClipWindows(data, sources, split, files),
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    if callable(progress):  # counts the clips of several calls
+        return progress(loader)
+    return tqdm(
+        loader, desc=f"score {split}", unit="clip", disable=not (progress and sys.stderr.isatty())
+    )
+
+
+@torch.inference_mode()
+def score_clips(
+    model: nn.Module,
+    data: ClipData,
+    sources: Sources,
+    split: str,
+    *,
+    files: Sequence[str] | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: torch.device | str = "auto",
+    progress: Progress = True,
+    approximate: bool = False,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Score the clips of a split, or the named ones, in windows.
+
+    model: with `score(batch) -> (B,)` log-odds of fake. approximate: run the front end once over
+    each clip instead of over each window. Returns the window table (file, start, end, score) and
+    {file: reason} of the clips without an answer.
+    """
+    device = pick_device(device) if isinstance(device, str) else device
+    rows: list[tuple[str, float, float, float]] = []
+    reasons: dict[str, str] = {}
+    model = model.to(device).eval()
+    inputs = WindowInputs(model, data, device, approximate)
+    loader = _loader(data, sources, split, files, workers, progress)
+    for cut, failed in _clip_spans(loader) if approximate else batches(loader, batch_size):
+        reasons.update(failed)
+        if not cut:
+            continue
+        scores = model.score(inputs(cut)).float().cpu().tolist()
+        rows += [
+            (file, window.start_s, window.end_s, score)
+            for (file, window), score in zip(cut, scores)
+        ]
+    return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
+
+
+def _clip_spans(
+    loader: Iterator,
+) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
+    """Like clip_data.batches, but each list of windows is a span of one clip."""
+    for file, cut, reason in loader:
+        if not cut:
+            yield [], [(file, reason)]
+        for span in spans(cut):
+            yield [(file, window) for window in span], []
+
+
+@torch.inference_mode()
+def score_frames(
+    model: nn.Module,
+    data: ClipData,
+    sources: Sources,
+    split: str,
+    *,
+    files: Sequence[str] | None = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: torch.device | str = "auto",
+    progress: Progress = True,
+    approximate: bool = False,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Score every 40 ms frame of the clips of a split, or of the named ones.
+
+    data: a frame_datasets.FrameData. approximate: as in score_clips. Returns the frame table (file,
+    start, end, score, named columns) in the order of the files, and {file: reason} of the clips
+    without an answer.
+    """
+    device = pick_device(device) if isinstance(device, str) else device
+    model = model.to(device).eval()
+    names = ["start", "end", "score", *data.COLUMNS]
+    listed, tables, reasons = [], [np.empty((0, len(names)))], {}
+    for file, cut, reason in _loader(data, sources, split, files, workers, progress):
+        if not cut:
+            reasons[file] = reason
+            continue
+        try:
+            rows = clip_frames(
+                model, data, cut, batch_size=batch_size, device=device, approximate=approximate
+            )
+        except MediaError as error:  # of data that is decoded while it is scored
+            reasons[file] = error.what
+            continue
+        listed += [file] * len(rows)
+        tables.append(rows)
+    table = pd.DataFrame(np.concatenate(tables), columns=names)
+    table.insert(0, "file", np.array(listed, dtype=object))
+    return _finite(table, reasons)
+
+
+@torch.inference_mode()
+def clip_frames(
+    model: nn.Module,
+    data: ClipData,
+    cut: list[Window],
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    approximate: bool = False,
+) -> np.ndarray:
+    """The 40 ms rows of one clip from its windows, (n_frames, 3 + named columns): start, end,
+    score, ...
+
+    Memory does not grow with the clip beyond its rows. The last frame ends with the clip.
+    """
+    if (
+        hasattr(data, "clip_rows") and not approximate
+    ):  # which streams the clip instead of cutting it into windows
+        return data.clip_rows(model, cut, batch_size=batch_size, device=torch.device(device))
+    inputs = WindowInputs(model, data, torch.device(device), approximate)
+    parts = (
+        spans(cut)
+        if approximate
+        else (cut[i : i + batch_size] for i in range(0, len(cut), batch_size))
+    )
+    outputs = np.concatenate(
+        [data.outputs(model, inputs([("", window) for window in part])) for part in parts]
+    )
+    starts = np.array([round(window.start_s / FRAME_S) for window in cut])
+    end_s = max(window.end_s for window in cut)
+    n_frames = int(np.ceil(end_s / FRAME_S - 1e-6))
+    edges = np.arange(n_frames + 1) * FRAME_S
+    edges[-1] = min(edges[-1], end_s)
+    return np.column_stack([edges[:-1], edges[1:], data.join(outputs, starts, n_frames)])
+
+
+def _finite(table: pd.DataFrame, reasons: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """A clip with a score that is no finite number has no answer: NaN must never be ranked."""
+    bad = set(table.loc[~np.isfinite(table["score"].to_numpy(float)), "file"])
+    reasons = reasons | dict.fromkeys(bad, "the model gave no finite score")
+    return table[~table["file"].isin(bad)].reset_index(drop=True), reasons
+
+
+def clip_table(
+    scored: pd.DataFrame, table: pd.DataFrame, reasons: Mapping[str, str], aggregate: str
+) -> pd.DataFrame:
+    """One row for each clip of the list, in its order: file start end score reason."""
+    scores: dict[str, float] = {}
+    if len(scored):
+        scores = aggregate_by_clip(
+            scored["file"].to_numpy(), scored["score"].to_numpy(float), aggregate
+        )
+    clips = pd.DataFrame(
+        {"file": table["file"], "start": 0.0, "end": table["duration"].fillna(0.0).to_numpy(float)}
+    )
+    clips["score"] = clips["file"].map(scores).astype(float)
+    clips["reason"] = clips["file"].map(dict(reasons)).fillna("")
+    lost = clips.loc[clips["score"].isna() & clips["reason"].eq(""), "file"]
+    if len(lost):
+        raise KlassifyError(
+            f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}."
+        )
+    return clips

@@ -1,0 +1,116 @@
+"""What an output was made with: its settings, their hash, and whether it is up to date.
+
+Also the checks of ranges that settings share: sizes, shares, weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from klassify.errors import KlassifyError, first_few
+
+
+def key_and_value(word: str, example: str) -> tuple[str, Any]:
+    """The sides of a word `key=value`, the value in YAML: 0.3, [0.3, 0.5], true; KlassifyError
+    for anything else.
+    """
+    import yaml
+
+    from klassify.untrusted import BoundedLoader
+
+    key, equals, text = word.partition("=")
+    if not (key and equals):
+        raise KlassifyError(
+            f"{word[:80]!r} is not written key=value.", fix=f"for instance {example}"
+        )
+    try:
+        return key, yaml.load(text, BoundedLoader)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # no YAML, no date of the calendar, too deep
+        reason = getattr(error, "problem", None) or str(error)
+        raise KlassifyError(
+            f"The value of {key} is not readable YAML: {reason}.", where=word[:80]
+        ) from None
+
+
+def canonical_json(settings: Mapping[str, Any]) -> str:
+    """One line of JSON with sorted keys: equal settings give equal text."""
+    return json.dumps(
+        settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str
+    )
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for the settings."""
+    return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, as hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def already_done(
+    path: str | os.PathLike,
+    made_with: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+    *,
+    force: bool = False,
+) -> bool:
+    """Whether `path` may be kept as it is.
+
+    made_with: the settings recorded with the existing output, or None where there is none.
+    Equal settings: True (skip). Others: KlassifyError that names the differences, unless `force`.
+    """
+    if made_with is None or force:
+        return False
+    # compare as JSON does, so that tuples equal lists and 1 equals "1" only where both are numbers
+    made_with, wanted = (json.loads(canonical_json(side)) for side in (made_with, wanted))
+    if made_with == wanted:
+        return True
+    keys = sorted(k for k in made_with.keys() | wanted.keys() if made_with.get(k) != wanted.get(k))
+    differences = first_few(f"{k}: {made_with.get(k)!r} there, {wanted.get(k)!r} now" for k in keys)
+    raise KlassifyError(
+        f"This output was made with other inputs or settings ({differences}).",
+        where=path,
+        fix="run again with --force (make: force=1) to replace it, or write to another folder",
+    )
+
+
+def check_sizes(least: int = 1, **sizes: int | Sequence[int]) -> None:
+    """ValueError unless each size, or each one of a list, is at least so large; a list needs
+    one.
+    """
+    for name, value in sizes.items():
+        each = [value] if isinstance(value, int) else list(value)
+        if not each or min(each) < least:
+            raise ValueError(
+                f"{name} is {'' if isinstance(value, int) else 'one or more of '}at least {least}, "
+                f"not {value}"
+            )
+
+
+def check_shares(**shares: float) -> None:
+    """ValueError unless each is a share or a probability."""
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} lies between 0 and 1, not at {value}")
+
+
+def check_weights(**weights: float | Sequence[float]) -> None:
+    """ValueError unless each weight, or each one of a list, is 0 or more and finite."""
+    for name, value in weights.items():
+        each = [value] if isinstance(value, (int, float)) else list(value)
+        if not all(0 <= one < float("inf") for one in each):
+            raise ValueError(f"{name} is 0 or more, not {value}")

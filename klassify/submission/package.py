@@ -1,0 +1,166 @@
+"""Scores -> a leaderboard zip with its manifest."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from klassify.errors import KlassifyError
+from klassify.files import read_json_mapping, write_json
+from klassify.lists import data_list
+from klassify.settings import already_done, file_hash
+from klassify.submission import check, ledger
+from klassify.submission.answers import write_task1, write_task2, write_zip
+from klassify.submission.manifest import (
+    TASKS,
+    describe,
+    is_text,
+    made_with,
+    provenance,
+    read_manifest,
+    refuse_unreadable,
+)
+from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
+
+DEMO_NOTICE = "NOT FOR UPLOAD: made from the generated corpus"
+SUPERVISION_RULE = (
+    "The challenge allows only clip labels for Task 1 (detection with limited label access); "
+    "this answer rests on a system that was trained on segment labels."
+)
+
+
+def package(
+    out: str | os.PathLike,
+    list_path: str | os.PathLike,
+    split: str,
+    tasks: Mapping[str, str | os.PathLike],
+    *,
+    prior: float | None = None,
+    sigmoid: bool = False,
+    force: bool = False,
+    ledger_path: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """Write prediction files, submission.zip and manifest.json into `out`, and its row in the
+    ledger.
+
+    tasks: {"task1": folder of the system that answers it, "task2": likewise}, one or both.
+    ledger_path: the ledger; None stands for klassify.submission.ledger.find_ledger(out). Returns
+    the manifest. Raises KlassifyError where scores and list differ, scores are no probabilities,
+    `out` holds a submission of something else, the checker refuses the result, or the ledger cannot
+    be read.
+    """
+    out, list_path = Path(out), Path(list_path)
+    tasks = {name: Path(tasks[name]) for name in TASKS if name in tasks}
+    _refuse_list(list_path)
+    wanted = made_with(list_path, split, tasks, prior=prior, sigmoid=sigmoid)
+    path = out / MANIFEST
+    manifest = read_manifest(path) if path.exists() and (out / ZIP).exists() and not force else None
+    if already_done(path, manifest and manifest["made_with"], wanted, force=force):
+        _accept(out, list_path)
+        if file_hash(out / ZIP) != manifest["zip_sha256"]:
+            raise KlassifyError(
+                "This is not the package that the manifest describes.",
+                where=out / ZIP,
+                fix="--force",
+            )
+    else:
+        refuse_unreadable(list_path, split, tasks, wanted)
+        for name in (MANIFEST, ZIP, TXT, JSON):  # nothing of an earlier one may stay
+            (out / name).unlink(missing_ok=True)
+        manifest = build(out, list_path, split, tasks, prior=prior, sigmoid=sigmoid)
+        manifest["command"] = _command(out, list_path, split, tasks, prior, sigmoid)
+        manifest["made_with"] = wanted
+        write_json(path, manifest)
+    ledger.record(ledger_path or ledger.find_ledger(out), manifest, out)
+    return manifest
+
+
+def _refuse_list(path: Path) -> None:
+    """KlassifyError for a list that is not there, is none, or has a name that no manifest can
+    say.
+    """
+    if not is_text(str(path)):
+        raise KlassifyError(
+            "No manifest can say what this is made of: the list's name is no text that a terminal "
+            "may show.",
+            where=path,
+            fix="rename it, or its folder",
+        )
+    data_list.read_list(path)
+    _data_of(path)  # its record too
+
+
+def build(
+    out: Path,
+    list_path: Path,
+    split: str,
+    tasks: Mapping[str, Path],
+    *,
+    prior: float | None,
+    sigmoid: bool,
+) -> dict[str, Any]:
+    """Write the prediction files and submission.zip into `out`, check them, and return what the
+    manifest says.
+    """
+    frame = data_list.read_list(list_path)
+    manifest: dict[str, Any] = {
+        "split": split,
+        "list": {"path": str(list_path), "sha256": file_hash(list_path)},
+    }
+    if "demo" in (list_path.parent.name, _data_of(list_path)):
+        manifest["notice"] = DEMO_NOTICE
+    if "task1" in tasks:
+        manifest["task1"] = write_task1(
+            out / TXT, tasks["task1"], split, frame, prior=prior, sigmoid=sigmoid
+        )
+        if manifest["task1"]["supervision"] == "segment":
+            manifest["rule"] = SUPERVISION_RULE
+    if "task2" in tasks:
+        manifest["task2"] = write_task2(out / JSON, tasks["task2"], split, frame, sigmoid=sigmoid)
+    members = [TASKS[task][0] for task in tasks]
+    write_zip(out / ZIP, [out / name for name in members])
+    try:
+        _accept(out, list_path)
+    except KlassifyError:
+        (out / ZIP).unlink()
+        raise
+    return manifest | {
+        "systems": {name: describe(folder, split) for name, folder in tasks.items()},
+        "zip_sha256": file_hash(out / ZIP),
+        "files": {name: file_hash(out / name) for name in members},
+        "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **provenance(),
+    }
+
+
+def _data_of(list_path: Path) -> str | None:
+    record = list_path.with_suffix(".json")
+    return read_json_mapping(record).get("data") if record.exists() else None
+
+
+def _accept(out: Path, list_path: Path) -> None:
+    found = check.check(out / ZIP, Listed.read(list_path))
+    if not found.accepted:
+        raise KlassifyError(
+            "\n".join(["The checker refuses this:", *found.refusals.lines()]), where=out / ZIP
+        )
+
+
+def _command(
+    out: Path,
+    list_path: Path,
+    split: str,
+    tasks: dict[str, Path],
+    prior: float | None,
+    sigmoid: bool,
+) -> str:
+    words = ["klassify", "package"]
+    for name, folder in tasks.items():
+        words += [f"--{name}", folder]
+    words += ["--split", split, "--list", list_path, "--out", out]
+    words += (["--prior", prior] if prior is not None else []) + (["--sigmoid"] if sigmoid else [])
+    return shlex.join(map(str, words))

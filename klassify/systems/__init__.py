@@ -1,0 +1,1 @@
+"""Whatever yields a score."""

@@ -1,0 +1,146 @@
+"""detector.yaml, the graph of systems from media to the submitted answers: its schema and its
+reader.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from klassify.errors import KlassifyError
+from klassify.files import read_yaml
+from klassify.settings import file_hash
+from klassify.systems import system as systems_system
+from klassify.systems.scores import PROPOSALS
+from klassify.systems.system import input_folders, load_system, system_hash
+from klassify.untrusted import refuse_cut
+
+TASKS = ("task1", "task2")
+
+
+def read_answers(conf: str | os.PathLike) -> dict[str, str]:
+    """{task: system} of a submit.yaml; an unknown task is refused by name."""
+    answers = read_mapping(Path(conf))
+    unknown = [
+        task for task, name in answers.items() if task not in TASKS or not isinstance(name, str)
+    ]
+    if unknown or not answers:
+        raise KlassifyError(
+            f"Here stand answers for {unknown or 'no task'}; known are {', '.join(TASKS)}.",
+            where=conf,
+        )
+    return answers
+
+
+def _node(top: Path, folder: Path) -> dict[str, Any]:
+    """A system's entry."""
+    system = load_system(folder)
+    entry = {
+        "kind": system.kind,
+        "modality": system.modality,
+        "supervision": system.supervision,
+        "inputs": [os.path.relpath(path, top) for path in input_folders(folder)],
+        "hash": system_hash(folder),
+    }
+    if (folder / PROPOSALS).exists():
+        entry["proposals"] = file_hash(folder / PROPOSALS)
+    return entry
+
+
+DETECTOR = "detector.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorFile:
+    """A read detector.yaml. answers: {task: system}; systems: name -> its entry, inputs before
+    users.
+    """
+
+    folder: Path
+    answers: dict[str, str]
+    systems_system: dict[str, dict[str, Any]]
+
+    def answering(self, task: str) -> Path:
+        """The folder of the system that answers `task1` or `task2`."""
+        if task not in self.answers:
+            raise KlassifyError(
+                f"No system answers {task}; there are answers for {', '.join(self.answers)}.",
+                where=self.folder / DETECTOR,
+            )
+        return self.folder / self.answers[task]
+
+
+def read_detector(path: str | os.PathLike) -> DetectorFile:
+    """Read a detector.yaml (or the folder it lies in) and check that its systems are still the
+    same.
+    """
+    path = Path(path) / DETECTOR if Path(path).is_dir() else Path(path)
+    content = read_mapping(path)
+    if set(content) != {"answers", "systems"}:
+        raise KlassifyError(
+            f"A detector has the keys answers and systems, not {sorted(content)}.", where=path
+        )
+    refuse_cut(path)
+    if problem := _problem(content["answers"], content["systems"]):
+        raise KlassifyError(
+            f"This detector is damaged: {problem}.", where=path, fix="make stage2 force=1"
+        )
+    detector = DetectorFile(path.parent, content["answers"], content["systems"])
+    for name, entry in detector.systems.items():
+        proposals = path.parent / name / PROPOSALS
+        same = "proposals" not in entry or (
+            proposals.exists() and file_hash(proposals) == entry["proposals"]
+        )
+        if not same or systems_system.system_hash(path.parent / name) != entry["hash"]:
+            raise KlassifyError(
+                f"The system {name} has changed since the detector was put together.",
+                where=path,
+                fix="make stage2 force=1, or klassify detector ... --force",
+            )
+    return detector
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML mapping of stage 2; KlassifyError for what is none."""
+    try:
+        content = read_yaml(path)
+    except FileNotFoundError:
+        raise KlassifyError("This file does not exist.", where=path, fix="make stage2") from None
+    if not isinstance(content, dict):
+        raise KlassifyError("This is no mapping of names to values.", where=path)
+    return content
+
+
+def leaves(name: Any) -> bool:
+    """Whether a system's name is no path to a folder below that of the detector."""
+    return (
+        not isinstance(name, str)
+        or "\0" in name
+        or name.startswith("/")
+        or not {"", ".", ".."}.isdisjoint(name.split("/"))
+    )
+
+
+def _problem(answers: Any, entries: Any) -> str:
+    """What is wrong with the content of a detector.yaml, or ''."""
+    if not isinstance(answers, dict) or not isinstance(entries, dict):
+        return "answers and systems are mappings"
+    if lost := [
+        name for name in answers.values() if not isinstance(name, str) or name not in entries
+    ]:
+        return f"{lost[0]!r} answers, but is not among the systems"
+    for name, entry in entries.items():
+        if leaves(name):
+            return f"the system {name!r} is no folder beside it"
+        texts = (
+            [entry.get(key) for key in ("kind", "modality", "supervision", "hash")]
+            if isinstance(entry, dict)
+            else [0]
+        )
+        if not all(isinstance(text, str) for text in (name, *texts)) or not isinstance(
+            entry.get("inputs"), list
+        ):
+            return f"the entry of {name!r} is not whole"
+    return ""

@@ -1,0 +1,289 @@
+"""A system's experiment folder: its resolved config, its environment, its seeds.
+
+A system's YAML has three keys: `model` and `data` (a class path with its `init_args`) and `train`
+(see TrainSettings). It is parsed against the typed signatures of those classes, so that an unknown
+or mistyped key is refused by name before any data is read. The resolved config, with every default
+written out, is saved as `config.yaml` in the system's folder and can be fed back.
+
+A fourth key, `base: w2v_aasist.yaml`, names a config in the same folder that this one changes:
+mappings are merged key by key, everything else is replaced, and so are the `init_args` of another
+`class_path`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from klassify.errors import KlassifyError
+from klassify.files import read_json, read_yaml, write_text
+from klassify.settings import key_and_value
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "env.json"
+METRICS = "metrics.csv"
+STATE = "checkpoints/last.pt"
+REPORTED_PACKAGES = (
+    "klassify",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "mediapipe",
+    "av",
+    "numpy",
+    "scikit-learn",
+)
+
+
+@dataclasses.dataclass
+class TrainSettings:
+    """How one model is trained.
+
+    Args:
+        epochs: at most this many passes over the training clips. max_updates: fewer epochs where so
+        many updates are reached before; the epoch is finished. 0: no limit. repeats: how often each
+        clip is drawn in an epoch, each time another example of it. patience: stop after this many
+        epochs in a row without a better validation metric. monitor: `auc` of the validation clips
+        against the model's own label, or `loss`, which a model without
+            scores needs.
+        batch_size: clips a step and process (one for each device). accumulate: steps whose
+        gradients are averaged into one update. min_seconds, max_seconds: clips that the list says
+        are shorter or longer are not trained on. 0: no limit. optimizer, lr, weight_decay: as in
+        torch.optim. schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum
+        `lr`, or `step`. step_epochs, step_factor: every so many epochs, the learning rate is
+        multiplied by the factor. clip_norm: largest gradient norm; 0 leaves gradients as they are.
+        precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and
+        scoring are in float32. checkpoint_steps: besides each epoch's end, save the state every so
+        many steps (0: never). find_unused_parameters: with several devices, look in each step for
+        parameters that take no part in it.
+            Slower; needed where a trained parameter is not used in every step, which is then said.
+    """
+
+    epochs: int = 100
+    max_updates: int = 0
+    repeats: int = 1
+    patience: int = 10
+    monitor: Literal["auc", "loss"] = "auc"
+    batch_size: int = 32
+    accumulate: int = 1
+    min_seconds: float = 0.0
+    max_seconds: float = 0.0
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["constant", "cosine", "one_cycle", "step"] = "cosine"
+    step_epochs: int = 10
+    step_factor: float = 0.5
+    clip_norm: float = 0.0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    checkpoint_steps: int = 0
+    find_unused_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        least = {
+            "epochs": 1,
+            "repeats": 1,
+            "batch_size": 1,
+            "accumulate": 1,
+            "patience": 0,
+            "max_updates": 0,
+            "checkpoint_steps": 0,
+            "min_seconds": 0,
+            "max_seconds": 0,
+            "lr": 0,
+            "weight_decay": 0,
+            "step_epochs": 1,
+            "step_factor": 0,
+            "clip_norm": 0,
+        }
+        for name, value in least.items():
+            if not getattr(self, name) >= value:  # NaN neither
+                raise ValueError(f"train.{name} is at least {value}, not {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "step_factor"):
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"train.{name} is a finite number")
+
+
+@dataclasses.dataclass
+class Experiment:
+    """A parsed config: the classes built, and the plain values they were built from."""
+
+    model: Any  # torch.nn.Module
+    data: Any  # klassify.data.base.ClipData
+    train: TrainSettings
+    resolved: dict[str, Any]
+
+
+def _parser() -> Any:
+    from jsonargparse import ArgumentParser
+    from torch import nn
+
+    from klassify.data.base import ClipData
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "model", required=True)
+    parser.add_subclass_arguments(ClipData, "data", required=True)
+    parser.add_class_arguments(TrainSettings, "train")
+    return parser
+
+
+def load_experiment(
+    config: str | os.PathLike, overrides: Sequence[str] = (), *, seed: int = 0
+) -> Experiment:
+    """Parse a system's YAML with `key=value` overrides and build its model (seeded) and data.
+
+    Raises KlassifyError that names the key for anything unknown or of the wrong type.
+    """
+    from jsonargparse import ArgumentError
+
+    path = Path(config)
+    content = _read_yaml(path)
+    for item in overrides:
+        _override(content, *key_and_value(item, "train.epochs=3"))
+    parser = _parser()
+    try:
+        namespace = parser.parse_object(content)
+        resolved = json.loads(parser.dump(namespace, format="json", skip_none=False))
+        seed_everything(seed)
+        built = parser.instantiate_classes(namespace)
+        built.data.check_model(built.model)
+    except (
+        ArgumentError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:  # torch's, of sizes too
+        raise KlassifyError(f"The config is not valid: {error}", where=path) from None
+    return Experiment(built.model, built.data, built.train, resolved)
+
+
+def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a config, laid over that of its base. below: the configs of which this one
+    is the base.
+    """
+    if not path.is_file():
+        raise KlassifyError("This system config does not exist.", where=path)
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise KlassifyError(
+            "A system config is a mapping with the keys model, data and train.", where=path
+        )
+    if "base" not in content:
+        return content
+    base = content.pop("base")
+    if not isinstance(base, str) or not re.fullmatch(r"[\w.-]+\.yaml", base):
+        raise KlassifyError(
+            f"base: {base!r} is not the name of a YAML file in the same folder.", where=path
+        )
+    if path.with_name(base) in (path, *below):
+        raise KlassifyError("This config is its own base.", where=path)
+    return _merged(_read_yaml(path.with_name(base), (path, *below)), content)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` laid over `base`; the arguments of a class go with it when another takes its
+    place.
+    """
+    if changes.get("class_path", base.get("class_path")) != base.get("class_path"):
+        return changes
+    both = {
+        key: _merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return base | changes | both
+
+
+def _override(content: dict[str, Any], keys: str, value: Any) -> None:
+    """Set the value at a dotted key, as train.epochs to 3."""
+    *path, last = keys.split(".")
+    for key in path:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise KlassifyError(f"{keys!r} goes into {key!r}, which is a value and not a mapping.")
+    content[last] = value
+
+
+def dump_config(resolved: dict[str, Any]) -> str:
+    """The resolved config as YAML text."""
+    return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+
+
+def save_config(folder: Path, resolved: dict[str, Any]) -> None:
+    """Write config.yaml, from which the system can be built again."""
+    write_text(folder / CONFIG, dump_config(resolved))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's and torch's generators; numpy generators are made locally from (seed, epoch,
+    clip).
+    """
+    import random
+
+    import torch
+
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def git_commit() -> str:
+    """The commit of the checkout this package runs from, with '+changes' if it is dirty; ''
+    elsewhere.
+    """
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            [
+                "git",
+                "-C",
+                str(here),
+                "describe",
+                "--always",
+                "--abbrev=40",
+                "--dirty=+changes",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its config: versions, platform, commit, command line."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in REPORTED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "commit": git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def finished_training(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What `train` recorded when it finished in this folder (training.json), or None."""
+    path = Path(folder) / "training.json"
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,257 @@
+"""The linear rule of `klassify fuse`: frame scores of several systems -> one, on the 40 ms grid.
+
+The fused system keeps its parameters in system.yaml: of each input the `columns` it takes (real
+before fake), `weight` (2, C), `bias` (2), and `means` (C), the columns' means over the frames it
+was fitted on. A frame that an input is silent about - its modality is missing, or ends more than
+`hold_s` before the clip - gets the means in its place, so that this input neither raises nor lowers
+the others' verdict; released weights have no means and get zeros. A clip that no input has frames
+for has no answer.
+
+Scores, both pure functions of the inputs' files: `<split>.frames.parquet` with the logits `real`
+and `fake` and score = fake - real, whose sigmoid is the paper's softmax; `<split>.clips.tsv` with
+the highest of a clip's frames (`aggregate: max`, the paper's) or the mean of its highest tenth
+(`top`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError, first_few
+from klassify.scores import frame_file
+from klassify.scores.frame_file import FrameFile, clip_scores
+from klassify.scores.score_file import (
+    Header,
+    ScoreFile,
+    made_with,
+    read_scores,
+    score_path,
+    write_blocks,
+    write_scores,
+)
+from klassify.scores.score_file import align as in_order
+from klassify.settings import already_done, settings_hash
+from klassify.systems import align
+from klassify.systems import scores as systems_scores
+from klassify.systems.scores import frames_path
+from klassify.systems.system import (
+    FRAMES_RULE,
+    SYSTEM,
+    System,
+    input_folders,
+    load_system,
+    system_hash,
+)
+
+PAIR = ("real", "fake")
+RESOLUTIONS = (160, 320, 640)
+
+
+class Rule(NamedTuple):
+    """What a linear fusion computes with; see the module. columns: of each input."""
+
+    columns: list[list[str]]
+    weight: np.ndarray
+    bias: np.ndarray
+    means: np.ndarray
+    hold_s: float | None
+    aggregate: str
+
+    @classmethod
+    def of(cls, system: System) -> Rule:
+        """The rule that a system.yaml holds; KlassifyError where parameters are missing or do
+        not fit.
+        """
+        given = system.parameters
+        try:
+            arrays = [np.asarray(given[name], float) for name in ("weight", "bias", "means")]
+            rule = cls(given["columns"], *arrays, given["hold_s"], given["aggregate"])
+            n_columns = sum(map(len, rule.columns))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"The parameters of {system.name} are incomplete: {error!r}."
+            raise KlassifyError(what, where=SYSTEM) from None
+        wanted = [(2, n_columns), (2,), (n_columns,)]
+        if [array.shape for array in arrays] != wanted or len(rule.columns) != len(system.inputs):
+            raise KlassifyError(
+                f"The parameters of {system.name} do not fit its columns.", where=SYSTEM
+            )
+        return rule
+
+    def logits(self, values: np.ndarray) -> np.ndarray:
+        """(F, C), NaN where an input is silent -> (F, 2) logits of real and fake, with float32's
+        precision.
+        """
+        filled = np.where(np.isnan(values), self.means, values)
+        return (filled @ self.weight.T + self.bias).astype(np.float32).astype(float)
+
+    def log_odds(self, values: np.ndarray) -> np.ndarray:
+        """(F, C) -> (F,) fake minus real."""
+        return np.diff(self.logits(values), axis=1)[:, 0]
+
+
+def columns_of(source: FrameFile, resolutions: Sequence[int] = RESOLUTIONS) -> list[str]:
+    """What the fusion takes of a system: its logits, or PartialSpoof's cosines, or its score
+    where it has neither.
+    """
+    if set(PAIR) <= set(source.columns):
+        return list(PAIR)
+    if any(name.startswith("ps") and name.endswith("_fake") for name in source.columns):
+        wanted = [f"ps{ms}_{side}" for ms in resolutions for side in PAIR]
+        missing = [name for name in wanted if name not in source.columns]
+        if missing:
+            raise KlassifyError(
+                f"There are no columns {first_few(missing)}.",
+                where=source.path,
+                fix="other --resolutions",
+            )
+        return wanted
+    return ["score"]
+
+
+def open_inputs(folders: Sequence[Path], split: str) -> list[FrameFile]:
+    """The frame scores of systems; missing ones, or ones of an older state, are refused with the
+    command.
+    """
+    return [FrameFile(frames_path(folder, split)) for folder in folders]
+
+
+# ------------------------------------------------------------------------------ scores of a split
+
+
+def derive_frames(folder: str | os.PathLike, split: str, *, force: bool = False) -> ScoreFile:
+    """Write a linear fusion's frame and clip scores, or keep them where nothing has changed;
+    returns the latter.
+    """
+    system, folders = load_system(folder), input_folders(folder)
+    rule, sources = Rule.of(system), open_inputs(folders, split)
+    clips = [systems_scores.clip_scores(one, split) for one in folders]
+    files = clips[0].table["file"].tolist()
+    clips = [
+        in_order(one, files, where=score_path(path, split, "clips"))
+        for one, path in zip(clips, folders)
+    ]
+    for source in sources:
+        extra = set(source.files).difference(files)
+        if extra:
+            what = f"{len(extra)} clips have frames but no clip score: {first_few(sorted(extra))}."
+            raise KlassifyError(what, where=source.path)
+    made_from = [f"{one.header.system} {settings_hash(one.header.settings)}" for one in sources]
+    settings = {"system": system_hash(folder), "inputs": made_from}
+    frames, path = (score_path(folder, split, kind) for kind in ("frames", "clips"))
+    header = Header(system.name, split, "frames", system.scale, system.supervision, settings)
+    if not already_done(frames, made_with(frames), settings, force=force):
+        write_blocks(frames, _frame_tables(rule, sources, files), header)
+    if not already_done(path, made_with(path), settings, force=force):
+        write_scores(
+            path, _clip_table(rule, frames, clips, sources), Header(*_fields(header, kind="clips"))
+        )
+    return read_scores(path)
+
+
+def _fields(header: Header, **changed: str) -> tuple:
+    return tuple((vars(header) | changed).values())
+
+
+def _frame_tables(
+    rule: Rule, sources: Sequence[FrameFile], files: Sequence[str]
+) -> Iterator[pd.DataFrame]:
+    for block in frame_file.blocks(files):
+        found = align.aligned(sources, rule.columns, block, hold_s=rule.hold_s)
+        start, end = found.frame_times()
+        real, fake = rule.logits(found.values).T
+        yield pd.DataFrame(
+            {
+                "file": np.repeat(found.files, found.counts),
+                "start": start,
+                "end": end,
+                "score": fake - real,
+                "real": real.astype(np.float32),
+                "fake": fake.astype(np.float32),
+            }
+        )
+
+
+def _clip_table(
+    rule: Rule, frames: Path, clips: Sequence[pd.DataFrame], sources: Sequence[FrameFile]
+) -> pd.DataFrame:
+    """file start end score answered reason, one row a clip; `answered` counts the inputs that
+    have frames of it.
+    """
+    table = clips[0][["file", "start", "end"]].copy()
+    scores: dict[str, float] = {}
+    for names, values in clip_scores(FrameFile(frames), rule.aggregate):
+        scores.update(zip(names, values))
+    table["score"] = table["file"].map(scores).astype(float)
+    present = np.stack([table["file"].isin(set(source.files)).to_numpy() for source in sources])
+    table["answered"] = present.sum(axis=0)
+    whys = []
+    for source, own, here in zip(sources, clips, present):
+        text = own["reason"].fillna("").tolist() if "reason" in own else [""] * len(own)
+        whys.append(
+            [
+                "" if ok else f"{source.header.system}: {why or 'no frames'}"
+                for ok, why in zip(here, text)
+            ]
+        )
+    table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*whys)]
+    return table
+
+
+# ------------------------------------------------------------------------------ what a fit learns
+# from
+
+
+class Gathered(NamedTuple):
+    """Frames of n clips that every input speaks about.
+
+    values: (F, C) float32. offsets: (n + 1,) of the clips among them. counts: (n,) frames of each
+    clip before the others are left out; kept: (sum of counts,) whether each is among the F. means:
+    (C,), over all of an input's.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    counts: np.ndarray
+    kept: np.ndarray
+    means: np.ndarray
+
+
+def gather(
+    sources: Sequence[FrameFile],
+    columns: Sequence[Sequence[str]],
+    files: Sequence[str],
+    hold_s: float | None,
+) -> Gathered:
+    """The frames of `files` in their order; see klassify.systems.align.aligned for the
+    arguments.
+    """
+    values, counts, kept, sums = [], [], [], 0.0
+    for block in frame_file.blocks(files):
+        found = align.aligned(sources, columns, block, hold_s=hold_s)
+        speaks = ~np.isnan(found.values)
+        sums = sums + np.stack([np.where(speaks, found.values, 0).sum(axis=0), speaks.sum(axis=0)])
+        whole = speaks.all(axis=1)
+        values.append(found.values[whole].astype(np.float32))
+        counts.append(found.counts)
+        kept.append(whole)
+    counts, kept = np.concatenate(counts), np.concatenate(kept)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    offsets = np.append(0, np.cumsum(np.bincount(owner[kept], minlength=len(counts))))
+    with np.errstate(invalid="ignore"):
+        means = sums[0] / sums[1]
+    return Gathered(np.concatenate(values), offsets, counts, kept, means)
+
+
+def parameters_of(rule: Rule, **more: Any) -> Mapping[str, Any]:
+    """The parameters of the system.yaml that `Rule.of` reads."""
+    plain = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in rule._asdict().items()
+    }
+    return {"rule": FRAMES_RULE} | plain | more

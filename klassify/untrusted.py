@@ -1,0 +1,106 @@
+"""What a file from elsewhere may not do: pipes, truncated files, YAML aliases without bound,
+Parquet files that unpack out of proportion.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Any
+
+import yaml
+
+from klassify.errors import KlassifyError
+
+MOST_REPEATED = 1 << 20  # characters and values that all aliases of a file stand for
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a value that holds itself, and aliases that repeat too much."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.size, self.repeated = 0, 0
+        self.size_of: dict[int, int] = {}  # of the values that are read to their end, by their id
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        """The next value, its size added to what was read."""
+        alias, mark, before = (
+            self.check_event(yaml.AliasEvent),
+            self.peek_event().start_mark,
+            self.size,
+        )
+        node = super().compose_node(parent, index)
+        if not alias:
+            self.size += 1 + len(node.value) * isinstance(node, yaml.ScalarNode)
+            self.size_of[id(node)] = self.size - before
+            return node
+        if id(node) not in self.size_of:
+            raise yaml.MarkedYAMLError(problem="this value holds itself", problem_mark=mark)
+        self.size += self.size_of[id(node)]
+        self.repeated += self.size_of[id(node)]
+        if self.repeated > MOST_REPEATED:
+            raise yaml.MarkedYAMLError(problem="its aliases repeat too much", problem_mark=mark)
+        return node
+
+
+def refuse_irregular(path: str | os.PathLike) -> None:
+    """Raise KlassifyError for what is there and is no regular file: a pipe would be waited for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise KlassifyError("This is no regular file.", where=path)
+
+
+def refuse_cut(path: str | os.PathLike) -> None:
+    """Raise KlassifyError for a text file that ends within a line: klassify ends the last one of
+    all it writes.
+    """
+    with open(path, "rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(size - 1, 0))
+        if handle.read(1) not in (b"\n", b""):
+            raise KlassifyError(
+                "This file is cut off: its last line has no end.",
+                where=path,
+                fix="make it again; if it is whole, end its last line",
+            )
+
+
+# Of one read, unpacked. A row group of frame scores is a million rows, 0.1 GB, and the codes of an
+# hour's clip are 0.3 GB; both may repeat themselves without end, as those of a black video do.
+ALWAYS_READ = 1 << 29
+# What takes more than that holds numbers of a network, of which each is some bytes in the file too.
+# A whole file of frame scores that never change is the extreme: about 300, for the names of its
+# clips.
+MOST_TIMES = 1000
+WIDTH = 8  # bytes a value, or its pointer
+
+
+def refuse_swollen(
+    parquet: Any,
+    path: str | os.PathLike,
+    *,
+    group: int | None = None,
+    columns: Collection[str] = (),
+    fix: str,
+) -> None:
+    """KlassifyError where a row group (None: all) unpacks to too much: its bytes, or its rows of so
+    many columns.
+
+    columns: those that are read; none given: all. Lists count as their bytes in the file, not by
+    their length. parquet: an opened pyarrow.parquet.ParquetFile.
+    """
+    metadata, unpacked = parquet.metadata, 0
+    for number in range(metadata.num_row_groups) if group is None else [group]:
+        rows = metadata.row_group(
+            number
+        )  # its columns are not asked: pyarrow ends the process where they are damaged
+        unpacked += max(
+            rows.total_byte_size, rows.num_rows * (len(columns) or rows.num_columns) * WIDTH
+        )
+    packed = os.path.getsize(path)
+    if unpacked > max(ALWAYS_READ, MOST_TIMES * packed):
+        raise KlassifyError(
+            f"{packed} bytes of this file claim to unpack to {unpacked / 1e9:.1f} GB.",
+            where=path,
+            fix=fix,
+        )

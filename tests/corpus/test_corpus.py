@@ -1,0 +1,488 @@
+"""The generated corpus: schema, labels, reproducibility, and that nothing but the fakes tells
+them apart.
+"""
+
+from __future__ import annotations
+
+import collections
+import shutil
+
+import av
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from klassify.cli import main
+from klassify.corpus import audio_edits, clips, motion, speech, vocoder
+from klassify.corpus.clips import make_versions, merged
+from klassify.corpus.face import mean_mesh, speaker_mesh
+from klassify.corpus.look import draw_speaker
+from klassify.corpus.metadata import read_entries
+from klassify.corpus.plan import (
+    DIFFICULTIES,
+    HELD_BACK,
+    SIZES,
+    SPLITS,
+    TRAIN_PROFILES,
+    TRAIN_VOCODERS,
+    VERSIONS,
+    draw_fake,
+    generator,
+    originals,
+)
+from klassify.corpus.render import Renderer
+from klassify.corpus.sheet import draw_sheet
+from klassify.corpus.take import record
+from klassify.corpus.text import draw_sentence
+from klassify.corpus.visual_edits import Fault, degrade
+from klassify.errors import KlassifyError
+from klassify.evaluation import leaks
+from klassify.files import read_json, write_json
+from klassify.media import decoder
+from klassify.media.container import container_traits
+
+FIELDS = [
+    "file",
+    "original",
+    "split",
+    "modify_type",
+    "audio_model",
+    "video_model",
+    "fake_segments",
+    "audio_fake_segments",
+    "visual_fake_segments",
+    "video_frames",
+    "audio_frames",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The tiny corpus, made by two processes."""
+    out = tmp_path_factory.mktemp("corpus") / "tiny"
+    assert main(["corpus", "--out", str(out), "--size", "tiny", "--jobs", "2"]) == 0
+    return out
+
+
+def decoded(path):
+    """(frames (T, H, W, 3) uint8, wave (n,) float32) of a clip."""
+    with av.open(str(path)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    with av.open(str(path)) as container:
+        wave = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    return frames, wave
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+# ------------------------------------------------------------------------------ the folder
+
+
+def test_layout_and_schema(corpus):
+    assert sorted(path.name for path in corpus.iterdir()) == sorted(
+        [*SPLITS, "heldout", "corpus.json", "train_metadata.json", "val_metadata.json"]
+        + ["testA_files.txt", "testB_files.txt"]
+    )
+    entries = read_entries(corpus)
+    assert len(entries) == read_json(corpus / "corpus.json")["clips"] == 24
+    on_disk = {str(path.relative_to(corpus)) for path in corpus.rglob("*.mp4")}
+    assert on_disk == {f"{entry['split']}/{entry['file']}" for entry in entries}
+    for entry in entries:
+        assert list(entry)[: len(FIELDS)] == FIELDS
+    for split in ("testA", "testB"):
+        listed = (corpus / f"{split}_files.txt").read_text().splitlines()
+        assert listed == [f"{number + 1:06d}.mp4" for number in range(len(listed))]
+        assert listed == [entry["file"] for entry in read_entries(corpus, (split,))]
+
+
+def test_types_agree_with_segments(corpus):
+    for entry in read_entries(corpus):
+        kind, audio, visual = (
+            entry[key] for key in ("modify_type", "audio_fake_segments", "visual_fake_segments")
+        )
+        assert (
+            bool(audio)
+            == bool(entry["audio_model"])
+            == (kind in ("audio_modified", "both_modified"))
+        )
+        assert (
+            bool(visual)
+            == bool(entry["video_model"])
+            == (kind in ("visual_modified", "both_modified"))
+        )
+        assert entry["fake_segments"] == merged(audio + visual)
+        for segments in (audio, visual, entry["fake_segments"]):
+            assert len(segments) <= 5 and segments == merged(segments)
+            assert all(0 < start < end < entry["video_frames"] / 25 for start, end in segments)
+        for start, end in audio:  # the same words in both
+            assert not visual or any(begin <= start and end <= stop for begin, stop in visual)
+        np.testing.assert_allclose(
+            np.array(visual) * 25, np.round(np.array(visual) * 25), atol=1e-9
+        )
+
+
+def test_tiny_has_what_every_stage_needs(corpus):
+    entries = pd.DataFrame(read_entries(corpus))
+    assert set(entries["modify_type"]) == set(VERSIONS)
+    val = entries[entries["split"] == "val"]
+    assert val["original"].nunique() >= 5  # three for val_fit, two for val_report
+    assert (val.groupby("original")["modify_type"].apply(lambda kinds: "real" in set(kinds))).all()
+
+
+def test_decoded_lengths_are_the_metadata_s(corpus):
+    for entry in read_entries(corpus):
+        frames, wave = decoded(corpus / entry["split"] / entry["file"])
+        assert frames.shape == (entry["video_frames"], 224, 224, 3)
+        assert 0 <= len(wave) - entry["audio_frames"] < 1024
+        assert entry["audio_frames"] == entry["video_frames"] * 640
+
+
+def test_versions_differ_in_the_fake_spans_alone():
+    """Before encoding, to the sample and to the pixel (an echo follows a fake word)."""
+    seed, normal = 0, DIFFICULTIES["normal"]
+    take = record(originals(SIZES["default"], seed)[0], seed, normal)
+    made = {}
+    for fake in take.fakes:
+        wave, audio = clips.sound(take, fake, normal, np.random.default_rng(1))
+        frames, visual = clips.pictures(take, fake, normal, np.random.default_rng(2))
+        made[fake.modify_type] = wave, np.stack(frames), audio, visual
+    real_wave, real_frames, *_ = made.pop("real")
+    for wave, frames, audio, visual in made.values():
+        heard, seen = np.zeros(len(wave), bool), np.zeros(len(frames), bool)
+        for start, end in audio:
+            heard[round(start * 16000) : round(end * 16000)] = True
+            assert (wave != real_wave)[round(start * 16000) : round(end * 16000)].mean() > 0.9
+        echo = np.convolve(heard, np.ones(4000))[: len(heard)] > 0.5
+        np.testing.assert_allclose(wave[~echo], real_wave[~echo], atol=1e-6)
+        for start, end in visual:
+            seen[round(start * 25) : round(end * 25)] = True
+        np.testing.assert_array_equal(np.any(frames != real_frames, axis=(1, 2, 3)), seen)
+
+
+def test_sound_and_picture_start_together(corpus):
+    """No encoder delay: the decoded wave lies where it was put."""
+    entry = read_entries(corpus, ("train",))[0]
+    _, wave = decoded(corpus / "train" / entry["file"])
+    silence = wave[: int(0.12 * 16000)]
+    assert np.abs(silence).max() < 0.3 * np.abs(wave).max()
+
+
+# ------------------------------------------------------------------------------ plans
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_speakers_are_disjoint_and_files_unique(size):
+    planned = originals(SIZES[size], 0)
+    splits_of = collections.defaultdict(set)
+    for original in planned:
+        splits_of[original.speaker].add(original.split)
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    files = [(original.split, file) for original in planned for file in original.files.values()]
+    assert len(set(files)) == len(files) == {"tiny": 24, "default": 120, "large": 728}[size]
+
+
+def test_large_is_large_enough():
+    counts = collections.Counter(original.split for original in originals(SIZES["large"], 0))
+    assert counts["testA"] >= 20 and 4 * counts["testA"] >= 80 and 4 * counts.total() >= 400
+
+
+def test_flat_names_do_not_follow_the_type():
+    files = [
+        list(original.files.values())
+        for original in originals(SIZES["large"], 0)
+        if original.split == "testA"
+    ]
+    order = np.array([[int(file[:6]) for file in group] for group in files])
+    assert sorted(order.ravel()) == list(range(1, order.size + 1))
+    assert np.ptp(order.mean(axis=0)) < 25  # of 96
+
+
+@pytest.fixture(scope="module")
+def fakes():
+    """(split, Fake) of every fake clip of the large corpus."""
+    drawn = []
+    for original in originals(SIZES["large"], 0):
+        sentence = draw_sentence(generator(0, 99, original.index), original.short)
+        for number, version in enumerate(original.files):
+            if version != "real":
+                drawn.append(
+                    (
+                        original.split,
+                        draw_fake(
+                            version, original, sentence, generator(0, 98, original.index, number)
+                        ),
+                    )
+                )
+    return drawn
+
+
+def test_held_back_methods_are_in_their_split_alone(fakes):
+    for split in SPLITS:
+        vocoders, profiles = (
+            {getattr(fake, kind) for s, fake in fakes if s == split} - {None}
+            for kind in ("vocoder", "profile")
+        )
+        held = HELD_BACK.get(split)
+        assert vocoders == {*TRAIN_VOCODERS, *(held[:1] if held else ())}
+        assert profiles == {*TRAIN_PROFILES, *(held[1:] if held else ())}
+
+
+def test_fake_words_are_other_words_of_the_slot(fakes):
+    for _, fake in fakes[:100]:
+        assert 1 <= len(fake.replaced) <= 5
+        choices = dict(fake.sentence.choices)
+        assert all(fake.sentence.words[number] in choices[number] for number in fake.replaced)
+
+
+def test_slots_have_words_on_both_sides():
+    """So that a word's edges are word events, and another word of the slot can always be said."""
+    rng = np.random.default_rng(0)
+    for short in (True, False) * 50:
+        sentence = draw_sentence(rng, short)
+        for slot in range(len(sentence.choices)):
+            number, word = sentence.other_word(slot, rng)
+            assert 0 < number < len(sentence.words) - 1
+            assert word != sentence.words[number] and word in dict(sentence.choices)[number]
+
+
+# ------------------------------------------------------------------------------ the same files
+# again
+
+
+def test_one_process_makes_the_same_bytes(corpus, tmp_path):
+    planned = [original for original in originals(SIZES["tiny"], 0) if original.split != "train"][
+        4:6
+    ]
+    for original in planned:  # the second half of a speaker, alone
+        make_versions(original, tmp_path, 0, DIFFICULTIES["normal"])
+        for file in original.files.values():
+            path = f"{original.split}/{file}"
+            assert (tmp_path / path).read_bytes() == (corpus / path).read_bytes(), path
+
+
+def test_interrupted_run_goes_on(corpus, tmp_path):
+    """A folder as kill -9 leaves it: no metadata yet, one original half written, the others
+    finished.
+    """
+    out = tmp_path / "killed"
+    shutil.copytree(corpus, out)
+    for name in ("train_metadata.json", "val_metadata.json", "testA_files.txt", "testB_files.txt"):
+        (out / name).unlink()
+    shutil.rmtree(out / "heldout")
+    settings = read_json(out / "corpus.json")
+    write_json(out / "corpus.json", {**settings, "complete": False})
+    entries = {(entry["split"], entry["file"]): entry for entry in read_entries(corpus)}
+    *finished, last = originals(SIZES["tiny"], 0)
+    for original in finished:
+        place = out / "progress" / f"{original.index:05d}.json"
+        write_json(place, [entries[original.split, file] for file in original.files.values()])
+    file = out / last.split / last.files["real"]
+    file.rename(file.with_name(f"{file.stem}.partial-123-abc.mp4"))
+    times = {
+        path: path.stat().st_mtime_ns
+        for path in out.rglob("*.mp4")
+        if path.parent.name != last.split
+    }
+    assert main(["corpus", "--out", str(out), "--size", "tiny"]) == 0
+    assert contents(out) == contents(corpus)
+    assert times == {
+        path: path.stat().st_mtime_ns for path in times
+    }  # finished clips are not made again
+
+
+def test_complete_corpus_is_left_alone_and_another_refused(corpus, capsys):
+    before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
+    assert main(["corpus", "--out", str(corpus), "--size", "tiny"]) == 0
+    assert main(["corpus", "--out", str(corpus), "--size", "tiny", "--seed", "1"]) == 2
+    assert "seed: 0 there, 1 now" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
+
+
+def test_folder_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(["corpus", "--out", str(tmp_path), "--size", "tiny", "--force"]) == 2
+    assert "something else" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_missing_espeak_says_how_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["corpus", "--out", str(tmp_path / "new")]) == 2
+    assert "pip install -e '.[corpus]'" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------ leaks
+
+
+@pytest.fixture(scope="module")
+def traits(corpus) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """What the containers and the loudness of all clips tell, which are fake, and their
+    originals.
+    """
+    rows, entries = [], read_entries(corpus)
+    for entry in entries:
+        path = corpus / entry["split"] / entry["file"]
+        power = float(np.mean(decoder.read_audio(path) ** 2))
+        rows.append({**container_traits(path), "loudness_db": 10 * np.log10(power + 1e-12)})
+    is_fake = np.array([int(entry["modify_type"] != "real") for entry in entries])
+    return (
+        pd.DataFrame(rows),
+        is_fake,
+        np.array([f"{entry['split']}/{entry['original']}" for entry in entries]),
+    )
+
+
+def test_container_does_not_tell(traits):
+    assert 0.4 <= leaks.leak_auc(*traits) <= 0.6
+
+
+def test_a_leak_would_be_found(traits):
+    table, is_fake, original = traits
+    assert leaks.leak_auc(table.assign(tags=is_fake), is_fake, original) > 0.9
+    with pytest.raises(KlassifyError, match="two originals"):
+        leaks.leak_auc(table[:2], is_fake[:2], original[:2])
+
+
+def test_no_encoder_is_named(corpus):
+    for path in corpus.rglob("*.mp4"):
+        assert not any(
+            name in path.read_bytes().lower() for name in (b"x264", b"lavf", b"lavc", b"libav")
+        )
+
+
+# ------------------------------------------------------------------------------ pictures
+
+
+def test_faces_are_found(corpus):
+    mediapipe = pytest.importorskip("mediapipe")
+    seen = []
+    entries = [entry for entry in read_entries(corpus) if entry["modify_type"] == "both_modified"]
+    for entry in entries[:4]:
+        with mediapipe.solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh:
+            for frame in decoded(corpus / entry["split"] / entry["file"])[0]:
+                seen.append(mesh.process(frame).multi_face_landmarks is not None)
+    assert np.mean(seen) >= 0.99
+
+
+def test_meshes_are_symmetric_and_differ():
+    mirror = mean_mesh()[1]
+    meshes = [speaker_mesh(draw_speaker(np.random.default_rng(seed))[0]) for seed in range(3)]
+    for mesh in meshes:
+        np.testing.assert_allclose(mesh[mirror] * (-1, 1, 1), mesh, atol=1e-4)
+    assert np.abs(meshes[0] - meshes[1]).max() > 0.02
+
+
+def test_mouth_opens_as_told():
+    """The dark of the open mouth grows with the first mouth parameter, and the rest of the face
+    stays.
+    """
+    from klassify.corpus.portrait import paint
+
+    renderer = Renderer(paint(draw_speaker(np.random.default_rng(4))[0]))
+    tracks = motion.draw_tracks(np.random.default_rng(0), np.zeros((40, 3)))
+    shut, half, wide = (
+        renderer.frame(tracks, 0, np.array([opened, 0, 0])).astype(int) for opened in (0, 0.5, 1)
+    )
+    changed = [np.abs(other - shut).max(axis=2) > 30 for other in (half, wide)]
+    assert 0 < changed[0].sum() < changed[1].sum()
+    rows = np.nonzero(changed[1].any(axis=1))[0]
+    assert rows.min() > renderer.mouth_centre(tracks.pose[0])[1] - 20
+
+
+def test_degrade_does_what_its_names_say():
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.uniform(0, 255, (224, 224, 3)).astype(np.float32), (0, 0), 1)
+
+    def sharpness(fault):
+        return cv2.Laplacian(degrade(picture, fault), cv2.CV_32F).var()
+
+    plain = sharpness(Fault())
+    np.testing.assert_allclose(degrade(picture, Fault()), picture, atol=1e-3)
+    assert sharpness(Fault(blur=1)) < plain and sharpness(Fault(shrink=0.5)) < plain < sharpness(
+        Fault(sharpen=1)
+    )
+    grey = np.full((224, 224, 3), 128, np.float32)
+    lab = [
+        cv2.cvtColor(image / np.float32(255), cv2.COLOR_RGB2LAB)
+        for image in (grey, degrade(grey, Fault(tint=(2, 3, -1))))
+    ]
+    np.testing.assert_allclose((lab[1] - lab[0])[0, 0], (2, 3, -1), atol=0.3)
+
+
+def test_sheet_is_a_picture(corpus, tmp_path):
+    draw_sheet(corpus, tmp_path / "sheet.png", speakers=2, moments=4)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape[1] == 4 * 232 and sheet.shape[0] == 4 * 250
+    red = (sheet[..., 2] > 200) & (sheet[..., 1] < 60)
+    assert red.any()
+
+
+# ------------------------------------------------------------------------------ sound
+
+
+def test_words_lie_where_speech_says():
+    text = "the mayor of the city will reject it"
+    spoken = speech.speak([speech.Utterance(text, "en-us+m3", 180, 50)] * 2, seed=1)[0]
+    begin, end = spoken.span(text, 6)
+    assert 0.15 < end - begin < 0.6 and end < spoken.duration
+    with pytest.raises(KlassifyError, match="no time for word 3"):  # "of the" is one event
+        spoken.span(text, 3)
+    again = speech.speak([speech.Utterance(text, "en-us+m3", 180, 50)], seed=1)[0]
+    np.testing.assert_array_equal(spoken.wave, again.wave)
+
+
+def test_unknown_voice_is_refused():
+    with pytest.raises(KlassifyError, match="no voice variant 'm99'"):
+        speech.speak([speech.Utterance("hello", "en-us+m99", 180, 50)], seed=1)
+
+
+@pytest.mark.parametrize("n_samples", [3000, 4800, 7000])
+def test_fit_length_keeps_the_pitch(n_samples):
+    tone = np.sin(2 * np.pi * 200 * np.arange(4800) / 16000).astype(np.float32)
+    fitted = vocoder.fit_length(tone, n_samples)
+    assert len(fitted) == n_samples
+    spectrum = np.abs(np.fft.rfft(fitted * np.hanning(n_samples), 16000))
+    assert abs(spectrum.argmax() - 200) <= 5
+
+
+@pytest.mark.parametrize("name", vocoder.VOCODERS)
+def test_vocoders_keep_length_and_timbre(name):
+    """A vocoded vowel has the energy in the bands where the vowel has it, yet is not the vowel."""
+    spoken = speech.speak([speech.Utterance("father", "en-us+m3", 150, 50)], seed=1)[0].wave[
+        1600:6400
+    ]
+    coded = vocoder.VOCODERS[name](spoken, np.random.default_rng(0))
+    assert coded.shape == spoken.shape and np.isfinite(coded).all()
+    bands = [
+        vocoder.mel_filters(12) @ np.abs(np.fft.rfft(wave[:4608].reshape(9, 512))).mean(0)
+        for wave in (spoken, coded)
+    ]
+    assert np.corrcoef(np.log(bands))[0, 1] > 0.8
+    assert abs(np.corrcoef(spoken, coded)[0, 1]) < 0.98
+
+
+def test_replace_keeps_loudness_and_edges():
+    rng = np.random.default_rng(0)
+    wave = 0.1 * rng.standard_normal(16000).astype(np.float32)
+    edited = wave.copy()
+    audio_edits.replace(edited, 4000, 8000, 0.3 * rng.standard_normal(3000).astype(np.float32), 0.0)
+    np.testing.assert_array_equal(edited[:4001], wave[:4001])
+    np.testing.assert_array_equal(edited[7999:], wave[7999:])
+    assert 0.7 < edited[4000:8000].std() / wave[4000:8000].std() < 1.2
+
+
+@pytest.mark.parametrize(
+    ("segments", "joined"),
+    [
+        ([], []),
+        ([[1.0, 2.0], [0.2, 0.4]], [[0.2, 0.4], [1.0, 2.0]]),
+        ([[0.2, 0.5], [0.5, 0.7], [0.6, 0.65]], [[0.2, 0.7]]),
+    ],
+)
+def test_merged(segments, joined):
+    assert merged(segments) == joined

@@ -1,0 +1,388 @@
+"""The pages of the project: their commands, their code, their messages, their links.
+
+Every command of a shell block is taken apart by a shell in which nothing is real (markdown_blocks),
+then
+- `klassify ...` goes through the command's own argument parser;
+- `make ...` runs with dry=1 (a target that knows no dry runs with make -n) in a copy of the
+  checkout, and every
+  klassify command that it prints goes through the parser too;
+- what is about the demo, clip.mp4 or my_videos is really run by the slow test, on the tiny corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from markdown_blocks import Block, blocks, own_part, programs, run_block, shell_text
+from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (fixtures)
+
+from klassify import cli
+from klassify.scores.score_file import read_scores
+
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "data_lists/README.md",
+        ROOT / "submissions/README.md",
+        *ROOT.glob("docs/*.md"),
+    ]
+)
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+SHELL_BLOCKS = [block for block in BLOCKS if shell_text(block)]
+STAGES = re.compile(r"stage[0-4]|demo|compare")
+PLACEHOLDER = re.compile(
+    r"\.\.\.|[A-Z]{2,}"
+)  # for "as above" and SOURCE: such a command is checked for its options alone
+by_name = functools.partial(pytest.mark.parametrize, ids=str)
+
+
+# ------------------------------------------------------------------------------ commands
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what `make` reads, with the files that pages say to write, set up as far as make
+    can tell.
+    """
+    root = tmp_path_factory.mktemp("copy") / "checkout"
+    root.mkdir()
+    for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "recipes", root / "recipes")
+    for block in BLOCKS:
+        if block.file.startswith("recipes/"):
+            (root / block.file).write_text(block.text)
+    (root / ".venv").mkdir()
+    (root / ".venv/installed").touch()
+    return root
+
+
+@by_name("block", SHELL_BLOCKS)
+def test_every_command_is_one_that_exists(block, checkout, tmp_path):
+    cwd = tmp_path / "empty"
+    (cwd / "my_videos").mkdir(parents=True)
+    path = programs(tmp_path / "bin")
+    (cwd / ".venv").mkdir()
+    (cwd / ".venv/bin").symlink_to(path)
+    commands = run_block(block, path, tmp_path / "record", cwd)
+    assert commands, f"{block} holds no command"
+    for words in commands:
+        check_command(own_part(words), checkout)
+
+
+def check_command(words: list[str], checkout: Path) -> None:
+    """A klassify command parses; a make command runs dry, and what it would run parses."""
+    if words[:1] == ["klassify"]:
+        parse(words[1:])
+    elif words[:1] == ["make"]:
+        for line in dry_run(tuple(words[1:]), checkout):
+            parse(shlex.split(line)[1:])
+
+
+def parse(words: list[str]) -> None:
+    """Refuse what `klassify` would refuse."""
+    if words[:1] in ([], ["--help"]):
+        return
+    command, *arguments = words
+    assert command in cli.COMMANDS, f"there is no klassify {command}"
+    if any(PLACEHOLDER.fullmatch(word) for word in arguments):
+        unknown = [
+            word for word in arguments if word.startswith("--") and word not in help_of(command)
+        ]
+        assert not unknown, f"klassify {command} has no {unknown}"
+        return
+    parser = parser_of(command)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            parser.parse_intermixed_args(arguments)
+    except SystemExit as end:
+        assert end.code == 0, f"klassify {shlex.join(words)}\n{said.getvalue()}"
+
+
+@functools.cache
+def parser_of(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"klassify {command}")
+    importlib.import_module(f"klassify.{command.replace('-', '_')}").configure(parser)
+    return parser
+
+
+@functools.cache
+def help_of(command: str) -> str:
+    return parser_of(command).format_help()
+
+
+@functools.cache
+def dry_run(arguments: tuple[str, ...], checkout: Path) -> list[str]:
+    """The klassify commands that a make command would run."""
+    targets = [word for word in arguments if "=" not in word and not word.startswith("-")]
+    dry = ["dry=1"] if all(STAGES.fullmatch(target) for target in targets) else ["-n"]
+    done = subprocess.run(
+        ["make", "-o", ".venv/installed", *arguments, *dry],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, (
+        f"make {' '.join(arguments)}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+    )
+    return [line[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
+
+
+def test_a_wrong_command_does_not_pass(checkout, tmp_path):
+    """What the test above must find: options, commands, variables and programs that do not
+    exist.
+    """
+    path = programs(tmp_path / "bin")
+    wrong = (
+        "klassify train",
+        "klassify fly",
+        "klassify check x --fast",
+        "make stage9",
+        "make stage0 colour=red",
+        "make stage2 data=demo system=xception",
+        "klassify score a --split \\\n  val --where x",
+        "for one in a; do klassify extrakt $one; done",
+        "frobnicate x",
+        "cat <<'A'\nx\nA\nklassify lists --root x",
+    )
+    for number, text in enumerate(wrong):
+        block = Block(tmp_path / "page.md", number, "sh", text + "\n", "")
+        with pytest.raises(AssertionError):
+            for words in run_block(block, path, tmp_path / "record", tmp_path):
+                check_command(own_part(words), checkout)
+
+
+def test_blocks_are_found_with_their_lines_and_files(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A\n\n    make help\n    no command\n\n`a/b.py`:\n\n```python\nx = 1\n```\n\n"
+        "```\nklassify a \\\n  b\n y\n```\n"
+    )
+    indented, python, plain = blocks(page)
+    assert (indented.line, shell_text(indented)) == (3, "make help\n")
+    assert (python.line, python.file, python.text, shell_text(python)) == (
+        9,
+        "a/b.py",
+        "x = 1\n",
+        "",
+    )
+    assert (plain.line, shell_text(plain)) == (13, "klassify a \\\n  b\n")
+
+
+def test_pages_have_their_commands():
+    """The readers above find something on each page that is made of commands."""
+    found = {block.page.name for block in SHELL_BLOCKS}
+    assert {"README.md", "your-data.md", "adding-a-model.md", "checkpoints.md"} <= found
+
+
+# ------------------------------------------------------------------------------ on the tiny corpus
+
+REAL_KLASSIFY = f"""#!/bin/bash
+case " $* " in *demo*|*clip.mp4*|*my_videos*) ;; *) exit 0 ;; esac
+printf 'klassify\\x1f%s\\x1f\\x1e' "$1" >> "$RECORD"
+exec "{sys.executable}" -c 'import sys, klassify.models as models, klassify.cli as cli
+models.__path__.append("added/klassify/models")  # where a page had a model written
+sys.exit(cli.main(sys.argv[1:]))' "$@"
+"""
+
+
+def pages_on_the_demo() -> list[Path]:
+    """The pages that say something about the demo's files, in commands or in Python."""
+    ours = [
+        block for block in BLOCKS if block.language == "python" or "klassify" in shell_text(block)
+    ]
+    about = {block.page for block in ours if re.search(r"demo/|clip\.mp4|my_videos", block.text)}
+    return [page for page in PAGES if page in about]
+
+
+@pytest.mark.slow
+@by_name("page", pages_on_the_demo())
+def test_commands_and_code_of_a_page_work_on_the_tiny_corpus(page, tiny_demo, tmp_path):  # noqa: F811
+    """Block after block in one folder. Python between two shell blocks is one program."""
+    here = workspace(tiny_demo, tmp_path / "check out")
+    path, record, python, ran = (
+        programs(tmp_path / "bin", klassify=REAL_KLASSIFY),
+        tmp_path / "record",
+        "",
+        0,
+    )
+    for block in [
+        *blocks(page),
+        Block(page, 0, "sh", ":\n", ""),
+    ]:  # the last runs what Python is left
+        if block.file:
+            # a folder klassify beside the recipes would hide the package
+            file = here / ("added" if block.file.startswith("klassify/") else ".") / block.file
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text)
+        elif block.language == "python":
+            python += block.text
+        elif shell_text(block):
+            if python:
+                run_python(python, here, page)
+                python, ran = "", ran + 1
+            ran += len(
+                [words for words in run_block(block, path, record, here) if words[0] == "klassify"]
+            )
+    assert ran
+
+
+def run_python(text: str, cwd: Path, page: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, f"{page.name}\n{text}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
+
+
+@by_name("block", [block for block in BLOCKS if block.language == "python"])
+def test_python_compiles_and_names_what_exists(block):
+    """The fast part: syntax, and every name that is imported from this package."""
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("klassify"):
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.util.find_spec(
+                    f"{node.module}.{name.name}"
+                ), name.name
+
+
+# ------------------------------------------------------------------------------ the model of
+# docs/adding-a-model.md
+
+MODEL_PAGE = ROOT / "docs/adding-a-model.md"
+
+
+@pytest.fixture(scope="module")
+def added_model(tmp_path_factory):
+    """The page's files, written where the page says; the package finds the model there. Returns
+    the YAML's path.
+    """
+    root = tmp_path_factory.mktemp("added")
+    for block in blocks(MODEL_PAGE):
+        if block.file:
+            (root / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (root / block.file).write_text(block.text)
+    models = importlib.import_module("klassify.models")
+    models.__path__.append(str(root / "klassify/models"))
+    yield root / "recipes/klassify/conf/demo/mouth_gru.yaml"
+    models.__path__.pop()
+
+
+def test_the_added_model_trains_and_scores(added_model, small_data, tmp_path):
+    out = tmp_path / "mouth_gru"
+    short = ["train.epochs=12", "train.lr=0.01"]
+    assert (
+        cli.main(["train", str(added_model), *short, "--out", str(out), *small_data.arguments]) == 0
+    )
+    losses = np.genfromtxt(out / "metrics.csv", delimiter=",", names=True)
+    assert (
+        losses["train_loss"][-1] < 0.9 * losses["train_loss"][0] and losses["val_auc"].max() > 0.8
+    )
+    assert cli.main(["score", str(out), "--split", "val,testA", *small_data.arguments]) == 0
+    clips = read_scores(out / "scores/testA.clips.tsv")
+    answered = clips.table["score"].notna()
+    assert clips.header.supervision == "clip" and len(clips.table) == 12
+    assert (clips.table["reason"][~answered] == "no face").all() and (~answered).sum() == 1
+    platt = [
+        "calibrate",
+        str(out),
+        "--out",
+        str(tmp_path / "platt"),
+        "--labels",
+        str(small_data.lists),
+    ]
+    assert cli.main(platt) == 0
+
+
+def test_padding_does_not_change_the_added_model(added_model):
+    module = importlib.import_module("klassify.models.mouth_gru")
+    model = module.MouthGRU()
+    features, valid = torch.randn(3, 20, 16) * 50, torch.rand(3, 20) > 0.2
+    longer = {
+        "features": torch.cat([features, torch.randn(3, 9, 16)], 1),
+        "valid": torch.nn.functional.pad(valid, (0, 9)),
+    }
+    torch.testing.assert_close(
+        model.score({"features": features, "valid": valid}), model.score(longer)
+    )
+
+
+# ------------------------------------------------------------------------------ messages, links,
+# size
+
+QUOTED = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
+GAP = "…"  # stands in a quoted message for what is different each time
+
+
+@functools.cache
+def messages() -> set[str]:
+    """Every text in the package, with GAP for what is filled in, and every message of the
+    recipes.
+    """
+    found = set()
+    for path in sorted((ROOT / "klassify").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (
+                    part.value if isinstance(part, ast.Constant) else GAP for part in node.values
+                )
+                found.add(re.sub(f"{GAP}+", GAP, "".join(parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    for path in ROOT.glob("recipes/*.sh"):
+        for text in re.findall(
+            r'fail "((?:[^"$]|\$\([^)]*\)|\$\w+|\$\{[^}]*\})*)"', path.read_text()
+        ):
+            found.add(re.sub(r"\$\([^)]*\)|\$\{[^}]*\}|\$\w+", GAP, text))
+    return found
+
+
+@by_name("message", QUOTED.findall((ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")))
+def test_every_message_of_the_troubleshooting_page_is_one_of_the_code(message):
+    assert message in messages()
+
+
+def test_the_troubleshooting_page_has_its_messages():
+    assert len(QUOTED.findall((ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"))) > 50
+    assert f"There is no list for split {GAP}; there are: {GAP}." in messages()
+    assert (
+        f"{GAP} is missing." in messages() and "This message was never written." not in messages()
+    )
+
+
+@by_name("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_readme_is_two_screens_and_shows_a_picture():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110
+    picture = ROOT / re.search(r"!\[[^\]]+\]\(([^)]+)\)", text)[1]
+    assert 10_000 < picture.stat().st_size < 400_000 and picture.read_bytes().startswith(b"\x89PNG")
+    for page in ROOT.glob("docs/*.md"):
+        assert f"docs/{page.name}" in text, f"README does not name {page.name}"

@@ -1,0 +1,569 @@
+"""The audio cache: equal to the bit to decoding, reads only what is asked for, takes nothing
+foreign for its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from torch.utils.data import DataLoader
+
+from klassify import cli
+from klassify.data.audio import AudioClips, AudioFrames, AudioReader
+from klassify.data.base import ClipWindows, Examples, NoAnswer, Sources
+from klassify.data.partialspoof import PartialSpoofFrames
+from klassify.errors import KlassifyError
+from klassify.features import audio_cache, shards
+from klassify.features.audio_cache import (
+    FORMAT,
+    HEAD_BYTES,
+    SAMPLE,
+    AudioRow,
+    AudioStore,
+    quantised,
+    to_float,
+    to_int16,
+)
+from klassify.features.parts import Place, read_header
+from klassify.media import decoder, isolated
+
+SETTINGS = {"kind": "audio", **FORMAT}
+SECONDS = {
+    "a/é 1.mp4": 5.2,
+    "b.mp4": 0.04,
+    "c.mp4": 2.5,
+    "long.mp4": 25.0,
+    "d.mp4": 4.1,
+    "e.mp4": 9.6,
+}  # c: stereo
+BAM = """
+model:
+  class_path: klassify.models.bam.BAM
+  init_args:
+    frontend:
+      class_path: klassify.models.frontends.filterbank.FilterbankFrontEnd
+      init_args: {dim: 16}
+    local_channels: 2
+data:
+  class_path: klassify.data.audio.AudioFrames
+  init_args: {train_split: train}
+train: {epochs: 1, batch_size: 8}
+"""
+
+
+def write_aac(path: Path, seconds: float, channels: int = 1, rate: int = 44_100) -> None:
+    """Speech-like noise as AAC in an mp4."""
+    rng = np.random.default_rng(round(100 * seconds))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=rate)
+        stream.layout = "mono" if channels == 1 else "stereo"
+        wave = (0.2 * rng.normal(size=(channels, round(seconds * rate)))).astype(np.float32)
+        for first in range(0, wave.shape[1], 1024):
+            block = np.ascontiguousarray(wave[:, first : first + 1024])
+            frame = av.AudioFrame.from_ndarray(block, "fltp", stream.layout.name)
+            frame.rate, frame.pts = rate, first
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Six sound clips in AAC, one as wav, one without audio, one that is text and one that is
+    not there.
+    """
+    root = tmp_path_factory.mktemp("audio split=train")
+    folder = root / "media" / "train"
+    (folder / "a").mkdir(parents=True)
+    for file, seconds in SECONDS.items():
+        write_aac(folder / file, seconds, channels=1 + (file == "c.mp4"))
+    soundfile.write(folder / "f.wav", np.random.default_rng(1).uniform(-1, 1, 70_001), 16_000)
+    soundfile.write(folder / "none.wav", np.zeros(0), 16_000)
+    (folder / "text.mp4").write_text("no media\n" * 100)
+    files = [*SECONDS, "f.wav", "none.wav", "text.mp4", "missing.mp4"]
+    (root / "lists").mkdir()
+    rows = [f"{file}\t{'real' if i % 2 else 'audio_modified'}\t[]" for i, file in enumerate(files)]
+    text = "\n".join(["file\tmodify_type\taudio_fake_segments", *rows]) + "\n"
+    (root / "lists" / "train.tsv").write_text(
+        text.replace("audio_modified\t[]", "audio_modified\t[[0.1,0.7]]")
+    )
+    return root
+
+
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    given = [
+        "extract",
+        "--list",
+        data / "lists/train.tsv",
+        "--root",
+        data / "media/train",
+        "--out",
+        out,
+    ]
+    return [*map(str, given), "--chunk", "3", "--jobs", "1", *(more or ("--audio",))]
+
+
+@pytest.fixture(scope="module")
+def made(data) -> Path:
+    """The cache of one uninterrupted run, where a data class looks for it."""
+    out = data / "features" / "audio" / "train"
+    assert cli.main(arguments(data, out)) == 0
+    return out
+
+
+@pytest.fixture
+def both(data, made) -> tuple[Sources, Sources]:
+    """The same data without and with the cache; with it there are no media."""
+    folders = data / "lists", data / "media", data / "features"
+    return Sources(*folders[:2], data / "none"), Sources(folders[0], data / "no media", folders[2])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# ------------------------------------------------------------------------------------- samples
+
+
+def test_rounding_is_to_the_nearest_step_and_the_way_back_is_exact():
+    wave = np.random.default_rng(0).uniform(-1, 0.999, 10_000).astype(np.float32)
+    assert np.abs(quantised(wave) - wave).max() <= 2**-16
+    everything = np.arange(-(2**15), 2**15).astype(SAMPLE)
+    np.testing.assert_array_equal(to_int16(to_float(everything)), everything)
+    assert to_float(everything).dtype == np.float32
+    assert to_int16(np.array([-1.0, 1.0, 0.0], np.float32)).tolist() == [-(2**15), 2**15 - 1, 0]
+
+
+def test_any_span_is_that_of_the_decoded_clip(data, made):
+    cache, rng = AudioStore(made), np.random.default_rng(0)
+    for file in [*SECONDS, "f.wav"]:
+        clip, wave = cache.get(file), quantised(decoder.read_audio(data / "media/train" / file))
+        assert len(clip) == len(wave) > 0
+        for _ in range(30):
+            start, stop = rng.integers(-10, len(wave) + 10, 2)
+            np.testing.assert_array_equal(clip[start:stop], wave[start:stop])
+        for span in (slice(None), slice(5), slice(-7, None), slice(9, 3), slice(len(wave), None)):
+            assert clip[span].dtype == np.float32
+            np.testing.assert_array_equal(clip[span], wave[span])
+    with pytest.raises(ValueError, match="gaps"):
+        cache.get("f.wav")[::2]
+
+
+def test_a_crop_reads_no_byte_more_than_itself(made, monkeypatch):
+    reads, original = [], os.preadv
+    monkeypatch.setattr(
+        os,
+        "preadv",
+        lambda fd, into, at: reads.append((at, len(into[0]))) or original(fd, into, at),
+    )
+    clip = AudioStore(made).get("long.mp4")
+    assert not reads
+    clip[200_000:264_600]
+    assert reads == [(HEAD_BYTES + 2 * (clip.start + 200_000), 2 * 64_600)]
+
+
+def test_a_read_that_comes_in_pieces_is_put_together(made, monkeypatch):
+    whole, original = AudioStore(made).get("e.mp4")[:], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, into, at: original(fd, [into[0][:999]], at))
+    np.testing.assert_array_equal(AudioStore(made).get("e.mp4")[:], whole)
+
+
+# ------------------------------------------------------------------------- training and scoring
+
+
+@pytest.mark.parametrize("data_class", [AudioClips, AudioFrames, PartialSpoofFrames])
+def test_examples_and_windows_are_the_same_with_and_without_it(data_class, both):
+    reading = data_class(train_split="train")
+    plain, cached = (Examples(reading, sources, "train", seed=3) for sources in both)
+    answers = 0
+    for epoch in range(3):
+        for index in range(len(plain)):
+            one, other = plain[epoch, index], cached[epoch, index]
+            if isinstance(one, tuple):
+                assert one == other
+                continue
+            assert one.keys() == other.keys() and all(
+                torch.equal(one[key], other[key]) for key in one
+            )
+            answers += 1
+    assert answers == 3 * 7
+    plain, cached = (ClipWindows(reading, sources, "train", plain.files) for sources in both)
+    for index in range(len(plain)):
+        (file, one, reason), (_, other, same) = plain[index], cached[index]
+        assert reason == same and len(one) == len(other) and bool(reason) == (not one)
+        for a, b in zip(one, other):
+            assert (a.start_s, a.end_s) == (b.start_s, b.end_s)
+            assert torch.equal(a.inputs["wave"], b.inputs["wave"]), file
+
+
+def test_training_and_scores_do_not_tell_which_it_was(small_data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bam.yaml").write_text(BAM)
+    sources = Sources(small_data.lists, small_data.media, tmp_path / "features")
+    for split in ("train", "val"):
+        given = ["--list", small_data.lists / f"{split}.tsv", "--root", small_data.media / split]
+        out = sources.feature_folder("audio", split)
+        assert (
+            cli.main(
+                ["extract", "--kind", "audio", *map(str, given), "--out", str(out), "--jobs", "1"]
+            )
+            == 0
+        )
+    assert "1 without features (1 audio" in capsys.readouterr().out
+    folders = [
+        "--lists",
+        str(sources.lists),
+        "--media",
+        str(sources.media),
+        "--features",
+        str(sources.features),
+    ]
+    opened = []
+    call = isolated.call
+    monkeypatch.setattr(
+        isolated, "call", lambda function, path: opened.append(path) or call(function, path)
+    )
+    for side in ("cache", "media"):
+        monkeypatch.setenv(audio_cache.VARIABLE, side)
+        train = [
+            "train",
+            str(tmp_path / "bam.yaml"),
+            "--out",
+            str(tmp_path / side / "bam"),
+            "--accelerator",
+            "cpu",
+        ]
+        assert cli.main([*train, *folders]) == 0
+        assert bool(opened) == (side == "media")
+    cached, decoded = tmp_path / "cache" / "bam", tmp_path / "media" / "bam"
+    for name in ("model.safetensors", "settings.json", "config.yaml"):
+        assert (cached / name).read_bytes() == (decoded / name).read_bytes()
+    score = ["score", str(cached), "--split", "val", *folders, "--device", "cpu"]
+    assert cli.main(score) == 0  # from the media
+    frames = cached / "scores" / "val.frames.parquet"
+    before, stamp = frames.read_bytes(), frames.stat().st_mtime_ns
+    monkeypatch.delenv(audio_cache.VARIABLE)
+    assert cli.main(score) == 0 and frames.stat().st_mtime_ns == stamp  # nothing to be done again
+    assert cli.main([*score, "--force"]) == 0  # from the cache
+    assert frames.read_bytes() == before
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_worker_processes_read_it(both, start):
+    plain, cached = (
+        Examples(AudioClips(train_split="train"), sources, "train", seed=1) for sources in both
+    )
+    cached.reader.read("e.mp4")[:10]  # a file that is open before the workers start
+    keys = [[(epoch, i) for i in range(7)] for epoch in range(4)]
+    loader = DataLoader(
+        cached,
+        batch_sampler=keys,
+        collate_fn=cached.collate,
+        num_workers=2,
+        multiprocessing_context=multiprocessing.get_context(start),
+    )
+    for batch_keys, (batch, failed) in zip(keys, loader, strict=True):
+        expected = plain.collate([plain[key] for key in batch_keys])[0]["wave"]
+        assert torch.equal(batch["wave"], expected) and not failed
+
+
+def test_failures_are_those_of_decoding(both):
+    plain, cached = (AudioReader(sources, "train") for sources in both)
+    for file, kind in (
+        ("none.wav", NoAnswer),
+        ("text.mp4", KlassifyError),
+        ("missing.mp4", KlassifyError),
+    ):
+        with pytest.raises(kind) as decoding:
+            plain.read(file)
+        with pytest.raises(kind) as reading:
+            cached.read(file)
+        assert str(decoding.value).splitlines()[0] == str(reading.value).splitlines()[0]
+
+
+def test_clips_kept_in_memory_are_read_once(both, monkeypatch):
+    reader = AudioReader(both[1], "train", keep_in_memory=True)
+    first = reader.read("e.mp4")
+    monkeypatch.setattr(os, "preadv", None)
+    assert isinstance(first, np.ndarray) and reader.read("e.mp4") is first
+
+
+def test_the_environment_chooses_what_is_read(data, both, monkeypatch, tmp_path):
+    plain, cached = both
+    monkeypatch.setenv(audio_cache.VARIABLE, "media")
+    with pytest.raises(KlassifyError, match="does not exist"):  # there are no media
+        AudioReader(cached, "train")
+    monkeypatch.setenv(audio_cache.VARIABLE, "cache")
+    with pytest.raises(KlassifyError, match="no audio cache"):
+        AudioReader(plain, "train")
+    with pytest.raises(KlassifyError, match=r"new\.mp4 is not in the audio cache"):
+        AudioReader(cached, "train").read("new.mp4")
+    monkeypatch.setenv(audio_cache.VARIABLE, "always")
+    with pytest.raises(KlassifyError, match="none of auto, media, cache"):
+        AudioReader(cached, "train")
+
+
+def test_clips_that_it_lacks_are_decoded(data, made, tmp_path, capsys):
+    sources = Sources(data / "lists", data / "media", tmp_path)
+    folder = sources.feature_folder("audio", "train")
+    assert cli.main(arguments(data, folder, "--audio", "--shard", "1/2")) == 0
+    reader, whole = AudioReader(sources, "train"), AudioStore(made)
+    assert "lacks 1 parts" in capsys.readouterr().err
+    kinds = set()
+    for file in SECONDS:
+        clip = reader.read(file)
+        kinds.add(type(clip))
+        np.testing.assert_array_equal(clip[:], whole.get(file)[:])
+    assert kinds == {np.ndarray, audio_cache.CachedClip}
+
+
+# ----------------------------------------------------------------------------------- extraction
+
+
+def test_each_clip_is_there_or_named(data, made, tmp_path, capsys):
+    names = [f"part-1-of-1-{k}.{end}" for k in range(4) for end in ("parquet", "pcm")]
+    assert sorted(contents(made)) == ["failures-1-of-1.tsv", *sorted(names)]
+    lines = (made / "failures-1-of-1.tsv").read_text().splitlines()[1:]
+    failed = {file: (stage, reason) for file, stage, reason in (line.split("\t") for line in lines)}
+    assert {file: stage for file, (stage, _) in failed.items()} == {
+        "none.wav": "audio",
+        "text.mp4": "decode",
+        "missing.mp4": "decode",
+    }
+    assert failed["none.wav"][1] == "no audio"
+    cache = AudioStore(made)
+    assert (
+        len(cache) == 10
+        and not cache.missing
+        and cache.get("other.mp4") is None
+        and len(cache.get("none.wav")) == 0
+    )
+    assert (
+        (made / "part-1-of-1-0.pcm")
+        .read_bytes()
+        .startswith(b"klassify audio 1: 16000 Hz, mono, int16")
+    )
+    assert cli.main(arguments(data, made, "--audio", "--status")) == 0
+    assert "10 of 10 clips, 4 of 4 parts" in capsys.readouterr().out
+    assert cli.main(arguments(data, made, "--audio", "--strict")) == 1
+    assert (
+        cli.main(arguments(data, tmp_path, "--kind", "audio")) == 0
+    )  # of which --audio is an alias
+    assert contents(tmp_path) == contents(made)
+
+
+def test_two_kinds_at_once_are_refused(data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments(data, tmp_path, "--audio", "--kind", "lmm"))
+    assert "not allowed with" in capsys.readouterr().err
+    assert cli.main(arguments(data, tmp_path, "--audio", "--landmarks", "x")) == 2
+    assert "belongs to --kind mouth" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_is_resumed_to_the_byte(data, made, tmp_path):
+    command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while (
+        not (tmp_path / "part-1-of-1-0.pcm").exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (tmp_path / "part-1-of-1-0.parquet").unlink(
+        missing_ok=True
+    )  # killed between the two files of a part
+    (tmp_path / "part-1-of-1-0.pcm").write_bytes(b"half")
+    assert cli.main(arguments(data, tmp_path)) == 0
+    assert contents(tmp_path) == contents(made)
+
+
+def test_shards_together_are_the_single_run(data, made, tmp_path):
+    for i in (2, 1, 3):
+        assert cli.main(arguments(data, tmp_path, "--audio", "--shard", f"{i}/3")) == 0
+    whole, parts = AudioStore(made), AudioStore(tmp_path)
+    assert len(whole) == len(parts) and whole.reasons == parts.reasons
+    for file in [*SECONDS, "f.wav"]:
+        np.testing.assert_array_equal(whole.get(file)[:], parts.get(file)[:])
+
+
+def test_other_settings_are_refused_and_force_replaces_all(data, made, tmp_path, capsys):
+    assert cli.main(arguments(data, tmp_path, "--audio", "--shard", "1/2")) == 0
+    assert cli.main(arguments(data, tmp_path)) == 2
+    assert "n: 2 there, 1 now" in capsys.readouterr().err
+    assert cli.main([*arguments(data, tmp_path), "--chunk", "4"]) == 2
+    assert cli.main(arguments(data, tmp_path, "--kind", "mouth")) == 2
+    assert "kind: 'audio' there, 'mouth' now" in capsys.readouterr().err
+    assert cli.main(arguments(data, tmp_path, "--audio", "--force")) == 0
+    left = contents(tmp_path)
+    left.pop("failures-1-of-2.tsv")
+    assert left == contents(made)
+
+
+# -------------------------------------------------------------------------- damage and bad will
+
+
+def rows(n: int = 5) -> list[AudioRow]:
+    rng = np.random.default_rng(n)
+    return [AudioRow(f"{n}/{i}", rng.integers(-99, 99, 100 * i).astype(SAMPLE)) for i in range(n)]
+
+
+@pytest.fixture
+def two_parts(tmp_path) -> Path:
+    for k in range(2):
+        audio_cache.write_part(tmp_path, Place(1, 1, k, 2), rows(5 + k), SETTINGS, "")
+    assert len(AudioStore(tmp_path)) == 11
+    return tmp_path
+
+
+def rewritten(path: Path, columns: dict[str, list]) -> None:
+    """Another index beside the same samples, whose digest it knows."""
+    digest = audio_cache.sound_path(path).read_bytes()[:HEAD_BYTES].split()[-1].decode()
+    columns = {"stage": [""] * 5, "reason": [""] * 5} | columns
+    audio_cache.write_index(path, Place(1, 1, 0, 2), columns, SETTINGS, "", digest)
+
+
+def test_a_part_without_its_sound_is_not_taken_for_done(two_parts):
+    path = two_parts / "part-1-of-1-0.parquet"
+    read_header(path)
+    os.truncate(two_parts / "part-1-of-1-0.pcm", 64)
+    with pytest.raises(KlassifyError, match="has 64 bytes, its index"):
+        read_header(path)
+    (two_parts / "part-1-of-1-0.pcm").unlink()
+    with pytest.raises(KlassifyError, match="is missing"):
+        read_header(path)
+    path.unlink()
+    read_header(two_parts / "part-1-of-1-1.parquet")
+
+
+def test_samples_that_do_not_belong_to_the_index_are_refused(two_parts):
+    sound, other = two_parts / "part-1-of-1-0.pcm", two_parts / "part-1-of-1-1.pcm"
+    whole = sound.read_bytes()
+    for content, complaint in (
+        (whole[:-2], "1998|bytes, its index"),
+        (whole + b"00", "bytes, its index"),
+        (b"", "bytes, its index"),
+        (b"x" * len(whole), "not the samples"),
+        (other.read_bytes()[:HEAD_BYTES] + whole[HEAD_BYTES:], "not the samples"),
+    ):
+        sound.write_bytes(content)
+        with pytest.raises(KlassifyError, match=complaint) as error:
+            AudioStore(two_parts)
+        assert "part-1-of-1-0.pcm" in str(error.value) and "extract --kind audio" in str(
+            error.value
+        )
+    sound.unlink()
+    with pytest.raises(KlassifyError, match="is missing"):
+        AudioStore(two_parts)
+
+
+def test_a_hostile_index_is_refused(two_parts):
+    path, names = two_parts / "part-1-of-1-0.parquet", [f"5/{i}" for i in range(5)]
+    good = [0, 100, 200, 300, 400]
+    rewritten(path, {"file": names, "n_samples": good})
+    assert len(AudioStore(two_parts).get("5/4")) == 400
+    for columns, complaint in (
+        ({"file": names, "n_samples": [0, 100, 200, 300, 2**31 - 1]}, "its index speaks of"),
+        ({"file": names, "n_samples": [0, 100, -200, 700, 400]}, "lengths below 0"),
+        ({"file": names, "n_samples": [0, 100, None, 500, 400]}, "lengths below 0|damaged"),
+        ({"file": [*names[:4], None], "n_samples": good}, "damaged"),
+        ({"file": [*names[:4], "5/0"], "n_samples": good}, "stand twice"),
+        ({"file": [*names[:4], "6/3"], "n_samples": good}, "1 clips stand twice"),
+    ):
+        rewritten(path, columns)
+        with pytest.raises(KlassifyError, match=complaint):
+            AudioStore(two_parts)
+    path.write_bytes(b"PAR1" * 50)
+    with pytest.raises(KlassifyError, match="no whole Parquet file"):
+        AudioStore(two_parts)
+
+
+def test_reasons_that_have_become_bytes_are_refused(two_parts):
+    path = two_parts / "part-1-of-1-0.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("reason")
+    pq.write_table(table.set_column(at, "reason", table["reason"].cast(pa.binary())), path)
+    with pytest.raises(KlassifyError, match="columns of other types"):
+        AudioStore(two_parts)
+
+
+def test_another_format_and_another_kind_are_refused(tmp_path):
+    for change, complaint in (
+        ({"rate": 8000}, "rate: 8000 there, 16000 wanted"),
+        ({"version": 2}, "version: 2"),
+    ):
+        audio_cache.write_part(tmp_path, Place(1, 1, 0, 1), rows(), SETTINGS | change, "")
+        with pytest.raises(KlassifyError, match=complaint):
+            AudioStore(tmp_path)
+    shards.write_part(tmp_path, Place(1, 1, 0, 1), [], {"made": "mouth"}, "")
+    with pytest.raises(KlassifyError, match="kind: 'mouth' there, 'audio' wanted"):
+        AudioStore(tmp_path)
+    with pytest.raises(ValueError, match="float32"):
+        audio_cache.write_part(
+            tmp_path, Place(1, 1, 0, 1), [AudioRow("a", np.zeros(3, np.float32))], SETTINGS, ""
+        )
+
+
+def test_a_file_that_shrinks_while_it_is_read_costs_its_clips_alone(two_parts):
+    cache = AudioStore(two_parts)
+    os.truncate(two_parts / "part-1-of-1-1.pcm", 500)
+    with pytest.raises(KlassifyError, match="ends within a clip"):
+        cache.get("6/5")[:]
+    assert len(cache.get("5/4")[:]) == 400
+
+
+def test_names_of_equal_keys_in_part_are_told_apart(two_parts, monkeypatch):
+    original = audio_cache._keys
+    monkeypatch.setattr(
+        audio_cache, "_keys", lambda files: original(files) & np.array([1, 2**64 - 1], np.uint64)
+    )
+    cache = AudioStore(two_parts)
+    for n in (5, 6):
+        for row in rows(n):
+            np.testing.assert_array_equal(cache.get(row.file)[:], to_float(row.samples))
+    assert all(cache.get(f"other {i}") is None for i in range(20))
+
+
+# ------------------------------------------------------------------------------------ many clips
+
+
+def test_many_parts_take_few_files_and_little_memory(tmp_path):
+    n_parts = audio_cache.OPEN_PARTS + 30
+    for k in range(n_parts):
+        part = [dataclasses.replace(row, file=f"{k}/{row.file}") for row in rows(20)]
+        audio_cache.write_part(tmp_path, Place(1, 1, k, n_parts), part, SETTINGS, "")
+    cache = AudioStore(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for k in range(n_parts):
+        np.testing.assert_array_equal(cache.get(f"{k}/20/7")[:], to_float(rows(20)[7].samples))
+    assert len(os.listdir("/proc/self/fd")) == before + audio_cache.OPEN_PARTS
+    assert len(pickle.dumps(cache)) < 40 * len(cache) + 200 * n_parts
+    again = pickle.loads(pickle.dumps(cache))
+    np.testing.assert_array_equal(again.get("3/20/7")[5:9], cache.get("3/20/7")[5:9])
+    cache._sound.cache_clear()
+    again._sound.cache_clear()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_settings_of_the_cache_are_on_its_files(made):
+    header = read_header(made / "part-1-of-1-0.parquet")
+    assert (
+        json.loads(json.dumps(FORMAT)).items() <= header.settings.items()
+        and header.settings["clips"] == 10
+    )

@@ -1,0 +1,551 @@
+"""Extraction end to end on small files with precomputed landmarks: shards, failures, resume,
+status.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from places import ROOT
+
+from klassify import cli
+from klassify.errors import KlassifyError
+from klassify.features import extract
+from klassify.features.mouth import channels
+from klassify.features.mouth.kind import ClipExtractor
+from klassify.features.parts import parts_in, read_rows
+from klassify.features.shards import FeatureStore
+from klassify.files import TEMPORARY
+
+SIZE, N_FRAMES = 96, 8
+
+
+def landmarks(rng: np.random.Generator, n: int = N_FRAMES) -> np.ndarray:
+    """A mouth, a face oval and eyes in the middle of the frame, with some motion."""
+    points = np.zeros((n, 478, 2))
+    turn = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    points[:, channels.FACE_OVAL] = 48 + 36 * np.column_stack([np.sin(turn), np.cos(turn)])
+    points[:, channels.LIPS] = [48, 64] + 10 * np.column_stack([np.cos(turn), np.sin(turn)])[
+        np.arange(40) % 36
+    ]
+    points[:, channels.EYES] = [[34, 40], [62, 40]]
+    return (points + rng.normal(0, 0.3, points.shape)).astype(np.float32)
+
+
+def write_video(path: Path, rng: np.random.Generator, n: int = N_FRAMES) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for _ in range(n):
+            image = (
+                rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3))
+                .astype(np.uint8)
+                .repeat(8, 0)
+                .repeat(8, 1)
+            )
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+BROKEN = {
+    "text.mp4": "decode",
+    "empty.mp4": "decode",
+    "missing.mp4": "decode",
+    "noface.mp4": "face",
+    "length.mp4": "landmarks",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A list of 11 clips, of which five have something wrong."""
+    folder = tmp_path_factory.mktemp("media and landmarks")
+    rng = np.random.default_rng(0)
+    (folder / "media" / "id 1").mkdir(parents=True)
+    (folder / "landmarks" / "id 1").mkdir(parents=True)
+    files = [f"id 1/é{i}.mp4" for i in range(6)] + list(BROKEN)
+    for file in files:
+        path = folder / "media" / file
+        points = landmarks(rng)
+        if file == "text.mp4":
+            path.write_text("no video\n" * 100)
+        elif file == "empty.mp4":
+            path.touch()
+        elif file != "missing.mp4":
+            write_video(path, rng, N_FRAMES + (file == "length.mp4"))
+        if file == "noface.mp4":
+            points[:] = np.nan
+        np.savez(folder / "landmarks" / Path(file).with_suffix(".npz"), landmarks=points)
+    order = rng.permutation(len(files))
+    (folder / "list.tsv").write_text("\n".join(["file", *(files[i] for i in order)]) + "\n")
+    return folder
+
+
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "extract",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(out),
+        "--landmarks",
+        str(data / "landmarks"),
+        "--chunk",
+        "4",
+        "--jobs",
+        "1",
+        *more,
+    ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def made(data, tmp_path_factory):
+    """The shards of one uninterrupted run."""
+    out = tmp_path_factory.mktemp("out") / "train"
+    assert cli.main(arguments(data, out)) == 0
+    return out
+
+
+def test_every_clip_has_one_row_and_failures_are_named(data, made):
+    assert sorted(contents(made)) == ["failures-1-of-1.tsv"] + [
+        f"part-1-of-1-{k}.parquet" for k in range(3)
+    ]
+    features = FeatureStore(made)
+    listed = (data / "list.tsv").read_text().splitlines()[1:]
+    assert features.files == listed
+    assert set(features.reasons) == set(BROKEN)
+    for file in listed:
+        row = features[file]
+        assert np.isfinite(row.features).all()
+        if file not in BROKEN:
+            assert row.valid.all() and row.features.shape == (N_FRAMES, 8) and row.fps == 25
+            assert (row.features[3:] > 0).all() and not row.reason
+    assert (
+        features["noface.mp4"].valid.shape == (N_FRAMES,) and not features["noface.mp4"].valid.any()
+    )
+    lines = (made / "failures-1-of-1.tsv").read_text().splitlines()
+    assert lines[0] == "file\tstage\treason"
+    table = {
+        file: (stage, reason) for file, stage, reason in (line.split("\t") for line in lines[1:])
+    }
+    assert {file: stage for file, (stage, _) in table.items()} == BROKEN
+    assert table["noface.mp4"][1] == "no face" and "empty" in table["empty.mp4"][1]
+    assert "No such file" in table["missing.mp4"][1] and "9" in table["length.mp4"][1]
+
+
+def test_a_finished_run_is_skipped_and_strict_tells(data, made, capsys):
+    before = contents(made)
+    stamps = {path: path.stat().st_mtime_ns for path in made.glob("*.parquet")}
+    assert cli.main(arguments(data, made)) == 0
+    assert cli.main(arguments(data, made, "--strict")) == 1
+    assert "11 clips, 5 without features (3 decode, 1 face, 1 landmarks" in capsys.readouterr().out
+    assert contents(made) == before and stamps == {
+        path: path.stat().st_mtime_ns for path in made.glob("*.parquet")
+    }
+
+
+def test_missing_parts_are_made_again_to_the_byte(data, made):
+    before = contents(made)
+    (made / "part-1-of-1-1.parquet").unlink()
+    (made / "failures-1-of-1.tsv").unlink()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    stale = made / f"part-1-of-1-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
+    other = made / f"part-1-of-12-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
+    stale.write_bytes(b"half"), other.write_bytes(b"half")
+    assert cli.main(arguments(data, made)) == 0
+    other.unlink()
+    assert contents(made) == before
+
+
+def test_a_run_that_was_killed_is_resumed(data, made, tmp_path):
+    command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "part-1-of-1-0.parquet").exists() and time.monotonic() < deadline:
+        assert process.poll() is None or (tmp_path / "part-1-of-1-0.parquet").exists()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert cli.main(arguments(data, tmp_path)) == 0
+    assert contents(tmp_path) == contents(made)
+
+
+@pytest.mark.parametrize("n", [3, 13])
+def test_shards_together_are_the_single_run(data, made, tmp_path, n):
+    for i in range(1, n + 1) if n == 3 else (1, 5, 13):
+        assert cli.main(arguments(data, tmp_path, "--shard", f"{i}/{n}")) == 0
+    if n == 13:  # more shards than clips: the last one is an empty part
+        assert len(read_rows(tmp_path / "part-13-of-13-0.parquet")) == 0
+        return
+    whole, parts = FeatureStore(made), FeatureStore(tmp_path)
+    assert set(parts.files) == set(whole.files) and parts.reasons == whole.reasons
+    for file in whole:
+        np.testing.assert_array_equal(parts[file].features, whole[file].features)
+        np.testing.assert_array_equal(parts[file].valid, whole[file].valid)
+
+
+def test_status_names_what_is_missing(data, made, tmp_path, capsys):
+    assert cli.main(arguments(data, made, "--status")) == 0
+    assert "11 of 11 clips, 3 of 3 parts" in capsys.readouterr().out
+    assert cli.main(arguments(data, tmp_path / "none", "--status")) == 1
+    assert "0 of 11 clips" in capsys.readouterr().out
+    assert cli.main(arguments(data, tmp_path, "--shard", "2/3")) == 0
+    capsys.readouterr()
+    assert cli.main(arguments(data, tmp_path, "--status")) == 1
+    out = capsys.readouterr().out
+    assert "4 of 11 clips, 1 of 3 parts" in out
+    assert (
+        "--shard 1/3: part-1-of-3-0.parquet" in out
+        and "--shard 3/3" in out
+        and "--shard 2/3" not in out
+    )
+    assert cli.main(arguments(data, tmp_path, "--status", "--shard", "2/3")) == 0
+
+
+def test_other_settings_lists_and_cuttings_are_refused(data, made, tmp_path, capsys):
+    before = contents(made)
+    for more, named in (
+        (["--chunk", "5"], "chunk: 4 there, 5 now"),
+        (["--shard", "1/2"], "n: 1 there, 2 now"),
+        (["--list", str(tmp_path / "other.tsv")], "clips: 11 there, 1 now"),
+    ):
+        (tmp_path / "other.tsv").write_text("file\nid 1/é1.mp4\n")
+        assert cli.main(arguments(data, made, *more)) == 2
+        error = capsys.readouterr().err
+        assert named in error and "--force" in error
+    assert contents(made) == before
+
+
+def test_changed_media_are_noticed_and_force_redoes(data, tmp_path, capsys):
+    media = tmp_path / "media"
+    media.mkdir()
+    write_video(media / "a.mp4", np.random.default_rng(1))
+    (tmp_path / "list.tsv").write_text("file\na.mp4\n")
+    command = [
+        "extract",
+        "--list",
+        str(tmp_path / "list.tsv"),
+        "--root",
+        str(media),
+        "--out",
+        str(tmp_path / "out"),
+        "--jobs",
+        "1",
+        "--landmarks",
+        str(tmp_path),
+    ]
+    np.savez(tmp_path / "a.npz", landmarks=landmarks(np.random.default_rng(2)))
+    assert cli.main([*command, "--shard", "1/2"]) == 0
+    (media / "a.mp4").write_text("broken since")
+    assert cli.main([*command, "--shard", "1/2"]) == 2
+    assert "media:" in capsys.readouterr().err
+    assert cli.main([*command, "--force"]) == 0  # another cutting replaces the old one
+    assert parts_in(tmp_path / "out") == [tmp_path / "out" / "part-1-of-1-0.parquet"]
+    assert FeatureStore(tmp_path / "out").reasons["a.mp4"].startswith("Cannot decode")
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/3/5"])
+def test_shards_that_are_none_are_refused(shard):
+    with pytest.raises(KlassifyError, match="1 <= I <= N"):
+        extract.parse_shard(shard)
+
+
+def test_wrong_media_folders_are_refused_at_once(data, tmp_path, capsys):
+    for root in (tmp_path, tmp_path / "none"):
+        assert cli.main(arguments(data, tmp_path / "out", "--root", str(root))) == 2
+        assert "--root" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_of_missing_clips_alone_is_one_of_failures(data, tmp_path):
+    """Refused, it would leave an array of shards without an end."""
+    (tmp_path / "list.tsv").write_text("file\nid 1/é0.mp4\ngone.mp4\nid 1/é1.mp4\nlost.mp4\n")
+    command = arguments(data, tmp_path / "out", "--shard", "2/2")
+    command[command.index("--list") + 1] = str(tmp_path / "list.tsv")
+    assert cli.main(command) == 0
+    failures = (tmp_path / "out/failures-2-of-2.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in failures[1:]] == ["gone.mp4", "lost.mp4"]
+
+
+def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):
+    extractor = ClipExtractor(data / "media", data / "landmarks")
+    for file in ("../list.tsv", "/etc/passwd"):
+        row = extractor(file)
+        assert (row.file, row.stage, len(row.valid)) == (
+            file,
+            "path",
+            0,
+        ) and "leads out" in row.reason
+
+
+@pytest.mark.parametrize("kind", ["mouth", "audio"])
+def test_a_name_that_no_file_can_have_is_a_failure_like_a_missing_file(data, tmp_path, kind):
+    (tmp_path / "list.tsv").write_text(f"file\n{'x' * 300}.mp4\nid 1/é0.mp4\n")
+    landmarks = ["--landmarks", str(data / "landmarks")] if kind == "mouth" else []
+    arguments = [
+        "--kind",
+        kind,
+        *landmarks,
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert (
+        cli.main(["extract", "--list", str(tmp_path / "list.tsv"), "--jobs", "1", *arguments]) == 0
+    )
+    failures = (tmp_path / "out" / "failures-1-of-1.tsv").read_text().splitlines()
+    assert failures[1].startswith("x" * 300 + ".mp4\tdecode\t")
+
+
+def test_a_defect_in_one_clip_costs_that_clip(data, monkeypatch):
+    extractor = ClipExtractor(data / "media", data / "landmarks")
+    good = "id 1/é0.mp4"
+    features = channels.mouth_features
+    monkeypatch.setattr(channels, "mouth_features", lambda tracked: 1 / 0)
+    row = extractor(good)
+    assert (row.stage, row.reason) == ("features", "ZeroDivisionError: division by zero")
+    monkeypatch.setattr(channels, "mouth_features", features)
+    assert extractor(good).valid.all()
+
+
+def test_killing_a_worker_loses_no_clip(data, made, tmp_path):
+    command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "part-1-of-1-0.parquet").exists() and process.poll() is None:
+        pass
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for child in children.read_text().split() if children.exists() else []:
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+    assert process.wait(timeout=60) == 0
+    assert contents(tmp_path) == contents(made)
+
+
+# ------------------------------------------------------------------------------------ kinds with a
+# model
+
+
+def lmm_arguments(data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "extract",
+        "--kind",
+        "lmm",
+        "--lmm",
+        "tiny",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(out),
+        "--interval",
+        "3",
+        "--chunk",
+        "4",
+        "--device",
+        "cpu",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(data, tmp_path_factory):
+    """Shards of kind lmm of one uninterrupted run."""
+    out = tmp_path_factory.mktemp("lmm") / "train"
+    assert cli.main(lmm_arguments(data, out)) == 0
+    return out
+
+
+def test_lmm_rows_and_failures(data, written):
+    features = FeatureStore(written)
+    listed = (data / "list.tsv").read_text().splitlines()[1:]
+    broken = {
+        file: stage for file, stage in BROKEN.items() if stage == "decode"
+    }  # landmarks play no part here
+    assert features.files == listed and set(features.reasons) == set(broken)
+    for file in listed:
+        row = features[file]
+        if file in broken:
+            assert (
+                row.stage == "decode"
+                and row.visual.shape == (0, 32)
+                and row.textual.shape == (0, 64, 64)
+            )
+            continue
+        assert (
+            row.n_frames == N_FRAMES + (file == "length.mp4")
+            and row.frames.tolist() == [0, 3, 6]
+            and row.fps == 25
+        )
+        assert (
+            row.visual.shape == (3, 32) and row.textual.shape == (3, 64, 64) and len(row.texts) == 3
+        )
+        assert row.visual.dtype == row.textual.dtype == np.float16 and all(row.texts)
+    good = [features[file] for file in listed if file not in broken]
+    assert len({row.textual.tobytes() for row in good}) == len(good)
+    table = (written / "failures-1-of-1.tsv").read_text().splitlines()
+    assert sorted(line.split("\t")[0] for line in table[1:]) == sorted(broken)
+
+
+def test_lmm_settings_say_what_was_used(data, written):
+    settings = FeatureStore(written).settings
+    assert settings["kind"] == "lmm" and settings["lmm"] == "tiny" and settings["untrained"] is True
+    assert settings["prompt"].endswith("###Assistant:") and settings["precision"] == "float32"
+    assert (settings["interval"], settings["new_tokens"], settings["visual_dim"]) == (3, 64, 32)
+
+
+def test_untrained_features_are_called_so_on_every_run(data, written, capsys):
+    assert cli.main(lmm_arguments(data, written)) == 0
+    assert "random weights (tiny): these features mean nothing" in capsys.readouterr().out
+
+
+def test_lmm_extraction_resumes_to_the_byte(data, written, capsys):
+    before = contents(written)
+    (written / "part-1-of-1-1.parquet").unlink()
+    assert cli.main(lmm_arguments(data, written, "--status")) == 1
+    assert cli.main(lmm_arguments(data, written)) == 0
+    assert contents(written) == before
+    assert cli.main(lmm_arguments(data, written, "--interval", "4")) == 2
+    assert "interval: 3 there, 4 now" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def vqvae(tmp_path_factory):
+    """A small VQ-VAE as a file of weights and as a system's folder."""
+    import torch
+
+    from klassify.models.vqvae import VQVAE
+    from klassify.models.weights.load import WEIGHTS, save_weights
+    from klassify.systems.experiment import load_experiment, save_config
+
+    folder = tmp_path_factory.mktemp("vqvae system")
+    torch.manual_seed(0)
+    model = VQVAE(dim=8, codes=16).eval()
+    torch.nn.init.normal_(model.codebook.embedding.weight)
+    conf = ROOT / "recipes/multibranch/conf/demo/vqvae.yaml"
+    overrides = ["model.init_args.dim=8", "model.init_args.codes=16"]
+    save_config(folder, load_experiment(conf, overrides).resolved)
+    save_weights(model, folder / WEIGHTS)
+    return folder, model
+
+
+def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
+    import torch
+
+    from klassify.media import square_frames
+
+    folder, model = vqvae
+    command = [
+        "extract",
+        "--kind",
+        "reconstruction",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--size",
+        str(SIZE),
+        "--device",
+        "cpu",
+        "--batch",
+        "5",
+        "--jobs",
+        "1",
+    ]
+    assert cli.main([*command, "--vqvae", str(folder), "--out", str(tmp_path / "a")]) == 0
+    assert (
+        cli.main(
+            [*command, "--vqvae", str(folder / "model.safetensors"), "--out", str(tmp_path / "b")]
+        )
+        == 0
+    )
+    features, others = FeatureStore(tmp_path / "a"), FeatureStore(tmp_path / "b")
+    assert set(features.reasons) == {file for file, stage in BROKEN.items() if stage == "decode"}
+    for file in features:
+        codes = features[file].codes
+        np.testing.assert_array_equal(codes, others[file].codes)
+        if file in features.reasons:
+            assert codes.shape == (0, 0, 0)
+            continue
+        read = torch.from_numpy(square_frames.read_frames(data / "media" / file, size=SIZE))
+        assert (
+            codes.shape == (len(read), SIZE // 4, SIZE // 4)
+            and codes.dtype == np.uint16
+            and codes.max() < 16
+        )
+        wanted = model.reconstruct(read)
+        assert torch.equal(model.frames_of(torch.from_numpy(codes.astype(np.int64))), wanted)
+        assert torch.equal(
+            model.frames_of(torch.from_numpy(codes[2:4].astype(np.int64))), wanted[2:4]
+        )
+
+
+def test_a_repeated_frame_is_encoded_once(vqvae):
+    from klassify.features import reconstruction
+
+    _, model = vqvae
+    extractor = reconstruction.ReconstructionExtractor(Path(), model, SIZE)
+    block = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)[
+        [0, 0, 1, 2, 2, 2, 0]
+    ]
+    seen = []
+    with model.encoder.register_forward_hook(lambda _, given, made: seen.append(len(given[0]))):
+        codes = extractor.codes(block)
+    assert seen == [4] and codes.dtype == np.uint16
+    np.testing.assert_array_equal(
+        codes, np.concatenate([extractor.codes(block[k : k + 1]) for k in range(7)])
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--kind", "lmm"], "needs --lmm"),
+        (["--lmm", "tiny"], "--lmm belongs to --kind lmm"),
+        (["--kind", "lmm", "--lmm", "tiny", "--vqvae", "x"], "--vqvae belongs to"),
+        (["--kind", "lmm", "--lmm", "none"], "does not exist"),
+        (["--kind", "reconstruction"], "needs --vqvae"),
+        (["--kind", "reconstruction", "--vqvae", "x"], "no weights"),
+        (["--kind", "reconstruction", "--vqvae", "x", "--size", "226"], "multiple of 4"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(data, tmp_path, capsys, arguments, complaint):
+    base = [
+        "extract",
+        "--list",
+        str(data / "list.tsv"),
+        "--root",
+        str(data / "media"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main([*base, "--device", "cpu", *arguments]) == 2
+    assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from klassify.systems.system import load_vqvae
+
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(KlassifyError, match="no codebook"):
+        load_vqvae(tmp_path / "model.safetensors")

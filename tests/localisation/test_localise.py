@@ -1,0 +1,337 @@
+"""klassify localise: from frame scores to segments, and merged systems, through the files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from klassify import cli
+from klassify.errors import KlassifyError
+from klassify.evaluation import segments
+from klassify.localisation import frame_scores, localise, proposals
+from klassify.scores.score_file import Header, ScoreFile, read_scores, score_path, write_blocks
+from klassify.systems.score import derive_scores
+from klassify.systems.system import System, input_folders, load_system, system_hash, write_system
+
+FRAME_S = 0.04
+
+
+def frame_table(clips, **columns):
+    """clips: {file: log-odds}; the last frame of each ends 10 ms early."""
+    parts = []
+    for file, score in clips.items():
+        k = np.arange(len(score))
+        end = np.minimum((k + 1) * FRAME_S, len(score) * FRAME_S - 0.01)
+        parts.append(
+            pd.DataFrame(
+                {"file": file, "start": k * FRAME_S, "end": end, "score": np.asarray(score, float)}
+            )
+        )
+    return pd.concat(parts, ignore_index=True).assign(**columns)
+
+
+def some_clips(seed, n_clips=6):
+    rng = np.random.default_rng(seed)
+    return {
+        f"id/{i}.mp4": np.repeat(rng.normal(0, 3, 12), 5) + rng.normal(0, 0.3, 60)
+        for i in range(n_clips)
+    }
+
+
+def write_localiser(folder, table, modality="audio", split="val", group=1 << 20):
+    """A localiser with these frame scores, `group` of them a row group of the file."""
+    write_system(folder, System(folder.name, "model", modality, "segment", "log_odds"))
+    (folder / "model.safetensors").write_bytes(folder.name.encode())
+    settings = {"system": system_hash(folder), "list": "l"}
+    path = score_path(folder, split, "frames")
+    blocks = [table[first : first + group] for first in range(0, max(len(table), 1), group)]
+    write_blocks(
+        path, blocks, Header(folder.name, split, "frames", "log_odds", "segment", settings)
+    )
+    return folder
+
+
+@pytest.fixture
+def bam(tmp_path):
+    return write_localiser(tmp_path / "bam", frame_table(some_clips(1)))
+
+
+@pytest.fixture
+def tags(tmp_path):
+    return write_localiser(tmp_path / "tags", frame_table(some_clips(2)), "visual")
+
+
+def klassify(*words):
+    return cli.main([str(word) for word in words])
+
+
+def segments_of(folder, split="val"):
+    return read_scores(score_path(folder, split, "segments"))
+
+
+# ------------------------------------------------------------------------------ reading frames
+
+
+def test_frames_are_read_in_parts_of_whole_clips(tmp_path):
+    clips = some_clips(3, 5) | {
+        "long.mp4": np.zeros(300),
+        "short.mp4": np.ones(1),
+        "last.mp4": np.ones(20),
+    }
+    folder = write_localiser(tmp_path / "bam", frame_table(clips, boundary=0.5), group=70)
+    path = score_path(folder, "val", "frames")
+    parts = list(frame_scores.read_frames(path))
+    assert len(parts) > 3
+    frames = frame_scores.FrameScores.joined(parts)
+    assert frames.files.tolist() == list(clips)
+    np.testing.assert_allclose(
+        frames.p_fake, 1 / (1 + np.exp(-np.concatenate(list(clips.values()))))
+    )
+    np.testing.assert_allclose(
+        frames.durations_s, [len(clip) * FRAME_S - 0.01 for clip in clips.values()]
+    )
+    assert (frames.boundary == 0.5).all() and frames.log_tags is None
+
+
+def test_the_order_of_a_clips_rows_does_not_matter():
+    table = frame_table(some_clips(4, 3))
+    shuffled = table.groupby("file", sort=False).sample(frac=1, random_state=0)
+    one, other = (frame_scores.from_table(t, "log_odds", where="here") for t in (table, shuffled))
+    np.testing.assert_array_equal(one.p_fake, other.p_fake)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.drop(index=3), "40 ms grid: 0.mp4"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "40 ms grid"),
+        (lambda t: t.assign(start=t["start"] * 2), "40 ms grid"),
+        (lambda t: t.assign(boundary=2.0), "boundary"),
+        (lambda t: t.assign(log_o=0.1, log_b=0.0, log_i=0.0, log_l=0.0), "log_tags"),
+    ],
+)
+def test_rows_that_are_no_frames_are_refused(damage, message):
+    table = damage(frame_table({"0.mp4": np.zeros(5), "1.mp4": np.zeros(4)}))
+    with pytest.raises(KlassifyError, match=message):
+        frame_scores.from_table(table, "log_odds", where="here")
+
+
+def test_a_clip_in_two_places_is_refused(tmp_path):
+    clips = frame_table({"a": np.zeros(4), "b": np.zeros(4)})
+    table = pd.concat([clips, clips.iloc[:4]], ignore_index=True)
+    folder = write_localiser(tmp_path / "bam", table, group=4)
+    with pytest.raises(KlassifyError, match="do not lie together: a"):
+        list(frame_scores.read_frames(score_path(folder, "val", "frames")))
+
+
+# ------------------------------------------------------------------------------ localise
+
+
+def test_segments_are_those_of_propose_with_their_settings(bam, capsys):
+    assert (
+        klassify(
+            "localise",
+            bam,
+            "--split",
+            "val",
+            "--method",
+            "multi_threshold",
+            "--set",
+            "nms_sigma=0.2",
+        )
+        == 0
+    )
+    scores = segments_of(bam)
+    (frames,) = frame_scores.read_frames(score_path(bam, "val", "frames"))
+    found = proposals.propose(frames, "multi_threshold", nms_sigma=0.2)
+    assert scores.table["file"].tolist() == frames.files[found.clip].tolist()
+    np.testing.assert_allclose(
+        scores.table[["start", "end", "score"]], np.stack(found[1:], axis=1), rtol=1e-8
+    )
+    assert set(scores.table["modality"]) == {"audio"} and set(scores.table["method"]) == {
+        "multi_threshold"
+    }
+    assert (scores.header.scale, scores.header.supervision) == ("probability", "segment")
+    assert scores.header.settings["settings"]["nms_sigma"] == 0.2
+
+
+def test_the_same_again_is_skipped_and_other_settings_are_refused(bam, capsys):
+    command = ["localise", bam, "--split", "val"]
+    assert klassify(*command) == 0
+    before = score_path(bam, "val", "segments").stat().st_mtime_ns
+    assert (
+        klassify(*command) == 0 and score_path(bam, "val", "segments").stat().st_mtime_ns == before
+    )
+    assert "up to date" in capsys.readouterr().out
+    assert (
+        klassify(*command, "--set", "threshold=0.7") == 2 and "--force" in capsys.readouterr().err
+    )
+    assert klassify(*command, "--set", "threshold=0.7", "--force") == 0
+
+
+def test_tuned_settings_are_taken_up_and_can_be_overridden(bam, tmp_path):
+    (bam / "proposals.yaml").write_text(
+        "method: watershed\nsettings: {context: 0.5}\ntuned: {score: 0.3}\n"
+    )
+    assert (
+        localise.choose(bam).method == "watershed"
+        and localise.choose(bam).settings["context"] == 0.5
+    )
+    assert localise.choose(bam, settings={"context": 0.0}).settings["context"] == 0.0
+    assert localise.choose(bam, method="threshold") == (
+        "threshold",
+        proposals.defaults("threshold"),
+    )
+    other = tmp_path / "other.yaml"
+    other.write_text("method: threshold\nsettings: {threshold: 0.25}\n")
+    assert localise.choose(bam, other).settings["threshold"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: guess\n", "no method 'guess'"),
+        ("method: threshold\nsettings: {colour: 3}\n", "no setting 'colour'"),
+        ("method: threshold\ncolour: 3\n", "keys method"),
+        ("- 3\n", "keys method"),
+        ("method: threshold\nsettings: 3\n", "mappings"),
+        ("method: [\n", "not readable YAML"),
+        ("method: merge\n", "does not apply"),
+    ],
+)
+def test_bad_proposal_settings_are_refused_with_their_file(bam, text, message):
+    (bam / "proposals.yaml").write_text(text)
+    with pytest.raises(KlassifyError, match=message) as error:
+        localise.choose(bam)
+    assert "proposals.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["threshold", "=3", "threshold=[", "threshold=2001-13-45", "threshold=" + "[" * 3000]
+)
+def test_words_that_are_no_settings_are_refused(bam, capsys, word):
+    assert klassify("localise", bam, "--split", "val", "--set", word) == 2
+    message = capsys.readouterr().err
+    assert (
+        "not written key=value" in message
+        or "The value of threshold is not readable YAML" in message
+    )
+
+
+def test_missing_and_stale_frames_are_refused_with_the_command(bam, capsys):
+    assert klassify("localise", bam, "--split", "testA") == 2
+    assert f"klassify score {bam} --split testA" in capsys.readouterr().err
+    (bam / "model.safetensors").write_bytes(b"other weights")
+    assert klassify("localise", bam, "--split", "val") == 2
+    assert "has changed" in capsys.readouterr().err
+
+
+def test_a_split_without_any_proposal_gives_an_empty_file(tmp_path):
+    folder = write_localiser(tmp_path / "bam", frame_table({"a": np.full(9, -30.0)}))
+    assert klassify("localise", folder, "--split", "val") == 0
+    assert len(segments_of(folder).table) == 0
+
+
+# ------------------------------------------------------------------------------ merged systems
+
+
+def merged(tmp_path, bam, tags):
+    out = tmp_path / "merged"
+    assert klassify("localise", bam, tags, "--split", "val") == 0
+    assert klassify("localise", "--merge", bam, tags, "--out", out, "--split", "val") == 0
+    return out
+
+
+def test_a_merged_system_is_a_system_of_its_own(tmp_path, bam, tags, capsys):
+    out = merged(tmp_path, bam, tags)
+    system = load_system(out)
+    assert (system.kind, system.modality, system.supervision) == ("fusion", "both", "segment")
+    assert input_folders(out) == [bam, tags]
+    table = segments_of(out).table
+    assert set(table["modality"]) == {"audio", "visual"}
+    parts = pd.concat([segments_of(folder).table for folder in (bam, tags)])
+    assert len(table) <= len(parts) and table.groupby("file").size().max() <= 50
+    first = table.groupby("file", sort=False)["score"].first()
+    pd.testing.assert_series_equal(
+        first.sort_index(), parts.groupby("file")["score"].max().sort_index()
+    )
+    assert (
+        klassify("localise", out, "--split", "val") == 0 and "up to date" in capsys.readouterr().out
+    )
+
+
+def test_weights_decide_and_zero_leaves_an_input_out(tmp_path, bam, tags):
+    out = merged(tmp_path, bam, tags)
+    (out / "proposals.yaml").write_text(
+        yaml.safe_dump({"method": "merge", "settings": {"weights": [0.0, 1.0], "nms_sigma": 0}})
+    )
+    assert klassify("localise", out, "--split", "val", "--force") == 0
+    mine, its = segments_of(out).table, segments_of(tags).table
+    key = ["file", "start"]
+    pd.testing.assert_frame_equal(
+        mine.sort_values(key, ignore_index=True), its.sort_values(key, ignore_index=True)
+    )
+
+
+def test_a_merged_system_asks_for_its_inputs_segments(tmp_path, bam, tags, capsys):
+    out = tmp_path / "merged"
+    assert klassify("localise", "--merge", bam, tags, "--out", out) == 0
+    assert klassify("localise", out, "--split", "val") == 2
+    assert f"klassify localise {bam} --split val" in capsys.readouterr().err
+    with pytest.raises(KlassifyError, match="no clip scores"):
+        derive_scores(out, "val")
+
+
+def test_what_cannot_be_merged_is_refused(tmp_path, bam, tags, capsys):
+    for inputs, out in (([bam], tmp_path / "m"), ([bam, bam], tmp_path / "m"), ([bam, tags], bam)):
+        assert klassify("localise", "--merge", *inputs, "--out", out) == 2
+    assert klassify("localise", bam) == 2 and klassify("localise", "--merge", bam, tags) == 2
+    assert klassify("localise", "--merge", bam, tags, "--out", tmp_path / "m") == 0
+    (bam / "model.safetensors").write_bytes(b"other weights")
+    assert klassify("localise", "--merge", bam, tags, "--out", tmp_path / "m") == 2
+    assert "other inputs" in capsys.readouterr().err
+
+
+def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
+    assert klassify("localise", bam, "--split", "val") == 0
+    files = list(some_clips(1))
+    best = segments_of(bam).table.sort_values("score").groupby("file").tail(1).set_index("file")
+    fake = [
+        [[best.loc[file, "start"], best.loc[file, "end"] + k % 3]] for k, file in enumerate(files)
+    ]
+    frame = pd.DataFrame(
+        {"file": files, "modify_type": "audio_modified", "duration": 2.4, "source": ""}
+    )
+    frame = frame.assign(
+        fake_segments=fake, audio_fake_segments=fake, visual_fake_segments=[[]] * 6
+    )
+    found = [segments.load_localised(bam, "val", files)]
+    named = frame.assign(source=frame["file"])
+    unknown, known = (
+        segments.measure_task2(found, one, versus="bam", n_bootstrap=30) for one in (frame, named)
+    )
+    pd.testing.assert_frame_equal(unknown, known)
+    assert (
+        unknown["n_sources"].iloc[0] == 6
+        and unknown["Score_low"].iloc[0] < unknown["Score_high"].iloc[0]
+    )
+
+
+def test_clips_that_one_input_lacks_are_answered_by_the_other():
+    def scores(files):
+        table = pd.DataFrame(
+            {
+                "file": files,
+                "start": 0.0,
+                "end": 1.0,
+                "score": 0.5,
+                "modality": "audio",
+                "method": "x",
+            }
+        )
+        return ScoreFile(Header("s", "val", "segments", "probability", "segment"), table)
+
+    table = localise.merged_table(
+        [scores(["a", "b"]), scores(["b", "c"])], proposals.defaults("merge")
+    )
+    assert table["file"].tolist() == ["a", "b", "b", "c"]

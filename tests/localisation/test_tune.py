@@ -1,0 +1,254 @@
+"""klassify tune: the search, its guard against chance, its files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from klassify import cli
+from klassify.errors import KlassifyError
+from klassify.grid.segments import Truth
+from klassify.lists import data_list
+from klassify.localisation import localise, proposals, tune
+from klassify.metrics import segments
+from klassify.scores.score_file import Header, score_path, write_scores
+from klassify.systems import system
+
+FRAME_S = 0.04
+N_CLIPS = 24
+
+
+def make_split(root):
+    """A val list of real clips and clips with two fake segments, audio and visual ones apart."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(N_CLIPS):
+        starts = np.array([0.5, 2.0]) + rng.uniform(0, 0.8, 2)
+        lengths = rng.uniform(0.2, 0.5, 2)
+        fake = np.stack([starts, starts + lengths], axis=1).round(3).tolist()
+        kind = ["real", "audio_modified", "visual_modified"][i % 3]
+        rows.append(
+            {
+                "file": f"{i}.mp4",
+                "n_frames": 100,
+                "fps": 25.0,
+                "n_samples": 64000,
+                "duration": 4.0,
+                "modify_type": kind,
+                "source": f"s{i // 3}",
+                "fake_segments": fake if kind != "real" else [],
+                "audio_fake_segments": fake if kind == "audio_modified" else [],
+                "visual_fake_segments": fake if kind == "visual_modified" else [],
+            }
+        )
+    frame = pd.DataFrame(rows)
+    data_list.write_list(root / "val.tsv", frame)
+    return frame
+
+
+def write_localiser(folder, frame, modality, offset=0.0, noise=1.0):
+    """Log-odds of +-2 with noise, moved by `offset`, so that 0.5 is the wrong threshold."""
+    rng, tables = np.random.default_rng(1), []
+    for file, fake in zip(frame["file"], frame[f"{modality}_fake_segments"]):
+        k = np.arange(100)
+        label = np.zeros(100)
+        for start, end in fake:
+            label[int(start / FRAME_S) : int(np.ceil(end / FRAME_S))] = 1
+        score = 4 * label - 2 + offset + noise * rng.normal(size=100)
+        tables.append(
+            pd.DataFrame(
+                {"file": file, "start": k * FRAME_S, "end": (k + 1) * FRAME_S, "score": score}
+            )
+        )
+    system.write_system(
+        folder, system.System(folder.name, "model", modality, "segment", "log_odds")
+    )
+    settings = {"system": system.system_hash(folder)}
+    header = Header(folder.name, "val", "frames", "log_odds", "segment", settings)
+    write_scores(score_path(folder, "val", "frames"), pd.concat(tables, ignore_index=True), header)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    frame = make_split(tmp_path / "lists")
+    bam = write_localiser(tmp_path / "bam", frame, "audio", offset=1.5)
+    tags = write_localiser(tmp_path / "tags", frame, "visual")
+    return tmp_path / "lists", bam, tags
+
+
+def klassify(*words):
+    return cli.main([str(word) for word in words])
+
+
+def small_grid(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "threshold: {threshold: [0.5, 0.8, 0.9]}\nmulti_threshold: {context: [1.0, 0.5]}\n"
+    )
+    return path
+
+
+def test_tuning_finds_the_shifted_threshold_and_localise_takes_it_up(data, tmp_path, capsys):
+    labels, bam, _ = data
+    command = ["tune", bam, "--labels", labels, "--grid", small_grid(tmp_path)]
+    assert klassify(*command) == 0
+    content = localise.read_proposals(bam / "proposals.yaml")
+    table = pd.read_csv(bam / "tuning.tsv", sep="\t", quoting=3)
+    assert (
+        table["chosen"].sum() == 1
+        and table["Score"].max() - table["Score"][table["chosen"] == 1].item() <= 0.003
+    )
+    assert (
+        table["Score"][table["chosen"] == 1].item() > table["Score"][0] + 0.05
+    )  # the defaults come first
+    assert content["tuned"]["score"] == pytest.approx(
+        table["Score"][table["chosen"] == 1].item(), abs=1e-6
+    )
+    assert content["method"] == "multi_threshold" or content["settings"]["threshold"] in (0.8, 0.9)
+    assert localise.choose(bam) == (content["method"], content["settings"])
+    assert klassify("localise", bam, "--split", "val") == 0
+
+
+def test_the_same_again_is_skipped_and_other_inputs_are_refused(data, tmp_path, capsys):
+    labels, bam, _ = data
+    command = ["tune", bam, "--labels", labels, "--grid", small_grid(tmp_path)]
+    assert klassify(*command) == 0
+    before = (bam / "proposals.yaml").read_bytes()
+    assert klassify(*command) == 0 and "up to date" in capsys.readouterr().out
+    assert (
+        klassify(*command, "--segments", "own") == 2
+        and "segments: 'union' there" in capsys.readouterr().err
+    )
+    assert (bam / "proposals.yaml").read_bytes() == before
+    assert klassify(*command, "--segments", "own", "--force") == 0
+    (bam / "proposals.yaml").write_text("method: threshold\n")  # written by hand: not to be lost
+    assert klassify(*command) == 2
+
+
+def test_own_segments_are_those_of_the_modality(data):
+    labels, _, _ = data
+    union, own = (tune.read_truth(labels, "val_fit", modality) for modality in ("both", "audio"))
+    assert len(union.segments) > len(own.segments) > 0
+    np.testing.assert_array_equal(union.files, own.files)
+
+
+def test_a_merged_system_tunes_its_weights(data, tmp_path, capsys):
+    labels, bam, tags = data
+    out = tmp_path / "merged"
+    assert klassify("localise", bam, tags, "--split", "val") == 0
+    assert klassify("localise", "--merge", bam, tags, "--out", out) == 0
+    assert klassify("tune", out, "--labels", labels) == 0
+    content = localise.read_proposals(out / "proposals.yaml")
+    assert content["method"] == "merge"
+    table = pd.read_csv(out / "tuning.tsv", sep="\t", quoting=3)
+    assert len(table) > 10 and table["Score"][table["chosen"] == 1].item() >= table["Score"][0]
+    assert klassify("localise", out, "--split", "val") == 0
+
+
+def test_the_default_grid_only_holds_settings_that_exist():
+    for method, axes in {**tune.GRID, "merge": tune.MERGE_GRID}.items():
+        for name, values in axes.items():
+            assert proposals.defaults(method)[name] == values[0], (method, name)
+            for value in values:
+                proposals.complete_settings(method, {name: value})
+
+
+# ------------------------------------------------------------------------------ the search
+
+
+def trials_of(score):
+    return lambda choice: tune.Trial(choice, {"Score": score(choice)})
+
+
+def test_ties_and_small_gains_stay_with_the_defaults_and_the_simpler_method():
+    grid = {"threshold": {"threshold": [0.5, 0.6]}, "watershed": {"context": [1.0, 0.0]}}
+    best, trials = tune.search(trials_of(lambda choice: 0.4), grid)
+    assert (
+        best is trials[0]
+        and best.choice.settings == proposals.defaults("threshold")
+        and len(trials) == 4
+    )
+    gain = trials_of(lambda choice: 0.4 + 0.002 * (choice.method == "watershed"))
+    assert tune.search(gain, grid)[0].choice.method == "threshold"
+    gain = trials_of(lambda choice: 0.4 + 0.01 * (choice.method == "watershed"))
+    assert tune.search(gain, grid)[0].choice.method == "watershed"
+
+
+def test_the_search_finds_the_optimum_of_settings_that_act_alone_and_tries_nothing_twice():
+    grid = {
+        "threshold": {"threshold": [0.5, 0.3, 0.7], "merge_s": [0.08, 0.0], "nms_sigma": [0.5, 0.1]}
+    }
+    seen = []
+
+    def evaluate(choice):
+        s = choice.settings
+        seen.append(str(s))
+        return tune.Trial(choice, {"Score": (s["threshold"] == 0.7) + (s["merge_s"] == 0.0) / 2})
+
+    best, trials = tune.search(evaluate, grid)
+    assert (best.choice.settings["threshold"], best.choice.settings["merge_s"]) == (0.7, 0.0)
+    assert best.choice.settings["nms_sigma"] == 0.5
+    assert len(seen) == len(set(seen)) == len(trials)
+
+
+def test_a_setting_whose_default_is_not_on_the_grid_starts_from_its_first_value():
+    best, trials = tune.search(
+        trials_of(lambda choice: 0.0), {"threshold": {"threshold": [0.7, 0.9]}}
+    )
+    assert best.choice.settings["threshold"] == 0.7 and len(trials) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3\n", "A grid is"),
+        ("threshold: {threshold: 0.5}\n", "a list of values"),
+        ("threshold: {colour: [1]}\n", "no setting"),
+        ("guess: {}\n", "no method"),
+        ("threshold: {threshold: [2]}\n", "a number from"),
+        ("a: [\n", "YAML"),
+    ],
+)
+def test_a_bad_grid_is_refused(tmp_path, text, message):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(KlassifyError, match=message):
+        tune.read_grid(path)
+
+
+def test_nothing_to_find_is_refused(tmp_path):
+    frame = make_split(tmp_path)
+    for name in ("fake_segments", "audio_fake_segments", "visual_fake_segments"):
+        frame[name] = [[] for _ in range(len(frame))]
+    data_list.write_list(tmp_path / "val.tsv", frame)
+    with pytest.raises(KlassifyError, match="nothing to tune on"):
+        tune.read_truth(tmp_path, "val_fit", "both")
+
+
+def test_platt_makes_of_scores_the_share_of_hits():
+    rng = np.random.default_rng(2)
+    n = 4000
+    truth = Truth.from_cells([str(i) for i in range(n)], [[[1.0, 2.0]]] * n)
+    score = rng.uniform(0.05, 0.95, n)
+    hit = rng.random(n) < score**2
+    start = np.where(hit, 1.0, 3.0)
+    part = proposals.Candidates(np.arange(n), start, start + 1, score)
+    ((a, b),) = tune.fit_platt([part], truth)
+    p = proposals.calibrated(score, a, b)
+    for low in (0.1, 0.4, 0.7):
+        these = (score >= low) & (score < low + 0.2)
+        assert p[these].mean() == pytest.approx(hit[these].mean(), abs=0.06)
+    assert tune.fit_platt([part._replace(score=1 - score)], truth) is None  # upside down
+    assert tune.fit_platt([part, part.take(np.array([], int))], truth) is None
+
+
+def test_the_written_choice_reads_back_equal(tmp_path):
+    choice = localise.Choice(
+        "merge", {**proposals.defaults("merge"), "platt": [[-1.25, 0.5], [-2.0, 0.125]]}
+    )
+    trial = tune.Trial(choice, dict.fromkeys(segments.METRICS, 0.5))
+    tune._write(tmp_path / "proposals.yaml", trial, [trial], {"split": "val"})
+    assert localise.read_choice(tmp_path / "proposals.yaml") == choice
+    assert yaml.safe_load((tmp_path / "proposals.yaml").read_text())["tuned"]["made_with"] == {
+        "split": "val"
+    }

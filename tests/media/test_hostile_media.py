@@ -1,0 +1,451 @@
+"""One folder of small nasty clips through the real commands: each ends as features and a score, or
+with a reason.
+
+The explicit counterpart of the random campaign (tests/fuzz). Clips of eleven minutes are in
+test_long_clips.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from faults.scenarios import TCN
+from painted_face import painted
+from places import ROOT
+
+from klassify.corpus.encode import write_clip
+from klassify.features import parts
+from klassify.lists import data_list
+from klassify.models.weights.load import save_weights
+from klassify.scores.score_file import read_scores, score_path
+from klassify.systems import system
+from klassify.systems.experiment import load_experiment, save_config
+
+RATE = 16_000
+FACE = painted()[0]
+MEMORY_KB = 3_000_000  # of the largest process
+
+GOOD = ""  # features, without a reason
+ANY = "|.+"  # what a decoder makes of damaged pictures and sound is its own affair
+NO_VIDEO, NO_AUDIO, NO_FACE = "There is no video stream", "no audio", "no face"
+BROKEN = "damaged or cut off|ends after|Cannot decode"
+SIZE, FOREIGN = "empty or beyond", "none of those that are read"
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """write(path, bytes of a sound mp4). mouth, audio: a pattern of the reason; GOOD for
+    features.
+    """
+
+    name: str
+    write: Callable[[Path, bytes], object]
+    mouth: str = GOOD
+    audio: str = GOOD
+
+
+# ------------------------------------------------------------------------------------------------
+# how they are made
+
+
+def noise(seconds: float, channels: int = 1, rate: int = RATE) -> np.ndarray:
+    return (
+        np.random.default_rng(0)
+        .normal(0, 0.1, (channels, round(seconds * rate)))
+        .astype(np.float32)
+    )
+
+
+def made(
+    *,
+    n=10,
+    size=(224, 224),
+    rate=25,
+    times=None,
+    pixels="yuv420p",
+    codec="libx264",
+    turn=0,
+    wave=None,
+    wave_rate=RATE,
+    layout="mono",
+    wave_codec="aac",
+    wave_start=0.0,
+) -> Callable[[Path, bytes], None]:
+    """A writer of n pictures of a face (times: in seconds; None: at the rate), and a wave
+    (channels, n).
+    """
+
+    def write(path: Path, _: bytes) -> None:
+        with av.open(str(path), "w") as container:
+            streams = []
+            if n is not None:
+                streams.append((container.add_stream(codec, rate=rate), pictures))
+            if wave is not None:
+                streams.append(
+                    (container.add_stream(wave_codec, rate=wave_rate, layout=layout), sounds)
+                )
+            for stream, prepare in streams:
+                frames = prepare(stream)
+                for frame in frames:
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode())
+
+    def pictures(stream) -> list[av.VideoFrame]:
+        stream.width, stream.height = size
+        stream.pix_fmt, stream.codec_context.thread_count = pixels, 1
+        if times is not None:
+            stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        if turn:
+            stream.set_display_rotation(turn)
+        frames = []
+        for k in range(n):
+            image = np.rot90(cv2.resize(FACE, size), -turn // 90) + np.uint8(k)
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(image), format="rgb24"
+            ).reformat(format=pixels)
+            frame.pts = k if times is None else round(1000 * times[k])
+            frame.time_base = 1 / Fraction(rate) if times is None else Fraction(1, 1000)
+            frames.append(frame)
+        return frames
+
+    def sounds(stream) -> list[av.AudioFrame]:
+        packed = np.ascontiguousarray(wave.T).reshape(1, -1)  # PyAV fails on 8 planes
+        whole = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
+        whole.sample_rate, whole.pts, whole.time_base = (
+            wave_rate,
+            round(wave_start * wave_rate),
+            Fraction(1, wave_rate),
+        )
+        resampler = av.AudioResampler(
+            stream.format.name, layout, wave_rate, stream.codec_context.frame_size or 1024
+        )
+        return [*resampler.resample(whole), *resampler.resample(None)]
+
+    return write
+
+
+def copied(path: Path, sound: bytes) -> None:
+    path.write_bytes(sound)
+
+
+def text(words: str) -> Callable[[Path, bytes], object]:
+    """A writer of a text in which {folder} stands for the clip's folder."""
+    return lambda path, _: path.write_text(words.format(folder=path.parent))
+
+
+def cut(stop: int) -> Callable[[Path, bytes], object]:
+    return lambda path, sound: path.write_bytes(sound[:stop])
+
+
+def flipped(after: bytes, first: int, count: int) -> Callable[[Path, bytes], None]:
+    """One bit of each of `count` bytes, from the first byte behind a word on."""
+
+    def write(path: Path, sound: bytes) -> None:
+        data = bytearray(sound)
+        at = data.index(after) + len(after) + first
+        for k in range(at, min(at + count, len(data))):
+            data[k] ^= 1 << k % 8
+        path.write_bytes(data)
+
+    return write
+
+
+def huge_boxes(path: Path, sound: bytes) -> None:
+    """The headers of an mp4, though not of its H.264, claim 65535 x 65535 pixels."""
+    data = bytearray(sound)
+    at = data.index(b"avc1", data.index(b"stsd")) + 28
+    data[at : at + 4] = b"\xff" * 4
+    at = data.index(b"tkhd") + 80
+    data[at : at + 8] = b"\xff\xff\0\0" * 2
+    path.write_bytes(data)
+
+
+def huge_h264(side: int) -> Callable[[Path, bytes], object]:
+    """A bare H.264 stream whose sequence header claims side x side pixels."""
+
+    def golomb(value: int) -> str:
+        digits = f"{value + 1:b}"
+        return "0" * (len(digits) - 1) + digits
+
+    def unit(kind: int, bits: str) -> bytes:
+        bits += "0" * (-len(bits) % 8)
+        body = re.sub(
+            rb"\0\0(?=[\0-\3])", lambda _: b"\0\0\3", int(bits, 2).to_bytes(len(bits) // 8, "big")
+        )
+        return b"\0\0\0\1" + bytes([kind]) + body
+
+    macroblocks = golomb(side // 16 - 1)
+    sequence = (
+        f"{66:08b}{0:08b}{40:08b}"
+        + golomb(0) * 2
+        + golomb(2)
+        + golomb(1)
+        + "0"
+        + macroblocks * 2
+        + "110001"
+    )
+    picture = golomb(0) * 2 + "00" + golomb(0) * 3 + "000" + golomb(0) * 3 + "0001"
+    slice_ = golomb(0) + golomb(7) + golomb(0) + "0000" + golomb(0) + "001" + "1" * 400
+    stream = (unit(0x67, sequence) + unit(0x68, picture) + unit(0x65, slice_)) * 3
+    return lambda path, _: path.write_bytes(stream)
+
+
+def twice(path: Path, sound: bytes) -> None:
+    """A transport stream, then itself: its times go backwards in the middle."""
+    made(wave=noise(0.4), n=30)(path, sound)
+    path.write_bytes(path.read_bytes() * 2)
+
+
+def with_nan(wave: np.ndarray) -> np.ndarray:
+    wave[0, 3000] = np.nan
+    return wave
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+
+CLIPS = [
+    Clip("sound.mp4", copied),
+    # damaged
+    Clip("flip brand.mp4", flipped(b"ftyp", 0, 4)),
+    Clip("flip index.mp4", flipped(b"moo", 0, 1), BROKEN, BROKEN),
+    Clip("flip tables.mp4", flipped(b"stsd", 0, 60), f"{BROKEN}|{NO_VIDEO}|unknown", ANY),
+    Clip("flip one bit.mp4", flipped(b"mdat", 900, 1), ANY, ANY),
+    Clip("flip pictures.mp4", flipped(b"mdat", 50, 4000), ANY, ANY),
+    Clip("cut at 1.mp4", cut(1), BROKEN, BROKEN),
+    Clip("cut at 8.mp4", cut(8), BROKEN, BROKEN),
+    Clip("cut at 100.mp4", cut(100), f"{BROKEN}|{NO_VIDEO}", f"{BROKEN}|{NO_AUDIO}"),
+    Clip("cut at 3000.mp4", cut(3000), BROKEN, BROKEN),
+    Clip("cut at the end.mp4", cut(-1), audio=BROKEN),
+    # no clips at all
+    Clip("empty.mp4", text(""), "empty", "empty"),
+    Clip("text.mp4", text("hello\n" * 200), BROKEN, BROKEN),
+    Clip("folder.mp4", lambda path, _: path.mkdir(), "no regular file", "no regular file"),
+    Clip(
+        "dangling.mp4",
+        lambda path, _: path.symlink_to("nowhere.mp4"),
+        "No such file",
+        "No such file",
+    ),
+    Clip("missing.mp4", lambda path, _: None, "No such file", "No such file"),
+    Clip("pipe.mp4", lambda path, _: os.mkfifo(path), "no regular file", "no regular file"),
+    Clip(
+        "zero.mp4",
+        lambda path, _: path.symlink_to("/dev/zero"),
+        "no regular file",
+        "no regular file",
+    ),
+    Clip("concat.mp4", text("ffconcat version 1.0\nfile sound.mp4\n"), FOREIGN, FOREIGN),
+    Clip("beside.m3u8", text(HLS.format("sound.mp4")), FOREIGN, FOREIGN),
+    Clip("absolute.m3u8", text(HLS.format("{folder}/sound.mp4")), FOREIGN, FOREIGN),
+    Clip("playlist.mp4", text(HLS.format("sound.mp4")), BROKEN, BROKEN),
+    # streams
+    Clip("no frames.mp4", made(n=0, wave=noise(0.4)), f"{NO_VIDEO}|no frames|{SIZE}"),
+    Clip("audio only.mp4", made(n=None, wave=noise(0.4)), NO_VIDEO),
+    Clip("video only.mp4", made(), audio=NO_AUDIO),
+    Clip("audio longer.mp4", made(wave=noise(3.4))),
+    Clip("audio shorter.mp4", made(n=80, wave=noise(0.2))),
+    # sizes
+    Clip("1x1.mp4", made(size=(1, 1), pixels="yuv444p"), NO_FACE, NO_AUDIO),
+    Clip("16x2000.mp4", made(size=(16, 2000), n=3), NO_FACE, NO_AUDIO),
+    Clip("huge boxes.mp4", huge_boxes),  # what the H.264 says counts
+    Clip("huge.h264", huge_h264(100_000), SIZE, f"{NO_AUDIO}|{SIZE}"),
+    Clip("large.h264", huge_h264(16_000), SIZE, f"{NO_AUDIO}|{SIZE}"),
+    # times
+    Clip("1 fps.mp4", made(n=3, rate=1), audio=NO_AUDIO),
+    Clip("240 fps.mp4", made(n=48, rate=240), audio=NO_AUDIO),
+    Clip("slides.mkv", made(n=3, times=[0, 10, 20], rate=Fraction(1, 10)), audio=NO_AUDIO),
+    Clip("variable.mkv", made(n=6, times=[0, 0.01, 0.02, 0.3, 0.31, 0.9]), audio=NO_AUDIO),
+    Clip("backwards.ts", twice, ANY, ANY),
+    Clip(
+        "at one hour.mkv",
+        made(times=[3600 + 0.04 * k for k in range(10)], wave=noise(0.4), wave_start=3600),
+    ),
+    Clip("gap.mkv", made(n=3, times=[0, 0.04, 3590]), "One picture stays for 3590 s", NO_AUDIO),
+    Clip(
+        "gap of years.mkv", made(n=3, times=[0, 0.04, 63_072_000]), "stamped 63072000 s", NO_AUDIO
+    ),
+    # pictures
+    Clip("turned.mp4", made(turn=90), audio=NO_AUDIO),
+    Clip("10 bits.mp4", made(pixels="yuv420p10le"), audio=NO_AUDIO),
+    Clip("444.mp4", made(pixels="yuv444p"), audio=NO_AUDIO),
+    Clip("grey.mp4", made(pixels="gray"), audio=NO_AUDIO),
+    # sound
+    Clip("8 channels.mkv", made(wave=noise(0.4, 8), layout="7.1", wave_codec="pcm_s16le")),
+    Clip("96 kHz.mp4", made(wave=noise(0.4, rate=96_000), wave_rate=96_000)),
+    Clip(
+        "nan.mkv",
+        made(wave=with_nan(noise(0.4)), wave_codec="pcm_f32le"),
+        audio="no finite numbers",
+    ),
+    Clip("loud.mkv", made(wave=1e30 * noise(0.4), wave_codec="pcm_f32le")),
+    # names; those with a double quote or a semicolon are refused by the list
+    *(
+        Clip(name, copied)
+        for name in (
+            "two  spaces.mp4",
+            "quo'te.mp4",
+            "-rf.mp4",
+            "%d.mp4",
+            "%s%n.mp4",
+            "#hash.mp4",
+            "no suffix",
+            "café.mp4",
+            "cafe\u0301.mp4",
+            "\u4f60\u597d.mp4",
+            "emoji\U0001f600.mp4",
+            "\u202egpj.mp4",
+            "sub/folder/a.mp4",
+            "sub/a.mp4",
+            "a*?[b].mp4",
+            "$(id).mp4",
+            "L" * 200 + ".mp4",
+        )
+    ),
+    Clip(
+        "img%d.png",
+        lambda path, _: path.write_bytes(cv2.imencode(".png", FACE)[1].tobytes()),
+        FOREIGN,
+        FOREIGN,
+    ),
+]
+
+
+# --------------------------------------------------------------------------------------------------
+# what is done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Media, their list of names, and an untrained system."""
+    root = tmp_path_factory.mktemp("hostile")
+    write_clip(
+        root / "sound.mp4", [FACE + np.uint8(k) for k in range(10)], noise(0.4)[0], 30, 48_000
+    )
+    sound = (root / "sound.mp4").read_bytes()
+    for clip in CLIPS:
+        path = root / "media/testA" / clip.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clip.write(path, sound)
+    (root / "media/testA_files.txt").write_text(
+        "".join(f"{clip.name}\n" for clip in CLIPS), encoding="utf-8"
+    )
+    (root / "tcn.yaml").write_text(TCN)
+    experiment = load_experiment(root / "tcn.yaml", seed=1)
+    save_config(root / "exp/tcn", experiment.resolved)
+    save_weights(experiment.model, root / "exp/tcn/model.safetensors")
+    system.write_system(
+        root / "exp/tcn", system.System("tcn", "model", "visual", "clip", "log_odds")
+    )
+    return root
+
+
+def klassify(folder: Path, *arguments: str) -> None:
+    """A command that must end well, without a traceback."""
+    command = [sys.executable, "-m", "klassify", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    stats = {path: path.lstat() for path in folder.rglob("*")}
+    return {
+        str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns)
+        for path, stat in stats.items()
+    }
+
+
+def outcomes(folder: Path, kind: str) -> dict[str, str]:
+    """{file: reason} of all rows of a kind."""
+    rows = [
+        row
+        for path in parts.parts_in(folder / f"features/{kind}/testA")
+        for row in parts.read_rows(path)
+    ]
+    assert sorted(row["file"] for row in rows) == sorted(
+        clip.name for clip in CLIPS
+    )  # one row each
+    return {row["file"]: row["reason"] for row in rows}
+
+
+def wrong(reasons: dict[str, str], kind: str) -> list[str]:
+    """Clips that ended otherwise than the table says."""
+    pairs = [(clip, getattr(clip, kind), reasons[clip.name]) for clip in CLIPS]
+    fits = [
+        reason == "" if want == GOOD else bool(re.search(want, reason)) for _, want, reason in pairs
+    ]
+    return [
+        f"{c.name}: {reason!r}, not {want!r}"
+        for (c, want, reason), fit in zip(pairs, fits)
+        if not fit
+    ]
+
+
+def test_each_clip_of_a_hostile_folder_ends_with_an_answer(folder):
+    before, memory = (
+        snapshot(folder),
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+    )  # of earlier tests
+    at = ["--list", "lists/testA.tsv", "--root", "media", "--jobs", "2"]
+    klassify(
+        folder,
+        "lists",
+        "--data",
+        "avdeepfake1mpp",
+        "--root",
+        "media",
+        "--out",
+        "lists",
+        "--probe",
+        "all",
+    )
+    klassify(folder, "extract", *at, "--out", "features/mouth/testA")
+    klassify(folder, "extract", "--kind", "audio", *at, "--out", "features/audio/testA")
+    sources = ["--lists", "lists", "--media", "media", "--features", "features"]
+    klassify(folder, "score", "exp/tcn", "--split", "testA", *sources, "--device", "cpu")
+
+    listed = data_list.read_list(folder / "lists/testA.tsv").set_index("file")
+    assert list(listed.index) == [clip.name for clip in CLIPS]
+    late = listed.loc["at one hour.mkv"]
+    assert late["duration"] == pytest.approx(0.4, abs=0.1) and late["n_samples"] == pytest.approx(
+        6400, abs=1600
+    )
+    problems = pd.read_csv(folder / "lists/testA.failures.tsv", sep="\t", quoting=3)["file"]
+    assert {"text.mp4", "missing.mp4", "pipe.mp4", "concat.mp4"} <= set(problems)
+
+    mouth, audio = outcomes(folder, "mouth"), outcomes(folder, "audio")
+    assert not [*wrong(mouth, "mouth"), *wrong(audio, "audio")]
+    for kind, reasons in (("mouth", mouth), ("audio", audio)):
+        (path,) = (folder / f"features/{kind}/testA").glob("failures-*.tsv")
+        told = path.read_text(encoding="utf-8")
+        assert all(name in told for name, reason in reasons.items() if reason)
+
+    scores = read_scores(score_path(folder / "exp/tcn", "testA", "clips")).table.set_index("file")
+    assert list(scores.index) == list(listed.index)
+    assert np.isfinite(scores["score"]).equals(scores["reason"] == "")
+    assert set(scores.index[scores["reason"] != ""]) == {
+        name for name, reason in mouth.items() if reason
+    }
+
+    after = snapshot(folder)
+    news = {name for name in after if after[name] != before.get(name)}
+    allowed = ("lists", "features", "exp")
+    assert not {name for name in news if not name.startswith(allowed)} and not set(before) - set(
+        after
+    )
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(memory, MEMORY_KB)

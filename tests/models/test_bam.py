@@ -1,0 +1,418 @@
+"""BAM: equal to the published back end and losses; fast forms equal to slow ones; long clips in
+windows.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fill import load, make_input, make_state
+from places import GOLDENS
+from torch import nn
+
+from klassify.data.audio import AudioFrames
+from klassify.grid import windows
+from klassify.grid.frames import IGNORE, boundary_labels
+from klassify.models import bam
+from klassify.models.bam import (
+    BAM,
+    BoundaryAwareAttention,
+    FrameAttention,
+    boundary_loss,
+    frame_loss,
+)
+from klassify.models.frontends.ssl import FrontEnd, normalise_waveform
+from klassify.scores.inference import clip_frames
+
+GOLDEN, EXPECTED = load(GOLDENS / "bam")
+FORWARD = [case for case in GOLDEN["cases"] if case["kind"] == "forward"]
+LOSSES = [case for case in GOLDEN["cases"] if case["kind"] == "loss"]
+SECOND_NAME = "intra_layer.resnet.downsample.weight"  # of layer4's shortcut, in published files
+RATE = 16_000
+
+
+class Framed(FrontEnd):
+    """A linear layer on each 400 samples of the normalised waveform, and a convolution over five
+    frames.
+    """
+
+    dim = 32
+
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(400, self.dim)
+        self.context = nn.Conv1d(self.dim, self.dim, 5, padding=2)
+
+    def forward(self, wave):
+        frames = torch.relu(self.proj(normalise_waveform(wave).unfold(1, 400, 320)))
+        return torch.relu(self.context(frames.transpose(1, 2))).transpose(1, 2)
+
+
+def small_bam(seed=0, **settings):
+    """A model of some 10,000 parameters, with batch norm statistics that are not the initial
+    ones.
+    """
+    torch.manual_seed(seed)
+    model = BAM(Framed(), **{"local_channels": 2, **settings})
+    with torch.no_grad():
+        model.train()(torch.randn(4, 16_000))
+    return model.eval()
+
+
+# ------------------------------------------------------------------------------ the published model
+
+
+@pytest.fixture(scope="module")
+def published():
+    """{golden model: state dict in our polarity}, the second name of a tensor left out."""
+    states = {}
+    for name, model in GOLDEN["models"].items():
+        state = {
+            key: torch.from_numpy(np.asarray(value)) for key, value in make_state(model).items()
+        }
+        second = state.pop(SECOND_NAME)
+        assert torch.equal(second, state["intra_layer.resnet.layer4.0.downsample.weight"])
+        states[name] = state | {
+            key: state[key].flip(0) for key in ("out_layer.weight", "out_layer.bias")
+        }
+    return states
+
+
+@pytest.mark.parametrize("case", FORWARD, ids=lambda case: case["id"])
+def test_equal_to_the_published_back_end(published, case):
+    size, pool = GOLDEN["models"][case["model"]]["config"], round(case["resolution"] / 0.02)
+    with torch.device("meta"):  # no time is spent on weights that are replaced
+        model = BoundaryAwareAttention(
+            size["embed_dim"], pool, size["gap_layers"], size["local_channels"]
+        )
+    model.eval().load_state_dict(published[case["model"]], assign=True)
+    with torch.inference_mode():
+        logits, boundary = model(torch.from_numpy(make_input(case["inputs"][0])))
+    tolerance = {"atol": GOLDEN["tolerance"]["abs"], "rtol": GOLDEN["tolerance"]["rel"]}
+    np.testing.assert_allclose(logits, EXPECTED[f"{case['id']}/logits"][..., ::-1], **tolerance)
+    np.testing.assert_allclose(boundary, EXPECTED[f"{case['id']}/boundary"], **tolerance)
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=lambda case: f"{case['id']}-{case['variant']}")
+def test_equal_to_the_published_losses(case):
+    given = {
+        key: torch.from_numpy(EXPECTED[f"{case['id']}/{key}"])
+        for key in ("probability", "target", "logits")
+    }
+    valid = torch.from_numpy(EXPECTED[f"{case['id']}/mask"]).bool()
+    label = torch.from_numpy(EXPECTED[f"{case['id']}/labels"]).long()
+    actual = {
+        "balanced_bce": boundary_loss(given["probability"], given["target"], valid),
+        "masked_ce": frame_loss(given["logits"], label.masked_fill(~valid, IGNORE)),
+        "unmasked_ce": frame_loss(given["logits"], label),
+    }
+    tolerance = {"atol": GOLDEN["loss_tolerance"]["abs"], "rtol": GOLDEN["loss_tolerance"]["rel"]}
+    for name, wanted in case["expected"].items():
+        np.testing.assert_allclose(actual[name], wanted, **tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("pool", [1, 2, 32])
+def test_parameter_count_and_shapes_depend_on_no_resolution(pool):
+    with torch.device("meta"):
+        model = BoundaryAwareAttention(1024, pool)
+    counts = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()
+    }
+    assert counts == {
+        "att_pool": 1_024,
+        "inter_layer": 3_151_872,
+        "intra_layer": 38_787_360,
+        "b_output_layer": 2_049,
+        "gap_layers": 2 * 3_151_872,
+        "boundary_proj": 2_098_176,
+        "out_layer": 4_098,
+    }
+    assert sum(counts.values()) == 50_348_323
+    published = {
+        key: tuple(shape)
+        for key, shape, _ in GOLDEN["models"]["embed1024"]["state"]
+        if key != SECOND_NAME
+    }
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == published
+
+
+# ------------------------------------------------------------------------- fast forms and slow ones
+
+
+def plain_pair_scores(x, proj, weight):
+    return (torch.tanh(proj(x[:, :, None] * x[:, None])) @ weight).squeeze(3)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, bam.PAIRS_AT_ONCE])
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 24, 37])
+def test_pair_scores_equal_the_plain_form_in_value_and_gradient(n_frames, at_once):
+    torch.manual_seed(n_frames)
+    x, weight = (
+        torch.randn(3, n_frames, 24, requires_grad=True),
+        torch.randn(16, 1, requires_grad=True),
+    )
+    proj, direction = nn.Linear(24, 16), torch.randn(3, n_frames, n_frames)
+    leaves = [x, weight, proj.weight, proj.bias]
+    plain, fast = plain_pair_scores(x, proj, weight), bam.pair_scores(x, proj, weight, at_once)
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=0)
+    for ours, theirs in zip(
+        *(torch.autograd.grad((s * direction).sum(), leaves) for s in (fast, plain))
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def same_side(boundary):
+    """The mask by its definition, pair by pair."""
+    n_frames = len(boundary)
+    mask = np.eye(n_frames, dtype=bool)
+    for j in range(n_frames):
+        for k in range(j + 1, n_frames):
+            mask[j, k] = mask[k, j] = not any(boundary[j : k + 1])
+    return mask
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
+def test_mask_equals_the_loop(density):
+    boundary = np.random.default_rng(3).random((5, 23)) < density
+    wanted = np.stack([same_side(row) for row in boundary])
+    np.testing.assert_array_equal(bam.same_side_mask(torch.from_numpy(boundary)), wanted)
+
+
+def test_a_masked_pair_keeps_the_weight_of_score_zero():
+    torch.manual_seed(0)
+    layer, x = FrameAttention(6, 6).eval(), torch.randn(1, 4, 6)
+    nobody = torch.zeros(1, 4, 4, dtype=torch.bool)
+    attended = x.mean(dim=1, keepdim=True)  # all scores 0: the same weight for each frame
+    wanted = F.selu(
+        layer.bn((layer.proj_with_att(attended) + layer.proj_without_att(x)).flatten(0, 1))
+    )
+    torch.testing.assert_close(layer(x, nobody), wanted.view_as(x))
+
+
+@pytest.mark.parametrize("dim", [3, 17, 32, 33, 48, 63, 65, 80, 100])
+def test_back_end_takes_front_ends_of_any_size(dim):
+    logits, boundary = BoundaryAwareAttention(dim, pool=2, local_channels=1)(torch.randn(2, 6, dim))
+    assert (logits.shape, boundary.shape) == ((2, 3, 2), (2, 3))
+
+
+# --------------------------------------------------------------------------------------- the losses
+
+
+def test_boundary_loss_takes_the_hardest_negatives_of_the_whole_batch():
+    boundary = torch.tensor([[0.9, 0.8, 0.1], [0.7, 0.3, 0.6]])
+    label = torch.tensor([[1, 0, 0], [0, 0, 0]])
+    valid = torch.ones_like(label, dtype=torch.bool)
+    picked = -torch.log(torch.tensor([0.9, 1 - 0.8, 1 - 0.7]))
+    torch.testing.assert_close(
+        boundary_loss(boundary, label, valid, negative_ratio=2), picked.mean()
+    )
+
+
+def test_losses_are_zero_and_trainable_with_nothing_to_count():
+    boundary, logits = (
+        torch.full((2, 5), 0.5, requires_grad=True),
+        torch.zeros(2, 5, 2, requires_grad=True),
+    )
+    nothing = torch.zeros(2, 5, dtype=torch.long)
+    loss = boundary_loss(boundary, nothing, nothing == 0) + frame_loss(logits, nothing + IGNORE)
+    loss.backward()
+    assert loss == 0 and not boundary.grad.any() and not logits.grad.any()
+
+
+def touched(model):
+    """The parts of the back end that got a gradient, and whether the front end did."""
+    parts = dict(model.backend.named_children()) | {"frontend": model.frontend}
+    return {
+        name for name, part in parts.items() if any(p.grad is not None for p in part.parameters())
+    }
+
+
+def test_the_boundary_branch_learns_from_the_boundary_loss_alone():
+    frames, boundaries = small_bam(), small_bam()
+    wave = torch.randn(2, RATE)
+    frames(wave)[0].square().sum().backward()
+    boundaries(wave)[1].square().sum().backward()
+    assert touched(frames) == {"frontend", "att_pool", "gap_layers", "boundary_proj", "out_layer"}
+    assert touched(boundaries) == {
+        "frontend",
+        "att_pool",
+        "inter_layer",
+        "intra_layer",
+        "b_output_layer",
+    }
+
+
+def test_loss_leaves_padding_out_and_weighs_the_boundaries():
+    model, batch = small_bam(boundary_weight=0.25), planted(2, seed=1)
+    batch["frame_label"][1, 20:], batch["boundary_label"][1, 20:] = IGNORE, 0
+    logits, boundary = model(batch["wave"])
+    log_probs, label, valid = (
+        logits.log_softmax(2),
+        batch["frame_label"],
+        batch["frame_label"] != IGNORE,
+    )
+    cross_entropy = -log_probs[valid].gather(1, label[valid][:, None]).mean()
+    edges = boundary_loss(boundary, batch["boundary_label"], valid)
+    torch.testing.assert_close(model.loss(batch), cross_entropy + 0.25 * edges)
+
+
+# ---------------------------------------------------------------------------------------- the model
+
+
+def planted(n_clips, seed, n_frames=50):
+    """Noise with a tone in one span of each clip: a batch for `loss`."""
+    rng = np.random.default_rng(seed)
+    wave = rng.normal(0, 0.1, (n_clips, n_frames * 640))
+    label = np.zeros((n_clips, n_frames), np.int64)
+    for clip, row in enumerate(label):
+        first = rng.integers(1, n_frames - 16)
+        row[first : first + rng.integers(6, 15)] = 1
+        wave[clip] += 0.2 * np.repeat(row, 640) * np.sin(np.arange(n_frames * 640) * 0.4)
+    edges = torch.from_numpy(boundary_labels(label)).float()
+    return {
+        "wave": torch.from_numpy(wave).float(),
+        "frame_label": torch.from_numpy(label),
+        "boundary_label": edges,
+    }
+
+
+def test_learns_a_planted_span():
+    torch.manual_seed(0)
+    model = BAM(Framed(), local_channels=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(80):
+        optimizer.zero_grad()
+        model.loss(planted(8, seed=step)).backward()
+        optimizer.step()
+    unseen = planted(16, seed=10_000)
+    with torch.inference_mode():
+        scores = model.eval().frame_scores(unseen["wave"])
+    assert ((scores["score"] > 0) == unseen["frame_label"].bool()).float().mean() > 0.97
+    edges = unseen["boundary_label"].bool()
+    assert scores["boundary"][edges].mean() > scores["boundary"][~edges].mean() + 0.5
+
+
+def test_score_is_that_of_the_most_suspicious_frame():
+    model, wave = small_bam(), torch.randn(3, RATE)
+    with torch.inference_mode():
+        logits = model(wave)[0]
+        odds = logits.softmax(2)
+        torch.testing.assert_close(
+            model.score({"wave": wave}), (odds[..., 1] / odds[..., 0]).log().amax(1)
+        )
+
+
+@pytest.mark.parametrize(
+    "resolution_s, per_second", [(0.02, 50), (0.04, 25), (0.08, 12.5), (0.16, 6.25), (0.64, 1.5625)]
+)
+def test_frames_at_every_resolution(resolution_s, per_second):
+    model = small_bam(resolution_s=resolution_s)
+    for n_samples in (1, 9_999, 64_000):
+        n_frames = int(np.ceil(n_samples / RATE * per_second))
+        logits, boundary = model(torch.randn(2, n_samples))
+        assert (logits.shape, boundary.shape) == ((2, n_frames, 2), (2, n_frames))
+
+
+def test_six_hundredths_of_a_second_are_three_front_end_frames():
+    assert BAM(Framed(), resolution_s=0.06).backend.att_pool.pool == 3
+
+
+@pytest.mark.parametrize("resolution_s", [0.0, 0.01, 0.05])
+def test_refuses_a_resolution_off_the_front_ends_grid(resolution_s):
+    with pytest.raises(ValueError, match="multiple of 0.02 s"):
+        BAM(Framed(), resolution_s=resolution_s)
+
+
+def test_padding_comes_before_the_front_end_normalises():
+    model, heard = small_bam(), []
+    model.frontend.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    wave = torch.randn(1, 1_000)
+    model(wave)
+    torch.testing.assert_close(heard[0], F.pad(wave, (0, 280 + 256)), atol=0, rtol=0)
+
+
+def test_trains_under_bfloat16_autocast():
+    model = small_bam().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.loss(planted(2, seed=0))
+    loss.backward()
+    assert loss.dtype == torch.float32 and torch.isfinite(loss)
+
+
+# --------------------------------------------------------------------------------------- long clips
+
+
+def whole(model, wave):
+    """Scores of one forward pass over a clip."""
+    with torch.inference_mode():
+        return {
+            key: value[0].double().numpy() for key, value in model.frame_scores(wave[None]).items()
+        }
+
+
+def score_long(model: BAM, wave: torch.Tensor, batch_size: int = 2) -> dict[str, np.ndarray]:
+    """A clip of any length, in the windows in which `klassify score` runs it."""
+    data = AudioFrames()
+    rows = clip_frames(model, data, data.cut(wave.numpy()), batch_size=batch_size)
+    return dict(zip(("start", "end", "score", "boundary"), rows.T))
+
+
+@pytest.mark.parametrize("n_samples", [1, 640, 23_456, 63_990, 64_000])
+def test_a_clip_of_one_window_is_one_forward_pass(n_samples):
+    model, wave = small_bam(), torch.randn(n_samples)
+    scores, wanted = score_long(model, wave), whole(model, wave)
+    for key in ("score", "boundary"):
+        np.testing.assert_allclose(scores[key], wanted[key], atol=1e-5)
+    assert len(scores["start"]) == int(np.ceil(n_samples / 640))
+    assert scores["end"][-1] == pytest.approx(n_samples / RATE)
+    np.testing.assert_allclose(scores["start"], 0.04 * np.arange(len(scores["start"])))
+    np.testing.assert_array_equal(scores["end"][:-1], scores["start"][1:])
+
+
+def test_long_clips_are_windows_joined_by_triangles():
+    model, wave = small_bam(), torch.randn(int(9.61 * RATE))
+    starts = windows.cut(241, size=100, hop=50)
+    assert starts.tolist() == [0, 50, 100, 141]
+    padded = F.pad(wave, (0, 241 * 640 - len(wave)))
+    weight = np.minimum(np.arange(1, 101), np.arange(100, 0, -1))
+    total, mass = np.zeros(241), np.zeros(241)
+    for start in starts:
+        total[start : start + 100] += (
+            weight * whole(model, padded[start * 640 : (start + 100) * 640])["score"]
+        )
+        mass[start : start + 100] += weight
+    np.testing.assert_allclose(score_long(model, wave)["score"], total / mass, atol=1e-5)
+
+
+def test_long_scores_depend_on_no_batch_size():
+    model, wave = small_bam(), torch.randn(20 * RATE)
+    one, four, many = (score_long(model, wave, size) for size in (1, 4, 64))
+    for key in ("score", "boundary"):
+        np.testing.assert_allclose(one[key], four[key], atol=1e-5)
+        np.testing.assert_allclose(one[key], many[key], atol=1e-5)
+
+
+def test_loudness_changes_nothing_where_windows_are_normalised():
+    """What lies outside a window does not reach it: neither a loud passage nor its scale."""
+    model, wave = small_bam(), torch.randn(12 * RATE)
+    loud = wave.clone()
+    loud[8 * RATE :] *= 50
+    before = slice(0, 100)  # frames of windows that end at 6 s
+    quiet, changed = score_long(model, wave), score_long(model, loud)
+    np.testing.assert_allclose(changed["score"][before], quiet["score"][before], atol=1e-5)
+
+
+def test_eleven_minutes_in_small_batches():
+    model = small_bam()
+    sizes = []
+    model.frontend.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(tuple(inputs[0].shape))
+    )
+    scores = score_long(model, torch.randn(668 * RATE), 8)
+    assert max(sizes) == (8, 64_256) and len(sizes) == 42
+    assert len(scores["score"]) == 16_700 and scores["end"][-1] == 668
+    assert np.isfinite(scores["score"]).all()
+
+
+def test_silence_is_scored():
+    assert np.isfinite(score_long(small_bam(), torch.zeros(5 * RATE))["score"]).all()

@@ -1,0 +1,550 @@
+"""PartialSpoof: equal to the published back end; padding and length change nothing; labels and
+scores on every grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from fill import load, make_input, make_state
+from places import GOLDENS
+from torch import nn
+
+from klassify import cli
+from klassify.data.base import Examples, Sources
+from klassify.data.partialspoof import (
+    PartialSpoofFrames,
+    labels_by_resolution,
+    on_frames,
+    scale_labels,
+)
+from klassify.grid import frames
+from klassify.grid.frames import IGNORE
+from klassify.lists import data_list, subsets
+from klassify.metrics.clips import roc_auc
+from klassify.models import partialspoof
+from klassify.models.frontends.ssl import FrontEnd, SSLFrontEnd
+from klassify.models.partialspoof import (
+    CELL_SAMPLES,
+    LOOKAHEAD,
+    RESOLUTIONS_MS,
+    SHIFTS,
+    MultiResolution,
+    PartialSpoof,
+    p2sgrad_loss,
+    top_mean,
+)
+from klassify.models.weights.load import import_state
+from klassify.scores import score_file
+from klassify.scores.inference import clip_frames
+from klassify.training.validation import validate
+
+GOLDEN, EXPECTED = load(GOLDENS / "partialspoof")
+RATE = 16_000
+NAMES = [f"ps{ms}" for ms in RESOLUTIONS_MS]
+
+
+class Framed(FrontEnd):
+    """A linear layer on each 400 samples: a frame depends on nothing else."""
+
+    dim = 128
+
+    def __init__(self, dim=128):
+        super().__init__()
+        self.dim, self.proj = dim, nn.Linear(400, dim)
+
+    def forward(self, wave):
+        return torch.tanh(self.proj(wave.unfold(1, 400, 320)))
+
+
+class Local(PartialSpoof):
+    """No mixing along the time, so that what a score hears is its own span."""
+
+    def __init__(self, max_frames=160):
+        torch.manual_seed(0)
+        super().__init__(Framed(512), blocks=1, max_frames=max_frames)
+        nn.init.zeros_(self.frontend.proj.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("sgu.weight"):
+                nn.init.zeros_(parameter)
+
+
+def small(seed=0, dim=128, **settings):
+    torch.manual_seed(seed)
+    return PartialSpoof(Framed(dim), **{"blocks": 2, "max_frames": 320, **settings}).eval()
+
+
+# ------------------------------------------------------------------------------ the published model
+
+
+@pytest.fixture(scope="module")
+def published():
+    with torch.device("meta"):  # no time is spent on weights that are replaced
+        model = PartialSpoof(Framed(1024))
+    model.frontend = nn.Identity()
+    model.to_empty(device="cpu")
+    state = {
+        key: torch.from_numpy(value) for key, value in make_state(GOLDEN["models"]["main"]).items()
+    }
+    import_state(model, state, "partialspoof")
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
+def test_equal_to_the_published_back_end_scores_and_losses(published, case):
+    with torch.inference_mode():
+        embeddings = published.embeddings(torch.from_numpy(make_input(case["inputs"][0])))
+        scores = published.cosines(embeddings)
+    losses = {}
+    for name, ours in zip([*map(str, SHIFTS), "utt"], [*NAMES, "utterance"]):
+        wanted = {
+            key: EXPECTED[f"{case['id']}/{key}_{name}"] for key in ("embedding", "score", "label")
+        }
+        np.testing.assert_allclose(embeddings[ours], wanted["embedding"], atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(scores[ours], wanted["score"][..., ::-1], atol=1e-5, rtol=0)
+        losses[name] = float(
+            p2sgrad_loss(scores[ours], 1 - torch.from_numpy(wanted["label"]).long())
+        )
+    np.testing.assert_allclose(
+        list(losses.values()), list(case["losses"].values()), atol=1e-6, rtol=1e-5
+    )
+    np.testing.assert_allclose(sum(losses.values()), case["loss_sum"], rtol=1e-5)
+
+
+def test_parameter_counts():
+    with torch.device("meta"):
+        backend = MultiResolution(1024)
+    count = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in backend.post_nets_seg.items()
+    }
+    assert list(count.values()) == [24_506_938, 6_129_352, 1_536_148, 385_942, 97_438, 24_522]
+    assert sum(p.numel() for p in backend.post_nets_utt.parameters()) == 24_522
+    assert sum(p.numel() for p in backend.parameters()) == 33_055_038
+    assert backend.limit == 1983
+
+
+@pytest.mark.parametrize(
+    "entry", GOLDEN["label_scaling"], ids=lambda entry: str(len(entry["base_10ms"]))
+)
+def test_labels_shrink_as_published(entry):
+    fake = np.array([digit == "0" for digit in entry["base_10ms"]], np.int64)
+    ours = labels_by_resolution(fake)
+    for shift, wanted in entry["scaled"].items():
+        assert "".join(str(1 - label) for label in ours[f"label_{shift}0"]) == wanted
+
+
+# --------------------------------------------------------------------------------- length and
+# padding
+
+
+@pytest.mark.parametrize("n_frames", [16, 17, 31, 32, 63, 64, 95, 200])
+def test_padding_behind_a_clip_changes_nothing(n_frames):
+    model, x = small(), torch.randn(1, n_frames, 128)
+    padded = torch.cat([x, 5 * torch.randn(1, 250 - n_frames, 128)], dim=1)
+    with torch.inference_mode():
+        alone, wanted_utterance = model.backend(x)
+        together, utterance = model.backend(
+            torch.cat([padded, padded.flip(1)]), torch.tensor([n_frames, 250])
+        )
+    for wanted, found in zip(alone, together):
+        torch.testing.assert_close(found[:1, : wanted.shape[1]], wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(utterance[:1], wanted_utterance, atol=1e-5, rtol=1e-5)
+    assert all(torch.isfinite(x).all() for x in together)
+
+
+def test_the_back_end_takes_16_to_1983_frames():
+    backend = MultiResolution(128, blocks=1).eval()
+    for n_frames in (16, 17, 1982, 1983):
+        embeddings, utterance = backend(torch.randn(1, n_frames, 128))
+        wanted = [n_frames, *(n_frames // 2**k for k in range(1, 5)), n_frames // 16 // 2 + 1]
+        assert [x.shape[1] for x in embeddings] == wanted and utterance.shape == (1, 2)
+    for n_frames in (0, 15, 1984, 2001):
+        with pytest.raises(ValueError, match="16 to 1983"):
+            backend(torch.randn(1, n_frames, 128))
+
+
+def samples(n_frames):
+    return 320 * (n_frames - 1) + 400
+
+
+@pytest.mark.parametrize(
+    "n_samples", [1, 399, 400, samples(15), samples(16), samples(1983), samples(1984), 668 * RATE]
+)
+def test_waves_of_any_length_have_scores(n_samples):
+    model = PartialSpoof(Framed(), blocks=1).eval()
+    n_frames = max(model.frontend.n_frames(n_samples), 16)
+    with torch.inference_mode():
+        scores = model.frame_scores(0.1 * torch.randn(1, n_samples))
+    assert list(scores) == NAMES
+    assert [x.shape[1] for x in scores.values()] == partialspoof.output_lengths(n_frames)
+    assert all(x.abs().max() <= 1 + 1e-6 for x in scores.values())
+
+
+@pytest.mark.parametrize("n_frames", [159, 160, 161, 200, 255, 256, 257, 500])
+def test_pieces_of_a_long_wave_fit_together(n_frames):
+    """Where nothing is mixed along the time, pieces are as one pass, but for a span that the
+    clip does not fill.
+    """
+    model, one = Local().eval(), Local(max_frames=1000).eval()
+    positions = {key: value for key, value in one.state_dict().items() if ".sgu." in key}
+    one.load_state_dict(
+        model.state_dict() | {key: value.round() for key, value in positions.items()}
+    )
+    wave = torch.randn(1, samples(n_frames))
+    assert model.backend.limit == 159
+    with torch.inference_mode():
+        pieces, whole = model.frame_scores(wave), one.frame_scores(wave)
+    assert [x.shape for x in pieces.values()] == [x.shape for x in whole.values()]
+    for name, ms in zip(NAMES, RESOLUTIONS_MS):
+        n_whole = n_frames * 20 // ms
+        torch.testing.assert_close(
+            pieces[name][:, :n_whole], whole[name][:, :n_whole], atol=1e-5, rtol=0
+        )
+
+
+def test_the_640_ms_head_hears_half_a_cell_early():
+    model, wave = Local().eval(), torch.zeros(1, 8 * CELL_SAMPLES + LOOKAHEAD)
+    with torch.inference_mode():
+        before = model.frame_scores(wave)
+        for half_cell in range(16):
+            loud = wave.clone()
+            loud[:, half_cell * 5120 + 400 : half_cell * 5120 + 4700] = torch.randn(4300)
+            after = model.frame_scores(loud)
+            changed = {
+                name: (after[name] != before[name]).any(2)[0].nonzero().flatten().tolist()
+                for name in NAMES
+            }
+            assert changed["ps320"] == [half_cell] and changed["ps640"] == [(half_cell + 1) // 2]
+            published, corrected = (
+                (np.abs(rows_of(after, 200, how) - rows_of(before, 200, how)) > 0)[:, 10:]
+                .any(1)
+                .nonzero()[0]
+                for how in ("published", "corrected")
+            )
+            heard = (half_cell + 1) // 2
+            assert published.tolist() == list(
+                range(16 * heard, 200 if heard == 8 else 16 * heard + 16)
+            )
+            assert set(range(8 * half_cell, 8 * half_cell + 8)) <= set(corrected.tolist())
+            assert corrected.tolist() == list(
+                range(max(16 * heard - 8, 0), 200 if heard == 8 else 16 * heard + 8)
+            )
+
+
+def rows_of(scores, n_frames, offset_640="published"):
+    by_time = {name: values.transpose(0, 1).numpy() for name, values in scores.items()}
+    return on_frames(by_time, n_frames, offset_640)[:, 0]
+
+
+# --------------------------------------------------------------------------------------- the losses
+
+
+def test_an_embedding_of_zeros_has_no_nan_in_score_or_gradient():
+    vectors, x = partialspoof.ClassVectors(8), torch.zeros(3, 8, requires_grad=True)
+    cosines = vectors(x)
+    cosines.sum().backward()
+    assert (
+        not cosines.any()
+        and torch.isfinite(x.grad).all()
+        and torch.isfinite(vectors.weight.grad).all()
+    )
+
+
+def test_p2sgrad_is_half_the_papers_formula_over_labelled_outputs():
+    torch.manual_seed(0)
+    cosines, label = (
+        torch.rand(2, 5, 2),
+        torch.tensor([[0, 1, IGNORE, 1, 0], [IGNORE, 1, 0, IGNORE, IGNORE]]),
+    )
+    total = sum(
+        float((cosines[b, t, k] - float(label[b, t] == k)) ** 2)
+        for b in range(2)
+        for t in range(5)
+        for k in range(2)
+        if label[b, t] != IGNORE
+    )
+    np.testing.assert_allclose(float(p2sgrad_loss(cosines, label)), total / 6 / 2, rtol=1e-6)
+    assert p2sgrad_loss(cosines, torch.full((2, 5), IGNORE)) == 0
+
+
+def test_top_mean_equals_the_loop():
+    scores, lengths = torch.randn(4, 37), torch.tensor([1, 9, 11, 37])
+    for share in (0.1, 0.5, 1.0):
+        wanted = []
+        for row, n in zip(scores.tolist(), lengths.tolist()):
+            count = max(math.ceil(n * share - 1e-6), 1)
+            wanted.append(sum(sorted(row[:n], reverse=True)[:count]) / count)
+        torch.testing.assert_close(top_mean(scores, lengths, share), torch.tensor(wanted))
+
+
+def batch_of(data, seed=0, lengths=(5.3, 2.0, 0.1, 4.48)):
+    rng = np.random.default_rng(seed)
+    items = []
+    for index, length in enumerate(lengths):
+        fake = np.array([[0.3, 0.7]]) if index % 2 == 0 else np.zeros((0, 2))
+        wave = rng.normal(0, 0.1, round(length * RATE)).astype(np.float32)
+        items.append(data.example(wave, (fake, 1 - index % 2), rng))
+    return data.collate(items)
+
+
+def test_the_loss_is_the_sum_over_labelled_outputs_of_each_clip():
+    model, batch = small(), batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES))
+    losses = model.losses(batch)
+    assert list(losses) == ["utterance", *NAMES]
+    torch.testing.assert_close(model.loss(batch), sum(losses.values()))
+    errors = {name: [] for name in NAMES}
+    for index, n_frames in enumerate(batch["n_frames"].tolist()):
+        scores = model(batch["wave"][index : index + 1, : samples(n_frames)])
+        for name in NAMES:
+            label = batch[f"label_{name[2:]}"][index]
+            label = label[label != IGNORE]
+            errors[name].append(
+                (scores[name][0, : len(label)] - nn.functional.one_hot(label, 2)).square()
+            )
+    for name in NAMES:
+        torch.testing.assert_close(
+            losses[name], torch.cat(errors[name]).mean(), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_clip_supervision_learns_from_the_highest_tenth():
+    model, batch = (
+        small(clip_scale=3.0),
+        batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES, supervision="clip")),
+    )
+    assert set(batch) == {"wave", "n_frames", "label"}
+    losses, scores = model.losses(batch), model(batch["wave"], batch["n_frames"])
+    for k, name in enumerate(NAMES):
+        total = 0
+        for row, n, label in zip(
+            scores[name], partialspoof.output_lengths(batch["n_frames"])[k], batch["label"]
+        ):
+            gap = (
+                (row[:n, 1] - row[:n, 0]).sort(descending=True).values[: math.ceil(0.1 * n)].mean()
+            )
+            total += nn.functional.binary_cross_entropy(torch.sigmoid(3 * gap), label.float())
+        torch.testing.assert_close(losses[name], total / 4, atol=1e-5, rtol=1e-5)
+    model.loss(batch).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_trains_under_bfloat16_autocast():
+    model, batch = small().train(), batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.loss(batch)
+    loss.backward()
+    assert loss.dtype == torch.float32 and torch.isfinite(loss)
+
+
+# -------------------------------------------------------------------------------------- the front
+# end
+
+TINY = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": [16] * 7,
+}
+
+
+def test_the_layers_of_a_speech_model_are_weighted_by_a_softmax_over_those_there_are():
+    model = PartialSpoof(SSLFrontEnd(True, TINY, freeze="all"), blocks=1, max_frames=320)
+    assert model.weight_hidd.shape == (30,)
+    with torch.no_grad():
+        model.weight_hidd[:3], model.weight_hidd[3:] = torch.tensor([1.0, 0.0, 2.0]), 9.0
+    wave = torch.randn(2, 8_000)
+    weights = np.exp([1, 0, 2]) / np.exp([1, 0, 2]).sum()
+    wanted = sum(float(w) * layer for w, layer in zip(weights, model.frontend.hidden_states(wave)))
+    torch.testing.assert_close(model.features(wave), wanted)
+    model.loss(
+        {"wave": wave, "n_frames": torch.tensor([24, 24]), "label": torch.tensor([0, 1])}
+    ).backward()
+    assert model.weight_hidd.grad[:3].any() and not model.weight_hidd.grad[3:].any()
+    assert all(p.grad is None for p in model.frontend.parameters())
+
+
+@pytest.mark.parametrize("dim, max_frames", [(64, 2001), (200, 2001), (128, 127)])
+def test_refuses_sizes_that_cannot_be_halved_five_times(dim, max_frames):
+    with pytest.raises(ValueError, match="multiple of 128"):
+        MultiResolution(dim, max_frames=max_frames)
+
+
+# ------------------------------------------------------------------------------------------- the
+# data
+
+
+def any_overlap(fake, first_s, end_s, n, span_s, early_s):
+    """Labels by their definition: is any of [first + i span - early, + span) that the crop holds
+    fake?
+    """
+    spans = [
+        (first_s + i * span_s - early_s, first_s + (i + 1) * span_s - early_s) for i in range(n)
+    ]
+    held = [(max(start, first_s) + 1e-9, min(stop, end_s) - 1e-9) for start, stop in spans]
+    return [int(any(b > start and a < stop for a, b in fake)) for start, stop in held]
+
+
+@pytest.mark.parametrize("offset_640", ["published", "corrected"])
+def test_a_crop_carries_the_labels_of_its_own_spans(offset_640):
+    data = PartialSpoofFrames(window=4 * CELL_SAMPLES, offset_640=offset_640)
+    fake = np.array([[0.4, 0.75], [2.02, 2.05], [4.6, 5.9]])
+    wave = np.arange(round(7.33 * RATE), dtype=np.float32)  # each sample holds its own number
+    for seed in range(12):
+        item = data.example(wave, (fake, 1), np.random.default_rng(seed))
+        first = int(item["wave"][0])
+        assert first % CELL_SAMPLES == 0 and len(item["wave"]) <= 4 * CELL_SAMPLES + LOOKAHEAD
+        real = item["wave"][item["wave"] > 0]
+        assert torch.equal(
+            real, torch.arange(first + (first == 0), first + (first == 0) + len(real)).float()
+        )
+        n_frames = int(item["n_frames"])
+        assert n_frames == min(128, math.ceil((len(wave) - first) / 320))
+        for ms, label in ((ms, item[f"label_{ms}"].tolist()) for ms in RESOLUTIONS_MS):
+            early = 0.32 if ms == 640 and offset_640 == "corrected" else 0.0
+            assert label == any_overlap(
+                fake, first / RATE, first / RATE + 2.56, len(label), ms / 1000, early
+            )
+            assert len(label) == (n_frames // 32 + 1 if early else n_frames * 20 // ms)
+
+
+def test_a_batch_pads_to_its_longest_and_ignores_what_it_added():
+    batch = batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES), lengths=(1.0, 3.01))
+    assert batch["n_frames"].tolist() == [50, 151] and batch["wave"].shape == (
+        2,
+        76 * 640 + LOOKAHEAD,
+    )
+    assert batch["label_160"].shape == (2, 18) and (batch["label_160"][0, 6:] == IGNORE).all()
+    assert not batch["wave"][0, RATE:].any()
+
+
+@pytest.mark.parametrize("n_samples", [1, 639, 640, 5_119, 30_720, 30_721, 71_234, 123_456])
+@pytest.mark.parametrize("offset_640", ["published", "corrected"])
+def test_a_clip_of_any_length_has_a_row_for_each_frame(n_samples, offset_640):
+    data, model = (
+        PartialSpoofFrames(chunk=3 * CELL_SAMPLES, offset_640=offset_640),
+        Local(max_frames=1000).eval(),
+    )
+    wave = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
+    cut = data.cut(wave)
+    assert {len(window.inputs["wave"]) for window in cut} <= {len(cut[0].inputs["wave"])}
+    assert all(round(window.start_s * RATE) % CELL_SAMPLES == 0 for window in cut)
+    rows = clip_frames(model, data, cut, batch_size=3)
+    n_frames = math.ceil(n_samples / 640)
+    assert rows.shape == (n_frames, 3 + len(data.COLUMNS)) and np.isfinite(rows).all()
+    np.testing.assert_allclose(rows[:, 0], 0.04 * np.arange(n_frames), atol=1e-9)
+    assert rows[-1, 1] == pytest.approx(n_samples / RATE)
+    column = {name: rows[:, 3 + index] for index, name in enumerate(data.COLUMNS)}
+    np.testing.assert_allclose(rows[:, 2], column["ps160_fake"] - column["ps160_real"], atol=1e-6)
+    if n_samples > data.stride:  # nothing mixed along the time: the pieces are those of one pass
+        longer = PartialSpoofFrames(offset_640=offset_640)
+        whole, n_cells = clip_frames(model, longer, longer.cut(wave)), n_samples // CELL_SAMPLES
+        # behind the last whole cell the end is clamped in one pass, and padded in pieces
+        np.testing.assert_allclose(rows[: 16 * n_cells - 8], whole[: 16 * n_cells - 8], atol=1e-5)
+
+
+def test_each_column_is_its_resolution_on_the_40_ms_grid():
+    data, model = PartialSpoofFrames(), small()
+    wave = np.random.default_rng(0).normal(0, 0.1, 3 * RATE + 17).astype(np.float32)
+    rows = clip_frames(model, data, data.cut(wave))[:, 3:]
+    with torch.inference_mode():
+        scores = model.frame_scores(data.cut(wave)[0].inputs["wave"][None])
+    for index, name in enumerate(data.COLUMNS):
+        ms, which = int(name[2:].split("_")[0]), int(name.endswith("fake"))
+        values = scores[f"ps{ms}"][0, :, which].numpy()
+        for frame in range(len(rows)):
+            wanted = (
+                values[2 * frame : 2 * frame + 2].mean()
+                if ms == 20
+                else values[min(frame * 40 // ms, len(values) - 1)]
+            )
+            assert rows[frame, index] == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_scale_labels_of_less_than_a_span():
+    assert scale_labels(np.array([0, 1, 0]), 4).tolist() == [1] and scale_labels(
+        np.array([0, 0]), 4
+    ).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"window": 64_000}, {"chunk": 20_480}, {"supervision": "frame"}, {"offset_640": "half"}],
+)
+def test_refuses_what_is_not_on_the_grid_or_unknown(wrong):
+    with pytest.raises(ValueError):
+        PartialSpoofFrames(**wrong)
+
+
+# ------------------------------------------------------------------------------ from config to
+# scores
+
+CONFIG = """
+model:
+  class_path: klassify.models.partialspoof.PartialSpoof
+  init_args:
+    frontend:
+      class_path: klassify.models.frontends.filterbank.FilterbankFrontEnd
+      init_args: {{dim: 128, bands: 20, width: 32}}
+    blocks: 1
+    max_frames: 128
+data:
+  class_path: klassify.data.partialspoof.PartialSpoofFrames
+  init_args: {{window: 30720, chunk: 30720, keep_in_memory: true, supervision: {supervision}}}
+train: {{epochs: {epochs}, batch_size: 4, lr: 0.005, monitor: loss, schedule: one_cycle}}
+"""
+
+
+@pytest.mark.parametrize("supervision, epochs", [("segment", 6), ("clip", 3)])
+def test_finds_the_planted_fakes_from_training_to_scores(tmp_path, small_data, supervision, epochs):
+    config, out = tmp_path / "ps.yaml", tmp_path / "ps"
+    config.write_text(CONFIG.format(supervision=supervision, epochs=epochs))
+    assert (
+        cli.main(
+            ["train", str(config), "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
+        )
+        == 0
+    )
+    assert json.loads((out / "training.json").read_text())["val_auc"] > 0.9
+    assert (
+        cli.main(["score", str(out), "--split", "val", *small_data.arguments, "--device", "cpu"])
+        == 0
+    )
+    path = score_file.score_path(out, "val", "frames")
+    header = score_file.read_header(path)
+    assert (header.supervision, header.scale) == (supervision, "cosine")
+    table = score_file.read_scores(path).table
+    assert set(PartialSpoofFrames.COLUMNS) <= set(table)
+    listed = data_list.read_list(small_data.lists / "val.tsv", segments=True).set_index("file")
+    fake = np.concatenate(
+        [
+            frames.encode_labels(listed.loc[file, "audio_fake_segments"], len(rows))
+            for file, rows in table.groupby("file", sort=False)
+        ]
+    )
+    if supervision == "segment":  # clip labels do not say which frames of a clip give it away
+        assert roc_auc(fake, table["score"].to_numpy()) > 0.9
+
+
+def test_clip_supervision_reads_no_segment_column(small_data, monkeypatch):
+    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    asked = []
+
+    def table(self, split, *, segments=False):
+        asked.append(segments)
+        return subsets.load_split(self.lists, split, segments=segments)
+
+    monkeypatch.setattr(Sources, "table", table)
+    data = PartialSpoofFrames(
+        window=4 * CELL_SAMPLES, supervision="clip", train_split="train", val_split="val"
+    )
+    examples = Examples(data, sources, "train", seed=0)
+    model = small(dim=128)
+    found = validate(model, data, sources, batch_size=8, workers=0, device=torch.device("cpu"))
+    assert set(found) == {"val_loss", "val_auc"} and np.isfinite(list(found.values())).all()
+    assert set(examples[0, 0]) == {"wave", "n_frames", "label"} and asked and not any(asked)

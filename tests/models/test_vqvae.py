@@ -1,0 +1,252 @@
+"""VQ-VAE: equal to the published one; its loss, its codebook and the way back to pixels against
+slow references.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fill import load, make_input, make_state
+from places import GOLDENS
+
+from klassify.models.vqvae import (
+    VQVAE,
+    Codebook,
+    ResidualBlock,
+    decibels,
+    from_unit,
+    mean_square,
+    to_unit,
+)
+
+GOLDEN, EXPECTED = load(GOLDENS / "vqvae")
+CASES = {case["id"]: case for case in GOLDEN["cases"]}
+FULL_SIZE = [pytest.param(name, marks=[] if "H64" in name else pytest.mark.slow) for name in CASES]
+
+
+@pytest.fixture(scope="module")
+def published():
+    model = VQVAE()
+    model.load_state_dict(
+        {
+            k: torch.from_numpy(np.asarray(v))
+            for k, v in make_state(GOLDEN["models"]["main"]).items()
+        }
+    )
+    return model.eval()
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return VQVAE(dim=8, codes=16)
+
+
+def images(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    grid = np.random.default_rng(seed).integers(0, 256, (n, height, width, 3))
+    return torch.from_numpy(grid.astype(np.uint8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_equals_the_published_model(published, name):
+    expected = {
+        key.removeprefix(f"{name}/"): value
+        for key, value in EXPECTED.items()
+        if key.startswith(name)
+    }
+    limits = GOLDEN["tolerance"]
+    near = {"atol": limits["abs"], "rtol": limits["rel"]}
+    frames = torch.from_numpy(make_input(CASES[name]["inputs"][0]))
+    x = to_unit(frames)
+    latents, codes = published.latents(x), published.encode(x)
+    decoded, made = published.decode(codes), published.reconstruct(frames).numpy()
+    assert (codes.numpy() != expected["codes"]).mean() <= limits["codes_mismatch_fraction"]
+    assert list(decoded.shape) == CASES[name]["checks"]["decoder_shape"]
+    np.testing.assert_allclose(latents[0, :8, :5, :5], expected["latent_corner"], **near)
+    np.testing.assert_allclose(decoded[0, :, :8, :8], expected["decoder_corner"], **near)
+    moments = torch.stack(
+        [decoded.mean(dim=(0, 2, 3)), decoded.std(dim=(0, 2, 3), correction=0)], dim=1
+    )
+    np.testing.assert_allclose(moments, expected["decoder_mean_std"], **near)
+    if "decoder" in expected:
+        np.testing.assert_allclose(decoded, expected["decoder"], **near)
+    levels = np.abs(made.astype(int) - expected["reconstruction_uint8"])
+    assert (
+        levels.max() <= limits["uint8_levels"]
+        and (levels > 0).mean() <= limits["uint8_mismatch_fraction"]
+    )
+
+
+def test_state_and_size_are_the_published_ones(published):
+    assert [[key, list(value.shape)] for key, value in published.state_dict().items()] == [
+        entry[:2] for entry in GOLDEN["models"]["main"]["state"]
+    ]
+    assert sum(p.numel() for p in published.parameters()) == 4_882_179
+    fresh = Codebook(512, 256).embedding.weight
+    assert fresh.abs().max() <= 1 / 512 and fresh.abs().max() > 0.9 / 512
+
+
+def test_the_skip_carries_what_the_relu_left():
+    torch.manual_seed(1)
+    block = ResidualBlock(4).eval()
+    x = torch.randn(2, 4, 6, 5)
+    kept = x.clone()
+    _, conv3, norm1, _, conv1, norm2 = block.block
+    expected = F.relu(x) + norm2(conv1(F.relu(norm1(conv3(F.relu(x))))))
+    torch.testing.assert_close(block(x), expected)
+    assert torch.equal(x, kept)
+
+
+def test_nearest_code_by_brute_force_and_the_first_of_equals():
+    torch.manual_seed(2)
+    book = Codebook(7, 3)
+    book.embedding.weight.data = torch.randn(7, 3)
+    book.embedding.weight.data[5] = book.embedding.weight.data[2]
+    latents = torch.randn(2, 3, 4, 5)
+    codes = book.nearest(latents)
+    for b, i, j in np.ndindex(2, 4, 5):
+        distances = [
+            float((latents[b, :, i, j] - code).square().sum())
+            for code in book.embedding.weight.data
+        ]
+        assert int(codes[b, i, j]) == int(np.argmin(distances))
+    assert 5 not in codes and 2 in book.nearest(book.embedding.weight.data[2].view(1, 3, 1, 1))
+
+
+def test_codes_do_not_depend_on_autocast(small):
+    latents = torch.randn(2, 8, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = small.codebook.nearest(latents)
+    assert torch.equal(rounded, small.codebook.nearest(latents))
+
+
+def test_loss_by_hand(small):
+    small.eval()
+    batch = {"frames": images(2, 16, 12)}
+    x = to_unit(batch["frames"])
+    latents = small.latents(x)
+    chosen = small.codebook(small.codebook.nearest(latents))
+    gap = (latents - chosen).square().mean()
+    expected = (small.decoder(chosen) - x).square().mean() + gap + small.beta * gap
+    torch.testing.assert_close(small.loss(batch), expected)
+
+
+def test_gradients_go_where_they_should(small):
+    """The codes learn from latents alone; the encoder from the commitment, and straight through
+    the codes.
+    """
+    small.eval()
+    batch = {"frames": images(2, 16, 16)}
+    small.loss(batch).backward()
+    latents = small.latents(to_unit(batch["frames"])).detach()
+    weight = small.codebook.embedding.weight.detach().clone().requires_grad_()
+    chosen = F.embedding(small.codebook.nearest(latents), weight).permute(0, 3, 1, 2)
+    (book,) = torch.autograd.grad(F.mse_loss(chosen, latents), weight)
+    torch.testing.assert_close(small.codebook.embedding.weight.grad, book)
+
+    point = chosen.detach().requires_grad_()
+    (through,) = torch.autograd.grad(
+        F.mse_loss(small.decoder(point), to_unit(batch["frames"])), point
+    )
+    through = through + 2 * small.beta * (latents - chosen.detach()) / latents.numel()
+    last = small.encoder[0].weight
+    (expected,) = torch.autograd.grad(small.latents(to_unit(batch["frames"])), last, through)
+    torch.testing.assert_close(last.grad, expected)
+
+
+def test_unused_codes_move_to_latents_and_used_ones_stay():
+    book = Codebook(32, 4)
+    latents = torch.randn(2, 4, 3, 3)
+    before, codes = book.embedding.weight.detach().clone(), book.nearest(latents)
+    used = torch.zeros(32, dtype=torch.bool)
+    used[codes.flatten()] = True
+    torch.manual_seed(5)
+    book.move_unused(codes, latents, probability=1.0)
+    after = book.embedding.weight.detach().clone()
+    rows = latents.permute(0, 2, 3, 1).reshape(-1, 4)
+    assert torch.equal(after[used], before[used])
+    assert all((rows == code).all(dim=1).any() for code in after[~used])
+    book.embedding.weight.data.copy_(before)
+    torch.manual_seed(5)
+    book.move_unused(codes, latents, probability=1.0)
+    assert torch.equal(book.embedding.weight, after)
+
+
+def test_only_training_moves_codes(small):
+    small.reseed, batch = 1.0, {"frames": images(1, 16, 16)}
+    before = small.codebook.embedding.weight.detach().clone()
+    small.eval().loss(batch)
+    small.reconstruct(batch["frames"])
+    assert torch.equal(small.codebook.embedding.weight, before)
+    small.train().loss(batch)
+    assert not torch.equal(small.codebook.embedding.weight, before)
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (17, 22), (4, 7), (31, 5)])
+def test_reconstruction_keeps_shape_and_mode_and_does_not_depend_on_the_batch(small, height, width):
+    frames = images(5, height, width)
+    small.train()
+    whole = small.reconstruct(frames)
+    assert whole.shape == frames.shape and whole.dtype == torch.uint8 and not whole.requires_grad
+    assert small.training and small.encoder[1].num_batches_tracked == 0
+    parts = torch.cat([small.reconstruct(frames[i : i + 1]) for i in range(5)])
+    assert (whole.int() - parts.int()).abs().max() <= 1
+    assert torch.equal(small.reconstruct(frames, batch_size=5), whole)
+    assert small.reconstruct(frames[:0]).shape == (0, height, width, 3)
+
+
+def test_half_and_double_precision(small):
+    frames = images(2, 16, 16)
+    whole = small.reconstruct(frames).int()
+    assert (small.double().reconstruct(frames).int() - whole).abs().max() <= 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (small.float().reconstruct(frames).int() - whole).abs().float().mean() < 8
+
+
+def test_frames_too_small_for_a_latent_are_refused(small):
+    with pytest.raises(ValueError, match="4x4"):
+        small.reconstruct(images(1, 3, 16))
+
+
+def test_the_way_to_floats_and_back():
+    frames = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(1, 16, 16, 3)
+    x = to_unit(frames)
+    assert x.shape == (1, 3, 16, 16) and x.min() == -1 and x.max() == 1
+    halves = from_unit(x + 1 / 255, (16, 16))  # half a level more truncates to the same
+    assert torch.equal(halves[:, :15], frames[:, :15])
+    doubled = from_unit(x, (32, 32))
+    assert torch.equal(doubled[:, ::2, ::2], doubled[:, 1::2, 1::2])  # nearest neighbour
+
+
+def psnr(frames, others):
+    return decibels(mean_square(frames, others))
+
+
+def test_psnr():
+    frames = images(3, 8, 8)
+    assert psnr(frames, frames) == math.inf
+    black, grey = (
+        torch.zeros(1, 4, 4, 3, dtype=torch.uint8),
+        torch.full((1, 4, 4, 3), 51, dtype=torch.uint8),
+    )
+    assert (
+        psnr(black, grey) == pytest.approx(20 * math.log10(5)) == pytest.approx(psnr(grey, black))
+    )
+
+
+def test_learns_to_reconstruct(small):
+    shapes = torch.zeros(8, 16, 16, 3, dtype=torch.uint8)
+    for i in range(8):
+        shapes[i, i : i + 8, 4:12] = torch.tensor([30 * i, 200, 255 - 30 * i], dtype=torch.uint8)
+    before = psnr(shapes, small.reconstruct(shapes))
+    optimizer = torch.optim.Adam(small.parameters(), lr=5e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        small.loss({"frames": shapes}).backward()
+        optimizer.step()
+    assert psnr(shapes, small.reconstruct(shapes)) > max(before + 5, 16)

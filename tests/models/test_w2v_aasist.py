@@ -1,0 +1,302 @@
+"""Wav2Vec-AASIST: equal to the published back end, imported from files laid out as the released
+ones.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fill import fill, load, make_input, make_state
+from places import GOLDENS
+from torch import nn
+
+from klassify.errors import KlassifyError
+from klassify.models.frontends.ssl import FrontEnd, SSLFrontEnd
+from klassify.models.w2v_aasist import AASIST, W2VAASIST
+from klassify.models.weights.load import import_weights, load_weights, save_weights
+
+GOLDEN, EXPECTED = load(GOLDENS / "aasist")
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
+UNUSED = [f"encoder.{block}.0.bn1.{name}" for block in range(1, 6) for name in ("weight", "bias")]
+
+
+def published_backend():
+    """State dict of the published back end, filled as the goldens say."""
+    return {
+        key: torch.from_numpy(np.asarray(value))
+        for key, value in make_state(GOLDEN["models"]["main"]).items()
+    }
+
+
+def published_model(seed=7):
+    """State dict of a whole published model with a tiny speech encoder: index 1 is bona fide."""
+    description, _ = load(GOLDENS / "ssl_wav2vec2")
+    encoder = {
+        f"ssl_model.model.{key}": value
+        for key, value in make_state(description["models"]["main"]).items()
+    }
+    backend = {
+        key: value
+        for key, value in make_state(GOLDEN["models"]["main"]).items()
+        if key != "LL.weight"
+    }
+    state = encoder | backend | {"LL.weight": fill("LL.weight", (128, 64), seed)}
+    return {key: torch.from_numpy(np.asarray(value)) for key, value in state.items()}
+
+
+class Embedded(FrontEnd):
+    """A front end that takes the goldens' features for samples."""
+
+    dim = 1024
+
+    def forward(self, wave):
+        return wave
+
+
+class Pooled(FrontEnd):
+    """The smallest front end: the mean of 320 samples, times a learned vector."""
+
+    dim = 8
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(1, 8)
+
+    def forward(self, wave):
+        return self.scale(F.avg_pool1d(wave.unsqueeze(1), 400, 320).transpose(1, 2))
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """The published back end, imported through the key map, in our polarity."""
+    path = tmp_path_factory.mktemp("golden") / "LA_model.pth"
+    torch.save(published_backend() | {"ssl_model.model.mask_emb": torch.zeros(4)}, path)
+    model = W2VAASIST(Embedded())
+    report = import_weights(model, path)
+    assert (report.source, report.loaded, report.lacking) == ("ssl-anti-spoofing", 245, [])
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
+def test_equal_to_the_published_back_end(imported, case):
+    features, outputs = torch.from_numpy(make_input(case["inputs"][0])), {}
+    hooks = [
+        getattr(imported.backend, layer).register_forward_hook(
+            lambda module, inputs, output, name=name: outputs.__setitem__(name, output)
+        )
+        for layer, name in (("GAT_layer_S", "gat_S"), ("pool_S", "pool_S"))
+    ]
+    with torch.no_grad():
+        outputs["logits"] = imported(features)
+    for hook in hooks:
+        hook.remove()
+    wanted = {name: EXPECTED[f"{case['id']}/{name}"] for name in ("logits", "gat_S", "pool_S")}
+    wanted["logits"] = wanted["logits"][
+        :, ::-1
+    ]  # columns there: spoof, bona fide; here: real, fake
+    tolerance = GOLDEN["tolerance"]
+    for name, value in wanted.items():
+        np.testing.assert_allclose(
+            outputs[name].numpy(), value, atol=tolerance["abs"], rtol=tolerance["rel"]
+        )
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_released_file_gives_the_same_answers(tmp_path, prefix):
+    published = published_model()
+    path = tmp_path / "model.pth"
+    torch.save({prefix + key: value for key, value in published.items()}, path)
+    model = W2VAASIST(SSLFrontEnd(False, TINY)).eval()
+    report = import_weights(model, path)
+    assert report.lacking == [] and len(report.left_out) == 8  # quantizer and projections
+    wave = torch.from_numpy(fill("input:wave", (2, 16000), 3))
+
+    reference = AASIST(64).eval()  # their names and their polarity
+    reference.load_state_dict({key: published[key] for key in reference.state_dict()})
+    with torch.no_grad():
+        spoof, bona_fide = reference(model.frontend(wave)).unbind(1)
+        torch.testing.assert_close(model.score({"wave": wave}), spoof - bona_fide)
+
+
+def test_files_of_other_ages_load_and_incomplete_ones_do_not(tmp_path):
+    path = tmp_path / "model.pth"
+    published = published_model()
+    older = {
+        key: value for key, value in published.items() if not key.endswith("num_batches_tracked")
+    }
+    older |= {"encoder.0.0.bn1.weight": torch.ones(1), "encoder.0.0.bn1.bias": torch.ones(1)}
+    older = {key: value for key, value in older.items() if not key.startswith("encoder.3.0.bn1.")}
+    torch.save(older, path)
+    report = import_weights(W2VAASIST(SSLFrontEnd(False, TINY)), path)
+    assert "encoder.0.0.bn1.weight" in report.left_out
+    assert "backend.encoder.3.0.bn1.running_mean" in report.lacking
+
+    torch.save(
+        {key: value for key, value in published.items() if key != "pos_S"}
+        | {"extra": torch.ones(1)},
+        path,
+    )
+    with pytest.raises(
+        KlassifyError, match=r"1 missing \(backend.pos_S\); 1 unexpected \(backend.extra\)"
+    ):
+        import_weights(W2VAASIST(SSLFrontEnd(False, TINY)), path)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_published_sizes():
+    backend = AASIST()
+    assert count(backend) == 447_242
+    state = published_backend()
+    assert {key: value.shape for key, value in backend.state_dict().items()} == {
+        k: v.shape for k, v in state.items()
+    }
+    sizes = {name: count(module) for name, module in backend.named_children()}
+    assert sizes["LL"] == 131_200 and sizes["encoder"] == 211_072 and sizes["attention"] == 16_832
+    assert sizes["GAT_layer_S"] == 12_672 and sizes["HtrgGAT_layer_ST11"] == 20_992
+    assert sizes["HtrgGAT_layer_ST12"] == 8_640 and sizes["out_layer"] == 322
+
+
+def test_full_size_with_xlsr():
+    with torch.device("meta"):
+        model = W2VAASIST(SSLFrontEnd(normalize_input=False, architecture="xlsr53"))
+    mask_embedding, pretraining_heads = (
+        1_024,
+        1_951_872,
+    )  # in the released files, without effect on the answer
+    assert count(model) == 315_437_696 + 447_242
+    assert count(model) + mask_embedding + pretraining_heads == 317_837_834
+    assert model.frontend.n_frames(64_600) == 201
+
+
+@pytest.mark.parametrize("n_frames", [3, 4, 5, 6, 20, 199, 200, 301])
+def test_any_length_of_at_least_three_frames(imported, n_frames):
+    features = torch.from_numpy(fill("input:features", (2, n_frames, 1024), n_frames))
+    with torch.no_grad():
+        both = imported(features)
+        assert both.shape == (2, 2) and both.isfinite().all()
+        torch.testing.assert_close(imported(features[1:]), both[1:], atol=2e-5, rtol=1e-4)
+
+
+def test_two_frames_are_too_few(imported):
+    with pytest.raises(ValueError, match="at least 3 frames"):
+        imported(torch.zeros(1, 2, 1024))
+
+
+def test_frames_beyond_the_last_whole_pooling_cell_do_not_count(imported):
+    features = torch.from_numpy(fill("input:features", (1, 8, 1024), 1))
+    with torch.no_grad():
+        torch.testing.assert_close(imported(features), imported(features[:, :6]))
+
+
+def test_all_but_the_unused_normalisations_learn_from_the_loss():
+    torch.manual_seed(0)
+    model = W2VAASIST(Pooled())
+    batch = {"wave": torch.randn(6, 16_000), "label": torch.tensor([0, 1, 0, 1, 0, 1])}
+    model.loss(batch).backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == [f"backend.{name}" for name in UNUSED]
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_unused_normalisations_change_nothing(imported):
+    features = torch.from_numpy(fill("input:features", (1, 30, 1024), 5))
+    changed = W2VAASIST(Embedded()).eval()
+    changed.load_state_dict(imported.state_dict())
+    for block in list(changed.backend.encoder)[1:]:
+        nn.init.normal_(block[0].bn1.weight)
+    with torch.no_grad():
+        assert torch.equal(changed(features), imported(features))
+
+
+def test_loss_is_the_weighted_negative_log_likelihood(imported):
+    wave, label = (
+        torch.from_numpy(fill("input:features", (3, 30, 1024), 9)),
+        torch.tensor([1, 0, 1]),
+    )
+    batch = {"wave": wave, "label": label}
+    with torch.no_grad():
+        probability = imported(wave).softmax(1)[torch.arange(3), label].double()
+        torch.testing.assert_close(
+            imported.loss(batch).double(), -probability.log().mean(), rtol=1e-5, atol=0
+        )
+        weighted = W2VAASIST(Embedded(), class_weights=(0.9, 0.1)).eval()
+        weighted.load_state_dict(imported.state_dict())
+        weights = torch.tensor([0.1, 0.9, 0.1], dtype=torch.float64)
+        wanted = -(weights * probability.log()).sum() / weights.sum()
+        torch.testing.assert_close(weighted.loss(batch).double(), wanted, rtol=1e-5, atol=0)
+
+
+def test_score_is_the_log_odds_of_fake_and_rises_when_fake_is_learned():
+    torch.manual_seed(1)
+    model = W2VAASIST(Pooled(), bands=48, channels=(4, 4), graph_dims=(8, 4))
+    label = torch.arange(16) % 2
+    wave = torch.randn(16, 8_000) * 0.1 + label[:, None] * 0.5
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(25):
+        optimizer.zero_grad()
+        model.loss({"wave": wave, "label": label}).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        score = model.score({"wave": wave})
+        torch.testing.assert_close(score.sigmoid(), model(wave).softmax(1)[:, 1])
+    assert score[label == 1].min() > score[label == 0].max()
+
+
+def test_dropout_is_on_in_training_and_off_in_evaluation(imported):
+    features = torch.from_numpy(fill("input:features", (4, 30, 1024), 11))
+    model = W2VAASIST(Embedded())
+    model.load_state_dict(imported.state_dict())
+    with torch.no_grad():
+        assert not torch.equal(model(features), model(features))
+        model.eval()
+        assert torch.equal(model(features), model(features))
+
+
+def test_dropout_rates_can_be_lowered_and_default_to_the_published_ones():
+    def rates(model):
+        return sorted(module.p for module in model.modules() if isinstance(module, nn.Dropout))
+
+    published = [0.2] * 7 + [0.3] * 6 + [0.5]
+    assert rates(AASIST(8)) == published
+    assert rates(W2VAASIST(Pooled(), dropout=0.5)) == [rate / 2 for rate in published]
+    model = W2VAASIST(Pooled(), dropout=0.0).train()
+    model.eval()  # batch normalisation too must stand still for the comparison
+    for dropout in (module for module in model.modules() if isinstance(module, nn.Dropout)):
+        dropout.train()
+    wave = torch.randn(1, 8_000)
+    with torch.no_grad():
+        assert torch.equal(model(wave), model(wave))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        AASIST(8, dropout=1.5)
+
+
+def test_weights_file_round_trip(tmp_path):
+    model, other = (
+        W2VAASIST(Pooled(), channels=(8, 16)),
+        W2VAASIST(Pooled(), channels=(8, 16), class_weights=(0.5, 0.5)),
+    )
+    save_weights(model, tmp_path / "model.safetensors")
+    load_weights(
+        other, tmp_path / "model.safetensors"
+    )  # class weights belong to the training, not to the model
+    wave = torch.randn(1, 8_000)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(wave), other.eval()(wave))
+
+
+def test_the_back_end_keeps_full_precision_under_autocast(imported):
+    features = torch.from_numpy(fill("input:features", (1, 30, 1024), 13))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert imported(features).dtype == torch.float32
+        inside = imported(features)
+    with torch.no_grad():
+        assert torch.equal(inside, imported(features))

@@ -1,0 +1,350 @@
+"""Released checkpoints: every tensor finds its place, and the imported models give the published
+answers.
+"""
+
+import numpy as np
+import published
+import pytest
+import torch
+from fill import load, make_input
+from published import GOLDENS, TINY_WAVLM, golden_shapes, golden_state
+from torch import nn
+
+from klassify.data.partialspoof import on_frames
+from klassify.grid import windows
+from klassify.models.bam import BAM
+from klassify.models.frontends.ssl import FrontEnd, SSLFrontEnd
+from klassify.models.linear_fusion import LinearFusion
+from klassify.models.partialspoof import PartialSpoof
+from klassify.models.raw_aasist import RawAASIST, mel_filters
+from klassify.models.spatiotemporal import SpatioTemporal
+from klassify.models.visual import Visual
+from klassify.models.vqvae import VQVAE
+from klassify.models.weights.load import import_state, import_weights, read_checkpoint
+from klassify.models.weights.published import KEY_MAPS
+from klassify.systems.imported import ARCHITECTURES, released_model
+
+
+def close(actual, wanted, tolerance, name=None):
+    np.testing.assert_allclose(
+        actual, wanted, atol=tolerance["abs"], rtol=tolerance["rel"], err_msg=name or ""
+    )
+
+
+def inputs_of(case):
+    return [torch.from_numpy(make_input(spec)) for spec in case["inputs"]]
+
+
+# ------------------------------------------------------------------ names and shapes, at full size
+
+
+def visual_shapes():
+    return golden_shapes("iafa_vit", "W10", "backbone.") | golden_shapes("mmdet_head")
+
+
+# source: (keys of the speech model inside it, prefix, all else, keys that the model has no use for)
+RELEASED = {
+    "ssl-anti-spoofing": ("ssl_wav2vec2", "ssl_model.model.", lambda: golden_shapes("aasist"), 8),
+    "bam": ("ssl_wavlm", "ssl_layer.model.", lambda: golden_shapes("bam", "embed1024"), 2),
+    "partialspoof": (
+        "ssl_wav2vec2",
+        "extracter.model.",
+        lambda: partialspoof_file(golden_shapes("partialspoof")),
+        12,
+    ),
+    "fairseq": ("ssl_wav2vec2", "", dict, 8),
+    "wavlm": ("ssl_wavlm", "", dict, 1),
+    "aasist": (None, "", published.raw_aasist_shapes, 0),
+    "visual": (None, "", visual_shapes, 0),
+    "vqvae": (None, "", lambda: golden_shapes("vqvae"), 0),
+    "fusion": (None, "", lambda: golden_shapes("linear_fusion"), 0),
+}
+
+
+def partialspoof_file(state):
+    """What trained_network.pt has besides the back end and the speech model."""
+    normalisation = {
+        f"{side}_{name}": torch.ones(1) for side in ("input", "output") for name in ("mean", "std")
+    }
+    return (
+        state
+        | normalisation
+        | {"weight_hidd": torch.zeros(30, device=state["m_angle_scales.2.weight"].device)}
+    )
+
+
+@pytest.mark.parametrize("source", RELEASED)
+def test_every_tensor_of_a_released_file_finds_its_place(source):
+    """At full size, on the meta device."""
+    golden, prefix, rest, n_unused = RELEASED[source]
+    with torch.device("meta"):
+        model = released_model(source, ARCHITECTURES.get(source))
+    ours, theirs = model.state_dict(), rest()
+    for name in published.encoder_names(golden) if golden else []:
+        place = ours.get(KEY_MAPS[source].rename(prefix + name), torch.empty(1, device="meta"))
+        theirs[prefix + name] = torch.empty_like(place)
+    more = {key: value for key, value in ours.items() if key.startswith("vqvae.")}
+    report = import_state(model, theirs, source, more=more)
+    assert report.loaded == len(ours) - len(more) == len(theirs) - n_unused
+    assert len(report.left_out) == n_unused and report.lacking == []
+
+
+def test_released_sizes():
+    with torch.device("meta"):
+        sizes = {
+            source: sum(
+                parameter.numel()
+                for parameter in released_model(source, ARCHITECTURES.get(source)).parameters()
+            )
+            for source in ("visual", "vqvae", "fusion", "aasist")
+        }
+    assert sizes == {
+        "visual": 203_617_539 + 4_882_179,
+        "vqvae": 4_882_179,
+        "fusion": 18,
+        "aasist": 297_866,
+    }
+
+
+# ---------------------------------------------------------------------------------- audio models
+
+
+def test_bam_from_a_lightning_file(tmp_path, monkeypatch):
+    published.bam_file(tmp_path / "model.ckpt", monkeypatch)
+    description, expected = load(GOLDENS / "bam")
+    model = BAM(SSLFrontEnd(False, TINY_WAVLM)).eval()
+    report = import_weights(model, tmp_path / "model.ckpt")
+    assert report.source == "bam" and report.lacking == []
+    assert report.left_out == ["ssl_layer.model.mask_emb", "intra_layer.resnet.downsample.weight"]
+    speech, last = load(GOLDENS / "ssl_wavlm")
+    with torch.no_grad():
+        for case in description["cases"]:
+            if (
+                case["kind"] == "forward"
+                and case["model"] == "embed64"
+                and case["resolution"] == 0.04
+            ):
+                logits, boundary = model.backend(*inputs_of(case))
+                close(logits.flip(-1), expected[f"{case['id']}/logits"], description["tolerance"])
+                close(boundary, expected[f"{case['id']}/boundary"], description["tolerance"])
+        for case in speech["cases"]:
+            close(model.frontend(*inputs_of(case)), last[f"{case['id']}/last"], speech["tolerance"])
+
+
+class Features(FrontEnd):
+    """A front end of one layer that takes the goldens' features (B, T, 1024) for samples."""
+
+    dim = 1024
+    hop_samples = receptive_field_samples = 1
+
+    def hidden_states(self, wave):
+        return [wave]
+
+
+@pytest.fixture(scope="module")
+def partialspoof(tmp_path_factory):
+    """The published back end at full size, imported from a trained_network.pt of a training on
+    several GPUs.
+    """
+    path = tmp_path_factory.mktemp("partialspoof") / "trained_network.pt"
+    state = partialspoof_file(golden_state("partialspoof")) | {
+        "extracter.model.mask_emb": torch.zeros(4)
+    }
+    optimizer, _ = published.trained(state)
+    torch.save(
+        {
+            "state_dict": {f"module.{key}": value for key, value in state.items()},
+            "info": "epoch 12",
+            "optimizer": optimizer.state_dict(),
+            "trnlog": np.ones((12, 7)),
+            "lr_scheduler": None,
+        },
+        path,
+    )
+    model = PartialSpoof(Features())
+    report = import_weights(model, path)
+    assert report.source == "partialspoof" and len(report.reordered) == 6
+    return model.eval()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_partialspoof_gives_the_published_cosines(partialspoof, index):
+    description, expected = load(GOLDENS / "partialspoof")
+    case = description["cases"][index]
+    with torch.no_grad():
+        embeddings = partialspoof.embeddings(*inputs_of(case))
+        cosines = partialspoof.cosines(embeddings)
+    for name, value in cosines.items():
+        theirs = "utt" if name == "utterance" else str(int(name[2:]) // 10)
+        close(
+            embeddings[name],
+            expected[f"{case['id']}/embedding_{theirs}"],
+            description["tolerance"],
+            name,
+        )
+        close(
+            value.flip(-1),
+            expected[f"{case['id']}/score_{theirs}"],
+            description["score_tolerance"],
+            name,
+        )
+
+
+def test_partialspoof_and_fusion_together_give_the_published_logits(partialspoof, tmp_path):
+    """Both are in another order here, so the order must cancel out."""
+    description, expected = load(GOLDENS / "partialspoof")
+    case = next(case for case in description["cases"] if case["id"] == "T480_B1")
+    n_frames = 240
+    visual = torch.from_numpy(
+        make_input({"name": "input:visual_logits", "shape": [n_frames, 2], "seed": 5})
+    )
+    state = golden_state("linear_fusion")
+    columns = [visual.numpy()]
+    for shift, frames in ((16, 4), (32, 8), (64, 16)):
+        cosines = expected[f"T480_B1/score_{shift}"][0]  # spoof, bona fide
+        columns.append(
+            np.stack([cosines[min(frame // frames, len(cosines) - 1)] for frame in range(n_frames)])
+        )
+    wanted = (
+        np.concatenate(columns, axis=1) @ state["model.weight"].numpy().T
+        + state["model.bias"].numpy()
+    )
+
+    torch.save(published.lightning(state, prefix=""), tmp_path / "fusion.ckpt")
+    fusion = LinearFusion()
+    import_weights(fusion, tmp_path / "fusion.ckpt", "fusion")
+    with torch.no_grad():
+        scores = partialspoof.frame_scores(*inputs_of(case))
+        by_time = {name: value.transpose(0, 1).numpy() for name, value in scores.items()}
+        on_grid = torch.from_numpy(
+            on_frames(by_time, n_frames)[:, 0]
+        )  # ps20 to ps640, real and fake each
+        logits = fusion(torch.cat([visual, on_grid[:, 6:]], dim=1))
+    np.testing.assert_allclose(logits.numpy(), wanted, atol=2e-5)
+
+
+def test_fusion_gives_the_published_logits(tmp_path):
+    description, expected = load(GOLDENS / "linear_fusion")
+    torch.save(
+        published.lightning(golden_state("linear_fusion"), prefix=""), tmp_path / "fusion.ckpt"
+    )
+    fusion = LinearFusion()
+    report = import_weights(fusion, tmp_path / "fusion.ckpt")
+    assert (report.source, report.loaded, list(report.reordered)) == ("fusion", 2, ["weight"])
+    for case in description["cases"]:
+        visual, *audio = (part.numpy() for part in inputs_of(case))
+        tracks = [
+            windows.repeat_to(x[:, ::-1], 4 << k, len(visual)) for k, x in enumerate(audio)
+        ]  # real, fake
+        with torch.no_grad():
+            logits = fusion(torch.from_numpy(np.concatenate([visual, *tracks], axis=1)))
+        close(logits, expected[f"{case['id']}/logits"], description["tolerance"])
+
+
+# -------------------------------------------------------------------------------- AASIST by itself
+
+
+def slow_raw_aasist(model, wave):
+    """The parts that differ from AASIST after a speech model, step by step: (temporal, spectral)
+    nodes.
+    """
+    n = torch.arange(129) - 64
+    mel = np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 71)
+    hertz = 700 * (10 ** (mel / 2595) - 1)
+    bands = []
+    for low, high in zip(hertz, hertz[1:]):
+        ideal = [2 * f / 16_000 * np.sinc(2 * f * n.numpy() / 16_000) for f in (low, high)]
+        taps = torch.from_numpy(np.hamming(129) * (ideal[1] - ideal[0])).float()
+        bands.append(
+            torch.stack([(wave[i : i + 129] * taps).sum() for i in range(len(wave) - 128)]).abs()
+        )
+    bands = torch.stack(bands)
+    pooled = [
+        [bands[3 * i : 3 * i + 3, 3 * t : 3 * t + 3].max() for t in range(bands.shape[1] // 3)]
+        for i in range(23)
+    ]
+    x = nn.functional.selu(model.first_bn(torch.tensor(pooled)[None, None]))
+    for block in model.encoder:
+        x = block(x)
+        x = x[..., : x.shape[3] // 3 * 3].unflatten(3, (-1, 3)).amax(4)
+    return x[0].abs().amax(2).T + model.pos_S[0], x[0].abs().amax(1).T
+
+
+def test_raw_aasist_from_a_bare_file(tmp_path):
+    state = published.raw_aasist_state()
+    torch.save(state, tmp_path / "AASIST.pth")
+    model = RawAASIST().eval()
+    report = import_weights(model, tmp_path / "AASIST.pth")
+    assert (report.source, report.loaded) == ("aasist", 229)
+    assert list(report.reordered) == ["out_layer.weight", "out_layer.bias"]
+    torch.testing.assert_close(model.out_layer.bias, state["out_layer.bias"].flip(0))
+    wave = torch.from_numpy(published.fill("input:wave", (1, 2700), 3))
+    with torch.no_grad():
+        for fast, slow in zip(model._graphs(wave), slow_raw_aasist(model, wave[0]), strict=True):
+            torch.testing.assert_close(fast[0], slow, atol=1e-5, rtol=1e-4)
+        logits = model(wave)
+        torch.testing.assert_close(model.score({"wave": wave}), logits[:, 1] - logits[:, 0])
+    kept = {
+        name: module.ratio for name, module in model.named_modules() if hasattr(module, "ratio")
+    }
+    assert kept == {"pool_S": 0.5, "pool_T": 0.7} | dict.fromkeys(
+        ("pool_hS1", "pool_hT1", "pool_hS2", "pool_hT2"), 0.5
+    )
+
+
+def test_raw_aasist_filters_lie_side_by_side():
+    response = torch.fft.rfft(mel_filters()[:, 0], 16_000).abs()  # one bin a hertz
+    middle = response.argmax(dim=1)
+    assert (middle.diff() >= 0).all() and (
+        middle[3:].diff() > 0
+    ).all()  # the first ones are narrower than 129 taps
+    assert 7_500 < middle[-1] < 8_000
+    with pytest.raises(ValueError, match="2315 samples"):
+        RawAASIST()(torch.zeros(1, 2314))
+
+
+# --------------------------------------------------------------------------------- visual models
+
+
+def test_vqvae_gives_the_published_codes(tmp_path):
+    description, expected = load(GOLDENS / "vqvae")
+    torch.save(golden_state("vqvae"), tmp_path / "vqvae.pt")
+    model = VQVAE()
+    assert import_weights(model, tmp_path / "vqvae.pt").loaded == 75
+    case = description["cases"][0]
+    frames = inputs_of(case)[0]
+    with torch.no_grad():
+        codes = model.eval().encode(frames.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        rebuilt = model.reconstruct(frames)
+    assert (codes.numpy() != expected[f"{case['id']}/codes"]).mean() <= 0.001
+    difference = np.abs(
+        rebuilt.numpy().astype(int) - expected[f"{case['id']}/reconstruction_uint8"]
+    )
+    assert difference.max() <= 1 and (difference > 0).mean() <= 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "container", [published.lightning, published.mm_det], ids=["visual.ckpt", "current_model.pth"]
+)
+def test_visual_gives_the_published_tokens_and_logits_at_full_size(tmp_path, container):
+    """Windows of two frames; nothing but three embeddings depends on their number."""
+    state = golden_state("iafa_vit", "W2", "backbone.") | golden_state("mmdet_head")
+    torch.save(container(state), tmp_path / "visual.ckpt")
+    model = Visual(SpatioTemporal(window=2, fc_grouping="strided"), VQVAE()).eval()
+    vqvae = {f"vqvae.{key}": value for key, value in model.vqvae.state_dict().items()}
+    report = import_state(model, read_checkpoint(tmp_path / "visual.ckpt"), "visual", more=vqvae)
+    assert report.loaded == 705 and len(report.left_out) == (
+        0 if container is published.lightning else 2
+    )
+    golden, expected = load(GOLDENS / "iafa_vit")
+    head, logits = load(GOLDENS / "mmdet_head")
+    with torch.no_grad():
+        case = golden["cases"][0]
+        close(
+            model.backbone(*inputs_of(case)),
+            expected[f"{case['id']}/fc_tokens"],
+            golden["tolerance"],
+        )
+        for case in head["cases"]:
+            close(model(*inputs_of(case)), logits[f"{case['id']}/logits"], head["tolerance"])

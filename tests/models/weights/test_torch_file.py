@@ -1,0 +1,414 @@
+"""Files by torch.save: nothing in them is run, whatever they hold; unknown objects become inert
+records.
+"""
+
+import argparse
+import asyncio
+import code
+import collections
+import ctypes
+import datetime
+import importlib
+import io
+import os
+import pickle
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import timeit
+import types
+import urllib.request
+import webbrowser
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from klassify.errors import KlassifyError
+from klassify.models.weights import torch_file
+from klassify.models.weights.torch_file import Record, read_torch_file
+
+STATE = {"post_extract_proj.weight": torch.arange(6.0).view(2, 3), "layer_norm.bias": torch.ones(3)}
+
+
+def save(content, path, legacy=False, protocol=2):
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
+    return path
+
+
+def assert_same_state(actual, wanted):
+    assert actual.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(actual[key], value, rtol=0, atol=0)
+
+
+class Attack:
+    """Unpickling it would run a shell command that makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+class Evaluated(Attack):
+    def __reduce__(self):
+        return eval, (f"open({str(self.marker)!r}, 'w')",)
+
+
+class Spawned(Attack):
+    def __reduce__(self):
+        return subprocess.check_call, (["touch", str(self.marker)],)
+
+
+class Repickled(Attack):
+    def __reduce__(self):
+        return pickle.loads, (pickle.dumps(Attack(self.marker)),)
+
+
+CONTAINERS = {
+    "config": lambda attack: {"model": STATE, "cfg": attack},
+    "alone": lambda attack: attack,
+    "optimizer state": lambda attack: {
+        "state_dict": collections.OrderedDict(STATE),
+        "optimizer_states": [
+            {"state": {0: {"step": 1, "exp_avg": attack}}, "param_groups": [{"lr": 0.1}]}
+        ],
+    },
+    "hyper-parameters": lambda attack: {
+        "state_dict": STATE,
+        "hyper_parameters": {"args": argparse.Namespace(hook=attack)},
+    },
+    "key of a state dict": lambda attack: {"model": {**STATE, attack: torch.ones(1)}},
+}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        os.system,
+        os.remove,
+        subprocess.Popen,
+        shutil.rmtree,
+        eval,
+        exec,
+        open,
+        __import__,
+        pickle.loads,
+        runpy.run_path,
+        importlib.import_module,
+        socket.create_connection,
+        webbrowser.open,
+        ctypes.CDLL,
+        tempfile.mktemp,
+        asyncio.run,
+        urllib.request.urlopen,
+        torch.load,
+        torch.hub.load,
+        np.load,
+        timeit.timeit,
+        code.interact,
+    ],
+    ids=lambda function: f"{function.__module__}.{function.__qualname__}",
+)
+def test_whatever_could_do_harm_is_refused_by_name(tmp_path, function):
+    attack = type("Named", (), {"__reduce__": lambda self: (function, ("x",))})()
+    path = save({"model": STATE, "cfg": attack}, tmp_path / "hostile.pt")
+    with pytest.raises(KlassifyError, match=rf"hostile.*\b{function.__name__}"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"legacy": True}, {"protocol": 4}, {"legacy": True, "protocol": 4}]
+)
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("attack", [Attack, Evaluated, Spawned, Repickled])
+def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, attack, container, form):
+    marker = tmp_path / "was_run"
+    path = save(CONTAINERS[container](attack(marker)), tmp_path / "hostile.pt", **form)
+    with pytest.raises(KlassifyError) as caught:
+        read_torch_file(path)
+    assert caught.value.where == path
+    assert not marker.exists()
+    if form != {
+        "legacy": True,
+        "protocol": 4,
+    }:  # whose beginning is not that of any released torch's file
+        assert "hostile" in str(caught.value) and "Nothing was called" in str(caught.value)
+    torch.load(path, weights_only=False)  # the attack is real
+    assert marker.exists()
+
+
+def test_a_bare_pickle_is_refused_unread(tmp_path):
+    path, marker = tmp_path / "bare.pt", tmp_path / "was_run"
+    path.write_bytes(pickle.dumps({"model": Attack(marker)}))
+    with pytest.raises(KlassifyError, match="no torch checkpoint"):
+        read_torch_file(path)
+    assert not marker.exists()
+
+
+def test_a_function_that_is_not_known_as_hostile_is_not_called_either(tmp_path, monkeypatch):
+    calls = []
+    module = types.ModuleType("innocent")
+    module.touch = lambda *arguments: calls.append(arguments)
+    module.touch.__module__, module.touch.__qualname__ = "innocent", "touch"
+    monkeypatch.setitem(sys.modules, "innocent", module)
+
+    class Call:
+        def __reduce__(self):
+            return module.touch, ("a file",)
+
+    content = read_torch_file(save({"model": STATE, "cfg": Call()}, tmp_path / "call.pt"))
+    assert calls == []
+    assert isinstance(content["cfg"], Record)
+    assert (content["cfg"].qualified_name, content["cfg"].arguments) == (
+        "innocent.touch",
+        ("a file",),
+    )
+
+
+def project_config(monkeypatch):
+    """An object of a class that only the publishing project has, as in Lightning and fairseq
+    files.
+    """
+    module = types.ModuleType("project.config")
+
+    class Config:
+        def __init__(self):
+            self.lr, self.owner = 0.1, self
+
+    Config.__module__, Config.__qualname__ = "project.config", "Config"
+    module.Config = Config
+    monkeypatch.setitem(sys.modules, "project", types.ModuleType("project"))
+    monkeypatch.setitem(sys.modules, "project.config", module)
+    return Config()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_unknown_classes_become_records_and_known_containers_stay(tmp_path, monkeypatch, legacy):
+    content = {
+        "args": argparse.Namespace(lr=0.5),
+        "cfg": project_config(monkeypatch),
+        "meters": collections.defaultdict(list, {"loss": [1.0]}),
+        "last": collections.deque([1, 2], maxlen=4),
+        "model": collections.OrderedDict(STATE),
+        "best": None,
+    }
+    path = save(content, tmp_path / "fairseq.pt", legacy)
+    monkeypatch.undo()  # the project is not installed where the file is read
+    read = read_torch_file(path)
+    assert read["args"] == argparse.Namespace(lr=0.5)
+    assert read["cfg"].qualified_name == "project.config.Config"
+    assert read["cfg"].state["lr"] == 0.1
+    assert read["meters"] == {"loss": [1.0]} and read["last"] == [1, 2]
+    assert_same_state(read["model"], STATE)
+
+
+def test_a_hostile_file_that_hides_behind_a_harmless_one_is_refused(tmp_path):
+    """Two pickles in one archive: what is looked at first need not be what torch reads."""
+    marker = tmp_path / "was_run"
+    hostile, harmless = io.BytesIO(), io.BytesIO()
+    torch.save({"model": Attack(marker)}, hostile)
+    torch.save({"model": STATE}, harmless)
+    path = tmp_path / "two.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("a/data.pkl", harmless), ("archive/data.pkl", hostile)):
+            with zipfile.ZipFile(content) as inner:
+                archive.writestr(name, inner.read("archive/data.pkl"))
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(KlassifyError):
+        read_torch_file(path)
+    assert not marker.exists()
+
+
+def test_what_a_lightning_trainer_leaves_beside_the_weights_is_read(tmp_path, monkeypatch):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    settings = type(
+        "AttributeDict", (dict,), {"__module__": "settings_of_lightning"}
+    )  # a dict with another name
+    module = types.ModuleType("settings_of_lightning")
+    module.AttributeDict = settings
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    content = {
+        "epoch": 3,
+        "global_step": np.int64(120),
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": model.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [scheduler.state_dict()],
+        "callbacks": {
+            "ModelCheckpoint{}": {"best_model_score": torch.tensor(0.9), "dirpath": Path("x")}
+        },
+        "hyper_parameters": settings(lr=0.1, betas=(0.9, 0.999)),
+        "score": np.float32(0.5),
+        "array": np.ones(3),
+        "VideoDataModule": {
+            "train_indices": [0, 1],
+            "made": datetime.datetime(2025, 6, 1),
+            "split": {0.8, 0.2},
+        },
+    }
+    read = read_torch_file(save(content, tmp_path / "visual.ckpt"))
+    assert_same_state(read["state_dict"], model.state_dict())
+    assert read["hyper_parameters"] == {"lr": 0.1, "betas": (0.9, 0.999)}
+    assert read["optimizer_states"][0]["param_groups"][0]["lr"] == optimizer.param_groups[0]["lr"]
+    assert isinstance(read["global_step"], Record) and isinstance(read["array"], Record)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_whole_optimizers_and_schedulers_become_records(tmp_path, legacy):
+    """As MM-Det saves them: objects, not their state dicts."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2)
+    content = {
+        "model_state_dict": model.state_dict(),
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "epoch": 1,
+    }
+    read = read_torch_file(save(content, tmp_path / "current_model.pth", legacy))
+    assert_same_state(read["model_state_dict"], model.state_dict())
+    assert read["scheduler"].qualified_name == "torch.optim.lr_scheduler.ReduceLROnPlateau"
+
+
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (b"<!DOCTYPE html><html>confirm", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        (b"\x1f\x8b\x08\x00tar", "gzip"),
+        (b"", "no torch checkpoint"),
+        (b"PK\x03\x04 and then nothing", "cannot be read"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_apart(tmp_path, data, told):
+    path = tmp_path / "file.pt"
+    path.write_bytes(data)
+    with pytest.raises(KlassifyError, match=told):
+        read_torch_file(path)
+
+
+def test_a_tar_archive_is_told_from_a_checkpoint(tmp_path):
+    """PartialSpoof is published as one, and torch before 0.1.10 wrote checkpoints as one."""
+    marker, path = tmp_path / "was_run", tmp_path / "multi-reso.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            data = pickle.dumps(Attack(marker), protocol=2)
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(KlassifyError, match="tar archive: unpack it"):
+        read_torch_file(path)
+    assert not marker.exists()
+
+
+def test_missing_torn_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(KlassifyError, match="does not exist"):
+        read_torch_file(tmp_path / "absent.pt")
+    whole = save({"model": STATE}, tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(KlassifyError, match="cannot be read"):
+        read_torch_file(tmp_path / "torn.pt")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/constants.pkl", b"")
+        archive.writestr("script/data.pkl", b"")
+    with pytest.raises(KlassifyError, match="TorchScript"):
+        read_torch_file(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_description_of_tensors_that_is_too_large_is_refused_unread(
+    tmp_path, monkeypatch, legacy
+):
+    path = save({"model": STATE, "text": "x" * 5000}, tmp_path / "large.pt", legacy)
+    assert read_torch_file(path)["text"] == "x" * 5000
+    monkeypatch.setattr(torch_file, "MAX_PICKLE", 5000)
+    with pytest.raises(KlassifyError, match="description .* larger than"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize("member", ["archive/data.pkl", "archive/data/0"])
+def test_members_that_unpack_to_many_times_the_file_are_refused(tmp_path, member):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/version", "3\n")
+        archive.writestr(member, b"(" * 10_000_000)
+    with pytest.raises(KlassifyError, match="would be 10000002 bytes"):
+        read_torch_file(path)
+
+
+def tuples_of_tuples(fold):
+    """A pickle {t: 1}, where t is a tuple that holds one tuple twice, that one another twice,
+    and so on.
+    """
+    twice = b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(fold))
+    return b"\x80\x02})" + twice + b"K\x01s."
+
+
+def as_checkpoint(data, path):
+    whole = io.BytesIO()
+    torch.save(STATE, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, data if name.endswith("data.pkl") else source.read(name))
+    return path
+
+
+def test_a_key_whose_hash_would_never_end_is_refused(tmp_path):
+    assert read_torch_file(as_checkpoint(tuples_of_tuples(3), tmp_path / "three.pt"))
+    in_a_set = b"\x80\x04\x8f(" + tuples_of_tuples(60)[3:-4] + b"\x90."
+    for data in (
+        tuples_of_tuples(22),
+        tuples_of_tuples(60),
+        in_a_set,
+        tuples_of_tuples(60)[:-4] + b"2s.",
+    ):
+        with pytest.raises(KlassifyError, match="values without end") as caught:
+            read_torch_file(as_checkpoint(data, tmp_path / "sixty.pt"))
+        assert caught.value.where == tmp_path / "sixty.pt"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_the_steps_of_a_pickle_take_up_is_counted(protocol):
+    shared = [1.5, (2, 3)]
+    content = {
+        "a": [shared, shared],
+        "b": {(1, 2): shared},
+        "c": {3, 4},
+        "d": np.int64(3),
+        "e": frozenset([1]),
+        "f": datetime.datetime(2025, 6, 1),
+    }
+    work = torch_file._Work()
+    for operation, argument, _ in torch_file.pickletools.genops(pickle.dumps(content, protocol)):
+        work.add(operation, argument)
+    assert work.stack == [] and 20 < work.done < 1000
+
+
+def test_a_record_says_what_it_stands_for(tmp_path):
+    path = save({"model": STATE, "cfg": np.float32(0.5)}, tmp_path / "numpy.pt")
+    assert "<record of numpy" in repr(read_torch_file(path))
+
+
+def test_a_file_of_many_tensors_is_no_work_without_end(tmp_path):
+    state = {f"layer.{i}.weight": torch.zeros(2) for i in range(5000)}
+    path = save(
+        {"model": state, "optimizer": {"state": dict(enumerate(state.values()))}},
+        tmp_path / "many.pt",
+    )
+    assert len(read_torch_file(path)["model"]) == 5000

@@ -1,0 +1,206 @@
+"""Detectors that come from elsewhere: what they may name, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from faults.scenarios import TCN
+
+from klassify.cli import main
+from klassify.commands.predict import describe
+from klassify.errors import KlassifyError
+from klassify.prediction import predict
+from klassify.prediction.predict import Prediction, needed_kinds
+from klassify.systems.detector import DETECTOR, DetectorFile
+from klassify.systems.system import System, system_hash, write_system
+
+MODEL, DATA = yaml.safe_load(TCN)["model"], yaml.safe_load(TCN)["data"]
+FRAMES = {
+    "class_path": "klassify.data.audio.AudioFrames",
+    "init_args": {"window": 64000, "stride": 32000},
+}
+
+
+def make_detector(
+    folder: Path, config: dict, tasks: tuple[str, ...] = ("task1", "task2")
+) -> DetectorFile:
+    """A detector of one system, which has no weights."""
+    (folder / "one").mkdir(parents=True)
+    (folder / "one/config.yaml").write_text(yaml.safe_dump(config))
+    write_system(folder / "one", System("one", "model", "visual", "clip", "log_odds"))
+    entry = {"kind": "model", "modality": "visual", "supervision": "clip", "inputs": [], "hash": ""}
+    entry["hash"] = system_hash(folder / "one")
+    detector = DetectorFile(folder, dict.fromkeys(tasks, "one"), {"one": entry})
+    (folder / DETECTOR).write_text(
+        yaml.safe_dump({"answers": detector.answers, "systems": detector.systems})
+    )
+    return detector
+
+
+def touching(marker: Path) -> dict:
+    return {"class_path": "subprocess.check_output", "init_args": {"args": ["touch", str(marker)]}}
+
+
+@pytest.mark.parametrize("named", ["data", "model", "augment", "front end", "train"])
+def test_a_config_calls_nothing_that_is_no_model_and_no_data_class(tmp_path, named, capsys):
+    harm = touching(tmp_path / "marker")
+    config = {
+        "data": {"model": MODEL, "data": harm},
+        "model": {"model": harm, "data": DATA},
+        "augment": {
+            "model": MODEL,
+            "data": {**FRAMES, "init_args": FRAMES["init_args"] | {"augment": harm}},
+        },
+        "front end": {
+            "model": {"class_path": "klassify.models.bam.BAM", "init_args": {"frontend": harm}},
+            "data": DATA,
+        },
+        "train": {"model": MODEL, "data": DATA, "train": harm},
+    }[named]
+    make_detector(tmp_path / "d", config)
+    (tmp_path / "clip.mp4").touch()
+    status = main(
+        [
+            "predict",
+            str(tmp_path / "clip.mp4"),
+            "--detector",
+            str(tmp_path / "d"),
+            "--out",
+            str(tmp_path),
+        ]
+    )
+    assert status == 2 and "The config is not valid" in capsys.readouterr().err
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("below", ["", "one"])
+def test_code_in_the_folder_of_a_detector_is_not_run(tmp_path, monkeypatch, below):
+    module = f"unpacked{len(below)}"  # no name is imported twice
+    detector = make_detector(
+        tmp_path / module, {"model": {"class_path": f"{module}.{below or 'x'}.Model"}, "data": DATA}
+    )
+    (detector.folder / below / ("__init__.py" if below else "x.py")).write_text(
+        f"open({str(tmp_path / 'm')!r}, 'w')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m klassify` has the working directory there
+    before = list(sys.meta_path)
+    with pytest.raises(KlassifyError):
+        needed_kinds(detector)
+    assert not (tmp_path / "m").exists() and sys.meta_path == before
+
+
+def test_a_config_with_an_augmentation_or_without_data(tmp_path):
+    augment = {
+        "class_path": "klassify.augmentation.sets.AudioAugment",
+        "init_args": {"set": "codecs"},
+    }
+    sound = {**FRAMES, "init_args": FRAMES["init_args"] | {"augment": augment}}
+    assert needed_kinds(make_detector(tmp_path / "a", {"model": MODEL, "data": sound})) == set()
+    assert needed_kinds(make_detector(tmp_path / "b", {"model": MODEL, "data": DATA})) == {"mouth"}
+    with pytest.raises(KlassifyError, match="data"):
+        needed_kinds(make_detector(tmp_path / "c", {"model": MODEL}))
+
+
+def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    make_detector(tmp_path / "half", {"model": MODEL, "data": DATA}, tasks=("task1",))
+    windows = {
+        "class_path": "klassify.data.visual.VisualWindows",
+        "init_args": {"size": 32, "window": 4, "stride": 4, "lmm": False, "reconstruction": True},
+    }
+    make_detector(tmp_path / "visual", {"model": MODEL, "data": windows})
+    (tmp_path / "clip.mp4").touch()
+    monkeypatch.setattr(predict, "_DataSet", None)
+    for name, said in (
+        ("half", "No system answers task2"),
+        ("visual", "features of the kind reconstruction"),
+    ):
+        assert (
+            main(["predict", str(tmp_path / "clip.mp4"), "--detector", str(tmp_path / name)]) == 2
+        )
+        told = capsys.readouterr().err
+        assert said in told and f"where: {tmp_path / name}" in told
+
+
+def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypatch):
+    for name in ("demo/klassify", "other/klassify"):
+        make_detector(tmp_path / "exp" / name, {"model": MODEL, "data": DATA})
+    (tmp_path / "clip.mp4").touch()
+
+    def answers(detector, videos, **_options):
+        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        return [
+            Prediction(str(video), 0.5, True, {}, nothing, {}, detector.folder.parent.name, "")
+            for video in videos
+        ]
+
+    monkeypatch.setattr("klassify.prediction.predict.predict", answers)
+    given = [
+        f"--detector={tmp_path / 'exp' / name}"
+        for name in ("demo/klassify", "other/klassify", "demo/klassify")
+    ]
+    assert (
+        main(
+            [
+                "predict",
+                str(tmp_path / "clip.mp4"),
+                *given,
+                "--out",
+                str(tmp_path / "o"),
+                "--no-timeline",
+            ]
+        )
+        == 0
+    )
+    for name in ("demo", "other"):
+        assert (
+            json.loads((tmp_path / "o" / name / "klassify/clip.json").read_text())["detector"]
+            == name
+        )
+    main(
+        [
+            "predict",
+            str(tmp_path / "clip.mp4"),
+            given[0],
+            given[2],
+            "--out",
+            str(tmp_path / "p"),
+            "--no-timeline",
+        ]
+    )
+    assert (tmp_path / "p/clip.json").exists()
+
+
+@pytest.mark.parametrize(
+    "place, notice",
+    [
+        ("exp/demo/klassify", True),
+        ("exp/demo-tiny/klassify", True),
+        ("demo/exp/lavdf/klassify", False),
+        ("exp/lavdf/demo", False),
+        ("exp/demo/klassify/seed-2", True),
+        ("exp/lavdf/klassify/seed-2", False),
+    ],
+)
+def test_the_notice_of_the_generated_corpus_goes_by_the_data_set(
+    tmp_path, monkeypatch, place, notice
+):
+    (tmp_path / place).mkdir(parents=True)
+    assert predict.on_generated_corpus(tmp_path / place) == notice
+    monkeypatch.chdir(tmp_path / place)
+    assert predict.on_generated_corpus(Path()) == notice
+
+
+def test_each_reason_for_no_answer_is_told_once():
+    reasons = {
+        "aasist": "The file is empty.",
+        "tcn": "No face.",
+        "max": "aasist: The file is empty.; tcn: No face.",
+    }
+    segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
+    told = describe(Prediction("a.mp4", 0.5, False, reasons, segments, {}, "d", ""), 0.15)
+    assert told.splitlines()[0] == "a.mp4: no evidence (No face, The file is empty); prior 0.500"

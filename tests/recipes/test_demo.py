@@ -1,0 +1,283 @@
+"""The smallest demo, end to end, as a user runs it; then the same with broken files among its
+clips.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_demo import copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures)
+
+from klassify.cli import main
+from klassify.files import readable
+from klassify.media import decoder
+from klassify.prediction.predict import Prediction
+from klassify.systems.detector import DetectorFile
+
+
+def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
+    """Run stages of a recipe in a checkout of its own; returns what it printed."""
+    done = subprocess.run(
+        [f"recipes/{recipe}/run.sh", "data=demo", "size=tiny", "jobs=2", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tiny_klassify, tmp_path_factory) -> Path:  # noqa: F811
+    """A folder that looks like a checkout, in which the demo of the recipe klassify has run."""
+    return copy_of(
+        tiny_klassify, tmp_path_factory.mktemp("of its own") / "check out", "multibranch"
+    )
+
+
+def test_demo_ends_with_accepted_submissions_for_both_test_splits(checkout):
+    for split in ("testA", "testB"):
+        folder = checkout / "submissions/demo-tiny/klassify" / split
+        names = (checkout / f"media/demo-tiny/{split}_files.txt").read_text().split()
+        with zipfile.ZipFile(folder / "submission.zip") as archive:
+            assert sorted(archive.namelist()) == ["prediction.json", "prediction.txt"]
+            lines = archive.read("prediction.txt").decode().splitlines()
+            proposals = json.loads(archive.read("prediction.json"))
+        assert [line.split(";")[0] for line in lines] == names
+        assert all(0 <= float(line.split(";")[1]) <= 1 for line in lines)
+        assert sorted(proposals) == sorted(names) and all(
+            1 <= len(rows) <= 50 for rows in proposals.values()
+        )
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert "NOT FOR UPLOAD" in json.dumps(manifest)
+
+
+def test_demo_evaluates_every_reported_system(checkout):
+    table = (checkout / "exp/demo-tiny/klassify/evaluation/testA.txt").read_text()
+    for system in ("tcn", "w2v_aasist", "tcn-platt", "w2v_aasist-platt", "avg", "maxout"):
+        assert f"\n{system} " in table
+    assert "merged" in (checkout / "exp/demo-tiny/klassify/evaluation/testA.task2.txt").read_text()
+    for figure in ("calibration", "scores"):
+        assert list((checkout / "exp/demo-tiny/klassify/evaluation").glob(f"*{figure}*.png"))
+
+
+@pytest.mark.slow
+def test_running_again_keeps_everything(checkout):
+    kept = [
+        path
+        for path in checkout.rglob("*")
+        if path.suffix in (".safetensors", ".parquet", ".zip", ".mp4")
+    ]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    stages(checkout, "--stage", "0", "--stop-stage", "3")
+    assert kept and {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+def test_broken_clips_get_an_answer_and_are_named(checkout, tmp_path):
+    """Empty, truncated, text, soundless and black files in place of 30 % and more of testA."""
+    root = tmp_path / "broken"
+    shutil.copytree(checkout, root, symlinks=True)
+    clips = sorted((root / "media/demo-tiny/testA").glob("*.mp4"))
+    whole = clips[0].read_bytes()
+    broken = dict(zip(clips, (b"", whole[: len(whole) // 3], b"this is no video\n" * 99)))
+    for path, content in broken.items():
+        path.write_bytes(content)
+    for folder in ("features/demo-tiny/mouth/testA", "submissions/demo-tiny/klassify/testA"):
+        shutil.rmtree(root / folder)
+    for scores in root.glob("exp/demo-tiny/klassify/*/scores/testA.*"):
+        scores.unlink()
+    stages(root, "--stage", "1", "--stop-stage", "1", "split=testA")
+    stages(root, "--stage", "3", "--stop-stage", "3", "split=testA")
+    failures = next((root / "features/demo-tiny/mouth/testA").glob("failures-*.tsv")).read_text()
+    assert all(path.name in failures for path in broken)
+    lines = (root / "submissions/demo-tiny/klassify/testA/prediction.txt").read_text().splitlines()
+    assert len(lines) == len(clips)
+
+
+@pytest.fixture(scope="module")
+def odd_files(checkout, tmp_path_factory) -> dict[str, Path]:
+    """A clip of the corpus, and what people will also hand in."""
+    folder = tmp_path_factory.mktemp("handed in")
+    clip = sorted((checkout / "media/demo-tiny/testA").glob("*.mp4"))[1]
+    files = {
+        name: folder / name
+        for name in ("clip.mp4", "silent.mp4", "faceless.mp4", "stereo30.mp4", "text.mp4")
+    }
+    shutil.copy(clip, files["clip.mp4"])
+    files["caf\udce9$^{.mp4"] = folder / "caf\udce9$^{.mp4"
+    shutil.copy(clip, files["caf\udce9$^{.mp4"])
+    files["text.mp4"].write_text("this is no video\n" * 99)
+    frames, wave = list(decoder.iter_frames(clip)), decoder.read_audio(clip)
+    write_video(files["silent.mp4"], frames, None)
+    write_video(files["faceless.mp4"], [np.zeros_like(frame) for frame in frames], np.stack([wave]))
+    write_video(files["stereo30.mp4"], frames, np.stack([wave, wave]), fps=30)
+    return files
+
+
+def write_video(
+    path: Path, frames: list[np.ndarray], wave: np.ndarray | None, fps: int = 25
+) -> None:
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=fps)
+        picture.height, picture.width = frames[0].shape[:2]
+        picture.pix_fmt = "yuv420p"
+        if wave is not None:
+            sound = container.add_stream(
+                "aac", rate=16_000, layout="mono" if len(wave) == 1 else "stereo"
+            )
+        for frame in frames:
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(picture.encode())
+        if wave is not None:
+            block = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(wave), "fltp", "mono" if len(wave) == 1 else "stereo"
+            )
+            block.sample_rate = 16_000
+            container.mux(sound.encode(block))
+            container.mux(sound.encode())
+
+
+def predict(checkout: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "klassify.cli",
+            "predict",
+            *arguments,
+            "--exp",
+            str(checkout / "exp"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=checkout,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_predict_answers_for_everything_that_people_hand_in(checkout, odd_files, tmp_path):
+    status, text = predict(
+        checkout, str(odd_files["clip.mp4"].parent), "--out", str(tmp_path), "--video"
+    )
+    answers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert status == 1 and set(answers) == {readable(path.stem) for path in odd_files.values()}
+    assert all(0 <= answer["probability"] <= 1 for answer in answers.values())
+    assert [name for name, answer in answers.items() if not answer["answered"]] == ["text"]
+    assert "no evidence" in text and "generated corpus" in text
+    assert any("no audio" in reason for reason in answers["silent"]["reasons"].values())
+    assert any("no face" in reason for reason in answers["faceless"]["reasons"].values())
+    assert {row["modality"] for row in answers["silent"]["segments"]} <= {"visual"}
+    assert (tmp_path / "caf\\xe9$^{.png").exists() and "caf\\xe9$^{.mp4: probability" in text
+    for name in ("clip", "silent", "faceless", "stereo30"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        marked = decoder.probe(tmp_path / f"{name}.marked.mp4")
+        assert marked.n_frames == decoder.count_frames(odd_files[f"{name}.mp4"])
+        assert marked.has_audio == (name != "silent")
+
+
+def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys):
+    names = [
+        "x/a.mp4",
+        "y/a.mp4",
+        "A.mp4",
+        "a-1.mp4",
+        "..mp4",
+        "...mp4",
+        f"{'é' * 125}1.mp4",
+        f"{'é' * 125}2.mp4",
+    ]
+    names += ["caf\udce9.mp4", "new\nline.mp4"]
+    for path in (tmp_path / "in" / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def answers(_detector, videos, **_options):
+        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        return (
+            Prediction(readable(video), 0.5, True, {}, nothing, {}, "d", "") for video in videos
+        )
+
+    monkeypatch.setattr("klassify.prediction.predict.predict", answers)
+    monkeypatch.setattr(
+        "klassify.systems.detector.read_detector", lambda path: DetectorFile(Path(path), {}, {})
+    )
+    monkeypatch.setattr("klassify.prediction.predict.needed_kinds", lambda detector: set())
+    videos = [str(tmp_path / "in" / name) for name in names]
+    out = tmp_path / "out"
+    assert main(["predict", *videos, "--detector", "d", "--out", str(out), "--no-timeline"]) == 0
+    told = {json.loads(path.read_text())["file"] for path in out.iterdir()}
+    assert told == {readable(video) for video in videos}
+    stems = [
+        "a-2",
+        "a-3",
+        "A-4",
+        "a-1",
+        "video-1",
+        "video-2",
+        f"{'é' * 90}-1",
+        f"{'é' * 90}-2",
+        "caf\\xe9",
+        "new\nline",
+    ]
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{stem}.json" for stem in stems)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
+    assert "caf\\xe9.mp4: probability" in capsys.readouterr().out
+
+
+def test_predict_gives_the_answer_that_a_submission_holds(checkout, tmp_path):
+    clips = sorted((checkout / "media/demo-tiny/testA").glob("*.mp4"))[:2]
+    from klassify import load_detector
+
+    detector = load_detector(checkout / "exp/demo-tiny/klassify")
+    lines = (
+        (checkout / "submissions/demo-tiny/klassify/testA/prediction.txt").read_text().splitlines()
+    )
+    submitted = {line.split(";")[0]: float(line.split(";")[1]) for line in lines}
+    proposals = json.loads(
+        (checkout / "submissions/demo-tiny/klassify/testA/prediction.json").read_text()
+    )
+    for clip in clips:
+        answer = detector.predict(clip)
+        assert answer.probability == pytest.approx(submitted[clip.name], abs=1e-5)
+        best = answer.segments.iloc[0]
+        assert (best["score"], best["start"], best["end"]) == pytest.approx(
+            tuple(proposals[clip.name][0]), abs=1e-3
+        )  # rounded
+
+
+def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_path):
+    status, text = predict(checkout, str(tmp_path / "nothing*.mp4"))
+    assert status == 2 and "no video" in text
+    clip = str(next((checkout / "media/demo-tiny/testA").glob("*.mp4")))
+    status, text = predict(checkout, clip, "--detector", str(tmp_path))
+    assert status == 2 and "does not exist" in text
+
+
+@pytest.mark.slow
+def test_multibranch_demo_ends_with_accepted_submissions_and_compares(tiny_demo, tmp_path):  # noqa: F811
+    checkout = copy_of(tiny_demo, tmp_path / "check out")
+    for split in ("testA", "testB"):
+        folder = checkout / "submissions/demo-tiny/multibranch" / split
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["task1"]["supervision"] == "clip" and "rule" not in manifest
+        assert manifest["task2"]["supervision"] == "segment"
+        assert (folder / "submission.zip").exists()
+    table = (checkout / "exp/demo-tiny/multibranch/evaluation/testA.task2.txt").read_text()
+    assert all(f"\n{system} " in table for system in ("ps", "visual", "fused"))
+    text = stages(checkout, "--compare", "split=val")
+    assert (checkout / text.split()[-1]).name == "report.html"

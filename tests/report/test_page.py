@@ -1,0 +1,304 @@
+"""report.html in headless Chromium: no errors, no requests, sorting, opening, playing, and no
+stranger's text is run.
+
+The browser's tests are skipped where Playwright or Chromium is not installed; KLASSIFY_SCREENSHOTS
+names a folder that keeps what they saw.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from two_recipes import HOSTILE, make
+
+from klassify.features import parts, shards
+from klassify.features.lmm import kind as lmm_kind
+from klassify.features.mouth import kind
+from klassify.report import figures, page
+from klassify.report.clips import IMAGE_BYTES
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
+    reason=(
+        "Chromium is not installed (Debian: apt-get install chromium), or playwright (pip install"
+        " -e '.[dev]')"
+    ),
+)
+WORDS = f"The mouth {HOSTILE} </script><script>alert(1)</script> moves."
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """A report with labels, videos of the first six clips, mouth features and an LMM's words."""
+    data = make(tmp_path_factory.mktemp("report"), n_videos=6)
+    names = [f"testA-{i // 4}" for i in range(8)]
+    files = sorted(
+        path.relative_to(data.path("media", "testA")).as_posix()
+        for path in data.path("media").rglob("*.mp4")
+    )
+    assert len(files) == 6 and names[0] in files[0]
+    rng, place = np.random.default_rng(0), parts.Place(1, 1, 0, 1)
+    mouth = [
+        kind.MouthRow(file, 25.0, rng.random((30, 8)).astype(np.float32), np.ones(30, bool))
+        for file in files
+    ]
+    shards.write_part(data.path("features", "mouth", "testA"), place, mouth, {"made": "up"}, "x")
+    settings = {"kind": "lmm", "visual_dim": 2, "textual_dim": 3, "new_tokens": 1}
+    words = [
+        lmm_kind.LMMRow(
+            file,
+            25.0,
+            30,
+            np.array([0], np.int32),
+            np.zeros((1, 2), np.float16),
+            np.zeros((1, 1, 3), np.float16),
+            [WORDS],
+        )
+        for file in files
+    ]
+    shards.write_part(data.path("features", "lmm", "testA"), place, words, settings, "x")
+    labels = data.path("lists", "heldout", "testA_labels.tsv")
+    folders = ["--media", str(data.path("media")), "--features", str(data.path("features"))]
+    assert data.compare("--split", "testA", "--labels", str(labels), *folders) == 0
+    return data.path("out", "testA", "report.html")
+
+
+# ------------------------------------------------------------------------------ the file
+
+
+class Elements(HTMLParser):
+    """Names of elements, and every attribute with its value."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.attributes = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.attributes += attrs
+
+
+def test_page_is_whole_small_and_holds_no_foreign_markup(report):
+    text = report.read_text()
+    assert len(text.encode()) < page.MAX_BYTES
+    elements = Elements()
+    elements.feed(text)
+    assert "img" not in elements.names and elements.names.count("script") == 3 + len(
+        re.findall(r'id="clip-\d+"', text)
+    )
+    assert not [name for name, _ in elements.attributes if name.startswith("on")]
+    outside = [
+        value
+        for name, value in elements.attributes
+        if name in ("src", "href") and not value.startswith(("#", "data:"))
+    ]
+    assert not outside
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text  # it is there, as text
+
+
+def test_payloads_hold_all_lanes(report):
+    text = report.read_text()
+    payloads = [json.loads(one) for one in re.findall(r'json" id="clip-\d+">(.*?)</script>', text)]
+    with_video = [one for one in payloads if one["video"]]
+    assert len(payloads) >= 30 and len(with_video) == 6
+    for clip in with_video:
+        assert len(clip["thumbs"]) == 12 and clip["wave"] and len(clip["mouth"]["rows"]) == 8
+        assert clip["words"] == [[0.0, WORDS]]
+        assert (report.parent / unquote(clip["video"])).exists()
+    fake = next(one for one in payloads if one["truth"]["fake"])
+    assert fake["truth"]["fake"] == [[0.4, 0.8]] and fake["seconds"] == pytest.approx(1.2)
+    assert {one["name"] for one in fake["frames"]} <= {"one/spans", "two/frames"}
+
+
+def test_json_cannot_close_its_element():
+    text = str(page._json({"a": "</script><!-- & \u2028"}))
+    assert not set("<>&\u2028") & set(text) and json.loads(text) == {"a": "</script><!-- & \u2028"}
+    with pytest.raises(ValueError):
+        page._json([float("nan")])
+
+
+def test_missing_library_says_how_to_install(monkeypatch):
+    monkeypatch.setattr(page, "LIBRARIES", ("no_such_library",))
+    with pytest.raises(Exception, match="no_such_library") as error:
+        page.check_libraries()
+    assert ".[report]" in error.value.fix
+
+
+# ------------------------------------------------------------------------------ plots
+
+
+def test_curves_of_many_clips_have_few_points_on_the_curve():
+    rng = np.random.default_rng(0)
+    label = (np.arange(50_000) % 4 > 0).astype(int)
+    figure = figures.roc(label, {"one": rng.normal(label, 1)}, ["one"])
+    curve = figure["data"][1]
+    assert len(curve["x"]) <= figures.MAX_POINTS + 2
+    area = (
+        np.trapezoid(curve["y"], curve["x"])
+        if hasattr(np, "trapezoid")
+        else np.trapz(curve["y"], curve["x"])
+    )
+    assert -area == pytest.approx(0.7602, abs=0.01)  # it runs from (1, 1) to (0, 0)
+    assert (curve["x"][0], curve["x"][-1], curve["y"][0], curve["y"][-1]) == (1, 0, 1, 0)
+    assert len(json.dumps(figures.det(label, {"one": rng.normal(label, 1)}, []))) < 40_000
+
+
+def test_colours_are_those_of_okabe_and_ito_and_lines_differ_in_style_beyond_them():
+    lines = [figures._line(i) for i in range(3 * len(figures.COLOURS))]
+    assert len({(line["color"], line["dash"]) for line in lines}) == len(lines)
+
+
+# ------------------------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def tab(request, browser, report):
+    """The report, opened; at the end nothing was logged, raised or asked for from elsewhere."""
+    width, height = request.param
+    phone = width < 600
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone
+    )
+    tab = context.new_page()
+    logged, requests = [], []
+    tab.on(
+        "console",
+        lambda message: (
+            logged.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
+    tab.on("pageerror", lambda error: logged.append(str(error)))
+    tab.on("dialog", lambda dialog: (logged.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(report.as_uri())
+    tab.screenshot_name = "phone" if phone else "desktop"
+    yield tab
+    assert logged == []
+    media = report.parents[2].joinpath("media").as_uri()
+    assert [
+        url for url in requests if not url.startswith((report.as_uri(), media, "data:", "blob:"))
+    ] == []
+    context.close()
+
+
+def keep(tab, name: str, **options) -> None:
+    folder = os.environ.get("KLASSIFY_SCREENSHOTS")
+    if folder:
+        tab.screenshot(path=Path(folder) / f"{tab.screenshot_name}-{name}.png", **options)
+
+
+def eventually(holds, seconds: float = 10) -> None:
+    """Ask again until it holds. (Playwright's own waiting evaluates text, which the page's
+    policy forbids.)
+    """
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@needs_browser
+def test_page_fits_its_width_and_draws_every_plot(tab):
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for plot in tab.locator("figure.plot").all():
+        plot.scroll_into_view_if_needed()
+        plot.locator(".main-svg").first.wait_for(timeout=10_000)
+    titles = tab.locator(".xtitle").all_text_contents()
+    assert (
+        "false alarms, % of real clips" in titles and "mean predicted probability of fake" in titles
+    )
+    plot = tab.locator('figure[data-figure="groups-task1"]')
+    plot.locator("select").select_option("speaker")
+    plot.locator(".xtitle", has_text="speaker (clips in it)").wait_for()
+    plot.locator("select").select_option("audio generator")
+    plot.locator(".xtick", has_text=HOSTILE).wait_for()
+    keep(tab, "page", full_page=True)
+
+
+@needs_browser
+def test_lists_sort_by_any_column_and_back(tab):
+    table = tab.locator("#mistakes table")
+
+    def losses():
+        cells = table.locator("tr.clip td:nth-child(5)").all_text_contents()
+        return [float(cell) for cell in cells]
+
+    assert losses() == sorted(losses(), reverse=True)
+    head = table.locator("th", has_text="loss")
+    head.locator("button").click()
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending" and losses() == sorted(losses())
+    table.locator("th", has_text="it is").locator("button").click()
+    kinds = table.locator("tr.clip td:nth-child(2)").all_text_contents()
+    assert kinds == sorted(kinds)
+
+
+@needs_browser
+def test_row_opens_its_timeline_whose_cursor_follows_the_pointer_and_the_video(tab):
+    row = tab.locator("#mistakes tr.clip", has_text="<img src=x").first
+    button = row.locator(".open")
+    button.click()
+    opened = tab.locator("#mistakes tr.timeline")
+    assert button.get_attribute("aria-expanded") == "true"
+    lanes = opened.locator(".lanes svg").text_content()
+    for lane in (
+        "picture",
+        "waveform",
+        "mouth features",
+        "40 ms scores",
+        "proposals of two/frames",
+        "true fake audio",
+    ):
+        assert lane in lanes
+    assert WORDS in opened.locator(".words").text_content()
+    assert "two/frames" in opened.locator(".key").text_content()
+    video = opened.locator("video")
+    eventually(lambda: video.evaluate("video => video.readyState >= 1"))
+    box = opened.locator(".lanes").bounding_box()
+    opened.locator(".lanes").click(position={"x": box["width"] / 2, "y": 90})
+    assert "in truth fake" in opened.locator(".readout").text_content()
+    assert video.evaluate("video => video.currentTime") == pytest.approx(0.6, abs=0.1)
+    video.evaluate("video => { video.currentTime = 0.2; }")
+    eventually(lambda: opened.locator(".readout").text_content().startswith("0.20 s"))
+    keep(tab, "timeline")
+    button.click()
+    assert opened.count() == 0
+
+
+@needs_browser
+def test_clip_without_a_file_opens_all_the_same(tab):
+    row = tab.locator("#mistakes tr.clip", has_text="testA-5/").first
+    row.locator(".open").click()
+    opened = tab.locator("#mistakes tr.timeline")
+    assert (
+        opened.locator("video").count() == 0
+        and "40 ms scores" in opened.locator(".lanes svg").text_content()
+    )
+    assert "cannot be read" in opened.locator(".problem").text_content()
+
+
+def test_pictures_leave_room_for_everything_else():
+    assert IMAGE_BYTES * 4 / 3 + 4_900_000 < page.MAX_BYTES

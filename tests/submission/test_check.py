@@ -1,0 +1,385 @@
+"""The checker against each trap of the official evaluator, hostile archives and its golden
+cases.
+"""
+
+import io
+import json
+import struct
+import zipfile
+
+import pytest
+from places import GOLDENS
+
+from klassify.cli import main
+from klassify.submission import check, check_task2
+from klassify.submission.verdict import JSON, MANIFEST, MAX_ROWS, TXT, ZIP, Listed, Verdict
+
+GOLDEN = json.loads((GOLDENS / "official_eval.json").read_text(encoding="utf-8"))
+FILES = ["000001.mp4", "000002.mp4", "sub/000003.mp4"]
+GOOD_TXT = "000001.mp4;0.5\n000002.mp4;1e-9\nsub/000003.mp4;1\n"
+GOOD_JSON = json.dumps({name: [[0.9, 0.5, 1.0], [0.1, 2.0, 2.5]] for name in FILES})
+# accepted by the evaluator, but not what anybody means to hand in
+REFUSED_HERE_ONLY = {"extra_files", "duplicate_lines"}
+
+
+def listed(files=FILES, durations=None):
+    return Listed(list(files), "testA.tsv", durations, first_line=2)
+
+
+def verdict_of(tmp_path, name, content, files=FILES, **options):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return check.check(path, listed(files), **options)
+
+
+def make_zip(tmp_path, members, **options):
+    path = tmp_path / "submission.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content, **options)
+    return path
+
+
+def text(notes):
+    return "\n".join(notes.lines())
+
+
+def test_a_good_submission_is_accepted(tmp_path):
+    path = make_zip(tmp_path, [(TXT, GOOD_TXT), (JSON, GOOD_JSON)])
+    verdict = check.check(path, listed())
+    assert verdict.accepted and not verdict.warnings.total
+    assert verdict.answers == {TXT: 3, JSON: 3}
+
+
+@pytest.mark.parametrize(
+    "content, kind, place",
+    [
+        ("000001.mp4;0.5\n000002.mp4;0.1\n", "no answer", "testA.tsv:4: 'sub/000003.mp4'"),
+        (GOOD_TXT + "other.mp4;0.5\n", "not in the list", "prediction.txt:4: 'other.mp4'"),
+        (
+            GOOD_TXT + "000001.mp4;0.5\n",
+            "answered twice",
+            "prediction.txt:4: '000001.mp4', first in line 1",
+        ),
+        ("file;score\n" + GOOD_TXT, "header", "prediction.txt:1"),
+        (GOOD_TXT.replace(";", ","), "separator", "prediction.txt:1"),
+        (GOOD_TXT.replace(";", "\t"), "separator", "prediction.txt:1"),
+        (GOOD_TXT.replace("1e-9", "nan"), "not finite", "prediction.txt:2: 'nan'"),
+        (GOOD_TXT.replace("1e-9", "-inf"), "not finite", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "1e400"), "not finite", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", ""), "empty", "prediction.txt:2: ''"),
+        (GOOD_TXT.replace("1e-9", "1.0000001"), "outside [0, 1]", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "-0.1"), "outside [0, 1]", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "fake"), "no number", "prediction.txt:2: 'fake'"),
+        (GOOD_TXT.replace("1e-9", "0,5"), "no number", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "1_0"), "no number", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "0x1"), "no number", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "\u0661"), "no number", "prediction.txt:2"),
+        (GOOD_TXT.replace("000002.mp4", "000002"), "not in the list", "the list has '000002.mp4'"),
+        (
+            GOOD_TXT.replace("000002.mp4", "000002.avi"),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
+        (
+            GOOD_TXT.replace("000002.mp4", "testA/000002.mp4"),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
+        (GOOD_TXT.replace("sub/", ""), "not in the list", "the list has 'sub/000003.mp4'"),
+        (
+            GOOD_TXT.replace("000002.mp4", '"000002.mp4"'),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
+        (
+            GOOD_TXT.replace("000002.mp4", " 000002.mp4"),
+            "not in the list",
+            "the list has '000002.mp4'",
+        ),
+        (GOOD_TXT.replace("1e-9", "0.1;x"), "more columns than the first", "prediction.txt:2"),
+        ("\ufeff" + GOOD_TXT, "byte order mark", "prediction.txt:1"),
+        (GOOD_TXT.encode("utf-16"), "byte order mark", "prediction.txt:1"),
+        (GOOD_TXT.encode("utf-16-le"), "control characters", "prediction.txt:1"),
+        (GOOD_TXT.encode() + b"\xff\xfe.mp4;0.5\n", "no UTF-8", "prediction.txt:4"),
+        (GOOD_TXT.replace("\n", "\r"), "control characters", "prediction.txt:1"),
+        (GOOD_TXT + "x" * 5000, "too long", "prediction.txt:4"),
+        (GOOD_TXT.replace("000002", "00\x00002"), "control characters", "prediction.txt:2"),
+        ("", "no answer", "testA.tsv:2"),
+    ],
+)
+def test_each_trap_of_prediction_txt_is_refused_with_its_place(tmp_path, content, kind, place):
+    verdict = verdict_of(tmp_path, TXT, content)
+    assert not verdict.accepted
+    assert kind in text(verdict.refusals) and place in text(verdict.refusals), text(
+        verdict.refusals
+    )
+
+
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (GOOD_TXT.replace("\n", "\r\n"), "CR LF"),
+        (GOOD_TXT.replace("\n", "\n\n"), "blank"),
+        (GOOD_TXT.replace("\n", ";x\n"), "column after the score"),
+        (GOOD_TXT.replace(";", "; "), "spaces"),
+        ("".join(f"{name};0.5\n" for name in FILES), "same score"),
+        ("000001.mp4;0\n000002.mp4;1\nsub/000003.mp4;1\n", "decimal point"),
+    ],
+)
+def test_what_the_server_shrugs_off_is_only_a_warning(tmp_path, content, kind):
+    verdict = verdict_of(tmp_path, TXT, content)
+    assert verdict.accepted and kind in text(verdict.warnings)
+
+
+def test_no_final_newline_is_fine(tmp_path):
+    verdict = verdict_of(tmp_path, TXT, GOOD_TXT.rstrip("\n"))
+    assert verdict.accepted and not verdict.warnings.total
+
+
+def test_all_problems_are_counted_and_a_few_shown(tmp_path):
+    files = [f"{i:06d}.mp4" for i in range(1000)]
+    verdict = verdict_of(tmp_path, TXT, "".join(f"{f};2\n" for f in files[:700]), files, limit=3)
+    assert verdict.refusals.total == 700 + 300
+    shown = text(verdict.refusals)
+    assert "prediction.txt:3:" in shown and "prediction.txt:4:" not in shown
+    assert "... and 697 more" in shown and "... and 297 more" in shown
+
+
+def rows(value):
+    return json.dumps({FILES[0]: [[0.5, 0, 1]], FILES[1]: "HERE", FILES[2]: [[0.5, 0, 1]]}).replace(
+        '"HERE"', value
+    )
+
+
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (rows("[]"), "empty list"),
+        (rows("[[]]"), "columns"),
+        (rows("[[NaN, 0, 1]]"), "NaN"),
+        (rows("[[0.5, 0, Infinity]]"), "infinite"),
+        (rows("[[0.5, 0, 1e999]]"), "infinite"),
+        (rows("[[0.5, null, 1]]"), "no number"),
+        (rows('[["0.9", 0, 1]]'), "no number"),
+        (rows("[[true, 0, 1]]"), "no number"),
+        (rows("[[0.5, 0, 1], [0.4, 0]]"), "2 and 3 columns"),
+        (rows("[[0.5, 0]]"), "2 columns"),
+        (rows("[[0.5, 0, 1, 2, 3]]"), "5 columns"),
+        (rows("[0.5, 0, 1]"), "no list"),
+        (rows("[[[0.5, 0, 1]]]"), "columns"),
+        (rows("[[[0.5], [0], [1]]]"), "no number"),
+        (rows("{}"), "empty list"),
+        (rows('{"a": 1}'), "no list"),
+        (rows("null"), "no list"),
+        (rows("[[0.5, 0, 1],]"), "cannot read"),
+        (GOOD_JSON[:-1] + ",}", "cannot read"),
+        (GOOD_JSON[:-1], "cannot read"),
+        (GOOD_JSON + "}", "cannot read"),
+        ("\ufeff" + GOOD_JSON, "cannot read"),
+        (GOOD_JSON.encode("utf-16"), "cannot read"),
+        ("[" + GOOD_JSON + "]", "cannot read"),
+        ("", "cannot read"),
+        ('{"a": ' + "[" * 100_000, "cannot read"),
+        (rows("[[0.5, 0, " + "9" * 400 + "]]"), "64 bits"),
+        (rows("[[" + "9" * 5000 + ", 0, 1]]"), "64 bits"),
+        (b'{"\xff": [[1, 0, 1]]}', "cannot read"),
+        ("{}", "no answer"),
+        (GOOD_JSON.replace("000001.mp4", "000001"), "the list has '000001.mp4'"),
+        (GOOD_JSON[:-1] + ', "000001.mp4": [[1, 0, 1]]}', "answered twice"),
+        (GOOD_JSON[:-1] + ', "other.mp4": [[1, 0, 1]]}', "not in the list"),
+    ],
+)
+def test_each_trap_of_prediction_json_is_refused(tmp_path, content, kind):
+    verdict = verdict_of(tmp_path, JSON, content)
+    assert not verdict.accepted and kind in text(verdict.refusals), text(verdict.refusals)
+
+
+@pytest.mark.parametrize(
+    "value, kind",
+    [
+        ("[[0.5, 0, 1, 7]]", "fourth column"),
+        ("[[0.1, 0, 1], [0.5, 2, 3]]", "not sorted"),
+        ("[[1.5, 0, 1]]", "outside [0, 1]"),
+        ("[[0.5, 1, 0]]", "reversed"),
+        ("[[0.5, -1, 0]]", "outside the clip"),
+        ("[[0.5, 1, 9]]", "outside the clip"),
+        ("[[0.5, 0, 1], [0.4, 0, 1]]", "stands twice"),
+        (json.dumps([[0.5, i, i + 1] for i in range(51)]), "more than 50"),
+    ],
+)
+def test_proposals_that_only_cost_points_are_a_warning(tmp_path, value, kind):
+    path = tmp_path / JSON
+    path.write_text(rows(value))
+    verdict = check.check(path, listed(durations=[100.0, 5.0, 100.0]))
+    assert verdict.accepted and kind in text(verdict.warnings)
+
+
+def test_placeholder_is_accepted_without_a_word(tmp_path):
+    verdict = verdict_of(tmp_path, JSON, rows("[[0.0, 0.0, 0.0]]"))
+    assert verdict.accepted and not verdict.warnings.total
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_json_is_cut_anywhere_and_read_whole(indent):
+    clips = {f"a],[{i}.mp4": [[0.5, i, i + 1]] * (i % 5 + 1) for i in range(200)}
+    stored = json.dumps(clips, indent=indent).encode()
+    for block in (7, 64, 1000, 1 << 20):
+        assert list(check_task2.iter_clips(io.BytesIO(stored), block)) == list(clips.items())
+
+
+def test_json_error_names_the_line():
+    stored = json.dumps({f"{i}.mp4": [[1, 2, 3]] for i in range(50)}, indent=0).encode()
+    broken = stored.replace(b'"40.mp4"', b"40.mp4")
+    number = broken[: broken.index(b"40.mp4")].count(b"\n") + 1
+    for block in (100, 1 << 20):
+        with pytest.raises(ValueError, match=f"line {number},"):
+            list(check_task2.iter_clips(io.BytesIO(broken), block))
+
+
+@pytest.mark.parametrize(
+    "members, kind",
+    [
+        ([("submission/prediction.txt", GOOD_TXT)], "top level"),
+        ([("submission/", ""), ("submission/prediction.txt", GOOD_TXT)], "top level"),
+        ([(TXT, GOOD_TXT), ("manifest.json", "{}")], "nothing else"),
+        ([(TXT, GOOD_TXT), ("__MACOSX/._prediction.txt", "")], "nothing else"),
+        ([(TXT, GOOD_TXT), ("../prediction.json", GOOD_JSON)], "outside the archive"),
+        ([(TXT, GOOD_TXT), ("/etc/passwd", "")], "outside the archive"),
+        ([(TXT, GOOD_TXT), ("a\\..\\..\\b", "")], "outside the archive"),
+        ([(TXT, GOOD_TXT), ("C:\\b", "")], "outside the archive"),
+        ([("Prediction.txt", GOOD_TXT)], "nothing else"),
+        ([], "neither"),
+    ],
+)
+def test_archives_of_the_wrong_shape_are_refused(tmp_path, members, kind):
+    verdict = check.check(make_zip(tmp_path, members), listed())
+    assert not verdict.accepted and kind in text(verdict.refusals)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["submission.zip"], (
+        "nothing may be extracted"
+    )
+
+
+def test_repeated_member_link_and_encryption_are_refused(tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        path = make_zip(tmp_path, [(TXT, GOOD_TXT), (TXT, GOOD_TXT)])
+    assert "twice in the archive" in text(check.check(path, listed()).refusals)
+    link = zipfile.ZipInfo(TXT)
+    link.external_attr = 0o120777 << 16
+    assert "outside" in text(
+        check.check(make_zip(tmp_path, [(link, "/etc/passwd")]), listed()).refusals
+    )
+    stored = bytearray(make_zip(tmp_path, [(TXT, GOOD_TXT)]).read_bytes())
+    stored[6] |= 1
+    stored[stored.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(stored)
+    assert "encrypted" in text(check.check(path, listed()).refusals)
+
+
+def test_a_bomb_is_refused_by_its_declared_size_and_read_no_further(tmp_path):
+    path = make_zip(tmp_path, [(TXT, b"0" * 50_000_000)])
+    assert "larger than any answer" in text(check.check(path, listed()).refusals)
+    stored = bytearray(path.read_bytes())  # the same, with a small size declared in both headers
+    for magic, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = stored.index(magic) + offset
+        stored[at : at + 4] = struct.pack("<I", 100)
+    path.write_bytes(stored)
+    assert not check.check(path, listed()).accepted
+
+
+def test_a_prediction_json_is_as_large_as_its_list_allows(tmp_path):
+    row = b"[0.123456789012345678, 1.123456789012345678, 2.123456789012345678],"
+    for n_rows, fits in ((4 * MAX_ROWS, True), (100_000, False)):
+        names = [f"{k}.mp4".encode() for k in range(3)]
+        body = b",".join(b'"%s": [%s[0, 0, 1]]' % (name, row * n_rows) for name in names)
+        verdict = check.check(make_zip(tmp_path, [(JSON, b"{" + body + b"}")]), listed())
+        assert ("larger than any answer" in text(verdict.refusals)) != fits
+    whole = 850_000 * (1 + 50) * 40  # bytes of the challenge's own split
+    sizes = listed([f"{k:06d}.mp4" for k in range(850_000)])
+    verdict = Verdict()
+    check._check_member(io.BytesIO(b"{}"), JSON, whole, sizes, verdict)
+    assert "larger" not in text(verdict.refusals)
+
+
+@pytest.mark.parametrize("name", ["other", "000001.mp4", "{}"])
+def test_answers_that_no_clip_needs_have_an_end(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(check_task2, "MAX_STRAYS", 50)
+    content = "{" + ",".join(f'"{name.format(k)}": [[0.5, 0, 1]]' for k in range(60)) + ', "b": []}'
+    verdict = verdict_of(tmp_path, JSON, content)
+    assert "the rest was not read" in text(verdict.refusals) and "empty list" not in text(
+        verdict.refusals
+    )
+
+
+def test_broken_archives_are_refused(tmp_path):
+    stored = make_zip(tmp_path, [(TXT, GOOD_TXT * 50)]).read_bytes()
+    damaged = bytearray(stored)
+    damaged[60] ^= 0xFF
+    for content in (b"", b"not a zip", stored[: len(stored) // 2], bytes(damaged)):
+        verdict = verdict_of(tmp_path, "submission.zip", content)
+        assert "no readable zip" in text(verdict.refusals)
+
+
+def test_wrong_file_name_is_refused(tmp_path):
+    assert "must be named" in text(verdict_of(tmp_path, "predictions.txt", GOOD_TXT).refusals)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
+def test_what_the_evaluator_accepted_is_accepted(tmp_path, case):
+    """A golden: predictions that the published evaluator scored."""
+    files = [entry["file"] for entry in case["metadata"]]
+    txt = verdict_of(tmp_path, TXT, case["prediction_txt"], files)
+    assert txt.accepted == (case["kind"] not in REFUSED_HERE_ONLY), text(txt.refusals)
+    proposals = verdict_of(tmp_path, JSON, case["prediction_json"], files)
+    assert proposals.accepted == (case["kind"] != "extra_files"), text(proposals.refusals)
+
+
+@pytest.mark.parametrize("case", GOLDEN["refused"], ids=lambda case: case["reason"])
+def test_what_the_evaluator_aborts_on_is_refused(tmp_path, case):
+    """A golden: predictions on which the published evaluator failed; the other task's file was
+    sound.
+    """
+    files = [entry["file"] for entry in case["metadata"]]
+    of_txt = "TXT" in case["reason"]
+    assert verdict_of(tmp_path, TXT, case["prediction_txt"], files).accepted == (not of_txt)
+    assert verdict_of(tmp_path, JSON, case["prediction_json"], files).accepted == of_txt
+
+
+def test_command_exits_with_0_or_1_and_2_for_a_mistake(tmp_path, capsys):
+    names = tmp_path / "testA_files.txt"
+    names.write_text("\n".join(FILES) + "\n")
+    (tmp_path / TXT).write_text(GOOD_TXT)
+    command = ["check", str(tmp_path), "--list", str(names)]
+    assert main(command) == 0 and "ACCEPTED" in capsys.readouterr().out
+    (tmp_path / TXT).write_text(GOOD_TXT.replace("1e-9", "7"))
+    assert main(command) == 1 and "prediction.txt:2: '7'" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "absent.zip"), "--list", str(names)]) == 2
+    assert main(["check", str(tmp_path)]) == 2 and "--list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no json", '{"list": {"path": "/etc/passwd"}}'])
+def test_a_manifest_that_is_not_ours_matters_only_without_a_list(tmp_path, capsys, content):
+    names = tmp_path / "testA_files.txt"
+    names.write_text("\n".join(FILES) + "\n")
+    (tmp_path / TXT).write_text(GOOD_TXT)
+    (tmp_path / MANIFEST).write_text(content)
+    assert main(["check", str(tmp_path), "--list", str(names)]) == 0
+    assert main(["check", str(tmp_path)]) == 2
+    assert "manifest.json" in (said := capsys.readouterr().err) and "give --list" in said
+
+
+def test_no_places_are_shown_where_none_are_wanted(tmp_path):
+    verdict = verdict_of(tmp_path, TXT, "000001.mp4;2\n", limit=0)
+    assert "1 x " in text(verdict.refusals) and "... and 1 more" in text(verdict.refusals)
+    assert "prediction.txt:1" not in text(verdict.refusals)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_members_are_stored_or_deflated(tmp_path, method):
+    path = tmp_path / ZIP
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(TXT, GOOD_TXT)
+    data = bytearray(path.read_bytes())
+    data[60:70] = bytes(10)  # damaged, which each method has an error of its own for
+    path.write_bytes(data)
+    assert "neither stored nor deflated" in text(check.check(path, listed()).refusals)

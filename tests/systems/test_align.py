@@ -1,0 +1,260 @@
+"""Branches on the 40 ms grid against slow, obvious loops; frame files read by name; clips
+without a branch.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+from fill import load, make_input, make_state
+from places import GOLDENS
+
+from klassify.errors import KlassifyError
+from klassify.grid import branches, ragged
+from klassify.scores import frame_file
+from klassify.scores.frame_file import FrameFile
+from klassify.scores.score_file import Header, write_blocks
+from klassify.systems import align
+
+GOLDEN, EXPECTED = load(GOLDENS / "linear_fusion")
+FRAME_S = 0.04
+
+
+def frame_table(clips, columns=("real", "fake"), cut_s=0.01):
+    """clips: {file: values (T, C)}; score = last column minus first; the last frame ends `cut_s`
+    early.
+    """
+    parts = [
+        pd.DataFrame(
+            {"file": [], "start": [], "end": [], "score": [], **{name: [] for name in columns}}
+        )
+    ]
+    for file, values in clips.items():
+        k = np.arange(len(values))
+        end = np.minimum((k + 1) * FRAME_S, len(values) * FRAME_S - cut_s)
+        table = pd.DataFrame(
+            {"file": file, "start": k * FRAME_S, "end": end, "score": values[:, -1] - values[:, 0]}
+        )
+        parts.append(table.assign(**{name: values[:, i] for i, name in enumerate(columns)}))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def write(path, clips, columns=("real", "fake"), rows_a_part=None):
+    table = frame_table(clips, columns)
+    size = rows_a_part or max(len(table), 1)
+    parts = [table.iloc[i : i + size] for i in range(0, max(len(table), 1), size)]
+    write_blocks(
+        path, parts, Header(path.name.split(".")[0], "val", "frames", "log_odds", "segment")
+    )
+    return FrameFile(path)
+
+
+def some_clips(seed, files, n_columns, longest=60):
+    rng = np.random.default_rng(seed)
+    return {file: rng.normal(size=(int(rng.integers(1, longest)), n_columns)) for file in files}
+
+
+# ------------------------------------------------------------------------------ of one branch
+
+
+@pytest.mark.parametrize("rule", branches.LMM_RULES)
+def test_lmm_states_are_those_of_a_loop(rule):
+    for sampled in (np.arange(0, 801, 200), np.array([0]), np.array([0, 200, 203, 900])):
+        starts, wanted = np.arange(0, 1000), []
+        for start in starts:
+            if rule == "floor":
+                wanted.append(max(i for i, frame in enumerate(sampled) if frame <= start))
+            else:
+                wanted.append(
+                    min(range(len(sampled)), key=lambda i: (abs(sampled[i] - (start + 5)), i))
+                )
+        np.testing.assert_array_equal(branches.lmm_of_windows(starts, 10, sampled, rule), wanted)
+
+
+def test_published_lmm_index_switches_at_window_start_200_and_the_nearest_at_centre_101():
+    starts = np.arange(0, 398)
+    assert (
+        np.flatnonzero(
+            np.diff(branches.lmm_of_windows(starts, 10, np.array([0, 200, 400]), "floor"))
+        )[0]
+        + 1
+        == 200
+    )
+    nearest = branches.lmm_of_windows(starts, 10, np.array([0, 200, 400]))
+    assert starts[np.flatnonzero(np.diff(nearest)) + 1].tolist() == [96, 296]  # centres 101 and 301
+
+
+def test_without_lmm_states_or_with_another_rule():
+    assert branches.lmm_of_windows(np.arange(3), 10, np.array([], int)).tolist() == [-1, -1, -1]
+    with pytest.raises(KlassifyError, match="'middle' is no rule"):
+        branches.lmm_of_windows(np.arange(3), 10, np.array([0]), "middle")
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "stride"), [(250, 1), (250, 2), (251, 2), (10, 1), (3, 1), (1, 2), (407, 4)]
+)
+def test_window_outputs_go_to_their_centre_frames_and_edges_reuse_them(n_frames, stride):
+    starts = np.arange(0, max(n_frames - 10, 0) + 1, stride)
+    values = np.random.default_rng(0).normal(size=(len(starts), 2))
+    filled = branches.windows_on_grid(values, starts, 10, n_frames)
+    assert filled.shape == (n_frames, 2)
+    for k in range(n_frames):
+        before = [i for i, start in enumerate(starts) if start + 5 <= k]
+        np.testing.assert_array_equal(filled[k], values[before[-1] if before else 0])
+    if (n_frames, stride) == (250, 2):  # the published frames: start + 5 and start + 6
+        assert len(starts) == 121
+        np.testing.assert_array_equal(filled[5:7], values[[0, 0]])
+        np.testing.assert_array_equal(filled[:5], values[[0] * 5])
+        np.testing.assert_array_equal(filled[245:], values[[120] * 5])
+
+
+@pytest.mark.parametrize("resolution_ms", [40, 80, 160, 320, 640])
+def test_partial_spoof_scores_are_repeated_and_the_last_one_holds(resolution_ms):
+    values = np.random.default_rng(1).normal(size=(7, 2))
+    for n_frames in (1, 30, 200):
+        filled = branches.ps_on_grid(values, resolution_ms, n_frames)
+        wanted = [values[min(k // (resolution_ms // 40), 6)] for k in range(n_frames)]
+        np.testing.assert_array_equal(filled, wanted)
+
+
+def test_scores_of_20_ms_are_averaged_and_other_resolutions_refused():
+    np.testing.assert_allclose(branches.ps_on_grid(np.arange(5.0), 20, 4), [0.5, 2.5, 4, 4])
+    for values, ms in ((np.arange(3.0), 50), (np.array([]), 160), (np.arange(3.0), 10)):
+        with pytest.raises(ValueError):
+            branches.ps_on_grid(values, ms, 4)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
+def test_aligned_and_fused_as_published(case):
+    import torch
+
+    from klassify.models.linear_fusion import LinearFusion
+    from klassify.models.weights.load import import_state
+
+    state = make_state(GOLDEN["models"]["main"])
+    model = LinearFusion()
+    import_state(model, {key: torch.from_numpy(value) for key, value in state.items()}, "fusion")
+    visual, *audio = (make_input(spec) for spec in case["inputs"])
+    # real first in every pair: the published cosines are spoof, bona fide
+    columns = [visual] + [
+        branches.ps_on_grid(a[:, ::-1], ms, len(visual)) for a, ms in zip(audio, (160, 320, 640))
+    ]
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(np.concatenate(columns, axis=1)))
+    tolerance = GOLDEN["tolerance"]
+    wanted = EXPECTED[f"{case['id']}/logits"]
+    np.testing.assert_allclose(logits.numpy(), wanted, atol=tolerance["abs"], rtol=tolerance["rel"])
+
+
+# ------------------------------------------------------------------------------ frame files
+
+
+def test_a_file_is_read_by_name_in_any_order_and_over_row_groups(tmp_path):
+    files = [f"id/{i} é.mp4" for i in range(12)]
+    clips = some_clips(0, files, 2)
+    source = write(tmp_path / "visual.parquet", clips, rows_a_part=17)
+    assert source.files.tolist() == files
+    for wanted in (files, files[::-1], [files[3], "absent.mp4", files[0]], [], ["absent.mp4"]):
+        rows = source.read(wanted, ["fake", "real"])
+        for i, file in enumerate(wanted):
+            own = rows.values[rows.offsets[i] : rows.offsets[i + 1]]
+            np.testing.assert_allclose(own, clips.get(file, np.empty((0, 2)))[:, ::-1])
+            if file in clips:
+                assert rows.ends_s[i] == pytest.approx(len(clips[file]) * FRAME_S - 0.01)
+            else:
+                assert np.isnan(rows.ends_s[i])
+
+
+def test_hostile_frame_files_are_refused(tmp_path):
+    clips = {"a": np.ones((3, 2)), "b": np.ones((2, 2))}
+    header = Header("v", "val", "frames", "log_odds", "segment")
+    table = frame_table(clips)
+    write_blocks(tmp_path / "twice.parquet", [table, table.iloc[:3]], header)
+    with pytest.raises(KlassifyError, match="do not lie together: a"):
+        FrameFile(tmp_path / "twice.parquet")
+    write_blocks(tmp_path / "gap.parquet", [table.drop(index=1)], header)
+    with pytest.raises(KlassifyError, match="of a are not one row for each 40 ms"):
+        FrameFile(tmp_path / "gap.parquet").read(["b", "a"], ["real"])
+    write_blocks(tmp_path / "nan.parquet", [table.assign(real=np.nan)], header)
+    with pytest.raises(KlassifyError, match="no finite numbers"):
+        FrameFile(tmp_path / "nan.parquet").read(["b"], ["real"])
+    with pytest.raises(KlassifyError, match="no columns ps160_real"):
+        FrameFile(tmp_path / "nan.parquet").read(["b"], ["ps160_real"])
+    with pytest.raises(KlassifyError, match="does not exist"):
+        FrameFile(tmp_path / "absent.parquet")
+
+
+def test_clip_scores_are_those_of_a_loop():
+    rng = np.random.default_rng(2)
+    counts = np.array([3, 0, 25, 1, 10, 40])
+    offsets = np.append(0, np.cumsum(counts))
+    scores = np.round(rng.normal(size=offsets[-1]), 1)
+    for how in ragged.POOLS:
+        found = ragged.pooled(scores, offsets, how)
+        for i, count in enumerate(counts):
+            own = np.sort(scores[offsets[i] : offsets[i + 1]])[::-1]
+            wanted = (
+                np.nan
+                if not count
+                else own[0]
+                if how == "max"
+                else own[: max(int(0.1 * count), 1)].mean()
+            )
+            np.testing.assert_allclose(found[i], wanted)
+    with pytest.raises(KlassifyError, match="'mean' is no way"):
+        ragged.pooled(scores, offsets, "mean")
+
+
+# ------------------------------------------------------------------------------ of several systems
+
+
+def slowly_aligned(inputs, file, hold_s):
+    """inputs: [{file: (T, C)}, ...]; the frames of one clip, frame by frame."""
+    there = [clips[file] for clips in inputs if file in clips]
+    rows = []
+    for k in range(len(there[0]) if there else 0):
+        row = []
+        for clips in inputs:
+            n_columns = next(iter(clips.values())).shape[1]
+            own = clips.get(file)
+            if own is None or (hold_s is not None and (k - len(own) + 1) * FRAME_S > hold_s + 1e-9):
+                row += [np.nan] * n_columns
+            else:
+                row += own[min(k, len(own) - 1)].tolist()
+        rows.append(row)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("hold_s", [0.0, 0.04, 0.64, None])
+def test_aligned_frames_are_those_of_a_loop(tmp_path, hold_s):
+    files = [f"{i}.mp4" for i in range(40)]
+    visual, audio = some_clips(3, files[4:], 2), some_clips(4, files[:36:2] + files[37:], 6)
+    audio_columns = [f"ps{ms}_{side}" for ms in (160, 320, 640) for side in ("real", "fake")]
+    sources = [
+        write(tmp_path / "visual.parquet", visual, rows_a_part=50),
+        write(tmp_path / "ps.parquet", dict(reversed(audio.items())), audio_columns),
+    ]
+    found = align.aligned(
+        sources, [["real", "fake"], audio_columns], [*files, "absent"], hold_s=hold_s
+    )
+    start, end = found.frame_times()
+    for i, file in enumerate([*files, "absent"]):
+        mine = slice(found.offsets[i], found.offsets[i + 1])
+        wanted = slowly_aligned([visual, audio], file, hold_s)
+        np.testing.assert_allclose(found.values[mine], wanted.reshape(-1, 8))
+        assert found.present[i].tolist() == [file in visual, file in audio]
+        if len(wanted):
+            np.testing.assert_allclose(start[mine], np.arange(len(wanted)) * FRAME_S)
+            np.testing.assert_allclose(end[mine][-1], len(wanted) * FRAME_S - 0.01)
+    again = align.aligned(sources, [["real", "fake"], audio_columns], files[::-1], hold_s=hold_s)
+    np.testing.assert_array_equal(again.counts, found.counts[:-1][::-1])
+
+
+def test_blocks_do_not_change_the_result(tmp_path):
+    clips = some_clips(5, [f"{i}" for i in range(9)], 2)
+    source = write(tmp_path / "visual.parquet", clips)
+    whole = align.aligned([source], [["real", "fake"]], list(clips))
+    parts = [
+        align.aligned([source], [["real", "fake"]], block)
+        for block in frame_file.blocks(list(clips), 4)
+    ]
+    np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), whole.values)

@@ -1,0 +1,487 @@
+"""`klassify import-checkpoint`: a published file in; safetensors in our polarity, or a whole
+system, out.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+
+import numpy as np
+import pandas as pd
+import published
+import pytest
+import torch
+import yaml
+from fill import fill, load, make_input
+from places import ROOT
+from published import GOLDENS, TINY, TINY_WAVLM
+
+from klassify import cli
+from klassify.commands import import_checkpoint
+from klassify.errors import KlassifyError
+from klassify.models.bam import BAM
+from klassify.models.frontends.ssl import SSLFrontEnd
+from klassify.models.weights.load import (
+    import_weights,
+    load_weights,
+    read_tensors,
+    save_weights,
+    write_tensors,
+)
+from klassify.models.weights.published import KEY_MAPS
+from klassify.scores.score_file import Header, read_scores, score_path, write_scores
+from klassify.systems.experiment import load_experiment
+from klassify.systems.imported import ARCHITECTURES, SOURCES, experiment_of, released_model
+from klassify.systems.system import load_model, load_system
+
+PAGE = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+
+
+def run(*words):
+    return cli.main(["import-checkpoint", *map(str, words)])
+
+
+def refusal(capsys, *words):
+    """What the command says when it refuses."""
+    assert run(*words) == 2
+    return capsys.readouterr().err
+
+
+def bam_config(path, normalize_input=True):
+    """A BAM as small as the goldens are, and its data."""
+    frontend = {
+        "class_path": "klassify.models.frontends.ssl.SSLFrontEnd",
+        "init_args": {
+            "normalize_input": normalize_input,
+            "architecture": TINY_WAVLM,
+            "source": "/gone.pt",
+        },
+    }
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "model": {
+                    "class_path": "klassify.models.bam.BAM",
+                    "init_args": {"frontend": frontend},
+                },
+                "data": {
+                    "class_path": "klassify.data.audio.AudioFrames",
+                    "init_args": {"window": 16_000, "stride": 6_400},
+                },
+                "train": {"epochs": 1, "batch_size": 2},
+            }
+        )
+    )
+    return path
+
+
+def test_every_source_can_be_chosen():
+    assert set(SOURCES) == set(KEY_MAPS)
+    assert set(ARCHITECTURES) <= set(KEY_MAPS)
+
+
+def documented():
+    """The commands of the page on checkpoints, parsed."""
+    parser = argparse.ArgumentParser()
+    import_checkpoint.configure(parser)
+    commands = re.findall(r"^klassify import-checkpoint ([a-z].*)", PAGE, flags=re.MULTILINE)
+    return [parser.parse_args(shlex.split(words)) for words in commands]
+
+
+def test_the_page_on_checkpoints_has_every_source():
+    rows = set(re.findall(r"^\| `([\w-]+)` \| `\w", PAGE, flags=re.MULTILINE))
+    assert rows == {args.source for args in documented()} == set(SOURCES)
+
+
+@pytest.mark.parametrize(
+    "args", [args for args in documented() if args.config], ids=lambda args: args.source
+)
+def test_our_configs_read_released_weights_as_their_authors_do(args):
+    """Full-size models on the meta device."""
+    args.config = ROOT / args.config
+    with torch.device("meta"):
+        ours = experiment_of(args).model
+        released = released_model(args.source, ARCHITECTURES.get(args.source))
+    shapes = [
+        {key: value.shape for key, value in model.state_dict().items()}
+        for model in (ours, released)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+# -------------------------------------------------------------------------------- weights alone
+
+
+def test_a_fairseq_file_becomes_a_source_for_the_front_end(tmp_path, capsys):
+    golden, expected = load(GOLDENS / "ssl_wav2vec2")
+    torch.save({"model": published.golden_state("ssl_wav2vec2"), "cfg": None}, tmp_path / "tiny.pt")
+    out = tmp_path / "tiny.safetensors"
+    assert not run(
+        "fairseq", tmp_path / "tiny.pt", "--out", out, "--architecture", json.dumps(TINY)
+    )
+    told = capsys.readouterr().out
+    assert (
+        "69 tensors of a fairseq file" in told
+        and "quantizer.vars" in told
+        and "final_proj.bias" in told
+    )
+    _, metadata = read_tensors(out)
+    assert metadata["source"] == "fairseq" and len(metadata["sha256"]) == 64
+
+    frontend = SSLFrontEnd(False, TINY, source=str(out)).eval()
+    frontend.load_pretrained()
+    case = golden["cases"][0]
+    with torch.no_grad():
+        last = frontend(torch.from_numpy(make_input(case["inputs"][0])))
+    np.testing.assert_allclose(last.numpy(), expected[f"{case['id']}/last"], atol=1e-4, rtol=1e-4)
+
+
+def test_a_wavlm_file_is_taken_under_both_names(tmp_path):
+    torch.save(
+        {"model": published.golden_state("ssl_wavlm"), "cfg": {"dropout": 0.0}},
+        tmp_path / "WavLM.pt",
+    )
+    for source in ("wavlm", "fairseq"):
+        out = tmp_path / f"{source}.safetensors"
+        assert not run(
+            source, tmp_path / "WavLM.pt", "--out", out, "--architecture", json.dumps(TINY_WAVLM)
+        )
+    one, other = (
+        read_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("wavlm", "fairseq")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one | other)
+
+
+@pytest.mark.parametrize(
+    "source, state, size",
+    [
+        ("aasist", published.raw_aasist_state, 229),
+        (
+            "fusion",
+            lambda: published.lightning(published.golden_state("linear_fusion"), prefix=""),
+            2,
+        ),
+        ("vqvae", lambda: published.golden_state("vqvae"), 75),
+    ],
+)
+def test_models_without_a_speech_model_need_no_settings(tmp_path, capsys, source, state, size):
+    torch.save(state(), tmp_path / "released.pth")
+    assert not run(
+        source, tmp_path / "released.pth", "--out", tmp_path / "out" / "ours.safetensors"
+    )
+    assert re.search(rf"{size} tensors of an? {source} file", capsys.readouterr().out)
+    load_weights(released_model(source, "aasist"), tmp_path / "out" / "ours.safetensors")
+
+
+def test_the_small_aasist_by_name(tmp_path, capsys):
+    model = released_model("aasist", "aasist-l")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 85_306
+    torch.save(model.state_dict(), tmp_path / "AASIST-L.pth")
+    out = tmp_path / "light.safetensors"
+    assert not run("aasist", tmp_path / "AASIST-L.pth", "--out", out, "--architecture", "aasist-l")
+    assert "of another shape" in refusal(capsys, "aasist", tmp_path / "AASIST-L.pth", "--out", out)
+
+
+# ------------------------------------------------------------------------------- the visual model
+
+SMALL_ST = {
+    "size": 32,
+    "window": 2,
+    "dim": 24,
+    "depth": 1,
+    "heads": 3,
+    "mlp_ratio": 2,
+    "stem_width": 8,
+    "channels": [16, 32, 48],
+    "layers": [1, 1, 1],
+    "fc_grouping": "strided",
+}
+
+
+@pytest.fixture
+def visual(tmp_path):
+    """(config, the model, its published file, the file of its VQ-VAE), small and filled as the
+    goldens are.
+    """
+    config = tmp_path / "visual.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "model": {
+                    "class_path": "klassify.models.visual.Visual",
+                    "init_args": {
+                        "spatiotemporal": {
+                            "class_path": "klassify.models.spatiotemporal.SpatioTemporal",
+                            "init_args": SMALL_ST,
+                        },
+                        "vqvae": {
+                            "class_path": "klassify.models.vqvae.VQVAE",
+                            "init_args": {"dim": 8, "codes": 16},
+                        },
+                        "lmm_dims": [6, 10],
+                    },
+                },
+                "data": {"class_path": "klassify.data.visual.VisualWindows"},
+                "train": {},
+            }
+        )
+    )
+    model = load_experiment(config).model
+    filled = published.tensors(
+        {key: fill(key, value.shape, 5) for key, value in model.state_dict().items()}
+    )
+    model.load_state_dict(filled)
+    torch.save(
+        published.mm_det({k: v for k, v in filled.items() if not k.startswith("vqvae.")}),
+        tmp_path / "mm.pth",
+    )
+    torch.save(model.vqvae.state_dict(), tmp_path / "vqvae.pt")
+    return config, model.eval(), tmp_path / "mm.pth", tmp_path / "vqvae.pt"
+
+
+def test_mm_det_and_its_vqvae_become_one_system(tmp_path, capsys, visual):
+    config, model, file, vqvae = visual
+    assert not run(
+        "visual",
+        file,
+        "--vqvae",
+        vqvae,
+        "--config",
+        config,
+        "--system",
+        tmp_path / "exp" / "visual",
+    )
+    told = capsys.readouterr().out
+    assert "left out" in told and "mm_encoder.model.lm_head.weight" in told
+    system = load_system(tmp_path / "exp" / "visual")
+    assert (system.kind, system.modality, system.supervision) == ("model", "visual", "segment")
+    assert system.parameters["imported"].keys() == {"source", "file", "sha256", "vqvae_sha256"}
+    imported, _ = load_model(tmp_path / "exp" / "visual")
+    frames = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        for one in (imported, model):
+            tokens = one.backbone(*(part[None] for part in one.scored_pair(frames)))
+            logits = one(tokens, torch.ones(1, 1, 6), torch.ones(1, 64, 10))
+            torch.testing.assert_close(
+                logits, model(tokens, torch.ones(1, 1, 6), torch.ones(1, 64, 10))
+            )
+        torch.testing.assert_close(imported.reconstruct(frames), model.reconstruct(frames))
+
+
+def test_the_vqvae_may_be_one_of_ours_or_stand_in_the_config(tmp_path, capsys, visual):
+    config, model, file, _ = visual
+    trained = tmp_path / "exp" / "vqvae" / "model.safetensors"
+    save_weights(model.vqvae, trained)
+    out = tmp_path / "visual.safetensors"
+    assert not run("visual", file, "--config", config, "--vqvae", trained.parent, "--out", out)
+    named = f"model.init_args.vqvae_weights={trained}"
+    assert not run(
+        "visual", file, named, "--config", config, "--out", tmp_path / "named.safetensors"
+    )
+    one, other = (read_tensors(path)[0] for path in (out, tmp_path / "named.safetensors"))
+    assert one.keys() == other.keys() == model.state_dict().keys()
+    assert all(torch.equal(one[key], value) for key, value in model.state_dict().items())
+    assert all(torch.equal(other[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_visual_model_is_not_completed_by_nothing_or_something_else(tmp_path, capsys, visual):
+    config, _, file, vqvae = visual
+    out = ("--out", tmp_path / "out.safetensors")
+    assert "--vqvae vqvae.pt" in refusal(capsys, "visual", file, "--config", config, *out)
+    assert "a visual file by its keys, not a vqvae file" in refusal(
+        capsys, "visual", file, "--config", config, "--vqvae", file, *out
+    )
+    assert "a vqvae file by its keys, not a visual file" in refusal(
+        capsys, "visual", vqvae, "--config", config, "--vqvae", vqvae, *out
+    )
+    assert "belongs to visual" in refusal(capsys, "vqvae", vqvae, "--vqvae", vqvae, *out)
+    grouping = "model.init_args.spatiotemporal.init_args.fc_grouping"
+    told = refusal(
+        capsys, "visual", file, f"{grouping}=frame", "--config", config, "--vqvae", vqvae, *out
+    )
+    assert f"{grouping}=strided" in told
+
+
+# -------------------------------------------------------------------------------- a system folder
+
+
+@pytest.fixture
+def aasist(tmp_path):
+    """AASIST.pth and a config that cuts short windows for it."""
+    torch.save(published.raw_aasist_state(), tmp_path / "AASIST.pth")
+    config = tmp_path / "aasist.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "model": {"class_path": "klassify.models.raw_aasist.RawAASIST"},
+                "data": {
+                    "class_path": "klassify.data.audio.AudioClips",
+                    "init_args": {"window": 16_000, "train_split": "train", "val_split": "val"},
+                },
+                "train": {"epochs": 1, "batch_size": 4},
+            }
+        )
+    )
+    return tmp_path / "AASIST.pth", config
+
+
+@pytest.fixture
+def few_clips(tmp_path, small_data):
+    """Arguments of the small data set with the four clips of its second original alone."""
+    for path in small_data.lists.iterdir():
+        header, *rows = path.read_text().splitlines(keepends=True)
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        (tmp_path / "lists" / path.name).write_text(header + "".join(rows[4:8]))
+    return ["--lists", str(tmp_path / "lists"), *small_data.arguments[2:]]
+
+
+def test_an_imported_system_scores_without_any_training(tmp_path, aasist, few_clips, capsys):
+    file, config = aasist
+    folder = tmp_path / "exp" / "aasist"
+    words = ("aasist", file, "--config", config, "--system", folder)
+    assert not run(*words)
+    assert (
+        "put into the order real, fake: out_layer.weight, out_layer.bias" in capsys.readouterr().out
+    )
+    kept = ["config.yaml", "env.json", "model.safetensors", "settings.json", "system.yaml"]
+    assert sorted(os.listdir(folder)) == kept
+    assert not cli.main(["score", str(folder), "--split", "testA", *few_clips, "--device", "cpu"])
+    clips = read_scores(score_path(folder, "testA", "clips")).table
+    assert len(clips) == 4 and np.isfinite(clips["score"]).all()
+
+    before = (folder / "system.yaml").stat().st_mtime_ns
+    assert not run(*words) and "already imported" in capsys.readouterr().out
+    assert (folder / "system.yaml").stat().st_mtime_ns == before
+    assert "made with other inputs" in refusal(capsys, *words[:2], "train.epochs=2", *words[2:])
+    assert not run(*words[:2], "train.epochs=2", *words[2:], "--force")
+    assert not (folder / "scores").exists()
+    (folder / "settings.json").unlink()  # as in the folder of a fusion
+    assert "made with other inputs" in refusal(capsys, *words)
+
+
+def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, capsys):
+    file, config = aasist
+    folder = tmp_path / "mine"
+    notes, others = folder / "scores/football/2026.txt", folder / "scores/val.clips.tsv"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("3:1")
+    others.write_text("file\tscore\n")
+    words = ("aasist", file, "--config", config, "--system", folder)
+    assert "no system, and it is not empty" in refusal(capsys, *words)
+    assert sorted(os.listdir(folder)) == ["scores"]
+    ours = folder / "scores/testA.clips.tsv"
+    table = pd.DataFrame({"file": ["a.mp4"], "start": [0.0], "end": [1.0], "score": [0.5]})
+    write_scores(ours, table, Header("other", "testA", "clips", "log_odds", "clip"))
+    assert not run(*words, "--force")
+    assert notes.read_text() == "3:1" and others.exists() and not ours.exists()
+    assert "no folder" in refusal(capsys, *words[:-1], file)
+
+
+def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, capsys):
+    file, config = aasist
+    assert not run("aasist", file, "--out", tmp_path / "aasist.safetensors")
+    words = [
+        "train",
+        str(config),
+        "--out",
+        str(tmp_path / "exp"),
+        *few_clips,
+        "--accelerator",
+        "cpu",
+        "--fast-dev-run",
+    ]
+    assert not cli.main([*words, "--init", str(tmp_path / "aasist.safetensors")])
+    assert cli.main([*words, "--init", str(file)]) == 2
+    assert "klassify import-checkpoint" in capsys.readouterr().err
+
+
+def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weights_alone_do(
+    tmp_path, monkeypatch
+):
+    published.bam_file(tmp_path / "model.ckpt", monkeypatch)
+    config, folder = bam_config(tmp_path / "bam.yaml"), tmp_path / "exp" / "bam"
+    assert not run("bam", tmp_path / "model.ckpt", "--config", config, "--system", folder)
+    assert load_system(folder).supervision == "segment"
+    by_hand = BAM(SSLFrontEnd(True, TINY_WAVLM)).eval()
+    import_weights(by_hand, tmp_path / "model.ckpt")
+    model, data = load_model(folder)
+    wave = torch.from_numpy(fill("input:wave", (1, 6_400), 1))
+    with torch.no_grad():
+        torch.testing.assert_close(model.score({"wave": wave}), by_hand.score({"wave": wave}))
+    state, _ = read_tensors(folder / "model.safetensors")
+    write_tensors(dict(list(state.items())[1:]), folder / "model.safetensors")  # another model's
+    with pytest.raises(KlassifyError, match="These weights do not fit the model: of .* 1 missing"):
+        load_model(folder)
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+
+def test_mistakes_are_told(tmp_path, capsys):
+    file, out = tmp_path / "tiny.pt", ("--out", tmp_path / "out.safetensors")
+    torch.save({"model": published.golden_state("ssl_wav2vec2")}, file)
+    assert "must be a .safetensors file" in refusal(
+        capsys, "fairseq", file, "--out", tmp_path / "tiny.pt"
+    )
+    assert "not readable JSON" in refusal(
+        capsys, "fairseq", file, *out, "--architecture", "{hidden"
+    )
+    assert "architecture 'xlsr54'" in refusal(
+        capsys, "fairseq", file, *out, "--architecture", "xlsr54"
+    )
+    assert "no AASIST 'xlsr53'" in refusal(capsys, "aasist", file, *out, "--architecture", "xlsr53")
+    assert "says nothing about vqvae" in refusal(
+        capsys, "vqvae", file, *out, "--architecture", "xlsr53"
+    )
+    assert "not a vqvae file" in refusal(capsys, "vqvae", file, *out)
+    assert "does not exist" in refusal(capsys, "vqvae", tmp_path / "absent.pt", *out)
+    assert "give --config" in refusal(capsys, "vqvae", file, "a=b", *out)
+    assert "give --config" in refusal(capsys, "bam", file, "--system", tmp_path / "exp")
+    assert "klassify fuse" in refusal(capsys, "fusion", file, "--system", tmp_path / "exp")
+    config = bam_config(tmp_path / "bam.yaml")
+    assert "no config" in refusal(capsys, "fairseq", file, *out, "--config", config)
+    assert "stands in the config" in refusal(
+        capsys, "bam", file, *out, "--config", config, "--architecture", "xlsr53"
+    )
+    assert "no visual model" in refusal(capsys, "visual", file, *out, "--config", config)
+    assert "no AASIST" in refusal(capsys, "aasist", file, *out, "--architecture", "{}")
+    assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "exp").exists()
+
+
+def test_a_setting_that_would_quietly_harm_the_weights_is_refused(tmp_path, monkeypatch, capsys):
+    published.bam_file(tmp_path / "model.ckpt", monkeypatch)
+    config = bam_config(tmp_path / "bam.yaml", normalize_input=False)
+    told = refusal(
+        capsys, "bam", tmp_path / "model.ckpt", "--config", config, "--system", tmp_path / "exp"
+    )
+    assert "give model.init_args.frontend.init_args.normalize_input=true" in told
+    assert not (tmp_path / "exp").exists()
+
+
+def test_missing_and_unexpected_tensors_are_listed_and_nothing_is_written(tmp_path, capsys):
+    state = published.raw_aasist_state()
+    state["pos_T"] = state.pop("pos_S")
+    torch.save(state, tmp_path / "AASIST.pth")
+    told = refusal(capsys, "aasist", tmp_path / "AASIST.pth", "--out", tmp_path / "out.safetensors")
+    assert "1 missing (pos_S); 1 unexpected (pos_T)" in told
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_hostile_file_is_refused(tmp_path, capsys):
+    marker = tmp_path / "was_run"
+
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    state = published.golden_state("linear_fusion")
+    torch.save(
+        published.lightning(state, hyper_parameters={"config": Attack()}), tmp_path / "fusion.ckpt"
+    )
+    told = refusal(
+        capsys, "fusion", tmp_path / "fusion.ckpt", "--out", tmp_path / "out.safetensors"
+    )
+    assert "hostile" in told and "Nothing was called" in told
+    assert not marker.exists() and not (tmp_path / "out.safetensors").exists()

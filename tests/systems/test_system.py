@@ -1,0 +1,192 @@
+"""System folders: what system.yaml holds, when a hash changes, derived and stale scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from klassify.cli import main
+from klassify.errors import KlassifyError
+from klassify.scores.score_file import Header, read_header, score_path, write_scores
+from klassify.submission import manifest
+from klassify.systems.score import derive_scores
+from klassify.systems.scores import clip_scores, prior_probability
+from klassify.systems.system import (
+    MAX_DEPTH,
+    System,
+    derived_system,
+    input_folders,
+    load_system,
+    system_hash,
+    with_inputs,
+    write_system,
+)
+
+PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
+
+
+def write_clips(folder, score, settings, scale="log_odds"):
+    table = pd.DataFrame(
+        {"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 1.0, "score": score}
+    )
+    write_scores(
+        score_path(folder, "val", "clips"),
+        table,
+        Header(folder.name, "val", "clips", scale, "clip", settings),
+    )
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """model -> calibrated, with val scored by the model."""
+    model, platt = tmp_path / "audio" / "bam", tmp_path / "bam_platt"
+    write_system(model, System("bam", "model", "audio", "segment", "log_odds"))
+    (model / "model.safetensors").write_bytes(b"weights")
+    write_system(platt, derived_system(platt, "calibrated", [model], "probability", PLATT))
+    write_clips(model, [-1.0, 0.0, 2.0], {"system": system_hash(model)})
+    return model, platt
+
+
+def test_round_trip(chain):
+    model, platt = chain
+    system = load_system(platt)
+    assert system.inputs == ["../audio/bam"] and input_folders(platt) == [model]
+    assert system.supervision == "segment"  # taken over from its input
+    assert dict(system.parameters) == PLATT and system.own_label == "audio"
+    assert prior_probability(system) == 0.4 and prior_probability(load_system(model)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nkind: model\n", "missing"),
+        (
+            (
+                "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\ncolour:"
+                " red\n"
+            ),
+            "colour",
+        ),
+        ("name: x\nkind: model\nmodality: smell\nsupervision: clip\nscale: log_odds\n", "smell"),
+        (
+            "name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale: probability\n",
+            "has inputs",
+        ),
+        (
+            (
+                "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale:"
+                " log_odds\nparameters: 3\n"
+            ),
+            "mapping",
+        ),
+        *(
+            (
+                (
+                    "name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale:"
+                    f" probability\ninputs: [{one}]\n"
+                ),
+                "name of a folder",
+            )
+            for one in ("5", "null", "''", '"a\\0"')
+        ),
+        ("- a list\n", "keys"),
+        ("{", "YAML"),
+        ("", "keys"),
+    ],
+)
+def test_a_bad_description_is_refused_with_its_path(tmp_path, text, message):
+    (tmp_path / "system.yaml").write_text(text)
+    with pytest.raises(KlassifyError, match=message) as refused:
+        load_system(tmp_path)
+    assert str(tmp_path / "system.yaml") in str(refused.value)
+
+
+def test_hash_follows_weights_config_and_inputs(chain):
+    model, platt = chain
+    seen = {system_hash(platt)}
+    assert system_hash(platt) in seen
+    for change in (
+        lambda: (model / "model.safetensors").write_bytes(b"other"),
+        lambda: (model / "config.yaml").write_text("model: x\n"),
+        lambda: write_system(model, System("bam", "model", "audio", "clip", "log_odds")),
+        lambda: write_system(
+            platt, derived_system(platt, "calibrated", [model], "probability", {})
+        ),
+    ):
+        change()
+        assert system_hash(platt) not in seen
+        seen.add(system_hash(platt))
+
+
+def fuse(folder, *inputs):
+    system = System(
+        folder.name, "fusion", "both", "clip", "probability", [f"../{name}" for name in inputs], {}
+    )
+    write_system(folder, system)
+
+
+def test_a_system_that_is_its_own_input_is_refused(tmp_path, capsys):
+    fuse(tmp_path / "a", "b")
+    fuse(tmp_path / "b", "a")
+    with pytest.raises(KlassifyError, match="its own input"):
+        system_hash(tmp_path / "a")
+    (tmp_path / "submit.yaml").write_text("task1: a\n")
+    assert main(["detector", str(tmp_path), "--conf", str(tmp_path / "submit.yaml")]) == 2
+    assert "its own input" in capsys.readouterr().err
+
+
+def test_what_many_systems_use_is_read_once(tmp_path):
+    write_system(tmp_path / "0", System("0", "model", "audio", "clip", "log_odds"))
+    for k in range(1, 40):
+        fuse(tmp_path / str(k), str(k - 1), str(k - 1))
+    assert with_inputs(tmp_path / "39") == [tmp_path / str(k) for k in range(40)]
+    assert (
+        len(system_hash(tmp_path / "39")) == 16 and manifest.supervision(tmp_path / "39") == "clip"
+    )
+    with pytest.raises(KlassifyError, match="at most 1000"):
+        manifest.describe(tmp_path / "39", "val")
+
+
+def test_a_tower_of_systems_is_refused(tmp_path):
+    write_system(tmp_path / "0", System("0", "model", "audio", "clip", "log_odds"))
+    for k in range(1, MAX_DEPTH + 1):
+        fuse(tmp_path / str(k), str(k - 1))
+    assert system_hash(tmp_path / str(MAX_DEPTH - 1))
+    with pytest.raises(KlassifyError, match="More than 50 systems"):
+        system_hash(tmp_path / str(MAX_DEPTH))
+
+
+def test_derived_scores_are_kept_redone_or_refused(chain):
+    model, platt = chain
+    path = score_path(platt, "val", "clips")
+    scores = derive_scores(platt, "val")
+    np.testing.assert_allclose(
+        scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8
+    )
+    assert scores.header.supervision == "segment"
+    written = path.stat().st_mtime_ns
+    derive_scores(platt, "val")
+    assert path.stat().st_mtime_ns == written
+    write_clips(model, [0.0, 0.0, 0.0], {"system": system_hash(model), "aggregate": "mean"})
+    with pytest.raises(KlassifyError, match="other inputs or settings"):
+        derive_scores(platt, "val")
+    assert derive_scores(platt, "val", force=True).table["score"].nunique() == 1
+    assert read_header(path).settings["system"] == system_hash(platt)
+
+
+def test_missing_and_stale_scores_name_the_command(chain):
+    model, platt = chain
+    with pytest.raises(KlassifyError, match=f"klassify score {platt} --split val"):
+        clip_scores(platt, "val")
+    (model / "model.safetensors").write_bytes(b"retrained")
+    with pytest.raises(KlassifyError, match="has changed since it scored val"):
+        clip_scores(model, "val")
+    with pytest.raises(KlassifyError, match="no system.yaml"):
+        clip_scores(model.parent, "val")
+
+
+def test_moving_the_whole_tree_changes_nothing(chain, tmp_path):
+    _, platt = chain
+    before = system_hash(platt)
+    moved = tmp_path.parent / f"{tmp_path.name}_moved"
+    tmp_path.rename(moved)
+    assert system_hash(moved / "bam_platt") == before
