@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from klassify.cluster import slurm as cluster_slurm
+from klassify.cluster import slurm
 from klassify.cluster.record import Record
 from klassify.cluster.work import spans
 from klassify.errors import KlassifyError
@@ -35,7 +35,7 @@ class Survey:
     record: Record
     states: dict[int, tuple[str, str]]
     fixes: list[str]
-    cluster_slurm: str = ""
+    slurm: str = ""
     merge: str = ""
     merge_is_never: bool = False
     time_left: str = ""
@@ -73,10 +73,10 @@ def survey(record: Record, *, anew: bool = False) -> Survey:
     look = set if anew else record.work.done
     done: set[int] = look()
     found = Survey(record, {}, [])
-    rows: list[cluster_slurm.Queued] = []
+    rows: list[slurm.Queued] = []
     try:
-        rows = cluster_slurm.queue([record.name, record.merge_name])
-    except cluster_slurm.NoAnswer as error:
+        rows = slurm.queue([record.name, record.merge_name])
+    except slurm.NoAnswer as error:
         found.slurm = str(error)
     queued = {record.shard_of(row.job, row.index): row for row in rows if row.name == record.name}
     if not done.issuperset(set(range(1, record.work.n + 1)).difference(queued)):
@@ -100,7 +100,7 @@ def survey(record: Record, *, anew: bool = False) -> Survey:
     return found
 
 
-def _of_queue(row: cluster_slurm.Queued) -> tuple[str, str]:
+def _of_queue(row: slurm.Queued) -> tuple[str, str]:
     if row.is_running:
         return "running", ""
     if row.is_held:
@@ -168,7 +168,7 @@ def _duration(record: Record, done: list[int]) -> float | None:
     return statistics.median(seconds) if seconds else None
 
 
-def _merge_state(found: Survey, waiting: list[cluster_slurm.Queued]) -> str:
+def _merge_state(found: Survey, waiting: list[slurm.Queued]) -> str:
     work = found.record.work
     if work.command == "train":
         return ""
@@ -185,7 +185,7 @@ def _merge_state(found: Survey, waiting: list[cluster_slurm.Queued]) -> str:
     return "" if found.slurm else "not in the queue: submitted again by `klassify resume`"
 
 
-def _fixes(found: Survey, rows: list[cluster_slurm.Queued]) -> list[str]:
+def _fixes(found: Survey, rows: list[slurm.Queued]) -> list[str]:
     """Commands that get stuck work going."""
     folder = shlex.quote(str(found.record.work.folder))
     held = [row for row in rows if row.is_held]
@@ -208,8 +208,8 @@ def _fixes(found: Survey, rows: list[cluster_slurm.Queued]) -> list[str]:
 
 def _drained(partitions: set[str]) -> list[tuple[str, str]]:
     try:
-        return cluster_slurm.drained_nodes(partitions)
-    except cluster_slurm.NoAnswer:
+        return slurm.drained_nodes(partitions)
+    except slurm.NoAnswer:
         return []
 
 
