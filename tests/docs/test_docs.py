@@ -1,12 +1,11 @@
-"""The pages of the project: their commands, their code, their messages, their links.
+"""The pages of the project: their commands, code, messages and links.
 
-Every command of a shell block is taken apart by a shell in which nothing is real (markdown_blocks),
-then
+A shell reads each shell block with stubs for programs (markdown_blocks), then
 - `klassify ...` goes through the command's own argument parser;
-- `make ...` runs with dry=1 (a target that knows no dry runs with make -n) in a copy of the
-  checkout, and every
-  klassify command that it prints goes through the parser too;
-- what is about the demo, clip.mp4 or my_videos is really run by the slow test, on the tiny corpus.
+- `make ...` runs with dry=1 (or make -n) in a copy of the checkout, and every klassify command that
+  it prints goes through the parser too;
+- the slow test really runs what is about the demo, clip.mp4 or my_videos, on the tiny corpus.
+Commands inside sentences are checked for their names, options and make variables.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ PAGES = sorted(
         ROOT / "README.md",
         ROOT / "data_lists/README.md",
         ROOT / "submissions/README.md",
+        ROOT / "tests/README.md",
         *ROOT.glob("docs/*.md"),
     ]
 )
@@ -49,9 +49,6 @@ PLACEHOLDER = re.compile(
     r"\.\.\.|[A-Z]{2,}"
 )  # for "as above" and SOURCE: such a command is checked for its options alone
 by_name = functools.partial(pytest.mark.parametrize, ids=str)
-
-
-# ------------------------------------------------------------------------------ commands
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +98,8 @@ def parse(words: list[str]) -> None:
     command, *arguments = words
     assert command in cli.COMMANDS, f"there is no klassify {command}"
     if any(PLACEHOLDER.fullmatch(word) for word in arguments):
-        unknown = [
-            word for word in arguments if word.startswith("--") and word not in help_of(command)
-        ]
+        options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+        unknown = [option for option in options if option not in help_of(command)]
         assert not unknown, f"klassify {command} has no {unknown}"
         return
     parser = parser_of(command)
@@ -143,6 +139,19 @@ def dry_run(arguments: tuple[str, ...], checkout: Path) -> list[str]:
         f"make {' '.join(arguments)}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
     )
     return [line[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
+
+
+@by_name("page", PAGES)
+def test_commands_inside_sentences_exist(page, checkout):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for span in re.findall(r"`((?:klassify|make) [^`]+)`", text):
+        program, *words = shlex.split(span.replace("\n", " "))
+        if any(re.search(r"[A-Z<*…]|\.\.\.", word.partition("=")[0]) for word in words[:1]):
+            continue  # `klassify COMMAND`, `make ...`
+        if program == "klassify":
+            parse([*words, "..."])  # most are shortened: their options alone
+        else:
+            dry_run(tuple(word for word in words if "..." not in word), checkout)
 
 
 def test_a_wrong_command_does_not_pass(checkout, tmp_path):
@@ -191,8 +200,6 @@ def test_pages_have_their_commands():
     found = {block.page.name for block in SHELL_BLOCKS}
     assert {"README.md", "your-data.md", "adding-a-model.md", "checkpoints.md"} <= found
 
-
-# ------------------------------------------------------------------------------ on the tiny corpus
 
 REAL_KLASSIFY = f"""#!/bin/bash
 case " $* " in *demo*|*clip.mp4*|*my_videos*) ;; *) exit 0 ;; esac
@@ -269,9 +276,6 @@ def test_python_compiles_and_names_what_exists(block):
                 ), name.name
 
 
-# ------------------------------------------------------------------------------ the model of
-# docs/adding-a-model.md
-
 MODEL_PAGE = ROOT / "docs/adding-a-model.md"
 
 
@@ -330,9 +334,6 @@ def test_padding_does_not_change_the_added_model(added_model):
     )
 
 
-# ------------------------------------------------------------------------------ messages, links,
-# size
-
 QUOTED = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 GAP = "…"  # stands in a quoted message for what is different each time
 
@@ -361,11 +362,11 @@ def messages() -> set[str]:
 
 
 @by_name("message", QUOTED.findall((ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")))
-def test_every_message_of_the_troubleshooting_page_is_one_of_the_code(message):
+def test_troubleshooting_quotes_messages_of_the_code(message):
     assert message in messages()
 
 
-def test_the_troubleshooting_page_has_its_messages():
+def test_troubleshooting_has_its_messages():
     assert len(QUOTED.findall((ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"))) > 50
     assert f"There is no list for split {GAP}; there are: {GAP}." in messages()
     assert (
