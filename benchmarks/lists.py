@@ -108,8 +108,8 @@ def main() -> None:
         )
         for name, options in (("read_list", ""), ("read_list with segments", ", segments=True")):
             read = (
-                "from klassify import datalist;"
-                f" datalist.read_list({str(out / 'train.tsv')!r}{options})"
+                "from klassify.lists import data_list;"
+                f" data_list.read_list({str(out / 'train.tsv')!r}{options})"
             )
             measured(name, sys.executable, "-c", read)
 

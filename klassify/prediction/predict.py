@@ -303,7 +303,7 @@ class _DataSet:
         shards.write_part(out, parts.Place(1, 1, 0, 1), rows, settings, inputs="")
 
     def _command(self, name: str, *arguments: str) -> None:
-        module = importlib.import_module(f"klassify.{name}")
+        module = importlib.import_module(f"klassify.commands.{name}")
         parser = argparse.ArgumentParser(f"klassify {name}")
         module.configure(parser)
         module.run(parser.parse_args(arguments))

@@ -12,7 +12,6 @@ from typing import Any
 from klassify.errors import KlassifyError
 from klassify.files import read_yaml
 from klassify.settings import file_hash
-from klassify.systems import system as systems_system
 from klassify.systems.scores import PROPOSALS
 from klassify.systems.system import input_folders, load_system, system_hash
 from klassify.untrusted import refuse_cut
@@ -60,7 +59,7 @@ class DetectorFile:
 
     folder: Path
     answers: dict[str, str]
-    systems_system: dict[str, dict[str, Any]]
+    systems: dict[str, dict[str, Any]]
 
     def answering(self, task: str) -> Path:
         """The folder of the system that answers `task1` or `task2`."""
@@ -93,7 +92,7 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
         same = "proposals" not in entry or (
             proposals.exists() and file_hash(proposals) == entry["proposals"]
         )
-        if not same or systems_system.system_hash(path.parent / name) != entry["hash"]:
+        if not same or system_hash(path.parent / name) != entry["hash"]:
             raise KlassifyError(
                 f"The system {name} has changed since the detector was put together.",
                 where=path,

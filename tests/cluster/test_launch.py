@@ -342,7 +342,7 @@ def test_lmm_features_are_checked_for_the_device_of_a_task(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     out, seen = tmp_path / "out", []
     monkeypatch.setattr(
-        "klassify.features.extract.parts_there",
+        "klassify.commands.extract.parts_there",
         lambda out, settings, n: seen.append(settings["precision"]),
     )
     monkeypatch.setattr(
@@ -656,7 +656,7 @@ def test_a_job_that_cannot_be_released_is_named(small_data, tmp_path, pretended,
         '#!/bin/bash\n[ "$1" = release ] && exit 1\necho MaxArraySize = 1001\n'
     )
     assert launch(small_data, out, "--force") == 2
-    assert "fix:   scontrol release 101" in capsys.readouterr().err
+    assert "scontrol release 101" in capsys.readouterr().err
     pretended.queue(*(queued(out, i, "PD", "JobHeldUser") for i in range(1, 5)))
     assert cli.main(["status", str(out)]) == 1
     assert (

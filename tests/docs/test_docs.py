@@ -114,7 +114,7 @@ def parse(words: list[str]) -> None:
 @functools.cache
 def parser_of(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"klassify {command}")
-    importlib.import_module(f"klassify.{command.replace('-', '_')}").configure(parser)
+    importlib.import_module(f"klassify.commands.{command.replace('-', '_')}").configure(parser)
     return parser
 
 

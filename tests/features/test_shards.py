@@ -94,7 +94,7 @@ def test_few_rows_are_decoded_and_few_are_kept(two_shards, monkeypatch):
     read = []
     original = parts.read_part
     monkeypatch.setattr(
-        parts,
+        shards,
         "read_part",
         lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs),
     )
@@ -290,7 +290,7 @@ def test_one_lmm_clip_is_decoded_for_one_look_up(tmp_path, monkeypatch):
     read = []
     original = parts.read_part
     monkeypatch.setattr(
-        parts,
+        shards,
         "read_part",
         lambda *args, **kwargs: read.append(kwargs["group"]) or original(*args, **kwargs),
     )

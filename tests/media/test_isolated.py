@@ -186,9 +186,9 @@ def test_the_process_has_pythonpath_and_the_package_of_the_one_that_asks(
 
 def test_the_process_ends_with_the_one_that_asked(clip):
     script = (
-        "import sys, os\nfrom klassify import decoding\nfrom klassify.features import frames\n"
-        "decoding.call(frames.n_frames, sys.argv[1])\n"
-        "print(decoding._idle[os.getpid()][0].popen.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+        "import sys, os\nfrom klassify.media import isolated, square_frames\n"
+        "isolated.call(square_frames.n_frames, sys.argv[1])\n"
+        "print(isolated._idle[os.getpid()][0].popen.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(clip)], capture_output=True, text=True)
     child = int(done.stdout)

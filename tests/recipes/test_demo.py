@@ -212,11 +212,11 @@ def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys)
             Prediction(readable(video), 0.5, True, {}, nothing, {}, "d", "") for video in videos
         )
 
-    monkeypatch.setattr("klassify.prediction.predict.predict", answers)
+    monkeypatch.setattr("klassify.commands.predict.predict", answers)
     monkeypatch.setattr(
-        "klassify.systems.detector.read_detector", lambda path: DetectorFile(Path(path), {}, {})
+        "klassify.commands.predict.read_detector", lambda path: DetectorFile(Path(path), {}, {})
     )
-    monkeypatch.setattr("klassify.prediction.predict.needed_kinds", lambda detector: set())
+    monkeypatch.setattr("klassify.commands.predict.needed_kinds", lambda detector: set())
     videos = [str(tmp_path / "in" / name) for name in names]
     out = tmp_path / "out"
     assert main(["predict", *videos, "--detector", "d", "--out", str(out), "--no-timeline"]) == 0

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import Tensor, nn
+from loudest import LOG, WAIT_S
+from places import TESTS
 
 from klassify import cli, workers
 from klassify.data.mouth import MouthFeatures
@@ -35,38 +35,11 @@ from klassify.systems import scores
 from klassify.systems.experiment import load_experiment
 from klassify.systems.system import System, derived_system, write_system
 
-LOG, WAIT_S = (
-    "SCORED_WINDOWS",
-    "SCORED_WAIT_S",
-)  # of the model below: a file for a line a window, and its pace
-
-
-class Loudest(nn.Module):
-    """A detector and tagger of one parameter; logs each window that it scores by its first
-    number.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def score(self, batch: dict[str, Tensor]) -> Tensor:
-        if LOG in os.environ:
-            with open(os.environ[LOG], "a") as log:
-                log.writelines(f"{first:.6f}\n" for first in batch["features"][:, 0, 0].tolist())
-        time.sleep(float(os.environ.get(WAIT_S, 0)))
-        return (batch["features"][..., 0].amax(dim=1) - 2) * self.weight
-
-    def tag_log_probs(self, batch: dict[str, Tensor]) -> Tensor:
-        fake = torch.sigmoid((batch["features"][..., 0] - 2) * self.weight)
-        return torch.stack([1 - fake, fake / 3, fake / 3, fake / 3], dim=-1).clamp_min(1e-6).log()
-
-
 CONFIG = """
-model: {{class_path: test_score_shards.Loudest}}
+model: {{class_path: loudest.Loudest}}
 data: {{class_path: klassify.{data}, init_args: {{window: 32, stride: 16}}}}
 """
-DATA = {"windows": "datasets.MouthFeatures", "frames": "frame_datasets.MouthTags"}
+DATA = {"windows": "data.mouth.MouthFeatures", "frames": "data.mouth.MouthTags"}
 
 
 def make_system(folder: Path, kind: str = "windows", weight: float = 1.0) -> Path:
@@ -249,7 +222,7 @@ def test_a_killed_process_loses_the_chunk_in_progress_alone(tmp_path, small_data
         [sys.executable, "-c", program, "score", str(killed), *options],
         stderr=subprocess.DEVNULL,
         env=os.environ
-        | {"OMP_NUM_THREADS": "1", WAIT_S: "0.3", "PYTHONPATH": str(Path(__file__).parent)},
+        | {"OMP_NUM_THREADS": "1", WAIT_S: "0.3", "PYTHONPATH": str(TESTS / "helpers")},
     )
     parts, deadline = killed / "scores/testA.parts", time.monotonic() + 60
     while not finished_parts(parts) and time.monotonic() < deadline and process.poll() is None:

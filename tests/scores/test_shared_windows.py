@@ -338,7 +338,7 @@ HOLES = """
 import re
 from pathlib import Path
 import numpy as np
-from klassify.models.bounded import return_freed_blocks
+from klassify.models.devices import return_freed_blocks
 
 def left_mb():
     status = Path("/proc/self/status")

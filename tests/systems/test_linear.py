@@ -424,6 +424,7 @@ def test_both_answers_from_proposals_to_the_packaged_submission(exp, fused, tmp_
 class TwoColumns:
     """Stands in for the data class of a localiser."""
 
+    unit = "frame"
     COLUMNS = ("real", "fake")
     aggregate = "mean"
 

@@ -29,7 +29,6 @@ from klassify.features.lmm.folder import (
 from klassify.features.lmm.load import LMMSource
 from klassify.features.lmm.model import LMM, PROMPT, prompt_tokens
 from klassify.features.lmm.tokenizer import load_tokenizer
-from klassify.models.frontends import torchaudio_import
 from klassify.models.frontends.torchaudio_import import import_transformers
 
 LLAMA_7B = {
@@ -482,9 +481,7 @@ def test_few_bits_need_packages_and_a_gpu(monkeypatch):
     with pytest.raises(KlassifyError, match="needs a GPU"):
         load.check_bits(4, cpu)
     monkeypatch.setattr(
-        torchaudio_import,
-        "import_transformers",
-        lambda: types.SimpleNamespace(BitsAndBytesConfig=dict),
+        load, "import_transformers", lambda: types.SimpleNamespace(BitsAndBytesConfig=dict)
     )
     assert load.quantization(4)["load_in_4bit"] and not load.quantization(4)["load_in_8bit"]
     assert load.quantization(8)["load_in_8bit"]
