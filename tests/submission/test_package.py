@@ -18,7 +18,7 @@ from klassify.submission import check, package
 from klassify.submission.manifest import TASKS
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
 from klassify.systems.detector import read_detector
-from klassify.systems.system import system_hash
+from klassify.systems.system import load_system, system_hash
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def home(tmp_path):
 
 
 def pack(home, **options):
-    tasks = {task: options.pop(task) for task in TASKS if task in options}
+    tasks = {task: load_system(options.pop(task)) for task in TASKS if task in options}
     return package.package(home / "out", home / "lists" / "testA.tsv", "testA", tasks, **options)
 
 
@@ -285,7 +285,7 @@ def test_what_no_manifest_can_name_is_refused_before_anything_is_written(home, f
         (system / "scores/testA.clips.tsv").read_bytes()
     )
     with pytest.raises(KlassifyError, match="No manifest can say"):
-        package.package(home / "out", listed, split, {"task1": system})
+        package.package(home / "out", listed, split, {"task1": load_system(system)})
     assert not (home / "out").exists()
 
 
