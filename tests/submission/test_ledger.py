@@ -240,7 +240,7 @@ def test_packages_made_at_the_same_time_all_get_a_row(tmp_path):
     script = f"""
 import sys; sys.path[:0] = [{str(TESTS / "submission")!r}, {str(TESTS / "helpers")!r}]
 from test_ledger import manifest_of
-from klassify.ledger import record
+from klassify.submission.ledger import record
 for i in range(12):
     record("submissions/ledger.tsv", manifest_of(int(sys.argv[1]) * 100 + i), "submissions/x")
 """

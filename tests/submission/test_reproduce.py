@@ -148,7 +148,7 @@ def test_another_packing_of_the_same_answers_is_said_to_be_that(home, capsys, mo
             for member in members:
                 archive.write(member, member.name)
 
-    monkeypatch.setattr("klassify.submission.answers.write_zip", pack_otherwise)
+    monkeypatch.setattr("klassify.submission.package.write_zip", pack_otherwise)
     status, said = run(capsys, FOLDER)
     assert status == 1 and "the answers are the same" in said
 

@@ -167,7 +167,8 @@ def test_a_folder_that_holds_a_trained_model_is_not_made_a_fusion(exp, capsys):
     assert (exp / "audio_raw/system.yaml").read_bytes() == before
     with pytest.raises(KlassifyError, match="another kind"):
         made_before(exp / "audio_raw", {"inputs": []})
-    assert cli.main([*command, "--force"]) == 0 and load_system(exp / "audio_raw").kind == "fusion"
+    assert cli.main([*command, "--force"]) == 0
+    assert "kind: fusion" in (exp / "audio_raw/system.yaml").read_text()
 
 
 @pytest.mark.parametrize(
