@@ -5,6 +5,7 @@ Also the checks of ranges that settings share: sizes, shares, weights.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -59,6 +60,20 @@ def file_hash(path: str | os.PathLike) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_hash_once(path: str | os.PathLike) -> str:
+    """`file_hash`, which reads a file again only after its size, time or inode has changed.
+
+    For model weights, which take seconds to read and are asked for in many places.
+    """
+    stat = os.stat(path)
+    return _hash_of(os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@functools.cache
+def _hash_of(path: str, size: int, mtime_ns: int, inode: int) -> str:
+    return file_hash(path)
 
 
 def already_done(

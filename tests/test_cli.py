@@ -51,8 +51,8 @@ def test_a_reader_that_leaves_ends_it_without_a_word():
     reading, writing = os.pipe()
     os.close(reading)
     program = (
-        "import sys; from klassify import cli; from klassify.commands import ledger; ledger.run = lambda _: print('x' * 99,"
-        " flush=True); "
+        "import sys; from klassify import cli; from klassify.commands import ledger;"
+        " ledger.run = lambda _: print('x' * 99, flush=True); "
     )
     done = subprocess.run(
         [sys.executable, "-c", program + "sys.exit(cli.main(['ledger']))"],

@@ -17,24 +17,13 @@ classes.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
-from klassify.errors import KlassifyError
-from klassify.lists import subsets
-from klassify.scores.score_file import score_path
-from klassify.settings import file_hash, settings_hash
-from klassify.systems.calibrated import INPUTS, fit, label_name
-from klassify.systems.scores import clip_scores
-from klassify.systems.system import (
-    SYSTEM,
-    derived_system,
-    load_system,
-    made_before,
-    system_hash,
-    write_system,
-)
+from klassify.systems.base import SYSTEM
+from klassify.systems.calibrated import INPUTS
+from klassify.systems.make import calibrate
+from klassify.systems.system import load_system
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,33 +64,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify calibrate`."""
-    if args.out.resolve() == args.system.resolve():
-        raise KlassifyError("A calibrated system needs a folder of its own.", where=args.out)
-    scores = clip_scores(args.system, args.scores_split)
-    frame = subsets.load_split(args.labels, args.subset)
-    label = subsets.label(frame, label_name(args.label, load_system(args.system)))
-    made_with = {
-        "input_system": system_hash(args.system),
-        "scores": file_hash(score_path(args.system, args.scores_split, "clips")),
-        "labels": settings_hash(dict(zip(frame["file"], label.tolist()))),
-        "subset": args.subset,
-        "label": args.label,
-        "input": args.input,
-        "smooth_targets": args.smooth_targets,
-    }
-    if made_before(args.out, made_with, force=args.force):
+    fitted = calibrate(
+        args.out,
+        load_system(args.system),
+        args.labels,
+        scores_split=args.scores_split,
+        subset=args.subset,
+        label=args.label,
+        input=args.input,
+        smooth_targets=args.smooth_targets,
+        force=args.force,
+    )
+    if fitted is None:
         print(f"{args.out / SYSTEM} is up to date")
         return 0
-    fitted = fit(scores, frame["file"], label, input=args.input, smooth_targets=args.smooth_targets)
-    parameters = {**dataclasses.asdict(fitted), "label": args.label, "made_with": made_with}
-    parameters["fit_hash"] = settings_hash(made_with)
-    system = derived_system(args.out, "calibrated", [args.system], "probability", parameters)
-    write_system(args.out, system)
+    name = args.out.resolve().name
     print(
-        f"{system.name}: a {fitted.a:.4g}, b {fitted.b:.4g} on {fitted.n} clips of {args.subset} "
+        f"{name}: a {fitted.a:.4g}, b {fitted.b:.4g} on {fitted.n} clips of {args.subset} "
         f"({fitted.n_fake} fake, {fitted.n_no_answer} more without an answer), "
         f"log-loss {fitted.log_loss_before:.4f} -> {fitted.log_loss_after:.4f}"
     )
     for warning in fitted.warnings:
-        print(f"warning: {system.name}: {warning}", file=sys.stderr)
+        print(f"warning: {name}: {warning}", file=sys.stderr)
     return 0

@@ -10,17 +10,9 @@ alone.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from klassify.errors import KlassifyError
-from klassify.files import write_text
-from klassify.settings import already_done
-from klassify.systems import system
-from klassify.systems.detector import DETECTOR, _node, leaves, read_answers, read_mapping
+from klassify.systems.detector import read_answers, write_detector
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,21 +28,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify detector`."""
-    answers = read_answers(args.conf)
-    nodes: dict[str, dict[str, Any]] = {}
-    for name in answers.values():
-        for folder in system.with_inputs(args.folder / name):
-            below = os.path.relpath(folder, args.folder)
-            if leaves(below):
-                fix = f"name systems below {args.folder}, and inputs likewise"
-                raise KlassifyError(
-                    "This system does not lie below the detector's folder.", where=folder, fix=fix
-                )
-            nodes[below] = _node(args.folder, folder)
-    wanted = {"answers": answers, "systems": nodes}
-    path = args.folder / DETECTOR
-    made_with = read_mapping(path) if path.exists() else None
-    if not already_done(path, made_with, wanted, force=args.force):
-        write_text(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
-    print(path)
+    print(write_detector(args.folder, read_answers(args.conf), force=args.force))
     return 0

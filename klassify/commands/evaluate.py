@@ -47,6 +47,7 @@ from klassify.evaluation.results import (
 from klassify.evaluation.tables import comparison, mean_of_tables
 from klassify.files import whole_file, write_json, write_text
 from klassify.settings import file_hash
+from klassify.systems.system import load_systems
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if args.columns:
         raise KlassifyError("--columns are heads of frame scores.", fix="--task 2")
     frame, subset = labelled_list(args.labels, args.split, args.subset)
-    scored = [load_scored(folder, args.split, frame["file"].tolist()) for folder in args.systems]
+    systems = load_systems(args.systems)
+    scored = [load_scored(system, args.split, frame["file"].tolist()) for system in systems]
     versus = check_names([one.system.name for one in scored], args.versus)
     table = measure(scored, frame, versus=versus, n_bootstrap=args.bootstrap, seed=args.seed)
     table.insert(1, "split", args.split)
@@ -120,12 +122,11 @@ def run_task2(args: argparse.Namespace) -> int:
     from klassify.evaluation.segments import comparison_task2, load_localised, measure_task2
 
     frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
+    systems = load_systems(args.systems)
     if args.columns:
-        write_heads(args.systems, frame, subset, args, args.columns.split(","))
+        write_heads(systems, frame, subset, args, args.columns.split(","))
         return 0
-    localised = [
-        load_localised(folder, args.split, frame["file"].tolist()) for folder in args.systems
-    ]
+    localised = [load_localised(system, args.split, frame["file"].tolist()) for system in systems]
     versus = check_names([one.system.name for one in localised], args.versus)
     table = measure_task2(
         localised,
@@ -147,8 +148,8 @@ def run_task2(args: argparse.Namespace) -> int:
             table[(table["system"] == one.system.name) & (table["group"] == "all")].iloc[0].dropna()
         )
         write_json(
-            one.folder / f"metrics-{args.split}.task2.json",
+            one.system.folder / f"metrics-{args.split}.task2.json",
             row.to_dict() | {"labels": file_hash(args.labels)},
         )
-    write_heads([one.folder for one in localised if one.frames is not None], frame, subset, args)
+    write_heads([one.system for one in localised if one.frames is not None], frame, subset, args)
     return 0

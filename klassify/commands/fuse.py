@@ -23,19 +23,33 @@ only inputs that did so too. `--weights` takes released ones.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from klassify.arguments import at_least_0, at_least_1, between_0_and_1
 from klassify.errors import KlassifyError
-from klassify.systems.fused import LINEAR, LINEAR_OPTIONS, RULES, _check_scale, default_prior
-from klassify.systems.system import (
-    SYSTEM,
-    derived_system,
-    load_system,
-    made_before,
-    system_hash,
-    write_system,
+from klassify.systems import linear
+from klassify.systems.align import HOLD_S
+from klassify.systems.base import SYSTEM, System
+from klassify.systems.fused import RULES
+from klassify.systems.make import check_inputs, fuse
+from klassify.systems.system import load_systems
+
+# of --rule linear alone: those of klassify.systems.linear_fit.FitOptions, and others
+FIT_OPTIONS = (
+    "label",
+    "supervision",
+    "solver",
+    "epochs",
+    "seed",
+    "aggregate",
+    "scores_split",
+    "subset",
+    "report",
 )
+LINEAR_OPTIONS = ("labels", "weights", "resolutions", "hold", *FIT_OPTIONS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +58,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the fusion")
-    parser.add_argument("--rule", choices=(*RULES, LINEAR), required=True)
+    parser.add_argument("--rule", choices=(*RULES, linear.RULE), required=True)
     parser.add_argument(
         "--prior", type=between_0_and_1, help="probability of a clip that no input answers for"
     )
     parser.add_argument("--force", action="store_true", help="replace a fusion of something else")
-    configure_linear(parser.add_argument_group(f"--rule {LINEAR}"))
+    configure_linear(parser.add_argument_group(f"--rule {linear.RULE}"))
 
 
 def configure_linear(group: argparse._ArgumentGroup) -> None:
@@ -97,36 +111,84 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify fuse`."""
-    folders = [path.resolve() for path in args.inputs]
-    at_least = 1 if args.rule == LINEAR else 2
-    if len(set(folders)) < max(at_least, len(folders)) or args.out.resolve() in folders:
-        few = "two or more different systems" if at_least == 2 else "different systems"
-        raise KlassifyError(f"A fusion joins {few} in a folder of its own.", where=args.out)
-    if args.rule == LINEAR:
-        from klassify.systems.linear_fit import run_linear
+    check_inputs(args.out, args.inputs, 1 if args.rule == linear.RULE else 2)
+    inputs = load_systems(args.inputs)
+    if args.rule == linear.RULE:
+        system = _linear(args, inputs)
+    else:
+        _refuse_linear_options(args)
+        system = fuse(args.out, inputs, args.rule, prior=args.prior, force=args.force)
+    if system is None:
+        print(f"{args.out / SYSTEM} is up to date")
+    elif args.rule == linear.RULE:
+        print(_told(system))
+    else:
+        names = ", ".join(one.name for one in inputs)
+        print(f"{system.name}: {args.rule} of {names}, prior {system.prior:.4g}")
+    return 0
 
-        return run_linear(args)
+
+def _refuse_linear_options(args: argparse.Namespace) -> None:
     given = [
         f"--{name.replace('_', '-')}" for name in LINEAR_OPTIONS if getattr(args, name) is not None
     ]
     if given:
         raise KlassifyError(
-            f"The rule {args.rule} has no {', '.join(given)}.", fix=f"--rule {LINEAR}"
+            f"The rule {args.rule} has no {', '.join(given)}.", fix=f"--rule {linear.RULE}"
         )
-    inputs = [load_system(folder) for folder in args.inputs]
-    for system in inputs:
-        _check_scale(args.rule, system.name, system.scale)
-    prior = default_prior(args.rule, inputs) if args.prior is None else args.prior
-    made_with = {
-        "inputs": [system_hash(folder) for folder in args.inputs],
-        "rule": args.rule,
-        "prior": prior,
+
+
+def _linear(args: argparse.Namespace, inputs: Sequence[System]) -> System | None:
+    from klassify.systems.linear_fit import FitOptions, fit_linear, released_linear
+
+    if bool(args.labels) == bool(args.weights):
+        raise KlassifyError(
+            "Give --labels to fit the fusion, or --weights for released ones; one of the two."
+        )
+    given = {name: getattr(args, name) for name in FIT_OPTIONS}
+    options = FitOptions(**{name: value for name, value in given.items() if value is not None})
+    more = {
+        "hold_s": _hold(args),
+        "resolutions": _resolutions(args.resolutions),
+        "prior": args.prior,
+        "force": args.force,
     }
-    if made_before(args.out, made_with, force=args.force):
-        print(f"{args.out / SYSTEM} is up to date")
-        return 0
-    parameters = {"rule": args.rule, "prior": prior, "made_with": made_with}
-    system = derived_system(args.out, "fusion", args.inputs, "probability", parameters)
-    write_system(args.out, system)
-    print(f"{system.name}: {args.rule} of {', '.join(s.name for s in inputs)}, prior {prior:.4g}")
-    return 0
+    if args.weights:
+        return released_linear(args.out, inputs, args.weights, options, **more)
+    return fit_linear(args.out, inputs, args.labels, options, **more)
+
+
+def _resolutions(text: str | None) -> Sequence[int]:
+    if text is None:
+        return linear.RESOLUTIONS
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise KlassifyError(f"--resolutions are numbers of milliseconds, not {text!r}.") from None
+
+
+def _hold(args: argparse.Namespace) -> float | None:
+    """`hold_s` of klassify.systems.align.aligned; the published fusion holds to the end of the
+    clip.
+    """
+    if args.hold is None:
+        return None if args.weights else HOLD_S
+    if not args.hold >= 0:
+        raise KlassifyError(f"--hold is a number of seconds, not {args.hold}.")
+    return None if np.isinf(args.hold) else args.hold
+
+
+def _told(system: System) -> str:
+    given = system.parameters
+    if "fit" not in given:
+        return f"{system.name}: released weights, supervision {system.supervision}"
+    fit, report = given["fit"], given["report"]
+    auc = ", ".join(
+        f"{name} {'-' if value is None else format(value, '.4f')}"
+        for name, value in report["auc"].items()
+    )
+    return (
+        f"{system.name}: {fit['solver']} fit on {fit['n_frames']} frames of {fit['n_clips']} clips,"
+        f" {fit['unit']} labels ({fit['label']}), loss {fit['loss']:.4f}\n  {report['unit']} AUC on"
+        f" {report['n']} {report['unit']}s of {report['subset']}: {auc}"
+    )

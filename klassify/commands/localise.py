@@ -20,8 +20,8 @@ from pathlib import Path
 from klassify.errors import KlassifyError
 from klassify.localisation import methods, proposals
 from klassify.localisation.localise import choose, localise, parse_settings, write_merged
-from klassify.scores.score_file import score_path
-from klassify.systems import system
+from klassify.systems.base import SYSTEM
+from klassify.systems.system import load_system, load_systems
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,22 +55,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify localise`."""
-    folders = list(args.systems)
     if bool(args.merge) != bool(args.out):
         raise KlassifyError(
             "--merge names the systems to join and --out the folder of the result: give both."
         )
-    if not (args.merge or (folders and args.split)):
+    if not (args.merge or (args.systems and args.split)):
         raise KlassifyError(
             "Nothing to do.", fix="give SYSTEM_DIR and --split, or --merge and --out"
         )
+    systems = load_systems(args.systems)
     if args.merge:
         made = write_merged(args.out, args.merge, force=args.force)
-        print(f"{args.out / system.SYSTEM}{'' if made else ' is up to date'}")
-        folders.append(args.out)
-    for folder in folders:
-        choice = choose(folder, args.proposals, args.method, parse_settings(args.set))
+        print(f"{args.out / SYSTEM}{'' if made else ' is up to date'}")
+        systems.append(load_system(args.out))
+    for system in systems:
+        choice = choose(system, args.proposals, args.method, parse_settings(args.set))
         for split in args.split.split(",") if args.split else ():
-            made = localise(folder, split, choice, force=args.force)
-            print(f"{score_path(folder, split, 'segments')}{'' if made else ' is up to date'}")
+            made = localise(system, split, choice, force=args.force)
+            print(f"{system.path(split, 'segments')}{'' if made else ' is up to date'}")
     return 0

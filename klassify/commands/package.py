@@ -25,6 +25,7 @@ from klassify.submission.manifest import TASKS
 from klassify.submission.package import package
 from klassify.submission.verdict import ZIP
 from klassify.systems.detector import read_detector
+from klassify.systems.system import load_systems
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Run `klassify package`."""
     detector = read_detector(args.detector) if args.detector else None
     tasks = {task: detector.answering(task) for task in detector.answers} if detector else {}
-    tasks |= {task: folder for task in TASKS if (folder := getattr(args, task))}
+    named = {task: getattr(args, task) for task in TASKS if getattr(args, task)}
+    tasks |= dict(zip(named, load_systems(named.values())))
     if not tasks:
         raise KlassifyError("Nothing to package.", fix="give a detector.yaml, --task1 or --task2")
     options = {

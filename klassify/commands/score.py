@@ -30,8 +30,9 @@ from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ScoreWork
 from klassify.errors import KlassifyError
-from klassify.systems.score import _check_sources, _clip_scores, _derive, _planned, _score_model
-from klassify.systems.system import load_system
+from klassify.systems.score import keep_clip_scores, plan, score, sources_of
+from klassify.systems.system import System, load_systems
+from klassify.systems.trained import Trained
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,59 +76,60 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify score`."""
-    if submitted(args, functools.partial(_on_cluster, args)):
-        args.systems = [folder for folder in args.systems if load_system(folder).kind != "model"]
-        if args.dry_run or not args.wait or not args.systems:
+    systems = load_systems(args.systems)
+    if submitted(args, functools.partial(_on_cluster, args, systems)):
+        systems = [system for system in systems if not isinstance(system, Trained)]
+        if args.dry_run or not args.wait or not systems:
             return 0
     from klassify.features.extract import parse_shard
 
     i, n = parse_shard(args.shard or "1/1")
-    loaded = [load_system(folder) for folder in args.systems]
-    for folder, system in zip(args.systems, loaded):
-        if n > 1 and system.kind != "model":
+    for system in systems:
+        if n > 1 and not isinstance(system, Trained):
             what = f"{system.name} is derived from other systems in one go, not in shards."
             raise KlassifyError(
-                what, where=folder, fix="leave out --shard, once its inputs are scored"
+                what, where=system.folder, fix="leave out --shard, once its inputs are scored"
             )
-    for folder, system in zip(args.systems, loaded):
+    how = {
+        name: getattr(args, name)
+        for name in ("aggregate", "approximate", "batch_size", "workers", "device", "force")
+    }
+    sources = sources_of(args.lists, args.media, args.features)
+    for system in systems:
         for split in args.split.split(","):
-            print(
-                _score_model(folder, system, split, (i, n), args)
-                if system.kind == "model"
-                else _derive(folder, split, force=args.force)
-            )
+            print(score(system, split, sources, shard=(i, n), **how))
     return 0
 
 
-def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
+def _on_cluster(
+    args: argparse.Namespace, systems: Sequence[System], argv: list[str], options: Options
+) -> list[Record]:
     """Each trained system on each split as an array of tasks; derived ones are left for
     afterwards.
     """
     if args.shard:
         raise KlassifyError("--shard goes without --launcher slurm.")
-    _check_sources(args)
-    kinds = {folder: load_system(folder).kind for folder in args.systems}
-    models = [folder for folder, kind in kinds.items() if kind == "model"]
-    if len(models) < len(kinds) and not args.wait:
-        other = next(folder for folder, kind in kinds.items() if kind != "model")
+    models = [system for system in systems if isinstance(system, Trained)]
+    if len(models) < len(systems) and not args.wait:
+        other = next(system for system in systems if not isinstance(system, Trained))
         raise KlassifyError(
-            f"{other.name} is made of the scores of others, which takes no cluster.",
-            where=other,
+            f"{other.folder.name} is made of the scores of others, which takes no cluster.",
+            where=other.folder,
             fix="score it here when those are done, or give --wait",
         )
-    named = set(args.systems)
-    rest = _without(argv, named, "--split")
+    rest = _without(argv, set(args.systems), "--split")
     records = []
-    for folder in models:
+    for model in models:
         for split in args.split.split(","):
-            if n := _chunks_to_score(folder, split, args):
+            if n := _chunks_to_score(model, split, args):
                 shards = options.changed(shards=min(options.shards, n))
-                command = ["score", str(folder), *rest, "--split", split]
-                records.append(record_of(ScoreWork(folder, shards.shards, split), command, shards))
+                command = ["score", str(model.folder), *rest, "--split", split]
+                work = ScoreWork(model.folder, shards.shards, split)
+                records.append(record_of(work, command, shards))
     return records
 
 
-def _chunks_to_score(folder: Path, split: str, args: argparse.Namespace) -> int:
+def _chunks_to_score(system: Trained, split: str, args: argparse.Namespace) -> int:
     """Into how many chunks the split is cut, or 0 where its scores are there, which then only get
     their clip scores.
 
@@ -135,10 +137,11 @@ def _chunks_to_score(folder: Path, split: str, args: argparse.Namespace) -> int:
     """
     from klassify.scores.shards import is_done
 
-    parts, sources = _planned(folder, load_system(folder), split, args)
+    sources = sources_of(args.lists, args.media, args.features)
+    parts = plan(system, split, sources, aggregate=args.aggregate, approximate=args.approximate)
     if args.force or args.dry_run or not is_done(parts):
         return parts.layout.n_chunks
-    print(_clip_scores(folder, parts, sources))
+    print(keep_clip_scores(system, parts, sources))
     return 0
 
 

@@ -19,23 +19,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klassify.localisation import localise
-from klassify.localisation.tune import (
-    GRID,
-    MERGE_GRID,
-    MERGE_WEIGHTS,
-    _truth_hash,
-    _write,
-    read_clips,
-    read_grid,
-    read_truth,
-    tune_frames,
-    tune_merge,
-)
-from klassify.scores.score_file import score_path
-from klassify.settings import already_done, file_hash, settings_hash
-from klassify.systems.scores import PROPOSALS, frames_path, is_merged, segment_scores
-from klassify.systems.system import input_folders, load_system, system_hash
+from klassify.localisation.tune import tune
+from klassify.systems.scores import PROPOSALS
+from klassify.systems.system import load_system
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,47 +53,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify tune`."""
-    system = load_system(args.system)
-    truth = read_truth(
-        args.labels, args.subset, system.modality if args.segments == "own" else "both"
+    tuned = tune(
+        load_system(args.system),
+        args.labels,
+        split=args.split,
+        subset=args.subset,
+        segments=args.segments,
+        grid=args.grid,
+        force=args.force,
     )
-    folders = input_folders(args.system)
-    if is_merged(system):
-        inputs = [segment_scores(folder, args.split) for folder in folders]
-        paths = [score_path(folder, args.split, "segments") for folder in folders]
-    else:
-        paths = [frames_path(args.system, args.split)]
-    grid = read_grid(args.grid) if args.grid else None
-    made_with = {
-        "system": system_hash(args.system),
-        "scores": [file_hash(path) for path in paths],
-        "labels": _truth_hash(truth),
-        "split": args.split,
-        "subset": args.subset,
-        "segments": args.segments,
-        "grid": (
-            grid
-            or f"default {settings_hash({'frames': GRID, 'merge': [MERGE_WEIGHTS, MERGE_GRID]})}"
-        ),
-    }
     path = args.system / PROPOSALS
-    before = (
-        localise.read_proposals(path).get("tuned", {}).get("made_with", {})
-        if path.exists()
-        else None
-    )
-    if already_done(path, before, made_with, force=args.force):
+    if tuned is None:
         print(f"{path} is up to date")
         return 0
-    if is_merged(system):
-        best, trials = tune_merge(
-            [localise.candidates(scores.table, truth.files) for scores in inputs], truth, grid
-        )
-    else:
-        best, trials = tune_frames(read_clips(paths[0], truth), truth, grid)
-    _write(path, best, trials, made_with)
     print(
-        f"{path}: {best.choice.method}, Score {best.score:.4f} on {len(truth.files)} clips of"
-        f" {args.subset} (defaults {trials[0].score:.4f}, {len(trials)} tried)"
+        f"{path}: {tuned.best.choice.method}, Score {tuned.best.score:.4f} on {tuned.n_clips} clips"
+        f" of {args.subset} (defaults {tuned.trials[0].score:.4f}, {len(tuned.trials)} tried)"
     )
     return 0

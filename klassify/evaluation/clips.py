@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,8 +20,9 @@ from klassify.lists import data_list, subsets
 from klassify.metrics import clips
 from klassify.scores.score_file import ScoreFile, align
 from klassify.systems import scores as systems_scores
-from klassify.systems.scores import as_probability, clip_scores, prior_probability
-from klassify.systems.system import System, input_folders, load_system
+from klassify.systems.base import System
+from klassify.systems.calibrated import Calibrated
+from klassify.systems.scores import as_probability
 
 METRICS = ("auc", "eer", "log_loss")
 GROUPS = ("all", *data_list.TYPES[1:])  # all clips, then each fake type against the real ones
@@ -38,26 +38,25 @@ class Scored:
     """
 
     system: System
-    folder: Path
     score: np.ndarray
     probability: np.ndarray
     answered: np.ndarray
     before: np.ndarray | None = None
 
 
-def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
+def load_scored(system: System, split: str, files: Sequence[str]) -> Scored:
     """Join a system's clip scores with `files` by name; clips on one side only are a
     KlassifyError.
     """
-    system = load_system(folder)
-    scores = _rows_of(clip_scores(folder, split), files, folder)
-    prior, scale = prior_probability(system), scores.header.scale
+    scores = _rows_of(system.clip_scores(split), files, system.folder)
+    prior, scale = system.prior, scores.header.scale
     score = scores.table["score"].to_numpy(float)
     empty = np.isnan(score)
     fillers = {"probability": prior, "log_odds": logit(prior), "cosine": 2 * prior - 1}
     if scale not in fillers and empty.any():
         raise KlassifyError(
-            f"Clips without an answer have no place among scores of scale {scale}.", where=folder
+            f"Clips without an answer have no place among scores of scale {scale}.",
+            where=system.folder,
         )
     score = np.where(empty, fillers.get(scale, np.nan), score)
     if scale in ("probability", "log_odds"):
@@ -65,11 +64,11 @@ def load_scored(folder: Path, split: str, files: Sequence[str]) -> Scored:
     else:
         probability = np.full(len(score), np.nan)
     before = None
-    if system.kind == "calibrated":
-        (parent,) = input_folders(folder)
-        before = as_probability(_rows_of(clip_scores(parent, split), files, parent))
-        before = np.where(np.isnan(before), prior_probability(load_system(parent)), before)
-    return Scored(system, folder, score, probability, systems_scores.answered(scores), before)
+    if isinstance(system, Calibrated):
+        (parent,) = system.input_systems
+        before = as_probability(_rows_of(parent.clip_scores(split), files, parent.folder))
+        before = np.where(np.isnan(before), parent.prior, before)
+    return Scored(system, score, probability, systems_scores.answered(scores), before)
 
 
 def _rows_of(scores: ScoreFile, files: Sequence[str], where: object) -> ScoreFile:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,8 +22,7 @@ from klassify.lists import subsets
 from klassify.metrics.clips import Ranking, bootstrap, interval
 from klassify.metrics.frames import SEGMENT_MS, LabelledFrames, frame_metrics, labelled_frames
 from klassify.scores.frame_file import FrameFile, frame_table
-from klassify.systems import scores
-from klassify.systems.system import load_system
+from klassify.systems.base import System
 
 MAX_BINS, MAX_CELLS = (
     2000,
@@ -204,7 +202,7 @@ def heads_of(source: FrameFile) -> list[str]:
 
 
 def measure_heads(
-    folder: Path,
+    system: System,
     split: str,
     frame: pd.DataFrame,
     heads: Sequence[str] | None = None,
@@ -218,14 +216,14 @@ def measure_heads(
     One row a head and label: `own` (the modality's segments) and `union` (either's). heads: None
     takes all there are. At 20 ms both halves of a 40 ms frame have the head's mean.
     """
-    source, system = FrameFile(scores.frames_path(folder, split)), load_system(folder)
+    source = FrameFile(system.frames_path(split))
     there = heads_of(source)
     unknown = [name for name in heads or [] if name not in there]
     if unknown:
         raise KlassifyError(
             f"{system.name} has no heads {first_few(unknown)}; it has:"
             f" {first_few(there, 20) or 'none'}.",
-            where=folder,
+            where=system.folder,
         )
     columns = {"own": f"{system.modality}_fake_segments", "union": "fake_segments"}
     if system.modality == "both":

@@ -17,13 +17,14 @@ from klassify.evaluation.tables import comparison
 from klassify.files import whole_file, write_json, write_text
 from klassify.lists import data_list, subsets
 from klassify.settings import file_hash
+from klassify.systems.base import System
 from klassify.systems.calibrated import label_name
 
 KEY = ("system", "split", "label", "group")
 
 
 def write_heads(
-    folders: Sequence[Path],
+    systems: Sequence[System],
     frame: pd.DataFrame,
     subset: str,
     args: argparse.Namespace,
@@ -35,7 +36,7 @@ def write_heads(
     from klassify.evaluation.frames import heads_text, measure_heads
 
     bootstrap = {"n_bootstrap": args.bootstrap, "seed": args.seed}
-    tables = [measure_heads(folder, args.split, frame, heads, **bootstrap) for folder in folders]
+    tables = [measure_heads(system, args.split, frame, heads, **bootstrap) for system in systems]
     tables = [table for table in tables if len(table)]
     if not tables:
         return
@@ -78,7 +79,7 @@ def write_results(table: pd.DataFrame, scored: Sequence[Scored], args: argparse.
         for line in warnings:
             print(f"warning: {one.system.name}: {line}", file=sys.stderr)
         summary = system_metrics(rows) | record | {"warnings": warnings}
-        write_json(one.folder / f"metrics-{args.split}.json", summary)
+        write_json(one.system.folder / f"metrics-{args.split}.json", summary)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,10 +25,8 @@ from klassify.localisation.proposals import random_proposals
 from klassify.metrics import segments
 from klassify.metrics.clips import interval
 from klassify.scores.frame_file import FrameFile, frame_table
-from klassify.scores.score_file import score_path
 from klassify.submission.verdict import MAX_ROWS
-from klassify.systems.scores import segment_scores
-from klassify.systems.system import System, load_system
+from klassify.systems.base import System
 
 RANDOM_DRAWS = 20
 RANDOM = "random"  # rows beside the systems': guessing,
@@ -43,23 +40,21 @@ class Localised:
     """
 
     system: System
-    folder: Path
     proposals: Proposals
     frames: FrameTable | None
 
 
-def load_localised(folder: Path, split: str, files: Sequence[str]) -> Localised:
+def load_localised(system: System, split: str, files: Sequence[str]) -> Localised:
     """The proposals of a system for a split, as they would be submitted."""
-    system = load_system(folder)
-    table = segment_scores(folder, split).table
+    table = system.segment_scores(split).table
     table = (
         table.sort_values("score", ascending=False, kind="stable")
         .groupby("file", sort=False)
         .head(MAX_ROWS)
     )
-    path = score_path(folder, split, "frames")
+    path = system.path(split, "frames")
     frames = frame_table(FrameFile(path)) if path.exists() else None
-    return Localised(system, folder, Proposals.from_table(table, files), frames)
+    return Localised(system, Proposals.from_table(table, files), frames)
 
 
 def measure_task2(

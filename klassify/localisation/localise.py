@@ -14,25 +14,14 @@ from klassify.errors import KlassifyError
 from klassify.files import read_yaml
 from klassify.localisation import proposals
 from klassify.localisation.frame_scores import read_frames
-from klassify.scores.score_file import (
-    Header,
-    ScoreFile,
-    made_with,
-    read_header,
-    score_path,
-    write_blocks,
-)
+from klassify.scores.score_file import Header, ScoreFile, made_with, read_header, write_blocks
 from klassify.settings import already_done, key_and_value, settings_hash
-from klassify.systems.scores import PROPOSALS, frames_path, is_merged, segment_scores
-from klassify.systems.system import (
-    PROPOSALS_RULE,
-    derived_system,
-    input_folders,
-    load_system,
-    made_before,
-    system_hash,
-    write_system,
-)
+from klassify.systems import merged
+from klassify.systems.base import System, made_from
+from klassify.systems.make import check_inputs
+from klassify.systems.merged import Merged
+from klassify.systems.scores import PROPOSALS
+from klassify.systems.system import derived_system, load_systems, made_before, write_system
 from klassify.untrusted import refuse_cut
 
 MERGE = "merge"
@@ -51,11 +40,8 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
     return dict(key_and_value(word, "threshold=0.3") for word in words)
 
 
-# ------------------------------------------------------------------------------ method and settings
-
-
 def choose(
-    folder: Path,
+    system: System,
     file: Path | None = None,
     method: str | None = None,
     settings: dict[str, Any] | None = None,
@@ -67,16 +53,17 @@ def choose(
     that the method does not have, and for a method that merges where there is nothing to merge, or
     the reverse.
     """
-    own = folder / PROPOSALS
+    own = system.folder / PROPOSALS
     path = file or (own if own.exists() else None)
-    merges = is_merged(load_system(folder))
+    merges = isinstance(system, Merged)
     chosen = read_choice(path) if path else Choice(MERGE if merges else proposals.DEFAULT, {})
     if method and method != chosen.method:
         chosen = Choice(method, {})
     if merges != (chosen.method == MERGE):
         raise KlassifyError(
-            f"{folder.name} {'merges proposals of others' if merges else 'has frame scores'}; "
-            f"the method {chosen.method} does not apply to it.",
+            f"{system.folder.name}"
+            f" {'merges proposals of others' if merges else 'has frame scores'};"
+            f" the method {chosen.method} does not apply to it.",
             where=path,
         )
     settings = chosen.settings | (settings or {})
@@ -108,30 +95,24 @@ def read_proposals(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-# ------------------------------------------------------------------------------ proposals of a
-# split
-
-
-def localise(folder: Path, split: str, choice: Choice, *, force: bool = False) -> bool:
+def localise(system: System, split: str, choice: Choice, *, force: bool = False) -> bool:
     """Write a system's proposals for a split; False where they are there already, made of the
     same.
     """
-    system = load_system(folder)
-    path = score_path(folder, split, "segments")
-    settings = {"system": system_hash(folder), "method": choice.method, "settings": choice.settings}
-    if is_merged(system):
-        inputs = [segment_scores(input_folder, split) for input_folder in input_folders(folder)]
-        settings["inputs"] = [
-            f"{scores.header.system} {settings_hash(scores.header.settings)}" for scores in inputs
-        ]
+    path = system.path(split, "segments")
+    settings = {"system": system.hash, "method": choice.method, "settings": choice.settings}
+    if isinstance(system, Merged):
+        inputs = [one.segment_scores(split) for one in system.input_systems]
+        settings["inputs"] = [made_from(scores.header) for scores in inputs]
     else:
-        settings["frames"] = settings_hash(read_header(frames_path(folder, split)).settings)
+        frames = system.frames_path(split)
+        settings["frames"] = settings_hash(read_header(frames).settings)
     if already_done(path, made_with(path), settings, force=force):
         return False
-    if is_merged(system):
+    if isinstance(system, Merged):
         tables = [merged_table(inputs, choice.settings)]
     else:
-        tables = proposal_tables(frames_path(folder, split), system.modality, choice)
+        tables = proposal_tables(frames, system.modality, choice)
     write_blocks(
         path,
         tables,
@@ -157,17 +138,14 @@ def proposal_tables(path: Path, modality: str, choice: Choice) -> Iterator[pd.Da
         )
 
 
-def write_merged(out: Path, inputs: Sequence[Path], *, force: bool = False) -> bool:
+def write_merged(out: Path, folders: Sequence[Path], *, force: bool = False) -> bool:
     """Write the system.yaml of a system that joins proposals; False where it is there already."""
-    folders = [path.resolve() for path in inputs]
-    if len(set(folders)) < max(len(folders), 2) or out.resolve() in folders:
-        raise KlassifyError(
-            "A merged system joins two or more different systems in a folder of its own.", where=out
-        )
-    made_of = {"inputs": [system_hash(folder) for folder in inputs]}
+    check_inputs(out, folders)
+    inputs = load_systems(folders)
+    made_of = {"inputs": [system.hash for system in inputs]}
     if made_before(out, made_of, force=force):
         return False
-    parameters = {"rule": PROPOSALS_RULE, "made_with": made_of}
+    parameters = {"rule": merged.RULE, "made_with": made_of}
     write_system(out, derived_system(out, "fusion", inputs, "probability", parameters))
     return True
 

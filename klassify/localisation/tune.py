@@ -19,8 +19,11 @@ from klassify.localisation import localise, proposals
 from klassify.localisation.frame_scores import FrameScores, read_frames
 from klassify.localisation.methods import LEVELS
 from klassify.metrics.segments import METRICS, match
-from klassify.settings import canonical_json, settings_hash
+from klassify.settings import already_done, canonical_json, file_hash, settings_hash
 from klassify.systems import calibrated
+from klassify.systems.base import System
+from klassify.systems.merged import Merged
+from klassify.systems.scores import PROPOSALS
 
 TABLE = "tuning.tsv"
 SWEEPS = 2
@@ -84,6 +87,62 @@ class Trial:
         return self.metrics["Score"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What was chosen on how many clips, and all that was tried, the defaults first."""
+
+    best: Trial
+    trials: list[Trial]
+    n_clips: int
+
+
+def tune(
+    system: System,
+    labels: Path,
+    *,
+    split: str = "val",
+    subset: str = "val_fit",
+    segments: str = "union",
+    grid: Path | None = None,
+    force: bool = False,
+) -> Tuned | None:
+    """Choose method and settings on a labelled subset and write the system's proposals.yaml; None
+    where it is there already.
+
+    segments: `union` of both modalities, or the system's `own`. grid: a file for `read_grid`.
+    """
+    truth = read_truth(labels, subset, system.modality if segments == "own" else "both")
+    if isinstance(system, Merged):
+        inputs = [one.segment_scores(split) for one in system.input_systems]
+        paths = [one.path(split, "segments") for one in system.input_systems]
+    else:
+        paths = [system.frames_path(split)]
+    axes = read_grid(grid) if grid else None
+    default = settings_hash({"frames": GRID, "merge": [MERGE_WEIGHTS, MERGE_GRID]})
+    made_with = {
+        "system": system.hash,
+        "scores": [file_hash(path) for path in paths],
+        "labels": _truth_hash(truth),
+        "split": split,
+        "subset": subset,
+        "segments": segments,
+        "grid": axes or f"default {default}",
+    }
+    path = system.folder / PROPOSALS
+    before = None
+    if path.exists():
+        before = localise.read_proposals(path).get("tuned", {}).get("made_with", {})
+    if already_done(path, before, made_with, force=force):
+        return None
+    if isinstance(system, Merged):
+        parts = [localise.candidates(scores.table, truth.files) for scores in inputs]
+        best, trials = tune_merge(parts, truth, axes)
+    else:
+        best, trials = tune_frames(read_clips(paths[0], truth), truth, axes)
+    _write(path, best, trials, made_with)
+    return Tuned(best, trials, len(truth.files))
+
+
 def read_truth(labels: Path, subset: str, modality: str) -> Truth:
     """The segments to find: of audio, visual, or both in the union; KlassifyError where there
     are none.
@@ -131,9 +190,6 @@ def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
             for value in values:
                 proposals.complete_settings(method, {name: value}, where=path)
     return grid
-
-
-# ------------------------------------------------------------------------------ the search
 
 
 def tune_frames(

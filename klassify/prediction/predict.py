@@ -27,10 +27,12 @@ from klassify.lists import data_list
 from klassify.media import isolated
 from klassify.models.weights import load
 from klassify.scores.score_file import read_scores, score_path
-from klassify.systems import experiment, system
+from klassify.systems import experiment
 from klassify.systems import scores as systems_scores
+from klassify.systems.base import SYSTEM
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
-from klassify.systems.scores import PROPOSALS, as_probability, prior_probability, to_probability
+from klassify.systems.merged import Merged
+from klassify.systems.scores import PROPOSALS, as_probability, to_probability
 
 
 class Detector(DetectorFile):
@@ -52,7 +54,8 @@ def load_detector(path: str | os.PathLike) -> Detector:
     """Read a detector.yaml (or the folder it lies in) and check that its systems are still the
     same.
     """
-    return Detector(**vars(read_detector(path)))
+    found = read_detector(path)
+    return Detector(found.folder, found.answers, found.systems)
 
 
 SPLIT = "predict"
@@ -237,7 +240,7 @@ class _DataSet:
         top = self.folder / "exp"
         for name in detector.systems:
             (top / name).mkdir(parents=True, exist_ok=True)
-            for part in (system.SYSTEM, experiment.CONFIG, load.WEIGHTS, PROPOSALS):
+            for part in (SYSTEM, experiment.CONFIG, load.WEIGHTS, PROPOSALS):
                 if (source := detector.folder / name / part).exists():
                     (top / name / part).symlink_to(source.resolve())
         return dataclasses.replace(detector, folder=top)
@@ -252,9 +255,7 @@ class _DataSet:
             self._extract(kind, device, lmm)
         for name, entry in detector.systems.items():
             folder = detector.folder / name
-            joins_proposals = (
-                system.load_system(folder).parameters.get("rule") == system.PROPOSALS_RULE
-            )
+            joins_proposals = isinstance(detector.loaded[name], Merged)
             if not joins_proposals:
                 self._command(
                     "score",
@@ -326,11 +327,9 @@ class _Answers:
                     scores.table["score"].to_numpy(float), scores.header.scale
                 )
                 self.frames[name] = dict(list(table.groupby("file", observed=True, sort=False)))
-        self.task1 = detector.answering("task1").name
-        self.prior = prior_probability(system.load_system(detector.answering("task1")))
-        self.segments = read_scores(
-            score_path(detector.answering("task2"), SPLIT, "segments")
-        ).table
+        self.task1 = detector.answers["task1"]
+        self.prior = detector.answering("task1").prior
+        self.segments = read_scores(detector.answering("task2").path(SPLIT, "segments")).table
 
     def about(self, file: str, video: str, detector: DetectorFile) -> Prediction:
         scores = self.clips[self.task1]

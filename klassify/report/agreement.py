@@ -7,7 +7,6 @@ Without labels of val, a system's own probabilities stand for calibrated ones, w
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from klassify.report.entries import Entry
 from klassify.report.sidebyside import with_ends
 from klassify.scores.score_file import ScoreFile, align
 from klassify.systems import calibrated as systems_calibrated
-from klassify.systems.scores import as_probability, clip_scores, prior_probability
+from klassify.systems.scores import as_probability
 
 FLOOR = clips.PROBABILITY_FLOOR
 RULES = ("max", "mean", "stacking")
@@ -47,11 +46,11 @@ def calibrated(
     """A system's probabilities, calibrated on val_fit (a labelled list) where that is possible."""
     scores = _in_order(entry, split, files)
     own = as_probability(scores)
-    prior = prior_probability(entry.system)
+    prior = entry.system.prior
     try:
         if fit is None:
             raise KlassifyError("no labels of val")
-        on_val = clip_scores(entry.folder, "val")
+        on_val = entry.system.clip_scores("val")
         fitted = systems_calibrated.fit(
             on_val, fit["file"].tolist(), subsets.label(fit, "video"), input="log_odds"
         )
@@ -59,16 +58,10 @@ def calibrated(
         return Calibrated(
             entry.name, np.where(np.isnan(own), prior, own), None, f"as it is ({error.what})"
         )
-    system = dataclasses.replace(
-        entry.system,
-        kind="calibrated",
-        inputs=["."],
-        scale="probability",
-        parameters=dataclasses.asdict(fitted),
-    )
 
     def apply(some: ScoreFile) -> np.ndarray:
-        values = systems_calibrated.apply(system, [some])["score"].to_numpy(float)
+        table = systems_calibrated.apply(some, fitted.a, fitted.b, fitted.input)
+        values = table["score"].to_numpy(float)
         return np.where(np.isnan(values), fitted.base_rate, values)
 
     return Calibrated(
@@ -80,11 +73,11 @@ def calibrated(
 
 
 def _in_order(entry: Entry, split: str, files: Sequence[str]) -> ScoreFile:
-    scores = clip_scores(entry.folder, split)
+    scores = entry.system.clip_scores(split)
     listed = ScoreFile(
         scores.header, scores.table[scores.table["file"].isin(set(files))].reset_index(drop=True)
     )
-    return ScoreFile(scores.header, align(listed, list(files), where=entry.folder))
+    return ScoreFile(scores.header, align(listed, list(files), where=entry.system.folder))
 
 
 def agreement(entries: Sequence[Entry], given: Sequence[Calibrated]) -> pd.DataFrame:

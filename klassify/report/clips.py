@@ -160,7 +160,9 @@ class Timelines:
                 continue
             rows = entry.frames.read([file], ["score"])
             if len(rows.values):
-                p = to_probability(rows.values[:, 0], entry.frames.header.scale, where=entry.folder)
+                p = to_probability(
+                    rows.values[:, 0], entry.frames.header.scale, where=entry.system.folder
+                )
                 found.append(
                     {
                         "name": entry.name,

@@ -33,7 +33,7 @@ class Comparison:
     split: str
     frame: pd.DataFrame
     label: np.ndarray | None
-    report_entries: Sequence
+    entries: Sequence
     answers1: Sequence
     answers2: Sequence
     calibrated: Sequence
@@ -215,7 +215,7 @@ def _drift(result: Comparison) -> None:
         if one.scored is None:
             continue
         try:
-            val = scores.clip_scores(one.folder, "val")
+            val = one.system.clip_scores("val")
         except KlassifyError as error:
             result.notes.append(f"No drift of {one.name}: {error.what}")
             continue

@@ -16,11 +16,10 @@ from klassify.files import short_names
 from klassify.grid.ragged import FrameTable
 from klassify.scores.clip_scores import read_failures
 from klassify.scores.frame_file import FrameFile, frame_table
-from klassify.scores.score_file import score_path
-from klassify.systems import scores
+from klassify.systems.base import SYSTEM, System
 from klassify.systems.detector import DETECTOR, read_detector
-from klassify.systems.scores import is_merged
-from klassify.systems.system import SYSTEM, System, input_folders, load_system
+from klassify.systems.merged import Merged
+from klassify.systems.system import load_systems
 
 TASKS = ("task1", "task2")
 ANSWERED, FELL_BACK, FAILED = "answered", "fell back", "failed"
@@ -33,7 +32,7 @@ class Found:
     """
 
     name: str
-    folder: Path
+    system: System
     answers: tuple[str, ...] = ()
 
 
@@ -41,11 +40,10 @@ class Found:
 class Entry:
     """A system with its scores on the clips of a list; what it has no scores for is None.
 
-    system: its description under its name in this comparison. frames: opened, not read.
+    name: in this comparison; `scored` and `localised` have it too. frames: opened, not read.
     """
 
     name: str
-    folder: Path
     system: System
     answers: tuple[str, ...]
     scored: Scored | None
@@ -76,9 +74,10 @@ def find(paths: Sequence[Path]) -> list[Found]:
             fix="name system folders, or folders with a detector.yaml",
         )
     here = Path.cwd().resolve()
+    systems = load_systems(_short(folder, here) for folder in folders)
     return [
-        Found(name, _short(folder, here), tuple(t for t in TASKS if t in answers))
-        for name, (folder, answers) in zip(short_names(list(folders)), folders.items())
+        Found(name, system, tuple(task for task in TASKS if task in answers))
+        for name, system, answers in zip(short_names(list(folders)), systems, folders.values())
     ]
 
 
@@ -123,9 +122,8 @@ def split_files(found: Sequence[Found], split: str) -> pd.DataFrame:
     KlassifyError where no system has clip scores or frames of it.
     """
     for one in found:
-        path = score_path(one.folder, split, "clips")
-        if path.exists():
-            table = scores.clip_scores(one.folder, split).table
+        if one.system.path(split, "clips").exists():
+            table = one.system.clip_scores(split).table
             return pd.DataFrame(
                 {"file": table["file"].to_numpy(object), "duration": table["end"].to_numpy(float)}
             )
@@ -138,27 +136,25 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
     """A system's scores for clips, checked to be of its present state. KlassifyError where it
     has none at all.
     """
-    system = dataclasses.replace(load_system(found.folder), name=found.name)
-    there = {
-        kind: score_path(found.folder, split, kind).exists()
-        for kind in ("clips", "segments", "frames")
-    }
+    system = found.system
+    named = dataclasses.replace(system, name=found.name)
+    there = {kind: system.path(split, kind).exists() for kind in ("clips", "segments", "frames")}
     if not any(there.values()):
         raise KlassifyError(
             f"{found.name} has no scores for {split}.",
-            where=score_path(found.folder, split, "clips"),
+            where=system.path(split, "clips"),
             fix=f"make stage{2 if split == 'val' else 3} split={split}, or leave it out",
         )
     scored = localised = frames = None
     if there["clips"]:
-        scored = dataclasses.replace(load_scored(found.folder, split, files), system=system)
+        scored = dataclasses.replace(load_scored(system, split, files), system=named)
     if there["segments"]:
-        localised = dataclasses.replace(load_localised(found.folder, split, files), system=system)
+        localised = dataclasses.replace(load_localised(system, split, files), system=named)
     if there["frames"]:
-        path = score_path(found.folder, split, "frames")
-        scores.refuse_older(found.folder, path, f"klassify score {found.folder} --split {split}")
+        path = system.path(split, "frames")
+        system.refuse_older(path, f"klassify score {system.folder} --split {split}")
         frames = FrameFile(path)
-    return Entry(found.name, found.folder, system, found.answers, scored, localised, frames)
+    return Entry(found.name, system, found.answers, scored, localised, frames)
 
 
 def answering(entries: Sequence[Entry], task: str) -> list[Entry]:
@@ -170,7 +166,7 @@ def answering(entries: Sequence[Entry], task: str) -> list[Entry]:
     ]
     by_recipe: dict[Path, list[Entry]] = {}
     for one in able:
-        by_recipe.setdefault(one.folder.parent, []).append(one)
+        by_recipe.setdefault(one.system.folder.parent, []).append(one)
     chosen = []
     for group in by_recipe.values():
         chosen += [one for one in group if task in one.answers] or group[-1:]
@@ -209,7 +205,7 @@ def coverage(entry: Entry, split: str, files: Sequence[str]) -> pd.DataFrame:
 
 
 def _clip_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    table = scores.clip_scores(entry.folder, split).table.set_index("file").loc[list(files)]
+    table = entry.system.clip_scores(split).table.set_index("file").loc[list(files)]
     reason = (
         table["reason"].fillna("").to_numpy(object)
         if "reason" in table
@@ -224,16 +220,17 @@ def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.nd
     """Of a system with frames: whether a clip has any; of merged proposals: how many inputs have
     frames of it.
     """
-    sources = input_folders(entry.folder) if is_merged(entry.system) else [entry.folder]
+    merges = isinstance(entry.system, Merged)
+    sources = entry.system.input_systems if merges else [entry.system]
     n_with, reasons = np.zeros(len(files), int), [[] for _ in files]
-    for folder in sources:
-        path, failures = score_path(folder, split, "frames"), read_failures(folder, split)
+    for source in sources:
+        path, failures = source.path(split, "frames"), read_failures(source.folder, split)
         there = set(FrameFile(path).files) if path.exists() else set()
         here = np.fromiter((file in there for file in files), bool, len(files))
         n_with += here
         for i in np.flatnonzero(~here):
             why = failures.get(files[i], "no frames")
-            reasons[i].append(f"{folder.name}: {why}" if len(sources) > 1 else why)
+            reasons[i].append(f"{source.folder.name}: {why}" if len(sources) > 1 else why)
     return _states(n_with, len(sources)), np.array(["; ".join(texts) for texts in reasons], object)
 
 

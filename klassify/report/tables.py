@@ -233,7 +233,7 @@ def headline(result: Comparison) -> Table:
     recipes: dict[Path, dict[str, str]] = {}
     for task, answers in (("task1", result.answers1), ("task2", result.answers2)):
         for one in answers:
-            recipes.setdefault(one.folder.parent, {})[task] = one.name
+            recipes.setdefault(one.system.folder.parent, {})[task] = one.name
     tables = {
         name: result.tables[name].set_index("system")
         for name, *_ in HEADLINE

@@ -18,18 +18,19 @@ from scipy.special import expit
 
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.scores.score_file import Header, ScoreFile, align, read_scores, score_path
+from klassify.scores.score_file import Header, ScoreFile, align, read_scores
 from klassify.submission.manifest import supervision
 from klassify.submission.verdict import MAX_ROWS
-from klassify.systems.scores import answered, clip_scores, prior_probability
-from klassify.systems.system import FRAMES_RULE, load_system
+from klassify.systems.base import System
+from klassify.systems.linear import Linear
+from klassify.systems.scores import answered
 
 PLACEHOLDER = [[0.0, 0.0, 0.0]]  # "nothing found"; an empty list makes the evaluator abort
 
 
 def write_task1(
     path: Path,
-    folder: Path,
+    system: System,
     split: str,
     frame: pd.DataFrame,
     *,
@@ -40,23 +41,21 @@ def write_task1(
 
     Nine significant digits keep the order of scores that 4 decimals would tie.
     """
-    scores = clip_scores(folder, split)
+    scores = system.clip_scores(split)
     scores = ScoreFile(
-        scores.header,
-        align(scores, frame["file"].tolist(), where=score_path(folder, split, "clips")),
+        scores.header, align(scores, frame["file"].tolist(), where=system.path(split, "clips"))
     )
     probability = _probabilities(
-        scores.table["score"].to_numpy(float), scores.header, folder, sigmoid
+        scores.table["score"].to_numpy(float), scores.header, system, sigmoid
     )
-    system = load_system(folder)
-    prior = prior_probability(system) if prior is None else prior
+    prior = system.prior if prior is None else prior
     empty = np.isnan(probability)
     answers = np.where(empty, prior, probability)
     with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as handle:
         handle.writelines(f"{name};{answer:.9g}\n" for name, answer in zip(frame["file"], answers))
     return {
         "system": system.name,
-        "supervision": supervision(folder),
+        "supervision": supervision(system),
         "n_answers": len(answers),
         "n_prior": int(empty.sum()),
         "n_without_evidence": int((~answered(scores)).sum()),
@@ -65,7 +64,7 @@ def write_task1(
 
 
 def write_task2(
-    path: Path, folder: Path, split: str, frame: pd.DataFrame, *, sigmoid: bool = False
+    path: Path, system: System, split: str, frame: pd.DataFrame, *, sigmoid: bool = False
 ) -> dict[str, Any]:
     """Write `{file: [[score, start_s, end_s], ...]}` in the order of the list; returns the
     manifest's entry.
@@ -74,7 +73,7 @@ def write_task2(
     times to 3 decimals; what has no length or stands there already is dropped, and a clip without a
     row gets the placeholder [[0.0, 0.0, 0.0]], a proposal that matches nothing.
     """
-    where = score_path(folder, split, "segments")
+    where = system.path(split, "segments")
     scores = read_scores(where)
     position = pd.Series(np.arange(len(frame)), index=frame["file"])
     clip = scores.table["file"].map(position)
@@ -86,7 +85,7 @@ def write_task2(
         )
     clip = clip.to_numpy(np.int64)
     length = frame["duration"].fillna(np.inf).to_numpy(float)[clip]
-    score = _probabilities(scores.table["score"].to_numpy(float), scores.header, folder, sigmoid)
+    score = _probabilities(scores.table["score"].to_numpy(float), scores.header, system, sigmoid)
     # down, so that rounding never puts an end behind the clip
     end = np.floor(np.minimum(scores.table["end"].to_numpy(float), length) * 1000 + 1e-6) / 1000
     start = scores.table["start"].to_numpy(float).round(3)
@@ -105,8 +104,8 @@ def write_task2(
             handle.write((b",\n" if i else b"{\n") + orjson.dumps(name) + b": " + text)
         handle.write(b"\n}\n")
     return {
-        "system": load_system(folder).name,
-        "supervision": supervision(folder),
+        "system": system.name,
+        "supervision": supervision(system),
         "n_answers": len(frame),
         "n_rows": len(rows),
         "n_placeholder": int((np.diff(edges) == 0).sum()),
@@ -130,11 +129,11 @@ def write_zip(path: Path, members: Sequence[Path]) -> None:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _probabilities(score: np.ndarray, header: Header, folder: Path, sigmoid: bool) -> np.ndarray:
+def _probabilities(score: np.ndarray, header: Header, system: System, sigmoid: bool) -> np.ndarray:
     if header.scale == "probability":
         return score
-    softmax = load_system(folder).parameters.get("rule") == FRAMES_RULE  # is its sigmoid
-    if header.scale == "log_odds" and (sigmoid or softmax):
+    # the sigmoid of a linear fusion's log-odds is its softmax
+    if header.scale == "log_odds" and (sigmoid or isinstance(system, Linear)):
         return expit(score)
     log_odds = (
         ", or give --sigmoid to take the log-odds as they are" if header.scale == "log_odds" else ""
@@ -142,6 +141,6 @@ def _probabilities(score: np.ndarray, header: Header, folder: Path, sigmoid: boo
     raise KlassifyError(
         f"The scores of {header.system} are of scale {header.scale}; the server wants"
         " probabilities.",
-        where=folder,
-        fix=f"calibrate it first: klassify calibrate {folder} ...{log_odds}",
+        where=system.folder,
+        fix=f"calibrate it first: klassify calibrate {system.folder} ...{log_odds}",
     )

@@ -18,10 +18,9 @@ from typing import Any
 
 from klassify.errors import KlassifyError
 from klassify.files import read_json, read_json_mapping
-from klassify.scores.score_file import score_path
 from klassify.settings import file_hash
 from klassify.submission import verdict
-from klassify.systems.system import input_folders, load_system, system_hash, with_inputs
+from klassify.systems.base import System
 
 # task: the file that answers it, the scores that the file is made of
 TASKS = {"task1": (verdict.TXT, "clips"), "task2": (verdict.JSON, "segments")}
@@ -38,63 +37,64 @@ HASH, HEX, NAME = (
 )
 
 
-def describe(folder: Path, split: str) -> dict[str, Any]:
+def describe(system: System, split: str) -> dict[str, Any]:
     """A system for the manifest: what it is, hashes, its scores on val if evaluated, its inputs
     likewise.
     """
-    _refuse_many(folder)
-    system = load_system(folder)
+    _refuse_many(system)
+    folder = system.folder
     entry = {
         name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")
     }
-    entry |= {"path": str(folder), "hash": system_hash(folder)}
+    entry |= {"path": str(folder), "hash": system.hash}
     for _, kind in TASKS.values():
-        scores = score_path(folder, split, kind)
+        scores = system.path(split, kind)
         if scores.exists():
             entry[f"{kind}_sha256"] = file_hash(scores)
     for key, (name, metric) in LOCAL_SCORES.items():
         if (folder / name).exists():
             entry[key] = read_json_mapping(folder / name).get(metric)
-    return entry | {"inputs": [describe(path, split) for path in input_folders(folder)]}
+    return entry | {"inputs": [describe(one, split) for one in system.input_systems]}
 
 
-def supervision(folder: Path) -> str:
+def supervision(system: System) -> str:
     """`segment` as soon as the system or anything that it is computed from was trained on
     segment labels.
     """
-    parts = [load_system(path).supervision for path in with_inputs(folder)]
+    parts = [one.supervision for one in system.with_inputs()]
     return "segment" if "segment" in parts else "clip"
 
 
-def _refuse_many(folder: Path) -> None:
+def _refuse_many(system: System) -> None:
     """KlassifyError for a system whose inputs, those of inputs written out wherever they are
     used, have no end.
     """
     count: dict[Path, int] = {}
-    for path in with_inputs(folder):
-        count[path.resolve()] = 1 + sum(count[one.resolve()] for one in input_folders(path))
-    if count[Path(folder).resolve()] > MAX_SYSTEMS:
+    for one in system.with_inputs():
+        count[one.folder] = 1 + sum(count[given.folder] for given in one.input_systems)
+    if count[system.folder] > MAX_SYSTEMS:
         raise KlassifyError(
-            f"A manifest names at most {MAX_SYSTEMS} inputs of inputs of a system.", where=folder
+            f"A manifest names at most {MAX_SYSTEMS} inputs of inputs of a system.",
+            where=system.folder,
         )
 
 
 def made_with(
-    list_path: Path, split: str, tasks: Mapping[str, Path], *, prior: float | None, sigmoid: bool
+    list_path: Path, split: str, tasks: Mapping[str, System], *, prior: float | None, sigmoid: bool
 ) -> dict[str, Any]:
     """What decides the bytes of a package: settings, and hashes of the list, the systems and
     their scores.
     """
     wanted = {"split": split, "list": file_hash(list_path), "prior": prior, "sigmoid": sigmoid}
-    for task, folder in tasks.items():
+    for task, system in tasks.items():
         kind = TASKS[task][1]
-        scores = score_path(folder, split, kind)
+        scores = system.path(split, kind)
         if not scores.exists():
-            fix = f"klassify score {folder} --split {split}"
+            fix = f"klassify score {system.folder} --split {split}"
             raise KlassifyError(
-                f"{folder.name} has no {kind} scores for {split}.", where=scores, fix=fix
+                f"{system.folder.name} has no {kind} scores for {split}.", where=scores, fix=fix
             )
-        wanted |= {f"{task}_system": system_hash(folder), f"{task}_scores": file_hash(scores)}
+        wanted |= {f"{task}_system": system.hash, f"{task}_scores": file_hash(scores)}
     return wanted
 
 
@@ -119,12 +119,12 @@ def provenance() -> dict[str, Any]:
 
 
 def refuse_unreadable(
-    list_path: Path, split: str, tasks: Mapping[str, Path], wanted: Mapping[str, Any]
+    list_path: Path, split: str, tasks: Mapping[str, System], wanted: Mapping[str, Any]
 ) -> None:
     """KlassifyError where the manifest of such a package would be refused when it is read.
     wanted: see made_with.
     """
-    described = {task: describe(folder, split) for task, folder in tasks.items()}
+    described = {task: describe(system, split) for task, system in tasks.items()}
     draft = {
         "split": split,
         "list": {"path": str(list_path)},

@@ -25,6 +25,7 @@ from klassify.submission.manifest import (
     refuse_unreadable,
 )
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
+from klassify.systems.base import System
 
 DEMO_NOTICE = "NOT FOR UPLOAD: made from the generated corpus"
 SUPERVISION_RULE = (
@@ -37,7 +38,7 @@ def package(
     out: str | os.PathLike,
     list_path: str | os.PathLike,
     split: str,
-    tasks: Mapping[str, str | os.PathLike],
+    tasks: Mapping[str, System],
     *,
     prior: float | None = None,
     sigmoid: bool = False,
@@ -47,14 +48,14 @@ def package(
     """Write prediction files, submission.zip and manifest.json into `out`, and its row in the
     ledger.
 
-    tasks: {"task1": folder of the system that answers it, "task2": likewise}, one or both.
+    tasks: {"task1": the system that answers it, "task2": likewise}, one or both.
     ledger_path: the ledger; None stands for klassify.submission.ledger.find_ledger(out). Returns
     the manifest. Raises KlassifyError where scores and list differ, scores are no probabilities,
     `out` holds a submission of something else, the checker refuses the result, or the ledger cannot
     be read.
     """
     out, list_path = Path(out), Path(list_path)
-    tasks = {name: Path(tasks[name]) for name in TASKS if name in tasks}
+    tasks = {name: tasks[name] for name in TASKS if name in tasks}
     _refuse_list(list_path)
     wanted = made_with(list_path, split, tasks, prior=prior, sigmoid=sigmoid)
     path = out / MANIFEST
@@ -98,7 +99,7 @@ def build(
     out: Path,
     list_path: Path,
     split: str,
-    tasks: Mapping[str, Path],
+    tasks: Mapping[str, System],
     *,
     prior: float | None,
     sigmoid: bool,
@@ -129,7 +130,7 @@ def build(
         (out / ZIP).unlink()
         raise
     return manifest | {
-        "systems": {name: describe(folder, split) for name, folder in tasks.items()},
+        "systems": {name: describe(system, split) for name, system in tasks.items()},
         "zip_sha256": file_hash(out / ZIP),
         "files": {name: file_hash(out / name) for name in members},
         "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -154,13 +155,13 @@ def _command(
     out: Path,
     list_path: Path,
     split: str,
-    tasks: dict[str, Path],
+    tasks: Mapping[str, System],
     prior: float | None,
     sigmoid: bool,
 ) -> str:
     words = ["klassify", "package"]
-    for name, folder in tasks.items():
-        words += [f"--{name}", folder]
+    for name, system in tasks.items():
+        words += [f"--{name}", system.folder]
     words += ["--split", split, "--list", list_path, "--out", out]
     words += (["--prior", prior] if prior is not None else []) + (["--sigmoid"] if sigmoid else [])
     return shlex.join(map(str, words))

@@ -17,7 +17,7 @@ from klassify.submission import check, compare, ledger
 from klassify.submission.manifest import TASKS, entries, inside
 from klassify.submission.package import build
 from klassify.submission.verdict import MANIFEST, ZIP, Listed
-from klassify.systems.system import system_hash
+from klassify.systems.system import load_systems, system_hash
 
 
 def locate(submission: str, ledger_path: str | os.PathLike) -> tuple[Path, Path | None]:
@@ -77,7 +77,7 @@ def reproduce(
                 folder,
                 list_path,
                 split,
-                tasks,
+                dict(zip(tasks, load_systems(tasks.values()))),
                 prior=settings["prior"],
                 sigmoid=settings["sigmoid"],
             )

@@ -12,9 +12,8 @@ from scipy.special import expit, logit
 from klassify.errors import KlassifyError, first_few
 from klassify.metrics import clips
 from klassify.scores.score_file import ScoreFile
-from klassify.systems import system as systems_system
+from klassify.systems.base import Derived, System
 from klassify.systems.scores import answered, as_probability
-from klassify.systems.system import System, number
 
 INPUTS = ("probability", "log_odds")
 MAX_NEWTON_STEPS = 100
@@ -168,17 +167,24 @@ def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
     return logit(np.clip(probability, clips.PROBABILITY_FLOOR, 1 - clips.PROBABILITY_FLOOR))
 
 
-def apply(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+def apply(scores: ScoreFile, a: float, b: float, input: str) -> pd.DataFrame:
     """The calibrated clip table: file start end score reason, a clip without an answer as it
     was.
     """
-    (scores,) = inputs
-    a, b = number(system, "a"), number(system, "b")
-    x = _platt_input(scores, systems_system.choice(system, "input", INPUTS))
-    table = scores.table.assign(score=expit(-(a * x + b)))
+    table = scores.table.assign(score=expit(-(a * _platt_input(scores, input) + b)))
     if "reason" not in table:
         table["reason"] = ""
     kept = [
         name for name in ("file", "start", "end", "score", "answered", "reason") if name in table
     ]
     return table[kept]
+
+
+class Calibrated(Derived):
+    """A system whose scores are another's after Platt scaling."""
+
+    def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+        """The calibrated clip table from the input's clip scores."""
+        (scores,) = inputs
+        a, b = self.number("a"), self.number("b")
+        return apply(scores, a, b, self.choice("input", INPUTS))

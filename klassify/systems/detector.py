@@ -1,21 +1,25 @@
-"""detector.yaml, the graph of systems from media to the submitted answers: its schema and its
+"""detector.yaml, the graph of systems from media to the submitted answers: its schema, writer and
 reader.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from klassify.errors import KlassifyError
-from klassify.files import read_yaml
-from klassify.settings import file_hash
+from klassify.files import read_yaml, write_text
+from klassify.settings import already_done, file_hash
 from klassify.systems.scores import PROPOSALS
-from klassify.systems.system import input_folders, load_system, system_hash
+from klassify.systems.system import System, load_systems
 from klassify.untrusted import refuse_cut
 
+DETECTOR = "detector.yaml"
 TASKS = ("task1", "task2")
 
 
@@ -33,22 +37,43 @@ def read_answers(conf: str | os.PathLike) -> dict[str, str]:
     return answers
 
 
-def _node(top: Path, folder: Path) -> dict[str, Any]:
-    """A system's entry."""
-    system = load_system(folder)
+def write_detector(top: Path, answers: dict[str, str], *, force: bool = False) -> Path:
+    """Write the detector.yaml of a folder of systems, or keep it where nothing has changed.
+
+    answers: {task: system}. KlassifyError for a system, also an input's, that is not below the
+    folder.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for answering in load_systems(top / name for name in answers.values()):
+        for system in answering.with_inputs():
+            below = os.path.relpath(system.folder, top)
+            if leaves(below):
+                raise KlassifyError(
+                    "This system does not lie below the detector's folder.",
+                    where=system.folder,
+                    fix=f"name systems below {top}, and inputs likewise",
+                )
+            entries[below] = _entry(top, system)
+    wanted = {"answers": answers, "systems": entries}
+    path = top / DETECTOR
+    made_with = read_mapping(path) if path.exists() else None
+    if not already_done(path, made_with, wanted, force=force):
+        write_text(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def _entry(top: Path, system: System) -> dict[str, Any]:
     entry = {
         "kind": system.kind,
         "modality": system.modality,
         "supervision": system.supervision,
-        "inputs": [os.path.relpath(path, top) for path in input_folders(folder)],
-        "hash": system_hash(folder),
+        "inputs": [os.path.relpath(one.folder, top) for one in system.input_systems],
+        "hash": system.hash,
     }
-    if (folder / PROPOSALS).exists():
-        entry["proposals"] = file_hash(folder / PROPOSALS)
+    proposals = system.folder / PROPOSALS
+    if proposals.exists():
+        entry["proposals"] = file_hash(proposals)
     return entry
-
-
-DETECTOR = "detector.yaml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +86,20 @@ class DetectorFile:
     answers: dict[str, str]
     systems: dict[str, dict[str, Any]]
 
-    def answering(self, task: str) -> Path:
-        """The folder of the system that answers `task1` or `task2`."""
+    @functools.cached_property
+    def loaded(self) -> dict[str, System]:
+        """Its systems by name."""
+        folders = [self.folder / name for name in self.systems]
+        return dict(zip(self.systems, load_systems(folders)))
+
+    def answering(self, task: str) -> System:
+        """The system that answers `task1` or `task2`."""
         if task not in self.answers:
             raise KlassifyError(
                 f"No system answers {task}; there are answers for {', '.join(self.answers)}.",
                 where=self.folder / DETECTOR,
             )
-        return self.folder / self.answers[task]
+        return self.loaded[self.answers[task]]
 
 
 def read_detector(path: str | os.PathLike) -> DetectorFile:
@@ -87,12 +118,12 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
             f"This detector is damaged: {problem}.", where=path, fix="make stage2 force=1"
         )
     detector = DetectorFile(path.parent, content["answers"], content["systems"])
-    for name, entry in detector.systems.items():
-        proposals = path.parent / name / PROPOSALS
+    for name, system in detector.loaded.items():
+        entry, proposals = detector.systems[name], system.folder / PROPOSALS
         same = "proposals" not in entry or (
             proposals.exists() and file_hash(proposals) == entry["proposals"]
         )
-        if not same or system_hash(path.parent / name) != entry["hash"]:
+        if not same or system.hash != entry["hash"]:
             raise KlassifyError(
                 f"The system {name} has changed since the detector was put together.",
                 where=path,

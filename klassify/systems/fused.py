@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.scores.score_file import ScoreFile, align
-from klassify.systems.scores import answered, as_probability, prior_probability
-from klassify.systems.system import FRAMES_RULE, System, choice, number
-
-LINEAR = FRAMES_RULE
+from klassify.systems.base import Derived, System
+from klassify.systems.scores import answered, as_probability
 
 
-def _mean(probability: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
+def _mean(probability: np.ndarray) -> np.ndarray:
     there = ~np.isnan(probability)
     with np.errstate(invalid="ignore"):
         return np.where(there, probability, 0).sum(axis=0) / there.sum(axis=0)
 
 
-def _max(probability: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
+def _max(probability: np.ndarray) -> np.ndarray:
     return np.fmax.reduce(probability, axis=0)
 
 
@@ -31,29 +28,14 @@ def _max(probability: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
 class Rule:
     """How inputs become one score.
 
-    combine: (inputs, clips) probabilities, NaN = no answer, and the fusion's parameters ->
-    (clips,), NaN only where no input answers. scales: those of input scores that the rule takes.
+    combine: (inputs, clips) probabilities, NaN = no answer -> (clips,), NaN only where no input
+    answers. scales: those of input scores that the rule takes.
     """
 
-    combine: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
+    combine: Callable[[np.ndarray], np.ndarray]
     scales: tuple[str, ...]
 
 
-LINEAR_OPTIONS = (
-    "labels",
-    "label",
-    "supervision",
-    "solver",
-    "epochs",
-    "seed",
-    "weights",
-    "resolutions",
-    "hold",
-    "aggregate",
-    "scores_split",
-    "subset",
-    "report",
-)
 RULES = {"max": Rule(_max, ("probability",)), "mean": Rule(_mean, ("probability", "log_odds"))}
 
 
@@ -61,11 +43,12 @@ def default_prior(rule: str, inputs: Sequence[System]) -> float:
     """What the rule makes of the probabilities that the inputs give to a clip they know nothing
     of.
     """
-    priors = np.array([[prior_probability(system)] for system in inputs])
-    return float(RULES[rule].combine(priors, {})[0])
+    priors = np.array([[system.prior] for system in inputs])
+    return float(RULES[rule].combine(priors)[0])
 
 
-def _check_scale(rule: str, name: str, scale: str) -> None:
+def check_scale(rule: str, name: str, scale: str) -> None:
+    """KlassifyError unless the rule takes scores of this scale."""
     if scale not in RULES[rule].scales:
         raise KlassifyError(
             f"The rule {rule} takes {' or '.join(RULES[rule].scales)} scores; those of {name} are"
@@ -74,19 +57,18 @@ def _check_scale(rule: str, name: str, scale: str) -> None:
         )
 
 
-def apply(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+def apply(inputs: Sequence[ScoreFile], rule: str, prior: float, name: str) -> pd.DataFrame:
     """The fused clip table: file start end score answered reason; every clip has a score.
 
-    The inputs must cover the same clips; they are joined by name, in the order of the first.
+    The inputs must cover the same clips; they are joined by name, in the order of the first. name:
+    of the fusion, for messages.
     """
-    rule, prior = choice(system, "rule", RULES), number(system, "prior")
     files = inputs[0].table["file"].tolist()
     probabilities, reasons = [], []
     for scores in inputs:
-        _check_scale(rule, scores.header.system, scores.header.scale)
-        scores = ScoreFile(
-            scores.header, align(scores, files, where=f"{system.name}: {scores.header.system}")
-        )
+        check_scale(rule, scores.header.system, scores.header.scale)
+        where = f"{name}: {scores.header.system}"
+        scores = ScoreFile(scores.header, align(scores, files, where=where))
         has_answer = answered(scores)
         probabilities.append(np.where(has_answer, as_probability(scores), np.nan))
         why = (
@@ -100,7 +82,7 @@ def apply(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
                 for ok, text in zip(has_answer, why)
             ]
         )
-    fused = RULES[rule].combine(np.stack(probabilities), system.parameters)
+    fused = RULES[rule].combine(np.stack(probabilities))
     first = inputs[0].table
     return pd.DataFrame(
         {
@@ -112,3 +94,11 @@ def apply(system: System, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
             "reason": ["; ".join(filter(None, clip)) for clip in zip(*reasons)],
         }
     )
+
+
+class Fused(Derived):
+    """A fusion of clip scores by one of the RULES."""
+
+    def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+        """The fused clip table from the inputs' clip scores."""
+        return apply(inputs, self.choice("rule", RULES), self.number("prior"), self.name)

@@ -15,7 +15,7 @@ the highest of a clip's frames (`aggregate: max`, the paper's) or the mean of it
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,24 +31,15 @@ from klassify.scores.score_file import (
     ScoreFile,
     made_with,
     read_scores,
-    score_path,
     write_blocks,
     write_scores,
 )
 from klassify.scores.score_file import align as in_order
-from klassify.settings import already_done, settings_hash
+from klassify.settings import already_done
 from klassify.systems import align
-from klassify.systems import scores as systems_scores
-from klassify.systems.scores import frames_path
-from klassify.systems.system import (
-    FRAMES_RULE,
-    SYSTEM,
-    System,
-    input_folders,
-    load_system,
-    system_hash,
-)
+from klassify.systems.base import SYSTEM, System, made_from
 
+RULE = "linear"
 PAIR = ("real", "fake")
 RESOLUTIONS = (160, 320, 640)
 
@@ -114,48 +105,48 @@ def columns_of(source: FrameFile, resolutions: Sequence[int] = RESOLUTIONS) -> l
     return ["score"]
 
 
-def open_inputs(folders: Sequence[Path], split: str) -> list[FrameFile]:
+def open_inputs(systems: Sequence[System], split: str) -> list[FrameFile]:
     """The frame scores of systems; missing ones, or ones of an older state, are refused with the
     command.
     """
-    return [FrameFile(frames_path(folder, split)) for folder in folders]
+    return [FrameFile(system.frames_path(split)) for system in systems]
 
 
-# ------------------------------------------------------------------------------ scores of a split
+class Linear(System):
+    """A fusion of frame scores, which has both frame and clip scores."""
 
+    has_frames = True
 
-def derive_frames(folder: str | os.PathLike, split: str, *, force: bool = False) -> ScoreFile:
-    """Write a linear fusion's frame and clip scores, or keep them where nothing has changed;
-    returns the latter.
-    """
-    system, folders = load_system(folder), input_folders(folder)
-    rule, sources = Rule.of(system), open_inputs(folders, split)
-    clips = [systems_scores.clip_scores(one, split) for one in folders]
-    files = clips[0].table["file"].tolist()
-    clips = [
-        in_order(one, files, where=score_path(path, split, "clips"))
-        for one, path in zip(clips, folders)
-    ]
-    for source in sources:
-        extra = set(source.files).difference(files)
-        if extra:
-            what = f"{len(extra)} clips have frames but no clip score: {first_few(sorted(extra))}."
-            raise KlassifyError(what, where=source.path)
-    made_from = [f"{one.header.system} {settings_hash(one.header.settings)}" for one in sources]
-    settings = {"system": system_hash(folder), "inputs": made_from}
-    frames, path = (score_path(folder, split, kind) for kind in ("frames", "clips"))
-    header = Header(system.name, split, "frames", system.scale, system.supervision, settings)
-    if not already_done(frames, made_with(frames), settings, force=force):
-        write_blocks(frames, _frame_tables(rule, sources, files), header)
-    if not already_done(path, made_with(path), settings, force=force):
-        write_scores(
-            path, _clip_table(rule, frames, clips, sources), Header(*_fields(header, kind="clips"))
-        )
-    return read_scores(path)
-
-
-def _fields(header: Header, **changed: str) -> tuple:
-    return tuple((vars(header) | changed).values())
+    def derive(self, split: str, *, force: bool = False) -> ScoreFile:
+        """Write the frame and clip scores, or keep them where nothing has changed; returns the
+        latter.
+        """
+        rule, inputs = Rule.of(self), self.input_systems
+        sources = open_inputs(inputs, split)
+        clips = [one.clip_scores(split) for one in inputs]
+        files = clips[0].table["file"].tolist()
+        clips = [
+            in_order(scores, files, where=one.path(split, "clips"))
+            for scores, one in zip(clips, inputs)
+        ]
+        for source in sources:
+            extra = set(source.files).difference(files)
+            if extra:
+                raise KlassifyError(
+                    f"{len(extra)} clips have frames but no clip score:"
+                    f" {first_few(sorted(extra))}.",
+                    where=source.path,
+                )
+        made_of = [made_from(source.header) for source in sources]
+        settings = {"system": self.hash, "inputs": made_of}
+        frames, path = self.path(split, "frames"), self.path(split, "clips")
+        header = Header(self.name, split, "frames", self.scale, self.supervision, settings)
+        if not already_done(frames, made_with(frames), settings, force=force):
+            write_blocks(frames, _frame_tables(rule, sources, files), header)
+        if not already_done(path, made_with(path), settings, force=force):
+            table = _clip_table(rule, frames, clips, sources)
+            write_scores(path, table, dataclasses.replace(header, kind="clips"))
+        return read_scores(path)
 
 
 def _frame_tables(
@@ -201,10 +192,6 @@ def _clip_table(
         )
     table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*whys)]
     return table
-
-
-# ------------------------------------------------------------------------------ what a fit learns
-# from
 
 
 class Gathered(NamedTuple):
@@ -254,4 +241,4 @@ def parameters_of(rule: Rule, **more: Any) -> Mapping[str, Any]:
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in rule._asdict().items()
     }
-    return {"rule": FRAMES_RULE} | plain | more
+    return {"rule": RULE} | plain | more

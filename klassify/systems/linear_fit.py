@@ -1,10 +1,10 @@
-"""`klassify fuse --rule linear`: fit paper 2's linear layer on the frames of val_fit, or take
-released weights.
+"""Make a linear fusion: fit paper 2's linear layer on the frames of val_fit, or take released
+weights.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,27 +32,8 @@ from klassify.systems.linear import (
     open_inputs,
     parameters_of,
 )
-from klassify.systems.system import (
-    SYSTEM,
-    System,
-    derived_system,
-    load_system,
-    made_before,
-    system_hash,
-    write_system,
-)
+from klassify.systems.system import System, derived_system, made_before, write_system
 
-DEFAULTS = {
-    "label": "union",
-    "supervision": "segment",
-    "solver": "exact",
-    "epochs": 50,
-    "seed": 0,
-    "aggregate": "max",
-    "scores_split": "val",
-    "subset": "val_fit",
-    "report": "val_report",
-}
 SEGMENTS = {
     "union": "fake_segments",
     "audio": "audio_fake_segments",
@@ -60,92 +41,130 @@ SEGMENTS = {
 }
 
 
-def run_linear(args: argparse.Namespace) -> int:
-    """Run `klassify fuse --rule linear`."""
-    options = _options(args)
-    folders, sources = _inputs(args.inputs, options.scores_split)
-    columns = [columns_of(source, _resolutions(args.resolutions)) for source in sources]
-    hold_s = _hold(args)
-    made_with = {
-        "inputs": [system_hash(folder) for folder in folders],
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+    """How a linear fusion is fitted, and on what.
+
+    label: what counts as fake: `union`, `audio` or `visual`. supervision: fit on the labels of
+    frames (`segment`) or of clips. epochs and seed: of the solvers one_cycle and constant.
+    aggregate: frames -> clip. subset and report: clips of scores_split to fit on, and for the
+    reported numbers.
+    """
+
+    label: str = "union"
+    supervision: str = "segment"
+    solver: str = "exact"
+    epochs: int = 50
+    seed: int = 0
+    aggregate: str = "max"
+    scores_split: str = "val"
+    subset: str = "val_fit"
+    report: str = "val_report"
+
+
+def fit_linear(
+    out: Path,
+    inputs: Sequence[System],
+    labels: Path,
+    options: FitOptions,
+    *,
+    hold_s: float | None = HOLD_S,
+    resolutions: Sequence[int] = RESOLUTIONS,
+    prior: float | None = None,
+    force: bool = False,
+) -> System | None:
+    """Fit a linear fusion and write its folder; None where it is there already.
+
+    hold_s: see klassify.systems.align.aligned. prior: probability of a clip that no input answers
+    for, None for the share of fakes.
+    """
+    inputs, sources = _inputs(inputs, options.scores_split)
+    columns = [columns_of(source, resolutions) for source in sources]
+    fit_on, report_on = (
+        _Labelled(labels, name, options) for name in (options.subset, options.report)
+    )
+    _check_split(fit_on, report_on)
+    _check_supervision(options.supervision, inputs)
+    made_with = _made_with(inputs, columns, hold_s, options.aggregate, prior)
+    made_with |= dataclasses.asdict(options)
+    made_with["scores"] = [file_hash(source.path) for source in sources]
+    made_with["labels"] = [fit_on.hash, report_on.hash]
+    if made_before(out, made_with, force=force):
+        return None
+    rule, more = _fitted(sources, columns, hold_s, options, fit_on)
+    more["report"] = _report(rule, sources, report_on, options.supervision)
+    if prior is not None:
+        more["prior"] = prior
+    return _write(out, inputs, rule, options.supervision, more, made_with)
+
+
+def released_linear(
+    out: Path,
+    inputs: Sequence[System],
+    weights: Path,
+    options: FitOptions,
+    *,
+    hold_s: float | None = None,
+    resolutions: Sequence[int] = RESOLUTIONS,
+    prior: float | None = None,
+    force: bool = False,
+) -> System | None:
+    """A linear fusion with released weights, as `fit_linear`; of the options, the split and the
+    aggregation count.
+    """
+    inputs, sources = _inputs(inputs, options.scores_split)
+    columns = [columns_of(source, resolutions) for source in sources]
+    made_with = _made_with(inputs, columns, hold_s, options.aggregate, prior)
+    made_with["weights"] = file_hash(_existing(weights))
+    if made_before(out, made_with, force=force):
+        return None
+    rule = _released(weights, columns, hold_s, options.aggregate)
+    more = {"prior": 0.5 if prior is None else prior}
+    # the published fusion was trained on segments
+    return _write(out, inputs, rule, "segment", more, made_with)
+
+
+def _made_with(
+    inputs: Sequence[System],
+    columns: list[list[str]],
+    hold_s: float | None,
+    aggregate: str,
+    prior: float | None,
+) -> dict[str, Any]:
+    return {
+        "inputs": [system.hash for system in inputs],
         "columns": columns,
         "hold_s": hold_s,
-        "aggregate": options.aggregate,
-        "prior": args.prior,
+        "aggregate": aggregate,
+        "prior": prior,
     }
-    if args.weights:
-        made_with["weights"] = file_hash(_existing(args.weights))
-    else:
-        fit_on, report_on = (
-            _Labelled(args.labels, name, options) for name in (options.subset, options.report)
-        )
-        _check_split(fit_on, report_on)
-        _check_supervision(options.supervision, folders)
-        scores, labels = (
-            [file_hash(source.path) for source in sources],
-            [fit_on.hash, report_on.hash],
-        )
-        made_with |= vars(options) | {"scores": scores, "labels": labels}
-    if made_before(args.out, made_with, force=args.force):
-        print(f"{args.out / SYSTEM} is up to date")
-        return 0
-    if args.weights:
-        rule, more = _released(args.weights, columns, hold_s, options.aggregate), {"prior": 0.5}
-        options.supervision = "segment"  # that is how the published fusion was trained
-    else:
-        rule, more = _fitted(sources, columns, hold_s, options, fit_on)
-        more["report"] = _report(rule, sources, report_on, options.supervision)
-    more |= {} if args.prior is None else {"prior": args.prior}
+
+
+def _write(
+    out: Path,
+    inputs: Sequence[System],
+    rule: Rule,
+    supervision: str,
+    more: dict[str, Any],
+    made_with: dict[str, Any],
+) -> System:
     parameters = parameters_of(rule, **more, made_with=made_with)
-    system = derived_system(
-        args.out, "fusion", folders, "log_odds", parameters, options.supervision
-    )
-    write_system(args.out, system)
-    print(_told(system))
-    return 0
+    system = derived_system(out, "fusion", inputs, "log_odds", parameters, supervision)
+    write_system(out, system)
+    return system
 
 
-def _options(args: argparse.Namespace) -> argparse.Namespace:
-    """DEFAULTS where nothing else was given; what cannot go together is refused."""
-    if bool(args.labels) == bool(args.weights):
-        raise KlassifyError(
-            "Give --labels to fit the fusion, or --weights for released ones; one of the two."
-        )
-    given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
-    return argparse.Namespace(**DEFAULTS | given)
-
-
-def _inputs(folders: Sequence[Path], split: str) -> tuple[list[Path], list[FrameFile]]:
+def _inputs(systems: Sequence[System], split: str) -> tuple[list[System], list[FrameFile]]:
     """The systems and their frame scores, those with real and fake logits first.
 
     So the picture rules the length of a clip, and released weights meet their columns.
     """
-    pairs = list(zip(folders, open_inputs(folders, split)))
+    pairs = list(zip(systems, open_inputs(systems, split)))
     pairs.sort(key=lambda pair: not set(PAIR) <= set(pair[1].columns))
     names = [source.header.system for _, source in pairs]
     if len(set(names)) < len(names):
         raise KlassifyError(f"The inputs need different names; given: {', '.join(names)}.")
-    return [folder for folder, _ in pairs], [source for _, source in pairs]
-
-
-def _resolutions(text: str | None) -> Sequence[int]:
-    if text is None:
-        return RESOLUTIONS
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise KlassifyError(f"--resolutions are numbers of milliseconds, not {text!r}.") from None
-
-
-def _hold(args: argparse.Namespace) -> float | None:
-    """`hold_s` of klassify.systems.align.aligned; the published fusion holds to the end of the
-    clip.
-    """
-    if args.hold is None:
-        return None if args.weights else HOLD_S
-    if not args.hold >= 0:
-        raise KlassifyError(f"--hold is a number of seconds, not {args.hold}.")
-    return None if np.isinf(args.hold) else args.hold
+    return [system for system, _ in pairs], [source for _, source in pairs]
 
 
 def _existing(path: Path) -> Path:
@@ -156,15 +175,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------ labels
-
-
 class _Labelled:
     """A labelled subset: `files`, their clip labels (n,), and with segment supervision the fake
     `truth`.
     """
 
-    def __init__(self, labels: Path, subset: str, options: argparse.Namespace):
+    def __init__(self, labels: Path, subset: str, options: FitOptions):
         by_segment = options.supervision == "segment"
         frame = subsets.load_split(labels, subset, segments=by_segment)
         self.name, self.files, self.sources = (
@@ -212,27 +228,21 @@ def _check_split(fit_on: _Labelled, report_on: _Labelled) -> None:
         print(f"warning: {len(sources)} sources lie on both sides of the fit", file=sys.stderr)
 
 
-def _check_supervision(supervision: str, folders: Sequence[Path]) -> None:
-    if supervision == "clip":
-        learned = [
-            folder.name for folder in folders if load_system(folder).supervision == "segment"
-        ]
-        if learned:
-            raise KlassifyError(
-                f"{', '.join(learned)} learned from segment labels, so that no fusion of it is"
-                " clip-supervised.",
-                fix="train the inputs with supervision: clip, or fit with --supervision segment",
-            )
-
-
-# ------------------------------------------------------------------------------ fit and report
+def _check_supervision(supervision: str, inputs: Sequence[System]) -> None:
+    learned = [system.folder.name for system in inputs if system.supervision == "segment"]
+    if supervision == "clip" and learned:
+        raise KlassifyError(
+            f"{', '.join(learned)} learned from segment labels, so that no fusion of it is"
+            " clip-supervised.",
+            fix="train the inputs with supervision: clip, or fit with --supervision segment",
+        )
 
 
 def _fitted(
     sources: Sequence[FrameFile],
     columns: list[list[str]],
     hold_s: float | None,
-    options: argparse.Namespace,
+    options: FitOptions,
     clips: _Labelled,
 ) -> tuple[Rule, dict[str, Any]]:
     """The fusion, and what to note of it: its prior, and `fit`, how it came about."""
@@ -301,19 +311,3 @@ def _released(path: Path, columns: list[list[str]], hold_s: float | None, aggreg
     load_weights(model, path)
     weight, bias = (value.detach().double().numpy() for value in (model.weight, model.bias))
     return Rule(columns, weight, bias, np.zeros(len(COLUMNS)), hold_s, aggregate)
-
-
-def _told(system: System) -> str:
-    given = system.parameters
-    if "fit" not in given:
-        return f"{system.name}: released weights, supervision {system.supervision}"
-    fit, report = given["fit"], given["report"]
-    auc = ", ".join(
-        f"{name} {'-' if value is None else format(value, '.4f')}"
-        for name, value in report["auc"].items()
-    )
-    return (
-        f"{system.name}: {fit['solver']} fit on {fit['n_frames']} frames of {fit['n_clips']} clips,"
-        f" {fit['unit']} labels ({fit['label']}), loss {fit['loss']:.4f}\n  {report['unit']} AUC on"
-        f" {report['n']} {report['unit']}s of {report['subset']}: {auc}"
-    )

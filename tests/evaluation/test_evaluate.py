@@ -14,8 +14,7 @@ from klassify.evaluation import clips, tables
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips as metrics_clips
 from klassify.scores.score_file import Header, score_path, write_scores
-from klassify.systems import scores, system
-from klassify.systems.score import derive_scores
+from klassify.systems import system
 
 
 def make_list(path, n_sources=12):
@@ -88,7 +87,7 @@ def exp(tmp_path_factory):
     assert klassify(*fusion) == 0
     for split in ("val", "testA"):
         for name in ("audio_platt", "video_platt", "avg", "maxout"):
-            derive_scores(root / name, split)
+            system.load_system(root / name).derive(split)
         status = klassify(
             "evaluate",
             *(root / name for name in NAMES),
@@ -140,7 +139,7 @@ def test_every_system_label_and_group_has_a_row(exp):
 def test_numbers_equal_sklearn_on_the_joined_scores(exp):
     frame = data_list.read_list(exp / "lists" / "testA.tsv")
     table = read(exp, "testA").set_index(["system", "label", "group"])
-    score = scores.clip_scores(exp / "video", "testA").table.set_index("file")["score"]
+    score = system.load_system(exp / "video").clip_scores("testA").table.set_index("file")["score"]
     score = (
         score.reindex(frame["file"]).fillna(0.0).to_numpy()
     )  # a model's prior is 0.5, log-odds 0
@@ -335,7 +334,9 @@ def test_refusals(exp, monkeypatch, capsys, arguments, message):
 def test_a_clip_without_source_is_a_source_of_its_own(tmp_path):
     frame = make_list(tmp_path / "testA.tsv").assign(source="")
     make_model(tmp_path / "audio", frame, "testA", "audio")
-    scored = clips.load_scored(tmp_path / "audio", "testA", frame["file"].tolist())
+    scored = clips.load_scored(
+        system.load_system(tmp_path / "audio"), "testA", frame["file"].tolist()
+    )
     table = clips.measure([scored], frame, versus="audio", n_bootstrap=20)
     assert (table[table["group"] == "all"]["n_sources"] == 48).all()
 

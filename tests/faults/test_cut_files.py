@@ -197,7 +197,9 @@ def _detector(folder: Path) -> Path:
 def _package(folder: Path) -> Path:
     system = _system(folder).parent
     _scores(system, "clips")
-    package.package(folder / "submissions/x", _list(folder), "testA", {"task1": system})
+    package.package(
+        folder / "submissions/x", _list(folder), "testA", {"task1": load_system(system)}
+    )
     return folder / "submissions/x"
 
 

@@ -10,8 +10,7 @@ from klassify.errors import KlassifyError
 from klassify.evaluation import segments
 from klassify.localisation import frame_scores, localise, proposals
 from klassify.scores.score_file import Header, ScoreFile, read_scores, score_path, write_blocks
-from klassify.systems.score import derive_scores
-from klassify.systems.system import System, input_folders, load_system, system_hash, write_system
+from klassify.systems.system import System, load_system, system_hash, write_system
 
 FRAME_S = 0.04
 
@@ -174,17 +173,17 @@ def test_tuned_settings_are_taken_up_and_can_be_overridden(bam, tmp_path):
         "method: watershed\nsettings: {context: 0.5}\ntuned: {score: 0.3}\n"
     )
     assert (
-        localise.choose(bam).method == "watershed"
-        and localise.choose(bam).settings["context"] == 0.5
+        localise.choose(load_system(bam)).method == "watershed"
+        and localise.choose(load_system(bam)).settings["context"] == 0.5
     )
-    assert localise.choose(bam, settings={"context": 0.0}).settings["context"] == 0.0
-    assert localise.choose(bam, method="threshold") == (
+    assert localise.choose(load_system(bam), settings={"context": 0.0}).settings["context"] == 0.0
+    assert localise.choose(load_system(bam), method="threshold") == (
         "threshold",
         proposals.defaults("threshold"),
     )
     other = tmp_path / "other.yaml"
     other.write_text("method: threshold\nsettings: {threshold: 0.25}\n")
-    assert localise.choose(bam, other).settings["threshold"] == 0.25
+    assert localise.choose(load_system(bam), other).settings["threshold"] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ def test_tuned_settings_are_taken_up_and_can_be_overridden(bam, tmp_path):
 def test_bad_proposal_settings_are_refused_with_their_file(bam, text, message):
     (bam / "proposals.yaml").write_text(text)
     with pytest.raises(KlassifyError, match=message) as error:
-        localise.choose(bam)
+        localise.choose(load_system(bam))
     assert "proposals.yaml" in str(error.value)
 
 
@@ -246,7 +245,7 @@ def test_a_merged_system_is_a_system_of_its_own(tmp_path, bam, tags, capsys):
     out = merged(tmp_path, bam, tags)
     system = load_system(out)
     assert (system.kind, system.modality, system.supervision) == ("fusion", "both", "segment")
-    assert input_folders(out) == [bam, tags]
+    assert [one.folder for one in system.input_systems] == [bam, tags]
     table = segments_of(out).table
     assert set(table["modality"]) == {"audio", "visual"}
     parts = pd.concat([segments_of(folder).table for folder in (bam, tags)])
@@ -279,7 +278,7 @@ def test_a_merged_system_asks_for_its_inputs_segments(tmp_path, bam, tags, capsy
     assert klassify("localise", out, "--split", "val") == 2
     assert f"klassify localise {bam} --split val" in capsys.readouterr().err
     with pytest.raises(KlassifyError, match="no clip scores"):
-        derive_scores(out, "val")
+        load_system(out).derive("val")
 
 
 def test_what_cannot_be_merged_is_refused(tmp_path, bam, tags, capsys):
@@ -305,7 +304,7 @@ def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
     frame = frame.assign(
         fake_segments=fake, audio_fake_segments=fake, visual_fake_segments=[[]] * 6
     )
-    found = [segments.load_localised(bam, "val", files)]
+    found = [segments.load_localised(load_system(bam), "val", files)]
     named = frame.assign(source=frame["file"])
     unknown, known = (
         segments.measure_task2(found, one, versus="bam", n_bootstrap=30) for one in (frame, named)

@@ -105,7 +105,7 @@ def test_tuning_finds_the_shifted_threshold_and_localise_takes_it_up(data, tmp_p
         table["Score"][table["chosen"] == 1].item(), abs=1e-6
     )
     assert content["method"] == "multi_threshold" or content["settings"]["threshold"] in (0.8, 0.9)
-    assert localise.choose(bam) == (content["method"], content["settings"])
+    assert localise.choose(system.load_system(bam)) == (content["method"], content["settings"])
     assert klassify("localise", bam, "--split", "val") == 0
 
 

@@ -31,9 +31,8 @@ from klassify.scores.score_file import (
     score_path,
     write_scores,
 )
-from klassify.systems import scores
 from klassify.systems.experiment import load_experiment
-from klassify.systems.system import System, derived_system, write_system
+from klassify.systems.system import System, derived_system, load_system, write_system
 
 CONFIG = """
 model: {{class_path: loudest.Loudest}}
@@ -344,7 +343,7 @@ def test_parts_made_with_other_settings_are_refused_or_replaced(
     assert (
         not parts.exists() and read_header(score_path(folder, "testA", "clips")).settings["system"]
     )
-    assert scores.clip_scores(folder, "testA").table["score"].notna().sum() == 11
+    assert load_system(folder).clip_scores("testA").table["score"].notna().sum() == 11
 
 
 def test_forced_scores_are_made_again_and_a_forced_run_goes_on(tmp_path, small_data, calls):
@@ -381,7 +380,9 @@ def test_what_approximate_scoring_began_is_not_finished_exactly(
 def test_derived_systems_have_no_shards(tmp_path, small_data, capsys):
     folder, platt = make_system(tmp_path / "m"), tmp_path / "platt"
     parameters = {"a": -1.0, "b": 0.0, "input": "log_odds", "base_rate": 0.5}
-    write_system(platt, derived_system(platt, "calibrated", [folder], "probability", parameters))
+    write_system(
+        platt, derived_system(platt, "calibrated", [load_system(folder)], "probability", parameters)
+    )
     command = [
         "score",
         str(folder),

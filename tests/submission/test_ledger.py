@@ -12,6 +12,7 @@ from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.submission import ledger, package
 from klassify.submission.ledger import COLUMNS, find_ledger, read_ledger, record, set_leaderboard
+from klassify.systems.system import load_system
 
 HEADER = "\t".join(COLUMNS) + "\n"
 
@@ -120,7 +121,7 @@ def test_the_ledger_lies_at_the_top_of_submissions_or_in_the_package(tmp_path, m
     monkeypatch.chdir(tmp_path / "submissions/x")
     assert find_ledger("y") == tmp_path / "submissions/ledger.tsv"
     make_list(tmp_path / "data_lists/testA.tsv")
-    tasks = {"task1": make_system(tmp_path / "exp/one", [0.1, 0.2, 0.3, 0.4])}
+    tasks = {"task1": load_system(make_system(tmp_path / "exp/one", [0.1, 0.2, 0.3, 0.4]))}
     given = tmp_path / "mine.tsv"
     package.package(
         tmp_path / "o", tmp_path / "data_lists/testA.tsv", "testA", tasks, ledger_path=given

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from small_systems import FILES, make_list, make_segments, make_system
 
+from klassify import settings
 from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.files import write_text
@@ -17,8 +18,9 @@ from klassify.lists import data_list
 from klassify.submission import check, package
 from klassify.submission.manifest import TASKS
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
+from klassify.systems import system
 from klassify.systems.detector import read_detector
-from klassify.systems.system import system_hash
+from klassify.systems.system import load_system, system_hash
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def home(tmp_path):
 
 
 def pack(home, **options):
-    tasks = {task: options.pop(task) for task in TASKS if task in options}
+    tasks = {task: load_system(options.pop(task)) for task in TASKS if task in options}
     return package.package(home / "out", home / "lists" / "testA.tsv", "testA", tasks, **options)
 
 
@@ -238,7 +240,7 @@ def test_proposals_for_unlisted_clips_are_refused(home):
     [
         ([], "Nothing to package"),
         (["--task2", "s"], "no segments scores"),
-        (["--task1", "absent"], "no clips scores"),
+        (["--task1", "absent"], "no system.yaml"),
     ],
 )
 def test_mistakes_are_named(home, capsys, monkeypatch, arguments, message):
@@ -285,7 +287,7 @@ def test_what_no_manifest_can_name_is_refused_before_anything_is_written(home, f
         (system / "scores/testA.clips.tsv").read_bytes()
     )
     with pytest.raises(KlassifyError, match="No manifest can say"):
-        package.package(home / "out", listed, split, {"task1": system})
+        package.package(home / "out", listed, split, {"task1": load_system(system)})
     assert not (home / "out").exists()
 
 
@@ -298,3 +300,28 @@ def test_a_record_that_is_no_mapping_is_named(home, place):
         pack(home, task1=system, force=True)
     assert caught.value.where == home / place
     assert (home / "out" / ZIP).exists()  # what was there stays
+
+
+def test_packaging_loads_each_system_and_hashes_weights_once(home, monkeypatch):
+    exp = home / "exp"
+    for name in ("audio", "video"):
+        folder = make_system(exp / name, [0.1, 0.2, 0.3, 0.4])
+        (folder / "model.safetensors").write_bytes(name.encode())
+    inputs = ["../audio", "../video"]
+    parameters = {"rule": "max", "prior": 0.5}
+    make_system(
+        exp / "top", [0.1, 0.2, 0.3, 0.4], kind="fusion", inputs=inputs, parameters=parameters
+    )
+    make_segments(exp / "top", [["a.mp4", 0.0, 1.0, 0.5]])
+    (home / "submit.yaml").write_text("task1: top\ntask2: top\n")
+    assert main(["detector", str(exp), "--conf", str(home / "submit.yaml")]) == 0
+    settings._hash_of.cache_clear()
+    loaded, hashed = [], []
+    read, digest = system.read_fields, settings.file_hash
+    monkeypatch.setattr(system, "read_fields", lambda path: loaded.append(path.name) or read(path))
+    monkeypatch.setattr(settings, "file_hash", lambda path: hashed.append(path) or digest(path))
+    rest = ["--split", "testA", "--list", home / "lists" / "testA.tsv", "--out", home / "out"]
+    assert main([str(word) for word in ("package", exp / "detector.yaml", *rest)]) == 0
+    assert sorted(loaded) == ["audio", "top", "video"]
+    weights = [path for path in hashed if path.endswith("model.safetensors")]
+    assert sorted(weights) == [str(exp / name / "model.safetensors") for name in ("audio", "video")]

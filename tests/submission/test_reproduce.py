@@ -13,6 +13,7 @@ from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.submission import ledger, package
 from klassify.submission.manifest import entries, read_manifest
+from klassify.systems.system import load_system
 
 FOLDER = "submissions/mine/r/testA"
 
@@ -157,7 +158,9 @@ def test_an_older_package_of_a_folder_in_use_again_is_made_from_its_kept_manifes
     top = make_system(
         home.parents[4] / "exp/mine/r/top", [0.5, 0.2, 0.3, 0.4], kind="fusion", inputs=["../raw"]
     )
-    package.package(FOLDER, "data_lists/mine/testA.tsv", "testA", {"task1": top}, force=True)
+    package.package(
+        FOLDER, "data_lists/mine/testA.tsv", "testA", {"task1": load_system(top)}, force=True
+    )
     assert id_of(home) != first and run(capsys, id_of(home))[0] == 0
     status, said = run(capsys, first)
     assert (

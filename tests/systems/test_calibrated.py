@@ -12,8 +12,6 @@ from klassify.lists import data_list, subsets
 from klassify.metrics import clips
 from klassify.scores.score_file import Header, ScoreFile, score_path, write_scores
 from klassify.systems import calibrated
-from klassify.systems import scores as systems_scores
-from klassify.systems.score import derive_scores
 from klassify.systems.system import System, derived_system, load_system, write_system
 
 
@@ -94,7 +92,7 @@ def test_fit_and_apply(scale, input):
     assert fitted.a < 0 and not fitted.warnings
     assert (fitted.n, fitted.n_no_answer, fitted.n_fake) == (199, 1, np.delete(label, 3).sum())
     assert fitted.auc == pytest.approx(clips.roc_auc(np.delete(label, 3), np.delete(log_odds, 3)))
-    system = System(
+    system = calibrated.Calibrated(
         "p",
         "calibrated",
         "visual",
@@ -103,7 +101,7 @@ def test_fit_and_apply(scale, input):
         ["../tcn"],
         {"a": fitted.a, "b": fitted.b, "input": input},
     )
-    table = calibrated.apply(system, [scores])
+    table = system.clip_table([scores])
     there = np.delete(table["score"].to_numpy(), 3)
     assert np.isnan(table["score"][3]) and table["reason"][3] == "no face"
     assert (np.argsort(there) == np.argsort(np.delete(log_odds, 3))).all()  # the order is kept
@@ -179,7 +177,7 @@ def test_command_fits_on_val_fit_against_the_own_label(tcn, capsys):
     )
     frame = subsets.load_split(tcn.parent.parent / "lists", "val_fit")
     expected = calibrated.fit(
-        systems_scores.clip_scores(tcn, "val"), frame["file"], subsets.label(frame, "visual")
+        load_system(tcn).clip_scores("val"), frame["file"], subsets.label(frame, "visual")
     )
     parameters = system.parameters
     assert (parameters["a"], parameters["b"], parameters["n"]) == (
@@ -193,7 +191,7 @@ def test_command_fits_on_val_fit_against_the_own_label(tcn, capsys):
         and parameters["fit_hash"]
     )
     assert parameters["log_loss_after"] < parameters["log_loss_before"]
-    scores = derive_scores(out, "val")
+    scores = system.derive("val")
     assert scores.header.scale == "probability" and len(scores.table) == 48
     assert "log-loss" in capsys.readouterr().out
 
@@ -221,7 +219,9 @@ def test_command_refuses_its_own_folder_and_missing_scores(tcn, capsys):
 )
 def test_a_system_yaml_that_lacks_a_parameter_is_refused(tcn, capsys, parameters):
     folder = tcn.parent / "cut"
-    write_system(folder, derived_system(folder, "calibrated", [tcn], "probability", parameters))
+    write_system(
+        folder, derived_system(folder, "calibrated", [load_system(tcn)], "probability", parameters)
+    )
     assert cli.main(["score", str(folder), "--split", "val"]) == 2
     said = capsys.readouterr().err
     assert "The parameter" in said and "make this system again" in said

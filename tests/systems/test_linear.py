@@ -24,7 +24,7 @@ from klassify.models.linear_fusion import COLUMNS, LinearFusion
 from klassify.prediction import predict
 from klassify.scores.score_file import Header, read_header, read_scores, score_path, write_scores
 from klassify.submission import package
-from klassify.systems import experiment, linear
+from klassify.systems import linear, trained
 from klassify.systems import system as systems_system
 from klassify.systems.scores import to_probability
 from klassify.systems.system import SYSTEM, System, load_system, system_hash, write_system
@@ -427,6 +427,7 @@ class TwoColumns:
     unit = "frame"
     COLUMNS = ("real", "fake")
     aggregate = "mean"
+    unit = "frame"
 
     def settings(self, sources, split):
         return {"features": "some"}
@@ -448,9 +449,9 @@ def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(
         .tolist()
     )
     made = (frames, dict.fromkeys(absent, "no sound"))
-    monkeypatch.setattr(systems_system, "load_model", lambda folder: (None, TwoColumns()))
+    monkeypatch.setattr(trained, "load_model", lambda folder: (None, TwoColumns()))
     monkeypatch.setattr(
-        experiment, "load_experiment", lambda folder: SimpleNamespace(data=TwoColumns())
+        trained, "load_experiment", lambda folder: SimpleNamespace(data=TwoColumns())
     )
     monkeypatch.setattr("klassify.scores.inference.score_frames", lambda *args, **kw: made)
     command = [

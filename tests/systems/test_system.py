@@ -8,16 +8,12 @@ from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.scores.score_file import Header, read_header, score_path, write_scores
 from klassify.submission import manifest
-from klassify.systems.score import derive_scores
-from klassify.systems.scores import clip_scores, prior_probability
 from klassify.systems.system import (
     MAX_DEPTH,
     System,
     derived_system,
-    input_folders,
     load_system,
     system_hash,
-    with_inputs,
     write_system,
 )
 
@@ -41,7 +37,9 @@ def chain(tmp_path):
     model, platt = tmp_path / "audio" / "bam", tmp_path / "bam_platt"
     write_system(model, System("bam", "model", "audio", "segment", "log_odds"))
     (model / "model.safetensors").write_bytes(b"weights")
-    write_system(platt, derived_system(platt, "calibrated", [model], "probability", PLATT))
+    write_system(
+        platt, derived_system(platt, "calibrated", [load_system(model)], "probability", PLATT)
+    )
     write_clips(model, [-1.0, 0.0, 2.0], {"system": system_hash(model)})
     return model, platt
 
@@ -49,10 +47,10 @@ def chain(tmp_path):
 def test_round_trip(chain):
     model, platt = chain
     system = load_system(platt)
-    assert system.inputs == ["../audio/bam"] and input_folders(platt) == [model]
+    assert system.inputs == ["../audio/bam"] and system.input_systems[0].folder == model
     assert system.supervision == "segment"  # taken over from its input
     assert dict(system.parameters) == PLATT and system.own_label == "audio"
-    assert prior_probability(system) == 0.4 and prior_probability(load_system(model)) == 0.5
+    assert system.prior == 0.4 and load_system(model).prior == 0.5
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,7 @@ def test_hash_follows_weights_config_and_inputs(chain):
         lambda: (model / "config.yaml").write_text("model: x\n"),
         lambda: write_system(model, System("bam", "model", "audio", "clip", "log_odds")),
         lambda: write_system(
-            platt, derived_system(platt, "calibrated", [model], "probability", {})
+            platt, derived_system(platt, "calibrated", [load_system(model)], "probability", {})
         ),
     ):
         change()
@@ -138,12 +136,11 @@ def test_what_many_systems_use_is_read_once(tmp_path):
     write_system(tmp_path / "0", System("0", "model", "audio", "clip", "log_odds"))
     for k in range(1, 40):
         fuse(tmp_path / str(k), str(k - 1), str(k - 1))
-    assert with_inputs(tmp_path / "39") == [tmp_path / str(k) for k in range(40)]
-    assert (
-        len(system_hash(tmp_path / "39")) == 16 and manifest.supervision(tmp_path / "39") == "clip"
-    )
+    top = load_system(tmp_path / "39")
+    assert [one.folder for one in top.with_inputs()] == [tmp_path / str(k) for k in range(40)]
+    assert len(top.hash) == 16 and manifest.supervision(top) == "clip"
     with pytest.raises(KlassifyError, match="at most 1000"):
-        manifest.describe(tmp_path / "39", "val")
+        manifest.describe(top, "val")
 
 
 def test_a_tower_of_systems_is_refused(tmp_path):
@@ -158,30 +155,30 @@ def test_a_tower_of_systems_is_refused(tmp_path):
 def test_derived_scores_are_kept_redone_or_refused(chain):
     model, platt = chain
     path = score_path(platt, "val", "clips")
-    scores = derive_scores(platt, "val")
+    scores = load_system(platt).derive("val")
     np.testing.assert_allclose(
         scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8
     )
     assert scores.header.supervision == "segment"
     written = path.stat().st_mtime_ns
-    derive_scores(platt, "val")
+    load_system(platt).derive("val")
     assert path.stat().st_mtime_ns == written
     write_clips(model, [0.0, 0.0, 0.0], {"system": system_hash(model), "aggregate": "mean"})
     with pytest.raises(KlassifyError, match="other inputs or settings"):
-        derive_scores(platt, "val")
-    assert derive_scores(platt, "val", force=True).table["score"].nunique() == 1
+        load_system(platt).derive("val")
+    assert load_system(platt).derive("val", force=True).table["score"].nunique() == 1
     assert read_header(path).settings["system"] == system_hash(platt)
 
 
 def test_missing_and_stale_scores_name_the_command(chain):
     model, platt = chain
     with pytest.raises(KlassifyError, match=f"klassify score {platt} --split val"):
-        clip_scores(platt, "val")
+        load_system(platt).clip_scores("val")
     (model / "model.safetensors").write_bytes(b"retrained")
     with pytest.raises(KlassifyError, match="has changed since it scored val"):
-        clip_scores(model, "val")
+        load_system(model).clip_scores("val")
     with pytest.raises(KlassifyError, match="no system.yaml"):
-        clip_scores(model.parent, "val")
+        load_system(model.parent)
 
 
 def test_moving_the_whole_tree_changes_nothing(chain, tmp_path):

@@ -1,0 +1,251 @@
+"""What every system is: a folder with a system.yaml, inputs, a hash, and scores of its own.
+
+The kinds of systems are subclasses, each in a file of its own; klassify.systems.system says which
+class a folder is of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from klassify.errors import KlassifyError
+from klassify.models.weights.load import WEIGHTS
+from klassify.scores.score_file import (
+    SCALES,
+    SUPERVISIONS,
+    Header,
+    ScoreFile,
+    made_with,
+    read_header,
+    read_scores,
+    score_path,
+    write_scores,
+)
+from klassify.settings import already_done, file_hash_once, settings_hash
+from klassify.systems.experiment import CONFIG
+
+SYSTEM = "system.yaml"
+KINDS = ("model", "calibrated", "fusion")
+MODALITIES = ("audio", "visual", "both")
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A system: what its system.yaml says, its folder, and the systems it is computed from.
+
+    supervision: `segment` as soon as anything that was learned from segment labels takes part.
+    scale: of its scores; `none` for a model without scores. inputs: folders relative to this
+    system's folder. parameters: of a derived system, all that its scores are computed with, and a
+    record of how that was obtained. folder and input_systems: set by `load_system`, not stored.
+    """
+
+    name: str
+    kind: str
+    modality: str
+    supervision: str
+    scale: str
+    inputs: Sequence[str] = ()
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    folder: Path = dataclasses.field(default=Path(), compare=False)
+    input_systems: tuple[System, ...] = dataclasses.field(default=(), compare=False, repr=False)
+
+    has_frames = False  # whether its scores can be of frames
+
+    def __post_init__(self):
+        allowed = {
+            "kind": KINDS,
+            "modality": MODALITIES,
+            "supervision": SUPERVISIONS,
+            "scale": (*SCALES, "none"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise KlassifyError(
+                    f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM
+                )
+        if not isinstance(self.inputs, (list, tuple)) or not isinstance(self.parameters, Mapping):
+            raise KlassifyError(
+                "`inputs` is a list of folders and `parameters` a mapping.", where=SYSTEM
+            )
+        if not all(isinstance(path, str) and path and "\0" not in path for path in self.inputs):
+            raise KlassifyError(
+                f"An input is the name of a folder, not {list(self.inputs)!r:.80}.", where=SYSTEM
+            )
+        if bool(self.inputs) == (self.kind == "model"):
+            raise KlassifyError(
+                f"A {self.kind} has {'no ' if self.kind == 'model' else ''}inputs.", where=SYSTEM
+            )
+
+    @property
+    def own_label(self) -> str:
+        """The label this system is about, as `klassify.lists.subsets.label` names it."""
+        return "video" if self.modality == "both" else self.modality
+
+    @property
+    def prior(self) -> float:
+        """What stands for a clip without an answer: a fusion's prior, a calibration's base rate,
+        else 0.5.
+        """
+        return self.number("prior" if "prior" in self.parameters else "base_rate", 0.5)
+
+    def described(self) -> dict[str, Any]:
+        """What system.yaml holds."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hex digits that change with the system's description, config, weights or any of its
+        inputs.
+        """
+        files = {
+            name: file_hash_once(self.folder / name)
+            for name in (CONFIG, WEIGHTS)
+            if (self.folder / name).exists()
+        }
+        inputs = [one.hash for one in self.input_systems]
+        return settings_hash({"system": self.described(), "files": files, "inputs": inputs})
+
+    def with_inputs(self) -> list[System]:
+        """The system, last, after all systems that it is computed from: inputs first, each once."""
+        order: dict[int, System] = {}
+        _gather(self, order)
+        return list(order.values())
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A parameter that is a number; KlassifyError for anything else."""
+        value = self.parameters.get(name, default)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not abs(value) < float("inf")
+        ):
+            raise KlassifyError(
+                f"The parameter {name} of {self.name} is no number: {value!r:.40}.",
+                where=SYSTEM,
+                fix="make this system again",
+            )
+        return float(value)
+
+    def choice(self, name: str, values: Collection[str]) -> str:
+        """A parameter that is one of these; KlassifyError for anything else."""
+        value = self.parameters.get(name)
+        if not isinstance(value, str) or value not in values:
+            raise KlassifyError(
+                f"The parameter {name} of {self.name} is none of {', '.join(values)}:"
+                f" {value!r:.40}.",
+                where=SYSTEM,
+                fix="make this system again",
+            )
+        return value
+
+    def path(self, split: str, kind: str) -> Path:
+        """Where its scores of a split are, or would be: windows, clips, frames or segments."""
+        return score_path(self.folder, split, kind)
+
+    def score_command(self, split: str) -> str:
+        """The command that scores a split, for messages."""
+        return f"klassify score {self.folder} --split {split}"
+
+    def clip_scores(self, split: str) -> ScoreFile:
+        """Its clip scores; missing ones, or ones of an older state of it, are refused with the
+        command.
+        """
+        path, command = self.path(split, "clips"), self.score_command(split)
+        if not path.exists():
+            raise KlassifyError(
+                f"{self.name} has no clip scores for {split}.", where=path, fix=command
+            )
+        scores = read_scores(path)
+        if not self._made(scores.header):
+            raise KlassifyError(
+                f"{self.name} has changed since it scored {split}.",
+                where=path,
+                fix=f"{command} --force",
+            )
+        return scores
+
+    def frames_path(self, split: str) -> Path:
+        """Its frame scores; KlassifyError where it has none, or they are missing or of an older
+        state of it.
+        """
+        path, command = self.path(split, "frames"), self.score_command(split)
+        if not self.has_frames:
+            raise KlassifyError(
+                f"{self.name} is a {self.kind} and has no frame scores.", where=self.folder
+            )
+        if not path.exists():
+            raise KlassifyError(
+                f"{self.name} has no frame scores for {split}.", where=path, fix=command
+            )
+        self.refuse_older(path, command)
+        return path
+
+    def segment_scores(self, split: str) -> ScoreFile:
+        """Its proposals; missing ones, or ones of an older state of it, are refused with the
+        command.
+        """
+        path = self.path(split, "segments")
+        command = f"klassify localise {self.folder} --split {split}"
+        if not path.exists():
+            raise KlassifyError(
+                f"{self.folder.name} has no proposals for {split}.", where=path, fix=command
+            )
+        self.refuse_older(path, command)
+        return read_scores(path)
+
+    def refuse_older(self, path: Path, command: str) -> None:
+        """Raise KlassifyError for a score file that an older state of the system made."""
+        if not self._made(read_header(path)):
+            raise KlassifyError(
+                f"{self.folder.name} has changed since it made these scores.",
+                where=path,
+                fix=f"{command} --force",
+            )
+
+    def _made(self, header: Header) -> bool:
+        by = header.settings.get("system")
+        return by is None or by == self.hash
+
+
+# Those of system.yaml, in its order.
+FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(System)
+    if field.name not in ("folder", "input_systems")
+)
+
+
+def _gather(system: System, order: dict[int, System]) -> None:
+    if id(system) not in order:
+        for one in system.input_systems:
+            _gather(one, order)
+        order[id(system)] = system
+
+
+class Derived(System):
+    """A system whose clip scores are a pure function of those of its inputs: `clip_table`."""
+
+    def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+        """The clip table from the inputs' clip scores."""
+        raise NotImplementedError
+
+    def derive(self, split: str, *, force: bool = False) -> ScoreFile:
+        """Compute and write the clip scores, or keep them where nothing has changed."""
+        path = self.path(split, "clips")
+        inputs = [one.clip_scores(split) for one in self.input_systems]
+        settings = {"system": self.hash, "inputs": [made_from(scores.header) for scores in inputs]}
+        if not already_done(path, made_with(path), settings, force=force):
+            header = Header(self.name, split, "clips", self.scale, self.supervision, settings)
+            write_scores(path, self.clip_table(inputs), header)
+        return read_scores(path)
+
+
+def made_from(header: Header) -> str:
+    """An input's scores, as the scores that are derived from them record it."""
+    return f"{header.system} {settings_hash(header.settings)}"

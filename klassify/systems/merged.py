@@ -1,0 +1,21 @@
+"""A system that joins the proposals of others; klassify.localisation.localise does so."""
+
+from __future__ import annotations
+
+from klassify.errors import KlassifyError
+from klassify.scores.score_file import ScoreFile
+from klassify.systems.base import System
+
+RULE = "proposals"
+
+
+class Merged(System):
+    """A fusion of the rule `proposals`, which has no clip scores."""
+
+    def derive(self, split: str, *, force: bool = False) -> ScoreFile:
+        """Refused: `klassify localise` makes its proposals."""
+        raise KlassifyError(
+            f"{self.name} joins proposals and has no clip scores.",
+            where=self.folder,
+            fix=f"klassify localise {self.folder} --split {split}",
+        )

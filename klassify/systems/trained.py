@@ -1,0 +1,48 @@
+"""A trained model as a system: config.yaml and model.safetensors in its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from klassify.errors import KlassifyError
+from klassify.models.weights.load import WEIGHTS
+from klassify.systems.base import System
+from klassify.systems.experiment import CONFIG, load_experiment
+
+
+class Trained(System):
+    """A system that is run on media or features."""
+
+    has_frames = True
+
+    def score_command(self, split: str) -> str:
+        """The command that scores a split, for messages."""
+        return f"{super().score_command(split)} --lists ... --media ... --features ..."
+
+    def data(self) -> Any:
+        """Its ClipData; nothing of the model's size is made or read."""
+        import torch
+
+        with torch.device("meta"):
+            return load_experiment(self.folder / CONFIG).data
+
+    def load(self) -> tuple[Any, Any]:
+        """The trained model, in eval mode, and its ClipData."""
+        return load_model(self.folder)
+
+
+def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
+    """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module,
+    ClipData).
+    """
+    from klassify.models.weights.load import load_weights
+
+    folder = Path(folder)
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise KlassifyError("This system has no weights.", where=weights, fix="train it first")
+    experiment = load_experiment(folder / CONFIG)
+    load_weights(experiment.model, weights)
+    return experiment.model.eval(), experiment.data
