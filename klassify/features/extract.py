@@ -159,6 +159,22 @@ def extract(
     return write_failures(shard)
 
 
+def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iterator[Any]:
+    """The row of each clip, in the order of the list, as soon as it and those before it are done.
+
+    No batch spans two clips.
+    """
+    waiting: dict[int, Any] = {}
+    following = 0
+    for number, row in made_by.rows(root, [[file] for file in files]):
+        if isinstance(row, workers.Died):
+            row = made_by.row_class.failed(files[number], "worker", row.reason)
+        waiting[number] = row
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
 def finished_parts(
     shard: Shard, todo: Sequence[Place], results: Numbered, row_class: type
 ) -> Iterator[tuple[Place, list[Any]]]:

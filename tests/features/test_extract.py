@@ -544,7 +544,7 @@ def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from klassify.systems.system import load_vqvae
+    from klassify.features.reconstruction import load_vqvae
 
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(KlassifyError, match="no codebook"):

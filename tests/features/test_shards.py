@@ -93,11 +93,12 @@ def test_few_rows_are_decoded_and_few_are_kept(two_shards, monkeypatch):
     folder, clips = two_shards
     read = []
     original = parts.read_part
-    monkeypatch.setattr(
-        parts,
-        "read_part",
-        lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs),
-    )
+    for module in (parts, shards):
+        monkeypatch.setattr(
+            module,
+            "read_part",
+            lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs),
+        )
     features = FeatureStore(folder)
     assert read == [None] * 3  # the names of three parts
     for clip in clips[:16]:
@@ -290,7 +291,7 @@ def test_one_lmm_clip_is_decoded_for_one_look_up(tmp_path, monkeypatch):
     read = []
     original = parts.read_part
     monkeypatch.setattr(
-        parts,
+        shards,
         "read_part",
         lambda *args, **kwargs: read.append(kwargs["group"]) or original(*args, **kwargs),
     )
