@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.files import read_yaml
+from klassify.files import read_json_mapping, read_yaml
 from klassify.settings import file_hash
 from klassify.systems import system as systems_system
 from klassify.systems.scores import PROPOSALS
@@ -44,9 +44,21 @@ def _node(top: Path, folder: Path) -> dict[str, Any]:
         "inputs": [os.path.relpath(path, top) for path in input_folders(folder)],
         "hash": system_hash(folder),
     }
+    if lmm := _lmm_of(folder):
+        entry["lmm"] = lmm
     if (folder / PROPOSALS).exists():
         entry["proposals"] = file_hash(folder / PROPOSALS)
     return entry
+
+
+def _lmm_of(folder: Path) -> dict[str, Any]:
+    """The LMM whose features a system was trained on, as stage 1 recorded it: its name, hash of its
+    files, interval, and a CLIP of its own; {} for a system without one.
+    """
+    record = folder / "settings.json"
+    made_with = read_json_mapping(record).get("lmm") if record.exists() else None
+    names = ("lmm", "lmm_files", "clip", "clip_files", "interval")
+    return {name: made_with[name] for name in names if name in made_with} if made_with else {}
 
 
 DETECTOR = "detector.yaml"
@@ -60,7 +72,7 @@ class DetectorFile:
 
     folder: Path
     answers: dict[str, str]
-    systems_system: dict[str, dict[str, Any]]
+    systems: dict[str, dict[str, Any]]
 
     def answering(self, task: str) -> Path:
         """The folder of the system that answers `task1` or `task2`."""
@@ -143,4 +155,7 @@ def _problem(answers: Any, entries: Any) -> str:
             entry.get("inputs"), list
         ):
             return f"the entry of {name!r} is not whole"
+        lmm = entry.get("lmm", {})
+        if not isinstance(lmm, dict) or not isinstance(lmm.get("lmm", ""), str):
+            return f"the LMM of {name!r} is not a name with its settings"
     return ""

@@ -8,6 +8,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -76,6 +77,29 @@ def _derive(folder: Path, split: str, *, force: bool) -> str:
 
 def _said(path: Path, n_unanswered: int) -> str:
     return f"{path}{f', {n_unanswered} clips without an answer' if n_unanswered else ''}"
+
+
+def score(
+    folder: Path, split: str, sources: Any, *, device: str = "auto", loaded: Any = None
+) -> None:
+    """Score a split with the system of a folder.
+
+    sources: the data.base.Sources of a trained model. loaded: its (model, data), where it scores
+    several splits.
+    """
+    from klassify.scores import shards
+
+    system = load_system(folder)
+    if system.kind != "model":
+        derive_scores(folder, split)
+        return
+    model, data = loaded or load_model(folder)
+    how = SimpleNamespace(aggregate=None, approximate=False)
+    parts = _parts(folder, system, split, data, sources, how)
+    options = {"batch_size": 16, "workers": 0, "device": device, "approximate": False}
+    shards.score_share(parts, model, data, sources, 1, 1, **options)
+    shards.finish(parts)
+    _clip_scores(folder, parts, sources)
 
 
 def _score_model(

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -24,9 +24,6 @@ from klassify.scores.score_file import SCALES, SUPERVISIONS
 from klassify.settings import already_done, canonical_json, file_hash, settings_hash
 from klassify.systems.experiment import CONFIG, load_experiment
 from klassify.untrusted import refuse_cut
-
-if TYPE_CHECKING:
-    from klassify.models.vqvae import VQVAE
 
 SYSTEM = "system.yaml"
 KINDS = ("model", "calibrated", "fusion")
@@ -128,28 +125,6 @@ def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
     experiment = load_experiment(folder / CONFIG)
     load_weights(experiment.model, weights)
     return experiment.model.eval(), experiment.data
-
-
-def load_vqvae(source: Path) -> VQVAE:
-    """The VQ-VAE of a trained system's folder, or of a safetensors file with its weights, in eval
-    mode.
-    """
-    from klassify.models.vqvae import VQVAE
-    from klassify.models.weights.load import load_weights, read_tensors
-
-    if source.is_dir():
-        model, _ = load_model(source)
-        if not isinstance(model, VQVAE):
-            kind = type(model).__name__
-            raise KlassifyError(f"This system is not a VQ-VAE but a {kind}.", where=source)
-        return model
-    state, _ = read_tensors(source)
-    if "codebook.embedding.weight" not in state:
-        raise KlassifyError("This is not a VQ-VAE: it has no codebook.", where=source)
-    codes, dim = state["codebook.embedding.weight"].shape
-    model = VQVAE(dim=dim, codes=codes)
-    load_weights(model, source)
-    return model.eval()
 
 
 def derived_system(
