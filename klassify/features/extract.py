@@ -33,9 +33,6 @@ from klassify.settings import already_done
 STALE_S = 3600.0  # a temporary file lives for seconds
 
 
-# ------------------------------------------------------------------------------ what is to be done
-
-
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """Shard i of n of a list: its clips, cut into parts of `settings["chunk"]`."""
@@ -135,9 +132,6 @@ def sweep(shard: Shard, *, force: bool) -> None:
             path.with_suffix(".pcm").unlink(missing_ok=True)  # of the audio cache
 
 
-# ------------------------------------------------------------------------------ doing it
-
-
 def extract(
     shard: Shard, root: Path, made_by: Extraction, *, force: bool = False
 ) -> list[dict[str, str]]:
@@ -208,9 +202,6 @@ def write_failures(shard: Shard) -> list[dict[str, str]]:
     return rows
 
 
-# ------------------------------------------------------------------------------ what is missing
-
-
 def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) -> int:
     """Print which parts are missing, of all shards or of `only` "i/n"; 1 if any is."""
     there = {read_header(path).place for path in parts_in(out)}
@@ -232,9 +223,6 @@ def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) 
     for j, group in itertools.groupby(missing, key=lambda item: item[0].i):
         print(f"  missing: --shard {j}/{n}: {first_few(place.name for _, place in group)}")
     return int(bool(missing))
-
-
-# ------------------------------------------------------------------------------ small things
 
 
 def _size(path: Path) -> int:

@@ -117,7 +117,7 @@ def parse(words: list[str]) -> None:
 @functools.cache
 def parser_of(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"klassify {command}")
-    importlib.import_module(f"klassify.{command.replace('-', '_')}").configure(parser)
+    importlib.import_module(f"klassify.commands.{command.replace('-', '_')}").configure(parser)
     return parser
 
 
@@ -345,7 +345,7 @@ def test_the_added_features_are_extracted_and_read(tmp_path, monkeypatch):
     store = FeatureStore(tmp_path / "out")
     assert store.settings["step"] == 320 and set(store.reasons) == {"b.mp4"}
     loudness = store["a.mp4"].decibels[5:-5]  # the encoder fades in and out
-    assert len(loudness) > 35 and np.allclose(loudness, -3, atol=1)
+    assert len(loudness) > 35 and np.allclose(loudness, -3, atol=2)
 
 
 def test_padding_does_not_change_the_added_model(added_model):

@@ -338,10 +338,6 @@ def test_killing_a_worker_loses_no_clip(data, made, tmp_path):
     assert contents(tmp_path) == contents(made)
 
 
-# ------------------------------------------------------------------------------------ kinds with a
-# model
-
-
 def lmm_arguments(data: Path, out: Path, *more: str) -> list[str]:
     return [
         "extract",

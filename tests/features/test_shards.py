@@ -222,8 +222,6 @@ def test_empty_part(tmp_path):
     assert len(FeatureStore(tmp_path)) == 0
 
 
-# ------------------------------------------------------------------------------------ other kinds
-
 LMM_SETTINGS = {"kind": "lmm", "visual_dim": 6, "textual_dim": 5, "new_tokens": 64}
 
 

@@ -836,7 +836,7 @@ def test_a_list_that_was_replaced_has_no_record_of_another(tmp_path, monkeypatch
         data_list.write_list(path, table)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data_list, "write_list", killed)
+    monkeypatch.setattr("klassify.lists.make.write_list", killed)
     (tmp_path / "train_metadata.json").write_text(json.dumps(family("b")))
     with pytest.raises(KeyboardInterrupt):
         lists.run(_arguments(tmp_path, "--force"))
