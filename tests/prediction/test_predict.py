@@ -16,7 +16,7 @@ from klassify.commands.predict import describe
 from klassify.errors import KlassifyError
 from klassify.prediction import predict
 from klassify.prediction.predict import Prediction, needed_kinds
-from klassify.systems.detector import DETECTOR, DetectorFile
+from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.system import System, system_hash, write_system
 
 MODEL, DATA = yaml.safe_load(TCN)["model"], yaml.safe_load(TCN)["data"]
@@ -252,3 +252,14 @@ def test_the_notice_is_told_once_and_paths_are_printed(tmp_path, monkeypatch, ca
     assert told.count("Mind this.") == 1 and f"written: {tmp_path / 'o/a.json'}" in told
     assert told.count("sound: 1.0 s; no picture; decided by one (sound)") == 2
     assert json.loads((tmp_path / "o/b.json").read_text())["notice"] == "Mind this."
+
+
+def test_the_lmm_of_stage_1_is_written_into_the_detector(tmp_path):
+    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    (tmp_path / "d" / DETECTOR).unlink()
+    shards = {"kind": "lmm", "lmm": "tiny", "lmm_files": "random", "interval": 200, "chunk": 5}
+    (tmp_path / "d/one/settings.json").write_text(json.dumps({"lmm": shards}))
+    (tmp_path / "submit.yaml").write_text("task1: one\ntask2: one\n")
+    assert main(["detector", str(tmp_path / "d"), "--conf", str(tmp_path / "submit.yaml")]) == 0
+    entry = read_detector(tmp_path / "d").systems["one"]
+    assert entry["lmm"] == {"lmm": "tiny", "lmm_files": "random", "interval": 200}
