@@ -342,7 +342,7 @@ def test_lmm_features_are_checked_for_the_device_of_a_task(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     out, seen = tmp_path / "out", []
     monkeypatch.setattr(
-        "klassify.features.extract.parts_there",
+        "klassify.commands.extract.parts_there",
         lambda out, settings, n: seen.append(settings["precision"]),
     )
     monkeypatch.setattr(
