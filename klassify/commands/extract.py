@@ -25,7 +25,9 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from klassify.arguments import at_least_1
 from klassify.cluster.options import Options, add_launcher_arguments, without
@@ -33,6 +35,7 @@ from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ExtractWork
 from klassify.errors import KlassifyError
+from klassify.features.base import Extraction
 from klassify.features.extract import (
     Shard,
     extract,
@@ -41,16 +44,15 @@ from klassify.features.extract import (
     parts_there,
     status,
 )
-from klassify.features.kinds import CHUNKS, add_arguments, extraction
+from klassify.features.kinds import KINDS
 from klassify.lists import data_list, subsets
-from klassify.systems import system
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify extract`."""
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
-        "--kind", choices=CHUNKS, default="mouth", help="kind of features (default: %(default)s)"
+        "--kind", choices=KINDS, default="mouth", help="kind of features (default: %(default)s)"
     )
     same = "the same as --kind audio: the audio cache, 32 kB a second, 340 GB for 1.1 million clips"
     kinds.add_argument("--audio", dest="kind", action="store_const", const="audio", help=same)
@@ -67,25 +69,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard", metavar="I/N", help="do part I of N of the list, I from 1 (default: 1/1)"
     )
-    chunks = ", ".join(f"{chunk} for {kind}" for kind, chunk in CHUNKS.items())
+    chunks = ", ".join(f"{kind.clips_per_file} for {name}" for name, kind in KINDS.items())
     parser.add_argument("--chunk", type=at_least_1, help=f"clips a file (default: {chunks})")
     parser.add_argument(
         "--status", action="store_true", help="say what is missing (exit 1 if anything is)"
     )
     parser.add_argument("--strict", action="store_true", help="exit 1 if a clip has no features")
     parser.add_argument("--force", action="store_true", help="redo this shard, whatever is there")
-    add_arguments(parser)
+    for names, options in _own_options().items():
+        group = parser.add_argument_group(f"--kind {names}")
+        for option, about in options.items():
+            group.add_argument(option, **about, default=argparse.SUPPRESS)
     add_launcher_arguments(parser)
+
+
+def _own_options() -> dict[str, dict[str, Mapping[str, Any]]]:
+    """{kinds: {option: what argparse wants to know}} of the options that belong to some kinds."""
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    options = {option: about for kind in KINDS.values() for option, about in kind.arguments.items()}
+    for option, about in options.items():
+        names = " and ".join(name for name, kind in KINDS.items() if option in kind.arguments)
+        groups.setdefault(names, {})[option] = about
+    return groups
+
+
+def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
+    """The extraction that the arguments ask for; one of another kind's is refused."""
+    given: dict[str, Any] = {}
+    for names, options in _own_options().items():
+        for option in options:
+            name = option.lstrip("-").replace("-", "_")
+            if not hasattr(args, name):
+                continue
+            if option not in KINDS[args.kind].arguments:
+                raise KlassifyError(
+                    f"{option} belongs to --kind {names}, not to --kind {args.kind}."
+                )
+            given[name] = getattr(args, name)
+    return KINDS[args.kind].extraction(**(given | changed), jobs=args.jobs)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
-    chunk = CHUNKS[args.kind] if args.chunk is None else args.chunk
+    chunk = args.chunk or KINDS[args.kind].clips_per_file
     if submitted(args, functools.partial(_on_cluster, args, chunk)):
         knows = args.strict and args.wait and not args.dry_run
         return int(knows and ExtractWork(args.out, 1).has_failures())
     files = data_list.read_list(args.list)["file"].tolist()
-    made_by = extraction(args, load_vqvae=system.load_vqvae)
+    made_by = _extraction(args)
     settings = extraction_settings(made_by, files, chunk)
     if args.status:
         return status(args.out, len(files), settings, args.shard)
@@ -117,7 +148,8 @@ def _on_cluster(
     if args.shard or args.status:
         raise KlassifyError("--shard and --status go without --launcher slurm.")
     files = data_list.read_list(args.list)["file"].tolist()
-    settings = extraction_settings(extraction(args, _device_of_a_task(args, options)), files, chunk)
+    device = _device_of_a_task(args, options)
+    settings = extraction_settings(_extraction(args, **device), files, chunk)
     if not args.force:
         parts_there(args.out, settings, options.shards)
     subsets.media_folder(args.root, args.list.stem, files)
@@ -125,13 +157,20 @@ def _on_cluster(
     return [record_of(ExtractWork(args.out, options.shards), command, options)]
 
 
-def _device_of_a_task(args: argparse.Namespace, options: Options) -> str:
-    """cuda or cpu: what a node has and the machine that submits may not."""
-    if args.device == "auto":
-        return "cuda" if options.asks_for_gpus else "cpu"
-    device = args.device.partition(":")[0]
+def _device_of_a_task(args: argparse.Namespace, options: Options) -> dict[str, Any]:
+    """{"device": cuda or cpu}, what a node has and the machine that submits may not; {} for a kind
+    that runs no model.
+    """
+    if "--device" not in KINDS[args.kind].arguments:
+        return {}
+    import torch
+
+    wanted = getattr(args, "device", "auto")
+    if wanted == "auto":
+        wanted = "cuda" if options.asks_for_gpus else "cpu"
+    device = wanted.partition(":")[0]
     if device not in ("cuda", "cpu"):
         raise KlassifyError(
-            f"A task on a cluster has no device {args.device!r}.", fix="--device auto, cpu or cuda"
+            f"A task on a cluster has no device {wanted!r}.", fix="--device auto, cpu or cuda"
         )
-    return device
+    return {"device": torch.device(device)}

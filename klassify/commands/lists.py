@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise KlassifyError(
             "There is neither metadata nor a file list here.", where=args.root, fix=fix
         )
+    how = {name: getattr(args, name) for name in ("data", "root", "probe", "jobs", "force")}
     n_faults = 0
     for split in splits:
         if not re.fullmatch(r"\w+", split) or split in SUBSETS:
@@ -69,15 +70,13 @@ def run(args: argparse.Namespace) -> int:
             raise KlassifyError(
                 f"Nothing describes the split {split!r}; there are: {known}.", where=args.root
             )
-        n_faults += make_list(inputs[0], args.out / f"{split}.tsv", split, args)
+        n_faults += make_list(inputs[0], args.out / f"{split}.tsv", split, **how)
         labels = args.root / "heldout" / f"{split}_metadata.json"
         if labels.exists():
-            n_faults += make_list(labels, args.out / "heldout" / f"{split}_labels.tsv", split, args)
+            n_faults += make_list(
+                labels, args.out / "heldout" / f"{split}_labels.tsv", split, **how
+            )
     return 1 if args.strict and n_faults else 0
-
-
-# ------------------------------------------------------------------------------ what describes a
-# split
 
 
 def _inputs(root: Path, split: str) -> list[Path]:

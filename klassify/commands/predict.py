@@ -16,14 +16,18 @@ import collections
 import glob
 import itertools
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
+from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.media import decoder
-from klassify.prediction.predict import Prediction, needed_kinds, predict
+from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predict
 from klassify.systems.detector import DETECTOR, read_detector
 
 TRAINED_ON = (
@@ -72,8 +76,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-timeline", action="store_true", help="write no PNG")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument(
+        "--jobs", type=at_least_1, help="processes that extract (default: all CPUs)"
+    )
+    lmm = parser.add_mutually_exclusive_group()
+    lmm.add_argument(
         "--lmm",
-        help="multibranch: the LMM and its CLIP; without it the other branches answer alone",
+        metavar="NAME",
+        help="multibranch: where the LMM is (default: under the name in detector.yaml)",
+    )
+    lmm.add_argument(
+        "--without-lmm",
+        action="store_true",
+        help="multibranch: leave the LMM out, which changes the answers",
     )
 
 
@@ -88,17 +102,37 @@ def run(args: argparse.Namespace) -> int:
         {one.folder.resolve(): one for one in map(read_detector, found)}.values()
     )  # each once
     for detector in detectors:
-        needed_kinds(detector)  # what cannot answer is refused before another takes its time
-    stems, unanswered = output_names(paths), 0
+        # what cannot answer is refused before another takes its time
+        if "lmm" in needed_kinds(detector) and not args.without_lmm:
+            lmm_of(detector, args.device, args.lmm)
+    stems, unanswered, told = output_names(paths), 0, set()
     for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
         folder = args.out / name if len(detectors) > 1 else args.out
-        predictions = predict(detector, paths, device=args.device, lmm=args.lmm)
-        for path, stem, prediction in zip(paths, stems, predictions):
-            unanswered += not prediction.answered
-            print(describe(prediction, args.min_score))
-            _write(folder, stem, path, prediction, args)
-        print(f"{folder}{os.sep}")
+        how = {name: getattr(args, name) for name in ("device", "jobs", "lmm", "without_lmm")}
+        predictions = predict(detector, paths, **how)
+        with tqdm(total=len(paths), unit="clip", disable=None) as bar:
+            for path, stem, prediction in zip(paths, stems, _named(predictions, paths, bar)):
+                unanswered += not prediction.answered
+                written, problem = _write(folder, stem, path, prediction, args)
+                lines = [describe(prediction, args.min_score), *problem]
+                if prediction.notice and prediction.notice not in told:
+                    lines.insert(0, prediction.notice)
+                    told.add(prediction.notice)
+                lines.append(f"  written: {', '.join(map(str, written))}")
+                bar.write("\n".join(lines), file=sys.stdout)
+                sys.stdout.flush()
+                bar.update()
     return int(unanswered > 0)
+
+
+def _named(
+    predictions: Iterable[Prediction], paths: Sequence[Path], bar: tqdm
+) -> Iterator[Prediction]:
+    """The predictions, while the bar has the name of the clip in progress."""
+    found = iter(predictions)
+    for path in paths:
+        bar.set_description(readable(path.name))
+        yield next(found)
 
 
 def find_videos(given: Iterable[str]) -> list[Path]:
@@ -151,6 +185,8 @@ def describe(prediction: Prediction, min_score: float) -> str:
     else:
         why = _own_reasons(prediction.reasons) or "no system has an answer"
         lines = [f"{prediction.file}: no evidence ({why}); prior {prediction.probability:.3f}"]
+    decided = f"; decided by {prediction.decided}" if prediction.decided else ""
+    lines.append(f"  {prediction.evidence}{decided}")
     likely = prediction.segments[prediction.segments["score"] >= min_score].head(SHOWN_SEGMENTS)
     lines += [
         f"  {row.start:8.2f} s to {row.end:8.2f} s  score {row.score:.3f}  {row.modality}"
@@ -158,8 +194,6 @@ def describe(prediction: Prediction, min_score: float) -> str:
     ]
     if not len(likely):
         lines.append(f"  no segment with a score of {min_score:g} or more")
-    if prediction.notice:
-        lines.append(f"  {prediction.notice}")
     return "\n".join(lines)
 
 
@@ -202,16 +236,21 @@ def _cut(text: str, n_bytes: int) -> str:
 
 def _write(
     folder: Path, stem: str, video: Path, prediction: Prediction, args: argparse.Namespace
-) -> None:
-    write_json(folder / f"{stem}.json", prediction.as_json())
+) -> tuple[list[Path], list[str]]:
+    """Write the files of an answer; returns their paths and a line about what could not be made."""
+    written = [folder / f"{stem}.json"]
+    write_json(written[0], prediction.as_json())
     if args.no_timeline and not args.video:
-        return
+        return written, []
     from klassify.prediction import picture
 
     try:
         if not args.no_timeline:
             picture.draw(video, prediction, folder / f"{stem}.png")
+            written.append(folder / f"{stem}.png")
         if args.video:
             picture.mark(video, prediction, folder / f"{stem}.marked.mp4", args.min_score)
+            written.append(folder / f"{stem}.marked.mp4")
     except decoder.MediaError as error:
-        print(f"  no picture of it: {error.what}")
+        return written, [f"  no picture of it: {error.what}"]
+    return written, []

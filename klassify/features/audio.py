@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +9,19 @@ from pathlib import Path
 from klassify import workers
 from klassify.features import audio_cache
 from klassify.features.audio_cache import AudioRow
-from klassify.features.base import CLIP_LIMIT_S, Extraction, Numbered, attempt, media_only, n_cpus
+from klassify.features.base import (
+    CLIP_LIMIT_S,
+    Extraction,
+    Kind,
+    Numbered,
+    attempt,
+    media_only,
+    n_cpus,
+)
 from klassify.media import decoder
 
 
-def audio_extraction(args: argparse.Namespace) -> Extraction:
+def extraction(*, jobs: int | None = None) -> Extraction:
     """The audio of every clip, for the cache. No more than one part of it (500 clips, 150 MB) is
     in memory.
     """
@@ -23,7 +30,7 @@ def audio_extraction(args: argparse.Namespace) -> Extraction:
         files = (file for part in parts for file in part)
         setup = functools.partial(Path, root)
         yield from workers.each(
-            extract_audio, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
+            extract_audio, files, setup, jobs=jobs or n_cpus(), limit_s=CLIP_LIMIT_S
         )
 
     return Extraction(
@@ -43,3 +50,6 @@ def extract_audio(root: Path, file: str) -> AudioRow:
         )
 
     return attempt(AudioRow, root, file, decoded)
+
+
+KIND = Kind("audio", AudioRow, clips_per_file=500, extraction=extraction)

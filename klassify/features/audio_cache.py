@@ -346,10 +346,6 @@ def _keys(files: Sequence[str]) -> np.ndarray:
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
-# ------------------------------------------------------------------------------------- which to
-# read
-
-
 def open_cache(folder: Path) -> AudioStore | None:
     """The cache of a split, or None where there is none or $KLASSIFY_AUDIO is `media`.
 

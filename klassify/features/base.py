@@ -1,4 +1,4 @@
-"""What a kind of features is: its row, its settings, its extractor."""
+"""What a kind of features is: its row, its arguments, its settings, its extractor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
 from klassify.media import decoder
 
@@ -34,6 +35,30 @@ class Extraction:
     rows: Callable[[Path, Sequence[Sequence[str]]], Numbered]
     row_class: type
     write_part: Callable[..., Path] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of features: everything that features/kinds.py needs to know of it.
+
+    row_class: of the rows of its shards. clips_per_file: so that a file stays below a few hundred
+    MB. extraction(**arguments): the Extraction; it takes `jobs` and the kind's own arguments.
+    arguments: {option of `klassify extract`: what argparse wants to know of it}. An option that is
+    not given is left out of the call, so that the defaults are those of `extraction`.
+    """
+
+    name: str
+    row_class: type
+    clips_per_file: int
+    extraction: Callable[..., Extraction]
+    arguments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+# of the kinds that run a model in this process
+MODEL_ARGUMENTS = {
+    "--device": {"help": "auto, cpu, cuda, cuda:1, ... (default: auto)"},
+    "--batch": {"type": at_least_1, "help": "frames per batch (default: 8 for lmm, else 64)"},
+}
 
 
 def media_only(root: Path, file: str) -> list[Path]:

@@ -33,9 +33,6 @@ from klassify.settings import already_done
 STALE_S = 3600.0  # a temporary file lives for seconds
 
 
-# ------------------------------------------------------------------------------ what is to be done
-
-
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """Shard i of n of a list: its clips, cut into parts of `settings["chunk"]`."""
@@ -135,9 +132,6 @@ def sweep(shard: Shard, *, force: bool) -> None:
             path.with_suffix(".pcm").unlink(missing_ok=True)  # of the audio cache
 
 
-# ------------------------------------------------------------------------------ doing it
-
-
 def extract(
     shard: Shard, root: Path, made_by: Extraction, *, force: bool = False
 ) -> list[dict[str, str]]:
@@ -157,6 +151,22 @@ def extract(
     for place, rows in finished_parts(shard, todo, results, made_by.row_class):
         write_part(shard.out, place, rows, shard.settings, inputs[place])
     return write_failures(shard)
+
+
+def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iterator[Any]:
+    """The row of each clip, in the order of the list, as soon as it and those before it are done.
+
+    No batch spans two clips.
+    """
+    waiting: dict[int, Any] = {}
+    following = 0
+    for number, row in made_by.rows(root, [[file] for file in files]):
+        if isinstance(row, workers.Died):
+            row = made_by.row_class.failed(files[number], "worker", row.reason)
+        waiting[number] = row
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
 def finished_parts(
@@ -192,9 +202,6 @@ def write_failures(shard: Shard) -> list[dict[str, str]]:
     return rows
 
 
-# ------------------------------------------------------------------------------ what is missing
-
-
 def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) -> int:
     """Print which parts are missing, of all shards or of `only` "i/n"; 1 if any is."""
     there = {read_header(path).place for path in parts_in(out)}
@@ -216,9 +223,6 @@ def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) 
     for j, group in itertools.groupby(missing, key=lambda item: item[0].i):
         print(f"  missing: --shard {j}/{n}: {first_few(place.name for _, place in group)}")
     return int(bool(missing))
-
-
-# ------------------------------------------------------------------------------ small things
 
 
 def _size(path: Path) -> int:

@@ -9,10 +9,9 @@ frame costs. The codes are for frames that were cut to one size without augmenta
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,10 +19,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
 from klassify.features.base import (
+    MODEL_ARGUMENTS,
     Columns,
     Extraction,
+    Kind,
     attempt,
     common,
     in_process,
@@ -36,34 +38,52 @@ from klassify.models.vqvae import VQVAE, to_unit
 from klassify.settings import file_hash
 
 
-def reconstruction_extraction(
-    args: argparse.Namespace, load: Callable[[Path], Any] | None = None
+def extraction(
+    *,
+    vqvae: Path | None = None,
+    size: int = 224,
+    device: str | torch.device = "auto",
+    batch: int | None = None,
+    jobs: int | None = None,
 ) -> Extraction:
-    """The VQ-VAE codes of every frame. load: see extraction()."""
-    if args.vqvae is None:
+    """The VQ-VAE codes of every frame. vqvae: a trained system's folder, or a safetensors file."""
+    if vqvae is None:
         raise KlassifyError(
             "--kind reconstruction needs --vqvae SYSTEM.", fix="train one: conf/<set>/vqvae.yaml"
         )
     from klassify.models.devices import pick_device
     from klassify.models.weights.load import weights_path
 
-    check_size(args.size)
-    weights = weights_path(args.vqvae)
+    check_size(size)
+    weights = weights_path(vqvae)
     if not weights.is_file():
         raise KlassifyError("This VQ-VAE has no weights.", where=weights, fix="train it first")
     settings = {
         "fps": decoder.GRID_FPS,
-        "size": args.size,
-        "vqvae": args.vqvae.name,
+        "size": size,
+        "vqvae": vqvae.name,
         "weights": file_hash(weights)[:16],
     }
 
     def extractor(root: Path) -> Any:
-        model = load(args.vqvae).to(pick_device(args.device))
-        return ReconstructionExtractor(root, model, args.size, args.batch or 64)
+        model = load_vqvae(weights).to(pick_device(str(device)))
+        return ReconstructionExtractor(root, model, size, batch or 64)
 
-    rows = functools.partial(in_process, extractor, args.jobs)
+    rows = functools.partial(in_process, extractor, jobs)
     return Extraction("reconstruction", settings, media_only, rows, ReconstructionRow)
+
+
+def load_vqvae(weights: Path) -> VQVAE:
+    """The VQ-VAE of a safetensors file, in eval mode."""
+    from klassify.models.weights.load import load_weights, read_tensors
+
+    state, _ = read_tensors(weights)
+    if "codebook.embedding.weight" not in state:
+        raise KlassifyError("This is not a VQ-VAE: it has no codebook.", where=weights)
+    codes, dim = state["codebook.embedding.weight"].shape
+    model = VQVAE(dim=dim, codes=codes)
+    load_weights(model, weights)
+    return model.eval()
 
 
 DOWNSCALING = 4  # pixels a side of one code
@@ -182,3 +202,20 @@ class ReconstructionRow:
         """Row i of a row group."""
         shape = [columns[name][i].as_py() for name in ("n_frames", "height", "width")]
         return cls(codes=values(columns, "codes", i).reshape(shape).copy(), **common(columns, i))
+
+
+KIND = Kind(
+    "reconstruction",
+    ReconstructionRow,
+    clips_per_file=200,
+    extraction=extraction,
+    arguments={
+        "--vqvae": {
+            "type": Path,
+            "metavar": "SYSTEM",
+            "help": "folder of a trained VQ-VAE, or a safetensors file",
+        },
+        "--size": {"type": at_least_1, "help": "pixels per side of a frame (default: 224)"},
+        **MODEL_ARGUMENTS,
+    },
+)

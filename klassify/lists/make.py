@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import functools
@@ -29,9 +28,6 @@ LIMIT_S = 120.0  # for the header of one file
 DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo")
 
 
-# ------------------------------------------------------------------------------ making one list
-
-
 def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     """The clips of a split from whatever describes it: names (.txt), FakeAVCeleb's .csv, or
     JSON.
@@ -43,34 +39,40 @@ def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     return read_metadata(source, split)
 
 
-def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) -> int:
+def make_list(
+    source: Path,
+    path: Path,
+    split: str,
+    *,
+    data: str,
+    root: Path,
+    probe: str = "none",
+    jobs: int = 1,
+    force: bool = False,
+) -> int:
     """Write one list with its record (.json) and its faults (.failures.tsv); returns the number
     of faults.
+
+    source: what describes the split. data: the data set's name. root: folder of the media. probe:
+    which files are opened, `none`, those of unknown length (`missing`) or `all`.
     """
-    made_with = {
-        "input": source.name,
-        "hash": _fingerprint(source),
-        "probe": args.probe,
-        "split": split,
-    }
+    made_with = {"input": source.name, "hash": _fingerprint(source), "probe": probe, "split": split}
     record_path, faults_path = path.with_suffix(".json"), path.with_suffix(".failures.tsv")
     record = (
-        _read_record(record_path)
-        if path.exists() and record_path.exists() and not args.force
-        else None
+        _read_record(record_path) if path.exists() and record_path.exists() and not force else None
     )
-    if already_done(path, record and record["made_with"], made_with, force=args.force):
+    if already_done(path, record and record["made_with"], made_with, force=force):
         print(f"{path}: done before")
         return sum(record["faults"].values())
     frame, faults = read_rows(source, split)
     try:
-        media = media_folder(args.root, split, frame["file"].tolist())
+        media = media_folder(root, split, frame["file"].tolist())
     except KlassifyError:
-        if args.probe != "none":
+        if probe != "none":
             raise
         media = None
-    if media and args.probe != "none":
-        frame, more = measure(frame, media, everything=args.probe == "all", jobs=args.jobs)
+    if media and probe != "none":
+        frame, more = measure(frame, media, everything=probe == "all", jobs=jobs)
         faults = sorted([*faults, *more], key=lambda fault: fault.row)
     if source.suffix == ".csv":
         frame = fakeavceleb.with_segments(frame)  # whole clips, whose lengths are only known now
@@ -80,7 +82,7 @@ def make_list(source: Path, path: Path, split: str, args: argparse.Namespace) ->
     types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
     actions = dict(collections.Counter(fault.action for fault in faults))
     record = {
-        "data": args.data,
+        "data": data,
         "split": split,
         "media": str(media) if media else None,
         "clips": len(frame),

@@ -19,9 +19,6 @@ from klassify.lists.data_list import FAKE_AGAINST, TYPES, _refuse, read_list
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
 
 
-# ------------------------------------------------------------------------------ subsets and labels
-
-
 def sources_of(frame: pd.DataFrame) -> np.ndarray:
     """(n,) the source of each clip, as text; one of unknown source is a source of its own."""
     return np.where(frame["source"] == "", frame["file"], frame["source"]).astype(str)
@@ -144,9 +141,6 @@ def label(frame: pd.DataFrame, against: str) -> np.ndarray:
     unknown = ~frame["modify_type"].isin(TYPES)
     _refuse(frame, unknown, "no label (modify_type is empty)", "data list")
     return frame["modify_type"].isin(FAKE_AGAINST[against]).to_numpy(np.int64)
-
-
-# ------------------------------------------------------------------------------ where things lie
 
 
 def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ()) -> Path:

@@ -77,6 +77,8 @@ def draw(
         panel.set_xlim(0, end_s)
         for start, stop in truth if truth is not None else ():
             panel.axvspan(start, stop, color=TRUTH_COLOUR, zorder=0)
+    if prediction.notice:
+        figure.supxlabel(prediction.notice, fontsize=8, parse_math=False)
     axes[-1].set_xlabel(
         "seconds" + (" (grey: true fake segments)" if truth is not None and len(truth) else "")
     )

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import importlib.abc
 import importlib.machinery
-import io
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from klassify.data.base import Sources
 from klassify.errors import KlassifyError
 from klassify.features import parts, shards
+from klassify.features.base import Extraction, n_cpus
+from klassify.features.extract import rows_in_order
+from klassify.features.kinds import KINDS
 from klassify.features.lmm.kind import LMMRow
 from klassify.files import readable
 from klassify.lists import data_list
+from klassify.localisation.localise import choose, localise
 from klassify.media import isolated
+from klassify.media.decoder import SAMPLE_RATE
 from klassify.models.weights import load
 from klassify.scores.score_file import read_scores, score_path
 from klassify.systems import experiment
@@ -32,22 +36,28 @@ from klassify.systems import scores as systems_scores
 from klassify.systems.base import SYSTEM
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.merged import Merged
+from klassify.systems.score import score
 from klassify.systems.scores import PROPOSALS, as_probability, to_probability
+from klassify.systems.trained import Trained
 
 
 class Detector(DetectorFile):
     """A detector that answers about raw videos."""
 
     def predict(
-        self, video: str | os.PathLike, *, device: str = "auto", lmm: str | None = None
+        self,
+        video: str | os.PathLike,
+        *,
+        device: str = "auto",
+        lmm: str | None = None,
+        without_lmm: bool = False,
     ) -> Prediction:
-        """The answer about one raw video file: see klassify.prediction.predict.Prediction for
-        shapes and units.
+        """The answer about one raw video file: see Prediction for shapes and units.
 
-        device: cpu, cuda, cuda:1 or auto. lmm: the LMM of the multi-branch system; without it the
-        other branches answer alone. For many videos klassify.prediction.predict.predict is faster.
+        device: cpu, cuda, cuda:1 or auto. lmm, without_lmm: see predict(), which is faster for many
+        videos.
         """
-        return next(predict(self, [video], device=device, lmm=lmm))
+        return next(predict(self, [video], device=device, lmm=lmm, without_lmm=without_lmm))
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
@@ -58,7 +68,9 @@ def load_detector(path: str | os.PathLike) -> Detector:
     return Detector(found.folder, found.answers, found.systems)
 
 
-SPLIT = "predict"
+PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
+LEFT_OUT = "the LMM was left out on request"
+HEARD_OR_SEEN = {"audio": "sound", "visual": "picture"}
 EXTRACTED = ("mouth", "audio", "lmm")  # kinds of features that need no model of the detector's own
 DEMO_NOTICE = (
     "These models were trained on the generated corpus alone: their answers about real videos mean"
@@ -76,6 +88,7 @@ class Prediction:
     segments: proposals, best first, with the columns start, end, score, modality, method.
     frames: {system: table of its 40 ms frames with start, end and probability of fake}.
     detector: what answered; notice: what to know about it, "" if nothing.
+    evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
     """
 
     file: str
@@ -86,6 +99,8 @@ class Prediction:
     frames: dict[str, pd.DataFrame]
     detector: str
     notice: str
+    evidence: str = ""
+    decided: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, without the frames."""
@@ -93,6 +108,8 @@ class Prediction:
             "file": self.file,
             "probability": self.probability,
             "answered": self.answered,
+            "evidence": self.evidence,
+            "decided": self.decided,
             "reasons": self.reasons,
             "segments": self.segments.to_dict("records"),
             "detector": self.detector,
@@ -105,20 +122,66 @@ def predict(
     videos: Sequence[str | os.PathLike],
     *,
     device: str = "auto",
+    jobs: int | None = None,
     lmm: str | None = None,
+    without_lmm: bool = False,
 ) -> Iterator[Prediction]:
-    """Answers about videos, in their order. A file that cannot be read gets the prior and the
-    reasons.
+    """Answers about videos, in their order, each as soon as it is ready. A file that cannot be
+    read gets the prior and the reasons.
+
+    lmm: where the LMM of the multi-branch system is, if not under the name that detector.yaml
+    records. without_lmm: leave it out, which changes the answers.
     """
+    kinds = needed_kinds(detector)
+    extractions = {
+        kind: lmm_of(detector, device, lmm)
+        if kind == "lmm"
+        else KINDS[kind].extraction(jobs=jobs or min(len(videos), n_cpus()))
+        for kind in sorted(kinds)
+        if not (kind == "lmm" and without_lmm)
+    }
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
-        kinds = needed_kinds(detector)
-        data = _DataSet(Path(folder), [Path(video) for video in videos])
-        overlay = data.lay_over(detector)
-        with _no_code_of(detector.folder), contextlib.redirect_stdout(io.StringIO()):
-            data.run_stages(overlay, kinds, device, lmm)
-        answers = _Answers(overlay)
-        for video, file in zip(videos, data.files):
-            yield answers.about(file, readable(video), detector)
+        work = _Work(Path(folder), detector, [Path(video) for video in videos], device)
+        yield from work.answers(kinds, extractions)
+
+
+def lmm_of(detector: DetectorFile, device: str = "auto", lmm: str | None = None) -> Extraction:
+    """How the LMM features of a detector are made: with the LMM that its stage 1 used.
+
+    KlassifyError where that one is unknown, is not on this machine, or is not `lmm`.
+    """
+    recorded = [entry["lmm"] for entry in detector.systems.values() if entry.get("lmm")]
+    where = detector.folder / DETECTOR
+    known = recorded[0] if recorded else {}
+    if any(other != known for other in recorded):
+        raise KlassifyError("The systems of this detector use several LMMs.", where=where)
+    name = lmm or known.get("lmm")
+    if name is None:
+        raise KlassifyError(
+            "This detector needs an LMM, and does not record which.",
+            where=where,
+            fix="--lmm NAME, the one of stage 1; or --without-lmm, which changes the answers",
+        )
+    if lmm is None and not Path(name).exists() and (PRETRAINED / name).is_dir():
+        name = str(PRETRAINED / name)
+    arguments = {key: known[key] for key in ("clip", "interval") if key in known}
+    try:
+        made = KINDS["lmm"].extraction(lmm=name, device=device, **arguments)
+    except KlassifyError as error:
+        if lmm is not None:
+            raise
+        raise KlassifyError(
+            f"This detector needs the LMM {name}, which is not here: {error.what}",
+            where=where,
+            fix="--lmm FOLDER, where it is; or --without-lmm, which changes the answers",
+        ) from None
+    if known and made.settings["lmm_files"] != known["lmm_files"]:
+        raise KlassifyError(
+            f"{name} is not the LMM of this detector, {known['lmm']}: their files differ.",
+            where=where,
+            fix="--lmm FOLDER of the right one; or --without-lmm, which changes the answers",
+        )
+    return made
 
 
 def needed_kinds(detector: DetectorFile) -> set[str]:
@@ -208,20 +271,57 @@ def _suffix(video: Path) -> str:
     return video.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", video.suffix) else ""
 
 
-class _DataSet:
-    """The given files as a data set: lists/, media/, features/ and, laid over a detector, exp/
-    in one folder.
+class _Work:
+    """The given files as data sets of one clip each, in a temporary folder: lists/, media/,
+    features/ and exp/, the detector's systems by links, so that their scores are written there.
     """
 
-    def __init__(self, folder: Path, videos: Sequence[Path]):
-        self.folder = folder
+    def __init__(self, folder: Path, detector: DetectorFile, videos: Sequence[Path], device: str):
+        self.folder, self.detector, self.device = folder, detector, device
+        self.videos = videos
         self.files = [f"{number:06d}{_suffix(video)}" for number, video in enumerate(videos)]
-        (folder / "media").mkdir()
+        for name in ("media", "lists"):
+            (folder / name).mkdir()
         for file, video in zip(self.files, videos):
             (folder / "media" / file).symlink_to(video.resolve())
-        (folder / "lists").mkdir()
-        self.list = folder / "lists" / f"{SPLIT}.tsv"
-        data_list.write_list(self.list, pd.DataFrame([self._measured(file) for file in self.files]))
+        self.overlay = dataclasses.replace(detector, folder=folder / "exp")
+        for name in detector.systems:
+            (self.overlay.folder / name).mkdir(parents=True, exist_ok=True)
+            for part in (SYSTEM, experiment.CONFIG, load.WEIGHTS, PROPOSALS):
+                if (source := detector.folder / name / part).exists():
+                    (self.overlay.folder / name / part).symlink_to(source.resolve())
+        self.sources = Sources(folder / "lists", folder / "media", folder / "features")
+        self.models: dict[str, Any] = {}
+
+    def answers(
+        self, kinds: Iterable[str], extractions: Mapping[str, Extraction]
+    ) -> Iterator[Prediction]:
+        """Each file's answer: its features are extracted while those before it are scored."""
+        media = self.folder / "media"
+        rows = {kind: rows_in_order(made, media, self.files) for kind, made in extractions.items()}
+        left_out = {"lmm": LEFT_OUT} if "lmm" in kinds and "lmm" not in extractions else {}
+        for number, (file, video) in enumerate(zip(self.files, self.videos)):
+            split = f"clip{number:06d}"
+            found = {kind: next(of_kind) for kind, of_kind in rows.items()}
+            for kind, row in found.items():
+                settings = {"kind": kind, **extractions[kind].settings}
+                self._write_features(kind, split, row, settings)
+            if left_out:
+                row = LMMRow.failed(file, "lmm", LEFT_OUT)
+                sizes = dict.fromkeys(("visual_dim", "textual_dim", "new_tokens"), 0)
+                self._write_features("lmm", split, row, {"kind": "lmm", **sizes})
+            measured = self._measured(file)
+            data_list.write_list(self.sources.lists / f"{split}.tsv", pd.DataFrame([measured]))
+            with _no_code_of(self.detector.folder):
+                self._run(split)
+            answer = _Answers(self.overlay, split)
+            yield answer.about(readable(video), self.detector, _evidence(measured, found), left_out)
+            for path in self.overlay.folder.glob(f"*/scores/{split}.*"):
+                path.unlink()
+
+    def _write_features(self, kind: str, split: str, row: Any, settings: dict[str, Any]) -> None:
+        folder = self.sources.feature_folder(kind, split)
+        shards.write_part(folder, parts.Place(1, 1, 0, 1), [row], settings, inputs="")
 
     def _measured(self, file: str) -> dict[str, Any]:
         try:
@@ -233,127 +333,96 @@ class _DataSet:
             k: v if data_list.possible(k, v) else np.nan for k, v in measured.items()
         }
 
-    def lay_over(self, detector: DetectorFile) -> DetectorFile:
-        """The same systems in a folder of their own, by links, so that their scores are written
-        there.
-        """
-        top = self.folder / "exp"
-        for name in detector.systems:
-            (top / name).mkdir(parents=True, exist_ok=True)
-            for part in (SYSTEM, experiment.CONFIG, load.WEIGHTS, PROPOSALS):
-                if (source := detector.folder / name / part).exists():
-                    (top / name / part).symlink_to(source.resolve())
-        return dataclasses.replace(detector, folder=top)
-
-    def run_stages(
-        self, detector: DetectorFile, kinds: Iterable[str], device: str, lmm: str | None
-    ) -> None:
-        """Extract what the models need, run them, derive, localise: inputs before those that use
-        them.
-        """
-        for kind in sorted(kinds):
-            self._extract(kind, device, lmm)
-        for name, entry in detector.systems.items():
-            folder = detector.folder / name
-            joins_proposals = isinstance(detector.loaded[name], Merged)
+    def _run(self, split: str) -> None:
+        """Score and localise with every system, inputs before those that use them."""
+        for name, entry in self.overlay.systems.items():
+            system = self.overlay.loaded[name]
+            joins_proposals = isinstance(system, Merged)
+            if isinstance(system, Trained) and name not in self.models:
+                self.models[name] = system.load()
             if not joins_proposals:
-                self._command(
-                    "score",
-                    str(folder),
-                    "--split",
-                    SPLIT,
-                    "--lists",
-                    str(self.folder / "lists"),
-                    "--media",
-                    str(self.folder / "media"),
-                    "--features",
-                    str(self.folder / "features"),
-                    "--device",
-                    device,
-                )
+                loaded = self.models.get(name)
+                score(system, split, self.sources, device=self.device, loaded=loaded)
             if "proposals" in entry or joins_proposals:
-                self._command("localise", str(folder), "--split", SPLIT)
+                localise(system, split, choose(system))
 
-    def _extract(self, kind: str, device: str, lmm: str | None) -> None:
-        out = self.folder / "features" / kind / SPLIT
-        options = [
-            "--kind",
-            kind,
-            "--list",
-            str(self.list),
-            "--root",
-            str(self.folder / "media"),
-            "--out",
-            str(out),
-        ]
-        if kind == "lmm":
-            if lmm is None:
-                self._without_lmm(out)
-                return
-            options += ["--lmm", lmm, "--device", device]
-        else:
-            options += ["--jobs", str(min(len(self.files), os.cpu_count() or 1))]
-        self._command("extract", *options)
 
-    def _without_lmm(self, out: Path) -> None:
-        """Shards that say of each file why it has no LMM features: the visual branch then does
-        without.
-        """
-        rows = [LMMRow.failed(file, "lmm", "no LMM was given") for file in self.files]
-        settings = {"kind": "lmm", "visual_dim": 0, "textual_dim": 0, "new_tokens": 0}
-        shards.write_part(out, parts.Place(1, 1, 0, 1), rows, settings, inputs="")
-
-    def _command(self, name: str, *arguments: str) -> None:
-        module = importlib.import_module(f"klassify.commands.{name}")
-        parser = argparse.ArgumentParser(f"klassify {name}")
-        module.configure(parser)
-        module.run(parser.parse_args(arguments))
+def _evidence(measured: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
+    """What was heard and seen of a clip: "sound: 4.1 s; picture: face in 96 of 103 frames"."""
+    samples, frames = (np.nan_to_num(measured[name]) for name in ("n_samples", "n_frames"))
+    sound = f"sound: {samples / SAMPLE_RATE:.1f} s" if samples else "no sound"
+    if (mouth := rows.get("mouth")) is not None and len(mouth.valid):
+        return f"{sound}; picture: face in {int(mouth.valid.sum())} of {len(mouth.valid)} frames"
+    return f"{sound}; picture: {int(frames)} frames" if frames else f"{sound}; no picture"
 
 
 class _Answers:
-    """What the systems of a laid-over detector say, read once for all files."""
+    """What the systems of a laid-over detector say about one clip."""
 
-    def __init__(self, detector: DetectorFile):
+    def __init__(self, detector: DetectorFile, split: str):
         self.clips = {}
         self.frames = {}
+        self.detector = detector
         for name in detector.systems:
             folder = detector.folder / name
-            if score_path(folder, SPLIT, "clips").exists():
-                self.clips[name] = read_scores(score_path(folder, SPLIT, "clips"))
-            if score_path(folder, SPLIT, "frames").exists():
-                scores = read_scores(score_path(folder, SPLIT, "frames"))
-                table = scores.table[["file", "start", "end"]].copy()
+            if score_path(folder, split, "clips").exists():
+                self.clips[name] = read_scores(score_path(folder, split, "clips"))
+            if score_path(folder, split, "frames").exists():
+                scores = read_scores(score_path(folder, split, "frames"))
+                table = scores.table[["start", "end"]].copy()
                 table["probability"] = to_probability(
                     scores.table["score"].to_numpy(float), scores.header.scale
                 )
-                self.frames[name] = dict(list(table.groupby("file", observed=True, sort=False)))
-        self.task1 = detector.answers["task1"]
-        self.prior = detector.answering("task1").prior
-        self.segments = read_scores(detector.answering("task2").path(SPLIT, "segments")).table
+                if len(table):
+                    self.frames[name] = table
+        proposals = read_scores(detector.answering("task2").path(split, "segments"))
+        self.segments = proposals.table.drop(columns="file")
 
-    def about(self, file: str, video: str, detector: DetectorFile) -> Prediction:
-        scores = self.clips[self.task1]
-        row = int(np.flatnonzero(scores.table["file"].to_numpy() == file)[0])
-        probability = float(as_probability(scores)[row])
-        answered = bool(systems_scores.answered(scores)[row])
-        segments = self.segments[self.segments["file"] == file].drop(columns="file")
-        where = detector.folder / DETECTOR
+    def about(
+        self, video: str, detector: DetectorFile, evidence: str, left_out: Mapping[str, str]
+    ) -> Prediction:
+        task1 = detector.answers["task1"]
+        prior = self.detector.answering("task1").prior
+        probability = float(as_probability(self.clips[task1])[0])
+        answered = self._answered(task1)
+        notices = [
+            f"T{why[1:]}: the answers differ from a submission's." for why in left_out.values()
+        ]
+        if on_generated_corpus(detector.folder):
+            notices.append(DEMO_NOTICE)
         return Prediction(
             file=video,
-            probability=probability if np.isfinite(probability) else self.prior,
+            probability=probability if np.isfinite(probability) else prior,
             answered=answered,
-            reasons=self._reasons(file),
-            segments=segments.sort_values("score", ascending=False, ignore_index=True),
-            frames={name: tables[file] for name, tables in self.frames.items() if file in tables},
-            detector=readable(where),
-            notice=DEMO_NOTICE if on_generated_corpus(detector.folder) else "",
+            reasons=self._reasons() | dict(left_out),
+            segments=self.segments.sort_values("score", ascending=False, ignore_index=True),
+            frames=self.frames,
+            detector=readable(detector.folder / DETECTOR),
+            notice=" ".join(notices),
+            evidence=evidence,
+            decided=", ".join(self._decided(task1)) if answered else "",
         )
 
-    def _reasons(self, file: str) -> dict[str, str]:
+    def _answered(self, name: str) -> bool:
+        return bool(systems_scores.answered(self.clips[name])[0])
+
+    def _decided(self, name: str) -> list[str]:
+        """The models behind the answer of a system: of a maximum, the one with the highest
+        probability; of other fusions, all that have an answer.
+        """
+        entry = self.detector.systems[name]
+        if entry["kind"] == "model":
+            return [f"{name} ({HEARD_OR_SEEN.get(entry['modality'], 'sound and picture')})"]
+        deciding = [one for one in entry["inputs"] if one in self.clips and self._answered(one)]
+        parameters = self.detector.loaded[name].parameters
+        if parameters.get("rule") == "max" and deciding:
+            deciding = [max(deciding, key=lambda one: as_probability(self.clips[one])[0])]
+        return [part for one in deciding for part in self._decided(one)]
+
+    def _reasons(self) -> dict[str, str]:
         found = {}
         for name, scores in self.clips.items():
-            row = scores.table[scores.table["file"] == file]
-            reason = row["reason"].fillna("").iloc[0] if "reason" in row and len(row) else ""
+            reason = scores.table["reason"].fillna("").iloc[0] if "reason" in scores.table else ""
             if reason:
                 found[name] = str(reason)
         return found

@@ -116,7 +116,12 @@ class Count(contextlib.AbstractContextManager):
 
         self.label, self.total, self.before, self.done = label, total, done, done
         self.bar = tqdm(
-            desc=label, total=total, initial=done, unit="clip", disable=not sys.stderr.isatty()
+            desc=label,
+            total=total,
+            initial=done,
+            unit="clip",
+            # a bar of one clip tells nothing
+            disable=total < 2 or not sys.stderr.isatty(),
         )
         self.began = self.said = time.monotonic()
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from klassify.errors import KlassifyError
-from klassify.files import read_yaml, write_text
+from klassify.files import read_json_mapping, read_yaml, write_text
 from klassify.settings import already_done, file_hash
 from klassify.systems.scores import PROPOSALS
 from klassify.systems.system import System, load_systems
@@ -70,10 +70,22 @@ def _entry(top: Path, system: System) -> dict[str, Any]:
         "inputs": [os.path.relpath(one.folder, top) for one in system.input_systems],
         "hash": system.hash,
     }
+    if lmm := _lmm_of(system.folder):
+        entry["lmm"] = lmm
     proposals = system.folder / PROPOSALS
     if proposals.exists():
         entry["proposals"] = file_hash(proposals)
     return entry
+
+
+def _lmm_of(folder: Path) -> dict[str, Any]:
+    """The LMM whose features a system was trained on, as stage 1 recorded it: its name, hash of its
+    files, interval, and a CLIP of its own; {} for a system without one.
+    """
+    record = folder / "settings.json"
+    made_with = read_json_mapping(record).get("lmm") if record.exists() else None
+    names = ("lmm", "lmm_files", "clip", "clip_files", "interval")
+    return {name: made_with[name] for name in names if name in made_with} if made_with else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,4 +185,7 @@ def _problem(answers: Any, entries: Any) -> str:
             entry.get("inputs"), list
         ):
             return f"the entry of {name!r} is not whole"
+        lmm = entry.get("lmm", {})
+        if not isinstance(lmm, dict) or not isinstance(lmm.get("lmm", ""), str):
+            return f"the LMM of {name!r} is not a name with its settings"
     return ""

@@ -31,13 +31,15 @@ def score(
     batch_size: int = 16,
     workers: int = 0,
     device: str = "auto",
+    loaded: tuple | None = None,
     force: bool = False,
 ) -> str:
     """Score a split with a system, or keep the scores where nothing has changed; returns what to
     say: which file is there, or what it lacks.
 
     sources: of a trained model; derived systems need none. shard: (i, n), share i of n of the
-    chunks, from 1. aggregate: windows or frames -> clip score, None for the system's own.
+    chunks, from 1. aggregate: windows or frames -> clip score, None for the system's own. loaded: a
+    trained model and its data, where they were loaded before.
     """
     if not isinstance(system, Trained):
         scores = system.derive(split, force=force)
@@ -46,7 +48,7 @@ def score(
 
     parts = plan(system, split, sources, aggregate=aggregate, approximate=approximate)
     if not shards.is_done(parts, force=force):
-        model, data = system.load()
+        model, data = loaded or system.load()
         i, n = shard
         shards.score_share(
             parts,

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -25,11 +25,8 @@ from klassify.systems.calibrated import Calibrated
 from klassify.systems.fused import Fused
 from klassify.systems.linear import Linear
 from klassify.systems.merged import Merged
-from klassify.systems.trained import Trained, load_model
+from klassify.systems.trained import Trained
 from klassify.untrusted import refuse_cut
-
-if TYPE_CHECKING:
-    from klassify.models.vqvae import VQVAE
 
 MAX_DEPTH = 50  # of systems that are each computed from the next
 
@@ -107,28 +104,6 @@ def write_system(folder: str | os.PathLike, system: System) -> None:
 def system_hash(folder: str | os.PathLike) -> str:
     """The hash of the system in a folder; see System.hash."""
     return load_system(folder).hash
-
-
-def load_vqvae(source: Path) -> VQVAE:
-    """The VQ-VAE of a trained system's folder, or of a safetensors file with its weights, in eval
-    mode.
-    """
-    from klassify.models.vqvae import VQVAE
-    from klassify.models.weights.load import load_weights, read_tensors
-
-    if source.is_dir():
-        model, _ = load_model(source)
-        if not isinstance(model, VQVAE):
-            kind = type(model).__name__
-            raise KlassifyError(f"This system is not a VQ-VAE but a {kind}.", where=source)
-        return model
-    state, _ = read_tensors(source)
-    if "codebook.embedding.weight" not in state:
-        raise KlassifyError("This is not a VQ-VAE: it has no codebook.", where=source)
-    codes, dim = state["codebook.embedding.weight"].shape
-    model = VQVAE(dim=dim, codes=codes)
-    load_weights(model, source)
-    return model.eval()
 
 
 def derived_system(

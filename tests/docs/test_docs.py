@@ -31,6 +31,9 @@ from markdown_blocks import Block, blocks, own_part, programs, run_block, shell_
 from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (fixtures)
 
 from klassify import cli
+from klassify.corpus.encode import write_clip
+from klassify.features import kinds
+from klassify.features.shards import FeatureStore
 from klassify.scores.score_file import read_scores
 
 PAGES = sorted(
@@ -319,6 +322,30 @@ def test_the_added_model_trains_and_scores(added_model, small_data, tmp_path):
         str(small_data.lists),
     ]
     assert cli.main(platt) == 0
+
+
+def test_the_added_features_are_extracted_and_read(tmp_path, monkeypatch):
+    block = next(block for block in blocks(ROOT / "docs/adding-features.md") if block.file)
+    (tmp_path / "loudness.py").write_text(block.text)
+    features = importlib.import_module("klassify.features")
+    monkeypatch.setattr(features, "__path__", [*features.__path__, str(tmp_path)])
+    module = importlib.import_module("klassify.features.loudness")
+    monkeypatch.setitem(kinds.KINDS, "loudness", module.KIND)
+    write_clip(
+        tmp_path / "a.mp4",
+        [np.zeros((32, 32, 3), np.uint8)] * 25,
+        np.sin(np.arange(16_000, dtype=np.float32)),
+        30,
+        48_000,
+    )
+    (tmp_path / "b.mp4").write_text("this is no video")
+    (tmp_path / "list.tsv").write_text("file\na.mp4\nb.mp4\n")
+    command = f"extract --kind loudness --step 320 --list {tmp_path}/list.tsv --root {tmp_path}"
+    assert cli.main([*command.split(), "--out", str(tmp_path / "out")]) == 0
+    store = FeatureStore(tmp_path / "out")
+    assert store.settings["step"] == 320 and set(store.reasons) == {"b.mp4"}
+    loudness = store["a.mp4"].decibels[5:-5]  # the encoder fades in and out
+    assert len(loudness) > 35 and np.allclose(loudness, -3, atol=2)
 
 
 def test_padding_does_not_change_the_added_model(added_model):

@@ -338,10 +338,6 @@ def test_killing_a_worker_loses_no_clip(data, made, tmp_path):
     assert contents(tmp_path) == contents(made)
 
 
-# ------------------------------------------------------------------------------------ kinds with a
-# model
-
-
 def lmm_arguments(data: Path, out: Path, *more: str) -> list[str]:
     return [
         "extract",
@@ -544,7 +540,7 @@ def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    from klassify.systems.system import load_vqvae
+    from klassify.features.reconstruction import load_vqvae
 
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(KlassifyError, match="no codebook"):

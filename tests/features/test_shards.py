@@ -93,11 +93,12 @@ def test_few_rows_are_decoded_and_few_are_kept(two_shards, monkeypatch):
     folder, clips = two_shards
     read = []
     original = parts.read_part
-    monkeypatch.setattr(
-        shards,
-        "read_part",
-        lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs),
-    )
+    for module in (parts, shards):
+        monkeypatch.setattr(
+            module,
+            "read_part",
+            lambda *args, **kwargs: read.append(kwargs.get("group")) or original(*args, **kwargs),
+        )
     features = FeatureStore(folder)
     assert read == [None] * 3  # the names of three parts
     for clip in clips[:16]:
@@ -220,8 +221,6 @@ def test_empty_part(tmp_path):
     write(tmp_path, Place(1, 1, 0, 1), [])
     assert len(FeatureStore(tmp_path)) == 0
 
-
-# ------------------------------------------------------------------------------------ other kinds
 
 LMM_SETTINGS = {"kind": "lmm", "visual_dim": 6, "textual_dim": 5, "new_tokens": 64}
 

@@ -16,7 +16,7 @@ from klassify.commands.predict import describe
 from klassify.errors import KlassifyError
 from klassify.prediction import predict
 from klassify.prediction.predict import Prediction, needed_kinds
-from klassify.systems.detector import DETECTOR, DetectorFile
+from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.system import System, system_hash, write_system
 
 MODEL, DATA = yaml.safe_load(TCN)["model"], yaml.safe_load(TCN)["data"]
@@ -114,7 +114,7 @@ def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, ca
     }
     make_detector(tmp_path / "visual", {"model": MODEL, "data": windows})
     (tmp_path / "clip.mp4").touch()
-    monkeypatch.setattr(predict, "_DataSet", None)
+    monkeypatch.setattr(predict, "_Work", None)
     for name, said in (
         ("half", "No system answers task2"),
         ("visual", "features of the kind reconstruction"),
@@ -138,7 +138,7 @@ def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypa
             for video in videos
         ]
 
-    monkeypatch.setattr("klassify.prediction.predict.predict", answers)
+    monkeypatch.setattr("klassify.commands.predict.predict", answers)
     given = [
         f"--detector={tmp_path / 'exp' / name}"
         for name in ("demo/klassify", "other/klassify", "demo/klassify")
@@ -204,3 +204,62 @@ def test_each_reason_for_no_answer_is_told_once():
     segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
     told = describe(Prediction("a.mp4", 0.5, False, reasons, segments, {}, "d", ""), 0.15)
     assert told.splitlines()[0] == "a.mp4: no evidence (No face, The file is empty); prior 0.500"
+
+
+def with_lmm(folder: Path, recorded: dict) -> DetectorFile:
+    """A detector whose one system was trained on the features of an LMM."""
+    detector = make_detector(folder, {"model": MODEL, "data": DATA})
+    detector.systems["one"] |= {"lmm": recorded} if recorded else {}
+    return detector
+
+
+@pytest.mark.parametrize(
+    "recorded, given, said",
+    [
+        ({}, None, "does not record which"),
+        ({"lmm": "llava-of-ours", "lmm_files": "a"}, None, "needs the LMM llava-of-ours"),
+        ({"lmm": "llava-of-ours", "lmm_files": "a"}, "tiny", "tiny is not the LMM"),
+    ],
+)
+def test_an_lmm_that_is_missing_is_refused_with_a_fix(tmp_path, recorded, given, said):
+    with pytest.raises(KlassifyError, match=said) as refused:
+        predict.lmm_of(with_lmm(tmp_path / "d", recorded), "cpu", given)
+    assert "--lmm" in str(refused.value) and "--without-lmm" in str(refused.value)
+
+
+def test_the_lmm_that_the_detector_records_is_used(tmp_path):
+    recorded = {"lmm": "tiny", "lmm_files": "random", "interval": 7}
+    made = predict.lmm_of(with_lmm(tmp_path / "d", recorded), "cpu")
+    assert (made.settings["lmm"], made.settings["interval"]) == ("tiny", 7)
+
+
+def test_the_notice_is_told_once_and_paths_are_printed(tmp_path, monkeypatch, capsys):
+    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+
+    def answers(detector, videos, **_options):
+        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        for video in videos:
+            fields = (str(video), 0.5, True, {}, nothing, {}, "d", "Mind this.")
+            yield Prediction(*fields, "sound: 1.0 s; no picture", "one (sound)")
+
+    monkeypatch.setattr("klassify.commands.predict.predict", answers)
+    videos = [str(tmp_path / name) for name in ("a.mp4", "b.mp4")]
+    options = ["--detector", str(tmp_path / "d"), "--out", str(tmp_path / "o"), "--no-timeline"]
+    assert main(["predict", *videos, *options]) == 0
+    told = capsys.readouterr().out
+    assert told.count("Mind this.") == 1 and f"written: {tmp_path / 'o/a.json'}" in told
+    assert told.count("sound: 1.0 s; no picture; decided by one (sound)") == 2
+    assert json.loads((tmp_path / "o/b.json").read_text())["notice"] == "Mind this."
+
+
+def test_the_lmm_of_stage_1_is_written_into_the_detector(tmp_path):
+    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    (tmp_path / "d" / DETECTOR).unlink()
+    shards = {"kind": "lmm", "lmm": "tiny", "lmm_files": "random", "interval": 200, "chunk": 5}
+    (tmp_path / "d/one/settings.json").write_text(json.dumps({"lmm": shards}))
+    (tmp_path / "submit.yaml").write_text("task1: one\ntask2: one\n")
+    assert main(["detector", str(tmp_path / "d"), "--conf", str(tmp_path / "submit.yaml")]) == 0
+    entry = read_detector(tmp_path / "d").systems["one"]
+    assert entry["lmm"] == {"lmm": "tiny", "lmm_files": "random", "interval": 200}

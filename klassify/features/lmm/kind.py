@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
 from klassify.features.base import (
+    MODEL_ARGUMENTS,
     Columns,
     Extraction,
+    Kind,
     attempt,
     common,
     in_process,
@@ -26,39 +28,53 @@ from klassify.features.base import (
 from klassify.features.lmm.model import INTERVAL, LMM, sampled
 from klassify.media import decoder, isolated
 
+if TYPE_CHECKING:
+    import torch
 
-def lmm_extraction(args: argparse.Namespace, elsewhere: str | None = None) -> Extraction:
-    """What an LMM sees and says of every 200th frame. elsewhere: see extraction()."""
-    if args.lmm is None:
+
+def extraction(
+    *,
+    lmm: str | None = None,
+    clip: str | None = None,
+    interval: int = INTERVAL,
+    load_in: int = 16,
+    download: bool = False,
+    device: str | torch.device = "auto",
+    batch: int | None = None,
+    jobs: int | None = None,
+) -> Extraction:
+    """What an LMM sees and says of every `interval`-th frame.
+
+    lmm, clip, download: see load.LMMSource. load_in: bits per weight, on the CPU always 32. device:
+    a name, or a torch.device of another machine, which is not looked for on this one.
+    """
+    if lmm is None:
         raise KlassifyError(
             "--kind lmm needs --lmm MODEL.",
             fix="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense",
         )
-    import torch
 
     from klassify.features.lmm import load, model
     from klassify.models.devices import pick_device
 
-    device = torch.device(elsewhere) if elsewhere else pick_device(args.device)
-    bits = 32 if device.type == "cpu" and args.load_in == 16 else args.load_in
-    source = load.LMMSource(args.lmm, args.clip, bits, args.download)
+    device = pick_device(device) if isinstance(device, str) else device
+    bits = 32 if device.type == "cpu" and load_in == 16 else load_in
+    source = load.LMMSource(lmm, clip, bits, download)
     load.check_bits(bits, device)
     settings = {
         "version": model.VERSION,
         "fps": decoder.GRID_FPS,
-        "interval": args.interval,
+        "interval": interval,
         **source.settings(),
     }
     settings |= {"new_tokens": model.NEW_TOKENS, "prompt": model.PROMPT}
 
     def extractor(root: Path) -> Any:
-
         models = model.LMM(*load.load(source, device))
-        return LMMExtractor(root, models, args.interval, args.batch or 8)
+        return LMMExtractor(root, models, interval, batch or 8)
 
-    threads = (
-        1 if source.untrained else args.jobs
-    )  # the tiny one gains nothing, and gives the same bytes everywhere
+    # the tiny one gains nothing from threads, and with one gives the same bytes everywhere
+    threads = 1 if source.untrained else jobs
     rows = functools.partial(in_process, extractor, threads)
     return Extraction("lmm", settings, media_only, rows, LMMRow)
 
@@ -252,3 +268,33 @@ class LMMRow:
             texts=columns["texts"][i].as_py(),
             **common(columns, i),
         )
+
+
+MODELS = "a folder, a hub id, or `tiny`, which is untrained"
+KIND = Kind(
+    "lmm",
+    LMMRow,
+    clips_per_file=200,
+    extraction=extraction,
+    arguments={
+        "--lmm": {"metavar": "MODEL", "help": f"LLaVA-1.5: {MODELS}"},
+        "--clip": {
+            "metavar": "MODEL",
+            "help": f"CLIP-L/14-336 instead of the LMM's own vision tower: {MODELS}",
+        },
+        "--interval": {
+            "type": at_least_1,
+            "help": f"look at every INTERVAL-th frame (default: {INTERVAL})",
+        },
+        "--load-in": {
+            "type": int,
+            "choices": (16, 8, 4),
+            "help": "bits per weight (default: 16; on CPU always 32)",
+        },
+        "--download": {
+            "action": "store_true",
+            "help": "fetch a hub id that is not on this machine",
+        },
+        **MODEL_ARGUMENTS,
+    },
+)

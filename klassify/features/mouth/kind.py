@@ -18,6 +18,7 @@ from klassify.features.base import (
     CLIP_LIMIT_S,
     Columns,
     Extraction,
+    Kind,
     Numbered,
     attempt,
     common,
@@ -29,25 +30,27 @@ from klassify.features.mouth import channels, face
 from klassify.media import decoder
 
 
-def mouth_extraction(args: argparse.Namespace) -> Extraction:
-    """8 mouth features a frame, from Face Mesh or precomputed landmarks."""
+def extraction(
+    *, landmarks: Path | None = None, refine: bool = True, jobs: int | None = None
+) -> Extraction:
+    """8 mouth features per frame, from Face Mesh or from `landmarks`, a folder of <file>.npz."""
     settings = {
         "version": channels.VERSION,
         "fps": decoder.GRID_FPS,
         "max_gap_frames": face.MAX_GAP_FRAMES,
-        **face.source_settings(args.landmarks, refine=args.refine),
+        **face.source_settings(landmarks, refine=refine),
     }
 
     def inputs(root: Path, file: str) -> list[Path]:
-        if args.landmarks is None:
+        if landmarks is None:
             return [root / file]
-        return [root / file, args.landmarks / PurePosixPath(file).with_suffix(".npz")]
+        return [root / file, landmarks / PurePosixPath(file).with_suffix(".npz")]
 
     def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
-        setup = functools.partial(ClipExtractor, root, args.landmarks, args.refine)
+        setup = functools.partial(ClipExtractor, root, landmarks, refine)
         files = (file for part in parts for file in part)
         yield from workers.each(
-            extract_clip, files, setup, jobs=args.jobs or n_cpus(), limit_s=CLIP_LIMIT_S
+            extract_clip, files, setup, jobs=jobs or n_cpus(), limit_s=CLIP_LIMIT_S
         )
 
     return Extraction("mouth", settings, inputs, rows, MouthRow)
@@ -164,3 +167,22 @@ class MouthRow:
         return cls(
             features=features, valid=values(columns, "valid", i).astype(bool), **common(columns, i)
         )
+
+
+KIND = Kind(
+    "mouth",
+    MouthRow,
+    clips_per_file=2000,
+    extraction=extraction,
+    arguments={
+        "--landmarks": {
+            "type": Path,
+            "metavar": "DIR",
+            "help": "read <DIR>/<file>.npz instead of running Face Mesh",
+        },
+        "--refine": {
+            "action": argparse.BooleanOptionalAction,
+            "help": "Face Mesh with refined lips and irises (the default)",
+        },
+    },
+)
