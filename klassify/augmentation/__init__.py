@@ -1,1 +1,1 @@
-"""The augmentations themselves; klassify.augmentation.sets gathers the named sets."""
+"""The augmentations; klassify.augmentation.sets combines them into named sets."""

@@ -1,9 +1,9 @@
-"""The effects of audiomentations that paper 1 trains with, on (n,) float32 at 16 kHz, length kept.
+"""The effects of audiomentations that paper 1 trains with: (n,) float32 at 16 kHz, same length.
 
-Each takes the wave and a numpy Generator, on which alone the result depends: the library's effects
-draw from the global generators of Python and numpy, which are set for the call and put back after
-it. Strengths are the library's defaults. All keep the alignment, but `time_stretch`: a room's first
-sound comes undelayed, and the four Butterworth filters run forwards and backwards, at the same
+Each takes the wave and a numpy Generator, and the result depends on nothing else: the library draws
+from the global generators of Python and numpy, which are seeded for the call and restored after it.
+Strengths are the library's defaults. All but `time_stretch` keep sounds in place: a room's direct
+sound is not delayed, and the four Butterworth filters run forwards and backwards, at the same
 roll-off.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 
 from klassify.media.decoder import SAMPLE_RATE
 
-LONGEST_ROOM_DELAY = 100  # samples: 40 of the simulation's filters, and 35 cm of way
-# name: (class, arguments); the highest cut-offs, 7980 and 7500 Hz, lie below half the sample rate
+LONGEST_ROOM_DELAY = 100  # samples: 40 of the simulation's filters, and 35 cm of distance
+# name: (class, arguments); the highest cut-offs, 7980 and 7500 Hz, are below half the sample rate
 FILTERS = {
     "band_pass": ("BandPassFilter", {"zero_phase": True}),
     "band_stop": ("BandStopFilter", {"zero_phase": True}),
@@ -34,7 +34,7 @@ FILTERS = {
 
 @contextlib.contextmanager
 def global_seed(rng: np.random.Generator) -> Iterator[None]:
-    """Python's and numpy's global generators seeded from `rng`, and put back as they were."""
+    """Seed Python's and numpy's global generators from `rng`, and restore them afterwards."""
     before = random.getstate(), np.random.get_state()
     seed = int(rng.integers(2**32))
     random.seed(seed)
@@ -61,24 +61,22 @@ def _transformed(
 
 
 def room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The clip in a simulated room of random size and absorption, 15 to 35 cm from the
-    microphone.
-    """
+    """A simulated room of random size and absorption, 15 to 35 cm from source to microphone."""
     import pyroomacoustics
 
-    # its ray tracing has generators of its own
+    # the ray tracing has its own generators
     pyroomacoustics.random.seed(*(int(seed) for seed in rng.integers(2**32, size=2)))
     padded = np.pad(wave, (0, LONGEST_ROOM_DELAY))
     heard = _transformed(padded, rng, "RoomSimulator", leave_length_unchanged=True)
     drawn = _transform("RoomSimulator", leave_length_unchanged=True).parameters
-    way = [drawn[f"source_{axis}"] - drawn[f"mic_{axis}"] for axis in "xyz"]
-    seconds = np.linalg.norm(way) / pyroomacoustics.constants.get("c")
+    path = [drawn[f"source_{axis}"] - drawn[f"mic_{axis}"] for axis in "xyz"]
+    seconds = np.linalg.norm(path) / pyroomacoustics.constants.get("c")
     delay = round(pyroomacoustics.constants.get("frac_delay_length") // 2 + seconds * SAMPLE_RATE)
     return heard[delay : delay + len(wave)]
 
 
 def time_stretch(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """0.8 to 1.25 times as fast: cut off at the old length, or followed by silence."""
+    """0.8 to 1.25 times as fast: cut to the old length, or padded with silence."""
     return _transformed(wave, rng, "TimeStretch")
 
 

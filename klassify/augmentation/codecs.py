@@ -1,10 +1,9 @@
-"""Audio through a codec and back, in this process: the formats of paper 1 (section 5.2), without
-sox.
+"""Audio through a codec and back, without sox: the formats of paper 1 (section 5.2).
 
-A round trip keeps length and alignment: what a codec delays is cut off, what it adds is dropped.
-gsm and amr-nb work at 8 kHz, so their clips lose what lies above 4 kHz. `vorbis` and `ogg` are two
-names of one format, as in sox; qualities are sox's defaults (Vorbis quality 3, MP3 at 128 kbit/s),
-but AMR, whose eight bit rates are drawn.
+A round trip keeps length and alignment: delays and extra samples of a codec are removed. gsm and
+amr-nb work at 8 kHz, so their clips lose everything above 4 kHz. `vorbis` and `ogg` are two names
+of one format, as in sox. Qualities are sox's defaults (Vorbis quality 3, MP3 at 128 kbit/s); the
+bit rate of AMR is one of its eight, drawn at random.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ NARROW_BAND = 8_000
 AMR_BIT_RATES = (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200)
 AMR_DELAY = 40  # samples at 8 kHz: the encoder looks 5 ms ahead
 
-# (encoding, bits) -> libsndfile's name of it
+# (encoding, bits) -> libsndfile's name
 SUBTYPES = {
     ("PCM_S", 8): "PCM_S8",
     ("PCM_U", 8): "PCM_U8",
@@ -30,16 +29,11 @@ SUBTYPES = {
     ("ULAW", 8): "ULAW",
     ("ALAW", 8): "ALAW",
 }
-_RIFF = [
-    ("PCM_U", 8),
-    ("PCM_S", 16),
-    ("PCM_S", 32),
-    ("PCM_F", 32),
-    ("ULAW", 8),
-    ("ALAW", 8),
-]  # 8-bit is unsigned
-_SPHERE = [("PCM_S", 8), ("PCM_S", 16), ("PCM_S", 32), ("ULAW", 8), ("ALAW", 8)]
-# format: (libsndfile's name of it, what it can hold); None: the format has an encoding of its own
+_LARGE = [("PCM_S", 16), ("PCM_S", 32)]
+_TELEPHONE = [("ULAW", 8), ("ALAW", 8)]
+_RIFF = [("PCM_U", 8), *_LARGE, ("PCM_F", 32), *_TELEPHONE]  # 8-bit samples are unsigned
+_SPHERE = [("PCM_S", 8), *_LARGE, *_TELEPHONE]
+# format: (libsndfile's name, encodings it can hold); None: the format's only encoding
 FORMATS = {
     "htk": ("HTK", [("PCM_S", 16)]),
     "gsm": ("RAW", [None]),
@@ -62,69 +56,64 @@ class Codec:
     bits: int | None = None
 
     def __str__(self) -> str:
-        return "-".join(
-            str(part) for part in (self.format, self.encoding, self.bits) if part is not None
-        )
+        parts = (self.format, self.encoding, self.bits)
+        return "-".join(str(part) for part in parts if part is not None)
 
 
 def legal(format: str | None = None) -> list[Codec]:
-    """The combinations that exist, of one format or of all."""
+    """The codecs of one format, or of all."""
     formats = FORMATS if format is None else [format]
     return [Codec(name, *(choice or ())) for name in formats for choice in FORMATS[name][1]]
 
 
 def draw(format: str, rng: np.random.Generator) -> Codec:
-    """One of a format's legal combinations."""
+    """A random codec of a format."""
     choices = legal(format)
     return choices[rng.integers(len(choices))]
 
 
 def round_trip(wave: np.ndarray, codec: Codec, rng: np.random.Generator) -> np.ndarray:
-    """Encode and decode (n,) float32 at 16 kHz; the result has n samples, each where it was.
+    """Encode and decode (n,) float32 at 16 kHz; the result has n samples at the same times.
 
-    What lies outside [-1, 1] is clipped, as files do. ValueError for a combination that does not
-    exist.
+    Samples outside [-1, 1] are clipped, as in files. ValueError for a codec that does not exist.
     """
     if codec not in legal(codec.format):
-        raise ValueError(
-            f"no codec {codec}; {codec.format} has {', '.join(map(str, legal(codec.format)))}"
-        )
+        known = ", ".join(map(str, legal(codec.format)))
+        raise ValueError(f"unknown codec {codec} (known: {known})")
     if codec.format in ("gsm", "amr-nb"):
         from scipy.signal import resample_poly
 
         narrow = resample_poly(wave, 1, 2)
-        narrow = (
-            _gsm(narrow) if codec.format == "gsm" else _amr(narrow, int(rng.choice(AMR_BIT_RATES)))
-        )
+        if codec.format == "gsm":
+            narrow = _gsm(narrow)
+        else:
+            narrow = _amr(narrow, int(rng.choice(AMR_BIT_RATES)))
         decoded = resample_poly(narrow, 2, 1)
-    elif codec.encoding is None:
-        mp3 = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.2}
-        vorbis = {"subtype": "VORBIS", "compression_level": 0.7}
-        decoded = _through_file(
-            wave, FORMATS[codec.format][0], **(mp3 if codec.format == "mp3" else vorbis)
-        )
     else:
-        decoded = _through_file(
-            wave, FORMATS[codec.format][0], subtype=SUBTYPES[codec.encoding, codec.bits]
-        )
-    return _fitted(decoded, len(wave))
+        decoded = _through_file(wave, FORMATS[codec.format][0], **_file_settings(codec))
+    return np.pad(decoded, (0, max(len(wave) - len(decoded), 0)))[: len(wave)].astype(np.float32)
 
 
-def _fitted(wave: np.ndarray, n: int) -> np.ndarray:
-    return np.pad(wave[:n], (0, max(n - len(wave), 0))).astype(np.float32)
+def _file_settings(codec: Codec) -> dict[str, object]:
+    """The arguments of soundfile.write for a codec at 16 kHz."""
+    if codec.format == "mp3":
+        return {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.2}
+    if codec.encoding is None:
+        return {"subtype": "VORBIS", "compression_level": 0.7}
+    return {"subtype": SUBTYPES[codec.encoding, codec.bits]}
 
 
-def _through_file(wave: np.ndarray, format: str, **how: object) -> np.ndarray:
+def _through_file(wave: np.ndarray, format: str, **settings: object) -> np.ndarray:
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, np.clip(wave, -1, 1), SAMPLE_RATE, format=format, **how)
+    soundfile.write(file, np.clip(wave, -1, 1), SAMPLE_RATE, format=format, **settings)
     file.seek(0)
     return soundfile.read(file, dtype="float32")[0]
 
 
 def _gsm(wave: np.ndarray) -> np.ndarray:
-    """GSM 06.10 full rate, 13 kbit/s; wave at 8 kHz. It delays nothing."""
+    """GSM 06.10 full rate, 13 kbit/s, without delay; wave at 8 kHz."""
     import soundfile
 
     file = io.BytesIO()
@@ -144,9 +133,8 @@ def _amr(wave: np.ndarray, bit_rate: int) -> np.ndarray:
     with av.open(file, "w", format="amr") as container:
         stream = container.add_stream("libopencore_amrnb", rate=NARROW_BAND, layout="mono")
         stream.bit_rate = bit_rate
-        frame = av.AudioFrame.from_ndarray(
-            samples.round().astype(np.int16), format="s16", layout="mono"
-        )
+        samples = samples.round().astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         frame.sample_rate, frame.pts = NARROW_BAND, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -1,8 +1,7 @@
-"""Augmentation of frames that is drawn once a clip and applied alike to the frames and their
-reconstruction.
+"""Augmentation of frames: drawn once per clip, the same for the frames and their reconstruction.
 
-The data class draws (from the clip's own random numbers), the model applies: the reconstruction is
-made of the frames as they are, so that what is drawn must travel with the batch. Published settings
+The data class draws (from the clip's own random numbers) and the model applies: the model
+reconstructs the unchanged frames first, so the draws travel with the batch. Published settings
 (MM-Det's data loader; paper 2 keeps them): Gaussian blur with p 0.1 and a deviation of U(0, 3)
 pixels, JPEG with p 0.1 at quality 30 or 100, mirroring with p 0.5, one random crop where the frames
 are larger than the model's.
@@ -37,11 +36,11 @@ class FrameAugment:
 
 
 def draw(rng: np.random.Generator, margin: int, augment: FrameAugment | None) -> dict[str, Tensor]:
-    """What happens to one clip; without `augment`, it is cut to its middle.
+    """The draws of one clip; without `augment`, its frames are only cropped to the centre.
 
-    margin: pixels by which the frames are larger than what the model takes. Returns "blur_sigma" ()
-    float32 and "jpeg_quality" () long, 0 = left out; "flip" () bool; "crop" (2,) long, first row
-    and column.
+    margin: pixels by which the frames are larger than the model's. Returns "blur_sigma" () float32
+    and "jpeg_quality" () long, 0 = not applied; "flip" () bool; "crop" (2,) long, first row and
+    column.
     """
     if augment is None:
         return _draws(0.0, 0, False, np.full(2, margin // 2))
@@ -61,15 +60,13 @@ def _draws(sigma: float, quality: int, flip: bool, crop: np.ndarray) -> dict[str
 
 
 def apply(frames: Tensor, draws: dict[str, Tensor], size: int) -> Tensor:
-    """Clips (B, T, S, S, 3) uint8 -> (B, T, size, size, 3), each with its own draw (tensors (B,
-    ...)).
-    """
+    """Clips (B, T, S, S, 3) uint8 -> (B, T, size, size, 3). draws: one row per clip."""
     rows = zip(frames, *(draws[name].tolist() for name in DRAWS))
     return torch.stack([_one(clip, size, *values) for clip, *values in rows])
 
 
 def centre(frames: Tensor, size: int) -> Tensor:
-    """The middle (..., size, size, 3) of frames (..., S, S, 3)."""
+    """The centre (..., size, size, 3) of frames (..., S, S, 3)."""
     first = (frames.shape[-2] - size) // 2
     return frames[..., first : first + size, first : first + size, :]
 

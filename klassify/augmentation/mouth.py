@@ -1,7 +1,7 @@
 """Augmentations of a training batch of mouth features.
 
 The five of paper 1, section 5.2: feature shifting, temporal dropout, index swap, full channel
-dropout, Gaussian noise; their strengths are our choice, the paper names none.
+dropout, Gaussian noise. The paper does not give their strengths; the defaults here are our choice.
 
 Every function works on a batch: x (B, T, C) normalised features, 0 where a frame is invalid; valid
 (B, T), False for padding and for frames without a face; tags (B, T), optional, IGNORE where
@@ -19,14 +19,17 @@ from klassify.settings import check_shares, check_sizes, check_weights
 
 
 class FeatureAugment(nn.Module):
-    """Each augmentation hits each clip with its own probability, in the order of the arguments.
+    """Applies each augmentation to each clip with its own probability, in the arguments' order.
 
     Args:
-        shift, temporal_dropout, swap, channel_dropout, noise: those probabilities. max_shift:
-        frames that a clip moves at most. max_spans, span_frames: how many spans are dropped at
-        most, and their shortest and longest length. swaps, swap_distance: how many pairs of frames
-        change places, and how far apart they lie at most. channel_share: probability of each
-        feature to be dropped. noise_std: in units of the normalised features.
+        shift, temporal_dropout, swap, channel_dropout, noise: probability of each augmentation.
+        max_shift: most frames by which a clip moves.
+        max_spans: most spans that are dropped.
+        span_frames: shortest and longest length of a dropped span.
+        swaps: pairs of frames that are swapped.
+        swap_distance: largest distance of two swapped frames.
+        channel_share: probability that a feature is dropped.
+        noise_std: standard deviation, in units of the normalised features.
     """
 
     def __init__(
@@ -57,9 +60,7 @@ class FeatureAugment(nn.Module):
         check_sizes(max_spans=max_spans, span_frames=span_frames, swap_distance=swap_distance)
         check_weights(noise_std=noise_std)
         if len(span_frames) != 2 or span_frames[0] > span_frames[1]:
-            raise ValueError(
-                f"span_frames is the shortest and the longest length, not {span_frames}"
-            )
+            raise ValueError(f"span_frames must be (shortest, longest), not {span_frames}")
         self.shift, self.temporal_dropout, self.swap = shift, temporal_dropout, swap
         self.channel_dropout, self.noise = channel_dropout, noise
         self.max_shift, self.max_spans, self.span_frames = max_shift, max_spans, span_frames
@@ -89,7 +90,7 @@ class FeatureAugment(nn.Module):
 
 
 def clip_lengths(valid: Tensor) -> Tensor:
-    """(B,) frames up to and with a clip's last valid one; what follows is taken for padding."""
+    """(B,) frames up to and including each clip's last valid one; the rest counts as padding."""
     place = torch.arange(1, valid.shape[1] + 1, device=valid.device)
     return (place * valid).amax(dim=1)
 
@@ -104,8 +105,8 @@ def shift_in_time(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Move each clip by its offset (B,) in frames (> 0: later); the edge frame is repeated.
 
-    The clip keeps its length, and padding stays where it is. A repeated frame would repeat its B or
-    L tag as well, which no segment does, so tags of repeated frames other than O become IGNORE.
+    The clip keeps its length, and padding keeps its place. A repeated frame would repeat its B or L
+    tag, which occurs once per segment, so tags of repeated frames other than O become IGNORE.
     """
     place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
     frames = clip_lengths(valid)[:, None]
@@ -122,9 +123,7 @@ def shift_in_time(
 def random_spans(
     frames: Tensor, length: int, max_spans: int, span_frames: tuple[int, int]
 ) -> Tensor:
-    """(B, length) bool: 1 to max_spans random spans in each clip, at most a quarter of the clip
-    each.
-    """
+    """(B, length) bool: 1 to max_spans random spans per clip, each at most a quarter of it."""
     shape = (len(frames), max_spans)
     size = torch.randint(span_frames[0], span_frames[1] + 1, shape, device=frames.device)
     size = torch.minimum(size, frames[:, None] // 4)
@@ -138,10 +137,9 @@ def random_spans(
 def random_swaps(
     valid: Tensor, tags: Tensor | None, frames: Tensor, swaps: int, distance: int
 ) -> Tensor:
-    """(B, T) order of frames after `swaps` exchanges, one after the other, in each clip.
+    """(B, T) order of the frames of each clip after `swaps` swaps, one after the other.
 
-    Two frames change places if both are valid and carry the same tag; otherwise that exchange is
-    left out.
+    Two frames are swapped if both are valid and have the same tag.
     """
     clip = torch.arange(len(valid), device=valid.device)
     order = torch.arange(valid.shape[1], device=valid.device).repeat(len(valid), 1)
@@ -160,10 +158,9 @@ def random_swaps(
 def random_channels(
     batch: int, channels: int, share: float, device: torch.device | None = None
 ) -> Tensor:
-    """(batch, channels) bool, False where dropped: feature c goes together with its difference c +
-    C/2.
+    """(batch, channels) bool, False where dropped; at least one feature of each clip is kept.
 
-    At least one feature of each clip stays.
+    Feature c is dropped together with its difference, channel c + C/2.
     """
     features = channels // 2
     kept = torch.rand(batch, features, device=device) >= share
@@ -174,5 +171,5 @@ def random_channels(
 
 
 def _draw(probability: float, x: Tensor) -> Tensor:
-    """(B,) bool: which clips are hit."""
+    """(B,) bool: which clips are augmented."""
     return torch.rand(len(x), device=x.device) < probability

@@ -1,12 +1,11 @@
-"""RawBoost (Tak et al., ICASSP 2022): three noises for raw waveforms, as SSL_Anti-spoofing combines
-them.
+"""RawBoost (Tak et al., ICASSP 2022): three noises for raw waveforms, as in SSL_Anti-spoofing.
 
-That system trains on algorithm 5 (convolutive, then impulsive noise; ASVspoof LA) or 3 (stationary
-noise; DF), on every clip, before it is cropped (klassify.augmentation.sets: after). As published,
-the gain of the non-linear orders is lowered once, so that orders 2 to 5 share one range. Other than
-published, no filter moves the clip: those did by one sample.
+That system trains with algorithm 5 (convolutive, then impulsive noise; ASVspoof LA) or 3
+(stationary noise; DF), on every clip, before it is cropped (klassify.augmentation.sets: after). As
+published, the gain of the non-linear orders is lowered once, so that orders 2 to 5 share one range.
+Unlike the published filters, which move the clip by one sample, these keep it in place.
 
-Waves are (n,) at 16 kHz; randomness comes from the generator that is handed in.
+Waves are (n,) at 16 kHz; randomness comes from the generator passed in.
 """
 
 from __future__ import annotations
@@ -26,11 +25,9 @@ SNR_DB = (10, 40)
 
 
 def rawboost(wave: np.ndarray, algorithm: int, rng: np.random.Generator) -> np.ndarray:
-    """Algorithm 3: stationary noise; 5: convolutive, then impulsive noise; 4: all three,
-    stationary last.
-    """
+    """Algorithm 3 is stationary noise, 5 convolutive then impulsive noise, 4 is 5 followed by 3."""
     if algorithm not in (3, 4, 5):
-        raise ValueError(f"RawBoost's algorithms here are 3, 4 and 5, not {algorithm}")
+        raise ValueError(f"unknown RawBoost algorithm {algorithm} (known: 3, 4, 5)")
     boosted = wave.astype(float)
     if algorithm != 3:
         boosted = impulsive(convolutive(boosted, rng), rng)
@@ -40,9 +37,7 @@ def rawboost(wave: np.ndarray, algorithm: int, rng: np.random.Generator) -> np.n
 
 
 def convolutive(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Linear and non-linear convolutive noise: powers 1 to 5 of the wave, each through notches
-    of its own.
-    """
+    """Linear and non-linear convolutive noise: powers 1 to 5 of the wave, each notch-filtered."""
     total = np.zeros(len(wave))
     for order in range(1, ORDERS + 1):
         low, high = sorted(np.subtract(GAIN_DB, NONLINEAR_LOSS_DB if order > 1 else 0))
@@ -51,7 +46,7 @@ def convolutive(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def impulsive(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Impulsive, signal-dependent noise on up to 10 % of the samples, drawn without repetition."""
+    """Impulsive, signal-dependent noise on up to 10 % of the samples, each drawn at most once."""
     n = int(len(wave) * rng.uniform(0, IMPULSES_PERCENT) / 100)
     hit = rng.permutation(len(wave))[:n]
     strength = rng.uniform(-1, 1, n) * rng.uniform(-1, 1, n)
@@ -68,18 +63,15 @@ def stationary(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def notches(rng: np.random.Generator, low_db: float, high_db: float) -> np.ndarray:
-    """A linear-phase filter of five random notches in a row, scaled to a peak gain between the
-    two.
-    """
-    from scipy.signal import firwin, freqz  # a second that only those who augment pay
+    """A linear-phase filter of five random notches, scaled to a random peak gain in the range."""
+    from scipy.signal import firwin, freqz  # takes a second, so only where it is needed
 
     taps = np.ones(1)
     for _ in range(BANDS):
         centre, width, n = rng.uniform(*CENTRE_HZ), rng.uniform(*WIDTH_HZ), int(rng.uniform(*TAPS))
         edges = [max(centre - width / 2, 1e-3), min(centre + width / 2, SAMPLE_RATE / 2 - 1e-3)]
-        taps = np.convolve(
-            taps, firwin(n + 1 - n % 2, edges, window="hamming", fs=SAMPLE_RATE)
-        )  # odd: no half delay
+        n_taps = n + 1 - n % 2  # odd, so that the delay is a whole sample
+        taps = np.convolve(taps, firwin(n_taps, edges, window="hamming", fs=SAMPLE_RATE))
     _, response = freqz(taps, fs=SAMPLE_RATE)
     return taps * 10 ** (rng.uniform(low_db, high_db) / 20) / np.abs(response).max()
 

@@ -1,18 +1,19 @@
-"""Augmentations of training clips, in the named sets of paper 1 (section 5.2); hear what one does
-to a clip.
+"""Listen to the augmentations of training clips, the named sets of paper 1 (section 5.2).
 
     klassify augment clip.mp4 --set codecs --out heard
 
-Writes the clip after each effect of the set by itself, and three draws as training makes them.
+Writes the clip after each effect of the set alone, and three random draws as training makes them.
 
-| set | each clip, with probability | |
-|---|---|---|
-| rtpg | room, time stretch, pitch shift, noise | each of the four with 0.3, in this order |
-| bp | band pass or stop, low or high pass, low or high shelf, peaking | one of them, with 0.3 |
-| codecs | htk, gsm, amr-nb, sph, vorbis, ogg, mp3, amb or wav | one of them, with 0.3 |
-| all | rtpg, then bp, then codecs | as above |
-| rawboost3, rawboost4, rawboost5 | that algorithm of RawBoost (see rawboost.py) | always |
-| rawboost | one of the three | always |
+    set         probability  effect
+    rtpg        0.3 each     room, time stretch, pitch shift, noise, in this order
+    bp          0.3          one of band pass, band stop, low pass, high pass, low shelf,
+                             high shelf, peaking
+    codecs      0.3          one of htk, gsm, amr-nb, sph, vorbis, ogg, mp3, amb, wav
+    all         as above     rtpg, then bp, then codecs
+    rawboost3   1            RawBoost algorithm 3: stationary noise
+    rawboost4   1            RawBoost algorithm 4: convolutive, impulsive and stationary noise
+    rawboost5   1            RawBoost algorithm 5: convolutive and impulsive noise
+    rawboost    1            one of rawboost3, rawboost4, rawboost5
 """
 
 from __future__ import annotations
@@ -29,50 +30,41 @@ from klassify.augmentation.sets import EFFECTS, SETS, SHORTEST, AudioAugment
 from klassify.errors import KlassifyError
 from klassify.media import decoder, isolated
 
-# ------------------------------------------------------------------------------ the command
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify augment`."""
     parser.add_argument("clip", type=Path, help="a video or audio file")
-    parser.add_argument("--set", required=True, choices=SETS, help="which augmentations")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the WAV files")
+    parser.add_argument("--set", required=True, choices=SETS, help="set of augmentations")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the WAV files")
     parser.add_argument(
-        "--draws", type=at_least_0, default=3, help="how many draws as in training (default 3)"
+        "--draws", type=at_least_0, default=3, help="number of random draws (default 3)"
     )
-    parser.add_argument(
-        "--seed", type=at_least_0, default=0, help="of everything random (default 0)"
-    )
+    parser.add_argument("--seed", type=at_least_0, default=0, help="random seed (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify augment`."""
+    """Write the clip, each effect of the set alone, and the random draws."""
     wave = isolated.call(decoder.read_audio, args.clip)
     if len(wave) < SHORTEST:
         raise KlassifyError(
-            f"There are only {len(wave) / decoder.SAMPLE_RATE:.2f} s of sound to hear.",
+            f"The clip has only {len(wave) / decoder.SAMPLE_RATE:.2f} s of sound;"
+            f" augmentations need {SHORTEST / decoder.SAMPLE_RATE:.2f} s.",
             where=args.clip,
         )
     stem = f"{args.clip.stem}.{args.set}"
-    _write(args.out / f"{args.clip.stem}.original.wav", wave, "as it is")
+    _write(args.out / f"{args.clip.stem}.original.wav", wave, "original")
     for name in dict.fromkeys(name for _, names in SETS[args.set] for name in names):
         rng = np.random.default_rng([args.seed, *name.encode()])
         if name in codecs.FORMATS:
             for codec in codecs.legal(name):
-                _write(
-                    args.out / f"{stem}.{codec}.wav",
-                    codecs.round_trip(wave, codec, rng),
-                    str(codec),
-                )
+                coded = codecs.round_trip(wave, codec, rng)
+                _write(args.out / f"{stem}.{codec}.wav", coded, str(codec))
         else:
             _write(args.out / f"{stem}.{name}.wav", in_range(EFFECTS[name](wave, rng)), name)
     for draw in range(1, args.draws + 1):
-        augmented, hits = AudioAugment(args.set).apply(
-            wave, np.random.default_rng([args.seed, draw])
-        )
-        _write(
-            args.out / f"{stem}.draw-{draw}.wav", augmented, " + ".join(hits) or "not hit this time"
-        )
+        rng = np.random.default_rng([args.seed, draw])
+        augmented, hits = AudioAugment(args.set).apply(wave, rng)
+        _write(args.out / f"{stem}.draw-{draw}.wav", augmented, " + ".join(hits) or "no effect")
     return 0
 
 

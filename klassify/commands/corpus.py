@@ -1,12 +1,11 @@
-"""Generate the small corpus of talking-head clips with planted partial fakes: painted faces,
-espeak-ng speech.
+"""Generate a small corpus of partially faked talking-head clips: painted faces, espeak-ng speech.
 
     klassify corpus --out media/demo --size default
 
-Four versions of every original (real, audio, visual, both modified) share everything but the fake
-spans. The folder is laid out as the challenge's is: train/ val/ testA/ testB/, train_metadata.json,
-val_metadata.json, testA_files.txt, testB_files.txt. The labels of the test splits lie apart, in
-heldout/.
+The four versions of each original (real, audio, visual, both modified) differ only in the fake
+spans. The folder has the challenge's layout: train/ val/ testA/ testB/, train_metadata.json,
+val_metadata.json, testA_files.txt, testB_files.txt. The labels of the test splits are kept apart,
+in heldout/.
 """
 
 from __future__ import annotations
@@ -20,27 +19,18 @@ from klassify.corpus.plan import DIFFICULTIES, SIZES
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify corpus`."""
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    parser.add_argument(
-        "--size", choices=SIZES, default="default", help="24, 120 or 728 clips (%(default)s)"
-    )
-    parser.add_argument(
-        "--seed", type=at_least_0, default=0, help="same seed, same files (%(default)s)"
-    )
-    parser.add_argument(
-        "--difficulty", choices=DIFFICULTIES, default="normal", help="(%(default)s)"
-    )
-    parser.add_argument("--jobs", type=at_least_1, default=1, help="processes (%(default)s)")
-    parser.add_argument(
-        "--sheet", type=Path, metavar="PNG", help="also draw a contact sheet of the clips"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace a corpus made with other settings"
-    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for the corpus")
+    add("--size", choices=SIZES, default="default", help="24, 120 or 728 clips (%(default)s)")
+    add("--seed", type=at_least_0, default=0, help="same seed, same files (%(default)s)")
+    add("--difficulty", choices=DIFFICULTIES, default="normal", help="of the fakes (%(default)s)")
+    add("--jobs", type=at_least_1, default=1, help="processes (%(default)s)")
+    add("--sheet", type=Path, metavar="PNG", help="also draw a contact sheet of the clips")
+    add("--force", action="store_true", help="replace a corpus made with other settings")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify corpus`."""
+    """Generate the corpus, and draw the contact sheet if asked."""
     from klassify.corpus.build import build
 
     build(args.out, args.size, args.seed, args.difficulty, jobs=args.jobs, force=args.force)

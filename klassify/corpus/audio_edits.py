@@ -1,6 +1,4 @@
-"""The sound of one original and of its versions: words replaced, distractors on genuine words,
-room, noise.
-"""
+"""The sound of an original and its versions: replaced words, distractors, room and noise."""
 
 from __future__ import annotations
 
@@ -17,27 +15,22 @@ CROSSFADE = 96  # samples, 6 ms
 
 
 def replace(wave: np.ndarray, start: int, end: int, word: np.ndarray, gain_db: float) -> None:
-    """Put `word` into wave[start:end], in place, at the loudness of what it replaces, with soft
-    edges.
-    """
+    """Put `word` into wave[start:end], in place, with its old loudness and soft edges."""
     word = fit_length(word, end - start)
     old = wave[start:end]
     level = np.sqrt((np.mean(old**2) + 1e-9) / (np.mean(word**2) + 1e-9)) * 10 ** (gain_db / 20)
-    fade = np.minimum(
-        1, np.minimum(np.arange(end - start), np.arange(end - start)[::-1]) / CROSSFADE
-    )
+    place = np.arange(end - start)
+    fade = np.minimum(1, np.minimum(place, place[::-1]) / CROSSFADE)
     wave[start:end] = (1 - fade) * old + fade * np.clip(level, 0.2, 4) * word
 
 
 def fake_word(
     word: np.ndarray, n_samples: int, method: str, strength: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A word as the named vocoder renders it; below strength 1 some of the clean word is left
-    in.
-    """
+    """A word as the vocoder renders it, mixed with the clean word below strength 1."""
     word = fit_length(word, n_samples)
     if method not in VOCODERS:
-        return word  # spoken by another synthesiser already
+        return word  # already spoken by another synthesiser
     coded = VOCODERS[method](word, rng)
     coded *= np.sqrt((np.mean(word**2) + 1e-9) / (np.mean(coded**2) + 1e-9))
     share = min(strength, 1.0)
@@ -47,16 +40,13 @@ def fake_word(
 def distract(
     wave: np.ndarray, start: int, end: int, retake: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """A change on a genuine word that a detector of splices, levels or codecs would fall for, in
-    place.
-    """
+    """Change a genuine word, in place, so that it fools detectors of splices, levels or codecs."""
     kind = rng.integers(4)
     if kind <= 1:  # the same word in the same voice, said again
         replace(wave, start, end, retake, rng.uniform(-2, 2))
     elif kind == 2:
-        replace(
-            wave, start, end, telephone(wave[start:end], str(rng.choice(["ULAW", "GSM610"]))), 0.0
-        )
+        codec = str(rng.choice(["ULAW", "GSM610"]))
+        replace(wave, start, end, telephone(wave[start:end], codec), 0.0)
     else:
         shaped = lfilter([1, rng.uniform(-0.5, 0.5)], 1, wave[start:end])
         replace(wave, start, end, shaped.astype(np.float32), rng.uniform(-3, 3))
@@ -78,18 +68,14 @@ class Room:
 
     def __init__(self, rng: np.random.Generator, dry: np.ndarray):
         time = np.arange(int(0.25 * SAMPLE_RATE)) / SAMPLE_RATE
-        echo = (
-            rng.standard_normal(len(time))
-            * np.exp(-time / rng.uniform(0.02, 0.06))
-            * rng.uniform(0.01, 0.05)
-        )
+        echo = rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(0.02, 0.06))
+        echo *= rng.uniform(0.01, 0.05)
         self.response = np.concatenate([[1.0], echo[160:]]).astype(np.float32)
         level = np.sqrt(np.mean(dry**2))
         white = rng.standard_normal(len(dry))
         coloured = lfilter([1], [1, -rng.uniform(0.2, 0.9)], white)
-        self.noise = (
-            coloured / np.sqrt(np.mean(coloured**2)) * level * 10 ** (-rng.uniform(24, 40) / 20)
-        )
+        coloured = coloured / np.sqrt(np.mean(coloured**2))
+        self.noise = coloured * level * 10 ** (-rng.uniform(24, 40) / 20)
         self.gain = 10 ** (rng.uniform(-27, -20) / 20) / level
 
     def record(self, dry: np.ndarray) -> np.ndarray:

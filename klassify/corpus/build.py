@@ -1,4 +1,4 @@
-"""Builds a corpus folder: originals in parallel, resumable, then the metadata files."""
+"""Builds a corpus folder: the originals, in parallel and resumable, then the metadata files."""
 
 from __future__ import annotations
 
@@ -20,26 +20,20 @@ from klassify.settings import already_done
 
 VERSION = 1  # of the generator; raise it when the same seed gives other files
 RECORD = "corpus.json"
-PROGRESS = (  # while the corpus grows: one JSON of metadata entries for each finished original
-    "progress"
-)
+PROGRESS = "progress"  # folder with the metadata entries of each finished original, as JSON
 
 
 def build(
     out: Path, size: str, seed: int, difficulty: str, *, jobs: int = 1, force: bool = False
 ) -> None:
-    """Generate the corpus, or go on where an earlier run stopped.
+    """Generate the corpus, or continue an interrupted run.
 
-    Raises KlassifyError if `out` holds a corpus of other settings (unless force) or something else.
+    KlassifyError if `out` holds a corpus with other settings (unless force) or anything else.
     """
     settings = {"version": VERSION, "size": size, "seed": seed, "difficulty": difficulty}
-    if jobs < 1 or seed < 0:
-        raise KlassifyError(
-            f"--jobs must be at least 1 and --seed at least 0, not {jobs} and {seed}."
-        )
     require_espeak()
     if not _begin(out, settings, force):
-        print(f"{out}: complete already", file=sys.stderr)
+        print(f"{out}: already complete", file=sys.stderr)
         return
     planned = originals(SIZES[size], seed)
     entries = _make_all(planned, out, seed, difficulty, jobs)
@@ -49,14 +43,14 @@ def build(
 
 
 def _begin(out: Path, settings: dict, force: bool) -> bool:
-    """Prepare the folder; False if the corpus is there and whole."""
+    """Prepare the folder; False if it already holds the complete corpus."""
     record_path = out / RECORD
     record = read_json(record_path) if record_path.exists() else None
     if record is None and out.exists() and any(out.iterdir()):
         raise KlassifyError(
-            "This folder holds something else than a generated corpus.",
+            "This folder holds something other than a generated corpus.",
             where=out,
-            fix="give a new folder to --out",
+            fix="name a new folder with --out",
         )
     made_with = {key: record.get(key) for key in settings} if record else None
     keep = already_done(record_path, made_with, settings, force=force)
@@ -72,7 +66,7 @@ def _begin(out: Path, settings: dict, force: bool) -> bool:
 
 
 def _clear(out: Path) -> None:
-    """Remove what this command makes, and nothing else."""
+    """Remove only what this command makes."""
     for name in (*SPLITS, "heldout", PROGRESS):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(out / name)
@@ -85,7 +79,7 @@ def _make_all(
 ) -> list[dict]:
     places = [out / PROGRESS / f"{original.index:05d}.json" for original in planned]
     todo = [(original, place) for original, place in zip(planned, places) if not place.exists()]
-    # a speaker's originals together, since the portrait is painted once in a process
+    # a speaker's originals together, so that each portrait is painted only once
     groups = [list(group) for _, group in itertools.groupby(todo, key=lambda item: item[0].speaker)]
     make = functools.partial(_make_group, out=out, seed=seed, difficulty=difficulty)
     clips = _clips(workers.each(make, groups, _one_thread, jobs=jobs))
@@ -108,7 +102,7 @@ def _one_thread() -> None:
     import cv2
     import threadpoolctl
 
-    # there is one process for each core, and matrix products round differently in several threads
+    # one process runs per core, and the rounding of matrix products depends on the thread count
     cv2.setNumThreads(1)
     threadpoolctl.threadpool_limits(1)
 

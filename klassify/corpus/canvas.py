@@ -1,7 +1,7 @@
-"""A picture in face coordinates to paint soft shapes on.
+"""Soft shapes, painted in face coordinates.
 
-Face coordinates: origin between the eyes, unit = distance of the outer eye corners, x to the right
-and y down in the picture, z away from the camera.
+Face coordinates: the origin is between the eyes, the unit is the distance of the outer eye corners,
+x points right and y down in the picture, z away from the camera.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ SUBPIXEL_BITS = 4
 
 
 class Canvas:
-    """pixels: (H, W, 3) RGB, or (H, W, 4) with alpha 0..1 and colours multiplied by it; float32,
-    0-255.
+    """A picture to paint on.
 
-    scale: pixels a unit; corner: face coordinates of the picture's upper left corner.
+    pixels: (H, W, 3) RGB, or (H, W, 4) with alpha 0..1 and colours multiplied by it; float32,
+    0-255. scale: pixels per unit. corner: face coordinates of the upper left corner.
     """
 
     def __init__(self, pixels: np.ndarray, scale: float, corner: tuple[float, float]):
@@ -56,9 +56,8 @@ class Canvas:
 
     def mask(self, points: np.ndarray, blur: float = 0.0) -> np.ndarray:
         """(H, W) coverage of a polygon."""
-        return polygon_mask(
-            (np.asarray(points, float) - self.corner) * self.scale, self.pixels.shape[:2], blur
-        )
+        at = (np.asarray(points, float) - self.corner) * self.scale
+        return polygon_mask(at, self.pixels.shape[:2], blur)
 
     def finished(self) -> np.ndarray:
         """uint8 pixels, alpha 0-255."""
@@ -67,9 +66,7 @@ class Canvas:
 
 
 def blend(pixels: np.ndarray, mask: np.ndarray, colour: np.ndarray, cover: bool = False) -> None:
-    """Paint `colour` where mask is 1, in place; without `cover` transparent pixels stay
-    transparent.
-    """
+    """Paint `colour` where mask is 1, in place; transparent pixels only with `cover`."""
     alpha = mask[..., None]
     if pixels.shape[2] == 4:
         if cover:
@@ -103,7 +100,7 @@ def ellipse(x0: float, y0: float, rx: float, ry: float) -> np.ndarray:
 
 
 def band(curve: np.ndarray, above: float, below: float) -> np.ndarray:
-    """Polygon between a curve lifted by `above` and lowered by `below`."""
+    """Polygon between a curve raised by `above` and lowered by `below`."""
     return np.concatenate([curve - (0, above), (curve + (0, below))[::-1]])
 
 

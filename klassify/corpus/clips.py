@@ -1,4 +1,4 @@
-"""Makes all versions of one original: recorded once, then only the fake spans are made again."""
+"""Makes all versions of one original: it is recorded once, then only the fake spans are remade."""
 
 from __future__ import annotations
 
@@ -70,12 +70,9 @@ def pictures(
 
 
 def _phonemes(take: Take, fake: Fake) -> list[tuple[str, float]]:
-    """The genuine phonemes in clip time, with those of the other words fitted into the fake
-    spans.
-    """
-    phonemes = [
-        (name, at + take.offset / SAMPLE_RATE) for name, at in take.speeches["real"].phonemes
-    ]
+    """The genuine phonemes in clip time; in the fake spans, those of the other words."""
+    offset_s = take.offset / SAMPLE_RATE
+    phonemes = [(name, at + offset_s) for name, at in take.speeches["real"].phonemes]
     speech = take.speeches[fake.modify_type]
     for number in fake.replaced:
         start, end = (sample / SAMPLE_RATE for sample in take.spans[number])
@@ -86,16 +83,14 @@ def _phonemes(take: Take, fake: Fake) -> list[tuple[str, float]]:
             for name, at in speech.phonemes
             if begin <= at < stop
         ]
-        before, after = (
-            [p for p in phonemes if p[1] < start],
-            [p for p in phonemes if p[1] >= end],
-        )
+        before = [phoneme for phoneme in phonemes if phoneme[1] < start]
+        after = [phoneme for phoneme in phonemes if phoneme[1] >= end]
         phonemes = before + other + after
     return phonemes
 
 
 def merged(segments: Segments) -> Segments:
-    """Segments in order, joined where they touch or overlap."""
+    """Segments in order, merged where they touch or overlap."""
     joined: Segments = []
     for start, end in sorted(segments):
         if joined and start <= joined[-1][1]:
@@ -106,7 +101,7 @@ def merged(segments: Segments) -> Segments:
 
 
 def _entry(take: Take, fake: Fake, audio_segments: Segments, visual_segments: Segments) -> dict:
-    """The clip's metadata in the challenge's schema, and its speaker."""
+    """The clip's metadata in the challenge's schema, plus its speaker."""
     original = take.original
     return {
         "file": original.files[fake.modify_type],

@@ -1,6 +1,4 @@
-"""H.264 and AAC in MP4, the same bytes for the same samples, with nothing in it that names the
-encoder.
-"""
+"""Writes H.264 and AAC in MP4: reproducible bytes that do not name the encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from klassify.corpus.speech import SAMPLE_RATE
 def write_clip(
     path: Path, frames: list[np.ndarray], wave: np.ndarray, crf: int, audio_bit_rate: int
 ) -> None:
-    """frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz."""
+    """Write an MP4. frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz."""
     container_options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(str(path), "w", format="mp4", container_options=container_options) as container:
         video = container.add_stream("libx264", rate=FPS)
@@ -28,13 +26,13 @@ def write_clip(
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
         video.codec_context.flags |= av.codec.context.Flags.bitexact
-        # macroblock-tree rate control reads memory that it never set (x264 with AVX-512): other
-        # bytes each time
+        # macroblock-tree rate control reads uninitialised memory (x264 with AVX-512), so that the
+        # bytes would differ from run to run
         video.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         audio.bit_rate = audio_bit_rate
         audio.codec_context.flags |= av.codec.context.Flags.bitexact
-        # the encoder's settings travel in an SEI unit (type 6)
+        # x264 writes its settings into an SEI unit (type 6)
         strip = BitStreamFilterContext("filter_units=remove_types=6", video)
         for k, picture in enumerate(frames):
             _mux(container, video, _video_frame(picture, k), strip)
@@ -47,19 +45,17 @@ def write_clip(
 
 
 def _video_frame(picture: np.ndarray, k: int) -> av.VideoFrame:
-    # BT.601, limited range, as decoders expect of a file that says nothing else
-    frame = av.VideoFrame.from_ndarray(
-        cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), format="yuv420p"
-    )
+    # BT.601 in limited range, which decoders assume unless the file says otherwise
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
+    frame = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
     frame.pts, frame.time_base = k, Fraction(1, FPS)
     return frame
 
 
 def _audio_frames(wave: np.ndarray) -> Iterator[av.AudioFrame]:
     for start in range(0, len(wave), 1024):
-        frame = av.AudioFrame.from_ndarray(
-            wave[None, start : start + 1024], format="fltp", layout="mono"
-        )
+        samples = wave[None, start : start + 1024]
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
         yield frame
 

@@ -1,50 +1,24 @@
-"""How a speaker looks and sounds: everything that is drawn once per speaker."""
+"""How a speaker looks and sounds: everything drawn once per speaker."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# sRGB 0-255
-SKIN = (
-    (244, 208, 184),
-    (236, 192, 160),
-    (224, 176, 138),
-    (206, 154, 116),
-    (184, 130, 94),
-    (150, 100, 70),
-    (122, 80, 56),
-    (98, 64, 46),
-)
-HAIR = (
-    (38, 28, 24),
-    (60, 42, 32),
-    (92, 62, 40),
-    (132, 88, 50),
-    (176, 136, 84),
-    (150, 78, 42),
-    (128, 124, 122),
-)
-IRIS = ((70, 46, 30), (94, 66, 40), (86, 110, 76), (84, 122, 150), (104, 118, 126))
-SHIRTS = (
-    (58, 84, 120),
-    (130, 60, 58),
-    (70, 100, 84),
-    (196, 188, 172),
-    (52, 54, 66),
-    (146, 120, 88),
-    (110, 92, 130),
-)
-WALLS = (
-    (176, 184, 186),
-    (142, 158, 172),
-    (190, 176, 156),
-    (120, 134, 126),
-    (160, 148, 164),
-    (96, 108, 126),
-)
+
+def _palette(colours: str) -> np.ndarray:
+    """(n, 3) float sRGB 0-255 of hexadecimal colours."""
+    return np.array([list(bytes.fromhex(colour)) for colour in colours.split()], float)
+
+
+SKIN = _palette("f4d0b8 ecc0a0 e0b08a ce9a74 b8825e 966446 7a5038 62402e")
+HAIR = _palette("261c18 3c2a20 5c3e28 845832 b08854 964e2a 807c7a")
+IRIS = _palette("462e1e 5e4228 566e4c 547a96 68767e")
+SHIRTS = _palette("3a5478 823c3a 466454 c4bcac 343642 927858 6e5c82")
+WALLS = _palette("b0b8ba 8e9eac beb09c 78867e a094a4 606c7e")
+MEN_HAIRSTYLES = ("short", "parted", "curly", "bald", "short")
+WOMEN_HAIRSTYLES = ("parted", "long", "curly", "bob")
 MALE_VOICES = tuple(f"m{number}" for number in range(1, 9))
 FEMALE_VOICES = tuple(f"f{number}" for number in range(1, 6))
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-us-nyc")
@@ -52,8 +26,9 @@ ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-
 
 @dataclass(frozen=True)
 class Look:
-    """Proportions are factors about 1, offsets in units of the outer eye distance, colours sRGB
-    0-255.
+    """A speaker's face, hair and surroundings.
+
+    Proportions are factors about 1, offsets in units of the outer eye distance, colours sRGB 0-255.
     """
 
     seed: int
@@ -80,7 +55,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Voice:
-    """An espeak-ng variant with the speaker's usual pitch (0-99) and rate (words a minute)."""
+    """An espeak-ng variant with the speaker's usual pitch (0-99) and rate (words per minute)."""
 
     accent: str
     variant: str
@@ -99,13 +74,9 @@ def draw_speaker(rng: np.random.Generator) -> tuple[Look, Voice]:
     skin_at = rng.uniform(0, len(SKIN) - 1)
     skin = _between(SKIN, skin_at) * rng.uniform(0.97, 1.03, 3)
     dark = skin_at / (len(SKIN) - 1)
-    hair = np.array(HAIR[rng.integers(len(HAIR))] if dark < 0.5 else HAIR[rng.integers(3)], float)
+    hair = _one_of(HAIR if dark < 0.5 else HAIR[:3], rng)
     lips = skin * (0.82, 0.57, 0.60) + rng.uniform(-6, 6, 3) + (10 * woman, 0, 4 * woman)
-    styles = (
-        ("parted", "long", "curly", "bob")
-        if woman
-        else ("short", "parted", "curly", "bald", "short")
-    )
+    styles = WOMEN_HAIRSTYLES if woman else MEN_HAIRSTYLES
     azimuth, elevation = rng.uniform(-0.9, 0.9), rng.uniform(0.2, 0.7)
     look = Look(
         seed=int(rng.integers(2**31)),
@@ -123,11 +94,9 @@ def draw_speaker(rng: np.random.Generator) -> tuple[Look, Voice]:
         skin=skin,
         lips=np.clip(lips, 20, 240),
         hair=hair * rng.uniform(0.85, 1.15),
-        iris=np.array(
-            IRIS[rng.integers(len(IRIS))] if dark < 0.5 else IRIS[rng.integers(2)], float
-        ),
-        shirt=np.array(SHIRTS[rng.integers(len(SHIRTS))], float) * rng.uniform(0.8, 1.15),
-        wall=np.array(WALLS[rng.integers(len(WALLS))], float) * rng.uniform(0.75, 1.1),
+        iris=_one_of(IRIS if dark < 0.5 else IRIS[:2], rng),
+        shirt=_one_of(SHIRTS, rng) * rng.uniform(0.8, 1.15),
+        wall=_one_of(WALLS, rng) * rng.uniform(0.75, 1.1),
         light=np.array([np.sin(azimuth), -np.sin(elevation), -np.cos(azimuth) * np.cos(elevation)]),
         zoom=rng.uniform(62, 72),
     )
@@ -140,8 +109,10 @@ def draw_speaker(rng: np.random.Generator) -> tuple[Look, Voice]:
     return look, voice
 
 
-def _between(palette: Sequence[tuple[int, int, int]], at: float) -> np.ndarray:
+def _one_of(palette: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return palette[rng.integers(len(palette))]
+
+
+def _between(palette: np.ndarray, at: float) -> np.ndarray:
     low = min(int(at), len(palette) - 2)
-    return np.array(palette[low], float) * (low + 1 - at) + np.array(palette[low + 1], float) * (
-        at - low
-    )
+    return palette[low] * (low + 1 - at) + palette[low + 1] * (at - low)

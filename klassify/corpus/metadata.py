@@ -1,4 +1,4 @@
-"""The metadata files of a generated corpus, named and laid out as the challenge's."""
+"""The metadata files of a generated corpus, with the challenge's names and layout."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ from klassify.files import read_json, write_json, write_text
 
 
 def write_metadata(out: Path, entries: list[dict]) -> None:
-    """Write train and val metadata, the lists of the test splits, and, apart from them, their
-    labels.
-    """
+    """Write the metadata of all splits, and file lists of the test splits."""
     for split in SPLITS:
-        chosen = sorted(
-            (entry for entry in entries if entry["split"] == split), key=lambda entry: entry["file"]
-        )
+        chosen = [entry for entry in entries if entry["split"] == split]
+        chosen.sort(key=lambda entry: entry["file"])
+        write_json(metadata_path(out, split), chosen)
         if split in TEST_SPLITS:
-            write_json(out / "heldout" / f"{split}_metadata.json", chosen)
-            write_text(
-                out / f"{split}_files.txt", "".join(f"{entry['file']}\n" for entry in chosen)
-            )
-        else:
-            write_json(out / f"{split}_metadata.json", chosen)
+            names = "".join(f"{entry['file']}\n" for entry in chosen)
+            write_text(out / f"{split}_files.txt", names)
 
 
 def read_entries(corpus: Path, splits: tuple[str, ...] = SPLITS) -> list[dict]:
-    """Metadata entries of a generated corpus, those of the test splits from heldout/."""
-    return [
-        entry
-        for split in splits
-        for entry in read_json(
-            (corpus / "heldout" if split in TEST_SPLITS else corpus) / f"{split}_metadata.json"
-        )
-    ]
+    """The metadata entries of a generated corpus."""
+    return [entry for split in splits for entry in read_json(metadata_path(corpus, split))]
+
+
+def metadata_path(corpus: Path, split: str) -> Path:
+    """The file with the metadata of a split; the test splits' labels are kept apart."""
+    folder = corpus / "heldout" if split in TEST_SPLITS else corpus
+    return folder / f"{split}_metadata.json"

@@ -1,6 +1,4 @@
-"""Paints a speaker's mouth into the texture of the head: lips, teeth, tongue, and the dropped
-jaw.
-"""
+"""Paints a speaker's mouth into the texture of the head: jaw, lips, teeth and tongue."""
 
 from __future__ import annotations
 
@@ -28,10 +26,9 @@ MIDDLE = 20  # of the 41 points of a lip arc
 
 
 def _rows_and_columns(x0: float, x1: float, y0: float, y1: float) -> tuple[slice, slice]:
-    x0, x1, y0, y1 = (
-        int((value - CORNER[axis]) * SCALE) for value, axis in ((x0, 0), (x1, 0), (y0, 1), (y1, 1))
-    )
-    return slice(y0, y1), slice(x0, x1)
+    columns = (int((x - CORNER[0]) * SCALE) for x in (x0, x1))
+    rows = (int((y - CORNER[1]) * SCALE) for y in (y0, y1))
+    return slice(*rows), slice(*columns)
 
 
 JAW = _rows_and_columns(-0.95, 0.95, 0.5, 1.75)
@@ -44,21 +41,17 @@ class Mouth:
     def __init__(self, portrait: Portrait):
         self.portrait = portrait
         shape = LIPS[0].stop - LIPS[0].start, LIPS[1].stop - LIPS[1].start
-        grain = np.random.default_rng(portrait.look.seed + 1).standard_normal(
-            shape, dtype=np.float32
-        )
+        rng = np.random.default_rng(portrait.look.seed + 1)
+        grain = rng.standard_normal(shape, dtype=np.float32)
         self._grain = 1 + 0.1 * cv2.GaussianBlur(grain, (0, 0), sigmaX=0.6, sigmaY=1.2)[..., None]
         self._x, self._y, self._drop = _jaw_drop()
 
     def paint(self, texture: np.ndarray, shape: np.ndarray) -> None:
-        """Drop the jaw and paint the mouth, in place, in a (HEIGHT, WIDTH, 4) uint8 head
-        texture.
-        """
+        """Drop the jaw and paint the mouth, in place, in a (HEIGHT, WIDTH, 4) uint8 texture."""
         jaw = np.ascontiguousarray(texture[JAW])
         rows = self._y - np.float32(max(shape[0], 0.0)) * self._drop
-        texture[JAW] = cv2.remap(
-            jaw, self._x, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        border = cv2.BORDER_REPLICATE
+        texture[JAW] = cv2.remap(jaw, self._x, rows, cv2.INTER_LINEAR, borderMode=border)
         region = texture[LIPS]
         corner = (CORNER[0] + LIPS[1].start / SCALE, CORNER[1] + LIPS[0].start / SCALE)
         canvas = Canvas(region[..., :3].astype(np.float32), SCALE, corner)
@@ -66,17 +59,18 @@ class Mouth:
         region[..., :3] = canvas.finished()
 
     def _arcs(self, shape: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(41, 2) lip edges in face coordinates, top to bottom: upper outer, upper inner, lower
-        inner, lower outer."""
+        """(41, 2) lip edges in face coordinates.
+
+        From top to bottom: upper outer, upper inner, lower inner, lower outer.
+        """
         opened, wide, raised = (float(value) for value in shape)
         mesh, upsample = self.portrait.mesh, _upsample()
         upper_outer, upper_inner, lower_inner, lower_outer = (
             upsample @ mesh[list(points), :2]
             for points in (UPPER_OUTER_LIP, UPPER_INNER_LIP, LOWER_INNER_LIP, LOWER_OUTER_LIP)
         )
-        lower_outer[:, 1] -= (
-            lower_inner[:, 1] - upper_inner[:, 1]
-        )  # the mean face has its lips apart
+        # the lips of the mean face are apart: close them
+        lower_outer[:, 1] -= lower_inner[:, 1] - upper_inner[:, 1]
         lower_inner = upper_inner.copy()
         reach = abs(upper_outer[0, 0])
         pout, pressed = 0.012 * max(-wide, 0), 0.03 * min(opened, 0)
@@ -117,17 +111,11 @@ class Mouth:
         teeth = upper + np.stack([0 * across, 0.085 * (1 - across**4)], axis=1)
         x, _ = canvas.grid
         gaps = 0.86 + 0.14 * np.abs(np.sin(np.pi * x / 0.07)) ** 0.3
-        blend(
-            canvas.pixels,
-            0.92 * cavity * canvas.mask(_between(upper[5:36], teeth[5:36]), 0.8),
-            TEETH * gaps[..., None],
-        )
+        row_of_teeth = canvas.mask(_between(upper[5:36], teeth[5:36]), 0.8)
+        blend(canvas.pixels, 0.92 * cavity * row_of_teeth, TEETH * gaps[..., None])
         tongue = lower - (0, 0.32 * opening)
-        blend(
-            canvas.pixels,
-            0.8 * cavity * canvas.mask(_between(tongue[8:33], lower[8:33]), 1.5),
-            TONGUE,
-        )
+        tongue_mask = canvas.mask(_between(tongue[8:33], lower[8:33]), 1.5)
+        blend(canvas.pixels, 0.8 * cavity * tongue_mask, TONGUE)
 
 
 def _between(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -142,18 +130,14 @@ def _upsample() -> np.ndarray:
 
 @functools.cache
 def _jaw_drop() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns, rows, and pixels that the skin moves down wide open, each of the shape of JAW.
+    """Columns, rows, and pixels by which the skin of a wide open mouth moves down, all in JAW.
 
-    Below the lips the chin moves as a whole; the cheeks stretch over a longer way.
+    Below the lips the chin moves as a whole; the cheeks stretch over a longer distance.
     """
     rows, columns = np.mgrid[JAW].astype(np.float32)
     x, y = np.abs(CORNER[0] + columns / SCALE), CORNER[1] + rows / SCALE
     beside = np.clip((x - 0.25) / 0.45, 0, 1)
-    share = smooth_step((y - MOUTH_Y + 0.12 * beside) / (0.1 + 0.5 * beside)) * np.clip(
-        (0.95 - x) / 0.35, 0, 1
-    )
-    return (
-        columns - JAW[1].start,
-        rows - JAW[0].start,
-        (0.8 * OPENING * SCALE * share).astype(np.float32),
-    )
+    share = smooth_step((y - MOUTH_Y + 0.12 * beside) / (0.1 + 0.5 * beside))
+    share = share * np.clip((0.95 - x) / 0.35, 0, 1)
+    drop = (0.8 * OPENING * SCALE * share).astype(np.float32)
+    return columns - JAW[1].start, rows - JAW[0].start, drop

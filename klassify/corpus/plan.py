@@ -1,7 +1,7 @@
 """What the corpus holds: sizes, splits, speakers and the four versions of every original.
 
-Everything drawn later comes from `generator(seed, stream, ...)`, so that any clip can be made
-alone, in any order and by any number of processes, with the same result.
+All random numbers come from `generator(seed, stream, ...)`, so that each clip can be made alone, in
+any order and by any number of processes, with the same result.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SPEAKER, ORIGINAL, VERSION, EDITS, ORDER = range(5)  # streams of random numbers
 TRAIN_VOCODERS = ("griffin_lim", "linear_prediction", "klatt")
 TRAIN_PROFILES = ("soft", "jittery", "smooth")
 HELD_BACK = {"testA": ("harmonic", "blocky"), "testB": ("channel", "ghosting")}
-HELD_BACK_SHARE = 0.5  # of the fakes of a test split
+HELD_BACK_SHARE = 0.5  # of a test split's fakes
 SEGMENT_COUNTS = (0.28, 0.36, 0.2, 0.11, 0.05)  # share of fakes that replace 1, 2, ... 5 words
 
 
 @dataclass(frozen=True)
 class Size:
-    """Originals per split; short: sentences of about 2.5 s, and two versions of each original."""
+    """originals: number per split; short: sentences of about 2.5 s, two versions per original."""
 
     originals: tuple[int, int, int, int]
     short: bool = False
@@ -47,9 +47,12 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Difficulty:
-    """strength: factor on every artefact of the fakes; audio_distractors: share of genuine slot
-    words that are spliced, coded or filtered; visual_distractors: spans a second of genuine frames
-    with an artefact; sharpened: share of fake mouths that are sharpened again."""
+    """How hard the fakes are to detect.
+
+    strength: factor on every artefact of the fakes. audio_distractors: share of genuine slot words
+    that are spliced, coded or filtered. visual_distractors: spans per second of genuine frames with
+    an artefact. sharpened: share of fake mouths that are sharpened again.
+    """
 
     strength: float
     audio_distractors: float
@@ -66,8 +69,11 @@ DIFFICULTIES = {
 
 @dataclass(frozen=True)
 class Fake:
-    """What one version says and how it is made. sentence: with the other words; replaced: their
-    word numbers; vocoder, profile: None where the sound or the picture is genuine."""
+    """What one version says and how it is made.
+
+    sentence: with the fake words. replaced: their word numbers. vocoder, profile: None where the
+    sound or the picture is genuine.
+    """
 
     modify_type: str
     sentence: Sentence
@@ -78,9 +84,7 @@ class Fake:
 
 @dataclass(frozen=True)
 class Original:
-    """One recording that never was. index: unique in the corpus; files: name inside the split by
-    version.
-    """
+    """One recording. index: unique in the corpus; files: name inside the split by version."""
 
     index: int
     split: str
@@ -95,14 +99,12 @@ class Original:
 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
-    """The random numbers of one thing."""
+    """The random numbers of one stream."""
     return np.random.default_rng([seed, *stream])
 
 
 def originals(size: Size, seed: int) -> list[Original]:
-    """All originals of a corpus; two neighbours share a speaker, and no speaker is in two
-    splits.
-    """
+    """All originals of a corpus; each speaker has two, both in the same split."""
     planned, index, speaker = [], 0, 0
     for split, count in zip(SPLITS, size.originals):
         versions = [_versions(number, size.short) for number in range(count)]
@@ -139,24 +141,20 @@ def draw_fake(
 def _versions(number: int, short: bool) -> tuple[str, ...]:
     if not short:
         return VERSIONS
-    return (
-        "real",
-        ("both_modified", "audio_modified", "both_modified", "visual_modified")[number % 4],
-    )
+    fakes = ("both_modified", "audio_modified", "both_modified", "visual_modified")
+    return "real", fakes[number % 4]
 
 
 def _names(
     split: str, versions: list[tuple[str, ...]], speaker: int, seed: int
 ) -> list[dict[str, str]]:
     if split not in TEST_SPLITS:
+        folders = [f"spk{speaker + n // 2:04d}/{n:05d}" for n in range(len(versions))]
         return [
-            {
-                version: f"spk{speaker + number // 2:04d}/{number:05d}/{FILE_NAMES[version]}"
-                for version in kinds
-            }
-            for number, kinds in enumerate(versions)
+            {version: f"{folder}/{FILE_NAMES[version]}" for version in kinds}
+            for folder, kinds in zip(folders, versions)
         ]
-    # flat numbers in random order, as the challenge names its test files
+    # numbers in random order, as the challenge names its test files
     total = sum(map(len, versions))
     numbers = iter(generator(seed, ORDER, SPLITS.index(split)).permutation(total) + 1)
     return [{version: f"{next(numbers):06d}.mp4" for version in kinds} for kinds in versions]

@@ -1,6 +1,6 @@
 """Paints one speaker: a flat texture of the head with its depth, a body and a backdrop.
 
-Lips are painted for every frame (render.py), eyes once for each of a few positions of the lids.
+Lips are painted for every frame (mouth.py), eyes once for each of a few positions of the lids.
 """
 
 from __future__ import annotations
@@ -48,9 +48,12 @@ EYE_COLUMNS = slice(*(int((x - CORNER[0]) * SCALE) for x in (-0.66, 0.66)))
 
 @dataclass
 class Portrait:
-    """The painted parts, colours multiplied by alpha. mesh: (478, 3); head: (HEIGHT, WIDTH, 4)
-    uint8 without eyes and lips; depth: (HEIGHT, WIDTH) float32, units; backdrop: (480, 480, 3) and
-    body: (480, 480, 4) uint8 at twice the frame's resolution."""
+    """The painted parts, colours multiplied by alpha.
+
+    mesh: (478, 3). head: (HEIGHT, WIDTH, 4) uint8 without eyes and lips. depth: (HEIGHT, WIDTH)
+    float32 in units. backdrop: (480, 480, 3) and body: (480, 480, 4), both uint8 at twice the
+    frame's resolution.
+    """
 
     look: Look
     mesh: np.ndarray
@@ -61,9 +64,7 @@ class Portrait:
     _eyes: dict[int, np.ndarray] = field(default_factory=dict)
 
     def eyes(self, closed: float) -> np.ndarray:
-        """uint8 RGB patch of the head at EYE_ROWS, EYE_COLUMNS, the lids closed by 0..1 (in
-        steps, kept).
-        """
+        """uint8 RGB patch of the head at EYE_ROWS, EYE_COLUMNS, with the lids closed by 0..1."""
         position = round(min(max(closed, 0.0), 1.0) * (LID_POSITIONS - 1))
         if position not in self._eyes:
             self._eyes[position] = _paint_eyes(self, position / (LID_POSITIONS - 1))
@@ -80,9 +81,8 @@ def paint(look: Look) -> Portrait:
     _paint_skin(canvas, look, mesh, shading(depth, look.light), rng)
     _paint_features(canvas, look, mesh, rng)
     paint_front_hair(canvas, look, rng)
-    return Portrait(
-        look, mesh, canvas.finished(), depth, paint_backdrop(look, rng), paint_body(look, rng)
-    )
+    head = canvas.finished()
+    return Portrait(look, mesh, head, depth, paint_backdrop(look, rng), paint_body(look, rng))
 
 
 def _paint_skin(
@@ -118,9 +118,8 @@ def _paint_beard(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
 def _paint_features(canvas: Canvas, look: Look, mesh: np.ndarray, rng: np.random.Generator) -> None:
     """Brows, nostrils, and the soft shadows of eye sockets, folds and lips."""
     nostril, shadow = look.skin * (0.52, 0.42, 0.4), look.skin * (0.72, 0.64, 0.62)
-    hair = (
-        look.hair * (0.8 + 0.12 * smooth_noise(rng, canvas.pixels.shape[:2], 1.6, 0.8))[..., None]
-    )
+    strands = smooth_noise(rng, canvas.pixels.shape[:2], 1.6, 0.8)
+    hair = look.hair * (0.8 + 0.12 * strands)[..., None]
     base = mesh[NOSE_BASE, :2]
     for side in (-1, 1):
         canvas.shape(ellipse(side * 0.36, -0.05, 0.2, 0.1), shadow, 9, 0.45)
@@ -162,9 +161,8 @@ def _paint_eyes(portrait: Portrait, closed: float) -> np.ndarray:
             (0, 0, 0.028, np.array([12, 10, 10])),
             (0.022, -0.024, 0.012, np.array([250, 250, 250])),
         ):
-            blend(
-                patch, opening * canvas.mask(ellipse(x + dx, y + dy, radius, radius), 0.7), colour
-            )
+            disc = canvas.mask(ellipse(x + dx, y + dy, radius, radius), 0.7)
+            blend(patch, opening * disc, colour)
         blend(patch, 0.45 * opening * canvas.mask(band(edge, 0, 0.035), 1.5), look.skin * 0.3)
         canvas.shape(band(edge, 0.012, 0.01), lash, 0.7, 0.9)
         canvas.shape(band(lower, 0, 0.01), lid * 0.6, 0.8, 0.35)

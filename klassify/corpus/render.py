@@ -1,6 +1,4 @@
-"""Frames of a painted speaker: eyes and mouth into the texture, then one warp by pose onto the
-backdrop.
-"""
+"""Frames of a painted speaker: eyes and mouth are painted, then the head is warped by its pose."""
 
 from __future__ import annotations
 
@@ -59,15 +57,12 @@ class Renderer:
         yaw, pitch, roll, dx, dy = pose
         x, y, z = MOUTH_CENTRE
         x, y = x + yaw * z, y - pitch * z
-        turned = np.array(
-            [np.cos(roll) * x - np.sin(roll) * y, np.sin(roll) * x + np.cos(roll) * y]
-        )
+        cos, sin = np.cos(roll), np.sin(roll)
+        turned = np.array([cos * x - sin * y, sin * x + cos * y])
         return self.pixels_per_unit * turned + EYES + (dx, dy)
 
     def _warp(self, texture: np.ndarray, pose: np.ndarray, brow: float) -> np.ndarray:
-        """(224, 224, 4) the head at a pose: a similarity, then small turns that shift a point by
-        its depth.
-        """
+        """(224, 224, 4) the head at a pose: a similarity, then shifts by depth for small turns."""
         yaw, pitch, roll, dx, dy = (float(value) for value in pose)
         cos, sin = (np.float32(f(roll) * SCALE / self.pixels_per_unit) for f in (np.cos, np.sin))
         u, v = self._u - np.float32(dx), self._v - np.float32(dy)
@@ -88,14 +83,11 @@ class Renderer:
 
 
 def _shifted(scene: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """A picture of twice the frame's resolution, as the frame sees it, moved by (x, y) frame
-    pixels.
-    """
+    """The part of a picture of twice the resolution in the frame, moved by (x, y) frame pixels."""
     corner = [centre - 2 * (eyes + offset) for centre, eyes, offset in zip(SCENE_EYES, EYES, shift)]
     to_scene = np.array([[2, 0, corner[0]], [0, 2, corner[1]]], np.float64)
-    return cv2.warpAffine(
-        scene, to_scene, (SIZE, SIZE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(scene, to_scene, (SIZE, SIZE), flags=flags)
 
 
 def _over(front: np.ndarray, back: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ SCENE_EYES = (240, 214)  # pixels of the point between the eyes
 
 
 def paint_back_hair(canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
-    """Hair behind the face, of the styles that have it."""
+    """Hair behind the face, for the styles that have it."""
     bottom = {"long": 1.75, "bob": 0.95, "curly": 0.75}.get(look.hairstyle)
     if bottom is None:
         return
@@ -60,14 +60,12 @@ def _strands(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarray
     fine, broad = (smooth_noise(rng, canvas.pixels.shape[:2], *size) for size in sizes)
     x, y = canvas.grid
     gloss = np.exp(-(((y + 0.78 + 0.25 * x**2) / 0.12) ** 2))
-    return (
-        look.hair * (0.9 + 0.13 * fine + 0.1 * broad + 0.3 * gloss)[..., None]
-        + 10 * gloss[..., None]
-    )
+    brightness = 0.9 + 0.13 * fine + 0.1 * broad + 0.3 * gloss
+    return look.hair * brightness[..., None] + 10 * gloss[..., None]
 
 
 def paint_backdrop(look: Look, rng: np.random.Generator) -> np.ndarray:
-    """(480, 480, 3) uint8: a wall with a few soft boxes, brighter on the side of the light."""
+    """(480, 480, 3) uint8: a wall with a few soft boxes, brighter towards the light."""
     picture = np.ones((SCENE_SIZE, SCENE_SIZE, 3), np.float32) * look.wall
     for _ in range(rng.integers(3, 8)):
         middle, size = rng.uniform(0, SCENE_SIZE, 2), rng.uniform((30, 40), (150, 220))
@@ -75,9 +73,8 @@ def paint_backdrop(look: Look, rng: np.random.Generator) -> np.ndarray:
         (x0, y0), (x1, y1) = (middle - size / 2).astype(int), (middle + size / 2).astype(int)
         picture[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = colour
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(4, 12))
-    ramp = np.linspace(-0.12, 0.12, SCENE_SIZE, dtype=np.float32)[None, :, None] * np.sign(
-        look.light[0]
-    )
+    ramp = np.linspace(-0.12, 0.12, SCENE_SIZE, dtype=np.float32)[None, :, None]
+    ramp = ramp * np.sign(look.light[0])
     grain = 1.2 * smooth_noise(rng, (SCENE_SIZE, SCENE_SIZE), 1.5, 1.5)[..., None]
     return np.clip(picture * (1 + ramp) + grain, 0, 255).astype(np.uint8)
 
@@ -85,9 +82,8 @@ def paint_backdrop(look: Look, rng: np.random.Generator) -> np.ndarray:
 def paint_body(look: Look, rng: np.random.Generator) -> np.ndarray:
     """(480, 480, 4) uint8: neck, and shoulders in a shirt."""
     shape, unit = (SCENE_SIZE, SCENE_SIZE), 2 * look.zoom
-    canvas = Canvas(
-        np.zeros((*shape, 4), np.float32), unit, (-SCENE_EYES[0] / unit, -SCENE_EYES[1] / unit)
-    )
+    corner = (-SCENE_EYES[0] / unit, -SCENE_EYES[1] / unit)
+    canvas = Canvas(np.zeros((*shape, 4), np.float32), unit, corner)
     half = 0.42 * look.width
     neck = np.array([(-half, 0.7), (half, 0.7), (half + 0.06, 1.9), (-half - 0.06, 1.9)])
     canvas.shape(neck, look.skin * 0.8, 2, cover=True)

@@ -1,6 +1,4 @@
-"""A contact sheet of a generated corpus: speakers by moments, real above fake, fake frames
-framed in red.
-"""
+"""A contact sheet of a generated corpus: real above fake versions, fake frames framed in red."""
 
 from __future__ import annotations
 
@@ -21,12 +19,15 @@ RED, GREY, WHITE = (40, 40, 220), (90, 90, 90), (240, 240, 240)  # BGR, as OpenC
 
 
 def draw_sheet(corpus: Path, path: Path, *, speakers: int = 6, moments: int = 6) -> None:
-    """Write a PNG with a pair of rows for each of some speakers of all splits: real, then a version
-    with a fake mouth. Half of the moments are fake where the clip has as many fake frames."""
+    """Write a PNG with two rows for each of some speakers: real, then a version with a fake mouth.
+
+    Half of the moments show fake frames, if the clip has that many.
+    """
     pairs = _pairs(corpus)
     if not pairs:
         raise KlassifyError(
-            "No original here has both a real version and one with a fake mouth.", where=corpus
+            "No original here has both a real version and a version with a fake mouth.",
+            where=corpus,
         )
     chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, speakers).astype(int))]
     rows = []
@@ -60,36 +61,27 @@ def _fake_frames(entry: dict) -> np.ndarray:
 def _moments(fake: dict, n: int) -> list[int]:
     flags = _fake_frames(fake)
     inside, outside = np.flatnonzero(flags), np.flatnonzero(~flags)
-    halves = (
-        side[np.linspace(0, len(side) - 1, n // 2).astype(int)]
-        for side in (inside[1:-1], outside[5:-3])
-    )
-    return sorted(int(k) for half in halves for k in half)
+    chosen = []
+    for side in (inside[1:-1], outside[5:-3]):
+        chosen += side[np.linspace(0, len(side) - 1, n // 2).astype(int)].tolist()
+    return sorted(chosen)
 
 
 def _row(corpus: Path, entry: dict, at: list[int]) -> np.ndarray:
     with av.open(str(corpus / entry["split"] / entry["file"])) as container:
         frames = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
     flags = _fake_frames(entry)
-    models = " + ".join(entry[key] for key in ("audio_model", "video_model") if entry[key]) or "-"
+    models = " + ".join(entry[key] for key in ("audio_model", "video_model") if entry[key])
     tiles = []
     for k in at:
         colour = RED if flags[k] else GREY
         frame = cv2.resize(frames[k], (TILE, TILE))
-        tile = cv2.copyMakeBorder(
-            frame, MARGIN, MARGIN + CAPTION, MARGIN, MARGIN, cv2.BORDER_CONSTANT, value=colour
-        )
+        borders = (MARGIN, MARGIN + CAPTION, MARGIN, MARGIN)
+        tile = cv2.copyMakeBorder(frame, *borders, cv2.BORDER_CONSTANT, value=colour)
         text = f"{entry['speaker']} {entry['modify_type']} {k / FPS:.2f} s"
-        text = models if k == at[-1] and models != "-" else text
-        cv2.putText(
-            tile,
-            text,
-            (6, tile.shape[0] - 7),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.36,
-            WHITE,
-            1,
-            cv2.LINE_AA,
-        )
+        if k == at[-1] and models:
+            text = models
+        place, font = (6, tile.shape[0] - 7), cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(tile, text, place, font, 0.36, WHITE, 1, cv2.LINE_AA)
         tiles.append(tile)
     return np.concatenate(tiles, axis=1)

@@ -1,7 +1,7 @@
 """Speech of the generated corpus: espeak-ng through `espeakng-loader`, with word and phoneme times.
 
-All utterances of one clip's original are spoken by one fresh process (synthesiser.py), in a fixed
-order: the same request gives the same samples.
+One new process (synthesiser.py) speaks all utterances of an original, in a fixed order, so that the
+same request gives the same samples.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ ESPEAK_RATE = 22050
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something to say. voice: an espeak-ng name such as "en-us+m3"; rate: words a minute;
-    pitch: 0-99.
-    """
+    """Text to speak. voice: an espeak-ng name such as "en-us+m3"; rate: words per minute."""
 
     text: str
     voice: str
     rate: int
-    pitch: int
+    pitch: int  # 0-99
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Spoken text. wave: (n,) float32 at 16 kHz; words: start second by text position;
-    phonemes: (mnemonic, start second), in order."""
+    """Spoken text.
+
+    wave: (n,) float32 at 16 kHz. words: start in seconds by text position. phonemes: (mnemonic,
+    start in seconds), in order.
+    """
 
     wave: np.ndarray
     words: dict[int, float]
@@ -45,14 +46,13 @@ class Speech:
 
     @property
     def duration(self) -> float:
-        """Its length in seconds."""
+        """Length in seconds."""
         return len(self.wave) / SAMPLE_RATE
 
     def span(self, text: str, word_number: int) -> tuple[float, float]:
         """Seconds [start, end) of one word of `text` (words counted from 0).
 
-        A pair such as "of the" comes as one event, so the end is the next event, whatever word it
-        is.
+        The end is the next word event; espeak-ng reports a pair such as "of the" as one event.
         """
         position = len(" ".join(text.split(" ")[:word_number])) + (word_number > 0)
         if position not in self.words:
@@ -63,10 +63,10 @@ class Speech:
 
 
 def require_espeak() -> tuple[str, str]:
-    """(library, data folder) of espeak-ng, or a KlassifyError that says how to install it."""
+    """(library, data folder) of espeak-ng; KlassifyError if it is not installed."""
     if importlib.util.find_spec("espeakng_loader") is None:
         raise KlassifyError(
-            "The generated corpus speaks with espeak-ng, and espeakng-loader is not installed.",
+            "The generated corpus needs espeak-ng, but espeakng-loader is not installed.",
             fix="pip install -e '.[corpus]'",
         )
     import espeakng_loader
@@ -75,7 +75,7 @@ def require_espeak() -> tuple[str, str]:
 
 
 def speak(utterances: list[Utterance], seed: int) -> list[Speech]:
-    """Speak all utterances in one fresh process. Raises KlassifyError for an unknown voice."""
+    """Speak all utterances in one new process. KlassifyError for an unknown voice."""
     library, data = require_espeak()
     for utterance in utterances:
         _require_variant(utterance.voice, data)
@@ -92,9 +92,8 @@ def speak(utterances: list[Utterance], seed: int) -> list[Speech]:
         capture_output=True,
     )
     if answer.returncode != 0:
-        reason = (
-            answer.stderr.decode(errors="replace").strip() or f"exit status {answer.returncode}"
-        )
+        said = answer.stderr.decode(errors="replace").strip()
+        reason = said or f"exit status {answer.returncode}"
         raise KlassifyError(f"espeak-ng failed: {reason}.", where=utterances[0].text)
     header, samples = answer.stdout.split(b"\n", 1)
     samples = np.frombuffer(samples, dtype=np.int16)
@@ -107,12 +106,10 @@ def speak(utterances: list[Utterance], seed: int) -> list[Speech]:
 
 
 def _require_variant(voice: str, data: str) -> None:
-    """espeak-ng itself speaks on with another variant where it does not know the one asked for."""
+    """KlassifyError for an unknown voice variant, which espeak-ng would silently replace."""
     variant = voice.partition("+")[2]
     if variant and not (Path(data) / "voices" / "!v" / variant).is_file():
-        raise KlassifyError(
-            f"espeak-ng has no voice variant {variant!r}, asked for in {voice!r}.", where=data
-        )
+        raise KlassifyError(f"espeak-ng has no voice variant {variant!r} ({voice}).", where=data)
 
 
 def _speech(samples: np.ndarray, spoken: dict) -> Speech:

@@ -1,9 +1,8 @@
-"""Stand-alone program: read utterances as JSON from stdin, speak them with espeak-ng, write JSON
-and samples.
+"""Stand-alone program: speaks utterances from stdin with espeak-ng, writes samples to stdout.
 
-Started as a script in a fresh interpreter by speech.py, never imported: espeak-ng keeps hidden
-random state, so only a fresh process gives the same samples every time; and its GPL-3 library stays
-out of the process of the toolkit. Uses the standard library alone.
+speech.py starts it as a script in a new interpreter and never imports it: espeak-ng keeps hidden
+random state, so only a new process gives the same samples every time, and its GPL-3 library stays
+out of the toolkit's process. It uses only the standard library.
 
 stdin: {"library": path, "data": path, "seed": int, "utterances": [...]},
     each utterance {"text", "voice", "rate", "pitch"}
@@ -24,10 +23,13 @@ PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
 CHARS_UTF8 = 1
 PARAMETER_RATE, PARAMETER_PITCH = 1, 3
 EVENT_END_OF_LIST, EVENT_WORD, EVENT_PHONEME = 0, 1, 7
+# text, size, position, its type, end position, flags, unique identifier, user data
+SYNTH_ARGUMENTS = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int]
+SYNTH_ARGUMENTS += [ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p]
 
 
 class EventId(ctypes.Union):
-    """What an event is about: of a phoneme, its mnemonic in `string`."""
+    """The subject of an event; for a phoneme, `string` is its mnemonic."""
 
     _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
@@ -81,7 +83,7 @@ class Recorder:
 def speak(
     library: ctypes.CDLL, recorder: Recorder, utterance: dict[str, Any], sample_rate: int
 ) -> dict[str, Any]:
-    """Speak one utterance; its answer for stdout, while its samples are left in `recorder`."""
+    """Speak one utterance: returns its answer for stdout, leaves its samples in `recorder`."""
     voice = utterance["voice"].encode()
     if library.espeak_SetVoiceByName(voice) != 0:
         raise SystemExit(f"espeak-ng has no voice {utterance['voice']!r}")
@@ -103,19 +105,9 @@ def main() -> None:
     """Read the request, speak all its utterances, write answers and samples."""
     request = json.load(sys.stdin)
     library = ctypes.CDLL(request["library"])
-    library.espeak_Synth.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.c_uint,
-        ctypes.c_int,
-        ctypes.c_uint,
-        ctypes.c_uint,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
-    sample_rate = library.espeak_Initialize(
-        SYNCHRONOUS, 0, request["data"].encode(), PHONEME_EVENTS
-    )
+    library.espeak_Synth.argtypes = SYNTH_ARGUMENTS
+    data = request["data"].encode()
+    sample_rate = library.espeak_Initialize(SYNCHRONOUS, 0, data, PHONEME_EVENTS)
     if sample_rate <= 0:
         raise SystemExit("espeak-ng did not start")
     recorder = Recorder()

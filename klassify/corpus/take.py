@@ -1,4 +1,4 @@
-"""One original: a speaker says a sentence before a camera. Everything its four versions share."""
+"""One original: a speaker says a sentence to a camera. Everything its four versions share."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ NOISE_MARGIN = 64  # pixels by which the sensor noise may shift from frame to fr
 
 @dataclass
 class Take:
-    """offset: sample where speech begins; spans: samples [start, end) of each slot's word, by word
-    number, on whole milliseconds; dry: (n,) float32 speech with its distractors; frames: pictures
-    without sensor noise; speeches: the sentence of each version (`real`: the genuine one), klatt:
-    the same by another engine.
+    """The recording of an original.
+
+    speeches: each version's sentence (`real` is the genuine one). klatt: the same by another
+    engine. offset: sample at which speech begins. spans: samples [start, end) of each slot's word,
+    by word number, on whole milliseconds. dry: (n,) float32 speech with its distractors. frames:
+    pictures without sensor noise.
     """
 
     original: Original
-    sentence: Sentence
     fakes: list[Fake]
     speeches: dict[str, Speech]
     klatt: dict[str, Speech]
@@ -97,18 +98,17 @@ def record(original: Original, seed: int, difficulty: Difficulty) -> Take:
     for _ in range(rng.poisson(difficulty.visual_distractors * n_frames / FPS)):
         visual_edits.distract(renderer, tracks, frames, rng)
     return Take(
-        original,
-        sentence,
-        fakes,
-        speeches,
-        klatt,
-        offset,
-        spans,
-        dry,
-        room,
-        renderer,
-        tracks,
-        frames,
+        original=original,
+        fakes=fakes,
+        speeches=speeches,
+        klatt=klatt,
+        offset=offset,
+        spans=spans,
+        dry=dry,
+        room=room,
+        renderer=renderer,
+        tracks=tracks,
+        frames=frames,
         grain=Grain(rng, n_frames),
         crf=int(rng.integers(18, 27)),
         audio_bit_rate=int(rng.choice([48000, 64000, 96000])),
@@ -116,7 +116,7 @@ def record(original: Original, seed: int, difficulty: Difficulty) -> Take:
 
 
 def in_samples(span_s: tuple[float, float], offset: int = 0) -> tuple[int, int]:
-    """Seconds -> samples, on whole milliseconds, so that labels in seconds are exact."""
+    """Seconds -> samples on whole milliseconds, so that labels in seconds are exact."""
     start, end = (round(second * 1000) * MILLISECOND + offset for second in span_s)
     return start, end
 
@@ -130,9 +130,7 @@ def _speaker(seed: int, number: int) -> tuple[Renderer, Voice]:
 def _speak(
     sentence: Sentence, fakes: list[Fake], voice: Voice, rng: np.random.Generator
 ) -> tuple[dict[str, Speech], Speech, dict[str, Speech]]:
-    """Speeches of all versions, the genuine sentence said again a little differently, and klatt
-    speeches.
-    """
+    """The speech of each version, a second take of the genuine sentence, and klatt speeches."""
     rate, pitch = voice.rate + int(rng.integers(-8, 9)), voice.pitch + int(rng.integers(-3, 4))
     again = rate + int(rng.integers(-8, 9)), pitch + int(rng.integers(-2, 3))
     klatt = f"{voice.accent}+klatt{rng.integers(2, 5)}"
@@ -144,9 +142,7 @@ def _speak(
         + [Utterance(fake.sentence.text, klatt, rate, pitch) for fake in coded],
         seed=int(rng.integers(2**31)),
     )
-    speeches = dict(zip((fake.modify_type for fake in fakes), spoken))
-    return (
-        speeches,
-        spoken[len(fakes)],
-        dict(zip((fake.modify_type for fake in coded), spoken[len(fakes) + 1 :])),
-    )
+    n = len(fakes)
+    speeches = {fake.modify_type: speech for fake, speech in zip(fakes, spoken)}
+    klatt_speeches = {fake.modify_type: speech for fake, speech in zip(coded, spoken[n + 1 :])}
+    return speeches, spoken[n], klatt_speeches

@@ -1,8 +1,7 @@
 """Sentences of the generated corpus: a small slot grammar.
 
-Every choice of a slot is spoken both by genuine and by fake clips, so the text tells nothing about
-the label. Choices of one slot have about the same length, so that a fake word fits the time of the
-real one.
+Both genuine and fake clips speak every choice of a slot, so the text does not reveal the label.
+Choices of one slot have about the same length, so that a fake word fits into the real one's time.
 """
 
 from __future__ import annotations
@@ -59,9 +58,7 @@ SHORT_TEMPLATES = (
 
 @dataclass(frozen=True)
 class Sentence:
-    """words: as spoken; choices: for each slot, its word number and all words that may stand
-    there.
-    """
+    """words: as spoken; choices: word number and possible words of each slot."""
 
     words: tuple[str, ...]
     choices: tuple[tuple[int, tuple[str, ...]], ...]
@@ -77,7 +74,7 @@ class Sentence:
         return Sentence(words, self.choices)
 
     def other_word(self, slot: int, rng: np.random.Generator) -> tuple[int, str]:
-        """(word number, a word of the same slot that the sentence does not say there)."""
+        """(word number, another word of that slot)."""
         number, words = self.choices[slot]
         others = [word for word in words if word != self.words[number]]
         return number, others[rng.integers(len(others))]

@@ -1,8 +1,7 @@
-"""The pictures of one original and of its versions: mouths drawn again with the faults of lip-sync
-models.
+"""The pictures of fake versions: mouths redrawn with the artefacts of lip-sync models.
 
-A `Fault` describes what is wrong with the mouth over a span of frames. Fake spans have several
-faults at once (a profile); distractors put a single one of them on genuine frames.
+A `Fault` describes the artefacts of the mouth over a span of frames. Fake spans have several at
+once (a profile); distractors put a single one on genuine frames.
 """
 
 from __future__ import annotations
@@ -19,28 +18,23 @@ from klassify.corpus.render import SIZE, Renderer
 
 @dataclass(frozen=True)
 class Fault:
-    """blur: deviation in pixels; shrink: factor of a lower resolution; tint: (3,) Lab shift;
-    jitter: deviation of the mouth's place in units of the outer eye distance; smooth: deviation in
-    frames of a filter over the mouth's motion; still: how far head motion and sensor noise of the
-    lower face are held (0..1); sharpen: amount of unsharp masking; quality: JPEG quality (100:
-    off); ghost: share of the last frame.
-    """
+    """Artefacts of a redrawn mouth; the defaults are none."""
 
-    blur: float = 0.0
-    shrink: float = 1.0
-    tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    jitter: float = 0.0
-    smooth: float = 0.0
-    still: float = 0.0
-    sharpen: float = 0.0
-    quality: int = 100
-    ghost: float = 0.0
+    blur: float = 0.0  # standard deviation in pixels
+    shrink: float = 1.0  # factor of a lower resolution
+    tint: tuple[float, float, float] = (0.0, 0.0, 0.0)  # shift in Lab
+    jitter: float = 0.0  # deviation of the mouth's place, in units of the outer eye distance
+    smooth: float = 0.0  # deviation of a filter over the mouth's motion, in frames
+    still: float = 0.0  # how far head motion and sensor noise of the lower face are frozen, 0..1
+    sharpen: float = 0.0  # amount of unsharp masking
+    quality: int = 100  # of JPEG; 100 means no JPEG
+    ghost: float = 0.0  # share of the previous frame
 
 
 def draw_profile(
     profile: str, strength: float, sharpened: float, rng: np.random.Generator
 ) -> Fault:
-    """The faults of one fake clip under a named profile."""
+    """The faults of one fake clip with a named profile."""
     u = rng.uniform
     fault = {
         "soft": Fault(blur=u(0.7, 1.25), still=0.5, jitter=0.004),
@@ -56,7 +50,7 @@ def draw_profile(
 
 
 def draw_distractor(rng: np.random.Generator) -> Fault:
-    """One fault alone, at about the strength that it has in fakes."""
+    """A single fault, about as strong as in fakes."""
     u = rng.uniform
     kinds = (
         Fault(blur=u(0.6, 1.5)),
@@ -81,7 +75,7 @@ def distract(
 
 
 def scaled(fault: Fault, strength: float) -> Fault:
-    """The fault, weaker (below 1) or stronger (above 1)."""
+    """A weaker (strength below 1) or stronger fault."""
     return replace(
         fault,
         blur=fault.blur * strength,
@@ -102,11 +96,10 @@ def redraw(
     fault: Fault,
     rng: np.random.Generator,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(picture, mask) of each frame of the span: the face with another mouth and its faults,
-    float32.
+    """(picture, mask) of each frame of the span: the face with another mouth and its faults.
 
-    mouth: (T, 3) mouth parameters of the whole clip. mask: (224, 224, 1) 0..1, where the picture
-    replaces the original's.
+    mouth: (T, 3) mouth parameters of the whole clip. Pictures are float32, masks (224, 224, 1) are
+    1 where the picture replaces the original's.
     """
     if fault.smooth:
         mouth = gaussian_filter1d(mouth, fault.smooth, axis=0, mode="nearest") * (0.8, 1, 1)
@@ -125,9 +118,7 @@ def redraw(
 
 
 def degrade(picture: np.ndarray, fault: Fault) -> np.ndarray:
-    """A frame, RGB 0-255 float32, with the fault's blur, resolution, colour, sharpening and
-    blocks.
-    """
+    """A frame, RGB 0-255 float32, with all artefacts of a fault but those of motion."""
     if fault.shrink < 1:
         small = max(int(SIZE * fault.shrink), 8)
         picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
@@ -141,9 +132,8 @@ def degrade(picture: np.ndarray, fault: Fault) -> np.ndarray:
         picture = 255 * cv2.cvtColor(lab + np.float32(fault.tint), cv2.COLOR_LAB2RGB)
     picture = np.clip(picture, 0, 255)
     if fault.quality < 100:
-        coded = cv2.imencode(
-            ".jpg", picture.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, fault.quality]
-        )[1]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, fault.quality]
+        coded = cv2.imencode(".jpg", picture.astype(np.uint8), quality)[1]
         picture = cv2.imdecode(coded, cv2.IMREAD_COLOR).astype(np.float32)
     return picture
 

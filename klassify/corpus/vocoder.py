@@ -1,8 +1,7 @@
-"""Copy-synthesis of words: analysis and re-synthesis that leave the traces which neural speech
-leaves.
+"""Copy-synthesis of words: analysis and re-synthesis, which leave traces like neural speech does.
 
-Every function takes and returns mono float32 at 16 kHz, the same number of samples, no randomness
-of its own: noise comes from the generator passed in.
+Every function takes and returns mono float32 at 16 kHz with the same number of samples; noise comes
+from the generator passed in.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from scipy.signal import butter, get_window, istft, lfilter, sosfilt, stft
 
 SAMPLE_RATE = 16000
 FRAME, HOP = 512, 128
-COARSE_MELS = 28  # and one round of phases: artefacts that a few hundred clips can teach
+COARSE_MELS = 28  # so few that a few hundred clips are enough to learn the artefacts
 
 
 def fit_length(wave: np.ndarray, n_samples: int) -> np.ndarray:
     """Stretch or squeeze in time without changing the pitch (waveform-similarity overlap-add).
 
-    Verhelst and Roelands, ICASSP 1993: each output frame takes the input frame near the wanted
-    place that continues the previous one best.
+    Verhelst and Roelands, ICASSP 1993: each output frame is the input frame near the wanted place
+    that continues the previous one best.
     """
     frame, hop, reach = 400, 200, 120
     if len(wave) == n_samples:
@@ -60,9 +59,7 @@ def mel_filters(n_mels: int, n_bins: int = FRAME // 2 + 1) -> np.ndarray:
 
 
 def griffin_lim(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Magnitudes through few mels smoothed in time, phases by one round of Griffin and Lim
-    (1984).
-    """
+    """Magnitudes from few mels smoothed in time, phases by one round of Griffin and Lim (1984)."""
     spectrum = _stft(wave)
     mels = mel_filters(COARSE_MELS)
     energies = convolve1d(mels @ np.abs(spectrum), [0.25, 0.5, 0.25], axis=1, mode="nearest")
@@ -73,18 +70,15 @@ def griffin_lim(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def linear_prediction(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Order-16 all-pole frames driven by pulses at the pitch (or noise where unvoiced), as LPC
-    vocoders do.
-    """
+    """LPC vocoder: order-16 all-pole frames driven by pitch pulses, or noise where unvoiced."""
     frames, pitch, voiced = _pitch_frames(wave)
     source = _excitation(pitch, voiced, len(frames) * HOP, rng)
     out = np.zeros(len(source))
     state = np.zeros(16)
     window = np.hanning(frames.shape[1])
     for index, frame in enumerate(frames):
-        lags = np.correlate(frame * window, frame * window, mode="full")[
-            len(frame) - 1 : len(frame) + 16
-        ]
+        correlation = np.correlate(frame * window, frame * window, mode="full")
+        lags = correlation[len(frame) - 1 : len(frame) + 16]
         lags[0] = lags[0] * 1.001 + 1e-7
         coefficients = np.concatenate([[1], -solve_toeplitz(lags[:-1], lags[1:])])
         gain = np.sqrt(max(np.dot(coefficients, lags), 1e-10) / np.sum(window**2))
@@ -94,15 +88,12 @@ def linear_prediction(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def harmonic(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Harmonics below 4 kHz with amplitudes from a coarse mel envelope, and noise above
-    (Stylianou, 2001).
-    """
+    """Harmonics below 4 kHz from a coarse mel envelope, and noise above (Stylianou, 2001)."""
     frames, pitch, voiced = _pitch_frames(wave)
     mels = mel_filters(COARSE_MELS)
     envelope = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1))
-    envelope = (envelope @ mels.T) @ (
-        mels / (mels.sum(axis=1, keepdims=True) * (mels.sum(axis=0) + 1e-6))
-    )
+    back = mels / (mels.sum(axis=1, keepdims=True) * (mels.sum(axis=0) + 1e-6))
+    envelope = (envelope @ mels.T) @ back
     n, every = len(frames) * HOP, np.arange(len(frames))
     at = (np.arange(n) / HOP).clip(0, len(frames) - 1)
     phase = 2 * np.pi * np.cumsum(np.interp(at, every, pitch)) / SAMPLE_RATE
@@ -111,21 +102,16 @@ def harmonic(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         bins = np.minimum(number * pitch / SAMPLE_RATE * FRAME, FRAME // 2).astype(int)
         amplitude = envelope[every, bins] * voiced * (number * pitch < 4000)
         out += np.interp(at, every, amplitude) * np.sin(number * phase)
-    low, high = (
-        sosfilt(_band(*band), rng.standard_normal(n)) for band in ((100, 4000), (4000, 7500))
-    )
+    low = sosfilt(_band(100, 4000), rng.standard_normal(n))
+    high = sosfilt(_band(4000, 7500), rng.standard_normal(n))
     low_level = envelope[:, 4:128].mean(axis=1) * np.where(voiced, 0.2, 1)
     high_level = envelope[:, 128:240].mean(axis=1)
-    out = 4 * out + 8 * (
-        low * np.interp(at, every, low_level) + high * np.interp(at, every, high_level)
-    )
-    return _same_length(out / FRAME, len(wave))
+    noise = low * np.interp(at, every, low_level) + high * np.interp(at, every, high_level)
+    return _same_length((4 * out + 8 * noise) / FRAME, len(wave))
 
 
 def channel(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Channel vocoder: 16 bands of a pulse and noise carrier, each with the level of the word's
-    own band.
-    """
+    """Channel vocoder: 16 bands of a pulse and noise carrier, each with the word's band level."""
     frames, pitch, voiced = _pitch_frames(wave)
     carrier = _same_length(_excitation(pitch, voiced, len(frames) * HOP, rng), len(wave))
     target, source = _stft(wave), _stft(carrier)
@@ -161,8 +147,9 @@ def _band(low_hz: float, high_hz: float) -> np.ndarray:
 
 
 def _pitch_frames(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (k, 512) at every HOP, pitch (k,) in Hz by autocorrelation (70-350 Hz), voiced (k,)
-    bool.
+    """Frames (k, 512) at every HOP, their pitch (k,) in Hz, and voiced (k,) bool.
+
+    The pitch is that of the autocorrelation, 70 to 350 Hz.
     """
     padded = np.pad(wave.astype(np.float64), (FRAME // 2, FRAME))
     starts = np.arange(0, max(len(wave), HOP), HOP)
@@ -176,7 +163,8 @@ def _pitch_frames(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     voiced = (strength > 0.3) & (lags[:, 0] > 0.02 * lags[:, 0].max())
     pitch = SAMPLE_RATE / best
     usual = np.median(pitch[voiced]) if voiced.any() else 120.0
-    return frames, np.where(voiced & (np.abs(np.log2(pitch / usual)) < 0.6), pitch, usual), voiced
+    plausible = voiced & (np.abs(np.log2(pitch / usual)) < 0.6)
+    return frames, np.where(plausible, pitch, usual), voiced
 
 
 def _excitation(

@@ -1,1 +1,1 @@
-"""The models: one file each, a plain nn.Module with its loss and its score."""
+"""The models: one file each, a plain nn.Module with its loss and score."""

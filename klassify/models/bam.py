@@ -1,23 +1,22 @@
-"""BAM, the boundary-aware attention mechanism: which 40 ms frames of an utterance are fake?
+"""BAM, the boundary-aware attention mechanism: which 40 ms frames of an utterance are fake.
 
-A speech front end (klassify.models.frontends.ssl) gives one vector each 20 ms. The back end of
+A speech front end (klassify.models.frontends.ssl) gives one vector per 20 ms. The back end of
 Zhong, Li and Yi (Interspeech 2024; project media-sec-lab/BAM), which paper 1 fine-tunes in section
-4.2, pools them to output frames, describes each frame once among its neighbours and once by itself,
-predicts where fake speech begins and ends, and lets frames attend to each other without looking
-across such a boundary.
+4.2, pools them to output frames, describes each frame both among its neighbours and alone, predicts
+where fake speech begins and ends, and lets frames attend to each other only on their side of a
+boundary.
 
-What is unusual, and kept:
+What is unusual in the published model, and kept:
 - A frame pair across a boundary gets the attention score 0 before the softmax, not minus infinity:
   it keeps the weight exp(0).
-- The boundary branch learns from the boundary loss alone; the frame loss sees its features
-  detached.
-- No padding mask: zeros behind a clip change the frames before them. Clips of unequal length are
-  therefore scored one at a time (klassify.data.audio.AudioFrames); in training the losses leave
-  padded frames out.
+- The boundary branch learns only from the boundary loss; the frame loss uses its features detached.
+- There is no padding mask: zeros after a clip change the frames before them. Clips of unequal
+  length are therefore scored one at a time (klassify.data.audio.AudioFrames); in training the
+  losses ignore padded frames.
 
 Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, F output frames, D dimensions.
-Class 1 is fake: the published files have it the other way round, and
-klassify.models.weights.published swaps the rows of `out_layer` when it imports one.
+Class 1 is fake. Published files have the opposite order; klassify.models.weights.published swaps
+the rows of `out_layer` on import.
 """
 
 from __future__ import annotations
@@ -31,12 +30,10 @@ from klassify.models.devices import by_rows, frames_at_once
 from klassify.models.frontends.ssl import SAMPLE_RATE
 from klassify.settings import check_sizes, check_weights
 
-PAD_SAMPLES = (
-    256  # behind each waveform: N samples then give N / 320 front-end frames, not one fewer
-)
-PAIRS_AT_ONCE = (
-    4096  # frame pairs, see benchmarks/bam.py: small enough for the cache, large enough for threads
-)
+# appended to each waveform, so that N samples give N / 320 front-end frames, not one fewer
+PAD_SAMPLES = 256
+# frame pairs: few enough for the processor's cache, enough for threads; see benchmarks/bam.py
+PAIRS_AT_ONCE = 4096
 
 
 class AttentivePooling(nn.Module):
@@ -57,23 +54,21 @@ class AttentivePooling(nn.Module):
 def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, at_once: int = PAIRS_AT_ONCE) -> Tensor:
     """Attention scores tanh(proj(x_i * x_j)) . weight of all frame pairs: (B, F, D) -> (B, F, F).
 
-    The product commutes, so that half of the pairs are enough: each frame meets itself and the F //
-    2 that follow it, counted in a circle. They are computed in blocks of rows with about `at_once`
-    pairs of the batch, which stay in the processor's cache; the plain form does twice the work and
-    holds (B, F, F, D).
+    The product commutes, so half of the pairs are enough: each frame is paired with itself and the
+    F // 2 frames that follow it in a circle. They are computed in blocks of rows of about `at_once`
+    pairs, which stay in the processor's cache; the plain form does twice the work and holds
+    (B, F, F, D).
     """
     n_clips, n_frames, _ = x.shape
     reach = n_frames // 2 + 1
-    followers = (
-        torch.cat([x, x[:, : reach - 1]], dim=1).unfold(1, reach, 1).transpose(2, 3)
-    )  # (B, F, reach, D)
+    circle = torch.cat([x, x[:, : reach - 1]], dim=1)
+    followers = circle.unfold(1, reach, 1).transpose(2, 3)  # (B, F, reach, D)
     rows = max(at_once // (n_clips * reach), 1)
     blocks = []
     for frame, others in zip(x.split(rows, dim=1), followers.split(rows, dim=1)):
         blocks.append(torch.tanh_(proj(frame.unsqueeze(2) * others)) @ weight)
-    half = torch.cat(blocks, dim=1).squeeze(
-        3
-    )  # (B, F, reach): the score of frames i and (i + step) % F
+    # (B, F, reach): the score of frames i and (i + step) % F
+    half = torch.cat(blocks, dim=1).squeeze(3)
     i = torch.arange(n_frames, device=x.device)[:, None]
     step = (i.T - i) % n_frames
     near = step < reach
@@ -81,15 +76,13 @@ def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, at_once: int = PAIRS
 
 
 def same_side_mask(boundary: Tensor) -> Tensor:
-    """(B, F) bool boundaries -> (B, F, F), true where no frame from j to k, both included, is a
-    boundary.
+    """(B, F) bool boundaries -> (B, F, F), true where no frame from j to k is a boundary.
 
-    Every frame stays on one side with itself.
+    j and k count themselves; each frame is on one side with itself.
     """
-    through = boundary.long().cumsum(dim=1)  # boundaries up to and with each frame
+    through = boundary.long().cumsum(dim=1)  # boundaries up to and including each frame
     before = through - boundary.long()
-    # both only rise with the frame, so that max and min are those of the later and of the earlier
-    # frame
+    # both never fall, so the maximum is that of the later frame and the minimum of the earlier
     up_to_later = torch.maximum(through[:, :, None], through[:, None])
     before_earlier = torch.minimum(before[:, :, None], before[:, None])
     itself = torch.eye(boundary.shape[1], dtype=torch.bool, device=boundary.device)
@@ -121,9 +114,7 @@ class FrameAttention(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3 and 1x1 convolutions beside a shortcut; a ReLU follows the third, and another the
-    sum.
-    """
+    """Convolutions of 1, 3 and 1 taps beside a shortcut; a ReLU before and after the sum."""
 
     def __init__(self, in_channels: int, width: int, stride: int = 1):
         super().__init__()
@@ -146,9 +137,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet1d(nn.Module):
-    """A vector as a signal of one channel: (frames, D) -> (frames, 32 * channels,
-    out_length(D)).
-    """
+    """A vector as a one-channel signal: (frames, D) -> (frames, 32 * channels, out_length(D))."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -166,7 +155,7 @@ class ResNet1d(nn.Module):
 
     @staticmethod
     def out_length(dim: int) -> int:
-        """D / 32, but for the rounding: the pooling halves downwards, the convolutions upwards."""
+        """About D / 32: the pooling rounds down when it halves, the convolutions round up."""
         pooled = (dim + 1) // 2 // 2
         return -(-pooled // 8)
 
@@ -177,9 +166,7 @@ class ResNet1d(nn.Module):
 
 
 class IntraFrame(nn.Module):
-    """What a frame says by itself: (B, F, D) -> (B, F, D), each frame through a ResNet of its
-    own.
-    """
+    """Each frame alone through a ResNet: (B, F, D) -> (B, F, D)."""
 
     def __init__(self, dim: int, channels: int):
         super().__init__()
@@ -187,11 +174,12 @@ class IntraFrame(nn.Module):
         self.proj_layer = nn.Linear(32 * channels * ResNet1d.out_length(dim), dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, D) -> (B, F, D), each frame by itself."""
+        """(B, F, D) -> (B, F, D)."""
         rows = frames_at_once(x.device)
-        return by_rows(
-            lambda frames: self.proj_layer(self.resnet(frames).flatten(1)), x.flatten(0, 1), rows
-        ).view_as(x)
+        return by_rows(self._describe, x.flatten(0, 1), rows).view_as(x)
+
+    def _describe(self, frames: Tensor) -> Tensor:
+        return self.proj_layer(self.resnet(frames).flatten(1))
 
 
 class BoundaryAwareAttention(nn.Module):
@@ -199,12 +187,13 @@ class BoundaryAwareAttention(nn.Module):
 
     Args:
         dim: size of a front-end frame and of every frame inside.
-        pool: front-end frames an output frame.
+        pool: front-end frames per output frame.
         gap_layers: attention layers under the boundary mask.
         local_channels: channels of the first convolution of the intra-frame ResNet.
 
-    1024 dimensions and the defaults are the published 50,348,323 parameters; no shape depends on
-    `pool`. Submodules carry the published names, but for a second name of layer4's shortcut.
+    The published model has 1024 dimensions and the defaults: 50,348,323 parameters. No shape
+    depends on `pool`. Submodules have the published names, without the second name of layer4's
+    shortcut.
     """
 
     def __init__(self, dim: int, pool: int, gap_layers: int = 2, local_channels: int = 32):
@@ -218,9 +207,7 @@ class BoundaryAwareAttention(nn.Module):
         self.out_layer = nn.Linear(2 * dim, 2)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F * pool, dim) -> frame logits (B, F, 2) and boundary probabilities (B, F),
-        float32.
-        """
+        """(B, F * pool, dim) -> logits (B, F, 2) and boundary probabilities (B, F), float32."""
         frames = self.att_pool(features)
         inner = torch.cat([self.inter_layer(frames), self.intra_layer(frames)], dim=2)
         boundary = torch.sigmoid(self.b_output_layer(inner).squeeze(2).float())
@@ -232,9 +219,7 @@ class BoundaryAwareAttention(nn.Module):
 
 
 def frame_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, F, 2), averaged over the frames whose label (B, F) is not
-    IGNORE.
-    """
+    """Mean cross-entropy of logits (B, F, 2) over frames whose label (B, F) is not IGNORE."""
     total = F.cross_entropy(
         logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE, reduction="sum"
     )
@@ -244,12 +229,11 @@ def frame_loss(logits: Tensor, label: Tensor) -> Tensor:
 def boundary_loss(
     boundary: Tensor, label: Tensor, valid: Tensor, negative_ratio: float = 5.0
 ) -> Tensor:
-    """Binary cross-entropy over the boundaries and the hardest of the other frames of a batch.
+    """Binary cross-entropy over the boundaries and the hardest other frames of a batch.
 
-    boundary: (B, F) probabilities; label: (B, F), 1 = boundary; valid: (B, F) bool. Counted are up
-    to `negative_ratio` other frames for each boundary, those of the highest loss. A frame that is
-    not valid has the loss 0 but still counts as what its label says. Without any boundary the loss
-    is 0.
+    boundary: (B, F) probabilities; label: (B, F), 1 = boundary; valid: (B, F) bool. For each
+    boundary, up to `negative_ratio` other frames count, those with the highest loss. An invalid
+    frame has the loss 0 but still counts as its label says. Without a boundary the loss is 0.
     """
     positive = label > 0.5
     loss = F.binary_cross_entropy(boundary, positive.float(), reduction="none") * valid
@@ -260,18 +244,16 @@ def boundary_loss(
 
 
 class BAM(nn.Module):
-    """A front end and the boundary-aware back end: (B, N) samples at 16 kHz -> logits and
-    boundaries.
+    """A front end and the boundary-aware back end: (B, N) at 16 kHz -> logits and boundaries.
 
     Args:
         frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
-        klassify.models.frontends.ssl. The published
-            models normalise each waveform in the front end, padding included.
-        resolution_s: seconds an output frame, a multiple of the front end's 20 ms. A model trained
-        at
-            one resolution can go on at another.
+        klassify.models.frontends.ssl. The
+            published models normalise each waveform in the front end, padding included.
+        resolution_s: seconds per output frame, a multiple of the front end's 20 ms. Weights fit
+            every resolution.
         gap_layers, local_channels: size of the back end; see BoundaryAwareAttention.
-        boundary_weight: weight of the boundary loss beside the frame loss.
+        boundary_weight: weight of the boundary loss; the frame loss has weight 1.
         negative_ratio: see boundary_loss.
     """
 
@@ -307,27 +289,22 @@ class BAM(nn.Module):
         self.boundary_weight, self.negative_ratio = boundary_weight, negative_ratio
 
     def load_pretrained(self) -> None:
-        """Fetch the front end's pretrained weights, if it has any: before a training, never
-        after one.
-        """
+        """Load the front end's pretrained weights, if any. Call before training, never after."""
         self.frontend.load_pretrained()
 
     def n_frames(self, n_samples: int) -> int:
-        """Output frames of a waveform; the last one may be partly beyond its end."""
+        """Output frames of a waveform; the last one may extend beyond its end."""
         return -(-n_samples // self.frame_samples)
 
     def heard(self, wave: Tensor) -> Tensor:
-        """What the front end hears of windows (B, N): zeros up to whole frames and for the last
-        one behind them.
-        """
+        """Windows (B, N) for the front end: padded to whole frames and by PAD_SAMPLES more."""
         n_samples = wave.shape[1]
         rest = self.n_frames(n_samples) * self.frame_samples - n_samples
         return F.pad(wave, (0, rest + PAD_SAMPLES))
 
     def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Frame logits (B, F, 2) and boundary probabilities (B, F) of (B, N)."""
-        # padded before the front end, so that its normalisation of the waveform counts these zeros
-        # too
+        # padded before the front end, so that its normalisation of the waveform includes the zeros
         return self.backend(self.frontend(self.heard(wave)))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -338,24 +315,21 @@ class BAM(nn.Module):
         """
         logits, boundary = self(batch["wave"])
         label = batch["frame_label"]
+        valid = label != IGNORE
         with torch.autocast(logits.device.type, enabled=False):  # which refuses this cross-entropy
-            edges = boundary_loss(
-                boundary, batch["boundary_label"], label != IGNORE, self.negative_ratio
-            )
+            edges = boundary_loss(boundary, batch["boundary_label"], valid, self.negative_ratio)
         return frame_loss(logits, label) + self.boundary_weight * edges
 
     def frame_scores(
         self, wave: Tensor | None = None, features: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """For waveforms (B, N): "score" (B, F), log-odds of fake, and "boundary" (B, F),
-        probabilities.
+        """For waveforms (B, N): "score", log-odds of fake, and "boundary", probabilities (B, F).
 
-        features: (B, F * pool, D), the front end's of what is `heard` of the waveforms, in their
-        place.
+        features: (B, F * pool, D) of the front end for `heard(wave)`, instead of the waveforms.
         """
         logits, boundary = self(wave) if features is None else self.backend(features)
         return {"score": logits[..., 1] - logits[..., 0], "boundary": boundary}
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds of fake (B,) of batch["wave"] (B, N): those of the most suspicious frame."""
+        """Log-odds of fake (B,) of batch["wave"] (B, N): the highest of its frames."""
         return self.frame_scores(batch["wave"])["score"].amax(dim=1)

@@ -13,7 +13,8 @@ from klassify.errors import KlassifyError, first_line
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 BLOCK_BYTES = 1 << 20
-CPU_FRAMES, GPU_FRAMES = 400, 6400  # front-end frames (20 ms) at a time: 8 s, and 32 windows of 4 s
+# front-end frames (20 ms) at a time: 8 s, and 32 windows of 4 s
+CPU_FRAMES, GPU_FRAMES = 400, 6400
 
 
 def frames_at_once(device: torch.device) -> int:
@@ -22,14 +23,12 @@ def frames_at_once(device: torch.device) -> int:
 
 
 def rows_at_once(device: torch.device, frames_a_row: int) -> int:
-    """How many rows of so many front-end frames a device takes at a time: at least one."""
+    """How many rows of `frames_a_row` front-end frames a device takes at a time: at least one."""
     return max(round(frames_at_once(device) / max(frames_a_row, 1)), 1)
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """function(x), where each row (B, ...) of the result depends on its own row alone, `rows` (1
-    or more) at a time.
-    """
+    """function(x), at most `rows` at a time; each row of the result depends only on its own."""
     if torch.is_grad_enabled() or len(x) <= rows:
         return function(x)
     return torch.cat([function(part) for part in x.split(rows)])
@@ -38,28 +37,24 @@ def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tenso
 def by_time(
     extractor: Callable[[Tensor], Tensor], wave: Tensor, frames: int, hop: int, field: int
 ) -> Tensor:
-    """extractor(wave (B, N)) -> (B, T, C), whose frame t is one of the samples [hop t, hop t +
-    field) alone.
+    """extractor(wave (B, N)) -> (B, T, C), at most `frames` at a time.
 
-    Runs `frames` at a time; neighbouring pieces share the field - hop samples that both need, and
-    no frame.
+    Frame t depends only on the samples [hop t, hop t + field). Neighbouring pieces share the
+    field - hop samples that both need, but no frame.
     """
     total = (wave.shape[1] - field) // hop + 1
     if torch.is_grad_enabled() or total <= frames:
         return extractor(wave)
     edges = [*range(0, total, frames), total]
-    pieces = [
-        wave[:, begin * hop : (end - 1) * hop + field] for begin, end in zip(edges, edges[1:])
-    ]
-    return torch.cat([extractor(piece) for piece in pieces], dim=1)
+    spans = [(begin * hop, (end - 1) * hop + field) for begin, end in zip(edges, edges[1:])]
+    return torch.cat([extractor(wave[:, start:stop]) for start, stop in spans], dim=1)
 
 
 def return_freed_blocks() -> None:
-    """From now on this process gives large blocks back to the system as soon as they are freed.
+    """Make this process return large blocks of memory to the system as soon as they are freed.
 
-    glibc keeps blocks of up to 32 MB for later, in pieces that fit badly: of the same work, the
-    peak then differs by up to a fifth from run to run. For commands that score; elsewhere than on
-    Linux it does nothing.
+    glibc keeps freed blocks of up to 32 MB, and they fragment: the peak of the same work then
+    differs by up to a fifth from run to run. For commands that score; does nothing except on Linux.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

@@ -1,8 +1,8 @@
-"""Start of the spatio-temporal branch from the ImageNet-21k hybrid ViT (timm's
-jx_vit_base_resnet50_224_in21k).
+"""Starts the spatio-temporal branch from the ImageNet-21k hybrid ViT.
 
-That file is a ResNet-V2 and a ViT for single images. Here it starts two ResNets with a frequency
-branch and blocks with two attentions each, so most of its tensors go to several places.
+timm's jx_vit_base_resnet50_224_in21k is a ResNet-V2 and a ViT for single images. It initialises two
+ResNets with a frequency branch, and blocks with two attentions each, so most of its tensors are
+used several times.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from klassify.models.weights.load import ImportReport, misfits, read_checkpoint
 
 UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k
 KNOWN = re.compile(
-    r"cls_token|pos_embed|norm\.\w+|patch_embed\.(proj|backbone)\..+|blocks\.\d+\.(norm[12]|attn|mlp)\..+|"
-    + UNUSED.pattern
+    r"cls_token|pos_embed|norm\.\w+|patch_embed\.(proj|backbone)\..+"
+    r"|blocks\.\d+\.(norm[12]|attn|mlp)\..+|" + UNUSED.pattern
 )
 NOT_IN_FILE = (
     r"time_embed|patch_embed\.(transition|\w+_backbone\.(freq_stage|stems_transition_conv_1x1))\..+"
@@ -32,14 +32,14 @@ NOT_IN_FILE = (
 def hybrid_vit_state(
     theirs: Mapping[str, Tensor], window: int, grid: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The hybrid ViT's tensors under every name that they start, and the keys left out.
+    """The hybrid ViT's tensors under all names that they initialise, and the keys left out.
 
     window: frames of the model. grid: patches along a side of its image.
 
-    Both stems get the file's convolutions, the frequency stem those of the stem, both attentions of
-    a block the block's, each FC token the class token, and its position the class token's. (The
-    published code misspells the stems' names and leaves out the positions it uses, so that these
-    start at random there.)
+    Both stems get the file's convolutions, the frequency stem those of the stem; both attentions of
+    a block get the block's; each FC token gets the class token, and its position the class token's.
+    (The published code misspells the stems' names and omits the positions it uses, so these start
+    at random there.)
     """
     ours, left_out = {}, []
     for key, value in theirs.items():
@@ -67,11 +67,9 @@ def hybrid_vit_state(
 
 
 def resized_positions(embed: Tensor, grid: int) -> Tensor:
-    """Position embedding (1, 1 + g * g, D) for `grid` x `grid` patches, bicubic; as it is where
-    g = grid.
-    """
+    """Position embedding (1, 1 + g * g, D), interpolated to `grid` x `grid` patches."""
     side = math.isqrt(embed.shape[1] - 1)
-    if side == grid or side**2 != embed.shape[1] - 1:  # no square: the strict loading says so
+    if side == grid or side**2 != embed.shape[1] - 1:  # strict loading refuses what is not square
         return embed
     patches = embed[:, 1:].float().transpose(1, 2).unflatten(2, (side, side))
     patches = F.interpolate(
@@ -81,12 +79,10 @@ def resized_positions(embed: Tensor, grid: int) -> Tensor:
 
 
 def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: int) -> ImportReport:
-    """Load what the timm-named hybrid ViT in `path` has for a SpatioTemporal; nothing in the file
-    is run.
+    """Load a timm-named hybrid ViT into a SpatioTemporal; nothing in the file is executed.
 
-    Refused are files with tensors of unknown name or another shape (another width, depth or stem),
-    and files that lack some. Positions of another image size are interpolated, and the report says
-    so.
+    KlassifyError for files with unknown, missing or misshapen tensors (another width, depth or
+    stem). Positions of another image size are interpolated, and the report says so.
     """
     theirs = read_checkpoint(path)
     unknown = [key for key in theirs if not KNOWN.fullmatch(key)]
@@ -96,22 +92,20 @@ def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: in
         )
     ours, left_out = hybrid_vit_state(theirs, window, grid)
     wanted = model.state_dict()
-    told = (
-        f"{len(unknown)} unexpected ({first_few(unknown)})"
-        if unknown
-        else misfits(ours, wanted, NOT_IN_FILE)
-    )
-    if told:
+    if unknown:
+        problem = f"{len(unknown)} unexpected ({first_few(unknown)})"
+    else:
+        problem = misfits(ours, wanted, NOT_IN_FILE)
+    if problem:
         raise KlassifyError(
-            f"This is no hybrid ViT that fits the model: {told}.",
+            f"This file is not a hybrid ViT that fits the model: {problem}.",
             where=path,
-            fix=(
-                "use jx_vit_base_resnet50_224_in21k with the model's default sizes, or train"
-                " without `pretrained`"
-            ),
+            fix="use jx_vit_base_resnet50_224_in21k with the model's default sizes, or train"
+            " without `pretrained`",
         )
     model.load_state_dict(ours, strict=False)
     kind = "timm hybrid ViT"
-    if (side := math.isqrt(theirs["pos_embed"].shape[1] - 1)) != grid:
+    side = math.isqrt(theirs["pos_embed"].shape[1] - 1)
+    if side != grid:
         kind += f" (positions interpolated from {side} x {side} to {grid} x {grid})"
     return ImportReport(kind, len(ours), left_out, [key for key in wanted if key not in ours])

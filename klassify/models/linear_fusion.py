@@ -1,18 +1,19 @@
-"""Linear fusion of the branches: eight numbers a 40 ms frame -> real and fake logits (multi-branch
-paper, 2.2).
+"""Linear fusion of the branches: eight numbers per 40 ms frame -> real and fake logits (paper 2).
 
-Inputs, real before fake in every pair: the visual branch's two logits, and PartialSpoof's two
-cosines at 160, 320 and 640 ms. 18 parameters; fewer columns are the paper's ablations (Table 3).
-The published file has the cosines the other way round (spoof = 0, bona fide = 1):
-klassify.models.weights.published swaps the columns of each pair on import.
+Inputs (section 2.2), real before fake in every pair: the visual branch's two logits, and
+PartialSpoof's two cosines at 160, 320 and 640 ms. 18 parameters; fewer columns are the paper's
+ablations (Table 3). The published file has the cosines in the opposite order (spoof = 0, bona fide
+= 1): klassify.models.weights.published swaps the columns of each pair on import.
 
-Ways to fit, all of the cross entropy with an L2 penalty of 1e-6, as Adam's weight decay has it:
-- `exact` goes to the minimum. On frame labels the problem is convex: Newton's method, no seed, no
+All solvers minimise the cross entropy with an L2 penalty of 1e-6, the weight decay of Adam:
+- `exact` finds the minimum. On frame labels the problem is convex: Newton's method, without seed or
   schedule.
-- `one_cycle` is the published way: Adam, 16 frames an update, learning rate rising to 1e-4 and
-  falling to zero.
-- `constant` is the same without the schedule (Table 3, OneCycleLR off). On clip labels a clip's
-  log-odds are the mean of the highest tenth of its frames' log-odds, and no frame has a label.
+- `one_cycle` is the published training: Adam, 16 frames per update, a learning rate that rises to
+  1e-4 and falls to zero.
+- `constant` is the same without the schedule (Table 3, OneCycleLR off).
+
+On clip labels a clip's log-odds are the mean of the highest tenth of its frames' log-odds, and no
+frame has a label.
 """
 
 from __future__ import annotations
@@ -38,15 +39,13 @@ COLUMNS = (
 SOLVERS = ("exact", "one_cycle", "constant")
 WEIGHT_DECAY = 1e-6
 MAX_LR = 1e-4
-BATCH = 16  # frames, or clips, an update: the published batch of 1 with gradients of 16 summed up
+BATCH = 16  # frames, or clips, per update: the published batch of 1 accumulated 16 times
 ROWS_AT_ONCE = 1 << 20
 MAX_NEWTON_STEPS = 100
 
 
 class LinearFusion(nn.Linear):
-    """(..., len(columns)) -> logits (..., 2), real and fake; state names `weight` (2, C) and
-    `bias` (2).
-    """
+    """(..., len(columns)) -> logits (..., 2), real and fake."""
 
     def __init__(self, columns: Sequence[str] = COLUMNS):
         super().__init__(len(columns), 2)
@@ -54,7 +53,7 @@ class LinearFusion(nn.Linear):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Cross entropy of frames, {"frames": (N, C), "label": (N,)}.
 
-        With "offsets" (B + 1,) the frames are those of B clips, one after the other, and "label" is
+        With "offsets" (B + 1,) the frames belong to B clips, one after the other, and "label" is
         (B,): binary cross entropy of the mean of each clip's highest tenth of log-odds.
         """
         logits = self(batch["frames"])
@@ -68,7 +67,7 @@ class LinearFusion(nn.Linear):
 
 
 class Fitted(NamedTuple):
-    """weight (2, C), bias (2,), the final loss in nats, and how many steps it took."""
+    """weight (2, C), bias (2,), the final loss in nats, and the number of steps."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -88,19 +87,18 @@ def fit(
 ) -> Fitted:
     """Fit the fusion.
 
-    frames: (N, C) finite. label: (N,) of frames, 1 = fake; or, with offsets (B + 1,), (B,) of clips
-    whose frames lie one after the other, at least one each. epochs, seed: of one_cycle and
-    constant. ValueError unless both classes are there.
+    frames: (N, C), finite. label: (N,) of frames, 1 = fake; or, with offsets (B + 1,), (B,) of
+    clips whose frames follow each other, at least one each. epochs, seed: of one_cycle and
+    constant. ValueError unless both classes occur.
     """
     label = np.asarray(label)
     if solver not in SOLVERS or set(np.unique(label)) != {0, 1}:
         raise ValueError(f"needs a solver of {', '.join(SOLVERS)} and labels of both classes")
     if solver != "exact":
         return _fit_in_steps(frames, label, offsets, solver, epochs, seed, weight_decay)
-    # the penalty of both rows is least with opposite rows: half of the squared difference remains
-    penalty = weight_decay / 2
     if offsets is None:
-        theta, loss, steps = _newton(frames, label, penalty)
+        # the penalty of both rows is least with opposite rows: half of the squared difference
+        theta, loss, steps = _newton(frames, label, weight_decay / 2)
     else:
         theta, loss, steps = _fit_clips(frames, label, offsets)
     half = theta / 2
@@ -108,9 +106,7 @@ def fit(
 
 
 def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarray, float, int]:
-    """Minimise mean log(1 + exp(z)) - label z + penalty / 2 |theta|^2 over z = [x, 1] theta,
-    rows in blocks.
-    """
+    """Minimise mean(log(1 + exp(z)) - label z) + penalty / 2 |theta|^2 for z = [x, 1] theta."""
     centre, spread = x.mean(axis=0, dtype=float), x.std(axis=0, dtype=float)
     spread[spread == 0] = 1.0
     # theta of standardised columns = scale @ theta of the columns themselves
@@ -130,11 +126,9 @@ def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarra
             hessian += (design * (p * (1 - p))[:, None]).T @ design
         plain = back @ theta
         value = value / len(x) + penalty / 2 * plain @ plain
-        return (
-            value,
-            gradient / len(x) + penalty * back.T @ plain,
-            hessian / len(x) + penalty * back.T @ back,
-        )
+        gradient = gradient / len(x) + penalty * back.T @ plain
+        hessian = hessian / len(x) + penalty * back.T @ back
+        return value, gradient, hessian
 
     theta = np.zeros(x.shape[1] + 1)
     theta[-1] = logit(label.mean())
@@ -142,7 +136,7 @@ def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarra
     steps = 0
     while steps < MAX_NEWTON_STEPS:
         steps += 1
-        # the least change where columns repeat each other
+        # the smallest step where columns are linearly dependent
         step = np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0]
         while True:
             tried = evaluate(theta - step)
@@ -158,13 +152,11 @@ def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarra
 def _fit_clips(
     x: np.ndarray, label: np.ndarray, offsets: np.ndarray
 ) -> tuple[np.ndarray, float, int]:
-    """L-BFGS over the columns divided by their spread, from the mean of the branches: fake for,
-    real against.
+    """L-BFGS over the columns divided by their spread, from the mean of fake minus real columns.
 
-    Clips are few, and their labels separable: a standard normal prior on the weights keeps them
-    finite and loses its say as clips grow in number. The highest tenth is chosen anew at every
-    step, so that the loss has kinks and may have more than one minimum; the fixed start makes the
-    result the same for the same clips.
+    Clips are few and often separable: a standard normal prior keeps the weights finite, and matters
+    less the more clips there are. The highest tenth is chosen anew at every step, so the loss has
+    kinks and may have several minima; the fixed start makes the result reproducible.
     """
     spread = x.std(axis=0, dtype=float)
     spread[spread == 0] = 1.0
@@ -179,20 +171,13 @@ def _fit_clips(
         value = float(np.mean(np.logaddexp(0, z) - label * z) + prior @ theta / 2)
         return value, clips.T @ (expit(z) - label) / len(z) + prior
 
-    found = minimize(
-        loss,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 500, "gtol": 1e-8, "ftol": 1e-12},
-    )
+    options = {"maxiter": 500, "gtol": 1e-8, "ftol": 1e-12}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
     return found.x / np.append(spread, 1.0), float(found.fun), int(found.nit)
 
 
 def _top_means(x: np.ndarray, theta: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """(B, C + 1): the mean, and a 1, of the frames with the highest tenth of log-odds of each
-    clip.
-    """
+    """(B, C + 1): the mean of each clip's tenth of frames with the highest log-odds, and a 1."""
     rows, kept = top_rows(x @ theta[:-1], offsets)
     means = np.add.reduceat(x[rows].astype(float), kept[:-1], axis=0) / np.diff(kept)[:, None]
     return np.column_stack([means, np.ones(len(means))])
@@ -209,7 +194,7 @@ def _fit_in_steps(
 ) -> Fitted:
     generator = torch.Generator().manual_seed(seed)
     model = LinearFusion(range(frames.shape[1]))
-    bound = frames.shape[1] ** -0.5  # nn.Linear's own, but drawn from the seed
+    bound = frames.shape[1] ** -0.5  # the initialisation of nn.Linear, but drawn from the seed
     for parameter in model.parameters():
         parameter.data.uniform_(-bound, bound, generator=generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=MAX_LR, weight_decay=weight_decay)
@@ -217,10 +202,8 @@ def _fit_in_steps(
     schedule = None
     if solver == "one_cycle":
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, MAX_LR, total_steps=n_steps)
-    x, y = (
-        torch.from_numpy(np.asarray(frames, np.float32)),
-        torch.from_numpy(label.astype(np.int64)),
-    )
+    x = torch.from_numpy(np.asarray(frames, np.float32))
+    y = torch.from_numpy(label.astype(np.int64))
     for _ in range(epochs):
         for chosen in torch.randperm(len(y), generator=generator).split(BATCH):
             optimizer.zero_grad()

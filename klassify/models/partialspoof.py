@@ -1,28 +1,26 @@
-"""PartialSpoof: is there fake speech in each 20, 40, 80, 160, 320 and 640 ms of an utterance, and
-in all of it?
+"""PartialSpoof: fake speech in spans of 20, 40, 80, 160, 320 and 640 ms and in the whole utterance.
 
-A speech front end gives one vector each 20 ms. The back end of Zhang et al. (TASLP 2023; project
+A speech front end gives one vector per 20 ms. The back end of Zhang et al. (TASLP 2023; project
 nii-yamagishilab/PartialSpoof, 03multireso), which paper 2 uses as its audio branch (section 2.1),
-halves the sequence five times and puts a head of gated MLPs on each of the six. Scores are cosines
-between an embedding and two class vectors, learned by the P2SGrad loss.
+halves the sequence five times and puts a head of gated MLPs on each of the six lengths. Scores are
+cosines between an embedding and two class vectors, learned with the P2SGrad loss.
 
-What is unusual, and kept:
-- The pooling between scales halves the features along with the time.
+What is unusual in the published model, and kept:
+- The pooling between scales halves the features together with the time.
 - The spatial gates have one weight for each pair of positions, most of the 33,055,038 parameters,
-  and so a longest sequence. 1,983 frames (39.7 s) for the published 2,001, since the last head
-  reaches its end first; the shortest is 16. `frame_scores` takes any length all the same.
-- The last pooling starts half a cell early: output i of the 640 ms head hears [640 i - 320, 640 i +
-  320) ms, and there is one output more than a grid of 640 ms has cells. klassify.data.partialspoof
-  says what is made of it.
-- The utterance head borrows the class vectors of the 640 ms head.
+  which limits the length: 16 to 1,983 frames (39.7 s). 1,983 rather than the published 2,001, since
+  the last head reaches its end first. `frame_scores` takes any length.
+- The last pooling starts half a cell early: output i of the 640 ms head covers [640 i - 320,
+  640 i + 320) ms, and there is one output more than a grid of 640 ms has cells. See
+  klassify.data.partialspoof.
+- The utterance head uses the class vectors of the 640 ms head.
 
 Axes: B clips, N samples at 16 kHz, T front-end frames of 20 ms, T_r outputs of resolution r, D
-dimensions. Column 0 of scores and of class vectors is real, 1 is fake; published files have it the
-other way round.
+dimensions. Column 0 of scores and class vectors is real, 1 is fake; published files have the
+opposite order.
 
-State dict: `frontend.*`; `weight_hidd` (30,) where the front end shows its layers; `backend.*` for
-the published `m_transform.0.*`; `m_angle_scales.{2,4,8,16,32,64}.weight` (D / 2, 2), published
-under the same names.
+State dict: `frontend.*`; `weight_hidd` (30,) if the front end has `hidden_states`; `backend.*` for
+the published `m_transform.0.*`; `m_angle_scales.{2,4,8,16,32,64}.weight` (D / 2, 2), as published.
 """
 
 from __future__ import annotations
@@ -40,42 +38,44 @@ from klassify.settings import check_shares, check_sizes
 
 SHIFTS = (2, 4, 8, 16, 32, 64)  # of the heads, in 10 ms: the published names
 RESOLUTIONS_MS = tuple(10 * shift for shift in SHIFTS)
-MIN_FRAMES = 16  # with fewer, the 320 ms head has nothing to say
+MIN_FRAMES = 16  # with fewer, the 320 ms head has no output
 CELL_FRAMES = 32  # of 20 ms in 640 ms: sequences cut at multiples of it stay on every grid
 CELL_SAMPLES = 640 * SAMPLE_RATE // 1000
-LOOKAHEAD = (
-    80  # a front-end frame is 400 samples and begins each 320: N + 80 samples give N / 320 frames
-)
-LAYERS = 30  # length of the published layer weights; those beyond the front end's layers are unused
-EPS = 1e-8  # of a norm: an embedding of zeros has the cosines 0
+# front-end frames are 400 samples, 320 apart, so that N + 80 samples give N / 320 frames
+LOOKAHEAD = 80
+LAYERS = 30  # length of the published layer weights, of which the front end's layers use the first
+EPS = 1e-8  # least norm of an embedding, so that zeros have the cosines 0
 
 
 def output_lengths(n_frames: int | Tensor) -> list[int | Tensor]:
-    """Outputs of the six heads for so many front-end frames."""
+    """Outputs of the six heads for `n_frames` front-end frames."""
     return [*(n_frames >> k for k in range(5)), (n_frames >> 5) + 1]
 
 
 def piece_starts(n_cells: int, size: int) -> np.ndarray:
-    """First cells of 640 ms of the pieces of `size` cells that cover a sequence of more. Neighbours
-    share two cells, since the last output of a piece and its first hear half of what they should;
-    the last piece, more.
+    """The first cells (640 ms) of pieces of `size` cells that cover a longer sequence.
+
+    Neighbours share two cells (the last piece more), since the first and last outputs of a piece
+    cover only half of their span.
     """
     return windows.cut(n_cells, size, size - 2)
 
 
 def seams(starts: np.ndarray, size: int) -> np.ndarray:
-    """Where each piece's outputs begin to count and, behind all, where the last one ends: the
-    middle, in whole cells, of what it shares with the piece before it."""
+    """Where each piece's outputs begin to count, and last where the sequence ends.
+
+    Each seam is the middle, in whole cells, of what a piece shares with the previous one.
+    """
     return np.concatenate([starts[:1], (starts[:-1] + size + starts[1:]) // 2, starts[-1:] + size])
 
 
 def in_range(lengths: Tensor, size: int) -> Tensor:
-    """(B, size) bool: the places before each clip's length."""
+    """(B, size) bool: the positions before each clip's length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 class SpatialGate(nn.Module):
-    """Half of the features, times the other half mixed along the time: (B, T, 2 d) -> (B, T, d)."""
+    """Half of the features, times the other half mixed over time: (B, T, 2 d) -> (B, T, d)."""
 
     def __init__(self, dim: int, positions: int):
         super().__init__()
@@ -84,9 +84,7 @@ class SpatialGate(nn.Module):
         self.bias = nn.Parameter(torch.ones(positions))
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """(B, T, 2 d) -> (B, T, d). valid: (B, T) bool, the positions that are mixed into
-        others; None: all.
-        """
+        """(B, T, 2 d) -> (B, T, d). valid: (B, T) bool, positions mixed into others; None: all."""
         kept, mixed = x.chunk(2, dim=-1)
         mixed = self.norm(mixed)
         if valid is not None:
@@ -130,11 +128,11 @@ class MultiResolution(nn.Module):
 
     Args:
         dim: size of a front-end frame, a multiple of 128. Head k has dim / 2^k.
-        blocks: gMLP blocks a head.
+        blocks: gMLP blocks per head.
         max_frames: longest sequence of the first head; head k has max_frames // 2^k. See `limit`.
-        dropout: before the utterance head.
+        dropout: rate before the utterance head.
 
-    1,024 dimensions and the defaults are the published 33,055,038 parameters.
+    The published model has 1,024 dimensions and the defaults: 33,055,038 parameters.
     """
 
     def __init__(self, dim: int, blocks: int = 5, max_frames: int = 2001, dropout: float = 0.7):
@@ -143,12 +141,12 @@ class MultiResolution(nn.Module):
         check_shares(dropout=dropout)
         if dim % 128 or max_frames < 4 * CELL_FRAMES:
             raise ValueError(
-                f"dim is a multiple of 128 and max_frames at least 128, not {dim} and {max_frames}"
+                f"dim must be a multiple of 128 and max_frames at least 128, not {dim} and"
+                f" {max_frames}"
             )
         dims, positions = [dim >> k for k in range(6)], [max_frames >> k for k in range(6)]
-        self.limit = (
-            CELL_FRAMES * positions[-1] - 1
-        )  # the last head has one output more than whole cells
+        # the last head has one output more than whole cells
+        self.limit = CELL_FRAMES * positions[-1] - 1
         self.blocks = nn.ModuleList([nn.Identity()])
         for k, size in enumerate(dims[1:], 1):
             pool = nn.MaxPool2d(2, padding=(1, 0) if k == 5 else 0)
@@ -159,11 +157,10 @@ class MultiResolution(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, n_frames: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Embeddings [(B, T_r, dim / 2^(k + 1))] of the six heads, and (B, dim / 64) of the
-        utterance.
+        """Embeddings (B, T_r, dim / 2^(k + 1)) of the six heads, and (B, dim / 64) of utterances.
 
-        n_frames: (B,) frames of each clip, at least 16, where clips are padded: what follows them
-        changes nothing before them. ValueError for fewer than 16 frames or more than `limit`.
+        n_frames: (B,) frames of each clip, at least 16, if clips are padded; padding then changes
+        no score. ValueError for fewer than 16 frames or more than `limit`.
         """
         size = x.shape[1]
         if not MIN_FRAMES <= size <= self.limit:
@@ -191,9 +188,7 @@ class MultiResolution(nn.Module):
 
 
 class ClassVectors(nn.Module):
-    """Cosines between embeddings (..., D) and the class vectors: (..., 2), real and fake
-    (P2SGrad's layer).
-    """
+    """P2SGrad's layer: cosines of embeddings (..., D) with the class vectors, real and fake."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -202,17 +197,15 @@ class ClassVectors(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., 2) in [-1, 1], float32."""
         with torch.autocast(x.device.type, enabled=False):
-            return F.normalize(x.float(), dim=-1, eps=EPS) @ F.normalize(
-                self.weight.float(), dim=0, eps=EPS
-            )
+            weight = F.normalize(self.weight.float(), dim=0, eps=EPS)
+            return F.normalize(x.float(), dim=-1, eps=EPS) @ weight
 
 
 def p2sgrad_loss(cosines: Tensor, label: Tensor) -> Tensor:
-    """Mean squared error between cosines (..., 2) and the one-hot label (...), over labels that are
-    not IGNORE.
+    """Mean squared error of cosines (..., 2) and the one-hot label (...), without IGNORE.
 
-    The mean is over samples and classes, as published; the formula of paper 2 sums over classes:
-    twice this.
+    The mean is over samples and classes, as published; the formula of paper 2, which sums over
+    classes, gives twice this value.
     """
     kept = label != IGNORE
     target = F.one_hot(label.clamp(min=0), 2)
@@ -221,15 +214,13 @@ def p2sgrad_loss(cosines: Tensor, label: Tensor) -> Tensor:
 
 
 def top_mean(scores: Tensor, lengths: Tensor, share: float = 0.1) -> Tensor:
-    """Mean of the highest `share` of each clip's scores (B, T), at least one: (B,). lengths:
-    (B,) of T that count.
+    """(B,) mean of the highest `share` of each clip's scores, at least one.
+
+    scores: (B, T). lengths: (B,) how many of T count.
     """
     count = (lengths * share).ceil().clamp(min=1).long()
-    ranked = (
-        scores.masked_fill(~in_range(lengths, scores.shape[1]), -torch.inf)
-        .sort(dim=1, descending=True)
-        .values
-    )
+    scores = scores.masked_fill(~in_range(lengths, scores.shape[1]), -torch.inf)
+    ranked = scores.sort(dim=1, descending=True).values
     return ranked.masked_fill(~in_range(count, scores.shape[1]), 0).sum(dim=1) / count
 
 
@@ -238,12 +229,12 @@ class PartialSpoof(nn.Module):
 
     Args:
         frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
-        klassify.models.frontends.ssl. If it has
-            `hidden_states`, their learned mean is taken, as published, instead of its output. The
+        klassify.models.frontends.ssl. If it
+            has `hidden_states`, a learned mean of them replaces its output, as published. The
             published models normalise each waveform in the front end.
-        blocks, max_frames, dropout: size of the back end; see MultiResolution. clip_scale: log-odds
-        of fake for one unit of cos(fake) - cos(real), where only clip labels are learned.
-        top_share: share of a clip's outputs, the highest, that then stand for the clip.
+        blocks, max_frames, dropout: size of the back end; see MultiResolution.
+        clip_scale: with clip labels, log-odds of fake per unit of cos(fake) - cos(real).
+        top_share: with clip labels, the share of a clip's outputs, the highest, that decide.
     """
 
     def __init__(
@@ -268,26 +259,21 @@ class PartialSpoof(nn.Module):
         self.clip_scale, self.top_share = clip_scale, top_share
 
     def load_pretrained(self) -> None:
-        """Fetch the front end's pretrained weights, if it has any: before a training, never
-        after one.
-        """
+        """Load the front end's pretrained weights, if any. Call before training, never after."""
         self.frontend.load_pretrained()
 
     def features(self, wave: Tensor) -> Tensor:
-        """(B, N) -> (B, T, dim): the front end's layers, weighted, or its output. Short waves
-        get zeros behind.
+        """(B, N) -> (B, T, dim): the front end's weighted layers, or its output.
+
+        Waves of less than MIN_FRAMES are padded with zeros.
         """
-        missing = (
-            (MIN_FRAMES - 1) * self.frontend.hop_samples
-            + self.frontend.receptive_field_samples
-            - wave.shape[1]
-        )
-        wave = F.pad(wave, (0, max(missing, 0)))
+        frontend = self.frontend
+        least = (MIN_FRAMES - 1) * frontend.hop_samples + frontend.receptive_field_samples
+        wave = F.pad(wave, (0, max(least - wave.shape[1], 0)))
         if not self.layered:
-            return self.frontend(wave)
-        return by_rows(
-            self._weighted, wave, rows_at_once(wave.device, self.frontend.n_frames(wave.shape[1]))
-        )
+            return frontend(wave)
+        rows = rows_at_once(wave.device, frontend.n_frames(wave.shape[1]))
+        return by_rows(self._weighted, wave, rows)
 
     def _weighted(self, wave: Tensor) -> Tensor:
         layers = self.frontend.hidden_states(wave)
@@ -312,24 +298,22 @@ class PartialSpoof(nn.Module):
         return self.cosines(self.embeddings(self.features(wave), n_frames))
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The P2SGrad losses by name of a batch with segment labels, or the losses of one with clip
-        labels.
+        """The losses of a batch by name: of the utterance and of each resolution.
 
         batch: "wave" (B, N); "n_frames" (B,), front-end frames of each clip; "label" (B,), 1 =
-        fake; and with segment labels "label_20" to "label_640" (B, T_r), IGNORE where there is
-        none, cut to the shorter of label and score. Without them each resolution gives clip_scale
-        times the mean of the clip's highest differences of cosines as the log-odds of its label,
-        for a binary cross-entropy; nothing then ties a high score to the time of the fake, so that
-        such a model ranks clips. The utterance has its label anyway.
+        fake; and with segment labels "label_20" to "label_640" (B, T_r), IGNORE where unknown. The
+        longer of label and score is cut. Segment labels and the utterance have the P2SGrad loss.
+        Without segment labels, a resolution's log-odds of the clip label are clip_scale times the
+        mean of its highest differences of cosines, for a binary cross-entropy; scores then rank
+        clips, but need not be high at the time of the fake.
         """
         scores = self(batch["wave"], batch["n_frames"])
         losses = {"utterance": p2sgrad_loss(scores.pop("utterance"), batch["label"])}
         for (name, cosines), lengths in zip(scores.items(), output_lengths(batch["n_frames"])):
             label = batch.get(f"label_{name[2:]}")
             if label is None:
-                log_odds = self.clip_scale * top_mean(
-                    cosines[..., 1] - cosines[..., 0], lengths, self.top_share
-                )
+                difference = cosines[..., 1] - cosines[..., 0]
+                log_odds = self.clip_scale * top_mean(difference, lengths, self.top_share)
                 losses[name] = F.binary_cross_entropy_with_logits(log_odds, batch["label"].float())
             else:
                 size = min(label.shape[1], cosines.shape[1])
@@ -343,7 +327,7 @@ class PartialSpoof(nn.Module):
     def frame_scores(self, wave: Tensor) -> dict[str, Tensor]:
         """Cosines `ps20` (B, T, 2) to `ps640` of waves (B, N) of any length.
 
-        One longer than `backend.limit` frames is cut at multiples of 640 ms; see piece_starts.
+        Waves of more than `backend.limit` frames are cut at multiples of 640 ms; see piece_starts.
         """
         n_frames = self.frontend.n_frames(wave.shape[1])
         if n_frames <= self.backend.limit:
@@ -353,18 +337,15 @@ class PartialSpoof(nn.Module):
         n_cells, size = -(-n_frames // CELL_FRAMES), self.backend.limit // CELL_FRAMES
         wave = F.pad(wave, (0, max(n_cells * CELL_SAMPLES + LOOKAHEAD - wave.shape[1], 0)))
         starts = piece_starts(n_cells, size)
+        edges = seams(starts, size).tolist()
         pieces: dict[str, list[Tensor]] = {f"ps{ms}": [] for ms in RESOLUTIONS_MS}
-        for first, begin, end in zip(
-            starts.tolist(), seams(starts, size).tolist(), seams(starts, size)[1:].tolist()
-        ):
-            scores = self.frame_scores(
-                wave[:, first * CELL_SAMPLES : (first + size) * CELL_SAMPLES + LOOKAHEAD]
-            )
+        for first, begin, end in zip(starts.tolist(), edges, edges[1:]):
+            start, stop = first * CELL_SAMPLES, (first + size) * CELL_SAMPLES + LOOKAHEAD
+            scores = self.frame_scores(wave[:, start:stop])
             for ms, (name, x) in zip(RESOLUTIONS_MS, scores.items()):
                 per_cell = 640 // ms
-                stop = (
-                    (end - first) * per_cell if end < n_cells else None
-                )  # the 640 ms head has one behind the end
+                # to the end of the last piece, since the 640 ms head has one output more
+                stop = (end - first) * per_cell if end < n_cells else None
                 pieces[name].append(x[:, (begin - first) * per_cell : stop])
         lengths = output_lengths(n_frames)
         return {

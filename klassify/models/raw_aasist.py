@@ -1,12 +1,12 @@
-"""AASIST on raw audio: the small detector that Wav2Vec-AASIST took its back end from.
+"""AASIST on raw audio: the small detector from which Wav2Vec-AASIST took its back end.
 
-Jung et al., ICASSP 2022 (project clovaai/aasist). Fixed band-pass filters take the place of a
-pretrained speech model; the convolution blocks pool over time; the two graphs are maxima of the
-map, without attention. All else is klassify.models.w2v_aasist.AASIST.
+Jung et al., ICASSP 2022 (project clovaai/aasist). Fixed band-pass filters replace the pretrained
+speech model; the convolution blocks pool over time; the two graphs are maxima of the map, without
+attention. Everything else is klassify.models.w2v_aasist.AASIST.
 
 Axes: B windows, N samples at 16 kHz, C channels, H = 23 spectral and W temporal nodes. Output index
-1 is fake: the published files have it the other way round, and klassify.models.weights.published
-swaps the rows.
+1 is fake. Published files have the opposite order; klassify.models.weights.published swaps the
+rows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from klassify.models.frontends.ssl import SAMPLE_RATE
-from klassify.models.w2v_aasist import AASIST
-from klassify.settings import check_weights
+from klassify.models.w2v_aasist import AASIST, register_class_weights
 
 N_FILTERS, FILTER_TAPS = 70, 129
 POOL = 3
-MIN_SAMPLES = FILTER_TAPS - 1 + POOL**7  # one frame after the first pooling and those of six blocks
+MIN_SAMPLES = FILTER_TAPS - 1 + POOL**7  # one frame after seven poolings
 SIZES = {
     "aasist": {"channels": (32, 64), "graph_dims": (64, 32), "pool_ratios": (0.5, 0.7, 0.5)},
     "aasist-l": {"channels": (32, 24), "graph_dims": (24, 32), "pool_ratios": (0.4, 0.5, 0.7)},
@@ -32,13 +31,10 @@ SIZES = {
 
 
 def mel_filters(n_filters: int = N_FILTERS, taps: int = FILTER_TAPS) -> Tensor:
-    """Windowed sinc band-passes (n_filters, 1, taps) side by side on the mel scale, 0 to 8 kHz;
-    taps is odd.
-    """
+    """Adjacent windowed sinc band-passes (n_filters, 1, taps) on the mel scale, 0 to 8 kHz."""
     top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    edges = (
-        700 * (10 ** (np.linspace(0, top, n_filters + 1) / 2595) - 1) / SAMPLE_RATE
-    )  # cycles a sample
+    edges_hz = 700 * (10 ** (np.linspace(0, top, n_filters + 1) / 2595) - 1)
+    edges = edges_hz / SAMPLE_RATE  # cycles per sample
     n = np.arange(taps) - taps // 2
     low_passes = 2 * edges[:, None] * np.sinc(2 * edges[:, None] * n)
     filters = np.diff(low_passes, axis=0) * np.hamming(taps)
@@ -46,13 +42,14 @@ def mel_filters(n_filters: int = N_FILTERS, taps: int = FILTER_TAPS) -> Tensor:
 
 
 class RawAASIST(AASIST):
-    """(B, N >= 2,315) samples at 16 kHz -> (B, 2) logits, index 1 = fake; published for windows of
-    64,600.
+    """(B, N >= 2,315) samples at 16 kHz -> (B, 2) logits, index 1 = fake.
+
+    The published model has windows of 64,600 samples.
 
     Args:
-        size: `aasist` (297,866 parameters) or `aasist-l` (85,306). class_weights: weights of (real,
-        fake) in the loss; None weighs both alike. The published training
-            has (0.9, 0.1).
+        size: `aasist` (297,866 parameters) or `aasist-l` (85,306).
+        class_weights: weights of (real, fake) in the loss; None weighs both alike. The published
+            training has (0.9, 0.1).
         dropout: factor on the published rates; see AASIST.
     """
 
@@ -66,20 +63,12 @@ class RawAASIST(AASIST):
     ):
         channels, graph_dims, ratios = SIZES[size].values()
         super().__init__(bands=N_FILTERS, channels=channels, graph_dims=graph_dims, dropout=dropout)
-        del (
-            self.LL,
-            self.first_bn1,
-            self.attention,
-        )  # of the published network with a speech model only
+        del self.LL, self.first_bn1, self.attention  # only with a speech model
         self.pool_S.ratio, self.pool_T.ratio = ratios[:2]
         for pool in (self.pool_hS1, self.pool_hT1, self.pool_hS2, self.pool_hT2):
             pool.ratio = ratios[2]
         self.register_buffer("filters", mel_filters(), persistent=False)
-        check_weights(class_weights=class_weights or ())
-        weights = (
-            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        )
-        self.register_buffer("class_weights", weights, persistent=False)
+        register_class_weights(self, class_weights)
 
     def forward(self, wave: Tensor) -> Tensor:
         """(B, N) -> logits (B, 2); ValueError below 2,315 samples."""
@@ -87,9 +76,8 @@ class RawAASIST(AASIST):
             raise ValueError(
                 f"RawAASIST needs at least {MIN_SAMPLES} samples a window, not {wave.shape[1]}."
             )
-        with torch.autocast(
-            wave.device.type, enabled=False
-        ):  # its top-k selection wants full precision
+        # the top-k selection needs full precision
+        with torch.autocast(wave.device.type, enabled=False):
             return super().forward(wave.float())
 
     def _graphs(self, wave: Tensor) -> tuple[Tensor, Tensor]:

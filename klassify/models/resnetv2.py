@@ -1,12 +1,10 @@
-"""The convolutional stem of the spatio-temporal branch: BiT's ResNet (V2) with a branch for high
-frequencies.
+"""The convolutional stem of the spatio-temporal branch: BiT's ResNet-V2 with a frequency branch.
 
 Weight-standardised convolutions with TensorFlow's "same" padding, group norm, and the layout of the
-ImageNet-21k hybrid ViT (stages 3, 4, 9, activation after the sum). Beside the first stage runs a
-second one on what three Gaussian blurs take away from the image's low-level features (MM-Det,
-"frequency enhancer").
+ImageNet-21k hybrid ViT (stages 3, 4, 9, activation after the sum). A second first stage processes
+what three Gaussian blurs remove from the image's low-level features (MM-Det, "frequency enhancer").
 
-Axes: N frames, C channels, H x W pixels. Submodules carry the published names.
+Axes: N frames, C channels, H x W pixels. Submodules have the published names.
 """
 
 from __future__ import annotations
@@ -22,8 +20,9 @@ BLUR_KERNELS = (3, 5, 7)
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zeros around (N, C, H, W) so that a convolution gives ceil(H / stride) rows; the odd one
-    at the end.
+    """Zeros around (N, C, H, W), so that a convolution gives ceil(H / stride) rows.
+
+    If the number of zeros is odd, there is one more at the end.
     """
     if kernel == 1:
         return x
@@ -35,9 +34,7 @@ def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 class StdConv2d(nn.Conv2d):
-    """A "same" convolution without bias, whose filters have zero mean and unit variance when
-    they are used.
-    """
+    """A "same" convolution without bias; its filters are normalised before use."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1):
         super().__init__(in_channels, out_channels, kernel, stride, bias=False)
@@ -53,9 +50,7 @@ class StdConv2d(nn.Conv2d):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as published; fewer for narrow or odd widths, of two channels or more where that
-    is possible.
-    """
+    """32 groups as published; fewer for narrow or odd widths, if possible of two channels each."""
     groups = math.gcd(32, channels)
     return nn.GroupNorm(max(groups // 2, 1) if groups == channels else groups, channels)
 
@@ -71,13 +66,12 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, width, H / 4, W / 4), rounded up."""
         x = F.relu(self.norm(self.conv(x)))
-        return F.max_pool2d(
-            pad_same(x, 3, 2), 3, stride=2
-        )  # the zeros never win: nothing is below them
+        # after a ReLU, the zeros of the padding change no maximum
+        return F.max_pool2d(pad_same(x, 3, 2), 3, stride=2)
 
 
 class Shortcut(nn.Module):
-    """The way past a bottleneck that changes the shape."""
+    """The shortcut of a bottleneck that changes the shape."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -90,9 +84,7 @@ class Shortcut(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions at a quarter of the width, beside a
-    shortcut.
-    """
+    """1x1, 3x3 (with the stride) and 1x1 convolutions of a quarter width, beside a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
@@ -131,8 +123,8 @@ class Stage(nn.Module):
 def gaussian_blur(x: Tensor, kernel: int) -> Tensor:
     """(N, C, H, W) blurred with a `kernel` x `kernel` Gaussian and mirrored borders.
 
-    Its sigma is the one that image libraries derive from the size: 0.8, 1.3 and 1.8 for 3, 5 and 7.
-    (The published code draws it from an interval of that one value.)
+    Sigma is what image libraries derive from the size: 0.8, 1.3 and 1.8 for 3, 5 and 7. (The
+    published code draws it from an interval of that one value.)
     """
     half, channels = kernel // 2, x.shape[1]
     sigma = 0.5 * (half - 1) + 0.8
@@ -140,25 +132,22 @@ def gaussian_blur(x: Tensor, kernel: int) -> Tensor:
     weight = torch.exp(-0.5 * (offset / sigma) ** 2)
     weight = (weight / weight.sum()).expand(channels, 1, -1)
     x = F.pad(x, (half, half, half, half), mode="reflect")
-    x = F.conv2d(
-        x, weight[:, :, :, None], groups=channels
-    )  # columns, then rows: the same as both at once
+    x = F.conv2d(x, weight[:, :, :, None], groups=channels)  # a Gaussian separates: columns, rows
     return F.conv2d(x, weight[:, :, None], groups=channels)
 
 
 def high_frequencies(x: Tensor) -> Tensor:
-    """What each of the three blurs takes away, side by side: (N, C, H, W) -> (N, 3 C, H, W)."""
+    """What each of the three blurs removes: (N, C, H, W) -> (N, 3 C, H, W)."""
     return torch.cat([x - gaussian_blur(x, kernel) for kernel in BLUR_KERNELS], dim=1)
 
 
 class FrequencyResNet(nn.Module):
-    """Normalised images (N, 3, H, W) -> (N, channels[-1], H / 16, W / 16) for three stages; sizes
-    round up.
+    """Normalised images (N, 3, H, W) -> (N, channels[-1], H / 16, W / 16), sizes rounded up.
 
     Args:
-        width: channels of the 7x7 convolutions. channels, layers: width and number of bottlenecks
-        of each stage; every stage but the first halves
-            the resolution. The frequency stage is as wide and deep as the first.
+        width: channels of the 7x7 convolutions.
+        channels, layers: width and number of bottlenecks of each stage; each stage after the first
+            halves the resolution. The frequency stage has the size of the first.
 
     The defaults are the published 12,292,736 parameters.
     """
@@ -189,7 +178,7 @@ class FrequencyResNet(nn.Module):
         self.freq_stage = Stage(len(BLUR_KERNELS) * width, first, layers[0], stride=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, channels[-1], H / 16, W / 16) for three stages."""
+        """(N, 3, H, W) -> (N, channels[-1], H / 16, W / 16)."""
         plain = self.stages[0](self.stem(x))
         frequency = self.freq_stage(high_frequencies(self.freq_stem(x)))
         x = self.stems_transition_conv_1x1(torch.cat([plain, frequency], dim=1))

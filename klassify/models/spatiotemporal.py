@@ -1,16 +1,15 @@
-"""The spatio-temporal branch: windows of frames and their reconstructions -> one "frame-centric"
-token a frame.
+"""The spatio-temporal branch: one "frame-centric" (FC) token per frame of a window.
 
-Two convolutional stems (image, VQ-VAE reconstruction), fused to P patch tokens a frame, and a
-transformer that alternates attention over all patches of a window with attention in W groups, each
-led by an FC token (MM-Det, in-and-across-frame attention; section 2.2 of the multi-branch paper).
+Two convolutional stems (image, VQ-VAE reconstruction) are fused to P patch tokens per frame. A
+transformer alternates attention over all patches of a window with attention in W groups, each led
+by an FC token (MM-Det, in-and-across-frame attention; paper 2, section 2.2).
 
-All that depends on one frame alone is `SpatioTemporal.frame_tokens`, all that depends on its place
-in a window is `SpatioTemporal.windows`; `sliding` joins them so that a frame passes the stems once,
-whatever the stride.
+`SpatioTemporal.frame_tokens` computes what depends only on a single frame,
+`SpatioTemporal.windows` the rest; `sliding` combines them, so that each frame passes the stems
+once, whatever the stride.
 
-Axes: N frames, B windows, W frames a window, P patches a frame, D dimensions. Submodules carry the
-published names.
+Axes: N frames, B windows, W frames per window, P patches per frame, D dimensions. Submodules have
+the published names.
 """
 
 from __future__ import annotations
@@ -30,13 +29,11 @@ from klassify.models.resnetv2 import FrequencyResNet
 from klassify.models.weights.load import ImportReport
 from klassify.settings import check_sizes
 
-LAYER_NORM_EPS = 1e-6  # as published; torch's default would be 1e-5
+LAYER_NORM_EPS = 1e-6  # as published; torch's default is 1e-5
 
 
 class PatchEmbed(nn.Module):
-    """Frames and reconstructions (N, 3, H, W) -> (N, P, dim): two stems of their own weights,
-    fused by 1x1.
-    """
+    """Frames and reconstructions (N, 3, H, W) -> (N, P, dim): two stems, fused by 1x1."""
 
     def __init__(self, dim: int, stem_width: int, channels: Sequence[int], layers: Sequence[int]):
         super().__init__()
@@ -62,7 +59,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def _split(self, x: Tensor) -> Tensor:
-        """(B, n, dim) -> (B, heads, n, dim / heads)"""
+        """(B, n, dim) -> (B, heads, n, dim / heads)."""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,9 +68,7 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def first(self, x: Tensor) -> Tensor:
-        """Only the first token's result, (B, n, dim) -> (B, 1, dim): one query, and no other
-        token's output.
-        """
+        """The output of the first token alone: (B, n, dim) -> (B, 1, dim)."""
         dim = x.shape[2]
         q = F.linear(x[:, :1], self.qkv.weight[:dim], self.qkv.bias[:dim])
         k, v = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]).chunk(2, dim=2)
@@ -95,16 +90,13 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """In-and-across-frame attention: FC tokens (B, W, D) and patches (B, W * P, D), frame by frame,
-    to the same.
+    """In-and-across-frame attention of FC tokens (B, W, D) and patches (B, W * P, D).
 
-    First all patches of the window attend to each other, without FC tokens. Then they are dealt out
-    to W groups, each attending within itself together with its FC token, which changes the patches
-    too.
+    First all patches of the window attend to each other, without FC tokens. Then they are split
+    into W groups, and each group attends to itself and its FC token, which changes the patches too.
 
-    fc_grouping: with "frame", group i is frame i, as the papers say; with "strided" it is every
-    W-th token from token i on, so nearly the same share of each frame, which is what the released
-    weights were trained with.
+    fc_grouping: with "frame", group i is frame i, as in the papers; with "strided" it is every W-th
+    token from token i on, which is what the released weights were trained with.
     """
 
     def __init__(self, dim: int, heads: int, hidden: int, fc_grouping: str):
@@ -117,7 +109,7 @@ class Block(nn.Module):
             self.add_module(f"{prefix}mlp", Mlp(dim, hidden))
 
     def _grouped(self, fc: Tensor, patches: Tensor) -> Tensor:
-        """Each FC token before the patches of its group: (B * W, 1 + P, D)."""
+        """Each FC token followed by the patches of its group: (B * W, 1 + P, D)."""
         window = fc.shape[1]
         if self.strided:
             groups = patches.unflatten(1, (-1, window)).transpose(1, 2)
@@ -143,9 +135,7 @@ class Block(nn.Module):
         return self._ungrouped(x, fc.shape[1])
 
     def fc_tokens(self, fc: Tensor, patches: Tensor) -> Tensor:
-        """Only the FC tokens of forward(), (B, W, D): for the last block, whose patches nobody
-        reads.
-        """
+        """Only the FC tokens of forward(), (B, W, D): for the last block."""
         x = self._grouped(fc, self.across(patches))
         x = x[:, :1] + self.temporal_attn.first(self.temporal_norm1(x))
         x = x + self.temporal_mlp(self.temporal_norm2(x))
@@ -156,17 +146,18 @@ class SpatioTemporal(nn.Module):
     """Windows of frames and their reconstructions to FC tokens, (B, W, dim).
 
     Args:
-        size: height and width of the frames in pixels. window: W, frames a window. dim, depth,
-        heads, mlp_ratio: size of the transformer. stem_width, channels, layers: size of each stem;
-        see klassify.models.resnetv2. fc_grouping: "frame" for new trainings, "strided" for released
-        weights; see Block. pretrained: file of the ImageNet-21k hybrid ViT with timm's names
-        (jx_vit_base_resnet50_224_in21k), as .pth
-            or .safetensors. Like every constructor here this one only builds: `load_pretrained`
-            reads the file when a training starts, and until weights came in one way or the other
-            the model refuses to run.
+        size: height and width of the frames in pixels.
+        window: W, frames per window.
+        dim, depth, heads, mlp_ratio: size of the transformer.
+        stem_width, channels, layers: size of each stem; see klassify.models.resnetv2.
+        fc_grouping: "frame" for new trainings, "strided" for released weights; see Block.
+        pretrained: file of the ImageNet-21k hybrid ViT with timm's names
+            (jx_vit_base_resnet50_224_in21k), as .pth or .safetensors. `load_pretrained` reads it
+            when a training starts; until then, or until trained weights are loaded, the model
+            refuses to run.
 
     The defaults are the published 197,909,760 parameters. `cls_token`, `pos_embed` and the first
-    position of `window_pos_embed` are part of the published state, but nothing reads them.
+    position of `window_pos_embed` are part of the published state but not used.
     """
 
     def __init__(
@@ -186,24 +177,14 @@ class SpatioTemporal(nn.Module):
         super().__init__()
         if fc_grouping not in ("frame", "strided"):
             raise ValueError(f'fc_grouping must be "frame" or "strided", not {fc_grouping!r}')
-        check_sizes(
-            window=window,
-            dim=dim,
-            heads=heads,
-            stem_width=stem_width,
-            channels=channels,
-            layers=layers,
-        )
+        check_sizes(window=window, dim=dim, heads=heads)
+        check_sizes(stem_width=stem_width, channels=channels, layers=layers)
         check_sizes(0, depth=depth)
-        check_sizes(
-            16, size=size
-        )  # the blurs mirror three pixels of a map of a quarter of the size
+        check_sizes(16, size=size)  # the blurs mirror three pixels at a quarter of the size
         if dim % heads:
             raise ValueError(f"{heads} heads do not divide {dim} dimensions")
         self.size, self.window, self.dim, self.pretrained = size, window, dim, pretrained
-        self.grid = math.ceil(
-            size / 2 ** (1 + len(layers))
-        )  # patches a side; every halving rounds up
+        self.grid = math.ceil(size / 2 ** (1 + len(layers)))  # patches per side, rounded up
         self.n_patches = self.grid**2
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.fc_token = nn.Parameter(torch.zeros(1, window, dim))
@@ -215,10 +196,9 @@ class SpatioTemporal(nn.Module):
         hidden = int(dim * mlp_ratio)
         self.blocks = nn.ModuleList(Block(dim, heads, hidden, fc_grouping) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        for unused in (self.cls_token, self.pos_embed):
-            unused.requires_grad_(
-                False
-            )  # training on several devices stumbles over parameters without gradient
+        # training on several devices fails on parameters that get no gradient
+        self.cls_token.requires_grad_(False)
+        self.pos_embed.requires_grad_(False)
         self._initialise()
         self._has_weights = pretrained is None
         self.register_load_state_dict_post_hook(
@@ -226,7 +206,7 @@ class SpatioTemporal(nn.Module):
         )
 
     def _initialise(self) -> None:
-        """The usual ViT start: narrow normal weights, positions and tokens, no biases."""
+        """The usual start of a ViT: narrow normal weights, positions and tokens; biases of 0."""
         for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.blocks.modules():
@@ -235,11 +215,10 @@ class SpatioTemporal(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def load_pretrained(self, path: str | Path | None = None) -> ImportReport | None:
-        """Start from the hybrid ViT in `path`, or in `pretrained`: before a training, never after
-        one.
+        """Start from the hybrid ViT in `path` or `pretrained`. Call before training, never after.
 
-        The report, printed too, names what was left out and what keeps its random start. None if
-        there is no such file.
+        The report, which is also printed, names what was left out and what keeps its random start.
+        None if neither names a file.
         """
         path = path or self.pretrained
         if path is None:
@@ -249,11 +228,9 @@ class SpatioTemporal(nn.Module):
         return report
 
     def frame_tokens(self, frames: Tensor, reconstructed: Tensor) -> Tensor:
-        """All work on single frames: two times (N, 3, size, size), normalised, to patch tokens (N,
-        P, dim).
+        """The work on single frames: two times (N, 3, size, size), normalised -> (N, P, dim).
 
-        In evaluation no frame influences another one here; in training the batch norms tie them
-        together.
+        In evaluation frames do not influence each other here; in training, batch norm couples them.
         """
         if not self._has_weights:
             raise KlassifyError(
@@ -265,34 +242,29 @@ class SpatioTemporal(nn.Module):
         wanted = (3, self.size, self.size)
         if frames.shape[1:] != wanted or reconstructed.shape != frames.shape:
             raise ValueError(
-                f"want two times (N, {wanted}), not {tuple(frames.shape)},"
+                f"frames and reconstructions must be (N, {wanted}), not {tuple(frames.shape)} and"
                 f" {tuple(reconstructed.shape)}"
             )
         return self.patch_embed(frames, reconstructed)
 
     def windows(self, tokens: Tensor) -> Tensor:
-        """All work on windows: patch tokens (B, W, P, dim) to FC tokens (B, W, dim)."""
-        if tokens.shape[1:] != (self.window, self.n_patches, self.dim):
-            raise ValueError(
-                f"want (B, {self.window}, {self.n_patches}, {self.dim}), not {tuple(tokens.shape)}"
-            )
+        """The work on windows: patch tokens (B, W, P, dim) -> FC tokens (B, W, dim)."""
+        wanted = (self.window, self.n_patches, self.dim)
+        if tokens.shape[1:] != wanted:
+            raise ValueError(f"tokens must be (B, {wanted}), not {tuple(tokens.shape)}")
         fc, patches = self.positioned(tokens)
         for block in self.blocks[:-1]:
             fc, patches = block(fc, patches)
         return self.norm(self.blocks[-1].fc_tokens(fc, patches))
 
     def positioned(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What enters the first block: FC tokens (B, W, dim) and patches (B, W * P, dim), frame
-        by frame.
-        """
+        """The input of the first block: FC tokens (B, W, dim) and patches (B, W * P, dim)."""
         fc = self.fc_token + self.temporal_pos_embed + self.time_embed
         patches = tokens + self.window_pos_embed[:, None, 1:] + self.time_embed[:, :, None]
         return fc.expand(len(tokens), -1, -1), patches.flatten(1, 2)
 
     def forward(self, frames: Tensor, reconstructed: Tensor) -> Tensor:
-        """Windows (B, W, 3, size, size), normalised, and their reconstructions, to FC tokens (B,
-        W, dim).
-        """
+        """Windows (B, W, 3, size, size), normalised, and their reconstructions -> (B, W, dim)."""
         tokens = self.frame_tokens(frames.flatten(0, 1), reconstructed.flatten(0, 1))
         return self.windows(tokens.unflatten(0, frames.shape[:2]))
 
@@ -304,24 +276,20 @@ def sliding(
     stride: int = 1,
     at_once: int = 4,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """FC tokens of all windows of a clip, which comes in `chunks` of consecutive frames (n, 3,
-    size, size) pairs.
+    """FC tokens of all windows of a clip.
 
-    Yields the windows' first frames (m,), which are 0, stride, 2 * stride, ..., and their tokens
-    (m, W, dim), with up to `at_once` windows at a time. Every frame passes the stems once, and no
-    more tokens are kept than those of W - 1 frames and a chunk, so that memory does not grow with
-    the clip. Frames after the last whole window have none of their own; only a clip shorter than W
-    gets one window, its last frame repeated. No frames, no windows.
+    chunks: consecutive frames and their reconstructions, (n, 3, size, size) each. Yields the
+    windows' first frames (m,), which are 0, stride, 2 * stride, ..., and their tokens (m, W, dim),
+    up to `at_once` windows at a time. Each frame passes the stems once; the tokens of at most W - 1
+    frames and a chunk are kept, so that memory does not grow with the clip. Frames after the last
+    whole window are left out; a clip shorter than W gets one window, its last frame repeated.
     """
     if model.training:
         raise ValueError("call eval() first: in training mode a frame's tokens depend on its batch")
     if stride < 1 or at_once < 1:
         raise ValueError(f"stride and at_once must be at least 1, not {stride} and {at_once}")
-    kept, first, start = (
-        None,
-        0,
-        0,
-    )  # tokens of the frames from `first` on; the next window begins at `start`
+    kept = None  # the tokens of the frames from `first` on
+    first = start = 0  # `start`: where the next window begins
     for frames, reconstructed in chunks:
         tokens = model.frame_tokens(frames, reconstructed)
         kept = tokens if kept is None else torch.cat([kept, tokens])
@@ -332,7 +300,7 @@ def sliding(
             yield torch.tensor(batch), model.windows(windows)
         start += stride * len(starts)
         drop = min(start - first, len(kept))
-        kept, first = kept[drop:].clone(), first + drop  # a mere view would keep all frames alive
+        kept, first = kept[drop:].clone(), first + drop  # a view would keep all frames in memory
     if start == 0 and kept is not None and len(kept):
         padding = kept[-1:].expand(model.window - len(kept), -1, -1)
         yield torch.tensor([0]), model.windows(torch.cat([kept, padding])[None])

@@ -1,15 +1,14 @@
-"""The mouth TCN of paper 1: clip classifier (section 4.1, figure 2) and tagger (section 4.2, figure
-3).
+"""The mouth TCN of paper 1: clip classifier (section 4.1) and tagger (section 4.2).
 
 Shapes: B clips, T frames of 40 ms, C input channels (features, then their first differences), H
-hidden channels. Batches hold "features" (B, T, C) raw, "valid" (B, T) bool, False for padding and
-frames without a face, "label" (B,) with 1 = fake, and for the tagger "tags" (B, T) in the order of
+hidden channels. Batches hold raw "features" (B, T, C); "valid" (B, T) bool, False for padding and
+frames without a face; "label" (B,) with 1 = fake; and for the tagger "tags" (B, T) in the order of
 `segments.TAGS`, IGNORE where unknown.
 
-The paper gives the parts and two parameter counts, 124 K and 140 K; the layout here is one that has
-exactly these parts and 123,906 and 140,486 parameters. What is unusual:
-- Every layer sees zeros at invalid frames, batch norm counts valid frames only, and attention
-  pooling skips the others: padding a clip changes nothing, in training neither.
+The paper gives the parts and two parameter counts, 124 K and 140 K; the layout here has exactly
+these parts and 123,906 and 140,486 parameters. What is unusual:
+- Every layer gets zeros at invalid frames, batch norm counts only valid frames, and attention
+  pooling skips invalid ones: padding a clip changes nothing, even in training.
 - The normalisation of the input channels is part of the model, as buffers.
 """
 
@@ -31,13 +30,14 @@ class TCN(nn.Module):
     """Residual temporal convolutions over mouth features, attention pooling, one logit of "fake".
 
     Args:
-        in_channels: C; an even number, since each feature comes with its difference. hidden,
-        kernel, dilations: width, taps, and one residual block for each dilation. The defaults
-            see 61 frames (2.44 s) around each frame.
-        dropout: of channels after the first convolution of each block, of units before the last
-        layer. pos_weight: weight of fake clips in the loss. augment: applied in training, to the
-        normalised features. normalise: subtract the mean and divide by the deviation that
-        `fit_normalisation` found.
+        in_channels: C; even, since each feature comes with its difference.
+        hidden, kernel, dilations: width, taps, and one residual block per dilation. The receptive
+            field of the defaults is 61 frames (2.44 s).
+        dropout: rate of channels after the first convolution of each block, and of units before the
+            last layer.
+        pos_weight: weight of fake clips in the loss.
+        augment: applied to the normalised features in training.
+        normalise: subtract the mean and divide by the deviation that `fit_normalisation` found.
     """
 
     def __init__(
@@ -53,15 +53,11 @@ class TCN(nn.Module):
     ):
         super().__init__()
         check_sizes(in_channels=in_channels, kernel=kernel, dilations=dilations)
-        check_sizes(2, hidden=hidden)  # half of them weigh the frames
+        check_sizes(2, hidden=hidden)  # the attention pooling has half of them
         check_shares(dropout=dropout)
         check_weights(pos_weight=pos_weight)
-        self.in_channels, self.normalise, self.augment, self.pos_weight = (
-            in_channels,
-            normalise,
-            augment,
-            pos_weight,
-        )
+        self.in_channels, self.normalise = in_channels, normalise
+        self.augment, self.pos_weight = augment, pos_weight
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.project = nn.Conv1d(in_channels, hidden, 1)
@@ -74,15 +70,15 @@ class TCN(nn.Module):
     def fit_normalisation(self, clips: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Set mean and deviation of each channel over the valid frames of clips.
 
-        clips: (features (T, C), valid (T,)) of each, read once; sums are kept in float64. A channel
-        that never varies keeps the deviation 1. ValueError without any valid frame.
+        clips: (features (T, C), valid (T,)) of each, read once; sums are in float64. A constant
+        channel gets the deviation 1. ValueError without any valid frame.
         """
         count, mean, spread = 0, torch.zeros_like(self.mean, dtype=torch.float64), 0.0
         for features, valid in clips:
             frames = torch.as_tensor(features)[torch.as_tensor(valid)].to(mean)
             if not len(frames):
                 continue
-            # join the clip's moments to those so far (Chan's update): sums of squares would cancel
+            # Chan's update of the moments: sums of squares would lose precision by cancellation
             delta = frames.mean(dim=0) - mean
             total = count + len(frames)
             spread = spread + frames.var(dim=0, correction=0) * len(frames)
@@ -96,7 +92,7 @@ class TCN(nn.Module):
         self.std.copy_(torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0))
 
     def normalised(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Features in units of their deviation, 0 at invalid frames whatever stood there."""
+        """Normalised features, 0 at invalid frames."""
         if self.normalise:
             features = (features - self.mean) / self.std
         return torch.where(valid[..., None], features, 0.0)
@@ -115,7 +111,7 @@ class TCN(nn.Module):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Log-odds (B,) of "this clip is fake"."""
-        return self(batch["features"], batch["valid"]).float()  # in bfloat16 scores would tie
+        return self(batch["features"], batch["valid"]).float()  # bfloat16 would round to ties
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Binary cross-entropy of the clip label."""
@@ -125,7 +121,7 @@ class TCN(nn.Module):
     def _encode_for_training(
         self, batch: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Hidden frames, valid and tags of a batch, augmented if the model is in training mode."""
+        """Hidden frames, valid and tags of a batch, augmented in training mode."""
         valid, tags = batch["valid"], batch.get("tags")
         x = self.normalised(batch["features"], valid)
         if self.training and self.augment is not None:
@@ -144,7 +140,7 @@ class TaggingTCN(TCN):
     Args:
         tag_hidden: channels of the tagging head.
         tag_weights: weights of the tags in the cross-entropy, in the order of `segments.TAGS`.
-        clip_weight: weight of the clip loss; 0 leaves the clip head out.
+        clip_weight: weight of the clip loss; 0 removes the clip head.
         backbone: arguments of TCN.
     """
 
@@ -159,26 +155,20 @@ class TaggingTCN(TCN):
         check_sizes(tag_hidden=tag_hidden)
         check_weights(tag_weights=tag_weights, clip_weight=clip_weight)
         if len(tag_weights) != len(TAGS):
-            raise ValueError(
-                f"tag_weights are those of the {len(TAGS)} tags, not {len(tag_weights)}"
-            )
+            raise ValueError(f"tag_weights needs {len(TAGS)} weights, not {len(tag_weights)}")
         self.tag_weights, self.clip_weight = tuple(tag_weights), clip_weight
         self.tagger = Tagger(self.project.out_channels, tag_hidden)
         if clip_weight == 0:
             self.clip_head = None
 
     def tag_log_probs(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-probabilities (B, T, 4) of the tags of each frame; invalid frames hold no
-        information.
-        """
+        """Log-probabilities (B, T, 4) of the tags of each frame; meaningless at invalid frames."""
         valid = batch["valid"]
         hidden = self.encode(self.normalised(batch["features"], valid), valid)
         return self.tagger(hidden, valid).float().log_softmax(dim=1).transpose(1, 2)
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds (B,) of "this clip is fake"; without a clip head, those of its most
-        suspicious frame.
-        """
+        """Log-odds (B,) of "this clip is fake"; without a clip head, the highest of its frames."""
         if self.clip_head is not None:
             return super().score(batch)
         log_probs = self.tag_log_probs(batch)
@@ -191,7 +181,7 @@ class TaggingTCN(TCN):
         logits = self.tagger(hidden, valid).float()
         weight = logits.new_tensor(self.tag_weights)
         tags = tags.masked_fill(~valid, IGNORE)
-        # torch's weighted mean, but 0 instead of NaN where no frame counts
+        # torch's weighted mean, but 0 instead of NaN if no frame counts
         mass = weight[tags[tags != IGNORE]].sum().clamp(min=1e-6)
         loss = F.cross_entropy(logits, tags, weight, ignore_index=IGNORE, reduction="sum") / mass
         if self.clip_head is None:
@@ -209,9 +199,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv1d(channels, channels, kernel, padding="same", dilation=dilation)
         self.norm2 = MaskedBatchNorm1d(channels)
         self.shortcut = nn.Conv1d(channels, channels, 1)
-        self.dropout = nn.Dropout1d(
-            dropout
-        )  # whole channels, since neighbouring frames say the same
+        self.dropout = nn.Dropout1d(dropout)  # whole channels, since neighbouring frames are alike
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, H, T) -> (B, H, T), 0 where mask (B, 1, T) is 0."""
@@ -222,13 +210,11 @@ class ResidualBlock(nn.Module):
 class MaskedBatchNorm1d(nn.BatchNorm1d):
     """Batch norm of (B, C, T) whose statistics count only the frames where mask (B, 1, T) is 1.
 
-    On a mask of ones it equals nn.BatchNorm1d, and its state dict has the same names.
+    With a mask of ones it equals nn.BatchNorm1d; its state dict has the same names.
     """
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, T) and mask (B, 1, T) -> (B, C, T); in evaluation mode the mask makes no
-        difference.
-        """
+        """(B, C, T) and mask (B, 1, T) -> (B, C, T); the mask only matters in training."""
         if not self.training:
             return super().forward(x)
         mask = mask.float()
@@ -247,7 +233,7 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
 class ClipHead(nn.Module):
     """Attention pooling over the valid frames and an MLP: hidden (B, H, T) -> logits (B,).
 
-    A clip without any valid frame gets the finite logit of a hidden vector of zeros.
+    A clip without a valid frame gets the finite logit of a hidden vector of zeros.
     """
 
     def __init__(self, hidden: int, dropout: float):
@@ -264,7 +250,7 @@ class ClipHead(nn.Module):
         frames = hidden.transpose(1, 2)
         relevance = self.attention(frames).squeeze(2).float()
         weights = relevance.masked_fill(~valid, torch.finfo(relevance.dtype).min).softmax(dim=1)
-        # invalid frames are zeros, so that even a clip of nothing else pools to zeros
+        # invalid frames are zeros, so that even a clip without valid ones pools to zeros
         return self.mlp(torch.einsum("bt,bth->bh", weights.to(frames.dtype), frames)).squeeze(1)
 
 

@@ -1,19 +1,18 @@
-"""The visual branch of paper 2: spatio-temporal tokens beside what a language model says about the
-frames.
+"""The visual branch of paper 2: spatio-temporal tokens and what a language model says of frames.
 
-Paper 2 (sections 2.1 to 2.3) takes over MM-Det. A window of W frames and its VQ-VAE reconstruction
-become W frame-centric (FC) tokens (klassify.models.spatiotemporal); the sampled frame next to the
-window brings one CLIP token and 64 tokens of the LMM's answer (klassify.features.lmm.model),
-projected to the same width. One scalar a token, from self-attention over all of them, weighs the
-tokens; the head reads their mean.
+Paper 2 (sections 2.1 to 2.3) adopts MM-Det. A window of W frames and its VQ-VAE reconstruction
+become W frame-centric (FC) tokens (klassify.models.spatiotemporal). The sampled frame next to the
+window adds one CLIP token and 64 tokens of the LMM's answer (klassify.features.lmm.model),
+projected to the same width. Self-attention gives each token a scalar weight; the head gets the
+weighted mean.
 
-- A window without LMM features (`lmm_valid` false) is a normal state: its LMM tokens are neither
-  attended to nor counted in the mean, exactly as if the sequence were the FC tokens alone.
-- The VQ-VAE is frozen: always in evaluation mode, never trained. Its weights lie in
-  model.safetensors with the rest, so that a system folder is complete.
+- Windows without LMM features (`lmm_valid` false) are normal: their LMM tokens are neither attended
+  to nor counted in the mean, exactly as if the sequence had only the FC tokens.
+- The VQ-VAE is frozen: always in evaluation mode, never trained. Its weights are part of
+  model.safetensors, so that a system folder is complete.
 
-Axes: B windows, W frames a window, P patches a frame, D dimensions, L = 65 LMM tokens, S pixels.
-Class 0 is real, 1 fake, as in the published files.
+Axes: B windows, W frames per window, P patches per frame, D dimensions, L = 65 LMM tokens, S
+pixels. Class 0 is real, 1 fake, as in the published files.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TokenAttention(nn.Module):
-    """One weight a token from multi-head self-attention: (B, N, D) -> (B, N, 1), unbounded."""
+    """One weight per token from multi-head self-attention: (B, N, D) -> (B, N, 1), unbounded."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, 1)
-        nn.init.ones_(self.proj.bias)  # a training starts from the plain mean of the tokens
+        nn.init.ones_(self.proj.bias)  # training starts from about the plain mean of the tokens
         self.heads = heads
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
-        """valid: (B, N) bool, the tokens that may be attended to; None: all."""
+        """(B, N, D) -> (B, N, 1). valid: (B, N) bool, tokens to attend to; None: all."""
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if valid is None else valid[:, None, None]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -55,18 +54,14 @@ class TokenAttention(nn.Module):
 
 
 class DynamicFusion(nn.Module):
-    """The mean of the tokens, each multiplied by its weight: (B, N, D) -> (B, D) and weights (B,
-    N, 1).
-    """
+    """The mean of the tokens times their weights: (B, N, D) -> (B, D) and weights (B, N, 1)."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.channel_attn = TokenAttention(dim, heads)
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> (B, D) and weights (B, N, 1). valid: (B, N) bool, the tokens that count;
-        None: all.
-        """
+        """(B, N, D) -> (B, D), weights (B, N, 1). valid: (B, N), tokens to count; None: all."""
         weights = self.channel_attn(tokens, valid)
         if valid is None:
             return (weights * tokens).mean(dim=1), weights
@@ -83,25 +78,24 @@ class Visual(nn.Module):
     """Windows of frames, with or without LMM features, -> logits (B, 2): real, fake.
 
     Args:
-        spatiotemporal: see klassify.models.spatiotemporal.SpatioTemporal. vqvae: see
-        klassify.models.vqvae.VQVAE; frozen here. lmm_dims: sizes of the CLIP vector and of the
-        LMM's states; None: no LMM branch (Variant 0 of Table 3). heads: of the attention that
-        weighs the tokens. vqvae_weights: a trained VQ-VAE, as system folder or safetensors file.
-        `load_pretrained` reads it when a
-            training starts; until weights came in one way or the other, the model refuses to run.
-            None: its weights come with --init or with `stems`, or the VQ-VAE stays random.
-        stems: a trained model of this class, as system folder or safetensors file, whose stems
-        `load_pretrained`
-            takes over, and its VQ-VAE too unless there are vqvae_weights: where the ImageNet
-            weights of the spatio-temporal part are not at hand, one trained on single frames
-            (window 1) first. Ten neighbouring frames are hardly more than one example, too little
+        spatiotemporal: see klassify.models.spatiotemporal.SpatioTemporal.
+        vqvae: see klassify.models.vqvae.VQVAE; frozen here.
+        lmm_dims: sizes of the CLIP vector and of the LMM's states; None: no LMM branch (Variant 0
+            of Table 3).
+        heads: of the attention that weighs the tokens.
+        vqvae_weights: a trained VQ-VAE, as system folder or safetensors file. `load_pretrained`
+            reads it when a training starts; until then, or until trained weights are loaded, the
+            model refuses to run. None: the weights come from --init or `stems`, or stay random.
+        stems: a trained model of this class, as system folder or safetensors file.
+            `load_pretrained` takes its stems, and its VQ-VAE unless vqvae_weights is given. Without
+            the ImageNet weights of the spatio-temporal part, train such a model on single frames
+            (window 1) first: ten neighbouring frames are hardly more than one example, too little
             for stems from random weights.
-        freeze_stems: train everything but the stems, which then stay in evaluation mode. gabor: the
-        first filters of both stems start as random Gabor filters, as trained image models have
-        them,
-            instead of noise: for short trainings without pretrained stems.
+        freeze_stems: do not train the stems; they stay in evaluation mode.
+        gabor: start the first filters of both stems as random Gabor filters, like those of trained
+            image models, instead of noise: for short trainings without pretrained stems.
 
-    Published size: 203,617,539 parameters without the VQ-VAE, whose names are kept.
+    The published size is 203,617,539 parameters without the VQ-VAE. Published names are kept.
     """
 
     supervision = "segment"
@@ -126,10 +120,8 @@ class Visual(nn.Module):
         self.lmm_dims, self.vqvae_weights = lmm_dims, vqvae_weights
         self.backbone = spatiotemporal
         if gabor:
-            for stem in (
-                self.backbone.patch_embed.rgb_backbone,
-                self.backbone.patch_embed.recons_backbone,
-            ):
+            patch_embed = self.backbone.patch_embed
+            for stem in (patch_embed.rgb_backbone, patch_embed.recons_backbone):
                 gabor_filters_(stem.stem.conv.weight)
                 stem.freq_stem.load_state_dict(stem.stem.state_dict())
         self.vqvae = vqvae.requires_grad_(False).eval()
@@ -137,7 +129,7 @@ class Visual(nn.Module):
         if freeze_stems:
             self.backbone.patch_embed.requires_grad_(False)
         self._has_vqvae = vqvae_weights is None and stems is None
-        self._kept: dict[int, Tensor] = {}  # reconstructed frames of a training
+        self._kept: dict[int, Tensor] = {}  # reconstructed training frames by number
         self.vqvae.register_load_state_dict_post_hook(lambda *_: setattr(self, "_has_vqvae", True))
         if lmm_dims is not None:
             self.clip_proj, self.mm_proj = (_projection(size, dim) for size in lmm_dims)
@@ -147,9 +139,7 @@ class Visual(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def train(self, mode: bool = True) -> Visual:
-        """As in torch, but what is frozen, the VQ-VAE and perhaps the stems, stays in evaluation
-        mode.
-        """
+        """As in torch, but frozen parts (VQ-VAE, perhaps the stems) stay in evaluation mode."""
         super().train(mode)
         self.vqvae.eval()
         if self.freeze_stems:
@@ -161,7 +151,7 @@ class Visual(nn.Module):
         return [weights_path(Path(source)) for source in (self.stems, self.vqvae_weights) if source]
 
     def load_pretrained(self) -> None:
-        """Load the weights that the arguments name: before a training, never after one."""
+        """Load the weights that the arguments name. Call before training, never after."""
         self.backbone.load_pretrained()
         if self.stems:
             path = weights_path(Path(self.stems))
@@ -172,7 +162,7 @@ class Visual(nn.Module):
             load_weights(self.vqvae, weights_path(Path(self.vqvae_weights)))
 
     def reconstruct(self, frames: Tensor) -> Tensor:
-        """What the VQ-VAE makes of frames (N, S, S, 3) uint8, in the same form."""
+        """The VQ-VAE's reconstruction of frames (N, S, S, 3) uint8, in the same form."""
         if not self._has_vqvae:
             raise KlassifyError(
                 "The VQ-VAE still has random weights, though the settings name trained ones.",
@@ -181,47 +171,40 @@ class Visual(nn.Module):
             )
         return self.vqvae.reconstruct(frames)
 
-    # ------------------------------------------------------------------------------ its parts
-
     def pixels(self, frames: Tensor) -> Tensor:
         """(..., H, W, 3) uint8 -> (..., 3, H, W), normalised as for ImageNet."""
         return (frames.movedim(-1, -3).to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def scored_pair(self, frames: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Frames (N, S, S, 3) uint8 -> the middles of them and of their reconstruction, (N, 3,
-        size, size).
+        """Frames (N, S, S, 3) uint8 -> their centres and those of their reconstruction.
 
-        codes: (N, S / 4, S / 4) of the frames, if the VQ-VAE's encoder has run before.
+        Both are (N, 3, size, size). codes: (N, S / 4, S / 4) of the frames, if already encoded.
         """
         reconstructed = self.reconstruct(frames) if codes is None else self.vqvae.frames_of(codes)
-        frames, reconstructed = (centre(part, self.size) for part in (frames, reconstructed))
+        frames = centre(frames, self.size)
+        reconstructed = centre(reconstructed, self.size)
         return self.pixels(frames), self.pixels(reconstructed)
 
     def lmm_tokens(self, visual: Tensor, textual: Tensor) -> Tensor:
-        """Projected features of n sampled frames: (n, 1, 1024) and (n, 64, 4096), also float16
-        -> (n, 65, D).
-        """
+        """Projected features of n frames: (n, 1, 1024) and (n, 64, 4096) -> (n, 65, D)."""
         dtype = self.clip_proj.weight.dtype
         return torch.cat([self.clip_proj(visual.to(dtype)), self.mm_proj(textual.to(dtype))], dim=1)
 
     def fuse(
         self, st_tokens: Tensor, lmm_tokens: Tensor | None, lmm_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """FC tokens (B, W, D), LMM tokens (B, L, D) or None, their validity (B,) -> logits,
-        weights (B, N, 1).
-        """
-        if lmm_tokens is None:
-            fused, weights = self.final_fusion(st_tokens)
-            return self.head(fused), weights
-        valid = None
-        if lmm_valid is not None and not lmm_valid.all():
-            n_st, n_lmm = st_tokens.shape[1], lmm_tokens.shape[1]
-            seen = lmm_valid[:, None].expand(-1, n_lmm)
-            valid = torch.cat([seen.new_ones(len(seen), n_st), seen], dim=1)
-        fused, weights = self.final_fusion(torch.cat([st_tokens, lmm_tokens], dim=1), valid)
-        return self.head(fused), weights
+        """Logits (B, 2) and token weights (B, N, 1).
 
-    # --------------------------------------------------------------------------- whole windows
+        FC tokens are (B, W, D), LMM tokens (B, L, D) or None, their validity (B,).
+        """
+        tokens, valid = st_tokens, None
+        if lmm_tokens is not None:
+            tokens = torch.cat([st_tokens, lmm_tokens], dim=1)
+            if lmm_valid is not None and not lmm_valid.all():
+                seen = lmm_valid[:, None].expand(-1, lmm_tokens.shape[1])
+                valid = torch.cat([seen.new_ones(st_tokens.shape[:2]), seen], dim=1)
+        fused, weights = self.final_fusion(tokens, valid)
+        return self.head(fused), weights
 
     def forward(
         self,
@@ -230,30 +213,28 @@ class Visual(nn.Module):
         textual: Tensor | None,
         lmm_valid: Tensor | None = None,
     ) -> Tensor:
-        """FC tokens (B, W, D), (B, 1, 1024), (B, 64, 4096) and validity (B,) bool -> logits (B,
-        2).
-        """
-        with_lmm = self.lmm_dims is not None and visual is not None
-        return self.fuse(
-            st_tokens, self.lmm_tokens(visual, textual) if with_lmm else None, lmm_valid
-        )[0]
+        """FC tokens (B, W, D), (B, 1, 1024), (B, 64, 4096), validity (B,) bool -> logits (B, 2)."""
+        lmm_tokens = None
+        if self.lmm_dims is not None and visual is not None:
+            lmm_tokens = self.lmm_tokens(visual, textual)
+        return self.fuse(st_tokens, lmm_tokens, lmm_valid)[0]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy of every window, or of the clip where the batch only knows the clip's
-        label.
+        """Cross-entropy of the windows, or of the clip if the batch has only clip labels.
 
         batch, of B clips with T frames and K windows each: "frames" (B, T, S, S, 3) uint8; "starts"
-        (B, K) long, where the windows begin; the draws of visual_augment, one a clip; where there
-        are LMM features "visual" (B, K, 1, V), "textual" (B, K, 64, L) and "lmm_valid" (B,) bool;
-        "label" (B, K) long of the windows, or (B,) of the clips, whose log-odds are then pooled
-        over the windows. See `_reconstructed` for more keys.
+        (B, K) long, where the windows begin; the draws of visual_augment, one per clip; with LMM
+        features "visual" (B, K, 1, V), "textual" (B, K, 64, L) and "lmm_valid" (B,) bool; "label"
+        (B, K) long of the windows, or (B,) of the clips, whose log-odds are then pooled over the
+        windows. See `_reconstructed` for more keys.
         """
         n_windows = batch["starts"].shape[1]
-        lmm = [
-            batch[name].flatten(0, 1) if name in batch else None for name in ("visual", "textual")
-        ]
-        valid = batch["lmm_valid"].repeat_interleave(n_windows) if "lmm_valid" in batch else None
-        logits = self(self.backbone.windows(self._window_tokens(batch)), *lmm, valid).float()
+        visual = textual = valid = None
+        if "visual" in batch:
+            visual, textual = batch["visual"].flatten(0, 1), batch["textual"].flatten(0, 1)
+            valid = batch["lmm_valid"].repeat_interleave(n_windows)
+        st_tokens = self.backbone.windows(self._window_tokens(batch))
+        logits = self(st_tokens, visual, textual, valid).float()
         label = batch["label"]
         if label.ndim == 2:
             return F.cross_entropy(logits, label.flatten())
@@ -261,7 +242,7 @@ class Visual(nn.Module):
         return F.binary_cross_entropy_with_logits(pool_top(log_odds), label.float())
 
     def _window_tokens(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B * K, W, P, D); a frame of several windows passes the stems once, as in scoring."""
+        """(B * K, W, P, D); a frame in several windows passes the stems once, as in scoring."""
         draws = {name: batch[name] for name in DRAWS}
         pair = (
             apply(part, draws, self.size) for part in (batch["frames"], self._reconstructed(batch))
@@ -273,10 +254,10 @@ class Visual(nn.Module):
         return tokens[clips, frames].flatten(0, 1)
 
     def _reconstructed(self, batch: dict[str, Tensor]) -> Tensor:
-        """What the VQ-VAE makes of the frames as they are, (B, T, S, S, 3).
+        """The reconstructions of the frames without augmentation, (B, T, S, S, 3).
 
-        Where the batch has "codes" (B, T, S / 4, S / 4), these are decoded. Where it has "frame_id"
-        (B, T) long, each frame is reconstructed once and kept, S * S * 3 bytes.
+        If the batch has "codes" (B, T, S / 4, S / 4), these are decoded. If it has "frame_id" (B,
+        T) long, each frame is reconstructed once and kept, S * S * 3 bytes.
         """
         frames = batch["frames"]
         if "codes" in batch:
@@ -292,10 +273,10 @@ class Visual(nn.Module):
 
 @torch.no_grad()
 def gabor_filters_(weight: Tensor) -> None:
-    """Fill (C, 3, k, k) with waves under a Gaussian window: any direction and phase, 2 to 12 pixels
-    long.
+    """Fill (C, 3, k, k) with random Gabor filters.
 
-    Three filters of four see all colours nearly alike, the fourth weighs them at random.
+    Their waves are 2 to 12 pixels long, of any direction and phase. Three of four filters weigh all
+    colours nearly equally, the fourth at random.
     """
     n, colours, side, _ = weight.shape
     place = torch.arange(side) - side // 2

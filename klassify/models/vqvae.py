@@ -1,9 +1,8 @@
-"""The VQ-VAE whose reconstructions the spatio-temporal branch compares frames with (paper 2, 2.2;
-MM-Det).
+"""The VQ-VAE with whose reconstructions the spatio-temporal branch compares frames.
 
-What a codebook learned from many frames cannot say is missing from its reconstruction: the
-difference between the two shows traces of synthesis. Every frame is reconstructed by itself, once,
-at its full size.
+Paper 2, section 2.2, after MM-Det. A reconstruction lacks what the codebook, learned from many
+frames, cannot represent; its difference from the frame shows traces of synthesis. Each frame is
+reconstructed alone, once, at its full size.
 
 Shapes: B frames of H x W pixels, D = `dim` channels, K = `codes` vectors of the codebook; latents
 (B, D, H/4, W/4) and codes (B, H/4, W/4), both rounded down. Pixels are uint8 RGB (B, H, W, 3)
@@ -12,9 +11,9 @@ outside, floats (B, 3, H, W) in [-1, 1] inside.
 The architecture and the names of the tensors are those of the published checkpoint (4,882,179
 parameters at the default size). What is unusual:
 - The first ReLU of a residual block works in place there, so that the skip carries relu(x), not x.
-- The way back to uint8 truncates.
-- No published project ships a training loss for it; the one here is the usual one (van den Oord et
-  al., 2017), with codes that nothing uses moved to where the latents are.
+- The conversion back to uint8 truncates.
+- No published project has a training loss for it. The one here is the usual one (van den Oord et
+  al., 2017), and it moves unused codes to random latents.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from torch import Tensor, nn
 
 from klassify.settings import check_shares, check_sizes, check_weights
 
-MIN_SIDE = 4  # pixels: less leaves no latent
+MIN_SIDE = 4  # pixels of one latent
 
 
 class VQVAE(nn.Module):
-    """Two strided convolutions and residual blocks, the nearest code of each latent, and the way
-    back.
+    """An encoder, the nearest code of each latent, and a decoder.
 
     Args:
-        dim: D, channels of every layer and of the codes. codes: K, size of the codebook. beta:
-        weight of the commitment of latents to their codes in the loss. reseed: in training, the
-        probability with which a code that no latent of the batch chose moves to a
-            random latent of it; 0 never moves one.
+        dim: D, channels of every layer and of the codes.
+        codes: K, size of the codebook.
+        beta: weight of the commitment of latents to their codes in the loss.
+        reseed: in training, the probability with which a code that no latent of the batch chose
+            moves to a random one of these latents.
     """
 
     def __init__(self, dim: int = 256, codes: int = 512, beta: float = 0.25, reseed: float = 0.1):
@@ -68,9 +67,7 @@ class VQVAE(nn.Module):
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        """Codes (B, H/4, W/4) int64 of images (B, 3, H, W) in [-1, 1]. ValueError below 4 pixels
-        a side.
-        """
+        """Codes (B, H/4, W/4) int64 of images (B, 3, H, W) in [-1, 1]; see latents."""
         return self.codebook.nearest(self.latents(x))
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -78,53 +75,48 @@ class VQVAE(nn.Module):
         return self.decoder(self.codebook(codes))
 
     def latents(self, x: Tensor) -> Tensor:
-        """(B, D, H/4, W/4) of images (B, 3, H, W) in [-1, 1]. ValueError below 4 pixels a side."""
-        if min(x.shape[-2:]) < MIN_SIDE:
-            raise ValueError(
-                f"frames of {x.shape[-2]}x{x.shape[-1]} pixels are below {MIN_SIDE}x{MIN_SIDE}"
-            )
+        """(B, D, H/4, W/4) of images (B, 3, H, W) in [-1, 1]. ValueError below 4 x 4 pixels."""
+        height, width = x.shape[-2:]
+        if min(height, width) < MIN_SIDE:
+            raise ValueError(f"frames must be at least 4x4 pixels, not {height}x{width}")
         return self.encoder(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of images (B, 3, H, W) in [-1, 1]; sides are multiples of 4,
-        rounded down.
-        """
+        """Reconstructed images (B, 3, H, W) in [-1, 1], sides rounded down to multiples of 4."""
         return self.decode(self.encode(x))
 
     @torch.no_grad()
     def reconstruct(self, frames: Tensor, batch_size: int = 16) -> Tensor:
-        """uint8 frames (N, H, W, 3) as the codebook sees them, in the same shape, in evaluation
-        mode.
+        """Reconstructed uint8 frames (N, H, W, 3), in evaluation mode.
 
-        Where a side is no multiple of 4, the reconstruction is scaled back by nearest neighbour.
-        Memory beyond the result grows with `batch_size` only: 0.45 GiB for 16 frames of 224 x 224
-        at the default size. The published batches hold 64, which is no faster. ValueError below 4
-        pixels a side.
+        If a side is not a multiple of 4, the reconstruction is scaled back by nearest neighbour.
+        Memory beyond the result depends only on `batch_size`: 0.45 GiB for 16 frames of 224 x 224
+        at the default size. The published batches of 64 are no faster. ValueError below 4 x 4
+        pixels.
         """
         training, dtype = self.training, self.codebook.embedding.weight.dtype
         self.eval()
         result = torch.empty_like(frames)
         for start in range(0, len(frames), batch_size):
             part = frames[start : start + batch_size]
-            result[start : start + batch_size] = from_unit(
-                self(to_unit(part).to(dtype)), part.shape[1:3]
-            )
+            images = self(to_unit(part).to(dtype))
+            result[start : start + batch_size] = from_unit(images, part.shape[1:3])
         self.train(training)
         return result
 
     def frames_of(self, codes: Tensor) -> Tensor:
-        """The frames (n, 4h, 4w, 3) uint8 that codes (n, h, w) stand for, where the model is. In
-        eval mode it equals `reconstruct` of the frames that the codes are of.
+        """The frames (n, 4h, 4w, 3) uint8 of codes (n, h, w), on the model's device.
+
+        In evaluation mode they equal `reconstruct` of the frames that were encoded.
         """
         images = self.decode(codes.to(self.codebook.embedding.weight.device, torch.int64))
         return from_unit(images, images.shape[-2:])
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Reconstruction error in [-1, 1] + codes to latents + beta * latents to codes, all mean
-        squares.
+        """Mean squares: reconstruction, codes to latents, and beta times latents to codes.
 
         batch: "frames" (B, H, W, 3) uint8, sides multiples of 4. The gradient of the reconstruction
-        passes the choice of codes straight through.
+        passes straight through the choice of codes.
         """
         x = to_unit(batch["frames"])
         latents = self.latents(x)
@@ -134,11 +126,9 @@ class VQVAE(nn.Module):
         chosen = self.codebook(codes)
         straight = latents + (chosen - latents).detach()
         reconstruction = F.mse_loss(self.decoder(straight), x)
-        return (
-            reconstruction
-            + F.mse_loss(chosen, latents.detach())
-            + self.beta * F.mse_loss(latents, chosen.detach())
-        )
+        learning = F.mse_loss(chosen, latents.detach())
+        commitment = F.mse_loss(latents, chosen.detach())
+        return reconstruction + learning + self.beta * commitment
 
 
 class Codebook(nn.Module):
@@ -155,9 +145,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, latents: Tensor) -> Tensor:
-        """The code (B, h, w) nearest to each latent (B, D, h, w); the first of several at the
-        same distance.
-        """
+        """The code (B, h, w) nearest to each latent (B, D, h, w); of equals, the first."""
         dtype = torch.promote_types(latents.dtype, torch.float32)
         flat, weight = _rows(latents).to(dtype), self.embedding.weight.to(dtype)
         with torch.autocast(flat.device.type, enabled=False):  # rounded distances would tie
@@ -169,8 +157,8 @@ class Codebook(nn.Module):
     def move_unused(self, codes: Tensor, latents: Tensor, probability: float) -> None:
         """Move each code that does not occur in `codes` to a random latent, with this probability.
 
-        A code that no latent chooses gets no gradient and would stay unused for ever. Draws come
-        from torch's CPU generator; where several processes train, all take the first one's
+        A code that no latent chooses gets no gradient and would never be used again. Draws come
+        from torch's CPU generator; of several training processes, all take the first one's
         codebook.
         """
         weight = self.embedding.weight

@@ -1,14 +1,14 @@
 """Wav2Vec-AASIST: does an audio window contain fake speech?
 
-A speech front end (klassify.models.frontends.ssl) gives one vector each 20 ms; the AASIST back end
+A speech front end (klassify.models.frontends.ssl) gives one vector per 20 ms. The AASIST back end
 of SSL_Anti-spoofing (Tak et al., Odyssey 2022; graph attention of Jung et al., ICASSP 2022) turns
-the (time, feature) map into two graphs, one over spectral and one over temporal nodes, lets them
-attend to each other twice in parallel, and classifies the pooled nodes. Paper 1, section 4.2,
-trains both parts jointly with the negative log-likelihood of a log-softmax.
+the (time, feature) map into two graphs, one of spectral and one of temporal nodes, lets them attend
+to each other in two parallel stacks, and classifies the pooled nodes. Paper 1, section 4.2, trains
+both parts jointly with the negative log-likelihood of a log-softmax.
 
 Axes: B windows, N samples at 16 kHz, T front-end frames of 20 ms, C channels, H spectral and W
-temporal nodes, D node dimensions. Output index 1 is fake: the published files have it the other way
-round, and klassify.models.weights.published swaps the rows when it imports one.
+temporal nodes, D node dimensions. Output index 1 is fake. Published files have the opposite order;
+klassify.models.weights.published swaps the rows on import.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
 
 
 class ResidualBlock(nn.Module):
-    """Two 2x3 convolutions that keep (B, C, H, W) in size, plus the input (1x3-projected if C
-    changes).
+    """Two 2x3 convolutions of the same size, plus the input (1x3-projected if C changes).
 
     The published block computes a leading normalisation `bn1` and then ignores it. Its tensors
-    exist here in all but the first block, so that released files load; they take no gradient and no
-    part.
+    exist here in all but the first block, so that released files load, but they are not used.
     """
 
     def __init__(self, in_channels: int, out_channels: int, first: bool = False):
@@ -77,13 +75,11 @@ class GraphAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, nodes, in_dim) -> (B, nodes, out_dim)."""
         x = self.input_drop(x)
-        pairs = torch.tanh(
-            self.att_proj(x.unsqueeze(2) * x.unsqueeze(1))
-        )  # (B, nodes, nodes, out_dim)
+        # (B, nodes, nodes, out_dim)
+        pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))
         attention = (pairs @ self.att_weight).squeeze(-1).div(self.temperature).softmax(-1)
-        return _normalise_nodes(
-            self.proj_with_att(attention @ x) + self.proj_without_att(x), self.bn
-        )
+        x = self.proj_with_att(attention @ x) + self.proj_without_att(x)
+        return _normalise_nodes(x, self.bn)
 
 
 class HeterogeneousGraphAttention(nn.Module):
@@ -111,9 +107,7 @@ class HeterogeneousGraphAttention(nn.Module):
         self.temperature = temperature
 
     def forward(self, x1: Tensor, x2: Tensor, master: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x1 (B, n1, in_dim), x2 (B, n2, in_dim), master (B or 1, 1, in_dim) -> the three with
-        out_dim.
-        """
+        """x1 (B, n1, in_dim), x2 (B, n2, in_dim), master (B, 1, in_dim) -> all with out_dim."""
         n1 = x1.shape[1]
         x = self.input_drop(torch.cat([self.proj_type1(x1), self.proj_type2(x2)], dim=1))
         master = self._update_master(x, master)
@@ -122,9 +116,8 @@ class HeterogeneousGraphAttention(nn.Module):
         return x[:, :n1], x[:, n1:], master
 
     def _pair_scores(self, x: Tensor, n1: int) -> Tensor:
-        pairs = torch.tanh(
-            self.att_proj(x.unsqueeze(2) * x.unsqueeze(1))
-        )  # (B, n1 + n2, n1 + n2, out_dim)
+        # (B, n1 + n2, n1 + n2, out_dim)
+        pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))
         within1 = pairs[:, :n1, :n1] @ self.att_weight11
         within2 = pairs[:, n1:, n1:] @ self.att_weight22
         above = torch.cat([within1, pairs[:, :n1, n1:] @ self.att_weight12], dim=2)
@@ -138,9 +131,7 @@ class HeterogeneousGraphAttention(nn.Module):
 
 
 class GraphPool(nn.Module):
-    """Keep the best nodes, a share `ratio`, each scaled by its score, in descending order of
-    scores.
-    """
+    """Keep the share `ratio` of nodes with the best scores, in that order, times their scores."""
 
     def __init__(self, dim: int, ratio: float = 0.5):
         super().__init__()
@@ -159,14 +150,15 @@ class AASIST(nn.Module):
     """The back end: (B, T >= 3, feature_dim) front-end frames -> (B, 2) logits, index 1 = fake.
 
     Args:
-        feature_dim: size of a front-end frame. bands: size to which frames are projected; a third
-        of it are the spectral nodes. channels: channels of the first two and of the last four
-        convolution blocks. graph_dims: node dimensions of the first graph layers and of the
-        heterogeneous ones. dropout: factor on the published rates (0.2 at graph inputs and between
-        the two branches, 0.3 before
-            pooling, 0.5 before the output). A few hundred clips do not get through the full rates.
+        feature_dim: size of a front-end frame.
+        bands: size to which frames are projected; there are a third as many spectral nodes.
+        channels: of the first two and of the last four convolution blocks.
+        graph_dims: node dimensions of the first graph layers and of the heterogeneous ones.
+        dropout: factor on the published rates (0.2 at graph inputs and between the two branches,
+            0.3 before pooling, 0.5 before the output). The full rates are too high for a training
+            on a few hundred clips.
 
-    The defaults are the published 447,242 parameters for 1024-d frames. Submodules carry the
+    The defaults are the published 447,242 parameters for 1024-d frames. Submodules have the
     published names, so that a state dict has the published 245 keys.
     """
 
@@ -179,13 +171,9 @@ class AASIST(nn.Module):
         dropout: float = 1.0,
     ):
         super().__init__()
-        check_shares(dropout=dropout)  # a factor on the published rates
-        check_sizes(
-            feature_dim=feature_dim,
-            third_of_bands=bands // 3,
-            channels=channels,
-            graph_dims=graph_dims,
-        )
+        check_shares(dropout=dropout)
+        check_sizes(3, bands=bands)
+        check_sizes(feature_dim=feature_dim, channels=channels, graph_dims=graph_dims)
         (low, high), (wide, narrow) = channels, graph_dims
         self.pos_S = nn.Parameter(torch.randn(1, bands // 3, high))
         self.master1 = nn.Parameter(torch.randn(1, 1, wide))
@@ -194,10 +182,9 @@ class AASIST(nn.Module):
         self.first_bn = nn.BatchNorm2d(1)
         self.first_bn1 = nn.BatchNorm2d(high)
         plan = [(1, low), (low, low), (low, high), (high, high), (high, high), (high, high)]
-        # each block is alone in a Sequential because the published keys have that level
-        self.encoder = nn.Sequential(
-            *(nn.Sequential(ResidualBlock(*pair, first=i == 0)) for i, pair in enumerate(plan))
-        )
+        blocks = [ResidualBlock(*pair, first=i == 0) for i, pair in enumerate(plan)]
+        # each block is alone in a Sequential, since the published keys have that level
+        self.encoder = nn.Sequential(*(nn.Sequential(block) for block in blocks))
         self.attention = nn.Sequential(
             nn.Conv2d(high, 2 * high, 1),
             nn.SELU(),
@@ -223,23 +210,17 @@ class AASIST(nn.Module):
         """(B, T, feature_dim) -> logits (B, 2); ValueError below 3 frames."""
         if features.shape[1] < MIN_FRAMES:
             raise ValueError(
-                f"AASIST needs at least {MIN_FRAMES} frames a window, not {features.shape[1]}."
+                f"AASIST needs windows of at least {MIN_FRAMES} frames, not {features.shape[1]}."
             )
         spectral, temporal = self._graphs(features)
         spectral = self.pool_S(self.GAT_layer_S(spectral))
         temporal = self.pool_T(self.GAT_layer_T(temporal))
-        branches = zip(
-            self._branch(temporal, spectral, 1), self._branch(temporal, spectral, 2), strict=True
-        )
+        branches = (self._branch(temporal, spectral, number) for number in (1, 2))
         temporal, spectral, master = (
-            torch.maximum(self.drop_way(one), self.drop_way(other)) for one, other in branches
+            torch.maximum(self.drop_way(one), self.drop_way(other)) for one, other in zip(*branches)
         )
-        readout = [
-            temporal.abs().amax(1),
-            temporal.mean(1),
-            spectral.abs().amax(1),
-            spectral.mean(1),
-        ]
+        readout = [temporal.abs().amax(1), temporal.mean(1)]
+        readout += [spectral.abs().amax(1), spectral.mean(1)]
         return self.out_layer(self.drop(torch.cat([*readout, master.squeeze(1)], dim=1)))
 
     def _graphs(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,9 +236,7 @@ class AASIST(nn.Module):
     def _branch(
         self, temporal: Tensor, spectral: Tensor, number: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One of the two parallel stacks of heterogeneous layers: temporal, spectral and master
-        nodes.
-        """
+        """One of the two stacks of heterogeneous layers: temporal, spectral and master nodes."""
         first, second = (getattr(self, f"HtrgGAT_layer_ST{number}{depth}") for depth in (1, 2))
         pool_t, pool_s = getattr(self, f"pool_hT{number}"), getattr(self, f"pool_hS{number}")
         master = getattr(self, f"master{number}").expand(len(temporal), -1, -1)
@@ -267,6 +246,13 @@ class AASIST(nn.Module):
         return temporal + more_temporal, spectral + more_spectral, master + more_master
 
 
+def register_class_weights(module: nn.Module, weights: tuple[float, float] | None) -> None:
+    """Keep the weights of (real, fake) in a loss as a buffer, which is not saved with the model."""
+    check_weights(class_weights=weights or ())
+    weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+    module.register_buffer("class_weights", weights, persistent=False)
+
+
 class W2VAASIST(nn.Module):
     """A front end and AASIST on top: (B, N) samples at 16 kHz -> (B, 2) logits, index 1 = fake.
 
@@ -274,7 +260,7 @@ class W2VAASIST(nn.Module):
         frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
         klassify.models.frontends.ssl.
         class_weights: weights of (real, fake) in the loss; None weighs both alike. The published
-            training has (0.9, 0.1), for a set with nine fakes to one real clip.
+            training has (0.9, 0.1), for nine fakes per real clip.
         bands, channels, graph_dims, dropout: of the back end; see AASIST.
     """
 
@@ -292,20 +278,14 @@ class W2VAASIST(nn.Module):
         super().__init__()
         self.frontend = frontend
         self.backend = AASIST(frontend.dim, bands, channels, graph_dims, dropout)
-        check_weights(class_weights=class_weights or ())
-        weights = (
-            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        )
-        self.register_buffer("class_weights", weights, persistent=False)
+        register_class_weights(self, class_weights)
 
     def load_pretrained(self) -> None:
-        """Fetch the front end's pretrained weights, if it has any: before a training, never
-        after one.
-        """
+        """Load the front end's pretrained weights, if any. Call before training, never after."""
         self.frontend.load_pretrained()
 
     def heard(self, wave: Tensor) -> Tensor:
-        """What the front end hears of windows (B, N): the samples as they are."""
+        """Windows (B, N) as the front end gets them: unchanged."""
         return wave
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -313,19 +293,16 @@ class W2VAASIST(nn.Module):
         return self._classify(self.frontend(self.heard(wave)))
 
     def _classify(self, features: Tensor) -> Tensor:
-        # the back end is small, and its top-k selection is better left in full precision
+        rows = 4 * rows_at_once(features.device, features.shape[1])
+        # the top-k selection needs full precision
         with torch.autocast(features.device.type, enabled=False):
-            return by_rows(
-                self.backend, features.float(), 4 * rows_at_once(features.device, features.shape[1])
-            )
+            return by_rows(self.backend, features.float(), rows)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Negative log-likelihood of batch["label"] (B,), 1 = fake, for batch["wave"] (B, N)."""
         return F.nll_loss(self(batch["wave"]).log_softmax(1), batch["label"], self.class_weights)
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds of fake (B,) for batch["wave"] (B, N), or for batch["features"] (B, T, D) of
-        the front end.
-        """
+        """Log-odds of fake (B,) for batch["wave"] (B, N), or for "features" (B, T, D) of it."""
         logits = self._classify(batch["features"]) if "features" in batch else self(batch["wave"])
         return logits[:, 1] - logits[:, 0]

@@ -1,8 +1,8 @@
-"""Before a training begins: does one step with the longest clips fit into the memory?
+"""Before a training: check that one step with the longest clips fits into the memory.
 
-A batch of the longest clips goes forward and back once, with room held for the optimizer's state.
-Weights and buffers are put back afterwards; the caller seeds or restores the random generators. On
-a GPU the peak is reported.
+A batch of the longest clips goes forward and backward once, while memory of the size of the
+optimizer's state is held. Weights and buffers are restored afterwards; the caller seeds or restores
+the random generators. On a GPU the peak is reported.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from klassify.errors import KlassifyError, first_few, first_line
 from klassify.training.ranks import Ranks
 
 GIB = 2**30
-ENOUGH_TRIES = 4  # times the batch: so many of the longest clips may be unreadable
-MENDS = (
+TRIES = 4  # times the batch size: how many of the longest clips are tried
+FIX = (
     "lower train.batch_size (and raise train.accumulate), train.precision=bf16-mixed, or the front"
     " end's gradient_checkpointing=true; train.max_seconds leaves long clips out"
 )
 
 
 def longest_items(examples: Any, size: int) -> list[dict[str, Any]]:
-    """`size` examples of the longest clips that can be read; KlassifyError if none of those
-    tried can.
-    """
+    """`size` examples of the longest readable clips; KlassifyError if all that are tried fail."""
     items: list[dict[str, Any]] = []
     failed = []
-    for index in examples.longest(ENOUGH_TRIES * max(size, 8)):
+    for index in examples.longest(TRIES * max(size, 8)):
         item = examples[(0, index)]
-        items += [item] if isinstance(item, dict) else []
-        failed += [] if isinstance(item, dict) else [f"{item[0]} ({item[1].splitlines()[0]})"]
+        if isinstance(item, dict):
+            items.append(item)
+        else:
+            file, reason = item
+            failed.append(f"{file} ({reason.splitlines()[0]})")
         if len(items) == size:
             break
     if not items:
@@ -45,13 +46,11 @@ def longest_items(examples: Any, size: int) -> list[dict[str, Any]]:
 def try_step(
     model: Any, batch: dict[str, Any], fabric: Any, ranks: Ranks, *, needs_all: bool
 ) -> int | None:
-    """One step of a model with a batch, of which nothing stays; bytes of memory at the peak on a
-    GPU, else None.
+    """One step of a model with a batch, then undone; returns the peak memory of a GPU in bytes.
 
-    model: not the wrapper that is trained, so that a rank that fails leaves none of the others
-    waiting. needs_all: refuse trained parameters without a gradient, for which several ranks would
-    wait. All ranks call this; if it fails on one, the first one raises the KlassifyError and all
-    leave.
+    model: not wrapped for several ranks, so that no rank waits for one that fails. needs_all:
+    refuse trained parameters without a gradient, for which several ranks would wait. All ranks call
+    this; if it fails on one, the first raises the KlassifyError and all exit. Returns None on CPU.
     """
     import torch
 
@@ -86,9 +85,7 @@ def try_step(
 
 
 def _put_back(model: Any, before: dict[str, Any]) -> None:
-    """Overwrite in place: `load_state_dict` may do more than that (some models then count as
-    having weights).
-    """
+    """Overwrite in place: `load_state_dict` has side effects in some models (they note weights)."""
     import torch
 
     with torch.no_grad():
@@ -103,7 +100,7 @@ def _agree(ranks: Ranks, problem: str | None, unused: Sequence[str], size: str) 
             KlassifyError(
                 f"A step with the longest clips does not fit into the memory ({problems[0]}).",
                 where=f"a batch of {size}",
-                fix=MENDS,
+                fix=FIX,
             )
         )
     if unused:  # the same on all ranks
@@ -119,20 +116,19 @@ def _agree(ranks: Ranks, problem: str | None, unused: Sequence[str], size: str) 
 def _is_memory(error: BaseException) -> bool:
     import torch
 
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return (
-        known or "can't allocate memory" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
-    )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
 
 
 def _size(batch: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {tuple(value.shape)}" for key, value in batch.items() if value.ndim > 1
-    )
+    shapes = {key: tuple(value.shape) for key, value in batch.items() if value.ndim > 1}
+    return ", ".join(f"{key} {shape}" for key, shape in shapes.items())
 
 
 def in_words(peak: int, batch: dict[str, Any], device: Any) -> str:
-    """What a step needed of a GPU's memory."""
+    """A sentence on how much of a GPU's memory a step needed."""
     import torch
 
     total = torch.cuda.get_device_properties(device).total_memory

@@ -1,13 +1,13 @@
 """The processes (ranks) of one training: how they start, share work and agree.
 
-    klassify train CONFIG --devices 4 ...  # starts the other three itself
-    torchrun --nproc-per-node 4 -m klassify train CONFIG ...  # on each node, for several nodes
-    srun --nodes 2 --ntasks-per-node 4 klassify train CONFIG ...           # inside a Slurm job
+    klassify train CONFIG --devices 4 ...                         # starts the other three itself
+    torchrun --nproc-per-node 4 -m klassify train CONFIG ...      # on each of several nodes
+    srun --nodes 2 --ntasks-per-node 4 klassify train CONFIG ...  # inside a Slurm job
 
-GPUs talk through NCCL, CPU processes through gloo. What is the same for all (lists, indexes of
-feature shards) is read by the first rank and handed to the others. A rank that fails ends the
-others: gloo notices at once, the launcher (Fabric's for --devices) within seconds, and a wait is
-given up after TIMEOUT in any case.
+GPUs communicate through NCCL, CPU processes through gloo. Data that all ranks share (lists, indexes
+of feature shards) is read by the first rank and sent to the others. If a rank fails, the others
+end: gloo notices at once, the launcher (Fabric's for --devices) within seconds, and any wait ends
+after TIMEOUT.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from typing import Any, TypeVar
 
 from klassify.errors import Interrupted, KlassifyError, first_line
 
-TIMEOUT = datetime.timedelta(
-    minutes=30
-)  # longer than the first rank reads alone while the others wait
+TIMEOUT = datetime.timedelta(minutes=30)  # longer than the others ever wait for the first rank
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 T = TypeVar("T")
 
 
 class Ranks:
-    """One of `world` processes, number `rank`. Alone, every method is as plain as it can be.
+    """Process number `rank` of `world`. A single process communicates with nobody.
 
-    Methods that speak to the others must be called by all ranks, in the same order.
+    Methods that communicate must be called by all ranks in the same order.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, device: Any = None):
@@ -42,7 +40,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes the files and speaks for all."""
+        """Whether this rank writes the files and prints for all."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
@@ -50,7 +48,7 @@ class Ranks:
         return list(items[self.rank :: self.world])
 
     def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in their order, on each of them."""
+        """The values of all ranks, in order of rank, on each of them."""
         if self.world == 1:
             return [value]
         import torch
@@ -60,24 +58,19 @@ class Ranks:
         return values
 
     def total(self, value: float) -> float:
-        """The sum of a number over all ranks, in float64 where the device has it."""
+        """The sum of a number over all ranks, in float64 if the device has it."""
         if self.world == 1:
             return value
         import torch
 
-        kind = (
-            torch.float32
-            if self.device is not None and self.device.type == "mps"
-            else torch.float64
-        )
-        summed = torch.tensor(value, dtype=kind, device=self.device)
+        on_mps = self.device is not None and self.device.type == "mps"
+        dtype = torch.float32 if on_mps else torch.float64
+        summed = torch.tensor(value, dtype=dtype, device=self.device)
         torch.distributed.all_reduce(summed)
         return float(summed)
 
     def first(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank, for all. If it fails there, that rank says so and
-        the others leave.
-        """
+        """The result of `make` on the first rank, for all. If it fails there, the others exit."""
         if self.world == 1:
             return make()
         import torch
@@ -97,7 +90,7 @@ class Ranks:
         return received[0][0]
 
     def refuse(self, error: KlassifyError) -> None:
-        """Raise an error that all ranks have found; the first one alone tells of it."""
+        """Raise an error that all ranks have found; only the first prints it."""
         if not self.is_first:
             raise SystemExit(2)
         raise error
@@ -123,13 +116,12 @@ def launch(
     precision: str,
     find_unused: bool = False,
 ) -> tuple[Any, Ranks]:
-    """Start the processes of a training, unless torchrun or Slurm did, and connect them: (Fabric,
-    Ranks).
+    """Start the processes of a training, unless torchrun or Slurm did, and connect them.
 
-    devices: their number on each node, `auto` (all), or for GPUs their numbers, as `0,2`; None: as
+    devices: their number on each node, `auto` (all), or numbers of GPUs such as `0,2`; None: as
     many as the launcher started on this node, or one. nodes: None: as the launcher says, or one.
-    precision: see TrainSettings. find_unused: look in each step for parameters without a gradient.
-    KlassifyError for what is not there.
+    precision: see TrainSettings. find_unused: search each step for parameters without a gradient.
+    Returns (Fabric, Ranks). KlassifyError for devices that do not exist.
     """
     devices, nodes = _asked(accelerator, devices, nodes)
     import lightning_fabric
@@ -139,10 +131,9 @@ def launch(
 
     several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) > 1
     strategy: Any = "auto"
-    if (
-        several
-    ):  # inside a Slurm job, but without srun, Fabric would wait for processes that nobody starts
+    if several:
         strategy = DDPStrategy(
+            # in a Slurm job without srun, Fabric would wait for processes that nobody starts
             cluster_environment=None if _started() else LightningEnvironment(),
             timeout=TIMEOUT,
             find_unused_parameters=find_unused,
@@ -165,7 +156,7 @@ def launch(
         raise KlassifyError(
             f"These processes cannot be started: {first_line(error)}",
             where=f"--accelerator {accelerator} --devices {devices} --nodes {nodes}",
-            fix="ask for what this machine and the launcher (torchrun, srun) have",
+            fix="name devices and nodes that this machine and the launcher (torchrun, srun) have",
         ) from None
     if started_by is not None and several:
         threading.Thread(target=_leave_with, args=(started_by,), daemon=True).start()
@@ -173,62 +164,60 @@ def launch(
 
 
 def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[int | list[int], int]:
-    """The number (or the numbers) of devices a node, and of nodes; KlassifyError for any that
-    cannot be.
-    """
+    """Devices per node (a number, or numbers of GPUs) and nodes; KlassifyError if impossible."""
     import torch
 
     if accelerator not in ACCELERATORS:
         raise KlassifyError(
-            f"There is no accelerator {accelerator!r}.",
-            fix=f"--accelerator {'|'.join(ACCELERATORS)}",
+            f"Unknown accelerator {accelerator!r}.", fix=f"--accelerator {'|'.join(ACCELERATORS)}"
         )
-    there = torch.cuda.device_count()
-    if accelerator in ("cuda", "gpu") and not there:
+    n_gpus = torch.cuda.device_count()
+    if accelerator in ("cuda", "gpu") and not n_gpus:
         raise KlassifyError(
-            "torch sees no CUDA GPU here.", fix="--accelerator cpu, or a torch built for CUDA"
+            "torch finds no CUDA GPU.",
+            fix="use --accelerator cpu, or install a torch built for CUDA",
         )
     started = _started()
     if started is None and (nodes or 1) > 1 and "NODE_RANK" not in os.environ:
         raise KlassifyError(
-            "Something has to start the processes on the other nodes.",
+            "Nothing starts the processes on the other nodes.",
             where=f"--nodes {nodes}",
-            fix="torchrun --nnodes ... -m klassify train ..., or srun inside a Slurm job",
+            fix="start with torchrun --nnodes ... -m klassify train ..., or srun in a Slurm job",
         )
     devices = devices or str((started or (1, 1))[0])
     nodes = (started or (1, 1))[1] if nodes is None else nodes
-    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and there)
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and n_gpus)
     if devices == "auto":
-        devices = str(there if on_gpu else 1)
+        devices = str(n_gpus if on_gpu else 1)
     try:
-        wanted = (
-            [int(part) for part in devices.split(",") if part] if "," in devices else int(devices)
-        )
+        if "," in devices:
+            wanted: int | list[int] = [int(part) for part in devices.split(",") if part]
+        else:
+            wanted = int(devices)
     except ValueError:
         raise KlassifyError(
-            f"--devices is a number, `auto` or GPU numbers as 0,2; not {devices!r}."
+            f"--devices must be a number, `auto` or GPU numbers such as 0,2; not {devices!r}."
         ) from None
     numbers = wanted if isinstance(wanted, list) else list(range(wanted))
     if not numbers:
         raise KlassifyError("A training needs at least one device.", where=f"--devices {devices}")
     if isinstance(wanted, list) and not on_gpu:
         raise KlassifyError(
-            "Only GPUs have numbers; CPU processes are counted.", where=f"--devices {devices}"
+            "Only GPUs have numbers; for the CPU, give the number of processes.",
+            where=f"--devices {devices}",
         )
-    missing = [number for number in numbers if not 0 <= number < there]
+    missing = [number for number in numbers if not 0 <= number < n_gpus]
     if on_gpu and missing:
         raise KlassifyError(
-            f"There are {there} GPUs here, and no number {missing[0]} (they count from 0).",
+            f"There are {n_gpus} GPUs here, but no number {missing[0]} (they count from 0).",
             where=f"--devices {devices}",
-            fix="--devices auto takes all that are there",
+            fix="--devices auto takes all GPUs",
         )
     return wanted, nodes
 
 
 def _started() -> tuple[int, int] | None:
-    """Processes a node, and nodes, that torchrun or an srun of several tasks started; None
-    without such a launcher.
-    """
+    """(processes per node, nodes) started by torchrun or an srun of several tasks, or None."""
     known = os.environ
     if "TORCHELASTIC_RUN_ID" in known:
         return int(known["LOCAL_WORLD_SIZE"]), int(known["GROUP_WORLD_SIZE"])
@@ -237,31 +226,25 @@ def _started() -> tuple[int, int] | None:
 
 
 def _leave_with(parent: int) -> None:
-    """End this process once the one that started it is gone: it might wait for it, and hold its
-    GPU, for long.
-    """
+    """End this process once its parent is gone, for which it might otherwise wait with its GPU."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def explained(error: RuntimeError) -> KlassifyError | None:
-    """What an error of the connection, or of the gradients' reduction, means to a user; None for
-    any other.
-    """
+    """The error of a connection or of the gradients' reduction in plain words; None for others."""
     text = str(error)
     if "finished reduction in the prior iteration" in text:
         return KlassifyError(
-            "Some parameters took no part in a step, and the ranks would wait for their gradients.",
+            "Some parameters were not used in a step; the ranks would wait for their gradients.",
             fix="train.find_unused_parameters=true",
         )
     reason = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]
-    if any(
-        word in text.lower()
-        for word in ("gloo", "nccl", "connection closed", "connection reset", "tcpstore")
-    ):
+    signs = ("gloo", "nccl", "connection closed", "connection reset", "tcpstore")
+    if any(sign in text.lower() for sign in signs):
         return Interrupted(
             f"Another process of this training failed, was killed or cannot be reached ({reason}).",
-            fix="look for its message; the same command goes on from the last checkpoint",
+            fix="look for its message; the same command continues from the last checkpoint",
         )
     return None

@@ -1,6 +1,4 @@
-"""What a training depends on, what it may start from, whether a folder already holds it, and its
-result.
-"""
+"""What a training depends on and may start from, whether it is done already, and its result."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError, first_few
-from klassify.files import read_json, whole_file, write_json
+from klassify.files import read_json, write_json, write_text
 from klassify.lists import subsets
 from klassify.models.weights.load import WEIGHTS
 from klassify.settings import already_done, file_hash
@@ -23,30 +21,27 @@ SETTINGS = "settings.json"
 def training_settings(
     experiment: Experiment, sources: Any, args: argparse.Namespace, ranks: int = 1
 ) -> dict[str, Any]:
-    """Everything the trained weights depend on. ranks: processes, each of which takes
-    `batch_size` clips a step.
-    """
+    """Everything the trained weights depend on. ranks: number of processes."""
     data = experiment.data
-    start = (
-        {}
-        if args.init
-        else {str(path): file_hash(path) for path in starting_weights(experiment, args)}
-    )
-    splits = (data.train_split, data.val_split)
-    hashes = {split: file_hash(subsets.existing_list(sources.lists, split)) for split in splits}
-    return {
+    settings = {
         "config": experiment.resolved,
         "seed": args.seed,
         "init": file_hash(args.init) if args.init else None,
-        **({"starts_from": start} if start else {}),
-        **({"ranks": ranks} if ranks > 1 else {}),
-        "lists": hashes,
-        **data.settings(sources, data.train_split),
     }
+    start = starting_weights(experiment, args)
+    if start and not args.init:
+        settings["starts_from"] = {str(path): file_hash(path) for path in start}
+    if ranks > 1:
+        settings["ranks"] = ranks
+    splits = (data.train_split, data.val_split)
+    settings["lists"] = {
+        split: file_hash(subsets.existing_list(sources.lists, split)) for split in splits
+    }
+    return settings | data.settings(sources, data.train_split)
 
 
 def starting_weights(experiment: Experiment, args: argparse.Namespace) -> list[Path]:
-    """Files of systems trained before that this training starts from."""
+    """Weight files of other systems that this training starts from."""
     if args.init:
         return [args.init]
     paths = [Path(path) for path in getattr(experiment.model, "starting_weights", list)()]
@@ -55,35 +50,35 @@ def starting_weights(experiment: Experiment, args: argparse.Namespace) -> list[P
             raise KlassifyError(
                 "The weights that the model starts from are missing.",
                 where=path,
-                fix="train that system first: make stage2 makes all of them in order",
+                fix="train that system first; make stage2 trains all systems in order",
             )
     return paths
 
 
 def check_start(experiment: Experiment, args: argparse.Namespace) -> None:
-    """What learns from clip labels alone must not start from what learned from segments (the
-    rule of Task 1).
-    """
+    """Refuse to start a clip-supervised model from weights trained on segments (rule of Task 1)."""
     from klassify.systems.system import SYSTEM, load_system
 
-    for path in starting_weights(experiment, args) if experiment.data.supervision == "clip" else ():
+    if experiment.data.supervision != "clip":
+        return
+    for path in starting_weights(experiment, args):
         if (path.parent / SYSTEM).exists() and load_system(path.parent).supervision == "segment":
             raise KlassifyError(
-                "These weights learned from segment labels, and what starts from them is not"
-                " clip-supervised.",
+                "These weights were trained on segment labels; a model that starts from them is"
+                " not clip-supervised.",
                 where=path,
                 fix="start from other weights, or train with data.init_args.supervision=segment",
             )
 
 
 def finished(out: Path, settings: dict[str, Any], force: bool) -> bool:
-    """Whether the folder holds this very training, complete. Another one is refused, or cleared
-    by force.
+    """Whether the folder holds this training, complete.
+
+    KlassifyError if it holds another one; with `force` the folder is cleared.
     """
     record = out / SETTINGS
     if force:
-        # what says that a training is complete goes first: killed here, the folder must not be
-        # taken for one
+        # the mark of a complete training goes first, in case this process is killed here
         for name in ("training.json", "system.yaml", STATE, METRICS, WEIGHTS, SETTINGS):
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "scores", ignore_errors=True)
@@ -101,20 +96,15 @@ def finished(out: Path, settings: dict[str, Any], force: bool) -> bool:
 
 
 def _brief(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without train settings at their defaults, so that a record of before there was one says
-    the same.
-    """
+    """Without train settings at their defaults, so that a new setting changes no old record."""
     config = settings.get("config", {})
-    defaults = dataclasses.asdict(TrainSettings())
-    changed = {
-        k: v for k, v in config.get("train", {}).items() if k not in defaults or v != defaults[k]
-    }
+    train, defaults = config.get("train", {}), dataclasses.asdict(TrainSettings())
+    changed = {k: v for k, v in train.items() if k not in defaults or v != defaults[k]}
     return settings | {"config": config | {"train": changed}}
 
 
 def write_result(out: Path, data: Any, state: dict[str, Any], failed: dict[str, str]) -> str:
-    """What a finished training leaves beside its weights: system.yaml, training.json, failures.tsv.
-    Says it.
+    """Write system.yaml, training.json and failures.tsv; returns a summary to print.
 
     data: the ClipData that was trained on. state: with `epoch`, `best_epoch` and `history`. failed:
     {file: reason}.
@@ -125,22 +115,11 @@ def write_result(out: Path, data: Any, state: dict[str, Any], failed: dict[str, 
     if failed:
         names = first_few(f"{file} ({reason})" for file, reason in sorted(failed.items()))
         said = f"{len(failed)} training clips could not be read: {names}\n"
-        with whole_file(out / "failures.tsv") as partial:
-            lines = [
-                f"{file}\ttrain\t{reason.splitlines()[0]}\n"
-                for file, reason in sorted(failed.items())
-            ]
-            partial.write_text("file\tstage\treason\n" + "".join(lines), encoding="utf-8")
-    write_system(
-        out,
-        System(
-            name=out.name,
-            kind="model",
-            modality=data.modality,
-            supervision=data.supervision,
-            scale=data.scale,
-        ),
-    )
+        content = "file\tstage\treason\n"
+        for file, reason in sorted(failed.items()):
+            content += f"{file}\ttrain\t{reason.splitlines()[0]}\n"
+        write_text(out / "failures.tsv", content)
+    write_system(out, System(out.name, "model", data.modality, data.supervision, data.scale))
     best = state["history"][state["best_epoch"]]
     record = {"epochs": state["epoch"], "best_epoch": best["epoch"], **_validation(best)}
     write_json(out / "training.json", record | {"failed_clips": len(failed)})
@@ -148,9 +127,7 @@ def write_result(out: Path, data: Any, state: dict[str, Any], failed: dict[str, 
 
 
 def _validation(row: dict[str, Any]) -> dict[str, float]:
-    """What a row of the history says about validation: `val_loss`, and `val_auc` or another
-    measure.
-    """
+    """The validation measures of a row of the history: `val_loss`, `val_auc` and the like."""
     return {key: value for key, value in row.items() if key.startswith("val_")}
 
 

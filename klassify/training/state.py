@@ -1,4 +1,4 @@
-"""What a training goes on from after a stop: checkpoints/last.pt, and the seeds of its ranks."""
+"""The state from which an interrupted training continues (checkpoints/last.pt), and rank seeds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from klassify.training.ranks import Ranks
 
 
 def seed_of_rank(seed: int, rank: int) -> int:
-    """The seed of a rank's torch generators: that of the training for the first, others for the
-    others.
+    """The seed of a rank's torch generators; the first rank has the training's seed.
 
-    Examples are drawn from (seed, epoch, clip) whatever the rank; this is for dropout and the like.
+    They are for dropout and the like; examples are drawn from (seed, epoch, clip) on every rank.
     """
     import numpy as np
 
@@ -24,30 +23,27 @@ def seed_of_rank(seed: int, rank: int) -> int:
 
 
 def save(path: Path, state: dict[str, Any], parts: dict[str, Any], ranks: Ranks) -> dict[str, str]:
-    """Write the state between two updates: plain values, `parts` (objects with a state_dict), all
-    ranks' generators.
+    """Write the state between two updates. All ranks call this.
 
-    Returns `state["failed"]`, the unreadable clips, joined over the ranks. Only tensors and plain
-    values are written, so that it loads without pickled code. All ranks call this.
+    state: plain values. parts: objects with a state_dict. The generators of all ranks are added.
+    Only tensors and plain values are written, so that no pickled code runs on loading. Returns
+    `state["failed"]`, the unreadable clips, joined over the ranks.
     """
     gathered = ranks.gather((_generators(ranks.device), state["failed"]))
     failed = {file: reason for _, names in gathered for file, reason in names.items()}
     if ranks.is_first:
-        content = state | {
-            "failed": failed,
-            "generators": [generators for generators, _ in gathered],
-        }
+        generators = [generators for generators, _ in gathered]
+        states = {name: part.state_dict() for name, part in parts.items()}
         with whole_file(path) as partial:
-            torch.save(content | {name: part.state_dict() for name, part in parts.items()}, partial)
+            torch.save({**state, "failed": failed, "generators": generators, **states}, partial)
     return failed
 
 
 def load(path: Path, parts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | None:
-    """Put `parts` and the generators back as they were and return the rest; None where nothing was
-    saved.
+    """Restore `parts` and the generators, and return the other values; None if nothing was saved.
 
-    KlassifyError for a file that cannot be read, of another number of ranks, or not the same for
-    all of them.
+    KlassifyError for a file that is unreadable, differs between ranks, or is of another number of
+    ranks.
     """
     state = _read(path) if path.exists() else None
     places = ranks.gather(None if state is None else (state["epoch"], state["batch"]))
@@ -67,7 +63,7 @@ def load(path: Path, parts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | No
             KlassifyError(
                 f"This training ran on {len(generators)} devices, not {ranks.world}.",
                 where=path,
-                fix=f"go on with {len(generators)} devices, or start anew with --force",
+                fix=f"continue with {len(generators)} devices, or restart with --force",
             )
         )
     for name, part in parts.items():
@@ -87,14 +83,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise KlassifyError(
             f"The training state cannot be read ({type(error).__name__}).",
             where=path,
-            fix="delete it to start this training anew",
+            fix="delete it to restart this training",
         ) from None
     return state
 
 
 def _generators(device: torch.device | None) -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
-    return states | {"cuda": torch.cuda.get_rng_state(device)} if _on_gpu(device) else states
+    if _on_gpu(device):
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def _on_gpu(device: torch.device | None) -> bool:

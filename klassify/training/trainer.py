@@ -1,6 +1,4 @@
-"""The training loop: epochs, validation, early stopping, and a state from which all of it
-resumes.
-"""
+"""The training loop: epochs, validation, early stopping, and a state from which it resumes."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ LOG_EVERY_S = 60.0
 
 
 class Loss(nn.Module):
-    """A model whose forward pass is its loss: what Fabric wraps for several ranks and lower
-    precision.
-    """
+    """A model whose forward pass is its loss; Fabric wraps it for ranks and lower precision."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -88,11 +84,10 @@ class Trainer:
         }
         self.failed: dict[str, str] = {}
 
-    # ------------------------------------------------------------------------------------ start
-
     def _read(self, data: ClipData, sources: Sources) -> tuple[Examples, Sources]:
-        """The training examples, and sources with a reader of the validation clips: read once
-        for all ranks.
+        """The training examples, and sources with a reader of the validation clips.
+
+        The first rank reads them for all.
         """
         settings = self.settings
         examples = Examples(
@@ -110,15 +105,13 @@ class Trainer:
             )
         if len(examples) == 0:
             raise KlassifyError(
-                f"The split {data.train_split} holds no clip to train on.", where=sources.lists
+                f"The split {data.train_split} has no clips to train on.", where=sources.lists
             )
         sources.readers[data.val_split] = data.reader(sources, data.val_split)
         return examples, sources
 
     def _start_weights(self, init: Path | None) -> None:
-        """Weights from files, and what is fitted on the inputs by the first rank, from which the
-        others copy it.
-        """
+        """Load weights; the first rank fits the normalisation, and the others copy it."""
         if init:
             load_weights(self.bare, init)
             return
@@ -142,7 +135,7 @@ class Trainer:
         return max(1, math.ceil(len(self._batches(0)) / self.settings.accumulate))
 
     def _epochs(self) -> int:
-        """Epochs of this training: as set, or fewer if they reach `max_updates` before."""
+        """Epochs of this training: as set, or fewer if they reach `max_updates`."""
         if self.limit:
             return 1
         most = self.settings.max_updates
@@ -150,30 +143,24 @@ class Trainer:
         return min(self.settings.epochs, enough)
 
     def _check_memory(self) -> None:
-        """Try a step with the longest clips; one of them later keeps a rank in step whose batch
-        is unreadable.
-        """
+        """Try a step with the longest clips; keep one for ranks whose batch is unreadable."""
         items = self.ranks.first(
             lambda: memory_check.longest_items(self.examples, self.settings.batch_size)
         )
         self.spare = self.examples.collate(items[:1])[0]
         batch, _ = self.examples.collate(items)
-        batch.pop(
-            "frame_id", None
-        )  # by which a model would remember what it computes of these frames
+        batch.pop("frame_id", None)  # so that the model does not keep results for these frames
         self.model.train()
         needs_all = not self.settings.find_unused_parameters
         peak = memory_check.try_step(self.bare, batch, self.fabric, self.ranks, needs_all=needs_all)
         if peak is not None:
             self._say(memory_check.in_words(peak, batch, self.fabric.device))
 
-    # ------------------------------------------------------------------------------------ epochs
-
     def fit(self) -> None:
-        """Train until the last epoch or until validation has not improved for `patience` epochs."""
+        """Train until the last epoch, or until validation stops improving for `patience` epochs."""
         if self.ranks.world > 1:
             clips = self.ranks.world * self.settings.batch_size * self.settings.accumulate
-            self._say(f"{self.ranks.world} processes, {clips} clips an update")
+            self._say(f"{self.ranks.world} processes, {clips} clips per update")
         self._check_memory()
         if not self._resume():
             seed_everything(seed_of_rank(self.seed, self.ranks.rank))
@@ -186,18 +173,15 @@ class Trainer:
             self._say(write_result(self.out, self.data, self.state, self.failed))
 
     def _out_of_patience(self) -> bool:
-        return (
-            self.state["epoch"] - 1 - self.state["best_epoch"] >= self.settings.patience
-            and self.state["epoch"] > 0
-        )
+        epoch = self.state["epoch"]
+        return epoch > 0 and epoch - 1 - self.state["best_epoch"] >= self.settings.patience
 
     def _batches(self, epoch: int) -> list[Batch]:
         n, repeats = len(self.examples), self.settings.repeats
         order = epoch_order(n * repeats, self.seed, epoch)
         keys = [(epoch * repeats + number // n, number % n) for number in order]
-        return batches_of_rank(keys, self.settings.batch_size, self.ranks.rank, self.ranks.world)[
-            : self.limit
-        ]
+        size, ranks = self.settings.batch_size, self.ranks
+        return batches_of_rank(keys, size, ranks.rank, ranks.world)[: self.limit]
 
     def _loader(self, batches: list[Batch]) -> DataLoader:
         return DataLoader(
@@ -205,13 +189,11 @@ class Trainer:
             batch_sampler=[batch.keys for batch in batches],
             collate_fn=self.examples.collate,
             num_workers=self.workers,
-            generator=torch.Generator(),  # else it draws from the model's generator
+            generator=torch.Generator(),  # the default would draw from the model's generator
         )
 
     def _train_epoch(self) -> float:
-        """The mean loss over the batches of an epoch, from the batch on at which the state
-        stands.
-        """
+        """Train an epoch, from the batch in the state on; returns its mean loss."""
         batches = self._batches(self.state["epoch"])
         groups = group_sizes(len(batches), self.settings.accumulate)
         self.model.train()
@@ -223,9 +205,9 @@ class Trainer:
             group = groups[count]
             count += 1
             update = count % self.settings.accumulate == 0 or count == len(batches)
-            total += self._step(
-                self.spare if batch is None else batch, n_clips, group, update=update
-            )
+            if batch is None:
+                batch = self.spare
+            total += self._step(batch, n_clips, group, update=update)
             self.state |= {"batch": count, "loss_sum": total}
             every = self.settings.checkpoint_steps
             if every and update and count // every > (count - group) // every:
@@ -239,13 +221,13 @@ class Trainer:
         return total / max(count, 1)
 
     def _step(self, batch: dict[str, Tensor], n_clips: int, group: int, *, update: bool) -> float:
-        """Forward, back and perhaps an update with a batch of which `n_clips` count; the loss
-        over all ranks.
+        """A step with a batch of which `n_clips` count; returns the loss over all ranks.
+
+        group: how many batches share the update.
         """
         counted = self.ranks.total(n_clips)
-        weight = (
-            n_clips * self.ranks.world / counted if counted else 0.0
-        )  # the ranks' gradients are averaged
+        # the ranks' gradients are averaged
+        weight = n_clips * self.ranks.world / counted if counted else 0.0
         with self.fabric.no_backward_sync(self.model, enabled=not update):
             loss = self.model(self.fabric.to_device(batch))
             self.fabric.backward(loss * weight / group)
@@ -270,11 +252,8 @@ class Trainer:
 
     def _end_epoch(self, loss: float, seconds: float) -> None:
         epoch = self.state["epoch"] + 1
-        row = {
-            "epoch": epoch,
-            "train_loss": loss,
-            "lr": self.optimizer.param_groups[0]["lr"],
-        } | self._validate()
+        lr = self.optimizer.param_groups[0]["lr"]
+        row = {"epoch": epoch, "train_loss": loss, "lr": lr, **self._validate()}
         value = row["val_auc"] if self.settings.monitor == "auc" else -row["val_loss"]
         self.state["history"].append(row)
         self.state |= {"epoch": epoch, "batch": 0, "loss_sum": 0.0}
@@ -288,9 +267,8 @@ class Trainer:
         )
 
     def _validate(self) -> dict[str, float]:
-        self.ranks.copy_of_first(
-            list(self.bare.buffers())
-        )  # running statistics are each rank's own
+        # each rank has its own running statistics
+        self.ranks.copy_of_first(list(self.bare.buffers()))
         return validate(
             self.bare,
             self.data,
@@ -300,8 +278,6 @@ class Trainer:
             workers=self.workers,
             device=self.fabric.device,
         )
-
-    # ------------------------------------------------------------------------------------ files
 
     def _keep(self, better: bool) -> None:
         if self.ranks.is_first:

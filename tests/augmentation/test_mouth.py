@@ -1,4 +1,4 @@
-"""The feature augmentations by property: what moves, what stays, what may never happen."""
+"""The augmentations of mouth features: what they change and what they keep."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ def make_batch(n_clips=24, n_frames=90, channels=16, seed=0):
     valid = place < lengths[:, None]
     valid &= ~((place >= 30) & (place < 36))  # a gap without a face
     x = torch.randn(n_clips, n_frames, channels) * valid[..., None]
-    tags = torch.from_numpy(
-        np.stack([encode_tags([(0.0, 0.2), (0.84, 0.88), (1.6, 2.2)], n_frames)] * n_clips)
-    )
-    return x, valid, tags
+    tags = encode_tags([(0.0, 0.2), (0.84, 0.88), (1.6, 2.2)], n_frames)
+    return x, valid, torch.from_numpy(np.stack([tags] * n_clips))
 
 
-def test_each_augmentation_changes_features_and_keeps_invalid_frames_zero():
+def test_augmentations_keep_invalid_frames_zero():
     for name in OFF:
         x, valid, tags = make_batch()
         new_x, new_valid, new_tags = FeatureAugment(**(OFF | {name: 1.0}))(x, valid, tags)
@@ -45,18 +43,16 @@ def test_each_augmentation_changes_features_and_keeps_invalid_frames_zero():
             assert torch.equal(new_valid, valid) and torch.equal(new_tags, tags), name
 
 
-def test_inputs_stay_untouched_and_nothing_happens_at_probability_zero():
+def test_inputs_are_not_modified_and_probability_0_does_nothing():
     x, valid, tags = make_batch()
     kept = [part.clone() for part in (x, valid, tags)]
     FeatureAugment(1, 1, 1, 1, 1)(x, valid, tags)
     assert all(torch.equal(part, copy) for part, copy in zip((x, valid, tags), kept))
-    untouched = FeatureAugment(**OFF)(x, valid, None)
-    assert (
-        torch.equal(untouched[0], x) and torch.equal(untouched[1], valid) and untouched[2] is None
-    )
+    same_x, same_valid, same_tags = FeatureAugment(**OFF)(x, valid, None)
+    assert torch.equal(same_x, x) and torch.equal(same_valid, valid) and same_tags is None
 
 
-def test_same_seed_same_batch():
+def test_the_same_seed_gives_the_same_batch():
     x, valid, tags = make_batch()
     results = []
     for _ in range(2):
@@ -65,7 +61,7 @@ def test_same_seed_same_batch():
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
-def test_clips_are_hit_with_the_given_probability():
+def test_clips_are_augmented_with_the_given_probability():
     x, valid, _ = make_batch(n_clips=4000, n_frames=8, channels=2)
     new_x, _, _ = FeatureAugment(**(OFF | {"noise": 0.3}))(x, valid)
     hit = (new_x != x).flatten(1).any(dim=1).float().mean()
@@ -95,7 +91,7 @@ def test_shift_keeps_a_segment_whole():
     assert "".join(TAGS[tag] for tag in moved[0]) == "OOOOOOOOBIIILOOOOOOO"
 
 
-def test_spans_number_length_and_place():
+def test_dropped_spans_keep_to_number_length_and_clip():
     torch.manual_seed(0)
     frames = torch.tensor([256, 100, 16, 5, 3, 0]).repeat(3000)
     dropped = random_spans(frames, 256, max_spans=3, span_frames=(4, 16))
@@ -110,7 +106,7 @@ def test_spans_number_length_and_place():
     assert dropped[frames == 256].float().mean(dim=0).min() > 0  # anywhere in the clip
 
 
-def test_swaps_exchange_valid_frames_of_equal_tag_only():
+def test_swaps_exchange_only_valid_frames_of_equal_tag():
     x, valid, tags = make_batch(n_clips=300)
     order = random_swaps(valid, tags, clip_lengths(valid), swaps=4, distance=4)
     place = torch.arange(90).expand_as(order)
@@ -124,7 +120,7 @@ def test_swaps_exchange_valid_frames_of_equal_tag_only():
 
 
 @pytest.mark.parametrize("channels", [2, 4, 6, 16])
-def test_a_feature_goes_with_its_difference_and_never_all(channels):
+def test_features_are_dropped_with_differences_never_all(channels):
     torch.manual_seed(0)
     kept = random_channels(3000, channels, share=0.4)
     features, differences = kept.chunk(2, dim=1)
@@ -143,7 +139,6 @@ def test_noise_has_the_given_deviation():
 
 def test_clips_without_any_valid_frame_pass():
     x, valid = torch.zeros(3, 12, 4), torch.zeros(3, 12, dtype=torch.bool)
-    new_x, new_valid, tags = FeatureAugment(1, 1, 1, 1, 1)(
-        x, valid, torch.zeros(3, 12, dtype=torch.long)
-    )
+    tags = torch.zeros(3, 12, dtype=torch.long)
+    new_x, new_valid, tags = FeatureAugment(1, 1, 1, 1, 1)(x, valid, tags)
     assert (new_x == 0).all() and not new_valid.any() and (tags == 0).all()

@@ -1,6 +1,4 @@
-"""The generated corpus: schema, labels, reproducibility, and that nothing but the fakes tells
-them apart.
-"""
+"""The generated corpus: schema, labels, reproducibility, and no leak of the label."""
 
 from __future__ import annotations
 
@@ -31,6 +29,7 @@ from klassify.corpus.plan import (
     generator,
     originals,
 )
+from klassify.corpus.portrait import paint
 from klassify.corpus.render import Renderer
 from klassify.corpus.sheet import draw_sheet
 from klassify.corpus.take import record
@@ -80,14 +79,10 @@ def contents(folder):
     }
 
 
-# ------------------------------------------------------------------------------ the folder
-
-
-def test_layout_and_schema(corpus):
-    assert sorted(path.name for path in corpus.iterdir()) == sorted(
-        [*SPLITS, "heldout", "corpus.json", "train_metadata.json", "val_metadata.json"]
-        + ["testA_files.txt", "testB_files.txt"]
-    )
+def test_the_corpus_has_the_challenge_s_layout_and_schema(corpus):
+    files = {"corpus.json", *(f"{split}_metadata.json" for split in ("train", "val"))}
+    lists = {f"{split}_files.txt" for split in ("testA", "testB")}
+    assert {path.name for path in corpus.iterdir()} == {*SPLITS, "heldout"} | files | lists
     entries = read_entries(corpus)
     assert len(entries) == read_json(corpus / "corpus.json")["clips"] == 24
     on_disk = {str(path.relative_to(corpus)) for path in corpus.rglob("*.mp4")}
@@ -105,28 +100,21 @@ def test_types_agree_with_segments(corpus):
         kind, audio, visual = (
             entry[key] for key in ("modify_type", "audio_fake_segments", "visual_fake_segments")
         )
-        assert (
-            bool(audio)
-            == bool(entry["audio_model"])
-            == (kind in ("audio_modified", "both_modified"))
-        )
-        assert (
-            bool(visual)
-            == bool(entry["video_model"])
-            == (kind in ("visual_modified", "both_modified"))
-        )
+        audio_is_fake = kind in ("audio_modified", "both_modified")
+        visual_is_fake = kind in ("visual_modified", "both_modified")
+        assert bool(audio) == bool(entry["audio_model"]) == audio_is_fake
+        assert bool(visual) == bool(entry["video_model"]) == visual_is_fake
         assert entry["fake_segments"] == merged(audio + visual)
         for segments in (audio, visual, entry["fake_segments"]):
             assert len(segments) <= 5 and segments == merged(segments)
             assert all(0 < start < end < entry["video_frames"] / 25 for start, end in segments)
         for start, end in audio:  # the same words in both
             assert not visual or any(begin <= start and end <= stop for begin, stop in visual)
-        np.testing.assert_allclose(
-            np.array(visual) * 25, np.round(np.array(visual) * 25), atol=1e-9
-        )
+        frames = np.array(visual) * 25
+        np.testing.assert_allclose(frames, np.round(frames), atol=1e-9)
 
 
-def test_tiny_has_what_every_stage_needs(corpus):
+def test_the_tiny_corpus_has_enough_for_every_stage(corpus):
     entries = pd.DataFrame(read_entries(corpus))
     assert set(entries["modify_type"]) == set(VERSIONS)
     val = entries[entries["split"] == "val"]
@@ -134,7 +122,7 @@ def test_tiny_has_what_every_stage_needs(corpus):
     assert (val.groupby("original")["modify_type"].apply(lambda kinds: "real" in set(kinds))).all()
 
 
-def test_decoded_lengths_are_the_metadata_s(corpus):
+def test_decoded_lengths_match_the_metadata(corpus):
     for entry in read_entries(corpus):
         frames, wave = decoded(corpus / entry["split"] / entry["file"])
         assert frames.shape == (entry["video_frames"], 224, 224, 3)
@@ -142,8 +130,8 @@ def test_decoded_lengths_are_the_metadata_s(corpus):
         assert entry["audio_frames"] == entry["video_frames"] * 640
 
 
-def test_versions_differ_in_the_fake_spans_alone():
-    """Before encoding, to the sample and to the pixel (an echo follows a fake word)."""
+def test_versions_differ_only_in_the_fake_spans():
+    """Before encoding, sample by sample and pixel by pixel (an echo follows a fake word)."""
     seed, normal = 0, DIFFICULTIES["normal"]
     take = record(originals(SIZES["default"], seed)[0], seed, normal)
     made = {}
@@ -165,14 +153,11 @@ def test_versions_differ_in_the_fake_spans_alone():
 
 
 def test_sound_and_picture_start_together(corpus):
-    """No encoder delay: the decoded wave lies where it was put."""
+    """No encoder delay: the decoded wave is at its time."""
     entry = read_entries(corpus, ("train",))[0]
     _, wave = decoded(corpus / "train" / entry["file"])
     silence = wave[: int(0.12 * 16000)]
     assert np.abs(silence).max() < 0.3 * np.abs(wave).max()
-
-
-# ------------------------------------------------------------------------------ plans
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -186,18 +171,9 @@ def test_speakers_are_disjoint_and_files_unique(size):
     assert len(set(files)) == len(files) == {"tiny": 24, "default": 120, "large": 728}[size]
 
 
-def test_large_is_large_enough():
-    counts = collections.Counter(original.split for original in originals(SIZES["large"], 0))
-    assert counts["testA"] >= 20 and 4 * counts["testA"] >= 80 and 4 * counts.total() >= 400
-
-
-def test_flat_names_do_not_follow_the_type():
-    files = [
-        list(original.files.values())
-        for original in originals(SIZES["large"], 0)
-        if original.split == "testA"
-    ]
-    order = np.array([[int(file[:6]) for file in group] for group in files])
+def test_names_of_test_files_do_not_follow_the_type():
+    test_a = [original for original in originals(SIZES["large"], 0) if original.split == "testA"]
+    order = np.array([[int(file[:6]) for file in one.files.values()] for one in test_a])
     assert sorted(order.ravel()) == list(range(1, order.size + 1))
     assert np.ptp(order.mean(axis=0)) < 25  # of 96
 
@@ -209,19 +185,13 @@ def fakes():
     for original in originals(SIZES["large"], 0):
         sentence = draw_sentence(generator(0, 99, original.index), original.short)
         for number, version in enumerate(original.files):
+            rng = generator(0, 98, original.index, number)
             if version != "real":
-                drawn.append(
-                    (
-                        original.split,
-                        draw_fake(
-                            version, original, sentence, generator(0, 98, original.index, number)
-                        ),
-                    )
-                )
+                drawn.append((original.split, draw_fake(version, original, sentence, rng)))
     return drawn
 
 
-def test_held_back_methods_are_in_their_split_alone(fakes):
+def test_held_back_methods_are_only_in_their_split(fakes):
     for split in SPLITS:
         vocoders, profiles = (
             {getattr(fake, kind) for s, fake in fakes if s == split} - {None}
@@ -239,8 +209,7 @@ def test_fake_words_are_other_words_of_the_slot(fakes):
         assert all(fake.sentence.words[number] in choices[number] for number in fake.replaced)
 
 
-def test_slots_have_words_on_both_sides():
-    """So that a word's edges are word events, and another word of the slot can always be said."""
+def test_slots_have_other_words_and_words_on_both_sides():
     rng = np.random.default_rng(0)
     for short in (True, False) * 50:
         sentence = draw_sentence(rng, short)
@@ -250,25 +219,17 @@ def test_slots_have_words_on_both_sides():
             assert word != sentence.words[number] and word in dict(sentence.choices)[number]
 
 
-# ------------------------------------------------------------------------------ the same files
-# again
-
-
 def test_one_process_makes_the_same_bytes(corpus, tmp_path):
-    planned = [original for original in originals(SIZES["tiny"], 0) if original.split != "train"][
-        4:6
-    ]
-    for original in planned:  # the second half of a speaker, alone
+    planned = [original for original in originals(SIZES["tiny"], 0) if original.split != "train"]
+    for original in planned[4:6]:  # the second original of a speaker, without the first
         make_versions(original, tmp_path, 0, DIFFICULTIES["normal"])
         for file in original.files.values():
             path = f"{original.split}/{file}"
             assert (tmp_path / path).read_bytes() == (corpus / path).read_bytes(), path
 
 
-def test_interrupted_run_goes_on(corpus, tmp_path):
-    """A folder as kill -9 leaves it: no metadata yet, one original half written, the others
-    finished.
-    """
+def test_an_interrupted_run_continues(corpus, tmp_path):
+    """After kill -9: no metadata yet, one original half written, the others finished."""
     out = tmp_path / "killed"
     shutil.copytree(corpus, out)
     for name in ("train_metadata.json", "val_metadata.json", "testA_files.txt", "testB_files.txt"):
@@ -283,19 +244,14 @@ def test_interrupted_run_goes_on(corpus, tmp_path):
         write_json(place, [entries[original.split, file] for file in original.files.values()])
     file = out / last.split / last.files["real"]
     file.rename(file.with_name(f"{file.stem}.partial-123-abc.mp4"))
-    times = {
-        path: path.stat().st_mtime_ns
-        for path in out.rglob("*.mp4")
-        if path.parent.name != last.split
-    }
+    kept = [path for path in out.rglob("*.mp4") if path.parent.name != last.split]
+    times = [path.stat().st_mtime_ns for path in kept]
     assert main(["corpus", "--out", str(out), "--size", "tiny"]) == 0
     assert contents(out) == contents(corpus)
-    assert times == {
-        path: path.stat().st_mtime_ns for path in times
-    }  # finished clips are not made again
+    assert times == [path.stat().st_mtime_ns for path in kept]
 
 
-def test_complete_corpus_is_left_alone_and_another_refused(corpus, capsys):
+def test_a_complete_corpus_is_kept_and_another_refused(corpus, capsys):
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
     assert main(["corpus", "--out", str(corpus), "--size", "tiny"]) == 0
     assert main(["corpus", "--out", str(corpus), "--size", "tiny", "--seed", "1"]) == 2
@@ -303,10 +259,10 @@ def test_complete_corpus_is_left_alone_and_another_refused(corpus, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
 
 
-def test_folder_of_something_else_is_refused(tmp_path, capsys):
+def test_a_folder_of_other_files_is_refused(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert main(["corpus", "--out", str(tmp_path), "--size", "tiny", "--force"]) == 2
-    assert "something else" in capsys.readouterr().err
+    assert "something other than" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").exists()
 
 
@@ -316,28 +272,20 @@ def test_missing_espeak_says_how_to_install(monkeypatch, tmp_path, capsys):
     assert "pip install -e '.[corpus]'" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------ leaks
-
-
 @pytest.fixture(scope="module")
 def traits(corpus) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """What the containers and the loudness of all clips tell, which are fake, and their
-    originals.
-    """
+    """Traits of the container and loudness of all clips, which are fake, and their originals."""
     rows, entries = [], read_entries(corpus)
     for entry in entries:
         path = corpus / entry["split"] / entry["file"]
         power = float(np.mean(decoder.read_audio(path) ** 2))
         rows.append({**container_traits(path), "loudness_db": 10 * np.log10(power + 1e-12)})
     is_fake = np.array([int(entry["modify_type"] != "real") for entry in entries])
-    return (
-        pd.DataFrame(rows),
-        is_fake,
-        np.array([f"{entry['split']}/{entry['original']}" for entry in entries]),
-    )
+    original = np.array([f"{entry['split']}/{entry['original']}" for entry in entries])
+    return pd.DataFrame(rows), is_fake, original
 
 
-def test_container_does_not_tell(traits):
+def test_the_container_does_not_reveal_the_label(traits):
     assert 0.4 <= leaks.leak_auc(*traits) <= 0.6
 
 
@@ -348,17 +296,13 @@ def test_a_leak_would_be_found(traits):
         leaks.leak_auc(table[:2], is_fake[:2], original[:2])
 
 
-def test_no_encoder_is_named(corpus):
+def test_clips_do_not_name_the_encoder(corpus):
     for path in corpus.rglob("*.mp4"):
-        assert not any(
-            name in path.read_bytes().lower() for name in (b"x264", b"lavf", b"lavc", b"libav")
-        )
+        content = path.read_bytes().lower()
+        assert not any(name in content for name in (b"x264", b"lavf", b"lavc", b"libav"))
 
 
-# ------------------------------------------------------------------------------ pictures
-
-
-def test_faces_are_found(corpus):
+def test_mediapipe_finds_the_faces(corpus):
     mediapipe = pytest.importorskip("mediapipe")
     seen = []
     entries = [entry for entry in read_entries(corpus) if entry["modify_type"] == "both_modified"]
@@ -377,12 +321,7 @@ def test_meshes_are_symmetric_and_differ():
     assert np.abs(meshes[0] - meshes[1]).max() > 0.02
 
 
-def test_mouth_opens_as_told():
-    """The dark of the open mouth grows with the first mouth parameter, and the rest of the face
-    stays.
-    """
-    from klassify.corpus.portrait import paint
-
+def test_the_mouth_opens_with_its_parameter():
     renderer = Renderer(paint(draw_speaker(np.random.default_rng(4))[0]))
     tracks = motion.draw_tracks(np.random.default_rng(0), np.zeros((40, 3)))
     shut, half, wide = (
@@ -394,27 +333,26 @@ def test_mouth_opens_as_told():
     assert rows.min() > renderer.mouth_centre(tracks.pose[0])[1] - 20
 
 
-def test_degrade_does_what_its_names_say():
+def test_faults_blur_sharpen_and_tint():
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.uniform(0, 255, (224, 224, 3)).astype(np.float32), (0, 0), 1)
 
     def sharpness(fault):
         return cv2.Laplacian(degrade(picture, fault), cv2.CV_32F).var()
 
+    def lab(picture):
+        return cv2.cvtColor(picture / np.float32(255), cv2.COLOR_RGB2LAB)
+
     plain = sharpness(Fault())
     np.testing.assert_allclose(degrade(picture, Fault()), picture, atol=1e-3)
-    assert sharpness(Fault(blur=1)) < plain and sharpness(Fault(shrink=0.5)) < plain < sharpness(
-        Fault(sharpen=1)
-    )
+    assert sharpness(Fault(blur=1)) < plain and sharpness(Fault(shrink=0.5)) < plain
+    assert plain < sharpness(Fault(sharpen=1))
     grey = np.full((224, 224, 3), 128, np.float32)
-    lab = [
-        cv2.cvtColor(image / np.float32(255), cv2.COLOR_RGB2LAB)
-        for image in (grey, degrade(grey, Fault(tint=(2, 3, -1))))
-    ]
-    np.testing.assert_allclose((lab[1] - lab[0])[0, 0], (2, 3, -1), atol=0.3)
+    shift = lab(degrade(grey, Fault(tint=(2, 3, -1)))) - lab(grey)
+    np.testing.assert_allclose(shift[0, 0], (2, 3, -1), atol=0.3)
 
 
-def test_sheet_is_a_picture(corpus, tmp_path):
+def test_the_sheet_frames_fake_frames_in_red(corpus, tmp_path):
     draw_sheet(corpus, tmp_path / "sheet.png", speakers=2, moments=4)
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape[1] == 4 * 232 and sheet.shape[0] == 4 * 250
@@ -422,10 +360,7 @@ def test_sheet_is_a_picture(corpus, tmp_path):
     assert red.any()
 
 
-# ------------------------------------------------------------------------------ sound
-
-
-def test_words_lie_where_speech_says():
+def test_speech_gives_the_times_of_words():
     text = "the mayor of the city will reject it"
     spoken = speech.speak([speech.Utterance(text, "en-us+m3", 180, 50)] * 2, seed=1)[0]
     begin, end = spoken.span(text, 6)
@@ -436,7 +371,7 @@ def test_words_lie_where_speech_says():
     np.testing.assert_array_equal(spoken.wave, again.wave)
 
 
-def test_unknown_voice_is_refused():
+def test_an_unknown_voice_is_refused():
     with pytest.raises(KlassifyError, match="no voice variant 'm99'"):
         speech.speak([speech.Utterance("hello", "en-us+m99", 180, 50)], seed=1)
 
@@ -452,10 +387,9 @@ def test_fit_length_keeps_the_pitch(n_samples):
 
 @pytest.mark.parametrize("name", vocoder.VOCODERS)
 def test_vocoders_keep_length_and_timbre(name):
-    """A vocoded vowel has the energy in the bands where the vowel has it, yet is not the vowel."""
-    spoken = speech.speak([speech.Utterance("father", "en-us+m3", 150, 50)], seed=1)[0].wave[
-        1600:6400
-    ]
+    """A vocoded vowel has its energy in the vowel's bands, yet is not the vowel."""
+    utterance = speech.Utterance("father", "en-us+m3", 150, 50)
+    spoken = speech.speak([utterance], seed=1)[0].wave[1600:6400]
     coded = vocoder.VOCODERS[name](spoken, np.random.default_rng(0))
     assert coded.shape == spoken.shape and np.isfinite(coded).all()
     bands = [
@@ -484,5 +418,5 @@ def test_replace_keeps_loudness_and_edges():
         ([[0.2, 0.5], [0.5, 0.7], [0.6, 0.65]], [[0.2, 0.7]]),
     ],
 )
-def test_merged(segments, joined):
+def test_touching_segments_are_merged(segments, joined):
     assert merged(segments) == joined

@@ -1,6 +1,4 @@
-"""A model without batch norm or dropout, whose loss is a plain mean over clips: any split over
-ranks is equal.
-"""
+"""A model whose loss is a plain mean over clips, so that it is the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from torch import Tensor, nn
 
 
 class Plain(nn.Module):
-    """The mean of squashed projections of the valid frames. spare: also a parameter that takes
-    no part.
-    """
+    """The mean of squashed projections of the valid frames. spare: add an unused parameter."""
 
     supervision = "clip"
 

@@ -26,22 +26,17 @@ NARROW = {**TINY, "hidden_size": 32, "conv_dim": [16] * 7}
 
 
 def published_file(golden, path):
-    """A checkpoint with the layout of the published ones, filled as the goldens say."""
+    """A checkpoint with the published layout, filled as in the goldens."""
     description, expected = load(GOLDENS / golden)
-    state = {
-        key: torch.from_numpy(value)
-        for key, value in make_state(description["models"]["main"]).items()
-    }
+    state = make_state(description["models"]["main"])
+    state = {key: torch.from_numpy(value) for key, value in state.items()}
     torch.save({"cfg": {"model": "tiny"}, "model": state}, path)
     return description, expected
 
 
 def pretrained(golden, tmp_path, **settings):
     published_file(golden, tmp_path / "tiny.pt")
-    frontend = SSLFrontEnd(
-        architecture=MODELS[golden],
-        source=str(tmp_path / "tiny.pt"),
-        **{"normalize_input": False, **settings},
-    )
+    settings = {"normalize_input": False, "source": str(tmp_path / "tiny.pt"), **settings}
+    frontend = SSLFrontEnd(architecture=MODELS[golden], **settings)
     frontend.load_pretrained()
     return frontend

@@ -1,4 +1,4 @@
-"""Ranks as threads, and a small training that is equal however many ranks share it."""
+"""Ranks as threads, and a small training with the same result for any number of ranks."""
 
 from __future__ import annotations
 
@@ -26,16 +26,8 @@ def write_config(folder: Path) -> Path:
 
 
 def command(config, out, small_data, *more):
-    return [
-        "train",
-        str(config),
-        *more,
-        "--out",
-        str(out),
-        *small_data.arguments,
-        "--accelerator",
-        "cpu",
-    ]
+    options = ["--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
+    return ["train", str(config), *more, *options]
 
 
 class Together(Ranks):

@@ -1,6 +1,4 @@
-"""BAM: equal to the published back end and losses; fast forms equal to slow ones; long clips in
-windows.
-"""
+"""BAM matches the published back end and losses; fast forms match slow ones; long clips."""
 
 import numpy as np
 import pytest
@@ -32,9 +30,7 @@ RATE = 16_000
 
 
 class Framed(FrontEnd):
-    """A linear layer on each 400 samples of the normalised waveform, and a convolution over five
-    frames.
-    """
+    """A linear layer on each 400 samples of the normalised wave, and a convolution over frames."""
 
     dim = 32
 
@@ -49,9 +45,7 @@ class Framed(FrontEnd):
 
 
 def small_bam(seed=0, **settings):
-    """A model of some 10,000 parameters, with batch norm statistics that are not the initial
-    ones.
-    """
+    """A model of about 10,000 parameters, whose batch norm has seen a batch."""
     torch.manual_seed(seed)
     model = BAM(Framed(), **{"local_channels": 2, **settings})
     with torch.no_grad():
@@ -59,32 +53,26 @@ def small_bam(seed=0, **settings):
     return model.eval()
 
 
-# ------------------------------------------------------------------------------ the published model
-
-
 @pytest.fixture(scope="module")
 def published():
-    """{golden model: state dict in our polarity}, the second name of a tensor left out."""
+    """{golden model: state dict in our polarity}, without the second name of a tensor."""
     states = {}
     for name, model in GOLDEN["models"].items():
-        state = {
-            key: torch.from_numpy(np.asarray(value)) for key, value in make_state(model).items()
-        }
+        state = {key: torch.as_tensor(value) for key, value in make_state(model).items()}
         second = state.pop(SECOND_NAME)
         assert torch.equal(second, state["intra_layer.resnet.layer4.0.downsample.weight"])
-        states[name] = state | {
-            key: state[key].flip(0) for key in ("out_layer.weight", "out_layer.bias")
-        }
+        for key in ("out_layer.weight", "out_layer.bias"):
+            state[key] = state[key].flip(0)
+        states[name] = state
     return states
 
 
 @pytest.mark.parametrize("case", FORWARD, ids=lambda case: case["id"])
-def test_equal_to_the_published_back_end(published, case):
+def test_back_end_matches_the_published_one(published, case):
     size, pool = GOLDEN["models"][case["model"]]["config"], round(case["resolution"] / 0.02)
-    with torch.device("meta"):  # no time is spent on weights that are replaced
-        model = BoundaryAwareAttention(
-            size["embed_dim"], pool, size["gap_layers"], size["local_channels"]
-        )
+    sizes = size["embed_dim"], pool, size["gap_layers"], size["local_channels"]
+    with torch.device("meta"):  # the weights are replaced
+        model = BoundaryAwareAttention(*sizes)
     model.eval().load_state_dict(published[case["model"]], assign=True)
     with torch.inference_mode():
         logits, boundary = model(torch.from_numpy(make_input(case["inputs"][0])))
@@ -94,17 +82,16 @@ def test_equal_to_the_published_back_end(published, case):
 
 
 @pytest.mark.parametrize("case", LOSSES, ids=lambda case: f"{case['id']}-{case['variant']}")
-def test_equal_to_the_published_losses(case):
-    given = {
-        key: torch.from_numpy(EXPECTED[f"{case['id']}/{key}"])
-        for key in ("probability", "target", "logits")
-    }
-    valid = torch.from_numpy(EXPECTED[f"{case['id']}/mask"]).bool()
-    label = torch.from_numpy(EXPECTED[f"{case['id']}/labels"]).long()
+def test_losses_match_the_published_ones(case):
+    names = ("probability", "target", "logits", "mask", "labels")
+    probability, target, logits, mask, label = (
+        torch.from_numpy(EXPECTED[f"{case['id']}/{name}"]) for name in names
+    )
+    valid, label = mask.bool(), label.long()
     actual = {
-        "balanced_bce": boundary_loss(given["probability"], given["target"], valid),
-        "masked_ce": frame_loss(given["logits"], label.masked_fill(~valid, IGNORE)),
-        "unmasked_ce": frame_loss(given["logits"], label),
+        "balanced_bce": boundary_loss(probability, target, valid),
+        "masked_ce": frame_loss(logits, label.masked_fill(~valid, IGNORE)),
+        "unmasked_ce": frame_loss(logits, label),
     }
     tolerance = {"atol": GOLDEN["loss_tolerance"]["abs"], "rtol": GOLDEN["loss_tolerance"]["rel"]}
     for name, wanted in case["expected"].items():
@@ -112,7 +99,7 @@ def test_equal_to_the_published_losses(case):
 
 
 @pytest.mark.parametrize("pool", [1, 2, 32])
-def test_parameter_count_and_shapes_depend_on_no_resolution(pool):
+def test_parameters_do_not_depend_on_the_resolution(pool):
     with torch.device("meta"):
         model = BoundaryAwareAttention(1024, pool)
     counts = {
@@ -128,15 +115,9 @@ def test_parameter_count_and_shapes_depend_on_no_resolution(pool):
         "out_layer": 4_098,
     }
     assert sum(counts.values()) == 50_348_323
-    published = {
-        key: tuple(shape)
-        for key, shape, _ in GOLDEN["models"]["embed1024"]["state"]
-        if key != SECOND_NAME
-    }
+    published = {key: tuple(shape) for key, shape, _ in GOLDEN["models"]["embed1024"]["state"]}
+    del published[SECOND_NAME]
     assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == published
-
-
-# ------------------------------------------------------------------------- fast forms and slow ones
 
 
 def plain_pair_scores(x, proj, weight):
@@ -145,20 +126,19 @@ def plain_pair_scores(x, proj, weight):
 
 @pytest.mark.parametrize("at_once", [1, 100, bam.PAIRS_AT_ONCE])
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 24, 37])
-def test_pair_scores_equal_the_plain_form_in_value_and_gradient(n_frames, at_once):
+def test_pair_scores_match_the_plain_form_and_its_gradient(n_frames, at_once):
     torch.manual_seed(n_frames)
-    x, weight = (
-        torch.randn(3, n_frames, 24, requires_grad=True),
-        torch.randn(16, 1, requires_grad=True),
-    )
+    x = torch.randn(3, n_frames, 24, requires_grad=True)
+    weight = torch.randn(16, 1, requires_grad=True)
     proj, direction = nn.Linear(24, 16), torch.randn(3, n_frames, n_frames)
     leaves = [x, weight, proj.weight, proj.bias]
     plain, fast = plain_pair_scores(x, proj, weight), bam.pair_scores(x, proj, weight, at_once)
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=0)
-    for ours, theirs in zip(
-        *(torch.autograd.grad((s * direction).sum(), leaves) for s in (fast, plain))
-    ):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    ours, theirs = (
+        torch.autograd.grad((scores * direction).sum(), leaves) for scores in (fast, plain)
+    )
+    for one, other in zip(ours, theirs):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def same_side(boundary):
@@ -172,20 +152,19 @@ def same_side(boundary):
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
-def test_mask_equals_the_loop(density):
+def test_same_side_mask_matches_its_definition(density):
     boundary = np.random.default_rng(3).random((5, 23)) < density
     wanted = np.stack([same_side(row) for row in boundary])
     np.testing.assert_array_equal(bam.same_side_mask(torch.from_numpy(boundary)), wanted)
 
 
-def test_a_masked_pair_keeps_the_weight_of_score_zero():
+def test_masked_pairs_have_the_score_0():
     torch.manual_seed(0)
     layer, x = FrameAttention(6, 6).eval(), torch.randn(1, 4, 6)
     nobody = torch.zeros(1, 4, 4, dtype=torch.bool)
     attended = x.mean(dim=1, keepdim=True)  # all scores 0: the same weight for each frame
-    wanted = F.selu(
-        layer.bn((layer.proj_with_att(attended) + layer.proj_without_att(x)).flatten(0, 1))
-    )
+    projected = layer.proj_with_att(attended) + layer.proj_without_att(x)
+    wanted = F.selu(layer.bn(projected.flatten(0, 1)))
     torch.testing.assert_close(layer(x, nobody), wanted.view_as(x))
 
 
@@ -195,24 +174,18 @@ def test_back_end_takes_front_ends_of_any_size(dim):
     assert (logits.shape, boundary.shape) == ((2, 3, 2), (2, 3))
 
 
-# --------------------------------------------------------------------------------------- the losses
-
-
-def test_boundary_loss_takes_the_hardest_negatives_of_the_whole_batch():
+def test_boundary_loss_counts_the_hardest_negatives_of_a_batch():
     boundary = torch.tensor([[0.9, 0.8, 0.1], [0.7, 0.3, 0.6]])
     label = torch.tensor([[1, 0, 0], [0, 0, 0]])
     valid = torch.ones_like(label, dtype=torch.bool)
     picked = -torch.log(torch.tensor([0.9, 1 - 0.8, 1 - 0.7]))
-    torch.testing.assert_close(
-        boundary_loss(boundary, label, valid, negative_ratio=2), picked.mean()
-    )
+    loss = boundary_loss(boundary, label, valid, negative_ratio=2)
+    torch.testing.assert_close(loss, picked.mean())
 
 
-def test_losses_are_zero_and_trainable_with_nothing_to_count():
-    boundary, logits = (
-        torch.full((2, 5), 0.5, requires_grad=True),
-        torch.zeros(2, 5, 2, requires_grad=True),
-    )
+def test_losses_are_zero_if_no_frame_counts():
+    boundary = torch.full((2, 5), 0.5, requires_grad=True)
+    logits = torch.zeros(2, 5, 2, requires_grad=True)
     nothing = torch.zeros(2, 5, dtype=torch.long)
     loss = boundary_loss(boundary, nothing, nothing == 0) + frame_loss(logits, nothing + IGNORE)
     loss.backward()
@@ -220,43 +193,31 @@ def test_losses_are_zero_and_trainable_with_nothing_to_count():
 
 
 def touched(model):
-    """The parts of the back end that got a gradient, and whether the front end did."""
-    parts = dict(model.backend.named_children()) | {"frontend": model.frontend}
-    return {
-        name for name, part in parts.items() if any(p.grad is not None for p in part.parameters())
-    }
+    """The parts of the model that got a gradient."""
+    parts = {**dict(model.backend.named_children()), "frontend": model.frontend}
+    graded = {name: [p.grad is not None for p in part.parameters()] for name, part in parts.items()}
+    return {name for name, grads in graded.items() if any(grads)}
 
 
-def test_the_boundary_branch_learns_from_the_boundary_loss_alone():
+def test_boundary_branch_learns_only_from_the_boundary_loss():
     frames, boundaries = small_bam(), small_bam()
     wave = torch.randn(2, RATE)
     frames(wave)[0].square().sum().backward()
     boundaries(wave)[1].square().sum().backward()
     assert touched(frames) == {"frontend", "att_pool", "gap_layers", "boundary_proj", "out_layer"}
-    assert touched(boundaries) == {
-        "frontend",
-        "att_pool",
-        "inter_layer",
-        "intra_layer",
-        "b_output_layer",
-    }
+    branch = {"inter_layer", "intra_layer", "b_output_layer"}
+    assert touched(boundaries) == {"frontend", "att_pool"} | branch
 
 
-def test_loss_leaves_padding_out_and_weighs_the_boundaries():
+def test_loss_ignores_padding_and_weighs_the_boundary_loss():
     model, batch = small_bam(boundary_weight=0.25), planted(2, seed=1)
     batch["frame_label"][1, 20:], batch["boundary_label"][1, 20:] = IGNORE, 0
     logits, boundary = model(batch["wave"])
-    log_probs, label, valid = (
-        logits.log_softmax(2),
-        batch["frame_label"],
-        batch["frame_label"] != IGNORE,
-    )
-    cross_entropy = -log_probs[valid].gather(1, label[valid][:, None]).mean()
+    label, valid = batch["frame_label"], batch["frame_label"] != IGNORE
+    log_probs = logits.log_softmax(2)[valid]
+    cross_entropy = -log_probs.gather(1, label[valid][:, None]).mean()
     edges = boundary_loss(boundary, batch["boundary_label"], valid)
     torch.testing.assert_close(model.loss(batch), cross_entropy + 0.25 * edges)
-
-
-# ---------------------------------------------------------------------------------------- the model
 
 
 def planted(n_clips, seed, n_frames=50):
@@ -276,7 +237,7 @@ def planted(n_clips, seed, n_frames=50):
     }
 
 
-def test_learns_a_planted_span():
+def test_bam_learns_a_planted_span():
     torch.manual_seed(0)
     model = BAM(Framed(), local_channels=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -292,20 +253,19 @@ def test_learns_a_planted_span():
     assert scores["boundary"][edges].mean() > scores["boundary"][~edges].mean() + 0.5
 
 
-def test_score_is_that_of_the_most_suspicious_frame():
+def test_score_is_the_highest_of_its_frames():
     model, wave = small_bam(), torch.randn(3, RATE)
     with torch.inference_mode():
         logits = model(wave)[0]
         odds = logits.softmax(2)
-        torch.testing.assert_close(
-            model.score({"wave": wave}), (odds[..., 1] / odds[..., 0]).log().amax(1)
-        )
+        wanted = (odds[..., 1] / odds[..., 0]).log().amax(1)
+        torch.testing.assert_close(model.score({"wave": wave}), wanted)
 
 
 @pytest.mark.parametrize(
     "resolution_s, per_second", [(0.02, 50), (0.04, 25), (0.08, 12.5), (0.16, 6.25), (0.64, 1.5625)]
 )
-def test_frames_at_every_resolution(resolution_s, per_second):
+def test_number_of_frames_at_every_resolution(resolution_s, per_second):
     model = small_bam(resolution_s=resolution_s)
     for n_samples in (1, 9_999, 64_000):
         n_frames = int(np.ceil(n_samples / RATE * per_second))
@@ -313,17 +273,17 @@ def test_frames_at_every_resolution(resolution_s, per_second):
         assert (logits.shape, boundary.shape) == ((2, n_frames, 2), (2, n_frames))
 
 
-def test_six_hundredths_of_a_second_are_three_front_end_frames():
+def test_60_ms_are_three_front_end_frames():
     assert BAM(Framed(), resolution_s=0.06).backend.att_pool.pool == 3
 
 
 @pytest.mark.parametrize("resolution_s", [0.0, 0.01, 0.05])
-def test_refuses_a_resolution_off_the_front_ends_grid(resolution_s):
+def test_resolutions_off_the_20_ms_grid_are_refused(resolution_s):
     with pytest.raises(ValueError, match="multiple of 0.02 s"):
         BAM(Framed(), resolution_s=resolution_s)
 
 
-def test_padding_comes_before_the_front_end_normalises():
+def test_padding_precedes_the_front_end_s_normalisation():
     model, heard = small_bam(), []
     model.frontend.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
     wave = torch.randn(1, 1_000)
@@ -339,26 +299,22 @@ def test_trains_under_bfloat16_autocast():
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
 
 
-# --------------------------------------------------------------------------------------- long clips
-
-
 def whole(model, wave):
     """Scores of one forward pass over a clip."""
     with torch.inference_mode():
-        return {
-            key: value[0].double().numpy() for key, value in model.frame_scores(wave[None]).items()
-        }
+        scores = model.frame_scores(wave[None])
+    return {key: value[0].double().numpy() for key, value in scores.items()}
 
 
 def score_long(model: BAM, wave: torch.Tensor, batch_size: int = 2) -> dict[str, np.ndarray]:
-    """A clip of any length, in the windows in which `klassify score` runs it."""
+    """A clip of any length, scored in windows as by `klassify score`."""
     data = AudioFrames()
     rows = clip_frames(model, data, data.cut(wave.numpy()), batch_size=batch_size)
     return dict(zip(("start", "end", "score", "boundary"), rows.T))
 
 
 @pytest.mark.parametrize("n_samples", [1, 640, 23_456, 63_990, 64_000])
-def test_a_clip_of_one_window_is_one_forward_pass(n_samples):
+def test_a_short_clip_is_one_forward_pass(n_samples):
     model, wave = small_bam(), torch.randn(n_samples)
     scores, wanted = score_long(model, wave), whole(model, wave)
     for key in ("score", "boundary"):
@@ -369,7 +325,7 @@ def test_a_clip_of_one_window_is_one_forward_pass(n_samples):
     np.testing.assert_array_equal(scores["end"][:-1], scores["start"][1:])
 
 
-def test_long_clips_are_windows_joined_by_triangles():
+def test_windows_of_long_clips_are_averaged_by_triangles():
     model, wave = small_bam(), torch.randn(int(9.61 * RATE))
     starts = windows.cut(241, size=100, hop=50)
     assert starts.tolist() == [0, 50, 100, 141]
@@ -377,14 +333,13 @@ def test_long_clips_are_windows_joined_by_triangles():
     weight = np.minimum(np.arange(1, 101), np.arange(100, 0, -1))
     total, mass = np.zeros(241), np.zeros(241)
     for start in starts:
-        total[start : start + 100] += (
-            weight * whole(model, padded[start * 640 : (start + 100) * 640])["score"]
-        )
+        scores = whole(model, padded[start * 640 : (start + 100) * 640])["score"]
+        total[start : start + 100] += weight * scores
         mass[start : start + 100] += weight
     np.testing.assert_allclose(score_long(model, wave)["score"], total / mass, atol=1e-5)
 
 
-def test_long_scores_depend_on_no_batch_size():
+def test_scores_of_long_clips_do_not_depend_on_the_batch_size():
     model, wave = small_bam(), torch.randn(20 * RATE)
     one, four, many = (score_long(model, wave, size) for size in (1, 4, 64))
     for key in ("score", "boundary"):
@@ -392,8 +347,8 @@ def test_long_scores_depend_on_no_batch_size():
         np.testing.assert_allclose(one[key], many[key], atol=1e-5)
 
 
-def test_loudness_changes_nothing_where_windows_are_normalised():
-    """What lies outside a window does not reach it: neither a loud passage nor its scale."""
+def test_windows_do_not_depend_on_sound_outside_them():
+    """Neither a loud passage outside a window nor its scale reaches the window."""
     model, wave = small_bam(), torch.randn(12 * RATE)
     loud = wave.clone()
     loud[8 * RATE :] *= 50
@@ -402,7 +357,7 @@ def test_loudness_changes_nothing_where_windows_are_normalised():
     np.testing.assert_allclose(changed["score"][before], quiet["score"][before], atol=1e-5)
 
 
-def test_eleven_minutes_in_small_batches():
+def test_eleven_minutes_are_scored_in_small_batches():
     model = small_bam()
     sizes = []
     model.frontend.register_forward_pre_hook(
@@ -414,5 +369,5 @@ def test_eleven_minutes_in_small_batches():
     assert np.isfinite(scores["score"]).all()
 
 
-def test_silence_is_scored():
+def test_silence_has_finite_scores():
     assert np.isfinite(score_long(small_bam(), torch.zeros(5 * RATE))["score"]).all()

@@ -1,6 +1,4 @@
-"""PartialSpoof: equal to the published back end; padding and length change nothing; labels and
-scores on every grid.
-"""
+"""PartialSpoof matches the published back end; padding, length, labels and scores on every grid."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from fill import load, make_input, make_state
 from places import GOLDENS
+from together import command
 from torch import nn
 
 from klassify import cli
@@ -49,7 +48,7 @@ NAMES = [f"ps{ms}" for ms in RESOLUTIONS_MS]
 
 
 class Framed(FrontEnd):
-    """A linear layer on each 400 samples: a frame depends on nothing else."""
+    """A linear layer on each 400 samples; a frame depends on nothing else."""
 
     dim = 128
 
@@ -62,7 +61,7 @@ class Framed(FrontEnd):
 
 
 class Local(PartialSpoof):
-    """No mixing along the time, so that what a score hears is its own span."""
+    """A model without mixing over time, so that a score depends only on its own span."""
 
     def __init__(self, max_frames=160):
         torch.manual_seed(0)
@@ -78,24 +77,20 @@ def small(seed=0, dim=128, **settings):
     return PartialSpoof(Framed(dim), **{"blocks": 2, "max_frames": 320, **settings}).eval()
 
 
-# ------------------------------------------------------------------------------ the published model
-
-
 @pytest.fixture(scope="module")
 def published():
-    with torch.device("meta"):  # no time is spent on weights that are replaced
+    with torch.device("meta"):  # the weights are replaced
         model = PartialSpoof(Framed(1024))
     model.frontend = nn.Identity()
     model.to_empty(device="cpu")
-    state = {
-        key: torch.from_numpy(value) for key, value in make_state(GOLDEN["models"]["main"]).items()
-    }
+    state = make_state(GOLDEN["models"]["main"])
+    state = {key: torch.from_numpy(value) for key, value in state.items()}
     import_state(model, state, "partialspoof")
     return model.eval()
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
-def test_equal_to_the_published_back_end_scores_and_losses(published, case):
+def test_back_end_scores_and_losses_match_the_published_ones(published, case):
     with torch.inference_mode():
         embeddings = published.embeddings(torch.from_numpy(make_input(case["inputs"][0])))
         scores = published.cosines(embeddings)
@@ -106,51 +101,45 @@ def test_equal_to_the_published_back_end_scores_and_losses(published, case):
         }
         np.testing.assert_allclose(embeddings[ours], wanted["embedding"], atol=1e-4, rtol=1e-4)
         np.testing.assert_allclose(scores[ours], wanted["score"][..., ::-1], atol=1e-5, rtol=0)
-        losses[name] = float(
-            p2sgrad_loss(scores[ours], 1 - torch.from_numpy(wanted["label"]).long())
-        )
-    np.testing.assert_allclose(
-        list(losses.values()), list(case["losses"].values()), atol=1e-6, rtol=1e-5
-    )
+        label = 1 - torch.from_numpy(wanted["label"]).long()
+        losses[name] = float(p2sgrad_loss(scores[ours], label))
+    actual, published_losses = list(losses.values()), list(case["losses"].values())
+    np.testing.assert_allclose(actual, published_losses, atol=1e-6, rtol=1e-5)
     np.testing.assert_allclose(sum(losses.values()), case["loss_sum"], rtol=1e-5)
 
 
 def test_parameter_counts():
     with torch.device("meta"):
         backend = MultiResolution(1024)
-    count = {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in backend.post_nets_seg.items()
-    }
-    assert list(count.values()) == [24_506_938, 6_129_352, 1_536_148, 385_942, 97_438, 24_522]
-    assert sum(p.numel() for p in backend.post_nets_utt.parameters()) == 24_522
-    assert sum(p.numel() for p in backend.parameters()) == 33_055_038
+
+    def count(module):
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    heads = [count(head) for head in backend.post_nets_seg.values()]
+    assert heads == [24_506_938, 6_129_352, 1_536_148, 385_942, 97_438, 24_522]
+    assert count(backend.post_nets_utt) == 24_522
+    assert count(backend) == 33_055_038
     assert backend.limit == 1983
 
 
 @pytest.mark.parametrize(
     "entry", GOLDEN["label_scaling"], ids=lambda entry: str(len(entry["base_10ms"]))
 )
-def test_labels_shrink_as_published(entry):
+def test_labels_of_coarser_scales_match_the_published_ones(entry):
     fake = np.array([digit == "0" for digit in entry["base_10ms"]], np.int64)
     ours = labels_by_resolution(fake)
     for shift, wanted in entry["scaled"].items():
         assert "".join(str(1 - label) for label in ours[f"label_{shift}0"]) == wanted
 
 
-# --------------------------------------------------------------------------------- length and
-# padding
-
-
 @pytest.mark.parametrize("n_frames", [16, 17, 31, 32, 63, 64, 95, 200])
-def test_padding_behind_a_clip_changes_nothing(n_frames):
+def test_padding_after_a_clip_changes_nothing(n_frames):
     model, x = small(), torch.randn(1, n_frames, 128)
     padded = torch.cat([x, 5 * torch.randn(1, 250 - n_frames, 128)], dim=1)
     with torch.inference_mode():
         alone, wanted_utterance = model.backend(x)
-        together, utterance = model.backend(
-            torch.cat([padded, padded.flip(1)]), torch.tensor([n_frames, 250])
-        )
+        both = torch.cat([padded, padded.flip(1)])
+        together, utterance = model.backend(both, torch.tensor([n_frames, 250]))
     for wanted, found in zip(alone, together):
         torch.testing.assert_close(found[:1, : wanted.shape[1]], wanted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(utterance[:1], wanted_utterance, atol=1e-5, rtol=1e-5)
@@ -186,28 +175,22 @@ def test_waves_of_any_length_have_scores(n_samples):
 
 
 @pytest.mark.parametrize("n_frames", [159, 160, 161, 200, 255, 256, 257, 500])
-def test_pieces_of_a_long_wave_fit_together(n_frames):
-    """Where nothing is mixed along the time, pieces are as one pass, but for a span that the
-    clip does not fill.
-    """
+def test_pieces_of_a_long_wave_match_one_pass(n_frames):
+    """Without mixing over time, all spans that the clip fills are the same."""
     model, one = Local().eval(), Local(max_frames=1000).eval()
-    positions = {key: value for key, value in one.state_dict().items() if ".sgu." in key}
-    one.load_state_dict(
-        model.state_dict() | {key: value.round() for key, value in positions.items()}
-    )
+    gates = {key: value.round() for key, value in one.state_dict().items() if ".sgu." in key}
+    one.load_state_dict(model.state_dict() | gates)
     wave = torch.randn(1, samples(n_frames))
     assert model.backend.limit == 159
     with torch.inference_mode():
         pieces, whole = model.frame_scores(wave), one.frame_scores(wave)
     assert [x.shape for x in pieces.values()] == [x.shape for x in whole.values()]
     for name, ms in zip(NAMES, RESOLUTIONS_MS):
-        n_whole = n_frames * 20 // ms
-        torch.testing.assert_close(
-            pieces[name][:, :n_whole], whole[name][:, :n_whole], atol=1e-5, rtol=0
-        )
+        ours, wanted = (part[name][:, : n_frames * 20 // ms] for part in (pieces, whole))
+        torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
 
 
-def test_the_640_ms_head_hears_half_a_cell_early():
+def test_the_640_ms_head_starts_half_a_cell_early():
     model, wave = Local().eval(), torch.zeros(1, 8 * CELL_SAMPLES + LOOKAHEAD)
     with torch.inference_mode():
         before = model.frame_scores(wave)
@@ -220,47 +203,36 @@ def test_the_640_ms_head_hears_half_a_cell_early():
                 for name in NAMES
             }
             assert changed["ps320"] == [half_cell] and changed["ps640"] == [(half_cell + 1) // 2]
-            published, corrected = (
-                (np.abs(rows_of(after, 200, how) - rows_of(before, 200, how)) > 0)[:, 10:]
-                .any(1)
-                .nonzero()[0]
-                for how in ("published", "corrected")
-            )
-            heard = (half_cell + 1) // 2
-            assert published.tolist() == list(
-                range(16 * heard, 200 if heard == 8 else 16 * heard + 16)
-            )
-            assert set(range(8 * half_cell, 8 * half_cell + 8)) <= set(corrected.tolist())
-            assert corrected.tolist() == list(
-                range(max(16 * heard - 8, 0), 200 if heard == 8 else 16 * heard + 8)
-            )
+            first = 16 * ((half_cell + 1) // 2)
+            last = first == 16 * 8
+            published = changed_640(before, after, "published")
+            assert published == list(range(first, 200 if last else first + 16))
+            corrected = changed_640(before, after, "corrected")
+            assert corrected == list(range(max(first - 8, 0), 200 if last else first + 8))
+            assert set(range(8 * half_cell, 8 * half_cell + 8)) <= set(corrected)
 
 
-def rows_of(scores, n_frames, offset_640="published"):
-    by_time = {name: values.transpose(0, 1).numpy() for name, values in scores.items()}
-    return on_frames(by_time, n_frames, offset_640)[:, 0]
+def changed_640(before, after, offset_640):
+    """The 40 ms frames, of 200, whose 640 ms scores differ."""
+    one, other = (
+        on_frames({name: x[0].numpy()[:, None] for name, x in scores.items()}, 200, offset_640)
+        for scores in (before, after)
+    )
+    return np.nonzero((one != other)[:, 0, 10:].any(axis=1))[0].tolist()
 
 
-# --------------------------------------------------------------------------------------- the losses
-
-
-def test_an_embedding_of_zeros_has_no_nan_in_score_or_gradient():
+def test_embeddings_of_zeros_have_finite_gradients():
     vectors, x = partialspoof.ClassVectors(8), torch.zeros(3, 8, requires_grad=True)
     cosines = vectors(x)
     cosines.sum().backward()
-    assert (
-        not cosines.any()
-        and torch.isfinite(x.grad).all()
-        and torch.isfinite(vectors.weight.grad).all()
-    )
+    assert not cosines.any()
+    assert torch.isfinite(x.grad).all() and torch.isfinite(vectors.weight.grad).all()
 
 
-def test_p2sgrad_is_half_the_papers_formula_over_labelled_outputs():
+def test_p2sgrad_is_half_the_paper_s_formula():
     torch.manual_seed(0)
-    cosines, label = (
-        torch.rand(2, 5, 2),
-        torch.tensor([[0, 1, IGNORE, 1, 0], [IGNORE, 1, 0, IGNORE, IGNORE]]),
-    )
+    cosines = torch.rand(2, 5, 2)
+    label = torch.tensor([[0, 1, IGNORE, 1, 0], [IGNORE, 1, 0, IGNORE, IGNORE]])
     total = sum(
         float((cosines[b, t, k] - float(label[b, t] == k)) ** 2)
         for b in range(2)
@@ -272,7 +244,7 @@ def test_p2sgrad_is_half_the_papers_formula_over_labelled_outputs():
     assert p2sgrad_loss(cosines, torch.full((2, 5), IGNORE)) == 0
 
 
-def test_top_mean_equals_the_loop():
+def test_top_mean_matches_a_loop():
     scores, lengths = torch.randn(4, 37), torch.tensor([1, 9, 11, 37])
     for share in (0.1, 0.5, 1.0):
         wanted = []
@@ -292,7 +264,7 @@ def batch_of(data, seed=0, lengths=(5.3, 2.0, 0.1, 4.48)):
     return data.collate(items)
 
 
-def test_the_loss_is_the_sum_over_labelled_outputs_of_each_clip():
+def test_losses_are_means_over_labelled_outputs():
     model, batch = small(), batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES))
     losses = model.losses(batch)
     assert list(losses) == ["utterance", *NAMES]
@@ -303,30 +275,23 @@ def test_the_loss_is_the_sum_over_labelled_outputs_of_each_clip():
         for name in NAMES:
             label = batch[f"label_{name[2:]}"][index]
             label = label[label != IGNORE]
-            errors[name].append(
-                (scores[name][0, : len(label)] - nn.functional.one_hot(label, 2)).square()
-            )
+            error = scores[name][0, : len(label)] - nn.functional.one_hot(label, 2)
+            errors[name].append(error.square())
     for name in NAMES:
-        torch.testing.assert_close(
-            losses[name], torch.cat(errors[name]).mean(), atol=1e-5, rtol=1e-5
-        )
+        wanted = torch.cat(errors[name]).mean()
+        torch.testing.assert_close(losses[name], wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_clip_supervision_learns_from_the_highest_tenth():
-    model, batch = (
-        small(clip_scale=3.0),
-        batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES, supervision="clip")),
-    )
+    model = small(clip_scale=3.0)
+    batch = batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES, supervision="clip"))
     assert set(batch) == {"wave", "n_frames", "label"}
     losses, scores = model.losses(batch), model(batch["wave"], batch["n_frames"])
     for k, name in enumerate(NAMES):
-        total = 0
-        for row, n, label in zip(
-            scores[name], partialspoof.output_lengths(batch["n_frames"])[k], batch["label"]
-        ):
-            gap = (
-                (row[:n, 1] - row[:n, 0]).sort(descending=True).values[: math.ceil(0.1 * n)].mean()
-            )
+        total, lengths = 0, partialspoof.output_lengths(batch["n_frames"])[k]
+        for row, n, label in zip(scores[name], lengths, batch["label"]):
+            gaps = (row[:n, 1] - row[:n, 0]).sort(descending=True).values
+            gap = gaps[: math.ceil(0.1 * n)].mean()
             total += nn.functional.binary_cross_entropy(torch.sigmoid(3 * gap), label.float())
         torch.testing.assert_close(losses[name], total / 4, atol=1e-5, rtol=1e-5)
     model.loss(batch).backward()
@@ -341,9 +306,6 @@ def test_trains_under_bfloat16_autocast():
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
 
 
-# -------------------------------------------------------------------------------------- the front
-# end
-
 TINY = {
     "hidden_size": 128,
     "num_hidden_layers": 2,
@@ -353,7 +315,7 @@ TINY = {
 }
 
 
-def test_the_layers_of_a_speech_model_are_weighted_by_a_softmax_over_those_there_are():
+def test_layers_are_weighted_by_a_softmax_over_existing_ones():
     model = PartialSpoof(SSLFrontEnd(True, TINY, freeze="all"), blocks=1, max_frames=320)
     assert model.weight_hidd.shape == (30,)
     with torch.no_grad():
@@ -362,36 +324,28 @@ def test_the_layers_of_a_speech_model_are_weighted_by_a_softmax_over_those_there
     weights = np.exp([1, 0, 2]) / np.exp([1, 0, 2]).sum()
     wanted = sum(float(w) * layer for w, layer in zip(weights, model.frontend.hidden_states(wave)))
     torch.testing.assert_close(model.features(wave), wanted)
-    model.loss(
-        {"wave": wave, "n_frames": torch.tensor([24, 24]), "label": torch.tensor([0, 1])}
-    ).backward()
+    batch = {"wave": wave, "n_frames": torch.tensor([24, 24]), "label": torch.tensor([0, 1])}
+    model.loss(batch).backward()
     assert model.weight_hidd.grad[:3].any() and not model.weight_hidd.grad[3:].any()
     assert all(p.grad is None for p in model.frontend.parameters())
 
 
 @pytest.mark.parametrize("dim, max_frames", [(64, 2001), (200, 2001), (128, 127)])
-def test_refuses_sizes_that_cannot_be_halved_five_times(dim, max_frames):
+def test_sizes_that_cannot_be_halved_five_times_are_refused(dim, max_frames):
     with pytest.raises(ValueError, match="multiple of 128"):
         MultiResolution(dim, max_frames=max_frames)
 
 
-# ------------------------------------------------------------------------------------------- the
-# data
-
-
 def any_overlap(fake, first_s, end_s, n, span_s, early_s):
-    """Labels by their definition: is any of [first + i span - early, + span) that the crop holds
-    fake?
-    """
-    spans = [
-        (first_s + i * span_s - early_s, first_s + (i + 1) * span_s - early_s) for i in range(n)
-    ]
+    """Labels by definition: is any part of [first + i span - early, + span) in the crop fake?"""
+    edges = [first_s + i * span_s - early_s for i in range(n + 1)]
+    spans = zip(edges, edges[1:])
     held = [(max(start, first_s) + 1e-9, min(stop, end_s) - 1e-9) for start, stop in spans]
     return [int(any(b > start and a < stop for a, b in fake)) for start, stop in held]
 
 
 @pytest.mark.parametrize("offset_640", ["published", "corrected"])
-def test_a_crop_carries_the_labels_of_its_own_spans(offset_640):
+def test_crops_have_the_labels_of_their_own_spans(offset_640):
     data = PartialSpoofFrames(window=4 * CELL_SAMPLES, offset_640=offset_640)
     fake = np.array([[0.4, 0.75], [2.02, 2.05], [4.6, 5.9]])
     wave = np.arange(round(7.33 * RATE), dtype=np.float32)  # each sample holds its own number
@@ -399,37 +353,31 @@ def test_a_crop_carries_the_labels_of_its_own_spans(offset_640):
         item = data.example(wave, (fake, 1), np.random.default_rng(seed))
         first = int(item["wave"][0])
         assert first % CELL_SAMPLES == 0 and len(item["wave"]) <= 4 * CELL_SAMPLES + LOOKAHEAD
-        real = item["wave"][item["wave"] > 0]
-        assert torch.equal(
-            real, torch.arange(first + (first == 0), first + (first == 0) + len(real)).float()
-        )
+        heard = item["wave"][item["wave"] > 0].tolist()
+        assert heard == list(range(max(first, 1), max(first, 1) + len(heard)))
         n_frames = int(item["n_frames"])
         assert n_frames == min(128, math.ceil((len(wave) - first) / 320))
-        for ms, label in ((ms, item[f"label_{ms}"].tolist()) for ms in RESOLUTIONS_MS):
+        for ms in RESOLUTIONS_MS:
+            label, first_s = item[f"label_{ms}"].tolist(), first / RATE
             early = 0.32 if ms == 640 and offset_640 == "corrected" else 0.0
-            assert label == any_overlap(
-                fake, first / RATE, first / RATE + 2.56, len(label), ms / 1000, early
-            )
+            spans = (first_s, first_s + 2.56, len(label), ms / 1000, early)
+            assert label == any_overlap(fake, *spans)
             assert len(label) == (n_frames // 32 + 1 if early else n_frames * 20 // ms)
 
 
-def test_a_batch_pads_to_its_longest_and_ignores_what_it_added():
+def test_a_batch_is_padded_to_its_longest_clip():
     batch = batch_of(PartialSpoofFrames(window=6 * CELL_SAMPLES), lengths=(1.0, 3.01))
-    assert batch["n_frames"].tolist() == [50, 151] and batch["wave"].shape == (
-        2,
-        76 * 640 + LOOKAHEAD,
-    )
+    assert batch["n_frames"].tolist() == [50, 151]
+    assert batch["wave"].shape == (2, 76 * 640 + LOOKAHEAD)
     assert batch["label_160"].shape == (2, 18) and (batch["label_160"][0, 6:] == IGNORE).all()
     assert not batch["wave"][0, RATE:].any()
 
 
 @pytest.mark.parametrize("n_samples", [1, 639, 640, 5_119, 30_720, 30_721, 71_234, 123_456])
 @pytest.mark.parametrize("offset_640", ["published", "corrected"])
-def test_a_clip_of_any_length_has_a_row_for_each_frame(n_samples, offset_640):
-    data, model = (
-        PartialSpoofFrames(chunk=3 * CELL_SAMPLES, offset_640=offset_640),
-        Local(max_frames=1000).eval(),
-    )
+def test_clips_of_any_length_have_a_row_per_frame(n_samples, offset_640):
+    data = PartialSpoofFrames(chunk=3 * CELL_SAMPLES, offset_640=offset_640)
+    model = Local(max_frames=1000).eval()
     wave = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
     cut = data.cut(wave)
     assert {len(window.inputs["wave"]) for window in cut} <= {len(cut[0].inputs["wave"])}
@@ -441,14 +389,15 @@ def test_a_clip_of_any_length_has_a_row_for_each_frame(n_samples, offset_640):
     assert rows[-1, 1] == pytest.approx(n_samples / RATE)
     column = {name: rows[:, 3 + index] for index, name in enumerate(data.COLUMNS)}
     np.testing.assert_allclose(rows[:, 2], column["ps160_fake"] - column["ps160_real"], atol=1e-6)
-    if n_samples > data.stride:  # nothing mixed along the time: the pieces are those of one pass
+    if n_samples > data.stride:  # without mixing over time, pieces match one pass
         longer = PartialSpoofFrames(offset_640=offset_640)
-        whole, n_cells = clip_frames(model, longer, longer.cut(wave)), n_samples // CELL_SAMPLES
-        # behind the last whole cell the end is clamped in one pass, and padded in pieces
-        np.testing.assert_allclose(rows[: 16 * n_cells - 8], whole[: 16 * n_cells - 8], atol=1e-5)
+        whole = clip_frames(model, longer, longer.cut(wave))
+        # after the last whole cell the end is clamped in one pass, and padded in pieces
+        n_equal = 16 * (n_samples // CELL_SAMPLES) - 8
+        np.testing.assert_allclose(rows[:n_equal], whole[:n_equal], atol=1e-5)
 
 
-def test_each_column_is_its_resolution_on_the_40_ms_grid():
+def test_columns_are_their_resolution_on_the_40_ms_grid():
     data, model = PartialSpoofFrames(), small()
     wave = np.random.default_rng(0).normal(0, 0.1, 3 * RATE + 17).astype(np.float32)
     rows = clip_frames(model, data, data.cut(wave))[:, 3:]
@@ -458,31 +407,26 @@ def test_each_column_is_its_resolution_on_the_40_ms_grid():
         ms, which = int(name[2:].split("_")[0]), int(name.endswith("fake"))
         values = scores[f"ps{ms}"][0, :, which].numpy()
         for frame in range(len(rows)):
-            wanted = (
-                values[2 * frame : 2 * frame + 2].mean()
-                if ms == 20
-                else values[min(frame * 40 // ms, len(values) - 1)]
-            )
+            if ms == 20:
+                wanted = values[2 * frame : 2 * frame + 2].mean()
+            else:
+                wanted = values[min(frame * 40 // ms, len(values) - 1)]
             assert rows[frame, index] == pytest.approx(float(wanted), abs=1e-6)
 
 
-def test_scale_labels_of_less_than_a_span():
-    assert scale_labels(np.array([0, 1, 0]), 4).tolist() == [1] and scale_labels(
-        np.array([0, 0]), 4
-    ).tolist() == [0]
+def test_labels_of_less_than_a_span_give_one_output():
+    assert scale_labels(np.array([0, 1, 0]), 4).tolist() == [1]
+    assert scale_labels(np.array([0, 0]), 4).tolist() == [0]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [{"window": 64_000}, {"chunk": 20_480}, {"supervision": "frame"}, {"offset_640": "half"}],
 )
-def test_refuses_what_is_not_on_the_grid_or_unknown(wrong):
+def test_settings_off_the_grid_or_unknown_are_refused(wrong):
     with pytest.raises(ValueError):
         PartialSpoofFrames(**wrong)
 
-
-# ------------------------------------------------------------------------------ from config to
-# scores
 
 CONFIG = """
 model:
@@ -501,33 +445,24 @@ train: {{epochs: {epochs}, batch_size: 4, lr: 0.005, monitor: loss, schedule: on
 
 
 @pytest.mark.parametrize("supervision, epochs", [("segment", 6), ("clip", 3)])
-def test_finds_the_planted_fakes_from_training_to_scores(tmp_path, small_data, supervision, epochs):
+def test_planted_fakes_are_found_from_training_to_scores(tmp_path, small_data, supervision, epochs):
     config, out = tmp_path / "ps.yaml", tmp_path / "ps"
     config.write_text(CONFIG.format(supervision=supervision, epochs=epochs))
-    assert (
-        cli.main(
-            ["train", str(config), "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
-        )
-        == 0
-    )
+    assert cli.main(command(config, out, small_data)) == 0
     assert json.loads((out / "training.json").read_text())["val_auc"] > 0.9
-    assert (
-        cli.main(["score", str(out), "--split", "val", *small_data.arguments, "--device", "cpu"])
-        == 0
-    )
+    scoring = ["score", str(out), "--split", "val", *small_data.arguments, "--device", "cpu"]
+    assert cli.main(scoring) == 0
     path = score_file.score_path(out, "val", "frames")
     header = score_file.read_header(path)
     assert (header.supervision, header.scale) == (supervision, "cosine")
     table = score_file.read_scores(path).table
     assert set(PartialSpoofFrames.COLUMNS) <= set(table)
     listed = data_list.read_list(small_data.lists / "val.tsv", segments=True).set_index("file")
-    fake = np.concatenate(
-        [
-            frames.encode_labels(listed.loc[file, "audio_fake_segments"], len(rows))
-            for file, rows in table.groupby("file", sort=False)
-        ]
-    )
-    if supervision == "segment":  # clip labels do not say which frames of a clip give it away
+    if supervision == "segment":  # clip labels do not tell which frames are fake
+        spans = listed["audio_fake_segments"]
+        clips = table.groupby("file", sort=False)
+        fake = [frames.encode_labels(spans[file], len(rows)) for file, rows in clips]
+        fake = np.concatenate(fake)
         assert roc_auc(fake, table["score"].to_numpy()) > 0.9
 
 

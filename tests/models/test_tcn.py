@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from klassify.augmentation.mouth import FeatureAugment
+from klassify.augmentation.sets import FeatureAugment
 from klassify.grid.frames import IGNORE, TAGS, decode_tags, encode_tags, viterbi
 from klassify.models.tcn import TCN, MaskedBatchNorm1d, TaggingTCN
 
@@ -22,7 +22,7 @@ def make_batch(n_clips=6, n_frames=80, channels=16, seed=0):
     place = torch.arange(n_frames)
     valid = (place < lengths[:, None]) & ~((place >= 9) & (place < 14))
     features = 3 + 5 * torch.randn(n_clips, n_frames, channels)
-    features[~valid] = torch.nan  # whatever stands at an invalid frame must not matter
+    features[~valid] = torch.nan  # values at invalid frames must not matter
     tags = torch.randint(4, (n_clips, n_frames)).masked_fill(place >= lengths[:, None], IGNORE)
     return {"features": features, "valid": valid, "label": torch.arange(n_clips) % 2, "tags": tags}
 
@@ -32,9 +32,8 @@ def padded(batch, frames=37):
     fill = {"features": torch.nan, "valid": False, "tags": IGNORE}
     grown = dict(batch)
     for key, value in fill.items():
-        extra = torch.full(
-            (len(batch["label"]), frames, *batch[key].shape[2:]), value, dtype=batch[key].dtype
-        )
+        shape = (len(batch["label"]), frames, *batch[key].shape[2:])
+        extra = torch.full(shape, value, dtype=batch[key].dtype)
         grown[key] = torch.cat([batch[key], extra], dim=1)
     return grown
 
@@ -64,7 +63,7 @@ def test_receptive_field_is_61_frames():
 
 
 @pytest.mark.parametrize("channels", [4, 6, 16])
-def test_padding_and_company_change_no_score(channels):
+def test_padding_and_other_clips_change_no_score(channels):
     batch = make_batch(channels=channels)
     torch.manual_seed(1)
     model = fitted(TCN(in_channels=channels), batch)
@@ -76,15 +75,12 @@ def test_padding_and_company_change_no_score(channels):
         torch.testing.assert_close(model.score(padded(batch)), scores, atol=1e-6, rtol=0)
         for clip in range(len(scores)):
             stop = int(batch["valid"][clip].nonzero().max()) + 1
-            alone = {
-                "features": batch["features"][clip : clip + 1, :stop],
-                "valid": batch["valid"][clip : clip + 1, :stop],
-            }
+            alone = {key: batch[key][clip : clip + 1, :stop] for key in ("features", "valid")}
             torch.testing.assert_close(model.score(alone)[0], scores[clip], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("cls", [TCN, TaggingTCN])
-def test_padding_changes_no_gradient_and_no_statistics(cls):
+def test_padding_changes_no_gradient_or_statistics(cls):
     batch = make_batch()
     torch.manual_seed(1)
     models = [fitted(cls(dropout=0.0), batch)]
@@ -93,12 +89,10 @@ def test_padding_changes_no_gradient_and_no_statistics(cls):
     torch.testing.assert_close(*losses)
     for loss in losses:
         loss.backward()
-    for (name, a), b in zip(models[0].named_parameters(), models[1].parameters()):
-        torch.testing.assert_close(
-            a.grad, b.grad, msg=lambda text, name=name: f"{name}: {text}", atol=1e-5, rtol=1e-4
-        )
-    for (name, a), b in zip(models[0].named_buffers(), models[1].buffers()):
-        torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
+    for a, b in zip(models[0].parameters(), models[1].parameters()):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+    for a, b in zip(models[0].buffers(), models[1].buffers()):
+        torch.testing.assert_close(a, b)
 
 
 def test_masked_batch_norm_equals_torch_without_padding():
@@ -119,23 +113,20 @@ def test_masked_batch_norm_equals_torch_without_padding():
     torch.testing.assert_close(ours.eval()(x, torch.ones(4, 1, 11)), theirs.eval()(x))
 
 
-def test_masked_batch_norm_counts_valid_frames_only():
+def test_masked_batch_norm_counts_only_valid_frames():
     norm = MaskedBatchNorm1d(3, momentum=1.0)
     x, mask = torch.randn(6, 3, 20), torch.rand(6, 1, 20) < 0.6
     frames = x.transpose(1, 2)[mask[:, 0]]
     y = norm(x.where(mask, torch.tensor(1e4)), mask.float()).transpose(1, 2)[mask[:, 0]]
     torch.testing.assert_close(norm.running_mean, frames.mean(dim=0))
     torch.testing.assert_close(norm.running_var, frames.var(dim=0))
-    torch.testing.assert_close(
-        y, (frames - frames.mean(dim=0)) / (frames.var(dim=0, correction=0) + 1e-5).sqrt()
-    )
+    deviation = (frames.var(dim=0, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(y, (frames - frames.mean(dim=0)) / deviation)
 
 
-def test_normalisation_equals_moments_over_all_valid_frames():
+def test_normalisation_is_over_all_valid_frames():
     batch = make_batch()
-    batch["features"][..., 0] = (
-        1e6 + batch["features"][..., 0]
-    )  # where sums of squares would cancel
+    batch["features"][..., 0] += 1e6  # sums of squares would cancel
     batch["features"][..., 3] = 7.0
     model = fitted(TCN(), batch)
     frames = batch["features"][batch["valid"]].double()
@@ -150,14 +141,14 @@ def test_normalisation_equals_moments_over_all_valid_frames():
         model.fit_normalisation([(torch.ones(4, 16), torch.zeros(4, dtype=torch.bool))])
 
 
-def test_normalisation_may_be_left_out():
+def test_normalisation_can_be_switched_off():
     batch = make_batch()
     model = fitted(TCN(normalise=False), batch)
     x = model.normalised(batch["features"], batch["valid"])
     torch.testing.assert_close(x[batch["valid"]], batch["features"][batch["valid"]])
 
 
-def test_no_valid_frame_gives_a_finite_score():
+def test_clips_without_valid_frames_have_finite_scores():
     batch = {
         "features": torch.full((2, 30, 16), torch.nan),
         "valid": torch.zeros(2, 30, dtype=torch.bool),
@@ -167,22 +158,18 @@ def test_no_valid_frame_gives_a_finite_score():
     assert TCN().train().loss(batch | {"label": torch.tensor([0, 1])}).isfinite()
 
 
-def test_loss_is_cross_entropy_and_weighs_fakes():
+def test_clip_loss_is_cross_entropy_with_weighted_fakes():
     batch = make_batch()
     torch.manual_seed(1)
     model = TCN(dropout=0.0).eval()
     log_odds, label = model.score(batch), batch["label"].double()
     fake, real = log_odds.double().sigmoid().log(), (-log_odds.double()).sigmoid().log()
-    torch.testing.assert_close(
-        model.loss(batch).double(), -(label * fake + (1 - label) * real).mean()
-    )
-    model.pos_weight = 3.0
-    torch.testing.assert_close(
-        model.loss(batch).double(), -(3 * label * fake + (1 - label) * real).mean()
-    )
+    for model.pos_weight in (1.0, 3.0):
+        wanted = -(model.pos_weight * label * fake + (1 - label) * real).mean()
+        torch.testing.assert_close(model.loss(batch).double(), wanted)
 
 
-def test_augmentation_only_in_training():
+def test_augmentation_applies_only_in_training():
     batch = make_batch()
     model = fitted(TCN(dropout=0.0, augment=FeatureAugment(1, 1, 1, 1, 1)), batch)
     model.eval()
@@ -216,7 +203,7 @@ def planted(n_clips=24, n_frames=64, seed=5):
     return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
 
-def test_learns_a_planted_signal_and_generalises():
+def test_tcn_learns_a_planted_signal_and_generalises():
     torch.manual_seed(2)
     model = train(TCN(in_channels=4, hidden=16, augment=FeatureAugment()), planted(), steps=80)
     with torch.no_grad():
@@ -230,17 +217,15 @@ def test_training_is_deterministic():
     states = []
     for _ in range(2):
         torch.manual_seed(2)
-        states.append(
-            train(TCN(in_channels=4, hidden=8, augment=FeatureAugment()), planted(), 5).state_dict()
-        )
+        model = TCN(in_channels=4, hidden=8, augment=FeatureAugment())
+        states.append(train(model, planted(), 5).state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values()))
 
 
 def test_tagger_learns_to_find_segments():
     torch.manual_seed(2)
-    model = train(
-        TaggingTCN(in_channels=4, hidden=16, tag_hidden=24, dropout=0.0), planted(), steps=150
-    )
+    model = TaggingTCN(in_channels=4, hidden=16, tag_hidden=24, dropout=0.0)
+    train(model, planted(), steps=150)
     with torch.no_grad():
         batch = planted()
         log_probs = model.tag_log_probs(batch).numpy()
@@ -249,7 +234,7 @@ def test_tagger_learns_to_find_segments():
     assert sum(a == b for a, b in zip(found, wanted)) >= 22  # of 24
 
 
-def test_tag_loss_is_the_weighted_mean_over_known_valid_frames():
+def test_tag_loss_is_a_weighted_mean_over_known_valid_frames():
     batch = make_batch()
     batch["tags"][0, 5] = IGNORE
     torch.manual_seed(1)
@@ -273,13 +258,9 @@ def test_tagger_adds_the_clip_loss_with_its_weight():
     tags_only = TaggingTCN(dropout=0.0, clip_weight=0).eval()
     clip_only = TCN(dropout=0.0).eval()
     for part in (tags_only, clip_only):
-        names = part.state_dict().keys()
-        part.load_state_dict(
-            {name: value for name, value in both.state_dict().items() if name in names}
-        )
-    torch.testing.assert_close(
-        both.loss(batch), tags_only.loss(batch) + 0.5 * clip_only.loss(batch)
-    )
+        part.load_state_dict({name: both.state_dict()[name] for name in part.state_dict()})
+    wanted = tags_only.loss(batch) + 0.5 * clip_only.loss(batch)
+    torch.testing.assert_close(both.loss(batch), wanted)
     torch.testing.assert_close(both.score(batch), clip_only.score(batch))
 
 
@@ -289,19 +270,17 @@ def test_padding_changes_no_tags():
     model = fitted(TaggingTCN(), batch).eval()
     with torch.no_grad():
         kept = batch["valid"]
-        longer = model.tag_log_probs(padded(batch))[:, : kept.shape[1]]
-        torch.testing.assert_close(
-            longer[kept], model.tag_log_probs(batch)[kept], atol=1e-6, rtol=0
-        )
+        longer = model.tag_log_probs(padded(batch))[:, : kept.shape[1]][kept]
+        torch.testing.assert_close(longer, model.tag_log_probs(batch)[kept], atol=1e-6, rtol=0)
 
 
-def test_without_a_known_tag_the_loss_is_zero_not_nan():
+def test_tag_loss_without_known_tags_is_zero():
     batch = make_batch()
     batch["tags"][:] = IGNORE
     assert TaggingTCN(clip_weight=0).loss(batch) == 0
 
 
-def test_score_without_a_clip_head_is_that_of_the_most_suspicious_valid_frame():
+def test_without_a_clip_head_the_highest_valid_frame_scores():
     batch = make_batch()
     model = fitted(TaggingTCN(clip_weight=0), batch).eval()
     p_outside = model.tag_log_probs(batch)[..., 0].double().exp()

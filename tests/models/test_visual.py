@@ -1,6 +1,4 @@
-"""The visual model: the published numbers, absent LMM features, a frozen VQ-VAE, and losses of
-windows and clips.
-"""
+"""The visual model: published numbers, absent LMM features, a frozen VQ-VAE, and its losses."""
 
 from __future__ import annotations
 
@@ -45,22 +43,17 @@ def batch_of(
     } | {name: torch.stack([draw[name] for draw in draws]) for name in augmentation_frames.DRAWS}
 
 
-# ---------------------------------------------------------------------------------------- goldens
-
-
 class Sized(nn.Module):
     """As much of a spatio-temporal model as the head needs."""
 
     dim, size, window = 768, 224, 10
 
 
-def test_head_equals_the_published_one():
+def test_head_matches_the_published_one():
     description, expected = load(str(GOLDENS / "mmdet_head"))
     model = Visual(Sized(), nn.Identity())
-    state = {
-        key: torch.from_numpy(value)
-        for key, value in make_state(description["models"]["main"]).items()
-    }
+    state = make_state(description["models"]["main"])
+    state = {key: torch.from_numpy(value) for key, value in state.items()}
     assert set(model.state_dict()) == set(state)
     model.load_state_dict(state)
     tolerance = {"atol": description["tolerance"]["abs"], "rtol": description["tolerance"]["rel"]}
@@ -76,12 +69,9 @@ def test_head_equals_the_published_one():
 def test_published_size():
     with torch.device("meta"):
         model = Visual(SpatioTemporal(), VQVAE())
-    parts = [
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if not name.startswith("vqvae.")
-    ]
-    assert sum(parts) == 203_617_539
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    without_vqvae = sum(n for name, n in sizes.items() if not name.startswith("vqvae."))
+    assert without_vqvae == 203_617_539
 
 
 def test_token_weights_equal_a_loop_over_heads():
@@ -95,10 +85,7 @@ def test_token_weights_equal_a_loop_over_heads():
     torch.testing.assert_close(attention(tokens), attention.proj(torch.cat(heads, dim=2)))
 
 
-# ------------------------------------------------------------------------------------ LMM features
-
-
-def test_a_window_without_lmm_features_is_one_of_fc_tokens_alone():
+def test_windows_without_lmm_features_use_only_fc_tokens():
     model, st_tokens = small().eval(), torch.randn(3, 3, 16)
     visual, textual = torch.randn(3, 1, 5).half(), torch.randn(3, 4, 7).half()
     alone, complete = model(st_tokens, None, None), model(st_tokens, visual, textual)
@@ -108,21 +95,18 @@ def test_a_window_without_lmm_features_is_one_of_fc_tokens_alone():
     assert not torch.allclose(alone, complete)
 
 
-def test_absent_features_leave_no_trace_even_in_gradients():
+def test_absent_lmm_features_get_no_gradient():
     model, st_tokens = small(), torch.randn(2, 3, 16)
     visual, textual = torch.randn(2, 1, 5), torch.randn(2, 4, 7)
     model(st_tokens, visual, textual, torch.tensor([False, False])).sum().backward()
     assert not model.mm_proj.weight.grad.any() and not model.clip_proj.weight.grad.any()
 
 
-def test_variant_without_lmm_takes_no_notice_of_features():
+def test_a_model_without_lmm_branch_ignores_lmm_features():
     model, st_tokens = small(lmm_dims=None), torch.randn(2, 3, 16)
     assert not any(key.startswith(("clip_proj", "mm_proj")) for key in model.state_dict())
     given = model(st_tokens, torch.randn(2, 1, 5), torch.randn(2, 4, 7), torch.tensor([True, True]))
     torch.testing.assert_close(given, model(st_tokens, None, None))
-
-
-# ----------------------------------------------------------------------------------------- VQ-VAE
 
 
 def test_the_vqvae_never_changes_in_training():
@@ -137,7 +121,7 @@ def test_the_vqvae_never_changes_in_training():
         assert torch.equal(value, before[key]), key
 
 
-def test_vqvae_weights_are_loaded_before_a_training_and_saved_with_the_rest(tmp_path):
+def test_vqvae_weights_are_loaded_and_saved_with_the_model(tmp_path):
     trained = VQVAE(dim=4, codes=8)
     save_weights(trained, tmp_path / "model.safetensors")
     for source in (tmp_path, tmp_path / "model.safetensors"):
@@ -149,9 +133,7 @@ def test_vqvae_weights_are_loaded_before_a_training_and_saved_with_the_rest(tmp_
         assert torch.equal(model.reconstruct(frames), trained.reconstruct(frames))
     save_weights(model, tmp_path / "visual.safetensors")
     (tmp_path / "model.safetensors").unlink()
-    again = small(
-        vqvae_weights=str(tmp_path)
-    )  # whose file is gone: the system is complete without it
+    again = small(vqvae_weights=str(tmp_path))  # the file is gone, but the system is complete
     load_weights(again, tmp_path / "visual.safetensors")
     assert torch.equal(again.reconstruct(frames), trained.reconstruct(frames))
 
@@ -162,13 +144,9 @@ def test_weights_of_another_vqvae_are_refused(tmp_path):
         small(vqvae_weights=str(tmp_path)).load_pretrained()
 
 
-# ------------------------------------------------------------------------------------------ stems
-
-
-def test_stems_of_a_trained_model_are_taken_over_and_stay(tmp_path):
-    trained = Visual(
-        SpatioTemporal(**{**SMALL, "window": 1}), VQVAE(dim=4, codes=8), lmm_dims=None, heads=2
-    )
+def test_frozen_stems_come_from_a_trained_model(tmp_path):
+    backbone = SpatioTemporal(**{**SMALL, "window": 1})
+    trained = Visual(backbone, VQVAE(dim=4, codes=8), lmm_dims=None, heads=2)
     save_weights(trained, tmp_path / "model.safetensors")
     model = small(stems=str(tmp_path), freeze_stems=True)
     with pytest.raises(KlassifyError, match="random weights"):
@@ -183,12 +161,9 @@ def test_stems_of_a_trained_model_are_taken_over_and_stay(tmp_path):
     assert model.head.weight.grad is not None
 
 
-def test_gabor_start_has_filters_of_all_scales_in_both_branches():
-    model = small(gabor=True)
-    for backbone in (
-        model.backbone.patch_embed.rgb_backbone,
-        model.backbone.patch_embed.recons_backbone,
-    ):
+def test_gabor_filters_have_all_scales_in_both_stems():
+    patch_embed = small(gabor=True).backbone.patch_embed
+    for backbone in (patch_embed.rgb_backbone, patch_embed.recons_backbone):
         assert torch.equal(backbone.stem.conv.weight, backbone.freq_stem.conv.weight)
     weight = torch.empty(400, 3, 7, 7)
     gabor_filters_(weight)
@@ -199,9 +174,6 @@ def test_gabor_start_has_filters_of_all_scales_in_both_branches():
     peaks = torch.hypot(across, down).flatten()[spectrum.argmax(dim=1)]
     low, middle, high = ((peaks < 0.15), (peaks >= 0.15) & (peaks < 0.3), peaks >= 0.3)
     assert min(part.float().mean() for part in (low, middle, high)) > 0.15
-
-
-# ------------------------------------------------------------------------------------------ losses
 
 
 def test_pixels_are_normalised_as_for_imagenet():
@@ -218,17 +190,16 @@ def test_loss_is_the_cross_entropy_of_every_window():
     for clip in range(2):
         for k, start in enumerate(batch["starts"][clip].tolist()):
             window = batch["frames"][clip, start : start + 3]
-            st_tokens = model.backbone(
-                model.pixels(window)[None], model.pixels(model.reconstruct(window))[None]
-            )
-            lmm = [
-                batch[name][clip, k][None] if clip == 0 else None for name in ("visual", "textual")
-            ]
+            pair = (model.pixels(part)[None] for part in (window, model.reconstruct(window)))
+            st_tokens = model.backbone(*pair)
+            lmm = [None, None]
+            if clip == 0:
+                lmm = [batch[name][clip, k][None] for name in ("visual", "textual")]
             losses.append(F.cross_entropy(model(st_tokens, *lmm), batch["label"][clip, k][None]))
     torch.testing.assert_close(model.loss(batch), torch.stack(losses).mean())
 
 
-def test_clip_loss_knows_the_clip_label_alone():
+def test_clip_loss_uses_only_the_clip_label():
     model, batch = small(lmm_dims=None).eval(), batch_of()
     log_odds = []
     for clip in range(2):
@@ -270,17 +241,10 @@ def test_a_shared_frame_passes_the_stems_once():
     assert seen == [10]  # 2 clips of 5 frames, for 6 windows of 3
 
 
-# ------------------------------------------------------------------------------------ augmentation
-
-
 def test_one_draw_for_frames_and_reconstruction():
     frames = frames_of(2, 4, 40, 40)
-    draws = [
-        augmentation_frames.draw(
-            np.random.default_rng(i), 8, augmentation_frames.FrameAugment(0, 0, 1)
-        )
-        for i in range(2)
-    ]
+    flip = augmentation_frames.FrameAugment(0, 0, 1)
+    draws = [augmentation_frames.draw(np.random.default_rng(i), 8, flip) for i in range(2)]
     stacked = {
         name: torch.stack([draw[name] for draw in draws]) for name in augmentation_frames.DRAWS
     }
@@ -323,28 +287,18 @@ def test_heads_must_divide_the_width():
 
 
 @pytest.mark.parametrize("start", ["stems", "init"])
-def test_what_learns_from_clips_does_not_start_from_segments(start, small_data, tmp_path, capsys):
-    """The rule of Task 1 reaches the weights that a training starts from."""
+def test_clip_models_do_not_start_from_segment_weights(start, small_data, tmp_path, capsys):
     weights = tmp_path / "stems" / "model.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(b"never read")
     given = [f"model.init_args.stems={weights.parent}"] if start == "stems" else []
     options = ["--init", str(weights)] if start == "init" else []
     config = ROOT / "recipes/multibranch/conf/demo/visual_clip.yaml"
-    command = [
-        "train",
-        str(config),
-        *given,
-        "data.init_args.lmm=false",
-        "model.init_args.lmm_dims=null",
-        "--out",
-        str(tmp_path / "out"),
-        *small_data.arguments,
-        *options,
-    ]
+    given += ["data.init_args.lmm=false", "model.init_args.lmm_dims=null"]
+    options += ["--out", str(tmp_path / "out"), *small_data.arguments]
+    command = ["train", str(config), *given, *options]
     write_system(weights.parent, System("stems", "model", "visual", "segment", "log_odds"))
-    assert cli.main(command) == 2 and "learned from segment labels" in capsys.readouterr().err
+    assert cli.main(command) == 2 and "trained on segment labels" in capsys.readouterr().err
     write_system(weights.parent, System("stems", "model", "visual", "clip", "log_odds"))
-    assert (
-        cli.main(command) == 2 and "segment labels" not in capsys.readouterr().err
-    )  # the weights are none
+    # refused too, but only because the file holds no weights
+    assert cli.main(command) == 2 and "segment labels" not in capsys.readouterr().err

@@ -1,6 +1,4 @@
-"""VQ-VAE: equal to the published one; its loss, its codebook and the way back to pixels against
-slow references.
-"""
+"""The VQ-VAE matches the published one; loss, codebook and pixels match slow references."""
 
 from __future__ import annotations
 
@@ -30,13 +28,8 @@ FULL_SIZE = [pytest.param(name, marks=[] if "H64" in name else pytest.mark.slow)
 
 @pytest.fixture(scope="module")
 def published():
-    model = VQVAE()
-    model.load_state_dict(
-        {
-            k: torch.from_numpy(np.asarray(v))
-            for k, v in make_state(GOLDEN["models"]["main"]).items()
-        }
-    )
+    model, state = VQVAE(), make_state(GOLDEN["models"]["main"])
+    model.load_state_dict({key: torch.as_tensor(value) for key, value in state.items()})
     return model.eval()
 
 
@@ -53,12 +46,9 @@ def images(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", FULL_SIZE)
-def test_equals_the_published_model(published, name):
-    expected = {
-        key.removeprefix(f"{name}/"): value
-        for key, value in EXPECTED.items()
-        if key.startswith(name)
-    }
+def test_vqvae_matches_the_published_one(published, name):
+    keys = [key for key in EXPECTED if key.startswith(name)]
+    expected = {key.removeprefix(f"{name}/"): EXPECTED[key] for key in keys}
     limits = GOLDEN["tolerance"]
     near = {"atol": limits["abs"], "rtol": limits["rel"]}
     frames = torch.from_numpy(make_input(CASES[name]["inputs"][0]))
@@ -69,20 +59,17 @@ def test_equals_the_published_model(published, name):
     assert list(decoded.shape) == CASES[name]["checks"]["decoder_shape"]
     np.testing.assert_allclose(latents[0, :8, :5, :5], expected["latent_corner"], **near)
     np.testing.assert_allclose(decoded[0, :, :8, :8], expected["decoder_corner"], **near)
-    moments = torch.stack(
-        [decoded.mean(dim=(0, 2, 3)), decoded.std(dim=(0, 2, 3), correction=0)], dim=1
-    )
+    mean, deviation = decoded.mean(dim=(0, 2, 3)), decoded.std(dim=(0, 2, 3), correction=0)
+    moments = torch.stack([mean, deviation], dim=1)
     np.testing.assert_allclose(moments, expected["decoder_mean_std"], **near)
     if "decoder" in expected:
         np.testing.assert_allclose(decoded, expected["decoder"], **near)
     levels = np.abs(made.astype(int) - expected["reconstruction_uint8"])
-    assert (
-        levels.max() <= limits["uint8_levels"]
-        and (levels > 0).mean() <= limits["uint8_mismatch_fraction"]
-    )
+    assert levels.max() <= limits["uint8_levels"]
+    assert (levels > 0).mean() <= limits["uint8_mismatch_fraction"]
 
 
-def test_state_and_size_are_the_published_ones(published):
+def test_state_dict_matches_the_published_one(published):
     assert [[key, list(value.shape)] for key, value in published.state_dict().items()] == [
         entry[:2] for entry in GOLDEN["models"]["main"]["state"]
     ]
@@ -91,7 +78,7 @@ def test_state_and_size_are_the_published_ones(published):
     assert fresh.abs().max() <= 1 / 512 and fresh.abs().max() > 0.9 / 512
 
 
-def test_the_skip_carries_what_the_relu_left():
+def test_the_skip_carries_relu_x():
     torch.manual_seed(1)
     block = ResidualBlock(4).eval()
     x = torch.randn(2, 4, 6, 5)
@@ -102,7 +89,7 @@ def test_the_skip_carries_what_the_relu_left():
     assert torch.equal(x, kept)
 
 
-def test_nearest_code_by_brute_force_and_the_first_of_equals():
+def test_nearest_code_matches_brute_force():
     torch.manual_seed(2)
     book = Codebook(7, 3)
     book.embedding.weight.data = torch.randn(7, 3)
@@ -125,7 +112,7 @@ def test_codes_do_not_depend_on_autocast(small):
     assert torch.equal(rounded, small.codebook.nearest(latents))
 
 
-def test_loss_by_hand(small):
+def test_loss_is_the_sum_of_its_three_terms(small):
     small.eval()
     batch = {"frames": images(2, 16, 12)}
     x = to_unit(batch["frames"])
@@ -136,10 +123,8 @@ def test_loss_by_hand(small):
     torch.testing.assert_close(small.loss(batch), expected)
 
 
-def test_gradients_go_where_they_should(small):
-    """The codes learn from latents alone; the encoder from the commitment, and straight through
-    the codes.
-    """
+def test_gradients_pass_straight_through_the_codes(small):
+    """Codes learn only from latents; the encoder from the commitment and the reconstruction."""
     small.eval()
     batch = {"frames": images(2, 16, 16)}
     small.loss(batch).backward()
@@ -150,16 +135,15 @@ def test_gradients_go_where_they_should(small):
     torch.testing.assert_close(small.codebook.embedding.weight.grad, book)
 
     point = chosen.detach().requires_grad_()
-    (through,) = torch.autograd.grad(
-        F.mse_loss(small.decoder(point), to_unit(batch["frames"])), point
-    )
+    error = F.mse_loss(small.decoder(point), to_unit(batch["frames"]))
+    (through,) = torch.autograd.grad(error, point)
     through = through + 2 * small.beta * (latents - chosen.detach()) / latents.numel()
     last = small.encoder[0].weight
     (expected,) = torch.autograd.grad(small.latents(to_unit(batch["frames"])), last, through)
     torch.testing.assert_close(last.grad, expected)
 
 
-def test_unused_codes_move_to_latents_and_used_ones_stay():
+def test_only_unused_codes_move_to_latents():
     book = Codebook(32, 4)
     latents = torch.randn(2, 4, 3, 3)
     before, codes = book.embedding.weight.detach().clone(), book.nearest(latents)
@@ -177,7 +161,7 @@ def test_unused_codes_move_to_latents_and_used_ones_stay():
     assert torch.equal(book.embedding.weight, after)
 
 
-def test_only_training_moves_codes(small):
+def test_codes_move_only_in_training(small):
     small.reseed, batch = 1.0, {"frames": images(1, 16, 16)}
     before = small.codebook.embedding.weight.detach().clone()
     small.eval().loss(batch)
@@ -188,7 +172,7 @@ def test_only_training_moves_codes(small):
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (17, 22), (4, 7), (31, 5)])
-def test_reconstruction_keeps_shape_and_mode_and_does_not_depend_on_the_batch(small, height, width):
+def test_reconstruction_keeps_shape_and_mode(small, height, width):
     frames = images(5, height, width)
     small.train()
     whole = small.reconstruct(frames)
@@ -200,7 +184,7 @@ def test_reconstruction_keeps_shape_and_mode_and_does_not_depend_on_the_batch(sm
     assert small.reconstruct(frames[:0]).shape == (0, height, width, 3)
 
 
-def test_half_and_double_precision(small):
+def test_reconstructions_agree_in_all_precisions(small):
     frames = images(2, 16, 16)
     whole = small.reconstruct(frames).int()
     assert (small.double().reconstruct(frames).int() - whole).abs().max() <= 1
@@ -208,12 +192,12 @@ def test_half_and_double_precision(small):
         assert (small.float().reconstruct(frames).int() - whole).abs().float().mean() < 8
 
 
-def test_frames_too_small_for_a_latent_are_refused(small):
+def test_frames_below_4x4_pixels_are_refused(small):
     with pytest.raises(ValueError, match="4x4"):
         small.reconstruct(images(1, 3, 16))
 
 
-def test_the_way_to_floats_and_back():
+def test_pixels_survive_the_way_to_floats_and_back():
     frames = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(1, 16, 16, 3)
     x = to_unit(frames)
     assert x.shape == (1, 3, 16, 16) and x.min() == -1 and x.max() == 1
@@ -230,16 +214,12 @@ def psnr(frames, others):
 def test_psnr():
     frames = images(3, 8, 8)
     assert psnr(frames, frames) == math.inf
-    black, grey = (
-        torch.zeros(1, 4, 4, 3, dtype=torch.uint8),
-        torch.full((1, 4, 4, 3), 51, dtype=torch.uint8),
-    )
-    assert (
-        psnr(black, grey) == pytest.approx(20 * math.log10(5)) == pytest.approx(psnr(grey, black))
-    )
+    black = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    grey = black + 51
+    assert psnr(black, grey) == psnr(grey, black) == pytest.approx(20 * math.log10(5))
 
 
-def test_learns_to_reconstruct(small):
+def test_vqvae_learns_to_reconstruct(small):
     shapes = torch.zeros(8, 16, 16, 3, dtype=torch.uint8)
     for i in range(8):
         shapes[i, i : i + 8, 4:12] = torch.tensor([30 * i, 200, 255 - 30 * i], dtype=torch.uint8)

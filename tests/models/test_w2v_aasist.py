@@ -1,6 +1,4 @@
-"""Wav2Vec-AASIST: equal to the published back end, imported from files laid out as the released
-ones.
-"""
+"""Wav2Vec-AASIST matches the published back end and loads files like the released ones."""
 
 import numpy as np
 import pytest
@@ -26,27 +24,19 @@ UNUSED = [f"encoder.{block}.0.bn1.{name}" for block in range(1, 6) for name in (
 
 
 def published_backend():
-    """State dict of the published back end, filled as the goldens say."""
-    return {
-        key: torch.from_numpy(np.asarray(value))
-        for key, value in make_state(GOLDEN["models"]["main"]).items()
-    }
+    """State dict of the published back end, filled as in the goldens."""
+    state = make_state(GOLDEN["models"]["main"])
+    return {key: torch.as_tensor(value) for key, value in state.items()}
 
 
 def published_model(seed=7):
     """State dict of a whole published model with a tiny speech encoder: index 1 is bona fide."""
     description, _ = load(GOLDENS / "ssl_wav2vec2")
-    encoder = {
-        f"ssl_model.model.{key}": value
-        for key, value in make_state(description["models"]["main"]).items()
-    }
-    backend = {
-        key: value
-        for key, value in make_state(GOLDEN["models"]["main"]).items()
-        if key != "LL.weight"
-    }
-    state = encoder | backend | {"LL.weight": fill("LL.weight", (128, 64), seed)}
-    return {key: torch.from_numpy(np.asarray(value)) for key, value in state.items()}
+    encoder = make_state(description["models"]["main"])
+    state = {f"ssl_model.model.{key}": torch.as_tensor(value) for key, value in encoder.items()}
+    state |= published_backend()
+    state["LL.weight"] = torch.from_numpy(fill("LL.weight", (128, 64), seed))
+    return state
 
 
 class Embedded(FrontEnd):
@@ -83,27 +73,23 @@ def imported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
-def test_equal_to_the_published_back_end(imported, case):
+def test_back_end_matches_the_published_one(imported, case):
     features, outputs = torch.from_numpy(make_input(case["inputs"][0])), {}
-    hooks = [
-        getattr(imported.backend, layer).register_forward_hook(
-            lambda module, inputs, output, name=name: outputs.__setitem__(name, output)
-        )
-        for layer, name in (("GAT_layer_S", "gat_S"), ("pool_S", "pool_S"))
-    ]
+
+    def keep(name, layer):
+        return layer.register_forward_hook(lambda *call: outputs.update({name: call[-1]}))
+
+    backend = imported.backend
+    hooks = [keep("gat_S", backend.GAT_layer_S), keep("pool_S", backend.pool_S)]
     with torch.no_grad():
         outputs["logits"] = imported(features)
     for hook in hooks:
         hook.remove()
     wanted = {name: EXPECTED[f"{case['id']}/{name}"] for name in ("logits", "gat_S", "pool_S")}
-    wanted["logits"] = wanted["logits"][
-        :, ::-1
-    ]  # columns there: spoof, bona fide; here: real, fake
-    tolerance = GOLDEN["tolerance"]
+    wanted["logits"] = wanted["logits"][:, ::-1]  # published columns: spoof, bona fide
+    tolerance = {"atol": GOLDEN["tolerance"]["abs"], "rtol": GOLDEN["tolerance"]["rel"]}
     for name, value in wanted.items():
-        np.testing.assert_allclose(
-            outputs[name].numpy(), value, atol=tolerance["abs"], rtol=tolerance["rel"]
-        )
+        np.testing.assert_allclose(outputs[name].numpy(), value, **tolerance)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -123,7 +109,7 @@ def test_a_released_file_gives_the_same_answers(tmp_path, prefix):
         torch.testing.assert_close(model.score({"wave": wave}), spoof - bona_fide)
 
 
-def test_files_of_other_ages_load_and_incomplete_ones_do_not(tmp_path):
+def test_older_files_load_and_incomplete_ones_do_not(tmp_path):
     path = tmp_path / "model.pth"
     published = published_model()
     older = {
@@ -136,14 +122,10 @@ def test_files_of_other_ages_load_and_incomplete_ones_do_not(tmp_path):
     assert "encoder.0.0.bn1.weight" in report.left_out
     assert "backend.encoder.3.0.bn1.running_mean" in report.lacking
 
-    torch.save(
-        {key: value for key, value in published.items() if key != "pos_S"}
-        | {"extra": torch.ones(1)},
-        path,
-    )
-    with pytest.raises(
-        KlassifyError, match=r"1 missing \(backend.pos_S\); 1 unexpected \(backend.extra\)"
-    ):
+    del published["pos_S"]
+    torch.save(published | {"extra": torch.ones(1)}, path)
+    told = r"1 missing \(backend.pos_S\); 1 unexpected \(backend.extra\)"
+    with pytest.raises(KlassifyError, match=told):
         import_weights(W2VAASIST(SSLFrontEnd(False, TINY)), path)
 
 
@@ -167,17 +149,14 @@ def test_published_sizes():
 def test_full_size_with_xlsr():
     with torch.device("meta"):
         model = W2VAASIST(SSLFrontEnd(normalize_input=False, architecture="xlsr53"))
-    mask_embedding, pretraining_heads = (
-        1_024,
-        1_951_872,
-    )  # in the released files, without effect on the answer
+    mask_embedding, pretraining_heads = 1_024, 1_951_872  # in released files, not used
     assert count(model) == 315_437_696 + 447_242
     assert count(model) + mask_embedding + pretraining_heads == 317_837_834
     assert model.frontend.n_frames(64_600) == 201
 
 
 @pytest.mark.parametrize("n_frames", [3, 4, 5, 6, 20, 199, 200, 301])
-def test_any_length_of_at_least_three_frames(imported, n_frames):
+def test_windows_of_three_or_more_frames_are_scored(imported, n_frames):
     features = torch.from_numpy(fill("input:features", (2, n_frames, 1024), n_frames))
     with torch.no_grad():
         both = imported(features)
@@ -190,13 +169,13 @@ def test_two_frames_are_too_few(imported):
         imported(torch.zeros(1, 2, 1024))
 
 
-def test_frames_beyond_the_last_whole_pooling_cell_do_not_count(imported):
+def test_frames_after_the_last_pooling_cell_do_not_count(imported):
     features = torch.from_numpy(fill("input:features", (1, 8, 1024), 1))
     with torch.no_grad():
         torch.testing.assert_close(imported(features), imported(features[:, :6]))
 
 
-def test_all_but_the_unused_normalisations_learn_from_the_loss():
+def test_all_but_the_unused_norms_get_gradients():
     torch.manual_seed(0)
     model = W2VAASIST(Pooled())
     batch = {"wave": torch.randn(6, 16_000), "label": torch.tensor([0, 1, 0, 1, 0, 1])}
@@ -206,7 +185,7 @@ def test_all_but_the_unused_normalisations_learn_from_the_loss():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_the_unused_normalisations_change_nothing(imported):
+def test_the_unused_norms_change_no_score(imported):
     features = torch.from_numpy(fill("input:features", (1, 30, 1024), 5))
     changed = W2VAASIST(Embedded()).eval()
     changed.load_state_dict(imported.state_dict())
@@ -217,16 +196,13 @@ def test_the_unused_normalisations_change_nothing(imported):
 
 
 def test_loss_is_the_weighted_negative_log_likelihood(imported):
-    wave, label = (
-        torch.from_numpy(fill("input:features", (3, 30, 1024), 9)),
-        torch.tensor([1, 0, 1]),
-    )
+    wave = torch.from_numpy(fill("input:features", (3, 30, 1024), 9))
+    label = torch.tensor([1, 0, 1])
     batch = {"wave": wave, "label": label}
     with torch.no_grad():
         probability = imported(wave).softmax(1)[torch.arange(3), label].double()
-        torch.testing.assert_close(
-            imported.loss(batch).double(), -probability.log().mean(), rtol=1e-5, atol=0
-        )
+        wanted = -probability.log().mean()
+        torch.testing.assert_close(imported.loss(batch).double(), wanted, rtol=1e-5, atol=0)
         weighted = W2VAASIST(Embedded(), class_weights=(0.9, 0.1)).eval()
         weighted.load_state_dict(imported.state_dict())
         weights = torch.tensor([0.1, 0.9, 0.1], dtype=torch.float64)
@@ -234,7 +210,7 @@ def test_loss_is_the_weighted_negative_log_likelihood(imported):
         torch.testing.assert_close(weighted.loss(batch).double(), wanted, rtol=1e-5, atol=0)
 
 
-def test_score_is_the_log_odds_of_fake_and_rises_when_fake_is_learned():
+def test_scores_are_log_odds_and_learn_planted_fakes():
     torch.manual_seed(1)
     model = W2VAASIST(Pooled(), bands=48, channels=(4, 4), graph_dims=(8, 4))
     label = torch.arange(16) % 2
@@ -261,7 +237,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(imported):
         assert torch.equal(model(features), model(features))
 
 
-def test_dropout_rates_can_be_lowered_and_default_to_the_published_ones():
+def test_dropout_is_a_factor_on_the_published_rates():
     def rates(model):
         return sorted(module.p for module in model.modules() if isinstance(module, nn.Dropout))
 
@@ -280,20 +256,17 @@ def test_dropout_rates_can_be_lowered_and_default_to_the_published_ones():
 
 
 def test_weights_file_round_trip(tmp_path):
-    model, other = (
-        W2VAASIST(Pooled(), channels=(8, 16)),
-        W2VAASIST(Pooled(), channels=(8, 16), class_weights=(0.5, 0.5)),
-    )
+    model = W2VAASIST(Pooled(), channels=(8, 16))
+    # class weights belong to the training, not to the model
+    other = W2VAASIST(Pooled(), channels=(8, 16), class_weights=(0.5, 0.5))
     save_weights(model, tmp_path / "model.safetensors")
-    load_weights(
-        other, tmp_path / "model.safetensors"
-    )  # class weights belong to the training, not to the model
+    load_weights(other, tmp_path / "model.safetensors")
     wave = torch.randn(1, 8_000)
     with torch.no_grad():
         assert torch.equal(model.eval()(wave), other.eval()(wave))
 
 
-def test_the_back_end_keeps_full_precision_under_autocast(imported):
+def test_back_end_keeps_full_precision_under_autocast(imported):
     features = torch.from_numpy(fill("input:features", (1, 30, 1024), 13))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert imported(features).dtype == torch.float32

@@ -45,7 +45,7 @@ CONF = ROOT / "recipes/klassify/conf/demo"
         ("model.init_args.augment.init_args.noise_std=-1", "noise_std is 0 or more"),
         (
             "model.init_args.augment.init_args.span_frames=[8,4]",
-            "the shortest and the longest length",
+            "span_frames must be (shortest, longest)",
         ),
         ("data.init_args.groups=[1]", "and the model in_channels=16"),
     ],
@@ -63,7 +63,11 @@ def test_a_setting_that_cannot_be_is_refused_by_name(override, message):
         ("bam.yaml", "model.init_args.resolution_s=-0.04", "resolution_s is 0 or more"),
         ("bam.yaml", "data.init_args.stride=128000", "stride between 1 and window"),
         ("tcn_tags.yaml", "model.init_args.tag_hidden=0", "tag_hidden is at least 1"),
-        ("tcn_tags.yaml", "model.init_args.tag_weights=[1,1]", "those of the 4 tags, not 2"),
+        (
+            "tcn_tags.yaml",
+            "model.init_args.tag_weights=[1,1]",
+            "tag_weights needs 4 weights, not 2",
+        ),
     ],
 )
 def test_so_are_those_of_the_localisers(config, override, message):
@@ -100,7 +104,7 @@ def test_a_filterbank_that_cannot_be_is_refused(sizes):
 
 
 def test_an_aasist_needs_nodes():
-    with pytest.raises(ValueError, match="third_of_bands is at least 1"):
+    with pytest.raises(ValueError, match="bands is at least 3"):
         AASIST(bands=2)
 
 

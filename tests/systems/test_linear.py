@@ -1,6 +1,4 @@
-"""The linear fusion: its solvers, released weights, and `klassify fuse --rule linear` from
-frames to both answers.
-"""
+"""The linear fusion: its solvers, released weights, and `klassify fuse --rule linear`."""
 
 import dataclasses
 import json
@@ -32,8 +30,6 @@ from klassify.systems.system import SYSTEM, System, load_system, system_hash, wr
 FRAME_S = 0.04
 N_FRAMES = 50
 
-# ------------------------------------------------------------------------------ solvers
-
 
 def some_frames(n=3000, n_columns=8, seed=0):
     rng = np.random.default_rng(seed)
@@ -42,14 +38,13 @@ def some_frames(n=3000, n_columns=8, seed=0):
     return x, (rng.random(n) < expit((x - x.mean(axis=0)) @ slope)).astype(int)
 
 
-def test_the_exact_fit_is_the_minimum_that_another_optimiser_finds():
+def test_exact_fit_finds_the_minimum():
     x, label = some_frames()
     fitted = linear_fusion.fit(x, label)
     weight, bias = torch.zeros(2, 8, dtype=torch.double), torch.zeros(2, dtype=torch.double)
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimizer = torch.optim.LBFGS(
-        parameters, max_iter=1000, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
-    )
+    settings = {"max_iter": 1000, "tolerance_grad": 1e-12, "line_search_fn": "strong_wolfe"}
+    optimizer = torch.optim.LBFGS(parameters, **settings)
 
     def loss():
         optimizer.zero_grad()
@@ -67,31 +62,31 @@ def test_the_exact_fit_is_the_minimum_that_another_optimiser_finds():
     np.testing.assert_allclose(fitted.bias, bias.detach(), atol=1e-3)
 
 
-def test_the_exact_fit_in_blocks_and_on_columns_that_repeat_or_say_nothing(monkeypatch):
+def test_exact_fit_handles_blocks_and_dependent_columns(monkeypatch):
     x, label = some_frames()
     fitted = linear_fusion.fit(x, label)
     monkeypatch.setattr(linear_fusion, "ROWS_AT_ONCE", 700)
     np.testing.assert_allclose(linear_fusion.fit(x, label).weight, fitted.weight, rtol=1e-9)
     more = np.column_stack([x, x[:, :2], np.full(len(x), 3.0)])
-    assert (
-        fitted.loss - 2e-4 < linear_fusion.fit(more, label).loss <= fitted.loss
-    )  # a shared weight costs less
+    # a shared weight has a smaller penalty
+    assert fitted.loss - 2e-4 < linear_fusion.fit(more, label).loss <= fitted.loss
     separable = (x[:, 0] > 2).astype(int)
     fitted = linear_fusion.fit(x, separable)
     assert np.isfinite(fitted.weight).all() and fitted.loss < 0.05
 
 
 @pytest.mark.parametrize("solver", ["one_cycle", "constant"])
-def test_stepwise_fits_are_seeded_and_come_near_the_minimum(solver):
+def test_stepwise_fits_are_seeded_and_approach_the_minimum(solver):
     x, label = some_frames(800, 2)
     best = linear_fusion.fit(x, label).loss
-    few, more = (
-        linear_fusion.fit(x, label, solver=solver, epochs=epochs, seed=3) for epochs in (2, 40)
-    )
+
+    def fit(epochs, seed):
+        return linear_fusion.fit(x, label, solver=solver, epochs=epochs, seed=seed)
+
+    few, more = fit(2, 3), fit(40, 3)
     assert best < more.loss < few.loss
-    again = linear_fusion.fit(x, label, solver=solver, epochs=2, seed=3)
-    np.testing.assert_array_equal(few.weight, again.weight)
-    assert (linear_fusion.fit(x, label, solver=solver, epochs=2, seed=4).weight != few.weight).any()
+    np.testing.assert_array_equal(few.weight, fit(2, 3).weight)
+    assert (fit(2, 4).weight != few.weight).any()
 
 
 def test_one_cycle_is_adam_with_the_published_settings(monkeypatch):
@@ -106,14 +101,12 @@ def test_one_cycle_is_adam_with_the_published_settings(monkeypatch):
         lambda *args, **kw: seen.update(kw, max_lr=args[1]) or cycle(*args, **kw),
     )
     fitted = linear_fusion.fit(*some_frames(100, 2), solver="one_cycle", epochs=2)
-    assert (
-        seen == {"lr": 1e-4, "weight_decay": 1e-6, "max_lr": 1e-4, "total_steps": 2 * 7}
-        and fitted.steps == 14
-    )
+    assert seen == {"lr": 1e-4, "weight_decay": 1e-6, "max_lr": 1e-4, "total_steps": 2 * 7}
+    assert fitted.steps == 14
 
 
 def some_clips(seed=1, n_clips=80, n_frames=40):
-    """A fifth of each fake clip's frames stands out in column 1; column 0 is noise."""
+    """A fifth of each fake clip's frames is high in column 1; column 0 is noise."""
     rng = np.random.default_rng(seed)
     label = np.arange(n_clips) % 2
     x = rng.normal(size=(n_clips, n_frames, 2))
@@ -127,22 +120,18 @@ def pooled_by_loop(z, offsets):
 
 
 @pytest.mark.parametrize("solver", linear_fusion.SOLVERS)
-def test_clip_labels_are_enough_to_find_the_column_that_tells(solver):
+def test_clip_labels_find_the_informative_column(solver):
     x, label, offsets = some_clips()
     fitted = linear_fusion.fit(x, label, offsets, solver=solver, epochs=100)
     z = x @ (fitted.weight[1] - fitted.weight[0]) + fitted.bias[1] - fitted.bias[0]
     if solver == "exact":
         assert roc_auc_score(label, pooled_by_loop(z, offsets)) > 0.99
         assert abs(fitted.weight[1, 1]) > 5 * abs(fitted.weight[1, 0])
-    batch = {
-        "frames": torch.from_numpy(x),
-        "label": torch.from_numpy(label),
-        "offsets": torch.from_numpy(offsets),
-    }
+    arrays = {"frames": x, "label": label, "offsets": offsets}
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    state = {"weight": torch.from_numpy(fitted.weight), "bias": torch.from_numpy(fitted.bias)}
     model = LinearFusion(range(2)).double()
-    model.load_state_dict(
-        {"weight": torch.from_numpy(fitted.weight), "bias": torch.from_numpy(fitted.bias)}
-    )
+    model.load_state_dict(state)
     clips = pooled_by_loop(z, offsets)
     wanted = np.mean(np.logaddexp(0, clips) - label * clips)
     assert float(model.loss(batch).detach()) == pytest.approx(wanted, abs=1e-6)
@@ -154,9 +143,6 @@ def test_a_fit_needs_both_classes():
             linear_fusion.fit(np.ones((5, 2)), label)
 
 
-# ------------------------------------------------------------------------------ the command
-
-
 def make_list(path, n_sources):
     """Four versions of each source; audio fakes at 0.4-1.0 s, visual ones at 0.8-1.2 s."""
     spans = {"audio": [[0.4, 1.0]], "visual": [[0.8, 1.2]]}
@@ -165,40 +151,22 @@ def make_list(path, n_sources):
         for kind in data_list.TYPES:
             own = {m: spans[m] if kind in (f"{m}_modified", "both_modified") else [] for m in spans}
             union = [[0.4, 1.2]] if kind == "both_modified" else own["audio"] + own["visual"]
-            rows.append(
-                (
-                    f"s{source}/{kind}.mp4",
-                    N_FRAMES,
-                    2.0,
-                    kind,
-                    f"s{source}",
-                    union,
-                    own["audio"],
-                    own["visual"],
-                )
-            )
+            clip = (f"s{source}/{kind}.mp4", N_FRAMES, 2.0, kind, f"s{source}")
+            rows.append((*clip, union, own["audio"], own["visual"]))
     columns = ["file", "n_frames", "duration", "modify_type", "source", *data_list.SEGMENTS]
     data_list.write_list(path, pd.DataFrame(rows, columns=columns))
     return data_list.read_list(path, segments=True)
 
 
-def make_branch(
-    folder,
-    split,
-    frame,
-    modality,
-    names,
-    seed,
-    *,
-    supervision="segment",
-    absent=(),
-    n_frames=N_FRAMES,
-):
+def make_branch(folder, split, frame, modality, names, seed, **settings):
     """A branch with planted frames: 2 in its modality's fakes and -2 elsewhere, in noise of 1.5."""
+    supervision, absent = settings.get("supervision", "segment"), settings.get("absent", ())
+    n_frames = settings.get("n_frames", N_FRAMES)
     rng = np.random.default_rng(seed)
     scale = "log_odds" if names == ["real", "fake"] else "cosine"
     if not (folder / SYSTEM).exists():
-        write_system(folder, System(folder.name, "model", modality, supervision, scale))
+        system = System(folder.name, "model", modality, supervision, scale)
+        write_system(folder, system)
     settings = {"system": system_hash(folder), "list": split}
     tables, clips = [], []
     for row in frame.itertuples():
@@ -213,21 +181,12 @@ def make_branch(
             tables.append(table.assign(score=table[names[1]] - table[names[0]]))
         best = np.nan if row.file in absent else tables[-1]["score"].max()
         clips.append((row.file, 0.0, 2.0, best, "no such stream" if row.file in absent else ""))
-    nothing = pd.DataFrame(columns=["file", "start", "end", "score", *names])
-    for kind, table in (
-        ("frames", pd.concat(tables) if tables else nothing),
-        ("clips", pd.DataFrame(clips)),
-    ):
-        table = (
-            table
-            if kind == "frames"
-            else table.set_axis(["file", "start", "end", "score", "reason"], axis=1)
-        )
-        write_scores(
-            score_path(folder, split, kind),
-            table,
-            Header(folder.name, split, kind, scale, supervision, settings),
-        )
+    columns = ["file", "start", "end", "score"]
+    frames = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
+    clips = pd.DataFrame(clips, columns=[*columns, "reason"])
+    for kind, table in (("frames", frames), ("clips", clips)):
+        header = Header(folder.name, split, kind, scale, supervision, settings)
+        write_scores(score_path(folder, split, kind), table, header)
 
 
 PS = [f"ps{ms}_{side}" for ms in (160, 320, 640) for side in ("real", "fake")]
@@ -239,36 +198,17 @@ def klassify(*words):
 
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
-    """Branches that learned from segments (visual, ps) and from clips (visual_clip, ps_clip), on
-    val and testA.
-    """
+    """Branches trained on segments (visual, ps) and on clips (visual_clip, ps_clip)."""
     root = tmp_path_factory.mktemp("exp")
     for split, n_sources, seed in (("val", 12, 0), ("testA", 6, 10)):
         frame = make_list(root / "lists" / f"{split}.tsv", n_sources)
         audible, visible = frame["file"].iloc[[1, 2]].tolist(), frame["file"].iloc[[2, 4]].tolist()
         for end, supervision in (("", "segment"), ("_clip", "clip")):
-            how = {"supervision": supervision}
-            make_branch(
-                root / f"visual{end}",
-                split,
-                frame,
-                "visual",
-                ["real", "fake"],
-                seed,
-                absent=visible,
-                **how,
-            )
-            make_branch(
-                root / f"ps{end}",
-                split,
-                frame,
-                "audio",
-                PS,
-                seed + 1,
-                absent=audible,
-                n_frames=49,
-                **how,
-            )
+            how = {"supervision": supervision, "absent": visible}
+            visual = ("visual", ["real", "fake"], seed)
+            make_branch(root / f"visual{end}", split, frame, *visual, **how)
+            how = {"supervision": supervision, "absent": audible, "n_frames": 49}
+            make_branch(root / f"ps{end}", split, frame, "audio", PS, seed + 1, **how)
     return root
 
 
@@ -281,29 +221,20 @@ def fused(exp):
     return exp / "fused"
 
 
-def test_the_system_says_what_it_is(fused):
+def test_a_linear_fusion_records_its_fit(fused):
     system = load_system(fused)
-    assert (system.kind, system.modality, system.supervision, system.scale) == (
-        "fusion",
-        "both",
-        "segment",
-        "log_odds",
-    )
-    assert system.inputs == ["../visual", "../ps"]  # the picture rules the length
+    assert (system.kind, system.modality) == ("fusion", "both")
+    assert (system.supervision, system.scale) == ("segment", "log_odds")
+    assert system.inputs == ["../visual", "../ps"]  # the picture determines the length
     given = system.parameters
-    assert (
-        given["columns"] == [["real", "fake"], PS] and tuple(sum(given["columns"], [])) == COLUMNS
-    )
-    assert (
-        np.shape(given["weight"]) == (2, 8)
-        and np.shape(given["bias"]) == (2,)
-        and len(given["means"]) == 8
-    )
+    assert given["columns"] == [["real", "fake"], PS]
+    assert tuple(sum(given["columns"], [])) == COLUMNS
+    shapes = [np.shape(given[name]) for name in ("weight", "bias", "means")]
+    assert shapes == [(2, 8), (2,), (8,)]
     assert given["prior"] == 0.75 and given["fit"]["solver"] == "exact" and given["hold_s"] == 0.64
     auc = given["report"]["auc"]
-    assert (
-        auc["fused"] > max(auc["visual"], auc["ps"]) and given["report"]["subset"] == "val_report"
-    )
+    assert auc["fused"] > max(auc["visual"], auc["ps"])
+    assert given["report"]["subset"] == "val_report"
     fit, report = (
         set(subsets.load_split(fused.parent / "lists", name)["source"])
         for name in ("val_fit", "val_report")
@@ -311,7 +242,7 @@ def test_the_system_says_what_it_is(fused):
     assert not fit & report
 
 
-def test_frames_are_the_linear_function_of_the_inputs_and_silence_gets_the_means(fused):
+def test_silent_inputs_are_replaced_by_their_means(fused):
     given = load_system(fused).parameters
     weight, bias, means = (np.array(given[name]) for name in ("weight", "bias", "means"))
     tables = [
@@ -338,7 +269,7 @@ def test_frames_are_the_linear_function_of_the_inputs_and_silence_gets_the_means
             )
 
 
-def test_clip_scores_are_the_highest_frames_and_say_who_answered(fused):
+def test_clip_scores_are_the_highest_frames(fused):
     clips = read_scores(score_path(fused, "testA", "clips"))
     frames = read_scores(score_path(fused, "testA", "frames"))
     assert clips.header.settings == frames.header.settings and clips.header.supervision == "segment"
@@ -373,7 +304,7 @@ def test_scores_follow_their_inputs(exp, fused, capsys):
     assert "visual has no frame scores for testB" in capsys.readouterr().err
 
 
-def test_both_answers_from_proposals_to_the_packaged_submission(exp, fused, tmp_path, capsys):
+def test_a_fusion_answers_both_tasks_of_a_submission(exp, fused, tmp_path, capsys):
     labels = exp / "lists/testA.tsv"
     for name in ("fused", "visual", "ps"):
         assert klassify("tune", exp / name, "--labels", exp / "lists") == 0
@@ -437,9 +368,7 @@ class TwoColumns:
 
 
 @pytest.mark.parametrize(("options", "wanted"), [([], "max"), (["--aggregate", "top"], "top")])
-def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(
-    exp, tmp_path, monkeypatch, options, wanted
-):
+def test_clip_scores_of_frames_keep_scale_and_reasons(exp, tmp_path, monkeypatch, options, wanted):
     folder, source = tmp_path / "ps", exp / "ps"
     write_system(folder, System("ps", "model", "audio", "segment", "cosine"))
     frames = read_scores(score_path(source, "testA", "frames")).table
@@ -481,7 +410,7 @@ def test_a_frame_models_clip_scores_keep_the_scale_and_the_reasons(
     assert klassify(*command, "--aggregate", "noisy-or") == 2
 
 
-def test_heads_are_measured_alone_at_their_own_resolution(exp, tmp_path, capsys):
+def test_heads_are_evaluated_at_their_own_resolution(exp, tmp_path, capsys):
     labels = exp / "lists/testA.tsv"
     command = [
         "evaluate",
@@ -522,7 +451,7 @@ def test_heads_are_measured_alone_at_their_own_resolution(exp, tmp_path, capsys)
     assert "ps has no heads ps40; it has: ps160, ps320, ps640" in capsys.readouterr().err
 
 
-def test_clip_scores_of_any_scale_are_evaluated_and_calibrated(exp, fused, tmp_path):
+def test_clip_scores_of_any_scale_can_be_calibrated(exp, fused, tmp_path):
     labels = exp / "lists/val.tsv"
     how = ["--split", "val", "--labels", labels, "--out", tmp_path, "--bootstrap", "0"]
     assert (
@@ -531,22 +460,14 @@ def test_clip_scores_of_any_scale_are_evaluated_and_calibrated(exp, fused, tmp_p
     assert klassify("score", exp / "ps_platt", "--split", "val") == 0
     assert klassify("evaluate", exp / "visual", exp / "ps", exp / "ps_platt", fused, *how) == 0
     table = results.read_table(tmp_path / "val.tsv").set_index(["system", "label", "group"])
-    assert (
-        np.isnan(table.loc[("ps", "own", "all"), "log_loss"])
-        and table.loc[("ps", "own", "all"), "auc"] > 0.9
-    )
-    assert np.isfinite(table.loc[("ps_platt", "own", "all"), "log_loss"])
-    assert (
-        table.loc[("ps_platt", "own", "all"), "log_loss_before"]
-        > table.loc[("ps_platt", "own", "all"), "log_loss"]
-    )
-    assert table.loc[("ps", "own", "all"), "auc"] == pytest.approx(
-        table.loc[("ps_platt", "own", "all"), "auc"], abs=0.1
-    )
+    ps, calibrated = (table.loc[(name, "own", "all")] for name in ("ps", "ps_platt"))
+    assert np.isnan(ps["log_loss"]) and ps["auc"] > 0.9
+    assert calibrated["log_loss"] < calibrated["log_loss_before"] < np.inf
+    assert ps["auc"] == pytest.approx(calibrated["auc"], abs=0.1)
     assert np.isfinite(table.loc[("fused", "video", "all"), "log_loss"])
 
 
-def test_clip_supervision_reads_no_segment_and_takes_no_input_that_did(exp, tmp_path, capsys):
+def test_clip_supervised_fusions_refuse_segment_inputs(exp, tmp_path, capsys):
     stripped = tmp_path / "lists"
     frame = data_list.read_list(exp / "lists/val.tsv")
     data_list.write_list(stripped / "val.tsv", frame)
@@ -561,35 +482,19 @@ def test_clip_supervision_reads_no_segment_and_takes_no_input_that_did(exp, tmp_
     assert system.parameters["report"]["auc"]["fused"] > 0.9
     assert klassify("score", exp / "fused_clip", "--split", "testA") == 0
     assert read_header(score_path(exp / "fused_clip", "testA", "clips")).supervision == "clip"
-    pack = [
-        "package",
-        "--task1",
-        exp / "fused_clip",
-        "--split",
-        "testA",
-        "--list",
-        exp / "lists/testA.tsv",
-        "--sigmoid",
-    ]
+    pack = ["package", "--task1", exp / "fused_clip", "--split", "testA", "--sigmoid"]
+    pack += ["--list", exp / "lists/testA.tsv"]
     assert klassify(*pack, "--out", tmp_path / "out") == 0
     assert "rule" not in json.loads((tmp_path / "out/manifest.json").read_text())
     capsys.readouterr()
     assert klassify("fuse", exp / "ps", exp / "visual_clip", *common, "--out", exp / "mixed") == 2
     assert "ps learned from segment labels" in capsys.readouterr().err
-    again = [
-        "fuse",
-        exp / "ps_clip",
-        exp / "visual_clip",
-        "--rule",
-        "linear",
-        "--labels",
-        exp / "lists",
-    ]
-    assert klassify(*again, "--out", exp / "on_segments") == 0
+    again = ["fuse", exp / "ps_clip", exp / "visual_clip", "--rule", "linear"]
+    assert klassify(*again, "--labels", exp / "lists", "--out", exp / "on_segments") == 0
     assert systems_system.load_system(exp / "on_segments").supervision == "segment"
 
 
-def test_released_weights_need_all_columns_and_know_no_means(exp, tmp_path, capsys):
+def test_released_weights_need_all_columns(exp, tmp_path, capsys):
     from klassify.models.weights.load import save_weights
 
     torch.manual_seed(0)
@@ -625,24 +530,16 @@ def test_released_weights_need_all_columns_and_know_no_means(exp, tmp_path, caps
         ),
     ],
 )
-def test_ablations(exp, fused, tmp_path, inputs, options, columns):
+def test_ablations_keep_their_columns(exp, fused, tmp_path, inputs, options, columns):
     out = exp / f"ablation {'_'.join(inputs)}{len(options)}"
-    command = [
-        "fuse",
-        *(exp / name for name in inputs),
-        "--rule",
-        "linear",
-        "--labels",
-        exp / "lists",
-        *options,
-    ]
-    assert klassify(*command, "--out", out) == 0
+    command = ["fuse", *(exp / name for name in inputs), "--rule", "linear"]
+    assert klassify(*command, "--labels", exp / "lists", *options, "--out", out) == 0
     assert systems_system.load_system(out).parameters["columns"] == columns
     assert klassify("score", out, "--split", "testA") == 0
     assert np.isfinite(read_scores(score_path(out, "testA", "frames")).table["score"]).all()
 
 
-def test_a_split_without_any_sound_or_with_nothing_at_all(exp, fused, tmp_path):
+def test_splits_without_sound_or_any_input_are_scored(exp, fused, tmp_path):
     frame = data_list.read_list(exp / "lists/testA.tsv", segments=True)
     everything = frame["file"].tolist()
     for split, silent in (("mute", ["ps"]), ("nothing", ["ps", "visual"])):
@@ -652,93 +549,46 @@ def test_a_split_without_any_sound_or_with_nothing_at_all(exp, fused, tmp_path):
             make_branch(exp / name, split, frame, modality, names, 5, absent=absent)
         assert klassify("score", fused, "--split", split) == 0
         clips = read_scores(score_path(fused, split, "clips")).table
-        assert (clips["answered"] == 2 - len(silent)).all() and clips["score"].notna().all() == (
-            split == "mute"
-        )
-        assert (
-            klassify(
-                "localise",
-                fused,
-                "--split",
-                split,
-                "--method",
-                "threshold",
-                "--set",
-                "at_least_one=true",
-            )
-            == 0
-        )
-        assert (len(read_scores(score_path(fused, split, "segments")).table) > 0) == (
-            split == "mute"
-        )
-        pack = [
-            "package",
-            "--task1",
-            fused,
-            "--task2",
-            fused,
-            "--split",
-            split,
-            "--list",
-            exp / "lists/testA.tsv",
-        ]
+        assert (clips["answered"] == 2 - len(silent)).all()
+        assert clips["score"].notna().all() == (split == "mute")
+        how = ["--split", split, "--method", "threshold", "--set", "at_least_one=true"]
+        assert klassify("localise", fused, *how) == 0
+        proposals = read_scores(score_path(fused, split, "segments")).table
+        assert (len(proposals) > 0) == (split == "mute")
+        pack = ["package", "--task1", fused, "--task2", fused, "--split", split]
+        pack += ["--list", exp / "lists/testA.tsv"]
         assert klassify(*pack, "--out", tmp_path / split) == 0
+
+
+FIT = "--rule linear --labels lists"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["ps", "visual", "--rule", "linear"], "Give --labels to fit the fusion, or --weights"),
-        (["ps", "ps", "--rule", "linear", "--labels", "lists"], "different systems"),
-        (
-            ["ps", "--rule", "linear", "--labels", "lists", "--resolutions", "100"],
-            "no columns ps100_real",
-        ),
-        (
-            ["ps", "--rule", "linear", "--labels", "lists", "--resolutions", "fine"],
-            "numbers of milliseconds",
-        ),
-        (
-            ["ps", "--rule", "linear", "--labels", "lists", "--hold", "-1"],
-            "--hold is a number of seconds",
-        ),
-        (
-            ["ps", "--rule", "linear", "--labels", "lists", "--report", "val"],
-            "clips lie in val_fit and in val",
-        ),
-        (["ps", "--rule", "linear", "--weights", "nowhere"], "does not exist"),
-        (
-            ["ps", "--rule", "linear", "--labels", "lists", "--scores-split", "train"],
-            "no frame scores for train",
-        ),
-        (["ps", "visual", "--rule", "max", "--labels", "lists"], "The rule max has no --labels"),
+        ("ps visual --rule linear", "Give --labels to fit the fusion, or --weights"),
+        (f"ps ps {FIT}", "different systems"),
+        (f"ps {FIT} --resolutions 100", "no columns ps100_real"),
+        (f"ps {FIT} --resolutions fine", "numbers of milliseconds"),
+        (f"ps {FIT} --hold -1", "--hold is a number of seconds"),
+        (f"ps {FIT} --report val", "clips lie in val_fit and in val"),
+        ("ps --rule linear --weights nowhere", "does not exist"),
+        (f"ps {FIT} --scores-split train", "no frame scores for train"),
+        ("ps visual --rule max --labels lists", "The rule max has no --labels"),
     ],
 )
-def test_what_is_refused(exp, capsys, words, message):
+def test_impossible_linear_fusions_are_refused(exp, capsys, words, message):
     paths = ("ps", "visual", "lists", "nowhere")
-    assert (
-        klassify(
-            "fuse",
-            *(exp / word if word in paths else word for word in words),
-            "--out",
-            exp / "refused",
-        )
-        == 2
-    )
+    words = [exp / word if word in paths else word for word in words.split()]
+    assert klassify("fuse", *words, "--out", exp / "refused") == 2
     assert message in capsys.readouterr().err and not (exp / "refused").exists()
 
 
-def test_a_cosine_becomes_a_share_of_the_way_from_real_to_fake():
+def test_cosines_become_probabilities_linearly():
     score = np.array([-2.0, -1, -0.5, 0, 0.3, 1, 2])
     np.testing.assert_allclose(to_probability(score, "cosine"), [0, 0, 0.25, 0.5, 0.65, 1, 1])
-    table = pd.DataFrame(
-        {
-            "file": "a",
-            "start": np.arange(7) * FRAME_S,
-            "end": np.arange(1, 8) * FRAME_S,
-            "score": score,
-        }
-    )
+    start = np.arange(7) * FRAME_S
+    table = pd.DataFrame({"file": "a", "start": start, "end": start + FRAME_S, "score": score})
     frames = frame_scores.from_table(table, "cosine", where="here")
     np.testing.assert_allclose(frames.p_fake, np.clip((1 + score) / 2, 0, 1))
     with pytest.raises(KlassifyError, match="distance"):
@@ -753,16 +603,9 @@ def test_a_cosine_becomes_a_share_of_the_way_from_real_to_fake():
         ({"columns": 5}, "incomplete"),
     ],
 )
-def test_a_rule_that_was_damaged_by_hand_is_said(changed, said):
-    whole = {
-        "rule": "linear",
-        "columns": [["score"], ["score"]],
-        "weight": [[0, 1], [1, 0]],
-        "bias": [0, 0],
-        "means": [0, 0],
-        "hold_s": 0.64,
-        "aggregate": "max",
-    }
+def test_damaged_fusion_parameters_are_refused(changed, said):
+    whole = {"rule": "linear", "columns": [["score"], ["score"]], "hold_s": 0.64}
+    whole |= {"weight": [[0, 1], [1, 0]], "bias": [0, 0], "means": [0, 0], "aggregate": "max"}
     system = systems_system.System(
         "fused", "fusion", "both", "segment", "log_odds", ["a", "b"], whole
     )

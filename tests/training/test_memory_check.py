@@ -1,4 +1,4 @@
-"""The step before a training that tells whether memory suffices, and changes nothing."""
+"""The memory check before a training."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ def config(tmp_path):
 
 def test_the_memory_check_changes_nothing(config, small_data, tmp_path, monkeypatch):
     tcn = tmp_path / "tcn.yaml"
-    tcn.write_text(
-        "model: {class_path: klassify.models.tcn.TCN, init_args: {hidden: 8}}\n"
-        + PLAIN.split("\n", 2)[2]
-    )
+    model = "model: {class_path: klassify.models.tcn.TCN, init_args: {hidden: 8}}\n"
+    tcn.write_text(model + PLAIN.split("\n", 2)[2])
     assert cli.main(command(tcn, tmp_path / "checked", small_data)) == 0
     monkeypatch.setattr(trainer.Trainer, "_check_memory", lambda self: None)
     assert cli.main(command(tcn, tmp_path / "plain", small_data)) == 0
@@ -42,10 +40,9 @@ def test_the_memory_check_changes_nothing(config, small_data, tmp_path, monkeypa
     "error",
     [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore"), MemoryError()],
 )
-def test_too_little_memory_is_said_before_the_training(
+def test_too_little_memory_is_reported_before_training(
     config, small_data, tmp_path, monkeypatch, capsys, error
 ):
-    """Python's own MemoryError says nothing."""
     import plain_model
 
     def too_large(self, batch):
@@ -54,14 +51,11 @@ def test_too_little_memory_is_said_before_the_training(
     monkeypatch.setattr(plain_model.Plain, "loss", too_large)
     assert cli.main(command(config, tmp_path / "out", small_data)) == 2
     said = capsys.readouterr().err
-    assert (
-        "does not fit into the memory" in said
-        and "train.batch_size" in said
-        and "features (32, " in said
-    )
+    for part in ("does not fit into the memory", "train.batch_size", "features (32, "):
+        assert part in said
 
 
-def test_a_step_that_fails_leaves_the_model_as_it_was():
+def test_a_failed_step_leaves_the_model_unchanged():
     from plain_model import Plain
 
     class Fails(Plain):
@@ -70,17 +64,15 @@ def test_a_step_that_fails_leaves_the_model_as_it_was():
                 self.inner.weight.add_(1)
             raise torch.OutOfMemoryError("out of memory")
 
-    model = Fails()
+    model, batch = Fails(), {"features": torch.zeros(2, 3, 16)}
     before = copy.deepcopy(model.state_dict())
     fabric, one = ranks.launch("cpu", None, None, precision="32-true")
     with pytest.raises(KlassifyError, match="does not fit"):
-        memory_check.try_step(
-            model, {"features": torch.zeros(2, 3, 16)}, fabric, one, needs_all=True
-        )
+        memory_check.try_step(model, batch, fabric, one, needs_all=True)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_parameters_without_a_gradient_are_named_where_ranks_would_wait_for_them():
+def test_parameters_without_gradient_are_named_for_ranks():
     from plain_model import Plain
 
     batch = {
@@ -97,17 +89,14 @@ def test_parameters_without_a_gradient_are_named_where_ranks_would_wait_for_them
             return str(error)
 
     first, second = in_threads(lambda rank: tried(rank, Plain(spare=True)), world=2)
-    assert (
-        "no gradient" in first
-        and "spare" in first
-        and "find_unused_parameters=true" in first
-        and second == "2"
-    )
+    for part in ("no gradient", "spare", "find_unused_parameters=true"):
+        assert part in first
+    assert second == "2"
     assert in_threads(lambda rank: tried(rank, Plain()), world=2) == [None, None]
     assert tried(Ranks(), Plain(spare=True)) is None  # one process does not wait
 
 
-def test_only_clips_that_can_be_read_are_tried(small_data):
+def test_only_readable_clips_are_tried(small_data):
     sources = Sources(small_data.lists, small_data.media, small_data.features)
     examples = Examples(MouthFeatures(train_split="train"), sources, "train", seed=1)
     no_face = subsets.load_split(small_data.lists, "train")["file"][2]
@@ -119,7 +108,7 @@ def test_only_clips_that_can_be_read_are_tried(small_data):
         memory_check.longest_items(examples, 3)
 
 
-def test_what_a_step_needed_of_a_gpu_is_told(monkeypatch):
+def test_memory_use_of_a_gpu_is_reported(monkeypatch):
     card = types.SimpleNamespace(total_memory=80 * memory_check.GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     batch = {"wave": torch.zeros(4, 16000), "label": torch.zeros(4)}

@@ -1,4 +1,4 @@
-"""How the processes of a training are asked for; what cannot be is refused before any starts."""
+"""Impossible devices and processes are refused before a training starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def config(tmp_path):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["--accelerator", "nonsense"], "no accelerator 'nonsense'"),
+        (["--accelerator", "nonsense"], "Unknown accelerator 'nonsense'"),
         (["--devices", "0"], "at least one device"),
         (["--devices", "two"], "not 'two'"),
         (["--devices", "0,1"], "Only GPUs have numbers"),
@@ -29,23 +29,23 @@ def config(tmp_path):
         (["train.precision=bf17"], "precision"),
     ],
 )
-def test_what_cannot_be_is_refused(config, small_data, tmp_path, capsys, arguments, expected):
+def test_impossible_devices_are_refused(config, small_data, tmp_path, capsys, arguments, expected):
     assert cli.main([*command(config, tmp_path / "out", small_data), *arguments]) == 2
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_gpus_that_are_not_there_are_refused(monkeypatch):
+def test_missing_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(KlassifyError, match="no CUDA GPU"):
         ranks.launch("cuda", "1", None, precision="32-true")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for devices in ("3", "1,2"):
-        with pytest.raises(KlassifyError, match="2 GPUs here, and no number 2"):
+        with pytest.raises(KlassifyError, match="2 GPUs here, but no number 2"):
             ranks.launch("auto", devices, None, precision="32-true")
 
 
-def test_devices_that_are_not_there_are_refused_in_scoring():
+def test_missing_devices_are_refused_in_scoring():
     from klassify.models.devices import pick_device
 
     assert pick_device("cpu") == torch.device("cpu")
@@ -54,6 +54,6 @@ def test_devices_that_are_not_there_are_refused_in_scoring():
             pick_device(name)
 
 
-def test_seeds_of_ranks_differ_but_that_of_the_first():
+def test_seeds_of_ranks_differ():
     seeds = [state.seed_of_rank(7, rank) for rank in range(4)]
     assert seeds[0] == 7 and len(set(seeds)) == 4

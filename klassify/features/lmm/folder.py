@@ -1,9 +1,8 @@
-"""Folders of LLaVA-1.5 and CLIP on disk or in the hub cache: their configs and the files of their
-weights.
+"""Folders of LLaVA-1.5 and CLIP, on disk or in the hub cache: their configs and weight files.
 
-LLaVA-1.5 comes with the config of the LLaVA project, or as converted for transformers; both end as
-the same LlavaConfig. Weights are read from safetensors, or from .bin files through the restricted
-unpickler; a file is never trusted.
+LLaVA-1.5 comes with the config of the LLaVA project or converted for transformers; both become the
+same LlavaConfig. Weights are read from safetensors, or from .bin files through the restricted
+unpickler; no file is trusted.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from klassify.settings import settings_hash
 if TYPE_CHECKING:
     from torch import Tensor
 
-TINY = "tiny"  # names the untrained stand-in of lmm_tiny.py instead of a folder
+TINY = "tiny"  # instead of a folder: the untrained stand-in of lmm_tiny.py
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 LLAMA_FIELDS = (
@@ -53,36 +52,26 @@ CLIP_L_336 = {
 }
 
 
-# ------------------------------------------------------------------------------------ configs
-
-
 def llava_config(source: str, clip: str | None = None, download: bool = False) -> Any:
-    """The LlavaConfig of a folder of either naming, of a hub id, or of `tiny`."""
+    """The LlavaConfig of a folder of either project, of a hub id, or of `tiny`."""
     transformers = import_transformers()
     if source == TINY:
         return tiny.llava_config()
-    folder = find_folder(source, download)
-    content = _config(folder / "config.json")
-    if (
-        "LlavaForConditionalGeneration" in (content.get("architectures") or [])
-        or "text_config" in content
-    ):
-        return built(transformers.LlavaConfig.from_dict, folder / "config.json", content)
+    path = find_folder(source, download) / "config.json"
+    content = _config(path)
+    architectures = content.get("architectures") or []
+    if "LlavaForConditionalGeneration" in architectures or "text_config" in content:
+        return built(transformers.LlavaConfig.from_dict, path, content)
     if "mm_projector_type" not in content and "mm_vision_tower" not in content:
-        raise KlassifyError(
-            "This is no LLaVA: its config names"
-            f" {content.get('architectures') or content.get('model_type')}.",
-            where=folder / "config.json",
-        )
-    return _config_of_original(content, clip, folder / "config.json", download)
+        named = architectures or content.get("model_type")
+        raise KlassifyError(f"This is not a LLaVA model: its config names {named}.", where=path)
+    return _config_of_original(content, clip, path, download)
 
 
 def _config_of_original(
     content: Mapping[str, Any], clip: str | None, where: Path, download: bool
 ) -> Any:
-    """LlavaConfig of a config.json of the LLaVA project; KlassifyError for what LLaVA-1.5 does
-    not have.
-    """
+    """LlavaConfig of a config.json of the LLaVA project; KlassifyError unless it is LLaVA-1.5."""
     transformers = import_transformers()
     wanted = {
         "mm_projector_type": "mlp2x_gelu",
@@ -97,9 +86,7 @@ def _config_of_original(
         if content.get(key, value) != value
     ]
     if other:
-        raise KlassifyError(
-            f"This LLaVA is not built as version 1.5 is ({first_few(other)}).", where=where
-        )
+        raise KlassifyError(f"This is not a LLaVA-1.5 ({first_few(other)}).", where=where)
     tower = str(content.get("mm_vision_tower"))
     if tower.rstrip("/").endswith("clip-vit-large-patch14-336"):
         vision = transformers.CLIPVisionConfig(**CLIP_L_336)
@@ -107,70 +94,56 @@ def _config_of_original(
         vision = clip_config(clip, download)
     else:
         raise KlassifyError(
-            f"The vision tower {tower!r} is not known.",
-            where=where,
-            fix="name its folder with --clip",
+            f"Unknown vision tower {tower!r}.", where=where, fix="name its folder with --clip"
         )
     text = {key: content[key] for key in LLAMA_FIELDS if content.get(key) is not None}
     if not isinstance(text.get("vocab_size"), int):
-        raise KlassifyError(
-            "This config does not say how many tokens there are (vocab_size).", where=where
-        )
+        raise KlassifyError("This config does not give the vocab_size.", where=where)
     return built(
         transformers.LlavaConfig,
         where,
         vision_config=vision,
         text_config=built(transformers.LlamaConfig, where, **text),
-        image_token_index=text[
-            "vocab_size"
-        ],  # no row of its own there: images never pass through the embedding
+        # beyond the embedding, which images never pass through
+        image_token_index=text["vocab_size"],
         image_seq_length=built(lambda: (vision.image_size // vision.patch_size) ** 2, where),
         vision_feature_layer=content.get("mm_vision_select_layer", -2),
     )
 
 
 def clip_config(source: str, download: bool = False) -> Any:
-    """The CLIPVisionConfig of a folder with a whole CLIP or its vision part, of a hub id, or of
-    `tiny`.
-    """
+    """The CLIPVisionConfig of a folder (whole CLIP or vision part), of a hub id, or of `tiny`."""
     transformers = import_transformers()
     if source == TINY:
         return tiny.llava_config().vision_config
     path = find_folder(source, download) / "config.json"
     content = _config(path)
     if content.get("model_type") not in ("clip", "clip_vision_model"):
-        raise KlassifyError(f"This is no CLIP but a {content.get('model_type')!r}.", where=path)
-    return built(
-        transformers.CLIPVisionConfig.from_dict, path, content.get("vision_config", content)
-    )
+        raise KlassifyError(
+            f"This is not a CLIP model but {content.get('model_type')!r}.", where=path
+        )
+    vision = content.get("vision_config", content)
+    return built(transformers.CLIPVisionConfig.from_dict, path, vision)
 
 
 def _config(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise KlassifyError("This is no config of a model: it is no mapping.", where=path)
+        raise KlassifyError("This model config is not a mapping.", where=path)
     return content
 
 
 def built(make: Callable[..., Any], where: Path, *arguments: Any, **settings: Any) -> Any:
-    """A config or a model of transformers, which fails in ways of its own for fields that are
-    none.
-    """
+    """A config or model of transformers; KlassifyError for whatever invalid fields raise."""
     try:
         return make(*arguments, **settings)
     except Exception as error:
         reason = first_line(error)
-        raise KlassifyError(f"This is no config of such a model: {reason}.", where=where) from None
-
-
-# ------------------------------------------------------------------------------------ folders and
-# files
+        raise KlassifyError(f"This model config is not valid: {reason}.", where=where) from None
 
 
 def find_folder(source: str, download: bool = False) -> Path:
-    """The folder that `source` means; a hub id is looked up in the local hub cache unless
-    `download`.
-    """
+    """The folder of `source`; a hub id is searched in the local hub cache unless `download`."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -179,10 +152,9 @@ def find_folder(source: str, download: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(source, local_files_only=not download, allow_patterns=list(HUB_FILES))
-        )
-    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+        files = {"local_files_only": not download, "allow_patterns": list(HUB_FILES)}
+        return Path(snapshot_download(source, **files))
+    except (OSError, ValueError) as error:  # the hub's errors derive from these
         raise KlassifyError(
             f"This model is not on this machine: {first_line(error)}",
             where=source,
@@ -191,59 +163,45 @@ def find_folder(source: str, download: bool = False) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: one, or those that an index names; safetensors are
-    preferred.
-    """
+    """The weight files: one, or those that an index names; safetensors are preferred."""
     for name in WEIGHT_FILES:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            places = _config(index).get("weight_map")
-            if not isinstance(places, dict) or not all(
-                isinstance(file, str) for file in places.values()
-            ):
-                raise KlassifyError(
-                    "This index does not say which files the weights are in.", where=index
-                )
-            return [folder / Path(file).name for file in sorted(set(places.values()))]
+            files = _config(index).get("weight_map")
+            if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+                raise KlassifyError("This index does not name the weight files.", where=index)
+            return [folder / Path(file).name for file in sorted(set(files.values()))]
         if (folder / name).is_file():
             return [folder / name]
-    adapter = (folder / "adapter_config.json").is_file()
+    if (folder / "adapter_config.json").is_file():
+        raise KlassifyError(
+            "This folder has an adapter without its model.",
+            where=folder,
+            fix="merge the adapter into its base model first",
+        )
     raise KlassifyError(
-        (
-            "This folder has an adapter without its model."
-            if adapter
-            else "This folder has no weights."
-        ),
-        where=folder,
-        fix=(
-            "merge the adapter into its base model first"
-            if adapter
-            else f"it needs {' or '.join(WEIGHT_FILES)}"
-        ),
+        "This folder has no weights.", where=folder, fix=f"add {' or '.join(WEIGHT_FILES)}"
     )
 
 
 def fingerprint(source: str, download: bool = False) -> str:
-    """A hash of the names and sizes of a model's weight files; of gigabytes, the content would
-    take minutes.
-    """
+    """A hash of the names and sizes of a model's weight files; hashing gigabytes takes minutes."""
     if source == TINY:
         return "random"
     files = weight_files(find_folder(source, download))
-    return settings_hash(
-        {path.name: path.stat().st_size if path.is_file() else -1 for path in files}
-    )
+    sizes = {path.name: path.stat().st_size if path.is_file() else -1 for path in files}
+    return settings_hash(sizes)
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder under the names they have there."""
+    """All tensors of a folder by their names in its files."""
     from torch import Tensor
 
     state: dict[str, Tensor] = {}
     for path in weight_files(folder):
         content = read_tensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path)
         if not isinstance(content, Mapping):
-            raise KlassifyError("There is no state dict in this file.", where=path)
+            raise KlassifyError("This file has no state dict.", where=path)
         tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
         refuse_strange(tensors, path)
         state |= tensors

@@ -81,9 +81,7 @@ def extraction(
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """The frames of one clip that the LMM is to see, (H, W, 3) uint8 each; the clip has n_frames
-    on the grid.
-    """
+    """The frames of one clip for the LMM, (H, W, 3) uint8; n_frames: of the clip, on the grid."""
 
     file: str
     fps: float
@@ -93,20 +91,20 @@ class Shown:
 
 
 class LMMExtractor:
-    """Extracts clips in the order of a list; one bad clip does not touch the others.
+    """Extracts the clips of a list; a bad clip does not affect the others.
 
     Args:
         root: the folder that clip names are relative to.
         lmm: the models.
-        interval: every how many frames of the 25 fps grid the LMM looks.
-        batch_size: frames a batch.
+        interval: frames of the 25 fps grid between sampled frames.
+        batch_size: frames per batch.
     """
 
     def __init__(self, root: Path, lmm: LMM, interval: int = INTERVAL, batch_size: int = 8):
         self.root, self.lmm, self.interval, self.batch_size = root, lmm, interval, batch_size
 
     def rows(self, files: Sequence[str]) -> Iterator[LMMRow]:
-        """One row for each clip, in any order."""
+        """One row per clip, in any order."""
         waiting: list[Shown] = []
         for file in files:
             shown = attempt(LMMRow, self.root, file, lambda path, file=file: self.look(file, path))
@@ -120,7 +118,7 @@ class LMMExtractor:
         yield from self.extract(waiting)
 
     def look(self, file: str, path: Path) -> Shown | LMMRow:
-        """Decode a clip to its end and keep the frames 0, interval, 2 interval, ..."""
+        """Decode a whole clip and keep the frames 0, interval, 2 interval, ..."""
         fps = isolated.probe(path).fps
         n_frames = isolated.call(decoder.count_frames, path)
         looked_at = range(0, n_frames, self.interval)
@@ -134,19 +132,16 @@ class LMMExtractor:
         return Shown(file, fps, n_frames, sampled(n_frames, self.interval), frames)
 
     def extract(self, clips: Sequence[Shown]) -> Iterator[LMMRow]:
-        """The rows of these clips. Where they fail together, each is tried by itself."""
+        """The rows of these clips. If they fail together, each is tried alone."""
         try:
-            rows = self._together(clips)
-        except (
-            Exception
-        ) as error:  # native libraries raise what they like; the other clips must go on
-            if len(clips) > 1:
-                rows = (row for clip in clips for row in self.extract([clip]))
+            yield from self._together(clips)
+        except Exception as error:  # native libraries raise many kinds; other clips must continue
+            if len(clips) == 1:
+                reason = f"{type(error).__name__}: {error}"
+                yield LMMRow.failed(clips[0].file, "features", reason)
             else:
-                rows = [
-                    LMMRow.failed(clips[0].file, "features", f"{type(error).__name__}: {error}")
-                ]
-        yield from rows
+                for clip in clips:
+                    yield from self.extract([clip])
 
     def _together(self, clips: Sequence[Shown]) -> list[LMMRow]:
         frames = [frame for clip in clips for frame in clip.frames]

@@ -1,10 +1,9 @@
-"""LLaVA-1.5 and CLIP with their weights, whatever project's names the tensors have.
+"""LLaVA-1.5 and CLIP with their weights, for all known names of the tensors.
 
-Two namings of LLaVA-1.5 exist: that of the LLaVA project (`model.mm_projector.0`, `model.layers.0`,
-which the released fine-tuned LMM of MM-Det has) and that of the files converted for transformers,
-which in turn names the parts of its classes differently from version to version. `plain_name` maps
-all of them to one, so that a file fits a model if and only if their plain names and shapes are
-equal.
+Tensors of LLaVA-1.5 have the names of the LLaVA project (`model.mm_projector.0`, `model.layers.0`;
+also in the released fine-tuned LMM of MM-Det) or those of files converted for transformers, which
+also change between versions of transformers. `plain_name` maps all of them to one: a file fits a
+model if and only if their plain names and shapes are equal.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = {32: "float32", 16: "float16", 8: "8 bit", 4: "4 bit"}
 
-# (start of a name in a file or in a version of transformers, start of the plain name); the first
-# match counts
+# (start of a name in a file or a version of transformers, start of the plain name); first match
 PLAIN_NAMES = (
     (r"(model\.)?vision_tower\.(vision_tower\.)?(vision_model\.)?", "vision."),
     (r"vision_model\.|(?=(embeddings|pre_layrnorm|encoder|post_layernorm)\.)", "vision."),
@@ -45,19 +43,20 @@ PLAIN_NAMES = (
     (r"(language_model\.)?lm_head\.", "lm_head."),
     (r"language_model\.model\.|model\.language_model\.|model\.", "language."),
 )
-# buffers that older versions saved, and what a whole CLIP has besides its vision part
+# buffers that older versions saved, and the parts of a whole CLIP besides its vision part
 UNUSED = re.compile(
-    r".*rotary_emb\.inv_freq|.*embeddings\.position_ids|text_model\..*|(visual|text)_projection\..*|logit_scale"
+    r".*rotary_emb\.inv_freq|.*embeddings\.position_ids"
+    r"|text_model\..*|(visual|text)_projection\..*|logit_scale"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class LMMSource:
-    """Which LMM is to be used and how, before it is loaded.
+    """Which LMM to load, and how.
 
-    llava: a folder, a hub id, or `tiny`. clip: the same for a CLIP of its own that gives the pooled
-    vector; None takes the vision tower inside the LMM, as the published system does. bits: 32, 16,
-    8 or 4 a weight. download: whether a hub id may be fetched from the network.
+    llava: a folder, a hub id, or `tiny`. clip: the same for a separate CLIP that gives the pooled
+    vector; None uses the vision tower of the LMM, as published. bits: 32, 16, 8 or 4 per weight.
+    download: whether a hub id may be fetched from the network.
     """
 
     llava: str
@@ -67,27 +66,24 @@ class LMMSource:
 
     @property
     def untrained(self) -> bool:
-        """Whether random weights take part, so that the features mean nothing."""
+        """Whether any weights are random, so that the features mean nothing."""
         return TINY in (self.llava, self.clip)
 
     def settings(self) -> dict[str, Any]:
-        """What features depend on, for their settings. Reads the configs, not the weights."""
+        """The settings that features depend on. Reads the configs, not the weights."""
         config = llava_config(self.llava, self.clip, self.download)
-        visual = (
-            config.vision_config if self.clip is None else clip_config(self.clip, self.download)
-        )
-        folders = {
-            name: source for name, source in (("lmm", self.llava), ("clip", self.clip)) if source
-        }
+        visual = config.vision_config
+        folders = {"lmm": self.llava}
+        if self.clip is not None:
+            visual = clip_config(self.clip, self.download)
+            folders["clip"] = self.clip
+        settings: dict[str, Any] = {}
+        for name, source in folders.items():
+            settings[name] = Path(source).name if Path(source).is_dir() else source
+        for name, source in folders.items():
+            settings[f"{name}_files"] = fingerprint(source, self.download)
         return {
-            **{
-                name: Path(source).name if Path(source).is_dir() else source
-                for name, source in folders.items()
-            },
-            **{
-                f"{name}_files": fingerprint(source, self.download)
-                for name, source in folders.items()
-            },
+            **settings,
             "untrained": self.untrained,
             "precision": PRECISIONS[self.bits],
             "visual_dim": visual.hidden_size,
@@ -96,9 +92,7 @@ class LMMSource:
 
 
 def load(source: LMMSource, device: Any) -> tuple[nn.Module, Any, nn.Module | None]:
-    """(LlavaForConditionalGeneration, its tokenizer, a CLIPVisionModel or None) on the device,
-    in eval mode.
-    """
+    """(LlavaForConditionalGeneration, its tokenizer, a CLIPVisionModel or None), in eval mode."""
     transformers = import_transformers()
     if source.llava == TINY:
         from klassify.features.lmm import tiny
@@ -110,15 +104,14 @@ def load(source: LMMSource, device: Any) -> tuple[nn.Module, Any, nn.Module | No
         state = read_folder(folder)
         if not any(plain_name(name).startswith("vision.") for name in state):
             state |= _vision_tower(source, folder)
-        llava = _build(
-            transformers.LlavaForConditionalGeneration, config, state, folder, source.bits, device
-        )
+        model = transformers.LlavaForConditionalGeneration
+        llava = _build(model, config, state, folder, source.bits, device)
         tokenizer = load_tokenizer(folder)
     return llava.eval(), tokenizer, None if source.clip is None else load_clip(source, device)
 
 
 def load_clip(source: LMMSource, device: Any) -> nn.Module:
-    """The CLIPVisionModel that `source.clip` names, in 16 bit where the LMM has fewer."""
+    """The CLIPVisionModel that `source.clip` names, in at least 16 bits."""
     if source.clip == TINY:
         from klassify.features.lmm import tiny
 
@@ -130,23 +123,17 @@ def load_clip(source: LMMSource, device: Any) -> nn.Module:
 
 
 def _vision_tower(source: LMMSource, folder: Path) -> dict[str, Tensor]:
-    """The vision tower's tensors of an LMM that was saved without it, from --clip."""
+    """The vision tower's tensors, from --clip, of an LMM that was saved without them."""
     if source.clip in (None, TINY):
         raise KlassifyError(
             "This LMM was saved without its vision tower.", where=folder, fix="name it with --clip"
         )
     state = read_folder(find_folder(source.clip, source.download))
-    return {
-        name: tensor for name, tensor in state.items() if plain_name(name).startswith("vision.")
-    }
-
-
-# ------------------------------------------------------------------------------------ names and
-# loading
+    return {name: state[name] for name in state if plain_name(name).startswith("vision.")}
 
 
 def plain_name(name: str) -> str:
-    """The name of a tensor without the habits of a project or a version of transformers."""
+    """The common name of a tensor of any project or version of transformers."""
     for pattern, plain in PLAIN_NAMES:
         if match := re.match(pattern, name):
             return plain + name[match.end() :]
@@ -154,26 +141,25 @@ def plain_name(name: str) -> str:
 
 
 def fit(state: Mapping[str, Tensor], model: nn.Module, where: object = None) -> dict[str, Tensor]:
-    """The tensors of a file under the model's names; KlassifyError for any that is missing, unknown
-    or misshapen.
+    """The tensors of a file by the model's names.
 
-    model: may lie on the meta device.
+    model: may be on the meta device. KlassifyError for missing, unknown or misshapen tensors.
     """
-    theirs = {
-        plain_name(name): tensor for name, tensor in state.items() if not UNUSED.fullmatch(name)
-    }
-    ours = {plain_name(name): (name, tensor) for name, tensor in model.state_dict().items()}
-    if told := misfits(theirs, {plain: tensor for plain, (_, tensor) in ours.items()}):
+    theirs = {plain_name(name): state[name] for name in state if not UNUSED.fullmatch(name)}
+    names = {name: plain_name(name) for name in model.state_dict()}
+    ours = {names[name]: tensor for name, tensor in model.state_dict().items()}
+    problem = misfits(theirs, ours)
+    if problem:
         raise KlassifyError(
-            f"These weights do not fit the model: of {len(ours)} tensors, {told}.", where=where
+            f"These weights do not fit the model: of {len(ours)} tensors, {problem}.", where=where
         )
-    return {name: theirs[plain] for plain, (name, _) in ours.items()}
+    return {name: theirs[plain] for name, plain in names.items()}
 
 
 def _build(
     model_class: type, config: Any, state: dict[str, Tensor], where: Path, bits: int, device: Any
 ) -> nn.Module:
-    """The model with these weights on the device, in so many bits a weight."""
+    """The model with these weights on the device, in `bits` per weight."""
     import torch
 
     with torch.device("meta"):
@@ -187,14 +173,13 @@ def _build(
 
 
 def check_bits(bits: int, device: Any) -> None:
-    """Refuse 8 or 4 bits a weight where they cannot work, before gigabytes are read."""
+    """Refuse 8 or 4 bits where they cannot work, before gigabytes are read."""
     import importlib.util
 
     if bits >= 16:
         return
-    absent = [
-        name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None
-    ]
+    needed = ("bitsandbytes", "accelerate")
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         raise KlassifyError(
             f"{bits}-bit loading needs {' and '.join(absent)}.",
@@ -202,12 +187,12 @@ def check_bits(bits: int, device: Any) -> None:
         )
     if device.type != "cuda":
         raise KlassifyError(
-            f"{bits}-bit loading needs a GPU.", fix="leave --load-in away, or name a --device"
+            f"{bits}-bit loading needs a GPU.", fix="omit --load-in, or name a GPU with --device"
         )
 
 
 def quantization(bits: int) -> Any:
-    """The config for 8 or 4 bits a weight of the language model; the vision side stays as it is."""
+    """The config for 8 or 4 bits per weight of the language model, not of the vision side."""
     import torch
 
     return import_transformers().BitsAndBytesConfig(

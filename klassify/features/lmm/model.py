@@ -1,17 +1,16 @@
-"""What a large multi-modal model sees and says of single frames (multi-branch paper, section 2.1;
-MM-Det).
+"""Features of single frames from a large multi-modal model (paper 2, section 2.1, after MM-Det).
 
-LLaVA-1.5 is shown every 200th frame with a fixed forensic instruction and writes 64 tokens about
-it. Kept are
+LLaVA-1.5 gets every 200th frame with a fixed forensic instruction and writes 64 tokens about it.
+The features are
 
-- visual (n, 1024): CLIP's pooled vector, that is the class token after the last layer norm;
-- textual (n, 64, 4096): the last layer's states, after the final norm, of the last 64 positions.
-  Position 0 is the prompt's last token, position i the i-th token written; the 64th token was never
-  read by the model, so that it has no state;
-- what it wrote.
+- visual (n, 1024): CLIP's pooled vector, which is the class token after the last layer norm;
+- textual (n, 64, 4096): the last layer's states, after the final norm, at the last 64 positions.
+  Position 0 is the prompt's last token, position i the i-th written token; the model never reads
+  the 64th token, which therefore has no state;
+- the written text.
 
-Both models see the whole frame at 336 x 336 pixels: LLaVA padded to a square with the mean colour,
-CLIP its centre square.
+The input size is 336 x 336 pixels: for LLaVA the frame is padded to a square with the mean colour,
+for CLIP the centre square is cropped.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-VERSION = 1  # of what is computed, for the settings of shards
+VERSION = 1  # of the features, recorded in the settings of shards
 INTERVAL = 200  # frames: 8 s on the 25 fps grid
 NEW_TOKENS = 64
 
@@ -38,9 +37,8 @@ INSTRUCTION = (
     " artifacts. Give a reason to justify whether it is a real or a fake image."
 )
 IMAGE = "<image>"
-PROMPT = (  # not LLaVA's usual USER: ... ASSISTANT:
-    f"{SYSTEM}###Human: {IMAGE}\n{INSTRUCTION}###Assistant:"
-)
+# as published; not LLaVA's usual USER: ... ASSISTANT:
+PROMPT = f"{SYSTEM}###Human: {IMAGE}\n{INSTRUCTION}###Assistant:"
 
 # CLIP's mean and standard deviation of RGB in [0, 1]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -53,8 +51,8 @@ class LMM:
     Args:
         llava: a LlavaForConditionalGeneration in eval mode.
         tokenizer: its tokenizer.
-        clip: a CLIPVisionModel; None takes the vision tower inside `llava`.
-        new_tokens: how many tokens are written, and so how many states are kept.
+        clip: a CLIPVisionModel; None uses the vision tower of `llava`.
+        new_tokens: number of written tokens and of states.
     """
 
     def __init__(
@@ -72,12 +70,9 @@ class LMM:
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """(n, 1024) and (n, 64, 4096), both float16, and n texts of n frames (H, W, 3) uint8 RGB
-        of any size.
-        """
-        visual = self.pooled(
-            [centre_square(frame, self.clip.config.image_size) for frame in frames]
-        )
+        """(n, 1024) and (n, 64, 4096), both float16, and n texts of n frames (H, W, 3) uint8."""
+        squares = [centre_square(frame, self.clip.config.image_size) for frame in frames]
+        visual = self.pooled(squares)
         padded = [padded_square(frame, self.tower.config.image_size) for frame in frames]
         textual, tokens = self.write(self.prompt(self.patches(padded)))
         texts = self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
@@ -93,14 +88,12 @@ class LMM:
         return self.projector(states[self.llava.config.vision_feature_layer][:, 1:])
 
     def prompt(self, patches: Tensor) -> Tensor:
-        """The embedded prompt (n, P, 4096) with the image tokens (n, 576, 4096) in the place of
-        <image>.
-        """
-        before, after = (self.embed(torch.tensor([ids])) for ids in (self.before, self.after))
+        """The embedded prompt (n, P, 4096), with image tokens (n, 576, 4096) for <image>."""
         n = len(patches)
-        return torch.cat(
-            [before.expand(n, -1, -1), patches.to(before.dtype), after.expand(n, -1, -1)], dim=1
+        before, after = (
+            self.embed(torch.tensor([ids])).expand(n, -1, -1) for ids in (self.before, self.after)
         )
+        return torch.cat([before, patches.to(before.dtype), after], dim=1)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings (B, L, 4096) of tokens (B, L)."""
@@ -108,10 +101,10 @@ class LMM:
         return table(tokens.to(table.weight.device))
 
     def write(self, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Greedy writing of exactly `new_tokens` tokens from an embedded prompt (B, P, 4096).
+        """Greedy decoding of exactly `new_tokens` tokens after an embedded prompt (B, P, 4096).
 
-        Returns the states (B, new_tokens, 4096) that each token was chosen from, and the tokens
-        (B, new_tokens). The end token is never chosen, since there is no shorter answer.
+        Returns the states (B, new_tokens, 4096) from which the tokens were chosen, and the tokens
+        (B, new_tokens). The end token is never chosen, so that no answer is shorter.
         """
         states, tokens, inputs, cache = [], [], prompt, None
         for _ in range(self.new_tokens):
@@ -123,7 +116,7 @@ class LMM:
         return torch.stack(states, dim=1), torch.stack(tokens, dim=1)
 
     def choose(self, state: Tensor) -> Tensor:
-        """The most probable token (B,) after a state (B, 4096) that does not end the answer."""
+        """The most probable token (B,) after a state (B, 4096), never the end token."""
         logits = self.head(state).float()
         end = self.llava.config.text_config.eos_token_id
         logits[:, [end] if isinstance(end, int) else end] = -torch.inf
@@ -131,9 +124,7 @@ class LMM:
 
 
 def prompt_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The prompt's tokens before and after the image, as LLaVA makes them: each piece by itself,
-    one start token.
-    """
+    """The prompt's tokens before and after the image, tokenised separately, as in LLaVA."""
     before, after = (
         tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in PROMPT.split(IMAGE)
     )
@@ -141,21 +132,17 @@ def prompt_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def readable(text: str) -> str:
-    """One line of what a model wrote, without the control characters that it may contain."""
+    """A text on one line, without control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def sampled(n_frames: int, interval: int = INTERVAL) -> np.ndarray:
-    """Which frames of a clip are shown to the LMM: 0, interval, 2 interval, ...; ceil(n_frames /
-    interval) of them.
-    """
+    """The frames of a clip that the LMM gets: 0, interval, 2 interval, ..."""
     return np.arange(0, n_frames, interval, dtype=np.int32)
 
 
 def padded_square(frame: np.ndarray, size: int) -> np.ndarray:
-    """A frame (H, W, 3) uint8 in the middle of a square of the mean colour, scaled to (size,
-    size, 3).
-    """
+    """A frame (H, W, 3) uint8, padded to a square with the mean colour and scaled to `size`."""
     height, width = frame.shape[:2]
     side = max(height, width)
     square = np.empty((side, side, 3), np.uint8)
@@ -166,9 +153,7 @@ def padded_square(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def centre_square(frame: np.ndarray, size: int) -> np.ndarray:
-    """CLIP's own preprocessing: the shorter side scaled to `size` by Pillow's bicubic filter,
-    the centre cut out.
-    """
+    """CLIP's preprocessing: the shorter side scaled to `size` (Pillow, bicubic), then cropped."""
     height, width = frame.shape[:2]
     shorter = min(height, width)
     height, width = (
@@ -180,7 +165,7 @@ def centre_square(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def _pixels(images: Sequence[np.ndarray], model: nn.Module) -> Tensor:
-    """Normalised pixels (n, 3, H, W) where the model is, in its precision."""
+    """Normalised pixels (n, 3, H, W) on the model's device and in its precision."""
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     parameter = next(model.parameters())

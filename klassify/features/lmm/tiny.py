@@ -1,7 +1,7 @@
 """A tiny LLaVA of the same classes with random weights, for tests and the demo. It is NOT trained.
 
-Its features are functions of the image and so exercise every step behind them, but mean nothing,
-and its text is noise: they are never evidence for or against anything. It needs no download.
+It needs no download and tests the code: its features depend on the image, but they and its texts
+mean nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def llava_config() -> Any:
     transformers = import_transformers()
     n_tokens = len(SPECIAL) + 256
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
-    # a wider spread than the usual 0.02, so that what comes out depends on the image
+    # a wider spread than the usual 0.02, so that the output depends on the image
     spread = {"initializer_range": 0.2}
     vision = transformers.CLIPVisionConfig(
         hidden_size=32,
@@ -54,19 +54,17 @@ def llava_config() -> Any:
 
 
 def llava() -> nn.Module:
-    """The model, the same whenever and wherever it is built, on the CPU."""
+    """The model on the CPU, always with the same weights."""
     return _seeded(lambda: import_transformers().LlavaForConditionalGeneration(llava_config()))
 
 
 def clip() -> nn.Module:
-    """A CLIPVisionModel of the same size as the tiny LLaVA's vision tower, with other random
-    weights.
-    """
+    """A CLIPVisionModel of the size of the tiny LLaVA's vision tower, with other weights."""
     return _seeded(lambda: import_transformers().CLIPVisionModel(llava_config().vision_config))
 
 
 def tokenizer() -> Any:
-    """One token a byte, and the special ones that LLaVA's tokenizer has."""
+    """One token per byte, and the special tokens of LLaVA's tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

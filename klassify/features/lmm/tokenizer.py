@@ -1,9 +1,8 @@
-"""The tokenizer of a LLaVA-1.5 folder, from its tokenizer.json or from SentencePiece's
-tokenizer.model.
+"""The tokenizer of a LLaVA-1.5 folder, from tokenizer.json or SentencePiece's tokenizer.model.
 
-The LLaVA project ships tokenizer.model alone. transformers converts it with two more packages,
-whose newer versions exclude the protobuf that MediaPipe needs; the conversion of this one kind
-(byte-pair pieces with byte fallback, text unchanged but for a space in front) is short.
+The LLaVA project has only tokenizer.model. To convert it, transformers needs two more packages,
+whose newer versions conflict with the protobuf that MediaPipe needs. The conversion of this one
+kind (byte pairs with byte fallback, text unchanged except for a space in front) is short.
 """
 
 from __future__ import annotations
@@ -19,26 +18,24 @@ SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """A PreTrainedTokenizerFast as the folder describes it. KlassifyError where it has none or a
-    broken one.
-    """
-    files = folder / "tokenizer.json", folder / "tokenizer.model"
-    if not any(path.is_file() for path in files):
-        raise KlassifyError(
-            "This folder has neither tokenizer.json nor tokenizer.model.", where=folder
-        )
+    """The folder's tokenizer, a PreTrainedTokenizerFast. KlassifyError if missing or broken."""
+    names = ("tokenizer.json", "tokenizer.model")
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise KlassifyError(f"This folder has neither {' nor '.join(names)}.", where=folder)
     from tokenizers import Tokenizer
 
-    path = next(path for path in files if path.is_file())
     try:
-        backend = (
-            Tokenizer.from_file(str(path)) if path.suffix == ".json" else from_sentencepiece(path)
-        )
-    except Exception as error:  # both parsers raise bare Exceptions of their own
+        if path.suffix == ".json":
+            backend = Tokenizer.from_file(str(path))
+        else:
+            backend = from_sentencepiece(path)
+    except Exception as error:  # both parsers raise bare Exceptions
         raise KlassifyError(f"This tokenizer cannot be read: {error}.", where=path) from None
-    if absent := [token for token in SPECIAL.values() if backend.token_to_id(token) is None]:
+    absent = [token for token in SPECIAL.values() if backend.token_to_id(token) is None]
+    if absent:
         raise KlassifyError(
-            f"This is no Llama tokenizer: it lacks {', '.join(absent)}.", where=path
+            f"This is not a Llama tokenizer: it lacks {', '.join(absent)}.", where=path
         )
     return import_transformers().PreTrainedTokenizerFast(
         tokenizer_object=backend, clean_up_tokenization_spaces=False, **SPECIAL
@@ -46,18 +43,16 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def from_sentencepiece(path: Path) -> Any:
-    """A `tokenizers.Tokenizer` that does what SentencePiece does with a Llama's tokenizer.model."""
+    """A `tokenizers.Tokenizer` that does what SentencePiece does with a Llama tokenizer.model."""
     import_transformers()
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
     from transformers.utils import sentencepiece_model_pb2_new as messages
 
     model = messages.ModelProto.FromString(path.read_bytes())
     scores = {piece.piece: piece.score for piece in model.pieces}
-    if (
-        model.trainer_spec.model_type != model.trainer_spec.BPE
-        or not model.trainer_spec.byte_fallback
-    ):
-        raise KlassifyError("it is not of byte pairs with byte fallback")
+    trainer = model.trainer_spec
+    if trainer.model_type != trainer.BPE or not trainer.byte_fallback:
+        raise KlassifyError("it does not have byte pairs with byte fallback")
     vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
     bpe = models.BPE(
         vocab=vocabulary,
@@ -67,27 +62,17 @@ def from_sentencepiece(path: Path) -> Any:
         byte_fallback=True,
     )
     backend = Tokenizer(bpe)
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
-    )
-    backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace(SPACE, " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    backend.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in SPECIAL.values()]
-    )
+    spaces = [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+    backend.normalizer = normalizers.Sequence(spaces)
+    bytes_to_text = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*bytes_to_text, decoders.Strip(" ", 1, 0)])
+    special = [AddedToken(token, normalized=False, special=True) for token in SPECIAL.values()]
+    backend.add_special_tokens(special)
     return backend
 
 
 def merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """Which two pieces become one, in the order in which SentencePiece would join them: by the
-    score of the whole.
-    """
+    """The pairs of pieces that SentencePiece joins, in its order: by the score of the result."""
     numbers = {piece: number for number, piece in enumerate(scores)}
     found = []
     for piece, score in scores.items():

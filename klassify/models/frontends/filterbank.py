@@ -1,9 +1,8 @@
-"""A small front end that needs no pretrained weights: filterbank energies and how peaked each band
-is.
+"""A small front end without pretrained weights: filterbank energies and the peakedness of bands.
 
 Vocoders leave two traces in short-time spectra: smeared harmonics and smoothed bands. Log energies
-of narrow, linearly spaced bands show the one; the ratio of mean to geometric mean within a band
-(its peakedness) the other. Three convolutions mix neighbouring frames and bands.
+of narrow, linearly spaced bands show the first; the ratio of mean to geometric mean within a band
+(its peakedness) the second. Three convolutions mix neighbouring frames and bands.
 
 Axes: B clips, N samples at 16 kHz, T frames of 20 ms, K bands, D output features.
 """
@@ -18,16 +17,17 @@ from klassify.models.frontends.ssl import SAMPLE_RATE, FrontEnd
 from klassify.settings import check_shares, check_sizes
 
 FFT = 512
-FLOOR = 1e-8  # of the power: 80 dB below full scale, so that digital silence has no log of zero
+FLOOR = 1e-8  # added to the power, 80 dB below full scale, against log(0) of digital silence
 
 
 class FilterbankFrontEnd(FrontEnd):
     """Waveform (B, N) -> (B, T, dim) with the frame rule of the pretrained front ends.
 
     Args:
-        bands: linearly spaced triangular bands from 0 to 8 kHz; each gives an energy and a
-        peakedness. width, kernels: of the convolutions over time. dim: output features a frame.
-        dropout: after each convolution.
+        bands: linearly spaced triangular bands from 0 to 8 kHz, each an energy and a peakedness.
+        width, kernels: channels and taps of the convolutions over time; taps are odd.
+        dim: output features per frame.
+        dropout: rate after each convolution.
     """
 
     def __init__(
@@ -43,16 +43,14 @@ class FilterbankFrontEnd(FrontEnd):
         check_sizes(2, bands=bands)
         check_shares(dropout=dropout)
         if bands >= FFT // 2:
-            raise ValueError(f"{bands} bands are more than the {FFT // 2} steps of a spectrum hold")
-        if any(
-            kernel < 1 or kernel % 2 == 0 for kernel in kernels
-        ):  # else they would change the number of frames
-            raise ValueError(f"kernels are odd, not {kernels}")
+            raise ValueError(f"bands must be less than {FFT // 2}, not {bands}")
+        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            # even kernels would change the number of frames
+            raise ValueError(f"kernels must be odd, not {kernels}")
         self.dim = dim
         filters = triangular_filters(bands, FFT // 2 + 1)
-        self.register_buffer(
-            "window", torch.hann_window(self.receptive_field_samples), persistent=False
-        )
+        window = torch.hann_window(self.receptive_field_samples)
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("averages", filters / filters.sum(dim=0), persistent=False)
         layers, channels = [nn.BatchNorm1d(2 * bands)], 2 * bands
@@ -67,11 +65,9 @@ class FilterbankFrontEnd(FrontEnd):
         self.mix = nn.Sequential(*layers, nn.Conv1d(channels, dim, 1))
 
     def spectral_features(self, wave: Tensor) -> Tensor:
-        """(B, N) -> (B, T, 2 K): log energies and log peakedness, each with the clip's mean taken
-        off.
+        """(B, N) -> (B, T, 2 K): log energies and log peakedness, minus their means over the clip.
 
-        Without the mean a recording's level and colour are gone, and what changes within it is
-        left.
+        Without the means, a recording's level and colour do not matter.
         """
         frames = wave.unfold(-1, self.receptive_field_samples, self.hop_samples) * self.window
         spectrum = torch.fft.rfft(frames.float(), FFT)
@@ -82,7 +78,7 @@ class FilterbankFrontEnd(FrontEnd):
         return features - features.mean(dim=1, keepdim=True)
 
     def forward(self, wave: Tensor) -> Tensor:
-        """(B, N) -> (B, T, dim); zeros follow a wave of less than one frame."""
+        """(B, N) -> (B, T, dim); a wave shorter than one frame is padded with zeros."""
         n_missing = self.receptive_field_samples - wave.shape[-1]
         if n_missing > 0:
             wave = F.pad(wave, (0, n_missing))

@@ -1,8 +1,7 @@
-"""Front ends for the audio models: 16 kHz samples in, one vector each 20 ms out.
+"""Front ends for the audio models: 16 kHz samples in, one vector per 20 ms out.
 
-All of them share one frame rule, that of wav2vec 2.0: frame t covers the samples [320 t, 320 t +
-400), and N samples give floor((N - 400) / 320) + 1 frames; so 64,600 samples (4.04 s) are 201
-frames.
+All follow the frame rule of wav2vec 2.0: frame t covers the samples [320 t, 320 t + 400), and N
+samples give floor((N - 400) / 320) + 1 frames. For example, 64,600 samples (4.04 s) give 201.
 
 Axes: B clips, N samples, T frames, D features.
 """
@@ -24,14 +23,12 @@ SAMPLE_RATE = 16_000
 
 
 class FrontEnd(nn.Module):
-    """What an audio model expects: forward(wave (B, N)) -> (B, T, dim), and the frame rule as
-    numbers.
-    """
+    """What an audio model expects: forward(wave (B, N)) -> (B, T, dim), and the frame rule."""
 
     dim: int
     hop_samples = 320
     receptive_field_samples = 400
-    # whether overlapping windows share `local_features`; see klassify.scores.shared_windows
+    # whether overlapping windows can share `local_features`; see klassify.scores.shared_windows
     shares_frames = False
 
     def n_frames(self, n_samples: int) -> int:
@@ -39,7 +36,7 @@ class FrontEnd(nn.Module):
         return max((n_samples - self.receptive_field_samples) // self.hop_samples + 1, 0)
 
     def load_pretrained(self) -> ImportReport | None:
-        """Load pretrained weights where there are any. Called once, before a training starts."""
+        """Load pretrained weights, if any. Called once, before a training starts."""
         return None
 
 
@@ -47,8 +44,6 @@ def normalise_waveform(wave: Tensor) -> Tensor:
     """Zero mean and unit variance for each row of (B, N); silence stays zero."""
     return F.layer_norm(wave, wave.shape[-1:], eps=1e-5)
 
-
-# ------------------------------------------------------------------------------------- pretrained
 
 LARGE = {
     "hidden_size": 1024,
@@ -59,15 +54,15 @@ LARGE = {
     "do_stable_layer_norm": True,
     "conv_bias": True,
 }
-# three trainings of one architecture; hub ids: facebook/wav2vec2-large-xlsr-53,
-# facebook/wav2vec2-xls-r-300m, facebook/wav2vec2-large-robust, microsoft/wavlm-large
+# hub ids: facebook/wav2vec2-large-xlsr-53, facebook/wav2vec2-xls-r-300m,
+# facebook/wav2vec2-large-robust, microsoft/wavlm-large
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "xlsr53": {"family": "wav2vec2", **LARGE},
     "xlsr300m": {"family": "wav2vec2", **LARGE},
     "large-robust": {"family": "wav2vec2", **LARGE},
     "wavlm-large": {"family": "wavlm", **LARGE, "conv_bias": False},
 }
-# The original trainings ran without these, while the configs on the hub switch them on.
+# the original trainings ran without these, but the configs on the hub switch them on
 SWITCHED_OFF = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
@@ -80,34 +75,31 @@ SWITCHED_OFF = {
     "mask_time_prob": 0.0,
     "mask_feature_prob": 0.0,
 }
-
-LIBRARIES = ("transformers", "torchaudio", "fairseq2")
+FAMILIES = {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}  # names of transformers' classes
 
 
 def _build(architecture: str | dict[str, Any], library: str = "transformers") -> nn.Module:
-    """A model of that architecture with random weights; whatever the library, with transformers'
-    names and calls.
-    """
-    if isinstance(architecture, str) and architecture not in ARCHITECTURES:
+    """A model with random weights; every library's has the names and methods of transformers'."""
+    if isinstance(architecture, dict):
+        settings = LARGE | architecture
+    elif architecture in ARCHITECTURES:
+        settings = dict(ARCHITECTURES[architecture])
+    else:
         raise KlassifyError(
-            f"There is no speech model architecture {architecture!r}.",
+            f"Unknown speech model architecture {architecture!r}.",
             fix=f"choose one of {', '.join(ARCHITECTURES)}",
         )
-    settings = {
-        **LARGE,
-        **(ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture),
-    }
     family = settings.pop("family", "wav2vec2")
-    if family not in ("wav2vec2", "wavlm"):
+    if family not in FAMILIES:
         raise KlassifyError(
-            f"There is no speech model family {family!r}.", fix="choose wav2vec2 or wavlm"
+            f"Unknown speech model family {family!r}.", fix=f"choose {' or '.join(FAMILIES)}"
         )
-    transformers, name = import_transformers(), {"wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}[family]
+    transformers = import_transformers()
     try:
-        return _built(transformers, name, settings, library)
+        return _built(transformers, FAMILIES[family], settings, library)
     except (ImportError, KlassifyError):
         raise
-    except Exception as error:  # what a library says of sizes that it cannot have
+    except Exception as error:  # the libraries raise many kinds for impossible sizes
         if isinstance(architecture, str):
             raise
         reason = first_line(error)
@@ -130,33 +122,28 @@ def _built(transformers: Any, name: str, settings: dict[str, Any], library: str)
 
 
 class SSLFrontEnd(FrontEnd):
-    """A pretrained speech model, fine-tuned with what stands on it: the last layer after the final
-    norm.
+    """A pretrained speech model, fine-tuned together with the back end.
 
     The constructor only builds the architecture, so that an evaluation never needs the pretrained
-    file; `load_pretrained` reads `source` when a training starts. Until weights came in one way or
-    the other, a front end that names a source refuses to run.
+    file; `load_pretrained` reads `source` when a training starts. Until pretrained or trained
+    weights are loaded, a front end that names a source refuses to run.
 
     Args:
-        normalize_input: whether each waveform gets zero mean and unit variance first. It belongs to
-        the
-            model on top: no for the published Wav2Vec-AASIST, yes for BAM and PartialSpoof, and a
-            wrong setting quietly harms a loaded checkpoint.
-        architecture: a name in ARCHITECTURES, or settings of transformers' config that replace
-        those of
-            the large model, with `family` wav2vec2 or wavlm.
+        normalize_input: whether each waveform gets zero mean and unit variance first. It must fit
+            the back end: no for the published Wav2Vec-AASIST, yes for BAM and PartialSpoof; the
+            wrong setting silently harms a loaded checkpoint.
+        architecture: a name in ARCHITECTURES, or settings of transformers' config that override
+            the large model's, with `family` wav2vec2 or wavlm.
         source: pretrained weights: an original fairseq or WavLM file, a folder or file with
-        transformers'
-            weights, or a hub id. None starts from random weights.
-        download: whether a hub id may be fetched from the network. freeze: nothing, the
-        convolutional `extractor`, or `all` of it. gradient_checkpointing: trade a second forward
-        pass for memory in training. library: what the encoder is built by. The state dict is the
-        same, so that a system trained with one is
-            scored with another.
-        layer: what goes out: the `last` layer after the final norm, hidden state number `layer` (0
-        = the input of
-            the first layer), or a learned `mix` of all hidden states (softmax weights, equal at
-            first).
+            transformers' weights, or a hub id. None starts from random weights.
+        download: whether a hub id may be fetched from the network.
+        freeze: nothing, the convolutional `extractor`, or `all` of the model.
+        gradient_checkpointing: compute the forward pass twice in training, to save memory.
+        library: which library builds the encoder. The state dict is the same, so that a system
+            trained with one library can be scored with another.
+        layer: the output: the `last` layer after the final norm, hidden state number `layer` (0 is
+            the input of the first layer), or a learned `mix` of all hidden states (softmax weights,
+            equal at first).
     """
 
     def __init__(
@@ -183,9 +170,8 @@ class SSLFrontEnd(FrontEnd):
         self.shares_frames = self.frame_local and not normalize_input
         if freeze != "none":
             self.model.feature_extractor.requires_grad_(False)
-            self.model.feature_extractor._requires_grad = (
-                False  # transformers: nor with respect to the samples
-            )
+            # transformers would otherwise compute gradients for the samples
+            self.model.feature_extractor._requires_grad = False
         if freeze == "all":
             self.model.requires_grad_(False)
         if gradient_checkpointing:
@@ -194,7 +180,7 @@ class SSLFrontEnd(FrontEnd):
             (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
         n_states = config.num_hidden_layers + 1
         if isinstance(layer, int) and not 0 <= layer < n_states:
-            raise ValueError(f"layer is one of 0 to {n_states - 1}, 'last' or 'mix', not {layer}")
+            raise ValueError(f"layer must be 0 to {n_states - 1}, 'last' or 'mix', not {layer}")
         self.layer = layer
         self.layer_weight = nn.Parameter(torch.zeros(n_states)) if layer == "mix" else None
         self._has_weights = source is None
@@ -203,8 +189,8 @@ class SSLFrontEnd(FrontEnd):
         )
 
     def load_pretrained(self) -> ImportReport | None:
-        """Load `source` into the model; see klassify.models.weights.load.locate_weights for what it
-        may be.
+        """Load `source`, which may be all that klassify.models.weights.load.locate_weights
+        finds.
         """
         if self.source is None:
             return None
@@ -213,15 +199,14 @@ class SSLFrontEnd(FrontEnd):
         return report
 
     def forward(self, wave: Tensor) -> Tensor:
-        """(B, N) -> (B, T, dim): what `layer` names."""
+        """(B, N) -> (B, T, dim), the output that `layer` names."""
         return self.context(self.local_features(wave))
 
     def local_features(self, wave: Tensor) -> Tensor:
-        """The convolutional part alone, (B, N) -> (B, T, 512); without gradients, a few seconds at
-        a time.
+        """The convolutional part, (B, N) -> (B, T, 512); without gradients, in short pieces.
 
-        Where `shares_frames`, a frame depends on its own 400 samples only, so that windows of a
-        clip are slices of the clip's frames.
+        If `shares_frames`, a frame depends only on its own 400 samples, so that windows of a clip
+        are slices of the clip's frames.
         """
         if not self._has_weights:
             raise KlassifyError(
@@ -244,7 +229,7 @@ class SSLFrontEnd(FrontEnd):
         return by_time(extractor, wave, at_once, self.hop_samples, self.receptive_field_samples)
 
     def context(self, local: Tensor) -> Tensor:
-        """The transformer part, (B, T, 512) -> (B, T, dim): what `layer` names."""
+        """The transformer part, (B, T, 512) -> (B, T, dim), the output that `layer` names."""
         return by_rows(self._context, local, rows_at_once(local.device, local.shape[1]))
 
     def _context(self, local: Tensor) -> Tensor:
@@ -257,9 +242,7 @@ class SSLFrontEnd(FrontEnd):
         return sum(share * state for share, state in zip(weight, states))
 
     def hidden_states(self, wave: Tensor) -> list[Tensor]:
-        """The input of each transformer layer and then the final, normed output: layers + 1 of
-        (B, T, dim).
-        """
+        """The inputs of all transformer layers and the final, normed output, (B, T, dim) each."""
         return self._states(self.local_features(wave))
 
     def _last(self, local: Tensor) -> Tensor:
@@ -267,9 +250,8 @@ class SSLFrontEnd(FrontEnd):
         return self.model.encoder(projected).last_hidden_state
 
     def _states(self, local: Tensor) -> list[Tensor]:
-        """By hooks: transformers' own `hidden_states` ends before or after the final norm,
-        depending on its version.
-        """
+        # hooks, since transformers' own `hidden_states` ends before or after the final norm,
+        # depending on the version
         inputs: list[Tensor] = []
         hooks = [
             layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))

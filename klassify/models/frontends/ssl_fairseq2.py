@@ -1,7 +1,7 @@
-"""fairseq2's wav2vec 2.0 encoders with the module names and calls of transformers'.
+"""fairseq2's wav2vec 2.0 encoders with the module names and methods of transformers'.
 
-fairseq2 pins its own torch, so that it needs an environment of its own: `make test-fairseq2` builds
-one. It has no WavLM. Equal names make one state dict serve every library.
+fairseq2 pins its own torch and therefore needs a separate environment, which `make test-fairseq2`
+builds. It has no WavLM. Equal names allow one state dict for all libraries.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ NAMES = (
 
 
 def _import_fairseq2() -> None:
-    """Import fairseq2, or say how to install it. It wants a libsndfile, which the soundfile
-    package carries.
+    """Import fairseq2, with the libsndfile of the soundfile package, which it needs.
+
+    KlassifyError, which says how to install it, if that fails.
     """
-    carrier = importlib.util.find_spec("soundfile")
-    if carrier is not None and carrier.origin:
-        for library in Path(carrier.origin).parent.glob("_soundfile_data/*.so*"):
+    package = importlib.util.find_spec("soundfile")
+    if package is not None and package.origin:
+        for library in Path(package.origin).parent.glob("_soundfile_data/*.so*"):
             ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     try:
         import fairseq2  # noqa: F401
     except (ImportError, OSError) as error:
         raise KlassifyError(
             f"The library fairseq2 cannot be used here ({error}).",
-            fix=(
-                "pip install 'klassify[fairseq2]' in an environment of its own (it pins torch), "
-                "or choose library: transformers"
-            ),
+            fix="pip install 'klassify[fairseq2]' in a separate environment (it pins torch), or"
+            " choose library: transformers",
         ) from None
 
 
@@ -90,19 +89,16 @@ class _Encoder(nn.Module):
 class Fairseq2SpeechModel(nn.Module):
     """The encoder that a transformers Wav2Vec2Config describes, built by fairseq2.
 
-    KlassifyError where fairseq2 is not usable, and for WavLM, which it does not have.
+    KlassifyError if fairseq2 cannot be used, and for WavLM, which it does not have.
     """
 
     def __init__(self, config: Any):
         super().__init__()
-        if (
-            config.model_type != "wav2vec2"
-            or not config.do_stable_layer_norm
-            or config.feat_extract_norm != "layer"
-        ):
+        norm_first = config.do_stable_layer_norm and config.feat_extract_norm == "layer"
+        if config.model_type != "wav2vec2" or not norm_first:
             raise KlassifyError(
-                "fairseq2 serves the layer-norm-first wav2vec 2.0 models alone.",
-                fix="library: transformers",
+                "fairseq2 has only the layer-norm-first wav2vec 2.0 models.",
+                fix="choose library: transformers",
             )
         _import_fairseq2()
         frontend, encoder = _built(config)
@@ -114,7 +110,7 @@ class Fairseq2SpeechModel(nn.Module):
         self.encoder = _Encoder(frontend.pos_encoder, encoder.layers, encoder.layer_norm)
 
     def activation_checkpointing_enable(self, *_: Any) -> None:
-        """Trade a second forward pass of each layer for memory in training."""
+        """Compute the forward pass of each layer twice in training, to save memory."""
         self.encoder.checkpointing = True
 
 

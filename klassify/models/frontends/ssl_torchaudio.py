@@ -1,8 +1,8 @@
-"""torchaudio's speech encoders with the module names and calls of transformers'.
+"""torchaudio's speech encoders with the module names and methods of transformers'.
 
-Equal names make one state dict serve both: a system trained with one library is scored with the
-other. Only the layer-norm-first models (XLSR-53, XLS-R, wav2vec 2.0 large-robust, WavLM-Large) are
-offered.
+Equal names allow one state dict for both: a system trained with one library can be scored with the
+other. Only layer-norm-first models are supported (XLSR-53, XLS-R, wav2vec 2.0 large-robust,
+WavLM-Large).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Extractor(nn.Module):
 
 
 class Projection(nn.Module):
-    """(B, T, C) -> (B, T, D), and the normed input; fairseq2's too."""
+    """(B, T, C) -> (B, T, D), and the normed input."""
 
     def __init__(self, layer_norm: nn.Module, projection: nn.Module):
         super().__init__()
@@ -66,14 +66,13 @@ class _Encoder(nn.Module):
 class TorchaudioSpeechModel(nn.Module):
     """The encoder that a transformers config describes, built by torchaudio.
 
-    config: a Wav2Vec2Config or WavLMConfig with `do_stable_layer_norm`. ValueError for a model that
-    is not layer-norm-first.
+    config: a Wav2Vec2Config or WavLMConfig. ValueError unless it is layer-norm-first.
     """
 
     def __init__(self, config: Any):
         super().__init__()
         if not config.do_stable_layer_norm or config.feat_extract_norm != "layer":
-            raise ValueError("torchaudio serves the layer-norm-first speech models alone")
+            raise ValueError("torchaudio has only the layer-norm-first speech models")
         built = _built(config)
         self.config = config
         self.feature_extractor = _Extractor(built.feature_extractor.conv_layers)
@@ -86,7 +85,7 @@ class TorchaudioSpeechModel(nn.Module):
                 layer.attention.register_load_state_dict_pre_hook(_join_projections)
 
     def activation_checkpointing_enable(self, *_: Any) -> None:
-        """Trade a second forward pass of each layer for memory in training."""
+        """Compute the forward pass of each layer twice in training, to save memory."""
         self.encoder.checkpointing = True
 
 
@@ -94,11 +93,10 @@ def _built(config: Any) -> nn.Module:
     ensure_importable()
     from torchaudio.models import wav2vec2_model, wavlm_model
 
+    conv_layers = list(zip(config.conv_dim, config.conv_kernel, config.conv_stride))
     settings = {
         "extractor_mode": "layer_norm",
-        "extractor_conv_layer_config": list(
-            zip(config.conv_dim, config.conv_kernel, config.conv_stride)
-        ),
+        "extractor_conv_layer_config": conv_layers,
         "extractor_conv_bias": config.conv_bias,
         "encoder_embed_dim": config.hidden_size,
         "encoder_projection_dropout": config.feat_proj_dropout,
@@ -138,7 +136,7 @@ def _split_projections(module: nn.Module, state: dict[str, Tensor], prefix: str,
 def _join_projections(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     for name in ("weight", "bias"):
         keys = [f"{prefix}{projection}.{name}" for projection in PROJECTIONS]
-        if all(key in state for key in keys):  # what is missing is for load_state_dict to name
+        if all(key in state for key in keys):  # load_state_dict reports missing ones
             state[f"{prefix}attention.in_proj_{name}"] = torch.cat([state.pop(key) for key in keys])
         if f"{prefix}out_proj.{name}" in state:
             state[f"{prefix}attention.out_proj.{name}"] = state.pop(f"{prefix}out_proj.{name}")

@@ -1,6 +1,4 @@
-"""LLaVA's files: names of both projects at the size of 7B, folders, tokenizers, and what is
-refused.
-"""
+"""LLaVA's files: names of both projects at 7B, folders, tokenizers, and refusals."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ ORIGINAL_CONFIG = {
 
 
 def original_names(text: dict, vision: dict) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a LLaVA-1.5 as the LLaVA project saves them, written
-    out by hand.
-    """
+    """Names and shapes of the tensors of LLaVA-1.5 as the LLaVA project saves them."""
     d, m, v = text["hidden_size"], text["intermediate_size"], text["vocab_size"]
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (v, d),
@@ -103,7 +99,7 @@ def original_names(text: dict, vision: dict) -> dict[str, tuple[int, ...]]:
 
 
 def to_converted(name: str) -> str:
-    """The name that the files converted for transformers have for one of the LLaVA project."""
+    """The name in files converted for transformers of a tensor of the LLaVA project."""
     name = name.replace("model.vision_tower.vision_tower.", "vision_tower.")
     name = name.replace("model.mm_projector.0", "multi_modal_projector.linear_1")
     name = name.replace("model.mm_projector.2", "multi_modal_projector.linear_2")
@@ -131,14 +127,12 @@ def test_original_names_fit_the_7b_model(seven_billion):
     fitted = load.fit(state, model)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     assert {name: tensor.shape for name, tensor in fitted.items()} == wanted
-    # Llama 6,738,415,616 + projector 20,979,712 + CLIP-L/14-336 vision 303,507,456
-    assert (
-        sum(tensor.numel() for tensor in fitted.values())
-        == 6_738_415_616 + 20_979_712 + 303_507_456
-    )
+    llama, projector, clip_l_336 = 6_738_415_616, 20_979_712, 303_507_456
+    n_parameters = sum(tensor.numel() for tensor in fitted.values())
+    assert n_parameters == llama + projector + clip_l_336
 
 
-def test_every_original_tensor_lands_where_its_name_says(seven_billion):
+def test_tensors_keep_their_places_by_name(seven_billion):
     model, state = seven_billion
     marked = {name: torch.empty(tensor.shape, device="meta") for name, tensor in state.items()}
     for name, tensor in marked.items():
@@ -152,19 +146,18 @@ def test_every_original_tensor_lands_where_its_name_says(seven_billion):
     places = {tensor.came_from: name for name, tensor in load.fit(marked, model).items()}
     assert places["model.mm_projector.0.bias"].endswith("multi_modal_projector.linear_1.bias")
     assert places["model.mm_projector.2.weight"].endswith("multi_modal_projector.linear_2.weight")
-    assert places["model.layers.31.mlp.gate_proj.weight"].endswith(
-        "language_model.layers.31.mlp.gate_proj.weight"
-    )
+    layer = "layers.31.mlp.gate_proj.weight"
+    assert places[f"model.{layer}"].endswith(f"language_model.{layer}")
     assert places["lm_head.weight"] == "lm_head.weight"
 
 
-def test_converted_names_fit_too(seven_billion):
+def test_converted_names_fit_the_7b_model(seven_billion):
     model, state = seven_billion
     fitted = load.fit({to_converted(name): tensor for name, tensor in state.items()}, model)
     assert fitted.keys() == model.state_dict().keys()
 
 
-def test_what_does_not_fit_is_named(seven_billion):
+def test_misfitting_tensors_are_named(seven_billion):
     model, state = seven_billion
     broken = dict(state)
     del broken["model.mm_projector.2.bias"]
@@ -172,44 +165,26 @@ def test_what_does_not_fit_is_named(seven_billion):
     broken["lm_head.weight"] = torch.empty(32064, 4096, device="meta")
     with pytest.raises(KlassifyError) as caught:
         load.fit(broken, model, where="here")
-    for part in (
-        "1 missing (projector.linear_2.bias)",
-        "image_newline",
-        "[32064, 4096] there, [32000, 4096] in the model",
-    ):
+    shapes = "[32064, 4096] there, [32000, 4096] in the model"
+    for part in ("1 missing (projector.linear_2.bias)", "image_newline", shapes):
         assert part in str(caught.value)
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A Llama tokenizer of the bytes alone."""
+    """A Llama tokenizer whose tokens are single bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
-    backend = Tokenizer(
-        models.BPE(
-            vocab={token: i for i, token in enumerate(tokens)},
-            merges=[],
-            unk_token="<unk>",
-            byte_fallback=True,
-        )
-    )
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
+    vocab = {token: i for i, token in enumerate(tokens)}
+    bytes_only = {"merges": [], "unk_token": "<unk>", "byte_fallback": True}
+    backend = Tokenizer(models.BPE(vocab=vocab, **bytes_only))
+    spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    backend.normalizer = normalizers.Sequence(spaces)
+    to_text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(to_text)
+    start = {"single": "<s> $A", "special_tokens": [("<s>", 1)]}
+    backend.post_processor = processors.TemplateProcessing(**start)
     backend.save(str(folder / "tokenizer.json"))
-    special = {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "tokenizer_class": "LlamaTokenizer",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(special))
 
 
 def original_folder(folder: Path, *, tower: bool = True) -> tuple[Path, dict[str, torch.Tensor]]:
@@ -221,21 +196,11 @@ def original_folder(folder: Path, *, tower: bool = True) -> tuple[Path, dict[str
     state = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
     if not tower:
         state = {name: tensor for name, tensor in state.items() if "vision_tower" not in name}
-    config = {
-        key: text[key]
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
-    }
-    config |= {
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "eos_token_id": 2,
-        "bos_token_id": 1,
-    }
-    config |= {
-        "mm_vision_tower": "clips/another",
-        "mm_projector_type": "mlp2x_gelu",
-        "model_type": "llava_llama",
-    }
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    config = {key: text[key] for key in sizes}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config |= {"eos_token_id": 2, "bos_token_id": 1, "model_type": "llava_llama"}
+    config |= {"mm_vision_tower": "clips/another", "mm_projector_type": "mlp2x_gelu"}
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     names = list(state)
@@ -248,7 +213,7 @@ def original_folder(folder: Path, *, tower: bool = True) -> tuple[Path, dict[str
 
 
 def clip_folder(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A whole CLIP of which only the vision part matters."""
+    """A whole CLIP, of which only the vision part matters."""
     vision = lmm_tiny.llava_config().vision_config.to_dict()
     shapes = original_names(lmm_tiny.llava_config().text_config.to_dict(), vision)
     prefix = "model.vision_tower.vision_tower."
@@ -268,7 +233,7 @@ def clip_folder(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     return folder, state
 
 
-def test_both_kinds_of_folders_load_to_the_same_model(tmp_path):
+def test_folders_of_both_projects_give_the_same_model(tmp_path):
     original, state = original_folder(tmp_path / "original")
     clip, _ = clip_folder(tmp_path / "clip")
     source = LMMSource(str(original), str(clip))
@@ -291,17 +256,13 @@ def test_both_kinds_of_folders_load_to_the_same_model(tmp_path):
     frames = list(np.random.default_rng(0).integers(0, 256, (2, 60, 60, 3)).astype(np.uint8))
     visual, textual, texts = LMM(llava, tokenizer, own_clip)(frames)
     assert np.isfinite(textual).all() and visual.shape == (2, 32) and len(texts) == 2
-    assert (
-        source.settings()["lmm_files"]
-        == source.settings()["lmm_files"]
-        != LMMSource(str(converted)).settings()["lmm_files"]
-    )
+    files = source.settings()["lmm_files"]
+    assert files == source.settings()["lmm_files"]
+    assert files != LMMSource(str(converted)).settings()["lmm_files"]
 
 
 def write_sentencepiece(folder: Path, pieces: list[str]) -> None:
-    """A tokenizer.model of special tokens, bytes and these pieces, the earlier the better, as a
-    Llama has it.
-    """
+    """A Llama tokenizer.model of special tokens, bytes and these pieces, the best first."""
     import_transformers()
     from transformers.utils import sentencepiece_model_pb2_new as messages
 
@@ -316,9 +277,7 @@ def write_sentencepiece(folder: Path, pieces: list[str]) -> None:
 
 
 def joined_by_score(text: str, pieces: list[str]) -> list[str]:
-    """SentencePiece's byte pairs, slowly: join the two neighbours that make the best piece, the
-    first of several.
-    """
+    """SentencePiece's byte pairs, slowly: join the first neighbours that make the best piece."""
     parts = list("▁" + text.replace(" ", "▁"))
     while True:
         pairs = [
@@ -406,7 +365,7 @@ def test_folders_without_a_llama_tokenizer_are_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_an_lmm_without_its_tower_takes_that_of_clip(tmp_path):
+def test_an_lmm_saved_without_tower_takes_that_of_clip(tmp_path):
     folder, _ = original_folder(tmp_path / "lmm", tower=False)
     clip, clip_state = clip_folder(tmp_path / "clip")
     with pytest.raises(KlassifyError, match="--clip"):
@@ -425,10 +384,8 @@ class Harmful:
 def test_hostile_and_broken_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, _ = original_folder(tmp_path / "lmm")
-    torch.save(
-        {"lm_head.weight": torch.ones(2), "extra": Harmful()},
-        folder / "pytorch_model-00001-of-00002.bin",
-    )
+    hostile = {"lm_head.weight": torch.ones(2), "extra": Harmful()}
+    torch.save(hostile, folder / "pytorch_model-00001-of-00002.bin")
     with pytest.raises(KlassifyError, match="hostile"):
         read_folder(folder)
     assert not (tmp_path / "harmed").exists()
@@ -450,25 +407,24 @@ def test_hostile_and_broken_folders_are_refused(tmp_path, monkeypatch):
         (empty / "config.json").write_text(json.dumps(config))
         with pytest.raises(KlassifyError, match=complaint):
             llava_config(str(empty))
-    with pytest.raises(KlassifyError, match="no CLIP"):
+    with pytest.raises(KlassifyError, match="not a CLIP"):
         clip_config(str(empty))
 
 
-def test_weights_that_leave_the_folder_are_not_followed(tmp_path):
-    (tmp_path / "pytorch_model.bin.index.json").write_text(
-        json.dumps({"weight_map": {"a": "../../secret.bin"}})
-    )
+def test_an_index_cannot_name_files_outside_the_folder(tmp_path):
+    index = {"weight_map": {"a": "../../secret.bin"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     assert weight_files(tmp_path) == [tmp_path / "secret.bin"]
 
 
-def test_models_that_are_not_here_are_named(monkeypatch):
+def test_missing_models_are_named(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for source in ("no/such-model-here", "no/such/folder", "none"):
         with pytest.raises(KlassifyError, match="not on this machine|does not exist"):
             find_folder(source)
 
 
-def test_few_bits_need_packages_and_a_gpu(monkeypatch):
+def test_low_precision_needs_packages_and_a_gpu(monkeypatch):
     import importlib.util
 
     cpu = torch.device("cpu")
@@ -480,47 +436,43 @@ def test_few_bits_need_packages_and_a_gpu(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(KlassifyError, match="needs a GPU"):
         load.check_bits(4, cpu)
-    monkeypatch.setattr(
-        load, "import_transformers", lambda: types.SimpleNamespace(BitsAndBytesConfig=dict)
-    )
-    assert load.quantization(4)["load_in_4bit"] and not load.quantization(4)["load_in_8bit"]
-    assert load.quantization(8)["load_in_8bit"]
+    stand_in = types.SimpleNamespace(BitsAndBytesConfig=dict)
+    monkeypatch.setattr(load, "import_transformers", lambda: stand_in)
+    four, eight = load.quantization(4), load.quantization(8)
+    assert four["load_in_4bit"] and not four["load_in_8bit"] and eight["load_in_8bit"]
 
 
 @pytest.mark.parametrize(
     "content, told",
     [
-        ([], "no mapping"),
-        (
-            {key: value for key, value in ORIGINAL_CONFIG.items() if key != "vocab_size"},
-            "vocab_size",
-        ),
+        ([], "not a mapping"),
+        (ORIGINAL_CONFIG | {"vocab_size": None}, "vocab_size"),
         (ORIGINAL_CONFIG | {"vocab_size": "many"}, "vocab_size"),
-        ({"text_config": 3}, "no config of such a model"),
+        ({"text_config": 3}, "model config is not valid"),
     ],
     ids=["list", "no vocab_size", "words", "text_config"],
 )
-def test_a_config_that_is_none_is_refused(tmp_path, content, told):
+def test_invalid_llava_configs_are_refused(tmp_path, content, told):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(KlassifyError, match=told) as caught:
         llava_config(str(tmp_path))
     assert caught.value.where == tmp_path / "config.json"
 
 
-def test_a_clip_config_and_an_index_that_are_none_are_refused(tmp_path):
+def test_invalid_clip_configs_and_indexes_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(KlassifyError, match="no mapping"):
+    with pytest.raises(KlassifyError, match="not a mapping"):
         clip_config(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": 3}))
-    with pytest.raises(KlassifyError, match="no config of such a model"):
+    with pytest.raises(KlassifyError, match="model config is not valid"):
         clip_config(str(tmp_path))
     for index in ("[]", "{}", '{"weight_map": {"a": 3}}'):
         (tmp_path / "model.safetensors.index.json").write_text(index)
-        with pytest.raises(KlassifyError, match="no mapping|which files the weights are in"):
+        with pytest.raises(KlassifyError, match="not a mapping|not name the weight files"):
             weight_files(tmp_path)
 
 
-def test_the_tiny_clip_is_the_same_whenever_it_is_built():
+def test_the_tiny_clip_is_reproducible():
     source = LMMSource(TINY, clip=TINY)
     one, other = (load.load_clip(source, torch.device("cpu")) for _ in range(2))
     image = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))

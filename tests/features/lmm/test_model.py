@@ -1,6 +1,4 @@
-"""The LMM features: prompt, positions and preprocessing against slow, obvious loops on the tiny
-LLaVA.
-"""
+"""The LMM features: prompt, positions and preprocessing match slow loops on the tiny LLaVA."""
 
 from __future__ import annotations
 
@@ -31,18 +29,13 @@ def exact() -> model.LMM:
 
 
 def pictures(n: int, seed: int = 0, shape: tuple[int, int] = (60, 60)) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (n, math.ceil(shape[0] / 12), math.ceil(shape[1] / 12), 3)).astype(
-        np.uint8
-    )
-    return [image.repeat(12, 0).repeat(12, 1)[: shape[0], : shape[1]] for image in small]
+    height, width = shape
+    size = (n, math.ceil(height / 12), math.ceil(width / 12), 3)
+    small = np.random.default_rng(seed).integers(0, 256, size).astype(np.uint8)
+    return [image.repeat(12, 0).repeat(12, 1)[:height, :width] for image in small]
 
 
-# ------------------------------------------------------------------------------------ prompt and
-# positions
-
-
-def test_the_prompt_to_the_letter():
+def test_the_prompt_is_the_published_one():
     assert (
         model.PROMPT
         == "Assistant: A chat between a curious human and an artificial intelligence assistant. The"
@@ -54,16 +47,13 @@ def test_the_prompt_to_the_letter():
     )
 
 
-def test_the_image_stands_between_the_two_pieces_of_the_prompt(tiny):
+def test_image_tokens_are_between_the_parts_of_the_prompt(tiny):
     table = tiny.llava.get_input_embeddings().weight
     patches = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     prompt = tiny.prompt(patches)
     head, tail = model.PROMPT.split("<image>")
-    assert prompt.shape == (
-        2,
-        1 + len(head) + 16 + len(tail),
-        64,
-    )  # the tiny tokenizer has one token a byte
+    # the tiny tokenizer has one token per byte
+    assert prompt.shape == (2, 1 + len(head) + 16 + len(tail), 64)
     before, image, after = prompt.split([1 + len(head), 16, len(tail)], dim=1)
     assert torch.equal(image, patches)
     for piece, text, start in ((before, head, [1]), (after, tail, [])):
@@ -72,34 +62,29 @@ def test_the_image_stands_between_the_two_pieces_of_the_prompt(tiny):
         assert tiny.tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-def test_states_equal_a_loop_without_cache(exact):
-    """Every step reads the whole sequence anew; position 0 of 64 is the prompt's last token."""
+def test_states_match_a_loop_without_cache(exact):
+    """Every step reads the whole sequence again; position 0 of 64 is the prompt's last token."""
     with torch.inference_mode():
-        prompt = exact.prompt(
-            exact.patches([model.padded_square(frame, 56) for frame in pictures(2)])
-        )
+        squares = [model.padded_square(frame, 56) for frame in pictures(2)]
+        prompt = exact.prompt(exact.patches(squares))
         states, tokens = exact.write(prompt)
         assert states.shape == (2, NEW, 64) and tokens.shape == (2, NEW)
         sequence = prompt
         for step in range(NEW):
-            layers = exact.language(
-                inputs_embeds=sequence, use_cache=False, output_hidden_states=True
-            )
-            last = layers.last_hidden_state[:, -1]
+            read = exact.language(inputs_embeds=sequence, use_cache=False)
+            last = read.last_hidden_state[:, -1]
             torch.testing.assert_close(states[:, step], last, rtol=0, atol=1e-9)
             logits = last @ exact.llava.lm_head.weight.T
             logits[:, 2] = -math.inf  # </s>
             assert torch.equal(tokens[:, step], logits.argmax(dim=1))
-            sequence = torch.cat(
-                [sequence, exact.llava.get_input_embeddings()(tokens[:, step : step + 1])], dim=1
-            )
-        # the sequence now ends with the 64th token, which was never read; the last 64 states that
-        # exist are kept
+            written = exact.llava.get_input_embeddings()(tokens[:, step : step + 1])
+            sequence = torch.cat([sequence, written], dim=1)
+        # the model never reads the 64th token, with which the sequence now ends
         whole = exact.language(inputs_embeds=sequence[:, :-1], use_cache=False).last_hidden_state
         torch.testing.assert_close(states, whole[:, -NEW:], rtol=0, atol=1e-9)
 
 
-def test_states_are_those_after_the_final_norm(exact):
+def test_states_are_after_the_final_norm(exact):
     raw = []
     hook = exact.language.norm.register_forward_pre_hook(
         lambda _, arguments: raw.append(arguments[0][:, -1])
@@ -113,14 +98,11 @@ def test_states_are_those_after_the_final_norm(exact):
     assert (states - raw).abs().max() > 0.1
 
 
-def test_the_writing_equals_generate_of_transformers(tiny):
-    """The published system calls generate with min_new_tokens = max_new_tokens = 64 and keeps
-    hidden_states.
-    """
+def test_decoding_matches_transformers_generate(tiny):
+    """The published system calls generate with 64 new tokens and keeps hidden_states."""
     with torch.inference_mode():
-        prompt = tiny.prompt(
-            tiny.patches([model.padded_square(frame, 56) for frame in pictures(1, seed=3)])
-        )
+        squares = [model.padded_square(frame, 56) for frame in pictures(1, seed=3)]
+        prompt = tiny.prompt(tiny.patches(squares))
         states, tokens = tiny.write(prompt)
         output = tiny.llava.generate(
             inputs_embeds=prompt,
@@ -138,37 +120,28 @@ def test_the_writing_equals_generate_of_transformers(tiny):
     torch.testing.assert_close(states, kept, rtol=0, atol=1e-5)
 
 
-def test_the_end_is_never_chosen(tiny, monkeypatch):
+def test_the_end_token_is_never_chosen(tiny, monkeypatch):
     head = torch.nn.Linear(64, 260, bias=True)
     torch.nn.init.zeros_(head.weight)
-    head.bias.data = (
-        torch.zeros(260)
-        .index_fill(0, torch.tensor([2]), 5.0)
-        .index_fill(0, torch.tensor([70]), 1.0)
-    )
+    head.bias.data = torch.zeros(260)
+    head.bias.data[[2, 70]] = torch.tensor([5.0, 1.0])
     monkeypatch.setattr(tiny, "head", head)
     with torch.inference_mode():
         _, tokens = tiny.write(tiny.prompt(torch.zeros(1, 16, 64)))
     assert tokens.tolist() == [[70] * NEW]
 
 
-# ------------------------------------------------------------------------------------ what the
-# models see
-
-
-def test_image_tokens_equal_those_of_the_model_s_own_forward(exact):
+def test_image_tokens_match_the_model_s_own_forward(exact):
     """transformers' route: 16 <image> tokens in the ids, pixels beside them."""
     images = [model.padded_square(frame, 56) for frame in pictures(2, seed=1)]
     ids = torch.tensor([exact.before + [3] * 16 + exact.after] * 2)
     pixels = model._pixels(images, exact.tower)
     with torch.inference_mode():
-        theirs = exact.llava(
-            input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)
-        ).logits[:, -1]
+        inputs = {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids)}
+        theirs = exact.llava(**inputs).logits[:, -1]
         read = exact.language(inputs_embeds=exact.prompt(exact.patches(images)))
-        torch.testing.assert_close(
-            exact.head(read.last_hidden_state[:, -1]), theirs, rtol=0, atol=1e-9
-        )
+        ours = exact.head(read.last_hidden_state[:, -1])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
 def test_the_pooled_vector_is_the_normed_class_token(exact):
@@ -184,7 +157,7 @@ def test_the_pooled_vector_is_the_normed_class_token(exact):
 @pytest.mark.parametrize(
     "shape", [(224, 224), (336, 336), (100, 61), (57, 133), (500, 340), (30, 31)]
 )
-def test_the_centre_square_equals_clip_s_own_preprocessing(shape):
+def test_the_centre_square_matches_clip_s_preprocessing(shape):
     try:
         from transformers.models.clip.image_processing_pil_clip import (
             CLIPImageProcessorPil as Processor,
@@ -209,7 +182,7 @@ def test_other_shapes_are_padded_with_the_mean_colour():
     assert np.array_equal(model.padded_square(whole, 60), whole)
 
 
-def test_features_do_not_depend_on_the_batch_and_do_on_the_image(tiny):
+def test_features_depend_on_the_image_and_not_the_batch(tiny):
     frames = [*pictures(2), *pictures(1, seed=5, shape=(90, 40))]
     visual, textual, texts = tiny(frames)
     assert visual.shape == (3, 32) and textual.shape == (3, NEW, 64) and len(texts) == 3
@@ -223,7 +196,7 @@ def test_features_do_not_depend_on_the_batch_and_do_on_the_image(tiny):
     assert np.abs(visual[0].astype(float) - visual[1]).mean() > 0.02
 
 
-def test_the_tiny_model_is_the_same_every_time_and_says_what_it_is():
+def test_the_tiny_model_is_reproducible_and_says_untrained():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     one, other = lmm_tiny.llava(), lmm_tiny.llava()
@@ -236,9 +209,6 @@ def test_the_tiny_model_is_the_same_every_time_and_says_what_it_is():
     assert LMMSource("tiny", "tiny").settings()["clip"] == "tiny"
 
 
-# ------------------------------------------------------------------------------------ clips
-
-
 @pytest.mark.parametrize(
     ("n_frames", "indices"), [(1, [0]), (200, [0]), (201, [0, 200]), (401, [0, 200, 400]), (0, [])]
 )
@@ -247,7 +217,7 @@ def test_every_200th_frame_is_shown(n_frames, indices):
 
 
 class Recorder:
-    """Stands for the models: visual = the frame's first pixel; refuses frames of the colour 13."""
+    """A fake LMM: visual is the frame's first pixel; frames of the colour 13 fail."""
 
     def __init__(self):
         self.batches: list[int] = []
@@ -258,11 +228,8 @@ class Recorder:
         if (first == 13).any():
             raise RuntimeError("13 is not looked at")
         first[first == 66] = np.nan
-        return (
-            first,
-            np.zeros((len(frames), NEW, 4), np.float16),
-            [f"colour {pixel[0]:.0f}" for pixel in first],
-        )
+        texts = [f"colour {pixel[0]:.0f}" for pixel in first]
+        return first, np.zeros((len(frames), NEW, 4), np.float16), texts
 
 
 def shown(file: str, *colours: int) -> Shown:
@@ -270,15 +237,9 @@ def shown(file: str, *colours: int) -> Shown:
     return Shown(file, 25.0, 200 * len(colours), np.arange(len(colours)) * 200, frames)
 
 
-def test_clips_share_batches_and_a_bad_one_costs_itself(monkeypatch, tmp_path):
-    colours = {
-        "a": (1, 2, 3),
-        "b": (4,),
-        "bad": (5, 13),
-        "c": (6,),
-        "nan": (66,),
-        "d": range(20, 31),
-    }
+def test_a_bad_clip_does_not_fail_its_batch(monkeypatch, tmp_path):
+    colours = {"a": (1, 2, 3), "b": (4,), "bad": (5, 13), "c": (6,), "nan": (66,)}
+    colours["d"] = range(20, 31)
     clips = {file: shown(file, *of_clip) for file, of_clip in colours.items()}
     models = Recorder()
     extractor = LMMExtractor(tmp_path, models, batch_size=4)
@@ -294,8 +255,5 @@ def test_clips_share_batches_and_a_bad_one_costs_itself(monkeypatch, tmp_path):
         assert row.visual[:, 0].tolist() == [frame[0, 0, 0] for frame in clip.frames]
         assert row.texts == [f"colour {frame[0, 0, 0]}" for frame in clip.frames] and not row.reason
         assert row.frames.tolist() == clip.indices.tolist() and row.n_frames == clip.n_frames
-    assert (
-        "13 is not" in rows["bad"].reason
-        and "float16" in rows["nan"].reason
-        and rows["../out"].stage == "path"
-    )
+    assert "13 is not" in rows["bad"].reason and "float16" in rows["nan"].reason
+    assert rows["../out"].stage == "path"

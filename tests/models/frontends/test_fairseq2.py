@@ -1,6 +1,4 @@
-"""A system scored through fairseq2 gives the scores that transformers gives. Run by `make
-test-fairseq2`.
-"""
+"""Scores of fairseq2 match those of transformers. Run by `make test-fairseq2`."""
 
 from __future__ import annotations
 
@@ -30,30 +28,18 @@ def system_with(library, folder):
         "architecture": {**NARROW, "num_feat_extract_layers": 7},
         "library": library,
     }
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "model": {
-                    "class_path": "klassify.models.w2v_aasist.W2VAASIST",
-                    "init_args": {
-                        "frontend": {
-                            "class_path": "klassify.models.frontends.ssl.SSLFrontEnd",
-                            "init_args": frontend,
-                        }
-                    },
-                },
-                "data": {"class_path": "klassify.data.audio.AudioClips"},
-                "train": {},
-            }
-        )
-    )
+    frontend = {"class_path": "klassify.models.frontends.ssl.SSLFrontEnd", "init_args": frontend}
+    model = {"class_path": "klassify.models.w2v_aasist.W2VAASIST"}
+    model["init_args"] = {"frontend": frontend}
+    data = {"class_path": "klassify.data.audio.AudioClips"}
+    config.write_text(yaml.safe_dump({"model": model, "data": data, "train": {}}))
     experiment = load_experiment(config, seed=5)
     save_config(folder, experiment.resolved)
     write_system(folder, System(folder.name, "model", "audio", "clip", "log_odds"))
     return experiment.model
 
 
-def test_scores_are_those_of_transformers(small_data, tmp_path):
+def test_fairseq2_scores_match_transformers(small_data, tmp_path):
     scores = {}
     weights = system_with("transformers", tmp_path / "transformers").state_dict()
     for library in ("transformers", "fairseq2"):
@@ -62,12 +48,10 @@ def test_scores_are_those_of_transformers(small_data, tmp_path):
         model.load_state_dict(weights)
         save_weights(model, folder / "model.safetensors")
         assert cli.main(["score", str(folder), "--split", "testA", *small_data.arguments]) == 0
-        scores[library] = (
-            read_scores(folder / "scores" / "testA.clips.tsv").table["score"].to_numpy()
-        )
+        scores[library] = read_scores(folder / "scores/testA.clips.tsv").table["score"].to_numpy()
     assert np.isfinite(scores["fairseq2"]).sum() > 5
     np.testing.assert_allclose(scores["fairseq2"], scores["transformers"], atol=1e-4)
 
 
-def test_pretrained_weights_come_in(tmp_path):
+def test_fairseq2_loads_pretrained_weights(tmp_path):
     assert pretrained("ssl_wav2vec2", tmp_path, library="fairseq2").load_pretrained() is not None

@@ -1,4 +1,4 @@
-"""The small front end: the frame rule of the pretrained ones, gain invariance, silence."""
+"""The small front end without pretrained weights."""
 
 import torch
 
@@ -6,14 +6,14 @@ from klassify.models.frontends.filterbank import FilterbankFrontEnd, triangular_
 from klassify.models.frontends.ssl import FrontEnd
 
 
-def test_frames_follow_the_rule_that_windows_and_labels_rely_on():
+def test_filterbank_follows_the_frame_rule():
     frontend = FilterbankFrontEnd().eval()
     for n_samples in (400, 719, 720, 6_400, 64_000, 64_256, 64_600):
         frames = frontend(torch.randn(2, n_samples))
         assert frames.shape == (2, FrontEnd().n_frames(n_samples), frontend.dim)
 
 
-def test_level_of_the_recording_does_not_matter_and_silence_stays_finite():
+def test_filterbank_ignores_the_recording_s_level():
     frontend = FilterbankFrontEnd().eval()
     wave = torch.randn(1, 16_000)
     torch.testing.assert_close(frontend(wave), frontend(0.3 * wave), atol=1e-3, rtol=1e-3)
@@ -37,5 +37,5 @@ def test_filters_cover_the_spectrum_evenly():
     torch.testing.assert_close(inner, torch.ones_like(inner), atol=1e-4, rtol=0)
 
 
-def test_it_stays_small():
+def test_the_filterbank_front_end_is_small():
     assert sum(parameter.numel() for parameter in FilterbankFrontEnd().parameters()) < 300_000
