@@ -12,24 +12,22 @@ import yaml
 
 from klassify.errors import KlassifyError
 
-MOST_REPEATED = 1 << 20  # characters and values that all aliases of a file stand for
+MOST_REPEATED = 1 << 20  # characters and values that all aliases of a file repeat
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a value that holds itself, and aliases that repeat too much."""
+    """SafeLoader that refuses a value that contains itself, and aliases that repeat too much."""
 
     def __init__(self, stream: Any):
         super().__init__(stream)
         self.size, self.repeated = 0, 0
-        self.size_of: dict[int, int] = {}  # of the values that are read to their end, by their id
+        self.size_of: dict[int, int] = {}  # {id of a completely read value: its size}
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        """The next value, its size added to what was read."""
-        alias, mark, before = (
-            self.check_event(yaml.AliasEvent),
-            self.peek_event().start_mark,
-            self.size,
-        )
+        """The next value; yaml.MarkedYAMLError where aliases repeat too much."""
+        alias = self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark
+        before = self.size
         node = super().compose_node(parent, index)
         if not alias:
             self.size += 1 + len(node.value) * isinstance(node, yaml.ScalarNode)
@@ -65,14 +63,13 @@ def refuse_cut(path: str | os.PathLike) -> None:
             )
 
 
-# Of one read, unpacked. A row group of frame scores is a million rows, 0.1 GB, and the codes of an
-# hour's clip are 0.3 GB; both may repeat themselves without end, as those of a black video do.
+# Bytes of one read, unpacked. A row group of frame scores is a million rows, 0.1 GB, and the codes
+# of an hour's clip are 0.3 GB; both may consist of repeats, as those of a black video do.
 ALWAYS_READ = 1 << 29
-# What takes more than that holds numbers of a network, of which each is some bytes in the file too.
-# A whole file of frame scores that never change is the extreme: about 300, for the names of its
-# clips.
+# Larger reads hold numbers of a network, and each takes some bytes in the file too. The extreme is
+# a file of frame scores that never change: about 300 times its size, for the names of its clips.
 MOST_TIMES = 1000
-WIDTH = 8  # bytes a value, or its pointer
+WIDTH = 8  # bytes per value or pointer
 
 
 def refuse_swollen(
@@ -83,20 +80,17 @@ def refuse_swollen(
     columns: Collection[str] = (),
     fix: str,
 ) -> None:
-    """KlassifyError where a row group (None: all) unpacks to too much: its bytes, or its rows of so
-    many columns.
+    """KlassifyError where one row group (`group`; None: all together) would take too much memory.
 
-    columns: those that are read; none given: all. Lists count as their bytes in the file, not by
+    columns: those that are read; empty means all. Lists count by their bytes in the file, not by
     their length. parquet: an opened pyarrow.parquet.ParquetFile.
     """
     metadata, unpacked = parquet.metadata, 0
     for number in range(metadata.num_row_groups) if group is None else [group]:
-        rows = metadata.row_group(
-            number
-        )  # its columns are not asked: pyarrow ends the process where they are damaged
-        unpacked += max(
-            rows.total_byte_size, rows.num_rows * (len(columns) or rows.num_columns) * WIDTH
-        )
+        rows = metadata.row_group(number)
+        # the metadata of its columns is left alone: where damaged, pyarrow ends the process
+        width = (len(columns) or rows.num_columns) * WIDTH
+        unpacked += max(rows.total_byte_size, rows.num_rows * width)
     packed = os.path.getsize(path)
     if unpacked > max(ALWAYS_READ, MOST_TIMES * packed):
         raise KlassifyError(

@@ -8,10 +8,10 @@ fake).
         --system exp/DATA/RECIPE/ps
 
 A detector's file can start a training (`klassify train --init`), one of a speech model is a
-`source` of SSLFrontEnd. With --system the result is a system folder, as a training would have left
-it, that `klassify score` takes as it is. Nothing in the published file is run. Every tensor must
-find its place, but for those that the key map of its kind lists as unused; the summary names them.
-docs/checkpoints.md has all kinds and where they are.
+`source` of SSLFrontEnd. With --system the result is a system folder like that of a training, for
+`klassify score`. Nothing in the published file is run. A wrapper around the model's names is
+stripped, what the model does not need is left out, and the summary names both; a missing tensor is
+an error. docs/checkpoints.md lists all kinds and where they are published.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from klassify.systems.imported import (
     _load,
     _save,
     _vqvae_of,
+    _weights_of_folder,
     _write_system,
     experiment_of,
     released_model,
@@ -38,7 +39,7 @@ from klassify.systems.imported import (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify import-checkpoint`."""
     parser.add_argument("source", choices=SOURCES, help="the kind of file")
-    parser.add_argument("file", type=Path, help="the published checkpoint")
+    parser.add_argument("file", type=Path, help="the published checkpoint, or its folder")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train"
     )
@@ -67,8 +68,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify import-checkpoint`."""
+    """Convert the checkpoint, write the result and print the summary."""
     _check(args)
+    if args.file.is_dir():
+        args.file = _weights_of_folder(args.file)
     experiment = experiment_of(args) if args.config else None
     model = experiment.model if experiment else released_model(args.source, _architecture(args))
     vqvae = _vqvae_of(model, args)
@@ -98,20 +101,20 @@ def _check(args: argparse.Namespace) -> None:
             "import it with --out, then klassify fuse AUDIO VISUAL --rule linear --weights"
             " FILE.safetensors"
         )
-        raise KlassifyError("A fusion is a system only together with those that it joins.", fix=fix)
+        raise KlassifyError(
+            "A fusion is a system only together with the systems that it combines.", fix=fix
+        )
     if args.config and args.source in SPEECH_MODELS:
         raise KlassifyError(
-            "A speech model alone has no config.", where=args.config, fix="use --architecture"
+            "A speech model alone takes no config.", where=args.config, fix="use --architecture"
         )
     if args.config and args.architecture:
         raise KlassifyError(
-            "The architecture stands in the config.",
-            where=args.config,
-            fix="leave --architecture out",
+            "The config has an architecture already.", where=args.config, fix="drop --architecture"
         )
     if args.overrides and not args.config:
         raise KlassifyError(
-            f"{args.overrides[0]!r} overrides a config; there is none.", fix="give --config"
+            f"{args.overrides[0]!r} overrides a config, but none is given.", fix="give --config"
         )
     if args.system and not args.config:
         raise KlassifyError(

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.errors import KlassifyError, first_few
-from klassify.models.weights.load import ImportReport, misfits, read_checkpoint
+from klassify.models.weights.load import ImportReport, misfits, read_checkpoint, unwrapped
+from klassify.models.weights.published import KeyMap
 
 UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k
 KNOWN = re.compile(
@@ -84,13 +85,16 @@ def load_hybrid_vit(model: nn.Module, path: str | Path, *, window: int, grid: in
     KlassifyError for files with unknown, missing or misshapen tensors (another width, depth or
     stem). Positions of another image size are interpolated, and the report says so.
     """
-    theirs = read_checkpoint(path)
+    state = read_checkpoint(path)
+    names = unwrapped(state, KeyMap(signature=r"patch_embed\.backbone\.", rules=()), where=path)
+    theirs = {name: state[key] for name, key in names.items()}
     unknown = [key for key in theirs if not KNOWN.fullmatch(key)]
     if any(value.dim() != 3 for key, value in theirs.items() if key in ("cls_token", "pos_embed")):
         raise KlassifyError(
             "The class token or the positions of this file are not (1, tokens, dim).", where=path
         )
     ours, left_out = hybrid_vit_state(theirs, window, grid)
+    left_out += [key for key in state if key not in set(names.values())]
     wanted = model.state_dict()
     if unknown:
         problem = f"{len(unknown)} unexpected ({first_few(unknown)})"

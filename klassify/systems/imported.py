@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from klassify.systems.experiment import (
 )
 
 SOURCES = tuple(KEY_MAPS)
-ARCHITECTURES = {  # what stands in the released files
+ARCHITECTURES = {  # of the released files
     "fairseq": "xlsr53",
     "transformers": "xlsr53",
     "wavlm": "wavlm-large",
@@ -34,8 +35,8 @@ ARCHITECTURES = {  # what stands in the released files
     "partialspoof": "large-robust",
     "aasist": "aasist",
 }
-# Settings that the tensors cannot tell, and that a released model was trained with: attribute,
-# value, override.
+# Settings that a released model was trained with and that its tensors do not tell: (attribute,
+# value, override)
 NORMALISED = "frontend.init_args.normalize_input"
 TRAINED_WITH = {
     "ssl-anti-spoofing": ("frontend.normalize_input", False, f"{NORMALISED}=false"),
@@ -47,13 +48,22 @@ FROM_SEGMENTS = ("bam", "partialspoof", "visual")  # their authors trained them 
 SETTINGS = "settings.json"
 
 
+def _weights_of_folder(folder: Path) -> Path:
+    from klassify.models.weights.load import locate_weights
+
+    return locate_weights(str(folder))
+
+
 def _hash(path: Path) -> str:
+    """SHA-256 of a file; of an index, that of its shards' hashes."""
+    from klassify.models.weights.load import INDEX, shards_of
+
     if not path.is_file():
         raise KlassifyError("This checkpoint does not exist.", where=path)
-    return file_hash(path)
-
-
-# ------------------------------------------------------------------------------------ the model
+    if not path.name.endswith(INDEX):
+        return file_hash(path)
+    hashes = "".join(_hash(path.with_name(shard)) for shard in sorted(shards_of(path)))
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def _architecture(args: argparse.Namespace) -> str | dict[str, Any] | None:
@@ -91,7 +101,7 @@ def released_model(source: str, architecture: Any) -> Any:
 
         if str(architecture) not in SIZES:
             raise KlassifyError(
-                f"There is no AASIST {architecture!r}.", fix=f"choose one of {', '.join(SIZES)}"
+                f"No AASIST is called {architecture!r}.", fix=f"choose one of {', '.join(SIZES)}"
             )
         return RawAASIST(architecture)
     from klassify.models.bam import BAM
@@ -106,9 +116,7 @@ def released_model(source: str, architecture: Any) -> Any:
 
 
 def experiment_of(args: argparse.Namespace) -> Experiment:
-    """The config's model and data, refused where the model would read the weights in another way
-    than their authors.
-    """
+    """The config's model and data; KlassifyError where TRAINED_WITH has another setting."""
     experiment = load_experiment(args.config, args.overrides)
     if args.source in TRAINED_WITH:
         path, value, override = TRAINED_WITH[args.source]
@@ -126,9 +134,7 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
 
 
 def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
-    """The file of the VQ-VAE that a visual model needs, which its own file lacks; None for other
-    models.
-    """
+    """The file of the VQ-VAE, which a visual model's own file lacks; None for other models."""
     if args.source != "visual":
         if args.vqvae:
             raise KlassifyError(
@@ -138,7 +144,7 @@ def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
     from klassify.models.weights.load import weights_path
 
     if not hasattr(model, "vqvae"):
-        raise KlassifyError("The config's model is no visual model.", where=args.config)
+        raise KlassifyError("The config's model is not a visual model.", where=args.config)
     given = args.vqvae or model.vqvae_weights
     if not given:
         raise KlassifyError(
@@ -161,30 +167,28 @@ def _load(model: Any, args: argparse.Namespace, vqvae: Path | None) -> Any:
 
 
 def _save(model: Any, path: Path, origin: dict[str, str]) -> None:
-    from klassify.models.weights.load import save_weights
+    from klassify.models.weights.load import save_weights, speech_settings
 
-    save_weights(model, path, {**origin, "class_1": "fake"})
-
-
-# --------------------------------------------------------------------------------- a system folder
+    metadata = {**origin, "class_1": "fake"}
+    if settings := speech_settings(model):
+        metadata["settings"] = json.dumps(settings)
+    save_weights(model, path, metadata)
 
 
 def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bool:
-    """Whether the folder holds this very import, complete. Anything else there is refused,
-    unless `force`.
-    """
+    """Whether the folder holds the same import, complete; others are refused unless `force`."""
     record, system = folder / SETTINGS, folder / "system.yaml"
     if folder.exists() and not folder.is_dir():
-        raise KlassifyError("This is no folder.", where=folder)
+        raise KlassifyError("This is not a folder.", where=folder)
     if (
         not (force or record.exists() or system.exists())
         and folder.is_dir()
         and any(folder.iterdir())
     ):
         raise KlassifyError(
-            "This folder is no system, and it is not empty.",
+            "This folder is not a system, and it is not empty.",
             where=folder,
-            fix="give another folder, or --force to put a system beside what is there",
+            fix="name another folder, or pass --force to put a system beside its files",
         )
     made_with = read_json(record) if record.exists() else {} if system.exists() else None
     return already_done(record, made_with, settings, force=force) and system.exists()
@@ -193,17 +197,11 @@ def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bo
 def _write_system(
     folder: Path, experiment: Experiment, source: str, origin: dict[str, str]
 ) -> None:
-    """What a training leaves in its folder; system.yaml, without which it is no system, last."""
+    """Write what a training leaves in its folder; system.yaml, which makes it a system, last."""
     from klassify.systems.system import System, write_system
 
     data = experiment.data
-    for name in (
-        "system.yaml",
-        "training.json",
-        STATE,
-        METRICS,
-        WEIGHTS,
-    ):  # of the system that was here
+    for name in ("system.yaml", "training.json", STATE, METRICS, WEIGHTS):  # of an older system
         (folder / name).unlink(missing_ok=True)
     _remove_scores(folder / "scores")
     write_json(folder / SETTINGS, {"config": experiment.resolved, "imported": origin})
@@ -221,17 +219,13 @@ def _write_system(
 
 
 def _remove_scores(folder: Path) -> None:
-    """Remove score files, parts of them too, and folders that are empty then; what has not our
-    header stays.
-    """
+    """Remove score files, their parts, and folders that are then empty; other files stay."""
     from klassify.scores.chunks import NAME
     from klassify.scores.score_file import KINDS, read_header
 
     for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
         kind = next((ending for ending in KINDS.values() if path.name.endswith(ending)), None)
-        with contextlib.suppress(
-            KlassifyError, OSError
-        ):  # no score file; a folder that is not empty
+        with contextlib.suppress(KlassifyError, OSError):  # another file; a folder in use
             if path.is_dir() and not path.is_symlink():
                 path.rmdir()
             elif NAME.fullmatch(path.name):

@@ -111,9 +111,6 @@ def test_our_configs_read_released_weights_as_their_authors_do(args):
     assert shapes[0] == shapes[1]
 
 
-# -------------------------------------------------------------------------------- weights alone
-
-
 def test_a_fairseq_file_becomes_a_source_for_the_front_end(tmp_path, capsys):
     golden, expected = load(GOLDENS / "ssl_wav2vec2")
     torch.save({"model": published.golden_state("ssl_wav2vec2"), "cfg": None}, tmp_path / "tiny.pt")
@@ -183,8 +180,6 @@ def test_the_small_aasist_by_name(tmp_path, capsys):
     assert not run("aasist", tmp_path / "AASIST-L.pth", "--out", out, "--architecture", "aasist-l")
     assert "of another shape" in refusal(capsys, "aasist", tmp_path / "AASIST-L.pth", "--out", out)
 
-
-# ------------------------------------------------------------------------------- the visual model
 
 SMALL_ST = {
     "size": 32,
@@ -286,14 +281,14 @@ def test_the_vqvae_may_be_one_of_ours_or_stand_in_the_config(tmp_path, capsys, v
     assert all(torch.equal(other[key], value) for key, value in model.state_dict().items())
 
 
-def test_a_visual_model_is_not_completed_by_nothing_or_something_else(tmp_path, capsys, visual):
+def test_a_visual_model_needs_its_vqvae_and_its_grouping(tmp_path, capsys, visual):
     config, _, file, vqvae = visual
     out = ("--out", tmp_path / "out.safetensors")
     assert "--vqvae vqvae.pt" in refusal(capsys, "visual", file, "--config", config, *out)
-    assert "a visual file by its keys, not a vqvae file" in refusal(
+    assert "this is a visual file, not a vqvae file" in refusal(
         capsys, "visual", file, "--config", config, "--vqvae", file, *out
     )
-    assert "a vqvae file by its keys, not a visual file" in refusal(
+    assert "this is a vqvae file, not a visual file" in refusal(
         capsys, "visual", vqvae, "--config", config, "--vqvae", vqvae, *out
     )
     assert "belongs to visual" in refusal(capsys, "vqvae", vqvae, "--vqvae", vqvae, *out)
@@ -302,9 +297,6 @@ def test_a_visual_model_is_not_completed_by_nothing_or_something_else(tmp_path, 
         capsys, "visual", file, f"{grouping}=frame", "--config", config, "--vqvae", vqvae, *out
     )
     assert f"{grouping}=strided" in told
-
-
-# -------------------------------------------------------------------------------- a system folder
 
 
 @pytest.fixture
@@ -369,14 +361,14 @@ def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, caps
     notes.write_text("3:1")
     others.write_text("file\tscore\n")
     words = ("aasist", file, "--config", config, "--system", folder)
-    assert "no system, and it is not empty" in refusal(capsys, *words)
+    assert "not a system, and it is not empty" in refusal(capsys, *words)
     assert sorted(os.listdir(folder)) == ["scores"]
     ours = folder / "scores/testA.clips.tsv"
     table = pd.DataFrame({"file": ["a.mp4"], "start": [0.0], "end": [1.0], "score": [0.5]})
     write_scores(ours, table, Header("other", "testA", "clips", "log_odds", "clip"))
     assert not run(*words, "--force")
     assert notes.read_text() == "3:1" and others.exists() and not ours.exists()
-    assert "no folder" in refusal(capsys, *words[:-1], file)
+    assert "not a folder" in refusal(capsys, *words[:-1], file)
 
 
 def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, capsys):
@@ -397,9 +389,7 @@ def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, ca
     assert "klassify import-checkpoint" in capsys.readouterr().err
 
 
-def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weights_alone_do(
-    tmp_path, monkeypatch
-):
+def test_a_localiser_becomes_a_system_with_the_same_answers(tmp_path, monkeypatch):
     published.bam_file(tmp_path / "model.ckpt", monkeypatch)
     config, folder = bam_config(tmp_path / "bam.yaml"), tmp_path / "exp" / "bam"
     assert not run("bam", tmp_path / "model.ckpt", "--config", config, "--system", folder)
@@ -416,9 +406,6 @@ def test_a_system_of_a_localiser_learned_from_segments_and_answers_as_the_weight
         load_model(folder)
 
 
-# ---------------------------------------------------------------------------------------- mistakes
-
-
 def test_mistakes_are_told(tmp_path, capsys):
     file, out = tmp_path / "tiny.pt", ("--out", tmp_path / "out.safetensors")
     torch.save({"model": published.golden_state("ssl_wav2vec2")}, file)
@@ -431,7 +418,9 @@ def test_mistakes_are_told(tmp_path, capsys):
     assert "architecture 'xlsr54'" in refusal(
         capsys, "fairseq", file, *out, "--architecture", "xlsr54"
     )
-    assert "no AASIST 'xlsr53'" in refusal(capsys, "aasist", file, *out, "--architecture", "xlsr53")
+    assert "No AASIST is called 'xlsr53'" in refusal(
+        capsys, "aasist", file, *out, "--architecture", "xlsr53"
+    )
     assert "says nothing about vqvae" in refusal(
         capsys, "vqvae", file, *out, "--architecture", "xlsr53"
     )
@@ -441,16 +430,16 @@ def test_mistakes_are_told(tmp_path, capsys):
     assert "give --config" in refusal(capsys, "bam", file, "--system", tmp_path / "exp")
     assert "klassify fuse" in refusal(capsys, "fusion", file, "--system", tmp_path / "exp")
     config = bam_config(tmp_path / "bam.yaml")
-    assert "no config" in refusal(capsys, "fairseq", file, *out, "--config", config)
-    assert "stands in the config" in refusal(
+    assert "takes no config" in refusal(capsys, "fairseq", file, *out, "--config", config)
+    assert "has an architecture already" in refusal(
         capsys, "bam", file, *out, "--config", config, "--architecture", "xlsr53"
     )
-    assert "no visual model" in refusal(capsys, "visual", file, *out, "--config", config)
-    assert "no AASIST" in refusal(capsys, "aasist", file, *out, "--architecture", "{}")
+    assert "not a visual model" in refusal(capsys, "visual", file, *out, "--config", config)
+    assert "No AASIST" in refusal(capsys, "aasist", file, *out, "--architecture", "{}")
     assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "exp").exists()
 
 
-def test_a_setting_that_would_quietly_harm_the_weights_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_setting_that_would_harm_the_weights_is_refused(tmp_path, monkeypatch, capsys):
     published.bam_file(tmp_path / "model.ckpt", monkeypatch)
     config = bam_config(tmp_path / "bam.yaml", normalize_input=False)
     told = refusal(
@@ -460,7 +449,7 @@ def test_a_setting_that_would_quietly_harm_the_weights_is_refused(tmp_path, monk
     assert not (tmp_path / "exp").exists()
 
 
-def test_missing_and_unexpected_tensors_are_listed_and_nothing_is_written(tmp_path, capsys):
+def test_missing_tensors_are_listed_and_nothing_is_written(tmp_path, capsys):
     state = published.raw_aasist_state()
     state["pos_T"] = state.pop("pos_S")
     torch.save(state, tmp_path / "AASIST.pth")

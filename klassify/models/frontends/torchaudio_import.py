@@ -1,10 +1,9 @@
 """Make torchaudio importable where its native part is not, and transformers with it.
 
-torchaudio's wheel links against CUDA, so beside a CPU build of torch its import ends in an OSError,
+torchaudio's wheel links against CUDA, so with a CPU build of torch its import raises an OSError,
 and a torchaudio that is installed but not importable breaks every transformers model import too.
-Its Python part (resampling, filter banks, wav2vec models) works without the native one. Whoever
-needs torchaudio calls `ensure_importable` first; transformers are imported with
-`import_transformers`.
+Its Python part (resampling, filter banks, wav2vec models) works without the native one. Call
+`ensure_importable` before importing torchaudio; import transformers with `import_transformers`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _needs_alignment(function: Callable) -> Callable:
 
 
 def _no_extension() -> types.ModuleType:
-    """A stand-in for `torchaudio._extension` that says that there is no native part."""
+    """A substitute for `torchaudio._extension` that reports no native part."""
     stand_in = types.ModuleType("torchaudio._extension")
     stand_in.__path__ = []
     stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = False
@@ -38,9 +37,7 @@ def _no_extension() -> types.ModuleType:
 
 
 def ensure_importable() -> bool:
-    """Leave torchaudio in sys.modules, without its extension if need be; False where it is not
-    installed.
-    """
+    """Import torchaudio, without its extension if need be; False where it is not installed."""
     if "torchaudio" in sys.modules:
         return True
     if importlib.util.find_spec("torchaudio") is None:
@@ -56,6 +53,6 @@ def ensure_importable() -> bool:
 
 
 def import_transformers() -> Any:
-    """The transformers package, which looks for torchaudio while it is imported."""
+    """The transformers package, which imports torchaudio."""
     ensure_importable()
     return importlib.import_module("transformers")

@@ -1,9 +1,9 @@
-"""The names in published checkpoints, and what becomes of them here: KEY_MAPS, one table a kind of
-file.
+"""The names in published checkpoints and what becomes of them here: KEY_MAPS has one table for each
+kind of file.
 
-Adding a kind of file is adding a table. Class 1 is fake in this package. Published audio models
-have class 1 = bona fide, hence their tables say which tensors are put in another order on the way
-in; nothing else in the package knows of the published order.
+To add a kind of file, add a table. Class 1 is fake in this package. In published audio models class
+1 is bona fide, so their tables say which tensors are reordered on import; nothing else in the
+package knows the published order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klassify.errors import KlassifyError, first_few
 
@@ -30,30 +30,29 @@ class Order:
     places: tuple[int, ...]
 
     def apply(self, tensor: Tensor, key: str) -> Tensor:
-        """The tensor in our order; KlassifyError where it has another shape than its kind of
-        file gives it.
-        """
+        """The tensor in our order; KlassifyError where it has another size along the axis."""
         if tensor.ndim <= self.dim or tensor.shape[self.dim] != len(self.places):
             raise KlassifyError(
-                f"{key} is {list(tensor.shape)} there; its axis {self.dim} should have"
+                f"The shape of {key} in the file is {list(tensor.shape)}; axis {self.dim} must have"
                 f" {len(self.places)} entries."
             )
         return tensor[(slice(None),) * self.dim + (list(self.places),)]
 
 
 ROWS = Order(0, (1, 0))  # of an output layer: spoof, bona fide -> real, fake
-COLUMNS = Order(1, (1, 0))  # the same for class vectors that stand in columns
+COLUMNS = Order(1, (1, 0))  # the same for class vectors in columns
 
 
 @dataclass(frozen=True)
 class KeyMap:
     """How one kind of published file names its tensors. All patterns are regular expressions.
 
-    signature: matches at the start of a key that only this kind of file has.
-    rules: (start of their key, start of ours); the first that matches is applied.
-    unused: keys of theirs that are left out on purpose.
-    optional: keys of ours that the file may lack.
-    reordered: {keys of ours: the Order they are put in}.
+    signature: matches where a name begins that only this kind of file has.
+    rules: (start of their name, start of ours); the first that matches is applied.
+    unused: names of theirs that lie inside a part of the model, which does not use them.
+    optional: names of ours that the file may lack.
+    reordered: {names of ours: the Order they are put in}.
+    shape: of the tensor with the signature, where its name alone says too little.
     """
 
     signature: str
@@ -61,47 +60,50 @@ class KeyMap:
     unused: str = NOTHING
     optional: str = NOTHING
     reordered: Mapping[str, Order] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
 
-    def fits(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether these are the keys of such a file."""
-        return any(re.match(self.signature, key) for key in state)
+    def wrappers(self, state: Mapping[str, Tensor]) -> list[str]:
+        """The prefixes below which the names are those of such a file, such as 'model.'."""
+        found = {}
+        for key, value in state.items():
+            if self.shape is not None and tuple(value.shape) != self.shape:
+                continue
+            if match := re.search(rf"(^|(?<=\.))(?:{self.signature})", key):
+                found[key[: match.start()]] = None
+        return list(found)
 
     def rename(self, key: str) -> str:
-        """Our name for their key."""
+        """Our name for theirs."""
         for pattern, ours in self.rules:
             if match := re.match(pattern, key):
                 return match.expand(ours) + key[match.end() :]
         return key
 
     def order_of(self, key: str) -> Order | None:
-        """How the tensor that is `key` here is put in order, if it is."""
-        return next(
-            (order for pattern, order in self.reordered.items() if re.fullmatch(pattern, key)), None
-        )
+        """How our tensor `key` is reordered; None where it is not."""
+        orders = (order for pattern, order in self.reordered.items() if re.fullmatch(pattern, key))
+        return next(orders, None)
 
-    def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors under our names, without the unused ones, class 1 = fake."""
+    def convert(self, state: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+        """{our name: (their name, the tensor with class 1 = fake)}, without the unused ones."""
         ours = {}
         for key, value in state.items():
             if re.match(self.unused, key):
                 continue
             name = self.rename(key)
             if name in ours:
-                raise KlassifyError(f"Two tensors of this file are {name} here, one of them {key}.")
+                raise KlassifyError(f"{ours[name][0]} and {key} of this file are both {name} here.")
             order = self.order_of(name)
-            ours[name] = order.apply(value, key) if order else value
+            ours[name] = key, order.apply(value, key) if order else value
         return ours
 
 
 def below(rules: Rules, theirs: str, ours: str) -> Rules:
-    """The same rules for tensors that lie under a prefix."""
+    """The same rules for names below a prefix."""
     return tuple(
         (re.escape(theirs) + pattern, ours + replacement) for pattern, replacement in rules
     )
 
-
-# ------------------------------------------------------------------------------------- speech
-# models
 
 # towards transformers' names, as klassify.models.frontends.ssl.SSLFrontEnd.model has them
 WEIGHT_NORM: Rules = (
@@ -134,30 +136,15 @@ FAIRSEQ: Rules = (
     (r"(encoder\.layers\.\d+)\.fc2\.", r"\1.feed_forward.output_dense."),
     ("", ""),
 )
-FAIRSEQ_UNUSED = r"(quantizer|project_q|final_proj|mask_emb)\b"
 
 SPEECH_MODELS = {
     # Microsoft's WavLM-Large.pt; before fairseq, whose names it shares
-    "wavlm": KeyMap(
-        signature=r"encoder\.layers\.\d+\.self_attn\.grep_a", rules=FAIRSEQ, unused=FAIRSEQ_UNUSED
-    ),
+    "wavlm": KeyMap(signature=r"encoder\.layers\.\d+\.self_attn\.grep_a", rules=FAIRSEQ),
     # fairseq's xlsr_53_56k.pt, xlsr2_300m.pt, w2v_large_lv_fsh_swbd_cv.pt
-    "fairseq": KeyMap(signature=r"post_extract_proj\.", rules=FAIRSEQ, unused=FAIRSEQ_UNUSED),
+    "fairseq": KeyMap(signature=r"post_extract_proj\.", rules=FAIRSEQ),
     # pytorch_model.bin or model.safetensors of the same models in transformers' own naming
-    "transformers": KeyMap(
-        signature=r"((wav2vec2|wavlm)\.)?feature_projection\.",
-        rules=(
-            *below(WEIGHT_NORM, "wav2vec2.", ""),
-            *below(WEIGHT_NORM, "wavlm.", ""),
-            *WEIGHT_NORM,
-        )
-        + ((r"(wav2vec2|wavlm)\.", ""),),
-        unused=r"((wav2vec2|wavlm)\.)?masked_spec_embed|(quantizer|project_hid|project_q|lm_head|projector|classifier)\.",
-    ),
+    "transformers": KeyMap(signature=r"feature_projection\.", rules=WEIGHT_NORM),
 }
-
-# -----------------------------------------------------------------------------------------
-# detectors
 
 COUNTERS = r".*\.num_batches_tracked"  # of batch norms, which older files lack
 
@@ -168,7 +155,7 @@ AUDIO = {
         signature=r"ssl_model\.model\.",
         rules=(*below(FAIRSEQ, "ssl_model.model.", "frontend.model."), ("", "backend.")),
         # older files have the first block's normalisation, which no version of the model uses
-        unused=rf"ssl_model\.model\.{FAIRSEQ_UNUSED}|encoder\.0\.0\.bn1\b",
+        unused=r"encoder\.0\.0\.bn1\b",
         optional=rf"{COUNTERS}|backend\.encoder\.[1-5]\.0\.bn1\..*",
         reordered={r"backend\.out_layer\.(weight|bias)": ROWS},
     ),
@@ -184,8 +171,6 @@ AUDIO = {
     "bam": KeyMap(
         signature=r"ssl_layer\.model\.",
         rules=(*below(FAIRSEQ, "ssl_layer.model.", "frontend.model."), ("", "backend.")),
-        # the ResNet's shortcut is a second name of layer4's
-        unused=rf"ssl_layer\.model\.{FAIRSEQ_UNUSED}|intra_layer\.resnet\.downsample\b",
         optional=COUNTERS,
         reordered={r"backend\.out_layer\.(weight|bias)": ROWS},
     ),
@@ -197,44 +182,110 @@ AUDIO = {
             *below(FAIRSEQ, "extracter.model.", "frontend.model."),
             (r"m_transform\.0\.", "backend."),
         ),
-        # mean 0 and deviation 1 of a normalisation that the project never applies
-        unused=rf"extracter\.model\.{FAIRSEQ_UNUSED}|(input|output)_(mean|std)$",
         reordered={r"m_angle_scales\.\d+\.weight": COLUMNS},
     ),
 }
 
 VISUAL = {
     # the Purdue system's visual.ckpt and MM-Det's current_model.pth ->
-    # klassify.models.visual.Visual
+    # klassify.models.visual.Visual. The frozen LMM inside MM-Det (mm_encoder) is left out: its
+    # states are features here (extract --kind lmm).
     "visual": KeyMap(
         signature=r"final_fusion\.channel_attn\.",
         rules=((r"backbone\.temporal_token$", "backbone.fc_token"),),
-        unused=(  # the frozen LMM inside MM-Det: its states are features here (extract --kind lmm)
-            r"mm_encoder\b"
-        ),
     ),
     # vqvae.pt of both -> klassify.models.vqvae.VQVAE
     "vqvae": KeyMap(signature=r"codebook\.embedding\.", rules=()),
-    # the Purdue system's fusion.ckpt -> klassify.models.linear_fusion.LinearFusion. Its inputs are
-    # visual real and fake, then spoof and bona fide at 160, 320 and 640 ms; ours are real and fake
-    # throughout.
-    "fusion": KeyMap(
-        signature=r"(model\.)?weight$",
-        rules=((r"model\.", ""),),
-        reordered={r"weight": Order(1, (0, 1, 3, 2, 5, 4, 7, 6))},
-    ),
 }
 
-KEY_MAPS: dict[str, KeyMap] = {**SPEECH_MODELS, **AUDIO, **VISUAL}
+# the Purdue system's fusion.ckpt -> klassify.models.linear_fusion.LinearFusion. Its inputs are
+# visual real and fake, then spoof and bona fide at 160, 320 and 640 ms; ours are real and fake
+# throughout.
+FUSION = KeyMap(
+    signature=r"weight$",
+    shape=(2, 8),
+    rules=(),
+    reordered={r"weight": Order(1, (0, 1, 3, 2, 5, 4, 7, 6))},
+)
+
+# a detector holds a speech model, so detectors are recognised first
+KEY_MAPS: dict[str, KeyMap] = {**AUDIO, **VISUAL, **SPEECH_MODELS, "fusion": FUSION}
 
 
 def detect_source(state: Mapping[str, Tensor], where: object = None) -> str:
-    """The name in KEY_MAPS of the kind of file that has these keys."""
+    """The name in KEY_MAPS of the kind of file that has these names."""
     for source, key_map in KEY_MAPS.items():
-        if key_map.fits(state):
+        if key_map.wrappers(state):
             return source
     raise KlassifyError(
-        f"No known kind of checkpoint has such keys: {first_few(state)}.",
+        f"No known kind of checkpoint has such names: {first_few(state)}.",
         where=where,
         fix=f"known kinds are {', '.join(KEY_MAPS)}",
     )
+
+
+# Settings of a speech model under transformers' names. Most of them change no tensor's shape, so a
+# file loads under another value without complaint, and the model gives other numbers.
+SETTINGS = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "do_stable_layer_norm",
+    "feat_extract_norm",
+    "feat_extract_activation",
+    "conv_dim",
+    "conv_kernel",
+    "conv_stride",
+    "conv_bias",
+    "num_conv_pos_embeddings",
+    "num_conv_pos_embedding_groups",
+    "num_buckets",
+    "max_bucket_distance",
+)
+FAIRSEQ_SETTINGS = {
+    "encoder_embed_dim": "hidden_size",
+    "encoder_layers": "num_hidden_layers",
+    "encoder_attention_heads": "num_attention_heads",
+    "encoder_ffn_embed_dim": "intermediate_size",
+    "activation_fn": "hidden_act",
+    "layer_norm_first": "do_stable_layer_norm",
+    "conv_bias": "conv_bias",
+    "conv_pos": "num_conv_pos_embeddings",
+    "conv_pos_groups": "num_conv_pos_embedding_groups",
+    "num_buckets": "num_buckets",
+    "max_distance": "max_bucket_distance",
+}
+EXTRACTOR_MODES = {"layer_norm": "layer", "default": "group"}
+
+
+def settings_from_fairseq(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What fairseq's or WavLM's `cfg` says of SETTINGS, under transformers' names."""
+    settings = {ours: cfg[theirs] for theirs, ours in FAIRSEQ_SETTINGS.items() if theirs in cfg}
+    if cfg.get("extractor_mode") in EXTRACTOR_MODES:
+        settings["feat_extract_norm"] = EXTRACTOR_MODES[cfg["extractor_mode"]]
+    if layers := _convolutions(str(cfg.get("conv_feature_layers"))):
+        names = ("conv_dim", "conv_kernel", "conv_stride")
+        settings |= {name: list(column) for name, column in zip(names, zip(*layers))}
+    return settings
+
+
+def _convolutions(text: str) -> list[tuple[int, int, int]]:
+    """(dim, kernel, stride) of each layer in '[(512, 10, 5)] + [(512, 3, 2)] * 4'; [] for others.
+
+    fairseq evaluates this text as Python, which a file from elsewhere must not ask for.
+    """
+    layer = r"\(\d+,\d+,\d+\),?"
+    group = rf"\[(?:{layer})+\](?:\*\d{{1,2}})?"
+    text = text.replace(" ", "")
+    if not re.fullmatch(rf"{group}(?:\+{group})*", text):
+        return []
+    layers = []
+    for part in text.split("+"):
+        inside, _, times = part.partition("]")
+        found = re.findall(r"\((\d+),(\d+),(\d+)\)", inside)
+        layers += [tuple(map(int, one)) for one in found] * int(times.removeprefix("*") or 1)
+    return layers

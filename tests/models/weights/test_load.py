@@ -1,5 +1,9 @@
 """Weights in and out: every tensor of a published file is accounted for."""
 
+import argparse
+import json
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +17,13 @@ from klassify.models.weights.load import (
     read_checkpoint,
     save_weights,
 )
-from klassify.models.weights.published import KEY_MAPS, KeyMap, Order, detect_source
+from klassify.models.weights.published import (
+    KEY_MAPS,
+    KeyMap,
+    Order,
+    detect_source,
+    settings_from_fairseq,
+)
 
 STATE = {"post_extract_proj.weight": torch.arange(6.0).view(2, 3), "layer_norm.bias": torch.ones(3)}
 
@@ -29,38 +39,248 @@ def assert_same_state(actual, wanted):
         torch.testing.assert_close(actual[key], value, rtol=0, atol=0)
 
 
+class Speech(nn.Module):
+    """A speech model of three tensors with transformers' names and a config."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.config = types.SimpleNamespace(model_type="wav2vec2", num_attention_heads=16)
+        vars(self.config).update(settings)
+        self.feature_projection = nn.ModuleDict({"projection": nn.Linear(3, 2)})
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList([nn.LayerNorm(2, bias=False)])})
+
+
+def speech_state(seed=1, prefix=""):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        prefix + name: torch.randn(value.shape, generator=generator)
+        for name, value in Speech().state_dict().items()
+    }
+
+
+def imported(content, tmp_path, model=None):
+    """(report, model) of a file with such content."""
+    model = model or Speech()
+    return import_weights(model, save(content, tmp_path / "file.pt")), model
+
+
+WRAPPERS = {
+    "none": ("", lambda state: state),
+    "net": ("net.", lambda state: {"net": state}),
+    "deep": ("a.b.c.", lambda state: {"a": {"b": {"c": state}}, "epoch": 3}),
+    "parameters": (
+        "model.",
+        lambda state: {"model": {key: nn.Parameter(value) for key, value in state.items()}},
+    ),
+    "numbers as names": ("", lambda state: {**state, 0: torch.ones(2)}),
+    "optimizer": (
+        "model_state_dict.",
+        lambda state: {"model_state_dict": state, "optimizer": {"state": {0: torch.ones(2)}}},
+    ),
+    **{
+        prefix: (prefix, lambda state, prefix=prefix: {prefix + k: v for k, v in state.items()})
+        for prefix in (
+            "module.",
+            "_orig_mod.",
+            "module._orig_mod.",
+            "_orig_mod.module.model.",
+            "w2v_encoder.w2v_model.",
+            "my_own.wrapper.",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_the_model_is_found_below_any_wrapper(tmp_path, name):
+    stripped, wrap = WRAPPERS[name]
+    report, model = imported(wrap(speech_state()), tmp_path)
+    assert_same_state(model.state_dict(), speech_state())
+    assert (report.source, report.loaded, report.stripped) == ("transformers", 3, stripped)
+    assert stripped in str(report)
+
+
+def test_wrappers_within_names_are_stripped(tmp_path):
+    state = {
+        name.replace("encoder.layers.0.", "_orig_mod.encoder.layers.0._fsdp_wrapped_module."): value
+        for name, value in speech_state(prefix="net.").items()
+    }
+    report, model = imported(state, tmp_path)
+    assert_same_state(model.state_dict(), speech_state())
+    assert report.stripped == "net., _orig_mod., _fsdp_wrapped_module."
+
+
+def test_what_the_model_does_not_need_is_left_out_and_named(tmp_path):
+    heads = {
+        "net.layer_weights": torch.ones(13),
+        "net.tdnn.0.kernel.weight": torch.ones(2, 2),
+        "net.encoder.layers.0.adapter.down.weight": torch.ones(2, 2),
+        "lm_head.weight": torch.ones(5, 2),
+        "loss.weight": torch.ones(2),
+        "n_averaged": torch.tensor(7),
+    }
+    training = {"callbacks": {"best": torch.tensor(0.9)}, "queue": {"negatives": torch.ones(4)}}
+    content = {"state_dict": speech_state(prefix="net.") | heads, **training}
+    report, model = imported(content, tmp_path)
+    assert_same_state(model.state_dict(), speech_state())
+    assert sorted(report.left_out) == [
+        "encoder.layers.0.adapter.down.weight",
+        "layer_weights",
+        "queue.negatives",
+        "state_dict.lm_head.weight",
+        "state_dict.loss.weight",
+        "state_dict.n_averaged",
+        "tdnn.0.kernel.weight",
+    ]
+    assert all(name in str(report) for name in report.left_out)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["encoder.layers.0.bias", "encoder.layers.1.weight", "feature_projection.projection.scale"],
+)
+def test_one_more_layer_or_bias_is_not_left_out(tmp_path, name):
+    with pytest.raises(KlassifyError, match=rf"1 unexpected \({name}\)"):
+        imported({"net": speech_state() | {name: torch.ones(2)}}, tmp_path)
+
+
+def test_a_missing_tensor_is_an_error_below_a_wrapper_too(tmp_path):
+    state = speech_state(prefix="net.")
+    del state["net.encoder.layers.0.weight"]
+    with pytest.raises(KlassifyError, match=r"1 missing \(encoder.layers.0.weight\)"):
+        imported(state, tmp_path)
+
+
+def test_of_several_models_the_complete_or_usual_one_is_taken(tmp_path):
+    first, second = speech_state(1), speech_state(2)
+    report, model = imported({"ema": second, "model": first}, tmp_path)
+    assert_same_state(model.state_dict(), first)
+    assert report.stripped == "model." and len(report.left_out) == 3
+    part = dict(list(second.items())[:1])
+    _, model = imported({"teacher": part, "student": first}, tmp_path)
+    assert_same_state(model.state_dict(), first)
+    with pytest.raises(KlassifyError, match="holds the model 2 times, below teacher., student."):
+        imported({"teacher": second, "student": first}, tmp_path)
+
+
+def test_a_mapping_that_contains_itself_or_is_very_deep_is_read(tmp_path):
+    content = {"net": speech_state()}
+    content["again"] = content
+    deep = inner = {}
+    for _ in range(200):
+        inner["x"] = inner = {}
+    _, model = imported({**content, "deep": deep}, tmp_path)
+    assert_same_state(model.state_dict(), speech_state())
+
+
+def sharded(folder, suffix="safetensors"):
+    """A folder as transformers saves a model in two shards."""
+    folder.mkdir()
+    names = list(speech_state())
+    places = {}
+    for number, keys in enumerate((names[:1], names[1:]), start=1):
+        file = f"model-0000{number}-of-00002.{suffix}"
+        state = {f"wav2vec2.{key}": speech_state()[key] for key in keys}
+        if suffix == "bin":
+            torch.save(state, folder / file)
+        else:
+            load.write_tensors(state, folder / file)
+        places |= dict.fromkeys(state, file)
+    start = "model.safetensors" if suffix == "safetensors" else "pytorch_model.bin"
+    index = folder / f"{start}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_folder_of_shards_is_read(tmp_path, suffix):
+    index = sharded(tmp_path / "hub", suffix)
+    assert load.locate_weights(str(tmp_path / "hub")) == index
+    model = Speech()
+    assert import_weights(model, index).stripped == "wav2vec2."
+    assert_same_state(model.state_dict(), speech_state())
+
+
+@pytest.mark.parametrize("place", ["../other.safetensors", "/etc/passwd", "..", "", 3, "a/b.bin"])
+def test_a_shard_outside_the_folder_is_refused(tmp_path, place):
+    index = sharded(tmp_path / "hub")
+    load.write_tensors(speech_state(), tmp_path / "other.safetensors")
+    places = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": {**places, list(places)[0]: place}}))
+    with pytest.raises(KlassifyError, match="not a file of weights in its own folder") as caught:
+        import_weights(Speech(), index)
+    assert caught.value.where == index
+
+
+def test_a_missing_shard_or_tensor_is_named(tmp_path):
+    index = sharded(tmp_path / "hub")
+    places = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": {**places, "more": list(places.values())[0]}}))
+    with pytest.raises(KlassifyError, match=r"lacks 1 tensors that its index names \(more\)"):
+        import_weights(Speech(), index)
+    (tmp_path / "hub" / "model-00002-of-00002.safetensors").unlink()
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(KlassifyError, match="does not exist"):
+        import_weights(Speech(), index)
+
+
+CFG = {"encoder_attention_heads": 12, "layer_norm_first": False, "extractor_mode": "default"}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda state: state,
-        lambda state: {"model": state, "args": None},
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {
-            "model_state_dict": state,
-            "optimizer": {"state": {0: torch.ones(2)}},
-            "step": 1,
-        },
-        lambda state: {**state, 0: torch.ones(2)},
-        lambda state: {"task_cfg": {}, "model_cfg": {}, "model_weight": state},
-        lambda state: {f"module.{key}": value for key, value in state.items()},
-        lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}},
-        lambda state: {
-            "state_dict": {f"model.module.{key}": value for key, value in state.items()}
-        },
-        lambda state: {"model": {key: nn.Parameter(value) for key, value in state.items()}},
+        lambda cfg: {"cfg": cfg},
+        lambda cfg: {"cfg": {"model": {"_name": "w2v", "w2v_args": {"model": cfg}}}},
+        lambda cfg: {"args": argparse.Namespace(arch="wav2vec2", **cfg)},
+    ],
+    ids=["flat", "nested", "namespace"],
+)
+def test_settings_of_a_file_that_contradict_the_model_are_refused(tmp_path, wrap):
+    content = {"model": speech_state(), **wrap(CFG)}
+    with pytest.raises(KlassifyError, match="num_attention_heads 12 there, 16 here") as caught:
+        imported(content, tmp_path)
+    assert '"num_attention_heads": 12' in caught.value.fix
+    model = Speech(num_attention_heads=12, do_stable_layer_norm=True, feat_extract_norm="group")
+    with pytest.raises(KlassifyError, match="settings: do_stable_layer_norm False there, True"):
+        imported(content, tmp_path, model)
+    model.config.do_stable_layer_norm = False
+    imported(content, tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    "setting, theirs, ours",
+    [
+        ("num_attention_heads", 12, 16),
+        ("layer_norm_eps", 1e-6, 1e-5),
+        ("conv_stride", [5, 2, 2], (5, 2, 4)),
+        ("model_type", "wavlm", "wav2vec2"),
+        ("do_stable_layer_norm", True, False),
     ],
 )
-def test_every_container_is_unwrapped(tmp_path, wrap):
-    assert_same_state(read_checkpoint(save(wrap(STATE), tmp_path / "wrapped.pt")), STATE)
+def test_a_config_beside_the_weights_is_compared(tmp_path, setting, theirs, ours):
+    load.write_tensors(speech_state(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({setting: theirs, "vocab_size": 32}))
+    with pytest.raises(KlassifyError, match=rf"other settings: {setting} ") as caught:
+        import_weights(Speech(**{setting: ours}), tmp_path / "model.safetensors")
+    assert "architecture" in caught.value.fix
+    import_weights(Speech(**{setting: theirs}), tmp_path / "model.safetensors")
 
 
-def test_a_prefix_that_only_some_keys_have_stays(tmp_path):
-    state = {"model.weight": torch.ones(1), "head.weight": torch.ones(1)}
-    assert_same_state(read_checkpoint(save(state, tmp_path / "some.pt")), state)
+def test_the_layers_of_an_extractor_are_read_without_evaluating_them():
+    text = "[(512, 10, 5)] + [(512, 3, 2)] * 2 + [(256,2,2), (128,2,1)]"
+    settings = settings_from_fairseq({"conv_feature_layers": text})
+    assert settings == {
+        "conv_dim": [512, 512, 512, 256, 128],
+        "conv_kernel": [10, 3, 3, 2, 2],
+        "conv_stride": [5, 2, 2, 2, 1],
+    }
+    for other in ("[(1,2,3)] * 10**9", "__import__('os')", "[]", None):
+        assert settings_from_fairseq({"conv_feature_layers": other}) == {}
 
 
-def test_a_checkpoint_without_a_state_dict_is_refused_with_what_it_has(tmp_path):
-    with pytest.raises(KlassifyError, match="no state dict in this checkpoint: it has epoch"):
+def test_a_checkpoint_without_a_state_dict_is_refused(tmp_path):
+    with pytest.raises(KlassifyError, match="has no state dict: it has epoch"):
         read_checkpoint(save({"epoch": 3}, tmp_path / "none.pt"))
     with pytest.raises(KlassifyError, match="it has Tensor"):
         read_checkpoint(save(torch.ones(1), tmp_path / "tensor.pt"))
@@ -83,17 +303,20 @@ def test_known_sources_are_detected_and_others_named():
         "vqvae": ["encoder.0.weight", "codebook.embedding.weight"],
         "fusion": ["weight", "bias"],
     }
-    detected = {source: detect_source(dict.fromkeys(state)) for source, state in keys.items()}
+    detected = {
+        source: detect_source(dict.fromkeys(state, torch.empty(2, 8)))
+        for source, state in keys.items()
+    }
     assert detected == {source: source for source in KEY_MAPS}
-    with pytest.raises(KlassifyError, match=r"such keys: conv\.weight"):
-        detect_source({"conv.weight": 0})
+    with pytest.raises(KlassifyError, match=r"such names: conv\.weight"):
+        detect_source({"conv.weight": torch.empty(3)})
 
 
 def test_a_file_of_another_kind_is_named():
-    with pytest.raises(KlassifyError, match="a fairseq file by its keys, not a bam file"):
+    with pytest.raises(KlassifyError, match="By its names this is a fairseq file, not a bam"):
         import_state(nn.Linear(1, 1), STATE, "bam", where="xlsr.pt")
     wavlm = {"encoder.layers.0.self_attn.grep_a": 0, "post_extract_proj.bias": 0}
-    assert KEY_MAPS["fairseq"].fits(wavlm)  # it shares the names
+    assert KEY_MAPS["fairseq"].wrappers(wavlm) == [""]  # it shares the names
 
 
 def test_rules_rename_every_kind_of_fairseq_key_once():
@@ -159,7 +382,7 @@ def test_a_torn_weights_file_is_named(tmp_path):
     path = tmp_path / "model.safetensors"
     save_weights(Small(), path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(KlassifyError, match="not a whole safetensors file"):
+    with pytest.raises(KlassifyError, match="not a complete safetensors file"):
         load_weights(Small(), path)
     with pytest.raises(KlassifyError, match="does not exist"):
         load_weights(Small(), tmp_path / "absent.safetensors")
@@ -194,18 +417,20 @@ def test_an_import_says_what_it_left_out_and_what_was_lacking(tmp_path, monkeypa
     torch.testing.assert_close(model.two.weight, published["net.two.weight"][:, [0, 2, 1]])
 
 
-def test_a_tensor_that_cannot_be_put_in_order_and_a_name_given_twice_are_refused(monkeypatch):
+def test_a_tensor_that_cannot_be_reordered_is_refused(monkeypatch):
     key_map = KeyMap(signature="net", rules=((r"net\.", ""),), reordered={"bias": Order(1, (1, 0))})
     monkeypatch.setitem(KEY_MAPS, "small", key_map)
-    with pytest.raises(KlassifyError, match=r"net.bias is \[2\] there") as caught:
+    with pytest.raises(KlassifyError, match=r"net.bias in the file is \[2\]") as caught:
         import_state(nn.Linear(1, 2), {"net.bias": torch.ones(2)}, "small", where="small.pt")
     assert caught.value.where == "small.pt"
-    with pytest.raises(
-        KlassifyError, match="Two tensors of this file are weight here, one of them weight"
-    ):
-        import_state(
-            nn.Linear(1, 2), {"net.weight": torch.ones(2, 1), "weight": torch.ones(2, 1)}, "small"
-        )
+
+
+def test_two_tensors_for_one_place_are_refused(monkeypatch):
+    key_map = KeyMap(signature="net", rules=((r"net\.", ""),))
+    monkeypatch.setitem(KEY_MAPS, "small", key_map)
+    state = {"net.weight": torch.ones(2, 1), "weight": torch.ones(2, 1)}
+    with pytest.raises(KlassifyError, match="net.weight and weight of this file are both weight"):
+        import_state(nn.Linear(1, 2), state, "small")
 
 
 def test_many_keys_are_told_by_their_first_names():
@@ -285,7 +510,8 @@ def test_the_hub_is_asked_for_one_file_after_the_other(tmp_path, monkeypatch):
     asked = []
 
     def download(hub_id, name, local_files_only):
-        asked.append((hub_id, name, local_files_only))
+        asked.append(name)
+        assert local_files_only
         if name == "pytorch_model.bin":
             return str(tmp_path / name)
         raise LocalEntryNotFoundError("not in the cache")
@@ -293,8 +519,10 @@ def test_the_hub_is_asked_for_one_file_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert load.locate_weights("some/model") == tmp_path / "pytorch_model.bin"
     assert asked == [
-        ("some/model", "model.safetensors", True),
-        ("some/model", "pytorch_model.bin", True),
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "config.json",
     ]
 
 

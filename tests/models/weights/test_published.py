@@ -35,9 +35,6 @@ def inputs_of(case):
     return [torch.from_numpy(make_input(spec)) for spec in case["inputs"]]
 
 
-# ------------------------------------------------------------------ names and shapes, at full size
-
-
 def visual_shapes():
     return golden_shapes("iafa_vit", "W10", "backbone.") | golden_shapes("mmdet_head")
 
@@ -104,9 +101,6 @@ def test_released_sizes():
         "fusion": 18,
         "aasist": 297_866,
     }
-
-
-# ---------------------------------------------------------------------------------- audio models
 
 
 def test_bam_from_a_lightning_file(tmp_path, monkeypatch):
@@ -190,7 +184,7 @@ def test_partialspoof_gives_the_published_cosines(partialspoof, index):
         )
 
 
-def test_partialspoof_and_fusion_together_give_the_published_logits(partialspoof, tmp_path):
+def test_partialspoof_and_fusion_give_the_published_logits(partialspoof, tmp_path):
     """Both are in another order here, so the order must cancel out."""
     description, expected = load(GOLDENS / "partialspoof")
     case = next(case for case in description["cases"] if case["id"] == "T480_B1")
@@ -239,9 +233,6 @@ def test_fusion_gives_the_published_logits(tmp_path):
         with torch.no_grad():
             logits = fusion(torch.from_numpy(np.concatenate([visual, *tracks], axis=1)))
         close(logits, expected[f"{case['id']}/logits"], description["tolerance"])
-
-
-# -------------------------------------------------------------------------------- AASIST by itself
 
 
 def slow_raw_aasist(model, wave):
@@ -303,9 +294,6 @@ def test_raw_aasist_filters_lie_side_by_side():
         RawAASIST()(torch.zeros(1, 2314))
 
 
-# --------------------------------------------------------------------------------- visual models
-
-
 def test_vqvae_gives_the_published_codes(tmp_path):
     description, expected = load(GOLDENS / "vqvae")
     torch.save(golden_state("vqvae"), tmp_path / "vqvae.pt")
@@ -327,7 +315,7 @@ def test_vqvae_gives_the_published_codes(tmp_path):
 @pytest.mark.parametrize(
     "container", [published.lightning, published.mm_det], ids=["visual.ckpt", "current_model.pth"]
 )
-def test_visual_gives_the_published_tokens_and_logits_at_full_size(tmp_path, container):
+def test_visual_gives_the_published_logits_at_full_size(tmp_path, container):
     """Windows of two frames; nothing but three embeddings depends on their number."""
     state = golden_state("iafa_vit", "W2", "backbone.") | golden_state("mmdet_head")
     torch.save(container(state), tmp_path / "visual.ckpt")

@@ -150,12 +150,12 @@ def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, attack, container,
 def test_a_bare_pickle_is_refused_unread(tmp_path):
     path, marker = tmp_path / "bare.pt", tmp_path / "was_run"
     path.write_bytes(pickle.dumps({"model": Attack(marker)}))
-    with pytest.raises(KlassifyError, match="no torch checkpoint"):
+    with pytest.raises(KlassifyError, match="not a torch checkpoint"):
         read_torch_file(path)
     assert not marker.exists()
 
 
-def test_a_function_that_is_not_known_as_hostile_is_not_called_either(tmp_path, monkeypatch):
+def test_an_unknown_function_is_not_called_either(tmp_path, monkeypatch):
     calls = []
     module = types.ModuleType("innocent")
     module.touch = lambda *arguments: calls.append(arguments)
@@ -193,7 +193,7 @@ def project_config(monkeypatch):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_unknown_classes_become_records_and_known_containers_stay(tmp_path, monkeypatch, legacy):
+def test_unknown_classes_become_records(tmp_path, monkeypatch, legacy):
     content = {
         "args": argparse.Namespace(lr=0.5),
         "cfg": project_config(monkeypatch),
@@ -208,11 +208,12 @@ def test_unknown_classes_become_records_and_known_containers_stay(tmp_path, monk
     assert read["args"] == argparse.Namespace(lr=0.5)
     assert read["cfg"].qualified_name == "project.config.Config"
     assert read["cfg"].state["lr"] == 0.1
+    assert repr(read["cfg"]) == "<record of project.config.Config>"
     assert read["meters"] == {"loss": [1.0]} and read["last"] == [1, 2]
     assert_same_state(read["model"], STATE)
 
 
-def test_a_hostile_file_that_hides_behind_a_harmless_one_is_refused(tmp_path):
+def test_a_hostile_pickle_behind_a_harmless_one_is_refused(tmp_path):
     """Two pickles in one archive: what is looked at first need not be what torch reads."""
     marker = tmp_path / "was_run"
     hostile, harmless = io.BytesIO(), io.BytesIO()
@@ -229,7 +230,7 @@ def test_a_hostile_file_that_hides_behind_a_harmless_one_is_refused(tmp_path):
     assert not marker.exists()
 
 
-def test_what_a_lightning_trainer_leaves_beside_the_weights_is_read(tmp_path, monkeypatch):
+def test_what_lightning_saves_beside_the_weights_is_read(tmp_path, monkeypatch):
     model = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     model(torch.ones(1, 2)).sum().backward()
@@ -292,11 +293,11 @@ def test_whole_optimizers_and_schedulers_become_records(tmp_path, legacy):
         (b"<!DOCTYPE html><html>confirm", "web page"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
         (b"\x1f\x8b\x08\x00tar", "gzip"),
-        (b"", "no torch checkpoint"),
+        (b"", "not a torch checkpoint"),
         (b"PK\x03\x04 and then nothing", "cannot be read"),
     ],
 )
-def test_what_is_no_checkpoint_is_told_apart(tmp_path, data, told):
+def test_other_kinds_of_files_are_named(tmp_path, data, told):
     path = tmp_path / "file.pt"
     path.write_bytes(data)
     with pytest.raises(KlassifyError, match=told):
@@ -331,24 +332,12 @@ def test_missing_torn_and_foreign_files_are_refused(tmp_path):
         read_torch_file(tmp_path / "script.pt")
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_description_of_tensors_that_is_too_large_is_refused_unread(
-    tmp_path, monkeypatch, legacy
-):
-    path = save({"model": STATE, "text": "x" * 5000}, tmp_path / "large.pt", legacy)
-    assert read_torch_file(path)["text"] == "x" * 5000
-    monkeypatch.setattr(torch_file, "MAX_PICKLE", 5000)
-    with pytest.raises(KlassifyError, match="description .* larger than"):
-        read_torch_file(path)
-
-
-@pytest.mark.parametrize("member", ["archive/data.pkl", "archive/data/0"])
-def test_members_that_unpack_to_many_times_the_file_are_refused(tmp_path, member):
+def test_a_compressed_archive_is_refused_unread(tmp_path):
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/version", "3\n")
-        archive.writestr(member, b"(" * 10_000_000)
-    with pytest.raises(KlassifyError, match="would be 10000002 bytes"):
+        archive.writestr("archive/data.pkl", b"(" * 10_000_000)
+    with pytest.raises(KlassifyError, match="archive is compressed"):
         read_torch_file(path)
 
 
@@ -369,43 +358,27 @@ def as_checkpoint(data, path):
     return path
 
 
-def test_a_key_whose_hash_would_never_end_is_refused(tmp_path):
+def test_a_file_that_takes_unlimited_time_is_refused(tmp_path, monkeypatch):
     assert read_torch_file(as_checkpoint(tuples_of_tuples(3), tmp_path / "three.pt"))
-    in_a_set = b"\x80\x04\x8f(" + tuples_of_tuples(60)[3:-4] + b"\x90."
-    for data in (
-        tuples_of_tuples(22),
-        tuples_of_tuples(60),
-        in_a_set,
-        tuples_of_tuples(60)[:-4] + b"2s.",
-    ):
-        with pytest.raises(KlassifyError, match="values without end") as caught:
-            read_torch_file(as_checkpoint(data, tmp_path / "sixty.pt"))
-        assert caught.value.where == tmp_path / "sixty.pt"
+    monkeypatch.setattr(torch_file, "MAX_SECONDS", 1)
+    path = as_checkpoint(tuples_of_tuples(60), tmp_path / "sixty.pt")
+    with pytest.raises(KlassifyError, match="took more than 1 s") as caught:
+        read_torch_file(path)
+    assert caught.value.where == path
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_what_the_steps_of_a_pickle_take_up_is_counted(protocol):
-    shared = [1.5, (2, 3)]
-    content = {
-        "a": [shared, shared],
-        "b": {(1, 2): shared},
-        "c": {3, 4},
-        "d": np.int64(3),
-        "e": frozenset([1]),
-        "f": datetime.datetime(2025, 6, 1),
-    }
-    work = torch_file._Work()
-    for operation, argument, _ in torch_file.pickletools.genops(pickle.dumps(content, protocol)):
-        work.add(operation, argument)
-    assert work.stack == [] and 20 < work.done < 1000
+def test_a_file_that_takes_unlimited_memory_is_refused(tmp_path, monkeypatch):
+    """A call that torch's unpickler allows, of which each doubles the bytes."""
+    doubled = b"c_codecs\nencode\nq\x01" + b"h\x01h\x02X\x03\x00\x00\x00hex\x86Rq\x02" * 40
+    start = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00ascii\x86Rq\x02"
+    path = as_checkpoint(start + doubled + b".", tmp_path / "doubled.pt")
+    monkeypatch.setattr(torch_file, "SPARE_MEMORY", 1 << 28)
+    with pytest.raises(KlassifyError, match="MemoryError") as caught:
+        read_torch_file(path)
+    assert caught.value.where == path
 
 
-def test_a_record_says_what_it_stands_for(tmp_path):
-    path = save({"model": STATE, "cfg": np.float32(0.5)}, tmp_path / "numpy.pt")
-    assert "<record of numpy" in repr(read_torch_file(path))
-
-
-def test_a_file_of_many_tensors_is_no_work_without_end(tmp_path):
+def test_a_file_of_many_tensors_is_read(tmp_path):
     state = {f"layer.{i}.weight": torch.zeros(2) for i in range(5000)}
     path = save(
         {"model": state, "optimizer": {"state": dict(enumerate(state.values()))}},
