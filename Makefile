@@ -1,6 +1,6 @@
 # make help        the stages and the variables of a recipe
 # make demo        everything, on a corpus that the toolkit makes itself: both recipes and their comparison
-# make test        set up and run the tests
+# make test        install, then run the tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 -include local.mk
@@ -8,34 +8,36 @@ SHELL := /bin/bash
 # both recipes, unless one is asked for
 demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch)
 recipe ?= klassify
-VARIABLES := split recipe data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry
-VARIABLES += launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch
-
-# a variable counts when it is given to make or stands in local.mk, never when it leaks from the environment
-given = $(if $(filter command file,$(firstword $(origin $(1)))),$(1)=$(call quote,$($(1))))
-quote = '$(subst ','\'',$(1))'
-arguments = $(foreach name,$(filter-out recipe,$(VARIABLES)),$(call given,$(name)))
-unknown = $(filter-out $(VARIABLES) $(MAKE_OWN),$(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word)))))
 MAKE_OWN := PYTHON SHELL submission seconds
 run = recipes/$(recipe)/run.sh
-
-ifneq ($(strip $(foreach word,$(MAKEOVERRIDES),$(findstring =,$(word)))),)
-ifneq ($(strip $(unknown)),)
-$(error unknown variable: $(unknown). Known: $(VARIABLES))
-endif
-endif
 ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
 endif
 
-.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean
+# variables of a recipe count when they are given to make or set in local.mk, never when they leak from the environment
+given = $(filter command file,$(firstword $(origin $(1))))
+typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+kept := $(foreach name,$(shell $(run) --variables),$(if $(call given,$(name)),$(name)))
+# what is typed is passed on even if no recipe knows it: run.sh refuses it by name
+names := $(filter-out recipe $(MAKE_OWN),$(sort $(typed) $(kept)))
+quote = '$(subst ','\'',$(1))'
+arguments = $(foreach name,$(names),$(name)=$(call quote,$($(name))))
+
+.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean names
 
 help:
-	@$(run) --help
+	@$(run) --help $(arguments)
 
-# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (three training seeds); then one page
+# names that nothing knows and stages that must run first are told before anything is installed
+first_stage = $(firstword $(sort $(filter stage%,$(MAKECMDGOALS))))
+check = --check-names $(if $(filter compare,$(MAKECMDGOALS)),--compare)
+names:
+	@$(run) $(if $(first_stage),--check --stage $(first_stage:stage%=%) --stop-stage $(first_stage:stage%=%),$(check)) \
+	  $(if $(filter demo,$(MAKECMDGOALS)),$(demo_arguments),$(arguments))
+
+# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (three training seeds); then the comparison
 seeds = $(if $(filter command file,$(origin seed)),$(seed),$(if $(filter large,$(size)),1 2 3,1))
-demo_arguments = data=demo $(filter-out data=% seed=%,$(arguments))
+demo_arguments = data=demo $(foreach name,$(filter-out data seed,$(names)),$(name)=$(call quote,$($(name))))
 demo: setup
 	@set -e; for recipe in $(demo_recipes); do \
 	  recipes/$$recipe/run.sh --stage 0 --stop-stage 1 --wait $(demo_arguments); \
@@ -46,17 +48,18 @@ demo: setup
 stage0 stage1 stage2 stage3 stage4: setup
 	@$(run) --stage $(@:stage%=%) --stop-stage $(@:stage%=%) $(arguments)
 
-# all reported systems of every recipe that has been trained, side by side: tables and one page
+# all reported systems of every trained recipe side by side: tables and one page
 compare: setup
 	@$(run) --compare $(arguments)
 
-# a package again from its manifest, byte by byte: submission=ID (klassify ledger lists them) or its folder
+# a submission made again from its manifest, byte by byte: submission=ID (klassify ledger lists them) or its folder
 reproduce: setup
-	$(if $(dry),@echo +,@).venv/bin/klassify reproduce $(call quote,$(submission))
+	$(if $(call given,dry),@echo + ,@).venv/bin/klassify reproduce $(call quote,$(submission))
 
-setup: .venv/installed
+# nothing is installed to print commands
+setup: names $(if $(call given,dry),,.venv/installed)
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
+.venv/installed: setup.cfg pyproject.toml constraints.txt | names
 	@recipes/setup.sh .venv
 
 ALL_TESTS = --ignore tests/slurm tests
@@ -66,21 +69,21 @@ test: setup
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)
 
-# which share of the lines the fast tests run, and what they do not run and why; what is killed leaves no record
+# which lines the fast tests run, and why the others are not run; processes that are killed leave no record
 coverage: setup
-	COVERAGE_FILE=$(CURDIR)/.coverage OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" --cov klassify \
-	  --cov-report json:coverage.json --ignore tests/faults $(ALL_TESTS)
+	COVERAGE_FILE=$(CURDIR)/.coverage OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal \
+	  -m "not slow" --cov klassify --cov-report json:coverage.json --ignore tests/faults $(ALL_TESTS)
 	.venv/bin/python -m tests.coverage_gaps coverage.json
 
 # a real Slurm of five nodes on this machine; needs root, and apt to install it
 test-cluster: setup
 	@tests/slurm/run
 
-# broken and hostile input for some minutes: make fuzz seconds=600 seed=7
+# tries broken and hostile input for some minutes: make fuzz seconds=600 seed=7
 fuzz: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.fuzz $(if $(seconds),--seconds $(seconds)) $(if $(call given,seed),--seed $(seed))
 
-# fairseq2 pins torch 2.9.1: an environment of its own (several GB), with the transformers that goes with it
+# fairseq2 pins torch 2.9.1, so it has its own environment (several GB), with a transformers that works with it
 test-fairseq2: .venv-fairseq2/installed
 	OMP_NUM_THREADS=1 .venv-fairseq2/bin/python -m pytest -q tests/models/frontends/test_ssl.py tests/models/frontends/test_fairseq2.py
 
@@ -90,7 +93,7 @@ test-fairseq2: .venv-fairseq2/installed
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-# what runs made stays; only caches go
+# removes caches; the outputs of runs stay
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .coverage* coverage.json
 	find klassify tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

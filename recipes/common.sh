@@ -1,157 +1,211 @@
-# What every recipe's run.sh shares: arguments, paths, the stage ladder. Sourced, never run.
-# A run file sources it with its own arguments: . recipes/common.sh "$@"
+# What every recipe's run.sh shares: variables, checks, the stages. Sourced, never run.
+#
+# A run.sh sources it with its own arguments, sets what follows, and ends with `climb`:
+#   models=(...)         systems with a config that are trained and scored by default
+#   localisers=(...)     those of all systems that answer Task 2
+#   derived=(...)        systems computed from others, without a config
+#   proposals_only=(...) those without clip scores; unscored=(...) those without any scores
+#   features_kind=KIND   what stage 1 makes
+#   title_1 to title_3   what stages 1 to 3 do, for `make help`
+#   reads_features SYSTEM      whether a system reads the features of stage 1
+#   extract_features SPLIT     stage 1
+#   train_systems              stage 2: train, score val, calibrate, tune, fuse
+#   score_systems SPLIT        stage 3: scores and proposals of everything that is reported
+# Systems that are reported and submitted are listed in conf/<conf>/report.yaml and submit.yaml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 recipe=$(basename "$(dirname "$0")")
+. recipes/slurm.sh
 
 fail() { printf '%s\n' "$@" >&2; exit 2; }
+
+# closest NAME KNOWN...: the known name that NAME looks like a misspelling of; nothing if there is none
+closest() {
+  printf '%s\n' "$@" | awk '
+    function least(a, b) { return a < b ? a : b }
+    NR == 1 { typed = tolower($0); n = length(typed); best = int(n / 3) + 1; next }
+    {
+      known = tolower($0); m = length(known)
+      for (j = 0; j <= m; j++) d[0, j] = j
+      for (i = 1; i <= n; i++) {
+        d[i, 0] = i
+        for (j = 1; j <= m; j++) {
+          changed = d[i - 1, j - 1] + (substr(typed, i, 1) != substr(known, j, 1))
+          d[i, j] = least(changed, 1 + least(d[i - 1, j], d[i, j - 1]))
+          swapped = i > 1 && j > 1 && substr(typed, i - 1, 2) == substr(known, j, 1) substr(known, j - 1, 1)
+          if (swapped) d[i, j] = least(d[i, j], 1 + d[i - 2, j - 2])
+        }
+      }
+      if (d[n, m] < best) { best = d[n, m]; name = $0 }
+    }
+    END { print name }'
+}
+
+# known_value VARIABLE VALUE KNOWN...: refuse a value that is not among the known ones; an empty one stands for the default
+known_value() {
+  local variable=$1 value=$2 guess
+  shift 2
+  [ -n "$value" ] && [[ " $* " != *" $value "* ]] || return 0
+  guess=$(closest "$value" "$@")
+  fail "unknown $variable=$value. Known: $*" ${guess:+"  fix:    did you mean $variable=$guess?"}
+}
+
+# names_in FILE KEY: what a YAML file lists under a key, as [a, b] or with a dash per line
+names_in() {
+  [ ! -e "$1" ] || awk -v key="$2:" '
+    { sub(/#.*/, "") }
+    /^[^ -]/ { listed = $1 == key; sub(/^[^:]*:/, "") }
+    listed { sub(/^ *- /, ""); gsub(/[][,]/, " "); for (i = 1; i <= NF; i++) print $i }' "$1"
+}
 
 usage() {
   cat <<TEXT
 make demo                        all stages on the generated corpus   (size=tiny|default|large)
 make stage3 split=testA          one stage
 make compare split=val           the systems of all recipes side by side: exp/<data>/compare/<split>/report.html
-make reproduce submission=ID     a package again from its manifest, byte by byte (klassify ledger lists the ids)
+make reproduce submission=ID     make a submission again from its manifest, byte by byte (klassify ledger lists the ids)
 
 stages of recipe=$recipe
-$(sed -n 's/^if stage \([0-9]\) "\([^"]*\)".*/  stage\1  \2/p' "$0")
+  stage0  $title_0
+  stage1  $title_1
+  stage2  $title_2
+  stage3  $title_3
+  stage4  $title_4
 
 variables (on the command line, or in local.mk to keep them)
   recipe=klassify                which recipe: $(for r in recipes/*/run.sh; do basename "$(dirname "$r")"; done | paste -sd' ')
-  data=avdeepfake1mpp            the data set, a level of every path: $datasets
+  data=avdeepfake1mpp            the data set; part of every path: $datasets
   root=DIR                       folder of its media and metadata (data=demo makes its own)
-  split=NAME[,NAME]              default: all lists in stages 0 and 1, testA and testB in 3, val and labelled tests in 4
+  split=NAME[,NAME]              default: every list in stages 0 and 1, test splits in 3, val and labelled test splits in 4
   system=NAME[,NAME]             limits stages 2 to 4
-  from=avdeepfake1mpp            whose systems data=fakeavceleb tests: it has nothing to train on (stages 0, 1, 3, 4)
+  from=avdeepfake1mpp            whose systems data=fakeavceleb tests: it has no training split (stages 0, 1, 3, 4)
   conf=paper                     the folder of configs (default: demo for data=demo, else paper)
   submit1=SYSTEM submit2=SYSTEM  what is packaged, instead of the conf's choice
-  vqvae=FILE lmm=FOLDER          multibranch: given weights instead of a training; the LMM and where it lies
-  audio=cache                    stage 1 also decodes all audio once, 32 kB a second: crops are then read many times faster
+  vqvae=FILE lmm=FOLDER          multibranch: given weights instead of a training; the LMM's name or folder
+  audio=cache                    stage 1 also decodes all audio once, 32 kB per second: later reads are many times faster
   seed=1                         of training; another seed has its own folder
   size=default                   of the generated corpus: tiny, default, large
   jobs=N                         processes of stages 0 and 1
-  devices=1 workers=0            of a training: GPUs (a number, or auto), processes a GPU that read; workers of scoring too
-  force=1                        make outputs again that were made with other settings
+  devices=1 workers=0            of a training: GPUs (a number, or auto), reader processes per GPU; also readers when scoring
+  force=1                        replace outputs that were made with other settings
   dry=1                          print the commands only
 
-on a Slurm cluster (docs/cluster.md); keep the site's values in local.mk
-  launcher=slurm                 stage 1 submits arrays of shards and ends; stages 2 and 3 stay until their jobs are done
-  shards=64 parallel=N           shards of a list, tasks that run at once (default: all)
-  time=04:00:00 train_time=TIME  limit of a task, and of a training, which then goes on from its last checkpoint
-  nodes=1 gpus=0                 of a training; with gpus, tasks that run a model take one GPU each
-  partition=P gpu_partition=P    for CPU and for GPU work (default: the site's own)
-  account=A modules='M N'        what sbatch --account and module load take
-  sbatch='--OPTION=VALUE ...'    further options of sbatch
 TEXT
+  slurm_usage
 }
 
+title_0="data lists: from the official metadata, or from a corpus that is generated first (data=demo)"
+title_4="evaluate every system against labels: tables, calibration curves, histograms"
 datasets="avdeepfake1mpp avdeepfake1m lavdf fakeavceleb demo"
-known="split data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry"
-known+=" launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch"
-launcher='' shards=64 parallel='' time='' train_time='' nodes=1 gpus=0 partition='' gpu_partition='' account='' modules='' sbatch=''
-comparing='' waiting='' first=0 last=4 split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' audio='' seed=1
+known="split data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry $slurm_variables"
+models=() localisers=() derived=() proposals_only=() unscored=()
+comparing='' waiting='' helping='' checking='' first=0 last=4
+split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' audio='' seed=1
 jobs='' devices='' workers='' force='' dry=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --help) usage; exit 0 ;;
+    --help) helping=1 ;;
+    --variables) echo "$known"; exit 0 ;;
+    --check) checking=all ;;  # whether the stages could run: their names, and what they need
+    --check-names) checking=names ;;
     --compare) comparing=1 ;;
-    --wait) waiting=1 ;;  # for what stage 1 sends to a cluster: the next stage follows at once
+    --wait) waiting=1 ;;      # for what stage 1 sends to a cluster: the next stage follows at once
     --stage) first=$2; shift ;;
     --stop-stage) last=$2; shift ;;
     *=*)
       name=${1%%=*}
-      [[ " $known " == *" $name "* ]] || fail "unknown variable $name. Known: $known"
+      if [[ " $known " != *" $name "* ]]; then
+        # shellcheck disable=SC2086  # a list of words
+        guess=$(closest "$name" $known)
+        fail "unknown variable $name. Known: $known" ${guess:+"  fix:    did you mean $guess=?"}
+      fi
       printf -v "$name" '%s' "${1#*=}" ;;
     *) fail "$1 is neither an option nor name=value; see make help" ;;
   esac
   shift
 done
 
-[[ " $datasets " == *" $data "* ]] || fail "unknown data=$data. Known: $datasets"
-[[ " tiny default large " == *" $size "* ]] || fail "unknown size=$size. Known: tiny default large"
-[[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers, jobs= 1 or more"
-[[ $audio == '' || $audio == cache ]] || fail "audio= takes one value: cache"
+# shellcheck disable=SC2086  # a list of words
+known_value data "$data" $datasets
+known_value size "$size" tiny default large
+known_value audio "$audio" cache
+[[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers; jobs= is at least 1"
 [[ $devices =~ ^(auto|[1-9][0-9]*)?$ && $workers =~ ^[0-9]*$ ]] || fail "devices= is a number or auto, workers= a number"
-[[ $system =~ ^[A-Za-z0-9_,]*$ ]] || fail "system=$system: names of systems with commas between"
-
-[[ $launcher =~ ^(local|slurm)?$ ]] || fail "unknown launcher=$launcher. Known: local slurm"
-[[ $nodes$shards =~ ^[1-9][0-9]*$ && $gpus$parallel =~ ^[0-9]+$ ]] || fail "shards=, parallel=, nodes= and gpus= are whole numbers, shards= and nodes= 1 or more"
+check_slurm
 # on a cluster, jobs= are the CPUs of a task, not those of the machine that submits
 [ "$launcher" != slurm ] || [ -n "$jobs" ] || jobs=1
 jobs=${jobs:-$(nproc)}
 
-# the sizes of the demo have folders of their own, so that one never mixes with another
+# each size of the demo has its own folders, so that sizes never mix
 folder_of() { if [ "$1" = demo ] && [ "$size" != default ]; then echo "demo-$size"; else echo "$1"; fi; }
-name=$(folder_of "$data")
+data_name=$(folder_of "$data")
 # FakeAVCeleb is only tested on: its scores lie with the systems of another data set, under its own name as the split
 if [ "$data" = fakeavceleb ]; then
   from=${from:-avdeepfake1mpp}
-  [[ " $datasets " == *" $from "* && $from != "$data" ]] || fail "unknown from=$from: whose systems are tested on $data?"
+  # shellcheck disable=SC2086  # a list of words
+  known_value from "$from" ${datasets/fakeavceleb/}
 elif [ -n "$from" ]; then
   fail "from= goes with data=fakeavceleb: $data has systems of its own"
 fi
+case $data in
+  demo | avdeepfake1mpp) test_splits=(testA testB) ;;
+  fakeavceleb) test_splits=(fakeavceleb) ;;
+  *) test_splits=(test) ;;
+esac
+all_splits=(train val "${test_splits[@]}") evaluated_splits=(val "${test_splits[@]}")
+[ -z "$from" ] || all_splits=("$data") evaluated_splits=("$data")
 trained=${from:-$data}
-if [ "$data" = demo ]; then media=${root:-media/$name}; else media=$root; fi
-if [ "$trained" = demo ]; then conf=${conf:-demo}; else conf=${conf:-paper}; fi
+if [ "$data" = demo ]; then media=${root:-media/$data_name}; else media=$root; fi
+default_conf=paper
+[ "$trained" != demo ] || default_conf=demo
+# shellcheck disable=SC2046  # names of folders without spaces
+known_value conf "$conf" $(ls "recipes/$recipe/conf")
+conf=${conf:-$default_conf}
 conf_dir=recipes/$recipe/conf/$conf
-[ -d "$conf_dir" ] || fail "unknown conf=$conf. There are: $(ls "recipes/$recipe/conf" | paste -sd' ')"
-lists=data_lists/$name features=features/$name exp=exp/$(folder_of "$trained")/$recipe submissions=submissions/$name/$recipe
+lists=data_lists/$data_name features=features/$data_name exp=exp/$(folder_of "$trained")/$recipe submissions=submissions/$data_name/$recipe
 seed_folder=
 [ "$seed" = 1 ] || seed_folder=/seed-$seed
 exp=$exp$seed_folder submissions=$submissions$seed_folder
 sources=(--lists "$lists" --media "$media" --features "$features")
 forced=(${force:+--force})
 reading=(${workers:+--workers "$workers"}) training=(${devices:+--devices "$devices"} ${workers:+--workers "$workers"})
-variables="data=$data${from:+ from=$from}${root:+ root=$root}$([ "$trained" != demo ] || [ "$size" = default ] || echo " size=$size")$([ "$seed" = 1 ] || echo " seed=$seed")"
+mapfile -t reported < <(names_in "$conf_dir/report.yaml" task1)
+mapfile -t reported_2 < <(names_in "$conf_dir/report.yaml" task2)
 PATH=$PWD/.venv/bin:$PATH
 # the demo's models are too small to gain from a second thread
 [ "$trained" = demo ] && threads=1 || threads=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads} TOKENIZERS_PARALLELISM=false
-# a stage that fails, or is interrupted, takes with it what runs beside it, and what that has started
+# when a stage fails or is interrupted, what runs beside it is ended too, with the processes that it started
 trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done' EXIT
 
 # beside COMMAND...: run at the same time as what follows, in a process group of its own; wait $! gives its status
 beside() { set -m; "$@" & set +m; }
 
-# stage N "what it does": true when it is asked for
+# variables_for DATA: what make needs beside a stage to work on DATA as this run does, quoted for a shell
+variables_for() {
+  local words=("recipe=$recipe" "data=$1")
+  if [ "$1" = "$data" ]; then words+=(${from:+"from=$from"} ${root:+"root=$root"}); fi
+  [ "$trained" != demo ] || [ "$size" = default ] || words+=("size=$size")
+  [ "$conf" = "$default_conf" ] || words+=("conf=$conf")
+  [ "$seed" = 1 ] || words+=("seed=$seed")
+  words+=(${vqvae:+"vqvae=$vqvae"} ${lmm:+"lmm=$lmm"})
+  quoted "${words[@]}"
+}
+
+# variables_of_trained: the same for the data that the systems were trained on
+variables_of_trained() {
+  variables_for "$trained"
+  if [ "$trained" != demo ] && { [ -n "$from" ] || [ -z "$root" ]; }; then echo " root=DIR"; fi
+}
+
+quoted() { local text; printf -v text '%q ' "$@"; printf '%s' "${text% }"; }
+
+# stage N: whether it is asked for
 stage() {
+  local title=title_$1
   [ "$1" -ge "$first" ] && [ "$1" -le "$last" ] || return 1
-  if [ "$1" = 2 ] && [ -n "$from" ]; then
-    [ "$first" -lt 2 ] || fail "data=$data is only tested on." "  fix:   make stage2 recipe=$recipe data=$from"
-    return 1
-  fi
-  echo "== stage $1: $2  [$variables conf=$conf]"
-}
-
-# on_cluster COMMAND...: what sends it to Slurm, in the array launched; nothing for what runs here in seconds
-on_cluster() {
-  local site=$partition limit=$time word gpu=
-  launched=()
-  [ "$launcher" = slurm ] && [ "$1" = klassify ] || return 0
-  case "$2 $*" in
-    extract*"--kind lmm"* | extract*"--kind reconstruction"* | score*) gpu=$gpus launched=(--shards "$shards" ${parallel:+--max-parallel "$parallel"}) ;;
-    extract*) launched=(--shards "$shards" ${parallel:+--max-parallel "$parallel"}) ;;
-    train*) gpu=$gpus limit=${train_time:-$time} launched=(--nodes "$nodes" --gpus "$gpus") ;;
-    *) return 0 ;;
-  esac
-  [ "$2" != score ] || has_model "${@:3}" || { launched=(); return 0; }
-  if [ "${gpu:-0}" -gt 0 ]; then
-    site=${gpu_partition:-$partition}
-    [ "$2" = train ] || launched+=(--gpus 1)
-  fi
-  launched+=(--launcher slurm ${limit:+--time "$limit"} ${site:+--sbatch-arg=--partition="$site"} ${account:+--sbatch-arg=--account="$account"})
-  for word in $modules; do launched+=(--module "$word"); done
-  for word in $sbatch; do launched+=(--sbatch-arg="$word"); done
-  [[ $2 = extract && $last -le 1 && -z $waiting ]] || launched+=(--wait)
-}
-
-# has_model WORD...: whether one of them is the folder of a trained model; what is derived from others is made here
-has_model() {
-  local word
-  for word in "$@"; do
-    if [[ $word == "$exp"/* ]] && { [ -e "$conf_dir/$(basename "$word").yaml" ] || [ -e "$word/model.safetensors" ]; }; then return 0; fi
-  done
-  return 1
+  [ "$1" != 2 ] || [ -z "$from" ] || return 1
+  echo "== stage $1: ${!title}  [$(variables_for "$data") conf=$conf]"
 }
 
 # run COMMAND...: print it, and unless dry=1 do it
@@ -163,77 +217,184 @@ run() {
   [ -n "$dry" ] || "$@"
 }
 
-# need PATH STAGE [VARIABLES]: stop with the command that makes it
-need() {
-  local with=$variables
-  if [ "$2" = 2 ] && [ -n "$from" ]; then with=data=$from; fi
-  [ -n "$dry" ] || [ -e "$1" ] || fail "$1 is missing." "  fix:   make stage$2 recipe=$recipe $with${3:+ $3}"
-}
-
-# need_shards FOLDER SPLIT: features; a folder may hold nothing but the record of what makes them on a cluster
-need_shards() {
-  [ -z "$dry" ] && ! compgen -G "$1/part-*.parquet" > /dev/null || return 0
-  [ ! -e "$1/slurm" ] || fail "$1 is still being made on the cluster, or failed there." "  fix:   klassify status $1"
-  need "$1" 1 "split=$2"
-}
-
-# the media of a real data set lie where the user says
-need_root() {
-  [ -n "$dry" ] || [ -n "$media" ] || fail "root= is missing: the folder of the media and metadata of $data." \
-    "  fix:   give root=DIR, or keep it in local.mk: echo 'root = DIR' >> local.mk"
-}
-
-# names of splits: the given ones (each must have a list, or be one that stage 0 can make), or all defaults with a list
+# splits NAME...: those that split= names, or the given ones that have a list
 splits() {
-  local name known="train val testA testB test"
-  if [ -n "$from" ]; then known=$data; set -- "$data"; fi
-  if [ -n "$split" ]; then
-    for name in ${split//,/ }; do
-      [[ " $known " == *" $name "* ]] || fail "unknown split=$name. Known: $known"
-      echo "$name"
-    done
-  else
-    for name in "$@"; do [ -n "$dry" ] || [ -e "$lists/$name.tsv" ] || continue; echo "$name"; done
-  fi
-}
-
-# systems NAME...: those of the default names that system= asks for; an unknown name is refused by the caller's conf
-systems() {
-  local name wanted=${system:-$(IFS=,; echo "$*")}
-  for name in ${wanted//,/ }; do
-    [[ " ${derived[*]-} " == *" $name "* ]] || [ -e "$conf_dir/$name.yaml" ] || fail "no system $name in $conf_dir. There are: $(cd "$conf_dir" && ls *.yaml | sed 's/\.yaml$//' | paste -sd' ')"
-    echo "$name"
+  local name
+  if [ -n "$split" ]; then printf '%s\n' ${split//,/ }; return; fi
+  for name in "$@"; do
+    if [ -n "$dry" ] || [ -e "$lists/$name.tsv" ]; then echo "$name"; fi
   done
 }
 
-# have SYSTEM...: whether all of them are there (always, with dry=1)
+# labels_of SPLIT: the data list with its labels
+labels_of() {
+  case $1 in test*) echo "$lists/heldout/$1_labels.tsv" ;; *) echo "$lists/$1.tsv" ;; esac
+}
+
+# configs: the systems that have a config
+configs() {
+  local file
+  for file in "$conf_dir"/*.yaml; do
+    case $file in */submit.yaml | */report.yaml) ;; *) basename "$file" .yaml ;; esac
+  done
+}
+
+# made_systems: the systems that exist, made by this recipe or by hand
+made_systems() {
+  local file
+  for file in "$exp"/*/system.yaml; do
+    [ ! -e "$file" ] || basename "$(dirname "$file")"
+  done
+}
+
+# have SYSTEM...: whether all of them exist (always, with dry=1)
 have() {
   local name
   for name in "$@"; do [ -n "$dry" ] || [ -e "$exp/$name/system.yaml" ] || return 1; done
 }
 
-# is_localiser SYSTEM: whether it answers Task 2 (the run file lists them in localisers and reported_2)
+# check_names: refuse unknown names of splits and systems
+# shellcheck disable=SC2086  # lists of words
+check_names() {
+  local name systems
+  for name in ${split//,/ }; do known_value split "$name" "${all_splits[@]}"; done
+  [ -z "$comparing" ] || return 0
+  systems=$(echo $(configs) ${derived[*]})
+  # what was made by hand is scored and evaluated, but there is no way to train it
+  [ "$first" -le 2 ] || systems=$(echo $systems $(made_systems))
+  for name in ${system//,/ }; do known_value system "$name" $systems; done
+  systems=$(printf '%s\n' $systems $(made_systems) ${reported[*]} ${reported_2[*]} | awk '!seen[$0]++')
+  known_value submit1 "$submit1" $systems
+  known_value submit2 "$submit2" $systems
+}
+
+# for each stage that must run first, what it makes that does not exist; and the splits that need it
+lacking=() lacking_splits=()
+
+# want PATH STAGE [SPLIT]: note a file that does not exist
+want() { [ -e "$1" ] || lack "$@"; }
+
+# lack PATH STAGE [SPLIT]: note what STAGE must make, unless it is part of this run
+lack() {
+  [ "$2" -lt "$first" ] || return 0
+  lacking[$2]=${lacking[$2]:-$1}
+  [ -z "${3:-}" ] || [[ " ${lacking_splits[*]} " == *" $3 "* ]] || lacking_splits+=("$3")
+}
+
+# want_features SPLIT: if one of the chosen systems reads them
+want_features() {
+  local folder=$features/$features_kind/$1 name chosen=(${system//,/ })
+  [ -n "$system" ] || chosen=("${models[@]}")
+  for name in "${chosen[@]}"; do
+    reads_features "$name" || continue
+    ! compgen -G "$folder/part-*.parquet" > /dev/null || return 0
+    # a folder may hold nothing but the record of the jobs that make its features
+    [ ! -e "$folder/slurm" ] || [ "$first" -le 1 ] ||
+      fail "$folder is still being made on the cluster, or failed there." "  fix:    klassify status $(quoted "$folder")"
+    lack "$folder" 1 "$1"
+    return 0
+  done
+}
+
+# want_stage N: note what stage N needs
+want_stage() {
+  local s name chosen
+  case $1 in
+    1)
+      chosen=$(splits "${all_splits[@]}")
+      for s in ${chosen:-"${all_splits[0]}"}; do want "$lists/$s.tsv" 0 "$s"; done ;;
+    2) for s in train val; do want "$lists/$s.tsv" 0 "$s"; want_features "$s"; done ;;
+    3)
+      [ -n "$system" ] || want "$exp/detector.yaml" 2
+      for name in ${system//,/ }; do want "$exp/$name/system.yaml" 2; done
+      chosen=$(splits "${test_splits[@]}")
+      for s in ${chosen:-"${test_splits[0]}"}; do want "$lists/$s.tsv" 0 "$s"; want_features "$s"; done ;;
+    4)
+      name=$(scored_system)
+      want "$exp/$name/system.yaml" 2
+      chosen=$(splits "${evaluated_splits[@]}")
+      for s in ${chosen:-"${evaluated_splits[0]}"}; do
+        want "$lists/$s.tsv" 0 "$s"
+        # the test splits of a challenge have no labels
+        if [ -z "$split" ] && [ ! -e "$(labels_of "$s")" ]; then continue; fi
+        if [ "$first" -gt 0 ] && [ -e "$lists/$s.tsv" ] && [ ! -e "$(labels_of "$s")" ]; then
+          fail "$s has no labels: $(labels_of "$s") does not exist." \
+            "  fix:    make compare split=$s $(variables_for "$data")    # compares without labels"
+        fi
+        [ "$s" = val ] || compgen -G "$exp/$name/scores/$s.*" > /dev/null || lack "$exp/$name/scores/$s.*" 3 "$s"
+      done ;;
+  esac
+}
+
+# check_stages: stop when files that the asked stages need are missing, with one command that makes all of them
+check_stages() {
+  local n name
+  if [ -n "$from" ] && [ "$first" -eq 2 ]; then
+    fail "data=$data is only tested on." "  fix:    make stage2 $(variables_of_trained)"
+  fi
+  [ -z "$dry" ] || return 0
+  [ "$first" -gt 3 ] || need_root
+  for ((n = first; n <= last; n++)); do want_stage "$n"; done
+  # what is missing needs other stages in turn
+  [ -z "${lacking[3]:-}" ] || want_stage 3
+  [ -z "${lacking[2]:-}" ] || [ -n "$from" ] || want_stage 2
+  for name in "${lacking_splits[@]}"; do want "$lists/$name.tsv" 0 "$name"; done
+  [ ${#lacking[@]} = 0 ] || refuse_lacking
+  # shellcheck disable=SC2086  # names without spaces
+  [ "$first" -lt 3 ] || need $submit1 $submit2
+}
+
+# refuse_lacking: name the stages that must run first
+refuse_lacking() {
+  local n stages=() names command options
+  for n in "${!lacking[@]}"; do stages+=("stage$n"); done
+  names=$(printf '%s, ' "${stages[@]}")
+  options=$(variables_for "$data")
+  # the lists of a data set are made at once, unless some of its splits were asked for
+  if [ -z "$from" ] && [ ${#lacking_splits[@]} -gt 0 ] && { [ -n "$split" ] || [ -z "${lacking[0]:-}" ]; }; then
+    options+=" split=$(IFS=,; echo "${lacking_splits[*]}")"
+  fi
+  [ -n "$media" ] || options+=" root=DIR"
+  [ -z "$system" ] || [ -z "${lacking[2]:-}${lacking[3]:-}" ] || options+=" system=$system"
+  command="make ${stages[*]} $options"
+  if [ -n "$from" ] && [ -n "${lacking[2]:-}" ]; then  # the systems of another data set
+    command="make stage2 $(variables_of_trained)"
+    [ ${#stages[@]} = 1 ] || command="make $(printf '%s ' "${stages[@]/stage2/}" | xargs) $options && $command"
+  fi
+  fail "missing: ${names%, } ($(printf '%s\n' "${lacking[@]}" | head -1) does not exist)" "  fix:    $command"
+}
+
+# need SYSTEM...: stop with the command that makes it
+need() {
+  local name file
+  for name in "$@"; do
+    file=$exp/$name/system.yaml
+    [ -n "$dry" ] || [ -e "$file" ] ||
+      fail "$file is missing." "  fix:    make stage2 $(variables_for "$data") system=${name%-platt}"
+  done
+}
+
+# the media of a real data set lie where the user says
+need_root() {
+  [ -n "$dry" ] || [ -n "$media" ] || fail "root= is missing: the folder of the media and metadata of $data." \
+    "  fix:    pass root=DIR, or set it in local.mk: echo 'root = DIR' >> local.mk"
+}
+
+# is_localiser SYSTEM: whether it answers Task 2
 is_localiser() { [[ " ${localisers[*]} ${reported_2[*]} " == *" $1 "* ]]; }
 # is_detector SYSTEM: whether it answers Task 1
 is_detector() { [[ " ${reported[*]} " == *" $1 "* ]] || ! is_localiser "$1"; }
-
-# where several seeds were evaluated on the test splits: each and the mean, over seeds and over testA and testB
-mean_over_seeds() {
-  local top=exp/$name/$recipe tables
-  [ -z "$from" ] || return 0
-  tables=$( (compgen -G "$top/evaluation/test[AB].tsv"; compgen -G "$top/seed-*/evaluation/test[AB].tsv") | sort || true)
-  [[ $tables == */seed-* && -z $dry ]] || return 0
-  # shellcheck disable=SC2086  # the names are this script's own
-  run klassify evaluate --mean $tables | tee "$top/evaluation/mean.txt"
-}
+# is_in NAME WORD...: whether it is one of the words
+is_in() { [[ " ${*:2} " == *" $1 "* ]]; }
+# scored_system: one whose scores show that stage 3 has run
+scored_system() { if [ -n "$system" ]; then echo "${system%%,*}"; else names_in "$conf_dir/submit.yaml" task1; fi; }
 
 # make_lists: stage 0
 make_lists() {
   if [ "$data" = demo ]; then
     run klassify corpus --out "$media" --size "$size" --seed 0 --jobs "$jobs" "${forced[@]}"
   fi
-  need_root
-  # --probe missing: opens the files of unknown length alone
+  # --probe missing: opens only the files of unknown length
   run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --probe missing --jobs "$jobs" "${forced[@]}"
 }
 
@@ -242,18 +403,35 @@ cache_audio() {
   [ -z "$audio" ] || run klassify extract --kind audio --list "$lists/$1.tsv" --root "$media" --out "$features/audio/$1" --jobs "$jobs" "${forced[@]}"
 }
 
+# score_one SPLIT SYSTEM: its scores and proposals, and those of its calibration
+score_one() {
+  local s=$1 name=$2
+  ! is_in "$name" "${unscored[@]}" || return 0
+  need "$name"
+  is_in "$name" "${proposals_only[@]}" || run klassify score "$exp/$name" --split "$s" "${sources[@]}" "${reading[@]}" "${forced[@]}"
+  ! is_localiser "$name" || run klassify localise "$exp/$name" --split "$s" "${forced[@]}"
+  [ ! -e "$exp/$name-platt/system.yaml" ] || run klassify score "$exp/$name-platt" --split "$s" "${forced[@]}"
+}
+
+# submit SPLIT: package what the conf or submit1=, submit2= choose, and check it
+submit() {
+  local name
+  [ -z "$from" ] || return 0  # no server asks for it
+  for name in $submit1 $submit2; do score_one "$1" "$name"; done
+  run klassify package "$exp/detector.yaml" --split "$1" --list "$lists/$1.tsv" --out "$submissions/$1" \
+    ${submit1:+--task1 "$exp/$submit1"} ${submit2:+--task2 "$exp/$submit2"} "${forced[@]}"
+  run klassify check "$submissions/$1/submission.zip" --list "$lists/$1.tsv"
+}
+
 # evaluate_split SPLIT LABELS: tables of the reported systems, or of those that system= names
 evaluate_split() {
   local s=$1 labels=$2 name task1=() task2=()
   for name in ${system//,/ }; do
-    [[ " ${unscored[*]-} " != *" $name "* ]] || continue
+    ! is_in "$name" "${unscored[@]}" || continue
     if is_localiser "$name"; then task2+=("$exp/$name"); fi
     if is_detector "$name"; then task1+=("$exp/$name"); fi
   done
-  if [ -z "$system" ]; then
-    for name in "${reported[@]}"; do task1+=("$exp/$name"); done
-    for name in "${reported_2[@]}"; do task2+=("$exp/$name"); done
-  fi
+  [ -n "$system" ] || task1=("${reported[@]/#/$exp/}") task2=("${reported_2[@]/#/$exp/}")
   if [ ${#task1[@]} -gt 0 ]; then
     [ "$s" != val ] || run klassify score "${task1[@]}" --split val "${sources[@]}" "${reading[@]}"
     run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
@@ -261,65 +439,41 @@ evaluate_split() {
   [ ${#task2[@]} -eq 0 ] || [ -n "$from" ] || run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
 }
 
-# score_chosen SPLIT: scores and proposals of the systems that system= names, and what is derived from them
-score_chosen() {
-  local s=$1 name
-  for name in ${system//,/ }; do
-    [[ " ${unscored[*]-} " != *" $name "* ]] || continue
-    need "$exp/$name/system.yaml" 2 "system=$name"
-    [[ " ${proposals_only[*]-} " == *" $name "* ]] || run klassify score "$exp/$name" --split "$s" "${sources[@]}" "${reading[@]}" "${forced[@]}"
-    ! is_localiser "$name" || run klassify localise "$exp/$name" --split "$s" "${forced[@]}"
-    [ ! -e "$exp/$name-platt/system.yaml" ] || run klassify score "$exp/$name-platt" --split "$s" "${forced[@]}"
-  done
-}
-
-# submit SPLIT: package what the conf or submit1=, submit2= choose, and check it
-submit() {
-  [ -z "$from" ] || return 0  # no server asks for it
-  run klassify package "$exp/detector.yaml" --split "$1" --list "$lists/$1.tsv" --out "$submissions/$1" \
-    ${submit1:+--task1 "$exp/$submit1"} ${submit2:+--task2 "$exp/$submit2"} "${forced[@]}"
-  run klassify check "$submissions/$1/submission.zip" --list "$lists/$1.tsv"
-}
-
-# evaluate_all SYSTEM: stage 4; SYSTEM is one that stage 3 scores the test splits with
-evaluate_all() {
-  local s labels chosen scored=${system%%,*}
-  scored=${scored:-$1}
-  need "$exp/$scored/system.yaml" 2 "${system:+system=$system}"
-  chosen=$(splits val testA testB)
-  for s in $chosen; do
-    labels=$lists/$s.tsv
-    [[ $s == test* ]] && labels=$lists/heldout/${s}_labels.tsv
-    if [[ $s == test* && -z "$split" && ! -e $labels && -z "$dry" ]]; then
-      echo "$s has no labels here: not evaluated"
-      continue
-    fi
-    need "$labels" 0
-    [ "$s" = val ] || compgen -G "$exp/$scored/scores/$s.*" > /dev/null || need "$exp/$scored/scores/$s.clips.tsv" 3 "split=$s${system:+ system=$system}"
-    evaluate_split "$s" "$labels"
-  done
-  mean_over_seeds
+# mean_over_seeds: if several seeds were evaluated on the test splits, each and the mean, over seeds and over testA and testB
+mean_over_seeds() {
+  local top=exp/$data_name/$recipe tables
+  [ -z "$from" ] || return 0
+  tables=$( (compgen -G "$top/evaluation/test[AB].tsv"; compgen -G "$top/seed-*/evaluation/test[AB].tsv") | sort || true)
+  [[ $tables == */seed-* && -z $dry ]] || return 0
+  # shellcheck disable=SC2086  # these names hold no spaces
+  run klassify evaluate --mean $tables | tee "$top/evaluation/mean.txt"
 }
 
 # compare_recipes: the reported systems of every recipe that has been trained, side by side (make compare)
 compare_recipes() {
-  local s m labels one file top options found=() planned=() chosen rows='[_a-z0-9]*'
-  [ -z "$dry" ] || rows='\(_2\)*'  # what is made by default; else all that is there
+  local s m labels options one file report top default=() other=() planned=() found=()
   top=exp/$(folder_of "$trained")
   for file in recipes/*/run.sh; do
-    one=$top/$(basename "$(dirname "$file")")$seed_folder
-    for m in $(sed -n "/^reported$rows=(/{s/^[^(]*(//;s/).*//;p}" "$file"); do
-      [[ ",${system:-$m}," == *",$m,"* && " ${planned[*]-} " != *" $one/$m "* ]] || continue
-      planned+=("$one/$m")
-      [ ! -e "$one/$m/system.yaml" ] || found+=("$one/$m")
+    one=$(basename "$(dirname "$file")")
+    report=recipes/$one/conf/$conf/report.yaml
+    [ -e "$report" ] || report=recipes/$one/conf/$default_conf/report.yaml
+    for m in $(names_in "$report" task1) $(names_in "$report" task2) $(names_in "$report" also); do
+      other+=("$top/$one$seed_folder/$m")
     done
+    for m in $(names_in "$report" task1) $(names_in "$report" task2); do default+=("$top/$one$seed_folder/$m"); done
   done
-  if [ -n "$dry" ] && [ ${#found[@]} = 0 ]; then found=("${planned[@]}"); fi
-  [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  fix:   make stage2 recipe=$recipe $variables"
-  chosen=$(split=${split:-${from:+$data}}; split=${split:-val}; splits)
-  for s in $chosen; do
-    labels=$lists/$s.tsv
-    [[ $s != test* ]] || labels=$lists/heldout/${s}_labels.tsv
+  for m in ${system//,/ }; do known_value system "$m" "${other[@]##*/}"; done
+  for one in "${other[@]}"; do
+    is_in "${one##*/}" ${system//,/ } "${system:-${one##*/}}" && ! is_in "$one" "${planned[@]}" || continue
+    planned+=("$one")
+    [ ! -e "$one/system.yaml" ] || found+=("$one")
+  done
+  if [ -n "$dry" ] && [ ${#found[@]} = 0 ]; then
+    for one in "${planned[@]}"; do if [ -n "$system" ] || is_in "$one" "${default[@]}"; then found+=("$one"); fi; done
+  fi
+  [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  fix:    make stage2 $(variables_of_trained)"
+  for s in $(split=${split:-${from:+$data}}; split=${split:-val}; splits); do
+    labels=$(labels_of "$s")
     options=(--out "$top/compare${seed_folder}")
     [ ! -e "$labels" ] || options+=(--labels "$labels")
     [ ! -e "data_lists/$(folder_of "$trained")/val.tsv" ] || options+=(--val "data_lists/$(folder_of "$trained")/val.tsv")
@@ -329,7 +483,45 @@ compare_recipes() {
   done
 }
 
-if [ -n "$comparing" ]; then
-  compare_recipes
-  exit 0
-fi
+# climb: the stages that are asked for. run.sh calls it last
+climb() {
+  local s name
+  [ -z "$helping" ] || { usage; exit 0; }
+  check_names
+  [ "$checking" != names ] || exit 0
+  [ -z "$comparing" ] || { compare_recipes; exit 0; }
+  check_stages
+  [ -z "$checking" ] || exit 0
+  if stage 0; then make_lists; fi
+  if stage 1; then
+    for s in $(splits "${all_splits[@]}"); do extract_features "$s"; cache_audio "$s"; done
+  fi
+  if stage 2; then
+    train_systems
+    if have $(names_in "$conf_dir/submit.yaml" task1) $(names_in "$conf_dir/submit.yaml" task2) "${reported[@]}" "${reported_2[@]}"; then
+      evaluate_split val "$lists/val.tsv"
+      run klassify detector "$exp" --conf "$conf_dir/submit.yaml" "${forced[@]}"
+    fi
+  fi
+  if stage 3; then
+    for s in $(splits "${test_splits[@]}"); do
+      if [ -n "$system" ]; then
+        for name in ${system//,/ }; do score_one "$s" "$name"; done
+      else
+        score_systems "$s"
+        submit "$s"
+      fi
+    done
+  fi
+  if stage 4; then
+    for s in $(splits "${evaluated_splits[@]}"); do
+      if [[ $s == test* && -z $split && -z $dry && ! -e $(labels_of "$s") ]]; then
+        echo "$s has no labels here: not evaluated"
+      else
+        evaluate_split "$s" "$(labels_of "$s")"
+      fi
+    done
+    mean_over_seeds
+  fi
+  [ -n "$dry" ] || [ "$last" -lt 3 ] || echo "$([ -n "$from" ] || echo "submissions: $submissions   ")evaluation: $exp/evaluation"
+}

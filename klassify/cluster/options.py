@@ -1,4 +1,4 @@
-"""The options that send a command to a cluster, and what they come to."""
+"""The options that send a command to a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from klassify.arguments import at_least_0, at_least_1
 from klassify.errors import KlassifyError
 
-# what the scripts set themselves: another value would break the bookkeeping
+# set by the scripts themselves: another value would break the bookkeeping
 OWN = (
     "array",
     "job-name",
@@ -51,10 +51,10 @@ TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
 class Options:
     """What a task of an array, or the one job of a training, asks of Slurm.
 
-    cpus: of a task. gpus: of a node. time: its limit, as Slurm writes it. max_parallel: tasks that
-    run at once, None for no limit. max_restarts: how often it is put back in the queue. grace:
-    seconds before the limit at which that happens, None for 120 or half the limit. sbatch: further
-    options, such as "--partition=gpu". modules: names for `module load`.
+    cpus: per task. gpus: per node. time: limit, as Slurm writes it. max_parallel: tasks that run at
+    once, None for no limit. max_restarts: how often a task is requeued. grace: seconds before the
+    limit at which it is requeued, None for 120 or half the limit. sbatch: further options, such as
+    "--partition=gpu". modules: names for `module load`.
     """
 
     shards: int = 1
@@ -69,24 +69,20 @@ class Options:
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):
-        counts = {"--shards": self.shards, "--max-parallel": self.max_parallel, "--cpus": self.cpus}
-        for name, count in (counts | {"--nodes": self.nodes}).items():
-            if count is not None and count < 1:
-                raise KlassifyError(f"{name} is at least 1, not {count}.")
-        for name, count in (
-            ("--gpus", self.gpus),
-            ("--max-restarts", self.max_restarts),
-            ("--grace", self.grace or 0),
-        ):
-            if count < 0:
-                raise KlassifyError(f"{name} is at least 0, not {count}.")
+        least = {"shards": 1, "max_parallel": 1, "cpus": 1, "nodes": 1}
+        least |= {"gpus": 0, "max_restarts": 0, "grace": 0}
+        for name, low in least.items():
+            count = getattr(self, name)
+            if count is not None and count < low:
+                option = f"--{name.replace('_', '-')}"
+                raise KlassifyError(f"{option} must be at least {low}, not {count}.")
         if not TIME.fullmatch(self.time):
             raise KlassifyError(
-                f"--time {self.time!r} is no time limit.",
-                fix="as in 90 (minutes), 02:00:00, 1-12:00:00",
+                f"--time {self.time!r} is not a time limit.",
+                fix="write it as 90 (minutes), 02:00:00 or 1-12:00:00",
             )
         if (self.grace or 0) >= self.limit_s:
-            raise KlassifyError(f"--grace {self.grace} is no less than --time {self.time}.")
+            raise KlassifyError(f"--grace {self.grace} must be shorter than --time {self.time}.")
         for text in self.sbatch:
             _check_sbatch(text)
         for text in (*self.sbatch, *self.modules):
@@ -94,37 +90,38 @@ class Options:
 
     @property
     def limit_s(self) -> int:
-        """The time limit in seconds. Slurm writes minutes, minutes:s, h:m:s, days-h, days-h:m or
-        days-h:m:s.
-        """
-        days, dash, rest = self.time.rpartition("-")
-        pieces = [int(piece) for piece in rest.split(":")]
-        if not dash and len(pieces) < 3:
-            pieces = [0, *pieces]
-        hours, minutes, seconds = (pieces + [0, 0])[:3]
-        return 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
+        """The time limit in seconds."""
+        return seconds_of(self.time)
 
     @property
     def grace_s(self) -> int:
-        """Seconds before the limit at which a task is put back in the queue."""
+        """Seconds before the limit at which a task is requeued."""
         return min(120, self.limit_s // 2) if self.grace is None else self.grace
 
     @property
     def asks_for_gpus(self) -> bool:
-        """Whether a task has a GPU: by --gpus, or by an option of sbatch."""
+        """Whether a task has a GPU, by --gpus or by an option of sbatch."""
         return bool(self.gpus) or any(GPUS.match(text) for text in self.sbatch)
 
     def changed(self, **values: Any) -> Options:
-        """These options with others in their place; None leaves one as it is."""
+        """These options with others in their place; None keeps the present value."""
         return dataclasses.replace(
             self, **{key: value for key, value in values.items() if value is not None}
         )
 
 
+def seconds_of(time: str) -> int:
+    """Seconds of a time as Slurm writes it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
+    days, dash, rest = time.rpartition("-")
+    pieces = [int(piece) for piece in rest.split(":")]
+    if not dash and len(pieces) < 3:
+        pieces = [0, *pieces]
+    hours, minutes, seconds = (pieces + [0, 0])[:3]
+    return 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
+
+
 def added(options: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
-    """Options of sbatch with more of them, which replace those of the same name, or of the same
-    memory.
-    """
+    """Options of sbatch with more of them, which replace those that set the same thing."""
     names = {_place(text) for text in more}
     return (*(text for text in options if _place(text) not in names), *more)
 
@@ -139,36 +136,33 @@ def _check_sbatch(text: str) -> None:
     match = re.fullmatch(r"--([a-z][a-z-]+)(=.*)?", text)
     if not match:
         raise KlassifyError(
-            f"--sbatch-arg {text!r} is no option in its long form.",
-            fix="as in --sbatch-arg=--partition=gpu",
+            f"--sbatch-arg {text!r} is not a long option of sbatch.",
+            fix="write it as --sbatch-arg=--partition=gpu",
         )
-    own = next(
-        (name for name in OWN if name == match[1] or name.startswith(match[1])), None
-    )  # sbatch takes beginnings
+    # sbatch accepts abbreviations
+    own = next((name for name in OWN if name.startswith(match[1])), None)
     if own:
-        fix = f"klassify's own {INSTEAD[own]}" if own in INSTEAD else "leave it out"
+        fix = f"use klassify's {INSTEAD[own]}" if own in INSTEAD else "leave it out"
         raise KlassifyError(f"--sbatch-arg=--{match[1]}: --{own} is set by the script.", fix=fix)
 
 
 def one_line(text: str, what: str) -> str:
-    """`text`, unless it holds a line break or another control character, which no script shall
-    carry.
+    """`text`; KlassifyError if it has a line break or another control character, which no script
+    may contain.
     """
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise KlassifyError(f"{what} holds a control character: {text!r}.")
+        raise KlassifyError(f"{what} contains a control character: {text!r}.")
     return text
 
 
 def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = False) -> None:
-    """--launcher and what belongs to it. `training`: one job over nodes and GPUs instead of an
-    array of shards.
-    """
+    """Add --launcher and its options. training: one job over nodes and GPUs instead of an array."""
     group = parser.add_argument_group("--launcher slurm")
     group.add_argument(
         "--launcher",
         choices=("local", "slurm"),
         default="local",
-        help="where it runs (default: here)",
+        help="run it here, or as jobs of a Slurm cluster (default: local)",
     )
     if training:
         if "--nodes" not in parser._option_string_actions:  # which the training has anyway
@@ -178,9 +172,11 @@ def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = 
     else:
         add_shard_arguments(group)
     add_job_arguments(group)
-    group.add_argument("--gpus", type=at_least_0, metavar="M", help="GPUs a node (default: none)")
+    group.add_argument("--gpus", type=at_least_0, metavar="M", help="GPUs per node (default: 0)")
     group.add_argument(
-        "--wait", action="store_true", help="stay until it is done; ending this ends no job"
+        "--wait",
+        action="store_true",
+        help="wait until the jobs are done; interrupting this does not end them",
     )
     group.add_argument(
         "--dry-run", action="store_true", help="print the script and the commands, submit nothing"
@@ -188,12 +184,12 @@ def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = 
 
 
 def add_shard_arguments(group: argparse._ActionsContainer) -> None:
-    """What an array has and a single job has not."""
+    """Add the options of an array."""
     group.add_argument(
         "--shards",
         type=at_least_1,
         metavar="N",
-        help="tasks that the list is cut into (default: 64)",
+        help="shards that the list is cut into, one task each (default: 64)",
     )
     group.add_argument(
         "--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once (default: all)"
@@ -201,55 +197,79 @@ def add_shard_arguments(group: argparse._ActionsContainer) -> None:
 
 
 def add_job_arguments(group: argparse._ArgumentGroup) -> None:
-    """What may change when missing work is submitted again."""
+    """Add the options that may change when missing work is submitted again."""
     group.add_argument("--time", help="time limit of a task (default: 04:00:00)")
     group.add_argument(
         "--cpus",
         type=at_least_1,
         metavar="N",
-        help="CPUs a task (default: --jobs, or --workers and one more)",
+        help="CPUs per task (default: --jobs, or --workers + 1)",
     )
     group.add_argument(
         "--max-restarts",
         type=at_least_0,
         metavar="N",
-        help="times a task is put back in the queue (default: 3)",
+        help="how often a task is requeued (default: 3)",
     )
     group.add_argument(
         "--grace",
         type=at_least_0,
         metavar="S",
-        help="so many seconds before its time limit (default: 120)",
+        help="seconds before its time limit at which it is requeued (default: 120)",
     )
     group.add_argument(
         "--sbatch-arg",
         action="append",
         metavar="=OPTION",
-        help="for sbatch: --sbatch-arg=--partition=gpu",
+        help="passed to sbatch, as in --sbatch-arg=--partition=gpu; may be repeated",
     )
     group.add_argument(
-        "--module", action="append", metavar="NAME", help="`module load` it first; may be repeated"
+        "--module", action="append", metavar="NAME", help="for `module load`; may be repeated"
     )
 
 
-def refuse_launcher_options(args: argparse.Namespace) -> None:
-    """KlassifyError for an option that means something on a cluster only: the command would run
-    here as if without.
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What --launcher slurm asks for.
+
+    arguments: of the command, without those of the launcher. replace: --force.
     """
+
+    arguments: list[str]
+    options: Options
+    wait: bool
+    dry_run: bool
+    replace: bool
+
+
+def launch_from(args: argparse.Namespace) -> Launch | None:
+    """What parsed arguments ask for; None under --launcher local.
+
+    args.command_line has the command as it was typed.
+    """
+    if getattr(args, "launcher", "local") == "local":
+        _refuse_launcher_options(args)
+        return None
+    arguments = without_launcher(args.command_line[1:], training=not hasattr(args, "shards"))
+    return Launch(arguments, _options_from(args), args.wait, args.dry_run, args.force)
+
+
+def _refuse_launcher_options(args: argparse.Namespace) -> None:
+    """KlassifyError for an option that would have no effect without a cluster."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launcher_arguments(parser, training=True)
     add_shard_arguments(parser)
     for action in parser._actions:
-        own = action.dest in ("launcher", "nodes")  # a training has nodes without Slurm too
-        if not own and getattr(args, action.dest, action.default) != action.default:
+        # a training has --nodes without Slurm too
+        is_local = action.dest in ("launcher", "nodes")
+        if not is_local and getattr(args, action.dest, action.default) != action.default:
             raise KlassifyError(
-                f"{action.option_strings[0]} goes with --launcher slurm.",
+                f"{action.option_strings[0]} needs --launcher slurm.",
                 fix="add --launcher slurm, or leave it out",
             )
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The options among parsed arguments."""
+def _options_from(args: argparse.Namespace) -> Options:
     cpus = args.cpus or getattr(args, "jobs", None) or getattr(args, "workers", 0) + 1
     shards = getattr(args, "shards", None)
     return Options().changed(
@@ -267,7 +287,7 @@ def options_from(args: argparse.Namespace) -> Options:
 
 
 def without(argv: Sequence[str], *options: str) -> list[str]:
-    """Arguments without these options and the one value of each."""
+    """Arguments without these options and their values."""
     kept, skip = [], False
     for word in argv:
         if skip:
@@ -280,7 +300,7 @@ def without(argv: Sequence[str], *options: str) -> list[str]:
 
 
 def without_launcher(argv: Sequence[str], *, training: bool = False) -> list[str]:
-    """A command line without the options of the launcher and without --force: what a task runs."""
+    """A command line without --force and the launcher's options: what a task runs."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launcher_arguments(parser, training=training)
     parser.add_argument("--force", action="store_true")

@@ -1,4 +1,4 @@
-"""What was submitted: <output>/slurm/<step>/job.json, beside the scripts and their logs."""
+"""The record of a submission: <output>/slurm/<step>/job.json, beside its scripts and logs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,18 @@ SPANS = re.compile(r"\d{1,7}(-\d{1,7})?(,\d{1,7}(-\d{1,7})?)*")
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """One sbatch of some shards, as its text `1-5,7`: shard = index in the array + offset."""
+    """One job of some shards, written as in `1-5,7`; shard = index in the array + offset."""
 
     job: int
     shards: str
     offset: int = 0
 
-    def index_of(self, shard: int) -> int:
-        """The index of a shard in the array."""
-        return shard - self.offset
-
 
 @dataclasses.dataclass
 class Record:
-    """A command that was sent to the cluster. arguments: of klassify, without those of the
-    launcher.
+    """A command that was sent to the cluster.
+
+    arguments: of klassify, without those of the launcher.
     """
 
     work: Work
@@ -47,28 +44,26 @@ class Record:
 
     @property
     def folder(self) -> Path:
-        """Where scripts, logs and this record lie."""
+        """The folder of the scripts, the logs and this record."""
         return self.work.folder / FOLDER / self.work.step
 
     @property
     def command_line(self) -> list[str]:
         """What a task runs, without its --shard."""
-        return [
-            *self.arguments,
-            *(["--jobs", str(self.options.cpus)] if self.work.command == "extract" else []),
-        ]
+        jobs = ["--jobs", str(self.options.cpus)] if self.work.command == "extract" else []
+        return [*self.arguments, *jobs]
 
     @property
     def may_fail_whole(self) -> bool:
-        """Whether a task may end with a failure though its files are whole, so that merging must
-        not depend on it.
+        """Whether a task may fail although its files are complete, so that merging must not depend
+        on its status.
         """
         return self.work.command == "extract" and "--strict" in self.arguments
 
     @property
     def name(self) -> str:
-        """The jobs' name: another folder or step has another, and a folder has one however it is
-        written.
+        """The jobs' name, unique to the folder and step; relative paths and links do not change
+        it.
         """
         folder = self.work.folder.resolve()
         which = hashlib.sha256(
@@ -86,7 +81,7 @@ class Record:
         """The log of the last job that had the shard."""
         for submission in reversed(self.submissions):
             if shard in unspanned(submission.shards):
-                index = "" if self.work.command == "train" else f"_{submission.index_of(shard)}"
+                index = f"_{shard - submission.offset}" if self.work.command != "train" else ""
                 return self.folder / "logs" / f"{submission.job}{index}.log"
         return None
 
@@ -96,7 +91,7 @@ class Record:
         return 1 if index is None else index + offsets.get(job, 0)
 
     def save(self) -> None:
-        """Write job.json, from which `read_record` gives the same."""
+        """Write job.json."""
         write_json(
             self.folder / FILE,
             {
@@ -113,7 +108,7 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    """A record from its file; KlassifyError where that is none."""
+    """A record from its file; KlassifyError if the file is not one."""
     content: dict[str, Any] = read_json(path)
     try:
         options = {
@@ -134,14 +129,14 @@ def read_record(path: Path) -> Record:
         return record
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KlassifyError(
-            f"This is no record of a launch ({error!r}).",
+            f"This is not a record of submitted jobs ({error!r}).",
             where=path,
-            fix="remove it; the work's own files are not touched",
+            fix="remove it; no results are lost",
         ) from None
 
 
 def _check(record: Record) -> None:
-    """ValueError for values that no record holds; a folder may come from anywhere."""
+    """ValueError for impossible values: the folder may come from anywhere."""
     texts = [*record.arguments, record.cwd, getattr(record.work, "split", "")]
     numbers = [
         record.work.n,
@@ -149,12 +144,12 @@ def _check(record: Record) -> None:
         *(one.offset for one in record.submissions),
     ]
     if not isinstance(record.arguments, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("arguments are texts")
+        raise ValueError("arguments must be texts")
     if not all(
         isinstance(number, int) and 0 <= number < 2**31
         for number in (*numbers, record.merge_job or 0)
     ):
-        raise ValueError("jobs and shards are numbers")
+        raise ValueError("jobs and shards must be numbers")
     if not 1 <= record.work.n <= MOST_SHARDS:
         raise ValueError(f"{record.work.n} shards")
     for one in record.submissions:
@@ -169,7 +164,8 @@ def records_in(folder: Path) -> list[Record]:
     """The records of a folder and of the folders in it, up to two levels down."""
     if not folder.is_dir():
         raise KlassifyError(
-            "This is no folder." if folder.exists() else "This folder does not exist.", where=folder
+            "This is not a folder." if folder.exists() else "This folder does not exist.",
+            where=folder,
         )
     levels = ("", "*/", "*/*/")
     return [

@@ -1,5 +1,5 @@
-"""The text of the batch scripts. Whatever a user gives is quoted, or refused if it holds a line
-break.
+"""The text of the batch scripts. Everything that a user gives is quoted, or refused if it contains
+a line break.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from pathlib import Path
 from klassify.cluster.options import Options, one_line
 from klassify.errors import KlassifyError
 
-OF_GPUS = re.compile(
-    r"--(gres|tres|[a-z-]*gpu)"
-)  # options of sbatch that a job without a GPU must not have
+# options of sbatch that a job without a GPU must not have
+OF_GPUS = re.compile(r"--(gres|tres|[a-z-]*gpu)")
 
 ARRAY = """{head}
-# {title}, cut into {n} shards. A task is a shard; what it leaves is whole.
-#   submitted with  sbatch --array=1-{first}{parallel} array.sh{beyond}
-#   see, and fix   klassify status {folder}
-#                   klassify resume {folder}
+# {title}, cut into {n} shards, one per task. Files appear only when they are complete.
+#   submitted with   sbatch --array=1-{first}{parallel} array.sh{beyond}
+#   progress         klassify status {folder}
+#   missing shards   klassify resume {folder}
 
 shard=$((SLURM_ARRAY_TASK_ID + ${{1:-0}}))
 what="shard $shard/{n}"
@@ -35,8 +34,8 @@ progress=(find {out} -name "{pattern}")
 
 JOB = """{head}
 # {title}: one job, one process per {unit}. A restart resumes from the last checkpoint.
-#   see, and fix   klassify status {folder}
-#                   klassify resume {folder}
+#   progress        klassify status {folder}
+#   submit again    klassify resume {folder}
 
 what={what}
 job=$SLURM_JOB_ID
@@ -73,15 +72,15 @@ trap again USR1
 
 END = """wait $!
 status=$?
-if [ -n "$warned" ]; then  # the warning ended the waiting, not the work
+if [ -n "$warned" ]; then  # the signal ended the first wait, not the work
   wait $!
   status=$?
 fi
 echo "== $what: ended with status $status after $(($(date +%s) - began)) s"
 {after}exit "$status\""""
 
-# what a dead process of a training leaves is whole: the others would wait for ever, so all start
-# again
+# when one process of a training dies, the others would wait for it for ever; checkpoints are
+# complete, so all of them start again
 RETRY = """if [ "$status" -ne 0 ] && [ "$status" -ne 2 ] && [ "$start" -lt {restarts} ]; then
   echo "== $what: back into the queue"
   scontrol requeue "$job" && sleep 60
@@ -89,7 +88,7 @@ fi
 """
 
 MERGE = """{head}
-# When all shards of {title} are done: refuses gaps, duplicates and other settings, and names them.
+# When all shards of {title} are done: checks them for gaps, duplicates and other settings.
 
 cd {cwd} || exit 1{modules}
 export PYTHONSAFEPATH=1
@@ -108,11 +107,11 @@ def array_script(
     cwd: str,
     width: int,
 ) -> str:
-    """An array of shards.
+    """The script of an array of shards.
 
-    arguments: of klassify, without --shard. folder: where the script, its record and logs lie. out:
-    where a shard's files lie; pattern: their names, as a shell's double-quoted text with $shard.
-    width: largest index of an array.
+    arguments: of klassify, without --shard. folder: of the script, its record and logs. out: folder
+    of a shard's files; pattern: their names, for a shell that knows $shard. width: largest index of
+    an array.
     """
     n, first = options.shards, min(options.shards, width)
     beyond = "" if n <= width else f"    (shard {width + 1} is: sbatch --array=1 array.sh {width})"
@@ -141,7 +140,7 @@ def job_script(
     name: str,
     cwd: str,
 ) -> str:
-    """One job over nodes: a process a GPU, or one a node without GPUs."""
+    """The script of one job over nodes: one process per GPU, or one per node without GPUs."""
     tasks = [
         f"--nodes={options.nodes}",
         f"--ntasks-per-node={options.gpus or 1}",
@@ -164,8 +163,8 @@ def job_script(
 def merge_script(
     title: str, arguments: Sequence[str], options: Options, folder: Path, name: str, cwd: str
 ) -> str:
-    """The job that follows an array. It computes nothing: no GPU, and an hour at most, which
-    every shard may have.
+    """The script of the job that follows an array. It computes nothing, so it asks for no GPU and
+    for an hour at most, or the time of a shard if that is shorter.
     """
     kept = tuple(text for text in options.sbatch if not OF_GPUS.match(text))
     time = options.time if options.limit_s < 3600 else "01:00:00"
@@ -183,9 +182,9 @@ def head(name: str, log: Path, options: Options, tasks: Sequence[str]) -> str:
     """The options of sbatch as lines of the script."""
     if "\\" in str(log):
         raise KlassifyError(
-            "Slurm writes no logs to a folder with a backslash in its name.", where=log.parent
+            "Slurm cannot write logs to a folder with a backslash in its name.", where=log.parent
         )
-    # in names of logs a percent sign starts a pattern; the pattern itself stands in the last part
+    # in the names of logs a percent sign starts a pattern; only the file name has one
     log = Path(str(log.parent).replace("%", "%%")) / log.name
     lines = [
         f"--job-name={name}",
@@ -201,12 +200,12 @@ def head(name: str, log: Path, options: Options, tasks: Sequence[str]) -> str:
 
 
 def options_in(text: str) -> set[str]:
-    """The long names of the options that a script sets."""
+    """The long names of the options of sbatch that a script sets."""
     return set(re.findall(r'(?m)^#SBATCH "?--([a-z-]+)', text))
 
 
 def gpus_of(options: Options) -> list[str]:
-    """What asks for the GPUs of a node."""
+    """The option of sbatch for the GPUs of a node."""
     return [f"--gres=gpu:{options.gpus}"] if options.gpus else []
 
 
@@ -223,11 +222,10 @@ def modules(options: Options) -> str:
 
 
 def klassify(arguments: Sequence[str]) -> str:
-    """A command line of this very installation, one option a line.
+    """A command line of this very installation, one option per line.
 
-    -m puts the working directory first on sys.path, unless PYTHONSAFEPATH is set (Python 3.10 does
-    not know it): code that happens to lie there is not run, as it is not by the `klassify` that
-    submits.
+    -m puts the working directory first on sys.path; the scripts set PYTHONSAFEPATH so that code
+    that happens to lie there is not run (Python 3.10 does not know this variable).
     """
     words = [quoted(sys.executable), "-m", "klassify.cli", *map(quoted, arguments)]
     wrapped = (f" \\\n  {word}" if word.startswith("--") else f" {word}" for word in words[4:])
@@ -235,12 +233,12 @@ def klassify(arguments: Sequence[str]) -> str:
 
 
 def quoted(text: object) -> str:
-    """`text` as one word of a shell."""
+    """`text` as one word for a shell."""
     return shlex.quote(one_line(str(text), "a path or an argument"))
 
 
 def directive(text: str) -> str:
-    """`text` as one word of an #SBATCH line, whose quoting is not a shell's."""
+    """`text` as one word of an #SBATCH line, which has its own rules of quoting."""
     if re.fullmatch(r"[\w./:=,@%+-]+", text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,5 +1,5 @@
-"""sbatch, squeue, scancel, scontrol: called with lists, never through a shell. Accounting
-(sacct) is not needed.
+"""Calls of sbatch, squeue, scancel, scontrol and sinfo, never through a shell. Accounting is not
+needed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from collections.abc import Callable, Collection, Sequence
 
 from klassify.errors import KlassifyError
 
-ANSWER_S = 30.0  # a controller that is down lets squeue wait for long
+ANSWER_S = 30.0  # squeue waits for long when the controller is down
 FORMAT = "%i|%F|%K|%t|%r|%L|%N|%P|%j"
 HELD = ("held", "JobHoldMaxRequeue")
-FULL = (
-    "Resources",
-    "ReqNodeNotAvail",
-    "Nodes required for job are DOWN",
-)  # what more nodes would help
+# reasons that more nodes would solve
+FULL = ("Resources", "ReqNodeNotAvail", "Nodes required for job are DOWN")
+# reasons for which a job never starts
 NEVER = (
     "DependencyNeverSatisfied",
     "InvalidAccount",
@@ -33,14 +31,14 @@ NEVER = (
     "QOSNotAllowed",
 )
 
-# variables of a site's or a user's profile that would be stronger than the options of a script:
-# those of its own options, and these
+# environment variables of a site or a user override the options of a script: those of its own
+# options are dropped, and these
 OTHER_NAMES = {"time": "TIMELIMIT", "requeue": "NO_REQUEUE", "mem": "MEM_PER_NODE"}
 NEVER_INHERITED = ("SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_ERROR", "SBATCH_INPUT")
 
 
 class NoAnswer(Exception):
-    """There is no Slurm here, or its controller does not answer; the message says which."""
+    """There is no Slurm here, or its controller does not answer; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +62,22 @@ class Queued:
 
     @property
     def is_held(self) -> bool:
-        """Waits for somebody to release it."""
+        """Whether it waits until somebody releases it."""
         return not self.is_running and any(word.lower() in self.reason.lower() for word in HELD)
 
     @property
     def needs_nodes(self) -> bool:
-        """Waits for nodes, or was put on hold, as by a node that could not start it."""
+        """Whether it waits for nodes, or is held, as when a node could not start it."""
         return self.is_held or (not self.is_running and any(word in self.reason for word in FULL))
 
     @property
     def is_never(self) -> bool:
-        """Waits for what will never happen."""
+        """Whether it waits for something that can never happen."""
         return not self.is_running and any(word in self.reason for word in NEVER)
 
 
 def queue(names: Sequence[str]) -> list[Queued]:
-    """The jobs of these names, array tasks one by one. NoAnswer where Slurm cannot be asked."""
+    """The queued jobs of these names, array tasks one by one. NoAnswer if Slurm cannot be asked."""
     text = _ask(
         ["squeue", "--noheader", "--array", f"--name={','.join(names)}", f"--format={FORMAT}"]
     )
@@ -101,7 +99,7 @@ def queue(names: Sequence[str]) -> list[Queued]:
 
 
 def drained_nodes(partitions: Collection[str]) -> list[tuple[str, str]]:
-    """(nodes, reason) of those of these partitions that take no jobs until somebody says so."""
+    """(nodes, reason) of the nodes of these partitions that take no jobs until they are resumed."""
     asked = [
         "sinfo",
         "--noheader",
@@ -129,10 +127,10 @@ def largest_index() -> int:
 
 
 def submit(command: Sequence[str], options: Collection[str] = ()) -> int:
-    """Run an sbatch command; the job's id. KlassifyError with what Slurm says.
+    """Run an sbatch command; returns the job's id. KlassifyError has Slurm's message.
 
-    options: those that the script sets, without dashes. They count whatever SBATCH_... variables
-    say; for others these are a site's defaults.
+    options: those that the script sets, without dashes. Their SBATCH_... variables are dropped;
+    other such variables are a site's defaults and stay.
     """
     if shutil.which("sbatch") is None:
         raise KlassifyError(
@@ -159,18 +157,18 @@ def cancel(job: int) -> None:
 
 
 def release(job: int) -> None:
-    """Let a job begin that was submitted on hold."""
+    """Release a job that was submitted on hold."""
     try:
         _ask(["scontrol", "release", str(job)])
     except NoAnswer as error:
         raise KlassifyError(
-            f"Job {job} is in the queue, on hold: {error}.", fix=f"scontrol release {job}"
+            f"Job {job} is held in the queue: {error}.", fix=f"scontrol release {job}"
         ) from None
 
 
 def _environment(is_dropped: Callable[[str], bool]) -> dict[str, str]:
-    """The environment of a command of Slurm: without what `is_dropped` names, and without the
-    job that we run in.
+    """The environment for a command of Slurm: without the variables that `is_dropped` names, and
+    without those of the job that this process runs in.
     """
     nested = "SLURM_JOB_ID" in os.environ
     kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import sys
@@ -10,12 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from klassify.cluster import script, slurm, survey
-from klassify.cluster.options import (
-    Options,
-    options_from,
-    refuse_launcher_options,
-    without_launcher,
-)
+from klassify.cluster.options import Launch, Options
 from klassify.cluster.record import FILE, Record, Submission, read_record
 from klassify.cluster.work import Work, spans, unspanned
 from klassify.errors import KlassifyError
@@ -23,27 +17,21 @@ from klassify.files import locked, write_text
 
 POLL_S = 10.0
 SAY_S = 60.0
-SETTLE_S = 5.0  # a file made on another node may show up later than its job leaves the queue
+SETTLE_S = 5.0  # a file made on another node may appear after its job has left the queue
 
 
-def submitted(
-    args: argparse.Namespace, prepare: Callable[[list[str], Options], list[Record]]
-) -> bool:
-    """The hook of extract, score and train: True when the command went to the cluster.
+def submitted(launch: Launch | None, prepare: Callable[[list[str], Options], list[Record]]) -> bool:
+    """Send a command to the cluster; False where it is to run here.
 
-    args.command_line holds the command as it was typed. prepare: refuses mistakes before anything
-    is queued, and returns what is to be submitted; it gets the command's arguments without those of
-    the launcher, and the latter as Options. False under `--launcher local`, which goes with none of
-    the launcher's other options.
+    prepare: refuses mistakes before anything is queued and returns what is to be submitted. It gets
+    the command's arguments without those of the launcher, and the options for Slurm.
     """
-    if getattr(args, "launcher", "local") == "local":
-        refuse_launcher_options(args)
+    if launch is None:
         return False
-    argv = without_launcher(args.command_line[1:], training=not hasattr(args, "shards"))
-    records = prepare(argv, options_from(args))
+    records = prepare(launch.arguments, launch.options)
     for record in records:
-        submit_missing(record, dry_run=args.dry_run, replace=args.force)
-    if args.wait and not args.dry_run:
+        submit_missing(record, dry_run=launch.dry_run, replace=launch.replace)
+    if launch.wait and not launch.dry_run:
         for record in records:
             wait(record)
     return True
@@ -54,15 +42,10 @@ def record_of(work: Work, arguments: Sequence[str], options: Options) -> Record:
     return Record(work, [*arguments, "--launcher", "local"], os.getcwd(), options)
 
 
-# ------------------------------------------------------------------------------ submitting
-
-
 def submit_missing(record: Record, *, dry_run: bool = False, replace: bool = False) -> None:
-    """Submit the shards that are neither done nor in the queue, and a merge job that waits for
-    them.
+    """Submit the shards that are neither done nor in the queue, and a job that merges them.
 
-    replace: submit all of them; what is there goes as soon as Slurm has taken the jobs, and not
-    before.
+    replace: submit all of them; existing results are removed once Slurm has accepted the jobs.
     """
     if dry_run:
         _show_missing(record, replace)
@@ -73,9 +56,7 @@ def submit_missing(record: Record, *, dry_run: bool = False, replace: bool = Fal
 
 
 def _take_over(record: Record, replace: bool) -> None:
-    """Know of the jobs that an earlier command submitted. One that makes something else must be
-    over.
-    """
+    """Take over the jobs of an earlier command; KlassifyError if other work is still queued."""
     path = record.folder / FILE
     if not path.exists():
         return
@@ -89,7 +70,7 @@ def _take_over(record: Record, replace: bool) -> None:
         raise KlassifyError(
             f"Other work on this folder is in the queue: {_differences(before, record)}.",
             where=record.work.folder,
-            fix=f"wait for it, or end it: scancel --name={before.name}",
+            fix=f"wait for it, or cancel it: scancel --name={before.name}",
         )
     if before.work.n == record.work.n:
         record.submissions, record.merge_job = before.submissions, before.merge_job
@@ -112,7 +93,7 @@ def _differences(before: Record, now: Record) -> str:
 def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
     if replace and found.in_queue:
         raise KlassifyError(
-            "It is in the queue: --force would replace what is being made.",
+            "These jobs are in the queue; --force would replace what they are making.",
             where=record.work.folder,
             fix=f"scancel --name={record.name}",
         )
@@ -132,7 +113,7 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
     for name, text in texts.items():
         write_text(record.folder / name, text)
     if record.merge_job and (found.merge_is_queued or found.merge_is_never):
-        slurm.cancel(record.merge_job)  # it waits for jobs of which some have failed
+        slurm.cancel(record.merge_job)  # it depends on jobs that have failed
     earlier = sorted(
         {sent.job for sent in record.submissions if found.in_queue & unspanned(sent.shards)}
     )
@@ -144,18 +125,15 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
             merge_command(record, jobs, earlier), script.options_in(texts["merge.sh"])
         )
         record.save()
-        print(
-            f"{record.work.folder}: {record.work.step}: job {record.merge_job} merges when they are"
-            " done"
-        )
+        print(f"{record.work.folder}: {record.work.step}: job {record.merge_job} will merge them")
     print(
-        f"  scripts and logs: {record.folder}\n  see:  klassify status"
+        f"  scripts and logs: {record.folder}\n  progress: klassify status"
         f" {shlex.quote(str(record.work.folder))}"
     )
 
 
 def _merge_here(record: Record, found: survey.Survey) -> None:
-    """Do what the merge job would, which is gone or never begins."""
+    """Merge in place of the merge job, which is gone or can never start."""
     if found.merge_is_never and record.merge_job:
         slurm.cancel(record.merge_job)
     print(f"{record.work.folder}: {record.work.merge()}")
@@ -164,8 +142,9 @@ def _merge_here(record: Record, found: survey.Survey) -> None:
 def _submit_arrays(
     record: Record, todo: Sequence[int], options: set[str], found: survey.Survey, *, hold: bool
 ) -> list[int]:
-    """The jobs of these shards. hold: what is there goes once all of them are taken, and only
-    then do they begin.
+    """Submit these shards; returns their jobs.
+
+    hold: existing results are removed once all jobs are accepted, and only then may they start.
     """
     jobs: list[int] = []
     try:
@@ -193,19 +172,19 @@ def _submit_arrays(
 
 
 def _show_missing(record: Record, replace: bool) -> None:
-    """What would be done: the state, scripts and commands."""
+    """Print the state, the scripts and the commands."""
     _take_over(record, replace)
     found = survey.survey(record, anew=replace)
     if found.is_done or found.in_queue:
         print(*survey.lines(found), sep="\n")
     if found.in_queue and not found.lacking:
-        print("nothing to submit: the rest is in the queue")
+        print("nothing to submit: all other shards are in the queue")
     everything = list(range(1, record.work.n + 1))
     show(record, scripts(record), everything if replace else found.lacking or everything)
 
 
 def described(record: Record, shards: str) -> str:
-    """What a job does, for a person."""
+    """What a job does, in words."""
     if record.work.command == "train":
         return f"{record.options.nodes} node(s), {record.options.gpus or 'no'} GPU(s) each"
     return f"shards {shards} of {record.work.n}"
@@ -243,10 +222,10 @@ def scripts(record: Record) -> dict[str, str]:
 def commands(
     record: Record, todo: Sequence[int], busy: int = 0
 ) -> list[tuple[list[str], str, int]]:
-    """(sbatch command, shards, offset) for these shards: one array, or several where Slurm bounds
-    its indices.
+    """(sbatch command, shards, offset) for these shards: one array, or several if Slurm's largest
+    index is smaller.
 
-    busy: tasks in the queue, which --max-parallel bounds together with the new ones.
+    busy: tasks in the queue; --max-parallel limits them together with the new ones.
     """
     if record.work.command == "train":
         return [(["sbatch", "--parsable", str(record.folder / "job.sh")], "1", 0)]
@@ -256,8 +235,8 @@ def commands(
         blocks.setdefault((shard - 1) // width * width, []).append(shard)
     if most is not None and most < len(blocks):
         raise KlassifyError(
-            f"{record.work.n} shards make {len(blocks)} arrays here, and each runs a task.",
-            fix=f"give --max-parallel {len(blocks)} or more, or fewer --shards",
+            f"{record.work.n} shards make {len(blocks)} arrays here; each runs at least one task.",
+            fix=f"use --max-parallel {len(blocks)} or more, or fewer --shards",
         )
     most = None if most is None else max(most - busy, len(blocks))
     made = []
@@ -272,10 +251,10 @@ def commands(
 def merge_command(
     record: Record, jobs: Sequence[object], earlier: Sequence[object] = ()
 ) -> list[str]:
-    """The merge job waits for jobs that succeed, requeued tasks included; Slurm drops it when one
-    fails.
+    """The sbatch command of the merge job. It starts when all jobs have succeeded, after any
+    requeues; Slurm drops it when one fails.
 
-    earlier: arrays that still run, of which other tasks have failed.
+    earlier: arrays that are still running although some of their tasks have failed.
     """
     groups = {"afterok": jobs, "afterany": earlier}
     if record.may_fail_whole:
@@ -294,7 +273,7 @@ def show(record: Record, texts: dict[str, str], todo: Sequence[int]) -> None:
     """Print scripts and commands."""
     for name, text in texts.items():
         print(f"# ---- {record.folder / name}\n{text}")
-    print("# ---- what would be run")
+    print("# ---- commands")
     made = commands(record, todo)
     for command, _, _ in made:
         print(shlex.join(command))
@@ -302,13 +281,8 @@ def show(record: Record, texts: dict[str, str], todo: Sequence[int]) -> None:
         print(shlex.join(merge_command(record, [f"JOB{at}" for at in range(1, len(made) + 1)])))
 
 
-# ------------------------------------------------------------------------------ waiting
-
-
 def wait(record: Record) -> None:
-    """Until it is done. KlassifyError when nothing is in the queue any more and something is
-    missing.
-    """
+    """Wait until it is done; KlassifyError if the queue is empty and shards are missing."""
     said = time.monotonic()
     while True:
         found = survey.survey(record)
@@ -325,7 +299,7 @@ def wait(record: Record) -> None:
             counts = ", ".join(
                 f"{len(found.of(state))} {state}" for state in survey.STATES if found.of(state)
             )
-            fixes = "".join(f"\n  fix:   {fix}" for fix in found.fixes)
+            fixes = "".join(f"\n  fix:    {fix}" for fix in found.fixes)
             print(
                 f"{record.work.folder}: {record.work.step}: {counts}{fixes}",
                 file=sys.stderr,

@@ -1,9 +1,10 @@
-"""Where a launched command stands: its files first, Slurm's queue second, the logs for what is
-in neither.
+"""The state of a submitted command: from its files, then from Slurm's queue, then from the logs of
+shards that are in neither.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import shlex
@@ -12,24 +13,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from klassify.cluster import slurm
+from klassify.cluster.options import TIME, seconds_of
 from klassify.cluster.record import Record
 from klassify.cluster.work import spans
-from klassify.errors import KlassifyError
 
 STATES = ("done", "running", "queued", "held", "failed", "missing")
 BEGIN = re.compile(r"== .*: job (\S+), start (\d+), on (\S+), (\S+)")
 ENDED = re.compile(r"== .*: ended with status (\d+) after (\d+) s")
 CANCELLED = re.compile(r"\*\*\* JOB \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+))?")
 LOG_TAIL = 16384
-LOGS_READ = 50  # for the duration of a shard
+LOGS_READ = 50  # to estimate the duration of a shard
 
 
 @dataclasses.dataclass
 class Survey:
-    """states: {shard: (state, reason)}, see STATES. fixes: commands. slurm: why Slurm was not
-    asked, or ''.
+    """The state of every shard, and of the merge.
 
-    merge: where merging stands, in words. merge_is_never: its job waits for what will never be.
+    states: {shard: (state, reason)}, see STATES. fixes: commands. slurm: why Slurm was not asked,
+    or ''. merge: its state in words. merge_is_never: its job can never start.
     """
 
     record: Record
@@ -47,28 +48,29 @@ class Survey:
 
     @property
     def is_done(self) -> bool:
-        """Whether all shards are done; merging is another matter."""
+        """Whether all shards are done, merged or not."""
         return len(self.of("done")) == self.record.work.n
 
     @property
     def in_queue(self) -> set[int]:
-        """The shards that Slurm still has: running, queued or held."""
+        """The shards in Slurm's queue: running, queued or held."""
         return {*self.of("running"), *self.of("queued"), *self.of("held")}
 
     @property
     def merge_is_queued(self) -> bool:
-        """Whether a merge job waits or runs, so that there is nothing to do but wait for it."""
+        """Whether a merge job waits or runs."""
         return self.merge.startswith(("job", "running")) and not self.merge_is_never
 
     @property
     def lacking(self) -> list[int]:
-        """Neither done nor in the queue: what is to be submitted again."""
+        """Shards that are neither done nor in the queue: they must be submitted again."""
         return [*self.of("failed"), *self.of("missing")]
 
 
 def survey(record: Record, *, anew: bool = False) -> Survey:
-    """Look at files, queue and logs. anew: at the queue alone, since what is there will be
-    replaced, damaged or not.
+    """Look at files, queue and logs.
+
+    anew: look at the queue alone, since all files will be replaced, damaged ones included.
     """
     look = set if anew else record.work.done
     done: set[int] = look()
@@ -80,7 +82,7 @@ def survey(record: Record, *, anew: bool = False) -> Survey:
         found.slurm = str(error)
     queued = {record.shard_of(row.job, row.index): row for row in rows if row.name == record.name}
     if not done.issuperset(set(range(1, record.work.n + 1)).difference(queued)):
-        done = look()  # a task may have ended between the two looks
+        done = look()  # a task may have ended between looking at files and queue
     for shard in range(1, record.work.n + 1):
         if shard in done:
             found.states[shard] = ("done", "")
@@ -93,7 +95,9 @@ def survey(record: Record, *, anew: bool = False) -> Survey:
     found.merge = _merge_state(found, waiting)
     found.merge_is_never = bool(waiting) and all(row.is_never for row in waiting)
     found.time_left = max(
-        (row.time_left for row in queued.values() if row.is_running), key=_seconds, default=""
+        (row.time_left for row in queued.values() if row.is_running),
+        key=lambda text: seconds_of(text) if TIME.fullmatch(text) else 0,
+        default="",
     )
     found.shard_s = _duration(record, found.of("done"))
     found.fixes = _fixes(found, [*queued.values(), *waiting])
@@ -109,7 +113,7 @@ def _of_queue(row: slurm.Queued) -> tuple[str, str]:
 
 
 def _of_log(path: Path | None, *, asked: bool) -> tuple[str, str]:
-    """What became of a shard that is neither done nor in the queue."""
+    """The state of a shard that is neither done nor in the queue."""
     lines = tail(path)
     if not lines and path is not None:
         return "missing", f"job {path.stem} is gone and left no log" if asked else "no log yet"
@@ -125,30 +129,29 @@ def _of_log(path: Path | None, *, asked: bool) -> tuple[str, str]:
     )
     if any("oom" in line.lower() and "kill" in line.lower() for line in last):
         return "failed", f"out of memory ({where})"
-    # a job may end what failed before: the log has the reason. But what is out of time fails
-    # because of that
+    # a job may be cancelled after it has failed: then the log has the reason, unless time ran out
     if cancelled and (not ended or (cancelled[1] or "").startswith("TIME")):
         return "failed", f"{(cancelled[1] or 'cancelled').strip().lower()} ({where})"
     if ended and ended[1] == "0":
-        return "missing", f"ended well, but its files are gone ({where})"
+        return "missing", f"ended without an error, but its files do not exist ({where})"
     if ended:
         return "failed", f"status {ended[1]}: {_said(last)} ({where})"
     if any("given up after" in line for line in last):
         return "failed", f"{_said(last)} ({where})"
     if not asked:
-        return "missing", f"was begun and has not ended, as its log says ({where})"
-    return "failed", f"ended without a word: its node was lost, or it was killed ({where})"
+        return "missing", f"started; its log has no end ({where})"
+    return "failed", f"ended without a message: its node was lost, or it was killed ({where})"
 
 
 def _said(lines: list[str]) -> str:
-    """The line of a log that tells most: our own error, else the last one."""
+    """The most useful line of a log: our own error, else the last one."""
     own = [line for line in lines if line.startswith("klassify ")]
     other = [line for line in lines if line.strip() and not ENDED.search(line)]
     return " ".join((own or other or ["nothing in the log"])[-1].removeprefix("== ").split())[:200]
 
 
 def tail(path: Path | None) -> list[str]:
-    """The last lines of a log; none where there is no log."""
+    """The last lines of a log, if it exists."""
     try:
         with open(path, "rb") as handle:
             handle.seek(0, 2)
@@ -159,7 +162,7 @@ def tail(path: Path | None) -> list[str]:
 
 
 def _duration(record: Record, done: list[int]) -> float | None:
-    """Seconds of a shard: the median over some that are done."""
+    """Seconds that a shard takes: the median of a sample of those that are done."""
     step = max(1, len(done) // LOGS_READ)
     ends = (
         ENDED.search(line) for shard in done[::step] for line in tail(record.log_of(shard))[-1:]
@@ -182,22 +185,23 @@ def _merge_state(found: Survey, waiting: list[slurm.Queued]) -> str:
         )
     if found.is_done:
         return "to be done"
-    return "" if found.slurm else "not in the queue: submitted again by `klassify resume`"
+    return "" if found.slurm else "not in the queue; `klassify resume` submits it again"
 
 
 def _fixes(found: Survey, rows: list[slurm.Queued]) -> list[str]:
-    """Commands that get stuck work going."""
+    """Commands for what does not proceed by itself."""
     folder = shlex.quote(str(found.record.work.folder))
     held = [row for row in rows if row.is_held]
     never = sorted({row.job for row in rows if row.is_never})
     fixes = [f"scontrol release {','.join(row.id for row in held)}"] if held else []
-    fixes += [f"scancel {job}    # it waits for what will never be" for job in never]
+    fixes += [f"scancel {job}    # it can never start" for job in never]
     stuck = {row.partition for row in rows if row.needs_nodes}
     if stuck and not any(row.is_running for row in rows):
-        fixes += [
-            f"scontrol update nodename={nodes} state=resume    # an administrator: {why}"
-            for nodes, why in _drained(stuck)
-        ]
+        with contextlib.suppress(slurm.NoAnswer):
+            fixes += [
+                f"scontrol update nodename={nodes} state=resume    # by an administrator: {why}"
+                for nodes, why in slurm.drained_nodes(stuck)
+            ]
     lost_merge = found.merge and found.in_queue and not found.merge_is_queued
     if (found.lacking or lost_merge) and not found.slurm:
         fixes.append(f"klassify resume {folder}")
@@ -206,26 +210,8 @@ def _fixes(found: Survey, rows: list[slurm.Queued]) -> list[str]:
     return fixes
 
 
-def _drained(partitions: set[str]) -> list[tuple[str, str]]:
-    try:
-        return slurm.drained_nodes(partitions)
-    except slurm.NoAnswer:
-        return []
-
-
-def _seconds(text: str) -> int:
-    """'1-02:03:04' -> seconds; what is no time is 0."""
-    days, _, rest = text.rpartition("-")
-    if not re.fullmatch(r"\d+(:\d+){0,2}", rest):
-        return 0
-    total = 0
-    for piece in rest.split(":"):
-        total = 60 * total + int(piece)
-    return total + 86400 * int(days or 0)
-
-
 def lines(found: Survey) -> Iterator[str]:
-    """The survey for a person."""
+    """The survey in words."""
     work = found.record.work
     yield f"{work.folder}: {work.step}, {work.n} shard{'s' if work.n > 1 else ''}"
     for state in STATES:
@@ -239,9 +225,9 @@ def lines(found: Survey) -> Iterator[str]:
     if found.merge:
         yield f"  merge    {found.merge}"
     if found.slurm:
-        yield f"  Slurm was not asked: {found.slurm}. What is not done may be running."
+        yield f"  Slurm was not asked: {found.slurm}. Shards that are not done may be running."
     yield from _time_left(found)
-    yield from (f"  fix:   {fix}" for fix in found.fixes)
+    yield from (f"  fix:    {fix}" for fix in found.fixes)
 
 
 def _reasons(found: Survey, shards: list[int]) -> Iterator[str]:
@@ -263,18 +249,10 @@ def _shortened(text: str, limit: int = 60) -> str:
 
 def _time_left(found: Survey) -> Iterator[str]:
     if found.time_left:
-        yield f"  time     {found.time_left} at most to the limit of what runs"
+        yield f"  time     {found.time_left} at most until the running tasks reach their limit"
     ahead, running = found.in_queue, len(found.of("running"))
     if found.shard_s is not None and running:
         rounds = -(-len(ahead) // running)
         left = int(rounds * found.shard_s)
         clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-        yield f"           about {clock} left, at {found.shard_s:.0f} s a shard"
-
-
-def survey_or_error(record: Record) -> Survey | KlassifyError:
-    """A survey, or what is wrong with the files."""
-    try:
-        return survey(record)
-    except KlassifyError as error:
-        return error
+        yield f"           about {clock} left, at {found.shard_s:.0f} s per shard"

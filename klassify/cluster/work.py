@@ -1,11 +1,11 @@
-"""What a launched command makes, told from its files alone: which shards are done, what merging
-them means.
+"""The work of a command that can run in shards, read from its files alone: which shards are done,
+and how they are merged.
 
-| work | folder | a shard is done when | merging |
+| work | folder | a shard is done when these exist | merging |
 |---|---|---|---|
-| extract | of the feature shards | all its parts are there | checks, lists the failures |
-| score | of the system, per split | all chunks, or the scores, are there | writes the score files |
-| train | of the system; one shard | training.json is there | nothing |
+| extract | of the feature shards | all its parts | checks, lists the failures |
+| score | of the system, per split | all its chunks, or the scores | writes the score files |
+| train | of the system; one shard | training.json | nothing |
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import abc
 import collections
 import dataclasses
 import functools
+import itertools
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,43 +35,43 @@ class Work(abc.ABC):
 
     @property
     def step(self) -> str:
-        """Its name among the works of the folder."""
+        """Its name, unique in the folder."""
         return self.command
 
     @property
     def title(self) -> str:
-        """What it is, for a person."""
+        """Its name for messages."""
         return f"klassify {self.step.replace('-', ' ')} of {self.folder.resolve().name}"
 
     @abc.abstractmethod
     def done(self) -> set[int]:
-        """The shards whose files are there, whole."""
+        """The shards whose files exist, which are complete."""
 
     @abc.abstractmethod
     def merge(self) -> str:
-        """Join the shards; a line that says what there is. KlassifyError names gaps, duplicates,
-        other settings.
+        """Merge the shards; returns a line about the result. KlassifyError names gaps, duplicates
+        and other settings.
         """
 
     @abc.abstractmethod
     def clear(self) -> None:
-        """Remove what --force replaces."""
+        """Remove the files that --force replaces."""
 
     merged = True  # whether nothing is left to merge once all shards are done
-    pattern = ""  # names of the files that show progress of a shard, for a shell that knows $shard
+    pattern = ""  # names of the files that show progress, for a shell that knows $shard
 
     def refuse_gaps(self) -> None:
-        """KlassifyError that names the shards which are not done."""
+        """KlassifyError that names the missing shards."""
         missing = sorted(set(range(1, self.n + 1)) - self.done())
         if missing:
-            launched = (self.folder / "slurm" / self.step / "job.json").exists()
+            by_hand = first_few((f"--shard {i}/{self.n}" for i in missing), 3)
+            fix = f"repeat the command with {by_hand}"
+            if (self.folder / "slurm" / self.step / "job.json").exists():
+                fix = f"klassify resume {shlex.quote(str(self.folder))}, or {fix}"
             raise KlassifyError(
                 f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.",
                 where=self.folder,
-                fix=(
-                    f"{f'klassify resume {self.folder}, or ' if launched else ''}the same command"
-                    f" with {first_few((f'--shard {i}/{self.n}' for i in missing), 3)}"
-                ),
+                fix=fix,
             )
 
 
@@ -84,8 +86,8 @@ class ExtractWork(Work):
         return f"part-$shard-of-{self.n}-*.parquet"
 
     def headers(self) -> list[Any]:
-        """The PartHeader of each part; KlassifyError for a broken one, or for parts that do not
-        belong together.
+        """The PartHeader of each part; KlassifyError if one is damaged or they do not belong
+        together.
         """
         from klassify.features.parts import check_together, parts_in, read_header
 
@@ -95,20 +97,19 @@ class ExtractWork(Work):
             raise KlassifyError(
                 f"These parts are of {headers[0].place.n} shards, not of {self.n}.",
                 where=self.folder,
-                fix=f"go on with --shards {headers[0].place.n}, or use --force",
+                fix=f"continue with --shards {headers[0].place.n}, or use --force",
             )
         return headers
 
     def done(self) -> set[int]:
-        """The shards of which as many parts are there as each part says."""
-        headers = self.headers()
-        there = collections.Counter(header.place.i for header in headers)
-        parts = {header.place.i: header.place.parts for header in headers}
-        return {i for i, count in there.items() if count == parts[i]}
+        """The shards that have all parts; each part says how many there are."""
+        places = [header.place for header in self.headers()]
+        counts = collections.Counter(place.i for place in places)
+        return {place.i for place in places if counts[place.i] == place.parts}
 
     def merge(self) -> str:
-        """List the clips without features in failures.tsv; the clips must be those of the list,
-        each once.
+        """Check that each clip of the list appears once, and write failures.tsv, the clips without
+        features.
         """
         from klassify.features.parts import parts_in, read_rows
         from klassify.files import write_text
@@ -139,9 +140,9 @@ class ExtractWork(Work):
         ]
         if twice:
             raise KlassifyError(
-                f"{len(twice)} clips stand twice: {first_few(twice)}.",
+                f"{len(twice)} clips appear more than once: {first_few(twice)}.",
                 where=self.folder,
-                fix="remove the parts that do not belong here, then `klassify resume`",
+                fix="remove the parts that do not belong here, then run klassify resume",
             )
         if listed not in (None, len(rows)):
             raise KlassifyError(
@@ -152,7 +153,7 @@ class ExtractWork(Work):
 
     @property
     def failures(self) -> Path:
-        """The clips without features of all shards, written by merge()."""
+        """The file of the clips without features, written by merge()."""
         return self.folder / "failures.tsv"
 
     def has_failures(self) -> bool:
@@ -161,7 +162,7 @@ class ExtractWork(Work):
 
     @property
     def merged(self) -> bool:
-        """Whether failures.tsv is there."""
+        """Whether failures.tsv exists."""
         return self.failures.exists()
 
     def clear(self) -> None:
@@ -186,12 +187,12 @@ class ScoreWork(Work):
 
     @property
     def step(self) -> str:
-        """Its name with the split, since a system has a work for each."""
+        """The command with the split, since each split is a work of its own."""
         return f"score-{self.split}"
 
     @property
     def whole(self) -> list[Path]:
-        """Score files of the model itself that are there."""
+        """The score files of the model itself that exist."""
         from klassify.scores.score_file import score_path
 
         paths = (score_path(self.folder, self.split, kind) for kind in ("windows", "frames"))
@@ -199,12 +200,12 @@ class ScoreWork(Work):
 
     @property
     def pattern(self) -> str:
-        """Chunks do not carry the shard's number: any new one of the split counts as progress."""
+        """Names of chunks do not have the shard's number: any new one counts as progress."""
         return "chunk-*.parquet"
 
     def done(self) -> set[int]:
-        """The shards whose chunks all have a part; without parts, all of them if the score file
-        is there.
+        """The shards that have all their chunks; without parts, all shards if the score file
+        exists.
         """
         for last in (False, True):
             if not _parts_of(self.folder, self.split):
@@ -220,11 +221,11 @@ class ScoreWork(Work):
             except (KlassifyError, FileNotFoundError):
                 if last:
                     raise
-            # looked at while another process joined them: once more
+            # another process merged them meanwhile: look again
         return set()
 
     def parts(self) -> Any:
-        """The Parts that are there; KlassifyError names in which settings they differ."""
+        """The Parts that exist; KlassifyError names the settings in which they differ."""
         from klassify.scores.chunks import Parts
         from klassify.scores.score_file import made_with
 
@@ -240,18 +241,18 @@ class ScoreWork(Work):
             raise KlassifyError(
                 f"These parts were made with different settings ({differences}).",
                 where=self.folder,
-                fix=f"klassify score {self.folder} --split {self.split} ... --force",
+                fix="repeat the klassify score command with --force",
             )
         return Parts.found(self.folder, self.split)
 
     @property
     def merged(self) -> bool:
-        """Whether the score file is there and no parts are."""
+        """Whether the score file exists and no parts do."""
         return bool(self.whole) and not _parts_of(self.folder, self.split)
 
     def merge(self) -> str:
-        """Join the parts into the score files; names the clip scores, or those of the model
-        where there are none.
+        """Merge the parts into the score files; returns the file of clip scores, or that of the
+        model.
         """
         from klassify.scores.score_file import score_path
         from klassify.scores.shards import merge
@@ -260,7 +261,7 @@ class ScoreWork(Work):
             self.refuse_gaps()
             merge(self.folder, self.split)
         clips = score_path(self.folder, self.split, "clips")
-        return f"{clips if clips.exists() else self.whole[0]}"
+        return str(clips if clips.exists() else self.whole[0])
 
     def clear(self) -> None:
         """Remove the parts and the model's own score files."""
@@ -280,40 +281,39 @@ class TrainWork(Work):
     pattern = "last.pt"
 
     def done(self) -> set[int]:
-        """The one shard, once training.json is there."""
+        """The one shard, if training.json exists."""
         return {1} if (self.folder / "training.json").exists() else set()
 
     def merge(self) -> str:
-        """There is nothing to join; says that it is trained."""
+        """There is nothing to merge."""
         self.refuse_gaps()
         return f"{self.folder}: trained"
 
     def clear(self) -> None:
-        """Remove state, weights and scores of the training that is there."""
+        """Remove the state, weights and scores of the previous training."""
         from klassify.training.settings import finished
 
         finished(self.folder, {}, force=True)
 
 
 def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Work:
-    """The work that a record speaks of."""
+    """The work of a command on a folder."""
     if command == "score":
         return ScoreWork(folder, n, split)
     return {"extract": ExtractWork, "train": TrainWork}[command](folder, n)
 
 
 def found_works(folder: Path, split: str | None = None) -> list[Work]:
-    """Shards that were run by hand, or that a record speaks of, in a folder and in those up to two
-    levels down.
+    """The works whose files lie in a folder, or in folders up to two levels down.
 
-    split: of scores, this one alone.
+    split: only the scores of this one.
     """
     below = sorted(path for level in ("*", "*/*") for path in folder.glob(level) if path.is_dir())
     return [work for place in (folder, *below) for work in _works_of(place, split)]
 
 
 def _works_of(folder: Path, split: str | None) -> list[Work]:
-    """What the files of one folder tell."""
+    """The works whose files lie in this very folder."""
     from klassify.features.parts import NAME, parts_in
 
     if parts := parts_in(folder):
@@ -336,7 +336,7 @@ def _works_of(folder: Path, split: str | None) -> list[Work]:
 
 
 def _parts_of(folder: Path, split: str) -> list[tuple[Path, re.Match]]:
-    """The parts of a split by their names, without those that are being written."""
+    """The parts of a split, without files that are being written."""
     from klassify.scores.chunks import NAME, parts_folder
 
     paths = sorted(parts_folder(folder, split).glob("chunk-*.parquet"))
@@ -344,16 +344,11 @@ def _parts_of(folder: Path, split: str) -> list[tuple[Path, re.Match]]:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """[1, 2, 3, 7] -> '1-3,7': shards as people, and `sbatch --array`, write them."""
-    pieces: list[str] = []
-    ordered = sorted(numbers)
-    first = 0
-    for at in range(1, len(ordered) + 1):
-        if at == len(ordered) or ordered[at] != ordered[at - 1] + 1:
-            pieces.append(
-                str(ordered[first]) if at - first == 1 else f"{ordered[first]}-{ordered[at - 1]}"
-            )
-            first = at
+    """[1, 2, 3, 7] -> '1-3,7', as `sbatch --array` takes it."""
+    pieces = []
+    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        pieces.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
     return ",".join(pieces)
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify.arguments import at_least_1
-from klassify.cluster.options import Options, add_launcher_arguments, without
+from klassify.cluster.options import Options, add_launcher_arguments, launch_from, without
 from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ExtractWork
@@ -112,7 +112,7 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
     chunk = args.chunk or KINDS[args.kind].clips_per_file
-    if submitted(args, functools.partial(_on_cluster, args, chunk)):
+    if submitted(launch_from(args), functools.partial(_on_cluster, args, chunk)):
         knows = args.strict and args.wait and not args.dry_run
         return int(knows and ExtractWork(args.out, 1).has_failures())
     files = data_list.read_list(args.list)["file"].tolist()

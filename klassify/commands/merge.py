@@ -1,12 +1,12 @@
-"""Join the shards of an extraction or of scores, or say what stands in the way.
+"""Merge the shards of an extraction or of scores, or say why they cannot be merged.
 
     klassify merge features/demo/mouth/train
     klassify merge exp/demo/klassify/tcn --split val
 
-Refuses gaps, clips that stand twice and shards made with other settings, and names them. Feature
-shards merge by lying in one folder: this checks them and gathers the clips without features in
-failures.tsv. Parts of scores become the score files. It does not matter how the shards were made:
-by --launcher slurm, GNU parallel or a loop.
+Refuses missing shards, clips that appear more than once and shards made with other settings, and
+names them. Feature shards are used as they are: this checks them and lists the clips without
+features in failures.tsv. Parts of scores become the score files. It does not matter how the shards
+were made: with --launcher slurm, GNU parallel or a loop.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify merge`."""
+    """Add the arguments of `klassify merge`."""
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="of feature shards, or of a system"
     )
-    parser.add_argument("--split", help="of a system: this split alone")
+    parser.add_argument("--split", help="only this split of a system's scores")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,10 +42,7 @@ def run(args: argparse.Namespace) -> int:
             raise KlassifyError(
                 f"There are no shards here{f' of the split {args.split}' if args.split else ''}.",
                 where=folder,
-                fix=(
-                    "give the --out of an extraction, or a system whose scores were cut with"
-                    " --shard"
-                ),
+                fix="name the --out folder of an extraction, or a system scored with --shard",
             )
         for work in works:
             print(f"{work.folder}: {work.merge()}")

@@ -1,11 +1,10 @@
-"""Submit again what is missing, and only that.
+"""Submit missing shards again, and only those.
 
     klassify resume features/demo/mouth/train
     klassify resume features/demo/mouth/train --time 06:00:00 --sbatch-arg=--mem=16G
     klassify resume features/demo/mouth/train --here  # on this machine, one shard after the other
 
-What is done or in the queue is left alone. Options that are given replace those of the first
-submission.
+Shards that are done or in the queue are left alone. Options replace those of the first submission.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from klassify.cluster.record import Record
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify resume`."""
+    """Add the arguments of `klassify resume`."""
     from klassify.arguments import at_least_1
     from klassify.cluster.options import add_job_arguments
 
@@ -33,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the script and the commands, submit nothing"
     )
-    group = parser.add_argument_group("other settings than at the first submission")
+    group = parser.add_argument_group("settings that differ from the first submission")
     group.add_argument(
         "--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once"
     )
@@ -51,12 +50,9 @@ def run(args: argparse.Namespace) -> int:
         records = records_in(folder)
         if not records:
             raise KlassifyError(
-                "No command was launched here, so that none can be submitted again.",
+                "No command was submitted from here, so none can be resumed.",
                 where=folder,
-                fix=(
-                    "`klassify status` names the missing shards: run the command with --shard I/N"
-                    " for each"
-                ),
+                fix="repeat the command with --shard I/N for each shard that klassify status names",
             )
         for record in records:
             record.options = record.options.changed(
@@ -83,9 +79,8 @@ def _run_here(record: Record) -> None:
     for shard in found.lacking:
         cut = [] if record.work.command == "train" else ["--shard", f"{shard}/{record.work.n}"]
         command = [sys.executable, "-m", "klassify.cli", *record.arguments, *cut]
-        environment = os.environ | {
-            "PYTHONSAFEPATH": "1"
-        }  # as in the scripts: no code of that folder
+        # as in the scripts: run no code that lies in that folder
+        environment = os.environ | {"PYTHONSAFEPATH": "1"}
         failed = subprocess.run(command, cwd=record.cwd, env=environment, check=False).returncode
         if failed and not (record.may_fail_whole and shard in record.work.done()):
             raise KlassifyError(

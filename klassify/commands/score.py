@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klassify.arguments import at_least_0, at_least_1
-from klassify.cluster.options import Options, add_launcher_arguments
+from klassify.cluster.options import Options, add_launcher_arguments, launch_from
 from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ScoreWork
@@ -77,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `klassify score`."""
     systems = load_systems(args.systems)
-    if submitted(args, functools.partial(_on_cluster, args, systems)):
+    if submitted(launch_from(args), functools.partial(_on_cluster, args, systems)):
         systems = [system for system in systems if not isinstance(system, Trained)]
         if args.dry_run or not args.wait or not systems:
             return 0

@@ -1,11 +1,11 @@
-"""Where work on the cluster stands: done, running, queued, held, missing, failed with the reason.
+"""Show the state of work on the cluster: done, running, queued, held, missing, or failed and why.
 
     klassify status features/demo/mouth/train
     klassify status exp/demo/klassify            # every system in it
 
-Reads the files first, Slurm's queue second and the logs of what is in neither; no accounting is
-needed, and no Slurm either. Shards that were run by hand (`--shard i/n`) are told from their files.
-Exit status 1 if anything is not done, 2 where a folder holds nothing of the kind.
+Reads the files, then Slurm's queue, then the logs of shards that are in neither. It needs no
+accounting and works without Slurm. Shards that were run by hand (`--shard i/n`) are found by their
+files. Exit status 1 if anything is not done, 2 if a folder has no such work.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from klassify.cluster.work import Work
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify status`."""
+    """Add the arguments of `klassify status`."""
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify status`; 0 all done, 1 something is not, 2 a folder is none."""
+    """Run `klassify status`; 0 all done, 1 something is not, 2 a folder has no such work."""
     from klassify.errors import KlassifyError
 
     worst = 0
@@ -40,29 +40,29 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(folder: Path) -> bool:
     from klassify.cluster.record import records_in
-    from klassify.cluster.survey import lines, survey_or_error
+    from klassify.cluster.survey import lines, survey
     from klassify.cluster.work import found_works
     from klassify.errors import KlassifyError
 
     done = True
     records = records_in(folder)
     for record in records:
-        found = survey_or_error(record)
-        if isinstance(found, KlassifyError):
-            print(f"{record.work.folder}: {record.work.step}: {found}")
+        try:
+            found = survey(record)
+            print(*lines(found), sep="\n")
+            done = done and found.is_done and record.work.merged
+        except KlassifyError as error:
+            print(f"{record.work.folder}: {record.work.step}: {error}")
             done = False
-            continue
-        print(*lines(found), sep="\n")
-        done = done and found.is_done and record.work.merged
     known = {(record.work.folder, record.work.step) for record in records}
     works = [work for work in found_works(folder) if (work.folder, work.step) not in known]
     for work in works:
         done = _show_by_hand(work) and done
     if not records and not works:
         raise KlassifyError(
-            "Nothing was launched or cut into shards here.",
+            "Nothing here was submitted or made in shards.",
             where=folder,
-            fix="give the --out of an extraction, or a system's folder",
+            fix="name the --out folder of an extraction, or a system's folder",
         )
     return done
 
@@ -83,7 +83,7 @@ def _show_by_hand(work: Work) -> bool:
     print(f"  done     {work.n - len(missing):>5}")
     if missing:
         print(
-            f"  missing  {len(missing):>5}  {spans(missing)}\n  fix:   the same command with"
-            f" --shard I/{work.n}"
+            f"  missing  {len(missing):>5}  {spans(missing)}\n  fix:    repeat the command with"
+            f" --shard I/{work.n} for each of them"
         )
     return not missing

@@ -21,7 +21,7 @@ import functools
 from pathlib import Path
 
 from klassify.arguments import at_least_0, at_least_1
-from klassify.cluster.options import Options, add_launcher_arguments, without
+from klassify.cluster.options import Options, add_launcher_arguments, launch_from, without
 from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import TrainWork
@@ -74,7 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify train`."""
-    if submitted(args, functools.partial(_on_cluster, args)):
+    if submitted(launch_from(args), functools.partial(_on_cluster, args)):
         return 0
     experiment = load_experiment(args.config, args.overrides, seed=args.seed)
     train = experiment.train

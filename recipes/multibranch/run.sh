@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
 # The multi-branch system (paper 2). Partial-spoof branch on audio; spatio-temporal and LMM branches on video,
 # dynamically fused; a linear layer joins both on the 40 ms grid. `fused` learns from segment labels and answers
-# Task 2; `fused_clip` is made of the same parts but learns from clip labels alone, as Task 1 demands.
+# Task 2; `fused_clip` has the same parts but learns from clip labels alone, as Task 1 demands.
 # `make help recipe=multibranch` lists stages and variables.
 . "$(dirname "$0")/../common.sh" "$@"
 
-models=(ps visual ps_clip visual_clip)          # trained and scored by default; other configs when named by system=
-localisers=(ps ps_step visual visual_no_lmm visual_constant fused_constant)  # learn from segments: answer Task 2 too
-derived=(fused fused_clip fused_constant)       # made of the scores of others, without a config
+title_1="LMM features: hidden states and CLIP vectors of one frame every 8 s"
+title_2="train the branches, score val, fit the linear fusion on val_fit, tune"
+title_3="score the test splits, align, fuse, localise, write the submission and check it"
+
+models=(ps visual ps_clip visual_clip)
+localisers=(ps ps_step visual visual_no_lmm visual_constant fused fused_constant)
+derived=(fused fused_clip fused_constant)
 unscored=(vqvae stems)                          # parts of `visual`
-reported=(ps_clip visual_clip fused_clip ps visual fused)
-reported_2=(ps visual fused)
+features_kind=lmm
 
-# the LMM: a small random one for the demo, said to be untrained wherever it is used; else the published one
-case $conf in
-  demo) lmm_arguments=(--lmm "${lmm:-tiny}") ;;
-  *) lmm_arguments=(--lmm "${lmm:-sparklexfantasy/llava-7b-1.5-rfrd}" $([ -n "$lmm" ] || echo --download)) ;;
-esac
+reads_features() { [[ $1 == visual* && $1 != visual_no_lmm ]]; }
 
-# make_all SYSTEM...: train or fit, and score val
-make_all() {
+extract_features() {
+  # an untrained stand-in for the demo, named as such wherever it is used; else the published LMM
+  local s=$1 model=(--lmm "${lmm:-sparklexfantasy/llava-7b-1.5-rfrd}" $([ -n "$lmm" ] || echo --download))
+  [ "$conf" != demo ] || model=(--lmm "${lmm:-tiny}")
+  run klassify extract --kind lmm --list "$lists/$s.tsv" --root "$media" --out "$features/lmm/$s" "${model[@]}" \
+    --jobs "$jobs" "${forced[@]}"
+}
+
+# train_all SYSTEM...: train or fit, and score val
+train_all() {
   local m given
   for m in "$@"; do
     given=()
@@ -30,7 +37,7 @@ make_all() {
       vqvae) [ -z "$vqvae" ] || continue ;;     # given: nothing to train
       stems*) given=("model.init_args.vqvae_weights=${vqvae:-$exp/vqvae}") ;;
       visual*)
-        # the stems learned from segments: not for what must learn from clips alone
+        # the stems learn from segments: they must not start a model that may use clip labels only
         if [ -e "$conf_dir/stems.yaml" ] && [[ $m != *_clip ]]; then
           given=("model.init_args.stems=$exp/stems")
         else
@@ -39,28 +46,22 @@ make_all() {
     esac
     run klassify train "$conf_dir/$m.yaml" "${given[@]}" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${training[@]}" \
       "${forced[@]}"
-    [[ " ${unscored[*]} " == *" $m "* ]] || run klassify score "$exp/$m" --split val "${sources[@]}" "${reading[@]}" "${forced[@]}"
+    is_in "$m" "${unscored[@]}" ||
+      run klassify score "$exp/$m" --split val "${sources[@]}" "${reading[@]}" "${forced[@]}"
   done
-}
-
-# make_clip_branches: the audio branches, and that of pictures which learns from clips once its VQ-VAE is there
-make_clip_branches() {
-  make_all ps ps_clip
-  until [ -n "$vqvae" ] || have vqvae; do sleep 1; done
-  make_all visual_clip
 }
 
 # join OUT AUDIO VISUAL OPTION...: the linear layer over two branches, fitted on the frames of val_fit
 join() {
-  local out=$1 sound=$2 picture=$3
+  local out=$1 branches=("$2" "$3")
   shift 3
-  for m in "$sound" "$picture"; do need "$exp/$m/system.yaml" 2 "system=$m"; done
-  run klassify fuse "$exp/$sound" "$exp/$picture" --rule linear --labels "$lists" --out "$exp/$out" "$@" "${forced[@]}"
+  need "${branches[@]}"
+  run klassify fuse "${branches[@]/#/$exp/}" --rule linear --labels "$lists" --out "$exp/$out" "$@" "${forced[@]}"
   run klassify score "$exp/$out" --split val "${forced[@]}"
 }
 
-# answer_task2 SPLIT SYSTEM...: proposals of those that are there
-answer_task2() {
+# localise_all SPLIT SYSTEM...: proposals of those that exist, tuned first on val
+localise_all() {
   local s=$1 m
   shift
   for m in "$@"; do
@@ -70,73 +71,33 @@ answer_task2() {
   done
 }
 
-# need_features SPLIT: LMM features, unless system= names none that reads them
-need_features() {
-  local m chosen=${system:-visual}
-  for m in ${chosen//,/ }; do
-    case $m in
-      visual_no_lmm) ;;
-      visual*) need_shards "$features/lmm/$1" "$1"; return ;;
-    esac
-  done
+# train_clip_branches: both audio branches, and the visual one that learns from clip labels once its VQ-VAE exists
+train_clip_branches() {
+  train_all ps ps_clip
+  until [ -n "$vqvae" ] || have vqvae; do sleep 1; done
+  train_all visual_clip
 }
 
-if stage 0 "data lists: from the official metadata, or from a corpus that is generated first (data=demo)"; then
-  make_lists
-fi
-
-if stage 1 "LMM features: hidden states and CLIP vectors of a frame each 8 s"; then
-  need_root
-  chosen=$(splits train val testA testB)
-  for s in $chosen; do
-    need "$lists/$s.tsv" 0
-    run klassify extract --kind lmm --list "$lists/$s.tsv" --root "$media" --out "$features/lmm/$s" "${lmm_arguments[@]}" --jobs "$jobs" \
-      "${forced[@]}"
-    cache_audio "$s"
-  done
-fi
-
-if stage 2 "train the branches, score val, fit the linear fusion on val_fit, tune"; then
-  need_root
-  for s in train val; do need "$lists/$s.tsv" 0; need_features "$s"; done
+train_systems() {
+  local m chosen=(${system//,/ })
   # only the demo trains stems; others start from ImageNet's weights
-  chosen=$(systems vqvae $(cd "$conf_dir" && compgen -G 'stems.yaml' | sed 's/\.yaml$//') ps ps_clip visual visual_clip fused fused_clip)
+  [ -n "$system" ] ||
+    chosen=(vqvae $([ ! -e "$conf_dir/stems.yaml" ] || echo stems) ps ps_clip visual visual_clip fused fused_clip)
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
-    beside make_clip_branches                   # small models: two trainings of a thread each side by side
-    make_all vqvae stems visual
+    beside train_clip_branches                  # small models: two trainings at once, with one thread each
+    train_all vqvae stems visual
     wait $!
-    make_all fused fused_clip
+    train_all fused fused_clip
   else
-    # shellcheck disable=SC2086  # names without spaces
-    make_all $chosen
+    train_all "${chosen[@]}"
   fi
-  for m in $chosen; do ! is_localiser "$m" || answer_task2 val "$m"; done
-  if have fused fused_clip; then
-    evaluate_split val "$lists/val.tsv"
-    run klassify detector "$exp" --conf "$conf_dir/submit.yaml" "${forced[@]}"
-  fi
-fi
+  for m in "${chosen[@]}"; do ! is_localiser "$m" || localise_all val "$m"; done
+}
 
-if stage 3 "score the test split, align, fuse, localise, write the submission and check it"; then
-  need_root
-  [ -n "$system" ] || need "$exp/detector.yaml" 2
-  chosen=$(splits testA testB)
-  for s in $chosen; do
-    need "$lists/$s.tsv" 0
-    need_features "$s"
-    if [ -n "$system" ]; then
-      score_chosen "$s"
-      continue
-    fi
-    run klassify score "${models[@]/#/$exp/}" --split "$s" "${sources[@]}" "${reading[@]}" "${forced[@]}"
-    run klassify score "$exp/fused" "$exp/fused_clip" --split "$s" "${forced[@]}"
-    answer_task2 "$s" "${reported_2[@]}"
-    submit "$s"
-  done
-fi
+score_systems() {
+  run klassify score "${models[@]/#/$exp/}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
+  run klassify score "$exp/fused" "$exp/fused_clip" --split "$1" "${forced[@]}"
+  localise_all "$1" ps visual fused
+}
 
-if stage 4 "every system against labels: tables, calibration curves, histograms"; then
-  evaluate_all fused
-fi
-
-[ -n "$dry" ] || [ "$last" -lt 3 ] || echo "$([ -n "$from" ] || echo "submissions: $submissions   ")evaluation: $exp/evaluation"
+climb

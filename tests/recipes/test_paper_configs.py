@@ -33,7 +33,9 @@ from klassify.systems import imported
 from klassify.systems.experiment import load_experiment
 
 CONFIGS = sorted(
-    path for path in ROOT.glob("recipes/*/conf/paper/*.yaml") if path.name != "submit.yaml"
+    path
+    for path in ROOT.glob("recipes/*/conf/paper/*.yaml")
+    if path.name not in ("submit.yaml", "report.yaml")
 )
 AUDIO = ROOT / "recipes/klassify/conf/paper"
 N_FRAMES = 14

@@ -1,5 +1,5 @@
-"""The recipes and configs that we ship: each one parses, builds and shows its commands; unknown
-names are refused.
+"""The recipes and configs of the repository: each builds and prints its commands, and refuses
+unknown names.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import functools
 import io
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,16 +26,33 @@ from klassify.systems.detector import read_answers
 from klassify.systems.experiment import load_experiment
 
 CONFIGS = sorted(
-    path for path in ROOT.glob("recipes/*/conf/*/*.yaml") if path.name != "submit.yaml"
+    path
+    for path in ROOT.glob("recipes/*/conf/*/*.yaml")
+    if path.name not in ("submit.yaml", "report.yaml")
 )
 RUNS = sorted(ROOT.glob("recipes/*/run.sh"))
 RUN = ROOT / "recipes/klassify/run.sh"
+
+each_recipe = pytest.mark.parametrize("script", RUNS, ids=lambda path: path.parent.name)
 
 
 def run(*arguments: str, script: Path = RUN) -> subprocess.CompletedProcess:
     return subprocess.run(
         [str(script), *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
+
+
+def run_stage(number: int, *arguments: str, script: Path = RUN) -> subprocess.CompletedProcess:
+    return run("--stage", str(number), "--stop-stage", str(number), *arguments, script=script)
+
+
+def commands_of(*arguments: str, script: Path = RUN) -> list[list[str]]:
+    """The words of each klassify command that a dry run prints."""
+    done = run("root=/media", "dry=1", *arguments, script=script)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
+    assert all(line.startswith("+ klassify ") for line in lines)
+    return [line.split()[2:] for line in lines]
 
 
 @functools.cache
@@ -57,9 +75,7 @@ def test_every_config_builds_its_system(path):
 
 
 def is_clip_supervised(path: Path) -> bool:
-    """As the names of the recipes have it: the localisers and the branches of `fused` learn from
-    segments.
-    """
+    """By its name: the localisers and the branches of `fused` learn from segments."""
     clip = ("tcn", "tcn_12", "tcn_123", "vqvae")
     return path.stem in clip or path.stem.startswith("w2v_aasist") or path.stem.endswith("_clip")
 
@@ -70,118 +86,98 @@ def test_submitted_systems_are_made_by_the_recipe(path):
         assert re.search(rf"\$exp/{name}\b", (path.parents[2] / "run.sh").read_text())
 
 
-@pytest.mark.parametrize("script", RUNS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/conf/*/report.yaml")), ids=str)
+def test_every_reported_system_can_be_made(path):
+    script = (path.parents[2] / "run.sh").read_text()
+    derived = re.search(r"^derived=\((.*?)\)", script, flags=re.MULTILINE)[1].split()
+    configs = [config.stem for config in path.parent.glob("*.yaml")]
+    report = yaml.safe_load(path.read_text())
+    assert {"task1", "task2"} <= set(report) <= {"task1", "task2", "also"}
+    for name in sum(report.values(), []):
+        assert name.removesuffix("-platt") in (*derived, *configs)
+
+
+@each_recipe
 @pytest.mark.parametrize("data", ["demo", "avdeepfake1mpp", "fakeavceleb"])
 @pytest.mark.parametrize("stage", range(5))
-def test_every_stage_shows_its_commands_and_does_nothing(stage, data, script):
-    """Each printed command is one that the command line knows, with options that it knows."""
-    stages = ("--stage", str(stage), "--stop-stage", str(stage))
-    done = run(*stages, f"data={data}", "root=/media", "dry=1", script=script)
+def test_every_stage_prints_commands_that_exist(stage, data, script):
     if data == "fakeavceleb" and stage == 2:
+        done = run_stage(stage, f"data={data}", "dry=1", script=script)
         assert done.returncode == 2 and "only tested on" in done.stderr
         return
-    assert done.returncode == 0, done.stderr
-    commands = [line[2:].split() for line in done.stdout.splitlines() if line.startswith("+ ")]
+    commands = commands_of(
+        "--stage", str(stage), "--stop-stage", str(stage), f"data={data}", script=script
+    )
     assert commands
     for words in commands:
-        assert words[0] == "klassify" and words[1] in cli.COMMANDS
-        options = help_of(words[1])
+        assert words[0] in cli.COMMANDS
+        options = help_of(words[0])
         for option in (word for word in words if word.startswith("--")):
-            assert option in options, f"{words[1]} has no {option}"
+            assert option in options, f"{words[0]} has no {option}"
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["splitt=val"], "splitt"),
-        (["data=ours"], "ours"),
-        (["data=demo", "split=testZ", "dry=1"], "testZ"),
-        (["data=demo", "conf=none"], "none"),
-        (["data=demo", "size=huge"], "huge"),
-        (["data=demo", "system=xception", "--stage", "2", "dry=1"], "xception"),
+        (["splitt=val"], "did you mean split=?"),
+        (["data=lavfd"], "did you mean data=lavdf?"),
+        (["data=demo", "split=testa"], "did you mean split=testA?"),
+        (["data=demo", "conf=papr"], "did you mean conf=paper?"),
+        (["data=demo", "size=huge"], "unknown size=huge. Known: tiny default large"),
+        (["data=demo", "system=tnc", "--stage", "1"], "did you mean system=tcn?"),
+        (["data=demo", "system=foo", "--stage", "3"], "unknown system=foo. Known: "),
+        (["data=demo", "submit1=maxot", "--stage", "3"], "did you mean submit1=maxout?"),
+        (["data=demo", "submit2=maxout_gru"], "unknown submit2=maxout_gru"),
+        (["--compare", "data=demo", "system=fusd"], "did you mean system=fused?"),
         (["data=demo", "from=demo"], "from="),
         (["data=fakeavceleb", "from=fakeavceleb"], "from="),
-        (["data=fakeavceleb", "split=testA", "dry=1"], "testA"),
+        (["data=fakeavceleb", "split=testA"], "testA"),
+        (["launcher=slrm"], "did you mean launcher=slurm?"),
         (["--stages", "1"], "--stages"),
         (["data=demo", "seed=one"], "seed"),
         (["data=demo", "devices=many"], "devices"),
         (["data=demo", "workers=-1"], "workers"),
     ],
 )
-def test_unknown_names_are_refused_by_name(arguments, named):
+def test_unknown_names_are_refused_before_any_work(arguments, named):
     done = run(*arguments)
-    assert done.returncode == 2 and named in done.stderr
+    assert done.returncode == 2 and named in done.stderr and not done.stdout
 
 
-@pytest.mark.parametrize("script", RUNS, ids=lambda path: path.parent.name)
-def test_named_systems_alone_are_trained_scored_and_evaluated(script):
-    """What system= names, in stages 2 to 4, whether it belongs to the default systems or is a
-    variant.
-    """
+@each_recipe
+def test_named_systems_alone_are_trained_and_evaluated(script):
+    """Whether a system belongs to the default ones or is a variant."""
     for config in sorted((script.parent / "conf/paper").glob("*.yaml")):
-        if config.stem == "submit":
+        if config not in CONFIGS:
             continue
-        done = run(
-            "data=avdeepfake1mpp",
-            "root=/media",
-            "--stage",
-            "2",
-            f"system={config.stem}",
-            "dry=1",
-            script=script,
-        )
-        assert done.returncode == 0, done.stderr
-        commands = [line for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
-        made = [
-            line
-            for line in commands
-            if line.startswith(("+ klassify train", "+ klassify import-checkpoint"))
-        ]
-        assert (
-            len(made) == 1
-            and f"conf/paper/{config.name}" in made[0]
-            and f"/{config.stem} " in f"{made[0]} "
-        )
+        commands = commands_of("--stage", "2", f"system={config.stem}", script=script)
+        (made,) = [words for words in commands if words[0] in ("train", "import-checkpoint")]
+        assert str(config.relative_to(ROOT)) in made
+        assert any(Path(word).name == config.stem for word in made)
         if config.stem != "vqvae":  # a part of another system
-            assert any(line.startswith("+ klassify score") and "testA" in line for line in commands)
-            assert any(
-                line.startswith("+ klassify evaluate") and "testA" in line for line in commands
-            )
-
-
-def commands_of(*arguments: str) -> list[list[str]]:
-    """The words of each command that a dry run of the klassify recipe prints."""
-    done = run("root=/media", "dry=1", *arguments)
-    assert done.returncode == 0, done.stderr
-    return [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")]
+            for command in ("score", "evaluate"):
+                assert any(words[0] == command and "testA" in words for words in commands)
 
 
 AUGMENTED = ("w2v_aasist_rtpg", "w2v_aasist_bp", "w2v_aasist_codecs", "w2v_aasist_all")
 
 
+def names_of(words: list[str]) -> list[str]:
+    return [Path(word).name for word in words]
+
+
 @pytest.mark.parametrize("data", ["demo", "avdeepfake1mpp"])
-def test_the_ensemble_is_the_mean_of_the_four_augmented_systems(data):
+def test_the_ensemble_is_the_mean_of_the_augmented_systems(data):
     named = f"system={','.join(AUGMENTED)},w2v_aasist_ensemble"
     commands = commands_of(f"data={data}", named, "--stage", "2", "--stop-stage", "4")
-    (fuse,) = [
-        words
-        for words in commands
-        if words[0] == "fuse" and words[-1].endswith("/w2v_aasist_ensemble")
-    ]
-    assert [Path(word).name for word in fuse[1:5]] == list(AUGMENTED) and fuse[5:7] == [
-        "--rule",
-        "mean",
-    ]
+    fusions = [words for words in commands if words[0] == "fuse"]
+    (fuse,) = [words for words in fusions if words[-1].endswith("/w2v_aasist_ensemble")]
+    assert names_of(fuse[1:7]) == [*AUGMENTED, "--rule", "mean"]
     for split in ("val", "testA"):
-        folders = [
-            Path(word).name
-            for words in commands
-            if words[0] == "score" and split in words
-            for word in words
-        ]
-        assert {*AUGMENTED, "w2v_aasist_ensemble"} <= set(folders)
-    # scored after what it is made of
-    order = [Path(words[1]).name for words in commands if words[0] == "score" and "testA" in words]
+        scored = [words for words in commands if words[0] == "score" and split in words]
+        order = names_of([words[1] for words in scored])
+        assert {*AUGMENTED, "w2v_aasist_ensemble"} <= set(order)
+    # scored after its parts
     assert order.index("w2v_aasist_ensemble") > max(map(order.index, AUGMENTED))
 
 
@@ -192,19 +188,22 @@ def test_fusions_of_the_paper_take_the_system_trained_with_codecs(data, audio):
     commands = commands_of(f"data={data}", "--stage", "2", "--stop-stage", "4")
     trained = [Path(words[1]).stem for words in commands if words[0] == "train"]
     assert trained == ["tcn", audio, "tcn_tags", "bam"]
-    fused = {
-        Path(words[-1]).name: [Path(word).name for word in words[1:3]]
-        for words in commands
-        if words[0] == "fuse"
+    fusions = [words for words in commands if words[0] == "fuse"]
+    assert {Path(words[-1]).name: names_of(words[1:3]) for words in fusions} == {
+        "avg": [audio, "tcn"],
+        "maxout": [f"{audio}-platt", "tcn-platt"],
     }
-    assert fused == {"avg": [audio, "tcn"], "maxout": [f"{audio}-platt", "tcn-platt"]}
-    for words in commands:
-        assert (
-            words[0] != "evaluate"
-            or "--task" in words
-            or [Path(word).name for word in words[1:7]]
-            == ["tcn", audio, "tcn-platt", f"{audio}-platt", "avg", "maxout"]
-        )
+    evaluated = [words for words in commands if words[0] == "evaluate" and "--task" not in words]
+    assert evaluated
+    for words in evaluated:
+        assert names_of(words[1:7]) == [
+            "tcn",
+            audio,
+            "tcn-platt",
+            f"{audio}-platt",
+            "avg",
+            "maxout",
+        ]
 
 
 def test_bam_of_the_paper_starts_from_the_released_one():
@@ -216,22 +215,11 @@ def test_bam_of_the_paper_starts_from_the_released_one():
     assert init("system=bam_wavlm") == init("data=demo") == []
 
 
-@pytest.mark.parametrize("script", RUNS, ids=lambda path: path.parent.name)
+@each_recipe
 def test_devices_and_readers_reach_what_uses_them(script):
-    done = run(
-        "root=/media",
-        "dry=1",
-        "devices=8",
-        "workers=12",
-        "--stage",
-        "2",
-        "--stop-stage",
-        "3",
-        script=script,
+    commands = commands_of(
+        "devices=8", "workers=12", "--stage", "2", "--stop-stage", "3", script=script
     )
-    commands = [
-        line.split()[2:] for line in done.stdout.splitlines() if line.startswith("+ klassify ")
-    ]
     trained = {Path(words[1]).stem: words for words in commands if words[0] == "train"}
     assert trained
     for name, words in trained.items():  # the TCN is too small for several devices
@@ -239,6 +227,13 @@ def test_devices_and_readers_reach_what_uses_them(script):
         assert words[words.index("--workers") + 1] == "12"
     scored = [words for words in commands if words[0] == "score" and "--media" in words]
     assert scored and all("--workers" in words and "--devices" not in words for words in scored)
+
+
+def test_packaged_systems_are_scored_first():
+    commands = commands_of("--stage", "3", "--stop-stage", "3", "submit1=w2v_aasist", "split=testA")
+    at = [words[0] for words in commands].index("package")
+    assert names_of(commands[at]).count("w2v_aasist") == 1
+    assert any(names_of(words[:2]) == ["score", "w2v_aasist"] for words in commands[:at])
 
 
 def small_checkout(root: Path) -> Path:
@@ -259,69 +254,48 @@ def small_checkout(root: Path) -> Path:
     ],
 )
 def test_missing_weights_stop_before_anything_is_trained(tmp_path, system, file):
-    """And a system that hears alone waits for no mouth features."""
-    done = run(
-        "root=/media",
-        "--stage",
-        "2",
-        "--stop-stage",
-        "2",
-        f"system={system}",
-        script=small_checkout(tmp_path),
-    )
-    assert (
-        done.returncode == 2
-        and f"{file} is missing" in done.stderr
-        and "docs/gpu-box.md" in done.stderr
-    )
-    assert "+ klassify" not in done.stdout
+    """And a system that reads audio alone does not wait for mouth features."""
+    done = run_stage(2, "root=/media", f"system={system}", script=small_checkout(tmp_path))
+    assert done.returncode == 2 and f"{file} is missing" in done.stderr
+    assert "docs/gpu-box.md" in done.stderr and "+ klassify" not in done.stdout
 
 
-def test_what_is_joined_waits_for_its_parts(tmp_path):
-    script = small_checkout(tmp_path)
-    done = run(
-        "root=/media",
-        "--stage",
-        "2",
-        "--stop-stage",
-        "2",
-        "system=w2v_aasist_ensemble",
-        script=script,
+def test_a_fusion_without_its_parts_names_what_makes_them(tmp_path):
+    done = run_stage(
+        2, "root=/media", "system=w2v_aasist_ensemble", script=small_checkout(tmp_path)
     )
-    assert (
-        done.returncode == 2
-        and "make stage2" in done.stderr
-        and "system=w2v_aasist_rtpg" in done.stderr
-    )
-    done = run("root=/media", "--stage", "2", "--stop-stage", "2", "system=tcn", script=script)
-    assert done.returncode == 2 and "make stage1" in done.stderr
+    assert done.returncode == 2
+    assert "make stage2" in done.stderr and "system=w2v_aasist_rtpg" in done.stderr
 
 
-def test_systems_that_read_no_lmm_features_wait_for_none(tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "system", "kind"),
+    [
+        ("klassify", "tcn", "mouth"),
+        ("multibranch", "ps", None),
+        ("multibranch", "vqvae,visual_no_lmm", None),
+        ("multibranch", "ps,visual_clip", "lmm"),
+        ("multibranch", "visual", "lmm"),
+    ],
+)
+def test_only_systems_that_read_features_wait_for_them(tmp_path, recipe, system, kind):
     small_checkout(tmp_path)
-    script = tmp_path / "recipes/multibranch/run.sh"
     (tmp_path / ".venv/bin").mkdir(parents=True)
     klassify = tmp_path / ".venv/bin/klassify"
     klassify.write_text("#!/bin/sh\n")
     klassify.chmod(0o755)
-    for system, needed in (
-        ("ps", False),
-        ("vqvae,visual_no_lmm", False),
-        ("ps,visual_clip", True),
-        ("visual", True),
-    ):
-        done = run(
-            "root=/media", "--stage", "2", "--stop-stage", "2", f"system={system}", script=script
-        )
-        assert ("lmm/train is missing" in done.stderr) == needed, system
-        assert ("+ klassify train" in done.stdout) != needed
+    script = tmp_path / f"recipes/{recipe}/run.sh"
+    done = run_stage(2, "root=/media", f"system={system}", script=script)
+    assert (f"{kind}/train does not exist" in done.stderr) == bool(kind)
+    assert ("+ klassify train" in done.stdout) == (not kind)
 
 
 @pytest.mark.parametrize("end", ["false", "kill -INT 0; sleep 30"])
-def test_a_stage_that_fails_takes_with_it_what_runs_beside(tmp_path, end):
-    """And what that has started."""
+def test_a_stage_that_fails_ends_what_runs_beside_it(tmp_path, end):
+    """With the processes that it started."""
     (tmp_path / "recipes/one/conf/paper").mkdir(parents=True)
-    shutil.copy(ROOT / "recipes/common.sh", tmp_path / "recipes")
+    for name in ("common.sh", "slurm.sh"):
+        shutil.copy(ROOT / "recipes" / name, tmp_path / "recipes")
     script, started = tmp_path / "recipes/one/run.sh", tmp_path / "started"
     script.write_text(f"""#!/usr/bin/env bash
         . "$(dirname "$0")/../common.sh" "$@"
@@ -350,7 +324,10 @@ def test_every_row_of_the_tables_has_its_command():
     named = {
         name for names in re.findall(r"system=([a-z0-9_,]+)", text) for name in names.split(",")
     }
-    made = {path.stem for path in ROOT.glob("recipes/klassify/conf/paper/*.yaml")} - {"submit"}
+    made = {path.stem for path in ROOT.glob("recipes/klassify/conf/paper/*.yaml")} - {
+        "submit",
+        "report",
+    }
     assert made <= named <= made | {"avg", "maxout", "merged", "w2v_aasist_ensemble"}
     for number in (
         "84.29",
@@ -368,36 +345,80 @@ def test_every_row_of_the_tables_has_its_command():
         assert number in text
 
 
-def test_a_missing_prerequisite_stops_with_the_command_that_makes_it():
-    for stage, made_by in ((1, "make stage0"), (2, "make stage0"), (3, "make stage2")):
-        done = run(
-            "--stage",
-            str(stage),
-            "--stop-stage",
-            str(stage),
-            "data=lavdf",
-            "root=/media",
-            "split=val",
-        )
-        assert done.returncode == 2 and made_by in done.stderr and "data=lavdf" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["--stage", "1"], "make stage0 recipe=klassify data=lavdf root=/a\\ b"),
+        (
+            ["--stage", "1", "--stop-stage", "1", "split=val"],
+            "make stage0 recipe=klassify data=lavdf root=/a\\ b split=val",
+        ),
+        (["--stage", "2"], "make stage0 stage1 recipe=klassify data=lavdf root=/a\\ b"),
+        (["--stage", "2", "system=bam"], "make stage0 recipe=klassify data=lavdf root=/a\\ b"),
+        (["--stage", "3"], "make stage0 stage1 stage2 recipe=klassify data=lavdf root=/a\\ b"),
+        (
+            ["--stage", "4", "split=test", "seed=2"],
+            "make stage0 stage1 stage2 stage3 recipe=klassify data=lavdf root=/a\\ b seed=2"
+            " split=test,train,val",
+        ),
+    ],
+)
+def test_one_message_names_all_stages_that_must_run_first(tmp_path, arguments, fix):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    script = tmp_path / "recipes/klassify/run.sh"
+    done = run(*arguments, "data=lavdf", "root=/a b", script=script)
+    assert done.returncode == 2 and done.stderr.splitlines()[1] == f"  fix:    {fix}"
+    stages = re.findall(r"stage\d", fix)
+    assert done.stderr.startswith(f"missing: {', '.join(stages)} (data_lists/lavdf/")
+    assert "+ klassify" not in done.stdout
+
+
+def test_advice_for_data_that_is_only_tested_on_names_both_sets(tmp_path):
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    script = tmp_path / "recipes/klassify/run.sh"
+    done = run_stage(3, "data=fakeavceleb", "root=/fake", script=script)
+    first, second = done.stderr.splitlines()[1].removeprefix("  fix:    ").split(" && ")
+    assert first == (
+        "make stage0 stage1 recipe=klassify data=fakeavceleb from=avdeepfake1mpp root=/fake"
+    )
+    assert second == "make stage2 recipe=klassify data=avdeepfake1mpp root=DIR"
+
+
+def test_a_split_without_labels_is_not_evaluated(tmp_path):
+    script = small_checkout(tmp_path)
+    (tmp_path / "data_lists/avdeepfake1mpp/testA.tsv").touch()
+    made = tmp_path / "exp/avdeepfake1mpp/klassify/maxout"
+    (made / "scores").mkdir(parents=True)
+    (made / "system.yaml").touch()
+    done = run_stage(4, "split=testA", script=script)
+    assert done.returncode == 2 and "testA has no labels" in done.stderr
+    assert "make compare split=testA" in done.stderr
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["make", *arguments], capture_output=True, text=True, cwd=ROOT, env=os.environ | environment
+    )
 
 
 def test_make_help_lists_stages_and_variables():
-    done = subprocess.run(
-        ["make", "help"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"data": "leak"},
-    )
+    done = make("help", data="leak")
     assert done.returncode == 0
-    for name in ("stage0", "stage4", "split=", "force=1", "dry=1"):
+    for name in ("stage0", "stage4", "split=", "force=1", "dry=1", "launcher=slurm"):
         assert name in done.stdout
 
 
-def test_make_refuses_an_unknown_variable_by_name():
-    done = subprocess.run(["make", "help", "splitt=val"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and "splitt" in done.stderr
+def test_make_refuses_unknown_names_before_it_installs():
+    for goal, word in (("help", "splitt=val"), ("stage3", "split=testa"), ("demo", "size=tny")):
+        done = make("--old-file=.venv/installed", goal, word)
+        assert done.returncode == 2 and "did you mean" in done.stderr and "pip" not in done.stdout
+
+
+def test_make_takes_folders_with_spaces_and_quotes():
+    done = make("stage0", "data=demo", "root=/it's  a b=c/d", "dry=1")
+    assert done.returncode == 0, done.stderr
+    corpus = shlex.split(done.stdout.splitlines()[1])
+    assert corpus[2:5] == ["corpus", "--out", "/it's  a b=c/d"]
 
 
 def test_readme_names_files_and_targets_that_exist():
@@ -411,7 +432,7 @@ def test_readme_names_files_and_targets_that_exist():
     assert set(re.findall(r"^make ([a-z0-9-]+)", text, flags=re.MULTILINE)) <= known
 
 
-def test_every_yaml_of_the_demo_and_of_the_paper_has_a_first_line_that_says_what_it_is():
+def test_the_first_line_of_every_config_says_what_it_is():
     for path in CONFIGS:
         assert path.read_text().startswith("# "), path
         keys = set(yaml.safe_load(path.read_text()))

@@ -167,7 +167,7 @@ def test_what_slurm_refuses_costs_nothing_and_force_replaces_the_rest(site, undi
     site.launch("--force")
     site.begun(SHARDS)
     assert not contents(site.out)
-    assert "--force would replace what is being made" in site.launch("--force", check=2).stderr
+    assert "--force would replace what they are making" in site.launch("--force", check=2).stderr
     assert "Other work" in site.launch("--chunk", 1, check=2).stderr
     site.release()
     site.finished()
@@ -180,7 +180,7 @@ def test_a_merge_job_that_was_cancelled_comes_back(site, undisturbed):
     site.begun(SHARDS)
     site.cluster.run(["scancel", f"--name={site.record().merge_name}"])
     slurm.until(lambda: "merge    not in the queue" in site.status(), "a lost merge job")
-    assert "merges when they are done" in site.klassify("resume", site.out).stdout
+    assert "will merge them" in site.klassify("resume", site.out).stdout
     site.release()
     site.finished()
     assert_whole(site, undisturbed)
@@ -204,7 +204,7 @@ def test_near_its_time_limit_a_task_is_put_back_as_often_as_allowed_and_goes_on(
     slurm.until(lambda: len(parts.parts_in(site.out)) > first, "progress of the second start", 60)
     running = next(row[0] for row in site.cluster.queue() if row[1] == "R")
     site.cluster.run(["scancel", "--signal=USR1", "--batch", running])
-    slurm.until(lambda: "not put back: 1 restarts of 1" in site.logs(), "the second warning")
+    slurm.until(lambda: "not requeued (1 of 1 restarts)" in site.logs(), "the second warning")
     site.fast()
     site.finished()
     assert "done         1" in site.status() and f"{first} of 8 parts are there" in site.logs()
