@@ -18,6 +18,9 @@ lists what is missing and changes nothing.
 and scoring take what they find in features/<data>/audio/<split> instead of decoding, with the same
 results to the bit; the environment variable KLASSIFY_AUDIO says otherwise: `media` (never the
 cache) or `cache` (nothing else).
+
+Damaged packets are concealed and told where they are at most 10 % of a stream, or the share in the
+environment variable KLASSIFY_DAMAGE; `--strict` refuses any damage.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from klassify.features.extract import (
 )
 from klassify.features.kinds import KINDS
 from klassify.lists import data_list, subsets
+from klassify.media import decoder
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +78,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--status", action="store_true", help="say what is missing (exit 1 if anything is)"
     )
-    parser.add_argument("--strict", action="store_true", help="exit 1 if a clip has no features")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse files with any damage, and exit 1 if a clip has no features",
+    )
     parser.add_argument("--force", action="store_true", help="redo this shard, whatever is there")
     for names, options in _own_options().items():
         group = parser.add_argument_group(f"--kind {names}")
@@ -111,6 +119,11 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
+    with decoder.refusing_damage(args.strict):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     chunk = args.chunk or KINDS[args.kind].clips_per_file
     if submitted(launch_from(args), functools.partial(_on_cluster, args, chunk)):
         knows = args.strict and args.wait and not args.dry_run

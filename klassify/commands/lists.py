@@ -36,7 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--probe",
         choices=("none", "missing", "all"),
         default="none",
-        help="open no file; those of unknown length (and look whether every file is there); or all",
+        help=(
+            "open no file; those of unknown length (and look whether every file is there); or"
+            " decode the sound of all, so that wrong headers are corrected"
+        ),
     )
     parser.add_argument(
         "--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that probe"

@@ -39,7 +39,6 @@ TRAINED_ON = (
     "demo",
     "demo-tiny",
 )
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 SHOWN_SEGMENTS = 5
 LONGEST_STEM = (
     180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
@@ -73,6 +72,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=0.15, help="of segments that are shown (default 0.15)"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse files with any damage (default: conceal damage of up to 10 %% of the packets)",
+    )
     parser.add_argument("--no-timeline", action="store_true", help="write no PNG")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument(
@@ -95,6 +99,11 @@ def run(args: argparse.Namespace) -> int:
     """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have
     none.
     """
+    with decoder.refusing_damage(args.strict):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     paths = find_videos(args.videos)
     names = ("klassify", "multibranch") if args.recipe == "both" else (args.recipe,)
     found = args.detector or [find_detector(args.exp, name) for name in names]
@@ -143,9 +152,14 @@ def find_videos(given: Iterable[str]) -> list[Path]:
     for text in given:
         path = Path(text)
         if path.is_dir():
-            here = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-            )
+            here, passed = decoder.media_below(path)
+            if passed:
+                names = first_few(readable(other.relative_to(path)) for other in passed)
+                print(
+                    f"{readable(path)}: {len(passed)} files that are no media, by their names, are"
+                    f" passed over: {names}; name one to have it read",
+                    file=sys.stderr,
+                )
         elif path.is_file():
             here = [path]
         else:
@@ -154,7 +168,9 @@ def find_videos(given: Iterable[str]) -> list[Path]:
             )
         if not here:
             raise KlassifyError(
-                "There is no video here.", where=text, fix="give files, folders or quoted globs"
+                "There is no video or sound here.",
+                where=text,
+                fix="give files, folders or quoted globs",
             )
         found |= dict.fromkeys(here)
     return list(found)
@@ -194,6 +210,7 @@ def describe(prediction: Prediction, min_score: float) -> str:
     ]
     if not len(likely):
         lines.append(f"  no segment with a score of {min_score:g} or more")
+    lines += [f"  {note}" for note in prediction.notes]
     return "\n".join(lines)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,9 +169,8 @@ def measure(
         "desc": "probe",
     }
     problems = {}
-    for number, found in tqdm(
-        _probe_all([paths[i] for i in wanted], jobs), total=len(wanted), **bar
-    ):
+    probed = _probe_all([paths[i] for i in wanted], jobs, everything)
+    for number, found in tqdm(probed, total=len(wanted), **bar):
         i = wanted[number]
         if isinstance(found, str):
             problems[i] = found
@@ -184,18 +184,22 @@ def measure(
     return frame, faults
 
 
-def _probe_all(paths: list[Path], jobs: int) -> Iterator[tuple[int, tuple[float, ...] | str]]:
-    """What each file's header says (see _probe), in any order: (number of the path, measured or
-    a problem).
+def _probe_all(
+    paths: list[Path], jobs: int, measured: bool = False
+) -> Iterator[tuple[int, tuple[float, ...] | str]]:
+    """What each file's header says (see _probe), or what was measured, in any order: (number of
+    the path, measured or a problem).
     """
     from klassify import workers
     from klassify.media import decoder, isolated
 
     if jobs <= 1 or len(paths) < 64:
-        yield from ((number, _probe(isolated.probe, path)) for number, path in enumerate(paths))
+        steps = [isolated.probe, isolated.measure] if measured else [isolated.probe]
+        yield from ((number, _probe(steps, path)) for number, path in enumerate(paths))
         return
+    steps = [decoder.probe, decoder.measure] if measured else [decoder.probe]
     for number, found in workers.each(
-        _probe, paths, functools.partial(_itself, decoder.probe), jobs=jobs, limit_s=LIMIT_S
+        _probe, paths, functools.partial(_itself, steps), jobs=jobs, limit_s=LIMIT_S
     ):
         yield (
             number,
@@ -207,11 +211,15 @@ def _itself(value: T) -> T:
     return value
 
 
-def _probe(probe: Callable[[Path], Any], path: Path) -> tuple[float, ...] | str:
+def _probe(steps: Sequence[Callable[[Path], Any]], path: Path) -> tuple[float, ...] | str:
+    """What the first step finds, and the second, if any, corrects where the file can be decoded."""
     try:
-        info = probe(path)
+        info = steps[0](path)
     except KlassifyError as error:
         return error.what
+    for correct in steps[1:]:
+        with contextlib.suppress(KlassifyError):
+            info = correct(path)
     found = info.n_frames, info.fps, info.n_samples, info.duration
     wrong = [
         f"{name} of {value}" for name, value in zip(MEASURED, found) if not possible(name, value)

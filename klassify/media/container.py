@@ -21,8 +21,7 @@ def container_traits(path: str | os.PathLike) -> dict[str, float | str]:
     """
     path = Path(path)
     with decoder.opened(path) as container:
-        video = next(iter(container.streams.video), None)
-        audio = next(iter(container.streams.audio), None)
+        video, audio = decoder.streams_of(container)
         parts = [part for part in (container, video, audio) if part is not None]
         tags = sorted(f"{key}={value}" for part in parts for key, value in part.metadata.items())
         return {

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -83,6 +84,11 @@ def probe(path: str | os.PathLike) -> MediaInfo:
     return MediaInfo(**call(decoder.probe, path))
 
 
+def measure(path: str | os.PathLike) -> MediaInfo:
+    """The same, measured where headers are wrong (media.measure). Raises MediaError."""
+    return MediaInfo(**call(decoder.measure, path))
+
+
 def stream(
     function: Callable[..., Iterator], path: str | os.PathLike, *args: Any, **named: Any
 ) -> Iterator:
@@ -138,13 +144,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.popen = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                START,
-                MODULE,
-                os.path.dirname(os.path.abspath(decoder.__file__)),
-            ],
+            [sys.executable, "-c", START, MODULE, str(Path(decoder.__file__).resolve().parents[1])],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -171,6 +171,7 @@ class _Process:
                 "call": [function.__module__, function.__name__],
                 "args": [os.fspath(path), *args],
                 "named": named,
+                "damage": decoder.damage_limit(),
             }
         )
 
@@ -258,10 +259,6 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else os.fspath(value)
 
 
-# ------------------------------------------------------------------------------------------ the
-# other side
-
-
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until the pipe ends. A MediaError is an answer; whatever else is raised ends the
     process.
@@ -270,6 +267,7 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
     _write(answers, {"value": "ready"})
     while (request := _request(requests)) is not None:
+        os.environ[decoder.DAMAGE_VARIABLE] = str(request["damage"])
         module, name = request["call"]
         function = getattr(importlib.import_module(module), name)
         try:

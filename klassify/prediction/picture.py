@@ -66,8 +66,7 @@ def draw(
         parse_math=False,
     )
     panels = iter(axes)
-    if len(images):
-        _draw_thumbnails(next(panels), images, times, end_s)
+    picture = next(panels) if len(images) else None
     if len(wave):
         _draw_wave(next(panels), wave)
     if prediction.frames:
@@ -82,6 +81,11 @@ def draw(
     axes[-1].set_xlabel(
         "seconds" + (" (grey: true fake segments)" if truth is not None and len(truth) else "")
     )
+    if picture is not None:
+        picture.set_yticks([])
+        picture.set_ylabel("picture")
+        figure.draw_without_rendering()  # which settles the panel's size
+        _draw_thumbnails(picture, images, times, end_s)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
 
@@ -89,13 +93,17 @@ def draw(
 def _draw_thumbnails(
     panel: Any, frames: list[np.ndarray], times: list[float], end_s: float
 ) -> None:
-    width = 2 * times[0] * 0.96
+    """Each frame in the middle of its piece of time, as large as fits, with its own aspect."""
+    place = panel.get_window_extent()
     for frame, time in zip(frames, times):
-        left = time - width / 2
-        panel.imshow(frame, extent=(left, left + width, 0, 1), aspect="auto", zorder=2)
+        width = 2 * times[0] * 0.96
+        height = width / end_s * place.width / place.height * frame.shape[0] / frame.shape[1]
+        if height > 1:
+            width, height = width / height, 1.0
+        left, low = time - width / 2, (1 - height) / 2
+        panel.imshow(frame, extent=(left, left + width, low, low + height), aspect="auto", zorder=2)
+    panel.set_xlim(0, end_s)
     panel.set_ylim(0, 1)
-    panel.set_yticks([])
-    panel.set_ylabel("picture")
 
 
 def _draw_wave(panel: Any, wave: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from klassify.features.lmm.kind import LMMRow
 from klassify.files import readable
 from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
-from klassify.media import isolated
+from klassify.media import decoder, isolated
 from klassify.media.decoder import SAMPLE_RATE
 from klassify.models.weights import load
 from klassify.scores.score_file import read_scores, score_path
@@ -89,6 +89,7 @@ class Prediction:
     frames: {system: table of its 40 ms frames with start, end and probability of fake}.
     detector: what answered; notice: what to know about it, "" if nothing.
     evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
+    notes: what to know of how the file was read (media.decoder.notes).
     """
 
     file: str
@@ -101,6 +102,7 @@ class Prediction:
     notice: str
     evidence: str = ""
     decided: str = ""
+    notes: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, without the frames."""
@@ -114,6 +116,7 @@ class Prediction:
             "segments": self.segments.to_dict("records"),
             "detector": self.detector,
             "notice": self.notice,
+            "notes": list(self.notes),
         }
 
 
@@ -242,7 +245,8 @@ class _Refusing(importlib.abc.MetaPathFinder):
     def __init__(self, folder: Path):
         self.folder = folder
         self.installed = [
-            Path(path).resolve() for path in (Path(__file__).parent, sys.prefix, sys.base_prefix)
+            Path(path).resolve()
+            for path in (Path(__file__).parents[1], sys.prefix, sys.base_prefix)
         ]
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
@@ -255,6 +259,13 @@ class _Refusing(importlib.abc.MetaPathFinder):
             raise KlassifyError(
                 what, where=place, fix="if you trust it, move it to a folder of your own"
             )
+
+
+def _notes_on(video: str | os.PathLike) -> list[str]:
+    try:
+        return isolated.call(decoder.notes, video)
+    except KlassifyError:  # the reasons of the systems tell of it
+        return []
 
 
 def on_generated_corpus(folder: Path) -> bool:
@@ -315,7 +326,8 @@ class _Work:
             with _no_code_of(self.detector.folder):
                 self._run(split)
             answer = _Answers(self.overlay, split)
-            yield answer.about(readable(video), self.detector, _evidence(measured, found), left_out)
+            evidence = _evidence(measured, found)
+            yield answer.about(video, self.detector, evidence, left_out)
             for path in self.overlay.folder.glob(f"*/scores/{split}.*"):
                 path.unlink()
 
@@ -379,7 +391,7 @@ class _Answers:
         self.segments = proposals.table.drop(columns="file")
 
     def about(
-        self, video: str, detector: DetectorFile, evidence: str, left_out: Mapping[str, str]
+        self, video: Path, detector: DetectorFile, evidence: str, left_out: Mapping[str, str]
     ) -> Prediction:
         task1 = detector.answers["task1"]
         prior = self.detector.answering("task1").prior
@@ -391,7 +403,7 @@ class _Answers:
         if on_generated_corpus(detector.folder):
             notices.append(DEMO_NOTICE)
         return Prediction(
-            file=video,
+            file=readable(video),
             probability=probability if np.isfinite(probability) else prior,
             answered=answered,
             reasons=self._reasons() | dict(left_out),
@@ -401,6 +413,7 @@ class _Answers:
             notice=" ".join(notices),
             evidence=evidence,
             decided=", ".join(self._decided(task1)) if answered else "",
+            notes=_notes_on(video),
         )
 
     def _answered(self, name: str) -> bool:

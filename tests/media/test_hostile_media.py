@@ -41,7 +41,7 @@ MEMORY_KB = 3_000_000  # of the largest process
 GOOD = ""  # features, without a reason
 ANY = "|.+"  # what a decoder makes of damaged pictures and sound is its own affair
 NO_VIDEO, NO_AUDIO, NO_FACE = "There is no video stream", "no audio", "no face"
-BROKEN = "damaged or cut off|ends after|Cannot decode"
+BROKEN = "damaged or missing|Cannot decode"
 SIZE, FOREIGN = "empty or beyond", "none of those that are read"
 
 

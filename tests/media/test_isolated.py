@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -86,6 +87,22 @@ def test_damage_behind_what_is_used_is_no_error(clip, tmp_path):
             break
         stream.close()
     assert 1 < n < 49 and isolated.call(square_frames.n_frames, clip) and len(idle()) == 1
+
+
+def test_how_much_damage_is_allowed_is_said_with_each_request(clip, tmp_path):
+    damaged = tmp_path / "damaged.mp4"
+    data = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as container:
+        packets = [p for p in container.demux(container.streams.video[0]) if p.size]
+    middle = packets[30].pos + packets[30].size // 2
+    end = packets[30].pos + packets[30].size
+    data[middle:end] = bytes(end - middle)
+    damaged.write_bytes(data)
+    counted = isolated.call(decoder.count_frames, damaged)
+    assert sum(1 for _ in isolated.stream(decoder.iter_frames, damaged)) == counted
+    with decoder.refusing_damage(), pytest.raises(MediaError, match="damaged or cut off in packet"):
+        list(isolated.stream(decoder.iter_frames, damaged))
+    assert decoder.damage_limit() == decoder.DAMAGE_LIMIT and len(idle()) == 1
 
 
 def test_two_streams_at_once(clip):

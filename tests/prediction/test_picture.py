@@ -49,3 +49,19 @@ def test_a_picture_too_small_to_draw_in_is_said(tmp_path, shape):
 def test_an_answer_without_segments_is_drawn(tmp_path):
     picture.draw(clip(tmp_path, 32, 32), answer([]), tmp_path / "clip.png", np.array([[0.1, 0.3]]))
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("shape", [(36, 64), (64, 64), (128, 32)])
+def test_thumbnails_keep_their_aspect(shape, monkeypatch, tmp_path):
+    drawn = []
+
+    def imshow(panel, image, extent, **how):
+        place = panel.get_window_extent()
+        left, right, low, high = extent
+        width = (right - left) / panel.get_xlim()[1] * place.width
+        drawn.append(((high - low) * place.height / width, image.shape[0] / image.shape[1]))
+
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", imshow)
+    picture.draw(clip(tmp_path, *shape, n_frames=30), answer([]), tmp_path / "clip.png")
+    assert len(drawn) == 12
+    assert all(got == pytest.approx(own, rel=0.02) for got, own in drawn)

@@ -12,7 +12,7 @@ import yaml
 from faults.scenarios import TCN
 
 from klassify.cli import main
-from klassify.commands.predict import describe
+from klassify.commands.predict import describe, find_videos
 from klassify.errors import KlassifyError
 from klassify.prediction import predict
 from klassify.prediction.predict import Prediction, needed_kinds
@@ -263,3 +263,20 @@ def test_the_lmm_of_stage_1_is_written_into_the_detector(tmp_path):
     assert main(["detector", str(tmp_path / "d"), "--conf", str(tmp_path / "submit.yaml")]) == 0
     entry = read_detector(tmp_path / "d").systems["one"]
     assert entry["lmm"] == {"lmm": "tiny", "lmm_files": "random", "interval": 200}
+
+
+def test_folders_give_all_media_and_name_what_is_passed_over(tmp_path, capsys):
+    for name in ("a.MTS", "b.wav", "c.3gp", "notes.txt", "._a.mp4", ".hidden.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "d.mp4").write_bytes(b"x")
+    assert [path.name for path in find_videos([str(tmp_path)])] == ["a.MTS", "b.wav", "c.3gp"]
+    said = capsys.readouterr().err
+    assert "notes.txt" in said and "hidden" not in said and "MACOSX" not in said
+
+
+def test_notes_on_the_file_stand_in_text_and_json():
+    note = "2 tracks of sound: number 2 is used, the default."
+    segments = pd.DataFrame(columns=["start", "end", "score", "modality", "method"])
+    answer = Prediction("a.mkv", 0.4, True, {}, segments, {}, "d", "", notes=[note])
+    assert note in describe(answer, 0.1) and answer.as_json()["notes"] == [note]
