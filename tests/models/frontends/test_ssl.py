@@ -211,7 +211,8 @@ def test_files_of_transformers_load(golden, layout, tmp_path):
         torch.save(state, folder / "pytorch_model.bin")
     frontend = SSLFrontEnd(False, MODELS[golden], source=str(folder)).eval()
     report = frontend.load_pretrained()
-    assert report.source == "transformers" and sorted(report.left_out) == sorted(unused)
+    assert report.source == "transformers"
+    assert sorted(report.left_out) == ["masked_spec_embed", "quantizer.codevectors"]
     with torch.no_grad():
         assert torch.equal(frontend(waves()), original(waves()))
 
