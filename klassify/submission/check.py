@@ -101,6 +101,12 @@ def _member_is_sound(info: zipfile.ZipInfo, verdict: Verdict) -> bool:
         verdict.refusals.add("a member points outside the archive", place)
     elif re.split(r"[/\\]", name)[-1] in CHECKS and name not in CHECKS:
         verdict.refusals.add("the prediction is in a folder; it must lie at the top level", place)
+    elif _is_of_macos(name):
+        verdict.refusals.add(
+            "macOS has added this to the archive; fix: zip -X new.zip prediction.*, or make it"
+            " with klassify package",
+            place,
+        )
     elif name not in CHECKS:
         verdict.refusals.add(f"the archive may hold {TXT} and {JSON}, nothing else", place)
     elif info.flag_bits & 1:
@@ -112,6 +118,12 @@ def _member_is_sound(info: zipfile.ZipInfo, verdict: Verdict) -> bool:
     else:
         return True
     return False
+
+
+def _is_of_macos(name: str) -> bool:
+    """Whether the Finder puts such a file into archives: resource forks, folder settings."""
+    first, last = name.split("/")[0], name.split("/")[-1]
+    return first == "__MACOSX" or last == ".DS_Store" or last.startswith("._")
 
 
 def _check_member(handle: BinaryIO, name: str, size: int, listed: Listed, verdict: Verdict) -> None:

@@ -20,6 +20,13 @@ MAX_STRAYS = (
 )
 TOLERANCE_S = 0.05
 
+# What rows may be instead of [score, start_s, end_s]: where score, start and end stand, and seconds
+# by unit. Larger units come first: few rows of milliseconds would fit their clip as frames.
+ORDERS = {"": (0, 1, 2), "[start, end, score]": (2, 0, 1), "[score, end, start]": (0, 2, 1)}
+UNITS = {"": 1.0, "frames of 40 ms": 0.04, "milliseconds": 0.001}
+SAMPLE_ROWS = 10_000  # rows looked at to guess what they are
+BY_CHANCE = 0.1  # so many rows of another order or unit can make sense as written
+
 
 class Answer(NamedTuple):
     """One clip's proposals for a comparison: a digest of all rows, and the best one in seconds.
@@ -32,6 +39,57 @@ class Answer(NamedTuple):
     end_s: float
 
 
+class RowCheck:
+    """Finds a file whose rows are in another order or unit: hardly any of them can match."""
+
+    def __init__(self) -> None:
+        self.n_rows = self.n_possible = self.n_sampled = 0
+        self.sample: list[np.ndarray] = []  # (n, 4) each: a clip's rows and its length in seconds
+        self.first = ""
+
+    def add(self, table: np.ndarray, duration_s: float, place: str) -> None:
+        """Count one clip's rows (n, 3), but for those of no length: they say "nothing found"."""
+        table = table[table[:, 1] != table[:, 2]]
+        if not len(table):
+            return
+        self.first = self.first or f"{place}: {table[0].tolist()}"
+        rows = np.column_stack([table, np.full(len(table), duration_s)])
+        self.n_rows += len(rows)
+        self.n_possible += int(_can_match(rows[:, 1], rows[:, 2], rows[:, 3]).sum())
+        if self.n_sampled < SAMPLE_ROWS:
+            self.sample.append(rows)
+            self.n_sampled += len(rows)
+
+    def finish(self, verdict: Verdict) -> None:
+        """Refuse the file if no row can match, or if hardly any can and another reading fits."""
+        if self.n_possible > BY_CHANCE * self.n_rows or not self.n_rows:
+            return
+        guess = self._guess()
+        if guess or not self.n_possible:
+            verdict.refusals.add(
+                f"the rows are reversed or outside their clips{guess}; fix: write"
+                " [score, start, end], with times in seconds",
+                self.first,
+            )
+
+    def _guess(self) -> str:
+        rows = np.concatenate(self.sample)
+        for order, columns in ORDERS.items():
+            for unit, seconds in UNITS.items():
+                score, start, end = (rows[:, column] for column in columns)
+                fits = _can_match(start * seconds, end * seconds, rows[:, 3])
+                fits &= (score >= 0) & (score <= 1)
+                if fits.mean() >= 1 - BY_CHANCE:
+                    return f" (are they {' in '.join(filter(None, (order, unit)))}?)"
+        return ""
+
+
+def _can_match(start: np.ndarray, end: np.ndarray, duration_s: np.ndarray) -> np.ndarray:
+    """(n,) bool: at least half of the row lies in its clip, without which no overlap is 0.5."""
+    inside = np.fmin(end, duration_s) - np.maximum(start, 0)
+    return (end > start) & (inside >= (end - start) / 2)
+
+
 def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) -> set[str] | None:
     """Check `{file: [[score, start_s, end_s], ...]}`; returns the listed clips it has, None if
     unreadable.
@@ -40,6 +98,7 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
     """
     seen: set[str] = set()
     n_strays = 0
+    row_check = RowCheck()
     try:
         for file, rows in iter_clips(handle):
             place = f"{name}[{file!r}]"
@@ -54,12 +113,17 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
                 )
                 return None
             seen.add(file)
-            table = _check_rows(rows, place, listed.duration.get(file, math.nan), verdict)
-            if table is not None and verdict.kept is not None:
+            duration_s = listed.duration.get(file, math.nan)
+            table = _check_rows(rows, place, duration_s, verdict)
+            if table is None:
+                continue
+            row_check.add(table, duration_s, place)
+            if verdict.kept is not None:
                 verdict.keep(name, file, _answer(table))
     except (ValueError, RecursionError) as error:
         verdict.refusals.add("the evaluator cannot read this JSON", f"{name}: {error}")
         return None
+    row_check.finish(verdict)
     return seen & listed.line.keys()
 
 

@@ -7,6 +7,7 @@ import json
 import struct
 import zipfile
 
+import numpy as np
 import pytest
 from places import GOLDENS
 
@@ -215,6 +216,46 @@ def test_proposals_that_only_cost_points_are_a_warning(tmp_path, value, kind):
     assert verdict.accepted and kind in text(verdict.warnings)
 
 
+@pytest.mark.parametrize(
+    "write, looks_like",
+    [
+        (lambda score, start, end: [start, end, score], "are they [start, end, score]?"),
+        (lambda score, start, end: [score, end, start], "are they [score, end, start]?"),
+        (lambda score, start, end: [score, start * 1000, end * 1000], "are they milliseconds?"),
+        (lambda score, start, end: [score, start * 25, end * 25], "are they frames of 40 ms?"),
+        (
+            lambda score, start, end: [start * 1000, end * 1000, score],
+            "are they [start, end, score] in milliseconds?",
+        ),
+        (
+            lambda score, start, end: [score, start + 20_000, end + 20_000],
+            "outside their clips; fix",
+        ),
+    ],
+)
+def test_rows_in_another_order_or_unit_are_refused(tmp_path, write, looks_like):
+    draw = np.random.default_rng(0)
+    clips = {}
+    for name in FILES:
+        score = np.sort(draw.beta(0.5, 2, 20))[::-1].tolist()
+        start, length = draw.uniform((0, 0.1), (9, 1), (20, 2)).T.tolist()
+        clips[name] = [write(p, s, s + seconds) for p, s, seconds in zip(score, start, length)]
+    clips["000002.mp4"] = [[0.0, 0.0, 0.0]]  # "nothing found" counts neither way
+    path = tmp_path / JSON
+    path.write_text(json.dumps(clips))
+    said = text(check.check(path, listed(durations=[10.0, 10.0, 10.0])).refusals)
+    assert looks_like in said and "fix: write [score, start, end], with times in seconds" in said
+    assert f"prediction.json['000001.mp4']: {clips['000001.mp4'][0]}" in said
+
+
+def test_rows_that_may_match_are_never_refused(tmp_path):
+    """A few impossible ones among them, ends a little late, and clips of unknown length."""
+    path = tmp_path / JSON
+    path.write_text(json.dumps({name: [[0.9, 0, 4.4], [0.2, 3, 1]] for name in FILES}))
+    for durations in ([4.0, 4.0, 4.0], None):
+        assert check.check(path, listed(durations=durations)).accepted
+
+
 def test_placeholder_is_accepted_without_a_word(tmp_path):
     verdict = verdict_of(tmp_path, JSON, rows("[[0.0, 0.0, 0.0]]"))
     assert verdict.accepted and not verdict.warnings.total
@@ -243,7 +284,10 @@ def test_json_error_names_the_line():
         ([("submission/prediction.txt", GOOD_TXT)], "top level"),
         ([("submission/", ""), ("submission/prediction.txt", GOOD_TXT)], "top level"),
         ([(TXT, GOOD_TXT), ("manifest.json", "{}")], "nothing else"),
-        ([(TXT, GOOD_TXT), ("__MACOSX/._prediction.txt", "")], "nothing else"),
+        ([(TXT, GOOD_TXT), ("__MACOSX/", "")], "zip -X new.zip prediction.*"),
+        ([(TXT, GOOD_TXT), ("__MACOSX/._prediction.txt", "")], "zip -X"),
+        ([(TXT, GOOD_TXT), ("._prediction.txt", "")], "zip -X"),
+        ([(TXT, GOOD_TXT), (".DS_Store", "")], "klassify package"),
         ([(TXT, GOOD_TXT), ("../prediction.json", GOOD_JSON)], "outside the archive"),
         ([(TXT, GOOD_TXT), ("/etc/passwd", "")], "outside the archive"),
         ([(TXT, GOOD_TXT), ("a\\..\\..\\b", "")], "outside the archive"),
