@@ -29,7 +29,7 @@ class KlassifyError(Exception):
         if self.where is not None:
             lines.append(f"  where: {self.where}")
         if self.fix:
-            lines.append(f"  fix:    {self.fix}")
+            lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)
 
 

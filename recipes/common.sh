@@ -47,7 +47,7 @@ known_value() {
   shift 2
   [ -n "$value" ] && [[ " $* " != *" $value "* ]] || return 0
   guess=$(closest "$value" "$@")
-  fail "unknown $variable=$value. Known: $*" ${guess:+"  fix:    did you mean $variable=$guess?"}
+  fail "unknown $variable=$value. Known: $*" ${guess:+"  fix:   did you mean $variable=$guess?"}
 }
 
 # names_in FILE KEY: what a YAML file lists under a key, as [a, b] or with a dash per line
@@ -117,7 +117,7 @@ while [ $# -gt 0 ]; do
       if [[ " $known " != *" $name "* ]]; then
         # shellcheck disable=SC2086  # a list of words
         guess=$(closest "$name" $known)
-        fail "unknown variable $name. Known: $known" ${guess:+"  fix:    did you mean $guess=?"}
+        fail "unknown variable $name. Known: $known" ${guess:+"  fix:   did you mean $guess=?"}
       fi
       printf -v "$name" '%s' "${1#*=}" ;;
     *) fail "$1 is neither an option nor name=value; see make help" ;;
@@ -290,7 +290,7 @@ want_features() {
     ! compgen -G "$folder/part-*.parquet" > /dev/null || return 0
     # a folder may hold nothing but the record of the jobs that make its features
     [ ! -e "$folder/slurm" ] || [ "$first" -le 1 ] ||
-      fail "$folder is still being made on the cluster, or failed there." "  fix:    klassify status $(quoted "$folder")"
+      fail "$folder is still being made on the cluster, or failed there." "  fix:   klassify status $(quoted "$folder")"
     lack "$folder" 1 "$1"
     return 0
   done
@@ -319,7 +319,7 @@ want_stage() {
         if [ -z "$split" ] && [ ! -e "$(labels_of "$s")" ]; then continue; fi
         if [ "$first" -gt 0 ] && [ -e "$lists/$s.tsv" ] && [ ! -e "$(labels_of "$s")" ]; then
           fail "$s has no labels: $(labels_of "$s") does not exist." \
-            "  fix:    make compare split=$s $(variables_for "$data")    # compares without labels"
+            "  fix:   make compare split=$s $(variables_for "$data")    # compares without labels"
         fi
         [ "$s" = val ] || compgen -G "$exp/$name/scores/$s.*" > /dev/null || lack "$exp/$name/scores/$s.*" 3 "$s"
       done ;;
@@ -330,7 +330,7 @@ want_stage() {
 check_stages() {
   local n name
   if [ -n "$from" ] && [ "$first" -eq 2 ]; then
-    fail "data=$data is only tested on." "  fix:    make stage2 $(variables_of_trained)"
+    fail "data=$data is only tested on." "  fix:   make stage2 $(variables_of_trained)"
   fi
   [ -z "$dry" ] || return 0
   [ "$first" -gt 3 ] || need_root
@@ -361,7 +361,7 @@ refuse_lacking() {
     command="make stage2 $(variables_of_trained)"
     [ ${#stages[@]} = 1 ] || command="make $(printf '%s ' "${stages[@]/stage2/}" | xargs) $options && $command"
   fi
-  fail "missing: ${names%, } ($(printf '%s\n' "${lacking[@]}" | head -1) does not exist)" "  fix:    $command"
+  fail "missing: ${names%, } ($(printf '%s\n' "${lacking[@]}" | head -1) does not exist)" "  fix:   $command"
 }
 
 # need SYSTEM...: stop with the command that makes it
@@ -370,14 +370,14 @@ need() {
   for name in "$@"; do
     file=$exp/$name/system.yaml
     [ -n "$dry" ] || [ -e "$file" ] ||
-      fail "$file is missing." "  fix:    make stage2 $(variables_for "$data") system=${name%-platt}"
+      fail "$file is missing." "  fix:   make stage2 $(variables_for "$data") system=${name%-platt}"
   done
 }
 
 # the media of a real data set lie where the user says
 need_root() {
   [ -n "$dry" ] || [ -n "$media" ] || fail "root= is missing: the folder of the media and metadata of $data." \
-    "  fix:    pass root=DIR, or set it in local.mk: echo 'root = DIR' >> local.mk"
+    "  fix:   pass root=DIR, or set it in local.mk: echo 'root = DIR' >> local.mk"
 }
 
 # is_localiser SYSTEM: whether it answers Task 2
@@ -471,7 +471,7 @@ compare_recipes() {
   if [ -n "$dry" ] && [ ${#found[@]} = 0 ]; then
     for one in "${planned[@]}"; do if [ -n "$system" ] || is_in "$one" "${default[@]}"; then found+=("$one"); fi; done
   fi
-  [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  fix:    make stage2 $(variables_of_trained)"
+  [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  fix:   make stage2 $(variables_of_trained)"
   for s in $(split=${split:-${from:+$data}}; split=${split:-val}; splits); do
     labels=$(labels_of "$s")
     options=(--out "$top/compare${seed_folder}")

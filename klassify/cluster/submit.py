@@ -299,7 +299,7 @@ def wait(record: Record) -> None:
             counts = ", ".join(
                 f"{len(found.of(state))} {state}" for state in survey.STATES if found.of(state)
             )
-            fixes = "".join(f"\n  fix:    {fix}" for fix in found.fixes)
+            fixes = "".join(f"\n  fix:   {fix}" for fix in found.fixes)
             print(
                 f"{record.work.folder}: {record.work.step}: {counts}{fixes}",
                 file=sys.stderr,

@@ -227,7 +227,7 @@ def lines(found: Survey) -> Iterator[str]:
     if found.slurm:
         yield f"  Slurm was not asked: {found.slurm}. Shards that are not done may be running."
     yield from _time_left(found)
-    yield from (f"  fix:    {fix}" for fix in found.fixes)
+    yield from (f"  fix:   {fix}" for fix in found.fixes)
 
 
 def _reasons(found: Survey, shards: list[int]) -> Iterator[str]:

@@ -83,7 +83,7 @@ def _show_by_hand(work: Work) -> bool:
     print(f"  done     {work.n - len(missing):>5}")
     if missing:
         print(
-            f"  missing  {len(missing):>5}  {spans(missing)}\n  fix:    repeat the command with"
+            f"  missing  {len(missing):>5}  {spans(missing)}\n  fix:   repeat the command with"
             f" --shard I/{work.n} for each of them"
         )
     return not missing

@@ -703,7 +703,7 @@ def test_waiting_reports_its_state_once_a_minute(extraction, pretended, monkeypa
     monkeypatch.setattr(submit, "SAY_S", 0.0)
     assert extraction.launch("--wait") == 0
     said = capsys.readouterr().err
-    assert "1 running, 1 held, 2 missing" in said and "fix:    scontrol release 101_2" in said
+    assert "1 running, 1 held, 2 missing" in said and "fix:   scontrol release 101_2" in said
 
 
 def test_the_time_left_follows_from_finished_shards(extraction, pretended, capsys):

@@ -367,7 +367,7 @@ def test_one_message_names_all_stages_that_must_run_first(tmp_path, arguments, f
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     script = tmp_path / "recipes/klassify/run.sh"
     done = run(*arguments, "data=lavdf", "root=/a b", script=script)
-    assert done.returncode == 2 and done.stderr.splitlines()[1] == f"  fix:    {fix}"
+    assert done.returncode == 2 and done.stderr.splitlines()[1] == f"  fix:   {fix}"
     stages = re.findall(r"stage\d", fix)
     assert done.stderr.startswith(f"missing: {', '.join(stages)} (data_lists/lavdf/")
     assert "+ klassify" not in done.stdout
@@ -377,7 +377,7 @@ def test_advice_for_data_that_is_only_tested_on_names_both_sets(tmp_path):
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     script = tmp_path / "recipes/klassify/run.sh"
     done = run_stage(3, "data=fakeavceleb", "root=/fake", script=script)
-    first, second = done.stderr.splitlines()[1].removeprefix("  fix:    ").split(" && ")
+    first, second = done.stderr.splitlines()[1].removeprefix("  fix:   ").split(" && ")
     assert first == (
         "make stage0 stage1 recipe=klassify data=fakeavceleb from=avdeepfake1mpp root=/fake"
     )
