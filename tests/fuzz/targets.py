@@ -391,7 +391,7 @@ TARGETS = (
     Target("predictions", _predictions, _check, text=True),
     Target("archive", _archive, _check),
     Target("config", _config, _load_config, text=True),
-    Target("system", _system, lambda path: system.load_system(path.parent), text=True),
+    Target("system", _system, lambda path: system.read_fields(path.parent), text=True),
     Target("detector", _detector, _read_detector, text=True),
     Target("launch record", _record, _read_record, text=True),
     Target("shard", _shard, _read_shard),

@@ -31,7 +31,7 @@ model:
   init_args:
     hidden: 16
     augment:
-      class_path: klassify.augmentation.sets.FeatureAugment
+      class_path: klassify.augmentation.mouth.FeatureAugment
 data:
   class_path: klassify.data.mouth.MouthFeatures
 train: {epochs: 4, batch_size: 8, lr: 0.01, patience: 4}
