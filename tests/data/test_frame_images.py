@@ -17,7 +17,8 @@ from klassify import cli
 from klassify.data.base import Examples, Sources
 from klassify.data.frame_images import FrameImages
 from klassify.lists import data_list
-from klassify.systems.system import load_model, load_system
+from klassify.systems.system import load_system
+from klassify.systems.trained import load_model
 
 CONFIG = """
 model:

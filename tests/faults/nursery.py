@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 LIMIT_S = 120.0
 OURS = (
-    "extract",
-    "extract_kinds",
-    "train",
+    "commands.extract",
+    "features.kinds",
+    "commands.train",
     "training.trainer",
-    "score",
-    "scoring.score_shards",
-    "package",
+    "commands.score",
+    "scores.shards",
+    "commands.package",
     "models.tcn",
 )
 OTHERS = ("jsonargparse", "lightning_fabric", "torch._dynamo", "sklearn.metrics")

@@ -34,7 +34,8 @@ from klassify.models.weights.published import KEY_MAPS
 from klassify.scores.score_file import Header, read_scores, score_path, write_scores
 from klassify.systems.experiment import load_experiment
 from klassify.systems.imported import ARCHITECTURES, SOURCES, experiment_of, released_model
-from klassify.systems.system import load_model, load_system
+from klassify.systems.system import load_system
+from klassify.systems.trained import load_model
 
 PAGE = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 
