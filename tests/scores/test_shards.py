@@ -214,8 +214,8 @@ def test_a_killed_process_loses_the_chunk_in_progress_alone(tmp_path, small_data
     whole, killed = make_system(tmp_path / "a/m"), make_system(tmp_path / "b/m")
     options = ["--split", "testA", *small_data.arguments, "--device", "cpu", "--batch-size", "4"]
     program = (
-        "import sys; from klassify import cli; from klassify.scores import score_parts; "
-        "score_parts.CHUNK_CLIPS = 5; cli.main(sys.argv[1:])"
+        "import sys; from klassify import cli; from klassify.scores import chunks; "
+        "chunks.CHUNK_CLIPS = 5; cli.main(sys.argv[1:])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "score", str(killed), *options],

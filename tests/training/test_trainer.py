@@ -21,7 +21,7 @@ from together import command
 
 from klassify import cli
 from klassify.scores import score_file
-from klassify.systems import system
+from klassify.systems import system, trained
 from klassify.systems.experiment import load_experiment
 from klassify.training import epoch_order, trainer
 
@@ -151,7 +151,7 @@ def test_a_half_cleared_folder_is_trained_again(config, tmp_path, small_data, mo
         patch.setattr(Path, "unlink", killed)
         train(config, out, small_data, "train.epochs=1", "--force")
     assert train(config, out, small_data, "train.epochs=1") == 0
-    assert system.load_model(out) and (out / "training.json").exists()
+    assert trained.load_model(out) and (out / "training.json").exists()
 
 
 @pytest.mark.parametrize(
