@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from klassify.augmentation.sets import FeatureAugment
+from klassify.augmentation.mouth import FeatureAugment
 from klassify.grid.frames import IGNORE, TAGS, decode_tags, encode_tags, viterbi
 from klassify.models.tcn import TCN, MaskedBatchNorm1d, TaggingTCN
 
