@@ -417,8 +417,9 @@ def test_make_refuses_unknown_names_before_it_installs():
 def test_make_takes_folders_with_spaces_and_quotes():
     done = make("stage0", "data=demo", "root=/it's  a b=c/d", "dry=1")
     assert done.returncode == 0, done.stderr
-    corpus = shlex.split(done.stdout.splitlines()[1])
-    assert corpus[2:5] == ["corpus", "--out", "/it's  a b=c/d"]
+    lines = done.stdout.splitlines()
+    command = next(line for line in lines if line.startswith("+ klassify corpus"))
+    assert shlex.split(command)[3:5] == ["--out", "/it's  a b=c/d"]
 
 
 def test_readme_names_files_and_targets_that_exist():
