@@ -60,10 +60,16 @@ names_in() {
 
 usage() {
   cat <<TEXT
-make demo                        all stages on the generated corpus   (size=tiny|default|large)
-make stage3 split=testA          one stage
-make compare split=val           the systems of all recipes side by side: exp/<data>/compare/<split>/report.html
-make reproduce submission=ID     make a submission again from its manifest, byte by byte (klassify ledger lists the ids)
+first steps
+  make demo size=tiny recipe=klassify    install, then run every stage on a tiny generated corpus
+  .venv/bin/klassify predict clip.mp4    probability of fake and fake segments of a video
+  make demo                              both systems on generated clips, and a report (size=tiny|default|large)
+  make stage0 root=DIR                   start on real data; the stages follow (docs/your-data.md)
+
+make stage3 split=testA                  one stage
+make compare split=val                   systems of all recipes side by side: exp/<data>/compare/<split>/report.html
+make reproduce submission=ID             repackage a submission from its manifest and compare bytes (IDs: klassify ledger)
+make setup test test-all lint clean      install; the fast tests; all tests; style; remove caches
 
 stages of recipe=$recipe
   stage0  $title_0
