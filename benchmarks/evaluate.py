@@ -7,8 +7,8 @@
 Writes predictions and metadata of the size of AV-Deepfake1M++'s val split (--large: of testA,
 850,586 clips of 50 proposals, 1.2 GB on disk), evaluates each in fresh processes and prints the
 best wall time, processor time and peak memory, and the ratios. The published package (licence CC
-BY-NC) is no part of this project: only its compiled `_evaluation` module is loaded, from the folder
-that you give.
+BY-NC) is not part of this project: only its compiled `_evaluation` module is loaded, from the
+folder that you give.
 """
 
 from __future__ import annotations

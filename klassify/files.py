@@ -176,7 +176,7 @@ def read_json_mapping(path: str | os.PathLike) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise KlassifyError(
-            "This JSON is no mapping of names to values.",
+            "This JSON is not a mapping of names to values.",
             where=path,
             fix="make it again, or remove it",
         )

@@ -43,9 +43,9 @@ class BoundedLoader(yaml.SafeLoader):
 
 
 def refuse_irregular(path: str | os.PathLike) -> None:
-    """Raise KlassifyError for what is there and is no regular file: a pipe would be waited for."""
+    """KlassifyError where a path exists and is not a regular file: reading a pipe would hang."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise KlassifyError("This is no regular file.", where=path)
+        raise KlassifyError("This is not a regular file.", where=path)
 
 
 def refuse_cut(path: str | os.PathLike) -> None:
@@ -57,7 +57,7 @@ def refuse_cut(path: str | os.PathLike) -> None:
         handle.seek(max(size - 1, 0))
         if handle.read(1) not in (b"\n", b""):
             raise KlassifyError(
-                "This file is cut off: its last line has no end.",
+                "This file is truncated: the last line has no newline.",
                 where=path,
                 fix="make it again; if it is whole, end its last line",
             )

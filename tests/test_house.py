@@ -152,7 +152,7 @@ def test_the_page_names_every_folder_and_root_file():
 
 
 def used(module: str) -> set[str]:
-    """The names that a module reads, also as attributes and inside texts that are no docstrings."""
+    """The names that a module reads, also as attributes and inside non-docstring texts."""
     nodes, words = list(ast.walk(tree(module))), set()
     documented = [
         node

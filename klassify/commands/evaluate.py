@@ -17,7 +17,7 @@ frequent), over all clips and with each fake type against the real clips. Interv
 percentiles of a bootstrap over sources; `gain` is the AUC of the system named by --versus minus
 this one's on the same resamples. A clip without an answer counts as its system's prior: the
 fusion's, the calibration's base rate, else 0.5. On val the numbers are those of val_report, since
-calibration is fitted on val_fit. A score that is no probability and no log-odds (a cosine) is
+calibration is fitted on val_fit. A score that is neither a probability nor log-odds (a cosine) is
 ranked and has no log-loss.
 
 --task 2 measures proposals by the challenge's Score, and the frame scores of systems that have any

@@ -137,7 +137,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
             )
         if supervision not in ("segment", "clip") or offset_640 not in ("published", "corrected"):
             raise ValueError(f"no supervision {supervision!r} or offset_640 {offset_640!r}")
-        # what is scored at a time is no part of a training crop: it may be longer
+        # what is scored at a time is not part of a training crop: it may be longer
         self.stride, self.supervision, self.offset_640 = chunk, supervision, offset_640
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:

@@ -181,7 +181,7 @@ class VisualWindows(FrameData):
         top, left, side = region or (0, 0, self.frame_size)
         if min(top, left) < 0 or max(top, left) + side > self.frame_size or side < size:
             raise ValueError(
-                f"region {(top, left, side)} is no part of {self.frame_size} pixels that holds"
+                f"region {(top, left, side)} is not part of {self.frame_size} pixels that holds"
                 f" {size}"
             )
         if (

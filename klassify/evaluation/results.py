@@ -89,7 +89,7 @@ def read_table(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
     if not {*KEY, *METRICS} <= set(table.columns):
-        raise KlassifyError("This is no table of klassify evaluate.", where=path)
+        raise KlassifyError("This is not a table of klassify evaluate.", where=path)
     return table
 
 

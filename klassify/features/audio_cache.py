@@ -171,7 +171,7 @@ class AudioStore:
     """The clips of one folder of the cache, complete or not.
 
     Raises KlassifyError for parts that do not belong together, that are damaged or of another
-    format, and for a clip that stands twice. `missing` names the parts that are not there.
+    format, and for a clip that appears twice. `missing` names the parts that are not there.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -238,7 +238,7 @@ class AudioStore:
                 f"{name}: {there[name]!r} there, {wanted[name]!r} wanted" for name in differ
             )
             raise KlassifyError(
-                f"This is no audio cache that can be read ({sides}).",
+                f"This is not an audio cache that can be read ({sides}).",
                 where=self.folder,
                 fix="make it again: klassify extract --kind audio --force",
             )
@@ -294,7 +294,7 @@ class AudioStore:
         if twice.any():
             names = first_few(paths[i].name for i in np.unique(self._parts[1:][twice]))
             raise KlassifyError(
-                f"{int(twice.sum())} clips stand twice (again in {names}).", where=self.folder
+                f"{int(twice.sum())} clips appear twice (again in {names}).", where=self.folder
             )
 
     def _forget(self) -> None:

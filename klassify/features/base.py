@@ -105,7 +105,7 @@ def attempt(
     """make(path of the clip); whatever is wrong with the clip becomes a row that says so, and
     raises nothing.
 
-    own_stage: where a KlassifyError of `make` that is no MediaError comes from.
+    own_stage: where a KlassifyError of `make` that is not a MediaError comes from.
     """
     try:
         path = decoder.inside(root, file)

@@ -68,7 +68,7 @@ def read_header(path: str | os.PathLike) -> PartHeader:
         header = PartHeader(place, json.loads(metadata[b"settings"]), metadata[b"inputs"].decode())
     except (KeyError, ValueError, TypeError) as error:
         raise KlassifyError(
-            f"This Parquet file is no feature shard ({error!r}).", where=path
+            f"This Parquet file is not a feature shard ({error!r}).", where=path
         ) from None
     if place.name != path.name:
         raise KlassifyError(
@@ -170,7 +170,7 @@ def open_part(path: Path | str, **options) -> pq.ParquetFile:
         return pq.ParquetFile(path, **options)
     except DAMAGED as error:
         raise KlassifyError(
-            f"This is no whole Parquet file: {error}.", where=path, fix=AGAIN
+            f"This is not a whole Parquet file: {error}.", where=path, fix=AGAIN
         ) from None
 
 

@@ -81,8 +81,8 @@ class FeatureStore:
     """The clips of one folder of shards: `store[file]` is a row of their kind, read when asked for.
 
     Holds the names and a few decoded row groups, whatever the size of the folder. Raises
-    KlassifyError for parts of different cuttings or settings, a clip that stands twice, and, unless
-    `incomplete`, for missing parts.
+    KlassifyError for parts of different cuttings or settings, a clip that appears twice, and,
+    unless `incomplete`, for missing parts.
     """
 
     def __init__(self, folder: str | os.PathLike, *, incomplete: bool = False):
@@ -146,7 +146,7 @@ class FeatureStore:
             self._starts.append(len(self._rows))
         if twice:
             raise KlassifyError(
-                f"{len(twice)} clips stand twice: {first_few(twice)}.", where=self.folder
+                f"{len(twice)} clips appear twice: {first_few(twice)}.", where=self.folder
             )
 
     def _forget(self) -> None:

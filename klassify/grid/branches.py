@@ -28,7 +28,7 @@ def lmm_of_windows(
     starts, sampled = np.asarray(starts), np.asarray(sampled)
     if rule not in LMM_RULES:
         raise KlassifyError(
-            f"{rule!r} is no rule for LMM states; there are {', '.join(LMM_RULES)}."
+            f"{rule!r} is not a rule for LMM states; there are {', '.join(LMM_RULES)}."
         )
     if not len(sampled):
         return np.full(len(starts), -1)

@@ -51,9 +51,7 @@ def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndar
     without frames.
     """
     if how not in POOLS:
-        raise KlassifyError(
-            f"{how!r} is no way from frames to a clip score; there are {', '.join(POOLS)}."
-        )
+        raise KlassifyError(f"unknown pooling {how!r} (known: {', '.join(POOLS)})")
     result = np.full(len(offsets) - 1, np.nan)
     if how == "top":
         rows, offsets = top_rows(scores, offsets)

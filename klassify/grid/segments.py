@@ -93,7 +93,7 @@ class Truth:
         times = np.fromiter(chain.from_iterable(chain.from_iterable(cells)), float)
         counts = np.fromiter(map(len, cells), np.int64, len(cells))
         if len(times) != 2 * counts.sum():
-            raise ValueError("a segment is no pair [start, end]")
+            raise ValueError("a segment is not a pair [start, end]")
         return cls(np.asarray(files, dtype=object), row_offsets(counts), times.reshape(-1, 2))
 
     @classmethod

@@ -107,7 +107,7 @@ def check_aggregate(how: str) -> None:
     """Raise KlassifyError unless `how` names an aggregation."""
     if how not in AGGREGATIONS:
         raise KlassifyError(
-            f"{how!r} is no aggregation of windows; there are {', '.join(AGGREGATIONS)}."
+            f"{how!r} is not an aggregation of windows; there are {', '.join(AGGREGATIONS)}."
         )
 
 

@@ -41,7 +41,7 @@ FAKE_AGAINST = {
 # FakeAVCeleb has no splits and is only tested on; the name keeps its scores apart from those of the
 # training data
 ZERO_SHOT = "fakeavceleb"
-# control characters break the TSV; surrogates stand for bytes that are no UTF-8, and cannot be
+# control characters break the TSV; surrogates stand for bytes that are not UTF-8, and cannot be
 # written
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 # so here, too; ';' and '"' break prediction.txt, '/' and '..' leave the media folder
@@ -63,7 +63,7 @@ def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFram
     where the file has them. The segment columns are dropped unless `segments=True`, so that Task 1
     code cannot see them; then each cell is a list of [start_s, end_s], or None where the segments
     are unknown. Raises KlassifyError for a repeated or unsafe name, an unknown modify_type, a cell
-    that is no number or no such list.
+    that is not a number or no such list.
     """
     path = Path(path)
     if not path.exists():
@@ -113,7 +113,7 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
         header = handle.readline().rstrip("\n").split("\t")
     if "file" not in header or len(set(header)) < len(header):
         raise KlassifyError(
-            "This is no data list: its header needs `file`, each column once.", where=path
+            "This is not a data list: its header needs `file`, each column once.", where=path
         )
     names = [name for name in header if name in wanted]
     read = functools.partial(
@@ -180,7 +180,10 @@ def _numbers(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Seri
     text = frame[name] if name in frame else pd.Series("", index=frame.index)
     values = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
     _refuse(
-        frame, (text != "") & ~possible(name, values), f"{name} is no number that it can be", path
+        frame,
+        (text != "") & ~possible(name, values),
+        f"{name} is not a number that it can be",
+        path,
     )
     return values.astype("Int64") if name in COUNTS else values
 
@@ -196,7 +199,7 @@ def possible(name: str, values: Any) -> Any:
 def _parse_segments(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:
     cells, wrong = parse_cells(frame[name].tolist() if name in frame else [""] * len(frame))
     bad = pd.Series(np.isin(np.arange(len(cells)), wrong), index=frame.index)
-    _refuse(frame, bad, f"{name} is no list of [start_s, end_s] with 0 <= start_s < end_s", path)
+    _refuse(frame, bad, f"{name} is not a list of [start_s, end_s] with 0 <= start_s < end_s", path)
     return pd.Series(np.fromiter(cells, object, len(cells)), index=frame.index)
 
 

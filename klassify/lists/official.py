@@ -42,7 +42,7 @@ FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and 
 FPS_RANGE = (
     0.01,
     10_000.0,
-)  # what is beyond is no frame rate, and no clip's length may be computed with it
+)  # what is beyond is not a frame rate, and no clip's length may be computed with it
 TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact
 # ++ names the source corpus and the person in folders
 DATASET = re.compile(r"(?:^|/)(vox_celeb_2|lrs3|silent_videos)/")
@@ -75,10 +75,10 @@ def iter_records(path: str | os.PathLike, block: int = 1 << 23) -> Iterator[list
         with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
             start = re.match(rb"(?:\xef\xbb\xbf)?\s*", text).end()
             if text[start : start + 1] != b"[":
-                raise KlassifyError("This metadata is no JSON list of clips.", where=path)
+                raise KlassifyError("This metadata is not a JSON list of clips.", where=path)
             start += 1
             if start == len(text):
-                raise KlassifyError("This metadata is cut off after its first bracket.", where=path)
+                raise KlassifyError("This metadata ends after its first bracket.", where=path)
             cut = re.compile(rb"\}\s*(,)\s*(?=\{)")
             while start < len(text):
                 records, start = _next_block(text, start, block, cut, path)
@@ -121,7 +121,7 @@ def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
     for row, path in enumerate(sidecar_files(folder), 1):
         name = path.relative_to(folder).with_suffix(".mp4").as_posix()
         if not os.path.isfile(path):  # a pipe would be waited for
-            faults.append(Fault(row, name, "its JSON is no regular file", "skipped"))
+            faults.append(Fault(row, name, "its JSON is not a regular file", "skipped"))
             continue
         try:
             record = orjson.loads(path.read_bytes())
@@ -131,7 +131,7 @@ def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
         if isinstance(record, dict):
             records.append({"file": name} | record)
         else:
-            faults.append(Fault(row, name, "its JSON is no object", "skipped"))
+            faults.append(Fault(row, name, "its JSON is not an object", "skipped"))
     return records, faults
 
 
@@ -245,7 +245,7 @@ def _segment_problems(
     flat: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, cells in columns.items():
         for i in misshapen(cells):
-            problems.setdefault(i, f"{name} is no list of [start, end]: {str(cells[i])[:80]}")
+            problems.setdefault(i, f"{name} is not a list of [start, end]: {str(cells[i])[:80]}")
         owner, times = flat_segments(
             [None if i in problems else cell for i, cell in enumerate(cells)]
         )
@@ -323,7 +323,7 @@ def read_names(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
             (n, x) for n, x in enumerate(path.read_bytes().splitlines(), 1) if not _is_utf8(x)
         )
         raise KlassifyError(
-            f"A name of this file list is no UTF-8 text: {line!r}.", where=f"{path}:{number}"
+            f"A name of this file list is not UTF-8 text: {line!r}.", where=f"{path}:{number}"
         ) from None
     lines = pd.Series(text.split("\n"), index=range(1, text.count("\n") + 2)).str.rstrip("\r")
     lines = lines[lines != ""]

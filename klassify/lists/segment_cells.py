@@ -17,7 +17,7 @@ import orjson
 
 
 def parse_cells(text: Sequence[str]) -> tuple[list[Any], Sequence[int]]:
-    """JSON texts ("" = unknown) as cells, and the positions of those that are no list of 0 <=
+    """JSON texts ("" = unknown) as cells, and the positions of those that are not a list of 0 <=
     start_s < end_s.
     """
     try:

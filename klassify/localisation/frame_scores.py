@@ -152,7 +152,7 @@ def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores
     """From the table of a frames score file. The rows of a clip may come in any order, but none may
     lack.
 
-    Raises KlassifyError for frames off the 40 ms grid and columns that are no probabilities.
+    Raises KlassifyError for frames off the 40 ms grid and columns that are not probabilities.
     """
     codes, files = pd.factorize(table["file"])
     if (codes < 0).any():
@@ -183,7 +183,7 @@ def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores
             tags,
         )
     except ValueError as error:
-        raise KlassifyError(f"These are no frame scores: {error}.", where=where) from None
+        raise KlassifyError(f"These are not frame scores: {error}.", where=where) from None
 
 
 def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:

@@ -17,7 +17,7 @@ def container_traits(path: str | os.PathLike) -> dict[str, float | str]:
     """The traits of a media file by name; a stream that is missing, or of an unknown codec, has
     zeros.
 
-    Raises MediaError for what is no media file.
+    Raises MediaError for what is not a media file.
     """
     path = Path(path)
     with decoder.opened(path) as container:

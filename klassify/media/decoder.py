@@ -9,7 +9,7 @@ presentation time, never by count. Sound lies at its time stamps, with silence i
 
 The streams are those that a player takes. Damaged packets are concealed, as FFmpeg does it, and
 counted; more than a share of them (DAMAGE_LIMIT, or what $KLASSIFY_DAMAGE says) is a MediaError, as
-is a file that is no media. Everything is streamed, so memory does not grow with a clip's length.
+is a file that is not media. Everything is streamed, so memory does not grow with a clip's length.
 `notes` says what a user should know of how a file was read.
 """
 
@@ -313,7 +313,9 @@ def _measured(path: str | os.PathLike, info: MediaInfo) -> MediaInfo:
     info = dataclasses.replace(
         info, n_samples=n_samples, duration=max(n_cells / GRID_FPS, n_samples / SAMPLE_RATE)
     )
-    if abs(info.n_frames - info.fps * n_cells / GRID_FPS) > 1:  # the rate is no measurement either
+    if (
+        abs(info.n_frames - info.fps * n_cells / GRID_FPS) > 1
+    ):  # the rate is not a measurement either
         info = dataclasses.replace(info, n_frames=n_cells, fps=float(GRID_FPS))
     return info
 
@@ -436,7 +438,7 @@ class _Flow:
         self.error = self.error or error
         if not self.limit:
             raise MediaError(
-                f"The {self.what} is damaged or cut off in packet {self.n_packets}.",
+                f"The {self.what} is damaged or truncated in packet {self.n_packets}.",
                 where=self.path,
             ) from error
 
@@ -486,7 +488,7 @@ def _decode_audio(path: str | os.PathLike) -> tuple[np.ndarray, _Flow | None]:
             sound.lengthen(flow.end - zero)
     wave = sound.wave()
     if not np.isfinite(wave).all():
-        raise MediaError("The audio holds samples that are no finite numbers.", where=path)
+        raise MediaError("The audio holds samples that are not finite numbers.", where=path)
     return np.clip(wave, -1.0, 1.0, out=wave), flow
 
 
@@ -829,7 +831,7 @@ def opened(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     path = Path(path)
     with _explained(path):
         if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise MediaError("This is no regular file.", where=path)
+            raise MediaError("This is not a regular file.", where=path)
         if path.is_file() and path.stat().st_size == 0:
             raise MediaError("The file is empty.", where=path)
         with av.open(str(path.absolute()), options=OPTIONS, metadata_errors="replace") as container:

@@ -82,7 +82,7 @@ DEMO_NOTICE = (
 class Prediction:
     """The answer about one video. Times in seconds, scores in [0, 1], higher = more fake.
 
-    file: as it was given, bytes of its name that are no UTF-8 escaped.
+    file: as it was given, bytes of its name that are not UTF-8 escaped.
     probability: that anything in the video is fake; the prior where nothing could be heard or seen.
     answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
     segments: proposals, best first, with the columns start, end, score, modality, method.

@@ -111,7 +111,9 @@ def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
     """The labelled clips of val_fit, or None with what follows from that."""
     path = args.val
     if path is not None and (path.name != "val.tsv" or not path.exists()):
-        raise KlassifyError("This is no list of val.", where=path, fix="name an existing val.tsv")
+        raise KlassifyError(
+            "This is not a list of val.", where=path, fix="name an existing val.tsv"
+        )
     if path is None and args.labels is not None:
         beside = [args.labels.parent / "val.tsv", args.labels.parent.parent / "val.tsv"]
         path = next((one for one in beside if one.exists()), None)

@@ -175,7 +175,7 @@ class Parts:
             listed = pd.DataFrame(clips, columns=["file", "duration", "reason"])
             return Part(
                 table.to_pandas(), listed.astype({"duration": float})
-            )  # None throughout would be no number
+            )  # None throughout would not be a number
 
 
 def parts_folder(system_dir: str | os.PathLike, split: str) -> Path:

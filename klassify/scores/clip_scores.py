@@ -35,9 +35,7 @@ def check_how(kind: str, aggregate: str) -> None:
     if kind == "windows":
         check_aggregate(aggregate)
     elif aggregate not in POOLS:
-        raise KlassifyError(
-            f"{aggregate!r} is no way from frames to a clip score; there are {', '.join(POOLS)}."
-        )
+        raise KlassifyError(f"unknown pooling {aggregate!r} (known: {', '.join(POOLS)})")
 
 
 def keep_or_write(

@@ -179,7 +179,7 @@ def clip_frames(
 
 
 def _finite(table: pd.DataFrame, reasons: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """A clip with a score that is no finite number has no answer: NaN must never be ranked."""
+    """A clip with a score that is not a finite number has no answer: NaN must never be ranked."""
     bad = set(table.loc[~np.isfinite(table["score"].to_numpy(float)), "file"])
     reasons = reasons | dict.fromkeys(bad, "the model gave no finite score")
     return table[~table["file"].isin(bad)].reset_index(drop=True), reasons

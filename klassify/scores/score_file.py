@@ -289,7 +289,9 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
         if (
             len(table) and table[name].dtype.kind not in "fiu"
         ):  # an empty column has no type of its own
-            raise KlassifyError(f"Column {name!r} holds something that is no number.", where=where)
+            raise KlassifyError(
+                f"Column {name!r} holds something that is not a number.", where=where
+            )
     start, end = table["start"].to_numpy(float), table["end"].to_numpy(float)
     bad = ~(np.isfinite(start) & np.isfinite(end) & (start >= 0) & (start <= end))
     _refuse_rows(table, bad, "times need 0 <= start <= end", where)
@@ -305,7 +307,9 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
         _refuse_rows(
             table, table["file"].duplicated().to_numpy(), "a clip stands here twice", where
         )
-    _refuse_rows(table, bad, "the score is no finite number (an empty score needs a reason)", where)
+    _refuse_rows(
+        table, bad, "the score is not a finite number (an empty score needs a reason)", where
+    )
     if header.scale == "probability":
         _refuse_rows(table, (score < 0) | (score > 1), "a probability lies in [0, 1]", where)
 

@@ -84,14 +84,14 @@ def _check_zip(path: Path, listed: Listed, verdict: Verdict) -> None:
             for name in CHECKS:
                 same = [info for info in members if info.filename == name]
                 if len(same) > 1:
-                    refuse("a name stands twice in the archive", name)
+                    refuse("a name appears twice in the archive", name)
                 elif same:
                     with archive.open(same[0]) as handle:
                         _check_member(handle, name, same[0].file_size, listed, verdict)
             if not members:
                 refuse(f"the archive has neither {TXT} nor {JSON} at its top level", path.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
-        refuse("the archive is no readable zip", f"{path.name}: {error}")
+        refuse("the archive is not a readable zip", f"{path.name}: {error}")
 
 
 def _member_is_sound(info: zipfile.ZipInfo, verdict: Verdict) -> bool:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from klassify.submission.verdict import Listed, Verdict
 
-MAX_LINE = 4096  # bytes; a longer line is no answer for a clip
+MAX_LINE = 4096  # bytes; a longer line is not an answer for a clip
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 NOT_A_NUMBER = {
     "",
@@ -76,7 +76,7 @@ def _fields(raw: bytes, place: str, verdict: Verdict) -> list[str] | None:
     try:
         line = raw.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError:
-        verdict.refusals.add("a line is no UTF-8 text", place)
+        verdict.refusals.add("a line is not UTF-8 text", place)
         return None
     if line.endswith("\r"):
         verdict.warnings.add("a line ends with CR LF; the server takes it", place)
@@ -116,7 +116,7 @@ def _check_score(score: str, place: str, verdict: Verdict, *, maybe_header: bool
         kind = (
             "the first line is a header; the server wants none"
             if maybe_header
-            else "a score is no number"
+            else "a score is not a number"
         )
     elif not 0 <= float(score) <= 1:
         kind = (

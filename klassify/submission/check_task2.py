@@ -131,8 +131,8 @@ def iter_clips(handle: BinaryIO, block: int = 1 << 23) -> Iterator[tuple[str, An
     """Yield (file, rows) of a prediction.json in order, a repeated key twice, from some MB of text
     at a time.
 
-    Raises ValueError that says where the text is no JSON object. A cut between `]` and `"` can only
-    be wrong inside a name or a row that is refused anyway.
+    Raises ValueError that says where the text is not a JSON object. A cut between `]` and `"` can
+    only be wrong inside a name or a row that is refused anyway.
     """
     cut = re.compile(rb'\]\s*(,)\s*(?=")')
     text, line = handle.read(block).lstrip(b" \t\r\n"), 1
@@ -197,14 +197,14 @@ def _check_rows(rows: Any, place: str, duration_s: float, verdict: Verdict) -> n
     if ((start < 0) | (end > duration_s + TOLERANCE_S) | (start > end)).any():
         warn("a row is reversed or lies outside the clip: it can hardly match", place)
     if len(np.unique(table[:, 1:], axis=0)) < len(table):
-        warn("a segment stands twice: every copy costs AP", place)
+        warn("a segment appears twice: every copy costs AP", place)
     return table
 
 
 def _row_problem(rows: Any) -> str:
     """Why the evaluator would abort on a clip's rows, or ''."""
     if type(rows) is not list or not all(type(row) is list for row in rows):
-        return "an answer is no list of [score, start, end] rows: the evaluator aborts"
+        return "an answer is not a list of [score, start, end] rows: the evaluator aborts"
     if not rows:
         return "an answer is an empty list: the evaluator aborts; write [[0.0, 0.0, 0.0]]"
     widths = {len(row) for row in rows}
@@ -214,7 +214,7 @@ def _row_problem(rows: Any) -> str:
             " evaluator aborts"
         )
     if not all(type(x) in (int, float) for row in rows for x in row):
-        return "a value is no number: the evaluator aborts"
+        return "a value is not a number: the evaluator aborts"
     if any(is_beyond_64_bits(x) for row in rows for x in row):
         return "a value is a whole number beyond 64 bits: the evaluator aborts"
     if not all(map(math.isfinite, (x for row in rows for x in row))):

@@ -189,7 +189,7 @@ def read_ledger(path: str | os.PathLike, *, must_exist: bool = False) -> Ledger:
     """Read and check a ledger; a missing one is empty unless it `must_exist`.
 
     Raises KlassifyError with the line for a missing or repeated column, a row with more cells than
-    columns, an id that is none or stands twice, or bytes that are no UTF-8 text.
+    columns, an id that is none or appears twice, or bytes that are not UTF-8 text.
     """
     path = Path(path)
     book = Ledger(path, [], [], {}, {})
@@ -219,9 +219,9 @@ def _read_line(book: Ledger, index: int, cells: list[str]) -> None:
             what = (
                 f"columns missing: {first_few(missing)}"
                 if missing
-                else f"columns that stand twice: {first_few(twice)}"
+                else f"columns that appear twice: {first_few(twice)}"
             )
-            raise KlassifyError(f"This is no header of a ledger; {what}.", where=where, fix=_FIX)
+            raise KlassifyError(f"This is not a header of a ledger; {what}.", where=where, fix=_FIX)
         book.columns = cells
         return
     if len(cells) > len(book.columns):

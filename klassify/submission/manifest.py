@@ -147,14 +147,14 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise KlassifyError(
-            f"This is no manifest: it is larger than {MAX_BYTES >> 20} MB.", where=path
+            f"This is not a manifest: it is larger than {MAX_BYTES >> 20} MB.", where=path
         )
     try:
         manifest = read_json(path)
     except (RecursionError, OSError) as error:
         raise KlassifyError(f"This manifest cannot be read: {error}.", where=path) from None
     if problem := _problem(manifest):
-        raise KlassifyError(f"This is no manifest of a submission: {problem}.", where=path)
+        raise KlassifyError(f"This is not a manifest of a submission: {problem}.", where=path)
     return manifest
 
 
@@ -189,14 +189,14 @@ def inside(path: str, allowed: Sequence[Path], *, where: object) -> Path:
 def _problem(manifest: Any) -> str:
     """What is wrong with a manifest's fields, or ''."""
     if not isinstance(manifest, dict):
-        return "it is no mapping"
+        return "it is not a mapping"
     if not (_matches(NAME, manifest.get("split")) and is_text(manifest["split"])):
         return f"split is {_short(manifest.get('split'))}"
     listed = manifest.get("list")
     if not isinstance(listed, dict) or not is_text(listed.get("path")):
         return "list has no path that is text"
     if not _matches(HASH, manifest.get("zip_sha256")):
-        return "zip_sha256 is no hash"
+        return "zip_sha256 is not a hash"
     tasks = manifest.get("systems")
     if not isinstance(tasks, dict) or not tasks or not tasks.keys() <= TASKS.keys():
         return f"systems are not those of {' and '.join(TASKS)}"
@@ -220,12 +220,12 @@ def _settings_problem(manifest: dict[str, Any], tasks: dict[str, Any]) -> str:
         return "made_with has no sigmoid, or another split"
     files = manifest.get("files", {})
     if not isinstance(files, dict) or not all(_matches(HASH, value) for value in files.values()):
-        return "files are no hashes"
+        return "files are not hashes"
     texts = (manifest.get(key) for key in ("made", "notice", "commit"))
     return (
         ""
         if all(text is None or is_text(text) for text in texts)
-        else "made, notice or commit is no text"
+        else "made, notice or commit is not text"
     )
 
 

@@ -50,7 +50,7 @@ def package(
 
     tasks: {"task1": the system that answers it, "task2": likewise}, one or both.
     ledger_path: the ledger; None stands for klassify.submission.ledger.find_ledger(out). Returns
-    the manifest. Raises KlassifyError where scores and list differ, scores are no probabilities,
+    the manifest. Raises KlassifyError where scores and list differ, scores are not probabilities,
     `out` holds a submission of something else, the checker refuses the result, or the ledger cannot
     be read.
     """
@@ -86,7 +86,7 @@ def _refuse_list(path: Path) -> None:
     """
     if not is_text(str(path)):
         raise KlassifyError(
-            "No manifest can say what this is made of: the list's name is no text that a terminal "
+            "No manifest can say what this is made of: the list's name is not text that a terminal "
             "may show.",
             where=path,
             fix="rename it, or its folder",

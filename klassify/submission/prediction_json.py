@@ -79,7 +79,7 @@ def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple
         head += block
     if not rest.startswith(b"{"):
         raise KlassifyError(
-            "This is no JSON object of clips: it does not begin with `{`.", where=path
+            "This is not a JSON object of clips: it does not begin with `{`.", where=path
         )
     offset, rest, cut_before = len(head) - len(rest) + 1, rest[1:], False
     while block := handle.read(max(chunk_bytes, len(rest))):
@@ -102,7 +102,7 @@ def _members(handle: BinaryIO, path: object, chunk_bytes: int) -> Iterator[tuple
     members = rest.rstrip(WHITESPACE)
     if not members.endswith(b"}"):
         raise KlassifyError(
-            "The file does not end with `}`: it is cut off, or something follows its object.",
+            "The file does not end with `}`: it is truncated, or something follows its object.",
             where=path,
         )
     if members[:-1].strip(WHITESPACE) or cut_before:
@@ -157,7 +157,7 @@ def _parse_one_by_one(
         clips = json.loads(b"{" + members + b"}", object_pairs_hook=_Pairs, parse_int=whole_number)
     except UnicodeDecodeError as error:
         raise KlassifyError(
-            "This is no UTF-8 text.", where=f"{path}: byte {offset + error.start - 1}"
+            "This is not UTF-8 text.", where=f"{path}: byte {offset + error.start - 1}"
         ) from None
     except json.JSONDecodeError as error:
         at = max(0, error.pos - 1)
@@ -206,7 +206,7 @@ def _problem(clip: Any) -> str | None:
     if not clip:
         return "has an empty list"
     if any(type(row) is not list for row in clip):
-        return "has a row that is no list"
+        return "has a row that is not a list"
     widths = sorted({len(row) for row in clip})
     if len(widths) > 1:
         return f"has ragged rows, of {widths[0]} to {widths[-1]} columns"

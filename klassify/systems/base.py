@@ -126,7 +126,7 @@ class System:
             or not abs(value) < float("inf")
         ):
             raise KlassifyError(
-                f"The parameter {name} of {self.name} is no number: {value!r:.40}.",
+                f"The parameter {name} of {self.name} is not a number: {value!r:.40}.",
                 where=SYSTEM,
                 fix="make this system again",
             )

@@ -151,12 +151,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise KlassifyError("This file does not exist.", where=path, fix="make stage2") from None
     if not isinstance(content, dict):
-        raise KlassifyError("This is no mapping of names to values.", where=path)
+        raise KlassifyError("This is not a mapping of names to values.", where=path)
     return content
 
 
 def leaves(name: Any) -> bool:
-    """Whether a system's name is no path to a folder below that of the detector."""
+    """Whether a system's name is not a path to a folder below that of the detector."""
     return (
         not isinstance(name, str)
         or "\0" in name
@@ -175,7 +175,7 @@ def _problem(answers: Any, entries: Any) -> str:
         return f"{lost[0]!r} answers, but is not among the systems"
     for name, entry in entries.items():
         if leaves(name):
-            return f"the system {name!r} is no folder beside it"
+            return f"the system {name!r} is not a folder beside it"
         texts = (
             [entry.get(key) for key in ("kind", "modality", "supervision", "hash")]
             if isinstance(entry, dict)

@@ -24,7 +24,7 @@ def to_probability(score: np.ndarray, scale: str, *, where: object = None) -> np
 
     A cosine score, fake minus real, becomes (1 + score) / 2, cut to [0, 1]: the P2SGrad loss is the
     squared distance of both cosines to 0 and 1, whose minimum is the class's probability, so that
-    the difference estimates 2 p - 1. It is no calibrated probability (`klassify calibrate` makes
+    the difference estimates 2 p - 1. It is not a calibrated probability (`klassify calibrate` makes
     one of it).
     """
     score = np.asarray(score, float)

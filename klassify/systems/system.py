@@ -80,7 +80,7 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
         refuse_cut(path)
     except (FileNotFoundError, NotADirectoryError):
         raise KlassifyError(
-            "This is no finished system: it has no system.yaml.", where=path
+            "This is not a finished system: it has no system.yaml.", where=path
         ) from None
     known = ", ".join(FIELDS)
     if not isinstance(fields, dict) or not set(fields) <= set(FIELDS):

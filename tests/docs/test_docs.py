@@ -338,7 +338,7 @@ def test_the_added_features_are_extracted_and_read(tmp_path, monkeypatch):
         30,
         48_000,
     )
-    (tmp_path / "b.mp4").write_text("this is no video")
+    (tmp_path / "b.mp4").write_text("this is not a video")
     (tmp_path / "list.tsv").write_text("file\na.mp4\nb.mp4\n")
     command = f"extract --kind loudness --step 320 --list {tmp_path}/list.tsv --root {tmp_path}"
     assert cli.main([*command.split(), "--out", str(tmp_path / "out")]) == 0

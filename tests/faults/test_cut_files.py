@@ -320,5 +320,5 @@ def test_the_command_line_says_it_in_words(tmp_path, capsys):
     scores.write_bytes(scores.read_bytes()[:-3])
     assert cli.main([*arguments, str(tmp_path / "other")]) == 2
     said = capsys.readouterr().err
-    assert "cut off" in said and f"where: {scores}" in said and "fix:" in said
+    assert "truncated" in said and f"where: {scores}" in said and "fix:" in said
     assert not list((tmp_path / "other").glob("*"))

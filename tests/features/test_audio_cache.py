@@ -308,7 +308,7 @@ def test_the_environment_chooses_what_is_read(data, both, monkeypatch, tmp_path)
     with pytest.raises(KlassifyError, match="does not exist"):  # there are no media
         AudioReader(cached, "train")
     monkeypatch.setenv(audio_cache.VARIABLE, "cache")
-    with pytest.raises(KlassifyError, match="no audio cache"):
+    with pytest.raises(KlassifyError, match="There is no audio cache"):
         AudioReader(plain, "train")
     with pytest.raises(KlassifyError, match=r"new\.mp4 is not in the audio cache"):
         AudioReader(cached, "train").read("new.mp4")
@@ -483,14 +483,14 @@ def test_a_hostile_index_is_refused(two_parts):
         ({"file": names, "n_samples": [0, 100, -200, 700, 400]}, "lengths below 0"),
         ({"file": names, "n_samples": [0, 100, None, 500, 400]}, "lengths below 0|damaged"),
         ({"file": [*names[:4], None], "n_samples": good}, "damaged"),
-        ({"file": [*names[:4], "5/0"], "n_samples": good}, "stand twice"),
-        ({"file": [*names[:4], "6/3"], "n_samples": good}, "1 clips stand twice"),
+        ({"file": [*names[:4], "5/0"], "n_samples": good}, "appear twice"),
+        ({"file": [*names[:4], "6/3"], "n_samples": good}, "1 clips appear twice"),
     ):
         rewritten(path, columns)
         with pytest.raises(KlassifyError, match=complaint):
             AudioStore(two_parts)
     path.write_bytes(b"PAR1" * 50)
-    with pytest.raises(KlassifyError, match="no whole Parquet file"):
+    with pytest.raises(KlassifyError, match="not a whole Parquet file"):
         AudioStore(two_parts)
 
 

@@ -155,7 +155,7 @@ def test_shards_of_two_settings_are_refused_and_the_difference_named(two_shards)
 def test_a_clip_that_stands_twice_is_refused(two_shards):
     folder, clips = two_shards
     write(folder, Place(2, 2, 0, 1), clips[45:])
-    with pytest.raises(KlassifyError, match=r"5 clips stand twice: id45"):
+    with pytest.raises(KlassifyError, match=r"5 clips appear twice: id45"):
         FeatureStore(folder)
 
 
@@ -171,11 +171,11 @@ def test_broken_and_foreign_files_are_named(two_shards, tmp_path):
     whole = path.read_bytes()
     for content in (b"", whole[:100], whole[:-9], b"text" * 100):
         path.write_bytes(content)
-        with pytest.raises(KlassifyError, match="no whole Parquet file(.|\n)*part-2-of-2-0"):
+        with pytest.raises(KlassifyError, match="not a whole Parquet file(.|\n)*part-2-of-2-0"):
             FeatureStore(folder)
 
     pq.write_table(pa.table({"file": ["a"]}), path)
-    with pytest.raises(KlassifyError, match="no feature shard"):
+    with pytest.raises(KlassifyError, match="not a feature shard"):
         FeatureStore(folder)
     path.write_bytes((folder / "part-1-of-2-0.parquet").read_bytes())
     with pytest.raises(KlassifyError, match="was written as part-1-of-2-0"):

@@ -3,10 +3,10 @@ inside its folder.
 
     python -m tests.fuzz --seconds 300 --seed 7      (make fuzz)
 
-Each case runs in a worker process. A finding is an exception that is no KlassifyError, a case that
-takes longer than LIMIT_S, memory beyond LIMIT_BYTES, a file outside the case's folder, or a crash;
-a crash in the native decoder of `media` is counted apart, since the toolkit decodes in processes
-that may die.
+Each case runs in a worker process. A finding is an exception that is not a KlassifyError, a case
+that takes longer than LIMIT_S, memory beyond LIMIT_BYTES, a file outside the case's folder, or a
+crash; a crash in the native decoder of `media` is counted apart, since the toolkit decodes in
+processes that may die.
 """
 
 from __future__ import annotations

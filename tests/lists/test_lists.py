@@ -183,21 +183,21 @@ def test_an_unlabelled_list_has_all_columns_and_no_labels(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("name\na.mp4\n", "no data list"),
+        ("name\na.mp4\n", "not a data list"),
         ("file\na.mp4\na.mp4\n", r"row 2 \('a.mp4'\)"),
         ("file\n../a.mp4\n", "unsafe"),
         ("file\n/a.mp4\n", "unsafe"),
         ("file\nb/../../a.mp4\n", "unsafe"),
         ("file\na;b.mp4\n", "unsafe"),
-        ("file\tn_frames\na.mp4\tmany\n", "n_frames is no number"),
-        ("file\tn_frames\na.mp4\t1.5\n", "n_frames is no number"),
-        ("file\tn_frames\na.mp4\t-1\n", "n_frames is no number"),
-        ("file\tduration\na.mp4\tnan\n", "duration is no number"),
+        ("file\tn_frames\na.mp4\tmany\n", "n_frames is not a number"),
+        ("file\tn_frames\na.mp4\t1.5\n", "n_frames is not a number"),
+        ("file\tn_frames\na.mp4\t-1\n", "n_frames is not a number"),
+        ("file\tduration\na.mp4\tnan\n", "duration is not a number"),
         ("file\tmodify_type\na.mp4\tfaked\n", "modify_type is none of"),
         ("file\ta\nb\tc\td\te\n", "cannot be parsed.*Expected 2 columns"),
         ("file\ta\tb\nc\td\n", "cannot be parsed.*Expected 3 columns"),
         ("file\tfile\nc\td\n", "each column once"),
-        ("", "no data list"),
+        ("", "not a data list"),
         ("file\n\udcff.mp4\n", "cannot be parsed"),
     ],
 )
@@ -244,7 +244,7 @@ def test_a_cell_that_is_no_list_of_segments_is_refused_with_row_and_column(tmp_p
     )
     with pytest.raises(
         KlassifyError,
-        match=r"^1 of 4 rows are wrong: visual_fake_segments is no .* row 3 \('c.mp4'\)",
+        match=r"^1 of 4 rows are wrong: visual_fake_segments is not .* row 3 \('c.mp4'\)",
     ):
         data_list.read_list(path, segments=True)
     assert len(data_list.read_list(path)) == 4  # Task 1 may not depend on segments
@@ -467,13 +467,13 @@ def test_a_repeated_clip_is_listed_once(tmp_path):
         (entry("x.mp4", "audio_modified", [[1.0, 1.0]]), "[1, 1]"),
         (entry("x.mp4", "audio_modified", [[-0.1, 1.0]]), "[-0.1, 1]"),
         (entry("x.mp4", "audio_modified", [[3.0, 4.3]]), "in a clip of 4 s"),
-        (entry("x.mp4", "audio_modified", [[1.0, 2.0, 3.0]]), "no list of [start, end]"),
-        (entry("x.mp4", "audio_modified", [[1.0, "2"]]), "no list of [start, end]"),
+        (entry("x.mp4", "audio_modified", [[1.0, 2.0, 3.0]]), "not a list of [start, end]"),
+        (entry("x.mp4", "audio_modified", [[1.0, "2"]]), "not a list of [start, end]"),
         (
             entry("x.mp4", "audio_modified", [[1.0, 2.0]], fake_segments="1-2"),
-            "no list of [start, end]",
+            "not a list of [start, end]",
         ),
-        (entry("x.mp4", "real", fake_segments=""), "no list of [start, end]"),
+        (entry("x.mp4", "real", fake_segments=""), "not a list of [start, end]"),
         (
             entry("x.mp4", "audio_modified", [[1, 2]], audio_fake_segments=[[2.5, 3]]),
             "outside fake_segments",
@@ -620,7 +620,7 @@ def test_sidecars_that_cannot_be_read_are_skipped_and_listed(tmp_path):
         "named.mp4",
     ]
     faults = pd.read_csv(tmp_path / "lists" / "train.failures.tsv", sep="\t")
-    irregular = "its JSON is no regular file"
+    irregular = "its JSON is not a regular file"
     assert dict(zip(faults["file"], faults["problem"])) == {
         "caf\ufffd.mp4": "unsafe file name",
         "folder.mp4": irregular,
@@ -646,9 +646,9 @@ def test_a_pipe_in_place_of_metadata_is_refused(tmp_path, name, capsys):
 
 def test_a_pipe_is_no_data_list(tmp_path):
     os.mkfifo(tmp_path / "x.tsv")
-    with pytest.raises(KlassifyError, match="no regular file"):
+    with pytest.raises(KlassifyError, match="not a regular file"):
         data_list.read_list(tmp_path / "x.tsv")
-    with pytest.raises(KlassifyError, match="no regular file"):
+    with pytest.raises(KlassifyError, match="not a regular file"):
         official.read_names(tmp_path / "x.tsv")
 
 
@@ -695,7 +695,7 @@ def test_a_name_that_is_no_utf8_is_refused_with_its_line(tmp_path, capsys):
     "text, message",
     [
         ("", "empty"),
-        ("{}", "no JSON list"),
+        ("{}", "not a JSON list"),
         ("[{]", "not readable JSON"),
         ('[{"file": "a"}', "not readable"),
         ("[]", "No entry"),

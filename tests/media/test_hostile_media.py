@@ -232,7 +232,7 @@ CLIPS = [
     # no clips at all
     Clip("empty.mp4", text(""), "empty", "empty"),
     Clip("text.mp4", text("hello\n" * 200), BROKEN, BROKEN),
-    Clip("folder.mp4", lambda path, _: path.mkdir(), "no regular file", "no regular file"),
+    Clip("folder.mp4", lambda path, _: path.mkdir(), "not a regular file", "not a regular file"),
     Clip(
         "dangling.mp4",
         lambda path, _: path.symlink_to("nowhere.mp4"),
@@ -240,12 +240,12 @@ CLIPS = [
         "No such file",
     ),
     Clip("missing.mp4", lambda path, _: None, "No such file", "No such file"),
-    Clip("pipe.mp4", lambda path, _: os.mkfifo(path), "no regular file", "no regular file"),
+    Clip("pipe.mp4", lambda path, _: os.mkfifo(path), "not a regular file", "not a regular file"),
     Clip(
         "zero.mp4",
         lambda path, _: path.symlink_to("/dev/zero"),
-        "no regular file",
-        "no regular file",
+        "not a regular file",
+        "not a regular file",
     ),
     Clip("concat.mp4", text("ffconcat version 1.0\nfile sound.mp4\n"), FOREIGN, FOREIGN),
     Clip("beside.m3u8", text(HLS.format("sound.mp4")), FOREIGN, FOREIGN),
@@ -288,7 +288,7 @@ CLIPS = [
     Clip(
         "nan.mkv",
         made(wave=with_nan(noise(0.4)), wave_codec="pcm_f32le"),
-        audio="no finite numbers",
+        audio="not finite numbers",
     ),
     Clip("loud.mkv", made(wave=1e30 * noise(0.4), wave_codec="pcm_f32le")),
     # names; those with a double quote or a semicolon are refused by the list

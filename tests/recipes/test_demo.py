@@ -93,7 +93,7 @@ def test_broken_clips_get_an_answer_and_are_named(checkout, tmp_path):
     shutil.copytree(checkout, root, symlinks=True)
     clips = sorted((root / "media/demo-tiny/testA").glob("*.mp4"))
     whole = clips[0].read_bytes()
-    broken = dict(zip(clips, (b"", whole[: len(whole) // 3], b"this is no video\n" * 99)))
+    broken = dict(zip(clips, (b"", whole[: len(whole) // 3], b"this is not a video\n" * 99)))
     for path, content in broken.items():
         path.write_bytes(content)
     for folder in ("features/demo-tiny/mouth/testA", "submissions/demo-tiny/klassify/testA"):
@@ -120,7 +120,7 @@ def odd_files(checkout, tmp_path_factory) -> dict[str, Path]:
     shutil.copy(clip, files["clip.mp4"])
     files["caf\udce9$^{.mp4"] = folder / "caf\udce9$^{.mp4"
     shutil.copy(clip, files["caf\udce9$^{.mp4"])
-    files["text.mp4"].write_text("this is no video\n" * 99)
+    files["text.mp4"].write_text("this is not a video\n" * 99)
     frames, wave = list(decoder.iter_frames(clip)), decoder.read_audio(clip)
     write_video(files["silent.mp4"], frames, None)
     write_video(files["faceless.mp4"], [np.zeros_like(frame) for frame in frames], np.stack([wave]))

@@ -159,7 +159,7 @@ def test_detector_windows_score_as_on_their_own_and_each_frame_is_computed_once(
 
 
 def test_localiser_windows_score_as_on_their_own_and_share_all_but_their_last_frame(sources):
-    """Zeros behind each window, of which its last frame hears 80 samples, are no part of the
+    """Zeros behind each window, of which its last frame hears 80 samples, are not part of the
     clip.
     """
     model, data = bam(frontend()), AudioFrames()

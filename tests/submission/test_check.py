@@ -71,11 +71,11 @@ def test_a_good_submission_is_accepted(tmp_path):
         (GOOD_TXT.replace("1e-9", ""), "empty", "prediction.txt:2: ''"),
         (GOOD_TXT.replace("1e-9", "1.0000001"), "outside [0, 1]", "prediction.txt:2"),
         (GOOD_TXT.replace("1e-9", "-0.1"), "outside [0, 1]", "prediction.txt:2"),
-        (GOOD_TXT.replace("1e-9", "fake"), "no number", "prediction.txt:2: 'fake'"),
-        (GOOD_TXT.replace("1e-9", "0,5"), "no number", "prediction.txt:2"),
-        (GOOD_TXT.replace("1e-9", "1_0"), "no number", "prediction.txt:2"),
-        (GOOD_TXT.replace("1e-9", "0x1"), "no number", "prediction.txt:2"),
-        (GOOD_TXT.replace("1e-9", "\u0661"), "no number", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "fake"), "not a number", "prediction.txt:2: 'fake'"),
+        (GOOD_TXT.replace("1e-9", "0,5"), "not a number", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "1_0"), "not a number", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "0x1"), "not a number", "prediction.txt:2"),
+        (GOOD_TXT.replace("1e-9", "\u0661"), "not a number", "prediction.txt:2"),
         (GOOD_TXT.replace("000002.mp4", "000002"), "not in the list", "the list has '000002.mp4'"),
         (
             GOOD_TXT.replace("000002.mp4", "000002.avi"),
@@ -102,7 +102,7 @@ def test_a_good_submission_is_accepted(tmp_path):
         ("\ufeff" + GOOD_TXT, "byte order mark", "prediction.txt:1"),
         (GOOD_TXT.encode("utf-16"), "byte order mark", "prediction.txt:1"),
         (GOOD_TXT.encode("utf-16-le"), "control characters", "prediction.txt:1"),
-        (GOOD_TXT.encode() + b"\xff\xfe.mp4;0.5\n", "no UTF-8", "prediction.txt:4"),
+        (GOOD_TXT.encode() + b"\xff\xfe.mp4;0.5\n", "not UTF-8", "prediction.txt:4"),
         (GOOD_TXT.replace("\n", "\r"), "control characters", "prediction.txt:1"),
         (GOOD_TXT + "x" * 5000, "too long", "prediction.txt:4"),
         (GOOD_TXT.replace("000002", "00\x00002"), "control characters", "prediction.txt:2"),
@@ -161,18 +161,18 @@ def rows(value):
         (rows("[[NaN, 0, 1]]"), "NaN"),
         (rows("[[0.5, 0, Infinity]]"), "infinite"),
         (rows("[[0.5, 0, 1e999]]"), "infinite"),
-        (rows("[[0.5, null, 1]]"), "no number"),
-        (rows('[["0.9", 0, 1]]'), "no number"),
-        (rows("[[true, 0, 1]]"), "no number"),
+        (rows("[[0.5, null, 1]]"), "not a number"),
+        (rows('[["0.9", 0, 1]]'), "not a number"),
+        (rows("[[true, 0, 1]]"), "not a number"),
         (rows("[[0.5, 0, 1], [0.4, 0]]"), "2 and 3 columns"),
         (rows("[[0.5, 0]]"), "2 columns"),
         (rows("[[0.5, 0, 1, 2, 3]]"), "5 columns"),
-        (rows("[0.5, 0, 1]"), "no list"),
+        (rows("[0.5, 0, 1]"), "not a list"),
         (rows("[[[0.5, 0, 1]]]"), "columns"),
-        (rows("[[[0.5], [0], [1]]]"), "no number"),
+        (rows("[[[0.5], [0], [1]]]"), "not a number"),
         (rows("{}"), "empty list"),
-        (rows('{"a": 1}'), "no list"),
-        (rows("null"), "no list"),
+        (rows('{"a": 1}'), "not a list"),
+        (rows("null"), "not a list"),
         (rows("[[0.5, 0, 1],]"), "cannot read"),
         (GOOD_JSON[:-1] + ",}", "cannot read"),
         (GOOD_JSON[:-1], "cannot read"),
@@ -205,7 +205,7 @@ def test_each_trap_of_prediction_json_is_refused(tmp_path, content, kind):
         ("[[0.5, 1, 0]]", "reversed"),
         ("[[0.5, -1, 0]]", "outside the clip"),
         ("[[0.5, 1, 9]]", "outside the clip"),
-        ("[[0.5, 0, 1], [0.4, 0, 1]]", "stands twice"),
+        ("[[0.5, 0, 1], [0.4, 0, 1]]", "appears twice"),
         (json.dumps([[0.5, i, i + 1] for i in range(51)]), "more than 50"),
     ],
 )
@@ -361,7 +361,7 @@ def test_broken_archives_are_refused(tmp_path):
     damaged[60] ^= 0xFF
     for content in (b"", b"not a zip", stored[: len(stored) // 2], bytes(damaged)):
         verdict = verdict_of(tmp_path, "submission.zip", content)
-        assert "no readable zip" in text(verdict.refusals)
+        assert "not a readable zip" in text(verdict.refusals)
 
 
 def test_wrong_file_name_is_refused(tmp_path):

@@ -179,7 +179,7 @@ def test_rows_whose_empty_ends_an_editor_cut_off_are_read(book):
     [
         (b"no header\n", "ledger.tsv:1"),
         (HEADER.replace("\tsplit", "").encode(), "missing: split"),
-        (HEADER.replace("made\t", "id\tmade\t").encode(), "stand twice: id"),
+        (HEADER.replace("made\t", "id\tmade\t").encode(), "appear twice: id"),
         ((HEADER + "\t".join(["0000000001"] * 25) + "\n").encode(), "25 cells, but 19 columns"),
         ((HEADER + "# fine\n\n<<<<<<< HEAD\n").encode(), "ledger.tsv:4"),
         ((HEADER + "0000000001\n" * 2).encode(), "a second time"),

@@ -158,7 +158,7 @@ def test_a_detector_names_systems_below_it_alone(home, capsys, name):
         home / "exp" / "detector.yaml",
         yaml.safe_dump({"answers": {"task1": name}, "systems": {name: entry}}),
     )
-    with pytest.raises(KlassifyError, match="no folder beside it"):
+    with pytest.raises(KlassifyError, match="not a folder beside it"):
         read_detector(home / "exp")
     write_text(home / "submit.yaml", yaml.safe_dump({"task1": "../one"}))
     assert (
@@ -296,7 +296,7 @@ def test_a_record_that_is_no_mapping_is_named(home, place):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     pack(home, task1=system)
     (home / place).write_text("[]\n")
-    with pytest.raises(KlassifyError, match="no mapping") as caught:
+    with pytest.raises(KlassifyError, match="not a mapping") as caught:
         pack(home, task1=system, force=True)
     assert caught.value.where == home / place
     assert (home / "out" / ZIP).exists()  # what was there stays

@@ -186,7 +186,7 @@ def test_paths_that_leave_the_working_directory_are_refused(home, capsys, path, 
         "klassify.submission.package.build", lambda *a, **b: pytest.fail("it was used")
     )
     status, said = run(capsys, FOLDER)
-    assert status == 2 and ("outside the working directory" in said or "no manifest" in said)
+    assert status == 2 and ("outside the working directory" in said or "not a manifest" in said)
 
 
 def test_a_linked_disk_is_let_through_when_allowed(home, capsys, tmp_path_factory):
@@ -224,7 +224,7 @@ def test_a_linked_disk_is_let_through_when_allowed(home, capsys, tmp_path_factor
 def test_a_manifest_that_is_none_is_refused(home, capsys, change):
     edit(home, change)
     status, said = run(capsys, FOLDER)
-    assert status == 2 and "no manifest of a submission" in said and "\x1b" not in said
+    assert status == 2 and "not a manifest of a submission" in said and "\x1b" not in said
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_published_lmm_index_switches_at_window_start_200_and_the_nearest_at_cen
 
 def test_without_lmm_states_or_with_another_rule():
     assert branches.lmm_of_windows(np.arange(3), 10, np.array([], int)).tolist() == [-1, -1, -1]
-    with pytest.raises(KlassifyError, match="'middle' is no rule"):
+    with pytest.raises(KlassifyError, match="'middle' is not a rule"):
         branches.lmm_of_windows(np.arange(3), 10, np.array([0]), "middle")
 
 
@@ -200,7 +200,7 @@ def test_clip_scores_are_those_of_a_loop():
                 else own[: max(int(0.1 * count), 1)].mean()
             )
             np.testing.assert_allclose(found[i], wanted)
-    with pytest.raises(KlassifyError, match="'mean' is no way"):
+    with pytest.raises(KlassifyError, match="unknown pooling 'mean'"):
         ragged.pooled(scores, offsets, "mean")
 
 

@@ -241,7 +241,7 @@ def _read_landmarks(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise KlassifyError("There are no landmarks for this clip.", where=path) from None
     except (KeyError, ValueError, OSError, EOFError) as error:
-        raise KlassifyError(f"This is no readable landmark file: {error}.", where=path) from None
+        raise KlassifyError(f"This is not a readable landmark file: {error}.", where=path) from None
     shape = landmarks.shape
     if (
         len(shape) != 3

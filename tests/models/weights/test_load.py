@@ -499,7 +499,7 @@ def test_views_of_larger_tensors_and_8_bits_are_plain():
 
 def test_weights_that_are_a_folder_are_named(tmp_path):
     (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(KlassifyError, match="no regular file"):
+    with pytest.raises(KlassifyError, match="not a regular file"):
         load_weights(nn.Linear(2, 2), tmp_path / "model.safetensors")
 
 
