@@ -2,8 +2,7 @@
 (Task 1).
 
     klassify evaluate exp/demo/klassify/{tcn,tcn-platt,maxout} --split val \\
-        --labels data_lists/demo/val.tsv \
-        --out exp/demo/klassify/evaluation
+        --labels data_lists/demo/val.tsv --out exp/demo/klassify/evaluation
     klassify evaluate exp/demo/multibranch/{ps,visual,fused} --task 2 --split testA \\
         --labels ... --out ...
     klassify evaluate exp/demo/multibranch/ps --task 2 --columns ps40,ps80,ps160,ps320,ps640 \\
@@ -11,18 +10,18 @@
     klassify evaluate \\
         --mean seed1/evaluation/testA.tsv seed2/evaluation/testA.tsv seed3/evaluation/testA.tsv
 
-Every system is measured against the video's label and against its modality's own (a perfect
-sound-only detector reaches about 0.83 against the video's label when the four types are equally
-frequent), over all clips and with each fake type against the real clips. Intervals are 95 %
-percentiles of a bootstrap over sources; `gain` is the AUC of the system named by --versus minus
-this one's on the same resamples. A clip without an answer counts as its system's prior: the
-fusion's, the calibration's base rate, else 0.5. On val the numbers are those of val_report, since
-calibration is fitted on val_fit. A score that is neither a probability nor log-odds (a cosine) is
-ranked and has no log-loss.
+Every system is measured against the video's label and against the label of its own modality (a
+perfect sound-only detector reaches an AUC of about 0.83 against the video's label when the four
+types are equally frequent), over all clips and with each fake type against the real clips.
+Intervals are 95 % percentiles of a bootstrap over sources; `gain` is the AUC of the system named by
+--versus minus this one's on the same resamples. A clip without an answer counts as its system's
+prior: the fusion's, the calibration's base rate, else 0.5. On val the numbers are those of
+val_report, because calibration is fitted on val_fit. Cosine scores are ranked and have no log-loss.
 
---task 2 measures proposals by the challenge's Score, and the frame scores of systems that have any
-against the same labels; where a system has heads of several resolutions (PartialSpoof) each is
-measured at its own, the paper's Table 1. --columns measures such heads alone, without proposals.
+--task 2 measures proposals by the challenge's Score, and the frame scores of systems that have them
+against the same labels. If a system has heads of several resolutions (PartialSpoof), each is
+measured at its own, as in the paper's Table 1. --columns measures such heads alone, without
+proposals.
 
 Writes <out>/<split>.tsv (long form), <split>.txt and two PNG figures, and metrics-<split>.json in
 each system's folder.
@@ -31,22 +30,19 @@ each system's folder.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+import pandas as pd
 
 from klassify.arguments import at_least_0
 from klassify.errors import KlassifyError
+from klassify.evaluation import results
 from klassify.evaluation.clips import load_scored, measure
-from klassify.evaluation.results import (
-    check_names,
-    draw,
-    labelled_list,
-    read_table,
-    write_heads,
-    write_results,
-)
 from klassify.evaluation.tables import comparison, mean_of_tables
-from klassify.files import whole_file, write_json, write_text
+from klassify.files import write_json
 from klassify.settings import file_hash
+from klassify.systems.base import System
 from klassify.systems.system import load_systems
 
 
@@ -62,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--metric",
         choices=("official", "textbook"),
         default="official",
-        help="of Task 2; see docs/",
+        help="of Task 2; see docs/official-metric.md",
     )
     parser.add_argument(
         "--columns", metavar="HEAD,...", help="of Task 2: only these heads, such as ps40,ps160"
@@ -93,63 +89,80 @@ def run(args: argparse.Namespace) -> int:
     if args.mean:
         if len({path.resolve() for path in args.mean}) < len(args.mean):
             raise KlassifyError("A table is named twice.")
-        print(mean_of_tables([read_table(path) for path in args.mean]))
+        print(mean_of_tables([results.read_table(path) for path in args.mean]))
         return 0
     missing = [name for name in ("systems", "split", "labels", "out") if not getattr(args, name)]
     if missing:
         raise KlassifyError(f"Missing: {', '.join(missing)}.", fix="see klassify evaluate --help")
-    if args.task == 2:
-        return run_task2(args)
-    if args.columns:
-        raise KlassifyError("--columns are heads of frame scores.", fix="--task 2")
-    frame, subset = labelled_list(args.labels, args.split, args.subset)
+    if args.columns and args.task == 1:
+        raise KlassifyError("--columns names heads of frame scores.", fix="add --task 2")
+    frame, subset = results.labelled_list(
+        args.labels, args.split, args.subset, segments=args.task == 2
+    )
     systems = load_systems(args.systems)
-    scored = [load_scored(system, args.split, frame["file"].tolist()) for system in systems]
-    versus = check_names([one.system.name for one in scored], args.versus)
-    table = measure(scored, frame, versus=versus, n_bootstrap=args.bootstrap, seed=args.seed)
-    table.insert(1, "split", args.split)
-    table.insert(2, "subset", subset)
-    print(comparison(table))
-    write_results(table, scored, args)
-    draw(scored, frame, args.out, args.split, f"{args.split} ({subset})")
+    if args.columns:
+        _heads(args, systems, frame, subset)
+        return 0
+    (_task1 if args.task == 1 else _task2)(args, systems, frame, subset)
     return 0
 
 
-def run_task2(args: argparse.Namespace) -> int:
-    """The localisers of --task 2: <out>/<split>.task2.tsv and .txt, metrics-<split>.task2.json
-    in each folder.
-    """
+def _task1(
+    args: argparse.Namespace, systems: list[System], frame: pd.DataFrame, subset: str
+) -> None:
+    scored = [load_scored(system, args.split, frame["file"].tolist()) for system in systems]
+    versus = results.check_names(systems, args.versus)
+    table = measure(scored, frame, versus=versus, n_bootstrap=args.bootstrap, seed=args.seed)
+    stem = f"{args.out / args.split}"
+    print(results.write_results(stem, table, args.split, subset, comparison))
+    record = {
+        "labels": file_hash(args.labels),
+        "bootstrap": {"n": args.bootstrap, "seed": args.seed, "unit": "source"},
+    }
+    for system in systems:
+        rows = table[table["system"] == system.name]
+        warnings = results.warnings_of(rows)
+        for line in warnings:
+            print(f"warning: {system.name}: {line}", file=sys.stderr)
+        metrics = results.system_metrics(rows) | record | {"warnings": warnings}
+        write_json(system.folder / f"metrics-{args.split}.json", metrics)
+    results.draw(scored, frame, args.out, args.split, f"{args.split} ({subset})")
+
+
+def _task2(
+    args: argparse.Namespace, systems: list[System], frame: pd.DataFrame, subset: str
+) -> None:
+    """<out>/<split>.task2.tsv and .txt, metrics-<split>.task2.json in each folder."""
     from klassify.evaluation.segments import comparison_task2, load_localised, measure_task2
 
-    frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
-    systems = load_systems(args.systems)
-    if args.columns:
-        write_heads(systems, frame, subset, args, args.columns.split(","))
-        return 0
     localised = [load_localised(system, args.split, frame["file"].tolist()) for system in systems]
-    versus = check_names([one.system.name for one in localised], args.versus)
     table = measure_task2(
         localised,
         frame,
-        versus=versus,
+        versus=results.check_names(systems, args.versus),
         mode=args.metric,
         n_bootstrap=args.bootstrap,
         seed=args.seed,
     )
-    table.insert(1, "split", args.split)
-    table.insert(2, "subset", subset)
-    text = comparison_task2(table)
-    print(text)
-    with whole_file(args.out / f"{args.split}.task2.tsv") as partial:
-        table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
-    write_text(args.out / f"{args.split}.task2.txt", text + "\n")
-    for one in localised:
-        row = (
-            table[(table["system"] == one.system.name) & (table["group"] == "all")].iloc[0].dropna()
-        )
-        write_json(
-            one.system.folder / f"metrics-{args.split}.task2.json",
-            row.to_dict() | {"labels": file_hash(args.labels)},
-        )
-    write_heads([one.system for one in localised if one.frames is not None], frame, subset, args)
-    return 0
+    stem = f"{args.out / args.split}.task2"
+    print(results.write_results(stem, table, args.split, subset, comparison_task2))
+    whole = table[table["group"] == "all"].set_index("system", drop=False)
+    for system in systems:
+        metrics = whole.loc[system.name].dropna().to_dict() | {"labels": file_hash(args.labels)}
+        write_json(system.folder / f"metrics-{args.split}.task2.json", metrics)
+    _heads(args, [one.system for one in localised if one.frames is not None], frame, subset)
+
+
+def _heads(
+    args: argparse.Namespace, systems: list[System], frame: pd.DataFrame, subset: str
+) -> None:
+    """<out>/<split>.heads.tsv and .txt of the systems that have heads (Table 1)."""
+    from klassify.evaluation.frames import heads_text, measure_heads
+
+    heads = args.columns.split(",") if args.columns else None
+    resamples = {"n_bootstrap": args.bootstrap, "seed": args.seed}
+    tables = [measure_heads(system, args.split, frame, heads, **resamples) for system in systems]
+    tables = [table for table in tables if len(table)]
+    if tables:
+        table, stem = pd.concat(tables, ignore_index=True), f"{args.out / args.split}.heads"
+        print("\n" + results.write_results(stem, table, args.split, subset, heads_text))

@@ -1,14 +1,13 @@
 """Systems measured on labelled clips: the numbers behind `klassify evaluate`.
 
-Every system against the video's label and against its modality's own, over all clips and with each
-fake type against the real clips, with bootstrap intervals over sources. All systems see the same
-resamples, so that differences between them are paired.
+Every system is measured against the video's label and against the label of its own modality, over
+all clips and with each fake type against the real clips, with bootstrap intervals over sources. All
+systems see the same resamples, so differences between them are paired.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ import pandas as pd
 from scipy.special import logit
 
 from klassify.errors import KlassifyError
+from klassify.evaluation.tables import with_ends
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips
 from klassify.scores.score_file import ScoreFile, align
@@ -33,8 +33,8 @@ class Scored:
     """One system on the clips of a list, in the list's order, priors filled in.
 
     score: on its own scale, for ranking; probability: of fake, NaN where the scale has none
-    (cosines), which leaves the log-loss undefined; answered: bool; before: of a calibrated system,
-    its input's probabilities.
+    (cosines), which leaves the log-loss undefined; answered: bool; before: the probabilities of a
+    calibrated system's input.
     """
 
     system: System
@@ -45,38 +45,34 @@ class Scored:
 
 
 def load_scored(system: System, split: str, files: Sequence[str]) -> Scored:
-    """Join a system's clip scores with `files` by name; clips on one side only are a
-    KlassifyError.
-    """
-    scores = _rows_of(system.clip_scores(split), files, system.folder)
+    """A system's clip scores, joined with `files` by name; KlassifyError for a file without one."""
+    scores = scores_of(system, split, files)
     prior, scale = system.prior, scores.header.scale
     score = scores.table["score"].to_numpy(float)
     empty = np.isnan(score)
     fillers = {"probability": prior, "log_odds": logit(prior), "cosine": 2 * prior - 1}
     if scale not in fillers and empty.any():
         raise KlassifyError(
-            f"Clips without an answer have no place among scores of scale {scale}.",
+            f"Clips without an answer cannot be ranked among scores of scale {scale}.",
             where=system.folder,
         )
     score = np.where(empty, fillers.get(scale, np.nan), score)
+    probability = np.full(len(score), np.nan)
     if scale in ("probability", "log_odds"):
         probability = np.where(empty, prior, as_probability(scores))
-    else:
-        probability = np.full(len(score), np.nan)
     before = None
     if isinstance(system, Calibrated):
         (parent,) = system.input_systems
-        before = as_probability(_rows_of(parent.clip_scores(split), files, parent.folder))
+        before = as_probability(scores_of(parent, split, files))
         before = np.where(np.isnan(before), parent.prior, before)
     return Scored(system, score, probability, systems_scores.answered(scores), before)
 
 
-def _rows_of(scores: ScoreFile, files: Sequence[str], where: object) -> ScoreFile:
-    """The rows of a list's clips; the list may be a part of what was scored, not the other way
-    round.
-    """
-    listed = scores.table[scores.table["file"].isin(set(files))]
-    return ScoreFile(scores.header, align(ScoreFile(scores.header, listed), files, where=where))
+def scores_of(system: System, split: str, files: Sequence[str]) -> ScoreFile:
+    """A system's clip scores of a list, in its order; the list may be a part of what was scored."""
+    scores = system.clip_scores(split)
+    listed = ScoreFile(scores.header, scores.table[scores.table["file"].isin(set(files))])
+    return ScoreFile(scores.header, align(listed, files, where=system.folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +87,9 @@ class Cell:
     @classmethod
     def of(cls, one: Scored, label: np.ndarray, rows: np.ndarray) -> Cell:
         """label: (clips of the list,); rows: indices of those that count."""
-        ranking = clips.Ranking(label[rows], one.score[rows])
-        return cls(
-            rows, label[rows], ranking, clips.clip_log_loss(label[rows], one.probability[rows])
-        )
+        label, probability = label[rows], one.probability[rows]
+        loss = clips.clip_log_loss(label, probability)
+        return cls(rows, label, clips.Ranking(label, one.score[rows]), loss)
 
     def metrics(self, weights: np.ndarray) -> np.ndarray:
         """Clip weights (B, clips of the list) -> AUC, EER, log-loss as (3, B)."""
@@ -105,18 +100,18 @@ class Cell:
 
 
 def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str, str], Cell]:
-    groups = {
-        group: np.flatnonzero(frame["modify_type"].isin(["real", group])) for group in GROUPS[1:]
-    }
-    groups["all"] = np.arange(len(frame))
+    """By system, label and group; a system of both modalities has no label of its own."""
+    rows = {kind: np.flatnonzero(frame["modify_type"].isin(["real", kind])) for kind in GROUPS[1:]}
+    rows["all"] = np.arange(len(frame))
     cells = {}
     for one in scored:
-        for against, name in {"own": one.system.own_label, "video": "video"}.items():
-            if against == "own" and name == "video":
-                continue
+        labels = {"video": "video", "own": one.system.own_label}
+        if labels["own"] == "video":
+            del labels["own"]
+        for against, name in labels.items():
             label = subsets.label(frame, name)
             for group in GROUPS:
-                cells[one.system.name, against, group] = Cell.of(one, label, groups[group])
+                cells[one.system.name, against, group] = Cell.of(one, label, rows[group])
     return cells
 
 
@@ -128,8 +123,8 @@ def measure(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a system, label (`video`, `own`) and group: counts, metrics, intervals, gain of
-    `versus`.
+    """One row per system, label (`video`, `own`) and group: counts, metrics, intervals, and the
+    gain of `versus`.
 
     frame: the labelled list. What is not defined, such as an AUC of one class, is NaN.
     """
@@ -139,24 +134,21 @@ def measure(
     def all_metrics(weights: np.ndarray) -> np.ndarray:
         return np.stack([cell.metrics(weights) for cell in cells.values()])
 
-    points = dict(zip(cells, all_metrics(np.ones((1, len(frame))))[..., 0]))
-    samples = {key: np.full((len(METRICS), 1), np.nan) for key in cells}
-    if n_bootstrap > 0:
-        samples = dict(zip(cells, clips.bootstrap(all_metrics, source, n=n_bootstrap, seed=seed)))
+    points, samples = clips.resampled(all_metrics, source, n=n_bootstrap, seed=seed)
+    place = {key: index for index, key in enumerate(cells)}
     rows = []
-    for one, against, group in itertools.product(scored, ("video", "own"), GROUPS):
-        name = one.system.name
-        # a system of both modalities has no label of its own
-        key, rival = (
-            (name, against if (name, against, group) in cells else "video", group),
-            (versus, against, group),
-        )
-        row = {"system": name, "label": against, "group": group}
-        row |= _row(one, cells[key], points[key], samples[key], source)
-        if against == "video" and name != versus:
-            row |= {"versus": versus, "gain": points[rival][0] - points[key][0]}
-            row["gain_low"], row["gain_high"] = clips.interval(samples[rival][0] - samples[key][0])
-        rows.append(row)
+    for one in scored:
+        for against in ("video", "own"):
+            for group in GROUPS:
+                key = (one.system.name, against, group)
+                key = key if key in cells else (one.system.name, "video", group)
+                at, rival = place[key], place.get((versus, against, group))
+                row = {"system": one.system.name, "label": against, "group": group}
+                row |= _row(one, cells[key], points[at], samples[at], source)
+                if against == "video" and one.system.name != versus:
+                    gain, drawn = points[rival] - points[at], samples[rival] - samples[at]
+                    row |= {"versus": versus} | with_ends("gain", gain[0], drawn[0])
+                rows.append(row)
     table = pd.DataFrame(rows)
     last = ["log_loss_before", "versus", "gain", "gain_low", "gain_high"]
     return table.reindex(columns=[name for name in table if name not in last] + last)
@@ -174,9 +166,8 @@ def _row(
         "n_sources": len(set(source[cell.rows])),
         "n_no_answer": int((~one.answered[cell.rows]).sum()),
     }
-    for metric, value, resampled in zip(METRICS, point, samples):
-        low, high = clips.interval(resampled)
-        row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+    for metric, value, drawn in zip(METRICS, point, samples):
+        row |= with_ends(metric, value, drawn)
     if one.before is not None:
         row["log_loss_before"] = clips.log_loss(cell.label, one.before[cell.rows])
     return row

@@ -21,11 +21,10 @@ from klassify.metrics import clips
 WARN_ABOVE = 0.6
 REPEATS = 5
 LISTED = ("duration", "n_frames", "n_samples", "fps")  # what a data list already holds
-MOST_OPENED, MOST_JOINT = (
-    2000,
-    20_000,
-)  # clips whose files are opened; clips that the joint model learns from
+MOST_OPENED = 2000  # clips whose files are opened
+MOST_JOINT = 20_000  # clips that the joint model learns from
 SEED = 0
+Row = tuple[str, float, float, float, int]  # trait, AUC with both ends of its interval, clips
 
 
 def leak_auc(
@@ -35,7 +34,7 @@ def leak_auc(
     the mean over several ways to fold the originals.
 
     About 0.5 when nothing leaks. traits: one row a clip, texts count as categories; is_fake: (n,) 0
-    or 1; original: (n,) ids. Raises KlassifyError with fewer than two originals or one class.
+    or 1; original: (n,) ids. KlassifyError for fewer than two originals or one class.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -43,7 +42,7 @@ def leak_auc(
     n_originals = len(set(original))
     if n_originals < 2 or len(set(is_fake)) < 2:
         raise KlassifyError(
-            f"A leak shows on at least two originals, real and fake; here are {n_originals}."
+            f"A leak test needs two originals, real and fake; there are {n_originals}."
         )
     numbers = traits.apply(
         lambda column: column if column.dtype.kind in "fiub" else pd.factorize(column)[0]
@@ -51,18 +50,14 @@ def leak_auc(
     forest = RandomForestClassifier(
         100, min_samples_leaf=3, class_weight="balanced", random_state=SEED
     )
-    folds, aucs = GroupKFold(min(5, n_originals)), []
+    how = {"cv": GroupKFold(min(5, n_originals)), "method": "predict_proba"}
     groups = np.unique(original, return_inverse=True)[1]
+    aucs = []
     for repeat in range(repeats):
         shuffled = np.random.default_rng(repeat).permutation(n_originals)[groups]
-        scores = cross_val_predict(
-            forest, numbers, is_fake, groups=shuffled, cv=folds, method="predict_proba"
-        )
+        scores = cross_val_predict(forest, numbers, is_fake, groups=shuffled, **how)
         aucs.append(clips.roc_auc(is_fake, scores[:, -1]))
     return float(np.mean(aucs))
-
-
-# ------------------------------------------------------------------------------ one split
 
 
 def audit(
@@ -75,21 +70,19 @@ def audit(
 ) -> pd.DataFrame:
     """How well each trait alone, and all together (the last row), tell the label of a split.
 
-    frame: the list; root: its media folder, or None, in which case only what the list holds is
-    looked at. Columns: trait, auc (either direction, so never below 0.5), auc_low, auc_high, n,
-    leaks (above WARN_ABOVE). The media of at most MOST_OPENED clips, whole sources of them, are
-    opened. Traits that never vary are left out.
+    frame: the list; root: its media folder, or None to use only what the list holds. Columns:
+    trait, auc (either direction, so never below 0.5), auc_low, auc_high, n, leaks (above
+    WARN_ABOVE). The media of at most MOST_OPENED clips, whole sources of them, are opened. Traits
+    that never vary are left out.
     """
-    tables = [
-        (np.arange(len(frame)), frame[[name for name in LISTED if name in frame]].astype(float))
-    ]
-    rows = sample_of_sources(source, MOST_OPENED)
-    opened = _opened(frame["file"].iloc[rows], root) if root is not None else None
-    if opened is not None:
+    listed = frame[[name for name in LISTED if name in frame]].astype(float)
+    tables = [(np.arange(len(frame)), listed)]
+    if root is not None:
+        rows = sample_of_sources(source, MOST_OPENED)
+        opened = _opened(frame["file"].iloc[rows], root)
         known = opened.notna().all(axis=1).to_numpy()
-        rows, opened = rows[known], opened[known].infer_objects()
-        if len(rows):
-            tables.append((rows, opened))
+        if known.any():
+            tables.append((rows[known], opened[known].infer_objects()))
     result = []
     for which, table in tables:
         for name in table:
@@ -100,9 +93,7 @@ def audit(
 
 
 def sample_of_sources(source: np.ndarray, most: int) -> np.ndarray:
-    """Indices of the clips of as many whole sources as hold at most `most` clips, at least one
-    source.
-    """
+    """Indices of the clips of whole sources, at most `most` clips but at least one source."""
     names, place, counts = np.unique(source, return_inverse=True, return_counts=True)
     order = np.random.default_rng(SEED).permutation(len(names))
     kept = order[np.cumsum(counts[order]) <= most]
@@ -122,7 +113,7 @@ def _opened(files: Sequence[str], root: Path) -> pd.DataFrame:
 
 def _alone(
     name: str, values: pd.Series, is_fake: np.ndarray, source: np.ndarray, n_bootstrap: int
-) -> list[tuple[str, float, float, float, int]]:
+) -> list[Row]:
     known = values.notna().to_numpy()
     values, is_fake, source = values[known], is_fake[known], source[known]
     if values.nunique() < 2 or len(set(is_fake)) < 2:
@@ -132,13 +123,10 @@ def _alone(
     else:
         score = values.to_numpy(float)
     ranking = clips.Ranking(is_fake, score)
-    auc = float(ranking.auc_and_eer()[0])
-    low, high = clips.interval(
-        clips.bootstrap(lambda w: ranking.auc_and_eer(w)[0], source, n=n_bootstrap)
-    )
+    auc, drawn = clips.resampled(lambda w: ranking.auc_and_eer(w)[0], source, n=n_bootstrap)
     if auc < 0.5:
-        auc, low, high = 1 - auc, 1 - high, 1 - low
-    return [(name, auc, low, high, len(values))]
+        auc, drawn = 1 - auc, 1 - drawn
+    return [(name, float(auc), *clips.interval(drawn), len(values))]
 
 
 def _share_of_fakes(values: np.ndarray, is_fake: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -154,16 +142,13 @@ def _share_of_fakes(values: np.ndarray, is_fake: np.ndarray, source: np.ndarray)
 
 def _together(
     tables: Sequence[tuple[np.ndarray, pd.DataFrame]], is_fake: np.ndarray, source: np.ndarray
-) -> list[tuple[str, float, float, float, int]]:
+) -> list[Row]:
     """One model on all traits of the clips that have all of them."""
     rows, last = tables[-1]
-    traits = pd.concat(
-        [tables[0][1].iloc[rows].reset_index(drop=True), last.reset_index(drop=True)], axis=1
-    )
+    listed = tables[0][1].iloc[rows]
+    traits = pd.concat([listed.reset_index(drop=True), last.reset_index(drop=True)], axis=1)
     traits = traits.loc[:, ~traits.columns.duplicated()].fillna(-1)
-    chosen = np.flatnonzero(
-        np.isin(np.arange(len(rows)), sample_of_sources(source[rows], MOST_JOINT))
-    )
+    chosen = sample_of_sources(source[rows], MOST_JOINT)
     repeats = REPEATS if len(chosen) <= 500 else 1
     try:
         auc = leak_auc(traits.iloc[chosen], is_fake[rows][chosen], source[rows][chosen], repeats)

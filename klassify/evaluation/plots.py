@@ -1,5 +1,5 @@
-"""Figures of an evaluation, as PNG. Colours are those of Okabe and Ito, told apart by colour-blind
-readers.
+"""Figures of an evaluation, as PNG, in the colours of Okabe and Ito, which colour-blind readers can
+tell apart.
 
 Matplotlib is imported when a figure is drawn, without pyplot: no display is needed.
 """
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from klassify.files import whole_file
-from klassify.lists.data_list import TYPES
 from klassify.metrics.clips import reliability
 
 BLACK, ORANGE, BLUE, VERMILLION = "#000000", "#E69F00", "#0072B2", "#D55E00"
@@ -24,6 +23,7 @@ TYPE_STYLE = {  # colour and line style of each modify_type
     "both_modified": (VERMILLION, ":"),
 }
 COLUMNS = 3
+BINS = (10, 40)  # fewest and most of a histogram
 SCALE_NAME = {"probability": "probability of fake", "log_odds": "log-odds of fake"}
 
 
@@ -45,6 +45,14 @@ def _save(figure: Any, path: str | os.PathLike) -> None:
         figure.savefig(partial, dpi=150)
 
 
+def score_edges(score: np.ndarray, scale: str) -> np.ndarray:
+    """Edges of a histogram's bins."""
+    low, high = (0.0, 1.0) if scale == "probability" else (float(score.min()), float(score.max()))
+    n_edges = int(np.clip(np.sqrt(len(score)), *BINS)) + 1
+    # halved, because the difference of two large scores may exceed what a float holds
+    return 2 * np.linspace(low / 2, max(high, low + 1e-6) / 2, n_edges)
+
+
 def calibration_curves(
     curves: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
     path: str | os.PathLike,
@@ -54,7 +62,7 @@ def calibration_curves(
     5).
 
     curves: (system, label (n,), probability before (n,), after (n,)), one panel each. Points are
-    means of ten equal bins, their area shows how many clips a bin holds.
+    means of ten equal bins; their area shows how many clips a bin holds.
     """
     figure, axes = _figure(len(curves), 4.2)
     for panel, (name, label, before, after) in zip(axes, curves):
@@ -64,35 +72,20 @@ def calibration_curves(
             ("after Platt scaling", after, BLUE, "o"),
         ):
             predicted, observed, count = reliability(label, probability)
-            there = count > 0
-            panel.plot(predicted[there], observed[there], color=colour, linewidth=1.5)
-            size = 15 + 200 * count[there] / count.sum()
-            panel.scatter(
-                predicted[there],
-                observed[there],
-                size,
-                color=colour,
-                marker=marker,
-                alpha=0.8,
-                label=text,
-            )
-        panel.set(
-            xlim=(-0.04, 1.04),
-            ylim=(-0.04, 1.04),
-            title=name,
-            xlabel="mean predicted probability of fake",
-        )
+            filled = count > 0
+            points, share = (predicted[filled], observed[filled]), count[filled] / count.sum()
+            panel.plot(*points, color=colour, linewidth=1.5)
+            look = {"color": colour, "marker": marker, "alpha": 0.8}
+            panel.scatter(*points, 15 + 200 * share, label=text, **look)
+        panel.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=name)
+        panel.set_xlabel("mean predicted probability of fake")
         panel.grid(alpha=0.3)
     for panel in axes[::COLUMNS]:
         panel.set_ylabel("share of clips that are fake")
-    legend = figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        fontsize="small",
-        title="area of a point: clips in its bin",
-        title_fontsize="small",
-    )
+    handles = axes[0].get_legend_handles_labels()
+    small = {"fontsize": "small", "title_fontsize": "small"}
+    about = "area of a point: clips in its bin"
+    legend = figure.legend(*handles, loc="outside lower center", ncols=3, title=about, **small)
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([40])
     figure.suptitle(f"Calibration on {title}")
@@ -111,34 +104,21 @@ def score_histograms(
     """
     figure, axes = _figure(len(systems), 3.2)
     for panel, (name, scale, score) in zip(axes, systems):
-        low, high = (
-            (0.0, 1.0)
-            if scale == "probability"
-            else (score.min(), max(score.max(), score.min() + 1e-6))
-        )
-        n_edges = int(np.clip(np.sqrt(len(score)), 10, 40)) + 1
-        edges = 2 * np.linspace(
-            low / 2, high / 2, n_edges
-        )  # their distance may exceed what a float holds
-        for kind in TYPES:
+        edges = score_edges(score, scale)
+        for kind, (colour, style) in TYPE_STYLE.items():
             chosen = score[modify_type == kind]
-            if len(chosen):
-                colour, style = TYPE_STYLE[kind]
-                share = np.histogram(chosen, edges)[0] / len(chosen)
-                look = (
-                    {"fill": True, "alpha": 0.25}
-                    if kind == "real"
-                    else {"linestyle": style, "linewidth": 1.6}
-                )
-                panel.stairs(
-                    share, edges, color=colour, label=f"{kind} ({len(chosen)} clips)", **look
-                )
+            if not len(chosen):
+                continue
+            share = np.histogram(chosen, edges)[0] / len(chosen)
+            line = {"linestyle": style, "linewidth": 1.6}
+            look = {"fill": True, "alpha": 0.25} if kind == "real" else line
+            label = f"{kind} ({len(chosen)} clips)"
+            panel.stairs(share, edges, color=colour, label=label, **look)
         panel.set(title=name, xlabel=SCALE_NAME.get(scale, scale))
         panel.grid(alpha=0.3)
     for panel in axes[::COLUMNS]:
         panel.set_ylabel("share of the type's clips")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small"
-    )
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(f"Scores on {title}")
     _save(figure, path)

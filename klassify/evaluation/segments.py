@@ -1,9 +1,9 @@
 """Localisers measured on labelled clips: the numbers behind `klassify evaluate --task 2`.
 
 AP, AR and Score as the challenge's evaluator computes them (docs/official-metric.md), over all
-clips, for each kind of fake beside all real clips, and by length of the segments; the frame scores'
-AUC and EER where a system has frames (klassify.evaluation.frames); and what guessing
-reaches with as many proposals of true lengths.
+clips, for each kind of fake together with all real clips, and by length of the segments; AUC and
+EER of the frame scores of systems that have frames (klassify.evaluation.frames); and the Score of
+random proposals, as many and of true lengths.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.evaluation.frames import frame_columns, frames_text
-from klassify.evaluation.tables import aligned, number, with_interval
+from klassify.evaluation.tables import aligned, number, with_ends, with_interval
 from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import FrameTable
 from klassify.grid.segments import Proposals, Truth
 from klassify.lists import subsets
 from klassify.localisation.proposals import random_proposals
 from klassify.metrics import segments
-from klassify.metrics.clips import interval
 from klassify.scores.frame_file import FrameFile, frame_table
 from klassify.submission.verdict import MAX_ROWS
 from klassify.systems.base import System
 
 RANDOM_DRAWS = 20
-RANDOM = "random"  # rows beside the systems': guessing,
-CEILING = "perfect on the 40 ms grid"  # and the true segments with their ends on the grid
+# two rows beside those of the systems: guessing, and the true segments with ends on the grid
+RANDOM, CEILING = "random", "perfect on the 40 ms grid"
 
 
 @dataclasses.dataclass(frozen=True)
 class Localised:
-    """One system on the clips of a list: its proposals, at most MAX_ROWS a clip, and its frames
+    """One system on the clips of a list: its proposals, at most MAX_ROWS per clip, and its frames
     if it has any.
     """
 
@@ -47,11 +46,8 @@ class Localised:
 def load_localised(system: System, split: str, files: Sequence[str]) -> Localised:
     """The proposals of a system for a split, as they would be submitted."""
     table = system.segment_scores(split).table
-    table = (
-        table.sort_values("score", ascending=False, kind="stable")
-        .groupby("file", sort=False)
-        .head(MAX_ROWS)
-    )
+    table = table.sort_values("score", ascending=False, kind="stable")
+    table = table.groupby("file", sort=False).head(MAX_ROWS)
     path = system.path(split, "frames")
     frames = frame_table(FrameFile(path)) if path.exists() else None
     return Localised(system, Proposals.from_table(table, files), frames)
@@ -66,24 +62,18 @@ def measure_task2(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a system and group of clips or segments: METRICS, intervals of Score, `gain`, frame
-    metrics.
-
-    Two more rows are what guessing reaches and what the grid allows.
+    """One row per system and group of clips or segments: METRICS, intervals of Score, `gain`, and
+    frame metrics; two more rows for guessing and for the ceiling of the grid.
 
     frame: the labelled list with its segments. gain: Score of `versus` minus this system's on the
-    same resamples of sources. KlassifyError where the list has no fake segment.
+    same resamples of sources. KlassifyError if the list has no fake segment.
     """
     truth = Truth.from_list(frame)
     if not len(truth.segments):
         raise KlassifyError("There is no fake segment in these clips, so AP is not defined.")
     sources = subsets.sources_of(frame)
     matches = {one.system.name: segments.match(one.proposals, truth, mode) for one in localised}
-    samples = {}
-    if n_bootstrap:
-        resampled = segments.bootstrap_task2(matches, sources, n=n_bootstrap, seed=seed)
-        samples = {name: values[-1] for name, values in resampled.items()}
-    whole = {name: one.score() for name, one in matches.items()}
+    drawn = segments.bootstrap_task2(matches, sources, n=n_bootstrap, seed=seed)
     by_frame = frame_columns(
         {one.system.name: one.frames for one in localised},
         {one.system.name: one.system.modality for one in localised},
@@ -92,66 +82,48 @@ def measure_task2(
         n_bootstrap=n_bootstrap,
         seed=seed,
     )
+    whole = {name: one.score() for name, one in matches.items()}
     rows = []
     for one in localised:
         name = one.system.name
         row = {"system": name, "group": "all"} | whole[name].named() | by_frame[name]
-        row |= _with_ends("Score", row["Score"], samples.get(name))
+        row |= with_ends("Score", whole[name].score, drawn[name][-1])
         if name != versus:
+            gain = whole[versus].score - whole[name].score
             row["versus"] = versus
-            paired = samples[versus] - samples[name] if samples else None
-            row |= _with_ends("gain", whole[versus].score - whole[name].score, paired)
+            row |= with_ends("gain", gain, drawn[versus][-1] - drawn[name][-1])
         rows.append(row)
-        groups = segments.by_modify_type(matches[name], frame["modify_type"]) | segments.by_length(
-            matches[name]
-        )
+        groups = segments.by_modify_type(matches[name], frame["modify_type"])
+        groups |= segments.by_length(matches[name])
         groups |= segments.by_modality(one.proposals, frame, mode)
-        rows += [
-            {"system": name, "group": group} | result.named() for group, result in groups.items()
-        ]
-    last = next(one for one in localised if one.system.name == versus)
-    rows.append(
-        {"system": RANDOM, "group": "all"}
-        | guessing(last.proposals, truth, frame, mode, seed).named()
-    )
-    rows.append(
-        {"system": CEILING, "group": "all"}
-        | segments.grid_ceiling(truth, FRAME_S, mode=mode).named()
-    )
-    table = pd.DataFrame(rows)
-    return table.assign(
-        metric=mode, n=len(frame), n_sources=len(set(sources)), n_segments=len(truth.segments)
-    )
-
-
-def _with_ends(name: str, value: float, samples: np.ndarray | None) -> dict[str, float]:
-    low, high = (np.nan, np.nan) if samples is None else interval(samples)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+        rows += [{"system": name, "group": key} | found.named() for key, found in groups.items()]
+    rival = next(one for one in localised if one.system.name == versus)
+    for name, found in (
+        (RANDOM, guessing(rival.proposals, truth, frame, mode, seed)),
+        (CEILING, segments.grid_ceiling(truth, FRAME_S, mode=mode)),
+    ):
+        rows.append({"system": name, "group": "all"} | found.named())
+    counts = {"n": len(frame), "n_sources": len(set(sources)), "n_segments": len(truth.segments)}
+    return pd.DataFrame(rows).assign(metric=mode, **counts)
 
 
 def guessing(
-    like: Proposals,
-    truth: Truth,
-    frame: pd.DataFrame,
-    mode: str,
-    seed: int,
-    draws: int = RANDOM_DRAWS,
+    like: Proposals, truth: Truth, frame: pd.DataFrame, mode: str, seed: int
 ) -> segments.Task2Result:
-    """The mean over draws of random proposals: as many a clip as `like` has, of lengths drawn
-    from the truth.
+    """The mean over RANDOM_DRAWS of random proposals: as many per clip as `like` has, of lengths
+    drawn from the truth.
     """
     rng = np.random.default_rng(seed)
     lengths = np.diff(truth.segments, axis=1)[:, 0]
     durations = frame["duration"].to_numpy(float)
     results = []
-    for _ in range(draws):
+    for _ in range(RANDOM_DRAWS):
         found = random_proposals(lengths, np.diff(like.offsets), durations, rng)
         results.append(segments.score_task2(found.of(truth.files), truth, mode))
-    ap, ar = (
-        np.mean([getattr(result, name) for result in results], axis=0) for name in ("ap", "ar")
-    )
     return results[0]._replace(
-        ap=ap, ar=ar, score=float(np.mean([result.score for result in results]))
+        ap=np.mean([one.ap for one in results], axis=0),
+        ar=np.mean([one.ar for one in results], axis=0),
+        score=float(np.mean([one.score for one in results])),
     )
 
 
@@ -159,17 +131,14 @@ def comparison_task2(table: pd.DataFrame) -> str:
     """The localisers of one evaluation side by side, as text."""
     first = table.iloc[0]
     whole = table[table["group"] == "all"].set_index("system")
+    gain = ["versus", "gain", "gain_low", "gain_high"]  # one system alone has none
+    whole = whole.reindex(columns=list(dict.fromkeys([*whole, *gain])))
     short = [name for name in segments.METRICS if name != "Score"]
-    versus = (
-        table["versus"].dropna().iloc[0]
-        if "versus" in table and table["versus"].notna().any()
-        else "it"
-    )
+    versus = next(iter(whole["versus"].dropna()), "it")
     rows = [["Task 2", "Score", *short, f"{versus} minus it"]]
-    gains = whole.reindex(columns=["gain", "gain_low", "gain_high"])
     for name, row in whole.iterrows():
-        gain = with_interval(gains.loc[name], "gain", "+.4f")
-        rows.append([name, with_interval(row, "Score"), *(number(row[key]) for key in short), gain])
+        metrics = [with_interval(row, "Score"), *(number(row[key]) for key in short)]
+        rows.append([name, *metrics, with_interval(row, "gain", "+.4f")])
     groups = [group for group in dict.fromkeys(table["group"]) if group != "all"]
     by_group = [["Score", *groups]]
     cells = table.set_index(["system", "group"])["Score"]

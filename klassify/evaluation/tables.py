@@ -1,33 +1,44 @@
-"""Aligned text tables of `klassify evaluate`, and means over its tables (training seeds,
-splits).
-"""
+"""Text tables of `klassify evaluate`, and means over its tables (training seeds, splits)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
+from klassify.files import whole_file
+from klassify.metrics.clips import interval
 
 ABSENT = "-"
 
 
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a TSV with six digits."""
+    with whole_file(path) as partial:
+        table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
+    """A value and its interval from bootstrap samples (n,): {name, name_low, name_high}."""
+    low, high = interval(samples)
+    return {name: float(value), f"{name}_low": low, f"{name}_high": high}
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first column to the left, the others to the right, a rule under
-    the head.
+    """Rows of cells as text: the first column left-aligned, the others right-aligned, and a rule
+    below the head.
     """
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
-    return "\n".join(
-        [lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
-    )
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:])]
+        lines.append("  ".join(cells))
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def number(value: float, form: str = ".4f") -> str:
@@ -37,43 +48,32 @@ def number(value: float, form: str = ".4f") -> str:
 
 def with_interval(row: pd.Series, name: str, form: str = ".4f") -> str:
     """`0.8123 [0.7000, 0.9001]` from the columns name, name_low and name_high."""
-    if pd.isna(row[f"{name}_low"]):
-        return number(row[name], form)
-    return (
-        f"{number(row[name], form)} [{number(row[f'{name}_low'], form)},"
-        f" {number(row[f'{name}_high'], form)}]"
-    )
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if pd.isna(low):
+        return number(value, form)
+    return f"{number(value, form)} [{number(low, form)}, {number(high, form)}]"
 
 
 def comparison(table: pd.DataFrame) -> str:
     """The systems of one evaluation side by side; `table` as `klassify evaluate` writes it."""
     cells = table.set_index(["system", "label", "group"])
-    names = list(dict.fromkeys(table["system"]))
     first = table[table["group"] == "all"].iloc[0]
     types = [group for group in dict.fromkeys(table["group"]) if group != "all"]
     versus = table["versus"].dropna()
     gain = f"{versus.iloc[0]} minus it" if len(versus) else "gain"
     auc = [["AUC", "video label", "own label", *types, gain, "no answer"]]
     rest = [["", "EER video", "EER own", "log-loss video", "(before)", "log-loss own", "(before)"]]
-    for name in names:
-        video, own = cells.loc[name, "video", "all"], cells.loc[name, "own", "all"]
+    for name in dict.fromkeys(table["system"]):
+        video, own = (cells.loc[name, label, "all"] for label in ("video", "own"))
         by_type = [number(cells.loc[name, "video", group]["auc"]) for group in types]
-        auc.append(
-            [
-                name,
-                with_interval(video, "auc"),
-                with_interval(own, "auc"),
-                *by_type,
-                with_interval(video, "gain", "+.4f"),
-                str(video["n_no_answer"]),
-            ]
-        )
+        aucs = [with_interval(video, "auc"), with_interval(own, "auc"), *by_type]
+        gained = with_interval(video, "gain", "+.4f")
+        auc.append([name, *aucs, gained, str(video["n_no_answer"])])
+        eers = [with_interval(row, "eer", ".3f") for row in (video, own)]
         losses = [
             number(row[key]) for row in (video, own) for key in ("log_loss", "log_loss_before")
         ]
-        rest.append(
-            [name, with_interval(video, "eer", ".3f"), with_interval(own, "eer", ".3f"), *losses]
-        )
+        rest.append([name, *eers, *losses])
     title = (
         f"{first['split']} ({first['subset']}): {first['n']} clips, {first['n_fake']} of them fake,"
         f" of {first['n_sources']} sources; [95 % interval, bootstrap over sources]"
@@ -85,9 +85,9 @@ def mean_over_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Mean and standard deviation over tables of `klassify evaluate`, such as those of training
     seeds.
 
-    Returns one row a system, split, label and group with, for every metric m, `m` and `m_sd` (of
+    Returns one row per system, split, label and group with, for every metric m, `m` and `m_sd` (of
     the sample; NaN for one table). Several splits get further rows whose split is `mean`: the mean
-    of theirs. Raises KlassifyError where the tables of a split do not hold the same systems.
+    of theirs. KlassifyError if the tables of a split do not hold the same systems.
     """
     values, key = ["auc", "eer", "log_loss", "gain"], ["system", "split", "label", "group"]
     rows = pd.concat(tables, ignore_index=True)
@@ -103,53 +103,37 @@ def mean_over_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         )
     means = groups[values].mean().join(groups[values].std().add_suffix("_sd")).reset_index()
     if len(n_tables) > 1:
-        over_splits = (
-            means.groupby(["system", "label", "group"], sort=False)[values].mean().reset_index()
-        )
-        means = pd.concat([means, over_splits.assign(split="mean")], ignore_index=True)
+        whole = means.groupby(["system", "label", "group"], sort=False)[values].mean()
+        means = pd.concat([means, whole.reset_index().assign(split="mean")], ignore_index=True)
     return means
 
 
 def mean_of_tables(tables: Sequence[pd.DataFrame]) -> str:
-    """The AUC, and the gain of the system compared with, of every table and their mean, as text."""
+    """The AUC of every table and the mean, and likewise the gain of the system compared with, as
+    text.
+    """
     means = mean_over_tables(tables)
+    versus = first_few(sorted({name for table in tables for name in table["versus"].dropna()}))
     blocks = []
     for split in dict.fromkeys(means["split"]):
         runs = [table for table in tables if split in set(table["split"])]
-        versus = first_few(sorted({name for table in tables for name in table["versus"].dropna()}))
-        blocks += [
-            _runs_and_mean(
-                f"{split}: AUC, video label", runs, means, (split, "video"), "auc", ".4f"
-            ),
-            _runs_and_mean(f"{split}: AUC, own label", runs, means, (split, "own"), "auc", ".4f"),
-            _runs_and_mean(
-                f"{split}: AUC of {versus} minus it", runs, means, (split, "video"), "gain", "+.4f"
-            ),
-        ]
+        for what, label, metric, form in (
+            ("AUC, video label", "video", "auc", ".4f"),
+            ("AUC, own label", "own", "auc", ".4f"),
+            (f"AUC of {versus} minus it", "video", "gain", "+.4f"),
+        ):
+            *each, mean = (_overall(table, split, label) for table in (*runs, means))
+            heads = [f"run {i + 1}" for i in range(len(runs))]
+            rows = [[f"{split}: {what}", *heads, "mean", "sd"]]
+            for name, row in mean.iterrows():
+                shown = [with_interval(run.loc[name], metric, form) for run in each]
+                spread = number(row[f"{metric}_sd"], form)
+                rows.append([name, *shown, number(row[metric], form), spread])
+            blocks.append(aligned(rows))
     return "\n\n".join(blocks)
 
 
-def _runs_and_mean(
-    title: str,
-    runs: Sequence[pd.DataFrame],
-    means: pd.DataFrame,
-    cell: tuple[str, str],
-    metric: str,
-    form: str,
-) -> str:
-    """One block: a row a system, a column a run, then mean and standard deviation; cell =
-    (split, label).
-    """
-
-    def chosen(table: pd.DataFrame) -> pd.DataFrame:
-        wanted = (
-            (table["split"] == cell[0]) & (table["label"] == cell[1]) & (table["group"] == "all")
-        )
-        return table[wanted].set_index("system")
-
-    each = [chosen(run) for run in runs]
-    rows = [[title, *(f"run {i + 1}" for i in range(len(runs))), "mean", "sd"]]
-    for name, mean in chosen(means).iterrows():
-        shown = [with_interval(run.loc[name], metric, form) for run in each]
-        rows.append([name, *shown, number(mean[metric], form), number(mean[f"{metric}_sd"])])
-    return aligned(rows)
+def _overall(table: pd.DataFrame, split: str, label: str) -> pd.DataFrame:
+    """The rows of all clips against one label, by system."""
+    chosen = (table["split"] == split) & (table["label"] == label) & (table["group"] == "all")
+    return table[chosen].set_index("system")

@@ -153,9 +153,11 @@ def bootstrap(
     """Resample whole sources with replacement, so that versions of one original stay together.
 
     statistics: clip weights (B, clips) -> (..., B), for all metrics and systems at once:
-    differences between their rows are then paired. source: one id a clip. Returns (..., n), the
-    same for the same seed.
+    differences between their rows are then paired. source: one id per clip. Returns (..., n), the
+    same for the same seed; n = 0 gives one undefined sample.
     """
+    if not n:
+        return np.full_like(statistics(np.ones((1, len(source)))), np.nan)
     names, source_index = np.unique(np.asarray(source, dtype=str), return_inverse=True)
     rng = np.random.default_rng(seed)
     chunk = max(1, CHUNK_ELEMENTS // max(1, len(source_index)))
@@ -169,10 +171,20 @@ def bootstrap(
     return np.concatenate(parts, axis=-1)
 
 
+def resampled(
+    statistics: Callable[[np.ndarray], np.ndarray],
+    source: Sequence[str],
+    *,
+    n: int = 1000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The statistics of all clips (...,), and of resamples (..., n) as `bootstrap` draws them."""
+    points = statistics(np.ones((1, len(source))))[..., 0]
+    return points, bootstrap(statistics, source, n=n, seed=seed)
+
+
 def interval(samples: np.ndarray, level: float = 0.95) -> Interval:
-    """Percentile interval of bootstrap samples (n,); NaN where fewer than half of them are
-    defined.
-    """
+    """Percentile interval of bootstrap samples (n,); NaN if fewer than half are defined."""
     defined = samples[~np.isnan(samples)]
     if not len(defined) or len(defined) < len(samples) / 2:
         return Interval(float("nan"), float("nan"))

@@ -263,10 +263,9 @@ def bootstrap_task2(
     systems: Mapping[str, Matches], source: Sequence[str], *, n: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Samples (10, n) of METRICS for each system over resampled sources, the same ones for all
-    systems.
+    systems, so that differences between systems are paired.
 
-    source: (n_clips,) ids of the originals. Differences between systems are thus paired;
-    `metrics.interval` makes an interval of a row or of a difference of rows.
+    source: (n_clips,) ids of the originals.
     """
 
     def statistics(weights: np.ndarray) -> np.ndarray:
