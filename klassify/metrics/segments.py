@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -228,15 +229,25 @@ def by_modify_type(matches: Matches, modify_type: Sequence[str]) -> dict[str, Ta
 def by_length(
     matches: Matches, edges_s: Sequence[float] = LENGTH_EDGES_S
 ) -> dict[str, Task2Result]:
-    """The metrics of segments by length, [low, high) seconds; hits of other segments count
-    neither way.
+    """The metrics of segments by length, [low, high) seconds; hits of other segments count as
+    neither right nor wrong.
     """
-    start, end = matches.truth.segments.T
-    lengths = np.round(end - start, 6)  # 1.16 - 1.0 is 0.15999...99
     return {
-        f"{low:g}-{high:g} s": matches.score(among=(lengths >= low) & (lengths < high))
-        for low, high in zip(edges_s[:-1], edges_s[1:])
+        f"{low:g}-{high:g} s": matches.score(among=among)
+        for low, high, among in length_groups(matches.truth, edges_s)
     }
+
+
+def length_groups(
+    truth: Truth, edges_s: Sequence[float] = LENGTH_EDGES_S
+) -> list[tuple[float, float, np.ndarray]]:
+    """(low, high, (M,) bool) for the segments of each range of lengths, [low, high) seconds."""
+    start, end = truth.segments.T
+    lengths = np.round(end - start, 6)  # 1.16 - 1.0 is 0.15999...99
+    return [
+        (low, high, (lengths >= low) & (lengths < high))
+        for low, high in itertools.pairwise(edges_s)
+    ]
 
 
 def by_modality(

@@ -1,8 +1,10 @@
-"""Groups of clips that numbers are broken down by: what was faked, by which generator, how long,
-whose face.
+"""Groups of clips that numbers are broken down by: what was faked, by which generator, how long the
+clip is, whose face it shows.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -20,40 +22,34 @@ PLAIN_KINDS = {"speaker": "speaker", "data set": "dataset"}
 
 
 def clip_groups(frame: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """{kind: {group: (n,) bool}} of a labelled list; kinds of fewer than two known groups are left
-    out.
+    """{kind: {group: (n,) bool}} of a labelled list, without kinds of fewer than two known groups.
 
-    Groups of fakes (type, generator) hold all real clips too. Of many generators or speakers those
-    with most clips stand alone, the others together.
+    Groups of fakes (type, generator) hold all real clips too. Of many generators or speakers, those
+    with most clips are groups of their own and the others one group.
     """
     real = (frame["modify_type"] == "real").to_numpy()
-    groups = {}
-    for kind, column in FAKE_KINDS.items():
-        values = (
-            frame[column].fillna("").to_numpy(object)
-            if column in frame
-            else np.full(len(frame), "", object)
-        )
-        groups[kind] = {
-            name: real | chosen for name, chosen in _by_value(np.where(real, "", values)).items()
-        }
     duration = frame["duration"].to_numpy(float)
-    groups["clip length"] = {
-        _range(low, high): (duration >= low) & (duration < high)
-        for low, high in zip(LENGTH_EDGES_S[:-1], LENGTH_EDGES_S[1:])
-        if ((duration >= low) & (duration < high)).any()
+
+    def by_column(column: str) -> dict[str, np.ndarray]:
+        known = frame[column] if column in frame else pd.Series("", index=frame.index)
+        values = known.fillna("").to_numpy(object)
+        if column not in FAKE_KINDS.values():
+            return _by_value(values)
+        fakes = _by_value(np.where(real, "", values))
+        return {name: real | chosen for name, chosen in fakes.items()}
+
+    groups = {kind: by_column(column) for kind, column in FAKE_KINDS.items()}
+    lengths = {
+        range_name(low, high): (duration >= low) & (duration < high)
+        for low, high in itertools.pairwise(LENGTH_EDGES_S)
     }
-    for kind, column in PLAIN_KINDS.items():
-        values = (
-            frame[column].fillna("").to_numpy(object)
-            if column in frame
-            else np.full(len(frame), "", object)
-        )
-        groups[kind] = _by_value(values)
+    groups["clip length"] = {name: mask for name, mask in lengths.items() if mask.any()}
+    groups |= {kind: by_column(column) for kind, column in PLAIN_KINDS.items()}
     return {kind: found for kind, found in groups.items() if len(found) > 1}
 
 
-def _range(low: float, high: float) -> str:
+def range_name(low: float, high: float) -> str:
+    """How a range of seconds is written."""
     return f"{low:g}-{high:g} s" if np.isfinite(high) else f"{low:g} s and more"
 
 

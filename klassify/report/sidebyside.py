@@ -1,115 +1,93 @@
 """Systems side by side on labelled clips: both tasks, frames, groups of clips, and every difference
 with its interval.
 
-All systems see the same resamples of sources, so that differences are paired. Intervals are 95 %
+All systems see the same resamples of sources, so differences are paired. Intervals are 95 %
 percentiles.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from klassify.evaluation.clips import METRICS, Cell
-from klassify.evaluation.frames import bootstrap_auc
-from klassify.grid.ragged import FrameTable
+from klassify.evaluation.frames import bootstrap_auc, exact, on_common_clips
+from klassify.evaluation.tables import with_ends
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import clips, segments
-from klassify.metrics.frames import SEGMENT_MS, LabelledFrames, frame_metrics, labelled_frames
+from klassify.metrics.frames import SEGMENT_MS, frame_metrics, labelled_frames
+from klassify.report.conditions import range_name
 from klassify.report.entries import Entry
 
 GROUP_SHARE = 5  # groups get this many times fewer resamples than all clips
 CLIPS_RESAMPLED = 4_000_000  # of a group's resamples times clips, but at least FEWEST resamples
 FEWEST = 50
+Groups = Mapping[str, Mapping[str, np.ndarray]]  # {kind: {group: (n,) bool}}
+Statistics = Callable[[np.ndarray], np.ndarray]  # clip weights (B, n) -> (systems, B)
 
 
 def group_resamples(n_bootstrap: int, n_clips: int) -> int:
     """How many resamples each group of clips gets; 0 stays 0."""
-    return min(
-        n_bootstrap,
-        max(FEWEST, min(n_bootstrap // GROUP_SHARE, CLIPS_RESAMPLED // max(n_clips, 1))),
-    )
+    affordable = min(n_bootstrap // GROUP_SHARE, CLIPS_RESAMPLED // max(n_clips, 1))
+    return min(n_bootstrap, max(FEWEST, affordable))
 
 
 def task1_metrics(
     entries: Sequence[Entry], frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUC, EER and log-loss against the video's label, one row a system; and all differences
+    """AUC, EER and log-loss against the video's label, one row per system; and all differences
     between two systems.
     """
     label, rows = subsets.label(frame, "video"), np.arange(len(frame))
     cells = [Cell.of(one.scored, label, rows) for one in entries]
-
-    def statistics(weights: np.ndarray) -> np.ndarray:
-        return np.stack([cell.metrics(weights) for cell in cells])
-
-    points, samples = _resampled(statistics, frame, n_bootstrap, seed)
+    points, samples = clips.resampled(
+        lambda weights: np.stack([cell.metrics(weights) for cell in cells]),
+        subsets.sources_of(frame),
+        n=n_bootstrap,
+        seed=seed,
+    )
     table = []
     for one, values, drawn in zip(entries, points, samples):
-        row = {
-            "system": one.name,
-            "modality": one.system.modality,
-            "supervision": one.system.supervision,
-        }
-        row |= {
+        row = _about(one) | {
             "n": len(frame),
             "n_fake": int(label.sum()),
             "n_no_answer": int((~one.scored.answered).sum()),
         }
         for metric, value, sample in zip(METRICS, values, drawn):
             row |= with_ends(metric, value, sample)
-        own = one.system.own_label
-        row["auc_own"] = (
-            row["auc"]
-            if own == "video"
-            else clips.roc_auc(subsets.label(frame, own), one.scored.score)
-        )
+        own = subsets.label(frame, one.system.own_label)
+        row["auc_own"] = clips.roc_auc(own, one.scored.score)
         table.append(row)
-    names = [one.name for one in entries]
-    return pd.DataFrame(table), differences("task1", names, METRICS, points, samples)
+    return pd.DataFrame(table), differences("task1", entries, METRICS, points, samples)
 
 
-def _resampled(
-    statistics: Callable[[np.ndarray], np.ndarray], frame: pd.DataFrame, n_bootstrap: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(...,) values on all clips, and (..., n_bootstrap) on resamples."""
-    points = statistics(np.ones((1, len(frame))))[..., 0]
-    if not n_bootstrap:
-        return points, np.full((*points.shape, 1), np.nan)
-    return points, clips.bootstrap(statistics, subsets.sources_of(frame), n=n_bootstrap, seed=seed)
-
-
-def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
-    """{name, name_low, name_high}."""
-    low, high = clips.interval(samples)
-    return {name: float(value), f"{name}_low": low, f"{name}_high": high}
+def _about(entry: Entry) -> dict[str, Any]:
+    system = entry.system
+    return {"system": entry.name, "modality": system.modality, "supervision": system.supervision}
 
 
 def differences(
     task: str,
-    names: Sequence[str],
-    metric_names: Sequence[str],
+    entries: Sequence[Entry],
+    metrics: Sequence[str],
     points: np.ndarray,
     samples: np.ndarray,
 ) -> pd.DataFrame:
-    """One row a metric and pair of systems: `difference` = a minus b. points: (systems,
-    metrics); samples: (..., n).
+    """One row per metric and pair of systems: `difference` = a minus b.
+
+    points: (systems, metrics); samples: (systems, metrics, n).
     """
     rows = []
-    for m, metric in enumerate(metric_names):
-        for a, b in itertools.combinations(range(len(names)), 2):
-            row = {"task": task, "metric": metric, "a": names[a], "b": names[b]}
-            rows.append(
-                row
-                | with_ends(
-                    "difference", points[a, m] - points[b, m], samples[a, m] - samples[b, m]
-                )
-            )
+    for m, metric in enumerate(metrics):
+        for a, b in itertools.combinations(range(len(entries)), 2):
+            row = {"task": task, "metric": metric, "a": entries[a].name, "b": entries[b].name}
+            value, drawn = points[a, m] - points[b, m], samples[a, m] - samples[b, m]
+            rows.append(row | with_ends("difference", value, drawn))
     columns = ["task", "metric", "a", "b", "difference", "difference_low", "difference_high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -122,192 +100,135 @@ def task2_metrics(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AP, AR and Score, one row a system; and all differences of Score. matches: by name of
+    """AP, AR and Score, one row per system; and all differences of Score. matches: by name of
     system.
     """
-    names = [one.name for one in entries]
-    whole = [matches[name].score() for name in names]
-    samples = np.full((len(names), len(segments.METRICS), 1), np.nan)
-    if n_bootstrap:
-        drawn = segments.bootstrap_task2(
-            matches, subsets.sources_of(frame), n=n_bootstrap, seed=seed
-        )
-        samples = np.stack([drawn[name] for name in names])
+    drawn = segments.bootstrap_task2(
+        {one.name: matches[one.name] for one in entries},
+        subsets.sources_of(frame),
+        n=n_bootstrap,
+        seed=seed,
+    )
     table = []
-    for one, result, drawn in zip(entries, whole, samples):
-        row = {
-            "system": one.name,
-            "modality": one.system.modality,
-            "supervision": one.system.supervision,
-        }
-        row |= {"n": len(frame), "n_segments": int(result.n_segments)} | result.named()
-        row |= with_ends("Score", result.score, drawn[-1])
-        table.append(row)
-    points = np.array([[result.score] for result in whole])
-    return pd.DataFrame(table), differences("task2", names, ["Score"], points, samples[:, -1:])
+    for one in entries:
+        found = matches[one.name].score()
+        row = _about(one) | {"n": len(frame), "n_segments": int(found.n_segments)} | found.named()
+        table.append(row | with_ends("Score", found.score, drawn[one.name][-1]))
+    points = np.array([[row["Score"]] for row in table])
+    samples = np.stack([drawn[one.name][-1:] for one in entries])
+    return pd.DataFrame(table), differences("task2", entries, ["Score"], points, samples)
 
 
 def frame_rows(
     entries: Sequence[Entry], frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUC and EER of 40 ms frames against the union of fake segments, one row a system; and all
+    """AUC and EER of 40 ms frames against the union of fake segments, one row per system; and all
     differences of AUC.
 
     A system is measured on all clips that it has frames for, differences on the clips that all
     systems have.
     """
     truth, source = Truth.from_list(frame), subsets.sources_of(frame)
-    tables = {one.name: one.frame_table() for one in entries}
-    parts, table = [], []
-    for one in entries:
-        found = frame_metrics(tables[one.name], truth, (40, SEGMENT_MS))
-        own = (
-            f"{one.system.modality}_fake_segments"
-            if one.system.modality != "both"
-            else "fake_segments"
-        )
-        own_auc = frame_metrics(tables[one.name], Truth.from_list(frame, own), (40,)).auc[40]
-        table.append(
-            {
-                "system": one.name,
-                "modality": one.system.modality,
-                "supervision": one.system.supervision,
-                "frame_auc": found.auc[40],
-                "frame_eer": found.eer[40],
-                "seg_auc": found.auc[SEGMENT_MS],
-                "frame_auc_own": own_auc,
-                "clip_auc": found.clip_auc,
-                "n_no_frames": found.n_without,
-            }
-        )
-        parts.append(labelled_frames(tables[one.name], truth, 40))
-    common = _on_common_clips(tables, truth) or parts
-    samples = np.full((len(entries), 1), np.nan)
-    on_common = samples
-    if n_bootstrap:
-        samples = on_common = bootstrap_auc(parts, source, n=n_bootstrap, seed=seed)
-        if common is not parts:
-            on_common = bootstrap_auc(common, source, n=n_bootstrap, seed=seed)
-    for row, drawn in zip(table, samples):
-        row |= with_ends("frame_auc", row["frame_auc"], drawn)
-    points = np.array([[clips.roc_auc(part.labels, part.scores)] for part in common])
-    names = [one.name for one in entries]
-    return pd.DataFrame(table), differences(
-        "frames", names, ["frame_auc"], points, on_common[:, None]
-    )
-
-
-def _on_common_clips(tables: Mapping[str, FrameTable], truth: Truth) -> list[LabelledFrames]:
-    """The frames of the clips that all systems have; none where they have the same clips anyway."""
-    sets = [set(table.files) for table in tables.values()]
-    common = set.intersection(*sets)
-    if all(len(files) == len(common) for files in sets):
-        return []
-    return [labelled_frames(table.take(common), truth, 40) for table in tables.values()]
-
-
-# ------------------------------------------------------------------------------ groups of clips
+    tables = [one.frame_table() for one in entries]
+    parts = [labelled_frames(table, truth, 40) for table in tables]
+    samples = bootstrap_auc(parts, source, n=n_bootstrap, seed=seed)
+    rows = []
+    for one, table, drawn in zip(entries, tables, samples):
+        found = frame_metrics(table, truth, (40, SEGMENT_MS))
+        modality = "" if one.system.modality == "both" else f"{one.system.modality}_"
+        own = Truth.from_list(frame, f"{modality}fake_segments")
+        row = _about(one) | {
+            "frame_auc": found.auc[40],
+            "frame_eer": found.eer[40],
+            "seg_auc": found.auc[SEGMENT_MS],
+            "frame_auc_own": frame_metrics(table, own, (40,)).auc[40],
+            "clip_auc": found.clip_auc,
+            "n_no_frames": found.n_without,
+        }
+        rows.append(row | with_ends("frame_auc", found.auc[40], drawn))
+    if len({frozenset(table.files) for table in tables}) > 1:
+        parts = on_common_clips(tables, truth)
+        samples = bootstrap_auc(parts, source, n=n_bootstrap, seed=seed)
+    points = np.array([exact(part)[:1] for part in parts])
+    found = differences("frames", entries, ["frame_auc"], points, samples[:, None])
+    return pd.DataFrame(rows), found
 
 
 def task1_by_group(
-    entries: Sequence[Entry],
-    frame: pd.DataFrame,
-    groups: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    versus: str,
-    n_bootstrap: int,
-    seed: int = 0,
+    entries: Sequence[Entry], frame: pd.DataFrame, groups: Groups, **options: Any
 ) -> pd.DataFrame:
     """AUC by group: kind, group, n, n_fake, system, `value` with interval, `gain` of `versus`
-    over it with interval.
+    over it with interval. options: versus, n_bootstrap, seed.
     """
     label = subsets.label(frame, "video")
-    rows = []
-    for kind, group, mask in _each(groups):
-        chosen = np.flatnonzero(mask)
-        cells = [Cell.of(one.scored, label, chosen) for one in entries]
 
-        def statistics(weights: np.ndarray, cells: list[Cell] = cells) -> np.ndarray:
-            return np.stack([cell.ranking.auc_and_eer(weights[:, cell.rows])[0] for cell in cells])
+    def aucs(mask: np.ndarray) -> Statistics:
+        rows = np.flatnonzero(mask)
+        rankings = [clips.Ranking(label[rows], one.scored.score[rows]) for one in entries]
+        return lambda weights: np.stack([one.auc_and_eer(weights[:, rows])[0] for one in rankings])
 
-        points, samples = _resampled(statistics, frame, n_bootstrap, seed)
-        counts = {"n": len(chosen), "n_fake": int(label[chosen].sum())}
-        rows += _group_rows("task1", "AUC", kind, group, counts, entries, points, samples, versus)
-    return pd.DataFrame(rows)
+    measured = (
+        (kind, group, mask.sum(), label[mask].sum(), aucs(mask))
+        for kind, masks in groups.items()
+        for group, mask in masks.items()
+    )
+    return _group_table("task1", "AUC", entries, frame, measured, **options)
 
 
 def task2_by_group(
     entries: Sequence[Entry],
     frame: pd.DataFrame,
     matches: Mapping[str, segments.Matches],
-    groups: Mapping[str, Mapping[str, np.ndarray]],
+    groups: Groups,
+    **options: Any,
+) -> pd.DataFrame:
+    """Score by group of clips, and by length of segments, where hits of other segments count as
+    neither right nor wrong. options: versus, n_bootstrap, seed.
+    """
+    label, ours = subsets.label(frame, "video"), [matches[one.name] for one in entries]
+
+    def scores(mask: np.ndarray | int, among: np.ndarray | None = None) -> Statistics:
+        return lambda weights: np.array(
+            [[one.score(each * mask, among).score for each in weights] for one in ours]
+        )
+
+    def measured() -> Iterator[tuple[str, str, int, int, Statistics]]:
+        for kind, masks in groups.items():
+            for group, mask in masks.items():
+                yield kind, group, mask.sum(), label[mask].sum(), scores(mask)
+        for low, high, among in segments.length_groups(ours[0].truth):
+            if n := among.sum():
+                yield "segment length", range_name(low, high), n, n, scores(1, among)
+
+    return _group_table("task2", "Score", entries, frame, measured(), **options)
+
+
+def _group_table(
+    task: str,
+    metric: str,
+    entries: Sequence[Entry],
+    frame: pd.DataFrame,
+    measured: Iterable[tuple[str, str, int, int, Statistics]],
     *,
     versus: str,
     n_bootstrap: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score by group of clips, and by length of segments, whose hits of other segments count
-    neither way.
+    """One row per group and system. measured: kind, group, n, n_fake and the statistics of all
+    systems for each group.
     """
-    label, ours = subsets.label(frame, "video"), [matches[one.name] for one in entries]
-    rows = []
-    for kind, group, mask in _each(groups):
-        within = mask.astype(float)
-
-        def statistics(weights: np.ndarray, within: np.ndarray = within) -> np.ndarray:
-            return np.array([[one.score(each * within).score for each in weights] for one in ours])
-
-        points, samples = _resampled(statistics, frame, n_bootstrap, seed)
-        counts = {"n": int(mask.sum()), "n_fake": int(label[mask].sum())}
-        rows += _group_rows("task2", "Score", kind, group, counts, entries, points, samples, versus)
-    start, end = ours[0].truth.segments.T
-    lengths = np.round(end - start, 6)
-    for low, high in zip(segments.LENGTH_EDGES_S[:-1], segments.LENGTH_EDGES_S[1:]):
-        among = (lengths >= low) & (lengths < high)
-        if not among.any():
-            continue
-        group = f"{low:g}-{high:g} s" if np.isfinite(high) else f"{low:g} s and more"
-
-        def statistics(weights: np.ndarray, among: np.ndarray = among) -> np.ndarray:
-            return np.array([[one.score(each, among).score for each in weights] for one in ours])
-
-        points, samples = _resampled(statistics, frame, n_bootstrap, seed)
-        counts = {"n": int(among.sum()), "n_fake": int(among.sum())}
-        rows += _group_rows(
-            "task2", "Score", "segment length", group, counts, entries, points, samples, versus
-        )
-    return pd.DataFrame(rows)
-
-
-def _each(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Iterator[tuple[str, str, np.ndarray]]:
-    for kind, masks in groups.items():
-        for group, mask in masks.items():
-            yield kind, group, mask
-
-
-def _group_rows(
-    task: str,
-    metric: str,
-    kind: str,
-    group: str,
-    counts: Mapping[str, int],
-    entries: Sequence[Entry],
-    points: np.ndarray,
-    samples: np.ndarray,
-    versus: str,
-) -> list[dict[str, Any]]:
-    names = [one.name for one in entries]
+    names, source = [one.name for one in entries], subsets.sources_of(frame)
     rival = names.index(versus)
     rows = []
-    for at, name in enumerate(names):
-        row = (
-            {"task": task, "metric": metric, "kind": kind, "group": group}
-            | counts
-            | {"system": name}
-        )
-        row |= with_ends("value", points[at], samples[at])
-        if at != rival:
-            gain = with_ends("gain", points[rival] - points[at], samples[rival] - samples[at])
-            row |= {"versus": versus} | gain
-        rows.append(row)
-    return rows
+    for kind, group, n, n_fake, statistics in measured:
+        points, samples = clips.resampled(statistics, source, n=n_bootstrap, seed=seed)
+        for at, name in enumerate(names):
+            row = {"task": task, "metric": metric, "kind": kind, "group": group}
+            row |= {"n": int(n), "n_fake": int(n_fake), "system": name}
+            row |= with_ends("value", points[at], samples[at])
+            if at != rival:
+                row["versus"] = versus
+                gain, drawn = points[rival] - points[at], samples[rival] - samples[at]
+                row |= with_ends("gain", gain, drawn)
+            rows.append(row)
+    return pd.DataFrame(rows)

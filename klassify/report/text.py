@@ -22,11 +22,11 @@ def describe(result: Comparison) -> str:
     blocks = [result.title]
     for name, title in SHOWN.items():
         table = result.tables.get(name)
-        if table is None or table.empty:
-            continue
-        head, cells = TABLES[name]
-        rows = [[title, *(column.title for column in head[1:])]]
-        for _, row in table.iterrows():
-            rows.append([f"{cell.text} {cell.small}".strip() for cell in cells(row)])
-        blocks.append(aligned(rows))
+        if table is not None and not table.empty:
+            columns = TABLES[name]
+            rows = [[title, *(column.title for column in columns[1:])]]
+            for _, row in table.iterrows():
+                cells = [column.cell(row) for column in columns]
+                rows.append([f"{cell.text} {cell.small}".strip() for cell in cells])
+            blocks.append(aligned(rows))
     return "\n\n".join([*blocks, *(f"note: {note}" for note in result.notes)])

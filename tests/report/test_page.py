@@ -157,7 +157,7 @@ def test_curves_of_many_clips_have_few_points_on_the_curve():
 
 
 def test_colours_are_those_of_okabe_and_ito_and_lines_differ_in_style_beyond_them():
-    lines = [figures._line(i) for i in range(3 * len(figures.COLOURS))]
+    lines = [figures.line_style(i) for i in range(3 * len(figures.COLOURS))]
     assert len({(line["color"], line["dash"]) for line in lines}) == len(lines)
 
 
