@@ -291,9 +291,9 @@ class TrainWork(Work):
 
     def clear(self) -> None:
         """Remove the state, weights and scores of the previous training."""
-        from klassify.training.settings import finished
+        from klassify.training.settings import clear
 
-        finished(self.folder, {}, force=True)
+        clear(self.folder)
 
 
 def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Work:

@@ -25,11 +25,12 @@ from klassify.cluster.options import Options, add_launcher_arguments, launch_fro
 from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import TrainWork
+from klassify.data.base import Sources
 from klassify.errors import KlassifyError
 from klassify.systems.experiment import load_experiment
-from klassify.training.ranks import explained, launch
-from klassify.training.settings import check_start, finished, training_settings
-from klassify.training.train import _train
+from klassify.training.ranks import ACCELERATORS, explained, launch
+from klassify.training.settings import is_finished, training_settings
+from klassify.training.train import train, try_out
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="processes a device that read inputs (default 0: none)",
     )
-    parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda or mps")
+    parser.add_argument("--accelerator", default="auto", choices=ACCELERATORS)
     parser.add_argument(
         "--devices",
         help=(
@@ -77,16 +78,20 @@ def run(args: argparse.Namespace) -> int:
     if submitted(launch_from(args), functools.partial(_on_cluster, args)):
         return 0
     experiment = load_experiment(args.config, args.overrides, seed=args.seed)
-    train = experiment.train
     fabric, ranks = launch(
         args.accelerator,
         args.devices,
         args.nodes,
-        precision=train.precision,
-        find_unused=train.find_unused_parameters,
+        precision=experiment.train.precision,
+        find_unused=experiment.train.find_unused_parameters,
     )
+    sources = Sources(args.lists, args.media, args.features)
+    how = {"seed": args.seed, "init": args.init, "workers": args.workers}
     try:
-        _train(experiment, fabric, ranks, args)
+        if args.fast_dev_run:
+            try_out(experiment, sources, fabric, ranks, **how)
+        else:
+            train(experiment, sources, args.out, fabric, ranks, force=args.force, **how)
     except RuntimeError as error:
         known = explained(error) if ranks.world > 1 else None
         if known is None:
@@ -96,34 +101,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _on_cluster(args: argparse.Namespace, argv: list[str], options: Options) -> list[Record]:
-    """The training as one job over nodes. A mistake in the config is found here, not in the
-    queue.
-    """
+    """The training as one job over nodes, checked before it is queued."""
     if args.fast_dev_run:
-        raise KlassifyError("--fast-dev-run goes without --launcher slurm.")
+        raise KlassifyError("--fast-dev-run cannot be combined with --launcher slurm.")
     per_node = options.gpus or 1
     if args.devices not in (None, str(per_node)):
         raise KlassifyError(
-            f"--devices {args.devices} does not go with --gpus {options.gpus}.",
+            f"--devices {args.devices} contradicts --gpus {options.gpus}.",
             fix="leave out --devices (make: devices=): a process is started for each GPU",
         )
     import torch
-
-    from klassify.data.base import Sources
 
     with torch.device("meta"):
         experiment = load_experiment(args.config, args.overrides, seed=args.seed)
     if not args.force:
         sources = Sources(args.lists, args.media, args.features)
-        settings = training_settings(experiment, sources, args, options.nodes * per_node)
-        check_start(experiment, args)
-        finished(args.out, settings, force=False)
-    command = [
-        "train",
-        *without(argv, "--devices"),
-        "--nodes",
-        str(options.nodes),
-        "--devices",
-        str(per_node),
-    ]
+        n_ranks = options.nodes * per_node
+        settings = training_settings(
+            experiment, sources, seed=args.seed, init=args.init, ranks=n_ranks
+        )
+        is_finished(args.out, settings)
+    devices = ["--nodes", str(options.nodes), "--devices", str(per_node)]
+    command = ["train", *without(argv, "--devices"), *devices]
     return [record_of(TrainWork(args.out, 1), command, options)]

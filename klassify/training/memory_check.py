@@ -97,19 +97,15 @@ def _agree(ranks: Ranks, problem: str | None, unused: Sequence[str], size: str) 
     problems = [found for found in ranks.gather(problem) if found]
     if problems:
         ranks.refuse(
-            KlassifyError(
-                f"A step with the longest clips does not fit into the memory ({problems[0]}).",
-                where=f"a batch of {size}",
-                fix=FIX,
-            )
+            f"A step with the longest clips does not fit into the memory ({problems[0]}).",
+            where=f"a batch of {size}",
+            fix=FIX,
         )
     if unused:  # the same on all ranks
         ranks.refuse(
-            KlassifyError(
-                f"{len(unused)} trained parameters get no gradient, and several ranks would wait"
-                f" for it: {first_few(unused)}.",
-                fix="train.find_unused_parameters=true",
-            )
+            f"{len(unused)} trained parameters get no gradient, and several ranks would wait"
+            f" for it: {first_few(unused)}.",
+            fix="train.find_unused_parameters=true",
         )
 
 

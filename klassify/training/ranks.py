@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from klassify.errors import Interrupted, KlassifyError, first_line
 
@@ -89,11 +89,11 @@ class Ranks:
             raise SystemExit(2)
         return received[0][0]
 
-    def refuse(self, error: KlassifyError) -> None:
-        """Raise an error that all ranks have found; only the first prints it."""
+    def refuse(self, what: str, **more: Any) -> NoReturn:
+        """Raise a KlassifyError that all ranks have found; only the first prints it."""
         if not self.is_first:
             raise SystemExit(2)
-        raise error
+        raise KlassifyError(what, **more)
 
     def copy_of_first(self, tensors: Sequence[Any]) -> None:
         """Overwrite these tensors with those of the first rank."""
@@ -130,16 +130,15 @@ def launch(
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) > 1
-    strategy: Any = "auto"
-    if several:
-        strategy = DDPStrategy(
-            # in a Slurm job without srun, Fabric would wait for processes that nobody starts
-            cluster_environment=None if _started() else LightningEnvironment(),
-            timeout=TIMEOUT,
-            find_unused_parameters=find_unused,
-            gradient_as_bucket_view=True,
-        )
-    started_by = os.getppid() if "LOCAL_RANK" in os.environ and _started() is None else None
+    started = _started()
+    ddp = DDPStrategy(
+        # in a Slurm job without srun, Fabric would wait for processes that nobody starts
+        cluster_environment=None if started else LightningEnvironment(),
+        timeout=TIMEOUT,
+        find_unused_parameters=find_unused,
+        gradient_as_bucket_view=True,
+    )
+    started_by = os.getppid() if several and "LOCAL_RANK" in os.environ and not started else None
     try:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         with warnings.catch_warnings():
@@ -149,7 +148,7 @@ def launch(
                 devices=devices,
                 num_nodes=nodes,
                 precision=precision,
-                strategy=strategy,
+                strategy=ddp if several else "auto",
             )
         fabric.launch()
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
@@ -158,7 +157,7 @@ def launch(
             where=f"--accelerator {accelerator} --devices {devices} --nodes {nodes}",
             fix="name devices and nodes that this machine and the launcher (torchrun, srun) have",
         ) from None
-    if started_by is not None and several:
+    if started_by is not None:
         threading.Thread(target=_leave_with, args=(started_by,), daemon=True).start()
     return fabric, Ranks(fabric.global_rank, fabric.world_size, fabric.device)
 
@@ -167,12 +166,9 @@ def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[in
     """Devices per node (a number, or numbers of GPUs) and nodes; KlassifyError if impossible."""
     import torch
 
-    if accelerator not in ACCELERATORS:
-        raise KlassifyError(
-            f"Unknown accelerator {accelerator!r}.", fix=f"--accelerator {'|'.join(ACCELERATORS)}"
-        )
     n_gpus = torch.cuda.device_count()
-    if accelerator in ("cuda", "gpu") and not n_gpus:
+    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and n_gpus > 0)
+    if on_gpu and not n_gpus:
         raise KlassifyError(
             "torch finds no CUDA GPU.",
             fix="use --accelerator cpu, or install a torch built for CUDA",
@@ -184,36 +180,31 @@ def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[in
             where=f"--nodes {nodes}",
             fix="start with torchrun --nnodes ... -m klassify train ..., or srun in a Slurm job",
         )
-    devices = devices or str((started or (1, 1))[0])
-    nodes = (started or (1, 1))[1] if nodes is None else nodes
-    on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and n_gpus)
-    if devices == "auto":
-        devices = str(n_gpus if on_gpu else 1)
-    try:
-        if "," in devices:
-            wanted: int | list[int] = [int(part) for part in devices.split(",") if part]
-        else:
-            wanted = int(devices)
-    except ValueError:
+    per_node, n_nodes = started or (1, 1)
+    text = devices or str(per_node)
+    if text == "auto":
+        text = str(n_gpus if on_gpu else 1)
+    if not re.fullmatch(r"\d+(,\d*)*", text):
         raise KlassifyError(
-            f"--devices must be a number, `auto` or GPU numbers such as 0,2; not {devices!r}."
-        ) from None
-    numbers = wanted if isinstance(wanted, list) else list(range(wanted))
+            f"--devices must be a number, `auto` or GPU numbers such as 0,2; not {text!r}."
+        )
+    by_number = "," in text
+    numbers = [int(part) for part in text.split(",") if part] if by_number else range(int(text))
     if not numbers:
-        raise KlassifyError("A training needs at least one device.", where=f"--devices {devices}")
-    if isinstance(wanted, list) and not on_gpu:
+        raise KlassifyError("A training needs at least one device.", where=f"--devices {text}")
+    if by_number and not on_gpu:
         raise KlassifyError(
             "Only GPUs have numbers; for the CPU, give the number of processes.",
-            where=f"--devices {devices}",
+            where=f"--devices {text}",
         )
-    missing = [number for number in numbers if not 0 <= number < n_gpus]
-    if on_gpu and missing:
+    if on_gpu and max(numbers) >= n_gpus:
+        missing = min(number for number in numbers if number >= n_gpus)
         raise KlassifyError(
-            f"There are {n_gpus} GPUs here, but no number {missing[0]} (they count from 0).",
-            where=f"--devices {devices}",
+            f"There are {n_gpus} GPUs here, but no number {missing} (they count from 0).",
+            where=f"--devices {text}",
             fix="--devices auto takes all GPUs",
         )
-    return wanted, nodes
+    return numbers if by_number else len(numbers), n_nodes if nodes is None else nodes
 
 
 def _started() -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from klassify.errors import KlassifyError
@@ -17,8 +18,6 @@ def seed_of_rank(seed: int, rank: int) -> int:
 
     They are for dropout and the like; examples are drawn from (seed, epoch, clip) on every rank.
     """
-    import numpy as np
-
     return seed if rank == 0 else int(np.random.default_rng([seed, rank]).integers(2**62))
 
 
@@ -49,22 +48,18 @@ def load(path: Path, parts: dict[str, Any], ranks: Ranks) -> dict[str, Any] | No
     places = ranks.gather(None if state is None else (state["epoch"], state["batch"]))
     if len(set(places)) > 1:
         ranks.refuse(
-            KlassifyError(
-                "The processes do not see the same training state.",
-                where=path,
-                fix="write to a folder that all nodes share",
-            )
+            "The processes do not see the same training state.",
+            where=path,
+            fix="write to a folder that all nodes share",
         )
     if state is None:
         return None
     generators = state.pop("generators")
     if len(generators) != ranks.world:
         ranks.refuse(
-            KlassifyError(
-                f"This training ran on {len(generators)} devices, not {ranks.world}.",
-                where=path,
-                fix=f"continue with {len(generators)} devices, or restart with --force",
-            )
+            f"This training ran on {len(generators)} devices, not {ranks.world}.",
+            where=path,
+            fix=f"continue with {len(generators)} devices, or restart with --force",
         )
     for name, part in parts.items():
         part.load_state_dict(state.pop(name))

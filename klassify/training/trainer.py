@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -46,7 +45,8 @@ class Loss(nn.Module):
 class Trainer:
     """Trains the model of an experiment on this rank's part of the clips.
 
-    args: of `klassify train`: seed, workers, init. limit: of batches, for one epoch of a trial.
+    init: weights to start from. workers: processes that read inputs. limit: batches of a single
+    trial epoch.
     """
 
     def __init__(
@@ -56,10 +56,13 @@ class Trainer:
         out: Path,
         fabric: Any,
         ranks: Ranks,
-        args: argparse.Namespace,
+        *,
+        seed: int,
+        init: Path | None = None,
+        workers: int = 0,
         limit: int | None = None,
     ):
-        self.settings, self.seed, self.workers = experiment.train, args.seed, args.workers
+        self.settings, self.seed, self.workers = experiment.train, seed, workers
         self.out, self.fabric, self.ranks, self.limit = out, fabric, ranks, limit
         if self.settings.monitor == "auc" and experiment.data.scale == "none":
             raise KlassifyError(
@@ -68,20 +71,15 @@ class Trainer:
         self.examples, self.sources = ranks.first(lambda: self._read(experiment.data, sources))
         self.data = self.examples.data
         self.bare = experiment.model
-        self._start_weights(args.init)
+        self._start_weights(init)
         self.model, self.optimizer = fabric.setup(
             Loss(self.bare), optimizer_of(self.bare, self.settings)
         )
         self.scheduler = scheduler_of(
             self.optimizer, self.settings, self._updates_per_epoch(), self._epochs()
         )
-        self.state: dict[str, Any] = {
-            "epoch": 0,
-            "batch": 0,
-            "best": -math.inf,
-            "best_epoch": -1,
-            "history": [],
-        }
+        self.state: dict[str, Any] = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "history": []}
+        self.state |= {"best": -math.inf, "best_epoch": -1}
         self.failed: dict[str, str] = {}
 
     def _read(self, data: ClipData, sources: Sources) -> tuple[Examples, Sources]:
@@ -90,14 +88,8 @@ class Trainer:
         The first rank reads them for all.
         """
         settings = self.settings
-        examples = Examples(
-            data,
-            sources,
-            data.train_split,
-            self.seed,
-            min_s=settings.min_seconds,
-            max_s=settings.max_seconds,
-        )
+        limits = {"min_s": settings.min_seconds, "max_s": settings.max_seconds}
+        examples = Examples(data, sources, data.train_split, self.seed, **limits)
         if examples.left_out:
             self._say(
                 f"{examples.left_out} clips left out by train.min_seconds={settings.min_seconds:g}"
@@ -197,7 +189,7 @@ class Trainer:
         batches = self._batches(self.state["epoch"])
         groups = group_sizes(len(batches), self.settings.accumulate)
         self.model.train()
-        total, count = self.state.get("loss_sum", 0.0), self.state["batch"]
+        total, count = self.state["loss_sum"], self.state["batch"]
         spoken = time.monotonic()
         for batch, failed in self._loader(batches[count:]):
             self.failed.update(failed)
@@ -205,8 +197,7 @@ class Trainer:
             group = groups[count]
             count += 1
             update = count % self.settings.accumulate == 0 or count == len(batches)
-            if batch is None:
-                batch = self.spare
+            batch = self.spare if batch is None else batch
             total += self._step(batch, n_clips, group, update=update)
             self.state |= {"batch": count, "loss_sum": total}
             every = self.settings.checkpoint_steps
@@ -234,17 +225,13 @@ class Trainer:
         value = self.ranks.total(float(loss.detach()) * weight / self.ranks.world)
         if not math.isfinite(value):
             self.ranks.refuse(
-                KlassifyError(
-                    f"The loss is {value} in epoch {self.state['epoch'] + 1}.",
-                    where=self.out,
-                    fix="lower train.lr, or set train.clip_norm=1",
-                )
+                f"The loss is {value} in epoch {self.state['epoch'] + 1}.",
+                where=self.out,
+                fix="lower train.lr, or set train.clip_norm=1",
             )
         if update:
-            if self.settings.clip_norm:
-                self.fabric.clip_gradients(
-                    self.model, self.optimizer, max_norm=self.settings.clip_norm
-                )
+            if most := self.settings.clip_norm:
+                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=most)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.scheduler.step()
@@ -269,15 +256,9 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         # each rank has its own running statistics
         self.ranks.copy_of_first(list(self.bare.buffers()))
-        return validate(
-            self.bare,
-            self.data,
-            self.sources,
-            ranks=self.ranks,
-            batch_size=self.settings.batch_size,
-            workers=self.workers,
-            device=self.fabric.device,
-        )
+        how = {"batch_size": self.settings.batch_size, "workers": self.workers}
+        device = self.fabric.device
+        return validate(self.bare, self.data, self.sources, ranks=self.ranks, device=device, **how)
 
     def _keep(self, better: bool) -> None:
         if self.ranks.is_first:

@@ -19,7 +19,6 @@ def config(tmp_path):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["--accelerator", "nonsense"], "Unknown accelerator 'nonsense'"),
         (["--devices", "0"], "at least one device"),
         (["--devices", "two"], "not 'two'"),
         (["--devices", "0,1"], "Only GPUs have numbers"),
