@@ -23,15 +23,9 @@ from klassify.errors import KlassifyError
 from klassify.models.weights.published import SPEECH_MODELS
 from klassify.systems.imported import (
     SOURCES,
-    _architecture,
-    _hash,
-    _imported_already,
-    _load,
-    _save,
-    _vqvae_of,
-    _weights_of_folder,
-    _write_system,
-    experiment_of,
+    Released,
+    read_architecture,
+    released_experiment,
     released_model,
 )
 
@@ -70,25 +64,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert the checkpoint, write the result and print the summary."""
     _check(args)
-    if args.file.is_dir():
-        args.file = _weights_of_folder(args.file)
-    experiment = experiment_of(args) if args.config else None
-    model = experiment.model if experiment else released_model(args.source, _architecture(args))
-    vqvae = _vqvae_of(model, args)
-    origin = {"source": args.source, "file": args.file.name, "sha256": _hash(args.file)}
-    if vqvae:
-        origin["vqvae_sha256"] = _hash(vqvae)
-    if args.system and _imported_already(
-        args.system, {"config": experiment.resolved, "imported": origin}, args.force
-    ):
-        print(f"{args.system}: already imported")
-        return 0
-    report = _load(model, args, vqvae)
-    if args.system:
-        _write_system(args.system, experiment, args.source, origin)
+    if args.config:
+        experiment = released_experiment(args.source, args.config, args.overrides)
+        model = experiment.model
     else:
-        _save(model, args.out, origin)
-    print(f"{args.system or args.out}: {report}")
+        model = released_model(args.source, read_architecture(args.source, args.architecture))
+    released = Released(args.source, args.file, model, vqvae=args.vqvae)
+    if args.system:
+        report = released.write_system(args.system, experiment, force=args.force)
+    else:
+        report = released.load()
+        released.save(args.out)
+    print(f"{args.system or args.out}: {report or 'already imported'}")
     return 0
 
 

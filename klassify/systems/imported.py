@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
 from klassify.files import read_json, write_json
-from klassify.models.weights.load import WEIGHTS
+from klassify.models.weights.load import (
+    INDEX,
+    WEIGHTS,
+    ImportReport,
+    import_state,
+    import_weights,
+    locate_weights,
+    read_checkpoint,
+    save_weights,
+    shards_of,
+    speech_settings,
+    weights_path,
+)
 from klassify.models.weights.published import KEY_MAPS
+from klassify.scores.chunks import NAME
+from klassify.scores.score_file import KINDS, read_header
 from klassify.settings import already_done, file_hash
 from klassify.systems.experiment import (
     ENVIRONMENT,
@@ -24,6 +37,7 @@ from klassify.systems.experiment import (
     load_experiment,
     save_config,
 )
+from klassify.systems.system import SYSTEM, System, write_system
 
 SOURCES = tuple(KEY_MAPS)
 ARCHITECTURES = {  # of the released files
@@ -48,16 +62,8 @@ FROM_SEGMENTS = ("bam", "partialspoof", "visual")  # their authors trained them 
 SETTINGS = "settings.json"
 
 
-def _weights_of_folder(folder: Path) -> Path:
-    from klassify.models.weights.load import locate_weights
-
-    return locate_weights(str(folder))
-
-
 def _hash(path: Path) -> str:
     """SHA-256 of a file; of an index, that of its shards' hashes."""
-    from klassify.models.weights.load import INDEX, shards_of
-
     if not path.is_file():
         raise KlassifyError("This checkpoint does not exist.", where=path)
     if not path.name.endswith(INDEX):
@@ -66,12 +72,15 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(hashes.encode()).hexdigest()
 
 
-def _architecture(args: argparse.Namespace) -> str | dict[str, Any] | None:
-    text = args.architecture or ARCHITECTURES.get(args.source)
-    if args.source not in ARCHITECTURES and args.architecture:
+def read_architecture(source: str, text: str | None) -> str | dict[str, Any] | None:
+    """The name or the settings of a released model's architecture. text: a name, or JSON of the
+    settings that differ from the large model's; None: the released one's.
+    """
+    if text and source not in ARCHITECTURES:
         raise KlassifyError(
-            f"--architecture says nothing about {args.source}.", fix="give the sizes in a --config"
+            f"--architecture does not apply to {source}.", fix="give the sizes in a --config"
         )
+    text = text or ARCHITECTURES.get(source)
     if not text or not text.startswith("{"):
         return text
     try:
@@ -89,9 +98,9 @@ def released_model(source: str, architecture: Any) -> Any:
         from klassify.models.visual import Visual
         from klassify.models.vqvae import VQVAE
 
-        return (
-            VQVAE() if source == "vqvae" else Visual(SpatioTemporal(fc_grouping="strided"), VQVAE())
-        )
+        if source == "vqvae":
+            return VQVAE()
+        return Visual(SpatioTemporal(fc_grouping="strided"), VQVAE())
     if source == "fusion":
         from klassify.models.linear_fusion import LinearFusion
 
@@ -101,7 +110,7 @@ def released_model(source: str, architecture: Any) -> Any:
 
         if str(architecture) not in SIZES:
             raise KlassifyError(
-                f"No AASIST is called {architecture!r}.", fix=f"choose one of {', '.join(SIZES)}"
+                f"Unknown AASIST {architecture!r}.", fix=f"choose one of {', '.join(SIZES)}"
             )
         return RawAASIST(architecture)
     from klassify.models.bam import BAM
@@ -115,114 +124,112 @@ def released_model(source: str, architecture: Any) -> Any:
     return on_top[source](frontend) if source in on_top else frontend.model
 
 
-def experiment_of(args: argparse.Namespace) -> Experiment:
-    """The config's model and data; KlassifyError where TRAINED_WITH has another setting."""
-    experiment = load_experiment(args.config, args.overrides)
-    if args.source in TRAINED_WITH:
-        path, value, override = TRAINED_WITH[args.source]
-        set_to = functools.reduce(
-            lambda part, name: getattr(part, name, value), path.split("."), experiment.model
-        )
-        if set_to != value:
+def released_experiment(source: str, config: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """A config's model and data, checked to have the settings of the released model."""
+    experiment = load_experiment(config, overrides)
+    model = experiment.model
+    if source == "visual" and not hasattr(model, "vqvae"):
+        raise KlassifyError("The config's model is not a visual model.", where=config)
+    if source in TRAINED_WITH:
+        path, value, override = TRAINED_WITH[source]
+        found = model
+        for name in path.split("."):
+            found = getattr(found, name, value)
+        if found != value:
             raise KlassifyError(
-                f"The released {args.source} model was trained with {override}; this config has"
-                " something else.",
-                where=args.config,
-                fix=f"give model.init_args.{override} behind the file",
+                f"The released {source} model was trained with {override}; this config differs.",
+                where=config,
+                fix=f"add model.init_args.{override} after the file",
             )
     return experiment
 
 
-def _vqvae_of(model: Any, args: argparse.Namespace) -> Path | None:
-    """The file of the VQ-VAE, which a visual model's own file lacks; None for other models."""
-    if args.source != "visual":
-        if args.vqvae:
-            raise KlassifyError(
-                f"--vqvae belongs to visual, not to {args.source}.", where=args.vqvae
-            )
-        return None
-    from klassify.models.weights.load import weights_path
+class Released:
+    """A released checkpoint, and the model of this package that takes its weights.
 
-    if not hasattr(model, "vqvae"):
-        raise KlassifyError("The config's model is not a visual model.", where=args.config)
-    given = args.vqvae or model.vqvae_weights
-    if not given:
-        raise KlassifyError(
-            "A released visual model comes without its VQ-VAE.",
-            where=args.file,
-            fix="give --vqvae vqvae.pt, or one that was trained here",
+    vqvae: file or system folder of the VQ-VAE, which the file of a visual model lacks.
+    """
+
+    def __init__(self, source: str, file: Path, model: Any, *, vqvae: Path | None = None):
+        self.source, self.model, self.vqvae = source, model, None
+        self.file = locate_weights(str(file)) if file.is_dir() else file
+        if source != "visual" and vqvae:
+            raise KlassifyError(f"--vqvae belongs to visual, not to {source}.", where=vqvae)
+        if source == "visual":
+            given = vqvae or model.vqvae_weights
+            if not given:
+                raise KlassifyError(
+                    "A released visual model comes without its VQ-VAE.",
+                    where=file,
+                    fix="give --vqvae vqvae.pt, or one that was trained here",
+                )
+            self.vqvae = weights_path(Path(given))
+        self.origin = {"source": source, "file": self.file.name, "sha256": _hash(self.file)}
+        if self.vqvae:
+            self.origin["vqvae_sha256"] = _hash(self.vqvae)
+
+    def load(self) -> ImportReport:
+        """Put the weights into the model; returns what went where."""
+        if not self.vqvae:
+            return import_weights(self.model, self.file, self.source)
+        import_weights(self.model.vqvae, self.vqvae, "vqvae")
+        more = {f"vqvae.{key}": value for key, value in self.model.vqvae.state_dict().items()}
+        state = read_checkpoint(self.file)
+        return import_state(self.model, state, self.source, where=self.file, more=more)
+
+    def save(self, path: Path) -> None:
+        """Write the model's weights as safetensors."""
+        metadata = {**self.origin, "class_1": "fake"}
+        if settings := speech_settings(self.model):
+            metadata["settings"] = json.dumps(settings)
+        save_weights(self.model, path, metadata)
+
+    def write_system(
+        self, folder: Path, experiment: Experiment, *, force: bool = False
+    ) -> ImportReport | None:
+        """Load the weights and write a system folder like that of a training; None if it holds
+        this very import. KlassifyError if it holds anything else, unless `force`.
+        """
+        settings = {"config": experiment.resolved, "imported": self.origin}
+        if not force and _is_imported(folder, settings):
+            return None
+        report = self.load()
+        for name in (SYSTEM, "training.json", STATE, METRICS, WEIGHTS):  # of an older system
+            (folder / name).unlink(missing_ok=True)
+        _remove_scores(folder / "scores")
+        write_json(folder / SETTINGS, settings)
+        save_config(folder, experiment.resolved)
+        write_json(folder / ENVIRONMENT, environment())
+        self.save(folder / WEIGHTS)
+        data = experiment.data
+        supervision = "segment" if self.source in FROM_SEGMENTS else data.supervision
+        system = System(
+            folder.resolve().name,
+            "model",
+            data.modality,
+            supervision,
+            data.scale,
+            parameters={"imported": self.origin},
         )
-    return weights_path(Path(given))
+        write_system(folder, system)  # last: it makes the folder a system
+        return report
 
 
-def _load(model: Any, args: argparse.Namespace, vqvae: Path | None) -> Any:
-    """Put the published weights into the model; the ImportReport of what went where."""
-    from klassify.models.weights.load import import_state, import_weights, read_checkpoint
-
-    if not vqvae:
-        return import_weights(model, args.file, args.source)
-    import_weights(model.vqvae, vqvae, "vqvae")
-    more = {f"vqvae.{key}": value for key, value in model.vqvae.state_dict().items()}
-    return import_state(model, read_checkpoint(args.file), args.source, where=args.file, more=more)
-
-
-def _save(model: Any, path: Path, origin: dict[str, str]) -> None:
-    from klassify.models.weights.load import save_weights, speech_settings
-
-    metadata = {**origin, "class_1": "fake"}
-    if settings := speech_settings(model):
-        metadata["settings"] = json.dumps(settings)
-    save_weights(model, path, metadata)
-
-
-def _imported_already(folder: Path, settings: dict[str, Any], force: bool) -> bool:
-    """Whether the folder holds the same import, complete; others are refused unless `force`."""
-    record, system = folder / SETTINGS, folder / "system.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise KlassifyError("This is not a folder.", where=folder)
-    if (
-        not (force or record.exists() or system.exists())
-        and folder.is_dir()
-        and any(folder.iterdir())
-    ):
+def _is_imported(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds this import, complete; KlassifyError if it holds anything else."""
+    record, system = folder / SETTINGS, folder / SYSTEM
+    if not (record.exists() or system.exists()) and folder.is_dir() and any(folder.iterdir()):
         raise KlassifyError(
             "This folder is not a system, and it is not empty.",
             where=folder,
             fix="name another folder, or pass --force to put a system beside its files",
         )
     made_with = read_json(record) if record.exists() else {} if system.exists() else None
-    return already_done(record, made_with, settings, force=force) and system.exists()
-
-
-def _write_system(
-    folder: Path, experiment: Experiment, source: str, origin: dict[str, str]
-) -> None:
-    """Write what a training leaves in its folder; system.yaml, which makes it a system, last."""
-    from klassify.systems.system import System, write_system
-
-    data = experiment.data
-    for name in ("system.yaml", "training.json", STATE, METRICS, WEIGHTS):  # of an older system
-        (folder / name).unlink(missing_ok=True)
-    _remove_scores(folder / "scores")
-    write_json(folder / SETTINGS, {"config": experiment.resolved, "imported": origin})
-    save_config(folder, experiment.resolved)
-    write_json(folder / ENVIRONMENT, environment())
-    _save(experiment.model, folder / WEIGHTS, origin)
-    supervision = "segment" if source in FROM_SEGMENTS else data.supervision
-    name = folder.resolve().name
-    write_system(
-        folder,
-        System(
-            name, "model", data.modality, supervision, data.scale, parameters={"imported": origin}
-        ),
-    )
+    return already_done(record, made_with, settings) and system.exists()
 
 
 def _remove_scores(folder: Path) -> None:
     """Remove score files, their parts, and folders that are then empty; other files stay."""
-    from klassify.scores.chunks import NAME
-    from klassify.scores.score_file import KINDS, read_header
-
     for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
         kind = next((ending for ending in KINDS.values() if path.name.endswith(ending)), None)
         with contextlib.suppress(KlassifyError, OSError):  # another file; a folder in use

@@ -7,7 +7,6 @@ their place. The fast form is narrow too; the slow one has the published widths.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -23,7 +22,6 @@ from videos import noise, write_lossless
 
 from klassify import cli
 from klassify.augmentation import sets
-from klassify.commands import import_checkpoint
 from klassify.errors import KlassifyError
 from klassify.features import parts, shards
 from klassify.features.lmm.kind import LMMRow
@@ -82,12 +80,9 @@ def test_systems_that_differ_in_weights_alone():
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_baselines_read_the_released_weights_as_their_authors_do(number):
-    parser = argparse.ArgumentParser()
-    import_checkpoint.configure(parser)
     config = AUDIO / f"w2v_aasist_baseline_{number}.yaml"
-    words = ["ssl-anti-spoofing", "LA_model.pth", "--config", str(config), "--system", "baseline"]
     with torch.device("meta"):
-        ours = imported.experiment_of(parser.parse_args(words)).model
+        ours = imported.released_experiment("ssl-anti-spoofing", config).model
         released = imported.released_model("ssl-anti-spoofing", "xlsr300m")
     shapes = [
         {key: value.shape for key, value in model.state_dict().items()}

@@ -33,7 +33,7 @@ from klassify.models.weights.load import (
 from klassify.models.weights.published import KEY_MAPS
 from klassify.scores.score_file import Header, read_scores, score_path, write_scores
 from klassify.systems.experiment import load_experiment
-from klassify.systems.imported import ARCHITECTURES, SOURCES, experiment_of, released_model
+from klassify.systems.imported import ARCHITECTURES, SOURCES, released_experiment, released_model
 from klassify.systems.system import load_system
 from klassify.systems.trained import load_model
 
@@ -103,7 +103,7 @@ def test_our_configs_read_released_weights_as_their_authors_do(args):
     """Full-size models on the meta device."""
     args.config = ROOT / args.config
     with torch.device("meta"):
-        ours = experiment_of(args).model
+        ours = released_experiment(args.source, args.config, args.overrides).model
         released = released_model(args.source, ARCHITECTURES.get(args.source))
     shapes = [
         {key: value.shape for key, value in model.state_dict().items()}
@@ -369,7 +369,7 @@ def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, caps
     write_scores(ours, table, Header("other", "testA", "clips", "log_odds", "clip"))
     assert not run(*words, "--force")
     assert notes.read_text() == "3:1" and others.exists() and not ours.exists()
-    assert "not a folder" in refusal(capsys, *words[:-1], file)
+    assert "Not a directory" in refusal(capsys, *words[:-1], file)
 
 
 def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, capsys):
@@ -419,10 +419,10 @@ def test_mistakes_are_told(tmp_path, capsys):
     assert "architecture 'xlsr54'" in refusal(
         capsys, "fairseq", file, *out, "--architecture", "xlsr54"
     )
-    assert "No AASIST is called 'xlsr53'" in refusal(
+    assert "Unknown AASIST 'xlsr53'" in refusal(
         capsys, "aasist", file, *out, "--architecture", "xlsr53"
     )
-    assert "says nothing about vqvae" in refusal(
+    assert "does not apply to vqvae" in refusal(
         capsys, "vqvae", file, *out, "--architecture", "xlsr53"
     )
     assert "not a vqvae file" in refusal(capsys, "vqvae", file, *out)
@@ -436,7 +436,7 @@ def test_mistakes_are_told(tmp_path, capsys):
         capsys, "bam", file, *out, "--config", config, "--architecture", "xlsr53"
     )
     assert "not a visual model" in refusal(capsys, "visual", file, *out, "--config", config)
-    assert "No AASIST" in refusal(capsys, "aasist", file, *out, "--architecture", "{}")
+    assert "Unknown AASIST" in refusal(capsys, "aasist", file, *out, "--architecture", "{}")
     assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "exp").exists()
 
 
