@@ -63,17 +63,15 @@ class Window:
 
 
 class ClipData:
-    """How one modality is read. Subclasses stand in datasets, frame_datasets, frame_images,
-    partialspoof_data and visual_datasets.
+    """How one modality is read; each subclass is one kind of input.
 
     `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is
-    that of the scores (scorefile.SCALES), or `none` for a model that gives no scores but serves
-    others.
+    that of the scores (score_file.SCALES), or `none` for a model without scores.
 
     Args:
-        train_split, val_split: a list or named subset (see datalist.SUBSETS).
+        train_split, val_split: a list or named subset (see klassify.lists.subsets).
         label: the label learned and validated against: `own` (the modality's) or `video`.
-        aggregate: how window scores become a clip score (see windows.aggregate).
+        aggregate: how window scores become a clip score (see windows.aggregate_by_clip).
     """
 
     modality: str
@@ -86,12 +84,8 @@ class ClipData:
         if label not in ("own", "video"):
             raise ValueError(f"label is 'own' or 'video', not {label!r}")
         windows.check_aggregate(aggregate)
-        self.train_split, self.val_split, self.label, self.aggregate = (
-            train_split,
-            val_split,
-            label,
-            aggregate,
-        )
+        self.train_split, self.val_split = train_split, val_split
+        self.label, self.aggregate = label, aggregate
 
     def labels(self, table: pd.DataFrame) -> np.ndarray:
         """0/1 for each clip of a list, 1 = fake in what this model hears or sees."""
@@ -152,7 +146,7 @@ class Reader:
 
 
 def reader_of(data: ClipData, sources: Sources, split: str) -> Reader:
-    """The reader of a split that is open already, or a new one."""
+    """The open reader of a split, or a new one."""
     return sources.readers.get(split) or data.reader(sources, split)
 
 
@@ -176,9 +170,8 @@ class Examples(Dataset):
     ):
         table = sources.table(split, segments=data.supervision == "segment")
         seconds = table["duration"]
-        outside = (seconds < min_s) | (
-            seconds > (max_s or np.inf)
-        )  # False where the list knows no duration
+        # False where the list knows no duration
+        outside = (seconds < min_s) | (seconds > (max_s or np.inf))
         self.left_out, table = int(outside.sum()), table[~outside].reset_index(drop=True)
         self.seconds = table["duration"].to_numpy(float)
         self.files, self.targets = table["file"].tolist(), data.targets(table)
@@ -198,9 +191,7 @@ class Examples(Dataset):
             return self.files[index], error.what
 
     def longest(self, count: int) -> list[int]:
-        """The indexes of the longest clips, the longest first; those of unknown length come
-        last.
-        """
+        """The indexes of the longest clips, longest first; unknown lengths come last."""
         return np.argsort(-np.nan_to_num(self.seconds, nan=-1.0), kind="stable")[:count].tolist()
 
     def collate(self, items: Sequence) -> tuple[dict[str, Tensor] | None, list[tuple[str, str]]]:

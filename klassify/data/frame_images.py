@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from klassify.data.base import ClipData, NoAnswer, Reader, Sources
-from klassify.media import decoder, isolated, square_frames
+from klassify.data.base import ClipData, Reader, Sources
+from klassify.data.square_frames import SquareClip, SquareReader
+from klassify.settings import check_sizes
 
 
 class FrameImages(ClipData):
@@ -23,12 +24,12 @@ class FrameImages(ClipData):
     clips.
 
     Args:
-        size: pixels a side of a frame (see features.frames). crop: pixels a side of a random part
-        of each training frame; 0 takes whole frames. Validation is on
-            whole frames.
-        frames_per_clip: drawn of a clip in an epoch. keep: decode this many evenly spaced frames of
-        each clip once, keep them in memory and draw from them; 0
-            decodes each clip in each epoch and draws from all its frames.
+        size: pixels a side of a frame (see klassify.media.square_frames).
+        crop: pixels a side of a random part of each training frame; 0 takes whole frames.
+            Validation is on whole frames.
+        frames_per_clip: drawn of a clip in an epoch.
+        keep: decode this many evenly spaced frames of each clip once, keep them in memory and draw
+            from them; 0 decodes each clip in each epoch and draws from all its frames.
     """
 
     modality = "visual"
@@ -49,47 +50,40 @@ class FrameImages(ClipData):
             raise ValueError(
                 f"size and crop are multiples of 4, crop at most size; here {size} and {crop}"
             )
-        if frames_per_clip < 1 or keep < 0:
-            raise ValueError(
-                f"at least one frame is drawn of a clip; here {frames_per_clip}, keep {keep}"
-            )
-        self.size, self.crop, self.frames_per_clip, self.keep = (
-            size,
-            crop or size,
-            frames_per_clip,
-            keep,
-        )
+        check_sizes(frames_per_clip=frames_per_clip)
+        check_sizes(0, keep=keep)
+        self.size, self.crop = size, crop or size
+        self.frames_per_clip, self.keep = frames_per_clip, keep
         self.kept: dict[Path, np.ndarray] = {}
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """None for each clip: there is nothing to be told of it."""
+        """None for each clip: there is nothing to learn about it."""
         return [None] * len(table)
 
     def reader(self, sources: Sources, split: str) -> Reader:
-        """Gives the path of a clip; frames are decoded by the example that draws them."""
-        return _PathReader(sources.media_folder(split))
+        """Gives a SquareClip, whose frames are decoded when they are asked for."""
+        return SquareReader(sources.media_folder(split), self.size)
 
-    def example(self, clip: Path, target: None, rng: np.random.Generator) -> dict[str, Tensor]:
+    def example(
+        self, clip: SquareClip, target: None, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
         """Random frames of a clip, all where there are fewer, each cut at a random place."""
         if self.keep:
             kept = self._kept_frames(clip)
             images = kept[_draw(len(kept), self.frames_per_clip, rng)]
         else:
-            drawn = _draw(_n_frames(clip), self.frames_per_clip, rng)
-            images = isolated.call(square_frames.pick_frames, clip, drawn, size=self.size)
+            images = clip.pick(_draw(clip.n_frames, self.frames_per_clip, rng))
         corners = rng.integers(self.size - self.crop + 1, size=(len(images), 2))
         parts = [
             image[y : y + self.crop, x : x + self.crop] for image, (y, x) in zip(images, corners)
         ]
         return {"frames": torch.from_numpy(np.stack(parts))}
 
-    def _kept_frames(self, clip: Path) -> np.ndarray:
-        if clip not in self.kept:
-            spaced = np.linspace(0, _n_frames(clip) - 1, self.keep).round().astype(int)
-            self.kept[clip] = isolated.call(
-                square_frames.pick_frames, clip, np.unique(spaced).tolist(), size=self.size
-            )
-        return self.kept[clip]
+    def _kept_frames(self, clip: SquareClip) -> np.ndarray:
+        if clip.path not in self.kept:
+            spaced = np.linspace(0, clip.n_frames - 1, self.keep).round().astype(int)
+            self.kept[clip.path] = clip.pick(np.unique(spaced))
+        return self.kept[clip.path]
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """One batch of the frames of several clips, which may differ in number."""
@@ -102,23 +96,6 @@ class FrameImages(ClipData):
         return whole
 
 
-class _PathReader(Reader):
-    """The path of a clip: which frames of it are decoded is up to the example."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def read(self, file: str) -> Path:
-        return decoder.inside(self.folder, file)
-
-
-def _draw(n: int, count: int, rng: np.random.Generator) -> list[int]:
+def _draw(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` different ones of 0 .. n - 1, or all where there are fewer, ascending."""
-    return sorted(rng.choice(n, min(count, n), replace=False).tolist())
-
-
-def _n_frames(clip: Path) -> int:
-    n_frames = isolated.call(square_frames.n_frames, clip)
-    if not n_frames:
-        raise NoAnswer("no frames")
-    return n_frames
+    return np.sort(rng.choice(n, min(count, n), replace=False))
