@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import platform
 import re
@@ -28,8 +27,8 @@ from typing import Any, Literal
 import yaml
 
 from klassify.errors import KlassifyError
-from klassify.files import read_json, read_yaml, write_text
-from klassify.settings import key_and_value
+from klassify.files import read_yaml, write_text
+from klassify.settings import check_sizes, check_weights, key_and_value
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "env.json"
@@ -52,23 +51,26 @@ class TrainSettings:
     """How one model is trained.
 
     Args:
-        epochs: at most this many passes over the training clips. max_updates: fewer epochs where so
-        many updates are reached before; the epoch is finished. 0: no limit. repeats: how often each
-        clip is drawn in an epoch, each time another example of it. patience: stop after this many
-        epochs in a row without a better validation metric. monitor: `auc` of the validation clips
-        against the model's own label, or `loss`, which a model without
-            scores needs.
-        batch_size: clips a step and process (one for each device). accumulate: steps whose
-        gradients are averaged into one update. min_seconds, max_seconds: clips that the list says
-        are shorter or longer are not trained on. 0: no limit. optimizer, lr, weight_decay: as in
-        torch.optim. schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum
-        `lr`, or `step`. step_epochs, step_factor: every so many epochs, the learning rate is
-        multiplied by the factor. clip_norm: largest gradient norm; 0 leaves gradients as they are.
+        epochs: at most this many passes over the training clips.
+        max_updates: stop at the end of the epoch that reaches so many updates; 0: no limit.
+        repeats: how often each clip is drawn in an epoch, each time another example of it.
+        patience: stop after this many epochs in a row without a better validation metric.
+        monitor: `auc` of the validation clips against the model's own label, or `loss`, which a
+            model without scores needs.
+        batch_size: clips a step and process (one for each device).
+        accumulate: steps whose gradients are averaged into one update.
+        min_seconds, max_seconds: clips that the list says are shorter or longer are not trained
+            on; 0: no limit.
+        optimizer, lr, weight_decay: as in torch.optim.
+        schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum `lr`, or
+            `step`: every `step_epochs` epochs the learning rate is multiplied by `step_factor`.
+        clip_norm: largest gradient norm; 0 leaves gradients unchanged.
         precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and
-        scoring are in float32. checkpoint_steps: besides each epoch's end, save the state every so
-        many steps (0: never). find_unused_parameters: with several devices, look in each step for
-        parameters that take no part in it.
-            Slower; needed where a trained parameter is not used in every step, which is then said.
+            scoring are in float32.
+        checkpoint_steps: besides each epoch's end, save the state every so many steps; 0: never.
+        find_unused_parameters: with several devices, look in each step for parameters that take no
+            part in it. Slower; needed where a trained parameter is not used in every step, which
+            an error then says.
     """
 
     epochs: int = 100
@@ -92,28 +94,13 @@ class TrainSettings:
     find_unused_parameters: bool = False
 
     def __post_init__(self) -> None:
-        least = {
-            "epochs": 1,
-            "repeats": 1,
-            "batch_size": 1,
-            "accumulate": 1,
-            "patience": 0,
-            "max_updates": 0,
-            "checkpoint_steps": 0,
-            "min_seconds": 0,
-            "max_seconds": 0,
-            "lr": 0,
-            "weight_decay": 0,
-            "step_epochs": 1,
-            "step_factor": 0,
-            "clip_norm": 0,
-        }
-        for name, value in least.items():
-            if not getattr(self, name) >= value:  # NaN neither
-                raise ValueError(f"train.{name} is at least {value}, not {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "step_factor"):
-            if math.isinf(getattr(self, name)):
-                raise ValueError(f"train.{name} is a finite number")
+        for least, names in (
+            (1, ("epochs", "repeats", "batch_size", "accumulate", "step_epochs")),
+            (0, ("max_updates", "patience", "checkpoint_steps")),
+        ):
+            check_sizes(least, **{name: getattr(self, name) for name in names})
+        numbers = ("min_seconds", "max_seconds", "lr", "weight_decay", "step_factor", "clip_norm")
+        check_weights(**{name: getattr(self, name) for name in numbers})
 
 
 @dataclasses.dataclass
@@ -159,21 +146,14 @@ def load_experiment(
         seed_everything(seed)
         built = parser.instantiate_classes(namespace)
         built.data.check_model(built.model)
-    except (
-        ArgumentError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:  # torch's, of sizes too
+    except (ArgumentError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        # RuntimeError: torch's, of impossible sizes
         raise KlassifyError(f"The config is not valid: {error}", where=path) from None
     return Experiment(built.model, built.data, built.train, resolved)
 
 
 def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The content of a config, laid over that of its base. below: the configs of which this one
-    is the base.
-    """
+    """A config's content laid over that of its base. below: the configs that name this one."""
     if not path.is_file():
         raise KlassifyError("This system config does not exist.", where=path)
     content = read_yaml(path)
@@ -194,9 +174,7 @@ def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` laid over `base`; the arguments of a class go with it when another takes its
-    place.
-    """
+    """`changes` laid over `base`; another class_path replaces the arguments too."""
     if changes.get("class_path", base.get("class_path")) != base.get("class_path"):
         return changes
     both = {
@@ -213,7 +191,7 @@ def _override(content: dict[str, Any], keys: str, value: Any) -> None:
     for key in path:
         content = content.setdefault(key, {})
         if not isinstance(content, dict):
-            raise KlassifyError(f"{keys!r} goes into {key!r}, which is a value and not a mapping.")
+            raise KlassifyError(f"{keys!r} sets a key of {key!r}, which is a value, not a mapping.")
     content[last] = value
 
 
@@ -243,23 +221,11 @@ def git_commit() -> str:
     """The commit of the checkout this package runs from, with '+changes' if it is dirty; ''
     elsewhere.
     """
-    here = Path(__file__).resolve().parent
+    here = str(Path(__file__).resolve().parent)
+    options = ["describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
     try:
         commit = subprocess.run(
-            [
-                "git",
-                "-C",
-                str(here),
-                "describe",
-                "--always",
-                "--abbrev=40",
-                "--dirty=+changes",
-                "--exclude=*",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+            ["git", "-C", here, *options], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -281,9 +247,3 @@ def environment() -> dict[str, Any]:
         "commit": git_commit(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-def finished_training(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """What `train` recorded when it finished in this folder (training.json), or None."""
-    path = Path(folder) / "training.json"
-    return read_json(path) if path.exists() else None

@@ -9,7 +9,7 @@ from klassify.errors import KlassifyError
 from klassify.models.frontends.filterbank import FilterbankFrontEnd
 from klassify.models.w2v_aasist import AASIST
 from klassify.settings import check_shares, check_sizes, check_weights
-from klassify.systems.experiment import TrainSettings, load_experiment
+from klassify.systems.experiment import load_experiment
 
 CONF = ROOT / "recipes/klassify/conf/demo"
 
@@ -22,12 +22,11 @@ CONF = ROOT / "recipes/klassify/conf/demo"
         ("train.lr=2001-12-13", "train.lr"),
         ("train.epochs", "not written key=value"),
         ("=3", "not written key=value"),
-        ("train.lr=-1", "train.lr is at least 0, not -1"),
-        ("train.lr=.nan", "train.lr is at least 0, not nan"),
-        ("train.lr=.inf", "train.lr is a finite number"),
-        ("train.step_epochs=0", "train.step_epochs is at least 1"),
-        ("train.weight_decay=-1", "train.weight_decay is at least 0"),
-        ("train.clip_norm=-1", "train.clip_norm is at least 0"),
+        ("train.lr=-1", "lr is 0 or more, not -1"),
+        ("train.lr=.nan", "lr is 0 or more, not nan"),
+        ("train.lr=.inf", "lr is 0 or more, not inf"),
+        ("train.step_epochs=0", "step_epochs is at least 1"),
+        ("train.clip_norm=-1", "clip_norm is 0 or more"),
         ("data.init_args.window=0", "window is at least 1"),
         ("data.init_args.stride=0", "stride between 1 and window"),
         ("data.init_args.stride=1000", "stride between 1 and window, not 256 and 1000"),
@@ -106,7 +105,3 @@ def test_a_filterbank_that_cannot_be_is_refused(sizes):
 def test_an_aasist_needs_nodes():
     with pytest.raises(ValueError, match="bands is at least 3"):
         AASIST(bands=2)
-
-
-def test_whole_settings_stay_as_they_are():
-    assert TrainSettings(lr=0.0, max_seconds=float("inf")).max_seconds == float("inf")

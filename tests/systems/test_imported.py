@@ -446,7 +446,7 @@ def test_a_setting_that_would_harm_the_weights_is_refused(tmp_path, monkeypatch,
     told = refusal(
         capsys, "bam", tmp_path / "model.ckpt", "--config", config, "--system", tmp_path / "exp"
     )
-    assert "give model.init_args.frontend.init_args.normalize_input=true" in told
+    assert "add model.init_args.frontend.init_args.normalize_input=true" in told
     assert not (tmp_path / "exp").exists()
 
 

@@ -22,7 +22,7 @@ def config(tmp_path):
         (["--devices", "0"], "at least one device"),
         (["--devices", "two"], "not 'two'"),
         (["--devices", "0,1"], "Only GPUs have numbers"),
-        (["--devices", "-1"], "at least one device"),
+        (["--devices", "-1"], "not '-1'"),
         (["--nodes", "2"], "torchrun"),
         (["train.batch_size=0"], "batch_size is at least 1"),
         (["train.precision=bf17"], "precision"),
