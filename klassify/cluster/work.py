@@ -111,8 +111,8 @@ class ExtractWork(Work):
         """Check that each clip of the list appears once, and write failures.tsv, the clips without
         features.
         """
+        from klassify.failures import Failure, write_failures
         from klassify.features.parts import parts_in, read_rows
-        from klassify.files import write_text
 
         listed = next((header.settings.get("clips") for header in self.headers()), 0)
         self.refuse_gaps()
@@ -120,12 +120,10 @@ class ExtractWork(Work):
             row | {"part": path.name} for path in parts_in(self.folder) for row in read_rows(path)
         ]
         self._refuse_other_clips(rows, listed)
-        failed = [row for row in rows if row["reason"]]
-        lines = [
-            "\t".join([row["file"], row["stage"], " ".join(row["reason"].split())])
-            for row in failed
+        failed = [
+            Failure(row["file"], row["stage"], row["reason"]) for row in rows if row["reason"]
         ]
-        write_text(self.failures, "\n".join(["file\tstage\treason", *lines]) + "\n")
+        write_failures(self.failures, failed)
         return (
             f"{len(rows)} clips in {self.n} shards, {len(failed)} without features"
             f" ({self.failures})"
@@ -158,7 +156,9 @@ class ExtractWork(Work):
 
     def has_failures(self) -> bool:
         """Whether merge() found a clip without features."""
-        return len(self.failures.read_text(encoding="utf-8").splitlines()) > 1
+        from klassify.failures import read_failures
+
+        return bool(read_failures(self.failures))
 
     @property
     def merged(self) -> bool:

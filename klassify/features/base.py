@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from klassify import workers
 from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
 from klassify.media import decoder
 
 CLIP_LIMIT_S = 1800.0  # an hour of video, the longest that is decoded, takes ten minutes
-Numbered = Iterator[tuple[int, Any]]  # place in the list; a row of the kind, or workers.Died
+Numbered = Iterator[tuple[int, Any]]  # place in the list, row of the kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,15 +27,14 @@ class Extraction:
 
     settings: what the features depend on. inputs(root, file): the paths whose sizes stand for the
     input of a clip. rows(root, parts): the rows of all clips of the parts, numbered through, in any
-    order; what is heavy is loaded only then. row_class: the class of its rows. write_part:
-    what writes its shards, where store.write_part does not.
+    order; what is heavy is loaded only then. write_part: what writes its shards,
+    where shards.write_part does not.
     """
 
     kind: str
     settings: dict[str, Any]
     inputs: Callable[[Path, str], list[Path]]
     rows: Callable[[Path, Sequence[Sequence[str]]], Numbered]
-    row_class: type
     write_part: Callable[..., Path] | None = None
 
 
@@ -84,6 +85,24 @@ def in_process(
         numbers = {file: first + i for i, file in enumerate(part)}
         yield from ((numbers[row.file], row) for row in extractor.rows(part))
         first += len(part)
+
+
+def in_workers(
+    row_class: type,
+    extract: Callable[[Any, str], Any],
+    setup: Callable[[Path], Any],
+    jobs: int | None,
+    root: Path,
+    parts: Sequence[Sequence[str]],
+) -> Numbered:
+    """Rows from worker processes, extract(state, file), whose state is setup(root)."""
+    files = [file for part in parts for file in part]
+    state = functools.partial(setup, root)
+    results = workers.each(extract, files, state, jobs=jobs or n_cpus(), limit_s=CLIP_LIMIT_S)
+    for number, row in results:
+        if isinstance(row, workers.Died):
+            row = row_class.failed(files[number], "worker", row.reason)
+        yield number, row
 
 
 def n_cpus() -> int:

@@ -6,16 +6,15 @@ import dataclasses
 import hashlib
 import itertools
 import math
-import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from klassify import workers
 from klassify.errors import KlassifyError, first_few
+from klassify.failures import Failure, write_failures
 from klassify.features import shards as features_shards
 from klassify.features.base import Extraction, Numbered
 from klassify.features.parts import (
@@ -27,10 +26,7 @@ from klassify.features.parts import (
     read_header,
     read_rows,
 )
-from klassify.files import TEMPORARY, write_text
 from klassify.settings import already_done
-
-STALE_S = 3600.0  # a temporary file lives for seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,26 +77,12 @@ def extraction_settings(made_by: Extraction, files: Sequence[str], chunk: int) -
 
 
 def inputs_hash(files: Sequence[str], root: Path, paths: Callable[[Path, str], list[Path]]) -> str:
-    """A hash of the input files' names and sizes (-1: missing), so that changed media are
-    noticed.
-    """
+    """A hash of the input files' names and sizes (-1: missing): changed media are noticed."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(
-            "\t".join([file, *(str(_size(path)) for path in paths(root, file))]).encode() + b"\n"
-        )
+        sizes = [str(_size(path)) for path in paths(root, file)]
+        digest.update("\t".join([file, *sizes]).encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def unfinished(shard: Shard, inputs: Callable[[Place], str], *, force: bool) -> list[Place]:
-    """The parts that are still to be made. What was made otherwise is refused unless `force`."""
-    made = {} if force else parts_there(shard.out, shard.settings, shard.n)
-    for place in shard.places:
-        if place in made:
-            already_done(
-                shard.out / place.name, {"media": made[place].inputs}, {"media": inputs(place)}
-            )
-    return [place for place in shard.places if place not in made]
 
 
 def parts_there(out: Path, settings: dict[str, Any], n: int) -> dict[Place, PartHeader]:
@@ -114,18 +96,11 @@ def parts_there(out: Path, settings: dict[str, Any], n: int) -> dict[Place, Part
     return {header.place: header for header in headers}
 
 
-def sweep(shard: Shard, *, force: bool) -> None:
-    """Remove what dead runs of this shard left half written; with `force`, also what is to be
-    replaced.
+def clear(shard: Shard) -> None:
+    """Remove the parts that a new extraction of this shard replaces: its own, and those of another
+    number of shards.
     """
-    ours = re.compile(rf"(part|failures)-{shard.i}-of-{shard.n}\b.*{re.escape(TEMPORARY)}-(\d+)-.*")
-    for path in shard.out.glob(f"*{TEMPORARY}-*"):
-        match = ours.fullmatch(path.name)
-        # on a cluster the process may live on another node
-        dead = "SLURM_JOB_ID" not in os.environ and match and not _alive(int(match[2]))
-        if match and (dead or time.time() - path.stat().st_mtime > STALE_S):
-            path.unlink(missing_ok=True)
-    for path in parts_in(shard.out) if force else []:
+    for path in parts_in(shard.out):
         i, n, _ = map(int, NAME.fullmatch(path.name).groups())
         if n != shard.n or i == shard.i:
             path.unlink(missing_ok=True)
@@ -138,9 +113,14 @@ def extract(
     """Make the missing parts of a shard and its failures file; (file, stage, reason) of all its
     clips.
     """
-    sweep(shard, force=force)
+    if force:
+        clear(shard)
+    made = {} if force else parts_there(shard.out, shard.settings, shard.n)
     inputs = {place: inputs_hash(shard.part(place), root, made_by.inputs) for place in shard.places}
-    todo = unfinished(shard, inputs.__getitem__, force=force)
+    for place in made.keys() & inputs.keys():
+        before, now = {"media": made[place].inputs}, {"media": inputs[place]}
+        already_done(shard.out / place.name, before, now)
+    todo = [place for place in shard.places if place not in made]
     if len(todo) < len(shard.places):
         print(
             f"{shard.out}: {len(shard.places) - len(todo)} of {len(shard.places)} parts are there",
@@ -148,9 +128,11 @@ def extract(
         )
     results = made_by.rows(root, [shard.part(place) for place in todo])
     write_part = made_by.write_part or features_shards.write_part
-    for place, rows in finished_parts(shard, todo, results, made_by.row_class):
+    for place, rows in finished_parts(shard, todo, results):
         write_part(shard.out, place, rows, shard.settings, inputs[place])
-    return write_failures(shard)
+    rows = [row for place in shard.places for row in read_rows(shard.out / place.name)]
+    write_failures(shard.failures_path, (Failure(**row) for row in rows if row["reason"]))
+    return rows
 
 
 def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iterator[Any]:
@@ -161,8 +143,6 @@ def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iter
     waiting: dict[int, Any] = {}
     following = 0
     for number, row in made_by.rows(root, [[file] for file in files]):
-        if isinstance(row, workers.Died):
-            row = made_by.row_class.failed(files[number], "worker", row.reason)
         waiting[number] = row
         while following in waiting:
             yield waiting.pop(following)
@@ -170,36 +150,18 @@ def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iter
 
 
 def finished_parts(
-    shard: Shard, todo: Sequence[Place], results: Numbered, row_class: type
+    shard: Shard, todo: Sequence[Place], results: Numbered
 ) -> Iterator[tuple[Place, list[Any]]]:
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
-    tasks = [(place, file) for place in todo for file in shard.part(place)]
-    rows: dict[Place, dict[str, Any]] = {place: {} for place in todo}
-    for number, row in workers.progress(results, len(tasks), f"extract {shard.i}/{shard.n}"):
-        place, file = tasks[number]
-        died = isinstance(row, workers.Died)
-        rows[place][file] = row_class.failed(file, "worker", row.reason) if died else row
+    place_of = [place for place in todo for _ in shard.part(place)]
+    rows: dict[Place, dict[int, Any]] = {place: {} for place in todo}
+    for number, row in workers.progress(results, len(place_of), f"extract {shard.i}/{shard.n}"):
+        place = place_of[number]
+        rows[place][number] = row
         if len(rows[place]) == len(shard.part(place)):
-            of_part = rows.pop(place)
-            yield place, [of_part[file] for file in shard.part(place)]
-    yield from (
-        (place, []) for place in rows
-    )  # a shard beyond the end of the list has one empty part
-
-
-def write_failures(shard: Shard) -> list[dict[str, str]]:
-    """List the clips without features, as the finished parts name them; returns the rows of all
-    clips.
-    """
-    rows = [row for place in shard.places for row in read_rows(shard.out / place.name)]
-    lines = ["file\tstage\treason"]
-    lines += [
-        "\t".join([row["file"], row["stage"], " ".join(row["reason"].split())])
-        for row in rows
-        if row["reason"]
-    ]
-    write_text(shard.failures_path, "\n".join(lines) + "\n")
-    return rows
+            yield place, [row for _, row in sorted(rows.pop(place).items())]
+    for place in rows:  # a shard beyond the end of the list has one empty part
+        yield place, []
 
 
 def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) -> int:
@@ -213,13 +175,9 @@ def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) 
     ]
     places = [(shard, place) for shard in shards for place in shard.places]
     missing = [(shard, place) for shard, place in places if place not in there]
-    clips, lacking = (
-        sum(len(shard.part(place)) for shard, place in side) for side in (places, missing)
-    )
-    print(
-        f"{out}: {clips - lacking} of {clips} clips, {len(places) - len(missing)} of {len(places)}"
-        " parts"
-    )
+    clips, lacking = (sum(len(s.part(place)) for s, place in side) for side in (places, missing))
+    done = len(places) - len(missing)
+    print(f"{out}: {clips - lacking} of {clips} clips, {done} of {len(places)} parts")
     for j, group in itertools.groupby(missing, key=lambda item: item[0].i):
         print(f"  missing: --shard {j}/{n}: {first_few(place.name for _, place in group)}")
     return int(bool(missing))
@@ -230,13 +188,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except (OSError, ValueError):
         return -1
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -70,7 +70,7 @@ def extraction(
         return ReconstructionExtractor(root, model, size, batch or 64)
 
     rows = functools.partial(in_process, extractor, jobs)
-    return Extraction("reconstruction", settings, media_only, rows, ReconstructionRow)
+    return Extraction("reconstruction", settings, media_only, rows)
 
 
 def load_vqvae(weights: Path) -> VQVAE:

@@ -14,7 +14,7 @@ from klassify.evaluation.clips import Scored, load_scored
 from klassify.evaluation.segments import Localised, load_localised
 from klassify.files import short_names
 from klassify.grid.ragged import FrameTable
-from klassify.scores.clip_scores import read_failures
+from klassify.scores.clip_scores import read_reasons
 from klassify.scores.frame_file import FrameFile, frame_table
 from klassify.systems.base import SYSTEM, System
 from klassify.systems.detector import DETECTOR, read_detector
@@ -224,7 +224,7 @@ def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.nd
     sources = entry.system.input_systems if merges else [entry.system]
     n_with, reasons = np.zeros(len(files), int), [[] for _ in files]
     for source in sources:
-        path, failures = source.path(split, "frames"), read_failures(source.folder, split)
+        path, failures = source.path(split, "frames"), read_reasons(source.folder, split)
         there = set(FrameFile(path).files) if path.exists() else set()
         here = np.fromiter((file in there for file in files), bool, len(files))
         n_with += here

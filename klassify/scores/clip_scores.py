@@ -12,20 +12,12 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.files import whole_file
+from klassify.failures import read_failures
 from klassify.grid.ragged import POOLS
 from klassify.grid.windows import aggregate_by_clip, check_aggregate
 from klassify.scores.frame_file import FrameFile, clip_scores
-from klassify.scores.score_file import (
-    Header,
-    read_blocks,
-    read_header,
-    reading,
-    score_path,
-    write_scores,
-)
+from klassify.scores.score_file import Header, read_blocks, read_header, score_path, write_scores
 from klassify.settings import settings_hash
-from klassify.untrusted import refuse_cut
 
 BLOCK_ROWS = 1 << 18  # windows in memory
 
@@ -117,31 +109,12 @@ def _of_frames(path: Path, aggregate: str) -> Iterator[pd.Series]:
         yield pd.Series(scores, index=files)
 
 
-# ------------------------------------------------------------------------------ clips without a
-# score
-
-
 def failures_path(system_dir: str | os.PathLike, split: str) -> Path:
     """Where the clips of a split that a system has no answer for are listed."""
     return Path(system_dir) / "scores" / f"{split}.failures.tsv"
 
 
-def write_failures(system_dir: str | os.PathLike, split: str, reasons: Mapping[str, str]) -> Path:
-    """List the clips without an answer by name, each with the reason; returns the path."""
-    rows = pd.DataFrame(sorted(reasons.items()), columns=["file", "reason"])
-    rows.insert(1, "stage", "score")
-    path = failures_path(system_dir, split)
-    with whole_file(path) as partial:
-        rows.to_csv(partial, sep="\t", index=False, lineterminator="\n")
-    return path
-
-
-def read_failures(system_dir: str | os.PathLike, split: str) -> dict[str, str]:
+def read_reasons(system_dir: str | os.PathLike, split: str) -> dict[str, str]:
     """{file: reason} of the clips without an answer; empty where none are listed."""
-    path = failures_path(system_dir, split)
-    if not path.exists():
-        return {}
-    refuse_cut(path)
-    with reading(path):
-        rows = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        return dict(zip(rows["file"], rows["reason"]))
+    failures = read_failures(failures_path(system_dir, split))
+    return {failure.file: failure.reason for failure in failures}

@@ -26,8 +26,9 @@ import pandas as pd
 
 from klassify import workers
 from klassify.errors import KlassifyError
+from klassify.failures import Failure, write_failures
 from klassify.scores.chunks import Parts, parts_folder
-from klassify.scores.clip_scores import write_clip_scores, write_failures
+from klassify.scores.clip_scores import failures_path, write_clip_scores
 from klassify.scores.score_file import made_with, score_path, write_blocks
 from klassify.settings import already_done, settings_hash
 
@@ -243,8 +244,9 @@ def _write_files(parts: Parts, draft: Path) -> list[Path]:
     write_blocks(scored, _gathered(_rows(parts, listed)), parts.header)
     clips = pd.concat(listed, ignore_index=True)
     reasons = {file: reason for file, reason in zip(clips["file"], clips["reason"]) if reason}
+    failures = [Failure(file, "score", reason) for file, reason in sorted(reasons.items())]
     files = [
-        write_failures(draft, split, reasons),
+        write_failures(failures_path(draft, split), failures),
         scored,
     ]  # scores must never stand without the failures
     if parts.aggregate is not None:

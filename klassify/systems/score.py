@@ -126,7 +126,7 @@ def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
     from klassify.scores import clip_scores
 
     header, folder = parts.header, system.folder
-    reasons = clip_scores.read_failures(folder, header.split)
+    reasons = clip_scores.read_reasons(folder, header.split)
     path = system.path(header.split, header.kind)
     if parts.aggregate is not None:
         clips = clip_scores.keep_or_write(folder, header, sources, reasons, parts.aggregate)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from klassify.errors import KlassifyError, first_few
-from klassify.files import read_json, write_json, write_text
+from klassify.failures import Failure, write_failures
+from klassify.files import read_json, write_json
 from klassify.lists import subsets
 from klassify.models.weights.load import WEIGHTS
 from klassify.settings import already_done, file_hash
@@ -110,10 +111,11 @@ def write_result(out: Path, data: ClipData, state: dict[str, Any], failed: dict[
     if failed:
         names = first_few(f"{file} ({reason})" for file, reason in sorted(failed.items()))
         said = f"{len(failed)} training clips could not be read: {names}\n"
-        content = "file\tstage\treason\n"
-        for file, reason in sorted(failed.items()):
-            content += f"{file}\ttrain\t{reason.splitlines()[0]}\n"
-        write_text(out / "failures.tsv", content)
+        failures = [
+            Failure(file, "train", reason.splitlines()[0])
+            for file, reason in sorted(failed.items())
+        ]
+        write_failures(out / "failures.tsv", failures)
     write_system(out, System(out.name, "model", data.modality, data.supervision, data.scale))
     best = state["history"][state["best_epoch"]]
     record = {"epochs": state["epoch"], "best_epoch": best["epoch"], **_validation(best)}

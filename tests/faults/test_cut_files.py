@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify import cli
+from klassify import cli, failures
 from klassify.errors import KlassifyError
+from klassify.failures import Failure
 from klassify.features import audio_cache
 from klassify.features.audio_cache import AudioStore
 from klassify.features.mouth.kind import MouthRow
@@ -27,7 +28,7 @@ from klassify.lists import data_list
 from klassify.localisation import localise
 from klassify.localisation.frame_scores import read_frames
 from klassify.prediction import predict
-from klassify.scores import clip_scores, score_file
+from klassify.scores import score_file
 from klassify.scores.chunks import Layout, Parts
 from klassify.scores.frame_file import FrameFile
 from klassify.submission import ledger, manifest, package
@@ -88,7 +89,10 @@ def _part_of_scores(folder: Path) -> Path:
 
 
 def _failures(folder: Path) -> Path:
-    return clip_scores.write_failures(folder, "testA", {"a.mp4": "no audio", "b.mp4": "no face"})
+    return failures.write_failures(
+        folder / "testA.failures.tsv",
+        [Failure("a.mp4", "score", "no audio"), Failure("b.mp4", "score", "no face")],
+    )
 
 
 def _shard(folder: Path) -> Path:
@@ -220,7 +224,7 @@ KINDS = (
     Kind("frame scores by name", _frames, _read_frames),
     Kind("frame scores in parts", _frames, lambda path: list(read_frames(path))),
     Kind("score part", _part_of_scores, _read_part_of_scores),
-    Kind("failures", _failures, lambda path: clip_scores.read_failures(path.parents[1], "testA")),
+    Kind("failures", _failures, failures.read_failures),
     Kind("feature shard", _shard, _read_shard),
     Kind("audio index", _audio, _read_audio),
     Kind("audio samples", lambda folder: audio_cache.sound_path(_audio(folder)), _read_audio),

@@ -23,7 +23,7 @@ from klassify.features.mouth import channels
 from klassify.features.mouth.kind import ClipExtractor
 from klassify.features.parts import parts_in, read_rows
 from klassify.features.shards import FeatureStore
-from klassify.files import TEMPORARY
+from klassify.files import HERE, TEMPORARY
 
 SIZE, N_FRAMES = 96, 8
 
@@ -166,11 +166,9 @@ def test_missing_parts_are_made_again_to_the_byte(data, made):
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
-    stale = made / f"part-1-of-1-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
-    other = made / f"part-1-of-12-1{TEMPORARY}-{dead.stdout.strip()}-0a1b.parquet"
-    stale.write_bytes(b"half"), other.write_bytes(b"half")
+    stale = f"part-1-of-1-1{TEMPORARY}-{dead.stdout.strip()}-{HERE}0a1b2c3d.parquet"
+    (made / stale).write_bytes(b"half")
     assert cli.main(arguments(data, made)) == 0
-    other.unlink()
     assert contents(made) == before
 
 

@@ -254,7 +254,7 @@ def test_shards_that_finish_at_once_and_a_second_join_change_nothing(
     for place in (
         "score_parts.Parts.read",
         "scorefile.write_blocks",
-        "clip_scores.write_failures",
+        "shards.write_failures",
         "shutil.rmtree",
     ):
         folder = make_system(tmp_path / place / "m")
@@ -285,7 +285,7 @@ def overtake(patch, place: str, other, overtaken: list) -> None:
     owner = {
         "score_parts.Parts": chunks.Parts,
         "scorefile": shards,
-        "clip_scores": shards,
+        "shards": shards,
         "shutil": shutil,
     }[module]
     real = getattr(owner, name)

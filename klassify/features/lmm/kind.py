@@ -76,7 +76,7 @@ def extraction(
     # the tiny one gains nothing from threads, and with one gives the same bytes everywhere
     threads = 1 if source.untrained else jobs
     rows = functools.partial(in_process, extractor, threads)
-    return Extraction("lmm", settings, media_only, rows, LMMRow)
+    return Extraction("lmm", settings, media_only, rows)
 
 
 @dataclasses.dataclass(frozen=True)

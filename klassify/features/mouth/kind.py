@@ -13,16 +13,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from klassify import workers
 from klassify.features.base import (
-    CLIP_LIMIT_S,
     Columns,
     Extraction,
     Kind,
-    Numbered,
     attempt,
     common,
-    n_cpus,
+    in_workers,
     ragged,
     values,
 )
@@ -46,14 +43,9 @@ def extraction(
             return [root / file]
         return [root / file, landmarks / PurePosixPath(file).with_suffix(".npz")]
 
-    def rows(root: Path, parts: Sequence[Sequence[str]]) -> Numbered:
-        setup = functools.partial(ClipExtractor, root, landmarks, refine)
-        files = (file for part in parts for file in part)
-        yield from workers.each(
-            extract_clip, files, setup, jobs=jobs or n_cpus(), limit_s=CLIP_LIMIT_S
-        )
-
-    return Extraction("mouth", settings, inputs, rows, MouthRow)
+    setup = functools.partial(ClipExtractor, landmarks=landmarks, refine=refine)
+    rows = functools.partial(in_workers, MouthRow, ClipExtractor.__call__, setup, jobs)
+    return Extraction("mouth", settings, inputs, rows)
 
 
 class ClipExtractor:
@@ -92,11 +84,6 @@ class ClipExtractor:
             return MouthRow.failed(file, "decode", "no frames")
         reason, stage = ("", "") if valid.any() else ("no face", "face")
         return MouthRow(file, fps, features, valid, reason, stage)
-
-
-def extract_clip(extractor: ClipExtractor, file: str) -> MouthRow:
-    """The task of a worker process, whose state is an extractor."""
-    return extractor(file)
 
 
 CHANNELS = 8
