@@ -1,11 +1,11 @@
 # make help        the stages and the variables of a recipe
-# make demo        everything, on a corpus that the toolkit makes itself: both recipes and their comparison
-# make test        install, then run the tests
+# make demo        all stages of both recipes on a generated corpus, and their comparison
+# make test        install, then run the fast tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 -include local.mk
 
-# both recipes, unless one is asked for
+# both recipes, unless recipe= is given
 demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch)
 recipe ?= klassify
 MAKE_OWN := PYTHON SHELL submission seconds
@@ -14,11 +14,11 @@ ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
 endif
 
-# variables of a recipe count when they are given to make or set in local.mk, never when they leak from the environment
+# variables of a recipe are taken from the command line and local.mk, never from the environment
 given = $(filter command file,$(firstword $(origin $(1))))
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 kept := $(foreach name,$(shell $(run) --variables),$(if $(call given,$(name)),$(name)))
-# what is typed is passed on even if no recipe knows it: run.sh refuses it by name
+# unknown variables of the command line are passed on too: run.sh refuses them by name
 names := $(filter-out recipe $(MAKE_OWN),$(sort $(typed) $(kept)))
 quote = '$(subst ','\'',$(1))'
 arguments = $(foreach name,$(names),$(name)=$(call quote,$($(name))))
@@ -28,7 +28,7 @@ arguments = $(foreach name,$(names),$(name)=$(call quote,$($(name))))
 help:
 	@$(run) --help $(arguments)
 
-# names that nothing knows and stages that must run first are told before anything is installed
+# unknown names and missing earlier stages are reported before anything is installed
 first_stage = $(firstword $(sort $(filter stage%,$(MAKECMDGOALS))))
 check = --check-names $(if $(filter compare,$(MAKECMDGOALS)),--compare)
 names:
@@ -48,15 +48,15 @@ demo: setup
 stage0 stage1 stage2 stage3 stage4: setup
 	@$(run) --stage $(@:stage%=%) --stop-stage $(@:stage%=%) $(arguments)
 
-# all reported systems of every trained recipe side by side: tables and one page
+# the reported systems of every trained recipe side by side: tables and one page
 compare: setup
 	@$(run) --compare $(arguments)
 
-# a submission made again from its manifest, byte by byte: submission=ID (klassify ledger lists them) or its folder
+# package a submission again from its manifest and compare bytes: submission=ID (klassify ledger lists IDs) or its folder
 reproduce: setup
 	$(if $(call given,dry),@echo + ,@).venv/bin/klassify reproduce $(call quote,$(submission))
 
-# nothing is installed to print commands
+# dry=1 installs nothing
 setup: names $(if $(call given,dry),,.venv/installed)
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt | names
@@ -69,7 +69,7 @@ test: setup
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)
 
-# which lines the fast tests run, and why the others are not run; processes that are killed leave no record
+# which lines the fast tests run, and why not the others; killed processes leave no record, so tests/faults is left out
 coverage: setup
 	COVERAGE_FILE=$(CURDIR)/.coverage OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal \
 	  -m "not slow" --cov klassify --cov-report json:coverage.json --ignore tests/faults $(ALL_TESTS)
@@ -79,7 +79,7 @@ coverage: setup
 test-cluster: setup
 	@tests/slurm/run
 
-# tries broken and hostile input for some minutes: make fuzz seconds=600 seed=7
+# corrupted and hostile input for some minutes: make fuzz seconds=600 seed=7
 fuzz: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.fuzz $(if $(seconds),--seconds $(seconds)) $(if $(call given,seed),--seed $(seed))
 
@@ -93,7 +93,7 @@ test-fairseq2: .venv-fairseq2/installed
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-# removes caches; the outputs of runs stay
+# removes caches; keeps the outputs of runs
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .coverage* coverage.json
 	find klassify tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

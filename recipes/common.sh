@@ -1,11 +1,11 @@
 # What every recipe's run.sh shares: variables, checks, the stages. Sourced, never run.
 #
-# A run.sh sources it with its own arguments, sets what follows, and ends with `climb`:
-#   models=(...)         systems with a config that are trained and scored by default
-#   localisers=(...)     those of all systems that answer Task 2
+# A run.sh sources it with its own arguments, sets the following, and ends with `run_stages`:
+#   models=(...)         systems with a config that stage 3 scores by default
+#   localisers=(...)     all systems that answer Task 2
 #   derived=(...)        systems computed from others, without a config
-#   proposals_only=(...) those without clip scores; unscored=(...) those without any scores
-#   features_kind=KIND   what stage 1 makes
+#   proposals_only=(...) systems without clip scores; unscored=(...) systems without any scores
+#   features_kind=KIND   the features that stage 1 extracts
 #   title_1 to title_3   what stages 1 to 3 do, for `make help`
 #   reads_features SYSTEM      whether a system reads the features of stage 1
 #   extract_features SPLIT     stage 1
@@ -19,7 +19,7 @@ recipe=$(basename "$(dirname "$0")")
 
 fail() { printf '%s\n' "$@" >&2; exit 2; }
 
-# closest NAME KNOWN...: the known name that NAME looks like a misspelling of; nothing if there is none
+# closest NAME KNOWN...: the known name most similar to NAME; nothing if none is similar
 closest() {
   printf '%s\n' "$@" | awk '
     function least(a, b) { return a < b ? a : b }
@@ -41,7 +41,7 @@ closest() {
     END { print name }'
 }
 
-# known_value VARIABLE VALUE KNOWN...: refuse a value that is not among the known ones; an empty one stands for the default
+# known_value VARIABLE VALUE KNOWN...: refuse an unknown value; an empty one means the default
 known_value() {
   local variable=$1 value=$2 guess
   shift 2
@@ -50,7 +50,7 @@ known_value() {
   fail "unknown $variable=$value. Known: $*" ${guess:+"  fix:   did you mean $variable=$guess?"}
 }
 
-# names_in FILE KEY: what a YAML file lists under a key, as [a, b] or with a dash per line
+# names_in FILE KEY: the list under a key of a YAML file, written as [a, b] or with a dash per line
 names_in() {
   [ ! -e "$1" ] || awk -v key="$2:" '
     { sub(/#.*/, "") }
@@ -80,21 +80,21 @@ stages of recipe=$recipe
 
 variables (on the command line, or in local.mk to keep them)
   recipe=klassify                which recipe: $(for r in recipes/*/run.sh; do basename "$(dirname "$r")"; done | paste -sd' ')
-  data=avdeepfake1mpp            the data set; part of every path: $datasets
+  data=avdeepfake1mpp            the data set, part of every path: $datasets
   root=DIR                       folder of its media and metadata (data=demo makes its own)
-  split=NAME[,NAME]              default: every list in stages 0 and 1, test splits in 3, val and labelled test splits in 4
+  split=NAME[,NAME]              default: all lists in stages 0 and 1, test splits in 3, val and labelled test splits in 4
   system=NAME[,NAME]             limits stages 2 to 4
-  from=avdeepfake1mpp            whose systems data=fakeavceleb tests: it has no training split (stages 0, 1, 3, 4)
+  from=avdeepfake1mpp            for data=fakeavceleb, which has no training split: the data set of the systems to test
   conf=paper                     the folder of configs (default: demo for data=demo, else paper)
-  submit1=SYSTEM submit2=SYSTEM  what is packaged, instead of the conf's choice
-  vqvae=FILE lmm=FOLDER          multibranch: given weights instead of a training; the LMM's name or folder
-  audio=cache                    stage 1 also decodes all audio once, 32 kB per second: later reads are many times faster
-  seed=1                         of training; another seed has its own folder
-  size=default                   of the generated corpus: tiny, default, large
+  submit1=SYSTEM submit2=SYSTEM  what is packaged for Task 1 and 2, instead of conf/<conf>/submit.yaml
+  vqvae=FILE lmm=NAME            multibranch: VQ-VAE weights instead of training them; the LMM's name or folder
+  audio=cache                    stage 1 also stores decoded audio, 32 kB per second, which later stages read faster
+  seed=1                         training seed; each has its own folders
+  size=default                   size of the generated corpus: tiny, default, large
   jobs=N                         processes of stages 0 and 1
-  devices=1 workers=0            of a training: GPUs (a number, or auto), reader processes per GPU; also readers when scoring
+  devices=1 workers=0            GPUs of a training (a number, or auto); reader processes per GPU, also when scoring
   force=1                        replace outputs that were made with other settings
-  dry=1                          print the commands only
+  dry=1                          only print the commands
 
 TEXT
   slurm_usage
@@ -112,10 +112,10 @@ while [ $# -gt 0 ]; do
   case $1 in
     --help) helping=1 ;;
     --variables) echo "$known"; exit 0 ;;
-    --check) checking=all ;;  # whether the stages could run: their names, and what they need
+    --check) checking=all ;;  # only check names and what the stages need
     --check-names) checking=names ;;
     --compare) comparing=1 ;;
-    --wait) waiting=1 ;;      # for what stage 1 sends to a cluster: the next stage follows at once
+    --wait) waiting=1 ;;      # stage 1 waits for its cluster jobs, because the next stage follows
     --stage) first=$2; shift ;;
     --stop-stage) last=$2; shift ;;
     *=*)
@@ -138,14 +138,14 @@ known_value audio "$audio" cache
 [[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers; jobs= is at least 1"
 [[ $devices =~ ^(auto|[1-9][0-9]*)?$ && $workers =~ ^[0-9]*$ ]] || fail "devices= is a number or auto, workers= a number"
 check_slurm
-# on a cluster, jobs= are the CPUs of a task, not those of the machine that submits
+# on a cluster, jobs= is the number of CPUs of a task; the CPUs of this machine do not matter
 [ "$launcher" != slurm ] || [ -n "$jobs" ] || jobs=1
 jobs=${jobs:-$(nproc)}
 
 # each size of the demo has its own folders, so that sizes never mix
 folder_of() { if [ "$1" = demo ] && [ "$size" != default ]; then echo "demo-$size"; else echo "$1"; fi; }
 data_name=$(folder_of "$data")
-# FakeAVCeleb is only tested on: its scores lie with the systems of another data set, under its own name as the split
+# FakeAVCeleb is for testing only: its scores are stored with systems trained on another data set, as a split of its name
 if [ "$data" = fakeavceleb ]; then
   from=${from:-avdeepfake1mpp}
   # shellcheck disable=SC2086  # a list of words
@@ -181,13 +181,13 @@ PATH=$PWD/.venv/bin:$PATH
 # the demo's models are too small to gain from a second thread
 [ "$trained" = demo ] && threads=1 || threads=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads} TOKENIZERS_PARALLELISM=false
-# when a stage fails or is interrupted, what runs beside it is ended too, with the processes that it started
+# when a stage fails or is interrupted, background jobs are ended too, with the processes that they started
 trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done' EXIT
 
-# beside COMMAND...: run at the same time as what follows, in a process group of its own; wait $! gives its status
+# beside COMMAND...: run in the background, in its own process group; wait $! gives its status
 beside() { set -m; "$@" & set +m; }
 
-# variables_for DATA: what make needs beside a stage to work on DATA as this run does, quoted for a shell
+# variables_for DATA: make variables for a stage on DATA with the settings of this run, quoted for a shell
 variables_for() {
   local words=("recipe=$recipe" "data=$1")
   if [ "$1" = "$data" ]; then words+=(${from:+"from=$from"} ${root:+"root=$root"}); fi
@@ -206,7 +206,7 @@ variables_of_trained() {
 
 quoted() { local text; printf -v text '%q ' "$@"; printf '%s' "${text% }"; }
 
-# stage N: whether it is asked for
+# stage N: whether it was requested; prints its title
 stage() {
   local title=title_$1
   [ "$1" -ge "$first" ] && [ "$1" -le "$last" ] || return 1
@@ -214,7 +214,7 @@ stage() {
   echo "== stage $1: ${!title}  [$(variables_for "$data") conf=$conf]"
 }
 
-# run COMMAND...: print it, and unless dry=1 do it
+# run COMMAND...: print the command and, unless dry=1, run it
 run() {
   local launched
   on_cluster "$@"
@@ -223,7 +223,7 @@ run() {
   [ -n "$dry" ] || "$@"
 }
 
-# splits NAME...: those that split= names, or the given ones that have a list
+# splits NAME...: the splits in split=, else those of the given ones that have a list
 splits() {
   local name
   if [ -n "$split" ]; then printf '%s\n' ${split//,/ }; return; fi
@@ -245,7 +245,7 @@ configs() {
   done
 }
 
-# made_systems: the systems that exist, made by this recipe or by hand
+# made_systems: the systems that exist, made by this recipe or by other commands
 made_systems() {
   local file
   for file in "$exp"/*/system.yaml; do
@@ -266,7 +266,7 @@ check_names() {
   for name in ${split//,/ }; do known_value split "$name" "${all_splits[@]}"; done
   [ -z "$comparing" ] || return 0
   systems=$(echo $(configs) ${derived[*]})
-  # what was made by hand is scored and evaluated, but there is no way to train it
+  # systems made by other commands can be scored and evaluated, but not trained here
   [ "$first" -le 2 ] || systems=$(echo $systems $(made_systems))
   for name in ${system//,/ }; do known_value system "$name" $systems; done
   systems=$(printf '%s\n' $systems $(made_systems) ${reported[*]} ${reported_2[*]} | awk '!seen[$0]++')
@@ -274,27 +274,27 @@ check_names() {
   known_value submit2 "$submit2" $systems
 }
 
-# for each stage that must run first, what it makes that does not exist; and the splits that need it
+# for each stage that must run first, a file of it that is missing; and the splits concerned
 lacking=() lacking_splits=()
 
-# want PATH STAGE [SPLIT]: note a file that does not exist
+# want PATH STAGE [SPLIT]: note a missing file
 want() { [ -e "$1" ] || lack "$@"; }
 
-# lack PATH STAGE [SPLIT]: note what STAGE must make, unless it is part of this run
+# lack PATH STAGE [SPLIT]: note that STAGE must make a file, unless STAGE is part of this run
 lack() {
   [ "$2" -lt "$first" ] || return 0
   lacking[$2]=${lacking[$2]:-$1}
   [ -z "${3:-}" ] || [[ " ${lacking_splits[*]} " == *" $3 "* ]] || lacking_splits+=("$3")
 }
 
-# want_features SPLIT: if one of the chosen systems reads them
+# want_features SPLIT: note missing features, if a chosen system reads them
 want_features() {
   local folder=$features/$features_kind/$1 name chosen=(${system//,/ })
   [ -n "$system" ] || chosen=("${models[@]}")
   for name in "${chosen[@]}"; do
     reads_features "$name" || continue
     ! compgen -G "$folder/part-*.parquet" > /dev/null || return 0
-    # a folder may hold nothing but the record of the jobs that make its features
+    # the folder may hold only the record of the jobs that make its features
     [ ! -e "$folder/slurm" ] || [ "$first" -le 1 ] ||
       fail "$folder is still being made on the cluster, or failed there." "  fix:   klassify status $(quoted "$folder")"
     lack "$folder" 1 "$1"
@@ -302,7 +302,7 @@ want_features() {
   done
 }
 
-# want_stage N: note what stage N needs
+# want_stage N: note missing files that stage N needs
 want_stage() {
   local s name chosen
   case $1 in
@@ -332,7 +332,7 @@ want_stage() {
   esac
 }
 
-# check_stages: stop when files that the asked stages need are missing, with one command that makes all of them
+# check_stages: stop if files that the requested stages need are missing, with one command that makes them all
 check_stages() {
   local n name
   if [ -n "$from" ] && [ "$first" -eq 2 ]; then
@@ -341,7 +341,7 @@ check_stages() {
   [ -z "$dry" ] || return 0
   [ "$first" -gt 3 ] || need_root
   for ((n = first; n <= last; n++)); do want_stage "$n"; done
-  # what is missing needs other stages in turn
+  # missing stages need earlier stages in turn
   [ -z "${lacking[3]:-}" ] || want_stage 3
   [ -z "${lacking[2]:-}" ] || [ -n "$from" ] || want_stage 2
   for name in "${lacking_splits[@]}"; do want "$lists/$name.tsv" 0 "$name"; done
@@ -356,7 +356,7 @@ refuse_lacking() {
   for n in "${!lacking[@]}"; do stages+=("stage$n"); done
   names=$(printf '%s, ' "${stages[@]}")
   options=$(variables_for "$data")
-  # the lists of a data set are made at once, unless some of its splits were asked for
+  # all lists of a data set are made at once, unless split= was given
   if [ -z "$from" ] && [ ${#lacking_splits[@]} -gt 0 ] && { [ -n "$split" ] || [ -z "${lacking[0]:-}" ]; }; then
     options+=" split=$(IFS=,; echo "${lacking_splits[*]}")"
   fi
@@ -370,7 +370,7 @@ refuse_lacking() {
   fail "missing: ${names%, } ($(printf '%s\n' "${lacking[@]}" | head -1) does not exist)" "  fix:   $command"
 }
 
-# need SYSTEM...: stop with the command that makes it
+# need SYSTEM...: stop if one does not exist, with the command that makes it
 need() {
   local name file
   for name in "$@"; do
@@ -380,7 +380,7 @@ need() {
   done
 }
 
-# the media of a real data set lie where the user says
+# need_root: stop if root= is missing, which says where the media of a real data set are
 need_root() {
   [ -n "$dry" ] || [ -n "$media" ] || fail "root= is missing: the folder of the media and metadata of $data." \
     "  fix:   pass root=DIR, or set it in local.mk: echo 'root = DIR' >> local.mk"
@@ -392,7 +392,7 @@ is_localiser() { [[ " ${localisers[*]} ${reported_2[*]} " == *" $1 "* ]]; }
 is_detector() { [[ " ${reported[*]} " == *" $1 "* ]] || ! is_localiser "$1"; }
 # is_in NAME WORD...: whether it is one of the words
 is_in() { [[ " ${*:2} " == *" $1 "* ]]; }
-# scored_system: one whose scores show that stage 3 has run
+# scored_system: a system whose scores show that stage 3 has run
 scored_system() { if [ -n "$system" ]; then echo "${system%%,*}"; else names_in "$conf_dir/submit.yaml" task1; fi; }
 
 # make_lists: stage 0
@@ -409,7 +409,7 @@ cache_audio() {
   [ -z "$audio" ] || run klassify extract --kind audio --list "$lists/$1.tsv" --root "$media" --out "$features/audio/$1" --jobs "$jobs" "${forced[@]}"
 }
 
-# score_one SPLIT SYSTEM: its scores and proposals, and those of its calibration
+# score_one SPLIT SYSTEM: its scores and proposals, and the scores of its calibration
 score_one() {
   local s=$1 name=$2
   ! is_in "$name" "${unscored[@]}" || return 0
@@ -419,17 +419,17 @@ score_one() {
   [ ! -e "$exp/$name-platt/system.yaml" ] || run klassify score "$exp/$name-platt" --split "$s" "${forced[@]}"
 }
 
-# submit SPLIT: package what the conf or submit1=, submit2= choose, and check it
+# submit SPLIT: package the systems of submit.yaml, or of submit1= and submit2=, and check the result
 submit() {
   local name
-  [ -z "$from" ] || return 0  # no server asks for it
+  [ -z "$from" ] || return 0  # FakeAVCeleb has no leaderboard
   for name in $submit1 $submit2; do score_one "$1" "$name"; done
   run klassify package "$exp/detector.yaml" --split "$1" --list "$lists/$1.tsv" --out "$submissions/$1" \
     ${submit1:+--task1 "$exp/$submit1"} ${submit2:+--task2 "$exp/$submit2"} "${forced[@]}"
   run klassify check "$submissions/$1/submission.zip" --list "$lists/$1.tsv"
 }
 
-# evaluate_split SPLIT LABELS: tables of the reported systems, or of those that system= names
+# evaluate_split SPLIT LABELS: tables of the systems in system=, else of report.yaml
 evaluate_split() {
   local s=$1 labels=$2 name task1=() task2=()
   for name in ${system//,/ }; do
@@ -445,7 +445,7 @@ evaluate_split() {
   [ ${#task2[@]} -eq 0 ] || [ -n "$from" ] || run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
 }
 
-# mean_over_seeds: if several seeds were evaluated on the test splits, each and the mean, over seeds and over testA and testB
+# mean_over_seeds: if several seeds were evaluated on the test splits, a table of each and of their means
 mean_over_seeds() {
   local top=exp/$data_name/$recipe tables
   [ -z "$from" ] || return 0
@@ -455,7 +455,7 @@ mean_over_seeds() {
   run klassify evaluate --mean $tables | tee "$top/evaluation/mean.txt"
 }
 
-# compare_recipes: the reported systems of every recipe that has been trained, side by side (make compare)
+# compare_recipes: the reported systems of every trained recipe side by side (make compare)
 compare_recipes() {
   local s m labels options one file report top default=() other=() planned=() found=()
   top=exp/$(folder_of "$trained")
@@ -489,8 +489,8 @@ compare_recipes() {
   done
 }
 
-# climb: the stages that are asked for. run.sh calls it last
-climb() {
+# run_stages: run the requested stages. run.sh calls it last
+run_stages() {
   local s name
   [ -z "$helping" ] || { usage; exit 0; }
   check_names

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make a virtual environment and install the package with the tested versions: recipes/setup.sh [.venv]
-# CONSTRAINTS=, EXTRAS= and PINS= (environment) install other versions and extras.
-# espeakng-loader (extra `corpus`) carries the GPL-3 speech synthesiser that voices the generated corpus.
+# The environment variables CONSTRAINTS, EXTRAS and PINS choose other versions and extras.
+# espeakng-loader (extra `corpus`) contains the GPL-3 speech synthesiser (espeak-ng) that voices the generated corpus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}

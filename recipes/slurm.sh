@@ -1,4 +1,4 @@
-# launcher=slurm: what a recipe's commands need to run on a cluster. Sourced by common.sh.
+# launcher=slurm: the options that send a recipe's commands to a cluster. Sourced by common.sh.
 slurm_variables="launcher shards parallel time train_time nodes gpus partition gpu_partition account modules sbatch"
 launcher='' shards=64 parallel='' time='' train_time='' nodes=1 gpus=0
 partition='' gpu_partition='' account='' modules='' sbatch=''
@@ -6,10 +6,10 @@ partition='' gpu_partition='' account='' modules='' sbatch=''
 slurm_usage() {
   cat <<TEXT
 on a Slurm cluster (docs/cluster.md); keep the site's values in local.mk
-  launcher=slurm                 stage 1 submits job arrays and ends; stages 2 and 3 wait for their jobs
+  launcher=slurm                 stage 1 submits job arrays and exits; stages 2 and 3 wait for their jobs
   shards=64 parallel=N           shards per list, tasks that run at once (default: all)
   time=04:00:00 train_time=TIME  time limit of a task, and of a training, which resumes from its last checkpoint
-  nodes=1 gpus=0                 of a training; with gpus, tasks that run a model use one GPU each
+  nodes=1 gpus=0                 nodes of a training and GPUs per node; with gpus, other model tasks use one GPU each
   partition=P gpu_partition=P    for CPU and for GPU work (default: the site's own)
   account=A modules='M N'        for sbatch --account and module load
   sbatch='--OPTION=VALUE ...'    further options of sbatch
@@ -23,7 +23,7 @@ check_slurm() {
 }
 
 # on_cluster COMMAND...: sets the array `launched` to the options that send COMMAND to Slurm;
-# it stays empty for commands that take seconds, which run here
+# commands that take seconds get none and run here
 on_cluster() {
   local site=$partition limit=$time word gpu=
   launched=()
@@ -50,7 +50,7 @@ on_cluster() {
   [[ $2 = extract && $last -le 1 && -z $waiting ]] || launched+=(--wait)
 }
 
-# has_model WORD...: whether one of them is the folder of a trained model; what is derived from others is computed here
+# has_model WORD...: whether one of them is the folder of a trained model; other systems are computed here
 has_model() {
   local word
   for word in "$@"; do

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# KLASSify (paper 1). Task 1: Wav2Vec-AASIST on audio, 8 mouth features into a TCN on video, Platt
-# calibration of each, max-out of both. Task 2: BAM on audio, the TCN with a tagging head on video, proposals
-# tuned by the official Score, merged. The other rows of the paper's tables are made when system= names them
-# (RESULTS.md). `make help recipe=klassify` lists stages and variables.
+# KLASSify (paper 1). Task 1: Wav2Vec-AASIST on audio and a TCN on 8 mouth features, each Platt-calibrated, then
+# max-out. Task 2: BAM on audio and the TCN with a tagging head on video; proposals are tuned by the official Score
+# and merged. system= makes the other rows of the paper's tables (RESULTS.md). `make help recipe=klassify` lists stages and variables.
 . "$(dirname "$0")/../common.sh" "$@"
 
 title_1="mouth features: 8 per frame on the 25 fps grid"
 title_2="train the models, score val, calibrate and tune on val_fit, fuse"
 title_3="score the test splits, calibrate, fuse, localise, write the submission and check it"
 
-# the audio part of avg and maxout: the paper's best is trained with codecs
+# the audio part of avg and maxout; the paper's best is trained with codecs
 case $conf in demo) audio_detector=w2v_aasist ;; *) audio_detector=w2v_aasist_codecs ;; esac
 models=(tcn "$audio_detector" bam tcn_tags)
 localisers=(bam bam_wavlm tcn_tags merged)
@@ -23,7 +22,7 @@ extract_features() {
   run klassify extract --list "$lists/$1.tsv" --root "$media" --out "$features/mouth/$1" --jobs "$jobs" "${forced[@]}"
 }
 
-# released SYSTEM: the published checkpoint that is this system, where nothing is trained
+# released SYSTEM: the published checkpoint to import, for systems that are not trained
 released() {
   case $1 in
     w2v_aasist_baseline_1) echo pretrained/LA_model.pth ;;
@@ -31,10 +30,10 @@ released() {
   esac
 }
 
-# start_of SYSTEM: the weights of a whole detector that its training starts from
+# start_of SYSTEM: the released detector that its training starts from
 start_of() { [ "$1 $conf" = "bam demo" ] || [ "$1" != bam ] || echo pretrained/bam.safetensors; }
 
-# need_weights SYSTEM...: stop before days of training if weights that a later one starts from are missing
+# need_weights SYSTEM...: stop before any training if weights of a later one are missing
 need_weights() {
   local m file other
   [ -z "$dry" ] || return 0
@@ -48,7 +47,7 @@ need_weights() {
   done
 }
 
-# train_all SYSTEM...: train (or import), score val, and fit what is fitted on val_fit
+# train_all SYSTEM...: train or import, score val, then calibrate or tune on val_fit
 train_all() {
   local m config file how
   for m in "$@"; do
@@ -73,7 +72,7 @@ train_all() {
   done
 }
 
-# join SYSTEM: what is computed from the scores or the proposals of others
+# join SYSTEM: a system computed from the scores or proposals of others
 join() {
   local parts rule
   case $1 in
@@ -114,4 +113,4 @@ score_systems() {
   run klassify localise "$exp/bam" "$exp/tcn_tags" "$exp/merged" --split "$1" "${forced[@]}"
 }
 
-climb
+run_stages

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The multi-branch system (paper 2). Partial-spoof branch on audio; spatio-temporal and LMM branches on video,
-# dynamically fused; a linear layer joins both on the 40 ms grid. `fused` learns from segment labels and answers
-# Task 2; `fused_clip` has the same parts but learns from clip labels alone, as Task 1 demands.
+# The multi-branch system (paper 2). PartialSpoof on audio; spatio-temporal and LMM branches on video, dynamically
+# fused; a linear layer joins audio and video on the 40 ms grid. `fused` learns from segment labels and answers
+# Task 2; `fused_clip` has the same parts, trained on clip labels alone, as Task 1 requires.
 # `make help recipe=multibranch` lists stages and variables.
 . "$(dirname "$0")/../common.sh" "$@"
 
@@ -18,7 +18,7 @@ features_kind=lmm
 reads_features() { [[ $1 == visual* && $1 != visual_no_lmm ]]; }
 
 extract_features() {
-  # an untrained stand-in for the demo, named as such wherever it is used; else the published LMM
+  # the demo uses an untrained stand-in, named as such wherever it is used; else the published LMM
   local s=$1 model=(--lmm "${lmm:-sparklexfantasy/llava-7b-1.5-rfrd}" $([ -n "$lmm" ] || echo --download))
   [ "$conf" != demo ] || model=(--lmm "${lmm:-tiny}")
   run klassify extract --kind lmm --list "$lists/$s.tsv" --root "$media" --out "$features/lmm/$s" "${model[@]}" \
@@ -60,7 +60,7 @@ join() {
   run klassify score "$exp/$out" --split val "${forced[@]}"
 }
 
-# localise_all SPLIT SYSTEM...: proposals of those that exist, tuned first on val
+# localise_all SPLIT SYSTEM...: proposals of the systems that exist; on val they are tuned first
 localise_all() {
   local s=$1 m
   shift
@@ -71,7 +71,7 @@ localise_all() {
   done
 }
 
-# train_clip_branches: both audio branches, and the visual one that learns from clip labels once its VQ-VAE exists
+# train_clip_branches: both audio branches, then visual_clip as soon as its VQ-VAE exists
 train_clip_branches() {
   train_all ps ps_clip
   until [ -n "$vqvae" ] || have vqvae; do sleep 1; done
@@ -80,7 +80,7 @@ train_clip_branches() {
 
 train_systems() {
   local m chosen=(${system//,/ })
-  # only the demo trains stems; others start from ImageNet's weights
+  # only the demo trains stems; conf/paper starts from ImageNet weights
   [ -n "$system" ] ||
     chosen=(vqvae $([ ! -e "$conf_dir/stems.yaml" ] || echo stems) ps ps_clip visual visual_clip fused fused_clip)
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
@@ -100,4 +100,4 @@ score_systems() {
   localise_all "$1" ps visual fused
 }
 
-climb
+run_stages
