@@ -1,11 +1,12 @@
-"""Data lists: official metadata or file lists -> one TSV a split, one clip a row (stage 0).
+"""Data lists: metadata, tables, file names or folders -> one TSV per split (stage 0).
 
     klassify lists --data avdeepfake1mpp --root /data/AV-Deepfake1M++ \\
         --out data_lists/avdeepfake1mpp
+    klassify lists --data mine --root my_videos --out data_lists/mine --probe missing
 
 Beside each list lies its record (.json) and, where entries were wrong, what was done with them
-(.failures.tsv). klassify.lists.data_list has the columns; data_lists/README.md describes them, what
-is read, and what happens to bad rows.
+(.failures.tsv). Labels of test splits go to heldout/<split>_labels.tsv. data_lists/README.md
+describes the columns, what is read, and what happens to bad rows.
 """
 
 from __future__ import annotations
@@ -13,18 +14,26 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 
 from klassify.arguments import at_least_1
-from klassify.errors import KlassifyError, first_few
-from klassify.lists.data_list import ZERO_SHOT
-from klassify.lists.make import DATASETS, make_list
-from klassify.lists.subsets import SUBSETS, media_folder
+from klassify.errors import KlassifyError
+from klassify.lists import datasets
+from klassify.lists.checks import warnings_of
+from klassify.lists.find import find_split, find_splits
+from klassify.lists.make import make_list
+from klassify.lists.subsets import SUBSETS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `klassify lists`."""
-    parser.add_argument("--data", required=True, choices=DATASETS, help="which data set this is")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME",
+        help=f"{', '.join(datasets.known())}, or a name for a data set of your own",
+    )
     parser.add_argument(
         "--root", required=True, type=Path, help="folder of metadata, file lists and media"
     )
@@ -54,66 +63,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify lists`; 0 done, 1 wrong entries under --strict."""
+    datasets.check_name(args.data)
     if not args.root.is_dir():
         raise KlassifyError("The root folder does not exist.", where=args.root)
-    splits = args.splits.split(",") if args.splits else _splits(args.root)
-    if not splits:
-        fix = "give the folder that holds meta_data.csv" if args.data == "fakeavceleb" else None
-        raise KlassifyError(
-            "There is neither metadata nor a file list here.", where=args.root, fix=fix
-        )
     how = {name: getattr(args, name) for name in ("data", "root", "probe", "jobs", "force")}
     n_faults = 0
-    for split in splits:
-        if not re.fullmatch(r"\w+", split) or split in SUBSETS:
-            raise KlassifyError(f"{split!r} cannot be the name of a split.")
-        inputs = _inputs(args.root, split)
-        if not inputs:
-            known = first_few(_splits(args.root)) or "none"
-            raise KlassifyError(
-                f"Nothing describes the split {split!r}; there are: {known}.", where=args.root
-            )
-        n_faults += make_list(inputs[0], args.out / f"{split}.tsv", split, **how)
+    for split, source in _sources(args).items():
+        heldout = args.out / "heldout" / f"{split}_labels.tsv"
         labels = args.root / "heldout" / f"{split}_metadata.json"
+        apart = heldout if split.startswith("test") and not labels.exists() else None
+        path = args.out / f"{split}.tsv"
+        n_faults += make_list(source, path, split, heldout=apart, **how)
         if labels.exists():
-            n_faults += make_list(
-                labels, args.out / "heldout" / f"{split}_labels.tsv", split, **how
-            )
+            n_faults += make_list(labels, heldout, split, **how)
+    for doubt in warnings_of(args.out):
+        print(f"warning: {doubt}", file=sys.stderr)
     return 1 if args.strict and n_faults else 0
 
 
-def _inputs(root: Path, split: str) -> list[Path]:
-    """What describes a split: its metadata, a metadata file of all splits, a list of names, or
-    sidecars.
-    """
-    if split == ZERO_SHOT and (root / "meta_data.csv").is_file():
-        return [root / "meta_data.csv"]
-    for name in (
-        f"{split}_metadata.json",
-        f"{split}_files.txt",
-        "metadata.json",
-        "metadata.min.json",
-    ):
-        if (root / name).is_file():
-            return [root / name]
-    for folder in (root / f"{split}_metadata", media_folder(root, split)):
-        if folder != root and next(folder.rglob("*.json"), None):
-            return [folder]
-    return []
-
-
-def _splits(root: Path) -> list[str]:
-    """The splits that the root describes, train, val and dev first."""
-    found = {
-        p.name.removesuffix(end)
-        for end in ("_metadata.json", "_files.txt")
-        for p in root.glob(f"*{end}")
-    }
-    found |= {
-        name
-        for name in ("train", "val", "dev", "test")
-        if (root / name).is_dir() and _inputs(root, name)
-    }
-    if (root / "meta_data.csv").is_file():
-        found.add(ZERO_SHOT)
-    return sorted(found, key=lambda name: (name not in ("train", "val", "dev"), name))
+def _sources(args: argparse.Namespace) -> dict[str, Path]:
+    """{split: what describes it} of the splits that are asked for, or of all."""
+    if not args.splits:
+        return find_splits(args.root, args.data)
+    for name in args.splits.split(","):
+        if not re.fullmatch(r"\w+", name) or name in SUBSETS:
+            raise KlassifyError(f"{name!r} cannot be the name of a split.")
+    names = {name: datasets.split_of(name) for name in args.splits.split(",")}
+    for name, split in names.items():
+        if name != split:
+            print(f"{name} is written as {split}")
+    return {split: find_split(args.root, args.data, split) for split in names.values()}

@@ -26,19 +26,12 @@ from tqdm import tqdm
 from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
+from klassify.lists import datasets
 from klassify.media import decoder
 from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predict
 from klassify.systems.detector import DETECTOR, read_detector
 
-TRAINED_ON = (
-    "avdeepfake1mpp",
-    "avdeepfake1m",
-    "lavdf",
-    "fakeavceleb",
-    "demo-large",
-    "demo",
-    "demo-tiny",
-)
+DEMOS = ("demo-large", "demo", "demo-tiny")
 SHOWN_SEGMENTS = 5
 LONGEST_STEM = (
     180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
@@ -181,7 +174,8 @@ def find_detector(exp: Path, recipe: str) -> Path:
     generated corpus.
     """
     others = sorted(path.name for path in exp.iterdir() if path.is_dir()) if exp.is_dir() else []
-    for name in dict.fromkeys((*TRAINED_ON, *others)):
+    real = [name for name in (*datasets.known(), *others) if name not in DEMOS]
+    for name in dict.fromkeys((*real, *DEMOS)):
         if (path := exp / name / recipe / DETECTOR).exists():
             return path
     raise KlassifyError(

@@ -21,6 +21,7 @@ TYPE_STYLE = {  # colour and line style of each modify_type
     "audio_modified": (ORANGE, "--"),
     "visual_modified": (BLUE, "-."),
     "both_modified": (VERMILLION, ":"),
+    "fake": (VERMILLION, "-"),
 }
 COLUMNS = 3
 BINS = (10, 40)  # fewest and most of a histogram

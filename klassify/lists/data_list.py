@@ -1,5 +1,4 @@
-"""The data list: one TSV a split, one clip a row; its schema, its reader and writer, its subsets
-and labels.
+"""The data list: one TSV per split, one row per clip; its columns, its reader and its writer.
 
 Columns: `file` (as the metadata or testX_files.txt names it), the measured `n_frames fps n_samples
 duration` (samples at 16 kHz, seconds), `modify_type`, `source` (id of the clip's original), and,
@@ -10,10 +9,16 @@ for localisation only, `fake_segments audio_fake_segments visual_fake_segments` 
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import functools
+import gc
+import io
+import itertools
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,6 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
 from klassify.files import whole_file
-from klassify.lists.segment_cells import parse_cells, without_gc
 from klassify.untrusted import refuse_cut, refuse_irregular
 
 MEASURED = ("n_frames", "fps", "n_samples", "duration")
@@ -33,18 +37,16 @@ SEGMENTS = ("fake_segments", "audio_fake_segments", "visual_fake_segments")
 OPTIONAL = ("audio_model", "video_model", "speaker", "dataset")
 COLUMNS = ("file", *MEASURED, *LABELS, *SEGMENTS, *OPTIONAL)
 TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
+FAKE = "fake"  # in a modality that is unknown: a label of the clip, and of neither modality
+KINDS = (*TYPES, FAKE)  # of modify_type
 FAKE_AGAINST = {
-    "video": ("audio_modified", "visual_modified", "both_modified"),
+    "video": ("audio_modified", "visual_modified", "both_modified", FAKE),
     "audio": ("audio_modified", "both_modified"),
     "visual": ("visual_modified", "both_modified"),
 }
-# FakeAVCeleb has no splits and is only tested on; the name keeps its scores apart from those of the
-# training data
-ZERO_SHOT = "fakeavceleb"
-# control characters break the TSV; surrogates stand for bytes that are not UTF-8, and cannot be
-# written
+# control characters break the TSV; surrogates stand for bytes that are not UTF-8
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-# so here, too; ';' and '"' break prediction.txt, '/' and '..' leave the media folder
+# ';' and '"' break prediction.txt, '/' and '..' leave the media folder
 UNSAFE_NAME = re.compile(
     rf"""{UNPRINTABLE.pattern}|^$|^(?:[A-Za-z]:)?[/\\]|[;"]|(?:^|[/\\])\.\.(?:[/\\]|$)|^\s|\s$"""
 )
@@ -52,18 +54,20 @@ MOST_BLOCK = 1 << 30  # bytes that are parsed at once; a line cannot be longer
 PLAIN_NAME = re.compile(r"[\w-]+(?:[./][\w-]+)*")
 
 
-# ------------------------------------------------------------------------------ reading and writing
+def text_column(values: Iterable[str], index: pd.Index | None = None) -> pd.Series:
+    """Texts as an object column, whatever pandas would make of them."""
+    return pd.Series(list(values), index, dtype=object)
 
 
 def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFrame:
     """Read and validate a data list.
 
-    Always has `file n_frames fps n_samples duration modify_type source`: text is str ("" =
-    unknown), counts are Int64, `fps` and `duration` float (NA = unknown); the optional columns
-    where the file has them. The segment columns are dropped unless `segments=True`, so that Task 1
-    code cannot see them; then each cell is a list of [start_s, end_s], or None where the segments
-    are unknown. Raises KlassifyError for a repeated or unsafe name, an unknown modify_type, a cell
-    that is not a number or no such list.
+    Always has `file n_frames fps n_samples duration modify_type source`: text is str in object
+    columns ("" = unknown), counts are Int64, `fps` and `duration` float (NA = unknown); the
+    optional columns where the file has them. The segment columns are dropped unless
+    `segments=True`, so that Task 1 code cannot see them; then each cell is a list of
+    [start_s, end_s], or None where the segments are unknown. Raises KlassifyError for a repeated
+    or unsafe name, an unknown modify_type, and impossible numbers or segments.
     """
     path = Path(path)
     if not path.exists():
@@ -75,29 +79,37 @@ def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFram
 
 
 def _typed(frame: pd.DataFrame, path: str | os.PathLike, *, segments: bool) -> pd.DataFrame:
-    """The text of a list as `read_list` gives it; KlassifyError for what cannot stand in one."""
+    """The text of a list as `read_list` returns it; KlassifyError for what no list may hold."""
     frame = frame.copy(deep=False)
     _refuse(frame, unsafe_names(frame["file"]), "unsafe file name", path)
-    _refuse(frame, repeated_names(frame["file"]), "a file stands here twice", path)
+    _refuse(frame, frame["file"].duplicated(), "the file appears more than once", path)
     for name in MEASURED:
         frame[name] = _numbers(frame, name, path)
     for name in LABELS:
-        frame[name] = (
-            frame[name].str.replace("-", "_")
-            if name == "modify_type" and name in frame
-            else frame.get(name, "")
-        )
-    _refuse(
-        frame,
-        ~frame["modify_type"].isin([*TYPES, ""]),
-        f"modify_type is none of {', '.join(TYPES)}",
-        path,
-    )
+        frame[name] = text_column(frame[name] if name in frame else [""] * len(frame), frame.index)
+    frame["modify_type"] = frame["modify_type"].str.replace("-", "_").astype(object)
+    unknown = ~frame["modify_type"].isin([*KINDS, ""])
+    _refuse(frame, unknown, f"modify_type is none of {', '.join(KINDS)}", path)
     if segments:
         with without_gc():
             for name in SEGMENTS:
                 frame[name] = _parse_segments(frame, name, path)
     return frame[[name for name in COLUMNS if name in frame]]
+
+
+def utf16_as_utf8(path: str | os.PathLike) -> bytes | None:
+    """The content of a text file that begins with the byte order mark of UTF-16, in UTF-8; None
+    for any other file.
+    """
+    with open(path, "rb") as handle:
+        if handle.read(2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return None
+    try:
+        return Path(path).read_bytes().decode("utf-16").encode()
+    except UnicodeDecodeError as error:
+        raise KlassifyError(
+            f"This file begins as UTF-16, but is not: {error}.", where=path, fix="save it as UTF-8"
+        ) from None
 
 
 def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
@@ -108,17 +120,21 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
     from pyarrow import csv
 
     refuse_irregular(path)
-    refuse_cut(path)
-    with open(path, encoding="utf-8", errors="replace") as handle:
-        header = handle.readline().rstrip("\n").split("\t")
+    content = utf16_as_utf8(path)
+    if content is None:
+        refuse_cut(path)
+    with io.BytesIO(content) if content else open(path, "rb") as handle:
+        first = handle.readline().removeprefix(codecs.BOM_UTF8)
+    header = first.decode(errors="replace").rstrip("\r\n").split("\t")
     if "file" not in header or len(set(header)) < len(header):
         raise KlassifyError(
-            "This is not a data list: its header needs `file`, each column once.", where=path
+            f"This is not a data list: its header is {first_few(header, 20)!r}, where `file` and"
+            " each other column appear once, separated by tabs.",
+            where=path,
         )
     names = [name for name in header if name in wanted]
     read = functools.partial(
         csv.read_csv,
-        path,
         parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
         convert_options=csv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()),
@@ -128,11 +144,11 @@ def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
     )
     try:
         try:
-            table = read()
+            table = read(io.BytesIO(content) if content else path)
         except pa.ArrowInvalid:  # perhaps only for a line that is longer than a block
-            table = read(
-                read_options=csv.ReadOptions(block_size=min(path.stat().st_size + 1, MOST_BLOCK))
-            )
+            size = min(path.stat().st_size + 1, MOST_BLOCK)
+            options = csv.ReadOptions(block_size=size)
+            table = read(io.BytesIO(content) if content else path, read_options=options)
     except pa.ArrowInvalid as error:
         raise KlassifyError(f"This data list cannot be parsed: {error}.", where=path) from None
     return pd.DataFrame({name: table[name].to_pylist() for name in names}, dtype=object)
@@ -179,12 +195,8 @@ def _cells(column: pd.Series) -> list[str]:
 def _numbers(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:
     text = frame[name] if name in frame else pd.Series("", index=frame.index)
     values = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
-    _refuse(
-        frame,
-        (text != "") & ~possible(name, values),
-        f"{name} is not a number that it can be",
-        path,
-    )
+    bad = (text != "") & ~possible(name, values)
+    _refuse(frame, bad, f"{name} is not a possible number", path)
     return values.astype("Int64") if name in COUNTS else values
 
 
@@ -203,6 +215,72 @@ def _parse_segments(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> 
     return pd.Series(np.fromiter(cells, object, len(cells)), index=frame.index)
 
 
+def parse_cells(text: Sequence[str]) -> tuple[list[Any], Sequence[int]]:
+    """JSON texts ("" = unknown) as cells, and the positions of those that are not a list of
+    [start_s, end_s] with 0 <= start_s < end_s.
+
+    A list has a million cells, so that what is done with each is done in C where it can be.
+    """
+    try:
+        cells = [orjson.loads(x) if x else None for x in text]
+    except orjson.JSONDecodeError:
+        cells = [_json_or_text(x) if x else None for x in text]
+    wrong: Sequence[int] = misshapen(cells) or [
+        i for i, cell in enumerate(cells) if cell is None and text[i]
+    ]
+    if not wrong:
+        owner, times = flat_segments(cells)
+        wrong = owner[~((times[:, 0] >= 0) & (times[:, 0] < times[:, 1]))].tolist()
+    return cells, wrong
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def misshapen(cells: Sequence[Any]) -> list[int]:
+    """Positions of what is neither a list of pairs of numbers nor None."""
+    if _well_formed(cells):
+        return []
+    return [i for i, cell in enumerate(cells) if not _well_formed([cell])]
+
+
+def _well_formed(cells: Sequence[Any]) -> bool:
+    """Whether each cell is a list of pairs of numbers, or None; by sets of types, which is fast."""
+    if not set(map(type, cells)) <= {list, type(None)}:
+        return False
+    pairs = list(itertools.chain.from_iterable(filter(None, cells)))
+    return (
+        set(map(type, pairs)) <= {list}
+        and set(map(len, pairs)) <= {2}
+        and set(map(type, itertools.chain.from_iterable(pairs))) <= {int, float}
+    )
+
+
+def flat_segments(cells: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The segments of many well-formed cells: the position of each one's cell, and (n, 2)
+    seconds.
+    """
+    owner = np.repeat(np.arange(len(cells)), [len(cell) if cell else 0 for cell in cells])
+    pairs = itertools.chain.from_iterable(filter(None, cells))
+    return owner, np.fromiter(itertools.chain.from_iterable(pairs), float).reshape(-1, 2)
+
+
+@contextlib.contextmanager
+def without_gc() -> Iterator[None]:
+    """Keep the garbage collector from walking millions of new lists, none of them in a cycle."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def unsafe_names(names: pd.Series) -> pd.Series:
     """Which names break a file or leave the media folder (UNSAFE_NAME): bool, with the index of
     `names`.
@@ -219,11 +297,6 @@ def unprintable(text: pd.Series) -> pd.Series:
     if "".join(text.tolist()).isprintable():  # one look at all is ten times as fast
         return pd.Series(False, index=text.index)
     return pd.Series([bool(UNPRINTABLE.search(x)) for x in text], index=text.index)
-
-
-def repeated_names(names: pd.Series) -> pd.Series:
-    """Which names stand further up already: bool, with the index of `names`."""
-    return names.duplicated()
 
 
 def _refuse(frame: pd.DataFrame, bad: pd.Series, why: str, path: object) -> None:

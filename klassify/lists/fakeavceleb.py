@@ -11,25 +11,19 @@ tool (SV2TTS, "rtvc"); `method` names it only where the video is real.
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
-from klassify.lists.data_list import FAKE_AGAINST, MEASURED
-from klassify.lists.official import Fault, usable_rows
+from klassify.lists.data_list import FAKE_AGAINST, LABELS, MEASURED, text_column
+from klassify.lists.official import usable_rows
+from klassify.lists.records import Fault, read_text
 
-HEADER = (
-    "source",
-    "target1",
-    "target2",
-    "method",
-    "category",
-    "type",
-    "race",
-    "gender",
-)  # then file and folder
+# then file and folder
+HEADER = ("source", "target1", "target2", "method", "category", "type", "race", "gender")
 VOICE_CLONING = "rtvc"
 MODIFY_TYPES = {
     "RealVideo-RealAudio": "real",
@@ -56,38 +50,27 @@ def read_csv(path: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
             faults.append(Fault(number, cells[8] if len(cells) > 8 else "", entry, "skipped"))
         else:
             rows.append({"row": number} | entry)
-    columns = [
-        "row",
-        "file",
-        *MEASURED,
-        "modify_type",
-        "source",
-        "audio_model",
-        "video_model",
-        "speaker",
-    ]
-    return usable_rows(pd.DataFrame(rows, columns=columns), faults, path, split)
+    names = ["row", "file", *MEASURED, *LABELS, "audio_model", "video_model", "speaker"]
+    frame = pd.DataFrame(rows, columns=names, dtype=object)
+    return usable_rows(frame, faults, path, split)
 
 
 def _cells(path: Path) -> list[list[str]]:
-    """The rows of the table, without spaces around and empty cells behind what is written."""
+    """The rows of the table, without spaces around and empty cells after what is written."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            table = [[cell.strip() for cell in row] for row in csv.reader(handle)]
-    except (UnicodeDecodeError, csv.Error) as error:
+        lines = io.StringIO(read_text(path), newline="")
+        table = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    except csv.Error as error:
         raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
     for row in table:
         while row and not row[-1]:
             row.pop()
     first = next((row for row in table if row), [])
-    if not (
-        tuple(cell.lower() for cell in first[:8]) == HEADER
-        or len(first) > 8
-        and first[5] in MODIFY_TYPES
-    ):
-        names = ",".join(first)[:120]
+    with_header = tuple(cell.lower() for cell in first[:8]) == HEADER
+    if not with_header and not (len(first) > 8 and first[5] in MODIFY_TYPES):
         raise KlassifyError(
-            f"This is not the table of FakeAVCeleb: it begins with {names!r}.", where=path
+            f"This is not the table of FakeAVCeleb: it begins with {','.join(first)[:120]!r}.",
+            where=path,
         )
     return table
 
@@ -106,10 +89,8 @@ def _entry(cells: list[str]) -> dict[str, object] | str:
         return f"its type is {kind}, but it lies in {'/'.join(parts[:-1])!r}"
     modify_type = MODIFY_TYPES[kind]
     source = source if source not in ("", "-") else parts[-2]
-    fake_video, fake_audio = (
-        modify_type in FAKE_AGAINST["visual"],
-        modify_type in FAKE_AGAINST["audio"],
-    )
+    fake_video = modify_type in FAKE_AGAINST["visual"]
+    fake_audio = modify_type in FAKE_AGAINST["audio"]
     return dict.fromkeys(MEASURED, np.nan) | {
         "file": "/".join(parts[parts.index(kind) :]),
         "modify_type": modify_type,
@@ -129,7 +110,7 @@ def with_segments(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for name, against in (("fake", "video"), ("audio_fake", "audio"), ("visual_fake", "visual")):
         fake = frame["modify_type"].isin(FAKE_AGAINST[against])
-        columns[f"{name}_segments"] = [
-            clip if is_fake else "[]" for clip, is_fake in zip(whole, fake)
-        ]
+        columns[f"{name}_segments"] = text_column(
+            (clip if is_fake else "[]" for clip, is_fake in zip(whole, fake)), frame.index
+        )
     return frame.assign(**columns)

@@ -1,4 +1,4 @@
-"""Stage 0: metadata or file lists -> data lists."""
+"""Stage 0: whatever describes a split -> its data list, with its record and its faults."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ import pandas as pd
 from klassify.errors import KlassifyError, first_few
 from klassify.files import read_json_mapping, whole_file, write_json
 from klassify.lists import fakeavceleb
-from klassify.lists.data_list import COLUMNS, MEASURED, TYPES, UNPRINTABLE, possible, write_list
-from klassify.lists.official import Fault, read_metadata, read_names, sidecar_files
+from klassify.lists.data_list import COLUMNS, KINDS, MEASURED, UNPRINTABLE, possible, write_list
+from klassify.lists.official import drop_late_segments, read_metadata, read_names
+from klassify.lists.records import Fault, label_folders, sidecar_files
 from klassify.lists.subsets import media_folder
+from klassify.media.decoder import media_below
 from klassify.settings import already_done, file_hash
 
 T = TypeVar("T")
 LIMIT_S = 120.0  # for the header of one file
-DATASETS = ("avdeepfake1mpp", "avdeepfake1m", "lavdf", "fakeavceleb", "demo")
 
 
 def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
-    """The clips of a split from whatever describes it: names (.txt), FakeAVCeleb's .csv, or
-    JSON.
-    """
+    """The clips of a split from whatever describes it (see klassify.lists.find)."""
     if source.suffix == ".txt":
         return read_names(source)
-    if source.suffix == ".csv":
+    if source.name == "meta_data.csv":
         return fakeavceleb.read_csv(source, split)
+    if source.is_dir() and not label_folders(source) and not sidecar_files(source):
+        names = [path.relative_to(source).as_posix() for path in media_below(source)[0]]
+        return pd.DataFrame({"row": range(1, len(names) + 1), "file": names}, dtype=object), []
     return read_metadata(source, split)
 
 
@@ -50,18 +52,20 @@ def make_list(
     probe: str = "none",
     jobs: int = 1,
     force: bool = False,
+    heldout: Path | None = None,
 ) -> int:
     """Write one list with its record (.json) and its faults (.failures.tsv); returns the number
     of faults.
 
     source: what describes the split. data: the data set's name. root: folder of the media. probe:
-    which files are opened, `none`, those of unknown length (`missing`) or `all`.
+    which files are opened, `none`, those of unknown length (`missing`) or `all`. heldout: where the
+    labels go, if there are any; the list itself then has none.
     """
     made_with = {"input": source.name, "hash": _fingerprint(source), "probe": probe, "split": split}
     record_path, faults_path = path.with_suffix(".json"), path.with_suffix(".failures.tsv")
-    record = (
-        _read_record(record_path) if path.exists() and record_path.exists() and not force else None
-    )
+    record = None
+    if path.exists() and record_path.exists() and not force:
+        record = _read_record(record_path)
     if already_done(path, record and record["made_with"], made_with, force=force):
         print(f"{path}: done before")
         return sum(record["faults"].values())
@@ -74,24 +78,35 @@ def make_list(
         media = None
     if media and probe != "none":
         frame, more = measure(frame, media, everything=probe == "all", jobs=jobs)
-        faults = sorted([*faults, *more], key=lambda fault: fault.row)
-    if source.suffix == ".csv":
+        faults += more
+    if source.name == "meta_data.csv":
         frame = fakeavceleb.with_segments(frame)  # whole clips, whose lengths are only known now
-    record_path.unlink(missing_ok=True)  # the old one must never speak of the new list
-    write_list(path, frame[[name for name in COLUMNS if name in frame]])
-    _write_faults(faults_path, faults)
+    frame, more = drop_late_segments(frame, source)
+    faults = sorted([*faults, *more], key=lambda fault: fault.row)
     types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
+    record_path.unlink(missing_ok=True)  # the old one must never describe the new list
+    labelled = frame[[name for name in COLUMNS if name in frame]]
+    if heldout and types:
+        write_list(heldout, labelled)
+        labelled = labelled[[name for name in ("file", *MEASURED) if name in labelled]]
+    write_list(path, labelled)
+    _write_faults(faults_path, faults)
     actions = dict(collections.Counter(fault.action for fault in faults))
     record = {
         "data": data,
         "split": split,
         "media": str(media) if media else None,
         "clips": len(frame),
+        "types": types,
+        "faults": actions,
+        "made_with": made_with,
     }
-    write_json(record_path, record | {"types": types, "faults": actions, "made_with": made_with})
+    write_json(record_path, record)
     kinds = (
-        ", ".join(f"{types[name]} {name}" for name in TYPES if name in types) or "without labels"
+        ", ".join(f"{types[name]} {name}" for name in KINDS if name in types) or "without labels"
     )
+    if heldout and types:
+        kinds += f"; labels in {heldout}"
     print(f"{path}: {len(frame)} clips ({kinds}); media {media or 'not found'}")
     if faults:
         counts = ", ".join(f"{n} {action}" for action, n in actions.items())
@@ -114,18 +129,19 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _fingerprint(source: Path) -> str:
+    """A hash of what a list is made from; of a folder, the names, sizes and times of its files."""
     if source.is_file():
         return file_hash(source)
     digest = hashlib.sha256()
-    for path in sidecar_files(source):
+    sidecars = [] if label_folders(source) else sidecar_files(source)
+    for path in sidecars or media_below(source)[0]:
         try:
             stat = path.stat()
             state = f"{stat.st_size}\t{stat.st_mtime_ns}"
         except OSError:  # a link that leads nowhere
             state = "unreadable"
-        digest.update(
-            os.fsencode(f"{path.relative_to(source)}\t{state}\n")
-        )  # a name may be no UTF-8
+        # a name may not be UTF-8
+        digest.update(os.fsencode(f"{path.relative_to(source)}\t{state}\n"))
     return digest.hexdigest()
 
 
@@ -133,7 +149,7 @@ def _write_faults(path: Path, faults: list[Fault]) -> None:
     if not faults:
         path.unlink(missing_ok=True)
         return
-    table = pd.DataFrame([dataclasses.asdict(fault) for fault in faults])
+    table = pd.DataFrame([dataclasses.asdict(fault) for fault in faults], dtype=object)
     for name in ("file", "problem"):
         table[name] = table[name].str.replace(UNPRINTABLE, "\ufffd", regex=True)
     with whole_file(path) as partial:
@@ -152,22 +168,17 @@ def measure(
 
     frame = frame.assign(**{name: frame.get(name, np.nan) for name in MEASURED})
     paths = [media / name for name in frame["file"]]
-    exists = np.fromiter(
-        map(os.path.isfile, paths), bool, len(paths)
-    )  # False for a name that is too long
+    # False for a name that is too long
+    exists = np.fromiter(map(os.path.isfile, paths), bool, len(paths))
     faults = [
         Fault(*entry, f"no such file in {media}", "kept")
         for entry in zip(frame["row"][~exists], frame["file"][~exists])
     ]
-    wanted = np.flatnonzero(
-        exists & (everything | frame[list(MEASURED)].isna().any(axis=1).to_numpy())
-    )
+    unknown = frame[list(MEASURED)].isna().any(axis=1).to_numpy()
+    wanted = np.flatnonzero(exists & (everything | unknown))
     values = frame[list(MEASURED)].to_numpy(float)
-    bar = {
-        "disable": not len(wanted),
-        "mininterval": 0.5 if sys.stderr.isatty() else 60.0,
-        "desc": "probe",
-    }
+    interval = 0.5 if sys.stderr.isatty() else 60.0
+    bar = {"disable": not len(wanted), "mininterval": interval, "desc": "probe"}
     problems = {}
     probed = _probe_all([paths[i] for i in wanted], jobs, everything)
     for number, found in tqdm(probed, total=len(wanted), **bar):
@@ -201,10 +212,8 @@ def _probe_all(
     for number, found in workers.each(
         _probe, paths, functools.partial(_itself, steps), jobs=jobs, limit_s=LIMIT_S
     ):
-        yield (
-            number,
-            (f"The decoder crashed: {found.reason}." if isinstance(found, workers.Died) else found),
-        )
+        crashed = isinstance(found, workers.Died)
+        yield number, f"The decoder crashed: {found.reason}." if crashed else found
 
 
 def _itself(value: T) -> T:

@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.lists.data_list import FAKE_AGAINST, TYPES, _refuse, read_list
+from klassify.lists import datasets
+from klassify.lists.data_list import FAKE, FAKE_AGAINST, _refuse, read_list
 
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
 
 
 def sources_of(frame: pd.DataFrame) -> np.ndarray:
-    """(n,) the source of each clip, as text; one of unknown source is a source of its own."""
+    """(n,) the source of each clip, as text; a clip of unknown source is a source of its own."""
     return np.where(frame["source"] == "", frame["file"], frame["source"]).astype(str)
 
 
@@ -138,8 +139,19 @@ def label(frame: pd.DataFrame, against: str) -> np.ndarray:
     """
     if against not in FAKE_AGAINST:
         raise KlassifyError(f"There is no label {against!r}; there are {', '.join(FAKE_AGAINST)}.")
-    unknown = ~frame["modify_type"].isin(TYPES)
+    unknown = frame["modify_type"] == ""
     _refuse(frame, unknown, "no label (modify_type is empty)", "data list")
+    plain = int((frame["modify_type"] == FAKE).sum())
+    if plain and against != "video":
+        raise KlassifyError(
+            f"{plain} of {len(frame)} clips are `{FAKE}`, which does not say whether their"
+            f" {against} part is.",
+            where="data list",
+            fix=(
+                "train with data.init_args.label=video, or write audio_modified, visual_modified or"
+                " both_modified"
+            ),
+        )
     return frame["modify_type"].isin(FAKE_AGAINST[against]).to_numpy(np.int64)
 
 
@@ -147,11 +159,12 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
     """The folder that the `file` column of a split is relative to.
 
     Archives unpack to `root/train/train` or `root/train`; LAV-DF names "train/000001.mp4" below the
-    root. With `files` the folder is the one that holds most of a sample of them; KlassifyError
-    where none does. Without, it is the deepest that exists.
+    root, and the folder of val may be called dev. With `files` the folder is the one that holds
+    most of a sample of them; KlassifyError where none does. Without, it is the deepest that exists.
     """
     root = Path(root)
-    folders = [root / split / split, root / split, root]
+    spelt = [root / name for name in datasets.spellings(split)]
+    folders = [folder for one in spelt for folder in (one / one.name, one)] + [root]
     if not len(files):
         return next((folder for folder in folders if folder.is_dir()), root)
     if not root.is_dir():

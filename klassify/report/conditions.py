@@ -57,7 +57,7 @@ def _by_value(values: np.ndarray) -> dict[str, np.ndarray]:
     """A mask for each value but "", by descending count beyond MAX_GROUPS, else by name."""
     counts = pd.Series(values[values != ""]).value_counts()
     if len(counts) <= MAX_GROUPS:
-        order = [name for name in data_list.TYPES if name in counts.index] or sorted(counts.index)
+        order = [name for name in data_list.KINDS if name in counts.index] or sorted(counts.index)
         return {name: values == name for name in order}
     kept = counts.index[: MAX_GROUPS - 1]
     masks = {name: values == name for name in kept}

@@ -23,7 +23,7 @@ from klassify.evaluation.plots import (
     VERMILLION,
     score_edges,
 )
-from klassify.lists.data_list import TYPES
+from klassify.lists.data_list import KINDS
 from klassify.metrics import clips
 from klassify.metrics.matching import AP_IOUS, AR_COUNTS
 from klassify.metrics.segments import Matches
@@ -184,7 +184,7 @@ def histogram(score: np.ndarray, scale: str, groups: Mapping[str, np.ndarray]) -
 
 def types_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """(n,) masks by modify_type."""
-    return {kind: (frame["modify_type"] == kind).to_numpy() for kind in TYPES}
+    return {kind: (frame["modify_type"] == kind).to_numpy() for kind in KINDS}
 
 
 def average_precision(table: pd.DataFrame, shown: Sequence[str]) -> Figure:

@@ -21,7 +21,7 @@ import orjson
 from klassify.errors import KlassifyError
 from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import PLACEHOLDER, Proposals
-from klassify.lists.segment_cells import without_gc
+from klassify.lists.data_list import without_gc
 
 CHUNK_BYTES = (
     1 << 18

@@ -161,7 +161,7 @@ def test_the_folder_begins_at_the_type_whatever_stands_before(tmp_path, folder):
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
-        (FAMILY[0], "stood here before"),
+        (FAMILY[0], "appeared before"),
         (row("id1", "real", "RealVideo", "a.mp4"), "unknown type 'RealVideo'"),
         ("id1,-,-,real", "it has 4 cells"),
         (
@@ -198,7 +198,7 @@ def test_joined_tables_blank_lines_and_a_missing_source(tmp_path):
         (b"", "begins with ''"),
         (b"file,label\na.mp4,1\n", "begins with 'file,label'"),
         (HEADER.encode(), "No entry"),
-        (HEADER.encode() + b"\n\xff\xfe,", "cannot be read"),
+        (HEADER.encode() + b"\n\xff\xfe,", "is not UTF-8"),
     ],
 )
 def test_another_table_is_refused(tmp_path, text, message, capsys):

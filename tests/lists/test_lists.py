@@ -15,7 +15,7 @@ import pytest
 from klassify.cli import main
 from klassify.commands import lists
 from klassify.errors import KlassifyError
-from klassify.lists import data_list, official, subsets
+from klassify.lists import data_list, official, records, subsets
 from klassify.lists.make import _probe_all
 from klassify.media import isolated
 
@@ -189,14 +189,14 @@ def test_an_unlabelled_list_has_all_columns_and_no_labels(tmp_path):
         ("file\n/a.mp4\n", "unsafe"),
         ("file\nb/../../a.mp4\n", "unsafe"),
         ("file\na;b.mp4\n", "unsafe"),
-        ("file\tn_frames\na.mp4\tmany\n", "n_frames is not a number"),
-        ("file\tn_frames\na.mp4\t1.5\n", "n_frames is not a number"),
-        ("file\tn_frames\na.mp4\t-1\n", "n_frames is not a number"),
-        ("file\tduration\na.mp4\tnan\n", "duration is not a number"),
+        ("file\tn_frames\na.mp4\tmany\n", "n_frames is not a possible number"),
+        ("file\tn_frames\na.mp4\t1.5\n", "n_frames is not a possible number"),
+        ("file\tn_frames\na.mp4\t-1\n", "n_frames is not a possible number"),
+        ("file\tduration\na.mp4\tnan\n", "duration is not a possible number"),
         ("file\tmodify_type\na.mp4\tfaked\n", "modify_type is none of"),
         ("file\ta\nb\tc\td\te\n", "cannot be parsed.*Expected 2 columns"),
         ("file\ta\tb\nc\td\n", "cannot be parsed.*Expected 3 columns"),
-        ("file\tfile\nc\td\n", "each column once"),
+        ("file\tfile\nc\td\n", "column appear once"),
         ("", "not a data list"),
         ("file\n\udcff.mp4\n", "cannot be parsed"),
     ],
@@ -244,7 +244,7 @@ def test_a_cell_that_is_no_list_of_segments_is_refused_with_row_and_column(tmp_p
     )
     with pytest.raises(
         KlassifyError,
-        match=r"^1 of 4 rows are wrong: visual_fake_segments is not .* row 3 \('c.mp4'\)",
+        match=r"^1 of 4 rows are wrong: visual_fake_segments is not a list .* row 3 \('c.mp4'\)",
     ):
         data_list.read_list(path, segments=True)
     assert len(data_list.read_list(path)) == 4  # Task 1 may not depend on segments
@@ -695,12 +695,12 @@ def test_a_name_that_is_no_utf8_is_refused_with_its_line(tmp_path, capsys):
     "text, message",
     [
         ("", "empty"),
-        ("{}", "not a JSON list"),
-        ("[{]", "not readable JSON"),
-        ('[{"file": "a"}', "not readable"),
+        ("{}", "an object with no as keys"),
+        ("[{]", "not valid JSON"),
+        ('[{"file": "a"}', "not valid JSON"),
         ("[]", "No entry"),
         ('[{"file": "a.mp4"}]', "unknown modify_type"),
-        ('[{"a": NaN}]', "not readable JSON"),
+        ('[{"a": NaN}]', "no file name"),
     ],
 )
 def test_metadata_that_cannot_be_used_is_refused(tmp_path, text, message, capsys):
@@ -716,9 +716,9 @@ def test_metadata_is_cut_anywhere_and_read_whole(tmp_path, indent):
     path = tmp_path / "m.json"
     path.write_text(json.dumps(entries, indent=indent))
     for block in (10, 333, 1 << 20):
-        blocks = list(official.iter_records(path, block))
+        blocks = list(records.iter_records(path, block))
         assert [record for records in blocks for record in records] == entries
-    assert len(list(official.iter_records(path, 333))) > 10
+    assert len(list(records.iter_records(path, 333))) > 10
 
 
 def test_json_errors_name_the_line(tmp_path):
@@ -730,7 +730,7 @@ def test_json_errors_name_the_line(tmp_path):
     line = text[: text.index(" 40.mp4")].count("\n") + 1
     for block in (100, 1 << 20):
         with pytest.raises(KlassifyError, match=rf"m.json:{line}\b"):
-            list(official.iter_records(path, block))
+            list(records.iter_records(path, block))
 
 
 # ------------------------------------------------------------------------------ media and re-runs

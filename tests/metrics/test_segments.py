@@ -10,7 +10,7 @@ from places import GOLDENS
 from klassify.errors import KlassifyError
 from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import Proposals, Truth
-from klassify.lists.official import truth_from_metadata
+from klassify.lists.records import truth_from_metadata
 from klassify.metrics import matching
 from klassify.metrics.clips import interval
 from klassify.metrics.segments import (

@@ -11,7 +11,7 @@ import pytest
 
 from klassify.errors import KlassifyError
 from klassify.grid.segments import Proposals, Truth
-from klassify.lists.official import truth_from_metadata
+from klassify.lists.records import truth_from_metadata
 from klassify.submission.prediction_json import read_prediction_json
 
 GOOD = '"a.mp4": [[0.9, 1, 2]]'

@@ -1,0 +1,83 @@
+"""What describes the splits of a data set below its root folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from klassify.errors import KlassifyError, first_few
+from klassify.lists import datasets, records
+from klassify.lists.subsets import media_folder
+from klassify.media.decoder import media_below
+
+ENDINGS = ("_metadata.json", "_metadata.jsonl", ".csv", ".tsv", "_files.txt")
+ALL_SPLITS = tuple(f"metadata{end}" for end in (".json", ".min.json", ".jsonl", ".csv", ".tsv"))
+FAKEAVCELEB = "meta_data.csv"
+FOLDERS = ("train", *datasets.spellings("val"), "test")
+
+
+def find_splits(root: Path, data: str) -> dict[str, Path]:
+    """{split: what describes it} of all splits that the root describes, train and val first.
+
+    data: the data set, for advice. Raises KlassifyError where there are none.
+    """
+    spelt = {name for name in FOLDERS if (root / name).is_dir()}
+    for ending in ENDINGS:
+        names = [path.name.removesuffix(ending) for path in root.glob(f"*{ending}")]
+        # other tables may lie beside those of the splits
+        tables = ending in records.TABLES
+        spelt |= {x for x in names if not tables or x in FOLDERS or x.startswith("test")}
+    of_all = next((root / name for name in ALL_SPLITS if (root / name).is_file()), None)
+    spelt |= _named_splits(of_all) if of_all else set()
+    names = {datasets.split_of(name) for name in spelt}
+    if (root / FAKEAVCELEB).is_file():
+        names.add("fakeavceleb")
+    order = sorted(names, key=lambda name: (name not in ("train", "val"), name))
+    found = {name: _find(root, name) for name in order}
+    missing = [name for name, source in found.items() if source is None]
+    for folder in [media_folder(root, name) for name in missing] if found else [root]:
+        if folder == root or media_below(folder)[0]:
+            raise KlassifyError(
+                "Nothing describes the clips here.", where=folder, fix=datasets.how_described(data)
+            )
+    return {name: source for name, source in found.items() if source}
+
+
+def _named_splits(path: Path) -> set[str]:
+    """The splits that the entries of a file of all splits name."""
+    named = set()
+    for entries in records.read_entries(path):
+        found = [entry.get("split") for entry in entries if isinstance(entry, dict)]
+        named |= {name for name in found if isinstance(name, str)}
+    return named
+
+
+def find_split(root: Path, data: str, split: str) -> Path:
+    """What describes one split; KlassifyError with the splits that are described."""
+    source = _find(root, split)
+    if source is None:
+        known = first_few(find_splits(root, data))
+        raise KlassifyError(
+            f"Nothing describes the split {split!r}; described are: {known}.",
+            where=root,
+            fix=datasets.how_described(data),
+        )
+    return source
+
+
+def _find(root: Path, split: str) -> Path | None:
+    """Its metadata or table, a list of names, a file of all splits, or a folder."""
+    if split == "fakeavceleb" and (root / FAKEAVCELEB).is_file():
+        return root / FAKEAVCELEB
+    spellings = datasets.spellings(split)
+    files = [f"{name}{ending}" for name in spellings for ending in ENDINGS]
+    for path in (root / name for name in (*files, *ALL_SPLITS)):
+        # a pipe is found, and refused when it is read
+        if path.exists() and not path.is_dir():
+            return path
+    media = media_folder(root, split)
+    folders = [*(root / f"{name}_metadata" for name in spellings), media]
+    for folder in (folder for folder in folders if folder != root and folder.is_dir()):
+        if records.label_folders(folder) or next(folder.rglob("*.json"), None):
+            return folder
+    # the clips of a test split need no labels
+    return media if split.startswith("test") and media != root and media_below(media)[0] else None

@@ -1,0 +1,302 @@
+"""Every form in which people describe clips becomes the same list, or is refused with what to
+write.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from klassify.cli import main
+from klassify.errors import KlassifyError
+from klassify.lists import data_list, datasets, subsets
+
+ONE = [[0.872, 1.188]]
+LENGTHS = {"video_frames": 102, "audio_frames": 65280}
+ENTRIES = [
+    {"file": "a.mp4", "modify_type": "real", "fake_segments": [], **LENGTHS},
+    {
+        "file": "b.mp4",
+        "original": "a.mp4",
+        "modify_type": "audio_modified",
+        "fake_segments": ONE,
+        "audio_fake_segments": ONE,
+        "visual_fake_segments": [],
+        **LENGTHS,
+    },
+]
+
+
+def run_lists(root: Path, *extra: str) -> int:
+    arguments = ["--data", "mine", "--root", str(root), "--out", str(root / "lists"), *extra]
+    return main(["lists", *arguments])
+
+
+def read(root: Path, name: str = "val"):
+    return data_list.read_list(root / f"lists/{name}.tsv", segments=True)
+
+
+def by_name(entries: list[dict]) -> dict[str, dict]:
+    return {entry["file"]: {k: v for k, v in entry.items() if k != "file"} for entry in entries}
+
+
+def table(entries: list[dict], delimiter: str) -> str:
+    names = list(dict.fromkeys(name for entry in entries for name in entry))
+    rows = [[_cell(entry.get(name, "")) for name in names] for entry in entries]
+    return "".join(delimiter.join(row) + "\n" for row in [names, *rows])
+
+
+def _cell(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f'"{text}"' if "," in text else text
+
+
+WITH_NAN = json.dumps(ENTRIES).replace('"real",', '"real", "original": NaN, "duration": -Infinity,')
+FORMS = {
+    "val_metadata.json": {
+        "array": json.dumps(ENTRIES),
+        "NaN": WITH_NAN,
+        "JSON lines": "".join(json.dumps(entry) + "\n" for entry in ENTRIES),
+        "JSON lines without the last newline": "\n".join(map(json.dumps, ENTRIES)),
+        "objects in a row": "\n".join(json.dumps(entry, indent=1) for entry in ENTRIES),
+        "by name": json.dumps(by_name(ENTRIES)),
+        "by name, indented": json.dumps(by_name(ENTRIES), indent=2),
+    },
+    "val_metadata.jsonl": {"JSON lines": "\r\n\r\n".join(map(json.dumps, ENTRIES))},
+    "val.csv": {"comma": table(ENTRIES, ","), "semicolon": table(ENTRIES, ";")},
+    "val.tsv": {"tab": table(ENTRIES, "\t")},
+    "dev_metadata.json": {"dev": json.dumps(ENTRIES)},
+    "metadata.json": {
+        "all splits": json.dumps([entry | {"split": "dev"} for entry in ENTRIES]),
+        "another split first": json.dumps(
+            [ENTRIES[0] | {"split": "train"}, *(entry | {"split": "val"} for entry in ENTRIES)]
+        ),
+    },
+    "metadata.csv": {"all splits": table([e | {"split": "valid"} for e in ENTRIES], ",")},
+}
+EACH = [(name, form) for name, forms in FORMS.items() for form in forms]
+
+
+@pytest.mark.parametrize(("name", "form"), EACH)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_every_form_of_metadata_gives_the_same_list(tmp_path, name, form, encoding):
+    (tmp_path / name).write_bytes(FORMS[name][form].encode(encoding))
+    assert run_lists(tmp_path) == 0
+    frame = read(tmp_path)
+    assert frame["file"].tolist() == ["a.mp4", "b.mp4"]
+    assert frame["modify_type"].tolist() == ["real", "audio_modified"]
+    assert frame["source"].tolist() == ["a", "a"] and frame["duration"].tolist() == [4.08, 4.08]
+    assert frame["fake_segments"].tolist() == [[], ONE]
+    assert frame["audio_fake_segments"].tolist() == [[], ONE]
+    assert not list((tmp_path / "lists").glob("*.failures.tsv"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_saved_by_other_programs_are_read(tmp_path, encoding):
+    (tmp_path / "val_metadata.json").write_text(json.dumps(ENTRIES))
+    assert run_lists(tmp_path) == 0
+    before, path = read(tmp_path), tmp_path / "lists/val.tsv"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert before.equals(read(tmp_path))
+    (tmp_path / "testA_files.txt").write_bytes("é.mp4\r\nb.mp4\r\n".encode(encoding))
+    assert run_lists(tmp_path, "--splits", "testA") == 0
+    assert read(tmp_path, "testA")["file"].tolist() == ["é.mp4", "b.mp4"]
+
+
+def test_texts_are_object_columns_under_every_pandas(tmp_path):
+    (tmp_path / "val_metadata.json").write_text(json.dumps(ENTRIES))
+    assert run_lists(tmp_path) == 0
+    frame = data_list.read_list(tmp_path / "lists/val.tsv")
+    assert {frame[name].dtype for name in ("file", "modify_type", "source")} == {np.dtype(object)}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"videos": [1, 2]}', "an object with videos as keys"),
+        ('"a.mp4"', "it begins with"),
+        ("file,label\na.mp4,fake\n", "it begins with b'file,label"),
+    ],
+)
+def test_what_cannot_be_read_says_what_was_found_and_what_to_write(tmp_path, capsys, text, found):
+    (tmp_path / "val_metadata.json").write_text(text)
+    assert run_lists(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert found in said and 'fix:   write [{"file": "a.mp4"' in said
+
+
+def test_a_table_without_labels_says_which_columns_to_write(tmp_path, capsys):
+    (tmp_path / "val.csv").write_text("name,kind\na.mp4,real\n")
+    assert run_lists(tmp_path) == 2
+    assert "'name, kind'" in capsys.readouterr().err
+
+
+def test_labels_that_may_mean_either_are_not_guessed(tmp_path, capsys):
+    (tmp_path / "val.csv").write_text("file,label\na.mp4,0\nb.mp4,1\n")
+    assert run_lists(tmp_path) == 2
+    assert "label 0 may mean real or fake: write the word" in capsys.readouterr().err
+
+
+def changed(entry: dict, **fields) -> list[dict]:
+    return [ENTRIES[0], {k: v for k, v in (entry | fields).items() if v is not None}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({}, "audio_modified"),
+        ({"visual_fake_segments": ONE}, "both_modified"),
+        ({"visual_fake_segments": ONE, "audio_fake_segments": []}, "visual_modified"),
+        ({"audio_fake_segments": None, "visual_fake_segments": None}, "fake"),
+        ({"audio_fake_segments": []}, "fake"),
+    ],
+)
+def test_a_plain_fake_is_of_the_modality_that_segments_tell(tmp_path, fields, kind):
+    entries = changed(ENTRIES[1], modify_type="fake", **fields)
+    (tmp_path / "val_metadata.json").write_text(json.dumps(entries))
+    assert run_lists(tmp_path) == 0
+    frame = read(tmp_path)
+    assert frame["modify_type"].tolist() == ["real", kind]
+    assert frame["fake_segments"].tolist() == [[], ONE]
+    assert subsets.label(frame, "video").tolist() == [0, 1]
+    if kind == "fake":
+        for modality in ("audio", "visual"):
+            with pytest.raises(KlassifyError, match=f"whether their {modality} part is") as error:
+                subsets.label(frame, modality)
+            assert "data.init_args.label=video" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "seconds"),
+    [([872, 1188], "milliseconds", "1.188"), ([21, 29], "frames", "1.16")],
+)
+def test_segments_in_another_unit_are_refused_by_its_name(tmp_path, capsys, times, unit, seconds):
+    entries = changed(ENTRIES[1], fake_segments=[times], audio_fake_segments=[times])
+    path = tmp_path / "val_metadata.json"
+    path.write_text(json.dumps(entries))
+    assert run_lists(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert f"as if the times were {unit}" in said and "in a clip of 4.08 s" in said
+    assert f"fix:   write seconds: {seconds} instead of {times[1]}" in said
+    # a few clips with impossible times stay in the list, without segments
+    path.write_text(json.dumps(ENTRIES + [entries[1] | {"file": "c.mp4"}]))
+    assert run_lists(tmp_path) == 0
+    assert read(tmp_path)["fake_segments"].tolist() == [[], ONE, None]
+
+
+def test_labels_of_a_test_split_are_held_out(tmp_path):
+    (tmp_path / "test_metadata.json").write_text(json.dumps(ENTRIES))
+    assert run_lists(tmp_path) == 0
+    frame = read(tmp_path, "test")
+    assert set(frame["modify_type"]) == {""} and frame["n_frames"].tolist() == [102, 102]
+    labels = read(tmp_path, "heldout/test_labels")
+    assert labels["modify_type"].tolist() == ["real", "audio_modified"]
+
+
+def folders(root: Path, *files: str) -> None:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(b"")
+
+
+def test_folders_named_after_labels_are_lists_with_clip_labels_alone(tmp_path):
+    for split in ("train", "dev", "test"):
+        files = (
+            "real/a.mp4",
+            "real/b/c.MOV",
+            "fake/a.mp4",
+            "visual_modified/d.webm",
+            "real/._a.mp4",
+        )
+        folders(tmp_path / split, *files)
+    assert run_lists(tmp_path) == 0
+    frame = read(tmp_path, "train")
+    assert dict(zip(frame["file"], frame["modify_type"])) == {
+        "real/a.mp4": "real",
+        "real/b/c.MOV": "real",
+        "fake/a.mp4": "fake",
+        "visual_modified/d.webm": "visual_modified",
+    }
+    header = (tmp_path / "lists/train.tsv").read_text().partition("\n")[0]
+    assert "fake_segments" not in header
+    source = dict(zip(frame["file"], frame["source"]))
+    assert source["fake/a.mp4"] == source["real/a.mp4"] != source["real/b/c.MOV"]
+    assert set(read(tmp_path, "val")["file"]) == set(frame["file"])
+    assert json.loads((tmp_path / "lists/val.json").read_text())["media"] == str(tmp_path / "dev")
+    assert set(read(tmp_path, "heldout/test_labels")["file"]) == set(frame["file"])
+
+
+def test_a_test_folder_needs_no_labels_and_a_training_folder_does(tmp_path, capsys):
+    folders(tmp_path, "test/a.mp4", "test/b/c.mp4")
+    assert run_lists(tmp_path) == 0
+    assert read(tmp_path, "test")["file"].tolist() == ["a.mp4", "b/c.mp4"]
+    folders(tmp_path, "train/a.mp4")
+    assert run_lists(tmp_path, "--force") == 2
+    said = capsys.readouterr().err
+    assert f"where: {tmp_path / 'train'}" in said and "SPLIT/real and SPLIT/fake" in said
+
+
+@pytest.mark.parametrize("data", ["avdeepfake1mpp", "fakeavceleb", "mine"])
+def test_a_folder_without_any_clips_says_what_it_must_hold(tmp_path, data, capsys):
+    command = ["lists", "--data", data, "--root", str(tmp_path), "--out", str(tmp_path / "l")]
+    assert main(command) == 2
+    assert datasets.how_described(data) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lavfd", "fakavceleb", "avdepfake1m", "a/b", "", ".."])
+def test_misspelt_names_of_data_sets_are_refused(name):
+    with pytest.raises(KlassifyError, match="avdeepfake1mpp"):
+        datasets.check_name(name)
+
+
+@pytest.mark.parametrize("name", ["mine", "lavdf-small", "demo2", *datasets.known()])
+def test_other_names_are_data_sets_of_ones_own(name):
+    assert datasets.check_name(name) == name
+
+
+def doubts(root: Path, capsys, **splits: list[dict]) -> list[str]:
+    shutil.rmtree(root / "lists", ignore_errors=True)
+    for split, entries in splits.items():
+        (root / f"{split}_metadata.json").write_text(json.dumps(entries))
+    assert run_lists(root) == 0
+    lines = capsys.readouterr().err.splitlines()
+    return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+
+
+def clips(first: int, *kinds: str, **fields) -> list[dict]:
+    return [
+        {"file": f"{i}.mp4", "modify_type": kind, "video_frames": 100 + i, "audio_frames": 99 + i}
+        | fields
+        for i, kind in enumerate(kinds, first)
+    ]
+
+
+def test_sound_lists_raise_no_doubts(tmp_path, capsys):
+    kinds = ["real", "fake"] * 3
+    splits = {name: clips(9 * i, *kinds) for i, name in enumerate(("train", "val", "test"))}
+    assert not doubts(tmp_path, capsys, **splits)
+
+
+def test_lists_of_one_class_or_one_value_are_doubted(tmp_path, capsys):
+    (said,) = doubts(tmp_path, capsys, train=clips(0, "fake", "audio_modified"))
+    assert said == "all 2 clips of train are fake: a detector needs both classes"
+    constant = clips(0, *["real", "fake"] * 2, original="x.mp4", duration=4.0)
+    assert doubts(tmp_path, capsys, train=constant) == [
+        "source is x for all 4 clips of train",
+        "duration is 4.0 for all 4 clips of train",
+    ]
+
+
+def test_splits_that_share_sources_are_doubted(tmp_path, capsys):
+    kinds = ["real", "fake", "real"]
+    said = doubts(
+        tmp_path, capsys, train=clips(0, *kinds), val=clips(1, *kinds), test=clips(3, *kinds)
+    )
+    assert said == [
+        "2 of 3 sources of val are in train too, such as 1: numbers on val are optimistic",
+        "1 of 3 sources of test are in val too, such as 3: numbers on test are optimistic",
+    ]
