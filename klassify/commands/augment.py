@@ -32,14 +32,12 @@ from klassify.media import decoder, isolated
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify augment`."""
-    parser.add_argument("clip", type=Path, help="a video or audio file")
-    parser.add_argument("--set", required=True, choices=SETS, help="set of augmentations")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the WAV files")
-    parser.add_argument(
-        "--draws", type=at_least_0, default=3, help="number of random draws (default 3)"
-    )
-    parser.add_argument("--seed", type=at_least_0, default=0, help="random seed (default 0)")
+    add = parser.add_argument
+    add("clip", type=Path, help="a video or audio file")
+    add("--set", required=True, choices=SETS, help="set of augmentations")
+    add("--out", required=True, type=Path, help="folder for the WAV files")
+    add("--draws", type=at_least_0, default=3, help="number of random draws (default 3)")
+    add("--seed", type=at_least_0, default=0, help="random seed (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,43 +27,34 @@ from klassify.systems.system import load_system
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify calibrate`."""
-    parser.add_argument("system", type=Path, metavar="SYSTEM_DIR", help="the system to calibrate")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the calibrated system")
-    parser.add_argument(
+    add = parser.add_argument
+    add("system", type=Path, metavar="SYSTEM_DIR", help="the system to calibrate")
+    add("--out", type=Path, required=True, help="folder of the calibrated system")
+    add(
         "--labels",
         type=Path,
         required=True,
         help="folder of the data lists, such as data_lists/demo",
     )
-    parser.add_argument(
-        "--scores-split", default="val", help="split whose scores are used (default val)"
-    )
-    parser.add_argument(
-        "--subset", default="val_fit", help="clips of it to fit on (default val_fit)"
-    )
-    parser.add_argument(
+    add("--scores-split", default="val", help="split whose scores are used (default val)")
+    add("--subset", default="val_fit", help="clips of it to fit on (default val_fit)")
+    add(
         "--label",
         choices=("own", "video"),
         default="own",
         help="the modality's own label, or the video's",
     )
-    parser.add_argument(
-        "--input", choices=INPUTS, default="probability", help="what s is (default probability)"
-    )
-    parser.add_argument(
+    add("--input", choices=INPUTS, default="probability", help="what s is (default probability)")
+    add(
         "--smooth-targets",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="Platt's targets (default yes)",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace a calibration made from something else"
-    )
+    add("--force", action="store_true", help="replace a calibration made from something else")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify calibrate`."""
     fitted = calibrate(
         args.out,
         load_system(args.system),

@@ -24,19 +24,11 @@ from klassify.submission.verdict import Listed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify check`."""
-    parser.add_argument(
-        "path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json"
-    )
-    parser.add_argument(
-        "--list", type=Path, help="the split's data list; default: the one the manifest names"
-    )
-    parser.add_argument(
-        "--against", type=Path, metavar="OLD", help="also say what is different from this one"
-    )
-    parser.add_argument(
-        "--limit", type=at_least_0, default=20, help="places shown of each kind of problem"
-    )
+    add = parser.add_argument
+    add("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
+    add("--list", type=Path, help="the split's data list; default: the one the manifest names")
+    add("--against", type=Path, metavar="OLD", help="also say what is different from this one")
+    add("--limit", type=at_least_0, default=20, help="places shown of each kind of problem")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,7 +18,6 @@ from klassify.corpus.plan import DIFFICULTIES, SIZES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify corpus`."""
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for the corpus")
     add("--size", choices=SIZES, default="default", help="24, 120 or 728 clips (%(default)s)")

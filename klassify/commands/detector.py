@@ -16,17 +16,12 @@ from klassify.systems.detector import read_answers, write_detector
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify detector`."""
-    parser.add_argument(
-        "folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders"
-    )
-    parser.add_argument("--conf", type=Path, required=True, metavar="submit.yaml")
-    parser.add_argument(
-        "--force", action="store_true", help="replace a detector.yaml of other systems"
-    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders")
+    add("--conf", type=Path, required=True, metavar="submit.yaml")
+    add("--force", action="store_true", help="replace a detector.yaml of other systems")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify detector`."""
     print(write_detector(args.folder, read_answers(args.conf), force=args.force))
     return 0

@@ -47,45 +47,34 @@ from klassify.systems.system import load_systems
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify evaluate`."""
-    parser.add_argument(
-        "systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems scored on the split")
+    add(
         "--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals"
     )
-    parser.add_argument(
+    add(
         "--metric",
         choices=("official", "textbook"),
         default="official",
         help="of Task 2; see docs/official-metric.md",
     )
-    parser.add_argument(
-        "--columns", metavar="HEAD,...", help="of Task 2: only these heads, such as ps40,ps160"
-    )
-    parser.add_argument("--split", help="the split whose scores are evaluated")
-    parser.add_argument("--labels", type=Path, help="its data list with labels")
-    parser.add_argument(
-        "--subset", help="named part of the list, or `all` (default: val_report on val, else all)"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the tables and figures")
-    parser.add_argument(
-        "--versus", metavar="NAME", help="system the others are compared with (default: the last)"
-    )
-    parser.add_argument(
+    add("--columns", metavar="HEAD,...", help="of Task 2: only these heads, such as ps40,ps160")
+    add("--split", help="the split whose scores are evaluated")
+    add("--labels", type=Path, help="its data list with labels")
+    add("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
+    add("--out", type=Path, help="folder of the tables and figures")
+    add("--versus", metavar="NAME", help="system the others are compared with (default: the last)")
+    add(
         "--bootstrap",
         type=at_least_0,
         default=1000,
         help="resamples for the intervals (default 1000)",
     )
-    parser.add_argument("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
-    parser.add_argument(
-        "--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables"
-    )
+    add("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
+    add("--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify evaluate`."""
     if args.mean:
         if len({path.resolve() for path in args.mean}) < len(args.mean):
             raise KlassifyError("A table is named twice.")

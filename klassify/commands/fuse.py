@@ -53,16 +53,12 @@ LINEAR_OPTIONS = ("labels", "weights", "resolutions", "hold", *FIT_OPTIONS)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify fuse`."""
-    parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the fusion")
-    parser.add_argument("--rule", choices=(*RULES, linear.RULE), required=True)
-    parser.add_argument(
-        "--prior", type=between_0_and_1, help="probability of a clip that no input answers for"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a fusion of something else")
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join")
+    add("--out", type=Path, required=True, help="folder of the fusion")
+    add("--rule", choices=(*RULES, linear.RULE), required=True)
+    add("--prior", type=between_0_and_1, help="probability of a clip that no input answers for")
+    add("--force", action="store_true", help="replace a fusion of something else")
     configure_linear(parser.add_argument_group(f"--rule {linear.RULE}"))
 
 
@@ -110,7 +106,6 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify fuse`."""
     check_inputs(args.out, args.inputs, 1 if args.rule == linear.RULE else 2)
     inputs = load_systems(args.inputs)
     if args.rule == linear.RULE:

@@ -31,12 +31,10 @@ from klassify.systems.imported import (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify import-checkpoint`."""
-    parser.add_argument("source", choices=SOURCES, help="the kind of file")
-    parser.add_argument("file", type=Path, help="the published checkpoint, or its folder")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train"
-    )
+    add = parser.add_argument
+    add("source", choices=SOURCES, help="the kind of file")
+    add("file", type=Path, help="the published checkpoint, or its folder")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train")
     result = parser.add_mutually_exclusive_group(required=True)
     result.add_argument(
         "--out", type=Path, metavar="FILE.safetensors", help="write the weights alone"
@@ -44,10 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     result.add_argument(
         "--system", type=Path, metavar="SYSTEM_DIR", help="write a system folder; needs --config"
     )
-    parser.add_argument(
-        "--config", type=Path, help="YAML of the system whose model takes the weights"
-    )
-    parser.add_argument(
+    add("--config", type=Path, help="YAML of the system whose model takes the weights")
+    add(
         "--architecture",
         help=(
             "without --config: the speech model, that is xlsr53, xlsr300m, large-robust,"
@@ -55,10 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
             " aasist-l (default: that of the released file)"
         ),
     )
-    parser.add_argument(
-        "--vqvae", type=Path, metavar="FILE", help="of visual: vqvae.pt, or one trained here"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a system of something else")
+    add("--vqvae", type=Path, metavar="FILE", help="of visual: vqvae.pt, or one trained here")
+    add("--force", action="store_true", help="replace a system of something else")
 
 
 def run(args: argparse.Namespace) -> int:

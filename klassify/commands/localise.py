@@ -25,36 +25,29 @@ from klassify.systems.system import load_system, load_systems
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify localise`."""
-    parser.add_argument(
-        "systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml"
-    )
-    parser.add_argument("--split", help="scored splits, with commas between")
-    parser.add_argument(
+    add = parser.add_argument
+    add("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml")
+    add("--split", help="scored splits, with commas between")
+    add(
         "--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="make a system that joins these"
     )
-    parser.add_argument("--out", type=Path, help="folder of the system that --merge makes")
-    parser.add_argument(
+    add("--out", type=Path, help="folder of the system that --merge makes")
+    add(
         "--proposals",
         type=Path,
         metavar="FILE.yaml",
         help="method and settings, instead of the system's",
     )
-    parser.add_argument(
+    add(
         "--method",
         choices=methods.METHODS,
         help=f"default: the tuned one, else {proposals.DEFAULT}",
     )
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace proposals made with other settings"
-    )
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method")
+    add("--force", action="store_true", help="replace proposals made with other settings")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify localise`."""
     if bool(args.merge) != bool(args.out):
         raise KlassifyError(
             "--merge names the systems to join and --out the folder of the result: give both."

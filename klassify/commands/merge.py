@@ -16,7 +16,6 @@ from pathlib import Path
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `klassify merge`."""
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="of feature shards, or of a system"
     )
@@ -24,7 +23,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify merge`."""
     from klassify.cluster.record import records_in
     from klassify.cluster.work import found_works
     from klassify.errors import KlassifyError

@@ -29,37 +29,24 @@ from klassify.systems.system import load_systems
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify package`."""
-    parser.add_argument(
-        "detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks"
-    )
-    parser.add_argument(
-        "--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1"
-    )
-    parser.add_argument(
-        "--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2"
-    )
-    parser.add_argument("--split", required=True, help="the scored split, such as testA")
-    parser.add_argument(
-        "--list", required=True, type=Path, help="the data list whose clips need an answer"
-    )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the submission")
-    parser.add_argument(
-        "--ledger", type=Path, metavar="FILE", help="where it is booked; default: see above"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks")
+    add("--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1")
+    add("--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2")
+    add("--split", required=True, help="the scored split, such as testA")
+    add("--list", required=True, type=Path, help="the data list whose clips need an answer")
+    add("--out", required=True, type=Path, help="folder of the submission")
+    add("--ledger", type=Path, metavar="FILE", help="where it is booked; default: see above")
+    add(
         "--prior",
         type=between_0_and_1,
         help="probability of a clip without a score; default: the system's",
     )
-    parser.add_argument("--sigmoid", action="store_true", help="take log-odds, through a sigmoid")
-    parser.add_argument(
-        "--force", action="store_true", help="replace a submission of something else"
-    )
+    add("--sigmoid", action="store_true", help="take log-odds, through a sigmoid")
+    add("--force", action="store_true", help="replace a submission of something else")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify package`."""
     detector = read_detector(args.detector) if args.detector else None
     tasks = {task: detector.answering(task) for task in detector.answers} if detector else {}
     named = {task: getattr(args, task) for task in TASKS if getattr(args, task)}

@@ -20,12 +20,10 @@ from klassify.submission.reproduce import locate, reproduce
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify reproduce`."""
-    parser.add_argument("submission", help="an id of the ledger, or the folder of a package")
-    parser.add_argument(
-        "--ledger", type=Path, default=Path(ledger.HOME, ledger.LEDGER), metavar="FILE"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("submission", help="an id of the ledger, or the folder of a package")
+    add("--ledger", type=Path, default=Path(ledger.HOME, ledger.LEDGER), metavar="FILE")
+    add(
         "--allow",
         type=Path,
         action="append",

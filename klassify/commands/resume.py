@@ -19,19 +19,13 @@ from klassify.cluster.record import Record
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `klassify resume`."""
+    add = parser.add_argument
     from klassify.arguments import at_least_1
     from klassify.cluster.options import add_job_arguments
 
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs"
-    )
-    parser.add_argument(
-        "--here", action="store_true", help="run the missing shards on this machine"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the script and the commands, submit nothing"
-    )
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs")
+    add("--here", action="store_true", help="run the missing shards on this machine")
+    add("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
     group = parser.add_argument_group("settings that differ from the first submission")
     group.add_argument(
         "--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once"
@@ -40,7 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify resume`."""
     from klassify.cluster.options import added
     from klassify.cluster.record import records_in
     from klassify.cluster.submit import submit_missing

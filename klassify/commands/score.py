@@ -36,46 +36,29 @@ from klassify.systems.trained import Trained
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify score`."""
-    parser.add_argument(
-        "systems", nargs="+", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml"
-    )
-    parser.add_argument(
-        "--split", required=True, help="splits or named subsets, with commas between"
-    )
-    parser.add_argument(
-        "--lists", type=Path, help="folder of the data lists, such as data_lists/demo"
-    )
-    parser.add_argument("--media", type=Path, help="folder of the media, one folder a split")
-    parser.add_argument(
-        "--features", type=Path, help="folder of the features, such as features/demo"
-    )
-    parser.add_argument(
-        "--aggregate", help="window or frame scores -> clip score (default: the system's own)"
-    )
-    parser.add_argument(
-        "--batch-size", type=at_least_1, default=16, help="windows a forward pass (default 16)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("systems", nargs="+", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml")
+    add("--split", required=True, help="splits or named subsets, with commas between")
+    add("--lists", type=Path, help="folder of the data lists, such as data_lists/demo")
+    add("--media", type=Path, help="folder of the media, one folder a split")
+    add("--features", type=Path, help="folder of the features, such as features/demo")
+    add("--aggregate", help="window or frame scores -> clip score (default: the system's own)")
+    add("--batch-size", type=at_least_1, default=16, help="windows a forward pass (default 16)")
+    add(
         "--workers", type=at_least_0, default=0, help="processes that read inputs (default 0: none)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
-    parser.add_argument(
+    add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    add(
         "--approximate",
         action="store_true",
         help="faster: run the audio front end once over each clip",
     )
-    parser.add_argument(
-        "--shard", metavar="I/N", help="score share I of N of the clips, I from 1 (default: 1/1)"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="score again, whatever made the scores that are there"
-    )
+    add("--shard", metavar="I/N", help="score share I of N of the clips, I from 1 (default: 1/1)")
+    add("--force", action="store_true", help="score again, whatever made the scores that are there")
     add_launcher_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify score`."""
     systems = load_systems(args.systems)
     if submitted(launch_from(args), functools.partial(_on_cluster, args, systems)):
         systems = [system for system in systems if not isinstance(system, Trained)]

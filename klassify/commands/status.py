@@ -18,7 +18,6 @@ from klassify.cluster.work import Work
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `klassify status`."""
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs"
     )

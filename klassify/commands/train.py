@@ -34,47 +34,36 @@ from klassify.training.train import train, try_out
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify train`."""
-    parser.add_argument("config", type=Path, help="the system's YAML")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.epochs=3")
-    parser.add_argument("--out", type=Path, required=True, metavar="SYSTEM_DIR")
-    parser.add_argument("--lists", type=Path, required=True, help="folder of the data lists")
-    parser.add_argument(
-        "--media", type=Path, required=True, help="folder of the media, one folder a split"
-    )
-    parser.add_argument("--features", type=Path, required=True, help="folder of the features")
-    parser.add_argument("--seed", type=at_least_0, default=1)
-    parser.add_argument(
-        "--init", type=Path, metavar="FILE.safetensors", help="start from these weights"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("config", type=Path, help="the system's YAML")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.epochs=3")
+    add("--out", type=Path, required=True, metavar="SYSTEM_DIR")
+    add("--lists", type=Path, required=True, help="folder of the data lists")
+    add("--media", type=Path, required=True, help="folder of the media, one folder a split")
+    add("--features", type=Path, required=True, help="folder of the features")
+    add("--seed", type=at_least_0, default=1)
+    add("--init", type=Path, metavar="FILE.safetensors", help="start from these weights")
+    add(
         "--workers",
         type=at_least_0,
         default=0,
         help="processes a device that read inputs (default 0: none)",
     )
-    parser.add_argument("--accelerator", default="auto", choices=ACCELERATORS)
-    parser.add_argument(
+    add("--accelerator", default="auto", choices=ACCELERATORS)
+    add(
         "--devices",
         help=(
             "devices a node: a number, `auto` (all) or numbers of GPUs as 0,2 "
             "(default 1, under torchrun what it started)"
         ),
     )
-    parser.add_argument(
-        "--nodes", type=at_least_1, help="nodes (default 1, under torchrun what it started)"
-    )
-    parser.add_argument(
-        "--fast-dev-run", action="store_true", help="two batches of one epoch; nothing is kept"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="throw away what the folder holds and start anew"
-    )
+    add("--nodes", type=at_least_1, help="nodes (default 1, under torchrun what it started)")
+    add("--fast-dev-run", action="store_true", help="two batches of one epoch; nothing is kept")
+    add("--force", action="store_true", help="throw away what the folder holds and start anew")
     add_launcher_arguments(parser, training=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify train`."""
     if submitted(launch_from(args), functools.partial(_on_cluster, args)):
         return 0
     experiment = load_experiment(args.config, args.overrides, seed=args.seed)

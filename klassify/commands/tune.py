@@ -25,34 +25,27 @@ from klassify.systems.system import load_system
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify tune`."""
-    parser.add_argument(
-        "system", type=Path, metavar="SYSTEM_DIR", help="a localiser, or a merged system"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("system", type=Path, metavar="SYSTEM_DIR", help="a localiser, or a merged system")
+    add(
         "--labels",
         type=Path,
         required=True,
         help="folder of the data lists, such as data_lists/demo",
     )
-    parser.add_argument("--split", default="val", help="split whose scores are used (default val)")
-    parser.add_argument(
-        "--subset", default="val_fit", help="clips of it to tune on (default val_fit)"
-    )
-    parser.add_argument(
+    add("--split", default="val", help="split whose scores are used (default val)")
+    add("--subset", default="val_fit", help="clips of it to tune on (default val_fit)")
+    add(
         "--segments",
         choices=("union", "own"),
         default="union",
         help="either modality's (default), or the system's own",
     )
-    parser.add_argument("--grid", type=Path, metavar="FILE.yaml", help="another grid")
-    parser.add_argument(
-        "--force", action="store_true", help="replace a choice made from something else"
-    )
+    add("--grid", type=Path, metavar="FILE.yaml", help="another grid")
+    add("--force", action="store_true", help="replace a choice made from something else")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify tune`."""
     tuned = tune(
         load_system(args.system),
         args.labels,
