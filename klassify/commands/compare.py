@@ -24,10 +24,12 @@ Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from klassify.arguments import at_least_0
-from klassify.files import whole_file, write_text
+from klassify.evaluation.tables import write_table
+from klassify.files import write_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--metric",
         choices=("official", "textbook"),
         default="official",
-        help="of Task 2; see docs/",
+        help="of Task 2; see docs/official-metric.md",
     )
     parser.add_argument(
         "--bootstrap",
@@ -83,13 +85,24 @@ def run(args: argparse.Namespace) -> int:
     from klassify.report.text import describe
 
     page.check_libraries()  # before minutes of work
-    comparison = compare(args)
+    comparison = compare(
+        args.systems,
+        args.split,
+        labels=args.labels,
+        subset=args.subset,
+        val=args.val,
+        media=args.media,
+        metric=args.metric,
+        n_bootstrap=args.bootstrap,
+        seed=args.seed,
+    )
+    for text in page.leaks_in(comparison):
+        print(f"warning: possible leak: {text}", file=sys.stderr)
     text = describe(comparison)
     print(text)
     out = args.out / args.split
     for name, table in comparison.tables.items():
-        with whole_file(out / f"{name}.tsv") as partial:
-            table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+        write_table(out / f"{name}.tsv", table)
     write_text(out / "comparison.txt", text + "\n")
     path = out / "report.html"
     page.write(path, comparison, media_root=args.media, features=args.features, n_clips=args.clips)

@@ -34,7 +34,13 @@ from klassify.scores.score_file import read_scores, score_path
 from klassify.systems import experiment
 from klassify.systems import scores as systems_scores
 from klassify.systems.base import SYSTEM
-from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
+from klassify.systems.detector import (
+    DETECTOR,
+    GENERATED_NOTICE,
+    DetectorFile,
+    on_generated_corpus,
+    read_detector,
+)
 from klassify.systems.merged import Merged
 from klassify.systems.score import score
 from klassify.systems.scores import PROPOSALS, as_probability, to_probability
@@ -72,10 +78,6 @@ PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
 LEFT_OUT = "the LMM was left out on request"
 HEARD_OR_SEEN = {"audio": "sound", "visual": "picture"}
 EXTRACTED = ("mouth", "audio", "lmm")  # kinds of features that need no model of the detector's own
-DEMO_NOTICE = (
-    "These models were trained on the generated corpus alone: their answers about real videos mean"
-    " nothing."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,15 +270,6 @@ def _notes_on(video: str | os.PathLike) -> list[str]:
         return []
 
 
-def on_generated_corpus(folder: Path) -> bool:
-    """Whether a detector's folder, exp/<data>/<recipe> or a seed's below it, is of the generated
-    corpus.
-    """
-    place = Path(os.path.abspath(folder))
-    recipe = place.parent if place.name.startswith("seed-") else place
-    return recipe.parent.name.split("-")[0] == "demo"
-
-
 def _suffix(video: Path) -> str:
     """Its suffix, if that is a plain one."""
     return video.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", video.suffix) else ""
@@ -401,7 +394,7 @@ class _Answers:
             f"T{why[1:]}: the answers differ from a submission's." for why in left_out.values()
         ]
         if on_generated_corpus(detector.folder):
-            notices.append(DEMO_NOTICE)
+            notices.append(GENERATED_NOTICE)
         return Prediction(
             file=readable(video),
             probability=probability if np.isfinite(probability) else prior,

@@ -2,220 +2,213 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from klassify.errors import KlassifyError
+from klassify.errors import KlassifyError, first_few
 from klassify.evaluation import leaks
 from klassify.evaluation.results import labelled_list
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
-from klassify.report import agreement, conditions, sidebyside
-from klassify.report import entries as report_entries
+from klassify.report import agreement, conditions, entries, sidebyside
 from klassify.report.drift import population_stability
+from klassify.report.entries import Entry
 from klassify.systems import scores
+from klassify.systems.detector import GENERATED_NOTICE, on_generated_corpus
 
 
 @dataclasses.dataclass
 class Comparison:
-    """All that was measured. tables: by name, those of the TSV files; matches: Task 2, by
-    system.
+    """All that was measured.
+
+    label: (n,) of the clips of frame, None without labels. answers1, answers2: what answers each
+    task, one entry per recipe. tables: by name, those of the TSV files. notes: what a reader must
+    know. matches: Task 2, by system. val_scores: by system.
     """
 
     title: str
     split: str
     frame: pd.DataFrame
     label: np.ndarray | None
-    entries: Sequence
-    answers1: Sequence
-    answers2: Sequence
-    calibrated: Sequence
+    entries: Sequence[Entry]
+    answers1: Sequence[Entry]
+    answers2: Sequence[Entry]
+    calibrated: Sequence[agreement.Calibrated]
     tables: dict[str, pd.DataFrame]
-    matches: dict
     notes: list[str]
-    val_scores: dict[str, np.ndarray]
+    matches: dict[str, segments.Matches] = dataclasses.field(default_factory=dict)
+    val_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def scored(self) -> list[Entry]:
+        """The systems with clip scores."""
+        return [one for one in self.entries if one.scored is not None]
 
 
-def compare(args: argparse.Namespace) -> Comparison:
-    """Load, and measure what can be measured."""
-    found = report_entries.find(args.systems)
-    frame, label, subset = _clips(args, found)
+def compare(
+    systems: Sequence[Path],
+    split: str,
+    *,
+    labels: Path | None = None,
+    subset: str | None = None,
+    val: Path | None = None,
+    media: Path | None = None,
+    metric: str = "official",
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Load systems, and measure what can be measured.
+
+    systems: their folders, or folders of recipes. labels: the labelled list of the split; subset:
+    of it. val: the labelled list of val, None to look for it beside labels. media: folder of the
+    media, for the leak audit. metric: of Task 2.
+    """
+    found = entries.find(systems)
+    frame, subset = _clips(found, split, labels, subset)
+    label = None if labels is None else subsets.label(frame, "video")
     if not (files := frame["file"].tolist()):
-        raise KlassifyError(f"There is no clip of {args.split} to compare on.", where=args.labels)
-    loaded = [report_entries.load(one, args.split, files) for one in found]
-    answers = {task: report_entries.answering(loaded, task) for task in report_entries.TASKS}
-    first = [*answers["task1"], *answers["task2"]]
-    by_name = {one.name: one for one in (*first, *loaded)}  # the answers stand first everywhere
-    loaded = list(by_name.values())
-    clips = [one for one in loaded if one.scored is not None]
-    fit, notes = _val_fit(args)
-    calibrated = [agreement.calibrated(one, args.split, files, fit) for one in clips]
-    states = pd.concat(
-        [report_entries.coverage(one, args.split, files) for one in loaded], ignore_index=True
-    )
+        raise KlassifyError(f"There is no clip of {split} to compare on.", where=labels)
+    loaded = [entries.load(one, split, files) for one in found]
+    answers = {task: entries.answering(loaded, task) for task in entries.TASKS}
+    first = [*answers["task1"], *answers["task2"]]  # answers come first in every table
+    loaded = list({one.name: one for one in (*first, *loaded)}.values())
+    fit, notes = _val_fit(val, labels)
+    scored = [one for one in loaded if one.scored is not None]
+    calibrated = [agreement.calibrated(one, split, files, fit) for one in scored]
+    coverage = [entries.coverage(one, split, files) for one in loaded]
+    states = pd.concat(coverage, ignore_index=True)
     tables = {
-        "coverage": report_entries.coverage_summary(states),
-        "not-answered": states[states["state"] != report_entries.ANSWERED],
-        "agreement": agreement.agreement(clips, calibrated),
+        "coverage": entries.coverage_summary(states),
+        "not-answered": states[states["state"] != entries.ANSWERED],
+        "agreement": agreement.agreement(scored, calibrated),
     }
-    title = f"{args.split} ({subset}): {len(frame)} clips"
+    title = f"{split} ({subset}): {len(frame)} clips"
     if label is not None:
-        title += (
-            f", {int(label.sum())} of them fake, of {len(set(subsets.sources_of(frame)))} sources"
-        )
+        n_sources = len(set(subsets.sources_of(frame)))
+        title += f", {int(label.sum())} of them fake, of {n_sources} sources"
+    notes += _notes(loaded, split, subset)
     result = Comparison(
-        title,
-        args.split,
-        frame,
-        label,
-        loaded,
-        answers["task1"],
-        answers["task2"],
-        calibrated,
-        tables,
-        {},
-        notes,
-        {},
+        title, split, frame, label, loaded, *answers.values(), calibrated, tables, notes
     )
-    if args.split == "val" and subset == "all":
-        notes.append(
-            "These numbers include val_fit, on which calibration, fusion and proposals are fitted."
-        )
     if label is not None:
-        _measure(result, fit, args)
-    if subsets.base_split(args.split) != "val":
+        _measure(result, fit, metric, n_bootstrap, seed)
+        root = None if media is None else subsets.media_folder(media, split, files)
+        tables["leaks"] = leaks.audit(frame, label, subsets.sources_of(frame), root)
+    if subsets.base_split(split) != "val":
         _drift(result)
     return result
 
 
 def _clips(
-    args: argparse.Namespace, found: Sequence
-) -> tuple[pd.DataFrame, np.ndarray | None, str]:
-    """The clips to compare on, their labels where there are any, and the subset's name."""
-    if args.labels is None:
-        if args.subset not in (None, "all"):
-            raise KlassifyError("A subset is one of a labelled list.", fix="give --labels")
-        return report_entries.split_files(found, args.split), None, "no labels"
-    frame, subset = labelled_list(args.labels, args.split, args.subset, segments=True)
-    return frame, subsets.label(frame, "video"), subset
+    found: Sequence[entries.Found], split: str, labels: Path | None, subset: str | None
+) -> tuple[pd.DataFrame, str]:
+    """The clips to compare on, and the subset's name."""
+    if labels is not None:
+        return labelled_list(labels, split, subset, segments=True)
+    if subset not in (None, "all"):
+        raise KlassifyError("A subset is a part of a labelled list.", fix="give --labels")
+    return entries.split_files(found, split), "no labels"
 
 
-def _val_fit(args: argparse.Namespace) -> tuple[pd.DataFrame | None, list[str]]:
-    """The labelled clips of val_fit, or None with what follows from that."""
-    path = args.val
+def _notes(loaded: Sequence[Entry], split: str, subset: str) -> list[str]:
+    notes = []
+    generated = [one.name for one in loaded if on_generated_corpus(one.system.folder.parent)]
+    if generated:
+        which = "" if len(generated) == len(loaded) else f" ({first_few(generated)})"
+        notes.append(f"{GENERATED_NOTICE}{which}")
+    if split == "val" and subset == "all":
+        notes.append(
+            "These numbers include val_fit, on which calibration, fusion and proposals are fitted."
+        )
+    return notes
+
+
+def _val_fit(path: Path | None, labels: Path | None) -> tuple[pd.DataFrame | None, list[str]]:
+    """The labelled clips of val_fit, or None with a note on what follows from that."""
     if path is not None and (path.name != "val.tsv" or not path.exists()):
         raise KlassifyError(
             "This is not a list of val.", where=path, fix="name an existing val.tsv"
         )
-    if path is None and args.labels is not None:
-        beside = [args.labels.parent / "val.tsv", args.labels.parent.parent / "val.tsv"]
+    if path is None and labels is not None:
+        beside = [labels.parent / "val.tsv", labels.parent.parent / "val.tsv"]
         path = next((one for one in beside if one.exists()), None)
     if path is None:
         return None, [
-            "There is no labelled list of val (--val): probabilities are compared as they are."
+            "There is no labelled list of val (--val): probabilities are compared uncalibrated."
         ]
     try:
         return subsets.load_split(path.parent, "val_fit"), []
     except KlassifyError as error:
-        return None, [f"Probabilities are compared as they are: {error.what}"]
+        return None, [f"Probabilities are compared uncalibrated: {error.what}"]
 
 
-def _measure(result: Comparison, fit: pd.DataFrame | None, args: argparse.Namespace) -> None:
+def _measure(
+    result: Comparison, fit: pd.DataFrame | None, metric: str, n_bootstrap: int, seed: int
+) -> None:
     """All that needs labels, into result.tables."""
-    frame, tables, drawn = (
-        result.frame,
-        result.tables,
-        {"n_bootstrap": args.bootstrap, "seed": args.seed},
-    )
-    by_group = {
-        "n_bootstrap": sidebyside.group_resamples(args.bootstrap, len(frame)),
-        "seed": args.seed,
-    }
-    groups, parts, differences = conditions.clip_groups(frame), [], []
-    clips = [one for one in result.entries if one.scored is not None]
-    if clips:
-        tables["task1"], found = sidebyside.task1_metrics(clips, frame, **drawn)
+    frame, tables = result.frame, result.tables
+    resamples = {"n_bootstrap": n_bootstrap, "seed": seed}
+    few = {"n_bootstrap": sidebyside.group_resamples(n_bootstrap, len(frame)), "seed": seed}
+    groups = conditions.clip_groups(frame)
+    by_group, differences = [], []
+    if scored := result.scored:
+        tables["task1"], found = sidebyside.task1_metrics(scored, frame, **resamples)
         loss = {one.name: log_loss(result.label, one.probability) for one in result.calibrated}
         tables["task1"]["log_loss_calibrated"] = tables["task1"]["system"].map(loss)
         differences.append(found)
-        parts.append(
-            sidebyside.task1_by_group(
-                clips, frame, groups, versus=result.answers1[-1].name, **by_group
-            )
+        versus = result.answers1[-1].name
+        by_group.append(sidebyside.task1_by_group(scored, frame, groups, versus=versus, **few))
+        names = [one.name for one in result.answers1]
+        answers = [one for one in result.calibrated if one.name in names]
+        if len(answers) > 1 and all(one.on_fit is not None for one in answers):
+            tables["joined"] = agreement.fusion_gain(answers, frame, fit, **resamples)
+    truth = _truth(result)
+    others = [one for one in result.entries if one not in result.answers2]
+    # the answers first, so that a recipe has the same colour in the plots of both tasks
+    localisers = [one for one in (*result.answers2, *others) if one.localised is not None]
+    if truth is not None and localisers:
+        matches = {
+            one.name: segments.match(one.localised.proposals, truth, metric) for one in localisers
+        }
+        result.matches = matches
+        tables["task2"], found = sidebyside.task2_metrics(localisers, frame, matches, **resamples)
+        differences.append(found)
+        versus = result.answers2[-1].name
+        by_group.append(
+            sidebyside.task2_by_group(localisers, frame, matches, groups, versus=versus, **few)
         )
-    answers = [
-        one for one in result.calibrated if one.name in {entry.name for entry in result.answers1}
-    ]
-    if len(answers) > 1 and fit is not None and all(one.on_fit is not None for one in answers):
-        tables["joined"] = agreement.fusion_gain(answers, frame, fit, **drawn)
-    if any(cell is None for cell in frame["fake_segments"]):
-        result.notes.append("The list has no fake segments of some clips: Task 2 is not measured.")
-    elif not len((truth := Truth.from_list(frame)).segments):
-        result.notes.append("There is no fake segment in these clips: Task 2 is not measured.")
-    else:
-        others = [
-            one
-            for one in result.entries
-            if one.localised is not None and one not in result.answers2
-        ]
-        localisers = [
-            *result.answers2,
-            *others,
-        ]  # so that a recipe has one colour in the plots of both tasks
-        if localisers:
-            result.matches = {
-                one.name: segments.match(one.localised.proposals, truth, args.metric)
-                for one in localisers
-            }
-            tables["task2"], found = sidebyside.task2_metrics(
-                localisers, frame, result.matches, **drawn
-            )
-            differences.append(found)
-            parts.append(
-                sidebyside.task2_by_group(
-                    localisers,
-                    frame,
-                    result.matches,
-                    groups,
-                    versus=result.answers2[-1].name,
-                    **by_group,
-                )
-            )
-        framed = [one for one in result.entries if one.frames is not None]
-        if framed:
-            tables["frames"], found = sidebyside.frame_rows(framed, frame, **drawn)
-            differences.append(found)
-    if any(map(len, parts)):  # no group of clips of one class has a number
-        tables["groups"] = pd.concat(parts, ignore_index=True)
+    framed = [one for one in result.entries if one.frames is not None]
+    if truth is not None and framed:
+        tables["frames"], found = sidebyside.frame_rows(framed, frame, **resamples)
+        differences.append(found)
+    if any(map(len, by_group)):  # a group of clips of one class has no number
+        tables["groups"] = pd.concat(by_group, ignore_index=True)
     if differences:
         tables["differences"] = pd.concat(differences, ignore_index=True)
-    root = (
-        None
-        if args.media is None
-        else subsets.media_folder(args.media, args.split, frame["file"].tolist())
-    )
-    tables["leaks"] = leaks.audit(frame, result.label, subsets.sources_of(frame), root)
-    for row in tables["leaks"].itertuples():
-        if row.leaks:
-            note = f"leak: {row.trait} alone tells the label with AUC {row.auc:.3f} ({row.n} clips)"
-            print(f"warning: {note}", file=sys.stderr)
+
+
+def _truth(result: Comparison) -> Truth | None:
+    """The fake segments; None, with a note, if they are not known or there are none."""
+    if result.frame["fake_segments"].isna().any():
+        why = "The list has no fake segments of some clips"
+    elif not len((truth := Truth.from_list(result.frame)).segments):
+        why = "There is no fake segment in these clips"
+    else:
+        return truth
+    result.notes.append(f"{why}: Task 2 is not measured.")
+    return None
 
 
 def _drift(result: Comparison) -> None:
-    """How far each system's scores have moved from those of val; systems without scores of val
-    are left out.
-    """
+    """How far each system's scores have moved from those of val, for systems with scores of val."""
     rows = []
-    for one in result.entries:
-        if one.scored is None:
-            continue
+    for one in result.scored:
         try:
             val = one.system.clip_scores("val")
         except KlassifyError as error:
@@ -225,6 +218,5 @@ def _drift(result: Comparison) -> None:
         result.val_scores[one.name] = values
         drift = population_stability(one.scored.score[one.scored.answered], values)
         rows.append({"system": one.name, **drift._asdict()})
-    result.tables["drift"] = pd.DataFrame(
-        rows, columns=["system", "psi", "by_chance", "reading", "n", "n_val"]
-    )
+    columns = ["system", "psi", "by_chance", "reading", "n", "n_val"]
+    result.tables["drift"] = pd.DataFrame(rows, columns=columns)

@@ -1,8 +1,8 @@
 """Population stability index (PSI): how far the scores of a split have moved from those of val.
 
 PSI = sum over bins of (p - q) ln(p / q), p and q the shares of clips of the split and of val in
-bins that hold equal shares of val. The usual reading: below 0.1 nothing to speak of, to 0.25 a
-shift worth a look, above it a large one. Few clips raise it by chance: under no shift it is about
+bins that hold equal shares of val. The usual reading: below 0.1 stable, to 0.25 a shift worth a
+look, above it a large one. Few clips raise it by chance: without a shift it is about
 chi-square with B - 1 degrees of freedom times 1/n + 1/m (Yurdakul, 2018), whose 95 % quantile is
 shown beside it.
 """
@@ -20,7 +20,7 @@ SMOOTHING = 0.5  # clips added to every bin, so that an empty one does not make 
 
 
 class Drift(NamedTuple):
-    """psi; by_chance: what 95 % of splits without any shift stay below; reading: in words."""
+    """by_chance: 95 % of splits without any shift have a lower psi; reading: in words."""
 
     psi: float
     by_chance: float
@@ -30,9 +30,7 @@ class Drift(NamedTuple):
 
 
 def population_stability(score: np.ndarray, val: np.ndarray) -> Drift:
-    """PSI of scores (n,) against those of val (m,); clips without an answer are left out by the
-    caller.
-    """
+    """PSI of scores (n,) against those of val (m,), both without clips that have no answer."""
     n, m = len(score), len(val)
     if not n or not m:
         return Drift(float("nan"), float("nan"), "no scores to compare", n, m)
@@ -40,10 +38,8 @@ def population_stability(score: np.ndarray, val: np.ndarray) -> Drift:
     edges = np.unique(np.quantile(val, np.linspace(0, 1, bins + 1)[1:-1]))
     shares = []
     for values in (score, val):
-        counts = (
-            np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-            + SMOOTHING
-        )
+        bin_of = np.searchsorted(edges, values, side="right")
+        counts = np.bincount(bin_of, minlength=len(edges) + 1) + SMOOTHING
         shares.append(counts / counts.sum())
     p, q = shares
     psi = float(((p - q) * np.log(p / q)).sum())
@@ -52,13 +48,11 @@ def population_stability(score: np.ndarray, val: np.ndarray) -> Drift:
 
 
 def read(psi: float, by_chance: float) -> str:
-    """What the figure says."""
+    """The PSI in words."""
     if psi < SMALL:
         return "stable"
     if psi <= by_chance:
         return "within chance: few clips"
-    return (
-        "a shift: look before you submit"
-        if psi < LARGE
-        else "a large shift: what was fitted on val may not hold"
-    )
+    if psi < LARGE:
+        return "a shift: look before you submit"
+    return "a large shift: what was fitted on val may not hold"

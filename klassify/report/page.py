@@ -1,14 +1,15 @@
 """report.html: one file with everything in it, made from the aggregates of a comparison and a
 sample of its clips.
 
-Names of files, reasons and an LMM's words are strangers' text: the template escapes all of it, data
-travels as JSON without a `<`, scripts put text into the page as text only, and a content security
-policy allows no script but the two of this page, and no request to any host.
+File names, reasons and an LMM's words are foreign text: the template escapes all of it, data is
+JSON without a `<`, scripts insert text as text only, and a content security policy allows only the
+two scripts of this page and no request to any host.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import importlib.util
 import itertools
@@ -24,6 +25,7 @@ from klassify.errors import KlassifyError
 from klassify.evaluation import leaks
 from klassify.files import write_text
 from klassify.report import clips, plots, tables
+from klassify.report.agreement import Calibrated
 from klassify.report.comparison import Comparison
 from klassify.report.drift import LARGE
 
@@ -46,7 +48,7 @@ SECTIONS = {
 
 
 def check_libraries() -> None:
-    """KlassifyError where a library that the page needs is not installed."""
+    """KlassifyError if a library that the page needs is not installed."""
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise KlassifyError(
@@ -57,23 +59,28 @@ def check_libraries() -> None:
 def write(
     path: Path, result: Comparison, *, media_root: Path | None, features: Path | None, n_clips: int
 ) -> None:
-    """Write the page; KlassifyError should it come out larger than MAX_BYTES."""
+    """Write the page; KlassifyError if it is larger than MAX_BYTES."""
+    import jinja2
     from plotly.offline import get_plotlyjs
 
     drawn = plots.of(result)
     content = _words(result) | _clips(result, path.parent, media_root, features, n_clips)
     content |= {"figures": drawn, "tables": tables.of(result)}
-    content["sections"] = [(name, SECTIONS[name]) for name in SECTIONS if _is_there(name, content)]
+    content["sections"] = [
+        (name, SECTIONS[name]) for name in SECTIONS if _has_section(name, content)
+    ]
     scripts = {"plotly_js": get_plotlyjs(), "page_js": _text("timeline.js") + _text("page.js")}
     for name, text in scripts.items():
         if "</script" in text.lower() or "<!--" in text or "\r" in text:
             raise KlassifyError(
-                f"{name} cannot stand inside a page.", fix="install the plotly of constraints.txt"
+                f"{name} cannot be part of a page.", fix="install the plotly of constraints.txt"
             )
     content |= {name: _safe(text) for name, text in scripts.items()}
     content |= {"css": _safe(_text("page.css")), "policy": _policy(scripts.values())}
     content["figures_json"] = _json({name: plot.variants for name, plot in drawn.items()})
-    page = _template().render(**content)
+    settings = {"undefined": jinja2.StrictUndefined, "trim_blocks": True}
+    template = jinja2.Environment(autoescape=True, **settings).from_string(_text("page.html.j2"))
+    page = template.render(**content)
     if len(page.encode()) > MAX_BYTES:
         raise KlassifyError(
             f"The page exceeds {MAX_BYTES / 1e6:.0f} MB.", where=path, fix="fewer --clips"
@@ -81,28 +88,19 @@ def write(
     write_text(path, page)
 
 
-def _template() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.from_string(_text("page.html.j2"))
-
-
 def _text(name: str) -> str:
     return resources.files("klassify.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _safe(text: str) -> str:
-    """Not to be escaped: this package's own text, or JSON without a single "<"."""
+    """Text that is not escaped: this package's own, or JSON without any "<"."""
     from markupsafe import Markup
 
     return Markup(text)
 
 
 def _json(content: Any) -> str:
-    """JSON that can stand inside a script element whatever its texts say."""
+    """JSON that is safe inside a script element, whatever its texts are."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return _safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
@@ -119,26 +117,27 @@ def _policy(scripts: Iterable[str]) -> str:
     )
 
 
-def _is_there(section: str, content: dict[str, Any]) -> bool:
-    if section in ("headline", "coverage", "agreement"):
-        return True
+def _has_section(section: str, content: dict[str, Any]) -> bool:
+    tables, figures = content["tables"], content["figures"]
     if section in ("mistakes", "disagreements"):
         return bool(content[section])
     if section == "groups":
-        return any(name.startswith("groups") for name in content["figures"])
-    if section == "task1" and "histogram" in content["figures"]:
-        return True
-    return content["tables"][section] is not None or (
-        section == "task2" and content["tables"]["frames"] is not None
-    )
-
-
-# ------------------------------------------------------------------------------ texts
+        return any(name.startswith("groups") for name in figures)
+    has = {
+        "headline": True,
+        "agreement": True,
+        "task1": "histogram" in figures,
+        "task2": tables["frames"] is not None,
+    }
+    return has.get(section, False) or tables[section] is not None
 
 
 def _words(result: Comparison) -> dict[str, Any]:
     missing = result.tables["not-answered"]
     as_it_is = sorted({one.how for one in result.calibrated if one.on_fit is None})
+    calibration = "Scores are calibrated on val_fit first (Platt)."
+    if as_it_is:
+        calibration = f"Some probabilities are taken {'; '.join(as_it_is)}."
     return {
         "split": result.split,
         "title": result.title,
@@ -149,11 +148,7 @@ def _words(result: Comparison) -> dict[str, Any]:
         "leak_limit": leaks.WARN_ABOVE,
         "missing": [_missing(row) for _, row in missing.head(MAX_MISSING).iterrows()],
         "missing_count": len(missing),
-        "calibration_note": (
-            f"Some probabilities are taken {'; '.join(as_it_is)}."
-            if as_it_is
-            else "Scores are calibrated on val_fit first (Platt)."
-        ),
+        "calibration_note": calibration,
         "footer": f"klassify compare: {len(result.frame)} clips, {len(result.entries)} systems.",
     }
 
@@ -163,110 +158,98 @@ def _missing(row: pd.Series) -> str:
     return f"{row['system']}, task {row['task'][-1]}: {row['file']} {row['state']}{why}"
 
 
-def _warnings(result: Comparison) -> list[str]:
-    """What a team must know before it believes the numbers."""
+def leaks_in(result: Comparison) -> list[str]:
+    """The traits of the files that tell fake from real better than they should, in words."""
     found = []
-    if "leaks" in result.tables:
-        for row in result.tables["leaks"].query("leaks").itertuples():
-            chance = " Its interval holds 0.5: this may be chance." if row.auc_low <= 0.5 else ""
-            found.append(
-                f"Possible leak: {row.trait} alone tells fake from real with AUC"
-                f" {row.auc:.3f}.{chance}"
-            )
-    if "drift" in result.tables:
-        for row in result.tables["drift"].itertuples():
-            if row.psi > max(LARGE, row.by_chance):
-                found.append(
-                    f"The scores of {row.system} have moved far from those of val (PSI"
-                    f" {row.psi:.2f})."
-                )
+    for row in result.tables.get("leaks", pd.DataFrame()).itertuples():
+        if not row.leaks:
+            continue
+        text = f"{row.trait} alone tells fake from real with AUC {row.auc:.3f} ({row.n} clips)."
+        chance = " Its interval holds 0.5: this may be chance." if row.auc_low <= 0.5 else ""
+        found.append(text + chance)
+    return found
+
+
+def _warnings(result: Comparison) -> dict[str, list[str]]:
+    """What a team must know before it believes the numbers: {summary: details}."""
+    moved, failing = [], []
+    for row in result.tables.get("drift", pd.DataFrame()).itertuples():
+        if row.psi > max(LARGE, row.by_chance):
+            moved.append(f"{row.system}: PSI {row.psi:.2f}")
     for row in result.tables["coverage"].itertuples():
         if row.failed > FAILED_SHARE * row.n:
-            found.append(
-                f"{row.system} failed on {row.failed} of {row.n} clips (task {row.task[-1]})."
-            )
-    return found
+            task = row.task[-1]
+            failing.append(f"{row.system}: {row.failed} of {row.n} clips (task {task})")
+    found = {
+        "possible leaks": leaks_in(result),
+        "scores that have moved far from those of val": moved,
+        f"answers that failed on more than {FAILED_SHARE:.0%} of the clips": failing,
+    }
+    return {f"{what} ({len(some)})": some for what, some in found.items() if some}
 
 
 def _verdicts(result: Comparison) -> list[str]:
     """The answers of the recipes against each other, in words."""
     if "differences" not in result.tables:
         return []
-    table = result.tables["differences"]
+    table = result.tables["differences"].set_index(["metric", "a", "b"], drop=False)
     found = []
     for answers, metric in ((result.answers1, "auc"), (result.answers2, "Score")):
         for a, b in itertools.combinations([one.name for one in answers], 2):
-            chosen = table[(table["metric"] == metric) & (table["a"] == a) & (table["b"] == b)]
-            found += [_verdict(row) for row in chosen.itertuples()]
+            if (metric, a, b) in table.index:
+                found.append(_verdict(table.loc[(metric, a, b)]))
     return found
 
 
-def _verdict(row: Any) -> str:
-    name = (
-        f"{tables.NAMES.get(row.metric, row.metric)} of {row.a} minus {row.b}:"
-        f" {row.difference:+.4f}"
-    )
-    if pd.isna(row.difference_low):
+def _verdict(row: pd.Series) -> str:
+    metric = tables.NAMES.get(row["metric"], row["metric"])
+    name = f"{metric} of {row['a']} minus {row['b']}: {row['difference']:+.4f}"
+    low, high = row["difference_low"], row["difference_high"]
+    if pd.isna(low):
         return f"{name}."
-    if row.difference_low > 0 or row.difference_high < 0:
-        verdict = f"{row.a if row.difference > 0 else row.b} is better"
-    else:
-        verdict = "these clips do not tell them apart"
-    return f"{name} [{row.difference_low:+.4f}, {row.difference_high:+.4f}]: {verdict}."
-
-
-# ------------------------------------------------------------------------------ clips
+    verdict = "these clips do not tell them apart"
+    if low > 0 or high < 0:
+        verdict = f"{row['a'] if low > 0 else row['b']} is better"
+    return f"{name} [{low:+.4f}, {high:+.4f}]: {verdict}."
 
 
 def _clips(
     result: Comparison, folder: Path, media_root: Path | None, features: Path | None, n_each: int
 ) -> dict[str, Any]:
-    """The rows of both lists, and the payload of each clip in them."""
-    names = [one.name for one in result.answers1]
+    """The rows of both lists of clips, and the payload of each clip in them."""
     by_name = {one.name: one for one in result.calibrated}
-    answers = [by_name[name] for name in names]
-    rows: dict[str, list[dict[str, Any]]] = {"mistake": [], "disagreement": []}
-    payloads = []
+    answers = [by_name[one.name] for one in result.answers1]
+    rows, payloads = [], []
     if answers:
-        timelines = clips.Timelines(
-            result.entries,
-            result.frame,
-            result.split,
-            media_root=media_root,
-            features=features,
-            page_folder=folder,
-            labelled=result.label is not None,
-        )
+        timelines = clips.Timelines(result, media_root, features, folder)
         for at, chosen in enumerate(clips.choose(answers, result.frame, result.label, n_each)):
-            row = _clip_row(result, answers, chosen) | {"id": f"clip-{at}"}
-            payloads.append((row["id"], _json(timelines.of(chosen.row))))
-            for why in chosen.why:
-                rows[why].append(row)
-    mistakes = sorted(rows["mistake"], key=lambda row: -row["loss"])
-    apart = sorted(rows["disagreement"], key=lambda row: (-row["spread"], -row["highest"]))
+            rows.append(_clip_row(result, answers, chosen) | {"id": f"clip-{at}"})
+            payloads.append((f"clip-{at}", _json(timelines.of(chosen.row))))
+    mistakes = [row for row in rows if "mistake" in row["why"]]
+    apart = [row for row in rows if "disagreement" in row["why"]]
     return {
-        "mistakes": mistakes,
-        "disagreements": apart,
+        "mistakes": sorted(mistakes, key=lambda row: -row["loss"]),
+        "disagreements": sorted(apart, key=lambda row: (-row["spread"], -row["highest"])),
         "payloads": payloads,
-        "answer_names": names,
+        "answer_names": [one.name for one in answers],
     }
 
 
-def _clip_row(result: Comparison, answers: Sequence[Any], chosen: clips.Chosen) -> dict[str, Any]:
-    truth = None if result.label is None else bool(result.label[chosen.row])
+def _clip_row(
+    result: Comparison, answers: Sequence[Calibrated], chosen: clips.Chosen
+) -> dict[str, Any]:
     probabilities = [float(one.probability[chosen.row]) for one in answers]
+    clip, kind, wrong = result.frame.iloc[chosen.row], "", [False] * len(answers)
+    if result.label is not None:
+        kind = str(clip["modify_type"]).replace("_", " ")
+        wrong = [(p > 0.5) != bool(result.label[chosen.row]) for p in probabilities]
     return {
-        "file": str(result.frame["file"].iloc[chosen.row]),
-        "type": (
-            ""
-            if truth is None
-            else str(result.frame["modify_type"].iloc[chosen.row]).replace("_", " ")
-        ),
+        "file": str(clip["file"]),
+        "type": kind,
         "probabilities": [
-            {"text": f"{p:.3f}", "key": p, "wrong": truth is not None and (p > 0.5) != truth}
-            for p in probabilities
+            {"text": f"{p:.3f}", "key": p, "wrong": is_wrong}
+            for p, is_wrong in zip(probabilities, wrong)
         ],
         "highest": max(probabilities),
-        "loss": chosen.loss,
-        "spread": chosen.spread,
+        **dataclasses.asdict(chosen),
     }

@@ -1,4 +1,4 @@
-"""Which plots stand on the page, with their titles and variants."""
+"""Which plots are on the page, with their titles and variants."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ class Plot(NamedTuple):
 
 
 def of(result: Comparison) -> dict[str, Plot]:
-    """All plots that there is something for; the recipes' answers are shown first, the others on
+    """All plots that have something to show; the recipes' answers are visible first, the others on
     a tap.
     """
-    scored = [one for one in result.entries if one.scored is not None]
-    plots = _agreement(result, [one.name for one in scored])
+    plots = _agreement(result)
     if result.label is None:
-        variants = {one.name: _beside_val(result, one) for one in scored}
-        plots["histogram"] = Plot(
-            "Scores.", variants, "Filled: those of val, where there are any.", "system"
-        )
+        variants = {one.name: _beside_val(result, one) for one in result.scored}
+        note = "Filled: those of val, where there are any."
+        plots["histogram"] = Plot("Scores.", variants, note, "system")
     else:
-        plots |= _task1(result, scored) | _task2(result) | _groups(result)
+        plots |= _task1(result) | _task2(result) | _groups(result)
     return {name: plot for name, plot in plots.items() if plot.variants}
 
 
-def _agreement(result: Comparison, names: list[str]) -> dict[str, Plot]:
-    pairs = result.tables["agreement"]
+def _agreement(result: Comparison) -> dict[str, Plot]:
+    pairs, names = result.tables["agreement"], [one.name for one in result.scored]
     if pairs.empty:
         return {}
     variants = {
@@ -52,44 +50,31 @@ def _agreement(result: Comparison, names: list[str]) -> dict[str, Plot]:
 def _beside_val(result: Comparison, entry: Entry) -> figures.Figure:
     """The scores of a split without labels, and those of val."""
     val = result.val_scores.get(entry.name, np.zeros(0))
-    of_val = np.arange(len(val) + len(entry.scored.score)) < len(val)
     both = np.append(val, entry.scored.score)
+    of_val = np.arange(len(both)) < len(val)
     return figures.histogram(both, entry.system.scale, {"val": of_val, result.split: ~of_val})
 
 
-def _task1(result: Comparison, scored: list[Entry]) -> dict[str, Plot]:
-    label, first = result.label, [one.name for one in result.answers1]
-    scores = {one.name: one.scored.score for one in scored}
+def _task1(result: Comparison) -> dict[str, Plot]:
+    label, types = result.label, figures.types_of(result.frame)
+    scores = {one.name: one.scored.score for one in result.scored}
     after = {one.name: one for one in result.calibrated}
-    if not scored:
-        return {}
-    curves = {
-        one.name: figures.calibration(
-            label, one.scored.probability, after[one.name].probability, after[one.name].how
-        )
-        for one in scored
-    }
-    types = figures.types_of(result.frame)
-    histograms = {
-        one.name: figures.histogram(one.scored.score, one.system.scale, types) for one in scored
-    }
+    calibration, histograms = {}, {}
+    for one in result.scored:
+        known = (one.scored.probability, after[one.name].probability, after[one.name].how)
+        calibration[one.name] = figures.calibration(label, *known)
+        histograms[one.name] = figures.histogram(one.scored.score, one.system.scale, types)
+    plots = {}
+    if scores and 0 < label.sum() < len(label):
+        first = [one.name for one in result.answers1]
+        nearer = "Nearer to the lower left is better."
+        plots["roc"] = Plot("ROC.", {"all": figures.roc(label, scores, first)}, HINT)
+        plots["det"] = Plot("DET.", {"all": figures.det(label, scores, first)}, nearer)
     note = "On the diagonal, a probability means what it says; larger points hold more clips."
-    errors = {}
-    if 0 < label.sum() < len(label):  # of one class, no clip is there to be confused with another
-        errors = {
-            "roc": Plot("ROC.", {"all": figures.roc(label, scores, first)}, HINT),
-            "det": Plot(
-                "DET.",
-                {"all": figures.det(label, scores, first)},
-                "Nearer to the lower left is better.",
-            ),
-        }
-    return errors | {
-        "calibration": Plot("Calibration.", curves, note, "system"),
-        "histogram": Plot(
-            "Scores by type.", histograms, "Behind each type, its number of clips.", "system"
-        ),
-    }
+    plots["calibration"] = Plot("Calibration.", calibration, note, "system")
+    note = "Behind each type, its number of clips."
+    plots["histogram"] = Plot("Scores by type.", histograms, note, "system")
+    return plots
 
 
 def _task2(result: Comparison) -> dict[str, Plot]:
@@ -105,14 +90,14 @@ def _task2(result: Comparison) -> dict[str, Plot]:
 
 
 def _groups(result: Comparison) -> dict[str, Plot]:
-    groups, plots = result.tables.get("groups"), {}
+    if "groups" not in result.tables:
+        return {}
+    plots = {}
     for name, title, answers in (
         ("task1", "Task 1: AUC by group.", result.answers1),
         ("task2", "Task 2: Score by group.", result.answers2),
     ):
-        own = None if groups is None else groups[groups["task"] == name]
-        if own is None or own.empty:
-            continue
+        own = result.tables["groups"].query("task == @name")
         systems, first = list(dict.fromkeys(own["system"])), [one.name for one in answers]
         variants = {
             kind: figures.bars(rows, systems, first)

@@ -21,6 +21,19 @@ from klassify.untrusted import refuse_cut
 
 DETECTOR = "detector.yaml"
 TASKS = ("task1", "task2")
+GENERATED_NOTICE = (
+    "These models were trained on the generated corpus alone: their answers about real videos mean"
+    " nothing."
+)
+
+
+def on_generated_corpus(recipe: Path) -> bool:
+    """Whether a recipe's folder, exp/<data>/<recipe> or a seed's below it, is of the generated
+    corpus.
+    """
+    place = Path(os.path.abspath(recipe))
+    top = place.parent if place.name.startswith("seed-") else place
+    return top.parent.name.split("-")[0] == "demo"
 
 
 def read_answers(conf: str | os.PathLike) -> dict[str, str]:

@@ -4,6 +4,7 @@ leaks, drift.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -23,6 +24,7 @@ from klassify.media import decoder
 from klassify.metrics import clips, segments
 from klassify.report import agreement, conditions, drift, entries, figures, sidebyside
 from klassify.scores import clip_scores
+from klassify.systems.detector import GENERATED_NOTICE
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +318,20 @@ def test_command_without_labels_shows_drift_and_no_metric(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "a large shift" in text and "AUC" not in text
     page = shifted.path("out", "testA", "report.html").read_text()
-    assert "have moved far from those of val" in page and "Worst mistakes" not in page
+    assert "Worst mistakes" not in page
+    (warnings,) = re.findall('<details class="warning".*?</details>', page, re.DOTALL)
+    assert "have moved far from those of val (4)" in warnings.partition("</summary>")[0]
+    assert len(re.findall("<li>.*?: PSI", warnings)) == 4
+
+
+def test_notice_of_generated_models_is_said_once(recipes, tmp_path, capsys):
+    folders = [str(tmp_path / "exp" / "demo" / name) for name in ("one", "two")]
+    shutil.copytree(recipes.path("exp"), tmp_path / "exp" / "demo")
+    command = ["compare", *folders, "--split", "testA", "--out", str(tmp_path)]
+    assert main(command) == 0
+    page = (tmp_path / "testA" / "report.html").read_text()
+    for text in (capsys.readouterr().out, page):
+        assert text.count(GENERATED_NOTICE) == 1
 
 
 def test_subset_needs_labels(recipes, capsys):
