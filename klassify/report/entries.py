@@ -187,7 +187,7 @@ def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.nd
     sources = entry.system.input_systems if merges else [entry.system]
     n_with, reasons = np.zeros(len(files), int), [[] for _ in files]
     for source in sources:
-        path, failures = source.path(split, "frames"), read_failures(source.folder, split)
+        path, failures = source.path(split, "frames"), read_reasons(source.folder, split)
         known = set(FrameFile(path).files) if path.exists() else set()
         prefix = f"{source.folder.name}: " if len(sources) > 1 else ""
         for i, file in enumerate(files):
