@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from klassify.media import decoder
+from klassify.media import decoder, info
 
 FPS = decoder.GRID_FPS
 
@@ -60,7 +60,7 @@ def main() -> None:
     clips = sorted(args.folder.rglob("*.mp4"))[: args.sample]
     if not clips:
         parser.error(f"no .mp4 below {args.folder}; `klassify corpus` makes some")
-    infos = [decoder.probe(clip) for clip in clips]
+    infos = [info.probe(clip) for clip in clips]
     amounts = {
         "mouth": sum(info.n_frames for info in infos),
         "audio": sum(info.duration for info in infos),

@@ -43,15 +43,13 @@ class BoundedLoader(yaml.SafeLoader):
 
 
 def refuse_irregular(path: str | os.PathLike) -> None:
-    """KlassifyError where a path exists and is not a regular file: reading a pipe would hang."""
+    """KlassifyError for a pipe, folder or device: reading a pipe would wait forever."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise KlassifyError("This is not a regular file.", where=path)
 
 
 def refuse_cut(path: str | os.PathLike) -> None:
-    """Raise KlassifyError for a text file that ends within a line: klassify ends the last one of
-    all it writes.
-    """
+    """KlassifyError for a text file without a newline at its end, which klassify always writes."""
     with open(path, "rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(size - 1, 0))
@@ -59,7 +57,7 @@ def refuse_cut(path: str | os.PathLike) -> None:
             raise KlassifyError(
                 "This file is truncated: the last line has no newline.",
                 where=path,
-                fix="make it again; if it is whole, end its last line",
+                fix="make it again; if it is complete, end its last line with a newline",
             )
 
 

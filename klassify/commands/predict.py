@@ -28,6 +28,7 @@ from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.lists import datasets
 from klassify.media import decoder
+from klassify.media.container import MediaError, media_below
 from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predict
 from klassify.systems.detector import DETECTOR, read_detector
 
@@ -145,7 +146,7 @@ def find_videos(given: Iterable[str]) -> list[Path]:
     for text in given:
         path = Path(text)
         if path.is_dir():
-            here, passed = decoder.media_below(path)
+            here, passed = media_below(path)
             if passed:
                 names = first_few(readable(other.relative_to(path)) for other in passed)
                 print(
@@ -262,6 +263,6 @@ def _write(
         if args.video:
             picture.mark(video, prediction, folder / f"{stem}.marked.mp4", args.min_score)
             written.append(folder / f"{stem}.marked.mp4")
-    except decoder.MediaError as error:
+    except MediaError as error:
         return written, [f"  no picture of it: {error.what}"]
     return written, []

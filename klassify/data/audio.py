@@ -15,6 +15,7 @@ from klassify.features.audio_cache import NO_AUDIO, CachedClip, audio_source, op
 from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S, IGNORE
 from klassify.media import decoder, isolated
+from klassify.media.container import inside
 
 Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
 
@@ -132,7 +133,7 @@ class AudioReader(Reader):
             return clip
         if self.only_cache:
             raise KlassifyError(f"{file} is not in the audio cache.", where=self.cache.folder)
-        return quantised(isolated.call(decoder.read_audio, decoder.inside(self._folder(), file)))
+        return quantised(isolated.call(decoder.read_audio, inside(self._folder(), file)))
 
 
 FRAME_SAMPLES = round(FRAME_S * decoder.SAMPLE_RATE)  # 640

@@ -12,7 +12,8 @@ from torch import Tensor
 from klassify.data.base import ClipData, NoAnswer, Reader, Sources, Window, check_windows
 from klassify.grid import windows
 from klassify.grid.frames import FRAME_S
-from klassify.media import decoder, isolated, square_frames
+from klassify.media import isolated, square_frames
+from klassify.media.container import inside
 from klassify.settings import check_sizes
 
 
@@ -98,7 +99,7 @@ class SquareReader(Reader):
     def read(self, file: str) -> SquareClip:
         """The clip, of which nothing is decoded yet."""
         if file not in self.found:
-            path = decoder.inside(self.folder, file)
+            path = inside(self.folder, file)
             n_frames = isolated.call(square_frames.n_frames, path)
             if not n_frames:
                 raise NoAnswer("no frames")

@@ -29,7 +29,8 @@ from klassify.features.kinds import Row
 from klassify.features.shards import FeatureStore
 from klassify.grid import branches
 from klassify.grid.frames import FRAME_S, encode_labels
-from klassify.media import decoder, isolated
+from klassify.media import isolated
+from klassify.media.container import MediaError, inside
 from klassify.media.square_frames import iter_frames, n_frames, read_frames
 from klassify.models.spatiotemporal import sliding
 
@@ -347,7 +348,7 @@ class VisualWindows(FrameData):
                 ]
             logits.append(model.fuse(tokens, of_window)[0].double().cpu().numpy())
         if not logits:
-            raise decoder.MediaError("There are no frames.", where=clip.path)
+            raise MediaError("There are no frames.", where=clip.path)
         filled = self.fill(np.concatenate(logits), np.concatenate(starts), length)
         edges = np.arange(length + 1) * FRAME_S
         return np.column_stack([edges[:-1], edges[1:], filled[:, 1] - filled[:, 0], filled])
@@ -389,7 +390,7 @@ class _ClipReader(Reader):
         )
 
     def read(self, file: str) -> VisualClip:
-        data, path = self.data, decoder.inside(self.folder, file)
+        data, path = self.data, inside(self.folder, file)
         held = None if data.kept is None else self._held(path)
         count = isolated.call(n_frames, path) if held is None else len(held)
         if not count:

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
-from klassify.media import container, decoder, isolated
+from klassify.media import isolated
+from klassify.media.container import MediaError, container_traits, inside
 from klassify.metrics import clips
 
 WARN_ABOVE = 0.6
@@ -105,8 +106,8 @@ def _opened(files: Sequence[str], root: Path) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for file in files:
         try:
-            rows.append(isolated.call(container.container_traits, decoder.inside(root, file)))
-        except decoder.MediaError:
+            rows.append(isolated.call(container_traits, inside(root, file)))
+        except MediaError:
             rows.append({})
     return pd.DataFrame(rows)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from klassify import workers
 from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
-from klassify.media import decoder
+from klassify.media.container import MediaError, inside
 
 CLIP_LIMIT_S = 1800.0  # an hour of video, the longest that is decoded, takes ten minutes
 Numbered = Iterator[tuple[int, Any]]  # place in the list, row of the kind
@@ -127,12 +127,12 @@ def attempt(
     own_stage: where a KlassifyError of `make` that is not a MediaError comes from.
     """
     try:
-        path = decoder.inside(root, file)
-    except decoder.MediaError as error:
+        path = inside(root, file)
+    except MediaError as error:
         return row_class.failed(file, "path", error.what)
     try:
         return make(path)
-    except decoder.MediaError as error:
+    except MediaError as error:
         return row_class.failed(file, "decode", error.what)
     except KlassifyError as error:
         return row_class.failed(file, own_stage, error.what)

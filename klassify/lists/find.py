@@ -7,7 +7,7 @@ from pathlib import Path
 from klassify.errors import KlassifyError, first_few
 from klassify.lists import datasets, records
 from klassify.lists.subsets import media_folder
-from klassify.media.decoder import media_below
+from klassify.media.container import media_below
 
 ENDINGS = ("_metadata.json", "_metadata.jsonl", ".csv", ".tsv", "_files.txt")
 ALL_SPLITS = tuple(f"metadata{end}" for end in (".json", ".min.json", ".jsonl", ".csv", ".tsv"))

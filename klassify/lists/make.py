@@ -23,7 +23,7 @@ from klassify.lists.data_list import COLUMNS, KINDS, MEASURED, UNPRINTABLE, poss
 from klassify.lists.official import drop_late_segments, read_metadata, read_names
 from klassify.lists.records import Fault, label_folders, sidecar_files
 from klassify.lists.subsets import media_folder
-from klassify.media.decoder import media_below
+from klassify.media.container import media_below
 from klassify.settings import already_done, file_hash
 
 T = TypeVar("T")
@@ -202,13 +202,13 @@ def _probe_all(
     the path, measured or a problem).
     """
     from klassify import workers
-    from klassify.media import decoder, isolated
+    from klassify.media import info, isolated
 
     if jobs <= 1 or len(paths) < 64:
         steps = [isolated.probe, isolated.measure] if measured else [isolated.probe]
         yield from ((number, _probe(steps, path)) for number, path in enumerate(paths))
         return
-    steps = [decoder.probe, decoder.measure] if measured else [decoder.probe]
+    steps = [info.probe, info.measure] if measured else [info.probe]
     for number, found in workers.each(
         _probe, paths, functools.partial(_itself, steps), jobs=jobs, limit_s=LIMIT_S
     ):

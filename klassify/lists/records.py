@@ -24,7 +24,7 @@ from klassify.errors import KlassifyError, first_few
 from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import Truth
 from klassify.lists.data_list import KINDS, SEGMENTS, utf16_as_utf8
-from klassify.media.decoder import media_below
+from klassify.media.container import media_below
 from klassify.untrusted import refuse_irregular
 
 TABLES = (".csv", ".tsv")

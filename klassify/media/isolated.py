@@ -1,13 +1,13 @@
-"""Decode in a process beside this one: a crash or a hang of a native decoder costs one clip, not
-the run.
+"""Decodes in a child process: a crash or a hang of a native decoder costs one clip, not the run.
 
-    wave = call(media.read_audio, path)
-    for block in stream(frames.iter_frames, path, size=224, chunk=64): ...
+    wave = call(decoder.read_audio, path)
+    for block in stream(square_frames.iter_frames, path, size=224, chunk=64): ...
 
-Same results and errors as the functions themselves. A decoder that dies is tried once more in a
-fresh process; then, or after SILENCE_S seconds without an answer, the clip is a MediaError and the
-next one gets another process. The processes start when they are needed, wait for more, and end with
-this one. Extraction workers, which are such processes already, call the functions directly.
+Results and errors are those of the functions themselves. A decoder that dies is tried once more in
+a fresh process; if that dies too, or gives no answer for SILENCE_S seconds, the clip is a
+MediaError and the next one gets another process. The processes start when they are needed, wait for
+more work, and end with this one. Extraction workers, which are such processes already, call the
+functions directly.
 """
 
 from __future__ import annotations
@@ -15,48 +15,43 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import json
+import multiprocessing
 import os
-import select
 import signal
-import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from klassify.errors import KlassifyError
-from klassify.media import decoder
-from klassify.media.decoder import MediaError, MediaInfo
+from klassify.media import decoder, info
+from klassify.media.container import MediaError
 
-SILENCE_S = 120.0  # no sound clip keeps a decoder busy for so long between two answers
+SILENCE_S = 120.0  # no undamaged clip keeps a decoder busy for so long between two answers
 START_S = 60.0
 ATTEMPTS = 2
 MODULE = "klassify.media.isolated"
-ALLOWED = (
-    "klassify.media.decoder",
-    "klassify.media.container",
-    "klassify.media.square_frames",
-)  # modules whose functions run there
-LENGTH = struct.Struct("<I")
-# -c and -m put the working directory first on sys.path, where an av.py may lie beside the videos;
-# -P is of 3.11. The package is that of the process that asks, wherever it was found.
+# -c and -m put the working directory first on sys.path, where an av.py may lie beside the videos
+# (-P needs Python 3.11). The package is that of the calling process, wherever it was found.
 START = """import sys
 if sys.path[:1] == [""]:
     del sys.path[0]
 import importlib.util, os
-start = os.path.join(sys.argv[2], "__init__.py")
+name, folder, pipe = sys.argv[1:]
+start = os.path.join(folder, "__init__.py")
 spec = importlib.util.spec_from_file_location(
-    sys.argv[1].split(".")[0], start, submodule_search_locations=sys.argv[2:]
+    name.split(".")[0], start, submodule_search_locations=[folder]
 )
 sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[spec.name])
-importlib.import_module(sys.argv[1]).main()
+importlib.import_module(name).serve(int(pipe))
 """
 
 
@@ -69,8 +64,9 @@ class _Silent(Exception):
 
 
 def call(function: Callable[..., Any], path: str | os.PathLike, *args: Any, **named: Any) -> Any:
-    """function(path, ...) in another process: an array, or what JSON can hold. Raises
-    MediaError.
+    """function(path, ...) in another process: an array, or what JSON can hold. Raises MediaError.
+
+    function: one of klassify.media.
     """
     for attempt in range(ATTEMPTS):
         with _borrowed(path, last=attempt + 1 == ATTEMPTS) as process:
@@ -79,24 +75,23 @@ def call(function: Callable[..., Any], path: str | os.PathLike, *args: Any, **na
     raise AssertionError("the last attempt returns or raises")
 
 
-def probe(path: str | os.PathLike) -> MediaInfo:
-    """What the container says (media.probe), read in another process. Raises MediaError."""
-    return MediaInfo(**call(decoder.probe, path))
+def probe(path: str | os.PathLike) -> info.MediaInfo:
+    """info.probe in another process. Raises MediaError."""
+    return info.MediaInfo(**call(info.probe, path))
 
 
-def measure(path: str | os.PathLike) -> MediaInfo:
-    """The same, measured where headers are wrong (media.measure). Raises MediaError."""
-    return MediaInfo(**call(decoder.measure, path))
+def measure(path: str | os.PathLike) -> info.MediaInfo:
+    """info.measure in another process. Raises MediaError."""
+    return info.MediaInfo(**call(info.measure, path))
 
 
 def stream(
     function: Callable[..., Iterator], path: str | os.PathLike, *args: Any, **named: Any
 ) -> Iterator:
-    """The items of function(path, ...), arrays, made in another process, one ahead of what is asked
-    for.
+    """The arrays that function(path, ...) yields in another process, which works one ahead.
 
-    Raises MediaError. A process that dies after the first item is not replaced: what was yielded is
-    used.
+    Raises MediaError. A process that dies after the first item is not replaced, since what was
+    yielded has been used.
     """
     for attempt in range(ATTEMPTS):
         given = False
@@ -118,7 +113,7 @@ def stream(
 @contextlib.contextmanager
 def _borrowed(path: str | os.PathLike, *, last: bool) -> Iterator[_Process]:
     """A process for one clip; it serves later ones unless it died or was silent."""
-    idle = _idle.setdefault(os.getpid(), [])  # a forked process must not talk to its parent's
+    idle = _idle.setdefault(os.getpid(), [])  # a forked process must not use its parent's
     process = idle.pop() if idle else _Process()
     try:
         yield process
@@ -140,32 +135,33 @@ def _borrowed(path: str | os.PathLike, *, last: bool) -> Iterator[_Process]:
 
 
 class _Process:
-    """One decoding process and the pipe to it."""
+    """One decoding process and the pipe to it.
+
+    Messages are JSON; an array follows the one that gives its type and shape.
+    """
 
     def __init__(self) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", START, MODULE, str(Path(decoder.__file__).resolve().parents[1])],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self.poll = select.poll()
-        self.poll.register(self.popen.stdout, select.POLLIN | select.POLLHUP)
+        self.pipe, theirs = multiprocessing.Pipe()
+        package = Path(decoder.__file__).resolve().parents[1]
+        with theirs:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-c", START, MODULE, str(package), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # for what a library prints
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
         try:
             self.answer(START_S)
         except (_Died, _Silent) as error:
             self.end()
             raise KlassifyError(
                 f"The decoding process does not start: {error or 'no answer'}.",
-                fix=f"see what it says: {sys.executable} -m {MODULE}",
+                fix=f'see why: {sys.executable} -c "import {MODULE}"',
             ) from None
 
     def ask(self, function: Callable, path: str | os.PathLike, args: tuple, named: dict) -> None:
-        if function.__module__ not in ALLOWED:
-            raise ValueError(
-                f"functions of {function.__module__} do not run in the decoding process"
-            )
+        """Request a call of a function of klassify.media."""
         self.send(
             {
                 "call": [function.__module__, function.__name__],
@@ -176,62 +172,48 @@ class _Process:
         )
 
     def send(self, message: dict[str, Any]) -> None:
+        """Send a message; _Died if nobody is there to read it."""
         try:
-            _write(self.popen.stdin, message)
+            _send(self.pipe, message)
         except OSError:
             raise _Died(self._cause()) from None
 
     def stop_stream(self) -> None:
-        """End a stream whose next item was asked for already."""
-        with contextlib.suppress(MediaError):  # of an item that nobody wants any more
+        """End a stream whose next item was requested already."""
+        with contextlib.suppress(MediaError):  # of an item that is not used
             if self.answer() is not None:
                 self.send({"next": False})
                 self.answer()
 
     def answer(self, within_s: float | None = None) -> Any:
         """The next answer: an array, what JSON can hold, or None at the end of a stream."""
-        deadline = time.monotonic() + (SILENCE_S if within_s is None else within_s)
-        (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
-        message = json.loads(bytes(self._read(length, deadline)))
+        if not self.pipe.poll(SILENCE_S if within_s is None else within_s):
+            raise _Silent
+        try:
+            message = json.loads(self.pipe.recv_bytes())
+            if "dtype" in message:
+                array = np.empty(message["shape"], message["dtype"])
+                if array.size:
+                    self.pipe.recv_bytes_into(array.reshape(-1))
+                return array
+        except (OSError, EOFError):
+            raise _Died(self._cause()) from None
         if "error" in message:
             raise MediaError(message["error"], where=message["where"])
-        if "dtype" in message:
-            array = np.empty(message["shape"], message["dtype"])
-            self._read_into(
-                memoryview(array.reshape(-1)).cast("B") if array.size else memoryview(b""), deadline
-            )
-            return array
         return message["value"]
-
-    def _read(self, n: int, deadline: float) -> bytearray:
-        block = bytearray(n)
-        self._read_into(memoryview(block), deadline)
-        return block
-
-    def _read_into(self, view: memoryview, deadline: float) -> None:
-        done = 0
-        while done < len(view):
-            if not self.poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise _Silent
-            if not (n := self.popen.stdout.readinto(view[done:])):
-                raise _Died(self._cause())
-            done += n
 
     def _cause(self) -> str:
         try:
             code = self.popen.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "it closed its pipe"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                return signal.Signals(-code).name
-        return f"status {code}"
+        return signal.Signals(-code).name if code < 0 else f"status {code}"
 
     def end(self) -> None:
+        """Kill the process."""
         self.popen.kill()
         self.popen.wait()
-        self.popen.stdin.close()
-        self.popen.stdout.close()
+        self.pipe.close()
 
 
 _idle: dict[int, list[_Process]] = {}
@@ -244,14 +226,8 @@ def close() -> None:
         process.end()
 
 
-def _write(pipe: BinaryIO, message: dict[str, Any], array: np.ndarray | None = None) -> None:
-    text = json.dumps(message, default=_plain).encode()
-    blocks = [memoryview(LENGTH.pack(len(text)) + text)]
-    if array is not None and array.size:
-        blocks.append(memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B"))
-    for block in blocks:
-        while len(block):
-            block = block[pipe.write(block) :]
+def _send(pipe: Connection, message: dict[str, Any]) -> None:
+    pipe.send_bytes(json.dumps(message, default=_plain).encode())
 
 
 def _plain(value: Any) -> Any:
@@ -259,81 +235,54 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else os.fspath(value)
 
 
-def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer until the pipe ends. A MediaError is an answer; whatever else is raised ends the
-    process.
+def _answer(pipe: Connection, value: Any) -> None:
+    if not isinstance(value, np.ndarray):
+        plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        _send(pipe, {"value": plain})
+        return
+    _send(pipe, {"dtype": value.dtype.str, "shape": value.shape})
+    if value.size:
+        pipe.send_bytes(np.ascontiguousarray(value).reshape(-1))
+
+
+def serve(file_descriptor: int) -> None:
+    """Answer the requests of a pipe until it ends; runs in the child process.
+
+    A MediaError is an answer, and so is whatever else a native library raises.
     """
-    import importlib
-
-    _write(answers, {"value": "ready"})
-    while (request := _request(requests)) is not None:
-        os.environ[decoder.DAMAGE_VARIABLE] = str(request["damage"])
-        module, name = request["call"]
-        function = getattr(importlib.import_module(module), name)
-        try:
-            if inspect.isgeneratorfunction(function):
-                _serve_stream(function(*request["args"], **request["named"]), requests, answers)
-            else:
-                _answer(answers, function(*request["args"], **request["named"]))
-        except KlassifyError as error:
-            _write(
-                answers,
-                {"error": error.what, "where": None if error.where is None else str(error.where)},
-            )
-        except (
-            ArithmeticError,
-            LookupError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            # native libraries raise what they like
-            _write(
-                answers,
-                {
-                    "error": f"Cannot decode: {type(error).__name__}: {error}",
-                    "where": request["args"][0],
-                },
-            )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
+    pipe = Connection(file_descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _answer(pipe, "ready")
+        while True:
+            request = json.loads(pipe.recv_bytes())
+            os.environ[decoder.DAMAGE_VARIABLE] = str(request["damage"])
+            module, name = request["call"]
+            function = getattr(importlib.import_module(module), name)
+            try:
+                result = function(*request["args"], **request["named"])
+                if inspect.isgenerator(result):
+                    _serve_stream(result, pipe)
+                else:
+                    _answer(pipe, result)
+            except KlassifyError as error:
+                _send(pipe, {"error": error.what, "where": error.where})
+            except (
+                ArithmeticError,
+                LookupError,
+                MemoryError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ) as e:
+                what = f"Cannot decode: {type(e).__name__}: {e}"
+                _send(pipe, {"error": what, "where": request["args"][0]})
 
 
-def _serve_stream(items: Iterator, requests: BinaryIO, answers: BinaryIO) -> None:
+def _serve_stream(items: Iterator, pipe: Connection) -> None:
     with contextlib.closing(items):
         for item in items:
-            _answer(answers, item)
-            if not (_request(requests) or {}).get("next"):
+            _answer(pipe, item)
+            if not json.loads(pipe.recv_bytes())["next"]:
                 break
-    _answer(answers, None)
-
-
-def _answer(answers: BinaryIO, value: Any) -> None:
-    if isinstance(value, np.ndarray):
-        _write(answers, {"dtype": value.dtype.str, "shape": value.shape}, value)
-    else:
-        _write(
-            answers,
-            {"value": dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value},
-        )
-
-
-def _request(requests: BinaryIO) -> dict[str, Any] | None:
-    head = requests.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    return json.loads(requests.read(*LENGTH.unpack(head)))
-
-
-def main() -> None:
-    """Answer the requests on standard input until it ends."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the process that asks decides what an interruption means
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what a library prints must not reach the pipe
-    with contextlib.suppress(BrokenPipeError):
-        _serve(sys.stdin.buffer, answers)
-
-
-if __name__ == "__main__":
-    main()
+    _answer(pipe, None)

@@ -13,7 +13,7 @@ THUMBNAILS, THUMBNAIL_PX = 12, 96
 
 
 def sound_of(video: str | os.PathLike) -> np.ndarray:
-    """Its audio (media.read_audio), or an empty array for a file that cannot be read."""
+    """Its audio (decoder.read_audio), or an empty array for a file that cannot be read."""
     try:
         return isolated.call(decoder.read_audio, video)
     except KlassifyError:
@@ -22,16 +22,14 @@ def sound_of(video: str | os.PathLike) -> np.ndarray:
 
 def thumbnails(video: str | os.PathLike) -> tuple[list[np.ndarray], list[float], float]:
     """Evenly spaced small frames, the times of their middles, and the picture's length in
-    seconds.
+    seconds; nothing for a file that cannot be read.
     """
     try:
         n_frames = isolated.call(decoder.count_frames, video)
         n_shown = min(THUMBNAILS, n_frames)
         times = [(slot + 0.5) / n_shown * n_frames / decoder.GRID_FPS for slot in range(n_shown)]
-        wanted = sorted({int(time * decoder.GRID_FPS) for time in times})
-        found = list(
-            isolated.stream(decoder.frames_at, video, wanted, longest=THUMBNAIL_PX, to_end=True)
-        )
+        indices = [int(time * decoder.GRID_FPS) for time in times]
+        found = list(isolated.stream(decoder.thumbnails_at, video, indices, longest=THUMBNAIL_PX))
     except KlassifyError:
         return [], [], 0.0
     return found, times, n_frames / decoder.GRID_FPS

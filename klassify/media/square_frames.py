@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from klassify.media import decoder
+from klassify.media.container import MediaError
 
 
 def read_frames(
@@ -69,7 +70,7 @@ def pick_frames(path: str | os.PathLike, indices: Sequence[int], *, size: int = 
         for row, step in enumerate(steps):
             frame = next(itertools.islice(frames, step - 1, None), None)
             if frame is None:
-                raise decoder.MediaError(f"The clip ends before frame {indices[row]}.", where=path)
+                raise MediaError(f"The clip ends before frame {indices[row]}.", where=path)
             picked[row] = square(frame, size)
     return picked
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from klassify.files import whole_file
 from klassify.media import decoder, isolated
+from klassify.media.container import MediaError
 from klassify.media.preview import envelope, sound_of, thumbnails
 from klassify.prediction.predict import Prediction
 
@@ -163,7 +164,7 @@ def mark(
     try:
         _encode(video, prediction, path, min_score)
     except av.error.FFmpegError as error:
-        raise decoder.MediaError(f"Cannot encode: {error.strerror}.", where=video) from None
+        raise MediaError(f"Cannot encode: {error.strerror}.", where=video) from None
 
 
 def _encode(
@@ -184,7 +185,7 @@ def _encode(
         )
         for number, frame in enumerate(isolated.stream(decoder.iter_frames, video)):
             if min(frame.shape[:2]) < SMALLEST:
-                raise decoder.MediaError("The picture is too small to draw in.", where=video)
+                raise MediaError("The picture is too small to draw in.", where=video)
             image = _marked(frame, number, n_frames, likely)
             if number == 0:
                 picture.height, picture.width = image.shape[:2]

@@ -27,7 +27,7 @@ from klassify.features.lmm.kind import LMMRow
 from klassify.files import readable
 from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
-from klassify.media import decoder, isolated
+from klassify.media import info, isolated
 from klassify.media.decoder import SAMPLE_RATE
 from klassify.models.weights import load
 from klassify.scores.score_file import read_scores, score_path
@@ -91,7 +91,7 @@ class Prediction:
     frames: {system: table of its 40 ms frames with start, end and probability of fake}.
     detector: what answered; notice: what to know about it, "" if nothing.
     evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
-    notes: what to know of how the file was read (media.decoder.notes).
+    notes: what to know of how the file was read (media.info.notes).
     """
 
     file: str
@@ -265,7 +265,7 @@ class _Refusing(importlib.abc.MetaPathFinder):
 
 def _notes_on(video: str | os.PathLike) -> list[str]:
     try:
-        return isolated.call(decoder.notes, video)
+        return isolated.call(info.notes, video)
     except KlassifyError:  # the reasons of the systems tell of it
         return []
 

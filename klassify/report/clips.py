@@ -22,6 +22,7 @@ from klassify.features.parts import parts_in
 from klassify.features.shards import FeatureStore
 from klassify.lists import subsets
 from klassify.media import decoder, isolated, preview
+from klassify.media.container import inside
 from klassify.metrics import clips
 from klassify.report.agreement import Calibrated, disagreement
 from klassify.report.comparison import Comparison
@@ -106,7 +107,7 @@ class Timelines:
         if self.media is None:
             return found
         try:
-            path = decoder.inside(self.media, file)
+            path = inside(self.media, file)
             isolated.probe(path)
         except (KlassifyError, OSError) as error:
             return found | {"problem": getattr(error, "what", str(error))}

@@ -20,7 +20,7 @@ from klassify.data.base import ClipData, ClipWindows, Sources, Window, batches
 from klassify.errors import KlassifyError
 from klassify.grid.frames import FRAME_S
 from klassify.grid.windows import aggregate_by_clip
-from klassify.media.decoder import MediaError
+from klassify.media.container import MediaError
 from klassify.models.devices import pick_device
 from klassify.scores.shared_windows import WindowInputs, spans
 

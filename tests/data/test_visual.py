@@ -21,7 +21,7 @@ from klassify.features import parts, shards
 from klassify.features.lmm import kind
 from klassify.lists import data_list
 from klassify.media import isolated, square_frames
-from klassify.media.decoder import MediaError
+from klassify.media.container import MediaError
 from klassify.scores.inference import clip_frames, score_frames
 from klassify.training.validation import validate
 

@@ -28,7 +28,8 @@ from klassify.features.mouth import kind
 from klassify.features.shards import FeatureStore, write_part
 from klassify.lists import data_list
 from klassify.localisation import frame_scores
-from klassify.media import decoder
+from klassify.media import decoder, info
+from klassify.media.container import MediaError
 from klassify.scores import score_file
 from klassify.scores.frame_file import FrameFile
 from klassify.submission import check, verdict
@@ -103,8 +104,8 @@ def _many_channels(path: Path) -> None:
 
 
 def _decode(path: Path) -> None:
-    decoder.probe(path)
-    with contextlib.suppress(decoder.MediaError):
+    info.probe(path)
+    with contextlib.suppress(MediaError):
         decoder.read_audio(path)
     n = sum(1 for _ in decoder.iter_frames(path)) if path.name != "sound.mkv" else 0
     assert n <= decoder.GRID_FPS * decoder.MAX_SECONDS

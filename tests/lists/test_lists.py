@@ -17,7 +17,8 @@ from klassify.commands import lists
 from klassify.errors import KlassifyError
 from klassify.lists import data_list, official, records, subsets
 from klassify.lists.make import _probe_all
-from klassify.media import isolated
+from klassify.media import info, isolated
+from klassify.media.container import MediaError
 
 
 def entry(file, modify_type="real", segments=(), **fields):
@@ -738,12 +739,11 @@ def test_json_errors_name_the_line(tmp_path):
 
 @pytest.fixture
 def probed(monkeypatch):
-    from klassify.media import decoder
 
     def probe(path):
         if path.stat().st_size == 0:
-            raise decoder.MediaError("This file is empty.", where=path)
-        return decoder.MediaInfo(120, 24.0, 64, 64, 80_000, 5.0, True, True)
+            raise MediaError("This file is empty.", where=path)
+        return info.MediaInfo(120, 24.0, 64, 64, 80_000, 5.0, True, True)
 
     monkeypatch.setattr(isolated, "probe", probe)
 
@@ -787,9 +787,8 @@ def test_a_name_that_no_file_can_have_is_kept_like_a_missing_file(tmp_path, prob
 
 
 def test_a_header_that_claims_the_impossible_is_a_fault_and_the_clip_stays(tmp_path, monkeypatch):
-    from klassify.media import decoder
 
-    claim = decoder.MediaInfo(-5, 25.0, 64, 64, 10**17, 4.0, True, True)
+    claim = info.MediaInfo(-5, 25.0, 64, 64, 10**17, 4.0, True, True)
     monkeypatch.setattr(isolated, "probe", lambda path: claim)
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.mp4").write_bytes(b"x")

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ import pytest
 from faults.scenarios import TCN
 from painted_face import painted
 from places import ROOT
+from videos import picture, sound, write_media
 
 from klassify.corpus.encode import write_clip
 from klassify.features import parts
@@ -42,7 +42,7 @@ GOOD = ""  # features, without a reason
 ANY = "|.+"  # what a decoder makes of damaged pictures and sound is its own affair
 NO_VIDEO, NO_AUDIO, NO_FACE = "There is no video stream", "no audio", "no face"
 BROKEN = "damaged or missing|Cannot decode"
-SIZE, FOREIGN = "empty or beyond", "none of those that are read"
+SIZE, FOREIGN = "empty or beyond", "not read; playlists"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,82 +57,21 @@ class Clip:
     audio: str = GOOD
 
 
-# ------------------------------------------------------------------------------------------------
-# how they are made
-
-
 def noise(seconds: float, channels: int = 1, rate: int = RATE) -> np.ndarray:
-    return (
-        np.random.default_rng(0)
-        .normal(0, 0.1, (channels, round(seconds * rate)))
-        .astype(np.float32)
-    )
+    shape = (channels, round(seconds * rate))
+    return np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
 
 
-def made(
-    *,
-    n=10,
-    size=(224, 224),
-    rate=25,
-    times=None,
-    pixels="yuv420p",
-    codec="libx264",
-    turn=0,
-    wave=None,
-    wave_rate=RATE,
-    layout="mono",
-    wave_codec="aac",
-    wave_start=0.0,
-) -> Callable[[Path, bytes], None]:
-    """A writer of n pictures of a face (times: in seconds; None: at the rate), and a wave
-    (channels, n).
-    """
+def made(*, n=10, size=(224, 224), wave=None, turn=0, codec="libx264", **of_picture):
+    """A writer of n pictures of a face, and a wave (channels, n) or a sound track."""
 
     def write(path: Path, _: bytes) -> None:
-        with av.open(str(path), "w") as container:
-            streams = []
-            if n is not None:
-                streams.append((container.add_stream(codec, rate=rate), pictures))
-            if wave is not None:
-                streams.append(
-                    (container.add_stream(wave_codec, rate=wave_rate, layout=layout), sounds)
-                )
-            for stream, prepare in streams:
-                frames = prepare(stream)
-                for frame in frames:
-                    container.mux(stream.encode(frame))
-                container.mux(stream.encode())
-
-    def pictures(stream) -> list[av.VideoFrame]:
-        stream.width, stream.height = size
-        stream.pix_fmt, stream.codec_context.thread_count = pixels, 1
-        if times is not None:
-            stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
-        if turn:
-            stream.set_display_rotation(turn)
-        frames = []
-        for k in range(n):
-            image = np.rot90(cv2.resize(FACE, size), -turn // 90) + np.uint8(k)
-            frame = av.VideoFrame.from_ndarray(
-                np.ascontiguousarray(image), format="rgb24"
-            ).reformat(format=pixels)
-            frame.pts = k if times is None else round(1000 * times[k])
-            frame.time_base = 1 / Fraction(rate) if times is None else Fraction(1, 1000)
-            frames.append(frame)
-        return frames
-
-    def sounds(stream) -> list[av.AudioFrame]:
-        packed = np.ascontiguousarray(wave.T).reshape(1, -1)  # PyAV fails on 8 planes
-        whole = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
-        whole.sample_rate, whole.pts, whole.time_base = (
-            wave_rate,
-            round(wave_start * wave_rate),
-            Fraction(1, wave_rate),
-        )
-        resampler = av.AudioResampler(
-            stream.format.name, layout, wave_rate, stream.codec_context.frame_size or 1024
-        )
-        return [*resampler.resample(whole), *resampler.resample(None)]
+        face = np.rot90(cv2.resize(FACE, size), -turn // 90)
+        images = [face + np.uint8(k) for k in range(n or 0)]
+        tracks = [] if n is None else [picture(images, codec=codec, turn=turn, **of_picture)]
+        if wave is not None:
+            tracks.append(wave if callable(wave) else sound(wave))
+        write_media(path, *tracks)
 
     return write
 
@@ -182,21 +121,12 @@ def huge_h264(side: int) -> Callable[[Path, bytes], object]:
 
     def unit(kind: int, bits: str) -> bytes:
         bits += "0" * (-len(bits) % 8)
-        body = re.sub(
-            rb"\0\0(?=[\0-\3])", lambda _: b"\0\0\3", int(bits, 2).to_bytes(len(bits) // 8, "big")
-        )
+        body = int(bits, 2).to_bytes(len(bits) // 8, "big")
+        body = re.sub(rb"\0\0(?=[\0-\3])", lambda _: b"\0\0\3", body)
         return b"\0\0\0\1" + bytes([kind]) + body
 
-    macroblocks = golomb(side // 16 - 1)
-    sequence = (
-        f"{66:08b}{0:08b}{40:08b}"
-        + golomb(0) * 2
-        + golomb(2)
-        + golomb(1)
-        + "0"
-        + macroblocks * 2
-        + "110001"
-    )
+    header = f"{66:08b}{0:08b}{40:08b}" + golomb(0) * 2 + golomb(2) + golomb(1)
+    sequence = header + "0" + golomb(side // 16 - 1) * 2 + "110001"
     picture = golomb(0) * 2 + "00" + golomb(0) * 3 + "000" + golomb(0) * 3 + "0001"
     slice_ = golomb(0) + golomb(7) + golomb(0) + "0000" + golomb(0) + "001" + "1" * 400
     stream = (unit(0x67, sequence) + unit(0x68, picture) + unit(0x65, slice_)) * 3
@@ -266,16 +196,25 @@ CLIPS = [
     # times
     Clip("1 fps.mp4", made(n=3, rate=1), audio=NO_AUDIO),
     Clip("240 fps.mp4", made(n=48, rate=240), audio=NO_AUDIO),
-    Clip("slides.mkv", made(n=3, times=[0, 10, 20], rate=Fraction(1, 10)), audio=NO_AUDIO),
-    Clip("variable.mkv", made(n=6, times=[0, 0.01, 0.02, 0.3, 0.31, 0.9]), audio=NO_AUDIO),
+    Clip(
+        "slides.mkv", made(n=3, times_ms=[0, 10_000, 20_000], rate=Fraction(1, 10)), audio=NO_AUDIO
+    ),
+    Clip("variable.mkv", made(n=6, times_ms=[0, 10, 20, 300, 310, 900]), audio=NO_AUDIO),
     Clip("backwards.ts", twice, ANY, ANY),
     Clip(
         "at one hour.mkv",
-        made(times=[3600 + 0.04 * k for k in range(10)], wave=noise(0.4), wave_start=3600),
+        made(
+            times_ms=[3_600_000 + 40 * k for k in range(10)], wave=sound(noise(0.4), start_s=3600)
+        ),
     ),
-    Clip("gap.mkv", made(n=3, times=[0, 0.04, 3590]), "One picture stays for 3590 s", NO_AUDIO),
     Clip(
-        "gap of years.mkv", made(n=3, times=[0, 0.04, 63_072_000]), "stamped 63072000 s", NO_AUDIO
+        "gap.mkv", made(n=3, times_ms=[0, 40, 3_590_000]), "One picture stays for 3590 s", NO_AUDIO
+    ),
+    Clip(
+        "gap of years.mkv",
+        made(n=3, times_ms=[0, 40, 63_072_000_000]),
+        "stamped 63072000 s",
+        NO_AUDIO,
     ),
     # pictures
     Clip("turned.mp4", made(turn=90), audio=NO_AUDIO),
@@ -283,14 +222,14 @@ CLIPS = [
     Clip("444.mp4", made(pixels="yuv444p"), audio=NO_AUDIO),
     Clip("grey.mp4", made(pixels="gray"), audio=NO_AUDIO),
     # sound
-    Clip("8 channels.mkv", made(wave=noise(0.4, 8), layout="7.1", wave_codec="pcm_s16le")),
-    Clip("96 kHz.mp4", made(wave=noise(0.4, rate=96_000), wave_rate=96_000)),
+    Clip("8 channels.mkv", made(wave=sound(noise(0.4, 8), layout="7.1", codec="pcm_s16le"))),
+    Clip("96 kHz.mp4", made(wave=sound(noise(0.4, rate=96_000), rate=96_000))),
     Clip(
         "nan.mkv",
-        made(wave=with_nan(noise(0.4)), wave_codec="pcm_f32le"),
+        made(wave=sound(with_nan(noise(0.4)), codec="pcm_f32le")),
         audio="not finite numbers",
     ),
-    Clip("loud.mkv", made(wave=1e30 * noise(0.4), wave_codec="pcm_f32le")),
+    Clip("loud.mkv", made(wave=sound(1e30 * noise(0.4), codec="pcm_f32le"))),
     # names; those with a double quote or a semicolon are refused by the list
     *(
         Clip(name, copied)
@@ -321,10 +260,6 @@ CLIPS = [
         FOREIGN,
     ),
 ]
-
-
-# --------------------------------------------------------------------------------------------------
-# what is done
 
 
 @pytest.fixture(scope="module")
@@ -371,49 +306,29 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def outcomes(folder: Path, kind: str) -> dict[str, str]:
-    """{file: reason} of all rows of a kind."""
-    rows = [
-        row
-        for path in parts.parts_in(folder / f"features/{kind}/testA")
-        for row in parts.read_rows(path)
-    ]
-    assert sorted(row["file"] for row in rows) == sorted(
-        clip.name for clip in CLIPS
-    )  # one row each
+    """{file: reason} of all rows of a kind, one for each clip."""
+    paths = parts.parts_in(folder / f"features/{kind}/testA")
+    rows = [row for path in paths for row in parts.read_rows(path)]
+    assert sorted(row["file"] for row in rows) == sorted(clip.name for clip in CLIPS)
     return {row["file"]: row["reason"] for row in rows}
 
 
 def wrong(reasons: dict[str, str], kind: str) -> list[str]:
     """Clips that ended otherwise than the table says."""
-    pairs = [(clip, getattr(clip, kind), reasons[clip.name]) for clip in CLIPS]
-    fits = [
-        reason == "" if want == GOOD else bool(re.search(want, reason)) for _, want, reason in pairs
-    ]
-    return [
-        f"{c.name}: {reason!r}, not {want!r}"
-        for (c, want, reason), fit in zip(pairs, fits)
-        if not fit
-    ]
+    found = []
+    for clip in CLIPS:
+        want, reason = getattr(clip, kind), reasons[clip.name]
+        if not (reason == "" if want == GOOD else re.search(want, reason)):
+            found.append(f"{clip.name}: {reason!r}, not {want!r}")
+    return found
 
 
 def test_each_clip_of_a_hostile_folder_ends_with_an_answer(folder):
-    before, memory = (
-        snapshot(folder),
-        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
-    )  # of earlier tests
+    before = snapshot(folder)
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of earlier tests
     at = ["--list", "lists/testA.tsv", "--root", "media", "--jobs", "2"]
-    klassify(
-        folder,
-        "lists",
-        "--data",
-        "avdeepfake1mpp",
-        "--root",
-        "media",
-        "--out",
-        "lists",
-        "--probe",
-        "all",
-    )
+    made_of = ["--data", "avdeepfake1mpp", "--root", "media"]
+    klassify(folder, "lists", *made_of, "--out", "lists", "--probe", "all")
     klassify(folder, "extract", *at, "--out", "features/mouth/testA")
     klassify(folder, "extract", "--kind", "audio", *at, "--out", "features/audio/testA")
     sources = ["--lists", "lists", "--media", "media", "--features", "features"]
@@ -422,30 +337,26 @@ def test_each_clip_of_a_hostile_folder_ends_with_an_answer(folder):
     listed = data_list.read_list(folder / "lists/testA.tsv").set_index("file")
     assert list(listed.index) == [clip.name for clip in CLIPS]
     late = listed.loc["at one hour.mkv"]
-    assert late["duration"] == pytest.approx(0.4, abs=0.1) and late["n_samples"] == pytest.approx(
-        6400, abs=1600
-    )
+    assert late["duration"] == pytest.approx(0.4, abs=0.1)
+    assert late["n_samples"] == pytest.approx(6400, abs=1600)
     problems = pd.read_csv(folder / "lists/testA.failures.tsv", sep="\t", quoting=3)["file"]
     assert {"text.mp4", "missing.mp4", "pipe.mp4", "concat.mp4"} <= set(problems)
 
-    mouth, audio = outcomes(folder, "mouth"), outcomes(folder, "audio")
-    assert not [*wrong(mouth, "mouth"), *wrong(audio, "audio")]
-    for kind, reasons in (("mouth", mouth), ("audio", audio)):
+    reasons = {kind: outcomes(folder, kind) for kind in ("mouth", "audio")}
+    for kind, of_clip in reasons.items():
+        assert not wrong(of_clip, kind)
         (path,) = (folder / f"features/{kind}/testA").glob("failures-*.tsv")
         told = path.read_text(encoding="utf-8")
-        assert all(name in told for name, reason in reasons.items() if reason)
+        assert all(name in told for name, reason in of_clip.items() if reason)
 
     scores = read_scores(score_path(folder / "exp/tcn", "testA", "clips")).table.set_index("file")
     assert list(scores.index) == list(listed.index)
     assert np.isfinite(scores["score"]).equals(scores["reason"] == "")
-    assert set(scores.index[scores["reason"] != ""]) == {
-        name for name, reason in mouth.items() if reason
-    }
+    without = {name for name, reason in reasons["mouth"].items() if reason}
+    assert set(scores.index[scores["reason"] != ""]) == without
 
     after = snapshot(folder)
     news = {name for name in after if after[name] != before.get(name)}
-    allowed = ("lists", "features", "exp")
-    assert not {name for name in news if not name.startswith(allowed)} and not set(before) - set(
-        after
-    )
+    assert all(name.startswith(("lists", "features", "exp")) for name in news)
+    assert set(before) <= set(after)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(memory, MEMORY_KB)

@@ -8,6 +8,7 @@ import pytest
 
 from klassify.corpus.encode import write_clip
 from klassify.media import decoder
+from klassify.media.container import MediaError
 from klassify.prediction import picture
 from klassify.prediction.predict import Prediction
 
@@ -41,7 +42,7 @@ def test_marks_lie_where_the_segments_are(tmp_path):
 
 @pytest.mark.parametrize("shape", [(2, 2), (8, 300)])
 def test_a_picture_too_small_to_draw_in_is_said(tmp_path, shape):
-    with pytest.raises(decoder.MediaError, match="too small to draw in"):
+    with pytest.raises(MediaError, match="too small to draw in"):
         picture.mark(clip(tmp_path, *shape), answer([]), tmp_path / "marked.mp4", 0.15)
     assert not (tmp_path / "marked.mp4").exists()
 

@@ -21,7 +21,7 @@ from tiny_demo import copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures
 from klassify import load_detector
 from klassify.cli import main
 from klassify.files import readable
-from klassify.media import decoder
+from klassify.media import decoder, info
 from klassify.prediction.predict import Prediction
 from klassify.prediction.predict import predict as predict_raw
 from klassify.systems.detector import DetectorFile
@@ -187,7 +187,7 @@ def test_predict_answers_for_everything_that_people_hand_in(checkout, odd_files,
     assert (tmp_path / "caf\\xe9$^{.png").exists() and "caf\\xe9$^{.mp4: probability" in text
     for name in ("clip", "silent", "faceless", "stereo30"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-        marked = decoder.probe(tmp_path / f"{name}.marked.mp4")
+        marked = info.probe(tmp_path / f"{name}.marked.mp4")
         assert marked.n_frames == decoder.count_frames(odd_files[f"{name}.mp4"])
         assert marked.has_audio == (name != "silent")
 

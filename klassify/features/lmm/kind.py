@@ -122,7 +122,7 @@ class LMMExtractor:
         fps = isolated.probe(path).fps
         n_frames = isolated.call(decoder.count_frames, path)
         looked_at = range(0, n_frames, self.interval)
-        frames = list(isolated.stream(decoder.frames_at, path, list(looked_at), to_end=True))
+        frames = list(isolated.stream(decoder.frames_at, path, list(looked_at)))
         if not frames:
             return LMMRow.failed(file, "decode", "no frames")
         if len(frames) < len(looked_at):

@@ -24,7 +24,7 @@ from klassify.features.base import (
     values,
 )
 from klassify.features.mouth import channels, face
-from klassify.media import decoder
+from klassify.media import decoder, info
 
 
 def extraction(
@@ -77,7 +77,7 @@ class ClipExtractor:
         return row
 
     def _features(self, file: str, path: Path) -> MouthRow:
-        fps = decoder.probe(path).fps
+        fps = info.probe(path).fps
         tracked = self._source.track(file, decoder.iter_frames(path))
         features, valid = channels.mouth_features(face.fill_gaps(tracked))
         if not len(valid):
