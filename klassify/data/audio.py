@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,10 @@ class AudioClips(ClipData):
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads the audio cache or the media; see AudioReader."""
         return AudioReader(sources, split, self.keep_in_memory)
+
+    def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
+        """The seconds of sound that the list knows, of the clip's."""
+        return table["n_samples"].astype(float) / decoder.SAMPLE_RATE / table["duration"]
 
     def _wrapped(self, wave: Wave, start: int) -> Tensor:
         part = wave[start : start + self.window]

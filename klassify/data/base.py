@@ -114,6 +114,19 @@ class ClipData:
         """Stack the inputs of several windows or examples."""
         return {key: torch.stack([item[key] for item in inputs]) for key in inputs[0]}
 
+    def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> np.ndarray | pd.Series:
+        """(n,) which share of each clip of a list this class sees or hears, in [0, 1]; NaN where
+        unknown.
+        """
+        return np.full(len(table), np.nan)
+
+    def listed(self, sources: Sources, split: str) -> pd.DataFrame:
+        """What clip scores need of a split's list: file, duration (s), and `seen` or `heard`."""
+        table = sources.table(split)
+        shares = np.round(np.clip(np.asarray(self.shares(sources, split, table), float), 0, 1), 4)
+        name = "heard" if self.modality == "audio" else "seen"
+        return table[["file", "duration"]].assign(**{name: shares})
+
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
         """What the inputs of a split depend on besides its list, for the settings record."""
         return {}

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
 from klassify.errors import KlassifyError
 from klassify.features.mouth.channels import FEATURES, GROUPS, stack_channels
+from klassify.features.parts import parts_in, read_rows
 from klassify.features.shards import FeatureStore
 from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S, IGNORE
@@ -64,6 +66,13 @@ class MouthFeatures(ClipData):
         extracted.
         """
         return _MouthReader(sources.feature_folder("mouth", split), self.channels)
+
+    def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
+        """The frames with a face, of the clip's."""
+        parts = parts_in(sources.feature_folder("mouth", split))
+        rows = (row for part in parts for row in read_rows(part, ("file", "valid")))
+        with_face = {row["file"]: np.mean(row["valid"] or [False]) for row in rows}
+        return table["file"].map(with_face)
 
     def example(
         self, clip: dict[str, Tensor], target: int, rng: np.random.Generator

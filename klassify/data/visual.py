@@ -212,6 +212,10 @@ class VisualWindows(FrameData):
         """Those of the feature shards that are read, by kind."""
         return {kind: store.settings for kind, store in self.stores(sources, split).items()}
 
+    def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
+        """The seconds of picture that the list knows, of the clip's."""
+        return table["n_frames"].astype(float) / table["fps"] / table["duration"]
+
     def reader(self, sources: Sources, split: str) -> Reader:
         """Gives a VisualClip, whose frames are decoded when they are asked for."""
         return _ClipReader(self, sources, split)

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -135,14 +136,17 @@ class Timelines:
         return encoded
 
     def _frames(self, file: str) -> list[dict[str, Any]]:
-        """Frame scores as whole per cent of fake."""
+        """Frame scores as whole per cent of fake; None where a system that looks saw no face."""
         found = []
+        seen = self.mouth[file].valid if self.mouth is not None and file in self.mouth else None
         for entry in self.result.entries:
             if entry.frames is None or not len(rows := entry.frames.read([file], ["score"]).values):
                 continue
             scale, fused = entry.frames.header.scale, entry.system.kind == "fusion"
             p = to_probability(rows[:, 0], scale, where=entry.system.folder)
             values = np.round(100 * p).astype(int).tolist()
+            if seen is not None and entry.system.modality == "visual":
+                values = [v if ok else None for v, ok in zip_longest(values, seen)][: len(p)]
             found.append({"name": entry.name, "fused": fused, "values": values})
         return found
 

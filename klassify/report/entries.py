@@ -16,6 +16,7 @@ from klassify.files import short_names
 from klassify.grid.ragged import FrameTable
 from klassify.scores.clip_scores import read_reasons
 from klassify.scores.frame_file import FrameFile, frame_table
+from klassify.scores.score_file import SHARES
 from klassify.systems.base import SYSTEM, System
 from klassify.systems.detector import DETECTOR, TASKS, read_detector
 from klassify.systems.merged import Merged
@@ -152,7 +153,8 @@ def answering(entries: Sequence[Entry], task: str) -> list[Entry]:
 
 
 def coverage(entry: Entry, split: str, files: Sequence[str]) -> pd.DataFrame:
-    """One row per clip and task that a system has scores for: system, task, file, state, reason.
+    """One row per clip and task that a system has scores for: system, task, file, state, reason,
+    and for Task 1 `seen` and `heard`, the shares of the clip that the answer rests on.
 
     state: `answered`; `fell back`, if only some inputs of a fusion had an answer; `failed`, if the
     answer is a prior or no proposal.
@@ -161,22 +163,22 @@ def coverage(entry: Entry, split: str, files: Sequence[str]) -> pd.DataFrame:
     if entry.scored is not None:
         states["task1"] = _clip_states(entry, split, files)
     if entry.localised is not None or (entry.frames is not None and entry.scored is None):
-        states["task2"] = _frame_states(entry, split, files)
+        states["task2"] = dict(zip(("state", "reason"), _frame_states(entry, split, files)))
     tables = []
-    for task, (state, reason) in states.items():
-        columns = {"system": entry.name, "task": task, "file": files}
-        tables.append(pd.DataFrame(columns | {"state": state, "reason": reason}))
+    for task, columns in states.items():
+        tables.append(pd.DataFrame({"system": entry.name, "task": task, "file": files} | columns))
     return pd.concat(tables, ignore_index=True)
 
 
-def _clip_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _clip_states(entry: Entry, split: str, files: Sequence[str]) -> dict[str, np.ndarray]:
     table = entry.system.clip_scores(split).table.set_index("file").loc[list(files)]
     reason = table["reason"] if "reason" in table else pd.Series("", index=table.index)
     if entry.system.kind == "fusion" and "answered" in table:
         state = _states(table["answered"].to_numpy(int), len(entry.system.inputs))
     else:
         state = np.where(entry.scored.answered, ANSWERED, FAILED).astype(object)
-    return state, reason.fillna("").to_numpy(object)
+    shares = {name: table[name].to_numpy() for name in SHARES if name in table}
+    return {"state": state, "reason": reason.fillna("").to_numpy(object)} | shares
 
 
 def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -203,8 +205,8 @@ def _states(n_answers: np.ndarray, n_inputs: int) -> np.ndarray:
 
 
 def coverage_summary(states: pd.DataFrame) -> pd.DataFrame:
-    """One row per system and task: clips in each state, and the commonest reasons with their
-    counts.
+    """One row per system and task: clips in each state, the mean shares that were seen and heard,
+    and the commonest reasons with their counts.
     """
     rows = []
     for (system, task), group in states.groupby(["system", "task"], sort=False):
@@ -213,5 +215,6 @@ def coverage_summary(states: pd.DataFrame) -> pd.DataFrame:
         reasons = (f"{why} ({n})" for why, n in failing["reason"].value_counts().items())
         row = {"system": system, "task": task, "n": len(group)}
         row |= {state: int(counts.get(state, 0)) for state in (ANSWERED, FELL_BACK, FAILED)}
+        row |= {name: group[name].mean() if name in group else np.nan for name in SHARES}
         rows.append(row | {"reasons": first_few(reasons, 3)})
     return pd.DataFrame(rows)

@@ -137,8 +137,15 @@ class Lanes {
       svg("text", { x: this.left - 4, y: y(v) + 4, "text-anchor": "end" }, this.main, (v / 100).toString());
     }
     this.clip.frames.forEach((one, at) => {
-      const points = one.values.flatMap((v, k) => [`${this.x(0.04 * k).toFixed(1)},${y(v).toFixed(1)}`, `${this.x(Math.min(0.04 * (k + 1), this.clip.seconds)).toFixed(1)},${y(v).toFixed(1)}`]);
-      svg("polyline", { points: points.join(" "), ...lineStyle(at, one.fused) }, this.main);
+      const steps = one.values.map((v, k) => {
+        if (v === null) {
+          return ""; // no evidence: a gap
+        }
+        const start = one.values[k - 1] == null ? "M" : "L";
+        const end = this.x(Math.min(0.04 * (k + 1), this.clip.seconds));
+        return `${start}${this.x(0.04 * k).toFixed(1)},${y(v).toFixed(1)} L${end.toFixed(1)},${y(v).toFixed(1)}`;
+      });
+      svg("path", { d: steps.join(" "), ...lineStyle(at, one.fused) }, this.main);
     });
   }
 
@@ -226,7 +233,7 @@ function readoutAt(clip, time) {
   const parts = [`${time.toFixed(2)} s`];
   for (const one of clip.frames) {
     const value = one.values[Math.floor(time / 0.04 + 1e-6)];
-    parts.push(`${one.name} ${value === undefined ? "-" : (value / 100).toFixed(2)}`);
+    parts.push(`${one.name} ${value == null ? "-" : (value / 100).toFixed(2)}`);
   }
   if (clip.truth) {
     parts.push(overlaps(clip.truth.fake, time) ? "in truth fake" : "in truth real");

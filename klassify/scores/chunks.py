@@ -2,9 +2,9 @@
 
 A list is cut into chunks of neighbouring clips in a way that depends on the list alone, so that any
 number of processes can share the work and end with the same files. A part holds a chunk's rows
-(Parquet, unrounded) and, in its metadata, the score file's header, its clips with their durations
-and, of those without an answer, the reason. The hash of its settings stands in its name, so that
-one look at the folder tells what is there.
+(Parquet, unrounded) and, in its metadata, the score file's header, its clips with their durations,
+what was seen or heard of them and, of those without an answer, the reason. The hash of its settings
+is in its name, so that one look at the folder tells what is there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.scores.score_file import Header, as_arrow, read_header, reading, validate
+from klassify.scores.score_file import SHARES, Header, as_arrow, read_header, reading, validate
 from klassify.settings import settings_hash
 from klassify.untrusted import refuse_swollen
 
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
 
 class Part(NamedTuple):
     """rows: the chunk's score table. clips: its clips, one a row: file, duration (s), reason
-    ("": scored).
+    ("": scored), and `seen` or `heard` (see clip_data.ClipData.shares).
     """
 
     rows: pd.DataFrame
@@ -151,10 +151,7 @@ class Parts:
                 f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}."
             )
         listed = clips.astype(object).where(clips.notna(), None)  # JSON knows no NaN
-        own = {
-            "aggregate": self.aggregate,
-            "clips": listed[["file", "duration", "reason"]].to_numpy().tolist(),
-        }
+        own = {"aggregate": self.aggregate, "clips": listed.to_dict("list")}
         header = dataclasses.replace(self.header, settings=self.settings)
         metadata = header.as_lines() | {name: json.dumps(value) for name, value in own.items()}
         with whole_file(self.path(k)) as partial:
@@ -171,11 +168,10 @@ class Parts:
             parquet = pq.ParquetFile(path)
             refuse_swollen(parquet, path, fix="remove it and score again")
             table = parquet.read()
-            clips = json.loads(table.schema.metadata[b"clips"])
-            listed = pd.DataFrame(clips, columns=["file", "duration", "reason"])
-            return Part(
-                table.to_pandas(), listed.astype({"duration": float})
-            )  # None throughout would not be a number
+            clips = pd.DataFrame(json.loads(table.schema.metadata[b"clips"]))
+            numbers = [name for name in ("duration", *SHARES) if name in clips]
+            # None throughout would not be a number
+            return Part(table.to_pandas(), clips.astype(dict.fromkeys(numbers, float)))
 
 
 def parts_folder(system_dir: str | os.PathLike, split: str) -> Path:

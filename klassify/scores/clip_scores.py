@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,20 +32,20 @@ def check_how(kind: str, aggregate: str) -> None:
 def keep_or_write(
     system_dir: str | os.PathLike,
     header: Header,
-    sources: Any,
+    clips: Callable[[], pd.DataFrame],
     reasons: Mapping[str, str],
     aggregate: str,
 ) -> Path:
     """`write_clip_scores` of the clips of a split, unless they are there, made of these scores and
     in this way.
 
-    sources: the clip_data.Sources whose list names the clips.
+    clips: gives the table of the list's clips, which is read only where it is needed.
     """
     path = score_path(system_dir, header.split, "clips")
     wanted = settings_hash({**header.settings, "aggregate": aggregate})
     if path.exists() and settings_hash(read_header(path).settings) == wanted:
         return path
-    return write_clip_scores(system_dir, header, sources.table(header.split), reasons, aggregate)
+    return write_clip_scores(system_dir, header, clips(), reasons, aggregate)
 
 
 def write_clip_scores(
@@ -58,8 +57,8 @@ def write_clip_scores(
 ) -> Path:
     """Write a system's clip scores from its window or frame scores; returns the path.
 
-    header: of the latter. clips: file and duration (s) of the list's clips, each of which gets one
-    row.
+    header: of the latter. clips: file, duration (s) and shares of the list's clips, each of which
+    gets one row.
     """
     from klassify.scores.inference import clip_table
 

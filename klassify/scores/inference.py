@@ -22,6 +22,7 @@ from klassify.grid.frames import FRAME_S
 from klassify.grid.windows import aggregate_by_clip
 from klassify.media.container import MediaError
 from klassify.models.devices import pick_device
+from klassify.scores.score_file import SHARES
 from klassify.scores.shared_windows import WindowInputs, spans
 
 Progress = (
@@ -188,7 +189,9 @@ def _finite(table: pd.DataFrame, reasons: dict[str, str]) -> tuple[pd.DataFrame,
 def clip_table(
     scored: pd.DataFrame, table: pd.DataFrame, reasons: Mapping[str, str], aggregate: str
 ) -> pd.DataFrame:
-    """One row for each clip of the list, in its order: file start end score reason."""
+    """One row for each clip of the list, in its order: file start end score reason, and the shares
+    that the table has, 0 where there is no answer.
+    """
     scores: dict[str, float] = {}
     if len(scored):
         scores = aggregate_by_clip(
@@ -204,4 +207,7 @@ def clip_table(
         raise KlassifyError(
             f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}."
         )
+    for name in SHARES:
+        if name in table:
+            clips[name] = table[name].where(clips["reason"].eq("").to_numpy(), 0.0).to_numpy(float)
     return clips

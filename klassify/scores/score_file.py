@@ -7,7 +7,7 @@ position.
 | kind | file | rows |
 |---|---|---|
 | windows | <split>.windows.tsv | one a window, kept so that aggregation is a cheap re-run |
-| clips | <split>.clips.tsv | exactly one a clip; empty score = no answer, `reason` says why |
+| clips | <split>.clips.tsv | exactly one a clip; empty score = no answer; reason, seen, heard |
 | frames | <split>.frames.parquet | one a 40 ms frame |
 | segments | <split>.segments.tsv | proposals, with `modality` and `method` |
 
@@ -46,6 +46,7 @@ SCALES = ("log_odds", "probability", "cosine", "distance")
 SUPERVISIONS = ("clip", "segment")
 COLUMNS = ("file", "start", "end", "score")
 TEXT_COLUMNS = ("file", "reason", "modality", "method")
+SHARES = ("seen", "heard")  # of a clip, in [0, 1]; empty = unknown
 ROWS = "rows"  # in the header of a TSV file
 AGAIN = "remove it and make the scores again"
 DIGITS = "%.9g"  # a float32 softmax ties from a logit of about 17; nine digits of log-odds do not
@@ -255,7 +256,7 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
             quoting=csv.QUOTE_MINIMAL,
             keep_default_na=False,
             encoding="utf-8",
-            na_values={"score": [""]},
+            na_values=dict.fromkeys(("score", *SHARES), [""]),
             dtype=dict.fromkeys(TEXT_COLUMNS, str),
             chunksize=rows,
         )
@@ -322,6 +323,14 @@ def _refuse_rows(table: pd.DataFrame, bad: np.ndarray, why: str, where: object) 
         raise KlassifyError(
             f"{int(bad.sum())} of {len(table)} rows are wrong: {why}: {names}.", where=where
         )
+
+
+def joined_shares(tables: Sequence[pd.DataFrame]) -> dict[str, np.ndarray]:
+    """`seen` and `heard` (n,) of what is computed from several clip tables of the same clips in one
+    order: the larger share; a column that no table has is left out.
+    """
+    columns = {name: [table[name] for table in tables if name in table] for name in SHARES}
+    return {name: np.fmax.reduce(shares) for name, shares in columns.items() if shares}
 
 
 def align(scores: ScoreFile, files: Sequence[str], *, where: object) -> pd.DataFrame:

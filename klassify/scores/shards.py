@@ -79,7 +79,7 @@ def score_share(
             f"{parts.folder}: {len(share) - len(todo)} of {len(share)} chunks are there",
             file=sys.stderr,
         )
-    table = sources.table(split)[["file", "duration"]]
+    table = data.listed(sources, split)
     data, sources = _for_scoring(data, sources, split)
     chunks = {k: table[parts.layout.clips(k)] for k in share}
     parts.folder.mkdir(parents=True, exist_ok=True)

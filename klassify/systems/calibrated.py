@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from klassify.errors import KlassifyError, first_few
 from klassify.metrics import clips
-from klassify.scores.score_file import ScoreFile
+from klassify.scores.score_file import SHARES, ScoreFile
 from klassify.systems.base import Derived, System
 from klassify.systems.scores import answered, as_probability
 
@@ -168,16 +168,14 @@ def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
 
 
 def apply(scores: ScoreFile, a: float, b: float, input: str) -> pd.DataFrame:
-    """The calibrated clip table: file start end score reason, a clip without an answer as it
-    was.
+    """The calibrated clip table: file start end score reason seen heard; a clip without an answer
+    keeps its row.
     """
     table = scores.table.assign(score=expit(-(a * _platt_input(scores, input) + b)))
     if "reason" not in table:
         table["reason"] = ""
-    kept = [
-        name for name in ("file", "start", "end", "score", "answered", "reason") if name in table
-    ]
-    return table[kept]
+    names = ("file", "start", "end", "score", "answered", "reason", *SHARES)
+    return table[[name for name in names if name in table]]
 
 
 class Calibrated(Derived):

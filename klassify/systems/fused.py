@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
-from klassify.scores.score_file import ScoreFile, align
+from klassify.scores.score_file import ScoreFile, align, joined_shares
 from klassify.systems.base import Derived, System
 from klassify.systems.scores import answered, as_probability
 
@@ -58,17 +58,19 @@ def check_scale(rule: str, name: str, scale: str) -> None:
 
 
 def apply(inputs: Sequence[ScoreFile], rule: str, prior: float, name: str) -> pd.DataFrame:
-    """The fused clip table: file start end score answered reason; every clip has a score.
+    """The fused clip table: file start end score answered reason seen heard; every clip has a
+    score.
 
     The inputs must cover the same clips; they are joined by name, in the order of the first. name:
     of the fusion, for messages.
     """
     files = inputs[0].table["file"].tolist()
-    probabilities, reasons = [], []
+    probabilities, reasons, tables = [], [], []
     for scores in inputs:
         check_scale(rule, scores.header.system, scores.header.scale)
         where = f"{name}: {scores.header.system}"
         scores = ScoreFile(scores.header, align(scores, files, where=where))
+        tables.append(scores.table)
         has_answer = answered(scores)
         probabilities.append(np.where(has_answer, as_probability(scores), np.nan))
         why = (
@@ -92,6 +94,7 @@ def apply(inputs: Sequence[ScoreFile], rule: str, prior: float, name: str) -> pd
             "score": np.where(np.isnan(fused), prior, fused),
             "answered": (~np.isnan(probabilities)).sum(axis=0),
             "reason": ["; ".join(filter(None, clip)) for clip in zip(*reasons)],
+            **joined_shares(tables),
         }
     )
 

@@ -29,6 +29,7 @@ from klassify.scores.frame_file import FrameFile, clip_scores
 from klassify.scores.score_file import (
     Header,
     ScoreFile,
+    joined_shares,
     made_with,
     read_scores,
     write_blocks,
@@ -171,8 +172,8 @@ def _frame_tables(
 def _clip_table(
     rule: Rule, frames: Path, clips: Sequence[pd.DataFrame], sources: Sequence[FrameFile]
 ) -> pd.DataFrame:
-    """file start end score answered reason, one row a clip; `answered` counts the inputs that
-    have frames of it.
+    """file start end score answered reason seen heard, one row a clip; `answered` counts the inputs
+    that have frames of it.
     """
     table = clips[0][["file", "start", "end"]].copy()
     scores: dict[str, float] = {}
@@ -191,7 +192,7 @@ def _clip_table(
             ]
         )
     table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*whys)]
-    return table
+    return table.assign(**joined_shares(clips))
 
 
 class Gathered(NamedTuple):

@@ -129,7 +129,13 @@ def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
     reasons = clip_scores.read_reasons(folder, header.split)
     path = system.path(header.split, header.kind)
     if parts.aggregate is not None:
-        clips = clip_scores.keep_or_write(folder, header, sources, reasons, parts.aggregate)
+        clips = clip_scores.keep_or_write(
+            folder,
+            header,
+            lambda: system.data().listed(sources, header.split),
+            reasons,
+            parts.aggregate,
+        )
         path = clips if header.kind == "windows" else path
     return _said(path, len(reasons))
 

@@ -52,7 +52,7 @@ def report(tmp_path_factory) -> Path:
     assert len(files) == 6 and names[0] in files[0]
     rng, place = np.random.default_rng(0), parts.Place(1, 1, 0, 1)
     mouth = [
-        kind.MouthRow(file, 25.0, rng.random((30, 8)).astype(np.float32), np.ones(30, bool))
+        kind.MouthRow(file, 25.0, rng.random((30, 8)).astype(np.float32), np.arange(30) >= 3)
         for file in files
     ]
     shards.write_part(data.path("features", "mouth", "testA"), place, mouth, {"made": "up"}, "x")
@@ -118,6 +118,10 @@ def test_payloads_hold_all_lanes(report):
         assert len(clip["thumbs"]) == 12 and clip["wave"] and len(clip["mouth"]["rows"]) == 8
         assert clip["words"] == [[0.0, WORDS]]
         assert (report.parent / unquote(clip["video"])).exists()
+    spans = [
+        one["values"] for clip in with_video for one in clip["frames"] if one["name"] == "one/spans"
+    ]
+    assert spans and all(values[:3] == [None] * 3 and None not in values[3:] for values in spans)
     fake = next(one for one in payloads if one["truth"]["fake"])
     assert fake["truth"]["fake"] == [[0.4, 0.8]] and fake["seconds"] == pytest.approx(1.2)
     assert {one["name"] for one in fake["frames"]} <= {"one/spans", "two/frames"}

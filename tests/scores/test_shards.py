@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from loudest import LOG, WAIT_S
+from loudest import LOG, WAIT_S, make_system
 from places import TESTS
 
 from klassify import cli, workers
@@ -31,27 +31,7 @@ from klassify.scores.score_file import (
     score_path,
     write_scores,
 )
-from klassify.systems.experiment import load_experiment
-from klassify.systems.system import System, derived_system, load_system, write_system
-
-CONFIG = """
-model: {{class_path: loudest.Loudest}}
-data: {{class_path: klassify.{data}, init_args: {{window: 32, stride: 16}}}}
-"""
-DATA = {"windows": "data.mouth.MouthFeatures", "frames": "data.mouth.MouthTags"}
-
-
-def make_system(folder: Path, kind: str = "windows", weight: float = 1.0) -> Path:
-    """A system as a training would have left it."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(CONFIG.format(data=DATA[kind]))
-    model = load_experiment(folder / "config.yaml").model
-    save_file({"weight": model.weight.detach() * weight}, folder / "model.safetensors")
-    supervision = "clip" if kind == "windows" else "segment"
-    write_system(folder, System(folder.name, "model", "visual", supervision, "log_odds"))
-    return folder
+from klassify.systems.system import derived_system, load_system, write_system
 
 
 def score(folder: Path, data, *options: str, split: str = "testA") -> int:

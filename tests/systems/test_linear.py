@@ -12,6 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from klassify import cli
+from klassify.data.base import ClipData
 from klassify.errors import KlassifyError
 from klassify.evaluation import results
 from klassify.grid.frames import encode_labels
@@ -352,13 +353,14 @@ def test_a_fusion_answers_both_tasks_of_a_submission(exp, fused, tmp_path, capsy
     )
 
 
-class TwoColumns:
+class TwoColumns(ClipData):
     """Stands in for the data class of a localiser."""
 
-    unit = "frame"
+    modality, unit = "audio", "frame"
     COLUMNS = ("real", "fake")
-    aggregate = "mean"
-    unit = "frame"
+
+    def __init__(self):
+        super().__init__("train", "val", "own", "mean")
 
     def settings(self, sources, split):
         return {"features": "some"}
