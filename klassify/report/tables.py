@@ -77,7 +77,7 @@ TABLES = {
         SYSTEM,
         Column("task", "task", lambda task: task[-1]),
         *(Column(state, state, COUNT) for state in STATES),
-        Column("seen", "seen", ".1%", "mean share of a clip whose frames show a face, or a picture"),
+        Column("seen", "seen", ".1%", "mean share of frames with a face, or a picture"),
         Column("heard", "heard", ".1%", "mean share of a clip that has sound"),
         Column("commonest reasons", "reasons"),
     ],
