@@ -22,24 +22,24 @@ COMMANDS = {
     "lists": "official metadata or file lists -> data lists (stage 0)",
     "extract": "media -> mouth, LMM or other features, or an audio cache, in shards (stage 1)",
     "import-checkpoint": "published weights -> safetensors, read without running pickled code",
-    "augment": "hear what the training's augmentations do to a clip",
+    "augment": "listen to the training augmentations of a clip",
     "train": "train one system from its YAML (stage 2)",
     "score": "run a system on a split -> score files (stages 2 and 3)",
     "calibrate": "fit Platt scaling of a system on val_fit (stage 2)",
-    "fuse": "join systems: max-out, mean, a linear layer over frames (stage 2)",
+    "fuse": "join systems: maximum, mean, a linear layer over frames (stage 2)",
     "localise": "frame scores -> proposals; merge the proposals of systems (stages 2 and 3)",
     "tune": "choose method and settings of the proposals on val_fit (stage 2)",
-    "detector": "put the systems that answer together into detector.yaml (stage 2)",
+    "detector": "write detector.yaml: the systems that answer both tasks (stage 2)",
     "package": "scores -> leaderboard zip with a manifest (stage 3)",
-    "ledger": "every package that was made, and what the leaderboard said of it",
-    "reproduce": "make a package again from its manifest and compare bytes",
-    "status": "where work on a cluster stands: done, running, queued, held, failed, missing",
-    "resume": "submit again what is missing of work on a cluster",
-    "merge": "join shards; gaps, duplicates and other settings are refused by name",
-    "check": "say whether the server will accept a submission, and why not",
+    "ledger": "list packages and their leaderboard results",
+    "reproduce": "package a submission again from its manifest and compare bytes",
+    "status": "state of work on a cluster: done, running, queued, held, failed, missing",
+    "resume": "submit missing work on a cluster again",
+    "merge": "merge shards; refuses gaps, duplicates and other settings by name",
+    "check": "say whether the server will accept a submission, else why not",
     "predict": "videos in, answers out: probability, segments, timeline",
     "evaluate": "systems against labels: tables, curves (stage 4)",
-    "compare": "systems of all recipes side by side: tables, and one page to look at",
+    "compare": "systems of all recipes side by side: tables and an HTML page",
 }
 
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="klassify",
         description="Detect and localise partially faked talking-head videos.",
         epilog=(
-            f"commands:\n{listing}\n\n`klassify COMMAND --help` tells more; `make help` lists the"
+            f"commands:\n{listing}\n\n`klassify COMMAND --help` says more; `make help` lists the"
             " stages."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,14 +3,14 @@
     klassify calibrate exp/demo/klassify/tcn --out exp/demo/klassify/tcn-platt \\
         --labels data_lists/demo
 
-s is the system's probability, the sigmoid of its log-odds, as in the paper; `--input log_odds`
-takes the log-odds themselves, which keeps clips apart whose probabilities are all but 1. There is
-no minus sign before a, so a detector that works has a < 0. The label is the modality's own by
-default: against the video label a clean sound track of a visually faked clip would pull the audio
-towards "fake".
+s is the system's probability, the sigmoid of its log-odds, as in the paper. `--input log_odds` uses
+the log-odds, which separate clips whose probabilities are nearly 1. There is no minus sign before
+a, so a working detector has a < 0. By default the label is that of the system's own modality:
+against the video's label, the clean audio of a visually faked clip would pull audio scores towards
+"fake".
 
-The fit uses val_fit alone; numbers on val are reported on val_report. Platt's smoothed targets,
-(n_fake + 1) / (n_fake + 2) and 1 / (n_real + 2), keep a and b finite when scores separate the
+The fit uses only val_fit; numbers on val are reported on val_report. Platt's smoothed targets,
+(n_fake + 1) / (n_fake + 2) and 1 / (n_real + 2), keep a and b finite if scores separate the
 classes.
 """
 

@@ -1,13 +1,12 @@
-"""Say whether the challenge's server will score a submission as meant, and if not, why not and
-where.
+"""Say whether the challenge's server will score a submission as intended, else why not and where.
 
     klassify check submissions/demo/klassify/testA --list data_lists/demo/testA.tsv
 
-Takes a submission.zip, a folder, a prediction.txt (Task 1) or a prediction.json (Task 2); nothing
-is ever extracted. Refused is what makes the official evaluator fail and what it scores in silence
-as something else than was meant (submissions/README.md lists both). What it ignores is a warning.
---against names an older submission of the same split and says which answers changed, and by how
-much. Exits with 0 for an accepted and 1 for a refused submission.
+Takes a submission.zip, a folder, a prediction.txt (Task 1) or a prediction.json (Task 2); archives
+are not unpacked. It refuses what makes the official evaluator fail, and what the evaluator silently
+scores as something else (submissions/README.md lists both). What the evaluator ignores is a
+warning. --against names an older submission of the same split and says which answers changed, and
+by how much. Exits with 0 if the submission is accepted and 1 if it is refused.
 """
 
 from __future__ import annotations

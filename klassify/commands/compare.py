@@ -1,22 +1,21 @@
-"""Any number of systems of any recipes side by side on one split: tables, and one page to look at
-(report.html).
+"""Compare any number of systems of any recipes on one split: tables, and an HTML page (report.html).
 
-    klassify compare exp/demo/klassify exp/demo/multibranch --split testA --out exp/demo/compare \
-        --labels data_lists/demo/heldout/testA_labels.tsv --media media/demo --features
-        features/demo
+    klassify compare exp/demo/klassify exp/demo/multibranch --split testA \\
+        --out exp/demo/compare --labels data_lists/demo/heldout/testA_labels.tsv \\
+        --media media/demo --features features/demo
     klassify compare exp/demo/klassify/{maxout,avg} --split testA --out exp/demo/compare
 
-SYSTEM is a system's folder, or a recipe's with a detector.yaml: then all systems that it names take
-part, and its answers are the ones that the page shows first. With --labels: AUC, EER, log-loss; AP,
-AR, Score; 40 ms frames; groups of clips; every difference with its interval (bootstrap over
-sources); what joining the recipes would gain; and how well the containers alone tell the label. On
-val the numbers are those of val_report. Without: who answered what, how scores are distributed,
-where systems disagree, and how far the scores have moved from those of val.
+SYSTEM is a system's folder, or a recipe's folder with a detector.yaml: then all systems that it
+names are compared, and the page shows its answers first. With --labels: AUC, EER, log-loss; AP, AR,
+Score; 40 ms frames; groups of clips; every difference with its interval (bootstrap over sources);
+what joining the recipes would gain; and how well the containers alone predict the label. On val the
+numbers are those of val_report. Without labels: which systems answered which clips, how scores are
+distributed, where systems disagree, and how far the scores have moved from those of val.
 
---val names the labelled list of val, on whose val_fit answers are calibrated and joined; by default
-val.tsv beside the labels or one folder up. --media opens the container of clips and shows pictures
-and sound of the chosen ones; --features their mouth features, and the LMM's words. The page is one
-file that needs no network; the videos play in it as long as they lie where they lay.
+--val names the labelled list of val, on whose val_fit answers are calibrated and joined; the
+default is val.tsv beside the labels or one folder up. --media reads the containers of the clips and
+shows pictures and sound of the selected ones; --features shows their mouth features, and the LMM's
+words. The page is one file that needs no network; its videos play while they are in the same place.
 
 Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV.
 """

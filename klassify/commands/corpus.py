@@ -2,10 +2,10 @@
 
     klassify corpus --out media/demo --size default
 
-The four versions of each original (real, audio, visual, both modified) differ only in the fake
-spans. The folder has the challenge's layout: train/ val/ testA/ testB/, train_metadata.json,
-val_metadata.json, testA_files.txt, testB_files.txt. The labels of the test splits are kept apart,
-in heldout/.
+The four versions of each original (real, audio, visual, both modified) differ only in their fake
+segments. The folder has the challenge's layout: train/ val/ testA/ testB/, train_metadata.json,
+val_metadata.json, testA_files.txt, testB_files.txt. The labels of the test splits are in a separate
+folder, heldout/.
 """
 
 from __future__ import annotations

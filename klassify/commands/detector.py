@@ -1,10 +1,10 @@
-"""Write detector.yaml: which systems, in which order, lead from media to the submitted answers.
+"""Write detector.yaml: the systems that lead from media to the submitted answers, in order.
 
     klassify detector exp/demo/klassify --conf recipes/klassify/conf/demo/submit.yaml
 
-The conf names the system that answers each task (`task1: maxout`). The file lists that system and
-all that it is computed from, inputs first, with their hashes; what packages or predicts reads it
-alone.
+The conf names the system that answers each task (`task1: maxout`). detector.yaml lists these
+systems and all their inputs, inputs first, with their hashes; `klassify package` and `klassify
+predict` read only this file.
 """
 
 from __future__ import annotations

@@ -8,18 +8,18 @@
     klassify extract --kind reconstruction --vqvae exp/demo/multibranch/vqvae --list ... \\
         --root ... --out ...
 
-Every clip of the list gets one row, those without features with the reason, which
-failures-<i>-of-<n>.tsv repeats. `--shard i/n` (from 1) does every n-th clip of the list from the
-i-th on; shards of separate runs merge by lying in one folder. A part that exists is whole: a run
-that was ended anywhere, repeated, does what is missing and ends with the same files. `--status`
-lists what is missing and changes nothing.
+Every clip of the list gets one row; a row without features has a reason, which
+failures-<i>-of-<n>.tsv repeats. `--shard i/n` (from 1) extracts every n-th clip of the list,
+starting with the i-th; to merge shards of separate runs, put them into one folder. A part that
+exists is complete: an interrupted run, repeated, makes what is missing and ends with the same
+files. `--status` lists what is missing and changes nothing.
 
-`--kind audio` (or `--audio`) decodes each clip once to 16 kHz mono, 32 kB a second of it. Training
-and scoring take what they find in features/<data>/audio/<split> instead of decoding, with the same
-results to the bit; the environment variable KLASSIFY_AUDIO says otherwise: `media` (never the
-cache) or `cache` (nothing else).
+`--kind audio` (or `--audio`) decodes each clip once to 16 kHz mono, 32 kB per second. Training and
+scoring then read features/<data>/audio/<split> instead of decoding, with identical results. The
+environment variable KLASSIFY_AUDIO overrides this: `media` never reads the cache, `cache` reads
+nothing else.
 
-Damaged packets are concealed and told where they are at most 10 % of a stream, or the share in the
+Damaged packets are concealed and reported if they are at most 10 % of a stream, or the share in the
 environment variable KLASSIFY_DAMAGE; `--strict` refuses any damage.
 """
 

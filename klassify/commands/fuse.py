@@ -1,23 +1,22 @@
-"""Join systems at the score level: max-out of calibrated probabilities, their mean, or a linear
-layer over frames.
+"""Join systems: maximum or mean of clip scores, or a linear layer over frames.
 
     klassify fuse exp/demo/klassify/{w2v_aasist-platt,tcn-platt} --out exp/demo/klassify/maxout \\
         --rule max
-    klassify fuse exp/demo/multibranch/{ps,visual} --out exp/demo/multibranch/fused --rule linear \
-        --labels data_lists/demo
+    klassify fuse exp/demo/multibranch/{ps,visual} --out exp/demo/multibranch/fused \\
+        --rule linear --labels data_lists/demo
 
-`max` is paper 1's decision (section 4.1): a clip is as fake as its more suspicious modality. It
-wants calibrated probabilities, else the louder system wins. `mean` also takes log-odds, through a
-sigmoid: Table 2's AVG row. A clip that one input has no answer for is answered by the others; one
-that no input answers gets the prior: `--prior`, or what the rule makes of the inputs' base rates in
-calibration (0.5 where there is none). The column `answered` counts the inputs that answered,
-`reason` says why others did not.
+`max` is the rule of paper 1 (section 4.1): a clip is as fake as its more suspicious modality. It
+needs calibrated probabilities; otherwise the input with the larger scores dominates. `mean` also
+takes log-odds, through a sigmoid: the AVG row of Table 2. If an input has no answer for a clip, the
+others answer. If none has, the clip gets the prior: `--prior`, else the rule applied to the base
+rates of the inputs' calibrations (0.5 without one). The column `answered` counts the inputs that
+answered; `reason` says why others did not.
 
-`linear` is paper 2's fusion (section 2.2): on the 40 ms grid, the visual logits and PartialSpoof's
-cosines at 160, 320 and 640 ms go through a linear layer. It is fitted on the frames of val_fit,
-whose sources val_report does not share, and reported on val_report; one input alone is an ablation.
-The challenge's Task 1 forbids segment labels: `--supervision clip` fits on clip labels, and takes
-only inputs that did so too. `--weights` takes released ones.
+`linear` is the fusion of paper 2 (section 2.2): on the 40 ms grid, the visual logits and
+PartialSpoof's cosines at 160, 320 and 640 ms go through a linear layer. It is fitted on the frames
+of val_fit and reported on val_report, which share no source; with one input it is an ablation. Task
+1 of the challenge forbids segment labels: `--supervision clip` fits on clip labels, and takes only
+inputs trained on clip labels. `--weights` uses released weights.
 """
 
 from __future__ import annotations

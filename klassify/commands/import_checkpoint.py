@@ -1,5 +1,4 @@
-"""Turn a published checkpoint into safetensors with this toolkit's names and polarity (class 1 =
-fake).
+"""Convert a published checkpoint to safetensors with this toolkit's names and classes (1 = fake).
 
     klassify import-checkpoint bam model.ckpt --out pretrained/bam.safetensors
     klassify import-checkpoint visual visual.ckpt --vqvae vqvae.pt \\
@@ -7,10 +6,10 @@ fake).
     klassify import-checkpoint partialspoof trained_network.pt --config ps.yaml \\
         --system exp/DATA/RECIPE/ps
 
-A detector's file can start a training (`klassify train --init`), one of a speech model is a
-`source` of SSLFrontEnd. With --system the result is a system folder like that of a training, for
-`klassify score`. Nothing in the published file is run. A wrapper around the model's names is
-stripped, what the model does not need is left out, and the summary names both; a missing tensor is
+The file of a detector can start a training (`klassify train --init`); that of a speech model can be
+the `source` of SSLFrontEnd. With --system the result is a system folder, as a training writes it,
+for `klassify score`. No code from the file is run. A wrapper around the model's names is stripped,
+tensors that the model does not need are left out, and the summary names both; a missing tensor is
 an error. docs/checkpoints.md lists all kinds and where they are published.
 """
 

@@ -1,5 +1,4 @@
-"""The ledger of submissions: one row for every package that was made, and what the leaderboard said
-of it.
+"""The ledger of submissions: one row per package, with the leaderboard's results.
 
     klassify ledger                                        all rows
     klassify ledger --id 3f2a81c09e                        one, with every column
@@ -7,8 +6,8 @@ of it.
         fill in the server's AUC (--task 2: its Score)
 
 `klassify package` appends to ledger.tsv at the top of the `submissions` folder and keeps the
-manifest of each package in manifests/<id>.json beside it. The file may be edited by hand: columns
-of your own, lines that begin with '#' and the order of the columns stay as they are.
+manifest of each package in manifests/<id>.json beside it. You may edit the file: your own columns,
+lines that begin with '#' and the order of the columns are kept.
 """
 
 from __future__ import annotations

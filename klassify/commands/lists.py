@@ -4,7 +4,7 @@
         --out data_lists/avdeepfake1mpp
     klassify lists --data mine --root my_videos --out data_lists/mine --probe missing
 
-Beside each list lies its record (.json) and, where entries were wrong, what was done with them
+Beside each list are its record (.json) and, if entries were bad, what was done with them
 (.failures.tsv). Labels of test splits go to heldout/<split>_labels.tsv. data_lists/README.md
 describes the columns, what is read, and what happens to bad rows.
 """

@@ -4,12 +4,11 @@
     klassify localise --merge exp/demo/klassify/{bam,tcn_tags} --out exp/demo/klassify/merged \\
         --split val,testA
 
-A localiser's frame scores stay as they are, so that another method or setting is a re-run of
-seconds. Method and settings are those of the system's proposals.yaml, which `klassify tune` writes,
-else the defaults; `--proposals`, `--method` and `--set` say otherwise. `--merge` makes a system of
-its own: the union of its inputs' proposals, weighted and thinned by soft-NMS, for any split that
-they have been localised on; from then on `klassify localise exp/demo/klassify/merged --split ...`
-does.
+Frame scores are kept, so that trying another method or setting takes seconds. Method and settings
+are those of the system's proposals.yaml, which `klassify tune` writes, else the defaults;
+`--proposals`, `--method` and `--set` override them. `--merge` makes a new system: the union of its
+inputs' proposals, weighted and thinned by soft-NMS, for any split on which they have proposals.
+Afterwards `klassify localise exp/demo/klassify/merged --split ...` does the same.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Scores -> a zip that the challenge's server accepts, with a manifest of what made it.
+"""Scores -> a zip that the challenge's server accepts, with a manifest.
 
     klassify package exp/demo/klassify/detector.yaml --split testA \\
         --list data_lists/demo/testA.tsv \\
         --out submissions/demo/klassify/testA
 
-detector.yaml names the system that answers each task; --task1 and --task2 name others, or stand
-alone. Task 1 becomes prediction.txt (`name;probability`), Task 2 prediction.json, both in one
-submission.zip. Every clip of the list gets exactly one answer: a clip that its system has no score
-for gets the prior (`--prior`, else the system's own) and is counted in manifest.json. Task 1 wants
-probabilities: calibrated scores, or the softmax of a linear fusion. The checker reads the result
-back, and what it refuses is an error here. Every package gets a row in ledger.tsv of the folder
-`submissions` that --out lies in (else of --out itself).
+detector.yaml names the system that answers each task; --task1 and --task2 override it, or are used
+without it. Task 1 becomes prediction.txt (`name;probability`), Task 2 prediction.json, both in one
+submission.zip. Every clip of the list gets exactly one answer: a clip without a score gets the
+prior (`--prior`, else the system's own) and is counted in manifest.json. Task 1 needs
+probabilities: calibrated scores, or the softmax of a linear fusion. The checker reads the result,
+and what it refuses is an error. Every package gets a row in ledger.tsv of the folder `submissions`
+that contains --out (else of --out itself).
 """
 
 from __future__ import annotations

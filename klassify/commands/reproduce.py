@@ -1,11 +1,11 @@
-"""Make a submission again from its manifest, in a temporary folder, and compare bytes.
+"""Package a submission again from its manifest, in a temporary folder, and compare bytes.
 
     klassify reproduce 3f2a81c09e  an id of the ledger (make reproduce submission=3f2a81c09e)
     klassify reproduce submissions/demo/klassify/testA     a package's folder
 
-Run it where the package was made. Exits with 0 where every input has the recorded hash and the zip
-has the recorded bytes; else it says what differs and why, and exits with 1. The scores are taken as
-they are: `make stage3 force=1` makes them anew. Paths of the manifest may not leave the working
+Run it where the package was made. Exits with 0 if every input has the recorded hash and the zip has
+the recorded bytes; otherwise it says what differs and why, and exits with 1. It uses the existing
+scores; `make stage3 force=1` makes them again. Paths of the manifest may not leave the working
 directory (--allow names further folders).
 """
 

@@ -1,19 +1,19 @@
 """Run a system on a split and write its score files.
 
-    klassify score exp/demo/klassify/tcn --split val,testA \
+    klassify score exp/demo/klassify/tcn --split val,testA \\
         --lists data_lists/demo --media media/demo --features features/demo
     klassify score exp/demo/klassify/tcn --split testA --shard 3/8 ...
 
-A trained detector writes `scores/<split>.windows.tsv` (kept, so that another aggregation is a cheap
-re-run) and `scores/<split>.clips.tsv`, a localiser `scores/<split>.frames.parquet` and the highest
-of each clip's frames as its clip score (`--aggregate top`: the mean of the highest tenth), on the
-scale of the frames; a calibrated or fused system derives its scores from those of its inputs. Every
-clip of the list gets exactly one row; one that cannot be scored has an empty score with the reason,
-and stands in `scores/<split>.failures.tsv` too.
+A trained detector writes `scores/<split>.windows.tsv` (kept, so that other pooling is a cheap
+re-run) and `scores/<split>.clips.tsv`. A localiser writes `scores/<split>.frames.parquet`, and as
+clip score the highest of its frames (`--aggregate top`: the mean of the highest tenth), on the
+scale of the frames. A calibrated or fused system computes its scores from those of its inputs.
+Every clip of the list gets exactly one row; a clip that cannot be scored has an empty score and a
+reason, and is also listed in `scores/<split>.failures.tsv`.
 
-A list is scored in chunks, each of which is kept in `scores/<split>.parts/` once it is done: the
-same command goes on where it was ended. `--shard i/n` (from 1) does a share of the chunks, for a
-cluster. Whoever does the last chunk joins all of them into the files that one process would have
+A list is scored in chunks, which are kept in `scores/<split>.parts/` as they are done, so that an
+interrupted command resumes. `--shard i/n` (from 1) scores a share of the chunks, for a cluster. The
+process that finishes the last chunk merges all of them into the files that one process would have
 written.
 """
 

@@ -4,8 +4,8 @@
     klassify status exp/demo/klassify            # every system in it
 
 Reads the files, then Slurm's queue, then the logs of shards that are in neither. It needs no
-accounting and works without Slurm. Shards that were run by hand (`--shard i/n`) are found by their
-files. Exit status 1 if anything is not done, 2 if a folder has no such work.
+accounting and works without Slurm. Shards made by hand (`--shard i/n`) are found by their files.
+Exit status 1 if anything is not done, 2 if a folder has no such work.
 """
 
 from __future__ import annotations

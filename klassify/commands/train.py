@@ -1,17 +1,19 @@
-"""Train one system: the one training loop of the toolkit.
+"""Train one system.
 
-    klassify train recipes/klassify/conf/demo/tcn.yaml --out exp/demo/klassify/tcn \
-        --lists data_lists/demo --media media/demo --features features/demo --seed 1 train.epochs=20
+    klassify train recipes/klassify/conf/demo/tcn.yaml --out exp/demo/klassify/tcn \\
+        --lists data_lists/demo --media media/demo --features features/demo \\
+        --seed 1 train.epochs=20
 
-The folder ends with model.safetensors (the epoch that was best on validation), system.yaml,
-config.yaml (resolved; it can be fed back), env.json, metrics.csv and training.json. Killed at any
-moment, the same command goes on from checkpoints/last.pt and ends, on a CPU with the same number of
-threads, with the weights of an uninterrupted run. A folder that holds another config is refused.
+The finished folder has model.safetensors (the epoch with the best validation), system.yaml,
+config.yaml (resolved; it can be passed again), env.json, metrics.csv and training.json. If the
+training is killed, the same command resumes from checkpoints/last.pt and, on a CPU with the same
+number of threads, ends with the weights of an uninterrupted run. A folder that holds another config
+is refused.
 
 With several devices or nodes (--devices, --nodes, torchrun, srun), each process takes
-train.batch_size clips a step, and an update counts every clip alike: two processes with 8 clips
-learn what one with 16 does. Losses that are means over frames, and batch normalisation, count
-within a process's own batch, as with accumulated gradients.
+train.batch_size clips per step, and every clip has the same weight in an update: two processes with
+8 clips learn the same as one with 16. Losses that are means over frames, and batch normalisation,
+are computed within a process's own batch, as with accumulated gradients.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""Choose how a system makes proposals: the method and settings of the highest official Score on
-val_fit.
+"""Choose the method and settings of a system's proposals: the highest official Score on val_fit.
 
     klassify tune exp/demo/klassify/bam --labels data_lists/demo
 
-Writes SYSTEM_DIR/proposals.yaml, which `klassify localise` takes up, and tuning.tsv with every
-setting that was tried. Of a merged system the weights, the calibration and the soft-NMS are tuned.
-The truth is the challenge's, fake_segments of either modality; `--segments own` takes those of the
-system's.
+Writes SYSTEM_DIR/proposals.yaml, which `klassify localise` reads, and tuning.tsv with every setting
+that was tried. For a merged system, the weights, the calibration and the soft-NMS are tuned. The
+truth is fake_segments of either modality, as in the challenge; `--segments own` uses those of the
+system's modality.
 
-The search goes from setting to setting, SWEEPS times over the grid, and starts from the defaults.
-val_fit is small and chance differences are large: a setting is changed, and a later method
-preferred, only for a gain above MARGIN. A grid of your own is YAML, {method: {setting: [values]}};
-a setting that it leaves out keeps its default.
+The search varies one setting at a time, SWEEPS times over the grid, starting from the defaults.
+val_fit is small and differences by chance are large: a setting is changed, and a later method
+preferred, only for a gain above MARGIN. Your own grid is YAML, {method: {setting: [values]}}; a
+setting that it leaves out keeps its default.
 """
 
 from __future__ import annotations
