@@ -1,4 +1,4 @@
-"""Compare any number of systems of any recipes on one split: tables, and an HTML page (report.html).
+"""Compare systems of any recipes on one split: tables, and an HTML page (report.html).
 
     klassify compare exp/demo/klassify exp/demo/multibranch --split testA \\
         --out exp/demo/compare --labels data_lists/demo/heldout/testA_labels.tsv \\
