@@ -37,21 +37,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder of the data lists, such as data_lists/demo",
     )
     add("--scores-split", default="val", help="split whose scores are used (default val)")
-    add("--subset", default="val_fit", help="clips of it to fit on (default val_fit)")
+    add("--subset", default="val_fit", help="clips of that split to fit on (default val_fit)")
     add(
         "--label",
         choices=("own", "video"),
         default="own",
-        help="the modality's own label, or the video's",
+        help="label of the system's modality (default), or of the video",
     )
-    add("--input", choices=INPUTS, default="probability", help="what s is (default probability)")
+    add("--input", choices=INPUTS, default="probability", help="meaning of s (default probability)")
     add(
         "--smooth-targets",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="Platt's targets (default yes)",
+        help="use Platt's smoothed targets (default yes)",
     )
-    add("--force", action="store_true", help="replace a calibration made from something else")
+    add("--force", action="store_true", help="replace a calibration of something else")
 
 
 def run(args: argparse.Namespace) -> int:

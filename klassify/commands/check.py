@@ -25,9 +25,9 @@ from klassify.submission.verdict import Listed
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
-    add("--list", type=Path, help="the split's data list; default: the one the manifest names")
-    add("--against", type=Path, metavar="OLD", help="also say what is different from this one")
-    add("--limit", type=at_least_0, default=20, help="places shown of each kind of problem")
+    add("--list", type=Path, help="data list of the split (default: the manifest's)")
+    add("--against", type=Path, metavar="OLD", help="also report differences from OLD")
+    add("--limit", type=at_least_0, default=20, help="places to show per kind of problem")
 
 
 def run(args: argparse.Namespace) -> int:

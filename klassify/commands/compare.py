@@ -40,8 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SYSTEM",
         help="system folders, or recipes' folders",
     )
-    parser.add_argument("--split", required=True, help="the split whose scores are compared")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="its data list with labels")
+    parser.add_argument("--split", required=True, help="split to compare")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="data list of the split, with labels"
+    )
     parser.add_argument(
         "--subset", help="named part of the list, or `all` (default: val_report on val, else all)"
     )
@@ -54,13 +56,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--media", type=Path, metavar="DIR", help="folder of the media")
     parser.add_argument("--features", type=Path, metavar="DIR", help="folder of the feature shards")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of the results"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
     parser.add_argument(
         "--metric",
         choices=("official", "textbook"),
         default="official",
-        help="of Task 2; see docs/official-metric.md",
+        help="of Task 2: docs/official-metric.md",
     )
     parser.add_argument(
         "--bootstrap",
@@ -72,7 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--clips",
         type=at_least_0,
         default=30,
-        help="mistakes, and disagreements, on the page (default 30)",
+        help="mistakes and disagreements to show (default 30)",
     )
     parser.add_argument("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
 

@@ -20,10 +20,10 @@ from klassify.corpus.plan import DIFFICULTIES, SIZES
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for the corpus")
-    add("--size", choices=SIZES, default="default", help="24, 120 or 728 clips (%(default)s)")
-    add("--seed", type=at_least_0, default=0, help="same seed, same files (%(default)s)")
-    add("--difficulty", choices=DIFFICULTIES, default="normal", help="of the fakes (%(default)s)")
-    add("--jobs", type=at_least_1, default=1, help="processes (%(default)s)")
+    add("--size", choices=SIZES, default="default", help="24, 120 or 728 clips")
+    add("--seed", type=at_least_0, default=0, help="equal seeds give equal files")
+    add("--difficulty", choices=DIFFICULTIES, default="normal", help="of the fakes")
+    add("--jobs", type=at_least_1, default=1, help="processes (default 1)")
     add("--sheet", type=Path, metavar="PNG", help="also draw a contact sheet of the clips")
     add("--force", action="store_true", help="replace a corpus made with other settings")
 

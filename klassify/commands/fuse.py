@@ -72,10 +72,12 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--supervision",
         choices=("segment", "clip"),
-        help="fit on frames' labels (default) or clips'",
+        help="fit on labels of frames (default) or of clips",
     )
     group.add_argument(
-        "--solver", choices=("exact", "one_cycle", "constant"), help="see docs (default exact)"
+        "--solver",
+        choices=("exact", "one_cycle", "constant"),
+        help="exact minimum (default) or steps as published",
     )
     group.add_argument("--epochs", type=at_least_1, help="of one_cycle and constant (default 50)")
     group.add_argument("--seed", type=at_least_0, help="of one_cycle and constant (default 0)")
@@ -100,8 +102,8 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
         help="frames -> clip: the highest (default), or the mean of the highest tenth",
     )
     group.add_argument("--scores-split", help="split whose scores are used (default val)")
-    group.add_argument("--subset", help="clips of it to fit on (default val_fit)")
-    group.add_argument("--report", help="clips of it for the printed numbers (default val_report)")
+    group.add_argument("--subset", help="clips of that split to fit on (default val_fit)")
+    group.add_argument("--report", help="clips for the printed numbers (default val_report)")
 
 
 def run(args: argparse.Namespace) -> int:

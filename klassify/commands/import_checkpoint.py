@@ -33,15 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", choices=SOURCES, help="the kind of file")
     add("file", type=Path, help="the published checkpoint, or its folder")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as for klassify train")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="as in klassify train")
     result = parser.add_mutually_exclusive_group(required=True)
     result.add_argument(
-        "--out", type=Path, metavar="FILE.safetensors", help="write the weights alone"
+        "--out", type=Path, metavar="FILE.safetensors", help="write only the weights"
     )
     result.add_argument(
         "--system", type=Path, metavar="SYSTEM_DIR", help="write a system folder; needs --config"
     )
-    add("--config", type=Path, help="YAML of the system whose model takes the weights")
+    add("--config", type=Path, help="YAML of the system that gets the weights")
     add(
         "--architecture",
         help=(
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             " aasist-l (default: that of the released file)"
         ),
     )
-    add("--vqvae", type=Path, metavar="FILE", help="of visual: vqvae.pt, or one trained here")
+    add("--vqvae", type=Path, metavar="FILE", help="for visual: vqvae.pt, or one trained here")
     add("--force", action="store_true", help="replace a system of something else")
 
 

@@ -32,13 +32,13 @@ SHOWN = COLUMNS[:11]
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
-    add("--id", help="one package, by its id or the beginning of it")
-    add("--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1")
+    add("--id", help="one package, by its id or its first digits")
+    add("--leaderboard", type=float, metavar="X", help="record the server's score, 0 to 1")
     add(
         "--task",
         type=int,
         choices=(1, 2),
-        help="whose score it is; default: 1 where it is answered",
+        help="task of that score (default: 1 if the package answers it)",
     )
 
 

@@ -26,16 +26,14 @@ from klassify.systems.system import load_system, load_systems
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml")
-    add("--split", help="scored splits, with commas between")
-    add(
-        "--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="make a system that joins these"
-    )
+    add("--split", help="scored splits, comma-separated")
+    add("--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="merge these systems")
     add("--out", type=Path, help="folder of the system that --merge makes")
     add(
         "--proposals",
         type=Path,
         metavar="FILE.yaml",
-        help="method and settings, instead of the system's",
+        help="method and settings, instead of those of the system",
     )
     add(
         "--method",

@@ -30,19 +30,15 @@ from klassify.systems.system import load_systems
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("detector", nargs="?", type=Path, metavar="detector.yaml", help="what answers the tasks")
+    add("detector", nargs="?", type=Path, metavar="detector.yaml", help="answers both tasks")
     add("--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1")
     add("--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2")
     add("--split", required=True, help="the scored split, such as testA")
     add("--list", required=True, type=Path, help="the data list whose clips need an answer")
     add("--out", required=True, type=Path, help="folder of the submission")
-    add("--ledger", type=Path, metavar="FILE", help="where it is booked; default: see above")
-    add(
-        "--prior",
-        type=between_0_and_1,
-        help="probability of a clip without a score; default: the system's",
-    )
-    add("--sigmoid", action="store_true", help="take log-odds, through a sigmoid")
+    add("--ledger", type=Path, metavar="FILE", help="the ledger (default: see above)")
+    add("--prior", type=between_0_and_1, help="for clips without a score (default: the system's)")
+    add("--sigmoid", action="store_true", help="accept log-odds, through a sigmoid")
     add("--force", action="store_true", help="replace a submission of something else")
 
 

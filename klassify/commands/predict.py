@@ -50,13 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="detector.yaml",
-        help="instead of --recipe's",
+        help="use this detector instead of --recipe",
     )
     parser.add_argument(
-        "--exp", type=Path, default=Path("exp"), help="where trained systems lie (default: exp)"
+        "--exp", type=Path, default=Path("exp"), help="folder of trained systems (default: exp)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("predictions"), help="folder of the answers"
+        "--out", type=Path, default=Path("predictions"), help="folder for the answers"
     )
     parser.add_argument(
         "--video",
@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also write a copy of each video with the marks drawn in",
     )
     parser.add_argument(
-        "--min-score", type=float, default=0.15, help="of segments that are shown (default 0.15)"
+        "--min-score", type=float, default=0.15, help="of segments to show (default 0.15)"
     )
     parser.add_argument(
         "--strict",
@@ -73,14 +73,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-timeline", action="store_true", help="write no PNG")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
-    parser.add_argument(
-        "--jobs", type=at_least_1, help="processes that extract (default: all CPUs)"
-    )
+    parser.add_argument("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
     lmm = parser.add_mutually_exclusive_group()
     lmm.add_argument(
         "--lmm",
         metavar="NAME",
-        help="multibranch: where the LMM is (default: under the name in detector.yaml)",
+        help="multibranch: name or folder of the LMM (default: as in detector.yaml)",
     )
     lmm.add_argument(
         "--without-lmm",

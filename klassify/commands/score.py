@@ -38,12 +38,15 @@ from klassify.systems.trained import Trained
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("systems", nargs="+", type=Path, metavar="SYSTEM_DIR", help="folders with a system.yaml")
-    add("--split", required=True, help="splits or named subsets, with commas between")
+    add("--split", required=True, help="splits or named subsets, comma-separated")
     add("--lists", type=Path, help="folder of the data lists, such as data_lists/demo")
-    add("--media", type=Path, help="folder of the media, one folder a split")
+    add("--media", type=Path, help="folder of the media, with one folder per split")
     add("--features", type=Path, help="folder of the features, such as features/demo")
-    add("--aggregate", help="window or frame scores -> clip score (default: the system's own)")
-    add("--batch-size", type=at_least_1, default=16, help="windows a forward pass (default 16)")
+    add(
+        "--aggregate",
+        help="pooling of window or frame scores to a clip score (default: the system's)",
+    )
+    add("--batch-size", type=at_least_1, default=16, help="windows per forward pass (default 16)")
     add(
         "--workers", type=at_least_0, default=0, help="processes that read inputs (default 0: none)"
     )
@@ -54,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="faster: run the audio front end once over each clip",
     )
     add("--shard", metavar="I/N", help="score share I of N of the clips, I from 1 (default: 1/1)")
-    add("--force", action="store_true", help="score again, whatever made the scores that are there")
+    add("--force", action="store_true", help="replace existing scores")
     add_launcher_arguments(parser)
 
 

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.epochs=3")
     add("--out", type=Path, required=True, metavar="SYSTEM_DIR")
     add("--lists", type=Path, required=True, help="folder of the data lists")
-    add("--media", type=Path, required=True, help="folder of the media, one folder a split")
+    add("--media", type=Path, required=True, help="media, one folder per split")
     add("--features", type=Path, required=True, help="folder of the features")
     add("--seed", type=at_least_0, default=1)
     add("--init", type=Path, metavar="FILE.safetensors", help="start from these weights")
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=at_least_0,
         default=0,
-        help="processes a device that read inputs (default 0: none)",
+        help="processes per device that read inputs (default 0: none)",
     )
     add("--accelerator", default="auto", choices=ACCELERATORS)
     add(
@@ -59,9 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "(default 1, under torchrun what it started)"
         ),
     )
-    add("--nodes", type=at_least_1, help="nodes (default 1, under torchrun what it started)")
-    add("--fast-dev-run", action="store_true", help="two batches of one epoch; nothing is kept")
-    add("--force", action="store_true", help="throw away what the folder holds and start anew")
+    add("--nodes", type=at_least_1, help="default 1, or as started by torchrun")
+    add("--fast-dev-run", action="store_true", help="two batches and a validation; writes nothing")
+    add("--force", action="store_true", help="discard the folder's contents")
     add_launcher_arguments(parser, training=True)
 
 

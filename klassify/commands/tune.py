@@ -33,15 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder of the data lists, such as data_lists/demo",
     )
     add("--split", default="val", help="split whose scores are used (default val)")
-    add("--subset", default="val_fit", help="clips of it to tune on (default val_fit)")
+    add("--subset", default="val_fit", help="clips of that split to tune on (default val_fit)")
     add(
         "--segments",
         choices=("union", "own"),
         default="union",
-        help="either modality's (default), or the system's own",
+        help="fakes of either modality (default), or of the system's own",
     )
-    add("--grid", type=Path, metavar="FILE.yaml", help="another grid")
-    add("--force", action="store_true", help="replace a choice made from something else")
+    add("--grid", type=Path, metavar="FILE.yaml", help="search this grid")
+    add("--force", action="store_true", help="replace a choice made from other inputs")
 
 
 def run(args: argparse.Namespace) -> int:
