@@ -94,13 +94,21 @@ def already_done(
     made_with, wanted = (json.loads(canonical_json(side)) for side in (made_with, wanted))
     if made_with == wanted:
         return True
-    keys = sorted(k for k in made_with.keys() | wanted.keys() if made_with.get(k) != wanted.get(k))
-    differences = first_few(f"{k}: {made_with.get(k)!r} there, {wanted.get(k)!r} now" for k in keys)
     raise KlassifyError(
-        f"This output was made with other inputs or settings ({differences}).",
+        "This output was made with other inputs or settings"
+        f" ({differences(made_with, wanted, 'there', 'now')}).",
         where=path,
         fix="run again with --force (make: force=1) to replace it, or write to another folder",
     )
+
+
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], is_one: str, is_other: str
+) -> str:
+    """The settings in which two outputs differ: 'epochs: 3 there, 5 now' with their two words."""
+    keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    pairs = (f"{key}: {one.get(key)!r} {is_one}, {other.get(key)!r} {is_other}" for key in keys)
+    return first_few(pairs)
 
 
 def check_sizes(least: int = 1, **sizes: int | Sequence[int]) -> None:

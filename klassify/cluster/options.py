@@ -13,27 +13,9 @@ from klassify.errors import KlassifyError
 
 # set by the scripts themselves: another value would break the bookkeeping
 OWN = (
-    "array",
-    "job-name",
-    "output",
-    "error",
-    "dependency",
-    "parsable",
-    "wrap",
-    "open-mode",
-    "chdir",
-    "signal",
-    "kill-on-invalid-dep",
-    "wait",
-    "hold",
-    "test-only",
-    "requeue",
-    "no-requeue",
-    "time",
-    "cpus-per-task",
-    "nodes",
-    "ntasks",
-    "ntasks-per-node",
+    *("array", "job-name", "output", "error", "dependency", "parsable", "wrap", "open-mode"),
+    *("chdir", "signal", "kill-on-invalid-dep", "wait", "hold", "test-only", "requeue"),
+    *("no-requeue", "time", "cpus-per-task", "nodes", "ntasks", "ntasks-per-node"),
 )
 INSTEAD = {
     "time": "--time",
@@ -69,13 +51,6 @@ class Options:
     modules: tuple[str, ...] = ()
 
     def __post_init__(self):
-        least = {"shards": 1, "max_parallel": 1, "cpus": 1, "nodes": 1}
-        least |= {"gpus": 0, "max_restarts": 0, "grace": 0}
-        for name, low in least.items():
-            count = getattr(self, name)
-            if count is not None and count < low:
-                option = f"--{name.replace('_', '-')}"
-                raise KlassifyError(f"{option} must be at least {low}, not {count}.")
         if not TIME.fullmatch(self.time):
             raise KlassifyError(
                 f"--time {self.time!r} is not a time limit.",
@@ -158,74 +133,43 @@ def one_line(text: str, what: str) -> str:
 def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = False) -> None:
     """Add --launcher and its options. training: one job over nodes and GPUs instead of an array."""
     group = parser.add_argument_group("--launcher slurm")
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--launcher",
         choices=("local", "slurm"),
         default="local",
         help="run it here, or as jobs of a Slurm cluster (default: local)",
     )
-    if training:
-        if "--nodes" not in parser._option_string_actions:  # which the training has anyway
-            group.add_argument(
-                "--nodes", type=at_least_1, default=1, help="nodes of the job (default: 1)"
-            )
-    else:
+    if not training:
         add_shard_arguments(group)
+    elif "--nodes" not in parser._option_string_actions:  # which the training has anyway
+        add("--nodes", type=at_least_1, default=1, help="nodes of the job (default: 1)")
     add_job_arguments(group)
-    group.add_argument("--gpus", type=at_least_0, metavar="M", help="GPUs per node (default: 0)")
-    group.add_argument(
-        "--wait",
-        action="store_true",
-        help="wait until the jobs are done; interrupting this does not end them",
-    )
-    group.add_argument(
-        "--dry-run", action="store_true", help="print the script and the commands, submit nothing"
-    )
+    add("--gpus", type=at_least_0, metavar="M", help="GPUs per node (default: 0)")
+    add("--wait", action="store_true", help="wait for the jobs; interrupting this ends none")
+    add("--dry-run", action="store_true", help="print scripts and commands, submit nothing")
 
 
 def add_shard_arguments(group: argparse._ActionsContainer) -> None:
     """Add the options of an array."""
-    group.add_argument(
-        "--shards",
-        type=at_least_1,
-        metavar="N",
-        help="shards that the list is cut into, one task each (default: 64)",
-    )
-    group.add_argument(
-        "--max-parallel", type=at_least_1, metavar="N", help="tasks that run at once (default: all)"
-    )
+    add = group.add_argument
+    add("--shards", type=at_least_1, metavar="N", help="shards, one task each (default: 64)")
+    add("--max-parallel", type=at_least_1, metavar="N", help="tasks at a time (default: all)")
 
 
 def add_job_arguments(group: argparse._ArgumentGroup) -> None:
     """Add the options that may change when missing work is submitted again."""
-    group.add_argument("--time", help="time limit of a task (default: 04:00:00)")
-    group.add_argument(
-        "--cpus",
-        type=at_least_1,
-        metavar="N",
-        help="CPUs per task (default: --jobs, or --workers + 1)",
-    )
-    group.add_argument(
-        "--max-restarts",
-        type=at_least_0,
-        metavar="N",
-        help="how often a task is requeued (default: 3)",
-    )
-    group.add_argument(
-        "--grace",
-        type=at_least_0,
-        metavar="S",
-        help="seconds before its time limit at which it is requeued (default: 120)",
-    )
-    group.add_argument(
-        "--sbatch-arg",
-        action="append",
-        metavar="=OPTION",
-        help="passed to sbatch, as in --sbatch-arg=--partition=gpu; may be repeated",
-    )
-    group.add_argument(
-        "--module", action="append", metavar="NAME", help="for `module load`; may be repeated"
-    )
+    add = group.add_argument
+    add("--time", help="time limit of a task (default: 04:00:00)")
+    cpus = "CPUs per task (default: --jobs, or --workers + 1)"
+    add("--cpus", type=at_least_1, metavar="N", help=cpus)
+    add("--max-restarts", type=at_least_0, metavar="N", help="requeues of a task (default: 3)")
+    grace = "seconds before its time limit at which a task is requeued (default: 120)"
+    add("--grace", type=at_least_0, metavar="S", help=grace)
+    sbatch = "passed to sbatch, as in --sbatch-arg=--partition=gpu; may be repeated"
+    add("--sbatch-arg", action="append", metavar="=OPTION", help=sbatch)
+    module = "for `module load`; may be repeated"
+    add("--module", action="append", metavar="NAME", help=module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,15 +232,10 @@ def _options_from(args: argparse.Namespace) -> Options:
 
 def without(argv: Sequence[str], *options: str) -> list[str]:
     """Arguments without these options and their values."""
-    kept, skip = [], False
-    for word in argv:
-        if skip:
-            skip = False
-        elif word in options:
-            skip = True
-        elif word.partition("=")[0] not in options:
-            kept.append(word)
-    return kept
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in options:
+        parser.add_argument(option)
+    return parser.parse_known_args(list(argv))[1]
 
 
 def without_launcher(argv: Sequence[str], *, training: bool = False) -> list[str]:

@@ -8,9 +8,10 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from klassify.cluster import slurm
 from klassify.cluster.options import Options, one_line
+from klassify.cluster.record import Record
 from klassify.errors import KlassifyError
 
 # options of sbatch that a job without a GPU must not have
@@ -19,8 +20,8 @@ OF_GPUS = re.compile(r"--(gres|tres|[a-z-]*gpu)")
 ARRAY = """{head}
 # {title}, cut into {n} shards, one per task. Files appear only when they are complete.
 #   submitted with   sbatch --array=1-{first}{parallel} array.sh{beyond}
-#   progress         klassify status {folder}
-#   missing shards   klassify resume {folder}
+#   progress         klassify status {out}
+#   missing shards   klassify resume {out}
 
 shard=$((SLURM_ARRAY_TASK_ID + ${{1:-0}}))
 what="shard $shard/{n}"
@@ -34,8 +35,8 @@ progress=(find {out} -name "{pattern}")
 
 JOB = """{head}
 # {title}: one job, one process per {unit}. A restart resumes from the last checkpoint.
-#   progress        klassify status {folder}
-#   submit again    klassify resume {folder}
+#   progress        klassify status {out}
+#   submit again    klassify resume {out}
 
 what={what}
 job=$SLURM_JOB_ID
@@ -96,104 +97,80 @@ export PYTHONSAFEPATH=1
 """
 
 
-def array_script(
-    title: str,
-    arguments: Sequence[str],
-    options: Options,
-    folder: Path,
-    out: Path,
-    pattern: str,
-    name: str,
-    cwd: str,
-    width: int,
-) -> str:
-    """The script of an array of shards.
+def scripts(record: Record) -> dict[str, str]:
+    """{name: text} of the scripts: array.sh and merge.sh, or job.sh of a training."""
+    if record.work.command == "train":
+        return {"job.sh": _job(record)}
+    return {"array.sh": _array(record), "merge.sh": _merge(record)}
 
-    arguments: of klassify, without --shard. folder: of the script, its record and logs. out: folder
-    of a shard's files; pattern: their names, for a shell that knows $shard. width: largest index of
-    an array.
-    """
-    n, first = options.shards, min(options.shards, width)
-    beyond = "" if n <= width else f"    (shard {width + 1} is: sbatch --array=1 array.sh {width})"
+
+def _array(record: Record) -> str:
+    """The script of an array of shards."""
+    options, work, width = record.options, record.work, slurm.largest_index()
+    beyond = f"    (shard {width + 1} is: sbatch --array=1 array.sh {width})"
+    out = quoted(work.folder.resolve())
     return ARRAY.format(
-        head=head(name, folder / "logs/%A_%a.log", options, ["--ntasks=1", *gpus_of(options)]),
-        title=title,
-        n=n,
-        first=first,
+        head=_head(record, record.name, "%A_%a.log", options, ["--ntasks=1", *_gpus(options)]),
+        title=work.title,
+        n=work.n,
+        first=min(work.n, width),
         parallel=f"%{options.max_parallel}" if options.max_parallel else "",
-        beyond=beyond,
-        folder=quoted(out),
-        out=quoted(out),
-        pattern=pattern,
-        start=start(options, cwd),
-        command=klassify(arguments),
+        beyond="" if work.n <= width else beyond,
+        out=out,
+        pattern=work.pattern,
+        start=_start(record),
+        command=_klassify(record.command_line),
         end=END.format(after=""),
     )
 
 
-def job_script(
-    title: str,
-    arguments: Sequence[str],
-    options: Options,
-    folder: Path,
-    out: Path,
-    name: str,
-    cwd: str,
-) -> str:
+def _job(record: Record) -> str:
     """The script of one job over nodes: one process per GPU, or one per node without GPUs."""
-    tasks = [
-        f"--nodes={options.nodes}",
-        f"--ntasks-per-node={options.gpus or 1}",
-        *gpus_of(options),
-    ]
+    options, title = record.options, record.work.title
+    tasks = [f"--nodes={options.nodes}", f"--ntasks-per-node={options.gpus or 1}", *_gpus(options)]
     return JOB.format(
-        head=head(name, folder / "logs/%j.log", options, tasks),
+        head=_head(record, record.name, "%j.log", options, tasks),
         title=title,
         unit="GPU" if options.gpus else "node",
-        folder=quoted(out),
-        out=quoted(out),
+        out=quoted(record.work.folder.resolve()),
         what=quoted(title),
         cpus=options.cpus,
-        start=start(options, cwd),
-        command=klassify(arguments),
+        start=_start(record),
+        command=_klassify(record.command_line),
         end=END.format(after=RETRY.format(restarts=options.max_restarts)),
     )
 
 
-def merge_script(
-    title: str, arguments: Sequence[str], options: Options, folder: Path, name: str, cwd: str
-) -> str:
+def _merge(record: Record) -> str:
     """The script of the job that follows an array. It computes nothing, so it asks for no GPU and
     for an hour at most, or the time of a shard if that is shorter.
     """
+    options, work = record.options, record.work
     kept = tuple(text for text in options.sbatch if not OF_GPUS.match(text))
     time = options.time if options.limit_s < 3600 else "01:00:00"
     small = options.changed(time=time, cpus=1, gpus=0, grace=0, sbatch=kept)
+    split = ["--split", work.split] if work.split else []
     return MERGE.format(
-        head=head(name, folder / "logs/merge-%j.log", small, ["--ntasks=1"]),
-        title=title,
-        cwd=quoted(cwd),
-        modules=modules(options),
-        command=klassify(arguments),
+        head=_head(record, record.merge_name, "merge-%j.log", small, ["--ntasks=1"]),
+        title=work.title,
+        cwd=quoted(record.cwd),
+        modules=_modules(options),
+        command=_klassify(["merge", str(work.folder.resolve()), *split]),
     )
 
 
-def head(name: str, log: Path, options: Options, tasks: Sequence[str]) -> str:
+def _head(record: Record, name: str, log: str, options: Options, tasks: Sequence[str]) -> str:
     """The options of sbatch as lines of the script."""
-    if "\\" in str(log):
+    folder = str(record.folder.resolve() / "logs")
+    if "\\" in folder:
         raise KlassifyError(
-            "Slurm cannot write logs to a folder with a backslash in its name.", where=log.parent
+            "Slurm cannot write logs to a folder with a backslash in its name.", where=folder
         )
-    # in the names of logs a percent sign starts a pattern; only the file name has one
-    log = Path(str(log.parent).replace("%", "%%")) / log.name
-    lines = [
-        f"--job-name={name}",
-        f"--output={log}",
-        "--open-mode=append",
-        "--requeue",
-        f"--time={options.time}",
-    ]
-    lines += [f"--signal=B:USR1@{options.grace_s}"] if options.grace_s else []
+    folder = folder.replace("%", "%%")  # in the names of logs a percent sign starts a pattern
+    lines = [f"--job-name={name}", f"--output={folder}/{log}", "--open-mode=append", "--requeue"]
+    lines.append(f"--time={options.time}")
+    if options.grace_s:
+        lines.append(f"--signal=B:USR1@{options.grace_s}")
     lines += [*tasks, f"--cpus-per-task={options.cpus}", *options.sbatch]
     shebang = "#!/bin/bash -l" if options.modules else "#!/bin/bash"  # a login shell knows `module`
     return "\n".join([shebang, *(f"#SBATCH {directive(line)}" for line in lines)])
@@ -204,24 +181,26 @@ def options_in(text: str) -> set[str]:
     return set(re.findall(r'(?m)^#SBATCH "?--([a-z-]+)', text))
 
 
-def gpus_of(options: Options) -> list[str]:
-    """The option of sbatch for the GPUs of a node."""
+def _gpus(options: Options) -> list[str]:
     return [f"--gres=gpu:{options.gpus}"] if options.gpus else []
 
 
-def start(options: Options, cwd: str) -> str:
+def _start(record: Record) -> str:
     """What a task does before its work."""
+    options = record.options
     return START.format(
-        cwd=quoted(cwd), modules=modules(options), cpus=options.cpus, restarts=options.max_restarts
+        cwd=quoted(record.cwd),
+        modules=_modules(options),
+        cpus=options.cpus,
+        restarts=options.max_restarts,
     )
 
 
-def modules(options: Options) -> str:
-    """The lines that load the site's modules."""
+def _modules(options: Options) -> str:
     return "".join(f"\nmodule load {quoted(name)}" for name in options.modules)
 
 
-def klassify(arguments: Sequence[str]) -> str:
+def _klassify(arguments: Sequence[str]) -> str:
     """A command line of this very installation, one option per line.
 
     -m puts the working directory first on sys.path; the scripts set PYTHONSAFEPATH so that code

@@ -78,51 +78,32 @@ class Queued:
 
 def queue(names: Sequence[str]) -> list[Queued]:
     """The queued jobs of these names, array tasks one by one. NoAnswer if Slurm cannot be asked."""
-    text = _ask(
-        ["squeue", "--noheader", "--array", f"--name={','.join(names)}", f"--format={FORMAT}"]
-    )
-    rows = [line.split("|", 8) for line in text.splitlines() if line.count("|") >= 8]
-    return [
-        Queued(
-            id_,
-            int(job),
-            int(index) if index.isdigit() else None,
-            state,
-            reason,
-            left,
-            node,
-            part,
-            name.strip(),
-        )
-        for id_, job, index, state, reason, left, node, part, name in rows
-    ]
+    asked = ["squeue", "--noheader", "--array", f"--name={','.join(names)}", f"--format={FORMAT}"]
+    found = []
+    for line in _ask(asked).splitlines():
+        if line.count("|") >= 8:
+            id_, job, index, *rest, name = line.split("|", 8)
+            place = int(index) if index.isdigit() else None
+            found.append(Queued(id_, int(job), place, *rest, name.strip()))
+    return found
 
 
 def drained_nodes(partitions: Collection[str]) -> list[tuple[str, str]]:
     """(nodes, reason) of the nodes of these partitions that take no jobs until they are resumed."""
-    asked = [
-        "sinfo",
-        "--noheader",
-        f"--partition={','.join(sorted(partitions))}",
-        "--format=%N|%t|%E",
-    ]
-    rows = (line.split("|", 2) for line in _ask(asked).splitlines())
-    return [
-        (row[0], row[2].strip())
-        for row in rows
-        if len(row) == 3 and re.match(r"(drain|drng|down)", row[1])
-    ]
+    names = ",".join(sorted(partitions))
+    text = _ask(["sinfo", "--noheader", f"--partition={names}", "--format=%N|%t|%E"])
+    rows = re.findall(r"(?m)^(.*?)\|(?:drain|drng|down)[^|\n]*\|(.*)$", text)
+    return [(nodes, reason.strip()) for nodes, reason in rows]
 
 
 @functools.cache
 def largest_index() -> int:
     """The highest index of an array here: MaxArraySize - 1, by default 1000."""
     try:
-        match = re.search(
-            r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]), re.MULTILINE
-        )
+        text = _ask(["scontrol", "show", "config"])
     except NoAnswer:
-        return 1000
+        text = ""
+    match = re.search(r"(?m)^MaxArraySize\s*=\s*(\d+)", text)
     return max(1, int(match[1]) - 1) if match else 1000
 
 
@@ -167,8 +148,8 @@ def release(job: int) -> None:
 
 
 def _environment(is_dropped: Callable[[str], bool]) -> dict[str, str]:
-    """The environment for a command of Slurm: without the variables that `is_dropped` names, and
-    without those of the job that this process runs in.
+    """The environment without the variables that `is_dropped` names, and without those of the job
+    that this process runs in.
     """
     nested = "SLURM_JOB_ID" in os.environ
     kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")

@@ -61,12 +61,9 @@ def _take_over(record: Record, replace: bool) -> None:
     if not path.exists():
         return
     before = read_record(path)
-    same = (before.work.n, before.arguments, before.cwd) == (
-        record.work.n,
-        record.arguments,
-        record.cwd,
-    )
-    if not same and survey.survey(before, anew=replace).in_queue:
+    before_it = before.work.n, before.arguments, before.cwd
+    changed = before_it != (record.work.n, record.arguments, record.cwd)
+    if changed and survey.survey(before, anew=replace).in_queue:
         raise KlassifyError(
             f"Other work on this folder is in the queue: {_differences(before, record)}.",
             where=record.work.folder,
@@ -80,14 +77,9 @@ def _differences(before: Record, now: Record) -> str:
     if before.work.n != now.work.n:
         return f"{before.work.n} shards, not {now.work.n}"
     there, here = ([*record.arguments, f"in {record.cwd}"] for record in (before, now))
-    only = [
-        " ".join(word for word in one if word not in other)
-        for one, other in ((there, here), (here, there))
-    ]
-    return (
-        f"{only[0] or 'nothing'} there, {only[1] or 'nothing'} now, of:"
-        f" {shlex.join(before.arguments)}"
-    )
+    only_there = " ".join(word for word in there if word not in here) or "nothing"
+    only_here = " ".join(word for word in here if word not in there) or "nothing"
+    return f"{only_there} there, {only_here} now, of: {shlex.join(before.arguments)}"
 
 
 def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
@@ -99,7 +91,7 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
         )
     if not replace and (found.is_done or found.in_queue):
         print(*survey.lines(found), sep="\n")
-    todo = list(range(1, record.work.n + 1)) if replace else found.lacking
+    todo = sorted(record.work.every) if replace else found.lacking
     if not todo and found.is_done:
         if found.merge_is_never or not (record.work.merged or found.merge_is_queued):
             _merge_here(record, found)
@@ -108,7 +100,7 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
         return
     if found.slurm and "no squeue" not in found.slurm:
         raise KlassifyError(f"Slurm does not answer: {found.slurm}.", fix="try again when it does")
-    texts = scripts(record)
+    texts = script.scripts(record)
     (record.folder / "logs").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(record.folder / name, text)
@@ -117,19 +109,15 @@ def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
     earlier = sorted(
         {sent.job for sent in record.submissions if found.in_queue & unspanned(sent.shards)}
     )
-    jobs = _submit_arrays(
-        record, todo, script.options_in(next(iter(texts.values()))), found, hold=replace
-    )
+    options = script.options_in(next(iter(texts.values())))
+    jobs = _submit_arrays(record, todo, options, found, hold=replace)
     if "merge.sh" in texts:
-        record.merge_job = slurm.submit(
-            merge_command(record, jobs, earlier), script.options_in(texts["merge.sh"])
-        )
+        merge, options = merge_command(record, jobs, earlier), script.options_in(texts["merge.sh"])
+        record.merge_job = slurm.submit(merge, options)
         record.save()
         print(f"{record.work.folder}: {record.work.step}: job {record.merge_job} will merge them")
-    print(
-        f"  scripts and logs: {record.folder}\n  progress: klassify status"
-        f" {shlex.quote(str(record.work.folder))}"
-    )
+    print(f"  scripts and logs: {record.folder}")
+    print(f"  progress: klassify status {shlex.quote(str(record.work.folder))}")
 
 
 def _merge_here(record: Record, found: survey.Survey) -> None:
@@ -155,10 +143,8 @@ def _submit_arrays(
             record.submissions.append(Submission(jobs[-1], shards, offset))
             if not hold:
                 record.save()
-            print(
-                f"{record.work.folder}: {record.work.step}: submitted job {jobs[-1]},"
-                f" {described(record, shards)}"
-            )
+            said = f"submitted job {jobs[-1]}, {_described(record, shards)}"
+            print(f"{record.work.folder}: {record.work.step}: {said}")
     except KlassifyError:
         for job in jobs if hold else ():
             slurm.cancel(job)
@@ -179,44 +165,22 @@ def _show_missing(record: Record, replace: bool) -> None:
         print(*survey.lines(found), sep="\n")
     if found.in_queue and not found.lacking:
         print("nothing to submit: all other shards are in the queue")
-    everything = list(range(1, record.work.n + 1))
-    show(record, scripts(record), everything if replace else found.lacking or everything)
+    for name, text in (texts := script.scripts(record)).items():
+        print(f"# ---- {record.folder / name}\n{text}")
+    print("# ---- commands")
+    everything = sorted(record.work.every)
+    made = commands(record, everything if replace else found.lacking or everything)
+    for command, _, _ in made:
+        print(shlex.join(command))
+    if "merge.sh" in texts:
+        print(shlex.join(merge_command(record, [f"JOB{at}" for at in range(1, len(made) + 1)])))
 
 
-def described(record: Record, shards: str) -> str:
+def _described(record: Record, shards: str) -> str:
     """What a job does, in words."""
     if record.work.command == "train":
         return f"{record.options.nodes} node(s), {record.options.gpus or 'no'} GPU(s) each"
     return f"shards {shards} of {record.work.n}"
-
-
-def scripts(record: Record) -> dict[str, str]:
-    """{name: text} of the scripts."""
-    work, folder, out = record.work, record.folder.resolve(), record.work.folder.resolve()
-    command = record.command_line
-    if work.command == "train":
-        text = script.job_script(
-            work.title, command, record.options, folder, out, record.name, record.cwd
-        )
-        return {"job.sh": text}
-    merge = ["merge", str(out), *(["--split", work.split] if work.command == "score" else [])]
-    array = script.array_script(
-        work.title,
-        command,
-        record.options,
-        folder,
-        out,
-        work.pattern,
-        record.name,
-        record.cwd,
-        slurm.largest_index(),
-    )
-    return {
-        "array.sh": array,
-        "merge.sh": script.merge_script(
-            work.title, merge, record.options, folder, record.merge_name, record.cwd
-        ),
-    }
 
 
 def commands(
@@ -260,25 +224,8 @@ def merge_command(
     if record.may_fail_whole:
         groups = {"afterany": [*jobs, *earlier]}
     after = ",".join(":".join(map(str, (name, *group))) for name, group in groups.items() if group)
-    return [
-        "sbatch",
-        "--parsable",
-        f"--dependency={after}",
-        "--kill-on-invalid-dep=yes",
-        str(record.folder / "merge.sh"),
-    ]
-
-
-def show(record: Record, texts: dict[str, str], todo: Sequence[int]) -> None:
-    """Print scripts and commands."""
-    for name, text in texts.items():
-        print(f"# ---- {record.folder / name}\n{text}")
-    print("# ---- commands")
-    made = commands(record, todo)
-    for command, _, _ in made:
-        print(shlex.join(command))
-    if "merge.sh" in texts:
-        print(shlex.join(merge_command(record, [f"JOB{at}" for at in range(1, len(made) + 1)])))
+    options = ["--parsable", f"--dependency={after}", "--kill-on-invalid-dep=yes"]
+    return ["sbatch", *options, str(record.folder / "merge.sh")]
 
 
 def wait(record: Record) -> None:
@@ -296,13 +243,10 @@ def wait(record: Record) -> None:
                 raise KlassifyError("\n".join(survey.lines(found)), where=record.work.folder)
         if time.monotonic() - said >= SAY_S:
             said = time.monotonic()
-            counts = ", ".join(
+            counts = [
                 f"{len(found.of(state))} {state}" for state in survey.STATES if found.of(state)
-            )
-            fixes = "".join(f"\n  fix:   {fix}" for fix in found.fixes)
-            print(
-                f"{record.work.folder}: {record.work.step}: {counts}{fixes}",
-                file=sys.stderr,
-                flush=True,
-            )
+            ]
+            fixes = [f"\n  fix:   {fix}" for fix in found.fixes]
+            state = f"{', '.join(counts)}{''.join(fixes)}"
+            print(f"{record.work.folder}: {record.work.step}: {state}", file=sys.stderr, flush=True)
         time.sleep(POLL_S)

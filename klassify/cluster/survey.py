@@ -119,14 +119,10 @@ def _of_log(path: Path | None, *, asked: bool) -> tuple[str, str]:
         return "missing", f"job {path.stem} is gone and left no log" if asked else "no log yet"
     if not lines:
         return "missing", ""
-    begin = next((BEGIN.search(line) for line in reversed(lines) if BEGIN.search(line)), None)
+    begin, last = _last(BEGIN, lines)
     where = f"job {begin[1]} on {begin[3]}" if begin else path.name
-    since = max((at for at, line in enumerate(lines) if BEGIN.search(line)), default=0)
-    last = lines[since + 1 :] if begin else lines
-    ended = next((ENDED.search(line) for line in reversed(last) if ENDED.search(line)), None)
-    cancelled = next(
-        (CANCELLED.search(line) for line in reversed(last) if CANCELLED.search(line)), None
-    )
+    ended, _ = _last(ENDED, last)
+    cancelled, _ = _last(CANCELLED, last)
     if any("oom" in line.lower() and "kill" in line.lower() for line in last):
         return "failed", f"out of memory ({where})"
     # a job may be cancelled after it has failed: then the log has the reason, unless time ran out
@@ -139,8 +135,16 @@ def _of_log(path: Path | None, *, asked: bool) -> tuple[str, str]:
     if any("given up after" in line for line in last):
         return "failed", f"{_said(last)} ({where})"
     if not asked:
-        return "missing", f"started; its log has no end ({where})"
+        return "missing", f"started, its log does not say how it ended ({where})"
     return "failed", f"ended without a message: its node was lost, or it was killed ({where})"
+
+
+def _last(pattern: re.Pattern, lines: list[str]) -> tuple[re.Match | None, list[str]]:
+    """The last line that matches, and the lines after it; (None, all lines) if none does."""
+    for at in reversed(range(len(lines))):
+        if match := pattern.search(lines[at]):
+            return match, lines[at + 1 :]
+    return None, lines
 
 
 def _said(lines: list[str]) -> str:
@@ -177,12 +181,10 @@ def _merge_state(found: Survey, waiting: list[slurm.Queued]) -> str:
         return ""
     if found.is_done and work.merged and not waiting:
         return "done"
+    if waiting and waiting[0].is_running:
+        return "running"
     if waiting:
-        return (
-            f"job {waiting[0].id}, {waiting[0].reason or 'queued'}"
-            if not waiting[0].is_running
-            else "running"
-        )
+        return f"job {waiting[0].id}, {waiting[0].reason or 'queued'}"
     if found.is_done:
         return "to be done"
     return "" if found.slurm else "not in the queue; `klassify resume` submits it again"
@@ -217,10 +219,8 @@ def lines(found: Survey) -> Iterator[str]:
     for state in STATES:
         shards = found.of(state)
         if shards:
-            yield (
-                f"  {state:<8} {len(shards):>5} "
-                f" {_shortened(spans(shards)) if state != 'done' else ''}".rstrip()
-            )
+            named = "" if state == "done" else f"  {_shortened(spans(shards))}"
+            yield f"  {state:<8} {len(shards):>5}{named}"
             yield from (f"           {line}" for line in _reasons(found, shards))
     if found.merge:
         yield f"  merge    {found.merge}"
@@ -233,14 +233,13 @@ def lines(found: Survey) -> Iterator[str]:
 def _reasons(found: Survey, shards: list[int]) -> Iterator[str]:
     by_reason: dict[str, list[int]] = {}
     for shard in shards:
-        reason = found.states[shard][1]
-        by_reason.setdefault(re.sub(r" \(job .*\)$", "", reason), []).append(shard)
-    for reason, group in list(by_reason.items())[:8]:
-        log = found.record.log_of(group[0])
-        is_failure = found.states[group[0]][0] == "failed"
-        if reason and reason != "None":
-            example = found.states[group[0]][1]
-            yield f"{_shortened(spans(group))}: {example}{f'; {log}' if is_failure and log else ''}"
+        reason = re.sub(r" \(job .*\)$", "", found.states[shard][1])
+        if reason not in ("", "None"):
+            by_reason.setdefault(reason, []).append(shard)
+    for group in list(by_reason.values())[:8]:
+        state, example = found.states[group[0]]
+        log = found.record.log_of(group[0]) if state == "failed" else None
+        yield f"{_shortened(spans(group))}: {example}{f'; {log}' if log else ''}"
 
 
 def _shortened(text: str, limit: int = 60) -> str:
@@ -252,7 +251,6 @@ def _time_left(found: Survey) -> Iterator[str]:
         yield f"  time     {found.time_left} at most until the running tasks reach their limit"
     ahead, running = found.in_queue, len(found.of("running"))
     if found.shard_s is not None and running:
-        rounds = -(-len(ahead) // running)
-        left = int(rounds * found.shard_s)
+        left = int(-(-len(ahead) // running) * found.shard_s)
         clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
         yield f"           about {clock} left, at {found.shard_s:.0f} s per shard"

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import abc
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from klassify.errors import KlassifyError, first_few
+from klassify.failures import Failure, read_failures, write_failures
+from klassify.features import parts as features_parts
+from klassify.scores import chunks, shards
+from klassify.scores.score_file import score_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +35,11 @@ class Work(abc.ABC):
 
     folder: Path
     n: int
+    split: str | None = None
 
     command = ""
+    merged = True  # whether nothing is left to merge once all shards are done
+    pattern = ""  # names of the files that show progress, for a shell that knows $shard
 
     @property
     def step(self) -> str:
@@ -42,6 +50,11 @@ class Work(abc.ABC):
     def title(self) -> str:
         """Its name for messages."""
         return f"klassify {self.step.replace('-', ' ')} of {self.folder.resolve().name}"
+
+    @property
+    def every(self) -> set[int]:
+        """All its shards."""
+        return set(range(1, self.n + 1))
 
     @abc.abstractmethod
     def done(self) -> set[int]:
@@ -57,22 +70,17 @@ class Work(abc.ABC):
     def clear(self) -> None:
         """Remove the files that --force replaces."""
 
-    merged = True  # whether nothing is left to merge once all shards are done
-    pattern = ""  # names of the files that show progress, for a shell that knows $shard
-
     def refuse_gaps(self) -> None:
         """KlassifyError that names the missing shards."""
-        missing = sorted(set(range(1, self.n + 1)) - self.done())
-        if missing:
-            by_hand = first_few((f"--shard {i}/{self.n}" for i in missing), 3)
-            fix = f"repeat the command with {by_hand}"
-            if (self.folder / "slurm" / self.step / "job.json").exists():
-                fix = f"klassify resume {shlex.quote(str(self.folder))}, or {fix}"
-            raise KlassifyError(
-                f"{len(missing)} of {self.n} shards are missing: {spans(missing)}.",
-                where=self.folder,
-                fix=fix,
-            )
+        missing = sorted(self.every - self.done())
+        if not missing:
+            return
+        by_hand = first_few((f"--shard {i}/{self.n}" for i in missing), 3)
+        fix = f"repeat the command with {by_hand}"
+        if (self.folder / "slurm" / self.step / "job.json").exists():
+            fix = f"klassify resume {shlex.quote(str(self.folder))}, or {fix}"
+        what = f"{len(missing)} of {self.n} shards are missing: {spans(missing)}."
+        raise KlassifyError(what, where=self.folder, fix=fix)
 
 
 class ExtractWork(Work):
@@ -85,14 +93,21 @@ class ExtractWork(Work):
         """The parts of the shard."""
         return f"part-$shard-of-{self.n}-*.parquet"
 
-    def headers(self) -> list[Any]:
-        """The PartHeader of each part; KlassifyError if one is damaged or they do not belong
-        together.
-        """
-        from klassify.features.parts import check_together, parts_in, read_header
+    @property
+    def failures(self) -> Path:
+        """The file of the clips without features, written by merge()."""
+        return self.folder / "failures.tsv"
 
-        headers = [read_header(path) for path in parts_in(self.folder)]
-        check_together(headers, where=self.folder)
+    @property
+    def merged(self) -> bool:
+        """Whether failures.tsv exists."""
+        return self.failures.exists()
+
+    def headers(self) -> list[features_parts.PartHeader]:
+        """Of each part; KlassifyError if one is damaged or they do not belong together."""
+        paths = features_parts.parts_in(self.folder)
+        headers = [features_parts.read_header(path) for path in paths]
+        features_parts.check_together(headers, where=self.folder)
         if headers and headers[0].place.n != self.n:
             raise KlassifyError(
                 f"These parts are of {headers[0].place.n} shards, not of {self.n}.",
@@ -108,82 +123,57 @@ class ExtractWork(Work):
         return {place.i for place in places if counts[place.i] == place.parts}
 
     def merge(self) -> str:
-        """Check that each clip of the list appears once, and write failures.tsv, the clips without
-        features.
-        """
-        from klassify.failures import Failure, write_failures
-        from klassify.features.parts import parts_in, read_rows
-
+        """Check that each clip of the list appears once, and write failures.tsv."""
         listed = next((header.settings.get("clips") for header in self.headers()), 0)
         self.refuse_gaps()
-        rows = [
-            row | {"part": path.name} for path in parts_in(self.folder) for row in read_rows(path)
+        parts_of: dict[str, list[str]] = {}
+        failed, n_clips = [], 0
+        for path in features_parts.parts_in(self.folder):
+            for row in features_parts.read_rows(path):
+                n_clips += 1
+                parts_of.setdefault(row["file"], []).append(path.name)
+                if row["reason"]:
+                    failed.append(Failure(**row))
+        repeated = [
+            f"{file} (in {' and '.join(parts)})"
+            for file, parts in parts_of.items()
+            if len(parts) > 1
         ]
-        self._refuse_other_clips(rows, listed)
-        failed = [
-            Failure(row["file"], row["stage"], row["reason"]) for row in rows if row["reason"]
-        ]
-        write_failures(self.failures, failed)
-        return (
-            f"{len(rows)} clips in {self.n} shards, {len(failed)} without features"
-            f" ({self.failures})"
-        )
-
-    def _refuse_other_clips(self, rows: Sequence[dict], listed: int | None) -> None:
-        places: dict[str, list[str]] = {}
-        for row in rows:
-            places.setdefault(row["file"], []).append(row["part"])
-        twice = [
-            f"{file} (in {' and '.join(parts)})" for file, parts in places.items() if len(parts) > 1
-        ]
-        if twice:
+        if repeated:
             raise KlassifyError(
-                f"{len(twice)} clips appear more than once: {first_few(twice)}.",
+                f"{len(repeated)} clips appear more than once: {first_few(repeated)}.",
                 where=self.folder,
                 fix="remove the parts that do not belong here, then run klassify resume",
             )
-        if listed not in (None, len(rows)):
+        if listed not in (None, n_clips):
             raise KlassifyError(
-                f"The list has {listed} clips, the shards {len(rows)}.",
+                f"The list has {listed} clips, the shards {n_clips}.",
                 where=self.folder,
                 fix="extract again with --force",
             )
-
-    @property
-    def failures(self) -> Path:
-        """The file of the clips without features, written by merge()."""
-        return self.folder / "failures.tsv"
+        path = write_failures(self.failures, failed)
+        return f"{n_clips} clips in {self.n} shards, {len(failed)} without features ({path})"
 
     def has_failures(self) -> bool:
         """Whether merge() found a clip without features."""
-        from klassify.failures import read_failures
-
         return bool(read_failures(self.failures))
-
-    @property
-    def merged(self) -> bool:
-        """Whether failures.tsv exists."""
-        return self.failures.exists()
 
     def clear(self) -> None:
         """Remove the parts, the audio beside them and the lists of failures."""
-        from klassify.features.parts import parts_in
-
-        for path in [
-            *parts_in(self.folder),
-            *self.folder.glob("part-*.pcm"),
-            *self.folder.glob("failures*.tsv"),
-        ]:
+        beside = [
+            name
+            for pattern in ("part-*.pcm", "failures*.tsv")
+            for name in self.folder.glob(pattern)
+        ]
+        for path in [*features_parts.parts_in(self.folder), *beside]:
             path.unlink(missing_ok=True)
 
 
-@dataclasses.dataclass(frozen=True)
 class ScoreWork(Work):
     """The scores of a trained system on one split."""
 
-    split: str
-
     command = "score"
+    pattern = "chunk-*.parquet"  # without the shard's number: any new chunk counts as progress
 
     @property
     def step(self) -> str:
@@ -193,83 +183,45 @@ class ScoreWork(Work):
     @property
     def whole(self) -> list[Path]:
         """The score files of the model itself that exist."""
-        from klassify.scores.score_file import score_path
-
         paths = (score_path(self.folder, self.split, kind) for kind in ("windows", "frames"))
         return [path for path in paths if path.exists()]
-
-    @property
-    def pattern(self) -> str:
-        """Names of chunks do not have the shard's number: any new one counts as progress."""
-        return "chunk-*.parquet"
-
-    def done(self) -> set[int]:
-        """The shards that have all their chunks; without parts, all shards if the score file
-        exists.
-        """
-        for last in (False, True):
-            if not _parts_of(self.folder, self.split):
-                return set(range(1, self.n + 1)) if self.whole else set()
-            try:
-                parts = self.parts()
-                if there := parts.there():
-                    return {
-                        i
-                        for i in range(1, self.n + 1)
-                        if there.issuperset(parts.layout.share(i, self.n))
-                    }
-            except (KlassifyError, FileNotFoundError):
-                if last:
-                    raise
-            # another process merged them meanwhile: look again
-        return set()
-
-    def parts(self) -> Any:
-        """The Parts that exist; KlassifyError names the settings in which they differ."""
-        from klassify.scores.chunks import Parts
-        from klassify.scores.score_file import made_with
-
-        of_each = {match[3]: path for path, match in _parts_of(self.folder, self.split)}
-        if len(of_each) > 1:
-            one, other = (made_with(path) or {} for path in list(of_each.values())[:2])
-            keys = (
-                key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)
-            )
-            differences = first_few(
-                f"{key}: {one.get(key)!r} and {other.get(key)!r}" for key in keys
-            )
-            raise KlassifyError(
-                f"These parts were made with different settings ({differences}).",
-                where=self.folder,
-                fix="repeat the klassify score command with --force",
-            )
-        return Parts.found(self.folder, self.split)
 
     @property
     def merged(self) -> bool:
         """Whether the score file exists and no parts do."""
         return bool(self.whole) and not _parts_of(self.folder, self.split)
 
+    def done(self) -> set[int]:
+        """The shards that have all their chunks; without parts, all shards if the score file
+        exists.
+        """
+        done = set()
+        with contextlib.suppress(KlassifyError, FileNotFoundError):
+            done = self._done()
+        return done or self._done()  # another process may have merged the parts meanwhile
+
+    def _done(self) -> set[int]:
+        if not _parts_of(self.folder, self.split):
+            return self.every if self.whole else set()
+        parts = chunks.Parts.found(self.folder, self.split)
+        there = parts.there()
+        if not there:
+            return set()
+        return {i for i in self.every if there.issuperset(parts.layout.share(i, self.n))}
+
     def merge(self) -> str:
         """Merge the parts into the score files; returns the file of clip scores, or that of the
         model.
         """
-        from klassify.scores.score_file import score_path
-        from klassify.scores.shards import merge
-
         if not self.merged:
             self.refuse_gaps()
-            merge(self.folder, self.split)
+            shards.merge(self.folder, self.split)
         clips = score_path(self.folder, self.split, "clips")
         return str(clips if clips.exists() else self.whole[0])
 
     def clear(self) -> None:
         """Remove the parts and the model's own score files."""
-        import shutil
-
-        from klassify.scores.chunks import parts_folder
-
-        shutil.rmtree(parts_folder(self.folder, self.split), ignore_errors=True)
+        shutil.rmtree(chunks.parts_folder(self.folder, self.split), ignore_errors=True)
         for path in self.whole:
             path.unlink(missing_ok=True)
 
@@ -291,16 +243,15 @@ class TrainWork(Work):
 
     def clear(self) -> None:
         """Remove the state, weights and scores of the previous training."""
-        from klassify.training.settings import clear
+        from klassify.training.settings import clear  # imports torch
 
         clear(self.folder)
 
 
 def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Work:
     """The work of a command on a folder."""
-    if command == "score":
-        return ScoreWork(folder, n, split)
-    return {"extract": ExtractWork, "train": TrainWork}[command](folder, n)
+    kinds = {kind.command: kind for kind in (ExtractWork, ScoreWork, TrainWork)}
+    return kinds[command](folder, n, split)
 
 
 def found_works(folder: Path, split: str | None = None) -> list[Work]:
@@ -314,33 +265,27 @@ def found_works(folder: Path, split: str | None = None) -> list[Work]:
 
 def _works_of(folder: Path, split: str | None) -> list[Work]:
     """The works whose files lie in this very folder."""
-    from klassify.features.parts import NAME, parts_in
-
-    if parts := parts_in(folder):
-        return [] if split else [ExtractWork(folder, int(NAME.fullmatch(parts[0].name)[2]))]
-    files = [path.name for path in folder.glob("scores/*")]
-    names = {name.removesuffix(".parts") for name in files if name.endswith(".parts")}
-    names |= {
-        name.rpartition(f".{kind}.")[0]
-        for kind in ("windows", "frames")
-        for name in files
-        if f".{kind}." in name
+    if parts := features_parts.parts_in(folder):
+        n = int(features_parts.NAME.fullmatch(parts[0].name)[2])
+        return [] if split else [ExtractWork(folder, n)]
+    splits = {
+        match[1]
+        for path in folder.glob("scores/*")
+        if (match := re.fullmatch(r"(.+)\.(parts|(windows|frames)\..*)", path.name))
     }
     works = []
-    for name in sorted(names) if split is None else [split]:
-        if parts := _parts_of(folder, name):
-            works.append(ScoreWork(folder, int(parts[0][1][2]), name))
-        elif (one := ScoreWork(folder, 1, name)).whole:
-            works.append(one)
+    for name in sorted(splits) if split is None else [split]:
+        parts = _parts_of(folder, name)
+        work = ScoreWork(folder, int(parts[0][2]) if parts else 1, name)
+        if parts or work.whole:
+            works.append(work)
     return works
 
 
-def _parts_of(folder: Path, split: str) -> list[tuple[Path, re.Match]]:
-    """The parts of a split, without files that are being written."""
-    from klassify.scores.chunks import NAME, parts_folder
-
-    paths = sorted(parts_folder(folder, split).glob("chunk-*.parquet"))
-    return [(path, match) for path in paths if (match := NAME.fullmatch(path.name))]
+def _parts_of(folder: Path, split: str) -> list[re.Match]:
+    """The names of a split's parts, without files that are being written."""
+    paths = sorted(chunks.parts_folder(folder, split).glob("chunk-*.parquet"))
+    return [match for path in paths if (match := chunks.NAME.fullmatch(path.name))]
 
 
 def spans(numbers: Sequence[int]) -> str:

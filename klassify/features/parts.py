@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError, first_few
-from klassify.settings import settings_hash
+from klassify.settings import differences, settings_hash
 from klassify.untrusted import refuse_irregular, refuse_swollen
 
 DAMAGED = (
@@ -124,12 +124,9 @@ def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
             f"{key}: {first_few([h.place.name for h in group], 3)}" for key, group in groups.items()
         )
         first, second = (group[0].settings for group in list(groups.values())[:2])
-        keys = sorted(
-            key for key in first.keys() | second.keys() if first.get(key) != second.get(key)
-        )
-        differ = "".join(f"; {key}: {first.get(key)!r} and {second.get(key)!r}" for key in keys)
+        differ = differences(first, second, "in the first", "in the second")
         raise KlassifyError(
-            f"The shards have {len(groups)} different {what}: {names}{differ}.",
+            f"The shards have {len(groups)} different {what}: {names}{differ and '; '}{differ}.",
             where=where,
             fix="remove those that do not belong here, or run `klassify extract --force`",
         )

@@ -22,7 +22,7 @@ import pandas as pd
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
 from klassify.scores.score_file import SHARES, Header, as_arrow, read_header, reading, validate
-from klassify.settings import settings_hash
+from klassify.settings import differences, settings_hash
 from klassify.untrusted import refuse_swollen
 
 CHUNK_S, CHUNK_CLIPS = (
@@ -92,11 +92,11 @@ class Parts:
         folder = parts_folder(system_dir, split)
         first = {match[3]: path for path, match in _named(folder)}
         if len(first) != 1:
-            what = (
-                "There are no parts to merge."
-                if not first
-                else "These parts were made with different settings."
-            )
+            what = "There are no parts to merge."
+            if first:
+                one, other = (read_header(path).settings for path in list(first.values())[:2])
+                differ = differences(one, other, "in one", "in another")
+                what = f"These parts were made with different settings ({differ})."
             fix = f"klassify score {system_dir} --split {split} ..." + (" --force" if first else "")
             raise KlassifyError(what, where=folder, fix=fix)
         (path,) = first.values()

@@ -1000,7 +1000,7 @@ def test_status_and_merge_of_shards_that_were_run_by_hand(extraction, tmp_path, 
     ("first", "second", "other_list", "said"),
     [
         (["a", "b"], ["b"], "x", "b (in part-1-of-2-0.parquet and part-2-of-2-0.parquet)"),
-        (["a", "b"], ["c"], "y", "list: 'x' and 'y'"),
+        (["a", "b"], ["c"], "y", "list: 'x' in the first, 'y' in the second"),
         (["a"], ["b"], "x", "3 clips, the shards 2"),
     ],
 )
@@ -1021,31 +1021,16 @@ def test_spans_of_shards_can_be_read_back(numbers):
     assert work.unspanned(work.spans(numbers)) == set(numbers)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (None, "KeyError"),
-        ({"arguments": [1]}, "arguments must be texts"),
-        ({"cwd": 3}, "arguments must be texts"),
-        ({"merge_job": "7"}, "numbers"),
-        ({"shards": 0}, "0 shards"),
-        ({"shards": 10**9}, "1000000000 shards"),
-        ({"shards": 3}, "shards '1-4' of 3"),
-        ({"submissions": [{"job": 2**31, "shards": "1-4"}]}, "jobs and shards must be numbers"),
-        ({"submissions": [{"job": 7, "shards": "1-4 ; x"}]}, "shards '1-4 ; x' of 4"),
-    ],
-)
-def test_a_record_from_elsewhere_is_checked(tmp_path, change, said):
+def test_a_record_is_read_as_written_and_other_json_is_refused(tmp_path):
     extract = work.ExtractWork(tmp_path, 4)
     record = Record(extract, ["extract"], "/", Options(), [Submission(7, "1-4")])
     record.save()
     path = record.folder / "job.json"
     assert read_record(path) == record
-    content = {} if change is None else json.loads(path.read_text()) | change
-    path.write_text(json.dumps(content))
-    with pytest.raises(KlassifyError, match="not a record of submitted jobs") as caught:
-        read_record(path)
-    assert said in str(caught.value)
+    for content in ({}, json.loads(path.read_text()) | {"command": "evaluate"}):
+        path.write_text(json.dumps(content))
+        with pytest.raises(KlassifyError, match="not a record of submitted jobs .KeyError"):
+            read_record(path)
 
 
 def test_merging_a_training_says_whether_it_is_there(tmp_path):

@@ -16,10 +16,6 @@ import pandas as pd
 import yaml
 
 from klassify import cli
-from klassify.cluster import script
-from klassify.cluster.options import Options
-from klassify.cluster.record import Record, Submission, read_record
-from klassify.cluster.work import ExtractWork
 from klassify.corpus.encode import write_clip
 from klassify.errors import KlassifyError
 from klassify.features import audio_cache, parts
@@ -304,31 +300,6 @@ def _read_detector(path: Path) -> None:
     read_detector(path)
 
 
-def _record(folder: Path) -> list[Path]:
-    arguments = ["extract", "--list", "é.tsv", "--launcher", "local"]
-    submissions = [Submission(101, "1-3"), Submission(102, "4", 3)]
-    options = Options(shards=4, sbatch=("--mem=1G",))
-    Record(ExtractWork(folder, 4), arguments, "/here", options, submissions, 103).save()
-    return [folder / "slurm/extract/job.json"]
-
-
-def _read_record(path: Path) -> None:
-    record = read_record(path)
-    for shard in range(1, 5):
-        record.log_of(shard)
-    script.array_script(
-        "x",
-        record.command_line,
-        record.options,
-        record.folder,
-        path.parent,
-        "x",
-        record.name,
-        record.cwd,
-        1000,
-    )
-
-
 # --------------------------------------------------------------------------------------------------
 # binary
 
@@ -394,7 +365,6 @@ TARGETS = (
     Target("config", _config, _load_config, text=True),
     Target("system", _system, lambda path: system.read_fields(path.parent), text=True),
     Target("detector", _detector, _read_detector, text=True),
-    Target("launch record", _record, _read_record, text=True),
     Target("shard", _shard, _read_shard),
     Target("audio cache", _audio_cache, _read_audio_cache, together=True),
     Target("weights", _weights, _read_weights),
