@@ -36,9 +36,8 @@ class AudioClips(ClipData):
     """
 
     modality = "audio"
-    tail_grid = (
-        320  # samples: the hop of every front end, so that the tail is a slice of the clip's frames
-    )
+    # samples: the hop of every front end, so that the tail is a slice of the clip's frames
+    tail_grid = 320
 
     def __init__(
         self,
@@ -53,12 +52,8 @@ class AudioClips(ClipData):
     ):
         super().__init__(train_split, val_split, label, aggregate)
         check_windows(window, stride)
-        self.window, self.stride, self.keep_in_memory, self.augment = (
-            window,
-            stride,
-            keep_in_memory,
-            augment,
-        )
+        self.window, self.stride = window, stride
+        self.keep_in_memory, self.augment = keep_in_memory, augment
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads the audio cache or the media; see AudioReader."""
@@ -75,10 +70,8 @@ class AudioClips(ClipData):
     def example(self, clip: Wave, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A random crop, augmented, with the clip's label."""
         start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
-        return {
-            "wave": self._augmented(self._wrapped(clip, start), rng),
-            "label": torch.tensor(target),
-        }
+        wave = self._augmented(self._wrapped(clip, start), rng)
+        return {"wave": wave, "label": torch.tensor(target)}
 
     def _augmented(self, wave: Tensor, rng: np.random.Generator) -> Tensor:
         return wave if self.augment is None else torch.from_numpy(self.augment(wave.numpy(), rng))
@@ -86,9 +79,7 @@ class AudioClips(ClipData):
     def cut(self, clip: Wave) -> list[Window]:
         """Windows within the clip; one that is wrapped around where the clip is shorter."""
         clip = clip[:]  # windows overlap: read it once
-        starts = windows.cut(
-            len(clip), self.window, self.stride, tail="grid", grid=self.tail_grid
-        ).tolist()
+        starts = windows.cut(len(clip), self.window, self.stride, grid=self.tail_grid).tolist()
         ends = [min(start + self.window, len(clip)) for start in starts]
         rate = decoder.SAMPLE_RATE
         return [
@@ -101,9 +92,8 @@ class AudioReader(Reader):
     """16 kHz mono audio of clips, float32 in steps of 2^-15: from the audio cache, or decoded from
     the media.
 
-    Each clip comes from the cache where `features/audio/<split>` holds it, and only what is sliced
-    is read (see klassify.features.audio_cache, also for how to say no); else its whole wave is
-    decoded. Both are equal to the bit.
+    A clip in the cache `features/audio/<split>` is read as far as it is sliced; any other is
+    decoded whole. Both are equal to the bit. See klassify.features.audio_cache.
     """
 
     def __init__(self, sources: Sources, split: str, keep_in_memory: bool = False):
@@ -192,20 +182,16 @@ class AudioFrames(FrameData, AudioClips):
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         first = int(rng.integers(max(n_frames - size, 0) + 1))
         labels = frames.encode_labels(fake, n_frames)[first : first + size]
-        padding = size - len(labels)
+        edges, padding = frames.boundary_labels(labels), size - len(labels)
         return {
             "wave": self._augmented(self._padded(clip, first, size), rng),
             "frame_label": torch.from_numpy(np.pad(labels, (0, padding), constant_values=IGNORE)),
-            "boundary_label": (
-                torch.from_numpy(np.pad(frames.boundary_labels(labels), (0, padding))).float()
-            ),
+            "boundary_label": torch.from_numpy(np.pad(edges, (0, padding))).float(),
             "label": torch.tensor(label),
         }
 
     def cut(self, clip: Wave) -> list[Window]:
-        """Windows of whole frames, zeros behind the clip; of a clip shorter than one, its own
-        frames.
-        """
+        """Windows of whole frames, zero-padded; a shorter clip is one window of its own length."""
         clip = clip[:]  # windows overlap: read it once
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         starts = windows.cut(n_frames, size, self.stride // FRAME_SAMPLES).tolist()
@@ -224,7 +210,5 @@ class AudioFrames(FrameData, AudioClips):
         return torch.stack([scores["score"], scores["boundary"]], dim=-1).float().cpu().numpy()
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 2): score and boundary, averaged with a weight that falls off from a
-        window's middle.
-        """
+        """Rows (n_frames, 2): score and boundary, windows averaged with triangular weights."""
         return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

@@ -269,15 +269,15 @@ class FrameData(ClipData):
     COLUMNS: tuple[str, ...]
 
     def segments_of(self, table: pd.DataFrame) -> list[np.ndarray]:
-        """The fake segments (n, 2) in seconds of each clip, in the modality or (label=video) in
-        either.
-        """
+        """Fake segments (n, 2) in seconds of each clip, of the modality or (label=video) of any."""
         column = SEGMENT_COLUMNS["video" if self.label == "video" else self.modality]
         return [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """Fake segments (n, 2) in seconds and label of each clip."""
-        return list(zip(self.segments_of(table), self.labels(table).tolist()))
+        """Fake segments (n, 2) in seconds, None with clip supervision, and label of each clip."""
+        labels = self.labels(table).tolist()
+        fakes = self.segments_of(table) if self.supervision == "segment" else [None] * len(labels)
+        return list(zip(fakes, labels))
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """What `join` takes, for each window of a batch: (B, F, C)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class MouthFeatures(ClipData):
 
     Args:
         groups: of the feature groups 1 blur, 2 non-mouth MSE, 3 colour shift, 4 landmark
-        kinematics. window, stride: frames (25 fps) a window, and between window starts in scoring.
+            kinematics.
+        window, stride: frames (25 fps) a window, and between window starts in scoring.
     """
 
     modality = "visual"
@@ -62,9 +63,7 @@ class MouthFeatures(ClipData):
             )
 
     def reader(self, sources: Sources, split: str) -> Reader:
-        """Reads feature shards; NoAnswer where no frame has a face, KlassifyError for a clip not
-        extracted.
-        """
+        """Reads feature shards; NoAnswer if no frame has a face."""
         return _MouthReader(sources.feature_folder("mouth", split), self.channels)
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
@@ -84,18 +83,15 @@ class MouthFeatures(ClipData):
         return crop | {"label": torch.tensor(target)}
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
-        """Windows each `stride` frames and one up to the end, but for those without a valid
-        frame.
-        """
+        """Windows each `stride` frames and one up to the end, but for those without a face."""
+        return [window for window in self._windows(clip) if window.inputs["valid"].any()]
+
+    def _windows(self, clip: dict[str, Tensor]) -> Iterator[Window]:
         n_frames = len(clip["valid"])
-        cuts = []
         for start in windows.cut(n_frames, self.window, self.stride).tolist():
-            inputs = {key: value[start : start + self.window] for key, value in clip.items()}
-            if inputs["valid"].any():
-                cuts.append(
-                    Window(start * FRAME_S, min(start + self.window, n_frames) * FRAME_S, inputs)
-                )
-        return cuts
+            end = min(start + self.window, n_frames)
+            inputs = {key: value[start:end] for key, value in clip.items()}
+            yield Window(start * FRAME_S, end * FRAME_S, inputs)
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pad to the longest; padding is invalid, so that it changes nothing."""
@@ -149,9 +145,7 @@ class MouthTags(FrameData, MouthFeatures):
         return super().example(clip | {"tags": tags}, label, rng)
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """That of MouthFeatures; "tags" (B, T) are IGNORE in the padding and at frames without a
-        face.
-        """
+        """That of MouthFeatures; "tags" (B, T) are IGNORE in padding and without a face."""
         batch = super().collate(inputs)
         if "tags" in inputs[0]:
             tags = [torch.where(item["valid"], item["tags"], IGNORE) for item in inputs]
@@ -162,15 +156,7 @@ class MouthTags(FrameData, MouthFeatures):
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
         """All windows, also those without a face: every frame gets a row."""
-        n_frames = len(clip["valid"])
-        return [
-            Window(
-                s * FRAME_S,
-                min(s + self.window, n_frames) * FRAME_S,
-                {key: value[s : s + self.window] for key, value in clip.items()},
-            )
-            for s in windows.cut(n_frames, self.window, self.stride).tolist()
-        ]
+        return list(self._windows(clip))
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """Tag probabilities; a frame without a face is outside, as far as the picture can tell."""
@@ -178,9 +164,7 @@ class MouthTags(FrameData, MouthFeatures):
         return np.where(seen, model.tag_log_probs(batch).float().exp().cpu().numpy(), UNSEEN)
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 5): score and log-probabilities of the tags, averaged as
-        probabilities.
-        """
+        """Rows (n_frames, 5): score and logs of the tag probabilities, averaged over windows."""
         probabilities = np.clip(windows.overlap_mean(outputs, starts, n_frames), 1e-9, None)
         log = np.log(probabilities / probabilities.sum(axis=1, keepdims=True))
         fake = np.logaddexp.reduce(log[:, 1:], axis=1)

@@ -16,17 +16,17 @@ the way to the 40 ms grid:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from klassify.data.audio import FRAME_SAMPLES, AudioClips, Wave
 from klassify.data.base import FrameData, Window
-from klassify.grid import branches, frames
+from klassify.grid import frames
 from klassify.grid.frames import IGNORE
+from klassify.grid.windows import repeat_to
 from klassify.media import decoder
 from klassify.models.partialspoof import (
     CELL_SAMPLES,
@@ -85,8 +85,17 @@ def on_frames(
     columns = []
     for ms in RESOLUTIONS_MS:
         skipped = ahead.get(ms, 0)
-        columns.append(branches.ps_on_grid(scores[f"ps{ms}"], ms, n_frames + skipped)[skipped:])
+        columns.append(on_grid(scores[f"ps{ms}"], ms, n_frames + skipped)[skipped:])
     return np.concatenate(columns, axis=-1)
+
+
+def on_grid(values: np.ndarray, resolution_ms: int, n_frames: int) -> np.ndarray:
+    """Scores (n, ...) of each 20 ms, or each multiple of 40 ms -> (n_frames, ...)."""
+    if resolution_ms == 20:
+        if len(values) % 2:
+            values = np.concatenate([values, values[-1:]])
+        values, resolution_ms = (values[0::2] + values[1::2]) / 2, 40
+    return repeat_to(values, resolution_ms // 40, n_frames)
 
 
 class PartialSpoofFrames(FrameData, AudioClips):
@@ -100,12 +109,10 @@ class PartialSpoofFrames(FrameData, AudioClips):
 
     Args:
         window: samples of a training crop, a multiple of 10,240 (640 ms). The published training
-        takes whole
-            clips, paper 2's code equal pieces of at most 15 s.
+            takes whole clips, paper 2's code equal pieces of at most 15 s.
         chunk: samples of a piece in scoring, likewise, and at least three times that. Neighbouring
-        pieces share
-            two cells of 640 ms, the last two of a clip often more, and change over in the middle of
-            them.
+            pieces share two cells of 640 ms, the last two of a clip often more, and change over in
+            the middle of them.
         supervision: `segment`, or `clip`: labels of clips alone (see PartialSpoof.losses).
         offset_640: what the outputs of the 640 ms head stand for; see above.
     """
@@ -125,34 +132,17 @@ class PartialSpoofFrames(FrameData, AudioClips):
         offset_640: Offset = "published",
     ):
         super().__init__(window, window, keep_in_memory, train_split, val_split, label)
-        if (
-            window < CELL_SAMPLES
-            or chunk < 3 * CELL_SAMPLES
-            or window % CELL_SAMPLES
-            or chunk % CELL_SAMPLES
-        ):
+        if chunk < 3 * CELL_SAMPLES or window % CELL_SAMPLES or chunk % CELL_SAMPLES:
             raise ValueError(
                 f"window and chunk are multiples of {CELL_SAMPLES} samples (640 ms), chunk of three"
                 " or more"
             )
-        if supervision not in ("segment", "clip") or offset_640 not in ("published", "corrected"):
-            raise ValueError(f"no supervision {supervision!r} or offset_640 {offset_640!r}")
-        # what is scored at a time is not part of a training crop: it may be longer
+        # not checked against `window`: pieces in scoring may be longer than training crops
         self.stride, self.supervision, self.offset_640 = chunk, supervision, offset_640
-
-    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each
-        clip.
-        """
-        if self.supervision == "segment":
-            return super().targets(table)
-        return [(None, label) for label in self.labels(table).tolist()]
 
     @staticmethod
     def _part(clip: Wave, first_cell: int, size: int) -> np.ndarray:
-        """`size` samples from a cell on and what the last frame hears beyond them; zeros behind
-        the clip.
-        """
+        """`size` samples from a cell on and what the last frame hears beyond; zero-padded."""
         first = first_cell * CELL_SAMPLES
         part = clip[first : first + size + LOOKAHEAD]
         return np.pad(part, (0, size + LOOKAHEAD - len(part)))
@@ -184,9 +174,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         return example
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Pad waves with zeros and labels with IGNORE to the longest; `n_frames` says what
-        counts.
-        """
+        """Pad waves with zeros and labels with IGNORE to the longest; `n_frames` counts."""
         batch = {}
         for key in inputs[0]:
             values = [item[key] for item in inputs]
@@ -200,9 +188,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         return batch
 
     def cut(self, clip: Wave) -> list[Window]:
-        """The whole clip, or its pieces of `chunk` samples; with what the last frame hears
-        beyond them.
-        """
+        """The whole clip or pieces of `chunk` samples, with what the last frame hears beyond."""
         clip = clip[:]  # pieces overlap: read it once
         starts, size, end_s = [0], self._whole_frames(len(clip)), len(clip) / decoder.SAMPLE_RATE
         if len(clip) > self.stride:
@@ -228,9 +214,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         return on_frames(by_time, n_frames, self.offset_640).swapaxes(0, 1)
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 13): score and cosines, of each piece up to its seam with the next
-        one.
-        """
+        """Rows (n_frames, 13): score and cosines, of each piece up to its seam with the next."""
         rows = outputs[0]
         if len(outputs) > 1:
             starts, size = starts // CELL_40MS, outputs.shape[1] // CELL_40MS

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -27,12 +26,13 @@ from klassify.data.base import FrameData, NoAnswer, Reader, Sources
 from klassify.errors import KlassifyError
 from klassify.features.kinds import Row
 from klassify.features.shards import FeatureStore
-from klassify.grid import branches
 from klassify.grid.frames import FRAME_S, encode_labels
+from klassify.grid.windows import centre_fill
 from klassify.media import isolated
 from klassify.media.container import MediaError, inside
 from klassify.media.square_frames import iter_frames, n_frames, read_frames
 from klassify.models.spatiotemporal import sliding
+from klassify.settings import check_sizes
 
 CHUNK = 32  # frames that go through the stems at once in scoring
 MAX_FRAMES = 2**20  # of a clip: more than media.MAX_SECONDS
@@ -40,17 +40,15 @@ MAX_FRAMES = 2**20  # of a clip: more than media.MAX_SECONDS
 
 @dataclasses.dataclass(frozen=True)
 class LMMFeatures:
-    """Features of the sampled frames of a clip: their numbers (n,), (n, V) and (n, 64, T)
-    float16.
-    """
+    """Features of a clip's sampled frames: their numbers (n,), (n, V), (n, 64, T) float16."""
 
     frames: np.ndarray
     visual: np.ndarray
     textual: np.ndarray
 
     def at(self, index: np.ndarray) -> dict[str, Tensor]:
-        """What the model takes: "visual" (m, 1, V) and "textual" (m, 64, T), of the sampled
-        frames `index`.
+        """The model's inputs of the sampled frames `index`: "visual" (m, 1, V) and "textual"
+        (m, 64, T).
         """
         return {
             "visual": torch.from_numpy(self.visual[index])[:, None],
@@ -76,15 +74,12 @@ class VisualClip:
 
     def frame_ids(self, frames: np.ndarray) -> np.ndarray:
         """A number for each of these frames that no other frame of any clip has, in any process."""
-        clip = int.from_bytes(
-            hashlib.blake2b(os.fsencode(self.path), digest_size=5).digest(), "big"
-        )
+        digest = hashlib.blake2b(os.fsencode(self.path), digest_size=5).digest()
+        clip = int.from_bytes(digest, "big")
         return clip * MAX_FRAMES + frames.astype(np.int64)
 
     def frames(self, first: int, count: int) -> np.ndarray:
-        """(count, S, S, 3) uint8 from a frame on; the clip's last frame repeats where it ends
-        before.
-        """
+        """(count, S, S, 3) uint8 from a frame on; beyond the end the last frame repeats."""
         if self.held is not None:
             return extended(self.held[first : first + count], count)
         found = isolated.call(
@@ -101,14 +96,10 @@ class VisualClip:
             blocks = (self.held[first : first + CHUNK] for first in range(0, len(self.held), CHUNK))
         first = 0
         for block in blocks:
-            yield (
-                block,
-                (
-                    None
-                    if self.codes is None
-                    else extended(self.codes[first : first + CHUNK], len(block))
-                ),
-            )
+            codes = None
+            if self.codes is not None:
+                codes = extended(self.codes[first : first + CHUNK], len(block))
+            yield block, codes
             first += len(block)
 
 
@@ -126,28 +117,27 @@ class VisualWindows(FrameData):
     window around each frame; score = fake - real.
 
     Args:
-        size: pixels a side that the model takes. frame_size: pixels a side to which the frames'
-        centre square is scaled; None: `size`. region: (top, left, side) in pixels of the scaled
-        square, the part that is looked at; None: all of it.
+        size: pixels a side that the model takes.
+        frame_size: pixels a side to which the frames' centre square is scaled; None: `size`.
+        region: (top, left, side) in pixels of the scaled square, the part that is used; None: all.
             Where it is larger than `size`, training takes a random crop and scoring the middle.
-        window: frames a window. stride: frames between window starts, 1 in the paper, 2 in the
-        published code. interpolate: between window centres, rather than hold the logits; for
-        strides above 2. val_stride: coarser stride of the validation after each epoch; None:
-        `stride`. windows_per_clip: windows of a clip in an epoch, 1 as published; each begins at a
-        random place. span: frames; the windows of a clip then lie evenly over a random stretch of
-        this length, and a frame of
-            several windows passes the stems once. None: every window has frames of its own.
+        window: frames a window.
+        stride: frames between window starts, 1 in the paper, 2 in the published code.
+        interpolate: between window centres instead of holding the logits; for strides above 2.
+        val_stride: coarser stride of the validation after each epoch; None: `stride`.
+        windows_per_clip: windows of a clip in an epoch, 1 as published, at random places.
+        span: frames; the windows of a clip then lie evenly over a random stretch of this length,
+            and a frame of several windows passes the stems once. None: separate frames.
         fake_windows: of the windows (stretches, with `span`) of a fake clip, this share touches a
-        fake segment; None:
-            as chance will have it.
-        lmm: whether LMM features are read. lmm_index: of the sampled frames, the nearest to the
-        window's centre
-            (paper), or the last one up to its start ("floor", the published code).
-        blur, jpeg, flip: probabilities of the augmentation (see
-        klassify.augmentation.frames). keep_in_memory: decode each clip once and keep its
-        frames and, in training, their reconstruction. reconstruction: read the VQ-VAE's codes from
-        feature shards; without a `region`. supervision: `segment`, or `clip`: only the clip's label
-        is read, for its pooled windows.
+            fake segment; None: no preference.
+        lmm: whether LMM features are read.
+        lmm_index: the sampled frame nearest to the window's centre (paper), or the last one up to
+            its start ("floor", the published code).
+        blur, jpeg, flip: probabilities of the augmentation (klassify.augmentation.frames).
+        keep_in_memory: decode each clip once and keep its frames and, in training, their
+            reconstruction.
+        reconstruction: read the VQ-VAE's codes from feature shards; without a `region`.
+        supervision: `segment`, or `clip`: only the clip's label is read, for its pooled windows.
     """
 
     modality = "visual"
@@ -185,13 +175,9 @@ class VisualWindows(FrameData):
                 f"region {(top, left, side)} is not part of {self.frame_size} pixels that holds"
                 f" {size}"
             )
-        if (
-            min(window, stride, val_stride or stride, windows_per_clip) < 1
-            or (span or window) < window
-        ):
-            raise ValueError(
-                "window, stride and windows_per_clip are at least 1, span at least a window"
-            )
+        check_sizes(window=window, stride=stride, windows_per_clip=windows_per_clip)
+        check_sizes(val_stride=val_stride or stride)
+        check_sizes(window, span=span or window)
         if reconstruction and region:
             raise ValueError("extracted reconstructions are of whole frames: leave out region")
         self.region, self.margin = (slice(top, top + side), slice(left, left + side)), side - size
@@ -220,22 +206,10 @@ class VisualWindows(FrameData):
         """Gives a VisualClip, whose frames are decoded when they are asked for."""
         return _ClipReader(self, sources, split)
 
-    # ------------------------------------------------------------------------------ training
-
-    def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """Fake segments (n, 2) in seconds, or None with clip supervision, and label of each
-        clip.
-        """
-        if self.supervision == "clip":
-            return [(None, label) for label in self.labels(table).tolist()]
-        return super().targets(table)
-
     def example(
         self, clip: VisualClip, target: tuple[np.ndarray | None, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Windows of a clip at random places, with a label each, or with clip supervision the
-        clip's.
-        """
+        """Windows of a clip at random places, with their labels or (clip labels) the clip's."""
         fake, label = target
         frame_labels = None
         if self.supervision == "segment":
@@ -253,9 +227,7 @@ class VisualWindows(FrameData):
     def _draw_windows(
         self, n_frames: int, frame_labels: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First frames (K,) of an example's windows, and the frames (T,) that it holds, perhaps
-        beyond the clip.
-        """
+        """First frames (K,) of the windows, and all frames (T,), which may exceed the clip."""
         count, size = (self.windows_per_clip, self.window) if self.span is None else (1, self.span)
         n_places = max(n_frames - size, 0) + 1
         places = rng.integers(n_places, size=count)
@@ -263,19 +235,15 @@ class VisualWindows(FrameData):
             is_fake = _windows_of(frame_labels, min(size, len(frame_labels))).max(axis=1) > 0
             wanted = rng.random(count) < self.fake_windows
             choices = [np.flatnonzero(is_fake == kind) for kind in wanted]
-            places = np.array(
-                [
-                    rng.choice(found) if len(found) else place
-                    for found, place in zip(choices, places)
-                ]
-            )
+            drawn = [
+                rng.choice(found) if len(found) else place for found, place in zip(choices, places)
+            ]
+            places = np.array(drawn)
         frames = (places[:, None] + np.arange(size)).ravel()
         if self.span is None:
             return places, frames
-        return (
-            places + np.linspace(0, size - self.window, self.windows_per_clip).round().astype(int),
-            frames,
-        )
+        spread = np.linspace(0, size - self.window, self.windows_per_clip).round().astype(int)
+        return places + spread, frames
 
     def _inputs(self, clip: VisualClip, frames: np.ndarray) -> dict[str, Tensor]:
         """ "frames" (T, S, S, 3), and what the model needs to know their reconstruction."""
@@ -293,25 +261,24 @@ class VisualWindows(FrameData):
         return inputs
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stacked; "lmm_valid" (B,) says which clips have LMM features, zeros stand for those of
-        the others.
-        """
+        """Stacked; "lmm_valid" (B,) says which clips have LMM features, the others get zeros."""
         with_lmm = next((item for item in inputs if "visual" in item), None)
-        absent = (
-            {name: torch.zeros_like(with_lmm[name]) for name in ("visual", "textual")}
-            if with_lmm
-            else {}
-        )
+        if with_lmm is None:
+            return super().collate(inputs)
+        absent = {name: torch.zeros_like(with_lmm[name]) for name in ("visual", "textual")}
         batch = super().collate([absent | item for item in inputs])
-        if with_lmm:
-            batch["lmm_valid"] = torch.tensor(["visual" in item for item in inputs])
-        return batch
+        return batch | {"lmm_valid": torch.tensor(["visual" in item for item in inputs])}
 
     def _sampled(self, starts: np.ndarray, lmm: LMMFeatures) -> np.ndarray:
-        """The index of the sampled frame whose features each window takes."""
-        return branches.lmm_of_windows(starts, self.window, lmm.frames, self.lmm_index)
+        """The index (W,) of the sampled frame whose features each window takes.
 
-    # ------------------------------------------------------------------------------- scoring
+        "nearest": to the window's centre frame, whose score it gives (paper 2, figure 3), the
+        earlier of two equally near; "floor": the last one up to its start, as published.
+        """
+        if self.lmm_index == "floor":
+            return np.maximum(np.searchsorted(lmm.frames, starts, side="right") - 1, 0)
+        between = (lmm.frames[:-1] + lmm.frames[1:]) / 2
+        return np.searchsorted(between, starts + self.window // 2, side="left")
 
     def cut(self, clip: VisualClip) -> list[VisualClip]:
         """The clip itself: `clip_rows` streams it, rather than hold its windows."""
@@ -321,9 +288,7 @@ class VisualWindows(FrameData):
     def clip_rows(
         self, model: nn.Module, cut: Sequence[VisualClip], *, batch_size: int, device: torch.device
     ) -> np.ndarray:
-        """The 40 ms rows of a clip (n_frames, 5): start, end, score, real, fake. MediaError if
-        it is damaged.
-        """
+        """The rows of a clip (n_frames, 5): start, end, score, real, fake. Raises MediaError."""
         (clip,) = cut
         length = 0
 
@@ -333,11 +298,8 @@ class VisualWindows(FrameData):
                 needed = (length + np.arange(len(frames))) % self.stride < self.window
                 length += len(frames)
                 if needed.any():
-                    codes = (
-                        None
-                        if codes is None
-                        else torch.from_numpy(codes[needed].astype(np.int64)).to(device)
-                    )
+                    if codes is not None:
+                        codes = torch.from_numpy(codes[needed].astype(np.int64)).to(device)
                     yield model.scored_pair(torch.from_numpy(frames[needed]).to(device), codes)
 
         lmm_tokens = self._lmm_tokens(model, clip, device)
@@ -347,9 +309,8 @@ class VisualWindows(FrameData):
             starts.append(first.numpy() // step * self.stride)
             of_window = None
             if lmm_tokens is not None:
-                of_window = lmm_tokens[
-                    torch.from_numpy(self._sampled(starts[-1], clip.lmm)).to(device)
-                ]
+                sampled = torch.from_numpy(self._sampled(starts[-1], clip.lmm))
+                of_window = lmm_tokens[sampled.to(device)]
             logits.append(model.fuse(tokens, of_window)[0].double().cpu().numpy())
         if not logits:
             raise MediaError("There are no frames.", where=clip.path)
@@ -366,11 +327,9 @@ class VisualWindows(FrameData):
         return model.lmm_tokens(features["visual"].to(device), features["textual"].to(device))
 
     def fill(self, logits: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-        """Logits (N, 2) of windows -> those of the frames (length, 2): of the window whose
-        centre a frame is.
-        """
+        """Logits (N, 2) of windows -> (length, 2), each frame those of the window around it."""
         if not self.interpolate:
-            return branches.windows_on_grid(logits, starts, self.window, length)
+            return centre_fill(logits, starts, self.window, length)
         centres = starts + self.window // 2
         return np.column_stack(
             [np.interp(np.arange(length), centres, column) for column in logits.T]
@@ -387,11 +346,8 @@ class VisualWindows(FrameData):
 
 class _ClipReader(Reader):
     def __init__(self, data: VisualWindows, sources: Sources, split: str):
-        self.data, self.folder, self.stores = (
-            data,
-            sources.media_folder(split),
-            data.stores(sources, split),
-        )
+        self.data, self.folder = data, sources.media_folder(split)
+        self.stores = data.stores(sources, split)
 
     def read(self, file: str) -> VisualClip:
         data, path = self.data, inside(self.folder, file)
@@ -400,10 +356,9 @@ class _ClipReader(Reader):
         if not count:
             raise NoAnswer("no frames")
         rows = {kind: self._row(kind, file) for kind in self.stores}
+        # a row without contents has a reason, and the clip is scored without these features
         lmm = codes = None
-        if "lmm" in rows and len(
-            rows["lmm"].frames
-        ):  # else the extraction had a reason to give none
+        if "lmm" in rows and len(rows["lmm"].frames):
             lmm = LMMFeatures(rows["lmm"].frames, rows["lmm"].visual, rows["lmm"].textual)
         if "reconstruction" in rows and len(rows["reconstruction"].codes):
             codes = rows["reconstruction"].codes

@@ -90,14 +90,12 @@ def encode_tags(segments: Sequence[Sequence[float]], n_frames: int) -> np.ndarra
 
 
 def decode_tags(tags: np.ndarray) -> np.ndarray:
-    """Spans (n, 2) of a sequence of tags (T,); ValueError if a tag follows one that it may not
-    follow.
-    """
+    """Spans (n, 2) of tags (T,); ValueError unless they form whole segments."""
     tags = np.asarray(tags)
     if not len(tags):
         return np.empty((0, 2), np.int64)
     if not (FIRST[tags[0]] and LAST[tags[-1]] and ALLOWED[tags[:-1], tags[1:]].all()):
-        raise ValueError(f"no sequence of whole segments: {''.join(TAGS[tag] for tag in tags)}")
+        raise ValueError(f"not whole segments: {''.join(TAGS[tag] for tag in tags)}")
     first = np.flatnonzero(tags == B)
     goes_on = np.isin(np.append(tags[1:], O)[first], (I, L))
     stop = first + 1
@@ -106,27 +104,24 @@ def decode_tags(tags: np.ndarray) -> np.ndarray:
 
 
 def viterbi(log_probs: np.ndarray, lengths: Sequence[int] | None = None) -> np.ndarray:
-    """The most probable sequence of whole segments, for frames that are independent given their
-    tags.
+    """The most probable sequence of whole segments, if frames are independent given their tags.
 
     log_probs: (T, 4) of one clip or (N, T, 4) of a batch; lengths: (N,) frames of each clip of a
     batch. Returns tags (T,) or (N, T); frames beyond a clip's length are O.
     """
-    log_probs = np.maximum(
-        np.asarray(log_probs, float), -1e9
-    )  # a probability of 0 must not close every way
+    # finite, so that a probability of 0 does not exclude every sequence
+    log_probs = np.maximum(np.asarray(log_probs, float), -1e9)
     if log_probs.ndim == 2:
         return viterbi(log_probs[None])[0]
     n, n_frames, _ = log_probs.shape
-    if lengths is not None:  # padding can only be O, and I may no more run into O than end a clip
+    if (
+        lengths is not None
+    ):  # padding can only be O, which may not follow I, as I may not end a clip
         padding = np.arange(n_frames) >= np.asarray(lengths)[:, None]
-        log_probs = np.where(
-            padding[..., None], np.where(np.arange(4) == O, 0.0, -np.inf), log_probs
-        )
+        only_o = np.where(np.arange(4) == O, 0.0, -np.inf)
+        log_probs = np.where(padding[..., None], only_o, log_probs)
     step = np.where(ALLOWED, 0.0, -np.inf)
-    best = np.where(FIRST, 0.0, -np.inf) + np.zeros(
-        (n, 4)
-    )  # of the way to the frame before, by next tag
+    best = np.tile(np.where(FIRST, 0.0, -np.inf), (n, 1))  # up to the frame before, by next tag
     came_from = np.zeros((n, n_frames, 4), np.int8)
     for t in range(n_frames):
         if t:

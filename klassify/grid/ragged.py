@@ -1,6 +1,4 @@
-"""Rows of many clips, one clip after the other in one array: clip i has the rows offsets[i] to
-offsets[i + 1].
-"""
+"""Rows of many clips in one array: clip i has the rows offsets[i] to offsets[i + 1]."""
 
 from __future__ import annotations
 
@@ -47,8 +45,9 @@ def top_rows(
 
 
 def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndarray:
-    """Clip scores (n,) of frame scores (F,): "max", or "top", the mean of the highest tenth; NaN
-    without frames.
+    """Clip scores (n,) of frame scores (F,), NaN without frames.
+
+    how: "max", or "top", the mean of the highest tenth.
     """
     if how not in POOLS:
         raise KlassifyError(f"unknown pooling {how!r} (known: {', '.join(POOLS)})")

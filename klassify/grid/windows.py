@@ -12,9 +12,9 @@ A timeline shorter than one window gets one window at 0, and the caller pads it 
 wrap-around for Wav2Vec-AASIST, zeros and a mask for the TCN. BAM counts whole 40 ms frames, so its
 caller pads the waveform with zeros to a multiple of 640 samples first; no frame is then lost.
 
-Way back: frames that several windows cover are joined by `overlap_mean`; one value a window is
-spread over the frames by `centre_fill`, a coarse grid over a finer one by `repeat_to`, and windows
-to one score a clip by `aggregate_by_clip`.
+Back on the timeline: `overlap_mean` averages frames that several windows cover, `centre_fill`
+spreads one value per window over the frames, `repeat_to` a coarse grid over a finer one, and
+`aggregate_by_clip` makes one score per clip.
 """
 
 from __future__ import annotations
@@ -32,32 +32,21 @@ if TYPE_CHECKING:
 AGGREGATIONS = ("max", "mean", "topk", "logit-mean", "noisy-or")
 
 
-def cut(length: int, size: int, hop: int, *, tail: str = "anchor", grid: int = 1) -> np.ndarray:
+def cut(length: int, size: int, hop: int, *, grid: int = 1) -> np.ndarray:
     """Starts of the windows that cover [0, length), ascending.
 
-    Regular windows start at 0, hop, 2 hop, ... as long as they fit. If they leave a tail, one more
-    window follows: with tail="anchor" it ends exactly at `length`; with tail="grid" it starts at
-    the last multiple of `grid` that fits, so that up to grid - 1 units at the end stay uncovered.
+    Windows start at 0, hop, 2 hop, ... as long as they fit. If they leave a tail, one more starts
+    at the last multiple of `grid` that fits, so that up to grid - 1 units at the end stay
+    uncovered.
     """
-    if min(length, size, hop, grid) < 1:
-        raise ValueError(
-            f"length {length}, size {size}, hop {hop} and grid {grid} must all be positive"
-        )
-    if hop > size:
-        raise ValueError(f"a hop of {hop} leaves gaps between windows of {size}")
-    if tail not in ("anchor", "grid"):
-        raise ValueError(f"a tail is anchored ('anchor') or on the grid ('grid'), not {tail!r}")
     latest = max(length - size, 0)
     starts = np.arange(0, latest + 1, hop)
-    if tail == "grid":
-        latest -= latest % grid
+    latest -= latest % grid
     return np.append(starts, latest) if latest > starts[-1] else starts
 
 
 def triangle(size: int) -> np.ndarray:
-    """Weights (size,) that fall off from the middle of a window to its ends and never reach
-    zero.
-    """
+    """Weights (size,) that fall off from a window's middle to its ends and never reach zero."""
     distance = np.abs(np.arange(size) - (size - 1) / 2)
     return 1 - distance / ((size + 1) / 2)
 
@@ -69,9 +58,8 @@ def overlap_mean(
 
     outputs: (W, size, ...), frame outputs of each window; what lies beyond `length` is dropped.
     weights: (size,), a frame's weight by its place in the window; default: all equal. Returns
-    (length, ...) float64. ValueError if a frame is covered by no window (or by zero weight).
+    (length, ...) float64.
     """
-    outputs = _check_windows(outputs, starts)
     size = outputs.shape[1]
     weights = np.ones(size) if weights is None else np.asarray(weights, float)
     column = weights.reshape(size, *[1] * (outputs.ndim - 2))
@@ -80,7 +68,6 @@ def overlap_mean(
         kept = min(size, length - start)
         total[start : start + kept] += (window * column)[:kept]
         mass[start : start + kept] += weights[:kept]
-    _check_coverage(mass > 0)
     return total / mass.reshape(length, *[1] * (outputs.ndim - 2))
 
 
@@ -96,10 +83,7 @@ def centre_fill(values: np.ndarray, starts: Sequence[int], size: int, length: in
 
 
 def repeat_to(values: np.ndarray, factor: int, length: int) -> np.ndarray:
-    """Spread a grid `factor` times coarser over `length` frames; the last value fills what is
-    missing.
-    """
-    values = np.asarray(values)
+    """Spread a grid `factor` times coarser over `length` frames; the last value fills the rest."""
     return values[np.minimum(np.arange(length) // factor, len(values) - 1)]
 
 
@@ -127,10 +111,6 @@ def aggregate_by_clip(
 
     check_aggregate(how)
     log_odds = np.asarray(log_odds, float)
-    if len(clips) != len(log_odds):
-        raise ValueError(f"{len(log_odds)} windows need as many clip names, got {len(clips)}")
-    if not np.isfinite(log_odds).all():
-        raise ValueError("window log-odds must be finite numbers")
     codes, names = pd.factorize(np.asarray(clips))
     order = np.lexsort((-log_odds, codes))  # clip by clip, the highest window first
     codes, log_odds = codes[order], log_odds[order]
@@ -155,17 +135,3 @@ def _reduce(log_odds: np.ndarray, first: np.ndarray, how: str) -> np.ndarray:
         return np.maximum(odds, log_odds[first])  # never below the highest window, in any precision
     # mean or topk: the window count divides both sums and cancels
     return np.logaddexp.reduceat(log_fake, first) - np.logaddexp.reduceat(log_real, first)
-
-
-def _check_windows(outputs: np.ndarray, starts: Sequence[int]) -> np.ndarray:
-    outputs = np.asarray(outputs)
-    if outputs.ndim < 2 or len(outputs) != len(starts):
-        raise ValueError(
-            f"{len(starts)} windows need outputs (windows, size, ...), got {outputs.shape}"
-        )
-    return outputs
-
-
-def _check_coverage(covered: np.ndarray) -> None:
-    if not covered.all():
-        raise ValueError(f"no window covers frame {np.flatnonzero(~covered)[0]}")

@@ -1,19 +1,12 @@
 """The branches on one timeline: what each of them says about frame k, [0.04 k, 0.04 (k + 1)) s, of
 a clip.
 
-| branch | has | on the 40 ms grid |
-|---|---|---|
-| LMM | one state each 200 frames | `lmm_of_windows`: nearest, or the one before (code) |
-| spatio-temporal | one score per 10 frames | `windows_on_grid`: the centre frame, edges repeated |
-| PartialSpoof | one score each 20 to 640 ms | `ps_on_grid`: repeated |
-
-Frame score files are on the grid already; `aligned` joins those of several systems by the clips'
-names, for a block of clips at a time. Lengths may differ. The first system that has the clip rules
-(the picture, in a fusion): what another has beyond its last frame is left out, and where another
-ends early its last frame holds for `hold_s` (None: to the end, as in the published code), after
-which that system is silent (NaN). A system that has nothing for a clip - no sound, no face, not
-decodable - is silent throughout. Who fuses replaces silence by a neutral value; see
-klassify.systems.linear.
+`aligned` joins the frame scores of several systems by the clips' names, a block of clips at a time.
+Lengths may differ. The first system that has the clip (the picture, in a fusion) sets its length:
+frames of another beyond it are left out, and where another ends early its last frame holds for
+`hold_s` (None: to the end, as in the published code); after that the system is silent (NaN). A
+system without scores for a clip (no sound, no face, not decodable) is silent throughout. The linear
+fusion replaces silence by a neutral value; see klassify.systems.linear.
 """
 
 from __future__ import annotations
@@ -28,9 +21,6 @@ from klassify.grid.ragged import row_offsets
 from klassify.scores.frame_file import FrameFile, Rows
 
 HOLD_S = 0.64  # one frame of the coarsest PartialSpoof head
-
-
-# ------------------------------------------------------------------------------ of several systems
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,11 +118,17 @@ def test_examples_depend_on_their_random_numbers_alone():
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_lmm_features_nearest_to_the_window_or_at_its_start():
-    lmm = features(3, every=20)
-    starts = np.array([0, 8, 9, 19, 20, 35, 90])
-    assert data_of()._sampled(starts, lmm).tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert data_of(lmm_index="floor")._sampled(starts, lmm).tolist() == [0, 0, 0, 0, 1, 1, 2]
+@pytest.mark.parametrize("rule", ["nearest", "floor"])
+def test_lmm_features_are_those_of_a_loop(rule):
+    starts = np.arange(1000)
+    for sampled in ([0, 200, 400, 600, 800], [0], [0, 200, 203, 900]):
+        wanted = [max(i for i, frame in enumerate(sampled) if frame <= start) for start in starts]
+        if rule == "nearest":
+            distances = [[abs(frame - (start + 5)) for frame in sampled] for start in starts]
+            wanted = [distance.index(min(distance)) for distance in distances]
+        lmm = LMMFeatures(np.array(sampled), np.empty(0), np.empty(0))
+        found = data_of(window=10, lmm_index=rule)._sampled(starts, lmm)
+        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize(

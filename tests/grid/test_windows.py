@@ -10,7 +10,7 @@ from klassify.grid import windows
 
 # as published: of the mouth TCN and BAM in frames, of Wav2Vec-AASIST in samples
 TCN = {"size": 256, "hop": 128}
-AASIST = {"size": 64_600, "hop": 16_000, "tail": "grid", "grid": 320}
+AASIST = {"size": 64_600, "hop": 16_000, "grid": 320}
 BAM = {"size": 100, "hop": 50}
 
 
@@ -43,10 +43,8 @@ def test_tcn_windows(length, starts):
         (64_920, [0, 320]),
         (80_600, [0, 16_000]),
         (80_700, [0, 16_000]),
-        (
-            153_600,
-            [0, 16_000, 32_000, 48_000, 64_000, 80_000, 88_960],
-        ),  # 9.6 s, the mean clip: 7 windows
+        # 9.6 s, the mean clip
+        (153_600, [0, 16_000, 32_000, 48_000, 64_000, 80_000, 88_960]),
     ],
 )
 def test_aasist_windows(length, starts):
@@ -69,15 +67,15 @@ def slow_cut(length, size, hop, grid):
 
 def test_cut_equals_the_slow_form_and_covers_everything():
     for length in range(1, 60):
-        for size, hop, grid in [
+        for size, hop, grid in (
             (10, 5, 1),
             (10, 10, 1),
             (7, 3, 1),
             (12, 6, 2),
             (12, 6, 3),
             (1, 1, 1),
-        ]:
-            starts = windows.cut(length, size, hop, tail="grid", grid=grid)
+        ):
+            starts = windows.cut(length, size, hop, grid=grid)
             assert starts.tolist() == slow_cut(length, size, hop, grid)
             covered = np.zeros(max(length, size), bool)
             for start in starts:
@@ -86,22 +84,12 @@ def test_cut_equals_the_slow_form_and_covers_everything():
             assert starts.tolist() == [0] or starts[-1] + size <= length
 
 
-@pytest.mark.parametrize("arguments", [(0, 4, 2), (5, 0, 2), (5, 4, 0), (5, 4, 5)])
-def test_cut_refuses_what_cannot_cover(arguments):
-    with pytest.raises(ValueError):
-        windows.cut(*arguments)
-    with pytest.raises(ValueError, match="grid"):
-        windows.cut(9, 4, 2, tail="wrap")
-
-
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 57])
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_cut_then_join_is_the_identity(length, channels):
     signal = np.random.default_rng(length).normal(size=(length, *channels))
     starts = windows.cut(length, 10, 4)
-    padded = np.concatenate(
-        [signal, np.full((10, *channels), np.nan)]
-    )  # what lies beyond must not matter
+    padded = np.concatenate([signal, np.full((10, *channels), np.nan)])  # must not matter
     pieces = np.stack([padded[s : s + 10] for s in starts])
     for joined in (
         windows.overlap_mean(pieces, starts, length),
@@ -132,15 +120,6 @@ def test_triangle_is_positive_symmetric_and_peaks_in_the_middle():
         weights = windows.triangle(size)
         assert (weights > 0).all() and weights.argmax() == (size - 1) // 2
         np.testing.assert_allclose(weights, weights[::-1])
-
-
-def test_overlap_refuses_gaps_and_odd_shapes():
-    with pytest.raises(ValueError, match="frame 4"):
-        windows.overlap_mean(np.ones((2, 4)), [0, 5], 9)
-    with pytest.raises(ValueError, match="frame 8"):
-        windows.overlap_mean(np.ones((2, 4)), [0, 4], 9)
-    with pytest.raises(ValueError, match="3 windows"):
-        windows.overlap_mean(np.ones((2, 4)), [0, 4, 8], 12)
 
 
 def test_centre_fill_holds_each_window_from_its_centre():
@@ -209,12 +188,7 @@ def test_mean_of_a_saturated_and_a_real_window_is_one_half():
     assert abs(aggregate([800.0, -800.0], "mean")) < 1e-12
 
 
-def test_aggregate_refuses_nonsense():
+def test_unknown_aggregations_are_refused():
     with pytest.raises(KlassifyError, match="median"):
         aggregate([1.0], "median")
-    assert (
-        len(windows.aggregate_by_clip([], [])) == 0
-    )  # a list without any clip that could be scored
-    for clips, log_odds in (["a"], [1.0, 2.0]), (["a"], [np.nan]), (["a"], [np.inf]):
-        with pytest.raises(ValueError):
-            windows.aggregate_by_clip(clips, log_odds)
+    assert len(windows.aggregate_by_clip([], [])) == 0  # no clip could be scored

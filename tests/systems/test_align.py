@@ -8,8 +8,9 @@ import pytest
 from fill import load, make_input, make_state
 from places import GOLDENS
 
+from klassify.data.partialspoof import on_grid
 from klassify.errors import KlassifyError
-from klassify.grid import branches, ragged
+from klassify.grid import ragged
 from klassify.scores import frame_file
 from klassify.scores.frame_file import FrameFile
 from klassify.scores.score_file import Header, write_blocks
@@ -53,74 +54,8 @@ def some_clips(seed, files, n_columns, longest=60):
     return {file: rng.normal(size=(int(rng.integers(1, longest)), n_columns)) for file in files}
 
 
-# ------------------------------------------------------------------------------ of one branch
-
-
-@pytest.mark.parametrize("rule", branches.LMM_RULES)
-def test_lmm_states_are_those_of_a_loop(rule):
-    for sampled in (np.arange(0, 801, 200), np.array([0]), np.array([0, 200, 203, 900])):
-        starts, wanted = np.arange(0, 1000), []
-        for start in starts:
-            if rule == "floor":
-                wanted.append(max(i for i, frame in enumerate(sampled) if frame <= start))
-            else:
-                wanted.append(
-                    min(range(len(sampled)), key=lambda i: (abs(sampled[i] - (start + 5)), i))
-                )
-        np.testing.assert_array_equal(branches.lmm_of_windows(starts, 10, sampled, rule), wanted)
-
-
-def test_published_lmm_index_switches_at_window_start_200_and_the_nearest_at_centre_101():
-    starts = np.arange(0, 398)
-    assert (
-        np.flatnonzero(
-            np.diff(branches.lmm_of_windows(starts, 10, np.array([0, 200, 400]), "floor"))
-        )[0]
-        + 1
-        == 200
-    )
-    nearest = branches.lmm_of_windows(starts, 10, np.array([0, 200, 400]))
-    assert starts[np.flatnonzero(np.diff(nearest)) + 1].tolist() == [96, 296]  # centres 101 and 301
-
-
-def test_without_lmm_states_or_with_another_rule():
-    assert branches.lmm_of_windows(np.arange(3), 10, np.array([], int)).tolist() == [-1, -1, -1]
-    with pytest.raises(KlassifyError, match="'middle' is not a rule"):
-        branches.lmm_of_windows(np.arange(3), 10, np.array([0]), "middle")
-
-
-@pytest.mark.parametrize(
-    ("n_frames", "stride"), [(250, 1), (250, 2), (251, 2), (10, 1), (3, 1), (1, 2), (407, 4)]
-)
-def test_window_outputs_go_to_their_centre_frames_and_edges_reuse_them(n_frames, stride):
-    starts = np.arange(0, max(n_frames - 10, 0) + 1, stride)
-    values = np.random.default_rng(0).normal(size=(len(starts), 2))
-    filled = branches.windows_on_grid(values, starts, 10, n_frames)
-    assert filled.shape == (n_frames, 2)
-    for k in range(n_frames):
-        before = [i for i, start in enumerate(starts) if start + 5 <= k]
-        np.testing.assert_array_equal(filled[k], values[before[-1] if before else 0])
-    if (n_frames, stride) == (250, 2):  # the published frames: start + 5 and start + 6
-        assert len(starts) == 121
-        np.testing.assert_array_equal(filled[5:7], values[[0, 0]])
-        np.testing.assert_array_equal(filled[:5], values[[0] * 5])
-        np.testing.assert_array_equal(filled[245:], values[[120] * 5])
-
-
-@pytest.mark.parametrize("resolution_ms", [40, 80, 160, 320, 640])
-def test_partial_spoof_scores_are_repeated_and_the_last_one_holds(resolution_ms):
-    values = np.random.default_rng(1).normal(size=(7, 2))
-    for n_frames in (1, 30, 200):
-        filled = branches.ps_on_grid(values, resolution_ms, n_frames)
-        wanted = [values[min(k // (resolution_ms // 40), 6)] for k in range(n_frames)]
-        np.testing.assert_array_equal(filled, wanted)
-
-
-def test_scores_of_20_ms_are_averaged_and_other_resolutions_refused():
-    np.testing.assert_allclose(branches.ps_on_grid(np.arange(5.0), 20, 4), [0.5, 2.5, 4, 4])
-    for values, ms in ((np.arange(3.0), 50), (np.array([]), 160), (np.arange(3.0), 10)):
-        with pytest.raises(ValueError):
-            branches.ps_on_grid(values, ms, 4)
+def test_two_cosines_of_20_ms_are_averaged_and_the_last_value_holds():
+    np.testing.assert_allclose(on_grid(np.arange(5.0), 20, 4), [0.5, 2.5, 4, 4])
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
@@ -136,7 +71,7 @@ def test_aligned_and_fused_as_published(case):
     visual, *audio = (make_input(spec) for spec in case["inputs"])
     # real first in every pair: the published cosines are spoof, bona fide
     columns = [visual] + [
-        branches.ps_on_grid(a[:, ::-1], ms, len(visual)) for a, ms in zip(audio, (160, 320, 640))
+        on_grid(a[:, ::-1], ms, len(visual)) for a, ms in zip(audio, (160, 320, 640))
     ]
     with torch.inference_mode():
         logits = model(torch.from_numpy(np.concatenate(columns, axis=1)))
