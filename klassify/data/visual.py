@@ -188,6 +188,13 @@ class VisualWindows(FrameData):
         self.feature_kinds = ("lmm",) * lmm + ("reconstruction",) * reconstruction
         self.kept: dict[Path, np.ndarray] | None = {} if keep_in_memory else None
 
+    def check_model(self, model: nn.Module) -> None:
+        """ValueError for a model that takes other frames or windows."""
+        for name in ("size", "window"):
+            ours, wanted = getattr(self, name), getattr(model, name)
+            if ours != wanted:
+                raise ValueError(f"the data has {name}={ours}, and the model {name}={wanted}")
+
     def stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
         """The feature shards that are read, by kind."""
         return {

@@ -114,9 +114,7 @@ def viterbi(log_probs: np.ndarray, lengths: Sequence[int] | None = None) -> np.n
     if log_probs.ndim == 2:
         return viterbi(log_probs[None])[0]
     n, n_frames, _ = log_probs.shape
-    if (
-        lengths is not None
-    ):  # padding can only be O, which may not follow I, as I may not end a clip
+    if lengths is not None:  # padding is O, which may not follow I: I may not end a clip
         padding = np.arange(n_frames) >= np.asarray(lengths)[:, None]
         only_o = np.where(np.arange(4) == O, 0.0, -np.inf)
         log_probs = np.where(padding[..., None], only_o, log_probs)

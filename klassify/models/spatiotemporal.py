@@ -175,8 +175,6 @@ class SpatioTemporal(nn.Module):
         pretrained: str | None = None,
     ):
         super().__init__()
-        if fc_grouping not in ("frame", "strided"):
-            raise ValueError(f'fc_grouping must be "frame" or "strided", not {fc_grouping!r}')
         check_sizes(window=window, dim=dim, heads=heads)
         check_sizes(stem_width=stem_width, channels=channels, layers=layers)
         check_sizes(0, depth=depth)
@@ -206,7 +204,7 @@ class SpatioTemporal(nn.Module):
         )
 
     def _initialise(self) -> None:
-        """The usual start of a ViT: narrow normal weights, positions and tokens; biases of 0."""
+        """As usual for a ViT: narrow normal weights, positions and tokens; biases of 0."""
         for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.blocks.modules():
@@ -239,19 +237,10 @@ class SpatioTemporal(nn.Module):
                 where=self.pretrained,
                 fix="call load_pretrained() before a training, or load the trained weights",
             )
-        wanted = (3, self.size, self.size)
-        if frames.shape[1:] != wanted or reconstructed.shape != frames.shape:
-            raise ValueError(
-                f"frames and reconstructions must be (N, {wanted}), not {tuple(frames.shape)} and"
-                f" {tuple(reconstructed.shape)}"
-            )
         return self.patch_embed(frames, reconstructed)
 
     def windows(self, tokens: Tensor) -> Tensor:
         """The work on windows: patch tokens (B, W, P, dim) -> FC tokens (B, W, dim)."""
-        wanted = (self.window, self.n_patches, self.dim)
-        if tokens.shape[1:] != wanted:
-            raise ValueError(f"tokens must be (B, {wanted}), not {tuple(tokens.shape)}")
         fc, patches = self.positioned(tokens)
         for block in self.blocks[:-1]:
             fc, patches = block(fc, patches)
@@ -286,8 +275,6 @@ def sliding(
     """
     if model.training:
         raise ValueError("call eval() first: in training mode a frame's tokens depend on its batch")
-    if stride < 1 or at_once < 1:
-        raise ValueError(f"stride and at_once must be at least 1, not {stride} and {at_once}")
     kept = None  # the tokens of the frames from `first` on
     first = start = 0  # `start`: where the next window begins
     for frames, reconstructed in chunks:

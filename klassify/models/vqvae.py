@@ -1,4 +1,4 @@
-"""The VQ-VAE with whose reconstructions the spatio-temporal branch compares frames.
+"""The VQ-VAE whose reconstructions the spatio-temporal branch compares with the frames.
 
 Paper 2, section 2.2, after MM-Det. A reconstruction lacks what the codebook, learned from many
 frames, cannot represent; its difference from the frame shows traces of synthesis. Each frame is
@@ -25,8 +25,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.settings import check_shares, check_sizes, check_weights
-
-MIN_SIDE = 4  # pixels of one latent
 
 
 class VQVAE(nn.Module):
@@ -75,10 +73,7 @@ class VQVAE(nn.Module):
         return self.decoder(self.codebook(codes))
 
     def latents(self, x: Tensor) -> Tensor:
-        """(B, D, H/4, W/4) of images (B, 3, H, W) in [-1, 1]. ValueError below 4 x 4 pixels."""
-        height, width = x.shape[-2:]
-        if min(height, width) < MIN_SIDE:
-            raise ValueError(f"frames must be at least 4x4 pixels, not {height}x{width}")
+        """(B, D, H/4, W/4) of images (B, 3, H, W) in [-1, 1]."""
         return self.encoder(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,8 +86,7 @@ class VQVAE(nn.Module):
 
         If a side is not a multiple of 4, the reconstruction is scaled back by nearest neighbour.
         Memory beyond the result depends only on `batch_size`: 0.45 GiB for 16 frames of 224 x 224
-        at the default size. The published batches of 64 are no faster. ValueError below 4 x 4
-        pixels.
+        at the default size. The published batches of 64 are no faster.
         """
         training, dtype = self.training, self.codebook.embedding.weight.dtype
         self.eval()

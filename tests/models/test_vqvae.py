@@ -192,11 +192,6 @@ def test_reconstructions_agree_in_all_precisions(small):
         assert (small.float().reconstruct(frames).int() - whole).abs().float().mean() < 8
 
 
-def test_frames_below_4x4_pixels_are_refused(small):
-    with pytest.raises(ValueError, match="4x4"):
-        small.reconstruct(images(1, 3, 16))
-
-
 def test_pixels_survive_the_way_to_floats_and_back():
     frames = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(1, 16, 16, 3)
     x = to_unit(frames)
