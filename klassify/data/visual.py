@@ -191,8 +191,8 @@ class VisualWindows(FrameData):
     def check_model(self, model: nn.Module) -> None:
         """ValueError for a model that takes other frames or windows."""
         for name in ("size", "window"):
-            ours, wanted = getattr(self, name), getattr(model, name)
-            if ours != wanted:
+            ours, wanted = getattr(self, name), getattr(model, name, None)
+            if wanted not in (None, ours):
                 raise ValueError(f"the data has {name}={ours}, and the model {name}={wanted}")
 
     def stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:

@@ -1,7 +1,6 @@
-"""What every system is: a folder with a system.yaml, inputs, a hash, and scores of its own.
+"""A system: a folder with a system.yaml, inputs, a hash, and scores.
 
-The kinds of systems are subclasses, each in a file of its own; klassify.systems.system says which
-class a folder is of.
+The kinds of systems are subclasses in files of their own; klassify.systems.system loads them.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ MODALITIES = ("audio", "visual", "both")
 class System:
     """A system: what its system.yaml says, its folder, and the systems it is computed from.
 
-    supervision: `segment` as soon as anything that was learned from segment labels takes part.
-    scale: of its scores; `none` for a model without scores. inputs: folders relative to this
-    system's folder. parameters: of a derived system, all that its scores are computed with, and a
-    record of how that was obtained. folder and input_systems: set by `load_system`, not stored.
+    supervision: `segment` if any part of it learned from segment labels. scale: of its scores;
+    `none` for a model without scores. inputs: folders relative to this system's folder. parameters:
+    of a derived system, all that its scores are computed with, and a record of how that was
+    obtained. folder and input_systems: set by `load_system`, not stored.
     """
 
     name: str
@@ -66,8 +65,9 @@ class System:
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
+                given = getattr(self, name)
                 raise KlassifyError(
-                    f"{name}={getattr(self, name)!r} is none of {', '.join(values)}.", where=SYSTEM
+                    f"Unknown {name} {given!r} (known: {', '.join(values)}).", where=SYSTEM
                 )
         if not isinstance(self.inputs, (list, tuple)) or not isinstance(self.parameters, Mapping):
             raise KlassifyError(
@@ -84,13 +84,13 @@ class System:
 
     @property
     def own_label(self) -> str:
-        """The label this system is about, as `klassify.lists.subsets.label` names it."""
+        """The label that this system predicts, as `klassify.lists.subsets.label` names it."""
         return "video" if self.modality == "both" else self.modality
 
     @property
     def prior(self) -> float:
-        """What stands for a clip without an answer: a fusion's prior, a calibration's base rate,
-        else 0.5.
+        """The probability for a clip without an answer: prior of a fusion, base rate of a
+        calibration, else 0.5.
         """
         return self.number("prior" if "prior" in self.parameters else "base_rate", 0.5)
 
@@ -100,19 +100,14 @@ class System:
 
     @functools.cached_property
     def hash(self) -> str:
-        """16 hex digits that change with the system's description, config, weights or any of its
-        inputs.
-        """
-        files = {
-            name: file_hash_once(self.folder / name)
-            for name in (CONFIG, WEIGHTS)
-            if (self.folder / name).exists()
-        }
+        """16 hex digits that change with the description, config, weights or any of the inputs."""
+        paths = {name: self.folder / name for name in (CONFIG, WEIGHTS)}
+        files = {name: file_hash_once(path) for name, path in paths.items() if path.exists()}
         inputs = [one.hash for one in self.input_systems]
         return settings_hash({"system": self.described(), "files": files, "inputs": inputs})
 
     def with_inputs(self) -> list[System]:
-        """The system, last, after all systems that it is computed from: inputs first, each once."""
+        """All systems that it is computed from, inputs first, each once, and itself last."""
         order: dict[int, System] = {}
         _gather(self, order)
         return list(order.values())
@@ -137,8 +132,8 @@ class System:
         value = self.parameters.get(name)
         if not isinstance(value, str) or value not in values:
             raise KlassifyError(
-                f"The parameter {name} of {self.name} is none of {', '.join(values)}:"
-                f" {value!r:.40}.",
+                f"The parameter {name} of {self.name} is {value!r:.40}"
+                f" (known: {', '.join(values)}).",
                 where=SYSTEM,
                 fix="make this system again",
             )
@@ -153,64 +148,38 @@ class System:
         return f"klassify score {self.folder} --split {split}"
 
     def clip_scores(self, split: str) -> ScoreFile:
-        """Its clip scores; missing ones, or ones of an older state of it, are refused with the
-        command.
-        """
-        path, command = self.path(split, "clips"), self.score_command(split)
-        if not path.exists():
-            raise KlassifyError(
-                f"{self.name} has no clip scores for {split}.", where=path, fix=command
-            )
-        scores = read_scores(path)
-        if not self._made(scores.header):
-            raise KlassifyError(
-                f"{self.name} has changed since it scored {split}.",
-                where=path,
-                fix=f"{command} --force",
-            )
-        return scores
+        """Its clip scores; KlassifyError with the command if they are missing or outdated."""
+        return read_scores(self._current(split, "clips", "clip scores", self.score_command(split)))
 
     def frames_path(self, split: str) -> Path:
-        """Its frame scores; KlassifyError where it has none, or they are missing or of an older
-        state of it.
-        """
-        path, command = self.path(split, "frames"), self.score_command(split)
+        """The file of its frame scores; KlassifyError if they are missing or outdated."""
         if not self.has_frames:
             raise KlassifyError(
                 f"{self.name} is a {self.kind} and has no frame scores.", where=self.folder
             )
+        return self._current(split, "frames", "frame scores", self.score_command(split))
+
+    def segment_scores(self, split: str) -> ScoreFile:
+        """Its proposals; KlassifyError with the command if they are missing or outdated."""
+        command = f"klassify localise {self.folder} --split {split}"
+        return read_scores(self._current(split, "segments", "proposals", command))
+
+    def _current(self, split: str, kind: str, name: str, command: str) -> Path:
+        path = self.path(split, kind)
         if not path.exists():
-            raise KlassifyError(
-                f"{self.name} has no frame scores for {split}.", where=path, fix=command
-            )
+            raise KlassifyError(f"{self.name} has no {name} for {split}.", where=path, fix=command)
         self.refuse_older(path, command)
         return path
 
-    def segment_scores(self, split: str) -> ScoreFile:
-        """Its proposals; missing ones, or ones of an older state of it, are refused with the
-        command.
-        """
-        path = self.path(split, "segments")
-        command = f"klassify localise {self.folder} --split {split}"
-        if not path.exists():
-            raise KlassifyError(
-                f"{self.folder.name} has no proposals for {split}.", where=path, fix=command
-            )
-        self.refuse_older(path, command)
-        return read_scores(path)
-
     def refuse_older(self, path: Path, command: str) -> None:
         """Raise KlassifyError for a score file that an older state of the system made."""
-        if not self._made(read_header(path)):
+        header = read_header(path)
+        if header.settings.get("system") not in (None, self.hash):
             raise KlassifyError(
-                f"{self.folder.name} has changed since it made these scores.",
+                f"{self.name} has changed since it scored {header.split}.",
                 where=path,
                 fix=f"{command} --force",
             )
-
-    def _made(self, header: Header) -> bool:
-        by = header.settings.get("system")
-        return by is None or by == self.hash
 
 
 # Those of system.yaml, in its order.
@@ -247,5 +216,5 @@ class Derived(System):
 
 
 def made_from(header: Header) -> str:
-    """An input's scores, as the scores that are derived from them record it."""
+    """How derived scores record the scores of an input."""
     return f"{header.system} {settings_hash(header.settings)}"

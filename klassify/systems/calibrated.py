@@ -20,7 +20,7 @@ MAX_NEWTON_STEPS = 100
 
 
 def label_name(choice: str, system: System) -> str:
-    """The label that `--label own|video` means for a system, as `datalist.label` names it."""
+    """The label that `--label own|video` means for a system, see klassify.lists.subsets.label."""
     return "video" if choice == "video" else system.own_label
 
 
@@ -49,8 +49,7 @@ def fit(
     input: str = "probability",
     smooth_targets: bool = True,
 ) -> Fit:
-    """Fit Platt scaling on the clips `files` (all must be in `scores`) with labels (n,) of 1 =
-    fake.
+    """Fit Platt scaling on the clips `files` with labels (n,), 1 = fake.
 
     Clips without an answer are left out and counted. Raises KlassifyError if a clip is not in the
     scores, or if only one class remains.
@@ -94,7 +93,7 @@ def fit(
 
 def _warnings(a: float, auc: float, auc_after: float) -> list[str]:
     if a > 0 or auc < 0.5:
-        turned = "; this calibration turns their order round" if a > 0 else ""
+        turned = "; this calibration reverses their order" if a > 0 else ""
         return [
             f"scores look inverted (a {a:.4g}, AUC {auc:.4f} on the fit); higher must mean more"
             f" fake{turned}"

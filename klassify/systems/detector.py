@@ -21,6 +21,7 @@ from klassify.untrusted import refuse_cut
 
 DETECTOR = "detector.yaml"
 TASKS = ("task1", "task2")
+ENTRY = {"kind": str, "modality": str, "supervision": str, "hash": str, "inputs": list}
 GENERATED_NOTICE = (
     "These models were trained on the generated corpus alone: their answers about real videos mean"
     " nothing."
@@ -44,8 +45,7 @@ def read_answers(conf: str | os.PathLike) -> dict[str, str]:
     ]
     if unknown or not answers:
         raise KlassifyError(
-            f"Here stand answers for {unknown or 'no task'}; known are {', '.join(TASKS)}.",
-            where=conf,
+            f"Answers for {unknown or 'no task'} (known tasks: {', '.join(TASKS)}).", where=conf
         )
     return answers
 
@@ -92,9 +92,7 @@ def _entry(top: Path, system: System) -> dict[str, Any]:
 
 
 def _lmm_of(folder: Path) -> dict[str, Any]:
-    """The LMM whose features a system was trained on, as stage 1 recorded it: its name, hash of its
-    files, interval, and a CLIP of its own; {} for a system without one.
-    """
+    """The LMM whose features a system was trained on, as stage 1 recorded it; {} without one."""
     record = folder / "settings.json"
     made_with = read_json_mapping(record).get("lmm") if record.exists() else None
     names = ("lmm", "lmm_files", "clip", "clip_files", "interval")
@@ -103,9 +101,7 @@ def _lmm_of(folder: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class DetectorFile:
-    """A read detector.yaml. answers: {task: system}; systems: name -> its entry, inputs before
-    users.
-    """
+    """A read detector.yaml. answers: {task: system}; systems: {name: entry}, inputs first."""
 
     folder: Path
     answers: dict[str, str]
@@ -128,9 +124,7 @@ class DetectorFile:
 
 
 def read_detector(path: str | os.PathLike) -> DetectorFile:
-    """Read a detector.yaml (or the folder it lies in) and check that its systems are still the
-    same.
-    """
+    """Read a detector.yaml (or its folder) and check that its systems have not changed."""
     path = Path(path) / DETECTOR if Path(path).is_dir() else Path(path)
     content = read_mapping(path)
     if set(content) != {"answers", "systems"}:
@@ -150,7 +144,7 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
         )
         if not same or system.hash != entry["hash"]:
             raise KlassifyError(
-                f"The system {name} has changed since the detector was put together.",
+                f"The system {name} has changed since the detector was made.",
                 where=path,
                 fix="make stage2 force=1, or klassify detector ... --force",
             )
@@ -158,7 +152,7 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML mapping of stage 2; KlassifyError for what is none."""
+    """A YAML mapping of stage 2; KlassifyError for anything else."""
     try:
         content = read_yaml(path)
     except FileNotFoundError:
@@ -182,22 +176,16 @@ def _problem(answers: Any, entries: Any) -> str:
     """What is wrong with the content of a detector.yaml, or ''."""
     if not isinstance(answers, dict) or not isinstance(entries, dict):
         return "answers and systems are mappings"
-    if lost := [
-        name for name in answers.values() if not isinstance(name, str) or name not in entries
-    ]:
-        return f"{lost[0]!r} answers, but is not among the systems"
+    for name in answers.values():
+        if not isinstance(name, str) or name not in entries:
+            return f"{name!r} answers, but is not among the systems"
     for name, entry in entries.items():
         if leaves(name):
             return f"the system {name!r} is not a folder beside it"
-        texts = (
-            [entry.get(key) for key in ("kind", "modality", "supervision", "hash")]
-            if isinstance(entry, dict)
-            else [0]
-        )
-        if not all(isinstance(text, str) for text in (name, *texts)) or not isinstance(
-            entry.get("inputs"), list
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(key), kind) for key, kind in ENTRY.items()
         ):
-            return f"the entry of {name!r} is not whole"
+            return f"the entry of {name!r} is incomplete"
         lmm = entry.get("lmm", {})
         if not isinstance(lmm, dict) or not isinstance(lmm.get("lmm", ""), str):
             return f"the LMM of {name!r} is not a name with its settings"

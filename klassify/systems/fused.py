@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ class Rule:
     """How inputs become one score.
 
     combine: (inputs, clips) probabilities, NaN = no answer -> (clips,), NaN only where no input
-    answers. scales: those of input scores that the rule takes.
+    answers. scales: of the input scores that the rule takes.
     """
 
     combine: Callable[[np.ndarray], np.ndarray]
@@ -40,9 +40,7 @@ RULES = {"max": Rule(_max, ("probability",)), "mean": Rule(_mean, ("probability"
 
 
 def default_prior(rule: str, inputs: Sequence[System]) -> float:
-    """What the rule makes of the probabilities that the inputs give to a clip they know nothing
-    of.
-    """
+    """The rule applied to the inputs' own priors."""
     priors = np.array([[system.prior] for system in inputs])
     return float(RULES[rule].combine(priors)[0])
 
@@ -73,17 +71,7 @@ def apply(inputs: Sequence[ScoreFile], rule: str, prior: float, name: str) -> pd
         tables.append(scores.table)
         has_answer = answered(scores)
         probabilities.append(np.where(has_answer, as_probability(scores), np.nan))
-        why = (
-            scores.table["reason"].fillna("")
-            if "reason" in scores.table
-            else pd.Series("", index=scores.table.index)
-        )
-        reasons.append(
-            [
-                f"{scores.header.system}: {text}" if not ok else ""
-                for ok, text in zip(has_answer, why)
-            ]
-        )
+        reasons.append(input_reasons(scores.header.system, scores.table, has_answer))
     fused = RULES[rule].combine(np.stack(probabilities))
     first = inputs[0].table
     return pd.DataFrame(
@@ -97,6 +85,14 @@ def apply(inputs: Sequence[ScoreFile], rule: str, prior: float, name: str) -> pd
             **joined_shares(tables),
         }
     )
+
+
+def input_reasons(
+    name: str, table: pd.DataFrame, has_answer: Iterable[bool], default: str = ""
+) -> list[str]:
+    """Why an input has no answer, `name: reason` for each clip of its table; '' where it has."""
+    reasons = table["reason"].fillna("") if "reason" in table else [""] * len(table)
+    return ["" if ok else f"{name}: {reason or default}" for ok, reason in zip(has_answer, reasons)]
 
 
 class Fused(Derived):

@@ -1,15 +1,14 @@
 """The linear rule of `klassify fuse`: frame scores of several systems -> one, on the 40 ms grid.
 
-The fused system keeps its parameters in system.yaml: of each input the `columns` it takes (real
-before fake), `weight` (2, C), `bias` (2), and `means` (C), the columns' means over the frames it
-was fitted on. A frame that an input is silent about - its modality is missing, or ends more than
-`hold_s` before the clip - gets the means in its place, so that this input neither raises nor lowers
-the others' verdict; released weights have no means and get zeros. A clip that no input has frames
-for has no answer.
+system.yaml keeps the parameters: of each input the `columns` it takes (real before fake), `weight`
+(2, C), `bias` (2), and `means` (C), the columns' means over the frames of the fit. Where an input
+has no scores (its modality is missing, or ends more than `hold_s` before the clip), the means take
+their place, so that it does not influence the result; released weights have no means and use zeros.
+A clip that no input has frames for has no answer.
 
 Scores, both pure functions of the inputs' files: `<split>.frames.parquet` with the logits `real`
 and `fake` and score = fake - real, whose sigmoid is the paper's softmax; `<split>.clips.tsv` with
-the highest of a clip's frames (`aggregate: max`, the paper's) or the mean of its highest tenth
+the highest of a clip's frames (`aggregate: max`, as in the paper) or the mean of its highest tenth
 (`top`).
 """
 
@@ -39,6 +38,7 @@ from klassify.scores.score_file import align as in_order
 from klassify.settings import already_done
 from klassify.systems import align
 from klassify.systems.base import SYSTEM, System, made_from
+from klassify.systems.fused import input_reasons
 
 RULE = "linear"
 PAIR = ("real", "fake")
@@ -57,9 +57,7 @@ class Rule(NamedTuple):
 
     @classmethod
     def of(cls, system: System) -> Rule:
-        """The rule that a system.yaml holds; KlassifyError where parameters are missing or do
-        not fit.
-        """
+        """The rule in a system.yaml; KlassifyError where parameters are missing or do not fit."""
         given = system.parameters
         try:
             arrays = [np.asarray(given[name], float) for name in ("weight", "bias", "means")]
@@ -76,9 +74,7 @@ class Rule(NamedTuple):
         return rule
 
     def logits(self, values: np.ndarray) -> np.ndarray:
-        """(F, C), NaN where an input is silent -> (F, 2) logits of real and fake, with float32's
-        precision.
-        """
+        """(F, C), NaN where an input is silent -> (F, 2) logits of real and fake, as float32."""
         filled = np.where(np.isnan(values), self.means, values)
         return (filled @ self.weight.T + self.bias).astype(np.float32).astype(float)
 
@@ -88,9 +84,7 @@ class Rule(NamedTuple):
 
 
 def columns_of(source: FrameFile, resolutions: Sequence[int] = RESOLUTIONS) -> list[str]:
-    """What the fusion takes of a system: its logits, or PartialSpoof's cosines, or its score
-    where it has neither.
-    """
+    """The columns a fusion takes of a system: logits, else PartialSpoof's cosines, else score."""
     if set(PAIR) <= set(source.columns):
         return list(PAIR)
     if any(name.startswith("ps") and name.endswith("_fake") for name in source.columns):
@@ -107,9 +101,7 @@ def columns_of(source: FrameFile, resolutions: Sequence[int] = RESOLUTIONS) -> l
 
 
 def open_inputs(systems: Sequence[System], split: str) -> list[FrameFile]:
-    """The frame scores of systems; missing ones, or ones of an older state, are refused with the
-    command.
-    """
+    """The frame scores of systems; KlassifyError for missing or outdated ones."""
     return [FrameFile(system.frames_path(split)) for system in systems]
 
 
@@ -119,9 +111,7 @@ class Linear(System):
     has_frames = True
 
     def derive(self, split: str, *, force: bool = False) -> ScoreFile:
-        """Write the frame and clip scores, or keep them where nothing has changed; returns the
-        latter.
-        """
+        """Write the frame and clip scores unless nothing has changed; returns the clip scores."""
         rule, inputs = Rule.of(self), self.input_systems
         sources = open_inputs(inputs, split)
         clips = [one.clip_scores(split) for one in inputs]
@@ -172,9 +162,7 @@ def _frame_tables(
 def _clip_table(
     rule: Rule, frames: Path, clips: Sequence[pd.DataFrame], sources: Sequence[FrameFile]
 ) -> pd.DataFrame:
-    """file start end score answered reason seen heard, one row a clip; `answered` counts the inputs
-    that have frames of it.
-    """
+    """One row per clip; `answered` counts the inputs that have frames of it."""
     table = clips[0][["file", "start", "end"]].copy()
     scores: dict[str, float] = {}
     for names, values in clip_scores(FrameFile(frames), rule.aggregate):
@@ -182,25 +170,20 @@ def _clip_table(
     table["score"] = table["file"].map(scores).astype(float)
     present = np.stack([table["file"].isin(set(source.files)).to_numpy() for source in sources])
     table["answered"] = present.sum(axis=0)
-    whys = []
-    for source, own, here in zip(sources, clips, present):
-        text = own["reason"].fillna("").tolist() if "reason" in own else [""] * len(own)
-        whys.append(
-            [
-                "" if ok else f"{source.header.system}: {why or 'no frames'}"
-                for ok, why in zip(here, text)
-            ]
-        )
-    table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*whys)]
+    reasons = [
+        input_reasons(source.header.system, own, has_frames, default="no frames")
+        for source, own, has_frames in zip(sources, clips, present)
+    ]
+    table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*reasons)]
     return table.assign(**joined_shares(clips))
 
 
 class Gathered(NamedTuple):
-    """Frames of n clips that every input speaks about.
+    """The frames of n clips for which every input has scores.
 
-    values: (F, C) float32. offsets: (n + 1,) of the clips among them. counts: (n,) frames of each
-    clip before the others are left out; kept: (sum of counts,) whether each is among the F. means:
-    (C,), over all of an input's.
+    values: (F, C) float32. offsets: (n + 1,) of the clips among them. counts: (n,) all frames of
+    each clip; kept: (sum of counts,) whether each is among the F. means: (C,) over all frames of
+    an input.
     """
 
     values: np.ndarray
@@ -216,9 +199,7 @@ def gather(
     files: Sequence[str],
     hold_s: float | None,
 ) -> Gathered:
-    """The frames of `files` in their order; see klassify.systems.align.aligned for the
-    arguments.
-    """
+    """The frames of `files` in their order; arguments as in klassify.systems.align.aligned."""
     values, counts, kept, sums = [], [], [], 0.0
     for block in frame_file.blocks(files):
         found = align.aligned(sources, columns, block, hold_s=hold_s)
@@ -238,8 +219,5 @@ def gather(
 
 def parameters_of(rule: Rule, **more: Any) -> Mapping[str, Any]:
     """The parameters of the system.yaml that `Rule.of` reads."""
-    plain = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in rule._asdict().items()
-    }
-    return {"rule": RULE} | plain | more
+    arrays = {name: getattr(rule, name).tolist() for name in ("weight", "bias", "means")}
+    return {"rule": RULE, **rule._asdict(), **arrays, **more}

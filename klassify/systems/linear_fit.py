@@ -85,7 +85,7 @@ def fit_linear(
     )
     _check_split(fit_on, report_on)
     _check_supervision(options.supervision, inputs)
-    made_with = _made_with(inputs, columns, hold_s, options.aggregate, prior)
+    made_with = _common(inputs, columns, hold_s, options.aggregate, prior)
     made_with |= dataclasses.asdict(options)
     made_with["scores"] = [file_hash(source.path) for source in sources]
     made_with["labels"] = [fit_on.hash, report_on.hash]
@@ -95,7 +95,7 @@ def fit_linear(
     more["report"] = _report(rule, sources, report_on, options.supervision)
     if prior is not None:
         more["prior"] = prior
-    return _write(out, inputs, rule, options.supervision, more, made_with)
+    return _write(out, inputs, rule, options.supervision, **more, made_with=made_with)
 
 
 def released_linear(
@@ -109,28 +109,29 @@ def released_linear(
     prior: float | None = None,
     force: bool = False,
 ) -> System | None:
-    """A linear fusion with released weights, as `fit_linear`; of the options, the split and the
-    aggregation count.
+    """A linear fusion with released weights, as `fit_linear`; of the options, only scores_split and
+    aggregate are used.
     """
     inputs, sources = _inputs(inputs, options.scores_split)
     columns = [columns_of(source, resolutions) for source in sources]
-    made_with = _made_with(inputs, columns, hold_s, options.aggregate, prior)
-    made_with["weights"] = file_hash(_existing(weights))
+    made_with = _common(inputs, columns, hold_s, options.aggregate, prior)
+    made_with["weights"] = file_hash(weights)
     if made_before(out, made_with, force=force):
         return None
     rule = _released(weights, columns, hold_s, options.aggregate)
-    more = {"prior": 0.5 if prior is None else prior}
+    prior = 0.5 if prior is None else prior
     # the published fusion was trained on segments
-    return _write(out, inputs, rule, "segment", more, made_with)
+    return _write(out, inputs, rule, "segment", prior=prior, made_with=made_with)
 
 
-def _made_with(
+def _common(
     inputs: Sequence[System],
     columns: list[list[str]],
     hold_s: float | None,
     aggregate: str,
     prior: float | None,
 ) -> dict[str, Any]:
+    """What every linear fusion is made with."""
     return {
         "inputs": [system.hash for system in inputs],
         "columns": columns,
@@ -141,14 +142,9 @@ def _made_with(
 
 
 def _write(
-    out: Path,
-    inputs: Sequence[System],
-    rule: Rule,
-    supervision: str,
-    more: dict[str, Any],
-    made_with: dict[str, Any],
+    out: Path, inputs: Sequence[System], rule: Rule, supervision: str, **record: Any
 ) -> System:
-    parameters = parameters_of(rule, **more, made_with=made_with)
+    parameters = parameters_of(rule, **record)
     system = derived_system(out, "fusion", inputs, "log_odds", parameters, supervision)
     write_system(out, system)
     return system
@@ -157,7 +153,7 @@ def _write(
 def _inputs(systems: Sequence[System], split: str) -> tuple[list[System], list[FrameFile]]:
     """The systems and their frame scores, those with real and fake logits first.
 
-    So the picture rules the length of a clip, and released weights meet their columns.
+    So the picture sets the length of a clip, and released weights meet their columns.
     """
     pairs = list(zip(systems, open_inputs(systems, split)))
     pairs.sort(key=lambda pair: not set(PAIR) <= set(pair[1].columns))
@@ -167,45 +163,28 @@ def _inputs(systems: Sequence[System], split: str) -> tuple[list[System], list[F
     return [system for system, _ in pairs], [source for _, source in pairs]
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise KlassifyError(
-            "This file does not exist.", where=path, fix="klassify import-checkpoint fusion ..."
-        )
-    return path
-
-
 class _Labelled:
-    """A labelled subset: `files`, their clip labels (n,), and with segment supervision the fake
-    `truth`.
-    """
+    """A labelled subset: `files`, clip `label` (n,), and with segment supervision the `truth`."""
 
     def __init__(self, labels: Path, subset: str, options: FitOptions):
         by_segment = options.supervision == "segment"
         frame = subsets.load_split(labels, subset, segments=by_segment)
-        self.name, self.files, self.sources = (
-            subset,
-            frame["file"].tolist(),
-            set(frame["source"]) - {""},
-        )
-        self.truth: Truth | None = None
+        self.name, self.files = subset, frame["file"].tolist()
+        self.sources = set(frame["source"]) - {""}
         if by_segment:
-            self.truth = Truth.from_list(frame, SEGMENTS[options.label])
-            self.label = (np.diff(self.truth.offsets) > 0).astype(int)
-            content = {
-                "segments": np.round(self.truth.segments, 4).tolist(),
-                "offsets": self.truth.offsets.tolist(),
-            }
+            truth = self.truth = Truth.from_list(frame, SEGMENTS[options.label])
+            self.label = (np.diff(truth.offsets) > 0).astype(int)
+            segments = np.round(truth.segments, 4).tolist()
+            content = {"segments": segments, "offsets": truth.offsets.tolist()}
         else:
-            self.label = subsets.label(
-                frame, "video" if options.label == "union" else options.label
-            )
+            modality = "video" if options.label == "union" else options.label
+            self.label = subsets.label(frame, modality)
             content = {"label": self.label.tolist()}
         self.hash = settings_hash({"files": self.files, **content})
 
     def of(self, found: Gathered, supervision: str) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """Labels of what was gathered of these clips: of frames (1 where any part is fake), None,
-        "frame"; or of the clips that have frames, the offsets of these, "clip".
+        """(labels, offsets, unit) of the gathered frames: of frames (1 where any part is fake),
+        with offsets None; or with clip supervision of the clips that have frames.
         """
         if supervision == "segment":
             return frame_labels(self.truth, found.counts, FRAME_S)[found.kept], None, "frame"
@@ -214,25 +193,26 @@ class _Labelled:
 
 
 def _check_split(fit_on: _Labelled, report_on: _Labelled) -> None:
-    """No clip, and unless the subset says that it leaks no source, may lie on both sides."""
+    """No clip may be in both parts, and no source unless the subset is called leaking."""
     both = set(fit_on.files) & set(report_on.files)
     sources = fit_on.sources & report_on.sources
     if both or (sources and "leaking" not in fit_on.name):
         what, names = ("clips", both) if both else ("sources", sources)
         raise KlassifyError(
-            f"{len(names)} {what} lie in {fit_on.name} and in {report_on.name}:"
+            f"{len(names)} {what} are both in {fit_on.name} and in {report_on.name}:"
             f" {first_few(sorted(names))}.",
             fix="fit and report on parts that share no source, such as val_fit and val_report",
         )
     if sources:
-        print(f"warning: {len(sources)} sources lie on both sides of the fit", file=sys.stderr)
+        text = f"{len(sources)} sources are both in the fit and in the report"
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _check_supervision(supervision: str, inputs: Sequence[System]) -> None:
     learned = [system.folder.name for system in inputs if system.supervision == "segment"]
     if supervision == "clip" and learned:
         raise KlassifyError(
-            f"{', '.join(learned)} learned from segment labels, so that no fusion of it is"
+            f"{', '.join(learned)} learned from segment labels, so a fusion of it cannot be"
             " clip-supervised.",
             fix="train the inputs with supervision: clip, or fit with --supervision segment",
         )
@@ -245,7 +225,7 @@ def _fitted(
     options: FitOptions,
     clips: _Labelled,
 ) -> tuple[Rule, dict[str, Any]]:
-    """The fusion, and what to note of it: its prior, and `fit`, how it came about."""
+    """The fusion, and what is recorded with it: its prior, and `fit`."""
     from klassify.models import linear_fusion
 
     found = gather(sources, columns, clips.files, hold_s)
@@ -265,21 +245,17 @@ def _fitted(
         **settings,
         "loss": fitted.loss,
         "steps": fitted.steps,
-    }
-    counts = {
         "n_clips": int((np.diff(found.offsets) > 0).sum()),
         "n_frames": len(found.values),
         "n_frames_left_out": int((~found.kept).sum()),
     }
-    return rule, {"prior": float(clips.label.mean()), "fit": record | counts}
+    return rule, {"prior": float(clips.label.mean()), "fit": record}
 
 
 def _report(
     rule: Rule, sources: Sequence[FrameFile], clips: _Labelled, supervision: str
 ) -> dict[str, Any]:
-    """AUC of the fusion and of each input's own score on the frames (or clips) that all inputs
-    speak about.
-    """
+    """AUC of the fusion and of each input's score on the frames (or clips) that all inputs have."""
     found = gather(sources, rule.columns, clips.files, rule.hold_s)
     own = gather(sources, [["score"]] * len(sources), clips.files, rule.hold_s)
     scores = {"fused": rule.log_odds(found.values)}

@@ -26,8 +26,8 @@ def calibrate(
     smooth_targets: bool = True,
     force: bool = False,
 ) -> Fit | None:
-    """Fit Platt scaling of a system on a labelled subset and write its folder; None where it is
-    there already. See klassify.systems.calibrated.fit.
+    """Fit Platt scaling of a system on a labelled subset and write its folder; None if it is up to
+    date. See klassify.systems.calibrated.fit.
     """
     if out.resolve() == system.folder.resolve():
         raise KlassifyError("A calibrated system needs a folder of its own.", where=out)
@@ -60,9 +60,9 @@ def fuse(
     prior: float | None = None,
     force: bool = False,
 ) -> System | None:
-    """Write the folder of a fusion of clip scores; None where it is there already.
+    """Write the folder of a fusion of clip scores; None if it is up to date.
 
-    rule: of klassify.systems.fused.RULES. prior: None for what the rule makes of the inputs'.
+    rule: of klassify.systems.fused.RULES. prior: None: the rule applied to the inputs' priors.
     """
     for system in inputs:
         check_scale(rule, system.name, system.scale)
@@ -81,4 +81,4 @@ def check_inputs(out: Path, inputs: Sequence[Path], least: int = 2) -> None:
     folders = {path.resolve() for path in inputs}
     if len(folders) < max(least, len(inputs)) or out.resolve() in folders:
         few = "two or more different systems" if least == 2 else "different systems"
-        raise KlassifyError(f"A fusion joins {few} in a folder of its own.", where=out)
+        raise KlassifyError(f"A fusion needs {few} and a folder of its own.", where=out)

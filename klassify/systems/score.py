@@ -1,6 +1,4 @@
-"""Score any system on a split: trained models from their inputs, derived ones from the scores of
-others.
-"""
+"""Score any system on a split: trained models from media or features, others from scores."""
 
 from __future__ import annotations
 
@@ -34,12 +32,12 @@ def score(
     loaded: tuple | None = None,
     force: bool = False,
 ) -> str:
-    """Score a split with a system, or keep the scores where nothing has changed; returns what to
-    say: which file is there, or what it lacks.
+    """Score a split with a system unless nothing has changed; returns a line that says what is
+    there or still missing.
 
     sources: of a trained model; derived systems need none. shard: (i, n), share i of n of the
-    chunks, from 1. aggregate: windows or frames -> clip score, None for the system's own. loaded: a
-    trained model and its data, where they were loaded before.
+    chunks, from 1. aggregate: windows or frames -> clip score, None for the system's own. loaded:
+    (model, data) if already loaded.
     """
     if not isinstance(system, Trained):
         scores = system.derive(split, force=force)
@@ -50,23 +48,12 @@ def score(
     if not shards.is_done(parts, force=force):
         model, data = loaded or system.load()
         i, n = shard
-        shards.score_share(
-            parts,
-            model,
-            data,
-            sources,
-            i,
-            n,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            approximate=approximate,
-        )
+        how = {"batch_size": batch_size, "workers": workers, "device": device}
+        shards.score_share(parts, model, data, sources, i, n, approximate=approximate, **how)
         if not shards.finish(parts):
             return (
-                f"{parts.folder}: shard {i}/{n} is done, {shards.missing_text(parts, n)}. Who"
-                " does the last one joins them; so does"
-                f" `klassify merge {system.folder} --split {split}`"
+                f"{parts.folder}: shard {i}/{n} is done, {shards.missing_text(parts, n)}. The last"
+                f" shard merges them, or `klassify merge {system.folder} --split {split}`"
             )
     return keep_clip_scores(system, parts, sources)
 
@@ -88,14 +75,12 @@ def plan(
     aggregate: str | None = None,
     approximate: bool = False,
 ) -> Parts:
-    """What is to be scored, in chunks, and what the scores depend on; nothing of the model's size
-    is made or read.
-    """
+    """The chunks to score and the settings that the scores depend on, without loading the model."""
     from klassify.scores.clip_scores import check_how
 
     if system.scale == "none":
         raise KlassifyError(
-            f"{system.name} has no scores: other systems use what it makes.", where=system.folder
+            f"{system.name} has no scores: other systems use its output.", where=system.folder
         )
     if sources is None:
         raise KlassifyError(
@@ -120,9 +105,7 @@ def plan(
 
 
 def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
-    """Write the clip scores of what is scored, unless there are some of this aggregation; returns
-    what to say.
-    """
+    """Write the clip scores unless they are up to date; returns a line that says what is there."""
     from klassify.scores import clip_scores
 
     header, folder = parts.header, system.folder
@@ -141,4 +124,4 @@ def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
 
 
 def _said(path: Path, n_unanswered: int) -> str:
-    return f"{path}{f', {n_unanswered} clips without an answer' if n_unanswered else ''}"
+    return f"{path}, {n_unanswered} clips without an answer" if n_unanswered else str(path)

@@ -22,8 +22,8 @@ def to_probability(score: np.ndarray, scale: str, *, where: object = None) -> np
     """Scores on a scale as probabilities of fake in [0, 1], in the same order; log-odds go through
     a sigmoid.
 
-    A cosine score, fake minus real, becomes (1 + score) / 2, cut to [0, 1]: the P2SGrad loss is the
-    squared distance of both cosines to 0 and 1, whose minimum is the class's probability, so that
+    A cosine score, fake minus real, becomes (1 + score) / 2, clipped to [0, 1]: the P2SGrad loss is
+    the squared distance of both cosines to 0 and 1, whose minimum is the class's probability, so
     the difference estimates 2 p - 1. It is not a calibrated probability (`klassify calibrate` makes
     one of it).
     """
@@ -35,7 +35,7 @@ def to_probability(score: np.ndarray, scale: str, *, where: object = None) -> np
     if scale == "cosine":
         return np.clip((1 + score) / 2, 0, 1)
     raise KlassifyError(
-        f"These scores are a {scale}, which says nothing of probabilities.", where=where
+        f"Scores of the scale {scale} do not convert to probabilities.", where=where
     )
 
 

@@ -114,10 +114,9 @@ def derived_system(
     parameters: Mapping[str, Any],
     supervision: str = "clip",
 ) -> System:
-    """The description of a system that is computed from others, with what it takes over from them.
+    """The description of a system that is computed from others.
 
-    supervision: of what was fitted; an input that learned from segments makes it `segment` in any
-    case.
+    supervision: of the fit; an input that learned from segments makes it `segment`.
     """
     modalities = {system.modality for system in inputs}
     if any(system.supervision == "segment" for system in inputs):
@@ -137,9 +136,7 @@ def derived_system(
 def made_before(
     folder: str | os.PathLike, made_with: Mapping[str, Any], *, force: bool = False
 ) -> bool:
-    """Whether the folder holds this very derived system. Any other system there is refused,
-    unless `force`.
-    """
+    """Whether the folder holds this derived system; KlassifyError if another, unless `force`."""
     path = Path(folder) / SYSTEM
     if force or not path.exists():
         return False
@@ -148,6 +145,6 @@ def made_before(
         raise KlassifyError(
             f"This folder holds {there['name']}, a system of another kind ({there['kind']}).",
             where=path,
-            fix="write to another folder, or give --force to replace it",
+            fix="write to another folder, or pass --force to replace it",
         )
     return already_done(path, there["parameters"]["made_with"], made_with)

@@ -219,7 +219,10 @@ def visual(tmp_path):
                         "lmm_dims": [6, 10],
                     },
                 },
-                "data": {"class_path": "klassify.data.visual.VisualWindows"},
+                "data": {
+                    "class_path": "klassify.data.visual.VisualWindows",
+                    "init_args": {"size": 32, "window": 2},
+                },
                 "train": {},
             }
         )
