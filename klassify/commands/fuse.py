@@ -22,6 +22,7 @@ inputs trained on clip labels. `--weights` uses released weights.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,21 +34,12 @@ from klassify.systems import linear
 from klassify.systems.align import HOLD_S
 from klassify.systems.base import SYSTEM, System
 from klassify.systems.fused import RULES
+from klassify.systems.linear_fit import FitOptions, fit_linear, released_linear
 from klassify.systems.make import check_inputs, fuse
 from klassify.systems.system import load_systems
 
-# of --rule linear alone: those of klassify.systems.linear_fit.FitOptions, and others
-FIT_OPTIONS = (
-    "label",
-    "supervision",
-    "solver",
-    "epochs",
-    "seed",
-    "aggregate",
-    "scores_split",
-    "subset",
-    "report",
-)
+# of --rule linear alone
+FIT_OPTIONS = tuple(field.name for field in dataclasses.fields(FitOptions))
 LINEAR_OPTIONS = ("labels", "weights", "resolutions", "hold", *FIT_OPTIONS)
 
 
@@ -93,7 +85,7 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
         metavar="S",
         help=(
             "seconds for which the last frame of an input that "
-            "ends early counts, then it is silent (default 0.64; inf with --weights)"
+            "ends early is repeated (default 0.64; inf with --weights)"
         ),
     )
     group.add_argument(
@@ -117,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     if system is None:
         print(f"{args.out / SYSTEM} is up to date")
     elif args.rule == linear.RULE:
-        print(_told(system))
+        print(_summary(system))
     else:
         names = ", ".join(one.name for one in inputs)
         print(f"{system.name}: {args.rule} of {names}, prior {system.prior:.4g}")
@@ -135,8 +127,6 @@ def _refuse_linear_options(args: argparse.Namespace) -> None:
 
 
 def _linear(args: argparse.Namespace, inputs: Sequence[System]) -> System | None:
-    from klassify.systems.linear_fit import FitOptions, fit_linear, released_linear
-
     if bool(args.labels) == bool(args.weights):
         raise KlassifyError(
             "Give --labels to fit the fusion, or --weights for released ones; one of the two."
@@ -164,9 +154,7 @@ def _resolutions(text: str | None) -> Sequence[int]:
 
 
 def _hold(args: argparse.Namespace) -> float | None:
-    """`hold_s` of klassify.systems.align.aligned; the published fusion holds to the end of the
-    clip.
-    """
+    """hold_s of klassify.systems.align.aligned; the published fusion holds to the clip's end."""
     if args.hold is None:
         return None if args.weights else HOLD_S
     if not args.hold >= 0:
@@ -174,7 +162,7 @@ def _hold(args: argparse.Namespace) -> float | None:
     return None if np.isinf(args.hold) else args.hold
 
 
-def _told(system: System) -> str:
+def _summary(system: System) -> str:
     given = system.parameters
     if "fit" not in given:
         return f"{system.name}: released weights, supervision {system.supervision}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ from klassify.models.weights.load import (
     weights_path,
 )
 from klassify.models.weights.published import KEY_MAPS
-from klassify.scores.chunks import NAME
-from klassify.scores.score_file import KINDS, read_header
 from klassify.settings import already_done, file_hash
 from klassify.systems.experiment import (
     ENVIRONMENT,
@@ -194,9 +192,10 @@ class Released:
         if not force and _is_imported(folder, settings):
             return None
         report = self.load()
+        if (folder / SYSTEM).exists() or (folder / SETTINGS).exists():
+            shutil.rmtree(folder / "scores", ignore_errors=True)
         for name in (SYSTEM, "training.json", STATE, METRICS, WEIGHTS):  # of an older system
             (folder / name).unlink(missing_ok=True)
-        _remove_scores(folder / "scores")
         write_json(folder / SETTINGS, settings)
         save_config(folder, experiment.resolved)
         write_json(folder / ENVIRONMENT, environment())
@@ -226,21 +225,3 @@ def _is_imported(folder: Path, settings: dict[str, Any]) -> bool:
         )
     made_with = read_json(record) if record.exists() else {} if system.exists() else None
     return already_done(record, made_with, settings) and system.exists()
-
-
-def _remove_scores(folder: Path) -> None:
-    """Remove score files, their parts, and folders that are then empty; other files stay."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
-        kind = next((ending for ending in KINDS.values() if path.name.endswith(ending)), None)
-        with contextlib.suppress(KlassifyError, OSError):  # another file; a folder in use
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
-            elif NAME.fullmatch(path.name):
-                path.unlink()
-            elif kind and read_header(path):
-                path.unlink()
-                path.with_name(f"{path.name.removesuffix(kind)}.failures.tsv").unlink(
-                    missing_ok=True
-                )
-    with contextlib.suppress(OSError):
-        folder.rmdir()

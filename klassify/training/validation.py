@@ -1,17 +1,18 @@
 """How good a model is on its validation clips, from the scores that `klassify score` would give.
 
-Every function takes `ranks`, each of which does its share; all of them get the same result.
+Each rank does its share, and all get the same result.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from klassify.data.base import ClipData, Examples, Sources
@@ -79,7 +80,9 @@ def _of_frames(
         labels = data.labels(table)
         rows = [pooled(r, np.array([0, len(r)]), "top") for r in rows]
     _check_two_classes(labels, unit, data.val_split, sources)
-    loss = _example_loss(model, data, sources, ranks, how["batch_size"], how["device"])
+    loss = _mean_over_examples(
+        data, sources, ranks, how, lambda batch: (float(model.loss(batch)), len(batch["label"]))
+    )
     return {"val_loss": loss, "val_auc": roc_auc(labels, np.concatenate(rows))}
 
 
@@ -97,36 +100,16 @@ def _frame_scores(
 
 
 @torch.inference_mode()
-def _example_loss(
-    model: nn.Module,
+def _mean_over_examples(
     data: ClipData,
     sources: Sources,
     ranks: Ranks,
-    size: int,
-    device: torch.device,
+    how: dict[str, Any],
+    measure: Callable[[dict[str, Tensor]], tuple[float, int]],
 ) -> float:
-    examples = Examples(data, sources, data.val_split, seed=0)
-    sums = {}  # by batch, so that the number of ranks makes no difference
-    for first in ranks.share(range(0, len(examples), size)):
-        numbers = range(first, min(first + size, len(examples)))
-        batch, _ = examples.collate([examples[0, i] for i in numbers])
-        if batch is not None:
-            batch = {key: value.to(device) for key, value in batch.items()}
-            count = len(batch["label"])
-            sums[first] = float(model.loss(batch)) * count, count
-    together = {first: pair for part in ranks.gather(sums) for first, pair in part.items()}
-    total, count = (sum(values) for values in zip(*(together[first] for first in sorted(together))))
-    return total / count
+    """The mean of a measure over one fixed example per clip, from all ranks.
 
-
-@torch.inference_mode()
-def _of_images(
-    model: nn.Module, data: ClipData, sources: Sources, ranks: Ranks, how: dict[str, Any]
-) -> dict[str, float]:
-    """How well frames are reconstructed, on the same whole frames of each clip every time.
-
-    `val_loss`: the mean squared error alone, in units of [-1, 1] as in the training loss, whose
-    other parts may rise while the picture gets better. `val_psnr`: the same in dB.
+    measure: batch on the device -> (value, weight).
     """
     examples = Examples(data, sources, data.val_split, seed=0)
     keys = [(0, index) for index in range(len(examples))]
@@ -141,19 +124,35 @@ def _of_images(
     sums = []
     for batch, _ in loader:
         if batch is None:
-            sums.append((0, 0.0))
+            sums.append((0.0, 0))
             continue
-        images = batch["frames"].to(how["device"])
-        sums.append((len(images), len(images) * mean_square(images, model.reconstruct(images))))
-    # the batches in the order of the list
-    rounds = itertools.zip_longest(*ranks.gather(sums), fillvalue=(0, 0.0))
-    pairs = [(0, 0.0), *itertools.chain.from_iterable(rounds)]
-    n_frames, error = (sum(values) for values in zip(*pairs))
-    if not n_frames:
+        value, weight = measure({key: part.to(how["device"]) for key, part in batch.items()})
+        sums.append((value * weight, weight))
+    # in the order of the list, so that the number of ranks makes no difference
+    rounds = itertools.zip_longest(*ranks.gather(sums), fillvalue=(0.0, 0))
+    total, weight = (sum(part) for part in zip((0.0, 0), *itertools.chain.from_iterable(rounds)))
+    if not weight:
         raise KlassifyError(
             f"No clip of {data.val_split} can be read to validate on.", where=sources.media
         )
-    return {"val_loss": error / n_frames / 127.5**2, "val_psnr": decibels(error / n_frames)}
+    return total / weight
+
+
+def _of_images(
+    model: nn.Module, data: ClipData, sources: Sources, ranks: Ranks, how: dict[str, Any]
+) -> dict[str, float]:
+    """How well frames are reconstructed, on the same whole frames of each clip every time.
+
+    `val_loss`: the mean squared error alone, in units of [-1, 1] as in the training loss, whose
+    other parts may rise while the picture gets better. `val_psnr`: the same in dB.
+    """
+
+    def measure(batch: dict[str, Tensor]) -> tuple[float, int]:
+        images = batch["frames"]
+        return mean_square(images, model.reconstruct(images)), len(images)
+
+    error = _mean_over_examples(data, sources, ranks, how, measure)
+    return {"val_loss": error / 127.5**2, "val_psnr": decibels(error)}
 
 
 def _check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Sources) -> None:
