@@ -54,22 +54,14 @@ def sources(tmp_path_factory):
                 write_lossless(path, clip(index, n))
             if n == 9:
                 path.write_bytes(path.read_bytes()[:300])
-            rows.append(
-                {"file": path.name, "n_frames": n or 9, "fps": 25.0, "duration": (n or 9) / 25}
-            )
+            rows.append({"file": path.name, "n_frames": n or 9, "duration": (n or 9) / 25})
         data_list.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     return Sources(root / "lists", root / "media", root / "features")
 
 
 def command(sources, config, out, *more):
-    places = [
-        "--lists",
-        str(sources.lists),
-        "--media",
-        str(sources.media),
-        "--features",
-        str(sources.features),
-    ]
+    places = ["--lists", str(sources.lists), "--media", str(sources.media)]
+    places += ["--features", str(sources.features)]
     return ["train", str(config), *more, "--out", str(out), *places, "--accelerator", "cpu"]
 
 
@@ -90,9 +82,7 @@ def test_examples_are_different_frames_of_one_clip(sources, keep):
     shown = (images[:, 0, 0, 1] // 10).tolist()
     assert shown == sorted(set(shown)) and torch.equal(images, torch.from_numpy(clip(0, 12)[shown]))
     assert torch.equal(examples[0, 0]["frames"], images)
-    assert keep or not torch.equal(
-        examples[1, 0]["frames"], images
-    )  # other frames in another epoch
+    assert keep or not torch.equal(examples[1, 0]["frames"], images)  # another epoch
     assert shown == [0, 4, 7, 11] or not keep
 
 
@@ -119,24 +109,16 @@ def test_trains_without_labels_and_has_no_scores(sources, config, tmp_path, caps
     out = tmp_path / "vqvae"
     assert cli.main(command(sources, config, out)) == 0
     assert "val_psnr" in capsys.readouterr().err
-    record, metrics = (
-        json.loads((out / "training.json").read_text()),
-        pd.read_csv(out / "metrics.csv"),
-    )
+    record = json.loads((out / "training.json").read_text())
+    metrics = pd.read_csv(out / "metrics.csv")
     assert list(metrics.columns) == ["epoch", "train_loss", "lr", "val_loss", "val_psnr"]
-    assert (
-        record["val_psnr"] == pytest.approx(metrics["val_psnr"].max())
-        and record["failed_clips"] == 2
-    )
+    assert record["val_psnr"] == pytest.approx(metrics["val_psnr"].max())
+    assert record["failed_clips"] == 2
     expected = 10 * np.log10(4 / metrics["val_loss"])  # pixels span 2 in [-1, 1]
     np.testing.assert_allclose(metrics["val_psnr"], expected, rtol=1e-6)
     system = load_system(out)
-    assert (system.kind, system.modality, system.supervision, system.scale) == (
-        "model",
-        "visual",
-        "clip",
-        "none",
-    )
+    assert (system.kind, system.modality) == ("model", "visual")
+    assert (system.supervision, system.scale) == ("clip", "none")
     score = ["score", str(out), "--split", "val", *command(sources, config, out)[4:-2]]
     assert cli.main(score) == 2
     assert "vqvae has no scores" in capsys.readouterr().err

@@ -38,9 +38,8 @@ def sources(small_data):
 def test_a_crop_of_audio_carries_the_labels_of_its_own_frames():
     data = AudioFrames(window=10 * FRAME_SAMPLES, stride=5 * FRAME_SAMPLES)
     n_frames = 60
-    wave = np.repeat(
-        np.arange(n_frames, dtype=np.float32), FRAME_SAMPLES
-    )  # each frame holds its own number
+    # each frame holds its own number
+    wave = np.repeat(np.arange(n_frames, dtype=np.float32), FRAME_SAMPLES)
     fake = np.array([[0.4, 0.8], [1.2, 1.24]])
     labels = encode_labels(fake, n_frames)
     for seed in range(20):
@@ -90,33 +89,27 @@ def test_frame_rows_are_on_the_grid_and_whole(sources):
     class Oracle(torch.nn.Module):  # "fake" where the first feature is high
         def tag_log_probs(self, batch):
             fake = torch.sigmoid(8 * (batch["features"][..., 0] - 1.2))
-            return (
-                torch.stack([1 - fake, fake / 3, fake / 3, fake / 3], dim=-1).clamp_min(1e-6).log()
-            )
+            tags = torch.stack([1 - fake, fake / 3, fake / 3, fake / 3], dim=-1)
+            return tags.clamp_min(1e-6).log()
 
-    table, reasons = score_frames(
-        Oracle(), MouthTags(window=32, stride=16), sources, "val", progress=False
-    )
+    data = MouthTags(window=32, stride=16)
+    table, reasons = score_frames(Oracle(), data, sources, "val", progress=False)
     listed = sources.table("val")
-    assert set(table["file"]) | set(reasons) == set(listed["file"]) and list(reasons.values()) == [
-        "no face"
-    ]
+    assert set(table["file"]) | set(reasons) == set(listed["file"])
+    assert list(reasons.values()) == ["no face"]
     for file, rows in table.groupby("file"):
         n_frames = int(listed.set_index("file").loc[file, "n_frames"])
         np.testing.assert_allclose(rows["start"], np.arange(n_frames) * 0.04, atol=1e-9)
-        np.testing.assert_allclose(
-            np.exp(rows[["log_o", "log_b", "log_i", "log_l"]]).sum(axis=1), 1, atol=1e-6
-        )
+        tags = np.exp(rows[["log_o", "log_b", "log_i", "log_l"]])
+        np.testing.assert_allclose(tags.sum(axis=1), 1, atol=1e-6)
         fake = "visual" in file or "both" in file
         assert (rows["score"].iloc[12:28].median() > 0) == fake
 
 
 def test_only_localisers_read_segments(sources):
     assert "fake_segments" not in sources.table("train").columns
-    assert (
-        MouthFeatures().supervision == "clip"
-        and MouthTags().supervision == AudioFrames().supervision == "segment"
-    )
+    assert MouthFeatures().supervision == "clip"
+    assert MouthTags().supervision == AudioFrames().supervision == "segment"
 
 
 def test_a_clip_without_a_face_has_no_rows(sources):
@@ -129,42 +122,25 @@ def test_the_tagger_finds_the_planted_fakes_from_training_to_proposals(tmp_path,
     config, out = tmp_path / "tags.yaml", tmp_path / "tcn_tags"
     config.write_text(TAGS)
     assert load_experiment(config).data.supervision == "segment"
-    assert (
-        cli.main(
-            ["train", str(config), "--out", str(out), *small_data.arguments, "--accelerator", "cpu"]
-        )
-        == 0
-    )
+
+    def klassify(command, *words):
+        assert cli.main([command, *map(str, words)]) == 0
+
+    klassify("train", config, "--out", out, *small_data.arguments, "--accelerator", "cpu")
     assert json.loads((out / "training.json").read_text())["val_auc"] > 0.9
-    assert (
-        cli.main(["score", str(out), "--split", "val", *small_data.arguments, "--device", "cpu"])
-        == 0
-    )
-    assert (
-        score_file.read_header(score_file.score_path(out, "val", "frames")).supervision == "segment"
-    )
-    assert cli.main(["tune", str(out), "--labels", str(small_data.lists), "--segments", "own"]) == 0
-    assert cli.main(["localise", str(out), "--split", "val"]) == 0
+    klassify("score", out, "--split", "val", *small_data.arguments, "--device", "cpu")
+    frames = score_file.score_path(out, "val", "frames")
+    assert score_file.read_header(frames).supervision == "segment"
+    klassify("tune", out, "--labels", small_data.lists, "--segments", "own")
+    klassify("localise", out, "--split", "val")
     labels = small_data.lists / "val.tsv"
-    evaluate = [
-        "evaluate",
-        str(out),
-        "--task",
-        "2",
-        "--split",
-        "val",
-        "--labels",
-        str(labels),
-        "--bootstrap",
-        "20",
-    ]
-    assert cli.main([*evaluate, "--out", str(tmp_path / "evaluation")]) == 0
+    evaluation = ["--task", 2, "--split", "val", "--labels", labels, "--bootstrap", 20]
+    klassify("evaluate", out, *evaluation, "--out", tmp_path / "evaluation")
     report = (tmp_path / "evaluation/val.task2.txt").read_text()
     assert "random" in report and "tcn_tags" in report
     found = score_file.read_scores(score_file.score_path(out, "val", "segments")).table
     best = found.sort_values("score").groupby("file").tail(1).set_index("file")
     for file in data_list.read_list(labels)["file"]:
         if file in best.index and ("visual" in file or "both" in file):
-            assert (
-                abs(best.loc[file, "start"] - 0.4) < 0.1 and abs(best.loc[file, "end"] - 1.2) < 0.1
-            )
+            found = best.loc[file, ["start", "end"]].tolist()
+            assert found == pytest.approx([0.4, 1.2], abs=0.1)

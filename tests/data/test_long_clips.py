@@ -47,15 +47,7 @@ def sources(request, tmp_path_factory) -> Sources:
     write_mp4(path, request.param)
     wave = decoder.read_audio(path)
     assert abs(len(wave) / RATE - request.param) < 0.1
-    row = {
-        "file": "long.mp4",
-        "n_frames": int(request.param * 25),
-        "fps": 25.0,
-        "n_samples": len(wave),
-        "duration": len(wave) / RATE,
-        "modify_type": "",
-        "source": "",
-    }
+    row = {"file": "long.mp4", "n_samples": len(wave), "duration": len(wave) / RATE}
     data_list.write_list(root / "lists/test.tsv", pd.DataFrame([row]))
     return Sources(root / "lists", root / "media", root / "features")
 
@@ -67,18 +59,15 @@ def system(name):
 
 
 class Memory:
-    """The peak of this process above what it held before, in MB; 0 where the system does not
-    tell.
-    """
+    """The peak of this process above its use before, in MB; 0 where the system cannot say."""
 
     def __init__(self):
         self.clear, self.used = Path("/proc/self/clear_refs"), 0.0
 
     @staticmethod
     def _read(which):
-        return (
-            int(re.search(rf"{which}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-        )
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(rf"{which}:\s*(\d+) kB", status)[1]) / 1024
 
     def __enter__(self):
         if self.clear.exists():
@@ -122,14 +111,10 @@ def test_the_localiser_scores_a_clip_of_any_duration(sources, approximate):
         )
     assert not reasons and memory.used < 500
     assert np.isfinite(table[["score", "boundary"]]).all(axis=None)
-    assert len(table) == -(-len(wave) // 640) and table["end"].iloc[-1] == pytest.approx(
-        len(wave) / RATE
-    )
+    assert len(table) == -(-len(wave) // 640)
+    assert table["end"].iloc[-1] == pytest.approx(len(wave) / RATE)
     if not approximate:
-        first, middle = (
-            (len(table) // 100 - 2) * 50,
-            25,
-        )  # a window between two others: frames 25 of it from
+        first, middle = (len(table) // 100 - 2) * 50, 25  # frame 25 of a window between two others
         part = wave[(first - 50) * 640 :][: 200 * 640]  # the windows 50 frames before, and itself
         with torch.no_grad():
             pair = [

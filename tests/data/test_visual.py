@@ -45,19 +45,13 @@ def features(n: int, every: int = 200) -> LMMFeatures:
     return LMMFeatures(every * np.arange(n), visual.astype(np.float16), textual.astype(np.float16))
 
 
-# ------------------------------------------------------------------------------------- examples
-
-
 @pytest.mark.parametrize(
     "arguments", [{}, {"windows_per_clip": 4}, {"windows_per_clip": 4, "span": 9}]
 )
 @pytest.mark.parametrize("fake_windows", [None, 0.5])
 def test_windows_carry_the_labels_of_their_own_frames(arguments, fake_windows):
-    data, clip, fake = (
-        data_of(fake_windows=fake_windows, **arguments),
-        clip_of(40),
-        np.array([[0.4, 0.6]]),
-    )
+    data, clip = data_of(fake_windows=fake_windows, **arguments), clip_of(40)
+    fake = np.array([[0.4, 0.6]])
     seen = set()
     for seed in range(40):
         example = data.example(clip, (fake, 1), np.random.default_rng(seed))
@@ -146,9 +140,6 @@ def test_arguments_that_cannot_be_are_refused(arguments):
         data_of(**arguments)
 
 
-# ------------------------------------------------------------------------------------- scoring
-
-
 def naive_rows(model, clip: VisualClip, data: VisualWindows) -> np.ndarray:
     """Every window by itself, from its pixels to its frames."""
     pictures = torch.from_numpy(clip.frames(0, max(clip.n_frames, WINDOW)))
@@ -160,10 +151,7 @@ def naive_rows(model, clip: VisualClip, data: VisualWindows) -> np.ndarray:
         lmm = [None, None]
         if clip.lmm is not None:
             at = int(np.abs(clip.lmm.frames - (start + WINDOW // 2)).argmin())
-            lmm = [
-                torch.from_numpy(values[at])[None]
-                for values in (clip.lmm.visual[:, None], clip.lmm.textual)
-            ]
+            lmm = clip.lmm.at(np.array([at])).values()
         logits.append(model(model.backbone(*pair), *lmm)[0].numpy())
     rows = []
     for k in range(clip.n_frames):
@@ -218,12 +206,8 @@ def test_larger_frames_are_scored_in_their_middle():
     model.vqvae.reconstruct = lambda frames: frames  # else the borders of the reconstruction differ
     rows = clip_frames(model, data, [clip], batch_size=4)
     middle = VisualClip(Path("clip"), 6, 32, clip.region, None, clip.held[:, 4:36, 4:36])
-    np.testing.assert_allclose(
-        rows, clip_frames(model, data_of(), [middle], batch_size=4), atol=1e-5
-    )
-
-
-# --------------------------------------------------------------------------------- whole splits
+    wanted = clip_frames(model, data_of(), [middle], batch_size=4)
+    np.testing.assert_allclose(rows, wanted, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -236,20 +220,10 @@ def sources(tmp_path_factory) -> Sources:
         (root / "media" / "val").mkdir(parents=True, exist_ok=True)
         write_lossless(root / "media" / "val" / file, noise(20, 48, 64, seed=index))
         fake = "[[0.2,0.4]]" if index % 2 else "[]"
-        rows.append(
-            {
-                "file": file,
-                "n_frames": 20,
-                "fps": 25.0,
-                "n_samples": 0,
-                "duration": 0.8,
-                "source": str(index),
-                "modify_type": "visual_modified" if index % 2 else "real",
-                "fake_segments": fake,
-                "audio_fake_segments": "[]",
-                "visual_fake_segments": fake,
-            }
-        )
+        row = {"file": file, "n_frames": 20, "duration": 0.8, "source": str(index)}
+        row["modify_type"] = "visual_modified" if index % 2 else "real"
+        row |= {"fake_segments": fake, "audio_fake_segments": "[]", "visual_fake_segments": fake}
+        rows.append(row)
         lmm = features(1)
         shard.append(kind.LMMRow(file, 25.0, 20, lmm.frames, lmm.visual, lmm.textual, ["text"]))
     shard[2] = kind.LMMRow.failed("2.mkv", "features", "out of memory")
@@ -284,15 +258,12 @@ def test_damage_found_while_scoring_is_a_reason(sources, monkeypatch):
 
 def test_kept_frames_give_the_same_scores(sources):
     model = small()
-    plain, kept = (
-        data_of(lmm=True, frame_size=48, region=(8, 16, 32), keep_in_memory=keep)
-        for keep in (False, True)
-    )
-    tables = [
-        score_frames(model, data, sources, "val", progress=False)[0] for data in (plain, kept, kept)
-    ]
-    for table in tables[1:]:
-        pd.testing.assert_frame_equal(table, tables[0])
+    arguments = {"lmm": True, "frame_size": 48, "region": (8, 16, 32)}
+    plain, kept = (data_of(keep_in_memory=keep, **arguments) for keep in (False, True))
+    wanted, _ = score_frames(model, plain, sources, "val", progress=False)
+    for _ in range(2):
+        table, _ = score_frames(model, kept, sources, "val", progress=False)
+        pd.testing.assert_frame_equal(table, wanted)
     assert len(kept.kept) == 3
 
 
@@ -341,9 +312,8 @@ def test_memory_does_not_grow_with_the_clip():
                 alive.append(block.nbytes)
                 yield block, None
 
-    rows = clip_frames(
-        model, data, [Endless(Path("clip"), 240, 32, (slice(None), slice(None)))], batch_size=4
-    )
+    clip = Endless(Path("clip"), 240, 32, (slice(None), slice(None)))
+    rows = clip_frames(model, data, [clip], batch_size=4)
     assert len(rows) == 240 and max(alive) == 8 * 32 * 32 * 3
 
 
@@ -351,11 +321,8 @@ def test_kept_reconstructions_are_never_those_of_another_clip(sources):
     """Training and validation read through readers of their own, and the model keeps what it
     reconstructed.
     """
-    data, model, none = (
-        data_of(frame_size=48, region=(8, 16, 32), keep_in_memory=True),
-        small().eval(),
-        np.zeros((0, 2)),
-    )
+    data = data_of(frame_size=48, region=(8, 16, 32), keep_in_memory=True)
+    model, none = small().eval(), np.zeros((0, 2))
     for file in ("0.mkv", "1.mkv", "0.mkv", "2.mkv"):
         clip = data.reader(sources, "val").read(file)
         batch = data.collate([data.example(clip, (none, 0), np.random.default_rng(1))])

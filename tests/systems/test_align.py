@@ -24,17 +24,13 @@ def frame_table(clips, columns=("real", "fake"), cut_s=0.01):
     """clips: {file: values (T, C)}; score = last column minus first; the last frame ends `cut_s`
     early.
     """
-    parts = [
-        pd.DataFrame(
-            {"file": [], "start": [], "end": [], "score": [], **{name: [] for name in columns}}
-        )
-    ]
+    names = ["file", "start", "end", "score", *columns]
+    parts = [pd.DataFrame({name: [] for name in names})]
     for file, values in clips.items():
         k = np.arange(len(values))
         end = np.minimum((k + 1) * FRAME_S, len(values) * FRAME_S - cut_s)
-        table = pd.DataFrame(
-            {"file": file, "start": k * FRAME_S, "end": end, "score": values[:, -1] - values[:, 0]}
-        )
+        score = values[:, -1] - values[:, 0]
+        table = pd.DataFrame({"file": file, "start": k * FRAME_S, "end": end, "score": score})
         parts.append(table.assign(**{name: values[:, i] for i, name in enumerate(columns)}))
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
@@ -43,9 +39,8 @@ def write(path, clips, columns=("real", "fake"), rows_a_part=None):
     table = frame_table(clips, columns)
     size = rows_a_part or max(len(table), 1)
     parts = [table.iloc[i : i + size] for i in range(0, max(len(table), 1), size)]
-    write_blocks(
-        path, parts, Header(path.name.split(".")[0], "val", "frames", "log_odds", "segment")
-    )
+    header = Header(path.name.split(".")[0], "val", "frames", "log_odds", "segment")
+    write_blocks(path, parts, header)
     return FrameFile(path)
 
 
@@ -78,9 +73,6 @@ def test_aligned_and_fused_as_published(case):
     tolerance = GOLDEN["tolerance"]
     wanted = EXPECTED[f"{case['id']}/logits"]
     np.testing.assert_allclose(logits.numpy(), wanted, atol=tolerance["abs"], rtol=tolerance["rel"])
-
-
-# ------------------------------------------------------------------------------ frame files
 
 
 def test_a_file_is_read_by_name_in_any_order_and_over_row_groups(tmp_path):
@@ -127,19 +119,10 @@ def test_clip_scores_are_those_of_a_loop():
         found = ragged.pooled(scores, offsets, how)
         for i, count in enumerate(counts):
             own = np.sort(scores[offsets[i] : offsets[i + 1]])[::-1]
-            wanted = (
-                np.nan
-                if not count
-                else own[0]
-                if how == "max"
-                else own[: max(int(0.1 * count), 1)].mean()
-            )
-            np.testing.assert_allclose(found[i], wanted)
+            top = own[: 1 if how == "max" else max(int(0.1 * count), 1)]
+            np.testing.assert_allclose(found[i], top.mean() if count else np.nan)
     with pytest.raises(KlassifyError, match="unknown pooling 'mean'"):
         ragged.pooled(scores, offsets, "mean")
-
-
-# ------------------------------------------------------------------------------ of several systems
 
 
 def slowly_aligned(inputs, file, hold_s):
@@ -168,9 +151,8 @@ def test_aligned_frames_are_those_of_a_loop(tmp_path, hold_s):
         write(tmp_path / "visual.parquet", visual, rows_a_part=50),
         write(tmp_path / "ps.parquet", dict(reversed(audio.items())), audio_columns),
     ]
-    found = align.aligned(
-        sources, [["real", "fake"], audio_columns], [*files, "absent"], hold_s=hold_s
-    )
+    columns = [["real", "fake"], audio_columns]
+    found = align.aligned(sources, columns, [*files, "absent"], hold_s=hold_s)
     start, end = found.frame_times()
     for i, file in enumerate([*files, "absent"]):
         mine = slice(found.offsets[i], found.offsets[i + 1])
@@ -180,7 +162,7 @@ def test_aligned_frames_are_those_of_a_loop(tmp_path, hold_s):
         if len(wanted):
             np.testing.assert_allclose(start[mine], np.arange(len(wanted)) * FRAME_S)
             np.testing.assert_allclose(end[mine][-1], len(wanted) * FRAME_S - 0.01)
-    again = align.aligned(sources, [["real", "fake"], audio_columns], files[::-1], hold_s=hold_s)
+    again = align.aligned(sources, columns, files[::-1], hold_s=hold_s)
     np.testing.assert_array_equal(again.counts, found.counts[:-1][::-1])
 
 

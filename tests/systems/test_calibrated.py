@@ -16,11 +16,13 @@ from klassify.systems.system import System, derived_system, load_system, write_s
 
 
 def clip_scores(score, scale="log_odds"):
-    table = pd.DataFrame(
-        {"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 4.0}
-    )
-    table["score"], table["reason"] = score, np.where(np.isnan(score), "no face", "")
+    table = pd.DataFrame({"file": names(len(score)), "start": 0.0, "end": 4.0, "score": score})
+    table["reason"] = np.where(np.isnan(score), "no face", "")
     return ScoreFile(Header("tcn", "val", "clips", scale, "clip"), table)
+
+
+def names(n):
+    return [f"{i}.mp4" for i in range(n)]
 
 
 def overlapping(n=200, seed=0):
@@ -30,9 +32,8 @@ def overlapping(n=200, seed=0):
 
 
 def sklearn_platt(s, label, weight=None):
-    model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000).fit(
-        s[:, None], label, sample_weight=weight
-    )
+    model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000)
+    model.fit(s[:, None], label, sample_weight=weight)
     return -model.coef_[0, 0], -model.intercept_[0]
 
 
@@ -92,15 +93,9 @@ def test_fit_and_apply(scale, input):
     assert fitted.a < 0 and not fitted.warnings
     assert (fitted.n, fitted.n_no_answer, fitted.n_fake) == (199, 1, np.delete(label, 3).sum())
     assert fitted.auc == pytest.approx(clips.roc_auc(np.delete(label, 3), np.delete(log_odds, 3)))
-    system = calibrated.Calibrated(
-        "p",
-        "calibrated",
-        "visual",
-        "clip",
-        "probability",
-        ["../tcn"],
-        {"a": fitted.a, "b": fitted.b, "input": input},
-    )
+    parameters = {"a": fitted.a, "b": fitted.b, "input": input}
+    described = ("p", "calibrated", "visual", "clip", "probability", ["../tcn"], parameters)
+    system = calibrated.Calibrated(*described)
     table = system.clip_table([scores])
     there = np.delete(table["score"].to_numpy(), 3)
     assert np.isnan(table["score"][3]) and table["reason"][3] == "no face"
@@ -114,49 +109,40 @@ def test_fit_and_apply(scale, input):
 
 def test_warnings():
     log_odds, label = overlapping()
-    turned = calibrated.fit(clip_scores(-log_odds), [f"{i}.mp4" for i in range(200)], label)
-    assert turned.a > 0 and "inverted" in turned.warnings[0]
-    score = np.append(
-        np.full(100, -5.0), 25 + log_odds
-    )  # a float tells their probabilities apart, nine digits do not
-    label, files = np.append(np.zeros(100, int), label), [f"{i}.mp4" for i in range(300)]
-    assert "--input log_odds" in calibrated.fit(clip_scores(score), files, label).warnings[0]
-    assert calibrated.fit(clip_scores(score), files, label, input="log_odds").warnings == []
+    inverted = calibrated.fit(clip_scores(-log_odds), names(200), label)
+    assert inverted.a > 0 and "inverted" in inverted.warnings[0]
+    # probabilities that differ as floats and are equal in nine digits
+    scores = clip_scores(np.append(np.full(100, -5.0), 25 + log_odds))
+    label = np.append(np.zeros(100, int), label)
+    assert "--input log_odds" in calibrated.fit(scores, names(300), label).warnings[0]
+    assert calibrated.fit(scores, names(300), label, input="log_odds").warnings == []
 
 
 def test_what_cannot_be_fitted_is_refused():
     log_odds, label = overlapping(20)
+    scores = clip_scores(log_odds)
     with pytest.raises(KlassifyError, match="2 clips to fit on have no score: x.mp4, y.mp4"):
-        calibrated.fit(clip_scores(log_odds), ["0.mp4", "x.mp4", "y.mp4"], [0, 1, 1])
+        calibrated.fit(scores, ["0.mp4", "x.mp4", "y.mp4"], [0, 1, 1])
     with pytest.raises(KlassifyError, match="of 20 clips with an answer 20 are fake"):
-        calibrated.fit(clip_scores(log_odds), [f"{i}.mp4" for i in range(20)], np.ones(20, int))
+        calibrated.fit(scores, names(20), np.ones(20, int))
     with pytest.raises(KlassifyError, match="distance"):
-        calibrated.fit(
-            clip_scores(log_odds / 10, "distance"), [f"{i}.mp4" for i in range(20)], label
-        )
+        calibrated.fit(clip_scores(log_odds / 10, "distance"), names(20), label)
 
 
 @pytest.fixture
 def tcn(tmp_path):
     """A scored visual system and its val list of 12 sources."""
     rng = np.random.default_rng(1)
-    frame = pd.DataFrame(
-        [
-            (f"{source}/{kind}.mp4", kind, f"s{source}")
-            for source in range(12)
-            for kind in data_list.TYPES
-        ],
-        columns=["file", "modify_type", "source"],
-    )
+    rows = [(f"{i}/{kind}.mp4", kind, f"s{i}") for i in range(12) for kind in data_list.TYPES]
+    frame = pd.DataFrame(rows, columns=["file", "modify_type", "source"])
     data_list.write_list(tmp_path / "lists" / "val.tsv", frame)
     folder = tmp_path / "exp" / "tcn"
     write_system(folder, System("tcn", "model", "visual", "clip", "log_odds"))
     table = frame[["file"]].assign(start=0.0, end=4.0)
     table["score"] = rng.normal(size=len(frame)) + 2 * subsets.label(frame, "visual")
     table = table.sample(frac=1, random_state=2)  # rows are joined by name
-    write_scores(
-        score_path(folder, "val", "clips"), table, Header("tcn", "val", "clips", "log_odds", "clip")
-    )
+    header = Header("tcn", "val", "clips", "log_odds", "clip")
+    write_scores(score_path(folder, "val", "clips"), table, header)
     return folder
 
 
@@ -169,27 +155,15 @@ def test_command_fits_on_val_fit_against_the_own_label(tcn, capsys):
     out, status = run(tcn)
     assert status == 0
     system = load_system(out)
-    assert (system.kind, system.modality, system.scale, system.inputs) == (
-        "calibrated",
-        "visual",
-        "probability",
-        ["../tcn"],
-    )
+    found = (system.kind, system.modality, system.scale, system.inputs)
+    assert found == ("calibrated", "visual", "probability", ["../tcn"])
     frame = subsets.load_split(tcn.parent.parent / "lists", "val_fit")
-    expected = calibrated.fit(
-        load_system(tcn).clip_scores("val"), frame["file"], subsets.label(frame, "visual")
-    )
+    label = subsets.label(frame, "visual")
+    expected = calibrated.fit(load_system(tcn).clip_scores("val"), frame["file"], label)
     parameters = system.parameters
-    assert (parameters["a"], parameters["b"], parameters["n"]) == (
-        expected.a,
-        expected.b,
-        len(frame),
-    )
-    assert (
-        parameters["label"] == "own"
-        and parameters["input"] == "probability"
-        and parameters["fit_hash"]
-    )
+    assert (parameters["a"], parameters["b"]) == (expected.a, expected.b)
+    assert parameters["n"] == len(frame) and parameters["fit_hash"]
+    assert (parameters["label"], parameters["input"]) == ("own", "probability")
     assert parameters["log_loss_after"] < parameters["log_loss_before"]
     scores = system.derive("val")
     assert scores.header.scale == "probability" and len(scores.table) == 48
@@ -219,9 +193,8 @@ def test_command_refuses_its_own_folder_and_missing_scores(tcn, capsys):
 )
 def test_a_system_yaml_that_lacks_a_parameter_is_refused(tcn, capsys, parameters):
     folder = tcn.parent / "cut"
-    write_system(
-        folder, derived_system(folder, "calibrated", [load_system(tcn)], "probability", parameters)
-    )
+    inputs = [load_system(tcn)]
+    write_system(folder, derived_system(folder, "calibrated", inputs, "probability", parameters))
     assert cli.main(["score", str(folder), "--split", "val"]) == 2
     said = capsys.readouterr().err
     assert "The parameter" in said and "make this system again" in said

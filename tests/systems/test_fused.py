@@ -27,15 +27,8 @@ def scores_of(name, score, scale="probability", files=FILES):
 
 
 def fusion(rule="max", prior=0.4, **parameters):
-    return fused.Fused(
-        "fused",
-        "fusion",
-        "both",
-        "clip",
-        "probability",
-        ["../a", "../b"],
-        {"rule": rule, "prior": prior, **parameters},
-    )
+    described = ("fused", "fusion", "both", "clip", "probability", ["../a", "../b"])
+    return fused.Fused(*described, {"rule": rule, "prior": prior, **parameters})
 
 
 def some_scores(seed, share_missing=0.2):
@@ -56,9 +49,8 @@ def test_rules_are_commutative_idempotent_bounded_and_monotone(rule):
         np.testing.assert_array_equal(np.isnan(both), np.isnan(p) & np.isnan(q))
         low, high = np.fmin(p, q), np.fmax(p, q)
         answered = ~np.isnan(both)
-        assert (both[answered] >= low[answered] - 1e-12).all() and (
-            both[answered] <= high[answered] + 1e-12
-        ).all()
+        assert (both[answered] >= low[answered] - 1e-12).all()
+        assert (both[answered] <= high[answered] + 1e-12).all()
         more = combine(np.stack([np.minimum(p + 0.1, 1), q]))
         assert (more[answered] >= both[answered]).all()
 
@@ -71,12 +63,8 @@ def test_a_missing_modality_is_left_to_the_other_and_none_to_the_prior():
         table = fusion(rule).clip_table([scores_of("audio", p), scores_of("video", q)])
         np.testing.assert_allclose(table["score"][:4], [0.6, 0.4, 0.2, both])
         assert table["answered"].tolist()[:4] == [1, 0, 1, 2]
-        assert table["reason"].tolist()[:4] == [
-            "audio: no audio",
-            "audio: no audio; video: no video",
-            "video: no video",
-            "",
-        ]
+        audio, video = "audio: no audio", "video: no video"
+        assert table["reason"].tolist()[:4] == [audio, f"{audio}; {video}", video, ""]
         assert table["score"].notna().all()
 
 
@@ -91,9 +79,8 @@ def test_clips_are_joined_by_name():
 
 
 def test_a_fusions_prior_is_no_answer_for_the_next_fusion():
-    first = fusion(prior=0.9).clip_table(
-        [scores_of("a", np.full(40, np.nan)), scores_of("b", np.full(40, np.nan))]
-    )
+    silent = [scores_of(name, np.full(40, np.nan)) for name in "ab"]
+    first = fusion(prior=0.9).clip_table(silent)
     nested = ScoreFile(Header("inner", "val", "clips", "probability", "clip"), first)
     table = fusion(prior=0.3).clip_table([nested, scores_of("c", np.full(40, 0.1))])
     assert (table["score"] == 0.1).all() and (table["answered"] == 1).all()
@@ -103,9 +90,8 @@ def test_mean_takes_log_odds_and_max_does_not():
     log_odds = scores_of("raw", np.full(40, 2.0), "log_odds")
     table = fusion("mean").clip_table([log_odds, scores_of("b", np.full(40, 0.5))])
     np.testing.assert_allclose(table["score"], (1 / (1 + np.exp(-2)) + 0.5) / 2)
-    with pytest.raises(
-        KlassifyError, match="max takes probability scores; those of raw are log_odds"
-    ):
+    refused = "max takes probability scores; those of raw are log_odds"
+    with pytest.raises(KlassifyError, match=refused):
         fusion("max").clip_table([log_odds, scores_of("b", np.full(40, 0.5))])
 
 
@@ -117,10 +103,8 @@ def exp(tmp_path):
         write_system(raw, System(raw.name, "model", modality, "clip", "log_odds"))
         parameters = {"a": -3.0, "b": 1.0, "input": "probability", "base_rate": base_rate}
         folder = tmp_path / name
-        write_system(
-            folder,
-            derived_system(folder, "calibrated", [load_system(raw)], "probability", parameters),
-        )
+        platt = derived_system(folder, "calibrated", [load_system(raw)], "probability", parameters)
+        write_system(folder, platt)
         scores = scores_of(name, some_scores(len(name) + len(modality)))
         write_scores(score_path(folder, "val", "clips"), scores.table, scores.header)
     return tmp_path
@@ -151,7 +135,7 @@ def test_command(exp, capsys):
     ],
 )
 def test_command_refuses(exp, capsys, arguments, message):
-    inputs = [item if item[0] in "-1" else f"{exp}/{item}" for item in arguments]
+    inputs = [f"{exp}/{item}" for item in arguments]
     assert cli.main(["fuse", *inputs, "--out", f"{exp}/maxout", "--rule", "max"]) == 2
     assert message in capsys.readouterr().err
     assert not (exp / "maxout").exists()

@@ -49,32 +49,26 @@ def refusal(capsys, *words):
     return capsys.readouterr().err
 
 
+def write_config(path, model, data, train):
+    """A config; model and data: (class_path below klassify, init_args)."""
+    parts = {
+        name: {"class_path": f"klassify.{path}", "init_args": arguments}
+        for name, (path, arguments) in {"model": model, "data": data}.items()
+    }
+    path.write_text(yaml.safe_dump(parts | {"train": train}))
+    return path
+
+
 def bam_config(path, normalize_input=True):
     """A BAM as small as the goldens are, and its data."""
+    settings = {"normalize_input": normalize_input, "architecture": TINY_WAVLM}
     frontend = {
         "class_path": "klassify.models.frontends.ssl.SSLFrontEnd",
-        "init_args": {
-            "normalize_input": normalize_input,
-            "architecture": TINY_WAVLM,
-            "source": "/gone.pt",
-        },
+        "init_args": settings | {"source": "/gone.pt"},
     }
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "model": {
-                    "class_path": "klassify.models.bam.BAM",
-                    "init_args": {"frontend": frontend},
-                },
-                "data": {
-                    "class_path": "klassify.data.audio.AudioFrames",
-                    "init_args": {"window": 16_000, "stride": 6_400},
-                },
-                "train": {"epochs": 1, "batch_size": 2},
-            }
-        )
-    )
-    return path
+    model = ("models.bam.BAM", {"frontend": frontend})
+    data = ("data.audio.AudioFrames", {"window": 16_000, "stride": 6_400})
+    return write_config(path, model, data, {"epochs": 1, "batch_size": 2})
 
 
 def test_every_source_can_be_chosen():
@@ -115,15 +109,11 @@ def test_a_fairseq_file_becomes_a_source_for_the_front_end(tmp_path, capsys):
     golden, expected = load(GOLDENS / "ssl_wav2vec2")
     torch.save({"model": published.golden_state("ssl_wav2vec2"), "cfg": None}, tmp_path / "tiny.pt")
     out = tmp_path / "tiny.safetensors"
-    assert not run(
-        "fairseq", tmp_path / "tiny.pt", "--out", out, "--architecture", json.dumps(TINY)
-    )
+    words = ("fairseq", tmp_path / "tiny.pt", "--out", out, "--architecture", json.dumps(TINY))
+    assert not run(*words)
     told = capsys.readouterr().out
-    assert (
-        "69 tensors of a fairseq file" in told
-        and "quantizer.vars" in told
-        and "final_proj.bias" in told
-    )
+    for part in ("69 tensors of a fairseq file", "quantizer.vars", "final_proj.bias"):
+        assert part in told
     _, metadata = read_tensors(out)
     assert metadata["source"] == "fairseq" and len(metadata["sha256"]) == 64
 
@@ -136,18 +126,12 @@ def test_a_fairseq_file_becomes_a_source_for_the_front_end(tmp_path, capsys):
 
 
 def test_a_wavlm_file_is_taken_under_both_names(tmp_path):
-    torch.save(
-        {"model": published.golden_state("ssl_wavlm"), "cfg": {"dropout": 0.0}},
-        tmp_path / "WavLM.pt",
-    )
-    for source in ("wavlm", "fairseq"):
-        out = tmp_path / f"{source}.safetensors"
-        assert not run(
-            source, tmp_path / "WavLM.pt", "--out", out, "--architecture", json.dumps(TINY_WAVLM)
-        )
-    one, other = (
-        read_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("wavlm", "fairseq")
-    )
+    file, sizes = tmp_path / "WavLM.pt", ("--architecture", json.dumps(TINY_WAVLM))
+    torch.save({"model": published.golden_state("ssl_wavlm"), "cfg": {"dropout": 0.0}}, file)
+    outs = [tmp_path / f"{source}.safetensors" for source in ("wavlm", "fairseq")]
+    for out in outs:
+        assert not run(out.stem, file, "--out", out, *sizes)
+    one, other = (read_tensors(out)[0] for out in outs)
     assert all(torch.equal(one[key], other[key]) for key in one | other)
 
 
@@ -155,21 +139,16 @@ def test_a_wavlm_file_is_taken_under_both_names(tmp_path):
     "source, state, size",
     [
         ("aasist", published.raw_aasist_state, 229),
-        (
-            "fusion",
-            lambda: published.lightning(published.golden_state("linear_fusion"), prefix=""),
-            2,
-        ),
+        ("fusion", lambda: published.lightning(published.golden_state("linear_fusion"), ""), 2),
         ("vqvae", lambda: published.golden_state("vqvae"), 75),
     ],
 )
 def test_models_without_a_speech_model_need_no_settings(tmp_path, capsys, source, state, size):
-    torch.save(state(), tmp_path / "released.pth")
-    assert not run(
-        source, tmp_path / "released.pth", "--out", tmp_path / "out" / "ours.safetensors"
-    )
+    file, out = tmp_path / "released.pth", tmp_path / "out" / "ours.safetensors"
+    torch.save(state(), file)
+    assert not run(source, file, "--out", out)
     assert re.search(rf"{size} tensors of an? {source} file", capsys.readouterr().out)
-    load_weights(released_model(source, "aasist"), tmp_path / "out" / "ours.safetensors")
+    load_weights(released_model(source, "aasist"), out)
 
 
 def test_the_small_aasist_by_name(tmp_path, capsys):
@@ -197,74 +176,48 @@ SMALL_ST = {
 
 @pytest.fixture
 def visual(tmp_path):
-    """(config, the model, its published file, the file of its VQ-VAE), small and filled as the
-    goldens are.
-    """
-    config = tmp_path / "visual.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "model": {
-                    "class_path": "klassify.models.visual.Visual",
-                    "init_args": {
-                        "spatiotemporal": {
-                            "class_path": "klassify.models.spatiotemporal.SpatioTemporal",
-                            "init_args": SMALL_ST,
-                        },
-                        "vqvae": {
-                            "class_path": "klassify.models.vqvae.VQVAE",
-                            "init_args": {"dim": 8, "codes": 16},
-                        },
-                        "lmm_dims": [6, 10],
-                    },
-                },
-                "data": {
-                    "class_path": "klassify.data.visual.VisualWindows",
-                    "init_args": {"size": 32, "window": 2},
-                },
-                "train": {},
-            }
-        )
+    """(config, model, published file, file of its VQ-VAE), small and filled as the goldens are."""
+    parts = {
+        "spatiotemporal": ("spatiotemporal.SpatioTemporal", SMALL_ST),
+        "vqvae": ("vqvae.VQVAE", {"dim": 8, "codes": 16}),
+    }
+    arguments = {
+        name: {"class_path": f"klassify.models.{path}", "init_args": values}
+        for name, (path, values) in parts.items()
+    }
+    config = write_config(
+        tmp_path / "visual.yaml",
+        ("models.visual.Visual", arguments | {"lmm_dims": [6, 10]}),
+        ("data.visual.VisualWindows", {"size": 32, "window": 2}),
+        {},
     )
     model = load_experiment(config).model
     filled = published.tensors(
         {key: fill(key, value.shape, 5) for key, value in model.state_dict().items()}
     )
     model.load_state_dict(filled)
-    torch.save(
-        published.mm_det({k: v for k, v in filled.items() if not k.startswith("vqvae.")}),
-        tmp_path / "mm.pth",
-    )
+    own = {key: value for key, value in filled.items() if not key.startswith("vqvae.")}
+    torch.save(published.mm_det(own), tmp_path / "mm.pth")
     torch.save(model.vqvae.state_dict(), tmp_path / "vqvae.pt")
     return config, model.eval(), tmp_path / "mm.pth", tmp_path / "vqvae.pt"
 
 
 def test_mm_det_and_its_vqvae_become_one_system(tmp_path, capsys, visual):
     config, model, file, vqvae = visual
-    assert not run(
-        "visual",
-        file,
-        "--vqvae",
-        vqvae,
-        "--config",
-        config,
-        "--system",
-        tmp_path / "exp" / "visual",
-    )
+    folder = tmp_path / "exp" / "visual"
+    assert not run("visual", file, "--vqvae", vqvae, "--config", config, "--system", folder)
     told = capsys.readouterr().out
     assert "left out" in told and "mm_encoder.model.lm_head.weight" in told
-    system = load_system(tmp_path / "exp" / "visual")
+    system = load_system(folder)
     assert (system.kind, system.modality, system.supervision) == ("model", "visual", "segment")
     assert system.parameters["imported"].keys() == {"source", "file", "sha256", "vqvae_sha256"}
-    imported, _ = load_model(tmp_path / "exp" / "visual")
+    imported, _ = load_model(folder)
     frames = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         for one in (imported, model):
             tokens = one.backbone(*(part[None] for part in one.scored_pair(frames)))
-            logits = one(tokens, torch.ones(1, 1, 6), torch.ones(1, 64, 10))
-            torch.testing.assert_close(
-                logits, model(tokens, torch.ones(1, 1, 6), torch.ones(1, 64, 10))
-            )
+            lmm = torch.ones(1, 1, 6), torch.ones(1, 64, 10)
+            torch.testing.assert_close(one(tokens, *lmm), model(tokens, *lmm))
         torch.testing.assert_close(imported.reconstruct(frames), model.reconstruct(frames))
 
 
@@ -274,52 +227,36 @@ def test_the_vqvae_may_be_one_of_ours_or_stand_in_the_config(tmp_path, capsys, v
     save_weights(model.vqvae, trained)
     out = tmp_path / "visual.safetensors"
     assert not run("visual", file, "--config", config, "--vqvae", trained.parent, "--out", out)
-    named = f"model.init_args.vqvae_weights={trained}"
-    assert not run(
-        "visual", file, named, "--config", config, "--out", tmp_path / "named.safetensors"
-    )
-    one, other = (read_tensors(path)[0] for path in (out, tmp_path / "named.safetensors"))
-    assert one.keys() == other.keys() == model.state_dict().keys()
-    assert all(torch.equal(one[key], value) for key, value in model.state_dict().items())
-    assert all(torch.equal(other[key], value) for key, value in model.state_dict().items())
+    named, other = f"model.init_args.vqvae_weights={trained}", tmp_path / "named.safetensors"
+    assert not run("visual", file, named, "--config", config, "--out", other)
+    for path in (out, other):
+        state = read_tensors(path)[0]
+        assert state.keys() == model.state_dict().keys()
+        assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
 
 def test_a_visual_model_needs_its_vqvae_and_its_grouping(tmp_path, capsys, visual):
     config, _, file, vqvae = visual
-    out = ("--out", tmp_path / "out.safetensors")
-    assert "--vqvae vqvae.pt" in refusal(capsys, "visual", file, "--config", config, *out)
-    assert "this is a visual file, not a vqvae file" in refusal(
-        capsys, "visual", file, "--config", config, "--vqvae", file, *out
-    )
-    assert "this is a vqvae file, not a visual file" in refusal(
-        capsys, "visual", vqvae, "--config", config, "--vqvae", vqvae, *out
-    )
-    assert "belongs to visual" in refusal(capsys, "vqvae", vqvae, "--vqvae", vqvae, *out)
+    out = ("--out", tmp_path / "out.safetensors", "--config", config)
+    assert "--vqvae vqvae.pt" in refusal(capsys, "visual", file, *out)
     grouping = "model.init_args.spatiotemporal.init_args.fc_grouping"
-    told = refusal(
-        capsys, "visual", file, f"{grouping}=frame", "--config", config, "--vqvae", vqvae, *out
-    )
-    assert f"{grouping}=strided" in told
+    for words, told in (
+        (("visual", file, "--vqvae", file), "this is a visual file, not a vqvae file"),
+        (("visual", vqvae, "--vqvae", vqvae), "this is a vqvae file, not a visual file"),
+        (("visual", file, f"{grouping}=frame", "--vqvae", vqvae), f"{grouping}=strided"),
+    ):
+        assert told in refusal(capsys, *words, *out)
+    assert "belongs to visual" in refusal(capsys, "vqvae", vqvae, "--vqvae", vqvae, *out[:2])
 
 
 @pytest.fixture
 def aasist(tmp_path):
     """AASIST.pth and a config that cuts short windows for it."""
     torch.save(published.raw_aasist_state(), tmp_path / "AASIST.pth")
-    config = tmp_path / "aasist.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "model": {"class_path": "klassify.models.raw_aasist.RawAASIST"},
-                "data": {
-                    "class_path": "klassify.data.audio.AudioClips",
-                    "init_args": {"window": 16_000, "train_split": "train", "val_split": "val"},
-                },
-                "train": {"epochs": 1, "batch_size": 4},
-            }
-        )
-    )
-    return tmp_path / "AASIST.pth", config
+    arguments = {"window": 16_000, "train_split": "train", "val_split": "val"}
+    model, data = ("models.raw_aasist.RawAASIST", {}), ("data.audio.AudioClips", arguments)
+    train = {"epochs": 1, "batch_size": 4}
+    return tmp_path / "AASIST.pth", write_config(tmp_path / "aasist.yaml", model, data, train)
 
 
 @pytest.fixture
@@ -337,9 +274,8 @@ def test_an_imported_system_scores_without_any_training(tmp_path, aasist, few_cl
     folder = tmp_path / "exp" / "aasist"
     words = ("aasist", file, "--config", config, "--system", folder)
     assert not run(*words)
-    assert (
-        "put into the order real, fake: out_layer.weight, out_layer.bias" in capsys.readouterr().out
-    )
+    order = "put into the order real, fake: out_layer.weight, out_layer.bias"
+    assert order in capsys.readouterr().out
     kept = ["config.yaml", "env.json", "model.safetensors", "settings.json", "system.yaml"]
     assert sorted(os.listdir(folder)) == kept
     assert not cli.main(["score", str(folder), "--split", "testA", *few_clips, "--device", "cpu"])
@@ -374,16 +310,8 @@ def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, caps
 def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, capsys):
     file, config = aasist
     assert not run("aasist", file, "--out", tmp_path / "aasist.safetensors")
-    words = [
-        "train",
-        str(config),
-        "--out",
-        str(tmp_path / "exp"),
-        *few_clips,
-        "--accelerator",
-        "cpu",
-        "--fast-dev-run",
-    ]
+    words = ["train", str(config), "--out", str(tmp_path / "exp"), *few_clips]
+    words += ["--accelerator", "cpu", "--fast-dev-run"]
     assert not cli.main([*words, "--init", str(tmp_path / "aasist.safetensors")])
     assert cli.main([*words, "--init", str(file)]) == 2
     assert "klassify import-checkpoint" in capsys.readouterr().err
@@ -406,45 +334,38 @@ def test_a_localiser_becomes_a_system_with_the_same_answers(tmp_path, monkeypatc
         load_model(folder)
 
 
-def test_mistakes_are_told(tmp_path, capsys):
+def test_mistakes_are_refused_with_their_fix(tmp_path, capsys):
     file, out = tmp_path / "tiny.pt", ("--out", tmp_path / "out.safetensors")
     torch.save({"model": published.golden_state("ssl_wav2vec2")}, file)
-    assert "must be a .safetensors file" in refusal(
-        capsys, "fairseq", file, "--out", tmp_path / "tiny.pt"
-    )
-    assert "not readable JSON" in refusal(
-        capsys, "fairseq", file, *out, "--architecture", "{hidden"
-    )
-    assert "architecture 'xlsr54'" in refusal(
-        capsys, "fairseq", file, *out, "--architecture", "xlsr54"
-    )
-    assert "Unknown AASIST 'xlsr53'" in refusal(
-        capsys, "aasist", file, *out, "--architecture", "xlsr53"
-    )
-    assert "does not apply to vqvae" in refusal(
-        capsys, "vqvae", file, *out, "--architecture", "xlsr53"
-    )
-    assert "not a vqvae file" in refusal(capsys, "vqvae", file, *out)
-    assert "does not exist" in refusal(capsys, "vqvae", tmp_path / "absent.pt", *out)
-    assert "give --config" in refusal(capsys, "vqvae", file, "a=b", *out)
-    assert "give --config" in refusal(capsys, "bam", file, "--system", tmp_path / "exp")
-    assert "klassify fuse" in refusal(capsys, "fusion", file, "--system", tmp_path / "exp")
-    config = bam_config(tmp_path / "bam.yaml")
-    assert "takes no config" in refusal(capsys, "fairseq", file, *out, "--config", config)
-    assert "has an architecture already" in refusal(
-        capsys, "bam", file, *out, "--config", config, "--architecture", "xlsr53"
-    )
-    assert "not a visual model" in refusal(capsys, "visual", file, *out, "--config", config)
-    assert "Unknown AASIST" in refusal(capsys, "aasist", file, *out, "--architecture", "{}")
-    assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "exp").exists()
+    config, system = bam_config(tmp_path / "bam.yaml"), ("--system", tmp_path / "exp")
+    for words, told in (
+        (("fairseq", file, "--out", file), "must be a .safetensors file"),
+        (("fairseq", file, *out, "--architecture", "{hidden"), "not readable JSON"),
+        (("fairseq", file, *out, "--architecture", "xlsr54"), "architecture 'xlsr54'"),
+        (("aasist", file, *out, "--architecture", "xlsr53"), "Unknown AASIST 'xlsr53'"),
+        (("aasist", file, *out, "--architecture", "{}"), "Unknown AASIST"),
+        (("vqvae", file, *out, "--architecture", "xlsr53"), "does not apply to vqvae"),
+        (("vqvae", file, *out), "not a vqvae file"),
+        (("vqvae", tmp_path / "absent.pt", *out), "does not exist"),
+        (("vqvae", file, "a=b", *out), "give --config"),
+        (("bam", file, *system), "give --config"),
+        (("fusion", file, *system), "klassify fuse"),
+        (("fairseq", file, *out, "--config", config), "takes no config"),
+        (
+            ("bam", file, *out, "--config", config, "--architecture", "xlsr53"),
+            "has an architecture already",
+        ),
+        (("visual", file, *out, "--config", config), "not a visual model"),
+    ):
+        assert told in refusal(capsys, *words)
+    assert not out[1].exists() and not system[1].exists()
 
 
 def test_a_setting_that_would_harm_the_weights_is_refused(tmp_path, monkeypatch, capsys):
     published.bam_file(tmp_path / "model.ckpt", monkeypatch)
     config = bam_config(tmp_path / "bam.yaml", normalize_input=False)
-    told = refusal(
-        capsys, "bam", tmp_path / "model.ckpt", "--config", config, "--system", tmp_path / "exp"
-    )
+    words = ("bam", tmp_path / "model.ckpt", "--config", config, "--system", tmp_path / "exp")
+    told = refusal(capsys, *words)
     assert "add model.init_args.frontend.init_args.normalize_input=true" in told
     assert not (tmp_path / "exp").exists()
 
@@ -466,11 +387,8 @@ def test_a_hostile_file_is_refused(tmp_path, capsys):
             return os.system, (f"touch {marker}",)
 
     state = published.golden_state("linear_fusion")
-    torch.save(
-        published.lightning(state, hyper_parameters={"config": Attack()}), tmp_path / "fusion.ckpt"
-    )
-    told = refusal(
-        capsys, "fusion", tmp_path / "fusion.ckpt", "--out", tmp_path / "out.safetensors"
-    )
+    file, out = tmp_path / "fusion.ckpt", tmp_path / "out.safetensors"
+    torch.save(published.lightning(state, hyper_parameters={"config": Attack()}), file)
+    told = refusal(capsys, "fusion", file, "--out", out)
     assert "hostile" in told and "Nothing was called" in told
-    assert not marker.exists() and not (tmp_path / "out.safetensors").exists()
+    assert not marker.exists() and not out.exists()

@@ -93,14 +93,17 @@ def test_stepwise_fits_are_seeded_and_approach_the_minimum(solver):
 def test_one_cycle_is_adam_with_the_published_settings(monkeypatch):
     seen = {}
     adam, cycle = torch.optim.Adam, torch.optim.lr_scheduler.OneCycleLR
-    monkeypatch.setattr(
-        torch.optim, "Adam", lambda *args, **kw: seen.update(kw) or adam(*args, **kw)
-    )
-    monkeypatch.setattr(
-        torch.optim.lr_scheduler,
-        "OneCycleLR",
-        lambda *args, **kw: seen.update(kw, max_lr=args[1]) or cycle(*args, **kw),
-    )
+
+    def noted_adam(*args, **kw):
+        seen.update(kw)
+        return adam(*args, **kw)
+
+    def noted_cycle(*args, **kw):
+        seen.update(kw, max_lr=args[1])
+        return cycle(*args, **kw)
+
+    monkeypatch.setattr(torch.optim, "Adam", noted_adam)
+    monkeypatch.setattr(torch.optim.lr_scheduler, "OneCycleLR", noted_cycle)
     fitted = linear_fusion.fit(*some_frames(100, 2), solver="one_cycle", epochs=2)
     assert seen == {"lr": 1e-4, "weight_decay": 1e-6, "max_lr": 1e-4, "total_steps": 2 * 7}
     assert fitted.steps == 14
@@ -197,6 +200,10 @@ def klassify(*words):
     return cli.main([str(word) for word in words])
 
 
+def frames_of(folder, split="testA"):
+    return read_scores(score_path(folder, split, "frames")).table
+
+
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory):
     """Branches trained on segments (visual, ps) and on clips (visual_clip, ps_clip)."""
@@ -246,18 +253,12 @@ def test_a_linear_fusion_records_its_fit(fused):
 def test_silent_inputs_are_replaced_by_their_means(fused):
     given = load_system(fused).parameters
     weight, bias, means = (np.array(given[name]) for name in ("weight", "bias", "means"))
-    tables = [
-        read_scores(score_path(fused.parent / name, "testA", "frames")).table
-        for name in ("visual", "ps")
-    ]
+    tables = [frames_of(fused.parent / name) for name in ("visual", "ps")]
     clips = [dict(list(table.groupby("file"))) for table in tables]
-    found = dict(
-        list(read_scores(score_path(fused, "testA", "frames")).table.groupby("file", sort=False))
-    )
+    found = dict(list(frames_of(fused).groupby("file", sort=False)))
     listed = data_list.read_list(fused.parent / "lists/testA.tsv")["file"].tolist()
-    assert (
-        list(found) == [file for file in listed if file in clips[0] or file in clips[1]] != listed
-    )
+    with_frames = [file for file in listed if file in clips[0] or file in clips[1]]
+    assert list(found) == with_frames != listed
     for file, rows in found.items():
         visual, audio = (part.get(file) for part in clips)
         assert len(rows) == len(audio if visual is None else visual)
@@ -310,33 +311,18 @@ def test_a_fusion_answers_both_tasks_of_a_submission(exp, fused, tmp_path, capsy
     for name in ("fused", "visual", "ps"):
         assert klassify("tune", exp / name, "--labels", exp / "lists") == 0
         assert klassify("localise", exp / name, "--split", "testA") == 0
-    how = [
-        "--task",
-        "2",
-        "--split",
-        "testA",
-        "--labels",
-        labels,
-        "--out",
-        tmp_path,
-        "--bootstrap",
-        "50",
-    ]
+    how = ["--task", "2", "--split", "testA", "--labels", labels]
+    how += ["--out", tmp_path, "--bootstrap", "50"]
     assert klassify("evaluate", *(exp / name for name in ("visual", "ps", "fused")), *how) == 0
     table = pd.read_csv(tmp_path / "testA.task2.tsv", sep="\t")
     rows = table[table["group"] == "all"].set_index("system")
-    assert rows.loc["fused", "frame_auc"] > rows.loc[["visual", "ps"], "frame_auc"].max()
-    assert (rows.loc[["visual", "ps"], "frame_gain_low"] > 0).all() and rows["n_no_frames"][
-        "fused"
-    ] == 1
-    assert (
-        rows.loc[["visual", "ps"], "frame_auc_own"] > rows.loc[["visual", "ps"], "frame_auc"]
-    ).all()
+    single = rows.loc[["visual", "ps"]]
+    assert rows.loc["fused", "frame_auc"] > single["frame_auc"].max()
+    assert (single["frame_gain_low"] > 0).all() and rows["n_no_frames"]["fused"] == 1
+    assert (single["frame_auc_own"] > single["frame_auc"]).all()
     heads = pd.read_csv(tmp_path / "testA.heads.tsv", sep="\t")
-    assert (
-        heads["head"].unique().tolist() == ["ps160", "ps320", "ps640"]
-        and "fused minus it" in capsys.readouterr().out
-    )
+    assert heads["head"].unique().tolist() == ["ps160", "ps320", "ps640"]
+    assert "fused minus it" in capsys.readouterr().out
     (tmp_path / "submit.yaml").write_text("{task1: fused, task2: fused}")
     assert klassify("detector", exp, "--conf", tmp_path / "submit.yaml") == 0
     assert list(predict.load_detector(exp).systems) == ["visual", "ps", "fused"]
@@ -347,10 +333,8 @@ def test_a_fusion_answers_both_tasks_of_a_submission(exp, fused, tmp_path, capsy
     assert manifest["rule"] == package.SUPERVISION_RULE and manifest["task1"]["n_prior"] == 1
     answers = dict(line.split(";") for line in (out / "prediction.txt").read_text().splitlines())
     clips = read_scores(score_path(fused, "testA", "clips")).table.set_index("file")["score"]
-    assert all(
-        float(answers[f]) == pytest.approx(expit(s) if np.isfinite(s) else 0.75)
-        for f, s in clips.items()
-    )
+    for file, score in clips.items():
+        assert float(answers[file]) == pytest.approx(expit(score) if np.isfinite(score) else 0.75)
 
 
 class TwoColumns(ClipData):
@@ -373,30 +357,17 @@ class TwoColumns(ClipData):
 def test_clip_scores_of_frames_keep_scale_and_reasons(exp, tmp_path, monkeypatch, options, wanted):
     folder, source = tmp_path / "ps", exp / "ps"
     write_system(folder, System("ps", "model", "audio", "segment", "cosine"))
-    frames = read_scores(score_path(source, "testA", "frames")).table
-    absent = (
-        read_scores(score_path(source, "testA", "clips"))
-        .table.query("reason != ''")["file"]
-        .tolist()
-    )
+    frames = frames_of(source)
+    clips = read_scores(score_path(source, "testA", "clips")).table
+    absent = clips.query("reason != ''")["file"].tolist()
     made = (frames, dict.fromkeys(absent, "no sound"))
     monkeypatch.setattr(trained, "load_model", lambda folder: (None, TwoColumns()))
     monkeypatch.setattr(
         trained, "load_experiment", lambda folder: SimpleNamespace(data=TwoColumns())
     )
     monkeypatch.setattr("klassify.scores.inference.score_frames", lambda *args, **kw: made)
-    command = [
-        "score",
-        folder,
-        "--split",
-        "testA",
-        "--lists",
-        exp / "lists",
-        "--media",
-        exp,
-        "--features",
-        exp,
-    ]
+    command = ["score", folder, "--split", "testA", "--lists", exp / "lists"]
+    command += ["--media", exp, "--features", exp]
     assert klassify(*command, *options) == 0
     clips = read_scores(score_path(folder, "testA", "clips"))
     assert clips.header.scale == "cosine" and clips.header.settings["aggregate"] == wanted
@@ -406,59 +377,42 @@ def test_clip_scores_of_frames_keep_scale_and_reasons(exp, tmp_path, monkeypatch
         if row.file in absent:
             assert np.isnan(row.score) and row.reason == "no sound"
         else:
-            assert row.score == pytest.approx(
-                own[0] if wanted == "max" else own[:4].mean(), rel=1e-7
-            )
+            pooled = own[0] if wanted == "max" else own[:4].mean()
+            assert row.score == pytest.approx(pooled, rel=1e-7)
     assert klassify(*command, "--aggregate", "noisy-or") == 2
 
 
 def test_heads_are_evaluated_at_their_own_resolution(exp, tmp_path, capsys):
     labels = exp / "lists/testA.tsv"
-    command = [
-        "evaluate",
-        exp / "ps",
-        "--task",
-        "2",
-        "--split",
-        "testA",
-        "--labels",
-        labels,
-        "--bootstrap",
-        "20",
-    ]
-    assert klassify(*command, "--out", tmp_path, "--columns", "ps640,ps160") == 0
+    command = ["evaluate", exp / "ps", "--task", "2", "--split", "testA"]
+    command += ["--labels", labels, "--bootstrap", "20", "--out", tmp_path]
+    assert klassify(*command, "--columns", "ps640,ps160") == 0
     table = pd.read_csv(tmp_path / "testA.heads.tsv", sep="\t")
-    assert (
-        table["head"].tolist() == ["ps640"] * 2 + ["ps160"] * 2
-        and table["label"].tolist() == ["own", "union"] * 2
-    )
+    assert table["head"].tolist() == ["ps640"] * 2 + ["ps160"] * 2
+    assert table["label"].tolist() == ["own", "union"] * 2
     assert not (tmp_path / "testA.task2.tsv").exists()
-    frames = dict(
-        list(read_scores(score_path(exp / "ps", "testA", "frames")).table.groupby("file"))
-    )
+    frames = dict(list(frames_of(exp / "ps").groupby("file")))
     for row in table.itertuples():
         scores, truth, step = [], [], row.resolution_ms // 40
         for clip in data_list.read_list(labels, segments=True).itertuples():
             if clip.file in frames:
-                one = (
-                    frames[clip.file][f"{row.head}_fake"] - frames[clip.file][f"{row.head}_real"]
-                ).tolist()
+                own = frames[clip.file]
+                one = (own[f"{row.head}_fake"] - own[f"{row.head}_real"]).tolist()
                 scores += [max(one[i : i + step]) for i in range(0, len(one), step)]
                 spans = clip.audio_fake_segments if row.label == "own" else clip.fake_segments
                 truth += encode_labels(spans, -(-len(one) // step), frame_s=step * FRAME_S).tolist()
         assert row.auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-5)
         assert row.auc_low <= row.auc <= row.auc_high
     assert "ps640" in capsys.readouterr().out
-    assert klassify(*command, "--out", tmp_path, "--columns", "ps40") == 2
+    assert klassify(*command, "--columns", "ps40") == 2
     assert "ps has no heads ps40; it has: ps160, ps320, ps640" in capsys.readouterr().err
 
 
 def test_clip_scores_of_any_scale_can_be_calibrated(exp, fused, tmp_path):
     labels = exp / "lists/val.tsv"
     how = ["--split", "val", "--labels", labels, "--out", tmp_path, "--bootstrap", "0"]
-    assert (
-        klassify("calibrate", exp / "ps", "--out", exp / "ps_platt", "--labels", exp / "lists") == 0
-    )
+    platt = ["--out", exp / "ps_platt", "--labels", exp / "lists"]
+    assert klassify("calibrate", exp / "ps", *platt) == 0
     assert klassify("score", exp / "ps_platt", "--split", "val") == 0
     assert klassify("evaluate", exp / "visual", exp / "ps", exp / "ps_platt", fused, *how) == 0
     table = results.read_table(tmp_path / "val.tsv").set_index(["system", "label", "group"])
@@ -475,10 +429,8 @@ def test_clip_supervised_fusions_refuse_segment_inputs(exp, tmp_path, capsys):
     data_list.write_list(stripped / "val.tsv", frame)
     assert "fake_segments" not in (stripped / "val.tsv").read_text()
     common = ["--rule", "linear", "--labels", stripped, "--supervision", "clip"]
-    assert (
-        klassify("fuse", exp / "ps_clip", exp / "visual_clip", *common, "--out", exp / "fused_clip")
-        == 0
-    )
+    inputs = [exp / "ps_clip", exp / "visual_clip"]
+    assert klassify("fuse", *inputs, *common, "--out", exp / "fused_clip") == 0
     system = systems_system.load_system(exp / "fused_clip")
     assert system.supervision == "clip" and system.parameters["report"]["unit"] == "clip"
     assert system.parameters["report"]["auc"]["fused"] > 0.9
@@ -491,8 +443,8 @@ def test_clip_supervised_fusions_refuse_segment_inputs(exp, tmp_path, capsys):
     capsys.readouterr()
     assert klassify("fuse", exp / "ps", exp / "visual_clip", *common, "--out", exp / "mixed") == 2
     assert "ps learned from segment labels" in capsys.readouterr().err
-    again = ["fuse", exp / "ps_clip", exp / "visual_clip", "--rule", "linear"]
-    assert klassify(*again, "--labels", exp / "lists", "--out", exp / "on_segments") == 0
+    again = ["--rule", "linear", "--labels", exp / "lists", "--out", exp / "on_segments"]
+    assert klassify("fuse", *inputs, *again) == 0
     assert systems_system.load_system(exp / "on_segments").supervision == "segment"
 
 
@@ -503,10 +455,8 @@ def test_released_weights_need_all_columns(exp, tmp_path, capsys):
     model = LinearFusion()
     save_weights(model, tmp_path / "fusion.safetensors")
     command = ["--rule", "linear", "--weights", tmp_path / "fusion.safetensors"]
-    assert (
-        klassify("fuse", exp / "ps_clip", exp / "visual_clip", *command, "--out", exp / "released")
-        == 0
-    )
+    inputs = [exp / "ps_clip", exp / "visual_clip"]
+    assert klassify("fuse", *inputs, *command, "--out", exp / "released") == 0
     system = systems_system.load_system(exp / "released")
     assert system.supervision == "segment" and system.parameters["hold_s"] is None
     np.testing.assert_array_equal(system.parameters["means"], np.zeros(8))
@@ -518,27 +468,20 @@ def test_released_weights_need_all_columns(exp, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("inputs", "options", "columns"),
     [
-        (["visual"], [], [["real", "fake"]]),
-        (["ps"], ["--resolutions", "320"], [PS[2:4]]),
-        (
-            ["ps", "visual"],
-            ["--resolutions", "640,160", "--label", "audio"],
-            [["real", "fake"], PS[4:] + PS[:2]],
-        ),
-        (
-            ["fused", "ps"],
-            ["--solver", "constant", "--epochs", "1", "--aggregate", "top"],
-            [["real", "fake"], PS],
-        ),
+        ("visual", "", [["real", "fake"]]),
+        ("ps", "--resolutions 320", [PS[2:4]]),
+        ("ps visual", "--resolutions 640,160 --label audio", [["real", "fake"], PS[4:] + PS[:2]]),
+        ("fused ps", "--solver constant --epochs 1 --aggregate top", [["real", "fake"], PS]),
     ],
 )
-def test_ablations_keep_their_columns(exp, fused, tmp_path, inputs, options, columns):
-    out = exp / f"ablation {'_'.join(inputs)}{len(options)}"
-    command = ["fuse", *(exp / name for name in inputs), "--rule", "linear"]
-    assert klassify(*command, "--labels", exp / "lists", *options, "--out", out) == 0
+def test_ablations_keep_their_columns(exp, fused, inputs, options, columns):
+    out = exp / f"ablation {inputs}"
+    command = ["fuse", *(exp / name for name in inputs.split()), "--rule", "linear"]
+    command += ["--labels", exp / "lists", *options.split(), "--out", out]
+    assert klassify(*command) == 0
     assert systems_system.load_system(out).parameters["columns"] == columns
     assert klassify("score", out, "--split", "testA") == 0
-    assert np.isfinite(read_scores(score_path(out, "testA", "frames")).table["score"]).all()
+    assert np.isfinite(frames_of(out)["score"]).all()
 
 
 def test_splits_without_sound_or_any_input_are_scored(exp, fused, tmp_path):
@@ -602,15 +545,14 @@ def test_cosines_become_probabilities_linearly():
     [
         ({"weight": "x"}, "incomplete"),
         ({"bias": [0, 0, 0]}, "do not fit"),
-        ({"columns": 5}, "incomplete"),
+        ({"columns": 5}, "incom"),
     ],
 )
 def test_damaged_fusion_parameters_are_refused(changed, said):
     whole = {"rule": "linear", "columns": [["score"], ["score"]], "hold_s": 0.64}
     whole |= {"weight": [[0, 1], [1, 0]], "bias": [0, 0], "means": [0, 0], "aggregate": "max"}
-    system = systems_system.System(
-        "fused", "fusion", "both", "segment", "log_odds", ["a", "b"], whole
-    )
+    kind = ("fused", "fusion", "both", "segment", "log_odds")
+    system = systems_system.System(*kind, ["a", "b"], whole)
     assert linear.Rule.of(system).columns == [["score"], ["score"]]
     with pytest.raises(KlassifyError, match=said):
         linear.Rule.of(dataclasses.replace(system, parameters=whole | changed))

@@ -21,14 +21,15 @@ PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
 
 
 def write_clips(folder, score, settings, scale="log_odds"):
-    table = pd.DataFrame(
-        {"file": [f"{i}.mp4" for i in range(len(score))], "start": 0.0, "end": 1.0, "score": score}
-    )
-    write_scores(
-        score_path(folder, "val", "clips"),
-        table,
-        Header(folder.name, "val", "clips", scale, "clip", settings),
-    )
+    files = [f"{i}.mp4" for i in range(len(score))]
+    table = pd.DataFrame({"file": files, "start": 0.0, "end": 1.0, "score": score})
+    header = Header(folder.name, "val", "clips", scale, "clip", settings)
+    write_scores(score_path(folder, "val", "clips"), table, header)
+
+
+def write_platt(folder, model, parameters=PLATT):
+    inputs = [load_system(model)]
+    write_system(folder, derived_system(folder, "calibrated", inputs, "probability", parameters))
 
 
 @pytest.fixture
@@ -37,9 +38,7 @@ def chain(tmp_path):
     model, platt = tmp_path / "audio" / "bam", tmp_path / "bam_platt"
     write_system(model, System("bam", "model", "audio", "segment", "log_odds"))
     (model / "model.safetensors").write_bytes(b"weights")
-    write_system(
-        platt, derived_system(platt, "calibrated", [load_system(model)], "probability", PLATT)
-    )
+    write_platt(platt, model)
     write_clips(model, [-1.0, 0.0, 2.0], {"system": system_hash(model)})
     return model, platt
 
@@ -53,46 +52,29 @@ def test_round_trip(chain):
     assert system.prior == 0.4 and load_system(model).prior == 0.5
 
 
+MODEL = "{name: x, kind: model, modality: audio, supervision: clip, scale: log_odds"
+FUSION = "{name: x, kind: fusion, modality: both, supervision: clip, scale: probability"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nkind: model\n", "missing"),
-        (
-            (
-                "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale: log_odds\ncolour:"
-                " red\n"
-            ),
-            "colour",
-        ),
-        ("name: x\nkind: model\nmodality: smell\nsupervision: clip\nscale: log_odds\n", "smell"),
-        (
-            "name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale: probability\n",
-            "has inputs",
-        ),
-        (
-            (
-                "name: x\nkind: model\nmodality: audio\nsupervision: clip\nscale:"
-                " log_odds\nparameters: 3\n"
-            ),
-            "mapping",
-        ),
-        *(
-            (
-                (
-                    "name: x\nkind: fusion\nmodality: both\nsupervision: clip\nscale:"
-                    f" probability\ninputs: [{one}]\n"
-                ),
-                "name of a folder",
-            )
-            for one in ("5", "null", "''", '"a\\0"')
-        ),
-        ("- a list\n", "keys"),
+        ("{name: x, kind: model}", "missing"),
+        (f"{MODEL}, colour: red}}", "colour"),
+        (f"{MODEL.replace('audio', 'smell')}}}", "smell"),
+        (f"{MODEL}, parameters: 3}}", "mapping"),
+        (f"{FUSION}}}", "has inputs"),
+        (f"{FUSION}, inputs: [5]}}", "name of a folder"),
+        (f"{FUSION}, inputs: [null]}}", "name of a folder"),
+        (f"{FUSION}, inputs: ['']}}", "name of a folder"),
+        (f'{FUSION}, inputs: ["a\\0"]}}', "name of a folder"),
+        ("- a list", "keys"),
         ("{", "YAML"),
         ("", "keys"),
     ],
 )
 def test_a_bad_description_is_refused_with_its_path(tmp_path, text, message):
-    (tmp_path / "system.yaml").write_text(text)
+    (tmp_path / "system.yaml").write_text(f"{text}\n" if text else "")
     with pytest.raises(KlassifyError, match=message) as refused:
         load_system(tmp_path)
     assert str(tmp_path / "system.yaml") in str(refused.value)
@@ -106,9 +88,7 @@ def test_hash_follows_weights_config_and_inputs(chain):
         lambda: (model / "model.safetensors").write_bytes(b"other"),
         lambda: (model / "config.yaml").write_text("model: x\n"),
         lambda: write_system(model, System("bam", "model", "audio", "clip", "log_odds")),
-        lambda: write_system(
-            platt, derived_system(platt, "calibrated", [load_system(model)], "probability", {})
-        ),
+        lambda: write_platt(platt, model, {}),
     ):
         change()
         assert system_hash(platt) not in seen
@@ -116,10 +96,8 @@ def test_hash_follows_weights_config_and_inputs(chain):
 
 
 def fuse(folder, *inputs):
-    system = System(
-        folder.name, "fusion", "both", "clip", "probability", [f"../{name}" for name in inputs], {}
-    )
-    write_system(folder, system)
+    paths = [f"../{name}" for name in inputs]
+    write_system(folder, System(folder.name, "fusion", "both", "clip", "probability", paths))
 
 
 def test_a_system_that_is_its_own_input_is_refused(tmp_path, capsys):
@@ -156,9 +134,8 @@ def test_derived_scores_are_kept_redone_or_refused(chain):
     model, platt = chain
     path = score_path(platt, "val", "clips")
     scores = load_system(platt).derive("val")
-    np.testing.assert_allclose(
-        scores.table["score"], 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5)), rtol=1e-8
-    )
+    wanted = 1 / (1 + np.exp(-2 * np.array([-1.0, 0, 2]) + 0.5))
+    np.testing.assert_allclose(scores.table["score"], wanted, rtol=1e-8)
     assert scores.header.supervision == "segment"
     written = path.stat().st_mtime_ns
     load_system(platt).derive("val")

@@ -37,7 +37,6 @@ data:
 train: {epochs: 4, batch_size: 8, lr: 0.01, patience: 4}
 """
 
-
 ON_CPU = ("--device", "cpu")
 
 
