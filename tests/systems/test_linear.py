@@ -517,7 +517,7 @@ FIT = "--rule linear --labels lists"
         (f"ps {FIT} --resolutions fine", "numbers of milliseconds"),
         (f"ps {FIT} --hold -1", "--hold is a number of seconds"),
         (f"ps {FIT} --report val", "clips are both in val_fit and in val"),
-        ("ps --rule linear --weights nowhere", "does not exist"),
+        ("ps --rule linear --weights nowhere", "No such file"),
         (f"ps {FIT} --scores-split train", "no frame scores for train"),
         ("ps visual --rule max --labels lists", "The rule max has no --labels"),
     ],
