@@ -32,7 +32,7 @@ from klassify.errors import KlassifyError
 from klassify.systems.experiment import load_experiment
 from klassify.training.ranks import ACCELERATORS, explained, launch
 from klassify.training.settings import is_finished, training_settings
-from klassify.training.train import train, try_out
+from klassify.training.trainer import train, try_out
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +13,34 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
 from klassify.data.base import ClipData, Examples, Sources
 from klassify.errors import KlassifyError
-from klassify.files import whole_file
+from klassify.files import whole_file, write_json
 from klassify.models.weights.load import WEIGHTS, load_weights, save_weights
-from klassify.systems.experiment import METRICS, STATE, Experiment, seed_everything
+from klassify.systems.experiment import (
+    ENVIRONMENT,
+    METRICS,
+    STATE,
+    Experiment,
+    TrainSettings,
+    environment,
+    save_config,
+    seed_everything,
+)
 from klassify.training import memory_check
 from klassify.training.epoch_order import Batch, batches_of_rank, epoch_order, group_sizes
-from klassify.training.optimizers import optimizer_of, scheduler_of
 from klassify.training.ranks import Ranks
-from klassify.training.settings import shown, write_result
+from klassify.training.settings import (
+    SETTINGS,
+    clear,
+    is_finished,
+    shown,
+    training_settings,
+    write_result,
+)
 from klassify.training.state import load, save, seed_of_rank
 from klassify.training.validation import validate
 
@@ -293,3 +310,74 @@ class Trainer:
         if self.ranks.is_first:
             for line in text.splitlines():
                 print(f"{self.out.name}: {line}", file=sys.stderr, flush=True)
+
+
+def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """An optimizer of the trainable parameters."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return kind(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def scheduler_of(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, updates_per_epoch: int, epochs: int
+) -> lr_scheduler.LRScheduler:
+    """The learning rate schedule, stepped after each update."""
+    updates = updates_per_epoch * epochs
+    if settings.schedule == "cosine":
+        return lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    if settings.schedule == "one_cycle":
+        return lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=updates)
+    if settings.schedule == "step":
+        updates = updates_per_epoch * settings.step_epochs
+        return lr_scheduler.StepLR(optimizer, updates, settings.step_factor)
+    return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def train(
+    experiment: Experiment,
+    sources: Sources,
+    out: Path,
+    fabric: Any,
+    ranks: Ranks,
+    *,
+    seed: int,
+    init: Path | None = None,
+    workers: int = 0,
+    force: bool = False,
+) -> None:
+    """Train into a folder, from its last state if it has one; a finished training is kept.
+
+    init: weights to start from. workers: processes that read inputs. KlassifyError for a folder
+    that holds something else, unless `force`, which clears it.
+    """
+
+    def start() -> tuple[dict, bool]:
+        settings = training_settings(experiment, sources, seed=seed, init=init, ranks=ranks.world)
+        if force:
+            clear(out)
+        return settings, is_finished(out, settings)
+
+    settings, done = ranks.first(start)
+    if done:
+        if ranks.is_first:
+            print(f"{out}: already trained")
+        return
+    trainer = Trainer(
+        experiment, sources, out, fabric, ranks, seed=seed, init=init, workers=workers
+    )
+    if ranks.is_first:
+        save_config(out, experiment.resolved)
+        write_json(out / SETTINGS, settings)
+        write_json(out / ENVIRONMENT, environment())
+    trainer.fit()
+
+
+def try_out(
+    experiment: Experiment, sources: Sources, fabric: Any, ranks: Ranks, **how: Any
+) -> None:
+    """Two batches and a validation; nothing is kept. how: seed, init, workers, as for `train`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        Trainer(experiment, sources, Path(scratch), fabric, ranks, limit=2, **how).fit()
+    if ranks.is_first:
+        print("fast-dev-run: two batches and a validation succeeded; nothing was kept")
