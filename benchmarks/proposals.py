@@ -151,14 +151,14 @@ def noisy_scores(n_clips: int) -> None:
             else:
                 methods = ["boundary_pairs", "viterbi"] if head == "tags" else ["boundary_pairs"]
             for method in methods:
-                result = score_task2(proposals.propose(frames, method).of(truth.files), truth)
+                result = score_task2(proposals.propose(frames, method).select(truth.files), truth)
                 row(f"noise {noise:g} {method}{f' ({head})' if head else ''}", result.named())
                 if noise >= 2:
-                    smooth = proposals.propose(frames, method, smooth_s=0.2).of(truth.files)
+                    smooth = proposals.propose(frames, method, smooth_s=0.2).select(truth.files)
                     row("  smoothed over 0.2 s", score_task2(smooth, truth).named())
     lengths = np.diff(truth.segments.astype(float), axis=1)[:, 0]
     guesses = proposals.random_proposals(lengths, np.full(n_clips, 10), durations, rng)
-    row("random, 10 a clip", score_task2(guesses.of(truth.files), truth).named())
+    row("random, 10 a clip", score_task2(guesses.select(truth.files), truth).named())
 
 
 def row(name: str, metrics: dict[str, float]) -> None:

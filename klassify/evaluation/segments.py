@@ -119,7 +119,7 @@ def guessing(
     results = []
     for _ in range(RANDOM_DRAWS):
         found = random_proposals(lengths, np.diff(like.offsets), durations, rng)
-        results.append(segments.score_task2(found.of(truth.files), truth, mode))
+        results.append(segments.score_task2(found.select(truth.files), truth, mode))
     return results[0]._replace(
         ap=np.mean([one.ap for one in results], axis=0),
         ar=np.mean([one.ar for one in results], axis=0),

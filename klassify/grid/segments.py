@@ -43,7 +43,7 @@ class Proposals:
         counts = np.bincount(clip[order], minlength=len(files))
         return cls(np.asarray(files, dtype=object), row_offsets(counts), rows)
 
-    def of(self, files: np.ndarray, *, where: object = None) -> Proposals:
+    def select(self, files: np.ndarray, *, where: object = None) -> Proposals:
         """The proposals of `files`, in their order; other clips are left out.
 
         Raises KlassifyError that counts and names the clips without an entry.

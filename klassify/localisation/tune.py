@@ -247,7 +247,7 @@ def _weights(n_inputs: int) -> Iterator[list[float]]:
 
 
 def _trial(choice: localise.Choice, found: proposals.Candidates, truth: Truth) -> Trial:
-    return Trial(choice, match(found.of(truth.files), truth).score().named())
+    return Trial(choice, match(found.select(truth.files), truth).score().named())
 
 
 def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[float]] | None:

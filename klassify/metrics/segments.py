@@ -190,7 +190,7 @@ def match(
         raise KlassifyError(f"There is no mode {mode!r}; there are {', '.join(MODES)}.")
     if not len(truth.files):
         raise KlassifyError("There are no labelled clips to evaluate on.", where=where)
-    proposals = proposals.of(truth.files, where=where)
+    proposals = proposals.select(truth.files, where=where)
     if mode == "textbook":
         proposals = proposals.by_score()
     clip_of = np.repeat(np.arange(len(truth.files)), np.diff(truth.offsets))

@@ -56,7 +56,7 @@ class Rule(NamedTuple):
     aggregate: str
 
     @classmethod
-    def of(cls, system: System) -> Rule:
+    def from_system(cls, system: System) -> Rule:
         """The rule in a system.yaml; KlassifyError where parameters are missing or do not fit."""
         given = system.parameters
         try:
@@ -112,7 +112,7 @@ class Linear(System):
 
     def derive(self, split: str, *, force: bool = False) -> ScoreFile:
         """Write the frame and clip scores unless nothing has changed; returns the clip scores."""
-        rule, inputs = Rule.of(self), self.input_systems
+        rule, inputs = Rule.from_system(self), self.input_systems
         sources = open_inputs(inputs, split)
         clips = [one.clip_scores(split) for one in inputs]
         files = clips[0].table["file"].tolist()
@@ -218,6 +218,6 @@ def gather(
 
 
 def parameters_of(rule: Rule, **more: Any) -> Mapping[str, Any]:
-    """The parameters of the system.yaml that `Rule.of` reads."""
+    """The parameters of the system.yaml that `Rule.from_system` reads."""
     arrays = {name: getattr(rule, name).tolist() for name in ("weight", "bias", "means")}
     return {"rule": RULE, **rule._asdict(), **arrays, **more}

@@ -182,7 +182,9 @@ class _Labelled:
             content = {"label": self.label.tolist()}
         self.hash = settings_hash({"files": self.files, **content})
 
-    def of(self, found: Gathered, supervision: str) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def labels_of(
+        self, found: Gathered, supervision: str
+    ) -> tuple[np.ndarray, np.ndarray | None, str]:
         """(labels, offsets, unit) of the gathered frames: of frames (1 where any part is fake),
         with offsets None; or with clip supervision of the clips that have frames.
         """
@@ -229,7 +231,7 @@ def _fitted(
     from klassify.models import linear_fusion
 
     found = gather(sources, columns, clips.files, hold_s)
-    label, offsets, unit = clips.of(found, options.supervision)
+    label, offsets, unit = clips.labels_of(found, options.supervision)
     if len(np.unique(label)) < 2:
         raise KlassifyError(
             f"A fit needs real and fake {unit}s; {clips.name} has {len(label)} that all inputs have"
@@ -260,7 +262,7 @@ def _report(
     own = gather(sources, [["score"]] * len(sources), clips.files, rule.hold_s)
     scores = {"fused": rule.log_odds(found.values)}
     scores |= {source.header.system: own.values[:, i] for i, source in enumerate(sources)}
-    label, offsets, unit = clips.of(found, supervision)
+    label, offsets, unit = clips.labels_of(found, supervision)
     if offsets is not None:
         scores = {name: pooled(values, offsets, rule.aggregate) for name, values in scores.items()}
     auc = {name: roc_auc(label, values) for name, values in scores.items()}

@@ -60,7 +60,7 @@ def test_short_audio_is_padded_with_zeros_and_ignored_frames():
 
 
 @pytest.mark.parametrize("n_samples", [1, 640, 6400, 6401, 12_345, 64_000])
-def test_windows_of_audio_cover_every_frame_and_end_with_the_clip(n_samples):
+def test_audio_windows_cover_every_frame_of_the_clip(n_samples):
     data = AudioFrames(window=10 * FRAME_SAMPLES, stride=5 * FRAME_SAMPLES)
     cut = data.cut(np.ones(n_samples, np.float32))
     covered = np.zeros(data.frames_of(np.empty(n_samples)), bool)
@@ -118,7 +118,7 @@ def test_a_clip_without_a_face_has_no_rows(sources):
         reader.read(sources.table("train")["file"][2])
 
 
-def test_the_tagger_finds_the_planted_fakes_from_training_to_proposals(tmp_path, small_data):
+def test_the_tagger_finds_the_planted_fakes(tmp_path, small_data):
     config, out = tmp_path / "tags.yaml", tmp_path / "tcn_tags"
     config.write_text(TAGS)
     assert load_experiment(config).data.supervision == "segment"

@@ -267,7 +267,7 @@ def test_kept_frames_give_the_same_scores(sources):
     assert len(kept.kept) == 3
 
 
-def test_clip_without_features_is_scored_and_says_so_in_the_batch(sources):
+def test_a_clip_without_lmm_features_is_read(sources):
     data = data_of(lmm=True, frame_size=48, region=(8, 16, 32))
     reader = data.reader(sources, "val")
     assert reader.read("2.mkv").lmm is None and reader.read("0.mkv").lmm is not None

@@ -1,4 +1,4 @@
-"""segments.py against integer arithmetic, brute force and the published boundary labels."""
+"""frames.py against integer arithmetic, brute force and the published boundary labels."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_half_frames_and_shortest_segments():
     assert frames.frame_spans([(0.08, 0.08)], 250).tolist() == [[2, 3]]
 
 
-def test_spans_are_cut_to_the_clip_and_merged_only_where_they_share_a_frame():
+def test_spans_are_clipped_and_merged_where_they_share_a_frame():
     assert frames.frame_spans([(9.9, 10.3), (11.0, 12.0)], 250).tolist() == [[247, 250]]
     assert frames.frame_spans([(0.4, 0.8), (0.0, 0.4)], 250).tolist() == [[0, 10], [10, 20]]
     assert frames.frame_spans([(0.0, 0.41), (0.42, 0.8)], 250).tolist() == [[0, 20]]

@@ -482,6 +482,6 @@ def test_random_proposals_have_the_true_lengths_and_stay_inside():
 
 def test_proposals_as_the_evaluator_takes_them():
     found = as_candidates([(2, 1.0, 2.0, 0.1), (0, 3.0, 4.0, 0.5), (2, 0.0, 1.0, 0.6)])
-    given = found.of(np.array(["a", "b", "c"]))
+    given = found.select(np.array(["a", "b", "c"]))
     assert given.offsets.tolist() == [0, 1, 1, 3]
     np.testing.assert_allclose(given.rows, [[0.5, 3, 4], [0.6, 0, 1], [0.1, 1, 2]])

@@ -44,12 +44,12 @@ def write(path, clips, columns=("real", "fake"), rows_a_part=None):
     return FrameFile(path)
 
 
-def some_clips(seed, files, n_columns, longest=60):
+def random_clips(seed, files, n_columns, longest=60):
     rng = np.random.default_rng(seed)
     return {file: rng.normal(size=(int(rng.integers(1, longest)), n_columns)) for file in files}
 
 
-def test_two_cosines_of_20_ms_are_averaged_and_the_last_value_holds():
+def test_cosines_of_20_ms_are_averaged_in_pairs():
     np.testing.assert_allclose(on_grid(np.arange(5.0), 20, 4), [0.5, 2.5, 4, 4])
 
 
@@ -75,9 +75,9 @@ def test_aligned_and_fused_as_published(case):
     np.testing.assert_allclose(logits.numpy(), wanted, atol=tolerance["abs"], rtol=tolerance["rel"])
 
 
-def test_a_file_is_read_by_name_in_any_order_and_over_row_groups(tmp_path):
+def test_frame_files_are_read_by_name_in_any_order(tmp_path):
     files = [f"id/{i} é.mp4" for i in range(12)]
-    clips = some_clips(0, files, 2)
+    clips = random_clips(0, files, 2)
     source = write(tmp_path / "visual.parquet", clips, rows_a_part=17)
     assert source.files.tolist() == files
     for wanted in (files, files[::-1], [files[3], "absent.mp4", files[0]], [], ["absent.mp4"]):
@@ -145,7 +145,7 @@ def slowly_aligned(inputs, file, hold_s):
 @pytest.mark.parametrize("hold_s", [0.0, 0.04, 0.64, None])
 def test_aligned_frames_are_those_of_a_loop(tmp_path, hold_s):
     files = [f"{i}.mp4" for i in range(40)]
-    visual, audio = some_clips(3, files[4:], 2), some_clips(4, files[:36:2] + files[37:], 6)
+    visual, audio = random_clips(3, files[4:], 2), random_clips(4, files[:36:2] + files[37:], 6)
     audio_columns = [f"ps{ms}_{side}" for ms in (160, 320, 640) for side in ("real", "fake")]
     sources = [
         write(tmp_path / "visual.parquet", visual, rows_a_part=50),
@@ -167,7 +167,7 @@ def test_aligned_frames_are_those_of_a_loop(tmp_path, hold_s):
 
 
 def test_blocks_do_not_change_the_result(tmp_path):
-    clips = some_clips(5, [f"{i}" for i in range(9)], 2)
+    clips = random_clips(5, [f"{i}" for i in range(9)], 2)
     source = write(tmp_path / "visual.parquet", clips)
     whole = align.aligned([source], [["real", "fake"]], list(clips))
     parts = [

@@ -31,7 +31,7 @@ def fusion(rule="max", prior=0.4, **parameters):
     return fused.Fused(*described, {"rule": rule, "prior": prior, **parameters})
 
 
-def some_scores(seed, share_missing=0.2):
+def random_scores(seed, share_missing=0.2):
     rng = np.random.default_rng(seed)
     score = rng.random(len(FILES))
     score[rng.random(len(FILES)) < share_missing] = np.nan
@@ -42,7 +42,7 @@ def some_scores(seed, share_missing=0.2):
 def test_rules_are_commutative_idempotent_bounded_and_monotone(rule):
     combine = fused.RULES[rule].combine
     for seed in range(20):
-        p, q = some_scores(seed), some_scores(seed + 100)
+        p, q = random_scores(seed), random_scores(seed + 100)
         both = combine(np.stack([p, q]))
         np.testing.assert_array_equal(both, combine(np.stack([q, p])))
         np.testing.assert_allclose(combine(np.stack([p, p, p])), p)
@@ -55,7 +55,7 @@ def test_rules_are_commutative_idempotent_bounded_and_monotone(rule):
         assert (more[answered] >= both[answered]).all()
 
 
-def test_a_missing_modality_is_left_to_the_other_and_none_to_the_prior():
+def test_missing_answers_come_from_the_others_or_the_prior():
     p, q = np.full(40, 0.2), np.full(40, 0.6)
     p[[0, 1]] = np.nan
     q[[1, 2]] = np.nan
@@ -69,7 +69,7 @@ def test_a_missing_modality_is_left_to_the_other_and_none_to_the_prior():
 
 
 def test_clips_are_joined_by_name():
-    p, q = some_scores(1, 0), some_scores(2, 0)
+    p, q = random_scores(1, 0), random_scores(2, 0)
     straight = fusion().clip_table([scores_of("a", p), scores_of("b", q)])
     other = scores_of("b", q)
     shuffled = ScoreFile(other.header, other.table.sample(frac=1, random_state=0))
@@ -105,7 +105,7 @@ def exp(tmp_path):
         folder = tmp_path / name
         platt = derived_system(folder, "calibrated", [load_system(raw)], "probability", parameters)
         write_system(folder, platt)
-        scores = scores_of(name, some_scores(len(name) + len(modality)))
+        scores = scores_of(name, random_scores(len(name) + len(modality)))
         write_scores(score_path(folder, "val", "clips"), scores.table, scores.header)
     return tmp_path
 
@@ -141,7 +141,7 @@ def test_command_refuses(exp, capsys, arguments, message):
     assert not (exp / "maxout").exists()
 
 
-def test_a_folder_that_holds_a_trained_model_is_not_made_a_fusion(exp, capsys):
+def test_the_folder_of_a_trained_model_is_not_overwritten(exp, capsys):
     """Not by calibrate either."""
     before = (exp / "audio_raw/system.yaml").read_bytes()
     command = ["fuse", f"{exp}/audio", f"{exp}/video", "--out", f"{exp}/audio_raw", "--rule", "max"]
@@ -166,9 +166,7 @@ def test_a_folder_that_holds_a_trained_model_is_not_made_a_fusion(exp, capsys):
         ({"rule": "max", "prior": float("nan")}, "prior"),
     ],
 )
-def test_a_system_yaml_that_lacks_a_parameter_is_refused_by_its_name(
-    exp, capsys, parameters, named
-):
+def test_missing_or_wrong_parameters_are_refused_by_name(exp, capsys, parameters, named):
     folder, inputs = exp / "fused", load_systems([exp / "audio", exp / "video"])
     write_system(folder, derived_system(folder, "fusion", inputs, "probability", parameters))
     assert cli.main(["score", str(folder), "--split", "val"]) == 2

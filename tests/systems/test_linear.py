@@ -32,7 +32,7 @@ FRAME_S = 0.04
 N_FRAMES = 50
 
 
-def some_frames(n=3000, n_columns=8, seed=0):
+def random_frames(n=3000, n_columns=8, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, n_columns)) * rng.uniform(0.05, 5, n_columns) + 2
     slope = rng.normal(size=n_columns) / x.std(axis=0)
@@ -40,7 +40,7 @@ def some_frames(n=3000, n_columns=8, seed=0):
 
 
 def test_exact_fit_finds_the_minimum():
-    x, label = some_frames()
+    x, label = random_frames()
     fitted = linear_fusion.fit(x, label)
     weight, bias = torch.zeros(2, 8, dtype=torch.double), torch.zeros(2, dtype=torch.double)
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
@@ -64,7 +64,7 @@ def test_exact_fit_finds_the_minimum():
 
 
 def test_exact_fit_handles_blocks_and_dependent_columns(monkeypatch):
-    x, label = some_frames()
+    x, label = random_frames()
     fitted = linear_fusion.fit(x, label)
     monkeypatch.setattr(linear_fusion, "ROWS_AT_ONCE", 700)
     np.testing.assert_allclose(linear_fusion.fit(x, label).weight, fitted.weight, rtol=1e-9)
@@ -78,7 +78,7 @@ def test_exact_fit_handles_blocks_and_dependent_columns(monkeypatch):
 
 @pytest.mark.parametrize("solver", ["one_cycle", "constant"])
 def test_stepwise_fits_are_seeded_and_approach_the_minimum(solver):
-    x, label = some_frames(800, 2)
+    x, label = random_frames(800, 2)
     best = linear_fusion.fit(x, label).loss
 
     def fit(epochs, seed):
@@ -104,12 +104,12 @@ def test_one_cycle_is_adam_with_the_published_settings(monkeypatch):
 
     monkeypatch.setattr(torch.optim, "Adam", noted_adam)
     monkeypatch.setattr(torch.optim.lr_scheduler, "OneCycleLR", noted_cycle)
-    fitted = linear_fusion.fit(*some_frames(100, 2), solver="one_cycle", epochs=2)
+    fitted = linear_fusion.fit(*random_frames(100, 2), solver="one_cycle", epochs=2)
     assert seen == {"lr": 1e-4, "weight_decay": 1e-6, "max_lr": 1e-4, "total_steps": 2 * 7}
     assert fitted.steps == 14
 
 
-def some_clips(seed=1, n_clips=80, n_frames=40):
+def random_clips(seed=1, n_clips=80, n_frames=40):
     """A fifth of each fake clip's frames is high in column 1; column 0 is noise."""
     rng = np.random.default_rng(seed)
     label = np.arange(n_clips) % 2
@@ -125,7 +125,7 @@ def pooled_by_loop(z, offsets):
 
 @pytest.mark.parametrize("solver", linear_fusion.SOLVERS)
 def test_clip_labels_find_the_informative_column(solver):
-    x, label, offsets = some_clips()
+    x, label, offsets = random_clips()
     fitted = linear_fusion.fit(x, label, offsets, solver=solver, epochs=100)
     z = x @ (fitted.weight[1] - fitted.weight[0]) + fitted.bias[1] - fitted.bias[0]
     if solver == "exact":
@@ -553,6 +553,6 @@ def test_damaged_fusion_parameters_are_refused(changed, said):
     whole |= {"weight": [[0, 1], [1, 0]], "bias": [0, 0], "means": [0, 0], "aggregate": "max"}
     kind = ("fused", "fusion", "both", "segment", "log_odds")
     system = systems_system.System(*kind, ["a", "b"], whole)
-    assert linear.Rule.of(system).columns == [["score"], ["score"]]
+    assert linear.Rule.from_system(system).columns == [["score"], ["score"]]
     with pytest.raises(KlassifyError, match=said):
-        linear.Rule.of(dataclasses.replace(system, parameters=whole | changed))
+        linear.Rule.from_system(dataclasses.replace(system, parameters=whole | changed))
