@@ -258,7 +258,7 @@ def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[
     """
     fitted = []
     for part in parts:
-        given = part.of(truth.files)
+        given = part.select(truth.files)
         matches = match(given, truth)
         hit = np.zeros(len(given.rows), int)
         hit[matches.order[matches.hits[0].rank]] = 1
