@@ -88,7 +88,7 @@ def plan(
         )
     data = system.data()
     kind = "frames" if data.unit == "frame" else "windows"
-    default = data.aggregate if kind == "windows" else "max" if hasattr(data, "aggregate") else None
+    default = data.aggregate if kind == "windows" else "max"
     settings = {
         "system": system.hash,
         "list": file_hash(subsets.existing_list(sources.lists, split)),
@@ -99,9 +99,7 @@ def plan(
         check_how(kind, aggregate)
     header = Header(system.name, split, kind, system.scale, system.supervision, settings)
     layout = Layout.of(sources.table(split)["duration"].to_numpy(float))
-    return Parts(
-        parts_folder(system.folder, split), header, layout, default and (aggregate or default)
-    )
+    return Parts(parts_folder(system.folder, split), header, layout, aggregate or default)
 
 
 def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
@@ -110,16 +108,10 @@ def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
 
     header, folder = parts.header, system.folder
     reasons = clip_scores.read_reasons(folder, header.split)
-    path = system.path(header.split, header.kind)
-    if parts.aggregate is not None:
-        clips = clip_scores.keep_or_write(
-            folder,
-            header,
-            lambda: system.data().listed(sources, header.split),
-            reasons,
-            parts.aggregate,
-        )
-        path = clips if header.kind == "windows" else path
+    clips = clip_scores.keep_or_write(
+        folder, header, lambda: system.data().listed(sources, header.split), reasons, parts.aggregate
+    )
+    path = clips if header.kind == "windows" else system.path(header.split, header.kind)
     return _said(path, len(reasons))
 
 
