@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -51,6 +52,10 @@ class SquareFrames(ClipData):
         """Gives a SquareClip, whose frames are decoded when they are asked for."""
         return SquareReader(sources.media_folder(split), self.size)
 
+    def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
+        """The share of each clip's duration that has frames, as its list says."""
+        return share_with_frames(table)
+
     def _spaced(self, start: int, clip: SquareClip) -> np.ndarray:
         """The numbers of the frames of a window."""
         last = min(self.window, clip.n_frames) - 1
@@ -72,6 +77,11 @@ class SquareFrames(ClipData):
             Window(start * FRAME_S, end * FRAME_S, {"frames": frames})
             for start, end, frames in zip(starts, ends, pictures)
         ]
+
+
+def share_with_frames(table: pd.DataFrame) -> pd.Series:
+    """The share of each listed clip's duration that has frames; NaN where unknown."""
+    return table["n_frames"].astype(float) / table["fps"] / table["duration"]
 
 
 @dataclasses.dataclass(frozen=True)

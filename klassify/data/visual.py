@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from klassify.augmentation.frames import FrameAugment, draw
 from klassify.data.base import FrameData, NoAnswer, Reader, Sources
+from klassify.data.square_frames import share_with_frames
 from klassify.errors import KlassifyError
 from klassify.features.kinds import Row
 from klassify.features.shards import FeatureStore
@@ -206,8 +208,8 @@ class VisualWindows(FrameData):
         return {kind: store.settings for kind, store in self.stores(sources, split).items()}
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
-        """The seconds of picture that the list knows, of the clip's."""
-        return table["n_frames"].astype(float) / table["fps"] / table["duration"]
+        """The share of each clip's duration that has frames, as its list says."""
+        return share_with_frames(table)
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Gives a VisualClip, whose frames are decoded when they are asked for."""

@@ -15,6 +15,8 @@ from klassify.systems.scores import answered
 from klassify.systems.trained import Trained
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from klassify.data.base import Sources
 
 
@@ -108,9 +110,11 @@ def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
 
     header, folder = parts.header, system.folder
     reasons = clip_scores.read_reasons(folder, header.split)
-    clips = clip_scores.keep_or_write(
-        folder, header, lambda: system.data().listed(sources, header.split), reasons, parts.aggregate
-    )
+
+    def listed() -> pd.DataFrame:
+        return system.data().listed(sources, header.split)
+
+    clips = clip_scores.keep_or_write(folder, header, listed, reasons, parts.aggregate)
     path = clips if header.kind == "windows" else system.path(header.split, header.kind)
     return _said(path, len(reasons))
 
