@@ -69,7 +69,7 @@ class Candidates(NamedTuple):
         """Those at these places, in this order."""
         return Candidates(*(column[index] for column in self))
 
-    def of(self, files: np.ndarray) -> Proposals:
+    def select(self, files: np.ndarray) -> Proposals:
         """As the evaluator takes them; `files` are the clips that the indices mean. Best first
         within a clip.
         """
