@@ -74,8 +74,6 @@ def try_target(scratch: Scratch, target: Target, seed: int) -> tuple[str, str]:
     with tempfile.TemporaryDirectory(dir=scratch.top.name) as outer:
         path = Path(outer) / "inner" / "case" / name
         path.parent.mkdir(parents=True)
-        for other, sound in scratch.files(target) if target.together else ():
-            (path.parent / other.name).write_bytes(sound)
         path.write_bytes(broken)
         try:
             target.run(path)

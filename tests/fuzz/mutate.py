@@ -5,49 +5,12 @@ from __future__ import annotations
 import random
 
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 100_000)
-WORDS = (
-    "NaN",
-    "-Infinity",
-    "1e999",
-    "-1",
-    "1e-320",
-    "99999999999999999999",
-    "0x10",
-    "null",
-    "true",
-    "[]",
-    "{}",
-    '"',
-    "'",
-    "\\",
-    "\t",
-    "\n",
-    "\r\n",
-    ";",
-    ",",
-    ":",
-    "\0",
-    "\ufeff",
-    "\u202e",
-    "\u0661",
-    "é",
-    "\U0001f600",
-    "../../outside",
-    "/etc/passwd",
-    "a/../../b",
-    "C:\\x",
-    "~",
-    "a" * 70_000,
-    "[" * 5_000,
-    "{" * 5_000,
-    "- " * 5_000,
-    "&a [*a, *a]",
-    "!!python/object:os.system",
-    "${HOME}",
-    "$(id)",
-    "%s%n",
-    "<script>",
-)
+TYPED = "NaN -Infinity 1e999 -1 1e-320 99999999999999999999 0x10 null true [] {} <script> %s%n"
+SIGNS = ['"', "'", "\\", "\t", "\n", "\r\n", ";", ",", ":", "\0", "\ufeff", "\u202e", "\u0661", "é"]
+PATHS = "../../outside /etc/passwd a/../../b C:\\x ~ ${HOME} $(id)"
+LONG = ["a" * 70_000, "[" * 5_000, "{" * 5_000, "- " * 5_000]
+YAML = ["&a [*a, *a]", "!!python/object:os.system"]
+WORDS = [*TYPED.split(), *SIGNS, "\U0001f600", *PATHS.split(), *LONG, *YAML]
 
 
 def broken_bytes(content: bytes, rng: random.Random) -> bytes:
@@ -56,11 +19,8 @@ def broken_bytes(content: bytes, rng: random.Random) -> bytes:
     """
     data = bytearray(content)
     for _ in range(rng.randint(1, 4)):
-        at = (
-            rng.randrange(len(data) + 1)
-            if rng.random() < 0.5
-            else rng.randrange(min(len(data), 512) + 1)
-        )
+        reach = len(data) if rng.random() < 0.5 else min(len(data), 512)
+        at = rng.randrange(reach + 1)
         length = rng.choice((1, 4, 16, 256, 4096))
         kind = rng.randrange(7)
         if kind == 0 and at < len(data):
@@ -95,8 +55,9 @@ def broken_text(content: bytes, rng: random.Random) -> bytes:
         elif kind == 2:
             lines = text.split("\n")
             line = rng.randrange(len(lines))
+            old = lines[line]
             lines[line : line + 1] = rng.choice(
-                ([], [lines[line]] * 2, [rng.choice(WORDS)], [lines[line][: at % 9]])
+                ([], [old, old], [rng.choice(WORDS)], [old[: at % 9]])
             )
             text = "\n".join(lines)
         else:
