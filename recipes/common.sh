@@ -151,7 +151,7 @@ if [ "$data" = fakeavceleb ]; then
   # shellcheck disable=SC2086  # a list of words
   known_value from "$from" ${datasets/fakeavceleb/}
 elif [ -n "$from" ]; then
-  fail "from= goes with data=fakeavceleb: $data has systems of its own"
+  fail "from= is only for data=fakeavceleb: $data has its own systems"
 fi
 case $data in
   demo | avdeepfake1mpp) test_splits=(testA testB) ;;
@@ -336,7 +336,7 @@ want_stage() {
 check_stages() {
   local n name
   if [ -n "$from" ] && [ "$first" -eq 2 ]; then
-    fail "data=$data is only tested on." "  fix:   make stage2 $(variables_of_trained)"
+    fail "data=$data has no training split." "  fix:   make stage2 $(variables_of_trained)"
   fi
   [ -z "$dry" ] || return 0
   [ "$first" -gt 3 ] || need_root
