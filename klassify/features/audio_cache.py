@@ -16,10 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError, first_few
-from klassify.features.parts import Place, check_together, missing_parts, parts_in, read_header
+from klassify.features.parts import (
+    DAMAGED,
+    Place,
+    check_together,
+    header_of,
+    missing_parts,
+    parts_in,
+    read_header,
+)
 from klassify.files import whole_file
 from klassify.media.decoder import SAMPLE_RATE
-from klassify.settings import canonical_json, settings_hash
+from klassify.settings import differences
 from klassify.untrusted import refuse_swollen
 
 SAMPLE = np.dtype("<i2")
@@ -111,19 +119,13 @@ def write_index(
 
     size: bytes of the .pcm file beside it, which then must be there for the part to count.
     """
-    header = {
-        "place": canonical_json(dataclasses.asdict(place)),
-        "settings": canonical_json(settings),
-        "settings_hash": settings_hash(settings),
-        "inputs": inputs,
-        "sound": digest,
-        **({} if size is None else {"beside_bytes": str(size)}),
-    }
+    header = header_of(place, settings, inputs) | {"sound": digest}
+    if size is not None:
+        header["beside_bytes"] = str(size)
+    table = pa.table(columns, schema=SCHEMA.with_metadata(header))
+    how = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     with whole_file(path) as partial:
-        table = pa.table(columns, schema=SCHEMA.with_metadata(header))
-        pq.write_table(
-            table, partial, compression="zstd", use_dictionary=False, write_statistics=False
-        )
+        pq.write_table(table, partial, **how)
     return path
 
 
@@ -229,14 +231,10 @@ class AudioStore:
         return found
 
     def _check_format(self) -> None:
-        there = {"kind": self.settings.get("kind", "mouth")} | {
-            name: self.settings.get(name) for name in FORMAT
-        }
         wanted = {"kind": "audio"} | FORMAT
-        if differ := [name for name in wanted if there[name] != wanted[name]]:
-            sides = first_few(
-                f"{name}: {there[name]!r} there, {wanted[name]!r} wanted" for name in differ
-            )
+        there = {name: self.settings.get(name) for name in wanted}
+        if there != wanted:
+            sides = differences(there, wanted, "there", "wanted")
             raise KlassifyError(
                 f"This is not an audio cache that can be read ({sides}).",
                 where=self.folder,
@@ -256,27 +254,16 @@ class AudioStore:
             digest = table.schema.metadata[b"sound"].decode()
             files, reasons = table["file"].to_pylist(), table["reason"].to_pylist()
             lengths = np.array(table["n_samples"].to_pylist(), np.int64)
+            if (lengths < 0).any():
+                raise ValueError("lengths below 0")
             keys = _keys(files)
-        except (
-            pa.ArrowException,
-            OSError,
-            KeyError,
-            ValueError,
-            AttributeError,
-            TypeError,
-        ) as error:
-            raise KlassifyError(
-                f"This index is damaged ({error!r}).", where=path, fix=AGAIN
-            ) from None
+        except DAMAGED as error:
+            what = f"This index is damaged ({error!r})."
+            raise KlassifyError(what, where=path, fix=AGAIN) from None
         ends = np.cumsum(lengths)
-        if (lengths < 0).any():
-            raise KlassifyError("This index is damaged: lengths below 0.", where=path, fix=AGAIN)
         _check_sound(sound_path(path), digest, int(ends[-1]) if len(ends) else 0)
-        self.reasons |= {
-            file: reason
-            for file, reason in zip(files, reasons)
-            if reason not in ("", None, NO_AUDIO)
-        }
+        failed = zip(files, reasons)
+        self.reasons |= {file: why for file, why in failed if why not in ("", None, NO_AUDIO)}
         return keys, np.full(len(files), number, np.int32), ends - lengths, lengths.astype(np.int32)
 
     def _index(self, parts: Sequence[tuple[np.ndarray, ...]], paths: Sequence[Path]) -> None:
@@ -285,10 +272,7 @@ class AudioStore:
         """
         keys, part, start, length = (np.concatenate(columns) for columns in zip(*parts))
         order = np.lexsort((keys[:, 1], keys[:, 0]))
-        self._high, self._low = (
-            np.ascontiguousarray(keys[order, 0]),
-            np.ascontiguousarray(keys[order, 1]),
-        )
+        self._high, self._low = np.ascontiguousarray(keys[order].T)
         self._parts, self._starts, self._lengths = part[order], start[order], length[order]
         twice = (self._high[1:] == self._high[:-1]) & (self._low[1:] == self._low[:-1])
         if twice.any():
@@ -330,11 +314,11 @@ def _check_sound(path: Path, digest: str, n_samples: int) -> None:
         raise KlassifyError(what, where=path, fix=AGAIN) from None
     if size != wanted:
         raise KlassifyError(
-            f"This file has {size} bytes, its index speaks of {wanted}.", where=path, fix=AGAIN
+            f"This file has {size} bytes, its index says {wanted}.", where=path, fix=AGAIN
         )
     if first_line != head(digest):
         raise KlassifyError(
-            "These are not the samples that the index beside it speaks of.", where=path, fix=AGAIN
+            "These samples are not those of the index beside them.", where=path, fix=AGAIN
         )
 
 
@@ -367,7 +351,7 @@ def audio_source() -> str:
     """What $KLASSIFY_AUDIO says: auto (the default), media or cache."""
     choice = os.environ.get(VARIABLE) or "auto"
     if choice not in ("auto", "media", "cache"):
-        raise KlassifyError(f"{VARIABLE}={choice!r} is none of auto, media, cache.")
+        raise KlassifyError(f"{VARIABLE}={choice!r} is not one of auto, media, cache.")
     return choice
 
 

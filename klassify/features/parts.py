@@ -18,17 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError, first_few
-from klassify.settings import differences, settings_hash
+from klassify.settings import canonical_json, differences, settings_hash
 from klassify.untrusted import refuse_irregular, refuse_swollen
 
-DAMAGED = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)  # what a damaged file raises
+# what a damaged file raises
+DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)
 AGAIN = "remove it and extract again"
 TEXTS = {"file", "stage", "reason"}
 NAME = re.compile(r"part-(\d+)-of-(\d+)-(\d+)\.parquet")
@@ -58,6 +52,16 @@ class PartHeader:
     inputs: str  # hash of the input files' names and sizes
 
 
+def header_of(place: Place, settings: dict[str, Any], inputs: str) -> dict[str, str]:
+    """What a part says about itself, as the metadata of its file."""
+    return {
+        "place": canonical_json(dataclasses.asdict(place)),
+        "settings": canonical_json(settings),
+        "settings_hash": settings_hash(settings),
+        "inputs": inputs,
+    }
+
+
 def read_header(path: str | os.PathLike) -> PartHeader:
     """The header of one part; a broken or foreign file is a KlassifyError that names it."""
     path = Path(path)
@@ -83,7 +87,7 @@ def _check_beside(path: Path, size: int) -> None:
     """A part of the audio cache is whole only with its sound."""
     found = path.stat().st_size if path.is_file() else -1
     if found != size:
-        what = "is missing" if found < 0 else f"has {found} bytes, its index speaks of {size}"
+        what = "is missing" if found < 0 else f"has {found} bytes, its index says {size}"
         raise KlassifyError(
             f"The sound of this part {what}.",
             where=path,
@@ -141,11 +145,11 @@ def missing_parts(places: Sequence[Place]) -> list[str]:
     n = places[0].n
     names = []
     for i in range(1, n + 1):
-        names += (
-            [Place(i, n, k, parts[i]).name for k in range(parts[i]) if (i, k) not in there]
-            if i in parts
-            else [f"part-{i}-of-{n}-*"]
-        )
+        if i not in parts:
+            names.append(f"part-{i}-of-{n}-*")
+        else:
+            missing = (k for k in range(parts[i]) if (i, k) not in there)
+            names += [Place(i, n, k, parts[i]).name for k in missing]
     return names
 
 

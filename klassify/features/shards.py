@@ -11,7 +11,6 @@ equal bytes: nothing in a shard depends on time or machine.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from klassify.features.kinds import Row, row_class
 from klassify.features.parts import (
     Place,
     check_together,
+    header_of,
     missing_parts,
     open_part,
     parts_in,
@@ -36,7 +36,6 @@ from klassify.features.parts import (
     reading,
 )
 from klassify.files import whole_file
-from klassify.settings import canonical_json, settings_hash
 
 OPEN_PARTS = 32
 
@@ -48,22 +47,13 @@ def write_part(
     settings: dict[str, Any],
     inputs: str,
 ) -> Path:
-    """Write one part, whole or not at all. Refuses shapes that do not fit and values that are no
-    numbers.
-    """
+    """Write one part, whole or not at all. ValueError for shapes that do not fit, and NaN."""
     path = Path(folder) / place.name
     kind = row_class(settings)
-    header = {
-        "place": canonical_json(dataclasses.asdict(place)),
-        "settings": canonical_json(settings),
-        "settings_hash": settings_hash(settings),
-        "inputs": inputs,
-    }
-    schema = kind.SCHEMA.with_metadata(header)
-    common = {
-        name: [getattr(row, name) for row in rows] for name in ("file", "fps", "stage", "reason")
-    }
-    table = pa.table({**common, **kind.columns(rows, settings)}, schema=schema)
+    schema = kind.SCHEMA.with_metadata(header_of(place, settings, inputs))
+    names = ("file", "fps", "stage", "reason")
+    columns = {name: [getattr(row, name) for row in rows] for name in names}
+    table = pa.table(columns | kind.columns(rows, settings), schema=schema)
     with whole_file(path) as partial:
         pq.write_table(
             table,
@@ -150,9 +140,8 @@ class FeatureStore:
             )
 
     def _forget(self) -> None:
-        self._part = functools.lru_cache(OPEN_PARTS)(
-            lambda part: open_part(self._paths[part], memory_map=True)
-        )
+        open_one = functools.lru_cache(OPEN_PARTS)
+        self._part = open_one(lambda part: open_part(self._paths[part], memory_map=True))
         self._group = functools.lru_cache(self.row_class.KEPT_GROUPS)(self._read_group)
 
     def _read_group(self, part: int, group: int) -> dict[str, pa.Array]:
@@ -161,9 +150,8 @@ class FeatureStore:
         return {name: table[name].combine_chunks() for name in names}
 
     def __getstate__(self) -> dict[str, Any]:  # a data loader's worker opens the files anew
-        return {
-            key: value for key, value in self.__dict__.items() if key not in ("_part", "_group")
-        }
+        state = self.__dict__
+        return {key: state[key] for key in state if key not in ("_part", "_group")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

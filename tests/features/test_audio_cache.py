@@ -313,7 +313,7 @@ def test_the_environment_chooses_what_is_read(data, both, monkeypatch, tmp_path)
     with pytest.raises(KlassifyError, match=r"new\.mp4 is not in the audio cache"):
         AudioReader(cached, "train").read("new.mp4")
     monkeypatch.setenv(audio_cache.VARIABLE, "always")
-    with pytest.raises(KlassifyError, match="none of auto, media, cache"):
+    with pytest.raises(KlassifyError, match="not one of auto, media, cache"):
         AudioReader(cached, "train")
 
 
@@ -459,8 +459,8 @@ def test_samples_that_do_not_belong_to_the_index_are_refused(two_parts):
         (whole[:-2], "1998|bytes, its index"),
         (whole + b"00", "bytes, its index"),
         (b"", "bytes, its index"),
-        (b"x" * len(whole), "not the samples"),
-        (other.read_bytes()[:HEAD_BYTES] + whole[HEAD_BYTES:], "not the samples"),
+        (b"x" * len(whole), "not those of the index"),
+        (other.read_bytes()[:HEAD_BYTES] + whole[HEAD_BYTES:], "not those of the index"),
     ):
         sound.write_bytes(content)
         with pytest.raises(KlassifyError, match=complaint) as error:
@@ -479,7 +479,7 @@ def test_a_hostile_index_is_refused(two_parts):
     rewritten(path, {"file": names, "n_samples": good})
     assert len(AudioStore(two_parts).get("5/4")) == 400
     for columns, complaint in (
-        ({"file": names, "n_samples": [0, 100, 200, 300, 2**31 - 1]}, "its index speaks of"),
+        ({"file": names, "n_samples": [0, 100, 200, 300, 2**31 - 1]}, "its index says"),
         ({"file": names, "n_samples": [0, 100, -200, 700, 400]}, "lengths below 0"),
         ({"file": names, "n_samples": [0, 100, None, 500, 400]}, "lengths below 0|damaged"),
         ({"file": [*names[:4], None], "n_samples": good}, "damaged"),
@@ -511,7 +511,7 @@ def test_another_format_and_another_kind_are_refused(tmp_path):
         audio_cache.write_part(tmp_path, Place(1, 1, 0, 1), rows(), SETTINGS | change, "")
         with pytest.raises(KlassifyError, match=complaint):
             AudioStore(tmp_path)
-    shards.write_part(tmp_path, Place(1, 1, 0, 1), [], {"made": "mouth"}, "")
+    shards.write_part(tmp_path, Place(1, 1, 0, 1), [], {"kind": "mouth"}, "")
     with pytest.raises(KlassifyError, match="kind: 'mouth' there, 'audio' wanted"):
         AudioStore(tmp_path)
     with pytest.raises(ValueError, match="float32"):

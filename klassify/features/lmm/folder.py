@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from klassify.errors import KlassifyError, first_few, first_line
 from klassify.features.lmm import tiny
-from klassify.files import read_json
+from klassify.files import read_json_mapping
 from klassify.models.frontends.torchaudio_import import import_transformers
 from klassify.models.weights.load import read_tensors, refuse_strange
 from klassify.models.weights.torch_file import read_torch_file
@@ -23,23 +23,13 @@ from klassify.settings import settings_hash
 if TYPE_CHECKING:
     from torch import Tensor
 
-TINY = "tiny"  # instead of a folder: the untrained stand-in of lmm_tiny.py
+TINY = "tiny"  # instead of a folder: the untrained model of tiny.py
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 LLAMA_FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "rope_theta",
-    "hidden_act",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "vocab_size", "max_position_embeddings", "rms_norm_eps"),
+    *("rope_theta", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
 CLIP_L_336 = {
     "hidden_size": 1024,
@@ -58,7 +48,7 @@ def llava_config(source: str, clip: str | None = None, download: bool = False) -
     if source == TINY:
         return tiny.llava_config()
     path = find_folder(source, download) / "config.json"
-    content = _config(path)
+    content = read_json_mapping(path)
     architectures = content.get("architectures") or []
     if "LlavaForConditionalGeneration" in architectures or "text_config" in content:
         return built(transformers.LlavaConfig.from_dict, path, content)
@@ -117,20 +107,12 @@ def clip_config(source: str, download: bool = False) -> Any:
     if source == TINY:
         return tiny.llava_config().vision_config
     path = find_folder(source, download) / "config.json"
-    content = _config(path)
+    content = read_json_mapping(path)
     if content.get("model_type") not in ("clip", "clip_vision_model"):
-        raise KlassifyError(
-            f"This is not a CLIP model but {content.get('model_type')!r}.", where=path
-        )
+        what = f"This is not a CLIP model but {content.get('model_type')!r}."
+        raise KlassifyError(what, where=path)
     vision = content.get("vision_config", content)
     return built(transformers.CLIPVisionConfig.from_dict, path, vision)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise KlassifyError("This model config is not a mapping.", where=path)
-    return content
 
 
 def built(make: Callable[..., Any], where: Path, *arguments: Any, **settings: Any) -> Any:
@@ -167,7 +149,7 @@ def weight_files(folder: Path) -> list[Path]:
     for name in WEIGHT_FILES:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            files = _config(index).get("weight_map")
+            files = read_json_mapping(index).get("weight_map")
             if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
                 raise KlassifyError("This index does not name the weight files.", where=index)
             return [folder / Path(file).name for file in sorted(set(files.values()))]

@@ -51,9 +51,8 @@ def extraction(
     if lmm is None:
         raise KlassifyError(
             "--kind lmm needs --lmm MODEL.",
-            fix="a folder or hub id of LLaVA-1.5, or `tiny` for a trial without sense",
+            fix="name a folder or hub id of LLaVA-1.5, or `tiny`, an untrained stand-in",
         )
-
     from klassify.features.lmm import load, model
     from klassify.models.devices import pick_device
 
@@ -61,12 +60,8 @@ def extraction(
     bits = 32 if device.type == "cpu" and load_in == 16 else load_in
     source = load.LMMSource(lmm, clip, bits, download)
     load.check_bits(bits, device)
-    settings = {
-        "version": model.VERSION,
-        "fps": decoder.GRID_FPS,
-        "interval": interval,
-        **source.settings(),
-    }
+    settings = {"version": model.VERSION, "fps": decoder.GRID_FPS, "interval": interval}
+    settings |= source.settings()
     settings |= {"new_tokens": model.NEW_TOKENS, "prompt": model.PROMPT}
 
     def extractor(root: Path) -> Any:
@@ -126,9 +121,8 @@ class LMMExtractor:
         if not frames:
             return LMMRow.failed(file, "decode", "no frames")
         if len(frames) < len(looked_at):
-            return LMMRow.failed(
-                file, "decode", f"The clip ends before frame {looked_at[len(frames)]}."
-            )
+            reason = f"The clip ends before frame {looked_at[len(frames)]}."
+            return LMMRow.failed(file, "decode", reason)
         return Shown(file, fps, n_frames, sampled(n_frames, self.interval), frames)
 
     def extract(self, clips: Sequence[Shown]) -> Iterator[LMMRow]:
@@ -145,12 +139,10 @@ class LMMExtractor:
 
     def _together(self, clips: Sequence[Shown]) -> list[LMMRow]:
         frames = [frame for clip in clips for frame in clip.frames]
-        blocks = [
-            self.lmm(frames[first : first + self.batch_size])
-            for first in range(0, len(frames), self.batch_size)
-        ]
-        if not blocks:
+        if not frames:
             return []
+        starts = range(0, len(frames), self.batch_size)
+        blocks = [self.lmm(frames[first : first + self.batch_size]) for first in starts]
         visual, textual = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
         texts = [text for block in blocks for text in block[2]]
         rows, first = [], 0
@@ -163,9 +155,8 @@ class LMMExtractor:
     @staticmethod
     def _row(clip: Shown, visual: np.ndarray, textual: np.ndarray, texts: list[str]) -> LMMRow:
         if not (np.isfinite(visual).all() and np.isfinite(textual).all()):
-            return LMMRow.failed(
-                clip.file, "features", "the LMM's states are beyond the range of float16"
-            )
+            reason = "the LMM's states are beyond the range of float16"
+            return LMMRow.failed(clip.file, "features", reason)
         return LMMRow(clip.file, clip.fps, clip.n_frames, clip.indices, visual, textual, texts)
 
 
@@ -218,11 +209,10 @@ class LMMRow:
         """(visual_dim, new_tokens, textual_dim) of a shard, from its settings; ValueError where
         they lack one.
         """
-        if missing := [
-            name for name in ("visual_dim", "new_tokens", "textual_dim") if name not in settings
-        ]:
-            raise ValueError(f"settings of kind lmm lack {', '.join(missing)}")
-        return settings["visual_dim"], settings["new_tokens"], settings["textual_dim"]
+        try:
+            return settings["visual_dim"], settings["new_tokens"], settings["textual_dim"]
+        except KeyError as error:
+            raise ValueError(f"settings of kind lmm lack {error}") from None
 
     @classmethod
     def columns(cls, rows: Sequence[LMMRow], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,17 +73,18 @@ class LMMSource:
         """The settings that features depend on. Reads the configs, not the weights."""
         config = llava_config(self.llava, self.clip, self.download)
         visual = config.vision_config
-        folders = {"lmm": self.llava}
+        sources = {"lmm": self.llava}
         if self.clip is not None:
             visual = clip_config(self.clip, self.download)
-            folders["clip"] = self.clip
-        settings: dict[str, Any] = {}
-        for name, source in folders.items():
-            settings[name] = Path(source).name if Path(source).is_dir() else source
-        for name, source in folders.items():
-            settings[f"{name}_files"] = fingerprint(source, self.download)
+            sources["clip"] = self.clip
+        names = {
+            name: Path(source).name if Path(source).is_dir() else source
+            for name, source in sources.items()
+        }
+        files = {f"{name}_files": fingerprint(sources[name], self.download) for name in sources}
         return {
-            **settings,
+            **names,
+            **files,
             "untrained": self.untrained,
             "precision": PRECISIONS[self.bits],
             "visual_dim": visual.hidden_size,
