@@ -27,7 +27,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_frame_scores_without_end_are_refused_before_they_are_read(tmp_path, monkeypatch, reader):
+def test_endless_frame_scores_are_refused_before_reading(tmp_path, monkeypatch, reader):
     n, path = 3_000_000, tmp_path / "testA.frames.parquet"
     column = pa.array(np.zeros(n))
     name = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), ["a.mp4"])

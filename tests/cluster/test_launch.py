@@ -331,7 +331,7 @@ def test_lmm_features_are_checked_for_the_device_of_a_task(
     assert "'cud'" in capsys.readouterr().err
 
 
-def test_other_settings_are_refused_before_anything_is_submitted(extraction, pretended, capsys):
+def test_other_settings_are_refused_before_submitting(extraction, pretended, capsys):
     extraction.shard(1)
     assert extraction.launch("--chunk", 7) == 2
     assert "chunk" in capsys.readouterr().err and not pretended.submitted
@@ -469,7 +469,7 @@ def test_force_replaces_only_what_slurm_has_taken(extraction, pretended, capsys)
     assert pretended.noted("controlled")[-1] == "release 101"
 
 
-def test_force_replaces_damaged_parts_and_other_numbers_of_shards(extraction, pretended, capsys):
+def test_force_replaces_damaged_parts_and_other_shard_numbers(extraction, pretended, capsys):
     assert extraction.run("--jobs", 1) == 0 and extraction.launch() == 2
     assert "n: 1 there, 4 now" in capsys.readouterr().err
     assert extraction.launch("--force", "--dry-run") == 0 and extraction.parts()
@@ -497,7 +497,7 @@ def test_force_replaces_parts_of_scores_of_mixed_settings(model, scoring, preten
 @pytest.mark.parametrize(
     ("status", "again"), [(2, False), (Interrupted.status, True), (137, True), (0, False)]
 )
-def test_a_training_restarts_after_a_lost_rank_not_after_a_mistake(
+def test_training_restarts_after_a_lost_rank_not_a_mistake(
     small_data, tmp_path, pretended, status, again
 ):
     out = tmp_path / "tcn"
@@ -1004,7 +1004,7 @@ def test_status_and_merge_of_shards_that_were_run_by_hand(extraction, tmp_path, 
         (["a"], ["b"], "x", "3 clips, the shards 2"),
     ],
 )
-def test_merge_refuses_repeated_and_missing_clips_and_other_settings(
+def test_merge_refuses_repeated_missing_and_foreign_clips(
     tmp_path, capsys, first, second, other_list, said
 ):
     for i, (files, name) in enumerate([(first, "x"), (second, other_list)], start=1):

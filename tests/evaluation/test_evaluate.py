@@ -190,9 +190,7 @@ def test_val_numbers_leave_out_the_clips_of_the_fit(exp):
 
 
 @pytest.mark.parametrize("subset", ["all", "val"])
-def test_the_whole_of_val_is_evaluated_only_on_request_and_with_a_warning(
-    exp, tmp_path, capsys, subset
-):
+def test_all_of_val_is_evaluated_on_request_with_a_warning(exp, tmp_path, capsys, subset):
     make_model(tmp_path / "tcn", data_list.read_list(exp / "lists" / "val.tsv"), "val", "visual")
     arguments = (
         "evaluate",

@@ -283,7 +283,7 @@ def test_scores_that_lost_rows_are_counted(tmp_path):
     assert len(score_file.read_scores(path).table) == 3
 
 
-def test_a_ledger_that_is_cut_off_is_refused_or_loses_cells_of_its_last_row(tmp_path):
+def test_a_truncated_ledger_is_refused_or_loses_last_cells(tmp_path):
     """People edit it, so that a last line without its end is allowed; no other row ever changes."""
     book = _package(tmp_path).parent / "ledger.tsv"
     text = book.read_bytes()

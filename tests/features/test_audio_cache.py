@@ -140,7 +140,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------- samples
 
 
-def test_rounding_is_to_the_nearest_step_and_the_way_back_is_exact():
+def test_samples_round_to_the_nearest_step_and_back_exactly():
     wave = np.random.default_rng(0).uniform(-1, 0.999, 10_000).astype(np.float32)
     assert np.abs(quantised(wave) - wave).max() <= 2**-16
     everything = np.arange(-(2**15), 2**15).astype(SAMPLE)
@@ -520,7 +520,7 @@ def test_another_format_and_another_kind_are_refused(tmp_path):
         )
 
 
-def test_a_file_that_shrinks_while_it_is_read_costs_its_clips_alone(two_parts):
+def test_a_file_that_shrinks_while_read_costs_only_its_clips(two_parts):
     cache = AudioStore(two_parts)
     os.truncate(two_parts / "part-1-of-1-1.pcm", 500)
     with pytest.raises(KlassifyError, match="ends within a clip"):

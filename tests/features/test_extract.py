@@ -293,7 +293,7 @@ def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mouth", "audio"])
-def test_a_name_that_no_file_can_have_is_a_failure_like_a_missing_file(data, tmp_path, kind):
+def test_an_impossible_file_name_fails_like_a_missing_file(data, tmp_path, kind):
     (tmp_path / "list.tsv").write_text(f"file\n{'x' * 300}.mp4\nid 1/é0.mp4\n")
     landmarks = ["--landmarks", str(data / "landmarks")] if kind == "mouth" else []
     arguments = [

@@ -145,7 +145,7 @@ def test_shards_of_two_cuttings_are_refused(two_shards):
         FeatureStore(folder)
 
 
-def test_shards_of_two_settings_are_refused_and_the_difference_named(two_shards):
+def test_shards_of_two_settings_are_refused_by_difference(two_shards):
     folder, clips = two_shards
     write(folder, Place(2, 2, 0, 1), clips[50:], {**SETTINGS, "version": 2})
     with pytest.raises(KlassifyError, match=r"settings(.|\n)*part-2-of-2-0(.|\n)*version: 1 in"):

@@ -70,7 +70,7 @@ def faults_of(root):
     return pd.read_csv(root / "lists/fakeavceleb.failures.tsv", sep="\t", keep_default_na=False)
 
 
-def test_control_characters_of_the_table_are_replaced_and_listed(tmp_path):
+def test_control_characters_are_replaced_and_listed(tmp_path):
     table(tmp_path, [row("id1", "real", REAL, "a.mp4"), row("id1", '"rt\tvc"', VIDEO, "b.mp4")])
     assert make(tmp_path)["video_model"].tolist() == ["", "rt\ufffdvc"]
     assert faults_of(tmp_path)[["row", "action"]].values.tolist() == [[3, "repaired"]]
@@ -255,9 +255,7 @@ train: {epochs: 1, batch_size: 8, lr: 0.01, patience: 1}
 """
 
 
-def test_a_system_of_another_data_set_is_scored_and_evaluated_on_it(
-    small_copy, small_data, tmp_path
-):
+def test_a_system_of_another_data_set_is_scored_here(small_copy, small_data, tmp_path):
     """Zero-shot: its scores lie with the system, beside those of its own data, under the list's
     name.
     """

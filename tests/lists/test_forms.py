@@ -122,7 +122,7 @@ def test_texts_are_object_columns_under_every_pandas(tmp_path):
         ("file,label\na.mp4,fake\n", "it begins with b'file,label"),
     ],
 )
-def test_what_cannot_be_read_says_what_was_found_and_what_to_write(tmp_path, capsys, text, found):
+def test_unreadable_input_says_what_was_found_and_expected(tmp_path, capsys, text, found):
     (tmp_path / "val_metadata.json").write_text(text)
     assert run_lists(tmp_path) == 2
     said = capsys.readouterr().err
@@ -203,7 +203,7 @@ def folders(root: Path, *files: str) -> None:
         (root / file).write_bytes(b"")
 
 
-def test_folders_named_after_labels_are_lists_with_clip_labels_alone(tmp_path):
+def test_folders_named_after_labels_give_clip_labels(tmp_path):
     for split in ("train", "dev", "test"):
         files = (
             "real/a.mp4",
@@ -230,7 +230,7 @@ def test_folders_named_after_labels_are_lists_with_clip_labels_alone(tmp_path):
     assert set(read(tmp_path, "heldout/test_labels")["file"]) == set(frame["file"])
 
 
-def test_a_test_folder_needs_no_labels_and_a_training_folder_does(tmp_path, capsys):
+def test_only_training_folders_need_labels(tmp_path, capsys):
     folders(tmp_path, "test/a.mp4", "test/b/c.mp4")
     assert run_lists(tmp_path) == 0
     assert read(tmp_path, "test")["file"].tolist() == ["a.mp4", "b/c.mp4"]

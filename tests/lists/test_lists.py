@@ -238,7 +238,7 @@ WRONG_SEGMENTS = (
 
 
 @pytest.mark.parametrize("cell", WRONG_SEGMENTS)
-def test_a_cell_that_is_no_list_of_segments_is_refused_with_row_and_column(tmp_path, cell):
+def test_a_cell_without_a_segment_list_is_refused_by_place(tmp_path, cell):
     path = tmp_path / "x.tsv"
     path.write_text(
         f"file\tvisual_fake_segments\na.mp4\t\nb.mp4\t[]\nc.mp4\t{cell}\nd.mp4\t[[0, 0.5]]\n"
@@ -305,7 +305,7 @@ def test_the_leaking_split_shares_sources_and_says_so(tmp_path):
     assert "LEAKING" in subsets.SUBSETS["val_fit_leaking"][1]
 
 
-def test_length_subsets_keep_their_bounds_and_leave_unknown_lengths_out(tmp_path):
+def test_length_subsets_keep_bounds_without_unknown_lengths(tmp_path):
     frame = plain(
         list("abcde"), n_frames=[255, 256, 257, 150, None], duration=[10.0, 6.0, 5.999, 6.001, None]
     )
@@ -407,7 +407,7 @@ def test_unsafe_names_are_skipped_and_listed(tmp_path, name):
     "bad",
     [entry("x.mp4", "deepfaked"), entry("x.mp4", None), {"no": "file"}, entry(7), "text", None],
 )
-def test_entries_without_a_usable_label_or_name_are_skipped_and_listed(tmp_path, bad):
+def test_entries_without_label_or_name_are_skipped_and_listed(tmp_path, bad):
     frame, faults = make(tmp_path, [entry("a.mp4"), bad, entry("b.mp4")])
     assert frame["file"].tolist() == ["a.mp4", "b.mp4"]
     assert faults[["row", "action"]].values.tolist() == [[2, "skipped"]]
@@ -512,7 +512,7 @@ def test_the_task_1_view_is_the_same_without_any_segments(tmp_path):
     pd.testing.assert_frame_equal(*views)
 
 
-def test_segments_within_the_tolerance_and_unmerged_unions_are_kept(tmp_path):
+def test_segments_in_tolerance_and_unmerged_unions_are_kept(tmp_path):
     union = [[0.5, 1.0], [0.8, 1.4], [3.0, 4.15]]
     good = entry(
         "a.mp4",
@@ -748,7 +748,7 @@ def probed(monkeypatch):
     monkeypatch.setattr(isolated, "probe", probe)
 
 
-def test_probing_measures_names_missing_files_and_keeps_every_clip(tmp_path, probed):
+def test_probing_names_missing_files_and_keeps_every_clip(tmp_path, probed):
     (tmp_path / "train").mkdir()
     for name, content in (("a.mp4", b"x"), ("b.mp4", b"x"), ("empty.mp4", b"")):
         (tmp_path / "train" / name).write_bytes(content)
@@ -773,7 +773,7 @@ def test_probing_measures_names_missing_files_and_keeps_every_clip(tmp_path, pro
 
 
 @pytest.mark.parametrize("probe", ["none", "missing", "all"])
-def test_a_name_that_no_file_can_have_is_kept_like_a_missing_file(tmp_path, probed, probe):
+def test_an_impossible_file_name_is_kept_like_a_missing_file(tmp_path, probed, probe):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.mp4").write_bytes(b"x")
     long = "x" * 300 + ".mp4"
@@ -786,7 +786,7 @@ def test_a_name_that_no_file_can_have_is_kept_like_a_missing_file(tmp_path, prob
     )
 
 
-def test_a_header_that_claims_the_impossible_is_a_fault_and_the_clip_stays(tmp_path, monkeypatch):
+def test_an_impossible_header_is_a_fault_and_the_clip_stays(tmp_path, monkeypatch):
 
     claim = info.MediaInfo(-5, 25.0, 64, 64, 10**17, 4.0, True, True)
     monkeypatch.setattr(isolated, "probe", lambda path: claim)
@@ -821,7 +821,7 @@ def test_a_list_is_made_once_and_other_inputs_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("record", ["[]", "[1]", "1", "{}", '{"made_with": {}, "faults": [1]}'])
-def test_a_record_of_a_list_that_is_none_is_refused_unless_forced(tmp_path, record, capsys):
+def test_a_record_without_a_list_is_refused_unless_forced(tmp_path, record, capsys):
     make(tmp_path, family("a"))
     (tmp_path / "lists/train.json").write_text(record)
     assert run_lists(tmp_path) == 2 and "lists/train.json" in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_segments_are_those_of_propose_with_their_settings(bam, capsys):
     assert scores.header.settings["settings"]["nms_sigma"] == 0.2
 
 
-def test_the_same_again_is_skipped_and_other_settings_are_refused(bam, capsys):
+def test_repeats_are_skipped_and_other_settings_refused(bam, capsys):
     command = ["localise", bam, "--split", "val"]
     assert klassify(*command) == 0
     before = score_path(bam, "val", "segments").stat().st_mtime_ns

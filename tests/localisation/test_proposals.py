@@ -278,7 +278,7 @@ def test_certain_tags_score_one_for_every_length():
     np.testing.assert_allclose(spans.score, 1, atol=1e-6)
 
 
-def test_viterbi_gives_the_segments_and_scores_of_the_tags_clip_by_clip():
+def test_viterbi_segments_and_scores_are_those_clip_by_clip():
     rng = np.random.default_rng(5)
     logs = [np.log(rng.dirichlet([2, 1, 1, 1], n)) for n in (30, 1, 17, 30, 5)]
     logs.insert(2, np.empty((0, 4)))
@@ -357,7 +357,7 @@ def test_hostile_clips(method):
     assert len(nothing.clip) == 0
 
 
-def test_the_run_around_the_highest_frame_answers_for_a_clip_without_proposals():
+def test_the_run_around_the_top_frame_replaces_no_proposals():
     frames = frames_of([[0.1, 0.1, 0.3, 0.2, 0.1, 0.29, 0.0], [0, 0, 0], [0.9, 0.0]])
     found = proposals.propose(frames, at_least_one=True, debias_s=0.0)
     assert found.clip.tolist() == [0, 1, 2]
@@ -447,7 +447,7 @@ def as_candidates(rows):
     return proposals.Candidates(np.array(clip), np.array(start), np.array(end), np.array(score))
 
 
-def test_merging_weighs_keeps_the_origin_and_decays_what_both_found():
+def test_merging_weighs_keeps_origins_and_decays_overlaps():
     audio = as_candidates([(0, 1.0, 2.0, 0.8), (1, 0.0, 1.0, 0.5)])
     video = as_candidates([(0, 1.0, 2.0, 0.9), (0, 3.0, 4.0, 0.4)])
     found, rows = proposals.merge([audio, video], weights=[1.0, 0.5], nms_sigma=0.5)

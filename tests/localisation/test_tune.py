@@ -88,7 +88,7 @@ def small_grid(tmp_path):
     return path
 
 
-def test_tuning_finds_the_shifted_threshold_and_localise_takes_it_up(data, tmp_path, capsys):
+def test_tuning_finds_the_threshold_that_localise_then_uses(data, tmp_path, capsys):
     labels, bam, _ = data
     command = ["tune", bam, "--labels", labels, "--grid", small_grid(tmp_path)]
     assert klassify(*command) == 0
@@ -160,7 +160,7 @@ def trials_of(score):
     return lambda choice: tune.Trial(choice, {"Score": score(choice)})
 
 
-def test_ties_and_small_gains_stay_with_the_defaults_and_the_simpler_method():
+def test_ties_and_small_gains_keep_the_simpler_defaults():
     grid = {"threshold": {"threshold": [0.5, 0.6]}, "watershed": {"context": [1.0, 0.0]}}
     best, trials = tune.search(trials_of(lambda choice: 0.4), grid)
     assert (
@@ -174,7 +174,7 @@ def test_ties_and_small_gains_stay_with_the_defaults_and_the_simpler_method():
     assert tune.search(gain, grid)[0].choice.method == "watershed"
 
 
-def test_the_search_finds_the_optimum_of_settings_that_act_alone_and_tries_nothing_twice():
+def test_search_finds_separable_optima_and_repeats_nothing():
     grid = {
         "threshold": {"threshold": [0.5, 0.3, 0.7], "merge_s": [0.08, 0.0], "nms_sigma": [0.5, 0.1]}
     }
@@ -191,7 +191,7 @@ def test_the_search_finds_the_optimum_of_settings_that_act_alone_and_tries_nothi
     assert len(seen) == len(set(seen)) == len(trials)
 
 
-def test_a_setting_whose_default_is_not_on_the_grid_starts_from_its_first_value():
+def test_a_default_off_the_grid_starts_at_the_first_value():
     best, trials = tune.search(
         trials_of(lambda choice: 0.0), {"threshold": {"threshold": [0.7, 0.9]}}
     )

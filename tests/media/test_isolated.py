@@ -178,9 +178,7 @@ def test_code_beside_the_videos_is_not_run(clip, tmp_path, monkeypatch, name):
     assert not (tmp_path / "marker").exists()
 
 
-def test_the_process_has_pythonpath_and_the_package_of_the_one_that_asks(
-    clip, tmp_path, monkeypatch
-):
+def test_the_child_has_the_parents_pythonpath_and_package(clip, tmp_path, monkeypatch):
     (tmp_path / "klassify").mkdir()
     (tmp_path / "klassify/__init__.py").write_text("raise SystemExit")  # another one
     (tmp_path / "cv2.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w'); raise ImportError")

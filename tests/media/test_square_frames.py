@@ -23,7 +23,7 @@ def test_frames_of_the_right_size_pass_bit_by_bit(tmp_path):
 
 
 @pytest.mark.parametrize("height, width", [(64, 48), (48, 64), (16, 20)])
-def test_other_sizes_lose_the_ends_of_the_longer_side_then_are_scaled(tmp_path, height, width):
+def test_other_sizes_are_cropped_on_the_long_side_then_scaled(tmp_path, height, width):
     images = noise(2, height, width)
     got = square_frames.read_frames(write_lossless(tmp_path / "a.mkv", images), size=24)
     side = min(height, width)
@@ -105,7 +105,7 @@ def test_decoding_stops_after_the_last_frame(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (300, 1), (3, 2)])
-def test_tiny_and_thin_frames_are_scaled_without_growing_the_other_side(tmp_path, height, width):
+def test_thin_frames_are_scaled_without_growing_the_long_side(tmp_path, height, width):
     images = noise(3, height, width)
     got = square_frames.read_frames(write_lossless(tmp_path / "a.mkv", images), size=32)
     assert got.shape == (3, 32, 32, 3)

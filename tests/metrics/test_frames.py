@@ -107,7 +107,7 @@ def test_no_frames_and_no_such_resolution():
 # ------------------------------------------------------------------------------ several systems
 
 
-def test_the_bootstrap_of_the_auc_is_that_of_the_repeated_frames():
+def test_the_auc_bootstrap_is_that_of_repeated_frames():
     from klassify.evaluation.frames import bootstrap_auc
     from klassify.metrics.frames import labelled_frames
 

@@ -241,7 +241,7 @@ def test_the_order_of_clips_in_the_predictions_does_not_matter():
     assert score_task2(shuffled, truth).named() == score_task2(proposals, truth).named()
 
 
-def test_sorting_by_score_never_lowers_ar_where_scores_rise_with_the_overlap():
+def test_sorting_never_lowers_ar_if_scores_follow_overlap():
     for seed in range(20):
         clips = []
         for rows, segments in random_clips(seed):
@@ -263,7 +263,7 @@ def test_duplicates_leave_ar_and_never_raise_ap():
             np.testing.assert_allclose(again.ar[0], once.ar[0])
 
 
-def test_a_clip_without_proposals_counts_like_one_with_the_placeholder():
+def test_no_proposals_count_like_the_placeholder():
     clips = random_clips(3)
     clips[0] = ([], [[1.0, 2.0]])
     without = score_task2(*build(clips))
@@ -273,7 +273,7 @@ def test_a_clip_without_proposals_counts_like_one_with_the_placeholder():
     )
 
 
-def test_an_overlap_of_exactly_one_half_counts_in_the_textbook_only():
+def test_an_overlap_of_one_half_counts_in_the_textbook_only():
     data = build([([[0.9, 9, 9]], []), ([[0.8, 0.0, 1.0]], [[0.0, 2.0]])])
     assert score_task2(*data).ap[0] == 0 and score_task2(*data).ar[0] == 0
     assert (
@@ -281,7 +281,7 @@ def test_an_overlap_of_exactly_one_half_counts_in_the_textbook_only():
     )
 
 
-def test_the_official_recall_lets_one_proposal_find_two_segments_and_reads_file_order():
+def test_official_recall_matches_one_proposal_to_two_segments():
     rows = [[0.1 * i, 9.0, 9.1] for i in range(1, 6)] + [[0.9, 1.0, 2.0]]
     data = build([(rows, [[1.0, 2.0], [1.0, 2.0]])])
     assert score_task2(*data).ar.tolist() == [1, 1, 1, 1, 0]
@@ -335,7 +335,7 @@ def test_a_kind_of_fake_is_scored_beside_all_real_clips():
         )
 
 
-def test_lengths_share_out_the_segments_and_ignore_what_hits_others():
+def test_length_groups_ignore_hits_on_other_segments():
     clips = [
         ([[0.9, 0.0, 0.1]], [[0.0, 0.1]]),
         ([[0.8, 1.0, 1.16], [0.7, 5.0, 6.0]], [[1.0, 1.16], [5.0, 6.0]]),

@@ -47,7 +47,7 @@ def touching(marker: Path) -> dict:
 
 
 @pytest.mark.parametrize("named", ["data", "model", "augment", "front end", "train"])
-def test_a_config_calls_nothing_that_is_no_model_and_no_data_class(tmp_path, named, capsys):
+def test_a_config_calls_only_models_and_data_classes(tmp_path, named, capsys):
     harm = touching(tmp_path / "marker")
     config = {
         "data": {"model": MODEL, "data": harm},
@@ -186,9 +186,7 @@ def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypa
         ("exp/lavdf/klassify/seed-2", False),
     ],
 )
-def test_the_notice_of_the_generated_corpus_goes_by_the_data_set(
-    tmp_path, monkeypatch, place, notice
-):
+def test_the_generated_corpus_notice_depends_on_the_data_set(tmp_path, monkeypatch, place, notice):
     (tmp_path / place).mkdir(parents=True)
     assert predict.on_generated_corpus(tmp_path / place) == notice
     monkeypatch.chdir(tmp_path / place)

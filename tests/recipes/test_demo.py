@@ -49,7 +49,7 @@ def checkout(tiny_klassify, tmp_path_factory) -> Path:  # noqa: F811
     )
 
 
-def test_demo_ends_with_accepted_submissions_for_both_test_splits(checkout):
+def test_demo_ends_with_accepted_submissions(checkout):
     for split in ("testA", "testB"):
         folder = checkout / "submissions/demo-tiny/klassify" / split
         names = (checkout / f"media/demo-tiny/{split}_files.txt").read_text().split()
@@ -286,7 +286,7 @@ def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_pat
 
 
 @pytest.mark.slow
-def test_multibranch_demo_ends_with_accepted_submissions_and_compares(tiny_demo, tmp_path):  # noqa: F811
+def test_multibranch_demo_ends_with_accepted_submissions(tiny_demo, tmp_path):  # noqa: F811
     checkout = copy_of(tiny_demo, tmp_path / "check out")
     for split in ("testA", "testB"):
         folder = checkout / "submissions/demo-tiny/multibranch" / split

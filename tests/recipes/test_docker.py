@@ -130,7 +130,7 @@ def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
     return shown
 
 
-def test_the_dockerfile_has_the_instructions_that_are_tested_here():
+def test_the_dockerfile_has_the_tested_instructions():
     assert instructions()[0] == ("FROM", "python:3.11-slim")
     assert {name for name, _ in instructions()} <= KNOWN
     assert of("WORKDIR") == ["/klassify"]
@@ -166,7 +166,7 @@ def test_what_is_copied_exists_and_is_not_ignored():
         assert ignored(path), path
 
 
-def test_the_set_up_finds_its_files_and_installs_the_tested_versions(image):
+def test_set_up_installs_the_tested_versions(image):
     calls = run_setup(image)
     (install,) = (call.split() for call in calls if " install " in call)
     constraints = install[install.index("-c") + 1]

@@ -47,7 +47,7 @@ def name_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("set", ["rtpg", "bp", "codecs", "all"])
-def test_augmented_rows_differ_from_the_plain_one_in_their_set_alone(set):
+def test_augmented_rows_differ_only_in_their_set(set):
     with torch.device("meta"):
         plain, row = (load_experiment(AUDIO / f"w2v_aasist{end}.yaml") for end in ("", f"_{set}"))
     assert row.data.augment.stages == list(sets.SETS[set])
@@ -79,7 +79,7 @@ def test_systems_that_differ_in_weights_alone():
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_baselines_read_the_released_weights_as_their_authors_do(number):
+def test_baselines_read_released_weights_as_their_authors_do(number):
     config = AUDIO / f"w2v_aasist_baseline_{number}.yaml"
     with torch.device("meta"):
         ours = imported.released_experiment("ssl-anti-spoofing", config).model

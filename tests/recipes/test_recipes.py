@@ -184,7 +184,7 @@ def test_the_ensemble_is_the_mean_of_the_augmented_systems(data):
 @pytest.mark.parametrize(
     ("data", "audio"), [("demo", "w2v_aasist"), ("avdeepfake1mpp", "w2v_aasist_codecs")]
 )
-def test_fusions_of_the_paper_take_the_system_trained_with_codecs(data, audio):
+def test_paper_fusions_take_the_system_trained_with_codecs(data, audio):
     commands = commands_of(f"data={data}", "--stage", "2", "--stop-stage", "4")
     trained = [Path(words[1]).stem for words in commands if words[0] == "train"]
     assert trained == ["tcn", audio, "tcn_tags", "bam"]

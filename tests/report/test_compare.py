@@ -358,9 +358,7 @@ def test_make_compare_takes_what_was_trained_of_every_recipe(tmp_path):
     assert done.returncode == 2 and "make stage2 recipe=klassify data=lavdf" in done.stderr
 
 
-def test_localisers_alone_and_clip_labels_alone_are_compared_as_far_as_they_go(
-    recipes, labels, tmp_path, capsys
-):
+def test_localisers_or_clip_labels_alone_are_compared(recipes, labels, tmp_path, capsys):
     folder = recipes.path("exp", "one", "spans")
     bare = labels.drop(columns=[name for name in labels if name.endswith("fake_segments")])
     data_list.write_list(tmp_path / "heldout" / "testA_labels.tsv", bare)

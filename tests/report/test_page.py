@@ -160,7 +160,7 @@ def test_curves_of_many_clips_have_few_points_on_the_curve():
     assert len(json.dumps(figures.det(label, {"one": rng.normal(label, 1)}, []))) < 40_000
 
 
-def test_colours_are_those_of_okabe_and_ito_and_lines_differ_in_style_beyond_them():
+def test_colours_are_okabe_and_ito_then_lines_differ_in_style():
     lines = [figures.line_style(i) for i in range(3 * len(figures.COLOURS))]
     assert len({(line["color"], line["dash"]) for line in lines}) == len(lines)
 
@@ -261,7 +261,7 @@ def test_lists_sort_by_any_column_and_back(tab):
 
 
 @needs_browser
-def test_row_opens_its_timeline_whose_cursor_follows_the_pointer_and_the_video(tab):
+def test_a_row_opens_a_timeline_with_a_synchronous_cursor(tab):
     row = tab.locator("#mistakes tr.clip", has_text="<img src=x").first
     button = row.locator(".open")
     button.click()

@@ -91,7 +91,7 @@ def test_shards_in_any_order_end_in_the_files_of_one_run(tmp_path, small_data, c
     )
 
 
-def test_the_layout_does_not_depend_on_the_shards_and_covers_each_clip_once(monkeypatch):
+def test_the_layout_covers_each_clip_once_for_any_shards(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_CLIPS", 256)
     for n_clips, mean_s, size in (
         (0, 9.0, 142),
@@ -113,9 +113,7 @@ def test_the_layout_does_not_depend_on_the_shards_and_covers_each_clip_once(monk
 
 
 @pytest.mark.parametrize("kind", ["windows", "frames"])
-def test_chunks_change_scores_by_no_more_than_the_noise_of_batches(
-    tmp_path, small_data, monkeypatch, kind
-):
+def test_chunks_change_scores_only_by_batch_noise(tmp_path, small_data, monkeypatch, kind):
     tables = []
     for size in (1, 5, 256):
         monkeypatch.setattr(chunks, "CHUNK_CLIPS", size)
@@ -126,7 +124,7 @@ def test_chunks_change_scores_by_no_more_than_the_noise_of_batches(
         np.testing.assert_allclose(table["score"], tables[0]["score"], atol=1e-5)
 
 
-def test_an_empty_list_and_a_list_without_any_answer_have_whole_files(tmp_path, small_data):
+def test_lists_without_clips_or_answers_have_whole_files(tmp_path, small_data):
     """Of the first list, nothing is left; of the other, the clip without a face."""
     names = pd.read_csv(small_data.lists / "testA.tsv", sep="\t", dtype=str, keep_default_na=False)
     for kind in ("windows", "frames"):
@@ -223,9 +221,7 @@ def finished_parts(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if chunks.NAME.fullmatch(path.name)]
 
 
-def test_shards_that_finish_at_once_and_a_second_join_change_nothing(
-    tmp_path, small_data, monkeypatch
-):
+def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkeypatch):
     """Two processes join the same parts: one is overtaken in every place, and each time the
     bytes are the same.
     """
@@ -387,7 +383,7 @@ def test_a_shard_that_is_none_is_refused(tmp_path, small_data, capsys, shard):
     assert shard in capsys.readouterr().err and not (folder / "scores").exists()
 
 
-def test_an_unknown_aggregation_is_refused_before_anything_is_scored(tmp_path, small_data, calls):
+def test_an_unknown_aggregation_is_refused_before_scoring(tmp_path, small_data, calls):
     assert score(make_system(tmp_path / "m"), small_data, "--aggregate", "median") == 2
     assert score(make_system(tmp_path / "n", "frames"), small_data, "--aggregate", "topk") == 2
     assert not calls()

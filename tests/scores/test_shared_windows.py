@@ -132,9 +132,7 @@ LIBRARIES = ["transformers", pytest.param("torchaudio", marks=pytest.mark.slow)]
 @pytest.mark.parametrize(
     ("stride", "batch_size"), [(16_000, 16), (16_000, 3), (32_000, 5), (6_400, 4)]
 )
-def test_detector_windows_score_as_on_their_own_and_each_frame_is_computed_once(
-    sources, stride, batch_size, library
-):
+def test_detector_windows_share_frames_and_score_the_same(sources, stride, batch_size, library):
     if library == "torchaudio":
         pytest.importorskip("torchaudio")
     model, data = aasist(frontend(library=library)), AudioClips(stride=stride)
@@ -158,7 +156,7 @@ def test_detector_windows_score_as_on_their_own_and_each_frame_is_computed_once(
     assert counted.frames == once < 0.7 * 201 * len(found)
 
 
-def test_localiser_windows_score_as_on_their_own_and_share_all_but_their_last_frame(sources):
+def test_localiser_windows_share_frames_and_score_the_same(sources):
     """Zeros behind each window, of which its last frame hears 80 samples, are not part of the
     clip.
     """
@@ -255,7 +253,7 @@ def test_approximate_scoring_runs_the_front_end_once_a_clip(sources, make, data,
     assert np.isfinite(found["score"]).all()
 
 
-def test_a_front_end_without_context_makes_approximate_scoring_exact(sources):
+def test_approximate_scoring_is_exact_without_context(sources):
     """Each frame from its own samples: then a window of the clip's frames is the window's own
     frames.
     """
@@ -272,7 +270,7 @@ def test_a_front_end_without_context_makes_approximate_scoring_exact(sources):
     np.testing.assert_allclose(found["score"], exact["score"], atol=1e-5, rtol=0)
 
 
-def test_long_clips_are_approximated_in_spans_that_hold_every_window():
+def test_long_clips_are_approximated_in_spans_of_all_windows():
     cut = AudioClips().cut(np.zeros(100 * RATE, np.float32))
     runs = list(spans(cut))
     assert [window for run in runs for window in run] == cut

@@ -59,7 +59,7 @@ def test_an_array_makes_the_rows_of_a_single_run(site, tmp_path):
     assert not list((tmp_path.parent).rglob("x"))
 
 
-def test_a_shard_whose_slurmd_is_killed_runs_twice_and_leaves_one_valid_file(site, undisturbed):
+def test_a_shard_of_a_killed_node_runs_again_to_one_file(site, undisturbed):
     site.hold()
     site.launch()
     site.begun(SHARDS)
@@ -93,7 +93,7 @@ def test_a_lost_node_costs_nothing_but_time(site, undisturbed):
     assert_whole(site, undisturbed)
 
 
-def test_after_a_restart_of_the_controller_status_tells_what_is_held_and_how_to_fix_it(site):
+def test_after_a_controller_restart_status_names_held_jobs(site):
     """Killed before it has saved all it knew: jobs are forgotten or start again. Then nodes
     drained and tasks held.
     """
@@ -157,7 +157,7 @@ def test_a_failed_shard_stops_the_merge_and_is_submitted_again(site, undisturbed
     assert_whole(site, undisturbed)
 
 
-def test_what_slurm_refuses_costs_nothing_and_force_replaces_the_rest(site, undisturbed):
+def test_refused_jobs_cost_nothing_and_force_replaces_the_rest(site, undisturbed):
     site.launch("--wait")
     assert_whole(site, undisturbed)
     refused = site.launch("--force", "--sbatch-arg=--partition=nowhere", check=2).stderr
@@ -186,7 +186,7 @@ def test_a_merge_job_that_was_cancelled_comes_back(site, undisturbed):
     assert_whole(site, undisturbed)
 
 
-def test_near_its_time_limit_a_task_is_put_back_as_often_as_allowed_and_goes_on(site):
+def test_a_task_near_its_time_limit_is_requeued_and_resumes(site):
     """Each file is followed by a pause, so that two minutes are too short; the second warning comes
     by hand.
 

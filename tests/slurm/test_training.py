@@ -83,7 +83,7 @@ def rank(number: int) -> int | None:
     return None
 
 
-def test_a_training_over_two_nodes_survives_the_death_of_a_process(site, small_data, tmp_path):
+def test_training_over_two_nodes_survives_a_dead_process(site, small_data, tmp_path):
     undisturbed, killed = tmp_path / "a" / "tcn", tmp_path / "b" / "tcn"
     train(site, small_data, undisturbed)
     site.finished(90)

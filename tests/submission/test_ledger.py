@@ -107,7 +107,7 @@ def test_packaging_books_what_was_made_from_what(tmp_path, monkeypatch, capsys):
     assert len(read_ledger("submissions/ledger.tsv").rows) == 2
 
 
-def test_the_ledger_lies_at_the_top_of_submissions_or_in_the_package(tmp_path, monkeypatch):
+def test_the_ledger_is_in_submissions_or_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(find_ledger("submissions/demo/klassify/testA")) == "submissions/ledger.tsv"
     assert str(find_ledger("submissions")) == "submissions/ledger.tsv"
@@ -158,7 +158,7 @@ def test_what_was_edited_by_hand_stays(book):
     assert after[:4] + after[5:] == lines[:4] + lines[5:]
 
 
-def test_a_row_gets_what_was_not_known_and_keeps_what_was_written(book):
+def test_a_row_gains_unknown_cells_and_keeps_written_ones(book):
     text = book.read_text().replace("\t0.7500\t", "\t\t").replace("demo/r/testA", "moved/here")
     book.write_text(text)
     record(book, manifest_of(1), book.parent / "demo/r/testA")

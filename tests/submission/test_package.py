@@ -44,7 +44,7 @@ def test_answers_follow_the_list_with_nine_digits(home):
     assert "rule" not in manifest and "notice" not in manifest
 
 
-def test_zip_holds_the_file_at_top_level_and_is_the_same_each_time(home):
+def test_the_zip_is_flat_and_the_same_each_time(home):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     pack(home, task1=system)
     path = home / "out" / ZIP
@@ -89,7 +89,7 @@ def test_scores_of_other_clips_are_refused_with_both_sides(home):
         pack(home, task1=system)
 
 
-def test_manifest_names_systems_hashes_and_val_auc_down_to_the_inputs(home):
+def test_the_manifest_names_systems_hashes_and_val_auc(home):
     raw = make_system(home / "raw", [0.1, 0.2, 0.3, 0.4], supervision="segment")
     (raw / "metrics-val.json").write_text('{"auc": 0.91}')
     top = make_system(home / "top", [0.1, 0.2, 0.3, 0.4], kind="fusion", inputs=["../raw"])
@@ -129,7 +129,7 @@ def test_demo_is_marked_as_not_for_upload_and_check_says_so(home, capsys):
     assert "NOT FOR UPLOAD" in out and "ACCEPTED" in out and "4 answers in prediction.txt" in out
 
 
-def test_the_detector_names_what_answers_and_an_option_overrides_it(home, capsys):
+def test_the_detector_names_answers_and_options_override_it(home, capsys):
     exp = home / "exp"
     make_system(exp / "one", [0.1, 0.2, 0.3, 0.4])
     make_system(exp / "two", [0.5, 0.6, 0.7, 0.8])
@@ -188,7 +188,7 @@ def test_finished_work_is_kept_and_other_work_refused(home):
     assert "a.mp4;0.9\n" in (home / "out" / TXT).read_text()
 
 
-def test_a_submission_spoilt_after_packaging_is_not_taken_for_done(home):
+def test_a_changed_submission_is_not_taken_for_done(home):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     pack(home, task1=system)
     with zipfile.ZipFile(home / "out" / ZIP, "w") as archive:
@@ -263,9 +263,7 @@ def test_mistakes_are_named(home, capsys, monkeypatch, arguments, message):
     "folder, split",
     [("my\u00a0lists", "testA"), ("数\u3000据", "testA"), ("lists", "test.A"), ("lists", "tést A")],
 )
-def test_names_of_any_script_can_be_packaged_and_the_same_command_goes_on(
-    home, capsys, folder, split
-):
+def test_names_of_any_script_can_be_packaged(home, capsys, folder, split):
     listed = make_list(home / folder / "testA.tsv")
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     scores = system / "scores/testA.clips.tsv"
@@ -280,7 +278,7 @@ def test_names_of_any_script_can_be_packaged_and_the_same_command_goes_on(
     "folder, split",
     [("a\nb", "testA"), ("a\x9bb", "testA"), ("a\udcffb", "testA"), ("lists", ".testA")],
 )
-def test_what_no_manifest_can_name_is_refused_before_anything_is_written(home, folder, split):
+def test_names_unfit_for_a_manifest_are_refused_first(home, folder, split):
     listed = make_list(home / folder / "testA.tsv")
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     (system / "scores" / f"{split}.clips.tsv").write_bytes(

@@ -82,7 +82,7 @@ def test_the_zip_does_not_depend_on_when_or_as_whom_it_is_made(home, capsys, mon
     assert run(capsys, FOLDER)[0] == 0
 
 
-def test_a_changed_score_is_named_with_the_answers_that_it_moved(home, capsys):
+def test_a_changed_score_is_named_with_its_answers(home, capsys):
     make_system(
         home.parents[4] / "exp/mine/r/top",
         [0.1, 0.2, np.nan, 0.9],
@@ -98,14 +98,14 @@ def test_a_changed_score_is_named_with_the_answers_that_it_moved(home, capsys):
     assert "no input has changed" not in said
 
 
-def test_a_changed_list_is_named_even_where_the_bytes_are_the_same(home, capsys):
+def test_a_changed_list_is_named_even_with_the_same_bytes(home, capsys):
     path = home.parents[4] / "data_lists/mine/testA.tsv"
     path.write_text(path.read_text().replace("\t100\t", "\t101\t"))
     status, said = run(capsys, FOLDER)
     assert status == 1 and "changed: the list data_lists/mine/testA.tsv" in said and "bytes" in said
 
 
-def test_a_changed_system_below_is_named_before_what_is_made_of_it(home, capsys):
+def test_a_changed_input_system_is_named_first(home, capsys):
     (home.parents[4] / "exp/mine/r/raw/model.safetensors").write_bytes(b"other weights")
     status, said = run(capsys, FOLDER)
     assert status == 1
@@ -153,7 +153,7 @@ def test_another_packing_of_the_same_answers_is_said_to_be_that(home, capsys, mo
     assert status == 1 and "the answers are the same" in said
 
 
-def test_an_older_package_of_a_folder_in_use_again_is_made_from_its_kept_manifest(home, capsys):
+def test_an_older_package_is_made_from_its_kept_manifest(home, capsys):
     first = id_of(home)
     top = make_system(
         home.parents[4] / "exp/mine/r/top", [0.5, 0.2, 0.3, 0.4], kind="fusion", inputs=["../raw"]

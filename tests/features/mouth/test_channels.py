@@ -148,13 +148,13 @@ def test_long_clips_are_worked_through_in_blocks(monkeypatch, block):
     np.testing.assert_allclose(motion(points), whole, atol=1e-12)
 
 
-def test_moving_turning_or_scaling_the_whole_face_changes_no_motion():
+def test_moving_or_scaling_the_whole_face_changes_no_motion():
     rng = np.random.default_rng(1)
     points = clip_points(rng)
     np.testing.assert_allclose(motion(moved(points, rng)), motion(points), atol=1e-10)
 
 
-def test_mouth_of_constant_velocity_has_no_acceleration_jerk_or_jitter():
+def test_constant_velocity_has_no_acceleration_or_jerk():
     points = np.repeat(face_points()[None], T, axis=0)
     points[:, channels.LIPS] += 0.01 * np.arange(T)[:, None, None] * [3, 4]
     columns = motion(points)
@@ -359,7 +359,7 @@ def test_faces_partly_outside_the_frame_are_clipped(shift):
     assert valid.all() or not inside
 
 
-def test_a_face_that_leaves_the_frame_is_valid_until_its_mouth_is_gone():
+def test_a_face_is_valid_until_its_mouth_leaves_the_frame():
     frame, points = texture(np.random.default_rng(15)), face_points() * 60 + [80, 55]
     for direction in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         features, valid = channels.mouth_features(
@@ -431,7 +431,7 @@ def test_stacked_channels_are_logs_and_first_differences():
             )
 
 
-def test_stacking_changes_nothing_in_place_and_takes_empty_clips():
+def test_stacking_copies_and_takes_empty_clips():
     features, valid = np.ones((3, 8), np.float32), np.array([True, False, True])
     channels.stack_channels(features, valid)
     assert (features == 1).all()

@@ -236,7 +236,7 @@ CFG = {"encoder_attention_heads": 12, "layer_norm_first": False, "extractor_mode
     ],
     ids=["flat", "nested", "namespace"],
 )
-def test_settings_of_a_file_that_contradict_the_model_are_refused(tmp_path, wrap):
+def test_file_settings_that_contradict_the_model_are_refused(tmp_path, wrap):
     content = {"model": speech_state(), **wrap(CFG)}
     with pytest.raises(KlassifyError, match="num_attention_heads 12 there, 16 here") as caught:
         imported(content, tmp_path)
@@ -267,7 +267,7 @@ def test_a_config_beside_the_weights_is_compared(tmp_path, setting, theirs, ours
     import_weights(Speech(**{setting: theirs}), tmp_path / "model.safetensors")
 
 
-def test_the_layers_of_an_extractor_are_read_without_evaluating_them():
+def test_extractor_layers_are_read_without_evaluation():
     text = "[(512, 10, 5)] + [(512, 3, 2)] * 2 + [(256,2,2), (128,2,1)]"
     settings = settings_from_fairseq({"conv_feature_layers": text})
     assert settings == {
