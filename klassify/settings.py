@@ -16,9 +16,7 @@ from klassify.errors import KlassifyError, first_few
 
 
 def key_and_value(word: str, example: str) -> tuple[str, Any]:
-    """The sides of a word `key=value`, the value in YAML: 0.3, [0.3, 0.5], true; KlassifyError
-    for anything else.
-    """
+    """Key and YAML value of a word such as `a=0.3`, `a=[1, 2]`, `a=true`; else KlassifyError."""
     import yaml
 
     from klassify.untrusted import BoundedLoader

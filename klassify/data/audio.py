@@ -110,9 +110,7 @@ class AudioReader(Reader):
         return self.folder
 
     def read(self, file: str) -> Wave:
-        """A clip of len(clip) samples, clip[start:stop] of which are float32. NoAnswer if it has
-        no audio.
-        """
+        """A clip of len(clip) samples; clip[start:stop] is float32. NoAnswer without audio."""
         if self.kept is not None and file in self.kept:
             return self.kept[file]
         clip = self._clip(file)

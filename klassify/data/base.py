@@ -20,9 +20,7 @@ from klassify.lists import subsets
 
 
 class NoAnswer(Exception):
-    """This clip cannot be scored by this modality; the text is the reason that the score file
-    records.
-    """
+    """This clip cannot be scored by this modality; the text is the recorded reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +113,7 @@ class ClipData:
         return {key: torch.stack([item[key] for item in inputs]) for key in inputs[0]}
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> np.ndarray | pd.Series:
-        """(n,) which share of each clip of a list this class sees or hears, in [0, 1]; NaN where
-        unknown.
-        """
+        """(n,) the share of each listed clip that is seen or heard, 0 to 1; NaN where unknown."""
         return np.full(len(table), np.nan)
 
     def listed(self, sources: Sources, split: str) -> pd.DataFrame:
@@ -139,9 +135,7 @@ class ClipData:
 
 
 def check_windows(window: int, stride: int, least: int = 1) -> None:
-    """ValueError unless windows hold at least so much, and follow each other without gaps
-    between them.
-    """
+    """ValueError unless windows hold at least `least` and leave no gaps between them."""
     if window < least or not 1 <= stride <= window:
         raise ValueError(
             f"window is at least {least} and stride between 1 and window, not {window} and {stride}"
@@ -149,9 +143,7 @@ def check_windows(window: int, stride: int, least: int = 1) -> None:
 
 
 class Reader:
-    """Reads a clip by its name in the list; raises NoAnswer or KlassifyError for one it cannot
-    give.
-    """
+    """Reads a clip by its name in the list; raises NoAnswer or KlassifyError if it cannot."""
 
     def read(self, file: str) -> Any:
         """The clip, as the data class's `example` and `cut` take it."""
@@ -236,9 +228,7 @@ class ClipWindows(Dataset):
 def batches(
     loader: Iterator, size: int
 ) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
-    """Group the windows of many clips into lists of `size`; clips without an answer come along
-    as failures.
-    """
+    """Lists of `size` windows of many clips, with (file, reason) of clips without an answer."""
     if size < 1:  # such a list would never be full
         raise ValueError(f"a batch has at least one window, not {size}")
     waiting: list[tuple[str, Window]] = []

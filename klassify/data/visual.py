@@ -49,9 +49,7 @@ class LMMFeatures:
     textual: np.ndarray
 
     def at(self, index: np.ndarray) -> dict[str, Tensor]:
-        """The model's inputs of the sampled frames `index`: "visual" (m, 1, V) and "textual"
-        (m, 64, T).
-        """
+        """Inputs of the sampled frames `index`: "visual" (m, 1, V), "textual" (m, 64, T)."""
         return {
             "visual": torch.from_numpy(self.visual[index])[:, None],
             "textual": torch.from_numpy(self.textual[index]),

@@ -45,9 +45,7 @@ class Aligned:
         return np.diff(self.offsets)
 
     def frame_times(self) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of each frame in seconds, two (F,) arrays; the last frame ends with its
-        clip.
-        """
+        """Start and end of each frame in seconds, two (F,); the last frame ends with its clip."""
         k = np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.counts)
         end = (k + 1) * FRAME_S
         there = self.counts > 0
@@ -62,9 +60,7 @@ def aligned(
     *,
     hold_s: float | None = HOLD_S,
 ) -> Aligned:
-    """The frames of `files` in their order. columns: of each input, those wanted; hold_s: see
-    above.
-    """
+    """The frames of `files` in order. columns: those wanted of each input; hold_s: see above."""
     parts = [one.read(files, names) for one, names in zip(inputs, columns)]
     counts = np.stack([np.diff(part.offsets) for part in parts], axis=1)  # (n, B)
     present = counts > 0
@@ -81,9 +77,7 @@ def aligned(
 
 
 def _held(part: Rows, owner: np.ndarray, k: np.ndarray, longest: float) -> np.ndarray:
-    """Frame k of clip `owner` from one system: its last frame for up to `longest` frames, then
-    NaN.
-    """
+    """Frame k of clip `owner`: the last frame for up to `longest` frames beyond, then NaN."""
     count = np.diff(part.offsets)[owner]
     silent = k >= count + np.where(count > 0, longest, 0)
     row = np.where(silent, 0, part.offsets[owner] + np.minimum(k, count - 1))

@@ -167,9 +167,7 @@ def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
 
 
 def apply(scores: ScoreFile, a: float, b: float, input: str) -> pd.DataFrame:
-    """The calibrated clip table: file start end score reason seen heard; a clip without an answer
-    keeps its row.
-    """
+    """The calibrated clip table, with the same rows."""
     table = scores.table.assign(score=expit(-(a * _platt_input(scores, input) + b)))
     if "reason" not in table:
         table["reason"] = ""

@@ -1,6 +1,4 @@
-"""detector.yaml, the graph of systems from media to the submitted answers: its schema, writer and
-reader.
-"""
+"""detector.yaml, the graph of systems from media to answers: schema, writer and reader."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ GENERATED_NOTICE = (
 
 
 def on_generated_corpus(recipe: Path) -> bool:
-    """Whether a recipe's folder, exp/<data>/<recipe> or a seed's below it, is of the generated
-    corpus.
-    """
+    """Whether a recipe's folder, or that of a seed below it, is of the generated corpus."""
     place = Path(os.path.abspath(recipe))
     top = place.parent if place.name.startswith("seed-") else place
     return top.parent.name.split("-")[0] == "demo"

@@ -206,9 +206,7 @@ def save_config(folder: Path, resolved: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's and torch's generators; numpy generators are made locally from (seed, epoch,
-    clip).
-    """
+    """Seed Python's and torch's generators; those of numpy are made from (seed, epoch, clip)."""
     import random
 
     import torch
@@ -218,9 +216,7 @@ def seed_everything(seed: int) -> None:
 
 
 def git_commit() -> str:
-    """The commit of the checkout this package runs from, with '+changes' if it is dirty; ''
-    elsewhere.
-    """
+    """The commit of this package's checkout, '+changes' if it is dirty; '' elsewhere."""
     here = str(Path(__file__).resolve().parent)
     options = ["describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
     try:

@@ -88,9 +88,7 @@ def read_architecture(source: str, text: str | None) -> str | dict[str, Any] | N
 
 
 def released_model(source: str, architecture: Any) -> Any:
-    """The model that a kind of file is for, in the size and with the settings of the released
-    one.
-    """
+    """The model that takes a kind of file, with the size and settings of the released one."""
     if source in ("vqvae", "visual"):
         from klassify.models.spatiotemporal import SpatioTemporal
         from klassify.models.visual import Visual

@@ -1,6 +1,4 @@
-"""Make a linear fusion: fit paper 2's linear layer on the frames of val_fit, or take released
-weights.
-"""
+"""Make a linear fusion: fit paper 2's layer on frames of val_fit, or use released weights."""
 
 from __future__ import annotations
 
@@ -109,9 +107,7 @@ def released_linear(
     prior: float | None = None,
     force: bool = False,
 ) -> System | None:
-    """A linear fusion with released weights, as `fit_linear`; of the options, only scores_split and
-    aggregate are used.
-    """
+    """As `fit_linear`, with released weights; uses only scores_split and aggregate of options."""
     inputs, sources = _inputs(inputs, options.scores_split)
     columns = [columns_of(source, resolutions) for source in sources]
     made_with = _common(inputs, columns, hold_s, options.aggregate, prior)

@@ -40,9 +40,7 @@ def to_probability(score: np.ndarray, scale: str, *, where: object = None) -> np
 
 
 def answered(scores: ScoreFile) -> np.ndarray:
-    """(n,) bool: clips with an answer from evidence, neither empty nor filled with a fusion's
-    prior.
-    """
+    """(n,) bool: clips with an answer from evidence, not empty and not a fusion's prior."""
     table = scores.table
     has_evidence = table["answered"].to_numpy() > 0 if "answered" in table else True
     return table["score"].notna().to_numpy() & has_evidence

@@ -34,9 +34,7 @@ class Trained(System):
 
 
 def load_model(folder: str | os.PathLike) -> tuple[Any, Any]:
-    """The trained model (eval mode) and the ClipData of a system of kind `model`: (nn.Module,
-    ClipData).
-    """
+    """(nn.Module in eval mode, ClipData) of a system of kind `model`."""
     from klassify.models.weights.load import load_weights
 
     folder = Path(folder)

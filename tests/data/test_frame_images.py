@@ -1,6 +1,4 @@
-"""Training on frames without labels: which frames are drawn, and the VQ-VAE through the command
-line.
-"""
+"""Frames without labels: which are drawn, and the VQ-VAE through the command line."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ def clip(index: int, n: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Five training clips, of 12, 3 and 1 frames, one cut off, one missing; two for validation.
-    No segments.
-    """
+    """Training clips of 12, 3, 1 frames, one cut off, one missing; two to validate on."""
     root = tmp_path_factory.mktemp("frames")
     for split, lengths in (("train", [12, 3, 1, 9, None]), ("val", [12, 7])):
         rows = []

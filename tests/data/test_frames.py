@@ -1,6 +1,4 @@
-"""The localisers' data: labels in step with inputs, one row for each frame, and systems that
-find the planted fake.
-"""
+"""The localisers' data: labels in step with inputs, one row a frame, planted fakes found."""
 
 from __future__ import annotations
 

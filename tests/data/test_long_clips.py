@@ -1,6 +1,4 @@
-"""Clips of any duration: eleven minutes, the longest of the data set, with the models of the
-demo.
-"""
+"""Clips of any duration, with the models of the demo; the longest has eleven minutes."""
 
 import re
 from fractions import Fraction

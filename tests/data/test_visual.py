@@ -1,6 +1,4 @@
-"""Windows of frames: labels in step with pictures, scores equal to a naive path, and clips of
-every kind.
-"""
+"""Windows of frames: labels in step with pictures, scores equal to a naive path."""
 
 from __future__ import annotations
 
@@ -318,9 +316,7 @@ def test_memory_does_not_grow_with_the_clip():
 
 
 def test_kept_reconstructions_are_never_those_of_another_clip(sources):
-    """Training and validation read through readers of their own, and the model keeps what it
-    reconstructed.
-    """
+    """Training and validation have separate readers, and the model keeps reconstructions."""
     data = data_of(frame_size=48, region=(8, 16, 32), keep_in_memory=True)
     model, none = small().eval(), np.zeros((0, 2))
     for file in ("0.mkv", "1.mkv", "0.mkv", "2.mkv"):

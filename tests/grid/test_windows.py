@@ -123,9 +123,7 @@ def test_triangle_is_positive_symmetric_and_peaks_in_the_middle():
 
 
 def test_centre_fill_holds_each_window_from_its_centre():
-    """Windows of 10 frames, one every 2, write frames start + 5 and start + 6; the ends are
-    copied.
-    """
+    """Windows of 10 frames, one every 2, write frames start + 5 and start + 6."""
     starts = windows.cut(250, 10, 2)
     assert len(starts) == 121
     filled = windows.centre_fill(np.arange(121), starts, 10, 250)

@@ -1,6 +1,4 @@
-"""Branches on the 40 ms grid against slow, obvious loops; frame files read by name; clips
-without a branch.
-"""
+"""Frames of several systems against slow, obvious loops; frame files read by name."""
 
 import numpy as np
 import pandas as pd
@@ -21,9 +19,7 @@ FRAME_S = 0.04
 
 
 def frame_table(clips, columns=("real", "fake"), cut_s=0.01):
-    """clips: {file: values (T, C)}; score = last column minus first; the last frame ends `cut_s`
-    early.
-    """
+    """clips: {file: values (T, C)}; score = last minus first column; ends `cut_s` early."""
     names = ["file", "start", "end", "score", *columns]
     parts = [pd.DataFrame({name: [] for name in names})]
     for file, values in clips.items():

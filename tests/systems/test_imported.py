@@ -1,6 +1,4 @@
-"""`klassify import-checkpoint`: a published file in; safetensors in our polarity, or a whole
-system, out.
-"""
+"""`klassify import-checkpoint`: a published file becomes safetensors, or a whole system."""
 
 import argparse
 import json
