@@ -14,8 +14,8 @@ from klassify.errors import KlassifyError
 from klassify.files import read_yaml
 from klassify.localisation import proposals
 from klassify.localisation.frame_scores import read_frames
-from klassify.scores.score_file import Header, ScoreFile, made_with, read_header, write_blocks
-from klassify.settings import already_done, key_and_value, settings_hash
+from klassify.scores.score_file import Header, ScoreFile, is_current, read_header, write_blocks
+from klassify.settings import key_and_value, settings_hash
 from klassify.systems import merged
 from klassify.systems.base import System, made_from
 from klassify.systems.make import check_inputs
@@ -107,7 +107,7 @@ def localise(system: System, split: str, choice: Choice, *, force: bool = False)
     else:
         frames = system.frames_path(split)
         settings["frames"] = settings_hash(read_header(frames).settings)
-    if already_done(path, made_with(path), settings, force=force):
+    if is_current(path, settings, force=force):
         return False
     if isinstance(system, Merged):
         tables = [merged_table(inputs, choice.settings)]

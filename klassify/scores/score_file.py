@@ -33,7 +33,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few, first_line
 from klassify.files import whole_file
-from klassify.settings import canonical_json, settings_hash
+from klassify.settings import already_done, canonical_json, settings_hash
 from klassify.untrusted import refuse_cut, refuse_irregular, refuse_swollen
 
 KINDS = {
@@ -201,6 +201,13 @@ def read_header(path: str | os.PathLike) -> Header:
 def made_with(path: str | os.PathLike) -> dict[str, Any] | None:
     """The settings of a score file, None where there is none."""
     return dict(read_header(path).settings) if Path(path).exists() else None
+
+
+def is_current(
+    path: str | os.PathLike, settings: Mapping[str, Any], *, force: bool = False
+) -> bool:
+    """Whether a score file with these settings exists; others are refused, unless `force`."""
+    return already_done(path, made_with(path), settings, force=force)
 
 
 def _header_fields(path: Path) -> dict[str, str]:

@@ -29,8 +29,8 @@ from klassify.errors import KlassifyError
 from klassify.failures import Failure, write_failures
 from klassify.scores.chunks import Parts, parts_folder
 from klassify.scores.clip_scores import failures_path, write_clip_scores
-from klassify.scores.score_file import made_with, score_path, write_blocks
-from klassify.settings import already_done, settings_hash
+from klassify.scores.score_file import is_current, made_with, score_path, write_blocks
+from klassify.settings import settings_hash
 
 GROUP_ROWS = 1 << 18  # in memory while parts are joined, and in a Parquet row group of the result
 
@@ -49,10 +49,10 @@ def is_done(parts: Parts, *, force: bool = False) -> bool:
     if parts.there():
         return False
     path = score_path(parts.system_dir, parts.header.split, parts.header.kind)
-    if already_done(path, made_with(path), parts.header.settings, force=force):
+    if is_current(path, parts.header.settings, force=force):
         return True
     for path in parts.others():
-        already_done(path, made_with(path), parts.settings, force=force)
+        is_current(path, parts.settings, force=force)
         path.unlink(missing_ok=True)
     return False
 

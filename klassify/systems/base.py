@@ -20,13 +20,13 @@ from klassify.scores.score_file import (
     SUPERVISIONS,
     Header,
     ScoreFile,
-    made_with,
+    is_current,
     read_header,
     read_scores,
     score_path,
     write_scores,
 )
-from klassify.settings import already_done, file_hash_once, settings_hash
+from klassify.settings import file_hash_once, settings_hash
 from klassify.systems.experiment import CONFIG
 
 SYSTEM = "system.yaml"
@@ -209,7 +209,7 @@ class Derived(System):
         path = self.path(split, "clips")
         inputs = [one.clip_scores(split) for one in self.input_systems]
         settings = {"system": self.hash, "inputs": [made_from(scores.header) for scores in inputs]}
-        if not already_done(path, made_with(path), settings, force=force):
+        if not is_current(path, settings, force=force):
             header = Header(self.name, split, "clips", self.scale, self.supervision, settings)
             write_scores(path, self.clip_table(inputs), header)
         return read_scores(path)

@@ -28,14 +28,13 @@ from klassify.scores.frame_file import FrameFile, clip_scores
 from klassify.scores.score_file import (
     Header,
     ScoreFile,
+    is_current,
     joined_shares,
-    made_with,
     read_scores,
     write_blocks,
     write_scores,
 )
 from klassify.scores.score_file import align as in_order
-from klassify.settings import already_done
 from klassify.systems import align
 from klassify.systems.base import SYSTEM, System, made_from
 from klassify.systems.fused import input_reasons
@@ -132,9 +131,9 @@ class Linear(System):
         settings = {"system": self.hash, "inputs": made_of}
         frames, path = self.path(split, "frames"), self.path(split, "clips")
         header = Header(self.name, split, "frames", self.scale, self.supervision, settings)
-        if not already_done(frames, made_with(frames), settings, force=force):
+        if not is_current(frames, settings, force=force):
             write_blocks(frames, _frame_tables(rule, sources, files), header)
-        if not already_done(path, made_with(path), settings, force=force):
+        if not is_current(path, settings, force=force):
             table = _clip_table(rule, frames, clips, sources)
             write_scores(path, table, dataclasses.replace(header, kind="clips"))
         return read_scores(path)
