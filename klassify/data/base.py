@@ -134,11 +134,11 @@ class ClipData:
         return plain
 
 
-def check_windows(window: int, stride: int, least: int = 1) -> None:
-    """ValueError unless windows hold at least `least` and leave no gaps between them."""
-    if window < least or not 1 <= stride <= window:
+def check_windows(window: int, stride: int) -> None:
+    """ValueError unless windows have a positive size and leave no gaps between them."""
+    if not 1 <= stride <= window:
         raise ValueError(
-            f"window is at least {least} and stride between 1 and window, not {window} and {stride}"
+            f"window is at least 1 and stride between 1 and window, not {window} and {stride}"
         )
 
 

@@ -138,6 +138,12 @@ def test_arguments_that_cannot_be_are_refused(arguments):
         data_of(**arguments)
 
 
+def test_data_and_model_agree_on_sizes():
+    data_of().check_model(small())
+    with pytest.raises(ValueError, match="window=4, and the model window=3"):
+        data_of(window=4).check_model(small())
+
+
 def naive_rows(model, clip: VisualClip, data: VisualWindows) -> np.ndarray:
     """Every window by itself, from its pixels to its frames."""
     pictures = torch.from_numpy(clip.frames(0, max(clip.n_frames, WINDOW)))
