@@ -21,8 +21,7 @@ import sys
 from pathlib import Path
 
 from klassify.systems.base import SYSTEM
-from klassify.systems.calibrated import INPUTS
-from klassify.systems.make import calibrate
+from klassify.systems.calibrated import INPUTS, calibrate
 from klassify.systems.system import load_system
 
 

@@ -33,9 +33,8 @@ from klassify.errors import KlassifyError
 from klassify.systems import linear
 from klassify.systems.align import HOLD_S
 from klassify.systems.base import SYSTEM, System
-from klassify.systems.fused import RULES
+from klassify.systems.fused import RULES, check_inputs, fuse
 from klassify.systems.linear_fit import FitOptions, fit_linear, released_linear
-from klassify.systems.make import check_inputs, fuse
 from klassify.systems.system import load_systems
 
 # of --rule linear alone

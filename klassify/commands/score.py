@@ -30,8 +30,9 @@ from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ScoreWork
 from klassify.errors import KlassifyError
+from klassify.systems.base import System
 from klassify.systems.score import keep_clip_scores, plan, score, sources_of
-from klassify.systems.system import System, load_systems
+from klassify.systems.system import load_systems
 from klassify.systems.trained import Trained
 
 

@@ -17,11 +17,11 @@ from klassify.localisation.frame_scores import read_frames
 from klassify.scores.score_file import Header, ScoreFile, is_current, read_header, write_blocks
 from klassify.settings import key_and_value, settings_hash
 from klassify.systems import merged
-from klassify.systems.base import System, made_from
-from klassify.systems.make import check_inputs
+from klassify.systems.base import System, derived_system, made_before, made_from, write_system
+from klassify.systems.fused import check_inputs
 from klassify.systems.merged import Merged
 from klassify.systems.scores import PROPOSALS
-from klassify.systems.system import derived_system, load_systems, made_before, write_system
+from klassify.systems.system import load_systems
 from klassify.untrusted import refuse_cut
 
 MERGE = "merge"

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from klassify.errors import KlassifyError
+from klassify.files import read_yaml, write_text
 from klassify.models.weights.load import WEIGHTS
 from klassify.scores.score_file import (
     SCALES,
@@ -26,8 +30,9 @@ from klassify.scores.score_file import (
     score_path,
     write_scores,
 )
-from klassify.settings import file_hash_once, settings_hash
+from klassify.settings import already_done, canonical_json, file_hash_once, settings_hash
 from klassify.systems.experiment import CONFIG
+from klassify.untrusted import refuse_cut
 
 SYSTEM = "system.yaml"
 KINDS = ("model", "calibrated", "fusion")
@@ -218,3 +223,76 @@ class Derived(System):
 def made_from(header: Header) -> str:
     """How derived scores record the scores of an input."""
     return f"{header.system} {settings_hash(header.settings)}"
+
+
+def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
+    """The checked content of `<folder>/system.yaml`."""
+    path = Path(folder) / SYSTEM
+    try:
+        fields = read_yaml(path)
+        refuse_cut(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise KlassifyError(
+            "This is not a finished system: it has no system.yaml.", where=path
+        ) from None
+    known = ", ".join(FIELDS)
+    if not isinstance(fields, dict) or not set(fields) <= set(FIELDS):
+        extra = sorted(map(str, set(fields) - set(FIELDS))) if isinstance(fields, dict) else fields
+        raise KlassifyError(f"A system has the keys {known}, not {extra!r:.80}.", where=path)
+    try:
+        return System(**fields).described()
+    except TypeError as error:  # a missing key
+        raise KlassifyError(f"A system has the keys {known}: {error}.", where=path) from None
+    except KlassifyError as error:
+        raise KlassifyError(error.what, where=path) from None
+
+
+def write_system(folder: str | os.PathLike, system: System) -> None:
+    """Write `<folder>/system.yaml`."""
+    plain = json.loads(canonical_json(system.described()))  # tuples as lists
+    ordered = {name: plain[name] for name in FIELDS}
+    write_text(Path(folder) / SYSTEM, yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True))
+
+
+def derived_system(
+    folder: str | os.PathLike,
+    kind: str,
+    inputs: Sequence[System],
+    scale: str,
+    parameters: Mapping[str, Any],
+    supervision: str = "clip",
+) -> System:
+    """The description of a system that is computed from others.
+
+    supervision: of the fit; an input that learned from segments makes it `segment`.
+    """
+    modalities = {system.modality for system in inputs}
+    if any(system.supervision == "segment" for system in inputs):
+        supervision = "segment"
+    here = Path(folder).resolve()
+    return System(
+        name=here.name,
+        kind=kind,
+        modality=modalities.pop() if len(modalities) == 1 else "both",
+        supervision=supervision,
+        scale=scale,
+        inputs=[os.path.relpath(system.folder.resolve(), here) for system in inputs],
+        parameters=parameters,
+    )
+
+
+def made_before(
+    folder: str | os.PathLike, made_with: Mapping[str, Any], *, force: bool = False
+) -> bool:
+    """Whether the folder holds this derived system; KlassifyError if another, unless `force`."""
+    path = Path(folder) / SYSTEM
+    if force or not path.exists():
+        return False
+    there = read_fields(folder)
+    if "made_with" not in there["parameters"]:
+        raise KlassifyError(
+            f"This folder holds {there['name']}, a system of another kind ({there['kind']}).",
+            where=path,
+            fix="write to another folder, or pass --force to replace it",
+        )
+    return already_done(path, there["parameters"]["made_with"], made_with)

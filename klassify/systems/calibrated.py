@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
 from klassify.errors import KlassifyError, first_few
+from klassify.lists import subsets
 from klassify.metrics import clips
 from klassify.scores.score_file import SHARES, ScoreFile
-from klassify.systems.base import Derived, System
+from klassify.settings import file_hash, settings_hash
+from klassify.systems.base import Derived, System, derived_system, made_before, write_system
 from klassify.systems.scores import answered, as_probability
 
 INPUTS = ("probability", "log_odds")
@@ -183,3 +186,41 @@ class Calibrated(Derived):
         (scores,) = inputs
         a, b = self.number("a"), self.number("b")
         return apply(scores, a, b, self.choice("input", INPUTS))
+
+
+def calibrate(
+    out: Path,
+    system: System,
+    labels: Path,
+    *,
+    scores_split: str = "val",
+    subset: str = "val_fit",
+    label: str = "own",
+    input: str = "probability",
+    smooth_targets: bool = True,
+    force: bool = False,
+) -> Fit | None:
+    """Fit Platt scaling of a system on a labelled subset and write its folder; None if it is up to
+    date. See klassify.systems.calibrated.fit.
+    """
+    if out.resolve() == system.folder.resolve():
+        raise KlassifyError("A calibrated system needs a folder of its own.", where=out)
+    scores = system.clip_scores(scores_split)
+    frame = subsets.load_split(labels, subset)
+    is_fake = subsets.label(frame, label_name(label, system))
+    made_with = {
+        "input_system": system.hash,
+        "scores": file_hash(system.path(scores_split, "clips")),
+        "labels": settings_hash(dict(zip(frame["file"], is_fake.tolist()))),
+        "subset": subset,
+        "label": label,
+        "input": input,
+        "smooth_targets": smooth_targets,
+    }
+    if made_before(out, made_with, force=force):
+        return None
+    fitted = fit(scores, frame["file"], is_fake, input=input, smooth_targets=smooth_targets)
+    parameters = {**dataclasses.asdict(fitted), "label": label, "made_with": made_with}
+    parameters["fit_hash"] = settings_hash(made_with)
+    write_system(out, derived_system(out, "calibrated", [system], "probability", parameters))
+    return fitted

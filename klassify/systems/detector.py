@@ -13,8 +13,9 @@ import yaml
 from klassify.errors import KlassifyError
 from klassify.files import read_json_mapping, read_yaml, write_text
 from klassify.settings import already_done, file_hash
+from klassify.systems.base import System
 from klassify.systems.scores import PROPOSALS
-from klassify.systems.system import System, load_systems
+from klassify.systems.system import load_systems
 from klassify.untrusted import refuse_cut
 
 DETECTOR = "detector.yaml"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.scores.score_file import ScoreFile, align, joined_shares
-from klassify.systems.base import Derived, System
+from klassify.systems.base import Derived, System, derived_system, made_before, write_system
 from klassify.systems.scores import answered, as_probability
 
 
@@ -101,3 +102,35 @@ class Fused(Derived):
     def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
         """The fused clip table from the inputs' clip scores."""
         return apply(inputs, self.choice("rule", RULES), self.number("prior"), self.name)
+
+
+def fuse(
+    out: Path,
+    inputs: Sequence[System],
+    rule: str,
+    *,
+    prior: float | None = None,
+    force: bool = False,
+) -> System | None:
+    """Write the folder of a fusion of clip scores; None if it is up to date.
+
+    rule: of klassify.systems.fused.RULES. prior: None: the rule applied to the inputs' priors.
+    """
+    for system in inputs:
+        check_scale(rule, system.name, system.scale)
+    prior = default_prior(rule, inputs) if prior is None else prior
+    made_with = {"inputs": [system.hash for system in inputs], "rule": rule, "prior": prior}
+    if made_before(out, made_with, force=force):
+        return None
+    parameters = {"rule": rule, "prior": prior, "made_with": made_with}
+    fusion = derived_system(out, "fusion", inputs, "probability", parameters)
+    write_system(out, fusion)
+    return fusion
+
+
+def check_inputs(out: Path, inputs: Sequence[Path], least: int = 2) -> None:
+    """KlassifyError unless `inputs` are different folders, at least so many, none of them `out`."""
+    folders = {path.resolve() for path in inputs}
+    if len(folders) < max(least, len(inputs)) or out.resolve() in folders:
+        few = "two or more different systems" if least == 2 else "different systems"
+        raise KlassifyError(f"A fusion needs {few} and a folder of its own.", where=out)

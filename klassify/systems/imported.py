@@ -26,6 +26,7 @@ from klassify.models.weights.load import (
 )
 from klassify.models.weights.published import KEY_MAPS
 from klassify.settings import already_done, file_hash
+from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import (
     ENVIRONMENT,
     METRICS,
@@ -35,7 +36,6 @@ from klassify.systems.experiment import (
     load_experiment,
     save_config,
 )
-from klassify.systems.system import SYSTEM, System, write_system
 
 SOURCES = tuple(KEY_MAPS)
 ARCHITECTURES = {  # of the released files

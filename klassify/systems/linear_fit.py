@@ -20,6 +20,7 @@ from klassify.metrics.frames import frame_labels
 from klassify.scores.frame_file import FrameFile
 from klassify.settings import file_hash, settings_hash
 from klassify.systems.align import HOLD_S
+from klassify.systems.base import System, derived_system, made_before, write_system
 from klassify.systems.linear import (
     PAIR,
     RESOLUTIONS,
@@ -30,7 +31,6 @@ from klassify.systems.linear import (
     open_inputs,
     parameters_of,
 )
-from klassify.systems.system import System, derived_system, made_before, write_system
 
 SEGMENTS = {
     "union": "fake_segments",

@@ -8,25 +8,19 @@ their `inputs`, other system folders, named by paths relative to their own. All 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from klassify.errors import KlassifyError
-from klassify.files import read_yaml, write_text
-from klassify.settings import already_done, canonical_json
 from klassify.systems import linear, merged
-from klassify.systems.base import FIELDS, SYSTEM, System
+from klassify.systems.base import SYSTEM, System, read_fields
 from klassify.systems.calibrated import Calibrated
 from klassify.systems.fused import Fused
 from klassify.systems.linear import Linear
 from klassify.systems.merged import Merged
 from klassify.systems.trained import Trained
-from klassify.untrusted import refuse_cut
 
 MAX_DEPTH = 50  # of systems that are each computed from the next
 
@@ -72,79 +66,6 @@ def _class_of(fields: Mapping[str, Any]) -> type[System]:
     return Merged if rule == merged.RULE else Fused
 
 
-def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
-    """The checked content of `<folder>/system.yaml`."""
-    path = Path(folder) / SYSTEM
-    try:
-        fields = read_yaml(path)
-        refuse_cut(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise KlassifyError(
-            "This is not a finished system: it has no system.yaml.", where=path
-        ) from None
-    known = ", ".join(FIELDS)
-    if not isinstance(fields, dict) or not set(fields) <= set(FIELDS):
-        extra = sorted(map(str, set(fields) - set(FIELDS))) if isinstance(fields, dict) else fields
-        raise KlassifyError(f"A system has the keys {known}, not {extra!r:.80}.", where=path)
-    try:
-        return System(**fields).described()
-    except TypeError as error:  # a missing key
-        raise KlassifyError(f"A system has the keys {known}: {error}.", where=path) from None
-    except KlassifyError as error:
-        raise KlassifyError(error.what, where=path) from None
-
-
-def write_system(folder: str | os.PathLike, system: System) -> None:
-    """Write `<folder>/system.yaml`."""
-    plain = json.loads(canonical_json(system.described()))  # tuples as lists
-    ordered = {name: plain[name] for name in FIELDS}
-    write_text(Path(folder) / SYSTEM, yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True))
-
-
 def system_hash(folder: str | os.PathLike) -> str:
     """The hash of the system in a folder; see System.hash."""
     return load_system(folder).hash
-
-
-def derived_system(
-    folder: str | os.PathLike,
-    kind: str,
-    inputs: Sequence[System],
-    scale: str,
-    parameters: Mapping[str, Any],
-    supervision: str = "clip",
-) -> System:
-    """The description of a system that is computed from others.
-
-    supervision: of the fit; an input that learned from segments makes it `segment`.
-    """
-    modalities = {system.modality for system in inputs}
-    if any(system.supervision == "segment" for system in inputs):
-        supervision = "segment"
-    here = Path(folder).resolve()
-    return System(
-        name=here.name,
-        kind=kind,
-        modality=modalities.pop() if len(modalities) == 1 else "both",
-        supervision=supervision,
-        scale=scale,
-        inputs=[os.path.relpath(system.folder.resolve(), here) for system in inputs],
-        parameters=parameters,
-    )
-
-
-def made_before(
-    folder: str | os.PathLike, made_with: Mapping[str, Any], *, force: bool = False
-) -> bool:
-    """Whether the folder holds this derived system; KlassifyError if another, unless `force`."""
-    path = Path(folder) / SYSTEM
-    if force or not path.exists():
-        return False
-    there = read_fields(folder)
-    if "made_with" not in there["parameters"]:
-        raise KlassifyError(
-            f"This folder holds {there['name']}, a system of another kind ({there['kind']}).",
-            where=path,
-            fix="write to another folder, or pass --force to replace it",
-        )
-    return already_done(path, there["parameters"]["made_with"], made_with)

@@ -13,8 +13,9 @@ from klassify.files import read_json, write_json
 from klassify.lists import subsets
 from klassify.models.weights.load import WEIGHTS
 from klassify.settings import already_done, file_hash
+from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import METRICS, STATE, Experiment, TrainSettings
-from klassify.systems.system import SYSTEM, System, load_system, write_system
+from klassify.systems.system import load_system
 
 if TYPE_CHECKING:
     from klassify.data.base import ClipData, Sources

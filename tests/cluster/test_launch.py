@@ -33,7 +33,7 @@ from klassify.features.mouth import kind
 from klassify.features.parts import Place
 from klassify.models.weights.load import save_weights
 from klassify.scores import chunks, shards
-from klassify.systems import system
+from klassify.systems import base
 from klassify.systems.experiment import load_experiment, save_config
 from klassify.training.ranks import explained
 
@@ -366,7 +366,7 @@ def make_model(folder: Path) -> Path:
     experiment = load_experiment(TCN, ["model.init_args.hidden=4"], seed=1)
     save_config(folder, experiment.resolved)
     save_weights(experiment.model, folder / "model.safetensors")
-    system.write_system(folder, system.System(folder.name, "model", "visual", "clip", "log_odds"))
+    base.write_system(folder, base.System(folder.name, "model", "visual", "clip", "log_odds"))
     return folder
 
 

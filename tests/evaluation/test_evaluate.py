@@ -14,7 +14,7 @@ from klassify.evaluation import clips, tables
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips as metrics_clips
 from klassify.scores.score_file import Header, score_path, write_scores
-from klassify.systems import system
+from klassify.systems import base, system
 
 
 def make_list(path, n_sources=12):
@@ -32,7 +32,7 @@ def make_list(path, n_sources=12):
 
 def make_model(folder, frame, split, modality, gap=2.0, seed=0, missing=()):
     rng = np.random.default_rng(seed)
-    system.write_system(folder, system.System(folder.name, "model", modality, "clip", "log_odds"))
+    base.write_system(folder, base.System(folder.name, "model", modality, "clip", "log_odds"))
     table = frame[["file"]].assign(start=0.0, end=4.0)
     table["score"] = rng.normal(size=len(frame)) + gap * subsets.label(frame, modality)
     table["reason"] = ""

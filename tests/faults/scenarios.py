@@ -16,7 +16,7 @@ import pandas as pd
 from klassify.files import TEMPORARY
 from klassify.lists import data_list
 from klassify.scores.score_file import Header, score_path, write_scores
-from klassify.systems import system
+from klassify.systems import base
 
 TCN = """
 model: {class_path: klassify.models.tcn.TCN, init_args: {hidden: 8, dilations: [1, 2]}}
@@ -85,18 +85,14 @@ def _scoring(small: Path, folder: Path) -> None:
     experiment = load_experiment(folder / "tcn.yaml", seed=1)
     save_config(folder / "exp/tcn", experiment.resolved)
     save_weights(experiment.model, folder / "exp/tcn/model.safetensors")
-    system.write_system(
-        folder / "exp/tcn", system.System("tcn", "model", "visual", "clip", "log_odds")
-    )
+    base.write_system(folder / "exp/tcn", base.System("tcn", "model", "visual", "clip", "log_odds"))
 
 
 def _packaging(small: Path, folder: Path, n: int = 1500) -> None:
     files = [f"id{i % 70:05d}/{i:06d}.mp4" for i in range(n)]
     data_list.write_list(folder / "lists/testA.tsv", pd.DataFrame({"file": files, "duration": 4.0}))
     scores = np.random.default_rng(0).random(n)
-    system.write_system(
-        folder / "exp/s", system.System("s", "model", "audio", "clip", "probability")
-    )
+    base.write_system(folder / "exp/s", base.System("s", "model", "audio", "clip", "probability"))
     clips = pd.DataFrame({"file": files, "start": 0.0, "end": 4.0, "score": scores, "reason": ""})
     for kind, table in (
         ("clips", clips),

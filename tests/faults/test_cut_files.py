@@ -32,7 +32,8 @@ from klassify.scores import score_file
 from klassify.scores.chunks import Layout, Parts
 from klassify.scores.frame_file import FrameFile
 from klassify.submission import ledger, manifest, package
-from klassify.systems.system import System, load_system, write_system
+from klassify.systems.base import System, write_system
+from klassify.systems.system import load_system
 
 FILES = ["a/é.mp4", "b.mp4", "c.mp4"]
 CUTS = 300  # of each kind

@@ -22,7 +22,7 @@ from klassify.lists import data_list
 from klassify.media import decoder, info
 from klassify.media.container import MediaError
 from klassify.submission import check, verdict
-from klassify.systems import system
+from klassify.systems import base, system
 from klassify.systems.detector import read_detector
 
 FILES = ["a.mp4", "sub/b.mp4", "é c.mp4"]
@@ -183,9 +183,7 @@ def _detector(folder: Path) -> list[Path]:
 
 def _systems(folder: Path) -> None:
     for name in ("tcn", "maxout", "sub/merged"):
-        system.write_system(
-            folder / name, system.System(name, "model", "visual", "clip", "log_odds")
-        )
+        base.write_system(folder / name, base.System(name, "model", "visual", "clip", "log_odds"))
 
 
 def _read_detector(path: Path) -> None:
@@ -217,7 +215,7 @@ TARGETS = (
     Target("predictions", _predictions, _check, text=True),
     Target("archive", _archive, _check),
     Target("config", _config, _load_config, text=True),
-    Target("system", _system, lambda path: system.read_fields(path.parent), text=True),
+    Target("system", _system, lambda path: base.read_fields(path.parent), text=True),
     Target("detector", _detector, _read_detector, text=True),
     Target("weights", _weights, _read_weights),
 )

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from klassify.systems.base import System, write_system
 from klassify.systems.experiment import load_experiment
-from klassify.systems.system import System, write_system
 
 # in the environment: a file that gets one line per window, and seconds to wait at each call
 LOG = "SCORED_WINDOWS"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from klassify.lists import data_list
 from klassify.scores.score_file import Header, score_path, write_scores
-from klassify.systems.system import System, write_system
+from klassify.systems.base import System, write_system
 
 FILES = ["b.mp4", "a.mp4", "c/d.mp4", "e.mp4"]
 

@@ -16,7 +16,7 @@ import pandas as pd
 from klassify.cli import main
 from klassify.lists import data_list
 from klassify.scores.score_file import Header, score_path, write_scores
-from klassify.systems import system
+from klassify.systems import base, system
 
 TYPES = data_list.TYPES
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -118,7 +118,7 @@ def _models(
         ("two", "frames", "both", "clip", fake),
     ):
         folder = root / "exp" / recipe / name
-        system.write_system(folder, system.System(name, "model", modality, supervision, "log_odds"))
+        base.write_system(folder, base.System(name, "model", modality, supervision, "log_odds"))
         settings = {"system": system.system_hash(folder)}
         if name != "spans":
             score = rng.normal(2 * signal - 1 + shift, 1)

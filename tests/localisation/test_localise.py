@@ -10,7 +10,8 @@ from klassify.errors import KlassifyError
 from klassify.evaluation import segments
 from klassify.localisation import frame_scores, localise, proposals
 from klassify.scores.score_file import Header, ScoreFile, read_scores, score_path, write_blocks
-from klassify.systems.system import System, load_system, system_hash, write_system
+from klassify.systems.base import System, write_system
+from klassify.systems.system import load_system, system_hash
 
 FRAME_S = 0.04
 

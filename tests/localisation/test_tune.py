@@ -12,7 +12,7 @@ from klassify.lists import data_list
 from klassify.localisation import localise, proposals, tune
 from klassify.metrics import segments
 from klassify.scores.score_file import Header, score_path, write_scores
-from klassify.systems import system
+from klassify.systems import base, system
 
 FRAME_S = 0.04
 N_CLIPS = 24
@@ -59,9 +59,7 @@ def write_localiser(folder, frame, modality, offset=0.0, noise=1.0):
                 {"file": file, "start": k * FRAME_S, "end": (k + 1) * FRAME_S, "score": score}
             )
         )
-    system.write_system(
-        folder, system.System(folder.name, "model", modality, "segment", "log_odds")
-    )
+    base.write_system(folder, base.System(folder.name, "model", modality, "segment", "log_odds"))
     settings = {"system": system.system_hash(folder)}
     header = Header(folder.name, "val", "frames", "log_odds", "segment", settings)
     write_scores(score_path(folder, "val", "frames"), pd.concat(tables, ignore_index=True), header)

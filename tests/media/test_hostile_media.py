@@ -31,7 +31,7 @@ from klassify.features import parts
 from klassify.lists import data_list
 from klassify.models.weights.load import save_weights
 from klassify.scores.score_file import read_scores, score_path
-from klassify.systems import system
+from klassify.systems import base
 from klassify.systems.experiment import load_experiment, save_config
 
 RATE = 16_000
@@ -281,9 +281,7 @@ def folder(tmp_path_factory) -> Path:
     experiment = load_experiment(root / "tcn.yaml", seed=1)
     save_config(root / "exp/tcn", experiment.resolved)
     save_weights(experiment.model, root / "exp/tcn/model.safetensors")
-    system.write_system(
-        root / "exp/tcn", system.System("tcn", "model", "visual", "clip", "log_odds")
-    )
+    base.write_system(root / "exp/tcn", base.System("tcn", "model", "visual", "clip", "log_odds"))
     return root
 
 

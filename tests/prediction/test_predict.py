@@ -16,8 +16,9 @@ from klassify.commands.predict import describe, find_videos
 from klassify.errors import KlassifyError
 from klassify.prediction import predict
 from klassify.prediction.predict import Prediction, needed_kinds
+from klassify.systems.base import System, write_system
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
-from klassify.systems.system import System, system_hash, write_system
+from klassify.systems.system import system_hash
 
 MODEL, DATA = yaml.safe_load(TCN)["model"], yaml.safe_load(TCN)["data"]
 FRAMES = {

@@ -31,7 +31,8 @@ from klassify.scores.score_file import (
     score_path,
     write_scores,
 )
-from klassify.systems.system import derived_system, load_system, write_system
+from klassify.systems.base import derived_system, write_system
+from klassify.systems.system import load_system
 
 
 def score(folder: Path, data, *options: str, split: str = "testA") -> int:

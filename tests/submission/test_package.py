@@ -18,7 +18,7 @@ from klassify.lists import data_list
 from klassify.submission import check, package
 from klassify.submission.manifest import TASKS
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
-from klassify.systems import system
+from klassify.systems import base, system
 from klassify.systems.detector import read_detector
 from klassify.systems.system import load_system, system_hash
 
@@ -315,7 +315,7 @@ def test_packaging_loads_each_system_and_hashes_weights_once(home, monkeypatch):
     assert main(["detector", str(exp), "--conf", str(home / "submit.yaml")]) == 0
     settings._hash_of.cache_clear()
     loaded, hashed = [], []
-    read, digest = system.read_fields, settings.file_hash
+    read, digest = base.read_fields, settings.file_hash
     monkeypatch.setattr(system, "read_fields", lambda path: loaded.append(path.name) or read(path))
     monkeypatch.setattr(settings, "file_hash", lambda path: hashed.append(path) or digest(path))
     rest = ["--split", "testA", "--list", home / "lists" / "testA.tsv", "--out", home / "out"]

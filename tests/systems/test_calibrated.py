@@ -12,7 +12,8 @@ from klassify.lists import data_list, subsets
 from klassify.metrics import clips
 from klassify.scores.score_file import Header, ScoreFile, score_path, write_scores
 from klassify.systems import calibrated
-from klassify.systems.system import System, derived_system, load_system, write_system
+from klassify.systems.base import System, derived_system, write_system
+from klassify.systems.system import load_system
 
 
 def clip_scores(score, scale="log_odds"):

@@ -8,14 +8,8 @@ from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.scores.score_file import Header, ScoreFile, score_path, write_scores
 from klassify.systems import fused
-from klassify.systems.system import (
-    System,
-    derived_system,
-    load_system,
-    load_systems,
-    made_before,
-    write_system,
-)
+from klassify.systems.base import System, derived_system, made_before, write_system
+from klassify.systems.system import load_system, load_systems
 
 FILES = [f"{i}.mp4" for i in range(40)]
 

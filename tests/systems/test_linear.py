@@ -23,10 +23,11 @@ from klassify.models.linear_fusion import COLUMNS, LinearFusion
 from klassify.prediction import predict
 from klassify.scores.score_file import Header, read_header, read_scores, score_path, write_scores
 from klassify.submission import package
-from klassify.systems import linear, trained
+from klassify.systems import base, linear, trained
 from klassify.systems import system as systems_system
+from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.scores import to_probability
-from klassify.systems.system import SYSTEM, System, load_system, system_hash, write_system
+from klassify.systems.system import load_system, system_hash
 
 FRAME_S = 0.04
 N_FRAMES = 50
@@ -552,7 +553,7 @@ def test_damaged_fusion_parameters_are_refused(changed, said):
     whole = {"rule": "linear", "columns": [["score"], ["score"]], "hold_s": 0.64}
     whole |= {"weight": [[0, 1], [1, 0]], "bias": [0, 0], "means": [0, 0], "aggregate": "max"}
     kind = ("fused", "fusion", "both", "segment", "log_odds")
-    system = systems_system.System(*kind, ["a", "b"], whole)
+    system = base.System(*kind, ["a", "b"], whole)
     assert linear.Rule.from_system(system).columns == [["score"], ["score"]]
     with pytest.raises(KlassifyError, match=said):
         linear.Rule.from_system(dataclasses.replace(system, parameters=whole | changed))

@@ -8,14 +8,8 @@ from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.scores.score_file import Header, read_header, score_path, write_scores
 from klassify.submission import manifest
-from klassify.systems.system import (
-    MAX_DEPTH,
-    System,
-    derived_system,
-    load_system,
-    system_hash,
-    write_system,
-)
+from klassify.systems.base import System, derived_system, write_system
+from klassify.systems.system import MAX_DEPTH, load_system, system_hash
 
 PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
 

@@ -21,7 +21,7 @@ from together import command
 
 from klassify import cli
 from klassify.scores import score_file
-from klassify.systems import system, trained
+from klassify.systems import base, system, trained
 from klassify.systems.experiment import load_experiment
 from klassify.training import epoch_order, trainer
 
@@ -124,8 +124,8 @@ def test_another_config_is_refused_unless_forced(config, tmp_path, small_data, c
 
 def test_a_folder_of_another_kind_of_system_is_refused(config, tmp_path, small_data, capsys):
     out = tmp_path / "fused"
-    fused = system.System("fused", "fusion", "both", "clip", "probability", ["../a"])
-    system.write_system(out, fused)
+    fused = base.System("fused", "fusion", "both", "clip", "probability", ["../a"])
+    base.write_system(out, fused)
     before = (out / "system.yaml").read_bytes()
     assert train(config, out, small_data) == 2
     assert "not trained here" in capsys.readouterr().err

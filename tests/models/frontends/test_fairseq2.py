@@ -12,8 +12,8 @@ from speech_models import NARROW, pretrained
 from klassify import cli
 from klassify.models.weights.load import save_weights
 from klassify.scores.score_file import read_scores
+from klassify.systems.base import System, write_system
 from klassify.systems.experiment import load_experiment, save_config
-from klassify.systems.system import System, write_system
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("fairseq2") is None,
