@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from klassify.arguments import at_least_0
 from klassify.errors import KlassifyError
 from klassify.settings import file_hash
 from klassify.submission import compare
-from klassify.submission.check import _manifest_beside, check
-from klassify.submission.verdict import Listed
+from klassify.submission.check import check
+from klassify.submission.manifest import read_manifest
+from klassify.submission.verdict import MANIFEST, Listed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +38,15 @@ def run(args: argparse.Namespace) -> int:
     list_path = args.list or manifest.get("list", {}).get("path")
     if not list_path:
         raise KlassifyError(
-            "Which clips need an answer is not known.", where=args.path, fix="give --list"
+            "It is not known which clips need an answer.", where=args.path, fix="give --list"
         )
     listed = Listed.read(list_path)
     verdict = check(args.path, listed, limit=args.limit, keep=args.against is not None)
     if not args.list and manifest["made_with"]["list"] != file_hash(list_path):
         verdict.warnings.add("the list has changed since this was packaged", str(list_path))
-    answers = (
-        ", ".join(f"{n} answers in {name}" for name, n in verdict.answers.items()) or "no answers"
-    )
-    print(
-        f"{'ACCEPTED' if verdict.accepted else 'REFUSED'} {args.path}: {answers}, for {list_path}"
-    )
+    answers = ", ".join(f"{n} answers in {name}" for name, n in verdict.answers.items())
+    said = "ACCEPTED" if verdict.accepted else "REFUSED"
+    print(f"{said} {args.path}: {answers or 'no answers'}, for {list_path}")
     if manifest.get("notice"):
         print(manifest["notice"])
     for notes, title in ((verdict.refusals, "problems"), (verdict.warnings, "warnings")):
@@ -57,3 +56,16 @@ def run(args: argparse.Namespace) -> int:
         old = check(args.against, listed, limit=args.limit, keep=True)
         print(*compare.report(verdict, old, str(args.against)), sep="\n")
     return 0 if verdict.accepted else 1
+
+
+def _manifest_beside(path: Path, *, needed: bool) -> dict[str, Any]:
+    """The manifest of the folder, {} without one; a foreign one matters only if it is needed."""
+    beside = (path if path.is_dir() else path.parent) / MANIFEST
+    if not beside.exists():
+        return {}
+    try:
+        return read_manifest(beside)
+    except KlassifyError as error:
+        if needed:
+            raise KlassifyError(error.what, where=error.where, fix="give --list") from None
+        return {}

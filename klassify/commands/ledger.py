@@ -16,12 +16,13 @@ import argparse
 from pathlib import Path
 
 from klassify.errors import KlassifyError
+from klassify.evaluation.tables import ABSENT, aligned
 from klassify.submission.ledger import (
     COLUMNS,
     HOME,
     LEDGER,
     Ledger,
-    _plain,
+    printable,
     read_ledger,
     set_leaderboard,
 )
@@ -30,43 +31,39 @@ SHOWN = COLUMNS[:11]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
-    add("--id", help="one package, by its id or its first digits")
-    add("--leaderboard", type=float, metavar="X", help="record the server's score, 0 to 1")
-    add(
-        "--task",
-        type=int,
-        choices=(1, 2),
-        help="task of that score (default: 1 if the package answers it)",
+    """Arguments of `klassify ledger`."""
+    parser.add_argument("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
+    parser.add_argument("--id", help="one package, by its id or the beginning of it")
+    parser.add_argument(
+        "--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1"
+    )
+    parser.add_argument(
+        "--task", type=int, choices=(1, 2), help="the score's task; default: 1 if it is answered"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.leaderboard is None:
-        book = read_ledger(args.ledger, must_exist=True)
-        if args.id:
-            row = book.row(args.id)
-            print("\n".join(f"{name:<20} {_plain(row[name])}".rstrip() for name in book.columns))
-        else:
-            print(_table(book))
-    elif not args.id:
-        raise KlassifyError(
-            "Which package does this score belong to?",
-            fix="give --id; `klassify ledger` lists them",
-        )
-    else:
+    """Run `klassify ledger`."""
+    if args.leaderboard is not None:
+        if not args.id:
+            raise KlassifyError(
+                "Which package does this score belong to?",
+                fix="give --id; `klassify ledger` lists them",
+            )
         print(set_leaderboard(args.ledger, args.id, args.leaderboard, args.task))
+        return 0
+    book = read_ledger(args.ledger, must_exist=True)
+    if args.id:
+        row = book.row(args.id)
+        print("\n".join(f"{name:<20} {printable(row[name])}".rstrip() for name in book.columns))
+    else:
+        print(_table(book))
     return 0
 
 
 def _table(book: Ledger) -> str:
-    from klassify.evaluation.tables import ABSENT, aligned
-
-    rows = []
+    rows = [list(SHOWN)]
     for row in book.rows.values():
-        cells = row | {
-            task: row[task].rstrip("/").rpartition("/")[2] for task in ("task1", "task2")
-        }
-        rows.append([_plain(cells[name]) or ABSENT for name in SHOWN])
-    return aligned([list(SHOWN), *rows])
+        short = {task: row[task].rstrip("/").rpartition("/")[2] for task in ("task1", "task2")}
+        rows.append([printable((row | short)[name]) or ABSENT for name in SHOWN])
+    return aligned(rows)

@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.scores.score_file import Header, ScoreFile, align, read_scores
+from klassify.scores.score_file import ScoreFile, align, read_scores
 from klassify.submission.manifest import supervision
 from klassify.submission.verdict import MAX_ROWS
 from klassify.systems.base import System
@@ -37,17 +37,12 @@ def write_task1(
     prior: float | None = None,
     sigmoid: bool = False,
 ) -> dict[str, Any]:
-    """Write `name;probability` lines in the order of the list; returns the manifest's entry.
-
-    Nine significant digits keep the order of scores that 4 decimals would tie.
+    """Write `name;probability` lines in the order of the list, with nine significant digits, so
+    that close scores do not tie; returns the manifest's entry.
     """
-    scores = system.clip_scores(split)
-    scores = ScoreFile(
-        scores.header, align(scores, frame["file"].tolist(), where=system.path(split, "clips"))
-    )
-    probability = _probabilities(
-        scores.table["score"].to_numpy(float), scores.header, system, sigmoid
-    )
+    scores, where = system.clip_scores(split), system.path(split, "clips")
+    scores = ScoreFile(scores.header, align(scores, frame["file"].tolist(), where=where))
+    probability = _probabilities(scores, system, sigmoid)
     prior = system.prior if prior is None else prior
     empty = np.isnan(probability)
     answers = np.where(empty, prior, probability)
@@ -69,9 +64,9 @@ def write_task2(
     """Write `{file: [[score, start_s, end_s], ...]}` in the order of the list; returns the
     manifest's entry.
 
-    Rows by falling score, at most 50 a clip, cut off at the clip's ends, scores rounded to 4 and
-    times to 3 decimals; what has no length or stands there already is dropped, and a clip without a
-    row gets the placeholder [[0.0, 0.0, 0.0]], a proposal that matches nothing.
+    Rows by descending score, at most 50 per clip, cut at the clip's ends, scores rounded to 4 and
+    times to 3 decimals. Rows without length and repeated segments are dropped. A clip without a row
+    gets the placeholder [[0.0, 0.0, 0.0]], a proposal that matches nothing.
     """
     where = system.path(split, "segments")
     scores = read_scores(where)
@@ -85,8 +80,8 @@ def write_task2(
         )
     clip = clip.to_numpy(np.int64)
     length = frame["duration"].fillna(np.inf).to_numpy(float)[clip]
-    score = _probabilities(scores.table["score"].to_numpy(float), scores.header, system, sigmoid)
-    # down, so that rounding never puts an end behind the clip
+    score = _probabilities(scores, system, sigmoid)
+    # rounded down, so that no end is beyond the clip's
     end = np.floor(np.minimum(scores.table["end"].to_numpy(float), length) * 1000 + 1e-6) / 1000
     start = scores.table["start"].to_numpy(float).round(3)
     rows = pd.DataFrame({"clip": clip, "score": score, "start": start, "end": end})
@@ -113,34 +108,30 @@ def write_task2(
 
 
 def write_zip(path: Path, members: Sequence[Path]) -> None:
-    """A zip of files at its top level; equal files give equal bytes (fixed times and rights)."""
+    """A zip of files at its top level; equal files give equal bytes (times and modes are fixed)."""
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for member in members:
             info = zipfile.ZipInfo(member.name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.compress_type, info.create_system, info.external_attr = (
-                zipfile.ZIP_DEFLATED,
-                3,
-                0o644 << 16,
-            )
-            info.file_size = (
-                member.stat().st_size
-            )  # zipfile decides by it whether it needs 64-bit fields
+            info.compress_type, info.create_system = zipfile.ZIP_DEFLATED, 3
+            info.external_attr = 0o644 << 16
+            info.file_size = member.stat().st_size  # decides whether zipfile writes 64-bit fields
             with open(member, "rb") as source, archive.open(info, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _probabilities(score: np.ndarray, header: Header, system: System, sigmoid: bool) -> np.ndarray:
-    if header.scale == "probability":
+def _probabilities(scores: ScoreFile, system: System, sigmoid: bool) -> np.ndarray:
+    score, scale = scores.table["score"].to_numpy(float), scores.header.scale
+    if scale == "probability":
         return score
     # the sigmoid of a linear fusion's log-odds is its softmax
-    if header.scale == "log_odds" and (sigmoid or isinstance(system, Linear)):
+    if scale == "log_odds" and (sigmoid or isinstance(system, Linear)):
         return expit(score)
-    log_odds = (
-        ", or give --sigmoid to take the log-odds as they are" if header.scale == "log_odds" else ""
-    )
+    fix = f"calibrate it first: klassify calibrate {system.folder} ..."
+    if scale == "log_odds":
+        fix += ", or give --sigmoid to take the log-odds as they are"
     raise KlassifyError(
-        f"The scores of {header.system} are of scale {header.scale}; the server wants"
+        f"The scores of {scores.header.system} are of scale {scale}; the server wants"
         " probabilities.",
         where=system.folder,
-        fix=f"calibrate it first: klassify calibrate {system.folder} ...{log_odds}",
+        fix=fix,
     )

@@ -22,33 +22,14 @@ N_MOVES = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Names:
-    """Whom both packages answer, and whom only one does, each in the order of its file."""
-
-    common: list[str]
-    missing: list[str]  # only the old one
-    extra: list[str]  # only the new one
-
-    @classmethod
-    def of(cls, new: Mapping[str, object], old: Mapping[str, object]) -> Names:
-        """Those of two {file: answer}."""
-        return cls(
-            [f for f in new if f in old],
-            [f for f in old if f not in new],
-            [f for f in new if f not in old],
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class Task1Change:
-    """names.common has n clips: old and new (n,) probabilities and their ranks (n,), 1 = surest
-    fake.
+    """files: the n clips that both answer; old and new: (n,) probabilities; old_rank and new_rank:
+    (n,), 1 = surest fake.
 
-    spearman: rank correlation, NaN where one side has the same score throughout, or there is one
-    clip.
+    spearman: rank correlation, NaN if one side has a single score throughout.
     """
 
-    names: Names
+    files: list[str]
     old: np.ndarray
     new: np.ndarray
     old_rank: np.ndarray
@@ -57,13 +38,11 @@ class Task1Change:
 
     @property
     def n_changed(self) -> int:
-        """How many clips have another probability, be it by ever so little."""
+        """How many clips have another probability, however small the difference."""
         return int((self.old != self.new).sum())
 
     def moves(self, count: int) -> np.ndarray:
-        """Indices of the clips whose score moved furthest, the furthest first; none that did not
-        move.
-        """
+        """Indices of the clips whose score moved, the furthest first, at most `count`."""
         move = np.abs(self.new - self.old)
         order = np.argsort(-move, kind="stable")[:count]
         return order[move[order] > 0]
@@ -71,15 +50,15 @@ class Task1Change:
 
 @dataclasses.dataclass(frozen=True)
 class Task2Change:
-    """n_changed: clips of names.common whose rows differ in any way. Of the best proposals, by
-    score:
+    """n_clips: that both answer; n_changed: of these, clips with any other row. Of the best
+    proposals, by score:
 
     n_found: clips where both have one; n_gained and n_lost: where only the new or only the old has
-    one. mean_iou: over all these, with 0 where only one side has one; NaN where there is none.
-    n_moved: of n_found.
+    one; n_moved: of n_found. mean_iou: over all these, with 0 where only one side has one; NaN for
+    none.
     """
 
-    names: Names
+    n_clips: int
     n_changed: int
     n_found: int
     n_gained: int
@@ -92,26 +71,23 @@ def compare_task1(new: Mapping[str, float], old: Mapping[str, float]) -> Task1Ch
     """What changed between two {file: probability}; joined by name."""
     from scipy.stats import rankdata
 
-    names = Names.of(new, old)
-    sides = [np.array([answers[file] for file in names.common], float) for answers in (old, new)]
+    files = [file for file in new if file in old]
+    sides = [np.array([answers[file] for file in files], float) for answers in (old, new)]
     ranks = [rankdata(-side) for side in sides]
-    varied = len(names.common) > 1 and all(np.ptp(rank) > 0 for rank in ranks)
-    return Task1Change(
-        names, *sides, *ranks, float(np.corrcoef(*ranks)[0, 1]) if varied else np.nan
-    )
+    varied = len(files) > 1 and all(np.ptp(rank) > 0 for rank in ranks)
+    spearman = float(np.corrcoef(*ranks)[0, 1]) if varied else np.nan
+    return Task1Change(files, *sides, *ranks, spearman)
 
 
 def compare_task2(new: Mapping[str, Answer], old: Mapping[str, Answer]) -> Task2Change:
     """What changed between two {file: Answer}; joined by name."""
-    names = Names.of(new, old)
-    pairs = [(new[file], old[file]) for file in names.common]
+    pairs = [(new[file], old[file]) for file in new if file in old]
     spans = np.array([[one[1:] for one in pair] for pair in pairs], float).reshape(-1, 2, 2)
     in_new, in_old = (spans[..., 1] > spans[..., 0]).T
-    both = in_new & in_old
+    both, either = in_new & in_old, in_new | in_old
     iou = np.where(both, overlap(spans[:, 0], spans[:, 1]), 0.0)
-    either = in_new | in_old
     return Task2Change(
-        names,
+        n_clips=len(pairs),
         n_changed=sum(a.digest != b.digest for a, b in pairs),
         n_found=int(both.sum()),
         n_gained=int((in_new & ~in_old).sum()),
@@ -122,54 +98,48 @@ def compare_task2(new: Mapping[str, Answer], old: Mapping[str, Answer]) -> Task2
 
 
 def report(new: Verdict, old: Verdict, old_name: str) -> Iterator[str]:
-    """Lines that set two verdicts of `check(..., keep=True)` side by side."""
-    yield f"compared with {old_name}" + (
-        "" if old.accepted else f", which is refused ({old.refusals.total} problems):"
-    )
-    if not old.accepted:
+    """Lines that compare two verdicts of `check(..., keep=True)`."""
+    if old.accepted:
+        yield f"compared with {old_name}"
+    else:
+        yield f"compared with {old_name}, which is refused ({old.refusals.total} problems):"
         yield from old.refusals.lines()
     for title, member, lines in (("Task 1", TXT, _lines_task1), ("Task 2", JSON, _lines_task2)):
-        sides = [one.kept.get(member, {}) for one in (new, old)]
-        if not any(sides):
+        ours, theirs = (one.kept.get(member, {}) for one in (new, old))
+        if not (ours or theirs):
             continue
         yield f"{title}:"
-        if not all(sides):
-            yield f"  only the {'new' if sides[0] else 'old'} one has answers that can be read"
+        if not (ours and theirs):
+            yield f"  only the {'new' if ours else 'old'} one has answers that can be read"
             continue
-        yield from lines(*sides)
+        for what, files in (
+            ("without an answer now", [file for file in theirs if file not in ours]),
+            ("answered only now", [file for file in ours if file not in theirs]),
+        ):
+            if files:
+                yield f"  {len(files)} clips {what}: {first_few(map(repr, files))}"
+        yield from lines(ours, theirs)
 
 
 def _lines_task1(new: Mapping[str, float], old: Mapping[str, float]) -> Iterator[str]:
     change = compare_task1(new, old)
-    yield from _lines_names(change.names)
-    n = len(change.names.common)
     yield (
-        f"  {change.n_changed} of {n} answers changed; rank correlation (Spearman)"
+        f"  {change.n_changed} of {len(change.files)} answers changed; rank correlation (Spearman)"
         f" {change.spearman:.4f}"
     )
     for i in change.moves(N_MOVES):
         yield (
-            f"      {change.names.common[i]!r}: {change.old[i]:.6g} -> {change.new[i]:.6g}, "
+            f"      {change.files[i]!r}: {change.old[i]:.6g} -> {change.new[i]:.6g}, "
             f"rank {change.old_rank[i]:g} -> {change.new_rank[i]:g}"
         )
 
 
 def _lines_task2(new: Mapping[str, Answer], old: Mapping[str, Answer]) -> Iterator[str]:
     change = compare_task2(new, old)
-    yield from _lines_names(change.names)
-    yield f"  the proposals of {change.n_changed} of {len(change.names.common)} clips changed"
+    yield f"  the proposals of {change.n_changed} of {change.n_clips} clips changed"
     n = change.n_found + change.n_gained + change.n_lost
     yield (
         f"  best proposal: mean IoU {change.mean_iou:.4f} over {n} clips; moved in"
         f" {change.n_moved}, only the new one has any in {change.n_gained}, only the old one in"
         f" {change.n_lost}"
     )
-
-
-def _lines_names(names: Names) -> Iterator[str]:
-    for title, files in (
-        ("without an answer now", names.missing),
-        ("answered only now", names.extra),
-    ):
-        if files:
-            yield f"  {len(files)} clips {title}: {first_few(map(repr, files))}"

@@ -24,50 +24,19 @@ from klassify.systems.base import System
 
 # task: the file that answers it, the scores that the file is made of
 TASKS = {"task1": (verdict.TXT, "clips"), "task2": (verdict.JSON, "segments")}
-# local scores, from the evaluation on val: key -> file beside the system, name in it
+# results of the evaluation on val: key -> file beside the system, name in it
 LOCAL_SCORES = {
     "val_auc": ("metrics-val.json", "auc"),
     "val_score": ("metrics-val.task2.json", "Score"),
 }
 MAX_BYTES, MAX_SYSTEMS = 1 << 24, 1000  # a real one has some kB and a few dozen systems
-HASH, HEX, NAME = (
-    re.compile(r"[0-9a-f]{64}"),
-    re.compile(r"[0-9a-f]{16}"),
-    re.compile(r"(?!\.)[^/\\]{1,200}"),
-)
+HASH, HEX = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
+NAME = re.compile(r"(?!\.)[^/\\]{1,200}")
 
 
 def describe(system: System, split: str) -> dict[str, Any]:
-    """A system for the manifest: what it is, hashes, its scores on val if evaluated, its inputs
-    likewise.
-    """
-    _refuse_many(system)
-    folder = system.folder
-    entry = {
-        name: getattr(system, name) for name in ("name", "kind", "modality", "supervision", "scale")
-    }
-    entry |= {"path": str(folder), "hash": system.hash}
-    for _, kind in TASKS.values():
-        scores = system.path(split, kind)
-        if scores.exists():
-            entry[f"{kind}_sha256"] = file_hash(scores)
-    for key, (name, metric) in LOCAL_SCORES.items():
-        if (folder / name).exists():
-            entry[key] = read_json_mapping(folder / name).get(metric)
-    return entry | {"inputs": [describe(one, split) for one in system.input_systems]}
-
-
-def supervision(system: System) -> str:
-    """`segment` as soon as the system or anything that it is computed from was trained on
-    segment labels.
-    """
-    parts = [one.supervision for one in system.with_inputs()]
-    return "segment" if "segment" in parts else "clip"
-
-
-def _refuse_many(system: System) -> None:
-    """KlassifyError for a system whose inputs, those of inputs written out wherever they are
-    used, have no end.
+    """A system for the manifest: what it is, hashes, its results on val if it was evaluated, its
+    inputs likewise. KlassifyError for more than MAX_SYSTEMS inputs, counted wherever they are used.
     """
     count: dict[Path, int] = {}
     for one in system.with_inputs():
@@ -77,6 +46,29 @@ def _refuse_many(system: System) -> None:
             f"A manifest names at most {MAX_SYSTEMS} inputs of inputs of a system.",
             where=system.folder,
         )
+    return _described(system, split)
+
+
+def _described(system: System, split: str) -> dict[str, Any]:
+    names = ("name", "kind", "modality", "supervision", "scale")
+    entry = {name: getattr(system, name) for name in names}
+    entry |= {"path": str(system.folder), "hash": system.hash}
+    for _, kind in TASKS.values():
+        scores = system.path(split, kind)
+        if scores.exists():
+            entry[f"{kind}_sha256"] = file_hash(scores)
+    for key, (name, metric) in LOCAL_SCORES.items():
+        if (system.folder / name).exists():
+            entry[key] = read_json_mapping(system.folder / name).get(metric)
+    return entry | {"inputs": [_described(one, split) for one in system.input_systems]}
+
+
+def supervision(system: System) -> str:
+    """`segment` if the system or anything that it is computed from was trained on segment labels,
+    else `clip`.
+    """
+    parts = [one.supervision for one in system.with_inputs()]
+    return "segment" if "segment" in parts else "clip"
 
 
 def made_with(
@@ -90,9 +82,10 @@ def made_with(
         kind = TASKS[task][1]
         scores = system.path(split, kind)
         if not scores.exists():
-            fix = f"klassify score {system.folder} --split {split}"
             raise KlassifyError(
-                f"{system.folder.name} has no {kind} scores for {split}.", where=scores, fix=fix
+                f"{system.folder.name} has no {kind} scores for {split}.",
+                where=scores,
+                fix=system.score_command(split),
             )
         wanted |= {f"{task}_system": system.hash, f"{task}_scores": file_hash(scores)}
     return wanted
@@ -113,31 +106,28 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "pandas": pandas.__version__,
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }
-    versions["zlib"] = zlib.ZLIB_RUNTIME_VERSION
     return {"commit": sha, "dirty": commit != sha if sha else None, "versions": versions}
 
 
 def refuse_unreadable(
     list_path: Path, split: str, tasks: Mapping[str, System], wanted: Mapping[str, Any]
 ) -> None:
-    """KlassifyError where the manifest of such a package would be refused when it is read.
-    wanted: see made_with.
+    """KlassifyError if the manifest of such a package would be refused when it is read. wanted: see
+    made_with.
     """
-    described = {task: describe(system, split) for task, system in tasks.items()}
     draft = {
         "split": split,
         "list": {"path": str(list_path)},
         "zip_sha256": "0" * 64,
-        "systems": described,
+        "systems": {task: describe(system, split) for task, system in tasks.items()},
+        "made_with": dict(wanted),
     }
-    if problem := _problem(draft | {"made_with": dict(wanted)}):
+    if problem := _problem(draft):
         raise KlassifyError(
             f"No manifest can say what this is made of: {problem}.", where=list_path
         )
-
-
-# ------------------------------------------------------------------------------ reading
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
@@ -168,16 +158,14 @@ def entries(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def inside(path: str, allowed: Sequence[Path], *, where: object) -> Path:
-    """A manifest's path, refused unless it leads (links followed) into the working directory or
-    `allowed`.
+    """A path of a manifest; KlassifyError unless it leads (links followed) into the working
+    directory or `allowed`.
     """
-    homes = [Path.cwd(), *allowed]
-    if "\0" not in path and any(
-        Path(path).resolve().is_relative_to(home.resolve()) for home in homes
-    ):
+    homes = [Path.cwd(), *(folder.resolve() for folder in allowed)]
+    if any(Path(path).resolve().is_relative_to(home) for home in homes):
         return Path(path)
     raise KlassifyError(
-        f"The manifest names {path!r}, which lies outside the working directory {Path.cwd()}.",
+        f"The manifest names {path!r}, which is outside the working directory {Path.cwd()}.",
         where=where,
         fix=(
             "run this from the folder the package was made in, or --allow the folder if you trust"
@@ -207,26 +195,26 @@ def _problem(manifest: Any) -> str:
 
 
 def _settings_problem(manifest: dict[str, Any], tasks: dict[str, Any]) -> str:
-    settings = manifest.get("made_with")
+    settings, files = manifest.get("made_with"), manifest.get("files", {})
     if not isinstance(settings, dict):
         return "made_with is missing"
-    for key in ("list", *(f"{task}_{part}" for task in tasks for part in ("system", "scores"))):
-        if not _matches(HEX if key.endswith("_system") else HASH, settings.get(key)):
+    hashes = {"list": HASH}
+    for task in tasks:
+        hashes |= {f"{task}_system": HEX, f"{task}_scores": HASH}
+    for key, pattern in hashes.items():
+        if not _matches(pattern, settings.get(key)):
             return f"made_with has no hash {key}"
     prior = settings.get("prior")
     if prior is not None and not (type(prior) in (int, float) and 0 <= prior <= 1):
         return f"prior is {_short(prior)}"
     if settings.get("sigmoid") not in (True, False) or settings.get("split") != manifest["split"]:
         return "made_with has no sigmoid, or another split"
-    files = manifest.get("files", {})
     if not isinstance(files, dict) or not all(_matches(HASH, value) for value in files.values()):
         return "files are not hashes"
     texts = (manifest.get(key) for key in ("made", "notice", "commit"))
-    return (
-        ""
-        if all(text is None or is_text(text) for text in texts)
-        else "made, notice or commit is not text"
-    )
+    if not all(text is None or is_text(text) for text in texts):
+        return "made, notice or commit is not text"
+    return ""
 
 
 def _system_problem(entry: Any) -> str:
@@ -239,7 +227,7 @@ def _system_problem(entry: Any) -> str:
         if not _matches(HEX, one.get("hash")) or not isinstance(one.get("inputs"), list):
             return f"{_short(one['name'])} has no hash or no inputs"
         if not all(_is_local_score(one.get(key)) for key in LOCAL_SCORES):
-            return f"{_short(one['name'])} has local scores that are none"
+            return f"{_short(one['name'])} has impossible results on val"
         if count > MAX_SYSTEMS:
             return f"has more than {MAX_SYSTEMS} inputs"
         stack += one["inputs"]
@@ -251,8 +239,8 @@ def _matches(pattern: re.Pattern, value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Text of any script; no control characters, which a terminal may obey, and nothing that is
-    no UTF-8.
+    """Whether this is text of any script without control characters, which a terminal may obey, and
+    without lone surrogates, which UTF-8 cannot hold.
     """
     return isinstance(value, str) and not any(
         unicodedata.category(letter) in ("Cc", "Cs") for letter in value
@@ -260,7 +248,7 @@ def is_text(value: Any) -> bool:
 
 
 def _is_local_score(value: Any) -> bool:
-    """Unknown, NaN, or a number that an AUC or a Score can be."""
+    """Whether this is unknown, NaN, or a number that an AUC or a Score can be."""
     return value is None or (type(value) in (int, float) and not abs(value) > 1)
 
 

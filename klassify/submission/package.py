@@ -6,6 +6,7 @@ import datetime
 import os
 import shlex
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from klassify.submission.manifest import (
 )
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
 from klassify.systems.base import System
+from klassify.systems.detector import GENERATED_NOTICE, on_generated_corpus
 
 DEMO_NOTICE = "NOT FOR UPLOAD: made from the generated corpus"
 SUPERVISION_RULE = (
@@ -46,17 +48,24 @@ def package(
     ledger_path: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Write prediction files, submission.zip and manifest.json into `out`, and its row in the
-    ledger.
+    ledger; returns the manifest.
 
-    tasks: {"task1": the system that answers it, "task2": likewise}, one or both.
-    ledger_path: the ledger; None stands for klassify.submission.ledger.find_ledger(out). Returns
-    the manifest. Raises KlassifyError where scores and list differ, scores are not probabilities,
-    `out` holds a submission of something else, the checker refuses the result, or the ledger cannot
-    be read.
+    tasks: {"task1": the system that answers it, "task2": likewise}, one or both. ledger_path: None
+    stands for klassify.submission.ledger.find_ledger(out). KlassifyError if scores and list differ,
+    scores are not probabilities, `out` holds another submission, the checker refuses the result, or
+    the ledger cannot be read.
     """
     out, list_path = Path(out), Path(list_path)
     tasks = {name: tasks[name] for name in TASKS if name in tasks}
-    _refuse_list(list_path)
+    if not is_text(str(list_path)):
+        raise KlassifyError(
+            "No manifest can say what this is made of: the list's name has characters that a"
+            " terminal cannot show.",
+            where=list_path,
+            fix="rename it, or its folder",
+        )
+    data_list.read_list(list_path)  # a list or a record that cannot be read is refused first
+    _is_demo(list_path)
     wanted = made_with(list_path, split, tasks, prior=prior, sigmoid=sigmoid)
     path = out / MANIFEST
     manifest = read_manifest(path) if path.exists() and (out / ZIP).exists() and not force else None
@@ -73,26 +82,15 @@ def package(
         for name in (MANIFEST, ZIP, TXT, JSON):  # nothing of an earlier one may stay
             (out / name).unlink(missing_ok=True)
         manifest = build(out, list_path, split, tasks, prior=prior, sigmoid=sigmoid)
-        manifest["command"] = _command(out, list_path, split, tasks, prior, sigmoid)
+        options = [] if prior is None else ["--prior", prior]
+        options += ["--sigmoid"] if sigmoid else []
+        named = chain.from_iterable((f"--{name}", tasks[name].folder) for name in tasks)
+        words = [*named, "--split", split, "--list", list_path, "--out", out, *options]
+        manifest["command"] = shlex.join(["klassify", "package", *map(str, words)])
         manifest["made_with"] = wanted
         write_json(path, manifest)
     ledger.record(ledger_path or ledger.find_ledger(out), manifest, out)
     return manifest
-
-
-def _refuse_list(path: Path) -> None:
-    """KlassifyError for a list that is not there, is none, or has a name that no manifest can
-    say.
-    """
-    if not is_text(str(path)):
-        raise KlassifyError(
-            "No manifest can say what this is made of: the list's name is not text that a terminal "
-            "may show.",
-            where=path,
-            fix="rename it, or its folder",
-        )
-    data_list.read_list(path)
-    _data_of(path)  # its record too
 
 
 def build(
@@ -104,16 +102,16 @@ def build(
     prior: float | None,
     sigmoid: bool,
 ) -> dict[str, Any]:
-    """Write the prediction files and submission.zip into `out`, check them, and return what the
-    manifest says.
+    """Write the prediction files and submission.zip into `out`, check them, and return the content
+    of the manifest.
     """
     frame = data_list.read_list(list_path)
     manifest: dict[str, Any] = {
         "split": split,
         "list": {"path": str(list_path), "sha256": file_hash(list_path)},
     }
-    if "demo" in (list_path.parent.name, _data_of(list_path)):
-        manifest["notice"] = DEMO_NOTICE
+    if notice := _notice(list_path, tasks):
+        manifest["notice"] = notice
     if "task1" in tasks:
         manifest["task1"] = write_task1(
             out / TXT, tasks["task1"], split, frame, prior=prior, sigmoid=sigmoid
@@ -138,9 +136,19 @@ def build(
     }
 
 
-def _data_of(list_path: Path) -> str | None:
+def _notice(list_path: Path, tasks: Mapping[str, System]) -> str:
+    """What anybody who might upload this must know, or ''."""
+    if _is_demo(list_path):
+        return DEMO_NOTICE
+    generated = any(on_generated_corpus(system.folder.parent) for system in tasks.values())
+    return GENERATED_NOTICE if generated else ""
+
+
+def _is_demo(list_path: Path) -> bool:
+    """Whether a list is of the generated corpus: by its folder, or by its record."""
     record = list_path.with_suffix(".json")
-    return read_json_mapping(record).get("data") if record.exists() else None
+    data = read_json_mapping(record).get("data") if record.exists() else None
+    return "demo" in (list_path.parent.name, data)
 
 
 def _accept(out: Path, list_path: Path) -> None:
@@ -149,19 +157,3 @@ def _accept(out: Path, list_path: Path) -> None:
         raise KlassifyError(
             "\n".join(["The checker refuses this:", *found.refusals.lines()]), where=out / ZIP
         )
-
-
-def _command(
-    out: Path,
-    list_path: Path,
-    split: str,
-    tasks: Mapping[str, System],
-    prior: float | None,
-    sigmoid: bool,
-) -> str:
-    words = ["klassify", "package"]
-    for name, system in tasks.items():
-        words += [f"--{name}", system.folder]
-    words += ["--split", split, "--list", list_path, "--out", out]
-    words += (["--prior", prior] if prior is not None else []) + (["--sigmoid"] if sigmoid else [])
-    return shlex.join(map(str, words))

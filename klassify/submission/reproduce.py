@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ def locate(submission: str, ledger_path: str | os.PathLike) -> tuple[Path, Path 
     """(manifest, the package itself or None) of an id of the ledger or a package's folder."""
     if not submission.strip():
         raise KlassifyError(
-            "Which submission?", fix="make reproduce submission=ID; `klassify ledger` lists the ids"
+            "No submission is named.",
+            fix="make reproduce submission=ID; `klassify ledger` lists the ids",
         )
     folder = Path(submission)
     if (folder / MANIFEST).is_file():
@@ -35,7 +36,7 @@ def locate(submission: str, ledger_path: str | os.PathLike) -> tuple[Path, Path 
     path = ledger.manifest_path(ledger_path, row["id"])
     if not path.is_file():
         raise KlassifyError(
-            f"The manifest of {row['id']} is gone.", where=path, fix="give the package's folder"
+            f"The manifest of {row['id']} is missing.", where=path, fix="give the package's folder"
         )
     stored = Path(ledger_path).parent / row["folder"] / ZIP
     # the folder may hold a later package by now
@@ -49,42 +50,33 @@ def reproduce(
     allow: Sequence[Path] = (),
     where: object = None,
 ) -> list[str]:
-    """Lines that say what differs from a read manifest, and why; [] where all is the same.
+    """Lines that say what differs from a read manifest, and why; [] if nothing does.
 
-    stored: the zip that was handed in, where it still exists; tells which answers differ.
-    Raises KlassifyError for a path of the manifest that leaves the working directory and `allow`.
+    stored: the zip that was handed in, if it still exists; tells which answers differ.
+    KlassifyError for a path of the manifest that leaves the working directory and `allow`.
     """
-    split, settings, described = manifest["split"], manifest["made_with"], manifest["systems"]
+    split, settings = manifest["split"], manifest["made_with"]
+    described = {task: manifest["systems"][task] for task in TASKS if task in manifest["systems"]}
     list_path = inside(manifest["list"]["path"], allow, where=where)
-    tasks = {
-        task: inside(described[task]["path"], allow, where=where)
-        for task in TASKS
-        if task in described
-    }
-    for entry in (entry for task in tasks for entry in entries(described[task])):
+    for entry in chain.from_iterable(map(entries, described.values())):
         inside(entry["path"], allow, where=where)
+    tasks = {task: Path(entry["path"]) for task, entry in described.items()}
     lines = list(dict.fromkeys(_changed_inputs(manifest, list_path, tasks)))
-    if stored and file_hash(stored) != manifest["zip_sha256"]:
+    if stored and (hash_now := file_hash(stored)) != manifest["zip_sha256"]:
         lines.append(
-            f"  {stored} is not the package that the manifest describes: its sha256 is"
-            f" {file_hash(stored)}"
+            f"  {stored} is not the package that the manifest describes: its sha256 is {hash_now}"
         )
         stored = None
     with tempfile.TemporaryDirectory(prefix="klassify-") as name:
         folder = Path(name)
+        options = {name: settings[name] for name in ("prior", "sigmoid")}
         try:
-            made = build(
-                folder,
-                list_path,
-                split,
-                dict(zip(tasks, load_systems(tasks.values()))),
-                prior=settings["prior"],
-                sigmoid=settings["sigmoid"],
-            )
+            systems = dict(zip(tasks, load_systems(tasks.values())))
+            made = build(folder, list_path, split, systems, **options)
         except KlassifyError as error:
             return [*lines, f"  it cannot be made again: {error}"]
         if made["zip_sha256"] == manifest["zip_sha256"]:
-            return [*lines, "  the bytes of the package are the same all the same"] if lines else []
+            return [*lines, "  the bytes of the package are the same nevertheless"] if lines else []
         lines += _changed_output(manifest, made, explained=bool(lines))
         if stored:
             listed = Listed.read(list_path)
@@ -96,32 +88,26 @@ def reproduce(
 def _changed_inputs(
     manifest: Mapping[str, Any], list_path: Path, tasks: Mapping[str, Path]
 ) -> Iterator[str]:
-    """A line for every input that is not what it was; what others are computed from comes first."""
+    """A line for every input that has changed; what others are computed from comes first."""
     settings, split = manifest["made_with"], manifest["split"]
-    yield from _differs(f"the list {list_path}", settings["list"], lambda: file_hash(list_path))
+    yield from _differs(f"the list {list_path}", settings["list"], file_hash, list_path)
     for task, top in tasks.items():
         kind = TASKS[task][1]
         *below, _ = entries(manifest["systems"][task])
         parts = [
             (Path(entry["path"]), entry["hash"], entry.get(f"{kind}_sha256")) for entry in below
         ]
-        for folder, system, scores in (
-            *parts,
-            (top, settings[f"{task}_system"], settings[f"{task}_scores"]),
-        ):
-            yield from _differs(
-                f"the system {folder}", system, functools.partial(system_hash, folder)
-            )
+        parts.append((top, settings[f"{task}_system"], settings[f"{task}_scores"]))
+        for folder, system, scores in parts:
+            yield from _differs(f"the system {folder}", system, system_hash, folder)
             path = score_path(folder, split, kind)
             if scores is not None:
-                yield from _differs(
-                    f"the scores {path}", scores, functools.partial(file_hash, path)
-                )
+                yield from _differs(f"the scores {path}", scores, file_hash, path)
 
 
-def _differs(what: str, was: str, hash_now: Callable[[], str]) -> Iterator[str]:
+def _differs(what: str, was: str, hash_of: Callable[[Path], str], path: Path) -> Iterator[str]:
     try:
-        now = hash_now()
+        now = hash_of(path)
     except FileNotFoundError:
         yield f"  gone: {what}, hash {was} then"
     except (KlassifyError, OSError) as error:
@@ -134,21 +120,17 @@ def _differs(what: str, was: str, hash_now: Callable[[], str]) -> Iterator[str]:
 def _changed_output(
     manifest: Mapping[str, Any], made: Mapping[str, Any], *, explained: bool
 ) -> Iterator[str]:
-    """Which member is different, and, where no input explains it, what else could be the cause."""
+    """Which member is different, and, if no input explains it, what else could be the cause."""
     before = manifest.get("files", {})
     changed = [name for name, now in made["files"].items() if before.get(name) not in (None, now)]
     for name in changed:
         yield f"  {name} differs: sha256 {before[name]} then, {made['files'][name]} now"
     yield f"  {ZIP} differs: sha256 {manifest['zip_sha256']} then, {made['zip_sha256']} now"
     if before and not changed:
-        yield (
-            "  the answers are the same, the archive around them is not: another zlib packs"
-            " otherwise"
-        )
+        yield "  the answers are the same, the archive is not: another zlib compresses differently"
     if not explained:
         yield "  no input has changed; this has to come from the code or its libraries:"
         for key in ("commit", "dirty", "versions"):
-            if manifest.get(key) != made[key]:
-                yield (
-                    f"    {key}: {json.dumps(manifest.get(key))} then, {json.dumps(made[key])} now"
-                )
+            was, now = manifest.get(key), made[key]
+            if was != now:
+                yield f"    {key}: {json.dumps(was)} then, {json.dumps(now)} now"

@@ -4,6 +4,7 @@ was found wrong.
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 from collections.abc import Iterator
@@ -17,27 +18,29 @@ MAX_ROWS = 50  # AR looks at no more
 
 
 class Notes:
-    """What is wrong, by kind; counts everything and keeps the first few places of each kind."""
+    """What is wrong, by kind; counts everything and keeps the first `limit` places of each kind."""
 
     def __init__(self, limit: int):
-        self.limit, self.counts, self.places = limit, {}, {}
+        self.limit = limit
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.places: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, kind: str, place: str) -> None:
         """Count one more of a kind, which is at this place."""
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.counts[kind] += 1
         if self.counts[kind] <= self.limit:
-            self.places.setdefault(kind, []).append(place)
+            self.places[kind].append(place)
 
     @property
     def total(self) -> int:
-        """How many were counted, of all kinds."""
-        return sum(self.counts.values())
+        """The count of all kinds."""
+        return self.counts.total()
 
     def lines(self) -> Iterator[str]:
-        """For a person: each kind with its count and its first places."""
+        """Each kind with its count and its first places, as text."""
         for kind, count in self.counts.items():
             yield f"  {count} x {kind}"
-            yield from (f"      {place}" for place in self.places.get(kind, ()))
+            yield from (f"      {place}" for place in self.places[kind])
             if count > self.limit:
                 yield f"      ... and {count - self.limit} more"
 
@@ -65,7 +68,7 @@ class Listed:
         return cls(frame["file"].tolist(), path.name, frame["duration"].tolist(), first_line=2)
 
     def hint(self, name: str) -> str:
-        """How an unlisted name differs from a listed one, if little."""
+        """The listed name that an unlisted one is a variant of, in words; '' if there is none."""
         if self._nearly is None:
             self._nearly = {key: file for file in self.line for key in _variants(file)}
         near = next((self._nearly[key] for key in _variants(name) if key in self._nearly), None)
@@ -73,10 +76,10 @@ class Listed:
 
 
 class Verdict:
-    """What the checker found: `refusals`, `warnings` and the answers counted, by member.
+    """What the checker found: `refusals`, `warnings`, and the number of answers by member.
 
-    keep: also hold the sound answers, for a comparison, in `kept`: {member: {file: answer}}, the
-    last of a name as the server has it (an answer: see check_txt, check_json).
+    keep: also hold the sound answers in `kept`, {member: {file: answer}}, of a repeated name the
+    last, as on the server (an answer: see check_txt, check_json).
     """
 
     def __init__(self, limit: int = 20, *, keep: bool = False):
@@ -95,9 +98,7 @@ class Verdict:
 
 
 def _variants(name: str) -> list[str]:
-    """What a name is recognised by when it was written with another folder, extension, case or
-    quotes.
-    """
+    """Keys that recognise a name written with another folder, extension, case or quotes."""
     bare = name.strip().strip("\"'").replace("\\", "/").lower()
     base = bare.rsplit("/", 1)[-1]
     return [bare, bare.rsplit(".", 1)[0], base, base.rsplit(".", 1)[0]]

@@ -279,7 +279,7 @@ def test_unknown_submissions_are_named(home, capsys):
         assert status == 2 and named in said
     (home.parents[2].parent / "manifests" / f"{id_of(home)}.json").unlink()
     status, said = run(capsys, id_of(home))
-    assert status == 2 and "is gone" in said
+    assert status == 2 and "is missing" in said
 
 
 def test_the_inputs_below_a_system_come_first():
