@@ -8,7 +8,6 @@ import pytest
 
 from klassify import cli
 from klassify.augmentation.sets import SETS
-from klassify.data.base import batches
 
 SET = next(iter(SETS))
 EXTRACT = ["extract", "--list", "x", "--root", "x", "--out", "x"]
@@ -64,8 +63,3 @@ def test_a_prior_that_is_no_probability_is_refused_by_name(capsys, command, valu
     with pytest.raises(SystemExit):
         cli.main([*command, "--prior", value])
     assert f"argument --prior: a probability, 0 to 1, not '{value}'" in capsys.readouterr().err
-
-
-def test_a_batch_of_nothing_would_never_end():
-    with pytest.raises(ValueError, match="at least one window, not 0"):
-        next(batches(iter([("a.mp4", [None], "")]), 0))

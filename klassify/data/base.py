@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ class Window:
     end_s: float
     inputs: dict[str, Tensor]
 
+    def padded(self, size: int) -> Window:
+        """The same with zeros behind its inputs, up to `size`."""
+        inputs = {name: zero_padded(values, size) for name, values in self.inputs.items()}
+        return Window(self.start_s, self.end_s, inputs)
+
 
 class ClipData:
     """How one modality is read; each subclass is one kind of input.
@@ -77,6 +82,7 @@ class ClipData:
     supervision = "clip"
     scale = "log_odds"
     feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
+    fills_batches = False  # windows, all of one shape, of several clips share a forward pass
 
     def __init__(self, train_split: str, val_split: str, label: str, aggregate: str):
         if label not in ("own", "video"):
@@ -225,23 +231,9 @@ class ClipWindows(Dataset):
             return file, [], error.what
 
 
-def batches(
-    loader: Iterator, size: int
-) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
-    """Lists of `size` windows of many clips, with (file, reason) of clips without an answer."""
-    if size < 1:  # such a list would never be full
-        raise ValueError(f"a batch has at least one window, not {size}")
-    waiting: list[tuple[str, Window]] = []
-    failed: list[tuple[str, str]] = []
-    for file, cut, reason in loader:
-        waiting += [(file, window) for window in cut]
-        if not cut:
-            failed.append((file, reason))
-        while len(waiting) >= size:
-            yield waiting[:size], failed
-            waiting, failed = waiting[size:], []
-    if waiting or failed:
-        yield waiting, failed
+def zero_padded(values: Tensor, size: int) -> Tensor:
+    """(n, ...) -> (size, ...), zeros behind."""
+    return nn.functional.pad(values, (0, 0) * (values.ndim - 1) + (0, size - len(values)))
 
 
 SEGMENT_COLUMNS = {

@@ -33,6 +33,7 @@ class MouthFeatures(ClipData):
 
     modality = "visual"
     feature_kinds = ("mouth",)
+    fills_batches = True
 
     def __init__(
         self,
@@ -83,8 +84,11 @@ class MouthFeatures(ClipData):
         return crop | {"label": torch.tensor(target)}
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
-        """Windows each `stride` frames and one up to the end, but for those without a face."""
-        return [window for window in self._windows(clip) if window.inputs["valid"].any()]
+        """Windows each `stride` frames and one up to the end, but for those without a face; all of
+        one length, padded with invalid frames.
+        """
+        with_face = (window for window in self._windows(clip) if window.inputs["valid"].any())
+        return [window.padded(self.window) for window in with_face]
 
     def _windows(self, clip: dict[str, Tensor]) -> Iterator[Window]:
         n_frames = len(clip["valid"])

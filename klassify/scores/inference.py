@@ -1,7 +1,10 @@
 """Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
 
-Windows of many clips share a forward pass; nothing is kept of a clip once its rows are made. What
-overlapping windows have in common is computed once: see klassify.scores.shared_windows.
+The scores of a clip do not depend on its neighbours in the list, to the last bit: a forward pass
+takes windows of one clip, or, for models too small to fill a processor with those, windows of
+several clips in batches that all have one shape. (Other shapes are summed in another order.)
+Nothing is kept of a clip once its rows are made. What overlapping windows have in common is
+computed once: see klassify.scores.shared_windows.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from klassify.data.base import ClipData, ClipWindows, Sources, Window, batches
+from klassify.data.base import ClipData, ClipWindows, Sources, Window, zero_padded
 from klassify.errors import KlassifyError
 from klassify.grid.frames import FRAME_S
 from klassify.grid.windows import aggregate_by_clip
@@ -78,11 +81,11 @@ def score_clips(
     model = model.to(device).eval()
     inputs = WindowInputs(model, data, device, approximate)
     loader = _loader(data, sources, split, files, workers, progress)
-    for cut, failed in _clip_spans(loader) if approximate else batches(loader, batch_size):
-        reasons.update(failed)
-        if not cut:
-            continue
-        scores = model.score(inputs(cut)).float().cpu().tolist()
+    for cut in _batches(loader, data, batch_size, approximate, reasons):
+        batch = inputs(cut)
+        if data.fills_batches:
+            batch = {name: zero_padded(values, batch_size) for name, values in batch.items()}
+        scores = model.score(batch).float().cpu().tolist()
         rows += [
             (file, window.start_s, window.end_s, score)
             for (file, window), score in zip(cut, scores)
@@ -90,15 +93,32 @@ def score_clips(
     return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
 
 
-def _clip_spans(
-    loader: Iterator,
-) -> Iterator[tuple[list[tuple[str, Window]], list[tuple[str, str]]]]:
-    """Like clip_data.batches, but each list of windows is a span of one clip."""
+def _batches(
+    loader: Iterator, data: ClipData, size: int, approximate: bool, reasons: dict[str, str]
+) -> Iterator[list[tuple[str, Window]]]:
+    """The windows of clips in lists that go through the model at once; why a clip has none is put
+    into `reasons`.
+    """
+    waiting: list[tuple[str, Window]] = []
     for file, cut, reason in loader:
         if not cut:
-            yield [], [(file, reason)]
-        for span in spans(cut):
-            yield [(file, window) for window in span], []
+            reasons[file] = reason
+        elif data.fills_batches:
+            waiting += [(file, window) for window in cut]
+            while len(waiting) >= size:
+                yield waiting[:size]
+                waiting = waiting[size:]
+        else:
+            for part in spans(cut) if approximate else in_batches(cut, size):
+                yield [(file, window) for window in part]
+    if waiting:
+        yield waiting
+
+
+def in_batches(cut: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
+    """The windows of a clip in lists of `size`, the last one shorter."""
+    for first in range(0, len(cut), size):
+        yield cut[first : first + size]
 
 
 @torch.inference_mode()
@@ -163,11 +183,7 @@ def clip_frames(
     ):  # which streams the clip instead of cutting it into windows
         return data.clip_rows(model, cut, batch_size=batch_size, device=torch.device(device))
     inputs = WindowInputs(model, data, torch.device(device), approximate)
-    parts = (
-        spans(cut)
-        if approximate
-        else (cut[i : i + batch_size] for i in range(0, len(cut), batch_size))
-    )
+    parts = spans(cut) if approximate else in_batches(cut, batch_size)
     outputs = np.concatenate(
         [data.outputs(model, inputs([("", window) for window in part])) for part in parts]
     )

@@ -35,7 +35,8 @@ class Loudest(nn.Module):
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         if LOG in os.environ:
             with open(os.environ[LOG], "a") as log:
-                log.writelines(f"{first:.6f}\n" for first in batch["features"][:, 0, 0].tolist())
+                windows = batch["features"][batch["valid"].any(dim=1)]  # not what fills the batch
+                log.writelines(f"{first:.6f}\n" for first in windows[:, 0, 0].tolist())
         time.sleep(float(os.environ.get(WAIT_S, 0)))
         return (batch["features"][..., 0].amax(dim=1) - 2) * self.weight
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from klassify.data.audio import AudioClips, AudioFrames
 from klassify.data.base import Sources
+from klassify.data.mouth import MouthFeatures, MouthTags
 from klassify.data.partialspoof import PartialSpoofFrames
 from klassify.errors import KlassifyError
 from klassify.lists import data_list
@@ -23,6 +24,7 @@ from klassify.models.devices import CPU_FRAMES, by_rows, by_time
 from klassify.models.frontends.filterbank import FilterbankFrontEnd
 from klassify.models.frontends.ssl import SSLFrontEnd
 from klassify.models.partialspoof import PartialSpoof
+from klassify.models.tcn import TCN, TaggingTCN
 from klassify.models.w2v_aasist import W2VAASIST
 from klassify.scores import inference
 from klassify.scores.shared_windows import spans
@@ -362,3 +364,39 @@ def test_freed_blocks_go_back_to_the_system():
     )
     usual, returned = map(float, done.stdout.split())
     assert returned < 20 < 100 < usual
+
+
+def tcn(data):
+    torch.manual_seed(3)
+    kind = TaggingTCN if hasattr(data, "COLUMNS") else TCN
+    return kind(in_channels=len(data.channels)).eval()
+
+
+@pytest.mark.parametrize(
+    ("data", "make"),
+    [
+        (AudioClips(), lambda data: aasist(frontend())),
+        (AudioClips(), lambda data: aasist(frontend(normalize_input=True))),
+        (AudioFrames(), lambda data: bam(frontend())),
+        (
+            PartialSpoofFrames(),
+            lambda data: PartialSpoof(FilterbankFrontEnd(), blocks=1, max_frames=128).eval(),
+        ),
+        (MouthFeatures(window=48, stride=24), tcn),
+        (MouthTags(window=48, stride=24), tcn),
+    ],
+    ids=["aasist", "aasist, normalised", "bam", "partialspoof", "tcn", "tcn_tags"],
+)
+def test_a_clip_alone_has_its_scores_of_the_split(sources, small_data, data, make):
+    given, split = sources, "test"
+    if data.modality == "visual":
+        given, split = Sources(small_data.lists, small_data.media, small_data.features), "testA"
+    model = make(data)
+    score = inference.score_frames if hasattr(data, "COLUMNS") else inference.score_clips
+    how = {"progress": False, "batch_size": 4, "device": "cpu"}
+    wanted, reasons = score(model, data, given, split, **how)
+    files = given.table(split)["file"].tolist()
+    alone = [score(model, data, given, split, files=[file], **how) for file in files]
+    found = pd.concat([table for table, _ in alone if len(table)], ignore_index=True)
+    pd.testing.assert_frame_equal(found, wanted, check_exact=True)
+    assert reasons == {file: why for _, each in alone for file, why in each.items()}
