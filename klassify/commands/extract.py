@@ -106,13 +106,11 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
     for names, options in _own_options().items():
         for option in options:
             name = option.lstrip("-").replace("-", "_")
-            if not hasattr(args, name):
-                continue
-            if option not in KINDS[args.kind].arguments:
-                raise KlassifyError(
-                    f"{option} belongs to --kind {names}, not to --kind {args.kind}."
-                )
-            given[name] = getattr(args, name)
+            if hasattr(args, name) and option not in KINDS[args.kind].arguments:
+                what = f"{option} belongs to --kind {names}, not to --kind {args.kind}."
+                raise KlassifyError(what)
+            if hasattr(args, name):
+                given[name] = getattr(args, name)
     return KINDS[args.kind].extraction(**(given | changed), jobs=args.jobs)
 
 
@@ -134,22 +132,18 @@ def _run(args: argparse.Namespace) -> int:
         return status(args.out, len(files), settings, args.shard)
     i, n = parse_shard(args.shard or "1/1")
     shard = Shard(args.out, i, n, files[i - 1 :: n], settings)
-    rows = extract(
-        shard, subsets.media_folder(args.root, args.list.stem, files), made_by, force=args.force
-    )
+    media = subsets.media_folder(args.root, args.list.stem, files)
+    rows = extract(shard, media, made_by, force=args.force)
     failed = [row for row in rows if row["reason"]]
-    stages = ", ".join(
-        f"{n} {stage}"
-        for stage, n in sorted(collections.Counter(row["stage"] for row in failed).items())
-    )
-    print(
-        f"{args.out}: shard {i}/{n} has {len(rows)} clips, {len(failed)} without features"
-        + (f" ({stages}; {shard.failures_path})" if failed else "")
-    )
+    said = f"{args.out}: shard {i}/{n} has {len(rows)} clips, {len(failed)} without features"
+    if failed:
+        stages = sorted(collections.Counter(row["stage"] for row in failed).items())
+        counts = ", ".join(f"{count} {stage}" for stage, count in stages)
+        said += f" ({counts}; {shard.failures_path})"
+    print(said)
     if settings.get("untrained"):
-        print(
-            f"{args.out}: made with random weights ({settings['lmm']}): these features mean nothing"
-        )
+        made = f"made with random weights ({settings['lmm']})"
+        print(f"{args.out}: {made}: these features mean nothing")
     return int(bool(failed) and args.strict)
 
 

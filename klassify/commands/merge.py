@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from klassify.errors import KlassifyError
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -25,20 +27,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from klassify.cluster.record import records_in
     from klassify.cluster.work import found_works
-    from klassify.errors import KlassifyError
 
     for folder in args.folders:
         works = [record.work for record in records_in(folder) if record.work.command != "train"]
         known = {(work.folder, work.step) for work in works}
-        works += [
-            work
-            for work in found_works(folder, args.split)
-            if (work.folder, work.step) not in known
-        ]
-        works = [work for work in works if args.split in (None, getattr(work, "split", None))]
+        found = found_works(folder, args.split)
+        works += [work for work in found if (work.folder, work.step) not in known]
+        works = [work for work in works if args.split in (None, work.split)]
         if not works:
+            of_split = f" of the split {args.split}" if args.split else ""
             raise KlassifyError(
-                f"There are no shards here{f' of the split {args.split}' if args.split else ''}.",
+                f"There are no shards here{of_split}.",
                 where=folder,
                 fix="name the --out folder of an extraction, or a system scored with --shard",
             )

@@ -14,15 +14,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from klassify.cluster.record import Record
+from klassify.arguments import at_least_1
+from klassify.cluster.options import add_job_arguments, added
+from klassify.errors import KlassifyError
+
+if TYPE_CHECKING:
+    from klassify.cluster.record import Record
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    from klassify.arguments import at_least_1
-    from klassify.cluster.options import add_job_arguments
-
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="outputs, or folders of outputs")
     add("--here", action="store_true", help="run the missing shards on this machine")
     add("--dry-run", action="store_true", help="print the script and the commands, submit nothing")
@@ -34,10 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from klassify.cluster.options import added
     from klassify.cluster.record import records_in
     from klassify.cluster.submit import submit_missing
-    from klassify.errors import KlassifyError
 
     for folder in args.folders:
         records = records_in(folder)
@@ -66,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_here(record: Record) -> None:
     from klassify.cluster.survey import survey
-    from klassify.errors import KlassifyError
 
     found = survey(record)
     for shard in found.lacking:
@@ -76,8 +76,7 @@ def _run_here(record: Record) -> None:
         environment = os.environ | {"PYTHONSAFEPATH": "1"}
         failed = subprocess.run(command, cwd=record.cwd, env=environment, check=False).returncode
         if failed and not (record.may_fail_whole and shard in record.work.done()):
-            raise KlassifyError(
-                f"Shard {shard} of {record.work.n} failed.", where=record.work.folder
-            )
+            what = f"Shard {shard} of {record.work.n} failed."
+            raise KlassifyError(what, where=record.work.folder)
     if not found.in_queue:
         print(f"{record.work.folder}: {record.work.merge()}")
