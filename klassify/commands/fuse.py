@@ -34,7 +34,7 @@ from klassify.systems import linear
 from klassify.systems.align import HOLD_S
 from klassify.systems.base import SYSTEM, System
 from klassify.systems.fused import RULES, check_inputs, fuse
-from klassify.systems.linear_fit import FitOptions, fit_linear, released_linear
+from klassify.systems.linear_fit import FitOptions, make_linear
 from klassify.systems.system import load_systems
 
 # of --rule linear alone
@@ -132,15 +132,17 @@ def _linear(args: argparse.Namespace, inputs: Sequence[System]) -> System | None
         )
     given = {name: getattr(args, name) for name in FIT_OPTIONS}
     options = FitOptions(**{name: value for name, value in given.items() if value is not None})
-    more = {
-        "hold_s": _hold(args),
-        "resolutions": _resolutions(args.resolutions),
-        "prior": args.prior,
-        "force": args.force,
-    }
-    if args.weights:
-        return released_linear(args.out, inputs, args.weights, options, **more)
-    return fit_linear(args.out, inputs, args.labels, options, **more)
+    return make_linear(
+        args.out,
+        inputs,
+        options,
+        labels=args.labels,
+        weights=args.weights,
+        hold_s=_hold(args),
+        resolutions=_resolutions(args.resolutions),
+        prior=args.prior,
+        force=args.force,
+    )
 
 
 def _resolutions(text: str | None) -> Sequence[int]:

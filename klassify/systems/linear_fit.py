@@ -60,87 +60,56 @@ class FitOptions:
     report: str = "val_report"
 
 
-def fit_linear(
+def make_linear(
     out: Path,
     inputs: Sequence[System],
-    labels: Path,
     options: FitOptions,
     *,
+    labels: Path | None = None,
+    weights: Path | None = None,
     hold_s: float | None = HOLD_S,
     resolutions: Sequence[int] = RESOLUTIONS,
     prior: float | None = None,
     force: bool = False,
 ) -> System | None:
-    """Fit a linear fusion and write its folder; None where it is there already.
+    """Write a linear fusion, fitted on `labels` or with released `weights`; None if up to date.
 
-    hold_s: see klassify.systems.align.aligned. prior: probability of a clip that no input answers
-    for, None for the share of fakes.
+    options: with weights, only scores_split and aggregate are used. hold_s: see
+    klassify.systems.align.aligned. prior: probability of a clip that no input answers for; None:
+    the share of fakes, or 0.5 with weights.
     """
     inputs, sources = _inputs(inputs, options.scores_split)
     columns = [columns_of(source, resolutions) for source in sources]
-    fit_on, report_on = (
-        _Labelled(labels, name, options) for name in (options.subset, options.report)
-    )
-    _check_split(fit_on, report_on)
-    _check_supervision(options.supervision, inputs)
-    made_with = _common(inputs, columns, hold_s, options.aggregate, prior)
-    made_with |= dataclasses.asdict(options)
-    made_with["scores"] = [file_hash(source.path) for source in sources]
-    made_with["labels"] = [fit_on.hash, report_on.hash]
-    if made_before(out, made_with, force=force):
-        return None
-    rule, more = _fitted(sources, columns, hold_s, options, fit_on)
-    more["report"] = _report(rule, sources, report_on, options.supervision)
-    if prior is not None:
-        more["prior"] = prior
-    return _write(out, inputs, rule, options.supervision, **more, made_with=made_with)
-
-
-def released_linear(
-    out: Path,
-    inputs: Sequence[System],
-    weights: Path,
-    options: FitOptions,
-    *,
-    hold_s: float | None = None,
-    resolutions: Sequence[int] = RESOLUTIONS,
-    prior: float | None = None,
-    force: bool = False,
-) -> System | None:
-    """As `fit_linear`, with released weights; uses only scores_split and aggregate of options."""
-    inputs, sources = _inputs(inputs, options.scores_split)
-    columns = [columns_of(source, resolutions) for source in sources]
-    made_with = _common(inputs, columns, hold_s, options.aggregate, prior)
-    made_with["weights"] = file_hash(weights)
-    if made_before(out, made_with, force=force):
-        return None
-    rule = _released(weights, columns, hold_s, options.aggregate)
-    prior = 0.5 if prior is None else prior
-    # the published fusion was trained on segments
-    return _write(out, inputs, rule, "segment", prior=prior, made_with=made_with)
-
-
-def _common(
-    inputs: Sequence[System],
-    columns: list[list[str]],
-    hold_s: float | None,
-    aggregate: str,
-    prior: float | None,
-) -> dict[str, Any]:
-    """What every linear fusion is made with."""
-    return {
+    made_with: dict[str, Any] = {
         "inputs": [system.hash for system in inputs],
         "columns": columns,
         "hold_s": hold_s,
-        "aggregate": aggregate,
+        "aggregate": options.aggregate,
         "prior": prior,
     }
-
-
-def _write(
-    out: Path, inputs: Sequence[System], rule: Rule, supervision: str, **record: Any
-) -> System:
-    parameters = parameters_of(rule, **record)
+    if weights:
+        made_with["weights"] = file_hash(weights)
+    else:
+        fit_on, report_on = (
+            _Labelled(labels, name, options) for name in (options.subset, options.report)
+        )
+        _check_split(fit_on, report_on)
+        _check_supervision(options.supervision, inputs)
+        made_with |= dataclasses.asdict(options)
+        made_with["scores"] = [file_hash(source.path) for source in sources]
+        made_with["labels"] = [fit_on.hash, report_on.hash]
+    if made_before(out, made_with, force=force):
+        return None
+    if weights:
+        rule = _released(weights, columns, hold_s, options.aggregate)
+        record, supervision = {"prior": 0.5}, "segment"  # what the published fusion learned from
+    else:
+        rule, record = _fitted(sources, columns, hold_s, options, fit_on)
+        supervision = options.supervision
+        record["report"] = _report(rule, sources, report_on, supervision)
+    if prior is not None:
+        record["prior"] = prior
+    parameters = parameters_of(rule, **record, made_with=made_with)
     system = derived_system(out, "fusion", inputs, "log_odds", parameters, supervision)
     write_system(out, system)
     return system
