@@ -50,6 +50,37 @@ known_value() {
   fail "unknown $variable=$value. Known: $*" ${guess:+"  fix:   did you mean $variable=$guess?"}
 }
 
+# known_data NAME: refuse a misspelt data set; one of the user's own needs a folder, or lists that were made from it
+known_data() {
+  local name guess
+  [ -z "$(splits_in_table "$1")" ] && [ ! -d "data_lists/$1" ] || return 0
+  # shellcheck disable=SC2086  # a list of words
+  guess=$(closest "$1" $datasets)
+  for name in $datasets; do [[ $1 != "$name"* ]] || guess=; done  # a part or a version of that data set
+  [[ $1 != demo-* ]] || guess="demo size=${1#demo-}"
+  [ -z "$root" ] || [ -n "$guess" ] || [[ ! $1 =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]] || return 0
+  guess=${guess:+did you mean data=$guess?}
+  fail "unknown data=$1. Known: $datasets" \
+    "  fix:   ${guess:-for a data set of your own: make stage0 data=NAME root=DIR (docs/your-data.md)}"
+}
+
+# splits_in_table DATA: the splits of a data set that the toolkit knows
+splits_in_table() {
+  awk -F'\t' -v name="$1" 'NR > 1 && $1 == name { n = split($2, s, ","); for (i = 1; i <= n; i++) print s[i] }' $dataset_table
+}
+
+# splits_of DATA: those of a known data set; else train, val and all that begin with test, in lists or in the root folder
+splits_of() {
+  local path name
+  splits_in_table "$1" | grep . && return
+  printf '%s\n' train val test
+  for path in "data_lists/$1"/test*.tsv ${root:+"$root"/test*}; do
+    [ -e "$path" ] || continue
+    name=${path##*/} name=${name%%[_.]*}
+    [ "$name" = test ] || echo "$name"
+  done | sort -u
+}
+
 # names_in FILE KEY: the list under a key of a YAML file, written as [a, b] or with a dash per line
 names_in() {
   [ ! -e "$1" ] || awk -v key="$2:" '
@@ -80,7 +111,8 @@ stages of recipe=$recipe
 
 variables (on the command line, or in local.mk to keep them)
   recipe=klassify                which recipe: $(for r in recipes/*/run.sh; do basename "$(dirname "$r")"; done | paste -sd' ')
-  data=avdeepfake1mpp            the data set, part of every path: $datasets
+  data=avdeepfake1mpp            the data set, part of every path: $datasets;
+                                 any other name is a data set of your own (docs/your-data.md)
   root=DIR                       folder of its media and metadata (data=demo makes its own)
   split=NAME[,NAME]              default: all lists in stages 0 and 1, test splits in 3, val and labelled test splits in 4
   system=NAME[,NAME]             limits stages 2 to 4
@@ -100,9 +132,10 @@ TEXT
   slurm_usage
 }
 
-title_0="data lists: from the official metadata, or from a corpus that is generated first (data=demo)"
+title_0="data lists: from metadata, tables or folders, or from a corpus that is generated first (data=demo)"
 title_4="evaluate every system against labels: tables, calibration curves, histograms"
-datasets="avdeepfake1mpp avdeepfake1m lavdf fakeavceleb demo"
+dataset_table=klassify/lists/datasets.tsv
+datasets=$(awk -F'\t' 'NR > 1 { print $1 }' $dataset_table | paste -sd' ')
 known="split data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry $slurm_variables"
 models=() localisers=() derived=() proposals_only=() unscored=()
 comparing='' waiting='' helping='' checking='' first=0 last=4
@@ -131,8 +164,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# shellcheck disable=SC2086  # a list of words
-known_value data "$data" $datasets
+known_data "$data"
 known_value size "$size" tiny default large
 known_value audio "$audio" cache
 [[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers; jobs= is at least 1"
@@ -145,21 +177,17 @@ jobs=${jobs:-$(nproc)}
 # each size of the demo has its own folders, so that sizes never mix
 folder_of() { if [ "$1" = demo ] && [ "$size" != default ]; then echo "demo-$size"; else echo "$1"; fi; }
 data_name=$(folder_of "$data")
-# FakeAVCeleb is for testing only: its scores are stored with systems trained on another data set, as a split of its name
-if [ "$data" = fakeavceleb ]; then
+mapfile -t all_splits < <(splits_of "$data")
+# a data set without train is for testing only: its scores are stored with systems trained on another data set
+if [[ " ${all_splits[*]} " != *" train "* ]]; then
   from=${from:-avdeepfake1mpp}
-  # shellcheck disable=SC2086  # a list of words
-  known_value from "$from" ${datasets/fakeavceleb/}
+  known_data "$from"
+  [[ " $(splits_of "$from" | paste -sd' ') " == *" train "* ]] || fail "from=$from has no systems of its own"
 elif [ -n "$from" ]; then
   fail "from= is only for data=fakeavceleb: $data has its own systems"
 fi
-case $data in
-  demo | avdeepfake1mpp) test_splits=(testA testB) ;;
-  fakeavceleb) test_splits=(fakeavceleb) ;;
-  *) test_splits=(test) ;;
-esac
-all_splits=(train val "${test_splits[@]}") evaluated_splits=(val "${test_splits[@]}")
-[ -z "$from" ] || all_splits=("$data") evaluated_splits=("$data")
+mapfile -t test_splits < <(printf '%s\n' "${all_splits[@]}" | grep -vxE 'train|val')
+mapfile -t evaluated_splits < <(printf '%s\n' "${all_splits[@]}" | grep -vx train)
 trained=${from:-$data}
 if [ "$data" = demo ]; then media=${root:-media/$data_name}; else media=$root; fi
 default_conf=paper
@@ -168,6 +196,7 @@ default_conf=paper
 known_value conf "$conf" $(ls "recipes/$recipe/conf")
 conf=${conf:-$default_conf}
 conf_dir=recipes/$recipe/conf/$conf
+trained_list=data_lists/$(folder_of "$trained")/train.tsv
 lists=data_lists/$data_name features=features/$data_name exp=exp/$(folder_of "$trained")/$recipe submissions=submissions/$data_name/$recipe
 seed_folder=
 [ "$seed" = 1 ] || seed_folder=/seed-$seed
@@ -235,6 +264,45 @@ splits() {
 # labels_of SPLIT: the data list with its labels
 labels_of() {
   case $1 in test*) echo "$lists/heldout/$1_labels.tsv" ;; *) echo "$lists/$1.tsv" ;; esac
+}
+
+# without_segments: whether the systems learn from clip labels alone, so that none answers Task 2
+without_segments() {
+  local header
+  [ -s "$trained_list" ] || return 1
+  IFS= read -r header < "$trained_list"
+  [[ $header != *fake_segments* ]]
+}
+
+# plain_fakes: whether there are fakes of which the modality is unknown, so that models learn what the whole clip is
+plain_fakes() {
+  [ -z "$(splits_in_table "$trained")" ] && [ -s "$trained_list" ] && awk -F'\t' '
+    NR == 1 { for (i = 1; i <= NF; i++) if ($i == "modify_type") column = i }
+    $column == "fake" { found = 1; exit }
+    END { exit !found }' "$trained_list"
+}
+
+# follow_labels: leave out what the labels of the training list do not allow
+learned=() calibrated=()
+follow_labels() {
+  local name kept=()
+  if without_segments; then
+    for name in ${system//,/ }; do
+      ! is_localiser "$name" || fail "$name learns from segments, and $trained_list has none." \
+        "  fix:   make stage0 $(variables_for "$trained") force=1    # once the metadata has fake_segments"
+    done
+    for name in "${models[@]}"; do is_localiser "$name" || kept+=("$name"); done
+    models=("${kept[@]}") kept=()
+    for name in "${reported[@]}"; do is_localiser "$name" || kept+=("$name"); done
+    reported=("${kept[@]}") reported_2=()
+  fi
+  if plain_fakes; then learned=(data.init_args.label=video) calibrated=(--label video); fi
+}
+
+# learnable SYSTEM...: those that the labels allow
+learnable() {
+  local name
+  for name in "$@"; do is_localiser "$name" && without_segments || echo "$name"; done
 }
 
 # configs: the systems that have a config
@@ -357,7 +425,8 @@ refuse_lacking() {
   names=$(printf '%s, ' "${stages[@]}")
   options=$(variables_for "$data")
   # all lists of a data set are made at once, unless split= was given
-  if [ -z "$from" ] && [ ${#lacking_splits[@]} -gt 0 ] && { [ -n "$split" ] || [ -z "${lacking[0]:-}" ]; }; then
+  if [ -z "$from" ] && [ ${#lacking_splits[@]} -gt 0 ] &&
+    { [ -n "$split" ] || [ -z "${lacking[0]:-}" ] || compgen -G "$lists/*.tsv" > /dev/null; }; then
     options+=" split=$(IFS=,; echo "${lacking_splits[*]}")"
   fi
   [ -n "$media" ] || options+=" root=DIR"
@@ -496,17 +565,18 @@ run_stages() {
   check_names
   [ "$checking" != names ] || exit 0
   [ -z "$comparing" ] || { compare_recipes; exit 0; }
+  follow_labels
   check_stages
   [ -z "$checking" ] || exit 0
-  if stage 0; then make_lists; fi
+  if stage 0; then make_lists; follow_labels; fi
   if stage 1; then
     for s in $(splits "${all_splits[@]}"); do extract_features "$s"; cache_audio "$s"; done
   fi
   if stage 2; then
     train_systems
-    if have $(names_in "$conf_dir/submit.yaml" task1) $(names_in "$conf_dir/submit.yaml" task2) "${reported[@]}" "${reported_2[@]}"; then
+    if have $(learnable $(names_in "$conf_dir/submit.yaml" task1) $(names_in "$conf_dir/submit.yaml" task2)) "${reported[@]}" "${reported_2[@]}"; then
       evaluate_split val "$lists/val.tsv"
-      run klassify detector "$exp" --conf "$conf_dir/submit.yaml" "${forced[@]}"
+      run klassify detector "$exp" --conf "$conf_dir/submit.yaml" $(! without_segments || echo --task 1) "${forced[@]}"
     fi
   fi
   if stage 3; then

@@ -19,9 +19,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders")
     add("--conf", type=Path, required=True, metavar="submit.yaml")
+    add("--task", type=int, choices=(1, 2), help="of the conf's answers, this task's alone")
     add("--force", action="store_true", help="replace a detector.yaml of other systems")
 
 
 def run(args: argparse.Namespace) -> int:
-    print(write_detector(args.folder, read_answers(args.conf), force=args.force))
+    answers = read_answers(args.conf)
+    if args.task:
+        answers = {task: name for task, name in answers.items() if task == f"task{args.task}"}
+    print(write_detector(args.folder, answers, force=args.force))
     return 0

@@ -105,7 +105,7 @@ def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str
     rows["all"] = np.arange(len(frame))
     cells = {}
     for one in scored:
-        labels = {"video": "video", "own": one.system.own_label}
+        labels = {"video": "video", "own": subsets.known_label(frame, one.system.own_label)}
         if labels["own"] == "video":
             del labels["own"]
         for against, name in labels.items():

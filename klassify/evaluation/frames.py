@@ -109,7 +109,7 @@ def frame_columns(
             "seg_auc": found.auc[SEGMENT_MS],
         }
         if modality[name] in ("audio", "visual"):
-            own = Truth.from_list(frame, f"{modality[name]}_fake_segments")
+            own = Truth.from_list(frame, subsets.segment_column(frame, modality[name]))
             row["frame_auc_own"] = frame_metrics(table, own, (40,)).auc[40]
         row["n_no_frames"] = found.n_without
         (drawn,) = bootstrap_auc(
@@ -182,7 +182,8 @@ def measure_heads(
             f" {first_few(known, 20) or 'none'}.",
             where=system.folder,
         )
-    columns = {"own": f"{system.modality}_fake_segments", "union": "fake_segments"}
+    own = subsets.segment_column(frame, system.own_label)
+    columns = {"own": own, "union": "fake_segments"}
     if system.modality == "both":
         del columns["own"]
     truths = [Truth.from_list(frame, name) for name in columns.values()]

@@ -144,15 +144,26 @@ def label(frame: pd.DataFrame, against: str) -> np.ndarray:
     plain = int((frame["modify_type"] == FAKE).sum())
     if plain and against != "video":
         raise KlassifyError(
-            f"{plain} of {len(frame)} clips are `{FAKE}`, which does not say whether their"
+            f"{plain} of {len(frame)} clips are only 'fake', which does not say whether their"
             f" {against} part is.",
             where="data list",
             fix=(
-                "train with data.init_args.label=video, or write audio_modified, visual_modified or"
-                " both_modified"
+                "train with data.init_args.label=video and calibrate with --label video, or write"
+                " audio_modified, visual_modified or both_modified"
             ),
         )
     return frame["modify_type"].isin(FAKE_AGAINST[against]).to_numpy(np.int64)
+
+
+def known_label(frame: pd.DataFrame, label: str) -> str:
+    """A label of `label`, or `video` where clips that are just `fake` leave a modality's open."""
+    return "video" if (frame["modify_type"] == FAKE).any() else label
+
+
+def segment_column(frame: pd.DataFrame, label: str) -> str:
+    """The column with the segments of `known_label`."""
+    known = known_label(frame, label)
+    return "fake_segments" if known == "video" else f"{known}_fake_segments"
 
 
 def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ()) -> Path:

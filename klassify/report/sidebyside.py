@@ -60,7 +60,7 @@ def task1_metrics(
         }
         for metric, value, sample in zip(METRICS, values, drawn):
             row |= with_ends(metric, value, sample)
-        own = subsets.label(frame, one.system.own_label)
+        own = subsets.label(frame, subsets.known_label(frame, one.system.own_label))
         row["auc_own"] = clips.roc_auc(own, one.scored.score)
         table.append(row)
     return pd.DataFrame(table), differences("task1", entries, METRICS, points, samples)
@@ -135,8 +135,7 @@ def frame_rows(
     rows = []
     for one, table, drawn in zip(entries, tables, samples):
         found = frame_metrics(table, truth, (40, SEGMENT_MS))
-        modality = "" if one.system.modality == "both" else f"{one.system.modality}_"
-        own = Truth.from_list(frame, f"{modality}fake_segments")
+        own = Truth.from_list(frame, subsets.segment_column(frame, one.system.own_label))
         row = _about(one) | {
             "frame_auc": found.auc[40],
             "frame_eer": found.eer[40],

@@ -42,7 +42,7 @@ from klassify.training.settings import (
     write_result,
 )
 from klassify.training.state import load, save, seed_of_rank
-from klassify.training.validation import validate
+from klassify.training.validation import check_training_labels, validate
 
 LOG_EVERY_S = 60.0
 
@@ -116,6 +116,7 @@ class Trainer:
             raise KlassifyError(
                 f"The split {data.train_split} has no clips to train on.", where=sources.lists
             )
+        check_training_labels(data, examples, sources)
         sources.readers[data.val_split] = data.reader(sources, data.val_split)
         return examples, sources
 

@@ -155,6 +155,29 @@ def _of_images(
     return {"val_loss": error / 127.5**2, "val_psnr": decibels(error)}
 
 
+def check_training_labels(data: ClipData, examples: Examples, sources: Sources) -> None:
+    """KlassifyError where the training examples are of one class; fakes have real frames."""
+    if data.unit == "image":
+        return
+    if data.supervision == "segment":
+        if not any(len(segments) for segments, _ in examples.targets):
+            raise KlassifyError(
+                f"Training needs fake segments; none of the {len(examples)} clips of"
+                f" {data.train_split} has any.",
+                where=sources.lists,
+                fix="write fake_segments into the metadata, or train a model of clip labels",
+            )
+        return
+    labels = [target[1] if isinstance(target, tuple) else target for target in examples.targets]
+    if len(np.unique(labels)) < 2:
+        raise KlassifyError(
+            f"Training needs real and fake clips; {data.train_split} has {len(labels)},"
+            f" {sum(labels)} of them fake.",
+            where=sources.lists,
+            fix=f"make a list of {data.train_split} with both",
+        )
+
+
 def _check_two_classes(labels: np.ndarray, unit: str, split: str, sources: Sources) -> None:
     if len(np.unique(labels)) < 2:
         raise KlassifyError(

@@ -58,7 +58,7 @@ train_all() {
     else
       file=$(start_of "$m") how=("${training[@]}")
       [[ $m != tcn* ]] || how=("${reading[@]}")  # too small for several devices
-      run klassify train "$config" --out "$exp/$m" "${sources[@]}" ${file:+--init "$file"} --seed "$seed" "${how[@]}" \
+      run klassify train "$config" "${learned[@]}" --out "$exp/$m" "${sources[@]}" ${file:+--init "$file"} --seed "$seed" "${how[@]}" \
         "${forced[@]}"
     fi
     run klassify score "$exp/$m" --split val "${sources[@]}" "${reading[@]}" "${forced[@]}"
@@ -66,7 +66,7 @@ train_all() {
       run klassify tune "$exp/$m" --labels "$lists" "${forced[@]}"
       run klassify localise "$exp/$m" --split val "${forced[@]}"
     else
-      run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" "${forced[@]}"
+      run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" "${calibrated[@]}" "${forced[@]}"
       [ -z "$system" ] || run klassify score "$exp/$m-platt" --split val "${forced[@]}"
     fi
   done
@@ -94,7 +94,7 @@ join() {
 
 train_systems() {
   local chosen=(${system//,/ })
-  [ -n "$system" ] || chosen=(tcn "$audio_detector" tcn_tags bam)
+  [ -n "$system" ] || mapfile -t chosen < <(learnable tcn "$audio_detector" tcn_tags bam)
   need_weights "${chosen[@]}"
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
     beside train_all bam                        # small models: two trainings at once, with one thread each
@@ -104,13 +104,13 @@ train_systems() {
     train_all "${chosen[@]}"
   fi
   if have tcn-platt "$audio_detector-platt"; then join avg; join maxout; fi
-  if have bam tcn_tags; then join merged; fi
+  if have bam tcn_tags && ! without_segments; then join merged; fi
 }
 
 score_systems() {
   run klassify score "${models[@]/#/$exp/}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
   run klassify score "$exp/tcn-platt" "$exp/$audio_detector-platt" "$exp/avg" "$exp/maxout" --split "$1" "${forced[@]}"
-  run klassify localise "$exp/bam" "$exp/tcn_tags" "$exp/merged" --split "$1" "${forced[@]}"
+  without_segments || run klassify localise "$exp/bam" "$exp/tcn_tags" "$exp/merged" --split "$1" "${forced[@]}"
 }
 
 run_stages

@@ -27,14 +27,14 @@ extract_features() {
 
 # train_all SYSTEM...: train or fit, and score val
 train_all() {
-  local m given
+  local m given labels
   for m in "$@"; do
-    given=()
+    given=() labels=("${learned[@]}")
     case $m in
       fused) join "$m" ps visual; continue ;;
       fused_constant) join "$m" ps visual_constant --solver constant; continue ;;
       fused_clip) join "$m" ps_clip visual_clip --supervision clip; continue ;;
-      vqvae) [ -z "$vqvae" ] || continue ;;     # given: nothing to train
+      vqvae) labels=(); [ -z "$vqvae" ] || continue ;;     # given: nothing to train
       stems*) given=("model.init_args.vqvae_weights=${vqvae:-$exp/vqvae}") ;;
       visual*)
         # the stems learn from segments: they must not start a model that may use clip labels only
@@ -44,7 +44,7 @@ train_all() {
           given=("model.init_args.vqvae_weights=${vqvae:-$exp/vqvae}")
         fi ;;
     esac
-    run klassify train "$conf_dir/$m.yaml" "${given[@]}" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${training[@]}" \
+    run klassify train "$conf_dir/$m.yaml" "${given[@]}" "${labels[@]}" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${training[@]}" \
       "${forced[@]}"
     is_in "$m" "${unscored[@]}" ||
       run klassify score "$exp/$m" --split val "${sources[@]}" "${reading[@]}" "${forced[@]}"
@@ -81,8 +81,11 @@ train_clip_branches() {
 train_systems() {
   local m chosen=(${system//,/ })
   # only the demo trains stems; conf/paper starts from ImageNet weights
-  [ -n "$system" ] ||
-    chosen=(vqvae $([ ! -e "$conf_dir/stems.yaml" ] || echo stems) ps ps_clip visual visual_clip fused fused_clip)
+  [ -n "$system" ] || mapfile -t chosen < <(
+    echo vqvae
+    if [ -e "$conf_dir/stems.yaml" ] && ! without_segments; then echo stems; fi
+    learnable ps ps_clip visual visual_clip fused fused_clip
+  )
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
     beside train_clip_branches                  # small models: two trainings at once, with one thread each
     train_all vqvae stems visual
@@ -96,8 +99,10 @@ train_systems() {
 
 score_systems() {
   run klassify score "${models[@]/#/$exp/}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
-  run klassify score "$exp/fused" "$exp/fused_clip" --split "$1" "${forced[@]}"
-  localise_all "$1" ps visual fused
+  local fused
+  mapfile -t fused < <(learnable fused fused_clip)
+  run klassify score "${fused[@]/#/$exp/}" --split "$1" "${forced[@]}"
+  without_segments || localise_all "$1" ps visual fused
 }
 
 run_stages

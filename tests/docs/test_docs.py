@@ -29,6 +29,7 @@ import pytest
 import tiny_videos
 import torch
 from markdown_blocks import Block, blocks, own_part, programs, run_block, shell_text
+from places import copy_recipes
 from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (fixtures)
 
 from klassify import cli
@@ -64,7 +65,7 @@ def checkout(tmp_path_factory) -> Path:
     root.mkdir()
     for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, root)
-    shutil.copytree(ROOT / "recipes", root / "recipes")
+    copy_recipes(root)
     for block in BLOCKS:
         if block.file.startswith("recipes/"):
             (root / block.file).write_text(block.text)

@@ -4,12 +4,12 @@ without.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from places import copy_recipes
 from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (fixtures)
 
 TOUR = ROOT / "notebooks/tour.ipynb"
@@ -50,7 +50,7 @@ def test_stored_without_outputs():
 
 
 def test_without_trained_systems_it_says_what_is_missing(tmp_path):
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    copy_recipes(tmp_path)
     text, figures = run(tmp_path, seconds=120)
     for recipe in ("klassify", "multibranch"):
         assert f"{recipe} was not trained yet. make demo recipe={recipe}" in text

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from places import ROOT
+from places import ROOT, copy_recipes
 
 STEPS = {"klassify": ("0", "4"), "multibranch": ("1", "4")}  # stage 0 is shared
 
@@ -47,7 +47,7 @@ def _with_recipe(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(recipe: str, root: Path) -> None:
     if not root.exists():
-        shutil.copytree(ROOT / "recipes", root / "recipes")
+        copy_recipes(root)
         if (ROOT / ".venv").exists():
             (root / ".venv").symlink_to(ROOT / ".venv")
     first, last = STEPS[recipe]
@@ -89,7 +89,7 @@ def workspace(demo: Path, folder: Path) -> Path:
     submission old.zip.
     """
     folder.mkdir(parents=True)
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    copy_recipes(folder)
     for name in ("exp", "submissions"):
         shutil.copytree(
             demo / name / "demo-tiny",

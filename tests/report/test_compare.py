@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from places import ROOT
+from places import copy_recipes
 from scipy.stats import spearmanr
 from two_recipes import make, video
 
@@ -340,7 +340,7 @@ def test_subset_needs_labels(recipes, capsys):
 
 
 def test_make_compare_takes_what_was_trained_of_every_recipe(tmp_path):
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    copy_recipes(tmp_path)
     for name in ("klassify/maxout", "klassify/merged", "klassify/unreported", "multibranch/fused"):
         folder = tmp_path / "exp" / "demo" / name
         folder.mkdir(parents=True)

@@ -244,7 +244,7 @@ def test_scores_of_an_array_are_those_of_a_single_run(site, small_data, tmp_path
 @pytest.mark.parametrize("recipe", ["klassify", "multibranch"])
 def test_both_recipes_send_stage_1(site, corpus, tmp_path, recipe):
     """As `make stage1 launcher=slurm` does, in a folder that looks like a checkout."""
-    for name in ("recipes", ".venv"):
+    for name in ("recipes", "klassify", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name, there in (("data_lists", "lists"), ("media", "media")):
         (tmp_path / name).mkdir()
