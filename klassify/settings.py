@@ -122,7 +122,7 @@ def check_shares(**shares: float) -> None:
     """ValueError unless each is between 0 and 1."""
     for name, value in shares.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} lies between 0 and 1, not at {value}")
+            raise ValueError(f"{name} is between 0 and 1, not {value}")
 
 
 def check_weights(**weights: float | Sequence[float]) -> None:

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="a folder outside the working directory that inputs may lie in",
+        help="a folder outside the working directory that may hold inputs",
     )
 
 

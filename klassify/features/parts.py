@@ -91,7 +91,7 @@ def _check_beside(path: Path, size: int) -> None:
         raise KlassifyError(
             f"The sound of this part {what}.",
             where=path,
-            fix="remove the index (.parquet), then klassify extract --kind audio goes on",
+            fix="remove the index (.parquet), then repeat klassify extract --kind audio",
         )
 
 

@@ -86,7 +86,7 @@ def _entry(cells: list[str]) -> dict[str, object] | str:
     parts = (file if "/" in file else f"{folder}/{file}").split("/")
     types = [part for part in parts if part in MODIFY_TYPES]
     if types != [kind]:
-        return f"its type is {kind}, but it lies in {'/'.join(parts[:-1])!r}"
+        return f"its type is {kind}, but it is in {'/'.join(parts[:-1])!r}"
     modify_type = MODIFY_TYPES[kind]
     source = source if source not in ("", "-") else parts[-2]
     fake_video = modify_type in FAKE_AGAINST["visual"]

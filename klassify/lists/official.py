@@ -228,7 +228,7 @@ def _segment_problems(columns: dict[str, list[Any]], types: list[str]) -> dict[i
         flat[name] = owner, times
     for name in SEGMENTS[1:]:
         for i in _outside(*flat[name], *flat["fake_segments"]):
-            problems.setdefault(i, f"{name} has a segment that lies outside fake_segments")
+            problems.setdefault(i, f"{name} has a segment outside fake_segments")
     for i, (kind, cell) in enumerate(zip(types, columns["fake_segments"])):
         if cell is not None and kind in KINDS and (kind == "real") == bool(cell):
             problems.setdefault(

@@ -70,12 +70,12 @@ SUBSETS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
     ),
     "val_fit_leaking": (
         "val",
-        "40 % of the clips, LEAKING: sources lie on both sides",
+        "40 % of the clips, LEAKING: sources are on both sides",
         _leaking_fit,
     ),
     "val_report_leaking": (
         "val",
-        "60 % of the clips, LEAKING: sources lie on both sides",
+        "60 % of the clips, LEAKING: sources are on both sides",
         lambda f: ~_leaking_fit(f),
     ),
 }

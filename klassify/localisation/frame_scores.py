@@ -220,7 +220,7 @@ def _part(rows: pd.DataFrame, header: Header, seen: set[str], path: object) -> F
     twice = seen.intersection(frames.files)
     if twice:
         raise KlassifyError(
-            f"The rows of these clips do not lie together: {first_few(sorted(twice))}.", where=path
+            f"The rows of these clips are not contiguous: {first_few(sorted(twice))}.", where=path
         )
     seen.update(frames.files)
     return frames

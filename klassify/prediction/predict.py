@@ -257,7 +257,7 @@ class _Refusing(importlib.abc.MetaPathFinder):
             return
         place = Path(spec.origin).resolve()
         if place.is_relative_to(self.folder) and not any(map(place.is_relative_to, self.installed)):
-            what = "A config names code that lies in the detector's own folder, which is not run."
+            what = "A config names code in the detector's own folder, which is not run."
             raise KlassifyError(
                 what, where=place, fix="if you trust it, move it to a folder of your own"
             )

@@ -73,7 +73,7 @@ def write_clip_scores(
     pooled = pd.concat(list(blocks) or [pd.Series(dtype=float)])
     if pooled.index.has_duplicates:
         twice = first_few(pooled.index[pooled.index.duplicated()])
-        raise KlassifyError(f"The rows of these clips do not lie together: {twice}.", where=scored)
+        raise KlassifyError(f"The rows of these clips are not contiguous: {twice}.", where=scored)
     table = pd.DataFrame({"file": pooled.index, "score": pooled.to_numpy()})
     header = dataclasses.replace(
         header, kind="clips", settings={**header.settings, "aggregate": aggregate}

@@ -72,7 +72,7 @@ class FrameFile:
         if self._place.has_duplicates:
             twice = self._place[self._place.duplicated()]
             raise KlassifyError(
-                f"The rows of these clips do not lie together: {first_few(twice)}.", where=self.path
+                f"The rows of these clips are not contiguous: {first_few(twice)}.", where=self.path
             )
         self._offsets, self._group_offsets = (
             row_offsets(self.counts),

@@ -313,13 +313,13 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
         )
         bad &= ~(np.isnan(score) & excused)
         _refuse_rows(
-            table, table["file"].duplicated().to_numpy(), "a clip stands here twice", where
+            table, table["file"].duplicated().to_numpy(), "a clip appears more than once", where
         )
     _refuse_rows(
         table, bad, "the score is not a finite number (an empty score needs a reason)", where
     )
     if header.scale == "probability":
-        _refuse_rows(table, (score < 0) | (score > 1), "a probability lies in [0, 1]", where)
+        _refuse_rows(table, (score < 0) | (score > 1), "a probability outside [0, 1]", where)
 
 
 def _refuse_rows(table: pd.DataFrame, bad: np.ndarray, why: str, where: object) -> None:

@@ -210,8 +210,7 @@ def join(parts: Parts) -> Path:
             f"{missing_text(parts)}.",
             where=parts.folder,
             fix=(
-                f"klassify score {parts.system_dir} --split {parts.header.split} ... goes on with"
-                " these chunks"
+                f"klassify score {parts.system_dir} --split {parts.header.split} ... resumes them"
             ),
         )
     path = score_path(parts.system_dir, parts.header.split, parts.header.kind)

@@ -147,7 +147,7 @@ def _check_rows(rows: Any, place: str, duration_s: float, verdict: Verdict) -> n
     if ((score < 0) | (score > 1)).any():
         warn("a score outside [0, 1]; the evaluator takes it", place)
     if ((start < 0) | (end > duration_s + TOLERANCE_S) | (start > end)).any():
-        warn("a row is reversed or lies outside the clip: it can hardly match", place)
+        warn("a row is reversed or outside the clip: it can hardly match", place)
     if len(np.unique(table[:, 1:], axis=0)) < len(table):
         warn("a segment appears twice: every copy costs AP", place)
     return table

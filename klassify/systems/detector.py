@@ -59,7 +59,7 @@ def write_detector(top: Path, answers: dict[str, str], *, force: bool = False) -
             below = os.path.relpath(system.folder, top)
             if leaves(below):
                 raise KlassifyError(
-                    "This system does not lie below the detector's folder.",
+                    "This system is not below the detector's folder.",
                     where=system.folder,
                     fix=f"name systems below {top}, and inputs likewise",
                 )

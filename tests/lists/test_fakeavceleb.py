@@ -166,7 +166,7 @@ def test_the_folder_begins_at_the_type_whatever_stands_before(tmp_path, folder):
         ("id1,-,-,real", "it has 4 cells"),
         (
             row("id1", "wav2lip", VIDEO, "a.mp4", folder=f"FakeAVCeleb/{REAL}/African/men/id1"),
-            "but it lies in",
+            "but it is in",
         ),
         (row("id1", "real", REAL, "a.mp4", folder=f"{REAL}/../../x"), "unsafe"),
         (row("id1", "real", REAL, '"a;b.mp4"'), "unsafe"),

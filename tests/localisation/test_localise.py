@@ -120,7 +120,7 @@ def test_a_clip_in_two_places_is_refused(tmp_path):
     clips = frame_table({"a": np.zeros(4), "b": np.zeros(4)})
     table = pd.concat([clips, clips.iloc[:4]], ignore_index=True)
     folder = write_localiser(tmp_path / "bam", table, group=4)
-    with pytest.raises(KlassifyError, match="do not lie together: a"):
+    with pytest.raises(KlassifyError, match="are not contiguous: a"):
         list(frame_scores.read_frames(score_path(folder, "val", "frames")))
 
 

@@ -475,7 +475,7 @@ def test_windows_of_a_clip_that_do_not_lie_together_are_refused(tmp_path):
     for rows in (1, 2):
         with (
             pytest.MonkeyPatch.context() as patch,
-            pytest.raises(KlassifyError, match="do not lie together: a"),
+            pytest.raises(KlassifyError, match="are not contiguous: a"),
         ):
             patch.setattr(clip_scores, "BLOCK_ROWS", rows)
             clip_scores.write_clip_scores(tmp_path, header, clips, {}, "max")

@@ -92,7 +92,7 @@ def test_hostile_frame_files_are_refused(tmp_path):
     header = Header("v", "val", "frames", "log_odds", "segment")
     table = frame_table(clips)
     write_blocks(tmp_path / "twice.parquet", [table, table.iloc[:3]], header)
-    with pytest.raises(KlassifyError, match="do not lie together: a"):
+    with pytest.raises(KlassifyError, match="are not contiguous: a"):
         FrameFile(tmp_path / "twice.parquet")
     write_blocks(tmp_path / "gap.parquet", [table.drop(index=1)], header)
     with pytest.raises(KlassifyError, match="of a are not one row for each 40 ms"):
