@@ -137,6 +137,32 @@ def test_some_folders_never_know_others(name, others):
     assert not [edge for edge in edges if folder(edge[1]) in others]
 
 
+def takes_namespace(node: ast.AST) -> bool:
+    """Whether a function has an argument whose type names argparse.Namespace."""
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return False
+    given = node.args
+    types = [one.annotation for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return any(re.search(r"\bNamespace\b", ast.unparse(one)) for one in types if one)
+
+
+def test_a_namespace_among_the_arguments_is_found():
+    code = "def f(x: int, *, args: argparse.Namespace | None): ...\ndef g(s: SimpleNamespace): ..."
+    assert [takes_namespace(node) for node in ast.parse(code).body] == [True, False]
+
+
+def test_libraries_take_arguments_and_no_namespace():
+    found = [
+        f"{module}.{node.name}"
+        for module in modules()
+        if folder(module) != "commands"
+        and module not in ("klassify.cli", "klassify.cluster.options")
+        for node in ast.walk(tree(module))
+        if takes_namespace(node)
+    ]
+    assert not found
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_each_command_lives_in_its_module(command):
     module = importlib.import_module(f"klassify.commands.{command.replace('-', '_')}")
