@@ -20,10 +20,20 @@ TINY = {
     "intermediate_size": 128,
 }
 TINY_WAVLM = {**TINY, "family": "wavlm", "conv_bias": False}  # of the ssl_wavlm golden
-WITH_SPEECH_MODEL_ONLY = re.compile(
-    r"LL\.|first_bn1\.|attention\."
-)  # in the back end after a speech model
+WITH_SPEECH_MODEL_ONLY = re.compile(r"LL\.|first_bn1\.|attention\.")  # parts of the back end
 RAW_POSITIONS = {"aasist": 64, "aasist-l": 24}
+
+
+def save(content, path, legacy=False, protocol=2):
+    """A file by torch.save; legacy: of torch before 1.6."""
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
+    return path
+
+
+def assert_same_state(actual, wanted):
+    assert actual.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(actual[key], value, rtol=0, atol=0)
 
 
 def tensors(state):
@@ -63,17 +73,15 @@ def raw_aasist_shapes(size="aasist"):
     """Names and shapes of clovaai's file: the back end of SSL_Anti-spoofing without what reads a
     speech model.
     """
-    state = {
-        k: v for k, v in golden_shapes("aasist").items() if not WITH_SPEECH_MODEL_ONLY.match(k)
-    }
+    shapes = golden_shapes("aasist")
+    state = {k: v for k, v in shapes.items() if not WITH_SPEECH_MODEL_ONLY.match(k)}
     state["pos_S"] = torch.empty(1, 23, RAW_POSITIONS[size], device="meta")
     return state
 
 
 def raw_aasist_state(seed=11):
-    return tensors(
-        {key: fill(key, value.shape, seed) for key, value in raw_aasist_shapes().items()}
-    )
+    shapes = raw_aasist_shapes()
+    return tensors({key: fill(key, value.shape, seed) for key, value in shapes.items()})
 
 
 def project_object(monkeypatch, name="utils.tool.Attribution_Config", **entries):
@@ -88,10 +96,8 @@ def project_object(monkeypatch, name="utils.tool.Attribution_Config", **entries)
     return made
 
 
-def trained(state):
-    """A model of some parameters with an optimizer and a scheduler that have made a step, for
-    what they pickle.
-    """
+def trained():
+    """An optimizer and a scheduler that have made a step, for what they pickle."""
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     model(torch.ones(1, 2)).sum().backward()
@@ -101,7 +107,7 @@ def trained(state):
 
 def lightning(state, prefix="model.", **more):
     """A Lightning checkpoint with everything that it has besides the weights."""
-    optimizer, scheduler = trained(state)
+    optimizer, scheduler = trained()
     return {
         "epoch": 7,
         "global_step": 100,
@@ -121,22 +127,16 @@ def mm_det(state):
     """MM-Det's current_model.pth, by a training on several GPUs: older names, and the frozen
     LMM's part.
     """
-    optimizer, scheduler = trained(state)
-    older = {
-        key.replace("backbone.fc_token", "backbone.temporal_token"): value
-        for key, value in state.items()
-    }
-    older |= {
-        "mm_encoder.model.lm_head.weight": torch.ones(3),
-        "mm_encoder.visual_encoder.weight": torch.ones(2),
-    }
-    weights = {f"module.{key}": value for key, value in older.items()}
+    optimizer, scheduler = trained()
+    token = ("backbone.fc_token", "backbone.temporal_token")
+    older = {key.replace(*token): value for key, value in state.items()}
+    older["mm_encoder.model.lm_head.weight"] = torch.ones(3)
+    older["mm_encoder.visual_encoder.weight"] = torch.ones(2)
     return {
-        "model_state_dict": weights,
+        "model_state_dict": {f"module.{key}": value for key, value in older.items()},
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler,
         "epoch": 4,
-        "step": 9,
     }
 
 

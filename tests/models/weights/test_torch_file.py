@@ -3,33 +3,23 @@ records.
 """
 
 import argparse
-import asyncio
-import code
 import collections
-import ctypes
 import datetime
-import importlib
 import io
 import os
 import pickle
-import runpy
-import shutil
-import socket
+import pkgutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-import timeit
 import types
-import urllib.request
-import webbrowser
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from published import assert_same_state, project_object, save, trained
 
 from klassify.errors import KlassifyError
 from klassify.models.weights import torch_file
@@ -38,40 +28,20 @@ from klassify.models.weights.torch_file import Record, read_torch_file
 STATE = {"post_extract_proj.weight": torch.arange(6.0).view(2, 3), "layer_norm.bias": torch.ones(3)}
 
 
-def save(content, path, legacy=False, protocol=2):
-    torch.save(content, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
-    return path
-
-
-def assert_same_state(actual, wanted):
-    assert actual.keys() == wanted.keys()
-    for key, value in wanted.items():
-        torch.testing.assert_close(actual[key], value, rtol=0, atol=0)
-
-
 class Attack:
-    """Unpickling it would run a shell command that makes a file."""
+    """Unpickling it would make a file: the marker."""
 
-    def __init__(self, marker):
-        self.marker = marker
+    def __init__(self, marker, kind="shell"):
+        self.marker, self.kind = marker, kind
 
     def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
-
-
-class Evaluated(Attack):
-    def __reduce__(self):
-        return eval, (f"open({str(self.marker)!r}, 'w')",)
-
-
-class Spawned(Attack):
-    def __reduce__(self):
-        return subprocess.check_call, (["touch", str(self.marker)],)
-
-
-class Repickled(Attack):
-    def __reduce__(self):
-        return pickle.loads, (pickle.dumps(Attack(self.marker)),)
+        if self.kind == "pickle":
+            return pickle.loads, (pickle.dumps(Attack(self.marker)),)
+        return {
+            "shell": (os.system, (f"touch {self.marker}",)),
+            "eval": (eval, (f"open({str(self.marker)!r}, 'w')",)),
+            "process": (subprocess.check_call, (["touch", str(self.marker)],)),
+        }[self.kind]
 
 
 CONTAINERS = {
@@ -91,57 +61,34 @@ CONTAINERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        os.system,
-        os.remove,
-        subprocess.Popen,
-        shutil.rmtree,
-        eval,
-        exec,
-        open,
-        __import__,
-        pickle.loads,
-        runpy.run_path,
-        importlib.import_module,
-        socket.create_connection,
-        webbrowser.open,
-        ctypes.CDLL,
-        tempfile.mktemp,
-        asyncio.run,
-        urllib.request.urlopen,
-        torch.load,
-        torch.hub.load,
-        np.load,
-        timeit.timeit,
-        code.interact,
-    ],
-    ids=lambda function: f"{function.__module__}.{function.__qualname__}",
-)
-def test_whatever_could_do_harm_is_refused_by_name(tmp_path, function):
+FUNCTIONS = """os.system os.remove subprocess.Popen shutil.rmtree builtins.eval builtins.exec
+    builtins.open builtins.__import__ pickle.loads runpy.run_path importlib.import_module
+    socket.create_connection webbrowser.open ctypes.CDLL tempfile.mktemp asyncio.run
+    urllib.request.urlopen torch.load torch.hub.load numpy.load timeit.timeit code.interact"""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS.split())
+def test_harmful_functions_are_refused_by_name(tmp_path, name):
+    function = pkgutil.resolve_name(name)
     attack = type("Named", (), {"__reduce__": lambda self: (function, ("x",))})()
     path = save({"model": STATE, "cfg": attack}, tmp_path / "hostile.pt")
     with pytest.raises(KlassifyError, match=rf"hostile.*\b{function.__name__}"):
         read_torch_file(path)
 
 
-@pytest.mark.parametrize(
-    "form", [{}, {"legacy": True}, {"protocol": 4}, {"legacy": True, "protocol": 4}]
-)
+OLD_FORMS = {"legacy": True, "protocol": 4}  # together unlike any released torch's files
+
+
+@pytest.mark.parametrize("form", [{}, {"legacy": True}, {"protocol": 4}, OLD_FORMS])
 @pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("attack", [Attack, Evaluated, Spawned, Repickled])
-def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, attack, container, form):
+@pytest.mark.parametrize("kind", ["shell", "eval", "process", "pickle"])
+def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path, kind, container, form):
     marker = tmp_path / "was_run"
-    path = save(CONTAINERS[container](attack(marker)), tmp_path / "hostile.pt", **form)
+    path = save(CONTAINERS[container](Attack(marker, kind)), tmp_path / "hostile.pt", **form)
     with pytest.raises(KlassifyError) as caught:
         read_torch_file(path)
-    assert caught.value.where == path
-    assert not marker.exists()
-    if form != {
-        "legacy": True,
-        "protocol": 4,
-    }:  # whose beginning is not that of any released torch's file
+    assert caught.value.where == path and not marker.exists()
+    if form != OLD_FORMS:
         assert "hostile" in str(caught.value) and "Nothing was called" in str(caught.value)
     torch.load(path, weights_only=False)  # the attack is real
     assert marker.exists()
@@ -167,36 +114,18 @@ def test_an_unknown_function_is_not_called_either(tmp_path, monkeypatch):
             return module.touch, ("a file",)
 
     content = read_torch_file(save({"model": STATE, "cfg": Call()}, tmp_path / "call.pt"))
-    assert calls == []
-    assert isinstance(content["cfg"], Record)
-    assert (content["cfg"].qualified_name, content["cfg"].arguments) == (
-        "innocent.touch",
-        ("a file",),
-    )
-
-
-def project_config(monkeypatch):
-    """An object of a class that only the publishing project has, as in Lightning and fairseq
-    files.
-    """
-    module = types.ModuleType("project.config")
-
-    class Config:
-        def __init__(self):
-            self.lr, self.owner = 0.1, self
-
-    Config.__module__, Config.__qualname__ = "project.config", "Config"
-    module.Config = Config
-    monkeypatch.setitem(sys.modules, "project", types.ModuleType("project"))
-    monkeypatch.setitem(sys.modules, "project.config", module)
-    return Config()
+    record = content["cfg"]
+    assert calls == [] and isinstance(record, Record)
+    assert (record.qualified_name, record.arguments) == ("innocent.touch", ("a file",))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_unknown_classes_become_records(tmp_path, monkeypatch, legacy):
+    config = project_object(monkeypatch, "project.config.Config", lr=0.1)
+    config.owner = config
     content = {
         "args": argparse.Namespace(lr=0.5),
-        "cfg": project_config(monkeypatch),
+        "cfg": config,
         "meters": collections.defaultdict(list, {"loss": [1.0]}),
         "last": collections.deque([1, 2], maxlen=4),
         "model": collections.OrderedDict(STATE),
@@ -231,38 +160,25 @@ def test_a_hostile_pickle_behind_a_harmless_one_is_refused(tmp_path):
 
 
 def test_what_lightning_saves_beside_the_weights_is_read(tmp_path, monkeypatch):
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
+    optimizer, _ = trained()
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
-    settings = type(
-        "AttributeDict", (dict,), {"__module__": "settings_of_lightning"}
-    )  # a dict with another name
     module = types.ModuleType("settings_of_lightning")
-    module.AttributeDict = settings
+    module.AttributeDict = type("AttributeDict", (dict,), {"__module__": module.__name__})
     monkeypatch.setitem(sys.modules, module.__name__, module)
     content = {
         "epoch": 3,
         "global_step": np.int64(120),
-        "pytorch-lightning_version": "2.5.0",
-        "state_dict": model.state_dict(),
+        "state_dict": STATE,
         "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [scheduler.state_dict()],
-        "callbacks": {
-            "ModelCheckpoint{}": {"best_model_score": torch.tensor(0.9), "dirpath": Path("x")}
-        },
-        "hyper_parameters": settings(lr=0.1, betas=(0.9, 0.999)),
+        "callbacks": {"ModelCheckpoint{}": {"best": torch.tensor(0.9), "dirpath": Path("x")}},
+        "hyper_parameters": module.AttributeDict(lr=0.1, betas=(0.9, 0.999)),
         "score": np.float32(0.5),
         "array": np.ones(3),
-        "VideoDataModule": {
-            "train_indices": [0, 1],
-            "made": datetime.datetime(2025, 6, 1),
-            "split": {0.8, 0.2},
-        },
+        "data": {"made": datetime.datetime(2025, 6, 1), "split": {0.8, 0.2}},
     }
     read = read_torch_file(save(content, tmp_path / "visual.ckpt"))
-    assert_same_state(read["state_dict"], model.state_dict())
+    assert_same_state(read["state_dict"], STATE)
     assert read["hyper_parameters"] == {"lr": 0.1, "betas": (0.9, 0.999)}
     assert read["optimizer_states"][0]["param_groups"][0]["lr"] == optimizer.param_groups[0]["lr"]
     assert isinstance(read["global_step"], Record) and isinstance(read["array"], Record)
@@ -271,19 +187,10 @@ def test_what_lightning_saves_beside_the_weights_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_whole_optimizers_and_schedulers_become_records(tmp_path, legacy):
     """As MM-Det saves them: objects, not their state dicts."""
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.2)
-    content = {
-        "model_state_dict": model.state_dict(),
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "epoch": 1,
-    }
+    optimizer, scheduler = trained()
+    content = {"model_state_dict": STATE, "optimizer": optimizer, "scheduler": scheduler}
     read = read_torch_file(save(content, tmp_path / "current_model.pth", legacy))
-    assert_same_state(read["model_state_dict"], model.state_dict())
+    assert_same_state(read["model_state_dict"], STATE)
     assert read["scheduler"].qualified_name == "torch.optim.lr_scheduler.ReduceLROnPlateau"
 
 
@@ -380,8 +287,5 @@ def test_a_file_that_takes_unlimited_memory_is_refused(tmp_path, monkeypatch):
 
 def test_a_file_of_many_tensors_is_read(tmp_path):
     state = {f"layer.{i}.weight": torch.zeros(2) for i in range(5000)}
-    path = save(
-        {"model": state, "optimizer": {"state": dict(enumerate(state.values()))}},
-        tmp_path / "many.pt",
-    )
-    assert len(read_torch_file(path)["model"]) == 5000
+    content = {"model": state, "optimizer": {"state": dict(enumerate(state.values()))}}
+    assert len(read_torch_file(save(content, tmp_path / "many.pt"))["model"]) == 5000
