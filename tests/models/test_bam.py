@@ -262,19 +262,14 @@ def test_score_is_the_highest_of_its_frames():
         torch.testing.assert_close(model.score({"wave": wave}), wanted)
 
 
-@pytest.mark.parametrize(
-    "resolution_s, per_second", [(0.02, 50), (0.04, 25), (0.08, 12.5), (0.16, 6.25), (0.64, 1.5625)]
-)
-def test_number_of_frames_at_every_resolution(resolution_s, per_second):
-    model = small_bam(resolution_s=resolution_s)
+@pytest.mark.parametrize("front_end_frames", [1, 2, 3, 4, 8, 32])
+def test_number_of_frames_at_every_resolution(front_end_frames):
+    model = small_bam(resolution_s=0.02 * front_end_frames)
+    assert model.backend.att_pool.pool == front_end_frames
     for n_samples in (1, 9_999, 64_000):
-        n_frames = int(np.ceil(n_samples / RATE * per_second))
+        n_frames = int(np.ceil(n_samples / (320 * front_end_frames)))
         logits, boundary = model(torch.randn(2, n_samples))
         assert (logits.shape, boundary.shape) == ((2, n_frames, 2), (2, n_frames))
-
-
-def test_60_ms_are_three_front_end_frames():
-    assert BAM(Framed(), resolution_s=0.06).backend.att_pool.pool == 3
 
 
 @pytest.mark.parametrize("resolution_s", [0.0, 0.01, 0.05])
@@ -339,14 +334,6 @@ def test_windows_of_long_clips_are_averaged_by_triangles():
     np.testing.assert_allclose(score_long(model, wave)["score"], total / mass, atol=1e-5)
 
 
-def test_scores_of_long_clips_do_not_depend_on_the_batch_size():
-    model, wave = small_bam(), torch.randn(20 * RATE)
-    one, four, many = (score_long(model, wave, size) for size in (1, 4, 64))
-    for key in ("score", "boundary"):
-        np.testing.assert_allclose(one[key], four[key], atol=1e-5)
-        np.testing.assert_allclose(one[key], many[key], atol=1e-5)
-
-
 def test_windows_do_not_depend_on_sound_outside_them():
     """Neither a loud passage outside a window nor its scale reaches the window."""
     model, wave = small_bam(), torch.randn(12 * RATE)
@@ -358,16 +345,11 @@ def test_windows_do_not_depend_on_sound_outside_them():
 
 
 def test_eleven_minutes_are_scored_in_small_batches():
-    model = small_bam()
-    sizes = []
-    model.frontend.register_forward_pre_hook(
-        lambda module, inputs: sizes.append(tuple(inputs[0].shape))
-    )
-    scores = score_long(model, torch.randn(668 * RATE), 8)
-    assert max(sizes) == (8, 64_256) and len(sizes) == 42
+    model, sizes = small_bam(), []
+    model.frontend.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape))
+    wave = torch.randn(668 * RATE)
+    wave[: 5 * RATE] = 0  # digital silence, too
+    scores = score_long(model, wave, 8)
+    assert max(map(tuple, sizes)) == (8, 64_256) and len(sizes) == 42
     assert len(scores["score"]) == 16_700 and scores["end"][-1] == 668
     assert np.isfinite(scores["score"]).all()
-
-
-def test_silence_has_finite_scores():
-    assert np.isfinite(score_long(small_bam(), torch.zeros(5 * RATE))["score"]).all()

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from fill import load, make_input, make_state
+from fill import load, make_input
 from places import GOLDENS
+from published import TINY, golden_state
 from together import command
 from torch import nn
 
@@ -83,9 +84,7 @@ def published():
         model = PartialSpoof(Framed(1024))
     model.frontend = nn.Identity()
     model.to_empty(device="cpu")
-    state = make_state(GOLDEN["models"]["main"])
-    state = {key: torch.from_numpy(value) for key, value in state.items()}
-    import_state(model, state, "partialspoof")
+    import_state(model, golden_state("partialspoof"), "partialspoof")
     return model.eval()
 
 
@@ -96,12 +95,11 @@ def test_back_end_scores_and_losses_match_the_published_ones(published, case):
         scores = published.cosines(embeddings)
     losses = {}
     for name, ours in zip([*map(str, SHIFTS), "utt"], [*NAMES, "utterance"]):
-        wanted = {
-            key: EXPECTED[f"{case['id']}/{key}_{name}"] for key in ("embedding", "score", "label")
-        }
-        np.testing.assert_allclose(embeddings[ours], wanted["embedding"], atol=1e-4, rtol=1e-4)
-        np.testing.assert_allclose(scores[ours], wanted["score"][..., ::-1], atol=1e-5, rtol=0)
-        label = 1 - torch.from_numpy(wanted["label"]).long()
+        keys = [f"{case['id']}/{key}_{name}" for key in ("embedding", "score", "label")]
+        embedding, score, label = (EXPECTED[key] for key in keys)
+        np.testing.assert_allclose(embeddings[ours], embedding, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(scores[ours], score[..., ::-1], atol=1e-5, rtol=0)
+        label = 1 - torch.from_numpy(label).long()
         losses[name] = float(p2sgrad_loss(scores[ours], label))
     actual, published_losses = list(losses.values()), list(case["losses"].values())
     np.testing.assert_allclose(actual, published_losses, atol=1e-6, rtol=1e-5)
@@ -306,17 +304,11 @@ def test_trains_under_bfloat16_autocast():
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
 
 
-TINY = {
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "conv_dim": [16] * 7,
-}
+ENCODER = {**TINY, "hidden_size": 128, "conv_dim": [16] * 7}
 
 
 def test_layers_are_weighted_by_a_softmax_over_existing_ones():
-    model = PartialSpoof(SSLFrontEnd(True, TINY, freeze="all"), blocks=1, max_frames=320)
+    model = PartialSpoof(SSLFrontEnd(True, ENCODER, freeze="all"), blocks=1, max_frames=320)
     assert model.weight_hidd.shape == (30,)
     with torch.no_grad():
         model.weight_hidd[:3], model.weight_hidd[3:] = torch.tensor([1.0, 0.0, 2.0]), 9.0

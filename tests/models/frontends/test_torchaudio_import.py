@@ -10,11 +10,14 @@ BROKEN = {
         "import torchaudio._extension.utils\nraise OSError('libcudart.so is missing')\n"
     ),
     "_extension/utils.py": "",
-    "functional.py": (
-        "from torchaudio._extension import fail_if_no_align, _IS_TORCHAUDIO_EXT_AVAILABLE as"
-        " native\ndef resample():\n    return 'native' if native else"
-        " 'python'\n@fail_if_no_align\ndef align():\n    pass\n"
-    ),
+    "functional.py": """
+from torchaudio._extension import fail_if_no_align, _IS_TORCHAUDIO_EXT_AVAILABLE as native
+def resample():
+    return 'native' if native else 'python'
+@fail_if_no_align
+def align():
+    pass
+""",
 }
 
 
@@ -35,16 +38,21 @@ def broken_torchaudio(folder):
     return folder
 
 
+ENSURED = """
+from klassify.models.frontends.torchaudio_import import ensure_importable
+ensure_importable()
+import torchaudio
+print(torchaudio.__file__, torchaudio.resample())
+try:
+    print(torchaudio.align())
+except RuntimeError as error:
+    print(error)
+"""
+
+
 def test_a_broken_torchaudio_becomes_importable(tmp_path):
-    program = (
-        "from klassify.models.frontends.torchaudio_import import"
-        " ensure_importable\nensure_importable()\nimport torchaudio\nassert"
-        f" torchaudio.__file__.startswith({str(tmp_path)!r}),"
-        " torchaudio.__file__\nprint(torchaudio.resample())\ntry:\n    torchaudio.align()\nexcept"
-        " RuntimeError as error:\n    print(error)\n"
-    )
-    out = run_python(program, broken_torchaudio(tmp_path)).splitlines()
-    assert out[0] == "python"
+    out = run_python(ENSURED, broken_torchaudio(tmp_path)).splitlines()
+    assert out[0].startswith(str(tmp_path)) and out[0].endswith(" python")
     assert "align" in out[1] and "native part" in out[1]
 
 
@@ -53,18 +61,14 @@ def test_a_whole_torchaudio_is_left_alone(tmp_path):
     (folder / "torchaudio/_extension/__init__.py").write_text(
         "_IS_TORCHAUDIO_EXT_AVAILABLE = True\nfail_if_no_align = lambda function: function\n"
     )
-    program = (
-        "from klassify.models.frontends.torchaudio_import import"
-        " ensure_importable\nensure_importable()\nimport torchaudio\nprint(torchaudio.resample(),"
-        " torchaudio.align())\n"
-    )
-    assert run_python(program, folder) == "native None"
+    out = run_python(ENSURED, folder).splitlines()
+    assert out[0].endswith(" native") and out[1] == "None"
 
 
 def test_the_installed_transformers_gives_speech_models():
+    tiny = "hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16"
     program = (
-        "from klassify.models.frontends.ssl import SSLFrontEnd\ntiny = dict(hidden_size=16,"
-        " num_hidden_layers=1, num_attention_heads=2,"
-        " intermediate_size=16)\nprint(SSLFrontEnd(normalize_input=False, architecture=tiny).dim)\n"
+        "from klassify.models.frontends.ssl import SSLFrontEnd\n"
+        f"print(SSLFrontEnd(normalize_input=False, architecture=dict({tiny})).dim)\n"
     )
     assert run_python(program) == "16"
