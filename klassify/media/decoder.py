@@ -58,6 +58,9 @@ DRIFT_S = 0.015
 ROUNDING_S = 0.002  # of time stamps in milliseconds
 DAMAGE_LIMIT = 0.1  # share of a stream's packets that may be damaged or missing
 DAMAGE_VARIABLE = "KLASSIFY_DAMAGE"
+# formats of which parts are converted alone: pixels in a row that share a value of colour
+PLANES = {"yuv420p": 2, "yuvj420p": 2, "yuv444p": 1, "yuvj444p": 1}
+SKETCH = (32, 18)
 # shapes of pixels that are squared: encoders round a size to 1216:1215, damaged headers claim any
 PIXEL_SHAPES, ROUND_SHAPE = (0.1, 10.0), 0.005
 LEAD_S = (
@@ -386,22 +389,16 @@ def thumbnails_at(
 
 def _cells(path: str | os.PathLike, wanted: Container[int] | None = None) -> Iterator:
     """The frames of `iter_frames`; None, unconverted, for those whose index is not wanted."""
-    with opened(path) as container:
-        chosen = streams_of(container)
-        stream = _video(path, chosen)
-        rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
-        flow, picture = Flow(path, container, stream), _Picture(stream)
-        timed = _timed(path, flow.frames(), 1 / rate, zero_of(path, chosen), flow)
-        n_before = 0
-        for number, frame in enumerate(on_grid(timed)):
-            if frame is None:
-                n_before += 1
-                continue
-            if picture.size is None:
-                black = np.zeros((*picture.size_of(frame), 3), np.uint8)
-                for before in range(n_before):
-                    yield black if wanted is None or before in wanted else None
-            yield picture.of(frame) if wanted is None or number in wanted else None
+    n_before, black = 0, None
+    for number, picture in enumerate(on_grid(pictures(path))):
+        if picture is None:
+            n_before += 1
+            continue
+        if black is None:
+            black = np.zeros((picture.height, picture.width, 3), np.uint8)
+            for before in range(n_before):
+                yield black if wanted is None or before in wanted else None
+        yield picture.rgb() if wanted is None or number in wanted else None
 
 
 def _jumped_to(path: str | os.PathLike, indices: Sequence[int]) -> list[np.ndarray]:
@@ -412,11 +409,11 @@ def _jumped_to(path: str | os.PathLike, indices: Sequence[int]) -> list[np.ndarr
     with opened(path) as container:
         chosen = streams_of(container)
         stream, zero = _video(path, chosen), zero_of(path, chosen)
-        picture, frames = _Picture(stream), container.decode(stream)
+        frames = container.decode(stream)
         keys = [entry.timestamp for entry in stream.index_entries if entry.is_keyframe]
         try:
             ahead = next(frames)
-            picture.size_of(ahead)
+            size = _square_size(stream, ahead)
             shown, time = None, ahead.time
             for index in indices:
                 middle = zero + (index + 0.5) / GRID_FPS + EPS_S
@@ -431,36 +428,79 @@ def _jumped_to(path: str | os.PathLike, indices: Sequence[int]) -> list[np.ndarr
                     time = ahead.time if ahead is not None else math.inf
                 if shown is None:
                     return []
-                found.append(picture.of(shown))
+                found.append(Picture(shown, size).rgb())
         except (av.error.FFmpegError, StopIteration, TypeError, AttributeError):
             return []  # damaged, or a frame or its time is missing
     return found
 
 
-class _Picture:
-    """Turns frames of a video into RGB: upright, square pixels, all of the first one's size."""
+def pictures(path: str | os.PathLike) -> Iterator[tuple[float, float, Picture]]:
+    """Every decoded picture of a clip, and when it is on screen: (start, stop, picture), in seconds
+    from the clip's zero. The last one may come twice, with a later stop. Raises MediaError.
+    """
+    with opened(path) as container:
+        chosen = streams_of(container)
+        stream = _video(path, chosen)
+        rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
+        flow = Flow(path, container, stream)
+        size, shown, picture = None, None, None
+        timed = _timed(path, flow.frames(), 1 / rate, zero_of(path, chosen), flow)
+        for start, stop, frame in timed:
+            if frame is not shown:
+                size = size or _square_size(stream, frame)
+                shown, picture = frame, Picture(frame, size)
+            yield start, stop, picture
 
-    def __init__(self, stream: av.VideoStream):
-        self.stream = stream
-        self.size: tuple[int, int] | None = None
-        self.last: tuple[Any, Any] = (None, None)  # a frame and its image
 
-    def size_of(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """Height and width of all images, set by the first frame."""
-        if self.size is None:
-            self.size = _square_size(self.stream, frame)
-        return self.size
+class Picture:
+    """A decoded picture, upright and with square pixels; only what is asked for is converted."""
 
-    def of(self, frame: av.VideoFrame) -> np.ndarray:
-        """The image of a frame; the same array where it is the last one again."""
-        if frame is not self.last[0]:
-            image, size = _upright(_rgb(frame), frame), self.size_of(frame)
-            if image.shape[:2] != size:
-                smaller = size[0] * size[1] < image.shape[0] * image.shape[1]
-                how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-                image = cv2.resize(image, size[::-1], interpolation=how)
-            self.last = frame, image
-        return self.last[1]
+    def __init__(self, frame: av.VideoFrame, size: tuple[int, int]):
+        self.height, self.width = size
+        self._frame = frame
+        self._whole: np.ndarray | None = None
+        self._part: tuple[Sequence[int], np.ndarray] | None = None  # box, what it shows
+        as_stored = (frame.height, frame.width) == size and _display_matrix(frame) is None
+        self._in_parts = as_stored and _in_planes(frame)
+
+    def rgb(self) -> np.ndarray:
+        """RGB uint8 (H, W, 3), the same array each time."""
+        if self._whole is None:
+            self._whole = _upright(_rgb(self._frame), self._frame)
+            n_stored, size = math.prod(self._whole.shape[:2]), (self.width, self.height)
+            if self._whole.shape[1::-1] != size:
+                how = cv2.INTER_AREA if math.prod(size) < n_stored else cv2.INTER_LINEAR
+                self._whole = cv2.resize(self._whole, size, interpolation=how)
+        return self._whole
+
+    def part(self, box: Sequence[int]) -> np.ndarray:
+        """RGB of the part x0, y0, x1, y1, half open; parts of the last one cost nothing."""
+        x0, y0, x1, y1 = box
+        if not self._in_parts or self._whole is not None:
+            return self.rgb()[y0:y1, x0:x1]
+        if self._part is None or not _holds(self._part[0], box):
+            even = x0 - x0 % 2, y0 - y0 % 2, x1 + x1 % 2, y1 + y1 % 2
+            self._part = even, _rgb(self._frame, even)
+        (left, top, _, _), part = self._part
+        return part[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def sketch(self) -> np.ndarray:
+        """The stored picture's gray levels, (18, 32) float32: how much changes from one to the
+        next.
+        """
+        if self._frame.format.name in PLANES:
+            gray = _plane(self._frame, 0)
+        else:
+            gray = cv2.cvtColor(self.rgb(), cv2.COLOR_RGB2GRAY)
+        step = max(1, min(gray.shape) // 100)
+        return cv2.resize(gray[::step, ::step], SKETCH, interpolation=cv2.INTER_AREA).astype(
+            np.float32
+        )
+
+
+def _holds(outer: Sequence[int], inner: Sequence[int]) -> bool:
+    starts = outer[0] <= inner[0] and outer[1] <= inner[1]
+    return starts and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
 def _video(path: str | os.PathLike, chosen: Streams) -> av.VideoStream:
@@ -511,18 +551,50 @@ def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(image[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    name = frame.format.name
-    even = frame.width % 2 == 0 and frame.height % 2 == 0
-    limited = frame.color_range in LIMITED_RANGES
-    if name == "yuv420p" and even and limited and frame.colorspace in BT601_COLORSPACES:
-        # at half the cost of swscale, and without its offset of about 1
-        return cv2.cvtColor(frame.to_ndarray(), cv2.COLOR_YUV2RGB_I420)
+def _rgb(frame: av.VideoFrame, box: Sequence[int] | None = None) -> np.ndarray:
+    """RGB of a frame as it is stored, or of a part in a box of even numbers, of one that
+    _in_planes.
+    """
+    name, limited = frame.format.name, frame.color_range in LIMITED_RANGES
     if name == "yuv444p" and frame.colorspace in LUMA:
         # five times as fast as swscale, and within one grey level of it
-        yuv = cv2.merge(list(frame.to_ndarray()))
+        yuv = cv2.merge(_planes(frame, box))
         return cv2.transform(yuv, _to_rgb(*LUMA[frame.colorspace], limited))
-    return frame.to_ndarray(format="rgb24")
+    if not _in_planes(frame):
+        return frame.to_ndarray(format="rgb24")
+    if name == "yuv420p" and limited and frame.colorspace in BT601_COLORSPACES:
+        return cv2.cvtColor(_packed(frame, box), cv2.COLOR_YUV2RGB_I420)
+    if box is None:
+        return frame.to_ndarray(format="rgb24")
+    part = av.VideoFrame.from_ndarray(_packed(frame, box), format=name)
+    part.colorspace, part.color_range = frame.colorspace, frame.color_range
+    return part.to_ndarray(format="rgb24")
+
+
+def _in_planes(frame: av.VideoFrame) -> bool:
+    """Whether parts of the frame can be converted alone."""
+    return frame.format.name in PLANES and frame.height % 2 == frame.width % 2 == 0
+
+
+def _planes(frame: av.VideoFrame, box: Sequence[int] | None) -> list[np.ndarray]:
+    """The three planes of a frame whose format is in PLANES, in a box."""
+    x0, y0, x1, y1 = box or (0, 0, frame.width, frame.height)
+    ratios = 1, PLANES[frame.format.name], PLANES[frame.format.name]
+    return [_plane(frame, i)[y0 // n : y1 // n, x0 // n : x1 // n] for i, n in enumerate(ratios)]
+
+
+def _packed(frame: av.VideoFrame, box: Sequence[int] | None) -> np.ndarray:
+    """The planes in one array, as PyAV and OpenCV want them."""
+    planes = _planes(frame, box)
+    height, width = planes[0].shape
+    packed = np.concatenate([plane.ravel() for plane in planes])
+    return packed.reshape((3, height, width) if len(packed) == 3 * height * width else (-1, width))
+
+
+def _plane(frame: av.VideoFrame, i: int) -> np.ndarray:
+    plane = frame.planes[i]
+    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return lines[: plane.height, : plane.width]
 
 
 @functools.cache

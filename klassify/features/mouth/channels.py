@@ -12,25 +12,29 @@
 The paper names the features; sizes, margins and units are this project's. Frames are RGB uint8
 (H, W, 3), landmarks (K, 2) pixels in the Face Mesh numbering, gray is BT.601. Values that are not
 defined yet (the first frames of a clip or after a gap) are 0, and so is every value of a frame
-without a face, whose `valid` is False. Below 25 fps the grid repeats pictures: between two equal
-ones nothing moves or changes, and the step to the next picture falls into one cell.
+without a face, whose `valid` is False; so is the first frame after a cut, and after a picture that
+stays longer than 0.24 s. At other rates than 25 fps, landmarks are interpolated in time to the
+grid, and changes between neighbouring pictures are scaled to 40 ms.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy.interpolate import CubicHermiteSpline
 
-from klassify.features.mouth.face import Tracked
+from klassify.features.mouth.face import MAX_GAP_S, Tracked
+from klassify.media.decoder import GRID_FPS, Picture, on_grid
 
 FEATURES = ("blur", "nonmouth_mse", "colour", "mar", "velocity", "acceleration", "jerk", "jitter")
 GROUPS = {1: [0], 2: [1], 3: [2], 4: [3, 4, 5, 6, 7]}  # the rows of paper 1, table 2
 LOG_FEATURES = [0, 1]  # spread over decades
-VERSION = 2  # raise when a number changes: it is part of the shards' settings
+VERSION = 3  # raise when a number changes: it is part of the shards' settings
 
 # fmt: off
 OUTER_LIPS = np.array([
@@ -61,39 +65,75 @@ MOUTH_MARGIN = 0.2  # of the lips' width and height, on each side
 MOUTH_SIZE = (64, 48)  # width and height that the mouth is resized to before its blur is measured
 MOUTH_GUARD = 0.10  # eye distances around the mouth that are not "the face around the mouth"
 MIN_MOUTH_PX, MIN_EYE_DISTANCE_PX, MAX_COORDINATE_PX = 8, 1.0, 1e5
-BLOCK_BYTES = 2_400_000  # 16 frames of 224x224
+# with which a change between two pictures grows with the time between them: nonmouth_mse, colour
+POWERS = (1.5, 0.75)
+EPS_S = 1e-6
 BLOCK_FRAMES = 1024
 FRAMES_BEFORE = 3  # that a jerk looks back
 JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than this fit any line
 
 
-# ------------------------------------------------------------------------------ one clip
-
-
 def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
-    """Features (T, 8) float32 and valid (T,) bool of a clip, given as frames with landmarks or
-    None.
+    """Features (T, 8) float32 and valid (T,) bool on the 25 fps grid, of a clip's pictures with
+    their landmarks.
 
-    Holds a few frames, and 42 points of every frame.
+    Holds a few pictures, and 42 points of every one.
     """
-    appearance, points = [], []
-    before, now, nowhere = None, None, np.full((len(MOVING), 2), np.nan)
-    last_frame, last_landmarks = None, None
-    for frame, landmarks in _in_blocks(tracked):
-        if (
-            frame is not last_frame or landmarks is not last_landmarks
-        ):  # else a picture that the grid repeats
-            now = None if landmarks is None else look(frame, landmarks)
-            last_frame, last_landmarks = frame, landmarks
-        appearance.append((0.0, 0.0, 0.0) if now is None else now.features(before))
-        points.append(nowhere if now is None else landmarks[MOVING])
-        before = now
-    if not points:
+    shown, points, appearance, new = [], [], [], []
+    nowhere = np.full((len(MOVING), 2), np.nan)
+    start, before = -math.inf, None
+    for seen in tracked:
+        apart = seen.cut or seen.start - start > MAX_GAP_S + EPS_S
+        now = None if seen.landmarks is None else look(seen.picture, seen.landmarks)
+        blur, *change = (0.0, 0.0, 0.0) if now is None else now.features(None if apart else before)
+        step = (seen.start - start) * GRID_FPS
+        appearance.append([blur, *(value / step**power for value, power in zip(change, POWERS))])
+        points.append(nowhere if now is None else seen.landmarks[MOVING])
+        shown.append((seen.start, seen.stop, len(shown)))
+        new.append(apart or before is None)
+        start, before = seen.start, now
+    cells = [-1 if i is None else i for i in on_grid(shown)]
+    if not cells:
         return np.zeros((0, len(FEATURES)), np.float32), np.zeros(0, bool)
-    points = np.stack(points).astype(np.float64)
-    valid = np.isfinite(points).all(axis=(1, 2))
-    features = np.column_stack([np.array(appearance), kinematics(points[:, :40], points[:, 40:])])
+    starts = np.array([start for start, _, _ in shown])
+    moving, row = _at_cells(np.array(cells), starts, np.stack(points).astype(np.float64), new)
+    valid = np.isfinite(moving).all(axis=(1, 2))
+    look_of = np.array(appearance)
+    features = np.column_stack(
+        [look_of[cells, 0], look_of[row, 1:], kinematics(moving[:, :40], moving[:, 40:])]
+    )
     return np.where(valid[:, None], features, 0).astype(np.float32), valid
+
+
+def _at_cells(
+    cells: np.ndarray, starts: np.ndarray, points: np.ndarray, new: Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (T, n, 2) at the times of the grid's cells, and for each cell the number of the
+    picture with the change that belongs to it.
+
+    cells: (T,) number of the picture that each shows, -1 for none. points: of the pictures, NaN
+    where there is no face. new: whether a picture does not continue the one before it; between the
+    two a cell is left without points, so that nothing is measured across.
+    """
+    times = np.arange(len(cells)) / GRID_FPS
+    seen = cells >= 0
+    # of a file that has 25 pictures a second, whatever its first time stamp: its pictures as they
+    # are
+    times += np.median(starts[cells[seen]] - times[seen])
+    result, row = np.full((len(cells), *points.shape[1:]), np.nan), np.maximum(cells, 0)
+    there = np.isfinite(points).all(axis=(1, 2))
+    ends = np.flatnonzero(np.append(~there | new, True))
+    for a in np.flatnonzero(there & new):
+        b = ends[np.searchsorted(ends, a, side="right")]
+        first, last = np.searchsorted(cells, [a, b])
+        here = slice(first + int(a > 0 and there[a - 1]), last)
+        at = np.clip(times[here], starts[a], starts[b - 1])
+        run, time = points[a:b], starts[a:b]
+        if b - a > 1:  # Catmull-Rom
+            run = CubicHermiteSpline(time, run, np.gradient(run, time, axis=0))(at)
+        result[here] = run
+        row[here] = a + np.searchsorted(time, at - EPS_S)
+    return result, row
 
 
 def stack_channels(features: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -110,9 +150,6 @@ def stack_channels(features: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.concatenate([x, difference], axis=1)
 
 
-# ------------------------------------------------------------------------------ appearance
-
-
 @dataclasses.dataclass(frozen=True)
 class Look:
     """What one frame's face looks like, as far as this frame and the next one need it."""
@@ -124,10 +161,8 @@ class Look:
     mask: np.ndarray  # (h, w) uint8, 255 on the face around the mouth
 
     def features(self, before: Look | None) -> tuple[float, float, float]:
-        """blur, nonmouth_mse, colour; the last two are 0 where there is no frame before, or this
-        one again.
-        """
-        if before is None or before is self:
+        """blur, nonmouth_mse, colour; the last two are 0 where nothing comes before."""
+        if before is None:
             return self.blur, 0.0, 0.0
         shared = np.concatenate(
             [np.maximum(self.box, before.box)[:2], np.minimum(self.box, before.box)[2:]]
@@ -144,8 +179,8 @@ class Look:
         return _crop(self.gray, here), _crop(self.mask, here)
 
 
-def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
-    """Measure one frame; None where the mouth is too small, out of the frame or not a mouth at
+def look(picture: Picture, landmarks: np.ndarray) -> Look | None:
+    """Measure one picture; None where the mouth is too small, out of sight or not a mouth at
     all.
     """
     if not np.abs(landmarks).max() < MAX_COORDINATE_PX:  # nor is NaN
@@ -153,18 +188,20 @@ def look(frame: np.ndarray, landmarks: np.ndarray) -> Look | None:
     eye_px = float(np.linalg.norm(landmarks[EYES[1]] - landmarks[EYES[0]]))
     if eye_px < MIN_EYE_DISTANCE_PX:
         return None
-    outer = landmarks[OUTER_LIPS]
-    mouth = _box(outer, frame.shape, MOUTH_MARGIN)
-    lips = _box(outer, frame.shape, 0.0)
+    shape, outer = (picture.height, picture.width), landmarks[OUTER_LIPS]
+    mouth = _box(outer, shape, MOUTH_MARGIN)
+    lips = _box(outer, shape, 0.0)
     if (mouth[2:] - mouth[:2] < MIN_MOUTH_PX).any() or (lips[2:] <= lips[:2]).any():
         return None
-    lab = mean_lab(_crop(frame, lips), outer - lips[:2])
-    face = _box(landmarks[FACE], frame.shape, 0.0)
-    gray = cv2.cvtColor(_crop(frame, face), cv2.COLOR_RGB2GRAY)
+    face = _box(landmarks[FACE], shape, 0.0)
+    both = np.concatenate([np.minimum(face, mouth)[:2], np.maximum(face, mouth)[2:]])
+    rgb, corner = picture.part(both.tolist()), np.tile(both[:2], 2)
+    lab = mean_lab(_crop(rgb, lips - corner), outer - lips[:2])
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    mouth_gray, gray = _crop(gray, mouth - corner), _crop(gray, face - corner)
     mask = nonmouth_mask(
         landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px
     )
-    mouth_gray = cv2.cvtColor(_crop(frame, mouth), cv2.COLOR_RGB2GRAY)
     return Look(blurriness(mouth_gray), lab, face, gray, mask)
 
 
@@ -206,7 +243,7 @@ def mean_lab(rgb: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     mask = np.zeros(rgb.shape[:2], np.uint8)
     cv2.fillPoly(mask, [_pixels(polygon)], 255)
     lab = cv2.cvtColor(
-        LINEAR.take(rgb), cv2.COLOR_LRGB2Lab
+        cv2.LUT(rgb, LINEAR), cv2.COLOR_LRGB2Lab
     )  # from sRGB directly cv2 interpolates in a coarse table
     return np.array(cv2.mean(lab, mask)[:3])
 
@@ -214,9 +251,6 @@ def mean_lab(rgb: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 def colour_shift(lab: np.ndarray, lab_before: np.ndarray) -> float:
     """CIE Delta E 1976 of two mean colours."""
     return float(np.linalg.norm(lab - lab_before))
-
-
-# ------------------------------------------------------------------------------ geometry and motion
 
 
 def kinematics(lips: np.ndarray, eyes: np.ndarray) -> np.ndarray:
@@ -311,23 +345,6 @@ def _mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
     steps = np.linalg.norm(np.diff(moving, n=order, axis=0), axis=-1).mean(axis=-1)
     result[order:] = np.nan_to_num(steps)
     return result
-
-
-# ------------------------------------------------------------------------------ pixels
-
-
-def _in_blocks(tracked: Tracked) -> Tracked:
-    """Track some frames before any of them is measured: by turns, each would empty the other's
-    caches.
-    """
-    block, size = [], 0
-    for frame, landmarks in tracked:
-        block.append((frame, landmarks))
-        size += frame.nbytes
-        if size >= BLOCK_BYTES:
-            yield from block
-            block, size = [], 0
-    yield from block
 
 
 def _box(points: np.ndarray, shape: tuple[int, ...], margin: float) -> np.ndarray:

@@ -1,38 +1,77 @@
-"""Face landmarks, frame by frame: MediaPipe Face Mesh, or points computed elsewhere.
+"""Face landmarks of a clip, picture by picture: MediaPipe, or points computed elsewhere.
 
-A source offers `track(file, frames)`, which yields each frame with the landmarks of the one face
-that is followed, or None where there is none. Landmarks are float32 (K, 2) pixel coordinates (x, y)
-in the Face Mesh numbering, K = 468, or 478 with irises. Everything streams: no more than the frames
-of one gap are held at a time.
+A source offers `track(file, shown)`, which yields the pictures of a clip with the landmarks of the
+one face that is followed, or None where there is none. Landmarks are float32 (K, 2) pixel
+coordinates (x, y) in the Face Mesh numbering, K = 468, or 478 with irises. Everything streams: no
+more than the pictures of one gap are held at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from klassify.errors import KlassifyError
+from klassify.media import decoder
 
 LANDMARK_COUNTS = (468, 478)
-MAX_FACES = 4
+EYE_CORNERS = [33, 263]  # the outer ones
 MAX_GAP_FRAMES = 5
+MAX_GAP_S = (MAX_GAP_FRAMES + 1) / decoder.GRID_FPS  # between two pictures
+MIN_STEP_S = 0.026  # between two pictures that are looked at: from 39 fps on, some are left out
 
-Tracked = Iterator[tuple[np.ndarray, np.ndarray | None]]  # (RGB frame, landmarks or None)
+LOOK_EVERY = 5  # pictures, while no face is followed
+CONFIRM_EVERY = 100  # pictures, while one is
+VIEW_PX = 192  # what the detector sees of a view
+MAX_WHOLE_PX = 640  # of a picture's longer side: a larger picture is looked at in tiles too
+TILE_PX = 1080  # side of a tile at most, in which a face of 60 pixels keeps 10
+MIN_CANDIDATE, MIN_SCORE = 0.3, 0.5  # of the detector: of a candidate, and of a face in its square
+SQUARE = 4.5  # widths of a face: the square that its score is measured on
+MAX_CANDIDATES = 4
+SAME_FACE = 0.3  # overlap (IoU) of two boxes of one face
+REGION = 1.5  # of the face's box: what Face Mesh sees
+REGION_PX = 192
+WARM_UP = 3  # looks at a face that is taken up, each at the region of the one before
+
+# a cut: gray levels between two pictures' sketches, and eye distances that the landmarks jump;
+# beyond the second level of change a face is looked for anew
+CUT_CHANGE, NEW_SCENE, CUT_JUMP = 6.0, 20.0, 0.25
+
+Shown = Iterable[tuple[float, float, decoder.Picture]]  # start and stop in seconds, picture
+
+
+class Seen(NamedTuple):
+    """A picture that is on screen from start to stop, in seconds from the clip's zero.
+
+    landmarks: (K, 2) float32 pixels of the followed face, None where there is none. cut: another
+    scene starts with this picture.
+    """
+
+    start: float
+    stop: float
+    picture: decoder.Picture | None
+    landmarks: np.ndarray | None
+    cut: bool = False
+
+
+Tracked = Iterator[Seen]
 
 
 class LandmarkSource(Protocol):
     """Where landmarks come from."""
 
-    def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
-        """Each frame of the clip `file` with the landmarks of the followed face, or None."""
+    def track(self, file: str, shown: Shown) -> Tracked:
+        """The pictures of the clip `file` with the landmarks of the followed face."""
         ...
 
 
@@ -54,97 +93,177 @@ def source_settings(
             "MediaPipe is not installed.",
             fix="pip install mediapipe==0.10.14, or give --landmarks DIR",
         ) from None
-    return {"landmarks": f"mediapipe {version} face_mesh", "refine": refine, "max_faces": MAX_FACES}
+    return {"landmarks": f"mediapipe {version} face_mesh", "refine": refine}
 
 
 class FaceMesh:
-    """MediaPipe Face Mesh. Every clip starts from a blank state, so results do not depend on order.
+    """MediaPipe's full-range detector where no face is followed, its Face Mesh where one is.
 
-    A tracker for several faces looks for further ones in every frame, which costs half of the
-    tracking, and nearly every clip shows one person. So faces are counted only while none is
-    followed (at the start and after a loss); the clip goes on with a one-face tracker unless there
-    are several, and with one for up to MAX_FACES then.
+    A face is taken up with a detector's score of MIN_SCORE on the square around it, and given up
+    when the mesh, or the detector every CONFIRM_EVERY pictures, no longer finds it. Every clip
+    starts from nothing, so results do not depend on the order of clips.
 
-    refine: the attention mesh (478 points), sharper on the lips and about 1 ms a frame dearer.
+    refine: the attention mesh (478 points), sharper on the lips and about 1 ms a picture dearer.
     """
 
-    def __init__(
-        self,
-        refine: bool = True,
-        tracker: Callable[[int, bool], FaceTracker] | None = None,
-        counter: Callable[[], Callable[[np.ndarray], int]] | None = None,
-    ):
-        tracker = tracker or FaceTracker
-        self._count = (counter or FaceCounter)()
-        self._one, self._several = tracker(1, refine), tracker(MAX_FACES, refine)
+    def __init__(self, refine: bool = True, mesh: Any = None, detector: Any = None):
+        self._mesh = mesh or Mesh(refine)
+        self._detect = detector or Detector()
 
-    def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
-        """Each frame with the face that `choose` follows, None where Face Mesh finds none.
+    def track(self, file: str, shown: Shown) -> Tracked:
+        """The pictures, at most 38 a second, each with the face that is followed."""
+        face, last, sketch = None, None, None
+        waited, age, self._n_looks = LOOK_EVERY, 0, 0
+        for start, stop, picture in thinned(shown):
+            before, sketch = sketch, picture.sketch()
+            change = 0.0 if before is None else float(np.abs(sketch - before).mean())
+            now = None if face is None else self._mesh(picture, region_of(face))
+            age, waited = age + 1, waited + 1
+            if now is not None and age % CONFIRM_EVERY == 0:
+                now = now if self._score(picture, box_of(now)) >= MIN_CANDIDATE else None
+            scene = change > NEW_SCENE or (
+                change > CUT_CHANGE and face is not None and _jumps(face, now)
+            )
+            lost = face is not None and now is None
+            if scene or lost or (face is None and waited > LOOK_EVERY):
+                now = self._find(picture, None if scene else last)
+                waited, age = 0, 0
+            yield Seen(start, stop, picture, now, scene and _jumps(face, now))
+            face, last = now, last if now is None else now
 
-        A picture that the grid repeats, the same array again, is looked at once and keeps its
-        landmarks.
+    def _find(self, picture: decoder.Picture, near: np.ndarray | None) -> np.ndarray | None:
+        """The landmarks of a face: the largest, or the one that is nearest to `near`.
+
+        Where the whole picture shows none, it is looked for in one tile a time; in all at first.
         """
-        self._one.forget()
-        self._several.forget()
-        follower, previous, last, face = None, None, None, None
-        for frame in frames:
-            if frame is not last:
-                if follower is None:
-                    follower = self._several if self._count(frame) > 1 else self._one
-                faces = follower(frame)
-                if not faces and follower is self._one:
-                    follower = None
-                face = choose(faces, previous)
-                previous, last = previous if face is None else face, frame
-            yield frame, face
+        last = None if near is None else box_of(near)
+        views = [] if last is None else [square_around(last, picture)]
+        views.append((0, 0, picture.width, picture.height))
+        parts = tiles(picture)
+        views += [parts[self._n_looks % len(parts)]] if self._n_looks and parts else parts
+        self._n_looks += 1
+        for view in dict.fromkeys(views):
+            found = self._detect(picture, view)
+            for _, box in ranked(found, last)[:MAX_CANDIDATES]:
+                if self._score(picture, box, {view: found}) >= MIN_SCORE:
+                    points = self._settled(picture, region_of_box(box))
+                    if points is not None:
+                        return points
+        return None
+
+    def _settled(self, picture: decoder.Picture, region: Region) -> np.ndarray | None:
+        """Landmarks after several looks at a picture, each at the region of the one before."""
+        for _ in range(WARM_UP):
+            points = self._mesh(picture, region)
+            if points is None:
+                return None
+            region = region_of(points)
+        return points
+
+    def _score(self, picture: decoder.Picture, box: np.ndarray, known: Mapping = {}) -> float:
+        """The detector's score of a face, on the square around it."""
+        square = square_around(box, picture)
+        found = known[square] if square in known else self._detect(picture, square)
+        return max((score for score, other in found if overlap(box, other) >= SAME_FACE), default=0)
 
 
-class FaceTracker:
-    """One Face Mesh graph: call it with an RGB frame for a list of (K, 2) landmarks in pixels."""
+class Mesh:
+    """The landmark model of Face Mesh; call it with a picture and the region of a face."""
 
-    BLANK = np.zeros((64, 64, 3), np.uint8)
+    GRAPH = """
+        input_stream: "image"
+        input_stream: "region"
+        output_stream: "landmarks"
+        input_side_packet: "refine"
+        node {
+            calculator: "FaceLandmarkCpu"
+            input_stream: "IMAGE:image"
+            input_stream: "ROI:region"
+            input_side_packet: "WITH_ATTENTION:refine"
+            output_stream: "LANDMARKS:landmarks"
+        }
+    """
 
-    def __init__(self, max_faces: int, refine: bool):
+    def __init__(self, refine: bool = True):
+        with _quiet():
+            import mediapipe
+            from google.protobuf import text_format
+            from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
+            from mediapipe.framework.formats.rect_pb2 import NormalizedRect
+
+            create = mediapipe.packet_creator
+            self._create_image = create.create_image_frame
+            self._format = mediapipe.ImageFormat.SRGB
+            self._get = mediapipe.packet_getter.get_proto
+            self._whole = create.create_proto(
+                NormalizedRect(x_center=0.5, y_center=0.5, width=1, height=1)
+            )
+            folder = str(Path(mediapipe.__file__).parents[1])  # that models are named from
+            mediapipe.resource_util.set_resource_dir(folder)
+            config = text_format.Parse(self.GRAPH, CalculatorGraphConfig())
+            self._graph = mediapipe.CalculatorGraph(graph_config=config)
+            self._found: list[Any] = []
+            self._graph.observe_output_stream(
+                "landmarks", lambda _, packet: self._found.append(packet)
+            )
+            self._graph.start_run({"refine": create.create_bool(refine)})
+        self._time = 0
+
+    def __call__(self, picture: decoder.Picture, region: Region) -> np.ndarray | None:
+        """Landmarks (K, 2) float32 in pixels of the picture; None where there is no face."""
+        centre, side, angle = region
+        reach = side / 2 * (abs(np.cos(angle)) + abs(np.sin(angle)))
+        box = _clipped([*(centre - reach), *(centre + reach)], picture)
+        if box[2] - box[0] < 2 or box[3] - box[1] < 2:
+            return None
+        turn = (
+            side
+            / REGION_PX
+            * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        )
+        corner = centre - turn @ [REGION_PX / 2, REGION_PX / 2]
+        image = cv2.warpAffine(
+            picture.part(box),
+            np.column_stack([turn, corner - box[:2]]),
+            (REGION_PX, REGION_PX),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        self._found.clear()
+        self._time += 1
+        packet = self._create_image(image_format=self._format, data=image)
+        self._graph.add_packet_to_input_stream("image", packet.at(self._time))
+        self._graph.add_packet_to_input_stream("region", self._whole.at(self._time))
+        self._graph.wait_until_idle()
+        if not self._found:
+            return None
+        points = _points(self._get(self._found[-1])) * REGION_PX
+        return (points @ turn.T + corner).astype(np.float32)
+
+
+class Detector:
+    """MediaPipe's full-range face detector; call it with a picture and a box to look at."""
+
+    def __init__(self):
         # MediaPipe against the protobuf that it asks for
         warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
         with _quiet():
-            from mediapipe.python.solutions import face_mesh
-
-            self._mesh = face_mesh.FaceMesh(max_num_faces=max_faces, refine_landmarks=refine)
-            self._mesh.process(self.BLANK)
-        self._tracking = False
-
-    def __call__(self, rgb: np.ndarray) -> list[np.ndarray]:
-        """The faces of a frame (H, W, 3) uint8, each (K, 2) float32 in pixels; at most
-        `max_faces`.
-        """
-        found = self._mesh.process(rgb).multi_face_landmarks or []
-        self._tracking = bool(found)
-        size = np.array([rgb.shape[1], rgb.shape[0]], np.float32)
-        return [_points(face) * size for face in found]
-
-    def forget(self) -> None:
-        """Drop the tracked regions: a blank frame does so exactly, ten times faster than a
-        restart.
-        """
-        if self._tracking and self(self.BLANK):
-            self._mesh.reset()
-        self._tracking = False
-
-
-class FaceCounter:
-    """The number of faces in an RGB frame, by the detector that Face Mesh itself starts from."""
-
-    def __init__(self):
-        with _quiet():
             from mediapipe.python.solutions import face_detection
 
-            self._detector = face_detection.FaceDetection()
-            self._detector.process(FaceTracker.BLANK)
+            self._detector = face_detection.FaceDetection(MIN_CANDIDATE, model_selection=1)
+            self._detector.process(np.zeros((VIEW_PX, VIEW_PX, 3), np.uint8))
 
-    def __call__(self, rgb: np.ndarray) -> int:
-        """How many faces the detector finds in a frame (H, W, 3) uint8."""
-        return len(self._detector.process(rgb).detections or [])
+    def __call__(self, picture: decoder.Picture, view: Box) -> list[Detection]:
+        """Score and box (x0, y0, x1, y1 in pixels of the picture) of each face in the view."""
+        image = _scaled(picture.part(view), VIEW_PX)
+        size = np.array([view[2] - view[0], view[3] - view[1]])
+        found = []
+        for detection in self._detector.process(image).detections or []:
+            box = detection.location_data.relative_bounding_box
+            low = np.array([box.xmin, box.ymin]) * size + view[:2]
+            high = low + np.array([box.width, box.height]) * size
+            found.append((detection.score[0], np.concatenate([low, high])))
+        return found
 
 
 class PrecomputedLandmarks:
@@ -157,72 +276,154 @@ class PrecomputedLandmarks:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
 
-    def track(self, file: str, frames: Iterable[np.ndarray]) -> Tracked:
-        """Each frame with its row of the clip's file; KlassifyError where their numbers differ."""
+    def track(self, file: str, shown: Shown) -> Tracked:
+        """Each frame on the grid with its row of the clip's file; KlassifyError where their numbers
+        differ.
+        """
         path = self.folder / PurePosixPath(file).with_suffix(".npz")
         landmarks = _read_landmarks(path)
         n = 0
-        for n, frame in enumerate(frames, start=1):
+        for n, picture in enumerate(decoder.on_grid(shown), start=1):
             if n <= len(landmarks):
                 points = landmarks[n - 1]
-                yield frame, points if np.isfinite(points).all() else None
+                there = picture is not None and np.isfinite(points).all()
+                time = (n - 1) / decoder.GRID_FPS
+                yield Seen(time, n / decoder.GRID_FPS, picture, points if there else None)
         if n != len(landmarks):
             raise KlassifyError(
                 f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path
             )
 
 
-def choose(faces: list[np.ndarray], previous: np.ndarray | None) -> np.ndarray | None:
-    """The face to follow: the largest at first, then the best overlap with the last one seen.
-
-    Where nothing overlaps, the one whose centre is closest.
-    """
-    if len(faces) < 2:
-        return faces[0] if faces else None
-    boxes = [_box(face) for face in faces]
-    if previous is None:
-        return faces[int(np.argmax([np.prod(box[2:] - box[:2]) for box in boxes]))]
-    last = _box(previous)
-    ranks = [
-        (_iou(box, last), -float(np.linalg.norm(box[:2] + box[2:] - last[:2] - last[2:])))
-        for box in boxes
-    ]
-    return faces[max(range(len(faces)), key=ranks.__getitem__)]
-
-
-def fill_gaps(tracked: Tracked, max_gap: int = MAX_GAP_FRAMES) -> Tracked:
-    """Interpolate landmarks linearly over gaps of at most `max_gap` frames between two detections.
-
-    Longer gaps, and those at either end of a clip, stay None.
-    """
-    last, waiting = None, []
-    for frame, landmarks in tracked:
-        if landmarks is None and last is not None:
-            waiting.append(frame)
-            if len(waiting) > max_gap:
-                yield from ((held, None) for held in waiting)
-                last, waiting = None, []
+def thinned(shown: Shown) -> Shown:
+    """Without the pictures that follow the one before by less than MIN_STEP_S, which stays."""
+    held = None
+    for start, stop, picture in shown:
+        if held is not None and start - held[0] < MIN_STEP_S:
+            held = held[0], stop, held[2]
             continue
-        for i, held in enumerate(waiting, start=1):
-            weight = i / (len(waiting) + 1)
-            yield held, (1 - weight) * last + weight * landmarks
-        last, waiting = landmarks, []
-        yield frame, landmarks
-    yield from ((held, None) for held in waiting)
+        if held is not None:
+            yield held
+        held = start, stop, picture
+    if held is not None:
+        yield held
 
 
-def _box(landmarks: np.ndarray) -> np.ndarray:
+def fill_gaps(tracked: Tracked) -> Tracked:
+    """Interpolate landmarks linearly in time between two detections at most MAX_GAP_S apart.
+
+    Longer gaps, those at either end of a clip and those that hold a cut stay None.
+    """
+    last: Seen | None = None
+    waiting: list[Seen] = []
+    for seen in tracked:
+        over = seen.cut or (last is not None and seen.start - last.start > MAX_GAP_S + 1e-6)
+        if over or last is None:
+            yield from waiting
+            last, waiting = None, []
+        if seen.landmarks is None and last is not None:
+            waiting.append(seen)
+            continue
+        for held in waiting:
+            weight = (held.start - last.start) / (seen.start - last.start)
+            between = (1 - weight) * last.landmarks + weight * seen.landmarks
+            yield held._replace(landmarks=between.astype(np.float32))
+        last, waiting = None if seen.landmarks is None else seen, []
+        yield seen
+    yield from waiting
+
+
+# ------------------------------------------------------------------------------ where to look
+
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1, half open
+Detection = tuple[float, np.ndarray]  # score and box
+Region = tuple[np.ndarray, float, float]  # centre (x, y), side of a square, angle
+
+
+def tiles(picture: decoder.Picture) -> list[Box]:
+    """Overlapping squares that cover a picture; none for a small one."""
+    size = picture.width, picture.height
+    if max(size) <= MAX_WHOLE_PX:
+        return []
+    side = min(*size, TILE_PX)
+    starts = [
+        np.linspace(0, length - side, 1 + math.ceil((length - side) / (0.75 * side))).astype(int)
+        for length in size
+    ]
+    return [(int(x), int(y), int(x) + side, int(y) + side) for y in starts[1] for x in starts[0]]
+
+
+def square_around(box: np.ndarray, picture: decoder.Picture) -> Box:
+    """The square of SQUARE widths of a face around it, as far as it lies in the picture."""
+    centre, reach = (box[:2] + box[2:]) / 2, SQUARE / 2 * (box[2] - box[0])
+    return _clipped([*(centre - reach), *(centre + reach)], picture)
+
+
+def region_of(landmarks: np.ndarray) -> Region:
+    """What Face Mesh sees next of a face with these landmarks: upright, with a margin."""
+    right, left = landmarks[EYE_CORNERS]
+    centre, side, _ = region_of_box(box_of(landmarks))
+    return centre, side, float(np.arctan2(*(left - right)[::-1]))
+
+
+def region_of_box(box: np.ndarray) -> Region:
+    """What Face Mesh sees of a face in a detector's box."""
+    return (box[:2] + box[2:]) / 2, REGION * float(max(box[2:] - box[:2])), 0.0
+
+
+def ranked(found: list[Detection], near: np.ndarray | None) -> list[Detection]:
+    """The faces to follow, best first: the largest, or by their overlap with the last one seen;
+    where nothing overlaps, by distance.
+    """
+
+    def rank(detection: Detection) -> tuple[float, float]:
+        _, box = detection
+        if near is None:
+            return -float(np.prod(box[2:] - box[:2])), 0.0
+        apart = box[:2] + box[2:] - near[:2] - near[2:]
+        return -overlap(box, near), float(np.linalg.norm(apart))
+
+    return sorted(found, key=rank)
+
+
+def box_of(landmarks: np.ndarray) -> np.ndarray:
+    """x0, y0, x1, y1 around landmarks."""
     return np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)])
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
     inter = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
     union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inter
     return float(inter / union) if union > 0 else 0.0
 
 
+def _clipped(box: Sequence[float], picture: decoder.Picture) -> Box:
+    low = [max(0, math.floor(value)) for value in box[:2]]
+    return (
+        *low,
+        max(low[0], min(picture.width, math.ceil(box[2]))),
+        max(low[1], min(picture.height, math.ceil(box[3]))),
+    )
+
+
+def _scaled(image: np.ndarray, longest: int) -> np.ndarray:
+    scale = longest / max(image.shape[:2])
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _jumps(before: np.ndarray | None, now: np.ndarray | None) -> bool:
+    """Landmarks are not where they were, or there are none."""
+    if before is None or now is None:
+        return True
+    right, left = before[EYE_CORNERS]
+    moved = np.linalg.norm(now - before, axis=1).mean()
+    return bool(moved > CUT_JUMP * np.linalg.norm(left - right))
+
+
 def _points(face: Any) -> np.ndarray:
-    """(K, 2) float32 of a NormalizedLandmarkList, in units of the frame's width and height.
+    """(K, 2) float32 of a NormalizedLandmarkList, in units of the region.
 
     Each landmark is 17 bytes on the wire (tag, length, then tag and float32 for x, y, z), which
     numpy reads ten times faster than attribute access does.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from klassify.arguments import between_0_and_1
 from klassify.features.base import (
     Columns,
     Extraction,
@@ -26,15 +28,25 @@ from klassify.features.base import (
 from klassify.features.mouth import channels, face
 from klassify.media import decoder, info
 
+MIN_FACE_SHARE = 0.1
+
 
 def extraction(
-    *, landmarks: Path | None = None, refine: bool = True, jobs: int | None = None
+    *,
+    landmarks: Path | None = None,
+    refine: bool = True,
+    min_face_share: float = MIN_FACE_SHARE,
+    jobs: int | None = None,
 ) -> Extraction:
-    """8 mouth features per frame, from Face Mesh or from `landmarks`, a folder of <file>.npz."""
+    """8 mouth features per frame, from Face Mesh or from `landmarks`, a folder of <file>.npz.
+
+    min_face_share: of a clip's frames, in which a face must be seen; 0 takes any clip with a face.
+    """
     settings = {
         "version": channels.VERSION,
         "fps": decoder.GRID_FPS,
         "max_gap_frames": face.MAX_GAP_FRAMES,
+        "min_face_share": min_face_share,
         **face.source_settings(landmarks, refine=refine),
     }
 
@@ -43,7 +55,9 @@ def extraction(
             return [root / file]
         return [root / file, landmarks / PurePosixPath(file).with_suffix(".npz")]
 
-    setup = functools.partial(ClipExtractor, landmarks=landmarks, refine=refine)
+    setup = functools.partial(
+        ClipExtractor, landmarks=landmarks, refine=refine, min_face_share=min_face_share
+    )
     rows = functools.partial(in_workers, MouthRow, ClipExtractor.__call__, setup, jobs)
     return Extraction("mouth", settings, inputs, rows)
 
@@ -55,11 +69,18 @@ class ClipExtractor:
         root: the folder that clip names are relative to.
         landmarks: a folder of precomputed landmarks; None runs Face Mesh.
         refine: Face Mesh with refined lips.
+        min_face_share: of a clip's frames, in which a face must be seen.
     """
 
-    def __init__(self, root: Path, landmarks: Path | None = None, refine: bool = True):
+    def __init__(
+        self,
+        root: Path,
+        landmarks: Path | None = None,
+        refine: bool = True,
+        min_face_share: float = MIN_FACE_SHARE,
+    ):
         cv2.setNumThreads(1)  # clips run side by side
-        self.root = root
+        self.root, self._min_face_share = root, min_face_share
         self._open_source = functools.partial(face.open_source, landmarks, refine=refine)
         self._source = self._open_source()
 
@@ -78,12 +99,28 @@ class ClipExtractor:
 
     def _features(self, file: str, path: Path) -> MouthRow:
         fps = info.probe(path).fps
-        tracked = self._source.track(file, decoder.iter_frames(path))
+        tracked = self._source.track(file, decoder.pictures(path))
         features, valid = channels.mouth_features(face.fill_gaps(tracked))
         if not len(valid):
             return MouthRow.failed(file, "decode", "no frames")
-        reason, stage = ("", "") if valid.any() else ("no face", "face")
-        return MouthRow(file, fps, features, valid, reason, stage)
+        reason = too_little(valid, self._min_face_share)
+        if reason:
+            features, valid = np.zeros_like(features), np.zeros_like(valid)
+        return MouthRow(file, fps, features, valid, reason, "face" if reason else "")
+
+
+def too_little(valid: np.ndarray, share: float) -> str:
+    """Why a clip's face is seen too little for an answer, from valid (T,); empty if it is not.
+
+    Needed are a share of the frames and 1 s, or half of a clip that is shorter than 2 s.
+    """
+    seen, n = int(valid.sum()), len(valid)
+    if not seen:
+        return "no face"
+    needed = max(share * n, min(decoder.GRID_FPS, n / 2)) if share else 0
+    if seen >= needed:
+        return ""
+    return f"a face in {seen} of {n} frames ({seen / n:.1%}), {math.ceil(needed)} are needed"
 
 
 CHANNELS = 8
@@ -170,6 +207,11 @@ KIND = Kind(
         "--refine": {
             "action": argparse.BooleanOptionalAction,
             "help": "Face Mesh with refined lips and irises (the default)",
+        },
+        "--min-face-share": {
+            "type": between_0_and_1,
+            "metavar": "SHARE",
+            "help": "of a clip's frames, in which a face must be seen (default: 0.1)",
         },
     },
 )
