@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
+from shown import shown
 
 from klassify.features.mouth import channels
-from klassify.features.mouth.face import fill_gaps
+from klassify.features.mouth.face import Seen, fill_gaps
 
 T, SIZE = 24, 160
 BLUR, MSE, COLOUR, MAR, VELOCITY, ACCELERATION, JERK, JITTER = range(8)
@@ -28,6 +31,16 @@ def face_points(opening: float = 0.1) -> np.ndarray:
     points[channels.INNER_LIPS] = [0, 0.75] + shape * [0.28, opening / 2]
     points[channels.EYES] = [[-0.5, 0], [0.5, 0]]
     return points
+
+
+def tracked(frames, points, fps: float = 25, cuts: tuple[int, ...] = ()) -> Iterator[Seen]:
+    """Images and landmarks as a source gives them."""
+    for k, ((start, stop, picture), x) in enumerate(zip(shown(frames, fps), points)):
+        yield Seen(start, stop, picture, x, k in cuts)
+
+
+def features_of(frames, points, **how) -> tuple[np.ndarray, np.ndarray]:
+    return channels.mouth_features(tracked(frames, points, **how))
 
 
 def clip_points(rng: np.random.Generator, n: int = T, scale: float = 60.0) -> np.ndarray:
@@ -54,9 +67,6 @@ def moved(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def motion(points: np.ndarray) -> np.ndarray:
     return channels.kinematics(points[:, channels.LIPS], points[:, channels.EYES])
-
-
-# ------------------------------------------------------------------------------ references
 
 
 def kinematics_reference(points: np.ndarray) -> np.ndarray:
@@ -124,9 +134,6 @@ def lab_reference(rgb: np.ndarray) -> np.ndarray:
     return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=-1)
 
 
-# ------------------------------------------------------------------------------ motion
-
-
 def test_kinematics_equal_the_slow_reference():
     rng = np.random.default_rng(0)
     points = moved(clip_points(rng), rng)
@@ -185,9 +192,6 @@ def test_mouth_aspect_ratio_is_opening_over_width():
     )
     np.testing.assert_allclose(ratios, np.array([0.0, 0.07, 0.35]) / 0.7, atol=1e-12)
     assert channels.mouth_aspect_ratio(np.zeros((1, 40, 2))) == [0.0]  # a mouth of no width
-
-
-# ------------------------------------------------------------------------------ appearance
 
 
 def test_blurriness_equals_the_slow_reference():
@@ -258,15 +262,12 @@ def test_colour_shift_is_the_distance():
     assert channels.colour_shift(np.array([50.0, 3, 4]), np.array([50.0, 0, 0])) == 5
 
 
-# ------------------------------------------------------------------------------ a whole clip
-
-
 def test_clip_features_equal_full_frame_references():
     """Working inside boxes gives what working on whole frames gives."""
     rng = np.random.default_rng(4)
     frames = [texture(rng) for _ in range(5)]
     points = moved_a_little(clip_points(rng, 5), rng)
-    features, valid = channels.mouth_features(zip(frames, points))
+    features, valid = features_of(frames, points)
     assert valid.all() and features.shape == (5, 8) and features.dtype == np.float32
     masks, grays, labs = [], [], []
     for frame, x in zip(frames, points):
@@ -293,29 +294,11 @@ def moved_a_little(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def test_frozen_frames_give_zeros():
     rng = np.random.default_rng(5)
     frame, points = texture(rng), face_points() * 60 + [80, 55]
-    features, valid = channels.mouth_features((frame, points) for _ in range(T))
+    features, valid = features_of([frame] * T, [points] * T)
     assert valid.all()
     assert not features[:, [MSE, COLOUR, VELOCITY, ACCELERATION, JERK]].any()
     np.testing.assert_allclose(features[:, JITTER], 0, atol=1e-7)
     assert np.ptp(features[:, BLUR]) == np.ptp(features[:, MAR]) == 0 and features[0, BLUR] > 0
-
-
-def test_repeated_pictures_are_measured_once_and_equal_copies(monkeypatch):
-    rng = np.random.default_rng(15)
-    pictures, looked = [(texture(rng), points) for points in clip_points(rng, 5)], []
-    pictures[2] = pictures[2][0], None
-    repeated = [pictures[k] for k in (0, 0, 1, 1, 1, 2, 2, 3, 4, 4)]
-    monkeypatch.setattr(
-        channels, "look", lambda *a, look=channels.look: looked.append(1) or look(*a)
-    )
-    features, valid = channels.mouth_features(repeated)
-    assert len(looked) == 4
-    copies = [
-        (frame.copy(), None if points is None else points.copy()) for frame, points in repeated
-    ]
-    for got, wanted in zip((features, valid), channels.mouth_features(copies)):
-        np.testing.assert_array_equal(got, wanted)
-    assert not features[[1, 3, 4, 9]][:, [MSE, COLOUR, VELOCITY]].any()
 
 
 def test_blurring_only_the_mouth_lowers_blur_alone():
@@ -323,7 +306,7 @@ def test_blurring_only_the_mouth_lowers_blur_alone():
     sharp, points = texture(rng, 0.7), face_points() * 60 + [80, 55]
     soft, (x, y) = sharp.copy(), points[channels.OUTER_LIPS].min(axis=0).astype(int) - 2
     soft[y : y + 40, x : x + 50] = cv2.GaussianBlur(sharp, (0, 0), 3)[y : y + 40, x : x + 50]
-    a, b = (channels.mouth_features([(frame, points)])[0][0] for frame in (sharp, soft))
+    a, b = (features_of([frame], [points])[0][0] for frame in (sharp, soft))
     assert b[BLUR] < 0.5 * a[BLUR]
     np.testing.assert_array_equal(a[MAR:], b[MAR:])
 
@@ -332,16 +315,14 @@ def test_frames_without_a_face_are_invalid_and_zero():
     rng = np.random.default_rng(7)
     frames, points = [texture(rng) for _ in range(10)], list(clip_points(rng, 10))
     points[3] = points[4] = None
-    features, valid = channels.mouth_features(zip(frames, points))
+    features, valid = features_of(frames, points)
     assert valid.tolist() == [True] * 3 + [False] * 2 + [True] * 5
     assert not features[3:5].any()
     assert features[5, [MSE, COLOUR, VELOCITY]].tolist() == [0, 0, 0] and features[6, MSE] > 0
 
 
 def test_a_clip_without_any_face_or_frame():
-    features, valid = channels.mouth_features(
-        (texture(np.random.default_rng(8)), None) for _ in range(4)
-    )
+    features, valid = features_of([texture(np.random.default_rng(8))] * 4, [None] * 4)
     assert features.shape == (4, 8) and not valid.any() and not features.any()
     features, valid = channels.mouth_features([])
     assert features.shape == (0, 8) and valid.shape == (0,)
@@ -351,7 +332,7 @@ def test_a_clip_without_any_face_or_frame():
 def test_faces_partly_outside_the_frame_are_clipped(shift):
     rng = np.random.default_rng(9)
     frames, points = [texture(rng) for _ in range(3)], clip_points(rng, 3) + shift
-    features, valid = channels.mouth_features(zip(frames, points))
+    features, valid = features_of(frames, points)
     assert np.isfinite(features).all()
     inside = (points[:, channels.OUTER_LIPS] > 8).all() and (
         points[:, channels.OUTER_LIPS] < SIZE - 8
@@ -362,9 +343,8 @@ def test_faces_partly_outside_the_frame_are_clipped(shift):
 def test_a_face_is_valid_until_its_mouth_leaves_the_frame():
     frame, points = texture(np.random.default_rng(15)), face_points() * 60 + [80, 55]
     for direction in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        features, valid = channels.mouth_features(
-            (frame, points + np.multiply(direction, t)) for t in range(0, 200)
-        )
+        moving = [points + np.multiply(direction, t) for t in range(200)]
+        features, valid = features_of([frame] * 200, moving)
         assert np.isfinite(features).all() and valid[0] and not valid[-1]
         assert (np.diff(valid.astype(int)) <= 0).all()
 
@@ -376,7 +356,7 @@ def test_mouths_that_are_too_small_or_out_of_sight_are_invalid():
         face_points() * 60 + [500, 55],
         np.zeros((478, 2)),
     ):
-        features, valid = channels.mouth_features([(frame, points)] * 3)
+        features, valid = features_of([frame] * 3, [points] * 3)
         assert not valid.any() and not features.any()
 
 
@@ -387,14 +367,14 @@ def test_hostile_landmarks_give_finite_features():
         for _ in range(10):
             points = rng.normal(80, spread, (4, 468, 2)).astype(np.float32)
             points[rng.integers(4), rng.integers(468)] = rng.choice([np.nan, np.inf, -1e38, 0])
-            features, valid = channels.mouth_features((frame, x) for x in points)
+            features, valid = features_of([frame] * 4, points)
             assert np.isfinite(features).all() and not features[~valid].any()
 
 
 def test_468_and_478_points_give_the_same():
     rng = np.random.default_rng(12)
     frames, points = [texture(rng) for _ in range(4)], clip_points(rng, 4)
-    full, short = (channels.mouth_features(zip(frames, points[:, :n]))[0] for n in (478, 468))
+    full, short = (features_of(frames, points[:, :n])[0] for n in (478, 468))
     np.testing.assert_array_equal(full, short)
 
 
@@ -403,13 +383,63 @@ def test_short_gaps_are_bridged_smoothly():
     frames = [texture(rng)] * 9
     points = [face_points() * 60 + [80, 55] + [t, 0] for t in range(9)]
     features, valid = channels.mouth_features(
-        fill_gaps(zip(frames, points[:2] + [None] * 5 + points[7:]))
+        fill_gaps(tracked(frames, points[:2] + [None] * 5 + points[7:]))
     )
     assert valid.all()
     np.testing.assert_allclose(features[:, VELOCITY:], 0, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------ channels
+@pytest.mark.parametrize("fps", [23.976, 24, 29.97, 30, 37, 38, 12.5])
+def test_other_rates_carry_no_comb(fps):
+    """A mouth that turns at a steady speed on a picture that brightens at a steady speed."""
+    n = round(4 * fps)
+    angle = 2 * np.pi * np.arange(n) / fps / 2
+    points = np.repeat(face_points()[None] * 60 + [80, 55], n, axis=0)
+    points[:, channels.LIPS] += 4 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)[:, None]
+    frames = [np.full((SIZE, SIZE, 3), 20 + 200 * k // n, np.uint8) for k in range(n)]
+    points[:, :, 0] += np.arange(n)[:, None] / fps  # so that no two are equal
+    features, valid = features_of(frames, points, fps=fps)
+    assert valid.all() and len(features) == 100
+    speed = features[5:-5, VELOCITY]
+    assert speed.mean() == pytest.approx(4 / 60 * np.pi / 25, rel=0.05)
+    assert speed.max() < 1.1 * speed.min()
+    # of a noise that is the same in every step
+    noisy = [
+        np.random.default_rng(k).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+        for k in range(n)
+    ]
+    features, _ = features_of(noisy, points, fps=fps)
+    change = features[5:-5, MSE]
+    assert change.max() < 1.1 * change.min()
+
+
+def test_a_steady_rate_of_25_is_taken_as_it_is_whenever_it_starts():
+    rng = np.random.default_rng(20)
+    frames, points = [texture(rng) for _ in range(8)], clip_points(rng, 8)
+    seen = list(tracked(frames, points))
+    expected = channels.mouth_features(seen)[0]
+    np.testing.assert_allclose(expected[:, MAR:], motion(points), atol=1e-6)
+    late = [x._replace(start=x.start + 0.013, stop=x.stop + 0.013) for x in seen]
+    np.testing.assert_allclose(channels.mouth_features(late)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_measured_across_a_cut_or_a_long_still():
+    rng = np.random.default_rng(21)
+    frames = [texture(rng)] * 10 + [texture(rng)] * 10
+    points = clip_points(rng, 20)
+    points[10:] += [12, 5]
+    features, valid = features_of(frames, points, cuts=(10,))
+    assert valid.tolist() == [k != 10 for k in range(20)] and not features[10].any()
+    np.testing.assert_allclose(features[:10], features_of(frames[:10], points[:10])[0])
+    np.testing.assert_allclose(features[11:, MAR:], motion(points[11:]), atol=1e-6)
+    assert features[11, MSE] == 0 and features_of(frames, points)[0][10, MSE] > 100
+    stays = [
+        x._replace(start=x.start + 0.4 * (k > 9), stop=x.stop + 0.4 * (k > 8))
+        for k, x in enumerate(tracked(frames, points))
+    ]
+    features, valid = channels.mouth_features(stays)
+    assert len(valid) == 30 and valid.tolist() == [k != 20 for k in range(30)]
+    assert not features[10:20, [MSE, COLOUR]].any() and features[:, VELOCITY].max() < 0.1
 
 
 def test_stacked_channels_are_logs_and_first_differences():
