@@ -99,7 +99,8 @@ class Bench:
     def floor(self, path: Path) -> int:
         """Decode and track; without a face, Face Mesh looks for one in each frame."""
         n = 0
-        for n, frame in enumerate(decoder.iter_frames(path), start=1):
+        for frame in decoder.iter_frames(path):
+            n += 1
             if self.mesh.process(frame).multi_face_landmarks is None:
                 self.detector.process(frame)  # for several faces, as version 2 of the features did
         return n

@@ -20,7 +20,7 @@ from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.features import extract
 from klassify.features.mouth import channels
-from klassify.features.mouth.kind import ClipExtractor
+from klassify.features.mouth.kind import ClipExtractor, too_little
 from klassify.features.parts import parts_in, read_rows
 from klassify.features.shards import FeatureStore
 from klassify.files import HERE, TEMPORARY
@@ -279,6 +279,38 @@ def test_a_shard_of_missing_clips_alone_is_one_of_failures(data, tmp_path):
     assert cli.main(command) == 0
     failures = (tmp_path / "out/failures-2-of-2.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in failures[1:]] == ["gone.mp4", "lost.mp4"]
+
+
+@pytest.mark.parametrize(
+    "n_frames, n_seen, share, answered",
+    [(8, 4, 0.1, True), (8, 3, 0.1, False), (8, 1, 0.0, True), (8, 6, 0.8, False)],
+)
+def test_a_face_in_too_few_frames_is_no_evidence(tmp_path, n_frames, n_seen, share, answered):
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "a.mp4", rng, n_frames)
+    points = landmarks(rng, n_frames)
+    points[n_seen:] = np.nan
+    np.savez(tmp_path / "a.npz", landmarks=points)
+    row = ClipExtractor(tmp_path, tmp_path, min_face_share=share)("a.mp4")
+    assert int(row.valid.sum()) == (n_seen if answered else 0)
+    assert row.features.any() == answered and row.stage == ("" if answered else "face")
+    assert answered or row.reason.startswith(f"a face in {n_seen} of {n_frames} frames")
+
+
+@pytest.mark.parametrize(
+    "n, n_seen, answered",
+    [(3485, 45, False), (350, 15, False), (350, 35, True), (100, 24, False), (100, 25, True)],
+)
+def test_a_share_of_the_frames_and_a_second_are_needed(n, n_seen, answered):
+    assert (too_little(np.arange(n) < n_seen, 0.1) == "") == answered
+
+
+def test_the_least_share_of_faces_is_a_setting(data, tmp_path):
+    more = ("--min-face-share", "0.3")
+    assert cli.main(arguments(data, tmp_path / "a", *more)) == 0
+    assert FeatureStore(tmp_path / "a").settings["min_face_share"] == 0.3
+    with pytest.raises(SystemExit):
+        cli.main(arguments(data, tmp_path / "b", "--min-face-share", "2"))
 
 
 def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):

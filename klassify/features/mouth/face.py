@@ -9,6 +9,7 @@ more than the pictures of one gap are held at a time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import math
 import os
@@ -185,6 +186,8 @@ class Mesh:
     """
 
     def __init__(self, refine: bool = True):
+        # MediaPipe against the protobuf that it asks for
+        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
         with _quiet():
             import mediapipe
             from google.protobuf import text_format
@@ -192,35 +195,30 @@ class Mesh:
             from mediapipe.framework.formats.rect_pb2 import NormalizedRect
 
             create = mediapipe.packet_creator
-            self._create_image = create.create_image_frame
-            self._format = mediapipe.ImageFormat.SRGB
-            self._get = mediapipe.packet_getter.get_proto
-            self._whole = create.create_proto(
-                NormalizedRect(x_center=0.5, y_center=0.5, width=1, height=1)
+            whole = NormalizedRect(x_center=0.5, y_center=0.5, width=1, height=1)
+            self._whole = create.create_proto(whole)
+            self._to_packet = functools.partial(
+                create.create_image_frame, image_format=mediapipe.ImageFormat.SRGB
             )
-            folder = str(Path(mediapipe.__file__).parents[1])  # that models are named from
-            mediapipe.resource_util.set_resource_dir(folder)
+            self._from_packet = mediapipe.packet_getter.get_proto
+            folder = Path(mediapipe.__file__).parents[1]  # that models are named from
+            mediapipe.resource_util.set_resource_dir(str(folder))
             config = text_format.Parse(self.GRAPH, CalculatorGraphConfig())
             self._graph = mediapipe.CalculatorGraph(graph_config=config)
-            self._found: list[Any] = []
-            self._graph.observe_output_stream(
-                "landmarks", lambda _, packet: self._found.append(packet)
-            )
+            self._graph.observe_output_stream("landmarks", self._take)
             self._graph.start_run({"refine": create.create_bool(refine)})
-        self._time = 0
+            self._time = 0
+            self._run(np.zeros((REGION_PX, REGION_PX, 3), np.uint8))
 
     def __call__(self, picture: decoder.Picture, region: Region) -> np.ndarray | None:
         """Landmarks (K, 2) float32 in pixels of the picture; None where there is no face."""
         centre, side, angle = region
-        reach = side / 2 * (abs(np.cos(angle)) + abs(np.sin(angle)))
+        cos, sin = np.cos(angle), np.sin(angle)
+        reach = side / 2 * (abs(cos) + abs(sin))
         box = _clipped([*(centre - reach), *(centre + reach)], picture)
         if box[2] - box[0] < 2 or box[3] - box[1] < 2:
             return None
-        turn = (
-            side
-            / REGION_PX
-            * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        )
+        turn = side / REGION_PX * np.array([[cos, -sin], [sin, cos]])
         corner = centre - turn @ [REGION_PX / 2, REGION_PX / 2]
         image = cv2.warpAffine(
             picture.part(box),
@@ -229,24 +227,29 @@ class Mesh:
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        self._found.clear()
+        found = self._run(image)
+        if found is None:
+            return None
+        return (_points(self._from_packet(found)) * REGION_PX @ turn.T + corner).astype(np.float32)
+
+    def _run(self, image: np.ndarray) -> Any:
+        """The packet of landmarks for an image of a region, None for no face."""
+        self._found = None
         self._time += 1
-        packet = self._create_image(image_format=self._format, data=image)
+        packet = self._to_packet(data=image)
         self._graph.add_packet_to_input_stream("image", packet.at(self._time))
         self._graph.add_packet_to_input_stream("region", self._whole.at(self._time))
         self._graph.wait_until_idle()
-        if not self._found:
-            return None
-        points = _points(self._get(self._found[-1])) * REGION_PX
-        return (points @ turn.T + corner).astype(np.float32)
+        return self._found
+
+    def _take(self, _stream: str, packet: Any) -> None:
+        self._found = packet
 
 
 class Detector:
     """MediaPipe's full-range face detector; call it with a picture and a box to look at."""
 
     def __init__(self):
-        # MediaPipe against the protobuf that it asks for
-        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
         with _quiet():
             from mediapipe.python.solutions import face_detection
 
