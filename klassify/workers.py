@@ -24,7 +24,7 @@ from typing import Any
 from klassify.errors import KlassifyError
 
 ATTEMPTS = 2  # the first death may be no fault of the task: a kill for memory, an operator
-MAX_STILLBORN = 3
+MAX_LOST_AT_START = 3
 LOG_EVERY_S = 60.0
 
 
@@ -50,16 +50,16 @@ def each(
     once where the task takes longer than `limit_s` seconds. An exception in `setup` or `function`
     ends the run, as KlassifyError or RuntimeError.
     """
-    crew = _Crew(function, tasks, setup, limit_s)
+    pool = _Pool(function, tasks, setup, limit_s)
     try:
         for _ in range(jobs):
-            crew.hire()
-        while busy := crew.busy():
-            for pipe in multiprocessing.connection.wait(busy, crew.time_left()):
-                yield from crew.listen(pipe)
-            yield from crew.end_overdue()
+            pool.start()
+        while busy := pool.busy():
+            for pipe in multiprocessing.connection.wait(busy, pool.time_left()):
+                yield from pool.receive(pipe)
+            yield from pool.end_overdue()
     finally:
-        crew.dismiss()
+        pool.stop()
 
 
 @contextlib.contextmanager
@@ -102,13 +102,13 @@ class _Worker:
     since: float = math.inf  # when it began the task
 
 
-class _Crew:
+class _Pool:
     def __init__(self, function: Callable, tasks: Iterable, setup: Callable, limit_s: float):
         self.function, self.setup, self.limit_s = function, setup, limit_s
         self.again: collections.deque = collections.deque()
         self.fresh = ((number, task, 0) for number, task in enumerate(tasks))
         self.workers: dict[Connection, _Worker] = {}
-        self.stillborn = 0
+        self.lost_at_start = 0
 
     def next_task(self) -> tuple[int, Any, int] | None:
         return self.again.popleft() if self.again else next(self.fresh, None)
@@ -116,7 +116,7 @@ class _Crew:
     def busy(self) -> list[Connection]:
         return [pipe for pipe, worker in self.workers.items() if worker.task is not None]
 
-    def hire(self) -> None:
+    def start(self) -> None:
         """Start a worker if there is a task for it."""
         task = self.next_task()
         if task is None:
@@ -130,16 +130,16 @@ class _Crew:
             process.start()
         theirs.close()  # so that a dead worker ends the pipe
         self.workers[pipe] = _Worker(process, None)
-        self.hand(pipe, task)
+        self.give(pipe, task)
 
-    def hand(self, pipe: Connection, task: tuple[int, Any, int] | None) -> None:
+    def give(self, pipe: Connection, task: tuple[int, Any, int] | None) -> None:
         worker = self.workers[pipe]
         worker.task, worker.since = task, time.monotonic() if worker.ready else math.inf
         if task is not None:
-            with contextlib.suppress(OSError):  # it just died: listening to it will say so
+            with contextlib.suppress(OSError):  # it just died: `receive` will find out
                 pipe.send(task[1])
 
-    def listen(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
+    def receive(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
         """Take one message of a worker, or its death, and give it or its successor the next
         task.
         """
@@ -147,7 +147,7 @@ class _Crew:
         try:
             kind, value = pipe.recv()
         except (EOFError, OSError):
-            yield from self.bury(pipe)
+            yield from self.lose(pipe)
             return
         if kind == "ready":
             worker.ready, worker.since = True, time.monotonic()
@@ -155,20 +155,14 @@ class _Crew:
             raise value if isinstance(value, KlassifyError) else RuntimeError(value)
         else:
             number = worker.task[0]
-            self.hand(pipe, self.next_task())
+            self.give(pipe, self.next_task())
             yield number, value
 
     def time_left(self) -> float | None:
         """Seconds until the first task is overdue; None without a limit."""
-        since = min(
-            (worker.since for worker in self.workers.values() if worker.task is not None),
-            default=math.inf,
-        )
-        return (
-            None
-            if math.isinf(since + self.limit_s)
-            else max(0.0, since + self.limit_s - time.monotonic())
-        )
+        begun = [worker.since for worker in self.workers.values() if worker.task is not None]
+        deadline = min(begun, default=math.inf) + self.limit_s
+        return None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
 
     def end_overdue(self) -> Iterator[tuple[int, Any]]:
         """Kill the workers whose task takes longer than the limit."""
@@ -177,24 +171,24 @@ class _Crew:
             if worker.task is not None and now - worker.since >= self.limit_s and not pipe.poll():
                 worker.process.kill()
                 worker.task = (*worker.task[:2], ATTEMPTS)  # a second attempt would take as long
-                yield from self.bury(pipe, f"it took longer than {self.limit_s:g} s")
+                yield from self.lose(pipe, f"it took longer than {self.limit_s:g} s")
 
-    def bury(self, pipe: Connection, reason: str = "") -> Iterator[tuple[int, Any]]:
+    def lose(self, pipe: Connection, reason: str = "") -> Iterator[tuple[int, Any]]:
         worker = self.workers.pop(pipe)
         pipe.close()
-        reason = reason or _epitaph(worker.process)
-        self.stillborn = 0 if worker.ready else self.stillborn + 1
-        if self.stillborn > MAX_STILLBORN:
+        reason = reason or _how_it_ended(worker.process)
+        self.lost_at_start = 0 if worker.ready else self.lost_at_start + 1
+        if self.lost_at_start > MAX_LOST_AT_START:
             raise KlassifyError(f"Worker processes die before they are ready: {reason}.")
         number, task, attempts = worker.task
         attempts -= not worker.ready  # it never saw the task
         if attempts + 1 < ATTEMPTS:
             self.again.append((number, task, attempts + 1))
-        self.hire()
+        self.start()
         if attempts + 1 >= ATTEMPTS:
             yield number, Died(reason)
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         for pipe, worker in self.workers.items():
             pipe.close()
             if worker.task is not None:
@@ -218,11 +212,9 @@ def progress(results: Iterator, total: int, label: str) -> Iterator:
         now = time.monotonic()
         if now - last >= LOG_EVERY_S:
             last = now
-            print(
-                f"{label}: {n} of {total} clips, {n / (now - start):.1f} a second",
-                file=sys.stderr,
-                flush=True,
-            )
+            rate = n / (now - start)
+            said = f"{label}: {n} of {total} clips, {rate:.1f} per second"
+            print(said, file=sys.stderr, flush=True)
 
 
 def _work(pipe: Connection, function: Callable, setup: Callable) -> None:
@@ -240,11 +232,11 @@ def _work(pipe: Connection, function: Callable, setup: Callable) -> None:
         return
     except KlassifyError as error:
         pipe.send(("failed", error))
-    except Exception:  # hand every defect to the parent, which raises it
+    except Exception:  # every defect goes to the parent, which raises it
         pipe.send(("failed", traceback.format_exc()))
 
 
-def _epitaph(process: multiprocessing.process.BaseProcess) -> str:
+def _how_it_ended(process: multiprocessing.process.BaseProcess) -> str:
     process.join(timeout=5)
     code = process.exitcode
     if code is not None and code < 0:
