@@ -1,5 +1,5 @@
 """What ends a command: mistakes, interruptions, disks and broken pipes, each with its status and
-in a few words.
+in a few words; and how it starts.
 """
 
 from __future__ import annotations
@@ -70,3 +70,11 @@ def test_a_reader_that_leaves_ends_it_without_a_word():
 def test_what_the_system_says_comes_with_a_fix(number):
     error = explained(OSError(number, os.strerror(number), "file.tsv"))
     assert os.strerror(number) in error.what and "file.tsv" in str(error) and "fix:" in str(error)
+
+
+def test_only_commands_that_run_models_import_torch():
+    models = {"train", "predict", "import-checkpoint"}
+    names = [name.replace("-", "_") for name in cli.COMMANDS if name not in models]
+    program = f"import sys, klassify.commands.{', klassify.commands.'.join(names)}"
+    done = subprocess.run([sys.executable, "-c", f"{program}; sys.exit('torch' in sys.modules)"])
+    assert done.returncode == 0

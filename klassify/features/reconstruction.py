@@ -13,11 +13,10 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
@@ -34,8 +33,12 @@ from klassify.features.base import (
     values,
 )
 from klassify.media import decoder, isolated, square_frames
-from klassify.models.vqvae import VQVAE, to_unit
 from klassify.settings import file_hash
+
+if TYPE_CHECKING:
+    import torch
+
+    from klassify.models.vqvae import VQVAE
 
 
 def extraction(
@@ -75,6 +78,7 @@ def extraction(
 
 def load_vqvae(weights: Path) -> VQVAE:
     """The VQ-VAE of a safetensors file, in eval mode."""
+    from klassify.models.vqvae import VQVAE
     from klassify.models.weights.load import load_weights, read_tensors
 
     state, _ = read_tensors(weights)
@@ -123,16 +127,19 @@ class ReconstructionExtractor:
             return ReconstructionRow.failed(file, "decode", "no frames")
         return ReconstructionRow(file, fps, np.concatenate(blocks))
 
-    @torch.inference_mode()
     def codes(self, block: np.ndarray) -> np.ndarray:
         """(n, h, w) uint16 of frames (n, size, size, 3) uint8; one that repeats the frame before
         is encoded once.
         """
+        import torch
+
+        from klassify.models.vqvae import to_unit
+
         words = block.reshape(len(block), -1).view(np.uint64)  # a frame has 48 bytes or a multiple
         new = np.concatenate([[True], (words[1:] != words[:-1]).any(axis=1)])
-        codes = (
-            self.vqvae.encode(to_unit(torch.from_numpy(block[new]).to(self.device))).cpu().numpy()
-        )
+        with torch.inference_mode():
+            pixels = to_unit(torch.from_numpy(block[new]).to(self.device))
+            codes = self.vqvae.encode(pixels).cpu().numpy()
         return codes.astype(np.uint16)[np.cumsum(new) - 1]
 
 

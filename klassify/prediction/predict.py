@@ -29,7 +29,7 @@ from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
 from klassify.media import info, isolated
 from klassify.media.decoder import SAMPLE_RATE
-from klassify.models.weights import load
+from klassify.models.weights import WEIGHTS
 from klassify.scores.score_file import read_scores, score_path
 from klassify.systems import experiment
 from klassify.systems import scores as systems_scores
@@ -291,7 +291,7 @@ class _Work:
         self.overlay = dataclasses.replace(detector, folder=folder / "exp")
         for name in detector.systems:
             (self.overlay.folder / name).mkdir(parents=True, exist_ok=True)
-            for part in (SYSTEM, experiment.CONFIG, load.WEIGHTS, PROPOSALS):
+            for part in (SYSTEM, experiment.CONFIG, WEIGHTS, PROPOSALS):
                 if (source := detector.folder / name / part).exists():
                     (self.overlay.folder / name / part).symlink_to(source.resolve())
         self.sources = Sources(folder / "lists", folder / "media", folder / "features")

@@ -18,7 +18,7 @@ import yaml
 
 from klassify.errors import KlassifyError
 from klassify.files import read_yaml, write_text
-from klassify.models.weights.load import WEIGHTS
+from klassify.models.weights import WEIGHTS
 from klassify.scores.score_file import (
     SCALES,
     SUPERVISIONS,

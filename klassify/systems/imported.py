@@ -11,9 +11,9 @@ from typing import Any
 
 from klassify.errors import KlassifyError
 from klassify.files import read_json, write_json
+from klassify.models.weights import WEIGHTS
 from klassify.models.weights.load import (
     INDEX,
-    WEIGHTS,
     ImportReport,
     import_state,
     import_weights,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.models.weights.load import WEIGHTS
+from klassify.models.weights import WEIGHTS
 from klassify.systems.base import System
 from klassify.systems.experiment import CONFIG, load_experiment
 

@@ -11,7 +11,7 @@ from klassify.errors import KlassifyError, first_few
 from klassify.failures import Failure, write_failures
 from klassify.files import read_json, write_json
 from klassify.lists import subsets
-from klassify.models.weights.load import WEIGHTS
+from klassify.models.weights import WEIGHTS
 from klassify.settings import already_done, file_hash
 from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import METRICS, STATE, Experiment, TrainSettings

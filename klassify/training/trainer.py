@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from klassify.data.base import ClipData, Examples, Sources
 from klassify.errors import KlassifyError
 from klassify.files import whole_file, write_json
-from klassify.models.weights.load import WEIGHTS, load_weights, save_weights
+from klassify.models.weights import WEIGHTS
+from klassify.models.weights.load import load_weights, save_weights
 from klassify.systems.experiment import (
     ENVIRONMENT,
     METRICS,

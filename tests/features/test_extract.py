@@ -458,7 +458,8 @@ def vqvae(tmp_path_factory):
     import torch
 
     from klassify.models.vqvae import VQVAE
-    from klassify.models.weights.load import WEIGHTS, save_weights
+    from klassify.models.weights import WEIGHTS
+    from klassify.models.weights.load import save_weights
     from klassify.systems.experiment import load_experiment, save_config
 
     folder = tmp_path_factory.mktemp("vqvae system")

@@ -83,7 +83,7 @@ def test_a_lost_node_costs_nothing_but_time(site, undisturbed):
     site.launch()
     site.begun(SHARDS)
     victim = next(row[3] for row in site.cluster.queue() if row[1] == "R")
-    stale = site.out / f"part-1-of-{SHARDS}-0{TEMPORARY}-999999-deadbeef.parquet"
+    stale = site.out / f"part-1-of-{SHARDS}-0{TEMPORARY}-999999-deadbeef0a1b2c3d.parquet"
     stale.write_bytes(b"half")
     os.utime(stale, (0, 0))  # a young one may belong to a process on another node
     site.cluster.lose_node(victim)

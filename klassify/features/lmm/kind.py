@@ -25,11 +25,14 @@ from klassify.features.base import (
     ragged,
     values,
 )
-from klassify.features.lmm.model import INTERVAL, LMM, sampled
 from klassify.media import decoder, isolated
 
 if TYPE_CHECKING:
     import torch
+
+    from klassify.features.lmm.model import LMM
+
+INTERVAL = 200  # frames: 8 s on the 25 fps grid
 
 
 def extraction(
@@ -123,7 +126,7 @@ class LMMExtractor:
         if len(frames) < len(looked_at):
             reason = f"The clip ends before frame {looked_at[len(frames)]}."
             return LMMRow.failed(file, "decode", reason)
-        return Shown(file, fps, n_frames, sampled(n_frames, self.interval), frames)
+        return Shown(file, fps, n_frames, np.array(looked_at, np.int32), frames)
 
     def extract(self, clips: Sequence[Shown]) -> Iterator[LMMRow]:
         """The rows of these clips. If they fail together, each is tried alone."""

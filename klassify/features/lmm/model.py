@@ -24,7 +24,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 VERSION = 1  # of the features, recorded in the settings of shards
-INTERVAL = 200  # frames: 8 s on the 25 fps grid
 NEW_TOKENS = 64
 
 SYSTEM = (
@@ -134,11 +133,6 @@ def prompt_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 def readable(text: str) -> str:
     """A text on one line, without control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def sampled(n_frames: int, interval: int = INTERVAL) -> np.ndarray:
-    """The frames of a clip that the LMM gets: 0, interval, 2 interval, ..."""
-    return np.arange(0, n_frames, interval, dtype=np.int32)
 
 
 def padded_square(frame: np.ndarray, size: int) -> np.ndarray:

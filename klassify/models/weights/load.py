@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from klassify.errors import KlassifyError, first_few, first_line
 from klassify.files import read_json_mapping, whole_file
+from klassify.models.weights import WEIGHTS
 from klassify.models.weights.published import (
     KEY_MAPS,
     NOTHING,
@@ -589,6 +590,3 @@ def _from_hub(hub_id: str, download: bool) -> Path:
         where=hub_id,
         fix="check the id and the network, or name a local file or folder",
     )
-
-
-WEIGHTS = "model.safetensors"

@@ -209,13 +209,6 @@ def test_the_tiny_model_is_reproducible_and_says_untrained():
     assert LMMSource("tiny", "tiny").settings()["clip"] == "tiny"
 
 
-@pytest.mark.parametrize(
-    ("n_frames", "indices"), [(1, [0]), (200, [0]), (201, [0, 200]), (401, [0, 200, 400]), (0, [])]
-)
-def test_every_200th_frame_is_shown(n_frames, indices):
-    assert model.sampled(n_frames).tolist() == indices and len(indices) == math.ceil(n_frames / 200)
-
-
 class Recorder:
     """A fake LMM: visual is the frame's first pixel; frames of the colour 13 fail."""
 
