@@ -60,7 +60,7 @@ class AudioClips(ClipData):
         return AudioReader(sources, split, self.keep_in_memory)
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
-        """The seconds of sound that the list knows, of the clip's."""
+        """The share of each clip's duration that has sound, as its list says."""
         return table["n_samples"].astype(float) / decoder.SAMPLE_RATE / table["duration"]
 
     def _wrapped(self, wave: Wave, start: int) -> Tensor:
@@ -137,7 +137,7 @@ class AudioFrames(FrameData, AudioClips):
 
     Example: {"wave": (window,), "frame_label": (F,) long, "boundary_label": (F,)}: a random crop
     that starts on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped
-    around: time counts. Rows: score (log-odds, triangular mean over the windows that cover a frame)
+    around: frames keep their time. Rows: score (log-odds, triangular mean over the windows that cover a frame)
     and boundary probability.
 
     Args:

@@ -25,7 +25,7 @@ class NoAnswer(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Where the files of one data set lie: its lists, its media (a folder a split), its features.
+    """The folders of one data set: lists, media (one folder per split), features.
 
     readers: of splits that are read again and again, such as the validation's, so that they are
     opened once.
@@ -99,7 +99,7 @@ class ClipData:
         """ValueError for a model that cannot take what this class reads."""
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """What is to be learned of each clip of a list, as `example` takes it: here the label."""
+        """The training target of each clip of a list, as `example` takes it: here the label."""
         return self.labels(table).tolist()
 
     def reader(self, sources: Sources, split: str) -> Reader:

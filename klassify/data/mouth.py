@@ -163,7 +163,7 @@ class MouthTags(FrameData, MouthFeatures):
         return list(self._windows(clip))
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
-        """Tag probabilities; a frame without a face is outside, as far as the picture can tell."""
+        """Tag probabilities; a frame without a face counts as outside."""
         seen = batch["valid"][..., None].cpu().numpy()
         return np.where(seen, model.tag_log_probs(batch).float().exp().cpu().numpy(), UNSEEN)
 

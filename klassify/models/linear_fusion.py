@@ -136,7 +136,7 @@ def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarra
     steps = 0
     while steps < MAX_NEWTON_STEPS:
         steps += 1
-        # the smallest step where columns are linearly dependent
+        # the minimum-norm step if columns are linearly dependent
         step = np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0]
         while True:
             tried = evaluate(theta - step)

@@ -1,5 +1,4 @@
-"""The branches on one timeline: what each of them says about frame k, [0.04 k, 0.04 (k + 1)) s, of
-a clip.
+"""Frame scores of several systems on one timeline; frame k is [0.04 k, 0.04 (k + 1)) s of a clip.
 
 `aligned` joins the frame scores of several systems by the clips' names, a block of clips at a time.
 Lengths may differ. The first system that has the clip (the picture, in a fusion) sets its length:
@@ -25,7 +24,7 @@ HOLD_S = 0.64  # one frame of the coarsest PartialSpoof head
 
 @dataclasses.dataclass(frozen=True)
 class Aligned:
-    """What B systems say about the frames of n clips, F frames in all.
+    """Frame scores of B systems for n clips, F frames in all.
 
     files: (n,) names. offsets: (n + 1,); clip i has frames offsets[i] to offsets[i + 1], none where
     no system has any. ends_s: (n,) where the clip's last frame ends, NaN without frames. present:

@@ -29,7 +29,7 @@ def label_name(choice: str, system: System) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A calibration and how it came out on the n clips it was fitted on; log-loss in nats."""
+    """A calibration and its quality on the n clips of the fit; log-loss in nats."""
 
     a: float
     b: float

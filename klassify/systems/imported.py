@@ -47,8 +47,8 @@ ARCHITECTURES = {  # of the released files
     "partialspoof": "large-robust",
     "aasist": "aasist",
 }
-# Settings that a released model was trained with and that its tensors do not tell: (attribute,
-# value, override)
+# Settings that a released model was trained with and that its tensors do not show:
+# (attribute, value, override)
 NORMALISED = "frontend.init_args.normalize_input"
 TRAINED_WITH = {
     "ssl-anti-spoofing": ("frontend.normalize_input", False, f"{NORMALISED}=false"),
@@ -184,7 +184,7 @@ class Released:
         self, folder: Path, experiment: Experiment, *, force: bool = False
     ) -> ImportReport | None:
         """Load the weights and write a system folder like that of a training; None if it holds
-        this very import. KlassifyError if it holds anything else, unless `force`.
+        this import already. KlassifyError if it holds anything else, unless `force`.
         """
         settings = {"config": experiment.resolved, "imported": self.origin}
         if not force and _is_imported(folder, settings):

@@ -1,4 +1,4 @@
-"""A system that joins the proposals of others; klassify.localisation.localise does so."""
+"""A fusion of the proposals of several systems; klassify.localisation.localise makes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Merged(System):
     def derive(self, split: str, *, force: bool = False) -> ScoreFile:
         """Refused: `klassify localise` makes its proposals."""
         raise KlassifyError(
-            f"{self.name} joins proposals and has no clip scores.",
+            f"{self.name} merges proposals and has no clip scores.",
             where=self.folder,
             fix=f"klassify localise {self.folder} --split {split}",
         )

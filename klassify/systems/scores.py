@@ -1,4 +1,4 @@
-"""What scores say: probabilities of fake, and which clips have an answer."""
+"""Scores as probabilities of fake, and which clips have an answer."""
 
 from __future__ import annotations
 

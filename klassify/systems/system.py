@@ -35,7 +35,7 @@ def load_system(folder: str | os.PathLike) -> System:
 
 
 def load_systems(folders: Iterable[str | os.PathLike]) -> list[System]:
-    """The systems of several folders; what some of them have in common is loaded once."""
+    """The systems of several folders; shared inputs are loaded once."""
     loaded: dict[Path, System] = {}
     return [_load(Path(folder), (), loaded) for folder in folders]
 

@@ -22,7 +22,7 @@ class Trained(System):
         return f"{super().score_command(split)} --lists ... --media ... --features ..."
 
     def data(self) -> Any:
-        """Its ClipData; nothing of the model's size is made or read."""
+        """Its ClipData, without building or reading the model."""
         import torch
 
         with torch.device("meta"):

@@ -132,7 +132,7 @@ def launch(
     several = nodes > 1 or (len(devices) if isinstance(devices, list) else devices) > 1
     started = _started()
     ddp = DDPStrategy(
-        # in a Slurm job without srun, Fabric would wait for processes that nobody starts
+        # in a Slurm job without srun, Fabric would wait for processes that are never started
         cluster_environment=None if started else LightningEnvironment(),
         timeout=TIMEOUT,
         find_unused_parameters=find_unused,
