@@ -137,8 +137,8 @@ class AudioFrames(FrameData, AudioClips):
 
     Example: {"wave": (window,), "frame_label": (F,) long, "boundary_label": (F,)}: a random crop
     that starts on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped
-    around: frames keep their time. Rows: score (log-odds, triangular mean over the windows that cover a frame)
-    and boundary probability.
+    around: frames keep their time. Rows: score (log-odds, triangular mean over the windows that
+    cover a frame) and boundary probability.
 
     Args:
         window, stride: samples a window and between window starts in scoring, multiples of 640.
