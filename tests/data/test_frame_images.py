@@ -122,26 +122,6 @@ def test_trains_without_labels_and_has_no_scores(sources, config, tmp_path, caps
     assert not model.training
 
 
-def test_killed_training_resumes_to_the_same_weights(sources, config, tmp_path, monkeypatch):
-    from klassify.training import trainer
-
-    assert cli.main(command(sources, config, tmp_path / "whole")) == 0
-    keep, epochs = trainer.Trainer._keep, []
-
-    def keep_and_stop(self, better):
-        keep(self, better)
-        epochs.append(1)
-        if len(epochs) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_keep", keep_and_stop)
-        assert cli.main(command(sources, config, tmp_path / "stopped")) == 130
-    assert cli.main(command(sources, config, tmp_path / "stopped")) == 0
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_workers_change_nothing(sources, config, tmp_path):
     for workers in ("0", "2"):
         assert cli.main([*command(sources, config, tmp_path / workers), "--workers", workers]) == 0

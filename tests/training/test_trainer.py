@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import types
 from pathlib import Path
 
@@ -64,28 +59,6 @@ def test_training_learns_and_fills_its_folder(config, tmp_path, small_data):
     assert system.load_system(tmp_path / "tcn").supervision == "clip"
     assert "versions" in json.loads((tmp_path / "tcn/env.json").read_text())
     assert (tmp_path / "tcn/failures.tsv").read_text().count("no face") == 1
-
-
-def test_a_killed_training_resumes_to_the_same_weights(config, tmp_path, small_data):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    settings = ["train.checkpoint_steps=1", "train.epochs=6"]
-    assert train(config, whole, small_data, *settings) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "klassify.cli", *command(config, killed, small_data, *settings)],
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-    deadline = time.monotonic() + 60
-    state = killed / "checkpoints/last.pt"
-    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
-        os.sched_yield()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "training.json").exists()
-    assert train(config, killed, small_data, *settings) == 0
-    one, other = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    assert (whole / "metrics.csv").read_text() == (killed / "metrics.csv").read_text()
 
 
 def test_resuming_between_batches_gives_the_same_weights(config, tmp_path, small_data, monkeypatch):
