@@ -23,7 +23,7 @@ names := $(filter-out recipe $(MAKE_OWN),$(sort $(typed) $(kept)))
 quote = '$(subst ','\'',$(1))'
 arguments = $(foreach name,$(names),$(name)=$(call quote,$($(name))))
 
-.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean names
+.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 test-pandas3 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean names
 
 help:
 	@$(run) --help $(arguments)
@@ -89,6 +89,18 @@ test-fairseq2: .venv-fairseq2/installed
 
 .venv-fairseq2/installed: setup.cfg pyproject.toml
 	@CONSTRAINTS=/dev/null EXTRAS=fairseq2,dev PINS='torch==2.9.1 transformers==4.57.6' recipes/setup.sh .venv-fairseq2
+
+# small: pandas 3 (Python 3.11 and up) on top of the packages of .venv; the tests that read and write tables
+TABLES = lists scores submission evaluation localisation report systems grid
+test-pandas3: .venv-pandas3/installed
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 .venv-pandas3/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" \
+	  $(TABLES:%=tests/%)
+
+.venv-pandas3/installed: .venv/installed
+	.venv/bin/python -m venv .venv-pandas3
+	cd .venv-pandas3/lib/python3* && echo ../../../../.venv/lib/$${PWD##*/}/site-packages > site-packages/klassify-venv.pth
+	.venv-pandas3/bin/python -m pip install -q --disable-pip-version-check --no-deps 'pandas>=3,<4'
+	touch $@
 
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -240,7 +240,7 @@ stage() {
   local title=title_$1
   [ "$1" -ge "$first" ] && [ "$1" -le "$last" ] || return 1
   [ "$1" != 2 ] || [ -z "$from" ] || return 1
-  echo "== stage $1: ${!title}  [$(variables_for "$data") conf=$conf]"
+  echo "== stage $1: ${!title}  [$(variables_for "$data")$([ "$conf" != "$default_conf" ] || echo " conf=$conf")]"
 }
 
 # run COMMAND...: print the command and, unless dry=1, run it

@@ -21,7 +21,7 @@ from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
 from klassify.lists import datasets
 from klassify.lists.checks import warnings_of
-from klassify.lists.find import find_split, find_splits
+from klassify.lists.find import find_split, find_splits, told_split
 from klassify.lists.make import make_list
 from klassify.lists.subsets import SUBSETS
 
@@ -88,8 +88,5 @@ def _sources(args: argparse.Namespace) -> dict[str, Path]:
     for name in args.splits.split(","):
         if not re.fullmatch(r"\w+", name) or name in SUBSETS:
             raise KlassifyError(f"{name!r} cannot be the name of a split.")
-    names = {name: datasets.split_of(name) for name in args.splits.split(",")}
-    for name, split in names.items():
-        if name != split:
-            print(f"{name} is written as {split}")
-    return {split: find_split(args.root, args.data, split) for split in names.values()}
+    splits = [told_split(name) for name in args.splits.split(",")]
+    return {split: find_split(args.root, args.data, split) for split in splits}

@@ -28,7 +28,7 @@ def find_splits(root: Path, data: str) -> dict[str, Path]:
         spelt |= {x for x in names if not tables or x in FOLDERS or x.startswith("test")}
     of_all = next((root / name for name in ALL_SPLITS if (root / name).is_file()), None)
     spelt |= _named_splits(of_all) if of_all else set()
-    names = {datasets.split_of(name) for name in spelt}
+    names = {told_split(name) for name in sorted(spelt)}
     if (root / FAKEAVCELEB).is_file():
         names.add("fakeavceleb")
     order = sorted(names, key=lambda name: (name not in ("train", "val"), name))
@@ -40,6 +40,14 @@ def find_splits(root: Path, data: str) -> dict[str, Path]:
                 "Nothing describes the clips here.", where=folder, fix=datasets.how_described(data)
             )
     return {name: source for name, source in found.items() if source}
+
+
+def told_split(spelling: str) -> str:
+    """`datasets.split_of`; says so where that is another name."""
+    split = datasets.split_of(spelling)
+    if split != spelling:
+        print(f"the split {spelling} is written as {split}")
+    return split
 
 
 def _named_splits(path: Path) -> set[str]:

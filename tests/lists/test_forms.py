@@ -188,6 +188,13 @@ def test_segments_in_another_unit_are_refused_by_its_name(tmp_path, capsys, time
     assert read(tmp_path)["fake_segments"].tolist() == [[], ONE, None]
 
 
+@pytest.mark.parametrize("extra", [(), ("--splits", "dev")])
+def test_a_split_that_is_written_under_another_name_is_told(tmp_path, capsys, extra):
+    (tmp_path / "dev_metadata.json").write_text(json.dumps(ENTRIES))
+    assert run_lists(tmp_path, *extra) == 0
+    assert "the split dev is written as val" in capsys.readouterr().out
+
+
 def test_labels_of_a_test_split_are_held_out(tmp_path):
     (tmp_path / "test_metadata.json").write_text(json.dumps(ENTRIES))
     assert run_lists(tmp_path) == 0
