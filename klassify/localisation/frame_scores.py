@@ -1,8 +1,8 @@
-"""Frame scores of many clips as flat arrays, and what proposals are made of: runs, means, sub-frame
+"""Frame scores of many clips as flat arrays, and the parts of proposals: runs, means, sub-frame
 edges.
 
-All frames of all clips lie in one array, clip after clip; `offsets` says which are whose. A span is
-[first, stop) in positions of that array and never reaches over the end of its clip.
+All frames of all clips are in one array, clip after clip; `offsets` says which are whose. A span is
+[first, stop) in positions of that array and never crosses the end of its clip.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import pandas as pd
 from klassify.errors import KlassifyError, first_few
 from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import row_numbers, row_offsets
-from klassify.scores.score_file import AGAIN, Header, read_header, reading, validate
+from klassify.scores.score_file import AGAIN, read_header, reading, validate
 from klassify.systems.scores import to_probability
 from klassify.untrusted import refuse_swollen
 
 TAG_COLUMNS = ["log_o", "log_b", "log_i", "log_l"]
-CONTEXT = 0.25  # frames on either side that a span is compared with, as a share of its own length
+CONTEXT = 0.25  # frames on either side that a span is compared with, as a share of its length
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameScores:
-    """What a localiser says about each 40 ms frame of n clips, F frames in all.
+    """A localiser's scores of each 40 ms frame of n clips, F frames in all.
 
     files: (n,) names. offsets: (n + 1,); clip i has frames offsets[i] to offsets[i + 1], maybe
     none. p_fake: (F,) in [0, 1]. durations_s: (n,); a last, partial frame ends there. boundary:
     (F,) probability that a fake run begins or ends with the frame (BAM), or None. log_tags: (F, 4)
     log-probabilities of the tags O, B, I, L (TCN), or None. unsmoothed: (F,) p_fake before
-    `smoothed`, or None. ValueError where shapes disagree or a number is not finite.
+    `smoothed`, or None. ValueError if scores have another shape or range.
     """
 
     files: np.ndarray
@@ -46,26 +46,14 @@ class FrameScores:
     unsmoothed: np.ndarray | None = None
 
     def __post_init__(self):
-        n_frames = len(self.p_fake)
-        counts = np.diff(self.offsets)
-        if (
-            not len(self.files) == len(self.durations_s) == len(counts)
-            or self.offsets[-1] != n_frames
+        n_frames = self.offsets[-1]
+        for name, values, shape, low, high in (
+            ("p_fake", self.p_fake, (n_frames,), 0, 1),
+            ("boundary", self.boundary, (n_frames,), 0, 1),
+            ("log_tags", self.log_tags, (n_frames, 4), -np.inf, 1e-6),
         ):
-            raise ValueError(
-                "files, durations and offsets must be those of the same clips, and cover all frames"
-            )
-        if self.offsets[0] != 0 or (counts < 0).any():
-            raise ValueError("offsets start at 0 and never fall")
-        for name, shape in {
-            "p_fake": (n_frames,),
-            "boundary": (n_frames,),
-            "log_tags": (n_frames, 4),
-        }.items():
-            values = getattr(self, name)
             if values is None:
                 continue
-            low, high = (-np.inf, 1e-6) if name == "log_tags" else (0, 1)
             if values.shape != shape or not ((values >= low) & (values <= high)).all():
                 raise ValueError(
                     f"{name} has the shape {values.shape} or values outside [{low}, {high}]"
@@ -91,8 +79,8 @@ class FrameScores:
         return np.clip((self._summed[stop] - self._summed[first]) / (stop - first), 0, 1)
 
     def outer_mean(self, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        """Mean p_fake just outside of spans, CONTEXT of their length on either side; 0 where a
-        span is the clip.
+        """Mean p_fake just outside of spans, CONTEXT of their length on either side; 0 for a span
+        that is the whole clip.
         """
         clip = self.clip_of(first)
         width = np.maximum(np.ceil(CONTEXT * (stop - first)).astype(np.int64), 1)
@@ -110,8 +98,8 @@ class FrameScores:
         return np.where(np.roll(self.begins, -1), fill, np.roll(values, -1))
 
     def smoothed(self, half: int) -> FrameScores:
-        """The same with p_fake averaged over the frame and `half` neighbours on either side,
-        within its clip.
+        """A copy whose p_fake is averaged over each frame and `half` neighbours on either side,
+        within the clip.
         """
         if not half:
             return self
@@ -123,13 +111,14 @@ class FrameScores:
     def take(self, clips: np.ndarray) -> FrameScores:
         """The clips with these indices, in this order."""
         frames = row_numbers(self.offsets, clips)
-        rest = {name: getattr(self, name) for name in ("boundary", "log_tags", "unsmoothed")}
+        offsets = row_offsets(np.diff(self.offsets)[clips])
+        rest = (self.boundary, self.log_tags, self.unsmoothed)
         return FrameScores(
             self.files[clips],
-            row_offsets(np.diff(self.offsets)[clips]),
+            offsets,
             self.p_fake[frames],
             self.durations_s[clips],
-            **{name: None if values is None else values[frames] for name, values in rest.items()},
+            *(None if values is None else values[frames] for values in rest),
         )
 
     @classmethod
@@ -145,18 +134,13 @@ class FrameScores:
         return cls(column("files"), row_offsets(counts), *map(column, names))
 
 
-# ------------------------------------------------------------------------------ reading
-
-
 def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores:
-    """From the table of a frames score file. The rows of a clip may come in any order, but none may
-    lack.
+    """From the table of a frames score file. The rows of a clip may come in any order.
 
-    Raises KlassifyError for frames off the 40 ms grid and columns that are not probabilities.
+    KlassifyError for frames that are missing or off the 40 ms grid, and for columns that are not
+    probabilities.
     """
     codes, files = pd.factorize(table["file"])
-    if (codes < 0).any():
-        raise KlassifyError(f"{int((codes < 0).sum())} frames name no file.", where=where)
     start = table["start"].to_numpy(float)
     order = np.lexsort((start, codes))
     offsets = row_offsets(np.bincount(codes, minlength=len(files)))
@@ -171,13 +155,12 @@ def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores
     def column(name: str) -> np.ndarray:
         return table[name].to_numpy(float)[order]
 
-    score = column("score")
     tags = np.column_stack([column(name) for name in TAG_COLUMNS]) if "log_o" in table else None
     try:
         return FrameScores(
             np.asarray(files, dtype=object),
             offsets,
-            to_probability(score, scale, where=where),
+            to_probability(column("score"), scale, where=where),
             column("end")[offsets[1:] - 1],
             column("boundary") if "boundary" in table else None,
             tags,
@@ -202,35 +185,25 @@ def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
                 refuse_swollen(parquet, path, group=group, fix=AGAIN)
                 rows = parquet.read_row_group(group).to_pandas()
             rest = rows if rest is None else pd.concat([rest, rows], ignore_index=True)
-            cut = len(rest)
+            whole = np.ones(len(rest), bool)
             if group + 1 < parquet.num_row_groups:  # the last clip may go on in the next group
-                cut -= int(
-                    np.argmin(
-                        np.append(rest["file"].to_numpy()[::-1] == rest["file"].iat[-1], False)
-                    )
+                whole = (rest["file"] != rest["file"].iat[-1]).to_numpy()
+            part, rest = rest[whole], rest[~whole]
+            if not len(part):
+                continue
+            validate(part, header, where=path)
+            frames = from_table(part, header.scale, where=path)
+            if twice := seen.intersection(frames.files):
+                raise KlassifyError(
+                    f"The rows of these clips are not contiguous: {first_few(sorted(twice))}.",
+                    where=path,
                 )
-            part, rest = rest.iloc[:cut], rest.iloc[cut:]
-            if len(part):
-                yield _part(part, header, seen, path)
-
-
-def _part(rows: pd.DataFrame, header: Header, seen: set[str], path: object) -> FrameScores:
-    validate(rows, header, where=path)
-    frames = from_table(rows, header.scale, where=path)
-    twice = seen.intersection(frames.files)
-    if twice:
-        raise KlassifyError(
-            f"The rows of these clips are not contiguous: {first_few(sorted(twice))}.", where=path
-        )
-    seen.update(frames.files)
-    return frames
-
-
-# ------------------------------------------------------------------------------ runs and edges
+            seen.update(frames.files)
+            yield frames
 
 
 def runs(above: np.ndarray, frames: FrameScores) -> tuple[np.ndarray, np.ndarray]:
-    """Spans (first, stop) of the runs of true values of (F,) bool, none over the end of a clip."""
+    """Spans (first, stop) of the runs of true values of (F,) bool, none across clips."""
     first = np.flatnonzero(above & ~frames.previous(above, False))
     stop = np.flatnonzero(above & ~frames.following(above, False)) + 1
     return first, stop
@@ -240,22 +213,21 @@ def merge_gaps(
     first: np.ndarray, stop: np.ndarray, clip: np.ndarray, longest: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Join neighbouring spans of a clip with at most `longest` frames between them."""
-    apart = np.append(True, (clip[1:] != clip[:-1]) | (first[1:] - stop[:-1] > longest))[
-        : len(first)
-    ]
-    return first[apart], stop[np.append(apart[1:], True)[: len(stop)]]
+    if not len(first):
+        return first, stop
+    apart = (clip[1:] != clip[:-1]) | (first[1:] - stop[:-1] > longest)
+    return first[np.append(True, apart)], stop[np.append(apart, True)]
 
 
 def edge_times(
     frames: FrameScores, first: np.ndarray, stop: np.ndarray, level: np.ndarray, debias_s: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Start and end in seconds of spans, where p_fake crosses `level` between the centres of two
-    frames.
+    frames, or else at the frame's own edge.
 
-    An edge that it does not cross at is the frame's own. debias_s is then taken off on either side:
-    a frame is labelled fake if any part of it is, so that an edge lies on average half a frame
-    further in. An edge at the clip's end stays there. Every span keeps at least half a frame before
-    it is cut to the clip.
+    debias_s is then taken off on either side: a frame is labelled fake if any part of it is, so an
+    edge is on average half a frame further in. An edge at the clip's end stays there. Every span
+    keeps at least half a frame before it is cut to the clip.
     """
     clip = frames.clip_of(first)
     begin, end = frames.offsets[clip], frames.offsets[clip + 1]
@@ -271,8 +243,8 @@ def edge_times(
 
 
 def _crossing(p: np.ndarray, inner: np.ndarray, outer: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """How far beyond the inner frame's edge p falls through `level`, in frames, -0.5 to 0.5; 0
-    if it does not.
+    """How far beyond the inner frame's edge p falls through `level`, in frames, -0.5 to 0.5, or
+    0.
     """
     p_inner, p_outer = p[inner].astype(float), p[outer].astype(float)
     crosses = (p_outer < level) & (p_inner >= level)

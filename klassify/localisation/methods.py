@@ -1,8 +1,8 @@
 """The named methods that find fake spans in frame scores; klassify.localisation.proposals makes
 proposals of them.
 
-A method takes FrameScores and its own settings, all with defaults, and returns Spans of any number
-and order. Clips are never looped over.
+A method takes FrameScores and its own settings, all with defaults, and returns Spans in any number
+and order. No method loops over clips.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def by_threshold(
     """Runs of p_fake >= threshold; gaps of up to merge_s are closed, then runs shorter than
     drop_s dropped.
     """
-    first, stop = runs(frames.p_fake >= threshold, frames)
-    first, stop = merge_gaps(first, stop, frames.clip_of(first), _n_frames(merge_s))
+    first, stop = _merged_runs(frames, threshold, merge_s)
     long = stop - first >= _n_frames(drop_s)
     first, stop = first[long], stop[long]
     return Spans(first, stop, frames.mean(first, stop), np.full(len(first), threshold))
@@ -60,11 +59,7 @@ def by_levels(
     """Runs above every level, each span once; score: outer-inner contrast (AutoLoc, Shou et al.,
     ECCV 2018).
     """
-    found = []
-    for level in levels:
-        first, stop = runs(frames.p_fake >= level, frames)
-        first, stop = merge_gaps(first, stop, frames.clip_of(first), _n_frames(merge_s))
-        found.append((first, stop, level))
+    found = [(*_merged_runs(frames, level, merge_s), level) for level in levels]
     return _contrasted(frames, found, context)
 
 
@@ -78,8 +73,8 @@ def by_watershed(
     """Temporal actionness grouping (Zhao et al., ICCV 2017): basins of 1 - p_fake flooded to
     several levels.
 
-    From each run above a level, the runs after it are taken in as long as the runs make up at least
-    `tolerance` of the whole span. Each span once; score: outer-inner contrast.
+    A run above a level absorbs the runs after it as long as runs make up at least `tolerance` of
+    the whole span. Each span once; score: outer-inner contrast.
     """
     found = []
     for level in levels:
@@ -97,9 +92,9 @@ def by_boundaries(
     long.
 
     The `peaks` highest local maxima of each, from `floor` up (BSN, Lin et al., ECCV 2018). How
-    likely a frame is the first comes from the tag B; else from the rise of p_fake, averaged with
-    BAM's boundary where the frame before is real. With tags, the most probable sequence of tags
-    joins the pairs.
+    likely a frame is the first comes from the tag B; without tags from the rise of p_fake, averaged
+    with BAM's boundary where the frame before is real. With tags, the spans of the most probable
+    sequence of tags are added.
     """
     opens, closes, alone = _end_probabilities(frames)
     start, end = (_peaks(frames, strength, peaks, floor) for strength in (opens, closes))
@@ -144,12 +139,10 @@ def by_viterbi(frames: FrameScores) -> Spans:
         there = column < lengths[part, None]
         frame = np.where(there, frames.offsets[part, None] + column, 0)
         tags[frame[there]] = viterbi(frames.log_tags[frame], lengths[part])[there]
-    spans = decode_tags(tags)  # each clip begins and ends with a whole segment or outside one
-    first, stop = spans[:, 0], spans[:, 1]
+    first, stop = decode_tags(tags).T  # no segment crosses the end of its clip
     p_b, p_l = (np.exp(frames.log_tags[:, tag]) for tag in (B, L))
-    return _paired(
-        frames, first, stop, p_b[first] * np.where(stop - first == 1, p_b[first], p_l[stop - 1])
-    )
+    last = np.where(stop - first == 1, p_b[first], p_l[stop - 1])
+    return _paired(frames, first, stop, p_b[first] * last)
 
 
 METHODS = {
@@ -162,8 +155,8 @@ METHODS = {
 
 
 def highest_runs(frames: FrameScores, clips: np.ndarray) -> Spans:
-    """For each of `clips`, which all have frames, the run around its highest frame above half of
-    it.
+    """For each of `clips`, which all have frames, the run above half of its highest frame's score,
+    around that frame.
     """
     part = frames.take(clips)
     highest = np.maximum.reduceat(part.p_fake, part.offsets[:-1]) if len(clips) else np.empty(0)
@@ -181,6 +174,14 @@ def _n_frames(seconds: float) -> int:
     return round(seconds / FRAME_S)
 
 
+def _merged_runs(
+    frames: FrameScores, level: float, merge_s: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of p_fake >= level, with gaps of up to merge_s closed."""
+    first, stop = runs(frames.p_fake >= level, frames)
+    return merge_gaps(first, stop, frames.clip_of(first), _n_frames(merge_s))
+
+
 def _contrasted(
     frames: FrameScores, found: Sequence[tuple[np.ndarray, np.ndarray, float]], context: float
 ) -> Spans:
@@ -189,19 +190,16 @@ def _contrasted(
     level = np.concatenate([np.full(len(part[0]), part[2]) for part in found])
     # a sharp edge crosses one half exactly between two frames
     spans = _distinct(Spans(first, stop, np.zeros(len(first)), level), np.abs(level - 0.5))
-    score = frames.mean(spans.first, spans.stop) - context * frames.outer_mean(
-        spans.first, spans.stop
-    )
+    edges = (spans.first, spans.stop)
+    score = frames.mean(*edges) - context * frames.outer_mean(*edges)
     return spans._replace(score=np.clip(score, 0, 1))
 
 
 def _distinct(spans: Spans, cost: np.ndarray) -> Spans:
-    """Each span once, of several the one of the least cost (N,)."""
+    """Each span once: of several equal ones, the one with the least cost (N,)."""
     spans = spans.take(np.argsort(cost, kind="stable"))
-    _, kept = np.unique(
-        spans.first * (spans.stop.max(initial=0) + 1) + spans.stop, return_index=True
-    )
-    return spans.take(kept)
+    place = spans.first * (spans.stop.max(initial=0) + 1) + spans.stop
+    return spans.take(np.unique(place, return_index=True)[1])
 
 
 def _absorb(first: np.ndarray, stop: np.ndarray, clip: np.ndarray, tolerance: float) -> np.ndarray:
@@ -224,9 +222,8 @@ def _end_probabilities(frames: FrameScores) -> tuple[np.ndarray, np.ndarray, np.
     """How likely each frame is the first of a segment, the last, and (with tags) the last if it
     is the first.
     """
-    p = (
-        frames.p_fake if frames.unsmoothed is None else frames.unsmoothed
-    )  # smoothing would hide the ends
+    # smoothing would hide the ends
+    p = frames.p_fake if frames.unsmoothed is None else frames.unsmoothed
     if frames.log_tags is not None:
         probability = np.exp(frames.log_tags)
         goes_on = frames.following(probability[:, I] + probability[:, L], 0.0)
@@ -245,9 +242,8 @@ def _end_probabilities(frames: FrameScores) -> tuple[np.ndarray, np.ndarray, np.
 
 def _peaks(frames: FrameScores, strength: np.ndarray, k: int, floor: float) -> np.ndarray:
     """The frames of the k highest local maxima of each clip that reach the floor, ascending."""
-    highest = (strength > frames.previous(strength, -1.0)) & (
-        strength >= frames.following(strength, -1.0)
-    )
+    highest = strength > frames.previous(strength, -1.0)
+    highest &= strength >= frames.following(strength, -1.0)
     peak = np.flatnonzero(highest & (strength >= max(floor, 1e-9)))
     return np.sort(peak[top_per_clip(frames.clip_of(peak), strength[peak], k)])
 
@@ -255,8 +251,8 @@ def _peaks(frames: FrameScores, strength: np.ndarray, k: int, floor: float) -> n
 def _paired(
     frames: FrameScores, first: np.ndarray, stop: np.ndarray, strength: np.ndarray
 ) -> Spans:
-    """strength: product of the probabilities of both ends; edges are sought at half the mean
-    inside.
+    """strength: product of the probabilities of both ends. Edges are where p_fake crosses half the
+    mean inside.
     """
     mean = frames.mean(first, stop)
     return Spans(first, stop, np.clip(np.sqrt(strength) * mean, 0, 1), mean / 2)

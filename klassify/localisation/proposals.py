@@ -1,17 +1,17 @@
-"""Frame scores -> proposals: which segments of a clip are fake, and how sure is that.
+"""Frame scores -> proposals: which segments of a clip are fake, and how likely.
 
     found = propose(frames, "multi_threshold", levels=[0.3, 0.5, 0.7], nms_sigma=0.3)
 
 | method | spans | score |
 |---|---|---|
 | threshold | runs above one level, near ones joined, short ones dropped | mean p_fake |
-| multi_threshold | runs above each of several levels | mean inside less mean around |
+| multi_threshold | runs above each of several levels | mean inside minus mean around |
 | boundary_pairs | each likely first frame with each likely last frame | sqrt(first * last) * mean |
-| watershed | runs above several levels, joined step by step | mean inside less mean around |
+| watershed | runs above several levels, joined step by step | mean inside minus mean around |
 | viterbi | the most probable sequence of tags; needs a tag head | sqrt(first * last) * mean |
 
 Noisy scores can be smoothed first. All methods end alike (`finish`): edges between frames, half a
-frame off on either side, soft-NMS, the best `cap`. Clips are never looped over; 77,000 take
+frame off on either side, soft-NMS, the best `cap`. There are no loops over clips: 77,000 take
 seconds.
 """
 
@@ -35,7 +35,7 @@ from klassify.localisation.soft_nms import soft_nms, top_per_clip
 
 DEFAULT = "threshold"
 CANDIDATES_PER_CLIP = 200  # of them soft-NMS keeps at most 50
-# what a setting may be, everywhere it occurs; each number of a list
+# the range of a setting in all methods; of each number if it is a list
 RANGES = {
     "threshold": (0.001, 0.999),
     "levels": (0.001, 0.999),
@@ -70,9 +70,7 @@ class Candidates(NamedTuple):
         return Candidates(*(column[index] for column in self))
 
     def select(self, files: np.ndarray) -> Proposals:
-        """As the evaluator takes them; `files` are the clips that the indices mean. Best first
-        within a clip.
-        """
+        """As the evaluator takes them, best first within a clip. files: names of the clips."""
         rows = np.column_stack([self.score, self.start_s, self.end_s]).astype(np.float32)
         order = np.lexsort((-self.score, self.clip))
         counts = np.bincount(self.clip, minlength=len(files))
@@ -85,8 +83,7 @@ def propose(
     """The proposals of every clip, clips ascending, best first; 0 <= start < end <= duration.
 
     smooth_s: p_fake is first averaged over this long (an odd number of frames). settings: the
-    method's own
-        (METHODS) and those of `finish`. KlassifyError for one that it does not have.
+    method's own (METHODS) and those of `finish`. KlassifyError for an unknown one.
     """
     settings = complete_settings(method, {"smooth_s": smooth_s, **settings})
     frames = frames.smoothed(round(settings.pop("smooth_s") / FRAME_S) // 2)
@@ -104,13 +101,12 @@ def finish(
     min_score: float = 0.001,
     at_least_one: bool = False,
 ) -> Candidates:
-    """The proposals of what a method has found.
+    """The proposals from the spans of a method.
 
-    debias_s: taken off on either side, since a frame that is only touched is labelled fake; half a
-    frame by
-        default. nms_sigma: of Gaussian soft-NMS, 0 for none. cap: proposals a clip at most.
-        min_score: what falls below it is dropped. at_least_one: a clip without a proposal gets the
-        run around its highest frame, however low.
+    debias_s: taken off on either side, because a frame that is only touched is labelled fake.
+    nms_sigma: of Gaussian soft-NMS, 0 for none. cap: most proposals per clip. min_score: lower ones
+    are dropped. at_least_one: a clip without a proposal gets the run around its highest frame,
+    however low.
     """
     found = _refine(frames, spans.take(np.flatnonzero(spans.score >= min_score)), debias_s)
     taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score)
@@ -125,16 +121,11 @@ def finish(
 
 
 def _refine(frames: FrameScores, spans: Spans, debias_s: float) -> Candidates:
-    """The best spans of each clip with edges in seconds, without those that end where they
-    start.
-    """
+    """The best spans of each clip with edges in seconds, without those of no length."""
     spans = spans.take(top_per_clip(frames.clip_of(spans.first), spans.score, CANDIDATES_PER_CLIP))
     start_s, end_s = edge_times(frames, spans.first, spans.stop, spans.level, debias_s)
     found = Candidates(frames.clip_of(spans.first), start_s, end_s, spans.score)
     return found.take(np.flatnonzero(start_s < end_s))
-
-
-# ------------------------------------------------------------------------------ settings
 
 
 def defaults(method: str, *, where: object = None) -> dict[str, Any]:
@@ -149,11 +140,8 @@ def defaults(method: str, *, where: object = None) -> dict[str, Any]:
 
 
 def _defaults(function: Callable) -> dict[str, Any]:
-    given = {
-        name: parameter.default
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    parameters = inspect.signature(function).parameters.values()
+    given = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in given.items()
     }
@@ -162,8 +150,8 @@ def _defaults(function: Callable) -> dict[str, Any]:
 def complete_settings(
     method: str, given: Mapping[str, Any], *, where: object = None
 ) -> dict[str, Any]:
-    """Defaults and what is given instead; KlassifyError for an unknown setting or an impossible
-    value.
+    """The defaults of a method with `given` values; KlassifyError for an unknown setting or an
+    impossible value.
     """
     settings = defaults(method, where=where)
     for name, value in given.items():
@@ -171,40 +159,36 @@ def complete_settings(
             raise KlassifyError(
                 f"{method} has no setting {name!r}; it has {', '.join(settings)}.", where=where
             )
-        wanted = _wanted(name, value, settings[name])
-        if wanted:
-            raise KlassifyError(f"{name}={value!r} of {method} should be {wanted}.", where=where)
+        if problem := _problem(name, value, settings[name]):
+            raise KlassifyError(f"{name}={value!r} of {method} should be {problem}.", where=where)
     return settings | dict(given)
 
 
-def _wanted(name: str, value: Any, default: Any) -> str | None:
-    """What a setting should be, if `value` is not."""
-    if name == "platt":
-        pairs = _numbers(value, -np.inf, np.inf, depth=2) and all(len(pair) == 2 for pair in value)
-        return None if value is None or pairs else "pairs of numbers"
+def _problem(name: str, value: Any, default: Any) -> str:
+    """What a setting should be, if `value` is not that; else ''."""
     if isinstance(default, bool):
-        return None if isinstance(value, bool) else "true or false"
+        return "" if isinstance(value, bool) else "true or false"
+    if name == "platt":
+        fits = value is None or (isinstance(value, list) and all(_is_pair(one) for one in value))
+        return "" if fits else "pairs of numbers"
     low, high = RANGES[name]
     if isinstance(default, list):
-        fits = _numbers(value, low, high, depth=1) and (len(value) or name == "weights")
-        return None if fits else f"a list of numbers from {low} to {high}"
-    whole = isinstance(default, int)
-    fits = _numbers(value, low, high) and (isinstance(value, int) or not whole)
-    return None if fits else f"a {'whole ' if whole else ''}number from {low} to {high}"
+        fits = isinstance(value, (list, tuple)) and (len(value) or name == "weights")
+        fits = fits and all(_is_number(one, low, high) for one in value)
+        return "" if fits else f"a list of numbers from {low} to {high}"
+    whole = "whole " if isinstance(default, int) else ""
+    fits = _is_number(value, low, high) and (isinstance(value, int) or not whole)
+    return "" if fits else f"a {whole}number from {low} to {high}"
 
 
-def _numbers(value: Any, low: float, high: float, depth: int = 0) -> bool:
-    """Whether `value` is a finite number in [low, high], or a list (of lists) of such."""
-    if depth:
-        return isinstance(value, (list, tuple)) and all(
-            _numbers(x, low, high, depth - 1) for x in value
-        )
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether this is a finite number in [low, high]."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and low <= value <= high
-
-
-# ------------------------------------------------------------------------------ several systems,
-# none
 
 
 def merge(
@@ -218,12 +202,9 @@ def merge(
 ) -> tuple[Candidates, np.ndarray]:
     """The proposals of several systems on the same clips as one set, by soft-NMS.
 
-    weights: what the scores of each part are multiplied by, one a part; none given: 1. platt: (a,
-    b) of each
-        part, which first turn its log-odds s into the probability 1 / (1 + exp(a s + b)) of being
-        right.
-    Returns the proposals, as `propose` orders them, and the row of each (M,) in the parts one after
-    the other.
+    weights: one factor of the scores per part; none given: 1. platt: (a, b) of each part, which
+    first turn its log-odds s into the probability 1 / (1 + exp(a s + b)) of being right. Returns
+    the proposals, as `propose` orders them, and the row of each (M,) in the concatenated parts.
     """
     for name, values in (("weights", weights), ("platt", platt)):
         if values and len(values) != len(parts):
@@ -251,17 +232,15 @@ def log_odds(score: np.ndarray) -> np.ndarray:
 def random_proposals(
     lengths_s: np.ndarray, n_rows: np.ndarray, durations_s: np.ndarray, rng: np.random.Generator
 ) -> Candidates:
-    """Guesses to compare with: n_rows (n,) proposals in clips of durations_s (n,), anywhere, of
-    random score.
+    """Guesses to compare with: n_rows (n,) proposals at random places in clips of durations_s
+    (n,), with random scores, ordered as `propose` orders.
 
-    lengths_s: true lengths, drawn from with replacement and cut to the clip. Ordered as `propose`
-    orders.
+    lengths_s: true lengths, drawn with replacement and cut to the clip.
     """
     clip = np.repeat(np.arange(len(durations_s)), n_rows)
     duration = np.asarray(durations_s, float)[clip]
     length = np.minimum(rng.choice(np.asarray(lengths_s, float), len(clip)), duration)
     start_s = rng.uniform(0, 1, len(clip)) * (duration - length)
-    found = Candidates(
-        clip, start_s, np.minimum(start_s + length, duration), rng.uniform(0, 1, len(clip))
-    )
+    end_s = np.minimum(start_s + length, duration)
+    found = Candidates(clip, start_s, end_s, rng.uniform(0, 1, len(clip)))
     return found.take(np.lexsort((-found.score, clip)))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-CELLS_AT_ONCE = (
-    1 << 17
-)  # padded proposals a step works on: a megabyte an array, which stays in the cache
+CELLS_AT_ONCE = 1 << 17  # padded proposals per step: a megabyte per array, which fits the cache
 
 
 def top_per_clip(clip: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k best proposals of each clip: clips ascending, scores falling, ties in the
+    """Indices of the k best proposals of each clip: clips ascending, scores descending, ties in the
     given order.
     """
     order = np.lexsort((-score, clip))
@@ -42,12 +40,11 @@ def soft_nms(
     """Gaussian soft-NMS within each clip (Bodla et al., ICCV 2017).
 
     The best proposal is taken, and the score of every other one multiplied by exp(-iou^2 / sigma);
-    then the best of what is left, until `cap` are taken or the best is below `min_score`. sigma = 0
-    leaves the scores as they are. Of equal scores the earlier start, then the earlier row comes
-    first.
+    then the best of the rest, until `cap` are taken or the best is below `min_score`. sigma = 0
+    does not change scores. Of equal scores the earlier start, then the earlier row comes first.
 
     clip: (N,) >= 0 in any order; start_s < end_s; score >= 0. Returns indices (M,) of the proposals
-    taken, clips ascending and scores falling, and their scores (M,).
+    taken, clips ascending and scores descending, and their scores (M,).
     """
     order = np.lexsort((start_s, -score, clip))
     if sigma == 0:
@@ -64,21 +61,13 @@ def soft_nms(
             column = np.arange(width)
             there = column < counts[some, None]
             index = order[np.where(there, firsts[some, None] + column, 0)]
-            picks, value = _greedy(
-                start_s[index],
-                end_s[index],
-                np.where(there, score[index], -1.0),
-                sigma,
-                cap,
-                min_score,
-            )
+            padded = np.where(there, score[index], -1.0)
+            picks, value = _greedy(start_s[index], end_s[index], padded, sigma, cap, min_score)
             kept = value >= min_score
             taken.append(np.take_along_axis(index, picks, axis=1)[kept])
             values.append(value[kept])
     taken, values = np.concatenate(taken), np.concatenate(values)
-    by_clip = np.argsort(
-        clip[taken], kind="stable"
-    )  # a clip's proposals lie together already, best first
+    by_clip = np.argsort(clip[taken], kind="stable")  # best first within a clip already
     return taken[by_clip], values[by_clip]
 
 

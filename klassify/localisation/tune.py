@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,33 +42,19 @@ MANY_LEVELS = [
     [0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
 ]
 CONTEXTS = [1.0, 0.5, 0.25, 0.0]
+TOLERANCES = [[0.5, 0.7, 0.9], [0.7], [0.9]]
 GRID = {
     "threshold": {
         "threshold": [0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9],
         "merge_s": [0.08, 0.0, 0.04, 0.16, 0.24],
         "drop_s": [0.0, 0.08, 0.16],
-        **COMMON,
     },
-    "multi_threshold": {
-        "levels": MANY_LEVELS,
-        "merge_s": [0.0, 0.08, 0.16],
-        "context": CONTEXTS,
-        **COMMON,
-    },
-    "boundary_pairs": {
-        "peaks": [10, 5, 20],
-        "floor": [0.05, 0.01, 0.2],
-        "max_s": [12.0, 1.5],
-        **COMMON,
-    },
-    "watershed": {
-        "levels": MANY_LEVELS,
-        "tolerances": [[0.5, 0.7, 0.9], [0.7], [0.9]],
-        "context": CONTEXTS,
-        **COMMON,
-    },
-    "viterbi": COMMON,
+    "multi_threshold": {"levels": MANY_LEVELS, "merge_s": [0.0, 0.08, 0.16], "context": CONTEXTS},
+    "boundary_pairs": {"peaks": [10, 5, 20], "floor": [0.05, 0.01, 0.2], "max_s": [12.0, 1.5]},
+    "watershed": {"levels": MANY_LEVELS, "tolerances": TOLERANCES, "context": CONTEXTS},
+    "viterbi": {},
 }
+GRID = {method: axes | COMMON for method, axes in GRID.items()}
 MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others
 MERGE_GRID = {"nms_sigma": [0.5, 0.1, 0.2, 1.0]}
 
@@ -107,14 +94,14 @@ def tune(
     force: bool = False,
 ) -> Tuned | None:
     """Choose method and settings on a labelled subset and write the system's proposals.yaml; None
-    where it is there already.
+    if it is up to date.
 
     segments: `union` of both modalities, or the system's `own`. grid: a file for `read_grid`.
     """
     truth = read_truth(labels, subset, system.modality if segments == "own" else "both")
+    paths = [one.path(split, "segments") for one in system.input_systems]
     if isinstance(system, Merged):
         inputs = [one.segment_scores(split) for one in system.input_systems]
-        paths = [one.path(split, "segments") for one in system.input_systems]
     else:
         paths = [system.frames_path(split)]
     axes = read_grid(grid) if grid else None
@@ -144,9 +131,7 @@ def tune(
 
 
 def read_truth(labels: Path, subset: str, modality: str) -> Truth:
-    """The segments to find: of audio, visual, or both in the union; KlassifyError where there
-    are none.
-    """
+    """The segments to find: of audio, visual, or the union of both; KlassifyError for none."""
     column = "fake_segments" if modality == "both" else f"{modality}_fake_segments"
     truth = Truth.from_list(subsets.load_split(labels, subset, segments=True), column)
     if not len(truth.segments):
@@ -180,11 +165,10 @@ def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
     if not isinstance(grid, dict) or not grid:
         raise KlassifyError("A grid is {method: {setting: [values]}}.", where=path)
     for method, axes in grid.items():
-        axes = grid[method] = axes or {}
+        grid[method] = axes = axes or {}
         proposals.defaults(method, where=path)
-        if not isinstance(axes, dict) or any(
-            not isinstance(values, list) or not values for values in axes.values()
-        ):
+        lists = axes.values() if isinstance(axes, dict) else [axes]
+        if not all(isinstance(values, list) and values for values in lists):
             raise KlassifyError(f"Each setting of {method} needs a list of values.", where=path)
         for name, values in axes.items():
             for value in values:
@@ -195,16 +179,14 @@ def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
 def tune_frames(
     frames: FrameScores, truth: Truth, grid: Grid | None = None
 ) -> tuple[Trial, list[Trial]]:
-    """The best way from frame scores to proposals, and all that were tried."""
+    """The best choice for frame scores, and all that were tried."""
     place = pd.Index(truth.files).get_indexer(frames.files)
     if grid is None:
-        grid = {
-            method: axes
-            for method, axes in GRID.items()
-            if method != "viterbi" or frames.log_tags is not None
-        }
+        grid = dict(GRID)
+        if frames.log_tags is None:
+            del grid["viterbi"]
     if localise.MERGE in grid:
-        raise KlassifyError("The grid is one for merged systems, and this system has frame scores.")
+        raise KlassifyError("This grid is for merged systems; this system has frame scores.")
 
     def evaluate(choice: localise.Choice) -> Trial:
         found = proposals.propose(frames, choice.method, **choice.settings)
@@ -216,18 +198,18 @@ def tune_frames(
 def tune_merge(
     parts: Sequence[proposals.Candidates], truth: Truth, grid: Grid | None = None
 ) -> tuple[Trial, list[Trial]]:
-    """The best way to join proposals, and all that were tried. parts: of each input, with clips
-    as in `truth`.
+    """The best choice to join proposals, and all that were tried. parts: the proposals of each
+    input, with clips as in `truth`.
     """
     if grid is None:
         fitted = fit_platt(parts, truth)
-        grid = {
-            localise.MERGE: {
-                "platt": [None] if fitted is None else [None, fitted],
-                "weights": [[], *_weights(len(parts))],
-                **MERGE_GRID,
-            }
-        }
+        axes = {"platt": [None] if fitted is None else [None, fitted]}
+        axes["weights"] = [[]]
+        for weight in MERGE_WEIGHTS:
+            ones = np.ones((len(parts), len(parts)))
+            np.fill_diagonal(ones, weight)
+            axes["weights"] += ones.tolist()
+        grid = {localise.MERGE: axes | MERGE_GRID}
     if set(grid) != {localise.MERGE}:
         raise KlassifyError(
             f"The grid of a merged system has the one method {localise.MERGE}, not"
@@ -240,21 +222,13 @@ def tune_merge(
     return search(evaluate, grid)
 
 
-def _weights(n_inputs: int) -> Iterator[list[float]]:
-    for weight in MERGE_WEIGHTS:
-        for lowered in range(n_inputs):
-            yield [weight if i == lowered else 1.0 for i in range(n_inputs)]
-
-
 def _trial(choice: localise.Choice, found: proposals.Candidates, truth: Truth) -> Trial:
     return Trial(choice, match(found.select(truth.files), truth).score().named())
 
 
 def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[float]] | None:
-    """(a, b) of each input, by which its scores become the probability that a proposal hits at IoU
-    0.5.
-
-    None if an input proposes nothing, or its higher scores are not the better ones.
+    """(a, b) of each input, which turn its scores into the probability that a proposal hits at IoU
+    0.5; None if an input proposes nothing, or its higher scores are not the better ones.
     """
     fitted = []
     for part in parts:
@@ -264,9 +238,8 @@ def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[
         hit[matches.order[matches.hits[0].rank]] = 1
         if not len(hit):
             return None
-        fitted.append(
-            list(calibrated.platt(proposals.log_odds(given.rows[:, 0].astype(float)), hit))
-        )
+        log_odds = proposals.log_odds(given.rows[:, 0].astype(float))
+        fitted.append(list(calibrated.platt(log_odds, hit)))
     return fitted if all(a < 0 for a, _ in fitted) else None
 
 
@@ -274,8 +247,8 @@ def search(evaluate: Callable[[localise.Choice], Trial], grid: Grid) -> tuple[Tr
     """The best choice on the grid by coordinate search within each method, and all trials in order.
 
     Starts from the defaults, or from the first value of a setting whose default is not on the grid.
-    Methods come in the grid's order, and settings in theirs; ties and gains up to MARGIN go to what
-    came first.
+    Methods and settings are tried in the grid's order; ties and gains up to MARGIN go to what came
+    first.
     """
     tried: dict[str, Trial] = {}
 
@@ -293,9 +266,8 @@ def search(evaluate: Callable[[localise.Choice], Trial], grid: Grid) -> tuple[Tr
         for _ in range(SWEEPS):
             before = here
             for name, values in axes.items():
-                rivals = [
-                    attempt(method, {**here.choice.settings, name: value}) for value in values
-                ]
+                settings = here.choice.settings
+                rivals = [attempt(method, settings | {name: value}) for value in values]
                 here = _better(here, max(rivals, key=lambda trial: trial.score))
             if here is before:
                 break
@@ -308,21 +280,19 @@ def _better(kept: Trial, rival: Trial) -> Trial:
 
 
 def _write(path: Path, best: Trial, trials: Sequence[Trial], made_with: Mapping[str, Any]) -> None:
-    """tuning.tsv first: proposals.yaml says that both are there."""
+    """tuning.tsv first, because a proposals.yaml means that both are complete."""
     rows = [
         {
             "method": trial.choice.method,
-            **trial.metrics,
+            **{name: trial.metrics[name] for name in METRICS},
             "chosen": int(trial is best),
             "settings": canonical_json(trial.choice.settings),
         }
         for trial in trials
     ]
+    form = {"sep": "\t", "float_format": "%.6f", "quoting": csv.QUOTE_NONE}
     with whole_file(path.with_name(TABLE)) as partial:
-        columns = ["method", *METRICS, "chosen", "settings"]
-        pd.DataFrame(rows)[columns].to_csv(
-            partial, sep="\t", index=False, float_format="%.6f", quoting=3
-        )
+        pd.DataFrame(rows).to_csv(partial, index=False, **form)
     content = {
         "method": best.choice.method,
         "settings": best.choice.settings,
