@@ -30,6 +30,13 @@ FILTERS = {
     "low_shelf": ("LowShelfFilter", {}),
     "peaking": ("PeakingFilter", {}),
 }
+TRANSFORMS = {
+    # 0.8 to 1.25 times as fast: cut to the old length, or padded with silence
+    "time_stretch": ("TimeStretch", {}),
+    "pitch_shift": ("PitchShift", {}),  # up to four semitones up or down
+    "noise": ("AddGaussianNoise", {}),  # white, with a standard deviation of 0.001 to 0.015
+    **FILTERS,
+}
 
 
 @contextlib.contextmanager
@@ -53,9 +60,9 @@ def _transform(name: str, **arguments: object) -> Any:
     return getattr(audiomentations, name)(p=1.0, **arguments)
 
 
-def _transformed(
-    wave: np.ndarray, rng: np.random.Generator, name: str, **arguments: object
-) -> np.ndarray:
+def transformed(wave: np.ndarray, rng: np.random.Generator, effect: str) -> np.ndarray:
+    """One of TRANSFORMS, with random frequencies, slopes, gains, ..."""
+    name, arguments = TRANSFORMS[effect]
     with global_seed(rng):
         return _transform(name, **arguments)(np.ascontiguousarray(wave, np.float32), SAMPLE_RATE)
 
@@ -66,31 +73,12 @@ def room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     # the ray tracing has its own generators
     pyroomacoustics.random.seed(*(int(seed) for seed in rng.integers(2**32, size=2)))
-    padded = np.pad(wave, (0, LONGEST_ROOM_DELAY))
-    heard = _transformed(padded, rng, "RoomSimulator", leave_length_unchanged=True)
-    drawn = _transform("RoomSimulator", leave_length_unchanged=True).parameters
+    simulator = _transform("RoomSimulator", leave_length_unchanged=True)
+    padded = np.pad(wave, (0, LONGEST_ROOM_DELAY)).astype(np.float32)
+    with global_seed(rng):
+        heard = simulator(padded, SAMPLE_RATE)
+    drawn = simulator.parameters
     path = [drawn[f"source_{axis}"] - drawn[f"mic_{axis}"] for axis in "xyz"]
     seconds = np.linalg.norm(path) / pyroomacoustics.constants.get("c")
     delay = round(pyroomacoustics.constants.get("frac_delay_length") // 2 + seconds * SAMPLE_RATE)
     return heard[delay : delay + len(wave)]
-
-
-def time_stretch(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """0.8 to 1.25 times as fast: cut to the old length, or padded with silence."""
-    return _transformed(wave, rng, "TimeStretch")
-
-
-def pitch_shift(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Up to four semitones up or down."""
-    return _transformed(wave, rng, "PitchShift")
-
-
-def noise(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """White noise with a standard deviation of 0.001 to 0.015."""
-    return _transformed(wave, rng, "AddGaussianNoise")
-
-
-def filtered(wave: np.ndarray, rng: np.random.Generator, filter: str) -> np.ndarray:
-    """One of FILTERS, with random frequencies, slopes and gains."""
-    name, arguments = FILTERS[filter]
-    return _transformed(wave, rng, name, **arguments)

@@ -84,43 +84,37 @@ def round_trip(wave: np.ndarray, codec: Codec, rng: np.random.Generator) -> np.n
         from scipy.signal import resample_poly
 
         narrow = resample_poly(wave, 1, 2)
-        if codec.format == "gsm":
-            narrow = _gsm(narrow)
+        if codec.format == "gsm":  # GSM 06.10 full rate, 13 kbit/s, without delay
+            settings = {"samplerate": NARROW_BAND, "format": "RAW", "subtype": "GSM610"}
+            narrow = _through_file(narrow, **settings)
         else:
             narrow = _amr(narrow, int(rng.choice(AMR_BIT_RATES)))
         decoded = resample_poly(narrow, 2, 1)
     else:
-        decoded = _through_file(wave, FORMATS[codec.format][0], **_file_settings(codec))
+        decoded = _through_file(wave, **_file_settings(codec))
     return np.pad(decoded, (0, max(len(wave) - len(decoded), 0)))[: len(wave)].astype(np.float32)
 
 
 def _file_settings(codec: Codec) -> dict[str, object]:
     """The arguments of soundfile.write for a codec at 16 kHz."""
     if codec.format == "mp3":
-        return {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.2}
-    if codec.encoding is None:
-        return {"subtype": "VORBIS", "compression_level": 0.7}
-    return {"subtype": SUBTYPES[codec.encoding, codec.bits]}
+        kind = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": 0.2}
+    elif codec.encoding is None:
+        kind = {"subtype": "VORBIS", "compression_level": 0.7}
+    else:
+        kind = {"subtype": SUBTYPES[codec.encoding, codec.bits]}
+    return {"samplerate": SAMPLE_RATE, "format": FORMATS[codec.format][0], **kind}
 
 
-def _through_file(wave: np.ndarray, format: str, **settings: object) -> np.ndarray:
+def _through_file(wave: np.ndarray, **settings: object) -> np.ndarray:
+    """(n,) float32 written with the settings of soundfile.write, and read back."""
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, np.clip(wave, -1, 1), SAMPLE_RATE, format=format, **settings)
+    soundfile.write(file, np.clip(wave, -1, 1), **settings)
     file.seek(0)
-    return soundfile.read(file, dtype="float32")[0]
-
-
-def _gsm(wave: np.ndarray) -> np.ndarray:
-    """GSM 06.10 full rate, 13 kbit/s, without delay; wave at 8 kHz."""
-    import soundfile
-
-    file = io.BytesIO()
-    raw = {"samplerate": NARROW_BAND, "format": "RAW", "subtype": "GSM610"}
-    soundfile.write(file, np.clip(wave, -1, 1), **raw)
-    file.seek(0)
-    return soundfile.read(file, dtype="float32", channels=1, **raw)[0]
+    raw = {**settings, "channels": 1} if settings["format"] == "RAW" else {}
+    return soundfile.read(file, dtype="float32", **raw)[0]
 
 
 def _amr(wave: np.ndarray, bit_rate: int) -> np.ndarray:

@@ -24,7 +24,7 @@ IMPULSES_PERCENT, IMPULSE_GAIN = 10, 2
 SNR_DB = (10, 40)
 
 
-def rawboost(wave: np.ndarray, algorithm: int, rng: np.random.Generator) -> np.ndarray:
+def rawboost(wave: np.ndarray, rng: np.random.Generator, algorithm: int) -> np.ndarray:
     """Algorithm 3 is stationary noise, 5 convolutive then impulsive noise, 4 is 5 followed by 3."""
     if algorithm not in (3, 4, 5):
         raise ValueError(f"unknown RawBoost algorithm {algorithm} (known: 3, 4, 5)")

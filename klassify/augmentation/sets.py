@@ -19,22 +19,13 @@ def _codec(wave: np.ndarray, rng: np.random.Generator, format: str) -> np.ndarra
     return codecs.round_trip(wave, codecs.draw(format, rng), rng)
 
 
-def _rawboost(wave: np.ndarray, rng: np.random.Generator, algorithm: int) -> np.ndarray:
-    return rawboost(wave, algorithm, rng)
-
-
-EFFECTS: dict[str, Effect] = {
-    "room": audio_effects.room,
-    "time_stretch": audio_effects.time_stretch,
-    "pitch_shift": audio_effects.pitch_shift,
-    "noise": audio_effects.noise,
-}
-for _name in audio_effects.FILTERS:
-    EFFECTS[_name] = functools.partial(audio_effects.filtered, filter=_name)
+EFFECTS: dict[str, Effect] = {"room": audio_effects.room}
+for _name in audio_effects.TRANSFORMS:
+    EFFECTS[_name] = functools.partial(audio_effects.transformed, effect=_name)
 for _name in codecs.FORMATS:
     EFFECTS[_name] = functools.partial(_codec, format=_name)
 for _k in (3, 4, 5):
-    EFFECTS[f"rawboost{_k}"] = functools.partial(_rawboost, algorithm=_k)
+    EFFECTS[f"rawboost{_k}"] = functools.partial(rawboost, algorithm=_k)
 
 # a set is a sequence of stages; a stage is (probability, effects), one of which is drawn
 Stage = tuple[float, tuple[str, ...]]

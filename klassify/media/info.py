@@ -112,7 +112,7 @@ def _measured(path: str | os.PathLike, info: MediaInfo) -> MediaInfo:
     info = dataclasses.replace(
         info, n_samples=n_samples, duration=max(n_cells / GRID_FPS, n_samples / SAMPLE_RATE)
     )
-    if abs(info.n_frames - info.fps * n_cells / GRID_FPS) > 1:  # the rate is no measurement either
+    if abs(info.n_frames - info.fps * n_cells / GRID_FPS) > 1:  # the rate was not measured
         info = dataclasses.replace(info, n_frames=n_cells, fps=float(GRID_FPS))
     return info
 

@@ -78,7 +78,7 @@ def pick_frames(path: str | os.PathLike, indices: Sequence[int], *, size: int = 
 def n_frames(path: str | os.PathLike) -> int:
     """How many frames the grid of a clip has, from its packets' time stamps, without decoding.
 
-    Equal to the decoded count for a sound file. Raises MediaError where there is no video.
+    Equal to the decoded count for an undamaged file. Raises MediaError where there is no video.
     """
     return decoder.count_frames(path)
 

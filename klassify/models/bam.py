@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from klassify.grid.frames import IGNORE
 from klassify.models.devices import by_rows, frames_at_once
 from klassify.models.frontends.ssl import SAMPLE_RATE
+from klassify.models.w2v_aasist import PairAttention
 from klassify.settings import check_sizes, check_weights
 
 # appended to each waveform, so that N samples give N / 320 front-end frames, not one fewer
@@ -89,28 +90,16 @@ def same_side_mask(boundary: Tensor) -> Tensor:
     return (up_to_later == before_earlier) | itself
 
 
-class FrameAttention(nn.Module):
-    """Attention among frames by their element-wise products: (B, F, in_dim) -> (B, F, out_dim).
-
-    mask: (B, F, F) bool; scores of pairs outside it become 0, which still leaves them a weight.
-    """
-
-    def __init__(self, in_dim: int, out_dim: int):
-        super().__init__()
-        self.att_proj = nn.Linear(in_dim, out_dim)
-        self.att_weight = nn.Parameter(nn.init.xavier_normal_(torch.empty(out_dim, 1)))
-        self.proj_with_att = nn.Linear(in_dim, out_dim)
-        self.proj_without_att = nn.Linear(in_dim, out_dim)
-        self.bn = nn.BatchNorm1d(out_dim)
+class FrameAttention(PairAttention):
+    """Attention among frames by their element-wise products: (B, F, in_dim) -> (B, F, out_dim)."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, F, in_dim) -> (B, F, out_dim)."""
+        """(B, F, in_dim) -> (B, F, out_dim).
+
+        mask: (B, F, F) bool; scores of pairs outside it become 0, which still leaves them a weight.
+        """
         scores = pair_scores(x, self.att_proj, self.att_weight)
-        if mask is not None:
-            scores = scores * mask
-        attended = scores.softmax(dim=2) @ x
-        x = self.proj_with_att(attended) + self.proj_without_att(x)
-        return F.selu(self.bn(x.flatten(0, 1)).view_as(x))
+        return self.attended(x, scores if mask is None else scores * mask)
 
 
 class Bottleneck(nn.Module):
@@ -247,9 +236,8 @@ class BAM(nn.Module):
     """A front end and the boundary-aware back end: (B, N) at 16 kHz -> logits and boundaries.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
-        klassify.models.frontends.ssl. The
-            published models normalise each waveform in the front end, padding included.
+        frontend: (B, N) -> (B, T, frontend.dim); see klassify.models.frontends.ssl. The published
+            models normalise each waveform in it, padding included.
         resolution_s: seconds per output frame, a multiple of the front end's 20 ms. Weights fit
             every resolution.
         gap_layers, local_channels: size of the back end; see BoundaryAwareAttention.

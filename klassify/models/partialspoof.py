@@ -228,10 +228,9 @@ class PartialSpoof(nn.Module):
     """A front end and the six-resolution back end.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
-        klassify.models.frontends.ssl. If it
-            has `hidden_states`, a learned mean of them replaces its output, as published. The
-            published models normalise each waveform in the front end.
+        frontend: (B, N) -> (B, T, frontend.dim); see klassify.models.frontends.ssl. If it has
+            `hidden_states`, a learned mean of them replaces its output, as published. The published
+            models normalise each waveform in it.
         blocks, max_frames, dropout: size of the back end; see MultiResolution.
         clip_scale: with clip labels, log-odds of fake per unit of cos(fake) - cos(real).
         top_share: with clip labels, the share of a clip's outputs, the highest, that decide.

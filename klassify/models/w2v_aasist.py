@@ -59,16 +59,28 @@ def _normalise_nodes(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
     return F.selu(bn(x.flatten(0, 1)).view_as(x))
 
 
-class GraphAttention(nn.Module):
-    """Attention among the nodes of one graph: (B, nodes, in_dim) -> (B, nodes, out_dim)."""
+class PairAttention(nn.Module):
+    """The layers of an attention among (B, nodes, in_dim) by the products of their pairs."""
 
-    def __init__(self, in_dim: int, out_dim: int, temperature: float):
+    def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
         self.att_proj = nn.Linear(in_dim, out_dim)
         self.att_weight = _attention_vector(out_dim)
         self.proj_with_att = nn.Linear(in_dim, out_dim)
         self.proj_without_att = nn.Linear(in_dim, out_dim)
         self.bn = nn.BatchNorm1d(out_dim)
+
+    def attended(self, x: Tensor, scores: Tensor) -> Tensor:
+        """x (B, nodes, in_dim) and scores of its pairs (B, nodes, nodes) -> (B, nodes, out_dim)."""
+        x = self.proj_with_att(scores.softmax(-1) @ x) + self.proj_without_att(x)
+        return _normalise_nodes(x, self.bn)
+
+
+class GraphAttention(PairAttention):
+    """Attention among the nodes of one graph: (B, nodes, in_dim) -> (B, nodes, out_dim)."""
+
+    def __init__(self, in_dim: int, out_dim: int, temperature: float):
+        super().__init__(in_dim, out_dim)
         self.input_drop = nn.Dropout(0.2)
         self.temperature = temperature
 
@@ -77,9 +89,7 @@ class GraphAttention(nn.Module):
         x = self.input_drop(x)
         # (B, nodes, nodes, out_dim)
         pairs = torch.tanh(self.att_proj(x.unsqueeze(2) * x.unsqueeze(1)))
-        attention = (pairs @ self.att_weight).squeeze(-1).div(self.temperature).softmax(-1)
-        x = self.proj_with_att(attention @ x) + self.proj_without_att(x)
-        return _normalise_nodes(x, self.bn)
+        return self.attended(x, (pairs @ self.att_weight).squeeze(-1).div(self.temperature))
 
 
 class HeterogeneousGraphAttention(nn.Module):
@@ -257,8 +267,7 @@ class W2VAASIST(nn.Module):
     """A front end and AASIST on top: (B, N) samples at 16 kHz -> (B, 2) logits, index 1 = fake.
 
     Args:
-        frontend: `frontend(wave (B, N)) -> (B, T, frontend.dim)`; see
-        klassify.models.frontends.ssl.
+        frontend: (B, N) -> (B, T, frontend.dim); see klassify.models.frontends.ssl.
         class_weights: weights of (real, fake) in the loss; None weighs both alike. The published
             training has (0.9, 0.1), for nine fakes per real clip.
         bands, channels, graph_dims, dropout: of the back end; see AASIST.

@@ -241,11 +241,11 @@ def test_stationary_noise_is_independent_at_10_to_40_db():
 
 def test_rawboost_has_algorithms_3_4_and_5():
     wave = sweep(0.5)
-    three, four, five = (rawboost.rawboost(wave, k, generator(1)) for k in (3, 4, 5))
+    three, four, five = (rawboost.rawboost(wave, generator(1), k) for k in (3, 4, 5))
     assert not np.allclose(four, five)
     np.testing.assert_allclose(three, rawboost.stationary(wave, generator(1)), atol=1e-6)
     with pytest.raises(ValueError, match="3, 4, 5"):
-        rawboost.rawboost(wave, 1, generator())
+        rawboost.rawboost(wave, generator(), 1)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class Case:
 
 
 class Scratch:
-    """The sound files of all targets, and an empty folder for each case."""
+    """The intact files of all targets, and an empty folder for each case."""
 
     def __init__(self, limited: bool = True) -> None:
         if limited:  # of a worker process

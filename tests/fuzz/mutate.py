@@ -1,4 +1,4 @@
-"""Broken versions of a sound file: damaged bytes, and hostile words in text."""
+"""Broken versions of an intact file: damaged bytes, and hostile words in text."""
 
 from __future__ import annotations
 

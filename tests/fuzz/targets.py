@@ -1,4 +1,4 @@
-"""Readers of untrusted files, each with sound files whose broken versions it gets."""
+"""Readers of untrusted files, each with intact files whose broken versions it gets."""
 
 from __future__ import annotations
 

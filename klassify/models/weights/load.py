@@ -151,24 +151,15 @@ def _load_strictly(
     return absent
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published file: its tensors by dotted names, mappings included ('state_dict.net.weight'),
-    and what it says of key_maps.SETTINGS."""
-
-    tensors: dict[str, Tensor]
-    settings: dict[str, Any]
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a published safetensors or torch file, or of the shards of an index, by dotted
-    names; nothing in them is run.
+    names ('state_dict.net.weight'); nothing in them is run.
     """
-    return read_published(path).tensors
+    return read_published(path)[0]
 
 
-def read_published(path: str | Path) -> Published:
-    """Tensors as read_checkpoint gives them, and settings of the file or of config.json beside."""
+def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors as read_checkpoint gives them, and SETTINGS in the file or in config.json beside."""
     path = Path(path)
     if path.name.endswith(INDEX):
         tensors, settings = _read_shards(path), {}
@@ -181,7 +172,7 @@ def read_published(path: str | Path) -> Published:
     config = path.with_name("config.json")
     if config.is_file():
         settings = {**read_json_mapping(config), **settings}
-    return Published(tensors, _known_settings(settings))
+    return tensors, _known_settings(settings)
 
 
 def shards_of(index: Path) -> dict[str, list[str]]:
@@ -523,11 +514,11 @@ def import_weights(model: nn.Module, path: str | Path, source: str | None = None
 
     source None: the names tell. The settings of a speech model must be those of the file.
     """
-    published = read_published(path)
-    source = source or _detected(published.tensors, path)
+    tensors, settings = read_published(path)
+    source = source or _detected(tensors, path)
     if source in SPEECH_MODELS:
-        _refuse_other_settings(model, published.settings, path)
-    return import_state(model, published.tensors, source, where=path)
+        _refuse_other_settings(model, settings, path)
+    return import_state(model, tensors, source, where=path)
 
 
 def locate_weights(source: str, download: bool = False) -> Path:
