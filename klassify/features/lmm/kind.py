@@ -95,7 +95,7 @@ class LMMExtractor:
         root: the folder that clip names are relative to.
         lmm: the models.
         interval: frames of the 25 fps grid between sampled frames.
-        batch_size: frames per batch.
+        batch_size: frames per batch; a batch that is not full repeats its last frame.
     """
 
     def __init__(self, root: Path, lmm: LMM, interval: int = INTERVAL, batch_size: int = 8):
@@ -145,6 +145,8 @@ class LMMExtractor:
         if not frames:
             return []
         starts = range(0, len(frames), self.batch_size)
+        # batches of one shape: the features of a frame do not depend on how many others there are
+        frames += frames[-1:] * (-len(frames) % self.batch_size)
         blocks = [self.lmm(frames[first : first + self.batch_size]) for first in starts]
         visual, textual = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
         texts = [text for block in blocks for text in block[2]]

@@ -196,6 +196,17 @@ def test_features_depend_on_the_image_and_not_the_batch(tiny):
     assert np.abs(visual[0].astype(float) - visual[1]).mean() > 0.02
 
 
+def test_features_of_a_clip_alone_are_those_of_its_list(tiny, tmp_path):
+    extractor = LMMExtractor(tmp_path, tiny, batch_size=4)
+    clips = [
+        Shown(str(i), 25.0, 1, np.array([0]), [picture]) for i, picture in enumerate(pictures(3))
+    ]
+    for clip, of_list in zip(clips, list(extractor.extract(clips))):
+        (alone,) = extractor.extract([clip])
+        np.testing.assert_array_equal(alone.visual, of_list.visual)
+        np.testing.assert_array_equal(alone.textual, of_list.textual)
+
+
 def test_the_tiny_model_is_reproducible_and_says_untrained():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
