@@ -49,7 +49,7 @@ from klassify.features.extract import (
 )
 from klassify.features.kinds import KINDS
 from klassify.lists import data_list, subsets
-from klassify.media import decoder
+from klassify.media.flow import refusing_damage
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +116,7 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify extract`; 0 done, 1 failures under --strict or parts missing under --status."""
-    with decoder.refusing_damage(args.strict):
+    with refusing_damage(args.strict):
         return _run(args)
 
 

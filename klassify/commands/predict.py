@@ -27,8 +27,8 @@ from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.lists import datasets
-from klassify.media import decoder
 from klassify.media.container import MediaError, media_below
+from klassify.media.flow import refusing_damage
 from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predict
 from klassify.systems.detector import DETECTOR, read_detector
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have
     none.
     """
-    with decoder.refusing_damage(args.strict):
+    with refusing_damage(args.strict):
         return _run(args)
 
 

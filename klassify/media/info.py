@@ -18,14 +18,8 @@ from klassify.media.container import (
     tracks_of,
     zero_of,
 )
-from klassify.media.decoder import (
-    GRID_FPS,
-    SAMPLE_RATE,
-    Flow,
-    count_frames,
-    decode_audio,
-    read_audio,
-)
+from klassify.media.decoder import GRID_FPS, SAMPLE_RATE, count_frames, decode_audio, read_audio
+from klassify.media.flow import Flow
 
 SHOWN_OFFSET_S = 0.1
 HEADER_S = 0.1  # lengths that are wrong by more are corrected where files are measured

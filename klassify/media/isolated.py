@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from klassify.errors import KlassifyError
-from klassify.media import decoder, info
+from klassify.media import flow, info
 from klassify.media.container import MediaError
 
 SILENCE_S = 120.0  # no undamaged clip keeps a decoder busy for so long between two answers
@@ -142,7 +142,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        package = Path(decoder.__file__).resolve().parents[1]
+        package = Path(__file__).resolve().parents[1]
         with theirs:
             self.popen = subprocess.Popen(
                 [sys.executable, "-c", START, MODULE, str(package), str(theirs.fileno())],
@@ -167,7 +167,7 @@ class _Process:
                 "call": [function.__module__, function.__name__],
                 "args": [os.fspath(path), *args],
                 "named": named,
-                "damage": decoder.damage_limit(),
+                "damage": flow.damage_limit(),
             }
         )
 
@@ -256,7 +256,7 @@ def serve(file_descriptor: int) -> None:
         _answer(pipe, "ready")
         while True:
             request = json.loads(pipe.recv_bytes())
-            os.environ[decoder.DAMAGE_VARIABLE] = str(request["damage"])
+            os.environ[flow.DAMAGE_VARIABLE] = str(request["damage"])
             module, name = request["call"]
             function = getattr(importlib.import_module(module), name)
             try:

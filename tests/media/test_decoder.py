@@ -15,7 +15,8 @@ from videos import SIZE, gray, gray_level, noise, picture, sound, tone, write_me
 from klassify.corpus.encode import write_clip
 from klassify.errors import KlassifyError
 from klassify.media import container as opening
-from klassify.media import decoder, info
+from klassify.media import decoder, flow, info
+from klassify.media import picture as picture_file
 from klassify.media.container import MediaError
 
 
@@ -117,8 +118,8 @@ def test_thumbnails_are_frames_of_the_grid(tmp_path, monkeypatch, suffix, codec,
     times = [7000 + 40 * k for k in range(200)]
     write_media(path, picture(images, codec=codec, times_ms=times, g="20", **options))
     whole, indices = cells(path), [0, 3, 4, 90, 150, 151, 199]
-    decoded, rgb = [], decoder._rgb
-    monkeypatch.setattr(decoder, "_rgb", lambda frame: decoded.append(frame.pts) or rgb(frame))
+    decoded, rgb = [], picture_file._rgb
+    monkeypatch.setattr(picture_file, "_rgb", lambda frame: decoded.append(frame.pts) or rgb(frame))
     got = list(decoder.thumbnails_at(path, indices, longest=16))
     np.testing.assert_array_equal(got, [whole[index] for index in indices])
     assert len(decoded) <= len(indices)  # nothing else is converted
@@ -154,7 +155,7 @@ def test_yuv444p_is_within_one_grey_level_of_swscale(colorspace, limited):
     frame = frame.reformat(format="yuv444p")
     frame.colorspace, frame.color_range = colorspace, 1 if limited else 2
     expected = frame.to_ndarray(format="rgb24").astype(int)
-    assert np.abs(decoder._rgb(frame) - expected).max() <= 1
+    assert np.abs(picture_file._rgb(frame) - expected).max() <= 1
 
 
 CORNERS = np.array([[0, 80], [160, 240]])
@@ -372,7 +373,7 @@ def test_a_little_damage_is_concealed_and_told(tmp_path, monkeypatch):
         ("0", MediaError, "damaged or truncated in packet"),
         ("many", KlassifyError, "KLASSIFY_DAMAGE='many' is not a share from 0 to 1"),
     ):
-        monkeypatch.setenv(decoder.DAMAGE_VARIABLE, limit)
+        monkeypatch.setenv(flow.DAMAGE_VARIABLE, limit)
         with pytest.raises(error, match=message):
             shown(path)
 

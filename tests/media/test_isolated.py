@@ -17,7 +17,7 @@ import pytest
 
 from klassify.corpus.encode import write_clip
 from klassify.errors import KlassifyError
-from klassify.media import decoder, isolated, square_frames
+from klassify.media import decoder, flow, isolated, square_frames
 from klassify.media.container import MediaError
 
 
@@ -99,9 +99,9 @@ def test_the_allowed_damage_is_sent_with_each_request(clip, tmp_path):
     damaged.write_bytes(data)
     counted = isolated.call(decoder.count_frames, damaged)
     assert sum(1 for _ in isolated.stream(decoder.iter_frames, damaged)) == counted
-    with decoder.refusing_damage(), pytest.raises(MediaError, match="damaged or truncated"):
+    with flow.refusing_damage(), pytest.raises(MediaError, match="damaged or truncated"):
         list(isolated.stream(decoder.iter_frames, damaged))
-    assert decoder.damage_limit() == decoder.DAMAGE_LIMIT and len(idle()) == 1
+    assert flow.damage_limit() == flow.DAMAGE_LIMIT and len(idle()) == 1
 
 
 def test_two_streams_at_once(clip):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from videos import noise, sound, write_lossless, write_media, write_video
 
-from klassify.media import decoder, square_frames
+from klassify.media import decoder, picture, square_frames
 from klassify.media.container import MediaError
 
 
@@ -98,7 +98,7 @@ def test_decoding_stops_after_the_last_frame(tmp_path, monkeypatch):
     path = write_lossless(tmp_path / "a.mkv", noise(50, 16, 16))
     decoded = []
     monkeypatch.setattr(
-        decoder, "_rgb", lambda frame, rgb=decoder._rgb: decoded.append(1) or rgb(frame)
+        picture, "_rgb", lambda frame, rgb=picture._rgb: decoded.append(1) or rgb(frame)
     )
     square_frames.read_frames(path, size=16, first=3, count=4)
     assert len(decoded) <= 8
