@@ -209,10 +209,6 @@ def match(
     return Matches(mode, truth, proposals.offsets, clip_of, levels, hits, order)
 
 
-# ------------------------------------------------------------------------------ breakdowns and
-# resampling
-
-
 def by_modify_type(matches: Matches, modify_type: Sequence[str]) -> dict[str, Task2Result]:
     """The metrics of each kind of fake beside all real clips, whose false alarms count everywhere.
 

@@ -69,9 +69,6 @@ def segments_of(folder, split="val"):
     return read_scores(score_path(folder, split, "segments"))
 
 
-# ------------------------------------------------------------------------------ reading frames
-
-
 def test_frames_are_read_in_parts_of_whole_clips(tmp_path):
     clips = some_clips(3, 5) | {
         "long.mp4": np.zeros(300),
@@ -122,9 +119,6 @@ def test_a_clip_in_two_places_is_refused(tmp_path):
     folder = write_localiser(tmp_path / "bam", table, group=4)
     with pytest.raises(KlassifyError, match="are not contiguous: a"):
         list(frame_scores.read_frames(score_path(folder, "val", "frames")))
-
-
-# ------------------------------------------------------------------------------ localise
 
 
 def test_segments_are_those_of_propose_with_their_settings(bam, capsys):
@@ -230,9 +224,6 @@ def test_a_split_without_any_proposal_gives_an_empty_file(tmp_path):
     folder = write_localiser(tmp_path / "bam", frame_table({"a": np.full(9, -30.0)}))
     assert klassify("localise", folder, "--split", "val") == 0
     assert len(segments_of(folder).table) == 0
-
-
-# ------------------------------------------------------------------------------ merged systems
 
 
 def merged(tmp_path, bam, tags):

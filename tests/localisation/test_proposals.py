@@ -59,9 +59,6 @@ def methods_of(kind):
     return [method for method in METHODS if method != "viterbi" or kind == "tags"]
 
 
-# ------------------------------------------------------------------------------ soft-NMS
-
-
 def slow_soft_nms(rows, sigma, cap, min_score):
     """rows: [(start, end, score, index)] of one clip."""
     left, taken = sorted(rows, key=lambda row: (-row[2], row[0], row[3])), []
@@ -109,9 +106,6 @@ def test_soft_nms_of_nothing_and_of_one():
 def test_the_best_of_each_clip():
     clip, score = np.array([2, 0, 2, 0, 2]), np.array([0.1, 0.5, 0.9, 0.5, 0.3])
     assert top_per_clip(clip, score, 2).tolist() == [1, 3, 2, 4]
-
-
-# ------------------------------------------------------------------------------ runs and edges
 
 
 def slow_runs(p, threshold, merge, drop):
@@ -196,9 +190,6 @@ def test_an_edge_at_the_clips_end_stays_and_no_span_vanishes():
     start, end = edge_times(frames, first, stop, np.full(3, 0.5), 0.02)
     np.testing.assert_allclose(start, [0.0, 0.13, 0.2 + 0.005], atol=1e-12)
     np.testing.assert_allclose(end, [0.06, 0.15, 0.21], atol=1e-12)
-
-
-# ------------------------------------------------------------------------------ methods
 
 
 def slow_watershed(p, level, tolerance):
@@ -305,9 +296,6 @@ def test_tag_peaks_pair_up_and_hold_what_viterbi_finds():
     assert set(zip(spans.first[best].tolist(), spans.stop[best].tolist())) == {(10, 20), (30, 31)}
 
 
-# ------------------------------------------------------------------------------ the whole way
-
-
 @pytest.mark.parametrize(
     ("kind", "method"), [(kind, method) for kind in KINDS for method in methods_of(kind)]
 )
@@ -402,10 +390,6 @@ def test_perfect_labels_of_100_000_segments():
     assert 0.40 < share_found("threshold", debias_s=0.0) < 0.44
     for method in ("threshold", "multi_threshold"):
         assert share_found(method) >= 0.795
-
-
-# ------------------------------------------------------------------------------ settings, merging,
-# guessing
 
 
 @pytest.mark.parametrize(

@@ -151,9 +151,6 @@ def test_the_default_grid_only_holds_settings_that_exist():
                 proposals.complete_settings(method, {name: value})
 
 
-# ------------------------------------------------------------------------------ the search
-
-
 def trials_of(score):
     return lambda choice: tune.Trial(choice, {"Score": score(choice)})
 

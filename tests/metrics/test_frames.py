@@ -104,9 +104,6 @@ def test_no_frames_and_no_such_resolution():
         resample(frames.scores, np.diff(frames.offsets), 50)
 
 
-# ------------------------------------------------------------------------------ several systems
-
-
 def test_the_auc_bootstrap_is_that_of_repeated_frames():
     from klassify.evaluation.frames import bootstrap_auc
     from klassify.metrics.frames import labelled_frames

@@ -29,9 +29,6 @@ GOLDEN = json.loads((GOLDENS / "official_eval.json").read_text())
 CASES = range(300)
 
 
-# ------------------------------------------------------------------------------ data and references
-
-
 def build(clips):
     """Proposals and truth of clips, each a pair (rows, segments)."""
     files = [f"v{i}.mp4" for i in range(len(clips))]
@@ -156,9 +153,6 @@ def slow_textbook(clips):
     return np.array(ap), found / n_segments / len(matching.AR_IOUS)
 
 
-# ------------------------------------------------------------------------------ agreement
-
-
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
 def test_equals_the_stored_results_of_the_official_evaluator(case, tmp_path):
     path, metadata = tmp_path / "prediction.json", tmp_path / "metadata.json"
@@ -210,8 +204,6 @@ def test_a_weight_of_three_is_a_clip_that_stands_there_thrice(mode):
             list(got.values()), list(wanted.values()), atol=2e-7, err_msg=f"seed {seed}"
         )
 
-
-# ------------------------------------------------------------------------------ what must hold
 
 SORTED = [
     ([[0.9, 1.0, 2.0], [0.3, 5.0, 5.4]], [[1.0, 2.0]]),
@@ -312,10 +304,6 @@ def test_ranking_equals_a_stable_sort_of_any_floats():
     wanted = np.argsort(-score, kind="stable")
     np.testing.assert_array_equal(order, wanted)
     np.testing.assert_array_equal(wanted[ranks[0]], chosen[0])
-
-
-# ------------------------------------------------------------------------------ breakdowns and
-# resampling
 
 
 def test_a_kind_of_fake_is_scored_beside_all_real_clips():

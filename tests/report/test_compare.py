@@ -43,9 +43,6 @@ def loaded(recipes, labels):
     return {one.name: entries.load(one, "testA", labels["file"].tolist()) for one in found}
 
 
-# ------------------------------------------------------------------------------ which systems
-
-
 def test_recipes_give_all_their_systems_with_names_that_differ(loaded):
     assert set(loaded) == {"one/sound", "one/picture", "one/both", "one/spans", "two/frames"}
     assert loaded["one/both"].answers == ("task1",)
@@ -77,9 +74,6 @@ def test_clips_that_scores_lack_are_named(recipes, labels, tmp_path, capsys):
     assert "new.mp4" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------ coverage
-
-
 def test_coverage_tells_answers_from_fallbacks_and_failures(loaded, labels):
     files = labels["file"].tolist()
     states = pd.concat([entries.coverage(one, "testA", files) for one in loaded.values()])
@@ -96,9 +90,6 @@ def test_coverage_tells_answers_from_fallbacks_and_failures(loaded, labels):
         1,
         0,
     )
-
-
-# ------------------------------------------------------------------------------ numbers
 
 
 def test_task1_differences_equal_a_bootstrap_written_out(loaded, labels):
@@ -205,9 +196,6 @@ def test_without_labels_of_val_probabilities_stay_as_they_are(loaded, labels):
     )
 
 
-# ------------------------------------------------------------------------------ drift and leaks
-
-
 def test_psi_by_hand():
     val = np.arange(100) / 100
     found = drift.population_stability(np.concatenate([val[:50], val[:50]]), val)
@@ -276,9 +264,6 @@ def test_sample_takes_whole_sources():
     rows = leaks.sample_of_sources(source, 50)
     assert len(rows) == 48 and (np.unique(source[rows], return_counts=True)[1] == 4).all()
     assert len(leaks.sample_of_sources(np.full(9, "one"), 3)) == 9
-
-
-# ------------------------------------------------------------------------------ the command
 
 
 def test_command_with_labels_writes_every_table(recipes, capsys):

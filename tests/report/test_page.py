@@ -76,9 +76,6 @@ def report(tmp_path_factory) -> Path:
     return data.path("out", "testA", "report.html")
 
 
-# ------------------------------------------------------------------------------ the file
-
-
 class Elements(HTMLParser):
     """Names of elements, and every attribute with its value."""
 
@@ -141,9 +138,6 @@ def test_missing_library_says_how_to_install(monkeypatch):
     assert ".[report]" in error.value.fix
 
 
-# ------------------------------------------------------------------------------ plots
-
-
 def test_curves_of_many_clips_have_few_points_on_the_curve():
     rng = np.random.default_rng(0)
     label = (np.arange(50_000) % 4 > 0).astype(int)
@@ -163,9 +157,6 @@ def test_curves_of_many_clips_have_few_points_on_the_curve():
 def test_colours_are_okabe_and_ito_then_lines_differ_in_style():
     lines = [figures.line_style(i) for i in range(3 * len(figures.COLOURS))]
     assert len({(line["color"], line["dash"]) for line in lines}) == len(lines)
-
-
-# ------------------------------------------------------------------------------ in a browser
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from klassify.submission import check, package
 from klassify.submission.manifest import TASKS
 from klassify.submission.verdict import JSON, MANIFEST, TXT, ZIP, Listed
 from klassify.systems import base, system
-from klassify.systems.detector import read_detector
+from klassify.systems.detector import GENERATED_NOTICE, read_detector
 from klassify.systems.system import load_system, system_hash
 
 
@@ -27,6 +27,13 @@ from klassify.systems.system import load_system, system_hash
 def home(tmp_path):
     make_list(tmp_path / "lists" / "testA.tsv")
     return tmp_path
+
+
+AS = ("--split", "testA", "--list")
+
+
+def klassify(*words):
+    return main([str(word) for word in words])
 
 
 def pack(home, **options):
@@ -107,26 +114,20 @@ def test_the_manifest_names_systems_hashes_and_val_auc(home):
     assert manifest["task1"]["supervision"] == "segment" and "clip labels" in manifest["rule"]
 
 
-def test_demo_is_marked_as_not_for_upload_and_check_says_so(home, capsys):
-    (home / "lists").rename(home / "demo")
-    system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
-    command = [
-        "package",
-        "--task1",
-        system,
-        "--split",
-        "testA",
-        "--list",
-        home / "demo" / "testA.tsv",
-        "--out",
-        home / "out",
-    ]
-    assert main([str(word) for word in command]) == 0
-    assert package.DEMO_NOTICE in capsys.readouterr().out
-    assert json.loads((home / "out" / MANIFEST).read_text())["notice"] == package.DEMO_NOTICE
-    assert main(["check", str(home / "out")]) == 0
+@pytest.mark.parametrize(
+    "of_demo, notice", [("lists", package.DEMO_NOTICE), ("exp", GENERATED_NOTICE)]
+)
+def test_notices_are_packaged_and_said_once(home, capsys, of_demo, notice):
+    folders = {"lists": home / "lists", "exp": home / "exp"}
+    folders[of_demo] = home / of_demo / "demo"
+    listed = make_list(folders["lists"] / "testA.tsv")
+    system = make_system(folders["exp"] / "klassify" / "s", [0.1, 0.2, 0.3, 0.4])
+    assert klassify("package", "--task1", system, *AS, listed, "--out", home / "out") == 0
+    assert capsys.readouterr().out.count(notice) == 1
+    assert json.loads((home / "out" / MANIFEST).read_text())["notice"] == notice
+    assert klassify("check", home / "out") == 0
     out = capsys.readouterr().out
-    assert "NOT FOR UPLOAD" in out and "ACCEPTED" in out and "4 answers in prediction.txt" in out
+    assert out.count(notice) == 1 and "ACCEPTED" in out and "4 answers in prediction.txt" in out
 
 
 def test_the_detector_names_answers_and_options_override_it(home, capsys):
@@ -164,7 +165,7 @@ def test_a_detector_names_systems_below_it_alone(home, capsys, name):
     assert (
         main(["detector", str(home / "exp"), "--conf", str(home / "submit.yaml"), "--force"]) == 2
     )
-    assert "does not lie below" in capsys.readouterr().err
+    assert "is not below" in capsys.readouterr().err
 
 
 def test_check_warns_when_the_list_has_changed_since(home, capsys):
