@@ -48,6 +48,13 @@ def klassify(*arguments):
     return cli.main([str(argument) for argument in arguments])
 
 
+def evaluate(root, names, split, *rest):
+    """`klassify evaluate` of these systems with the labels in root/lists."""
+    systems = [root / name for name in names]
+    labels = root / "lists" / f"{split}.tsv"
+    return klassify("evaluate", *systems, "--split", split, "--labels", labels, *rest)
+
+
 NAMES = ("audio", "audio_platt", "video", "video_platt", "avg", "maxout")
 
 
@@ -60,47 +67,16 @@ def exp(tmp_path_factory):
         make_model(root / "audio", frame, split, "audio", seed=seed, missing=[0])
         make_model(root / "video", frame, split, "visual", gap=1.0, seed=seed + 1, missing=[0, 5])
     for name in ("audio", "video"):
-        assert (
-            klassify(
-                "calibrate",
-                root / name,
-                "--out",
-                root / f"{name}_platt",
-                "--labels",
-                root / "lists",
-            )
-            == 0
-        )
-    assert (
-        klassify("fuse", root / "audio", root / "video", "--out", root / "avg", "--rule", "mean")
-        == 0
-    )
-    fusion = (
-        "fuse",
-        root / "audio_platt",
-        root / "video_platt",
-        "--out",
-        root / "maxout",
-        "--rule",
-        "max",
-    )
-    assert klassify(*fusion) == 0
+        given = ("--out", root / f"{name}_platt", "--labels", root / "lists")
+        assert klassify("calibrate", root / name, *given) == 0
+    for out, rule, suffix in (("avg", "mean", ""), ("maxout", "max", "_platt")):
+        inputs = [root / f"{name}{suffix}" for name in ("audio", "video")]
+        assert klassify("fuse", *inputs, "--out", root / out, "--rule", rule) == 0
     for split in ("val", "testA"):
         for name in ("audio_platt", "video_platt", "avg", "maxout"):
             system.load_system(root / name).derive(split)
-        status = klassify(
-            "evaluate",
-            *(root / name for name in NAMES),
-            "--split",
-            split,
-            "--bootstrap",
-            100,
-            "--labels",
-            root / "lists" / f"{split}.tsv",
-            "--out",
-            root / "evaluation",
-        )
-        assert status == 0
+        given = ("--bootstrap", 100, "--out", root / "evaluation")
+        assert evaluate(root, NAMES, split, *given) == 0
     return root
 
 
@@ -110,52 +86,35 @@ def read(exp, split):
 
 def test_every_system_label_and_group_has_a_row(exp):
     table = read(exp, "testA")
-    assert (
-        len(table) == len(NAMES) * 2 * 4
-        and not table.duplicated(["system", "label", "group"]).any()
-    )
+    assert len(table) == len(NAMES) * 2 * 4
+    assert not table.duplicated(["system", "label", "group"]).any()
     overall = table[table["group"] == "all"].set_index(["system", "label"])
     assert (overall["n"] == 48).all() and (overall["n_sources"] == 12).all()
-    assert (
-        overall.loc[("audio", "video"), "n_fake"] == 36
-        and overall.loc[("audio", "own"), "n_fake"] == 24
-    )
-    assert overall["n_no_answer"].unstack()["video"].to_dict() == {
-        "audio": 1,
-        "audio_platt": 1,
-        "video": 2,
-        "video_platt": 2,
-        "avg": 1,
-        "maxout": 1,
-    }
+    assert overall.loc["audio", "n_fake"].to_dict() == {"video": 36, "own": 24}
+    no_answer = overall["n_no_answer"].unstack()["video"]
+    assert no_answer[list(NAMES)].tolist() == [1, 1, 2, 2, 1, 1]
     assert (table[table["group"] != "all"]["n"] == 24).all()
     for metric in clips.METRICS:
-        there = table.dropna(subset=[f"{metric}_low"])
-        assert (there[f"{metric}_low"] <= there[metric]).all() and (
-            there[metric] <= there[f"{metric}_high"]
-        ).all()
+        known = table.dropna(subset=[f"{metric}_low"])
+        assert (known[f"{metric}_low"] <= known[metric]).all()
+        assert (known[metric] <= known[f"{metric}_high"]).all()
 
 
 def test_numbers_equal_sklearn_on_the_joined_scores(exp):
     frame = data_list.read_list(exp / "lists" / "testA.tsv")
     table = read(exp, "testA").set_index(["system", "label", "group"])
     score = system.load_system(exp / "video").clip_scores("testA").table.set_index("file")["score"]
-    score = (
-        score.reindex(frame["file"]).fillna(0.0).to_numpy()
-    )  # a model's prior is 0.5, log-odds 0
+    score = score.reindex(frame["file"]).fillna(0.0).to_numpy()  # a model's prior: log-odds 0
     kind = frame["modify_type"].to_numpy()
     for against, name in (("video", "video"), ("own", "visual")):
         label = subsets.label(frame, name)
         cell = table.loc["video", against, "all"]
         assert cell["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-6)
-        assert cell["log_loss"] == pytest.approx(
-            metrics_clips.log_loss(label, expit(score)), rel=1e-5
-        )
+        loss = metrics_clips.log_loss(label, expit(score))
+        assert cell["log_loss"] == pytest.approx(loss, rel=1e-5)
         chosen = np.isin(kind, ["real", "both_modified"])
-        expected = roc_auc_score(label[chosen], score[chosen])
-        assert table.loc["video", against, "both_modified"]["auc"] == pytest.approx(
-            expected, abs=1e-6
-        )
+        auc = table.loc["video", against, "both_modified"]["auc"]
+        assert auc == pytest.approx(roc_auc_score(label[chosen], score[chosen]), abs=1e-6)
     assert np.isnan(table.loc["video", "own", "audio_modified"]["auc"])  # no visual fake among them
     assert not np.isnan(table.loc["video", "own", "audio_modified"]["log_loss"])
 
@@ -165,9 +124,8 @@ def test_calibration_keeps_the_order_and_shows_log_loss_before(exp):
     raw, platt = table.loc["audio", "own", "all"], table.loc["audio_platt", "own", "all"]
     assert platt["log_loss_before"] == pytest.approx(raw["log_loss"])
     assert np.isnan(raw["log_loss_before"])
-    assert platt["auc"] == pytest.approx(
-        raw["auc"], abs=0.03
-    )  # one clip without an answer has another prior
+    # one clip without an answer has another prior
+    assert platt["auc"] == pytest.approx(raw["auc"], abs=0.03)
 
 
 def test_gain_is_paired_with_the_named_system(exp):
@@ -192,17 +150,8 @@ def test_val_numbers_leave_out_the_clips_of_the_fit(exp):
 @pytest.mark.parametrize("subset", ["all", "val"])
 def test_all_of_val_is_evaluated_on_request_with_a_warning(exp, tmp_path, capsys, subset):
     make_model(tmp_path / "tcn", data_list.read_list(exp / "lists" / "val.tsv"), "val", "visual")
-    arguments = (
-        "evaluate",
-        tmp_path / "tcn",
-        "--split",
-        "val",
-        "--labels",
-        exp / "lists" / "val.tsv",
-    )
-    assert (
-        klassify(*arguments, "--subset", subset, "--bootstrap", 0, "--out", tmp_path / "out") == 0
-    )
+    rest = ("--subset", subset, "--bootstrap", 0, "--out", tmp_path / "out")
+    assert evaluate(exp, [tmp_path / "tcn"], "val", *rest) == 0
     streams = capsys.readouterr()
     assert "val (all): 48 clips" in streams.out and "include val_fit" in streams.err
 
@@ -210,16 +159,12 @@ def test_all_of_val_is_evaluated_on_request_with_a_warning(exp, tmp_path, capsys
 def test_metrics_json(exp):
     record = json.loads((exp / "audio_platt" / "metrics-val.json").read_text())
     table = read(exp, "val").set_index(["system", "label", "group"])
-    assert record["subset"] == "val_report" and record["bootstrap"] == {
-        "n": 100,
-        "seed": 0,
-        "unit": "source",
-    }
+    assert record["subset"] == "val_report"
+    assert record["bootstrap"] == {"n": 100, "seed": 0, "unit": "source"}
     for suffix, against in (("", "video"), ("_own", "own")):
+        row = table.loc["audio_platt", against, "all"]
         for metric in (*clips.METRICS, "log_loss_before"):
-            assert record[metric + suffix] == pytest.approx(
-                table.loc["audio_platt", against, "all"][metric], rel=1e-5
-            )
+            assert record[metric + suffix] == pytest.approx(row[metric], rel=1e-5)
     assert record["auc_own_by_type"]["visual_modified"] is None
     assert json.loads((exp / "maxout" / "metrics-val.json").read_text())["gain"] is None
 
@@ -236,96 +181,47 @@ def test_figures_and_text(exp):
 
 
 def test_evaluation_repeats_itself(exp, tmp_path):
-    arguments = (
-        "evaluate",
-        exp / "audio",
-        exp / "maxout",
-        "--split",
-        "testA",
-        "--labels",
-        exp / "lists" / "testA.tsv",
-    )
-    for out in ("one", "two"):
-        assert klassify(*arguments, "--bootstrap", 50, "--out", tmp_path / out) == 0
-    assert (tmp_path / "one" / "testA.tsv").read_bytes() == (
-        tmp_path / "two" / "testA.tsv"
-    ).read_bytes()
-    assert klassify(*arguments, "--bootstrap", 0, "--out", tmp_path / "none") == 0
+    for out, n in (("one", 50), ("two", 50), ("none", 0)):
+        rest = ("--bootstrap", n, "--out", tmp_path / out)
+        assert evaluate(exp, ["audio", "maxout"], "testA", *rest) == 0
+    one, two = ((tmp_path / out / "testA.tsv").read_bytes() for out in ("one", "two"))
+    assert one == two
     assert pd.read_csv(tmp_path / "none" / "testA.tsv", sep="\t")["auc_low"].isna().all()
 
 
 def test_inverted_scores_are_called_so(tmp_path, capsys):
     frame = make_list(tmp_path / "lists" / "testA.tsv")
     make_model(tmp_path / "upside_down", frame, "testA", "audio", gap=-2.0)
-    arguments = (
-        "evaluate",
-        tmp_path / "upside_down",
-        "--split",
-        "testA",
-        "--labels",
-        tmp_path / "lists" / "testA.tsv",
-    )
-    assert klassify(*arguments, "--out", tmp_path / "out", "--bootstrap", 100) == 0
+    rest = ("--out", tmp_path / "out", "--bootstrap", 100)
+    assert evaluate(tmp_path, ["upside_down"], "testA", *rest) == 0
     assert "upside_down: scores look inverted" in capsys.readouterr().err
     assert json.loads((tmp_path / "upside_down" / "metrics-testA.json").read_text())["warnings"]
 
 
 def test_labels_and_scores_must_cover_the_same_clips(exp, tmp_path, capsys):
-    longer = make_list(tmp_path / "testA.tsv", n_sources=13)
-    arguments = (
-        "evaluate",
-        exp / "audio",
-        "--split",
-        "testA",
-        "--out",
-        tmp_path,
-        "--bootstrap",
-        0,
-        "--labels",
-    )
-    assert klassify(*arguments, tmp_path / "testA.tsv") == 2
+    longer = make_list(tmp_path / "lists" / "testA.tsv", n_sources=13)
+    arguments = (tmp_path, [exp / "audio"], "testA", "--out", tmp_path, "--bootstrap", 0)
+    assert evaluate(*arguments) == 2
     assert "4 without a score (12/real.mp4" in capsys.readouterr().err
-    data_list.write_list(tmp_path / "testA.tsv", longer[:48].assign(modify_type=""))
-    assert klassify(*arguments, tmp_path / "testA.tsv") == 2
+    data_list.write_list(tmp_path / "lists" / "testA.tsv", longer[:48].assign(modify_type=""))
+    assert evaluate(*arguments) == 2
     assert "no label" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["audio", "--split", "testA"], "Missing: labels, out"),
-        (["--mean", "nowhere.tsv"], "cannot be read"),
-        (
-            ["audio", "audio", "--split", "testA", "--labels", "lists/testA.tsv", "--out", "x"],
-            "different names",
-        ),
-        (
-            [
-                "audio",
-                "--split",
-                "testA",
-                "--labels",
-                "lists/testA.tsv",
-                "--out",
-                "x",
-                "--versus",
-                "y",
-            ],
-            "different names",
-        ),
-        (
-            ["audio", "--split", "val", "--labels", "lists/val.tsv", "--out", "x", "--subset", "y"],
-            "no subset 'y'",
-        ),
-        (
-            ["audio", "--split", "val", "--labels", "lists/testA.tsv", "--out", "x"],
-            "no subset 'val_report'",
-        ),
+        ("audio --split testA", "Missing: labels, out"),
+        ("--mean nowhere.tsv", "cannot be read"),
+        ("audio audio --split testA --labels lists/testA.tsv --out x", "different names"),
+        ("audio --split testA --labels lists/testA.tsv --out x --versus y", "different names"),
+        ("audio --split val --labels lists/val.tsv --out x --subset y", "no subset 'y'"),
+        ("audio --split val --labels lists/testA.tsv --out x", "no subset 'val_report'"),
     ],
 )
 def test_refusals(exp, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(exp)
-    assert klassify("evaluate", *arguments) == 2
+    assert klassify("evaluate", *arguments.split()) == 2
     assert message in capsys.readouterr().err and not (exp / "x").exists()
 
 
@@ -352,11 +248,8 @@ def test_mean_over_seeds_and_splits(exp, tmp_path, capsys):
     assert means["audio", "mean", "video", "all"] == pytest.approx(0.65)
     assert klassify("evaluate", "--mean", *paths) == 0
     text = capsys.readouterr().out
-    assert (
-        "testB: AUC, own label" in text
-        and "0.7500  0.0707" in text
-        and "mean: AUC, video label" in text
-    )
+    for part in ("testB: AUC, own label", "0.7500  0.0707", "mean: AUC, video label"):
+        assert part in text
     assert klassify("evaluate", "--mean", paths[0], paths[0]) == 2
     other = read(exp, "testA").query("system != 'avg'")
     with pytest.raises(KlassifyError, match="avg testA video all"):
