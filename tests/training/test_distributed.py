@@ -72,6 +72,7 @@ def test_two_ranks_learn_what_one_process_learns(config, small_data, two_ranks, 
     assert "7 clips left out by train.min_seconds=2.15" in said
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_others_and_training_resumes(
     config, small_data, two_ranks, tmp_path
 ):
@@ -163,7 +164,7 @@ def one_process_group(tmp_path):
 
 
 @pytest.mark.parametrize("bn1_trained", [False, True])
-def test_aasist_s_unused_norms_are_frozen_for_several_ranks(one_process_group, bn1_trained):
+def test_unused_norms_of_aasist_are_frozen(one_process_group, bn1_trained):
     class Classifier(torch.nn.Module):
         def __init__(self):
             super().__init__()
