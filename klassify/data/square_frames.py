@@ -22,7 +22,8 @@ class SquareFrames(ClipData):
     """`frames` square frames, evenly spaced over a window of the clip, for clip classifiers.
 
     Example: {"frames": (frames, size, size, 3) uint8 RGB} of a window at a random place. Scoring:
-    windows each `stride` frames and one up to the end; all pictures of a clip are in memory then.
+    windows each `stride` frames and one up to the end, all in memory at once: 0.5 GB for an hour
+    at the defaults.
 
     Args:
         size: pixels a side to which the centre square of a frame is scaled.
