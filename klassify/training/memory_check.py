@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from klassify.errors import KlassifyError, first_few, first_line
 from klassify.training.ranks import Ranks
 
@@ -52,8 +54,6 @@ def try_step(
     refuse trained parameters without a gradient, for which several ranks would wait. All ranks call
     this; if it fails on one, the first raises the KlassifyError and all exit. Returns None on CPU.
     """
-    import torch
-
     before = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     trained = [
         (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
@@ -86,8 +86,6 @@ def try_step(
 
 def _put_back(model: Any, before: dict[str, Any]) -> None:
     """Overwrite in place: `load_state_dict` has side effects in some models (they note weights)."""
-    import torch
-
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(before[name])
@@ -110,8 +108,6 @@ def _agree(ranks: Ranks, problem: str | None, unused: Sequence[str], size: str) 
 
 
 def _is_memory(error: BaseException) -> bool:
-    import torch
-
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -125,8 +121,6 @@ def _size(batch: dict[str, Any]) -> str:
 
 def in_words(peak: int, batch: dict[str, Any], device: Any) -> str:
     """A sentence on how much of a GPU's memory a step needed."""
-    import torch
-
     total = torch.cuda.get_device_properties(device).total_memory
     return (
         f"a batch of the longest clips ({_size(batch)}) needs {peak / GIB:.1f} of"

@@ -22,6 +22,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import torch
+
 from klassify.errors import Interrupted, KlassifyError, first_line
 
 TIMEOUT = datetime.timedelta(minutes=30)  # longer than the others ever wait for the first rank
@@ -51,8 +53,6 @@ class Ranks:
         """The values of all ranks, in order of rank, on each of them."""
         if self.world == 1:
             return [value]
-        import torch
-
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value)
         return values
@@ -61,8 +61,6 @@ class Ranks:
         """The sum of a number over all ranks, in float64 if the device has it."""
         if self.world == 1:
             return value
-        import torch
-
         on_mps = self.device is not None and self.device.type == "mps"
         dtype = torch.float32 if on_mps else torch.float64
         summed = torch.tensor(value, dtype=dtype, device=self.device)
@@ -73,8 +71,6 @@ class Ranks:
         """The result of `make` on the first rank, for all. If it fails there, the others exit."""
         if self.world == 1:
             return make()
-        import torch
-
         if self.is_first:
             try:
                 message = [make()]
@@ -99,8 +95,6 @@ class Ranks:
         """Overwrite these tensors with those of the first rank."""
         if self.world == 1:
             return
-        import torch
-
         for tensor in tensors:
             torch.distributed.broadcast(tensor, 0)
 
@@ -164,8 +158,6 @@ def launch(
 
 def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[int | list[int], int]:
     """Devices per node (a number, or numbers of GPUs) and nodes; KlassifyError if impossible."""
-    import torch
-
     n_gpus = torch.cuda.device_count()
     on_gpu = accelerator in ("cuda", "gpu") or (accelerator == "auto" and n_gpus > 0)
     if on_gpu and not n_gpus:
