@@ -34,13 +34,13 @@ CONF = ROOT / "recipes/klassify/conf/demo"
         ("model.init_args.hidden=-1", "hidden is at least 2, not -1"),
         ("model.init_args.dilations=[0]", "dilations is one or more of at least 1"),
         ("model.init_args.dilations=[]", "dilations is one or more of at least 1"),
-        ("model.init_args.dropout=2", "dropout lies between 0 and 1"),
+        ("model.init_args.dropout=2", "dropout is between 0 and 1"),
         ("model.init_args.pos_weight=-1", "pos_weight is 0 or more"),
         (
             "model.init_args.in_channels=15",
             "16 channels, features and their differences, and the model in_channels=15",
         ),
-        ("model.init_args.augment.init_args.swap=1.5", "swap lies between 0 and 1"),
+        ("model.init_args.augment.init_args.swap=1.5", "swap is between 0 and 1"),
         ("model.init_args.augment.init_args.noise_std=-1", "noise_std is 0 or more"),
         (
             "model.init_args.augment.init_args.span_frames=[8,4]",
