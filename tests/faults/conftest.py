@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from nursery import Nursery
+from forks import Forks
 from scenarios import SCENARIOS, Scenario, finished, outputs
 
 
@@ -25,21 +25,21 @@ class Undisturbed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory):
-    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "log")
-    yield nursery
-    nursery.close()
+def forks(tmp_path_factory: pytest.TempPathFactory):
+    forks = Forks(tmp_path_factory.mktemp("forks") / "log")
+    yield forks
+    forks.close()
 
 
 @pytest.fixture(scope="module", params=SCENARIOS, ids=lambda scenario: scenario.name)
 def undisturbed(
-    request, nursery, small_data, tmp_path_factory: pytest.TempPathFactory
+    request, forks, small_data, tmp_path_factory: pytest.TempPathFactory
 ) -> Undisturbed:
     scenario, folder = request.param, tmp_path_factory.mktemp(request.param.name)
     ready, whole = folder / "ready", folder / "whole"
     scenario.prepare(small_data.lists.parent, ready)
     shutil.copytree(ready, whole)
-    ended = nursery.run(scenario.command, whole)
+    ended = forks.run(scenario.command, whole)
     assert ended.status == 0, ended.said
     size = sum(path.stat().st_blocks * 512 for path in (whole / scenario.out).rglob("*"))
     return Undisturbed(

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,26 +44,32 @@ class Scenario:
 
 
 def outputs(folder: Path, scenario: Scenario) -> dict[str, bytes]:
-    """Every file of a scenario's outputs, with its bytes, but for times of day and torch's names
-    of archives.
+    """{name: bytes} of a scenario's outputs, without times of day and the content of .pt files,
+    which has torch's names of archives.
     """
     top = folder / scenario.out
-    found = {
-        path.relative_to(top).as_posix(): path for path in sorted(top.rglob("*")) if path.is_file()
-    }
     return {
-        name: b"" if name.endswith(".pt") else WHEN.sub(b"then", path.read_bytes())
-        for name, path in found.items()
+        str(path.relative_to(top)): b""
+        if path.suffix == ".pt"
+        else WHEN.sub(b"then", path.read_bytes())
+        for path in sorted(top.rglob("*"))
+        if path.is_file()
     }
 
 
 def finished(folder: Path, scenario: Scenario) -> dict[str, bytes]:
-    """Those that a reader would take for whole once they are there."""
+    """The outputs that a reader takes for complete if they exist."""
     return {
         name: content
         for name, content in outputs(folder, scenario).items()
         if TEMPORARY not in name and name not in scenario.growing and ".parts" not in name
     }
+
+
+def half_finished(folder: Path, undisturbed: Any) -> dict[str, bytes]:
+    """The outputs that look complete and are not those of the undisturbed run."""
+    found = finished(folder, undisturbed.scenario)
+    return {name: found[name] for name in found if undisturbed.finished.get(name) != found[name]}
 
 
 def _audio(small: Path, folder: Path) -> None:
@@ -102,25 +109,13 @@ def _packaging(small: Path, folder: Path, n: int = 1500) -> None:
         write_scores(score_path(folder / "exp/s", "testA", kind), table, header)
 
 
+EXTRACT = "extract --kind audio --list lists/train.tsv --root media --chunk 4 --jobs 1"
+PACKAGE = "package --task1 exp/s --task2 exp/s --split testA --list lists/testA.tsv"
 SCENARIOS = (
     Scenario(
         "extract",
         _audio,
-        [
-            "extract",
-            "--kind",
-            "audio",
-            "--list",
-            "lists/train.tsv",
-            "--root",
-            "media",
-            "--out",
-            "features/audio/train",
-            "--chunk",
-            "4",
-            "--jobs",
-            "1",
-        ],
+        [*EXTRACT.split(), "--out", "features/audio/train"],
         "features/audio/train",
     ),
     Scenario(
@@ -136,22 +131,5 @@ SCENARIOS = (
         ["score", "exp/tcn", "--split", "val", *SOURCES, "--device", "cpu"],
         "exp/tcn",
     ),
-    Scenario(
-        "package",
-        _packaging,
-        [
-            "package",
-            "--task1",
-            "exp/s",
-            "--task2",
-            "exp/s",
-            "--split",
-            "testA",
-            "--list",
-            "lists/testA.tsv",
-            "--out",
-            "submissions/made",
-        ],
-        "submissions",
-    ),
+    Scenario("package", _packaging, [*PACKAGE.split(), "--out", "submissions/made"], "submissions"),
 )

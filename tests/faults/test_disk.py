@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from nursery import Nursery
-from scenarios import finished, outputs
+from forks import Forks
+from scenarios import half_finished, outputs
 
 from klassify.files import TEMPORARY
 
@@ -23,11 +23,11 @@ BALLAST = "ballast"
 
 
 class Disk(NamedTuple):
-    """path: where the commands of the nursery see it. seen: the same folder for this process."""
+    """path: where the commands of the forks see it. seen: the same folder for this process."""
 
     path: Path
     seen: Path
-    nursery: Nursery
+    forks: Forks
 
     def fill(self, room: int) -> None:
         """Leave `room` bytes free."""
@@ -39,7 +39,7 @@ class Disk(NamedTuple):
         (self.seen / BALLAST).unlink()
 
     def writable(self, yes: bool) -> None:
-        self.nursery.system("mount", "-o", f"remount,{'rw' if yes else 'ro'}", str(self.path))
+        self.forks.system("mount", "-o", f"remount,{'rw' if yes else 'ro'}", str(self.path))
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +48,17 @@ def disk(tmp_path_factory: pytest.TempPathFactory):
     rights are missing.
     """
     folder = tmp_path_factory.mktemp("disk")
-    mounted = f'mount -t tmpfs -o size={SIZE} klassify-test "$0"'
-    inside = (
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        f'{mounted} && exec "$@"',
-        str(folder),
-    )
+    script = f'mount -t tmpfs -o size={SIZE} klassify-test "$0" && exec "$@"'
+    inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(folder)]
     try:
         tried = subprocess.run([*inside, "true"], capture_output=True, text=True, timeout=30)
     except OSError as error:
         pytest.skip(f"a small disk needs unshare and mount: {error}")
     if tried.returncode:
         pytest.skip(f"a small disk needs the right to mount one: {tried.stderr.strip()}")
-    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "log", inside)
-    yield Disk(folder, Path(f"/proc/{nursery.process.pid}/root{folder}"), nursery)
-    nursery.close()
+    forks = Forks(tmp_path_factory.mktemp("forks") / "log", tuple(inside))
+    yield Disk(folder, Path(f"/proc/{forks.process.pid}/root{folder}"), forks)
+    forks.close()
 
 
 @pytest.mark.parametrize("times", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -80,13 +71,14 @@ def test_the_disk_is_full(times, disk, undisturbed):
         name = f"{scenario.name}{number}"
         shutil.copytree(undisturbed.ready, disk.seen / name)
         disk.fill(room)
-        ended = disk.nursery.run(scenario.command, disk.path / name)
+        ended = disk.forks.run(scenario.command, disk.path / name)
         disk.empty()
         refused += ended.status != 0
         if ended.status:
             assert_refused(ended, "disk is full", "make room", name)
-        assert_no_half_files(disk.seen / name, undisturbed)
-        ended = disk.nursery.run(scenario.command, disk.path / name)
+        assert half_finished(disk.seen / name, undisturbed) == {}
+        assert not list((disk.seen / name).rglob(f"*{TEMPORARY}*"))
+        ended = disk.forks.run(scenario.command, disk.path / name)
         assert ended.status == 0, ended.said
         assert outputs(disk.seen / name, scenario) == undisturbed.outputs
         shutil.rmtree(disk.seen / name)
@@ -99,11 +91,11 @@ def test_the_folder_may_not_be_written(disk, undisturbed):
     shutil.copytree(undisturbed.ready, disk.seen / name)
     before = outputs(disk.seen / name, scenario)
     disk.writable(False)
-    ended = disk.nursery.run(scenario.command, disk.path / name)
+    ended = disk.forks.run(scenario.command, disk.path / name)
     disk.writable(True)
     assert_refused(ended, "Read-only file system", "can be written", name)
     assert outputs(disk.seen / name, scenario) == before
-    ended = disk.nursery.run(scenario.command, disk.path / name)
+    ended = disk.forks.run(scenario.command, disk.path / name)
     assert ended.status == 0, ended.said
     assert outputs(disk.seen / name, scenario) == undisturbed.outputs
     shutil.rmtree(disk.seen / name)
@@ -116,13 +108,3 @@ def assert_refused(ended, what: str, fix: str, name: str) -> None:
     assert (
         what in ended.said and "where: " in ended.said and fix in ended.said.partition("fix:")[2]
     ), ended.said
-
-
-def assert_no_half_files(folder: Path, undisturbed) -> None:
-    there = finished(folder, undisturbed.scenario)
-    assert {
-        name: content
-        for name, content in there.items()
-        if undisturbed.finished.get(name) != content
-    } == {}
-    assert [path for path in folder.rglob("*") if TEMPORARY in path.name] == []

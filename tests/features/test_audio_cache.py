@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from commands import klassify
 from torch.utils.data import DataLoader
 
 from klassify import cli
@@ -44,14 +45,9 @@ from klassify.features.parts import Place, read_header
 from klassify.media import decoder, isolated
 
 SETTINGS = {"kind": "audio", **FORMAT}
-SECONDS = {
-    "a/é 1.mp4": 5.2,
-    "b.mp4": 0.04,
-    "c.mp4": 2.5,
-    "long.mp4": 25.0,
-    "d.mp4": 4.1,
-    "e.mp4": 9.6,
-}  # c: stereo
+# c: stereo
+SECONDS = {"a/é 1.mp4": 5.2, "b.mp4": 0.04, "c.mp4": 2.5}
+SECONDS |= {"long.mp4": 25.0, "d.mp4": 4.1, "e.mp4": 9.6}
 BAM = """
 model:
   class_path: klassify.models.bam.BAM
@@ -106,16 +102,9 @@ def data(tmp_path_factory) -> Path:
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
-    given = [
-        "extract",
-        "--list",
-        data / "lists/train.tsv",
-        "--root",
-        data / "media/train",
-        "--out",
-        out,
-    ]
-    return [*map(str, given), "--chunk", "3", "--jobs", "1", *(more or ("--audio",))]
+    given = ["--list", data / "lists/train.tsv", "--root", data / "media/train", "--out", out]
+    given += ["--chunk", 3, "--jobs", 1, *(more or ("--audio",))]
+    return ["extract", *map(str, given)]
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +124,6 @@ def both(data, made) -> tuple[Sources, Sources]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-# ------------------------------------------------------------------------------------- samples
 
 
 def test_samples_round_to_the_nearest_step_and_back_exactly():
@@ -183,9 +169,6 @@ def test_a_read_that_comes_in_pieces_is_put_together(made, monkeypatch):
     np.testing.assert_array_equal(AudioStore(made).get("e.mp4")[:], whole)
 
 
-# ------------------------------------------------------------------------- training and scoring
-
-
 @pytest.mark.parametrize("data_class", [AudioClips, AudioFrames, PartialSpoofFrames])
 def test_examples_and_windows_are_the_same_with_and_without_it(data_class, both):
     reading = data_class(train_split="train")
@@ -217,48 +200,31 @@ def test_training_and_scores_do_not_tell_which_it_was(small_data, tmp_path, monk
     for split in ("train", "val"):
         given = ["--list", small_data.lists / f"{split}.tsv", "--root", small_data.media / split]
         out = sources.feature_folder("audio", split)
-        assert (
-            cli.main(
-                ["extract", "--kind", "audio", *map(str, given), "--out", str(out), "--jobs", "1"]
-            )
-            == 0
-        )
+        assert klassify("extract", "--kind", "audio", *given, "--out", out, "--jobs", 1) == 0
     assert "1 without features (1 audio" in capsys.readouterr().out
-    folders = [
-        "--lists",
-        str(sources.lists),
-        "--media",
-        str(sources.media),
-        "--features",
-        str(sources.features),
-    ]
-    opened = []
-    call = isolated.call
-    monkeypatch.setattr(
-        isolated, "call", lambda function, path: opened.append(path) or call(function, path)
-    )
+    folders = ["--lists", sources.lists, "--media", sources.media, "--features", sources.features]
+    opened, call = [], isolated.call
+
+    def noted(function, path):
+        opened.append(path)
+        return call(function, path)
+
+    monkeypatch.setattr(isolated, "call", noted)
     for side in ("cache", "media"):
         monkeypatch.setenv(audio_cache.VARIABLE, side)
-        train = [
-            "train",
-            str(tmp_path / "bam.yaml"),
-            "--out",
-            str(tmp_path / side / "bam"),
-            "--accelerator",
-            "cpu",
-        ]
-        assert cli.main([*train, *folders]) == 0
+        train = ["train", tmp_path / "bam.yaml", "--out", tmp_path / side / "bam", *folders]
+        assert klassify(*train, "--accelerator", "cpu") == 0
         assert bool(opened) == (side == "media")
     cached, decoded = tmp_path / "cache" / "bam", tmp_path / "media" / "bam"
     for name in ("model.safetensors", "settings.json", "config.yaml"):
         assert (cached / name).read_bytes() == (decoded / name).read_bytes()
-    score = ["score", str(cached), "--split", "val", *folders, "--device", "cpu"]
-    assert cli.main(score) == 0  # from the media
+    score = ["score", cached, "--split", "val", *folders, "--device", "cpu"]
+    assert klassify(*score) == 0  # from the media
     frames = cached / "scores" / "val.frames.parquet"
     before, stamp = frames.read_bytes(), frames.stat().st_mtime_ns
     monkeypatch.delenv(audio_cache.VARIABLE)
-    assert cli.main(score) == 0 and frames.stat().st_mtime_ns == stamp  # nothing to be done again
-    assert cli.main([*score, "--force"]) == 0  # from the cache
+    assert klassify(*score) == 0 and frames.stat().st_mtime_ns == stamp  # nothing to be done again
+    assert klassify(*score, "--force") == 0  # from the cache
     assert frames.read_bytes() == before
 
 
@@ -329,9 +295,6 @@ def test_clips_that_it_lacks_are_decoded(data, made, tmp_path, capsys):
         kinds.add(type(clip))
         np.testing.assert_array_equal(clip[:], whole.get(file)[:])
     assert kinds == {np.ndarray, audio_cache.CachedClip}
-
-
-# ----------------------------------------------------------------------------------- extraction
 
 
 def test_each_clip_is_there_or_named(data, made, tmp_path, capsys):
@@ -414,9 +377,6 @@ def test_other_settings_are_refused_and_force_replaces_all(data, made, tmp_path,
     left = contents(tmp_path)
     left.pop("failures-1-of-2.tsv")
     assert left == contents(made)
-
-
-# -------------------------------------------------------------------------- damage and bad will
 
 
 def rows(n: int = 5) -> list[AudioRow]:
@@ -538,9 +498,6 @@ def test_names_of_equal_keys_in_part_are_told_apart(two_parts, monkeypatch):
         for row in rows(n):
             np.testing.assert_array_equal(cache.get(row.file)[:], to_float(row.samples))
     assert all(cache.get(f"other {i}") is None for i in range(20))
-
-
-# ------------------------------------------------------------------------------------ many clips
 
 
 def test_many_parts_take_few_files_and_little_memory(tmp_path):

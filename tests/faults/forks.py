@@ -18,16 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 LIMIT_S = 120.0
-OURS = (
-    "commands.extract",
-    "features.kinds",
-    "commands.train",
-    "training.trainer",
-    "commands.score",
-    "scores.shards",
-    "commands.package",
-    "models.tcn",
-)
+OURS = "commands.extract commands.train commands.score commands.package features.lmm.model"
+OURS += " training.trainer scores.shards scores.inference models.tcn"
 OTHERS = ("jsonargparse", "lightning_fabric", "torch._dynamo", "sklearn.metrics")
 
 
@@ -41,17 +33,15 @@ class Ended(NamedTuple):
     said: str
 
 
-class Nursery:
+class Forks:
     """A process that runs klassify commands in forks. inside: a command that starts it, such as
     `unshare -m`.
     """
 
     def __init__(self, log: Path, inside: tuple[str, ...] = ()):
         self.log = log
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path[1:]),
-        }
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path[1:])
         self.process = subprocess.Popen(
             [*inside, sys.executable, str(Path(__file__))],
             env=environment,
@@ -65,12 +55,10 @@ class Nursery:
         """Run `klassify` with these arguments in a folder, killed (SIGKILL) after so many
         seconds.
         """
-        status, seconds = self._ask(
-            {"arguments": arguments, "cwd": str(cwd), "kill_after": kill_after}
-        )
-        return Ended(
-            os.waitstatus_to_exitcode(status), seconds, self.log.read_text(errors="replace")
-        )
+        request = {"arguments": arguments, "cwd": str(cwd), "kill_after": kill_after}
+        status, seconds = self._ask(request)
+        said = self.log.read_text(errors="replace")
+        return Ended(os.waitstatus_to_exitcode(status), seconds, said)
 
     def system(self, *command: str) -> None:
         """Run another command, where klassify's run."""
@@ -98,7 +86,7 @@ def _serve() -> None:
     from klassify.scores import chunks
     from klassify.systems import experiment
 
-    for name in (*OTHERS, *(f"klassify.{name}" for name in OURS)):
+    for name in (*OTHERS, *(f"klassify.{name}" for name in OURS.split())):
         importlib.import_module(name)
     chunks.CHUNK_CLIPS = 4  # so that the small list has several chunks
     experiment.git_commit = lambda: "0" * 40  # whatever happens to the checkout while this runs
