@@ -66,11 +66,7 @@ def test_effects_keep_length_and_type_and_repeat(name, n):
     assert first.shape == (n,) and first.dtype == np.float32 and np.isfinite(first).all()
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(wave, before)
-
-
-@pytest.mark.parametrize("name", EFFECTS)
-def test_effects_leave_silence_finite(name):
-    assert np.isfinite(EFFECTS[name](np.zeros(3200, np.float32), generator())).all()
+    assert np.isfinite(EFFECTS[name](np.zeros(n, np.float32), generator())).all()
 
 
 def global_states():
@@ -394,9 +390,7 @@ def test_the_command_refuses_clips_without_sound(tmp_path, capsys):
 
 
 def test_help_does_not_import_torch_or_audiomentations():
-    code = (
-        "import sys, klassify.augmentation.sets; print({'torch', 'audiomentations'} &"
-        " set(sys.modules))"
-    )
+    code = "import sys, klassify.augmentation.sets\n"
+    code += "print({'torch', 'audiomentations'} & {*sys.modules})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

@@ -74,9 +74,8 @@ def decoded(path):
 
 
 def contents(folder):
-    return {
-        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def test_the_corpus_has_the_challenge_s_layout_and_schema(corpus):
@@ -97,9 +96,8 @@ def test_the_corpus_has_the_challenge_s_layout_and_schema(corpus):
 
 def test_types_agree_with_segments(corpus):
     for entry in read_entries(corpus):
-        kind, audio, visual = (
-            entry[key] for key in ("modify_type", "audio_fake_segments", "visual_fake_segments")
-        )
+        kind = entry["modify_type"]
+        audio, visual = entry["audio_fake_segments"], entry["visual_fake_segments"]
         audio_is_fake = kind in ("audio_modified", "both_modified")
         visual_is_fake = kind in ("visual_modified", "both_modified")
         assert bool(audio) == bool(entry["audio_model"]) == audio_is_fake
@@ -152,12 +150,10 @@ def test_versions_differ_only_in_the_fake_spans():
         np.testing.assert_array_equal(np.any(frames != real_frames, axis=(1, 2, 3)), seen)
 
 
-def test_sound_and_picture_start_together(corpus):
-    """No encoder delay: the decoded wave is at its time."""
+def test_the_decoded_wave_has_no_encoder_delay(corpus):
     entry = read_entries(corpus, ("train",))[0]
     _, wave = decoded(corpus / "train" / entry["file"])
-    silence = wave[: int(0.12 * 16000)]
-    assert np.abs(silence).max() < 0.3 * np.abs(wave).max()
+    assert np.abs(wave[: int(0.12 * 16000)]).max() < 0.3 * np.abs(wave).max()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -193,10 +189,9 @@ def fakes():
 
 def test_held_back_methods_are_only_in_their_split(fakes):
     for split in SPLITS:
-        vocoders, profiles = (
-            {getattr(fake, kind) for s, fake in fakes if s == split} - {None}
-            for kind in ("vocoder", "profile")
-        )
+        of_split = [fake for where, fake in fakes if where == split]
+        vocoders = {fake.vocoder for fake in of_split} - {None}
+        profiles = {fake.profile for fake in of_split} - {None}
         held = HELD_BACK.get(split)
         assert vocoders == {*TRAIN_VOCODERS, *(held[:1] if held else ())}
         assert profiles == {*TRAIN_PROFILES, *(held[1:] if held else ())}
@@ -392,10 +387,8 @@ def test_vocoders_keep_length_and_timbre(name):
     spoken = speech.speak([utterance], seed=1)[0].wave[1600:6400]
     coded = vocoder.VOCODERS[name](spoken, np.random.default_rng(0))
     assert coded.shape == spoken.shape and np.isfinite(coded).all()
-    bands = [
-        vocoder.mel_filters(12) @ np.abs(np.fft.rfft(wave[:4608].reshape(9, 512))).mean(0)
-        for wave in (spoken, coded)
-    ]
+    spectra = [np.abs(np.fft.rfft(wave[:4608].reshape(9, 512))).mean(0) for wave in (spoken, coded)]
+    bands = [vocoder.mel_filters(12) @ spectrum for spectrum in spectra]
     assert np.corrcoef(np.log(bands))[0, 1] > 0.8
     assert abs(np.corrcoef(spoken, coded)[0, 1]) < 0.98
 

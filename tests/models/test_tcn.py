@@ -62,17 +62,21 @@ def test_receptive_field_is_61_frames():
     assert (seen.min(), seen.max()) == (70, 130)
 
 
-@pytest.mark.parametrize("channels", [4, 6, 16])
-def test_padding_and_other_clips_change_no_score(channels):
+@pytest.mark.parametrize("channels, cls", [(4, TCN), (6, TCN), (16, TCN), (16, TaggingTCN)])
+def test_padding_and_other_clips_change_no_score(channels, cls):
     batch = make_batch(channels=channels)
     torch.manual_seed(1)
-    model = fitted(TCN(in_channels=channels), batch)
+    model = fitted(cls(in_channels=channels), batch)
     model.train()
     model.loss(batch)  # moves the running statistics away from their start
     model.eval()
     with torch.no_grad():
         scores = model.score(batch)
         torch.testing.assert_close(model.score(padded(batch)), scores, atol=1e-6, rtol=0)
+        if isinstance(model, TaggingTCN):
+            kept = batch["valid"]
+            longer = model.tag_log_probs(padded(batch))[:, : kept.shape[1]][kept]
+            torch.testing.assert_close(longer, model.tag_log_probs(batch)[kept], atol=1e-6, rtol=0)
         for clip in range(len(scores)):
             stop = int(batch["valid"][clip].nonzero().max()) + 1
             alone = {key: batch[key][clip : clip + 1, :stop] for key in ("features", "valid")}
@@ -137,15 +141,11 @@ def test_normalisation_is_over_all_valid_frames():
     x = model.normalised(batch["features"], batch["valid"])
     assert (x[~batch["valid"]] == 0).all()
     assert {"mean", "std"} <= set(model.state_dict())
+    model.normalise = False
+    kept = model.normalised(batch["features"], batch["valid"])[batch["valid"]]
+    torch.testing.assert_close(kept, batch["features"][batch["valid"]])
     with pytest.raises(ValueError, match="valid frame"):
         model.fit_normalisation([(torch.ones(4, 16), torch.zeros(4, dtype=torch.bool))])
-
-
-def test_normalisation_can_be_switched_off():
-    batch = make_batch()
-    model = fitted(TCN(normalise=False), batch)
-    x = model.normalised(batch["features"], batch["valid"])
-    torch.testing.assert_close(x[batch["valid"]], batch["features"][batch["valid"]])
 
 
 def test_clips_without_valid_frames_have_finite_scores():
@@ -249,6 +249,8 @@ def test_tag_loss_is_a_weighted_mean_over_known_valid_frames():
             weight = (0.05, 0.30, 0.30, 0.35)[tag]
             total, mass = total - weight * log_probs[clip, frame, tag], mass + weight
     torch.testing.assert_close(model.loss(batch), total / mass)
+    batch["tags"][:] = IGNORE
+    assert model.loss(batch) == 0
 
 
 def test_tagger_adds_the_clip_loss_with_its_weight():
@@ -262,22 +264,6 @@ def test_tagger_adds_the_clip_loss_with_its_weight():
     wanted = tags_only.loss(batch) + 0.5 * clip_only.loss(batch)
     torch.testing.assert_close(both.loss(batch), wanted)
     torch.testing.assert_close(both.score(batch), clip_only.score(batch))
-
-
-def test_padding_changes_no_tags():
-    batch = make_batch()
-    torch.manual_seed(1)
-    model = fitted(TaggingTCN(), batch).eval()
-    with torch.no_grad():
-        kept = batch["valid"]
-        longer = model.tag_log_probs(padded(batch))[:, : kept.shape[1]][kept]
-        torch.testing.assert_close(longer, model.tag_log_probs(batch)[kept], atol=1e-6, rtol=0)
-
-
-def test_tag_loss_without_known_tags_is_zero():
-    batch = make_batch()
-    batch["tags"][:] = IGNORE
-    assert TaggingTCN(clip_weight=0).loss(batch) == 0
 
 
 def test_without_a_clip_head_the_highest_valid_frame_scores():
