@@ -1,21 +1,19 @@
-"""Words of the command line: numbers in their range, of which argparse names the option, and
-KEY=VALUE.
-"""
+"""Types for argparse: numbers in their range. argparse names the option in its message."""
 
 from __future__ import annotations
 
 import argparse
 
-LARGEST = 2**63 - 1  # torch takes no larger seed, and nothing has so many of anything
+LARGEST = 2**63 - 1  # the largest seed of torch
 
 
 def at_least_0(text: str) -> int:
-    """A seed, or a number of things of which there may be none."""
+    """A whole number, 0 or more."""
     return _whole(text, 0)
 
 
 def at_least_1(text: str) -> int:
-    """A number of things of which there is one or more."""
+    """A whole number, 1 or more."""
     return _whole(text, 1)
 
 

@@ -73,9 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     module.configure(parser)
     parser.set_defaults(command_line=[command, *argv[1:]])  # for --launcher slurm
     try:
-        return (
-            module.run(parser.parse_intermixed_args(argv[1:])) or 0
-        )  # KEY=VALUE may stand after options too
+        # intermixed: KEY=VALUE may follow options
+        return module.run(parser.parse_intermixed_args(argv[1:])) or 0
     except KlassifyError as error:
         print(f"klassify {command}: {error}", file=sys.stderr)
         return error.status

@@ -34,17 +34,15 @@ class KlassifyError(Exception):
 
 
 class Interrupted(KlassifyError):
-    """Nobody's mistake: what is outside failed, and the same command may go on. A job on a
-    cluster is started again.
+    """Something outside failed, not the user: the same command may succeed later, so that a
+    cluster requeues the job.
     """
 
     status = 75
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in a line; its kind where it says nothing, as MemoryError
-    does.
-    """
+    """The first line of an error of a library; its type where it has none, as MemoryError."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

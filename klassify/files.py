@@ -1,8 +1,5 @@
-"""Files that are whole or absent, and a record of the settings that made them.
-
-Every output is written under a temporary name beside its place, flushed to disk and renamed. The
-settings that made a file travel inside it (score files, feature shards) or beside it (models), so
-that a re-run can tell finished work from work done otherwise.
+"""Files that are complete or absent: each is written under a temporary name in its folder, flushed
+to disk and renamed.
 """
 
 from __future__ import annotations
@@ -30,9 +27,8 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 FULL_BELOW = 64 * 1024  # bytes
 MAKE_ROOM = "make room, then give the same command: what is finished is kept"
 TEMPORARY = ".partial"  # in the name of every file that is still being written
-HERE = hashlib.sha256(platform.node().encode()).hexdigest()[
-    :8
-]  # a number of a process means nothing on another host
+# a process id means nothing on another host
+HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 LEFT = re.compile(rf"{re.escape(TEMPORARY)}-(\d+)-([0-9a-f]{{8}})[0-9a-f]{{8}}(?:\.\w+)?$")
 LEFT_S = 86_400.0  # a file that a process on another host has not touched for so long
 
@@ -52,7 +48,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        partial.touch(exist_ok=False)  # libraries hide in ways of their own that they cannot
+        partial.touch(exist_ok=False)  # fails clearly here, not within a library
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
@@ -65,7 +61,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     except KlassifyError:
         raise
-    except Exception as error:  # libraries say in ways of their own that the disk is full
+    except Exception as error:  # each library reports a full disk in its own way
         if _is_about_writing(error, partial) or _disk_is_full(path.parent):
             raise _cannot_write(path, error) from error
         raise
@@ -121,9 +117,7 @@ def _cannot_write(path: Path, error: Exception) -> KlassifyError:
 
 
 def explained(error: OSError) -> KlassifyError:
-    """What the system says of a file that is not ours to read or write, with what to do about
-    it.
-    """
+    """An error of the system about a file, with its fix."""
     fixes = dict.fromkeys(NO_ROOM, MAKE_ROOM) | {errno.EROFS: "give a folder that can be written"}
     fixes |= dict.fromkeys(
         (errno.EACCES, errno.EPERM), "change its permissions, or give another file or folder"
@@ -138,9 +132,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def readable(name: str | os.PathLike) -> str:
-    r"""A file's name as text that can be written as UTF-8: a byte that is none becomes an escape
-    such as \xe9.
-    """
+    r"""A file's name as UTF-8 text; other bytes become escapes such as \xe9."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -205,9 +197,6 @@ def read_yaml(path: str | os.PathLike) -> Any:
     refuse_irregular(path)
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), BoundedLoader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # no UTF-8, no date of the calendar, too deep
+    # not UTF-8, an impossible date, too deep
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise KlassifyError(f"This is not readable YAML: {error}.", where=path) from None

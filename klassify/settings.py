@@ -28,15 +28,11 @@ def key_and_value(word: str, example: str) -> tuple[str, Any]:
         )
     try:
         return key, yaml.load(text, BoundedLoader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # no YAML, no date of the calendar, too deep
+    # not YAML, an impossible date, too deep
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = getattr(error, "problem", None) or str(error)
-        raise KlassifyError(
-            f"The value of {key} is not readable YAML: {reason}.", where=word[:80]
-        ) from None
+        what = f"The value of {key} is not readable YAML: {reason}."
+        raise KlassifyError(what, where=word[:80]) from None
 
 
 def canonical_json(settings: Mapping[str, Any]) -> str:
@@ -47,7 +43,7 @@ def canonical_json(settings: Mapping[str, Any]) -> str:
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for the settings."""
+    """A hash of the settings, 16 hex digits."""
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
 
 
@@ -81,7 +77,7 @@ def already_done(
     *,
     force: bool = False,
 ) -> bool:
-    """Whether `path` may be kept as it is.
+    """Whether the output `path` is up to date.
 
     made_with: the settings recorded with the existing output, or None where there is none.
     Equal settings: True (skip). Others: KlassifyError that names the differences, unless `force`.

@@ -1,5 +1,5 @@
-"""What a file from elsewhere may not do: pipes, truncated files, YAML aliases without bound,
-Parquet files that unpack out of proportion.
+"""Guards against files from elsewhere: pipes, truncated files, YAML aliases without bound, Parquet
+files that unpack out of proportion.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Worker processes that may die: a native crash on one file costs that file, not the run.
 
-Each worker has its own pipe and one task at a time, so that the parent knows what a dead one was
-doing. (A process pool of the standard library loses every running task when a worker dies.)
+Each worker has its own pipe and one task at a time, so that the parent knows the task of a dead
+worker. The standard library's process pools lose every running task when a worker dies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from klassify.errors import KlassifyError
 
-ATTEMPTS = 2  # the first death may be no fault of the task: a kill for memory, an operator
+ATTEMPTS = 2  # the first death may not be the task's fault: memory, an operator
 MAX_LOST_AT_START = 3
 LOG_EVERY_S = 60.0
 

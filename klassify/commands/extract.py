@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument(
         "--kind", choices=KINDS, default="mouth", help="kind of features (default: %(default)s)"
     )
-    same = "the same as --kind audio: the audio cache, 32 kB a second, 340 GB for 1.1 million clips"
+    same = "the same as --kind audio: the audio cache, 340 GB for 1.1 million clips"
     kinds.add_argument("--audio", dest="kind", action="store_const", const="audio", help=same)
     add("--list", required=True, type=Path, help="data list (TSV) of the clips")
     add(

@@ -85,9 +85,7 @@ def write_part(
     settings: dict[str, Any],
     inputs: str,
 ) -> Path:
-    """Write one part: its sound, then the index without which the sound counts for nothing.
-    Returns the index.
-    """
+    """Write one part: its samples, then its index. Returns the index."""
     path = Path(folder) / place.name
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
@@ -117,7 +115,7 @@ def write_index(
 ) -> Path:
     """Write the index of a part: the columns of SCHEMA and, as its metadata, what it was made of.
 
-    size: bytes of the .pcm file beside it, which then must be there for the part to count.
+    size: bytes of the .pcm file beside it, without which the part does not count.
     """
     header = header_of(place, settings, inputs) | {"sound": digest}
     if size is not None:
@@ -170,10 +168,10 @@ class CachedClip:
 
 
 class AudioStore:
-    """The clips of one folder of the cache, complete or not.
+    """The clips of one folder of the cache, which may lack parts.
 
     Raises KlassifyError for parts that do not belong together, that are damaged or of another
-    format, and for a clip that appears twice. `missing` names the parts that are not there.
+    format, and for a clip that appears twice. `missing` names the parts that do not exist.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -323,9 +321,7 @@ def _check_sound(path: Path, digest: str, n_samples: int) -> None:
 
 
 def _keys(files: Sequence[str]) -> np.ndarray:
-    """128 bits for each name (n, 2) uint64, evenly spread: among a billion names, two alike have
-    odds of 10^-21.
-    """
+    """A hash of each name, (n, 2) uint64; a collision among a billion names has p = 10^-21."""
     digests = b"".join(hashlib.blake2b(file.encode(), digest_size=16).digest() for file in files)
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 

@@ -25,7 +25,7 @@ Numbered = Iterator[tuple[int, Any]]  # place in the list, row of the kind
 class Extraction:
     """How one kind of features is made.
 
-    settings: what the features depend on. inputs(root, file): the paths whose sizes stand for the
+    settings: what the features depend on. inputs(root, file): the paths whose sizes identify the
     input of a clip. rows(root, parts): the rows of all clips of the parts, numbered through, in any
     order; what is heavy is loaded only then. write_part: what writes its shards,
     where shards.write_part does not.
@@ -121,10 +121,9 @@ def attempt(
     *,
     own_stage: str = "features",
 ) -> T:
-    """make(path of the clip); whatever is wrong with the clip becomes a row that says so, and
-    raises nothing.
+    """make(path of the clip); an error becomes a row with its stage and reason.
 
-    own_stage: where a KlassifyError of `make` that is not a MediaError comes from.
+    own_stage: the stage of a KlassifyError of `make` that is not a MediaError.
     """
     try:
         path = inside(root, file)
@@ -136,7 +135,7 @@ def attempt(
         return row_class.failed(file, "decode", error.what)
     except KlassifyError as error:
         return row_class.failed(file, own_stage, error.what)
-    except Exception as error:  # native libraries raise what they like; the other clips must go on
+    except Exception as error:  # native libraries raise anything; the other clips continue
         return row_class.failed(file, "features", f"{type(error).__name__}: {error}")
 
 

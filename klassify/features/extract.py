@@ -123,7 +123,7 @@ def extract(
     todo = [place for place in shard.places if place not in made]
     if len(todo) < len(shard.places):
         print(
-            f"{shard.out}: {len(shard.places) - len(todo)} of {len(shard.places)} parts are there",
+            f"{shard.out}: {len(shard.places) - len(todo)} of {len(shard.places)} parts exist",
             file=sys.stderr,
         )
     results = made_by.rows(root, [shard.part(place) for place in todo])

@@ -114,9 +114,9 @@ def parts_in(folder: str | os.PathLike) -> list[Path]:
 
 
 def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
-    """Refuse parts that do not belong to one extraction, and say which."""
+    """KlassifyError for parts that do not belong to one extraction."""
     for what, of in (
-        ("cuttings of the list (n)", lambda header: header.place.n),
+        ("numbers of shards", lambda header: header.place.n),
         ("settings", lambda header: settings_hash(header.settings)),
     ):
         groups = collections.defaultdict(list)
@@ -130,14 +130,14 @@ def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
         first, second = (group[0].settings for group in list(groups.values())[:2])
         differ = differences(first, second, "in the first", "in the second")
         raise KlassifyError(
-            f"The shards have {len(groups)} different {what}: {names}{differ and '; '}{differ}.",
+            f"The parts have {len(groups)} different {what}: {names}{differ and '; '}{differ}.",
             where=where,
             fix="remove those that do not belong here, or run `klassify extract --force`",
         )
 
 
 def missing_parts(places: Sequence[Place]) -> list[str]:
-    """Names of the parts, and of the shards of which nothing is there, that the others speak of."""
+    """Names of the missing parts; `part-i-of-n-*` for a shard without any part."""
     if not places:
         return []
     there = {(place.i, place.k) for place in places}

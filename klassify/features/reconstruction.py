@@ -2,8 +2,8 @@
 the frames.
 
 A clip of 10 s (250 frames of 224 x 224) is 37.6 MB as reconstructed frames and 1.6 MB as codes (56
-x 56 uint16 a frame), at most 1.2 MB in a shard. Decoding costs half of what reconstructing from the
-frame costs. The codes are for frames that were cut to one size without augmentation
+x 56 uint16 per frame), at most 1.2 MB in a shard. Decoding costs half of what reconstructing from
+the frame costs. The codes are of frames that were resized without augmentation
 (klassify.media.square_frames).
 """
 
@@ -90,7 +90,7 @@ def load_vqvae(weights: Path) -> VQVAE:
     return model.eval()
 
 
-DOWNSCALING = 4  # pixels a side of one code
+DOWNSCALING = 4  # pixels per side of one code
 
 
 class ReconstructionExtractor:
@@ -100,8 +100,8 @@ class ReconstructionExtractor:
     Args:
         root: the folder that clip names are relative to.
         vqvae: the model, in eval mode, on the device that is to be used.
-        size: pixels a side, a multiple of 4.
-        batch_size: frames a batch.
+        size: pixels per side, a multiple of 4.
+        batch_size: frames per batch.
     """
 
     def __init__(self, root: Path, vqvae: VQVAE, size: int = 224, batch_size: int = 64):
@@ -144,7 +144,7 @@ class ReconstructionExtractor:
 
 
 def check_size(size: int) -> None:
-    """Refuse a size that codes cannot stand for exactly."""
+    """KlassifyError unless codes represent frames of this size exactly."""
     if size < DOWNSCALING or size % DOWNSCALING:
         raise KlassifyError(f"--size {size} is not a multiple of {DOWNSCALING}.")
 

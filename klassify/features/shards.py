@@ -1,10 +1,10 @@
-"""Feature shards: the one writer and reader of features (Parquet, one row a clip).
+"""Feature shards: the one writer and reader of features (Parquet, one row per clip).
 
     features/<data>/<kind>/<split>/part-<i>-of-<n>-<k>.parquet
 
 Part k (from 0) of shard i (1..n) of a list. Columns of every kind: `file`; `n_frames` on the 25 fps
 grid; `fps` of the file; `stage` and `reason`, which say why a clip has no features ("" otherwise);
-the others are in klassify.features.base. The file's metadata hold the settings that made it with
+the others are those of the kind. The file's metadata hold the settings that made it with
 their hash, its place (shard, shards, part, parts), and a hash of its input files. Equal inputs give
 equal bytes: nothing in a shard depends on time or machine.
 """
@@ -70,9 +70,9 @@ def write_part(
 class FeatureStore:
     """The clips of one folder of shards: `store[file]` is a row of their kind, read when asked for.
 
-    Holds the names and a few decoded row groups, whatever the size of the folder. Raises
-    KlassifyError for parts of different cuttings or settings, a clip that appears twice, and,
-    unless `incomplete`, for missing parts.
+    Memory holds the names and a few decoded row groups, for folders of any size. Raises
+    KlassifyError for parts of different settings or numbers of shards, a clip that appears
+    twice, and, unless `incomplete`, for missing parts.
     """
 
     def __init__(self, folder: str | os.PathLike, *, incomplete: bool = False):

@@ -138,10 +138,10 @@ def test_missing_parts_are_named(two_shards):
         FeatureStore(folder)
 
 
-def test_shards_of_two_cuttings_are_refused(two_shards):
+def test_two_numbers_of_shards_are_refused(two_shards):
     folder, _ = two_shards
     write(folder, Place(3, 3, 0, 1), rows(5, name="other"))
-    with pytest.raises(KlassifyError, match=r"cuttings(.|\n)*part-3-of-3-0"):
+    with pytest.raises(KlassifyError, match=r"numbers of shards(.|\n)*part-3-of-3-0"):
         FeatureStore(folder)
 
 

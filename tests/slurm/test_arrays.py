@@ -207,7 +207,7 @@ def test_a_task_near_its_time_limit_is_requeued_and_resumes(site):
     slurm.until(lambda: "not requeued (1 of 1 restarts)" in site.logs(), "the second warning")
     site.fast()
     site.finished()
-    assert "done         1" in site.status() and f"{first} of 8 parts are there" in site.logs()
+    assert "done         1" in site.status() and f"{first} of 8 parts exist" in site.logs()
 
 
 def test_scores_of_an_array_are_those_of_a_single_run(site, small_data, tmp_path):
