@@ -7,6 +7,9 @@ For each file: the probability that it is fake (Task 1's answer), the segments t
 2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in. What runs is
 the detector.yaml of a recipe: that of --detector, else the first that was trained, on a real data
 set before the generated corpus. klassify.prediction.predict runs it.
+
+Answers that --out has already, of the same file, detector and settings, are kept: a run that was
+stopped continues.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import collections
 import glob
 import itertools
+import json
 import os
 import sys
 import unicodedata
@@ -30,7 +34,8 @@ from klassify.lists import datasets
 from klassify.media.container import MediaError, media_below
 from klassify.media.flow import refusing_damage
 from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predict
-from klassify.systems.detector import DETECTOR, read_detector
+from klassify.settings import settings_hash
+from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 
 DEMOS = ("demo-large", "demo", "demo-tiny")
 SHOWN_SEGMENTS = 5
@@ -74,6 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-timeline", action="store_true", help="write no PNG")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
+    parser.add_argument(
+        "--force", action="store_true", help="answer again what --out has answers of already"
+    )
     lmm = parser.add_mutually_exclusive_group()
     lmm.add_argument(
         "--lmm",
@@ -110,11 +118,20 @@ def _run(args: argparse.Namespace) -> int:
     for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
         folder = args.out / name if len(detectors) > 1 else args.out
         how = {name: getattr(args, name) for name in ("device", "jobs", "lmm", "without_lmm")}
-        predictions = predict(detector, paths, **how)
-        with tqdm(total=len(paths), unit="clip", disable=None) as bar:
-            for path, stem, prediction in zip(paths, stems, _named(predictions, paths, bar)):
+        made_with = {path: _made_with(detector, path, args) for path in paths}
+        names_of = dict(zip(paths, stems))
+        done = {} if args.force else _answered_before(folder, names_of, made_with)
+        unanswered += sum(not answered for answered in done.values())
+        if done:
+            print(f"{folder}: {len(done)} answers are kept; --force makes them again")
+        todo = [path for path in paths if path not in done]
+        with tqdm(total=len(paths), initial=len(done), unit="clip", disable=None) as bar:
+            how["progress"] = lambda _, path, bar=bar: bar.set_description(readable(path.name))
+            for path, prediction in zip(todo, predict(detector, todo, **how)):
                 unanswered += not prediction.answered
-                written, problem = _write(folder, stem, path, prediction, args)
+                written, problem = _write(
+                    folder / names_of[path], path, prediction, made_with[path], args
+                )
                 lines = [describe(prediction, args.min_score), *problem]
                 if prediction.notice and prediction.notice not in told:
                     lines.insert(0, prediction.notice)
@@ -126,14 +143,30 @@ def _run(args: argparse.Namespace) -> int:
     return int(unanswered > 0)
 
 
-def _named(
-    predictions: Iterable[Prediction], paths: Sequence[Path], bar: tqdm
-) -> Iterator[Prediction]:
-    """The predictions, while the bar has the name of the clip in progress."""
-    found = iter(predictions)
-    for path in paths:
-        bar.set_description(readable(path.name))
-        yield next(found)
+def _made_with(detector: DetectorFile, video: Path, args: argparse.Namespace) -> str:
+    """A hash of what the files of an answer depend on."""
+    names = ("strict", "lmm", "without_lmm", "no_timeline", "video", "min_score")
+    stat = video.stat()
+    return settings_hash(
+        {name: getattr(args, name) for name in names}
+        | {"answers": detector.answers, "systems": detector.systems}
+        | {"file": readable(video), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    )
+
+
+def _answered_before(
+    folder: Path, stems: Mapping[Path, str], made_with: Mapping[Path, str]
+) -> dict[Path, bool]:
+    """The videos whose answers are there, each with whether it rests on evidence."""
+    done = {}
+    for path, stem in stems.items():
+        try:
+            answer = json.loads((folder / f"{stem}.json").read_bytes())
+            if answer["made_with"] == made_with[path]:
+                done[path] = bool(answer["answered"])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # not there, or written by something else
+    return done
 
 
 def find_videos(given: Iterable[str]) -> list[Path]:
@@ -245,22 +278,24 @@ def _cut(text: str, n_bytes: int) -> str:
 
 
 def _write(
-    folder: Path, stem: str, video: Path, prediction: Prediction, args: argparse.Namespace
+    stem: Path, video: Path, prediction: Prediction, made_with: str, args: argparse.Namespace
 ) -> tuple[list[Path], list[str]]:
-    """Write the files of an answer; returns their paths and a line about what could not be made."""
-    written = [folder / f"{stem}.json"]
-    write_json(written[0], prediction.as_json())
-    if args.no_timeline and not args.video:
-        return written, []
+    """Write the files of an answer, the JSON file last, so that it tells that all are there.
+
+    Returns their paths and a line about what could not be made.
+    """
     from klassify.prediction import picture
 
+    written, problem = [], []
     try:
         if not args.no_timeline:
-            picture.draw(video, prediction, folder / f"{stem}.png")
-            written.append(folder / f"{stem}.png")
+            picture.draw(video, prediction, Path(f"{stem}.png"))
+            written.append(Path(f"{stem}.png"))
         if args.video:
-            picture.mark(video, prediction, folder / f"{stem}.marked.mp4", args.min_score)
-            written.append(folder / f"{stem}.marked.mp4")
+            picture.mark(video, prediction, Path(f"{stem}.marked.mp4"), args.min_score)
+            written.append(Path(f"{stem}.marked.mp4"))
     except MediaError as error:
-        return written, [f"  no picture of it: {error.what}"]
-    return written, []
+        problem = [f"  no picture of it: {error.what}"]
+    written.insert(0, Path(f"{stem}.json"))
+    write_json(written[0], prediction.as_json() | {"made_with": made_with})
+    return written, problem

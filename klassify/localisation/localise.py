@@ -152,7 +152,8 @@ def write_merged(out: Path, folders: Sequence[Path], *, force: bool = False) -> 
 
 def merged_table(inputs: Sequence[ScoreFile], settings: dict[str, Any]) -> pd.DataFrame:
     """The proposals of several systems joined; each row keeps its modality and method."""
-    tables = pd.concat([scores.table for scores in inputs], ignore_index=True)
+    tables = [scores.table for scores in inputs if len(scores.table)] or [inputs[0].table]
+    tables = pd.concat(tables, ignore_index=True)
     files = pd.unique(tables["file"])
     found, rows = proposals.merge(
         [candidates(scores.table, files) for scores in inputs], **settings

@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 from torch import Tensor, nn
 
@@ -158,6 +157,8 @@ def _fit_clips(
     less the more clips there are. The highest tenth is chosen anew at every step, so the loss has
     kinks and may have several minima; the fixed start makes the result reproducible.
     """
+    from scipy.optimize import minimize  # takes a second, so only where it is needed
+
     spread = x.std(axis=0, dtype=float)
     spread[spread == 0] = 1.0
     scaled = x / spread

@@ -62,7 +62,8 @@ def draw(
     axes = list(np.atleast_1d(figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)))
     figure.suptitle(
         f"{Path(prediction.file).name}: probability of fake {prediction.probability:.3f}"
-        + ("" if prediction.answered else " (prior, no evidence)"),
+        + ("" if prediction.answered else " (prior, no evidence)")
+        + (f"\n{prediction.evidence}" if prediction.evidence else ""),
         fontsize=11,
         parse_math=False,
     )

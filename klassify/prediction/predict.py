@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from klassify.features.base import Extraction, n_cpus
 from klassify.features.extract import rows_in_order
 from klassify.features.kinds import KINDS
 from klassify.features.lmm.kind import LMMRow
+from klassify.features.mouth.kind import MouthRow
 from klassify.files import readable
 from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
 from klassify.media import info, isolated
 from klassify.media.decoder import SAMPLE_RATE
 from klassify.models.weights import WEIGHTS
-from klassify.scores.score_file import read_scores, score_path
+from klassify.scores.score_file import SHARES, read_scores, score_path
 from klassify.systems import experiment
 from klassify.systems import scores as systems_scores
 from klassify.systems.base import SYSTEM
@@ -77,6 +78,7 @@ def load_detector(path: str | os.PathLike) -> Detector:
 PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
 LEFT_OUT = "the LMM was left out on request"
 HEARD_OR_SEEN = {"audio": "sound", "visual": "picture"}
+Progress = Callable[[int, Path], None]
 EXTRACTED = ("mouth", "audio", "lmm")  # kinds of features that need no model of the detector's own
 
 
@@ -88,10 +90,12 @@ class Prediction:
     probability: that anything in the video is fake; the prior where nothing could be heard or seen.
     answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
     segments: proposals, best first, with the columns start, end, score, modality, method.
-    frames: {system: table of its 40 ms frames with start, end and probability of fake}.
+    frames: {system: table of its 40 ms frames with start, end and probability of fake, NaN where a
+    system that looks at faces saw none}.
     detector: what answered; notice: what to know about it, "" if nothing.
     evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
     notes: what to know of how the file was read (media.info.notes).
+    seen, heard: the shares of the clip that the probability rests on, NaN where unknown.
     """
 
     file: str
@@ -105,6 +109,8 @@ class Prediction:
     evidence: str = ""
     decided: str = ""
     notes: Sequence[str] = ()
+    seen: float = np.nan
+    heard: float = np.nan
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, without the frames."""
@@ -112,6 +118,8 @@ class Prediction:
             "file": self.file,
             "probability": self.probability,
             "answered": self.answered,
+            "seen": None if np.isnan(self.seen) else self.seen,
+            "heard": None if np.isnan(self.heard) else self.heard,
             "evidence": self.evidence,
             "decided": self.decided,
             "reasons": self.reasons,
@@ -130,9 +138,12 @@ def predict(
     jobs: int | None = None,
     lmm: str | None = None,
     without_lmm: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[Prediction]:
     """Answers about videos, in their order, each as soon as it is ready. A file that cannot be
     read gets the prior and the reasons.
+
+    progress: called as each video begins, with the number of those before it and its path.
 
     lmm: where the LMM of the multi-branch system is, if not under the name that detector.yaml
     records. without_lmm: leave it out, which changes the answers.
@@ -147,7 +158,7 @@ def predict(
     }
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
         work = _Work(Path(folder), detector, [Path(video) for video in videos], device)
-        yield from work.answers(kinds, extractions)
+        yield from work.answers(kinds, extractions, progress)
 
 
 def lmm_of(detector: DetectorFile, device: str = "auto", lmm: str | None = None) -> Extraction:
@@ -298,13 +309,15 @@ class _Work:
         self.models: dict[str, Any] = {}
 
     def answers(
-        self, kinds: Iterable[str], extractions: Mapping[str, Extraction]
+        self, kinds: Iterable[str], extractions: Mapping[str, Extraction], progress: Progress | None
     ) -> Iterator[Prediction]:
         """Each file's answer: its features are extracted while those before it are scored."""
         media = self.folder / "media"
         rows = {kind: rows_in_order(made, media, self.files) for kind, made in extractions.items()}
         left_out = {"lmm": LEFT_OUT} if "lmm" in kinds and "lmm" not in extractions else {}
         for number, (file, video) in enumerate(zip(self.files, self.videos)):
+            if progress is not None:
+                progress(number, video)
             split = f"clip{number:06d}"
             found = {kind: next(of_kind) for kind, of_kind in rows.items()}
             for kind, row in found.items():
@@ -318,8 +331,11 @@ class _Work:
             data_list.write_list(self.sources.lists / f"{split}.tsv", pd.DataFrame([measured]))
             with _no_code_of(self.detector.folder):
                 self._run(split)
-            answer = _Answers(self.overlay, split)
-            evidence = _evidence(measured, found)
+            mouth = found.get("mouth")
+            if mouth is None and not np.nan_to_num(measured["n_samples"]):
+                mouth = next(rows_in_order(KINDS["mouth"].extraction(jobs=1), media, [file]))
+            answer = _Answers(self.overlay, split, mouth)
+            evidence = _evidence(measured, mouth)
             yield answer.about(video, self.detector, evidence, left_out)
             for path in self.overlay.folder.glob(f"*/scores/{split}.*"):
                 path.unlink()
@@ -352,22 +368,26 @@ class _Work:
                 localise(system, split, choose(system))
 
 
-def _evidence(measured: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
+def _evidence(measured: Mapping[str, Any], mouth: MouthRow | None) -> str:
     """What was heard and seen of a clip: "sound: 4.1 s; picture: face in 96 of 103 frames"."""
     samples, frames = (np.nan_to_num(measured[name]) for name in ("n_samples", "n_frames"))
     sound = f"sound: {samples / SAMPLE_RATE:.1f} s" if samples else "no sound"
-    if (mouth := rows.get("mouth")) is not None and len(mouth.valid):
+    if mouth is not None and len(mouth.valid):
         return f"{sound}; picture: face in {int(mouth.valid.sum())} of {len(mouth.valid)} frames"
     return f"{sound}; picture: {int(frames)} frames" if frames else f"{sound}; no picture"
+
+
+def _looks(entry: Mapping[str, Any]) -> bool:
+    return entry["kind"] == "model" and entry["modality"] == "visual"
 
 
 class _Answers:
     """What the systems of a laid-over detector say about one clip."""
 
-    def __init__(self, detector: DetectorFile, split: str):
+    def __init__(self, detector: DetectorFile, split: str, mouth: MouthRow | None):
         self.clips = {}
         self.frames = {}
-        self.detector = detector
+        self.detector, self.mouth = detector, mouth
         for name in detector.systems:
             folder = detector.folder / name
             if score_path(folder, split, "clips").exists():
@@ -378,6 +398,10 @@ class _Answers:
                 table["probability"] = to_probability(
                     scores.table["score"].to_numpy(float), scores.header.scale
                 )
+                if mouth is not None and detector.systems[name]["modality"] == "visual":
+                    seen = np.zeros(len(table), bool)
+                    seen[: len(mouth.valid)] = mouth.valid[: len(table)]
+                    table.loc[~seen, "probability"] = np.nan
                 if len(table):
                     self.frames[name] = table
         proposals = read_scores(detector.answering("task2").path(split, "segments"))
@@ -387,9 +411,17 @@ class _Answers:
         self, video: Path, detector: DetectorFile, evidence: str, left_out: Mapping[str, str]
     ) -> Prediction:
         task1 = detector.answers["task1"]
-        prior = self.detector.answering("task1").prior
+        seen, heard = self._shares(task1)
+        nothing = self.mouth is not None and not self.mouth.valid.any() and not heard > 0
+        answered = self._answered(task1) and not nothing
         probability = float(as_probability(self.clips[task1])[0])
-        answered = self._answered(task1)
+        reasons = self._reasons() | dict(left_out)
+        if nothing:
+            looking = [one for one, entry in detector.systems.items() if _looks(entry)]
+            reasons = dict.fromkeys(looking, "no face") | reasons
+        segments = self.segments[:0] if nothing else self.segments
+        shares = [f"{name} {share:.0%}" for name, share in zip(SHARES, (seen, heard)) if share >= 0]
+        shares = f" ({', '.join(shares)} of the clip)" if shares else ""
         notices = [
             f"T{why[1:]}: the answers differ from a submission's." for why in left_out.values()
         ]
@@ -397,17 +429,28 @@ class _Answers:
             notices.append(GENERATED_NOTICE)
         return Prediction(
             file=readable(video),
-            probability=probability if np.isfinite(probability) else prior,
+            probability=probability if answered else self.detector.answering("task1").prior,
             answered=answered,
-            reasons=self._reasons() | dict(left_out),
-            segments=self.segments.sort_values("score", ascending=False, ignore_index=True),
-            frames=self.frames,
+            reasons=reasons,
+            segments=segments.sort_values("score", ascending=False, ignore_index=True),
+            frames={} if nothing else self.frames,
             detector=readable(detector.folder / DETECTOR),
             notice=" ".join(notices),
-            evidence=evidence,
+            evidence=evidence + shares,
             decided=", ".join(self._decided(task1)) if answered else "",
             notes=_notes_on(video),
+            seen=seen,
+            heard=heard,
         )
+
+    def _shares(self, name: str) -> list[float]:
+        """The shares of the clip that were seen and heard, NaN where a system does neither."""
+        table = self.clips[name].table
+        shares = {one: float(table[one].iloc[0]) if one in table else np.nan for one in SHARES}
+        if self.mouth is not None and len(self.mouth.valid):
+            # also for models that look at whole frames
+            shares["seen"] = np.fmin(shares["seen"], round(float(self.mouth.valid.mean()), 4))
+        return list(shares.values())
 
     def _answered(self, name: str) -> bool:
         return bool(systems_scores.answered(self.clips[name])[0])

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -14,8 +15,10 @@ from faults.scenarios import TCN
 from klassify.cli import main
 from klassify.commands.predict import describe, find_videos
 from klassify.errors import KlassifyError
+from klassify.features.mouth.kind import MouthRow
 from klassify.prediction import predict
 from klassify.prediction.predict import Prediction, needed_kinds
+from klassify.scores.score_file import Header, score_path, write_scores
 from klassify.systems.base import System, write_system
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.system import system_hash
@@ -279,3 +282,83 @@ def test_notes_on_the_file_stand_in_text_and_json():
     segments = pd.DataFrame(columns=["start", "end", "score", "modality", "method"])
     answer = Prediction("a.mkv", 0.4, True, {}, segments, {}, "d", "", notes=[note])
     assert note in describe(answer, 0.1) and answer.as_json()["notes"] == [note]
+
+
+def given_answers(calls: list[str]):
+    """A stand-in for predict that notes for which videos it is asked."""
+
+    def answers(detector, videos, *, progress, **_options):
+        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        for number, video in enumerate(videos):
+            progress(number, video)
+            calls.append(video.name)
+            if video.name == "stop.mp4":
+                raise KeyboardInterrupt
+            yield Prediction(str(video), 0.5, video.name != "b.mp4", {}, nothing, {}, "d", "")
+
+    return answers
+
+
+def test_a_stopped_run_continues_with_the_same_settings(tmp_path, monkeypatch, capsys):
+    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    videos = [tmp_path / name for name in ("a.mp4", "b.mp4", "stop.mp4", "z.mp4")]
+    for video in videos:
+        video.write_text("x")
+    calls: list[str] = []
+    monkeypatch.setattr("klassify.commands.predict.predict", given_answers(calls))
+    command = ["predict", *map(str, videos), "--detector", str(tmp_path / "d"), "--no-timeline"]
+    command += ["--out", str(tmp_path / "o")]
+
+    def asked(*options: str) -> list[str]:
+        calls.clear()
+        main([*command, *options])
+        return list(calls)
+
+    assert asked() == ["a.mp4", "b.mp4", "stop.mp4"]
+    videos[2].rename(tmp_path / "kept.mp4")
+    command[3] = str(tmp_path / "kept.mp4")
+    assert asked() == ["kept.mp4", "z.mp4"]
+    assert "2 answers are kept; --force" in capsys.readouterr().out
+    assert asked() == [] and main(command) == 1  # for b, which has no evidence
+    videos[0].write_text("another film")
+    (tmp_path / "o/z.json").write_text("{")
+    assert asked() == ["a.mp4", "z.mp4"]
+    assert asked("--without-lmm") == asked("--force") == ["a.mp4", "b.mp4", "kept.mp4", "z.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "heard", "modality", "told"),
+    [
+        (0.5, np.nan, "visual", "seen 50% of the clip"),
+        (0.0, 0.0, "visual", "seen 0%, heard 0% of the clip"),
+        (0.0, 0.25, "both", "seen 0%, heard 25% of the clip"),
+    ],
+)
+def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
+    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    detector.systems["one"]["modality"] = modality
+    header = Header("one", "clip", "clips", "log_odds", "clip")
+    row = {"file": "a", "start": 0.0, "end": 0.16, "score": 2.0, "reason": ""}
+    table = pd.DataFrame([row | {"seen": 1.0, "heard": heard}]).dropna(axis=1)
+    write_scores(score_path(tmp_path / "d/one", "clip", "clips"), table, header)
+    frames = pd.DataFrame({"file": "a", "start": np.arange(4) * 0.04, "score": 2.0})
+    frames.insert(2, "end", frames["start"] + 0.04)
+    header = Header("one", "clip", "frames", "log_odds", "clip")
+    write_scores(score_path(tmp_path / "d/one", "clip", "frames"), frames, header)
+    proposal = {"file": "a", "start": 0.0, "end": 0.1, "score": 0.9}
+    proposal |= {"modality": modality, "method": "threshold"}
+    header = Header("one", "clip", "segments", "probability", "clip")
+    write_scores(
+        score_path(tmp_path / "d/one", "clip", "segments"), pd.DataFrame([proposal]), header
+    )
+    valid = np.arange(4) < 4 * seen
+    mouth = MouthRow("a", 25.0, np.zeros((4, 8), np.float32), valid)
+    answers = predict._Answers(detector, "clip", mouth)
+    found = answers.about(tmp_path / "a.mp4", detector, "looked", {})
+    assert found.answered == bool(seen or heard) and told in found.evidence
+    assert (found.probability > 0.8) == found.answered == bool(len(found.segments))
+    assert found.as_json()["heard"] == (None if np.isnan(heard) else heard)
+    if not found.answered:
+        assert found.reasons == {"one": "no face"} and not found.frames
+    elif modality == "visual":  # a gap where there is no face
+        np.testing.assert_array_equal(found.frames["one"]["probability"].isna(), ~valid)

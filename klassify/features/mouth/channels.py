@@ -26,7 +26,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.interpolate import CubicHermiteSpline
 
 from klassify.features.mouth.face import MAX_GAP_S, Tracked
 from klassify.media.decoder import GRID_FPS, Picture, on_grid
@@ -115,6 +114,8 @@ def _at_cells(
     where there is no face. new: whether a picture does not continue the one before it; between the
     two a cell is left without points, so that nothing is measured across.
     """
+    from scipy.interpolate import CubicHermiteSpline  # takes a second, so only where it is needed
+
     times = np.arange(len(cells)) / GRID_FPS
     seen = cells >= 0
     # of a file that has 25 pictures a second, whatever its first time stamp: its pictures as they
