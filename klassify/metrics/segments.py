@@ -284,24 +284,14 @@ def bootstrap_task2(
     return dict(zip(systems, bootstrap(statistics, source, n=n, seed=seed)))
 
 
-def grid_ceiling(
-    truth: Truth, frame_s: float, rule: str = "touched", mode: str = "official"
-) -> Task2Result:
-    """What a perfect detector reaches whose segments begin and end on a grid of `frame_s` seconds.
-
-    rule: "touched" widens each segment to every frame it touches, "nearest" moves both ends to the
-    nearest edge; either leaves at least one frame. Segments stay apart even where they share a
-    frame.
+def grid_ceiling(truth: Truth, frame_s: float, mode: str = "official") -> Task2Result:
+    """What a perfect detector reaches whose segments are made of whole frames of `frame_s` seconds:
+    each true segment widened to every frame it touches, at least one. Segments stay apart even if
+    they share a frame.
     """
     edges = np.round(truth.segments / frame_s, 6)  # binary fractions, see segments.frame_spans
-    if rule == "touched":
-        first, stop = np.floor(edges[:, 0]), np.ceil(edges[:, 1])
-    elif rule == "nearest":
-        first, stop = np.floor(edges + 0.5).T
-    else:
-        raise KlassifyError(f"There is no rule {rule!r}; there are touched, nearest.")
+    first, stop = np.floor(edges[:, 0]), np.ceil(edges[:, 1])
     stop = np.maximum(stop, first + 1)
-    rows = np.stack([np.ones(len(first)), first * frame_s, stop * frame_s], axis=1).astype(
-        np.float32
-    )
-    return score_task2(Proposals(truth.files, truth.offsets, rows), truth, mode)
+    rows = np.stack([np.ones(len(first)), first * frame_s, stop * frame_s], axis=1)
+    proposals = Proposals(truth.files, truth.offsets, rows.astype(np.float32))
+    return score_task2(proposals, truth, mode)

@@ -22,11 +22,8 @@ def frame_table(clips, **columns):
     for file, score in clips.items():
         k = np.arange(len(score))
         end = np.minimum((k + 1) * FRAME_S, len(score) * FRAME_S - 0.01)
-        parts.append(
-            pd.DataFrame(
-                {"file": file, "start": k * FRAME_S, "end": end, "score": np.asarray(score, float)}
-            )
-        )
+        columns_of = {"file": file, "start": k * FRAME_S, "end": end}
+        parts.append(pd.DataFrame(columns_of | {"score": np.asarray(score, float)}))
     return pd.concat(parts, ignore_index=True).assign(**columns)
 
 
@@ -70,23 +67,18 @@ def segments_of(folder, split="val"):
 
 
 def test_frames_are_read_in_parts_of_whole_clips(tmp_path):
-    clips = some_clips(3, 5) | {
-        "long.mp4": np.zeros(300),
-        "short.mp4": np.ones(1),
-        "last.mp4": np.ones(20),
-    }
+    clips = some_clips(3, 5)
+    clips |= {"long.mp4": np.zeros(300), "short.mp4": np.ones(1), "last.mp4": np.ones(20)}
     folder = write_localiser(tmp_path / "bam", frame_table(clips, boundary=0.5), group=70)
     path = score_path(folder, "val", "frames")
     parts = list(frame_scores.read_frames(path))
     assert len(parts) > 3
     frames = frame_scores.FrameScores.joined(parts)
     assert frames.files.tolist() == list(clips)
-    np.testing.assert_allclose(
-        frames.p_fake, 1 / (1 + np.exp(-np.concatenate(list(clips.values()))))
-    )
-    np.testing.assert_allclose(
-        frames.durations_s, [len(clip) * FRAME_S - 0.01 for clip in clips.values()]
-    )
+    log_odds = np.concatenate(list(clips.values()))
+    np.testing.assert_allclose(frames.p_fake, 1 / (1 + np.exp(-log_odds)))
+    durations_s = [len(clip) * FRAME_S - 0.01 for clip in clips.values()]
+    np.testing.assert_allclose(frames.durations_s, durations_s)
     assert (frames.boundary == 0.5).all() and frames.log_tags is None
 
 
@@ -122,29 +114,16 @@ def test_a_clip_in_two_places_is_refused(tmp_path):
 
 
 def test_segments_are_those_of_propose_with_their_settings(bam, capsys):
-    assert (
-        klassify(
-            "localise",
-            bam,
-            "--split",
-            "val",
-            "--method",
-            "multi_threshold",
-            "--set",
-            "nms_sigma=0.2",
-        )
-        == 0
-    )
+    settings = ("--method", "multi_threshold", "--set", "nms_sigma=0.2")
+    assert klassify("localise", bam, "--split", "val", *settings) == 0
     scores = segments_of(bam)
     (frames,) = frame_scores.read_frames(score_path(bam, "val", "frames"))
     found = proposals.propose(frames, "multi_threshold", nms_sigma=0.2)
     assert scores.table["file"].tolist() == frames.files[found.clip].tolist()
-    np.testing.assert_allclose(
-        scores.table[["start", "end", "score"]], np.stack(found[1:], axis=1), rtol=1e-8
-    )
-    assert set(scores.table["modality"]) == {"audio"} and set(scores.table["method"]) == {
-        "multi_threshold"
-    }
+    columns = scores.table[["start", "end", "score"]]
+    np.testing.assert_allclose(columns, np.stack(found[1:], axis=1), rtol=1e-8)
+    assert set(scores.table["modality"]) == {"audio"}
+    assert set(scores.table["method"]) == {"multi_threshold"}
     assert (scores.header.scale, scores.header.supervision) == ("probability", "segment")
     assert scores.header.settings["settings"]["nms_sigma"] == 0.2
 
@@ -153,13 +132,10 @@ def test_repeats_are_skipped_and_other_settings_refused(bam, capsys):
     command = ["localise", bam, "--split", "val"]
     assert klassify(*command) == 0
     before = score_path(bam, "val", "segments").stat().st_mtime_ns
-    assert (
-        klassify(*command) == 0 and score_path(bam, "val", "segments").stat().st_mtime_ns == before
-    )
-    assert "up to date" in capsys.readouterr().out
-    assert (
-        klassify(*command, "--set", "threshold=0.7") == 2 and "--force" in capsys.readouterr().err
-    )
+    assert klassify(*command) == 0 and "up to date" in capsys.readouterr().out
+    assert score_path(bam, "val", "segments").stat().st_mtime_ns == before
+    assert klassify(*command, "--set", "threshold=0.7") == 2
+    assert "--force" in capsys.readouterr().err
     assert klassify(*command, "--set", "threshold=0.7", "--force") == 0
 
 
@@ -167,15 +143,11 @@ def test_tuned_settings_are_taken_up_and_can_be_overridden(bam, tmp_path):
     (bam / "proposals.yaml").write_text(
         "method: watershed\nsettings: {context: 0.5}\ntuned: {score: 0.3}\n"
     )
-    assert (
-        localise.choose(load_system(bam)).method == "watershed"
-        and localise.choose(load_system(bam)).settings["context"] == 0.5
-    )
-    assert localise.choose(load_system(bam), settings={"context": 0.0}).settings["context"] == 0.0
-    assert localise.choose(load_system(bam), method="threshold") == (
-        "threshold",
-        proposals.defaults("threshold"),
-    )
+    system, default = load_system(bam), ("threshold", proposals.defaults("threshold"))
+    chosen = localise.choose(system)
+    assert chosen.method == "watershed" and chosen.settings["context"] == 0.5
+    assert localise.choose(system, settings={"context": 0.0}).settings["context"] == 0.0
+    assert localise.choose(system, method="threshold") == default
     other = tmp_path / "other.yaml"
     other.write_text("method: threshold\nsettings: {threshold: 0.25}\n")
     assert localise.choose(load_system(bam), other).settings["threshold"] == 0.25
@@ -206,10 +178,8 @@ def test_bad_proposal_settings_are_refused_with_their_file(bam, text, message):
 def test_words_that_are_no_settings_are_refused(bam, capsys, word):
     assert klassify("localise", bam, "--split", "val", "--set", word) == 2
     message = capsys.readouterr().err
-    assert (
-        "not written key=value" in message
-        or "The value of threshold is not readable YAML" in message
-    )
+    unreadable = "The value of threshold is not readable YAML"
+    assert "not written key=value" in message or unreadable in message
 
 
 def test_missing_and_stale_frames_are_refused_with_the_command(bam, capsys):
@@ -243,25 +213,22 @@ def test_a_merged_system_is_a_system_of_its_own(tmp_path, bam, tags, capsys):
     parts = pd.concat([segments_of(folder).table for folder in (bam, tags)])
     assert len(table) <= len(parts) and table.groupby("file").size().max() <= 50
     first = table.groupby("file", sort=False)["score"].first()
-    pd.testing.assert_series_equal(
-        first.sort_index(), parts.groupby("file")["score"].max().sort_index()
-    )
-    assert (
-        klassify("localise", out, "--split", "val") == 0 and "up to date" in capsys.readouterr().out
-    )
+    highest = parts.groupby("file")["score"].max()
+    pd.testing.assert_series_equal(first.sort_index(), highest.sort_index())
+    assert klassify("localise", out, "--split", "val") == 0
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_weights_decide_and_zero_leaves_an_input_out(tmp_path, bam, tags):
     out = merged(tmp_path, bam, tags)
-    (out / "proposals.yaml").write_text(
-        yaml.safe_dump({"method": "merge", "settings": {"weights": [0.0, 1.0], "nms_sigma": 0}})
-    )
+    settings = {"weights": [0.0, 1.0], "nms_sigma": 0}
+    content = yaml.safe_dump({"method": "merge", "settings": settings})
+    (out / "proposals.yaml").write_text(content)
     assert klassify("localise", out, "--split", "val", "--force") == 0
     mine, its = segments_of(out).table, segments_of(tags).table
     key = ["file", "start"]
-    pd.testing.assert_frame_equal(
-        mine.sort_values(key, ignore_index=True), its.sort_values(key, ignore_index=True)
-    )
+    mine, its = (table.sort_values(key, ignore_index=True) for table in (mine, its))
+    pd.testing.assert_frame_equal(mine, its)
 
 
 def test_a_merged_system_asks_for_its_inputs_segments(tmp_path, bam, tags, capsys):
@@ -302,24 +269,14 @@ def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
         segments.measure_task2(found, one, versus="bam", n_bootstrap=30) for one in (frame, named)
     )
     pd.testing.assert_frame_equal(unknown, known)
-    assert (
-        unknown["n_sources"].iloc[0] == 6
-        and unknown["Score_low"].iloc[0] < unknown["Score_high"].iloc[0]
-    )
+    first = unknown.iloc[0]
+    assert first["n_sources"] == 6 and first["Score_low"] < first["Score_high"]
 
 
 def test_clips_that_one_input_lacks_are_answered_by_the_other():
     def scores(files):
-        table = pd.DataFrame(
-            {
-                "file": files,
-                "start": 0.0,
-                "end": 1.0,
-                "score": 0.5,
-                "modality": "audio",
-                "method": "x",
-            }
-        )
+        columns = {"start": 0.0, "end": 1.0, "score": 0.5, "modality": "audio", "method": "x"}
+        table = pd.DataFrame({"file": files, **columns})
         return ScoreFile(Header("s", "val", "segments", "probability", "segment"), table)
 
     table = localise.merged_table(

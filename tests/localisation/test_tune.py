@@ -54,11 +54,8 @@ def write_localiser(folder, frame, modality, offset=0.0, noise=1.0):
         for start, end in fake:
             label[int(start / FRAME_S) : int(np.ceil(end / FRAME_S))] = 1
         score = 4 * label - 2 + offset + noise * rng.normal(size=100)
-        tables.append(
-            pd.DataFrame(
-                {"file": file, "start": k * FRAME_S, "end": (k + 1) * FRAME_S, "score": score}
-            )
-        )
+        times = {"start": k * FRAME_S, "end": (k + 1) * FRAME_S}
+        tables.append(pd.DataFrame({"file": file, **times, "score": score}))
     base.write_system(folder, base.System(folder.name, "model", modality, "segment", "log_odds"))
     settings = {"system": system.system_hash(folder)}
     header = Header(folder.name, "val", "frames", "log_odds", "segment", settings)
@@ -92,16 +89,10 @@ def test_tuning_finds_the_threshold_that_localise_then_uses(data, tmp_path, caps
     assert klassify(*command) == 0
     content = localise.read_proposals(bam / "proposals.yaml")
     table = pd.read_csv(bam / "tuning.tsv", sep="\t", quoting=3)
-    assert (
-        table["chosen"].sum() == 1
-        and table["Score"].max() - table["Score"][table["chosen"] == 1].item() <= 0.003
-    )
-    assert (
-        table["Score"][table["chosen"] == 1].item() > table["Score"][0] + 0.05
-    )  # the defaults come first
-    assert content["tuned"]["score"] == pytest.approx(
-        table["Score"][table["chosen"] == 1].item(), abs=1e-6
-    )
+    chosen = table["Score"][table["chosen"] == 1].item()
+    assert table["Score"].max() - chosen <= 0.003
+    assert chosen > table["Score"][0] + 0.05  # the defaults come first
+    assert content["tuned"]["score"] == pytest.approx(chosen, abs=1e-6)
     assert content["method"] == "multi_threshold" or content["settings"]["threshold"] in (0.8, 0.9)
     assert localise.choose(system.load_system(bam)) == (content["method"], content["settings"])
     assert klassify("localise", bam, "--split", "val") == 0
@@ -113,10 +104,8 @@ def test_the_same_again_is_skipped_and_other_inputs_are_refused(data, tmp_path, 
     assert klassify(*command) == 0
     before = (bam / "proposals.yaml").read_bytes()
     assert klassify(*command) == 0 and "up to date" in capsys.readouterr().out
-    assert (
-        klassify(*command, "--segments", "own") == 2
-        and "segments: 'union' there" in capsys.readouterr().err
-    )
+    assert klassify(*command, "--segments", "own") == 2
+    assert "segments: 'union' there" in capsys.readouterr().err
     assert (bam / "proposals.yaml").read_bytes() == before
     assert klassify(*command, "--segments", "own", "--force") == 0
     (bam / "proposals.yaml").write_text("method: threshold\n")  # written by hand: not to be lost
@@ -158,11 +147,8 @@ def trials_of(score):
 def test_ties_and_small_gains_keep_the_simpler_defaults():
     grid = {"threshold": {"threshold": [0.5, 0.6]}, "watershed": {"context": [1.0, 0.0]}}
     best, trials = tune.search(trials_of(lambda choice: 0.4), grid)
-    assert (
-        best is trials[0]
-        and best.choice.settings == proposals.defaults("threshold")
-        and len(trials) == 4
-    )
+    assert best is trials[0] and len(trials) == 4
+    assert best.choice.settings == proposals.defaults("threshold")
     gain = trials_of(lambda choice: 0.4 + 0.002 * (choice.method == "watershed"))
     assert tune.search(gain, grid)[0].choice.method == "threshold"
     gain = trials_of(lambda choice: 0.4 + 0.01 * (choice.method == "watershed"))
@@ -187,9 +173,8 @@ def test_search_finds_separable_optima_and_repeats_nothing():
 
 
 def test_a_default_off_the_grid_starts_at_the_first_value():
-    best, trials = tune.search(
-        trials_of(lambda choice: 0.0), {"threshold": {"threshold": [0.7, 0.9]}}
-    )
+    grid = {"threshold": {"threshold": [0.7, 0.9]}}
+    best, trials = tune.search(trials_of(lambda choice: 0.0), grid)
     assert best.choice.settings["threshold"] == 0.7 and len(trials) == 2
 
 
@@ -238,12 +223,10 @@ def test_platt_makes_of_scores_the_share_of_hits():
 
 
 def test_the_written_choice_reads_back_equal(tmp_path):
-    choice = localise.Choice(
-        "merge", {**proposals.defaults("merge"), "platt": [[-1.25, 0.5], [-2.0, 0.125]]}
-    )
+    platt = {"platt": [[-1.25, 0.5], [-2.0, 0.125]]}
+    choice = localise.Choice("merge", proposals.defaults("merge") | platt)
     trial = tune.Trial(choice, dict.fromkeys(segments.METRICS, 0.5))
     tune._write(tmp_path / "proposals.yaml", trial, [trial], {"split": "val"})
     assert localise.read_choice(tmp_path / "proposals.yaml") == choice
-    assert yaml.safe_load((tmp_path / "proposals.yaml").read_text())["tuned"]["made_with"] == {
-        "split": "val"
-    }
+    stored = yaml.safe_load((tmp_path / "proposals.yaml").read_text())
+    assert stored["tuned"]["made_with"] == {"split": "val"}

@@ -4,6 +4,7 @@ leaks, drift.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -84,12 +85,8 @@ def test_coverage_tells_answers_from_fallbacks_and_failures(loaded, labels):
     assert rows.loc[("one/spans", "task2", files[5]), "state"] == "failed"
     assert len(rows) == 3
     summary = entries.coverage_summary(states).set_index(["system", "task"])
-    assert tuple(summary.loc[("one/both", "task1"), ["n", "answered", "fell back", "failed"]]) == (
-        32,
-        31,
-        1,
-        0,
-    )
+    counts = summary.loc[("one/both", "task1"), ["n", "answered", "fell back", "failed"]]
+    assert tuple(counts) == (32, 31, 1, 0)
 
 
 def test_task1_differences_equal_a_bootstrap_written_out(loaded, labels):
@@ -113,11 +110,8 @@ def test_task1_differences_equal_a_bootstrap_written_out(loaded, labels):
 
 def test_groups_of_fakes_hold_all_real_clips_and_equal_a_subset(loaded, labels):
     groups = conditions.clip_groups(labels)
-    assert set(groups) == {
-        "fake type",
-        "audio generator",
-        "speaker",
-    }  # one length, no video generator known
+    # one length, no video generator known
+    assert set(groups) == {"fake type", "audio generator", "speaker"}
     ours = [loaded["one/both"], loaded["two/frames"]]
     table = sidebyside.task1_by_group(ours, labels, groups, versus="two/frames", n_bootstrap=20)
     chosen = labels["modify_type"].isin(["real", "audio_modified"]).to_numpy()
@@ -154,18 +148,14 @@ def test_task2_by_group_equals_the_metric_on_weights(loaded, labels):
 
 def test_agreement_equals_scipy_with_ties(loaded):
     ours = [loaded["one/both"], loaded["two/frames"]]
-    rounded = [
-        entry.__class__(
-            **vars(entry)
-            | {"scored": entry.scored.__class__(**vars(entry.scored) | {"score": score})}
-        )
-        for entry, score in zip(ours, (np.round(one.scored.score) for one in ours))
-    ]
+    rounded = []
+    for one in ours:
+        scored = dataclasses.replace(one.scored, score=np.round(one.scored.score))
+        rounded.append(dataclasses.replace(one, scored=scored))
     given = [agreement.Calibrated(one.name, one.scored.probability, None, "") for one in rounded]
     row = agreement.agreement(rounded, given).iloc[0]
-    assert row["rank_correlation"] == pytest.approx(
-        spearmanr(*(one.scored.score for one in rounded)).statistic
-    )
+    expected = spearmanr(*(one.scored.score for one in rounded)).statistic
+    assert row["rank_correlation"] == pytest.approx(expected)
     same = (given[0].probability > 0.5) == (given[1].probability > 0.5)
     assert row["equal_decisions"] == pytest.approx(same.mean())
 
@@ -176,9 +166,8 @@ def test_joining_never_looks_at_the_labels_it_is_measured_on(loaded, labels, rec
     answers = [agreement.calibrated(one, "testA", labels["file"].tolist(), fit) for one in ours]
     joined = agreement.fused(answers, fit)
     p = np.stack([one.probability for one in answers])
-    assert np.array_equal(joined["max"], p.max(axis=0)) and np.allclose(
-        joined["mean"], p.mean(axis=0)
-    )
+    assert np.array_equal(joined["max"], p.max(axis=0))
+    assert np.allclose(joined["mean"], p.mean(axis=0))
     table = agreement.fusion_gain(answers, labels, fit, n_bootstrap=20)
     turned = labels.assign(
         modify_type=np.where(labels["modify_type"] == "real", "both_modified", "real")
@@ -203,22 +192,16 @@ def test_psi_by_hand():
     q = np.full(10, 10.5) / 105
     assert found.psi == pytest.approx(((p - q) * np.log(p / q)).sum())
     assert found.reading.startswith("a large shift")
-    assert drift.population_stability(val, val) == (
-        0,
-        pytest.approx(0.338, abs=1e-3),
-        "stable",
-        100,
-        100,
-    )
+    by_chance = pytest.approx(0.338, abs=1e-3)
+    assert drift.population_stability(val, val) == (0, by_chance, "stable", 100, 100)
     assert np.isnan(drift.population_stability(np.zeros(0), val).psi)
     assert drift.population_stability(np.zeros(9), np.zeros(9)).psi == 0
 
 
 def test_chance_of_psi_holds_nineteen_of_twenty():
     rng = np.random.default_rng(0)
-    found = [
-        drift.population_stability(rng.normal(size=200), rng.normal(size=400)) for _ in range(300)
-    ]
+    pairs = [(rng.normal(size=200), rng.normal(size=400)) for _ in range(300)]
+    found = [drift.population_stability(*pair) for pair in pairs]
     assert 0.90 <= np.mean([one.psi <= one.by_chance for one in found]) <= 0.99
 
 
@@ -251,9 +234,8 @@ def test_audit_finds_a_planted_leak_and_nothing_else():
 
 def test_categories_are_judged_by_other_sources():
     _, is_fake, source = clips_of(40)
-    own = np.array(
-        [f"{name}-{fake}" for name, fake in zip(source, is_fake)], object
-    )  # says it only within a source
+    # it tells the label within a source only
+    own = np.array([f"{name}-{fake}" for name, fake in zip(source, is_fake)], object)
     assert clips.roc_auc(is_fake, leaks._share_of_fakes(own, is_fake, source)) == 0.5
     shared = np.where(is_fake == 1, "encoder B", "encoder A").astype(object)
     assert clips.roc_auc(is_fake, leaks._share_of_fakes(shared, is_fake, source)) == 1
@@ -271,21 +253,9 @@ def test_command_with_labels_writes_every_table(recipes, capsys):
     assert recipes.compare("--split", "testA", "--labels", str(labels)) == 0
     out = recipes.path("out", "testA")
     there = {path.name for path in out.iterdir()}
-    tables = (
-        "coverage",
-        "not-answered",
-        "task1",
-        "task2",
-        "frames",
-        "groups",
-        "differences",
-        "agreement",
-        "joined",
-    )
-    assert there == {f"{name}.tsv" for name in (*tables, "drift", "leaks")} | {
-        "comparison.txt",
-        "report.html",
-    }
+    names = "coverage not-answered task1 task2 frames groups differences agreement joined drift"
+    tables = {f"{name}.tsv" for name in (*names.split(), "leaks")}
+    assert there == tables | {"comparison.txt", "report.html"}
     assert (out / "comparison.txt").read_text() in capsys.readouterr().out
     differences = pd.read_csv(out / "differences.tsv", sep="\t")
     assert set(differences["task"]) == {"task1", "task2", "frames"}
@@ -365,30 +335,22 @@ def test_clips_of_one_class_have_an_answer(recipes, labels, tmp_path, capsys, wh
     assert recipes.compare(*command) == 0
     assert f"{len(chosen)} clips" in capsys.readouterr().out
     page = (tmp_path / "testA/report.html").read_text()
-    assert (
-        "Task 1: is the clip fake?" in page
-        and 'data-figure="histogram"' in page
-        and "ROC." not in page
-    )
+    assert "Task 1: is the clip fake?" in page and 'data-figure="histogram"' in page
+    assert "ROC." not in page
 
 
 def test_no_clip_at_all_is_said(recipes, labels, tmp_path, capsys):
     data_list.write_list(tmp_path / "testA.tsv", labels[:0])
-    assert (
-        recipes.compare(
-            "--split", "testA", "--labels", str(tmp_path / "testA.tsv"), "--out", str(tmp_path)
-        )
-        == 2
-    )
+    command = ["--split", "testA", "--labels", str(tmp_path / "testA.tsv"), "--out", str(tmp_path)]
+    assert recipes.compare(*command) == 2
     assert "no clip of testA to compare on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ends", [(-1e308, 1e308), (1e17, 1e17), (0.0, 0.0), (-1.5, 2.5)])
 def test_histograms_hold_scores_of_any_size(ends):
     score = np.array(ends * 5)
-    figure = figures.histogram(
-        score, "log_odds", {"real": score == score[0], "val": score != score[0]}
-    )
+    groups = {"real": score == score[0], "val": score != score[0]}
+    figure = figures.histogram(score, "log_odds", groups)
     assert all(sum(line["y"]) == pytest.approx(100, abs=0.01) for line in figure["data"])
 
 

@@ -47,16 +47,8 @@ def test_packaging_books_what_was_made_from_what(tmp_path, monkeypatch, capsys):
     make_segments(system, [["b.mp4", 1.0, 1.5, 0.5]])
     (system / "metrics-val.json").write_text('{"auc": 0.91234567}')
     (system / "metrics-val.task2.json").write_text('{"Score": 0.5}')
-    tasks = ["--task1", "exp/mine/r/one", "--task2", "exp/mine/r/one"]
-    command = [
-        "package",
-        *tasks,
-        "--split",
-        "testA",
-        "--list",
-        "data_lists/mine/testA.tsv",
-        "--out",
-    ]
+    tasks = "--task1 exp/mine/r/one --task2 exp/mine/r/one --split testA"
+    command = ["package", *f"{tasks} --list data_lists/mine/testA.tsv --out".split()]
     assert main([*command, "submissions/mine/r/testA"]) == 0
     manifest = json.loads((tmp_path / "submissions/mine/r/testA/manifest.json").read_text())
     ((package_id, row),) = read_ledger("submissions/ledger.tsv").rows.items()
@@ -77,9 +69,8 @@ def test_packaging_books_what_was_made_from_what(tmp_path, monkeypatch, capsys):
         "task2_scores_sha256": manifest["made_with"]["task2_scores"],
     }
     assert expected.items() <= row.items()
-    assert len(row["commit"]) in (0, 40) and row["dirty"] in (
-        ("yes", "no") if row["commit"] else ("",)
-    )
+    assert len(row["commit"]) in (0, 40)
+    assert row["dirty"] in (("yes", "no") if row["commit"] else ("",))
     kept = json.loads((tmp_path / "submissions/manifests" / f"{package_id}.json").read_text())
     assert kept == manifest
 
@@ -88,20 +79,7 @@ def test_packaging_books_what_was_made_from_what(tmp_path, monkeypatch, capsys):
     assert main([*command, "submissions/mine/r/testA", "--force"]) == 0
     assert main([*command, "submissions/elsewhere"]) == 0  # equal bytes
     assert (tmp_path / "submissions/ledger.tsv").read_bytes() == before
-    assert (
-        main(
-            [
-                *command,
-                "submissions/mine/r/testA",
-                "--force",
-                "--prior",
-                "0.4",
-                "--task1",
-                "exp/mine/r/one",
-            ]
-        )
-        == 0
-    )
+    assert main([*command, "submissions/mine/r/testA", "--force", "--prior", "0.4"]) == 0
     make_system(tmp_path / "exp/mine/r/one", [0.9, 0.2, 0.3, 0.4])
     assert main([*command, "submissions/mine/r/testA", "--force"]) == 0
     assert len(read_ledger("submissions/ledger.tsv").rows) == 2
@@ -123,9 +101,8 @@ def test_the_ledger_is_in_submissions_or_in_the_package(tmp_path, monkeypatch):
     make_list(tmp_path / "data_lists/testA.tsv")
     tasks = {"task1": load_system(make_system(tmp_path / "exp/one", [0.1, 0.2, 0.3, 0.4]))}
     given = tmp_path / "mine.tsv"
-    package.package(
-        tmp_path / "o", tmp_path / "data_lists/testA.tsv", "testA", tasks, ledger_path=given
-    )
+    listed = tmp_path / "data_lists/testA.tsv"
+    package.package(tmp_path / "o", listed, "testA", tasks, ledger_path=given)
     assert [row["folder"] for row in read_ledger(given).rows.values()] == ["o"]
     assert not (tmp_path / "o/ledger.tsv").exists()
 
@@ -151,10 +128,8 @@ def test_what_was_edited_by_hand_stays(book):
     assert dict(zip(columns, lines[6].split("\t")))["folder"] == "other" and lines[7:] == [""]
     set_leaderboard(book, "0000000001", 0.87)
     after = book.read_bytes().decode().split("\r\n")
-    assert after[4].split("\t") == [
-        "note",
-        *("0.87" if name == "leaderboard_auc" else cells[name] for name in columns[1:]),
-    ]
+    filled = cells | {"leaderboard_auc": "0.87", "mine": "note"}
+    assert after[4].split("\t") == [filled[name] for name in columns]
     assert after[:4] + after[5:] == lines[:4] + lines[5:]
 
 
@@ -202,31 +177,23 @@ def test_the_command_prints_finds_and_fills_in(book, capsys):
         printed = capsys.readouterr()
         return printed.out if status == 0 else printed.err
 
-    record(
-        book,
-        manifest_of(
-            2,
-            systems={"task2": manifest_of(1)["systems"]["task1"]},
-            made_with={"list": "1" * 64, "task2_system": "0" * 16, "task2_scores": "2" * 64},
-        ),
-        book.parent / "\x1b[2J\tx",
-    )
+    made_with = {"list": "1" * 64, "task2_system": "0" * 16, "task2_scores": "2" * 64}
+    systems = {"task2": manifest_of(1)["systems"]["task1"]}
+    second = manifest_of(2, systems=systems, made_with=made_with)
+    record(book, second, book.parent / "\x1b[2J\tx")
     table = said()
     assert table.count("\n") == 4 and "demo/r/testA" in table and "\x1b" not in table
-    assert "commit" in said("--id", "0000000001") and "c" * 40 in said("--id", "0000000001")
-    assert (
-        said("--id", "0000000001", "--leaderboard", "0.87") == "0000000001: leaderboard_auc 0.87\n"
-    )
-    assert "(was 0.87)" in said("--id", "0000000001", "--leaderboard", "0.88")
+    assert "c" * 40 in said("--id", "0000000001")
+    first, both = ("--id", "0000000001"), ("--id", "00")
+    assert said(*first, "--leaderboard", "0.87") == "0000000001: leaderboard_auc 0.87\n"
+    assert "(was 0.87)" in said(*first, "--leaderboard", "0.88")
     assert "leaderboard_score 0.2\n" in said("--id", "0000000002", "--leaderboard", "0.2")
-    assert "no answer for Task 2" in said(
-        "--id", "0000000001", "--leaderboard", "0.2", "--task", "2", status=2
-    )
-    assert "2 packages" in said("--id", "00", status=2) and "No package" in said(
-        "--id", "f", status=2
-    )
+    task2 = ("--leaderboard", "0.2", "--task", "2")
+    assert "no answer for Task 2" in said(*first, *task2, status=2)
+    assert "2 packages" in said(*both, status=2)
+    assert "No package" in said("--id", "f", status=2)
     for value in ("92.8", "nan", "-0.1"):
-        assert "between 0 and 1" in said("--id", "0000000001", f"--leaderboard={value}", status=2)
+        assert "between 0 and 1" in said(*first, f"--leaderboard={value}", status=2)
     assert "--id" in said("--leaderboard", "0.5", status=2)
     assert "0.88" in said() and "0.2" in said()
 

@@ -106,10 +106,8 @@ def test_the_manifest_names_systems_hashes_and_val_auc(home):
     assert entry["hash"] == system_hash(top) and entry["inputs"][0]["name"] == "raw"
     assert entry["inputs"][0]["val_auc"] == 0.91 and len(entry["clips_sha256"]) == 64
     assert manifest["list"]["path"] == str(home / "lists" / "testA.tsv")
-    assert (
-        manifest["command"].startswith("klassify package --task1 ")
-        and "--split testA" in manifest["command"]
-    )
+    assert manifest["command"].startswith("klassify package --task1 ")
+    assert "--split testA" in manifest["command"]
     # top calls itself clip-supervised, but its input is not: the rule of Task 1 has to be said
     assert manifest["task1"]["supervision"] == "segment" and "clip labels" in manifest["rule"]
 
@@ -137,34 +135,24 @@ def test_the_detector_names_answers_and_options_override_it(home, capsys):
     (home / "submit.yaml").write_text("task1: one\n")
     assert main(["detector", str(exp), "--conf", str(home / "submit.yaml")]) == 0
     rest = ["--split", "testA", "--list", home / "lists" / "testA.tsv", "--out", home / "out"]
-    command = [str(word) for word in ("package", exp / "detector.yaml", *rest)]
-    assert main(command) == 0 and "a.mp4;0.1\n" in (home / "out" / TXT).read_text()
-    assert main([*command, "--force", "--task1", str(exp / "two")]) == 0
+    command = ["package", exp / "detector.yaml", *rest]
+    assert klassify(*command) == 0 and "a.mp4;0.1\n" in (home / "out" / TXT).read_text()
+    assert klassify(*command, "--force", "--task1", exp / "two") == 0
     assert "a.mp4;0.5\n" in (home / "out" / TXT).read_text()
     make_system(exp / "one", [0.1, 0.2, 0.3, 0.4], supervision="segment")
-    assert main([*command, "--force"]) == 2 and "has changed" in capsys.readouterr().err
+    assert klassify(*command, "--force") == 2 and "has changed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["../one", "/one", "two/../../one", "", ".", "a\0"])
 def test_a_detector_names_systems_below_it_alone(home, capsys, name):
     make_system(home / "one", [0.1, 0.2, 0.3, 0.4])
-    entry = {
-        "kind": "model",
-        "modality": "audio",
-        "supervision": "clip",
-        "inputs": [],
-        "hash": "0" * 16,
-    }
-    write_text(
-        home / "exp" / "detector.yaml",
-        yaml.safe_dump({"answers": {"task1": name}, "systems": {name: entry}}),
-    )
+    entry = {"kind": "model", "modality": "audio", "supervision": "clip", "inputs": []}
+    content = {"answers": {"task1": name}, "systems": {name: entry | {"hash": "0" * 16}}}
+    write_text(home / "exp" / "detector.yaml", yaml.safe_dump(content))
     with pytest.raises(KlassifyError, match="not a folder beside it"):
         read_detector(home / "exp")
     write_text(home / "submit.yaml", yaml.safe_dump({"task1": "../one"}))
-    assert (
-        main(["detector", str(home / "exp"), "--conf", str(home / "submit.yaml"), "--force"]) == 2
-    )
+    assert klassify("detector", home / "exp", "--conf", home / "submit.yaml", "--force") == 2
     assert "is not below" in capsys.readouterr().err
 
 
@@ -201,24 +189,19 @@ def test_a_changed_submission_is_not_taken_for_done(home):
 def test_proposals_are_sorted_cut_rounded_and_never_empty(home):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     many = [["e.mp4", i * 0.05, i * 0.05 + 0.1, 0.9 - 0.01 * i] for i in range(60)]
-    make_segments(
-        system,
-        [
-            ["b.mp4", 1.00049, 1.5, 0.12344],
-            ["b.mp4", 3.5, 9.0, 0.98767],
-            ["b.mp4", 4.5, 5.0, 0.5],
-            ["b.mp4", 1.0002, 1.5001, 0.1],
-            ["c/d.mp4", 7.0, 9.99996, 0.5],
-            *many[::-1],
-        ],
-    )
+    few = [
+        ["b.mp4", 1.00049, 1.5, 0.12344],
+        ["b.mp4", 3.5, 9.0, 0.98767],
+        ["b.mp4", 4.5, 5.0, 0.5],
+        ["b.mp4", 1.0002, 1.5001, 0.1],
+        ["c/d.mp4", 7.0, 9.99996, 0.5],
+    ]
+    make_segments(system, few + many[::-1])
     manifest = pack(home, task1=system, task2=system)
     answers = json.loads((home / "out" / JSON).read_text())
     assert list(answers) == FILES
-    assert answers["b.mp4"] == [
-        [0.9877, 3.5, 4.0],
-        [0.1234, 1.0, 1.5],
-    ]  # cut, outside, and twice after rounding
+    # cut, outside, and twice after rounding
+    assert answers["b.mp4"] == [[0.9877, 3.5, 4.0], [0.1234, 1.0, 1.5]]
     assert answers["a.mp4"] == [[0.0, 0.0, 0.0]]
     assert answers["c/d.mp4"] == [[0.5, 7.0, 9.999]]  # of unknown length
     assert len(answers["e.mp4"]) == 50 and answers["e.mp4"][0] == [0.9, 0.0, 0.1]
@@ -247,17 +230,8 @@ def test_proposals_for_unlisted_clips_are_refused(home):
 def test_mistakes_are_named(home, capsys, monkeypatch, arguments, message):
     make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     monkeypatch.chdir(home)
-    command = [
-        "package",
-        "--split",
-        "testA",
-        "--list",
-        "lists/testA.tsv",
-        "--out",
-        "out",
-        *arguments,
-    ]
-    assert main(command) == 2 and message in capsys.readouterr().err
+    assert klassify("package", *AS, "lists/testA.tsv", "--out", "out", *arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -308,9 +282,8 @@ def test_packaging_loads_each_system_and_hashes_weights_once(home, monkeypatch):
         (folder / "model.safetensors").write_bytes(name.encode())
     inputs = ["../audio", "../video"]
     parameters = {"rule": "max", "prior": 0.5}
-    make_system(
-        exp / "top", [0.1, 0.2, 0.3, 0.4], kind="fusion", inputs=inputs, parameters=parameters
-    )
+    given = {"kind": "fusion", "inputs": inputs, "parameters": parameters}
+    make_system(exp / "top", [0.1, 0.2, 0.3, 0.4], **given)
     make_segments(exp / "top", [["a.mp4", 0.0, 1.0, 0.5]])
     (home / "submit.yaml").write_text("task1: top\ntask2: top\n")
     assert main(["detector", str(exp), "--conf", str(home / "submit.yaml")]) == 0

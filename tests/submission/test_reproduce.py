@@ -29,23 +29,16 @@ def home(tmp_path, monkeypatch):
     )
     for folder in (raw, top):
         make_segments(folder, [["b.mp4", 1.0, 1.5, 0.5], ["e.mp4", 0.5, 2.0, 0.25]])
-    command = ["--task1", "exp/mine/r/top", "--task2", "exp/mine/r/top", "--prior", "0.3"]
-    assert (
-        main(
-            [
-                "package",
-                *command,
-                "--split",
-                "testA",
-                "--list",
-                "data_lists/mine/testA.tsv",
-                "--out",
-                FOLDER,
-            ]
-        )
-        == 0
-    )
+    tasks = "--task1 exp/mine/r/top --task2 exp/mine/r/top --prior 0.3 --split testA"
+    command = f"package {tasks} --list data_lists/mine/testA.tsv --out {FOLDER}"
+    assert main(command.split()) == 0
     return tmp_path / FOLDER / "manifest.json"
+
+
+def change_top(home, scores):
+    """Give the packaged system other scores."""
+    folder = home.parents[4] / "exp/mine/r/top"
+    return make_system(folder, scores, kind="fusion", inputs=["../raw"])
 
 
 def run(capsys, *words):
@@ -83,12 +76,7 @@ def test_the_zip_does_not_depend_on_when_or_as_whom_it_is_made(home, capsys, mon
 
 
 def test_a_changed_score_is_named_with_its_answers(home, capsys):
-    make_system(
-        home.parents[4] / "exp/mine/r/top",
-        [0.1, 0.2, np.nan, 0.9],
-        kind="fusion",
-        inputs=["../raw"],
-    )
+    change_top(home, [0.1, 0.2, np.nan, 0.9])
     status, said = run(capsys, id_of(home))
     assert status == 1 and said.startswith("NOT REPRODUCED")
     was = json.loads(home.read_text())["made_with"]["task1_scores"]
@@ -109,19 +97,15 @@ def test_a_changed_input_system_is_named_first(home, capsys):
     (home.parents[4] / "exp/mine/r/raw/model.safetensors").write_bytes(b"other weights")
     status, said = run(capsys, FOLDER)
     assert status == 1
-    assert said.index("changed: the system exp/mine/r/raw,") < said.index(
-        "changed: the system exp/mine/r/top,"
-    )
+    raw, top = (said.index(f"changed: the system exp/mine/r/{name},") for name in ("raw", "top"))
+    assert raw < top
 
 
 def test_what_is_gone_is_named(home, capsys):
     (home.parents[4] / "exp/mine/r/top/scores/testA.segments.tsv").unlink()
     status, said = run(capsys, FOLDER)
-    assert (
-        status == 1
-        and "gone: the scores exp/mine/r/top/scores/testA.segments.tsv" in said
-        and "cannot be made again" in said
-    )
+    assert status == 1 and "cannot be made again" in said
+    assert "gone: the scores exp/mine/r/top/scores/testA.segments.tsv" in said
     (home.parents[4] / "data_lists/mine/testA.tsv").unlink()
     status, said = run(capsys, FOLDER)
     assert status == 1 and "gone: the list data_lists/mine/testA.tsv" in said
@@ -155,20 +139,12 @@ def test_another_packing_of_the_same_answers_is_said_to_be_that(home, capsys, mo
 
 def test_an_older_package_is_made_from_its_kept_manifest(home, capsys):
     first = id_of(home)
-    top = make_system(
-        home.parents[4] / "exp/mine/r/top", [0.5, 0.2, 0.3, 0.4], kind="fusion", inputs=["../raw"]
-    )
-    package.package(
-        FOLDER, "data_lists/mine/testA.tsv", "testA", {"task1": load_system(top)}, force=True
-    )
+    tasks = {"task1": load_system(change_top(home, [0.5, 0.2, 0.3, 0.4]))}
+    package.package(FOLDER, "data_lists/mine/testA.tsv", "testA", tasks, force=True)
     assert id_of(home) != first and run(capsys, id_of(home))[0] == 0
     status, said = run(capsys, first)
-    assert (
-        status == 1
-        and "changed: the system" not in said
-        and "changed: the scores" in said
-        and "compared with" not in said
-    )
+    assert status == 1 and "changed: the scores" in said
+    assert "changed: the system" not in said and "compared with" not in said
 
 
 @pytest.mark.parametrize("path", ["/etc", "../outside", "exp/../../outside", "exp/link", "exp/\0"])
@@ -237,12 +213,8 @@ def test_a_file_that_is_no_json_object_is_refused(home, capsys, content):
 
 
 def test_manifests_without_end_are_refused(home):
-    edit(
-        home,
-        lambda manifest: manifest["systems"]["task1"].update(
-            inputs=[{"name": "a", "path": "a", "hash": "0" * 16, "inputs": []}] * 1100
-        ),
-    )
+    many = [{"name": "a", "path": "a", "hash": "0" * 16, "inputs": []}] * 1100
+    edit(home, lambda manifest: manifest["systems"]["task1"].update(inputs=many))
     with pytest.raises(KlassifyError, match="more than 1000"):
         read_manifest(home)
     home.write_text(" " * (1 << 24) + "{}")
@@ -258,12 +230,7 @@ def test_manifests_of_before_the_ledger_do(home, capsys):
 
     edit(home, older)
     assert run(capsys, FOLDER)[0] == 0
-    make_system(
-        home.parents[4] / "exp/mine/r/top",
-        [0.1, 0.2, np.nan, 0.9],
-        kind="fusion",
-        inputs=["../raw"],
-    )
+    change_top(home, [0.1, 0.2, np.nan, 0.9])
     status, said = run(capsys, FOLDER)
     assert status == 1 and "submission.zip differs" in said
 
@@ -294,14 +261,12 @@ def test_the_commands_of_the_readme_do_what_it_says(home, capsys):
     readme = ROOT / "submissions/README.md"
     (home.parents[4] / "old.zip").write_bytes((home.parent / "submission.zip").read_bytes())
     lines = [line.partition(" #")[0] for line in readme.read_text().splitlines()]
-    commands = [
-        line for line in lines if line.startswith(("klassify ", "make reproduce submission="))
-    ]
+    starts = ("klassify ", "make reproduce submission=")
+    commands = [line for line in lines if line.startswith(starts)]
     assert len(commands) >= 5
     for line in commands:
         line = line.replace("make reproduce submission=", "klassify reproduce ")
-        line = line.replace("3f2a81c09e", id_of(home)).replace(
-            "submissions/demo/klassify/testA", FOLDER
-        )
+        line = line.replace("3f2a81c09e", id_of(home))
+        line = line.replace("submissions/demo/klassify/testA", FOLDER)
         assert main(line.split()[1:]) == 0, line + capsys.readouterr().err
     assert "leaderboard_auc 0.87" in capsys.readouterr().out
