@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import klassify
 from places import ROOT
 from small_systems import make_system
 
-from klassify import cli
 from klassify.cluster import slurm, submit, work
 from klassify.cluster.options import Options, added, without_launcher
 from klassify.cluster.record import Record, Submission, read_record
@@ -104,10 +104,6 @@ def no_slurm(monkeypatch, tmp_path):
     (tmp_path / "no bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "no bin"))
     slurm.largest_index.cache_clear()
-
-
-def klassify(*words: object) -> int:
-    return cli.main([str(word) for word in words])
 
 
 class Extraction:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+from commands import klassify
 
 from klassify import cli, failures
 from klassify.errors import KlassifyError
@@ -242,10 +243,8 @@ KINDS = (
 # cut where a line ends, these are shorter files of the same kind; what uses them compares hashes or
 # names of clips
 BY_LINES = ("failures", "list", "system", "proposals")
-NO_MORE_THAN_SPACE = (
-    "manifest",
-    "record",
-)  # the end of JSON is its bracket, not the end of the line
+# the end of JSON is its bracket, not the end of the line
+NO_MORE_THAN_SPACE = ("manifest", "record")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -278,9 +277,7 @@ def test_scores_that_lost_rows_are_counted(tmp_path):
     path.write_text("".join(lines[:-1]))
     with pytest.raises(KlassifyError, match="2 rows; its header says 3"):
         score_file.read_scores(path)
-    path.write_text(
-        "".join(line for line in lines if not line.startswith("# rows="))
-    )  # as it was written before
+    path.write_text("".join(line for line in lines if not line.startswith("# rows=")))
     assert len(score_file.read_scores(path).table) == 3
 
 
@@ -311,19 +308,10 @@ def test_a_package_that_is_cut_off_is_made_again_or_refused(name, tmp_path, caps
 def test_the_command_line_says_it_in_words(tmp_path, capsys):
     system = _system(tmp_path).parent
     scores = _scores(system, "clips")
-    arguments = [
-        "package",
-        "--task1",
-        str(system),
-        "--split",
-        "testA",
-        "--list",
-        str(_list(tmp_path)),
-        "--out",
-    ]
-    assert cli.main([*arguments, str(tmp_path / "out")]) == 0
+    command = ["package", "--task1", system, "--split", "testA", "--list", _list(tmp_path), "--out"]
+    assert klassify(*command, tmp_path / "out") == 0
     scores.write_bytes(scores.read_bytes()[:-3])
-    assert cli.main([*arguments, str(tmp_path / "other")]) == 2
+    assert klassify(*command, tmp_path / "other") == 2
     said = capsys.readouterr().err
     assert "truncated" in said and f"where: {scores}" in said and "fix:" in said
     assert not list((tmp_path / "other").glob("*"))

@@ -5,7 +5,6 @@ foreign for its own.
 from __future__ import annotations
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import pickle
@@ -30,6 +29,7 @@ from klassify.data.audio import AudioClips, AudioFrames, AudioReader
 from klassify.data.base import ClipWindows, Examples, NoAnswer, Sources
 from klassify.data.partialspoof import PartialSpoofFrames
 from klassify.errors import KlassifyError
+from klassify.failures import read_failures
 from klassify.features import audio_cache, shards
 from klassify.features.audio_cache import (
     FORMAT,
@@ -300,32 +300,19 @@ def test_clips_that_it_lacks_are_decoded(data, made, tmp_path, capsys):
 def test_each_clip_is_there_or_named(data, made, tmp_path, capsys):
     names = [f"part-1-of-1-{k}.{end}" for k in range(4) for end in ("parquet", "pcm")]
     assert sorted(contents(made)) == ["failures-1-of-1.tsv", *sorted(names)]
-    lines = (made / "failures-1-of-1.tsv").read_text().splitlines()[1:]
-    failed = {file: (stage, reason) for file, stage, reason in (line.split("\t") for line in lines)}
-    assert {file: stage for file, (stage, _) in failed.items()} == {
-        "none.wav": "audio",
-        "text.mp4": "decode",
-        "missing.mp4": "decode",
-    }
-    assert failed["none.wav"][1] == "no audio"
+    failures = read_failures(made / "failures-1-of-1.tsv")
+    stages = {"none.wav": "audio", "text.mp4": "decode", "missing.mp4": "decode"}
+    assert {failure.file: failure.stage for failure in failures} == stages
+    assert [one.reason for one in failures if one.file == "none.wav"] == ["no audio"]
     cache = AudioStore(made)
-    assert (
-        len(cache) == 10
-        and not cache.missing
-        and cache.get("other.mp4") is None
-        and len(cache.get("none.wav")) == 0
-    )
-    assert (
-        (made / "part-1-of-1-0.pcm")
-        .read_bytes()
-        .startswith(b"klassify audio 1: 16000 Hz, mono, int16")
-    )
+    assert len(cache) == 10 and not cache.missing
+    assert cache.get("other.mp4") is None and len(cache.get("none.wav")) == 0
+    first_line = b"klassify audio 1: 16000 Hz, mono, int16"
+    assert (made / "part-1-of-1-0.pcm").read_bytes().startswith(first_line)
     assert cli.main(arguments(data, made, "--audio", "--status")) == 0
     assert "10 of 10 clips, 4 of 4 parts" in capsys.readouterr().out
     assert cli.main(arguments(data, made, "--audio", "--strict")) == 1
-    assert (
-        cli.main(arguments(data, tmp_path, "--kind", "audio")) == 0
-    )  # of which --audio is an alias
+    assert cli.main(arguments(data, tmp_path, "--kind", "audio")) == 0  # the same as --audio
     assert contents(tmp_path) == contents(made)
 
 
@@ -341,17 +328,13 @@ def test_a_run_that_was_killed_is_resumed_to_the_byte(data, made, tmp_path):
     command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while (
-        not (tmp_path / "part-1-of-1-0.pcm").exists()
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
+    sound = tmp_path / "part-1-of-1-0.pcm"
+    while not sound.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (tmp_path / "part-1-of-1-0.parquet").unlink(
-        missing_ok=True
-    )  # killed between the two files of a part
+    # killed between the two files of a part
+    (tmp_path / "part-1-of-1-0.parquet").unlink(missing_ok=True)
     (tmp_path / "part-1-of-1-0.pcm").write_bytes(b"half")
     assert cli.main(arguments(data, tmp_path)) == 0
     assert contents(tmp_path) == contents(made)
@@ -425,9 +408,8 @@ def test_samples_that_do_not_belong_to_the_index_are_refused(two_parts):
         sound.write_bytes(content)
         with pytest.raises(KlassifyError, match=complaint) as error:
             AudioStore(two_parts)
-        assert "part-1-of-1-0.pcm" in str(error.value) and "extract --kind audio" in str(
-            error.value
-        )
+        said = str(error.value)
+        assert "part-1-of-1-0.pcm" in said and "extract --kind audio" in said
     sound.unlink()
     with pytest.raises(KlassifyError, match="is missing"):
         AudioStore(two_parts)
@@ -474,10 +456,9 @@ def test_another_format_and_another_kind_are_refused(tmp_path):
     shards.write_part(tmp_path, Place(1, 1, 0, 1), [], {"kind": "mouth"}, "")
     with pytest.raises(KlassifyError, match="kind: 'mouth' there, 'audio' wanted"):
         AudioStore(tmp_path)
+    floats = [AudioRow("a", np.zeros(3, np.float32))]
     with pytest.raises(ValueError, match="float32"):
-        audio_cache.write_part(
-            tmp_path, Place(1, 1, 0, 1), [AudioRow("a", np.zeros(3, np.float32))], SETTINGS, ""
-        )
+        audio_cache.write_part(tmp_path, Place(1, 1, 0, 1), floats, SETTINGS, "")
 
 
 def test_a_file_that_shrinks_while_read_costs_only_its_clips(two_parts):
@@ -519,8 +500,5 @@ def test_many_parts_take_few_files_and_little_memory(tmp_path):
 
 
 def test_the_settings_of_the_cache_are_on_its_files(made):
-    header = read_header(made / "part-1-of-1-0.parquet")
-    assert (
-        json.loads(json.dumps(FORMAT)).items() <= header.settings.items()
-        and header.settings["clips"] == 10
-    )
+    settings = read_header(made / "part-1-of-1-0.parquet").settings
+    assert FORMAT.items() <= settings.items() and settings["clips"] == 10
