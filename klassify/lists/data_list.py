@@ -189,7 +189,7 @@ def _cells(column: pd.Series) -> list[str]:
             "" if math.isnan(x) else repr(int(x)) if x.is_integer() else repr(x)
             for x in values.tolist()
         ]
-    return column.fillna("").astype(str).tolist()
+    return [str(text) for text in column.fillna("")]
 
 
 def _numbers(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:

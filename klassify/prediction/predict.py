@@ -77,6 +77,7 @@ def load_detector(path: str | os.PathLike) -> Detector:
 
 PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
 LEFT_OUT = "the LMM was left out on request"
+NO_TASK_2 = "this detector finds no segments: its systems learned from clip labels alone"
 HEARD_OR_SEEN = {"audio": "sound", "visual": "picture"}
 Progress = Callable[[int, Path], None]
 EXTRACTED = ("mouth", "audio", "lmm")  # kinds of features that need no model of the detector's own
@@ -205,8 +206,7 @@ def needed_kinds(detector: DetectorFile) -> set[str]:
 
     KlassifyError, before any work, for a detector that cannot answer here.
     """
-    for task in ("task1", "task2"):
-        detector.answering(task)
+    detector.answering("task1")
     folders = [
         detector.folder / name
         for name, entry in detector.systems.items()
@@ -404,8 +404,10 @@ class _Answers:
                     table.loc[~seen, "probability"] = np.nan
                 if len(table):
                     self.frames[name] = table
-        proposals = read_scores(detector.answering("task2").path(split, "segments"))
-        self.segments = proposals.table.drop(columns="file")
+        self.segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        if "task2" in detector.answers:
+            proposals = read_scores(detector.answering("task2").path(split, "segments"))
+            self.segments = proposals.table.drop(columns="file")
 
     def about(
         self, video: Path, detector: DetectorFile, evidence: str, left_out: Mapping[str, str]
@@ -438,7 +440,7 @@ class _Answers:
             notice=" ".join(notices),
             evidence=evidence + shares,
             decided=", ".join(self._decided(task1)) if answered else "",
-            notes=_notes_on(video),
+            notes=[*_notes_on(video), *([] if "task2" in detector.answers else [NO_TASK_2])],
             seen=seen,
             heard=heard,
         )

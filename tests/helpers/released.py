@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
-NAMES = ("real", "real_video_fake_audio", "fake_video_real_audio", "fake_video_fake_audio")
+from metadata import family
+
 ONE = [[1.0, 1.4]]
 
 
@@ -18,35 +18,15 @@ def touch(folder: Path, files: Iterable[str]) -> None:
         (folder / file).touch()
 
 
-def family(folder: str, split: str) -> list[dict]:
-    """A real clip and its three fakes in the schema of AV-Deepfake1M++."""
-    return [
-        {
-            "file": f"{folder}/{name}.mp4",
-            "original": None if kind == "real" else f"{folder}/real.mp4",
-            "split": split,
-            "modify_type": kind,
-            "audio_model": "vits" if kind in (TYPES[1], TYPES[3]) else None,
-            "video_model": "talklip" if kind in TYPES[2:] else None,
-            "fake_segments": [] if kind == "real" else ONE,
-            "audio_fake_segments": ONE if kind in (TYPES[1], TYPES[3]) else [],
-            "visual_fake_segments": ONE if kind in TYPES[2:] else [],
-            "video_frames": 100,
-            "audio_frames": 64_000,
-        }
-        for kind, name in zip(TYPES, NAMES)
-    ]
-
-
 def av_deepfake1m_plus_plus(root: Path) -> None:
     """Doubled folders as the archives unpack, a JSON file beside each video, names of tests."""
     for number, split in enumerate(("train", "val")):
         entries = [
             entry
             for i in range(5)
-            for entry in family(f"vox_celeb_2/id{number:05}/x{i}/00001", split)
+            for entry in family(f"vox_celeb_2/id{number:05}/x{i}/00001", split=split)
         ]
-        entries += family(f"silent_videos/subject_{number}/0", split)
+        entries += family(f"silent_videos/subject_{number}/0", split=split)
         folder = root / split / split
         touch(folder, (entry["file"] for entry in entries))
         for entry in entries:
@@ -62,7 +42,7 @@ def av_deepfake1m(root: Path) -> None:
     """A folder of JSON files for train and val, and the names of test."""
     for number, split in enumerate(("train", "val")):
         for i in range(5):
-            for entry in family(f"id{number:05}/x{i}/00001", split):
+            for entry in family(f"id{number:05}/x{i}/00001", split=split):
                 touch(root / split, [entry["file"]])
                 touch(root / f"{split}_metadata", [entry["file"].replace(".mp4", ".json")])
                 path = (root / f"{split}_metadata" / entry["file"]).with_suffix(".json")
@@ -128,7 +108,8 @@ def demo(root: Path) -> None:
     for split in ("testA", "testB"):
         names = (root / f"{split}_files.txt").read_text().split()
         entries = [
-            entry | {"file": name} for name, entry in zip(names, family(f"held/{split}", split))
+            entry | {"file": name}
+            for name, entry in zip(names, family(f"held/{split}", split=split))
         ]
         (root / f"heldout/{split}_metadata.json").write_text(json.dumps(entries))
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
+from metadata import faults_of, run_lists
 
 from klassify import cli
 from klassify.corpus.encode import write_clip
@@ -52,28 +52,16 @@ def table(root, rows, header=HEADER, encoding="utf-8"):
 
 
 def make(root, *extra):
-    arguments = [
-        "lists",
-        "--data",
-        "fakeavceleb",
-        "--root",
-        str(root),
-        "--out",
-        str(root / "lists"),
-        *extra,
-    ]
-    assert cli.main(arguments) == 0
+    assert run_lists(root, *extra, data="fakeavceleb") == 0
     return data_list.read_list(root / "lists/fakeavceleb.tsv", segments=True)
-
-
-def faults_of(root):
-    return pd.read_csv(root / "lists/fakeavceleb.failures.tsv", sep="\t", keep_default_na=False)
 
 
 def test_control_characters_are_replaced_and_listed(tmp_path):
     table(tmp_path, [row("id1", "real", REAL, "a.mp4"), row("id1", '"rt\tvc"', VIDEO, "b.mp4")])
     assert make(tmp_path)["video_model"].tolist() == ["", "rt\ufffdvc"]
-    assert faults_of(tmp_path)[["row", "action"]].values.tolist() == [[3, "repaired"]]
+    assert faults_of(tmp_path, "fakeavceleb")[["row", "action"]].values.tolist() == [
+        [3, "repaired"]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +77,6 @@ def small_copy(tmp_path_factory):
         frames = [rng.integers(0, 255, (64, 64, 3), np.uint8)] * 10
         write_clip(path, frames, rng.normal(0, 0.1, 6400).astype(np.float32), 30, 48_000)
     return root
-
-
-# ------------------------------------------------------------------------------ the table
 
 
 def test_the_table_becomes_a_list(tmp_path):
@@ -176,7 +161,7 @@ def test_the_folder_begins_at_the_type_whatever_stands_before(tmp_path, folder):
 def test_a_wrong_row_is_skipped_and_listed(tmp_path, bad, problem):
     table(tmp_path, [*FAMILY, bad])
     assert len(make(tmp_path)) == len(FAMILY)
-    faults = faults_of(tmp_path)
+    faults = faults_of(tmp_path, "fakeavceleb")
     assert (
         faults["row"].tolist() == [7]
         and faults["action"][0] == "skipped"
@@ -203,32 +188,13 @@ def test_joined_tables_blank_lines_and_a_missing_source(tmp_path):
 )
 def test_another_table_is_refused(tmp_path, text, message, capsys):
     (tmp_path / "meta_data.csv").write_bytes(text)
-    arguments = [
-        "lists",
-        "--data",
-        "fakeavceleb",
-        "--root",
-        str(tmp_path),
-        "--out",
-        str(tmp_path / "l"),
-    ]
-    assert cli.main(arguments) == 2 and message in capsys.readouterr().err
+    assert run_lists(tmp_path, data="fakeavceleb") == 2 and message in capsys.readouterr().err
 
 
 def test_a_folder_without_the_table_is_refused_with_the_way_out(tmp_path, capsys):
-    arguments = [
-        "lists",
-        "--data",
-        "fakeavceleb",
-        "--root",
-        str(tmp_path),
-        "--out",
-        str(tmp_path / "l"),
-    ]
-    assert cli.main(arguments) == 2 and "meta_data.csv" in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------ with its media
+    assert (
+        run_lists(tmp_path, data="fakeavceleb") == 2 and "meta_data.csv" in capsys.readouterr().err
+    )
 
 
 def test_probing_gives_lengths_and_whole_clips_as_segments(small_copy):
@@ -239,7 +205,7 @@ def test_probing_gives_lengths_and_whole_clips_as_segments(small_copy):
     assert frame["fake_segments"].tolist()[:5] == [[], *[[[0.0, length]]] * 3, []]
     assert frame["audio_fake_segments"].tolist()[:4] == [[], [[0.0, length]], [], [[0.0, length]]]
     assert frame["visual_fake_segments"].tolist()[:4] == [[], [], [[0.0, length]], [[0.0, length]]]
-    faults = faults_of(small_copy)
+    faults = faults_of(small_copy, "fakeavceleb")
     assert (
         faults[["row", "action"]].values.tolist() == [[7, "kept"]]
         and "no such file" in faults["problem"][0]
@@ -261,16 +227,8 @@ def test_a_system_of_another_data_set_is_scored_here(small_copy, small_data, tmp
     """
     (tmp_path / "tcn.yaml").write_text(MODEL)
     system = tmp_path / "exp/tcn"
-    train = [
-        "train",
-        str(tmp_path / "tcn.yaml"),
-        "--out",
-        str(system),
-        *small_data.arguments,
-        "--accelerator",
-        "cpu",
-    ]
-    assert cli.main(train) == 0
+    train = [str(tmp_path / "tcn.yaml"), "--out", str(system), *small_data.arguments]
+    assert cli.main(["train", *train, "--accelerator", "cpu"]) == 0
     frame = make(small_copy, "--probe", "missing", "--force")
     features = np.ones((10, 8), np.float32)
     shard = [MouthRow(f, 25.0, features, np.ones(10, bool), "") for f in frame["file"][:5]]
@@ -279,29 +237,14 @@ def test_a_system_of_another_data_set_is_scored_here(small_copy, small_data, tmp
     shards.write_part(
         tmp_path / "features/mouth/fakeavceleb", place, shard, {"made": "small"}, "fakeavceleb"
     )
-    sources = [
-        "--lists",
-        str(small_copy / "lists"),
-        "--media",
-        str(small_copy),
-        "--features",
-        str(tmp_path / "features"),
-    ]
-    assert cli.main(["score", str(system), "--split", "fakeavceleb", *sources]) == 0
+    sources = ["--lists", small_copy / "lists", "--media", small_copy]
+    sources += ["--features", tmp_path / "features"]
+    assert cli.main(["score", *map(str, (system, "--split", "fakeavceleb", *sources))]) == 0
     scored = score_file.read_scores(system / "scores/fakeavceleb.clips.tsv").table
     assert scored["score"].isna().tolist() == [False] * 5 + [True]
     labels = small_copy / "lists/fakeavceleb.tsv"
-    arguments = [
-        "evaluate",
-        str(system),
-        "--split",
-        "fakeavceleb",
-        "--labels",
-        str(labels),
-        "--out",
-        str(tmp_path),
-    ]
-    assert cli.main([*arguments, "--bootstrap", "10"]) == 0
+    arguments = ["--split", "fakeavceleb", "--labels", labels, "--out", tmp_path]
+    assert cli.main(["evaluate", *map(str, (system, *arguments)), "--bootstrap", "10"]) == 0
     record = json.loads((system / "metrics-fakeavceleb.json").read_text())
     assert record["n"] == 6 and record["n_fake"] == 3 and record["n_no_answer"] == 1
 

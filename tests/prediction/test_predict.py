@@ -111,7 +111,7 @@ def test_a_config_with_an_augmentation_or_without_data(tmp_path):
 
 
 def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
-    make_detector(tmp_path / "half", {"model": MODEL, "data": DATA}, tasks=("task1",))
+    make_detector(tmp_path / "half", {"model": MODEL, "data": DATA}, tasks=("task2",))
     windows = {
         "class_path": "klassify.data.visual.VisualWindows",
         "init_args": {"size": 32, "window": 4, "stride": 4, "lmm": False, "reconstruction": True},
@@ -120,7 +120,7 @@ def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, ca
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setattr(predict, "_Work", None)
     for name, said in (
-        ("half", "No system answers task2"),
+        ("half", "No system answers task1"),
         ("visual", "features of the kind reconstruction"),
     ):
         assert (

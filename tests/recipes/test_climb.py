@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from places import ROOT, copy_recipes
-from released import RELEASED
+from released import RELEASED, touch
+from tiny_demo import tiny_klassify  # noqa: F401  (a fixture)
 
 from klassify.lists import datasets
 from klassify.lists.data_list import read_list
@@ -48,17 +49,26 @@ for path in map(pathlib.Path, made.get(command, [])):
 """
 
 
+REAL = """#!{python}
+import sys
+sys.path.insert(0, {root!r})
+from klassify.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 class Checkout:
     """A fresh checkout whose `klassify` is a stand-in, beside the folders of data sets."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, script: str = STAND_IN):
         self.folder = folder / "check out"
         copy_recipes(self.folder)
         for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.folder)
         (self.folder / ".venv/bin").mkdir(parents=True)
         stand_in = self.folder / ".venv/bin/klassify"
-        stand_in.write_text(STAND_IN.format(python=f"{sys.executable} -S", root=str(ROOT)))
+        plain = " -S" if script == STAND_IN else ""  # starts faster
+        stand_in.write_text(script.format(python=f"{sys.executable}{plain}", root=str(ROOT)))
         stand_in.chmod(0o755)
         (self.folder / ".venv/installed").touch()
         self.roots: dict[str, Path] = {}
@@ -81,7 +91,7 @@ class Checkout:
             text=True,
             cwd=self.folder,
             env=environment,
-            timeout=120,
+            timeout=600,
         )
 
     def follow(self, command: str, depth: int = 0) -> list[str]:
@@ -184,3 +194,28 @@ def test_a_split_that_nothing_describes_stops_with_what_to_write(tmp_path):
     done = checkout.shell(advice)
     assert done.returncode == 2 and "Nothing describes the split 'val'" in done.stderr
     assert "write SPLIT.csv with the columns file,label" in done.stderr
+
+
+@pytest.mark.slow
+def test_own_clips_in_label_folders_are_trained_on_and_answered(tmp_path, tiny_klassify):  # noqa: F811
+    """The clips of the tiny corpus as somebody's own, with every command real."""
+    checkout, root = Checkout(tmp_path, REAL), tmp_path / "my clips"
+    corpus = tiny_klassify / "data_lists/demo-tiny"
+    lists = {"train": "train", "dev": "val", "test": "heldout/testA_labels"}
+    for split, name in lists.items():
+        for clip in read_list(corpus / f"{name}.tsv").itertuples():
+            media = tiny_klassify / "media/demo-tiny" / Path(name).name.removesuffix("_labels")
+            label = "real" if clip.modify_type == "real" else "fake"
+            touch(root / split / label, [clip.file])
+            shutil.copy(media / clip.file, root / split / label / clip.file)
+    variables = f"data=mine root='{root}' conf=demo jobs=2"
+    for stage in ("stage3", "stage4"):
+        checkout.roots["mine"] = root
+        checkout.follow(f"make {stage} {variables}")
+    table = (checkout.folder / "exp/mine/klassify/evaluation/test.txt").read_text()
+    assert "\nmaxout " in table and "\nbam" not in table
+    assert (checkout.folder / "submissions/mine/klassify/test/prediction.txt").exists()
+    clip = next((root / "test/fake").rglob("*.mp4"))
+    done = checkout.shell(f"klassify=$PWD/.venv/bin/klassify; $klassify predict '{clip}'")
+    assert done.returncode == 0 and "probability of fake" in done.stdout
+    assert "finds no segments" in done.stdout
