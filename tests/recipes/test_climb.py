@@ -182,7 +182,7 @@ def test_clip_labels_alone_train_the_systems_of_task_1(tmp_path, recipe):
     assert refused.returncode == 2 and "learns from segments" in refused.stderr
 
 
-def test_a_split_that_nothing_describes_stops_with_what_to_write(tmp_path):
+def test_an_undescribed_split_stops_with_what_to_write(tmp_path):
     checkout = Checkout(tmp_path)
     root = checkout.add("tables-of-mine")
     (root / "dev.csv").unlink()

@@ -413,7 +413,7 @@ def test_other_rates_carry_no_comb(fps):
     assert change.max() < 1.1 * change.min()
 
 
-def test_a_steady_rate_of_25_is_taken_as_it_is_whenever_it_starts():
+def test_a_steady_rate_of_25_is_kept_whenever_it_starts():
     rng = np.random.default_rng(20)
     frames, points = [texture(rng) for _ in range(8)], clip_points(rng, 8)
     seen = list(tracked(frames, points))
