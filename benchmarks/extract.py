@@ -107,8 +107,8 @@ class Bench:
 
     def small_floor(self, small: list[np.ndarray], path: Path) -> int:
         """Decode a clip without converting it and track a small one."""
-        pictures = sum(1 for _ in decoder.pictures(path))
-        return sum(self.mesh.process(frame) is not None for frame in small[:pictures])
+        pairs = zip(decoder.pictures(path), small)
+        return sum(self.mesh.process(frame) is not None for _, frame in pairs)
 
     def ours(self, path: Path) -> int:
         """Extract."""

@@ -58,6 +58,20 @@ class Picture:
         (left, top, _, _), part = self._part
         return part[y0 - top : y1 - top, x0 - left : x1 - left]
 
+    def halved(self, box: Sequence[int], least: int) -> tuple[np.ndarray, int]:
+        """RGB of a part from an even x0 and y0 on, halved by area as long as its shorter side keeps
+        `least` pixels; how many of the picture's pixels make one. What is left over at the right
+        and below is cut.
+        """
+        x0, y0, x1, y1 = box
+        n = 1 << max(0, int(math.log2(max(1, min(x1 - x0, y1 - y0) / least))))
+        if n == 1:
+            return self.part(box), 1
+        whole = x0, y0, x1 - (x1 - x0) % (2 * n), y1 - (y1 - y0) % (2 * n)
+        if self._in_parts and self._whole is None:
+            return _rgb(self._frame, whole, n), n
+        return _shrunk(self.part(whole), n), n
+
     def sketch(self) -> np.ndarray:
         """The stored picture's gray levels, (18, 32) float32: how much changes from one to the
         next.
@@ -117,22 +131,22 @@ def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(image[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
 
-def _rgb(frame: av.VideoFrame, box: Sequence[int] | None = None) -> np.ndarray:
-    """RGB of a frame as it is stored, or of a part in a box of even numbers, of one that
-    _in_planes.
+def _rgb(frame: av.VideoFrame, box: Sequence[int] | None = None, n: int = 1) -> np.ndarray:
+    """RGB of a frame as it is stored, or of a part in a box of even numbers of one that _in_planes,
+    n times smaller, a power of two.
     """
     name, limited = frame.format.name, frame.color_range in LIMITED_RANGES
     if name == "yuv444p" and frame.colorspace in LUMA:
         # five times as fast as swscale, and within one grey level of it
-        yuv = cv2.merge(_planes(frame, box))
+        yuv = cv2.merge(_planes(frame, box, n))
         return cv2.transform(yuv, _to_rgb(*LUMA[frame.colorspace], limited))
     if not _in_planes(frame):
         return frame.to_ndarray(format="rgb24")
     if name == "yuv420p" and limited and frame.colorspace in BT601_COLORSPACES:
-        return cv2.cvtColor(_packed(frame, box), cv2.COLOR_YUV2RGB_I420)
+        return cv2.cvtColor(_packed(_planes(frame, box, n)), cv2.COLOR_YUV2RGB_I420)
     if box is None:
         return frame.to_ndarray(format="rgb24")
-    part = av.VideoFrame.from_ndarray(_packed(frame, box), format=name)
+    part = av.VideoFrame.from_ndarray(_packed(_planes(frame, box, n)), format=name)
     part.colorspace, part.color_range = frame.colorspace, frame.color_range
     return part.to_ndarray(format="rgb24")
 
@@ -142,19 +156,35 @@ def _in_planes(frame: av.VideoFrame) -> bool:
     return frame.format.name in PLANES and frame.height % 2 == frame.width % 2 == 0
 
 
-def _planes(frame: av.VideoFrame, box: Sequence[int] | None) -> list[np.ndarray]:
-    """The three planes of a frame whose format is in PLANES, in a box."""
+def _planes(frame: av.VideoFrame, box: Sequence[int] | None, n: int) -> list[np.ndarray]:
+    """The three planes of a frame whose format is in PLANES, in a box, n times smaller."""
     x0, y0, x1, y1 = box or (0, 0, frame.width, frame.height)
-    ratios = 1, PLANES[frame.format.name], PLANES[frame.format.name]
-    return [_plane(frame, i)[y0 // n : y1 // n, x0 // n : x1 // n] for i, n in enumerate(ratios)]
+    ratio = PLANES[frame.format.name]
+    parts = [
+        _plane(frame, i)[y0 // r : y1 // r, x0 // r : x1 // r]
+        for i, r in enumerate((1, ratio, ratio))
+    ]
+    return [_shrunk(part, n) for part in parts]
 
 
-def _packed(frame: av.VideoFrame, box: Sequence[int] | None) -> np.ndarray:
-    """The planes in one array, as PyAV and OpenCV want them."""
-    planes = _planes(frame, box)
+def _shrunk(image: np.ndarray, n: int) -> np.ndarray:
+    """An image n times smaller, a power of two; halving is the fast way by area."""
+    while n > 1:
+        height, width = image.shape[:2]
+        image = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        n //= 2
+    return image
+
+
+def _packed(planes: list[np.ndarray]) -> np.ndarray:
+    """Planes in one array, as PyAV and OpenCV want them."""
     height, width = planes[0].shape
-    packed = np.concatenate([plane.ravel() for plane in planes])
-    return packed.reshape((3, height, width) if len(packed) == 3 * height * width else (-1, width))
+    if planes[1].shape == planes[0].shape:
+        return np.stack(planes)
+    packed = np.empty((3 * height // 2, width), np.uint8)
+    packed[:height] = planes[0]
+    packed[height:].reshape(2, height // 2, width // 2)[:] = planes[1:]
+    return packed
 
 
 def _plane(frame: av.VideoFrame, i: int) -> np.ndarray:

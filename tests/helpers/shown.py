@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import av
 import numpy as np
 
-from klassify.media.decoder import Picture
+from klassify.media.picture import Picture
 
 
 def picture_of(image: np.ndarray) -> Picture:

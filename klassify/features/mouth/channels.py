@@ -28,7 +28,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from klassify.features.mouth.face import MAX_GAP_S, Tracked
-from klassify.media.decoder import GRID_FPS, Picture, on_grid
+from klassify.media.decoder import GRID_FPS, on_grid
+from klassify.media.picture import Picture
 
 FEATURES = ("blur", "nonmouth_mse", "colour", "mar", "velocity", "acceleration", "jerk", "jitter")
 GROUPS = {1: [0], 2: [1], 3: [2], 4: [3, 4, 5, 6, 7]}  # the rows of paper 1, table 2
@@ -68,6 +69,7 @@ MIN_MOUTH_PX, MIN_EYE_DISTANCE_PX, MAX_COORDINATE_PX = 8, 1.0, 1e5
 POWERS = (1.5, 0.75)
 EPS_S = 1e-6
 BLOCK_FRAMES = 1024
+BLOCK, BLOCK_PIXELS = 4, 800_000  # both at least: 16 pictures of 224x224
 FRAMES_BEFORE = 3  # that a jerk looks back
 JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than this fit any line
 
@@ -81,7 +83,7 @@ def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
     shown, points, appearance, new = [], [], [], []
     nowhere = np.full((len(MOVING), 2), np.nan)
     start, before = -math.inf, None
-    for seen in tracked:
+    for seen in _in_blocks(tracked):
         apart = seen.cut or seen.start - start > MAX_GAP_S + EPS_S
         now = None if seen.landmarks is None else look(seen.picture, seen.landmarks)
         blur, *change = (0.0, 0.0, 0.0) if now is None else now.features(None if apart else before)
@@ -346,6 +348,20 @@ def _mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
     steps = np.linalg.norm(np.diff(moving, n=order, axis=0), axis=-1).mean(axis=-1)
     result[order:] = np.nan_to_num(steps)
     return result
+
+
+def _in_blocks(tracked: Tracked) -> Tracked:
+    """Track some pictures before any of them is measured: by turns, each would empty the other's
+    caches.
+    """
+    block, pixels = [], 0
+    for seen in tracked:
+        block.append(seen)
+        pixels += 0 if seen.picture is None else seen.picture.height * seen.picture.width
+        if len(block) >= BLOCK and pixels >= BLOCK_PIXELS:
+            yield from block
+            block, pixels = [], 0
+    yield from block
 
 
 def _box(points: np.ndarray, shape: tuple[int, ...], margin: float) -> np.ndarray:

@@ -24,6 +24,7 @@ import numpy as np
 
 from klassify.errors import KlassifyError
 from klassify.media import decoder
+from klassify.media.picture import Picture
 
 LANDMARK_COUNTS = (468, 478)
 EYE_CORNERS = [33, 263]  # the outer ones
@@ -41,14 +42,14 @@ SQUARE = 4.5  # widths of a face: the square that its score is measured on
 MAX_CANDIDATES = 4
 SAME_FACE = 0.3  # overlap (IoU) of two boxes of one face
 REGION = 1.5  # of the face's box: what Face Mesh sees
-REGION_PX = 192
+REGION_PX, LEAST_PX = 192, 240  # that it takes; of which they are made at least
 WARM_UP = 3  # looks at a face that is taken up, each at the region of the one before
 
 # a cut: gray levels between two pictures' sketches, and eye distances that the landmarks jump;
 # beyond the second level of change a face is looked for anew
 CUT_CHANGE, NEW_SCENE, CUT_JUMP = 6.0, 20.0, 0.25
 
-Shown = Iterable[tuple[float, float, decoder.Picture]]  # start and stop in seconds, picture
+Shown = Iterable[tuple[float, float, Picture]]  # start and stop in seconds, picture
 
 
 class Seen(NamedTuple):
@@ -60,7 +61,7 @@ class Seen(NamedTuple):
 
     start: float
     stop: float
-    picture: decoder.Picture | None
+    picture: Picture | None
     landmarks: np.ndarray | None
     cut: bool = False
 
@@ -132,7 +133,7 @@ class FaceMesh:
             yield Seen(start, stop, picture, now, scene and _jumps(face, now))
             face, last = now, last if now is None else now
 
-    def _find(self, picture: decoder.Picture, near: np.ndarray | None) -> np.ndarray | None:
+    def _find(self, picture: Picture, near: np.ndarray | None) -> np.ndarray | None:
         """The landmarks of a face: the largest, or the one that is nearest to `near`.
 
         Where the whole picture shows none, it is looked for in one tile a time; in all at first.
@@ -152,7 +153,7 @@ class FaceMesh:
                         return points
         return None
 
-    def _settled(self, picture: decoder.Picture, region: Region) -> np.ndarray | None:
+    def _settled(self, picture: Picture, region: Region) -> np.ndarray | None:
         """Landmarks after several looks at a picture, each at the region of the one before."""
         for _ in range(WARM_UP):
             points = self._mesh(picture, region)
@@ -161,7 +162,7 @@ class FaceMesh:
             region = region_of(points)
         return points
 
-    def _score(self, picture: decoder.Picture, box: np.ndarray, known: Mapping = {}) -> float:
+    def _score(self, picture: Picture, box: np.ndarray, known: Mapping = {}) -> float:
         """The detector's score of a face, on the square around it."""
         square = square_around(box, picture)
         found = known[square] if square in known else self._detect(picture, square)
@@ -210,7 +211,7 @@ class Mesh:
             self._time = 0
             self._run(np.zeros((REGION_PX, REGION_PX, 3), np.uint8))
 
-    def __call__(self, picture: decoder.Picture, region: Region) -> np.ndarray | None:
+    def __call__(self, picture: Picture, region: Region) -> np.ndarray | None:
         """Landmarks (K, 2) float32 in pixels of the picture; None where there is no face."""
         centre, side, angle = region
         cos, sin = np.cos(angle), np.sin(angle)
@@ -220,9 +221,10 @@ class Mesh:
             return None
         turn = side / REGION_PX * np.array([[cos, -sin], [sin, cos]])
         corner = centre - turn @ [REGION_PX / 2, REGION_PX / 2]
+        part, n = picture.halved(box, LEAST_PX)
         image = cv2.warpAffine(
-            picture.part(box),
-            np.column_stack([turn, corner - box[:2]]),
+            part,
+            np.column_stack([turn, corner - box[:2] - (n - 1) / 2]) / n,
             (REGION_PX, REGION_PX),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
@@ -256,10 +258,11 @@ class Detector:
             self._detector = face_detection.FaceDetection(MIN_CANDIDATE, model_selection=1)
             self._detector.process(np.zeros((VIEW_PX, VIEW_PX, 3), np.uint8))
 
-    def __call__(self, picture: decoder.Picture, view: Box) -> list[Detection]:
+    def __call__(self, picture: Picture, view: Box) -> list[Detection]:
         """Score and box (x0, y0, x1, y1 in pixels of the picture) of each face in the view."""
-        image = _scaled(picture.part(view), VIEW_PX)
-        size = np.array([view[2] - view[0], view[3] - view[1]])
+        image, n = picture.halved(view, VIEW_PX)
+        size = n * np.array(image.shape[1::-1])
+        image = _scaled(image, VIEW_PX)
         found = []
         for detection in self._detector.process(image).detections or []:
             box = detection.location_data.relative_bounding_box
@@ -343,7 +346,7 @@ Detection = tuple[float, np.ndarray]  # score and box
 Region = tuple[np.ndarray, float, float]  # centre (x, y), side of a square, angle
 
 
-def tiles(picture: decoder.Picture) -> list[Box]:
+def tiles(picture: Picture) -> list[Box]:
     """Overlapping squares that cover a picture; none for a small one."""
     size = picture.width, picture.height
     if max(size) <= MAX_WHOLE_PX:
@@ -351,12 +354,14 @@ def tiles(picture: decoder.Picture) -> list[Box]:
     side = min(*size, TILE_PX)
     starts = [
         np.linspace(0, length - side, 1 + math.ceil((length - side) / (0.75 * side))).astype(int)
+        // 2
+        * 2
         for length in size
     ]
     return [(int(x), int(y), int(x) + side, int(y) + side) for y in starts[1] for x in starts[0]]
 
 
-def square_around(box: np.ndarray, picture: decoder.Picture) -> Box:
+def square_around(box: np.ndarray, picture: Picture) -> Box:
     """The square of SQUARE widths of a face around it, as far as it lies in the picture."""
     centre, reach = (box[:2] + box[2:]) / 2, SQUARE / 2 * (box[2] - box[0])
     return _clipped([*(centre - reach), *(centre + reach)], picture)
@@ -401,8 +406,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float(inter / union) if union > 0 else 0.0
 
 
-def _clipped(box: Sequence[float], picture: decoder.Picture) -> Box:
-    low = [max(0, math.floor(value)) for value in box[:2]]
+def _clipped(box: Sequence[float], picture: Picture) -> Box:
+    """The part of a box in the picture, from even numbers on."""
+    low = [max(0, math.floor(value)) // 2 * 2 for value in box[:2]]
     return (
         *low,
         max(low[0], min(picture.width, math.ceil(box[2]))),
