@@ -60,9 +60,8 @@ class Ranking:
         if self.last_of_tie is not None:
             total, fake = total[..., self.last_of_tie], fake[..., self.last_of_tie]
         nothing = np.zeros((*total.shape[:-1], 1))
-        return np.concatenate([nothing, total - fake], axis=-1), np.concatenate(
-            [nothing, fake], axis=-1
-        )
+        real, fake = (np.concatenate([nothing, one], axis=-1) for one in (total - fake, fake))
+        return real, fake
 
     def auc_and_eer(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """AUC and EER of each weighting, NaN where one class has no weight."""
@@ -81,13 +80,10 @@ class Ranking:
         """Where the two rates cross on the straight line between the neighbouring thresholds."""
         gap = miss - false_alarm  # rises from -1 to 1
         after = np.maximum(np.argmax(gap >= 0, axis=-1), 1)[..., None]
-        gap_before, gap_after = (np.take_along_axis(gap, at, axis=-1) for at in (after - 1, after))
-        miss_before, miss_after = (
-            np.take_along_axis(miss, at, axis=-1) for at in (after - 1, after)
-        )
-        return (miss_before - gap_before / (gap_after - gap_before) * (miss_after - miss_before))[
-            ..., 0
-        ]
+        at = np.concatenate([after - 1, after], axis=-1)
+        gap, miss = (np.take_along_axis(rates, at, axis=-1) for rates in (gap, miss))
+        share = gap[..., 0] / (gap[..., 1] - gap[..., 0])
+        return miss[..., 0] - share * (miss[..., 1] - miss[..., 0])
 
 
 def roc_auc(label: np.ndarray, score: np.ndarray) -> float:
@@ -117,9 +113,7 @@ def error_rates(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def clip_log_loss(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """(n,) negative log-likelihood in nats, probabilities kept PROBABILITY_FLOOR away from 0 and
-    1.
-    """
+    """(n,) negative log-likelihood in nats; probabilities stay PROBABILITY_FLOOR from 0 and 1."""
     probability = np.clip(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return -np.where(np.asarray(label) == 1, np.log(probability), np.log1p(-probability))
 

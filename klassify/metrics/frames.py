@@ -6,8 +6,7 @@ if any part of it is, at every resolution. At a coarser one its score is the hig
 frames within (the more suspicious one, as PartialSpoof pools); at 20 ms both halves of a frame have
 its score.
 
-The segments of the multi-branch paper, of which it reports an AUC, are windows of 10 frames:
-SEGMENT_MS.
+The multi-branch paper reports the AUC of segments of 10 frames: SEGMENT_MS.
 
 Frames of all clips are pooled, so long clips weigh more; `clip_auc` does not. Coarse frames
 flatter: the EER falls with the resolution though the same time is misjudged, so compare systems at
@@ -47,14 +46,10 @@ def labelled_frames(frames: FrameTable, truth: Truth, resolution_ms: int) -> Lab
     place = {name: index for index, name in enumerate(frames.files)}
     clips = np.flatnonzero([name in place for name in truth.files])
     rows = np.fromiter((place[name] for name in truth.files[clips]), np.int64)
-    scores, counts = resample(
-        frames.scores[row_numbers(frames.offsets, rows)],
-        np.diff(frames.offsets)[rows],
-        resolution_ms,
-    )
-    return LabelledFrames(
-        scores, frame_labels(truth.take(clips), counts, resolution_ms / 1000), clips, counts
-    )
+    scores, counts = frames.scores[row_numbers(frames.offsets, rows)], np.diff(frames.offsets)[rows]
+    scores, counts = resample(scores, counts, resolution_ms)
+    labels = frame_labels(truth.take(clips), counts, resolution_ms / 1000)
+    return LabelledFrames(scores, labels, clips, counts)
 
 
 class FrameResult(NamedTuple):
@@ -125,18 +120,14 @@ def frame_labels(truth: Truth, counts: np.ndarray, frame_s: float) -> np.ndarray
 
 
 def mean_clip_auc(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> float:
-    """Mean AUC of the clips with frames of both classes, ties counting half; NaN if there is
-    none.
-    """
+    """Mean AUC of the clips with frames of both classes, ties counting half; NaN for none."""
     clip = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((scores, clip))
     clip, scores, labels = clip[order], scores[order], labels[order]
     new_tie = np.append(True, (np.diff(clip) != 0) | (np.diff(scores) != 0))[: len(clip)]
     tie = np.cumsum(new_tie) - 1
     first = np.flatnonzero(new_tie)
-    middle = (
-        first + (np.diff(first, append=len(clip)) + 1) / 2
-    )  # mean rank of a tie, from 1, among all clips
+    middle = first + (np.diff(first, append=len(clip)) + 1) / 2  # mean rank of a tie, from 1
     rank = middle[tie] - row_offsets(counts)[clip]
     n_fake = np.bincount(clip, weights=labels, minlength=len(counts))
     n_real = counts - n_fake

@@ -108,12 +108,8 @@ class Matches:
             ranked_weight = np.cumsum(weights[self.ranked_clip])
             segment_weight = weights[self.clip_of] * among
         n_segments = float(segment_weight.sum())
-        ap = np.array(
-            [
-                self._average_precision(hits, ranked_weight, weights, among, n_segments)
-                for hits in self.hits
-            ]
-        )
+        given = (ranked_weight, weights, among, n_segments)
+        ap = np.array([self._average_precision(hits, *given) for hits in self.hits])
         if n_segments:
             ar = segment_weight @ self.levels / (len(AR_IOUS) * n_segments)
         else:
@@ -136,9 +132,7 @@ class Matches:
         gain = np.ones(len(hits.rank)) if weights is None else weights[self.clip_of[hits.segment]]
         claimed = hits.rank + 1.0 if ranked_weight is None else ranked_weight[hits.rank]
         counts = among[hits.segment]
-        claimed = claimed - np.cumsum(
-            gain * ~counts
-        )  # what hits another segment is not held against anyone
+        claimed = claimed - np.cumsum(gain * ~counts)  # hits of other segments are no errors
         counts &= gain > 0
         gain, claimed = gain[counts], claimed[counts]
         precision = np.maximum.accumulate((np.cumsum(gain) / claimed)[::-1])[::-1]
