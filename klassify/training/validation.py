@@ -174,7 +174,7 @@ def check_training_labels(data: ClipData, examples: Examples, sources: Sources) 
             f"Training needs real and fake clips; {data.train_split} has {len(labels)},"
             f" {sum(labels)} of them fake.",
             where=sources.lists,
-            fix=f"make a list of {data.train_split} with both",
+            fix="make the list from real and fake clips",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from together import command
 
 from klassify import cli
+from klassify.lists import data_list
 from klassify.scores import score_file
 from klassify.systems import base, system, trained
 from klassify.systems.experiment import load_experiment
@@ -156,6 +158,20 @@ def test_resolved_config_builds_the_same_system(config, tmp_path, small_data):
     assert train(config, out, small_data, "train.epochs=1") == 0
     again = load_experiment(out / "config.yaml")
     assert again.resolved == load_experiment(config, ["train.epochs=1"]).resolved
+
+
+@pytest.mark.parametrize("kind", ["real", "both_modified"])
+def test_training_needs_clips_of_both_classes(config, tmp_path, small_data, capsys, kind):
+    for split in ("train", "val"):
+        frame = data_list.read_list(small_data.lists / f"{split}.tsv", segments=True)
+        frame = frame[frame["modify_type"] == kind] if split == "train" else frame
+        data_list.write_list(tmp_path / f"lists/{split}.tsv", frame)
+    other = dataclasses.replace(small_data, lists=tmp_path / "lists")
+    assert train(config, tmp_path / "tcn", other) == 2
+    n = len(data_list.read_list(tmp_path / "lists/train.tsv"))
+    n_fake = n if kind != "real" else 0
+    said = f"Training needs real and fake clips; train_video has {n}, {n_fake} of them fake."
+    assert said in capsys.readouterr().err
 
 
 def test_an_epoch_is_a_permutation_dealt_to_the_ranks():
