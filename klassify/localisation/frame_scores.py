@@ -13,14 +13,12 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 
-from klassify.errors import KlassifyError, first_few
+from klassify.errors import KlassifyError
 from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import row_numbers, row_offsets
-from klassify.scores.score_file import AGAIN, read_header, reading, validate
+from klassify.scores.frame_file import FrameFile, blocks
 from klassify.systems.scores import to_probability
-from klassify.untrusted import refuse_swollen
 
 TAG_COLUMNS = ["log_o", "log_b", "log_i", "log_l"]
 CONTEXT = 0.25  # frames on either side that a span is compared with, as a share of its length
@@ -134,72 +132,28 @@ class FrameScores:
         return cls(column("files"), row_offsets(counts), *map(column, names))
 
 
-def from_table(table: pd.DataFrame, scale: str, *, where: object) -> FrameScores:
-    """From the table of a frames score file. The rows of a clip may come in any order.
+def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
+    """The clips of a frames score file in file order, in parts of about a million frames.
 
     KlassifyError for frames that are missing or off the 40 ms grid, and for columns that are not
     probabilities.
     """
-    codes, files = pd.factorize(table["file"])
-    start = table["start"].to_numpy(float)
-    order = np.lexsort((start, codes))
-    offsets = row_offsets(np.bincount(codes, minlength=len(files)))
-    place = np.arange(len(codes)) - offsets[:-1][codes[order]]
-    off_grid = np.abs(start[order] - place * FRAME_S) > 1e-4
-    if off_grid.any():
-        bad = first_few(dict.fromkeys(np.asarray(files)[codes[order][off_grid]].tolist()))
-        raise KlassifyError(
-            f"Frames are missing, repeated or not on the 40 ms grid: {bad}.", where=where
-        )
-
-    def column(name: str) -> np.ndarray:
-        return table[name].to_numpy(float)[order]
-
-    tags = np.column_stack([column(name) for name in TAG_COLUMNS]) if "log_o" in table else None
-    try:
-        return FrameScores(
-            np.asarray(files, dtype=object),
-            offsets,
-            to_probability(column("score"), scale, where=where),
-            column("end")[offsets[1:] - 1],
-            column("boundary") if "boundary" in table else None,
-            tags,
-        )
-    except ValueError as error:
-        raise KlassifyError(f"These are not frame scores: {error}.", where=where) from None
-
-
-def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
-    """The clips of a frames score file, in parts of about a row group (a million frames), in
-    file order.
-    """
-    import pyarrow.parquet as pq
-
-    header, seen = read_header(path), set()
-    with reading(path):
-        parquet = pq.ParquetFile(path)
-    with parquet:
-        rest = None
-        for group in range(parquet.num_row_groups):
-            with reading(path):
-                refuse_swollen(parquet, path, group=group, fix=AGAIN)
-                rows = parquet.read_row_group(group).to_pandas()
-            rest = rows if rest is None else pd.concat([rest, rows], ignore_index=True)
-            whole = np.ones(len(rest), bool)
-            if group + 1 < parquet.num_row_groups:  # the last clip may go on in the next group
-                whole = (rest["file"] != rest["file"].iat[-1]).to_numpy()
-            part, rest = rest[whole], rest[~whole]
-            if not len(part):
-                continue
-            validate(part, header, where=path)
-            frames = from_table(part, header.scale, where=path)
-            if twice := seen.intersection(frames.files):
-                raise KlassifyError(
-                    f"The rows of these clips are not contiguous: {first_few(sorted(twice))}.",
-                    where=path,
-                )
-            seen.update(frames.files)
-            yield frames
+    source = FrameFile(path)
+    tagged, bounded = TAG_COLUMNS[0] in source.columns, "boundary" in source.columns
+    columns = ["score", *TAG_COLUMNS * tagged, *["boundary"] * bounded]
+    for files in blocks(source.files):
+        rows = source.read(files, columns)
+        try:
+            yield FrameScores(
+                files,
+                rows.offsets,
+                to_probability(rows.values[:, 0], source.header.scale, where=path),
+                rows.ends_s,
+                rows.values[:, -1] if bounded else None,
+                rows.values[:, 1 : 1 + len(TAG_COLUMNS)] if tagged else None,
+            )
+        except ValueError as error:
+            raise KlassifyError(f"These are not frame scores: {error}.", where=path) from None
 
 
 def runs(above: np.ndarray, frames: FrameScores) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.evaluation import segments
 from klassify.localisation import frame_scores, localise, proposals
+from klassify.scores import frame_file
 from klassify.scores.score_file import Header, ScoreFile, read_scores, score_path, write_blocks
 from klassify.systems.base import System, write_system
 from klassify.systems.system import load_system, system_hash
@@ -66,7 +67,8 @@ def segments_of(folder, split="val"):
     return read_scores(score_path(folder, split, "segments"))
 
 
-def test_frames_are_read_in_parts_of_whole_clips(tmp_path):
+def test_frames_are_read_in_parts_of_whole_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_scores, "blocks", lambda files: frame_file.blocks(files, 2))
     clips = some_clips(3, 5)
     clips |= {"long.mp4": np.zeros(300), "short.mp4": np.ones(1), "last.mp4": np.ones(20)}
     folder = write_localiser(tmp_path / "bam", frame_table(clips, boundary=0.5), group=70)
@@ -82,27 +84,21 @@ def test_frames_are_read_in_parts_of_whole_clips(tmp_path):
     assert (frames.boundary == 0.5).all() and frames.log_tags is None
 
 
-def test_the_order_of_a_clips_rows_does_not_matter():
-    table = frame_table(some_clips(4, 3))
-    shuffled = table.groupby("file", sort=False).sample(frac=1, random_state=0)
-    one, other = (frame_scores.from_table(t, "log_odds", where="here") for t in (table, shuffled))
-    np.testing.assert_array_equal(one.p_fake, other.p_fake)
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: t.drop(index=3), "40 ms grid: 0.mp4"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "40 ms grid"),
-        (lambda t: t.assign(start=t["start"] * 2), "40 ms grid"),
+        (lambda t: t.drop(index=3), "0.mp4 are not one row for each 40 ms"),
+        (lambda t: pd.concat([t, t.iloc[-1:]]), "not one row for each 40 ms"),
+        (lambda t: t.assign(end=t["end"] * 2, start=t["start"] * 2), "not one row for each 40 ms"),
         (lambda t: t.assign(boundary=2.0), "boundary"),
         (lambda t: t.assign(log_o=0.1, log_b=0.0, log_i=0.0, log_l=0.0), "log_tags"),
     ],
 )
-def test_rows_that_are_no_frames_are_refused(damage, message):
+def test_rows_that_are_no_frames_are_refused(tmp_path, damage, message):
     table = damage(frame_table({"0.mp4": np.zeros(5), "1.mp4": np.zeros(4)}))
+    folder = write_localiser(tmp_path / "bam", table)
     with pytest.raises(KlassifyError, match=message):
-        frame_scores.from_table(table, "log_odds", where="here")
+        list(frame_scores.read_frames(score_path(folder, "val", "frames")))
 
 
 def test_a_clip_in_two_places_is_refused(tmp_path):

@@ -17,7 +17,6 @@ from klassify.errors import KlassifyError
 from klassify.evaluation import results
 from klassify.grid.frames import encode_labels
 from klassify.lists import data_list, subsets
-from klassify.localisation import frame_scores
 from klassify.models import linear_fusion
 from klassify.models.linear_fusion import COLUMNS, LinearFusion
 from klassify.prediction import predict
@@ -533,10 +532,6 @@ def test_impossible_linear_fusions_are_refused(exp, capsys, words, message):
 def test_cosines_become_probabilities_linearly():
     score = np.array([-2.0, -1, -0.5, 0, 0.3, 1, 2])
     np.testing.assert_allclose(to_probability(score, "cosine"), [0, 0, 0.25, 0.5, 0.65, 1, 1])
-    start = np.arange(7) * FRAME_S
-    table = pd.DataFrame({"file": "a", "start": start, "end": start + FRAME_S, "score": score})
-    frames = frame_scores.from_table(table, "cosine", where="here")
-    np.testing.assert_allclose(frames.p_fake, np.clip((1 + score) / 2, 0, 1))
     with pytest.raises(KlassifyError, match="distance"):
         to_probability(score, "distance")
 
