@@ -164,11 +164,8 @@ def _runs(parquet: Any, path: Path) -> tuple[list[str], list[int]]:
     return names, counts
 
 
-def clip_scores(
-    source: FrameFile, how: str = "max", block: int = 4096
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def clip_scores(source: FrameFile, how: str = "max") -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Names and `pooled` scores of the clips of a file, a block of clips at a time."""
-    for first in range(0, len(source.files), block):
-        files = source.files[first : first + block]
+    for files in blocks(source.files):
         rows = source.read(files, ["score"])
         yield files, pooled(rows.values[:, 0], rows.offsets, how)

@@ -1,11 +1,10 @@
 """Scoring in shards: chunks of a list by any number of processes, joined into the very files that
 one process writes.
 
-Each chunk is scored by itself, so that its rows do not depend on who scores what, and is a whole
-part file (klassify.scores.chunks) before the next one begins: a process that is killed loses
-the chunk in progress. Whoever finishes the last chunk joins the parts. The files are made inside
-the parts' folder and renamed, and then that folder goes away at once, so that several processes may
-join at the same time.
+Each chunk is a whole part file (klassify.scores.chunks) before the next one begins: a process that
+is killed loses the chunk in progress. The process that finishes the last chunk joins the parts. The
+files are made inside the parts' folder and renamed, and then that folder goes away at once, so that
+several processes may join at the same time.
 """
 
 from __future__ import annotations
@@ -33,10 +32,6 @@ from klassify.scores.score_file import is_current, made_with, score_path, write_
 from klassify.settings import settings_hash
 
 GROUP_ROWS = 1 << 18  # in memory while parts are joined, and in a Parquet row group of the result
-
-
-# ------------------------------------------------------------------------------ the scores of one
-# shard
 
 
 def is_done(parts: Parts, *, force: bool = False) -> bool:
@@ -140,9 +135,6 @@ class Count(contextlib.AbstractContextManager):
 
     def __exit__(self, *_) -> None:
         self.bar.close()
-
-
-# ------------------------------------------------------------------------------ all shards
 
 
 class Chunk(NamedTuple):

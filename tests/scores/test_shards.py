@@ -61,9 +61,6 @@ def calls(tmp_path, monkeypatch):
     return lambda: collections.Counter(log.read_text().split() if log.exists() else [])
 
 
-# ------------------------------------------------------------------------------ the same bytes
-
-
 ORDERS = [
     ("1/3", "2/3", "3/3"),
     ("3/3", "1/3", "2/3"),
@@ -156,9 +153,6 @@ def test_a_chunk_of_unknown_lengths_is_joined_with_the_others(tmp_path, small_da
     arguments = ["--lists", str(tmp_path / "lists"), *small_data.arguments[2:], "--device", "cpu"]
     assert cli.main(["score", str(folder), "--split", "testA", *arguments]) == 0
     assert len(read_scores(score_path(folder, "testA", "clips")).table) == len(names)
-
-
-# ------------------------------------------------------------------------------ no clip twice
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3])
@@ -294,9 +288,6 @@ def test_a_shard_stops_when_another_process_has_done_its_chunks(
         "testA.failures.tsv",
         "testA.windows.tsv",
     ]
-
-
-# ------------------------------------------------------------------------------ settings, messages
 
 
 def test_parts_made_with_other_settings_are_refused_or_replaced(
@@ -436,10 +427,6 @@ def test_the_log_tells_how_many_clips_of_the_shard_are_done(
         and "score testA: 8 of 12 clips" in said
         and " 7 of 12" not in said
     )
-
-
-# ------------------------------------------------------------------------------ clip scores from
-# blocks
 
 
 @pytest.mark.parametrize("how", ["max", "mean", "topk", "noisy-or"])

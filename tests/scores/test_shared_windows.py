@@ -226,10 +226,6 @@ def test_windows_are_not_shared_in_training():
     )
 
 
-# ------------------------------------------------------------------------------------------------
-# approximate
-
-
 def plain():
     torch.manual_seed(0)
     return FilterbankFrontEnd(dim=32).eval()
@@ -289,10 +285,6 @@ def test_models_without_approximate_scoring_say_so(sources):
     ):
         with pytest.raises(KlassifyError, match="PartialSpoof has no approximate scoring"):
             score(model, data, sources, "test", progress=False, approximate=True)
-
-
-# ------------------------------------------------------------------------------------------------
-# memory
 
 
 @pytest.mark.parametrize(
