@@ -88,3 +88,13 @@ def test_media_are_found_where_the_archive_was_unpacked(tmp_path, folder):
     assert subsets.media_folder(tmp_path, "train") == found
     with pytest.raises(KlassifyError, match="None of"):
         subsets.media_folder(tmp_path, "train", ["id2/a.mp4"])
+
+
+def test_a_plain_fake_leaves_only_the_label_of_the_video():
+    known = pd.DataFrame({"file": list("ab"), "modify_type": ["real", "audio_modified"]})
+    plain_fake = known.assign(modify_type=["real", "fake"])
+    assert subsets.known_label(known, "audio") == "audio"
+    assert subsets.segment_column(known, "audio") == "audio_fake_segments"
+    assert subsets.segment_column(known, "video") == "fake_segments"
+    assert subsets.known_label(plain_fake, "audio") == "video"
+    assert subsets.segment_column(plain_fake, "audio") == "fake_segments"
