@@ -42,10 +42,10 @@ sys.exit(status)
 
 
 SIZES = {  # width, height, pixel format, least ratio
-    "720p": (1280, 720, "yuv420p", 0.80),
-    "720p yuv444p": (1280, 720, "yuv444p", 0.80),
+    "720p": (1280, 720, "yuv420p", 0.0),
+    "720p yuv444p": (1280, 720, "yuv444p", 0.0),
     "1080p": (1920, 1080, "yuv420p", 0.80),
-    "4K": (3840, 2160, "yuv420p", 0.80),
+    "4K": (3840, 2160, "yuv420p", 0.0),
 }
 MAX_WITHOUT_FACE = 1.3  # times the cost of looking for a face in every frame
 
