@@ -294,8 +294,8 @@ def _refuse_other_units(
         if (far * seconds <= limit[far.index]).all():
             first = far.index[0]
             raise KlassifyError(
-                f"{len(far)} of {len(last)} clips with segments are shorter than these, as if the"
-                f" times were {unit}: one ends at {far[first]:g} in a clip of"
+                f"{len(far)} of {len(last)} clips with segments end before their segments do, as if"
+                f" the times were {unit}: one ends at {far[first]:g} in a clip of"
                 f" {limit[first] - TOLERANCE_S:g} s.",
                 where=source,
                 fix=f"write seconds: {far[first] * seconds:g} instead of {far[first]:g}",
