@@ -207,13 +207,9 @@ def needed_kinds(detector: DetectorFile) -> set[str]:
     KlassifyError, before any work, for a detector that cannot answer here.
     """
     detector.answering("task1")
-    folders = [
-        detector.folder / name
-        for name, entry in detector.systems.items()
-        if entry["kind"] == "model"
-    ]
+    models = [system for system in detector.loaded.values() if isinstance(system, Trained)]
     with _no_code_of(detector.folder):
-        by_folder = {folder: set(feature_kinds(folder)) for folder in folders}
+        by_folder = {system.folder: set(system.data().feature_kinds) for system in models}
     for folder, kinds in by_folder.items():
         if other := sorted(kinds.difference(EXTRACTED)):
             raise KlassifyError(
@@ -223,18 +219,6 @@ def needed_kinds(detector: DetectorFile) -> set[str]:
                 fix="extract them, then klassify score",
             )
     return set().union(*by_folder.values())
-
-
-def feature_kinds(folder: Path) -> Sequence[str]:
-    """The kinds of feature shards that a model reads, such as ("mouth",)."""
-    import torch
-
-    from klassify.systems.experiment import load_experiment
-
-    with torch.device(
-        "meta"
-    ):  # the config is checked as that of any system, nothing of the model's size is made
-        return load_experiment(folder / experiment.CONFIG).data.feature_kinds
 
 
 @contextlib.contextmanager

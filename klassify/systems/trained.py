@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ class Trained(System):
         return f"{super().score_command(split)} --lists ... --media ... --features ..."
 
     def data(self) -> Any:
-        """Its ClipData, without building or reading the model."""
+        """Its ClipData, made once, without building or reading the model."""
+        return self._data
+
+    @functools.cached_property
+    def _data(self) -> Any:
         import torch
 
         with torch.device("meta"):
