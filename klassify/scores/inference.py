@@ -1,14 +1,16 @@
 """Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
 
-The scores of a clip do not depend on its neighbours in the list, to the last bit: a forward pass
-takes windows of one clip, or, for models too small to fill a processor with those, windows of
-several clips in batches that all have one shape. (Other shapes are summed in another order.)
+The scores of a clip do not depend on its neighbours in the list, to the last bit on a CPU: a
+forward pass takes windows of one clip, or, on a GPU and for models too small to fill a processor
+with those, windows of several clips in batches that all have one shape. (Other shapes are summed in
+another order.)
 Nothing is kept of a clip once its rows are made. What overlapping windows have in common is
 computed once: see klassify.scores.shared_windows.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -81,9 +83,12 @@ def score_clips(
     model = model.to(device).eval()
     inputs = WindowInputs(model, data, device, approximate)
     loader = _loader(data, sources, split, files, workers, progress)
-    for cut in _batches(loader, data, batch_size, approximate, reasons):
+    fills = not approximate and (data.fills_batches or device.type == "cuda")
+    how = spans if approximate else functools.partial(in_batches, size=batch_size)
+    groups = _filled(loader, batch_size, reasons) if fills else _clip_by_clip(loader, how, reasons)
+    for cut in groups:
         batch = inputs(cut)
-        if data.fills_batches:
+        if fills:
             batch = {name: zero_padded(values, batch_size) for name, values in batch.items()}
         scores = model.score(batch).float().cpu().tolist()
         rows += [
@@ -93,26 +98,33 @@ def score_clips(
     return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
 
 
-def _batches(
-    loader: Iterator, data: ClipData, size: int, approximate: bool, reasons: dict[str, str]
+def _filled(
+    loader: Iterator, size: int, reasons: dict[str, str]
 ) -> Iterator[list[tuple[str, Window]]]:
-    """The windows of clips in lists that go through the model at once; why a clip has none is put
-    into `reasons`.
-    """
+    """The windows of all clips in lists of `size`; why a clip has none is put into `reasons`."""
     waiting: list[tuple[str, Window]] = []
     for file, cut, reason in loader:
         if not cut:
             reasons[file] = reason
-        elif data.fills_batches:
-            waiting += [(file, window) for window in cut]
-            while len(waiting) >= size:
-                yield waiting[:size]
-                waiting = waiting[size:]
-        else:
-            for part in spans(cut) if approximate else in_batches(cut, size):
-                yield [(file, window) for window in part]
+        waiting += [(file, window) for window in cut]
+        while len(waiting) >= size:
+            yield waiting[:size]
+            waiting = waiting[size:]
     if waiting:
         yield waiting
+
+
+def _clip_by_clip(
+    loader: Iterator,
+    parts: Callable[[Sequence[Window]], Iterable[Sequence[Window]]],
+    reasons: dict[str, str],
+) -> Iterator[list[tuple[str, Window]]]:
+    """The windows of each clip in the given parts; why a clip has none is put into `reasons`."""
+    for file, cut, reason in loader:
+        if not cut:
+            reasons[file] = reason
+        for part in parts(cut):
+            yield [(file, window) for window in part]
 
 
 def in_batches(cut: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
