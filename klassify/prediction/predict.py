@@ -286,7 +286,7 @@ class _Work:
         self.overlay = dataclasses.replace(detector, folder=folder / "exp")
         for name in detector.systems:
             (self.overlay.folder / name).mkdir(parents=True, exist_ok=True)
-            for part in (SYSTEM, experiment.CONFIG, WEIGHTS, PROPOSALS):
+            for part in (SYSTEM, experiment.CONFIG, experiment.SETTINGS, WEIGHTS, PROPOSALS):
                 if (source := detector.folder / name / part).exists():
                     (self.overlay.folder / name / part).symlink_to(source.resolve())
         self.sources = Sources(folder / "lists", folder / "media", folder / "features")

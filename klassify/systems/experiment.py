@@ -33,6 +33,7 @@ from klassify.settings import check_sizes, check_weights, key_and_value
 CONFIG = "config.yaml"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.csv"
+SETTINGS = "settings.json"  # everything that trained weights depend on
 STATE = "checkpoints/last.pt"
 REPORTED_PACKAGES = (
     "klassify",

@@ -30,6 +30,7 @@ from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import (
     ENVIRONMENT,
     METRICS,
+    SETTINGS,
     STATE,
     Experiment,
     environment,
@@ -57,7 +58,6 @@ TRAINED_WITH = {
     "visual": ("backbone.blocks.0.strided", True, "spatiotemporal.init_args.fc_grouping=strided"),
 }
 FROM_SEGMENTS = ("bam", "partialspoof", "visual")  # their authors trained them on segment labels
-SETTINGS = "settings.json"
 
 
 def _hash(path: Path) -> str:

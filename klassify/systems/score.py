@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klassify.errors import KlassifyError
+from klassify.files import read_json
 from klassify.lists import subsets
 from klassify.scores.chunks import Layout, Parts, parts_folder
 from klassify.scores.score_file import Header
 from klassify.settings import file_hash
 from klassify.systems.base import System
+from klassify.systems.experiment import SETTINGS
 from klassify.systems.scores import answered
 from klassify.systems.trained import Trained
 
@@ -97,11 +100,26 @@ def plan(
         **data.settings(sources, split),
         **({"approximate": True} if approximate else {}),
     }
+    _refuse_other_features(system, settings.get("features") or {}, split)
     if aggregate:
         check_how(kind, aggregate)
     header = Header(system.name, split, kind, system.scale, system.supervision, settings)
     layout = Layout.of(sources.table(split)["duration"].to_numpy(float))
     return Parts(parts_folder(system.folder, split), header, layout, aggregate or default)
+
+
+def _refuse_other_features(system: Trained, features: Mapping[str, Any], split: str) -> None:
+    """Features of another version than a model learned from give wrong scores."""
+    record = system.folder / SETTINGS
+    learned = (read_json(record).get("features") if record.exists() else None) or {}
+    versions = learned.get("version"), features.get("version")
+    if None not in versions and versions[0] != versions[1]:
+        raise KlassifyError(
+            f"{system.name} was trained on {features['kind']} features of version {versions[0]},"
+            f" those of {split} are of version {versions[1]}.",
+            where=record,
+            fix="make stage1 force=1, then make stage2 force=1",
+        )
 
 
 def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:

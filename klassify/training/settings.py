@@ -14,14 +14,13 @@ from klassify.lists import subsets
 from klassify.models.weights import WEIGHTS
 from klassify.settings import already_done, file_hash
 from klassify.systems.base import SYSTEM, System, write_system
-from klassify.systems.experiment import METRICS, STATE, Experiment, TrainSettings
+from klassify.systems.experiment import METRICS, SETTINGS, STATE, Experiment, TrainSettings
 from klassify.systems.system import load_system
 
 if TYPE_CHECKING:
     from klassify.data.base import ClipData, Sources
 
 RESULT = "training.json"  # its presence marks a complete training
-SETTINGS = "settings.json"
 
 
 def training_settings(

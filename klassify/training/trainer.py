@@ -24,6 +24,7 @@ from klassify.models.weights.load import load_weights, save_weights
 from klassify.systems.experiment import (
     ENVIRONMENT,
     METRICS,
+    SETTINGS,
     STATE,
     Experiment,
     TrainSettings,
@@ -34,14 +35,7 @@ from klassify.systems.experiment import (
 from klassify.training import memory_check
 from klassify.training.epoch_order import Batch, batches_of_rank, epoch_order, group_sizes
 from klassify.training.ranks import Ranks
-from klassify.training.settings import (
-    SETTINGS,
-    clear,
-    is_finished,
-    shown,
-    training_settings,
-    write_result,
-)
+from klassify.training.settings import clear, is_finished, shown, training_settings, write_result
 from klassify.training.state import load, save, seed_of_rank
 from klassify.training.validation import check_training_labels, validate
 

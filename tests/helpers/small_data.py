@@ -78,6 +78,6 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
         root / "features" / "mouth" / split,
         parts.Place(1, 1, 0, 1),
         shard,
-        {"made": "small"},
+        {"kind": "mouth", "version": 3, "made": "small"},
         split,
     )

@@ -20,8 +20,10 @@ from loudest import LOG, WAIT_S, make_system
 from places import TESTS
 
 from klassify import cli, workers
+from klassify.data.base import Sources
 from klassify.data.mouth import MouthFeatures
 from klassify.errors import KlassifyError
+from klassify.files import write_json
 from klassify.scores import chunks, clip_scores, inference, shards
 from klassify.scores.score_file import (
     Header,
@@ -311,6 +313,18 @@ def test_parts_made_with_other_settings_are_refused_or_replaced(
         not parts.exists() and read_header(score_path(folder, "testA", "clips")).settings["system"]
     )
     assert load_system(folder).clip_scores("testA").table["score"].notna().sum() == 11
+
+
+def test_features_of_another_version_are_refused(tmp_path, small_data, calls, capsys):
+    folder = make_system(tmp_path / "m")
+    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    made_with = load_system(folder).data().settings(sources, "testA")["features"]
+    older = made_with | {"version": made_with["version"] - 1}
+    write_json(folder / "settings.json", {"features": older})
+    assert score(folder, small_data) == 2 and not calls()
+    assert f"of version {older['version']}, those of testA are of" in capsys.readouterr().err
+    write_json(folder / "settings.json", {"features": made_with})
+    assert score(folder, small_data) == 0
 
 
 def test_forced_scores_are_made_again_and_a_forced_run_goes_on(tmp_path, small_data, calls):

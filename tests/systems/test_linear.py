@@ -347,7 +347,7 @@ class TwoColumns(ClipData):
         super().__init__("train", "val", "own", "mean")
 
     def settings(self, sources, split):
-        return {"features": "some"}
+        return {"features": {}}
 
     def reader(self, sources, split):
         return None
