@@ -95,7 +95,7 @@ class Flow:
                 where=self.path,
             )
         for sentence in self.notes():
-            log.warning("%s: %s", self.path, sentence)
+            log.warning("%s: %s", os.path.realpath(self.path), sentence)  # not predict's link to it
 
     def _packets(self) -> Iterator[av.Packet]:
         packets = self.container.demux(self.stream)

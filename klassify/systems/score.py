@@ -100,7 +100,7 @@ def plan(
         **data.settings(sources, split),
         **({"approximate": True} if approximate else {}),
     }
-    _refuse_other_features(system, settings.get("features") or {}, split)
+    _refuse_other_features(system, settings, split)
     if aggregate:
         check_how(kind, aggregate)
     header = Header(system.name, split, kind, system.scale, system.supervision, settings)
@@ -108,18 +108,22 @@ def plan(
     return Parts(parts_folder(system.folder, split), header, layout, aggregate or default)
 
 
-def _refuse_other_features(system: Trained, features: Mapping[str, Any], split: str) -> None:
+def _refuse_other_features(system: Trained, settings: Mapping[str, Any], split: str) -> None:
     """Features of another version than a model learned from give wrong scores."""
     record = system.folder / SETTINGS
-    learned = (read_json(record).get("features") if record.exists() else None) or {}
-    versions = learned.get("version"), features.get("version")
-    if None not in versions and versions[0] != versions[1]:
-        raise KlassifyError(
-            f"{system.name} was trained on {features['kind']} features of version {versions[0]},"
-            f" those of {split} are of version {versions[1]}.",
-            where=record,
-            fix="make stage1 force=1, then make stage2 force=1",
-        )
+    learned_from = read_json(record) if record.exists() else {}
+    for name, features in settings.items():
+        known = learned_from.get(name)
+        if not (isinstance(features, Mapping) and isinstance(known, Mapping)):
+            continue
+        old, new = known.get("version"), features.get("version")
+        if None not in (old, new) and old != new:
+            raise KlassifyError(
+                f"{system.name} was trained on {features['kind']} features of version {old}, those"
+                f" of {split} are of version {new}.",
+                where=record,
+                fix="make stage1 force=1, then make stage2 force=1",
+            )
 
 
 def keep_clip_scores(system: Trained, parts: Parts, sources: Sources) -> str:
