@@ -43,9 +43,6 @@ def name_of(path: Path) -> str:
     return "/".join(path.parts[-4:-3] + path.parts[-1:])
 
 
-# -------------------------------------------------------------------------------------- the rows
-
-
 @pytest.mark.parametrize("set", ["rtpg", "bp", "codecs", "all"])
 def test_augmented_rows_differ_only_in_their_set(set):
     with torch.device("meta"):
@@ -92,9 +89,6 @@ def test_baselines_read_released_weights_as_their_authors_do(number):
         shapes[0] == shapes[1]
         and ours.frontend.normalize_input is released.frontend.normalize_input is False
     )
-
-
-# -------------------------------------------------------------------------------------- base
 
 
 def write(folder: Path, **configs: dict) -> Path:
@@ -148,9 +142,6 @@ def test_unknown_keys_of_a_base_are_refused(tmp_path):
     write(tmp_path, tcn=TCN | {"trane": {"lr": 1}}, row={"base": "tcn.yaml"})
     with pytest.raises(KlassifyError, match="trane"):
         load_experiment(tmp_path / "row.yaml")
-
-
-# ------------------------------------------------------------------------ two batches of each
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,8 +113,6 @@ class Cluster:
         ]:
             del self.environment[name]
 
-    # -------------------------------------------------------------------------- daemons
-
     def start(self) -> None:
         """Namespaces, munged, slurmctld, five slurmd; returns when all nodes are idle."""
         (self.folder / "state").mkdir(parents=True)
@@ -245,8 +243,6 @@ class Cluster:
         same id).
         """
         return ["nsenter", "-t", str(self.daemons["holder"].pid), "-n", "-m", f"--wd={os.getcwd()}"]
-
-    # -------------------------------------------------------------------------- commands
 
     def run(
         self, command: Sequence[str], *, check: bool = True, **options

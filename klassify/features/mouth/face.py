@@ -339,8 +339,6 @@ def fill_gaps(tracked: Tracked) -> Tracked:
     yield from waiting
 
 
-# ------------------------------------------------------------------------------ where to look
-
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, half open
 Detection = tuple[float, np.ndarray]  # score and box
 Region = tuple[np.ndarray, float, float]  # centre (x, y), side of a square, angle
