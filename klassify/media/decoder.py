@@ -259,7 +259,7 @@ def _jumped_to(path: str | os.PathLike, indices: Sequence[int]) -> list[np.ndarr
     found: list[np.ndarray] = []
     with opened(path) as container:
         chosen = streams_of(container)
-        stream, zero = _video(path, chosen), zero_of(path, chosen)
+        stream, zero = video_of(path, chosen), zero_of(path, chosen)
         frames = container.decode(stream)
         keys = [entry.timestamp for entry in stream.index_entries if entry.is_keyframe]
         try:
@@ -291,7 +291,7 @@ def pictures(path: str | os.PathLike) -> Iterator[tuple[float, float, Picture]]:
     """
     with opened(path) as container:
         chosen = streams_of(container)
-        stream = _video(path, chosen)
+        stream = video_of(path, chosen)
         rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
         flow = Flow(path, container, stream)
         size, shown, picture = None, None, None
@@ -303,11 +303,14 @@ def pictures(path: str | os.PathLike) -> Iterator[tuple[float, float, Picture]]:
             yield start, stop, picture
 
 
-def _video(path: str | os.PathLike, chosen: Streams) -> av.VideoStream:
+def video_of(path: str | os.PathLike, chosen: Streams) -> av.VideoStream:
+    """The chosen picture, to be decoded by one thread: clips are parallel, and what counts as
+    damaged depends on the threads. Raises MediaError where there is none.
+    """
     if chosen.video is None:
         raise MediaError("There is no video stream.", where=path)
     frame_size(path, chosen.video)
-    chosen.video.codec_context.thread_count = 1  # parallel over clips, not inside one
+    chosen.video.codec_context.thread_count = 1
     return chosen.video
 
 
@@ -319,7 +322,7 @@ def count_frames(path: str | os.PathLike) -> int:
     """
     with opened(path) as container:
         chosen = streams_of(container)
-        stream = _video(path, chosen)
+        stream = video_of(path, chosen)
         rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
         packets = []
         with explained(path), contextlib.suppress(av.error.FFmpegError):  # as in decoding

@@ -18,7 +18,14 @@ from klassify.media.container import (
     tracks_of,
     zero_of,
 )
-from klassify.media.decoder import GRID_FPS, SAMPLE_RATE, count_frames, decode_audio, read_audio
+from klassify.media.decoder import (
+    GRID_FPS,
+    SAMPLE_RATE,
+    count_frames,
+    decode_audio,
+    read_audio,
+    video_of,
+)
 from klassify.media.flow import Flow
 
 SHOWN_OFFSET_S = 0.1
@@ -138,7 +145,7 @@ def notes(path: str | os.PathLike) -> list[str]:
             found.append("The sound is digital silence.")
     if chosen.video is not None:
         with opened(path) as container:
-            flow = Flow(path, container, streams_of(container).video)
+            flow = Flow(path, container, video_of(path, streams_of(container)))
             for _ in flow.frames():
                 pass
             found += flow.notes()
