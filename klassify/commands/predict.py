@@ -295,7 +295,7 @@ def _write(
             picture.mark(video, prediction, Path(f"{stem}.marked.mp4"), args.min_score)
             written.append(Path(f"{stem}.marked.mp4"))
     except MediaError as error:
-        problem = [f"  no picture of it: {error.what}"]
+        problem = [f"  not drawn: {error.what}"]
     written.insert(0, Path(f"{stem}.json"))
     write_json(written[0], prediction.as_json() | {"made_with": made_with})
     return written, problem
