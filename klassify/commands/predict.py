@@ -251,8 +251,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     """The stems of the files' answers, in order: each file's own stem as text, cut where it is too
     long for a name.
 
-    What would have the same stem as one before, be it but for case, gets a number that no other
-    has.
+    Stems that are equal, or differ only in case, get numbers.
     """
     stems = [readable(path.stem if path.stem.strip(".") else "video") for path in paths]
     stems = [_cut(stem, LONGEST_STEM) for stem in stems]

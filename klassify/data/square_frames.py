@@ -87,7 +87,7 @@ def share_with_frames(table: pd.DataFrame) -> pd.Series:
 
 @dataclasses.dataclass(frozen=True)
 class SquareClip:
-    """A clip of n_frames frames (25 fps), of which it decodes those that are asked for."""
+    """A clip of n_frames frames (25 fps); only the frames that `pick` names are decoded."""
 
     path: Path
     n_frames: int

@@ -120,8 +120,7 @@ def _at_cells(
 
     times = np.arange(len(cells)) / GRID_FPS
     seen = cells >= 0
-    # of a file that has 25 pictures a second, whatever its first time stamp: its pictures as they
-    # are
+    # at 25 fps every cell then falls on a picture, whatever the file's first time stamp is
     times += np.median(starts[cells[seen]] - times[seen])
     result, row = np.full((len(cells), *points.shape[1:]), np.nan), np.maximum(cells, 0)
     there = np.isfinite(points).all(axis=(1, 2))
