@@ -1,9 +1,11 @@
-"""Join systems: maximum or mean of clip scores, or a linear layer over frames.
+"""Join systems: maximum, mean or a regression of clip scores, or a linear layer over frames.
 
     klassify fuse exp/demo/klassify/{w2v_aasist-platt,tcn-platt} --out exp/demo/klassify/maxout \\
         --rule max
     klassify fuse exp/demo/multibranch/{ps,visual} --out exp/demo/multibranch/fused \\
         --rule linear --labels data_lists/demo
+    klassify fuse exp/demo/fused/{audio_mil,lips_mil} --out exp/demo/fused/stack \\
+        --rule stack --labels data_lists/demo
 
 `max` is the rule of paper 1 (section 4.1): a clip is as fake as its more suspicious modality. It
 needs calibrated probabilities; otherwise the input with the larger scores dominates. `mean` also
@@ -17,6 +19,10 @@ PartialSpoof's cosines at 160, 320 and 640 ms go through a linear layer. It is f
 of val_fit and reported on val_report, which share no source; with one input it is an ablation. Task
 1 of the challenge forbids segment labels: `--supervision clip` fits on clip labels, and takes only
 inputs trained on clip labels. `--weights` uses released weights.
+
+`stack` is a logistic regression over the inputs' log-odds, fitted on val_fit (--subset). It answers
+only where it beats max-out of the calibrated inputs on val_report (--report) by a paired bootstrap
+over sources; otherwise it is max-out.
 """
 
 from __future__ import annotations
@@ -30,26 +36,30 @@ import numpy as np
 
 from klassify.arguments import at_least_0, at_least_1, between_0_and_1
 from klassify.errors import KlassifyError
-from klassify.systems import linear
+from klassify.systems import linear, stack
 from klassify.systems.align import HOLD_S
 from klassify.systems.base import SYSTEM, System
 from klassify.systems.fused import RULES, check_inputs, fuse
 from klassify.systems.linear_fit import FitOptions, make_linear
+from klassify.systems.stack import make_stack
 from klassify.systems.system import load_systems
 
 # of --rule linear alone
 FIT_OPTIONS = tuple(field.name for field in dataclasses.fields(FitOptions))
 LINEAR_OPTIONS = ("labels", "weights", "resolutions", "hold", *FIT_OPTIONS)
+STACK_OPTIONS = ("labels", "scores_split", "subset", "report")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join")
     add("--out", type=Path, required=True, help="folder of the fusion")
-    add("--rule", choices=(*RULES, linear.RULE), required=True)
+    add("--rule", choices=(*RULES, linear.RULE, stack.RULE), required=True)
     add("--prior", type=between_0_and_1, help="probability of a clip that no input answers for")
     add("--force", action="store_true", help="replace a fusion of something else")
-    configure_linear(parser.add_argument_group(f"--rule {linear.RULE}"))
+    configure_linear(
+        parser.add_argument_group("--rule linear; labels and subsets: also --rule stack")
+    )
 
 
 def configure_linear(group: argparse._ArgumentGroup) -> None:
@@ -102,23 +112,25 @@ def run(args: argparse.Namespace) -> int:
     inputs = load_systems(args.inputs)
     if args.rule == linear.RULE:
         system = _linear(args, inputs)
+    elif args.rule == stack.RULE:
+        system = _stack(args, inputs)
     else:
-        _refuse_linear_options(args)
+        _refuse_options(args, LINEAR_OPTIONS)
         system = fuse(args.out, inputs, args.rule, prior=args.prior, force=args.force)
     if system is None:
         print(f"{args.out / SYSTEM} is up to date")
     elif args.rule == linear.RULE:
         print(_summary(system))
+    elif args.rule == stack.RULE:
+        print(_stack_summary(system))
     else:
         names = ", ".join(one.name for one in inputs)
         print(f"{system.name}: {args.rule} of {names}, prior {system.prior:.4g}")
     return 0
 
 
-def _refuse_linear_options(args: argparse.Namespace) -> None:
-    given = [
-        f"--{name.replace('_', '-')}" for name in LINEAR_OPTIONS if getattr(args, name) is not None
-    ]
+def _refuse_options(args: argparse.Namespace, names: Sequence[str]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
     if given:
         raise KlassifyError(
             f"The rule {args.rule} has no {', '.join(given)}.", fix=f"--rule {linear.RULE}"
@@ -143,6 +155,15 @@ def _linear(args: argparse.Namespace, inputs: Sequence[System]) -> System | None
         prior=args.prior,
         force=args.force,
     )
+
+
+def _stack(args: argparse.Namespace, inputs: Sequence[System]) -> System | None:
+    _refuse_options(args, [name for name in LINEAR_OPTIONS if name not in STACK_OPTIONS])
+    if args.labels is None:
+        raise KlassifyError("Give --labels to fit the stack.")
+    given = {name: getattr(args, name) for name in STACK_OPTIONS[1:]}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return make_stack(args.out, inputs, args.labels, prior=args.prior, force=args.force, **chosen)
 
 
 def _resolutions(text: str | None) -> Sequence[int]:
@@ -176,4 +197,18 @@ def _summary(system: System) -> str:
         f"{system.name}: {fit['solver']} fit on {fit['n_frames']} frames of {fit['n_clips']} clips,"
         f" {fit['unit']} labels ({fit['label']}), loss {fit['loss']:.4f}\n  {report['unit']} AUC on"
         f" {report['n']} {report['unit']}s of {report['subset']}: {auc}"
+    )
+
+
+def _stack_summary(system: System) -> str:
+    report = system.parameters["report"]
+    chosen = {
+        stack.RULE: "the stack answers",
+        stack.MAX_OUT: "the gain is not certain: max-out answers",
+    }
+    return (
+        f"{system.name}: AUC {report['auc']:.4f} on {report['n']} clips of {report['subset']},"
+        f" max-out {report['auc_max']:.4f}; gain {report['gain']:+.4f}"
+        f" ({report['gain_low']:+.4f} to {report['gain_high']:+.4f});"
+        f" {chosen[system.parameters['chosen']]}"
     )

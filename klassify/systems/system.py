@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.systems import linear, merged
+from klassify.systems import linear, merged, stack
 from klassify.systems.base import SYSTEM, System, read_fields
 from klassify.systems.calibrated import Calibrated
 from klassify.systems.fused import Fused
 from klassify.systems.linear import Linear
 from klassify.systems.merged import Merged
+from klassify.systems.stack import Stack
 from klassify.systems.trained import Trained
 
 MAX_DEPTH = 50  # of systems that are each computed from the next
@@ -60,10 +61,9 @@ def _load(folder: Path, above: tuple[Path, ...], loaded: dict[Path, System]) -> 
 def _class_of(fields: Mapping[str, Any]) -> type[System]:
     if fields["kind"] != "fusion":
         return {"model": Trained, "calibrated": Calibrated}[fields["kind"]]
+    rules = {linear.RULE: Linear, merged.RULE: Merged, stack.RULE: Stack}
     rule = fields["parameters"].get("rule")
-    if rule == linear.RULE:
-        return Linear
-    return Merged if rule == merged.RULE else Fused
+    return rules.get(rule, Fused) if isinstance(rule, str) else Fused
 
 
 def system_hash(folder: str | os.PathLike) -> str:

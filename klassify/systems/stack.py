@@ -1,0 +1,323 @@
+"""The rule `stack` of `klassify fuse`: a logistic regression over the clip scores of k systems.
+
+It learns the video's label on val_fit. Of the features, the first two have hardly any penalty, so
+that strong regularisation leaves max-out and equal weights instead of nothing:
+
+| feature | number |
+|---|---|
+| smooth max-out: log-sum-exp over modalities of the mean calibrated log-odds of a modality | 1 |
+| mean of the standardised log-odds z of the inputs that have an answer | 1 |
+| z of each input, 0 without an answer | k |
+| products of two z | k (k - 1) / 2 |
+| 1 where an input has no answer, for inputs that miss some clip of val_fit | up to k |
+
+The strength of the L2 penalty has the least log-loss in a cross-validation in which no source is on
+both sides. The rival is max-out of the Platt-calibrated inputs (klassify.systems.fused). val
+resembles train more than the test splits do, so the regression answers only where its AUC on
+val_report is higher by a paired bootstrap over sources; otherwise the fusion is max-out.
+system.yaml records which, and the interval.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit, logsumexp
+
+from klassify.errors import KlassifyError
+from klassify.lists import subsets
+from klassify.metrics import clips
+from klassify.scores.score_file import ScoreFile, joined_shares
+from klassify.scores.score_file import align as in_order
+from klassify.settings import file_hash, settings_hash
+from klassify.systems import calibrated
+from klassify.systems.base import SYSTEM, Derived, System, derived_system, made_before, write_system
+from klassify.systems.fused import input_reasons
+from klassify.systems.scores import answered, as_probability
+
+RULE = "stack"
+MAX_OUT = "max"
+FREE = 2  # features that are hardly penalised
+FREE_SCALE = 100.0
+LARGEST_Z = 4.0
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # C of scikit-learn, smaller = more penalty
+FOLDS = 5
+RESAMPLES = 1000
+
+
+class Weights(NamedTuple):
+    """What a stack computes with.
+
+    platt: (k, 2) a and b of each input's calibration. mean, spread: (k,) of the inputs' log-odds on
+    val_fit. missing: the inputs with an indicator. coefficients: (features,) and the intercept.
+    """
+
+    platt: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+    missing: list[int]
+    coefficients: np.ndarray
+    intercept: float
+
+    @classmethod
+    def from_system(cls, system: System) -> Weights:
+        """The weights in a system.yaml; KlassifyError where parameters are missing or do not
+        fit.
+        """
+        given = system.parameters
+        try:
+            names = ("platt", "mean", "spread", "coefficients")
+            arrays = {name: np.asarray(given[name], float) for name in names}
+            missing = [int(place) for place in given["missing"]]
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"The parameters of {system.name} are incomplete: {error!r}."
+            raise KlassifyError(what, where=SYSTEM) from None
+        k = len(system.inputs)
+        n_features = FREE + k + k * (k - 1) // 2 + len(missing)
+        wanted = {"platt": (k, 2), "mean": (k,), "spread": (k,), "coefficients": (n_features,)}
+        fits = all(array.shape == wanted[name] for name, array in arrays.items())
+        if not fits or not all(0 <= place < k for place in missing):
+            raise KlassifyError(
+                f"The parameters of {system.name} do not fit its {k} inputs.", where=SYSTEM
+            )
+        return cls(**arrays, missing=missing, intercept=system.number("intercept"))
+
+    def calibrated(self, probability: np.ndarray) -> np.ndarray:
+        """(k, n) probabilities of the inputs -> (k, n) calibrated log-odds, NaN = no answer."""
+        a, b = self.platt.T[..., None]
+        return -(a * probability + b)
+
+    def features(self, probability: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
+        """(k, n) probabilities, NaN = no answer, some answer in each column -> (n, features)."""
+        log_odds = self.calibrated(probability)
+        groups = [log_odds[np.equal(modalities, one)] for one in dict.fromkeys(modalities)]
+        largest = logsumexp([_mean(group, -np.inf) for group in groups], axis=0)
+        z = standardised(probability, self.mean, self.spread)
+        filled = np.nan_to_num(z)
+        products = [filled[i] * filled[j] for i, j in itertools.combinations(range(len(z)), 2)]
+        absent = np.isnan(probability)[self.missing].astype(float)
+        return np.stack([largest, _mean(z, 0.0), *filled, *products, *absent], axis=1)
+
+    def probability(self, probability: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
+        """(k, n) probabilities of the inputs -> (n,) of the stack."""
+        return expit(self.features(probability, modalities) @ self.coefficients + self.intercept)
+
+    def max_out(self, probability: np.ndarray) -> np.ndarray:
+        """(k, n) probabilities of the inputs -> (n,) of max-out of the calibrated ones."""
+        return expit(np.fmax.reduce(self.calibrated(probability), axis=0))
+
+
+def standardised(probability: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """(k, n) probabilities -> standardised log-odds within LARGEST_Z, NaN = no answer."""
+    z = (_log_odds(probability) - mean[:, None]) / spread[:, None]
+    return np.clip(z, -LARGEST_Z, LARGEST_Z)
+
+
+def _log_odds(probability: np.ndarray) -> np.ndarray:
+    floor = clips.PROBABILITY_FLOOR
+    return logit(np.clip(probability, floor, 1 - floor))
+
+
+def _mean(values: np.ndarray, empty: float) -> np.ndarray:
+    """(m, n) -> (n,) mean of what is not NaN; `empty` where all is."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=0)
+    return np.where(count, np.where(there, values, 0).sum(axis=0) / np.maximum(count, 1), empty)
+
+
+class Stack(Derived):
+    """A fusion of clip scores by the regression, or by max-out where that was not better."""
+
+    def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
+        """The fused clip table: file start end score answered reason seen heard.
+
+        A clip that no input has an answer for gets the prior, with `answered` 0.
+        """
+        weights, chosen = Weights.from_system(self), self.choice("chosen", (RULE, MAX_OUT))
+        files = inputs[0].table["file"].tolist()
+        tables = [in_order(one, files, where=f"{self.name}: {one.header.system}") for one in inputs]
+        scores = [ScoreFile(one.header, table) for one, table in zip(inputs, tables)]
+        has_answer = np.stack([answered(one) for one in scores])
+        modalities = [one.modality for one in self.input_systems]
+        reasons = [
+            input_reasons(one.header.system, one.table, there)
+            for one, there in zip(scores, has_answer)
+        ]
+        table = tables[0][["file", "start", "end"]].copy()
+        table["score"] = fused(weights, chosen, probabilities(scores), modalities, self.prior)
+        table["answered"] = has_answer.sum(axis=0)
+        table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*reasons)]
+        return table.assign(**joined_shares(tables))
+
+
+def probabilities(scores: Sequence[ScoreFile]) -> np.ndarray:
+    """(k, n) probabilities of fake of k inputs with the same clips, NaN = no answer."""
+    return np.stack([np.where(answered(one), as_probability(one), np.nan) for one in scores])
+
+
+def fused(
+    weights: Weights, chosen: str, probability: np.ndarray, modalities: Sequence[str], prior: float
+) -> np.ndarray:
+    """(k, n) probabilities of the inputs -> (n,), the prior where no input has an answer."""
+    some = ~np.isnan(probability).all(axis=0)
+    score = np.full(probability.shape[1], prior)
+    if chosen == RULE:
+        score[some] = weights.probability(probability[:, some], modalities)
+    else:
+        score[some] = weights.max_out(probability[:, some])
+    return score
+
+
+def make_stack(
+    out: Path,
+    inputs: Sequence[System],
+    labels: Path,
+    *,
+    scores_split: str = "val",
+    subset: str = "val_fit",
+    report: str = "val_report",
+    prior: float | None = None,
+    force: bool = False,
+) -> System | None:
+    """Write the folder of a stack; None if it is up to date.
+
+    labels: folder of the data lists. subset, report: clips of scores_split to fit on and to compare
+    with max-out on. prior: of a clip without any answer; None: the share of fakes in `subset`.
+    """
+    frame, other = (subsets.load_split(labels, name) for name in (subset, report))
+    label, label_2 = (subsets.label(one, "video") for one in (frame, other))
+    known = dict(zip([*frame["file"], *other["file"]], np.append(label, label_2).tolist()))
+    made_with = {
+        "rule": RULE,
+        "inputs": [system.hash for system in inputs],
+        "scores": [file_hash(one.path(scores_split, "clips")) for one in inputs],
+        "labels": settings_hash(known),
+        "subset": subset,
+        "report": report,
+        "prior": prior,
+    }
+    if made_before(out, made_with, force=force):
+        return None
+    scores = [system.clip_scores(scores_split) for system in inputs]
+    platt = [
+        calibrated.fit(one, frame["file"], _own_label(frame, system))
+        for one, system in zip(scores, inputs)
+    ]
+    platt = np.array([[fit.a, fit.b] for fit in platt])
+    modalities = [system.modality for system in inputs]
+    probability, probability_2 = (_of_list(scores, one["file"]) for one in (frame, other))
+    weights, strength = fit_weights(
+        platt, probability, modalities, label, subsets.sources_of(frame)
+    )
+    prior = float(label.mean()) if prior is None else prior
+    answers = {
+        rule: fused(weights, rule, probability_2, modalities, prior) for rule in (RULE, MAX_OUT)
+    }
+    compared = compare(answers[RULE], answers[MAX_OUT], label_2, subsets.sources_of(other))
+    parameters = {
+        "rule": RULE,
+        "chosen": RULE if compared["gain_low"] > 0 else MAX_OUT,
+        "prior": prior,
+        **_plain(weights),
+        "fit": {"subset": subset, "n": len(frame), "strength": strength},
+        "report": {"subset": report, "n": len(other), **compared},
+        "made_with": made_with,
+    }
+    system = derived_system(out, "fusion", inputs, "probability", parameters)
+    write_system(out, system)
+    return system
+
+
+def _own_label(frame: pd.DataFrame, system: System) -> np.ndarray:
+    return subsets.label(frame, subsets.known_label(frame, system.own_label))
+
+
+def _of_list(scores: Sequence[ScoreFile], files: Sequence[str]) -> np.ndarray:
+    """(k, n) probabilities of the clips of a list, a part of what was scored."""
+    listed = set(files)
+    parts = [ScoreFile(one.header, one.table[one.table["file"].isin(listed)]) for one in scores]
+    ordered = [
+        ScoreFile(one.header, in_order(one, list(files), where=one.header.system)) for one in parts
+    ]
+    return probabilities(ordered)
+
+
+def _plain(weights: Weights) -> Mapping[str, Any]:
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in weights._asdict().items()
+    }
+
+
+def fit_weights(
+    platt: np.ndarray,
+    probability: np.ndarray,
+    modalities: Sequence[str],
+    label: np.ndarray,
+    source: np.ndarray,
+) -> tuple[Weights, float]:
+    """The weights of a stack, and the chosen strength.
+
+    platt: (k, 2). probability: (k, n), NaN = no answer. label: (n,) of the video. source: (n,).
+    """
+    z = _log_odds(probability)
+    spread = np.nanstd(z, axis=1)
+    weights = Weights(
+        platt,
+        np.nanmean(z, axis=1),
+        np.where(spread > 0, spread, 1.0),
+        np.flatnonzero(np.isnan(probability).any(axis=1)).tolist(),
+        np.empty(0),
+        0.0,
+    )
+    some = ~np.isnan(probability).all(axis=0)
+    features = weights.features(probability[:, some], modalities)
+    centre, scale = features.mean(axis=0), np.ones(features.shape[1])
+    scale[:FREE] = np.maximum(features[:, :FREE].std(axis=0), 1e-6) / FREE_SCALE
+    scaled, label, source = (features - centre) / scale, label[some], source[some]
+    losses = {strength: _loss_across(scaled, label, source, strength) for strength in STRENGTHS}
+    strength = min(losses, key=losses.get)
+    model = _regression(strength).fit(scaled, label)
+    coefficients = model.coef_[0] / scale
+    intercept = float(model.intercept_[0] - coefficients @ centre)
+    return weights._replace(coefficients=coefficients, intercept=intercept), strength
+
+
+def _regression(strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, max_iter=5000)
+
+
+def _loss_across(
+    features: np.ndarray, label: np.ndarray, source: np.ndarray, strength: float
+) -> float:
+    """Log-loss of a cross-validation over sources."""
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    folds = GroupKFold(min(FOLDS, len(np.unique(source))))
+    model = _regression(strength)
+    predicted = cross_val_predict(
+        model, features, label, groups=source, cv=folds, method="predict_proba"
+    )
+    return clips.log_loss(label, predicted[:, 1])
+
+
+def compare(
+    stacked: np.ndarray, max_out: np.ndarray, label: np.ndarray, source: np.ndarray
+) -> dict[str, float]:
+    """AUC of both, and the gain of the stack with its paired interval over sources."""
+    rankings = [clips.Ranking(label, one) for one in (stacked, max_out)]
+
+    def statistics(weights: np.ndarray) -> np.ndarray:
+        return np.stack([one.auc_and_eer(weights)[0] for one in rankings])
+
+    points, samples = clips.resampled(statistics, source, n=RESAMPLES)
+    low, high = clips.interval(samples[0] - samples[1])
+    names = ("auc", "auc_max", "gain", "gain_low", "gain_high")
+    return dict(zip(names, map(float, (*points, points[0] - points[1], low, high))))
