@@ -82,3 +82,8 @@ def room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     seconds = np.linalg.norm(path) / pyroomacoustics.constants.get("c")
     delay = round(pyroomacoustics.constants.get("frac_delay_length") // 2 + seconds * SAMPLE_RATE)
     return heard[delay : delay + len(wave)]
+
+
+def gain(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The wave at a random level, 12 dB lower to 6 dB higher."""
+    return wave * np.float32(10 ** (rng.uniform(-12, 6) / 20))

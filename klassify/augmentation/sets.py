@@ -19,7 +19,7 @@ def _codec(wave: np.ndarray, rng: np.random.Generator, format: str) -> np.ndarra
     return codecs.round_trip(wave, codecs.draw(format, rng), rng)
 
 
-EFFECTS: dict[str, Effect] = {"room": audio_effects.room}
+EFFECTS: dict[str, Effect] = {"room": audio_effects.room, "gain": audio_effects.gain}
 for _name in audio_effects.TRANSFORMS:
     EFFECTS[_name] = functools.partial(audio_effects.transformed, effect=_name)
 for _name in codecs.FORMATS:
@@ -42,6 +42,13 @@ SETS: dict[str, tuple[Stage, ...]] = {
     "bp": BP,
     "codecs": CODECS,
     "all": RTPG + BP + CODECS,
+    "fused": (
+        (P, ("room",)),
+        (P, ("noise",)),
+        *CODECS,
+        (P, ("rawboost3", "rawboost4", "rawboost5")),
+        (1.0, ("gain",)),
+    ),
     "rawboost": ((1.0, ("rawboost3", "rawboost4", "rawboost5")),),
     "rawboost3": ((1.0, ("rawboost3",)),),
     "rawboost4": ((1.0, ("rawboost4",)),),

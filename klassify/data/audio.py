@@ -17,6 +17,7 @@ from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S, IGNORE
 from klassify.media import decoder, isolated
 from klassify.media.container import inside
+from klassify.settings import check_weights
 
 Wave = np.ndarray | CachedClip  # float32 audio: len(wave), wave[start:stop]
 
@@ -31,6 +32,8 @@ class AudioClips(ClipData):
     Args:
         window, stride: samples a window, and between window starts in scoring.
         keep_in_memory: decode each clip once and keep it (64 kB a second of audio).
+        trim_s: up to this long is cut off either end of training clips, so that silence before or
+            after the speech tells nothing.
         augment: what training crops go through (klassify.augmentation.sets); scoring hears clips as
         they are.
     """
@@ -48,12 +51,14 @@ class AudioClips(ClipData):
         val_split: str = "val_report",
         label: str = "own",
         aggregate: str = "max",
+        trim_s: float = 0.0,
         augment: AudioAugment | None = None,
     ):
         super().__init__(train_split, val_split, label, aggregate)
         check_windows(window, stride)
+        check_weights(trim_s=trim_s)
         self.window, self.stride = window, stride
-        self.keep_in_memory, self.augment = keep_in_memory, augment
+        self.keep_in_memory, self.trim_s, self.augment = keep_in_memory, trim_s, augment
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads the audio cache or the media; see AudioReader."""
@@ -69,9 +74,20 @@ class AudioClips(ClipData):
 
     def example(self, clip: Wave, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A random crop, augmented, with the clip's label."""
-        start = int(rng.integers(max(len(clip) - self.window, 0) + 1))
-        wave = self._augmented(self._wrapped(clip, start), rng)
+        low, high = self.trimmed(len(clip), rng)
+        start = low + int(rng.integers(max(high - low - self.window, 0) + 1))
+        wave = self._augmented(self._wrapped(clip[start : min(high, start + self.window)], 0), rng)
         return {"wave": wave, "label": torch.tensor(target)}
+
+    def trimmed(self, n_samples: int, rng: np.random.Generator) -> tuple[int, int]:
+        """The samples [low, high) of a training clip without random cuts of up to trim_s at either
+        end, which take at most half of it.
+        """
+        if not self.trim_s:
+            return 0, n_samples
+        most = min(round(self.trim_s * decoder.SAMPLE_RATE), n_samples // 4)
+        low, cut = rng.integers(0, most + 1, size=2).tolist()
+        return low, n_samples - cut
 
     def _augmented(self, wave: Tensor, rng: np.random.Generator) -> Tensor:
         return wave if self.augment is None else torch.from_numpy(self.augment(wave.numpy(), rng))

@@ -66,6 +66,44 @@ def encode_labels(
     return labels
 
 
+def covered_share(
+    segments: Sequence[Sequence[float]],
+    n_frames: int,
+    *,
+    hop_s: float = FRAME_S,
+    offset_s: float = 0.0,
+) -> np.ndarray:
+    """(n_frames,) float32 in [0, 1]: the share of each frame that lies in a segment.
+
+    Frame t covers [offset_s + t hop_s, offset_s + (t + 1) hop_s). What several segments cover
+    counts once.
+    """
+    edges = offset_s + hop_s * np.arange(n_frames + 1)
+    covered, reach = np.zeros(n_frames + 1), -np.inf  # seconds covered before each edge
+    for start, end in sorted(map(tuple, segments)):
+        start = max(start, reach)
+        if start < end:
+            covered += np.clip(edges - start, 0, end - start)
+            reach = end
+    return np.clip(np.diff(covered) / hop_s, 0, 1).astype(np.float32)
+
+
+def edge_targets(
+    times_s: Sequence[float],
+    n_frames: int,
+    *,
+    hop_s: float = FRAME_S,
+    offset_s: float = 0.0,
+    sigma_s: float = 0.01,
+) -> np.ndarray:
+    """(n_frames,) float32: at each frame's centre, a Gaussian of height 1 around the nearest of
+    these times; 0 without any.
+    """
+    centres = offset_s + hop_s * (np.arange(n_frames) + 0.5)
+    distance = np.abs(centres[:, None] - np.asarray(times_s, float)).min(axis=1, initial=np.inf)
+    return np.exp(-0.5 * (distance / sigma_s) ** 2).astype(np.float32)
+
+
 def boundary_labels(labels: np.ndarray) -> np.ndarray:
     """Boundary labels (..., T) of frame labels (..., T; 1 = fake), as BAM derives them.
 

@@ -148,3 +148,37 @@ def test_viterbi_then_decode_recovers_what_was_encoded():
     for _ in range(50):
         tags = frames.encode_tags(np.array(random_segments_ms(rng, 80)).reshape(-1, 2) / 1000, 80)
         np.testing.assert_array_equal(frames.viterbi(np.log(0.9 * np.eye(4)[tags] + 0.025)), tags)
+
+
+def test_covered_share_equals_counting_milliseconds():
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        n_frames = int(rng.integers(1, 40))
+        milliseconds = random_segments_ms(rng, n_frames)
+        fake = np.zeros(40 * n_frames + 5000, bool)
+        for start, end in milliseconds:
+            fake[start:end] = True
+        for hop, offset in ((40, 0), (20, 0), (20, 3), (10, 7)):
+            wanted = [fake[offset + hop * t :][:hop].mean() for t in range(n_frames)]
+            share = frames.covered_share(
+                [(s / 1000, e / 1000) for s, e in milliseconds],
+                n_frames,
+                hop_s=hop / 1000,
+                offset_s=offset / 1000,
+            )
+            np.testing.assert_allclose(share, wanted, atol=1e-5)
+
+
+def test_covered_share_is_exact_on_the_grid():
+    share = frames.covered_share([(0.28, 0.36)], 20)
+    assert share.tolist() == [float(t in (7, 8)) for t in range(20)]
+
+
+def test_edge_targets_equal_a_loop_over_frames():
+    times = [0.031, 0.5]
+    found = frames.edge_targets(times, 30, hop_s=0.02, offset_s=0.0025)
+    for t, value in enumerate(found):
+        centre = 0.0025 + 0.02 * t + 0.01
+        nearest = min(abs(centre - time) for time in times)
+        assert value == pytest.approx(np.exp(-((nearest / 0.01) ** 2) / 2), abs=1e-6)
+    assert not frames.edge_targets([], 5).any()
