@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from klassify.errors import KlassifyError
-from klassify.localisation import methods, proposals
+from klassify.localisation import proposals
 from klassify.localisation.localise import choose, localise, parse_settings, write_merged
 from klassify.systems.base import SYSTEM
 from klassify.systems.system import load_system, load_systems
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--method",
-        choices=methods.METHODS,
+        choices=proposals.NAMES,
         help=f"default: the tuned one, else {proposals.DEFAULT}",
     )
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method")

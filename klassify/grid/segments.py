@@ -15,6 +15,13 @@ from klassify.grid.ragged import row_numbers, row_offsets
 PLACEHOLDER = "write the placeholder [[0, 0, 0]] for a clip without proposals"
 
 
+def proposed_columns(n: int) -> tuple[str, ...]:
+    """The named columns of frame scores for `n` segments that a model itself proposes at each
+    frame: proposed0_score (in [0, 1]), proposed0_start, proposed0_end (s), proposed1_score, ...
+    """
+    return tuple(f"proposed{k}_{part}" for k in range(n) for part in ("score", "start", "end"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Proposals:
     """What a system proposes.

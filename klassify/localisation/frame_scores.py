@@ -17,6 +17,7 @@ import numpy as np
 from klassify.errors import KlassifyError
 from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import row_numbers, row_offsets
+from klassify.grid.segments import proposed_columns
 from klassify.scores.frame_file import FrameFile, blocks
 from klassify.systems.scores import to_probability
 
@@ -31,8 +32,10 @@ class FrameScores:
     files: (n,) names. offsets: (n + 1,); clip i has frames offsets[i] to offsets[i + 1], maybe
     none. p_fake: (F,) in [0, 1]. durations_s: (n,); a last, partial frame ends there. boundary:
     (F,) probability that a fake run begins or ends with the frame (BAM), or None. log_tags: (F, 4)
-    log-probabilities of the tags O, B, I, L (TCN), or None. unsmoothed: (F,) p_fake before
-    `smoothed`, or None. ValueError if scores have another shape or range.
+    log-probabilities of the tags O, B, I, L (TCN), or None. proposed: (F, K, 3) segments that the
+    model itself proposes at each frame, score in [0, 1], start and end in seconds of the clip, or
+    None; one of no length is none. unsmoothed: (F,) p_fake before `smoothed`, or None. ValueError
+    if scores have another shape or range.
     """
 
     files: np.ndarray
@@ -41,14 +44,17 @@ class FrameScores:
     durations_s: np.ndarray
     boundary: np.ndarray | None = None
     log_tags: np.ndarray | None = None
+    proposed: np.ndarray | None = None
     unsmoothed: np.ndarray | None = None
 
     def __post_init__(self):
         n_frames = self.offsets[-1]
+        proposed = None if self.proposed is None else self.proposed[..., 0]
         for name, values, shape, low, high in (
             ("p_fake", self.p_fake, (n_frames,), 0, 1),
             ("boundary", self.boundary, (n_frames,), 0, 1),
             ("log_tags", self.log_tags, (n_frames, 4), -np.inf, 1e-6),
+            ("proposed", proposed, (n_frames, *np.shape(proposed)[1:]), 0, 1),
         ):
             if values is None:
                 continue
@@ -110,7 +116,7 @@ class FrameScores:
         """The clips with these indices, in this order."""
         frames = row_numbers(self.offsets, clips)
         offsets = row_offsets(np.diff(self.offsets)[clips])
-        rest = (self.boundary, self.log_tags, self.unsmoothed)
+        rest = (self.boundary, self.log_tags, self.proposed, self.unsmoothed)
         return FrameScores(
             self.files[clips],
             offsets,
@@ -128,7 +134,7 @@ class FrameScores:
             return None if values[0] is None else np.concatenate(values)
 
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        names = ("p_fake", "durations_s", "boundary", "log_tags", "unsmoothed")
+        names = ("p_fake", "durations_s", "boundary", "log_tags", "proposed", "unsmoothed")
         return cls(column("files"), row_offsets(counts), *map(column, names))
 
 
@@ -140,17 +146,22 @@ def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
     """
     source = FrameFile(path)
     tagged, bounded = TAG_COLUMNS[0] in source.columns, "boundary" in source.columns
-    columns = ["score", *TAG_COLUMNS * tagged, *["boundary"] * bounded]
+    n_proposed = sum(name.startswith("proposed") for name in source.columns) // 3
+    spans = proposed_columns(n_proposed)
+    columns = ["score", *TAG_COLUMNS * tagged, *["boundary"] * bounded, *spans]
     for files in blocks(source.files):
         rows = source.read(files, columns)
+        values = {name: rows.values[:, at] for at, name in enumerate(columns)}
+        proposed = rows.values[:, len(columns) - len(spans) :]
         try:
             yield FrameScores(
                 files,
                 rows.offsets,
-                to_probability(rows.values[:, 0], source.header.scale, where=path),
+                to_probability(values["score"], source.header.scale, where=path),
                 rows.ends_s,
-                rows.values[:, -1] if bounded else None,
+                values.get("boundary"),
                 rows.values[:, 1 : 1 + len(TAG_COLUMNS)] if tagged else None,
+                proposed.reshape(-1, n_proposed, 3) if n_proposed else None,
             )
         except ValueError as error:
             raise KlassifyError(f"These are not frame scores: {error}.", where=path) from None

@@ -9,10 +9,11 @@
 | boundary_pairs | each likely first frame with each likely last frame | sqrt(first * last) * mean |
 | watershed | runs above several levels, joined step by step | mean inside minus mean around |
 | viterbi | the most probable sequence of tags; needs a tag head | sqrt(first * last) * mean |
+| proposed | the model's own; needs a model that proposes segments | the model's own |
 
-Noisy scores can be smoothed first. All methods end alike (`finish`): edges between frames, half a
-frame off on either side, soft-NMS, the best `cap`. There are no loops over clips: 77,000 take
-seconds.
+Noisy scores can be smoothed first. All methods but `proposed` end alike (`finish`): edges between
+frames, half a frame off on either side, soft-NMS, the best `cap`. There are no loops over clips:
+77,000 take seconds.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from scipy.special import expit, logit
 from klassify.errors import KlassifyError
 from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import row_offsets
-from klassify.grid.segments import Proposals
+from klassify.grid.segments import Proposals, proposed_columns
 from klassify.localisation.frame_scores import FrameScores, edge_times
 from klassify.localisation.methods import METHODS, Spans, highest_runs
 from klassify.localisation.soft_nms import soft_nms, top_per_clip
 
 DEFAULT = "threshold"
+PROPOSED = "proposed"
+NAMES = (*METHODS, PROPOSED)
 CANDIDATES_PER_CLIP = 200  # of them soft-NMS keeps at most 50
 # the range of a setting in all methods; of each number if it is a list
 RANGES = {
@@ -49,6 +52,8 @@ RANGES = {
     "smooth_s": (0, 2),
     "debias_s": (0, 0.02),
     "nms_sigma": (0, 100),
+    "nms_t1": (0, 1),
+    "nms_t2": (0, 1),
     "cap": (1, 50),
     "min_score": (0, 1),
     "weights": (0, 1),
@@ -83,8 +88,11 @@ def propose(
     """The proposals of every clip, clips ascending, best first; 0 <= start < end <= duration.
 
     smooth_s: p_fake is first averaged over this long (an odd number of frames). settings: the
-    method's own (METHODS) and those of `finish`. KlassifyError for an unknown one.
+    method's own (METHODS) and those of `finish`; of the method `proposed` those of `by_proposed`
+    alone. KlassifyError for an unknown one.
     """
+    if method == PROPOSED:
+        return by_proposed(frames, **complete_settings(method, settings))
     settings = complete_settings(method, {"smooth_s": smooth_s, **settings})
     frames = frames.smoothed(round(settings.pop("smooth_s") / FRAME_S) // 2)
     ending = {name: settings.pop(name) for name in _defaults(finish)}
@@ -111,13 +119,47 @@ def finish(
     found = _refine(frames, spans.take(np.flatnonzero(spans.score >= min_score)), debias_s)
     taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score)
     found = found.take(taken)._replace(score=score)
-    if not at_least_one:
-        return found
+    return _answered(frames, found, debias_s) if at_least_one else found
+
+
+def _answered(frames: FrameScores, found: Candidates, debias_s: float) -> Candidates:
+    """`found`, and for each clip without a proposal the run around its highest frame."""
     unanswered = np.diff(frames.offsets) > 0
     unanswered[found.clip] = False
     lone = _refine(frames, highest_runs(frames, np.flatnonzero(unanswered)), debias_s)
     found = Candidates(*map(np.concatenate, zip(found, lone)))
     return found.take(np.argsort(found.clip, kind="stable"))
+
+
+def by_proposed(
+    frames: FrameScores,
+    *,
+    nms_sigma: float = 0.5,
+    nms_t1: float = 0.0,
+    nms_t2: float = 0.0,
+    cap: int = 50,
+    min_score: float = 0.001,
+    at_least_one: bool = False,
+) -> Candidates:
+    """The segments that the model itself proposes, cut to the clip, after soft-NMS.
+
+    nms_t1, nms_t2: see soft_nms. at_least_one: as in `finish`.
+    """
+    if frames.proposed is None:
+        raise KlassifyError(
+            "The method proposed needs the scores of a model that proposes segments"
+            f" ({', '.join(proposed_columns(1))})."
+        )
+    clip = np.repeat(np.arange(len(frames.files)), np.diff(frames.offsets))
+    clip = np.repeat(clip, frames.proposed.shape[1])
+    score, start_s, end_s = frames.proposed.reshape(-1, 3).T
+    start_s, end_s = np.maximum(start_s, 0), np.minimum(end_s, frames.durations_s[clip])
+    there = np.flatnonzero((start_s < end_s) & (score >= min_score))
+    found = Candidates(clip, start_s, end_s, score).take(there)
+    thresholds = {"t1": nms_t1, "t2": nms_t2}
+    taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score, **thresholds)
+    found = found.take(taken)._replace(score=score)
+    return _answered(frames, found, 0.0) if at_least_one else found
 
 
 def _refine(frames: FrameScores, spans: Spans, debias_s: float) -> Candidates:
@@ -132,9 +174,11 @@ def defaults(method: str, *, where: object = None) -> dict[str, Any]:
     """All settings of a method, or of "merge", with their default values; lists for tuples."""
     if method == "merge":
         return _defaults(merge)
+    if method == PROPOSED:
+        return _defaults(by_proposed)
     if not isinstance(method, str) or method not in METHODS:
         raise KlassifyError(
-            f"There is no method {method!r}; there are {', '.join(METHODS)}.", where=where
+            f"There is no method {method!r}; there are {', '.join(NAMES)}.", where=where
         )
     return _defaults(METHODS[method]) | _defaults(propose) | _defaults(finish)
 

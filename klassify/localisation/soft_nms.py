@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+TINY_S = 1e-9  # shorter than any span
 CELLS_AT_ONCE = 1 << 17  # padded proposals per step: a megabyte per array, which fits the cache
 
 
@@ -36,6 +37,8 @@ def soft_nms(
     sigma: float,
     cap: int,
     min_score: float = 0.0,
+    t1: float = 0.0,
+    t2: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian soft-NMS within each clip (Bodla et al., ICCV 2017).
 
@@ -43,8 +46,11 @@ def soft_nms(
     then the best of the rest, until `cap` are taken or the best is below `min_score`. sigma = 0
     does not change scores. Of equal scores the earlier start, then the earlier row comes first.
 
-    clip: (N,) >= 0 in any order; start_s < end_s; score >= 0. Returns indices (M,) of the proposals
-    taken, clips ascending and scores descending, and their scores (M,).
+    t1, t2: only scores of an IoU above t1 + (t2 - t1) * length in seconds of the one that is taken
+    are multiplied (BA-TFD, AuViRe); 0, 0: all that overlap.
+
+    clip: (N,) >= 0 in any order; start_s <= end_s; score >= 0. Returns indices (M,) of the
+    proposals taken, clips ascending and scores descending, and their scores (M,).
     """
     order = np.lexsort((start_s, -score, clip))
     if sigma == 0:
@@ -62,7 +68,8 @@ def soft_nms(
             there = column < counts[some, None]
             index = order[np.where(there, firsts[some, None] + column, 0)]
             padded = np.where(there, score[index], -1.0)
-            picks, value = _greedy(start_s[index], end_s[index], padded, sigma, cap, min_score)
+            spans = start_s[index], end_s[index]
+            picks, value = _greedy(*spans, padded, sigma, cap, min_score, (t1, t2))
             kept = value >= min_score
             taken.append(np.take_along_axis(index, picks, axis=1)[kept])
             values.append(value[kept])
@@ -78,13 +85,14 @@ def _greedy(
     sigma: float,
     cap: int,
     min_score: float,
+    thresholds: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Columns taken, in order, and their scores, (clips, steps), from padded (clips, width) with
     score -1.
     """
     clips, steps = np.arange(len(score)), min(score.shape[1], cap)
     picks, values = np.zeros((len(score), steps), np.int64), np.full((len(score), steps), -1.0)
-    length = end_s - start_s
+    length, (t1, t2) = end_s - start_s, thresholds
     for step in range(steps):
         best = score.argmax(axis=1)
         value = score[clips, best]
@@ -93,6 +101,12 @@ def _greedy(
         picks[:, step], values[:, step] = best, value
         start, end = start_s[clips, best, None], end_s[clips, best, None]
         shared = np.maximum(np.minimum(end_s, end) - np.maximum(start_s, start), 0)
-        score *= np.exp(-((shared / (length + (end - start) - shared)) ** 2) / sigma)
+        width = end - start
+        # of two spans of no length the IoU is 0
+        iou = shared / np.maximum(length + width - shared, TINY_S)
+        decay = np.exp(-(iou**2) / sigma)
+        if t1 or t2:
+            decay[iou <= t1 + (t2 - t1) * width] = 1.0
+        score *= decay
         score[clips, best] = -1.0
     return picks, values

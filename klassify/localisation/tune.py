@@ -55,6 +55,12 @@ GRID = {
     "viterbi": {},
 }
 GRID = {method: axes | COMMON for method, axes in GRID.items()}
+GRID[proposals.PROPOSED] = {
+    "nms_sigma": COMMON["nms_sigma"],
+    "nms_t1": [0.0, 0.2, 0.4],
+    "nms_t2": [0.0, 0.4],
+    "at_least_one": COMMON["at_least_one"],
+}
 MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others
 MERGE_GRID = {"nms_sigma": [0.5, 0.1, 0.2, 1.0]}
 
@@ -185,6 +191,8 @@ def tune_frames(
         grid = dict(GRID)
         if frames.log_tags is None:
             del grid["viterbi"]
+        if frames.proposed is None:
+            del grid[proposals.PROPOSED]
     if localise.MERGE in grid:
         raise KlassifyError("This grid is for merged systems; this system has frame scores.")
 

@@ -91,6 +91,10 @@ def test_frames_are_read_in_parts_of_whole_clips(tmp_path, monkeypatch):
         (lambda t: pd.concat([t, t.iloc[-1:]]), "not one row for each 40 ms"),
         (lambda t: t.assign(end=t["end"] * 2, start=t["start"] * 2), "not one row for each 40 ms"),
         (lambda t: t.assign(boundary=2.0), "boundary"),
+        (
+            lambda t: t.assign(proposed0_score=2.0, proposed0_start=0.0, proposed0_end=1.0),
+            "proposed",
+        ),
         (lambda t: t.assign(log_o=0.1, log_b=0.0, log_i=0.0, log_l=0.0), "log_tags"),
     ],
 )
@@ -122,6 +126,20 @@ def test_segments_are_those_of_propose_with_their_settings(bam, capsys):
     assert set(scores.table["method"]) == {"multi_threshold"}
     assert (scores.header.scale, scores.header.supervision) == ("probability", "segment")
     assert scores.header.settings["settings"]["nms_sigma"] == 0.2
+
+
+def test_proposals_of_the_model_itself_become_segments(tmp_path):
+    columns = dict.fromkeys(("proposed0_start", "proposed0_end", "proposed0_score"), 0.0)
+    table = frame_table({"a.mp4": np.zeros(5), "b.mp4": np.zeros(4)}, **columns)
+    for row, values in ((1, (0.03, 0.17, 0.4)), (2, (0.1, 0.9, 0.9)), (7, (0.0, 0.05, 0.7))):
+        table.loc[row, list(columns)] = values
+    folder = write_localiser(tmp_path / "own", table)
+    assert klassify("localise", folder, "--split", "val", "--method", "proposed") == 0
+    rows = segments_of(folder).table[["file", "start", "end", "score"]].to_numpy().tolist()
+    decayed = 0.4 * np.exp(-((0.07 / 0.16) ** 2) / 0.5)
+    wanted = [["a.mp4", 0.1, 0.19, 0.9], ["a.mp4", 0.03, 0.17, decayed], ["b.mp4", 0, 0.05, 0.7]]
+    for row, expected in zip(rows, wanted, strict=True):
+        assert row[0] == expected[0] and row[1:] == pytest.approx(expected[1:])
 
 
 def test_repeats_are_skipped_and_other_settings_refused(bam, capsys):

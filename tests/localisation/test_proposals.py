@@ -1,5 +1,6 @@
 """Proposals against slow, obvious references; properties on random and on hostile frame scores."""
 
+import dataclasses
 import itertools
 import math
 
@@ -59,7 +60,7 @@ def methods_of(kind):
     return [method for method in METHODS if method != "viterbi" or kind == "tags"]
 
 
-def slow_soft_nms(rows, sigma, cap, min_score):
+def slow_soft_nms(rows, sigma, cap, min_score, t1=0.0, t2=0.0):
     """rows: [(start, end, score, index)] of one clip."""
     left, taken = sorted(rows, key=lambda row: (-row[2], row[0], row[3])), []
     while left and len(taken) < cap:
@@ -71,14 +72,23 @@ def slow_soft_nms(rows, sigma, cap, min_score):
         for i, (start, end, score, index) in enumerate(left):
             shared = max(0.0, min(end, best[1]) - max(start, best[0]))
             iou = shared / (end - start + best[1] - best[0] - shared)
-            left[i] = (start, end, score * (math.exp(-iou * iou / sigma) if sigma else 1.0), index)
+            decays = sigma and iou > t1 + (t2 - t1) * (best[1] - best[0])
+            left[i] = (start, end, score * (math.exp(-iou * iou / sigma) if decays else 1.0), index)
     return taken
 
 
 @pytest.mark.parametrize(
-    ("sigma", "cap", "min_score"), [(0.5, 50, 0.0), (0.1, 5, 0.05), (0.0, 3, 0.2), (2.0, 1, 0.0)]
+    ("sigma", "cap", "min_score", "thresholds"),
+    [
+        (0.5, 50, 0.0, {}),
+        (0.1, 5, 0.05, {}),
+        (0.0, 3, 0.2, {}),
+        (2.0, 1, 0.0, {}),
+        (0.1, 50, 0.0, {"t1": 0.2, "t2": 0.4}),
+        (0.7, 50, 0.0, {"t1": 0.9, "t2": 0.0}),
+    ],
 )
-def test_soft_nms_equals_a_loop_over_clips_and_rows(sigma, cap, min_score):
+def test_soft_nms_equals_a_loop_over_clips_and_rows(sigma, cap, min_score, thresholds):
     rng = np.random.default_rng(3)
     n = 400
     clip = rng.integers(0, 25, n) * 2  # every other clip has none
@@ -87,10 +97,49 @@ def test_soft_nms_equals_a_loop_over_clips_and_rows(sigma, cap, min_score):
     expected = []
     for c in range(50):
         rows = [(start[i], end[i], score[i], i) for i in np.flatnonzero(clip == c)]
-        expected += slow_soft_nms(rows, sigma, cap, min_score)
-    taken, value = soft_nms(clip, start, end, score, sigma=sigma, cap=cap, min_score=min_score)
+        expected += slow_soft_nms(rows, sigma, cap, min_score, **thresholds)
+    settings = {"sigma": sigma, "cap": cap, "min_score": min_score}
+    taken, value = soft_nms(clip, start, end, score, **settings, **thresholds)
     assert [i for i, _ in expected] == taken.tolist()
     np.testing.assert_allclose(value, [s for _, s in expected], rtol=1e-12)
+
+
+def with_proposals(frames, seed, n=3):
+    """The frames with `n` random proposals each, some of no length, some beyond the clip."""
+    rng = np.random.default_rng(seed)
+    shape = (len(frames.p_fake), n)
+    start = rng.uniform(0, 2, shape).round(2)
+    end = start + rng.choice([0.0, 0.3, 1.1], shape)
+    proposed = np.stack([rng.random(shape), start, end], axis=2)
+    return dataclasses.replace(frames, proposed=proposed)
+
+
+def test_a_models_own_proposals_equal_a_loop_over_clips():
+    frames = with_proposals(random_frames(2), seed=5)
+    settings = {"nms_sigma": 0.3, "nms_t1": 0.2, "nms_t2": 0.4, "cap": 20, "min_score": 0.1}
+    found = proposals.propose(frames, "proposed", **settings)
+    for clip, duration in enumerate(frames.durations_s):
+        mine = frames.proposed[frames.offsets[clip] : frames.offsets[clip + 1]].reshape(-1, 3)
+        rows = [(start, min(end, duration), score, i) for i, (score, start, end) in enumerate(mine)]
+        rows = [row for row in rows if row[0] < row[1] and row[2] >= 0.1]
+        wanted = slow_soft_nms(rows, 0.3, 20, 0.1, 0.2, 0.4)
+        here = found.take(found.clip == clip)
+        np.testing.assert_allclose(here.score, [score for _, score in wanted])
+        np.testing.assert_allclose(here.start_s, [mine[i, 1] for i, _ in wanted])
+        assert (here.end_s <= duration).all()
+
+
+def test_a_clip_without_own_proposals_can_get_one():
+    frames = with_proposals(random_frames(2), seed=5)
+    frames.proposed[:, :, 0] = 0.0
+    assert not len(proposals.propose(frames, "proposed").clip)
+    found = proposals.propose(frames, "proposed", at_least_one=True)
+    assert found.clip.tolist() == np.flatnonzero(np.diff(frames.offsets)).tolist()
+
+
+def test_own_proposals_are_refused_where_there_are_none():
+    with pytest.raises(KlassifyError, match="proposed0_score"):
+        proposals.propose(random_frames(2), "proposed")
 
 
 def test_soft_nms_of_nothing_and_of_one():
