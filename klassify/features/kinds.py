@@ -1,7 +1,7 @@
 """The kinds of features that `klassify extract` makes, one line each (docs/adding-features.md).
 
-Mouth features and audio use a crew of worker processes, one clip each. The other kinds run one
-model on one device in this process; several GPUs take a shard (`--shard i/n`) each.
+Mouth features, mouth crops and audio use a crew of worker processes, one clip each. The other kinds
+run one model on one device in this process; several GPUs take a shard (`--shard i/n`) each.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.features import audio, reconstruction
+from klassify.features import audio, lips, reconstruction
 from klassify.features.base import Kind
 from klassify.features.lmm import kind as lmm
 from klassify.features.mouth import kind as mouth
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (mouth.KIND, audio.KIND, lmm.KIND, reconstruction.KIND)
+    kind.name: kind for kind in (mouth.KIND, lips.KIND, audio.KIND, lmm.KIND, reconstruction.KIND)
 }
 Row = Any  # of one of the kinds
 

@@ -21,6 +21,7 @@ from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.failures import read_failures
 from klassify.features import extract
+from klassify.features.lips import LipsExtractor
 from klassify.features.mouth import channels
 from klassify.features.mouth.kind import ClipExtractor, too_little
 from klassify.features.parts import parts_in, read_rows
@@ -263,6 +264,9 @@ def test_a_face_in_too_few_frames_is_no_evidence(tmp_path, n_frames, n_seen, sha
     assert int(row.valid.sum()) == (n_seen if answered else 0)
     assert row.features.any() == answered and row.stage == ("" if answered else "face")
     assert answered or row.reason.startswith(f"a face in {n_seen} of {n_frames} frames")
+    crops = LipsExtractor(tmp_path, tmp_path, min_face_share=share)("a.mp4")
+    assert (crops.reason, crops.stage) == (row.reason, row.stage)
+    assert [bool(crop) for crop in crops.crops] == crops.valid.tolist() == row.valid.tolist()
 
 
 @pytest.mark.parametrize(
@@ -289,11 +293,11 @@ def test_names_that_lead_out_of_the_media_folder_are_failures(data, tmp_path):
         assert "leads out" in row.reason
 
 
-@pytest.mark.parametrize("kind", ["mouth", "audio"])
+@pytest.mark.parametrize("kind", ["mouth", "lips", "audio"])
 def test_an_impossible_file_name_fails_like_a_missing_file(data, tmp_path, kind):
     (tmp_path / "list.tsv").write_text(f"file\n{'x' * 300}.mp4\nid 1/é0.mp4\n")
     command = ["extract", "--list", tmp_path / "list.tsv", "--jobs", 1, "--kind", kind]
-    command += ["--landmarks", data / "landmarks"] if kind == "mouth" else []
+    command += ["--landmarks", data / "landmarks"] if kind != "audio" else []
     assert klassify(*command, "--root", data / "media", "--out", tmp_path / "out") == 0
     failures = (tmp_path / "out" / "failures-1-of-1.tsv").read_text().splitlines()
     assert failures[1].startswith("x" * 300 + ".mp4\tdecode\t")

@@ -185,17 +185,12 @@ def look(picture: Picture, landmarks: np.ndarray) -> Look | None:
     """Measure one picture; None where the mouth is too small, out of sight or not a mouth at
     all.
     """
-    if not np.abs(landmarks).max() < MAX_COORDINATE_PX:  # nor is NaN
+    found = mouth_boxes(picture, landmarks)
+    if found is None:
         return None
+    (mouth, lips), outer = found, landmarks[OUTER_LIPS]
     eye_px = float(np.linalg.norm(landmarks[EYES[1]] - landmarks[EYES[0]]))
-    if eye_px < MIN_EYE_DISTANCE_PX:
-        return None
-    shape, outer = (picture.height, picture.width), landmarks[OUTER_LIPS]
-    mouth = _box(outer, shape, MOUTH_MARGIN)
-    lips = _box(outer, shape, 0.0)
-    if (mouth[2:] - mouth[:2] < MIN_MOUTH_PX).any() or (lips[2:] <= lips[:2]).any():
-        return None
-    face = _box(landmarks[FACE], shape, 0.0)
+    face = _box(landmarks[FACE], (picture.height, picture.width), 0.0)
     both = np.concatenate([np.minimum(face, mouth)[:2], np.maximum(face, mouth)[2:]])
     rgb, corner = picture.part(both.tolist()), np.tile(both[:2], 2)
     lab = mean_lab(_crop(rgb, lips - corner), outer - lips[:2])
@@ -205,6 +200,21 @@ def look(picture: Picture, landmarks: np.ndarray) -> Look | None:
         landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px
     )
     return Look(blurriness(mouth_gray), lab, face, gray, mask)
+
+
+def mouth_boxes(picture: Picture, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Boxes of the mouth with a margin and of the lips; None where the mouth is too small, out of
+    sight or not a mouth at all.
+    """
+    if not np.abs(landmarks).max() < MAX_COORDINATE_PX:  # nor is NaN
+        return None
+    if np.linalg.norm(landmarks[EYES[1]] - landmarks[EYES[0]]) < MIN_EYE_DISTANCE_PX:
+        return None
+    shape, outer = (picture.height, picture.width), landmarks[OUTER_LIPS]
+    mouth, lips = _box(outer, shape, MOUTH_MARGIN), _box(outer, shape, 0.0)
+    if (mouth[2:] - mouth[:2] < MIN_MOUTH_PX).any() or (lips[2:] <= lips[:2]).any():
+        return None
+    return mouth, lips
 
 
 def blurriness(gray: np.ndarray) -> float:

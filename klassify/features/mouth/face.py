@@ -215,21 +215,10 @@ class Mesh:
         """Landmarks (K, 2) float32 in pixels of the picture; None where there is no face."""
         centre, side, angle = region
         cos, sin = np.cos(angle), np.sin(angle)
-        reach = side / 2 * (abs(cos) + abs(sin))
-        box = _clipped([*(centre - reach), *(centre + reach)], picture)
-        if box[2] - box[0] < 2 or box[3] - box[1] < 2:
-            return None
         turn = side / REGION_PX * np.array([[cos, -sin], [sin, cos]])
         corner = centre - turn @ [REGION_PX / 2, REGION_PX / 2]
-        part, n = picture.halved(box, LEAST_PX)
-        image = cv2.warpAffine(
-            part,
-            np.column_stack([turn, corner - box[:2] - (n - 1) / 2]) / n,
-            (REGION_PX, REGION_PX),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        found = self._run(image)
+        image = warped(picture, turn, corner, REGION_PX, LEAST_PX)
+        found = None if image is None else self._run(image)
         if found is None:
             return None
         return (_points(self._from_packet(found)) * REGION_PX @ turn.T + corner).astype(np.float32)
@@ -337,6 +326,28 @@ def fill_gaps(tracked: Tracked) -> Tracked:
         last, waiting = None if seen.landmarks is None else seen, []
         yield seen
     yield from waiting
+
+
+def warped(
+    picture: Picture, turn: np.ndarray, corner: np.ndarray, size: int, least: int
+) -> np.ndarray | None:
+    """RGB (size, size, 3) whose pixel p shows the picture at turn @ p + corner; None outside of it.
+
+    least: the part that is seen is halved by area as long as its shorter side keeps that many
+    pixels.
+    """
+    ends = corner + size * np.array([[0, 0], turn[:, 0], turn[:, 1], turn.sum(axis=1)])
+    box = _clipped([*ends.min(axis=0), *ends.max(axis=0)], picture)
+    if box[2] - box[0] < 2 or box[3] - box[1] < 2:
+        return None
+    part, n = picture.halved(box, least)
+    return cv2.warpAffine(
+        part,
+        np.column_stack([turn, corner - box[:2] - (n - 1) / 2]) / n,
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, half open

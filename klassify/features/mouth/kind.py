@@ -42,8 +42,25 @@ def extraction(
 
     min_face_share: of a clip's frames, in which a face must be seen; 0 takes any clip with a face.
     """
-    settings = {
-        "version": channels.VERSION,
+    settings = {"version": channels.VERSION}
+    return face_extraction(
+        "mouth", ClipExtractor, settings, landmarks, refine, min_face_share, jobs
+    )
+
+
+def face_extraction(
+    kind: str,
+    extractor: type[FaceExtractor],
+    settings: dict[str, Any],
+    landmarks: Path | None,
+    refine: bool,
+    min_face_share: float,
+    jobs: int | None,
+) -> Extraction:
+    """The extraction of a kind that follows a face. settings: the kind's own, to which those of the
+    face are added; the other arguments are as in `extraction`.
+    """
+    settings = settings | {
         "fps": decoder.GRID_FPS,
         "max_gap_frames": face.MAX_GAP_FRAMES,
         "min_face_share": min_face_share,
@@ -56,14 +73,15 @@ def extraction(
         return [root / file, landmarks / PurePosixPath(file).with_suffix(".npz")]
 
     setup = functools.partial(
-        ClipExtractor, landmarks=landmarks, refine=refine, min_face_share=min_face_share
+        extractor, landmarks=landmarks, refine=refine, min_face_share=min_face_share
     )
-    rows = functools.partial(in_workers, MouthRow, ClipExtractor.__call__, setup, jobs)
-    return Extraction("mouth", settings, inputs, rows)
+    rows = functools.partial(in_workers, extractor.row_class, FaceExtractor.__call__, setup, jobs)
+    return Extraction(kind, settings, inputs, rows)
 
 
-class ClipExtractor:
-    """Extracts the mouth features of one clip after another; no clip depends on those before it.
+class FaceExtractor:
+    """Extracts what the followed face shows, one clip after another; no clip depends on those
+    before it.
 
     Args:
         root: the folder that clip names are relative to.
@@ -71,6 +89,8 @@ class ClipExtractor:
         refine: Face Mesh with refined lips.
         min_face_share: of a clip's frames, in which a face must be seen.
     """
+
+    row_class: type
 
     def __init__(
         self,
@@ -84,29 +104,37 @@ class ClipExtractor:
         self._open_source = functools.partial(face.open_source, landmarks, refine=refine)
         self._source = self._open_source()
 
-    def __call__(self, file: str) -> MouthRow:
+    def __call__(self, file: str) -> Any:
         """The clip's row; whatever is wrong with the clip is said in the row and raises nothing."""
         row = attempt(
-            MouthRow,
+            self.row_class,
             self.root,
             file,
-            functools.partial(self._features, file),
+            functools.partial(self._row, file),
             own_stage="landmarks",
         )
         if row.stage == "features":
             self._source = self._open_source()
         return row
 
-    def _features(self, file: str, path: Path) -> MouthRow:
+    def _row(self, file: str, path: Path) -> Any:
         fps = info.probe(path).fps
         tracked = self._source.track(file, decoder.pictures(path))
-        features, valid = channels.mouth_features(face.fill_gaps(tracked))
+        values, valid = self.measure(face.fill_gaps(tracked))
         if not len(valid):
-            return MouthRow.failed(file, "decode", "no frames")
+            return self.row_class.failed(file, "decode", "no frames")
         reason = too_little(valid, self._min_face_share)
         if reason:
-            features, valid = np.zeros_like(features), np.zeros_like(valid)
-        return MouthRow(file, fps, features, valid, reason, "face" if reason else "")
+            values, valid = self.nothing(len(valid)), np.zeros_like(valid)
+        return self.row_class(file, fps, values, valid, reason, "face" if reason else "")
+
+    def measure(self, tracked: face.Tracked) -> tuple[Any, np.ndarray]:
+        """The values of each frame on the 25 fps grid, and valid (T,) bool."""
+        raise NotImplementedError
+
+    def nothing(self, n_frames: int) -> Any:
+        """The values of frames without a face."""
+        raise NotImplementedError
 
 
 def too_little(valid: np.ndarray, share: float) -> str:
@@ -193,25 +221,34 @@ class MouthRow:
         )
 
 
-KIND = Kind(
-    "mouth",
-    MouthRow,
-    clips_per_file=2000,
-    extraction=extraction,
-    arguments={
-        "--landmarks": {
-            "type": Path,
-            "metavar": "DIR",
-            "help": "read <DIR>/<file>.npz instead of running Face Mesh",
-        },
-        "--refine": {
-            "action": argparse.BooleanOptionalAction,
-            "help": "Face Mesh with refined lips and irises (the default)",
-        },
-        "--min-face-share": {
-            "type": between_0_and_1,
-            "metavar": "SHARE",
-            "help": "of a clip's frames, in which a face must be seen (default: 0.1)",
-        },
+class ClipExtractor(FaceExtractor):
+    """Extracts the mouth features of one clip after another."""
+
+    row_class = MouthRow
+
+    def measure(self, tracked: face.Tracked) -> tuple[np.ndarray, np.ndarray]:
+        """Features (T, 8) float32 and valid (T,) bool."""
+        return channels.mouth_features(tracked)
+
+    def nothing(self, n_frames: int) -> np.ndarray:
+        """Zeros (T, 8)."""
+        return np.zeros((n_frames, CHANNELS), np.float32)
+
+
+FACE_ARGUMENTS = {  # of every kind that follows a face
+    "--landmarks": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "read <DIR>/<file>.npz instead of running Face Mesh",
     },
-)
+    "--refine": {
+        "action": argparse.BooleanOptionalAction,
+        "help": "Face Mesh with refined lips and irises (the default)",
+    },
+    "--min-face-share": {
+        "type": between_0_and_1,
+        "metavar": "SHARE",
+        "help": "of a clip's frames, in which a face must be seen (default: 0.1)",
+    },
+}
+KIND = Kind("mouth", MouthRow, clips_per_file=2000, extraction=extraction, arguments=FACE_ARGUMENTS)
