@@ -68,14 +68,15 @@ def test_every_config_builds_its_system(path):
     with torch.device("meta"):
         experiment = load_experiment(path)
     assert sum(p.numel() for p in experiment.model.parameters()) > 1000
-    assert experiment.data.modality in ("audio", "visual")
+    assert experiment.data.modality in ("audio", "visual", "both")
     assert experiment.data.supervision == ("clip" if is_clip_supervised(path) else "segment")
 
 
 def is_clip_supervised(path: Path) -> bool:
     """By its name: the localisers and the branches of `fused` learn from segments."""
     clip = ("tcn", "tcn_12", "tcn_123", "vqvae")
-    return path.stem in clip or path.stem.startswith("w2v_aasist") or path.stem.endswith("_clip")
+    ends = path.stem.endswith(("_clip", "_mil"))
+    return path.stem in clip or path.stem.startswith("w2v_aasist") or ends
 
 
 NAMING = [
