@@ -32,7 +32,7 @@ from klassify import cli
 from klassify.data.audio import AudioReader
 from klassify.data.base import Sources
 from klassify.features import audio_cache, parts
-from klassify.features.parts import Place
+from klassify.parts import Place
 
 CHUNK, WINDOW = 500, 64_600
 

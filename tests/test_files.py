@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
+from klassify import parts
 from klassify.errors import KlassifyError
-from klassify.features import parts
 from klassify.files import read_json, read_json_mapping, read_yaml, whole_file, write_json
 from klassify.scores import score_file
 from klassify.untrusted import refuse_cut

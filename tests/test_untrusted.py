@@ -12,9 +12,9 @@ from klassify import untrusted
 from klassify.errors import KlassifyError
 from klassify.features import shards
 from klassify.features.mouth.kind import MouthRow
-from klassify.features.parts import Place
 from klassify.features.shards import FeatureStore
 from klassify.localisation.frame_scores import read_frames
+from klassify.parts import Place
 from klassify.scores.frame_file import FrameFile
 from klassify.scores.score_file import Header, read_scores, write_blocks
 
@@ -72,4 +72,4 @@ def test_features_without_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(untrusted, "ALWAYS_READ", 1 << 20)
     with pytest.raises(KlassifyError, match="claim to unpack") as error:
         FeatureStore(tmp_path)["a.mp4"]
-    assert error.value.fix == "remove it and extract again"
+    assert error.value.fix == "remove it and give the same command again"

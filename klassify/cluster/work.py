@@ -24,7 +24,7 @@ from pathlib import Path
 
 from klassify.errors import KlassifyError, first_few
 from klassify.failures import Failure, read_failures, write_failures
-from klassify.features import parts as features_parts
+from klassify.parts import PartHeader, check_together, headers_in, n_shards_in, parts_in, read_rows
 from klassify.scores import chunks, shards
 from klassify.scores.score_file import score_path
 
@@ -103,11 +103,10 @@ class ExtractWork(Work):
         """Whether failures.tsv exists."""
         return self.failures.exists()
 
-    def headers(self) -> list[features_parts.PartHeader]:
+    def headers(self) -> list[PartHeader]:
         """Of each part; KlassifyError if one is damaged or they do not belong together."""
-        paths = features_parts.parts_in(self.folder)
-        headers = [features_parts.read_header(path) for path in paths]
-        features_parts.check_together(headers, where=self.folder)
+        headers = headers_in(self.folder)
+        check_together(headers, where=self.folder)
         if headers and headers[0].place.n != self.n:
             raise KlassifyError(
                 f"These parts are of {headers[0].place.n} shards, not of {self.n}.",
@@ -128,8 +127,8 @@ class ExtractWork(Work):
         self.refuse_gaps()
         parts_of: dict[str, list[str]] = {}
         failed, n_clips = [], 0
-        for path in features_parts.parts_in(self.folder):
-            for row in features_parts.read_rows(path):
+        for path in parts_in(self.folder):
+            for row in read_rows(path):
                 n_clips += 1
                 parts_of.setdefault(row["file"], []).append(path.name)
                 if row["reason"]:
@@ -165,7 +164,7 @@ class ExtractWork(Work):
             for pattern in ("part-*.pcm", "failures*.tsv")
             for name in self.folder.glob(pattern)
         ]
-        for path in [*features_parts.parts_in(self.folder), *beside]:
+        for path in [*parts_in(self.folder), *beside]:
             path.unlink(missing_ok=True)
 
 
@@ -173,7 +172,7 @@ class ScoreWork(Work):
     """The scores of a trained system on one split."""
 
     command = "score"
-    pattern = "chunk-*.parquet"  # without the shard's number: any new chunk counts as progress
+    pattern = "part-*.parquet"  # without the shard's number: any new chunk counts as progress
 
     @property
     def step(self) -> str:
@@ -189,7 +188,10 @@ class ScoreWork(Work):
     @property
     def merged(self) -> bool:
         """Whether the score file exists and no parts do."""
-        return bool(self.whole) and not _parts_of(self.folder, self.split)
+        return bool(self.whole) and not self._parts()
+
+    def _parts(self) -> list[Path]:
+        return parts_in(chunks.parts_folder(self.folder, self.split))
 
     def done(self) -> set[int]:
         """The shards that have all their chunks; without parts, all shards if the score file
@@ -201,7 +203,7 @@ class ScoreWork(Work):
         return done or self._done()  # another process may have merged the parts meanwhile
 
     def _done(self) -> set[int]:
-        if not _parts_of(self.folder, self.split):
+        if not self._parts():
             return self.every if self.whole else set()
         parts = chunks.Parts.found(self.folder, self.split)
         there = parts.there()
@@ -260,13 +262,13 @@ def found_works(folder: Path, split: str | None = None) -> list[Work]:
     split: only the scores of this one.
     """
     below = sorted(path for level in ("*", "*/*") for path in folder.glob(level) if path.is_dir())
-    return [work for place in (folder, *below) for work in _works_of(place, split)]
+    places = [folder, *(path for path in below if path.parent.name != "scores")]
+    return [work for place in places for work in _works_of(place, split)]
 
 
 def _works_of(folder: Path, split: str | None) -> list[Work]:
     """The works whose files lie in this very folder."""
-    if parts := features_parts.parts_in(folder):
-        n = int(features_parts.NAME.fullmatch(parts[0].name)[2])
+    if n := n_shards_in(folder):
         return [] if split else [ExtractWork(folder, n)]
     splits = {
         match[1]
@@ -275,17 +277,11 @@ def _works_of(folder: Path, split: str | None) -> list[Work]:
     }
     works = []
     for name in sorted(splits) if split is None else [split]:
-        parts = _parts_of(folder, name)
-        work = ScoreWork(folder, int(parts[0][2]) if parts else 1, name)
-        if parts or work.whole:
+        n = n_shards_in(chunks.parts_folder(folder, name))
+        work = ScoreWork(folder, n or 1, name)
+        if n or work.whole:
             works.append(work)
     return works
-
-
-def _parts_of(folder: Path, split: str) -> list[re.Match]:
-    """The names of a split's parts, without files that are being written."""
-    paths = sorted(chunks.parts_folder(folder, split).glob("chunk-*.parquet"))
-    return [match for path in paths if (match := chunks.NAME.fullmatch(path.name))]
 
 
 def spans(numbers: Sequence[int]) -> str:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
 from klassify.errors import KlassifyError
 from klassify.features.mouth.channels import FEATURES, GROUPS, stack_channels
-from klassify.features.parts import parts_in, read_rows
 from klassify.features.shards import FeatureStore
 from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S, IGNORE
+from klassify.parts import parts_in, read_rows
 
 
 class MouthFeatures(ClipData):

@@ -16,19 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError, first_few
-from klassify.features.parts import (
+from klassify.files import whole_file
+from klassify.media.decoder import SAMPLE_RATE
+from klassify.parts import (
     DAMAGED,
     Place,
     check_together,
     header_of,
     missing_parts,
+    open_part,
     parts_in,
     read_header,
+    read_part,
 )
-from klassify.files import whole_file
-from klassify.media.decoder import SAMPLE_RATE
 from klassify.settings import differences
-from klassify.untrusted import refuse_swollen
 
 SAMPLE = np.dtype("<i2")
 FORMAT = {"version": 1, "rate": SAMPLE_RATE, "sample": "int16", "channels": "mean"}
@@ -244,9 +245,7 @@ class AudioStore:
         against each other.
         """
         try:
-            parquet = pq.ParquetFile(path)
-            refuse_swollen(parquet, path, fix="remove it and extract again")
-            table = parquet.read(SCHEMA.names)
+            table = read_part(path, open_part(path), SCHEMA.names)
             if not table.schema.equals(SCHEMA):  # a flipped bit may turn texts into bytes
                 raise ValueError("columns of other types")
             digest = table.schema.metadata[b"sound"].decode()

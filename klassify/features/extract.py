@@ -17,15 +17,7 @@ from klassify.errors import KlassifyError, first_few
 from klassify.failures import Failure, write_failures
 from klassify.features import shards as features_shards
 from klassify.features.base import Extraction, Numbered
-from klassify.features.parts import (
-    NAME,
-    PartHeader,
-    Place,
-    check_together,
-    parts_in,
-    read_header,
-    read_rows,
-)
+from klassify.parts import NAME, PartHeader, Place, check_together, headers_in, parts_in, read_rows
 from klassify.settings import already_done
 
 
@@ -89,7 +81,7 @@ def parts_there(out: Path, settings: dict[str, Any], n: int) -> dict[Place, Part
     """The finished parts in a folder; KlassifyError where they were made with other settings or
     another n.
     """
-    headers = [read_header(path) for path in parts_in(out)]
+    headers = headers_in(out)
     if headers:
         check_together(headers, where=out)
         already_done(out, headers[0].settings | {"n": headers[0].place.n}, settings | {"n": n})
@@ -166,7 +158,7 @@ def finished_parts(
 
 def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) -> int:
     """Print which parts are missing, of all shards or of `only` "i/n"; 1 if any is."""
-    there = {read_header(path).place for path in parts_in(out)}
+    there = {header.place for header in headers_in(out)}
     i, n = parse_shard(only) if only else (None, next(iter(there)).n if there else 1)
     parts_there(out, settings, n)
     shards = [

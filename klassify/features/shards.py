@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError, first_few
 from klassify.features.kinds import Row, row_class
-from klassify.features.parts import (
+from klassify.files import whole_file
+from klassify.parts import (
     Place,
     check_together,
     header_of,
@@ -35,7 +36,6 @@ from klassify.features.parts import (
     read_rows,
     reading,
 )
-from klassify.files import whole_file
 
 OPEN_PARTS = 32
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from klassify import parts
 from klassify.data.base import Sources
 from klassify.errors import KlassifyError
-from klassify.features import parts, shards
+from klassify.features import shards
 from klassify.features.base import Extraction, n_cpus
 from klassify.features.extract import rows_in_order
 from klassify.features.kinds import KINDS

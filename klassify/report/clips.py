@@ -19,12 +19,12 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.features.mouth.channels import FEATURES
-from klassify.features.parts import parts_in
 from klassify.features.shards import FeatureStore
 from klassify.lists import subsets
 from klassify.media import decoder, isolated, preview
 from klassify.media.container import inside
 from klassify.metrics import clips
+from klassify.parts import parts_in
 from klassify.report.agreement import Calibrated, disagreement
 from klassify.report.comparison import Comparison
 from klassify.systems.scores import to_probability

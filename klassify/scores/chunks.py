@@ -1,10 +1,9 @@
 """Scores that are still being made: `scores/<split>.parts/`, one whole file a chunk of the list.
 
 A list is cut into chunks of neighbouring clips in a way that depends on the list alone, so that any
-number of processes can share the work and end with the same files. A part holds a chunk's rows
-(Parquet, unrounded) and, in its metadata, the score file's header, its clips with their durations,
-what was seen or heard of them and, of those without an answer, the reason. The hash of its settings
-is in its name, so that one look at the folder tells what is there.
+number of processes can share the work and end with the same files. A chunk is a part (see
+klassify.parts) with its rows, unrounded, and, in its metadata, the score file's header, its clips
+with their durations, what was seen or heard of them and, of those without an answer, the reason.
 """
 
 from __future__ import annotations
@@ -12,24 +11,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.scores.score_file import SHARES, Header, as_arrow, read_header, reading, validate
-from klassify.settings import differences, settings_hash
-from klassify.untrusted import refuse_swollen
+from klassify.parts import (
+    Place,
+    check_together,
+    header_of,
+    headers_in,
+    open_part,
+    read_part,
+    reading,
+)
+from klassify.scores.score_file import SHARES, Header, as_arrow, validate
+from klassify.settings import settings_hash
 
-CHUNK_S, CHUNK_CLIPS = (
-    1280.0,
-    256,
-)  # of media a chunk, and at most so many clips: what a killed process loses
-NAME = re.compile(r"chunk-(\d+)-of-(\d+)-([0-9a-f]{16})\.parquet")
+# of media a chunk, and at most so many clips: what a killed process loses
+CHUNK_S, CHUNK_CLIPS = 1280.0, 256
 
 
 class Layout(NamedTuple):
@@ -90,20 +94,17 @@ class Parts:
         KlassifyError where there are none, or they were made with different settings.
         """
         folder = parts_folder(system_dir, split)
-        first = {match[3]: path for path, match in _named(folder)}
-        if len(first) != 1:
-            what = "There are no parts to merge."
-            if first:
-                one, other = (read_header(path).settings for path in list(first.values())[:2])
-                differ = differences(one, other, "in one", "in another")
-                what = f"These parts were made with different settings ({differ})."
-            fix = f"klassify score {system_dir} --split {split} ..." + (" --force" if first else "")
-            raise KlassifyError(what, where=folder, fix=fix)
-        (path,) = first.values()
-        header, settings = read_header(path), dict(read_header(path).settings)
-        with reading(path):
+        headers = headers_in(folder)
+        if not headers:
+            fix = f"klassify score {system_dir} --split {split} ..."
+            raise KlassifyError("There are no parts to merge.", where=folder, fix=fix)
+        check_together(headers, where=folder)
+        settings = dict(headers[0].settings)
+        with reading(folder / headers[0].place.name):
             layout = Layout(**settings.pop("chunks"))
-        return cls(folder, dataclasses.replace(header, settings=settings), layout, _aggregate(path))
+            fields = json.loads(headers[0].own[b"scores"])
+            aggregate = fields.pop("aggregate")
+            return cls(folder, Header(**fields, settings=settings), layout, aggregate)
 
     @property
     def system_dir(self) -> Path:
@@ -117,33 +118,33 @@ class Parts:
 
     def path(self, k: int) -> Path:
         """Where the part of chunk k lies."""
-        return self.folder / (
-            f"chunk-{k + 1:05d}-of-{self.layout.n_chunks:05d}-"
-            f"{settings_hash(self.settings)}.parquet"
-        )
+        return self.folder / self._place(k).name
+
+    def _place(self, k: int) -> Place:
+        return Place(k + 1, self.layout.n_chunks, 0, 1)
 
     def there(self) -> set[int]:
         """The chunks whose parts are there."""
         made_with = settings_hash(self.settings)
-        return {int(match[1]) - 1 for _, match in _named(self.folder) if match[3] == made_with}
+        headers = headers_in(self.folder)
+        return {header.place.i - 1 for header in headers if header.settings_hash == made_with}
 
     def missing(self) -> list[int]:
         """The chunks whose parts are not."""
         return sorted(set(range(self.layout.n_chunks)) - self.there())
 
-    def others(self) -> list[Path]:
-        """Parts in the folder that were made with other settings."""
+    def others(self) -> dict[Path, dict[str, Any]]:
+        """{part: its settings} of those in the folder that were made with other settings."""
         made_with = settings_hash(self.settings)
-        return [path for path, match in _named(self.folder) if match[3] != made_with]
+        headers = [one for one in headers_in(self.folder) if one.settings_hash != made_with]
+        return {self.folder / header.place.name: header.settings for header in headers}
 
     def write(self, k: int, rows: pd.DataFrame, clips: pd.DataFrame) -> None:
         """Write the part of chunk k, whole or not at all; see Part for the tables.
 
         KlassifyError where a clip has neither rows nor a reason, or a row is wrong
-        (scorefile.validate).
+        (score_file.validate).
         """
-        import pyarrow.parquet as pq
-
         validate(rows, self.header, where=self.path(k))
         lost = clips.loc[clips["reason"].eq("") & ~clips["file"].isin(rows["file"]), "file"]
         if len(lost):
@@ -151,9 +152,10 @@ class Parts:
                 f"{len(lost)} clips have neither a score nor a reason, first {lost.iloc[0]}."
             )
         listed = clips.astype(object).where(clips.notna(), None)  # JSON knows no NaN
-        own = {"aggregate": self.aggregate, "clips": listed.to_dict("list")}
-        header = dataclasses.replace(self.header, settings=self.settings)
-        metadata = header.as_lines() | {name: json.dumps(value) for name, value in own.items()}
+        fields = dataclasses.asdict(self.header) | {"aggregate": self.aggregate}
+        del fields["settings"]
+        own = {"scores": json.dumps(fields), "clips": json.dumps(listed.to_dict("list"))}
+        metadata = header_of(self._place(k), self.settings, inputs="") | own
         with whole_file(self.path(k)) as partial:
             pq.write_table(
                 as_arrow(rows).replace_schema_metadata(metadata), partial, compression="zstd"
@@ -161,13 +163,9 @@ class Parts:
 
     def read(self, k: int) -> Part:
         """The part of chunk k; KlassifyError where it is damaged."""
-        import pyarrow.parquet as pq
-
         path = self.path(k)
+        table = read_part(path, open_part(path))
         with reading(path):
-            parquet = pq.ParquetFile(path)
-            refuse_swollen(parquet, path, fix="remove it and score again")
-            table = parquet.read()
             clips = pd.DataFrame(json.loads(table.schema.metadata[b"clips"]))
             numbers = [name for name in ("duration", *SHARES) if name in clips]
             # None throughout would not be a number
@@ -177,16 +175,3 @@ class Parts:
 def parts_folder(system_dir: str | os.PathLike, split: str) -> Path:
     """Where a system keeps the parts of a split that it has not scored to the end."""
     return Path(system_dir) / "scores" / f"{split}.parts"
-
-
-def _named(folder: Path) -> list[tuple[Path, re.Match]]:
-    """The parts in a folder by their names, which may not exist."""
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [(folder / name, match) for name in names if (match := NAME.fullmatch(name))]
-
-
-def _aggregate(path: Path) -> str | None:
-    import pyarrow.parquet as pq
-
-    with reading(path):
-        return json.loads(pq.read_schema(path).metadata[b"aggregate"])

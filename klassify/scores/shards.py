@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -29,7 +29,7 @@ from klassify.failures import Failure, write_failures
 from klassify.scores.chunks import Parts, parts_folder
 from klassify.scores.clip_scores import failures_path, write_clip_scores
 from klassify.scores.score_file import is_current, made_with, score_path, write_blocks
-from klassify.settings import settings_hash
+from klassify.settings import already_done, settings_hash
 
 GROUP_ROWS = 1 << 18  # in memory while parts are joined, and in a Parquet row group of the result
 
@@ -46,8 +46,8 @@ def is_done(parts: Parts, *, force: bool = False) -> bool:
     path = score_path(parts.system_dir, parts.header.split, parts.header.kind)
     if is_current(path, parts.header.settings, force=force):
         return True
-    for path in parts.others():
-        is_current(path, parts.settings, force=force)
+    for path, settings in parts.others().items():
+        already_done(path, settings, parts.settings, force=force)
         path.unlink(missing_ok=True)
     return False
 
@@ -135,30 +135,6 @@ class Count(contextlib.AbstractContextManager):
 
     def __exit__(self, *_) -> None:
         self.bar.close()
-
-
-class Chunk(NamedTuple):
-    """Chunk `number` of `of`, both from 1: the clips `first` to `last` of the list, from 1."""
-
-    number: int
-    of: int
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        return f"chunk {self.number} of {self.of} (clips {self.first} to {self.last} of the list)"
-
-
-def missing(system_dir: str | os.PathLike, split: str) -> list[Chunk]:
-    """The chunks of a split that are still to be scored; none of a split whose scores are there.
-
-    KlassifyError where nothing of it has been scored, or with different settings.
-    """
-    if not parts_folder(system_dir, split).exists() and _scored(system_dir, split):
-        return []
-    parts = Parts.found(system_dir, split)
-    spans = [(k, parts.layout.clips(k)) for k in parts.missing()]
-    return [Chunk(k + 1, parts.layout.n_chunks, span.start + 1, span.stop) for k, span in spans]
 
 
 def merge(system_dir: str | os.PathLike, split: str) -> Path:

@@ -30,8 +30,8 @@ from klassify.cluster.survey import survey
 from klassify.errors import Interrupted, KlassifyError
 from klassify.features import shards as features_shards
 from klassify.features.mouth import kind
-from klassify.features.parts import Place
 from klassify.models.weights.load import save_weights
+from klassify.parts import Place
 from klassify.scores import chunks, shards
 from klassify.systems import base
 from klassify.systems.experiment import load_experiment, save_config
@@ -484,8 +484,7 @@ def test_force_replaces_damaged_parts_and_other_shard_numbers(extraction, preten
 def test_force_replaces_parts_of_scores_of_mixed_settings(model, scoring, pretended, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_CLIPS", 4)
     assert klassify(*scoring, "--shard", "1/2") == 0
-    made = next((model / "scores/val.parts").glob("chunk-*"))
-    shutil.copy(made, made.with_name(f"{made.stem[:-16]}{'0' * 16}.parquet"))
+    write_other_settings(model)
     assert klassify(*scoring, "--launcher", "slurm", "--force") == 0
     assert len(pretended.submitted) == 2 and not (model / "scores/val.parts").exists()
 
@@ -715,6 +714,14 @@ def test_the_time_left_follows_from_finished_shards(extraction, pretended, capsy
     assert "1:00:00 at most until" in text and "about 0:04:30 left, at 90 s per shard" in text
 
 
+def write_other_settings(model: Path) -> None:
+    """The second chunk of val as if it had been scored approximately."""
+    parts = chunks.Parts.found(model, "val")
+    settings = parts.header.settings | {"approximate": True}
+    header = dataclasses.replace(parts.header, settings=settings)
+    dataclasses.replace(parts, header=header).write(1, *parts.read(0))
+
+
 def unmerged(scoring: list[object], monkeypatch, *numbers: int) -> None:
     """Shards of scores, of two, whose last process dies before it merges them."""
     with monkeypatch.context() as patch:
@@ -936,14 +943,11 @@ def test_parts_of_different_settings_are_refused_by_name(
     model, scoring, monkeypatch, capsys, no_slurm
 ):
     unmerged(scoring, monkeypatch, 1)
-    parts = chunks.Parts.found(model, "val")
-    settings = parts.header.settings | {"approximate": True}
-    header = dataclasses.replace(parts.header, settings=settings)
-    dataclasses.replace(parts, header=header).write(0, *parts.read(0))
+    write_other_settings(model)
     capsys.readouterr()
     assert klassify("merge", model) == 2 and klassify("status", model) == 1
     for text in capsys.readouterr():
-        assert "(approximate: " in text and "None" in text and "True" in text and "--force" in text
+        assert "approximate: " in text and "None" in text and "True" in text and "--force" in text
 
 
 def test_scores_that_are_merged_while_status_looks_are_done(model, scoring, monkeypatch):

@@ -13,9 +13,10 @@ import torch
 from videos import noise, write_lossless
 from visual_model import small
 
+from klassify import parts
 from klassify.data.base import Sources
 from klassify.data.visual import LMMFeatures, VisualClip, VisualWindows
-from klassify.features import parts, shards
+from klassify.features import shards
 from klassify.features.lmm import kind
 from klassify.lists import data_list
 from klassify.media import isolated, square_frames

@@ -22,12 +22,12 @@ from klassify.failures import Failure
 from klassify.features import audio_cache
 from klassify.features.audio_cache import AudioStore
 from klassify.features.mouth.kind import MouthRow
-from klassify.features.parts import Place
 from klassify.features.shards import FeatureStore, write_part
 from klassify.files import read_json, write_json, write_text
 from klassify.lists import data_list
 from klassify.localisation import localise
 from klassify.localisation.frame_scores import read_frames
+from klassify.parts import Place
 from klassify.prediction import predict
 from klassify.scores import score_file
 from klassify.scores.chunks import Layout, Parts

@@ -24,9 +24,9 @@ from klassify.features import extract
 from klassify.features.lips import LipsExtractor
 from klassify.features.mouth import channels
 from klassify.features.mouth.kind import ClipExtractor, too_little
-from klassify.features.parts import parts_in, read_rows
 from klassify.features.shards import FeatureStore
 from klassify.files import HERE, TEMPORARY
+from klassify.parts import parts_in, read_rows
 
 SIZE, N_FRAMES = 96, 8
 

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from klassify import parts
 from klassify.errors import KlassifyError
-from klassify.features import parts, shards
+from klassify.features import shards
 from klassify.features.lmm.kind import LMMRow
 from klassify.features.mouth.kind import MouthRow
-from klassify.features.parts import Place
 from klassify.features.reconstruction import ReconstructionRow
 from klassify.features.shards import FeatureStore
+from klassify.parts import Place
 
 SETTINGS = {"kind": "mouth", "version": 1}
 
@@ -175,7 +176,7 @@ def test_broken_and_foreign_files_are_named(two_shards, tmp_path):
             FeatureStore(folder)
 
     pq.write_table(pa.table({"file": ["a"]}), path)
-    with pytest.raises(KlassifyError, match="not a feature shard"):
+    with pytest.raises(KlassifyError, match="not a part of ours"):
         FeatureStore(folder)
     path.write_bytes((folder / "part-1-of-2-0.parquet").read_bytes())
     with pytest.raises(KlassifyError, match="was written as part-1-of-2-0"):

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from klassify.features import parts, shards
+from klassify import parts
+from klassify.features import shards
 from klassify.features.mouth.kind import MouthRow
 from klassify.lists import data_list
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from metadata import faults_of, run_lists
 
-from klassify import cli
+from klassify import cli, parts
 from klassify.corpus.encode import write_clip
 from klassify.data import audio
 from klassify.data.base import Sources
 from klassify.errors import KlassifyError
 from klassify.evaluation.results import labelled_list
-from klassify.features import parts, shards
+from klassify.features import shards
 from klassify.features.mouth.kind import MouthRow
 from klassify.lists import data_list, fakeavceleb, subsets
 from klassify.scores import score_file

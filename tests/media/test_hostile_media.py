@@ -26,8 +26,8 @@ from painted_face import painted
 from places import ROOT
 from videos import picture, sound, write_media
 
+from klassify import parts
 from klassify.corpus.encode import write_clip
-from klassify.features import parts
 from klassify.lists import data_list
 from klassify.models.weights.load import save_weights
 from klassify.scores.score_file import read_scores, score_path

@@ -20,10 +20,10 @@ from places import ROOT
 from small_data import SmallData, make_split
 from videos import noise, write_lossless
 
-from klassify import cli
+from klassify import cli, parts
 from klassify.augmentation import sets
 from klassify.errors import KlassifyError
-from klassify.features import parts, shards
+from klassify.features import shards
 from klassify.features.lmm.kind import LMMRow
 from klassify.lists import data_list
 from klassify.models.frontends.ssl import ARCHITECTURES

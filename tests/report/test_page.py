@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 from two_recipes import HOSTILE, make
 
-from klassify.features import parts, shards
+from klassify import parts
+from klassify.features import shards
 from klassify.features.lmm import kind as lmm_kind
 from klassify.features.mouth import kind
 from klassify.report import figures, page

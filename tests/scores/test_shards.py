@@ -24,6 +24,7 @@ from klassify.data.base import Sources
 from klassify.data.mouth import MouthFeatures
 from klassify.errors import KlassifyError
 from klassify.files import write_json
+from klassify.parts import parts_in
 from klassify.scores import chunks, clip_scores, inference, shards
 from klassify.scores.score_file import (
     Header,
@@ -198,11 +199,11 @@ def test_a_killed_process_loses_the_chunk_in_progress_alone(tmp_path, small_data
         | {"OMP_NUM_THREADS": "1", WAIT_S: "0.3", "PYTHONPATH": str(TESTS / "helpers")},
     )
     parts, deadline = killed / "scores/testA.parts", time.monotonic() + 60
-    while not finished_parts(parts) and time.monotonic() < deadline and process.poll() is None:
+    while not parts_in(parts) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = sum(len(pd.read_parquet(path)) for path in finished_parts(parts))
+    kept = sum(len(pd.read_parquet(path)) for path in parts_in(parts))
     assert kept and not score_path(killed, "testA", "windows").exists()
     before = calls()
     assert score(killed, small_data, "--batch-size", "4") == 0
@@ -211,10 +212,6 @@ def test_a_killed_process_loses_the_chunk_in_progress_alone(tmp_path, small_data
     once = calls() - after - before
     assert sum(after.values()) == sum(once.values()) - kept and after <= once
     assert contents(killed) == contents(whole)  # and nothing else is left behind
-
-
-def finished_parts(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*") if chunks.NAME.fullmatch(path.name)]
 
 
 def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkeypatch):
@@ -305,7 +302,7 @@ def test_parts_made_with_other_settings_are_refused_or_replaced(
         "system: " in capsys.readouterr().err and {path.name for path in parts.iterdir()} == before
     )
     assert score(folder, small_data, "--shard", "2/2", "--force") == 0
-    assert not before & {path.name for path in parts.iterdir()}
+    assert {path.name for path in parts.iterdir()} == {"part-2-of-3-0.parquet"}
     assert (
         score(folder, small_data, "--shard", "1/2", "--force") == 0
     )  # which keeps what the other shard did
@@ -397,22 +394,19 @@ def test_an_unknown_aggregation_is_refused_before_scoring(tmp_path, small_data, 
 def test_what_is_missing_is_named(tmp_path, small_data, capsys):
     folder = make_system(tmp_path / "m")
     with pytest.raises(KlassifyError, match="no parts"):
-        shards.missing(folder, "testA")
+        shards.merge(folder, "testA")
     assert score(folder, small_data, "--shard", "2/3") == 0
     assert "2 of 3 chunks are missing (--shard 1/3, 3/3)" in capsys.readouterr().out
-    left = shards.missing(folder, "testA")
-    assert left == [(1, 3, 1, 5), (3, 3, 11, 12)]
-    assert str(left[1]) == "chunk 3 of 3 (clips 11 to 12 of the list)"
     with pytest.raises(KlassifyError, match="2 of 3 chunks are missing"):
         shards.merge(folder, "testA")
-    assert score(folder, small_data) == 0 and shards.missing(folder, "testA") == []
+    assert score(folder, small_data) == 0
 
 
 def test_a_damaged_part_is_named(tmp_path, small_data, capsys):
     folder = make_system(tmp_path / "m")
     assert score(folder, small_data, "--shard", "1/2") == 0
     part = next(
-        path for path in (folder / "scores/testA.parts").iterdir() if "00003-of" in path.name
+        path for path in (folder / "scores/testA.parts").iterdir() if "part-3-of" in path.name
     )
     part.write_bytes(part.read_bytes()[:-9])
     assert score(folder, small_data, "--shard", "2/2") == 2

@@ -11,8 +11,9 @@ import slurm
 from places import ROOT
 from shards import SHARDS
 
+from klassify import parts
 from klassify.cluster.work import spans
-from klassify.features import parts, shards
+from klassify.features import shards
 from klassify.files import TEMPORARY
 
 pytestmark = pytest.mark.slow

@@ -19,12 +19,11 @@ from safetensors.torch import load_file
 from together import HERE, command, in_threads, write_config
 from torch.nn.parallel import DistributedDataParallel
 
-from klassify import cli
+from klassify import cli, parts
 from klassify.data import mouth
 from klassify.data.base import ClipWindows, Examples, Sources
 from klassify.data.mouth import MouthFeatures, MouthTags
 from klassify.errors import Interrupted, KlassifyError
-from klassify.features import parts
 from klassify.lists import subsets
 from klassify.models.tcn import TaggingTCN
 from klassify.models.w2v_aasist import AASIST

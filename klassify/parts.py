@@ -1,5 +1,11 @@
-"""The parts of a feature shard: their names, headers, rows without features, and whether they
-belong together.
+"""Work on a list in parts, each a whole Parquet file, so that any number of processes can share it
+and an interrupted one resumes.
+
+    part-<i>-of-<n>-<k>.parquet
+
+Part k (from 0) of shard i (1..n). Feature shards and the chunks of scores are written so. A part's
+metadata hold its place, the settings that made it with their hash, a hash of its input files, and
+what else its kind records. Equal inputs give equal bytes: nothing depends on time or machine.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from klassify.untrusted import refuse_irregular, refuse_swollen
 
 # what a damaged file raises
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)
-AGAIN = "remove it and extract again"
+AGAIN = "remove it and give the same command again"
 TEXTS = {"file", "stage", "reason"}
 NAME = re.compile(r"part-(\d+)-of-(\d+)-(\d+)\.parquet")
 
@@ -50,6 +56,12 @@ class PartHeader:
     place: Place
     settings: dict[str, Any]
     inputs: str  # hash of the input files' names and sizes
+    own: dict[bytes, bytes]  # all metadata of the file
+
+    @property
+    def settings_hash(self) -> str:
+        """The hash of its settings."""
+        return settings_hash(self.settings)
 
 
 def header_of(place: Place, settings: dict[str, Any], inputs: str) -> dict[str, str]:
@@ -69,18 +81,18 @@ def read_header(path: str | os.PathLike) -> PartHeader:
         metadata = open_part(path).schema_arrow.metadata or {}
     try:
         place = Place(**json.loads(metadata[b"place"]))
-        header = PartHeader(place, json.loads(metadata[b"settings"]), metadata[b"inputs"].decode())
+        settings, inputs = json.loads(metadata[b"settings"]), metadata[b"inputs"].decode()
     except (KeyError, ValueError, TypeError) as error:
         raise KlassifyError(
-            f"This Parquet file is not a feature shard ({error!r}).", where=path
+            f"This Parquet file is not a part of ours ({error!r}).", where=path
         ) from None
     if place.name != path.name:
         raise KlassifyError(
-            f"This shard was written as {place.name}.", where=path, fix="give it back its name"
+            f"This part was written as {place.name}.", where=path, fix="give it back its name"
         )
     if (size := metadata.get(b"beside_bytes")) is not None:
         _check_beside(path.with_suffix(".pcm"), int(size))
-    return header
+    return PartHeader(place, settings, inputs, metadata)
 
 
 def _check_beside(path: Path, size: int) -> None:
@@ -113,11 +125,28 @@ def parts_in(folder: str | os.PathLike) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def n_shards_in(folder: str | os.PathLike) -> int:
+    """Of how many shards the parts in a folder say that they are; 0 without parts."""
+    return next((int(NAME.fullmatch(path.name)[2]) for path in parts_in(folder)), 0)
+
+
+def headers_in(folder: str | os.PathLike) -> list[PartHeader]:
+    """Of each finished part, but for those that another process removes meanwhile."""
+    headers = []
+    for path in parts_in(folder):
+        try:
+            headers.append(read_header(path))
+        except KlassifyError:
+            if path.exists():
+                raise
+    return headers
+
+
 def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
-    """KlassifyError for parts that do not belong to one extraction."""
+    """KlassifyError for parts that do not belong to one piece of work."""
     for what, of in (
         ("numbers of shards", lambda header: header.place.n),
-        ("settings", lambda header: settings_hash(header.settings)),
+        ("settings", lambda header: header.settings_hash),
     ):
         groups = collections.defaultdict(list)
         for header in headers:
@@ -132,7 +161,7 @@ def check_together(headers: Sequence[PartHeader], *, where: object) -> None:
         raise KlassifyError(
             f"The parts have {len(groups)} different {what}: {names}{differ and '; '}{differ}.",
             where=where,
-            fix="remove those that do not belong here, or run `klassify extract --force`",
+            fix="remove those that do not belong here, or give the same command with --force",
         )
 
 
@@ -155,13 +184,11 @@ def missing_parts(places: Sequence[Place]) -> list[str]:
 
 @contextlib.contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """What a damaged shard raises becomes a KlassifyError that names it."""
+    """What a damaged part raises becomes a KlassifyError that names it."""
     try:
         yield
     except DAMAGED as error:
-        raise KlassifyError(
-            f"This feature shard is damaged: {error}.", where=path, fix=AGAIN
-        ) from None
+        raise KlassifyError(f"This part is damaged: {error}.", where=path, fix=AGAIN) from None
 
 
 def open_part(path: Path | str, **options) -> pq.ParquetFile:
@@ -176,15 +203,17 @@ def open_part(path: Path | str, **options) -> pq.ParquetFile:
 
 
 def read_part(
-    path: Path | str, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
+    path: Path | str,
+    file: pq.ParquetFile,
+    columns: Sequence[str] | None = None,
+    group: int | None = None,
 ) -> pa.Table:
-    """Columns of a part, or of one row group of it, no larger than the file warrants."""
+    """Columns of a part, None: all, or of one row group of it, no larger than the file warrants."""
+    columns = file.schema_arrow.names if columns is None else list(columns)
     with reading(path):
         refuse_swollen(file, path, group=group, columns=columns, fix=AGAIN)
-        table = (
-            file.read(list(columns)) if group is None else file.read_row_group(group, list(columns))
-        )
-        table = table.select(list(columns))  # KeyError for one that is not there
+        table = file.read(columns) if group is None else file.read_row_group(group, columns)
+        table = table.select(columns)  # KeyError for one that is not there
         for name in TEXTS.intersection(columns):  # a flipped bit may turn texts into bytes
             if table.schema.field(name).type != pa.string():
                 raise TypeError(f"{name} holds {table.schema.field(name).type}, not text")
