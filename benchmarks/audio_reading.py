@@ -28,10 +28,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from klassify import cli
+from klassify import cli, parts
 from klassify.data.audio import AudioReader
 from klassify.data.base import Sources
-from klassify.features import audio_cache, parts
+from klassify.features import audio_cache
 from klassify.parts import Place
 
 CHUNK, WINDOW = 500, 64_600

@@ -11,8 +11,8 @@ from shown import picture_of
 from klassify.features import lips
 from klassify.features.mouth import channels
 from klassify.features.mouth.face import Seen
-from klassify.features.parts import Place
 from klassify.features.shards import FeatureStore, write_part
+from klassify.parts import Place
 
 
 def seen(images_and_points, cut: int | None = None):
