@@ -1,12 +1,12 @@
 # make help        the stages and the variables of a recipe
-# make demo        all stages of both recipes on a generated corpus, and their comparison
+# make demo        all stages of every recipe on a generated corpus, and their comparison
 # make test        install, then run the fast tests
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 -include local.mk
 
-# both recipes, unless recipe= is given
-demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch)
+# every recipe, unless recipe= is given
+demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch fused)
 recipe ?= klassify
 MAKE_OWN := PYTHON SHELL submission seconds
 run = recipes/$(recipe)/run.sh

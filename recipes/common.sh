@@ -5,9 +5,8 @@
 #   localisers=(...)     all systems that answer Task 2
 #   derived=(...)        systems computed from others, without a config
 #   proposals_only=(...) systems without clip scores; unscored=(...) systems without any scores
-#   features_kind=KIND   the features that stage 1 extracts
 #   title_1 to title_3   what stages 1 to 3 do, for `make help`
-#   reads_features SYSTEM      whether a system reads the features of stage 1
+#   features_of SYSTEM         the kinds of features of stage 1 that a system reads
 #   extract_features SPLIT     stage 1
 #   train_systems              stage 2: train, score val, calibrate, tune, fuse
 #   score_systems SPLIT        stage 3: scores and proposals of everything that is reported
@@ -94,7 +93,7 @@ usage() {
 first steps
   make demo size=tiny recipe=klassify    install, then run every stage on a tiny generated corpus
   .venv/bin/klassify predict clip.mp4    probability of fake and fake segments of a video
-  make demo                              both systems on generated clips, and a report (size=tiny|default|large)
+  make demo                              all recipes on generated clips, and a report (size=tiny|default|large)
   make stage0 root=DIR                   start on real data; the stages follow (docs/your-data.md)
 
 make stage3 split=testA                  one stage
@@ -355,18 +354,17 @@ lack() {
   [ -z "${3:-}" ] || [[ " ${lacking_splits[*]} " == *" $3 "* ]] || lacking_splits+=("$3")
 }
 
-# want_features SPLIT: note missing features, if a chosen system reads them
+# want_features SPLIT: note missing features that a chosen system reads
 want_features() {
-  local folder=$features/$features_kind/$1 name chosen=(${system//,/ })
+  local folder kind name chosen=(${system//,/ })
   [ -n "$system" ] || chosen=("${models[@]}")
-  for name in "${chosen[@]}"; do
-    reads_features "$name" || continue
-    ! compgen -G "$folder/part-*.parquet" > /dev/null || return 0
+  for kind in $(for name in "${chosen[@]}"; do features_of "$name"; done | sort -u); do
+    folder=$features/$kind/$1
+    ! compgen -G "$folder/part-*.parquet" > /dev/null || continue
     # the folder may hold only the record of the jobs that make its features
     [ ! -e "$folder/slurm" ] || [ "$first" -le 1 ] ||
       fail "$folder is still being made on the cluster, or failed there." "  fix:   klassify status $(quoted "$folder")"
     lack "$folder" 1 "$1"
-    return 0
   done
 }
 

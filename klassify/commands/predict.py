@@ -1,7 +1,7 @@
 """Raw videos in, answers out: no metadata, no data set layout, CPU or GPU.
 
     klassify predict clip.mp4 --out answers/
-    klassify predict folder/ 'more/*.mp4' --recipe both --video
+    klassify predict folder/ 'more/*.mp4' --recipe all --video
 
 For each file: the probability that it is fake (Task 1's answer), the segments that may be (Task
 2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in. What runs is
@@ -37,6 +37,7 @@ from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predic
 from klassify.settings import settings_hash
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 
+RECIPES = ("klassify", "multibranch", "fused")
 DEMOS = ("demo-large", "demo", "demo-tiny")
 SHOWN_SEGMENTS = 5
 LONGEST_STEM = (
@@ -49,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs"
     )
-    parser.add_argument("--recipe", choices=("klassify", "multibranch", "both"), default="klassify")
+    parser.add_argument("--recipe", choices=(*RECIPES, "all"), default="klassify")
     parser.add_argument(
         "--detector",
         type=Path,
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     paths = find_videos(args.videos)
-    names = ("klassify", "multibranch") if args.recipe == "both" else (args.recipe,)
+    names = RECIPES if args.recipe == "all" else (args.recipe,)
     found = args.detector or [find_detector(args.exp, name) for name in names]
     detectors = list(
         {one.folder.resolve(): one for one in map(read_detector, found)}.values()

@@ -14,9 +14,8 @@ models=(tcn "$audio_detector" bam tcn_tags)
 localisers=(bam bam_wavlm tcn_tags merged)
 derived=(avg maxout merged w2v_aasist_ensemble)
 proposals_only=(merged)
-features_kind=mouth
 
-reads_features() { [[ $1 == tcn* ]]; }
+features_of() { [[ $1 != tcn* ]] || echo mouth; }
 
 extract_features() {
   run klassify extract --list "$lists/$1.tsv" --root "$media" --out "$features/mouth/$1" --jobs "$jobs" "${forced[@]}"

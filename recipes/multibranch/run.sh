@@ -13,9 +13,8 @@ models=(ps visual ps_clip visual_clip)
 localisers=(ps ps_step visual visual_no_lmm visual_constant fused fused_constant)
 derived=(fused fused_clip fused_constant)
 unscored=(vqvae stems)                          # parts of `visual`
-features_kind=lmm
 
-reads_features() { [[ $1 == visual* && $1 != visual_no_lmm ]]; }
+features_of() { [[ $1 != visual* || $1 == visual_no_lmm ]] || echo lmm; }
 
 extract_features() {
   # the demo uses an untrained stand-in, named as such wherever it is used; else the published LMM

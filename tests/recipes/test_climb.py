@@ -125,7 +125,8 @@ class Checkout:
 
 
 FAST = [("klassify", "lavdf"), ("multibranch", "tables-of-mine")]
-SLOW = [(r, d) for d in RELEASED for r in ("klassify", "multibranch") if (r, d) not in FAST]
+LOCALISER = {"klassify": "bam", "multibranch": "visual", "fused": "tcn_tags"}
+SLOW = [(r, d) for d in RELEASED for r in LOCALISER if (r, d) not in FAST]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_advice_alone_leads_to_the_last_stage(tmp_path, data, recipe):
     if data == "fakeavceleb":
         return
     trained = {Path(line.split()[1]).stem for line in checkout.commands("train")}
-    assert ("bam" if recipe == "klassify" else "visual") in trained or data == "folders-of-mine"
+    assert LOCALISER[recipe] in trained or data == "folders-of-mine"
     for split in splits[2:]:
         assert any(f"/{split}.tsv" in line for line in checkout.commands("package"))
     evaluated = "".join(checkout.commands("evaluate"))
@@ -158,7 +159,7 @@ def test_advice_alone_leads_to_the_last_stage(tmp_path, data, recipe):
     assert ("--task 2" in evaluated) == (data != "folders-of-mine")
 
 
-@pytest.mark.parametrize("recipe", ["klassify", "multibranch"])
+@pytest.mark.parametrize("recipe", LOCALISER)
 def test_clip_labels_alone_train_the_systems_of_task_1(tmp_path, recipe):
     checkout = Checkout(tmp_path)
     root = checkout.add("folders-of-mine")
@@ -168,6 +169,7 @@ def test_clip_labels_alone_train_the_systems_of_task_1(tmp_path, recipe):
     expected = {
         "klassify": {"tcn", "w2v_aasist_codecs"},
         "multibranch": {"vqvae", "ps_clip", "visual_clip"},
+        "fused": {"tcn", "w2v_aasist"},
     }
     assert set(trained) == expected[recipe]
     for name, line in trained.items():
@@ -176,9 +178,7 @@ def test_clip_labels_alone_train_the_systems_of_task_1(tmp_path, recipe):
     (detector,) = checkout.commands("detector")
     assert "--task 1" in detector
     assert not checkout.commands("localise") and not checkout.commands("tune")
-    refused = checkout.shell(
-        f"make stage2 {variables} system={'bam' if recipe == 'klassify' else 'ps'}"
-    )
+    refused = checkout.shell(f"make stage2 {variables} system={LOCALISER[recipe]}")
     assert refused.returncode == 2 and "learns from segments" in refused.stderr
 
 

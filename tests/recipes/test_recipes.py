@@ -275,6 +275,8 @@ def test_a_fusion_without_its_parts_names_what_makes_them(tmp_path):
         ("multibranch", "vqvae,visual_no_lmm", None),
         ("multibranch", "ps,visual_clip", "lmm"),
         ("multibranch", "visual", "lmm"),
+        ("fused", "w2v_aasist", None),
+        ("fused", "w2v_aasist,tcn", "mouth"),
     ],
 )
 def test_only_systems_that_read_features_wait_for_them(tmp_path, recipe, system, kind):
