@@ -32,7 +32,7 @@ from klassify.errors import KlassifyError
 from klassify.systems.experiment import load_experiment
 from klassify.training.ranks import ACCELERATORS, explained, launch
 from klassify.training.settings import is_finished, training_settings
-from klassify.training.trainer import train, try_out
+from klassify.training.trainer import Training, train, try_out
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
         find_unused=experiment.train.find_unused_parameters,
     )
     sources = Sources(args.lists, args.media, args.features)
-    how = {"seed": args.seed, "init": args.init, "workers": args.workers}
+    training = Training(experiment, sources, fabric, ranks, args.seed, args.init, args.workers)
     try:
         if args.fast_dev_run:
-            try_out(experiment, sources, fabric, ranks, **how)
+            try_out(training)
         else:
-            train(experiment, sources, args.out, fabric, ranks, force=args.force, **how)
+            train(training, args.out, force=args.force)
     except RuntimeError as error:
         known = explained(error) if ranks.world > 1 else None
         if known is None:

@@ -443,16 +443,13 @@ class _Answers:
         return bool(systems_scores.answered(self.clips[name])[0])
 
     def _decided(self, name: str) -> list[str]:
-        """The models behind the answer of a system: of a maximum, the one with the highest
-        probability; of other fusions, all that have an answer.
-        """
+        """The models behind the answer of a system."""
         entry = self.detector.systems[name]
         if entry["kind"] == "model":
             return [f"{name} ({HEARD_OR_SEEN.get(entry['modality'], 'sound and picture')})"]
-        deciding = [one for one in entry["inputs"] if one in self.clips and self._answered(one)]
-        parameters = self.detector.loaded[name].parameters
-        if parameters.get("rule") == "max" and deciding:
-            deciding = [max(deciding, key=lambda one: as_probability(self.clips[one])[0])]
+        given = [one for one in entry["inputs"] if one in self.clips and self._answered(one)]
+        scores = {one: self.clips[one] for one in given}
+        deciding = self.detector.loaded[name].deciding(scores)
         return [part for one in deciding for part in self._decided(one)]
 
     def _reasons(self) -> dict[str, str]:

@@ -144,6 +144,10 @@ class System:
             )
         return value
 
+    def deciding(self, scores: Mapping[str, ScoreFile]) -> list[str]:
+        """The names of the inputs behind the answer for a clip; scores: of those with an answer."""
+        return list(scores)
+
     def path(self, split: str, kind: str) -> Path:
         """Where its scores of a split are, or would be: windows, clips, frames or segments."""
         return score_path(self.folder, split, kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,12 @@ class Fused(Derived):
     def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
         """The fused clip table from the inputs' clip scores."""
         return apply(inputs, self.choice("rule", RULES), self.number("prior"), self.name)
+
+    def deciding(self, scores: Mapping[str, ScoreFile]) -> list[str]:
+        """Of a maximum the input with the highest probability, of a mean all."""
+        if self.parameters.get("rule") != "max" or not scores:
+            return list(scores)
+        return [max(scores, key=lambda name: as_probability(scores[name])[0])]
 
 
 def fuse(

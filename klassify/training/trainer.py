@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 import tempfile
@@ -54,36 +55,42 @@ class Loss(nn.Module):
         return self.model.loss(batch)
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What is trained on what, and how.
+
+    init: weights to start from. workers: processes that read inputs.
+    """
+
+    experiment: Experiment
+    sources: Sources
+    fabric: Any
+    ranks: Ranks
+    seed: int
+    init: Path | None = None
+    workers: int = 0
+
+
 class Trainer:
     """Trains the model of an experiment on this rank's part of the clips.
 
-    init: weights to start from. workers: processes that read inputs. limit: batches of a single
-    trial epoch.
+    limit: batches of a single trial epoch.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        sources: Sources,
-        out: Path,
-        fabric: Any,
-        ranks: Ranks,
-        *,
-        seed: int,
-        init: Path | None = None,
-        workers: int = 0,
-        limit: int | None = None,
-    ):
-        self.settings, self.seed, self.workers = experiment.train, seed, workers
+    def __init__(self, training: Training, out: Path, limit: int | None = None):
+        experiment, fabric, ranks = training.experiment, training.fabric, training.ranks
+        self.settings, self.seed, self.workers = experiment.train, training.seed, training.workers
         self.out, self.fabric, self.ranks, self.limit = out, fabric, ranks, limit
         if self.settings.monitor == "auc" and experiment.data.scale == "none":
             raise KlassifyError(
                 "A model without scores has no validation AUC.", fix="set train.monitor=loss"
             )
-        self.examples, self.sources = ranks.first(lambda: self._read(experiment.data, sources))
+        self.examples, self.sources = ranks.first(
+            lambda: self._read(experiment.data, training.sources)
+        )
         self.data = self.examples.data
         self.bare = experiment.model
-        self._start_weights(init)
+        self._start_weights(training.init)
         self.model, self.optimizer = fabric.setup(
             Loss(self.bare), optimizer_of(self.bare, self.settings)
         )
@@ -330,26 +337,16 @@ def scheduler_of(
     return lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def train(
-    experiment: Experiment,
-    sources: Sources,
-    out: Path,
-    fabric: Any,
-    ranks: Ranks,
-    *,
-    seed: int,
-    init: Path | None = None,
-    workers: int = 0,
-    force: bool = False,
-) -> None:
+def train(training: Training, out: Path, *, force: bool = False) -> None:
     """Train into a folder, from its last state if it has one; a finished training is kept.
 
-    init: weights to start from. workers: processes that read inputs. KlassifyError for a folder
-    that holds something else, unless `force`, which clears it.
+    KlassifyError for a folder that holds something else, unless `force`, which clears it.
     """
+    experiment, ranks = training.experiment, training.ranks
 
     def start() -> tuple[dict, bool]:
-        settings = training_settings(experiment, sources, seed=seed, init=init, ranks=ranks.world)
+        what = {"seed": training.seed, "init": training.init, "ranks": ranks.world}
+        settings = training_settings(experiment, training.sources, **what)
         if force:
             clear(out)
         return settings, is_finished(out, settings)
@@ -359,9 +356,7 @@ def train(
         if ranks.is_first:
             print(f"{out}: already trained")
         return
-    trainer = Trainer(
-        experiment, sources, out, fabric, ranks, seed=seed, init=init, workers=workers
-    )
+    trainer = Trainer(training, out)
     if ranks.is_first:
         save_config(out, experiment.resolved)
         write_json(out / SETTINGS, settings)
@@ -369,11 +364,9 @@ def train(
     trainer.fit()
 
 
-def try_out(
-    experiment: Experiment, sources: Sources, fabric: Any, ranks: Ranks, **how: Any
-) -> None:
-    """Two batches and a validation; nothing is kept. how: seed, init, workers, as for `train`."""
+def try_out(training: Training) -> None:
+    """Two batches and a validation; nothing is kept."""
     with tempfile.TemporaryDirectory() as scratch:
-        Trainer(experiment, sources, Path(scratch), fabric, ranks, limit=2, **how).fit()
-    if ranks.is_first:
+        Trainer(training, Path(scratch), limit=2).fit()
+    if training.ranks.is_first:
         print("fast-dev-run: two batches and a validation succeeded; nothing was kept")
