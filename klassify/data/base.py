@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from klassify.errors import KlassifyError
 from klassify.grid import windows
+from klassify.grid.frames import FRAME_S
 from klassify.lists import subsets
 
 
@@ -244,10 +245,15 @@ SEGMENT_COLUMNS = {
 
 
 class FrameData(ClipData):
-    """What the localisers' data classes share; mixed into the class that reads the modality."""
+    """What the localisers' data classes share; mixed into the class that reads the modality.
+
+    Frame k of a clip covers [offset_s + k hop_s, offset_s + (k + 1) hop_s) seconds.
+    """
 
     unit = "frame"
     supervision = "segment"
+    hop_s = FRAME_S
+    offset_s = 0.0
     COLUMNS: tuple[str, ...]
 
     def segments_of(self, table: pd.DataFrame) -> list[np.ndarray]:

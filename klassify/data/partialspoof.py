@@ -168,7 +168,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
         }
         if self.supervision == "segment":
             before = first * SHIFTS[-1]
-            base = frames.encode_labels(fake, before + 2 * n_frames, frame_s=0.01)[before:]
+            base = frames.encode_labels(fake, before + 2 * n_frames, hop_s=0.01)[before:]
             labels = labels_by_resolution(base, self.offset_640)
             example |= {name: torch.from_numpy(values).long() for name, values in labels.items()}
         return example

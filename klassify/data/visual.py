@@ -28,7 +28,7 @@ from klassify.data.square_frames import share_with_frames
 from klassify.errors import KlassifyError
 from klassify.features.kinds import Row
 from klassify.features.shards import FeatureStore
-from klassify.grid.frames import FRAME_S, encode_labels
+from klassify.grid.frames import encode_labels
 from klassify.grid.windows import centre_fill
 from klassify.media import isolated
 from klassify.media.container import MediaError, inside
@@ -322,7 +322,7 @@ class VisualWindows(FrameData):
         if not logits:
             raise MediaError("There are no frames.", where=clip.path)
         filled = self.fill(np.concatenate(logits), np.concatenate(starts), length)
-        edges = np.arange(length + 1) * FRAME_S
+        edges = np.arange(length + 1) * self.hop_s
         return np.column_stack([edges[:-1], edges[1:], filled[:, 1] - filled[:, 0], filled])
 
     @staticmethod

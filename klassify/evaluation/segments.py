@@ -28,8 +28,8 @@ from klassify.submission.verdict import MAX_ROWS
 from klassify.systems.base import System
 
 RANDOM_DRAWS = 20
-# two rows beside those of the systems: guessing, and the true segments with ends on the grid
-RANDOM, CEILING = "random", "perfect on the 40 ms grid"
+# rows beside those of the systems: guessing, and the true segments with ends on a grid
+RANDOM, CEILING = "random", "perfect on the {:g} ms grid"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def measure_task2(
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row per system and group of clips or segments: METRICS, intervals of Score, `gain`, and
-    frame metrics; two more rows for guessing and for the ceiling of the grid.
+    frame metrics; more rows for guessing and for the ceiling of each grid that the systems use.
 
     frame: the labelled list with its segments. gain: Score of `versus` minus this system's on the
     same resamples of sources. KlassifyError if the list has no fake segment.
@@ -98,11 +98,11 @@ def measure_task2(
         groups |= segments.by_modality(one.proposals, frame, mode)
         rows += [{"system": name, "group": key} | found.named() for key, found in groups.items()]
     rival = next(one for one in localised if one.system.name == versus)
-    for name, found in (
-        (RANDOM, guessing(rival.proposals, truth, frame, mode, seed)),
-        (CEILING, segments.grid_ceiling(truth, FRAME_S, mode=mode)),
-    ):
-        rows.append({"system": name, "group": "all"} | found.named())
+    hops = {one.frames.hop_s for one in localised if one.frames is not None} or {FRAME_S}
+    beside = {RANDOM: guessing(rival.proposals, truth, frame, mode, seed)}
+    for hop_s in sorted(hops, reverse=True):
+        beside[CEILING.format(1000 * hop_s)] = segments.grid_ceiling(truth, hop_s, mode=mode)
+    rows += [{"system": name, "group": "all"} | found.named() for name, found in beside.items()]
     counts = {"n": len(frame), "n_sources": len(set(sources)), "n_segments": len(truth.segments)}
     return pd.DataFrame(rows).assign(metric=mode, **counts)
 
@@ -142,7 +142,7 @@ def comparison_task2(table: pd.DataFrame) -> str:
     groups = [group for group in dict.fromkeys(table["group"]) if group != "all"]
     by_group = [["Score", *groups]]
     cells = table.set_index(["system", "group"])["Score"]
-    for name in whole.index.drop([RANDOM, CEILING]):
+    for name in dict.fromkeys(table.loc[table["group"] != "all", "system"]):
         by_group.append([name, *(number(cells.get((name, group), np.nan)) for group in groups)])
     title = (
         f"{first['split']} ({first['subset']}): {first['n']} clips with {first['n_segments']} fake"

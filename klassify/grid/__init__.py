@@ -1,1 +1,1 @@
-"""Time as numbers: seconds, 40 ms frames, windows, many clips in one array."""
+"""Time as numbers: seconds, frames, windows, many clips in one array."""

@@ -1,7 +1,7 @@
-"""Fake segments in seconds <-> spans, labels and tags on the 40 ms grid.
+"""Fake segments in seconds <-> spans, labels, shares and tags of frames.
 
 A segment is [start, end) in seconds. A span is [first, stop) in frames; frame k covers
-[0.04 k, 0.04 (k + 1)). A frame is fake if any part of it is.
+[offset_s + k hop_s, offset_s + (k + 1) hop_s). A frame is labelled fake if any part of it is.
 
 Tags (paper 1, section 4.2, after BILOU with its U for one-frame segments left out): O outside,
 B begins a segment, I inside, L last. A segment of one frame is B, of two B L, of n B I ... I L.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-FRAME_S = 0.04
+FRAME_S = 0.04  # the hop of a grid that says nothing else, and of the pictures at 25 fps
 O, B, I, L = range(4)
 TAGS = "OBIL"  # the order of every tag axis
 IGNORE = -100  # a frame whose tag is unknown; torch's losses skip it
@@ -34,7 +34,11 @@ LAST = np.array([1, 1, 0, 1], dtype=bool)  # tags that may end it
 
 
 def frame_spans(
-    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
+    segments: Sequence[Sequence[float]],
+    n_frames: int,
+    *,
+    hop_s: float = FRAME_S,
+    offset_s: float = 0.0,
 ) -> np.ndarray:
     """Spans (n, 2) of the frames that each segment touches, ascending and apart.
 
@@ -43,7 +47,7 @@ def frame_spans(
     """
     seconds = np.asarray(segments, float).reshape(-1, 2)
     # binary fractions: 0.28 / 0.04 is 7.000000000000001, and its segment must not touch frame 7
-    edges = np.round(seconds / frame_s, 6)
+    edges = np.round((seconds - offset_s) / hop_s, 6)
     first = np.floor(edges[:, 0]).astype(np.int64)
     stop = np.maximum(np.ceil(edges[:, 1]).astype(np.int64), first + 1)
     spans = np.stack([np.maximum(first, 0), np.minimum(stop, n_frames)], axis=1)
@@ -57,11 +61,15 @@ def frame_spans(
 
 
 def encode_labels(
-    segments: Sequence[Sequence[float]], n_frames: int, *, frame_s: float = FRAME_S
+    segments: Sequence[Sequence[float]],
+    n_frames: int,
+    *,
+    hop_s: float = FRAME_S,
+    offset_s: float = 0.0,
 ) -> np.ndarray:
     """Frame labels (n_frames,) int64: 1 where any part of the frame is fake."""
     labels = np.zeros(n_frames, np.int64)
-    for first, stop in frame_spans(segments, n_frames, frame_s=frame_s):
+    for first, stop in frame_spans(segments, n_frames, hop_s=hop_s, offset_s=offset_s):
         labels[first:stop] = 1
     return labels
 
@@ -104,6 +112,12 @@ def edge_targets(
     return np.exp(-0.5 * (distance / sigma_s) ** 2).astype(np.float32)
 
 
+def pictures_at(n_frames: int, *, hop_s: float = FRAME_S, offset_s: float = 0.0) -> np.ndarray:
+    """The number (n_frames,) of the 25 fps picture that is shown in the middle of each frame."""
+    middle = offset_s + (np.arange(n_frames) + 0.5) * hop_s
+    return np.floor(middle / FRAME_S).astype(np.int64)
+
+
 def boundary_labels(labels: np.ndarray) -> np.ndarray:
     """Boundary labels (..., T) of frame labels (..., T; 1 = fake), as BAM derives them.
 
@@ -117,10 +131,16 @@ def boundary_labels(labels: np.ndarray) -> np.ndarray:
     return (fake & ~(before & after)).astype(np.int64)
 
 
-def encode_tags(segments: Sequence[Sequence[float]], n_frames: int) -> np.ndarray:
+def encode_tags(
+    segments: Sequence[Sequence[float]],
+    n_frames: int,
+    *,
+    hop_s: float = FRAME_S,
+    offset_s: float = 0.0,
+) -> np.ndarray:
     """Tags (n_frames,) int64 of the segments of a clip."""
     tags = np.full(n_frames, O, np.int64)
-    for first, stop in frame_spans(segments, n_frames):
+    for first, stop in frame_spans(segments, n_frames, hop_s=hop_s, offset_s=offset_s):
         tags[first:stop] = I
         tags[stop - 1] = L
         tags[first] = B  # after L, so that a single frame is B

@@ -8,6 +8,7 @@ from collections.abc import Container
 import numpy as np
 
 from klassify.errors import KlassifyError
+from klassify.grid.frames import FRAME_S
 
 TOP_SHARE = 0.1
 POOLS = ("max", "top")
@@ -66,14 +67,20 @@ def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class FrameTable:
-    """files: (n,) names. offsets: (n + 1,). scores: (F,) of the 40 ms frames, clip after clip."""
+    """files: (n,) names. offsets: (n + 1,). scores: (F,) of the frames, clip after clip.
+
+    hop_s, offset_s: seconds a frame, and where a clip's first one begins.
+    """
 
     files: np.ndarray
     offsets: np.ndarray
     scores: np.ndarray
+    hop_s: float = FRAME_S
+    offset_s: float = 0.0
 
     def take(self, files: Container[str]) -> FrameTable:
         """Those clips that are among `files`."""
         clips = np.flatnonzero([name in files for name in self.files])
         scores = self.scores[row_numbers(self.offsets, clips)]
-        return FrameTable(self.files[clips], row_offsets(np.diff(self.offsets)[clips]), scores)
+        offsets = row_offsets(np.diff(self.offsets)[clips])
+        return dataclasses.replace(self, files=self.files[clips], offsets=offsets, scores=scores)

@@ -27,15 +27,16 @@ CONTEXT = 0.25  # frames on either side that a span is compared with, as a share
 
 @dataclasses.dataclass(frozen=True)
 class FrameScores:
-    """A localiser's scores of each 40 ms frame of n clips, F frames in all.
+    """A localiser's scores of each frame of n clips, F frames in all.
 
     files: (n,) names. offsets: (n + 1,); clip i has frames offsets[i] to offsets[i + 1], maybe
     none. p_fake: (F,) in [0, 1]. durations_s: (n,); a last, partial frame ends there. boundary:
     (F,) probability that a fake run begins or ends with the frame (BAM), or None. log_tags: (F, 4)
     log-probabilities of the tags O, B, I, L (TCN), or None. proposed: (F, K, 3) segments that the
     model itself proposes at each frame, score in [0, 1], start and end in seconds of the clip, or
-    None; one of no length is none. unsmoothed: (F,) p_fake before `smoothed`, or None. ValueError
-    if scores have another shape or range.
+    None; one of no length is none. unsmoothed: (F,) p_fake before `smoothed`, or None. hop_s,
+    offset_s: seconds a frame, and where a clip's first one begins. ValueError if scores have
+    another shape or range.
     """
 
     files: np.ndarray
@@ -46,6 +47,8 @@ class FrameScores:
     log_tags: np.ndarray | None = None
     proposed: np.ndarray | None = None
     unsmoothed: np.ndarray | None = None
+    hop_s: float = FRAME_S
+    offset_s: float = 0.0
 
     def __post_init__(self):
         n_frames = self.offsets[-1]
@@ -123,11 +126,13 @@ class FrameScores:
             self.p_fake[frames],
             self.durations_s[clips],
             *(None if values is None else values[frames] for values in rest),
+            self.hop_s,
+            self.offset_s,
         )
 
     @classmethod
     def joined(cls, parts: Sequence[FrameScores]) -> FrameScores:
-        """The clips of all parts, one part after the other; parts have the same columns."""
+        """The clips of all parts, one after the other; parts have the same columns and grid."""
 
         def column(name: str) -> np.ndarray | None:
             values = [getattr(part, name) for part in parts]
@@ -135,13 +140,14 @@ class FrameScores:
 
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
         names = ("p_fake", "durations_s", "boundary", "log_tags", "proposed", "unsmoothed")
-        return cls(column("files"), row_offsets(counts), *map(column, names))
+        grid = (parts[0].hop_s, parts[0].offset_s)
+        return cls(column("files"), row_offsets(counts), *map(column, names), *grid)
 
 
 def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
     """The clips of a frames score file in file order, in parts of about a million frames.
 
-    KlassifyError for frames that are missing or off the 40 ms grid, and for columns that are not
+    KlassifyError for frames that are missing or off the grid, and for columns that are not
     probabilities.
     """
     source = FrameFile(path)
@@ -162,6 +168,8 @@ def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
                 values.get("boundary"),
                 rows.values[:, 1 : 1 + len(TAG_COLUMNS)] if tagged else None,
                 proposed.reshape(-1, n_proposed, 3) if n_proposed else None,
+                hop_s=source.header.hop_s,
+                offset_s=source.header.offset_s,
             )
         except ValueError as error:
             raise KlassifyError(f"These are not frame scores: {error}.", where=path) from None
@@ -190,20 +198,23 @@ def edge_times(
     """Start and end in seconds of spans, where p_fake crosses `level` between the centres of two
     frames, or else at the frame's own edge.
 
-    debias_s is then taken off on either side: a frame is labelled fake if any part of it is, so an
-    edge is on average half a frame further in. An edge at the clip's end stays there. Every span
-    keeps at least half a frame before it is cut to the clip.
+    debias_s, at most half a frame, is then taken off on either side: a frame is labelled fake if
+    any part of it is, so an edge is on average half a frame further in. An edge at an end of the
+    clip stays there. Every span keeps at least half a frame before it is cut to the clip.
     """
     clip = frames.clip_of(first)
     begin, end = frames.offsets[clip], frames.offsets[clip + 1]
     opens, closes = first > begin, stop < end
     rise = _crossing(frames.p_fake, first, np.maximum(first - 1, begin), level)
     fall = _crossing(frames.p_fake, stop - 1, np.minimum(stop, end - 1), level)
-    start_s = (first - begin - np.where(opens, rise, 0)) * FRAME_S + np.where(opens, debias_s, 0)
-    end_s = (stop - begin + np.where(closes, fall, 0)) * FRAME_S - np.where(closes, debias_s, 0)
+    hop_s, offset_s, debias_s = frames.hop_s, frames.offset_s, min(debias_s, frames.hop_s / 2)
+    start_s = (first - begin - np.where(opens, rise, 0)) * hop_s
+    start_s = start_s + np.where(opens, offset_s + debias_s, 0)
+    end_s = (stop - begin + np.where(closes, fall, 0)) * hop_s
+    end_s = end_s + offset_s - np.where(closes, debias_s, 0)
     duration = frames.durations_s[clip]
     end_s = np.minimum(end_s, duration)
-    centre, half = (start_s + end_s) / 2, np.maximum((end_s - start_s) / 2, FRAME_S / 4)
+    centre, half = (start_s + end_s) / 2, np.maximum((end_s - start_s) / 2, hop_s / 4)
     return np.clip(centre - half, 0, duration), np.clip(centre + half, 0, duration)
 
 

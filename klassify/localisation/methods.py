@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from klassify.errors import KlassifyError
-from klassify.grid.frames import FRAME_S, B, I, L, O, decode_tags, viterbi
+from klassify.grid.frames import B, I, L, O, decode_tags, viterbi
 from klassify.grid.ragged import row_numbers, row_offsets
 from klassify.localisation.frame_scores import FrameScores, merge_gaps, runs
 from klassify.localisation.soft_nms import top_per_clip
@@ -44,7 +44,7 @@ def by_threshold(
     drop_s dropped.
     """
     first, stop = _merged_runs(frames, threshold, merge_s)
-    long = stop - first >= _n_frames(drop_s)
+    long = stop - first >= _n_frames(frames, drop_s)
     first, stop = first[long], stop[long]
     return Spans(first, stop, frames.mean(first, stop), np.full(len(first), threshold))
 
@@ -102,7 +102,7 @@ def by_boundaries(
     end_offsets = row_offsets(np.bincount(frames.clip_of(end), minlength=len(frames.files)))
     first = np.repeat(start, np.diff(end_offsets)[start_clip])
     last = end[row_numbers(end_offsets, start_clip)]
-    fits = (last >= first) & (last - first < _n_frames(max_s))
+    fits = (last >= first) & (last - first < _n_frames(frames, max_s))
     if frames.log_tags is not None:
         fits &= last > first  # a segment of one frame has no L
     first, last = first[fits], last[fits]
@@ -170,8 +170,8 @@ def highest_runs(frames: FrameScores, clips: np.ndarray) -> Spans:
     return Spans(first[run] + moved, stop[run] + moved, mean, highest / 2)
 
 
-def _n_frames(seconds: float) -> int:
-    return round(seconds / FRAME_S)
+def _n_frames(frames: FrameScores, seconds: float) -> int:
+    return round(seconds / frames.hop_s)
 
 
 def _merged_runs(
@@ -179,7 +179,7 @@ def _merged_runs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs of p_fake >= level, with gaps of up to merge_s closed."""
     first, stop = runs(frames.p_fake >= level, frames)
-    return merge_gaps(first, stop, frames.clip_of(first), _n_frames(merge_s))
+    return merge_gaps(first, stop, frames.clip_of(first), _n_frames(frames, merge_s))
 
 
 def _contrasted(

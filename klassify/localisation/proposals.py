@@ -27,7 +27,6 @@ import numpy as np
 from scipy.special import expit, logit
 
 from klassify.errors import KlassifyError
-from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import Proposals, proposed_columns
 from klassify.localisation.frame_scores import FrameScores, edge_times
@@ -94,7 +93,7 @@ def propose(
     if method == PROPOSED:
         return by_proposed(frames, **complete_settings(method, settings))
     settings = complete_settings(method, {"smooth_s": smooth_s, **settings})
-    frames = frames.smoothed(round(settings.pop("smooth_s") / FRAME_S) // 2)
+    frames = frames.smoothed(round(settings.pop("smooth_s") / frames.hop_s) // 2)
     ending = {name: settings.pop(name) for name in _defaults(finish)}
     return finish(frames, METHODS[method](frames, **settings), **ending)
 
@@ -111,7 +110,8 @@ def finish(
 ) -> Candidates:
     """The proposals from the spans of a method.
 
-    debias_s: taken off on either side, because a frame that is only touched is labelled fake.
+    debias_s: taken off on either side, because a frame that is only touched is labelled fake; at
+    most half a frame.
     nms_sigma: of Gaussian soft-NMS, 0 for none. cap: most proposals per clip. min_score: lower ones
     are dropped. at_least_one: a clip without a proposal gets the run around its highest frame,
     however low.

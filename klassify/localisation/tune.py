@@ -14,6 +14,7 @@ import yaml
 
 from klassify.errors import KlassifyError
 from klassify.files import read_yaml, whole_file, write_text
+from klassify.grid.frames import FRAME_S
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.localisation import localise, proposals
@@ -31,7 +32,7 @@ SWEEPS = 2
 MARGIN = 0.003  # of Score
 COMMON = {
     "smooth_s": [0.0, 0.12, 0.2, 0.28],
-    "debias_s": [0.02, 0.01, 0.0],
+    "debias_s": [0.02, 0.01, 0.0],  # half and a quarter of a 40 ms frame
     "nms_sigma": [0.5, 0.1, 0.2, 1.0],
     "at_least_one": [False, True],
 }
@@ -188,7 +189,9 @@ def tune_frames(
     """The best choice for frame scores, and all that were tried."""
     place = pd.Index(truth.files).get_indexer(frames.files)
     if grid is None:
-        grid = dict(GRID)
+        share = frames.hop_s / FRAME_S
+        debias = {"debias_s": [round(share * value, 6) for value in COMMON["debias_s"]]}
+        grid = {method: {**axes, **debias} for method, axes in GRID.items()}
         if frames.log_tags is None:
             del grid["viterbi"]
         if frames.proposed is None:

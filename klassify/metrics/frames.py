@@ -1,10 +1,10 @@
 """Frame-level AUC and EER of Task 2: how well frame scores tell fake from real time, at 20 to 640
 ms.
 
-Scores stand on the 40 ms grid; frame k of a clip covers [0.04 k, 0.04 (k + 1)) s. A frame is fake
-if any part of it is, at every resolution. At a coarser one its score is the highest of the 40 ms
-frames within (the more suspicious one, as PartialSpoof pools); at 20 ms both halves of a frame have
-its score.
+Resolutions are grids from 0 s on; scores may stand on another one. A frame is fake if any part of
+it is, at every resolution. At a coarser one than the scores' own its score is the highest of those
+that begin within (the more suspicious one, as PartialSpoof pools); at a finer one all parts of a
+frame have its score. So systems of different hops are compared at one resolution, mostly 40 ms.
 
 The multi-branch paper reports the AUC of segments of 10 frames: SEGMENT_MS.
 
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from klassify.errors import KlassifyError
+from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import FrameTable, row_numbers, row_offsets
 from klassify.grid.segments import Truth
 from klassify.metrics.clips import Ranking
@@ -47,7 +48,8 @@ def labelled_frames(frames: FrameTable, truth: Truth, resolution_ms: int) -> Lab
     clips = np.flatnonzero([name in place for name in truth.files])
     rows = np.fromiter((place[name] for name in truth.files[clips]), np.int64)
     scores, counts = frames.scores[row_numbers(frames.offsets, rows)], np.diff(frames.offsets)[rows]
-    scores, counts = resample(scores, counts, resolution_ms)
+    grid = (frames.hop_s, frames.offset_s)
+    scores, counts = resample(scores, counts, resolution_ms, *grid)
     labels = frame_labels(truth.take(clips), counts, resolution_ms / 1000)
     return LabelledFrames(scores, labels, clips, counts)
 
@@ -80,34 +82,39 @@ def frame_metrics(
 
 
 def resample(
-    scores: np.ndarray, counts: np.ndarray, resolution_ms: int
+    scores: np.ndarray,
+    counts: np.ndarray,
+    resolution_ms: int,
+    hop_s: float = FRAME_S,
+    offset_s: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of 40 ms frames, `counts` (n,) a clip, at another resolution; returns scores and
-    counts.
+    """Scores of frames, `counts` (n,) a clip, at another resolution; returns scores and counts.
 
-    A last frame that reaches beyond its clip has the scores that there are.
+    A last frame that reaches beyond its clip has the scores that there are. KlassifyError for a
+    resolution that neither divides hop_s nor is a multiple of it.
     """
-    per_frame = resolution_ms / 40
-    if resolution_ms == 20:
-        return np.repeat(scores, 2), counts * 2
-    if per_frame != int(per_frame) or per_frame < 1:
+    ratio = resolution_ms / 1000 / hop_s
+    parts = max(round(1 / ratio), 1)  # of a frame
+    if not np.isclose(ratio * parts, max(round(ratio), 1)):
         raise KlassifyError(
-            f"A resolution of {resolution_ms} ms is neither 20 nor a multiple of 40."
+            f"A resolution of {resolution_ms} ms neither divides {1000 * hop_s:g} ms nor is a"
+            " multiple of it."
         )
-    new_counts = -(-counts // int(per_frame))
-    offsets = row_offsets(new_counts)
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], new_counts)
-    starts = np.repeat(row_offsets(counts)[:-1], new_counts) + within * int(per_frame)
-    return (np.maximum.reduceat(scores, starts) if len(starts) else scores), new_counts
+    scores, counts = np.repeat(scores, parts), counts * parts
+    begins = np.arange(len(scores)) - np.repeat(row_offsets(counts)[:-1], counts)
+    cell = np.floor((begins * hop_s / parts + offset_s) / (resolution_ms / 1000) + 1e-6)
+    first = (np.diff(cell, prepend=-1) != 0) | (begins == 0)
+    new_counts = np.add.reduceat(np.append(first, 0), row_offsets(counts)[:-1]) * (counts > 0)
+    return np.maximum.reduceat(scores, np.flatnonzero(first)) if len(scores) else scores, new_counts
 
 
-def frame_labels(truth: Truth, counts: np.ndarray, frame_s: float) -> np.ndarray:
-    """Labels (sum of counts,) of all clips' frames of `frame_s` seconds: 1 where any part is fake.
+def frame_labels(truth: Truth, counts: np.ndarray, hop_s: float) -> np.ndarray:
+    """Labels (sum of counts,) of all clips' frames of `hop_s` seconds: 1 where any part is fake.
 
     The same as `segments.encode_labels` clip by clip: each segment marks at least one frame.
     """
     n_frames = np.repeat(counts, np.diff(truth.offsets))
-    edges = np.round(truth.segments / frame_s, 6)
+    edges = np.round(truth.segments / hop_s, 6)
     first, stop = np.floor(edges[:, 0]), np.ceil(edges[:, 1])
     stop = np.clip(np.maximum(stop, first + 1), 0, n_frames).astype(np.int64)
     first = np.clip(first, 0, n_frames).astype(np.int64)

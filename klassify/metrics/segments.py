@@ -278,14 +278,14 @@ def bootstrap_task2(
     return dict(zip(systems, bootstrap(statistics, source, n=n, seed=seed)))
 
 
-def grid_ceiling(truth: Truth, frame_s: float, mode: str = "official") -> Task2Result:
-    """What a perfect detector reaches whose segments are made of whole frames of `frame_s` seconds:
+def grid_ceiling(truth: Truth, hop_s: float, mode: str = "official") -> Task2Result:
+    """What a perfect detector reaches whose segments are made of whole frames of `hop_s` seconds:
     each true segment widened to every frame it touches, at least one. Segments stay apart even if
     they share a frame.
     """
-    edges = np.round(truth.segments / frame_s, 6)  # binary fractions, see segments.frame_spans
+    edges = np.round(truth.segments / hop_s, 6)  # binary fractions, see segments.frame_spans
     first, stop = np.floor(edges[:, 0]), np.ceil(edges[:, 1])
     stop = np.maximum(stop, first + 1)
-    rows = np.stack([np.ones(len(first)), first * frame_s, stop * frame_s], axis=1)
+    rows = np.stack([np.ones(len(first)), first * hop_s, stop * hop_s], axis=1)
     proposals = Proposals(truth.files, truth.offsets, rows.astype(np.float32))
     return score_task2(proposals, truth, mode)

@@ -1,4 +1,4 @@
-"""One clip along its time: thumbnails, waveform, the branches' 40 ms scores, proposals, the truth
+"""One clip along its time: thumbnails, waveform, the branches' frame scores, proposals, the truth
 where known.
 
 `draw` makes the figure (paper 2, figure 5), `mark` a copy of the video with the proposals drawn in.

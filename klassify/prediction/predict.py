@@ -27,6 +27,7 @@ from klassify.features.kinds import KINDS
 from klassify.features.lmm.kind import LMMRow
 from klassify.features.mouth.kind import MouthRow
 from klassify.files import readable
+from klassify.grid.frames import pictures_at
 from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
 from klassify.media import info, isolated
@@ -92,7 +93,7 @@ class Prediction:
     probability: that anything in the video is fake; the prior where nothing could be heard or seen.
     answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
     segments: proposals, best first, with the columns start, end, score, modality, method.
-    frames: {system: table of its 40 ms frames with start, end and probability of fake, NaN where a
+    frames: {system: table of its frames with start, end and probability of fake, NaN where a
     system that looks at faces saw none}.
     detector: what answered; notice: what to know about it, "" if nothing.
     evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
@@ -384,8 +385,9 @@ class _Answers:
                     scores.table["score"].to_numpy(float), scores.header.scale
                 )
                 if mouth is not None and detector.systems[name]["modality"] == "visual":
-                    seen = np.zeros(len(table), bool)
-                    seen[: len(mouth.valid)] = mouth.valid[: len(table)]
+                    grid = {"hop_s": scores.header.hop_s, "offset_s": scores.header.offset_s}
+                    at = pictures_at(len(table), **grid)
+                    seen = (at < len(mouth.valid)) & mouth.valid.take(at, mode="clip")
                     table.loc[~seen, "probability"] = np.nan
                 if len(table):
                     self.frames[name] = table

@@ -8,7 +8,6 @@ import base64
 import dataclasses
 import os
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ import pandas as pd
 from klassify.errors import KlassifyError
 from klassify.features.mouth.channels import FEATURES
 from klassify.features.shards import FeatureStore
+from klassify.grid.frames import pictures_at
 from klassify.lists import subsets
 from klassify.media import decoder, isolated, preview
 from klassify.media.container import inside
@@ -98,7 +98,7 @@ class Timelines:
                 for name, column in (("fake", ""), ("audio", "audio_"), ("visual", "visual_"))
                 if f"{column}fake_segments" in clip
             }
-        ends = [len(one["values"]) / decoder.GRID_FPS for one in found["frames"]]
+        ends = [len(one["values"]) * one["hop"] + one["offset"] for one in found["frames"]]
         known = duration if np.isfinite(duration) else 0
         found["seconds"] = round(max(known, found.pop("media_s"), *ends, 0.04), 3)
         return found
@@ -142,12 +142,14 @@ class Timelines:
         for entry in self.result.entries:
             if entry.frames is None or not len(rows := entry.frames.read([file], ["score"]).values):
                 continue
-            scale, fused = entry.frames.header.scale, entry.system.kind == "fusion"
-            p = to_probability(rows[:, 0], scale, where=entry.system.folder)
+            header, fused = entry.frames.header, entry.system.kind == "fusion"
+            p = to_probability(rows[:, 0], header.scale, where=entry.system.folder)
             values = np.round(100 * p).astype(int).tolist()
             if seen is not None and entry.system.modality == "visual":
-                values = [v if ok else None for v, ok in zip_longest(values, seen)][: len(p)]
-            found.append({"name": entry.name, "fused": fused, "values": values})
+                at = pictures_at(len(p), hop_s=header.hop_s, offset_s=header.offset_s)
+                values = [v if k < len(seen) and seen[k] else None for v, k in zip(values, at)]
+            one = {"name": entry.name, "fused": fused, "values": values}
+            found.append(one | {"hop": header.hop_s, "offset": header.offset_s})
         return found
 
     def _proposals(self, row: int) -> list[dict[str, Any]]:

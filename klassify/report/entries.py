@@ -48,7 +48,7 @@ class Entry(Found):
     frames: FrameFile | None = None
 
     def frame_table(self) -> FrameTable | None:
-        """The 40 ms scores of all clips."""
+        """The frame scores of all clips."""
         if self.localised is not None and self.localised.frames is not None:
             return self.localised.frames
         return None if self.frames is None else frame_table(self.frames)

@@ -130,7 +130,7 @@ class Lanes {
     if (!this.clip.frames.length) {
       return;
     }
-    const top = this.lane("40 ms scores: probability of fake", LANES.scores);
+    const top = this.lane("frame scores: probability of fake", LANES.scores);
     const y = (v) => top + LANES.scores * (1 - v / 100);
     for (const v of [0, 50, 100]) {
       svg("line", { x1: this.left, x2: this.left + this.width, y1: y(v), y2: y(v), stroke: "#d9d9de" }, this.main);
@@ -142,8 +142,8 @@ class Lanes {
           return ""; // no evidence: a gap
         }
         const start = one.values[k - 1] == null ? "M" : "L";
-        const end = this.x(Math.min(0.04 * (k + 1), this.clip.seconds));
-        return `${start}${this.x(0.04 * k).toFixed(1)},${y(v).toFixed(1)} L${end.toFixed(1)},${y(v).toFixed(1)}`;
+        const [begin, end] = [k, k + 1].map((edge) => this.x(Math.min(one.offset + one.hop * edge, this.clip.seconds)));
+        return `${start}${begin.toFixed(1)},${y(v).toFixed(1)} L${end.toFixed(1)},${y(v).toFixed(1)}`;
       });
       svg("path", { d: steps.join(" "), ...lineStyle(at, one.fused) }, this.main);
     });
@@ -232,7 +232,7 @@ function timelineKey(cell, clip) {
 function readoutAt(clip, time) {
   const parts = [`${time.toFixed(2)} s`];
   for (const one of clip.frames) {
-    const value = one.values[Math.floor(time / 0.04 + 1e-6)];
+    const value = one.values[Math.floor((time - one.offset) / one.hop + 1e-6)];
     parts.push(`${one.name} ${value == null ? "-" : (value / 100).toFixed(2)}`);
   }
   if (clip.truth) {

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import FrameTable, pooled, row_numbers, row_offsets
 from klassify.scores.score_file import AGAIN, read_header, reading
 from klassify.untrusted import refuse_swollen
@@ -39,7 +38,8 @@ def frame_table(source: FrameFile, plus: str = "score", minus: str | None = None
     for files in blocks(source.files):
         values = source.read(files, columns).values
         scores.append(values[:, 0] if minus is None else values[:, 0] - values[:, 1])
-    return FrameTable(source.files, row_offsets(source.counts), np.concatenate(scores))
+    grid = (source.header.hop_s, source.header.offset_s)
+    return FrameTable(source.files, row_offsets(source.counts), np.concatenate(scores), *grid)
 
 
 GROUPS_KEPT = 2  # row groups in memory: a block may begin in one and end in the next
@@ -88,7 +88,7 @@ class FrameFile:
     def read(self, files: Sequence[str], columns: Sequence[str]) -> Rows:
         """The frames of `files` in their order; a clip that is not here has none.
 
-        Raises KlassifyError for an unknown column, rows off the 40 ms grid and values that are not
+        Raises KlassifyError for an unknown column, rows off the grid and values that are not
         finite.
         """
         unknown = [name for name in columns if name not in self.columns]
@@ -132,10 +132,11 @@ class FrameFile:
     def _check(self, table: np.ndarray, files: Sequence[str], offsets: np.ndarray) -> None:
         owner = np.repeat(np.arange(len(files)), np.diff(offsets))
         k = np.arange(len(table)) - offsets[owner]
+        hop_s, offset_s = self.header.hop_s, self.header.offset_s
         with np.errstate(invalid="ignore"):  # infinite times
-            off_grid = ~(np.abs(table[:, 0] - k * FRAME_S) <= 1e-4)
+            off_grid = ~(np.abs(table[:, 0] - (k * hop_s + offset_s)) <= 1e-4)
         for bad, why in (
-            (off_grid, "not one row for each 40 ms frame from 0 s on"),
+            (off_grid, f"not one row for each {1000 * hop_s:g} ms frame from {offset_s:g} s on"),
             (~np.isfinite(table).all(axis=1), "no finite numbers"),
         ):
             if bad.any():

@@ -1,4 +1,4 @@
-"""Run a model over the clips of a split: window scores for detectors, 40 ms rows for localisers.
+"""Scores of the clips of a split by a model: of windows for detectors, of frames for localisers.
 
 The scores of a clip do not depend on its neighbours in the list, to the last bit on a CPU: a
 forward pass takes windows of one clip, or, on a GPU and for models too small to fill a processor
@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from klassify.data.base import ClipData, ClipWindows, Sources, Window, zero_padded
 from klassify.errors import KlassifyError
-from klassify.grid.frames import FRAME_S
 from klassify.grid.windows import aggregate_by_clip
 from klassify.media.container import MediaError
 from klassify.models.devices import pick_device
@@ -147,7 +146,7 @@ def score_frames(
     progress: Progress = True,
     approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Score every 40 ms frame of the clips of a split, or of the named ones.
+    """Score every frame of the clips of a split, or of the named ones.
 
     data: a frame_datasets.FrameData. approximate: as in score_clips. Returns the frame table (file,
     start, end, score, named columns) in the order of the files, and {file: reason} of the clips
@@ -185,10 +184,10 @@ def clip_frames(
     device: torch.device | str = "cpu",
     approximate: bool = False,
 ) -> np.ndarray:
-    """The 40 ms rows of one clip from its windows, (n_frames, 3 + named columns): start, end,
-    score, ...
+    """The rows of one clip from its windows, (n_frames, 3 + named columns): start, end, score, ...
 
-    Memory does not grow with the clip beyond its rows. The last frame ends with the clip.
+    Frames are `data.hop_s` apart from `data.offset_s` on; the last one ends with the clip. Memory
+    does not grow with the clip beyond its rows.
     """
     if (
         hasattr(data, "clip_rows") and not approximate
@@ -199,10 +198,10 @@ def clip_frames(
     outputs = np.concatenate(
         [data.outputs(model, inputs([("", window) for window in part])) for part in parts]
     )
-    starts = np.array([round(window.start_s / FRAME_S) for window in cut])
+    starts = np.array([round(window.start_s / data.hop_s) for window in cut])
     end_s = max(window.end_s for window in cut)
-    n_frames = int(np.ceil(end_s / FRAME_S - 1e-6))
-    edges = np.arange(n_frames + 1) * FRAME_S
+    n_frames = max(int(np.ceil((end_s - data.offset_s) / data.hop_s - 1e-6)), 1)
+    edges = np.arange(n_frames + 1) * data.hop_s + data.offset_s
     edges[-1] = min(edges[-1], end_s)
     return np.column_stack([edges[:-1], edges[1:], data.join(outputs, starts, n_frames)])
 

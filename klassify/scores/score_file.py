@@ -8,7 +8,7 @@ position.
 |---|---|---|
 | windows | <split>.windows.tsv | one a window, kept so that aggregation is a cheap re-run |
 | clips | <split>.clips.tsv | exactly one a clip; empty score = no answer; reason, seen, heard |
-| frames | <split>.frames.parquet | one a 40 ms frame |
+| frames | <split>.frames.parquet | one a frame, of 40 ms unless the header says otherwise |
 | segments | <split>.segments.tsv | proposals, with `modality` and `method` |
 
 The header (`# key=value` lines in TSV, file metadata in Parquet) says which system made the scores,
@@ -33,6 +33,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few, first_line
 from klassify.files import whole_file
+from klassify.grid.frames import FRAME_S
 from klassify.settings import already_done, canonical_json, settings_hash
 from klassify.untrusted import refuse_cut, refuse_irregular, refuse_swollen
 
@@ -46,6 +47,7 @@ SCALES = ("log_odds", "probability", "cosine", "distance")
 SUPERVISIONS = ("clip", "segment")
 COLUMNS = ("file", "start", "end", "score")
 TEXT_COLUMNS = ("file", "reason", "modality", "method")
+GRID = ("hop_s", "offset_s")  # of frames
 SHARES = ("seen", "heard")  # of a clip, in [0, 1]; empty = unknown
 ROWS = "rows"  # in the header of a TSV file
 AGAIN = "remove it and make the scores again"
@@ -54,7 +56,10 @@ DIGITS = "%.9g"  # a float32 softmax ties from a logit of about 17; nine digits 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What made a score file. `settings`: everything the scores depend on, JSON-serialisable."""
+    """What made a score file. `settings`: everything the scores depend on, JSON-serialisable.
+
+    hop_s, offset_s: of frames: seconds a frame, and where a clip's first one begins.
+    """
 
     system: str
     split: str
@@ -62,8 +67,16 @@ class Header:
     scale: str
     supervision: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    hop_s: float = FRAME_S
+    offset_s: float = 0.0
 
     def __post_init__(self):
+        if not (0.001 <= self.hop_s <= 1 and 0 <= self.offset_s < self.hop_s):
+            raise KlassifyError(
+                f"hop_s={self.hop_s:g} is not within 0.001 to 1, or offset_s={self.offset_s:g} not"
+                " within the first frame.",
+                where="score file header",
+            )
         for name, allowed in (("kind", KINDS), ("scale", SCALES), ("supervision", SUPERVISIONS)):
             if getattr(self, name) not in allowed:
                 raise KlassifyError(
@@ -73,8 +86,11 @@ class Header:
 
     def as_lines(self) -> dict[str, str]:
         """The header as written: flat strings, the settings as JSON with their hash beside them."""
-        fields = {k: str(v) for k, v in dataclasses.asdict(self).items() if k != "settings"}
-        return fields | {
+        names = ["system", "split", "kind", "scale", "supervision"]
+        # 40 ms frames from 0 s on are written without, as they always were
+        if self.kind == "frames" and (self.hop_s, self.offset_s) != (FRAME_S, 0.0):
+            names += GRID
+        return {name: str(getattr(self, name)) for name in names} | {
             "settings_hash": settings_hash(self.settings),
             "settings": canonical_json(self.settings),
         }
@@ -188,8 +204,9 @@ def read_header(path: str | os.PathLike) -> Header:
     fields = _header_fields(path)
     try:
         settings = json.loads(fields.pop("settings"))
-        names = [field.name for field in dataclasses.fields(Header) if field.name != "settings"]
-        return Header(**{name: fields[name] for name in names}, settings=dict(settings))
+        names = ("system", "split", "kind", "scale", "supervision")
+        grid = {name: float(fields[name]) for name in GRID if name in fields}
+        return Header(*(fields[name] for name in names), dict(settings), **grid)
     except KlassifyError as error:
         raise KlassifyError(error.what, where=path) from None
     except (KeyError, ValueError, TypeError, RecursionError) as error:

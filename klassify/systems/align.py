@@ -1,5 +1,7 @@
 """Frame scores of several systems on one timeline; frame k is [0.04 k, 0.04 (k + 1)) s of a clip.
 
+A system on another grid is read as the mean over each 40 ms frame, weighted by overlap.
+
 `aligned` joins the frame scores of several systems by the clips' names, a block of clips at a time.
 Lengths may differ. The first system that has the clip (the picture, in a fusion) sets its length:
 frames of another beyond it are left out, and where another ends early its last frame holds for
@@ -60,7 +62,10 @@ def aligned(
     hold_s: float | None = HOLD_S,
 ) -> Aligned:
     """The frames of `files` in order. columns: those wanted of each input; hold_s: see above."""
-    parts = [one.read(files, names) for one, names in zip(inputs, columns)]
+    parts = [
+        on_40_ms(one.read(files, names), one.header.hop_s, one.header.offset_s)
+        for one, names in zip(inputs, columns)
+    ]
     counts = np.stack([np.diff(part.offsets) for part in parts], axis=1)  # (n, B)
     present = counts > 0
     ruling, clip = present.argmax(axis=1), np.arange(len(files))
@@ -73,6 +78,34 @@ def aligned(
     values = [_held(part, owner, k, longest) for part in parts]
     names = np.asarray(files, dtype=object)
     return Aligned(names, offsets, ends_s, present, np.concatenate(values, axis=1))
+
+
+def on_40_ms(part: Rows, hop_s: float, offset_s: float) -> Rows:
+    """Rows of a grid as means over the 40 ms frames, weighted by how long each lasts in them.
+
+    What is before the first frame or after the last has the value of that one.
+    """
+    if (hop_s, offset_s) == (FRAME_S, 0.0):
+        return part
+    counts = np.diff(part.offsets)
+    covered = np.minimum(np.nan_to_num(part.ends_s), offset_s + counts * hop_s)
+    n_frames = np.ceil(np.round(covered / FRAME_S, 6)).astype(np.int64)
+    offsets = row_offsets(n_frames)
+    owner = np.repeat(np.arange(len(counts)), n_frames)
+    edges = (np.arange(offsets[-1]) - offsets[owner] + np.array([[0], [1]])) * FRAME_S
+    edges = (edges - offset_s) / hop_s  # in rows of the clip
+    last = counts[owner] - 1
+    summed = np.concatenate([np.zeros((1, part.values.shape[1])), part.values.cumsum(axis=0)])
+
+    def up_to(place: np.ndarray) -> np.ndarray:
+        """The integral of the values from the first row of all to this place in the clip."""
+        row = np.clip(np.floor(place).astype(np.int64), 0, last)
+        value = part.values[part.offsets[owner] + row]
+        return summed[part.offsets[owner] + row] + (place - row)[:, None] * value
+
+    start, stop = edges
+    values = (up_to(stop) - up_to(start)) / (stop - start)[:, None]
+    return Rows(offsets, part.ends_s, values)
 
 
 def _held(part: Rows, owner: np.ndarray, k: np.ndarray, longest: float) -> np.ndarray:

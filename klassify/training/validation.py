@@ -73,7 +73,8 @@ def _of_frames(
     if data.supervision == "segment":
         unit = "frames"
         fakes = data.segments_of(table)
-        labels = [encode_labels(fake, len(r)) for fake, r in zip(fakes, rows)]
+        grid = {"hop_s": data.hop_s, "offset_s": data.offset_s}
+        labels = [encode_labels(fake, len(r), **grid) for fake, r in zip(fakes, rows)]
         labels = np.concatenate(labels or [[]])
     else:
         unit = "clips"

@@ -39,12 +39,10 @@ def test_labels_equal_any_overlap_in_integer_milliseconds():
 def test_grid_aligned_segments_are_exact_at_every_frame():
     """No float noise may add a frame on either side, far into a long clip either."""
     first = np.arange(0, 16_000)
-    for frame_s in (0.04, 0.02, 0.16):
+    for hop_s in (0.04, 0.02, 0.16):
         for length in (1, 2, 7):
             spans = [
-                frames.frame_spans(
-                    [(k * frame_s, (k + length) * frame_s)], 20_000, frame_s=frame_s
-                )[0]
+                frames.frame_spans([(k * hop_s, (k + length) * hop_s)], 20_000, hop_s=hop_s)[0]
                 for k in first[::13]
             ]
             np.testing.assert_array_equal(spans, np.stack([first, first + length], axis=1)[::13])
@@ -182,3 +180,27 @@ def test_edge_targets_equal_a_loop_over_frames():
         nearest = min(abs(centre - time) for time in times)
         assert value == pytest.approx(np.exp(-((nearest / 0.01) ** 2) / 2), abs=1e-6)
     assert not frames.edge_targets([], 5).any()
+
+
+GRIDS = [(0.04, 0.0), (0.02, 0.0), (0.02, 0.0025), (0.01, 0.0075)]
+
+
+@pytest.mark.parametrize(("hop_s", "offset_s"), GRIDS)
+def test_labels_and_tags_of_any_grid_are_where_shares_are(hop_s, offset_s):
+    rng = np.random.default_rng(4)
+    step_s, n_frames = 0.0005, 60
+    for _ in range(20):
+        start = np.round(rng.uniform(-0.1, n_frames * hop_s, 4) / step_s) * step_s
+        segments = np.stack([start, start + step_s * rng.integers(1, 300, 4)], axis=1)
+        grid = {"hop_s": hop_s, "offset_s": offset_s}
+        share = frames.covered_share(segments, n_frames, **grid)
+        labels = frames.encode_labels(segments, n_frames, **grid)
+        np.testing.assert_array_equal(labels, share > 1e-6)
+        np.testing.assert_array_equal(frames.encode_tags(segments, n_frames, **grid) > 0, labels)
+
+
+def test_the_picture_in_the_middle_of_a_frame():
+    np.testing.assert_array_equal(frames.pictures_at(4), [0, 1, 2, 3])
+    np.testing.assert_array_equal(frames.pictures_at(5, hop_s=0.02), [0, 0, 1, 1, 2])
+    shifted = frames.pictures_at(9, hop_s=0.01, offset_s=0.0075)
+    np.testing.assert_array_equal(shifted, [0, 0, 0, 1, 1, 1, 1, 2, 2])

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from klassify.errors import KlassifyError
-from klassify.grid.frames import boundary_labels, decode_tags, encode_tags, viterbi
+from klassify.grid.frames import (
+    boundary_labels,
+    covered_share,
+    decode_tags,
+    encode_labels,
+    encode_tags,
+    viterbi,
+)
 from klassify.localisation import proposals
 from klassify.localisation.frame_scores import FrameScores, edge_times, merge_gaps, runs
 from klassify.localisation.methods import METHODS, by_boundaries, by_viterbi
@@ -17,16 +24,18 @@ from klassify.localisation.soft_nms import soft_nms, top_per_clip
 FRAME_S = 0.04
 
 
-def frames_of(clips, boundary=None, log_tags=None, durations_s=None):
+def frames_of(clips, boundary=None, log_tags=None, durations_s=None, hop_s=FRAME_S, offset_s=0.0):
     """FrameScores of a list of p_fake lists."""
     counts = np.array([len(clip) for clip in clips])
     return FrameScores(
         np.array([f"{i}.mp4" for i in range(len(clips))], dtype=object),
         np.append(0, np.cumsum(counts)),
         np.concatenate([np.asarray(clip, float) for clip in clips]),
-        counts * FRAME_S if durations_s is None else np.asarray(durations_s, float),
+        counts * hop_s if durations_s is None else np.asarray(durations_s, float),
         None if boundary is None else np.concatenate([np.asarray(b, float) for b in boundary]),
         None if log_tags is None else np.concatenate(log_tags),
+        hop_s=hop_s,
+        offset_s=offset_s,
     )
 
 
@@ -518,3 +527,46 @@ def test_proposals_as_the_evaluator_takes_them():
     given = found.select(np.array(["a", "b", "c"]))
     assert given.offsets.tolist() == [0, 1, 1, 3]
     np.testing.assert_allclose(given.rows, [[0.5, 3, 4], [0.6, 0, 1], [0.1, 1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("hop_s", "offset_s"), [(0.04, 0.0), (0.02, 0.0), (0.02, 0.0025), (0.01, 0.0), (0.01, 0.0075)]
+)
+def test_segments_come_back_from_perfect_scores(hop_s, offset_s):
+    rng = np.random.default_rng(5)
+    duration = 4.011
+    n_frames = math.ceil((duration - offset_s) / hop_s)
+    start = rng.uniform(0.1, 3, 300)
+    segments = np.stack([start, start + rng.uniform(2.1 * hop_s, 0.8, 300)], axis=1)
+
+    def found(encode):
+        p = [encode([one], n_frames, hop_s=hop_s, offset_s=offset_s) for one in segments]
+        frames = frames_of(p, durations_s=[duration] * len(p), hop_s=hop_s, offset_s=offset_s)
+        return proposals.propose(frames, nms_sigma=0.0, debias_s=0.02 * (encode is encode_labels))
+
+    for encode, within_s in ((encode_labels, hop_s / 2), (covered_share, 0.09 * hop_s)):
+        got = found(encode)
+        np.testing.assert_array_equal(got.clip, np.arange(len(segments)))
+        times = np.stack([got.start_s, got.end_s], axis=1)
+        assert np.abs(times - segments).max() <= within_s + 1e-6
+
+
+def test_spans_at_the_ends_of_a_clip_reach_them_on_any_grid():
+    for hop_s, offset_s in ((0.02, 0.0025), (0.01, 0.0075)):
+        frames = frames_of([[1, 1, 0, 1, 1]], durations_s=[5 * hop_s], hop_s=hop_s)
+        frames = dataclasses.replace(frames, offset_s=offset_s)
+        got = proposals.propose(frames, merge_s=0.0, nms_sigma=0.0, debias_s=0.0)
+        np.testing.assert_allclose(got.start_s, [0, 3 * hop_s + offset_s])
+        np.testing.assert_allclose(got.end_s, [2 * hop_s + offset_s, 5 * hop_s])
+
+
+def test_settings_in_seconds_count_frames_of_the_grid():
+    p = [0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0]
+    for hop_s in (0.04, 0.02):
+        frames = frames_of([p], hop_s=hop_s)
+        got = proposals.propose(frames, merge_s=2 * hop_s, drop_s=2 * hop_s, debias_s=0.0)
+        np.testing.assert_allclose([got.start_s[0], got.end_s[0]], [hop_s, 7 * hop_s])
+        assert len(got.clip) == 1
+        smoothed = proposals.propose(frames, smooth_s=3 * hop_s, threshold=0.6, debias_s=0.0)
+        by_hand = proposals.propose(frames.smoothed(1), threshold=0.6, debias_s=0.0)
+        np.testing.assert_array_equal(smoothed.start_s, by_hand.start_s)

@@ -39,13 +39,13 @@ def random_split(seed, n_clips=30):
     )
 
 
-@pytest.mark.parametrize("frame_s", [0.02, 0.04, 0.16, 0.64])
-def test_labels_equal_those_of_each_clip_alone(frame_s):
+@pytest.mark.parametrize("hop_s", [0.02, 0.04, 0.16, 0.64])
+def test_labels_equal_those_of_each_clip_alone(hop_s):
     for seed in range(10):
         frames, truth, cells = random_split(seed)
         counts = np.diff(frames.offsets)
-        wanted = [encode_labels(cell, n, frame_s=frame_s) for cell, n in zip(cells, counts)]
-        np.testing.assert_array_equal(frame_labels(truth, counts, frame_s), np.concatenate(wanted))
+        wanted = [encode_labels(cell, n, hop_s=hop_s) for cell, n in zip(cells, counts)]
+        np.testing.assert_array_equal(frame_labels(truth, counts, hop_s), np.concatenate(wanted))
 
 
 @pytest.mark.parametrize("resolution_ms", [20, 40, 80, 320])
@@ -60,7 +60,7 @@ def test_pooled_metrics_equal_frame_by_frame_work(resolution_ms):
             else [max(clip[i : i + step]) for i in range(0, len(clip), step)]
         )
         scores += list(new)
-        labels += list(encode_labels(cell, len(new), frame_s=resolution_ms / 1000))
+        labels += list(encode_labels(cell, len(new), hop_s=resolution_ms / 1000))
     result = frame_metrics(frames, truth, (resolution_ms,))
     assert result.auc[resolution_ms] == pytest.approx(roc_auc_score(labels, scores))
     assert result.eer[resolution_ms] == pytest.approx(eer(np.array(labels), np.array(scores)))
@@ -171,3 +171,22 @@ def test_systems_are_compared_on_the_clips_that_both_have():
         np.isnan(alone["some"]["frame_auc_low"])
         and alone["some"]["frame_auc"] == found["some"]["frame_auc"]
     )
+
+
+@pytest.mark.parametrize("grid", [(0.02, 0.0), (0.02, 0.0025), (0.01, 0.0075), (0.01, 0.0)])
+@pytest.mark.parametrize("resolution_ms", [20, 40, 400])
+def test_frames_of_other_hops_are_pooled_alike(grid, resolution_ms):
+    rng = np.random.default_rng(6)
+    (hop_s, offset_s), counts = grid, np.array([7, 0, 1, 300, 0])
+    scores = rng.normal(size=counts.sum())
+    found, new = resample(scores, counts, resolution_ms, hop_s, offset_s)
+    wanted = []
+    for clip in np.split(scores, np.cumsum(counts)[:-1]):
+        cells = {}
+        for k, score in enumerate(clip):
+            cell = round(1e6 * (offset_s + k * hop_s)) // (1000 * resolution_ms)
+            cells[cell] = max(score, cells.get(cell, -np.inf))
+        assert list(cells) == list(range(len(cells)))
+        wanted.append(list(cells.values()))
+    assert new.tolist() == [len(clip) for clip in wanted]
+    np.testing.assert_array_equal(found, np.concatenate(wanted))

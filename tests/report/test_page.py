@@ -264,7 +264,7 @@ def test_a_row_opens_a_timeline_with_a_synchronous_cursor(tab):
         "picture",
         "waveform",
         "mouth features",
-        "40 ms scores",
+        "frame scores",
         "proposals of two/frames",
         "true fake audio",
     ):
@@ -291,7 +291,7 @@ def test_clip_without_a_file_opens_all_the_same(tab):
     opened = tab.locator("#mistakes tr.timeline")
     assert (
         opened.locator("video").count() == 0
-        and "40 ms scores" in opened.locator(".lanes svg").text_content()
+        and "frame scores" in opened.locator(".lanes svg").text_content()
     )
     assert "cannot be read" in opened.locator(".problem").text_content()
 

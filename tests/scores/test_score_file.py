@@ -10,8 +10,17 @@ from loudest import make_system
 from klassify import cli
 from klassify.data.audio import AudioClips
 from klassify.data.base import Sources
+from klassify.errors import KlassifyError
 from klassify.features.shards import FeatureStore
-from klassify.scores.score_file import Header, joined_shares, read_scores, score_path, write_scores
+from klassify.scores.frame_file import FrameFile, frame_table
+from klassify.scores.score_file import (
+    Header,
+    joined_shares,
+    read_header,
+    read_scores,
+    score_path,
+    write_scores,
+)
 
 
 @pytest.mark.parametrize("kind", ["windows", "frames"])
@@ -56,3 +65,37 @@ def test_an_unknown_share_is_an_empty_cell(tmp_path):
     write_scores(path, table, Header("m", "val", "clips", "log_odds", "clip"))
     assert path.read_text().splitlines()[-1].endswith("\t")
     pd.testing.assert_frame_equal(read_scores(path).table, table, check_dtype=False)
+
+
+def frames_at(hop_s, offset_s):
+    start = offset_s + hop_s * np.arange(3)
+    return pd.DataFrame({"file": "a", "start": start, "end": start + hop_s, "score": 1.0})
+
+
+@pytest.mark.parametrize(("hop_s", "offset_s"), [(0.02, 0.0), (0.02, 0.0025), (0.01, 0.0075)])
+def test_frames_keep_their_grid(tmp_path, hop_s, offset_s):
+    path = score_path(tmp_path, "val", "frames")
+    header = Header("m", "val", "frames", "log_odds", "clip", hop_s=hop_s, offset_s=offset_s)
+    write_scores(path, frames_at(hop_s, offset_s), header)
+    source = FrameFile(path)
+    assert source.header == read_header(path) == header
+    assert len(source.read(["a"], ["score"]).values) == 3
+    table = frame_table(source)
+    assert (table.hop_s, table.offset_s) == (hop_s, offset_s)
+    write_scores(path, frames_at(0.04, 0.0), header)
+    with pytest.raises(KlassifyError, match=f"{1000 * hop_s:g} ms frame from {offset_s:g} s on"):
+        FrameFile(path).read(["a"], ["score"])
+
+
+def test_a_header_without_a_grid_means_40_ms(tmp_path):
+    path = score_path(tmp_path, "val", "frames")
+    header = Header("m", "val", "frames", "log_odds", "clip")
+    assert "hop_s" not in header.as_lines()  # so that files are written as they always were
+    write_scores(path, frames_at(0.04, 0.0), header)
+    assert (read_header(path).hop_s, read_header(path).offset_s) == (0.04, 0.0)
+
+
+@pytest.mark.parametrize(("hop_s", "offset_s"), [(0, 0), (1e-9, 0), (np.nan, 0), (0.02, 0.02)])
+def test_a_grid_that_makes_no_sense_is_refused(hop_s, offset_s):
+    with pytest.raises(KlassifyError, match="hop_s"):
+        Header("m", "val", "frames", "log_odds", "clip", hop_s=hop_s, offset_s=offset_s)

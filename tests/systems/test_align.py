@@ -171,3 +171,32 @@ def test_blocks_do_not_change_the_result(tmp_path):
         for block in frame_file.blocks(list(clips), 4)
     ]
     np.testing.assert_array_equal(np.concatenate([part.values for part in parts]), whole.values)
+
+
+@pytest.mark.parametrize(("hop_s", "offset_s"), [(0.02, 0.0), (0.02, 0.0025), (0.01, 0.0075)])
+def test_other_grids_are_averaged_over_40_ms(hop_s, offset_s):
+    rng = np.random.default_rng(8)
+    counts = np.array([9, 0, 1, 250, 0])
+    values = rng.normal(size=(counts.sum(), 2))
+    ends_s = np.where(counts > 0, offset_s + counts * hop_s - 0.003, np.nan)
+    rows = frame_file.Rows(ragged.row_offsets(counts), ends_s, values)
+    found = align.on_40_ms(rows, hop_s, offset_s)
+    for i, clip in enumerate(np.split(values, rows.offsets[1:-1])):
+        mine = found.values[found.offsets[i] : found.offsets[i + 1]]
+        assert len(mine) == (np.ceil(ends_s[i] / FRAME_S) if len(clip) else 0)
+        for k, value in enumerate(mine):  # at 0.1 ms
+            times = k * FRAME_S + (np.arange(400) + 0.5) / 10_000
+            row = np.clip(np.floor((times - offset_s) / hop_s + 1e-9), 0, len(clip) - 1)
+            np.testing.assert_allclose(value, clip[row.astype(int)].mean(axis=0), atol=1e-9)
+
+
+def test_systems_of_two_hops_on_one_timeline(tmp_path):
+    clips = random_clips(9, ["a", "b"], 2)
+    coarse = write(tmp_path / "coarse.parquet", clips)
+    fine = {name: np.repeat(values, 2, axis=0) for name, values in clips.items()}
+    table = frame_table(fine).assign(start=lambda t: t["start"] / 2, end=lambda t: t["end"] / 2)
+    header = Header("fine", "val", "frames", "log_odds", "segment", hop_s=FRAME_S / 2)
+    write_blocks(tmp_path / "fine.parquet", [table], header)
+    both = [coarse, FrameFile(tmp_path / "fine.parquet")]
+    values = align.aligned(both, [["real", "fake"]] * 2, ["b", "a"]).values
+    np.testing.assert_allclose(values[:, :2], values[:, 2:])

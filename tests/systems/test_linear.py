@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from klassify import cli
-from klassify.data.base import ClipData
+from klassify.data.base import FrameData
 from klassify.errors import KlassifyError
 from klassify.evaluation import results
 from klassify.grid.frames import encode_labels
@@ -337,10 +337,10 @@ def test_a_fusion_answers_both_tasks_of_a_submission(exp, fused, tmp_path, capsy
         assert float(answers[file]) == pytest.approx(expit(score) if np.isfinite(score) else 0.75)
 
 
-class TwoColumns(ClipData):
+class TwoColumns(FrameData):
     """Stands in for the data class of a localiser."""
 
-    modality, unit = "audio", "frame"
+    modality, supervision = "audio", "clip"
     COLUMNS = ("real", "fake")
 
     def __init__(self):
@@ -400,7 +400,7 @@ def test_heads_are_evaluated_at_their_own_resolution(exp, tmp_path, capsys):
                 one = (own[f"{row.head}_fake"] - own[f"{row.head}_real"]).tolist()
                 scores += [max(one[i : i + step]) for i in range(0, len(one), step)]
                 spans = clip.audio_fake_segments if row.label == "own" else clip.fake_segments
-                truth += encode_labels(spans, -(-len(one) // step), frame_s=step * FRAME_S).tolist()
+                truth += encode_labels(spans, -(-len(one) // step), hop_s=step * FRAME_S).tolist()
         assert row.auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-5)
         assert row.auc_low <= row.auc <= row.auc_high
     assert "ps640" in capsys.readouterr().out
