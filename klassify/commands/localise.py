@@ -8,7 +8,9 @@ Frame scores are kept, so that trying another method or setting takes seconds. M
 are those of the system's proposals.yaml, which `klassify tune` writes, else the defaults;
 `--proposals`, `--method` and `--set` override them. `--merge` makes a new system: the union of its
 inputs' proposals, weighted and thinned by soft-NMS, for any split on which they have proposals.
-Afterwards `klassify localise exp/demo/klassify/merged --split ...` does the same.
+Afterwards `klassify localise exp/demo/klassify/merged --split ...` does the same. With `--merge
+... --method union`, proposals of several systems for the same fake become one: their scores
+support each other, and their edges are averaged; the inputs' clip scores can take part.
 """
 
 from __future__ import annotations
@@ -37,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--method",
-        choices=proposals.NAMES,
-        help=f"default: the tuned one, else {proposals.DEFAULT}",
+        choices=(*proposals.NAMES, *proposals.JOINING),
+        help=f"default: the tuned one, else {proposals.DEFAULT}, or merge with --merge",
     )
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method")
     add("--force", action="store_true", help="replace proposals made with other settings")
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         )
     systems = load_systems(args.systems)
     if args.merge:
-        made = write_merged(args.out, args.merge, force=args.force)
+        made = write_merged(args.out, args.merge, args.method or "merge", force=args.force)
         print(f"{args.out / SYSTEM}{'' if made else ' is up to date'}")
         systems.append(load_system(args.out))
     for system in systems:

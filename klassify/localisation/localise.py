@@ -20,16 +20,15 @@ from klassify.systems import merged
 from klassify.systems.base import System, derived_system, made_before, made_from, write_system
 from klassify.systems.fused import check_inputs
 from klassify.systems.merged import Merged
-from klassify.systems.scores import PROPOSALS
+from klassify.systems.scores import PROPOSALS, answered, as_probability
 from klassify.systems.system import load_systems
 from klassify.untrusted import refuse_cut
 
-MERGE = "merge"
 COLUMNS = ["file", "start", "end", "score", "modality", "method"]
 
 
 class Choice(NamedTuple):
-    """How proposals are made: a method of proposals.METHODS or MERGE, and all its settings."""
+    """How proposals are made: a method of METHODS or JOINING, and all its settings."""
 
     method: str
     settings: dict[str, Any]
@@ -56,10 +55,11 @@ def choose(
     own = system.folder / PROPOSALS
     path = file or (own if own.exists() else None)
     merges = isinstance(system, Merged)
-    chosen = read_choice(path) if path else Choice(MERGE if merges else proposals.DEFAULT, {})
+    default = system.method if merges else proposals.DEFAULT
+    chosen = read_choice(path) if path else Choice(default, {})
     if method and method != chosen.method:
         chosen = Choice(method, {})
-    if merges != (chosen.method == MERGE):
+    if merges != (chosen.method in proposals.JOINING):
         raise KlassifyError(
             f"{system.folder.name}"
             f" {'merges proposals of others' if merges else 'has frame scores'};"
@@ -104,13 +104,17 @@ def localise(system: System, split: str, choice: Choice, *, force: bool = False)
     if isinstance(system, Merged):
         inputs = [one.segment_scores(split) for one in system.input_systems]
         settings["inputs"] = [made_from(scores.header) for scores in inputs]
+        if choice.settings.get("clip_share"):
+            settings["clips"] = [
+                made_from(one.clip_scores(split).header) for one in system.input_systems
+            ]
     else:
         frames = system.frames_path(split)
         settings["frames"] = settings_hash(read_header(frames).settings)
     if is_current(path, settings, force=force):
         return False
     if isinstance(system, Merged):
-        tables = [merged_table(inputs, choice.settings)]
+        tables = [merged_table(system, split, inputs, choice)]
     else:
         tables = proposal_tables(frames, system.modality, choice)
     write_blocks(
@@ -138,27 +142,64 @@ def proposal_tables(path: Path, modality: str, choice: Choice) -> Iterator[pd.Da
         )
 
 
-def write_merged(out: Path, folders: Sequence[Path], *, force: bool = False) -> bool:
-    """Write the system.yaml of a system that joins proposals; False where it is there already."""
+def write_merged(
+    out: Path, folders: Sequence[Path], method: str = "merge", *, force: bool = False
+) -> bool:
+    """Write the system.yaml of a system that joins proposals; False where it is there already.
+
+    method: of proposals.JOINING.
+    """
     check_inputs(out, folders)
+    if method not in proposals.JOINING:
+        raise KlassifyError(
+            f"The method {method} does not join proposals.",
+            where=out,
+            fix=f"--method {' or '.join(proposals.JOINING)}",
+        )
     inputs = load_systems(folders)
     made_of = {"inputs": [system.hash for system in inputs]}
-    if made_before(out, made_of, force=force):
+    how = {} if method == "merge" else {"method": method}
+    if made_before(out, made_of | how, force=force):
         return False
-    parameters = {"rule": merged.RULE, "made_with": made_of}
+    parameters = {"rule": merged.RULE, **how, "made_with": made_of | how}
     write_system(out, derived_system(out, "fusion", inputs, "probability", parameters))
     return True
 
 
-def merged_table(inputs: Sequence[ScoreFile], settings: dict[str, Any]) -> pd.DataFrame:
+def merged_table(
+    system: Merged, split: str, inputs: Sequence[ScoreFile], choice: Choice
+) -> pd.DataFrame:
     """The proposals of several systems joined; each row keeps its modality and method."""
     tables = [scores.table for scores in inputs if len(scores.table)] or [inputs[0].table]
     tables = pd.concat(tables, ignore_index=True)
     files = pd.unique(tables["file"])
-    found, rows = proposals.merge(
-        [candidates(scores.table, files) for scores in inputs], **settings
-    )
-    return tables.iloc[rows].assign(score=found.score).reset_index(drop=True)[COLUMNS]
+    parts = [candidates(scores.table, files) for scores in inputs]
+    known = clip_log_odds(system, split, files) if choice.settings.get("clip_share") else None
+    found, rows = join(parts, choice, known)
+    joined = tables.iloc[rows].assign(start=found.start_s, end=found.end_s, score=found.score)
+    return joined.reset_index(drop=True)[COLUMNS]
+
+
+def join(
+    parts: Sequence[proposals.Candidates], choice: Choice, clip_log_odds: np.ndarray | None
+) -> tuple[proposals.Candidates, np.ndarray]:
+    """Proposals joined by a method of proposals.JOINING, and the row of each.
+
+    clip_log_odds: (parts, clips), which the method `union` can use.
+    """
+    known = (clip_log_odds,) if choice.method == "union" else ()
+    return proposals.JOINING[choice.method](parts, *known, **choice.settings)
+
+
+def clip_log_odds(system: System, split: str, files: Sequence[str]) -> np.ndarray:
+    """(inputs, files) log-odds of an input that a clip is fake, NaN where it has no answer."""
+    rows = []
+    for one in system.input_systems:
+        scores = one.clip_scores(split)
+        probability = np.where(answered(scores), as_probability(scores), np.nan)
+        known = dict(zip(scores.table["file"], proposals.log_odds(probability)))
+        rows.append([known.get(file, np.nan) for file in files])
+    return np.array(rows, float)
 
 
 def candidates(table: pd.DataFrame, files: Sequence[str]) -> proposals.Candidates:

@@ -29,6 +29,7 @@ from scipy.special import expit, logit
 from klassify.errors import KlassifyError
 from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import Proposals, proposed_columns
+from klassify.localisation import joining
 from klassify.localisation.frame_scores import FrameScores, edge_times
 from klassify.localisation.methods import METHODS, Spans, highest_runs
 from klassify.localisation.soft_nms import soft_nms, top_per_clip
@@ -56,7 +57,12 @@ RANGES = {
     "cap": (1, 50),
     "min_score": (0, 1),
     "weights": (0, 1),
+    "join_iou": (0, 1),
+    "edge_weights": (0, 1),
+    "vote_iou": (0, 1),
+    "clip_share": (0, 1),
 }
+PER_PART = ("weights", "edge_weights")  # lists that may be empty: 1 for every part
 
 
 class Candidates(NamedTuple):
@@ -171,9 +177,9 @@ def _refine(frames: FrameScores, spans: Spans, debias_s: float) -> Candidates:
 
 
 def defaults(method: str, *, where: object = None) -> dict[str, Any]:
-    """All settings of a method, or of "merge", with their default values; lists for tuples."""
-    if method == "merge":
-        return _defaults(merge)
+    """All settings of a method, or of JOINING one, with their default values; lists for tuples."""
+    if isinstance(method, str) and method in JOINING:
+        return _defaults(JOINING[method])
     if method == PROPOSED:
         return _defaults(by_proposed)
     if not isinstance(method, str) or method not in METHODS:
@@ -212,12 +218,12 @@ def _problem(name: str, value: Any, default: Any) -> str:
     """What a setting should be, if `value` is not that; else ''."""
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
-    if name == "platt":
+    if name in ("platt", "clip_platt"):
         fits = value is None or (isinstance(value, list) and all(_is_pair(one) for one in value))
         return "" if fits else "pairs of numbers"
     low, high = RANGES[name]
     if isinstance(default, list):
-        fits = isinstance(value, (list, tuple)) and (len(value) or name == "weights")
+        fits = isinstance(value, (list, tuple)) and (len(value) or name in PER_PART)
         fits = fits and all(_is_number(one, low, high) for one in value)
         return "" if fits else f"a list of numbers from {low} to {high}"
     whole = "whole " if isinstance(default, int) else ""
@@ -250,17 +256,82 @@ def merge(
     first turn its log-odds s into the probability 1 / (1 + exp(a s + b)) of being right. Returns
     the proposals, as `propose` orders them, and the row of each (M,) in the concatenated parts.
     """
-    for name, values in (("weights", weights), ("platt", platt)):
-        if values and len(values) != len(parts):
-            raise KlassifyError(f"{len(parts)} systems need as many {name}, not {len(values)}.")
+    pool = _pooled(parts, weights, platt)
+    taken, score = soft_nms(*pool, sigma=nms_sigma, cap=cap, min_score=min_score)
+    return pool.take(taken)._replace(score=score), taken
+
+
+def _pooled(
+    parts: Sequence[Candidates], weights: Sequence[float], platt: Sequence[Sequence[float]] | None
+) -> Candidates:
+    """All proposals in the order of the parts, with calibrated and weighted scores."""
+    _check_per_part(parts, weights=weights, platt=platt)
     scores = [part.score for part in parts]
     if platt:
         scores = [calibrated(score, a, b) for score, (a, b) in zip(scores, platt)]
     if weights:
         scores = [score * weight for score, weight in zip(scores, weights)]
-    union = Candidates(*map(np.concatenate, zip(*parts)))._replace(score=np.concatenate(scores))
-    taken, score = soft_nms(*union, sigma=nms_sigma, cap=cap, min_score=min_score)
-    return union.take(taken)._replace(score=score), taken
+    return Candidates(*map(np.concatenate, zip(*parts)))._replace(score=np.concatenate(scores))
+
+
+def _check_per_part(parts: Sequence[Candidates], **settings: Sequence[Any] | None) -> None:
+    for name, values in settings.items():
+        if values and len(values) != len(parts):
+            raise KlassifyError(f"{len(parts)} systems need as many {name}, not {len(values)}.")
+
+
+def union(
+    parts: Sequence[Candidates],
+    clip_log_odds: np.ndarray | None = None,
+    *,
+    weights: Sequence[float] = (),
+    platt: Sequence[Sequence[float]] | None = None,
+    clip_platt: Sequence[Sequence[float]] | None = None,
+    clip_share: float = 0.0,
+    join_iou: float = 0.6,
+    edge_weights: Sequence[float] = (),
+    vote_iou: float = 0.0,
+    nms_sigma: float = 0.5,
+    cap: int = 50,
+    min_score: float = 0.001,
+) -> tuple[Candidates, np.ndarray]:
+    """As `merge`, but what several systems propose becomes one proposal.
+
+    Each score becomes score^(1 - clip_share) * p^clip_share, where p is the highest calibrated
+    probability that the clip is fake: clip_platt (a, b) of each part for clip_log_odds
+    (parts, clips), NaN = unknown. Proposals of different parts whose IoU is above join_iou are
+    joined (0: none; joining.clusters), with edge_weights of the parts. After soft-NMS, edges are
+    voted on by all proposals with an IoU of at least vote_iou (0: none; joining.voted).
+    """
+    _check_per_part(parts, edge_weights=edge_weights, clip_platt=clip_platt)
+    pool = _pooled(parts, weights, platt)
+    if clip_share and clip_platt and clip_log_odds is not None:
+        p_clip = _clip_probability(clip_log_odds, clip_platt)[pool.clip]
+        pool = pool._replace(score=pool.score ** (1 - clip_share) * p_clip**clip_share)
+    part = np.repeat(np.arange(len(parts)), [len(one.clip) for one in parts])
+    edge = np.asarray(edge_weights or np.ones(len(parts)), float)
+    rows, joined = np.arange(len(pool.clip)), pool
+    if join_iou:
+        rows, *columns = joining.clusters(*pool, part, edge, iou=join_iou)
+        joined = Candidates(pool.clip[rows], *columns)
+    taken, score = soft_nms(*joined, sigma=nms_sigma, cap=cap, min_score=min_score)
+    found = joined.take(taken)._replace(score=score)
+    if vote_iou:
+        order = np.argsort(pool.clip, kind="stable")
+        voters, weight = pool.take(order), (pool.score * edge[part])[order]
+        start_s, end_s = joining.voted(found[:3], voters[:3], weight, iou=vote_iou)
+        found = found._replace(start_s=start_s, end_s=end_s)
+    return found, rows[taken]
+
+
+def _clip_probability(log_odds: np.ndarray, platt: Sequence[Sequence[float]]) -> np.ndarray:
+    """(parts, clips) -> (clips,) the highest calibrated probability, 1 where none is known."""
+    known = [expit(-(a * one + b)) for one, (a, b) in zip(log_odds, platt)]
+    highest = np.fmax.reduce(known)
+    return np.where(np.isnan(highest), 1.0, highest)
+
+
+JOINING = {"merge": merge, "union": union}
 
 
 def calibrated(score: np.ndarray, a: float, b: float) -> np.ndarray:

@@ -7,6 +7,8 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 TINY_S = 1e-9  # shorter than any span
@@ -56,26 +58,40 @@ def soft_nms(
     if sigma == 0:
         kept = order[(_places(clip[order]) < cap) & (score[order] >= min_score)]
         return kept, score[kept]
-    counts = np.unique(clip[order], return_counts=True)[1]
-    firsts = np.cumsum(counts) - counts
     taken, values = [np.empty(0, np.int64)], [np.empty(0)]
-    size = np.ceil(np.log2(np.maximum(counts, 1))).astype(int)
-    for exponent in np.unique(size):
-        width = 1 << exponent
-        group = np.flatnonzero(size == exponent)
-        for some in np.array_split(group, -(-len(group) * width // CELLS_AT_ONCE)):
-            column = np.arange(width)
-            there = column < counts[some, None]
-            index = order[np.where(there, firsts[some, None] + column, 0)]
-            padded = np.where(there, score[index], -1.0)
-            spans = start_s[index], end_s[index]
-            picks, value = _greedy(*spans, padded, sigma, cap, min_score, (t1, t2))
-            kept = value >= min_score
-            taken.append(np.take_along_axis(index, picks, axis=1)[kept])
-            values.append(value[kept])
+    for index, there in padded_clips(clip, order):
+        padded = np.where(there, score[index], -1.0)
+        spans = start_s[index], end_s[index]
+        picks, value = _greedy(*spans, padded, sigma, cap, min_score, (t1, t2))
+        kept = value >= min_score
+        taken.append(np.take_along_axis(index, picks, axis=1)[kept])
+        values.append(value[kept])
     taken, values = np.concatenate(taken), np.concatenate(values)
     by_clip = np.argsort(clip[taken], kind="stable")  # best first within a clip already
     return taken[by_clip], values[by_clip]
+
+
+def padded_clips(clip: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Index arrays (clips, width) into the proposals of some clips of similar size, and which
+    cells are there; each clip once. order: (N,) indices of the proposals, sorted by clip.
+    """
+    counts = np.unique(clip[order], return_counts=True)[1]
+    firsts = np.cumsum(counts) - counts
+    size = np.ceil(np.log2(np.maximum(counts, 1))).astype(int)
+    for exponent in np.unique(size):
+        column = np.arange(1 << exponent)
+        group = np.flatnonzero(size == exponent)
+        for some in np.array_split(group, -(-len(group) * len(column) // CELLS_AT_ONCE)):
+            there = column < counts[some, None]
+            yield order[np.where(there, firsts[some, None] + column, 0)], there
+
+
+def overlap(
+    start_s: np.ndarray, end_s: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> np.ndarray:
+    """IoU of spans, broadcast; of two spans of no length 0."""
+    shared = np.maximum(np.minimum(end_s, end) - np.maximum(start_s, start), 0)
+    return shared / np.maximum((end_s - start_s) + (end - start) - shared, TINY_S)
 
 
 def _greedy(
@@ -92,7 +108,7 @@ def _greedy(
     """
     clips, steps = np.arange(len(score)), min(score.shape[1], cap)
     picks, values = np.zeros((len(score), steps), np.int64), np.full((len(score), steps), -1.0)
-    length, (t1, t2) = end_s - start_s, thresholds
+    t1, t2 = thresholds
     for step in range(steps):
         best = score.argmax(axis=1)
         value = score[clips, best]
@@ -100,13 +116,10 @@ def _greedy(
             break
         picks[:, step], values[:, step] = best, value
         start, end = start_s[clips, best, None], end_s[clips, best, None]
-        shared = np.maximum(np.minimum(end_s, end) - np.maximum(start_s, start), 0)
-        width = end - start
-        # of two spans of no length the IoU is 0
-        iou = shared / np.maximum(length + width - shared, TINY_S)
+        iou = overlap(start_s, end_s, start, end)
         decay = np.exp(-(iou**2) / sigma)
         if t1 or t2:
-            decay[iou <= t1 + (t2 - t1) * width] = 1.0
+            decay[iou <= t1 + (t2 - t1) * (end - start)] = 1.0
         score *= decay
         score[clips, best] = -1.0
     return picks, values

@@ -64,6 +64,13 @@ GRID[proposals.PROPOSED] = {
 }
 MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others
 MERGE_GRID = {"nms_sigma": [0.5, 0.1, 0.2, 1.0]}
+UNION_GRID = {
+    "join_iou": [0.6, 0.0, 0.4, 0.8],
+    "vote_iou": [0.0, 0.75, 0.9],
+    "nms_sigma": [0.5, 0.1, 0.2, 0.3, 0.75],
+    "clip_share": [0.0, 0.15, 0.3, 0.5],
+}
+EDGE_WEIGHT = 0.25  # of one input, beside 1 of the others
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
 
@@ -113,6 +120,8 @@ def tune(
         paths = [system.frames_path(split)]
     axes = read_grid(grid) if grid else None
     default = settings_hash({"frames": GRID, "merge": [MERGE_WEIGHTS, MERGE_GRID]})
+    if isinstance(system, Merged) and system.method == "union":
+        default = settings_hash([default, UNION_GRID, EDGE_WEIGHT])
     made_with = {
         "system": system.hash,
         "scores": [file_hash(path) for path in paths],
@@ -130,7 +139,10 @@ def tune(
         return None
     if isinstance(system, Merged):
         parts = [localise.candidates(scores.table, truth.files) for scores in inputs]
-        best, trials = tune_merge(parts, truth, axes)
+        known, clips = None, [one.path(split, "clips") for one in system.input_systems]
+        if system.method == "union" and all(path.exists() for path in clips):
+            known = localise.clip_log_odds(system, split, truth.files)
+        best, trials = tune_merge(parts, truth, axes, method=system.method, clip_log_odds=known)
     else:
         best, trials = tune_frames(read_clips(paths[0], truth), truth, axes)
     _write(path, best, trials, made_with)
@@ -196,7 +208,7 @@ def tune_frames(
             del grid["viterbi"]
         if frames.proposed is None:
             del grid[proposals.PROPOSED]
-    if localise.MERGE in grid:
+    if set(proposals.JOINING) & set(grid):
         raise KlassifyError("This grid is for merged systems; this system has frame scores.")
 
     def evaluate(choice: localise.Choice) -> Trial:
@@ -207,30 +219,45 @@ def tune_frames(
 
 
 def tune_merge(
-    parts: Sequence[proposals.Candidates], truth: Truth, grid: Grid | None = None
+    parts: Sequence[proposals.Candidates],
+    truth: Truth,
+    grid: Grid | None = None,
+    *,
+    method: str = "merge",
+    clip_log_odds: np.ndarray | None = None,
 ) -> tuple[Trial, list[Trial]]:
-    """The best choice to join proposals, and all that were tried. parts: the proposals of each
-    input, with clips as in `truth`.
+    """The best choice to join proposals, and all that were tried.
+
+    parts: the proposals of each input, with clips as in `truth`. method: of proposals.JOINING.
+    clip_log_odds: (parts, clips) for the method `union`.
     """
     if grid is None:
         fitted = fit_platt(parts, truth)
         axes = {"platt": [None] if fitted is None else [None, fitted]}
         axes["weights"] = [[]]
         for weight in MERGE_WEIGHTS:
-            ones = np.ones((len(parts), len(parts)))
-            np.fill_diagonal(ones, weight)
-            axes["weights"] += ones.tolist()
-        grid = {localise.MERGE: axes | MERGE_GRID}
-    if set(grid) != {localise.MERGE}:
+            axes["weights"] += _one_differs(len(parts), weight)
+        if method == "union":
+            axes["edge_weights"] = [[], *_one_differs(len(parts), EDGE_WEIGHT)]
+            known = clip_log_odds is not None
+            axes["clip_platt"] = [fit_clip_platt(clip_log_odds, truth) if known else None]
+        grid = {method: axes | (UNION_GRID if method == "union" else MERGE_GRID)}
+    if set(grid) != {method}:
         raise KlassifyError(
-            f"The grid of a merged system has the one method {localise.MERGE}, not"
-            f" {', '.join(grid)}."
+            f"The grid of a merged system has the one method {method}, not {', '.join(grid)}."
         )
 
     def evaluate(choice: localise.Choice) -> Trial:
-        return _trial(choice, proposals.merge(parts, **choice.settings)[0], truth)
+        return _trial(choice, localise.join(parts, choice, clip_log_odds)[0], truth)
 
     return search(evaluate, grid)
+
+
+def _one_differs(n: int, weight: float) -> list[list[float]]:
+    """n lists of n ones, in each of which another one is `weight`."""
+    ones = np.ones((n, n))
+    np.fill_diagonal(ones, weight)
+    return ones.tolist()
 
 
 def _trial(choice: localise.Choice, found: proposals.Candidates, truth: Truth) -> Trial:
@@ -251,6 +278,21 @@ def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[
             return None
         log_odds = proposals.log_odds(given.rows[:, 0].astype(float))
         fitted.append(list(calibrated.platt(log_odds, hit)))
+    return fitted if all(a < 0 for a, _ in fitted) else None
+
+
+def fit_clip_platt(log_odds: np.ndarray, truth: Truth) -> list[list[float]] | None:
+    """(a, b) of each input, which turn its clip scores into the probability that a clip has fake
+    segments; None where they do not rise with it, or one class is missing.
+
+    log_odds: (inputs, clips), NaN = unknown.
+    """
+    fake, fitted = np.diff(truth.offsets) > 0, []
+    for one in log_odds:
+        known = ~np.isnan(one)
+        if len(np.unique(fake[known])) < 2:
+            return None
+        fitted.append(list(calibrated.platt(one[known], fake[known].astype(int))))
     return fitted if all(a < 0 for a, _ in fitted) else None
 
 

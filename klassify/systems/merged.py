@@ -12,6 +12,11 @@ RULE = "proposals"
 class Merged(System):
     """A fusion of the rule `proposals`, which has no clip scores."""
 
+    @property
+    def method(self) -> str:
+        """How it joins them: `merge`, or the one in its parameters."""
+        return str(self.parameters.get("method", "merge"))
+
     def derive(self, split: str, *, force: bool = False) -> ScoreFile:
         """Refused: `klassify localise` makes its proposals."""
         raise KlassifyError(

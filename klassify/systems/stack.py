@@ -297,15 +297,18 @@ def _regression(strength: float) -> Any:
 def _loss_across(
     features: np.ndarray, label: np.ndarray, source: np.ndarray, strength: float
 ) -> float:
-    """Log-loss of a cross-validation over sources."""
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    """Log-loss of a cross-validation over sources; a fold whose rest has one class is left out."""
+    from sklearn.model_selection import GroupKFold
 
-    folds = GroupKFold(min(FOLDS, len(np.unique(source))))
-    model = _regression(strength)
-    predicted = cross_val_predict(
-        model, features, label, groups=source, cv=folds, method="predict_proba"
-    )
-    return clips.log_loss(label, predicted[:, 1])
+    losses = []
+    if len(np.unique(source)) > 1:
+        folds = GroupKFold(min(FOLDS, len(np.unique(source)))).split(features, label, source)
+        for rest, held in folds:
+            if 0 < label[rest].sum() < len(rest):
+                model = _regression(strength).fit(features[rest], label[rest])
+                predicted = model.predict_proba(features[held])[:, 1]
+                losses.append(clips.clip_log_loss(label[held], predicted))
+    return float(np.concatenate(losses).mean()) if losses else 0.0
 
 
 def compare(

@@ -49,7 +49,7 @@ join() {
       [ -z "$system" ] || run klassify score "$exp/stack" --split val "${forced[@]}" ;;
     spans)
       need "${frame_models[@]}"
-      run klassify localise --merge "${frame_models[@]/#/$exp/}" --out "$exp/spans" "${forced[@]}"
+      run klassify localise --merge "${frame_models[@]/#/$exp/}" --method union --out "$exp/spans" "${forced[@]}"
       localise_val spans ;;
   esac
 }

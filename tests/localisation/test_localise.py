@@ -254,6 +254,23 @@ def test_a_merged_system_asks_for_its_inputs_segments(tmp_path, bam, tags, capsy
         load_system(out).derive("val")
 
 
+def test_a_union_makes_one_proposal_of_what_both_propose(tmp_path, tags):
+    """Of two systems with equal frames: half as many proposals, each with more support."""
+    twin = write_localiser(tmp_path / "twin", frame_table(some_clips(2)), "audio")
+    assert klassify("localise", twin, tags, "--split", "val", "--set", "nms_sigma=0") == 0
+    out = tmp_path / "union"
+    made = ("--merge", twin, tags, "--method", "union", "--out", out, "--split", "val")
+    assert klassify("localise", *made, "--set", "nms_sigma=0") == 0
+    assert load_system(out).method == "union"
+    mine, its = segments_of(out).table, segments_of(tags).table
+    key = ["file", "start", "end"]
+    mine, its = (table.sort_values(key, ignore_index=True) for table in (mine, its))
+    pd.testing.assert_frame_equal(mine[key], its[key])
+    np.testing.assert_allclose(mine["score"], 1 - (1 - its["score"]) ** 2, atol=1e-8)
+    assert klassify("localise", out, "--split", "val", "--method", "merge", "--force") == 0
+    assert len(segments_of(out).table) > len(mine)
+
+
 def test_what_cannot_be_merged_is_refused(tmp_path, bam, tags, capsys):
     for inputs, out in (([bam], tmp_path / "m"), ([bam, bam], tmp_path / "m"), ([bam, tags], bam)):
         assert klassify("localise", "--merge", *inputs, "--out", out) == 2
@@ -262,6 +279,9 @@ def test_what_cannot_be_merged_is_refused(tmp_path, bam, tags, capsys):
     (bam / "model.safetensors").write_bytes(b"other weights")
     assert klassify("localise", "--merge", bam, tags, "--out", tmp_path / "m") == 2
     assert "other inputs" in capsys.readouterr().err
+    wrong = ("--out", tmp_path / "n", "--method", "threshold")
+    assert klassify("localise", "--merge", bam, tags, *wrong) == 2
+    assert "does not join proposals" in capsys.readouterr().err
 
 
 def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
@@ -293,7 +313,7 @@ def test_clips_that_one_input_lacks_are_answered_by_the_other():
         table = pd.DataFrame({"file": files, **columns})
         return ScoreFile(Header("s", "val", "segments", "probability", "segment"), table)
 
-    table = localise.merged_table(
-        [scores(["a", "b"]), scores(["b", "c"])], proposals.defaults("merge")
-    )
+    inputs = [scores(["a", "b"]), scores(["b", "c"])]
+    choice = localise.Choice("merge", proposals.defaults("merge"))
+    table = localise.merged_table(None, "val", inputs, choice)
     assert table["file"].tolist() == ["a", "b", "b", "c"]

@@ -132,8 +132,37 @@ def test_a_merged_system_tunes_its_weights(data, tmp_path, capsys):
     assert klassify("localise", out, "--split", "val") == 0
 
 
+def write_clips(folder, frame):
+    """Clip scores that rise with the number of fake segments of the own modality."""
+    own = "audio" if folder.name == "bam" else "visual"
+    noise = 0.3 * np.random.default_rng(3).normal(size=N_CLIPS)
+    score = frame[f"{own}_fake_segments"].str.len() + noise
+    table = frame[["file"]].assign(start=0.0, end=4.0, score=score.to_numpy(float))
+    settings = {"system": system.system_hash(folder)}
+    header = Header(folder.name, "val", "clips", "log_odds", "segment", settings)
+    write_scores(score_path(folder, "val", "clips"), table, header)
+
+
+@pytest.mark.parametrize("with_clips", [False, True])
+def test_a_union_tunes_its_clip_prior_where_clips_are_scored(data, tmp_path, with_clips):
+    labels, bam, tags = data
+    if with_clips:
+        for folder in (bam, tags):
+            write_clips(folder, data_list.read_list(labels / "val.tsv", segments=True))
+    out = tmp_path / "union"
+    assert klassify("localise", bam, tags, "--split", "val") == 0
+    assert klassify("localise", "--merge", bam, tags, "--method", "union", "--out", out) == 0
+    assert klassify("tune", out, "--labels", labels) == 0
+    content = localise.read_proposals(out / "proposals.yaml")
+    assert content["method"] == "union"
+    assert (content["settings"]["clip_platt"] is not None) == with_clips
+    table = pd.read_csv(out / "tuning.tsv", sep="	", quoting=3)
+    assert table["Score"][table["chosen"] == 1].item() >= table["Score"][0]
+    assert klassify("localise", out, "--split", "val") == 0
+
+
 def test_the_default_grid_only_holds_settings_that_exist():
-    for method, axes in {**tune.GRID, "merge": tune.MERGE_GRID}.items():
+    for method, axes in {**tune.GRID, "merge": tune.MERGE_GRID, "union": tune.UNION_GRID}.items():
         for name, values in axes.items():
             assert proposals.defaults(method)[name] == values[0], (method, name)
             for value in values:

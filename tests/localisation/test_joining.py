@@ -1,0 +1,114 @@
+"""Clusters of proposals and edge voting against slow code; the union's clip prior."""
+
+import numpy as np
+import pytest
+
+from klassify.localisation import joining, proposals
+
+
+def random_proposals(rng, n=60, n_clips=4, n_systems=3):
+    clip, system = rng.integers(0, n_clips, n), rng.integers(0, n_systems, n)
+    start = rng.uniform(0, 2, n)
+    return clip, start, start + rng.uniform(0.1, 1, n), rng.uniform(0.01, 1, n), system
+
+
+def iou_of(a, b):
+    shared = max(min(a[1], b[1]) - max(a[0], b[0]), 0)
+    return shared / (a[1] - a[0] + b[1] - b[0] - shared)
+
+
+def slow_clusters(clip, start, end, score, system, edge, iou):
+    """{row: (start, end, score)} of one cluster after another."""
+    found = {}
+    for one in set(clip.tolist()):
+        left = [i for i in range(len(clip)) if clip[i] == one]
+        left.sort(key=lambda i: (-score[i], start[i]))
+        while left:
+            first = left[0]
+            members = [first]
+            for other in set(system.tolist()) - {system[first]}:
+                near = [
+                    i
+                    for i in left
+                    if system[i] == other
+                    and iou_of((start[i], end[i]), (start[first], end[first])) > iou
+                ]
+                members += near[:1]
+            w = [score[i] * edge[system[i]] for i in members]
+            found[first] = (
+                np.average(start[members], weights=w),
+                np.average(end[members], weights=w),
+                1 - np.prod(1 - score[members]),
+            )
+            left = [i for i in left if i not in members]
+    return found
+
+
+@pytest.mark.parametrize("iou", [0.3, 0.6])
+def test_clusters_equal_slow_code(iou):
+    rng, edge = np.random.default_rng(0), np.array([1.0, 0.25, 0.5])
+    columns = random_proposals(rng)
+    rows, *found = joining.clusters(*columns, edge, iou=iou)
+    expected = slow_clusters(*columns, edge, iou)
+    assert set(rows.tolist()) == set(expected) and len(rows) < len(columns[0])
+    for row, *values in zip(rows.tolist(), *found):
+        np.testing.assert_allclose(values, expected[row], rtol=1e-6)
+
+
+def test_nothing_to_join_stays_nothing():
+    rows, *found = joining.clusters(*np.empty((5, 0)), np.ones(2), iou=0.5)
+    assert len(rows) == 0 and all(len(column) == 0 for column in found)
+
+
+def test_votes_equal_slow_code(monkeypatch):
+    monkeypatch.setattr(joining, "PAIRS_AT_ONCE", 50)  # in several parts
+    rng = np.random.default_rng(1)
+    clip, start, end, score, _ = random_proposals(rng, 80)
+    order = np.argsort(clip, kind="stable")
+    voters = clip[order], start[order], end[order]
+    kept = np.flatnonzero(rng.random(80) < 0.4)
+    chosen = tuple(column[kept] for column in voters)
+    found = joining.voted(chosen, voters, score[order], iou=0.5)
+    for i, row in enumerate(kept):
+        span = voters[1][row], voters[2][row]
+        near = [
+            j
+            for j in range(80)
+            if voters[0][j] == voters[0][row] and iou_of((voters[1][j], voters[2][j]), span) >= 0.5
+        ]
+        for values, column in zip(found, voters[1:]):
+            expected = np.average(column[near], weights=score[order][near])
+            assert values[i] == pytest.approx(expected)
+
+
+def some_parts():
+    audio = proposals.Candidates(*map(np.array, zip((0, 0.0, 1.0, 0.6), (1, 0.0, 1.0, 0.6))))
+    video = proposals.Candidates(*map(np.array, zip((1, 2.0, 3.0, 0.5))))
+    return [audio, video]
+
+
+def test_a_clip_that_is_likely_fake_lifts_its_proposals():
+    platt = [[-1.0, 0.0], [-1.0, 0.0]]
+    log_odds = np.array([[-3.0, np.nan], [np.nan, 3.0]])
+    settings = {"clip_platt": platt, "clip_share": 0.5}
+    found, rows = proposals.union(some_parts(), log_odds, **settings)
+    p = 1 / (1 + np.exp([3.0, -3.0]))
+    score = dict(zip(rows.tolist(), found.score))
+    np.testing.assert_allclose(score[0], np.sqrt(0.6 * p[0]))
+    np.testing.assert_allclose([score[1], score[2]], np.sqrt(np.array([0.6, 0.5]) * p[1]))
+    unknown, _ = proposals.union(some_parts(), np.full((2, 2), np.nan), **settings)
+    np.testing.assert_allclose(unknown.score, np.sqrt([0.6, 0.6, 0.5]))
+
+
+def test_a_union_that_joins_nothing_equals_merge():
+    rng = np.random.default_rng(2)
+    clip, start, end, score, system = random_proposals(rng)
+    parts = [proposals.Candidates(clip, start, end, score).take(system == i) for i in range(3)]
+    for settings in ({}, {"weights": [1.0, 0.5, 0.2], "platt": [[-1.0, 0.5]] * 3}):
+        (merged, rows), (union, others) = (
+            proposals.merge(parts, **settings),
+            proposals.union(parts, join_iou=0.0, **settings),
+        )
+        np.testing.assert_array_equal(rows, others)
+        for one, other in zip(merged, union):
+            np.testing.assert_array_equal(one, other)
