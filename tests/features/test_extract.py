@@ -4,11 +4,8 @@ status.
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -153,18 +150,6 @@ def test_missing_parts_are_made_again_to_the_byte(data, made):
     (made / stale).write_bytes(b"half")
     assert cli.main(arguments(data, made)) == 0
     assert contents(made) == before
-
-
-def test_a_run_that_was_killed_is_resumed(data, made, tmp_path):
-    command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "part-1-of-1-0.parquet").exists() and time.monotonic() < deadline:
-        assert process.poll() is None or (tmp_path / "part-1-of-1-0.parquet").exists()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert cli.main(arguments(data, tmp_path)) == 0
-    assert contents(tmp_path) == contents(made)
 
 
 @pytest.mark.parametrize("n", [3, 13])
@@ -314,19 +299,6 @@ def test_a_defect_in_one_clip_costs_that_clip(data, monkeypatch):
     assert extractor(good).valid.all()
 
 
-def test_killing_a_worker_loses_no_clip(data, made, tmp_path):
-    command = [sys.executable, "-m", "klassify.cli", *arguments(data, tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "part-1-of-1-0.parquet").exists() and process.poll() is None:
-        pass
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    for child in children.read_text().split() if children.exists() else []:
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-            os.kill(int(child), signal.SIGKILL)
-    assert process.wait(timeout=60) == 0
-    assert contents(tmp_path) == contents(made)
-
-
 def lmm_arguments(data: Path, out: Path, *more: str) -> list[str]:
     given = ["--list", data / "list.tsv", "--root", data / "media", "--out", out]
     kind = "--kind lmm --lmm tiny --interval 3 --chunk 4 --device cpu"
@@ -370,16 +342,6 @@ def test_lmm_settings_say_what_was_used(data, written):
 def test_untrained_features_are_called_so_on_every_run(data, written, capsys):
     assert cli.main(lmm_arguments(data, written)) == 0
     assert "random weights (tiny): these features mean nothing" in capsys.readouterr().out
-
-
-def test_lmm_extraction_resumes_to_the_byte(data, written, capsys):
-    before = contents(written)
-    (written / "part-1-of-1-1.parquet").unlink()
-    assert cli.main(lmm_arguments(data, written, "--status")) == 1
-    assert cli.main(lmm_arguments(data, written)) == 0
-    assert contents(written) == before
-    assert cli.main(lmm_arguments(data, written, "--interval", "4")) == 2
-    assert "interval: 3 there, 4 now" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

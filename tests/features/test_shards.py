@@ -346,10 +346,3 @@ def test_kinds_do_not_mix_and_unknown_ones_are_named(tmp_path):
         FeatureStore(tmp_path)
     with pytest.raises(KlassifyError, match="no kind of features 'ears'"):
         write(tmp_path, Place(1, 1, 0, 1), [], {"kind": "ears"})
-
-
-def test_lmm_shards_of_another_order_of_settings_are_equal(tmp_path):
-    write(tmp_path / "a", Place(1, 1, 0, 1), lmm_rows(9), LMM_SETTINGS)
-    write(tmp_path / "b", Place(1, 1, 0, 1), lmm_rows(9), dict(reversed(LMM_SETTINGS.items())))
-    a, b = (next((tmp_path / name).iterdir()).read_bytes() for name in ("a", "b"))
-    assert a == b
