@@ -134,12 +134,7 @@ def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = 
     """Add --launcher and its options. training: one job over nodes and GPUs instead of an array."""
     group = parser.add_argument_group("--launcher slurm")
     add = group.add_argument
-    add(
-        "--launcher",
-        choices=("local", "slurm"),
-        default="local",
-        help="run it here, or as jobs of a Slurm cluster (default: local)",
-    )
+    add("--launcher", choices=("local", "slurm"), default="local", help="here, or as jobs of Slurm")
     if not training:
         add_shard_arguments(group)
     elif "--nodes" not in parser._option_string_actions:  # which the training has anyway

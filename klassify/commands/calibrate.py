@@ -29,20 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("system", type=Path, metavar="SYSTEM_DIR", help="the system to calibrate")
     add("--out", type=Path, required=True, help="folder of the calibrated system")
-    add(
-        "--labels",
-        type=Path,
-        required=True,
-        help="folder of the data lists, such as data_lists/demo",
-    )
+    add("--labels", type=Path, required=True, help="folder of the data lists: data_lists/demo")
     add("--scores-split", default="val", help="split whose scores are used (default val)")
     add("--subset", default="val_fit", help="clips of that split to fit on (default val_fit)")
-    add(
-        "--label",
-        choices=("own", "video"),
-        default="own",
-        help="label of the system's modality (default), or of the video",
-    )
+    add("--label", choices=("own", "video"), default="own", help="of the modality, or the video")
     add("--input", choices=INPUTS, default="probability", help="meaning of s (default probability)")
     add(
         "--smooth-targets",

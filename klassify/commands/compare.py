@@ -32,51 +32,19 @@ from klassify.files import write_text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify compare`."""
-    parser.add_argument(
-        "systems",
-        nargs="+",
-        type=Path,
-        metavar="SYSTEM",
-        help="system folders, or recipes' folders",
-    )
-    parser.add_argument("--split", required=True, help="split to compare")
-    parser.add_argument(
-        "--labels", type=Path, metavar="FILE", help="data list of the split, with labels"
-    )
-    parser.add_argument(
-        "--subset", help="named part of the list, or `all` (default: val_report on val, else all)"
-    )
-    parser.add_argument(
-        "--val",
-        type=Path,
-        metavar="FILE",
-        help="labelled list of val (default: found beside --labels)",
-    )
-    parser.add_argument("--media", type=Path, metavar="DIR", help="folder of the media")
-    parser.add_argument("--features", type=Path, metavar="DIR", help="folder of the feature shards")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the results"
-    )
-    parser.add_argument(
-        "--metric",
-        choices=("official", "textbook"),
-        default="official",
-        help="of Task 2: docs/official-metric.md",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=at_least_0,
-        default=1000,
-        help="resamples for the intervals (default 1000)",
-    )
-    parser.add_argument(
-        "--clips",
-        type=at_least_0,
-        default=30,
-        help="mistakes and disagreements to show (default 30)",
-    )
-    parser.add_argument("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
+    add = parser.add_argument
+    add("systems", nargs="+", type=Path, metavar="SYSTEM", help="folders of systems or recipes")
+    add("--split", required=True, help="split to compare")
+    add("--labels", type=Path, metavar="FILE", help="data list of the split, with labels")
+    add("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
+    add("--val", type=Path, metavar="FILE", help="labelled list of val (default: beside --labels)")
+    add("--media", type=Path, metavar="DIR", help="folder of the media")
+    add("--features", type=Path, metavar="DIR", help="folder of the feature shards")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
+    add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
+    add("--clips", type=at_least_0, default=30, help="mistakes, disagreements to show (default 30)")
+    add("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:

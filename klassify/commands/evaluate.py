@@ -52,24 +52,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals"
     )
-    add(
-        "--metric",
-        choices=("official", "textbook"),
-        default="official",
-        help="metric of Task 2: docs/official-metric.md (default official)",
-    )
+    add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
     add("--columns", metavar="HEAD,...", help="Task 2: only these heads, such as ps40,ps160")
     add("--split", help="split to evaluate")
     add("--labels", type=Path, help="data list of the split, with labels")
     add("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
     add("--out", type=Path, help="folder for tables and figures")
     add("--versus", metavar="NAME", help="system to compare the others with (default: the last)")
-    add(
-        "--bootstrap",
-        type=at_least_0,
-        default=1000,
-        help="resamples for the intervals (default 1000)",
-    )
+    add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--seed", type=at_least_0, default=0, help="seed of the bootstrap (default 0)")
     add("--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables")
 

@@ -64,31 +64,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def configure_linear(group: argparse._ArgumentGroup) -> None:
     """Arguments of `klassify fuse --rule linear`."""
-    group.add_argument(
-        "--labels", type=Path, help="folder of the data lists, such as data_lists/demo"
-    )
-    group.add_argument(
-        "--label", choices=("union", "audio", "visual"), help="what counts as fake (default union)"
-    )
-    group.add_argument(
-        "--supervision",
-        choices=("segment", "clip"),
-        help="fit on labels of frames (default) or of clips",
-    )
-    group.add_argument(
+    add = group.add_argument
+    add("--labels", type=Path, help="folder of the data lists, such as data_lists/demo")
+    add("--label", choices=("union", "audio", "visual"), help="what counts as fake (default union)")
+    add("--supervision", choices=("segment", "clip"), help="labels of frames (default) or clips")
+    add(
         "--solver",
         choices=("exact", "one_cycle", "constant"),
         help="exact minimum (default) or steps as published",
     )
-    group.add_argument("--epochs", type=at_least_1, help="of one_cycle and constant (default 50)")
-    group.add_argument("--seed", type=at_least_0, help="of one_cycle and constant (default 0)")
-    group.add_argument(
+    add("--epochs", type=at_least_1, help="of one_cycle and constant (default 50)")
+    add("--seed", type=at_least_0, help="of one_cycle and constant (default 0)")
+    add(
         "--weights", type=Path, metavar="FILE.safetensors", help="released weights instead of a fit"
     )
-    group.add_argument(
-        "--resolutions", metavar="MS,...", help="of PartialSpoof's cosines (default 160,320,640)"
-    )
-    group.add_argument(
+    add("--resolutions", metavar="MS,...", help="of PartialSpoof's cosines (default 160,320,640)")
+    add(
         "--hold",
         type=float,
         metavar="S",
@@ -97,14 +88,14 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
             "ends early is repeated (default 0.64; inf with --weights)"
         ),
     )
-    group.add_argument(
+    add(
         "--aggregate",
         choices=("max", "top"),
         help="frames -> clip: the highest (default), or the mean of the highest tenth",
     )
-    group.add_argument("--scores-split", help="split whose scores are used (default val)")
-    group.add_argument("--subset", help="clips of that split to fit on (default val_fit)")
-    group.add_argument("--report", help="clips for the printed numbers (default val_report)")
+    add("--scores-split", help="split whose scores are used (default val)")
+    add("--subset", help="clips of that split to fit on (default val_fit)")
+    add("--report", help="clips for the printed numbers (default val_report)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -31,15 +31,11 @@ SHOWN = COLUMNS[:11]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify ledger`."""
-    parser.add_argument("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
-    parser.add_argument("--id", help="one package, by its id or the beginning of it")
-    parser.add_argument(
-        "--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1"
-    )
-    parser.add_argument(
-        "--task", type=int, choices=(1, 2), help="the score's task; default: 1 if it is answered"
-    )
+    add = parser.add_argument
+    add("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
+    add("--id", help="one package, by its id or the beginning of it")
+    add("--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1")
+    add("--task", type=int, choices=(1, 2), help="the score's task; default: 1 if it is answered")
 
 
 def run(args: argparse.Namespace) -> int:

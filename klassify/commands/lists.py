@@ -27,21 +27,17 @@ from klassify.lists.subsets import SUBSETS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify lists`."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--data",
         required=True,
         metavar="NAME",
         help=f"{', '.join(datasets.known())}, or a name for a data set of your own",
     )
-    parser.add_argument(
-        "--root", required=True, type=Path, help="folder of metadata, file lists and media"
-    )
-    parser.add_argument(
-        "--out", required=True, type=Path, help="folder of the lists, such as data_lists/demo"
-    )
-    parser.add_argument("--splits", help="comma-separated; default: all that the root describes")
-    parser.add_argument(
+    add("--root", required=True, type=Path, help="folder of metadata, file lists and media")
+    add("--out", required=True, type=Path, help="folder of the lists, such as data_lists/demo")
+    add("--splits", help="comma-separated; default: all that the root describes")
+    add(
         "--probe",
         choices=("none", "missing", "all"),
         default="none",
@@ -50,15 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             " decode the sound of all, so that wrong headers are corrected"
         ),
     )
-    parser.add_argument(
-        "--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that probe"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="exit with 1 when any entry was wrong"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace lists that were made from other inputs"
-    )
+    add("--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that probe")
+    add("--strict", action="store_true", help="exit with 1 when any entry was wrong")
+    add("--force", action="store_true", help="replace lists that were made from other inputs")
 
 
 def run(args: argparse.Namespace) -> int:

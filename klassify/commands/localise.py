@@ -31,12 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--split", help="scored splits, comma-separated")
     add("--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="merge these systems")
     add("--out", type=Path, help="folder of the system that --merge makes")
-    add(
-        "--proposals",
-        type=Path,
-        metavar="FILE.yaml",
-        help="method and settings, instead of those of the system",
-    )
+    add("--proposals", type=Path, metavar="FILE.yaml", help="instead of those of the system")
     add(
         "--method",
         choices=(*proposals.NAMES, *proposals.JOINING),

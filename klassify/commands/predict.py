@@ -46,53 +46,31 @@ LONGEST_STEM = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `klassify predict`."""
-    parser.add_argument(
-        "videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs"
-    )
-    parser.add_argument("--recipe", choices=(*RECIPES, "all"), default="klassify")
-    parser.add_argument(
+    add = parser.add_argument
+    add("videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs")
+    add("--recipe", choices=(*RECIPES, "all"), default="klassify")
+    add(
         "--detector",
         type=Path,
         action="append",
         metavar="detector.yaml",
         help="use this detector instead of --recipe",
     )
-    parser.add_argument(
-        "--exp", type=Path, default=Path("exp"), help="folder of trained systems (default: exp)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("predictions"), help="folder for the answers"
-    )
-    parser.add_argument(
-        "--video",
-        action="store_true",
-        help="also write a copy of each video with the marks drawn in",
-    )
-    parser.add_argument(
-        "--min-score", type=float, default=0.15, help="of segments to show (default 0.15)"
-    )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse files with any damage (default: conceal damage of up to 10 %% of the packets)",
-    )
-    parser.add_argument("--no-timeline", action="store_true", help="write no PNG")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
-    parser.add_argument("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
-    parser.add_argument(
-        "--force", action="store_true", help="answer again what --out has answers of already"
-    )
+    add("--exp", type=Path, default=Path("exp"), help="folder of trained systems (default: exp)")
+    add("--out", type=Path, default=Path("predictions"), help="folder for the answers")
+    add("--video", action="store_true", help="also write a copy of each video with marks drawn in")
+    add("--min-score", type=float, default=0.15, help="of segments to show (default 0.15)")
+    add("--strict", action="store_true", help="refuse any damage (default: conceal up to 10 %%)")
+    add("--no-timeline", action="store_true", help="write no PNG")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    add("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
+    add("--force", action="store_true", help="answer again what --out has answers of already")
     lmm = parser.add_mutually_exclusive_group()
     lmm.add_argument(
-        "--lmm",
-        metavar="NAME",
-        help="multibranch: name or folder of the LMM (default: as in detector.yaml)",
+        "--lmm", metavar="NAME", help="name or folder of the LMM (default: as in detector.yaml)"
     )
     lmm.add_argument(
-        "--without-lmm",
-        action="store_true",
-        help="multibranch: leave the LMM out, which changes the answers",
+        "--without-lmm", action="store_true", help="leave the LMM out, which changes answers"
     )
 
 

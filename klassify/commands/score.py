@@ -52,11 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workers", type=at_least_0, default=0, help="processes that read inputs (default 0: none)"
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
-    add(
-        "--approximate",
-        action="store_true",
-        help="faster: run the audio front end once over each clip",
-    )
+    add("--approximate", action="store_true", help="faster: one run of the audio front end a clip")
     add("--shard", metavar="I/N", help="score share I of N of the clips, I from 1 (default: 1/1)")
     add("--force", action="store_true", help="replace existing scores")
     add_launcher_arguments(parser)

@@ -45,12 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--features", type=Path, required=True, help="folder of the features")
     add("--seed", type=at_least_0, default=1)
     add("--init", type=Path, metavar="FILE.safetensors", help="start from these weights")
-    add(
-        "--workers",
-        type=at_least_0,
-        default=0,
-        help="processes per device that read inputs (default 0: none)",
-    )
+    add("--workers", type=at_least_0, default=0, help="processes that read inputs (default 0)")
     add("--accelerator", default="auto", choices=ACCELERATORS)
     add(
         "--devices",

@@ -26,19 +26,14 @@ from klassify.systems.system import load_system
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("system", type=Path, metavar="SYSTEM_DIR", help="a localiser, or a merged system")
-    add(
-        "--labels",
-        type=Path,
-        required=True,
-        help="folder of the data lists, such as data_lists/demo",
-    )
+    add("--labels", type=Path, required=True, help="folder of the data lists: data_lists/demo")
     add("--split", default="val", help="split whose scores are used (default val)")
     add("--subset", default="val_fit", help="clips of that split to tune on (default val_fit)")
     add(
         "--segments",
         choices=("union", "own"),
         default="union",
-        help="fakes of either modality (default), or of the system's own",
+        help="fakes of either modality, or its own",
     )
     add("--grid", type=Path, metavar="FILE.yaml", help="search this grid")
     add("--force", action="store_true", help="replace a choice made from other inputs")
