@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
     answers = ", ".join(f"{n} answers in {name}" for name, n in verdict.answers.items())
     said = "ACCEPTED" if verdict.accepted else "REFUSED"
     print(f"{said} {args.path}: {answers or 'no answers'}, for {list_path}")
-    if manifest.get("notice"):
-        print(manifest["notice"])
+    for key in ("rule", "notice"):
+        if manifest.get(key):
+            print(manifest[key])
     for notes, title in ((verdict.refusals, "problems"), (verdict.warnings, "warnings")):
         if notes.total:
             print(f"{notes.total} {title}:", *notes.lines(), sep="\n")

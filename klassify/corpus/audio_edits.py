@@ -8,20 +8,9 @@ import numpy as np
 import soundfile
 from scipy.signal import fftconvolve, lfilter, resample_poly
 
+from klassify.augmentation.sound_edits import paste
+from klassify.augmentation.vocoder import VOCODERS, fit_length
 from klassify.corpus.speech import SAMPLE_RATE
-from klassify.corpus.vocoder import VOCODERS, fit_length
-
-CROSSFADE = 96  # samples, 6 ms
-
-
-def replace(wave: np.ndarray, start: int, end: int, word: np.ndarray, gain_db: float) -> None:
-    """Put `word` into wave[start:end], in place, with its old loudness and soft edges."""
-    word = fit_length(word, end - start)
-    old = wave[start:end]
-    level = np.sqrt((np.mean(old**2) + 1e-9) / (np.mean(word**2) + 1e-9)) * 10 ** (gain_db / 20)
-    place = np.arange(end - start)
-    fade = np.minimum(1, np.minimum(place, place[::-1]) / CROSSFADE)
-    wave[start:end] = (1 - fade) * old + fade * np.clip(level, 0.2, 4) * word
 
 
 def fake_word(
@@ -43,13 +32,13 @@ def distract(
     """Change a genuine word, in place, so that it fools detectors of splices, levels or codecs."""
     kind = rng.integers(4)
     if kind <= 1:  # the same word in the same voice, said again
-        replace(wave, start, end, retake, rng.uniform(-2, 2))
+        paste(wave, start, end, retake, rng.uniform(-2, 2))
     elif kind == 2:
         codec = str(rng.choice(["ULAW", "GSM610"]))
-        replace(wave, start, end, telephone(wave[start:end], codec), 0.0)
+        paste(wave, start, end, telephone(wave[start:end], codec), 0.0)
     else:
         shaped = lfilter([1, rng.uniform(-0.5, 0.5)], 1, wave[start:end])
-        replace(wave, start, end, shaped.astype(np.float32), rng.uniform(-3, 3))
+        paste(wave, start, end, shaped.astype(np.float32), rng.uniform(-3, 3))
 
 
 def telephone(wave: np.ndarray, codec: str) -> np.ndarray:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from klassify.augmentation.faults import draw_profile
+from klassify.augmentation.sound_edits import paste
 from klassify.corpus import audio_edits, visual_edits
 from klassify.corpus.encode import write_clip
 from klassify.corpus.motion import FPS, mouth_curve
@@ -42,7 +44,7 @@ def sound(
             start, end = take.spans[number]
             word = speech.wave[slice(*in_samples(speech.span(fake.sentence.text, number)))]
             word = audio_edits.fake_word(word, end - start, fake.vocoder, difficulty.strength, rng)
-            audio_edits.replace(dry, start, end, word, rng.uniform(-2, 2))
+            paste(dry, start, end, word, rng.uniform(-2, 2))
             segments.append([start / SAMPLE_RATE, end / SAMPLE_RATE])
     return take.room.record(dry), merged(segments)
 
@@ -54,9 +56,7 @@ def pictures(
     frames = [take.grain.on(picture, k) for k, picture in enumerate(take.frames)]
     segments = []
     if fake.profile:
-        fault = visual_edits.draw_profile(
-            fake.profile, difficulty.strength, difficulty.sharpened, rng
-        )
+        fault = draw_profile(fake.profile, difficulty.strength, difficulty.sharpened, rng)
         mouth = mouth_curve(_phonemes(take, fake), len(frames), 0.0)
         for number in fake.replaced:
             start, end = take.spans[number]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from klassify.augmentation.sets import AudioAugment, require_aligned
+from klassify.augmentation.splice import splice_wave
 from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
 from klassify.errors import KlassifyError
 from klassify.features.audio_cache import NO_AUDIO, CachedClip, audio_source, open_cache, quantised
@@ -35,7 +36,9 @@ class AudioClips(ClipData):
         trim_s: up to this long is cut off either end of training clips, so that silence before or
             after the speech tells nothing.
         augment: what training crops go through (klassify.augmentation.sets); scoring hears clips as
-        they are.
+            they are.
+        splice: above 0, train on real clips alone (supervision `self`): this share of the crops
+            gets fakes of the training's own making (klassify.augmentation.splice).
     """
 
     modality = "audio"
@@ -53,10 +56,12 @@ class AudioClips(ClipData):
         aggregate: str = "max",
         trim_s: float = 0.0,
         augment: AudioAugment | None = None,
+        splice: float = 0.0,
     ):
         super().__init__(train_split, val_split, label, aggregate)
         check_windows(window, stride)
         check_weights(trim_s=trim_s)
+        self.train_with_splice(splice)
         self.window, self.stride = window, stride
         self.keep_in_memory, self.trim_s, self.augment = keep_in_memory, trim_s, augment
 
@@ -73,11 +78,19 @@ class AudioClips(ClipData):
         return torch.from_numpy(part if len(part) == self.window else np.resize(part, self.window))
 
     def example(self, clip: Wave, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """A random crop, augmented, with the clip's label."""
+        """A random crop, augmented, with the clip's label, or that of its own edits."""
         low, high = self.trimmed(len(clip), rng)
         start = low + int(rng.integers(max(high - low - self.window, 0) + 1))
-        wave = self._augmented(self._wrapped(clip[start : min(high, start + self.window)], 0), rng)
-        return {"wave": wave, "label": torch.tensor(target)}
+        wave = self._wrapped(clip[start : min(high, start + self.window)], 0)
+        if self.splice:
+            wave, fake = self.spliced(wave, rng)
+            target = int(len(fake) > 0)
+        return {"wave": self._augmented(wave, rng), "label": torch.tensor(target)}
+
+    def spliced(self, wave: Tensor, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
+        """The wave with edits, and its fake segments (k, 2) in seconds."""
+        edited, fake = splice_wave(wave.numpy(), rng, self.splice)
+        return torch.from_numpy(edited), fake
 
     def trimmed(self, n_samples: int, rng: np.random.Generator) -> tuple[int, int]:
         """The samples [low, high) of a training clip without random cuts of up to trim_s at either
@@ -158,7 +171,7 @@ class AudioFrames(FrameData, AudioClips):
 
     Args:
         window, stride: samples a window and between window starts in scoring, multiples of 640.
-        augment: as in AudioClips, but of effects that keep every sound at its time.
+        augment, splice: as in AudioClips, but of effects that keep every sound at its time.
     """
 
     COLUMNS = ("boundary",)
@@ -172,10 +185,18 @@ class AudioFrames(FrameData, AudioClips):
         val_split: str = "val_report",
         label: str = "own",
         augment: AudioAugment | None = None,
+        splice: float = 0.0,
     ):
         require_aligned(augment)
         super().__init__(
-            window, stride, keep_in_memory, train_split, val_split, label, augment=augment
+            window,
+            stride,
+            keep_in_memory,
+            train_split,
+            val_split,
+            label,
+            augment=augment,
+            splice=splice,
         )
         if window % FRAME_SAMPLES or stride % FRAME_SAMPLES:
             raise ValueError(f"window and stride are multiples of {FRAME_SAMPLES} samples")
@@ -189,16 +210,21 @@ class AudioFrames(FrameData, AudioClips):
         return torch.from_numpy(np.pad(part, (0, n_frames * FRAME_SAMPLES - len(part))))
 
     def example(
-        self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator
+        self, clip: Wave, target: tuple[np.ndarray | None, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """A random crop of whole frames, augmented, with their labels and boundaries."""
         fake, label = target
         n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
         first = int(rng.integers(max(n_frames - size, 0) + 1))
-        labels = frames.encode_labels(fake, n_frames)[first : first + size]
+        in_crop, wave = min(size, n_frames), self._padded(clip, first, size)
+        if self.splice:
+            wave, fake = self.spliced(wave, rng)
+            labels, label = frames.encode_labels(fake, in_crop), int(len(fake) > 0)
+        else:
+            labels = frames.encode_labels(fake, n_frames)[first : first + size]
         edges, padding = frames.boundary_labels(labels), size - len(labels)
         return {
-            "wave": self._augmented(self._padded(clip, first, size), rng),
+            "wave": self._augmented(wave, rng),
             "frame_label": torch.from_numpy(np.pad(labels, (0, padding), constant_values=IGNORE)),
             "boundary_label": torch.from_numpy(np.pad(edges, (0, padding))).float(),
             "label": torch.tensor(label),

@@ -28,7 +28,7 @@ class AudioShares(FrameData, AudioClips):
         window, stride: frames a window, and between window starts in scoring.
         trim_s: up to this long is cut off either end of training clips, so that silence before or
             after the speech tells nothing.
-        augment: as in AudioClips, but of effects that keep every sound at its time.
+        augment, splice: as in AudioClips, but of effects that keep every sound at its time.
     """
 
     COLUMNS = ("opens", "closes")
@@ -44,6 +44,7 @@ class AudioShares(FrameData, AudioClips):
         val_split: str = "val_report",
         label: str = "own",
         augment: AudioAugment | None = None,
+        splice: float = 0.0,
     ):
         require_aligned(augment)
         super().__init__(
@@ -53,6 +54,7 @@ class AudioShares(FrameData, AudioClips):
             label=label,
             trim_s=trim_s,
             augment=augment,
+            splice=splice,
         )
         check_windows(window, stride)
         self.window, self.stride = window, stride
@@ -68,7 +70,7 @@ class AudioShares(FrameData, AudioClips):
         return torch.from_numpy(np.pad(part, (0, size - len(part))))
 
     def example(
-        self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator
+        self, clip: Wave, target: tuple[np.ndarray | None, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """A crop from anywhere in the clip, augmented, with the targets of its frames."""
         fake, label = target
@@ -77,13 +79,18 @@ class AudioShares(FrameData, AudioClips):
         start = low + int(rng.integers(max(high - low - size, 0) + 1))
         heard = clip[start : min(high, start + size)]
         there = min(self.frames_of(len(heard)), self.window)
-        segments = fake - start / SAMPLE_RATE
+        wave = self._padded(heard, 0, self.window)
+        if self.splice:
+            wave, segments = self.spliced(wave, rng)
+            label = int(len(segments) > 0)
+        else:
+            segments = fake - start / SAMPLE_RATE
         grid = {"hop_s": self.hop_s, "offset_s": self.offset_s}
         share = frames.covered_share(segments, self.window, **grid)
         share[there:] = np.nan
         edges = [frames.edge_targets(segments[:, i], self.window, **grid) for i in (0, 1)]
         return {
-            "wave": self._augmented(self._padded(heard, 0, self.window), rng),
+            "wave": self._augmented(wave, rng),
             "target": torch.from_numpy(share),
             "start": torch.from_numpy(edges[0]),
             "end": torch.from_numpy(edges[1]),

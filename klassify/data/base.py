@@ -18,6 +18,7 @@ from klassify.errors import KlassifyError
 from klassify.grid import windows
 from klassify.grid.frames import FRAME_S
 from klassify.lists import subsets
+from klassify.settings import check_shares
 
 
 class NoAnswer(Exception):
@@ -69,8 +70,9 @@ class Window:
 class ClipData:
     """How one modality is read; each subclass is one kind of input.
 
-    `supervision` says which labels are read: `clip` classes never see a segment column. `scale` is
-    that of the scores (score_file.SCALES), or `none` for a model without scores.
+    `supervision` says which labels are read: only `segment` classes see a segment column; `self`
+    classes train on clips labelled real, of which `example` edits some. `scale` is that of the
+    scores (score_file.SCALES), or `none` for a model without scores.
 
     Args:
         train_split, val_split: a list or named subset (see klassify.lists.subsets).
@@ -83,6 +85,7 @@ class ClipData:
     supervision = "clip"
     scale = "log_odds"
     feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
+    splice = 0.0  # share of the training examples that are edited, see train_with_splice
     fills_batches = False  # windows, all of one shape, of several clips share a forward pass
 
     def __init__(self, train_split: str, val_split: str, label: str, aggregate: str):
@@ -91,6 +94,18 @@ class ClipData:
         windows.check_aggregate(aggregate)
         self.train_split, self.val_split = train_split, val_split
         self.label, self.aggregate = label, aggregate
+
+    def train_with_splice(self, share: float) -> None:
+        """Train on edits made in real clips, with supervision `self`, unless the share is 0.
+
+        ValueError for a share outside [0, 1).
+        """
+        check_shares(splice=share)
+        if share == 1:
+            raise ValueError("splice must be below 1: some examples have to stay real")
+        self.splice = share
+        if share:
+            self.supervision = "self"
 
     def labels(self, table: pd.DataFrame) -> np.ndarray:
         """0/1 for each clip of a list, 1 = fake in what this model hears or sees."""
@@ -164,7 +179,7 @@ def reader_of(data: ClipData, sources: Sources, split: str) -> Reader:
 
 class Examples(Dataset):
     """Training examples by (epoch, index). A clip that cannot be read yields its name and the
-    reason.
+    reason. With supervision `self` they are of the clips labelled real alone.
 
     min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out;
     `left_out` counts them.
@@ -181,6 +196,8 @@ class Examples(Dataset):
         max_s: float = 0.0,
     ):
         table = sources.table(split, segments=data.supervision == "segment")
+        if data.supervision == "self":
+            table = table[subsets.label(table, "video") == 0].reset_index(drop=True)
         seconds = table["duration"]
         # False where the list knows no duration
         outside = (seconds < min_s) | (seconds > (max_s or np.inf))
@@ -262,7 +279,7 @@ class FrameData(ClipData):
         return [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
-        """Fake segments (n, 2) in seconds, None with clip supervision, and label of each clip."""
+        """Fake segments (n, 2) in seconds, None if no segments are read, and label of each clip."""
         labels = self.labels(table).tolist()
         fakes = self.segments_of(table) if self.supervision == "segment" else [None] * len(labels)
         return list(zip(fakes, labels))

@@ -44,7 +44,7 @@ KINDS = {
     "segments": ".segments.tsv",
 }
 SCALES = ("log_odds", "probability", "cosine", "distance")
-SUPERVISIONS = ("clip", "segment")
+SUPERVISIONS = ("clip", "self", "segment")  # from the weakest labels to the strongest
 COLUMNS = ("file", "start", "end", "score")
 TEXT_COLUMNS = ("file", "reason", "modality", "method")
 GRID = ("hop_s", "offset_s")  # of frames
@@ -102,6 +102,11 @@ class ScoreFile:
 
     header: Header
     table: pd.DataFrame
+
+
+def strongest(supervisions: Iterable[str]) -> str:
+    """The supervision of what was made with several: segment before self before clip."""
+    return max(supervisions, key=SUPERVISIONS.index)
 
 
 def score_path(system_dir: str | os.PathLike, split: str, kind: str) -> Path:

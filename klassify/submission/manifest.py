@@ -18,6 +18,7 @@ from typing import Any
 
 from klassify.errors import KlassifyError
 from klassify.files import read_json, read_json_mapping
+from klassify.scores.score_file import strongest
 from klassify.settings import file_hash
 from klassify.submission import verdict
 from klassify.systems.base import System
@@ -64,11 +65,8 @@ def _described(system: System, split: str) -> dict[str, Any]:
 
 
 def supervision(system: System) -> str:
-    """`segment` if the system or anything that it is computed from was trained on segment labels,
-    else `clip`.
-    """
-    parts = [one.supervision for one in system.with_inputs()]
-    return "segment" if "segment" in parts else "clip"
+    """The strongest supervision of the system and of anything that it is computed from."""
+    return strongest(one.supervision for one in system.with_inputs())
 
 
 def made_with(
@@ -211,9 +209,9 @@ def _settings_problem(manifest: dict[str, Any], tasks: dict[str, Any]) -> str:
         return "made_with has no sigmoid, or another split"
     if not isinstance(files, dict) or not all(_matches(HASH, value) for value in files.values()):
         return "files are not hashes"
-    texts = (manifest.get(key) for key in ("made", "notice", "commit"))
+    texts = (manifest.get(key) for key in ("made", "rule", "notice", "commit"))
     if not all(text is None or is_text(text) for text in texts):
-        return "made, notice or commit is not text"
+        return "made, rule, notice or commit is not text"
     return ""
 
 

@@ -30,10 +30,17 @@ from klassify.systems.base import System
 from klassify.systems.detector import GENERATED_NOTICE, on_generated_corpus
 
 DEMO_NOTICE = "NOT FOR UPLOAD: made from the generated corpus"
-SUPERVISION_RULE = (
-    "The challenge allows only clip labels for Task 1 (detection with limited label access); "
-    "this answer rests on a system that was trained on segment labels."
+TASK1_RULE = (
+    "The challenge allows only clip labels for Task 1 (detection with limited label access)"
 )
+SUPERVISION_RULES = {  # what is said of a Task 1 answer by its supervision
+    "segment": f"{TASK1_RULE}; this answer rests on a system that was trained on segment labels.",
+    "self": (
+        f"{TASK1_RULE}; this answer rests on a system that was trained on edits that its training"
+        " made in clips labelled real. It read no segment label of the data set, so we read the"
+        " rule as allowing it; say so in a submission."
+    ),
+}
 
 
 def package(
@@ -116,8 +123,8 @@ def build(
         manifest["task1"] = write_task1(
             out / TXT, tasks["task1"], split, frame, prior=prior, sigmoid=sigmoid
         )
-        if manifest["task1"]["supervision"] == "segment":
-            manifest["rule"] = SUPERVISION_RULE
+        if rule := SUPERVISION_RULES.get(manifest["task1"]["supervision"]):
+            manifest["rule"] = rule
     if "task2" in tasks:
         manifest["task2"] = write_task2(out / JSON, tasks["task2"], split, frame, sigmoid=sigmoid)
     members = [TASKS[task][0] for task in tasks]

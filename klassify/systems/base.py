@@ -28,6 +28,7 @@ from klassify.scores.score_file import (
     read_header,
     read_scores,
     score_path,
+    strongest,
     write_scores,
 )
 from klassify.settings import already_done, canonical_json, file_hash_once, settings_hash
@@ -43,8 +44,9 @@ MODALITIES = ("audio", "visual", "both")
 class System:
     """A system: what its system.yaml says, its folder, and the systems it is computed from.
 
-    supervision: `segment` if any part of it learned from segment labels. scale: of its scores;
-    `none` for a model without scores. inputs: folders relative to this system's folder. parameters:
+    supervision: the strongest labels that any part of it learned from: `clip`, `self` (edits that
+    the training made in clips labelled real) or `segment`. scale: of its scores; `none` for a model
+    without scores. inputs: folders relative to this system's folder. parameters:
     of a derived system, all that its scores are computed with, and a record of how that was
     obtained. folder and input_systems: set by `load_system`, not stored.
     """
@@ -268,17 +270,15 @@ def derived_system(
 ) -> System:
     """The description of a system that is computed from others.
 
-    supervision: of the fit; an input that learned from segments makes it `segment`.
+    supervision: of the fit; the strongest of it and of the inputs' is recorded.
     """
     modalities = {system.modality for system in inputs}
-    if any(system.supervision == "segment" for system in inputs):
-        supervision = "segment"
     here = Path(folder).resolve()
     return System(
         name=here.name,
         kind=kind,
         modality=modalities.pop() if len(modalities) == 1 else "both",
-        supervision=supervision,
+        supervision=strongest([supervision, *(system.supervision for system in inputs)]),
         scale=scale,
         inputs=[os.path.relpath(system.folder.resolve(), here) for system in inputs],
         parameters=parameters,

@@ -12,6 +12,7 @@ from klassify.failures import Failure, write_failures
 from klassify.files import read_json, write_json
 from klassify.lists import subsets
 from klassify.models.weights import WEIGHTS
+from klassify.scores.score_file import strongest
 from klassify.settings import already_done, file_hash
 from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import METRICS, SETTINGS, STATE, Experiment, TrainSettings
@@ -36,8 +37,8 @@ def training_settings(
         "init": file_hash(init) if init else None,
     }
     start = [init] if init else _starting_weights(experiment.model)
-    if data.supervision == "clip":
-        _refuse_segment_labels(start)
+    if data.supervision != "segment":
+        _refuse_segment_labels(start, data.supervision)
     if start and not init:
         settings["starts_from"] = {str(path): file_hash(path) for path in start}
     if ranks > 1:
@@ -62,13 +63,27 @@ def _starting_weights(model: Any) -> list[Path]:
     return paths
 
 
-def _refuse_segment_labels(start: list[Path]) -> None:
-    """Task 1's rule: a clip-supervised model does not start from weights trained on segments."""
+def learned_from(experiment: Experiment, init: Path | None) -> str:
+    """The supervision of a trained model: its data's, or a stronger one of weights that it starts
+    from.
+    """
+    start = [init] if init else _starting_weights(experiment.model)
+    return strongest([experiment.data.supervision, *map(_supervision_of, start)])
+
+
+def _supervision_of(weights: Path) -> str:
+    """That of the system in whose folder the weights are; `clip` for weights of no system."""
+    folder = weights.parent
+    return load_system(folder).supervision if (folder / SYSTEM).exists() else "clip"
+
+
+def _refuse_segment_labels(start: list[Path], supervision: str) -> None:
+    """Task 1's rule: a model that reads no segments does not start from weights trained on them."""
     for path in start:
-        if (path.parent / SYSTEM).exists() and load_system(path.parent).supervision == "segment":
+        if _supervision_of(path) == "segment":
             raise KlassifyError(
-                "These weights were trained on segment labels; a model that starts from them is"
-                " not clip-supervised.",
+                "These weights were trained on segment labels; the supervision of a model that"
+                f" starts from them is segment, not {supervision}.",
                 where=path,
                 fix="start from other weights, or train with data.init_args.supervision=segment",
             )
@@ -102,10 +117,13 @@ def _brief(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"config": config | {"train": changed}}
 
 
-def write_result(out: Path, data: ClipData, state: dict[str, Any], failed: dict[str, str]) -> str:
+def write_result(
+    out: Path, data: ClipData, supervision: str, state: dict[str, Any], failed: dict[str, str]
+) -> str:
     """Write system.yaml, training.json and failures.tsv; returns a summary to print.
 
-    state: with `epoch`, `best_epoch` and `history`. failed: {file: reason}.
+    supervision: see learned_from. state: with `epoch`, `best_epoch` and `history`. failed: {file:
+    reason}.
     """
     said = ""
     if failed:
@@ -116,7 +134,7 @@ def write_result(out: Path, data: ClipData, state: dict[str, Any], failed: dict[
             for file, reason in sorted(failed.items())
         ]
         write_failures(out / "failures.tsv", failures)
-    write_system(out, System(out.name, "model", data.modality, data.supervision, data.scale))
+    write_system(out, System(out.name, "model", data.modality, supervision, data.scale))
     best = state["history"][state["best_epoch"]]
     record = {"epochs": state["epoch"], "best_epoch": best["epoch"], **_validation(best)}
     write_json(out / RESULT, record | {"failed_clips": len(failed)})

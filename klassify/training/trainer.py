@@ -36,7 +36,14 @@ from klassify.systems.experiment import (
 from klassify.training import memory_check
 from klassify.training.epoch_order import Batch, batches_of_rank, epoch_order, group_sizes
 from klassify.training.ranks import Ranks
-from klassify.training.settings import clear, is_finished, shown, training_settings, write_result
+from klassify.training.settings import (
+    clear,
+    is_finished,
+    learned_from,
+    shown,
+    training_settings,
+    write_result,
+)
 from klassify.training.state import load, save, seed_of_rank
 from klassify.training.validation import check_training_labels, validate
 
@@ -89,6 +96,7 @@ class Trainer:
             lambda: self._read(experiment.data, training.sources)
         )
         self.data = self.examples.data
+        self.supervision = learned_from(experiment, training.init)
         self.bare = experiment.model
         self._start_weights(training.init)
         self.model, self.optimizer = fabric.setup(
@@ -182,7 +190,8 @@ class Trainer:
             loss = self._train_epoch()
             self._end_epoch(loss, time.monotonic() - started)
         if self.ranks.is_first:
-            self._say(write_result(self.out, self.data, self.state, self.failed))
+            result = write_result(self.out, self.data, self.supervision, self.state, self.failed)
+            self._say(result)
 
     def _out_of_patience(self) -> bool:
         epoch = self.state["epoch"]

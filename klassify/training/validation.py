@@ -60,7 +60,7 @@ def _of_clips(
 def _of_frames(
     model: nn.Module, data: ClipData, sources: Sources, ranks: Ranks, how: dict[str, Any]
 ) -> dict[str, float]:
-    """`val_auc` over all frames, or with clip supervision over clips, and `val_loss`, the training
+    """`val_auc` over all frames, or without segments over clips, and `val_loss`, the training
     loss of one fixed example per clip.
 
     A clip's score is the mean of its highest tenth of frames, which models of clip labels learn to
@@ -169,6 +169,8 @@ def check_training_labels(data: ClipData, examples: Examples, sources: Sources) 
                 fix="write fake_segments into the metadata, or train a model of clip labels",
             )
         return
+    if data.supervision == "self":
+        return  # the examples are real clips, and fakes are made of some of them
     labels = [target[1] if isinstance(target, tuple) else target for target in examples.targets]
     if len(np.unique(labels)) < 2:
         raise KlassifyError(

@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from klassify.augmentation import vocoder
+from klassify.augmentation.faults import Fault, degrade
+from klassify.augmentation.sound_edits import paste
 from klassify.cli import main
-from klassify.corpus import audio_edits, clips, motion, speech, vocoder
+from klassify.corpus import clips, motion, speech
 from klassify.corpus.clips import make_versions, merged
 from klassify.corpus.face import mean_mesh, speaker_mesh
 from klassify.corpus.look import draw_speaker
@@ -34,7 +37,6 @@ from klassify.corpus.render import Renderer
 from klassify.corpus.sheet import draw_sheet
 from klassify.corpus.take import record
 from klassify.corpus.text import draw_sentence
-from klassify.corpus.visual_edits import Fault, degrade
 from klassify.errors import KlassifyError
 from klassify.evaluation import leaks
 from klassify.files import read_json, write_json
@@ -393,11 +395,11 @@ def test_vocoders_keep_length_and_timbre(name):
     assert abs(np.corrcoef(spoken, coded)[0, 1]) < 0.98
 
 
-def test_replace_keeps_loudness_and_edges():
+def test_paste_keeps_loudness_and_edges():
     rng = np.random.default_rng(0)
     wave = 0.1 * rng.standard_normal(16000).astype(np.float32)
     edited = wave.copy()
-    audio_edits.replace(edited, 4000, 8000, 0.3 * rng.standard_normal(3000).astype(np.float32), 0.0)
+    paste(edited, 4000, 8000, 0.3 * rng.standard_normal(3000).astype(np.float32), 0.0)
     np.testing.assert_array_equal(edited[:4001], wave[:4001])
     np.testing.assert_array_equal(edited[7999:], wave[7999:])
     assert 0.7 < edited[4000:8000].std() / wave[4000:8000].std() < 1.2

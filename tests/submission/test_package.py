@@ -112,6 +112,15 @@ def test_the_manifest_names_systems_hashes_and_val_auc(home):
     assert manifest["task1"]["supervision"] == "segment" and "clip labels" in manifest["rule"]
 
 
+def test_an_answer_from_own_edits_says_so(home, capsys):
+    system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4], supervision="self")
+    manifest = pack(home, task1=system)
+    assert manifest["task1"]["supervision"] == "self"
+    assert "edits that its training made in clips labelled real" in manifest["rule"]
+    assert klassify("check", home / "out") == 0
+    assert manifest["rule"] in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "of_demo, notice", [("lists", package.DEMO_NOTICE), ("exp", GENERATED_NOTICE)]
 )

@@ -46,6 +46,22 @@ def test_round_trip(chain):
     assert system.prior == 0.4 and load_system(model).prior == 0.5
 
 
+@pytest.mark.parametrize(
+    "parts, whole",
+    [
+        (("clip", "clip"), "clip"),
+        (("clip", "self"), "self"),
+        (("self", "segment"), "segment"),
+        (("segment", "clip"), "segment"),
+    ],
+)
+def test_the_strongest_supervision_is_that_of_the_whole(tmp_path, parts, whole):
+    for name, supervision in zip("ab", parts):
+        write_system(tmp_path / name, System(name, "model", "audio", supervision, "log_odds"))
+    inputs = [load_system(tmp_path / name) for name in "ab"]
+    assert derived_system(tmp_path / "c", "fusion", inputs, "log_odds", {}).supervision == whole
+
+
 MODEL = "{name: x, kind: model, modality: audio, supervision: clip, scale: log_odds"
 FUSION = "{name: x, kind: fusion, modality: both, supervision: clip, scale: probability"
 

@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from together import command
 
 from klassify import cli
+from klassify.data.audio import AudioClips
 from klassify.lists import data_list
 from klassify.scores import score_file
 from klassify.systems import base, system, trained
 from klassify.systems.experiment import load_experiment
 from klassify.training import epoch_order, trainer
+from klassify.training.settings import learned_from
 
 TCN = """
 model:
@@ -61,6 +63,39 @@ def test_training_learns_and_fills_its_folder(config, tmp_path, small_data):
     assert system.load_system(tmp_path / "tcn").supervision == "clip"
     assert "versions" in json.loads((tmp_path / "tcn/env.json").read_text())
     assert (tmp_path / "tcn/failures.tsv").read_text().count("no face") == 1
+
+
+BAM = """
+model:
+  class_path: klassify.models.bam.BAM
+  init_args:
+    frontend: {class_path: klassify.models.frontends.filterbank.FilterbankFrontEnd}
+data:
+  class_path: klassify.data.audio.AudioFrames
+  init_args: {splice: 0.6, train_split: train, val_split: val}
+train: {epochs: 1, batch_size: 8}
+"""
+
+
+def test_own_edits_train_without_segment_columns(tmp_path, small_data, capsys):
+    bam, lists = tmp_path / "bam.yaml", tmp_path / "lists"
+    bam.write_text(BAM)
+    for split in ("train", "val"):
+        frame = data_list.read_list(small_data.lists / f"{split}.tsv")
+        data_list.write_list(lists / f"{split}.tsv", frame)
+    bare = dataclasses.replace(small_data, lists=lists)
+    assert train(bam, tmp_path / "own", bare) == 0
+    assert system.load_system(tmp_path / "own").supervision == "self"
+    assert score(tmp_path / "own", "val", bare) == 0
+    path = score_file.score_path(tmp_path / "own", "val", "frames")
+    assert score_file.read_header(path).supervision == "self"
+    weights = tmp_path / "own/model.safetensors"
+    clips = types.SimpleNamespace(data=AudioClips(), model=None)
+    assert learned_from(clips, weights) == "self" and learned_from(clips, bam) == "clip"
+    base.write_system(weights.parent, base.System("own", "model", "audio", "segment", "log_odds"))
+    capsys.readouterr()
+    assert train(bam, tmp_path / "no", bare, "--init", str(weights)) == 2
+    assert "is segment, not self" in capsys.readouterr().err
 
 
 def test_resuming_between_batches_gives_the_same_weights(config, tmp_path, small_data, monkeypatch):
