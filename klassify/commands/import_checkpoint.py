@@ -21,6 +21,7 @@ from pathlib import Path
 from klassify.errors import KlassifyError
 from klassify.models.weights.published import SPEECH_MODELS
 from klassify.systems.imported import (
+    SECOND_FILES,
     SOURCES,
     Released,
     read_architecture,
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add("--vqvae", type=Path, metavar="FILE", help="for visual: vqvae.pt, or one trained here")
+    add("--prn", type=Path, metavar="FILE", help="for cfprf: 2PRN_*.pth beside 1FDN_*.pth")
     add("--force", action="store_true", help="replace a system of something else")
 
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         model = experiment.model
     else:
         model = released_model(args.source, read_architecture(args.source, args.architecture))
-    released = Released(args.source, args.file, model, vqvae=args.vqvae)
+    released = Released(args.source, args.file, model, second=args.vqvae or args.prn)
     if args.system:
         report = released.write_system(args.system, experiment, force=args.force)
     else:
@@ -76,6 +78,10 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is built."""
     if args.out and args.out.suffix != ".safetensors":
         raise KlassifyError("The output must be a .safetensors file.", where=args.out)
+    for source, (option, *_) in SECOND_FILES.items():
+        given = getattr(args, option.strip("-"))
+        if given and args.source != source:
+            raise KlassifyError(f"{option} belongs to {source}, not to {args.source}.", where=given)
     if args.source == "fusion" and (args.system or args.config):
         fix = (
             "import it with --out, then klassify fuse AUDIO VISUAL --rule linear --weights"

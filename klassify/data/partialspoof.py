@@ -26,7 +26,7 @@ from klassify.data.audio import FRAME_SAMPLES, AudioClips, Wave
 from klassify.data.base import FrameData, Window
 from klassify.grid import frames
 from klassify.grid.frames import IGNORE
-from klassify.grid.windows import repeat_to
+from klassify.grid.windows import repeat_to, seams
 from klassify.media import decoder
 from klassify.models.partialspoof import (
     CELL_SAMPLES,
@@ -35,7 +35,6 @@ from klassify.models.partialspoof import (
     RESOLUTIONS_MS,
     SHIFTS,
     piece_starts,
-    seams,
 )
 
 HOP_SAMPLES = FRAME_SAMPLES // 2

@@ -45,6 +45,13 @@ def cut(length: int, size: int, hop: int, *, grid: int = 1) -> np.ndarray:
     return np.append(starts, latest) if latest > starts[-1] else starts
 
 
+def seams(starts: np.ndarray, size: int) -> np.ndarray:
+    """Where each window's outputs begin to count, and last where the sequence ends, if of two that
+    overlap each counts up to the middle of what they share.
+    """
+    return np.concatenate([starts[:1], (starts[:-1] + size + starts[1:]) // 2, starts[-1:] + size])
+
+
 def triangle(size: int) -> np.ndarray:
     """Weights (size,) that fall off from a window's middle to its ends and never reach zero."""
     distance = np.abs(np.arange(size) - (size - 1) / 2)

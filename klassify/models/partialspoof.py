@@ -61,14 +61,6 @@ def piece_starts(n_cells: int, size: int) -> np.ndarray:
     return windows.cut(n_cells, size, size - 2)
 
 
-def seams(starts: np.ndarray, size: int) -> np.ndarray:
-    """Where each piece's outputs begin to count, and last where the sequence ends.
-
-    Each seam is the middle, in whole cells, of what a piece shares with the previous one.
-    """
-    return np.concatenate([starts[:1], (starts[:-1] + size + starts[1:]) // 2, starts[-1:] + size])
-
-
 def in_range(lengths: Tensor, size: int) -> Tensor:
     """(B, size) bool: the positions before each clip's length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
@@ -336,7 +328,7 @@ class PartialSpoof(nn.Module):
         n_cells, size = -(-n_frames // CELL_FRAMES), self.backend.limit // CELL_FRAMES
         wave = F.pad(wave, (0, max(n_cells * CELL_SAMPLES + LOOKAHEAD - wave.shape[1], 0)))
         starts = piece_starts(n_cells, size)
-        edges = seams(starts, size).tolist()
+        edges = windows.seams(starts, size).tolist()
         pieces: dict[str, list[Tensor]] = {f"ps{ms}": [] for ms in RESOLUTIONS_MS}
         for first, begin, end in zip(starts.tolist(), edges, edges[1:]):
             start, stop = first * CELL_SAMPLES, (first + size) * CELL_SAMPLES + LOOKAHEAD

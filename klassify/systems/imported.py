@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from klassify.errors import KlassifyError
-from klassify.files import read_json, write_json
+from klassify.files import read_json, write_json, write_text
 from klassify.models.weights import WEIGHTS
 from klassify.models.weights.load import (
     INDEX,
@@ -37,6 +39,7 @@ from klassify.systems.experiment import (
     load_experiment,
     save_config,
 )
+from klassify.systems.scores import PROPOSALS
 
 SOURCES = tuple(KEY_MAPS)
 ARCHITECTURES = {  # of the released files
@@ -47,6 +50,7 @@ ARCHITECTURES = {  # of the released files
     "bam": "wavlm-large",
     "partialspoof": "large-robust",
     "aasist": "aasist",
+    "cfprf": "xlsr300m",
 }
 # Settings that a released model was trained with and that its tensors do not show:
 # (attribute, value, override)
@@ -55,9 +59,18 @@ TRAINED_WITH = {
     "ssl-anti-spoofing": ("frontend.normalize_input", False, f"{NORMALISED}=false"),
     "bam": ("frontend.normalize_input", True, f"{NORMALISED}=true"),
     "partialspoof": ("frontend.normalize_input", True, f"{NORMALISED}=true"),
+    "cfprf": ("frontend.normalize_input", False, f"{NORMALISED}=false"),
     "visual": ("backbone.blocks.0.strided", True, "spatiotemporal.init_args.fc_grouping=strided"),
 }
-FROM_SEGMENTS = ("bam", "partialspoof", "visual")  # their authors trained them on segment labels
+# their authors trained them on segment labels
+FROM_SEGMENTS = ("bam", "partialspoof", "cfprf", "visual")
+# how their authors make proposals of what the model says
+PROPOSED_WITH: dict[str, dict[str, Any]] = {"cfprf": {"nms_sigma": 0.0, "min_score": 0.5}}
+# {source: (option that names it, a published name, what it is)} of a file that the first one lacks
+SECOND_FILES = {
+    "visual": ("--vqvae", "vqvae.pt", "VQ-VAE"),
+    "cfprf": ("--prn", "2PRN_LAVDF.pth", "proposal refinement network"),
+}
 
 
 def _hash(path: Path) -> str:
@@ -110,13 +123,19 @@ def released_model(source: str, architecture: Any) -> Any:
             )
         return RawAASIST(architecture)
     from klassify.models.bam import BAM
+    from klassify.models.cfprf import CFPRF
     from klassify.models.frontends.ssl import SSLFrontEnd
     from klassify.models.partialspoof import PartialSpoof
     from klassify.models.w2v_aasist import W2VAASIST
 
     normalize_input = source in TRAINED_WITH and TRAINED_WITH[source][1]
     frontend = SSLFrontEnd(normalize_input=normalize_input, architecture=architecture)
-    on_top = {"ssl-anti-spoofing": W2VAASIST, "bam": BAM, "partialspoof": PartialSpoof}
+    on_top = {
+        "ssl-anti-spoofing": W2VAASIST,
+        "bam": BAM,
+        "partialspoof": PartialSpoof,
+        "cfprf": CFPRF,
+    }
     return on_top[source](frontend) if source in on_top else frontend.model
 
 
@@ -143,34 +162,38 @@ def released_experiment(source: str, config: Path, overrides: Sequence[str] = ()
 class Released:
     """A released checkpoint, and the model of this package that takes its weights.
 
-    vqvae: file or system folder of the VQ-VAE, which the file of a visual model lacks.
+    second: the file of SECOND_FILES that `file` lacks; that of a VQ-VAE may be a system folder.
     """
 
-    def __init__(self, source: str, file: Path, model: Any, *, vqvae: Path | None = None):
-        self.source, self.model, self.vqvae = source, model, None
+    def __init__(self, source: str, file: Path, model: Any, *, second: Path | None = None):
+        self.source, self.model, self.second = source, model, None
         self.file = locate_weights(str(file)) if file.is_dir() else file
-        if source != "visual" and vqvae:
-            raise KlassifyError(f"--vqvae belongs to visual, not to {source}.", where=vqvae)
-        if source == "visual":
-            given = vqvae or model.vqvae_weights
-            if not given:
+        if source in SECOND_FILES:
+            option, name, what = SECOND_FILES[source]
+            second = second or getattr(model, "vqvae_weights", None)
+            if not second:
                 raise KlassifyError(
-                    "A released visual model comes without its VQ-VAE.",
+                    f"A released {source} model comes without its {what}.",
                     where=file,
-                    fix="give --vqvae vqvae.pt, or one that was trained here",
+                    fix=f"give {option} {name}"
+                    + (", or one that was trained here" if source == "visual" else ""),
                 )
-            self.vqvae = weights_path(Path(given))
+            self.second = weights_path(Path(second))
         self.origin = {"source": source, "file": self.file.name, "sha256": _hash(self.file)}
-        if self.vqvae:
-            self.origin["vqvae_sha256"] = _hash(self.vqvae)
+        if self.second:
+            self.origin[f"{option.strip('-')}_sha256"] = _hash(self.second)
 
     def load(self) -> ImportReport:
         """Put the weights into the model; returns what went where."""
-        if not self.vqvae:
+        if not self.second:
             return import_weights(self.model, self.file, self.source)
-        import_weights(self.model.vqvae, self.vqvae, "vqvae")
-        more = {f"vqvae.{key}": value for key, value in self.model.vqvae.state_dict().items()}
-        state = read_checkpoint(self.file)
+        state, more = read_checkpoint(self.file), {}
+        if self.source == "visual":
+            vqvae = self.model.vqvae
+            import_weights(vqvae, self.second, "vqvae")
+            more = {f"vqvae.{key}": value for key, value in vqvae.state_dict().items()}
+        else:
+            state |= read_checkpoint(self.second)
         return import_state(self.model, state, self.source, where=self.file, more=more)
 
     def save(self, path: Path) -> None:
@@ -198,6 +221,9 @@ class Released:
         save_config(folder, experiment.resolved)
         write_json(folder / ENVIRONMENT, environment())
         self.save(folder / WEIGHTS)
+        if self.source in PROPOSED_WITH:
+            choice = {"method": "proposed", "settings": PROPOSED_WITH[self.source]}
+            write_text(folder / PROPOSALS, yaml.safe_dump(choice, sort_keys=False))
         data = experiment.data
         supervision = "segment" if self.source in FROM_SEGMENTS else data.supervision
         system = System(

@@ -140,6 +140,30 @@ def mm_det(state):
     }
 
 
+def cfprf_shapes(in_dim=1024, seq_len=1070):
+    """Names and shapes of CFPRF's two files without the speech model."""
+    sizes = {"LL.weight": (128, in_dim)}
+    for gate in ("b_amlp", "seg_amlp"):
+        sizes[f"{gate}.layers.0.sgu.weight"] = (seq_len, seq_len)
+        sizes[f"{gate}.layers.0.sgu.bias"] = (seq_len,)
+    fdn = golden_shapes("cfprf", "fdn")
+    for name, size in sizes.items():
+        fdn[name] = torch.empty(size, device="meta")
+    return fdn, golden_shapes("cfprf", "prn")
+
+
+def cfprf_files(folder, seq_len=120):
+    """1FDN_LAVDF.pth with a tiny speech model, and 2PRN_LAVDF.pth; returns their paths."""
+    paths = folder / "1FDN_LAVDF.pth", folder / "2PRN_LAVDF.pth"
+    fdn, prn = (
+        tensors({key: fill(key, tuple(value.shape), 7) for key, value in shapes.items()})
+        for shapes in cfprf_shapes(TINY["hidden_size"], seq_len)
+    )
+    torch.save(golden_state("ssl_wav2vec2", prefix="asr.model.") | fdn, paths[0])
+    torch.save(prn, paths[1])
+    return paths
+
+
 def bam_file(path, monkeypatch, prefix="model."):
     """BAM's model.ckpt with a tiny WavLM; returns the published state dict."""
     state = golden_state("ssl_wavlm", prefix="ssl_layer.model.") | golden_state("bam", "embed64")

@@ -245,6 +245,7 @@ def test_a_visual_model_needs_its_vqvae_and_its_grouping(tmp_path, capsys, visua
     ):
         assert told in refusal(capsys, *words, *out)
     assert "belongs to visual" in refusal(capsys, "vqvae", vqvae, "--vqvae", vqvae, *out[:2])
+    assert "belongs to cfprf" in refusal(capsys, "vqvae", vqvae, "--prn", vqvae, *out[:2])
 
 
 @pytest.fixture
@@ -330,6 +331,45 @@ def test_a_localiser_becomes_a_system_with_the_same_answers(tmp_path, monkeypatc
     write_tensors(dict(list(state.items())[1:]), folder / "model.safetensors")  # another model's
     with pytest.raises(KlassifyError, match="These weights do not fit the model: of .* 1 missing"):
         load_model(folder)
+
+
+def cfprf_config(path):
+    """A CFPRF on a tiny speech model, and clips in windows of 2.4 s."""
+    settings = {"normalize_input": False, "architecture": TINY}
+    frontend = {"class_path": "klassify.models.frontends.ssl.SSLFrontEnd", "init_args": settings}
+    model = ("models.cfprf.CFPRF", {"frontend": frontend, "seq_len": 120})
+    data = ("data.cfprf.CFPRFFrames", {"window": 120, "stride": 60, "crop": 50})
+    return write_config(path, model, data, {})
+
+
+def test_both_files_of_cfprf_become_one_localiser(tmp_path, few_clips, capsys):
+    fdn, prn = published.cfprf_files(tmp_path)
+    config, folder = cfprf_config(tmp_path / "cfprf.yaml"), tmp_path / "exp" / "cfprf"
+    words = ("cfprf", fdn, "--config", config, "--system", folder)
+    assert "give --prn 2PRN_LAVDF.pth" in refusal(capsys, *words)
+    assert not run(*words, "--prn", prn)
+    assert "real, fake: fdn.seg_fc.weight, fdn.seg_fc.bias" in capsys.readouterr().out
+    system = load_system(folder)
+    assert (system.modality, system.supervision) == ("audio", "segment")
+    imported = system.parameters["imported"]
+    assert imported.keys() == {"source", "file", "sha256", "prn_sha256"}
+    model, _ = load_model(folder)
+    state = torch.load(fdn, weights_only=True)
+    torch.testing.assert_close(model.fdn.seg_fc.weight, state["seg_fc.weight"].flip(0))
+
+    split = ["--split", "testA"]
+    assert not cli.main(["score", str(folder), *split, *few_clips, "--device", "cpu"])
+    frames = read_scores(score_path(folder, "testA", "frames")).table
+    found = frames[frames["proposed0_score"] > 0.5]
+    assert not cli.main(["localise", str(folder), *split])
+    segments = read_scores(score_path(folder, "testA", "segments"))
+    assert segments.header.settings["method"] == "proposed"
+    kept = found[found["proposed0_start"] < found["proposed0_end"]]
+    columns = ["proposed0_score", "proposed0_start"]
+    wanted = kept.sort_values(["file", columns[0]], ascending=[True, False])
+    assert len(wanted) > 4
+    rows = segments.table.sort_values(["file", "score"], ascending=[True, False])
+    np.testing.assert_allclose(rows[["score", "start"]], wanted[columns], atol=1e-6)
 
 
 def test_mistakes_are_refused_with_their_fix(tmp_path, capsys):

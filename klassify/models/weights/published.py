@@ -184,6 +184,17 @@ AUDIO = {
         ),
         reordered={r"m_angle_scales\.\d+\.weight": COLUMNS},
     ),
+    # CFPRF's 1FDN_*.pth and 2PRN_*.pth, whose names differ -> klassify.models.cfprf.CFPRF
+    "cfprf": KeyMap(
+        signature=r"b_amlp\.",
+        rules=(
+            *below(FAIRSEQ, "asr.model.", "frontend.model."),
+            (r"(?=cnn\d\.|headers\.|encoder\.fc\d\.)", "prn."),
+            ("", "fdn."),
+        ),
+        optional=COUNTERS,
+        reordered={r"fdn\.seg_fc\.(weight|bias)": ROWS},
+    ),
 }
 
 VISUAL = {

@@ -37,6 +37,11 @@ def visual_shapes():
     return golden_shapes("iafa_vit", "W10", "backbone.") | golden_shapes("mmdet_head")
 
 
+def cfprf_file():
+    fdn, prn = published.cfprf_shapes()
+    return fdn | prn
+
+
 # source: (keys of the speech model inside it, prefix, all else, keys that the model has no use for)
 RELEASED = {
     "ssl-anti-spoofing": ("ssl_wav2vec2", "ssl_model.model.", lambda: golden_shapes("aasist"), 8),
@@ -47,6 +52,7 @@ RELEASED = {
         lambda: partialspoof_file(golden_shapes("partialspoof")),
         12,
     ),
+    "cfprf": ("ssl_wav2vec2", "asr.model.", cfprf_file, 38),
     "fairseq": ("ssl_wav2vec2", "", dict, 8),
     "wavlm": ("ssl_wavlm", "", dict, 1),
     "aasist": (None, "", published.raw_aasist_shapes, 0),
