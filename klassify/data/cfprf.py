@@ -79,7 +79,7 @@ class CFPRFFrames(FrameData, AudioClips):
         fake, label = target
         n_frames = self._frames_of(len(clip))
         first = int(rng.integers(max(n_frames - self.crop, 0) + 1))
-        labels = frames.encode_labels(fake, n_frames, frame_s=self.hop_s)[first:][: self.crop]
+        labels = frames.encode_labels(fake, n_frames, hop_s=self.hop_s)[first:][: self.crop]
         padding = (0, self.crop - len(labels))
         return {
             "wave": self._heard(clip, first, self.crop),

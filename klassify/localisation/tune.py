@@ -203,7 +203,10 @@ def tune_frames(
     if grid is None:
         share = frames.hop_s / FRAME_S
         debias = {"debias_s": [round(share * value, 6) for value in COMMON["debias_s"]]}
-        grid = {method: {**axes, **debias} for method, axes in GRID.items()}
+        grid = {
+            method: {name: debias.get(name, values) for name, values in axes.items()}
+            for method, axes in GRID.items()
+        }
         if frames.log_tags is None:
             del grid["viterbi"]
         if frames.proposed is None:

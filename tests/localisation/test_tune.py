@@ -10,6 +10,7 @@ from klassify.errors import KlassifyError
 from klassify.grid.segments import Truth
 from klassify.lists import data_list
 from klassify.localisation import localise, proposals, tune
+from klassify.localisation.frame_scores import FrameScores
 from klassify.metrics import segments
 from klassify.scores.score_file import Header, score_path, write_scores
 from klassify.systems import base, system
@@ -199,6 +200,25 @@ def test_search_finds_separable_optima_and_repeats_nothing():
     assert (best.choice.settings["threshold"], best.choice.settings["merge_s"]) == (0.7, 0.0)
     assert best.choice.settings["nms_sigma"] == 0.5
     assert len(seen) == len(set(seen)) == len(trials)
+
+
+def test_own_proposals_of_a_model_are_tuned_beside_the_methods():
+    """They are exact, where frames say nothing, on a grid of 20 ms."""
+    truth = Truth.from_cells(["a", "b"], [[[0.51, 0.97]], [[1.03, 1.25]]])
+    proposed = np.zeros((200, 1, 3))
+    for row, (start, end) in ((20, truth.segments[0]), (150, truth.segments[1])):
+        proposed[row] = 0.9, start, end
+    frames = FrameScores(
+        truth.files,
+        np.array([0, 100, 200]),
+        np.full(200, 0.4),
+        np.array([2.0, 2.0]),
+        proposed=proposed,
+        hop_s=0.02,
+    )
+    best, trials = tune.tune_frames(frames, truth)
+    assert best.choice.method == "proposed"
+    assert {trial.choice.method for trial in trials} == set(proposals.NAMES) - {"viterbi"}
 
 
 def test_a_default_off_the_grid_starts_at_the_first_value():

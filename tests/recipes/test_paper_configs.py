@@ -212,13 +212,15 @@ def overrides(path: Path, *, narrow: bool) -> list[str]:
         "train.batch_size": 2,
     }
     name = path.stem
-    if name.startswith(("w2v_aasist", "bam", "ps")):
+    if name.startswith(("w2v_aasist", "bam", "ps", "cfprf")):
         given |= speech_model(path, 128 if name.startswith("ps") else 64, narrow=narrow)
         given["train.precision"] = (
             "bf16-mixed" if narrow else "32-true"
         )  # what has no bf16 emulates it slowly
     if name.startswith(("w2v_aasist", "bam")):
         given |= {"data.init_args.window": 16_000, "data.init_args.stride": 6_400}
+    if name == "cfprf":
+        given["data.init_args.crop"] = 25
     if name.startswith("bam") and narrow:
         given["model.init_args.local_channels"] = 4
     if name.startswith(("visual", "vqvae")):
