@@ -118,15 +118,13 @@ def test_a_plain_script_does_not_run_again_in_its_workers(tmp_path):
 @pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Python 3.10 cannot leave the working directory out"
 )
-@pytest.mark.parametrize("name", ["multiprocessing", "socket"])
-def test_code_beside_the_videos_is_not_run(tmp_path, name):
+def test_code_beside_the_videos_is_not_run(tmp_path):
     """In a process of its own: the standard library's tracker is started once only."""
-    videos, script = (
-        tmp_path / "videos",
-        tmp_path / "script.py",
-    )  # whose own folder comes first on sys.path
+    # the script's own folder comes first on sys.path
+    videos, script = tmp_path / "videos", tmp_path / "script.py"
     videos.mkdir()
-    (videos / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    for name in ("multiprocessing", "socket"):
+        (videos / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
     script.write_text(
         "from klassify import workers\nprint(dict(workers.each(max, [1], int, jobs=1)))\n"
     )

@@ -74,11 +74,16 @@ def checkout(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory) -> Path:
+    """The folder of the programs that pages may name, each a stub."""
+    return programs(tmp_path_factory.mktemp("stubs") / "bin")
+
+
 @by_name("block", SHELL_BLOCKS)
-def test_every_command_is_one_that_exists(block, checkout, tmp_path):
-    cwd = tmp_path / "empty"
+def test_every_command_is_one_that_exists(block, checkout, stubs, tmp_path):
+    cwd, path = tmp_path / "empty", stubs
     (cwd / "my_videos").mkdir(parents=True)
-    path = programs(tmp_path / "bin")
     (cwd / ".venv").mkdir()
     (cwd / ".venv/bin").symlink_to(path)
     commands = run_block(block, path, tmp_path / "record", cwd)
@@ -159,11 +164,10 @@ def test_commands_inside_sentences_exist(page, checkout):
             dry_run(tuple(word for word in words if "..." not in word), checkout)
 
 
-def test_a_wrong_command_does_not_pass(checkout, tmp_path):
+def test_a_wrong_command_does_not_pass(checkout, stubs, tmp_path):
     """What the test above must find: options, commands, variables and programs that do not
     exist.
     """
-    path = programs(tmp_path / "bin")
     wrong = (
         "klassify train",
         "klassify fly",
@@ -179,7 +183,7 @@ def test_a_wrong_command_does_not_pass(checkout, tmp_path):
     for number, text in enumerate(wrong):
         block = Block(tmp_path / "page.md", number, "sh", text + "\n", "")
         with pytest.raises(AssertionError):
-            for words in run_block(block, path, tmp_path / "record", tmp_path):
+            for words in run_block(block, stubs, tmp_path / "record", tmp_path):
                 check_command(own_part(words), checkout)
 
 

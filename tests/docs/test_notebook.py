@@ -49,6 +49,7 @@ def test_stored_without_outputs():
     assert str(Path.home()) not in TOUR.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_without_trained_systems_it_says_what_is_missing(tmp_path):
     copy_recipes(tmp_path)
     text, figures = run(tmp_path, seconds=120)

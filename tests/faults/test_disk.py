@@ -17,7 +17,7 @@ from scenarios import half_finished, outputs
 
 from klassify.files import TEMPORARY
 
-FEW, MANY = 3, 8
+FEW, MANY = 2, 8
 SIZE = 48 << 20  # bytes
 BALLAST = "ballast"
 

@@ -14,7 +14,7 @@ from scenarios import half_finished, outputs
 
 from klassify.files import TEMPORARY
 
-FEW, MANY = 3, 20
+FEW, MANY = 2, 20
 
 
 @pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])

@@ -159,7 +159,13 @@ def test_advice_alone_leads_to_the_last_stage(tmp_path, data, recipe):
     assert ("--task 2" in evaluated) == (data != "folders-of-mine")
 
 
-@pytest.mark.parametrize("recipe", LOCALISER)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "klassify",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LOCALISER if name != "klassify"),
+    ],
+)
 def test_clip_labels_alone_train_the_systems_of_task_1(tmp_path, recipe):
     checkout = Checkout(tmp_path)
     root = checkout.add("folders-of-mine")

@@ -87,6 +87,7 @@ def test_running_again_keeps_everything(checkout):
     assert kept and {path: path.stat().st_mtime_ns for path in kept} == before
 
 
+@pytest.mark.slow
 def test_broken_clips_get_an_answer_and_are_named(checkout, tmp_path):
     """Empty, truncated, text, soundless and black files in place of 30 % and more of testA."""
     root = tmp_path / "broken"

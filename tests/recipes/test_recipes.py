@@ -97,22 +97,23 @@ def test_every_submitted_and_reported_system_can_be_made(path):
 
 
 @each_recipe
-@pytest.mark.parametrize("data", ["demo", "avdeepfake1mpp", "fakeavceleb"])
-@pytest.mark.parametrize("stage", range(5))
-def test_every_stage_prints_commands_that_exist(stage, data, script):
-    if data == "fakeavceleb" and stage == 2:
-        done = run_stage(stage, f"data={data}", "dry=1", script=script)
+@pytest.mark.parametrize(
+    ("data", "spans"),
+    [("demo", ["04"]), ("avdeepfake1mpp", ["04"]), ("fakeavceleb", ["01", "33", "44"])],
+)
+def test_every_stage_prints_commands_that_exist(data, spans, script):
+    for first, last in spans:
+        given = ["--stage", first, "--stop-stage", last, f"data={data}"]
+        commands = commands_of(*given, script=script)
+        assert commands
+        for words in commands:
+            assert words[0] in cli.COMMANDS
+            options = help_of(words[0])
+            for option in (word for word in words if word.startswith("--")):
+                assert option in options, f"{words[0]} has no {option}"
+    if data == "fakeavceleb":
+        done = run_stage(2, f"data={data}", "dry=1", script=script)
         assert done.returncode == 2 and "has no training split" in done.stderr
-        return
-    commands = commands_of(
-        "--stage", str(stage), "--stop-stage", str(stage), f"data={data}", script=script
-    )
-    assert commands
-    for words in commands:
-        assert words[0] in cli.COMMANDS
-        options = help_of(words[0])
-        for option in (word for word in words if word.startswith("--")):
-            assert option in options, f"{words[0]} has no {option}"
 
 
 @pytest.mark.parametrize(
