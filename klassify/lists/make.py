@@ -69,6 +69,32 @@ def make_list(
     if already_done(path, record and record["made_with"], made_with, force=force):
         print(f"{path}: done before")
         return sum(record["faults"].values())
+    frame, media, faults = _clips(source, split, root, probe, jobs)
+    types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
+    heldout = heldout if types else None
+    record_path.unlink(missing_ok=True)  # the old one must never describe the new list
+    if heldout:
+        write_list(heldout, _columns(frame, COLUMNS))
+    write_list(path, _columns(frame, ("file", *MEASURED) if heldout else COLUMNS))
+    _write_faults(faults_path, faults)
+    actions = dict(collections.Counter(fault.action for fault in faults))
+    record = {"data": data, "split": split, "media": str(media) if media else None}
+    record |= {"clips": len(frame), "types": types, "faults": actions, "made_with": made_with}
+    write_json(record_path, record)
+    kinds = ", ".join(f"{types[name]} {name}" for name in KINDS if name in types)
+    labels = f"; labels in {heldout}" if heldout else ""
+    clips = f"{len(frame)} clips ({kinds or 'without labels'}{labels})"
+    print(f"{path}: {clips}; media {media or 'not found'}")
+    if faults:
+        counts = ", ".join(f"{n} {action}" for action, n in actions.items())
+        print(f"  {len(faults)} entries were wrong ({counts}), see {faults_path}", file=sys.stderr)
+    return len(faults)
+
+
+def _clips(
+    source: Path, split: str, root: Path, probe: str, jobs: int
+) -> tuple[pd.DataFrame, Path | None, list[Fault]]:
+    """The clips of a split, measured as `probe` says, their media if found, and all faults."""
     frame, faults = read_rows(source, split)
     try:
         media = media_folder(root, split, frame["file"].tolist())
@@ -82,36 +108,12 @@ def make_list(
     if source.name == "meta_data.csv":
         frame = fakeavceleb.with_segments(frame)  # whole clips, whose lengths are only known now
     frame, more = drop_late_segments(frame, source)
-    faults = sorted([*faults, *more], key=lambda fault: fault.row)
-    types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
-    record_path.unlink(missing_ok=True)  # the old one must never describe the new list
-    labelled = frame[[name for name in COLUMNS if name in frame]]
-    if heldout and types:
-        write_list(heldout, labelled)
-        labelled = labelled[[name for name in ("file", *MEASURED) if name in labelled]]
-    write_list(path, labelled)
-    _write_faults(faults_path, faults)
-    actions = dict(collections.Counter(fault.action for fault in faults))
-    record = {
-        "data": data,
-        "split": split,
-        "media": str(media) if media else None,
-        "clips": len(frame),
-        "types": types,
-        "faults": actions,
-        "made_with": made_with,
-    }
-    write_json(record_path, record)
-    kinds = (
-        ", ".join(f"{types[name]} {name}" for name in KINDS if name in types) or "without labels"
-    )
-    if heldout and types:
-        kinds += f"; labels in {heldout}"
-    print(f"{path}: {len(frame)} clips ({kinds}); media {media or 'not found'}")
-    if faults:
-        counts = ", ".join(f"{n} {action}" for action, n in actions.items())
-        print(f"  {len(faults)} entries were wrong ({counts}), see {faults_path}", file=sys.stderr)
-    return len(faults)
+    return frame, media, sorted([*faults, *more], key=lambda fault: fault.row)
+
+
+def _columns(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Those of the columns that are there."""
+    return frame[[name for name in names if name in frame]]
 
 
 def _read_record(path: Path) -> dict[str, Any]:
