@@ -32,7 +32,7 @@ from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.lists import datasets
 from klassify.media.container import MediaError, media_below
-from klassify.media.flow import refusing_damage
+from klassify.media.flow import damage_limit, refusing_damage
 from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predict
 from klassify.settings import settings_hash
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
@@ -124,11 +124,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _made_with(detector: DetectorFile, video: Path, args: argparse.Namespace) -> str:
     """A hash of what the files of an answer depend on."""
-    names = ("strict", "lmm", "without_lmm", "no_timeline", "video", "min_score")
+    names = ("lmm", "without_lmm", "no_timeline", "video", "min_score")
     stat = video.stat()
     return settings_hash(
         {name: getattr(args, name) for name in names}
-        | {"answers": detector.answers, "systems": detector.systems}
+        | {"damage": damage_limit(), "answers": detector.answers, "systems": detector.systems}
         | {"file": readable(video), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
     )
 

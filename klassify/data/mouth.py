@@ -11,13 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
-from klassify.errors import KlassifyError
+from klassify.data.base import ClipData, FrameData, Reader, Sources, Window, check_windows
+from klassify.data.faces import read_row, seen_shares
 from klassify.features.mouth.channels import FEATURES, GROUPS, stack_channels
 from klassify.features.shards import FeatureStore
 from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S, IGNORE
-from klassify.parts import parts_in, read_rows
 
 
 class MouthFeatures(ClipData):
@@ -69,10 +68,7 @@ class MouthFeatures(ClipData):
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
         """The frames with a face, of the clip's."""
-        parts = parts_in(sources.feature_folder("mouth", split))
-        rows = (row for part in parts for row in read_rows(part, ("file", "valid")))
-        with_face = {row["file"]: np.mean(row["valid"] or [False]) for row in rows}
-        return table["file"].map(with_face)
+        return seen_shares(sources, split, table)
 
     def example(
         self, clip: dict[str, Tensor], target: int, rng: np.random.Generator
@@ -118,11 +114,7 @@ class _MouthReader(Reader):
         self.store, self.channels = FeatureStore(folder), channels
 
     def read(self, file: str) -> dict[str, Tensor]:
-        if file not in self.store:
-            raise KlassifyError(f"No features were extracted for {file}.", where=self.store.folder)
-        row = self.store[file]
-        if not row.valid.any():
-            raise NoAnswer(row.reason or "no face")
+        row = read_row(self.store, file)
         stacked = stack_channels(row.features, row.valid)[:, self.channels]
         return {"features": torch.from_numpy(stacked), "valid": torch.from_numpy(row.valid)}
 

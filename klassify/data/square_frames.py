@@ -1,9 +1,12 @@
-"""Square frames of a clip as inputs: of clip detectors that look at pixels."""
+"""Square frames of a clip as inputs: of clip detectors that look at pixels. Only clips that show a
+face have an answer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,8 @@ import torch
 from torch import Tensor
 
 from klassify.data.base import ClipData, NoAnswer, Reader, Sources, Window, check_windows
+from klassify.data.faces import read_row, seen_shares
+from klassify.features.shards import FeatureStore
 from klassify.grid import windows
 from klassify.grid.frames import FRAME_S
 from klassify.media import isolated, square_frames
@@ -22,8 +27,9 @@ class SquareFrames(ClipData):
     """`frames` square frames, evenly spaced over a window of the clip, for clip classifiers.
 
     Example: {"frames": (frames, size, size, 3) uint8 RGB} of a window at a random place. Scoring:
-    windows each `stride` frames and one up to the end, all in memory at once: 0.5 GB for an hour
-    at the defaults.
+    windows each `stride` frames and one up to the end, but for those without a face; all in memory
+    at once: 0.5 GB for an hour at the defaults. Which frames show a face is read from the mouth
+    features.
 
     Args:
         size: pixels a side to which the centre square of a frame is scaled.
@@ -32,6 +38,7 @@ class SquareFrames(ClipData):
     """
 
     modality = "visual"
+    feature_kinds = ("mouth",)
 
     def __init__(
         self,
@@ -51,11 +58,16 @@ class SquareFrames(ClipData):
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Gives a SquareClip, whose frames are decoded when they are asked for."""
-        return SquareReader(sources.media_folder(split), self.size)
+        store = FeatureStore(sources.feature_folder("mouth", split))
+        return SquareReader(sources.media_folder(split), self.size, store)
+
+    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
+        """Those of the feature shards of the split."""
+        return {"mouth": FeatureStore(sources.feature_folder("mouth", split)).settings}
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
-        """The share of each clip's duration that has frames, as its list says."""
-        return share_with_frames(table)
+        """The frames with a face, of the clip's."""
+        return seen_shares(sources, split, table)
 
     def _spaced(self, start: int, clip: SquareClip) -> np.ndarray:
         """The numbers of the frames of a window."""
@@ -69,8 +81,9 @@ class SquareFrames(ClipData):
         return {"frames": torch.from_numpy(pictures), "label": torch.tensor(target)}
 
     def cut(self, clip: SquareClip) -> list[Window]:
-        """Windows within the clip; a shorter clip is one window."""
+        """Windows within the clip that show a face; a shorter clip is one window."""
         starts = windows.cut(clip.n_frames, self.window, self.stride).tolist()
+        starts = [start for start in starts if clip.seen[start : start + self.window].any()]
         numbers = np.stack([self._spaced(start, clip) for start in starts])
         pictures = torch.from_numpy(clip.pick(numbers))
         ends = [min(start + self.window, clip.n_frames) for start in starts]
@@ -87,11 +100,15 @@ def share_with_frames(table: pd.DataFrame) -> pd.Series:
 
 @dataclasses.dataclass(frozen=True)
 class SquareClip:
-    """A clip of n_frames frames (25 fps); only the frames that `pick` names are decoded."""
+    """A clip of n_frames frames (25 fps); only the frames that `pick` names are decoded.
+
+    seen: (n_frames,) bool, those with a face, where that is known.
+    """
 
     path: Path
     n_frames: int
     size: int
+    seen: np.ndarray | None = None
 
     def pick(self, numbers: np.ndarray) -> np.ndarray:
         """Frames by number, in any order and shape: (*numbers.shape, size, size, 3) uint8 RGB."""
@@ -101,18 +118,21 @@ class SquareClip:
 
 
 class SquareReader(Reader):
-    """Finds the clips of a folder, scaled to `size`; NoAnswer for one without frames."""
+    """Finds the clips of a folder, scaled to `size`; NoAnswer for one without frames, and, with the
+    mouth features of the clips, for one that shows too little of a face.
+    """
 
-    def __init__(self, folder: Path, size: int):
-        self.folder, self.size = folder, size
+    def __init__(self, folder: Path, size: int, faces: FeatureStore | None = None):
+        self.folder, self.size, self.faces = folder, size, faces
         self.found: dict[str, SquareClip] = {}
 
     def read(self, file: str) -> SquareClip:
         """The clip, of which nothing is decoded yet."""
         if file not in self.found:
             path = inside(self.folder, file)
-            n_frames = isolated.call(square_frames.n_frames, path)
+            seen = None if self.faces is None else read_row(self.faces, file).valid
+            n_frames = isolated.call(square_frames.n_frames, path) if seen is None else len(seen)
             if not n_frames:
                 raise NoAnswer("no frames")
-            self.found[file] = SquareClip(path, n_frames, self.size)
+            self.found[file] = SquareClip(path, n_frames, self.size, seen)
         return self.found[file]

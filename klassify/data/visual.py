@@ -1,5 +1,5 @@
 """Data for the visual branch of paper 2: windows of frames, their LMM features, and a row for each
-frame.
+frame. Only clips that show a face have an answer.
 
 A window is ten consecutive frames; in training it is fake if any of them is (section 2.2; MM-Det's
 loader). In scoring, a window begins at every `stride`-th frame, its logits belong to its centre
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from klassify.augmentation.frames import FrameAugment, draw
 from klassify.data.base import FrameData, NoAnswer, Reader, Sources
+from klassify.data.faces import read_row, seen_shares, squares_of
 from klassify.data.square_frames import share_with_frames
-from klassify.errors import KlassifyError
-from klassify.features.kinds import Row
 from klassify.features.shards import FeatureStore
 from klassify.grid.frames import encode_labels
 from klassify.grid.windows import centre_fill
@@ -37,6 +36,7 @@ from klassify.models.spatiotemporal import sliding
 from klassify.settings import check_sizes
 
 CHUNK = 32  # frames that go through the stems at once in scoring
+UNSEEN = (1.75, -1.75)  # logits of real and fake of a frame without a face
 MAX_FRAMES = 2**20  # of a clip: more than media.MAX_SECONDS
 
 
@@ -60,14 +60,16 @@ class LMMFeatures:
 class VisualClip:
     """A clip, read when asked for.
 
-    region: rows and columns of the frames. held: all frames, where they are kept in
-    memory. codes: (T, h, w) of the VQ-VAE, where they were extracted.
+    seen: (n_frames,) bool, the frames with a face; None: all count. squares: (n_frames, 3) of the
+    frames, None: their centres. held: all frames, where they are kept in memory. codes: (T, h, w)
+    of the VQ-VAE, where they were extracted.
     """
 
     path: Path
     n_frames: int
     frame_size: int
-    region: tuple[slice, slice]
+    seen: np.ndarray | None = None
+    squares: np.ndarray | None = None
     lmm: LMMFeatures | None = None
     held: np.ndarray | None = None
     codes: np.ndarray | None = None
@@ -82,16 +84,17 @@ class VisualClip:
         """(count, S, S, 3) uint8 from a frame on; beyond the end the last frame repeats."""
         if self.held is not None:
             return extended(self.held[first : first + count], count)
+        squares = None if self.squares is None else self.squares[first : first + count]
         found = isolated.call(
-            read_frames, self.path, size=self.frame_size, first=first, count=count
+            read_frames, self.path, size=self.frame_size, first=first, count=count, squares=squares
         )
-        return extended(found[(slice(None), *self.region)], count)
+        return extended(found, count)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """All frames in blocks (n, S, S, 3), with their codes."""
         if self.held is None:
-            squares = isolated.stream(iter_frames, self.path, size=self.frame_size, chunk=CHUNK)
-            blocks = (block[(slice(None), *self.region)] for block in squares)
+            how = {"size": self.frame_size, "chunk": CHUNK, "squares": self.squares}
+            blocks = isolated.stream(iter_frames, self.path, **how)
         else:
             blocks = (self.held[first : first + CHUNK] for first in range(0, len(self.held), CHUNK))
         first = 0
@@ -118,9 +121,12 @@ class VisualWindows(FrameData):
 
     Args:
         size: pixels a side that the model takes.
-        frame_size: pixels a side to which the frames' centre square is scaled; None: `size`.
-        region: (top, left, side) in pixels of the scaled square, the part that is used; None: all.
-            Where it is larger than `size`, training takes a random crop and scoring the middle.
+        frame_size: pixels a side to which the square of a frame is scaled; None: `size`. Where it
+            is larger than `size`, training takes a random crop and scoring the middle.
+        faces: only clips that show a face have an answer, and a frame without one is not fake; read
+            from the mouth features.
+        face_part: (x, y, side) of the square, see klassify.data.faces.squares_of; None: the
+            centre square of the frame.
         window: frames a window.
         stride: frames between window starts, 1 in the paper, 2 in the published code.
         interpolate: between window centres instead of holding the logits; for strides above 2.
@@ -136,7 +142,7 @@ class VisualWindows(FrameData):
         blur, jpeg, flip: probabilities of the augmentation (klassify.augmentation.frames).
         keep_in_memory: decode each clip once and keep its frames and, in training, their
             reconstruction.
-        reconstruction: read the VQ-VAE's codes from feature shards; without a `region`.
+        reconstruction: read the VQ-VAE's codes from feature shards; without a `face_part`.
         supervision: `segment`, or `clip`: only the clip's label is read, for its pooled windows.
     """
 
@@ -147,7 +153,8 @@ class VisualWindows(FrameData):
         self,
         size: int = 224,
         frame_size: int | None = None,
-        region: tuple[int, int, int] | None = None,
+        faces: bool = True,
+        face_part: tuple[float, float, float] | None = None,
         window: int = 10,
         stride: int = 1,
         interpolate: bool = False,
@@ -169,23 +176,21 @@ class VisualWindows(FrameData):
     ):
         super().__init__(train_split, val_split, label, aggregate="max")
         self.frame_size = frame_size or size
-        top, left, side = region or (0, 0, self.frame_size)
-        if min(top, left) < 0 or max(top, left) + side > self.frame_size or side < size:
-            raise ValueError(
-                f"region {(top, left, side)} is not part of {self.frame_size} pixels that holds"
-                f" {size}"
-            )
+        check_sizes(size, frame_size=self.frame_size)
         check_sizes(window=window, stride=stride, windows_per_clip=windows_per_clip)
         check_sizes(val_stride=val_stride or stride)
         check_sizes(window, span=span or window)
-        if reconstruction and region:
-            raise ValueError("extracted reconstructions are of whole frames: leave out region")
-        self.region, self.margin = (slice(top, top + side), slice(left, left + side)), side - size
+        if reconstruction and face_part:
+            raise ValueError("extracted reconstructions are of whole frames: leave out face_part")
+        if face_part and not faces:
+            raise ValueError("face_part needs faces")
+        self.faces, self.face_part, self.margin = faces, face_part, self.frame_size - size
         self.size, self.window, self.stride, self.interpolate = size, window, stride, interpolate
         self.val_stride, self.lmm_index, self.supervision = val_stride, lmm_index, supervision
         self.windows_per_clip, self.span, self.fake_windows = windows_per_clip, span, fake_windows
         self.augment: FrameAugment | None = FrameAugment(blur, jpeg, flip)
-        self.feature_kinds = ("lmm",) * lmm + ("reconstruction",) * reconstruction
+        kinds = {"mouth": faces, "lmm": lmm, "reconstruction": reconstruction}
+        self.feature_kinds = tuple(kind for kind, is_read in kinds.items() if is_read)
         self.kept: dict[Path, np.ndarray] | None = {} if keep_in_memory else None
 
     def check_model(self, model: nn.Module) -> None:
@@ -206,8 +211,8 @@ class VisualWindows(FrameData):
         return {kind: store.settings for kind, store in self.stores(sources, split).items()}
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
-        """The share of each clip's duration that has frames, as its list says."""
-        return share_with_frames(table)
+        """The frames with a face, of the clip's; without `faces`, those that its list knows of."""
+        return seen_shares(sources, split, table) if self.faces else share_with_frames(table)
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Gives a VisualClip, whose frames are decoded when they are asked for."""
@@ -221,7 +226,7 @@ class VisualWindows(FrameData):
         frame_labels = None
         if self.supervision == "segment":
             frame_labels = encode_labels(fake, max(clip.n_frames, self.window))
-        starts, frames = self._draw_windows(clip.n_frames, frame_labels, rng)
+        starts, frames = self._draw_windows(clip, frame_labels, rng)
         example = self._inputs(clip, frames) | draw(rng, self.margin, self.augment)
         if frame_labels is not None:
             in_clip = np.minimum(starts, len(frame_labels) - self.window)
@@ -232,16 +237,21 @@ class VisualWindows(FrameData):
         return example | {"starts": torch.from_numpy(places), "label": torch.as_tensor(label)}
 
     def _draw_windows(
-        self, n_frames: int, frame_labels: np.ndarray | None, rng: np.random.Generator
+        self, clip: VisualClip, frame_labels: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First frames (K,) of the windows, and all frames (T,), which may exceed the clip."""
+        """First frames (K,) of the windows, which hold a face, and all frames (T,), which may
+        exceed the clip.
+        """
         count, size = (self.windows_per_clip, self.window) if self.span is None else (1, self.span)
-        n_places = max(n_frames - size, 0) + 1
-        places = rng.integers(n_places, size=count)
+        has_face = np.ones(max(clip.n_frames - size, 0) + 1, bool)
+        if clip.seen is not None:
+            has_face = _windows_of(clip.seen, min(size, clip.n_frames)).any(axis=1)
+        possible = np.flatnonzero(has_face)
+        places = possible[rng.integers(len(possible), size=count)]
         if self.fake_windows is not None and frame_labels is not None:
             is_fake = _windows_of(frame_labels, min(size, len(frame_labels))).max(axis=1) > 0
             wanted = rng.random(count) < self.fake_windows
-            choices = [np.flatnonzero(is_fake == kind) for kind in wanted]
+            choices = [possible[is_fake[possible] == kind] for kind in wanted]
             drawn = [
                 rng.choice(found) if len(found) else place for found, place in zip(choices, places)
             ]
@@ -322,6 +332,8 @@ class VisualWindows(FrameData):
         if not logits:
             raise MediaError("There are no frames.", where=clip.path)
         filled = self.fill(np.concatenate(logits), np.concatenate(starts), length)
+        if clip.seen is not None:
+            filled[~extended(clip.seen, length)[:length]] = UNSEEN
         edges = np.arange(length + 1) * self.hop_s
         return np.column_stack([edges[:-1], edges[1:], filled[:, 1] - filled[:, 0], filled])
 
@@ -358,32 +370,31 @@ class _ClipReader(Reader):
 
     def read(self, file: str) -> VisualClip:
         data, path = self.data, inside(self.folder, file)
-        held = None if data.kept is None else self._held(path)
-        count = isolated.call(n_frames, path) if held is None else len(held)
+        seen = squares = held = None
+        if data.faces:
+            row = read_row(self.stores["mouth"], file)
+            seen = row.valid
+            squares = None if data.face_part is None else squares_of(row, data.face_part)
+        if data.kept is not None:
+            held = self._held(path, squares)
+        counted = held if seen is None else seen
+        count = isolated.call(n_frames, path) if counted is None else len(counted)
         if not count:
             raise NoAnswer("no frames")
-        rows = {kind: self._row(kind, file) for kind in self.stores}
+        rows = {kind: store[file] for kind, store in self.stores.items()}
         # a row without contents has a reason, and the clip is scored without these features
         lmm = codes = None
         if "lmm" in rows and len(rows["lmm"].frames):
             lmm = LMMFeatures(rows["lmm"].frames, rows["lmm"].visual, rows["lmm"].textual)
         if "reconstruction" in rows and len(rows["reconstruction"].codes):
             codes = rows["reconstruction"].codes
-        return VisualClip(path, count, data.frame_size, data.region, lmm, held, codes)
+        return VisualClip(path, count, data.frame_size, seen, squares, lmm, held, codes)
 
-    def _held(self, path: Path) -> np.ndarray:
+    def _held(self, path: Path, squares: np.ndarray | None) -> np.ndarray:
         if path not in self.data.kept:
-            found = isolated.call(read_frames, path, size=self.data.frame_size)
-            self.data.kept[path] = found[(slice(None), *self.data.region)].copy()
+            how = {"size": self.data.frame_size, "squares": squares}
+            self.data.kept[path] = isolated.call(read_frames, path, **how)
         return self.data.kept[path]
-
-    def _row(self, kind: str, file: str) -> Row:
-        store = self.stores[kind]
-        if file not in store:
-            raise KlassifyError(
-                f"No {kind} features were extracted for {file}.", where=store.folder
-            )
-        return store[file]
 
 
 def _windows_of(values: np.ndarray, size: int) -> np.ndarray:

@@ -192,13 +192,14 @@ class LipsExtractor(FaceExtractor):
 
     row_class = LipsRow
 
-    def measure(self, tracked: face.Tracked) -> tuple[list[bytes], np.ndarray]:
-        """JPEGs of the crops and valid (T,) bool."""
-        return lip_crops(tracked)
+    def measure(self, tracked: face.Tracked) -> dict[str, Any]:
+        """crops, JPEGs, and valid (T,) bool."""
+        crops, valid = lip_crops(tracked)
+        return {"crops": crops, "valid": valid}
 
-    def nothing(self, n_frames: int) -> list[bytes]:
+    def nothing(self, n_frames: int) -> dict[str, Any]:
         """No crops."""
-        return [b""] * n_frames
+        return {"crops": [b""] * n_frames, "valid": np.zeros(n_frames, bool)}
 
 
 def extraction(

@@ -117,7 +117,7 @@ class FeatureStore:
 
     def __getitem__(self, file: str) -> Row:
         if file not in self._rows:
-            raise KlassifyError(f"There are no features of {file!r}.", where=self.folder)
+            raise KlassifyError(f"No features were extracted for {file}.", where=self.folder)
         number = self._rows[file]
         part = int(np.searchsorted(self._starts, number, side="right")) - 1
         group, row = divmod(number - self._starts[part], self.row_class.ROWS_A_GROUP)
@@ -145,8 +145,10 @@ class FeatureStore:
         self._group = functools.lru_cache(self.row_class.KEPT_GROUPS)(self._read_group)
 
     def _read_group(self, part: int, group: int) -> dict[str, pa.Array]:
-        names = self.row_class.SCHEMA.names
-        table = read_part(self._paths[part], self._part(part), group=group, columns=names)
+        file = self._part(part)
+        # a column that was added later may be missing
+        names = [name for name in self.row_class.SCHEMA.names if name in file.schema_arrow.names]
+        table = read_part(self._paths[part], file, group=group, columns=names)
         return {name: table[name].combine_chunks() for name in names}
 
     def __getstate__(self) -> dict[str, Any]:  # a data loader's worker opens the files anew

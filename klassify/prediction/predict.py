@@ -318,8 +318,6 @@ class _Work:
             with _no_code_of(self.detector.folder):
                 self._run(split)
             mouth = found.get("mouth")
-            if mouth is None and not np.nan_to_num(measured["n_samples"]):
-                mouth = next(rows_in_order(KINDS["mouth"].extraction(jobs=1), media, [file]))
             answer = _Answers(self.overlay, split, mouth)
             evidence = _evidence(measured, mouth)
             yield answer.about(video, self.detector, evidence, left_out)
@@ -363,10 +361,6 @@ def _evidence(measured: Mapping[str, Any], mouth: MouthRow | None) -> str:
     return f"{sound}; picture: {int(frames)} frames" if frames else f"{sound}; no picture"
 
 
-def _looks(entry: Mapping[str, Any]) -> bool:
-    return entry["kind"] == "model" and entry["modality"] == "visual"
-
-
 class _Answers:
     """What the systems of a laid-over detector say about one clip."""
 
@@ -401,14 +395,8 @@ class _Answers:
     ) -> Prediction:
         task1 = detector.answers["task1"]
         seen, heard = self._shares(task1)
-        nothing = self.mouth is not None and not self.mouth.valid.any() and not heard > 0
-        answered = self._answered(task1) and not nothing
+        answered = self._answered(task1)
         probability = float(as_probability(self.clips[task1])[0])
-        reasons = self._reasons() | dict(left_out)
-        if nothing:
-            looking = [one for one, entry in detector.systems.items() if _looks(entry)]
-            reasons = dict.fromkeys(looking, "no face") | reasons
-        segments = self.segments[:0] if nothing else self.segments
         shares = [f"{name} {share:.0%}" for name, share in zip(SHARES, (seen, heard)) if share >= 0]
         shares = f" ({', '.join(shares)} of the clip)" if shares else ""
         notices = [
@@ -420,9 +408,9 @@ class _Answers:
             file=readable(video),
             probability=probability if answered else self.detector.answering("task1").prior,
             answered=answered,
-            reasons=reasons,
-            segments=segments.sort_values("score", ascending=False, ignore_index=True),
-            frames={} if nothing else self.frames,
+            reasons=self._reasons() | dict(left_out),
+            segments=self.segments.sort_values("score", ascending=False, ignore_index=True),
+            frames=self.frames,
             detector=readable(detector.folder / DETECTOR),
             notice=" ".join(notices),
             evidence=evidence + shares,
@@ -435,11 +423,7 @@ class _Answers:
     def _shares(self, name: str) -> list[float]:
         """The shares of the clip that were seen and heard, NaN where a system does neither."""
         table = self.clips[name].table
-        shares = {one: float(table[one].iloc[0]) if one in table else np.nan for one in SHARES}
-        if self.mouth is not None and len(self.mouth.valid):
-            # also for models that look at whole frames
-            shares["seen"] = np.fmin(shares["seen"], round(float(self.mouth.valid.mean()), 4))
-        return list(shares.values())
+        return [float(table[one].iloc[0]) if one in table else np.nan for one in SHARES]
 
     def _answered(self, name: str) -> bool:
         return bool(systems_scores.answered(self.clips[name])[0])

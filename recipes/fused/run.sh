@@ -17,9 +17,7 @@ proposals_only=(spans)
 
 features_of() { case $1 in tcn*) echo mouth ;; esac; }
 
-extract_features() {
-  run klassify extract --list "$lists/$1.tsv" --root "$media" --out "$features/mouth/$1" --jobs "$jobs" "${forced[@]}"
-}
+extract_features() { extract_mouth "$1"; }
 
 # train_all SYSTEM...: train and score val; tune localisers on val_fit; join
 train_all() {

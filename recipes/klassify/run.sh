@@ -17,9 +17,7 @@ proposals_only=(merged)
 
 features_of() { [[ $1 != tcn* ]] || echo mouth; }
 
-extract_features() {
-  run klassify extract --list "$lists/$1.tsv" --root "$media" --out "$features/mouth/$1" --jobs "$jobs" "${forced[@]}"
-}
+extract_features() { extract_mouth "$1"; }
 
 # released SYSTEM: the published checkpoint to import, for systems that are not trained
 released() {

@@ -5,7 +5,7 @@
 # `make help recipe=multibranch` lists stages and variables.
 . "$(dirname "$0")/../common.sh" "$@"
 
-title_1="LMM features: hidden states and CLIP vectors of one frame every 8 s"
+title_1="mouth features, which say where faces are; LMM features: hidden states and CLIP vectors of one frame every 8 s"
 title_2="train the branches, score val, fit the linear fusion on val_fit, tune"
 title_3="score the test splits, align, fuse, localise, write the submission and check it"
 
@@ -14,12 +14,18 @@ localisers=(ps ps_step visual visual_no_lmm visual_constant fused fused_constant
 derived=(fused fused_clip fused_constant)
 unscored=(vqvae stems)                          # parts of `visual`
 
-features_of() { [[ $1 != visual* || $1 == visual_no_lmm ]] || echo lmm; }
+features_of() {
+  case $1 in
+    visual_no_lmm | stems) echo mouth ;;
+    visual*) printf '%s\n' mouth lmm ;;
+  esac
+}
 
 extract_features() {
   # the demo uses an untrained stand-in, named as such wherever it is used; else the published LMM
   local s=$1 model=(--lmm "${lmm:-sparklexfantasy/llava-7b-1.5-rfrd}" $([ -n "$lmm" ] || echo --download))
   [ "$conf" != demo ] || model=(--lmm "${lmm:-tiny}")
+  extract_mouth "$s"
   run klassify extract --kind lmm --list "$lists/$s.tsv" --root "$media" --out "$features/lmm/$s" "${model[@]}" \
     --jobs "$jobs" "${forced[@]}"
 }

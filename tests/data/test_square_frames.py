@@ -7,8 +7,11 @@ import pytest
 import torch
 from videos import noise, write_lossless
 
+from klassify import parts
 from klassify.data.base import ClipWindows, Sources
 from klassify.data.square_frames import SquareFrames, SquareReader
+from klassify.features import shards
+from klassify.features.mouth.kind import MouthRow
 from klassify.lists import data_list
 
 LENGTHS = (1, 3, 20, 47)
@@ -29,6 +32,12 @@ def sources(tmp_path_factory) -> Sources:
     (root / "lists").mkdir()
     (root / "lists/val.tsv").write_text("\n".join(lines) + "\n")
     assert len(data_list.read_list(root / "lists/val.tsv")) == 5
+    rows = [MouthRow(f"{n}.mkv", 25.0, np.zeros((n, 8)), np.ones(n, bool)) for n in LENGTHS]
+    rows[3].valid[8:18] = False  # one of its windows shows no face
+    rows.append(MouthRow("cut.mkv", 25.0, np.zeros((20, 8)), np.ones(20, bool)))
+    rows.append(MouthRow("bird.mkv", 25.0, np.zeros((5, 8)), np.zeros(5, bool), "no face", "face"))
+    folder = root / "features/mouth/val"
+    shards.write_part(folder, parts.Place(1, 1, 0, 1), rows, {"kind": "mouth"}, "")
     return Sources(root / "lists", root / "media", root / "features")
 
 
@@ -42,6 +51,8 @@ def test_windows_cover_the_clip_with_evenly_spaced_frames(sources, n):
     cut = data.cut(data.reader(sources, "val").read(f"{n}.mkv"))
     starts = [*range(0, n - 9, 8)] or [0]
     starts += [n - 10] * (starts[-1] + 10 < n)
+    if n == 47:
+        starts.remove(8)
     assert [round(window.start_s * 25) for window in cut] == starts
     for start, window in zip(starts, cut):
         length = min(n, 10)
@@ -69,6 +80,13 @@ def test_a_damaged_clip_has_a_reason(sources):
     data = SquareFrames(size=16, frames=3)
     file, cut, reason = ClipWindows(data, sources, "val", ["cut.mkv"])[0]
     assert not cut and reason
+
+
+def test_a_clip_without_a_face_has_no_answer(sources):
+    data = SquareFrames(size=16, frames=3)
+    assert ClipWindows(data, sources, "val", ["bird.mkv"])[0] == ("bird.mkv", [], "no face")
+    shares = data.shares(sources, "val", sources.table("val"))
+    np.testing.assert_allclose(shares, [1, 1, 1, 37 / 47, 1])
 
 
 def test_frames_are_scaled_to_the_size(sources):

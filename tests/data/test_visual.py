@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import types
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from visual_model import small
 
 from klassify import parts
 from klassify.data.base import Sources
-from klassify.data.visual import LMMFeatures, VisualClip, VisualWindows
+from klassify.data.visual import UNSEEN, LMMFeatures, VisualClip, VisualWindows
 from klassify.features import shards
 from klassify.features.lmm import kind
+from klassify.features.mouth.kind import MouthRow
 from klassify.lists import data_list
 from klassify.media import isolated, square_frames
 from klassify.media.container import MediaError
@@ -26,6 +28,8 @@ from klassify.training.validation import validate
 
 WINDOW = 3
 PLAIN = {"size": 32, "window": WINDOW, "lmm": False, "blur": 0, "jpeg": 0, "flip": 0}
+PLAIN["faces"] = False
+MOUTH = {"faces": True, "face_part": (0.5, 0.75, 1.0)}
 
 
 def data_of(**arguments) -> VisualWindows:
@@ -35,7 +39,7 @@ def data_of(**arguments) -> VisualWindows:
 def clip_of(n_frames: int, lmm: LMMFeatures | None = None, side: int = 32) -> VisualClip:
     held = noise(n_frames, side, side)
     held[:, 0, 0, 0] = np.arange(n_frames)  # each frame tells its number
-    return VisualClip(Path("clip"), n_frames, side, (slice(None), slice(None)), lmm, held)
+    return VisualClip(Path("clip"), n_frames, side, lmm=lmm, held=held)
 
 
 def features(n: int, every: int = 200) -> LMMFeatures:
@@ -104,7 +108,7 @@ def test_collate_marks_clips_without_lmm_features():
 
 
 def test_examples_depend_on_their_random_numbers_alone():
-    data = VisualWindows(size=24, frame_size=32, window=WINDOW, lmm=False, windows_per_clip=3)
+    data = data_of(size=24, frame_size=32, blur=0.5, jpeg=0.5, flip=0.5, windows_per_clip=3)
     one, two = (
         data.example(clip_of(30), (np.zeros((0, 2)), 0), np.random.default_rng(7)) for _ in range(2)
     )
@@ -127,11 +131,11 @@ def test_lmm_features_are_those_of_a_loop(rule):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"region": (0, 0, 16)},
-        {"region": (8, 0, 32)},
+        {"frame_size": 16},
+        {"face_part": (0.5, 0.75, 1.0)},
         {"span": 2},
         {"stride": 0},
-        {"reconstruction": True, "region": (0, 0, 32)},
+        {"reconstruction": True, **MOUTH},
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments):
@@ -206,20 +210,22 @@ def test_interpolation_between_window_centres():
 
 @torch.no_grad()
 def test_larger_frames_are_scored_in_their_middle():
-    model, data = small().eval(), VisualWindows(size=32, frame_size=40, window=WINDOW, lmm=False)
+    model, data = small().eval(), data_of(frame_size=40)
     clip = clip_of(6, side=40)
     model.vqvae.reconstruct = lambda frames: frames  # else the borders of the reconstruction differ
     rows = clip_frames(model, data, [clip], batch_size=4)
-    middle = VisualClip(Path("clip"), 6, 32, clip.region, None, clip.held[:, 4:36, 4:36])
+    middle = VisualClip(Path("clip"), 6, 32, held=clip.held[:, 4:36, 4:36])
     wanted = clip_frames(model, data_of(), [middle], batch_size=4)
     np.testing.assert_allclose(rows, wanted, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Sources:
-    """Four clips of noise, the last one damaged, with LMM features but for one."""
+    """Four clips of noise with a face, the last one damaged, with LMM features but for one; and one
+    without a face.
+    """
     root = tmp_path_factory.mktemp("pictures")
-    rows, shard = [], []
+    rows, shard, mouths = [], [], []
     for index in range(4):
         file = f"{index}.mkv"
         (root / "media" / "val").mkdir(parents=True, exist_ok=True)
@@ -231,23 +237,67 @@ def sources(tmp_path_factory) -> Sources:
         rows.append(row)
         lmm = features(1)
         shard.append(kind.LMMRow(file, 25.0, 20, lmm.frames, lmm.visual, lmm.textual, ["text"]))
+        seen, box = np.arange(20) != 7, np.array([16, 0, 48, 32], np.float32)
+        found = np.zeros((20, 8), np.float32), seen, "", "", box * seen[:, None]
+        mouths.append(MouthRow(file, 25.0, *found))
+    mouths.append(MouthRow("4.mkv", 25.0, *found[:1], np.zeros(20, bool), "no face", "face"))
+    rows.append(rows[0] | {"file": "4.mkv"})
+    shard.append(dataclasses.replace(shard[0], file="4.mkv"))
     shard[2] = kind.LMMRow.failed("2.mkv", "features", "out of memory")
     damaged = root / "media" / "val" / "3.mkv"
     damaged.write_bytes(damaged.read_bytes()[:200])
     data_list.write_list(root / "lists" / "val.tsv", pd.DataFrame(rows))
     settings = {"kind": "lmm", "visual_dim": 5, "textual_dim": 7, "new_tokens": 4}
-    shards.write_part(
-        root / "features" / "lmm" / "val", parts.Place(1, 1, 0, 1), shard, settings, "val"
-    )
+    for name, found, how in (("lmm", shard, settings), ("mouth", mouths, {"kind": "mouth"})):
+        folder = root / "features" / name / "val"
+        shards.write_part(folder, parts.Place(1, 1, 0, 1), found, how, "val")
     return Sources(root / "lists", root / "media", root / "features")
 
 
 def test_score_frames_of_a_split(sources):
-    data = data_of(lmm=True, frame_size=48, region=(8, 16, 32), keep_in_memory=False)
+    data = data_of(lmm=True, frame_size=48, **MOUTH, keep_in_memory=False)
     table, reasons = score_frames(small(), data, sources, "val", progress=False, batch_size=4)
     assert table.columns.tolist() == ["file", "start", "end", "score", "real", "fake"]
     assert table.groupby("file").size().to_dict() == {"0.mkv": 20, "1.mkv": 20, "2.mkv": 20}
-    assert list(reasons) == ["3.mkv"]
+    assert list(reasons) == ["3.mkv", "4.mkv"] and reasons["4.mkv"] == "no face"
+
+
+def test_a_frame_without_a_face_is_not_fake(sources):
+    model, plain = small(), data_of(frame_size=48)
+    faces = data_of(frame_size=48, faces=True)
+    wanted, _ = score_frames(model, plain, sources, "val", progress=False)
+    table, _ = score_frames(model, faces, sources, "val", progress=False)
+    unseen = table["start"].round(2) == 0.28
+    assert unseen.sum() == 3
+    assert (table.loc[unseen, ["real", "fake", "score"]] == [*UNSEEN, UNSEEN[1] - UNSEEN[0]]).all(
+        axis=None
+    )
+    rest = table[~unseen].merge(wanted, on=["file", "start"])
+    np.testing.assert_array_equal(rest["score_x"], rest["score_y"])
+
+
+def test_training_windows_hold_a_face():
+    data = data_of(windows_per_clip=8)
+    clip = dataclasses.replace(clip_of(40), seen=np.arange(40) // 5 == 3)
+    starts = {
+        frame
+        for seed in range(20)
+        for frame in data.example(clip, (np.zeros((0, 2)), 0), np.random.default_rng(seed))[
+            "frames"
+        ][::WINDOW, 0, 0, 0].tolist()
+    }
+    assert starts == set(range(13, 20))
+
+
+def test_frames_are_cut_at_the_face(sources):
+    data = data_of(frame_size=32, faces=True, face_part=(0.5, 0.75, 0.5))
+    clip = data.reader(sources, "val").read("0.mkv")
+    whole = isolated.call(square_frames.read_frames, clip.path, size=48)
+    # the picture is 64 x 48, its centre square begins 8 pixels from the left
+    wanted = [square_frames.square(frame[16:32, 16:32], 32) for frame in whole]
+    np.testing.assert_array_equal(clip.frames(0, 20), wanted)
+    np.testing.assert_array_equal(clip.frames(5, 4), wanted[5:9])
+    np.testing.assert_array_equal(np.concatenate([block for block, _ in clip.blocks()]), wanted)
 
 
 def test_damage_found_while_scoring_is_a_reason(sources, monkeypatch):
@@ -256,14 +306,14 @@ def test_damage_found_while_scoring_is_a_reason(sources, monkeypatch):
         raise MediaError("The file is damaged.", where=path)
 
     monkeypatch.setattr(isolated, "stream", broken)
-    data = data_of(frame_size=48, region=(8, 16, 32))
+    data = data_of(frame_size=48, **MOUTH)
     table, reasons = score_frames(small(), data, sources, "val", progress=False)
     assert table.empty and reasons["0.mkv"] == "The file is damaged."
 
 
 def test_kept_frames_give_the_same_scores(sources):
     model = small()
-    arguments = {"lmm": True, "frame_size": 48, "region": (8, 16, 32)}
+    arguments = {"lmm": True, "frame_size": 48, **MOUTH}
     plain, kept = (data_of(keep_in_memory=keep, **arguments) for keep in (False, True))
     wanted, _ = score_frames(model, plain, sources, "val", progress=False)
     for _ in range(2):
@@ -273,22 +323,20 @@ def test_kept_frames_give_the_same_scores(sources):
 
 
 def test_a_clip_without_lmm_features_is_read(sources):
-    data = data_of(lmm=True, frame_size=48, region=(8, 16, 32))
+    data = data_of(lmm=True, frame_size=48, **MOUTH)
     reader = data.reader(sources, "val")
     assert reader.read("2.mkv").lmm is None and reader.read("0.mkv").lmm is not None
 
 
 def test_validation_is_coarser_and_plain(sources, monkeypatch):
-    data = data_of(frame_size=48, region=(8, 16, 32), val_split="val", val_stride=9)
+    data = data_of(frame_size=48, **MOUTH, val_split="val", val_stride=9)
     row = validate(small(), data, sources, batch_size=2, workers=0, device=torch.device("cpu"))
     assert set(row) == {"val_loss", "val_auc"} and np.isfinite(list(row.values())).all()
     assert data.stride == 1 and data.augment is not None  # the data class itself is as before
 
 
 def test_validation_with_clip_labels_reads_no_segments(sources):
-    data = data_of(
-        frame_size=48, region=(8, 16, 32), val_split="val", supervision="clip", windows_per_clip=3
-    )
+    data = data_of(frame_size=48, **MOUTH, val_split="val", supervision="clip", windows_per_clip=3)
     asked = []
 
     def table(split: str, *, segments: bool = False) -> pd.DataFrame:
@@ -317,14 +365,14 @@ def test_memory_does_not_grow_with_the_clip():
                 alive.append(block.nbytes)
                 yield block, None
 
-    clip = Endless(Path("clip"), 240, 32, (slice(None), slice(None)))
+    clip = Endless(Path("clip"), 240, 32)
     rows = clip_frames(model, data, [clip], batch_size=4)
     assert len(rows) == 240 and max(alive) == 8 * 32 * 32 * 3
 
 
 def test_kept_reconstructions_are_never_those_of_another_clip(sources):
     """Training and validation have separate readers, and the model keeps reconstructions."""
-    data = data_of(frame_size=48, region=(8, 16, 32), keep_in_memory=True)
+    data = data_of(frame_size=48, **MOUTH, keep_in_memory=True)
     model, none = small().eval(), np.zeros((0, 2))
     for file in ("0.mkv", "1.mkv", "0.mkv", "2.mkv"):
         clip = data.reader(sources, "val").read(file)
@@ -334,10 +382,7 @@ def test_kept_reconstructions_are_never_those_of_another_clip(sources):
 
 
 def test_frame_ids_fit_and_differ():
-    ids = [
-        VisualClip(Path(name), 9, 32, (slice(None), slice(None))).frame_ids(np.arange(9))
-        for name in "abcdef"
-    ]
+    ids = [VisualClip(Path(name), 9, 32).frame_ids(np.arange(9)) for name in "abcdef"]
     ids = np.concatenate(ids)
     assert ids.dtype == np.int64 and len(set(ids.tolist())) == 54 and ids.min() >= 0
 

@@ -35,6 +35,25 @@ def test_other_sizes_are_cropped_on_the_long_side_then_scaled(tmp_path, height, 
     )
 
 
+def test_given_squares_are_cut_and_scaled(tmp_path):
+    images = noise(5, 40, 64)
+    path = write_lossless(tmp_path / "a.mkv", images)
+    squares = [(0, 0, 24), (40, 16, 24), (60, -5, 24), (3, 7, 12)]
+    parts = [images[0, :24, :24], images[1, 16:, 40:], images[2, :24, 40:]]
+    parts += [cv2.resize(images[k, 7:19, 3:15], (24, 24)) for k in (3, 4)]
+    got = square_frames.read_frames(path, size=24, squares=squares)
+    np.testing.assert_array_equal(got, parts)
+    blocks = list(square_frames.iter_frames(path, size=24, chunk=2, squares=squares))
+    np.testing.assert_array_equal(np.concatenate(blocks), parts)
+    later = square_frames.read_frames(path, size=24, first=1, squares=squares[1:])
+    np.testing.assert_array_equal(later, parts[1:])
+
+
+def test_a_square_larger_than_the_frame_is_its_largest():
+    image = noise(1, 40, 64)[0]
+    np.testing.assert_array_equal(square_frames.square(image, 40, (50, 0, 90)), image[:, 24:])
+
+
 def test_shrinking_averages_areas(tmp_path):
     images = noise(1, 48, 48)
     got = square_frames.read_frames(write_lossless(tmp_path / "a.mkv", images), size=24)

@@ -323,7 +323,10 @@ def test_a_stopped_run_continues_with_the_same_settings(tmp_path, monkeypatch, c
     videos[0].write_text("another film")
     (tmp_path / "o/z.json").write_text("{")
     assert asked() == ["a.mp4", "z.mp4"]
-    assert asked("--without-lmm") == asked("--force") == ["a.mp4", "b.mp4", "kept.mp4", "z.mp4"]
+    every = ["a.mp4", "b.mp4", "kept.mp4", "z.mp4"]
+    assert asked("--without-lmm") == asked("--force") == every
+    monkeypatch.setenv("KLASSIFY_DAMAGE", "0.5")
+    assert asked() == every and asked() == []
 
 
 @pytest.mark.parametrize(
@@ -338,8 +341,10 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
     detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
     detector.systems["one"]["modality"] = modality
     header = Header("one", "clip", "clips", "log_odds", "clip")
-    row = {"file": "a", "start": 0.0, "end": 0.16, "score": 2.0, "reason": ""}
-    table = pd.DataFrame([row | {"seen": 1.0, "heard": heard}]).dropna(axis=1)
+    answers = bool(seen or heard)
+    row = {"file": "a", "start": 0.0, "end": 0.16, "score": 2.0, "answered": int(answers)}
+    row |= {"reason": "" if answers else "no face", "seen": seen, "heard": heard}
+    table = pd.DataFrame([row]).dropna(axis=1)
     write_scores(score_path(tmp_path / "d/one", "clip", "clips"), table, header)
     frames = pd.DataFrame({"file": "a", "start": np.arange(4) * 0.04, "score": 2.0})
     frames.insert(2, "end", frames["start"] + 0.04)
@@ -353,12 +358,11 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
     )
     valid = np.arange(4) < 4 * seen
     mouth = MouthRow("a", 25.0, np.zeros((4, 8), np.float32), valid)
-    answers = predict._Answers(detector, "clip", mouth)
-    found = answers.about(tmp_path / "a.mp4", detector, "looked", {})
-    assert found.answered == bool(seen or heard) and told in found.evidence
-    assert (found.probability > 0.8) == found.answered == bool(len(found.segments))
+    found = predict._Answers(detector, "clip", mouth)
+    found = found.about(tmp_path / "a.mp4", detector, "looked", {})
+    assert found.answered == answers and told in found.evidence
+    assert (found.probability > 0.8) == answers
     assert found.as_json()["heard"] == (None if np.isnan(heard) else heard)
-    if not found.answered:
-        assert found.reasons == {"one": "no face"} and not found.frames
-    elif modality == "visual":  # a gap where there is no face
+    assert found.reasons == ({} if answers else {"one": "no face"})
+    if modality == "visual":  # a gap where there is no face
         np.testing.assert_array_equal(found.frames["one"]["probability"].isna(), ~valid)

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from klassify.features.mouth.face import MAX_GAP_S, Tracked
+from klassify.features.mouth.face import MAX_GAP_S, Tracked, box_of
 from klassify.media.decoder import GRID_FPS, on_grid
 from klassify.media.picture import Picture
 
@@ -74,14 +74,14 @@ FRAMES_BEFORE = 3  # that a jerk looks back
 JITTER_REACH, JITTER_POINTS = 2, 3  # frames to either side; fewer points than this fit any line
 
 
-def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
-    """Features (T, 8) float32 and valid (T,) bool on the 25 fps grid, of a clip's pictures with
-    their landmarks.
+def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (T, 8) float32, valid (T,) bool, and the face's box (T, 4) float32 in pixels (x0,
+    y0, x1, y1) on the 25 fps grid, of a clip's pictures with their landmarks.
 
-    Holds a few pictures, and 42 points of every one.
+    Holds a few pictures, and 42 points and the box of every one.
     """
     shown, points, appearance, new = [], [], [], []
-    nowhere = np.full((len(MOVING), 2), np.nan)
+    nowhere = np.full((len(MOVING) + 2, 2), np.nan)
     start, before = -math.inf, None
     for seen in _in_blocks(tracked):
         apart = seen.cut or seen.start - start > MAX_GAP_S + EPS_S
@@ -89,21 +89,29 @@ def mouth_features(tracked: Tracked) -> tuple[np.ndarray, np.ndarray]:
         blur, *change = (0.0, 0.0, 0.0) if now is None else now.features(None if apart else before)
         step = (seen.start - start) * GRID_FPS
         appearance.append([blur, *(value / step**power for value, power in zip(change, POWERS))])
-        points.append(nowhere if now is None else seen.landmarks[MOVING])
+        points.append(nowhere if now is None else _followed(seen.landmarks))
         shown.append((seen.start, seen.stop, len(shown)))
         new.append(apart or before is None)
         start, before = seen.start, now
     cells = [-1 if i is None else i for i in on_grid(shown)]
     if not cells:
-        return np.zeros((0, len(FEATURES)), np.float32), np.zeros(0, bool)
+        nothing = np.zeros((0, len(FEATURES)), np.float32)
+        return nothing, np.zeros(0, bool), nothing[:, :4]
     starts = np.array([start for start, _, _ in shown])
     moving, row = _at_cells(np.array(cells), starts, np.stack(points).astype(np.float64), new)
     valid = np.isfinite(moving).all(axis=(1, 2))
     look_of = np.array(appearance)
     features = np.column_stack(
-        [look_of[cells, 0], look_of[row, 1:], kinematics(moving[:, :40], moving[:, 40:])]
+        [look_of[cells, 0], look_of[row, 1:], kinematics(moving[:, :40], moving[:, 40:42])]
     )
-    return np.where(valid[:, None], features, 0).astype(np.float32), valid
+    features = np.where(valid[:, None], features, 0).astype(np.float32)
+    boxes = np.where(valid[:, None], moving[:, 42:].reshape(-1, 4), 0).astype(np.float32)
+    return features, valid, boxes
+
+
+def _followed(landmarks: np.ndarray) -> np.ndarray:
+    """The MOVING points (42, 2) of landmarks, and two corners of the box around all of them."""
+    return np.concatenate([landmarks[MOVING], box_of(landmarks).reshape(2, 2)])
 
 
 def _at_cells(

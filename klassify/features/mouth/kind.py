@@ -120,20 +120,22 @@ class FaceExtractor:
     def _row(self, file: str, path: Path) -> Any:
         fps = info.probe(path).fps
         tracked = self._source.track(file, decoder.pictures(path))
-        values, valid = self.measure(face.fill_gaps(tracked))
+        fields = self.measure(face.fill_gaps(tracked))
+        valid = fields["valid"]
         if not len(valid):
             return self.row_class.failed(file, "decode", "no frames")
         reason = too_little(valid, self._min_face_share)
         if reason:
-            values, valid = self.nothing(len(valid)), np.zeros_like(valid)
-        return self.row_class(file, fps, values, valid, reason, "face" if reason else "")
+            fields = self.nothing(len(valid))
+        stage = "face" if reason else ""
+        return self.row_class(file=file, fps=fps, reason=reason, stage=stage, **fields)
 
-    def measure(self, tracked: face.Tracked) -> tuple[Any, np.ndarray]:
-        """The values of each frame on the 25 fps grid, and valid (T,) bool."""
+    def measure(self, tracked: face.Tracked) -> dict[str, Any]:
+        """The row's fields of each frame on the 25 fps grid, among them valid (T,) bool."""
         raise NotImplementedError
 
-    def nothing(self, n_frames: int) -> Any:
-        """The values of frames without a face."""
+    def nothing(self, n_frames: int) -> dict[str, Any]:
+        """The same of frames without a face."""
         raise NotImplementedError
 
 
@@ -159,7 +161,8 @@ class MouthRow:
     """One clip: features (T, 8) float32, valid (T,) bool, the file's own fps.
 
     A clip without usable features says why: `reason` in words, `stage` (path, decode, face,
-    worker).
+    worker). boxes: (T, 4) float32, x0, y0, x1, y1 in pixels around the landmarks; None in shards
+    that were written without them.
     """
 
     file: str
@@ -168,6 +171,7 @@ class MouthRow:
     valid: np.ndarray
     reason: str = ""
     stage: str = ""
+    boxes: np.ndarray | None = None
 
     SCHEMA: ClassVar = pa.schema(
         [
@@ -176,13 +180,14 @@ class MouthRow:
             ("fps", pa.float64()),
             ("features", pa.list_(pa.float32())),
             ("valid", pa.list_(pa.bool_())),
+            ("boxes", pa.list_(pa.float32())),
             ("stage", pa.string()),
             ("reason", pa.string()),
         ]
     )
     ROWS_A_GROUP: ClassVar = 16  # what one random read decodes
     KEPT_GROUPS: ClassVar = 64  # decoded groups that a store holds
-    SPLIT_BYTES: ClassVar = ("features.list.element",)
+    SPLIT_BYTES: ClassVar = ("features.list.element", "boxes.list.element")
 
     @classmethod
     def failed(cls, file: str, stage: str, reason: str) -> MouthRow:
@@ -210,14 +215,20 @@ class MouthRow:
                 [row.features.astype(np.float32).ravel() for row in rows], pa.float32()
             ),
             "valid": ragged([row.valid.astype(bool) for row in rows], pa.bool_()),
+            "boxes": [None if row.boxes is None else row.boxes.ravel() for row in rows],
         }
 
     @classmethod
     def from_columns(cls, columns: Columns, i: int, settings: Mapping[str, Any]) -> MouthRow:
         """Row i of a row group."""
-        features = values(columns, "features", i).reshape(-1, CHANNELS).copy()
+        boxes = None
+        if "boxes" in columns and columns["boxes"][i].is_valid:
+            boxes = values(columns, "boxes", i).reshape(-1, 4).copy()
         return cls(
-            features=features, valid=values(columns, "valid", i).astype(bool), **common(columns, i)
+            features=values(columns, "features", i).reshape(-1, CHANNELS).copy(),
+            valid=values(columns, "valid", i).astype(bool),
+            boxes=boxes,
+            **common(columns, i),
         )
 
 
@@ -226,13 +237,15 @@ class ClipExtractor(FaceExtractor):
 
     row_class = MouthRow
 
-    def measure(self, tracked: face.Tracked) -> tuple[np.ndarray, np.ndarray]:
-        """Features (T, 8) float32 and valid (T,) bool."""
-        return channels.mouth_features(tracked)
+    def measure(self, tracked: face.Tracked) -> dict[str, np.ndarray]:
+        """features (T, 8) float32, valid (T,) bool and boxes (T, 4) float32."""
+        features, valid, boxes = channels.mouth_features(tracked)
+        return {"features": features, "valid": valid, "boxes": boxes}
 
-    def nothing(self, n_frames: int) -> np.ndarray:
-        """Zeros (T, 8)."""
-        return np.zeros((n_frames, CHANNELS), np.float32)
+    def nothing(self, n_frames: int) -> dict[str, np.ndarray]:
+        """Zeros."""
+        features, boxes = np.zeros((n_frames, CHANNELS), np.float32), np.zeros((n_frames, 4))
+        return {"features": features, "valid": np.zeros(n_frames, bool), "boxes": boxes}
 
 
 FACE_ARGUMENTS = {  # of every kind that follows a face

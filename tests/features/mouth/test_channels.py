@@ -40,7 +40,7 @@ def tracked(frames, points, fps: float = 25, cuts: tuple[int, ...] = ()) -> Iter
 
 
 def features_of(frames, points, **how) -> tuple[np.ndarray, np.ndarray]:
-    return channels.mouth_features(tracked(frames, points, **how))
+    return channels.mouth_features(tracked(frames, points, **how))[:2]
 
 
 def clip_points(rng: np.random.Generator, n: int = T, scale: float = 60.0) -> np.ndarray:
@@ -324,8 +324,23 @@ def test_frames_without_a_face_are_invalid_and_zero():
 def test_a_clip_without_any_face_or_frame():
     features, valid = features_of([texture(np.random.default_rng(8))] * 4, [None] * 4)
     assert features.shape == (4, 8) and not valid.any() and not features.any()
-    features, valid = channels.mouth_features([])
+    features, valid, _ = channels.mouth_features([])
     assert features.shape == (0, 8) and valid.shape == (0,)
+
+
+@pytest.mark.parametrize("fps", [25, 50])
+def test_boxes_surround_the_landmarks_of_their_frames(fps):
+    rng = np.random.default_rng(21)
+    every = fps // 25
+    frames, points = [texture(rng) for _ in range(8 * every)], list(clip_points(rng, 8 * every))
+    points[2 * every : 3 * every] = [None] * every
+    _, valid, boxes = channels.mouth_features(tracked(frames, points, fps=fps))
+    assert boxes.dtype == np.float32 and valid.tolist() == [k != 2 for k in range(8)]
+    assert not boxes[2].any()
+    for k in set(range(8)) - {2}:
+        shown = points[k * every]
+        wanted = np.concatenate([shown.min(axis=0), shown.max(axis=0)])
+        np.testing.assert_allclose(boxes[k], wanted, atol=2.0 if every > 1 else 1e-3)
 
 
 @pytest.mark.parametrize("shift", [(-70, 0), (75, 0), (0, -60), (0, 55), (60, 40)])
@@ -382,7 +397,7 @@ def test_short_gaps_are_bridged_smoothly():
     rng = np.random.default_rng(13)
     frames = [texture(rng)] * 9
     points = [face_points() * 60 + [80, 55] + [t, 0] for t in range(9)]
-    features, valid = channels.mouth_features(
+    features, valid, _ = channels.mouth_features(
         fill_gaps(tracked(frames, points[:2] + [None] * 5 + points[7:]))
     )
     assert valid.all()
@@ -437,7 +452,7 @@ def test_nothing_is_measured_across_a_cut_or_a_long_still():
         x._replace(start=x.start + 0.4 * (k > 9), stop=x.stop + 0.4 * (k > 8))
         for k, x in enumerate(tracked(frames, points))
     ]
-    features, valid = channels.mouth_features(stays)
+    features, valid, _ = channels.mouth_features(stays)
     assert len(valid) == 30 and valid.tolist() == [k != 20 for k in range(30)]
     assert not features[10:20, [MSE, COLOUR]].any() and features[:, VELOCITY].max() < 0.1
 
