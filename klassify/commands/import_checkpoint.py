@@ -6,11 +6,12 @@
     klassify import-checkpoint partialspoof trained_network.pt --config ps.yaml \\
         --system exp/DATA/RECIPE/ps
 
-The file of a detector can start a training (`klassify train --init`); that of a speech model can be
-the `source` of SSLFrontEnd. With --system the result is a system folder, as a training writes it,
-for `klassify score`. No code from the file is run. A wrapper around the model's names is stripped,
-tensors that the model does not need are left out, and the summary names both; a missing tensor is
-an error. docs/checkpoints.md lists all kinds and where they are published.
+The file of a detector can start a training (`klassify train --init`); that of a speech model or a
+lip encoder can be the `source` of SSLFrontEnd or LipEncoder. With --system the result is a system
+folder, as a training writes it, for `klassify score`. No code from the file is run. A wrapper
+around the model's names is stripped, tensors that the model does not need are left out, and the
+summary names both; a missing tensor is an error. docs/checkpoints.md lists all kinds and where they
+are published.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from klassify.errors import KlassifyError
-from klassify.models.weights.published import SPEECH_MODELS
+from klassify.models.weights.published import LIPS, SPEECH_MODELS
 from klassify.systems.imported import (
     SECOND_FILES,
     SOURCES,
@@ -48,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=(
             "without --config: the speech model, that is xlsr53, xlsr300m, large-robust,"
             " wavlm-large, or settings of the large model to replace, as JSON; of aasist: aasist or"
-            " aasist-l (default: that of the released file)"
+            " aasist-l; a lip encoder: av-hubert-large, raven-base, ... (default: that of the"
+            " released file)"
         ),
     )
     add("--vqvae", type=Path, metavar="FILE", help="for visual: vqvae.pt, or one trained here")
@@ -90,9 +92,9 @@ def _check(args: argparse.Namespace) -> None:
         raise KlassifyError(
             "A fusion is a system only together with the systems that it combines.", fix=fix
         )
-    if args.config and args.source in SPEECH_MODELS:
+    if args.config and args.source in {**SPEECH_MODELS, **LIPS}:
         raise KlassifyError(
-            "A speech model alone takes no config.", where=args.config, fix="use --architecture"
+            "An encoder alone takes no config.", where=args.config, fix="use --architecture"
         )
     if args.config and args.architecture:
         raise KlassifyError(

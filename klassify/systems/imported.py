@@ -26,7 +26,7 @@ from klassify.models.weights.load import (
     speech_settings,
     weights_path,
 )
-from klassify.models.weights.published import KEY_MAPS
+from klassify.models.weights.published import KEY_MAPS, LIPS
 from klassify.settings import already_done, file_hash
 from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import (
@@ -51,6 +51,8 @@ ARCHITECTURES = {  # of the released files
     "partialspoof": "large-robust",
     "aasist": "aasist",
     "cfprf": "xlsr300m",
+    "av-hubert": "av-hubert-base",
+    "raven": "raven-large",
 }
 # Settings that a released model was trained with and that its tensors do not show:
 # (attribute, value, override)
@@ -122,6 +124,10 @@ def released_model(source: str, architecture: Any) -> Any:
                 f"Unknown AASIST {architecture!r}.", fix=f"choose one of {', '.join(SIZES)}"
             )
         return RawAASIST(architecture)
+    if source in LIPS:
+        from klassify.models.lip_encoder import LipEncoder
+
+        return LipEncoder(architecture)
     from klassify.models.bam import BAM
     from klassify.models.cfprf import CFPRF
     from klassify.models.frontends.ssl import SSLFrontEnd

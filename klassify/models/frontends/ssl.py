@@ -8,6 +8,7 @@ Axes: B clips, N samples, T frames, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -250,16 +251,21 @@ class SSLFrontEnd(FrontEnd):
         return self.model.encoder(projected).last_hidden_state
 
     def _states(self, local: Tensor) -> list[Tensor]:
-        # hooks, since transformers' own `hidden_states` ends before or after the final norm,
-        # depending on the version
-        inputs: list[Tensor] = []
-        hooks = [
-            layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-            for layer in self.model.encoder.layers
-        ]
-        try:
-            final = self._last(local)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [*inputs, final]
+        return states_of(self.model.encoder.layers, lambda: self._last(local))
+
+
+def states_of(layers: nn.ModuleList, run: Callable[[], Tensor]) -> list[Tensor]:
+    """The first inputs of all layers while `run` runs, and what it returns."""
+    # hooks, since transformers' own `hidden_states` ends before or after the final norm, depending
+    # on the version
+    inputs: list[Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+        for layer in layers
+    ]
+    try:
+        final = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*inputs, final]

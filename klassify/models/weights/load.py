@@ -373,6 +373,8 @@ class ImportReport:
             text += f"; left out because the model does not use them: {summary(self.left_out)}"
         if self.lacking:
             text += f"; not in the file, so left as initialised: {summary(self.lacking)}"
+        if licence := KEY_MAPS[self.source].licence:
+            text += f"; licence of the weights: {licence}"
         return text
 
 

@@ -53,6 +53,7 @@ class KeyMap:
     optional: names of ours that the file may lack.
     reordered: {names of ours: the Order they are put in}.
     shape: of the tensor with the signature, where its name alone says too little.
+    licence: of the weights, said when they are imported.
     """
 
     signature: str
@@ -61,6 +62,7 @@ class KeyMap:
     optional: str = NOTHING
     reordered: Mapping[str, Order] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
+    licence: str = ""
 
     def wrappers(self, state: Mapping[str, Tensor]) -> list[str]:
         """The prefixes below which the names are those of such a file, such as 'model.'."""
@@ -110,11 +112,7 @@ WEIGHT_NORM: Rules = (
     (r"(encoder\.pos_conv_embed\.conv)\.weight_g", r"\1.parametrizations.weight.original0"),
     (r"(encoder\.pos_conv_embed\.conv)\.weight_v", r"\1.parametrizations.weight.original1"),
 )
-FAIRSEQ: Rules = (
-    (r"(feature_extractor\.conv_layers\.\d+)\.0\.", r"\1.conv."),
-    (r"(feature_extractor\.conv_layers\.\d+)\.2\.1\.", r"\1.layer_norm."),
-    (r"layer_norm\.", "feature_projection.layer_norm."),
-    (r"post_extract_proj\.", "feature_projection.projection."),
+FAIRSEQ_ENCODER: Rules = (
     (
         r"encoder\.pos_conv\.0\.weight_g",
         "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
@@ -135,6 +133,13 @@ FAIRSEQ: Rules = (
     (r"(encoder\.layers\.\d+)\.fc1\.", r"\1.feed_forward.intermediate_dense."),
     (r"(encoder\.layers\.\d+)\.fc2\.", r"\1.feed_forward.output_dense."),
     ("", ""),
+)
+FAIRSEQ: Rules = (
+    (r"(feature_extractor\.conv_layers\.\d+)\.0\.", r"\1.conv."),
+    (r"(feature_extractor\.conv_layers\.\d+)\.2\.1\.", r"\1.layer_norm."),
+    (r"layer_norm\.", "feature_projection.layer_norm."),
+    (r"post_extract_proj\.", "feature_projection.projection."),
+    *FAIRSEQ_ENCODER,
 )
 
 SPEECH_MODELS = {
@@ -209,6 +214,41 @@ VISUAL = {
     "vqvae": KeyMap(signature=r"codebook\.embedding\.", rules=()),
 }
 
+# encoders of lips -> klassify.models.lip_encoder.LipEncoder
+LIPS = {
+    # AV-HuBERT's files: base_lrs3_iter4.pt, and fine-tuned ones such as self_large_vox_433h.pt
+    "av-hubert": KeyMap(
+        signature=r"feature_extractor_video\.resnet\.",
+        rules=(
+            (r"feature_extractor_video\.resnet\.frontend3D\.", "trunk.stem."),
+            (r"feature_extractor_video\.resnet\.trunk\.", "trunk."),
+            (r"feature_extractor_(video|audio)\.proj\.", r"context.\1_proj."),
+            (r"layer_norm\.", "context.both_norm."),
+            (r"post_extract_proj\.", "context.both_proj."),
+            *below(FAIRSEQ_ENCODER, "", "context."),
+        ),
+        optional=COUNTERS,
+        licence=(
+            "the AV-HuBERT licence of Meta: non-commercial research only, not for surveillance, and"
+            " it covers what is made with the weights"
+        ),
+    ),
+    # RAVEn's and BRAVEn's visual encoders, bare or in a fine-tuned vsr_*.pth
+    "raven": KeyMap(
+        signature=r"frontend\.frontend3D\.",
+        rules=(
+            (r"frontend\.frontend3D\.", "trunk.stem."),
+            (r"frontend\.trunk\.", "trunk."),
+            (r"(?:embed|input_layer)\.0\.", "context.embed."),
+            (r"(?:after_norm|norm)\.", "context.after_norm."),
+            (r"encoders\.(\d+)\.feed_forward\.", r"context.layers.\1."),
+            (r"encoders\.", "context.layers."),
+        ),
+        optional=COUNTERS,
+        licence="MIT, that of the published code; the weights learned from LRS3 and VoxCeleb2",
+    ),
+}
+
 # the Purdue system's fusion.ckpt -> klassify.models.linear_fusion.LinearFusion. Its inputs are
 # visual real and fake, then spoof and bona fide at 160, 320 and 640 ms; ours are real and fake
 # throughout.
@@ -220,7 +260,7 @@ FUSION = KeyMap(
 )
 
 # a detector holds a speech model, so detectors are recognised first
-KEY_MAPS: dict[str, KeyMap] = {**AUDIO, **VISUAL, **SPEECH_MODELS, "fusion": FUSION}
+KEY_MAPS: dict[str, KeyMap] = {**AUDIO, **VISUAL, **LIPS, **SPEECH_MODELS, "fusion": FUSION}
 
 
 def detect_source(state: Mapping[str, Tensor], where: object = None) -> str:
