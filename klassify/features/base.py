@@ -142,6 +142,12 @@ def attempt(
 Columns = Mapping[str, pa.Array]
 
 
+def schema(*own: tuple[str, pa.DataType]) -> pa.Schema:
+    """The columns of a kind that has values for frames: its own between those of all kinds."""
+    before = [("file", pa.string()), ("n_frames", pa.int32()), ("fps", pa.float64())]
+    return pa.schema([*before, *own, ("stage", pa.string()), ("reason", pa.string())])
+
+
 def ragged(arrays: Sequence[np.ndarray], kind: pa.DataType, *, large: bool = False) -> pa.Array:
     """Arrays of different lengths as one list column."""
     offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays], dtype=np.int64)])

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from klassify.features.base import Columns, Extraction, Kind, common, ragged, values
+from klassify.features.base import Columns, Extraction, Kind, common, ragged, schema, values
 from klassify.features.mouth import channels, face
 from klassify.features.mouth.kind import (
     FACE_ARGUMENTS,
@@ -146,17 +146,7 @@ class LipsRow:
     reason: str = ""
     stage: str = ""
 
-    SCHEMA: ClassVar = pa.schema(
-        [
-            ("file", pa.string()),
-            ("n_frames", pa.int32()),
-            ("fps", pa.float64()),
-            ("crops", pa.list_(pa.binary())),
-            ("valid", pa.list_(pa.bool_())),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-        ]
-    )
+    SCHEMA: ClassVar = schema(("crops", pa.list_(pa.binary())), ("valid", pa.list_(pa.bool_())))
     ROWS_A_GROUP: ClassVar = 4
     KEPT_GROUPS: ClassVar = 16
     SPLIT_BYTES: ClassVar = ()

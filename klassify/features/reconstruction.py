@@ -30,6 +30,7 @@ from klassify.features.base import (
     in_process,
     media_only,
     ragged,
+    schema,
     values,
 )
 from klassify.media import decoder, isolated, square_frames
@@ -163,17 +164,8 @@ class ReconstructionRow:
     reason: str = ""
     stage: str = ""
 
-    SCHEMA: ClassVar = pa.schema(
-        [
-            ("file", pa.string()),
-            ("n_frames", pa.int32()),
-            ("fps", pa.float64()),
-            ("height", pa.int32()),
-            ("width", pa.int32()),
-            ("codes", pa.large_list(pa.uint16())),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-        ]
+    SCHEMA: ClassVar = schema(
+        ("height", pa.int32()), ("width", pa.int32()), ("codes", pa.large_list(pa.uint16()))
     )
     ROWS_A_GROUP: ClassVar = 1
     KEPT_GROUPS: ClassVar = 16

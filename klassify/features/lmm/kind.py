@@ -23,6 +23,7 @@ from klassify.features.base import (
     in_process,
     media_only,
     ragged,
+    schema,
     values,
 )
 from klassify.media import decoder, isolated
@@ -186,18 +187,11 @@ class LMMRow:
     reason: str = ""
     stage: str = ""
 
-    SCHEMA: ClassVar = pa.schema(
-        [
-            ("file", pa.string()),
-            ("n_frames", pa.int32()),
-            ("fps", pa.float64()),
-            ("frames", pa.list_(pa.int32())),
-            ("visual", pa.list_(pa.float16())),
-            ("textual", pa.large_list(pa.float16())),
-            ("texts", pa.list_(pa.string())),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-        ]
+    SCHEMA: ClassVar = schema(
+        ("frames", pa.list_(pa.int32())),
+        ("visual", pa.list_(pa.float16())),
+        ("textual", pa.large_list(pa.float16())),
+        ("texts", pa.list_(pa.string())),
     )
     ROWS_A_GROUP: ClassVar = 1
     KEPT_GROUPS: ClassVar = 16

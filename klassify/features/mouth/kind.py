@@ -23,6 +23,7 @@ from klassify.features.base import (
     common,
     in_workers,
     ragged,
+    schema,
     values,
 )
 from klassify.features.mouth import channels, face
@@ -173,17 +174,10 @@ class MouthRow:
     stage: str = ""
     boxes: np.ndarray | None = None
 
-    SCHEMA: ClassVar = pa.schema(
-        [
-            ("file", pa.string()),
-            ("n_frames", pa.int32()),
-            ("fps", pa.float64()),
-            ("features", pa.list_(pa.float32())),
-            ("valid", pa.list_(pa.bool_())),
-            ("boxes", pa.list_(pa.float32())),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-        ]
+    SCHEMA: ClassVar = schema(
+        ("features", pa.list_(pa.float32())),
+        ("valid", pa.list_(pa.bool_())),
+        ("boxes", pa.list_(pa.float32())),
     )
     ROWS_A_GROUP: ClassVar = 16  # what one random read decodes
     KEPT_GROUPS: ClassVar = 64  # decoded groups that a store holds
