@@ -7,6 +7,8 @@
         --out features/demo/lmm/train
     klassify extract --kind reconstruction --vqvae exp/demo/multibranch/vqvae --list ... \\
         --root ... --out ...
+    klassify extract --kind embedding --system exp/demo/fused/audio_frames --list ... --root ... \\
+        --out features/demo/embedding-audio_frames/train
 
 Every clip of the list gets one row; a row without features has a reason, which
 failures-<i>-of-<n>.tsv repeats. `--shard i/n` (from 1) extracts every n-th clip of the list,
@@ -50,6 +52,7 @@ from klassify.features.extract import (
 from klassify.features.kinds import KINDS
 from klassify.lists import data_list, subsets
 from klassify.media.flow import refusing_damage
+from klassify.systems import embeddings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +103,8 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
                 raise KlassifyError(what)
             if hasattr(args, name):
                 given[name] = getattr(args, name)
-    return KINDS[args.kind].extraction(**(given | changed), jobs=args.jobs)
+    make = KINDS[args.kind].extraction or functools.partial(embeddings.extraction, args.list)
+    return make(**(given | changed), jobs=args.jobs)
 
 
 def run(args: argparse.Namespace) -> int:

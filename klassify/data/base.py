@@ -288,6 +288,10 @@ class FrameData(ClipData):
         """What `join` takes, for each window of a batch: (B, F, C)."""
         raise NotImplementedError
 
+    def valid_frames(self, clip: Any, n_frames: int) -> np.ndarray:
+        """(n_frames,) bool: the frames of a clip in which there is something to see or hear."""
+        return np.ones(n_frames, bool)
+
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
         """The rows of a clip, (n_frames, 1 + len(COLUMNS)): score, then the named columns.
 

@@ -43,7 +43,8 @@ class Kind:
     """A kind of features: everything that features/kinds.py needs to know of it.
 
     row_class: of the rows of its shards. clips_per_file: so that a file stays below a few hundred
-    MB. extraction(**arguments): the Extraction; it takes `jobs` and the kind's own arguments.
+    MB. extraction(**arguments): the Extraction; it takes `jobs` and the kind's own arguments. None
+    where a system makes it.
     arguments: {option of `klassify extract`: what argparse wants to know of it}. An option that is
     not given is left out of the call, so that the defaults are those of `extraction`.
     """
@@ -51,7 +52,7 @@ class Kind:
     name: str
     row_class: type
     clips_per_file: int
-    extraction: Callable[..., Extraction]
+    extraction: Callable[..., Extraction] | None
     arguments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 

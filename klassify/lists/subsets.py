@@ -4,6 +4,7 @@ lie.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -53,6 +54,16 @@ def _leaking_fit(frame: pd.DataFrame) -> pd.Series:
     return frame["file"].isin(fit_sources(frame["file"]))
 
 
+FOLDS = (1, 2)
+
+
+def _fold(frame: pd.DataFrame, number: int) -> pd.Series:
+    """The clips whose sources are in one of two halves, by a hash of the source's id."""
+    digests = [hashlib.sha256(source.encode()).digest() for source in sources_of(frame)]
+    half = np.array([digest[0] % 2 + 1 for digest in digests], np.int64)
+    return pd.Series(half == number, index=frame.index)
+
+
 # name: (split, the rule in words, rows it keeps); a clip of unknown length is in no length subset
 SUBSETS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
     "train_video": (
@@ -62,6 +73,14 @@ SUBSETS: dict[str, tuple[str, str, Callable[[pd.DataFrame], pd.Series]]] = {
     ),
     "train_audio": ("train", "shorter than 6 s (paper 1, 4.2)", lambda f: f["duration"].lt(6.0)),
     "train_bam": ("train", "at most 6 s (paper 1, 4.3)", lambda f: f["duration"].le(6.0)),
+    **{
+        f"train_fold{number}": (
+            "train",
+            f"half {number} of the sources, for one of two encoders",
+            functools.partial(_fold, number=number),
+        )
+        for number in FOLDS
+    },
     "val_fit": ("val", "40 % of the sources, for calibration and tuning", _fit),
     "val_report": (
         "val",

@@ -42,6 +42,10 @@ class AudioEncoder(nn.Module):
         """FrameOutputs (B, T, ...) of waveforms (B, N)."""
         return self.head(self.frontend(wave))
 
+    def embedding(self, batch: dict[str, Tensor]) -> Tensor:
+        """The embedding of each frame, (B, T, dim), of a batch as `_outputs` takes it."""
+        return self._outputs(batch).embedding
+
     def _outputs(self, batch: dict[str, Tensor]) -> FrameOutputs:
         """Of "wave" (B, N), or of the front end's "features" (B, T, D) of it."""
         return self.head(batch["features"]) if "features" in batch else self(batch["wave"])

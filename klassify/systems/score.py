@@ -117,6 +117,13 @@ def _refuse_other_features(system: Trained, settings: Mapping[str, Any], split: 
         known = learned_from.get(name)
         if not (isinstance(features, Mapping) and isinstance(known, Mapping)):
             continue
+        if known.get("hash") != features.get("hash"):
+            raise KlassifyError(
+                f"{system.name} was trained on embeddings of another state of"
+                f" {features['system']} than those of {split}.",
+                where=record,
+                fix=f"make the embeddings of {split} again, or train {system.name} again",
+            )
         old, new = known.get("version"), features.get("version")
         if None not in (old, new) and old != new:
             raise KlassifyError(

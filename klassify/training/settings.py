@@ -47,7 +47,21 @@ def training_settings(
         split: file_hash(subsets.existing_list(sources.lists, split))
         for split in (data.train_split, data.val_split)
     }
-    return settings | data.settings(sources, data.train_split)
+    inputs = data.settings(sources, data.train_split)
+    if data.supervision != "segment":
+        _refuse_segment_embeddings(inputs, data.train_split)
+    return settings | inputs
+
+
+def _refuse_segment_embeddings(inputs: dict[str, Any], split: str) -> None:
+    """Task 1's rule: no embeddings of an encoder that learned from segments."""
+    for features in inputs.values():
+        if isinstance(features, dict) and features.get("supervision") == "segment":
+            raise KlassifyError(
+                f"The embeddings of {split} are of {features['system']}, which learned from segment"
+                " labels; a model that reads them is not clip-supervised.",
+                fix="use the embeddings of an encoder that learned from clip labels (audio_mil)",
+            )
 
 
 def _starting_weights(model: Any) -> list[Path]:

@@ -63,6 +63,16 @@ def test_length_subsets_keep_bounds_without_unknown_lengths(tmp_path):
         subsets.load_split(tmp_path, "train_video")
 
 
+def test_folds_are_halves_by_source(tmp_path):
+    files = [f"{source}/{take}" for source in range(60) for take in range(3)]
+    frame = plain(files, source=[f"s{file.split('/')[0]}" for file in files])
+    data_list.write_list(tmp_path / "train.tsv", frame)
+    one, two = (subsets.load_split(tmp_path, f"train_fold{k}") for k in (1, 2))
+    assert sorted([*one["file"], *two["file"]]) == sorted(files)
+    assert not set(one["source"]) & set(two["source"])
+    assert 20 < one["source"].nunique() < 40
+
+
 def test_an_unknown_split_is_refused_by_name(tmp_path):
     val_list(tmp_path, 5)
     with pytest.raises(KlassifyError, match="'testZ'.*val_report"):

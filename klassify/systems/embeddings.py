@@ -1,0 +1,168 @@
+"""Embeddings of clips by a trained frame encoder: `klassify extract --kind embedding`.
+
+An encoder fits the clips that it learned from better than others, and a head that learns from such
+embeddings trusts them too much. With a second encoder, trained on the other half of the sources
+(`train_fold1`, `train_fold2`), each training clip is embedded by the one that has not learned from
+it. All other clips are embedded by the first encoder: a mean of the two would lie in neither's
+space, while the head knows the first one's from half of its training clips. Encoders that start
+from the same weights (the same seed) have spaces that are close.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from klassify.data.audio_shares import AudioShares
+from klassify.data.base import FrameData, NoAnswer, Sources
+from klassify.errors import KlassifyError
+from klassify.features.base import Extraction, attempt, in_process, media_only
+from klassify.features.embedding import VERSION, EmbeddingRow
+from klassify.lists import subsets
+from klassify.models.devices import pick_device
+from klassify.scores.inference import clip_frames
+from klassify.systems.experiment import CONFIG, load_experiment
+from klassify.systems.system import load_system
+from klassify.systems.trained import Trained
+
+FRAMES = {"audio": AudioShares}  # by modality
+
+
+def extraction(
+    list_path: Path,
+    *,
+    system: Path | None = None,
+    fold: Path | None = None,
+    features: Path | None = None,
+    device: str | torch.device = "auto",
+    jobs: int | None = None,
+) -> Extraction:
+    """The embeddings of the clips of a list by a trained system.
+
+    fold: a system that embeds the clips that `system` learned from. features: the folder of the
+    features that the encoder reads, if any.
+    """
+    if system is None:
+        raise KlassifyError(
+            "--kind embedding needs --system SYSTEM_DIR.",
+            fix="train an encoder first: make stage2 recipe=fused system=audio_frames",
+        )
+    encoders = [_encoder(folder) for folder in (system, fold) if folder]
+    learned = [_learned_from(encoder, list_path) for encoder in encoders]
+    if fold and (both := learned[0] & learned[1]):
+        raise KlassifyError(
+            f"{len(both)} clips are in the training of both encoders, such as {min(both)}.",
+            where=fold,
+            fix="train one with data.init_args.train_split=train_fold1, the other with train_fold2",
+        )
+    data = frame_data(encoders[0])
+    settings = {
+        "version": VERSION,
+        "system": encoders[0].name,
+        "hash": encoders[0].hash,
+        "fold": encoders[1].hash if fold else None,
+        "hop_s": data.hop_s,
+        "offset_s": data.offset_s,
+        "dim": _dim(encoders[0]),
+        "supervision": _strictest(encoders),
+    }
+
+    def extractor(root: Path) -> Embedder:
+        sources = Sources(list_path.parent, root, features or Path())
+        on = pick_device(str(device))
+        loaded = [_Encoder(one.load()[0], data, sources, list_path.stem, on) for one in encoders]
+        return Embedder(root, loaded, learned[0] if fold else set())
+
+    return Extraction(
+        "embedding", settings, media_only, functools.partial(in_process, extractor, jobs)
+    )
+
+
+def _encoder(folder: Path) -> Trained:
+    system = load_system(folder)
+    if not isinstance(system, Trained) or system.modality not in FRAMES:
+        raise KlassifyError(f"{system.name} is not a frame encoder.", where=folder)
+    return system
+
+
+def _dim(system: Trained) -> int:
+    """Dimensions of the embeddings, without building the model in memory."""
+    with torch.device("meta"):
+        return load_experiment(system.folder / CONFIG).model.head.dim
+
+
+def _strictest(encoders: Sequence[Trained]) -> str:
+    """`segment` if any of the encoders learned from segments."""
+    kinds = [encoder.supervision for encoder in encoders]
+    return "segment" if "segment" in kinds else kinds[0]
+
+
+def frame_data(system: Trained) -> FrameData:
+    """The class that cuts clips into frames for an encoder, whatever it was trained from."""
+    return FRAMES[system.modality]()
+
+
+def _learned_from(system: Trained, list_path: Path) -> set[str]:
+    """The clips of the list that the system was trained on."""
+    split = system.data().train_split
+    if subsets.base_split(split) != list_path.stem:
+        return set()
+    return set(subsets.load_split(list_path.parent, split)["file"])
+
+
+class _Encoder:
+    """A loaded model, and the data class that cuts clips into windows of frames for it."""
+
+    def __init__(
+        self, model: Any, data: FrameData, sources: Sources, split: str, device: torch.device
+    ):
+        self.model, self.device = model.to(device), device
+        self.data, self.reader = data, data.reader(sources, split)
+
+    def row(self, file: str) -> EmbeddingRow:
+        """The embedding of a clip. Raises NoAnswer and KlassifyError."""
+        clip = self.reader.read(file)
+        cut = self.data.cut(clip)
+        rows = clip_frames(self.model, _Embeddings(self.data), cut, device=self.device)[:, 2:]
+        valid = self.data.valid_frames(clip, len(rows))
+        return EmbeddingRow(file, 1 / self.data.hop_s, rows.astype(np.float16), valid)
+
+
+class _Embeddings:
+    """A frame data class whose outputs are embeddings instead of scores."""
+
+    def __init__(self, data: FrameData):
+        self.data = data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
+
+    def outputs(self, model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
+        """The embedding of each frame of a batch, (B, T, D)."""
+        return model.embedding(batch).float().cpu().numpy()
+
+
+class Embedder:
+    """Makes rows in the order of a list, of each clip with an encoder that has not seen it."""
+
+    def __init__(self, root: Path, encoders: Sequence[_Encoder], learned: set[str]):
+        self.root, self.encoders, self.learned = root, encoders, learned
+
+    @torch.inference_mode()
+    def rows(self, files: Sequence[str]) -> Iterator[EmbeddingRow]:
+        """One row for each clip."""
+        for file in files:
+            encoder = self.encoders[file in self.learned]
+            yield attempt(EmbeddingRow, self.root, file, lambda _, e=encoder, f=file: _row(e, f))
+
+
+def _row(encoder: _Encoder, file: str) -> EmbeddingRow:
+    try:
+        return encoder.row(file)
+    except NoAnswer as error:
+        return EmbeddingRow.failed(file, "input", str(error))
