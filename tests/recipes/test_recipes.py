@@ -273,7 +273,8 @@ def test_a_fusion_without_its_parts_names_what_makes_them(tmp_path):
     [
         ("klassify", "tcn", "mouth"),
         ("multibranch", "ps", None),
-        ("multibranch", "vqvae,visual_no_lmm", None),
+        ("multibranch", "vqvae", None),
+        ("multibranch", "vqvae,visual_no_lmm", "mouth"),
         ("multibranch", "ps,visual_clip", "lmm"),
         ("multibranch", "visual", "lmm"),
         ("fused", "w2v_aasist", None),
