@@ -21,14 +21,8 @@ HELD = ("held", "JobHoldMaxRequeue")
 FULL = ("Resources", "ReqNodeNotAvail", "Nodes required for job are DOWN")
 # reasons for which a job never starts
 NEVER = (
-    "DependencyNeverSatisfied",
-    "InvalidAccount",
-    "InvalidQOS",
-    "BadConstraints",
-    "PartitionTimeLimit",
-    "PartitionNodeLimit",
-    "AccountNotAllowed",
-    "QOSNotAllowed",
+    *("DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "BadConstraints"),
+    *("PartitionTimeLimit", "PartitionNodeLimit", "AccountNotAllowed", "QOSNotAllowed"),
 )
 
 # environment variables of a site or a user override the options of a script: those of its own

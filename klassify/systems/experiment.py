@@ -36,13 +36,7 @@ METRICS = "metrics.csv"
 SETTINGS = "settings.json"  # everything that trained weights depend on
 STATE = "checkpoints/last.pt"
 REPORTED_PACKAGES = (
-    "klassify",
-    "torch",
-    "torchaudio",
-    "transformers",
-    "mediapipe",
-    "av",
-    "numpy",
+    *("klassify", "torch", "torchaudio", "transformers", "mediapipe", "av", "numpy"),
     "scikit-learn",
 )
 

@@ -266,17 +266,8 @@ def test_what_cannot_be_launched_is_refused_by_name(extraction, pretended, capsy
 @pytest.mark.parametrize(
     "option",
     [
-        "--dry-run",
-        "--wait",
-        "--shards 4",
-        "--max-parallel 2",
-        "--gpus 1",
-        "--time 1",
-        "--cpus 1",
-        "--max-restarts 0",
-        "--grace 0",
-        "--sbatch-arg=--qos=x",
-        "--module m",
+        *("--dry-run", "--wait", "--shards 4", "--max-parallel 2", "--gpus 1", "--time 1"),
+        *("--cpus 1", "--max-restarts 0", "--grace 0", "--sbatch-arg=--qos=x", "--module m"),
     ],
 )
 def test_options_of_the_launcher_are_refused_without_it(extraction, pretended, capsys, option):
@@ -313,12 +304,8 @@ def test_lmm_features_are_checked_for_the_device_of_a_task(
     )
     asked = ("--launcher", "slurm", "--shards", 2, "--kind", "lmm", "--lmm", "tiny")
     for more in (
-        "",
-        "--gpus 1",
-        "--device cuda",
-        "--sbatch-arg=--gres=gpu:a100:1",
-        "--gpus 1 --load-in 4",
-        "--gpus 1 --device cpu",
+        *("", "--gpus 1", "--device cuda", "--sbatch-arg=--gres=gpu:a100:1"),
+        *("--gpus 1 --load-in 4", "--gpus 1 --device cpu"),
     ):
         assert extraction.run(*asked, "--dry-run", *more.split()) == 0
     assert seen[::2] == ["cpu", "cuda", "cuda", "cuda", "cuda", "cpu"]
@@ -666,13 +653,8 @@ def test_resume_here_continues_after_a_complete_strict_shard(extraction, pretend
 
 def test_the_merge_job_asks_for_no_gpu_and_little_time(extraction, pretended):
     of_gpus = (
-        "--gpus-per-node=1",
-        "--mem-per-gpu=4G",
-        "--cpus-per-gpu=2",
-        "--gpu-bind=none",
-        "--ntasks-per-gpu=1",
-        "--tres-per-task=gres/gpu:1",
-        "--gres=gpu:1",
+        *("--gpus-per-node=1", "--mem-per-gpu=4G", "--cpus-per-gpu=2", "--gpu-bind=none"),
+        *("--ntasks-per-gpu=1", "--tres-per-task=gres/gpu:1", "--gres=gpu:1"),
         "--gres-flags=enforce-binding",
     )
     asked = [f"--sbatch-arg={option}" for option in (*of_gpus, "--partition=gpu", "--qos=x")]

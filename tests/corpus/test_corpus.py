@@ -44,17 +44,8 @@ from klassify.media import decoder
 from klassify.media.container import container_traits
 
 FIELDS = [
-    "file",
-    "original",
-    "split",
-    "modify_type",
-    "audio_model",
-    "video_model",
-    "fake_segments",
-    "audio_fake_segments",
-    "visual_fake_segments",
-    "video_frames",
-    "audio_frames",
+    *("file", "original", "split", "modify_type", "audio_model", "video_model", "fake_segments"),
+    *("audio_fake_segments", "visual_fake_segments", "video_frames", "audio_frames"),
 ]
 
 

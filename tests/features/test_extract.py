@@ -372,15 +372,7 @@ def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
 
     folder, model = vqvae
     command = [
-        "extract",
-        "--kind",
-        "reconstruction",
-        "--device",
-        "cpu",
-        "--batch",
-        "5",
-        "--jobs",
-        "1",
+        *("extract", "--kind", "reconstruction", "--device", "cpu", "--batch", "5", "--jobs", "1"),
         "--size",
     ]
     command += [SIZE, "--list", data / "list.tsv", "--root", data / "media"]

@@ -54,10 +54,7 @@ def _run(recipe: str, root: Path) -> None:
     done = subprocess.run(
         [
             f"recipes/{recipe}/run.sh",
-            "data=demo",
-            "size=tiny",
-            "jobs=2",
-            "--stage",
+            *("data=demo", "size=tiny", "jobs=2", "--stage"),
             first,
             "--stop-stage",
             last,

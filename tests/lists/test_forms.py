@@ -213,11 +213,7 @@ def folders(root: Path, *files: str) -> None:
 def test_folders_named_after_labels_give_clip_labels(tmp_path):
     for split in ("train", "dev", "test"):
         files = (
-            "real/a.mp4",
-            "real/b/c.MOV",
-            "fake/a.mp4",
-            "visual_modified/d.webm",
-            "real/._a.mp4",
+            *("real/a.mp4", "real/b/c.MOV", "fake/a.mp4", "visual_modified/d.webm", "real/._a.mp4"),
         )
         folders(tmp_path / split, *files)
     assert run_lists(tmp_path) == 0

@@ -66,16 +66,8 @@ def test_clips_of_one_original_share_a_source(tmp_path):
 
 
 BAD_NAMES = [
-    "a\nb.mp4",
-    "a\tb.mp4",
-    "../a.mp4",
-    "x/../../a.mp4",
-    "/abs.mp4",
-    "C:\\a.mp4",
-    "a;b.mp4",
-    "",
-    "a\x00.mp4",
-    " a.mp4",
+    *("a\nb.mp4", "a\tb.mp4", "../a.mp4", "x/../../a.mp4", "/abs.mp4", "C:\\a.mp4", "a;b.mp4", ""),
+    *("a\x00.mp4", " a.mp4"),
 ]
 
 

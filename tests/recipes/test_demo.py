@@ -195,12 +195,7 @@ def test_predict_answers_for_everything_that_people_hand_in(checkout, odd_files,
 
 def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys):
     names = [
-        "x/a.mp4",
-        "y/a.mp4",
-        "A.mp4",
-        "a-1.mp4",
-        "..mp4",
-        "...mp4",
+        *("x/a.mp4", "y/a.mp4", "A.mp4", "a-1.mp4", "..mp4", "...mp4"),
         f"{'é' * 125}1.mp4",
         f"{'é' * 125}2.mp4",
     ]
@@ -226,12 +221,7 @@ def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys)
     told = {json.loads(path.read_text())["file"] for path in out.iterdir()}
     assert told == {readable(video) for video in videos}
     stems = [
-        "a-2",
-        "a-3",
-        "A-4",
-        "a-1",
-        "video-1",
-        "video-2",
+        *("a-2", "a-3", "A-4", "a-1", "video-1", "video-2"),
         f"{'é' * 90}-1",
         f"{'é' * 90}-2",
         "caf\\xe9",

@@ -154,14 +154,8 @@ def test_what_is_copied_exists_and_is_not_ignored():
     ):
         assert (ROOT / path).is_file() and not ignored(path)
     for path in (
-        ".git/config",
-        "exp/demo",
-        "media",
-        ".venv/bin/python",
-        "tests/x.py",
-        "local.mk",
-        "submissions/x.zip",
-        "klassify/__pycache__/cli.pyc",
+        *(".git/config", "exp/demo", "media", ".venv/bin/python", "tests/x.py", "local.mk"),
+        *("submissions/x.zip", "klassify/__pycache__/cli.pyc"),
     ):
         assert ignored(path), path
 
@@ -249,12 +243,7 @@ def test_the_commands_of_the_readme_mount_what_runs_use(image):
 def test_the_copied_files_are_enough_to_build_the_package(image, tmp_path):
     command = [
         sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
+        *("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w"),
         str(tmp_path),
         ".",
     ]
@@ -265,10 +254,6 @@ def test_the_copied_files_are_enough_to_build_the_package(image, tmp_path):
         [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True
     ).stdout
     for name in (
-        "klassify/cli.py",
-        "klassify/corpus/",
-        ".npy",
-        "entry_points.txt",
-        "klassify/report/",
+        *("klassify/cli.py", "klassify/corpus/", ".npy", "entry_points.txt", "klassify/report/"),
     ):
         assert name in listing

@@ -261,11 +261,7 @@ def test_a_row_opens_a_timeline_with_a_synchronous_cursor(tab):
     assert button.get_attribute("aria-expanded") == "true"
     lanes = opened.locator(".lanes svg").text_content()
     for lane in (
-        "picture",
-        "waveform",
-        "mouth features",
-        "frame scores",
-        "proposals of two/frames",
+        *("picture", "waveform", "mouth features", "frame scores", "proposals of two/frames"),
         "true fake audio",
     ):
         assert lane in lanes

@@ -39,12 +39,7 @@ TINY = {
 TINY |= {"conv_dim": [16] * 7}
 GROUP_NORM = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
 DURATIONS_S = (
-    1.3,
-    4.0,
-    9.6131,
-    4.04,
-    5.5,
-    17.0042,
+    *(1.3, 4.0, 9.6131, 4.04, 5.5, 17.0042),
 )  # of clips.tsv, short ones and ones with a tail among them
 
 

@@ -65,10 +65,7 @@ def corpus(cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(folder / "media"),
         "--out",
         str(folder / "lists"),
-        "--probe",
-        "missing",
-        "--jobs",
-        "1",
+        *("--probe", "missing", "--jobs", "1"),
     ]
     assert cli.main(["lists", "--data", "demo", *made]) == 0
     return folder

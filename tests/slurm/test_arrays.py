@@ -223,11 +223,7 @@ def test_scores_of_an_array_are_those_of_a_single_run(site, small_data, tmp_path
         "--split",
         "val",
         *small_data.arguments,
-        "--launcher",
-        "slurm",
-        "--shards",
-        2,
-        "--wait",
+        *("--launcher", "slurm", "--shards", 2, "--wait"),
     )
     site.klassify(*asked)
     for name in ("val.windows.tsv", "val.clips.tsv"):
@@ -251,12 +247,7 @@ def test_both_recipes_send_stage_1(site, corpus, tmp_path, recipe):
         (tmp_path / name).mkdir()
         (tmp_path / name / "demo-tiny").symlink_to(corpus / there)
     arguments = (
-        "data=demo",
-        "size=tiny",
-        "split=val",
-        "launcher=slurm",
-        "shards=2",
-        "time=00:05:00",
+        *("data=demo", "size=tiny", "split=val", "launcher=slurm", "shards=2", "time=00:05:00"),
         "audio=cache",
     )
     done = site.cluster.run(

@@ -14,12 +14,7 @@ from places import ROOT
 pytestmark = pytest.mark.slow
 CONFIG = ROOT / "recipes/klassify/conf/demo/tcn.yaml"
 OPTIONS = (
-    "train.epochs=2",
-    "train.patience=9",
-    "train.batch_size=4",
-    "--seed",
-    3,
-    "--accelerator",
+    *("train.epochs=2", "train.patience=9", "train.batch_size=4", "--seed", 3, "--accelerator"),
     "cpu",
 )
 

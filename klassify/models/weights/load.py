@@ -540,10 +540,7 @@ def locate_weights(source: str, download: bool = False) -> Path:
             f"This folder has neither {FOLDER_FILES[0]} nor {FOLDER_FILES[2]}.", where=path
         )
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) or path.suffix in (
-        ".pt",
-        ".pth",
-        ".bin",
-        ".safetensors",
+        *(".pt", ".pth", ".bin", ".safetensors"),
     ):
         raise KlassifyError("This file of pretrained weights does not exist.", where=source)
     return _from_hub(source, download)

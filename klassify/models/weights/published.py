@@ -278,23 +278,10 @@ def detect_source(state: Mapping[str, Tensor], where: object = None) -> str:
 # Settings of a speech model under transformers' names. Most of them change no tensor's shape, so a
 # file loads under another value without complaint, and the model gives other numbers.
 SETTINGS = (
-    "model_type",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "do_stable_layer_norm",
-    "feat_extract_norm",
-    "feat_extract_activation",
-    "conv_dim",
-    "conv_kernel",
-    "conv_stride",
-    "conv_bias",
-    "num_conv_pos_embeddings",
-    "num_conv_pos_embedding_groups",
-    "num_buckets",
+    *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("hidden_act", "layer_norm_eps", "do_stable_layer_norm", "feat_extract_norm"),
+    *("feat_extract_activation", "conv_dim", "conv_kernel", "conv_stride", "conv_bias"),
+    *("num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "num_buckets"),
     "max_bucket_distance",
 )
 FAIRSEQ_SETTINGS = {

@@ -111,12 +111,8 @@ def test_what_the_model_does_not_need_is_left_out_and_named(tmp_path):
     report, model = imported(content, tmp_path)
     assert_same_state(model.state_dict(), speech_state())
     assert sorted(report.left_out) == [
-        "encoder.layers.0.adapter.down.weight",
-        "layer_weights",
-        "queue.negatives",
-        "state_dict.lm_head.weight",
-        "state_dict.loss.weight",
-        "state_dict.n_averaged",
+        *("encoder.layers.0.adapter.down.weight", "layer_weights", "queue.negatives"),
+        *("state_dict.lm_head.weight", "state_dict.loss.weight", "state_dict.n_averaged"),
         "tdnn.0.kernel.weight",
     ]
     assert all(name in str(report) for name in report.left_out)
@@ -493,10 +489,7 @@ def test_the_hub_is_asked_for_one_file_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert load.locate_weights("some/model") == tmp_path / "pytorch_model.bin"
     assert asked == [
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "config.json",
+        *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "config.json")
     ]
 
 
