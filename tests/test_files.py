@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import ran
 
 from klassify import parts
 from klassify.errors import KlassifyError
@@ -132,9 +133,7 @@ def test_a_file_beyond_the_size_limit(tmp_path):
     plain = {
         name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
     }  # writes nothing else
-    done = subprocess.run(
-        [sys.executable, "-c", script, *command], capture_output=True, text=True, env=plain
-    )
+    done = ran([sys.executable, "-c", script, *command], env=plain)
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr and "the disk is full" in done.stderr
     assert not (tmp_path / "lists" / "testA.tsv").exists()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import ran
 
 from klassify import workers
 from klassify.errors import KlassifyError
@@ -111,7 +112,7 @@ def test_a_plain_script_does_not_run_again_in_its_workers(tmp_path):
         "from operator import add\nfrom klassify import workers\nprint('once')\n"
         "print(sorted(workers.each(add, [1, 2], int, jobs=2)), __file__ is not None)\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    done = ran([sys.executable, str(script)], timeout=60)
     assert done.stdout.splitlines() == ["once", "[(0, 1), (1, 2)] True"], done.stderr
 
 

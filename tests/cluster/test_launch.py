@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import klassify
+from commands import klassify, ran
 from places import ROOT
 from small_systems import make_system
 
@@ -150,13 +150,7 @@ def extraction(small_data, tmp_path) -> Extraction:
 def run_script(path: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     """A batch script as Slurm runs it: by a shell, with the variables of a task."""
     task = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_JOB_ID": "101", "SLURM_JOB_ID": "101"}
-    return subprocess.run(
-        ["bash", path, *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | task | variables,
-        check=False,
-    )
+    return ran(["bash", path, *arguments], env=os.environ | task | variables)
 
 
 def test_dry_run_shows_scripts_and_touches_nothing(extraction, pretended, capsys):
@@ -407,7 +401,7 @@ def test_the_first_command_of_the_page_times_a_hundred_clips(small_data, tmp_pat
     for written, here in places.items():
         assert written in block
         block = block.replace(written, here)
-    done = subprocess.run(["bash", "-euc", block], capture_output=True, text=True, cwd=ROOT)
+    done = ran(["bash", "-euc", block], cwd=ROOT)
     assert done.returncode == 0 and "shard 1/1 has" in done.stdout, done.stderr
 
 
@@ -1028,7 +1022,7 @@ def test_recipes_send_their_long_steps_to_the_cluster(recipe):
     site = "shards=8 gpus=2 nodes=3 partition=cpu gpu_partition=gpu account=a modules=cuda/12"
     stages = "--stage 1 --stop-stage 3 data=demo dry=1 launcher=slurm sbatch=--qos=long"
     command = [ROOT / f"recipes/{recipe}/run.sh", *stages.split(), *site.split()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = ran(command, timeout=60)
     assert done.returncode == 0, done.stderr
     commands = [shlex.split(line[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]
     sent = [command for command in commands if "--launcher" in command]

@@ -20,7 +20,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import numpy as np
 import pytest
 import tiny_videos
 import torch
+from commands import ran
 from markdown_blocks import Block, blocks, own_part, programs, run_block, shell_text
 from places import copy_recipes
 from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (fixtures)
@@ -138,13 +138,7 @@ def dry_run(arguments: tuple[str, ...], checkout: Path) -> list[str]:
     """The klassify commands that a make command would run."""
     targets = [word for word in arguments if "=" not in word and not word.startswith("-")]
     dry = ["dry=1"] if all(STAGES.fullmatch(target) for target in targets) else ["-n"]
-    done = subprocess.run(
-        ["make", "-o", ".venv/installed", *arguments, *dry],
-        cwd=checkout,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = ran(["make", "-o", ".venv/installed", *arguments, *dry], cwd=checkout, timeout=120)
     assert done.returncode == 0, (
         f"make {' '.join(arguments)}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
     )
@@ -262,14 +256,7 @@ def test_commands_and_code_of_a_page_work_on_the_tiny_corpus(page, tiny_demo, tm
 
 def run_python(text: str, cwd: Path, page: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", text],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-    )
+    done = ran([sys.executable, "-c", text], cwd=cwd, timeout=300, env=environment)
     assert done.returncode == 0, f"{page.name}\n{text}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
 
 

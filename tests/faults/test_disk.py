@@ -7,11 +7,11 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from commands import ran
 from forks import Forks
 from scenarios import half_finished, outputs
 
@@ -51,7 +51,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory):
     script = f'mount -t tmpfs -o size={SIZE} klassify-test "$0" && exec "$@"'
     inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(folder)]
     try:
-        tried = subprocess.run([*inside, "true"], capture_output=True, text=True, timeout=30)
+        tried = ran([*inside, "true"], timeout=30)
     except OSError as error:
         pytest.skip(f"a small disk needs unshare and mount: {error}")
     if tried.returncode:

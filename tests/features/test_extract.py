@@ -4,14 +4,13 @@ status.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from commands import klassify
+from commands import klassify, ran
 from places import ROOT
 
 from klassify import cli
@@ -143,9 +142,7 @@ def test_missing_parts_are_made_again_to_the_byte(data, made):
     before = contents(made)
     (made / "part-1-of-1-1.parquet").unlink()
     (made / "failures-1-of-1.tsv").unlink()
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
-    )
+    dead = ran([sys.executable, "-c", "import os; print(os.getpid())"])
     stale = f"part-1-of-1-1{TEMPORARY}-{dead.stdout.strip()}-{HERE}0a1b2c3d.parquet"
     (made / stale).write_bytes(b"half")
     assert cli.main(arguments(data, made)) == 0

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from commands import ran
 from filelock import FileLock
 from places import ROOT, copy_recipes
 
@@ -51,7 +51,7 @@ def _run(recipe: str, root: Path) -> None:
         if (ROOT / ".venv").exists():
             (root / ".venv").symlink_to(ROOT / ".venv")
     first, last = STEPS[recipe]
-    done = subprocess.run(
+    done = ran(
         [
             f"recipes/{recipe}/run.sh",
             *("data=demo", "size=tiny", "jobs=2", "--stage"),
@@ -60,8 +60,6 @@ def _run(recipe: str, root: Path) -> None:
             last,
         ],
         cwd=root,
-        capture_output=True,
-        text=True,
         timeout=1200,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )

@@ -11,7 +11,6 @@ import dataclasses
 import os
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -21,6 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from commands import ran
 from faults.scenarios import TCN
 from painted_face import painted
 from places import ROOT
@@ -289,9 +289,7 @@ def klassify(folder: Path, *arguments: str) -> None:
     """A command that must end well, without a traceback."""
     command = [sys.executable, "-m", "klassify", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=600, env=environment
-    )
+    done = ran(command, cwd=folder, timeout=600, env=environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
 
 

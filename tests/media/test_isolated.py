@@ -6,7 +6,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from commands import ran
 
 from klassify.corpus.encode import write_clip
 from klassify.errors import KlassifyError
@@ -196,7 +196,7 @@ def test_the_process_ends_with_the_one_that_asked(clip):
         "isolated.call(square_frames.n_frames, sys.argv[1])\n"
         "print(isolated._idle[os.getpid()][0].popen.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(clip)], capture_output=True, text=True)
+    done = ran([sys.executable, "-c", script, str(clip)])
     child = int(done.stdout)
     for _ in range(100):
         if not running(child):

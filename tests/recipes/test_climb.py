@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import ran
 from places import ROOT, copy_recipes
 from released import RELEASED, touch
 from tiny_demo import tiny_klassify  # noqa: F401  (a fixture)
@@ -85,14 +86,7 @@ class Checkout:
 
     def shell(self, command: str) -> subprocess.CompletedProcess:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-        return subprocess.run(
-            ["bash", "-c", command],
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            env=environment,
-            timeout=600,
-        )
+        return ran(["bash", "-c", command], cwd=self.folder, env=environment, timeout=600)
 
     def follow(self, command: str, depth: int = 0) -> list[str]:
         """Run a command, and on the way all that its messages advise; returns the commands run."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -16,6 +15,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
+from commands import ran
 from tiny_demo import copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures)
 
 from klassify import load_detector
@@ -29,11 +29,9 @@ from klassify.systems.detector import DetectorFile
 
 def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
     """Run stages of a recipe in a checkout of its own; returns what it printed."""
-    done = subprocess.run(
+    done = ran(
         [f"recipes/{recipe}/run.sh", "data=demo", "size=tiny", "jobs=2", *arguments],
         cwd=root,
-        capture_output=True,
-        text=True,
         timeout=900,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
@@ -153,7 +151,7 @@ def write_video(
 
 
 def predict(checkout: Path, *arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
+    done = ran(
         [
             sys.executable,
             "-m",
@@ -163,8 +161,6 @@ def predict(checkout: Path, *arguments: str) -> tuple[int, str]:
             "--exp",
             str(checkout / "exp"),
         ],
-        capture_output=True,
-        text=True,
         timeout=300,
         cwd=checkout,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

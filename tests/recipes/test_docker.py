@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import ran
 from places import ROOT
 
 from klassify import cli
@@ -104,9 +105,7 @@ def run_setup(image: Path) -> list[str]:
 
 def enter(image: Path, *words: str) -> subprocess.CompletedProcess:
     (entry,) = of("ENTRYPOINT")
-    return subprocess.run(
-        [*json.loads(entry), *words], cwd=image, capture_output=True, text=True, timeout=120
-    )
+    return ran([*json.loads(entry), *words], cwd=image, timeout=120)
 
 
 @functools.cache
@@ -247,12 +246,10 @@ def test_the_copied_files_are_enough_to_build_the_package(image, tmp_path):
         str(tmp_path),
         ".",
     ]
-    done = subprocess.run(command, cwd=image, capture_output=True, text=True, timeout=300)
+    done = ran(command, cwd=image, timeout=300)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("klassify-*.whl")
-    listing = subprocess.run(
-        [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True
-    ).stdout
+    listing = ran([sys.executable, "-m", "zipfile", "-l", wheel]).stdout
     for name in (
         *("klassify/cli.py", "klassify/corpus/", ".npy", "entry_points.txt", "klassify/report/"),
     ):

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import ran
 from places import ROOT, copy_recipes
 
 from klassify import cli
@@ -35,9 +36,7 @@ each_recipe = pytest.mark.parametrize("script", RUNS, ids=lambda path: path.pare
 
 
 def run(*arguments: str, script: Path = RUN) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [str(script), *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
-    )
+    return ran([str(script), *arguments], cwd=ROOT, timeout=120)
 
 
 def run_stage(number: int, *arguments: str, script: Path = RUN) -> subprocess.CompletedProcess:
@@ -389,9 +388,7 @@ def test_a_split_without_labels_is_not_evaluated(tmp_path):
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        ["make", *arguments], capture_output=True, text=True, cwd=ROOT, env=os.environ | environment
-    )
+    return ran(["make", *arguments], cwd=ROOT, env=os.environ | environment)
 
 
 def test_make_help_lists_stages_and_variables():

@@ -7,11 +7,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import ran
 from places import copy_recipes
 from scipy.stats import spearmanr
 from two_recipes import make, video
@@ -302,14 +302,14 @@ def test_make_compare_takes_what_was_trained_of_every_recipe(tmp_path):
         (folder / "system.yaml").touch()
     (tmp_path / "data_lists" / "demo").mkdir(parents=True)
     command = ["bash", str(tmp_path / "recipes/klassify/run.sh"), "--compare", "data=demo", "dry=1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = ran(command, check=True)
     named = [
         f"exp/demo/{name}" for name in ("klassify/maxout", "klassify/merged", "multibranch/fused")
     ]
     assert (
         done.stdout == f"+ klassify compare {' '.join(named)} --split val --out exp/demo/compare\n"
     )
-    done = subprocess.run([*command[:3], "data=lavdf"], capture_output=True, text=True)
+    done = ran([*command[:3], "data=lavdf"])
     assert done.returncode == 2 and "make stage2 recipe=klassify data=lavdf" in done.stderr
 
 

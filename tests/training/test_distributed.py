@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import ran
 from safetensors.torch import load_file
 from together import HERE, command, in_threads, write_config
 from torch.nn.parallel import DistributedDataParallel
@@ -38,7 +39,7 @@ TORCHRUN += ["--standalone", "-m", "klassify"]
 
 
 def run(arguments):
-    return subprocess.run(arguments, env=ENV, capture_output=True, text=True, timeout=300)
+    return ran(arguments, env=ENV, timeout=300)
 
 
 @pytest.fixture(scope="module")
