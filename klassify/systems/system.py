@@ -14,20 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
+from klassify.files import read_json_mapping
 from klassify.systems import linear, merged, stack
 from klassify.systems.base import SYSTEM, System, read_fields
 from klassify.systems.calibrated import Calibrated
+from klassify.systems.experiment import SETTINGS
 from klassify.systems.fused import Fused
 from klassify.systems.linear import Linear
 from klassify.systems.merged import Merged
 from klassify.systems.stack import Stack
 from klassify.systems.trained import Trained
 
+EMBEDDING = "embedding-"  # and the encoder's name: a kind of features
 MAX_DEPTH = 50  # of systems that are each computed from the next
 
 
 def load_system(folder: str | os.PathLike) -> System:
-    """The system of a folder, with the systems that it is computed from.
+    """The system of a folder, with the systems that it is computed from; those of a model are the
+    encoders whose embeddings it reads.
 
     KlassifyError for a missing system.yaml, an unknown or a missing key, and a system that is its
     own input.
@@ -52,10 +56,19 @@ def _load(folder: Path, above: tuple[Path, ...], loaded: dict[Path, System]) -> 
         )
     if here not in loaded:
         fields = read_fields(folder)
-        paths = [Path(os.path.normpath(folder / path)) for path in fields["inputs"]]
+        names = fields["inputs"] or [f"../{name}" for name in encoders_of(folder)]
+        paths = [Path(os.path.normpath(folder / name)) for name in names]
         inputs = tuple(_load(path, (*above, here), loaded) for path in paths)
         loaded[here] = _class_of(fields)(**fields, folder=folder, input_systems=inputs)
     return loaded[here]
+
+
+def encoders_of(folder: Path) -> list[str]:
+    """The systems beside a trained model whose embeddings it has learned from."""
+    record = folder / SETTINGS
+    learned_from = read_json_mapping(record) if record.exists() else {}
+    names = [k.removeprefix(EMBEDDING) for k in learned_from if k.startswith(EMBEDDING)]
+    return [name for name in names if Path(name).name == name != ".."]
 
 
 def _class_of(fields: Mapping[str, Any]) -> type[System]:

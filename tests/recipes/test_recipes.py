@@ -73,7 +73,7 @@ def test_every_config_builds_its_system(path):
 
 def is_clip_supervised(path: Path) -> bool:
     """By its name: the localisers and the branches of `fused` learn from segments."""
-    clip = ("tcn", "tcn_12", "tcn_123", "vqvae")
+    clip = ("tcn", "tcn_12", "tcn_123", "vqvae", "sync")
     ends = path.stem.endswith(("_clip", "_mil"))
     return path.stem in clip or path.stem.startswith("w2v_aasist") or ends
 
