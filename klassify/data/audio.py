@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -158,20 +159,79 @@ class AudioReader(Reader):
         return quantised(isolated.call(decoder.read_audio, inside(self._folder(), file)))
 
 
+class WaveFrames(FrameData, AudioClips):
+    """Base of the localisers that hear waves: windows of frames, joined by triangular weights.
+
+    With `interleave` a clip is scored twice, the second time without the first half of a frame, and
+    the rows of both passes alternate: their hop is half of the model's, each row being about the
+    middle of a frame. Validation in training makes one pass.
+    """
+
+    interleave = False
+
+    @property
+    def score_grid(self) -> dict[str, float]:
+        """hop_s and offset_s of the rows of scores."""
+        if not self.interleave:
+            return super().score_grid
+        return {"hop_s": self.hop_s / 2, "offset_s": self.offset_s + self.hop_s / 4}
+
+    def for_validation(self) -> ClipData:
+        """The same without augmentation, in one pass."""
+        plain = super().for_validation()
+        plain.interleave = False
+        return plain
+
+    def windows_of(self, clip: np.ndarray) -> list[Window]:
+        """The windows that score a clip in one pass."""
+        raise NotImplementedError
+
+    def cut(self, clip: Wave) -> list[Window]:
+        """Windows of whole frames, zero-padded; a shorter clip is one window of its own length."""
+        clip = clip[:]  # windows overlap: read it once
+        cut = self.windows_of(clip)
+        if not self.interleave:
+            return cut
+        half_s, end_s = self.hop_s / 2, len(clip) / decoder.SAMPLE_RATE
+        half = round(half_s * decoder.SAMPLE_RATE)
+        again = self.windows_of(np.append(clip[half:], np.zeros(half, clip.dtype)))
+        moved = [
+            (one.start_s + half_s, min(one.end_s + half_s, end_s), one.inputs) for one in again
+        ]
+        return cut + [Window(*one) for one in moved]
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """Rows (n_frames, C): windows averaged with triangular weights."""
+        weights = windows.triangle(outputs.shape[1])
+        if not self.interleave:
+            return windows.overlap_mean(outputs, starts, n_frames, weights)
+        rows = np.empty((n_frames, outputs.shape[2]))
+        for later in (0, 1):
+            mine, length = starts % 2 == later, (n_frames + 1 - later) // 2
+            rows[later::2] = windows.overlap_mean(outputs[mine], starts[mine] // 2, length, weights)
+        return rows
+
+
 FRAME_SAMPLES = round(FRAME_S * decoder.SAMPLE_RATE)  # 640
 
 
-class AudioFrames(FrameData, AudioClips):
-    """16 kHz audio in 4 s windows of 100 frames for BAM (paper 1, sections 4.2 and 5.2).
+class AudioFrames(WaveFrames):
+    """16 kHz audio in 4 s windows of frames for BAM (paper 1, sections 4.2 and 5.2).
 
-    Example: {"wave": (window,), "frame_label": (F,) long, "boundary_label": (F,)}: a random crop
-    that starts on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped
+    Example: {"wave": (window,), "frame_label": (F,), "boundary_label": (F,)}: a random crop that
+    starts on a frame, or the clip padded with zeros, whose frames are ignored. Never wrapped
     around: frames keep their time. Rows: score (log-odds, triangular mean over the windows that
     cover a frame) and boundary probability.
 
     Args:
-        window, stride: samples a window and between window starts in scoring, multiples of 640.
+        window, stride: samples a window and between window starts in scoring, whole frames.
         augment, splice: as in AudioClips, but of effects that keep every sound at its time.
+        hop_s, offset_s: seconds a frame of the model, and where frame 0 of a clip begins: 0 as
+            published; the middle of the samples that a pretrained front end reads for a frame
+            begins at 0.0025.
+        targets: of frames: `any`, long labels, 1 where any part is fake, padding IGNORE, as
+            published; or `share`, float, the share of the frame that is fake, padding NaN.
+        interleave: score each clip twice for rows of half the hop; see WaveFrames.
     """
 
     COLUMNS = ("boundary",)
@@ -186,6 +246,10 @@ class AudioFrames(FrameData, AudioClips):
         label: str = "own",
         augment: AudioAugment | None = None,
         splice: float = 0.0,
+        hop_s: float = FRAME_S,
+        offset_s: float = 0.0,
+        targets: Literal["any", "share"] = "any",
+        interleave: bool = False,
     ):
         require_aligned(augment)
         super().__init__(
@@ -198,48 +262,65 @@ class AudioFrames(FrameData, AudioClips):
             augment=augment,
             splice=splice,
         )
-        if window % FRAME_SAMPLES or stride % FRAME_SAMPLES:
-            raise ValueError(f"window and stride are multiples of {FRAME_SAMPLES} samples")
+        check_weights(hop_s=hop_s, offset_s=offset_s)
+        self.frame_samples = round(hop_s * decoder.SAMPLE_RATE)
+        if window % self.frame_samples or stride % self.frame_samples:
+            raise ValueError(f"window and stride are multiples of {self.frame_samples} samples")
+        if targets not in ("any", "share"):
+            raise ValueError(f"targets is 'any' or 'share', not {targets!r}")
+        self.hop_s, self.offset_s, self.targets_of = hop_s, offset_s, targets
+        self.interleave = interleave
+
+    def check_model(self, model: nn.Module) -> None:
+        """ValueError for one whose frames are longer or shorter, where it says how long."""
+        wanted = getattr(model, "resolution_s", self.hop_s)
+        if wanted != self.hop_s:
+            raise ValueError(
+                f"the data has hop_s={self.hop_s:g}, the model resolution_s={wanted:g}"
+            )
 
     def frames_of(self, clip: Wave) -> int:
-        """Frames of a clip on the 40 ms grid; a partial one at the end counts."""
-        return -(-len(clip) // FRAME_SAMPLES)
+        """Frames of a clip; a partial one at the end counts."""
+        return -(-len(clip) // self.frame_samples)
 
     def _padded(self, wave: Wave, first: int, n_frames: int) -> Tensor:
-        part = wave[first * FRAME_SAMPLES : (first + n_frames) * FRAME_SAMPLES]
-        return torch.from_numpy(np.pad(part, (0, n_frames * FRAME_SAMPLES - len(part))))
+        part = wave[first * self.frame_samples : (first + n_frames) * self.frame_samples]
+        return torch.from_numpy(np.pad(part, (0, n_frames * self.frame_samples - len(part))))
 
     def example(
         self, clip: Wave, target: tuple[np.ndarray | None, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """A random crop of whole frames, augmented, with their labels and boundaries."""
         fake, label = target
-        n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
+        n_frames, size = self.frames_of(clip), self.window // self.frame_samples
         first = int(rng.integers(max(n_frames - size, 0) + 1))
-        in_crop, wave = min(size, n_frames), self._padded(clip, first, size)
+        wave = self._padded(clip, first, size)
         if self.splice:
             wave, fake = self.spliced(wave, rng)
-            labels, label = frames.encode_labels(fake, in_crop), int(len(fake) > 0)
-        else:
-            labels = frames.encode_labels(fake, n_frames)[first : first + size]
-        edges, padding = frames.boundary_labels(labels), size - len(labels)
+            label, n_frames, first = int(len(fake) > 0), min(size, n_frames), 0
+        crop, grid = slice(first, first + size), {"hop_s": self.hop_s, "offset_s": self.offset_s}
+        labels = frames.encode_labels(fake, n_frames, **grid)[crop]
+        edges, padding = frames.boundary_labels(labels), (0, size - len(labels))
+        known, nothing = labels, IGNORE
+        if self.targets_of == "share":
+            known, nothing = frames.covered_share(fake, n_frames, **grid)[crop], np.nan
         return {
             "wave": self._augmented(wave, rng),
-            "frame_label": torch.from_numpy(np.pad(labels, (0, padding), constant_values=IGNORE)),
-            "boundary_label": torch.from_numpy(np.pad(edges, (0, padding))).float(),
+            "frame_label": torch.from_numpy(np.pad(known, padding, constant_values=nothing)),
+            "boundary_label": torch.from_numpy(np.pad(edges, padding)).float(),
             "label": torch.tensor(label),
         }
 
-    def cut(self, clip: Wave) -> list[Window]:
-        """Windows of whole frames, zero-padded; a shorter clip is one window of its own length."""
-        clip = clip[:]  # windows overlap: read it once
-        n_frames, size = self.frames_of(clip), self.window // FRAME_SAMPLES
-        starts = windows.cut(n_frames, size, self.stride // FRAME_SAMPLES).tolist()
-        size = min(size, n_frames)  # a clip shorter than a window runs at its own length
-        end_s = len(clip) / decoder.SAMPLE_RATE
+    def windows_of(self, clip: np.ndarray) -> list[Window]:
+        """Windows of whole frames; a clip shorter than a window runs at its own length."""
+        n_frames, size = self.frames_of(clip), self.window // self.frame_samples
+        starts = windows.cut(n_frames, size, self.stride // self.frame_samples).tolist()
+        size, end_s = min(size, n_frames), len(clip) / decoder.SAMPLE_RATE
         return [
             Window(
-                s * FRAME_S, min((s + size) * FRAME_S, end_s), {"wave": self._padded(clip, s, size)}
+                s * self.hop_s,
+                min((s + size) * self.hop_s, end_s),
+                {"wave": self._padded(clip, s, size)},
             )
             for s in starts
         ]
@@ -248,7 +329,3 @@ class AudioFrames(FrameData, AudioClips):
         """Log-odds of fake and boundary probability of each frame: (B, F, 2)."""
         scores = model.frame_scores(**batch)
         return torch.stack([scores["score"], scores["boundary"]], dim=-1).float().cpu().numpy()
-
-    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 2): score and boundary, windows averaged with triangular weights."""
-        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

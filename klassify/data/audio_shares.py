@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from klassify.augmentation.sets import AudioAugment, require_aligned
-from klassify.data.audio import AudioClips, Wave
-from klassify.data.base import FrameData, Window, check_windows
+from klassify.data.audio import Wave, WaveFrames
+from klassify.data.base import Window, check_windows
 from klassify.grid import frames, windows
 from klassify.media.decoder import SAMPLE_RATE
 
 HOP, SEEN = 320, 400  # samples between frames, and that one frame reads
 
 
-class AudioShares(FrameData, AudioClips):
+class AudioShares(WaveFrames):
     """16 kHz audio in 4 s windows of 200 frames, each with the share of it that is fake.
 
     Frame t covers the samples [320 t + 40, 320 t + 360): 20 ms around the middle of the 400 samples
@@ -29,6 +29,7 @@ class AudioShares(FrameData, AudioClips):
         trim_s: up to this long is cut off either end of training clips, so that silence before or
             after the speech tells nothing.
         augment, splice: as in AudioClips, but of effects that keep every sound at its time.
+        interleave: score each clip twice for rows 10 ms apart; see WaveFrames.
     """
 
     COLUMNS = ("opens", "closes")
@@ -45,6 +46,7 @@ class AudioShares(FrameData, AudioClips):
         label: str = "own",
         augment: AudioAugment | None = None,
         splice: float = 0.0,
+        interleave: bool = False,
     ):
         require_aligned(augment)
         super().__init__(
@@ -57,7 +59,7 @@ class AudioShares(FrameData, AudioClips):
             splice=splice,
         )
         check_windows(window, stride)
-        self.window, self.stride = window, stride
+        self.window, self.stride, self.interleave = window, stride, interleave
 
     def frames_of(self, n_samples: int) -> int:
         """Frames that n_samples touch; at least one."""
@@ -97,9 +99,8 @@ class AudioShares(FrameData, AudioClips):
             "label": torch.tensor(label),
         }
 
-    def cut(self, clip: Wave) -> list[Window]:
-        """Windows of whole frames, zero-padded; a shorter clip is one window of its own length."""
-        clip = clip[:]  # windows overlap: read it once
+    def windows_of(self, clip: np.ndarray) -> list[Window]:
+        """Windows of whole frames; a clip shorter than a window runs at its own length."""
         n_frames = self.frames_of(len(clip))
         starts = windows.cut(n_frames, self.window, self.stride).tolist()
         size = min(self.window, n_frames)
@@ -116,7 +117,3 @@ class AudioShares(FrameData, AudioClips):
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """Log-odds of fake, of a start and of an end of each frame: (B, T, 3)."""
         return model.frame_scores(batch).float().cpu().numpy()
-
-    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 3), windows averaged with triangular weights."""
-        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

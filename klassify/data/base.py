@@ -264,7 +264,7 @@ SEGMENT_COLUMNS = {
 class FrameData(ClipData):
     """What the localisers' data classes share; mixed into the class that reads the modality.
 
-    Frame k of a clip covers [offset_s + k hop_s, offset_s + (k + 1) hop_s) seconds.
+    The model's frame k of a clip covers [offset_s + k hop_s, offset_s + (k + 1) hop_s) seconds.
     """
 
     unit = "frame"
@@ -272,6 +272,11 @@ class FrameData(ClipData):
     hop_s = FRAME_S
     offset_s = 0.0
     COLUMNS: tuple[str, ...]
+
+    @property
+    def score_grid(self) -> dict[str, float]:
+        """hop_s and offset_s of the rows of scores."""
+        return {"hop_s": self.hop_s, "offset_s": self.offset_s}
 
     def segments_of(self, table: pd.DataFrame) -> list[np.ndarray]:
         """Fake segments (n, 2) in seconds of each clip, of the modality or (label=video) of any."""

@@ -33,6 +33,7 @@ class MouthFeatures(ClipData):
     modality = "visual"
     feature_kinds = ("mouth",)
     fills_batches = True
+    hop_s = FRAME_S  # seconds a row of features
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class MouthFeatures(ClipData):
         for start in windows.cut(n_frames, self.window, self.stride).tolist():
             end = min(start + self.window, n_frames)
             inputs = {key: value[start:end] for key, value in clip.items()}
-            yield Window(start * FRAME_S, end * FRAME_S, inputs)
+            yield Window(start * self.hop_s, end * self.hop_s, inputs)
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pad to the longest; padding is invalid, so that it changes nothing."""
@@ -128,16 +129,40 @@ class MouthTags(FrameData, MouthFeatures):
 
     Example: as MouthFeatures, and {"tags": (T,) long}. Rows: score = log((1 - p_O) / p_O) and the
     logs of the four tag probabilities, averaged over the windows that cover a frame.
+
+    Args:
+        hop_s: seconds a frame, 0.04 or a whole part of it: features are then interpolated between
+            pictures. window and stride count these frames.
+        more: arguments of MouthFeatures.
     """
 
     COLUMNS = ("log_o", "log_b", "log_i", "log_l")
+
+    def __init__(self, hop_s: float = FRAME_S, **more: Any):
+        super().__init__(**more)
+        self.hop_s, self.parts = hop_s, round(FRAME_S / hop_s)
+        if self.parts < 1 or not np.isclose(self.parts * hop_s, FRAME_S):
+            raise ValueError(f"hop_s is {FRAME_S:g} or a whole part of it, not {hop_s:g}")
+
+    def _at_hop(self, clip: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The clip with `parts` rows a picture, none mixed with a picture without a face."""
+        if self.parts == 1:
+            return clip
+        features, valid = clip["features"], clip["valid"]
+        row = torch.arange(len(valid) * self.parts)
+        own, place = row // self.parts, (row + 0.5) / self.parts - 0.5
+        other = torch.where(place < own, own - 1, own + 1).clamp(0, len(valid) - 1)
+        other = torch.where(valid[other], other, own)
+        mixed = torch.lerp(features[own], features[other], (place - own).abs()[:, None])
+        return {"features": mixed, "valid": valid[own]}
 
     def example(
         self, clip: dict[str, Tensor], target: tuple[np.ndarray, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """That of MouthFeatures with the tags of its frames."""
-        fake, label = target
-        tags = torch.from_numpy(frames.encode_tags(fake, len(clip["valid"])))
+        (fake, label), clip = target, self._at_hop(clip)
+        tags = frames.encode_tags(fake, len(clip["valid"]), hop_s=self.hop_s)
+        tags = torch.from_numpy(tags)
         return super().example(clip | {"tags": tags}, label, rng)
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -152,7 +177,7 @@ class MouthTags(FrameData, MouthFeatures):
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
         """All windows, also those without a face: every frame gets a row."""
-        return list(self._windows(clip))
+        return list(self._windows(self._at_hop(clip)))
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """Tag probabilities; a frame without a face counts as outside."""

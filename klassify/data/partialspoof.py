@@ -1,4 +1,4 @@
-"""Data for PartialSpoof: audio and labels at six resolutions in, cosines on the 40 ms grid out.
+"""Data for PartialSpoof: audio and labels at six resolutions in, cosines on one grid out.
 
 Clips are cut at multiples of 640 ms, where all grids meet, so that the scores of a long one's
 pieces are put together by concatenation. With `supervision: clip` no segment column of a list is
@@ -6,10 +6,10 @@ read, in training or validation.
 
 The 640 ms head hears [640 i - 320, 640 i + 320) ms in its output i (see
 klassify.models.partialspoof), which `offset_640` treats in one of two ways, in the labels and on
-the way to the 40 ms grid:
-- `published`: output i is learned and read as [640 i, 640 (i + 1)) ms, and 40 ms frame k takes
-  output k // 16, as the published training and paper 2's fusion do. What happens within the second
-  half of a cell shows one late.
+the way to the grid, of 40 ms here:
+- `published`: output i is learned and read as [640 i, 640 (i + 1)) ms, and frame k takes output
+  k // 16, as the published training and paper 2's fusion do. What happens within the second half of
+  a cell shows one late.
 - `corrected`: both go by the span it hears; frame k takes output (k + 8) // 16.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from klassify.data.audio import FRAME_SAMPLES, AudioClips, Wave
 from klassify.data.base import FrameData, Window
 from klassify.grid import frames
-from klassify.grid.frames import IGNORE
+from klassify.grid.frames import FRAME_S, IGNORE
 from klassify.grid.windows import repeat_to, seams
 from klassify.media import decoder
 from klassify.models.partialspoof import (
@@ -40,7 +40,6 @@ from klassify.models.partialspoof import (
 HOP_SAMPLES = FRAME_SAMPLES // 2
 CELL_S = CELL_SAMPLES / decoder.SAMPLE_RATE
 HALF_CELL = SHIFTS[4]  # 320 ms, in 10 ms
-CELL_40MS = 16
 Offset = Literal["published", "corrected"]
 
 
@@ -72,29 +71,30 @@ def labels_by_resolution(
 
 
 def on_frames(
-    scores: dict[str, np.ndarray], n_frames: int, offset_640: Offset = "published"
+    scores: dict[str, np.ndarray], n_frames: int, offset_640: Offset = "published", hop_ms: int = 40
 ) -> np.ndarray:
-    """Scores `ps20` (T_20, B, 2) to `ps640` on the 40 ms grid: (n_frames, B, 12), columns as
+    """Scores `ps20` (T_20, B, 2) to `ps640` on a grid of 20 or 40 ms: (n_frames, B, 12), columns as
     COLUMNS.
 
-    At 20 ms a frame has the mean of its two halves. A coarser score is repeated over its span, and
-    the last one of a resolution to the end, since what does not fill a span there has none.
+    A frame of 40 ms has the mean of its two scores at 20 ms. A coarser score is repeated over its
+    span, and the last one of a resolution to the end, since what does not fill a span there has
+    none.
     """
-    ahead = {640: CELL_40MS // 2} if offset_640 == "corrected" else {}
+    ahead = {640: 320 // hop_ms} if offset_640 == "corrected" else {}
     columns = []
     for ms in RESOLUTIONS_MS:
         skipped = ahead.get(ms, 0)
-        columns.append(on_grid(scores[f"ps{ms}"], ms, n_frames + skipped)[skipped:])
+        columns.append(on_grid(scores[f"ps{ms}"], ms, n_frames + skipped, hop_ms)[skipped:])
     return np.concatenate(columns, axis=-1)
 
 
-def on_grid(values: np.ndarray, resolution_ms: int, n_frames: int) -> np.ndarray:
-    """Scores (n, ...) of each 20 ms, or each multiple of 40 ms -> (n_frames, ...)."""
-    if resolution_ms == 20:
+def on_grid(values: np.ndarray, resolution_ms: int, n_frames: int, hop_ms: int = 40) -> np.ndarray:
+    """Scores (n, ...) of each half a frame of hop_ms, or each multiple of it -> (n_frames, ...)."""
+    if resolution_ms < hop_ms:
         if len(values) % 2:
             values = np.concatenate([values, values[-1:]])
-        values, resolution_ms = (values[0::2] + values[1::2]) / 2, 40
-    return repeat_to(values, resolution_ms // 40, n_frames)
+        values, resolution_ms = (values[0::2] + values[1::2]) / 2, hop_ms
+    return repeat_to(values, resolution_ms // hop_ms, n_frames)
 
 
 class PartialSpoofFrames(FrameData, AudioClips):
@@ -103,8 +103,8 @@ class PartialSpoofFrames(FrameData, AudioClips):
     Example: {"wave": (N,), "n_frames": 20 ms frames, "label", "label_20" to "label_640": (T_r,)
     long}: a random crop that starts at a multiple of 640 ms, padded with zeros to whole frames of
     40 ms and to 320 ms; in a batch, to its longest, where the losses end with each clip. `label_*`
-    only with segment supervision. Rows: cosines by resolution, see on_frames; score = ps160_fake -
-    ps160_real, in [-2, 2].
+    only with segment supervision. Rows: cosines by resolution, see on_frames; score = fake - real
+    of one of them, in [-2, 2].
 
     Args:
         window: samples of a training crop, a multiple of 10,240 (640 ms). The published training
@@ -114,6 +114,8 @@ class PartialSpoofFrames(FrameData, AudioClips):
             the middle of them.
         supervision: `segment`, or `clip`: labels of clips alone (see PartialSpoof.losses).
         offset_640: what the outputs of the 640 ms head stand for; see above.
+        hop_s: seconds a row of scores, 0.04 or 0.02.
+        score_ms: the resolution whose cosines are the score.
     """
 
     COLUMNS = tuple(f"ps{ms}_{name}" for ms in RESOLUTIONS_MS for name in ("real", "fake"))
@@ -129,12 +131,20 @@ class PartialSpoofFrames(FrameData, AudioClips):
         label: str = "own",
         supervision: Literal["segment", "clip"] = "segment",
         offset_640: Offset = "published",
+        hop_s: float = FRAME_S,
+        score_ms: int = 160,
     ):
         super().__init__(window, window, keep_in_memory, train_split, val_split, label)
         if chunk < 3 * CELL_SAMPLES or window % CELL_SAMPLES or chunk % CELL_SAMPLES:
             raise ValueError(
                 f"window and chunk are multiples of {CELL_SAMPLES} samples (640 ms), chunk of three"
                 " or more"
+            )
+        self.hop_ms, self.hop_s, self.score_ms = round(1000 * hop_s), hop_s, score_ms
+        if self.hop_ms not in (20, 40) or score_ms not in RESOLUTIONS_MS:
+            raise ValueError(
+                f"hop_s is 0.02 or 0.04, not {hop_s:g}, and score_ms one of {RESOLUTIONS_MS}, not"
+                f" {score_ms}"
             )
         # not checked against `window`: pieces in scoring may be longer than training crops
         self.stride, self.supervision, self.offset_640 = chunk, supervision, offset_640
@@ -204,22 +214,25 @@ class PartialSpoofFrames(FrameData, AudioClips):
         ]
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
-        """Cosines on the 40 ms grid: (B, F, 12)."""
-        n_frames = (batch["wave"].shape[1] - LOOKAHEAD) // FRAME_SAMPLES
+        """Cosines on the grid: (B, F, 12)."""
+        n_frames = (batch["wave"].shape[1] - LOOKAHEAD) * 640 // (CELL_SAMPLES * self.hop_ms)
         scores = model.frame_scores(batch["wave"])
         by_time = {
             name: values.float().transpose(0, 1).cpu().numpy() for name, values in scores.items()
         }
-        return on_frames(by_time, n_frames, self.offset_640).swapaxes(0, 1)
+        return on_frames(by_time, n_frames, self.offset_640, self.hop_ms).swapaxes(0, 1)
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
         """Rows (n_frames, 13): score and cosines, of each piece up to its seam with the next."""
         rows = outputs[0]
         if len(outputs) > 1:
-            starts, size = starts // CELL_40MS, outputs.shape[1] // CELL_40MS
+            cell = 640 // self.hop_ms
+            starts, size = starts // cell, outputs.shape[1] // cell
             edges = seams(starts, size)
-            kept = np.stack([edges[:-1] - starts, edges[1:] - starts], axis=1) * CELL_40MS
+            kept = np.stack([edges[:-1] - starts, edges[1:] - starts], axis=1) * cell
             rows = np.concatenate([piece[begin:end] for piece, (begin, end) in zip(outputs, kept)])
         rows = rows[:n_frames].astype(float)
-        fake, real = (rows[:, self.COLUMNS.index(f"ps160_{name}")] for name in ("fake", "real"))
+        fake, real = (
+            rows[:, self.COLUMNS.index(f"ps{self.score_ms}_{name}")] for name in ("fake", "real")
+        )
         return np.column_stack([fake - real, rows])

@@ -1,4 +1,4 @@
-"""BAM, the boundary-aware attention mechanism: which 40 ms frames of an utterance are fake.
+"""BAM, the boundary-aware attention mechanism: which frames of an utterance are fake.
 
 A speech front end (klassify.models.frontends.ssl) gives one vector per 20 ms. The back end of
 Zhong, Li and Yi (Interspeech 2024; project media-sec-lab/BAM), which paper 1 fine-tunes in section
@@ -208,11 +208,20 @@ class BoundaryAwareAttention(nn.Module):
 
 
 def frame_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (B, F, 2) over frames whose label (B, F) is not IGNORE."""
-    total = F.cross_entropy(
-        logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE, reduction="sum"
-    )
-    return total / (label != IGNORE).sum().clamp(min=1)
+    """Mean cross-entropy of logits (B, F, 2) over frames whose label (B, F) is not IGNORE.
+
+    label: long, or float shares of the frame that are fake, NaN to ignore one.
+    """
+    known = label >= 0  # neither IGNORE nor NaN
+    if label.is_floating_point():
+        share = label[known]
+        target = torch.stack([1 - share, share], dim=-1)
+        total = F.cross_entropy(logits[known], target, reduction="sum")
+    else:
+        total = F.cross_entropy(
+            logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+    return total / known.sum().clamp(min=1)
 
 
 def boundary_loss(
@@ -298,12 +307,12 @@ class BAM(nn.Module):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Frame loss plus the weighted boundary loss.
 
-        batch: "wave" (B, N); "frame_label" (B, F) long, 1 = fake, IGNORE = padding;
-        "boundary_label" (B, F), 1 = boundary, 0 in the padding (see segments.boundary_labels).
+        batch: "wave" (B, N); "frame_label" (B, F) as frame_loss takes it; "boundary_label" (B, F),
+        1 = boundary, 0 in the padding (see segments.boundary_labels).
         """
         logits, boundary = self(batch["wave"])
         label = batch["frame_label"]
-        valid = label != IGNORE
+        valid = label >= 0
         with torch.autocast(logits.device.type, enabled=False):  # which refuses this cross-entropy
             edges = boundary_loss(boundary, batch["boundary_label"], valid, self.negative_ratio)
         return frame_loss(logits, label) + self.boundary_weight * edges

@@ -186,8 +186,8 @@ def clip_frames(
 ) -> np.ndarray:
     """The rows of one clip from its windows, (n_frames, 3 + named columns): start, end, score, ...
 
-    Frames are `data.hop_s` apart from `data.offset_s` on; the last one ends with the clip. Memory
-    does not grow with the clip beyond its rows.
+    Frames are on `data.score_grid`; the last one ends with the clip. Memory does not grow with the
+    clip beyond its rows.
     """
     if (
         hasattr(data, "clip_rows") and not approximate
@@ -198,11 +198,12 @@ def clip_frames(
     outputs = np.concatenate(
         [data.outputs(model, inputs([("", window) for window in part])) for part in parts]
     )
-    starts = np.array([round(window.start_s / data.hop_s) for window in cut])
+    hop_s, offset_s = data.score_grid["hop_s"], data.score_grid["offset_s"]
+    starts = np.array([round(window.start_s / hop_s) for window in cut])
     end_s = max(window.end_s for window in cut)
-    n_frames = max(int(np.ceil((end_s - data.offset_s) / data.hop_s - 1e-6)), 1)
-    edges = np.arange(n_frames + 1) * data.hop_s + data.offset_s
-    edges[-1] = min(edges[-1], end_s)
+    n_frames = max(int(np.ceil((end_s - offset_s) / hop_s - 1e-6)), 1)
+    edges = np.arange(n_frames + 1) * hop_s + offset_s
+    edges[-1] = np.clip(end_s, edges[-2], edges[-1])  # a clip may end before the first frame
     return np.column_stack([edges[:-1], edges[1:], data.join(outputs, starts, n_frames)])
 
 

@@ -86,11 +86,12 @@ class WindowInputs:
 
 def spans(cut: Sequence, longest_s: float = SPAN_S) -> Iterator[list]:
     """The windows of a clip in runs that cover at most `longest_s` (or one window); runs overlap
-    as windows do.
+    as windows do. A second pass over the clip begins another run.
     """
     span: list = []
     for window in cut:
-        if span and window.end_s - span[0].start_s > longest_s:
+        again = span and window.start_s < span[-1].start_s
+        if span and (again or window.end_s - span[0].start_s > longest_s):
             yield span
             span = []
         span.append(window)

@@ -103,7 +103,7 @@ def plan(
     _refuse_other_features(system, settings, split)
     if aggregate:
         check_how(kind, aggregate)
-    grid = {"hop_s": data.hop_s, "offset_s": data.offset_s} if kind == "frames" else {}
+    grid = data.score_grid if kind == "frames" else {}
     header = Header(system.name, split, kind, system.scale, system.supervision, settings, **grid)
     layout = Layout.of(sources.table(split)["duration"].to_numpy(float))
     return Parts(parts_folder(system.folder, split), header, layout, aggregate or default)

@@ -73,8 +73,7 @@ def _of_frames(
     if data.supervision == "segment":
         unit = "frames"
         fakes = data.segments_of(table)
-        grid = {"hop_s": data.hop_s, "offset_s": data.offset_s}
-        labels = [encode_labels(fake, len(r), **grid) for fake, r in zip(fakes, rows)]
+        labels = [encode_labels(fake, len(r), **data.score_grid) for fake, r in zip(fakes, rows)]
         labels = np.concatenate(labels or [[]])
     else:
         unit = "clips"

@@ -353,3 +353,33 @@ def test_eleven_minutes_are_scored_in_small_batches():
     assert max(map(tuple, sizes)) == (8, 64_256) and len(sizes) == 42
     assert len(scores["score"]) == 16_700 and scores["end"][-1] == 668
     assert np.isfinite(scores["score"]).all()
+
+
+def test_shares_of_frames_are_soft_targets():
+    torch.manual_seed(3)
+    logits = torch.randn(2, 9, 2)
+    label = torch.randint(0, 2, (2, 9))
+    hard = label.float().masked_fill(
+        torch.tensor([[False] * 9, [False] * 6 + [True] * 3]), torch.nan
+    )
+    ignored = label.masked_fill(hard.isnan(), IGNORE)
+    torch.testing.assert_close(frame_loss(logits, hard), frame_loss(logits, ignored))
+    share = torch.rand(2, 9)
+    p = logits.softmax(dim=-1)
+    wanted = -(share * p[..., 1].log() + (1 - share) * p[..., 0].log()).mean()
+    torch.testing.assert_close(frame_loss(logits, share), wanted)
+    nothing = torch.full((2, 9), torch.nan)
+    assert frame_loss(logits, nothing) == 0
+
+
+def test_a_model_of_20_ms_learns_from_shares():
+    data = AudioFrames(window=6400, stride=3200, hop_s=0.02, offset_s=0.0025, targets="share")
+    wave = np.random.default_rng(0).normal(0, 0.1, 5000).astype(np.float32)
+    example = data.example(wave, (np.array([[0.1, 0.207]]), 1), np.random.default_rng(1))
+    model = small_bam(resolution_s=0.02)
+    data.check_model(model)
+    loss = model.loss({key: value[None] for key, value in example.items()})
+    loss.backward()
+    assert torch.isfinite(loss)
+    rows = clip_frames(model, data, data.cut(wave))
+    np.testing.assert_allclose(rows[:, 0], 0.0025 + 0.02 * np.arange(16))

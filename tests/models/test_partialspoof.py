@@ -472,3 +472,19 @@ def test_clip_supervision_reads_no_segment_column(small_data, monkeypatch):
     found = validate(model, data, sources, batch_size=8, workers=0, device=torch.device("cpu"))
     assert set(found) == {"val_loss", "val_auc"} and np.isfinite(list(found.values())).all()
     assert set(examples[0, 0]) == {"wave", "n_frames", "label"} and asked and not any(asked)
+
+
+@pytest.mark.parametrize("n_samples", [639, 30_720, 71_234])
+def test_rows_of_20_ms_hold_each_head_at_its_time(n_samples):
+    coarse, fine = (
+        PartialSpoofFrames(chunk=3 * CELL_SAMPLES, hop_s=hop_s, score_ms=20)
+        for hop_s in (0.04, 0.02)
+    )
+    model = Local(max_frames=1000).eval()
+    wave = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
+    rows = clip_frames(model, fine, fine.cut(wave), batch_size=3)
+    np.testing.assert_allclose(rows[:, 0], 0.02 * np.arange(math.ceil(n_samples / 320)), atol=1e-9)
+    np.testing.assert_allclose(rows[:, 2], rows[:, 4] - rows[:, 3], atol=1e-6)
+    wanted = clip_frames(model, coarse, coarse.cut(wave), batch_size=3)
+    whole = rows[: len(rows) // 2 * 2, 3:].reshape(len(rows) // 2, 2, -1).mean(axis=1)
+    np.testing.assert_allclose(whole, wanted[: len(whole), 3:], atol=1e-6)
