@@ -3,7 +3,7 @@
 from klassify import load_detector
 
 answer = load_detector("exp/demo/klassify").predict("clip.mp4")
-answer.probability, answer.segments  # see klassify.prediction.predict.Prediction
+answer.probability, answer.segments  # see klassify.prediction.answer.Prediction
 """
 
 from __future__ import annotations

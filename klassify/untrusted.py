@@ -1,11 +1,16 @@
 """Guards against files from elsewhere: pipes, truncated files, YAML aliases without bound, Parquet
-files that unpack out of proportion.
+files that unpack out of proportion, modules in folders from elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.abc
+import importlib.machinery
 import os
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -96,3 +101,39 @@ def refuse_swollen(
             where=path,
             fix=fix,
         )
+
+
+@contextlib.contextmanager
+def no_code_of(folder: Path) -> Iterator[None]:
+    """No module is imported from a detector's folder, which may lie below the working directory
+    and so on sys.path.
+    """
+    finder = _Refusing(folder.resolve())
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Refusing(importlib.abc.MetaPathFinder):
+    """Finds nothing; KlassifyError for a module that would be found in a folder, but for what is
+    installed there.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.installed = [
+            Path(path).resolve() for path in (Path(__file__).parent, sys.prefix, sys.base_prefix)
+        ]
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or not spec.has_location:
+            return
+        place = Path(spec.origin).resolve()
+        if place.is_relative_to(self.folder) and not any(map(place.is_relative_to, self.installed)):
+            what = "A config names code in the detector's own folder, which is not run."
+            raise KlassifyError(
+                what, where=place, fix="if you trust it, move it to a folder of your own"
+            )

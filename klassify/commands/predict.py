@@ -33,7 +33,8 @@ from klassify.files import readable, short_names, write_json
 from klassify.lists import datasets
 from klassify.media.container import MediaError, media_below
 from klassify.media.flow import damage_limit, refusing_damage
-from klassify.prediction.predict import Prediction, lmm_of, needed_kinds, predict
+from klassify.prediction.answer import Prediction
+from klassify.prediction.predict import lmm_of, needed_kinds, predict
 from klassify.settings import settings_hash
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 

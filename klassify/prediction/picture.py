@@ -19,7 +19,7 @@ from klassify.files import whole_file
 from klassify.media import decoder, isolated
 from klassify.media.container import MediaError
 from klassify.media.preview import envelope, sound_of, thumbnails
-from klassify.prediction.predict import Prediction
+from klassify.prediction.answer import Prediction
 
 # of Okabe and Ito, told apart by colour-blind readers; lines also differ in style
 COLOURS = ("#009E73", "#CC79A7", "#000000", "#56B4E9", "#F0E442", "#999999")

@@ -15,7 +15,7 @@ import pytest
 
 from klassify.media import decoder
 from klassify.prediction import picture
-from klassify.prediction.predict import Prediction
+from klassify.prediction.answer import Prediction
 
 WITHIN_S = 0.02
 CODECS = {

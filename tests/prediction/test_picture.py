@@ -10,7 +10,7 @@ from klassify.corpus.encode import write_clip
 from klassify.media import decoder
 from klassify.media.container import MediaError
 from klassify.prediction import picture
-from klassify.prediction.predict import Prediction
+from klassify.prediction.answer import Prediction
 
 
 def answer(segments: list[list]) -> Prediction:

@@ -16,8 +16,9 @@ from klassify.cli import main
 from klassify.commands.predict import describe, find_videos
 from klassify.errors import KlassifyError
 from klassify.features.mouth.kind import MouthRow
-from klassify.prediction import predict
-from klassify.prediction.predict import Prediction, needed_kinds
+from klassify.prediction import answer, predict
+from klassify.prediction.answer import Prediction
+from klassify.prediction.predict import needed_kinds
 from klassify.scores.score_file import Header, score_path, write_scores
 from klassify.systems.base import System, write_system
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
@@ -192,9 +193,9 @@ def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypa
 )
 def test_the_generated_corpus_notice_depends_on_the_data_set(tmp_path, monkeypatch, place, notice):
     (tmp_path / place).mkdir(parents=True)
-    assert predict.on_generated_corpus(tmp_path / place) == notice
+    assert answer.on_generated_corpus(tmp_path / place) == notice
     monkeypatch.chdir(tmp_path / place)
-    assert predict.on_generated_corpus(Path()) == notice
+    assert answer.on_generated_corpus(Path()) == notice
 
 
 def test_each_reason_for_no_answer_is_told_once():
@@ -358,7 +359,7 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
     )
     valid = np.arange(4) < 4 * seen
     mouth = MouthRow("a", 25.0, np.zeros((4, 8), np.float32), valid)
-    found = predict._Answers(detector, "clip", mouth)
+    found = answer.Answers(detector, "clip", mouth)
     found = found.about(tmp_path / "a.mp4", detector, "looked", {})
     assert found.answered == answers and told in found.evidence
     assert (found.probability > 0.8) == answers

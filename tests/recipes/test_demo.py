@@ -22,7 +22,7 @@ from klassify import load_detector
 from klassify.cli import main
 from klassify.files import readable
 from klassify.media import decoder, info
-from klassify.prediction.predict import Prediction
+from klassify.prediction.answer import Prediction
 from klassify.prediction.predict import predict as predict_raw
 from klassify.systems.detector import DetectorFile
 

@@ -1,0 +1,177 @@
+"""The answer about one video: what the systems of a detector say, as one Prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError
+from klassify.features.mouth.kind import MouthRow
+from klassify.files import readable
+from klassify.grid.frames import pictures_at
+from klassify.media import info, isolated
+from klassify.media.decoder import SAMPLE_RATE
+from klassify.scores.score_file import SHARES, read_scores, score_path
+from klassify.systems import scores as systems_scores
+from klassify.systems.detector import DETECTOR, GENERATED_NOTICE, DetectorFile, on_generated_corpus
+from klassify.systems.scores import as_probability, to_probability
+
+NO_TASK_2 = "this detector finds no segments: its systems learned from clip labels alone"
+HEARD_OR_SEEN = {"audio": "sound", "visual": "picture"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer about one video. Times in seconds, scores in [0, 1], higher = more fake.
+
+    file: as it was given, bytes of its name that are not UTF-8 escaped.
+    probability: that anything in the video is fake; the prior where nothing could be heard or seen.
+    answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
+    segments: proposals, best first, with the columns start, end, score, modality, method.
+    frames: {system: table of its frames with start, end and probability of fake, NaN where a
+    system that looks at faces saw none}.
+    detector: what answered; notice: what to know about it, "" if nothing.
+    evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
+    notes: what to know of how the file was read (media.info.notes).
+    seen, heard: the shares of the clip that the probability rests on, NaN where unknown.
+    """
+
+    file: str
+    probability: float
+    answered: bool
+    reasons: dict[str, str]
+    segments: pd.DataFrame
+    frames: dict[str, pd.DataFrame]
+    detector: str
+    notice: str
+    evidence: str = ""
+    decided: str = ""
+    notes: Sequence[str] = ()
+    seen: float = np.nan
+    heard: float = np.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file, without the frames."""
+        return {
+            "file": self.file,
+            "probability": self.probability,
+            "answered": self.answered,
+            "seen": None if np.isnan(self.seen) else self.seen,
+            "heard": None if np.isnan(self.heard) else self.heard,
+            "evidence": self.evidence,
+            "decided": self.decided,
+            "reasons": self.reasons,
+            "segments": self.segments.to_dict("records"),
+            "detector": self.detector,
+            "notice": self.notice,
+            "notes": list(self.notes),
+        }
+
+
+def evidence_of(measured: Mapping[str, Any], mouth: MouthRow | None) -> str:
+    """What was heard and seen of a clip: "sound: 4.1 s; picture: face in 96 of 103 frames"."""
+    samples, frames = (np.nan_to_num(measured[name]) for name in ("n_samples", "n_frames"))
+    sound = f"sound: {samples / SAMPLE_RATE:.1f} s" if samples else "no sound"
+    if mouth is not None and len(mouth.valid):
+        return f"{sound}; picture: face in {int(mouth.valid.sum())} of {len(mouth.valid)} frames"
+    return f"{sound}; picture: {int(frames)} frames" if frames else f"{sound}; no picture"
+
+
+class Answers:
+    """What the systems of a laid-over detector say about one clip."""
+
+    def __init__(self, detector: DetectorFile, split: str, mouth: MouthRow | None):
+        self.clips = {}
+        self.frames = {}
+        self.detector, self.mouth = detector, mouth
+        for name in detector.systems:
+            folder = detector.folder / name
+            if score_path(folder, split, "clips").exists():
+                self.clips[name] = read_scores(score_path(folder, split, "clips"))
+            if score_path(folder, split, "frames").exists():
+                scores = read_scores(score_path(folder, split, "frames"))
+                table = scores.table[["start", "end"]].copy()
+                table["probability"] = to_probability(
+                    scores.table["score"].to_numpy(float), scores.header.scale
+                )
+                if mouth is not None and detector.systems[name]["modality"] == "visual":
+                    grid = {"hop_s": scores.header.hop_s, "offset_s": scores.header.offset_s}
+                    at = pictures_at(len(table), **grid)
+                    seen = (at < len(mouth.valid)) & mouth.valid.take(at, mode="clip")
+                    table.loc[~seen, "probability"] = np.nan
+                if len(table):
+                    self.frames[name] = table
+        self.segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
+        if "task2" in detector.answers:
+            proposals = read_scores(detector.answering("task2").path(split, "segments"))
+            self.segments = proposals.table.drop(columns="file")
+
+    def about(
+        self, video: Path, detector: DetectorFile, evidence: str, left_out: Mapping[str, str]
+    ) -> Prediction:
+        """The answer. left_out: {kind of features: why there are none}."""
+        task1 = detector.answers["task1"]
+        seen, heard = self._shares(task1)
+        answered = self._answered(task1)
+        probability = float(as_probability(self.clips[task1])[0])
+        shares = [f"{name} {share:.0%}" for name, share in zip(SHARES, (seen, heard)) if share >= 0]
+        shares = f" ({', '.join(shares)} of the clip)" if shares else ""
+        notices = [
+            f"T{why[1:]}: the answers differ from a submission's." for why in left_out.values()
+        ]
+        if on_generated_corpus(detector.folder):
+            notices.append(GENERATED_NOTICE)
+        return Prediction(
+            file=readable(video),
+            probability=probability if answered else self.detector.answering("task1").prior,
+            answered=answered,
+            reasons=self._reasons() | dict(left_out),
+            segments=self.segments.sort_values("score", ascending=False, ignore_index=True),
+            frames=self.frames,
+            detector=readable(detector.folder / DETECTOR),
+            notice=" ".join(notices),
+            evidence=evidence + shares,
+            decided=", ".join(self._decided(task1)) if answered else "",
+            notes=[*_notes_on(video), *([] if "task2" in detector.answers else [NO_TASK_2])],
+            seen=seen,
+            heard=heard,
+        )
+
+    def _shares(self, name: str) -> list[float]:
+        """The shares of the clip that were seen and heard, NaN where a system does neither."""
+        table = self.clips[name].table
+        return [float(table[one].iloc[0]) if one in table else np.nan for one in SHARES]
+
+    def _answered(self, name: str) -> bool:
+        return bool(systems_scores.answered(self.clips[name])[0])
+
+    def _decided(self, name: str) -> list[str]:
+        """The models behind the answer of a system."""
+        entry = self.detector.systems[name]
+        if entry["kind"] == "model":
+            return [f"{name} ({HEARD_OR_SEEN.get(entry['modality'], 'sound and picture')})"]
+        given = [one for one in entry["inputs"] if one in self.clips and self._answered(one)]
+        scores = {one: self.clips[one] for one in given}
+        deciding = self.detector.loaded[name].deciding(scores)
+        return [part for one in deciding for part in self._decided(one)]
+
+    def _reasons(self) -> dict[str, str]:
+        found = {}
+        for name, scores in self.clips.items():
+            reason = scores.table["reason"].fillna("").iloc[0] if "reason" in scores.table else ""
+            if reason:
+                found[name] = str(reason)
+        return found
+
+
+def _notes_on(video: str | os.PathLike) -> list[str]:
+    try:
+        return isolated.call(info.notes, video)
+    except KlassifyError:  # the reasons of the systems tell of it
+        return []
