@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from klassify.features.base import MODEL_ARGUMENTS, Columns, Kind, common, ragged, values
+from klassify.features.base import MODEL_ARGUMENTS, Columns, Kind, common, ragged, schema, values
 
 VERSION = 1  # raise when embeddings of the same encoder change: it is part of the shards' settings
 
@@ -34,18 +34,8 @@ class EmbeddingRow:
     reason: str = ""
     stage: str = ""
 
-    SCHEMA: ClassVar = pa.schema(
-        [
-            ("file", pa.string()),
-            ("n_frames", pa.int32()),
-            ("fps", pa.float64()),
-            # bytes: lists of numbers take four times as long to read
-            ("embedding", pa.binary()),
-            ("valid", pa.list_(pa.bool_())),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-        ]
-    )
+    # bytes: lists of numbers take four times as long to read
+    SCHEMA: ClassVar = schema(("embedding", pa.binary()), ("valid", pa.list_(pa.bool_())))
     ROWS_A_GROUP: ClassVar = 1  # a random read takes one clip
     KEPT_GROUPS: ClassVar = 256
     SPLIT_BYTES: ClassVar = ()

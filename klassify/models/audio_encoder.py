@@ -34,6 +34,10 @@ class AudioEncoder(nn.Module):
         """Load the front end's pretrained weights, if any. Call before training, never after."""
         self.frontend.load_pretrained()
 
+    def encoder_layers(self) -> list[list[nn.Parameter]]:
+        """The front end's parameters by depth, for learning rates of their own."""
+        return self.frontend.layers()
+
     def heard(self, wave: Tensor) -> Tensor:
         """Windows (B, N) as the front end gets them: unchanged."""
         return wave

@@ -28,7 +28,7 @@ import yaml
 
 from klassify.errors import KlassifyError
 from klassify.files import read_yaml, write_text
-from klassify.settings import check_sizes, check_weights, key_and_value
+from klassify.settings import check_shares, check_sizes, check_weights, key_and_value
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "env.json"
@@ -57,8 +57,13 @@ class TrainSettings:
         min_seconds, max_seconds: clips that the list says are shorter or longer are not trained
             on; 0: no limit.
         optimizer, lr, weight_decay: as in torch.optim.
+        encoder_lr: another learning rate for the pretrained encoder of a model that has one (its
+            `encoder_layers`); 0: `lr`.
+        layer_decay: factor of the encoder's learning rate from each layer to the one before it.
         schedule: `constant`, `cosine` to zero over `epochs`, `one_cycle` with maximum `lr`, or
             `step`: every `step_epochs` epochs the learning rate is multiplied by `step_factor`.
+        warmup: share of the updates in which the learning rate rises from zero; not for
+            `one_cycle`, which does so itself.
         clip_norm: largest gradient norm; 0 leaves gradients unchanged.
         precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and
             scoring are in float32.
@@ -80,9 +85,12 @@ class TrainSettings:
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
+    encoder_lr: float = 0.0
+    layer_decay: float = 1.0
     schedule: Literal["constant", "cosine", "one_cycle", "step"] = "cosine"
     step_epochs: int = 10
     step_factor: float = 0.5
+    warmup: float = 0.0
     clip_norm: float = 0.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     checkpoint_steps: int = 0
@@ -94,8 +102,17 @@ class TrainSettings:
             (0, ("max_updates", "patience", "checkpoint_steps")),
         ):
             check_sizes(least, **{name: getattr(self, name) for name in names})
-        numbers = ("min_seconds", "max_seconds", "lr", "weight_decay", "step_factor", "clip_norm")
+        numbers = (
+            "min_seconds",
+            "max_seconds",
+            "lr",
+            "weight_decay",
+            "step_factor",
+            "clip_norm",
+            "encoder_lr",
+        )
         check_weights(**{name: getattr(self, name) for name in numbers})
+        check_shares(layer_decay=self.layer_decay, warmup=self.warmup)
 
 
 @dataclasses.dataclass

@@ -325,10 +325,27 @@ class Trainer:
 
 
 def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """An optimizer of the trainable parameters."""
+    """An optimizer of the trainable parameters; those of an encoder in groups of their own where
+    the settings give them other learning rates.
+    """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return kind(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    how = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if not settings.encoder_lr and settings.layer_decay == 1:
+        return kind([p for p in model.parameters() if p.requires_grad], **how)
+    if not hasattr(model, "encoder_layers"):
+        raise KlassifyError(
+            f"{type(model).__name__} has no encoder for train.encoder_lr and train.layer_decay.",
+            fix="leave them out",
+        )
+    layers = model.encoder_layers()
+    inside = {id(parameter) for layer in layers for parameter in layer}
+    groups = [{"params": [p for p in model.parameters() if id(p) not in inside]}]
+    for number, layer in enumerate(layers, 1):
+        factor = settings.layer_decay ** (len(layers) - number)
+        groups.append({"params": layer, "lr": (settings.encoder_lr or settings.lr) * factor})
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.requires_grad]
+    return kind([group for group in groups if group["params"]], **how)
 
 
 def scheduler_of(
@@ -336,14 +353,21 @@ def scheduler_of(
 ) -> lr_scheduler.LRScheduler:
     """The learning rate schedule, stepped after each update."""
     updates = updates_per_epoch * epochs
-    if settings.schedule == "cosine":
-        return lr_scheduler.CosineAnnealingLR(optimizer, updates)
     if settings.schedule == "one_cycle":
-        return lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=updates)
-    if settings.schedule == "step":
-        updates = updates_per_epoch * settings.step_epochs
-        return lr_scheduler.StepLR(optimizer, updates, settings.step_factor)
-    return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        highest = [group["lr"] for group in optimizer.param_groups]
+        return lr_scheduler.OneCycleLR(optimizer, highest, total_steps=updates)
+    rising = round(settings.warmup * updates)
+    if settings.schedule == "cosine":
+        main = lr_scheduler.CosineAnnealingLR(optimizer, max(updates - rising, 1))
+    elif settings.schedule == "step":
+        each = updates_per_epoch * settings.step_epochs
+        main = lr_scheduler.StepLR(optimizer, each, settings.step_factor)
+    else:
+        main = lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    if not rising:
+        return main
+    warmup = lr_scheduler.LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)
+    return lr_scheduler.SequentialLR(optimizer, [warmup, main], [rising])
 
 
 def train(training: Training, out: Path, *, force: bool = False) -> None:

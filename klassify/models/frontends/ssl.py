@@ -40,6 +40,10 @@ class FrontEnd(nn.Module):
         """Load pretrained weights, if any. Called once, before a training starts."""
         return None
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """All parameters by depth, the first layers first; see TrainSettings.layer_decay."""
+        return [list(self.parameters())]
+
 
 def normalise_waveform(wave: Tensor) -> Tensor:
     """Zero mean and unit variance for each row of (B, N); silence stays zero."""
@@ -188,6 +192,16 @@ class SSLFrontEnd(FrontEnd):
         self.register_load_state_dict_post_hook(
             lambda module, _: setattr(module, "_has_weights", True)
         )
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """What comes before the transformer, its layers, and what comes after them."""
+        inner = [list(layer.parameters()) for layer in self.model.encoder.layers]
+        last = list(self.model.encoder.layer_norm.parameters())
+        if self.layer_weight is not None:
+            last.append(self.layer_weight)
+        known = {id(parameter) for layer in (*inner, last) for parameter in layer}
+        first = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return [first, *inner, last]
 
     def load_pretrained(self) -> ImportReport | None:
         """Load `source`, which may be all that klassify.models.weights.load.locate_weights
