@@ -185,7 +185,7 @@ def acceptable(text):
 def test_damaged_files_are_read_if_they_follow_the_rule(tmp_path):
     good = '{"a\\n.mp4": [[0.9, 1, 2], [0.5, 3.25, 4]], "é": [[1e-2, 0, 0]], "c": [[0.1, 5, 6, 7]]}'
     outcomes = {True: 0, False: 0}
-    for seed in range(200):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         text = list(good)
         for _ in range(rng.integers(1, 3)):
@@ -199,4 +199,4 @@ def test_damaged_files_are_read_if_they_follow_the_rule(tmp_path):
             else:
                 with pytest.raises(KlassifyError):
                     read(tmp_path, text, run_bytes)
-    assert min(outcomes.values()) > 30
+    assert min(outcomes.values()) > 15
