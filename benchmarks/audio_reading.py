@@ -160,9 +160,8 @@ def compare(title: str, sources: Sources, rounds: int, cold: bool) -> float:
     for turn in range(-1, rounds):  # the first one warms up
         for file in rng.permutation(files):
             crops, start = {}, rng.integers(max(len(readers["cache"].read(file)) - WINDOW, 0) + 1)
-            for side in rng.permutation(
-                list(readers)
-            ):  # who comes later finds the CPU's caches warm
+            # who comes later finds the CPU's caches warm
+            for side in rng.permutation(list(readers)):
                 for path in [folder / file, *sounds] if cold else []:
                     drop(path)
                 crops[side], times = timed(readers[side], file, start)

@@ -199,22 +199,43 @@ class _Pool:
                 worker.process.kill()
 
 
-def progress(results: Iterator, total: int, label: str) -> Iterator:
-    """Pass results through under a bar on a terminal, or with a line a minute in a log."""
-    if sys.stderr.isatty():
+class Count(contextlib.AbstractContextManager):
+    """Counts the clips of several loops: a bar on a terminal, a line a minute in a log."""
+
+    def __init__(self, label: str, total: int, done: int = 0):
         from tqdm import tqdm
 
-        yield from tqdm(results, total=total, desc=label, unit="clip", smoothing=0.05)
-        return
-    start = last = time.monotonic()
-    for n, result in enumerate(results, start=1):
-        yield result
-        now = time.monotonic()
-        if now - last >= LOG_EVERY_S:
-            last = now
-            rate = n / (now - start)
-            said = f"{label}: {n} of {total} clips, {rate:.1f} per second"
-            print(said, file=sys.stderr, flush=True)
+        self.label, self.total, self.before, self.done = label, total, done, done
+        self.bar = tqdm(
+            desc=label,
+            total=total,
+            initial=done,
+            unit="clip",
+            # a bar of one clip tells nothing
+            disable=total < 2 or not sys.stderr.isatty(),
+        )
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, clips: Iterable) -> Iterator:
+        """The clips of one of the loops, counted as they go by."""
+        for clip in clips:
+            yield clip
+            self.done += 1
+            self.bar.update()
+            now = time.monotonic()
+            if self.bar.disable and now - self.said >= LOG_EVERY_S:
+                self.said, rate = now, (self.done - self.before) / (now - self.began)
+                text = f"{self.label}: {self.done} of {self.total} clips, {rate:.1f} a second"
+                print(text, file=sys.stderr, flush=True)
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+
+def progress(results: Iterable, total: int, label: str) -> Iterator:
+    """Pass results through and count them."""
+    with Count(label, total) as count:
+        yield from count(results)
 
 
 def _work(pipe: Connection, function: Callable, setup: Callable) -> None:

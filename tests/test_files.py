@@ -38,9 +38,8 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     process, tag = left.stem.split("-")[1:]
     others = [
         left.with_name(left.name.replace(process, str(os.getpid()))),  # of a process that lives
-        left.with_name(
-            left.name.replace(tag, "0" * 16)
-        ),  # of another host, whose processes are unknown here
+        # of another host, whose processes are unknown here
+        left.with_name(left.name.replace(tag, "0" * 16)),
         tmp_path / "a.partial-of-mine.json",
     ]
     for path in others:
@@ -130,9 +129,8 @@ def test_a_file_beyond_the_size_limit(tmp_path):
         str(tmp_path / "lists"),
     ]
     (tmp_path / "testA_files.txt").write_text(names.read_text())
-    plain = {
-        name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
-    }  # writes nothing else
+    # writes nothing else
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = ran([sys.executable, "-c", script, *command], env=plain)
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr and "the disk is full" in done.stderr

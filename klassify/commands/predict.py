@@ -87,9 +87,8 @@ def _run(args: argparse.Namespace) -> int:
     paths = find_videos(args.videos)
     names = RECIPES if args.recipe == "all" else (args.recipe,)
     found = args.detector or [find_detector(args.exp, name) for name in names]
-    detectors = list(
-        {one.folder.resolve(): one for one in map(read_detector, found)}.values()
-    )  # each once
+    # each once
+    detectors = list({one.folder.resolve(): one for one in map(read_detector, found)}.values())
     for detector in detectors:
         # what cannot answer is refused before another takes its time
         if "lmm" in needed_kinds(detector) and not args.without_lmm:

@@ -202,9 +202,8 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
             "The media folder does not exist.", where=root, fix="give the right --root"
         )
     sample = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, 50).astype(int))]
-    held = [
-        sum(os.path.exists(folder / name) for name in sample) for folder in folders
-    ]  # False for one too long
+    # False for one too long
+    held = [sum(os.path.exists(folder / name) for name in sample) for folder in folders]
     if not any(held):
         raise KlassifyError(
             f"None of {len(sample)} sampled files of split {split!r} is there, such as"

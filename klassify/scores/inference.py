@@ -29,9 +29,8 @@ from klassify.models.devices import pick_device
 from klassify.scores.score_file import SHARES
 from klassify.scores.shared_windows import WindowInputs, spans
 
-Progress = (
-    bool | Callable[[Iterable], Iterator]
-)  # a bar, none, or what wraps the loader (score_shards.Count)
+# a bar, none, or what wraps the loader (workers.Count)
+Progress = bool | Callable[[Iterable], Iterator]
 
 
 def _loader(
@@ -189,9 +188,8 @@ def clip_frames(
     Frames are on `data.score_grid`; the last one ends with the clip. Memory does not grow with the
     clip beyond its rows.
     """
-    if (
-        hasattr(data, "clip_rows") and not approximate
-    ):  # which streams the clip instead of cutting it into windows
+    # which streams the clip instead of cutting it into windows
+    if hasattr(data, "clip_rows") and not approximate:
         return data.clip_rows(model, cut, batch_size=batch_size, device=torch.device(device))
     inputs = WindowInputs(model, data, torch.device(device), approximate)
     parts = spans(cut) if approximate else in_batches(cut, batch_size)

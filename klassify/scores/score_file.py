@@ -316,9 +316,8 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
             f"Columns {missing} are missing; there are {list(table.columns)}.", where=where
         )
     for name in set(table.columns) - set(TEXT_COLUMNS):
-        if (
-            len(table) and table[name].dtype.kind not in "fiu"
-        ):  # an empty column has no type of its own
+        # an empty column has no type of its own
+        if len(table) and table[name].dtype.kind not in "fiu":
             raise KlassifyError(
                 f"Column {name!r} holds something that is not a number.", where=where
             )

@@ -15,7 +15,6 @@ import dataclasses
 import os
 import shutil
 import sys
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -79,11 +78,11 @@ def score_share(
     chunks = {k: table[parts.layout.clips(k)] for k in share}
     parts.folder.mkdir(parents=True, exist_ok=True)
     n_clips = sum(map(len, chunks.values()))
-    with Count(f"score {split}", n_clips, n_clips - sum(len(chunks[k]) for k in todo)) as count:
+    n_done = n_clips - sum(len(chunks[k]) for k in todo)
+    with workers.Count(f"score {split}", n_clips, n_done) as count:
         for k in todo:
-            if (
-                parts.path(k).exists() or not parts.folder.is_dir()
-            ):  # without the folder, another process has joined
+            # without the folder, another process has joined
+            if parts.path(k).exists() or not parts.folder.is_dir():
                 continue
             files = chunks[k]["file"].tolist()
             rows, reasons = make(model, data, sources, split, files=files, progress=count, **how)
@@ -102,39 +101,6 @@ def _for_scoring(data: Any, sources: Any, split: str) -> tuple[Any, Any]:
         if hasattr(data, name):
             setattr(data, name, nothing)
     return data, dataclasses.replace(sources, readers={split: data.reader(sources, split)})
-
-
-class Count(contextlib.AbstractContextManager):
-    """Counts the clips of several loops: a bar on a terminal, a line a minute in a log."""
-
-    def __init__(self, label: str, total: int, done: int):
-        from tqdm import tqdm
-
-        self.label, self.total, self.before, self.done = label, total, done, done
-        self.bar = tqdm(
-            desc=label,
-            total=total,
-            initial=done,
-            unit="clip",
-            # a bar of one clip tells nothing
-            disable=total < 2 or not sys.stderr.isatty(),
-        )
-        self.began = self.said = time.monotonic()
-
-    def __call__(self, clips: Iterable) -> Iterator:
-        """The clips of one of the loops, counted as they go by."""
-        for clip in clips:
-            yield clip
-            self.done += 1
-            self.bar.update()
-            now = time.monotonic()
-            if self.bar.disable and now - self.said >= workers.LOG_EVERY_S:
-                self.said, rate = now, (self.done - self.before) / (now - self.began)
-                text = f"{self.label}: {self.done} of {self.total} clips, {rate:.1f} a second"
-                print(text, file=sys.stderr, flush=True)
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
 
 
 def merge(system_dir: str | os.PathLike, split: str) -> Path:
@@ -187,10 +153,8 @@ def join(parts: Parts) -> Path:
         draft.mkdir()
         for file in _write_files(parts, draft):
             os.replace(file, path.with_name(file.name))
-    except (
-        FileNotFoundError,
-        KlassifyError,
-    ):  # of a file that went away: another process has joined these parts
+    # of a file that went away: another process has joined these parts
+    except (FileNotFoundError, KlassifyError):
         if not _joined(parts):
             raise
         shutil.rmtree(draft, ignore_errors=True)
@@ -212,10 +176,8 @@ def _write_files(parts: Parts, draft: Path) -> list[Path]:
     clips = pd.concat(listed, ignore_index=True)
     reasons = {file: reason for file, reason in zip(clips["file"], clips["reason"]) if reason}
     failures = [Failure(file, "score", reason) for file, reason in sorted(reasons.items())]
-    files = [
-        write_failures(failures_path(draft, split), failures),
-        scored,
-    ]  # scores must never stand without the failures
+    # scores must never stand without the failures
+    files = [write_failures(failures_path(draft, split), failures), scored]
     if parts.aggregate is not None:
         files.append(write_clip_scores(draft, parts.header, clips, reasons, parts.aggregate))
     return files

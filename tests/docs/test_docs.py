@@ -50,9 +50,8 @@ PAGES = sorted(
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SHELL_BLOCKS = [block for block in BLOCKS if shell_text(block)]
 STAGES = re.compile(r"stage[0-4]|demo|compare")
-PLACEHOLDER = re.compile(
-    r"\.\.\.|[A-Z]{2,}"
-)  # for "as above" and SOURCE: such a command is checked for its options alone
+# for "as above" and SOURCE: such a command is checked for its options alone
+PLACEHOLDER = re.compile(r"\.\.\.|[A-Z]{2,}")
 by_name = functools.partial(pytest.mark.parametrize, ids=str)
 
 
@@ -233,10 +232,8 @@ def test_commands_and_code_of_a_page_work_on_the_tiny_corpus(page, tiny_demo, tm
         "",
         0,
     )
-    for block in [
-        *blocks(page),
-        Block(page, 0, "sh", ":\n", ""),
-    ]:  # the last runs what Python is left
+    # the last runs what Python is left
+    for block in [*blocks(page), Block(page, 0, "sh", ":\n", "")]:
         if block.file:
             # a folder klassify beside the recipes would hide the package
             file = here / ("added" if block.file.startswith("klassify/") else ".") / block.file

@@ -50,9 +50,8 @@ def test_grid_aligned_segments_are_exact_at_every_frame():
 
 def test_half_frames_and_shortest_segments():
     assert frames.frame_spans([(5.74, 5.78)], 250).tolist() == [[143, 145]]
-    assert frames.frame_spans([(0.05, 0.07)], 250).tolist() == [
-        [1, 2]
-    ]  # 20 ms, the shortest of the data set
+    # 20 ms, the shortest of the data set
+    assert frames.frame_spans([(0.05, 0.07)], 250).tolist() == [[1, 2]]
     assert frames.frame_spans([(0.08, 0.08)], 250).tolist() == [[2, 3]]
 
 

@@ -22,9 +22,8 @@ STUBS = (
     *("nohup", "tail", "head", "du", "df", "nproc", "jupyter", "xdg-open", "sha256sum", "diff"),
     *("less", "tmux", "parallel", "sudo", "accelerate", "watch", "scancel", "sacct"),
 )
-REAL = (
-    *("cat", "mkdir", "printf", "sort", "sed", "grep", "find", "seq", "ls", "wc", "id"),
-)  # harmless in an empty folder
+# harmless in an empty folder
+REAL = ("cat", "mkdir", "printf", "sort", "sed", "grep", "find", "seq", "ls", "wc", "id")
 SHELLS = ("sh", "bash", "console")
 NAMED = re.compile(r"`([\w./-]+)`:")
 COMMAND = re.compile(r" *(klassify|make) ")

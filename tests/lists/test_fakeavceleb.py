@@ -98,13 +98,8 @@ def test_the_table_becomes_a_list(tmp_path):
     assert frame["video_model"].tolist() == ["", "", "faceswap", "faceswap-wav2lip", ""]
     assert frame["audio_model"].tolist() == ["", "rtvc", "", "rtvc", ""]
     assert frame[list(data_list.MEASURED)].isna().all(axis=None)
-    assert frame["fake_segments"].tolist() == [
-        [],
-        None,
-        None,
-        None,
-        [],
-    ]  # whole clips of unknown length
+    # whole clips of unknown length
+    assert frame["fake_segments"].tolist() == [[], None, None, None, []]
     assert frame["visual_fake_segments"].tolist() == [[], [], None, None, []]
 
 

@@ -48,9 +48,8 @@ def test_clips_of_one_original_share_a_source(tmp_path):
             entry("u/real_p1.mp4", original="u/real.mp4"),  # a perturbed part of it
             entry("u/fake_p1.mp4", "audio_modified", [[1, 2]], original="u/real_p1.mp4"),
             entry("u/fake.mp4", "audio_modified", [[1, 2]], original="train/u/real.mp4"),
-            entry(
-                "v/fake.mp4", "audio_modified", [[1, 2]], original="v/real.mp4"
-            ),  # whose real is not listed
+            # whose real is not listed
+            entry("v/fake.mp4", "audio_modified", [[1, 2]], original="v/real.mp4"),
             entry("w.v1/alone.mp4"),
             entry("x/self.mp4", original="x/self.mp4"),
             entry("y/1.mp4", original="y/2.mp4"),

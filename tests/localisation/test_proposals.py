@@ -284,9 +284,8 @@ def test_levels_score_contrast_and_list_each_span_once():
     assert spans.level[spans.first == 2].tolist() == [0.5]  # one span at four levels
     scores = dict(zip(zip(spans.first, spans.stop), spans.score))
     assert scores[2, 6] == 1.0 and scores[11, 13] == pytest.approx(0.75 - 0.2)
-    assert scores[9, 15] == pytest.approx(
-        np.mean([0.2, 0.2, 0.6, 0.9, 0.2, 0.2])
-    )  # nothing around it
+    # nothing around it
+    assert scores[9, 15] == pytest.approx(np.mean([0.2, 0.2, 0.6, 0.9, 0.2, 0.2]))
 
 
 def test_boundary_marks_find_both_ends():

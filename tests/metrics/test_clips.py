@@ -196,10 +196,8 @@ METADATA = [{"file": f"{i}.mp4", "fake_segments": [[0, 1]] if i >= 2 else []} fo
     ("lines", "expected"),
     [
         ("0.mp4;0.1\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n", 1.0),
-        (
-            "0.mp4;\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n",
-            0.5,
-        ),  # a missing score of a real clip ranks highest
+        # a missing score of a real clip ranks highest
+        ("0.mp4;\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n", 0.5),
         ("0.mp4;0.9\n1.mp4;0.2\n2.mp4;0.3\n3.mp4;0.4\n0.mp4;0.1\n", 1.0),  # the last line wins
         ("0.mp4;38\n1.mp4;37\n2.mp4;39\n3.mp4;40\n", 0.5),  # the sigmoid of these is 1.0
         ("0.mp4; 0.1;x\n1.mp4; 0.2;x\n\n2.mp4; 0.3;x\n3.mp4; 0.4;x", 1.0),

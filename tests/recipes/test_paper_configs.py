@@ -214,9 +214,8 @@ def overrides(path: Path, *, narrow: bool) -> list[str]:
     name = path.stem
     if name.startswith(("w2v_aasist", "bam", "ps", "cfprf")):
         given |= speech_model(path, 128 if name.startswith("ps") else 64, narrow=narrow)
-        given["train.precision"] = (
-            "bf16-mixed" if narrow else "32-true"
-        )  # what has no bf16 emulates it slowly
+        # what has no bf16 emulates it slowly
+        given["train.precision"] = "bf16-mixed" if narrow else "32-true"
     if name.startswith(("w2v_aasist", "bam")):
         given |= {"data.init_args.window": 16_000, "data.init_args.stride": 6_400}
     if name == "cfprf":
@@ -282,10 +281,8 @@ def test_two_batches_of_a_narrow_form(path, data, tmp_path, capsys):
     assert "two batches" in capsys.readouterr().out
 
 
-SAME = (
-    "bam_wavlm",
-    "w2v_aasist_baseline_2",
-)  # as bam and w2v_aasist_baseline_1 but for the weights
+# as bam and w2v_aasist_baseline_1 but for the weights
+SAME = ("bam_wavlm", "w2v_aasist_baseline_2")
 
 
 @pytest.mark.slow

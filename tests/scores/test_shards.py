@@ -167,9 +167,8 @@ def test_after_a_stop_between_chunks_no_clip_is_scored_twice(
     seen = calls()
     assert score(other, small_data) == 0
     assert contents(other) == contents(folder)
-    assert calls() == {
-        window: 2 * count for window, count in seen.items()
-    }  # as many as one run makes
+    # as many as one run makes
+    assert calls() == {window: 2 * count for window, count in seen.items()}
 
 
 def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkeypatch):
@@ -187,10 +186,8 @@ def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkey
         folder = make_system(tmp_path / place / "m")
         with monkeypatch.context() as patch:
             patch.setattr(shards, "join", lambda parts: None)
-            assert score(folder, small_data) in (
-                0,
-                2,
-            )  # 2: of the clip scores, which are not there yet
+            # 2: of the clip scores, which are not there yet
+            assert score(folder, small_data) in (0, 2)
         ready = tmp_path / place / "parts"
         shutil.copytree(folder / "scores/testA.parts", ready)
         overtaken = []
@@ -198,9 +195,8 @@ def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkey
             overtake(patch, place, lambda folder=folder: shards.merge(folder, "testA"), overtaken)
             shards.merge(folder, "testA")
         assert overtaken and contents(folder) == contents(whole)
-        shutil.copytree(
-            ready, folder / "scores/testA.parts"
-        )  # as if it had been killed before it removed them
+        # as if it had been killed before it removed them
+        shutil.copytree(ready, folder / "scores/testA.parts")
         shards.merge(folder, "testA")
         assert contents(folder) == contents(whole)
         assert shards.merge(folder, "testA") == score_path(folder, "testA", "windows")
@@ -261,9 +257,8 @@ def test_parts_made_with_other_settings_are_refused_or_replaced(
     )
     assert score(folder, small_data, "--shard", "2/2", "--force") == 0
     assert {path.name for path in parts.iterdir()} == {"part-2-of-3-0.parquet"}
-    assert (
-        score(folder, small_data, "--shard", "1/2", "--force") == 0
-    )  # which keeps what the other shard did
+    # which keeps what the other shard did
+    assert score(folder, small_data, "--shard", "1/2", "--force") == 0
     assert (
         not parts.exists() and read_header(score_path(folder, "testA", "clips")).settings["system"]
     )
@@ -288,9 +283,10 @@ def test_forced_scores_are_made_again_and_a_forced_run_goes_on(tmp_path, small_d
     first, before = calls(), contents(folder)
     assert score(folder, small_data) == 0 and calls() == first
     assert score(folder, small_data, "--shard", "1/3", "--force") == 0
+    # the old scores stand until the new ones do
     assert {name: before[name] for name in before} == {
         name: (folder / "scores" / name).read_bytes() for name in before
-    }  # the old scores stand until the new ones do
+    }
     assert score(folder, small_data, "--force") == 0
     assert calls() == first + first and contents(folder) == before
 

@@ -38,9 +38,8 @@ TINY = {
 }
 TINY |= {"conv_dim": [16] * 7}
 GROUP_NORM = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
-DURATIONS_S = (
-    *(1.3, 4.0, 9.6131, 4.04, 5.5, 17.0042),
-)  # of clips.tsv, short ones and ones with a tail among them
+# of clips.tsv, short ones and ones with a tail among them
+DURATIONS_S = (*(1.3, 4.0, 9.6131, 4.04, 5.5, 17.0042),)
 
 
 def frontend(normalize_input=False, family="wav2vec2", library="transformers", **settings):
@@ -170,9 +169,8 @@ def test_localiser_windows_share_frames_and_score_the_same(sources):
     cuts = [data.cut(np.zeros(n_samples(duration), np.float32)) for duration in DURATIONS_S]
     once = sum(-(-n_samples(duration) // 640) * 2 for duration in DURATIONS_S)
     seams = sum(len(cut) - 1 for cut in cuts)
-    assert (
-        once <= counted.frames <= once + seams < 200 * sum(map(len, cuts))
-    )  # unless the clip goes on with silence
+    # unless the clip goes on with silence
+    assert once <= counted.frames <= once + seams < 200 * sum(map(len, cuts))
 
 
 @pytest.mark.parametrize(

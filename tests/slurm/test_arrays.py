@@ -44,9 +44,8 @@ def test_an_array_makes_the_rows_of_a_single_run(site, tmp_path):
         kind="mouth",
     )
     arrays = [row for row in site.cluster.queue() if row[4].startswith("klassify-extract-train")]
-    assert (
-        len({row[0].split("_")[0] for row in arrays}) == 3
-    )  # MaxArraySize is 7: two arrays, and the merge job
+    # MaxArraySize is 7: two arrays, and the merge job
+    assert len({row[0].split("_")[0] for row in arrays}) == 3
     site.finished(120)
     text = site.status()
     assert "done         7" in text and "merge    done" in text, text + site.logs()
@@ -66,9 +65,8 @@ def test_a_shard_of_a_killed_node_runs_again_to_one_file(site, undisturbed):
     site.begun(SHARDS)
     victim = next(row[3] for row in site.cluster.queue() if row[1] == "R")
     site.cluster.kill(victim)
-    slurm.until(
-        lambda: "start 1" in site.logs(), "a second run of the shard", 150
-    )  # on another node, the first one lives
+    # on another node, the first one lives
+    slurm.until(lambda: "start 1" in site.logs(), "a second run of the shard", 150)
     site.release()
     site.finished()
     assert site.logs().count("start 1, on") == 1
@@ -117,9 +115,8 @@ def test_after_a_controller_restart_status_names_held_jobs(site):
     slurm.until(lambda: not [row for row in site.cluster.queue() if row[1] != "PD"], "held tasks")
     site.release()
     text = site.status()
-    held = {
-        int(row.split("_")[1]) for row in running
-    }  # 1-4, unless the restart gave one's place to another
+    # 1-4, unless the restart gave one's place to another
+    held = {int(row.split("_")[1]) for row in running}
     queued = set(range(1, 7)) - held
     assert (
         f"held         4  {spans(held)}" in text and f"queued       2  {spans(queued)}" in text

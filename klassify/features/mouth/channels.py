@@ -57,9 +57,10 @@ MOVING = np.concatenate([LIPS, EYES])
 UPPER_LIP, LOWER_LIP, RIGHT_CORNER, LEFT_CORNER = 13, 14, 61, 291
 
 CODES = np.arange(256) / 255
+# sRGB
 LINEAR = np.where(CODES <= 0.04045, CODES / 12.92, ((CODES + 0.055) / 1.055) ** 2.4).astype(
     np.float32
-)  # sRGB
+)
 
 MOUTH_MARGIN = 0.2  # of the lips' width and height, on each side
 MOUTH_SIZE = (64, 48)  # width and height that the mouth is resized to before its blur is measured
@@ -243,9 +244,8 @@ def nonmouth_mask(
     hull = cv2.convexHull(_pixels(outer_lips))
     cv2.fillConvexPoly(mask, hull, 0)
     radius = min(round(guard_px), max(shape))
-    cv2.polylines(
-        mask, [hull], True, 0, thickness=max(2 * radius - 1, 1)
-    )  # cv2 reaches (thickness + 1) / 2 px
+    # cv2 reaches (thickness + 1) / 2 px
+    cv2.polylines(mask, [hull], True, 0, thickness=max(2 * radius - 1, 1))
     return mask
 
 
@@ -262,9 +262,8 @@ def mean_lab(rgb: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     """Mean CIE Lab (L 0..100, sRGB, D65) inside a polygon of a crop, (3,) float64."""
     mask = np.zeros(rgb.shape[:2], np.uint8)
     cv2.fillPoly(mask, [_pixels(polygon)], 255)
-    lab = cv2.cvtColor(
-        cv2.LUT(rgb, LINEAR), cv2.COLOR_LRGB2Lab
-    )  # from sRGB directly cv2 interpolates in a coarse table
+    # from sRGB directly cv2 interpolates in a coarse table
+    lab = cv2.cvtColor(cv2.LUT(rgb, LINEAR), cv2.COLOR_LRGB2Lab)
     return np.array(cv2.mean(lab, mask)[:3])
 
 
@@ -341,9 +340,8 @@ def jitter(moving: np.ndarray) -> np.ndarray:
                 np.moveaxis(run[max(t - reach, 0) : t + reach + 1], 0, -1)
             )
         if whole:
-            windows = sliding_window_view(
-                run, 2 * reach + 1, axis=0
-            )  # (T - 2 reach, n, 2, 2 reach + 1)
+            # (T - 2 reach, n, 2, 2 reach + 1)
+            windows = sliding_window_view(run, 2 * reach + 1, axis=0)
             result[start + whole.start : start + whole.stop] = _line_residual(windows)
     return result
 

@@ -340,11 +340,8 @@ def test_a_piece_after_the_image_has_no_start_token_of_its_own(tmp_path):
     byte = {chr(value): 3 + value for value in range(128)}
     assert before[0] == 1 and 1 not in before[1:] and 1 not in after
     assert before[1:4] == [259, byte["A"], byte["s"]] and before[-2:] == [byte[":"], 259]
-    assert after[:3] == [
-        259,
-        byte["\n"],
-        byte["A"],
-    ]  # a piece by itself starts with a space, as published
+    # a piece by itself starts with a space, as published
+    assert after[:3] == [259, byte["\n"], byte["A"]]
 
 
 def test_folders_without_a_llama_tokenizer_are_refused(tmp_path):

@@ -24,9 +24,8 @@ def face_points(opening: float = 0.1) -> np.ndarray:
     angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     points[channels.FACE_OVAL] = np.column_stack([0.85 * np.sin(angle), 0.35 - 1.1 * np.cos(angle)])
     turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    shape = np.column_stack(
-        [-np.cos(turn), np.sin(turn)]
-    )  # from the right corner over the lower lip
+    # from the right corner over the lower lip
+    shape = np.column_stack([-np.cos(turn), np.sin(turn)])
     points[channels.OUTER_LIPS] = [0, 0.75] + shape * [0.35, 0.12 + opening / 2]
     points[channels.INNER_LIPS] = [0, 0.75] + shape * [0.28, opening / 2]
     points[channels.EYES] = [[-0.5, 0], [0.5, 0]]
@@ -222,9 +221,8 @@ def test_nonmouth_mask_is_the_face_without_lips_and_guard():
         for x in range(SIZE):
             in_face = cv2.pointPolygonTest(oval.astype(np.float32), (x, y), True)
             to_lips = -cv2.pointPolygonTest(hull, (x, y), True)
-            if (
-                min(abs(in_face), abs(to_lips - guard)) > 1.5
-            ):  # pixels at the edges may fall either way
+            # pixels at the edges may fall either way
+            if min(abs(in_face), abs(to_lips - guard)) > 1.5:
                 assert (mask[y, x] > 0) == (in_face > 0 and to_lips > guard), (x, y)
     assert set(np.unique(mask)) == {0, 255}
 

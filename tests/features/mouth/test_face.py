@@ -11,9 +11,8 @@ from shown import shown
 from klassify.errors import KlassifyError
 from klassify.features.mouth import channels, face
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:SymbolDatabase"
-)  # MediaPipe against its own protobuf
+# MediaPipe against its own protobuf
+pytestmark = pytest.mark.filterwarnings("ignore:SymbolDatabase")
 
 
 def square(x: float, y: float, size: float) -> np.ndarray:
