@@ -10,14 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.features import audio, embedding, lips, reconstruction
+from klassify.features import audio, avhubert, embedding, lips, reconstruction
 from klassify.features.base import Kind
 from klassify.features.lmm import kind as lmm
 from klassify.features.mouth import kind as mouth
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for kind in (mouth.KIND, lips.KIND, audio.KIND, lmm.KIND, reconstruction.KIND, embedding.KIND)
+    for kind in (
+        mouth.KIND,
+        lips.KIND,
+        audio.KIND,
+        lmm.KIND,
+        reconstruction.KIND,
+        embedding.KIND,
+        avhubert.KIND,
+    )
 }
 Row = Any  # of one of the kinds
 

@@ -51,6 +51,7 @@ ARCHITECTURES = {  # of the released files
     "partialspoof": "large-robust",
     "aasist": "aasist",
     "cfprf": "xlsr300m",
+    "auvire": "av-deepfake1m",
     "av-hubert": "av-hubert-base",
     "raven": "raven-large",
 }
@@ -65,9 +66,12 @@ TRAINED_WITH = {
     "visual": ("backbone.blocks.0.strided", True, "spatiotemporal.init_args.fc_grouping=strided"),
 }
 # their authors trained them on segment labels
-FROM_SEGMENTS = ("bam", "partialspoof", "cfprf", "visual")
+FROM_SEGMENTS = ("bam", "partialspoof", "cfprf", "visual", "auvire")
 # how their authors make proposals of what the model says
-PROPOSED_WITH: dict[str, dict[str, Any]] = {"cfprf": {"nms_sigma": 0.0, "min_score": 0.5}}
+PROPOSED_WITH: dict[str, dict[str, Any]] = {
+    "cfprf": {"nms_sigma": 0.0, "min_score": 0.5},
+    "auvire": {"nms_sigma": 0.7234, "nms_t1": 0.1968, "nms_t2": 0.4123, "min_score": 0.0},
+}
 # {source: (option that names it, a published name, what it is)} of a file that the first one lacks
 SECOND_FILES = {
     "visual": ("--vqvae", "vqvae.pt", "VQ-VAE"),
@@ -124,6 +128,14 @@ def released_model(source: str, architecture: Any) -> Any:
                 f"Unknown AASIST {architecture!r}.", fix=f"choose one of {', '.join(SIZES)}"
             )
         return RawAASIST(architecture)
+    if source == "auvire":
+        from klassify.models.auvire import RELEASED, AuViRe
+
+        if str(architecture) not in RELEASED:
+            raise KlassifyError(
+                f"Unknown AuViRe {architecture!r}.", fix=f"choose one of {', '.join(RELEASED)}"
+            )
+        return AuViRe(**RELEASED[architecture])
     if source in LIPS:
         from klassify.models.lip_encoder import LipEncoder
 

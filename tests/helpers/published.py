@@ -164,6 +164,15 @@ def cfprf_files(folder, seq_len=120):
     return paths
 
 
+def auvire_shapes():
+    """Names and shapes of AuViRe's file for AV-Deepfake1M."""
+    small, dim = golden_shapes("auvire", "small_av1m"), {24: 128, 32: 512, 16: 256}
+    return {
+        key: torch.empty([dim.get(size, size) for size in value.shape], device="meta")
+        for key, value in small.items()
+    }
+
+
 def bam_file(path, monkeypatch, prefix="model."):
     """BAM's model.ckpt with a tiny WavLM; returns the published state dict."""
     state = golden_state("ssl_wavlm", prefix="ssl_layer.model.") | golden_state("bam", "embed64")

@@ -24,6 +24,7 @@ from klassify import cli, parts
 from klassify.augmentation import sets
 from klassify.errors import KlassifyError
 from klassify.features import shards
+from klassify.features.avhubert import AVHubertRow
 from klassify.features.lmm.kind import LMMRow
 from klassify.lists import data_list
 from klassify.models.frontends.ssl import ARCHITECTURES
@@ -163,9 +164,19 @@ def data(tmp_path_factory) -> TwoKinds:
         for number, split in enumerate(("train", "val")):
             if kind == "sound":
                 make_split(folder, split, 1, seed=number)
+                make_features(places[-1], split)
             else:
                 make_pictures(folder, split, seed=number)
     return TwoKinds(*places)
+
+
+def make_features(data: SmallData, split: str) -> None:
+    """AV-HuBERT features of noise for each clip of a list."""
+    rng = np.random.default_rng(0)
+    files = data_list.read_list(data.lists / f"{split}.tsv")["file"]
+    rows = [AVHubertRow(f, 25.0, *rng.normal(size=(2, 20, 768)).astype(np.float16)) for f in files]
+    folder = data.features / "avhubert" / split
+    shards.write_part(folder, parts.Place(1, 1, 0, 1), rows, {"kind": "avhubert"}, split)
 
 
 def make_pictures(root: Path, split: str, seed: int) -> None:
@@ -220,6 +231,8 @@ def overrides(path: Path, *, narrow: bool) -> list[str]:
         given |= {"data.init_args.window": 16_000, "data.init_args.stride": 6_400}
     if name == "cfprf":
         given["data.init_args.crop"] = 25
+    if name.startswith("auvire") and narrow:
+        given["model.init_args.d_model"] = 8
     if name.startswith("bam") and narrow:
         given["model.init_args.local_channels"] = 4
     if name.startswith(("visual", "vqvae")):

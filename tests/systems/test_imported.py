@@ -7,6 +7,7 @@ import re
 import shlex
 
 import numpy as np
+import pandas as pd
 import published
 import pytest
 import torch
@@ -14,10 +15,15 @@ import yaml
 from fill import fill, load, make_input
 from places import ROOT
 from published import GOLDENS, TINY, TINY_WAVLM
+from scipy.special import logit
 
 from klassify import cli
 from klassify.commands import import_checkpoint
 from klassify.errors import KlassifyError
+from klassify.features.avhubert import AVHubertRow
+from klassify.features.shards import write_part
+from klassify.localisation.soft_nms import soft_nms
+from klassify.models import auvire
 from klassify.models.bam import BAM
 from klassify.models.frontends.ssl import SSLFrontEnd
 from klassify.models.weights.load import (
@@ -28,12 +34,14 @@ from klassify.models.weights.load import (
     write_tensors,
 )
 from klassify.models.weights.published import KEY_MAPS
+from klassify.parts import Place
 from klassify.scores.score_file import read_scores, score_path
 from klassify.systems.experiment import load_experiment
 from klassify.systems.imported import ARCHITECTURES, SOURCES, released_experiment, released_model
 from klassify.systems.system import load_system
 from klassify.systems.trained import load_model
 
+STREAMS = ("video", "audio")
 PAGE = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 
 
@@ -372,6 +380,57 @@ def test_both_files_of_cfprf_become_one_localiser(tmp_path, few_clips, capsys):
     np.testing.assert_allclose(rows[["score", "start"]], wanted[columns], atol=1e-6)
 
 
+def test_auvire_becomes_a_localiser_of_both_modalities(tmp_path, small_data, capsys):
+    """Clips of three lengths: shorter than a window, just as long, and longer."""
+    sizes = {"d_model": 24, "length": 32}
+    factors = {"length": 32, "stride": 16, "factors": [1, 2]}
+    model, data = ("models.auvire.AuViRe", sizes), ("data.auvire.AuViReFrames", factors)
+    config = write_config(tmp_path / "auvire.yaml", model, data, {})
+    state = published.golden_state("auvire", "small_av1m")
+    optimizer, _ = published.trained()
+    file, folder = tmp_path / "auvire.pth", tmp_path / "exp" / "auvire"
+    torch.save({"optimizer": optimizer.state_dict(), "model": state}, file)
+    assert not run("auvire", file, "--config", config, "--system", folder)
+    told = capsys.readouterr().out
+    assert "80 tensors of an auvire file" in told and "AV-HuBERT" in told
+    system = load_system(folder)
+    assert (system.modality, system.supervision) == ("both", "segment")
+
+    files = pd.read_csv(small_data.lists / "testA.tsv", sep="\t")["file"].tolist()
+    rng, rows = np.random.default_rng(0), []
+    for i, name in enumerate(files):
+        streams = rng.normal(size=(2, (20, 32, 75)[i % 3], 768)).astype(np.float16)
+        rows.append(AVHubertRow(name, 25.0, *streams))
+    rows[0] = AVHubertRow.failed(files[0], "face", "no face")
+    place = (small_data.features / "avhubert" / "testA", Place(1, 1, 0, 1))
+    write_part(*place, rows, {"kind": "avhubert", "version": 1}, "x")
+    split = ["--split", "testA"]
+    words = ["score", str(folder), *split, *small_data.arguments, "--device", "cpu"]
+    assert not cli.main(words)
+    clips = read_scores(score_path(folder, "testA", "clips")).table
+    assert clips["reason"][0] == "no face" and clips["score"][1:].notna().all()
+    assert not cli.main(["localise", str(folder), *split])
+    segments = read_scores(score_path(folder, "testA", "segments"))
+    assert segments.header.settings["settings"]["nms_t2"] == 0.4123
+    model, data = load_model(folder)
+    for file, row in zip(files[1:], rows[1:]):
+        if len(row.video) == 32:  # as the published code does it
+            (window,) = data.cut({name: torch.tensor(getattr(row, name)) for name in STREAMS})
+            with torch.no_grad():
+                levels = model(*(window.inputs[name].float()[None] for name in STREAMS)).levels
+            found = torch.cat(auvire.proposals(levels, model.factors), dim=1)[0].double().numpy()
+            score, start, end = found.T
+            start, end = np.maximum(start, 0) / 25, np.minimum(end, 32) / 25
+            nms = {"sigma": 0.7234, "t1": 0.1968, "t2": 0.4123}
+            taken, value = soft_nms(np.zeros(len(score), int), start, end, score, cap=101, **nms)
+            wanted = np.stack([start[taken], end[taken], value], axis=1)
+            wanted = wanted[wanted[:, 0] < wanted[:, 1]][:50]
+            ours = segments.table[segments.table["file"] == file][["start", "end", "score"]]
+            np.testing.assert_allclose(ours, wanted, atol=1e-5)
+            highest = clips.set_index("file")["score"][file]
+            assert highest == pytest.approx(logit(score.max()), abs=1e-4)
+
+
 def test_mistakes_are_refused_with_their_fix(tmp_path, capsys):
     file, out = tmp_path / "tiny.pt", ("--out", tmp_path / "out.safetensors")
     torch.save({"model": published.golden_state("ssl_wav2vec2")}, file)
@@ -382,6 +441,7 @@ def test_mistakes_are_refused_with_their_fix(tmp_path, capsys):
         (("fairseq", file, *out, "--architecture", "xlsr54"), "architecture 'xlsr54'"),
         (("aasist", file, *out, "--architecture", "xlsr53"), "Unknown AASIST 'xlsr53'"),
         (("aasist", file, *out, "--architecture", "{}"), "Unknown AASIST"),
+        (("auvire", file, *out, "--architecture", "xlsr53"), "Unknown AuViRe 'xlsr53'"),
         (("vqvae", file, *out, "--architecture", "xlsr53"), "does not apply to vqvae"),
         (("vqvae", file, *out), "not a vqvae file"),
         (("vqvae", tmp_path / "absent.pt", *out), "does not exist"),

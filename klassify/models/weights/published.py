@@ -199,6 +199,7 @@ AUDIO = {
         ),
         optional=COUNTERS,
         reordered={r"fdn\.seg_fc\.(weight|bias)": ROWS},
+        licence="MIT, that of the published code",
     ),
 }
 
@@ -249,6 +250,29 @@ LIPS = {
     ),
 }
 
+# AuViRe's files for AV-Deepfake1M and LAV-DF -> klassify.models.auvire.AuViRe
+AUVIRE = KeyMap(
+    signature=r"reconstruction_model\.model\.",
+    rules=(
+        (
+            r"reconstruction_model\.model\.projection_(pre|post)\.projection\.",
+            r"reconstruction.\1.",
+        ),
+        (r"reconstruction_model\.model\.encoder\.", "reconstruction.down."),
+        (r"reconstruction_model\.model\.decoder\.(\d+)\.deconv\.", r"reconstruction.up.\1.conv."),
+        (r"reconstruction_model\.model\.decoder\.", "reconstruction.up."),
+        (r"encoder_model\.model\.model\.", "encoder."),
+        (r"encoder_model\.model\.pyramid\.inner_blocks\.(\d+)\.0\.", r"lateral.\1."),
+        (r"encoder_model\.model\.pyramid\.layer_blocks\.(\d+)\.0\.", r"smooth.\1."),
+        (r"classification\.model\.", "classify."),  # `module.` within the names is gone already
+        (r"regression\.model\.", "regress."),
+    ),
+    licence=(
+        "Apache-2.0, that of the published code; its features come from AV-HuBERT, whose licence"
+        " allows non-commercial research only"
+    ),
+)
+
 # the Purdue system's fusion.ckpt -> klassify.models.linear_fusion.LinearFusion. Its inputs are
 # visual real and fake, then spoof and bona fide at 160, 320 and 640 ms; ours are real and fake
 # throughout.
@@ -260,7 +284,14 @@ FUSION = KeyMap(
 )
 
 # a detector holds a speech model, so detectors are recognised first
-KEY_MAPS: dict[str, KeyMap] = {**AUDIO, **VISUAL, **LIPS, **SPEECH_MODELS, "fusion": FUSION}
+KEY_MAPS: dict[str, KeyMap] = {
+    **AUDIO,
+    **VISUAL,
+    **LIPS,
+    "auvire": AUVIRE,
+    **SPEECH_MODELS,
+    "fusion": FUSION,
+}
 
 
 def detect_source(state: Mapping[str, Tensor], where: object = None) -> str:

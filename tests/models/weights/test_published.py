@@ -58,6 +58,7 @@ RELEASED = {
     "aasist": (None, "", published.raw_aasist_shapes, 0),
     "visual": (None, "", visual_shapes, 0),
     "vqvae": (None, "", lambda: golden_shapes("vqvae"), 0),
+    "auvire": (None, "", published.auvire_shapes, 0),
     "fusion": (None, "", lambda: golden_shapes("linear_fusion"), 0),
 }
 
