@@ -481,12 +481,18 @@ cache_audio() {
   [ -z "$audio" ] || run klassify extract --kind audio --list "$lists/$1.tsv" --root "$media" --out "$features/audio/$1" --jobs "$jobs" "${forced[@]}"
 }
 
+# sources_for SYSTEM SPLIT...: sets the array `inputs`, what the system reads; a recipe may make parts of it first
+sources_for() { inputs=("${sources[@]}"); }
+
 # score_one SPLIT SYSTEM: its scores and proposals, and the scores of its calibration
 score_one() {
-  local s=$1 name=$2
+  local s=$1 name=$2 inputs
   ! is_in "$name" "${unscored[@]}" || return 0
   need "$name"
-  is_in "$name" "${proposals_only[@]}" || run klassify score "$exp/$name" --split "$s" "${sources[@]}" "${reading[@]}" "${forced[@]}"
+  if ! is_in "$name" "${proposals_only[@]}"; then
+    sources_for "$name" "$s"
+    run klassify score "$exp/$name" --split "$s" "${inputs[@]}" "${reading[@]}" "${forced[@]}"
+  fi
   ! is_localiser "$name" || run klassify localise "$exp/$name" --split "$s" "${forced[@]}"
   [ ! -e "$exp/$name-platt/system.yaml" ] || run klassify score "$exp/$name-platt" --split "$s" "${forced[@]}"
 }
@@ -503,7 +509,7 @@ submit() {
 
 # evaluate_split SPLIT LABELS: tables of the systems in system=, else of report.yaml
 evaluate_split() {
-  local s=$1 labels=$2 name task1=() task2=()
+  local s=$1 labels=$2 name task1=() task2=() computed=()
   for name in ${system//,/ }; do
     ! is_in "$name" "${unscored[@]}" || continue
     if is_localiser "$name"; then task2+=("$exp/$name"); fi
@@ -511,7 +517,9 @@ evaluate_split() {
   done
   [ -n "$system" ] || task1=("${reported[@]/#/$exp/}") task2=("${reported_2[@]/#/$exp/}")
   if [ ${#task1[@]} -gt 0 ]; then
-    [ "$s" != val ] || run klassify score "${task1[@]}" --split val "${sources[@]}" "${reading[@]}"
+    # models were scored on val when they were trained
+    for name in "${task1[@]}"; do [ -e "$conf_dir/${name##*/}.yaml" ] || computed+=("$name"); done
+    [ "$s" != val ] || [ ${#computed[@]} = 0 ] || run klassify score "${computed[@]}" --split val "${sources[@]}" "${reading[@]}"
     run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
   fi
   [ ${#task2[@]} -eq 0 ] || [ -n "$from" ] || run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"

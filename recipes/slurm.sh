@@ -30,7 +30,7 @@ on_cluster() {
   [ "$launcher" = slurm ] && [ "$1" = klassify ] || return 0
   local array=(--shards "$shards" ${parallel:+--max-parallel "$parallel"})
   case "$2 $*" in
-    extract*"--kind lmm"* | extract*"--kind reconstruction"*) gpu=$gpus launched=("${array[@]}") ;;
+    extract*"--kind lmm"* | extract*"--kind reconstruction"* | extract*"--kind embedding"*) gpu=$gpus launched=("${array[@]}") ;;
     extract*) launched=("${array[@]}") ;;
     score*)
       has_model "${@:3}" || return 0

@@ -29,9 +29,11 @@ from klassify.prediction.answer import Answers, Prediction, evidence_of
 from klassify.systems import experiment
 from klassify.systems.base import SYSTEM
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
+from klassify.systems.embeddings import write_embeddings
 from klassify.systems.merged import Merged
 from klassify.systems.score import score
 from klassify.systems.scores import PROPOSALS
+from klassify.systems.system import EMBEDDING
 from klassify.systems.trained import Trained
 from klassify.untrusted import no_code_of
 
@@ -66,7 +68,12 @@ def load_detector(path: str | os.PathLike) -> Detector:
 PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
 LEFT_OUT = "the LMM was left out on request"
 Progress = Callable[[int, Path], None]
-EXTRACTED = ("mouth", "audio", "lmm")  # kinds of features that need no model of the detector's own
+EXTRACTED = (
+    "mouth",
+    "audio",
+    "lmm",
+    "lips",
+)  # kinds of features that need no model of the detector's own
 
 
 def predict(
@@ -140,14 +147,18 @@ def lmm_of(detector: DetectorFile, device: str = "auto", lmm: str | None = None)
 
 
 def needed_kinds(detector: DetectorFile) -> set[str]:
-    """The kinds of feature shards that its models read, such as {"mouth"}.
+    """The kinds of feature shards that its models read, such as {"mouth"}, without embeddings,
+    which its own encoders make.
 
     KlassifyError, before any work, for a detector that cannot answer here.
     """
     detector.answering("task1")
     models = [system for system in detector.loaded.values() if isinstance(system, Trained)]
     with no_code_of(detector.folder):
-        by_folder = {system.folder: set(system.data().feature_kinds) for system in models}
+        by_folder = {
+            system.folder: {k for k in system.data().feature_kinds if not k.startswith(EMBEDDING)}
+            for system in models
+        }
     for folder, kinds in by_folder.items():
         if other := sorted(kinds.difference(EXTRACTED)):
             raise KlassifyError(
@@ -237,8 +248,18 @@ class _Work:
             joins_proposals = isinstance(system, Merged)
             if isinstance(system, Trained) and name not in self.models:
                 self.models[name] = system.load()
+            for encoder in system.input_systems if isinstance(system, Trained) else ():
+                self._embed(encoder, split)
             if not joins_proposals:
                 loaded = self.models.get(name)
                 score(system, split, self.sources, device=self.device, loaded=loaded)
             if "proposals" in entry or joins_proposals:
                 localise(system, split, choose(system))
+
+    def _embed(self, encoder: Trained, split: str) -> None:
+        """The embeddings of a clip by one of the detector's encoders, unless they are there."""
+        if self.sources.feature_folder(f"{EMBEDDING}{encoder.name}", split).exists():
+            return
+        name = os.path.relpath(encoder.folder, self.overlay.folder)
+        model = self.models[name][0]
+        write_embeddings(encoder, model, self.sources, split, device=self.device)

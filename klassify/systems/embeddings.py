@@ -21,13 +21,15 @@ import torch
 from klassify.data.audio_shares import AudioShares
 from klassify.data.base import FrameData, NoAnswer, Sources
 from klassify.errors import KlassifyError
+from klassify.features import shards
 from klassify.features.base import Extraction, attempt, in_process, media_only
 from klassify.features.embedding import VERSION, EmbeddingRow
 from klassify.lists import subsets
 from klassify.models.devices import pick_device
+from klassify.parts import Place
 from klassify.scores.inference import clip_frames
 from klassify.systems.experiment import CONFIG, load_experiment
-from klassify.systems.system import load_system
+from klassify.systems.system import EMBEDDING, load_system
 from klassify.systems.trained import Trained
 
 FRAMES = {"audio": AudioShares}  # by modality
@@ -61,16 +63,6 @@ def extraction(
             fix="train one with data.init_args.train_split=train_fold1, the other with train_fold2",
         )
     data = frame_data(encoders[0])
-    settings = {
-        "version": VERSION,
-        "system": encoders[0].name,
-        "hash": encoders[0].hash,
-        "fold": encoders[1].hash if fold else None,
-        "hop_s": data.hop_s,
-        "offset_s": data.offset_s,
-        "dim": _dim(encoders[0]),
-        "supervision": _strictest(encoders),
-    }
 
     def extractor(root: Path) -> Embedder:
         sources = Sources(list_path.parent, root, features or Path())
@@ -78,9 +70,34 @@ def extraction(
         loaded = [_Encoder(one.load()[0], data, sources, list_path.stem, on) for one in encoders]
         return Embedder(root, loaded, learned[0] if fold else set())
 
-    return Extraction(
-        "embedding", settings, media_only, functools.partial(in_process, extractor, jobs)
-    )
+    rows = functools.partial(in_process, extractor, jobs)
+    return Extraction("embedding", _settings(encoders, data), media_only, rows)
+
+
+def _settings(encoders: Sequence[Trained], data: FrameData) -> dict[str, Any]:
+    """What embeddings depend on; encoders: one, or one and that of the other fold."""
+    return {
+        "version": VERSION,
+        "system": encoders[0].name,
+        "hash": encoders[0].hash,
+        "fold": encoders[1].hash if len(encoders) > 1 else None,
+        "hop_s": data.hop_s,
+        "offset_s": data.offset_s,
+        "dim": _dim(encoders[0]),
+        "supervision": _strictest(encoders),
+    }
+
+
+def write_embeddings(
+    system: Trained, model: Any, sources: Sources, split: str, *, device: str | torch.device
+) -> None:
+    """Write the feature shards of a split, of a few clips, by an encoder that is already loaded."""
+    data, root = frame_data(system), sources.media_folder(split)
+    encoder = _Encoder(model, data, sources, split, pick_device(str(device)))
+    rows = list(Embedder(root, [encoder], set()).rows(sources.table(split)["file"].tolist()))
+    folder = sources.feature_folder(f"{EMBEDDING}{system.name}", split)
+    settings = {"kind": "embedding", **_settings([system], data)}
+    shards.write_part(folder, Place(1, 1, 0, 1), rows, settings, inputs="")
 
 
 def _encoder(folder: Path) -> Trained:

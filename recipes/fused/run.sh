@@ -1,33 +1,64 @@
 #!/usr/bin/env bash
-# One timeline: what won after both papers (docs/fused.md). Task 1: systems that learned from clip labels alone, joined
-# by a regression where it beats max-out. Task 2: the union of several localisers' proposals, tuned on val_fit.
-# `make help recipe=fused` lists stages and variables.
+# The third recipe, no paper's. Task 1: systems that learned from clip labels alone, joined by a regression where it
+# beats max-out. Task 2: the union of several localisers' proposals, tuned on val_fit. A system without a config in
+# conf/<conf>/ is left out. `make help recipe=fused` lists stages and variables.
 . "$(dirname "$0")/../common.sh" "$@"
 
-title_1="mouth features: 8 per frame on the 25 fps grid"
-title_2="train the models, score val, stack the clip scores, tune and join the proposals"
+title_1="mouth features and mouth crops on the 25 fps grid"
+title_2="train encoders, make their embeddings, train what reads them; stack the clip scores, join the proposals"
 title_3="score the test splits, stack, localise, write the submission and check it"
 
-clip_models=(tcn w2v_aasist)                    # the inputs of stack: none learned from segments
-frame_models=(bam tcn_tags)                     # the inputs of spans
+# encoders_of SYSTEM: the systems whose embeddings it reads
+encoders_of() { case $1 in sync) echo audio_mil lips_mil ;; av_spans) echo audio_frames lips_frames ;; esac; }
+
+# with_config SYSTEM...: those that have one, as their encoders do
+with_config() {
+  local m one
+  for m in "$@"; do
+    for one in "$m" $(encoders_of "$m"); do [ -e "$conf_dir/$one.yaml" ] || continue 2; done
+    echo "$m"
+  done
+}
+
+# in the order of training: what reads embeddings comes after its encoders
+mapfile -t clip_models < <(with_config tcn w2v_aasist audio_mil lips_mil splice_audio splice_lips sync)  # inputs of stack
+mapfile -t frame_models < <(with_config tcn_tags audio_frames lips_frames av_spans)                      # inputs of spans
 models=("${clip_models[@]}" "${frame_models[@]}")
 localisers=("${frame_models[@]}" spans)
 derived=(stack spans)
 proposals_only=(spans)
 
-features_of() { case $1 in tcn*) echo mouth ;; esac; }
+features_of() { case $1 in tcn*) echo mouth ;; lips_* | splice_lips) echo lips ;; esac; }
 
-extract_features() { extract_mouth "$1"; }
+extract_features() {
+  extract_mouth "$1"
+  run klassify extract --kind lips --list "$lists/$1.tsv" --root "$media" --out "$features/lips/$1" --jobs "$jobs" "${forced[@]}"
+}
+
+# sources_for SYSTEM SPLIT...: what it reads; embeddings are made first, in a folder for each training seed
+sources_for() {
+  local encoder s
+  inputs=("${sources[@]}")
+  for encoder in $(encoders_of "$1"); do
+    need "$encoder"
+    inputs=(--lists "$lists" --media "$media" --features "$features$seed_folder")
+    for s in "${@:2}"; do
+      run klassify extract --kind embedding --system "$exp/$encoder" --list "$lists/$s.tsv" --root "$media" \
+        --features "$features" --out "$features$seed_folder/embedding-$encoder/$s" "${forced[@]}"
+    done
+  done
+}
 
 # train_all SYSTEM...: train and score val; tune localisers on val_fit; join
 train_all() {
-  local m how
+  local m how inputs
   for m in "$@"; do
     if is_in "$m" "${derived[@]}"; then join "$m"; continue; fi
     how=("${training[@]}")
-    [[ $m != tcn* ]] || how=("${reading[@]}")  # too small for several devices
-    run klassify train "$conf_dir/$m.yaml" "${learned[@]}" --out "$exp/$m" "${sources[@]}" --seed "$seed" "${how[@]}" "${forced[@]}"
-    run klassify score "$exp/$m" --split val "${sources[@]}" "${reading[@]}" "${forced[@]}"
+    [[ $m != tcn* && $m != sync ]] || how=("${reading[@]}")  # too small for several devices
+    sources_for "$m" train val
+    run klassify train "$conf_dir/$m.yaml" "${learned[@]}" --out "$exp/$m" "${inputs[@]}" --seed "$seed" "${how[@]}" "${forced[@]}"
+    run klassify score "$exp/$m" --split val "${inputs[@]}" "${reading[@]}" "${forced[@]}"
     ! is_localiser "$m" || localise_val "$m"
   done
 }
@@ -59,7 +90,14 @@ train_systems() {
 }
 
 score_systems() {
-  run klassify score "${models[@]/#/$exp/}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
+  local m inputs plain=()
+  for m in "${models[@]}"; do [ -n "$(encoders_of "$m")" ] || plain+=("$exp/$m"); done
+  run klassify score "${plain[@]}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
+  for m in "${models[@]}"; do
+    [ -n "$(encoders_of "$m")" ] || continue
+    sources_for "$m" "$1"
+    run klassify score "$exp/$m" --split "$1" "${inputs[@]}" "${reading[@]}" "${forced[@]}"
+  done
   run klassify score "$exp/stack" --split "$1" "${forced[@]}"
   without_segments || run klassify localise "${frame_models[@]/#/$exp/}" "$exp/spans" --split "$1" "${forced[@]}"
 }
