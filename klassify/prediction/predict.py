@@ -68,12 +68,8 @@ def load_detector(path: str | os.PathLike) -> Detector:
 PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
 LEFT_OUT = "the LMM was left out on request"
 Progress = Callable[[int, Path], None]
-EXTRACTED = (
-    "mouth",
-    "audio",
-    "lmm",
-    "lips",
-)  # kinds of features that need no model of the detector's own
+# kinds of features that need no model of the detector's own
+EXTRACTED = ("mouth", "audio", "lmm", "lips")
 
 
 def predict(

@@ -17,7 +17,8 @@ from commands import ran
 from filelock import FileLock
 from places import ROOT, copy_recipes
 
-STEPS = {"klassify": ("0", "4"), "multibranch": ("1", "4")}  # stage 0 is shared
+# stage 0 is shared
+STEPS = {"klassify": ("0", "4"), "multibranch": ("1", "4"), "fused": ("1", "4")}
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,12 @@ def tiny_klassify(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_demo(tiny_klassify: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both recipes trained on the tiny corpus (some minutes more)."""
     return _with_recipe("multibranch", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_fused(tiny_klassify: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe fused trained on the tiny corpus, beside klassify."""
+    return _with_recipe("fused", tmp_path_factory)
 
 
 def _with_recipe(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:

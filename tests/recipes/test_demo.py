@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import ran
-from tiny_demo import copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures)
+from tiny_demo import copy_of, tiny_demo, tiny_fused, tiny_klassify  # noqa: F401  (fixtures)
 
 from klassify import load_detector
 from klassify.cli import main
@@ -262,6 +262,15 @@ def test_predict_multibranch_gives_the_submitted_answers(tiny_demo):  # noqa: F8
     clip = next((tiny_demo / "media/demo-tiny/testA").glob("*.mp4"))
     without = detector.predict(clip, device="cpu", without_lmm=True)
     assert "LMM was left out" in without.notice and "left out" in without.reasons["lmm"]
+
+
+@pytest.mark.slow
+def test_predict_fused_gives_the_submitted_answers(tiny_fused):  # noqa: F811
+    """Embeddings are made on the way, by the encoders of the detector."""
+    check_against_submission(tiny_fused, "fused")
+    manifest = tiny_fused / "submissions/demo-tiny/fused/testA/manifest.json"
+    manifest = json.loads(manifest.read_text())
+    assert manifest["task1"]["supervision"] != "segment" and "rule" not in manifest
 
 
 def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_path):
