@@ -1,6 +1,7 @@
 """Which frames of a clip show a face, and where: the evidence behind a visual answer.
 
-Read from the shards of mouth features, whose rows say why a clip shows too little of a face.
+Read from the shards of mouth features or of mouth crops, whose rows say why a clip shows too little
+of a face.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from klassify.data.base import NoAnswer, Sources
 from klassify.errors import KlassifyError
+from klassify.features.kinds import Row
 from klassify.features.mouth.kind import MouthRow
 from klassify.features.shards import FeatureStore
 from klassify.parts import parts_in, read_rows
@@ -18,17 +20,19 @@ from klassify.parts import parts_in, read_rows
 REACH = 12  # frames to either side over which the place of a face is smoothed
 
 
-def read_row(store: FeatureStore, file: str) -> MouthRow:
-    """The mouth features of a clip; NoAnswer where they hold too little of a face."""
+def read_row(store: FeatureStore, file: str) -> Row:
+    """The row of a clip; NoAnswer where it holds too little of a face."""
     row = store[file]
     if not row.valid.any():
         raise NoAnswer(row.reason or "no face")
     return row
 
 
-def seen_shares(sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
+def seen_shares(
+    sources: Sources, split: str, table: pd.DataFrame, kind: str = "mouth"
+) -> pd.Series:
     """The share of each listed clip's frames that show a face; NaN where unknown."""
-    parts = parts_in(sources.feature_folder("mouth", split))
+    parts = parts_in(sources.feature_folder(kind, split))
     rows = (row for part in parts for row in read_rows(part, ("file", "valid")))
     shares = {row["file"]: np.mean(row["valid"] or [False]) for row in rows}
     return table["file"].map(shares)

@@ -36,7 +36,13 @@ CROP = 88  # pixels a side
 GRAY_MEAN, GRAY_STD = 0.421, 0.165  # of crops between 0 and 1, as published
 AUDIO_DIM = 104  # of the sound in a frame; see klassify.models.frontends.logfbank
 
-RESNET_18 = {"channels": (64, 64, 128, 256, 512), "blocks": 2, "stem": (5, 7, 7), "pool": True}
+RESNET_18 = {
+    "channels": (64, 64, 128, 256, 512),
+    "blocks": 2,
+    "stem": (5, 7, 7),
+    "stride": 2,
+    "pool": True,
+}
 HUBERT = {**RESNET_18, "activation": "prelu", "context": "hubert"}
 RAVEN = {**RESNET_18, "activation": "swish", "context": "relative"}
 BASE = {"dim": 768, "layers": 12, "heads": 12, "hidden": 3072}
@@ -46,6 +52,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "channels": (16, 16, 32, 64, 64),
         "blocks": 1,
         "stem": (5, 7, 7),
+        "stride": 4,
         "pool": True,
         "activation": "relu",
         "context": "convolutions",
@@ -85,6 +92,7 @@ class LipEncoder(nn.Module):
             settings["channels"],
             settings["blocks"],
             settings["stem"],
+            settings["stride"],
             settings["pool"],
             settings["activation"],
         )
@@ -181,6 +189,7 @@ class Trunk(nn.Module):
         channels: of the stem and of each of the four stages.
         blocks: in a stage.
         stem: frames, rows and columns of the 3D convolution.
+        stride: of the 3D convolution, in rows and columns.
         pool: halve the pictures after the stem.
         activation: one of ACTIVATIONS.
     """
@@ -190,6 +199,7 @@ class Trunk(nn.Module):
         channels: tuple[int, ...],
         blocks: int,
         stem: tuple[int, ...],
+        stride: int,
         pool: bool,
         activation: str,
     ):
@@ -197,14 +207,13 @@ class Trunk(nn.Module):
         make, first = ACTIVATIONS[activation], channels[0]
         padding = tuple(size // 2 for size in stem)
         self.stem = nn.Sequential(
-            nn.Conv3d(1, first, stem, stride=(1, 2, 2), padding=padding, bias=False),
+            nn.Conv3d(1, first, stem, (1, stride, stride), padding, bias=False),
             nn.BatchNorm3d(first),
             make(first),
         )
         self.pool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
         for number, (before, after) in enumerate(zip(channels, channels[1:]), start=1):
-            stride = 1 if number == 1 else 2
-            stage = [Block(before, after, stride, make)]
+            stage = [Block(before, after, 1 if number == 1 else 2, make)]
             stage += [Block(after, after, 1, make) for _ in range(blocks - 1)]
             setattr(self, f"layer{number}", nn.Sequential(*stage))
         self.n_stages, self.dim = len(channels) - 1, channels[-1]

@@ -5,15 +5,24 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import soundfile
 
 from klassify import parts
 from klassify.features import shards
+from klassify.features.lips import LipsRow
 from klassify.features.mouth.kind import MouthRow
 from klassify.lists import data_list
 
+
+def jpeg(gray: int) -> bytes:
+    """A mouth crop of one gray level."""
+    return cv2.imencode(".jpg", np.full((96, 96), gray, np.uint8))[1].tobytes()
+
+
+MOUTHS = (jpeg(100), jpeg(150))  # of a real and of a fake frame
 FAKE = "[[0.4,1.2]]"  # where the planted signal lies, in both modalities
 TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
 
@@ -41,7 +50,7 @@ class SmallData:
 def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool = True) -> None:
     """`n_sources` originals in four versions each; clip 1 has no audio, clip 2 no face."""
     rng = np.random.default_rng(seed)
-    rows, shard = [], []
+    rows, shard, lips = [], [], []
     for index in range(4 * n_sources):
         source, kind = divmod(index, 4)
         file = f"{split}_{source}/é {TYPES[kind]}.wav"
@@ -60,6 +69,9 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
             file, 25.0, features * valid[:, None], valid, "" if index != 2 else "no face"
         )
         shard.append(row)
+        looks = [MOUTHS[kind in (2, 3) and 10 <= t < 30] for t in range(n_frames)]
+        crops = [look if there else b"" for look, there in zip(looks, valid)]
+        lips.append(LipsRow(file, 25.0, crops, valid, row.reason))
         rows.append(
             {
                 "file": file,
@@ -75,10 +87,7 @@ def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool
             }
         )
     data_list.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
-    shards.write_part(
-        root / "features" / "mouth" / split,
-        parts.Place(1, 1, 0, 1),
-        shard,
-        {"kind": "mouth", "version": 3, "made": "small"},
-        split,
-    )
+    for name, made in (("mouth", shard), ("lips", lips)):
+        settings = {"kind": name, "version": 3, "made": "small"}
+        folder = root / "features" / name / split
+        shards.write_part(folder, parts.Place(1, 1, 0, 1), made, settings, split)

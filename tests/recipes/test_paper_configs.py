@@ -229,6 +229,17 @@ def overrides(path: Path, *, narrow: bool) -> list[str]:
         given["train.precision"] = "bf16-mixed" if narrow else "32-true"
     if name.startswith(("w2v_aasist", "bam")):
         given |= {"data.init_args.window": 16_000, "data.init_args.stride": 6_400}
+    if name.startswith("lips"):
+        given |= {
+            "model.init_args.encoder.init_args.architecture": {
+                "name": "raven-large",
+                "layers": 7,
+                **({"channels": [4, 4, 8], "dim": 16, "heads": 2, "hidden": 32} if narrow else {}),
+            },
+            "model.init_args.encoder.init_args.source": None,
+            "data.init_args.window": 25,
+            "data.init_args.stride": 25,
+        }
     if name == "cfprf":
         given["data.init_args.crop"] = 25
     if name.startswith("auvire") and narrow:
