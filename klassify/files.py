@@ -137,9 +137,7 @@ def readable(name: str | os.PathLike) -> str:
 
 
 def short_names(folders: Sequence[str | os.PathLike]) -> list[str]:
-    """Folders as paths below the deepest one common to all their parents: `klassify`, or
-    `demo/klassify`.
-    """
+    """Folders as paths below their parents' common one: `klassify`, or `demo/klassify`."""
     resolved = [Path(folder).resolve() for folder in folders]
     top = os.path.commonpath([folder.parent for folder in resolved])
     return [os.path.relpath(folder, top) for folder in resolved]
@@ -162,9 +160,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_json_mapping(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping of names to values; anything else is a KlassifyError
-    that names it.
-    """
+    """Read a JSON file that holds a mapping of names; KlassifyError for anything else."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise KlassifyError(

@@ -117,9 +117,7 @@ def no_code_of(folder: Path) -> Iterator[None]:
 
 
 class _Refusing(importlib.abc.MetaPathFinder):
-    """Finds nothing; KlassifyError for a module that would be found in a folder, but for what is
-    installed there.
-    """
+    """Finds nothing; KlassifyError for a module in a folder, but for installed ones."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -140,9 +140,7 @@ class _Pool:
                 pipe.send(task[1])
 
     def receive(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
-        """Take one message of a worker, or its death, and give it or its successor the next
-        task.
-        """
+        """Take a message of a worker, or its death, and give the next task."""
         worker = self.workers[pipe]
         try:
             kind, value = pipe.recv()

@@ -42,9 +42,7 @@ def gaps(report: dict[str, Any]) -> Iterator[Gap]:
 
 
 def folders(report: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """{folder: (lines that run, lines)}; the modules beside each other in klassify/ count as
-    one.
-    """
+    """{folder: (lines that run, lines)}; the modules in klassify/ itself count as one."""
     found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for file, content in report["files"].items():
         summary, folder = content["summary"], str(Path(file).parent)

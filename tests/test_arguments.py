@@ -1,6 +1,4 @@
-"""Counts and seeds on the command line: what cannot be is said by argparse, which names the
-option.
-"""
+"""Counts and seeds on the command line: argparse refuses impossible ones by option."""
 
 from __future__ import annotations
 

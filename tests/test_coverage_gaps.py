@@ -1,6 +1,4 @@
-"""The list of what the tests do not run: its form, and that `make coverage` notices what is
-missing in it.
-"""
+"""The list of what the tests do not run: its form, and that gaps in it are noticed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The house as docs/architecture.md tells it: where commands live, who may import whom, no circles,
-nothing unused.
-"""
+"""The rules of docs/architecture.md: commands, import order, no cycles, nothing unused."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ def tree(module: str) -> ast.Module:
 
 
 def imported(module: str) -> set[str]:
-    """Modules of ours that one imports anywhere: at its top, inside functions, or for its types
-    alone.
-    """
+    """Modules of ours that one imports anywhere: at its top, in functions, for types."""
     found: set[str] = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):

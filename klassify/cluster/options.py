@@ -122,9 +122,7 @@ def _check_sbatch(text: str) -> None:
 
 
 def one_line(text: str, what: str) -> str:
-    """`text`; KlassifyError if it has a line break or another control character, which no script
-    may contain.
-    """
+    """`text`; KlassifyError for a line break or another control character in it."""
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise KlassifyError(f"{what} contains a control character: {text!r}.")
     return text

@@ -53,9 +53,7 @@ class Record:
 
     @property
     def may_fail_whole(self) -> bool:
-        """Whether a task may fail although its files are complete, so that merging must not depend
-        on its status.
-        """
+        """Whether a task may fail although its files are complete: merging must not wait for it."""
         return self.work.command == "extract" and "--strict" in self.arguments
 
     @property

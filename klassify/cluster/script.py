@@ -1,6 +1,4 @@
-"""The text of the batch scripts. Everything that a user gives is quoted, or refused if it contains
-a line break.
-"""
+"""The text of the batch scripts. What a user gives is quoted, or refused for a line break."""
 
 from __future__ import annotations
 

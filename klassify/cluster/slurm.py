@@ -1,6 +1,4 @@
-"""Calls of sbatch, squeue, scancel, scontrol and sinfo, never through a shell. Accounting is not
-needed.
-"""
+"""Calls of sbatch, squeue, scancel, scontrol, sinfo, never through a shell or accounting."""
 
 from __future__ import annotations
 

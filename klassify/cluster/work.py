@@ -194,9 +194,7 @@ class ScoreWork(Work):
         return parts_in(chunks.parts_folder(self.folder, self.split))
 
     def done(self) -> set[int]:
-        """The shards that have all their chunks; without parts, all shards if the score file
-        exists.
-        """
+        """The shards that have all their chunks; all if only the score file exists."""
         done = set()
         with contextlib.suppress(KlassifyError, FileNotFoundError):
             done = self._done()
@@ -212,9 +210,7 @@ class ScoreWork(Work):
         return {i for i in self.every if there.issuperset(parts.layout.share(i, self.n))}
 
     def merge(self) -> str:
-        """Merge the parts into the score files; returns the file of clip scores, or that of the
-        model.
-        """
+        """Merge the parts; returns the file of clip scores, or that of the model."""
         if not self.merged:
             self.refuse_gaps()
             shards.merge(self.folder, self.split)

@@ -76,9 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify predict`; 0 every file has an answer that rests on evidence, 1 some have
-    none.
-    """
+    """Run `klassify predict`; 0: every answer rests on evidence, 1: some do not."""
     with refusing_damage(args.strict):
         return _run(args)
 
@@ -149,9 +147,7 @@ def _answered_before(
 
 
 def find_videos(given: Iterable[str]) -> list[Path]:
-    """The files that the arguments name, folders and globs expanded, each once; none is a
-    KlassifyError.
-    """
+    """The files that the arguments name, expanded, each once; KlassifyError for none."""
     found: dict[Path, None] = {}
     for text in given:
         path = Path(text)

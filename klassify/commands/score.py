@@ -87,9 +87,7 @@ def run(args: argparse.Namespace) -> int:
 def _on_cluster(
     args: argparse.Namespace, systems: Sequence[System], argv: list[str], options: Options
 ) -> list[Record]:
-    """Each trained system on each split as an array of tasks; derived ones are left for
-    afterwards.
-    """
+    """Each trained system on each split as an array; derived ones are left for afterwards."""
     if args.shard:
         raise KlassifyError("--shard goes without --launcher slurm.")
     models = [system for system in systems if isinstance(system, Trained)]
@@ -129,9 +127,7 @@ def _chunks_to_score(system: Trained, split: str, args: argparse.Namespace) -> i
 
 
 def _without(argv: Sequence[str], folders: set[Path], option: str) -> list[str]:
-    """Arguments without these folders, however they are written, and without one option and its
-    value.
-    """
+    """Arguments without these folders, however written, and one option and its value."""
     kept, skip = [], False
     for at, word in enumerate(argv):
         if skip:

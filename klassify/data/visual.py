@@ -239,9 +239,7 @@ class VisualWindows(FrameData):
     def _draw_windows(
         self, clip: VisualClip, frame_labels: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First frames (K,) of the windows, which hold a face, and all frames (T,), which may
-        exceed the clip.
-        """
+        """First frames (K,) of windows with a face, and all frames (T,), maybe beyond the clip."""
         count, size = (self.windows_per_clip, self.window) if self.span is None else (1, self.span)
         has_face = np.ones(max(clip.n_frames - size, 0) + 1, bool)
         if clip.seen is not None:

@@ -151,9 +151,7 @@ def frames_text(whole: pd.DataFrame, versus: str) -> str:
 
 
 def heads_of(source: FrameFile) -> list[str]:
-    """The single-resolution heads of a system, `ps20` to `ps640`: those with columns for real
-    and fake.
-    """
+    """The heads of a system, `ps20` to `ps640`, that have columns for real and fake."""
     names = [name.removesuffix("_fake") for name in source.columns if name.endswith("_fake")]
     return [name for name in names if HEAD.fullmatch(name) and f"{name}_real" in source.columns]
 

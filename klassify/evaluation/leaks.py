@@ -131,9 +131,7 @@ def _alone(
 
 
 def _share_of_fakes(values: np.ndarray, is_fake: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Of each clip: the share of fakes with its category among the clips of other sources,
-    smoothed.
-    """
+    """Of each clip: the share of fakes with its category in other sources, smoothed."""
     table = pd.DataFrame({"value": values, "source": source, "fake": is_fake, "one": 1})
     of_value = table.groupby("value")[["fake", "one"]].transform("sum")
     of_both = table.groupby(["value", "source"])[["fake", "one"]].transform("sum")

@@ -23,9 +23,7 @@ KEY = ("system", "split", "label", "group")
 def labelled_list(
     path: Path, split: str, subset: str | None, *, segments: bool = False
 ) -> tuple[pd.DataFrame, str]:
-    """The labelled clips to evaluate on, and the subset's name; None stands for val_report on val,
-    else for all.
-    """
+    """The labelled clips to evaluate on, and the subset; None: val_report on val, else all."""
     subset = subset or ("val_report" if split == "val" else "all")
     if subset in ("all", split, path.stem):
         return data_list.read_list(path, segments=segments), "all"
@@ -90,9 +88,7 @@ def warnings_of(rows: pd.DataFrame) -> list[str]:
 
 
 def system_metrics(rows: pd.DataFrame) -> dict[str, Any]:
-    """One system's metrics-<split>.json: overall numbers flat (`auc`, `auc_own`, ...), then by
-    fake type.
-    """
+    """One system's metrics-<split>.json: overall numbers (`auc`, ...), then by fake type."""
     rows = rows.astype(object).where(rows.notna(), None)
     cells = {(row["label"], row["group"]): row for row in rows.to_dict("records")}
     first = cells["video", "all"]

@@ -34,9 +34,7 @@ RANDOM, CEILING = "random", "perfect on the {:g} ms grid"
 
 @dataclasses.dataclass(frozen=True)
 class Localised:
-    """One system on the clips of a list: its proposals, at most MAX_ROWS per clip, and its frames
-    if it has any.
-    """
+    """One system on the clips of a list: at most MAX_ROWS proposals per clip, frames if any."""
 
     system: System
     proposals: Proposals

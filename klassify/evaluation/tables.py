@@ -28,9 +28,7 @@ def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first column left-aligned, the others right-aligned, and a rule
-    below the head.
-    """
+    """Rows of cells as text: the first column left-aligned, a rule below the head."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for first, *rest in rows:
@@ -109,9 +107,7 @@ def mean_over_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def mean_of_tables(tables: Sequence[pd.DataFrame]) -> str:
-    """The AUC of every table and the mean, and likewise the gain of the system compared with, as
-    text.
-    """
+    """The AUC of every table and their mean, and likewise the gain, as text."""
     means = mean_over_tables(tables)
     versus = first_few(sorted({name for table in tables for name in table["versus"].dropna()}))
     blocks = []

@@ -46,9 +46,7 @@ SCHEMA = pa.schema(
 
 
 def to_int16(wave: np.ndarray) -> np.ndarray:
-    """Samples (n,) float in [-1, 1] as int16: the nearest of the steps of 2^-15, at most 1 -
-    2^-15.
-    """
+    """Samples (n,) float in [-1, 1] as int16, rounded to steps of 2^-15, at most 1 - 2^-15."""
     return np.rint(wave * np.float32(2**15)).clip(-(2**15), 2**15 - 1).astype(SAMPLE)
 
 
@@ -149,9 +147,7 @@ AGAIN = "remove this part (.parquet and .pcm) and run `klassify extract --kind a
 
 @dataclasses.dataclass(frozen=True)
 class CachedClip:
-    """The audio of a clip, read when it is sliced: len(clip), then clip[start:stop] as float32,
-    or clip[:].
-    """
+    """The audio of a clip, read when sliced: len(clip), clip[start:stop] as float32, clip[:]."""
 
     cache: AudioStore
     part: int
@@ -264,9 +260,7 @@ class AudioStore:
         return keys, np.full(len(files), number, np.int32), ends - lengths, lengths.astype(np.int32)
 
     def _index(self, parts: Sequence[tuple[np.ndarray, ...]], paths: Sequence[Path]) -> None:
-        """Four arrays in the order of the keys: no names, no objects, so that worker processes
-        share them.
-        """
+        """Four arrays in the order of the keys, without objects: worker processes share them."""
         keys, part, start, length = (np.concatenate(columns) for columns in zip(*parts))
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         self._high, self._low = np.ascontiguousarray(keys[order].T)

@@ -71,9 +71,7 @@ def media_only(root: Path, file: str) -> list[Path]:
 def in_process(
     make: Callable[[Path], Any], threads: int | None, root: Path, parts: Sequence[Sequence[str]]
 ) -> Numbered:
-    """Rows from one extractor in this process. No batch spans two parts: a resumed run equals a
-    whole one.
-    """
+    """Rows from one extractor here. No batch spans two parts: resumed runs equal whole ones."""
     if not any(parts):
         return
     import torch

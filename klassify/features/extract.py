@@ -78,9 +78,7 @@ def inputs_hash(files: Sequence[str], root: Path, paths: Callable[[Path, str], l
 
 
 def parts_there(out: Path, settings: dict[str, Any], n: int) -> dict[Place, PartHeader]:
-    """The finished parts in a folder; KlassifyError where they were made with other settings or
-    another n.
-    """
+    """The finished parts in a folder; KlassifyError for other settings or another n."""
     headers = headers_in(out)
     if headers:
         check_together(headers, where=out)
@@ -102,9 +100,7 @@ def clear(shard: Shard) -> None:
 def extract(
     shard: Shard, root: Path, made_by: Extraction, *, force: bool = False
 ) -> list[dict[str, str]]:
-    """Make the missing parts of a shard and its failures file; (file, stage, reason) of all its
-    clips.
-    """
+    """Make a shard's missing parts and failures file; (file, stage, reason) of its clips."""
     if force:
         clear(shard)
     made = {} if force else parts_there(shard.out, shard.settings, shard.n)

@@ -129,9 +129,7 @@ class ReconstructionExtractor:
         return ReconstructionRow(file, fps, np.concatenate(blocks))
 
     def codes(self, block: np.ndarray) -> np.ndarray:
-        """(n, h, w) uint16 of frames (n, size, size, 3) uint8; one that repeats the frame before
-        is encoded once.
-        """
+        """(n, h, w) uint16 of frames (n, size, size, 3) uint8; repeated frames are encoded once."""
         import torch
 
         from klassify.models.vqvae import to_unit

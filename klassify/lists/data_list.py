@@ -113,9 +113,7 @@ def utf16_as_utf8(path: str | os.PathLike) -> bytes | None:
 
 
 def _read_columns(path: Path, wanted: set[str]) -> pd.DataFrame:
-    """The wanted columns of a TSV as text. (pandas would fill short rows and cut long ones in
-    silence.)
-    """
+    """The wanted columns of a TSV as text. (pandas would fill short rows and cut long ones.)"""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -261,9 +259,7 @@ def _well_formed(cells: Sequence[Any]) -> bool:
 
 
 def flat_segments(cells: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The segments of many well-formed cells: the position of each one's cell, and (n, 2)
-    seconds.
-    """
+    """The segments of many well-formed cells: each one's cell, and (n, 2) seconds."""
     owner = np.repeat(np.arange(len(cells)), [len(cell) if cell else 0 for cell in cells])
     pairs = itertools.chain.from_iterable(filter(None, cells))
     return owner, np.fromiter(itertools.chain.from_iterable(pairs), float).reshape(-1, 2)
@@ -282,18 +278,14 @@ def without_gc() -> Iterator[None]:
 
 
 def unsafe_names(names: pd.Series) -> pd.Series:
-    """Which names break a file or leave the media folder (UNSAFE_NAME): bool, with the index of
-    `names`.
-    """
+    """Which names break a file or leave the media folder (UNSAFE_NAME): bool, same index."""
     # nearly all names are plain, and that is ten times as fast to see
     bad = [not PLAIN_NAME.fullmatch(name) and bool(UNSAFE_NAME.search(name)) for name in names]
     return pd.Series(bad, index=names.index, dtype=bool)
 
 
 def unprintable(text: pd.Series) -> pd.Series:
-    """Which texts hold control characters, or halves of characters (UNPRINTABLE): bool, with the
-    index of `text`.
-    """
+    """Which texts hold control or half characters (UNPRINTABLE): bool, indexed as `text`."""
     if "".join(text.tolist()).isprintable():  # one look at all is ten times as fast
         return pd.Series(False, index=text.index)
     return pd.Series([bool(UNPRINTABLE.search(x)) for x in text], index=text.index)

@@ -33,9 +33,7 @@ def known() -> dict[str, dict[str, str]]:
 
 
 def check_name(name: str) -> str:
-    """The name of a data set; KlassifyError for a misspelt one, and for what no folder may be
-    called.
-    """
+    """The name of a data set; KlassifyError for a misspelt one or an impossible folder name."""
     close = difflib.get_close_matches(name, known(), n=1, cutoff=0.8)
     if any(name.startswith(one) for one in known()):
         close = []  # a part or a version of that data set

@@ -37,9 +37,7 @@ TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b')
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One wrong entry. `row` counts from 1; `action`: skipped, kept, segments dropped or
-    repaired.
-    """
+    """One wrong entry. row: from 1. action: skipped, kept, segments dropped or repaired."""
 
     row: int
     file: str
@@ -118,9 +116,7 @@ def _as_items(text: bytes, *, lines: bool) -> bytes:
 
 
 def _parsed(text: Any, start: int, end: int, path: object, *, lines: bool | None = None) -> Any:
-    """The rest of a file as JSON; a KlassifyError names the line. lines: as in `_next_block`; None
-    for one object.
-    """
+    """The rest of a file as JSON; errors name the line. lines: as in `_next_block`, or None."""
     rest = text[start:end]
     if lines is not None:
         rest = b"[" + (_as_items(rest, lines=True) + b"]" if lines else rest)
@@ -153,9 +149,7 @@ def sidecar_files(folder: Path) -> list[Path]:
 
 
 def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """The per-video JSON files below a folder, in the order of their names; an unreadable one is
-    a fault.
-    """
+    """The per-video JSON files below a folder, by name; an unreadable one is a fault."""
     records, faults = [], []
     for row, path in enumerate(sidecar_files(folder), 1):
         name = path.relative_to(folder).with_suffix(".mp4").as_posix()
@@ -213,9 +207,7 @@ def label_folders(folder: Path) -> list[Path]:
 
 
 def folder_records(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The media in folders named after labels. A fake with the name of a real clip is taken for one
-    made from it.
-    """
+    """The media in folders named after labels. A fake named as a real clip was made from it."""
     records = []
     reals = set()
     for below in label_folders(folder):

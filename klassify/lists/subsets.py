@@ -1,6 +1,4 @@
-"""Named parts of a data list: val_fit and val_report, by source; labels; where lists and media
-lie.
-"""
+"""Named parts of a data list (val_fit and val_report, by source), labels, and where media lie."""
 
 from __future__ import annotations
 
@@ -111,9 +109,7 @@ def list_path(data_dir: str | os.PathLike, split: str) -> Path:
 
 
 def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
-    """`list_path` of a list that is there; KlassifyError with the names of those that are,
-    otherwise.
-    """
+    """`list_path` of a list that is there; otherwise KlassifyError with those that are."""
     path = list_path(data_dir, split)
     if not path.exists():
         lists = sorted(p.stem for p in Path(data_dir).glob("*.tsv") if "." not in p.stem)
@@ -129,9 +125,7 @@ def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
 
 
 def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
-    """The list `<data_dir>/<split>.tsv`, or a named subset of one (SUBSETS), as `read_list`
-    gives it.
-    """
+    """The list `<data_dir>/<split>.tsv` or a named subset (SUBSETS), as `read_list` gives it."""
     path, rule = existing_list(data_dir, split), SUBSETS[split][2] if split in SUBSETS else None
     frame = read_list(path, segments=segments)
     if rule is None:

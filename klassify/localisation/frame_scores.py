@@ -105,9 +105,7 @@ class FrameScores:
         return np.where(np.roll(self.begins, -1), fill, np.roll(values, -1))
 
     def smoothed(self, half: int) -> FrameScores:
-        """A copy whose p_fake is averaged over each frame and `half` neighbours on either side,
-        within the clip.
-        """
+        """A copy with p_fake averaged over each frame and `half` neighbours a side, in the clip."""
         if not half:
             return self
         counts, k = np.diff(self.offsets), np.arange(len(self.p_fake))
@@ -219,9 +217,7 @@ def edge_times(
 
 
 def _crossing(p: np.ndarray, inner: np.ndarray, outer: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """How far beyond the inner frame's edge p falls through `level`, in frames, -0.5 to 0.5, or
-    0.
-    """
+    """How far p falls through `level` beyond the inner frame's edge, in frames, within 0.5."""
     p_inner, p_outer = p[inner].astype(float), p[outer].astype(float)
     crosses = (p_outer < level) & (p_inner >= level)
     drop = np.where(crosses, p_inner - p_outer, 1)

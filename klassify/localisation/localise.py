@@ -71,9 +71,7 @@ def choose(
 
 
 def read_choice(path: str | os.PathLike) -> Choice:
-    """Method and settings of a proposals.yaml; what `klassify tune` notes beside them is left
-    aside.
-    """
+    """Method and settings of a proposals.yaml, without the notes of `klassify tune`."""
     content = read_proposals(path)
     return Choice(content["method"], dict(content.get("settings") or {}))
 
@@ -96,9 +94,7 @@ def read_proposals(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def localise(system: System, split: str, choice: Choice, *, force: bool = False) -> bool:
-    """Write a system's proposals for a split; False where they are there already, made of the
-    same.
-    """
+    """Write a system's proposals for a split; False where the same are there already."""
     path = system.path(split, "segments")
     settings = {"system": system.hash, "method": choice.method, "settings": choice.settings}
     if isinstance(system, Merged):
@@ -203,9 +199,7 @@ def clip_log_odds(system: System, split: str, files: Sequence[str]) -> np.ndarra
 
 
 def candidates(table: pd.DataFrame, files: Sequence[str]) -> proposals.Candidates:
-    """The rows of a segments score file that belong to `files`, with the clips' places among
-    these.
-    """
+    """The rows of `files` in a segments score file, with the clips' places among these."""
     clip = pd.Index(files).get_indexer(table["file"])
     there = clip >= 0
     columns = (table[name].to_numpy(float)[there] for name in ("start", "end", "score"))

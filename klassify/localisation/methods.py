@@ -23,9 +23,7 @@ VITERBI_FRAMES_AT_ONCE = 1 << 20
 
 
 class Spans(NamedTuple):
-    """What a method finds, each (N,): frames [first, stop), score, and the level p_fake crosses
-    at the edges.
-    """
+    """Found, each (N,): frames [first, stop), score, and the level p_fake crosses at the edges."""
 
     first: np.ndarray
     stop: np.ndarray
@@ -40,9 +38,7 @@ class Spans(NamedTuple):
 def by_threshold(
     frames: FrameScores, *, threshold: float = 0.5, merge_s: float = 0.08, drop_s: float = 0.0
 ) -> Spans:
-    """Runs of p_fake >= threshold; gaps of up to merge_s are closed, then runs shorter than
-    drop_s dropped.
-    """
+    """Runs of p_fake >= threshold: gaps up to merge_s closed, runs below drop_s dropped."""
     first, stop = _merged_runs(frames, threshold, merge_s)
     long = stop - first >= _n_frames(frames, drop_s)
     first, stop = first[long], stop[long]
@@ -56,9 +52,7 @@ def by_levels(
     merge_s: float = 0.0,
     context: float = 1.0,
 ) -> Spans:
-    """Runs above every level, each span once; score: outer-inner contrast (AutoLoc, Shou et al.,
-    ECCV 2018).
-    """
+    """Runs above every level, each once; score: outer-inner contrast (AutoLoc, ECCV 2018)."""
     found = [(*_merged_runs(frames, level, merge_s), level) for level in levels]
     return _contrasted(frames, found, context)
 
@@ -119,9 +113,7 @@ def by_boundaries(
 
 
 def by_viterbi(frames: FrameScores) -> Spans:
-    """The segments of the most probable sequence of tags (paper 1, section 4.2), scored like
-    pairs.
-    """
+    """The segments of the likeliest sequence of tags (paper 1, section 4.2), scored as pairs."""
     if frames.log_tags is None:
         raise KlassifyError(
             "The method viterbi needs frame scores with tags (log_o log_b log_i log_l)."
@@ -219,9 +211,7 @@ def _absorb(first: np.ndarray, stop: np.ndarray, clip: np.ndarray, tolerance: fl
 
 
 def _end_probabilities(frames: FrameScores) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """How likely each frame is the first of a segment, the last, and (with tags) the last if it
-    is the first.
-    """
+    """How likely each frame is a segment's first, its last, and (tags) both."""
     # smoothing would hide the ends
     p = frames.p_fake if frames.unsmoothed is None else frames.unsmoothed
     if frames.log_tags is not None:

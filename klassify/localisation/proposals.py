@@ -66,9 +66,7 @@ PER_PART = ("weights", "edge_weights")  # lists that may be empty: 1 for every p
 
 
 class Candidates(NamedTuple):
-    """Proposed segments of many clips, flat: clip index, start and end in seconds, score in [0,
-    1], each (N,).
-    """
+    """Proposed segments of many clips, each (N,): clip index, seconds, score in [0, 1]."""
 
     clip: np.ndarray
     start_s: np.ndarray

@@ -16,9 +16,7 @@ CELLS_AT_ONCE = 1 << 17  # padded proposals per step: a megabyte per array, whic
 
 
 def top_per_clip(clip: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k best proposals of each clip: clips ascending, scores descending, ties in the
-    given order.
-    """
+    """Indices of the k best proposals of each clip, clips ascending, best first, ties as given."""
     order = np.lexsort((-score, clip))
     return order[_places(clip[order]) < k]
 
@@ -103,9 +101,7 @@ def _greedy(
     min_score: float,
     thresholds: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Columns taken, in order, and their scores, (clips, steps), from padded (clips, width) with
-    score -1.
-    """
+    """Columns taken and their scores, (clips, steps), from padded (clips, width) with score -1."""
     clips, steps = np.arange(len(score)), min(score.shape[1], cap)
     picks, values = np.zeros((len(score), steps), np.int64), np.full((len(score), steps), -1.0)
     t1, t2 = thresholds

@@ -145,9 +145,7 @@ def start_of(path: str | os.PathLike, stream: av.VideoStream | av.AudioStream) -
 
 
 def zero_of(path: str | os.PathLike, chosen: Streams) -> float | None:
-    """Where a player starts, in seconds on the container's clock; None means at the first frame of
-    each stream.
-    """
+    """Where a player starts, in seconds on the container's clock; None: at each first frame."""
     starts = [start_of(path, stream) for stream in chosen if stream is not None]
     return None if chosen.video is None or None in starts else min(starts)
 

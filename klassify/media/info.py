@@ -93,9 +93,7 @@ def probe(path: str | os.PathLike) -> MediaInfo:
 
 
 def measure(path: str | os.PathLike) -> MediaInfo:
-    """As `probe`, with the lengths that decoding gives where the header is wrong. Raises
-    MediaError.
-    """
+    """As `probe`, with decoded lengths where the header is wrong. Raises MediaError."""
     info = probe(path)
     if info.has_video and info.n_frames:
         with opened(path) as container:

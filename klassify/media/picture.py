@@ -73,9 +73,7 @@ class Picture:
         return _shrunk(self.part(whole), n), n
 
     def sketch(self) -> np.ndarray:
-        """The stored picture's gray levels, (18, 32) float32: how much changes from one to the
-        next.
-        """
+        """The stored picture's gray levels, (18, 32) float32, to tell how much changes."""
         if self._frame.format.name in PLANES:
             gray = _plane(self._frame, 0)
         else:

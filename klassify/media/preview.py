@@ -36,9 +36,7 @@ def thumbnails(video: str | os.PathLike) -> tuple[list[np.ndarray], list[float],
 
 
 def envelope(wave: np.ndarray, pieces: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of about so many equal pieces of 16 kHz sound: the seconds of their middles, lowest and
-    highest values.
-    """
+    """Of about so many equal pieces of 16 kHz sound: middles (s), lowest and highest values."""
     size = max(1, len(wave) // pieces)
     cut = wave[: len(wave) // size * size].reshape(-1, size)
     seconds = (np.arange(len(cut)) + 0.5) * size / decoder.SAMPLE_RATE

@@ -126,9 +126,7 @@ def log_loss(label: np.ndarray, probability: np.ndarray) -> float:
 def reliability(
     label: np.ndarray, probability: np.ndarray, n_bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Calibration curve over equal bins of [0, 1]: mean probability, share of fakes (NaN if
-    empty), clips.
-    """
+    """Calibration curve over equal bins of [0, 1]: mean probability, share of fakes, clips."""
     bins = np.minimum((np.asarray(probability) * n_bins).astype(int), n_bins - 1)
     count = np.bincount(bins, minlength=n_bins)
     with np.errstate(divide="ignore", invalid="ignore"):

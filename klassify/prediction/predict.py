@@ -58,9 +58,7 @@ class Detector(DetectorFile):
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
-    """Read a detector.yaml (or the folder it lies in) and check that its systems are still the
-    same.
-    """
+    """Read a detector.yaml (or its folder) and check that its systems are unchanged."""
     found = read_detector(path)
     return Detector(found.folder, found.answers, found.systems)
 

@@ -29,9 +29,7 @@ FLOOR = clips.PROBABILITY_FLOOR
 
 
 class Calibrated(NamedTuple):
-    """Probabilities (n,) of fake for the clips of a list, and for those of val_fit if known; how:
-    in words.
-    """
+    """Probabilities (n,) of the clips of a list, and of val_fit if known; how: in words."""
 
     name: str
     probability: np.ndarray

@@ -115,9 +115,7 @@ def split_files(found: Sequence[Found], split: str) -> pd.DataFrame:
 
 
 def load(found: Found, split: str, files: Sequence[str]) -> Entry:
-    """A system's scores of these clips. KlassifyError if it has none, or if an older state of it
-    made them.
-    """
+    """A system's scores of these clips. KlassifyError for none, or of an older state."""
     system = found.system
     clips, segments, frames = (system.path(split, kind) for kind in ("clips", "segments", "frames"))
     if not (clips.exists() or segments.exists() or frames.exists()):
@@ -139,9 +137,7 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
 
 
 def answering(entries: Sequence[Entry], task: str) -> list[Entry]:
-    """What each recipe answers a task with: its detector's choice, else the last system of its
-    folder that can.
-    """
+    """What each recipe answers a task with: its detector's choice, else its last system."""
     by_recipe: dict[Path, list[Entry]] = {}
     for one in entries:
         if (one.scored if task == "task1" else one.localised) is not None:
@@ -182,9 +178,7 @@ def _clip_states(entry: Entry, split: str, files: Sequence[str]) -> dict[str, np
 
 
 def _frame_states(entry: Entry, split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """For a system with frames: whether a clip has any; for merged proposals: how many inputs have
-    frames of it.
-    """
+    """Whether a clip has frames; for merged proposals: how many inputs have."""
     merges = isinstance(entry.system, Merged)
     sources = entry.system.input_systems if merges else [entry.system]
     n_with, reasons = np.zeros(len(files), int), [[] for _ in files]

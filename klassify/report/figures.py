@@ -156,9 +156,7 @@ def calibration(label: np.ndarray, before: np.ndarray, after: np.ndarray, how: s
 
 
 def histogram(score: np.ndarray, scale: str, groups: Mapping[str, np.ndarray]) -> Figure:
-    """How a system's scores are distributed in each group, (n,) masks; modify_types have their
-    own colours.
-    """
+    """The distribution of a system's scores in each group, (n,) masks; types have own colours."""
     edges = score_edges(score, scale)
     data = []
     for at, (name, mask) in enumerate(groups.items()):

@@ -23,9 +23,7 @@ class Plot(NamedTuple):
 
 
 def of(result: Comparison) -> dict[str, Plot]:
-    """All plots that have something to show; the recipes' answers are visible first, the others on
-    a tap.
-    """
+    """All plots with something to show; the recipes' answers first, the others on a tap."""
     plots = _agreement(result)
     if result.label is None:
         variants = {one.name: _beside_val(result, one) for one in result.scored}

@@ -100,9 +100,7 @@ def task2_metrics(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AP, AR and Score, one row per system; and all differences of Score. matches: by name of
-    system.
-    """
+    """AP, AR and Score of each system, and all differences of Score. matches: by name."""
     drawn = segments.bootstrap_task2(
         {one.name: matches[one.name] for one in entries},
         subsets.sources_of(frame),

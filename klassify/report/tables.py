@@ -18,9 +18,7 @@ COUNT = "d"
 
 
 class Cell(NamedTuple):
-    """text as shown, with an interval in small below; key: what a number sorts by, None for
-    text.
-    """
+    """text, with an interval in small below; key: what a number sorts by, None for text."""
 
     text: str
     key: str | None = None

@@ -37,9 +37,7 @@ CHUNK_S, CHUNK_CLIPS = 1280.0, 256
 
 
 class Layout(NamedTuple):
-    """A list of `n_clips` in chunks of `size`, the last one shorter; an empty list is one empty
-    chunk.
-    """
+    """A list in chunks of `size`, the last one shorter; an empty list is one empty chunk."""
 
     n_clips: int
     size: int

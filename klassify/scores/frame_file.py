@@ -30,9 +30,7 @@ def blocks(files: Sequence[str], size: int = BLOCK_CLIPS) -> Iterator[Sequence[s
 
 
 def frame_table(source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:
-    """The column `plus` of a frames score file, or `plus` less `minus`; nothing else of it is kept
-    in memory.
-    """
+    """The column `plus` of a frames score file, or `plus` less `minus`; nothing else is kept."""
     columns = [plus] if minus is None else [plus, minus]
     scores = [np.empty(0)]
     for files in blocks(source.files):
@@ -46,9 +44,7 @@ GROUPS_KEPT = 2  # row groups in memory: a block may begin in one and end in the
 
 
 class Rows(NamedTuple):
-    """Frames of n clips: offsets (n + 1,), ends_s (n,) of the clips (NaN: no frames), values (F,
-    C).
-    """
+    """Frames of n clips: offsets (n + 1,), ends_s (n,), NaN without frames, values (F, C)."""
 
     offsets: np.ndarray
     ends_s: np.ndarray

@@ -167,9 +167,7 @@ def _write_tsv(path: Path, blocks: Iterable[pd.DataFrame], header: Header) -> No
 
 
 def as_arrow(table: pd.DataFrame) -> Any:
-    """A score table as a pyarrow.Table; a column of a table without rows has its type all the
-    same.
-    """
+    """A score table as a pyarrow.Table, with typed columns even without rows."""
     import pyarrow as pa
 
     text = {name: "string" for name in table.columns if name in TEXT_COLUMNS}
@@ -307,9 +305,7 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
 
 
 def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
-    """Raise KlassifyError for a missing column, a repeated clip, a bad time or a score that is
-    no number.
-    """
+    """KlassifyError for a missing column, a repeated clip, a bad time or score."""
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise KlassifyError(

@@ -93,9 +93,7 @@ def score_share(
 
 
 def _for_scoring(data: Any, sources: Any, split: str) -> tuple[Any, Any]:
-    """The data class without its memory of clips, and sources with one open reader for all
-    chunks.
-    """
+    """The data class without its memory, and sources with one open reader for all chunks."""
     data = copy.copy(data)
     for name, nothing in {"keep_in_memory": False, "kept": None}.items():
         if hasattr(data, name):
@@ -117,9 +115,7 @@ def merge(system_dir: str | os.PathLike, split: str) -> Path:
 
 
 def finish(parts: Parts) -> bool:
-    """Join the parts if none is missing; returns whether the scores are there, by this process
-    or another.
-    """
+    """Join the parts if none is missing; whether the scores are there, by any process."""
     if _joined(parts):
         return True
     if parts.missing():
@@ -167,9 +163,7 @@ def join(parts: Parts) -> Path:
 
 
 def _write_files(parts: Parts, draft: Path) -> list[Path]:
-    """The files of a split, as if `draft` were the system's folder, in the order in which they
-    may appear.
-    """
+    """The files of a split below `draft`, in the order in which they may appear."""
     split, kind = parts.header.split, parts.header.kind
     scored, listed = score_path(draft, split, kind), []
     write_blocks(scored, _gathered(_rows(parts, listed)), parts.header)
@@ -192,9 +186,7 @@ def _rows(parts: Parts, listed: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 
 def _gathered(tables: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The same rows in blocks of at least GROUP_ROWS, but for the last one; one empty block of
-    empty tables.
-    """
+    """The same rows in blocks of at least GROUP_ROWS, but the last; one block at least."""
     held, empty = [], None
     for table in tables:
         empty = table[:0]

@@ -71,9 +71,7 @@ class WindowInputs:
         return {"features": self.model.frontend.context(local)}
 
     def _one_pass(self, waves: Tensor, starts: list[int]) -> Tensor:
-        """(W, N) windows of one clip -> (W, T, D), slices of the features of all that they
-        cover.
-        """
+        """(W, N) windows of one clip -> (W, T, D), slices of the features of all they cover."""
         first, size, frontend = starts[0], waves.shape[1], self.model.frontend
         joined = waves.new_zeros(starts[-1] - first + size)
         for start, wave in zip(starts, waves):
@@ -101,9 +99,7 @@ def spans(cut: Sequence, longest_s: float = SPAN_S) -> Iterator[list]:
 
 @dataclasses.dataclass
 class _Heard:
-    """A window: of which clip, its first sample, its samples (N,), its frames (T, C) once they
-    are there.
-    """
+    """A window: its clip, its first sample, samples (N,), and frames (T, C) once made."""
 
     file: str
     start: int

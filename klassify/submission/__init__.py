@@ -1,3 +1,1 @@
-"""The parts of a submission: its answers, its manifest, what the checker looks at, the ledger's
-file.
-"""
+"""A submission: answers, manifest, what the checker looks at, the ledger's file."""

@@ -41,9 +41,7 @@ class Ledger:
     at: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def row(self, start: str) -> dict[str, str]:
-        """{column: cell} of the package whose id begins with `start`; KlassifyError if none or
-        several do.
-        """
+        """{column: cell} of the one package whose id begins with `start`; else KlassifyError."""
         found = [one for one in self.rows if start and one.startswith(start)]
         if len(found) != 1:
             which = "No package has" if not found else f"{len(found)} packages have"
@@ -85,9 +83,7 @@ class Ledger:
 
 
 def find_ledger(out: str | os.PathLike) -> Path:
-    """The ledger of a package in `out`: at the top of the nearest folder `submissions` above it,
-    else in `out`.
-    """
+    """The ledger of a package: in the nearest folder `submissions` above `out`, else in `out`."""
     out = Path(os.path.normpath(out))
     above = [out, *out.parents, *Path(os.path.abspath(out)).parents]  # as short a path as possible
     return next((folder for folder in above if folder.name == HOME), out) / LEDGER

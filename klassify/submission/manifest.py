@@ -72,9 +72,7 @@ def supervision(system: System) -> str:
 def made_with(
     list_path: Path, split: str, tasks: Mapping[str, System], *, prior: float | None, sigmoid: bool
 ) -> dict[str, Any]:
-    """What decides the bytes of a package: settings, and hashes of the list, the systems and
-    their scores.
-    """
+    """What decides a package's bytes: settings, hashes of list, systems and scores."""
     wanted = {"split": split, "list": file_hash(list_path), "prior": prior, "sigmoid": sigmoid}
     for task, system in tasks.items():
         kind = TASKS[task][1]
@@ -90,9 +88,7 @@ def made_with(
 
 
 def provenance() -> dict[str, Any]:
-    """commit and dirty (None outside a checkout), and versions that could change the bytes of a
-    package.
-    """
+    """commit, dirty (None outside a checkout), versions that could change a package's bytes."""
     import numpy
     import pandas
 
@@ -112,9 +108,7 @@ def provenance() -> dict[str, Any]:
 def refuse_unreadable(
     list_path: Path, split: str, tasks: Mapping[str, System], wanted: Mapping[str, Any]
 ) -> None:
-    """KlassifyError if the manifest of such a package would be refused when it is read. wanted: see
-    made_with.
-    """
+    """KlassifyError if such a manifest would be refused when read. wanted: see made_with."""
     draft = {
         "split": split,
         "list": {"path": str(list_path)},
@@ -129,9 +123,7 @@ def refuse_unreadable(
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a manifest.json and check the fields that are used; KlassifyError names the first
-    that is wrong.
-    """
+    """Read a manifest.json and check its fields; KlassifyError names the first wrong one."""
     path = Path(path)
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise KlassifyError(

@@ -109,9 +109,7 @@ def build(
     prior: float | None,
     sigmoid: bool,
 ) -> dict[str, Any]:
-    """Write the prediction files and submission.zip into `out`, check them, and return the content
-    of the manifest.
-    """
+    """Write predictions and submission.zip into `out`, check them; returns the manifest."""
     frame = data_list.read_list(list_path)
     manifest: dict[str, Any] = {
         "split": split,

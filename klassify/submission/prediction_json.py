@@ -56,9 +56,7 @@ def read_prediction_json(path: str | os.PathLike, run_bytes: int = RUN_BYTES) ->
 
 
 def iter_clips(handle: BinaryIO, run_bytes: int = 1 << 23) -> Iterator[tuple[str, Any]]:
-    """Yield (file, rows) in order, a repeated file twice. ValueError says where the text is not a
-    JSON object.
-    """
+    """Yield (file, rows) in order, repeated files too. ValueError where it is not JSON."""
     for text, line in _runs(handle, run_bytes):
         yield from _pairs(text, line)
 

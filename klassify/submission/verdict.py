@@ -1,6 +1,4 @@
-"""What the checker works with: the names and limits of a submission, the clips listed, and what
-was found wrong.
-"""
+"""What the checker works with: names, limits, the clips listed, and what it found."""
 
 from __future__ import annotations
 
@@ -46,9 +44,7 @@ class Notes:
 
 
 class Listed:
-    """The clips that need an answer: name -> its line in the list, and their durations in
-    seconds.
-    """
+    """The clips that need an answer: name -> line in the list, and durations in seconds."""
 
     def __init__(
         self, files: list[str], name: str, durations: list[float] | None = None, first_line: int = 1

@@ -66,9 +66,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def from_system(cls, system: System) -> Weights:
-        """The weights in a system.yaml; KlassifyError where parameters are missing or do not
-        fit.
-        """
+        """The weights in a system.yaml; KlassifyError for missing or unfit parameters."""
         given = system.parameters
         try:
             names = ("platt", "mean", "spread", "coefficients")

@@ -232,9 +232,7 @@ def test_added_options_replace_those_that_set_the_same_thing():
 
 @pytest.mark.parametrize("text", ["--partition=gpu", "--mem=4G", "--comment=a \"b\" 'c' \\ #d"])
 def test_directives_are_one_word_to_sbatch(text):
-    """Slurm's rules: quotes as in a shell, a backslash escapes everywhere, # starts a comment
-    outside quotes.
-    """
+    """Slurm's rules: a shell's quotes, a backslash escapes everywhere, # outside is a comment."""
     assert shlex.split(directive(text), comments=True) == [text]
 
 

@@ -221,9 +221,7 @@ def test_larger_frames_are_scored_in_their_middle():
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Sources:
-    """Four clips of noise with a face, the last one damaged, with LMM features but for one; and one
-    without a face.
-    """
+    """Four clips of noise with a face, the last damaged, LMM features but for one; one faceless."""
     root = tmp_path_factory.mktemp("pictures")
     rows, shard, mouths = [], [], []
     for index in range(4):

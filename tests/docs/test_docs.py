@@ -57,9 +57,7 @@ by_name = functools.partial(pytest.mark.parametrize, ids=str)
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of what `make` reads, with the files that pages say to write, set up as far as make
-    can tell.
-    """
+    """A copy of what `make` reads, with the files that pages say to write."""
     root = tmp_path_factory.mktemp("copy") / "checkout"
     root.mkdir()
     for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt"):
@@ -158,9 +156,7 @@ def test_commands_inside_sentences_exist(page, checkout):
 
 
 def test_a_wrong_command_does_not_pass(checkout, stubs, tmp_path):
-    """What the test above must find: options, commands, variables and programs that do not
-    exist.
-    """
+    """What the test above must find: options, commands, variables, programs that do not exist."""
     wrong = (
         "klassify train",
         "klassify fly",
@@ -359,9 +355,7 @@ GAP = "…"  # stands in a quoted message for what is different each time
 
 @functools.cache
 def messages() -> set[str]:
-    """Every text in the package, with GAP for what is filled in, and every message of the
-    recipes.
-    """
+    """Every text in the package, with GAP for what is filled in, and the recipes' messages."""
     found = set()
     for path in sorted((ROOT / "klassify").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,6 +1,4 @@
-"""notebooks/tour.ipynb: stored without outputs, runs to its end, with trained systems and
-without.
-"""
+"""notebooks/tour.ipynb: without outputs; runs with trained systems and without."""
 
 from __future__ import annotations
 

@@ -24,9 +24,7 @@ OTHERS = ("jsonargparse", "lightning_fabric", "torch._dynamo", "sklearn.metrics"
 
 
 class Ended(NamedTuple):
-    """status: of the process, below 0 the signal that ended it. said: what it wrote to the
-    terminal.
-    """
+    """status: below 0 the signal that ended it. said: what it wrote to the terminal."""
 
     status: int
     seconds: float
@@ -34,9 +32,7 @@ class Ended(NamedTuple):
 
 
 class Forks:
-    """A process that runs klassify commands in forks. inside: a command that starts it, such as
-    `unshare -m`.
-    """
+    """Runs klassify commands in forks. inside: what starts it, such as `unshare -m`."""
 
     def __init__(self, log: Path, inside: tuple[str, ...] = ()):
         self.log = log
@@ -52,9 +48,7 @@ class Forks:
         self._answer()  # it has imported everything, or ended
 
     def run(self, arguments: list[str], cwd: Path, kill_after: float = LIMIT_S) -> Ended:
-        """Run `klassify` with these arguments in a folder, killed (SIGKILL) after so many
-        seconds.
-        """
+        """Run `klassify` in a folder, killed (SIGKILL) after so many seconds."""
         request = {"arguments": arguments, "cwd": str(cwd), "kill_after": kill_after}
         status, seconds = self._ask(request)
         said = self.log.read_text(errors="replace")

@@ -1,6 +1,4 @@
-"""What is disturbed: a command in a small folder with all its inputs, and how the folder looks
-once it is done.
-"""
+"""What is disturbed: a command in a folder with its inputs, and the folder afterwards."""
 
 from __future__ import annotations
 

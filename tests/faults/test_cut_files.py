@@ -42,9 +42,7 @@ PLACE = Place(1, 1, 0, 1)
 
 
 class Kind(NamedTuple):
-    """write: makes the file below a folder and returns it. read: all that there is to read of
-    it.
-    """
+    """write: makes and returns the file. read: all that there is to read of it."""
 
     name: str
     write: Callable[[Path], Path]

@@ -1,6 +1,4 @@
-"""kill -9 at moments drawn at random: the same command goes on and ends with what an undisturbed
-run makes.
-"""
+"""kill -9 at random moments: the command, repeated, ends as an undisturbed run does."""
 
 from __future__ import annotations
 

@@ -74,9 +74,7 @@ def write_aac(path: Path, seconds: float, channels: int = 1, rate: int = 44_100)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Six sound clips in AAC, one as wav, one without audio, one that is text and one that is
-    not there.
-    """
+    """Six sound clips in AAC, one wav, one without audio, one of text and one not there."""
     root = tmp_path_factory.mktemp("audio split=train")
     folder = root / "media" / "train"
     (folder / "a").mkdir(parents=True)

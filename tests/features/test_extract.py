@@ -1,6 +1,4 @@
-"""Extraction end to end on small files with precomputed landmarks: shards, failures, resume,
-status.
-"""
+"""Extraction end to end on small files: shards, failures, resume, status."""
 
 from __future__ import annotations
 

@@ -41,9 +41,7 @@ def broken_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def broken_text(content: bytes, rng: random.Random) -> bytes:
-    """Hostile words in the place of words, lines doubled, swapped or lost; sometimes damaged
-    bytes too.
-    """
+    """Hostile words for words, lines doubled, swapped or lost; sometimes damaged bytes."""
     text = content.decode("utf-8")
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(text) + 1)

@@ -30,9 +30,7 @@ FILES = ["a.mp4", "sub/b.mp4", "é c.mp4"]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """sound: writes files into a folder and returns them; run: reads a broken one. text: how it is
-    broken.
-    """
+    """sound: writes files and returns them; run: reads a broken one. text: how it is broken."""
 
     name: str
     sound: Callable[[Path], list[Path]]

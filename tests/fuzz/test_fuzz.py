@@ -1,6 +1,4 @@
-"""A short fixed part of the fuzz campaign (make fuzz runs it for longer), and whether it can
-find anything.
-"""
+"""A short fixed part of the fuzz campaign, and whether it can find anything."""
 
 from __future__ import annotations
 

@@ -21,9 +21,7 @@ DATA = {"windows": "data.mouth.MouthFeatures", "frames": "data.mouth.MouthTags"}
 
 
 class Loudest(nn.Module):
-    """A detector and tagger of one parameter; logs each window that it scores by its first
-    number.
-    """
+    """A detector and tagger of one parameter; logs each window by its first number."""
 
     def __init__(self):
         super().__init__()

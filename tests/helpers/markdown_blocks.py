@@ -81,9 +81,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shell_text(block: Block) -> str:
-    """What of a block is for a shell: all of a `sh` block; where no language stands, the lines
-    of our commands.
-    """
+    """What of a block is for a shell: all of `sh`; without a language, lines of our commands."""
     if block.language:
         return block.text if block.language in SHELLS else ""
     kept, goes_on = [], False
@@ -95,9 +93,7 @@ def shell_text(block: Block) -> str:
 
 
 def programs(folder: Path, **scripts: str) -> Path:
-    """A folder of stubs to be the whole PATH; `scripts` are the texts of those that do something
-    else.
-    """
+    """A folder of stubs to be the whole PATH; scripts: texts of those that do something else."""
     folder.mkdir(parents=True)
     for name in {*STUBS, *scripts}:
         (folder / name).write_text(scripts.get(name, RECORD))
@@ -108,9 +104,7 @@ def programs(folder: Path, **scripts: str) -> Path:
 
 
 def run_block(block: Block, path: Path, record: Path, cwd: Path) -> list[list[str]]:
-    """Run a block with only the programs of `path`; returns the commands that these have
-    recorded.
-    """
+    """Run a block with only the programs of `path`; returns the recorded commands."""
     environment = {
         name: os.environ[name] for name in ("HOME", "LANG", "OMP_NUM_THREADS") if name in os.environ
     }

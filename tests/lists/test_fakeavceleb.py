@@ -211,9 +211,7 @@ def test_probing_gives_lengths_and_whole_clips_as_segments(small_copy):
 
 
 def test_a_system_of_another_data_set_is_scored_here(small_copy, tmp_path):
-    """Zero-shot: its scores lie with the system, beside those of its own data, under the list's
-    name.
-    """
+    """Zero-shot: its scores lie with the system, under the list's name."""
     system = make_system(tmp_path / "exp/loudest")
     frame = make(small_copy, "--probe", "missing", "--force")
     features = np.ones((10, 8), np.float32)

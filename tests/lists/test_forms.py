@@ -1,6 +1,4 @@
-"""Every form in which people describe clips becomes the same list, or is refused with what to
-write.
-"""
+"""Every form in which people describe clips becomes one list, or is refused with advice."""
 
 from __future__ import annotations
 

@@ -307,9 +307,7 @@ def tag_log_probs(fake, n_frames, strength=0.9):
 
 
 def span_scores(probs, spans):
-    """sqrt(p_B(first) p_L(last)) times the mean of 1 - p_O; a span of one frame has p_B at both
-    ends.
-    """
+    """sqrt(p_B(first) p_L(last)) times the mean of 1 - p_O; one frame: p_B at both ends."""
     scores = []
     for first, stop in spans:
         last = probs[stop - 1, 3 if stop - first > 1 else 1]
@@ -414,9 +412,7 @@ def test_the_run_around_the_top_frame_replaces_no_proposals():
 
 
 def test_perfect_labels_of_100_000_segments():
-    """Any-overlap labels on the 40 ms grid: half a frame off each side brings four of five back
-    above IoU 0.9.
-    """
+    """Any-overlap labels: half a frame off each side brings four of five above IoU 0.9."""
     rng = np.random.default_rng(0)
     n, per_clip = 100_000, 5
     lengths = rng.lognormal(np.log(0.30), 0.44, n).reshape(-1, per_clip)

@@ -47,9 +47,7 @@ SIZE, FOREIGN = "empty or beyond", "not read; playlists"
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """write(path, bytes of a sound mp4). mouth, audio: a pattern of the reason; GOOD for
-    features.
-    """
+    """write(path, bytes of a sound mp4). mouth, audio: a pattern of the reason, or GOOD."""
 
     name: str
     write: Callable[[Path, bytes], object]

@@ -1,6 +1,4 @@
-"""Square frames: equal to slow references on lossless clips, bounded decoding, odd sizes and
-broken files.
-"""
+"""Square frames: equal to slow references, bounded decoding, odd sizes, broken files."""
 
 from __future__ import annotations
 

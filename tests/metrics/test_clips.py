@@ -1,6 +1,4 @@
-"""Metrics against slow, obvious references, scikit-learn and the official evaluator's stored
-results.
-"""
+"""Metrics against obvious references, scikit-learn and the official evaluator's results."""
 
 import json
 
@@ -85,9 +83,7 @@ def test_extremes():
 
 
 def test_perfect_audio_detector_against_the_video_label():
-    """A fidelity check of Table 2's audio rows: 0.833 for equal types, 0.8317 for the training
-    set's.
-    """
+    """A check of Table 2's audio rows: 0.833 for equal types, 0.8317 for the training set's."""
     for counts, expected in (((1, 1, 1, 1), 5 / 6), ((297_389, 266_116, 269_901, 265_812), 0.8317)):
         counts = np.array(counts) // (1 if counts[0] == 1 else 100)
         video, audio = np.repeat([0, 1, 1, 1], counts), np.repeat([0, 1, 0, 1], counts)

@@ -17,9 +17,7 @@ from klassify.metrics.frames import frame_labels, frame_metrics, mean_clip_auc, 
 
 
 def random_split(seed, n_clips=30):
-    """Truth with segments that touch, overlap, leave the clip or last no time, and coarse frame
-    scores.
-    """
+    """Truth with touching, overlapping, outside and empty segments, and coarse frame scores."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 60, n_clips)
     cells = []

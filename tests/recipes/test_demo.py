@@ -1,6 +1,4 @@
-"""The smallest demo, end to end, as a user runs it; then the same with broken files among its
-clips.
-"""
+"""The smallest demo, end to end, as a user runs it; then with broken clips."""
 
 from __future__ import annotations
 

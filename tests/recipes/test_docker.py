@@ -42,9 +42,7 @@ def of(name: str) -> list[str]:
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore keeps a path out of the build: the last pattern that matches it or a
-    parent decides.
-    """
+    """Whether .dockerignore keeps a path out: the last pattern for it or a parent decides."""
     verdict = False
     for pattern in (ROOT / ".dockerignore").read_text().splitlines():
         if pattern and not pattern.startswith("#"):
@@ -65,9 +63,7 @@ def ignored(path: str) -> bool:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory) -> Path:
-    """A folder with what the COPY lines bring, and nothing else, after a set-up that installed
-    nothing.
-    """
+    """A folder with what the COPY lines bring alone, after a set-up that installed nothing."""
     home = tmp_path_factory.mktemp("image") / "klassify"
     for words in of("COPY"):
         *sources, target = words.split()
@@ -117,9 +113,7 @@ def help_of(command: str) -> str:
 
 
 def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
-    """The commands that dry=1 showed, each one that the command line knows with options that it
-    knows.
-    """
+    """The commands that dry=1 showed, each known to the command line with its options."""
     assert done.returncode == 0, done.stdout + done.stderr
     shown = [shlex.split(line[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]
     for words in shown:

@@ -153,9 +153,7 @@ class TwoKinds:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> TwoKinds:
-    """One original in four versions a split: sounds with mouth features, and short videos with
-    LMM features.
-    """
+    """One original in four versions a split: sounds with mouth features, videos with LMM ones."""
     root = tmp_path_factory.mktemp("paper")
     places = []
     for kind in ("sound", "pictures"):
@@ -214,9 +212,7 @@ def make_pictures(root: Path, split: str, seed: int) -> None:
 
 
 def overrides(path: Path, *, narrow: bool) -> list[str]:
-    """What makes a config run without its pretrained weights in little time: few layers, few and
-    short windows.
-    """
+    """What makes a config quick without pretrained weights: few layers, few short windows."""
     given = {
         "data.init_args.train_split": "train",
         "data.init_args.val_split": "val",

@@ -1,6 +1,4 @@
-"""The recipes and configs of the repository: each builds and prints its commands, and refuses
-unknown names.
-"""
+"""The recipes and configs: each builds and prints its commands, and refuses unknown names."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`klassify compare`: which systems, what they answered, numbers against slow and obvious ones,
-leaks, drift.
-"""
+"""`klassify compare`: systems, answers, numbers against obvious ones, leaks, drift."""
 
 from __future__ import annotations
 

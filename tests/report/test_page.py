@@ -207,9 +207,7 @@ def keep(tab, name: str, **options) -> None:
 
 
 def eventually(holds, seconds: float = 10) -> None:
-    """Ask again until it holds. (Playwright's own waiting evaluates text, which the page's
-    policy forbids.)
-    """
+    """Ask until it holds. (Playwright's own waiting evaluates text, which the page forbids.)"""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end

@@ -1,6 +1,4 @@
-"""Overlapping windows of a clip share the work on their samples, and score as each on its own
-does.
-"""
+"""Overlapping windows share the work on their samples, and score as each alone."""
 
 import platform
 import subprocess
@@ -154,9 +152,7 @@ def test_detector_windows_share_frames_and_score_the_same(sources, stride, batch
 
 
 def test_localiser_windows_share_frames_and_score_the_same(sources):
-    """Zeros behind each window, of which its last frame hears 80 samples, are not part of the
-    clip.
-    """
+    """Zeros behind each window, which its last frame hears, are not part of the clip."""
     model, data = bam(frontend()), AudioFrames()
     wanted, _ = inference.score_frames(naive(model), data, sources, "test", progress=False)
     with Counted(model.frontend) as counted:
@@ -192,9 +188,7 @@ def test_where_nothing_can_be_shared_windows_run_on_their_own(sources, settings,
 
 
 def test_only_equal_samples_are_shared(sources):
-    """Should a data class ever change the samples of its windows, their frames are their own
-    again.
-    """
+    """If a data class changes the samples of its windows, their frames are their own."""
 
     class Louder(AudioClips):
         def cut(self, clip):
@@ -246,9 +240,7 @@ def test_approximate_scoring_runs_the_front_end_once_a_clip(sources, make, data,
 
 
 def test_approximate_scoring_is_exact_without_context(sources):
-    """Each frame from its own samples: then a window of the clip's frames is the window's own
-    frames.
-    """
+    """Each frame from its own samples: a window of the clip's frames is the window's own."""
 
     class Local(FilterbankFrontEnd):
         def forward(self, wave):

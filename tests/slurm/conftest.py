@@ -1,6 +1,4 @@
-"""A Slurm of five nodes, the generated corpus, and a gate at which tasks wait until a test has
-done its harm.
-"""
+"""A Slurm of five nodes, the corpus, and a gate at which tasks wait for a test."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def corpus(cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Media and lists of the tiny generated corpus, and the mouth features of one undisturbed
-    run.
-    """
+    """Media and lists of the tiny corpus, and the mouth features of one run."""
     folder = tmp_path_factory.mktemp("corpus")
     assert (
         cli.main(["corpus", "--out", str(folder / "media"), "--size", "tiny", "--jobs", "2"]) == 0
@@ -72,9 +68,7 @@ def corpus(cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Site:
-    """The cluster as a user sees it: `klassify` on a login node, and an output folder of this
-    test.
-    """
+    """The cluster as a user sees it: `klassify` on a login node, an output folder."""
 
     def __init__(self, cluster: slurm.Cluster, corpus: Path, folder: Path):
         self.cluster, self.corpus, self.folder, self.out = cluster, corpus, folder, folder / "out"

@@ -1,5 +1,3 @@
-"""How many shards the tests make: of the four nodes for CPU work one is free for what is started
-again.
-"""
+"""How many shards the tests make: one of the four nodes for CPU work stays free."""
 
 SHARDS = 3

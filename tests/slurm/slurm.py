@@ -65,9 +65,7 @@ PartitionName=gpu Nodes=n5 MaxTime=INFINITE State=UP
 
 
 def unavailable() -> str:
-    """Why no cluster can be started here; '' where it can. Installs Slurm with apt where it is
-    missing.
-    """
+    """Why no cluster can be started here, '' if it can; installs Slurm with apt."""
     if os.geteuid() != 0:
         return "the cluster tests need root (network namespaces, munge)"
     if any(shutil.which(tool, path=PATH) is None for tool in TOOLS):

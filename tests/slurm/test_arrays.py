@@ -31,9 +31,7 @@ def assert_whole(site, undisturbed) -> None:
 
 
 def test_an_array_makes_the_rows_of_a_single_run(site, tmp_path):
-    """Also where Slurm's arrays are shorter than the list of shards, and with names that a shell
-    would trip over.
-    """
+    """Also where arrays are shorter than the list of shards, and with hostile names."""
     site.out = tmp_path / "it's $HOME #1 100%" / "train"
     single = tmp_path / "single"
     site.launch(

@@ -1,6 +1,4 @@
-"""A training over two nodes: one of its processes dies, and it ends with the weights of an
-undisturbed one.
-"""
+"""A training over two nodes: a process dies, and the weights are undisturbed ones."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ def train(site, small_data, out: Path) -> None:
 
 
 def test_a_training_on_two_gpus_of_a_node_is_two_processes(site, small_data, tmp_path):
-    """The GPUs are counted only, so that the processes compute on CPUs; what starts them is the
-    same.
-    """
+    """The GPUs are only counted; the processes compute on CPUs, started alike."""
     out = tmp_path / "tcn"
     site.klassify(
         "train",

@@ -1,6 +1,4 @@
-"""The checker against each trap of the official evaluator, hostile archives and its golden
-cases.
-"""
+"""The checker against the official evaluator's traps, hostile archives and goldens."""
 
 import io
 import json
@@ -372,9 +370,7 @@ def test_what_the_evaluator_accepted_is_accepted(tmp_path, case):
 
 @pytest.mark.parametrize("case", GOLDEN["refused"], ids=lambda case: case["reason"])
 def test_what_the_evaluator_aborts_on_is_refused(tmp_path, case):
-    """A golden: predictions on which the published evaluator failed; the other task's file was
-    sound.
-    """
+    """A golden: predictions on which the evaluator failed; the other task's file was sound."""
     files = [entry["file"] for entry in case["metadata"]]
     of_txt = "TXT" in case["reason"]
     assert verdict_of(tmp_path, TXT, case["prediction_txt"], files).accepted == (not of_txt)

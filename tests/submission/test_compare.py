@@ -1,6 +1,4 @@
-"""Two submissions side by side: against counts and overlaps done by hand, and with hostile
-archives.
-"""
+"""Two submissions side by side: counts and overlaps by hand, hostile archives."""
 
 import io
 import json

@@ -1,6 +1,4 @@
-"""Packaging: an answer for every listed clip, equal bytes for equal scores, a manifest that says
-it all.
-"""
+"""Packaging: an answer for every clip, equal bytes for equal scores, a full manifest."""
 
 import json
 import zipfile

@@ -162,9 +162,7 @@ def test_truth_from_lists_and_from_metadata(tmp_path):
 
 
 def acceptable(text):
-    """The rule in plain words: an object of non-empty lists of equally long rows of three
-    numbers or more.
-    """
+    """The rule: an object of non-empty lists of equally long rows of three or more numbers."""
     try:
         clips = json.loads(text, object_pairs_hook=list)
     except ValueError:

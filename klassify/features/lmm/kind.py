@@ -205,9 +205,7 @@ class LMMRow:
 
     @staticmethod
     def dims(settings: Mapping[str, Any]) -> tuple[int, int, int]:
-        """(visual_dim, new_tokens, textual_dim) of a shard, from its settings; ValueError where
-        they lack one.
-        """
+        """(visual_dim, new_tokens, textual_dim) from a shard's settings; else ValueError."""
         try:
             return settings["visual_dim"], settings["new_tokens"], settings["textual_dim"]
         except KeyError as error:
@@ -215,9 +213,7 @@ class LMMRow:
 
     @classmethod
     def columns(cls, rows: Sequence[LMMRow], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The rows as columns of SCHEMA. Raises ValueError for shapes that do not fit and for
-        NaN.
-        """
+        """The rows as columns of SCHEMA. ValueError for wrong shapes and NaN."""
         width, positions, depth = cls.dims(settings)
         for row in rows:
             n = len(row.frames)

@@ -191,9 +191,7 @@ class Look:
 
 
 def look(picture: Picture, landmarks: np.ndarray) -> Look | None:
-    """Measure one picture; None where the mouth is too small, out of sight or not a mouth at
-    all.
-    """
+    """Measure one picture; None where the mouth is too small, hidden or not a mouth."""
     found = mouth_boxes(picture, landmarks)
     if found is None:
         return None
@@ -227,9 +225,7 @@ def mouth_boxes(picture: Picture, landmarks: np.ndarray) -> tuple[np.ndarray, np
 
 
 def blurriness(gray: np.ndarray) -> float:
-    """Variance of the 4-neighbour Laplacian of the mouth (h, w), area-resized to 64x48; low =
-    blurred.
-    """
+    """Variance of the 4-neighbour Laplacian of the mouth (h, w) resized to 64x48; low = blurred."""
     resized = cv2.resize(gray.astype(np.float32), MOUTH_SIZE, interpolation=cv2.INTER_AREA)
     laplacian = cv2.Laplacian(resized, cv2.CV_32F, ksize=1, borderType=cv2.BORDER_REFLECT_101)
     return float(laplacian.var(dtype=np.float64))
@@ -273,9 +269,7 @@ def colour_shift(lab: np.ndarray, lab_before: np.ndarray) -> float:
 
 
 def kinematics(lips: np.ndarray, eyes: np.ndarray) -> np.ndarray:
-    """Columns 3-7 (T, 5) from 40 lip points (T, 40, 2) and the outer eye corners (T, 2, 2), NaN
-    = no face.
-    """
+    """Columns 3-7 (T, 5) from lips (T, 40, 2) and outer eye corners (T, 2, 2), NaN = no face."""
     columns = [np.zeros((0, 5))]
     for start in range(0, len(lips), BLOCK_FRAMES):  # so that long clips take little memory
         first = max(start - FRAMES_BEFORE, 0)
@@ -296,9 +290,7 @@ def mouth_aspect_ratio(lips: np.ndarray) -> np.ndarray:
 
 
 def in_face_frame(points: np.ndarray, eyes: np.ndarray) -> np.ndarray:
-    """Points (T, n, 2) with the eyes' middle as origin, their line as x axis, their distance as
-    unit.
-    """
+    """Points (T, n, 2) relative to the eyes: their middle 0, their line the x axis, distance 1."""
     axis = eyes[:, 1] - eyes[:, 0]
     # dividing complex numbers turns and scales at once
     centred = points - eyes.mean(axis=1, keepdims=True)
@@ -366,9 +358,7 @@ def _mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
 
 
 def _in_blocks(tracked: Tracked) -> Tracked:
-    """Track some pictures before any of them is measured: by turns, each would empty the other's
-    caches.
-    """
+    """Track some pictures before measuring: by turns, each would empty the other's caches."""
     block, pixels = [], 0
     for seen in tracked:
         block.append(seen)

@@ -272,9 +272,7 @@ class PrecomputedLandmarks:
         self.folder = Path(folder)
 
     def track(self, file: str, shown: Shown) -> Tracked:
-        """Each frame on the grid with its row of the clip's file; KlassifyError where their numbers
-        differ.
-        """
+        """Each frame on the grid with its row of the clip's file; else KlassifyError."""
         path = self.folder / PurePosixPath(file).with_suffix(".npz")
         landmarks = _read_landmarks(path)
         n = 0

@@ -191,9 +191,7 @@ class MouthRow:
 
     @classmethod
     def columns(cls, rows: Sequence[MouthRow], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The rows as columns of SCHEMA. Raises ValueError for shapes that do not fit and for
-        NaN.
-        """
+        """The rows as columns of SCHEMA. ValueError for wrong shapes and NaN."""
         for row in rows:
             if (
                 row.features.shape != (len(row.valid), CHANNELS)

@@ -204,9 +204,7 @@ class SSLFrontEnd(FrontEnd):
         return [first, *inner, last]
 
     def load_pretrained(self) -> ImportReport | None:
-        """Load `source`, which may be all that klassify.models.weights.load.locate_weights
-        finds.
-        """
+        """Load `source`, whatever klassify.models.weights.load.locate_weights finds."""
         if self.source is None:
             return None
         report = import_weights(self.model, locate_weights(self.source, self.download))

@@ -213,9 +213,7 @@ def _refuse_what_fails_in_a_child(path: Path, zipped: bool) -> None:
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """The content of a file written by torch.save, on the CPU, without running anything that it
-    contains.
-    """
+    """The content of a file by torch.save, on the CPU, without running anything in it."""
     path = Path(path)
     if not path.is_file():
         raise KlassifyError("This checkpoint does not exist.", where=path)

@@ -17,9 +17,7 @@ BLUR, MSE, COLOUR, MAR, VELOCITY, ACCELERATION, JERK, JITTER = range(8)
 
 
 def face_points(opening: float = 0.1) -> np.ndarray:
-    """A schematic face (478, 2): oval, lips and eye corners in their places, unit = eye
-    distance.
-    """
+    """A schematic face (478, 2): oval, lips, eye corners in their places, unit eye distance."""
     points = np.zeros((478, 2))
     angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     points[channels.FACE_OVAL] = np.column_stack([0.85 * np.sin(angle), 0.35 - 1.1 * np.cos(angle)])

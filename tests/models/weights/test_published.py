@@ -1,6 +1,4 @@
-"""Released checkpoints: every tensor finds its place, and the imported models give the published
-answers.
-"""
+"""Released checkpoints: every tensor finds its place, and models give published answers."""
 
 import numpy as np
 import published

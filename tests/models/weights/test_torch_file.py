@@ -1,6 +1,4 @@
-"""Files by torch.save: nothing in them is run, whatever they hold; unknown objects become inert
-records.
-"""
+"""Files by torch.save: nothing in them is run; unknown objects become inert records."""
 
 import argparse
 import collections
@@ -249,9 +247,7 @@ def test_a_compressed_archive_is_refused_unread(tmp_path):
 
 
 def tuples_of_tuples(fold):
-    """A pickle {t: 1}, where t is a tuple that holds one tuple twice, that one another twice,
-    and so on.
-    """
+    """A pickle {t: 1}, t a tuple that holds one tuple twice, that one another, and so on."""
     twice = b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(fold))
     return b"\x80\x02})" + twice + b"K\x01s."
 
