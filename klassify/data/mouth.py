@@ -179,6 +179,10 @@ class MouthTags(FrameData, MouthFeatures):
         """All windows, also those without a face: every frame gets a row."""
         return list(self._windows(self._at_hop(clip)))
 
+    def valid_frames(self, clip: dict[str, Tensor], n_frames: int) -> np.ndarray:
+        """(n_frames,) bool: the frames with a face."""
+        return clip["valid"].numpy()
+
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """Tag probabilities; a frame without a face counts as outside."""
         seen = batch["valid"][..., None].cpu().numpy()

@@ -46,6 +46,11 @@ class AudioEncoder(nn.Module):
         """FrameOutputs (B, T, ...) of waveforms (B, N)."""
         return self.head(self.frontend(wave))
 
+    @property
+    def embedding_dim(self) -> int:
+        """Dimensions of the embedding."""
+        return self.head.dim
+
     def embedding(self, batch: dict[str, Tensor]) -> Tensor:
         """The embedding of each frame, (B, T, dim), of a batch as `_outputs` takes it."""
         return self._outputs(batch).embedding

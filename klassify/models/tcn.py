@@ -105,6 +105,16 @@ class TCN(nn.Module):
             hidden = block(hidden, mask)
         return hidden
 
+    @property
+    def embedding_dim(self) -> int:
+        """H."""
+        return self.project.out_channels
+
+    def embedding(self, batch: dict[str, Tensor]) -> Tensor:
+        """Hidden frames (B, T, H), 0 at invalid ones."""
+        valid = batch["valid"]
+        return self.encode(self.normalised(batch["features"], valid), valid).mT
+
     def forward(self, features: Tensor, valid: Tensor) -> Tensor:
         """Clip logits (B,) of raw features."""
         return self.clip_head(self.encode(self.normalised(features, valid), valid), valid)

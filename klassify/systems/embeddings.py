@@ -20,10 +20,12 @@ import torch
 
 from klassify.data.audio_shares import AudioShares
 from klassify.data.base import FrameData, NoAnswer, Sources
+from klassify.data.mouth import MouthTags
 from klassify.errors import KlassifyError
 from klassify.features import shards
 from klassify.features.base import Extraction, attempt, in_process, media_only
 from klassify.features.embedding import VERSION, EmbeddingRow
+from klassify.grid import windows
 from klassify.lists import subsets
 from klassify.models.devices import pick_device
 from klassify.parts import Place
@@ -32,7 +34,9 @@ from klassify.systems.experiment import CONFIG, load_experiment
 from klassify.systems.system import EMBEDDING, load_system
 from klassify.systems.trained import Trained
 
-FRAMES = {"audio": AudioShares}  # by modality
+# the classes that cut clips into frames for encoders that were trained on whole clips
+FRAMES = {"audio": AudioShares, "visual": MouthTags}
+LARGEST = 6e4  # that float16 holds
 
 
 def extraction(
@@ -83,7 +87,7 @@ def _settings(encoders: Sequence[Trained], data: FrameData) -> dict[str, Any]:
         "fold": encoders[1].hash if len(encoders) > 1 else None,
         "hop_s": data.hop_s,
         "offset_s": data.offset_s,
-        "dim": _dim(encoders[0]),
+        "dim": _on_meta(encoders[0]).embedding_dim,
         "supervision": _strictest(encoders),
     }
 
@@ -102,15 +106,19 @@ def write_embeddings(
 
 def _encoder(folder: Path) -> Trained:
     system = load_system(folder)
-    if not isinstance(system, Trained) or system.modality not in FRAMES:
-        raise KlassifyError(f"{system.name} is not a frame encoder.", where=folder)
+    if not isinstance(system, Trained) or not hasattr(_on_meta(system), "embedding"):
+        raise KlassifyError(
+            f"{system.name} is not a frame encoder.",
+            where=folder,
+            fix="use one that is, such as audio_frames or tcn_tags",
+        )
     return system
 
 
-def _dim(system: Trained) -> int:
-    """Dimensions of the embeddings, without building the model in memory."""
+def _on_meta(system: Trained) -> torch.nn.Module:
+    """Its model without any memory."""
     with torch.device("meta"):
-        return load_experiment(system.folder / CONFIG).model.head.dim
+        return load_experiment(system.folder / CONFIG).model
 
 
 def _strictest(encoders: Sequence[Trained]) -> str:
@@ -120,8 +128,9 @@ def _strictest(encoders: Sequence[Trained]) -> str:
 
 
 def frame_data(system: Trained) -> FrameData:
-    """The class that cuts clips into frames for an encoder, whatever it was trained from."""
-    return FRAMES[system.modality]()
+    """What cuts clips into frames for an encoder: what it was trained from, if that has frames."""
+    data = system.data()
+    return data if isinstance(data, FrameData) else FRAMES[system.modality]()
 
 
 def _learned_from(system: Trained, list_path: Path) -> set[str]:
@@ -147,7 +156,8 @@ class _Encoder:
         cut = self.data.cut(clip)
         rows = clip_frames(self.model, _Embeddings(self.data), cut, device=self.device)[:, 2:]
         valid = self.data.valid_frames(clip, len(rows))
-        return EmbeddingRow(file, 1 / self.data.hop_s, rows.astype(np.float16), valid)
+        values = np.clip(rows, -LARGEST, LARGEST).astype(np.float16)
+        return EmbeddingRow(file, 1 / self.data.hop_s, values, valid)
 
 
 class _Embeddings:
@@ -162,6 +172,10 @@ class _Embeddings:
     def outputs(self, model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
         """The embedding of each frame of a batch, (B, T, D)."""
         return model.embedding(batch).float().cpu().numpy()
+
+    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
+        """Rows (n_frames, D), windows averaged with triangular weights."""
+        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))
 
 
 class Embedder:

@@ -111,3 +111,23 @@ def test_a_missing_system_is_named(small_data, tmp_path, capsys):
     command += ["--root", str(small_data.media), "--out", str(tmp_path / "out")]
     assert cli.main(command) == 2
     assert "needs --system" in capsys.readouterr().err
+
+
+def test_a_tagger_of_mouth_features_embeds_the_frames_with_a_face(small_data, tmp_path):
+    config, system = tmp_path / "tags.yaml", tmp_path / "exp/tcn_tags"
+    config.write_text(
+        "model:\n  class_path: klassify.models.tcn.TaggingTCN\n"
+        "  init_args: {hidden: 16, tag_hidden: 16}\n"
+        "data: {class_path: klassify.data.mouth.MouthTags}\ntrain: {epochs: 1, batch_size: 8}\n"
+    )
+    command = ["train", str(config), "--out", str(system), *small_data.arguments]
+    assert cli.main(command) == 0
+    store = embed(small_data, tmp_path, system, "train", "--features", small_data.features)
+    assert store.settings["hop_s"] == 0.04 and store.settings["dim"] == 16
+    assert store.settings["supervision"] == "segment"
+    assert store.reasons == {store.files[2]: "no face"}
+    file = store.files[0]
+    mouth = FeatureStore(small_data.features / "mouth/train")[file]
+    np.testing.assert_array_equal(store[file].valid, mouth.valid)
+    assert store[file].embedding.shape == (len(mouth.valid), 16)
+    assert store[file].embedding.astype(float).std() > 0.01
