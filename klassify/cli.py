@@ -44,9 +44,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 done with failures, 2 a user's
-    mistake, 75 try again).
-    """
+    """Run one command; the exit status: 0 done, 1 failures, 2 a user's mistake, 75 try again."""
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text

@@ -34,9 +34,7 @@ class KlassifyError(Exception):
 
 
 class Interrupted(KlassifyError):
-    """Something outside failed, not the user: the same command may succeed later, so that a
-    cluster requeues the job.
-    """
+    """Something outside failed: the same command may succeed later; a cluster requeues it."""
 
     status = 75
 

@@ -1,6 +1,4 @@
-"""Files that are complete or absent: each is written under a temporary name in its folder, flushed
-to disk and renamed.
-"""
+"""Files that are complete or absent: written under a temporary name, flushed and renamed."""
 
 from __future__ import annotations
 

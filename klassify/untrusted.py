@@ -105,9 +105,7 @@ def refuse_swollen(
 
 @contextlib.contextmanager
 def no_code_of(folder: Path) -> Iterator[None]:
-    """No module is imported from a detector's folder, which may lie below the working directory
-    and so on sys.path.
-    """
+    """No module is imported from a folder, which may lie on sys.path."""
     finder = _Refusing(folder.resolve())
     sys.meta_path.insert(0, finder)
     try:

@@ -80,9 +80,7 @@ def _main_left_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_code_of_the_working_directory() -> Iterator[None]:
-    """`spawn` starts with -c, which would find a multiprocessing.py beside the videos (Python
-    3.10 has no cure).
-    """
+    """`spawn` starts with -c, which finds modules beside the videos (3.10 has no cure)."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:

@@ -1,6 +1,4 @@
-"""What ends a command: mistakes, interruptions, disks and broken pipes, each with its status and
-in a few words; and how it starts.
-"""
+"""What ends a command: mistakes, interruptions, disks, broken pipes; and how it starts."""
 
 from __future__ import annotations
 

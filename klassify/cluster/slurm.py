@@ -140,9 +140,7 @@ def release(job: int) -> None:
 
 
 def _environment(is_dropped: Callable[[str], bool]) -> dict[str, str]:
-    """The environment without the variables that `is_dropped` names, and without those of the job
-    that this process runs in.
-    """
+    """The environment without variables that `is_dropped` names, and those of this job."""
     nested = "SLURM_JOB_ID" in os.environ
     kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
     return {

@@ -1,6 +1,4 @@
-"""The state of a submitted command: from its files, then from Slurm's queue, then from the logs of
-shards that are in neither.
-"""
+"""The state of a submitted command: from its files, Slurm's queue, and logs."""
 
 from __future__ import annotations
 

@@ -62,9 +62,7 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def merge(self) -> str:
-        """Merge the shards; returns a line about the result. KlassifyError names gaps, duplicates
-        and other settings.
-        """
+        """Merge the shards; a line about the result. KlassifyError names what does not fit."""
 
     @abc.abstractmethod
     def clear(self) -> None:

@@ -177,9 +177,7 @@ def find_videos(given: Iterable[str]) -> list[Path]:
 
 
 def find_detector(exp: Path, recipe: str) -> Path:
-    """The detector.yaml of a recipe, trained on a real data set if there is one, else on the
-    generated corpus.
-    """
+    """The detector.yaml of a recipe, of a real data set before the generated corpus."""
     others = sorted(path.name for path in exp.iterdir() if path.is_dir()) if exp.is_dir() else []
     real = [name for name in (*datasets.known(), *others) if name not in DEMOS]
     for name in dict.fromkeys((*real, *DEMOS)):

@@ -142,7 +142,5 @@ def _without(argv: Sequence[str], folders: set[Path], option: str) -> list[str]:
 
 
 def _is_value(argv: Sequence[str], at: int) -> bool:
-    """Whether the word belongs to the option before it: of those of `score`, only --lists and
-    the like take paths.
-    """
+    """Whether the word is a value of the option before it; only folders' options take paths."""
     return at > 0 and argv[at - 1] in ("--lists", "--media", "--features")

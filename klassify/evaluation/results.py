@@ -37,9 +37,7 @@ def labelled_list(
 
 
 def check_names(systems: Sequence[System], versus: str | None) -> str:
-    """The name of the system that the others are compared with: `versus`, or the last one's;
-    KlassifyError for equal names.
-    """
+    """The name of the system to compare with: `versus`, or the last; names must differ."""
     names = [system.name for system in systems]
     versus = versus or names[-1]
     if len(set(names)) < len(names) or versus not in names:

@@ -108,9 +108,7 @@ def measure_task2(
 def guessing(
     like: Proposals, truth: Truth, frame: pd.DataFrame, mode: str, seed: int
 ) -> segments.Task2Result:
-    """The mean over RANDOM_DRAWS of random proposals: as many per clip as `like` has, of lengths
-    drawn from the truth.
-    """
+    """The mean of random proposals: as many per clip as in `like`, of the truth's lengths."""
     rng = np.random.default_rng(seed)
     lengths = np.diff(truth.segments, axis=1)[:, 0]
     durations = frame["duration"].to_numpy(float)

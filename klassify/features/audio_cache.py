@@ -62,9 +62,7 @@ def quantised(wave: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class AudioRow:
-    """One clip: samples (n,) int16 at 16 kHz, none where `reason` says why, with its `stage`
-    (path, decode, audio).
-    """
+    """One clip: samples (n,) int16 at 16 kHz, none where `reason` and `stage` say why."""
 
     file: str
     samples: np.ndarray
@@ -194,9 +192,7 @@ class AudioStore:
         return len(self._high)
 
     def get(self, file: str) -> CachedClip | None:
-        """A clip, of no samples if it has no audio; None if it is not here. KlassifyError: it
-        could not be decoded.
-        """
+        """A clip, empty without audio; None if not here. KlassifyError: not decodable."""
         high, low = _keys([file])[0]
         i = int(np.searchsorted(self._high, high))
         while i < len(self) and self._high[i] == high and self._low[i] != low:
@@ -237,9 +233,7 @@ class AudioStore:
             )
 
     def _part(self, number: int, path: Path) -> tuple[np.ndarray, ...]:
-        """Keys (n, 2), part, start and length of the clips of a part, whose two files are held
-        against each other.
-        """
+        """Keys (n, 2), part, start and length of the clips of a part, both files checked."""
         try:
             table = read_part(path, open_part(path), SCHEMA.names)
             if not table.schema.equals(SCHEMA):  # a flipped bit may turn texts into bytes

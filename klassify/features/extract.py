@@ -87,9 +87,7 @@ def parts_there(out: Path, settings: dict[str, Any], n: int) -> dict[Place, Part
 
 
 def clear(shard: Shard) -> None:
-    """Remove the parts that a new extraction of this shard replaces: its own, and those of another
-    number of shards.
-    """
+    """Remove this shard's parts, and those of another number of shards."""
     for path in parts_in(shard.out):
         i, n, _ = map(int, NAME.fullmatch(path.name).groups())
         if n != shard.n or i == shard.i:

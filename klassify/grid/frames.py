@@ -104,9 +104,7 @@ def edge_targets(
     offset_s: float = 0.0,
     sigma_s: float = 0.01,
 ) -> np.ndarray:
-    """(n_frames,) float32: at each frame's centre, a Gaussian of height 1 around the nearest of
-    these times; 0 without any.
-    """
+    """(n_frames,) float32: a Gaussian of height 1 around the nearest time; 0 without any."""
     centres = offset_s + hop_s * (np.arange(n_frames) + 0.5)
     distance = np.abs(centres[:, None] - np.asarray(times_s, float)).min(axis=1, initial=np.inf)
     return np.exp(-0.5 * (distance / sigma_s) ** 2).astype(np.float32)

@@ -98,9 +98,7 @@ def _typed(frame: pd.DataFrame, path: str | os.PathLike, *, segments: bool) -> p
 
 
 def utf16_as_utf8(path: str | os.PathLike) -> bytes | None:
-    """The content of a text file that begins with the byte order mark of UTF-16, in UTF-8; None
-    for any other file.
-    """
+    """The content, in UTF-8, of a file with the byte order mark of UTF-16; else None."""
     with open(path, "rb") as handle:
         if handle.read(2) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return None
@@ -199,9 +197,7 @@ def _numbers(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Seri
 
 
 def possible(name: str, values: Any) -> Any:
-    """Whether a measured column may hold each of these numbers: finite, not negative, a count
-    whole; False for NaN.
-    """
+    """Whether a measured column may hold each number: finite, not negative, counts whole."""
     good = np.isfinite(values) & (values >= 0)
     return good & (values % 1 == 0) & (values <= 2**53) if name in COUNTS else good
 

@@ -200,9 +200,7 @@ def measure(
 def _probe_all(
     paths: list[Path], jobs: int, measured: bool = False
 ) -> Iterator[tuple[int, tuple[float, ...] | str]]:
-    """What each file's header says (see _probe), or what was measured, in any order: (number of
-    the path, measured or a problem).
-    """
+    """What each header says (see _probe), or was measured, in any order: (number, found)."""
     from klassify import workers
     from klassify.media import info, isolated
 

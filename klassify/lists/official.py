@@ -331,9 +331,7 @@ def _path_id(name: str, split: str) -> str:
 
 
 def read_names(path: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """A testX_files.txt: one name per line, blank lines allowed. Each needs an answer, so that a
-    bad one is an error.
-    """
+    """A testX_files.txt: one name per line. Each needs an answer: a bad one is an error."""
     names = records.read_text(path).split("\n")
     lines = text_column(names, pd.RangeIndex(1, len(names) + 1)).str.rstrip("\r")
     lines = lines[lines != ""]

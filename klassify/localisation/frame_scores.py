@@ -86,9 +86,7 @@ class FrameScores:
         return np.clip((self._summed[stop] - self._summed[first]) / (stop - first), 0, 1)
 
     def outer_mean(self, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        """Mean p_fake just outside of spans, CONTEXT of their length on either side; 0 for a span
-        that is the whole clip.
-        """
+        """Mean p_fake just outside of spans, CONTEXT of their length a side; 0 for a whole clip."""
         clip = self.clip_of(first)
         width = np.maximum(np.ceil(CONTEXT * (stop - first)).astype(np.int64), 1)
         low = np.maximum(first - width, self.offsets[clip])

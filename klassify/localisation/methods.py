@@ -147,9 +147,7 @@ METHODS = {
 
 
 def highest_runs(frames: FrameScores, clips: np.ndarray) -> Spans:
-    """For each of `clips`, which all have frames, the run above half of its highest frame's score,
-    around that frame.
-    """
+    """For each of `clips`, the run above half of its highest frame's score, around it."""
     part = frames.take(clips)
     highest = np.maximum.reduceat(part.p_fake, part.offsets[:-1]) if len(clips) else np.empty(0)
     level = np.repeat(highest / 2, np.diff(part.offsets))
@@ -241,8 +239,6 @@ def _peaks(frames: FrameScores, strength: np.ndarray, k: int, floor: float) -> n
 def _paired(
     frames: FrameScores, first: np.ndarray, stop: np.ndarray, strength: np.ndarray
 ) -> Spans:
-    """strength: product of the probabilities of both ends. Edges are where p_fake crosses half the
-    mean inside.
-    """
+    """strength: product of both ends' probabilities; edges: where p_fake crosses half the mean."""
     mean = frames.mean(first, stop)
     return Spans(first, stop, np.clip(np.sqrt(strength) * mean, 0, 1), mean / 2)

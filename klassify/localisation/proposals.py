@@ -198,9 +198,7 @@ def _defaults(function: Callable) -> dict[str, Any]:
 def complete_settings(
     method: str, given: Mapping[str, Any], *, where: object = None
 ) -> dict[str, Any]:
-    """The defaults of a method with `given` values; KlassifyError for an unknown setting or an
-    impossible value.
-    """
+    """A method's defaults with `given` values; KlassifyError for unknown or impossible ones."""
     settings = defaults(method, where=where)
     for name, value in given.items():
         if name not in settings:

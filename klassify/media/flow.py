@@ -39,9 +39,7 @@ def damage_limit() -> float:
 
 @contextlib.contextmanager
 def refusing_damage(strict: bool = True) -> Iterator[None]:
-    """Refuse any damage meanwhile, in processes that start meanwhile too; without `strict`, only
-    check the limit before any work.
-    """
+    """Refuse any damage meanwhile, also in new processes; not `strict`: check the limit only."""
     before = os.environ.get(DAMAGE_VARIABLE)
     if strict:
         os.environ[DAMAGE_VARIABLE] = "0"

@@ -219,9 +219,7 @@ def by_modify_type(matches: Matches, modify_type: Sequence[str]) -> dict[str, Ta
 def by_length(
     matches: Matches, edges_s: Sequence[float] = LENGTH_EDGES_S
 ) -> dict[str, Task2Result]:
-    """The metrics of segments by length, [low, high) seconds; hits of other segments count as
-    neither right nor wrong.
-    """
+    """The metrics of segments by length, [low, high) s; hits of others do not count."""
     return {
         f"{low:g}-{high:g} s": matches.score(among=among)
         for low, high, among in length_groups(matches.truth, edges_s)

@@ -63,9 +63,7 @@ def return_freed_blocks() -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of a name; `auto` takes the GPU where there is one. KlassifyError for one
-    that is not here.
-    """
+    """The torch device of a name; `auto`: the GPU if any. KlassifyError for a missing one."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(name)

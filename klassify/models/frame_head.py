@@ -22,9 +22,7 @@ R_RANGE = (0.5, 4.0)  # of the sharpness of log-sum-exp pooling
 
 
 class FrameOutputs(NamedTuple):
-    """embedding (B, T, D); logit (B, T), log-odds of fake; edges (B, T, 2), log-odds of a start
-    and of an end.
-    """
+    """embedding (B, T, D); log-odds: logit (B, T) of fake, edges (B, T, 2) of start and end."""
 
     embedding: Tensor
     logit: Tensor

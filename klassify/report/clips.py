@@ -1,6 +1,4 @@
-"""Which clips the page shows, and what their timelines need: thumbnails, waveform, scores,
-proposals, words.
-"""
+"""Which clips the page shows, and their thumbnails, waveforms, scores, proposals, words."""
 
 from __future__ import annotations
 

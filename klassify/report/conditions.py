@@ -1,6 +1,4 @@
-"""Groups of clips that numbers are broken down by: what was faked, by which generator, how long the
-clip is, whose face it shows.
-"""
+"""Groups of clips: what was faked, by which generator, how long it is, whose face it shows."""
 
 from __future__ import annotations
 

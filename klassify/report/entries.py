@@ -27,9 +27,7 @@ ANSWERED, FELL_BACK, FAILED = "answered", "fell back", "failed"
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A system to compare. name: unique among all; answers: the tasks that its recipe's
-    detector.yaml gives it.
-    """
+    """A system to compare. name: unique; answers: the tasks its detector.yaml gives it."""
 
     name: str
     system: System

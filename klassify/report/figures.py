@@ -125,9 +125,7 @@ def det(label: np.ndarray, scores: Mapping[str, np.ndarray], shown: Sequence[str
 
 
 def calibration(label: np.ndarray, before: np.ndarray, after: np.ndarray, how: str) -> Figure:
-    """Share of fakes against predicted probability, in ten equal bins; the area of a point shows
-    its number of clips.
-    """
+    """Share of fakes against predicted probability in ten bins; areas show numbers of clips."""
     data = [_diagonal("perfectly calibrated")]
     for name, probability, colour, symbol, dash in (
         ("before", before, ORANGE, "square", "dash"),

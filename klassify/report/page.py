@@ -106,9 +106,7 @@ def _json(content: Any) -> str:
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """Content security policy: these scripts, styles and pictures of the page itself, media
-    files, nothing else.
-    """
+    """Content security policy: the page's own scripts, styles, pictures, and media files."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{one}'" for one in hashes)
     return (

@@ -40,9 +40,7 @@ def group_resamples(n_bootstrap: int, n_clips: int) -> int:
 def task1_metrics(
     entries: Sequence[Entry], frame: pd.DataFrame, *, n_bootstrap: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUC, EER and log-loss against the video's label, one row per system; and all differences
-    between two systems.
-    """
+    """AUC, EER and log-loss against the video's label by system, and all differences."""
     label, rows = subsets.label(frame, "video"), np.arange(len(frame))
     cells = [Cell.of(one.scored, label, rows) for one in entries]
     points, samples = clips.resampled(
@@ -211,9 +209,7 @@ def _group_table(
     n_bootstrap: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row per group and system. measured: kind, group, n, n_fake and the statistics of all
-    systems for each group.
-    """
+    """One row per group and system. measured: kind, group, n, n_fake, statistics by system."""
     names, source = [one.name for one in entries], subsets.sources_of(frame)
     rival = names.index(versus)
     rows = []

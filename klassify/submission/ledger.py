@@ -124,9 +124,7 @@ def record(ledger: str | os.PathLike, manifest: Mapping[str, Any], out: str | os
 def set_leaderboard(
     ledger: str | os.PathLike, start: str, value: float, task: int | None = None
 ) -> str:
-    """Fill in the server's score of the package whose id begins with `start`; returns what was
-    done, as a sentence.
-    """
+    """Fill in the server's score of a package by the start of its id; a sentence about it."""
     if not 0 <= value <= 1:  # NaN too
         raise KlassifyError(f"A leaderboard score is between 0 and 1, not {value:g}.")
     with locked(Path(ledger)):

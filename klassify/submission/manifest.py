@@ -148,9 +148,7 @@ def entries(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def inside(path: str, allowed: Sequence[Path], *, where: object) -> Path:
-    """A path of a manifest; KlassifyError unless it leads (links followed) into the working
-    directory or `allowed`.
-    """
+    """A path of a manifest; it leads into the working directory or `allowed`, links followed."""
     homes = [Path.cwd(), *(folder.resolve() for folder in allowed)]
     if any(Path(path).resolve().is_relative_to(home) for home in homes):
         return Path(path)

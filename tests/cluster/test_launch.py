@@ -1,6 +1,4 @@
-"""Launching without a cluster: scripts and their quoting, status, resume and merge, with stand-ins
-for Slurm's commands.
-"""
+"""Launching without a cluster: scripts, status, resume, merge, with stand-ins for Slurm."""
 
 from __future__ import annotations
 

@@ -270,9 +270,7 @@ MODEL_PAGE = ROOT / "docs/adding-a-model.md"
 
 @pytest.fixture(scope="module")
 def added_model(tmp_path_factory):
-    """The page's files, written where the page says; the package finds the models there.
-    Returns the folder of the YAMLs.
-    """
+    """The page's files, where the package finds them; returns the folder of the YAMLs."""
     root = tmp_path_factory.mktemp("added")
     for block in blocks(MODEL_PAGE):
         if block.file:

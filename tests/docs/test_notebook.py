@@ -14,9 +14,7 @@ TOUR = ROOT / "notebooks/tour.ipynb"
 
 
 def run(folder: Path, seconds: int) -> tuple[str, int]:
-    """Run the notebook in a checkout, as from its own folder; returns what it printed and how
-    many figures it drew.
-    """
+    """Run the notebook in a checkout; returns its text and how many figures it drew."""
     (folder / "notebooks").mkdir(exist_ok=True)
     notebook = nbformat.read(TOUR, as_version=4)
     NotebookClient(

@@ -12,9 +12,7 @@ from scenarios import SCENARIOS, Scenario, finished, outputs
 
 
 class Undisturbed(NamedTuple):
-    """ready: a folder in which the command may run. outputs, finished: what it leaves there, in
-    `size` bytes.
-    """
+    """ready: where the command may run. outputs, finished: what it leaves, in `size` bytes."""
 
     scenario: Scenario
     ready: Path

@@ -1,6 +1,4 @@
-"""A disk that is full, or may not be written: exit 2 with a clear error, nothing half-written,
-and then it goes on.
-"""
+"""A full or read-only disk: exit 2 with a clear error, nothing half-written, then it goes on."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ class Disk(NamedTuple):
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory):
-    """A small disk in a mount namespace of its own, which ends with it; skipped where root's
-    rights are missing.
-    """
+    """A small disk in a mount namespace of its own; skipped without root's rights."""
     folder = tmp_path_factory.mktemp("disk")
     script = f'mount -t tmpfs -o size={SIZE} klassify-test "$0" && exec "$@"'
     inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(folder)]

@@ -1,6 +1,4 @@
-"""The audio cache: equal to the bit to decoding, reads only what is asked for, takes nothing
-foreign for its own.
-"""
+"""The audio cache: equal to decoding, reads only what is asked for, refuses foreign files."""
 
 from __future__ import annotations
 

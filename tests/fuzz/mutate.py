@@ -14,9 +14,7 @@ WORDS = [*TYPED.split(), *SIGNS, "\U0001f600", *PATHS.split(), *LONG, *YAML]
 
 
 def broken_bytes(content: bytes, rng: random.Random) -> bytes:
-    """One to four damages: flipped bits, numbers in headers, cut, doubled, removed, zeroed or
-    random stretches.
-    """
+    """One to four damages: flipped bits, numbers in headers, cut or random stretches."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 4)):
         reach = len(data) if rng.random() < 0.5 else min(len(data), 512)

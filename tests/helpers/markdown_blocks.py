@@ -124,9 +124,7 @@ def run_block(block: Block, path: Path, record: Path, cwd: Path) -> list[list[st
 
 
 def own_part(words: list[str]) -> list[str]:
-    """The klassify or make command within another one (`srun klassify ...`), or []; an image may
-    have such a name.
-    """
+    """The klassify or make command within another one (`srun klassify ...`), or []."""
     if words[0] == "docker":
         return []
     for number, word in enumerate(words):

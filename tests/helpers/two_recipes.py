@@ -43,9 +43,7 @@ class TwoRecipes:
 def make(
     root: Path, n_sources: int = 8, *, n_videos: int = 0, test_shift: float = 0.0
 ) -> TwoRecipes:
-    """n_sources originals of four clips in val and testA; n_videos of testA have a file; one
-    clip has no answer.
-    """
+    """n_sources originals of four clips; n_videos have a file; one clip has no answer."""
     rng = np.random.default_rng(0)
     for split in ("val", "testA"):
         frame = _labels(split, n_sources, rng)

@@ -1,6 +1,4 @@
-"""FakeAVCeleb's table and folders, in miniature and with their faults, as a list that a trained
-system is scored on.
-"""
+"""FakeAVCeleb's table and folders in miniature, as a list that a system is scored on."""
 
 from __future__ import annotations
 

@@ -43,9 +43,7 @@ def numbers(result):
 
 
 def random_clips(seed, ties=True):
-    """2-100 clips, 0-5 segments, 1-120 proposals: a third unsorted, quantised scores,
-    duplicates, near misses.
-    """
+    """2-100 clips, 0-5 segments, 1-120 proposals: unsorted, quantised, repeated, near misses."""
     rng = np.random.default_rng(seed)
     clips = []
     for _ in range(rng.integers(2, 101 if seed % 5 == 0 else 16)):

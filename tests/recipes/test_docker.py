@@ -1,6 +1,4 @@
-"""The Dockerfile without Docker: its files are there, and its commands run on a folder that
-holds these alone.
-"""
+"""The Dockerfile without Docker: its files exist, and its commands run on these alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Scoring in shards: the same bytes in any order, no clip scored twice after a kill, other
-settings refused.
-"""
+"""Scoring in shards: the same bytes in any order, no clip twice, other settings refused."""
 
 from __future__ import annotations
 
@@ -170,9 +168,7 @@ def test_after_a_stop_between_chunks_no_clip_is_scored_twice(
 
 
 def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkeypatch):
-    """Two processes join the same parts: one is overtaken in every place, and each time the
-    bytes are the same.
-    """
+    """Two processes join the same parts, one overtaken in every place: the same bytes."""
     whole = make_system(tmp_path / "a/m")
     assert score(whole, small_data) == 0
     for place in [

@@ -91,9 +91,7 @@ def test_a_lost_node_costs_nothing_but_time(site, undisturbed):
 
 
 def test_after_a_controller_restart_status_names_held_jobs(site):
-    """Killed before it has saved all it knew: jobs are forgotten or start again. Then nodes
-    drained and tasks held.
-    """
+    """Killed before it saved all: jobs are forgotten or start again, nodes drained, tasks held."""
     site.hold()
     site.launch(shards=6)
     site.begun(4)

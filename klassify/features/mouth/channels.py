@@ -210,9 +210,7 @@ def look(picture: Picture, landmarks: np.ndarray) -> Look | None:
 
 
 def mouth_boxes(picture: Picture, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Boxes of the mouth with a margin and of the lips; None where the mouth is too small, out of
-    sight or not a mouth at all.
-    """
+    """Boxes of the mouth with a margin and of the lips; None where the mouth is not usable."""
     if not np.abs(landmarks).max() < MAX_COORDINATE_PX:  # nor is NaN
         return None
     if np.linalg.norm(landmarks[EYES[1]] - landmarks[EYES[0]]) < MIN_EYE_DISTANCE_PX:
@@ -339,9 +337,7 @@ def jitter(moving: np.ndarray) -> np.ndarray:
 
 
 def _line_residual(windows: np.ndarray) -> np.ndarray:
-    """RMS residual (...,) of points (..., n, 2, w) over w frames against each one's
-    least-squares line.
-    """
+    """RMS residual (...,) of points (..., n, 2, w) over w frames from least-squares lines."""
     n_frames = windows.shape[-1]
     if n_frames < JITTER_POINTS:
         return np.zeros(windows.shape[:-3])

@@ -133,9 +133,7 @@ def misfits(
 def _load_strictly(
     model: nn.Module, state: Mapping[str, Tensor], where: object, optional: str = NOTHING
 ) -> list[str]:
-    """Load `state`, or raise one KlassifyError with all that does not fit. Returns the `optional`
-    names that were missing.
-    """
+    """Load `state`, or KlassifyError with all misfits; returns the missing `optional` names."""
     wanted = model.state_dict()
     if told := misfits(state, wanted, optional):
         raise KlassifyError(
