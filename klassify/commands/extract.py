@@ -40,6 +40,7 @@ from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ExtractWork
 from klassify.errors import KlassifyError
+from klassify.features import avhubert_extraction
 from klassify.features.base import Extraction
 from klassify.features.extract import (
     Shard,
@@ -53,6 +54,8 @@ from klassify.features.kinds import KINDS
 from klassify.lists import data_list, subsets
 from klassify.media.flow import refusing_damage
 from klassify.systems import embeddings
+
+FROM_FEATURES = {"embedding": embeddings.extraction, "avhubert": avhubert_extraction.extraction}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +106,9 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
                 raise KlassifyError(what)
             if hasattr(args, name):
                 given[name] = getattr(args, name)
-    make = KINDS[args.kind].extraction or functools.partial(embeddings.extraction, args.list)
+    make = KINDS[args.kind].extraction
+    if make is None:
+        make = functools.partial(FROM_FEATURES[args.kind], args.list)
     return make(**(given | changed), jobs=args.jobs)
 
 

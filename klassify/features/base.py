@@ -44,7 +44,7 @@ class Kind:
 
     row_class: of the rows of its shards. clips_per_file: so that a file stays below a few hundred
     MB. extraction(**arguments): the Extraction; it takes `jobs` and the kind's own arguments. None
-    where a system makes it.
+    where features of other kinds are read for it: `klassify.commands.extract.FROM_FEATURES`.
     arguments: {option of `klassify extract`: what argparse wants to know of it}. An option that is
     not given is left out of the call, so that the defaults are those of `extraction`.
     """
@@ -61,6 +61,8 @@ MODEL_ARGUMENTS = {
     "--device": {"help": "auto, cpu, cuda, cuda:1, ... (default: auto)"},
     "--batch": {"type": at_least_1, "help": "frames per batch (default: 8 for lmm, else 64)"},
 }
+# of the kinds that are made from other kinds
+FEATURES = {"type": Path, "help": "folder of the features that are read, such as features/demo"}
 
 
 def media_only(root: Path, file: str) -> list[Path]:

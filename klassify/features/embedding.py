@@ -15,7 +15,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from klassify.features.base import MODEL_ARGUMENTS, Columns, Kind, common, ragged, schema, values
+from klassify.features.base import (
+    FEATURES,
+    MODEL_ARGUMENTS,
+    Columns,
+    Kind,
+    common,
+    ragged,
+    schema,
+    values,
+)
 
 VERSION = 1  # raise when embeddings of the same encoder change: it is part of the shards' settings
 
@@ -91,10 +100,7 @@ KIND = Kind(
             "metavar": "SYSTEM_DIR",
             "help": "one trained on other clips; it embeds those that the first learned from",
         },
-        "--features": {
-            "type": Path,
-            "help": "folder of the features that the encoder reads, such as features/demo",
-        },
+        "--features": FEATURES,
         "--device": MODEL_ARGUMENTS["--device"],
     },
 )

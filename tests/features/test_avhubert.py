@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from published import golden_state
 
 from klassify import cli
 from klassify.errors import KlassifyError
-from klassify.features import avhubert, lips
+from klassify.features import avhubert, avhubert_extraction, lips
 from klassify.features.shards import FeatureStore, write_part
 from klassify.media import isolated
 from klassify.models.frontends.logfbank import audio_frames
@@ -22,6 +23,8 @@ from klassify.models.weights.load import import_state
 from klassify.parts import Place
 
 TINY = {"name": "av-hubert-base", "dim": 64, "layers": 2, "heads": 4, "hidden": 128}
+
+LIST = Path("testA.tsv")
 
 
 def crops_of(n_frames, seed, seen=None):
@@ -44,7 +47,7 @@ def encoder():
 
 def test_a_frame_without_a_face_shows_the_nearest_crop():
     row = crops_of(8, 0, seen=[2, 5])
-    pictures = avhubert.shown(row)
+    pictures = avhubert_extraction.shown(row)
     seen = lips.opened([row.crops[k] for k in (2, 2, 2, 2, 5, 5, 5, 5)])[:, 4:92, 4:92]
     np.testing.assert_array_equal(pictures, seen)
 
@@ -53,15 +56,16 @@ def test_a_frame_without_a_face_shows_the_nearest_crop():
 def test_streams_are_passes_of_their_own(encoder, monkeypatch, most, n_samples):
     wave = np.random.default_rng(1).normal(0, 0.1, n_samples).astype(np.float32)
     monkeypatch.setattr(isolated, "call", lambda function, path: wave)
-    monkeypatch.setattr(avhubert, "MOST_FRAMES", most)
+    monkeypatch.setattr(avhubert_extraction, "MOST_FRAMES", most)
     rows = {"a": crops_of(20, 1)}
-    (row,) = avhubert.Extractor(avhubert.Path(), encoder, rows).rows(["a"])
+    (row,) = avhubert_extraction.Extractor(Path(), encoder, rows).rows(["a"])
     assert row.fps == 30.0 and not row.reason
     n_frames = min(20, len(audio_frames(wave)))
     with torch.inference_mode():
         pieces = np.array_split(np.arange(20), -(-20 // most))
         video = [
-            encoder.features(torch.from_numpy(avhubert.shown(rows["a"])[k])[None]) for k in pieces
+            encoder.features(torch.from_numpy(avhubert_extraction.shown(rows["a"])[k])[None])
+            for k in pieces
         ]
         sound = torch.from_numpy(audio_frames(wave))
         pieces = np.array_split(np.arange(len(sound)), -(-len(sound) // most))
@@ -75,9 +79,9 @@ def test_streams_are_passes_of_their_own(encoder, monkeypatch, most, n_samples):
 def test_clips_without_a_stream_say_why(encoder, monkeypatch):
     rows = {"a": crops_of(5, 1), "b": lips.LipsRow.failed("b", "decode", "no video")}
     monkeypatch.setattr(isolated, "call", lambda function, path: np.zeros(0, np.float32))
-    made = list(avhubert.Extractor(avhubert.Path(), encoder, rows).rows(["a", "b"]))
+    made = list(avhubert_extraction.Extractor(Path(), encoder, rows).rows(["a", "b"]))
     assert [(row.stage, row.reason) for row in made] == [
-        ("decode", avhubert.NO_AUDIO),
+        ("decode", avhubert_extraction.NO_AUDIO),
         ("face", "no video"),
     ]
 
@@ -100,14 +104,15 @@ def test_rows_are_kept_as_they_are(tmp_path):
 
 
 def test_clips_of_a_list_through_the_command(tmp_path, small_data, monkeypatch, capsys):
-    monkeypatch.setattr(avhubert, "ARCHITECTURE", TINY)
+    monkeypatch.setattr(avhubert_extraction, "ARCHITECTURE", TINY)
     torch.save({"model": golden_state("avhubert"), "cfg": {}}, tmp_path / "base.pt")
     files = pd.read_csv(small_data.lists / "testA.tsv", sep="\t")["file"].tolist()
     crops = [dataclasses.replace(crops_of(12, i), file=file) for i, file in enumerate(files)]
     folder = small_data.features / "lips" / "testA"
     write_part(folder, Place(1, 1, 0, 1), crops, {"kind": "lips", "version": 1}, "x")
     out = small_data.features / "avhubert" / "testA"
-    words = ["extract", "--kind", "avhubert", "--weights", tmp_path / "base.pt", "--lips", folder]
+    words = ["extract", "--kind", "avhubert", "--weights", tmp_path / "base.pt"]
+    words += ["--features", small_data.features]
     words += ["--list", small_data.lists / "testA.tsv", "--root", small_data.media / "testA"]
     assert not cli.main([str(word) for word in [*words, "--out", out, "--device", "cpu"]])
     assert "non-commercial research only" in capsys.readouterr().err
@@ -116,7 +121,7 @@ def test_clips_of_a_list_through_the_command(tmp_path, small_data, monkeypatch, 
 
 
 def test_weights_and_crops_are_asked_for(tmp_path):
-    with pytest.raises(KlassifyError, match="needs --weights FILE and --lips FOLDER"):
-        avhubert.extraction(weights=tmp_path)
+    with pytest.raises(KlassifyError, match="needs --weights FILE and --features FOLDER"):
+        avhubert_extraction.extraction(LIST, weights=tmp_path)
     with pytest.raises(KlassifyError, match="does not exist"):
-        avhubert.extraction(weights=tmp_path / "gone.pt", lips=tmp_path)
+        avhubert_extraction.extraction(LIST, weights=tmp_path / "gone.pt", features=tmp_path)
