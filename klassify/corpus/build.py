@@ -1,4 +1,6 @@
-"""Builds a corpus folder: the originals, in parallel and resumable, then the metadata files."""
+"""Builds a corpus folder, generated or of genuine clips: the originals, in parallel and resumable,
+then the metadata files.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,21 @@ import functools
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from klassify import workers
 from klassify.corpus.metadata import write_metadata
-from klassify.corpus.plan import DIFFICULTIES, SIZES, SPLITS, Original, originals
+from klassify.corpus.people import Source, find_sources, splits_of
+from klassify.corpus.plan import DIFFICULTIES, SIZES, SPLITS, Original, generator, originals
 from klassify.corpus.speech import require_espeak
 from klassify.errors import KlassifyError
+from klassify.failures import Failure, write_failures
+from klassify.features.mouth.face import LandmarkSource, open_source
 from klassify.files import TEMPORARY, read_json, write_json
-from klassify.settings import already_done
+from klassify.media.container import MediaError
+from klassify.settings import already_done, settings_hash
 
 VERSION = 1  # of the generator; raise it when the same seed gives other files
 RECORD = "corpus.json"
@@ -42,13 +49,103 @@ def build(
     shutil.rmtree(out / PROGRESS)
 
 
+def build_from(
+    folder: Path,
+    out: Path,
+    seed: int,
+    *,
+    people: Path | None = None,
+    licence: str = "",
+    jobs: int = 1,
+    force: bool = False,
+) -> None:
+    """Make a corpus of the genuine clips below a folder, or continue an interrupted run.
+
+    people, licence: see klassify.corpus.people. Clips, and parts of them, that cannot be used are
+    listed in failures.tsv. KlassifyError if `out` holds another corpus or anything else, and if no
+    clip can be used.
+    """
+    sources = find_sources(folder, people, licence)
+    split_of = splits_of([source.person for source in sources], seed)
+    sizes = [(folder / source.file).stat().st_size for source in sources]
+    clips = settings_hash({"clips": [[*source, size] for source, size in zip(sources, sizes)]})
+    settings = {"version": VERSION, "from": clips, "seed": seed}
+    if not _begin(out, settings, force):
+        print(f"{out}: already complete", file=sys.stderr)
+        return
+    places = [out / PROGRESS / f"{number:05d}.json" for number in range(len(sources))]
+    tasks = [
+        (source, split_of[source.person], place)
+        for source, place in zip(sources, places)
+        if not place.exists()
+    ]
+    make = functools.partial(_make_pieces, folder=folder, out=out, seed=seed)
+    results = workers.each(make, tasks, _open_mesh, jobs=jobs)
+    for number, result in workers.progress(results, len(tasks), "corpus"):
+        if isinstance(result, workers.Died):
+            source, _, place = tasks[number]
+            write_json(place, {"entries": [], "failures": [[source.file, "worker", result.reason]]})
+    made = [read_json(place) for place in places]
+    entries = [entry for one in made for entry in one["entries"]]
+    failures = [Failure(*failure) for one in made for failure in one["failures"]]
+    path = write_failures(out / "failures.tsv", failures)
+    if not entries:
+        raise KlassifyError("None of the clips can be used.", where=path)
+    write_metadata(out, entries)
+    write_json(out / RECORD, {**settings, "clips": len(entries), "complete": True})
+    shutil.rmtree(out / PROGRESS)
+    print(_summary(entries, failures, path))
+
+
+def _open_mesh() -> LandmarkSource:
+    _one_thread()
+    return open_source()
+
+
+def _make_pieces(
+    mesh: LandmarkSource, task: tuple[Source, str, Path], *, folder: Path, out: Path, seed: int
+) -> None:
+    """Make the versions of all pieces of one clip, and record its entries and failures."""
+    from klassify.corpus.footage import pieces_of
+    from klassify.corpus.real_clips import make_versions
+
+    source, split, place = task
+    entries, failures = [], []
+    rng = generator(seed, zlib.crc32(source.file.encode()))
+    try:
+        for piece in pieces_of(folder / source.file, mesh, rng):
+            made = make_versions(piece, source, split, out, seed)
+            entries += made
+            failures += [[source.file, stage, reason] for stage, reason in piece.lacks(bool(made))]
+    except MediaError as error:
+        failures.append([source.file, "decode", error.what])
+    except Exception as error:  # native libraries raise anything; the other clips continue
+        failures.append([source.file, "edit", f"{type(error).__name__}: {error}"])
+    write_json(place, {"entries": entries, "failures": failures})
+
+
+def _summary(entries: Sequence[dict], failures: Sequence[Failure], path: Path) -> str:
+    """How many clips and people each split has, and how many reasons there were not to use one."""
+    lines = []
+    for split in SPLITS:
+        mine = [entry for entry in entries if entry["split"] == split]
+        people = len({entry["speaker"] for entry in mine})
+        fakes = sum(entry["modify_type"] != "real" for entry in mine)
+        lines.append(f"{split}: {people} people, {len(mine)} clips, {fakes} of them fake")
+    if failures:
+        lines.append(
+            f"{len(failures)} clips or parts of clips were not used, or not wholly: {path}"
+        )
+    return "\n".join(lines)
+
+
 def _begin(out: Path, settings: dict, force: bool) -> bool:
     """Prepare the folder; False if it already holds the complete corpus."""
     record_path = out / RECORD
     record = read_json(record_path) if record_path.exists() else None
     if record is None and out.exists() and any(out.iterdir()):
         raise KlassifyError(
-            "This folder holds something other than a generated corpus.",
+            "This folder holds something other than a corpus.",
             where=out,
             fix="name a new folder with --out",
         )
@@ -70,7 +167,8 @@ def _clear(out: Path) -> None:
     for name in (*SPLITS, "heldout", PROGRESS):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(out / name)
-    for path in (*out.glob("*_metadata.json"), *out.glob("*_files.txt")):
+    listed = ("*_metadata.json", "*_files.txt", "failures.tsv")
+    for path in itertools.chain(*map(out.glob, listed)):
         path.unlink()
 
 

@@ -16,9 +16,11 @@ from klassify.corpus.speech import SAMPLE_RATE
 
 
 def write_clip(
-    path: Path, frames: list[np.ndarray], wave: np.ndarray, crf: int, audio_bit_rate: int
+    path: Path, frames: list[np.ndarray], wave: np.ndarray | None, crf: int, audio_bit_rate: int
 ) -> None:
-    """Write an MP4. frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz."""
+    """Write an MP4. frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz, or None
+    for a clip without sound.
+    """
     container_options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(str(path), "w", format="mp4", container_options=container_options) as container:
         video = container.add_stream("libx264", rate=FPS)
@@ -29,9 +31,7 @@ def write_clip(
         # macroblock-tree rate control reads uninitialised memory (x264 with AVX-512), so that the
         # bytes would differ from run to run
         video.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
-        audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-        audio.bit_rate = audio_bit_rate
-        audio.codec_context.flags |= av.codec.context.Flags.bitexact
+        audio = None if wave is None else _audio_stream(container, audio_bit_rate)
         # x264 writes its settings into an SEI unit (type 6)
         strip = BitStreamFilterContext("filter_units=remove_types=6", video)
         for k, picture in enumerate(frames):
@@ -39,9 +39,17 @@ def write_clip(
         _mux(container, video, None, strip)
         for packet in strip.filter(None):
             container.mux(packet)
-        for frame in _audio_frames(wave):
-            _mux(container, audio, frame)
-        _mux(container, audio, None)
+        if audio is not None:
+            for frame in _audio_frames(wave):
+                _mux(container, audio, frame)
+            _mux(container, audio, None)
+
+
+def _audio_stream(container: av.container.OutputContainer, bit_rate: int) -> av.AudioStream:
+    audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+    audio.bit_rate = bit_rate
+    audio.codec_context.flags |= av.codec.context.Flags.bitexact
+    return audio
 
 
 def _video_frame(picture: np.ndarray, k: int) -> av.VideoFrame:

@@ -1,4 +1,4 @@
-"""A contact sheet of a generated corpus: real above fake versions, fake frames framed in red."""
+"""A contact sheet of a corpus: real above fake versions, fake frames framed in red."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _pairs(corpus: Path) -> list[tuple[dict, dict]]:
     pairs = {}
     for split in SPLITS:
         entries = read_entries(corpus, (split,))
-        reals = {entry["original"]: entry for entry in entries if entry["modify_type"] == "real"}
+        reals = {entry["file"]: entry for entry in entries if entry["modify_type"] == "real"}
         for entry in entries:
             if entry["visual_fake_segments"] and entry["original"] in reals:
                 pairs.setdefault(entry["speaker"], (reals[entry["original"]], entry))
