@@ -161,11 +161,8 @@ def read_json_mapping(path: str | os.PathLike) -> dict[str, Any]:
     """Read a JSON file that holds a mapping of names; KlassifyError for anything else."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise KlassifyError(
-            "This JSON is not a mapping of names to values.",
-            where=path,
-            fix="make it again, or remove it",
-        )
+        what = "This JSON is not a mapping of names to values."
+        raise KlassifyError(what, where=path, fix="make it again, or remove it")
     return content
 
 

@@ -96,11 +96,8 @@ def refuse_swollen(
         unpacked += max(rows.total_byte_size, rows.num_rows * width)
     packed = os.path.getsize(path)
     if unpacked > max(ALWAYS_READ, MOST_TIMES * packed):
-        raise KlassifyError(
-            f"{packed} bytes of this file claim to unpack to {unpacked / 1e9:.1f} GB.",
-            where=path,
-            fix=fix,
-        )
+        what = f"{packed} bytes of this file claim to unpack to {unpacked / 1e9:.1f} GB."
+        raise KlassifyError(what, where=path, fix=fix)
 
 
 @contextlib.contextmanager

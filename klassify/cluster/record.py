@@ -113,11 +113,8 @@ def read_record(path: Path) -> Record:
             content["merge_job"],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise KlassifyError(
-            f"This is not a record of submitted jobs ({error!r}).",
-            where=path,
-            fix="remove it; no results are lost",
-        ) from None
+        what = f"This is not a record of submitted jobs ({error!r})."
+        raise KlassifyError(what, where=path, fix="remove it; no results are lost") from None
 
 
 def records_in(folder: Path) -> list[Record]:

@@ -84,11 +84,8 @@ def _differences(before: Record, now: Record) -> str:
 
 def _submit(record: Record, found: survey.Survey, replace: bool) -> None:
     if replace and found.in_queue:
-        raise KlassifyError(
-            "These jobs are in the queue; --force would replace what they are making.",
-            where=record.work.folder,
-            fix=f"scancel --name={record.name}",
-        )
+        what = "These jobs are in the queue; --force would replace what they are making."
+        raise KlassifyError(what, where=record.work.folder, fix=f"scancel --name={record.name}")
     if not replace and (found.is_done or found.in_queue):
         print(*survey.lines(found), sep="\n")
     todo = sorted(record.work.every) if replace else found.lacking

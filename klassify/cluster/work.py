@@ -143,11 +143,8 @@ class ExtractWork(Work):
                 fix="remove the parts that do not belong here, then run klassify resume",
             )
         if listed not in (None, n_clips):
-            raise KlassifyError(
-                f"The list has {listed} clips, the shards {n_clips}.",
-                where=self.folder,
-                fix="extract again with --force",
-            )
+            what = f"The list has {listed} clips, the shards {n_clips}."
+            raise KlassifyError(what, where=self.folder, fix="extract again with --force")
         path = write_failures(self.failures, failed)
         return f"{n_clips} clips in {self.n} shards, {len(failed)} without features ({path})"
 

@@ -167,11 +167,8 @@ def find_videos(given: Iterable[str]) -> list[Path]:
                 Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)
             )
         if not here:
-            raise KlassifyError(
-                "There is no video or sound here.",
-                where=text,
-                fix="give files, folders or quoted globs",
-            )
+            what = "There is no video or sound here."
+            raise KlassifyError(what, where=text, fix="give files, folders or quoted globs")
         found |= dict.fromkeys(here)
     return list(found)
 

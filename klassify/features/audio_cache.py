@@ -173,11 +173,8 @@ class AudioStore:
         self.folder = Path(folder)
         paths = parts_in(folder)
         if not paths:
-            raise KlassifyError(
-                "There is no audio cache.",
-                where=folder,
-                fix="make it: klassify extract --kind audio",
-            )
+            what = "There is no audio cache."
+            raise KlassifyError(what, where=folder, fix="make it: klassify extract --kind audio")
         headers = [read_header(path) for path in paths]
         check_together(headers, where=folder)
         self.settings: dict[str, Any] = headers[0].settings

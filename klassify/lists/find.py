@@ -64,11 +64,8 @@ def find_split(root: Path, data: str, split: str) -> Path:
     source = _find(root, split)
     if source is None:
         known = first_few(find_splits(root, data))
-        raise KlassifyError(
-            f"Nothing describes the split {split!r}; described are: {known}.",
-            where=root,
-            fix=datasets.how_described(data),
-        )
+        what = f"Nothing describes the split {split!r}; described are: {known}."
+        raise KlassifyError(what, where=root, fix=datasets.how_described(data))
     return source
 
 

@@ -80,11 +80,8 @@ def iter_records(path: str | os.PathLike, block: int = 1 << 23) -> Iterator[list
             yield _records_of_object(_parsed(text, start, len(text), path), path)
             return
         if first not in (b"[", b"{"):
-            raise KlassifyError(
-                f"This metadata is not JSON: it begins with {bytes(text[start : start + 20])!r}.",
-                where=path,
-                fix=f"write {EXAMPLE}",
-            )
+            what = f"This metadata is not JSON: it begins with {bytes(text[start : start + 20])!r}."
+            raise KlassifyError(what, where=path, fix=f"write {EXAMPLE}")
         lines = first == b"{"
         start += not lines
         if start == len(text):

@@ -116,11 +116,8 @@ def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
         known = first_few(
             lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20
         )
-        raise KlassifyError(
-            f"There is no list for split {split!r}; there are: {known or 'none'}.",
-            where=path,
-            fix="make stage0",
-        )
+        what = f"There is no list for split {split!r}; there are: {known or 'none'}."
+        raise KlassifyError(what, where=path, fix="make stage0")
     return path
 
 

@@ -147,11 +147,8 @@ def write_merged(
     """
     check_inputs(out, folders)
     if method not in proposals.JOINING:
-        raise KlassifyError(
-            f"The method {method} does not join proposals.",
-            where=out,
-            fix=f"--method {' or '.join(proposals.JOINING)}",
-        )
+        what = f"The method {method} does not join proposals."
+        raise KlassifyError(what, where=out, fix=f"--method {' or '.join(proposals.JOINING)}")
     inputs = load_systems(folders)
     made_of = {"inputs": [system.hash for system in inputs]}
     how = {} if method == "merge" else {"method": method}

@@ -232,11 +232,8 @@ def is_current(
 
 def _header_fields(path: Path) -> dict[str, str]:
     if not path.exists():
-        raise KlassifyError(
-            "This score file does not exist.",
-            where=path,
-            fix="score the system on this split first",
-        )
+        what = "This score file does not exist."
+        raise KlassifyError(what, where=path, fix="score the system on this split first")
     refuse_irregular(path)
     with reading(path):
         if path.suffix == ".parquet":
@@ -297,11 +294,8 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
         read += len(table)
         yield table
     if fields.get(ROWS, f"{read:012d}") != f"{read:012d}":  # files of before have no such line
-        raise KlassifyError(
-            f"This score file has {read} rows; its header says {fields[ROWS].lstrip('0') or 0}.",
-            where=path,
-            fix=AGAIN,
-        )
+        what = f"This score file has {read} rows; its header says {fields[ROWS].lstrip('0') or 0}."
+        raise KlassifyError(what, where=path, fix=AGAIN)
 
 
 def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:

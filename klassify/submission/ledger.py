@@ -45,11 +45,8 @@ class Ledger:
         found = [one for one in self.rows if start and one.startswith(start)]
         if len(found) != 1:
             which = "No package has" if not found else f"{len(found)} packages have"
-            raise KlassifyError(
-                f"{which} an id that begins with {start!r}.",
-                where=self.path,
-                fix="`klassify ledger` lists them",
-            )
+            what = f"{which} an id that begins with {start!r}."
+            raise KlassifyError(what, where=self.path, fix="`klassify ledger` lists them")
         return self.rows[found[0]]
 
     @property

@@ -78,11 +78,8 @@ def made_with(
         kind = TASKS[task][1]
         scores = system.path(split, kind)
         if not scores.exists():
-            raise KlassifyError(
-                f"{system.folder.name} has no {kind} scores for {split}.",
-                where=scores,
-                fix=system.score_command(split),
-            )
+            what = f"{system.folder.name} has no {kind} scores for {split}."
+            raise KlassifyError(what, where=scores, fix=system.score_command(split))
         wanted |= {f"{task}_system": system.hash, f"{task}_scores": file_hash(scores)}
     return wanted
 

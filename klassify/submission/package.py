@@ -79,11 +79,8 @@ def package(
     if already_done(path, manifest and manifest["made_with"], wanted, force=force):
         _accept(out, list_path)
         if file_hash(out / ZIP) != manifest["zip_sha256"]:
-            raise KlassifyError(
-                "This is not the package that the manifest describes.",
-                where=out / ZIP,
-                fix="--force",
-            )
+            what = "This is not the package that the manifest describes."
+            raise KlassifyError(what, where=out / ZIP, fix="--force")
     else:
         refuse_unreadable(list_path, split, tasks, wanted)
         for name in (MANIFEST, ZIP, TXT, JSON):  # nothing of an earlier one may stay

@@ -127,11 +127,8 @@ class System:
             or not isinstance(value, (int, float))
             or not abs(value) < float("inf")
         ):
-            raise KlassifyError(
-                f"The parameter {name} of {self.name} is not a number: {value!r:.40}.",
-                where=SYSTEM,
-                fix="make this system again",
-            )
+            what = f"The parameter {name} of {self.name} is not a number: {value!r:.40}."
+            raise KlassifyError(what, where=SYSTEM, fix="make this system again")
         return float(value)
 
     def choice(self, name: str, values: Collection[str]) -> str:
@@ -186,11 +183,8 @@ class System:
         """Raise KlassifyError for a score file that an older state of the system made."""
         header = read_header(path)
         if header.settings.get("system") not in (None, self.hash):
-            raise KlassifyError(
-                f"{self.name} has changed since it scored {header.split}.",
-                where=path,
-                fix=f"{command} --force",
-            )
+            what = f"{self.name} has changed since it scored {header.split}."
+            raise KlassifyError(what, where=path, fix=f"{command} --force")
 
 
 # Those of system.yaml, in its order.

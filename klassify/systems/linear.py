@@ -90,11 +90,8 @@ def columns_of(source: FrameFile, resolutions: Sequence[int] = RESOLUTIONS) -> l
         wanted = [f"ps{ms}_{side}" for ms in resolutions for side in PAIR]
         missing = [name for name in wanted if name not in source.columns]
         if missing:
-            raise KlassifyError(
-                f"There are no columns {first_few(missing)}.",
-                where=source.path,
-                fix="other --resolutions",
-            )
+            what = f"There are no columns {first_few(missing)}."
+            raise KlassifyError(what, where=source.path, fix="other --resolutions")
         return wanted
     return ["score"]
 

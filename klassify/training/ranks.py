@@ -191,11 +191,8 @@ def _asked(accelerator: str, devices: str | None, nodes: int | None) -> tuple[in
         )
     if on_gpu and max(numbers) >= n_gpus:
         missing = min(number for number in numbers if number >= n_gpus)
-        raise KlassifyError(
-            f"There are {n_gpus} GPUs here, but no number {missing} (they count from 0).",
-            where=f"--devices {text}",
-            fix="--devices auto takes all GPUs",
-        )
+        what = f"There are {n_gpus} GPUs here, but no number {missing} (they count from 0)."
+        raise KlassifyError(what, where=f"--devices {text}", fix="--devices auto takes all GPUs")
     return numbers if by_number else len(numbers), n_nodes if nodes is None else nodes
 
 

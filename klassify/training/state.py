@@ -75,11 +75,8 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["epoch"], state["batch"], state["generators"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise KlassifyError(
-            f"The training state cannot be read ({type(error).__name__}).",
-            where=path,
-            fix="delete it to restart this training",
-        ) from None
+        what = f"The training state cannot be read ({type(error).__name__})."
+        raise KlassifyError(what, where=path, fix="delete it to restart this training") from None
     return state
 
 

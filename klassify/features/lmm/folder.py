@@ -156,11 +156,8 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     if (folder / "adapter_config.json").is_file():
-        raise KlassifyError(
-            "This folder has an adapter without its model.",
-            where=folder,
-            fix="merge the adapter into its base model first",
-        )
+        what = "This folder has an adapter without its model."
+        raise KlassifyError(what, where=folder, fix="merge the adapter into its base model first")
     raise KlassifyError(
         "This folder has no weights.", where=folder, fix=f"add {' or '.join(WEIGHT_FILES)}"
     )

@@ -299,11 +299,8 @@ def detect_source(state: Mapping[str, Tensor], where: object = None) -> str:
     for source, key_map in KEY_MAPS.items():
         if key_map.wrappers(state):
             return source
-    raise KlassifyError(
-        f"No known kind of checkpoint has such names: {first_few(state)}.",
-        where=where,
-        fix=f"known kinds are {', '.join(KEY_MAPS)}",
-    )
+    what = f"No known kind of checkpoint has such names: {first_few(state)}."
+    raise KlassifyError(what, where=where, fix=f"known kinds are {', '.join(KEY_MAPS)}")
 
 
 # Settings of a speech model under transformers' names. Most of them change no tensor's shape, so a
