@@ -3,7 +3,8 @@
 A 3D convolution and a ResNet read each frame; a network over time puts the frames into context.
 Three kinds are built from these parts:
 
-- `tiny`: small enough to be trained from scratch on a CPU.
+- `tiny`: small enough to be trained from scratch on a CPU. It reads local sharpness and change
+  instead of pixels (`LocalMaps`), which it would take too long to find by itself.
 - `av-hubert-*` (Shi et al., 2022): PReLU; the picture and a filterbank of the sound share one
   transformer, and either of the two may be absent.
 - `raven-*` (RAVEn and BRAVEn, Haliassos et al., 2023 and 2024): swish, and a transformer with
@@ -42,6 +43,7 @@ RESNET_18 = {
     "stem": (5, 7, 7),
     "stride": 2,
     "pool": True,
+    "maps": False,
 }
 HUBERT = {**RESNET_18, "activation": "prelu", "context": "hubert"}
 RAVEN = {**RESNET_18, "activation": "swish", "context": "relative"}
@@ -51,9 +53,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny": {
         "channels": (16, 16, 32, 64, 64),
         "blocks": 1,
-        "stem": (5, 7, 7),
-        "stride": 4,
-        "pool": True,
+        "stem": (5, 3, 3),
+        "stride": 2,
+        "pool": False,
+        "maps": True,
         "activation": "relu",
         "context": "convolutions",
         "dim": 64,
@@ -94,6 +97,7 @@ class LipEncoder(nn.Module):
             settings["stem"],
             settings["stride"],
             settings["pool"],
+            settings["maps"],
             settings["activation"],
         )
         self.context = CONTEXTS[settings["context"]](self.trunk.dim, settings)
@@ -141,7 +145,7 @@ class LipEncoder(nn.Module):
         self, video: Tensor | None = None, audio: Tensor | None = None, valid: Tensor | None = None
     ) -> list[Tensor]:
         """The inputs of the layers over time, if there are several, and the output."""
-        frames = None if video is None else self.trunk(masked(normalised(video), valid))
+        frames = None if video is None else self.trunk(normalised(video), valid)
         return self.context(frames, masked(audio, valid), valid)
 
 
@@ -191,6 +195,7 @@ class Trunk(nn.Module):
         stem: frames, rows and columns of the 3D convolution.
         stride: of the 3D convolution, in rows and columns.
         pool: halve the pictures after the stem.
+        maps: read LocalMaps instead of the pictures.
         activation: one of ACTIVATIONS.
     """
 
@@ -201,13 +206,15 @@ class Trunk(nn.Module):
         stem: tuple[int, ...],
         stride: int,
         pool: bool,
+        maps: bool,
         activation: str,
     ):
         super().__init__()
         make, first = ACTIVATIONS[activation], channels[0]
         padding = tuple(size // 2 for size in stem)
+        self.maps = LocalMaps() if maps else None
         self.stem = nn.Sequential(
-            nn.Conv3d(1, first, stem, (1, stride, stride), padding, bias=False),
+            nn.Conv3d(N_MAPS if maps else 1, first, stem, (1, stride, stride), padding, bias=False),
             nn.BatchNorm3d(first),
             make(first),
         )
@@ -218,13 +225,59 @@ class Trunk(nn.Module):
             setattr(self, f"layer{number}", nn.Sequential(*stage))
         self.n_stages, self.dim = len(channels) - 1, channels[-1]
 
-    def forward(self, crops: Tensor) -> Tensor:
-        """(B, T, rows, columns) -> (B, T, C)."""
-        x = self.stem(crops[:, None]).transpose(1, 2)  # (B, T, C, rows, columns)
+    def forward(self, crops: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, T, rows, columns) -> (B, T, C). valid: (B, T) bool; other frames count as zeros."""
+        crops = masked(crops, valid)
+        x = crops[:, :, None] if self.maps is None else masked(self.maps(crops), valid)
+        x = self.stem(x.transpose(1, 2)).transpose(1, 2)  # (B, T, C, rows, columns)
         x = self.pool(x.flatten(0, 1))
         for number in range(1, self.n_stages + 1):
             x = getattr(self, f"layer{number}")(x)
         return x.mean(dim=(2, 3)).unflatten(0, crops.shape[:2])
+
+
+N_MAPS = 6
+FLOOR = 1e-4  # added to energies, against log(0) of flat places
+
+
+class LocalMaps(nn.Module):
+    """Maps of 4 x 4 pixels each: (B, T, 88, 88) -> (B, T, 6, 22, 22), normalised over a batch.
+
+    They are the brightness, the sharpness (log energy of the Laplacian) at full and at half size,
+    the change since the frame before, its energy, and the sharpness of the change.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(N_MAPS)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(B, T, rows, columns) -> (B, T, 6, rows / 4, columns / 4)."""
+        with torch.no_grad():
+            change = torch.diff(crops, dim=1, prepend=crops[:, :1])
+            half = F.avg_pool2d(crops, 2)
+            maps = [
+                F.avg_pool2d(crops, 4),
+                _energy(_laplacian(crops), 4),
+                _energy(_laplacian(half), 2),
+                F.avg_pool2d(change, 4),
+                _energy(change, 4),
+                _energy(_laplacian(change), 4),
+            ]
+            x = torch.stack(maps, dim=2)
+        return self.norm(x.flatten(0, 1)).unflatten(0, crops.shape[:2])
+
+
+def _laplacian(x: Tensor) -> Tensor:
+    """(..., rows, columns) -> the same shape; 0 at the edges."""
+    middle = x[..., 1:-1, 1:-1]
+    around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
+    return F.pad(around - 4 * middle, (1, 1, 1, 1))
+
+
+def _energy(x: Tensor, size: int) -> Tensor:
+    """Log of the mean square in squares of `size` pixels."""
+    return torch.log(F.avg_pool2d(x.square(), size) + FLOOR)
 
 
 class Block(nn.Module):

@@ -9,10 +9,18 @@ import torch
 from fill import load, make_input
 from places import GOLDENS
 from published import golden_state
+from scipy import ndimage
 
 from klassify.errors import KlassifyError
 from klassify.models.frontends import logfbank
-from klassify.models.lip_encoder import GRAY_MEAN, GRAY_STD, LipEncoder, normalised
+from klassify.models.lip_encoder import (
+    FLOOR,
+    GRAY_MEAN,
+    GRAY_STD,
+    LipEncoder,
+    LocalMaps,
+    normalised,
+)
 from klassify.models.weights.load import import_state, import_weights
 
 TINY = {"dim": 64, "layers": 2, "heads": 4, "hidden": 128}
@@ -186,3 +194,34 @@ def test_unknown_architectures_are_refused():
         LipEncoder("huge")
     with pytest.raises(KlassifyError, match="tiny has no setting layers"):
         LipEncoder({"name": "tiny", "layers": 3})
+
+
+def test_local_maps_are_what_slow_code_gives():
+    torch.manual_seed(0)
+    crops = torch.randn(1, 3, 88, 88, dtype=torch.float64)
+    maps = LocalMaps().double()
+    maps.norm = torch.nn.Identity()
+    found = maps(crops)
+    assert found.shape == (1, 3, 6, 22, 22)
+
+    def sharp(x):
+        return np.pad(ndimage.laplace(x)[1:-1, 1:-1], 1)
+
+    def small(x, size):
+        return x.reshape(len(x) // size, size, -1, size).mean(axis=(1, 3))
+
+    def energy(x, size):
+        return np.log(small(x**2, size) + FLOOR)
+
+    for t in range(3):
+        now, before = crops[0, t].numpy(), crops[0, max(t - 1, 0)].numpy()
+        change = now - before
+        wanted = [
+            small(now, 4),
+            energy(sharp(now), 4),
+            energy(sharp(small(now, 2)), 2),
+            small(change, 4),
+            energy(change, 4),
+            energy(sharp(change), 4),
+        ]
+        np.testing.assert_allclose(found[0, t].numpy(), wanted, atol=1e-9)
