@@ -168,6 +168,10 @@ class LipFrames(FrameData, LipCrops):
         """All windows, also those without a face: every frame gets a row."""
         return list(self._windows(clip))
 
+    def valid_frames(self, clip: LipsRow, n_frames: int) -> np.ndarray:
+        """(n_frames,) bool: the frames with a face."""
+        return clip.valid
+
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """Log-odds of fake, of a start and of an end of each frame: (B, T, 3)."""
         scores = model.frame_scores(batch).float()

@@ -38,6 +38,15 @@ class LipDetector(nn.Module):
         """FrameOutputs (B, T, ...) of crops (B, T, 88, 88) uint8; valid: (B, T) bool."""
         return self.head(self.encoder(crops, valid), valid)
 
+    @property
+    def embedding_dim(self) -> int:
+        """Dimensions of the embedding."""
+        return self.head.dim
+
+    def embedding(self, batch: dict[str, Tensor]) -> Tensor:
+        """The embedding of each frame, (B, T, dim), of "crops" and "valid"."""
+        return self(batch["crops"], batch["valid"]).embedding
+
 
 class LipFrameModel(LipDetector):
     """Which frames are fake, learned from segments: see LipDetector for the arguments."""

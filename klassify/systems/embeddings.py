@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from klassify.data.audio import AudioClips
 from klassify.data.audio_shares import AudioShares
 from klassify.data.base import FrameData, NoAnswer, Sources
-from klassify.data.mouth import MouthTags
+from klassify.data.lips import LipCrops, LipFrames
+from klassify.data.mouth import MouthFeatures, MouthTags
 from klassify.errors import KlassifyError
 from klassify.features import shards
 from klassify.features.base import Extraction, attempt, in_process, media_only
@@ -35,7 +37,7 @@ from klassify.systems.system import EMBEDDING, load_system
 from klassify.systems.trained import Trained
 
 # the classes that cut clips into frames for encoders that were trained on whole clips
-FRAMES = {"audio": AudioShares, "visual": MouthTags}
+FRAMES = {AudioClips: AudioShares, MouthFeatures: MouthTags, LipCrops: LipFrames}
 LARGEST = 6e4  # that float16 holds
 
 
@@ -130,7 +132,7 @@ def _strictest(encoders: Sequence[Trained]) -> str:
 def frame_data(system: Trained) -> FrameData:
     """What cuts clips into frames for an encoder: what it was trained from, if that has frames."""
     data = system.data()
-    return data if isinstance(data, FrameData) else FRAMES[system.modality]()
+    return data if isinstance(data, FrameData) else FRAMES[type(data)]()
 
 
 def _learned_from(system: Trained, list_path: Path) -> set[str]:

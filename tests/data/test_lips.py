@@ -17,7 +17,7 @@ from klassify.augmentation.lips import LipAugment
 from klassify.data.base import NoAnswer, Sources
 from klassify.data.lips import CROP, UNSEEN, LipCrops, LipFrames
 from klassify.features.lips import LipsRow
-from klassify.features.shards import write_part
+from klassify.features.shards import FeatureStore, write_part
 from klassify.parts import Place
 
 
@@ -199,3 +199,10 @@ def test_the_demo_systems_train_and_score(name, ending, tmp_path):
     assert table["reason"].fillna("").tolist() == ["", "", "no face", *[""] * 5]
     assert table["seen"].tolist() == [1, 1, 0, *[1] * 5]
     assert (out / "scores" / f"val.{ending}").exists()
+    command = ["extract", "--kind", "embedding", "--system", out, "--list", data.lists / "val.tsv"]
+    command += ["--root", data.media, "--features", data.features, "--out", tmp_path / "embedding"]
+    assert klassify(*command) == 0
+    store = FeatureStore(tmp_path / "embedding")
+    embedding = store[store.files[0]].embedding
+    assert embedding.shape[1] == 64 and embedding.std() > 0.01
+    assert store.reasons == {store.files[2]: "no face"}
