@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,6 @@ from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ExtractWork
 from klassify.errors import KlassifyError
-from klassify.features import avhubert_extraction
 from klassify.features.base import Extraction
 from klassify.features.extract import (
     Shard,
@@ -53,9 +53,12 @@ from klassify.features.extract import (
 from klassify.features.kinds import KINDS
 from klassify.lists import data_list, subsets
 from klassify.media.flow import refusing_damage
-from klassify.systems import embeddings
 
-FROM_FEATURES = {"embedding": embeddings.extraction, "avhubert": avhubert_extraction.extraction}
+# modules that make kinds of features from others; they load torch
+FROM_FEATURES = {
+    "embedding": "klassify.systems.embeddings",
+    "avhubert": "klassify.features.avhubert_extraction",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +111,8 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
                 given[name] = getattr(args, name)
     make = KINDS[args.kind].extraction
     if make is None:
-        make = functools.partial(FROM_FEATURES[args.kind], args.list)
+        module = importlib.import_module(FROM_FEATURES[args.kind])
+        make = functools.partial(module.extraction, args.list)
     return make(**(given | changed), jobs=args.jobs)
 
 
