@@ -32,6 +32,7 @@ from klassify.lists import subsets
 from klassify.models.devices import pick_device
 from klassify.parts import Place
 from klassify.scores.inference import clip_frames
+from klassify.scores.score_file import strongest
 from klassify.systems.experiment import CONFIG, load_experiment
 from klassify.systems.system import EMBEDDING, load_system
 from klassify.systems.trained import Trained
@@ -90,7 +91,7 @@ def _settings(encoders: Sequence[Trained], data: FrameData) -> dict[str, Any]:
         "hop_s": data.hop_s,
         "offset_s": data.offset_s,
         "dim": _on_meta(encoders[0]).embedding_dim,
-        "supervision": _strictest(encoders),
+        "supervision": strongest(encoder.supervision for encoder in encoders),
     }
 
 
@@ -121,12 +122,6 @@ def _on_meta(system: Trained) -> torch.nn.Module:
     """Its model without any memory."""
     with torch.device("meta"):
         return load_experiment(system.folder / CONFIG).model
-
-
-def _strictest(encoders: Sequence[Trained]) -> str:
-    """`segment` if any of the encoders learned from segments."""
-    kinds = [encoder.supervision for encoder in encoders]
-    return "segment" if "segment" in kinds else kinds[0]
 
 
 def frame_data(system: Trained) -> FrameData:

@@ -77,12 +77,15 @@ def _starting_weights(model: Any) -> list[Path]:
     return paths
 
 
-def learned_from(experiment: Experiment, init: Path | None) -> str:
+def learned_from(experiment: Experiment, sources: Sources, init: Path | None) -> str:
     """The supervision of a trained model: its data's, or a stronger one of weights that it starts
-    from.
+    from or of an encoder whose embeddings it reads.
     """
+    data = experiment.data
     start = [init] if init else _starting_weights(experiment.model)
-    return strongest([experiment.data.supervision, *map(_supervision_of, start)])
+    inputs = data.settings(sources, data.train_split).values()
+    read = [one["supervision"] for one in inputs if isinstance(one, dict) and "supervision" in one]
+    return strongest([data.supervision, *read, *map(_supervision_of, start)])
 
 
 def _supervision_of(weights: Path) -> str:

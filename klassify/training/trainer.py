@@ -96,7 +96,7 @@ class Trainer:
             lambda: self._read(experiment.data, training.sources)
         )
         self.data = self.examples.data
-        self.supervision = learned_from(experiment, training.init)
+        self.supervision = learned_from(experiment, training.sources, training.init)
         self.bare = experiment.model
         self._start_weights(training.init)
         self.model, self.optimizer = fabric.setup(

@@ -17,6 +17,7 @@ from together import command
 
 from klassify import cli
 from klassify.data.audio import AudioClips
+from klassify.data.base import Sources
 from klassify.lists import data_list
 from klassify.scores import score_file
 from klassify.systems import base, system, trained
@@ -91,7 +92,11 @@ def test_own_edits_train_without_segment_columns(tmp_path, small_data, capsys):
     assert score_file.read_header(path).supervision == "self"
     weights = tmp_path / "own/model.safetensors"
     clips = types.SimpleNamespace(data=AudioClips(), model=None)
-    assert learned_from(clips, weights) == "self" and learned_from(clips, bam) == "clip"
+    sources = Sources(lists, small_data.media, small_data.features)
+    assert learned_from(clips, sources, weights) == "self"
+    assert learned_from(clips, sources, bam) == "clip"
+    clips.data.settings = lambda sources, split: {"audio": {"supervision": "self"}}
+    assert learned_from(clips, sources, bam) == "self"  # of the embeddings that it reads
     base.write_system(weights.parent, base.System("own", "model", "audio", "segment", "log_odds"))
     capsys.readouterr()
     assert train(bam, tmp_path / "no", bare, "--init", str(weights)) == 2
