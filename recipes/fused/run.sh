@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The third recipe, no paper's. Task 1: systems that learned from clip labels alone, joined by a regression where it
-# beats max-out. Task 2: the union of several localisers' proposals, tuned on val_fit. A system without a config in
-# conf/<conf>/ is left out. `make help recipe=fused` lists stages and variables.
+# The third recipe, no paper's. Task 1: systems that learned from clip labels alone, or from fakes of their own making,
+# joined by a regression where it beats max-out. Task 2: the union of several localisers' proposals, tuned on val_fit.
+# `make help recipe=fused` lists stages and variables.
 . "$(dirname "$0")/../common.sh" "$@"
 
 title_1="mouth features and mouth crops on the 25 fps grid"
@@ -9,20 +9,13 @@ title_2="train encoders, make their embeddings, train what reads them; stack the
 title_3="score the test splits, stack, localise, write the submission and check it"
 
 # encoders_of SYSTEM: the systems whose embeddings it reads
-encoders_of() { case $1 in sync) echo audio_mil lips_mil ;; av_spans) echo audio_frames lips_frames ;; esac; }
-
-# with_config SYSTEM...: those that have one, as their encoders do
-with_config() {
-  local m one
-  for m in "$@"; do
-    for one in "$m" $(encoders_of "$m"); do [ -e "$conf_dir/$one.yaml" ] || continue 2; done
-    echo "$m"
-  done
+encoders_of() {
+  case $1 in sync | av_spans) awk '$1 ~ /^(audio|visual):$/ { print $2 }' "$conf_dir/$1.yaml" ;; esac
 }
 
 # in the order of training: what reads embeddings comes after its encoders
-mapfile -t clip_models < <(with_config tcn w2v_aasist audio_mil lips_mil splice_audio splice_lips sync)  # inputs of stack
-mapfile -t frame_models < <(with_config tcn_tags audio_frames lips_frames av_spans)                      # inputs of spans
+clip_models=(tcn w2v_aasist audio_mil lips_mil splice_audio splice_lips sync)  # the inputs of stack
+frame_models=(tcn_tags audio_frames lips_frames av_spans)                      # the inputs of spans
 models=("${clip_models[@]}" "${frame_models[@]}")
 localisers=("${frame_models[@]}" spans)
 derived=(stack spans)

@@ -169,7 +169,15 @@ def test_clip_labels_alone_train_the_systems_of_task_1(tmp_path, recipe):
     expected = {
         "klassify": {"tcn", "w2v_aasist_codecs"},
         "multibranch": {"vqvae", "ps_clip", "visual_clip"},
-        "fused": {"tcn", "w2v_aasist"},
+        "fused": {
+            "tcn",
+            "w2v_aasist",
+            "audio_mil",
+            "lips_mil",
+            "splice_audio",
+            "splice_lips",
+            "sync",
+        },
     }
     assert set(trained) == expected[recipe]
     for name, line in trained.items():

@@ -66,14 +66,17 @@ def test_every_config_builds_its_system(path):
         experiment = load_experiment(path)
     assert sum(p.numel() for p in experiment.model.parameters()) > 1000
     assert experiment.data.modality in ("audio", "visual", "both")
-    assert experiment.data.supervision == ("clip" if is_clip_supervised(path) else "segment")
+    assert experiment.data.supervision == supervision_of(path)
 
 
-def is_clip_supervised(path: Path) -> bool:
+def supervision_of(path: Path) -> str:
     """By its name: the localisers and the branches of `fused` learn from segments."""
+    if path.stem.startswith("splice"):
+        return "self"
     clip = ("tcn", "tcn_12", "tcn_123", "vqvae", "sync")
     ends = path.stem.endswith(("_clip", "_mil"))
-    return path.stem in clip or path.stem.startswith("w2v_aasist") or ends
+    learns = path.stem in clip or path.stem.startswith("w2v_aasist") or ends
+    return "clip" if learns else "segment"
 
 
 NAMING = [
@@ -275,6 +278,7 @@ def test_a_fusion_without_its_parts_names_what_makes_them(tmp_path):
         ("multibranch", "ps,visual_clip", "lmm"),
         ("multibranch", "visual", "lmm"),
         ("fused", "w2v_aasist", None),
+        ("fused", "splice_lips", "lips"),
         ("fused", "w2v_aasist,tcn", "mouth"),
     ],
 )
