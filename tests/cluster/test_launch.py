@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import klassify, ran
+from commands import each_here, klassify, ran
 from places import ROOT
 from small_systems import make_system
 
+from klassify import workers
 from klassify.cluster import slurm, submit, work
 from klassify.cluster.options import Options, added, without_launcher
 from klassify.cluster.record import Record, Submission, read_record
@@ -82,6 +83,11 @@ class Pretended:
     def queue(self, *rows: str) -> None:
         """rows: id|array job|index|state|reason|time left|node|partition|name."""
         (self.folder / "queue").write_text("".join(f"{row}\n" for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def without_workers(monkeypatch):
+    monkeypatch.setattr(workers, "each", each_here)
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from commands import klassify
+from commands import each_here, klassify
 from torch.utils.data import DataLoader
 
-from klassify import cli
+from klassify import cli, workers
 from klassify.data.audio import AudioClips, AudioFrames, AudioReader
 from klassify.data.base import ClipWindows, Examples, NoAnswer, Sources
 from klassify.data.partialspoof import PartialSpoofFrames
@@ -110,6 +110,12 @@ def both(data, made) -> tuple[Sources, Sources]:
     """The same data without and with the cache; with it there are no media."""
     folders = data / "lists", data / "media", data / "features"
     return Sources(*folders[:2], data / "none"), Sources(folders[0], data / "no media", folders[2])
+
+
+@pytest.fixture(autouse=True)
+def without_workers(monkeypatch):
+    """Extraction in this process; those of fixtures of the module have workers."""
+    monkeypatch.setattr(workers, "each", each_here)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from commands import klassify, ran
+from commands import each_here, klassify, ran
 from places import ROOT
 
-from klassify import cli
+from klassify import cli, workers
 from klassify.errors import KlassifyError
 from klassify.failures import read_failures
 from klassify.features import extract
@@ -87,6 +87,12 @@ def arguments(data: Path, out: Path, *more: str) -> list[str]:
     given = ["--list", data / "list.tsv", "--root", data / "media", "--out", out]
     given += ["--landmarks", data / "landmarks", "--chunk", 4, "--jobs", 1]
     return ["extract", *map(str, given), *more]
+
+
+@pytest.fixture(autouse=True)
+def without_workers(monkeypatch):
+    """Extraction in this process; those of fixtures of the module have workers."""
+    monkeypatch.setattr(workers, "each", each_here)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
