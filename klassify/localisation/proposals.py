@@ -284,7 +284,7 @@ def union(
     platt: Sequence[Sequence[float]] | None = None,
     clip_platt: Sequence[Sequence[float]] | None = None,
     clip_share: float = 0.0,
-    join_iou: float = 0.6,
+    join_iou: float = 0.8,
     edge_weights: Sequence[float] = (),
     vote_iou: float = 0.0,
     nms_sigma: float = 0.5,

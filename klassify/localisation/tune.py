@@ -65,7 +65,7 @@ GRID[proposals.PROPOSED] = {
 MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others
 MERGE_GRID = {"nms_sigma": [0.5, 0.1, 0.2, 1.0]}
 UNION_GRID = {
-    "join_iou": [0.6, 0.0, 0.4, 0.8],
+    "join_iou": [0.8, 0.6, 0.4, 0.0],
     "vote_iou": [0.0, 0.75, 0.9],
     "nms_sigma": [0.5, 0.1, 0.2, 0.3, 0.75],
     "clip_share": [0.0, 0.15, 0.3, 0.5],
