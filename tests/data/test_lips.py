@@ -186,14 +186,14 @@ def test_the_demo_systems_train_and_score(name, ending, tmp_path):
         },
         "data.init_args.train_split": "train",
         "data.init_args.val_split": "val",
-        "train.epochs": 8,
+        "train.epochs": 5,
         "train.lr": 0.02,
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in small.items()]
     out = tmp_path / "exp" / name
     command = ["train", config, *overrides, "--out", out, *data.arguments, "--accelerator", "cpu"]
     assert klassify(*command) == 0
-    assert max(pd.read_csv(out / "metrics.csv")["val_auc"]) > 0.9
+    assert max(pd.read_csv(out / "metrics.csv")["val_auc"]) > 0.8
     assert klassify("score", out, "--split", "val", *data.arguments) == 0
     table = pd.read_csv(out / "scores" / "val.clips.tsv", sep="\t", comment="#")
     assert table["reason"].fillna("").tolist() == ["", "", "no face", *[""] * 5]
