@@ -141,13 +141,15 @@ def by_proposed(
     nms_sigma: float = 0.5,
     nms_t1: float = 0.0,
     nms_t2: float = 0.0,
+    vote_iou: float = 0.0,
     cap: int = 50,
     min_score: float = 0.001,
     at_least_one: bool = False,
 ) -> Candidates:
     """The segments that the model itself proposes, cut to the clip, after soft-NMS.
 
-    nms_t1, nms_t2: see soft_nms. at_least_one: as in `finish`.
+    nms_t1, nms_t2: see soft_nms. vote_iou: edges are means of those of all segments with an IoU of
+    at least this, weighted by their scores (0: none; joining.voted). at_least_one: as in `finish`.
     """
     if frames.proposed is None:
         raise KlassifyError(
@@ -159,10 +161,13 @@ def by_proposed(
     score, start_s, end_s = frames.proposed.reshape(-1, 3).T
     start_s, end_s = np.maximum(start_s, 0), np.minimum(end_s, frames.durations_s[clip])
     there = np.flatnonzero((start_s < end_s) & (score >= min_score))
-    found = Candidates(clip, start_s, end_s, score).take(there)
+    pool = Candidates(clip, start_s, end_s, score).take(there)
     thresholds = {"t1": nms_t1, "t2": nms_t2}
-    taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score, **thresholds)
-    found = found.take(taken)._replace(score=score)
+    taken, score = soft_nms(*pool, sigma=nms_sigma, cap=cap, min_score=min_score, **thresholds)
+    found = pool.take(taken)._replace(score=score)
+    if vote_iou:
+        start_s, end_s = joining.voted(found[:3], pool[:3], pool.score, iou=vote_iou)
+        found = found._replace(start_s=start_s, end_s=end_s)
     return _answered(frames, found, 0.0) if at_least_one else found
 
 

@@ -60,6 +60,7 @@ GRID[proposals.PROPOSED] = {
     "nms_sigma": COMMON["nms_sigma"],
     "nms_t1": [0.0, 0.2, 0.4],
     "nms_t2": [0.0, 0.4],
+    "vote_iou": [0.0, 0.75, 0.9],
     "at_least_one": COMMON["at_least_one"],
 }
 MERGE_WEIGHTS = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)  # of one input, beside 1 of the others

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from fill import load
+from places import GOLDENS
 
 from klassify.localisation import joining, proposals
+from klassify.localisation.soft_nms import soft_nms
 
 
 def random_proposals(rng, n=60, n_clips=4, n_systems=3):
@@ -112,3 +115,29 @@ def test_a_union_that_joins_nothing_equals_merge():
         np.testing.assert_array_equal(rows, others)
         for one, other in zip(merged, union):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["nms_soft_voting", "nms_soft_no_voting", "nms_soft_multiclass"])
+def test_soft_nms_and_votes_equal_those_of_tridet(name):
+    golden, expected = load(GOLDENS / "sgp")
+    (case,) = [case for case in golden["cases"] if case["id"] == name]
+    kinds = ("in_segments", "in_scores", "in_labels", "segments", "scores", "labels")
+    segments, scores, labels, wanted, wanted_scores, wanted_labels = (
+        expected[f"{name}/{kind}"] for kind in kinds
+    )
+    most, least = case["max_seg_num"], case["min_score"]
+    clip = labels if case["multiclass"] else np.zeros(len(labels), int)
+    order = np.argsort(clip, kind="stable")
+    clip, (start, end), scores = clip[order], segments[order].T.astype(float), scores[order]
+    how = {"sigma": case["sigma"], "cap": most, "min_score": least}
+    taken, found = soft_nms(clip, start, end, scores.astype(float), **how)
+    best = np.argsort(-found, kind="stable")[:most]
+    taken, found = taken[best], found[best]
+    np.testing.assert_allclose(found, wanted_scores, atol=1e-4, rtol=1e-4)
+    if case["multiclass"]:
+        np.testing.assert_array_equal(clip[taken], wanted_labels)
+    edges = start[taken], end[taken]
+    if case["voting_thresh"] and not case["multiclass"]:
+        kept, voters = (clip[taken], *edges), (clip, start, end)
+        edges = joining.voted(kept, voters, scores.astype(float), iou=case["voting_thresh"])
+    np.testing.assert_allclose(np.stack(edges, axis=1), wanted, atol=1e-4, rtol=1e-4)

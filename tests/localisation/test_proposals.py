@@ -138,6 +138,18 @@ def test_a_models_own_proposals_equal_a_loop_over_clips():
         assert (here.end_s <= duration).all()
 
 
+def test_votes_of_own_proposals_move_edges_and_nothing_else():
+    frames = with_proposals(random_frames(2), seed=5)
+    plain = proposals.propose(frames, "proposed", nms_sigma=0.3)
+    voted = proposals.propose(frames, "proposed", nms_sigma=0.3, vote_iou=0.75)
+    np.testing.assert_array_equal(voted.clip, plain.clip)
+    np.testing.assert_array_equal(voted.score, plain.score)
+    moved = np.abs(voted.start_s - plain.start_s)
+    assert 0 < moved.max() <= 0.3
+    alone = proposals.propose(frames, "proposed", nms_sigma=0.3, vote_iou=1.0)
+    np.testing.assert_allclose(alone.start_s, plain.start_s)
+
+
 def test_a_clip_without_own_proposals_can_get_one():
     frames = with_proposals(random_frames(2), seed=5)
     frames.proposed[:, :, 0] = 0.0
