@@ -5,6 +5,7 @@
                                             [--device auto] [--batch-size 16] [--threads 2]
     python benchmarks/score_audio.py memory [--systems w2v_aasist bam ps] [--seconds 15 30 60] \\
         [--threads 2]
+    python benchmarks/score_audio.py hops [--seconds 9.6] [--repeats 2] [--threads 2]
     python benchmarks/score_audio.py auc SYSTEM_DIR ... --lists DIR --media DIR --features DIR \\
         [--split val]
 
@@ -18,6 +19,9 @@ by 1e-4.
 
 `memory`: the peak of a process that builds a full-size model and scores one clip, one process for
 each duration. Fails if a system's peaks differ by 5 % or reach 4 GB. Linux only.
+
+`hops`: localisers on one full-size encoder (WavLM-Large's shape) with rows of 40, 20 and 10 ms: CPU
+time, and its ratio to that of BAM at 40 ms.
 
 `auc`: trained systems on a labelled split, exactly and approximately: AUC of clips, or of frames
 for a localiser.
@@ -146,6 +150,40 @@ def compare_speed(system: str, args: argparse.Namespace) -> None:
         sys.exit("the scores are not those of windows on their own")
 
 
+def compare_hops(args: argparse.Namespace) -> None:
+    """Print what finer rows cost on the same encoder."""
+    from klassify.data.audio_shares import AudioShares
+    from klassify.models.audio_encoder import AudioFrameModel
+    from klassify.models.bam import BAM
+    from klassify.models.frontends.ssl import SSLFrontEnd
+    from klassify.models.partialspoof import PartialSpoof
+
+    torch.manual_seed(0)
+    encoder = SSLFrontEnd(normalize_input=True, architecture="wavlm-large")
+    ps, head = PartialSpoof(encoder), AudioFrameModel(encoder)
+    crops = {"window": 32_000, "stride": 24_000}
+    forms = {
+        "BAM, 40 ms": (BAM(encoder), AudioFrames()),
+        "BAM, 20 ms": (BAM(encoder, 0.02), AudioFrames(hop_s=0.02, **crops)),
+        "PartialSpoof, 40 ms": (ps, PartialSpoofFrames()),
+        "PartialSpoof, 20 ms": (ps, PartialSpoofFrames(hop_s=0.02)),
+        "frame head, 20 ms": (head, AudioShares()),
+        "frame head, 10 ms": (head, AudioShares(interleave=True)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(args.repeats):  # in turn, so that other load on the machine meets all of them
+        for name, (model, data) in forms.items():
+            start = time.process_time()
+            score(model, data, args.seconds, 1, device="cpu")
+            times[name].append(time.process_time() - start)
+    base = min(times["BAM, 40 ms"])
+    for name, several in times.items():
+        cpu = min(several)
+        print(
+            f"  {name:>20}: {cpu:6.1f} s of CPU time, {cpu / base:.2f} of BAM at 40 ms", flush=True
+        )
+
+
 def measure_memory(system: str, seconds: float) -> dict[str, float]:
     """Memory with the model loaded and at its peak in GB, and the wall time of scoring one clip."""
     model, data = full_size(system)
@@ -239,12 +277,15 @@ def configure() -> argparse.ArgumentParser:
     clip = commands.add_parser("clip", help="one clip, as JSON; what `memory` runs")
     clip.add_argument("system")
     clip.add_argument("seconds", type=float)
+    hops = commands.add_parser("hops", help="what rows of 20 and 10 ms cost")
+    hops.add_argument("--seconds", type=float, default=9.6, help="duration of the clip")
+    hops.add_argument("--repeats", type=int, default=2)
     auc = commands.add_parser("auc", help="AUC of trained systems, exact and approximate")
     auc.add_argument("folders", nargs="+", type=Path, metavar="SYSTEM_DIR")
     for name in ("lists", "media", "features"):
         auc.add_argument(f"--{name}", type=Path, required=True)
     auc.add_argument("--split", default="val")
-    for command in (speed, memory, clip, auc):
+    for command in (speed, memory, clip, hops, auc):
         command.add_argument("--threads", type=int, default=2)
     return parser
 
@@ -262,6 +303,8 @@ def main() -> None:
     elif args.command == "clip":
         return_freed_blocks()  # as `klassify score` does
         print(json.dumps(measure_memory(args.system, args.seconds)))
+    elif args.command == "hops":
+        compare_hops(args)
     else:
         for folder in args.folders:
             compare_auc(folder, args)

@@ -11,7 +11,7 @@ title_3="score the test splits, calibrate, fuse, localise, write the submission 
 # the audio part of avg and maxout; the paper's best is trained with codecs
 case $conf in demo) audio_detector=w2v_aasist ;; *) audio_detector=w2v_aasist_codecs ;; esac
 models=(tcn "$audio_detector" bam tcn_tags)
-localisers=(bam bam_wavlm tcn_tags merged)
+localisers=(bam bam_wavlm bam_20 tcn_tags tcn_tags_20 merged)
 derived=(avg maxout merged w2v_aasist_ensemble)
 proposals_only=(merged)
 
@@ -28,7 +28,7 @@ released() {
 }
 
 # start_of SYSTEM: the released detector that its training starts from
-start_of() { [ "$1 $conf" = "bam demo" ] || [ "$1" != bam ] || echo pretrained/bam.safetensors; }
+start_of() { [ "$conf" = demo ] || [[ $1 != bam && $1 != bam_20 ]] || echo pretrained/bam.safetensors; }
 
 # need_weights SYSTEM...: stop before any training if weights of a later one are missing
 need_weights() {

@@ -10,7 +10,7 @@ title_2="train the branches, score val, fit the linear fusion on val_fit, tune"
 title_3="score the test splits, align, fuse, localise, write the submission and check it"
 
 models=(ps visual ps_clip visual_clip)
-localisers=(ps ps_step visual visual_no_lmm visual_constant fused fused_constant)
+localisers=(ps ps_step ps_20 visual visual_no_lmm visual_constant fused fused_constant)
 derived=(fused fused_clip fused_constant)
 unscored=(vqvae stems)                          # parts of `visual`
 

@@ -1,5 +1,7 @@
 """klassify tune: the search, its guard against chance, its files."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,11 +10,11 @@ import yaml
 from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.grid.segments import Truth
-from klassify.lists import data_list
+from klassify.lists import data_list, subsets
 from klassify.localisation import localise, proposals, tune
 from klassify.localisation.frame_scores import FrameScores
 from klassify.metrics import segments
-from klassify.scores.score_file import Header, score_path, write_scores
+from klassify.scores.score_file import Header, read_scores, score_path, write_scores
 from klassify.systems import base, system
 
 FRAME_S = 0.04
@@ -46,20 +48,20 @@ def make_split(root):
     return frame
 
 
-def write_localiser(folder, frame, modality, offset=0.0, noise=1.0):
+def write_localiser(folder, frame, modality, offset=0.0, noise=1.0, hop_s=FRAME_S):
     """Log-odds of +-2 with noise, moved by `offset`, so that 0.5 is the wrong threshold."""
     rng, tables = np.random.default_rng(1), []
     for file, fake in zip(frame["file"], frame[f"{modality}_fake_segments"]):
-        k = np.arange(100)
-        label = np.zeros(100)
+        k = np.arange(round(4 / hop_s))
+        label = np.zeros(len(k))
         for start, end in fake:
-            label[int(start / FRAME_S) : int(np.ceil(end / FRAME_S))] = 1
-        score = 4 * label - 2 + offset + noise * rng.normal(size=100)
-        times = {"start": k * FRAME_S, "end": (k + 1) * FRAME_S}
+            label[int(start / hop_s) : int(np.ceil(end / hop_s))] = 1
+        score = 4 * label - 2 + offset + noise * rng.normal(size=len(k))
+        times = {"start": k * hop_s, "end": (k + 1) * hop_s}
         tables.append(pd.DataFrame({"file": file, **times, "score": score}))
     base.write_system(folder, base.System(folder.name, "model", modality, "segment", "log_odds"))
     settings = {"system": system.system_hash(folder)}
-    header = Header(folder.name, "val", "frames", "log_odds", "segment", settings)
+    header = Header(folder.name, "val", "frames", "log_odds", "segment", settings, hop_s)
     write_scores(score_path(folder, "val", "frames"), pd.concat(tables, ignore_index=True), header)
     return folder
 
@@ -160,6 +162,28 @@ def test_a_union_tunes_its_clip_prior_where_clips_are_scored(data, tmp_path, wit
     table = pd.read_csv(out / "tuning.tsv", sep="	", quoting=3)
     assert table["Score"][table["chosen"] == 1].item() >= table["Score"][0]
     assert klassify("localise", out, "--split", "val") == 0
+
+
+def test_a_localiser_of_20_ms_is_tuned_joined_and_measured(data, tmp_path):
+    labels, _, tags = data
+    frame = subsets.load_split(labels, "val", segments=True)
+    fine = write_localiser(tmp_path / "fine", frame, "audio", noise=0.1, hop_s=0.02)
+    assert klassify("tune", fine, "--labels", labels, "--segments", "own") == 0
+    table = pd.read_csv(fine / "tuning.tsv", sep="\t", quoting=3)
+    tried = {json.loads(settings)["debias_s"] for settings in table["settings"]}
+    assert tried == {0.01, 0.005, 0.0}
+    assert klassify("localise", fine, tags, "--split", "val") == 0
+    merged = tmp_path / "merged"
+    assert klassify("localise", "--merge", fine, tags, "--out", merged, "--split", "val") == 0
+    best = read_scores(score_path(fine, "val", "segments")).table.groupby("file").head(2)
+    for _, row in frame[frame["audio_fake_segments"].str.len() > 0].iterrows():
+        mine = best[best["file"] == row["file"]].sort_values("start")[["start", "end"]]
+        np.testing.assert_allclose(mine, sorted(row["audio_fake_segments"]), atol=0.02)
+    out = tmp_path / "evaluation"
+    measure = ["--task", 2, "--split", "val", "--bootstrap", 5, "--out", out]
+    assert klassify("evaluate", fine, tags, *measure, "--labels", labels / "val.tsv") == 0
+    text = (out / "val.task2.txt").read_text()
+    assert "perfect on the 40 ms grid" in text and "perfect on the 20 ms grid" in text
 
 
 def test_the_default_grid_only_holds_settings_that_exist():
