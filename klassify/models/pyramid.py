@@ -27,8 +27,9 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+        x = x - x.mean(dim=1, keepdim=True)  # on a processor, much faster than torch.var_mean
+        variance = x.square().mean(dim=1, keepdim=True)
+        return x * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class AffineDropPath(nn.Module):

@@ -10,8 +10,10 @@ import torch
 
 from klassify import cli
 from klassify.data.audio_shares import AudioShares
+from klassify.data.base import Sources
 from klassify.features.shards import FeatureStore
 from klassify.lists import subsets
+from klassify.systems.system import load_system
 from klassify.systems.trained import load_model
 
 CONFIG = """
@@ -55,8 +57,6 @@ def by_hand(system, small_data, split, file):
     """The embedding of a clip shorter than a window, straight from the model."""
     model, _ = load_model(system)
     data = AudioShares()
-    from klassify.data.base import Sources
-
     sources = Sources(small_data.lists, small_data.media, small_data.features)
     (window,) = data.cut(data.reader(sources, split).read(file))
     with torch.no_grad():
@@ -131,3 +131,67 @@ def test_a_tagger_of_mouth_features_embeds_the_frames_with_a_face(small_data, tm
     np.testing.assert_array_equal(store[file].valid, mouth.valid)
     assert store[file].embedding.shape == (len(mouth.valid), 16)
     assert store[file].embedding.astype(float).std() > 0.01
+
+
+@pytest.mark.slow
+def test_spans_are_learned_from_embeddings_scored_tuned_and_localised(
+    small_data, tmp_path, encoder, capsys
+):
+    features = tmp_path / "features"
+    system = encoder("sound", "train.epochs=4", "train.lr=0.01")
+    for split in ("train", "val"):
+        command = ["extract", "--kind", "embedding", "--system", str(system)]
+        command += ["--list", str(small_data.lists / f"{split}.tsv")]
+        command += ["--root", str(small_data.media)]
+        assert cli.main([*command, "--out", str(features / "embedding-sound" / split)]) == 0
+    config, out = tmp_path / "spans.yaml", tmp_path / "exp/spans"
+    config.write_text(
+        "model:\n  class_path: klassify.models.av_spans.AVSpans\n"
+        "  init_args: {audio_dim: 8, visual_dim: 8, dim: 16, levels: 4, stem: 1, hidden: 2}\n"
+        "data:\n  class_path: klassify.data.av_embeddings.AVEmbeddings\n"
+        "  init_args: {audio: sound, visual: null}\n"
+        "train: {epochs: 8, batch_size: 8, lr: 0.005}\n"
+    )
+    sources = ["--lists", str(small_data.lists), "--media", str(small_data.media)]
+    sources += ["--features", str(features)]
+    assert cli.main(["train", str(config), "--out", str(out), *sources]) == 0
+    assert cli.main(["score", str(out), "--split", "val", *sources]) == 0
+    assert cli.main(["tune", str(out), "--labels", str(small_data.lists)]) == 0
+    assert cli.main(["localise", str(out), "--split", "val"]) == 0
+    found = load_system(out).segment_scores("val").table
+    best = found.sort_values("score").groupby("file").tail(1).set_index("file")
+    planted = [file for file in best.index if "audio_mod" in file or "both" in file]
+    times = best.loc[planted, ["start", "end"]].to_numpy()
+    assert np.median(np.abs(times - [0.4, 1.2])) < 0.1
+    clips = load_system(out).clip_scores("val").table.set_index("file")["score"]
+    assert clips[planted].median() > clips.drop(planted).median()
+
+    other = encoder("sound", "train.epochs=1", "--force")  # the encoder changes
+    command = ["extract", "--kind", "embedding", "--system", str(other), "--force"]
+    command += ["--list", str(small_data.lists / "val.tsv"), "--root", str(small_data.media)]
+    assert cli.main([*command, "--out", str(features / "embedding-sound/val")]) == 0
+    capsys.readouterr()
+    assert cli.main(["score", str(out), "--split", "val", *sources, "--force"]) == 2
+    assert "embeddings of another state of sound" in capsys.readouterr().err
+
+
+def test_embeddings_of_segments_train_no_clip_supervised_system(
+    small_data, tmp_path, encoder, capsys
+):
+    features, system = tmp_path / "features", encoder("sound")
+    for name in ("train", "val"):
+        embed_into = features / "embedding-sound" / name
+        command = ["extract", "--kind", "embedding", "--system", str(system)]
+        command += ["--list", str(small_data.lists / f"{name}.tsv")]
+        assert cli.main([*command, "--root", str(small_data.media), "--out", str(embed_into)]) == 0
+    config = tmp_path / "sync.yaml"
+    config.write_text(
+        "model:\n  class_path: klassify.models.sync.Sync\n"
+        "  init_args: {audio_dim: 8, visual_dim: 8}\n"
+        "data:\n  class_path: klassify.data.sync.SyncEmbeddings\n"
+        "  init_args: {audio: sound, visual: sound}\ntrain: {epochs: 1}\n"
+    )
+    command = ["train", str(config), "--out", str(tmp_path / "exp/sync")]
+    command += ["--lists", str(small_data.lists), "--media", str(small_data.media)]
+    assert cli.main([*command, "--features", str(features)]) == 2
+    assert "learned from segment labels" in capsys.readouterr().err
