@@ -222,8 +222,8 @@ def test_devices_and_readers_reach_what_uses_them(script):
     )
     trained = {Path(words[1]).stem: words for words in commands if words[0] == "train"}
     assert trained
-    for name, words in trained.items():  # the TCN is too small for several devices
-        assert ("--devices" in words) == (not name.startswith("tcn"))
+    for name, words in trained.items():  # these are too small for several devices
+        assert ("--devices" in words) == (not name.startswith(("tcn", "sync")))
         assert words[words.index("--workers") + 1] == "12"
     scored = [words for words in commands if words[0] == "score" and "--media" in words]
     assert scored and all("--workers" in words and "--devices" not in words for words in scored)
