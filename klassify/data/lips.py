@@ -47,7 +47,7 @@ class LipCrops(ClipData):
         window: int = 100,
         stride: int = 50,
         keep_in_memory: bool = False,
-        train_split: str = "train_video",
+        train_split: str = "train",
         val_split: str = "val_report",
         label: str = "own",
         aggregate: str = "max",
