@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from klassify.augmentation.sets import AudioAugment, require_aligned
-from klassify.augmentation.splice import splice_wave
 from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
 from klassify.errors import KlassifyError
 from klassify.features.audio_cache import NO_AUDIO, CachedClip, audio_source, open_cache, quantised
@@ -90,6 +89,9 @@ class AudioClips(ClipData):
 
     def spliced(self, wave: Tensor, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
         """The wave with edits, and its fake segments (k, 2) in seconds."""
+        # takes a second to import, and scoring does without
+        from klassify.augmentation.splice import splice_wave
+
         edited, fake = splice_wave(wave.numpy(), rng, self.splice)
         return torch.from_numpy(edited), fake
 

@@ -12,6 +12,7 @@ mappings are merged key by key, everything else is replaced, and so are the `ini
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,7 +20,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -125,16 +126,18 @@ class Experiment:
     resolved: dict[str, Any]
 
 
-def _parser() -> Any:
+def _parser(*, whole: bool = True) -> Any:
     from jsonargparse import ArgumentParser
     from torch import nn
 
     from klassify.data.base import ClipData
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(nn.Module, "model", required=True)
+    if whole:
+        parser.add_subclass_arguments(nn.Module, "model", required=True)
     parser.add_subclass_arguments(ClipData, "data", required=True)
-    parser.add_class_arguments(TrainSettings, "train")
+    if whole:
+        parser.add_class_arguments(TrainSettings, "train")
     return parser
 
 
@@ -145,23 +148,43 @@ def load_experiment(
 
     Raises KlassifyError that names the key for anything unknown or of the wrong type.
     """
-    from jsonargparse import ArgumentError
-
     path = Path(config)
     content = _read_yaml(path)
     for item in overrides:
         _override(content, *key_and_value(item, "train.epochs=3"))
     parser = _parser()
-    try:
+    with _valid(path):
         namespace = parser.parse_object(content)
         resolved = json.loads(parser.dump(namespace, format="json", skip_none=False))
         seed_everything(seed)
         built = parser.instantiate_classes(namespace)
         built.data.check_model(built.model)
+    return Experiment(built.model, built.data, built.train, resolved)
+
+
+def load_data(config: str | os.PathLike) -> Any:
+    """The ClipData of a system's YAML, all of which is parsed; the model is not built. Raises
+    KlassifyError.
+    """
+    from jsonargparse import Namespace
+
+    path = Path(config)
+    content = _read_yaml(path)
+    with _valid(path):
+        data = _parser().parse_object(content).data
+        return _parser(whole=False).instantiate_classes(Namespace(data=data)).data
+
+
+@contextlib.contextmanager
+def _valid(path: Path) -> Iterator[None]:
+    """What an invalid config raises becomes a KlassifyError."""
+    from jsonargparse import ArgumentError
+
+    try:
+        yield
     except (ArgumentError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         # RuntimeError: torch's, of impossible sizes
         raise KlassifyError(f"The config is not valid: {error}", where=path) from None
-    return Experiment(built.model, built.data, built.train, resolved)
 
 
 def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

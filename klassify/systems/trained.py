@@ -10,7 +10,7 @@ from typing import Any
 from klassify.errors import KlassifyError
 from klassify.models.weights import WEIGHTS
 from klassify.systems.base import System
-from klassify.systems.experiment import CONFIG, load_experiment
+from klassify.systems.experiment import CONFIG, load_data, load_experiment
 
 
 class Trained(System):
@@ -28,10 +28,7 @@ class Trained(System):
 
     @functools.cached_property
     def _data(self) -> Any:
-        import torch
-
-        with torch.device("meta"):
-            return load_experiment(self.folder / CONFIG).data
+        return load_data(self.folder / CONFIG)
 
     def load(self) -> tuple[Any, Any]:
         """The trained model, in eval mode, and its ClipData."""
