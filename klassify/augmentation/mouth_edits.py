@@ -21,6 +21,7 @@ Mouth = np.ndarray | None
 MIDDLE = (0.5, 0.53)  # of the mask, in widths and heights of a crop
 AXES = (0.36, 0.29)
 FEATHER = 0.045
+ALIKE = 5  # another time is one of the fifth that looks most alike around the mouth
 
 
 def mouth_mask(size: tuple[int, int], rng: Generator) -> np.ndarray:
@@ -50,11 +51,22 @@ def difference(crops: np.ndarray, span: Span, edited: np.ndarray, mask: np.ndarr
 
 
 def other_time(crops: np.ndarray, span: Span, usable: np.ndarray, rng: Generator) -> Mouth:
-    """The mouth of another place of the clip, played as it was."""
+    """The mouth of another place of the clip, played as it was, where the head is held alike."""
     size = span[1] - span[0]
-    starts = range(len(crops) - size + 1)
-    far = [start for start in starts if abs(start - span[0]) >= max(size, 6)]
-    return _from(crops, span, usable, far, rng)
+    starts = np.arange(len(crops) - size + 1)
+    far = starts[np.abs(starts - span[0]) >= max(size, 6)]
+    far = np.array([start for start in far if usable[start : start + size].all()], int)
+    if not len(far):
+        return None
+    # what is around the mouth, coarsely, at the beginning and at the end
+    height, width = crops.shape[1:3]
+    around = mouth_mask((height, width), rng)[4::8, 4::8] < 0.1
+    coarse = crops[:, 4::8, 4::8][:, around].reshape(len(crops), -1).astype(np.float32)
+    first, last = coarse[span[0]], coarse[span[1] - 1]
+    unlike = np.abs(coarse[far] - first).mean(axis=1)
+    unlike += np.abs(coarse[far + size - 1] - last).mean(axis=1)
+    alike = far[np.argsort(unlike, kind="stable")[: max(1, len(far) // ALIKE)]]
+    return _from(crops, span, usable, alike, rng)
 
 
 def shifted(crops: np.ndarray, span: Span, usable: np.ndarray, rng: Generator) -> Mouth:

@@ -22,6 +22,7 @@ from klassify.errors import KlassifyError
 from klassify.failures import Failure, write_failures
 from klassify.features.mouth.face import LandmarkSource, open_source
 from klassify.files import TEMPORARY, read_json, write_json
+from klassify.media import isolated
 from klassify.media.container import MediaError
 from klassify.settings import already_done, settings_hash
 
@@ -66,7 +67,8 @@ def build_from(
     clip can be used.
     """
     sources = find_sources(folder, people, licence)
-    split_of = splits_of([source.person for source in sources], seed)
+    heard = {source.person for source in sources if _has_sound(folder / source.file)}
+    split_of = splits_of([source.person for source in sources], heard, seed)
     sizes = [(folder / source.file).stat().st_size for source in sources]
     clips = settings_hash({"clips": [[*source, size] for source, size in zip(sources, sizes)]})
     settings = {"version": VERSION, "from": clips, "seed": seed}
@@ -95,6 +97,13 @@ def build_from(
     write_json(out / RECORD, {**settings, "clips": len(entries), "complete": True})
     shutil.rmtree(out / PROGRESS)
     print(_summary(entries, failures, path))
+
+
+def _has_sound(path: Path) -> bool:
+    try:
+        return isolated.probe(path).has_audio
+    except MediaError:
+        return False
 
 
 def _open_mesh() -> LandmarkSource:

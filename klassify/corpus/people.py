@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,26 +76,32 @@ def _listed(folder: Path, table: Path, licence: str) -> list[Source]:
     return sorted(sources)
 
 
-def splits_of(people: Sequence[str], seed: int) -> dict[str, str]:
+def splits_of(people: Sequence[str], heard: Collection[str], seed: int) -> dict[str, str]:
     """The split of each person, drawn by a hash of the name and the seed.
 
-    A fifth of the people is for val and an eighth for each test split, at least one each.
-    KlassifyError for fewer than four people.
+    A fifth of the people is for val and an eighth for each test split, at least one each; so it is
+    of those who are heard, whose clips have sound. KlassifyError for fewer than four people.
     """
 
-    def rank(name: str) -> bytes:
-        return hashlib.sha256(f"{seed} {name}".encode()).digest()
+    def rank(name: str) -> tuple[bool, bytes]:
+        return name in heard, hashlib.sha256(f"{seed} {name}".encode()).digest()
 
     ranked = sorted(set(people), key=rank)
-    if len(ranked) < len(SPLITS):
+    n = len(ranked)
+    if n < len(SPLITS):
         raise KlassifyError(
-            f"The clips show {len(ranked)} people ({first_few(ranked)}); four splits that share"
-            " nobody need at least four.",
+            f"The clips show {n} people ({first_few(ranked)}); four splits that share nobody need"
+            " at least four.",
             fix="sort the clips into one folder per person, or name people with --people FILE.tsv",
         )
-    sizes = {split: max(1, round(share * len(ranked))) for split, share in SHARES.items()}
-    sizes["val"] = max(sizes["val"], min(LEAST_VAL, len(ranked) // 3))
-    split_of = {}
-    for split, size in sizes.items():
-        split_of |= {ranked.pop(): split for _ in range(size)}
-    return split_of | dict.fromkeys(ranked, "train")
+    sizes = {split: max(1, round(share * n)) for split, share in SHARES.items()}
+    sizes["val"] = max(sizes["val"], min(LEAST_VAL, n // 3))
+    sizes["train"] = n - sum(sizes.values())
+    split_of: dict[str, str] = {}
+    left = dict(sizes)
+    for number, name in enumerate(ranked):
+        # the split that is furthest behind its share of the people so far
+        behind = {s: left[s] - sizes[s] * (n - number - 1) / n for s in sizes if left[s]}
+        split_of[name] = max(behind, key=behind.__getitem__)
+        left[split_of[name]] -= 1
+    return split_of

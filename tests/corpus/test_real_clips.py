@@ -262,13 +262,17 @@ def test_people_come_from_table_folder_or_name(tmp_path):
 @pytest.mark.parametrize("n", [4, 5, 12, 40, 300])
 def test_each_person_is_in_one_split(n):
     people = [f"p{number}" for number in range(n)]
-    splits = splits_of(people * 2, seed=0)
+    heard = people[: n // 2]
+    splits = splits_of(people * 2, heard, seed=0)
     counts = collections.Counter(splits.values())
     assert set(splits) == set(people) and set(counts) == set(SPLITS)
     assert counts["val"] >= min(4, n // 3) and counts["train"] >= counts["val"]
-    assert splits == splits_of(people[::-1], seed=0) != splits_of(people, seed=1)
+    assert splits == splits_of(people[::-1], heard, seed=0) != splits_of(people, heard, seed=1)
+    with_sound = collections.Counter(splits[person] for person in heard)
+    for split, count in counts.items():
+        assert abs(with_sound[split] - count / 2) <= 1.5
 
 
 def test_three_people_are_too_few():
     with pytest.raises(KlassifyError, match="3 people"):
-        splits_of(["a", "b", "c"], seed=0)
+        splits_of(["a", "b", "c"], [], seed=0)
