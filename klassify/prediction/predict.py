@@ -216,6 +216,9 @@ class _Work:
                 self._run(split)
             mouth = found.get("mouth")
             answer = Answers(self.overlay, split, mouth)
+            # the frames of an encoder may end after the clip, which a submission's segments do not
+            ends = answer.segments["end"].clip(upper=measured["duration"])
+            answer.segments = answer.segments.assign(end=ends)
             evidence = evidence_of(measured, mouth)
             yield answer.about(video, self.detector, evidence, left_out)
             for path in self.overlay.folder.glob(f"*/scores/{split}.*"):
