@@ -3,10 +3,11 @@
     python benchmarks/spans.py [--config recipes/fused/conf/demo/av_spans.yaml] [--clips 500] \\
         [--threads 2]
 
-Makes embeddings of random clips of 10 s (128 numbers per frame, 20 ms of sound and 40 ms of mouth)
-with the package's own writer, and runs steps of the training over them: batches, forward, backward
-and optimizer. Times are scaled to 10,000 clips, in CPU time divided by the threads as well, which a
-busy machine changes less. `reading` is what making the batches costs: shards, crops, padding.
+Makes embeddings of random clips of 10 s, of the size that the config asks for (20 ms of sound and
+40 ms of mouth), with the package's own writer, and runs steps of the training over them: batches,
+forward, backward and optimizer. Times are scaled to 10,000 clips, in CPU time divided by the
+threads as well, which a busy machine changes less. `reading` is what making the batches costs:
+shards, crops, padding.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from klassify.features import shards
 from klassify.features.embedding import EmbeddingRow
 from klassify.lists import data_list
 from klassify.parts import Place
-from klassify.systems.experiment import load_experiment
+from klassify.systems.experiment import Experiment, load_experiment
 from klassify.training.trainer import optimizer_of
 
-SCALE, SECONDS, DIM, CHUNK = 10_000, 10.0, 128, 1000
-STREAMS = {"audio_frames": (0.02, 0.0025), "lips_frames": (0.04, 0.0)}
+SCALE, SECONDS, CHUNK = 10_000, 10.0, 1000
+STREAMS = {"audio": (0.02, 0.0025), "visual": (0.04, 0.0)}
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     experiment = load_experiment(args.config)
     with tempfile.TemporaryDirectory() as folder:
-        sources = make(Path(folder), args.clips)
+        sources = make(Path(folder), args.clips, experiment)
         size = sum(path.stat().st_size for path in sources.features.rglob("*.parquet"))
         examples = Examples(experiment.data, sources, "train", seed=0)
         print(f"{args.clips} clips of {SECONDS:g} s, {size / args.clips / 1e3:.0f} kB each")
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"reading: {1e3 * reading[1] / args.clips:.2f} ms CPU per clip")
 
 
-def make(folder: Path, n_clips: int) -> Sources:
+def make(folder: Path, n_clips: int, experiment: Experiment) -> Sources:
     """Lists and embeddings of random clips, of which three quarters have one or two fakes."""
     rng = np.random.default_rng(0)
     sources = Sources(folder / "lists", folder / "media", folder / "features")
@@ -77,16 +78,18 @@ def make(folder: Path, n_clips: int) -> Sources:
         columns = ("fake_segments", "audio_fake_segments", "visual_fake_segments")
         rows.append(row | dict.fromkeys(columns, fakes))
     data_list.write_list(sources.lists / "train.tsv", pd.DataFrame(rows))
-    for name, (hop_s, offset_s) in STREAMS.items():
-        n_frames = round(SECONDS / hop_s)
-        settings = {"kind": "embedding", "dim": DIM, "hop_s": hop_s, "offset_s": offset_s}
+    sizes = experiment.resolved["model"]["init_args"]
+    for stream, (hop_s, offset_s) in STREAMS.items():
+        n_frames, dim = round(SECONDS / hop_s), sizes[f"{stream}_dim"]
+        name = experiment.data.encoders[stream]
+        settings = {"kind": "embedding", "dim": dim, "hop_s": hop_s, "offset_s": offset_s}
         parts = -(-n_clips // CHUNK)
         for k in range(parts):
             part = [
                 EmbeddingRow(
                     file,
                     1 / hop_s,
-                    rng.normal(0, 0.6, (n_frames, DIM)).astype(np.float16),
+                    rng.normal(0, 0.6, (n_frames, dim)).astype(np.float16),
                     np.ones(n_frames, bool),
                 )
                 for file in files[k * CHUNK : (k + 1) * CHUNK]
@@ -103,7 +106,7 @@ def batches(examples: Examples, size: int) -> Iterator[dict[str, torch.Tensor]]:
         yield examples.collate([examples[(0, i)] for i in order[first : first + size]])[0]
 
 
-def train(experiment, examples: Examples) -> None:
+def train(experiment: Experiment, examples: Examples) -> None:
     """An epoch of the training."""
     model = experiment.model.train()
     optimizer = optimizer_of(model, experiment.train)
