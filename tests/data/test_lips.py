@@ -186,7 +186,7 @@ def test_the_demo_systems_train_and_score(name, ending, tmp_path):
         },
         "data.init_args.train_split": "train",
         "data.init_args.val_split": "val",
-        "train.epochs": 5,
+        "train.epochs": 8,
         "train.lr": 0.02,
     }
     overrides = [f"{key}={json.dumps(value)}" for key, value in small.items()]

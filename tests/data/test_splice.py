@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from klassify.augmentation import splice
 from klassify.data.audio import AudioClips, AudioFrames
 from klassify.data.audio_shares import AudioShares
 from klassify.data.base import Examples, Sources
@@ -75,10 +76,8 @@ def test_shares_of_spliced_frames_lie_within_their_own_edits():
 
 
 def test_clip_labels_follow_the_edits(monkeypatch):
-    from klassify.data import audio
-
     for fake in (np.zeros((0, 2)), np.array([[0.1, 0.4]])):
-        monkeypatch.setattr(audio, "splice_wave", lambda wave, rng, share, fake=fake: (wave, fake))
+        monkeypatch.setattr(splice, "splice_wave", lambda wave, rng, share, fake=fake: (wave, fake))
         data = AudioClips(window=16_000, splice=0.5)
         example = data.example(np.ones(20_000, np.float32), 0, np.random.default_rng(0))
         assert int(example["label"]) == len(fake)

@@ -1,4 +1,4 @@
-"""conf/paper of both recipes: inheritance, the sets of augmentations, and two batches of every
+"""conf/paper of all recipes: inheritance, the sets of augmentations, and two batches of every
 system.
 
 The pretrained weights are not there in tests: overrides put a random front end of fewer layers in
@@ -25,7 +25,9 @@ from klassify.augmentation import sets
 from klassify.errors import KlassifyError
 from klassify.features import shards
 from klassify.features.avhubert import AVHubertRow
+from klassify.features.embedding import EmbeddingRow
 from klassify.features.lmm.kind import LMMRow
+from klassify.features.mouth.kind import MouthRow
 from klassify.lists import data_list
 from klassify.models.frontends.ssl import ARCHITECTURES
 from klassify.systems import imported
@@ -169,18 +171,34 @@ def data(tmp_path_factory) -> TwoKinds:
 
 
 def make_features(data: SmallData, split: str) -> None:
-    """AV-HuBERT features of noise for each clip of a list."""
+    """AV-HuBERT features and embeddings of noise for each clip of a list."""
     rng = np.random.default_rng(0)
     files = data_list.read_list(data.lists / f"{split}.tsv")["file"]
     rows = [AVHubertRow(f, 25.0, *rng.normal(size=(2, 20, 768)).astype(np.float16)) for f in files]
-    folder = data.features / "avhubert" / split
-    shards.write_part(folder, parts.Place(1, 1, 0, 1), rows, {"kind": "avhubert"}, split)
+    write_shard(data.features / "avhubert" / split, rows, {"kind": "avhubert"})
+    for encoder, rate in (
+        ("audio_frames", 50),
+        ("audio_mil", 50),
+        ("lips_frames", 25),
+        ("lips_mil", 25),
+    ):
+        settings = {"kind": "embedding", "hop_s": 1 / rate, "offset_s": 0.0, "dim": 128}
+        rows = [
+            EmbeddingRow(f, rate, rng.normal(size=(rate, 128)), np.ones(rate, bool)) for f in files
+        ]
+        write_shard(data.features / f"embedding-{encoder}" / split, rows, settings)
+
+
+def write_shard(folder: Path, rows: list, settings: dict) -> None:
+    shards.write_part(folder, parts.Place(1, 1, 0, 1), rows, settings, "inputs")
 
 
 def make_pictures(root: Path, split: str, seed: int) -> None:
-    """A real and a fake video of noise, with LMM features of the published sizes."""
+    """A real and a fake video of noise, with a face in each frame and LMM features of the published
+    sizes.
+    """
     rng = np.random.default_rng(seed)
-    rows, shard = [], []
+    rows, shard, mouths = [], [], []
     (root / "media" / split).mkdir(parents=True)
     for index, fake in enumerate(("[]", "[[0.2,0.4]]")):
         file = f"{split} {index}.mkv"
@@ -201,14 +219,17 @@ def make_pictures(root: Path, split: str, seed: int) -> None:
                 "visual_fake_segments": fake,
             }
         )
+        mouths.append(MouthRow(file, 25.0, np.zeros((N_FRAMES, 8)), np.ones(N_FRAMES, bool)))
         visual, textual = rng.normal(size=(1, 1024)), rng.normal(size=(1, 64, 4096))
         vectors = (visual.astype(np.float16), textual.astype(np.float16))
         shard.append(LMMRow(file, 25.0, N_FRAMES, np.zeros(1, np.int32), *vectors, ["text"]))
     data_list.write_list(root / "lists" / f"{split}.tsv", pd.DataFrame(rows))
     settings = {"kind": "lmm", "visual_dim": 1024, "textual_dim": 4096, "new_tokens": 64}
-    shards.write_part(
-        root / "features" / "lmm" / split, parts.Place(1, 1, 0, 1), shard, settings, split
-    )
+    write_shard(root / "features" / "lmm" / split, shard, settings)
+    write_shard(root / "features" / "mouth" / split, mouths, {"kind": "mouth", "version": 3})
+
+
+SPEECH = ("w2v_aasist", "bam", "ps", "cfprf", "audio_frames", "audio_mil", "splice_audio")
 
 
 def overrides(path: Path, *, narrow: bool) -> list[str]:
@@ -219,13 +240,19 @@ def overrides(path: Path, *, narrow: bool) -> list[str]:
         "train.batch_size": 2,
     }
     name = path.stem
-    if name.startswith(("w2v_aasist", "bam", "ps", "cfprf")):
+    if name.startswith(SPEECH):
         given |= speech_model(path, 128 if name.startswith("ps") else 64, narrow=narrow)
         # what has no bf16 emulates it slowly
         given["train.precision"] = "bf16-mixed" if narrow else "32-true"
     if name.startswith(("w2v_aasist", "bam")):
         given |= {"data.init_args.window": 16_000, "data.init_args.stride": 6_400}
-    if name.startswith("lips"):
+    if name.startswith(("audio_frames", "splice_audio")):
+        given |= {"data.init_args.window": 50, "data.init_args.stride": 25}
+    if name == "audio_mil":
+        given |= {"data.init_args.window": 16_000, "data.init_args.stride": 8_000}
+    if name == "av_spans" and narrow:
+        given["model.init_args.dim"] = 16
+    if "lips" in name:
         given |= {
             "model.init_args.encoder.init_args.architecture": {
                 "name": "raven-large",

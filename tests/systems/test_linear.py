@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -328,9 +327,10 @@ def test_a_fusion_answers_both_tasks_of_a_submission(exp, fused, tmp_path, capsy
     assert list(predict.load_detector(exp).systems) == ["visual", "ps", "fused"]
     out = tmp_path / "submission"
     pack = ["package", exp / "detector.yaml", "--split", "testA", "--list", labels, "--out", out]
-    assert klassify(*pack) == 0 and package.SUPERVISION_RULE in capsys.readouterr().out
+    rule = package.SUPERVISION_RULES["segment"]
+    assert klassify(*pack) == 0 and rule in capsys.readouterr().out
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["rule"] == package.SUPERVISION_RULE and manifest["task1"]["n_prior"] == 1
+    assert manifest["rule"] == rule and manifest["task1"]["n_prior"] == 1
     answers = dict(line.split(";") for line in (out / "prediction.txt").read_text().splitlines())
     clips = read_scores(score_path(fused, "testA", "clips")).table.set_index("file")["score"]
     for file, score in clips.items():
@@ -362,9 +362,7 @@ def test_clip_scores_of_frames_keep_scale_and_reasons(exp, tmp_path, monkeypatch
     absent = clips.query("reason != ''")["file"].tolist()
     made = (frames, dict.fromkeys(absent, "no sound"))
     monkeypatch.setattr(trained, "load_model", lambda folder: (None, TwoColumns()))
-    monkeypatch.setattr(
-        trained, "load_experiment", lambda folder: SimpleNamespace(data=TwoColumns())
-    )
+    monkeypatch.setattr(trained, "load_data", lambda config: TwoColumns())
     monkeypatch.setattr("klassify.scores.inference.score_frames", lambda *args, **kw: made)
     command = ["score", folder, "--split", "testA", "--lists", exp / "lists"]
     command += ["--media", exp, "--features", exp]

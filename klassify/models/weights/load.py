@@ -350,8 +350,9 @@ def _refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
 @dataclass(frozen=True)
 class ImportReport:
     """What an import did: the kind of file, the number of tensors loaded, their names left out, our
-    optional names that the file lacked, our names put into our order of classes, and the wrapper
-    that was stripped from their names."""
+    optional names that the file lacked, our names put into our order of classes, the wrapper that
+    was stripped from their names, and the licence of the weights.
+    """
 
     source: str
     loaded: int
@@ -359,6 +360,7 @@ class ImportReport:
     lacking: list[str]
     reordered: Sequence[str] = ()
     stripped: str = ""
+    licence: str = ""
 
     def __str__(self) -> str:
         article = "an" if self.source[0] in "aeio" else "a"
@@ -371,8 +373,8 @@ class ImportReport:
             text += f"; left out because the model does not use them: {summary(self.left_out)}"
         if self.lacking:
             text += f"; not in the file, so left as initialised: {summary(self.lacking)}"
-        if licence := KEY_MAPS[self.source].licence:
-            text += f"; licence of the weights: {licence}"
+        if self.licence:
+            text += f"; licence of the weights: {self.licence}"
         return text
 
 
@@ -501,6 +503,7 @@ def import_state(
         lacking=lacking,
         reordered=[name for name in ours if key_map.order_of(name)],
         stripped=_stripped(used),
+        licence=key_map.licence,
     )
 
 

@@ -279,6 +279,10 @@ def test_known_sources_are_detected_and_others_named():
         "transformers": ["wavlm.feature_projection.layer_norm.weight"],
         "visual": ["backbone.cls_token", "final_fusion.channel_attn.qkv.weight"],
         "vqvae": ["encoder.0.weight", "codebook.embedding.weight"],
+        "cfprf": ["asr.model.layer_norm.weight", "b_amlp.norm.weight"],
+        "av-hubert": ["feature_extractor_video.resnet.frontend3D.0.weight"],
+        "raven": ["encoder.frontend.frontend3D.0.weight"],
+        "auvire": ["reconstruction_model.model.encoder.0.weight"],
         "fusion": ["weight", "bias"],
     }
     assert set(keys) == set(KEY_MAPS)
