@@ -21,8 +21,8 @@ of val_fit and reported on val_report, which share no source; with one input it 
 inputs trained on clip labels. `--weights` uses released weights.
 
 `stack` is a logistic regression over the inputs' log-odds, fitted on val_fit (--subset). It answers
-only where it beats max-out of the calibrated inputs on val_report (--report) by a paired bootstrap
-over sources; otherwise it is max-out.
+only where it beats max-out of the best calibrated input of sound and of the picture on val_report
+(--report) by a paired bootstrap over sources; otherwise it is that max-out.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ that strong regularisation leaves max-out and equal weights instead of nothing:
 | 1 where an input has no answer, for inputs that miss some clip of val_fit | up to k |
 
 The strength of the L2 penalty has the least log-loss in a cross-validation in which no source is on
-both sides. The rival is max-out of the Platt-calibrated inputs (klassify.systems.fused). val
-resembles train more than the test splits do, so the regression answers only where its AUC on
+both sides. The rival is max-out (klassify.systems.fused) of the best Platt-calibrated input of
+sound and of the picture, by their log-loss on val_fit; of all inputs, the noisiest would decide.
+val resembles train more than the test splits do, so the regression answers only where its AUC on
 val_report is higher by a paired bootstrap over sources; otherwise the fusion is max-out.
 system.yaml records which, and the interval.
 """
@@ -54,13 +55,15 @@ class Weights(NamedTuple):
     """What a stack computes with.
 
     platt: (k, 2) a and b of each input's calibration. mean, spread: (k,) of the inputs' log-odds on
-    val_fit. missing: the inputs with an indicator. coefficients: (features,) and the intercept.
+    val_fit. missing: the inputs with an indicator. best: those of max-out. coefficients:
+    (features,) and the intercept.
     """
 
     platt: np.ndarray
     mean: np.ndarray
     spread: np.ndarray
     missing: list[int]
+    best: list[int]
     coefficients: np.ndarray
     intercept: float
 
@@ -71,7 +74,7 @@ class Weights(NamedTuple):
         try:
             names = ("platt", "mean", "spread", "coefficients")
             arrays = {name: np.asarray(given[name], float) for name in names}
-            missing = [int(place) for place in given["missing"]]
+            missing, best = ([int(i) for i in given[name]] for name in ("missing", "best"))
         except (KeyError, TypeError, ValueError) as error:
             what = f"The parameters of {system.name} are incomplete: {error!r}."
             raise KlassifyError(what, where=SYSTEM) from None
@@ -79,11 +82,11 @@ class Weights(NamedTuple):
         n_features = FREE + k + k * (k - 1) // 2 + len(missing)
         wanted = {"platt": (k, 2), "mean": (k,), "spread": (k,), "coefficients": (n_features,)}
         fits = all(array.shape == wanted[name] for name, array in arrays.items())
-        if not fits or not all(0 <= place < k for place in missing):
+        if not fits or not best or not all(0 <= place < k for place in (*missing, *best)):
             raise KlassifyError(
                 f"The parameters of {system.name} do not fit its {k} inputs.", where=SYSTEM
             )
-        return cls(**arrays, missing=missing, intercept=system.number("intercept"))
+        return cls(**arrays, missing=missing, best=best, intercept=system.number("intercept"))
 
     def calibrated(self, probability: np.ndarray) -> np.ndarray:
         """(k, n) probabilities of the inputs -> (k, n) calibrated log-odds, NaN = no answer."""
@@ -106,8 +109,17 @@ class Weights(NamedTuple):
         return expit(self.features(probability, modalities) @ self.coefficients + self.intercept)
 
     def max_out(self, probability: np.ndarray) -> np.ndarray:
-        """(k, n) probabilities of the inputs -> (n,) of max-out of the calibrated ones."""
-        return expit(np.fmax.reduce(self.calibrated(probability), axis=0))
+        """(k, n) probabilities of the inputs -> (n,) of max-out."""
+        return expit(np.fmax.reduce(self.candidates(probability), axis=0))
+
+    def candidates(self, probability: np.ndarray) -> np.ndarray:
+        """(k, n) probabilities of the inputs -> (k, n) calibrated log-odds of those of max-out, NaN
+        for others; of all inputs for a clip that the best have no answer for.
+        """
+        log_odds = self.calibrated(probability)
+        best = np.full_like(log_odds, np.nan)
+        best[self.best] = log_odds[self.best]
+        return np.where(np.isnan(best).all(axis=0), log_odds, best)
 
 
 def standardised(probability: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -151,6 +163,17 @@ class Stack(Derived):
         table["answered"] = has_answer.sum(axis=0)
         table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*reasons)]
         return table.assign(**joined_shares(tables))
+
+    def deciding(self, scores: Mapping[str, ScoreFile]) -> list[str]:
+        """Of max-out the input with the highest calibrated probability, of the regression all."""
+        if self.choice("chosen", (RULE, MAX_OUT)) == RULE or not scores:
+            return list(scores)
+        names = [one.name for one in self.input_systems]
+        probability = [
+            as_probability(scores[name])[:1] if name in scores else [np.nan] for name in names
+        ]
+        candidates = Weights.from_system(self).candidates(np.array(probability))
+        return [names[int(np.nanargmax(candidates[:, 0]))]]
 
 
 def probabilities(scores: Sequence[ScoreFile]) -> np.ndarray:
@@ -202,15 +225,16 @@ def make_stack(
     if made_before(out, made_with, force=force):
         return None
     scores = [system.clip_scores(scores_split) for system in inputs]
-    platt = [
+    fits = [
         calibrated.fit(one, frame["file"], _own_label(frame, system))
         for one, system in zip(scores, inputs)
     ]
-    platt = np.array([[fit.a, fit.b] for fit in platt])
+    platt = np.array([[fit.a, fit.b] for fit in fits])
     modalities = [system.modality for system in inputs]
+    best = best_of_each(modalities, [fit.log_loss_after for fit in fits])
     probability, probability_2 = (_of_list(scores, one["file"]) for one in (frame, other))
     weights, strength = fit_weights(
-        platt, probability, modalities, label, subsets.sources_of(frame)
+        platt, best, probability, modalities, label, subsets.sources_of(frame)
     )
     prior = float(label.mean()) if prior is None else prior
     answers = {
@@ -252,8 +276,20 @@ def _plain(weights: Weights) -> Mapping[str, Any]:
     }
 
 
+def best_of_each(modalities: Sequence[str], losses: Sequence[float]) -> list[int]:
+    """The inputs with the least loss of sound and of the picture; of those of both where there are
+    no others.
+    """
+    single = [one for one in dict.fromkeys(modalities) if one != "both"]
+    return [
+        min((i for i, one in enumerate(modalities) if one == modality), key=losses.__getitem__)
+        for modality in single or ["both"]
+    ]
+
+
 def fit_weights(
     platt: np.ndarray,
+    best: list[int],
     probability: np.ndarray,
     modalities: Sequence[str],
     label: np.ndarray,
@@ -261,7 +297,8 @@ def fit_weights(
 ) -> tuple[Weights, float]:
     """The weights of a stack, and the chosen strength.
 
-    platt: (k, 2). probability: (k, n), NaN = no answer. label: (n,) of the video. source: (n,).
+    platt: (k, 2). best: the inputs of max-out. probability: (k, n), NaN = no answer. label: (n,) of
+    the video. source: (n,).
     """
     z = _log_odds(probability)
     spread = np.nanstd(z, axis=1)
@@ -270,6 +307,7 @@ def fit_weights(
         np.nanmean(z, axis=1),
         np.where(spread > 0, spread, 1.0),
         np.flatnonzero(np.isnan(probability).any(axis=1)).tolist(),
+        best,
         np.empty(0),
         0.0,
     )

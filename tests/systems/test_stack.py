@@ -12,7 +12,7 @@ from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips
-from klassify.scores.score_file import Header, score_path, write_scores
+from klassify.scores.score_file import Header, ScoreFile, read_scores, score_path, write_scores
 from klassify.systems import stack
 from klassify.systems.base import System, write_system
 from klassify.systems.system import load_system
@@ -25,7 +25,9 @@ def random_weights(rng, k=3, missing=(1,)):
     platt = np.column_stack([-rng.uniform(1, 5, k), rng.normal(size=k)])
     spread = rng.uniform(0.5, 2, k)
     coefficients = rng.normal(size=n_features)
-    return stack.Weights(platt, rng.normal(size=k), spread, list(missing), coefficients, 0.3)
+    return stack.Weights(
+        platt, rng.normal(size=k), spread, list(missing), [0, 1], coefficients, 0.3
+    )
 
 
 def slow_answer(weights, p, modalities):
@@ -69,7 +71,7 @@ def labels_of(n, rng):
 
 
 def test_weak_inputs_of_a_modality_support_each_other():
-    """Two weak inputs of the sound: the stack averages them, max-out takes the noisier one."""
+    """Two weak inputs of the sound: the stack averages them, max-out takes one."""
     rng = np.random.default_rng(1)
     kinds, audio, visual = labels_of(1200, rng)
     label = (kinds != "real").astype(int)
@@ -77,12 +79,22 @@ def test_weak_inputs_of_a_modality_support_each_other():
     source = np.repeat(np.arange(300).astype(str), 4)
     platt = np.array([[-4.0, 2.0]] * 3)
     fit, held = slice(0, 600), slice(600, None)
-    weights, _ = stack.fit_weights(platt, p[:, fit], MODALITIES, label[fit], source[fit])
+    weights, _ = stack.fit_weights(platt, [0, 1], p[:, fit], MODALITIES, label[fit], source[fit])
     stacked, rival = weights.probability(p[:, held], MODALITIES), weights.max_out(p[:, held])
     found = stack.compare(stacked, rival, label[held], source[held])
     assert found["gain"] == pytest.approx(found["auc"] - found["auc_max"])
     assert found["auc"] == pytest.approx(clips.roc_auc(label[held], stacked))
     assert 0 < found["gain_low"] < found["gain"] < found["gain_high"]
+
+
+def test_max_out_is_of_the_best_input_of_each_modality():
+    best = stack.best_of_each(["audio", "both", "visual", "audio"], [0.6, 0.1, 0.5, 0.4])
+    assert best == [3, 2] and stack.best_of_each(["both", "both"], [0.6, 0.5]) == [1]
+    weights = random_weights(np.random.default_rng(0))
+    p = np.array([[0.9, np.nan], [0.2, np.nan], [0.99, 0.7]])
+    a, b = weights.platt.T
+    expected = [max(-(a[0] * 0.9 + b[0]), -(a[1] * 0.2 + b[1])), -(a[2] * 0.7 + b[2])]
+    np.testing.assert_allclose(logit(weights.max_out(p)), expected)
 
 
 def test_equal_answers_have_no_gain():
@@ -98,7 +110,7 @@ def test_an_input_without_information_changes_little():
     p = np.stack([noisy(label, rng, 1), rng.random(400)])
     source = np.arange(400).astype(str)
     platt = np.array([[-5.0, 2.5], [-0.01, 0.0]])
-    weights, _ = stack.fit_weights(platt, p, ["audio", "visual"], label, source)
+    weights, _ = stack.fit_weights(platt, [0, 1], p, ["audio", "visual"], label, source)
     order = weights.probability(p, ["audio", "visual"])
     assert np.corrcoef(logit(order), logit(p[0]))[0, 1] > 0.95
 
@@ -163,14 +175,24 @@ def test_max_out_is_that_of_calibrate_and_fuse(exp):
         exp / "stack",
         System(**made.described() | {"parameters": {**made.parameters, "chosen": "max"}}),
     )
-    found = load_system(exp / "stack").derive("val", force=True).table
+    loaded = load_system(exp / "stack")
+    found = loaded.derive("val", force=True).table
+    names = ("sound", "face")
+    parts = [read_scores(score_path(exp / name, "val", "clips")) for name in names]
+    platt = made.parameters["platt"]
+    for place in np.flatnonzero(found["answered"] == 2)[:20]:
+        one = [ScoreFile(part.header, part.table[place : place + 1]) for part in parts]
+        p = [1 / (1 + math.exp(-each.table["score"].item())) for each in one]
+        log_odds = [-(a * each + b) for each, (a, b) in zip(p, platt)]
+        assert loaded.deciding(dict(zip(names, one))) == [names[int(np.argmax(log_odds))]]
+        assert loaded.deciding({"face": one[1]}) == ["face"]
     for name in ("sound", "face"):
         out = ["--out", exp / f"{name}-platt", "--labels", exp / "lists"]
         assert cli.main(["calibrate", str(exp / name), *map(str, out)]) == 0
         load_system(exp / f"{name}-platt").derive("val")
-    parts = [str(exp / f"{name}-platt") for name in ("sound", "face")]
+    calibrated = [str(exp / f"{name}-platt") for name in ("sound", "face")]
     prior = ["--prior", str(made.prior)]
-    assert cli.main(["fuse", *parts, "--rule", "max", "--out", str(exp / "max"), *prior]) == 0
+    assert cli.main(["fuse", *calibrated, "--rule", "max", "--out", str(exp / "max"), *prior]) == 0
     expected = load_system(exp / "max").derive("val").table
     np.testing.assert_allclose(found["score"], expected["score"], atol=1e-8)
     assert found["answered"].tolist() == expected["answered"].tolist()
@@ -201,7 +223,14 @@ def test_the_fit_uses_clips_of_the_subset_alone(exp):
 
 
 @pytest.mark.parametrize(
-    "change", [{"platt": [[1, 2]]}, {"coefficients": [1, "a"]}, {"missing": [7]}, {"mean": None}]
+    "change",
+    [
+        {"platt": [[1, 2]]},
+        {"coefficients": [1, "a"]},
+        {"missing": [7]},
+        {"best": []},
+        {"mean": None},
+    ],
 )
 def test_parameters_that_do_not_fit_are_refused(exp, change):
     assert fuse(exp, "--labels", exp / "lists") == 0
