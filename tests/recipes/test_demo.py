@@ -268,7 +268,7 @@ def test_predict_fused_gives_the_submitted_answers(tiny_fused):  # noqa: F811
     check_against_submission(tiny_fused, "fused")
     manifest = tiny_fused / "submissions/demo-tiny/fused/testA/manifest.json"
     manifest = json.loads(manifest.read_text())
-    assert manifest["task1"]["supervision"] != "segment" and "rule" not in manifest
+    assert manifest["task1"]["supervision"] == "self" and "edits" in manifest["rule"]
 
 
 def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_path):
