@@ -231,8 +231,11 @@ def test_scores_of_an_array_are_those_of_a_single_run(site, small_data, tmp_path
     assert ", on n5," in site.logs_of(apart, "score-val")
 
 
-@pytest.mark.parametrize("recipe", ["klassify", "multibranch"])
-def test_both_recipes_send_stage_1(site, corpus, tmp_path, recipe):
+@pytest.mark.parametrize(
+    ("recipe", "kinds"),
+    [("klassify", "mouth"), ("multibranch", "mouth lmm"), ("fused", "mouth lips")],
+)
+def test_recipes_send_stage_1(site, corpus, tmp_path, recipe, kinds):
     """As `make stage1 launcher=slurm` does, in a folder that looks like a checkout."""
     for name in ("recipes", "klassify", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -255,9 +258,10 @@ def test_both_recipes_send_stage_1(site, corpus, tmp_path, recipe):
         ],
         env=site.environment,
     )
-    assert done.stdout.count("submitted job") == 2, done.stdout  # features, and the audio cache
+    kinds = [*kinds.split(), "audio"]
+    assert done.stdout.count("submitted job") == len(kinds), done.stdout
     site.finished(120)
-    for kind in ({"klassify": "mouth", "multibranch": "lmm"}[recipe], "audio"):
+    for kind in kinds:
         assert "merge    done" in (
             text := site.status(tmp_path / f"features/demo-tiny/{kind}/val")
         ), text
