@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def make(folder: Path, n_clips: int, experiment: Experiment) -> Sources:
-    """Lists and embeddings of random clips, of which three quarters have one or two fakes."""
+    """Lists and embeddings of random clips; three quarters of them have one or two fakes."""
     rng = np.random.default_rng(0)
     sources = Sources(folder / "lists", folder / "media", folder / "features")
     files = [f"{number:06d}.mp4" for number in range(n_clips)]

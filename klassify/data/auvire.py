@@ -25,7 +25,7 @@ class AuViReFrames(FrameData):
     behind a shorter one. Rows: score, the highest log-odds of fake among the levels that cover a
     frame; and of each level the proposal of the frame where one begins a position of it.
 
-    A clip longer than `length`, of which the published code reads the beginning alone, is scored in
+    A clip longer than `length`, of which the published code reads only the beginning, is scored in
     windows; of two that overlap each counts up to the middle. Proposals of the zeros behind a clip,
     which the published code keeps, are left out.
 

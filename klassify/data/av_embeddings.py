@@ -51,7 +51,7 @@ class AVEmbeddings(FrameData):
             features/<data>/embedding-<name>/<split>. None: without that stream.
         window, stride: frames of sound, and between window starts in scoring; even.
         whole: share of the crops of longer fakes that hold a whole segment.
-        kept: a segment of which a crop holds less than this share is left out.
+        kept: a segment is left out if the crop holds less than this share of it.
         warp: training crops are up to this much faster or slower.
     """
 
@@ -260,6 +260,6 @@ def _resampled(
 
 
 def _kept(fake: np.ndarray, low: float, high: float, share: float) -> np.ndarray:
-    """The segments (n, 2) cut to [low, high), without those of which less than `share` is left."""
+    """The segments (n, 2) cut to [low, high); those with less than `share` left are dropped."""
     cut = np.clip(fake, low, high)
     return cut[np.diff(cut, axis=1)[:, 0] >= np.maximum(share * np.diff(fake, axis=1)[:, 0], 1e-6)]

@@ -14,23 +14,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 import pyarrow as pa
 
-from klassify.features.base import Columns, Extraction, Kind, common, ragged, schema, values
+from klassify.features.base import Columns, Kind, common, ragged, schema, values
 from klassify.features.mouth import channels, face
-from klassify.features.mouth.kind import (
-    FACE_ARGUMENTS,
-    MIN_FACE_SHARE,
-    FaceExtractor,
-    face_extraction,
-)
+from klassify.features.mouth.kind import FACE_ARGUMENTS, FaceExtractor, face_extraction
 from klassify.media.decoder import on_grid
 from klassify.media.picture import Picture
 
@@ -192,16 +187,11 @@ class LipsExtractor(FaceExtractor):
         return {"crops": [b""] * n_frames, "valid": np.zeros(n_frames, bool)}
 
 
-def extraction(
-    *,
-    landmarks: Path | None = None,
-    refine: bool = True,
-    min_face_share: float = MIN_FACE_SHARE,
-    jobs: int | None = None,
-) -> Extraction:
-    """Mouth crops; the arguments are those of the mouth features."""
-    settings = {"version": VERSION, "size": SIZE, "quality": QUALITY, "reach": REACH}
-    return face_extraction("lips", LipsExtractor, settings, landmarks, refine, min_face_share, jobs)
-
-
-KIND = Kind("lips", LipsRow, clips_per_file=500, extraction=extraction, arguments=FACE_ARGUMENTS)
+SETTINGS = {"version": VERSION, "size": SIZE, "quality": QUALITY, "reach": REACH}
+KIND = Kind(
+    "lips",
+    LipsRow,
+    clips_per_file=500,
+    extraction=functools.partial(face_extraction, "lips", LipsExtractor, SETTINGS),
+    arguments=FACE_ARGUMENTS,
+)

@@ -32,34 +32,21 @@ from klassify.media import decoder, info
 MIN_FACE_SHARE = 0.1
 
 
-def extraction(
+def face_extraction(
+    kind: str,
+    extractor: type[FaceExtractor],
+    settings: dict[str, Any],
     *,
     landmarks: Path | None = None,
     refine: bool = True,
     min_face_share: float = MIN_FACE_SHARE,
     jobs: int | None = None,
 ) -> Extraction:
-    """8 mouth features per frame, from Face Mesh or from `landmarks`, a folder of <file>.npz.
+    """The extraction of a kind that follows a face, by Face Mesh or in `landmarks`, a folder of
+    <file>.npz.
 
-    min_face_share: of a clip's frames, in which a face must be seen; 0 takes any clip with a face.
-    """
-    settings = {"version": channels.VERSION}
-    return face_extraction(
-        "mouth", ClipExtractor, settings, landmarks, refine, min_face_share, jobs
-    )
-
-
-def face_extraction(
-    kind: str,
-    extractor: type[FaceExtractor],
-    settings: dict[str, Any],
-    landmarks: Path | None,
-    refine: bool,
-    min_face_share: float,
-    jobs: int | None,
-) -> Extraction:
-    """The extraction of a kind that follows a face. settings: the kind's own, to which those of the
-    face are added; the other arguments are as in `extraction`.
+    settings: the kind's own, to which those of the face are added. min_face_share: of a clip's
+    frames, in which a face must be seen; 0 takes any clip with a face.
     """
     settings = settings | {
         "fps": decoder.GRID_FPS,
@@ -256,4 +243,12 @@ FACE_ARGUMENTS = {  # of every kind that follows a face
         "help": "of a clip's frames, in which a face must be seen (default: 0.1)",
     },
 }
-KIND = Kind("mouth", MouthRow, clips_per_file=2000, extraction=extraction, arguments=FACE_ARGUMENTS)
+KIND = Kind(
+    "mouth",
+    MouthRow,
+    clips_per_file=2000,
+    extraction=functools.partial(
+        face_extraction, "mouth", ClipExtractor, {"version": channels.VERSION}
+    ),
+    arguments=FACE_ARGUMENTS,
+)
