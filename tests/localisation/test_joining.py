@@ -141,3 +141,23 @@ def test_soft_nms_and_votes_equal_those_of_tridet(name):
         kept, voters = (clip[taken], *edges), (clip, start, end)
         edges = joining.voted(kept, voters, scores.astype(float), iou=case["voting_thresh"])
     np.testing.assert_allclose(np.stack(edges, axis=1), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("snap_s", [0.005, 0.01, 0.015])
+def test_edges_near_a_video_frame_move_to_it(snap_s):
+    rng = np.random.default_rng(4)
+    clip, start, end, score, _ = random_proposals(rng)
+    parts = [proposals.Candidates(clip, start, end, score)]
+    plain, plain_rows = proposals.union(parts)
+    snapped, rows = proposals.union(parts, snap_s=snap_s)
+    expected = []
+    for i, *edges, value in zip(*plain):
+        latest = end[clip == i].max()
+        near = [min(round(edge * 25) / 25, latest) for edge in edges]
+        moved = [b if abs(a - b) <= snap_s else a for a, b in zip(edges, near)]
+        expected.append([i, *moved, value])
+    expected = np.array(expected)
+    longer = expected[:, 1] < expected[:, 2]
+    np.testing.assert_allclose(np.column_stack(snapped), expected[longer])
+    np.testing.assert_array_equal(rows, plain_rows[longer])
+    assert 0 < (snapped.start_s != plain.start_s[longer]).mean() < 1
