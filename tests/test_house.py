@@ -35,7 +35,7 @@ NEVER = [
     ("data", {"scores", "training", "metrics"}),
 ]
 # reached by name, not by code of ours: the hooks of argparse, jsonargparse, torch, coverage, python
-CALLED_BY_OTHERS = re.compile(r"configure|run|main|forward|__\w+__|default")
+CALLED_BY_OTHERS = re.compile(r"configure|run|main|forward|find_class|__\w+__|default")
 
 
 @functools.cache

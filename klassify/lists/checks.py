@@ -49,5 +49,6 @@ def _one_class(split: str, frame: pd.DataFrame) -> Iterator[str]:
 def _constant(split: str, frame: pd.DataFrame) -> Iterator[str]:
     for name in VARIED:
         values = frame[name].replace("", pd.NA).dropna()
+        values = values[values != 0]  # of clips without sound or picture
         if len(values) >= FEWEST and values.nunique() == 1:
             yield f"{name} is {values.iloc[0]} for all {len(values)} clips of {split}"

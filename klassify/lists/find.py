@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from klassify.errors import KlassifyError, first_few
-from klassify.lists import datasets, records
+from klassify.lists import datasets, records, speech
 from klassify.lists.subsets import media_folder
 from klassify.media.container import media_below
 
@@ -18,8 +18,10 @@ FOLDERS = ("train", *datasets.spellings("val"), "test")
 def find_splits(root: Path, data: str) -> dict[str, Path]:
     """{split: what describes it} of all splits that the root describes, train and val first.
 
-    data: the data set, for advice. Raises KlassifyError where there are none.
+    data: the data set's name. Raises KlassifyError where there are none.
     """
+    if data in speech.CORPORA:
+        return _find_protocols(root, data)
     spelt = {name for name in FOLDERS if (root / name).is_dir()}
     for ending in ENDINGS:
         names = [path.name.removesuffix(ending) for path in root.glob(f"*{ending}")]
@@ -42,6 +44,17 @@ def find_splits(root: Path, data: str) -> dict[str, Path]:
     return {name: source for name, source in found.items() if source}
 
 
+def _find_protocols(root: Path, data: str) -> dict[str, Path]:
+    """{split: its protocol} of a data set of speech."""
+    splits = speech.CORPORA[data].splits
+    found = {split: speech.find_protocol(root, data, split) for split in splits}
+    if not any(found.values()):
+        raise KlassifyError(
+            "Nothing describes the clips here.", where=root, fix=datasets.how_described(data)
+        )
+    return {split: source for split, source in found.items() if source}
+
+
 def told_split(spelling: str) -> str:
     """`datasets.split_of`; says so where that is another name."""
     split = datasets.split_of(spelling)
@@ -61,7 +74,8 @@ def _named_splits(path: Path) -> set[str]:
 
 def find_split(root: Path, data: str, split: str) -> Path:
     """What describes one split; KlassifyError with the splits that are described."""
-    source = _find(root, split)
+    protocol = data in speech.CORPORA
+    source = speech.find_protocol(root, data, split) if protocol else _find(root, split)
     if source is None:
         known = first_few(find_splits(root, data))
         what = f"Nothing describes the split {split!r}; described are: {known}."

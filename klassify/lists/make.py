@@ -18,7 +18,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
 from klassify.files import read_json_mapping, whole_file, write_json
-from klassify.lists import fakeavceleb
+from klassify.lists import fakeavceleb, speech
 from klassify.lists.data_list import COLUMNS, KINDS, MEASURED, UNPRINTABLE, possible, write_list
 from klassify.lists.official import drop_late_segments, read_metadata, read_names
 from klassify.lists.records import Fault, label_folders, sidecar_files
@@ -30,8 +30,10 @@ T = TypeVar("T")
 LIMIT_S = 120.0  # for the header of one file
 
 
-def read_rows(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
+def read_rows(source: Path, split: str, data: str, root: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """The clips of a split from whatever describes it (see klassify.lists.find)."""
+    if data in speech.CORPORA:
+        return speech.read_protocol(source, data, split, root)
     if source.suffix == ".txt":
         return read_names(source)
     if source.name == "meta_data.csv":
@@ -69,7 +71,7 @@ def make_list(
     if already_done(path, record and record["made_with"], made_with, force=force):
         print(f"{path}: done before")
         return sum(record["faults"].values())
-    frame, media, faults = _clips(source, split, root, probe, jobs)
+    frame, media, faults = _clips(source, split, data, root, probe, jobs)
     types = frame["modify_type"].value_counts().to_dict() if "modify_type" in frame else {}
     heldout = heldout if types else None
     record_path.unlink(missing_ok=True)  # the old one must never describe the new list
@@ -92,10 +94,10 @@ def make_list(
 
 
 def _clips(
-    source: Path, split: str, root: Path, probe: str, jobs: int
+    source: Path, split: str, data: str, root: Path, probe: str, jobs: int
 ) -> tuple[pd.DataFrame, Path | None, list[Fault]]:
     """The clips of a split, measured as `probe` says, their media if found, and all faults."""
-    frame, faults = read_rows(source, split)
+    frame, faults = read_rows(source, split, data, root)
     try:
         media = media_folder(root, split, frame["file"].tolist())
     except KlassifyError:
