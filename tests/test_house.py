@@ -21,7 +21,7 @@ ORDER = [
     {"models"},
     {"features"},
     {"data", "corpus"},
-    {"scores"},
+    {"scores", "perturbation"},
     {"systems"},
     {"localisation"},
     {"submission", "training"},

@@ -1,8 +1,11 @@
-"""Writes H.264 and AAC in MP4: reproducible bytes that do not name the encoder."""
+"""Writes MP4: reproducible bytes that do not name the encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,43 +16,126 @@ from av.bitstream import BitStreamFilterContext
 
 from klassify.corpus.motion import FPS
 from klassify.corpus.speech import SAMPLE_RATE
+from klassify.media.container import MediaError, opened, streams_of, zero_of
+
+# x264 writes its settings into an SEI unit (type 6), x265 into one of types 39 and 40
+SETTINGS_UNITS = {"libx264": "6", "libx265": "39-40"}
+# macroblock-tree rate control reads uninitialised memory (x264 with AVX-512), so that the bytes
+# would differ from run to run
+X264 = {"x264-params": "mbtree=0"}
+BLOCK = 1024  # samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """An encoder with its options; bit_rate: bits per second, 0 where the options say it."""
+
+    encoder: str
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bit_rate: int = 0
+
+
+# bit by bit what is given: 4:2:0 planes of the picture, 24 bits of the sound
+LOSSLESS_VIDEO = Encoding("libx264", {"qp": "0", "preset": "ultrafast", **X264})
+LOSSLESS_AUDIO = Encoding("flac")
 
 
 def write_clip(
     path: Path, frames: list[np.ndarray], wave: np.ndarray | None, crf: int, audio_bit_rate: int
 ) -> None:
-    """Write an MP4. frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz, or None
-    for a clip without sound.
+    """Write H.264 and AAC. frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz, or
+    None for a clip without sound.
+    """
+    video = Encoding("libx264", {"crf": str(crf), "preset": "veryfast", **X264})
+    audio = Encoding("aac", bit_rate=audio_bit_rate)
+    write_streams(path, frames, wave, video=video, audio=audio)
+
+
+def write_streams(
+    path: Path,
+    frames: Iterable[np.ndarray] | None,
+    wave: np.ndarray | None,
+    *,
+    video: Encoding = LOSSLESS_VIDEO,
+    audio: Encoding = LOSSLESS_AUDIO,
+    copied: str | os.PathLike | None = None,
+) -> None:
+    """Write frames and sound as `write_clip` does, with any encoders.
+
+    copied: an MP4 whose picture or sound is copied in place of what is None, packet by packet, so
+    that it starts where it did. MediaError where it cannot be read.
     """
     container_options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(str(path), "w", format="mp4", container_options=container_options) as container:
-        video = container.add_stream("libx264", rate=FPS)
-        video.height, video.width = frames[0].shape[:2]
-        video.pix_fmt = "yuv420p"
-        video.codec_context.thread_count = 1
-        video.codec_context.flags |= av.codec.context.Flags.bitexact
-        # macroblock-tree rate control reads uninitialised memory (x264 with AVX-512), so that the
-        # bytes would differ from run to run
-        video.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
-        audio = None if wave is None else _audio_stream(container, audio_bit_rate)
-        # x264 writes its settings into an SEI unit (type 6)
-        strip = BitStreamFilterContext("filter_units=remove_types=6", video)
-        for k, picture in enumerate(frames):
-            _mux(container, video, _video_frame(picture, k), strip)
-        _mux(container, video, None, strip)
+        pictures = None if frames is None else _Pictures(container, frames, video)
+        audio_stream = None if wave is None else _audio_stream(container, audio)
+        if copied is not None:
+            _copy(container, copied, video=frames is None, audio=wave is None)
+        if pictures is not None:
+            pictures.write(container)
+        if wave is not None:
+            for frame in _audio_frames(wave, audio_stream.codec_context.format.name):
+                _mux(container, audio_stream, frame)
+            _mux(container, audio_stream, None)
+
+
+class _Pictures:
+    """A video stream and the frames that go into it."""
+
+    def __init__(
+        self,
+        container: av.container.OutputContainer,
+        frames: Iterable[np.ndarray],
+        encoding: Encoding,
+    ):
+        self.frames = iter(frames)
+        self.first = next(self.frames, None)
+        if self.first is None:
+            raise MediaError("There is no frame to encode.")
+        self.stream = container.add_stream(encoding.encoder, rate=FPS)
+        self.stream.height, self.stream.width = self.first.shape[:2]
+        self.stream.pix_fmt = "yuv420p"
+        self.stream.codec_context.thread_count = 1
+        self.stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        self.stream.options = dict(encoding.options)
+        self.units = SETTINGS_UNITS[encoding.encoder]
+
+    def write(self, container: av.container.OutputContainer) -> None:
+        """Encode all frames."""
+        strip = BitStreamFilterContext(f"filter_units=remove_types={self.units}", self.stream)
+        for k, picture in enumerate(itertools.chain([self.first], self.frames)):
+            _mux(container, self.stream, _video_frame(picture, k), strip)
+        _mux(container, self.stream, None, strip)
         for packet in strip.filter(None):
             container.mux(packet)
-        if audio is not None:
-            for frame in _audio_frames(wave):
-                _mux(container, audio, frame)
-            _mux(container, audio, None)
 
 
-def _audio_stream(container: av.container.OutputContainer, bit_rate: int) -> av.AudioStream:
-    audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
-    audio.bit_rate = bit_rate
-    audio.codec_context.flags |= av.codec.context.Flags.bitexact
-    return audio
+def _audio_stream(container: av.container.OutputContainer, encoding: Encoding) -> av.AudioStream:
+    stream = container.add_stream(encoding.encoder, rate=SAMPLE_RATE, layout="mono")
+    stream.codec_context.flags |= av.codec.context.Flags.bitexact
+    if encoding.bit_rate:
+        stream.bit_rate = encoding.bit_rate
+    if encoding == LOSSLESS_AUDIO:
+        stream.codec_context.format = "s32"
+    return stream
+
+
+def _copy(
+    container: av.container.OutputContainer, path: str | os.PathLike, *, video: bool, audio: bool
+) -> None:
+    with opened(path) as source:
+        chosen = streams_of(source)
+        zero = zero_of(path, chosen) or 0.0
+        wanted = [s for s, keep in zip(chosen, (video, audio)) if keep and s is not None]
+        targets = {s.index: container.add_stream_from_template(s) for s in wanted}
+        for packet in source.demux(wanted) if wanted else ():
+            if packet.dts is None:  # the end of a stream
+                continue
+            late = round(zero / packet.time_base)
+            packet.dts -= late
+            packet.pts = None if packet.pts is None else packet.pts - late
+            packet.stream = targets[packet.stream_index]
+            container.mux(packet)
 
 
 def _video_frame(picture: np.ndarray, k: int) -> av.VideoFrame:
@@ -60,10 +146,14 @@ def _video_frame(picture: np.ndarray, k: int) -> av.VideoFrame:
     return frame
 
 
-def _audio_frames(wave: np.ndarray) -> Iterator[av.AudioFrame]:
-    for start in range(0, len(wave), 1024):
-        samples = wave[None, start : start + 1024]
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+def _audio_frames(wave: np.ndarray, format: str) -> Iterator[av.AudioFrame]:
+    if format == "s32":
+        # FLAC takes the upper 24 bits
+        top = (1 << 23) - 1
+        wave = np.clip(np.rint(wave * np.float64(1 << 23)), -top, top).astype(np.int32) << 8
+    for start in range(0, len(wave), BLOCK):
+        samples = wave[None, start : start + BLOCK]
+        frame = av.AudioFrame.from_ndarray(samples, format=format, layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
         yield frame
 

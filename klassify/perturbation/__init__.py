@@ -1,0 +1,1 @@
+"""Clips perturbed by families of operations at five levels each, with their labels."""
