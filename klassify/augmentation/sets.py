@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from klassify.augmentation import audio_effects, codecs
+from klassify.augmentation import audio_effects, codecs, levels
 from klassify.augmentation.rawboost import in_range, rawboost
 
 Effect = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -19,7 +19,14 @@ def _codec(wave: np.ndarray, rng: np.random.Generator, format: str) -> np.ndarra
     return codecs.round_trip(wave, codecs.draw(format, rng), rng)
 
 
-EFFECTS: dict[str, Effect] = {"room": audio_effects.room, "gain": audio_effects.gain}
+EFFECTS: dict[str, Effect] = {
+    "room": audio_effects.room,
+    "gain": audio_effects.gain,
+    "ends": levels.ends,
+    "loudness": levels.loudness,
+    "offset": levels.offset,
+    "clipping": levels.clipping,
+}
 for _name in audio_effects.TRANSFORMS:
     EFFECTS[_name] = functools.partial(audio_effects.transformed, effect=_name)
 for _name in codecs.FORMATS:
@@ -48,6 +55,14 @@ SETS: dict[str, tuple[Stage, ...]] = {
         *CODECS,
         (P, ("rawboost3", "rawboost4", "rawboost5")),
         (1.0, ("gain",)),
+    ),
+    "shortcuts": (  # what `klassify audit` measures
+        (1.0, ("offset",)),
+        (1.0, ("ends",)),
+        (0.5, ("low_pass",)),
+        (0.5, ("noise",)),
+        (P, ("clipping",)),
+        (1.0, ("loudness",)),
     ),
     "rawboost": ((1.0, ("rawboost3", "rawboost4", "rawboost5")),),
     "rawboost3": ((1.0, ("rawboost3",)),),

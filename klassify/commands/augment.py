@@ -10,6 +10,8 @@ Writes the clip after each effect of the set alone, and three random draws as tr
                              high shelf, peaking
     codecs      0.3          one of htk, gsm, amr-nb, sph, vorbis, ogg, mp3, amb, wav
     all         as above     rtpg, then bp, then codecs
+    shortcuts   0.3 to 1     offset, ends, low pass, noise, clipping, loudness, in this
+                             order: what `klassify audit` measures
     rawboost3   1            RawBoost algorithm 3: stationary noise
     rawboost4   1            RawBoost algorithm 4: convolutive, impulsive and stationary noise
     rawboost5   1            RawBoost algorithm 5: convolutive and impulsive noise

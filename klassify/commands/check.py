@@ -6,7 +6,8 @@ Takes a submission.zip, a folder, a prediction.txt (Task 1) or a prediction.json
 are not unpacked. It refuses what makes the official evaluator fail, and what the evaluator silently
 scores as something else (submissions/README.md lists both). What the evaluator ignores is a
 warning. --against names an older submission of the same split and says which answers changed, and
-by how much. Exits with 0 if the submission is accepted and 1 if it is refused.
+by how much. Shortcuts that `klassify audit` found in the data of the submitted systems are repeated
+as warnings. Exits with 0 if the submission is accepted and 1 if it is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from klassify.arguments import at_least_0
 from klassify.errors import KlassifyError
+from klassify.evaluation import shortcuts
 from klassify.settings import file_hash
 from klassify.submission import compare
 from klassify.submission.check import check
@@ -29,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
     add("--list", type=Path, help="data list of the split (default: the manifest's)")
     add("--against", type=Path, metavar="OLD", help="also report differences from OLD")
+    add("--audit", type=Path, metavar="DIR", help="of klassify audit (default: exp/<data>/audit)")
     add("--limit", type=at_least_0, default=20, help="places to show per kind of problem")
 
 
@@ -44,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
     verdict = check(args.path, listed, limit=args.limit, keep=args.against is not None)
     if not args.list and manifest["made_with"]["list"] != file_hash(list_path):
         verdict.warnings.add("the list has changed since this was packaged", str(list_path))
+    for folder in [args.audit] if args.audit else _audits_beside(manifest):
+        for found in shortcuts.in_folder(folder):
+            for text in found.warnings:
+                verdict.warnings.add("shortcuts in the data of its systems", text)
     answers = ", ".join(f"{n} answers in {name}" for name, n in verdict.answers.items())
     said = "ACCEPTED" if verdict.accepted else "REFUSED"
     print(f"{said} {args.path}: {answers or 'no answers'}, for {list_path}")
@@ -57,6 +64,14 @@ def run(args: argparse.Namespace) -> int:
         old = check(args.against, listed, limit=args.limit, keep=True)
         print(*compare.report(verdict, old, str(args.against)), sep="\n")
     return 0 if verdict.accepted else 1
+
+
+def _audits_beside(manifest: dict[str, Any]) -> list[Path]:
+    """The folders exp/<data>/audit of the systems that a manifest names, of those below here."""
+    here = Path.cwd()
+    named = [Path(entry["path"]) for entry in manifest.get("systems", {}).values()]
+    found = [folder.parent.parent / shortcuts.FOLDER for folder in named]
+    return [folder for folder in dict.fromkeys(found) if folder.resolve().is_relative_to(here)]
 
 
 def _manifest_beside(path: Path, *, needed: bool) -> dict[str, Any]:

@@ -15,7 +15,8 @@ distributed, where systems disagree, and how far the scores have moved from thos
 --val names the labelled list of val, on whose val_fit answers are calibrated and joined; the
 default is val.tsv beside the labels or one folder up. --media reads the containers of the clips and
 shows pictures and sound of the selected ones; --features shows their mouth features, and the LMM's
-words. The page is one file that needs no network; its videos play while they are in the same place.
+words. What `klassify audit` found is shown and warned of. The page is one file that needs no
+network; its videos play while they are in the same place.
 
 Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV.
 """
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--val", type=Path, metavar="FILE", help="labelled list of val (default: beside --labels)")
     add("--media", type=Path, metavar="DIR", help="folder of the media")
     add("--features", type=Path, metavar="DIR", help="folder of the feature shards")
+    add("--audit", type=Path, metavar="DIR", help="of klassify audit (default: exp/<data>/audit)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
@@ -61,12 +63,15 @@ def run(args: argparse.Namespace) -> int:
         subset=args.subset,
         val=args.val,
         media=args.media,
+        audit=args.audit,
         metric=args.metric,
         n_bootstrap=args.bootstrap,
         seed=args.seed,
     )
     for text in page.leaks_in(comparison):
         print(f"warning: possible leak: {text}", file=sys.stderr)
+    for text in (text for one in comparison.audits for text in one.warnings):
+        print(f"warning: shortcut: {text}", file=sys.stderr)
     text = describe(comparison)
     print(text)
     out = args.out / args.split

@@ -32,10 +32,19 @@ def leak_auc(
     traits: pd.DataFrame, is_fake: np.ndarray, original: np.ndarray, repeats: int = REPEATS
 ) -> float:
     """AUC of a random forest on container traits, each original scored by trees that never saw it;
-    the mean over several ways to fold the originals.
+    the mean over several ways to fold the originals. About 0.5 when nothing leaks.
+    """
+    scores = forest_scores(traits, is_fake, original, repeats)
+    return float(np.mean([clips.roc_auc(is_fake, one) for one in scores]))
 
-    About 0.5 when nothing leaks. traits: one row a clip, texts count as categories; is_fake: (n,) 0
-    or 1; original: (n,) ids. KlassifyError for fewer than two originals or one class.
+
+def forest_scores(
+    traits: pd.DataFrame, is_fake: np.ndarray, original: np.ndarray, repeats: int = REPEATS
+) -> list[np.ndarray]:
+    """The scores (n,) of `leak_auc`, one array for each way to fold the originals.
+
+    traits: one row a clip, texts count as categories; is_fake: (n,) 0 or 1; original: (n,) ids.
+    KlassifyError for fewer than two originals or one class.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -53,12 +62,11 @@ def leak_auc(
     )
     how = {"cv": GroupKFold(min(5, n_originals)), "method": "predict_proba"}
     groups = np.unique(original, return_inverse=True)[1]
-    aucs = []
+    scores = []
     for repeat in range(repeats):
         shuffled = np.random.default_rng(repeat).permutation(n_originals)[groups]
-        scores = cross_val_predict(forest, numbers, is_fake, groups=shuffled, **how)
-        aucs.append(clips.roc_auc(is_fake, scores[:, -1]))
-    return float(np.mean(aucs))
+        scores.append(cross_val_predict(forest, numbers, is_fake, groups=shuffled, **how)[:, -1])
+    return scores
 
 
 def audit(
@@ -87,7 +95,7 @@ def audit(
     result = []
     for which, table in tables:
         for name in table:
-            result += _alone(name, table[name], is_fake[which], source[which], n_bootstrap)
+            result += alone(name, table[name], is_fake[which], source[which], n_bootstrap)
     result += _together(tables, is_fake, source)
     audited = pd.DataFrame(result, columns=["trait", "auc", "auc_low", "auc_high", "n"])
     return audited.assign(leaks=audited["auc"] > WARN_ABOVE)
@@ -112,15 +120,16 @@ def _opened(files: Sequence[str], root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _alone(
+def alone(
     name: str, values: pd.Series, is_fake: np.ndarray, source: np.ndarray, n_bootstrap: int
 ) -> list[Row]:
+    """The row of one trait, texts as categories; [] for one that never varies."""
     known = values.notna().to_numpy()
     values, is_fake, source = values[known], is_fake[known], source[known]
     if values.nunique() < 2 or len(set(is_fake)) < 2:
         return []
     if values.dtype.kind not in "fiub":
-        score = _share_of_fakes(values.to_numpy(object), is_fake, source)
+        score = share_of_fakes(values.to_numpy(object), is_fake, source)
     else:
         score = values.to_numpy(float)
     ranking = clips.Ranking(is_fake, score)
@@ -130,7 +139,7 @@ def _alone(
     return [(name, float(auc), *clips.interval(drawn), len(values))]
 
 
-def _share_of_fakes(values: np.ndarray, is_fake: np.ndarray, source: np.ndarray) -> np.ndarray:
+def share_of_fakes(values: np.ndarray, is_fake: np.ndarray, source: np.ndarray) -> np.ndarray:
     """Of each clip: the share of fakes with its category in other sources, smoothed."""
     table = pd.DataFrame({"value": values, "source": source, "fake": is_fake, "one": 1})
     of_value = table.groupby("value")[["fake", "one"]].transform("sum")

@@ -1,6 +1,6 @@
 """The kinds of features that `klassify extract` makes, one line each (docs/adding-features.md).
 
-Mouth features, mouth crops and audio use a crew of worker processes, one clip each. The other kinds
+Mouth features, mouth crops, audio and content use worker processes, one clip each. The other kinds
 run one model on one device in this process; several GPUs take a shard (`--shard i/n`) each.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from klassify.errors import KlassifyError
-from klassify.features import audio, avhubert, embedding, lips, reconstruction
+from klassify.features import audio, avhubert, content, embedding, lips, reconstruction
 from klassify.features.base import Kind
 from klassify.features.lmm import kind as lmm
 from klassify.features.mouth import kind as mouth
@@ -21,6 +21,7 @@ KINDS: dict[str, Kind] = {
         mouth.KIND,
         lips.KIND,
         audio.KIND,
+        content.KIND,
         lmm.KIND,
         reconstruction.KIND,
         embedding.KIND,

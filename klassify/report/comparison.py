@@ -12,11 +12,12 @@ import pandas as pd
 from klassify.errors import KlassifyError, first_few
 from klassify.evaluation import leaks
 from klassify.evaluation.results import labelled_list
+from klassify.evaluation.shortcuts import Audit
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
-from klassify.report import agreement, conditions, entries, sidebyside
+from klassify.report import agreement, conditions, entries, shortcuts, sidebyside
 from klassify.report.drift import population_stability
 from klassify.report.entries import Entry
 from klassify.systems import scores
@@ -29,7 +30,7 @@ class Comparison:
 
     label: (n,) of the clips of frame, None without labels. answers1, answers2: what answers each
     task, one entry per recipe. tables: by name, those of the TSV files. notes: what a reader must
-    know. matches: Task 2, by system. val_scores: by system.
+    know. matches: Task 2, by system. val_scores: by system. audits: of the content.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Comparison:
     notes: list[str]
     matches: dict[str, segments.Matches] = dataclasses.field(default_factory=dict)
     val_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    audits: Sequence[Audit] = ()
 
     @property
     def scored(self) -> list[Entry]:
@@ -59,6 +61,7 @@ def compare(
     subset: str | None = None,
     val: Path | None = None,
     media: Path | None = None,
+    audit: Path | None = None,
     metric: str = "official",
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -67,7 +70,8 @@ def compare(
 
     systems: their folders, or folders of recipes. labels: the labelled list of the split; subset:
     of it. val: the labelled list of val, None to look for it beside labels. media: folder of the
-    media, for the leak audit. metric: of Task 2.
+    media, for the leak audit. audit: folder of the results of `klassify audit`, None for the one
+    beside the recipes. metric: of Task 2.
     """
     found = entries.find(systems)
     frame, subset = _clips(found, split, labels, subset)
@@ -100,6 +104,9 @@ def compare(
         _measure(result, fit, metric, n_bootstrap, seed)
         root = None if media is None else subsets.media_folder(media, split, files)
         tables["leaks"] = leaks.audit(frame, label, subsets.sources_of(frame), root)
+    if audits := shortcuts.load(audit, loaded):
+        result.audits = audits
+        tables["shortcuts"] = shortcuts.table(audits)
     if subsets.base_split(split) != "val":
         _drift(result)
     return result

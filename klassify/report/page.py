@@ -42,6 +42,7 @@ SECTIONS = {
     "agreement": "Agreement",
     "drift": "Drift",
     "leaks": "Leaks",
+    "shortcuts": "Shortcuts",
     "mistakes": "Mistakes",
     "disagreements": "Disagreements",
 }
@@ -180,6 +181,7 @@ def _warnings(result: Comparison) -> dict[str, list[str]]:
             failing.append(f"{row.system}: {row.failed} of {row.n} clips (task {task})")
     found = {
         "possible leaks": leaks_in(result),
+        "shortcuts in the content": [text for one in result.audits for text in one.warnings],
         "scores that have moved far from those of val": moved,
         f"answers that failed on more than {FAILED_SHARE:.0%} of the clips": failing,
     }

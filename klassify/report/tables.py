@@ -129,6 +129,16 @@ TABLES = {
         Column("clips", "n", COUNT),
         Column("", "leaks", lambda leaks: "warning" if leaks else ""),
     ],
+    "shortcuts": [
+        Column("property", "trait"),
+        Column("split", "split"),
+        Column("label", "label", help="of the clip, its sound or its picture"),
+        Column("AUC", "auc", ".3f"),
+        Column("chance", "chance", ".3f", "95 % of permuted labels stay below"),
+        Column("clips", "n", COUNT),
+        Column("reading", "reading"),
+        Column("remedy", "remedy"),
+    ],
 }
 
 

@@ -14,6 +14,7 @@ SHOWN = {
     "joined": "recipes joined",
     "drift": "drift from val",
     "leaks": "leak audit",
+    "shortcuts": "shortcuts in the content",
 }
 
 

@@ -38,10 +38,11 @@ from klassify.corpus.sheet import draw_sheet
 from klassify.corpus.take import record
 from klassify.corpus.text import draw_sentence
 from klassify.errors import KlassifyError
-from klassify.evaluation import leaks
+from klassify.evaluation import leaks, shortcuts
 from klassify.files import read_json, write_json
 from klassify.media import decoder
 from klassify.media.container import container_traits
+from klassify.media.content import content_traits
 
 FIELDS = [
     *("file", "original", "split", "modify_type", "audio_model", "video_model", "fake_segments"),
@@ -282,6 +283,18 @@ def test_a_leak_would_be_found(traits):
     assert leaks.leak_auc(table.assign(tags=is_fake), is_fake, original) > 0.9
     with pytest.raises(KlassifyError, match="two originals"):
         leaks.leak_auc(table[:2], is_fake[:2], original[:2])
+
+
+def test_the_content_holds_no_shortcut(corpus, monkeypatch):
+    monkeypatch.setattr(leaks, "REPEATS", 1)
+    monkeypatch.setattr(shortcuts, "N_JOINT", 1)
+    entries = read_entries(corpus)
+    frame = pd.DataFrame({name: [one[name] for one in entries] for name in ("file", "modify_type")})
+    frame["source"] = [f"{one['split']}/{one['original']}" for one in entries]
+    traits = [content_traits(corpus / one["split"] / one["file"]) for one in entries]
+    found = shortcuts.audit("corpus", frame, traits, n_bootstrap=20)
+    assert not found.warnings and not found.failed
+    assert (found.traits["trait"] == "noise_floor_db").any()
 
 
 def test_clips_do_not_name_the_encoder(corpus):

@@ -234,9 +234,9 @@ def test_categories_are_judged_by_other_sources():
     _, is_fake, source = clips_of(40)
     # it tells the label within a source only
     own = np.array([f"{name}-{fake}" for name, fake in zip(source, is_fake)], object)
-    assert clips.roc_auc(is_fake, leaks._share_of_fakes(own, is_fake, source)) == 0.5
+    assert clips.roc_auc(is_fake, leaks.share_of_fakes(own, is_fake, source)) == 0.5
     shared = np.where(is_fake == 1, "encoder B", "encoder A").astype(object)
-    assert clips.roc_auc(is_fake, leaks._share_of_fakes(shared, is_fake, source)) == 1
+    assert clips.roc_auc(is_fake, leaks.share_of_fakes(shared, is_fake, source)) == 1
 
 
 def test_sample_takes_whole_sources():

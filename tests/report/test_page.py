@@ -18,10 +18,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 from two_recipes import HOSTILE, make
 
 from klassify import parts
+from klassify.evaluation import shortcuts
 from klassify.features import shards
 from klassify.features.lmm import kind as lmm_kind
 from klassify.features.mouth import kind
@@ -39,6 +41,16 @@ needs_browser = pytest.mark.skipif(
     ),
 )
 WORDS = f"The mouth {HOSTILE} </script><script>alert(1)</script> moves."
+
+
+def an_audit() -> shortcuts.Audit:
+    """One shortcut, with foreign text as its remedy, and one property within chance."""
+    rows = [
+        ("silence_start_ms", "audio", 0.987, 0.97, 1.0, 0.61, 32, shortcuts.SHORTCUT, HOSTILE),
+        ("loudness_db", "audio", 0.52, 0.45, 0.6, 0.61, 32, shortcuts.WITHIN, ""),
+    ]
+    traits = pd.DataFrame(rows, columns=shortcuts.COLUMNS)
+    return shortcuts.Audit("val", 32, 24, 8, 0, traits)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +83,7 @@ def report(tmp_path_factory) -> Path:
         for file in files
     ]
     shards.write_part(data.path("features", "lmm", "testA"), place, words, settings, "x")
+    shortcuts.write(data.path("exp", "audit"), an_audit())
     labels = data.path("lists", "heldout", "testA_labels.tsv")
     folders = ["--media", str(data.path("media")), "--features", str(data.path("features"))]
     assert data.compare("--split", "testA", "--labels", str(labels), *folders) == 0
@@ -230,6 +243,17 @@ def test_page_fits_its_width_and_draws_every_plot(tab):
     plot.locator("select").select_option("audio generator")
     plot.locator(".xtick", has_text=HOSTILE).wait_for()
     keep(tab, "page", full_page=True)
+
+
+@needs_browser
+def test_shortcuts_are_in_their_section_and_among_the_warnings(tab):
+    row = tab.locator("#shortcuts tbody tr", has_text="silence_start_ms")
+    cells = row.locator("td").all_text_contents()
+    assert cells[:3] == ["silence_start_ms", "val", "audio"] and cells[3].startswith("0.987")
+    assert cells[4:] == ["0.610", "32", "shortcut", HOSTILE]
+    assert "within chance" in tab.locator("#shortcuts").text_content()
+    summary = tab.locator("details.warning > summary").text_content()
+    assert "shortcuts in the content (1)" in summary
 
 
 @needs_browser

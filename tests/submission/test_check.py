@@ -4,13 +4,17 @@ import io
 import json
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from places import GOLDENS
 
 from klassify.cli import main
+from klassify.commands import check as check_command
 from klassify.errors import KlassifyError
+from klassify.evaluation import shortcuts
 from klassify.submission import check, check_task2
 from klassify.submission.prediction_json import read_prediction_json
 from klassify.submission.verdict import JSON, MANIFEST, MAX_ROWS, TXT, ZIP, Listed, Verdict
@@ -398,6 +402,23 @@ def test_a_foreign_manifest_matters_only_without_a_list(tmp_path, capsys, conten
     assert main(["check", str(tmp_path), "--list", str(names)]) == 0
     assert main(["check", str(tmp_path)]) == 2
     assert "manifest.json" in (said := capsys.readouterr().err) and "give --list" in said
+
+
+def test_shortcuts_in_the_data_are_warnings(tmp_path, capsys, monkeypatch):
+    names = tmp_path / "testA_files.txt"
+    names.write_text("\n".join(FILES) + "\n")
+    (tmp_path / TXT).write_text(GOOD_TXT)
+    row = ("dc_offset", "audio", 0.9, 0.8, 1.0, 0.6, 9, shortcuts.SHORTCUT, "none")
+    traits = pd.DataFrame([row], columns=shortcuts.COLUMNS)
+    shortcuts.write(tmp_path / "exp/demo/audit", shortcuts.Audit("val", 9, 5, 3, 0, traits))
+    command = ["check", str(tmp_path), "--list", str(names)]
+    assert main(command) == 0 and "dc_offset" not in capsys.readouterr().out
+    assert main([*command, "--audit", str(tmp_path / "exp/demo/audit")]) == 0
+    assert "val: dc_offset tells fake from real with AUC 0.900" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    manifest = {"systems": {"task1": {"path": "exp/demo/klassify/maxout"}}}
+    assert check_command._audits_beside(manifest) == [Path("exp/demo/audit")]
+    assert check_command._audits_beside({"systems": {"task1": {"path": "../x/y/z"}}}) == []
 
 
 def test_no_places_are_shown_where_none_are_wanted(tmp_path):
