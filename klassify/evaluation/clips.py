@@ -93,14 +93,15 @@ class Cell:
 
     def metrics(self, weights: np.ndarray) -> np.ndarray:
         """Clip weights (B, clips of the list) -> AUC, EER, log-loss as (3, B)."""
-        weights = weights[:, self.rows]
+        if len(self.rows) < weights.shape[1]:
+            weights = weights[:, self.rows]
         auc, eer = self.ranking.auc_and_eer(weights)
         with np.errstate(invalid="ignore"):
             return np.stack([auc, eer, weights @ self.loss / weights.sum(axis=1)])
 
 
 def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str, str], Cell]:
-    """By system, label and group; a system of both modalities has no label of its own."""
+    """By system, label and group; without those whose own label is that of the video."""
     rows = {kind: np.flatnonzero(frame["modify_type"].isin(["real", kind])) for kind in GROUPS[1:]}
     rows["all"] = np.arange(len(frame))
     cells = {}
@@ -111,7 +112,9 @@ def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str
         for against, name in labels.items():
             label = subsets.label(frame, name)
             for group in GROUPS:
-                cells[one.system.name, against, group] = Cell.of(one, label, rows[group])
+                video = cells.get((one.system.name, "video", group))
+                if video is None or not np.array_equal(video.label, label[rows[group]]):
+                    cells[one.system.name, against, group] = Cell.of(one, label, rows[group])
     return cells
 
 

@@ -7,6 +7,7 @@ clips on the last axis, so that one call evaluates many bootstrap resamples.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ class Interval(NamedTuple):
 class Ranking:
     """Scores sorted once, after which every weighting of the clips costs O(n).
 
-    label: (n,) 0 or 1; score: (n,) finite. Weights are (..., n), none meaning one each.
+    label: (n,) 0 or 1; score: (n,) finite. Weights are (..., n), none meaning one each. Real and
+    fake clips are summed apart, and the EER is found by bisection.
     """
 
     def __init__(self, label: np.ndarray, score: np.ndarray):
@@ -65,25 +67,72 @@ class Ranking:
 
     def auc_and_eer(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """AUC and EER of each weighting, NaN where one class has no weight."""
-        if not len(self.score):
-            undefined = np.full(np.shape(weights)[:-1], np.nan)
+        weights = np.ones(len(self.score)) if weights is None else np.asarray(weights, float)
+        if not self.fake.any() or self.fake.all():
+            undefined = np.full(weights.shape[:-1], np.nan)
             return undefined, undefined
-        real, fake = self.rejected(weights)
+        of_real, of_fake = (np.take(weights, order, axis=-1) for order in self._by_class)
+        real, fake = (_from_zero(one) for one in (of_real, of_fake))
         n_real, n_fake = real[..., -1], fake[..., -1]
+        below, up_to = self._real_around_fake
+        lower = np.take(real, below, axis=-1)
+        if up_to is not below:  # equal scores count half
+            lower = (lower + np.take(real, up_to, axis=-1)) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
-            area = ((real[..., 1:] + real[..., :-1]) * np.diff(fake, axis=-1)).sum(axis=-1) / 2
-            auc = area / (n_real * n_fake)
-            return auc, self._eer(fake / n_fake[..., None], 1 - real / n_real[..., None])
+            auc = np.einsum("...i,...i->...", of_fake, lower) / (n_real * n_fake)
+            return auc, self._eer(real, fake)
 
-    @staticmethod
-    def _eer(miss: np.ndarray, false_alarm: np.ndarray) -> np.ndarray:
-        """Where the two rates cross on the straight line between the neighbouring thresholds."""
-        gap = miss - false_alarm  # rises from -1 to 1
-        after = np.maximum(np.argmax(gap >= 0, axis=-1), 1)[..., None]
-        at = np.concatenate([after - 1, after], axis=-1)
-        gap, miss = (np.take_along_axis(rates, at, axis=-1) for rates in (gap, miss))
+    @functools.cached_property
+    def _by_class(self) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the real and of the fake clips, each by ascending score."""
+        return self.order[self.fake == 0], self.order[self.fake == 1]
+
+    @functools.cached_property
+    def _real_around_fake(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each fake clip, in order, how many real ones have a lower score, and how many a lower
+        or equal one; the same array twice where no two classes tie.
+        """
+        real, fake = self.score[self.fake == 0], self.score[self.fake == 1]
+        below, up_to = (np.searchsorted(real, fake, side=side) for side in ("left", "right"))
+        return (below, below) if np.array_equal(below, up_to) else (below, up_to)
+
+    @functools.cached_property
+    def _counts_up_to(self) -> tuple[np.ndarray, np.ndarray]:
+        """Real and fake clips at or below each threshold; the first threshold is below all."""
+        real, fake = self.rejected()
+        return real.astype(np.int64), fake.astype(np.int64)
+
+    def _eer(self, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+        """Where the two rates cross on the straight line between the neighbouring thresholds.
+
+        real, fake: (..., clips of the class + 1), weights of the lowest ones of each class.
+        """
+        real_up_to, fake_up_to = self._counts_up_to
+
+        def rates(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Miss rate at thresholds (..., k), and by how much it exceeds the false-alarm rate."""
+            miss = np.take_along_axis(fake, fake_up_to[at], axis=-1) / fake[..., -1:]
+            kept = np.take_along_axis(real, real_up_to[at], axis=-1) / real[..., -1:]
+            return miss, miss - (1 - kept)
+
+        # the difference rises from -1 to 1: the first threshold after 0 where it is not negative
+        low = np.ones((*real.shape[:-1], 1), np.int64)
+        high = np.full_like(low, len(real_up_to) - 1)
+        while (low < high).any():
+            middle = (low + high) // 2
+            crossed = rates(middle)[1] >= 0
+            low, high = np.where(crossed, low, middle + 1), np.where(crossed, middle, high)
+            low = np.minimum(low, high)
+        miss, gap = rates(np.concatenate([high - 1, high], axis=-1))
         share = gap[..., 0] / (gap[..., 1] - gap[..., 0])
         return miss[..., 0] - share * (miss[..., 1] - miss[..., 0])
+
+
+def _from_zero(weights: np.ndarray) -> np.ndarray:
+    """Running sums (..., n + 1) of weights (..., n), from 0 on."""
+    sums = np.zeros((*weights.shape[:-1], weights.shape[-1] + 1))
+    np.cumsum(weights, axis=-1, out=sums[..., 1:])
+    return sums
 
 
 def roc_auc(label: np.ndarray, score: np.ndarray) -> float:

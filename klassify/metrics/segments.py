@@ -6,8 +6,8 @@ the challenge's evaluation package (avdeepfake1m 0.0.4), quirks included; mode `
 the names promise. docs/official-metric.md sets them side by side. The overlap of two segments is
 the length of their intersection over that of their hull, in float32.
 
-Matching is done once and clip by clip; every weighting of the clips (a subset, a bootstrap
-resample) then costs one cumulative sum over the ranked proposals.
+Matching is done once and clip by clip. Every weighting of the clips (a bootstrap resample) then
+costs one sum over the ranked proposals, for many weightings at once a sparse product.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from klassify.errors import KlassifyError
+from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import Proposals, Truth
 from klassify.metrics.clips import bootstrap
 from klassify.metrics.matching import (
@@ -90,6 +92,27 @@ class Matches:
         clips = np.arange(len(self.offsets) - 1, dtype=np.int32)
         return np.repeat(clips, np.diff(self.offsets))[self.order]
 
+    def of_clips(self, kept: np.ndarray) -> Matches:
+        """The same without the proposals and segments of clips where kept (n,) is false."""
+        ranked = kept[self.ranked_clip]
+        rank = np.cumsum(ranked) - 1
+        there = kept[self.clip_of]
+        segment = np.cumsum(there) - 1
+        hits = []
+        for one in self.hits:
+            mine = there[one.segment]
+            hits.append(Hits(rank[one.rank[mine]], segment[one.segment[mine]]))
+        counts = np.where(kept, np.diff(self.truth.offsets), 0)
+        truth = Truth(self.truth.files, row_offsets(counts), self.truth.segments[there])
+        return dataclasses.replace(
+            self,
+            truth=truth,
+            clip_of=self.clip_of[there],
+            levels=self.levels[there],
+            hits=tuple(hits),
+            order=self.order[ranked],
+        )
+
     def score(
         self, weights: np.ndarray | None = None, among: np.ndarray | None = None
     ) -> Task2Result:
@@ -98,48 +121,108 @@ class Matches:
         weights: (n,) >= 0, how often each clip counts. among: (M,) bool, the segments that count; a
         proposal that hits another one is then neither right nor wrong.
         """
-        n_clips = len(self.truth.files)
+        if weights is not None:
+            return self.scores(np.asarray(weights, float)[None], among)[0]
         among = np.ones(len(self.clip_of), bool) if among is None else np.asarray(among, bool)
-        if weights is None:
-            ranked_weight, segment_weight = None, among.astype(float)
+        if self.mode == "official" and among.any() and among.all():
+            sizes = len(self.order), len(among)
+            ap = [_published_average_precision(hits.rank, *sizes) for hits in self.hits]
         else:
-            weights = np.asarray(weights, float)
-            n_clips = float(weights.sum())
-            ranked_weight = np.cumsum(weights[self.ranked_clip])
-            segment_weight = weights[self.clip_of] * among
-        n_segments = float(segment_weight.sum())
-        given = (ranked_weight, weights, among, n_segments)
-        ap = np.array([self._average_precision(hits, *given) for hits in self.hits])
+            claimed = [hits.rank + 1.0 for hits in self.hits]
+            gains = [np.ones(len(hits.rank)) for hits in self.hits]
+            ap = self._average_precisions(claimed, gains, among, float(among.sum()))
+        recalled = among.astype(float) @ self.levels
+        return self._result(np.array(ap), recalled, float(among.sum()), len(self.truth.files))
+
+    def scores(self, weights: np.ndarray, among: np.ndarray | None = None) -> list[Task2Result]:
+        """`score` of many weightings (B, n) of the clips."""
+        among = np.ones(len(self.clip_of), bool) if among is None else np.asarray(among, bool)
+        n_clips = weights.shape[1]
+        counting = self.clip_of[among]
+        n_segments = weights @ np.bincount(counting, minlength=n_clips)
+        recalled = np.zeros((n_clips, len(AR_COUNTS)))
+        np.add.at(recalled, counting, self.levels[among])
+        recalled = weights @ recalled
+        claimed = self._claimed(weights)
+        found = []
+        for row, one in enumerate(weights):
+            at_hits = [claimed[row, place] for place in self._hit_places[1]]
+            gains = [one[clips] for clips in self._hit_clips]
+            ap = self._average_precisions(at_hits, gains, among, n_segments[row])
+            found.append(self._result(ap, recalled[row], float(n_segments[row]), float(one.sum())))
+        return found
+
+    @functools.cached_property
+    def _hit_clips(self) -> list[np.ndarray]:
+        """The clip of each hit, by AP_IOUS."""
+        return [self.clip_of[hits.segment] for hits in self.hits]
+
+    @functools.cached_property
+    def _hit_places(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Distinct ranks (H,) of all hits, ascending, and the places of those of each overlap."""
+        ranks = np.unique(np.concatenate([hits.rank for hits in self.hits]))
+        return ranks, [np.searchsorted(ranks, hits.rank) for hits in self.hits]
+
+    @functools.cached_property
+    def _proposals_by_hit(self) -> sparse.csr_array:
+        """(H, n) how many proposals of each clip are ranked from one hit to the next."""
+        ranks, _ = self._hit_places
+        begins = np.append(0, ranks + 1).astype(np.int32)
+        clips = self.ranked_clip[: begins[-1]]
+        ones = np.ones(len(clips))
+        return sparse.csr_array((ones, clips, begins), (len(ranks), len(self.offsets) - 1))
+
+    def _claimed(self, weights: np.ndarray) -> np.ndarray:
+        """(B, H) weight of the proposals down to each of the ranks of hits."""
+        between = self._proposals_by_hit @ np.ascontiguousarray(weights.T)
+        return np.cumsum(between.T, axis=1)
+
+    def _average_precisions(
+        self,
+        claimed: Sequence[np.ndarray],
+        gains: Sequence[np.ndarray],
+        among: np.ndarray,
+        n_segments: float,
+    ) -> np.ndarray:
+        """AP (4,) by AP_IOUS, of the weights claimed down to each hit and gained by it."""
+        if not n_segments:
+            return np.full(len(self.hits), np.nan)
+        everything = among.all()
+        areas = []
+        for hits, down_to, gain in zip(self.hits, claimed, gains):
+            if not everything:  # hits of other segments are no errors
+                counts = among[hits.segment]
+                down_to = (down_to - np.cumsum(gain * ~counts))[counts]
+                gain = gain[counts]
+            areas.append(_area(gain, down_to, first_step=self.mode != "official") / n_segments)
+        return np.array(areas)
+
+    def _result(
+        self, ap: np.ndarray, recalled: np.ndarray, n_segments: float, n_clips: float
+    ) -> Task2Result:
         if n_segments:
-            ar = segment_weight @ self.levels / (len(AR_IOUS) * n_segments)
+            ar = recalled / (len(AR_IOUS) * n_segments)
         else:
             ar = np.full(len(AR_COUNTS), 0.0 if self.mode == "official" else np.nan)
         return Task2Result(ap, ar, float(ap.sum() / 8 + ar.sum() / 10), n_segments, n_clips)
 
-    def _average_precision(
-        self,
-        hits: Hits,
-        ranked_weight: np.ndarray | None,
-        weights: np.ndarray | None,
-        among: np.ndarray,
-        n_segments: float,
-    ) -> float:
-        """Area under the precision envelope over recall, all points."""
-        if not n_segments:
-            return float("nan")
-        if self.mode == "official" and weights is None and among.all():
-            return _published_average_precision(hits.rank, len(self.order), len(among))
-        gain = np.ones(len(hits.rank)) if weights is None else weights[self.clip_of[hits.segment]]
-        claimed = hits.rank + 1.0 if ranked_weight is None else ranked_weight[hits.rank]
-        counts = among[hits.segment]
-        claimed = claimed - np.cumsum(gain * ~counts)  # hits of other segments are no errors
-        counts &= gain > 0
-        gain, claimed = gain[counts], claimed[counts]
-        precision = np.maximum.accumulate((np.cumsum(gain) / claimed)[::-1])[::-1]
-        area = float(gain @ precision) / n_segments
-        if self.mode == "official" and len(gain) and claimed[0] == gain[0]:
-            area -= min(1.0, gain[0]) * precision[0] / n_segments  # the step that it never adds
-        return area
+
+def _area(gain: np.ndarray, claimed: np.ndarray, *, first_step: bool) -> float:
+    """Area under the precision envelope over recall, all points, times the number of segments.
+
+    gain, claimed: (K,) of the hits, best first. first_step: False leaves the step of a hit out that
+    is ranked first of all, as the published evaluator does.
+    """
+    # a hit without weight lowers no precision, since the weight claimed never falls; before the
+    # first one with weight both are 0
+    precision = np.cumsum(gain) / np.maximum(claimed, np.finfo(float).tiny)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    area = float(gain @ precision)
+    if not first_step and len(gain):
+        first = int(np.argmax(gain > 0))
+        if gain[first] > 0 and claimed[first] == gain[first]:
+            area -= min(1.0, gain[first]) * precision[first]
+    return area
 
 
 def _published_average_precision(rank: np.ndarray, n_proposals: int, n_segments: int) -> float:
@@ -269,7 +352,8 @@ def bootstrap_task2(
 
     def statistics(weights: np.ndarray) -> np.ndarray:
         values = [
-            [list(m.score(each).named().values()) for each in weights] for m in systems.values()
+            [list(one.named().values()) for one in matches.scores(weights)]
+            for matches in systems.values()
         ]
         return np.array(values).transpose(0, 2, 1)
 

@@ -182,18 +182,19 @@ def task2_by_group(
     """
     label, ours = subsets.label(frame, "video"), [matches[one.name] for one in entries]
 
-    def scores(mask: np.ndarray | int, among: np.ndarray | None = None) -> Statistics:
+    def scores(given: Sequence[segments.Matches], among: np.ndarray | None = None) -> Statistics:
         return lambda weights: np.array(
-            [[one.score(each * mask, among).score for each in weights] for one in ours]
+            [[found.score for found in one.scores(weights, among)] for one in given]
         )
 
     def measured() -> Iterator[tuple[str, str, int, int, Statistics]]:
         for kind, masks in groups.items():
             for group, mask in masks.items():
-                yield kind, group, mask.sum(), label[mask].sum(), scores(mask)
+                some = [one.of_clips(mask) for one in ours]
+                yield kind, group, mask.sum(), label[mask].sum(), scores(some)
         for low, high, among in segments.length_groups(ours[0].truth):
             if n := among.sum():
-                yield "segment length", range_name(low, high), n, n, scores(1, among)
+                yield "segment length", range_name(low, high), n, n, scores(ours, among)
 
     return _group_table("task2", "Score", entries, frame, measured(), **options)
 

@@ -362,3 +362,55 @@ def test_the_ceiling_of_a_grid():
     np.testing.assert_allclose([*fine.ap, *fine.ar], 1.0)
     # [0.25, 1.0] 0.533 and [1.0, 1.5] 0.74
     np.testing.assert_allclose(grid_ceiling(truth, 0.25, "textbook").ap, [1.0, 0.0, 0.0, 0.0])
+
+
+def slow_weighted(matches, weights, among):
+    """AP and AR by one pass over all ranked proposals, each counting as often as its clip."""
+    ranked = matches.ranked_clip
+    weight = np.asarray(weights, float)
+    n_segments = float((weight[matches.clip_of] * among).sum())
+    ap = []
+    for hits in matches.hits:
+        segment_at = dict(zip(hits.rank.tolist(), hits.segment.tolist()))
+        steps, claimed, found = [], 0.0, 0.0
+        for rank, clip in enumerate(ranked):
+            segment = segment_at.get(rank)
+            if segment is not None and not among[segment]:
+                continue
+            claimed += weight[clip]
+            if segment is not None and weight[clip]:
+                found += weight[clip]
+                steps.append((weight[clip], found / claimed, claimed == weight[clip]))
+        area = 0.0
+        for i, (gain, _, leads) in enumerate(steps):
+            left_out = min(1.0, gain) if leads and matches.mode == "official" else 0.0
+            area += (gain - left_out) * max(precision for _, precision, _ in steps[i:])
+        ap.append(area / n_segments)
+    ar = (weight[matches.clip_of] * among) @ matches.levels / (10 * n_segments)
+    return [*ap, *ar]
+
+
+@pytest.mark.parametrize("mode", ["official", "textbook"])
+@pytest.mark.parametrize("seed", [0, 5, 7])
+def test_many_weightings_equal_a_pass_over_all_proposals(mode, seed):
+    rng = np.random.default_rng(seed)
+    matches = match(*build(random_clips(seed)), mode)
+    weights = rng.integers(0, 4, (6, len(matches.truth.files))).astype(float)
+    for among in (np.ones(len(matches.clip_of), bool), rng.random(len(matches.clip_of)) < 0.6):
+        defined = [one for one in weights if one[matches.clip_of] @ among]
+        for one, found in zip(defined, matches.scores(np.array(defined), among)):
+            expected = slow_weighted(matches, one, among)
+            np.testing.assert_allclose(numbers(found)[:-1], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["official", "textbook"])
+def test_leaving_clips_out_equals_giving_them_no_weight(mode):
+    rng = np.random.default_rng(1)
+    matches = match(*build(random_clips(5)), mode)
+    kept = rng.random(len(matches.truth.files)) < 0.5
+    weights = rng.integers(0, 3, (5, len(kept))).astype(float)
+    some, all_clips = matches.of_clips(kept).scores(weights), matches.scores(weights * kept)
+    for one, other in zip(some, all_clips):
+        np.testing.assert_array_equal(numbers(one), numbers(other))
+    whole = matches.of_clips(np.ones(len(kept), bool))
+    assert numbers(whole.score()) == numbers(matches.score())
