@@ -21,7 +21,8 @@ val_report, because calibration is fitted on val_fit. Cosine scores are ranked a
 --task 2 measures proposals by the challenge's Score, and the frame scores of systems that have them
 against the same labels. If a system has heads of several resolutions (PartialSpoof), each is
 measured at its own, as in the paper's Table 1. --columns measures such heads alone, without
-proposals.
+proposals. --eer measures what benchmarks of partly fake speech report, also without proposals: the
+EER of clips, of frames at 20 to 640 ms, and of time (range-based).
 
 Writes <out>/<split>.tsv (long form), <split>.txt and two PNG figures, and metrics-<split>.json in
 each system's folder.
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
     add("--columns", metavar="HEAD,...", help="Task 2: only these heads, such as ps40,ps160")
+    add("--eer", action="store_true", help="Task 2: only EERs of clips, frames and time")
     add("--split", help="split to evaluate")
     add("--labels", type=Path, help="data list of the split, with labels")
     add("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
@@ -79,6 +81,11 @@ def run(args: argparse.Namespace) -> int:
         args.labels, args.split, args.subset, segments=args.task == 2
     )
     systems = load_systems(args.systems)
+    if args.eer and args.task == 1:
+        raise KlassifyError("--eer needs frame scores.", fix="add --task 2")
+    if args.eer:
+        _eers(args, systems, frame, subset)
+        return 0
     if args.columns:
         _heads(args, systems, frame, subset)
         return 0
@@ -130,6 +137,20 @@ def _task2(
         metrics = whole.loc[system.name].dropna().to_dict() | {"labels": file_hash(args.labels)}
         write_json(system.folder / f"metrics-{args.split}.task2.json", metrics)
     _heads(args, [one.system for one in localised if one.frames is not None], frame, subset)
+
+
+def _eers(
+    args: argparse.Namespace, systems: list[System], frame: pd.DataFrame, subset: str
+) -> None:
+    """<out>/<split>.eer.tsv and .txt."""
+    from klassify.evaluation.eer import eer_text, measure_eer
+    from klassify.scores.frame_file import FrameFile, frame_table
+
+    results.check_names(systems, None)
+    tables = {one.name: frame_table(FrameFile(one.frames_path(args.split))) for one in systems}
+    table = measure_eer(tables, frame, n_bootstrap=args.bootstrap, seed=args.seed)
+    stem = f"{args.out / args.split}.eer"
+    print(results.write_results(stem, table, args.split, subset, eer_text))
 
 
 def _heads(

@@ -8,7 +8,7 @@ compared on the clips that both have. Intervals are 95 % percentiles of a bootst
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,16 @@ from klassify.evaluation.tables import ABSENT, aligned, number, with_ends, with_
 from klassify.grid.ragged import FrameTable
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
-from klassify.metrics.clips import Ranking, bootstrap
-from klassify.metrics.frames import SEGMENT_MS, LabelledFrames, frame_metrics, labelled_frames
+from klassify.metrics.clips import bootstrap
+from klassify.metrics.frames import (
+    SEGMENT_MS,
+    LabelledFrames,
+    WeightedFrames,
+    exact,
+    frame_metrics,
+    labelled_frames,
+    weighted_frames,
+)
 from klassify.scores.frame_file import FrameFile, frame_table
 from klassify.systems.base import System
 
@@ -37,22 +45,40 @@ def bootstrap_auc(
     of equal scores where there are few; more than MAX_BINS different scores change the AUC by less
     than 0.001.
     """
+    return _bootstrap(list(map(weighted_frames, parts)), source, _auc, n=n, seed=seed)
+
+
+def bootstrap_eer(
+    parts: Sequence[WeightedFrames], source: Sequence[str], *, n: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """EER of each part on resamples of sources, as `bootstrap_auc` draws them: (parts, n)."""
+    return _bootstrap(parts, source, _eer, n=n, seed=seed)
+
+
+def _bootstrap(
+    parts: Sequence[WeightedFrames],
+    source: Sequence[str],
+    metric: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    n: int,
+    seed: int,
+) -> np.ndarray:
     names, place = np.unique(np.asarray(source, dtype=str), return_inverse=True)
     first_clip = np.unique(place, return_index=True)[1]
     counts = [_by_source(part, place, len(names)) for part in parts]
 
     def statistics(weights: np.ndarray) -> np.ndarray:
         weights = weights[:, first_clip]
-        with np.errstate(invalid="ignore"):
-            return np.stack([_auc(weights @ real, weights @ fake) for real, fake in counts])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([metric(weights @ real, weights @ fake) for real, fake in counts])
 
     return bootstrap(statistics, source, n=n, seed=seed)
 
 
 def _by_source(
-    part: LabelledFrames, place: np.ndarray, n_sources: int
+    part: WeightedFrames, place: np.ndarray, n_sources: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Real and fake frames of each source by bin of score, two (sources, bins)."""
+    """Real and fake weight of each source by bin of score, two (sources, bins)."""
     n_bins = int(np.clip(MAX_CELLS // n_sources, 100, MAX_BINS))
     edges = np.unique(part.scores)
     if len(edges) > n_bins:
@@ -61,15 +87,31 @@ def _by_source(
     source = np.repeat(place[part.clips], part.counts)
     cell = source * shape[1] + np.searchsorted(edges, part.scores)
     real, fake = (
-        np.bincount(cell[part.labels == label], minlength=shape[0] * shape[1]) for label in (0, 1)
+        np.bincount(cell, weights, minlength=shape[0] * shape[1])
+        for weights in (part.real, part.fake)
     )
-    return real.reshape(shape).astype(float), fake.reshape(shape).astype(float)
+    return real.reshape(shape), fake.reshape(shape)
 
 
 def _auc(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     """AUC (B,) of real and fake frames by bin of score, each (B, bins)."""
     below = np.cumsum(real, axis=1) - real / 2
     return (below * fake).sum(axis=1) / (real.sum(axis=1) * fake.sum(axis=1))
+
+
+def _eer(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
+    """EER (B,) of real and fake frames by bin of score, each (B, bins)."""
+    miss, kept = (
+        np.cumsum(np.pad(weights, ((0, 0), (1, 0))), axis=1) / weights.sum(axis=1, keepdims=True)
+        for weights in (fake, real)
+    )
+    gap = miss + kept - 1  # rises from -1 to 1
+    after = np.maximum(np.argmax(gap >= 0, axis=1), 1)
+    at = np.stack([after - 1, after], axis=1)
+    (gap_0, gap_1), (miss_0, miss_1) = (
+        np.take_along_axis(values, at, axis=1).T for values in (gap, miss)
+    )
+    return miss_0 - gap_0 / (gap_1 - gap_0) * (miss_1 - miss_0)
 
 
 def on_common_clips(tables: Sequence[FrameTable], truth: Truth) -> list[LabelledFrames]:
@@ -122,12 +164,6 @@ def frame_columns(
             gain = exact(pair[0])[0] - exact(pair[1])[0]
             row |= with_ends("frame_gain", gain, theirs - ours)
     return results
-
-
-def exact(part: LabelledFrames) -> tuple[float, float]:
-    """AUC and EER of labelled frames, NaN where a class is missing."""
-    auc, eer = Ranking(part.labels, part.scores).auc_and_eer(np.ones(len(part.labels)))
-    return float(auc), float(eer)
 
 
 def frames_text(whole: pd.DataFrame, versus: str) -> str:

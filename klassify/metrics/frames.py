@@ -42,6 +42,25 @@ class LabelledFrames(NamedTuple):
     counts: np.ndarray
 
 
+class WeightedFrames(NamedTuple):
+    """Scores (F,) of frames with what each counts as real and as fake, (F,) both: a number of
+    frames, or seconds.
+
+    clips, counts: as in LabelledFrames.
+    """
+
+    scores: np.ndarray
+    real: np.ndarray
+    fake: np.ndarray
+    clips: np.ndarray
+    counts: np.ndarray
+
+
+def weighted_frames(part: LabelledFrames) -> WeightedFrames:
+    """Each frame counts once."""
+    return WeightedFrames(part.scores, part.labels == 0, part.labels == 1, part.clips, part.counts)
+
+
 def labelled_frames(frames: FrameTable, truth: Truth, resolution_ms: int) -> LabelledFrames:
     """Frame scores beside what they should say; clips of the truth without frames are left out."""
     place = {name: index for index, name in enumerate(frames.files)}
@@ -79,6 +98,12 @@ def frame_metrics(
     at = labelled_frames(frames, truth, 40)
     clip_auc = mean_clip_auc(at.labels, at.scores, at.counts)
     return FrameResult(auc, eer, clip_auc, len(at.clips), len(truth.files) - len(at.clips))
+
+
+def exact(part: LabelledFrames) -> tuple[float, float]:
+    """AUC and EER of labelled frames, NaN where a class is missing."""
+    auc, eer = Ranking(part.labels, part.scores).auc_and_eer(np.ones(len(part.labels)))
+    return float(auc), float(eer)
 
 
 def resample(

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from klassify.evaluation.clips import METRICS, Cell
-from klassify.evaluation.frames import bootstrap_auc, exact, on_common_clips
+from klassify.evaluation.frames import bootstrap_auc, on_common_clips
 from klassify.evaluation.tables import with_ends
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import clips, segments
-from klassify.metrics.frames import SEGMENT_MS, frame_metrics, labelled_frames
+from klassify.metrics.frames import SEGMENT_MS, exact, frame_metrics, labelled_frames
 from klassify.report.conditions import range_name
 from klassify.report.entries import Entry
 
