@@ -53,6 +53,14 @@ def global_seed(rng: np.random.Generator) -> Iterator[None]:
         np.random.set_state(before[1])
 
 
+def with_library(
+    wave: np.ndarray, rng: np.random.Generator, name: str, **arguments: object
+) -> np.ndarray:
+    """A class of audiomentations with its arguments."""
+    with global_seed(rng):
+        return _transform(name, **arguments)(np.ascontiguousarray(wave, np.float32), SAMPLE_RATE)
+
+
 @functools.cache
 def _transform(name: str, **arguments: object) -> Any:
     import audiomentations
@@ -63,8 +71,7 @@ def _transform(name: str, **arguments: object) -> Any:
 def transformed(wave: np.ndarray, rng: np.random.Generator, effect: str) -> np.ndarray:
     """One of TRANSFORMS, with random frequencies, slopes, gains, ..."""
     name, arguments = TRANSFORMS[effect]
-    with global_seed(rng):
-        return _transform(name, **arguments)(np.ascontiguousarray(wave, np.float32), SAMPLE_RATE)
+    return with_library(wave, rng, name, **arguments)
 
 
 def room(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:

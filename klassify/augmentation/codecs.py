@@ -80,16 +80,13 @@ def round_trip(wave: np.ndarray, codec: Codec, rng: np.random.Generator) -> np.n
     if codec not in legal(codec.format):
         known = ", ".join(map(str, legal(codec.format)))
         raise ValueError(f"unknown codec {codec} (known: {known})")
-    if codec.format in ("gsm", "amr-nb"):
+    if codec.format == "amr-nb":
+        decoded = amr(wave, int(rng.choice(AMR_BIT_RATES)))
+    elif codec.format == "gsm":  # GSM 06.10 full rate, 13 kbit/s, without delay
         from scipy.signal import resample_poly
 
-        narrow = resample_poly(wave, 1, 2)
-        if codec.format == "gsm":  # GSM 06.10 full rate, 13 kbit/s, without delay
-            settings = {"samplerate": NARROW_BAND, "format": "RAW", "subtype": "GSM610"}
-            narrow = _through_file(narrow, **settings)
-        else:
-            narrow = _amr(narrow, int(rng.choice(AMR_BIT_RATES)))
-        decoded = resample_poly(narrow, 2, 1)
+        settings = {"samplerate": NARROW_BAND, "format": "RAW", "subtype": "GSM610"}
+        decoded = resample_poly(_through_file(resample_poly(wave, 1, 2), **settings), 2, 1)
     else:
         decoded = _through_file(wave, **_file_settings(codec))
     return np.pad(decoded, (0, max(len(wave) - len(decoded), 0)))[: len(wave)].astype(np.float32)
@@ -117,22 +114,45 @@ def _through_file(wave: np.ndarray, **settings: object) -> np.ndarray:
     return soundfile.read(file, dtype="float32", **raw)[0]
 
 
-def _amr(wave: np.ndarray, bit_rate: int) -> np.ndarray:
-    """AMR narrow band; wave at 8 kHz."""
+def encoded(
+    wave: np.ndarray, encoder: str, container: str, bit_rate: int, *, rate: int, delay: int = 0
+) -> np.ndarray:
+    """(n,) float32 at `rate` through an encoder of FFmpeg and back: (n,) at the same times.
+
+    container: FFmpeg's name of a format that holds it. delay: samples by which the decoded sound
+    is late although the format does not say so.
+    """
     import av
 
     n = len(wave)
-    samples = np.pad(np.clip(wave, -1, 1), (0, AMR_DELAY))[None] * 32767
+    samples = np.pad(np.clip(wave, -1, 1), (0, delay))[None]
     file = io.BytesIO()
-    with av.open(file, "w", format="amr") as container:
-        stream = container.add_stream("libopencore_amrnb", rate=NARROW_BAND, layout="mono")
+    with av.open(file, "w", format=container) as target:
+        stream = target.add_stream(encoder, rate=rate, layout="mono")
         stream.bit_rate = bit_rate
-        samples = samples.round().astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        frame.sample_rate, frame.pts = NARROW_BAND, 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        if stream.codec_context.format.name.startswith("s16"):
+            samples = (samples * 32767).round().astype(np.int16)
+        else:
+            stream.codec_context.format = "fltp"
+        kind = stream.codec_context.format.name
+        frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        target.mux(stream.encode(frame))
+        target.mux(stream.encode())
     file.seek(0)
-    with av.open(file, format="amr") as container:
-        decoded = np.concatenate([block.to_ndarray()[0] for block in container.decode(audio=0)])
-    return decoded[AMR_DELAY : AMR_DELAY + n]
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)  # Opus decodes to 48 kHz
+    with av.open(file, format=container) as source:
+        frames = [*source.decode(audio=0), None]
+        blocks = [block.to_ndarray()[0] for frame in frames for block in resampler.resample(frame)]
+    decoded = np.concatenate(blocks)[delay : delay + n]
+    return np.pad(decoded, (0, n - len(decoded))).astype(np.float32)
+
+
+def amr(wave: np.ndarray, bit_rate: int) -> np.ndarray:
+    """(n,) at 16 kHz through AMR narrow band, which loses everything above 4 kHz."""
+    from scipy.signal import resample_poly
+
+    narrow = resample_poly(wave, 1, 2)
+    how = {"rate": NARROW_BAND, "delay": AMR_DELAY}
+    decoded = resample_poly(encoded(narrow, "libopencore_amrnb", "amr", bit_rate, **how), 2, 1)
+    return decoded[: len(wave)].astype(np.float32)

@@ -18,8 +18,6 @@ from klassify.corpus.motion import FPS
 from klassify.corpus.speech import SAMPLE_RATE
 from klassify.media.container import MediaError, opened, streams_of, zero_of
 
-# x264 writes its settings into an SEI unit (type 6), x265 into one of types 39 and 40
-SETTINGS_UNITS = {"libx264": "6", "libx265": "39-40"}
 # macroblock-tree rate control reads uninitialised memory (x264 with AVX-512), so that the bytes
 # would differ from run to run
 X264 = {"x264-params": "mbtree=0"}
@@ -98,11 +96,13 @@ class _Pictures:
         self.stream.codec_context.thread_count = 1
         self.stream.codec_context.flags |= av.codec.context.Flags.bitexact
         self.stream.options = dict(encoding.options)
-        self.units = SETTINGS_UNITS[encoding.encoder]
+        self.has_settings = encoding.encoder == "libx264"
 
     def write(self, container: av.container.OutputContainer) -> None:
         """Encode all frames."""
-        strip = BitStreamFilterContext(f"filter_units=remove_types={self.units}", self.stream)
+        # x264 writes its settings into an SEI unit (type 6)
+        how = "filter_units=remove_types=6" if self.has_settings else "null"
+        strip = BitStreamFilterContext(how, self.stream)
         for k, picture in enumerate(itertools.chain([self.first], self.frames)):
             _mux(container, self.stream, _video_frame(picture, k), strip)
         _mux(container, self.stream, None, strip)

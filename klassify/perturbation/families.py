@@ -13,7 +13,7 @@ import numpy as np
 
 from klassify.corpus.encode import LOSSLESS_AUDIO, LOSSLESS_VIDEO, X264, Encoding
 from klassify.errors import KlassifyError
-from klassify.perturbation import both, sound
+from klassify.perturbation import both, picture, sound
 
 LEVELS = (1, 2, 3, 4, 5)
 Sound = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
@@ -56,6 +56,12 @@ def _x264(crf: float) -> Encoding:
     return Encoding("libx264", {"crf": str(int(crf)), "preset": "superfast", **X264})
 
 
+def _x265(crf: float) -> Encoding:
+    # one thread, and without the settings in the stream
+    own = "pools=none:frame-threads=1:info=0:log-level=none"
+    return Encoding("libx265", {"crf": str(int(crf)), "preset": "ultrafast", "x265-params": own})
+
+
 def _aac_beside(crf: float) -> Encoding:
     return Encoding("aac", bit_rate=AAC_OF_CRF[int(crf)])
 
@@ -63,26 +69,105 @@ def _aac_beside(crf: float) -> Encoding:
 _TABLE = (
     Family(
         "trim",
-        "cuts both ends, by milliseconds, at most a quarter of the clip each",
+        "milliseconds cut from each end, at most a quarter of the clip",
         (40, 80, 200, 400, 800),
         sound=both.same,
         picture=both.same,
         cut_s=both.cut_s,
     ),
     Family(
-        "loudness",
-        "normalises to a loudness in LUFS (ITU-R BS.1770)",
-        (-16, -20, -23, -27, -31),
-        sound=sound.loudness,
+        "tempo",
+        "times as fast, at the same pitch",
+        (1.05, 1.1, 1.2, 1.35, 1.5),
+        sound=sound.tempo,
+        picture=picture.tempo,
+        speed=float,
     ),
     Family(
         "reencode",
-        "H.264 at a constant rate factor (CRF) and AAC at 128, 96, 64, 48, 32 kbit/s",
+        "H.264 constant rate factor, beside AAC at 128, 96, 64, 48, 32 kbit/s",
         tuple(AAC_OF_CRF),
         sound=both.same,
         picture=both.same,
         video=_x264,
         audio=_aac_beside,
+    ),
+    Family("loudness", "LUFS (ITU-R BS.1770)", (-16, -20, -23, -27, -31), sound=sound.loudness),
+    Family("noise", "dB from the clip to white noise", (30, 20, 15, 10, 5), sound=sound.noise),
+    Family("music", "dB from the clip to plucked chords", (20, 15, 10, 5, 0), sound=sound.music),
+    Family(
+        "reverberation",
+        "seconds until sound has fallen by 60 dB",
+        (0.2, 0.4, 0.6, 0.9, 1.3),
+        sound=sound.reverberation,
+    ),
+    Family(
+        "resample",
+        "Hz, down to this sample rate and up again",
+        (12_000, 8000, 6000, 4000, 3000),
+        sound=sound.resample,
+    ),
+    Family("mp3", "kbit/s of MP3", (64, 32, 24, 16, 8), sound=sound.mp3),
+    Family("aac", "kbit/s of AAC", (64, 48, 32, 24, 16), sound=sound.aac),
+    Family("opus", "kbit/s of Opus", (32, 24, 16, 10, 6), sound=sound.opus),
+    Family("amr", "kbit/s of AMR narrow band", (12.2, 10.2, 7.95, 5.9, 4.75), sound=sound.amr),
+    Family("pitch", "semitones up or down", (0.5, 1, 2, 3, 4), sound=sound.pitch),
+    Family("clipping", "percent of samples clipped", (1, 3, 8, 16, 30), sound=sound.clipping),
+    Family(
+        "packet_loss",
+        "percent of packets of 20 ms that are silent",
+        (2, 5, 10, 20, 30),
+        sound=sound.packet_loss,
+    ),
+    Family("jpeg", "quality of JPEG", (75, 50, 30, 15, 5), picture=picture.jpeg),
+    Family(
+        "h264", "H.264 constant rate factor", (30, 32, 35, 38, 40), picture=both.same, video=_x264
+    ),
+    Family(
+        "h265", "H.265 constant rate factor", (30, 34, 38, 42, 46), picture=both.same, video=_x265
+    ),
+    Family(
+        "blur",
+        "standard deviation in percent of the shorter side",
+        (0.25, 0.5, 0.75, 1, 1.5),
+        picture=picture.blur,
+    ),
+    Family(
+        "resize",
+        "factor, down and up again",
+        (0.75, 0.5, 0.375, 0.25, 0.15),
+        picture=picture.resize,
+    ),
+    Family(
+        "pixel_noise",
+        "standard deviation in grey levels of 255",
+        (8, 11, 18, 25, 57),
+        picture=picture.pixel_noise,
+    ),
+    Family(
+        "brightness",
+        "grey levels brighter or darker",
+        (10, 25, 40, 60, 80),
+        picture=picture.brightness,
+    ),
+    Family(
+        "contrast",
+        "factor of the distance to middle grey",
+        (0.85, 0.725, 0.6, 0.475, 0.35),
+        picture=picture.contrast,
+    ),
+    Family(
+        "saturation",
+        "factor of the colours' distance to grey",
+        (0.4, 0.3, 0.2, 0.1, 0),
+        picture=picture.saturation,
+    ),
+    Family("frame_rate", "frames per second", (20, 15, 12, 8, 5), picture=picture.frame_rate),
+    Family(
+        "block_loss",
+        "percent of blocks that are grey",
+        (1.5, 3, 4.5, 6, 8),
+        picture=picture.block_loss,
     ),
 )
 FAMILIES = {family.name: family for family in _TABLE}
