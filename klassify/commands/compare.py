@@ -18,7 +18,8 @@ shows pictures and sound of the selected ones; --features shows their mouth feat
 words. What `klassify audit` found is shown and warned of. The page is one file that needs no
 network; its videos play while they are in the same place.
 
-Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV.
+Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV. If an earlier comparison
+is there, the page also shows which numbers have changed since.
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ def run(args: argparse.Namespace) -> int:
     """Run `klassify compare`."""
     from klassify.report import page
     from klassify.report.comparison import compare
+    from klassify.report.summary import changes, earlier
     from klassify.report.text import describe
 
     page.check_libraries()  # before minutes of work
+    out = args.out / args.split
     comparison = compare(
         args.systems,
         args.split,
@@ -68,17 +71,24 @@ def run(args: argparse.Namespace) -> int:
         n_bootstrap=args.bootstrap,
         seed=args.seed,
     )
+    comparison.tables["changes"] = changes(comparison, earlier(out))
     for text in page.leaks_in(comparison):
         print(f"warning: possible leak: {text}", file=sys.stderr)
     for text in (text for one in comparison.audits for text in one.warnings):
         print(f"warning: shortcut: {text}", file=sys.stderr)
     text = describe(comparison)
     print(text)
-    out = args.out / args.split
     for name, table in comparison.tables.items():
         write_table(out / f"{name}.tsv", table)
     write_text(out / "comparison.txt", text + "\n")
     path = out / "report.html"
-    page.write(path, comparison, media_root=args.media, features=args.features, n_clips=args.clips)
+    page.write(
+        path,
+        comparison,
+        media_root=args.media,
+        features=args.features,
+        n_clips=args.clips,
+        command=["klassify", *sys.argv[1:]],
+    )
     print(path)
     return 0

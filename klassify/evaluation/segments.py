@@ -9,7 +9,7 @@ random proposals, as many and of true lengths.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from klassify.submission.verdict import MAX_ROWS
 from klassify.systems.base import System
 
 RANDOM_DRAWS = 20
+CLIPS_DRAWN = 40_000  # of all draws together, but at least one draw
 # rows beside those of the systems: guessing, and the true segments with ends on a grid
 RANDOM, CEILING = "random", "perfect on the {:g} ms grid"
 
@@ -96,13 +97,26 @@ def measure_task2(
         groups |= segments.by_modality(one.proposals, frame, mode)
         rows += [{"system": name, "group": key} | found.named() for key, found in groups.items()]
     rival = next(one for one in localised if one.system.name == versus)
-    hops = {one.frames.hop_s for one in localised if one.frames is not None} or {FRAME_S}
-    beside = {RANDOM: guessing(rival.proposals, truth, frame, mode, seed)}
-    for hop_s in sorted(hops, reverse=True):
-        beside[CEILING.format(1000 * hop_s)] = segments.grid_ceiling(truth, hop_s, mode=mode)
+    hops = {one.frames.hop_s for one in localised if one.frames is not None}
+    beside = beside_systems(rival.proposals, hops, truth, frame, mode, seed)
     rows += [{"system": name, "group": "all"} | found.named() for name, found in beside.items()]
     counts = {"n": len(frame), "n_sources": len(set(sources)), "n_segments": len(truth.segments)}
     return pd.DataFrame(rows).assign(metric=mode, **counts)
+
+
+def beside_systems(
+    like: Proposals,
+    hops_s: Collection[float],
+    truth: Truth,
+    frame: pd.DataFrame,
+    mode: str = "official",
+    seed: int = 0,
+) -> dict[str, segments.Task2Result]:
+    """What stands beside systems: guessing, and the ceiling of each grid (or of 40 ms)."""
+    found = {RANDOM: guessing(like, truth, frame, mode, seed)}
+    for hop_s in sorted(hops_s or {FRAME_S}, reverse=True):
+        found[CEILING.format(1000 * hop_s)] = segments.grid_ceiling(truth, hop_s, mode=mode)
+    return found
 
 
 def guessing(
@@ -113,7 +127,7 @@ def guessing(
     lengths = np.diff(truth.segments, axis=1)[:, 0]
     durations = frame["duration"].to_numpy(float)
     results = []
-    for _ in range(RANDOM_DRAWS):
+    for _ in range(min(RANDOM_DRAWS, max(1, CLIPS_DRAWN // len(frame)))):
         found = random_proposals(lengths, np.diff(like.offsets), durations, rng)
         results.append(segments.score_task2(found.select(truth.files), truth, mode))
     return results[0]._replace(

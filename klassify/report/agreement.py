@@ -29,12 +29,16 @@ FLOOR = clips.PROBABILITY_FLOOR
 
 
 class Calibrated(NamedTuple):
-    """Probabilities (n,) of the clips of a list, and of val_fit if known; how: in words."""
+    """Probabilities (n,) of the clips of a list, and of val_fit if known; how: in words; raw: the
+    system's own, as it would be submitted; auc_on_fit: its AUC there.
+    """
 
     name: str
     probability: np.ndarray
     on_fit: np.ndarray | None
     how: str
+    raw: np.ndarray
+    auc_on_fit: float = np.nan
 
 
 def calibrated(
@@ -42,6 +46,8 @@ def calibrated(
 ) -> Calibrated:
     """A system's probabilities, calibrated on val_fit (a labelled list) if possible."""
     scores = scores_of(entry.system, split, files)
+    own = as_probability(scores)
+    raw = np.where(np.isnan(own), entry.system.prior, own)
     try:
         if fit is None:
             raise KlassifyError("no labels of val")
@@ -49,9 +55,7 @@ def calibrated(
         on_val = entry.system.clip_scores("val")
         fitted = systems_calibrated.fit(on_val, fit_files, label, input="log_odds")
     except KlassifyError as error:
-        own = as_probability(scores)
-        probability = np.where(np.isnan(own), entry.system.prior, own)
-        return Calibrated(entry.name, probability, None, f"as it is ({error.what})")
+        return Calibrated(entry.name, raw, None, f"as it is ({error.what})", raw)
 
     def apply(given: ScoreFile) -> np.ndarray:
         table = systems_calibrated.apply(given, fitted.a, fitted.b, fitted.input)
@@ -59,7 +63,8 @@ def calibrated(
         return np.where(np.isnan(values), fitted.base_rate, values)
 
     on_fit = apply(scores_of(entry.system, "val", fit_files))
-    return Calibrated(entry.name, apply(scores), on_fit, "Platt on val_fit")
+    auc = clips.roc_auc(label, on_fit)
+    return Calibrated(entry.name, apply(scores), on_fit, "Platt on val_fit", raw, auc)
 
 
 def agreement(entries: Sequence[Entry], given: Sequence[Calibrated]) -> pd.DataFrame:

@@ -31,6 +31,7 @@ WAVE_PIECES, WAVE_LIMIT = 500, 127
 MOUTH_FRAMES = 400  # most columns; longer clips show means of neighbours
 SHOWN_PROPOSALS, SHOWN_WORDS = 20, 400
 JPEG_QUALITY = 60
+UNTRAINED = "tiny"  # the LMM whose words mean nothing
 IMAGE_BYTES = 5_000_000  # of all thumbnails; the clips after that have none
 
 
@@ -49,22 +50,25 @@ class Chosen:
 def choose(
     answers: Sequence[Calibrated], frame: pd.DataFrame, label: np.ndarray | None, n_each: int
 ) -> list[Chosen]:
-    """The worst mistakes and the largest disagreements, n_each of either, each clip once. A single
-    answer without labels has its most suspicious clips instead of disagreements.
+    """The worst mistakes and the largest disagreements, n_each of either, each clip once. A mistake
+    is a clip that an answer puts on the wrong side of 0.5. A single answer without labels has its
+    most suspicious clips instead of disagreements.
     """
     spread = disagreement(answers)
     loss = np.full(len(frame), np.nan)
     worst = {}
     if label is not None:
         loss = np.max([clips.clip_log_loss(label, one.probability) for one in answers], axis=0)
-        worst["mistake"] = loss
+        wrong = np.any([(one.probability > 0.5) != (label == 1) for one in answers], axis=0)
+        worst["mistake"] = np.where(wrong, loss, -1.0)
     if len(answers) > 1:
         worst["disagreement"] = spread
     elif label is None:
         worst["disagreement"] = answers[0].probability
     picked: dict[int, set[str]] = {}
     for why, badness in worst.items():
-        for row in np.argsort(-badness, kind="stable")[:n_each].tolist():
+        order = np.argsort(-badness, kind="stable")
+        for row in order[badness[order] >= 0][:n_each].tolist():
             picked.setdefault(row, set()).add(why)
     return [
         Chosen(row, float(loss[row]), float(spread[row]), frozenset(why))
@@ -185,7 +189,7 @@ class Timelines:
         }
 
     def _words(self, file: str) -> list[list[float | str]]:
-        if self.lmm is None or file not in self.lmm:
+        if self.lmm is None or file not in self.lmm or self.lmm.settings.get("lmm") == UNTRAINED:
             return []
         row = self.lmm[file]
         times = np.asarray(row.frames) / decoder.GRID_FPS

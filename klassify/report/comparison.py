@@ -12,6 +12,7 @@ import pandas as pd
 from klassify.errors import KlassifyError, first_few
 from klassify.evaluation import leaks
 from klassify.evaluation.results import labelled_list
+from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.shortcuts import Audit
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
@@ -185,6 +186,12 @@ def _measure(
         }
         result.matches = matches
         tables["task2"], found = sidebyside.task2_metrics(localisers, frame, matches, **resamples)
+        like = result.answers2[-1].localised.proposals
+        hops = {one.frames.header.hop_s for one in localisers if one.frames is not None}
+        beside = beside_systems(like, hops, truth, frame, metric, seed)
+        tables["beside"] = pd.DataFrame(
+            [{"system": name} | row.named() for name, row in beside.items()]
+        )
         differences.append(found)
         versus = result.answers2[-1].name
         by_group.append(

@@ -1,54 +1,10 @@
-"use strict";
-// Plots when they come into view, tables that sort, rows that open. Text only ever enters the page as text nodes.
+// Tables that sort, rows that open, and the plots. Text only ever enters the page as text nodes.
 
 const figures = JSON.parse(document.getElementById("figures").textContent);
-const coarse = window.matchMedia("(pointer: coarse)").matches;
-
-function draw(box) {
-  const figure = figures[box.dataset.figure];
-  const select = box.querySelector("select");
-  const names = Object.keys(figure);
-  const chosen = figure[select ? names[select.selectedIndex] : names[0]];
-  const canvas = box.querySelector(".canvas");
-  const rows = Math.ceil(chosen.data.length / Math.max(1, Math.floor(box.clientWidth / 190)));
-  canvas.style.height = `${404 + 20 * rows}px`;
-  const layout = Object.assign({
-    margin: { l: 56, r: 12, t: 32, b: 40 }, // the tool bar lies above the plot, not on it
-    font: { family: "system-ui, DejaVu Sans, sans-serif", size: 12, color: "#1c1c1e" },
-    legend: { orientation: "h", x: 0, y: 0, yref: "container", yanchor: "bottom", font: { size: 11 } },
-    showlegend: true,
-    hovermode: "closest",
-    dragmode: coarse ? false : "zoom",
-    paper_bgcolor: "#fff",
-    plot_bgcolor: "#fff",
-  }, chosen.layout);
-  for (const axis of ["xaxis", "yaxis"]) {
-    layout[axis] = Object.assign({ gridcolor: "#e6e6ea", linecolor: "#888", showline: true, ticks: "outside" }, layout[axis]);
-  }
-  Plotly.react(canvas, chosen.data, layout, {
-    responsive: true, displaylogo: false, displayModeBar: coarse ? false : "hover",
-    modeBarButtonsToRemove: ["lasso2d", "select2d"], plotlyServerURL: "",
-  });
-}
-
-const seen = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (entry.isIntersecting) {
-      seen.unobserve(entry.target);
-      draw(entry.target);
-    }
-  }
-}, { rootMargin: "300px" });
 
 for (const box of document.querySelectorAll("figure.plot")) {
-  const select = box.querySelector("select");
-  if (select) {
-    select.addEventListener("change", () => draw(box));
-  }
-  seen.observe(box);
+  addFigure(box, figures[box.dataset.figure]);
 }
-
-// ---------------------------------------------------------------- tables
 
 function keyOf(row, column) {
   const cell = row.cells[column];
@@ -92,8 +48,6 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// ---------------------------------------------------------------- rows that open
-
 function toggle(row) {
   const button = row.querySelector(".open");
   const next = row.nextElementSibling;
@@ -111,6 +65,22 @@ function toggle(row) {
   showTimeline(cell, JSON.parse(document.getElementById(row.dataset.clip).textContent));
 }
 
-for (const row of document.querySelectorAll("tr.clip")) {
-  row.querySelector(".open").addEventListener("click", () => toggle(row));
+// of the rows of a table one is a Tab away, and arrow keys go to the others
+for (const table of document.querySelectorAll("table.clips")) {
+  const buttons = () => [...table.querySelectorAll(".open")];
+  buttons().forEach((button, at) => {
+    button.tabIndex = at ? -1 : 0;
+    button.addEventListener("click", () => toggle(button.closest("tr")));
+  });
+  table.addEventListener("keydown", (event) => {
+    const all = buttons();
+    const at = all.indexOf(event.target);
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (at >= 0 && all[to]) {
+      event.preventDefault();
+      all.forEach((one) => { one.tabIndex = -1; });
+      all[to].tabIndex = 0;
+      all[to].focus();
+    }
+  });
 }

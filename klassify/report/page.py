@@ -12,9 +12,8 @@ import base64
 import dataclasses
 import hashlib
 import importlib.util
-import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,20 @@ import pandas as pd
 from klassify.errors import KlassifyError
 from klassify.evaluation import leaks
 from klassify.files import write_text
-from klassify.report import clips, plots, tables
+from klassify.report import clips, plots, summary, tables
 from klassify.report.agreement import Calibrated
 from klassify.report.comparison import Comparison
 from klassify.report.drift import LARGE
 
-LIBRARIES = ("jinja2", "plotly")
-MAX_BYTES = 12_000_000
+LIBRARIES = ("jinja2",)
+SCRIPTS = ("timeline.js", "plots.js", "page.js")
+MAX_BYTES = 10_000_000
 MAX_MISSING = 100
 FAILED_SHARE = 0.01  # of the clips, above which a failing system is warned of
 SECTIONS = {
     "headline": "Answers",
-    "coverage": "Coverage",
+    "mistakes": "Mistakes",
+    "disagreements": "Disagreements",
     "task1": "Task 1",
     "task2": "Task 2",
     "groups": "Groups",
@@ -43,8 +44,8 @@ SECTIONS = {
     "drift": "Drift",
     "leaks": "Leaks",
     "shortcuts": "Shortcuts",
-    "mistakes": "Mistakes",
-    "disagreements": "Disagreements",
+    "coverage": "Coverage",
+    "words": "Systems and words",
 }
 
 
@@ -58,26 +59,26 @@ def check_libraries() -> None:
 
 
 def write(
-    path: Path, result: Comparison, *, media_root: Path | None, features: Path | None, n_clips: int
+    path: Path,
+    result: Comparison,
+    *,
+    media_root: Path | None,
+    features: Path | None,
+    n_clips: int,
+    command: Sequence[str] = ("klassify", "compare"),
 ) -> None:
-    """Write the page; KlassifyError if it is larger than MAX_BYTES."""
+    """Write the page; KlassifyError if it is larger than MAX_BYTES. command: that it shows."""
     import jinja2
-    from plotly.offline import get_plotlyjs
 
     drawn = plots.of(result)
     content = _words(result) | _clips(result, path.parent, media_root, features, n_clips)
-    content |= {"figures": drawn, "tables": tables.of(result)}
+    content |= {"figures": drawn, "tables": tables.of(result), "words": tables.words()}
+    content["provenance"] = summary.provenance(result, command)
     content["sections"] = [
         (name, SECTIONS[name]) for name in SECTIONS if _has_section(name, content)
     ]
-    scripts = {"plotly_js": get_plotlyjs(), "page_js": _text("timeline.js") + _text("page.js")}
-    for name, text in scripts.items():
-        if "</script" in text.lower() or "<!--" in text or "\r" in text:
-            raise KlassifyError(
-                f"{name} cannot be part of a page.", fix="install the plotly of constraints.txt"
-            )
-    content |= {name: _safe(text) for name, text in scripts.items()}
-    content |= {"css": _safe(_text("page.css")), "policy": _policy(scripts.values())}
+    script = '"use strict";\n' + "".join(map(_text, SCRIPTS))
+    content |= {"script": _safe(script), "css": _safe(_text("page.css")), "policy": _policy(script)}
     content["figures_json"] = _json({name: plot.variants for name, plot in drawn.items()})
     settings = {"undefined": jinja2.StrictUndefined, "trim_blocks": True}
     template = jinja2.Environment(autoescape=True, **settings).from_string(_text("page.html.j2"))
@@ -106,13 +107,12 @@ def _json(content: Any) -> str:
     return _safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _policy(scripts: Iterable[str]) -> str:
-    """Content security policy: the page's own scripts, styles, pictures, and media files."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
-    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+def _policy(script: str) -> str:
+    """Content security policy: the page's own script, styles, pictures, and media files."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:;"
-        " media-src 'self' file:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline';"
+        " img-src data: blob:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -125,6 +125,7 @@ def _has_section(section: str, content: dict[str, Any]) -> bool:
     has = {
         "headline": True,
         "agreement": True,
+        "words": True,
         "task1": "histogram" in figures,
         "task2": tables["frames"] is not None,
     }
@@ -142,13 +143,15 @@ def _words(result: Comparison) -> dict[str, Any]:
         "title": result.title,
         "labelled": result.label is not None,
         "notes": result.notes,
-        "verdicts": _verdicts(result),
+        "recommendations": summary.recommendations(result),
+        "complete": bool(
+            (result.tables["coverage"]["answered"] == result.tables["coverage"]["n"]).all()
+        ),
         "warnings": _warnings(result),
         "leak_limit": leaks.WARN_ABOVE,
         "missing": [_missing(row) for _, row in missing.head(MAX_MISSING).iterrows()],
         "missing_count": len(missing),
         "calibration_note": calibration,
-        "footer": f"klassify compare: {len(result.frame)} clips, {len(result.entries)} systems.",
     }
 
 
@@ -161,11 +164,10 @@ def leaks_in(result: Comparison) -> list[str]:
     """The traits of the files that tell fake from real better than they should, in words."""
     found = []
     for row in result.tables.get("leaks", pd.DataFrame()).itertuples():
-        if not row.leaks:
-            continue
-        text = f"{row.trait} alone tells fake from real with AUC {row.auc:.3f} ({row.n} clips)."
-        chance = " Its interval holds 0.5: this may be chance." if row.auc_low <= 0.5 else ""
-        found.append(text + chance)
+        if row.leaks and row.auc_low > 0.5:  # else it may be chance
+            found.append(
+                f"{row.trait} alone tells fake from real with AUC {row.auc:.3f} ({row.n} clips)."
+            )
     return found
 
 
@@ -186,31 +188,6 @@ def _warnings(result: Comparison) -> dict[str, list[str]]:
         f"answers that failed on more than {FAILED_SHARE:.0%} of the clips": failing,
     }
     return {f"{what} ({len(some)})": some for what, some in found.items() if some}
-
-
-def _verdicts(result: Comparison) -> list[str]:
-    """The answers of the recipes against each other, in words."""
-    if "differences" not in result.tables:
-        return []
-    table = result.tables["differences"].set_index(["metric", "a", "b"], drop=False)
-    found = []
-    for answers, metric in ((result.answers1, "auc"), (result.answers2, "Score")):
-        for a, b in itertools.combinations([one.name for one in answers], 2):
-            if (metric, a, b) in table.index:
-                found.append(_verdict(table.loc[(metric, a, b)]))
-    return found
-
-
-def _verdict(row: pd.Series) -> str:
-    metric = tables.NAMES.get(row["metric"], row["metric"])
-    name = f"{metric} of {row['a']} minus {row['b']}: {row['difference']:+.4f}"
-    low, high = row["difference_low"], row["difference_high"]
-    if pd.isna(low):
-        return f"{name}."
-    verdict = "these clips do not tell them apart"
-    if low > 0 or high < 0:
-        verdict = f"{row['a'] if low > 0 else row['b']} is better"
-    return f"{name} [{low:+.4f}, {high:+.4f}]: {verdict}."
 
 
 def _clips(
@@ -239,6 +216,7 @@ def _clip_row(
     result: Comparison, answers: Sequence[Calibrated], chosen: clips.Chosen
 ) -> dict[str, Any]:
     probabilities = [float(one.probability[chosen.row]) for one in answers]
+    raw = [float(one.raw[chosen.row]) for one in answers]
     clip, kind, wrong = result.frame.iloc[chosen.row], "", [False] * len(answers)
     if result.label is not None:
         kind = str(clip["modify_type"]).replace("_", " ")
@@ -247,8 +225,8 @@ def _clip_row(
         "file": str(clip["file"]),
         "type": kind,
         "probabilities": [
-            {"text": f"{p:.3f}", "key": p, "wrong": is_wrong}
-            for p, is_wrong in zip(probabilities, wrong)
+            {"text": f"{p:.3f}", "key": p, "wrong": is_wrong, "raw": f"{own:.3f}"}
+            for p, own, is_wrong in zip(probabilities, raw, wrong)
         ],
         "highest": max(probabilities),
         **dataclasses.asdict(chosen),

@@ -39,8 +39,8 @@ def _agreement(result: Comparison) -> dict[str, Plot]:
     if pairs.empty:
         return {}
     variants = {
-        "rank correlation": figures.heatmap(pairs, "rank_correlation", names, ".2f", -1),
-        "equal decisions": figures.heatmap(pairs, "equal_decisions", names, ".0%", 0),
+        "rank correlation": figures.square(pairs, "rank_correlation", names, ".2f"),
+        "equal decisions": figures.square(pairs, "equal_decisions", names, ".0%"),
     }
     return {"agreement": Plot("Each pair of systems.", variants, choice="as")}
 

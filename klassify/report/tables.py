@@ -11,9 +11,10 @@ import pandas as pd
 from klassify.evaluation.tables import number
 from klassify.metrics import segments
 from klassify.report.comparison import Comparison
+from klassify.report.entries import Entry
+from klassify.report.summary import METRIC_NAME, TITLE, contributions, described, guessing
 
 NAMES = {"auc": "AUC", "eer": "EER", "log_loss": "log-loss", "frame_auc": "frame AUC"}
-STATES = ("answered", "fell back", "failed")
 COUNT = "d"
 
 
@@ -66,23 +67,37 @@ class Table(NamedTuple):
     rows: list[Row]
 
 
-SYSTEM = Column("system", "system")
-PAIR = [Column("A", "a"), Column("B", "b")]
-AUC, EER = Column("AUC", "auc", ".4f"), Column("EER", "eer", ".3f")
-LOG_LOSS = Column("log-loss", "log_loss", ".4f")
+SYSTEM = Column("system", "system", help="folder of the system; see Systems and words")
+PAIR = [Column("A", "a", help="a system"), Column("B", "b", help="the system A is compared with")]
+AUC = Column("AUC", "auc", ".4f", "how well scores rank fakes above reals: 0.5 guessing, 1 perfect")
+EER = Column("EER", "eer", ".3f", "error rate where false alarms and misses are equally frequent")
+LOG_LOSS = Column("log-loss", "log_loss", ".4f", "of the probabilities, nats; lower is better")
+SCORE = Column("Score", "Score", ".4f", "the challenge's Task 2 measure: half AP, half AR")
+AP = "average precision of proposals that overlap a true segment by at least {}"
+AR = "share of the true segments that the best {} proposals of a clip find"
+FRAME_AUC = Column("frame AUC", "frame_auc", ".4f", "AUC of single frames, fake or not")
+
+
+def _by_threshold(name: str) -> Column:
+    kind, number = name.split("@")
+    return Column(name, name, ".3f", (AP if kind == "AP" else AR).format(number))
+
+
 TABLES = {
     "coverage": [
         SYSTEM,
-        Column("task", "task", lambda task: task[-1]),
-        *(Column(state, state, COUNT) for state in STATES),
+        Column("task", "task", lambda task: task[-1], "1: clips, 2: segments"),
+        Column("answered", "answered", COUNT, "clips with evidence for every input"),
+        Column("fell back", "fell back", COUNT, "clips for which only some inputs had evidence"),
+        Column("failed", "failed", COUNT, "clips answered by a prior, or without a proposal"),
         Column("seen", "seen", ".1%", "mean share of frames with a face, or a picture"),
         Column("heard", "heard", ".1%", "mean share of a clip that has sound"),
-        Column("commonest reasons", "reasons"),
+        Column("commonest reasons", "reasons", help="why clips have no answer, and how many"),
     ],
     "task1": [
         SYSTEM,
-        Column("hears or sees", "modality"),
-        Column("labels of", "supervision", help="what it learned from"),
+        Column("hears or sees", "modality", help="sound (audio), picture (visual), or both"),
+        Column("labels of", "supervision", help="clips, own edits (self), or segments"),
         AUC,
         EER,
         LOG_LOSS,
@@ -90,54 +105,63 @@ TABLES = {
             "calibrated", "log_loss_calibrated", ".4f", "log-loss after Platt scaling on val_fit"
         ),
         Column("own label", "auc_own", ".4f", "AUC against the label of the system's own modality"),
-        Column("no answer", "n_no_answer", COUNT),
+        Column("no answer", "n_no_answer", COUNT, "clips for which a prior stands"),
     ],
-    "task2": [
-        SYSTEM,
-        Column("Score", "Score", ".4f"),
-        *(Column(name, name, ".3f") for name in segments.METRICS[:-1]),
-    ],
+    "task2": [SYSTEM, SCORE, *map(_by_threshold, segments.METRICS[:-1])],
     "frames": [
         SYSTEM,
-        Column("AUC", "frame_auc", ".4f"),
-        Column("EER", "frame_eer", ".3f"),
-        Column("own label", "frame_auc_own", ".4f"),
-        Column("AUC, 400 ms", "seg_auc", ".4f"),
-        Column("mean AUC in a clip", "clip_auc", ".4f"),
-        Column("clips without", "n_no_frames", COUNT),
+        FRAME_AUC,
+        Column("EER", "frame_eer", ".3f", "equal error rate of frames"),
+        Column("own label", "frame_auc_own", ".4f", "frame AUC against the own modality's label"),
+        Column("AUC, 400 ms", "seg_auc", ".4f", "AUC of stretches of 400 ms"),
+        Column("mean AUC in a clip", "clip_auc", ".4f", "mean of the clips' own frame AUCs"),
+        Column("clips without", "n_no_frames", COUNT, "clips without frame scores"),
     ],
     "differences": [
         *PAIR,
-        Column("metric", "metric", lambda metric: NAMES.get(metric, metric)),
-        Column("A minus B", "difference", "+.4f"),
+        Column("metric", "metric", lambda metric: NAMES.get(metric, metric), "what is compared"),
+        Column("A minus B", "difference", "+.4f", "above 0: A has the higher value"),
     ],
     "agreement": [
         *PAIR,
-        Column("rank correlation", "rank_correlation", ".3f"),
-        Column("equal decisions", "equal_decisions", ".1%"),
+        Column("rank correlation", "rank_correlation", ".3f", "Spearman's, of the clip scores"),
+        Column("equal decisions", "equal_decisions", ".1%", "share of clips decided alike"),
     ],
-    "joined": [SYSTEM, AUC, EER, LOG_LOSS, Column("gain", "gain", "+.4f")],
+    "joined": [
+        SYSTEM,
+        AUC,
+        EER,
+        LOG_LOSS,
+        Column("gain", "gain", "+.4f", "AUC over the answer that is best alone on val_fit"),
+    ],
     "drift": [
         SYSTEM,
-        Column("PSI", "psi", ".3f"),
-        Column("by chance", "by_chance", ".3f"),
-        Column("reading", "reading"),
+        Column("PSI", "psi", ".3f", "population stability index: how far scores have moved"),
+        Column("by chance", "by_chance", ".3f", "what 95 % of equal splits stay below"),
+        Column("reading", "reading", help="the index in words"),
     ],
     "leaks": [
-        Column("property", "trait"),
-        Column("AUC", "auc", ".3f"),
-        Column("clips", "n", COUNT),
+        Column("property", "trait", help="of the file, not of its content"),
+        Column("AUC", "auc", ".3f", "of this property alone, in the better direction"),
+        Column("clips", "n", COUNT, "clips whose property is known"),
         Column("", "leaks", lambda leaks: "warning" if leaks else ""),
     ],
     "shortcuts": [
-        Column("property", "trait"),
-        Column("split", "split"),
+        Column("property", "trait", help="of what is heard or seen"),
+        Column("split", "split", help="that was audited"),
         Column("label", "label", help="of the clip, its sound or its picture"),
-        Column("AUC", "auc", ".3f"),
+        Column("AUC", "auc", ".3f", "of this property alone, in the better direction"),
         Column("chance", "chance", ".3f", "95 % of permuted labels stay below"),
-        Column("clips", "n", COUNT),
-        Column("reading", "reading"),
-        Column("remedy", "remedy"),
+        Column("clips", "n", COUNT, "clips whose property is known"),
+        Column("reading", "reading", help="whether it is a shortcut"),
+        Column("remedy", "remedy", help="the augmentation set that removes it"),
+    ],
+    "changes": [
+        SYSTEM,
+        Column("metric", "metric", help="AUC of Task 1, Score of Task 2"),
+        Column("before", "before", ".4f", "in the last comparison in the same folder"),
+        Column("now", "now", ".4f", "in this one"),
+        Column("change", "change", "+.4f", "now minus before"),
     ],
 }
 
@@ -152,18 +176,74 @@ def of(result: Comparison) -> dict[str, Table | None]:
             for _, row in result.tables.get(name, pd.DataFrame()).iterrows()
         ]
         made[name] = Table(columns, rows) if rows else None
+    made["modalities"] = modalities(result)
+    if made["task2"] and "beside" in result.tables:
+        for _, row in result.tables["beside"].iterrows():
+            made["task2"].rows.append(Row([column.cell(row) for column in TABLES["task2"]]))
+    made["systems"] = Table(ABOUT, [Row([Cell(one.name), *_about(one)]) for one in result.entries])
     return made
+
+
+ABOUT = [
+    SYSTEM,
+    Column("what it is", help="its model, or what it is computed from"),
+    Column("hears or sees", help="sound (audio), picture (visual), or both"),
+    Column("labels of", help="clips, own edits (self), or segments: the strongest of all parts"),
+]
+
+
+def _about(entry: Entry) -> list[Cell]:
+    system = entry.system
+    return [Cell(described(entry)), Cell(system.modality), Cell(system.supervision)]
+
+
+def modalities(result: Comparison) -> Table | None:
+    """Picture alone, sound alone, both and the gain of both, a line each; a column for each recipe
+    and task."""
+    table = contributions(result)
+    if table.empty:
+        return None
+    columns = list(dict.fromkeys(zip(table["recipe"], table["task"])))
+    value, gain = Column("", "value", ".3f"), Column("", "gain", "+.3f")
+    by_place = table.set_index(["recipe", "task", "kind"])
+    rows = []
+    for kind in dict.fromkeys(table["kind"]):
+        cells = []
+        for place in columns:
+            row = by_place.loc[(*place, kind)]
+            cell = value.cell(row)
+            cells.append(cell._replace(small=f"{cell.small}\n{row['system']}".strip()))
+        rows.append(Row([Cell(kind), *cells], kind == "both"))
+    both = [gain.cell(by_place.loc[(*place, "both")]) for place in columns]
+    rows.append(Row([Cell("gain of both"), *both]))
+    chances = [guessing(result, task) for _, task in columns]
+    rows.append(Row([Cell("guessing"), *(Cell(number(one, ".3f"), repr(one)) for one in chances)]))
+    recipes = {recipe for recipe, _ in columns}
+    heads = [
+        Column(
+            f"{TITLE[task]} {METRIC_NAME[task]}" + (f", {recipe}" if len(recipes) > 1 else ""),
+            form=".3f",
+        )
+        for recipe, task in columns
+    ]
+    return Table([Column(""), *heads], rows)
+
+
+def words() -> list[tuple[str, str]]:
+    """(head, meaning) of every column of the page, in alphabetical order."""
+    found = {}
+    for columns in (*TABLES.values(), ABOUT):
+        for column in columns:
+            if column.title and column.help:
+                found.setdefault(column.title, column.help)
+    return sorted(found.items(), key=lambda pair: pair[0].lower())
 
 
 HEADLINE = {
     "Task 1 by": {"task1": [AUC, EER, LOG_LOSS]},
     "Task 2 by": {
-        "task2": [
-            Column("Score", "Score", ".4f"),
-            Column("AP@0.5", "AP@0.5", ".3f"),
-            Column("AR@50", "AR@50", ".3f"),
-        ],
-        "frames": [Column("frame AUC", "frame_auc", ".4f")],
+        "task2": [SCORE, _by_threshold("AP@0.5"), _by_threshold("AR@50")],
+        "frames": [FRAME_AUC],
     },
 }
 NOTHING = Cell("-", "NaN")

@@ -1,6 +1,6 @@
 // The timeline of one clip as SVG lanes over one axis of seconds, with a cursor that follows the video or the pointer.
 
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00"];
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "var(--ink)", "#8A7A00"];
 const DASHES = ["", "7 3", "2 2", "8 3 2 3"];
 const LANES = { thumbs: 72, wave: 60, mouth: 80, scores: 150, proposals: 54, bar: 12 };
 const BEST = 3; // proposals of a system in full colour
@@ -32,7 +32,7 @@ function html(name, className, parent, text) {
 
 function lineStyle(at, fused) {
   return {
-    stroke: fused ? "#000000" : COLOURS[at % (COLOURS.length - 2)],
+    stroke: fused ? "var(--ink)" : COLOURS[at % (COLOURS.length - 2)],
     "stroke-width": fused ? 2.5 : 1.5,
     "stroke-dasharray": DASHES[Math.floor(at / (COLOURS.length - 2)) % DASHES.length] || (fused && at % 2 ? DASHES[1] : ""),
     fill: "none",
@@ -96,7 +96,7 @@ class Lanes {
       over.push(`${at(i).toFixed(1)},${y(values[2 * i + 1]).toFixed(1)}`);
       under.unshift(`${at(i).toFixed(1)},${y(values[2 * i]).toFixed(1)}`);
     }
-    svg("polygon", { points: over.concat(under).join(" "), fill: "#555" }, this.main);
+    svg("polygon", { points: over.concat(under).join(" "), class: "wave" }, this.main);
   }
 
   mouth() {
@@ -133,7 +133,7 @@ class Lanes {
     const top = this.lane("frame scores: probability of fake", LANES.scores);
     const y = (v) => top + LANES.scores * (1 - v / 100);
     for (const v of [0, 50, 100]) {
-      svg("line", { x1: this.left, x2: this.left + this.width, y1: y(v), y2: y(v), stroke: "#d9d9de" }, this.main);
+      svg("line", { x1: this.left, x2: this.left + this.width, y1: y(v), y2: y(v), class: "grid" }, this.main);
       svg("text", { x: this.left - 4, y: y(v) + 4, "text-anchor": "end" }, this.main, (v / 100).toString());
     }
     this.clip.frames.forEach((one, at) => {
@@ -161,7 +161,7 @@ class Lanes {
       const height = LANES.proposals;
       const top = this.lane(`proposals of ${one.name}, by score`, height);
       for (const v of [0, 1]) {
-        svg("line", { x1: this.left, x2: this.left + this.width, y1: top + height * v, y2: top + height * v, stroke: "#d9d9de" }, this.main);
+        svg("line", { x1: this.left, x2: this.left + this.width, y1: top + height * v, y2: top + height * v, class: "grid" }, this.main);
         svg("text", { x: this.left - 4, y: top + height * v + 4, "text-anchor": "end" }, this.main, 1 - v);
       }
       const ordered = [...one.rows].sort((a, b) => b[2] - a[2]).map((row, at) => [row, at]).reverse();
@@ -172,7 +172,7 @@ class Lanes {
   }
 
   spans(rows, top, colour) {
-    svg("rect", { x: this.left, y: top, width: this.width, height: LANES.bar, fill: "#f5f6f8" }, this.main);
+    svg("rect", { x: this.left, y: top, width: this.width, height: LANES.bar, class: "lane" }, this.main);
     rows.forEach((row) => this.bar(row, top, LANES.bar, colour, ""));
   }
 
@@ -194,7 +194,7 @@ class Lanes {
     }
     svg("text", { x: this.left + this.width, y: this.y + 30, "text-anchor": "end" }, this.main, "seconds");
     for (const [start, end] of (this.clip.truth || {}).fake || []) {
-      svg("rect", { x: this.x(start), y: 0, width: Math.max(this.x(end) - this.x(start), 1), height: this.y, fill: "#000", "fill-opacity": 0.13 }, this.shade);
+      svg("rect", { x: this.x(start), y: 0, width: Math.max(this.x(end) - this.x(start), 1), height: this.y, class: "shade" }, this.shade);
     }
     this.y += 34;
   }
@@ -224,7 +224,7 @@ function timelineKey(cell, clip) {
   });
   if (clip.truth && clip.truth.fake.length) {
     const item = html("span", "", key);
-    svg("rect", { width: 28, height: 8, fill: "#000", "fill-opacity": 0.13 }, svg("svg", { width: 28, height: 8 }, item));
+    svg("rect", { width: 28, height: 8, class: "shade" }, svg("svg", { width: 28, height: 8 }, item));
     item.append("true fake segments");
   }
 }

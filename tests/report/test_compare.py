@@ -150,7 +150,10 @@ def test_agreement_equals_scipy_with_ties(loaded):
     for one in ours:
         scored = dataclasses.replace(one.scored, score=np.round(one.scored.score))
         rounded.append(dataclasses.replace(one, scored=scored))
-    given = [agreement.Calibrated(one.name, one.scored.probability, None, "") for one in rounded]
+    given = [
+        agreement.Calibrated(one.name, one.scored.probability, None, "", one.scored.probability)
+        for one in rounded
+    ]
     row = agreement.agreement(rounded, given).iloc[0]
     expected = spearmanr(*(one.scored.score for one in rounded)).statistic
     assert row["rank_correlation"] == pytest.approx(expected)
@@ -252,7 +255,7 @@ def test_command_with_labels_writes_every_table(recipes, capsys):
     out = recipes.path("out", "testA")
     there = {path.name for path in out.iterdir()}
     names = "coverage not-answered task1 task2 frames groups differences agreement joined drift"
-    tables = {f"{name}.tsv" for name in (*names.split(), "leaks")}
+    tables = {f"{name}.tsv" for name in (*names.split(), "leaks", "beside", "changes")}
     assert there == tables | {"comparison.txt", "report.html"}
     assert (out / "comparison.txt").read_text() in capsys.readouterr().out
     differences = pd.read_csv(out / "differences.tsv", sep="\t")
@@ -349,7 +352,7 @@ def test_histograms_hold_scores_of_any_size(ends):
     score = np.array(ends * 5)
     groups = {"real": score == score[0], "val": score != score[0]}
     figure = figures.histogram(score, "log_odds", groups)
-    assert all(sum(line["y"]) == pytest.approx(100, abs=0.01) for line in figure["data"])
+    assert all(sum(line["y"]) == pytest.approx(100, abs=0.01) for line in figure["lines"])
 
 
 def test_reasons_with_quotes_are_read_as_they_were_written(recipes, labels, loaded):
