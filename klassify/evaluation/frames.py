@@ -8,7 +8,7 @@ compared on the clips that both have. Intervals are 95 % percentiles of a bootst
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,32 +31,32 @@ from klassify.metrics.frames import (
 from klassify.scores.frame_file import FrameFile, frame_table
 from klassify.systems.base import System
 
-MAX_BINS = 2000  # of scores, in the bootstrap's histograms
-MAX_CELLS = 20_000_000  # bins times sources
+BINS = 512  # of scores, in the bootstrap's histograms
+SAMPLE = 1 << 17  # scores that the bins are chosen by
 HEAD = re.compile(r"ps(\d+)")
 
 
 def bootstrap_auc(
-    parts: Sequence[LabelledFrames], source: Sequence[str], *, n: int = 1000, seed: int = 0
+    parts: Iterable[LabelledFrames], source: Sequence[str], *, n: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """AUC of each part on resamples of sources, the same for all: (parts, n).
 
     source: of each clip of the truth. Frames are counted by source in bins of about equal size, or
-    of equal scores where there are few; more than MAX_BINS different scores change the AUC by less
+    of equal scores where there are few; more than BINS different scores change the AUC by less
     than 0.001.
     """
-    return _bootstrap(list(map(weighted_frames, parts)), source, _auc, n=n, seed=seed)
+    return _bootstrap(map(weighted_frames, parts), source, _auc, n=n, seed=seed)
 
 
 def bootstrap_eer(
-    parts: Sequence[WeightedFrames], source: Sequence[str], *, n: int = 1000, seed: int = 0
+    parts: Iterable[WeightedFrames], source: Sequence[str], *, n: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """EER of each part on resamples of sources, as `bootstrap_auc` draws them: (parts, n)."""
     return _bootstrap(parts, source, _eer, n=n, seed=seed)
 
 
 def _bootstrap(
-    parts: Sequence[WeightedFrames],
+    parts: Iterable[WeightedFrames],
     source: Sequence[str],
     metric: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
@@ -64,33 +64,41 @@ def _bootstrap(
     seed: int,
 ) -> np.ndarray:
     names, place = np.unique(np.asarray(source, dtype=str), return_inverse=True)
-    first_clip = np.unique(place, return_index=True)[1]
-    counts = [_by_source(part, place, len(names)) for part in parts]
 
-    def statistics(weights: np.ndarray) -> np.ndarray:
-        weights = weights[:, first_clip]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.stack([metric(weights @ real, weights @ fake) for real, fake in counts])
+    def sampled(part: WeightedFrames) -> np.ndarray:
+        counts = _by_source(part, place, len(names))
 
-    return bootstrap(statistics, source, n=n, seed=seed)
+        def statistics(weights: np.ndarray) -> np.ndarray:
+            # in float32 whole numbers are exact, since no bin holds 2^24 frames
+            drawn = weights.astype(counts.dtype) @ counts.reshape(len(names), -1)
+            real, fake = np.split(drawn.astype(float), 2, axis=1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return metric(real, fake)
+
+        return bootstrap(statistics, names, n=n, seed=seed)
+
+    return np.stack([sampled(part) for part in parts])  # one at a time: each has millions of frames
 
 
-def _by_source(
-    part: WeightedFrames, place: np.ndarray, n_sources: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Real and fake weight of each source by bin of score, two (sources, bins)."""
-    n_bins = int(np.clip(MAX_CELLS // n_sources, 100, MAX_BINS))
-    edges = np.unique(part.scores)
-    if len(edges) > n_bins:
-        edges = np.unique(np.quantile(part.scores, np.linspace(0, 1, n_bins + 1)[1:-1]))
+def _by_source(part: WeightedFrames, place: np.ndarray, n_sources: int) -> np.ndarray:
+    """Real and fake weight of each source by bin of score, (sources, 2, bins); float32 of whole
+    numbers of frames.
+    """
+    sample = part.scores[:: max(1, len(part.scores) // SAMPLE)]
+    edges = np.unique(sample)
+    if len(edges) > BINS:
+        edges = np.unique(np.quantile(sample, np.linspace(0, 1, BINS + 1)[1:-1]))
     shape = (n_sources, len(edges) + 1)
-    source = np.repeat(place[part.clips], part.counts)
-    cell = source * shape[1] + np.searchsorted(edges, part.scores)
-    real, fake = (
-        np.bincount(cell, weights, minlength=shape[0] * shape[1])
-        for weights in (part.real, part.fake)
-    )
-    return real.reshape(shape), fake.reshape(shape)
+    cell = np.repeat(place[part.clips] * shape[1], part.counts)
+    cell += np.searchsorted(edges, part.scores)
+    found = []
+    for weights in (part.real, part.fake):
+        if weights.dtype == bool:
+            counted = np.bincount(cell[weights], minlength=np.prod(shape)).astype(np.float32)
+        else:
+            counted = np.bincount(cell, weights, minlength=np.prod(shape))
+        found.append(counted.reshape(shape))
+    return np.stack(found, axis=1)
 
 
 def _auc(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
@@ -140,29 +148,40 @@ def frame_columns(
     """
     truth, source = Truth.from_list(frame), subsets.sources_of(frame)
     results: dict[str, dict[str, float]] = {name: {} for name in tables}
+    samples: dict[str, np.ndarray] = {}
     for name, table in tables.items():
         if table is None:
             continue
-        found = frame_metrics(table, truth, (40, SEGMENT_MS))
+        own = None
+        if modality[name] in ("audio", "visual"):
+            own = Truth.from_list(frame, subsets.segment_column(frame, modality[name]))
+        found = frame_metrics(table, truth, (40, SEGMENT_MS), own)
         row = results[name]
         row |= {
             "frame_auc": found.auc[40],
             "frame_eer": found.eer[40],
             "seg_auc": found.auc[SEGMENT_MS],
         }
-        if modality[name] in ("audio", "visual"):
-            own = Truth.from_list(frame, subsets.segment_column(frame, modality[name]))
-            row["frame_auc_own"] = frame_metrics(table, own, (40,)).auc[40]
+        if own is not None:
+            row["frame_auc_own"] = found.own_auc
         row["n_no_frames"] = found.n_without
         (drawn,) = bootstrap_auc(
             [labelled_frames(table, truth, 40)], source, n=n_bootstrap, seed=seed
         )
+        samples[name] = drawn
         row |= with_ends("frame_auc", row["frame_auc"], drawn)
-        if name != versus and tables[versus] is not None:
-            pair = on_common_clips([tables[versus], table], truth)
+    rival = tables[versus]
+    for name, table in tables.items():
+        if name == versus or table is None or rival is None:
+            continue
+        if np.array_equal(table.files, rival.files):
+            points = [results[one]["frame_auc"] for one in (versus, name)]
+            theirs, ours = samples[versus], samples[name]
+        else:
+            pair = on_common_clips([rival, table], truth)
+            points = [exact(part)[0] for part in pair]
             theirs, ours = bootstrap_auc(pair, source, n=n_bootstrap, seed=seed)
-            gain = exact(pair[0])[0] - exact(pair[1])[0]
-            row |= with_ends("frame_gain", gain, theirs - ours)
+        results[name] |= with_ends("frame_gain", points[0] - points[1], theirs - ours)
     return results
 
 

@@ -42,14 +42,18 @@ class Localised:
     frames: FrameTable | None
 
 
-def load_localised(system: System, split: str, files: Sequence[str]) -> Localised:
-    """The proposals of a system for a split, as they would be submitted."""
+def load_localised(
+    system: System, split: str, files: Sequence[str], *, frames: bool = True
+) -> Localised:
+    """The proposals of a system for a split, as they would be submitted; frames: with its frame
+    scores, if it has any.
+    """
     table = system.segment_scores(split).table
     table = table.sort_values("score", ascending=False, kind="stable")
     table = table.groupby("file", sort=False).head(MAX_ROWS)
     path = system.path(split, "frames")
-    frames = frame_table(FrameFile(path)) if path.exists() else None
-    return Localised(system, Proposals.from_table(table, files), frames)
+    table_of_frames = frame_table(FrameFile(path)) if frames and path.exists() else None
+    return Localised(system, Proposals.from_table(table, files), table_of_frames)
 
 
 def measure_task2(

@@ -34,15 +34,41 @@ def top_rows(
     """The frames with the highest scores of each clip, a `share` of them, rounded down, and at
     least one.
 
-    Returns their positions in scores (F,), clip after clip, and offsets (n + 1,) of the clips among
-    these.
+    Returns their positions in scores (F,), clip after clip and best first, the earlier one of equal
+    scores, and offsets (n + 1,) of the clips among these.
     """
+    kept = n_top(np.diff(offsets), share)
+    rows = np.flatnonzero(is_top(scores, offsets, share))
+    owner = np.repeat(np.arange(len(kept)), kept)
+    return rows[np.lexsort((-scores[rows], owner))], row_offsets(kept)
+
+
+def n_top(counts: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
+    """How many frames `top_rows` takes of clips of `counts` (n,) frames."""
+    return np.where(counts > 0, np.maximum((counts * share + 1e-9).astype(np.int64), 1), 0)
+
+
+def is_top(scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
+    """(F,) bool: the frames that `top_rows` takes."""
     counts = np.diff(offsets)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.lexsort((-scores, owner))
-    kept = np.where(counts > 0, np.maximum((counts * share + 1e-9).astype(np.int64), 1), 0)
-    rank = np.arange(len(scores)) - offsets[owner]
-    return order[rank < kept[owner]], row_offsets(kept)
+    kept = n_top(counts, share)
+    lowest = np.empty(len(counts), scores.dtype)  # of those taken
+    # clips of the same number of frames are the rows of one array, of which a partition finds the
+    # k-th highest without sorting
+    by_length = np.argsort(counts, kind="stable")
+    lengths, first = np.unique(counts[by_length], return_index=True)
+    for length, clips in zip(lengths.tolist(), np.split(by_length, first[1:])):
+        if length:
+            k = length - int(kept[clips[0]])
+            rows = scores[offsets[clips][:, None] + np.arange(length)]
+            lowest[clips] = np.partition(rows, k, axis=1)[:, k]
+    limit = np.repeat(lowest, counts)
+    above, equal = scores > limit, scores == limit
+    # of the equal ones at the limit the first are taken
+    begins = np.repeat(offsets[:-1], counts)
+    n_above, n_equal = (np.append(0, np.cumsum(one)) for one in (above, equal))
+    room = np.repeat(kept - (n_above[offsets[1:]] - n_above[offsets[:-1]]), counts)
+    return above | (equal & (n_equal[1:] - n_equal[begins] <= room))
 
 
 def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndarray:

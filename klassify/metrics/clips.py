@@ -32,10 +32,11 @@ class Ranking:
     """Scores sorted once, after which every weighting of the clips costs O(n).
 
     label: (n,) 0 or 1; score: (n,) finite. Weights are (..., n), none meaning one each. Real and
-    fake clips are summed apart, and the EER is found by bisection.
+    fake clips are summed apart, and the EER is found by bisection. order: (n,) places by ascending
+    score, where they are known.
     """
 
-    def __init__(self, label: np.ndarray, score: np.ndarray):
+    def __init__(self, label: np.ndarray, score: np.ndarray, order: np.ndarray | None = None):
         label, score = np.asarray(label), np.asarray(score, dtype=float)
         if label.shape != score.shape or label.ndim != 1:
             raise ValueError(
@@ -43,7 +44,7 @@ class Ranking:
             )
         if np.isnan(score).any():
             raise ValueError("a score is NaN; give clips without an answer their prior first")
-        self.order = np.argsort(score, kind="stable")
+        self.order = np.argsort(score) if order is None else order
         self.score = score[self.order]
         self.fake = (label[self.order] == 1).astype(float)
         is_last = np.append(self.score[1:] != self.score[:-1], True)[: len(score)]

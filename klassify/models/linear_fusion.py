@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from scipy.special import expit, logit
 from torch import Tensor, nn
 
-from klassify.grid.ragged import row_numbers, row_offsets, top_rows
+from klassify.grid.ragged import is_top, n_top, row_numbers, row_offsets, top_rows
 
 RESOLUTIONS_MS = (160, 320, 640)
 COLUMNS = (
@@ -179,8 +179,10 @@ def _fit_clips(
 
 def _top_means(x: np.ndarray, theta: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """(B, C + 1): the mean of each clip's tenth of frames with the highest log-odds, and a 1."""
-    rows, kept = top_rows(x @ theta[:-1], offsets)
-    means = np.add.reduceat(x[rows].astype(float), kept[:-1], axis=0) / np.diff(kept)[:, None]
+    kept = n_top(np.diff(offsets))
+    rows = np.flatnonzero(is_top(x @ theta[:-1], offsets))
+    first = row_offsets(kept)[:-1]
+    means = np.add.reduceat(x[rows].astype(float), first, axis=0) / kept[:, None]
     return np.column_stack([means, np.ones(len(means))])
 
 

@@ -47,8 +47,6 @@ class Entry(Found):
 
     def frame_table(self) -> FrameTable | None:
         """The frame scores of all clips."""
-        if self.localised is not None and self.localised.frames is not None:
-            return self.localised.frames
         return None if self.frames is None else frame_table(self.frames)
 
 
@@ -129,7 +127,7 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
         system,
         found.answers,
         load_scored(system, split, files) if clips.exists() else None,
-        load_localised(system, split, files) if segments.exists() else None,
+        load_localised(system, split, files, frames=False) if segments.exists() else None,
         FrameFile(frames) if frames.exists() else None,
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.evaluation.clips import METRICS, Cell
-from klassify.evaluation.frames import bootstrap_auc, on_common_clips
+from klassify.evaluation.frames import bootstrap_auc
 from klassify.evaluation.tables import with_ends
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
@@ -125,27 +125,32 @@ def frame_rows(
     systems have.
     """
     truth, source = Truth.from_list(frame), subsets.sources_of(frame)
-    tables = [one.frame_table() for one in entries]
-    parts = [labelled_frames(table, truth, 40) for table in tables]
-    samples = bootstrap_auc(parts, source, n=n_bootstrap, seed=seed)
-    rows = []
-    for one, table, drawn in zip(entries, tables, samples):
-        found = frame_metrics(table, truth, (40, SEGMENT_MS))
+    names = [set(one.frames.files) for one in entries]
+    common = set.intersection(*names)
+    rows, points, samples = [], [], []
+    for one, files in zip(entries, names):  # one table of millions of frames at a time
+        table = one.frame_table()
         own = Truth.from_list(frame, subsets.segment_column(frame, one.system.own_label))
+        found = frame_metrics(table, truth, (40, SEGMENT_MS), own)
+        part = labelled_frames(table, truth, 40)
+        (drawn,) = bootstrap_auc([part], source, n=n_bootstrap, seed=seed)
         row = _about(one) | {
             "frame_auc": found.auc[40],
             "frame_eer": found.eer[40],
             "seg_auc": found.auc[SEGMENT_MS],
-            "frame_auc_own": frame_metrics(table, own, (40,)).auc[40],
+            "frame_auc_own": found.own_auc,
             "clip_auc": found.clip_auc,
             "n_no_frames": found.n_without,
         }
         rows.append(row | with_ends("frame_auc", found.auc[40], drawn))
-    if len({frozenset(table.files) for table in tables}) > 1:
-        parts = on_common_clips(tables, truth)
-        samples = bootstrap_auc(parts, source, n=n_bootstrap, seed=seed)
-    points = np.array([exact(part)[:1] for part in parts])
-    found = differences("frames", entries, ["frame_auc"], points, samples[:, None])
+        point = found.auc[40]
+        if len(files) > len(common):
+            part = labelled_frames(table.take(common), truth, 40)
+            (drawn,) = bootstrap_auc([part], source, n=n_bootstrap, seed=seed)
+            point = exact(part)[0]
+        points.append([point])
+        samples.append(drawn[None])
+    found = differences("frames", entries, ["frame_auc"], np.array(points), np.stack(samples))
     return pd.DataFrame(rows), found
 
 
