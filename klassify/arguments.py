@@ -28,6 +28,31 @@ def between_0_and_1(text: str) -> float:
     return value
 
 
+def rates(text: str) -> tuple[float, ...]:
+    """Several shares between 0 and 1, neither of them included: `0.01,0.05`."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (0.0,)
+    if not all(0 < value < 1 for value in values) or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"different shares, such as 0.01,0.05, not {text!r}")
+    return values
+
+
+def cost_of_errors(text: str) -> tuple[float, float, float]:
+    """Prior of fake, cost of a miss and of a false alarm: `0.05,10,1`."""
+    try:
+        prior, miss, false_alarm = (float(part) for part in text.split(","))
+    except ValueError:
+        prior = miss = false_alarm = 0.0
+    if not (0 < prior < 1 and 0 < miss < 1e9 and 0 < false_alarm < 1e9):
+        raise argparse.ArgumentTypeError(
+            f"the prior of fake, the cost of a miss and that of a false alarm, such as 0.05,10,1,"
+            f" not {text!r}"
+        )
+    return prior, miss, false_alarm
+
+
 def _whole(text: str, least: int) -> int:
     try:
         value = int(text)

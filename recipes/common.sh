@@ -587,7 +587,7 @@ run_stages() {
     train_systems
     if have $(learnable $(names_in "$conf_dir/submit.yaml" task1) $(names_in "$conf_dir/submit.yaml" task2)) "${reported[@]}" "${reported_2[@]}"; then
       evaluate_split val "$lists/val.tsv"
-      run klassify detector "$exp" --conf "$conf_dir/submit.yaml" $(! without_segments || echo --task 1) "${forced[@]}"
+      run klassify detector "$exp" --conf "$conf_dir/submit.yaml" --labels "$lists" $(! without_segments || echo --task 1) "${forced[@]}"
     fi
   fi
   if stage 3; then

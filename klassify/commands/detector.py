@@ -1,10 +1,16 @@
 """Write detector.yaml: the systems that lead from media to the submitted answers, in order.
 
-    klassify detector exp/demo/klassify --conf recipes/klassify/conf/demo/submit.yaml
+    klassify detector exp/demo/klassify --conf recipes/klassify/conf/demo/submit.yaml \\
+        --labels data_lists/demo
 
 The conf names the system that answers each task (`task1: maxout`). detector.yaml lists these
 systems and all their inputs, inputs first, with their hashes; `klassify package` and `klassify
 predict` read only this file.
+
+With --labels it also holds the operating points of Task 1's answer, fitted on val_fit: thresholds
+at the false-alarm rates of --false-alarms, at the equal error rate and at the lowest cost, with
+intervals (bootstrap over sources). `klassify predict` takes its verdicts from them. A detector.yaml
+without operating points gets them added; others are replaced only with --force.
 """
 
 from __future__ import annotations
@@ -12,7 +18,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from klassify.arguments import cost_of_errors, rates
+from klassify.lists import subsets
+from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.systems.detector import read_answers, write_detector
+from klassify.systems.operating import RATES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +30,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders")
     add("--conf", type=Path, required=True, metavar="submit.yaml")
     add("--task", type=int, choices=(1, 2), help="of the conf's answers, this task's alone")
+    add("--labels", type=Path, metavar="DIR", help="folder of the data lists, to fit thresholds")
+    add(
+        "--false-alarms",
+        type=rates,
+        default=RATES,
+        metavar="RATE,...",
+        help="false-alarm rates to fit thresholds at (default 0.01,0.05)",
+    )
+    add(
+        "--cost",
+        type=cost_of_errors,
+        default=ASVSPOOF_5,
+        metavar="PRIOR,MISS,ALARM",
+        help="prior of fake, cost of a miss and of a false alarm (default 0.05,10,1)",
+    )
     add("--force", action="store_true", help="replace a detector.yaml of other systems")
 
 
@@ -27,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
     answers = read_answers(args.conf)
     if args.task:
         answers = {task: name for task, name in answers.items() if task == f"task{args.task}"}
-    print(write_detector(args.folder, answers, force=args.force))
+    val_fit = subsets.load_split(args.labels, "val_fit") if args.labels else None
+    given = {"rates": args.false_alarms, "cost": Cost(*args.cost)}
+    print(write_detector(args.folder, answers, val_fit=val_fit, **given, force=args.force))
     return 0

@@ -3,10 +3,10 @@
     klassify predict clip.mp4 --out answers/
     klassify predict folder/ 'more/*.mp4' --recipe all --video
 
-For each file: the probability that it is fake (Task 1's answer), the segments that may be (Task
-2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in. What runs is
-the detector.yaml of a recipe: that of --detector, else the first that was trained, on a real data
-set before the generated corpus. klassify.prediction.predict runs it.
+For each file: the probability that it is fake (Task 1's answer), a verdict, the segments that may
+be fake (Task 2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in.
+What runs is the detector.yaml of a recipe: that of --detector, else the first that was trained, on
+a real data set before the generated corpus. klassify.prediction.predict runs it.
 
 Answers that --out has already, of the same file, detector and settings, are kept: a run that was
 stopped continues.
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from klassify.arguments import at_least_1
+from klassify.arguments import at_least_1, between_0_and_1
 from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.lists import datasets
@@ -37,6 +37,7 @@ from klassify.prediction.answer import Prediction
 from klassify.prediction.predict import lmm_of, needed_kinds, predict
 from klassify.settings import settings_hash
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
+from klassify.systems.operating import RATES
 
 RECIPES = ("klassify", "multibranch", "fused")
 DEMOS = ("demo-large", "demo", "demo-tiny")
@@ -61,6 +62,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("predictions"), help="folder for the answers")
     add("--video", action="store_true", help="also write a copy of each video with marks drawn in")
     add("--min-score", type=float, default=0.15, help="of segments to show (default 0.15)")
+    add(
+        "--false-alarms",
+        type=between_0_and_1,
+        default=RATES[0],
+        metavar="RATE",
+        help="rate of the verdict: 0.01 (default), 0.05, or as in detector.yaml",
+    )
     add("--strict", action="store_true", help="refuse any damage (default: conceal up to 10 %%)")
     add("--no-timeline", action="store_true", help="write no PNG")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
@@ -94,7 +102,8 @@ def _run(args: argparse.Namespace) -> int:
     stems, unanswered, told = output_names(paths), 0, set()
     for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
         folder = args.out / name if len(detectors) > 1 else args.out
-        how = {name: getattr(args, name) for name in ("device", "jobs", "lmm", "without_lmm")}
+        names = ("device", "jobs", "lmm", "without_lmm", "false_alarms")
+        how = {name: getattr(args, name) for name in names}
         made_with = {path: _made_with(detector, path, args) for path in paths}
         names_of = dict(zip(paths, stems))
         done = {} if args.force else _answered_before(folder, names_of, made_with)
@@ -122,11 +131,12 @@ def _run(args: argparse.Namespace) -> int:
 
 def _made_with(detector: DetectorFile, video: Path, args: argparse.Namespace) -> str:
     """A hash of what the files of an answer depend on."""
-    names = ("lmm", "without_lmm", "no_timeline", "video", "min_score")
+    names = ("lmm", "without_lmm", "no_timeline", "video", "min_score", "false_alarms")
     stat = video.stat()
     return settings_hash(
         {name: getattr(args, name) for name in names}
         | {"damage": damage_limit(), "answers": detector.answers, "systems": detector.systems}
+        | {"points": detector.points}
         | {"file": readable(video), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
     )
 
@@ -197,6 +207,11 @@ def describe(prediction: Prediction, min_score: float) -> str:
     else:
         why = _own_reasons(prediction.reasons) or "no system has an answer"
         lines = [f"{prediction.file}: no evidence ({why}); prior {prediction.probability:.3f}"]
+    verdict = prediction.verdict
+    if verdict.answer:
+        lines.append(f"  {verdict.answer} at {verdict.at} ({verdict.note})")
+    elif prediction.answered:
+        lines.append(f"  no verdict{f' at {verdict.at}' if verdict.at else ''}: {verdict.note}")
     decided = f"; decided by {prediction.decided}" if prediction.decided else ""
     lines.append(f"  {prediction.evidence}{decided}")
     likely = prediction.segments[prediction.segments["score"] >= min_score].head(SHOWN_SEGMENTS)

@@ -18,11 +18,10 @@ from klassify.errors import KlassifyError
 from klassify.evaluation.tables import with_ends
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips
-from klassify.scores.score_file import ScoreFile, align
 from klassify.systems import scores as systems_scores
 from klassify.systems.base import System
 from klassify.systems.calibrated import Calibrated
-from klassify.systems.scores import as_probability
+from klassify.systems.scores import as_probability, scores_of
 
 METRICS = ("auc", "eer", "log_loss")
 GROUPS = ("all", *data_list.TYPES[1:])  # all clips, then each fake type against the real ones
@@ -66,13 +65,6 @@ def load_scored(system: System, split: str, files: Sequence[str]) -> Scored:
         before = as_probability(scores_of(parent, split, files))
         before = np.where(np.isnan(before), parent.prior, before)
     return Scored(system, score, probability, systems_scores.answered(scores), before)
-
-
-def scores_of(system: System, split: str, files: Sequence[str]) -> ScoreFile:
-    """A system's clip scores of a list, in its order; the list may be a part of what was scored."""
-    scores = system.clip_scores(split)
-    listed = ScoreFile(scores.header, scores.table[scores.table["file"].isin(set(files))])
-    return ScoreFile(scores.header, align(listed, files, where=system.folder))
 
 
 @dataclasses.dataclass(frozen=True)

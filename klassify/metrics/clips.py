@@ -50,6 +50,12 @@ class Ranking:
         is_last = np.append(self.score[1:] != self.score[:-1], True)[: len(score)]
         self.last_of_tie = None if is_last.all() else np.flatnonzero(is_last)
 
+    @property
+    def thresholds(self) -> np.ndarray:
+        """-inf and the distinct scores, ascending: a clip counts as fake above its threshold."""
+        distinct = self.score if self.last_of_tie is None else self.score[self.last_of_tie]
+        return np.append(-np.inf, distinct)
+
     def rejected(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Weight of the real and of the fake clips that lie at or below each distinct score.
 
@@ -65,6 +71,12 @@ class Ranking:
         nothing = np.zeros((*total.shape[:-1], 1))
         real, fake = (np.concatenate([nothing, one], axis=-1) for one in (total - fake, fake))
         return real, fake
+
+    def error_rates(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """False-alarm and miss rate at each threshold, both (..., thresholds); NaN for no clips."""
+        real, fake = self.rejected(weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return 1 - real / real[..., -1:], fake / fake[..., -1:]
 
     def auc_and_eer(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """AUC and EER of each weighting, NaN where one class has no weight."""
@@ -156,10 +168,7 @@ def error_rates(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nd
     A clip counts as fake where its score is above the threshold; the first threshold is -inf.
     """
     ranking = Ranking(label, score)
-    real, fake = ranking.rejected()
-    distinct = ranking.score if ranking.last_of_tie is None else ranking.score[ranking.last_of_tie]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.append(-np.inf, distinct), 1 - real / real[-1], fake / fake[-1]
+    return ranking.thresholds, *ranking.error_rates()
 
 
 def clip_log_loss(label: np.ndarray, probability: np.ndarray) -> np.ndarray:

@@ -20,9 +20,11 @@ from klassify.media.decoder import SAMPLE_RATE
 from klassify.scores.score_file import SHARES, read_scores, score_path
 from klassify.systems import scores as systems_scores
 from klassify.systems.detector import DETECTOR, GENERATED_NOTICE, DetectorFile, on_generated_corpus
+from klassify.systems.operating import RATES, Verdict
 from klassify.systems.scores import as_probability, to_probability
 
 NO_TASK_2 = "this detector finds no segments: its systems learned from clip labels alone"
+NO_POINTS = "this detector has no operating points (klassify detector --labels adds them)"
 HEARD_OR_SEEN = {"audio": "sound", "visual": "picture"}
 
 
@@ -40,6 +42,8 @@ class Prediction:
     evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
     notes: what to know of how the file was read (media.info.notes).
     seen, heard: the shares of the clip that the probability rests on, NaN where unknown.
+    verdict: fake, real or cannot tell at a false-alarm rate (klassify.systems.operating); "" where
+    there is none, and its note says why.
     """
 
     file: str
@@ -55,12 +59,14 @@ class Prediction:
     notes: Sequence[str] = ()
     seen: float = np.nan
     heard: float = np.nan
+    verdict: Verdict = Verdict(note=NO_POINTS)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, without the frames."""
         return {
             "file": self.file,
             "probability": self.probability,
+            "verdict": dataclasses.asdict(self.verdict),
             "answered": self.answered,
             "seen": None if np.isnan(self.seen) else self.seen,
             "heard": None if np.isnan(self.heard) else self.heard,
@@ -113,9 +119,16 @@ class Answers:
             self.segments = proposals.table.drop(columns="file")
 
     def about(
-        self, video: Path, detector: DetectorFile, evidence: str, left_out: Mapping[str, str]
+        self,
+        video: Path,
+        detector: DetectorFile,
+        evidence: str,
+        left_out: Mapping[str, str],
+        false_alarms: float = RATES[0],
     ) -> Prediction:
-        """The answer. left_out: {kind of features: why there are none}."""
+        """The answer. left_out: {kind of features: why there are none}; false_alarms: the rate of
+        the verdict.
+        """
         task1 = detector.answers["task1"]
         seen, heard = self._shares(task1)
         answered = self._answered(task1)
@@ -141,7 +154,19 @@ class Answers:
             notes=[*_notes_on(video), *([] if "task2" in detector.answers else [NO_TASK_2])],
             seen=seen,
             heard=heard,
+            verdict=self._verdict(task1, left_out, false_alarms),
         )
+
+    def _verdict(self, task1: str, left_out: Mapping[str, str], false_alarms: float) -> Verdict:
+        points = self.detector.points
+        if points is None:
+            return Verdict(note=NO_POINTS)
+        at = points.at(false_alarms).name
+        if not self._answered(task1):
+            return Verdict(at=at, note="there is no evidence")
+        if left_out:
+            return Verdict(at=at, note=f"thresholds do not apply: {'; '.join(left_out.values())}")
+        return points.verdict(float(self.clips[task1].table["score"].iloc[0]), false_alarms)
 
     def _shares(self, name: str) -> list[float]:
         """The shares of the clip that were seen and heard, NaN where a system does neither."""

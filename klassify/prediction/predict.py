@@ -31,6 +31,7 @@ from klassify.systems.base import SYSTEM
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.embeddings import write_embeddings
 from klassify.systems.merged import Merged
+from klassify.systems.operating import RATES
 from klassify.systems.score import score
 from klassify.systems.scores import PROPOSALS
 from klassify.systems.system import EMBEDDING
@@ -48,19 +49,21 @@ class Detector(DetectorFile):
         device: str = "auto",
         lmm: str | None = None,
         without_lmm: bool = False,
+        false_alarms: float = RATES[0],
     ) -> Prediction:
         """The answer about one raw video file: see Prediction for shapes and units.
 
-        device: cpu, cuda, cuda:1 or auto. lmm, without_lmm: see predict(), which is faster for many
-        videos.
+        device: cpu, cuda, cuda:1 or auto. lmm, without_lmm, false_alarms: see predict(), which is
+        faster for many videos.
         """
-        return next(predict(self, [video], device=device, lmm=lmm, without_lmm=without_lmm))
+        given = {"lmm": lmm, "without_lmm": without_lmm, "false_alarms": false_alarms}
+        return next(predict(self, [video], device=device, **given))
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
     """Read a detector.yaml (or its folder) and check that its systems are unchanged."""
     found = read_detector(path)
-    return Detector(found.folder, found.answers, found.systems)
+    return Detector(found.folder, found.answers, found.systems, found.points)
 
 
 PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
@@ -78,6 +81,7 @@ def predict(
     jobs: int | None = None,
     lmm: str | None = None,
     without_lmm: bool = False,
+    false_alarms: float = RATES[0],
     progress: Progress | None = None,
 ) -> Iterator[Prediction]:
     """Answers about videos, in their order, each as soon as it is ready. A file that cannot be
@@ -87,7 +91,11 @@ def predict(
 
     lmm: where the LMM of the multi-branch system is, if not under the name that detector.yaml
     records. without_lmm: leave it out, which changes the answers.
+
+    false_alarms: the rate at which verdicts are given, one of the detector's operating points.
     """
+    if detector.points is not None:
+        detector.points.at(false_alarms)  # before any work
     kinds = needed_kinds(detector)
     extractions = {
         kind: lmm_of(detector, device, lmm)
@@ -98,7 +106,7 @@ def predict(
     }
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
         work = _Work(Path(folder), detector, [Path(video) for video in videos], device)
-        yield from work.answers(kinds, extractions, progress)
+        yield from work.answers(kinds, extractions, false_alarms, progress)
 
 
 def lmm_of(detector: DetectorFile, device: str = "auto", lmm: str | None = None) -> Extraction:
@@ -192,7 +200,11 @@ class _Work:
         self.models: dict[str, Any] = {}
 
     def answers(
-        self, kinds: Iterable[str], extractions: Mapping[str, Extraction], progress: Progress | None
+        self,
+        kinds: Iterable[str],
+        extractions: Mapping[str, Extraction],
+        false_alarms: float,
+        progress: Progress | None,
     ) -> Iterator[Prediction]:
         """Each file's answer: its features are extracted while those before it are scored."""
         media = self.folder / "media"
@@ -220,7 +232,7 @@ class _Work:
             ends = answer.segments["end"].clip(upper=measured["duration"])
             answer.segments = answer.segments.assign(end=ends)
             evidence = evidence_of(measured, mouth)
-            yield answer.about(video, self.detector, evidence, left_out)
+            yield answer.about(video, self.detector, evidence, left_out, false_alarms)
             for path in self.overlay.folder.glob(f"*/scores/{split}.*"):
                 path.unlink()
 

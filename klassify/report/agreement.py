@@ -16,14 +16,13 @@ from scipy.special import expit, logit
 from scipy.stats import rankdata
 
 from klassify.errors import KlassifyError
-from klassify.evaluation.clips import scores_of
 from klassify.evaluation.tables import with_ends
 from klassify.lists import subsets
 from klassify.metrics import clips
 from klassify.report.entries import Entry
 from klassify.scores.score_file import ScoreFile
 from klassify.systems import calibrated as systems_calibrated
-from klassify.systems.scores import as_probability
+from klassify.systems.scores import as_probability, scores_of
 
 FLOOR = clips.PROBABILITY_FLOOR
 

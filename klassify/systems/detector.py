@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from klassify.errors import KlassifyError
 from klassify.files import read_json_mapping, read_yaml, write_text
+from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.settings import already_done, file_hash
+from klassify.systems import operating
 from klassify.systems.base import System
 from klassify.systems.scores import PROPOSALS
 from klassify.systems.system import load_systems
@@ -20,6 +24,7 @@ from klassify.untrusted import refuse_cut
 
 DETECTOR = "detector.yaml"
 TASKS = ("task1", "task2")
+OPERATING_POINTS = "operating_points"  # the key of what may be absent
 ENTRY = {"kind": str, "modality": str, "supervision": str, "hash": str, "inputs": list}
 GENERATED_NOTICE = (
     "These models were trained on the generated corpus alone: their answers about real videos mean"
@@ -47,11 +52,20 @@ def read_answers(conf: str | os.PathLike) -> dict[str, str]:
     return answers
 
 
-def write_detector(top: Path, answers: dict[str, str], *, force: bool = False) -> Path:
+def write_detector(
+    top: Path,
+    answers: dict[str, str],
+    *,
+    val_fit: pd.DataFrame | None = None,
+    rates: Sequence[float] = operating.RATES,
+    cost: Cost = ASVSPOOF_5,
+    force: bool = False,
+) -> Path:
     """Write the detector.yaml of a folder of systems, or keep it where nothing has changed.
 
-    answers: {task: system}. KlassifyError for a system, also an input's, that is not below the
-    folder.
+    answers: {task: system}. val_fit: labelled clips that the operating points of Task 1's answer
+    are fitted on, None for no operating points; rates, cost: see klassify.systems.operating.fit.
+    KlassifyError for a system, also an input's, that is not below the folder.
     """
     entries: dict[str, dict[str, Any]] = {}
     for answering in load_systems(top / name for name in answers.values()):
@@ -64,9 +78,18 @@ def write_detector(top: Path, answers: dict[str, str], *, force: bool = False) -
                     fix=f"name systems below {top}, and inputs likewise",
                 )
             entries[below] = _entry(top, system)
-    wanted = {"answers": answers, "systems": entries}
+    wanted: dict[str, Any] = {"answers": answers, "systems": entries}
     path = top / DETECTOR
     made_with = read_mapping(path) if path.exists() else None
+    if val_fit is not None and "task1" in answers:
+        answering = load_systems([top / answers["task1"]])[0]
+        points = operating.fit(answering, val_fit, rates=rates, cost=cost)
+        wanted[OPERATING_POINTS] = points.described()
+        if made_with is not None and OPERATING_POINTS not in made_with:
+            made_with = made_with | {OPERATING_POINTS: wanted[OPERATING_POINTS]}
+            force = force or made_with == wanted  # all that it lacks is added
+    elif made_with is not None:
+        made_with = {key: value for key, value in made_with.items() if key != OPERATING_POINTS}
     if not already_done(path, made_with, wanted, force=force):
         write_text(path, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
     return path
@@ -98,11 +121,14 @@ def _lmm_of(folder: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class DetectorFile:
-    """A read detector.yaml. answers: {task: system}; systems: {name: entry}, inputs first."""
+    """A read detector.yaml. answers: {task: system}; systems: {name: entry}, inputs first; points:
+    the operating points of Task 1's answer, None where the file has none.
+    """
 
     folder: Path
     answers: dict[str, str]
     systems: dict[str, dict[str, Any]]
+    points: operating.OperatingPoints | None = None
 
     @functools.cached_property
     def loaded(self) -> dict[str, System]:
@@ -124,7 +150,7 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
     """Read a detector.yaml (or its folder) and check that its systems have not changed."""
     path = Path(path) / DETECTOR if Path(path).is_dir() else Path(path)
     content = read_mapping(path)
-    if set(content) != {"answers", "systems"}:
+    if set(content) - {OPERATING_POINTS} != {"answers", "systems"}:
         raise KlassifyError(
             f"A detector has the keys answers and systems, not {sorted(content)}.", where=path
         )
@@ -133,7 +159,13 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
         raise KlassifyError(
             f"This detector is damaged: {problem}.", where=path, fix="make stage2 force=1"
         )
-    detector = DetectorFile(path.parent, content["answers"], content["systems"])
+    points = None
+    if OPERATING_POINTS in content:
+        try:
+            points = operating.read_points(content[OPERATING_POINTS])
+        except KlassifyError as error:
+            raise KlassifyError(error.what, where=path, fix="make stage2 force=1") from None
+    detector = DetectorFile(path.parent, content["answers"], content["systems"], points)
     for name, system in detector.loaded.items():
         entry, proposals = detector.systems[name], system.folder / PROPOSALS
         same = "proposals" not in entry or (

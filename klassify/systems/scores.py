@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit
 
 from klassify.errors import KlassifyError
-from klassify.scores.score_file import ScoreFile
+from klassify.scores.score_file import ScoreFile, align
+from klassify.systems.base import System
 
 PROPOSALS = "proposals.yaml"
 
@@ -44,3 +47,10 @@ def answered(scores: ScoreFile) -> np.ndarray:
     table = scores.table
     has_evidence = table["answered"].to_numpy() > 0 if "answered" in table else True
     return table["score"].notna().to_numpy() & has_evidence
+
+
+def scores_of(system: System, split: str, files: Sequence[str]) -> ScoreFile:
+    """A system's clip scores of a list, in its order; the list may be a part of what was scored."""
+    scores = system.clip_scores(split)
+    listed = ScoreFile(scores.header, scores.table[scores.table["file"].isin(set(files))])
+    return ScoreFile(scores.header, align(listed, files, where=system.folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,12 +17,14 @@ from klassify.cli import main
 from klassify.commands.predict import describe, find_videos
 from klassify.errors import KlassifyError
 from klassify.features.mouth.kind import MouthRow
+from klassify.metrics.decisions import Cost
 from klassify.prediction import answer, predict
 from klassify.prediction.answer import Prediction
 from klassify.prediction.predict import needed_kinds
 from klassify.scores.score_file import Header, score_path, write_scores
 from klassify.systems.base import System, write_system
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
+from klassify.systems.operating import OperatingPoints, Point
 from klassify.systems.system import system_hash
 
 MODEL, DATA = yaml.safe_load(TCN)["model"], yaml.safe_load(TCN)["data"]
@@ -367,3 +370,51 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
     assert found.reasons == ({} if answers else {"one": "no face"})
     if modality == "visual":  # a gap where there is no face
         np.testing.assert_array_equal(found.frames["one"]["probability"].isna(), ~valid)
+
+
+POINTS = OperatingPoints(
+    "log_odds",
+    *(240, 240, 120, 120, 0),
+    Cost(),
+    (
+        Point("1 % false alarms", 0.01, 2.0, (1.0, 3.0), -1.0, (-2.0, 0.0), 0.0, (0.0, 0.03)),
+        Point("5 % false alarms", 0.05, why_not="val_fit has real clips of 12 sources"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "score, rate, left_out, verdict, told",
+    [
+        (2.5, 0.01, {}, "fake", "fake at 1 % false alarms (thresholds from 240 real clips of 120"),
+        (2.0, 0.01, {}, "cannot tell", "false-alarm rate is between 0 % and 3 %)"),
+        (-1.5, 0.01, {}, "real", "real at 1 % false alarms"),
+        (2.5, 0.05, {}, "", "no verdict at 5 % false alarms: val_fit has real clips of 12 sources"),
+        (2.5, 0.01, {"lmm": "it was left out"}, "", "thresholds do not apply: it was left out"),
+        (None, 0.01, {}, "", "no evidence"),
+    ],
+)
+def test_verdicts_in_text_and_json(tmp_path, score, rate, left_out, verdict, told):
+    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA}, ("task1",))
+    detector = dataclasses.replace(detector, points=POINTS)
+    reason = "" if score else "no face"
+    row = {"file": "a", "start": 0.0, "end": 1.0, "score": score or np.nan, "reason": reason}
+    header = Header("one", "clip", "clips", "log_odds", "clip")
+    write_scores(score_path(tmp_path / "d/one", "clip", "clips"), pd.DataFrame([row]), header)
+    found = answer.Answers(detector, "clip", None)
+    found = found.about(tmp_path / "a.mp4", detector, "looked", left_out, rate)
+    written = found.as_json()["verdict"]
+    assert found.verdict.answer == written["answer"] == verdict
+    assert written["at"] == f"{rate:.0%}".replace("%", " % false alarms")
+    text = describe(found, 0.1)
+    assert told in text and ("no verdict" in text) == (verdict == "" and score is not None)
+
+
+def test_old_detectors_have_no_verdict(tmp_path):
+    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    assert read_detector(tmp_path / "d").points is None
+    with pytest.raises(KlassifyError, match="no threshold for a false-alarm rate of 0.2"):
+        next(predict.predict(dataclasses.replace(detector, points=POINTS), [], false_alarms=0.2))
+    nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+    told = describe(Prediction("a.mp4", 0.5, True, {}, nothing, {}, "d", ""), 0.1)
+    assert "no verdict: this detector has no operating points" in told
