@@ -12,11 +12,11 @@ what joining the recipes would gain; and how well the containers alone predict t
 numbers are those of val_report. Without labels: which systems answered which clips, how scores are
 distributed, where systems disagree, and how far the scores have moved from those of val.
 
---val names the labelled list of val, on whose val_fit answers are calibrated and joined; the
-default is val.tsv beside the labels or one folder up. --media reads the containers of the clips and
-shows pictures and sound of the selected ones; --features shows their mouth features, and the LMM's
-words. What `klassify audit` found is shown and warned of. The page is one file that needs no
-network; its videos play while they are in the same place.
+--val names the labelled list of val, on whose val_fit answers are calibrated and joined, and
+thresholds fitted; the default is val.tsv beside the labels or one folder up. --media reads the
+containers of the clips and shows pictures and sound of the selected ones; --features shows their
+mouth features, and the LMM's words. What `klassify audit` found is shown and warned of. The page is
+one file that needs no network; its videos play while they are in the same place.
 
 Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV. If an earlier comparison
 is there, the page also shows which numbers have changed since.
@@ -28,9 +28,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from klassify.arguments import at_least_0
+from klassify.arguments import at_least_0, cost_of_errors, rates
 from klassify.evaluation.tables import write_table
 from klassify.files import write_text
+from klassify.metrics.decisions import ASVSPOOF_5, Cost
+from klassify.systems.operating import RATES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--audit", type=Path, metavar="DIR", help="of klassify audit (default: exp/<data>/audit)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
+    add(
+        "--false-alarms",
+        type=rates,
+        default=RATES,
+        metavar="RATE,...",
+        help="false-alarm rates of the thresholds (default 0.01,0.05)",
+    )
+    add(
+        "--cost",
+        type=cost_of_errors,
+        default=ASVSPOOF_5,
+        metavar="PRIOR,MISS,ALARM",
+        help="prior of fake, cost of a miss and of a false alarm (default 0.05,10,1)",
+    )
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--clips", type=at_least_0, default=30, help="mistakes, disagreements to show (default 30)")
     add("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
@@ -68,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         media=args.media,
         audit=args.audit,
         metric=args.metric,
+        rates=args.false_alarms,
+        cost=Cost(*args.cost),
         n_bootstrap=args.bootstrap,
         seed=args.seed,
     )

@@ -24,8 +24,13 @@ measured at its own, as in the paper's Table 1. --columns measures such heads al
 proposals. --eer measures what benchmarks of partly fake speech report, also without proposals: the
 EER of clips, of frames at 20 to 640 ms, and of time (range-based).
 
-Writes <out>/<split>.tsv (long form), <split>.txt and two PNG figures, and metrics-<split>.json in
-each system's folder.
+Beside them: what errors cost (DCF, lowest and with the threshold that the probabilities imply), how
+much the scores say as log-likelihood ratios (Cllr), the tandem EER of a fusion of sound and
+picture, and thresholds fitted on val_fit (--val) with their error rates and confusion counts here
+(docs/operating-points.md).
+
+Writes <out>/<split>.tsv (long form), <split>.txt, both also as <split>.costs and
+<split>.thresholds, two PNG figures, and metrics-<split>.json in each system's folder.
 """
 
 from __future__ import annotations
@@ -33,17 +38,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from klassify.arguments import at_least_0
+from klassify.arguments import at_least_0, cost_of_errors, rates
 from klassify.errors import KlassifyError
-from klassify.evaluation import results
-from klassify.evaluation.clips import load_scored, measure
+from klassify.evaluation import decisions, results
+from klassify.evaluation.clips import Scored, load_scored, measure
 from klassify.evaluation.tables import comparison, mean_of_tables
 from klassify.files import write_json
+from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.settings import file_hash
 from klassify.systems.base import System
+from klassify.systems.operating import RATES
 from klassify.systems.system import load_systems
 
 
@@ -58,9 +66,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--eer", action="store_true", help="Task 2: only EERs of clips, frames and time")
     add("--split", help="split to evaluate")
     add("--labels", type=Path, help="data list of the split, with labels")
+    add("--val", type=Path, metavar="FILE", help="labelled list of val (default: beside --labels)")
     add("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
     add("--out", type=Path, help="folder for tables and figures")
     add("--versus", metavar="NAME", help="system to compare the others with (default: the last)")
+    add(
+        "--false-alarms",
+        type=rates,
+        default=RATES,
+        metavar="RATE,...",
+        help="false-alarm rates of the thresholds (default 0.01,0.05)",
+    )
+    add(
+        "--cost",
+        type=cost_of_errors,
+        default=ASVSPOOF_5,
+        metavar="PRIOR,MISS,ALARM",
+        help="prior of fake, cost of a miss and of a false alarm (default 0.05,10,1)",
+    )
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--seed", type=at_least_0, default=0, help="seed of the bootstrap (default 0)")
     add("--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables")
@@ -101,6 +124,7 @@ def _task1(
     table = measure(scored, frame, versus=versus, n_bootstrap=args.bootstrap, seed=args.seed)
     stem = f"{args.out / args.split}"
     print(results.write_results(stem, table, args.split, subset, comparison))
+    decided = _decisions(args, scored, frame, subset)
     record = {
         "labels": file_hash(args.labels),
         "bootstrap": {"n": args.bootstrap, "seed": args.seed, "unit": "source"},
@@ -110,9 +134,34 @@ def _task1(
         warnings = results.warnings_of(rows)
         for line in warnings:
             print(f"warning: {system.name}: {line}", file=sys.stderr)
-        metrics = results.system_metrics(rows) | record | {"warnings": warnings}
+        metrics = results.system_metrics(rows) | decided[system.name] | record
+        metrics |= {"warnings": warnings}
         write_json(system.folder / f"metrics-{args.split}.json", metrics)
     results.draw(scored, frame, args.out, args.split, f"{args.split} ({subset})")
+
+
+def _decisions(
+    args: argparse.Namespace, scored: list[Scored], frame: pd.DataFrame, subset: str
+) -> dict[str, dict[str, Any]]:
+    """<out>/<split>.costs.tsv and .thresholds.tsv, each with its text; returns the numbers of each
+    system for its metrics file.
+    """
+    by_name = {one.system.name: one for one in scored}
+    how = {"cost": Cost(*args.cost), "n_bootstrap": args.bootstrap, "seed": args.seed}
+    costs = decisions.measure_costs(by_name, frame, args.split, **how)
+    val_fit, why = results.labelled_val_fit(args.val, args.labels)
+    systems = {name: one.system for name, one in by_name.items()}
+    points, notes = decisions.fit_points(systems, val_fit, rates=args.false_alarms, **how)
+    for note in notes if why is None else [f"No thresholds: {why.what}"]:
+        print(f"note: {note}", file=sys.stderr)
+    tables = [("costs", costs, decisions.costs_text)]
+    thresholds = decisions.apply_points(by_name, frame, points)
+    if len(thresholds):
+        tables.append(("thresholds", thresholds, decisions.points_text))
+    for name, table, as_text in tables:
+        stem = f"{args.out / args.split}.{name}"
+        print("\n" + results.write_results(stem, table, args.split, subset, as_text))
+    return decisions.by_system(costs, thresholds)
 
 
 def _task2(

@@ -4,7 +4,7 @@ hold on another split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from klassify.evaluation.clips import Scored, load_scored
 from klassify.evaluation.tables import aligned, number, with_ends, with_interval
 from klassify.lists import subsets
 from klassify.metrics import clips, decisions
-from klassify.metrics.clips import PROBABILITY_FLOOR, Interval
+from klassify.metrics.clips import PROBABILITY_FLOOR
 from klassify.metrics.decisions import ASVSPOOF_5, Cost, rate_with_interval
 from klassify.systems import operating
 from klassify.systems.base import System
@@ -26,6 +26,7 @@ COSTS = ("min_dcf", "act_dcf", "cllr")
 TANDEM_RESAMPLES = 200  # at most: each one counts a grid of thresholds
 VERDICTS = {FAKE: "fake", CANNOT_TELL: "unsure", REAL: "real"}
 POINT_COLUMNS = ("fake_above", "real_below", "val_false_alarms", "val_misses")
+MORE = "more "  # how the reading of a broken rate begins
 Named = Mapping[str, Scored]  # by the name that the tables show
 
 
@@ -113,7 +114,7 @@ def fit_points(
     options: of klassify.systems.operating.fit.
     """
     if val_fit is None:
-        return {}, ["There is no labelled list of val (--val): no thresholds are fitted."]
+        return {}, []
     found, notes = {}, []
     for name, system in systems.items():
         try:
@@ -129,8 +130,8 @@ def apply_points(
     """One row per system and operating point: thresholds and rates of val_fit, and of these clips.
 
     false_alarms: share of real clips called fake; misses: of fakes called real; unsure: of all,
-    without verdict; n_<kind>_<verdict>: counts. Clips without an answer are in none of them.
-    reading: whether the rates of val_fit hold here.
+    without verdict; n_<kind>_<verdict>: counts, and <kind>_as all three as text. Clips without an
+    answer are in none of them. reading: whether the rates of val_fit hold here.
     """
     label, source = subsets.label(frame, "video"), subsets.sources_of(frame)
     rows = []
@@ -169,8 +170,9 @@ def _realised(
     ):
         value, ends = rate_with_interval(verdict[chosen] == wrong, source[chosen])
         row |= {rate: value, f"{rate}_low": ends.low, f"{rate}_high": ends.high}
-        for answer, word in VERDICTS.items():
-            row[f"n_{kind}_{word}"] = int((verdict[chosen] == answer).sum())
+        counts = {word: int((verdict[chosen] == answer).sum()) for answer, word in VERDICTS.items()}
+        row |= {f"n_{kind}_{word}": n for word, n in counts.items()}
+        row[f"{kind}_as"] = " / ".join(map(str, counts.values()))
     return row
 
 
@@ -181,15 +183,17 @@ def _reading(row: pd.Series) -> str:
     has_rate = not pd.isna(row["rate"])
     broken, highest = [], 0.0
     for name, word in (("false_alarms", "false alarms"), ("misses", "misses")):
-        limit = row["rate"] if has_rate else row[f"val_{name}_high"]
-        if row[f"{name}_low"] > limit:
-            broken.append(f"more {word} than {percent(limit)}")
+        low, on_val = row[f"{name}_low"], row[f"val_{name}_high"]
+        if low > on_val:
+            broken.append(f"{MORE}{word} than the {percent(on_val)} that val_fit allows")
+        elif has_rate and low > row["rate"]:
+            broken.append(f"{MORE}{word} than {percent(row['rate'])}, which val_fit left open")
         highest = np.fmax(highest, row[f"{name}_high"])
     if broken:
-        return " and ".join(broken)
-    if has_rate and highest > row["rate"]:
-        return f"no sign of more errors; up to {percent(highest)} are possible"
-    return "holds"
+        return "; ".join(broken)
+    if not has_rate:
+        return "no sign of a change"
+    return "holds" if highest <= row["rate"] else f"may hold: up to {percent(highest)} are possible"
 
 
 def costs_text(table: pd.DataFrame) -> str:
@@ -218,11 +222,21 @@ def points_text(table: pd.DataFrame) -> str:
             continue
         cells += [number(row[name], ".4g") for name in ("fake_above", "real_below")]
         cells += [with_interval(row, name, ".1%") for name in ("false_alarms", "misses")]
-        rows.append([*cells, number(row["unsure"], ".1%"), *map(counts_of(row), ("real", "fake"))])
-        rows[-1].append(row["reading"])
+        cells += [number(row["unsure"], ".1%"), row["real_as"], row["fake_as"], row["reading"]]
+        rows.append(cells)
     return aligned(rows)
 
 
-def counts_of(row: pd.Series) -> Callable[[str], str]:
-    """The confusion counts of a kind of clips: called fake / cannot tell / called real."""
-    return lambda kind: " / ".join(f"{row[f'n_{kind}_{word}']:.0f}" for word in VERDICTS.values())
+def by_system(costs: pd.DataFrame, points: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Both tables as plain values for each system's metrics file, without what is undefined."""
+    found = {}
+    for _, row in costs.iterrows():
+        name = row["system"]
+        names = (*COSTS, "min_cllr", "t_eer", "prior", "cost_miss", "cost_false_alarm")
+        found[name] = {"costs": row[list(names)].dropna().to_dict()}
+        own = points[points["system"] == name] if len(points) else points
+        found[name]["thresholds"] = [
+            each.drop(["system", "split", "subset"]).dropna().to_dict()
+            for _, each in own.iterrows()
+        ]
+    return found

@@ -36,6 +36,29 @@ def labelled_list(
     return subsets.load_split(path.parent, subset, segments=segments), subset
 
 
+def labelled_val_fit(
+    path: Path | None, labels: Path | None
+) -> tuple[pd.DataFrame | None, KlassifyError | None]:
+    """The labelled clips of val_fit, or None and why.
+
+    path: the list of val; None looks for val.tsv beside `labels` or one folder up. KlassifyError
+    for a path that is not such a list.
+    """
+    if path is not None and (path.name != "val.tsv" or not path.exists()):
+        raise KlassifyError(
+            "This is not a list of val.", where=path, fix="name an existing val.tsv"
+        )
+    if path is None and labels is not None:
+        beside = [labels.parent / "val.tsv", labels.parent.parent / "val.tsv"]
+        path = next((one for one in beside if one.exists()), None)
+    if path is None:
+        return None, KlassifyError("There is no labelled list of val (--val).")
+    try:
+        return subsets.load_split(path.parent, "val_fit"), None
+    except KlassifyError as error:
+        return None, error
+
+
 def check_names(systems: Sequence[System], versus: str | None) -> str:
     """The name of the system to compare with: `versus`, or the last; names must differ."""
     names = [system.name for system in systems]

@@ -5,24 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.evaluation import leaks
-from klassify.evaluation.results import labelled_list
+from klassify.evaluation import decisions, leaks
+from klassify.evaluation.results import labelled_list, labelled_val_fit
 from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.shortcuts import Audit
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
+from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.report import agreement, conditions, entries, shortcuts, sidebyside
 from klassify.report.drift import population_stability
 from klassify.report.entries import Entry
 from klassify.systems import scores
 from klassify.systems.detector import GENERATED_NOTICE, on_generated_corpus
+from klassify.systems.operating import RATES
 
 
 @dataclasses.dataclass
@@ -64,6 +67,8 @@ def compare(
     media: Path | None = None,
     audit: Path | None = None,
     metric: str = "official",
+    rates: Sequence[float] = RATES,
+    cost: Cost = ASVSPOOF_5,
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Comparison:
@@ -72,7 +77,7 @@ def compare(
     systems: their folders, or folders of recipes. labels: the labelled list of the split; subset:
     of it. val: the labelled list of val, None to look for it beside labels. media: folder of the
     media, for the leak audit. audit: folder of the results of `klassify audit`, None for the one
-    beside the recipes. metric: of Task 2.
+    beside the recipes. metric: of Task 2. rates, cost: see klassify.systems.operating.fit.
     """
     found = entries.find(systems)
     frame, subset = _clips(found, split, labels, subset)
@@ -83,7 +88,8 @@ def compare(
     answers = {task: entries.answering(loaded, task) for task in entries.TASKS}
     first = [*answers["task1"], *answers["task2"]]  # answers come first in every table
     loaded = list({one.name: one for one in (*first, *loaded)}.values())
-    fit, notes = _val_fit(val, labels)
+    fit, why = labelled_val_fit(val, labels)
+    notes = [] if why is None else [f"Probabilities are compared uncalibrated: {why.what}"]
     scored = [one for one in loaded if one.scored is not None]
     calibrated = [agreement.calibrated(one, split, files, fit) for one in scored]
     coverage = [entries.coverage(one, split, files) for one in loaded]
@@ -103,6 +109,7 @@ def compare(
     )
     if label is not None:
         _measure(result, fit, metric, n_bootstrap, seed)
+        _decide(result, fit, rates, cost=cost, n_bootstrap=n_bootstrap, seed=seed)
         root = None if media is None else subsets.media_folder(media, split, files)
         tables["leaks"] = leaks.audit(frame, label, subsets.sources_of(frame), root)
     if audits := shortcuts.load(audit, loaded):
@@ -135,25 +142,6 @@ def _notes(loaded: Sequence[Entry], split: str, subset: str) -> list[str]:
             "These numbers include val_fit, on which calibration, fusion and proposals are fitted."
         )
     return notes
-
-
-def _val_fit(path: Path | None, labels: Path | None) -> tuple[pd.DataFrame | None, list[str]]:
-    """The labelled clips of val_fit, or None with a note on what follows from that."""
-    if path is not None and (path.name != "val.tsv" or not path.exists()):
-        raise KlassifyError(
-            "This is not a list of val.", where=path, fix="name an existing val.tsv"
-        )
-    if path is None and labels is not None:
-        beside = [labels.parent / "val.tsv", labels.parent.parent / "val.tsv"]
-        path = next((one for one in beside if one.exists()), None)
-    if path is None:
-        return None, [
-            "There is no labelled list of val (--val): probabilities are compared uncalibrated."
-        ]
-    try:
-        return subsets.load_split(path.parent, "val_fit"), []
-    except KlassifyError as error:
-        return None, [f"Probabilities are compared uncalibrated: {error.what}"]
 
 
 def _measure(
@@ -205,6 +193,22 @@ def _measure(
         tables["groups"] = pd.concat(by_group, ignore_index=True)
     if differences:
         tables["differences"] = pd.concat(differences, ignore_index=True)
+
+
+def _decide(
+    result: Comparison, fit: pd.DataFrame | None, rates: Sequence[float], **options: Any
+) -> None:
+    """What errors of Task 1 cost, and how thresholds of val_fit do on these clips."""
+    scored = {one.name: one.scored for one in result.scored}
+    if not scored:
+        return
+    tables = result.tables
+    tables["costs"] = decisions.measure_costs(scored, result.frame, result.split, **options)
+    systems = {one.name: one.system for one in result.scored}
+    points, notes = decisions.fit_points(systems, fit, rates=rates, **options)
+    result.notes += notes
+    if points:
+        tables["thresholds"] = decisions.apply_points(scored, result.frame, points)
 
 
 def _truth(result: Comparison) -> Truth | None:

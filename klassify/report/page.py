@@ -22,6 +22,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.evaluation import leaks
+from klassify.evaluation.decisions import MORE
 from klassify.files import write_text
 from klassify.report import clips, plots, summary, tables
 from klassify.report.agreement import Calibrated
@@ -128,6 +129,7 @@ def _has_section(section: str, content: dict[str, Any]) -> bool:
         "words": True,
         "task1": "histogram" in figures,
         "task2": tables["frames"] is not None,
+        "drift": tables["thresholds"] is not None,
     }
     return has.get(section, False) or tables[section] is not None
 
@@ -152,7 +154,19 @@ def _words(result: Comparison) -> dict[str, Any]:
         "missing": [_missing(row) for _, row in missing.head(MAX_MISSING).iterrows()],
         "missing_count": len(missing),
         "calibration_note": calibration,
+        "cost_note": _cost_note(result.tables.get("costs")),
     }
+
+
+def _cost_note(costs: pd.DataFrame | None) -> str:
+    if costs is None:
+        return ""
+    first = costs.iloc[0]
+    return (
+        f"DCF with a prior of fake of {first['prior']:g}, a cost of {first['cost_miss']:g} for a"
+        f" miss and of {first['cost_false_alarm']:g} for a false alarm; 1 is what one answer for"
+        " all clips costs."
+    )
 
 
 def _missing(row: pd.Series) -> str:
@@ -173,10 +187,13 @@ def leaks_in(result: Comparison) -> list[str]:
 
 def _warnings(result: Comparison) -> dict[str, list[str]]:
     """What a team must know before it believes the numbers: {summary: details}."""
-    moved, failing = [], []
+    moved, broken, failing = [], [], []
     for row in result.tables.get("drift", pd.DataFrame()).itertuples():
         if row.psi > max(LARGE, row.by_chance):
             moved.append(f"{row.system}: PSI {row.psi:.2f}")
+    for row in result.tables.get("thresholds", pd.DataFrame()).itertuples():
+        if row.reading.startswith(MORE):
+            broken.append(f"{row.system} at {row.point}: {row.reading}")
     for row in result.tables["coverage"].itertuples():
         if row.failed > FAILED_SHARE * row.n:
             task = row.task[-1]
@@ -185,6 +202,7 @@ def _warnings(result: Comparison) -> dict[str, list[str]]:
         "possible leaks": leaks_in(result),
         "shortcuts in the content": [text for one in result.audits for text in one.warnings],
         "scores that have moved far from those of val": moved,
+        "thresholds that do not hold": broken,
         f"answers that failed on more than {FAILED_SHARE:.0%} of the clips": failing,
     }
     return {f"{what} ({len(some)})": some for what, some in found.items() if some}

@@ -78,6 +78,10 @@ AR = "share of the true segments that the best {} proposals of a clip find"
 FRAME_AUC = Column("frame AUC", "frame_auc", ".4f", "AUC of single frames, fake or not")
 
 
+def _known(text: Any) -> str:
+    return "-" if pd.isna(text) else str(text)
+
+
 def _by_threshold(name: str) -> Column:
     kind, number = name.split("@")
     return Column(name, name, ".3f", (AP if kind == "AP" else AR).format(number))
@@ -106,6 +110,14 @@ TABLES = {
         ),
         Column("own label", "auc_own", ".4f", "AUC against the label of the system's own modality"),
         Column("no answer", "n_no_answer", COUNT, "clips for which a prior stands"),
+    ],
+    "costs": [
+        SYSTEM,
+        Column("min DCF", "min_dcf", ".3f", "lowest cost of errors with any threshold"),
+        Column("actual DCF", "act_dcf", ".3f", "with the threshold that its probabilities imply"),
+        Column("Cllr", "cllr", ".3f", "bits; 0 is perfect, 1 says nothing"),
+        Column("min Cllr", "min_cllr", ".3f", "after the best monotone calibration (PAV)"),
+        Column("t-EER", "t_eer", ".3f", "sound and picture with a threshold each"),
     ],
     "task2": [SYSTEM, SCORE, *map(_by_threshold, segments.METRICS[:-1])],
     "frames": [
@@ -139,6 +151,20 @@ TABLES = {
         Column("PSI", "psi", ".3f", "population stability index: how far scores have moved"),
         Column("by chance", "by_chance", ".3f", "what 95 % of equal splits stay below"),
         Column("reading", "reading", help="the index in words"),
+    ],
+    "thresholds": [
+        SYSTEM,
+        Column("at", "point", help="operating point: what the thresholds were chosen for"),
+        Column("fake above", "fake_above", ".4g", "score of the system, from val_fit"),
+        Column("real below", "real_below", ".4g", "score of the system, from val_fit"),
+        Column("false alarms", "false_alarms", ".1%", "real clips called fake"),
+        Column("on val_fit", "val_false_alarms", ".1%", "false alarms where they were fitted"),
+        Column("misses", "misses", ".1%", "fakes called real"),
+        Column("on val_fit", "val_misses", ".1%", "misses where they were fitted"),
+        Column("cannot tell", "unsure", ".1%", "share of all clips between the thresholds"),
+        Column("real as F / ? / R", "real_as", _known, "called fake, cannot tell, called real"),
+        Column("fakes as F / ? / R", "fake_as", _known, "called fake, cannot tell, called real"),
+        Column("reading", "reading", help="whether the rates of val_fit hold here"),
     ],
     "leaks": [
         Column("property", "trait", help="of the file, not of its content"),

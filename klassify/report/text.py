@@ -9,10 +9,12 @@ from klassify.report.tables import TABLES
 SHOWN = {
     "coverage": "coverage",
     "task1": "Task 1",
+    "costs": "costs of errors",
     "task2": "Task 2",
     "frames": "40 ms frames",
     "joined": "recipes joined",
     "drift": "drift from val",
+    "thresholds": "thresholds of val",
     "leaks": "leak audit",
     "shortcuts": "shortcuts in the content",
 }
