@@ -39,6 +39,7 @@ COMMANDS = {
     "check": "say whether the server will accept a submission, else why not",
     "predict": "videos in, answers out: probability, segments, timeline",
     "evaluate": "systems against labels: tables, curves (stage 4)",
+    "crosstest": "train on one data set, test on others: one table (stage 4)",
     "audit": "look for shortcuts: does the content alone tell real from fake",
     "compare": "systems of all recipes side by side: tables and an HTML page",
 }

@@ -7,6 +7,7 @@
 #   proposals_only=(...) systems without clip scores; unscored=(...) systems without any scores
 #   title_1 to title_3   what stages 1 to 3 do, for `make help`
 #   features_of SYSTEM         the kinds of features of stage 1 that a system reads
+#   needs_picture SYSTEM       whether it, or a system that it is computed from, looks at the picture
 #   extract_features SPLIT     stage 1
 #   train_systems              stage 2: train, score val, calibrate, tune, fuse
 #   score_systems SPLIT        stage 3: scores and proposals of everything that is reported
@@ -115,7 +116,7 @@ variables (on the command line, or in local.mk to keep them)
   root=DIR                       folder of its media and metadata (data=demo makes its own)
   split=NAME[,NAME]              default: all lists in stages 0 and 1, test splits in 3, val and labelled test splits in 4
   system=NAME[,NAME]             limits stages 2 to 4
-  from=avdeepfake1mpp            for data=fakeavceleb, which has no training split: the data set of the systems to test
+  from=avdeepfake1mpp            test systems that were trained on this data set (docs/benchmarks.md)
   conf=paper                     the folder of configs (default: demo for data=demo, else paper)
   submit1=SYSTEM submit2=SYSTEM  what is packaged for Task 1 and 2, instead of conf/<conf>/submit.yaml
   vqvae=FILE lmm=NAME            multibranch: VQ-VAE weights instead of training them; the LMM's name or folder
@@ -177,16 +178,17 @@ jobs=${jobs:-$(nproc)}
 folder_of() { if [ "$1" = demo ] && [ "$size" != default ]; then echo "demo-$size"; else echo "$1"; fi; }
 data_name=$(folder_of "$data")
 mapfile -t all_splits < <(splits_of "$data")
-# a data set without train is for testing only: its scores are stored with systems trained on another data set
-if [[ " ${all_splits[*]} " != *" train "* ]]; then
-  from=${from:-avdeepfake1mpp}
-  known_data "$from"
-  [[ " $(splits_of "$from" | paste -sd' ') " == *" train "* ]] || fail "from=$from has no systems of its own"
-elif [ -n "$from" ]; then
-  fail "from= is only for data=fakeavceleb: $data has its own systems"
-fi
+# a data set without train is for testing only
+if [[ " ${all_splits[*]} " != *" train "* ]]; then from=${from:-avdeepfake1mpp}; fi
 mapfile -t test_splits < <(printf '%s\n' "${all_splits[@]}" | grep -vxE 'train|val')
 mapfile -t evaluated_splits < <(printf '%s\n' "${all_splits[@]}" | grep -vx train)
+# with from=, the systems of that data set are tested on this one, and keep the scores
+if [ -n "$from" ]; then
+  known_data "$from"
+  [[ " $(splits_of "$from" | paste -sd' ') " == *" train "* ]] || fail "from=$from has no systems of its own"
+  [ "$from" != "$data" ] || fail "from=$from is the data set itself: its own systems need no from="
+  evaluated_splits=("${test_splits[@]}")
+fi
 trained=${from:-$data}
 if [ "$data" = demo ]; then media=${root:-media/$data_name}; else media=$root; fi
 default_conf=paper
@@ -260,6 +262,9 @@ splits() {
   done
 }
 
+# scored_as SPLIT: what systems of another data set call it, so that its scores lie beside those of their own splits
+scored_as() { if [ -n "$from" ] && [ "$1" != "$data" ]; then echo "$data_name-$1"; else echo "$1"; fi; }
+
 # labels_of SPLIT: the data list with its labels
 labels_of() {
   case $1 in test*) echo "$lists/heldout/$1_labels.tsv" ;; *) echo "$lists/$1.tsv" ;; esac
@@ -273,6 +278,22 @@ without_segments() {
   [[ $header != *fake_segments* ]]
 }
 
+# sound_only DATA: whether its clips have no picture, as the toolkit knows or a list of it says
+sound_only() {
+  local list header
+  awk -F'\t' -v name="$1" '$1 == name && $3 == "sound" { found = 1 } END { exit !found }' $dataset_table && return
+  [ -z "$(splits_in_table "$1")" ] || return 1
+  for list in "data_lists/$(folder_of "$1")"/*.tsv; do
+    [ -s "$list" ] && [[ $list != *.failures.tsv ]] || continue
+    awk -F'\t' '
+      NR == 1 { for (i = 1; i <= NF; i++) if ($i == "n_frames") column = i; next }
+      $column != "0" { seen = 1; exit }
+      END { exit seen || NR < 2 }' "$list"
+    return
+  done
+  return 1
+}
+
 # plain_fakes: whether there are fakes of which the modality is unknown, so that models learn what the whole clip is
 plain_fakes() {
   [ -z "$(splits_in_table "$trained")" ] && [ -s "$trained_list" ] && awk -F'\t' '
@@ -281,10 +302,29 @@ plain_fakes() {
     END { exit !found }' "$trained_list"
 }
 
+# follow_sound: leave out what looks at the picture, of clips that have none
+sound='' submit_conf=$conf_dir/submit.yaml
+follow_sound() {
+  local name kept=() left=()
+  for name in ${system//,/ }; do
+    ! needs_picture "$name" || fail "$name needs a picture, and $data has none." \
+      "  fix:   leave out system=, or choose: $(for name in $(configs); do needs_picture "$name" || printf '%s ' "$name"; done)"
+  done
+  for name in "${models[@]}"; do if needs_picture "$name"; then left+=("$name"); else kept+=("$name"); fi; done
+  models=("${kept[@]}") kept=()
+  for name in "${reported[@]}"; do needs_picture "$name" || kept+=("$name"); done
+  reported=("${kept[@]}") kept=()
+  for name in "${reported_2[@]}"; do needs_picture "$name" || kept+=("$name"); done
+  reported_2=("${kept[@]}") submit_conf=$conf_dir/submit_sound.yaml
+  [ -n "$sound$checking" ] || [ ${#left[@]} = 0 ] || echo "no picture in $data: left out are ${left[*]}, and what is computed from them"
+  sound=1
+}
+
 # follow_labels: leave out what the labels of the training list do not allow
 learned=() calibrated=()
 follow_labels() {
   local name kept=()
+  if sound_only "$data" || sound_only "$trained"; then follow_sound; fi
   if without_segments; then
     for name in ${system//,/ }; do
       ! is_localiser "$name" || fail "$name learns from segments, and $trained_list has none." \
@@ -298,17 +338,21 @@ follow_labels() {
   if plain_fakes; then learned=(data.init_args.label=video) calibrated=(--label video); fi
 }
 
-# learnable SYSTEM...: those that the labels allow
+# learnable SYSTEM...: those that the labels and the media allow
 learnable() {
   local name
-  for name in "$@"; do is_localiser "$name" && without_segments || echo "$name"; done
+  for name in "$@"; do
+    if is_localiser "$name" && without_segments; then continue; fi
+    if [ -n "$sound" ] && needs_picture "$name"; then continue; fi
+    echo "$name"
+  done
 }
 
 # configs: the systems that have a config
 configs() {
   local file
   for file in "$conf_dir"/*.yaml; do
-    case $file in */submit.yaml | */report.yaml) ;; *) basename "$file" .yaml ;; esac
+    case $file in */submit*.yaml | */report.yaml) ;; *) basename "$file" .yaml ;; esac
   done
 }
 
@@ -357,6 +401,7 @@ lack() {
 # want_features SPLIT: note missing features that a chosen system reads
 want_features() {
   local folder kind name chosen=(${system//,/ })
+  [ -z "$sound" ] || return 0
   [ -n "$system" ] || chosen=("${models[@]}")
   for kind in $(for name in "${chosen[@]}"; do features_of "$name"; done | sort -u); do
     folder=$features/$kind/$1
@@ -393,7 +438,8 @@ want_stage() {
           fail "$s has no labels: $(labels_of "$s") does not exist." \
             "  fix:   make compare split=$s $(variables_for "$data")    # compares without labels"
         fi
-        [ "$s" = val ] || compgen -G "$exp/$name/scores/$s.*" > /dev/null || lack "$exp/$name/scores/$s.*" 3 "$s"
+        [ "$(scored_as "$s")" = val ] || compgen -G "$exp/$name/scores/$(scored_as "$s").*" > /dev/null ||
+          lack "$exp/$name/scores/$(scored_as "$s").*" 3 "$s"
       done ;;
   esac
 }
@@ -402,7 +448,7 @@ want_stage() {
 check_stages() {
   local n name
   if [ -n "$from" ] && [ "$first" -eq 2 ]; then
-    fail "data=$data has no training split." "  fix:   make stage2 $(variables_of_trained)"
+    fail "from=$from: nothing is trained on $data." "  fix:   make stage2 $(variables_of_trained)"
   fi
   [ -z "$dry" ] || return 0
   [ "$first" -gt 3 ] || need_root
@@ -460,7 +506,7 @@ is_detector() { [[ " ${reported[*]} " == *" $1 "* ]] || ! is_localiser "$1"; }
 # is_in NAME WORD...: whether it is one of the words
 is_in() { [[ " ${*:2} " == *" $1 "* ]]; }
 # scored_system: a system whose scores show that stage 3 has run
-scored_system() { if [ -n "$system" ]; then echo "${system%%,*}"; else names_in "$conf_dir/submit.yaml" task1; fi; }
+scored_system() { if [ -n "$system" ]; then echo "${system%%,*}"; else names_in "$submit_conf" task1; fi; }
 
 # make_lists: stage 0
 make_lists() {
@@ -500,16 +546,26 @@ score_one() {
 # submit SPLIT: package the systems of submit.yaml, or of submit1= and submit2=, and check the result
 submit() {
   local name
-  [ -z "$from" ] || return 0  # FakeAVCeleb has no leaderboard
+  [ -z "$from$sound" ] || return 0  # there is no leaderboard
   for name in $submit1 $submit2; do score_one "$1" "$name"; done
   run klassify package "$exp/detector.yaml" --split "$1" --list "$lists/$1.tsv" --out "$submissions/$1" \
     ${submit1:+--task1 "$exp/$submit1"} ${submit2:+--task2 "$exp/$submit2"} "${forced[@]}"
   run klassify check "$submissions/$1/submission.zip" --list "$lists/$1.tsv"
 }
 
+# whole_fakes LABELS: whether there are no fake segments in them, or fakes are fake from end to end
+whole_fakes() {
+  local header
+  [ "$data" != fakeavceleb ] || return 0
+  [ -z "$dry" ] || return 1
+  IFS= read -r header < "$1"
+  [[ $header != *fake_segments* ]]
+}
+
 # evaluate_split SPLIT LABELS: tables of the systems in system=, else of report.yaml
 evaluate_split() {
-  local s=$1 labels=$2 name task1=() task2=() computed=()
+  local s labels=$2 name task1=() task2=() computed=() with_frames=()
+  s=$(scored_as "$1")
   for name in ${system//,/ }; do
     ! is_in "$name" "${unscored[@]}" || continue
     if is_localiser "$name"; then task2+=("$exp/$name"); fi
@@ -522,7 +578,11 @@ evaluate_split() {
     [ "$s" != val ] || [ ${#computed[@]} = 0 ] || run klassify score "${computed[@]}" --split val "${sources[@]}" "${reading[@]}"
     run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
   fi
-  [ ${#task2[@]} -eq 0 ] || [ -n "$from" ] || run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
+  if [ ${#task2[@]} -eq 0 ] || whole_fakes "$labels"; then return 0; fi
+  run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"
+  [ -n "$sound" ] || return 0
+  for name in "${task2[@]}"; do is_in "${name##*/}" "${proposals_only[@]}" || with_frames+=("$name"); done
+  run klassify evaluate "${with_frames[@]}" --task 2 --eer --split "$s" --labels "$labels" --out "$exp/evaluation"
 }
 
 # mean_over_seeds: if several seeds were evaluated on the test splits, a table of each and of their means
@@ -558,14 +618,14 @@ compare_recipes() {
     for one in "${planned[@]}"; do if [ -n "$system" ] || is_in "$one" "${default[@]}"; then found+=("$one"); fi; done
   fi
   [ ${#found[@]} -gt 0 ] || fail "no recipe has been trained on data=$trained." "  fix:   make stage2 $(variables_of_trained)"
-  for s in $(split=${split:-${from:+$data}}; split=${split:-val}; splits); do
+  for s in $(split=${split:-${from:+$(IFS=,; echo "${test_splits[*]}")}}; split=${split:-val}; splits); do
     labels=$(labels_of "$s")
     options=(--out "$top/compare${seed_folder}")
     [ ! -e "$labels" ] || options+=(--labels "$labels")
     [ ! -e "data_lists/$(folder_of "$trained")/val.tsv" ] || options+=(--val "data_lists/$(folder_of "$trained")/val.tsv")
     [ -z "$media" ] || [ ! -d "$media" ] || options+=(--media "$media")
     [ ! -d "$features" ] || options+=(--features "$features")
-    run klassify compare "${found[@]}" --split "$s" "${options[@]}"
+    run klassify compare "${found[@]}" --split "$(scored_as "$s")" "${options[@]}"
   done
 }
 
@@ -581,21 +641,25 @@ run_stages() {
   [ -z "$checking" ] || exit 0
   if stage 0; then make_lists; follow_labels; fi
   if stage 1; then
-    for s in $(splits "${all_splits[@]}"); do extract_features "$s"; cache_audio "$s"; done
+    [ -z "$from" ] || all_splits=("${test_splits[@]}")
+    for s in $(splits "${all_splits[@]}"); do
+      [ -n "$sound" ] || extract_features "$s"
+      cache_audio "$s"
+    done
   fi
   if stage 2; then
     train_systems
-    if have $(learnable $(names_in "$conf_dir/submit.yaml" task1) $(names_in "$conf_dir/submit.yaml" task2)) "${reported[@]}" "${reported_2[@]}"; then
+    if have $(learnable $(names_in "$submit_conf" task1) $(names_in "$submit_conf" task2)) "${reported[@]}" "${reported_2[@]}"; then
       evaluate_split val "$lists/val.tsv"
-      run klassify detector "$exp" --conf "$conf_dir/submit.yaml" --labels "$lists" $(! without_segments || echo --task 1) "${forced[@]}"
+      run klassify detector "$exp" --conf "$submit_conf" --labels "$lists" $(! without_segments || echo --task 1) "${forced[@]}"
     fi
   fi
   if stage 3; then
     for s in $(splits "${test_splits[@]}"); do
       if [ -n "$system" ]; then
-        for name in ${system//,/ }; do score_one "$s" "$name"; done
+        for name in ${system//,/ }; do score_one "$(scored_as "$s")" "$name"; done
       else
-        score_systems "$s"
+        score_systems "$(scored_as "$s")"
         submit "$s"
       fi
     done
@@ -609,6 +673,7 @@ run_stages() {
       fi
     done
     mean_over_seeds
+    [ -z "$from" ] || run klassify crosstest "$exp/evaluation" --out "$exp/evaluation/crosstest"
   fi
   [ -n "$dry" ] || [ "$last" -lt 3 ] || echo "$([ -n "$from" ] || echo "submissions: $submissions   ")evaluation: $exp/evaluation"
 }

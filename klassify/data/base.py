@@ -45,12 +45,16 @@ class Sources:
     def media_folder(self, split: str) -> Path:
         """The folder that a list's `file` column is relative to."""
         return subsets.media_folder(
-            self.media, subsets.base_split(split), self.table(split)["file"].tolist()
+            self.media, _folder_of(split), self.table(split)["file"].tolist()
         )
 
     def feature_folder(self, kind: str, split: str) -> Path:
         """The folder of one kind of feature shards of a split."""
-        return self.features / kind / subsets.base_split(split)
+        return self.features / kind / _folder_of(split)
+
+
+def _folder_of(split: str) -> str:
+    return subsets.base_split(subsets.own_split(split))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,9 +103,16 @@ def base_split(split: str) -> str:
     return SUBSETS[split][0] if split in SUBSETS else split
 
 
+def own_split(split: str) -> str:
+    """The name of a split in its own data set: DATA-SPLIT is how systems that were trained on other
+    data call it, so that its scores lie beside those of their own splits.
+    """
+    return split.rpartition("-")[2]
+
+
 def list_path(data_dir: str | os.PathLike, split: str) -> Path:
     """The TSV that holds a split or the split of a named subset."""
-    return Path(data_dir) / f"{base_split(split)}.tsv"
+    return Path(data_dir) / f"{base_split(own_split(split))}.tsv"
 
 
 def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
@@ -123,15 +130,16 @@ def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
 
 def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
     """The list `<data_dir>/<split>.tsv` or a named subset (SUBSETS), as `read_list` gives it."""
-    path, rule = existing_list(data_dir, split), SUBSETS[split][2] if split in SUBSETS else None
+    path, name = existing_list(data_dir, split), own_split(split)
     frame = read_list(path, segments=segments)
-    if rule is None:
+    if name not in SUBSETS:
         return frame
+    rule = SUBSETS[name][2]
     kept = frame[rule(frame).to_numpy(bool)].reset_index(drop=True)
     if kept.empty:
         raise KlassifyError(
             f"The subset {split!r} is empty: no clip of {len(frame)} fits its rule"
-            f" ({SUBSETS[split][1]}).",
+            f" ({SUBSETS[name][1]}).",
             where=path,
             fix=(
                 "if the lengths are unknown, make the list again with `klassify lists --probe"
@@ -184,7 +192,7 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
     most of a sample of them; KlassifyError where none does. Without, it is the deepest that exists.
     """
     root = Path(root)
-    spelt = [root / name for name in datasets.spellings(split)]
+    spelt = [root / name for name in datasets.spellings(own_split(split))]
     folders = [folder for one in spelt for folder in (one / one.name, one)] + [root]
     if not len(files):
         return next((folder for folder in folders if folder.is_dir()), root)

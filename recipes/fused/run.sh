@@ -23,6 +23,8 @@ proposals_only=(spans)
 
 features_of() { case $1 in tcn*) echo mouth ;; lips_* | splice_lips) echo lips ;; esac; }
 
+needs_picture() { case $1 in w2v_aasist* | audio_* | splice_audio | stack) return 1 ;; esac; }
+
 extract_features() {
   extract_mouth "$1"
   run klassify extract --kind lips --list "$lists/$1.tsv" --root "$media" --out "$features/lips/$1" --jobs "$jobs" "${forced[@]}"
@@ -36,8 +38,8 @@ sources_for() {
     need "$encoder"
     inputs=(--lists "$lists" --media "$media" --features "$features$seed_folder")
     for s in "${@:2}"; do
-      run klassify extract --kind embedding --system "$exp/$encoder" --list "$lists/$s.tsv" --root "$media" \
-        --features "$features" --out "$features$seed_folder/embedding-$encoder/$s" "${forced[@]}"
+      run klassify extract --kind embedding --system "$exp/$encoder" --list "$lists/${s##*-}.tsv" --root "$media" \
+        --features "$features" --out "$features$seed_folder/embedding-$encoder/${s##*-}" "${forced[@]}"
     done
   done
 }
@@ -64,10 +66,12 @@ localise_val() {
 
 # join SYSTEM: a system computed from the scores or proposals of others
 join() {
+  local parts
   case $1 in
     stack)
-      need "${clip_models[@]}"
-      run klassify fuse "${clip_models[@]/#/$exp/}" --rule stack --labels "$lists" --out "$exp/stack" "${forced[@]}"
+      mapfile -t parts < <(learnable "${clip_models[@]}")
+      need "${parts[@]}"
+      run klassify fuse "${parts[@]/#/$exp/}" --rule stack --labels "$lists" --out "$exp/stack" "${forced[@]}"
       [ -z "$system" ] || run klassify score "$exp/stack" --split val "${forced[@]}" ;;
     spans)
       need "${frame_models[@]}"
@@ -92,7 +96,8 @@ score_systems() {
     run klassify score "$exp/$m" --split "$1" "${inputs[@]}" "${reading[@]}" "${forced[@]}"
   done
   run klassify score "$exp/stack" --split "$1" "${forced[@]}"
-  without_segments || run klassify localise "${frame_models[@]/#/$exp/}" "$exp/spans" --split "$1" "${forced[@]}"
+  mapfile -t plain < <(learnable "${frame_models[@]}" spans)
+  without_segments || run klassify localise "${plain[@]/#/$exp/}" --split "$1" "${forced[@]}"
 }
 
 run_stages

@@ -17,6 +17,8 @@ proposals_only=(merged)
 
 features_of() { [[ $1 != tcn* ]] || echo mouth; }
 
+needs_picture() { case $1 in tcn* | avg | maxout | merged) ;; *) return 1 ;; esac; }
+
 extract_features() { extract_mouth "$1"; }
 
 # released SYSTEM: the published checkpoint to import, for systems that are not trained
@@ -100,14 +102,18 @@ train_systems() {
   else
     train_all "${chosen[@]}"
   fi
+  [ -z "$sound" ] || return 0
   if have tcn-platt "$audio_detector-platt"; then join avg; join maxout; fi
   if have bam tcn_tags && ! without_segments; then join merged; fi
 }
 
 score_systems() {
   run klassify score "${models[@]/#/$exp/}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
-  run klassify score "$exp/tcn-platt" "$exp/$audio_detector-platt" "$exp/avg" "$exp/maxout" --split "$1" "${forced[@]}"
-  without_segments || run klassify localise "$exp/bam" "$exp/tcn_tags" "$exp/merged" --split "$1" "${forced[@]}"
+  local rest
+  mapfile -t rest < <(learnable tcn-platt "$audio_detector-platt" avg maxout)
+  run klassify score "${rest[@]/#/$exp/}" --split "$1" "${forced[@]}"
+  mapfile -t rest < <(learnable bam tcn_tags merged)
+  without_segments || run klassify localise "${rest[@]/#/$exp/}" --split "$1" "${forced[@]}"
 }
 
 run_stages

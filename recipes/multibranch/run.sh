@@ -21,6 +21,8 @@ features_of() {
   esac
 }
 
+needs_picture() { [[ $1 != ps* ]]; }
+
 extract_features() {
   # the demo uses an untrained stand-in, named as such wherever it is used; else the published LMM
   local s=$1 model=(--lmm "${lmm:-sparklexfantasy/llava-7b-1.5-rfrd}" $([ -n "$lmm" ] || echo --download))
@@ -87,8 +89,8 @@ train_systems() {
   local m chosen=(${system//,/ })
   # only the demo trains stems; conf/paper starts from ImageNet weights
   [ -n "$system" ] || mapfile -t chosen < <(
-    echo vqvae
-    if [ -e "$conf_dir/stems.yaml" ] && ! without_segments; then echo stems; fi
+    learnable vqvae
+    if [ -e "$conf_dir/stems.yaml" ] && ! without_segments; then learnable stems; fi
     learnable ps ps_clip visual visual_clip fused fused_clip
   )
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
@@ -106,8 +108,8 @@ score_systems() {
   run klassify score "${models[@]/#/$exp/}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
   local fused
   mapfile -t fused < <(learnable fused fused_clip)
-  run klassify score "${fused[@]/#/$exp/}" --split "$1" "${forced[@]}"
-  without_segments || localise_all "$1" ps visual fused
+  [ ${#fused[@]} = 0 ] || run klassify score "${fused[@]/#/$exp/}" --split "$1" "${forced[@]}"
+  without_segments || localise_all "$1" $(learnable ps visual fused)
 }
 
 run_stages

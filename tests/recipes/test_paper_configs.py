@@ -36,7 +36,7 @@ from klassify.systems.experiment import load_experiment
 CONFIGS = sorted(
     path
     for path in ROOT.glob("recipes/*/conf/paper/*.yaml")
-    if path.name not in ("submit.yaml", "report.yaml")
+    if path.name not in ("submit.yaml", "submit_sound.yaml", "report.yaml")
 )
 AUDIO = ROOT / "recipes/klassify/conf/paper"
 N_FRAMES = 14

@@ -25,7 +25,7 @@ from klassify.systems.experiment import load_experiment
 CONFIGS = sorted(
     path
     for path in ROOT.glob("recipes/*/conf/*/*.yaml")
-    if path.name not in ("submit.yaml", "report.yaml")
+    if path.name not in ("submit.yaml", "submit_sound.yaml", "report.yaml")
 )
 RUNS = sorted(ROOT.glob("recipes/*/run.sh"))
 RUN = ROOT / "recipes/klassify/run.sh"
@@ -80,7 +80,9 @@ def supervision_of(path: Path) -> str:
 
 
 NAMING = [
-    path for name in ("submit", "report") for path in ROOT.glob(f"recipes/*/conf/*/{name}.yaml")
+    path
+    for name in ("submit", "submit_sound", "report")
+    for path in ROOT.glob(f"recipes/*/conf/*/{name}.yaml")
 ]
 
 
@@ -99,7 +101,12 @@ def test_every_submitted_and_reported_system_can_be_made(path):
 @each_recipe
 @pytest.mark.parametrize(
     ("data", "spans"),
-    [("demo", ["04"]), ("avdeepfake1mpp", ["04"]), ("fakeavceleb", ["01", "33", "44"])],
+    [
+        ("demo", ["04"]),
+        ("avdeepfake1mpp", ["04"]),
+        ("fakeavceleb", ["01", "33", "44"]),
+        ("partialspoof", ["04"]),
+    ],
 )
 def test_every_stage_prints_commands_that_exist(data, spans, script):
     for first, last in spans:
@@ -113,7 +120,44 @@ def test_every_stage_prints_commands_that_exist(data, spans, script):
                 assert option in options, f"{words[0]} has no {option}"
     if data == "fakeavceleb":
         done = run_stage(2, f"data={data}", "dry=1", script=script)
-        assert done.returncode == 2 and "has no training split" in done.stderr
+        assert done.returncode == 2 and "nothing is trained on fakeavceleb" in done.stderr
+
+
+@each_recipe
+def test_sound_alone_leaves_out_what_needs_a_picture(script):
+    given = ["--stage", "1", "--stop-stage", "4", "data=partialspoof", "conf=demo"]
+    commands = commands_of(*given, script=script)
+    trained = {Path(words[1]).stem for words in commands if words[0] == "train"}
+    assert (
+        trained
+        == {
+            "klassify": {"w2v_aasist", "bam"},
+            "multibranch": {"ps", "ps_clip"},
+            "fused": {"w2v_aasist", "audio_mil", "splice_audio", "audio_frames"},
+        }[script.parent.name]
+    )
+    words = {word for command in commands for word in command}
+    seeing = {"tcn", "maxout", "merged", "visual", "fused", "vqvae", "lips_mil", "sync", "spans"}
+    assert not {Path(word).name for word in words if word.count("/") == 3} & seeing
+    assert not {"extract", "package"} & words and "--eer" in words
+    refused = run("--check", "data=partialspoof", "system=tcn,visual", "dry=1", script=script)
+    assert refused.returncode == 2
+
+
+@each_recipe
+def test_systems_of_other_data_keep_scores_under_its_name(script):
+    given = ["--stage", "3", "--stop-stage", "4", "data=lavdf", "from=avdeepfake1mpp"]
+    commands = commands_of(*given, script=script)
+    assert commands.pop()[0] == "crosstest"
+    assert {words[0] for words in commands} <= {"extract", "score", "localise", "evaluate"}
+    for words in commands:
+        if words[0] == "extract":
+            assert words[words.index("--list") + 1] == "data_lists/lavdf/test.tsv"
+        else:
+            assert words[words.index("--split") + 1] == "lavdf-test"
+            assert words[1].startswith("exp/avdeepfake1mpp/")
+    labels = {words[words.index("--labels") + 1] for words in commands if "--labels" in words}
+    assert labels == {"data_lists/lavdf/heldout/test_labels.tsv"}
 
 
 @pytest.mark.parametrize(
@@ -329,6 +373,7 @@ def test_every_row_of_the_tables_has_its_command():
     }
     made = {path.stem for path in ROOT.glob("recipes/klassify/conf/paper/*.yaml")} - {
         "submit",
+        "submit_sound",
         "report",
     }
     assert made <= named <= made | {"avg", "maxout", "merged", "w2v_aasist_ensemble"}

@@ -1,0 +1,131 @@
+"""Systems on several data sets side by side, from the tables of `klassify evaluate`.
+
+A system is trained on one data set and tested on others, whose splits it calls DATA-SPLIT. One
+table per metric: systems as rows, data sets as columns, each with the interval that was measured by
+source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from klassify.errors import KlassifyError
+from klassify.evaluation.tables import ABSENT, aligned, with_interval
+
+KEY = ["metric", "system", "split"]
+
+
+class Metric(NamedTuple):
+    """A number of the tables: the value in `column` of the rows where `rows` hold."""
+
+    title: str
+    column: str
+    rows: dict[str, str]
+    form: str = ".4f"
+
+
+METRICS = (
+    Metric("AUC", "auc", {"label": "video", "group": "all"}),
+    Metric("EER", "eer", {"label": "video", "group": "all"}),
+    Metric("Score of Task 2", "Score", {"group": "all"}),
+    Metric("AUC of 40 ms frames", "frame_auc", {"group": "all"}),
+    Metric("utterance EER", "eer", {"measure": "utterance"}),
+    Metric("EER of 160 ms frames", "eer", {"measure": "160 ms"}),
+    Metric("range-based EER", "eer", {"measure": "range"}),
+)
+
+
+def tables_in(places: Sequence[Path]) -> list[Path]:
+    """The tables among files and folders, by name."""
+    paths = [p for place in places for p in (sorted(place.glob("*.tsv")) or [place])]
+    return list(dict.fromkeys(paths))
+
+
+def gather(paths: Sequence[Path]) -> pd.DataFrame:
+    """One row per metric, system and split: `value` with its ends, clips and sources.
+
+    Tables of several folders name their systems `<recipe>/<system>`. KlassifyError if no table was
+    written by `klassify evaluate`, and for two numbers of one system on one split.
+    """
+    several = len({path.resolve().parent for path in paths}) > 1
+    rows = []
+    for path in paths:
+        try:
+            table = pd.read_csv(path, sep="\t", dtype={"versus": str})
+        except (OSError, ValueError) as error:
+            raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
+        recipe = f"{_recipe(path)}/" if several else ""
+        rows += [row for metric in METRICS for row in _rows_of(table, metric, recipe)]
+    if not rows:
+        raise KlassifyError(
+            "There is no table of klassify evaluate here.",
+            where=paths[0] if paths else None,
+            fix="make stage4, or klassify evaluate",
+        )
+    found = pd.DataFrame(rows)
+    if found.duplicated(KEY).any():
+        twice = found[found.duplicated(KEY)].iloc[0]
+        raise KlassifyError(
+            f"Two tables have the {twice['metric']} of {twice['system']} on {twice['split']}."
+        )
+    return found
+
+
+def _recipe(path: Path) -> str:
+    """The recipe of a table in exp/<data>/<recipe>/evaluation, with the seed if there is one."""
+    folders = [p.name for p in path.resolve().parent.parents]
+    return "/".join(reversed(folders[: 2 if folders[0].startswith("seed-") else 1]))
+
+
+def _rows_of(table: pd.DataFrame, metric: Metric, recipe: str) -> list[dict]:
+    needed = {"system", "split", metric.column, *metric.rows}
+    if not needed <= set(table.columns):
+        return []
+    chosen = np.logical_and.reduce([table[name] == value for name, value in metric.rows.items()])
+    rows = []
+    for row in table[chosen].to_dict("records"):
+        if pd.isna(row[metric.column]):
+            continue
+        ends = {
+            f"value_{end}": row.get(f"{metric.column}_{end}", np.nan) for end in ("low", "high")
+        }
+        counts = {name: row.get(name, np.nan) for name in ("n", "n_sources")}
+        key = {"metric": metric.title, "system": recipe + row["system"], "split": row["split"]}
+        rows.append(key | {"value": row[metric.column]} | ends | counts)
+    return rows
+
+
+def text(found: pd.DataFrame) -> str:
+    """The tables of all metrics."""
+    blocks = []
+    for metric in METRICS:
+        table = found[found["metric"] == metric.title]
+        if table.empty:
+            continue
+        splits = sorted(set(table["split"]), key=_place)
+        cells = table.set_index(["system", "split"])
+        rows = [[metric.title, *splits]]
+        for name in dict.fromkeys(table["system"]):
+            shown = [
+                with_interval(cells.loc[name, split], "value", metric.form)
+                if (name, split) in cells.index
+                else ABSENT
+                for split in splits
+            ]
+            rows.append([name, *shown])
+        sources = table.groupby("split")["n_sources"].first()
+        rows.append(["sources", *(f"{sources[split]:.0f}" for split in splits)])
+        blocks.append(aligned(rows))
+    return "\n\n".join(blocks) + "\n\n[95 % interval, bootstrap over sources]"
+
+
+def _place(split: str) -> tuple:
+    """Splits of the systems' own data first, then those of other data."""
+    own = re.fullmatch(r"val|test\w*", split)
+    return not own, split != "val", split
