@@ -25,7 +25,7 @@ ORDER = [
     {"systems"},
     {"localisation"},
     {"submission", "training"},
-    {"evaluation"},
+    {"evaluation", "explanation"},
     {"prediction", "cluster"},
     {"report"},
     {"commands"},

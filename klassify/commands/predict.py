@@ -5,8 +5,9 @@
 
 For each file: the probability that it is fake (Task 1's answer), a verdict, the segments that may
 be fake (Task 2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in.
-What runs is the detector.yaml of a recipe: that of --detector, else the first that was trained, on
-a real data set before the generated corpus. klassify.prediction.predict runs it.
+--explain says why, in a line, .explanation.json and .explanation.png (docs/explanations.md). What
+runs is the detector.yaml of a recipe: that of --detector, else the first that was trained, on a
+real data set before the generated corpus. klassify.prediction.predict runs it.
 
 Answers that --out has already, of the same file, detector and settings, are kept: a run that was
 stopped continues.
@@ -70,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="rate of the verdict: 0.01 (default), 0.05, or as in detector.yaml",
     )
     add("--strict", action="store_true", help="refuse any damage (default: conceal up to 10 %%)")
+    add("--explain", action="store_true", help="also write why: contributions of each system")
     add("--no-timeline", action="store_true", help="write no PNG")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     add("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
@@ -102,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
     stems, unanswered, told = output_names(paths), 0, set()
     for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
         folder = args.out / name if len(detectors) > 1 else args.out
-        names = ("device", "jobs", "lmm", "without_lmm", "false_alarms")
+        names = ("device", "jobs", "lmm", "without_lmm", "false_alarms", "explain")
         how = {name: getattr(args, name) for name in names}
         made_with = {path: _made_with(detector, path, args) for path in paths}
         names_of = dict(zip(paths, stems))
@@ -131,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _made_with(detector: DetectorFile, video: Path, args: argparse.Namespace) -> str:
     """A hash of what the files of an answer depend on."""
-    names = ("lmm", "without_lmm", "no_timeline", "video", "min_score", "false_alarms")
+    names = ("lmm", "without_lmm", "explain", "no_timeline", "video", "min_score", "false_alarms")
     stat = video.stat()
     return settings_hash(
         {name: getattr(args, name) for name in names}
@@ -214,6 +216,8 @@ def describe(prediction: Prediction, min_score: float) -> str:
         lines.append(f"  no verdict{f' at {verdict.at}' if verdict.at else ''}: {verdict.note}")
     decided = f"; decided by {prediction.decided}" if prediction.decided else ""
     lines.append(f"  {prediction.evidence}{decided}")
+    if prediction.explanation is not None and prediction.answered:
+        lines.append(f"  why: {prediction.explanation.sentence}")
     likely = prediction.segments[prediction.segments["score"] >= min_score].head(SHOWN_SEGMENTS)
     lines += [
         f"  {row.start:8.2f} s to {row.end:8.2f} s  score {row.score:.3f}  {row.modality}"
@@ -268,9 +272,14 @@ def _write(
 
     Returns their paths and a line about what could not be made.
     """
+    from klassify.explanation import picture as why
     from klassify.prediction import picture
 
     written, problem = [], []
+    if prediction.explanation is not None:
+        written += [Path(f"{stem}.explanation.json"), Path(f"{stem}.explanation.png")]
+        write_json(written[0], prediction.explanation.as_json())
+        why.draw(prediction.explanation, written[1], video=video)
     try:
         if not args.no_timeline:
             picture.draw(video, prediction, Path(f"{stem}.png"))

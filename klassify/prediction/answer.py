@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
+from klassify.explanation.contributions import MODALITIES, Explanation
 from klassify.features.mouth.kind import MouthRow
 from klassify.files import readable
 from klassify.grid.frames import pictures_at
@@ -25,7 +26,6 @@ from klassify.systems.scores import as_probability, to_probability
 
 NO_TASK_2 = "this detector finds no segments: its systems learned from clip labels alone"
 NO_POINTS = "this detector has no operating points (klassify detector --labels adds them)"
-HEARD_OR_SEEN = {"audio": "sound", "visual": "picture"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Prediction:
     seen, heard: the shares of the clip that the probability rests on, NaN where unknown.
     verdict: fake, real or cannot tell at a false-alarm rate (klassify.systems.operating); "" where
     there is none, and its note says why.
+    explanation: why the systems say so, if that was asked for.
     """
 
     file: str
@@ -60,9 +61,11 @@ class Prediction:
     seen: float = np.nan
     heard: float = np.nan
     verdict: Verdict = Verdict(note=NO_POINTS)
+    explanation: Explanation | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file, without the frames."""
+        """Plain values for a JSON file, without the frames, and of the explanation the sentence."""
+        why = {} if self.explanation is None else {"why": self.explanation.sentence}
         return {
             "file": self.file,
             "probability": self.probability,
@@ -77,6 +80,7 @@ class Prediction:
             "detector": self.detector,
             "notice": self.notice,
             "notes": list(self.notes),
+            **why,
         }
 
 
@@ -180,7 +184,7 @@ class Answers:
         """The models behind the answer of a system."""
         entry = self.detector.systems[name]
         if entry["kind"] == "model":
-            return [f"{name} ({HEARD_OR_SEEN.get(entry['modality'], 'sound and picture')})"]
+            return [f"{name} ({MODALITIES[entry['modality']]})"]
         given = [one for one in entry["inputs"] if one in self.clips and self._answered(one)]
         scores = {one: self.clips[one] for one in given}
         deciding = self.detector.loaded[name].deciding(scores)

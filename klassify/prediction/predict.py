@@ -16,6 +16,8 @@ import pandas as pd
 from klassify import parts
 from klassify.data.base import Sources
 from klassify.errors import KlassifyError
+from klassify.explanation.contributions import Explanation
+from klassify.explanation.explain import Explainer
 from klassify.features import shards
 from klassify.features.base import Extraction, n_cpus
 from klassify.features.extract import rows_in_order
@@ -50,14 +52,15 @@ class Detector(DetectorFile):
         lmm: str | None = None,
         without_lmm: bool = False,
         false_alarms: float = RATES[0],
+        explain: bool = False,
     ) -> Prediction:
         """The answer about one raw video file: see Prediction for shapes and units.
 
-        device: cpu, cuda, cuda:1 or auto. lmm, without_lmm, false_alarms: see predict(), which is
-        faster for many videos.
+        device: cpu, cuda, cuda:1 or auto. lmm, without_lmm, false_alarms, explain: see predict(),
+        which is faster for many videos.
         """
         given = {"lmm": lmm, "without_lmm": without_lmm, "false_alarms": false_alarms}
-        return next(predict(self, [video], device=device, **given))
+        return next(predict(self, [video], device=device, explain=explain, **given))
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
@@ -82,6 +85,7 @@ def predict(
     lmm: str | None = None,
     without_lmm: bool = False,
     false_alarms: float = RATES[0],
+    explain: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Prediction]:
     """Answers about videos, in their order, each as soon as it is ready. A file that cannot be
@@ -93,6 +97,7 @@ def predict(
     records. without_lmm: leave it out, which changes the answers.
 
     false_alarms: the rate at which verdicts are given, one of the detector's operating points.
+    explain: also say why (klassify.explanation); takes some seconds a clip, more for large models.
     """
     if detector.points is not None:
         detector.points.at(false_alarms)  # before any work
@@ -105,7 +110,7 @@ def predict(
         if not (kind == "lmm" and without_lmm)
     }
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
-        work = _Work(Path(folder), detector, [Path(video) for video in videos], device)
+        work = _Work(Path(folder), detector, [Path(video) for video in videos], device, explain)
         yield from work.answers(kinds, extractions, false_alarms, progress)
 
 
@@ -182,8 +187,15 @@ class _Work:
     features/ and exp/, the detector's systems by links, so that their scores are written there.
     """
 
-    def __init__(self, folder: Path, detector: DetectorFile, videos: Sequence[Path], device: str):
-        self.folder, self.detector, self.device = folder, detector, device
+    def __init__(
+        self,
+        folder: Path,
+        detector: DetectorFile,
+        videos: Sequence[Path],
+        device: str,
+        explain: bool,
+    ):
+        self.folder, self.detector, self.device, self.explain = folder, detector, device, explain
         self.videos = videos
         self.files = [f"{number:06d}{_suffix(video)}" for number, video in enumerate(videos)]
         for name in ("media", "lists"):
@@ -226,13 +238,15 @@ class _Work:
             data_list.write_list(self.sources.lists / f"{split}.tsv", pd.DataFrame([measured]))
             with no_code_of(self.detector.folder):
                 self._run(split)
+                explanation = self._explanation(split, file) if self.explain else None
             mouth = found.get("mouth")
             answer = Answers(self.overlay, split, mouth)
             # the frames of an encoder may end after the clip, which a submission's segments do not
             ends = answer.segments["end"].clip(upper=measured["duration"])
             answer.segments = answer.segments.assign(end=ends)
             evidence = evidence_of(measured, mouth)
-            yield answer.about(video, self.detector, evidence, left_out, false_alarms)
+            about = answer.about(video, self.detector, evidence, left_out, false_alarms)
+            yield dataclasses.replace(about, explanation=explanation)
             for path in self.overlay.folder.glob(f"*/scores/{split}.*"):
                 path.unlink()
 
@@ -264,6 +278,13 @@ class _Work:
                 score(system, split, self.sources, device=self.device, loaded=loaded)
             if "proposals" in entry or joins_proposals:
                 localise(system, split, choose(system))
+
+    def _explanation(self, split: str, file: str) -> Explanation:
+        others = [self.overlay.answering("task2")] if "task2" in self.overlay.answers else []
+        loaded = {self.overlay.loaded[name].name: model for name, model in self.models.items()}
+        how = {"others": others, "device": self.device, "loaded": loaded}
+        answer = self.overlay.answering("task1")
+        return Explainer(answer, split, self.sources, **how).explain(file)
 
     def _embed(self, encoder: Trained, split: str) -> None:
         """The embeddings of a clip by one of the detector's encoders, unless they are there."""

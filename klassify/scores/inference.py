@@ -196,6 +196,13 @@ def clip_frames(
     outputs = np.concatenate(
         [data.outputs(model, inputs([("", window) for window in part])) for part in parts]
     )
+    return frame_rows(data, outputs, cut)
+
+
+def frame_rows(data: ClipData, outputs: np.ndarray, cut: Sequence[Window]) -> np.ndarray:
+    """The rows of one clip, as `clip_frames` gives them, from the outputs (W, F, C) of its
+    windows.
+    """
     hop_s, offset_s = data.score_grid["hop_s"], data.score_grid["offset_s"]
     starts = np.array([round(window.start_s / hop_s) for window in cut])
     end_s = max(window.end_s for window in cut)

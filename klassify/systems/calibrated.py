@@ -67,7 +67,7 @@ def fit(
         )
     has_answer = answered(scores)[row]
     row, label = row[has_answer], label[has_answer]
-    s, probability = _platt_input(scores, input)[row], as_probability(scores)[row]
+    s, probability = platt_input(scores, input)[row], as_probability(scores)[row]
     n_fake = int(label.sum())
     if n_fake in (0, len(label)):
         raise KlassifyError(
@@ -160,7 +160,8 @@ def _newton(x: np.ndarray, target: np.ndarray) -> np.ndarray:
     return theta
 
 
-def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
+def platt_input(scores: ScoreFile, input: str) -> np.ndarray:
+    """(n,) what a calibration with this `input` takes of clip scores."""
     probability = as_probability(scores)
     if input == "probability":
         return probability
@@ -171,7 +172,7 @@ def _platt_input(scores: ScoreFile, input: str) -> np.ndarray:
 
 def apply(scores: ScoreFile, a: float, b: float, input: str) -> pd.DataFrame:
     """The calibrated clip table, with the same rows."""
-    table = scores.table.assign(score=expit(-(a * _platt_input(scores, input) + b)))
+    table = scores.table.assign(score=expit(-(a * platt_input(scores, input) + b)))
     if "reason" not in table:
         table["reason"] = ""
     names = ("file", "start", "end", "score", "answered", "reason", *SHARES)
