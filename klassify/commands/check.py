@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
 def _audits_beside(manifest: dict[str, Any]) -> list[Path]:
     """The folders exp/<data>/audit of the systems that a manifest names, of those below here."""
     here = Path.cwd()
-    named = [Path(entry["path"]) for entry in manifest.get("systems", {}).values()]
-    found = [folder.parent.parent / shortcuts.FOLDER for folder in named]
-    return [folder for folder in dict.fromkeys(found) if folder.resolve().is_relative_to(here)]
+    systems = [Path(entry["path"]) for entry in manifest.get("systems", {}).values()]
+    folders = dict.fromkeys(map(shortcuts.folder_of, systems))
+    return [folder for folder in folders if folder.resolve().is_relative_to(here)]
 
 
 def _manifest_beside(path: Path, *, needed: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ that the originals stay together as in the data.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,21 @@ CHANCE_LEVEL = 0.95
 TOGETHER = "all together"
 N_JOINT = 19  # permutations of the joint model: 1 in 20 audits has an AUC above all of them
 WITHIN, WEAK, SHORTCUT = "within chance", "beyond chance, weak", "shortcut"
+FALLS = "falls"
 SEED = 0
 AGAINST = ("video", "audio", "visual")
 MEASURED = ("trait", "auc", "auc_low", "auc_high", "n")
-TABLES = ("traits", "systems")
 COLUMNS = ["trait", "label", "auc", "auc_low", "auc_high", "chance", "n", "reading", "remedy"]
+SYSTEM_COLUMNS = [
+    *("detector", "change"),
+    *(
+        f"{name}{end}"
+        for name in ("auc", "auc_after", "difference")
+        for end in ("", "_low", "_high")
+    ),
+    *("n", "reading"),
+]
+TABLES = {"traits": COLUMNS, "systems": SYSTEM_COLUMNS}
 
 # what removes a shortcut from training: an effect of klassify.augmentation.sets, or words
 EFFECTS = {
@@ -67,7 +78,7 @@ JOINT = "none of its own: see the single traits"
 class Audit:
     """The audit of one list. traits: a row for each trait and one for all together; columns trait,
     label, auc, auc_low, auc_high, chance, n, reading, remedy. failed: clips that could not be
-    decoded. systems: what changes of the media do to systems, or no rows.
+    decoded. systems: the AUC of detectors before and after changes of the media, if measured.
     """
 
     split: str
@@ -76,7 +87,9 @@ class Audit:
     n_sources: int
     failed: int
     traits: pd.DataFrame
-    systems: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    systems: pd.DataFrame = dataclasses.field(
+        default_factory=functools.partial(pd.DataFrame, columns=SYSTEM_COLUMNS)
+    )
 
     @property
     def title(self) -> str:
@@ -89,12 +102,18 @@ class Audit:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for each shortcut."""
-        rows = self.traits[self.traits["reading"] == SHORTCUT]
-        return [
+        """One sentence for each shortcut, and for each change that costs a detector accuracy."""
+        found = [
             f"{self.split}: {row.trait} tells fake from real with AUC {row.auc:.3f} (chance:"
             f" {row.chance:.3f}). Remedy: {row.remedy}."
-            for row in rows.itertuples()
+            for row in self.traits.itertuples()
+            if row.reading == SHORTCUT
+        ]
+        return found + [
+            f"{self.split}: the AUC of {row.detector} falls from {row.auc:.3f} to"
+            f" {row.auc_after:.3f}: {row.change}."
+            for row in self.systems.itertuples()
+            if row.reading == FALLS
         ]
 
 
@@ -246,12 +265,23 @@ def describe(found: Audit) -> str:
         cells = [row["label"], with_interval(row, "auc", ".3f"), number(row["chance"], ".3f")]
         rows.append([row["trait"], *cells, str(row["n"]), row["reading"]])
     blocks = [found.title, aligned(rows)]
+    if len(found.systems):
+        rows = [["detector", "change", "AUC", "after", "difference", "clips", "reading"]]
+        for _, row in found.systems.iterrows():
+            cells = [with_interval(row, name, ".3f") for name in ("auc", "auc_after")]
+            cells.append(with_interval(row, "difference", "+.3f"))
+            rows.append([row["detector"], row["change"], *cells, str(row["n"]), row["reading"]])
+        blocks.append(aligned(rows))
     blocks.append("\n".join(found.warnings) or "There is no shortcut.")
     return "\n\n".join(blocks)
 
 
 def write(folder: Path, found: Audit) -> None:
-    """<folder>/<split>.json, which `read` takes, <split>.tsv of the traits, and <split>.txt."""
+    """<folder>/<split>.json, which `read` takes, <split>.tsv of the traits, <split>-changed.tsv of
+    the detectors, and <split>.txt.
+    """
+    if len(found.systems):
+        write_table(folder / f"{found.split}-changed.tsv", found.systems)
     write_json(folder / f"{found.split}.json", dataclasses.asdict(found) | _records(found))
     write_table(folder / f"{found.split}.tsv", found.traits)
     write_text(folder / f"{found.split}.txt", describe(found) + "\n")
@@ -261,10 +291,10 @@ def read(path: Path) -> Audit:
     """What `write` wrote; KlassifyError for any other JSON."""
     content = read_json_mapping(path)
     try:
-        tables = {name: pd.DataFrame(content.pop(name)) for name in TABLES}
+        tables = {name: pd.DataFrame(content.pop(name), columns=TABLES[name]) for name in TABLES}
         found = Audit(**content, **tables)
-        if not set(COLUMNS) <= set(found.traits):
-            raise ValueError("columns are missing")
+        if found.traits["auc"].isna().any():
+            raise ValueError("a trait has no AUC")
     except (TypeError, ValueError, LookupError) as error:
         raise KlassifyError(
             f"This is not the result of an audit: {error}.",
@@ -272,6 +302,12 @@ def read(path: Path) -> Audit:
             fix="make it again with klassify audit",
         ) from None
     return found
+
+
+def folder_of(system: Path) -> Path:
+    """Where the audits of a system's data are: exp/<data>/audit."""
+    recipe = system.parent.parent if system.parent.name.startswith("seed-") else system.parent
+    return recipe.parent / FOLDER
 
 
 def in_folder(folder: Path) -> list[Audit]:

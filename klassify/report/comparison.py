@@ -114,7 +114,7 @@ def compare(
         tables["leaks"] = leaks.audit(frame, label, subsets.sources_of(frame), root)
     if audits := shortcuts.load(audit, loaded):
         result.audits = audits
-        tables["shortcuts"] = shortcuts.table(audits)
+        tables |= shortcuts.tables(audits)
     if subsets.base_split(split) != "val":
         _drift(result)
     return result

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from klassify.evaluation.shortcuts import FOLDER, Audit, in_folder
+from klassify.evaluation.shortcuts import Audit, folder_of, in_folder
 from klassify.report.entries import Entry
 
 
@@ -15,10 +15,16 @@ def load(folder: Path | None, entries: Sequence[Entry]) -> list[Audit]:
     """The audits in a folder; without one, those in exp/<data>/audit of the systems."""
     if folder is not None:
         return in_folder(folder)
-    data = dict.fromkeys(one.system.folder.parent.parent for one in entries)
-    return [found for one in data for found in in_folder(one / FOLDER)]
+    folders = dict.fromkeys(folder_of(one.system.folder) for one in entries)
+    return [found for one in folders for found in in_folder(one)]
 
 
-def table(audits: Sequence[Audit]) -> pd.DataFrame:
-    """The traits of all audits, with the split of each."""
-    return pd.concat([found.traits.assign(split=found.split) for found in audits])
+def tables(audits: Sequence[Audit]) -> dict[str, pd.DataFrame]:
+    """The traits of all audits, and detectors on changed media, with the split of each."""
+    return {
+        name: pd.concat([table.assign(split=one.split) for one, table in zip(audits, some)])
+        for name, some in (
+            ("shortcuts", [one.traits for one in audits]),
+            ("changed_media", [one.systems for one in audits]),
+        )
+    }

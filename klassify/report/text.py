@@ -17,6 +17,7 @@ SHOWN = {
     "thresholds": "thresholds of val",
     "leaks": "leak audit",
     "shortcuts": "shortcuts in the content",
+    "changed_media": "Task 1 on changed media",
 }
 
 

@@ -44,13 +44,15 @@ WORDS = f"The mouth {HOSTILE} </script><script>alert(1)</script> moves."
 
 
 def an_audit() -> shortcuts.Audit:
-    """One shortcut, with foreign text as its remedy, and one property within chance."""
+    """A shortcut, with foreign text as its remedy, one property within chance, and a detector."""
     rows = [
         ("silence_start_ms", "audio", 0.987, 0.97, 1.0, 0.61, 32, shortcuts.SHORTCUT, HOSTILE),
         ("loudness_db", "audio", 0.52, 0.45, 0.6, 0.61, 32, shortcuts.WITHIN, ""),
     ]
     traits = pd.DataFrame(rows, columns=shortcuts.COLUMNS)
-    return shortcuts.Audit("val", 32, 24, 8, 0, traits)
+    row = ("one", "cut", *(0.9, 0.8, 1.0), *(0.7, 0.6, 0.8), *(-0.2, -0.3, -0.1), 32)
+    systems = pd.DataFrame([(*row, shortcuts.FALLS)], columns=shortcuts.SYSTEM_COLUMNS)
+    return shortcuts.Audit("val", 32, 24, 8, 0, traits, systems)
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +254,10 @@ def test_shortcuts_are_in_their_section_and_among_the_warnings(tab):
     assert cells[:3] == ["silence_start_ms", "val", "audio"] and cells[3].startswith("0.987")
     assert cells[4:] == ["0.610", "32", "shortcut", HOSTILE]
     assert "within chance" in tab.locator("#shortcuts").text_content()
+    cells = tab.locator("#shortcuts tbody tr", has_text="falls").locator("td").all_text_contents()
+    assert cells[3].startswith("0.900") and cells[5].startswith("-0.200") and cells[7] == "falls"
     summary = tab.locator("details.warning > summary").text_content()
-    assert "shortcuts in the content (1)" in summary
+    assert "shortcuts in the content (2)" in summary
 
 
 @needs_browser

@@ -418,6 +418,8 @@ def test_shortcuts_in_the_data_are_warnings(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manifest = {"systems": {"task1": {"path": "exp/demo/klassify/maxout"}}}
     assert check_command._audits_beside(manifest) == [Path("exp/demo/audit")]
+    seed = {"systems": {"task1": {"path": "exp/demo/klassify/seed-2/maxout"}}}
+    assert check_command._audits_beside(seed) == [Path("exp/demo/audit")]
     assert check_command._audits_beside({"systems": {"task1": {"path": "../x/y/z"}}}) == []
 
 
