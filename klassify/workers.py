@@ -25,7 +25,6 @@ from klassify.errors import KlassifyError
 
 ATTEMPTS = 2  # the first death may not be the task's fault: memory, an operator
 MAX_LOST_AT_START = 3
-LOG_EVERY_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,45 +192,6 @@ class _Pool:
             worker.process.join(timeout=10)
             if worker.process.is_alive():
                 worker.process.kill()
-
-
-class Count(contextlib.AbstractContextManager):
-    """Counts the clips of several loops: a bar on a terminal, a line a minute in a log."""
-
-    def __init__(self, label: str, total: int, done: int = 0):
-        from tqdm import tqdm
-
-        self.label, self.total, self.before, self.done = label, total, done, done
-        self.bar = tqdm(
-            desc=label,
-            total=total,
-            initial=done,
-            unit="clip",
-            # a bar of one clip tells nothing
-            disable=total < 2 or not sys.stderr.isatty(),
-        )
-        self.began = self.said = time.monotonic()
-
-    def __call__(self, clips: Iterable) -> Iterator:
-        """The clips of one of the loops, counted as they go by."""
-        for clip in clips:
-            yield clip
-            self.done += 1
-            self.bar.update()
-            now = time.monotonic()
-            if self.bar.disable and now - self.said >= LOG_EVERY_S:
-                self.said, rate = now, (self.done - self.before) / (now - self.began)
-                text = f"{self.label}: {self.done} of {self.total} clips, {rate:.1f} a second"
-                print(text, file=sys.stderr, flush=True)
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-
-
-def progress(results: Iterable, total: int, label: str) -> Iterator:
-    """Pass results through and count them."""
-    with Count(label, total) as count:
-        yield from count(results)
 
 
 def _work(pipe: Connection, function: Callable, setup: Callable) -> None:

@@ -98,13 +98,6 @@ def test_stopping_early_leaves_no_process_behind():
     assert not multiprocessing.active_children()
 
 
-def test_progress_writes_lines_to_a_log(monkeypatch, capsys):
-    monkeypatch.setattr(workers, "LOG_EVERY_S", -1.0)
-    assert list(workers.progress(iter("ab"), 2, "extract 1/1")) == ["a", "b"]
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[1].startswith("extract 1/1: 2 of 2 clips, ")
-
-
 def test_a_plain_script_does_not_run_again_in_its_workers(tmp_path):
     """One without `if __name__ == "__main__"`, as users write them."""
     script = tmp_path / "script.py"

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     detectors = [read_detector(folder) for folder in args.detector]
     frame = data_list.read_list(args.list, segments=True)
     split = args.list.stem.removesuffix("_labels")
-    chosen = leaks.sample_of_sources(subsets.sources_of(frame), args.clips)
+    chosen = subsets.sample_of_sources(subsets.sources_of(frame), args.clips)
     frame = frame.iloc[chosen].reset_index(drop=True)
     files = frame["file"].tolist()
     if args.features:

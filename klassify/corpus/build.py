@@ -24,6 +24,7 @@ from klassify.features.mouth.face import LandmarkSource, open_source
 from klassify.files import TEMPORARY, read_json, write_json
 from klassify.media import isolated
 from klassify.media.container import MediaError
+from klassify.progress import progress
 from klassify.settings import already_done, settings_hash
 
 VERSION = 1  # of the generator; raise it when the same seed gives other files
@@ -83,7 +84,7 @@ def build_from(
     ]
     make = functools.partial(_make_pieces, folder=folder, out=out, seed=seed)
     results = workers.each(make, tasks, _open_mesh, jobs=jobs)
-    for number, result in workers.progress(results, len(tasks), "corpus"):
+    for number, result in progress(results, len(tasks), "corpus"):
         if isinstance(result, workers.Died):
             source, _, place = tasks[number]
             write_json(place, {"entries": [], "failures": [[source.file, "worker", result.reason]]})
@@ -190,7 +191,7 @@ def _make_all(
     groups = [list(group) for _, group in itertools.groupby(todo, key=lambda item: item[0].speaker)]
     make = functools.partial(_make_group, out=out, seed=seed, difficulty=difficulty)
     clips = _clips(workers.each(make, groups, _one_thread, jobs=jobs))
-    for _ in workers.progress(clips, sum(len(original.files) for original, _ in todo), "corpus"):
+    for _ in progress(clips, sum(len(original.files) for original, _ in todo), "corpus"):
         pass
     return [entry for place in places for entry in read_json(place)]
 

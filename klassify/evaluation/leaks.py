@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
+from klassify.lists import subsets
 from klassify.media import isolated
 from klassify.media.container import MediaError, container_traits, inside
 from klassify.metrics import clips
@@ -87,7 +88,7 @@ def audit(
     listed = frame[[name for name in LISTED if name in frame]].astype(float)
     tables = [(np.arange(len(frame)), listed)]
     if root is not None:
-        rows = sample_of_sources(source, MOST_OPENED)
+        rows = subsets.sample_of_sources(source, MOST_OPENED)
         opened = _opened(frame["file"].iloc[rows], root)
         known = opened.notna().all(axis=1).to_numpy()
         if known.any():
@@ -99,14 +100,6 @@ def audit(
     result += _together(tables, is_fake, source)
     audited = pd.DataFrame(result, columns=["trait", "auc", "auc_low", "auc_high", "n"])
     return audited.assign(leaks=audited["auc"] > WARN_ABOVE)
-
-
-def sample_of_sources(source: np.ndarray, most: int) -> np.ndarray:
-    """Indices of the clips of whole sources, at most `most` clips but at least one source."""
-    names, place, counts = np.unique(source, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(SEED).permutation(len(names))
-    kept = order[np.cumsum(counts[order]) <= most]
-    return np.flatnonzero(np.isin(place, kept if len(kept) else order[:1]))
 
 
 def _opened(files: Sequence[str], root: Path) -> pd.DataFrame:
@@ -156,7 +149,7 @@ def _together(
     listed = tables[0][1].iloc[rows]
     traits = pd.concat([listed.reset_index(drop=True), last.reset_index(drop=True)], axis=1)
     traits = traits.loc[:, ~traits.columns.duplicated()].fillna(-1)
-    chosen = sample_of_sources(source[rows], MOST_JOINT)
+    chosen = subsets.sample_of_sources(source[rows], MOST_JOINT)
     repeats = REPEATS if len(chosen) <= 500 else 1
     try:
         auc = leak_auc(traits.iloc[chosen], is_fake[rows][chosen], source[rows][chosen], repeats)

@@ -229,7 +229,7 @@ def _together(
     table: pd.DataFrame, label: np.ndarray, source: np.ndarray, n_bootstrap: int
 ) -> list[dict[str, Any]]:
     """The row of one model on all traits; no row where there are too few clips for it."""
-    chosen = leaks.sample_of_sources(source, leaks.MOST_OPENED)
+    chosen = subsets.sample_of_sources(source, leaks.MOST_OPENED)
     table, label, source = table.iloc[chosen], label[chosen], source[chosen]
     table = table.loc[:, table.notna().any()].fillna(-1)
     repeats = leaks.REPEATS if len(chosen) <= 500 else 1

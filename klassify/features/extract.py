@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from klassify import workers
 from klassify.errors import KlassifyError, first_few
 from klassify.failures import Failure, write_failures
 from klassify.features import shards as features_shards
 from klassify.features.base import Extraction, Numbered
 from klassify.parts import NAME, PartHeader, Place, check_together, headers_in, parts_in, read_rows
+from klassify.progress import progress
 from klassify.settings import already_done
 
 
@@ -141,7 +141,7 @@ def finished_parts(
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
     place_of = [place for place in todo for _ in shard.part(place)]
     rows: dict[Place, dict[int, Any]] = {place: {} for place in todo}
-    for number, row in workers.progress(results, len(place_of), f"extract {shard.i}/{shard.n}"):
+    for number, row in progress(results, len(place_of), f"extract {shard.i}/{shard.n}"):
         place = place_of[number]
         rows[place][number] = row
         if len(rows[place]) == len(shard.part(place)):

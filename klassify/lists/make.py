@@ -24,6 +24,7 @@ from klassify.lists.official import drop_late_segments, read_metadata, read_name
 from klassify.lists.records import Fault, label_folders, sidecar_files
 from klassify.lists.subsets import media_folder
 from klassify.media.container import media_below
+from klassify.progress import progress
 from klassify.settings import already_done, file_hash
 
 T = TypeVar("T")
@@ -168,8 +169,6 @@ def measure(
     A missing or unreadable file stays in the list, since every clip needs an answer, and is a
     fault.
     """
-    from tqdm import tqdm
-
     frame = frame.assign(**{name: frame.get(name, np.nan) for name in MEASURED})
     paths = [media / name for name in frame["file"]]
     # False for a name that is too long
@@ -181,11 +180,9 @@ def measure(
     unknown = frame[list(MEASURED)].isna().any(axis=1).to_numpy()
     wanted = np.flatnonzero(exists & (everything | unknown))
     values = frame[list(MEASURED)].to_numpy(float)
-    interval = 0.5 if sys.stderr.isatty() else 60.0
-    bar = {"disable": not len(wanted), "mininterval": interval, "desc": "probe"}
     problems = {}
     probed = _probe_all([paths[i] for i in wanted], jobs, everything)
-    for number, found in tqdm(probed, total=len(wanted), **bar):
+    for number, found in progress(probed, len(wanted), "probe"):
         i = wanted[number]
         if isinstance(found, str):
             problems[i] = found

@@ -24,6 +24,14 @@ def sources_of(frame: pd.DataFrame) -> np.ndarray:
     return np.where(frame["source"] == "", frame["file"], frame["source"]).astype(str)
 
 
+def sample_of_sources(source: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Indices of the clips of whole sources, at most `most` clips but at least one source."""
+    names, place, counts = np.unique(source, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    kept = order[np.cumsum(counts[order]) <= most]
+    return np.flatnonzero(np.isin(place, kept if len(kept) else order[:1]))
+
+
 def fit_sources(sources: Sequence[str]) -> set[str]:
     """The sources of val_fit: ids ranked by SHA-256, the first 40 % of them rounded up, at least 3.
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,8 @@ class FrameScores:
     log-probabilities of the tags O, B, I, L (TCN), or None. proposed: (F, K, 3) segments that the
     model itself proposes at each frame, score in [0, 1], start and end in seconds of the clip, or
     None; one of no length is none. unsmoothed: (F,) p_fake before `smoothed`, or None. hop_s,
-    offset_s: seconds a frame, and where a clip's first one begins. ValueError if scores have
-    another shape or range.
+    offset_s: seconds a frame, and where a clip's first one begins. shared: what has been computed
+    of tags, which smoothed copies share. ValueError if scores have another shape or range.
     """
 
     files: np.ndarray
@@ -49,6 +50,7 @@ class FrameScores:
     unsmoothed: np.ndarray | None = None
     hop_s: float = FRAME_S
     offset_s: float = 0.0
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
         n_frames = self.offsets[-1]

@@ -118,6 +118,16 @@ def by_viterbi(frames: FrameScores) -> Spans:
         raise KlassifyError(
             "The method viterbi needs frame scores with tags (log_o log_b log_i log_l)."
         )
+    if "decoded" not in frames.shared:  # takes longest, and depends on no setting
+        frames.shared["decoded"] = _decoded(frames)
+    first, stop = frames.shared["decoded"]
+    p_b, p_l = (np.exp(frames.log_tags[:, tag]) for tag in (B, L))
+    last = np.where(stop - first == 1, p_b[first], p_l[stop - 1])
+    return _paired(frames, first, stop, p_b[first] * last)
+
+
+def _decoded(frames: FrameScores) -> np.ndarray:
+    """The spans of the likeliest sequence of tags of each clip, (2, N) first and stop."""
     lengths = np.diff(frames.offsets)
     tags = np.full(len(frames.p_fake), O)
     by_length = np.argsort(lengths, kind="stable")
@@ -131,10 +141,7 @@ def by_viterbi(frames: FrameScores) -> Spans:
         there = column < lengths[part, None]
         frame = np.where(there, frames.offsets[part, None] + column, 0)
         tags[frame[there]] = viterbi(frames.log_tags[frame], lengths[part])[there]
-    first, stop = decode_tags(tags).T  # no segment crosses the end of its clip
-    p_b, p_l = (np.exp(frames.log_tags[:, tag]) for tag in (B, L))
-    last = np.where(stop - first == 1, p_b[first], p_l[stop - 1])
-    return _paired(frames, first, stop, p_b[first] * last)
+    return decode_tags(tags).T  # no segment crosses the end of its clip
 
 
 METHODS = {

@@ -18,7 +18,9 @@ frames, half a frame off on either side, soft-NMS, the best `cap`. There are no 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,11 +36,13 @@ from klassify.localisation import joining
 from klassify.localisation.frame_scores import FrameScores, edge_times
 from klassify.localisation.methods import METHODS, Spans, highest_runs
 from klassify.localisation.soft_nms import soft_nms, top_per_clip
+from klassify.settings import canonical_json
 
 DEFAULT = "threshold"
 PROPOSED = "proposed"
 NAMES = (*METHODS, PROPOSED)
 CANDIDATES_PER_CLIP = 200  # of them soft-NMS keeps at most 50
+SHARED = 3  # results of each step that a Proposer keeps
 # the range of a setting in all methods; of each number if it is a list
 RANGES = {
     "threshold": (0.001, 0.999),
@@ -104,6 +108,42 @@ def propose(
     return finish(frames, METHODS[method](frames, **settings), **ending)
 
 
+class Proposer:
+    """`propose` of one set of frame scores with one choice after another, each of which may share
+    smoothed scores, spans or thinned proposals with one of the last few.
+    """
+
+    def __init__(self, frames: FrameScores):
+        self.frames = frames
+        self._smoothed = functools.lru_cache(SHARED)(frames.smoothed)
+        self._spans = functools.lru_cache(SHARED)(self._spans_of)
+        self._thinned = functools.lru_cache(SHARED)(self._thinned_of)
+
+    def propose(self, method: str, **settings: Any) -> Candidates:
+        """See the function of this name."""
+        if method == PROPOSED:
+            return propose(self.frames, method, **settings)
+        settings = complete_settings(method, settings)
+        ending = {name: settings.pop(name) for name in _defaults(finish)}
+        at_least_one = ending.pop("at_least_one")
+        half = round(settings.pop("smooth_s") / self.frames.hop_s) // 2
+        found = self._thinned((method, half, canonical_json(settings)), **ending)
+        if not at_least_one:
+            return found
+        return _answered(self._smoothed(half), found, ending["debias_s"])
+
+    def _spans_of(self, source: tuple[str, int, str], min_score: float) -> Spans:
+        method, half, settings = source
+        frames = self._smoothed(half)
+        return _best(frames, METHODS[method](frames, **json.loads(settings)), min_score)
+
+    def _thinned_of(
+        self, source: tuple[str, int, str], *, min_score: float, **ending: float
+    ) -> Candidates:
+        frames = self._smoothed(source[1])
+        return _thinned(frames, self._spans(source, min_score), min_score=min_score, **ending)
+
+
 def finish(
     frames: FrameScores,
     spans: Spans,
@@ -122,17 +162,38 @@ def finish(
     are dropped. at_least_one: a clip without a proposal gets the run around its highest frame,
     however low.
     """
-    found = _refine(frames, spans.take(np.flatnonzero(spans.score >= min_score)), debias_s)
-    taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score)
-    found = found.take(taken)._replace(score=score)
+    ending = {"debias_s": debias_s, "nms_sigma": nms_sigma, "cap": cap, "min_score": min_score}
+    found = _thinned(frames, _best(frames, spans, min_score), **ending)
     return _answered(frames, found, debias_s) if at_least_one else found
+
+
+def _best(frames: FrameScores, spans: Spans, min_score: float = 0.0) -> Spans:
+    """The best spans of each clip, CANDIDATES_PER_CLIP at most, clips ascending."""
+    spans = spans.take(np.flatnonzero(spans.score >= min_score))
+    return spans.take(top_per_clip(frames.clip_of(spans.first), spans.score, CANDIDATES_PER_CLIP))
+
+
+def _thinned(
+    frames: FrameScores,
+    spans: Spans,
+    *,
+    debias_s: float,
+    nms_sigma: float,
+    cap: int,
+    min_score: float,
+) -> Candidates:
+    """The proposals of `finish` from the best spans, but for clips without one."""
+    found = _refine(frames, spans, debias_s)
+    taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score)
+    return found.take(taken)._replace(score=score)
 
 
 def _answered(frames: FrameScores, found: Candidates, debias_s: float) -> Candidates:
     """`found`, and for each clip without a proposal the run around its highest frame."""
     unanswered = np.diff(frames.offsets) > 0
     unanswered[found.clip] = False
-    lone = _refine(frames, highest_runs(frames, np.flatnonzero(unanswered)), debias_s)
+    lone = _best(frames, highest_runs(frames, np.flatnonzero(unanswered)))
+    lone = _refine(frames, lone, debias_s)
     found = Candidates(*map(np.concatenate, zip(found, lone)))
     return found.take(np.argsort(found.clip, kind="stable"))
 
@@ -174,8 +235,7 @@ def by_proposed(
 
 
 def _refine(frames: FrameScores, spans: Spans, debias_s: float) -> Candidates:
-    """The best spans of each clip with edges in seconds, without those of no length."""
-    spans = spans.take(top_per_clip(frames.clip_of(spans.first), spans.score, CANDIDATES_PER_CLIP))
+    """Spans with edges in seconds, without those of no length."""
     start_s, end_s = edge_times(frames, spans.first, spans.stop, spans.level, debias_s)
     found = Candidates(frames.clip_of(spans.first), start_s, end_s, spans.score)
     return found.take(np.flatnonzero(start_s < end_s))

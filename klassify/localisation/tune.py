@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from klassify.localisation import localise, proposals
 from klassify.localisation.frame_scores import FrameScores, read_frames
 from klassify.localisation.methods import LEVELS
 from klassify.metrics.segments import METRICS, match
+from klassify.progress import Count, progress
 from klassify.settings import already_done, canonical_json, file_hash, settings_hash
 from klassify.systems import calibrated
 from klassify.systems.base import System
@@ -73,16 +75,20 @@ UNION_GRID = {
     "clip_share": [0.0, 0.15, 0.3, 0.5],
 }
 EDGE_WEIGHT = 0.25  # of one input, beside 1 of the others
+SAMPLE_CLIPS = 8192  # of more clips, whole sources of about so many are searched on
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A choice that was tried and its official metrics, by their names in METRICS."""
+    """A choice that was tried and its official metrics, by their names in METRICS, on how many
+    clips.
+    """
 
     choice: localise.Choice
     metrics: Mapping[str, float]
+    n_clips: int
 
     @property
     def score(self) -> float:
@@ -92,7 +98,11 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """What was chosen on how many clips, and all that was tried, the defaults first."""
+    """What was chosen on how many clips, and all that was tried, the defaults first.
+
+    Of more than SAMPLE_CLIPS clips, only the defaults and the best of each method, which come
+    first, were measured on all.
+    """
 
     best: Trial
     trials: list[Trial]
@@ -133,6 +143,8 @@ def tune(
         "segments": segments,
         "grid": axes or f"default {default}",
     }
+    if len(truth.files) > SAMPLE_CLIPS and not isinstance(system, Merged):
+        made_with["sample"] = SAMPLE_CLIPS
     path = system.folder / PROPOSALS
     before = None
     if path.exists():
@@ -146,7 +158,8 @@ def tune(
             known = localise.clip_log_odds(system, split, truth.files)
         best, trials = tune_merge(parts, truth, axes, method=system.method, clip_log_odds=known)
     else:
-        best, trials = tune_frames(read_clips(paths[0], truth), truth, axes)
+        source = subsets.sources_of(subsets.load_split(labels, subset))
+        best, trials = tune_frames(read_clips(paths[0], truth), truth, axes, source)
     _write(path, best, trials, made_with)
     return Tuned(best, trials, len(truth.files))
 
@@ -198,10 +211,14 @@ def read_grid(path: Path) -> dict[str, dict[str, list[Any]]]:
 
 
 def tune_frames(
-    frames: FrameScores, truth: Truth, grid: Grid | None = None
+    frames: FrameScores, truth: Truth, grid: Grid | None = None, source: np.ndarray | None = None
 ) -> tuple[Trial, list[Trial]]:
-    """The best choice for frame scores, and all that were tried."""
-    place = pd.Index(truth.files).get_indexer(frames.files)
+    """The best choice for frame scores, and all that were tried.
+
+    source: of the clips of the truth. Of more than SAMPLE_CLIPS clips the grid is searched on whole
+    sources of about so many, and the defaults and the best of each method are then measured on all;
+    without sources it is searched on all.
+    """
     if grid is None:
         share = frames.hop_s / FRAME_S
         debias = {"debias_s": [round(share * value, 6) for value in COMMON["debias_s"]]}
@@ -215,12 +232,30 @@ def tune_frames(
             del grid[proposals.PROPOSED]
     if set(proposals.JOINING) & set(grid):
         raise KlassifyError("This grid is for merged systems; this system has frame scores.")
+    if source is None or len(truth.files) <= SAMPLE_CLIPS:
+        return search(_measuring(frames, truth), grid)
+    part = truth.take(subsets.sample_of_sources(source, SAMPLE_CLIPS))
+    there = np.flatnonzero(pd.Index(part.files).get_indexer(frames.files) >= 0)
+    bests, trials = best_of_each(_measuring(frames.take(there), part), grid)
+    finalists = {id(trial): trial for trial in [trials[0], *bests]}.values()
+    measure = _measuring(frames, truth)
+    found = [
+        measure(trial.choice)
+        for trial in progress(finalists, len(finalists), "finalists on all clips", unit="trial")
+    ]
+    return functools.reduce(_better, found), [*found, *trials]
+
+
+def _measuring(frames: FrameScores, truth: Truth) -> Callable[[localise.Choice], Trial]:
+    """What measures a choice on these clips."""
+    place = pd.Index(truth.files).get_indexer(frames.files)
+    proposer = proposals.Proposer(frames)
 
     def evaluate(choice: localise.Choice) -> Trial:
-        found = proposals.propose(frames, choice.method, **choice.settings)
+        found = proposer.propose(choice.method, **choice.settings)
         return _trial(choice, found._replace(clip=place[found.clip]), truth)
 
-    return search(evaluate, grid)
+    return evaluate
 
 
 def tune_merge(
@@ -266,7 +301,8 @@ def _one_differs(n: int, weight: float) -> list[list[float]]:
 
 
 def _trial(choice: localise.Choice, found: proposals.Candidates, truth: Truth) -> Trial:
-    return Trial(choice, match(found.select(truth.files), truth).score().named())
+    metrics = match(found.select(truth.files), truth).score().named()
+    return Trial(choice, metrics, len(truth.files))
 
 
 def fit_platt(parts: Sequence[proposals.Candidates], truth: Truth) -> list[list[float]] | None:
@@ -308,29 +344,43 @@ def search(evaluate: Callable[[localise.Choice], Trial], grid: Grid) -> tuple[Tr
     Methods and settings are tried in the grid's order; ties and gains up to MARGIN go to what came
     first.
     """
+    bests, trials = best_of_each(evaluate, grid)
+    return functools.reduce(_better, bests), trials
+
+
+def best_of_each(
+    evaluate: Callable[[localise.Choice], Trial], grid: Grid
+) -> tuple[list[Trial], list[Trial]]:
+    """The best choice of each method, and all trials; see `search`."""
     tried: dict[str, Trial] = {}
+    most = sum(1 + SWEEPS * sum(map(len, axes.values())) for axes in grid.values())
+    count = Count("tune", most, unit="trial")
 
     def attempt(method: str, settings: dict[str, Any]) -> Trial:
         key = canonical_json({"method": method, **settings})
         if key not in tried:
             tried[key] = evaluate(localise.Choice(method, settings))
+        count.add(1)
         return tried[key]
 
-    best: Trial | None = None
-    for method, axes in grid.items():
-        start = proposals.defaults(method)
-        start |= {name: values[0] for name, values in axes.items() if start.get(name) not in values}
-        here = attempt(method, start)
-        for _ in range(SWEEPS):
-            before = here
-            for name, values in axes.items():
-                settings = here.choice.settings
-                rivals = [attempt(method, settings | {name: value}) for value in values]
-                here = _better(here, max(rivals, key=lambda trial: trial.score))
-            if here is before:
-                break
-        best = here if best is None else _better(best, here)
-    return best, list(tried.values())
+    bests = []
+    with count:
+        for method, axes in grid.items():
+            start = proposals.defaults(method)
+            start |= {
+                name: values[0] for name, values in axes.items() if start.get(name) not in values
+            }
+            here = attempt(method, start)
+            for _ in range(SWEEPS):
+                before = here
+                for name, values in axes.items():
+                    settings = here.choice.settings
+                    rivals = [attempt(method, settings | {name: value}) for value in values]
+                    here = _better(here, max(rivals, key=lambda trial: trial.score))
+                if here is before:
+                    break
+            bests.append(here)
+    return bests, list(tried.values())
 
 
 def _better(kept: Trial, rival: Trial) -> Trial:
@@ -343,6 +393,7 @@ def _write(path: Path, best: Trial, trials: Sequence[Trial], made_with: Mapping[
         {
             "method": trial.choice.method,
             **{name: trial.metrics[name] for name in METRICS},
+            "clips": trial.n_clips,
             "chosen": int(trial is best),
             "settings": canonical_json(trial.choice.settings),
         }

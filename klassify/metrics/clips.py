@@ -16,6 +16,7 @@ import numpy as np
 
 from klassify.errors import KlassifyError, first_few
 from klassify.files import read_json
+from klassify.progress import Count
 
 PROBABILITY_FLOOR = 1e-9  # score files hold nine digits, so no probability says more than this
 CHUNK_ELEMENTS = 2_000_000  # weights held at once by the bootstrap: 16 MB
@@ -213,12 +214,14 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     chunk = max(1, CHUNK_ELEMENTS // max(1, len(source_index)))
     parts = []
-    for start in range(0, n, chunk):
-        times_drawn = [
-            np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
-            for _ in range(min(chunk, n - start))
-        ]
-        parts.append(statistics(np.stack(times_drawn)[:, source_index].astype(float)))
+    with Count("bootstrap", n, unit="resample") as count:
+        for start in range(0, n, chunk):
+            times_drawn = [
+                np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+                for _ in range(min(chunk, n - start))
+            ]
+            parts.append(statistics(np.stack(times_drawn)[:, source_index].astype(float)))
+            count.add(len(times_drawn))
     return np.concatenate(parts, axis=-1)
 
 

@@ -29,7 +29,7 @@ from klassify.models.devices import pick_device
 from klassify.scores.score_file import SHARES
 from klassify.scores.shared_windows import WindowInputs, spans
 
-# a bar, none, or what wraps the loader (workers.Count)
+# a bar, none, or what wraps the loader (klassify.progress.Count)
 Progress = bool | Callable[[Iterable], Iterator]
 
 

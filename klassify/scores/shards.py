@@ -22,9 +22,9 @@ from typing import Any
 
 import pandas as pd
 
-from klassify import workers
 from klassify.errors import KlassifyError
 from klassify.failures import Failure, write_failures
+from klassify.progress import Count
 from klassify.scores.chunks import Parts, parts_folder
 from klassify.scores.clip_scores import failures_path, write_clip_scores
 from klassify.scores.score_file import is_current, made_with, score_path, write_blocks
@@ -79,7 +79,7 @@ def score_share(
     parts.folder.mkdir(parents=True, exist_ok=True)
     n_clips = sum(map(len, chunks.values()))
     n_done = n_clips - sum(len(chunks[k]) for k in todo)
-    with workers.Count(f"score {split}", n_clips, n_done) as count:
+    with Count(f"score {split}", n_clips, n_done) as count:
         for k in todo:
             # without the folder, another process has joined
             if parts.path(k).exists() or not parts.folder.is_dir():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from klassify.submission.prediction_json import iter_clips, row_problem
+from klassify.grid.ragged import row_offsets
+from klassify.submission.prediction_json import Block, iter_blocks, row_problem
 from klassify.submission.verdict import MAX_ROWS, Listed, Verdict
 
 MAX_STRAYS = 100_000  # unlisted or repeated answers, besides one per clip; the rest is not read
 TOLERANCE_S = 0.05
+MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)  # odd
 
 # What rows may be instead of [score, start_s, end_s]: the columns of score, start and end, and the
 # seconds of a unit. Larger units come first: a few rows of milliseconds would fit as frames.
@@ -36,18 +38,25 @@ class Answer(NamedTuple):
 class RowCheck:
     """Finds a file whose rows are in another order or unit: hardly any of them can match."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.n_rows = self.n_possible = self.n_sampled = 0
         self.sample: list[np.ndarray] = []  # (n, 4) each: a clip's rows and its length in seconds
         self.first = ""
 
-    def add(self, table: np.ndarray, duration_s: float, place: str) -> None:
-        """Count one clip's rows (n, 3), except those without length, which say "nothing found"."""
-        table = table[table[:, 1] != table[:, 2]]
-        if not len(table):
+    def add(
+        self, table: np.ndarray, clip: np.ndarray, names: Sequence[str], listed: Listed
+    ) -> None:
+        """Count rows (n, 3), except those without length, which say "nothing found". clip: (n,)
+        place in names of the clip of each row.
+        """
+        there = np.flatnonzero(table[:, 1] != table[:, 2])
+        if not len(there):
             return
-        self.first = self.first or f"{place}: {table[0].tolist()}"
-        rows = np.column_stack([table, np.full(len(table), duration_s)])
+        if not self.first:
+            file = names[clip[there[0]]]
+            self.first = f"{self.name}[{file!r}]: {table[there[0]].tolist()}"
+        rows = np.column_stack([table, listed.durations(names)[clip]])[there]
         self.n_rows += len(rows)
         self.n_possible += int(_can_match(rows[:, 1], rows[:, 2], rows[:, 3]).sum())
         if self.n_sampled < SAMPLE_ROWS:
@@ -92,31 +101,76 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
     """
     seen: set[str] = set()
     n_strays = 0
-    row_check = RowCheck()
+    row_check = RowCheck(name)
     try:
-        for file, rows in iter_clips(handle):
-            place = f"{name}[{file!r}]"
-            if file in seen:
-                verdict.refusals.add("a clip is answered twice", place)
-            elif file not in listed.line:
-                verdict.refusals.add("a name is not in the list", f"{place}{listed.hint(file)}")
-            n_strays += file in seen or file not in listed.line
-            if n_strays > MAX_STRAYS + len(listed.line):
-                what = "too many answers are not for listed clips; the rest was not read"
-                verdict.refusals.add(what, place)
-                return None
-            seen.add(file)
-            duration_s = listed.duration.get(file, math.nan)
-            table = _check_rows(rows, place, duration_s, verdict)
-            if table is not None:
-                row_check.add(table, duration_s, place)
-                if verdict.kept is not None:
-                    verdict.keep(name, file, _answer(table))
+        for block in iter_blocks(handle):
+            if isinstance(block, Block):
+                block = _closer_look(block, name, seen, listed, row_check, verdict)
+            for file, rows in block:
+                place = f"{name}[{file!r}]"
+                if file in seen:
+                    verdict.refusals.add("a clip is answered twice", place)
+                elif file not in listed.line:
+                    verdict.refusals.add("a name is not in the list", f"{place}{listed.hint(file)}")
+                n_strays += file in seen or file not in listed.line
+                if n_strays > MAX_STRAYS + len(listed.line):
+                    what = "too many answers are not for listed clips; the rest was not read"
+                    verdict.refusals.add(what, place)
+                    return None
+                seen.add(file)
+                table = _check_rows(rows, place, listed.durations([file])[0], verdict)
+                if table is not None:
+                    row_check.add(table, np.zeros(len(table), int), [file], listed)
+                    if verdict.kept is not None:
+                        verdict.keep(name, file, _answer(table))
     except (ValueError, RecursionError) as error:
         verdict.refusals.add("the evaluator cannot read this JSON", f"{name}: {error}")
         return None
     row_check.finish(verdict)
     return seen & listed.line.keys()
+
+
+def _closer_look(
+    block: Block, name: str, seen: set[str], listed: Listed, row_check: RowCheck, verdict: Verdict
+) -> list[tuple[str, Any]]:
+    """Those clips of a block that something is to be said of, as (file, rows). The others are done
+    with: they are counted, kept for a comparison, and added to `seen`.
+    """
+    names, counts = block.names, block.counts
+    owner = np.repeat(np.arange(len(names)), counts)
+    table = block.numbers[:, :3]
+    score, start, end = table.T
+    noted = (score < 0) | (score > 1) | (start < 0) | (start > end)
+    noted |= end > listed.durations(names)[owner] + TOLERANCE_S
+    noted[1:] |= (score[1:] > score[:-1]) & (owner[1:] == owner[:-1])
+    noted |= _may_repeat(owner, table[:, 1:])
+    noted = np.bincount(owner[noted], minlength=len(names)) > 0
+    noted |= (counts > MAX_ROWS) | (block.numbers.shape[1] > 3)
+    noted |= np.array([file in seen or file not in listed.line for file in names], bool)
+    fine = ~noted[owner]
+    row_check.add(table[fine], owner[fine], names, listed)
+    edges = row_offsets(counts)
+    if verdict.kept is not None:
+        for clip in np.flatnonzero(~noted).tolist():
+            answer = _answer(np.ascontiguousarray(table[edges[clip] : edges[clip + 1]]))
+            verdict.keep(name, names[clip], answer)
+    seen.update(names[clip] for clip in np.flatnonzero(~noted).tolist())
+    return [
+        (names[clip], block.numbers[edges[clip] : edges[clip + 1]].tolist())
+        for clip in np.flatnonzero(noted).tolist()
+    ]
+
+
+def _may_repeat(clip: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(n,) bool, true for one row at least of each segment that appears twice in its clip; times:
+    (n, 2). By a hash, so that another row is rarely true as well.
+    """
+    bits = (np.ascontiguousarray(times) + 0.0).view(np.uint64)  # -0.0 + 0.0 is 0.0
+    keys = np.column_stack([clip.astype(np.uint64), bits]) @ MIXERS  # modulo 2^64
+    order = np.argsort(keys)
+    found = np.zeros(len(keys), bool)
+    found[order[1:][keys[order[1:]] == keys[order[:-1]]]] = True
+    return found
 
 
 def _answer(table: np.ndarray) -> Answer:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import orjson
@@ -41,10 +41,10 @@ def read_prediction_json(path: str | os.PathLike, run_bytes: int = RUN_BYTES) ->
     try:
         with open(path, "rb") as handle, without_gc():
             for text, line in _runs(handle, run_bytes):
-                new_names, new_counts, new_rows = _parse(text) or _parse_one_by_one(text, line)
-                names += new_names
-                counts.append(new_counts)
-                rows.append(new_rows)
+                block = _parse(text) or _parse_one_by_one(text, line)
+                names += block.names
+                counts.append(block.counts)
+                rows.append(_as_rows(block.numbers))
     except OSError as error:
         raise KlassifyError(f"This file cannot be read: {error.strerror}.", where=path) from None
     except (ValueError, RecursionError) as error:
@@ -53,6 +53,27 @@ def read_prediction_json(path: str | os.PathLike, run_bytes: int = RUN_BYTES) ->
     read = Proposals(np.array(names, dtype=object), offsets, np.concatenate(rows))
     last = {name: index for index, name in enumerate(names)}
     return read if len(last) == len(names) else read.take(np.fromiter(last.values(), np.int64))
+
+
+class Block(NamedTuple):
+    """Sound answers of some clips, each name once: names, rows per clip, and all rows (F, C)
+    float64 of at least three columns.
+    """
+
+    names: list[str]
+    counts: np.ndarray
+    numbers: np.ndarray
+
+
+def iter_blocks(
+    handle: BinaryIO, run_bytes: int = RUN_BYTES
+) -> Iterator[Block | list[tuple[str, Any]]]:
+    """Yield the clips in order: a Block of some, or what needs a closer look as (file, rows) pairs,
+    repeated files too. ValueError where it is not JSON.
+    """
+    with without_gc():
+        for text, line in _runs(handle, run_bytes):
+            yield _parse(text) or _pairs(text, line)
 
 
 def iter_clips(handle: BinaryIO, run_bytes: int = 1 << 23) -> Iterator[tuple[str, Any]]:
@@ -98,8 +119,8 @@ def _runs(handle: BinaryIO, run_bytes: int) -> Iterator[tuple[bytes, int]]:
     yield b"{" + text, line
 
 
-def _parse(text: bytes) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-    """Names, rows per clip and rows of a sound object; None for what needs a closer look."""
+def _parse(text: bytes) -> Block | None:
+    """The answers of a sound object; None for what needs a closer look."""
     if b"\\" in text or b"true" in text or b"false" in text:
         return None
     try:
@@ -117,7 +138,7 @@ def _parse(text: bytes) -> tuple[list[str], np.ndarray, np.ndarray] | None:
         return None
     if max(widths) < 3 or not (np.abs(numbers) < OUT_OF_INT_RANGE).all():  # null becomes NaN
         return None
-    return list(clips), counts, _as_rows(numbers.reshape(len(rows), -1))
+    return Block(list(clips), counts, numbers.reshape(len(rows), -1))
 
 
 def _as_rows(numbers: np.ndarray) -> np.ndarray:
@@ -125,15 +146,16 @@ def _as_rows(numbers: np.ndarray) -> np.ndarray:
         return numbers[:, :3].astype(np.float32)
 
 
-def _parse_one_by_one(text: bytes, line: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _parse_one_by_one(text: bytes, line: int) -> Block:
     """The same, slowly; ValueError names the clip that the evaluator aborts on."""
-    names, rows = [], [np.empty((0, 3), np.float32)]
+    names, rows = [], [np.empty((0, 3))]
     for name, clip in _pairs(text, line):
         if problem := row_problem(clip):
             raise ValueError(f"{name!r}: {problem}")
         names.append(name)
-        rows.append(_as_rows(np.array(clip)))
-    return names, np.array([len(clip) for clip in rows[1:]], np.int64), np.concatenate(rows)
+        rows.append(np.array([row[:3] for row in clip]))
+    counts = np.array([len(clip) for clip in rows[1:]], np.int64)
+    return Block(names, counts, np.concatenate(rows))
 
 
 def _pairs(text: bytes, line: int) -> list[tuple[str, Any]]:

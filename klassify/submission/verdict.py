@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from klassify.lists import data_list, official
 
@@ -62,6 +64,10 @@ class Listed:
             return cls(official.read_names(path)[0]["file"].tolist(), path.name)
         frame = data_list.read_list(path)
         return cls(frame["file"].tolist(), path.name, frame["duration"].tolist(), first_line=2)
+
+    def durations(self, files: Sequence[str]) -> np.ndarray:
+        """Seconds (n,) of these clips, NaN where they are unknown."""
+        return np.array([self.duration.get(file, math.nan) for file in files], float)
 
     def hint(self, name: str) -> str:
         """The listed name that an unlisted one is a variant of, in words; '' if there is none."""

@@ -577,3 +577,29 @@ def test_settings_in_seconds_count_frames_of_the_grid():
         smoothed = proposals.propose(frames, smooth_s=3 * hop_s, threshold=0.6, debias_s=0.0)
         by_hand = proposals.propose(frames.smoothed(1), threshold=0.6, debias_s=0.0)
         np.testing.assert_array_equal(smoothed.start_s, by_hand.start_s)
+
+
+def test_a_proposer_gives_what_each_choice_gives_alone():
+    """In any order, also where a choice shares its spans with an earlier one."""
+    rng = np.random.default_rng(5)
+    frames = random_frames(3, tags=True)
+    proposer = proposals.Proposer(frames)
+    values = {
+        "smooth_s": [0.0, 0.12, 0.2],
+        "debias_s": [0.0, 0.02],
+        "nms_sigma": [0.0, 0.5],
+        "at_least_one": [False, True],
+        "min_score": [0.001, 0.2],
+        "cap": [3, 50],
+    }
+    for _ in range(40):
+        method = str(rng.choice(["threshold", "multi_threshold", "boundary_pairs", "viterbi"]))
+        settings = {name: options[rng.integers(len(options))] for name, options in values.items()}
+        found = proposer.propose(method, **settings)
+        for ours, alone in zip(found, proposals.propose(random_again(frames), method, **settings)):
+            np.testing.assert_array_equal(ours, alone)
+
+
+def random_again(frames):
+    """The same scores, of which nothing has been computed yet."""
+    return dataclasses.replace(frames, shared={})

@@ -195,7 +195,7 @@ def test_the_default_grid_only_holds_settings_that_exist():
 
 
 def trials_of(score):
-    return lambda choice: tune.Trial(choice, {"Score": score(choice)})
+    return lambda choice: tune.Trial(choice, {"Score": score(choice)}, 1)
 
 
 def test_ties_and_small_gains_keep_the_simpler_defaults():
@@ -218,12 +218,35 @@ def test_search_finds_separable_optima_and_repeats_nothing():
     def evaluate(choice):
         s = choice.settings
         seen.append(str(s))
-        return tune.Trial(choice, {"Score": (s["threshold"] == 0.7) + (s["merge_s"] == 0.0) / 2})
+        score = (s["threshold"] == 0.7) + (s["merge_s"] == 0.0) / 2
+        return tune.Trial(choice, {"Score": score}, 1)
 
     best, trials = tune.search(evaluate, grid)
     assert (best.choice.settings["threshold"], best.choice.settings["merge_s"]) == (0.7, 0.0)
     assert best.choice.settings["nms_sigma"] == 0.5
     assert len(seen) == len(set(seen)) == len(trials)
+
+
+def test_of_many_clips_only_the_finalists_are_measured_on_all(data, tmp_path, monkeypatch):
+    labels, bam, _ = data
+    command = ["tune", bam, "--labels", labels, "--grid", small_grid(tmp_path), "--force"]
+    monkeypatch.setattr(tune, "SAMPLE_CLIPS", 6)
+    assert klassify(*command) == 0
+    table = pd.read_csv(bam / "tuning.tsv", sep="\t", quoting=3)
+    n_clips = len(subsets.load_split(labels, "val_fit"))
+    finalists = table[table["clips"] == n_clips]
+    assert finalists.index.tolist() == list(range(len(finalists))) and len(finalists) <= 3
+    assert (table["clips"][len(finalists) :] == 6).all() and len(table) > len(finalists) + 3
+    assert finalists["chosen"].sum() == table["chosen"].sum() == 1
+    choice = localise.choose(system.load_system(bam))
+    truth = tune.read_truth(labels, "val_fit", "both")
+    frames = tune.read_clips(score_path(bam, "val", "frames"), truth)
+    found = proposals.propose(frames, choice.method, **choice.settings)
+    place = pd.Index(truth.files).get_indexer(frames.files)
+    found = found._replace(clip=place[found.clip])
+    score = segments.score_task2(found.select(truth.files), truth).score
+    chosen = finalists["Score"][finalists["chosen"] == 1].item()
+    assert chosen == pytest.approx(score, abs=1e-6)
 
 
 def test_own_proposals_of_a_model_are_tuned_beside_the_methods():
@@ -298,7 +321,7 @@ def test_platt_makes_of_scores_the_share_of_hits():
 def test_the_written_choice_reads_back_equal(tmp_path):
     platt = {"platt": [[-1.25, 0.5], [-2.0, 0.125]]}
     choice = localise.Choice("merge", proposals.defaults("merge") | platt)
-    trial = tune.Trial(choice, dict.fromkeys(segments.METRICS, 0.5))
+    trial = tune.Trial(choice, dict.fromkeys(segments.METRICS, 0.5), 1)
     tune._write(tmp_path / "proposals.yaml", trial, [trial], {"split": "val"})
     assert localise.read_choice(tmp_path / "proposals.yaml") == choice
     stored = yaml.safe_load((tmp_path / "proposals.yaml").read_text())

@@ -244,9 +244,9 @@ def test_categories_are_judged_by_other_sources():
 
 def test_sample_takes_whole_sources():
     source = np.repeat(np.arange(100).astype(str), 4)
-    rows = leaks.sample_of_sources(source, 50)
+    rows = subsets.sample_of_sources(source, 50)
     assert len(rows) == 48 and (np.unique(source[rows], return_counts=True)[1] == 4).all()
-    assert len(leaks.sample_of_sources(np.full(9, "one"), 3)) == 9
+    assert len(subsets.sample_of_sources(np.full(9, "one"), 3)) == 9
 
 
 def test_command_with_labels_writes_every_table(recipes, capsys):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from loudest import LOG, make_system
 
-from klassify import cli, workers
+from klassify import cli, progress
 from klassify.data.base import Sources
 from klassify.data.mouth import MouthFeatures
 from klassify.errors import KlassifyError
@@ -367,7 +367,7 @@ def test_a_damaged_part_is_named(tmp_path, small_data, capsys):
 def test_the_log_tells_how_many_clips_of_the_shard_are_done(
     tmp_path, small_data, capsys, monkeypatch
 ):
-    monkeypatch.setattr(workers, "LOG_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
     folder = make_system(tmp_path / "m")
     assert score(folder, small_data, "--shard", "1/2") == 0
     lines = [

@@ -15,7 +15,7 @@ from klassify.cli import main
 from klassify.commands import check as check_command
 from klassify.errors import KlassifyError
 from klassify.evaluation import shortcuts
-from klassify.submission import check, check_task2
+from klassify.submission import check, check_task2, prediction_json
 from klassify.submission.prediction_json import read_prediction_json
 from klassify.submission.verdict import JSON, MANIFEST, MAX_ROWS, TXT, ZIP, Listed, Verdict
 
@@ -438,3 +438,35 @@ def test_members_are_stored_or_deflated(tmp_path, method):
     data[60:70] = bytes(10)  # damaged, which each method has an error of its own for
     path.write_bytes(data)
     assert "neither stored nor deflated" in text(check.check(path, listed()).refusals)
+
+
+def test_clips_of_which_nothing_is_said_are_those_that_a_closer_look_passes(monkeypatch):
+    """Blocks of many clips against one clip at a time, with every kind of warning among them."""
+    rng = np.random.default_rng(0)
+    files, clips = [f"{i:03d}.mp4" for i in range(300)], {}
+    for i, file in enumerate(files):
+        n = int(rng.integers(1, 8))
+        score = np.sort(rng.random(n))[::-1]
+        start = np.round(rng.uniform(0, 8, n), 1)
+        table = np.column_stack([score, start, start + rng.choice([0.5, 1.0], n)])
+        faults = {
+            10: lambda t: t[::-1],
+            11: lambda t: t + [1, 0, 0],
+            12: lambda t: t - [0, 9, 0],
+            13: lambda t: np.repeat(t, 2, axis=0),
+            14: lambda t: np.repeat(t, 51, axis=0),
+            15: lambda t: t[:, [0, 2, 1]],
+        }
+        clips[file] = faults.get(i % 20, lambda t: t)(table).tolist()
+    del clips[files[7]]
+    clips["other.mp4"] = [[0.5, 1.0, 2.0]]
+    found = []
+    for parse in (prediction_json._parse, lambda text: None):
+        monkeypatch.setattr(prediction_json, "_parse", parse)
+        verdict = Verdict(1000, keep=True)
+        handle = io.BytesIO(json.dumps(clips).encode())
+        durations = Listed(files, "list", [9.0] * len(files))
+        seen = check_task2.check_json(handle, JSON, durations, verdict)
+        notes = [(dict(n.counts), dict(n.places)) for n in (verdict.refusals, verdict.warnings)]
+        found.append((seen, notes, verdict.kept[JSON]))
+    assert found[0] == found[1] and len(found[0][1][1][0]) == 5

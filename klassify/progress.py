@@ -1,0 +1,62 @@
+"""Progress of long work: a bar on a terminal, in a log a line a minute, nothing for short work."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+SHORT_S = 5.0  # work that ends earlier shows no bar
+LOG_EVERY_S = 60.0
+
+
+class Count(contextlib.AbstractContextManager):
+    """Counts what is done of `total` units, in one or several loops, and says what is left.
+
+    done: units of an earlier run.
+    """
+
+    def __init__(self, label: str, total: int, done: int = 0, *, unit: str = "clip"):
+        from tqdm import tqdm
+
+        self.label, self.total, self.before, self.done = label, total, done, done
+        self.unit = unit
+        self.bar = tqdm(
+            desc=label,
+            total=total,
+            initial=done,
+            unit=unit,
+            unit_scale=total > 1_000_000,
+            delay=SHORT_S,
+            # a bar of one unit tells nothing
+            disable=total < 2 or not sys.stderr.isatty(),
+        )
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, units: Iterable) -> Iterator:
+        """The units of one of the loops, counted as they go by."""
+        for one in units:
+            yield one
+            self.add(1)
+
+    def add(self, n: int) -> None:
+        """Count n more units."""
+        self.done += n
+        self.bar.update(n)
+        now = time.monotonic()
+        if self.bar.disable and now - self.said >= LOG_EVERY_S:
+            self.said, rate = now, (self.done - self.before) / (now - self.began)
+            text = f"{self.label}: {self.done} of {self.total} {self.unit}s, {rate:.1f} a second"
+            if rate:
+                text += f", {(self.total - self.done) / rate / 60:.0f} min left"
+            print(text, file=sys.stderr, flush=True)
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+
+def progress(results: Iterable, total: int, label: str, *, unit: str = "clip") -> Iterator:
+    """Pass results through and count them."""
+    with Count(label, total, unit=unit) as count:
+        yield from count(results)
