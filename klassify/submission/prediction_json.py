@@ -76,12 +76,6 @@ def iter_blocks(
             yield _parse(text) or _pairs(text, line)
 
 
-def iter_clips(handle: BinaryIO, run_bytes: int = 1 << 23) -> Iterator[tuple[str, Any]]:
-    """Yield (file, rows) in order, repeated files too. ValueError where it is not JSON."""
-    for text, line in _runs(handle, run_bytes):
-        yield from _pairs(text, line)
-
-
 def row_problem(rows: Any) -> str:
     """Why the evaluator would abort on a clip's rows, or ''."""
     if type(rows) is not list or not all(type(row) is list for row in rows):
