@@ -113,9 +113,11 @@ def base_split(split: str) -> str:
 
 def own_split(split: str) -> str:
     """The name of a split in its own data set: DATA-SPLIT is how systems that were trained on other
-    data call it, so that its scores lie beside those of their own splits.
+    data call it, so that its scores lie beside those of their own splits. A derived split, such as
+    testA-mp3-3, is its own.
     """
-    return split.rpartition("-")[2]
+    last = split.rpartition("-")[2]
+    return split if last.isdigit() else last
 
 
 def list_path(data_dir: str | os.PathLike, split: str) -> Path:

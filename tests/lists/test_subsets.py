@@ -108,3 +108,11 @@ def test_a_plain_fake_leaves_only_the_label_of_the_video():
     assert subsets.segment_column(known, "video") == "fake_segments"
     assert subsets.known_label(plain_fake, "audio") == "video"
     assert subsets.segment_column(plain_fake, "audio") == "fake_segments"
+
+
+@pytest.mark.parametrize(
+    ("split", "own"),
+    [("testA", "testA"), ("demo-large-testA", "testA"), ("testA-mp3-3", "testA-mp3-3")],
+)
+def test_a_split_of_other_data_is_told_from_a_derived_one(split, own):
+    assert subsets.own_split(split) == own
