@@ -26,11 +26,12 @@ EER of clips, of frames at 20 to 640 ms, and of time (range-based).
 
 Beside them: what errors cost (DCF, lowest and with the threshold that the probabilities imply), how
 much the scores say as log-likelihood ratios (Cllr), the tandem EER of a fusion of sound and
-picture, and thresholds fitted on val_fit (--val) with their error rates and confusion counts here
-(docs/operating-points.md).
+picture, and thresholds fitted on val_fit (--val) with their error rates and confusion counts here;
+AUC and error rates by type of fake, generator, race, gender, language and data set, where the list
+has them, with the largest gap of each (docs/operating-points.md).
 
-Writes <out>/<split>.tsv (long form), <split>.txt, both also as <split>.costs and
-<split>.thresholds, two PNG figures, and metrics-<split>.json in each system's folder.
+Writes <out>/<split>.tsv (long form), <split>.txt, both also as <split>.costs,
+.thresholds, .gaps and .groups, two PNG figures, and metrics-<split>.json in each system's folder.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ import pandas as pd
 
 from klassify.arguments import at_least_0, cost_of_errors, rates
 from klassify.errors import KlassifyError
-from klassify.evaluation import decisions, results
+from klassify.evaluation import decisions, groups, results
 from klassify.evaluation.clips import Scored, load_scored, measure
 from klassify.evaluation.tables import comparison, mean_of_tables
 from klassify.files import write_json
@@ -143,8 +144,8 @@ def _task1(
 def _decisions(
     args: argparse.Namespace, scored: list[Scored], frame: pd.DataFrame, subset: str
 ) -> dict[str, dict[str, Any]]:
-    """<out>/<split>.costs.tsv and .thresholds.tsv, each with its text; returns the numbers of each
-    system for its metrics file.
+    """<out>/<split>.costs.tsv, .thresholds.tsv, .gaps.tsv and .groups.tsv, each with its text;
+    returns the numbers of each system for its metrics file.
     """
     by_name = {one.system.name: one for one in scored}
     how = {"cost": Cost(*args.cost), "n_bootstrap": args.bootstrap, "seed": args.seed}
@@ -158,6 +159,11 @@ def _decisions(
     thresholds = decisions.apply_points(by_name, frame, points)
     if len(thresholds):
         tables.append(("thresholds", thresholds, decisions.points_text))
+    resamples = {"n_bootstrap": args.bootstrap, "seed": args.seed}
+    by_group = groups.measure_groups(by_name, frame, points, **resamples)
+    if len(by_group.gaps):
+        tables.append(("gaps", by_group.gaps, groups.gaps_text))
+        tables.append(("groups", by_group.groups, groups.groups_text))
     for name, table, as_text in tables:
         stem = f"{args.out / args.split}.{name}"
         print("\n" + results.write_results(stem, table, args.split, subset, as_text))

@@ -3,7 +3,8 @@
 Columns: `file` (as the metadata or testX_files.txt names it), the measured `n_frames fps n_samples
 duration` (samples at 16 kHz, seconds), `modify_type`, `source` (id of the clip's original), and,
 for localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSON arrays of
-[start_s, end_s)). `audio_model video_model speaker dataset` are for reports, never model inputs.
+[start_s, end_s)). `audio_model video_model speaker dataset race gender language` are for reports,
+never model inputs.
 `klassify lists` makes them; data_lists/README.md describes them for people.
 """
 
@@ -34,7 +35,8 @@ MEASURED = ("n_frames", "fps", "n_samples", "duration")
 COUNTS = ("n_frames", "n_samples")
 LABELS = ("modify_type", "source")
 SEGMENTS = ("fake_segments", "audio_fake_segments", "visual_fake_segments")
-OPTIONAL = ("audio_model", "video_model", "speaker", "dataset")
+PEOPLE = ("race", "gender", "language")  # as the data set names them, for tables by group
+OPTIONAL = ("audio_model", "video_model", "speaker", "dataset", *PEOPLE)
 COLUMNS = ("file", *MEASURED, *LABELS, *SEGMENTS, *OPTIONAL)
 TYPES = ("real", "audio_modified", "visual_modified", "both_modified")
 FAKE = "fake"  # in a modality that is unknown: a label of the clip, and of neither modality

@@ -51,6 +51,7 @@ def read_csv(path: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
         else:
             rows.append({"row": number} | entry)
     names = ["row", "file", *MEASURED, *LABELS, "audio_model", "video_model", "speaker"]
+    names += ["race", "gender"]
     frame = pd.DataFrame(rows, columns=names, dtype=object)
     return usable_rows(frame, faults, path, split)
 
@@ -98,6 +99,8 @@ def _entry(cells: list[str]) -> dict[str, object] | str:
         "audio_model": VOICE_CLONING if fake_audio else "",
         "video_model": method if fake_video else "",
         "speaker": source,
+        "race": race,
+        "gender": gender,
     }
 
 

@@ -24,6 +24,7 @@ from klassify.lists.data_list import (
     KINDS,
     MEASURED,
     OPTIONAL,
+    PEOPLE,
     SEGMENTS,
     TYPES,
     UNPRINTABLE,
@@ -88,6 +89,7 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     fakes = frame[frame["modify_type"] != "real"]
     if ((fakes if len(fakes) else frame)[SEGMENTS[0]] == "").all():
         frame = frame.drop(columns=list(SEGMENTS))  # the split has clip labels alone
+    frame = frame.drop(columns=[name for name in PEOPLE if (frame[name] == "").all()])
     return frame.reset_index(drop=True), faults
 
 

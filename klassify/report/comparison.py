@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.evaluation import decisions, leaks
+from klassify.evaluation import conditions, decisions, groups, leaks
 from klassify.evaluation.results import labelled_list, labelled_val_fit
 from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.shortcuts import Audit
@@ -20,7 +20,7 @@ from klassify.lists import subsets
 from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
-from klassify.report import agreement, conditions, entries, shortcuts, sidebyside
+from klassify.report import agreement, entries, shortcuts, sidebyside
 from klassify.report.drift import population_stability
 from klassify.report.entries import Entry
 from klassify.systems import scores
@@ -151,7 +151,7 @@ def _measure(
     frame, tables = result.frame, result.tables
     resamples = {"n_bootstrap": n_bootstrap, "seed": seed}
     few = {"n_bootstrap": sidebyside.group_resamples(n_bootstrap, len(frame)), "seed": seed}
-    groups = conditions.clip_groups(frame)
+    masks = conditions.clip_groups(frame)
     by_group, differences = [], []
     if scored := result.scored:
         tables["task1"], found = sidebyside.task1_metrics(scored, frame, **resamples)
@@ -159,7 +159,7 @@ def _measure(
         tables["task1"]["log_loss_calibrated"] = tables["task1"]["system"].map(loss)
         differences.append(found)
         versus = result.answers1[-1].name
-        by_group.append(sidebyside.task1_by_group(scored, frame, groups, versus=versus, **few))
+        by_group.append(sidebyside.task1_by_group(scored, frame, masks, versus=versus, **few))
         names = [one.name for one in result.answers1]
         answers = [one for one in result.calibrated if one.name in names]
         if len(answers) > 1 and all(one.on_fit is not None for one in answers):
@@ -183,7 +183,7 @@ def _measure(
         differences.append(found)
         versus = result.answers2[-1].name
         by_group.append(
-            sidebyside.task2_by_group(localisers, frame, matches, groups, versus=versus, **few)
+            sidebyside.task2_by_group(localisers, frame, matches, masks, versus=versus, **few)
         )
     framed = [one for one in result.entries if one.frames is not None]
     if truth is not None and framed:
@@ -209,6 +209,10 @@ def _decide(
     result.notes += notes
     if points:
         tables["thresholds"] = decisions.apply_points(scored, result.frame, points)
+    resamples = {name: options[name] for name in ("n_bootstrap", "seed")}
+    by_group = groups.measure_groups(scored, result.frame, points, **resamples)
+    if len(by_group.gaps):
+        tables["gaps"], tables["rates-by-group"] = by_group.gaps, by_group.groups
 
 
 def _truth(result: Comparison) -> Truth | None:

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from klassify.evaluation.clips import METRICS, Cell
+from klassify.evaluation.conditions import range_name
 from klassify.evaluation.frames import bootstrap_auc
 from klassify.evaluation.tables import with_ends
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import clips, segments
 from klassify.metrics.frames import SEGMENT_MS, exact, frame_metrics, labelled_frames
-from klassify.report.conditions import range_name
 from klassify.report.entries import Entry
 
 GROUP_SHARE = 5  # groups get this many times fewer resamples than all clips

@@ -15,6 +15,7 @@ SHOWN = {
     "joined": "recipes joined",
     "drift": "drift from val",
     "thresholds": "thresholds of val",
+    "gaps": "largest gaps",
     "leaks": "leak audit",
     "shortcuts": "shortcuts in the content",
     "changed_media": "Task 1 on changed media",

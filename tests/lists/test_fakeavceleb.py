@@ -95,6 +95,8 @@ def test_the_table_becomes_a_list(tmp_path):
     )
     assert frame["video_model"].tolist() == ["", "", "faceswap", "faceswap-wav2lip", ""]
     assert frame["audio_model"].tolist() == ["", "rtvc", "", "rtvc", ""]
+    assert frame["race"].tolist() == ["African"] * 4 + ["Asian (South)"]
+    assert set(frame["gender"]) == {"men"} and "language" not in frame
     assert frame[list(data_list.MEASURED)].isna().all(axis=None)
     # whole clips of unknown length
     assert frame["fake_segments"].tolist() == [[], None, None, None, []]

@@ -16,12 +16,12 @@ from two_recipes import make, video
 
 from klassify.cli import main
 from klassify.errors import KlassifyError
-from klassify.evaluation import leaks
+from klassify.evaluation import conditions, leaks
 from klassify.grid.segments import Truth
 from klassify.lists import data_list, subsets
 from klassify.media import decoder
 from klassify.metrics import clips, segments
-from klassify.report import agreement, conditions, drift, entries, figures, sidebyside
+from klassify.report import agreement, drift, entries, figures, sidebyside
 from klassify.scores import clip_scores
 from klassify.systems.detector import GENERATED_NOTICE
 

@@ -16,7 +16,13 @@ FAKE_KINDS = {
     "audio generator": "audio_model",
     "video generator": "video_model",
 }
-PLAIN_KINDS = {"speaker": "speaker", "data set": "dataset"}
+PLAIN_KINDS = {
+    "race": "race",
+    "gender": "gender",
+    "language": "language",
+    "speaker": "speaker",
+    "data set": "dataset",
+}
 
 
 def clip_groups(frame: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
