@@ -82,6 +82,10 @@ def _known(text: Any) -> str:
     return "-" if pd.isna(text) else str(text)
 
 
+def _metric_name(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " "))
+
+
 def _by_threshold(name: str) -> Column:
     kind, number = name.split("@")
     return Column(name, name, ".3f", (AP if kind == "AP" else AR).format(number))
@@ -169,7 +173,7 @@ TABLES = {
     "gaps": [
         SYSTEM,
         Column("groups by", "kind", help="what the groups differ in"),
-        Column("of", "metric", lambda name: NAMES.get(name, name.replace("_", " "))),
+        Column("of", "metric", _metric_name, "AUC, or the share of clips with this error"),
         Column("highest", "highest", help="group with the highest value"),
         Column("value", "highest_value", ".3f", "of the group with the highest value"),
         Column("lowest", "lowest", help="group with the lowest value"),

@@ -255,7 +255,7 @@ def test_command_with_labels_writes_every_table(recipes, capsys):
     out = recipes.path("out", "testA")
     there = {path.name for path in out.iterdir()}
     names = "coverage not-answered task1 task2 frames groups differences agreement joined drift"
-    more = ("costs", "thresholds", "leaks", "beside", "changes")
+    more = ("costs", "thresholds", "gaps", "rates-by-group", "leaks", "beside", "changes")
     tables = {f"{name}.tsv" for name in (*names.split(), *more)}
     assert there == tables | {"comparison.txt", "report.html"}
     assert (out / "comparison.txt").read_text() in capsys.readouterr().out

@@ -261,6 +261,24 @@ def test_shortcuts_are_in_their_section_and_among_the_warnings(tab):
 
 
 @needs_browser
+def test_thresholds_costs_and_gaps_are_in_their_sections(tab):
+    points = tab.locator("#drift tbody tr", has_text="one/both")
+    few = points.filter(has_text="1 % false alarms").first.locator("td").all_text_contents()
+    assert few[-1] == "val_fit has real clips of 4 sources, 99 are needed" and few[2] == "-"
+    equal = points.filter(has_text="equal error rate").locator("td").all_text_contents()
+    counts = [sum(map(int, cell.split(" / "))) for cell in equal[-3:-1]]
+    assert counts == [8, 24] and "%" in equal[4]  # of the real clips, and of the fakes
+    costs = tab.locator("#task1 table", has_text="t-EER").locator("tbody tr", has_text="one/both")
+    cells = costs.locator("td").all_text_contents()
+    assert len(cells) == 6 and all(cell[0].isdigit() for cell in cells[1:])
+    assert "DCF with a prior of fake of 0.05" in tab.locator("#task1").text_content()
+    gaps = tab.locator("#groups table", has_text="by chance").locator("tbody tr")
+    assert "chance" in gaps.first.text_content()
+    tab.locator("#groups summary", has_text="of every group").click()
+    tab.locator("#groups td", has_text=HOSTILE).first.wait_for()
+
+
+@needs_browser
 def test_lists_sort_by_any_column_and_back(tab):
     table = tab.locator("#mistakes table")
 
