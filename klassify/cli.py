@@ -38,6 +38,7 @@ COMMANDS = {
     "merge": "merge shards; refuses gaps, duplicates and other settings by name",
     "check": "say whether the server will accept a submission, else why not",
     "predict": "videos in, answers out: probability, segments, timeline",
+    "perturb": "perturbed splits of a list, and how systems fare on them",
     "evaluate": "systems against labels: tables, curves (stage 4)",
     "crosstest": "train on one data set, test on others: one table (stage 4)",
     "audit": "look for shortcuts: does the content alone tell real from fake",

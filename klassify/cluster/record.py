@@ -48,7 +48,8 @@ class Record:
     @property
     def command_line(self) -> list[str]:
         """What a task runs, without its --shard."""
-        jobs = ["--jobs", str(self.options.cpus)] if self.work.command == "extract" else []
+        has_jobs = self.work.command in ("extract", "perturb")
+        jobs = ["--jobs", str(self.options.cpus)] if has_jobs else []
         return [*self.arguments, *jobs]
 
     @property

@@ -4,6 +4,7 @@ and how they are merged.
 | work | folder | a shard is done when these exist | merging |
 |---|---|---|---|
 | extract | of the feature shards | all its parts | checks, lists the failures |
+| perturb | of the parts of a list | all parts of all families and levels | checks |
 | score | of the system, per split | all its chunks, or the scores | writes the score files |
 | train | of the system; one shard | training.json | nothing |
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from klassify.errors import KlassifyError, first_few
 from klassify.failures import Failure, read_failures, write_failures
 from klassify.parts import PartHeader, check_together, headers_in, n_shards_in, parts_in, read_rows
+from klassify.perturbation.families import FAMILIES
 from klassify.scores import chunks, shards
 from klassify.scores.score_file import score_path
 
@@ -163,6 +165,43 @@ class ExtractWork(Work):
             path.unlink(missing_ok=True)
 
 
+class PerturbWork(Work):
+    """The perturbed media of a list, with one folder of parts for each family and level."""
+
+    command = "perturb"
+
+    @property
+    def pattern(self) -> str:
+        """The parts of the shard."""
+        return f"part-$shard-of-{self.n}-*.parquet"
+
+    @property
+    def steps(self) -> list[Path]:
+        """The folders of its families and levels, also those without any part."""
+        return sorted(path for path in self.folder.glob("*") if _is_step(path))
+
+    @property
+    def failures(self) -> Path:
+        """The list of the clips that could not be perturbed, written with the data lists."""
+        return self.folder / "failures.tsv"
+
+    def done(self) -> set[int]:
+        """The shards that have all parts of all families and levels."""
+        return self.every.intersection(*(ExtractWork(one, self.n).done() for one in self.steps))
+
+    def merge(self) -> str:
+        """The shard that was done last has written the lists."""
+        self.refuse_gaps()
+        failed = len(read_failures(self.failures))
+        return f"{len(self.steps)} families and levels in {self.n} shards, {failed} failures"
+
+    def clear(self) -> None:
+        """Remove the parts and the list of failures."""
+        for one in self.steps:
+            ExtractWork(one, self.n).clear()
+        self.failures.unlink(missing_ok=True)
+
+
 class ScoreWork(Work):
     """The scores of a trained system on one split."""
 
@@ -241,9 +280,14 @@ class TrainWork(Work):
         clear(self.folder)
 
 
+def _is_step(folder: Path) -> bool:
+    """Whether a folder holds the parts of one family and level of perturbations."""
+    return folder.name.rpartition("-")[0] in FAMILIES
+
+
 def work_of(command: str, folder: Path, n: int, split: str | None = None) -> Work:
     """The work of a command on a folder."""
-    kinds = {kind.command: kind for kind in (ExtractWork, ScoreWork, TrainWork)}
+    kinds = {kind.command: kind for kind in (ExtractWork, PerturbWork, ScoreWork, TrainWork)}
     return kinds[command](folder, n, split)
 
 
@@ -260,7 +304,11 @@ def found_works(folder: Path, split: str | None = None) -> list[Work]:
 def _works_of(folder: Path, split: str | None) -> list[Work]:
     """The works whose files lie in this very folder."""
     if n := n_shards_in(folder):
-        return [] if split else [ExtractWork(folder, n)]
+        belongs_above = _is_step(folder)  # to a PerturbWork
+        return [] if split or belongs_above else [ExtractWork(folder, n)]
+    counts = {n_shards_in(one) for one in PerturbWork(folder, 1).steps} - {0}
+    if counts:
+        return [] if split else [PerturbWork(folder, counts.pop())]
     splits = {
         match[1]
         for path in folder.glob("scores/*")

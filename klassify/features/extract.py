@@ -58,14 +58,13 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def extraction_settings(made_by: Extraction, files: Sequence[str], chunk: int) -> dict[str, Any]:
     """Everything the shards of one folder have in common."""
+    return {"kind": made_by.kind, **made_by.settings, **list_settings(files, chunk)}
+
+
+def list_settings(files: Sequence[str], chunk: int) -> dict[str, Any]:
+    """What the parts of one folder say about their list."""
     listed = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
-    return {
-        "kind": made_by.kind,
-        **made_by.settings,
-        "list": listed,
-        "clips": len(files),
-        "chunk": chunk,
-    }
+    return {"list": listed, "clips": len(files), "chunk": chunk}
 
 
 def inputs_hash(files: Sequence[str], root: Path, paths: Callable[[Path, str], list[Path]]) -> str:
@@ -136,12 +135,12 @@ def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iter
 
 
 def finished_parts(
-    shard: Shard, todo: Sequence[Place], results: Numbered
+    shard: Shard, todo: Sequence[Place], results: Numbered, label: str = "extract"
 ) -> Iterator[tuple[Place, list[Any]]]:
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
     place_of = [place for place in todo for _ in shard.part(place)]
     rows: dict[Place, dict[int, Any]] = {place: {} for place in todo}
-    for number, row in progress(results, len(place_of), f"extract {shard.i}/{shard.n}"):
+    for number, row in progress(results, len(place_of), f"{label} {shard.i}/{shard.n}"):
         place = place_of[number]
         rows[place][number] = row
         if len(rows[place]) == len(shard.part(place)):
