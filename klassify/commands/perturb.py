@@ -32,7 +32,6 @@ from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import PerturbWork
 from klassify.errors import KlassifyError
-from klassify.evaluation import leaks
 from klassify.failures import read_failures
 from klassify.features.base import n_cpus
 from klassify.features.extract import parse_shard, status
@@ -47,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems to score and compare")
     add("--list", required=True, type=Path, help="data list (TSV) of the clips")
     add("--root", required=True, type=Path, help="folder of the split's media, or above the splits")
+    add("--split", help="its name (default: that of the list, without _labels)")
     add("--out", required=True, type=Path, help="folder for lists, media, features and the table")
     add("--families", default="all", help="comma-separated (default: all)")
     add("--levels", default="1,2,3,4,5", help="comma-separated (default: 1,2,3,4,5)")
@@ -118,9 +118,10 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise KlassifyError(f"--levels {args.levels!r} are not some of 1,2,3,4,5.")
     frame = data_list.read_list(args.list, segments=True)
     if args.clips:
-        rows = leaks.sample_of_sources(subsets.sources_of(frame), args.clips)
+        rows = subsets.sample_of_sources(subsets.sources_of(frame), args.clips)
         frame = frame.iloc[rows].reset_index(drop=True)
-    return Plan(args.out, args.list.stem, frame, families, levels, args.seed)
+    split = args.split or args.list.stem.removesuffix("_labels")
+    return Plan(args.out, split, frame, families, levels, args.seed)
 
 
 def _on_cluster(
