@@ -72,19 +72,19 @@ class FeatureAugment(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Augmented copies of (x, valid, tags)."""
         frames = clip_lengths(valid)
-        if (hit := _draw(self.shift, x)).any():
+        if (hit := _draw(self.shift, x)) is not None:
             offset = torch.randint(-self.max_shift, self.max_shift + 1, (len(x),), device=x.device)
             x, valid, tags = shift_in_time(x, valid, tags, offset * hit)
-        if (hit := _draw(self.temporal_dropout, x)).any():
+        if (hit := _draw(self.temporal_dropout, x)) is not None:
             kept = ~random_spans(frames, x.shape[1], self.max_spans, self.span_frames)
             x = torch.where(hit[:, None, None], x * kept[..., None], x)
-        if (hit := _draw(self.swap, x)).any():
+        if (hit := _draw(self.swap, x)) is not None:
             order = random_swaps(valid, tags, frames, self.swaps, self.swap_distance)
             x = torch.where(hit[:, None, None], take_frames(x, order), x)
-        if (hit := _draw(self.channel_dropout, x)).any():
+        if (hit := _draw(self.channel_dropout, x)) is not None:
             kept = random_channels(len(x), x.shape[2], self.channel_share, device=x.device)
             x = torch.where(hit[:, None, None], x * kept[:, None], x)
-        if (hit := _draw(self.noise, x)).any():
+        if (hit := _draw(self.noise, x)) is not None:
             x = x + self.noise_std * torch.randn_like(x) * (hit[:, None] & valid)[..., None]
         return x, valid, tags
 
@@ -165,11 +165,14 @@ def random_channels(
     features = channels // 2
     kept = torch.rand(batch, features, device=device) >= share
     spared = torch.randint(features, (batch,), device=device)
-    lost_all = ~kept.any(dim=1)
-    kept[lost_all, spared[lost_all]] = True
+    lost_all = ~kept.any(dim=1, keepdim=True)
+    kept |= lost_all & (torch.arange(features, device=device) == spared[:, None])
     return kept.repeat(1, 2)
 
 
-def _draw(probability: float, x: Tensor) -> Tensor:
-    """(B,) bool: which clips are augmented."""
-    return torch.rand(len(x), device=x.device) < probability
+def _draw(probability: float, x: Tensor) -> Tensor | None:
+    """(B,) bool: which clips are augmented; None, on a CPU, if none is. A GPU is not asked, since
+    that would wait for it.
+    """
+    hit = torch.rand(len(x), device=x.device) < probability
+    return hit if x.device.type != "cpu" or hit.any() else None

@@ -272,17 +272,24 @@ class VisualWindows(FrameData):
                 clip.codes[np.minimum(last, len(clip.codes) - 1)].astype(np.int64)
             )
         elif self.kept is not None:
-            inputs["frame_id"] = torch.from_numpy(clip.frame_ids(last))
+            inputs["frame_id"] = clip.frame_ids(last).tolist()
         return inputs
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stacked; "lmm_valid" (B,) says which clips have LMM features, the others get zeros."""
-        with_lmm = next((item for item in inputs if "visual" in item), None)
-        if with_lmm is None:
-            return super().collate(inputs)
+        """Stacked; "lmm_valid" (B,) says which clips have LMM features, the others get zeros: it is
+        there if some have and some have not. "frame_id" are lists, read where frames are kept.
+        """
+        has_lmm = ["visual" in item for item in inputs]
+        numbers = {}
+        if "frame_id" in inputs[0]:
+            numbers = {"frame_id": [item["frame_id"] for item in inputs]}
+            inputs = [{k: v for k, v in item.items() if k != "frame_id"} for item in inputs]
+        if not any(has_lmm) or all(has_lmm):
+            return super().collate(inputs) | numbers
+        with_lmm = inputs[has_lmm.index(True)]
         absent = {name: torch.zeros_like(with_lmm[name]) for name in ("visual", "textual")}
         batch = super().collate([absent | item for item in inputs])
-        return batch | {"lmm_valid": torch.tensor(["visual" in item for item in inputs])}
+        return batch | numbers | {"lmm_valid": torch.tensor(has_lmm)}
 
     def _sampled(self, starts: np.ndarray, lmm: LMMFeatures) -> np.ndarray:
         """The index (W,) of the sampled frame whose features each window takes.

@@ -137,12 +137,12 @@ class AVSpans(nn.Module):
         nn.init.constant_(self.classes.out.bias[:3].data, -4.595)  # 1 % of the points at first
         self.register_buffer("positives", torch.tensor(100.0))  # running mean of a batch
 
-    def points(self, n_frames: int) -> Points:
+    def points(self, n_frames: int, device: torch.device | None = None) -> Points:
         """The points of windows of n_frames frames; each level covers more than the one before."""
         columns = []
         for level in range(self.levels):
             stride = 2**level
-            time = torch.arange(0, n_frames, stride) + 0.5
+            time = torch.arange(0, n_frames, stride, device=device) + 0.5
             low = 0.0 if level == 0 else 2.0 * stride
             high = 8.0 * stride if level < self.levels - 1 else torch.inf
             columns.append([time, *(torch.full_like(time, v) for v in (stride, low, high))])
@@ -199,7 +199,7 @@ class AVSpans(nn.Module):
         and of a fake mouth, (B, P, 5). The score is 0 where there is no frame.
         """
         outputs = self(batch)
-        points = self.points(batch["valid"].shape[1]).to(outputs.logit.device)
+        points = self.points(batch["valid"].shape[1], outputs.logit.device)
         reach = outputs.distances * points.stride[:, None]
         score = (outputs.logit[..., ANY].sigmoid() * outputs.quality.sigmoid()).sqrt()
         columns = [points.time - reach[..., 0], points.time + reach[..., 1], score * outputs.mask]
@@ -237,21 +237,19 @@ class AVSpans(nn.Module):
         NaN. The number of positive points that terms are divided by is a running mean in training.
         """
         mask, segments = outputs.mask, batch["segments"]
-        points = self.points(batch["valid"].shape[1]).to(mask.device)
+        points = self.points(batch["valid"].shape[1], mask.device)
         owner = assign(points, segments, mask)
         positive = owner >= 0
         if self.training:
             self.positives.lerp_(positive.sum().clamp(min=1).float(), 0.1)
         norm = self.positives if self.training else positive.sum().clamp(min=1)
         iou, overlap, distances = self._on_positives(outputs, points, owner, segments)
-        quality = F.binary_cross_entropy_with_logits(
-            outputs.quality[positive], iou, reduction="sum"
-        )
+        quality = F.binary_cross_entropy_with_logits(outputs.quality, iou, reduction="none")
         return {
             "classes": self._classes(outputs, points, positive, iou, batch) / norm,
-            "overlap": overlap.sum() / norm,
-            "distances": distances.sum() / norm,
-            "quality": quality / positive.sum().clamp(min=1),
+            "overlap": (overlap * positive).sum() / norm,
+            "distances": (distances * positive).sum() / norm,
+            "quality": (quality * positive).sum() / positive.sum().clamp(min=1),
             "edges": self._edges(outputs, points, segments),
             "residual": self._residual(outputs, batch),
             "clip": F.binary_cross_entropy_with_logits(
@@ -264,16 +262,20 @@ class AVSpans(nn.Module):
     def _on_positives(
         outputs: SpanOutputs, points: Points, owner: Tensor, segments: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """IoU (detached), overlap loss and loss of the distances of the positive points, (N,)."""
-        clip, point = (owner >= 0).nonzero(as_tuple=True)
-        wanted = segments[clip, owner[clip, point]]
-        time, stride = points.time[point, None], points.stride[point, None]
-        signs = torch.tensor([-1.0, 1.0], device=wanted.device)
-        wanted = (wanted - time) * signs / stride
-        logits = outputs.left[clip, point], outputs.right[clip, point]
+        """IoU (detached), overlap loss and loss of the distances of each point, (B, P), of which
+        only those of positive points have a meaning; the others are finite.
+        """
+        if not segments.shape[1]:
+            segments = segments.new_zeros(len(segments), 1, 2)
+        of_points = owner.clamp(min=0)[..., None].expand(-1, -1, 2)
+        start, end = segments.gather(1, of_points).unbind(dim=-1)
+        wanted = torch.stack([points.time - start, end - points.time], dim=-1)
+        wanted = wanted / points.stride[:, None]
+        wanted = torch.where((owner >= 0)[..., None], wanted, 1.0)
+        logits = outputs.left, outputs.right
         found = torch.stack([expected_bin(one) for one in logits], dim=-1)
         iou, overlap = overlaps(found, wanted)
-        distances = sum(distance_loss(one, wanted[:, i]) for i, one in enumerate(logits))
+        distances = sum(distance_loss(one, wanted[..., i]) for i, one in enumerate(logits))
         return iou.detach(), overlap, distances
 
     @staticmethod
@@ -292,8 +294,7 @@ class AVSpans(nn.Module):
             inside.append(positive & ((start < time) & (time < end)).any(dim=2))
         target = torch.stack(inside, dim=-1).float()
         each = focal(outputs.logit, target) * outputs.mask[..., None]
-        weight = torch.ones_like(outputs.quality)
-        weight[positive] = iou.clamp(min=1e-3) ** 0.2
+        weight = torch.where(positive, iou.clamp(min=1e-3) ** 0.2, 1.0)
         each = each * weight[..., None]
         return each[..., ANY].sum() + 0.3 * each[..., AUDIO:].sum()
 
@@ -305,7 +306,7 @@ class AVSpans(nn.Module):
             away = (points.time[:, None] - segments[:, None, :, i]).abs().nan_to_num(torch.inf)
             nearest = away.amin(dim=2) if away.shape[2] else torch.full_like(logit, torch.inf)
             target = torch.exp(-0.5 * (nearest / (points.stride / 2)) ** 2)
-            total = total + balanced_cross_entropy(logit[outputs.mask], target[outputs.mask])
+            total = total + balanced_cross_entropy(logit, target, outputs.mask)
         return total
 
     @staticmethod
@@ -317,4 +318,4 @@ class AVSpans(nn.Module):
         time = torch.arange(outputs.residual.shape[1], device=start.device)[:, None] + 0.5
         fake = ((start < time + 0.5) & (end > time - 0.5)).any(dim=2)
         there = batch["audio_valid"] & batch["visual_valid"].repeat_interleave(2, dim=1) & ~fake
-        return outputs.residual[there].sum() / there.sum().clamp(min=1)
+        return (outputs.residual * there).sum() / there.sum().clamp(min=1)

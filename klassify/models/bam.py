@@ -214,9 +214,9 @@ def frame_loss(logits: Tensor, label: Tensor) -> Tensor:
     """
     known = label >= 0  # neither IGNORE nor NaN
     if label.is_floating_point():
-        share = label[known]
-        target = torch.stack([1 - share, share], dim=-1)
-        total = F.cross_entropy(logits[known], target, reduction="sum")
+        share = torch.where(known, label, 0.0)
+        target = torch.stack([1 - share, share], dim=-1) * known[..., None]
+        total = F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="sum")
     else:
         total = F.cross_entropy(
             logits.flatten(0, 1), label.flatten(), ignore_index=IGNORE, reduction="sum"
@@ -235,10 +235,13 @@ def boundary_loss(
     """
     positive = label > 0.5
     loss = F.binary_cross_entropy(boundary, positive.float(), reduction="none") * valid
-    n_positive = int(positive.sum())
-    n_negative = min(positive.numel() - n_positive, int(n_positive * negative_ratio))
-    hardest = loss[~positive].topk(n_negative).values
-    return (loss[positive].sum() + hardest.sum()) / max(n_positive + n_negative, 1)
+    n_positive = positive.sum()
+    wanted = (n_positive * negative_ratio).floor()
+    n_negative = torch.minimum(positive.numel() - n_positive, wanted)
+    # boundaries come last, behind the losses of the others, which are not negative
+    ranked = loss.masked_fill(positive, -1).flatten().sort(descending=True).values
+    hardest = ranked * (torch.arange(len(ranked), device=ranked.device) < n_negative)
+    return ((loss * positive).sum() + hardest.sum()) / (n_positive + n_negative).clamp(min=1)
 
 
 class BAM(nn.Module):

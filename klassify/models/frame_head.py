@@ -87,24 +87,29 @@ def frame_losses(outputs: FrameOutputs, target: Tensor, start: Tensor, end: Tens
     (B, T) in [0, 1], see klassify.grid.frames.edge_targets.
     """
     counts = ~target.isnan()
-    weight = torch.tensor(POS_WEIGHT, device=target.device)
-    frames = F.binary_cross_entropy_with_logits(
-        outputs.logit[counts], target[counts], pos_weight=weight, reduction="sum"
+    each = F.binary_cross_entropy_with_logits(
+        outputs.logit,
+        torch.where(counts, target, 0.0),
+        pos_weight=torch.full((), POS_WEIGHT, device=target.device),
+        reduction="none",
     )
     edges = sum(
-        balanced_cross_entropy(outputs.edges[..., i][counts], edge[counts])
+        balanced_cross_entropy(outputs.edges[..., i], edge, counts)
         for i, edge in enumerate((start, end))
     )
-    return frames / counts.sum().clamp(min=1) + EDGE_WEIGHT * edges
+    return (each * counts).sum() / counts.sum().clamp(min=1) + EDGE_WEIGHT * edges
 
 
-def balanced_cross_entropy(logit: Tensor, target: Tensor) -> Tensor:
-    """Half the mean cross-entropy of the positive parts of `target` (N,) in [0, 1], plus half that
-    of the negative parts; a part that does not occur adds nothing.
+def balanced_cross_entropy(logit: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """Half the mean cross-entropy of the positive parts of `target` in [0, 1], plus half that of
+    the negative parts; a part that does not occur adds nothing.
+
+    counts: bool, which elements take part. All three have one shape.
     """
-    positive = (target * F.softplus(-logit)).sum() / target.sum().clamp(min=1)
-    negative = ((1 - target) * F.softplus(logit)).sum() / (1 - target).sum().clamp(min=1)
-    return (positive + negative) / 2
+    positive, negative = target * counts, (1 - target) * counts
+    of_positive = (positive * F.softplus(-logit)).sum() / positive.sum().clamp(min=1)
+    of_negative = (negative * F.softplus(logit)).sum() / negative.sum().clamp(min=1)
+    return (of_positive + of_negative) / 2
 
 
 def pooled(logit: Tensor, mask: Tensor | None, r: Tensor | float) -> Tensor:

@@ -389,7 +389,7 @@ class RelativeContext(nn.Module):
         """The inputs of all layers but the first, the last layer's output, and that normed."""
         x = self.embed(frames)
         x = x * math.sqrt(x.shape[-1])
-        positions = relative_positions(x.shape[1], x.shape[2]).to(x)
+        positions = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
         states = []
         for layer in self.layers:
             x = layer(x, positions, valid)
@@ -451,10 +451,10 @@ class RelativeAttention(nn.Module):
         return self.linear_out((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
-def relative_positions(n: int, dim: int) -> Tensor:
+def relative_positions(n: int, dim: int, device: torch.device | None = None) -> Tensor:
     """(2 n - 1, dim): sines in even and cosines in odd columns of the positions n - 1 ... 1 - n."""
-    place = torch.arange(n - 1, -n, -1)
-    rate = torch.exp(torch.arange(0, dim, 2) * (-math.log(10_000.0) / dim))
+    place = torch.arange(n - 1, -n, -1, device=device)
+    rate = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(10_000.0) / dim))
     angle = place[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 

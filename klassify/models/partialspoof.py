@@ -200,7 +200,7 @@ def p2sgrad_loss(cosines: Tensor, label: Tensor) -> Tensor:
     classes, gives twice this value.
     """
     kept = label != IGNORE
-    target = F.one_hot(label.clamp(min=0), 2)
+    target = torch.stack([label == 0, label == 1], dim=-1).to(cosines.dtype)
     error = (cosines - target).square().mean(dim=-1)
     return (error * kept).sum() / kept.sum().clamp(min=1)
 

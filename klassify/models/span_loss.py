@@ -27,10 +27,6 @@ class Points(NamedTuple):
     low: Tensor
     high: Tensor
 
-    def to(self, device: torch.device) -> Points:
-        """The same on another device."""
-        return Points(*(column.to(device) for column in self))
-
 
 def assign(points: Points, segments: Tensor, mask: Tensor, *, all_found: bool = True) -> Tensor:
     """The segment that each point is responsible for, (B, P) long; -1 for none.
@@ -60,19 +56,22 @@ def assign(points: Points, segments: Tensor, mask: Tensor, *, all_found: bool = 
 
 
 def _give_points(owner: Tensor, points: Points, segments: Tensor, mask: Tensor) -> None:
-    """Give each segment that owns no point one of the finest level, in place."""
+    """Give each segment that owns no point one of the finest level, in place: one segment after
+    the other, all clips at once.
+    """
     there = ~segments[..., 0].isnan()
     numbers = torch.arange(segments.shape[1], device=owner.device)
-    owns = (owner[:, :, None] == numbers).any(dim=1)
-    finest = points.stride == points.stride.min()
-    for clip, number in (there & ~owns).nonzero().tolist():
-        mine = owner[clip]
-        counts = torch.bincount(mine[mine >= 0], minlength=len(numbers))
-        only_one = (mine >= 0) & (counts[mine.clamp(min=0)] < 2)
-        free = finest & mask[clip] & ~only_one
-        if free.any():
-            distance = (points.time - segments[clip, number].mean()).abs()
-            mine[distance.masked_fill(~free, torch.inf).argmin()] = number
+    lacks = there & ~(owner[:, :, None] == numbers).any(dim=1)
+    finest = mask & (points.stride == points.stride.min())
+    for number in range(segments.shape[1]):
+        counts = (owner[:, :, None] == numbers).sum(dim=1)
+        only_one = (owner >= 0) & (counts.gather(1, owner.clamp(min=0)) < 2)
+        free = finest & ~only_one
+        distance = (points.time - segments[:, number].mean(dim=1, keepdim=True)).abs()
+        nearest = distance.masked_fill(~free, torch.inf).argmin(dim=1, keepdim=True)
+        given = lacks[:, number, None] & free.any(dim=1, keepdim=True)
+        before = owner.gather(1, nearest)
+        owner.scatter_(1, nearest, torch.where(given, number, before))
 
 
 def focal(logit: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -84,30 +83,30 @@ def focal(logit: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0
 
 
 def overlaps(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and distance-IoU loss of segments around the same points: (N,) each.
+    """IoU and distance-IoU loss of segments around the same points: (...) each.
 
-    found, wanted: (N, 2) distances of the edges to the left and to the right. The loss is 1 - IoU +
-    (distance of the centres / length of the hull)^2 (Zheng et al., AAAI 2020).
+    found, wanted: (..., 2) distances of the edges to the left and to the right. The loss is 1 - IoU
+    + (distance of the centres / length of the hull)^2 (Zheng et al., AAAI 2020).
     """
-    shared = torch.minimum(found, wanted).sum(dim=1).clamp(min=0)
-    hull = torch.maximum(found, wanted).sum(dim=1).clamp(min=1e-8)
-    union = found.sum(dim=1) + wanted.sum(dim=1) - shared
+    shared = torch.minimum(found, wanted).sum(dim=-1).clamp(min=0)
+    hull = torch.maximum(found, wanted).sum(dim=-1).clamp(min=1e-8)
+    union = found.sum(dim=-1) + wanted.sum(dim=-1) - shared
     iou = shared / union.clamp(min=1e-8)
-    apart = (found[:, 1] - found[:, 0] - wanted[:, 1] + wanted[:, 0]) / 2
+    apart = (found[..., 1] - found[..., 0] - wanted[..., 1] + wanted[..., 0]) / 2
     return iou, 1 - iou + (apart / hull) ** 2
 
 
 def distance_loss(logits: Tensor, distance: Tensor) -> Tensor:
     """Cross-entropy of distributions over bins with the two bins next to the true distance (Li et
-    al., NeurIPS 2020): (N,).
+    al., NeurIPS 2020): (...).
 
-    logits: (N, bins + 1); distance: (N,) in bins, cut to what the bins reach.
+    logits: (..., bins + 1); distance: (...) in bins, cut to what the bins reach.
     """
     last = logits.shape[-1] - 1
     distance = distance.clamp(0, last)
     low = distance.floor().clamp(max=last - 1)
     share = distance - low
     log_p = logits.log_softmax(dim=-1)
-    index = low.long()[:, None]
-    near = log_p.gather(1, index)[:, 0], log_p.gather(1, index + 1)[:, 0]
+    index = low.long()[..., None]
+    near = log_p.gather(-1, index)[..., 0], log_p.gather(-1, index + 1)[..., 0]
     return -((1 - share) * near[0] + share * near[1])

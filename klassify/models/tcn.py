@@ -140,7 +140,7 @@ class TCN(nn.Module):
 
     def _clip_loss(self, hidden: Tensor, valid: Tensor, label: Tensor) -> Tensor:
         logits = self.clip_head(hidden, valid)
-        weight = torch.as_tensor(self.pos_weight, device=logits.device)
+        weight = torch.full((), self.pos_weight, device=logits.device)
         return F.binary_cross_entropy_with_logits(logits.float(), label.float(), pos_weight=weight)
 
 
@@ -166,7 +166,8 @@ class TaggingTCN(TCN):
         check_weights(tag_weights=tag_weights, clip_weight=clip_weight)
         if len(tag_weights) != len(TAGS):
             raise ValueError(f"tag_weights needs {len(TAGS)} weights, not {len(tag_weights)}")
-        self.tag_weights, self.clip_weight = tuple(tag_weights), clip_weight
+        self.clip_weight = clip_weight
+        self.register_buffer("tag_weights", torch.tensor(tag_weights).float(), persistent=False)
         self.tagger = Tagger(self.project.out_channels, tag_hidden)
         if clip_weight == 0:
             self.clip_head = None
@@ -189,10 +190,10 @@ class TaggingTCN(TCN):
         """Weighted cross-entropy of the tags, plus `clip_weight` times that of the clip label."""
         hidden, valid, tags = self._encode_for_training(batch)
         logits = self.tagger(hidden, valid).float()
-        weight = logits.new_tensor(self.tag_weights)
         tags = tags.masked_fill(~valid, IGNORE)
         # torch's weighted mean, but 0 instead of NaN if no frame counts
-        mass = weight[tags[tags != IGNORE]].sum().clamp(min=1e-6)
+        weight = self.tag_weights.to(logits.dtype)
+        mass = (weight[tags.clamp(min=0)] * (tags != IGNORE)).sum().clamp(min=1e-6)
         loss = F.cross_entropy(logits, tags, weight, ignore_index=IGNORE, reduction="sum") / mass
         if self.clip_head is None:
             return loss

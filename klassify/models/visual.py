@@ -200,7 +200,7 @@ class Visual(nn.Module):
         tokens, valid = st_tokens, None
         if lmm_tokens is not None:
             tokens = torch.cat([st_tokens, lmm_tokens], dim=1)
-            if lmm_valid is not None and not lmm_valid.all():
+            if lmm_valid is not None:
                 seen = lmm_valid[:, None].expand(-1, lmm_tokens.shape[1])
                 valid = torch.cat([seen.new_ones(st_tokens.shape[:2]), seen], dim=1)
         fused, weights = self.final_fusion(tokens, valid)
@@ -224,7 +224,8 @@ class Visual(nn.Module):
 
         batch, of B clips with T frames and K windows each: "frames" (B, T, S, S, 3) uint8; "starts"
         (B, K) long, where the windows begin; the draws of visual_augment, one per clip; with LMM
-        features "visual" (B, K, 1, V), "textual" (B, K, 64, L) and "lmm_valid" (B,) bool; "label"
+        features "visual" (B, K, 1, V), "textual" (B, K, 64, L) and, unless all clips have them,
+        "lmm_valid" (B,) bool; "label"
         (B, K) long of the windows, or (B,) of the clips, whose log-odds are then pooled over the
         windows. See `_reconstructed` for more keys.
         """
@@ -232,7 +233,8 @@ class Visual(nn.Module):
         visual = textual = valid = None
         if "visual" in batch:
             visual, textual = batch["visual"].flatten(0, 1), batch["textual"].flatten(0, 1)
-            valid = batch["lmm_valid"].repeat_interleave(n_windows)
+            if "lmm_valid" in batch:
+                valid = batch["lmm_valid"].repeat_interleave(n_windows)
         st_tokens = self.backbone.windows(self._window_tokens(batch))
         logits = self(st_tokens, visual, textual, valid).float()
         label = batch["label"]
@@ -256,18 +258,19 @@ class Visual(nn.Module):
     def _reconstructed(self, batch: dict[str, Tensor]) -> Tensor:
         """The reconstructions of the frames without augmentation, (B, T, S, S, 3).
 
-        If the batch has "codes" (B, T, S / 4, S / 4), these are decoded. If it has "frame_id" (B,
-        T) long, each frame is reconstructed once and kept, S * S * 3 bytes.
+        If the batch has "codes" (B, T, S / 4, S / 4), these are decoded. If it has "frame_id", B
+        lists of T numbers, each frame is reconstructed once and kept, S * S * 3 bytes.
         """
         frames = batch["frames"]
         if "codes" in batch:
             return self.vqvae.frames_of(batch["codes"].flatten(0, 1)).view_as(frames)
         if "frame_id" not in batch:
             return self.reconstruct(frames.flatten(0, 1)).view_as(frames)
-        flat, ids = frames.flatten(0, 1), batch["frame_id"].flatten().tolist()
+        flat, ids = frames.flatten(0, 1), [number for row in batch["frame_id"] for number in row]
         new = [i for i, number in enumerate(ids) if number not in self._kept]
         if new:
-            self._kept |= zip((ids[i] for i in new), self.reconstruct(flat[new]))
+            unseen = torch.stack([flat[i] for i in new])
+            self._kept |= zip((ids[i] for i in new), self.reconstruct(unseen))
         return torch.stack([self._kept[number] for number in ids]).view_as(frames)
 
 

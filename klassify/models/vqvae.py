@@ -151,16 +151,21 @@ class Codebook(nn.Module):
     def move_unused(self, codes: Tensor, latents: Tensor, probability: float) -> None:
         """Move each code that does not occur in `codes` to a random latent, with this probability.
 
-        A code that no latent chooses gets no gradient and would never be used again. Draws come
-        from torch's CPU generator; of several training processes, all take the first one's
-        codebook.
+        A code that no latent chooses gets no gradient and would never be used again. Of several
+        training processes, all take the first one's codebook.
         """
         weight = self.embedding.weight
+        n, device = len(weight), weight.device
         flat = _rows(latents)
-        unused = torch.bincount(codes.flatten(), minlength=len(weight)) == 0
-        moved = unused.cpu() & (torch.rand(len(weight)) < probability)
-        drawn = torch.randint(len(flat), (int(moved.sum()),))
-        weight[moved.to(weight.device)] = flat[drawn.to(flat.device)].to(weight.dtype)
+        unused = torch.ones(n, dtype=torch.bool, device=device)
+        unused.index_fill_(0, codes.flatten(), False)
+        moved = unused & (torch.rand(n, device=device) < probability)
+        # how many move is known on a CPU, and a GPU would be waited for: it draws for all
+        n_drawn = int(moved.sum()) if device.type == "cpu" else n
+        drawn = torch.randint(len(flat), (n_drawn,), device=device)
+        number = (moved.cumsum(0) - 1).clamp(min=0)  # of each code among those that move
+        drawn = F.pad(drawn, (0, n - n_drawn))[number]
+        weight.copy_(torch.where(moved[:, None], flat[drawn].to(weight.dtype), weight))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast(weight, 0)
 

@@ -68,6 +68,8 @@ class TrainSettings:
         clip_norm: largest gradient norm; 0 leaves gradients unchanged.
         precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and
             scoring are in float32.
+        log_every: look at the loss every so many steps, whether it is a number and, once a minute,
+            to print it. A GPU is waited for then, and in no other step.
         checkpoint_steps: besides each epoch's end, save the state every so many steps; 0: never.
         find_unused_parameters: with several devices, look in each step for parameters that take no
             part in it. Slower; needed where a trained parameter is not used in every step, which
@@ -94,12 +96,13 @@ class TrainSettings:
     warmup: float = 0.0
     clip_norm: float = 0.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    log_every: int = 50
     checkpoint_steps: int = 0
     find_unused_parameters: bool = False
 
     def __post_init__(self) -> None:
         for least, names in (
-            (1, ("epochs", "repeats", "batch_size", "accumulate", "step_epochs")),
+            (1, ("epochs", "repeats", "batch_size", "accumulate", "step_epochs", "log_every")),
             (0, ("max_updates", "patience", "checkpoint_steps")),
         ):
             check_sizes(least, **{name: getattr(self, name) for name in names})

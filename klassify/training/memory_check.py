@@ -115,7 +115,8 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _size(batch: dict[str, Any]) -> str:
-    shapes = {key: tuple(value.shape) for key, value in batch.items() if value.ndim > 1}
+    tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    shapes = {key: tuple(value.shape) for key, value in tensors.items() if value.ndim > 1}
     return ", ".join(f"{key} {shape}" for key, shape in shapes.items())
 
 

@@ -57,15 +57,28 @@ class Ranks:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def total(self, value: float) -> float:
-        """The sum of a number over all ranks, in float64 if the device has it."""
-        if self.world == 1:
-            return value
+    @property
+    def number(self) -> torch.dtype:
+        """The type of sums on the device: float64 if it has that."""
         on_mps = self.device is not None and self.device.type == "mps"
-        dtype = torch.float32 if on_mps else torch.float64
-        summed = torch.tensor(value, dtype=dtype, device=self.device)
-        torch.distributed.all_reduce(summed)
-        return float(summed)
+        return torch.float32 if on_mps else torch.float64
+
+    def total(self, value: torch.Tensor) -> float:
+        """The sum of a scalar on the device over all ranks, which waits for the device."""
+        if self.world > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+        return value.item()
+
+    def weight(self, n_clips: int) -> torch.Tensor | float:
+        """What to multiply a rank's loss by, so that all clips of a step have the same weight in
+        the mean of the ranks' gradients: on the device, nothing is read.
+        """
+        if self.world == 1:
+            return float(n_clips > 0)
+        counted = torch.full((), float(n_clips), device=self.device)
+        torch.distributed.all_reduce(counted)
+        return n_clips * self.world / counted.clamp(min=1)
 
     def first(self, make: Callable[[], T]) -> T:
         """The result of `make` on the first rank, for all. If it fails there, the others exit."""

@@ -62,6 +62,28 @@ class Loss(nn.Module):
         return self.model.loss(batch)
 
 
+class LossSum:
+    """The sum of losses over steps and ranks, kept on the device until it is read."""
+
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
+        self.sum = torch.zeros((), dtype=ranks.number, device=ranks.device)
+
+    def start(self, value: float) -> None:
+        """Begin at a value, which the first rank holds for all."""
+        self.sum.fill_(value if self.ranks.is_first else 0.0)
+
+    def add(self, loss: Tensor) -> None:
+        """Add this rank's loss, a scalar that is weighted as for the gradients."""
+        self.sum += loss.to(self.sum.dtype) / self.ranks.world
+
+    def read(self) -> float:
+        """The sum over all ranks. All of them call this; it waits for the device."""
+        value = self.ranks.total(self.sum)
+        self.start(value)
+        return value
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """What is trained on what, and how.
@@ -105,6 +127,7 @@ class Trainer:
         self.scheduler = scheduler_of(
             self.optimizer, self.settings, self._updates_per_epoch(), self._epochs()
         )
+        self.loss_sum = LossSum(ranks)
         self.state: dict[str, Any] = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "history": []}
         self.state |= {"best": -math.inf, "best_epoch": -1}
         self.failed: dict[str, str] = {}
@@ -218,7 +241,8 @@ class Trainer:
         batches = self._batches(self.state["epoch"])
         groups = group_sizes(len(batches), self.settings.accumulate)
         self.model.train()
-        total, count = self.state["loss_sum"], self.state["batch"]
+        self.loss_sum.start(self.state["loss_sum"])
+        count = self.state["batch"]
         spoken = time.monotonic()
         for batch, failed in self._loader(batches[count:]):
             self.failed.update(failed)
@@ -227,44 +251,52 @@ class Trainer:
             count += 1
             update = count % self.settings.accumulate == 0 or count == len(batches)
             batch = self.spare if batch is None else batch
-            total += self._step(batch, n_clips, group, update=update)
-            self.state |= {"batch": count, "loss_sum": total}
+            self._step(batch, n_clips, group, update=update)
+            self.state["batch"] = count
             every = self.settings.checkpoint_steps
-            if every and update and count // every > (count - group) // every:
+            save = every and update and count // every > (count - group) // every
+            if save or count % self.settings.log_every == 0 or count == len(batches):
+                self._read_loss()
+            if save:
                 self._save_state()
-            if time.monotonic() - spoken > LOG_EVERY_S:
+            if time.monotonic() - spoken > LOG_EVERY_S and count % self.settings.log_every == 0:
                 spoken = time.monotonic()
                 self._say(
                     f"epoch {self.state['epoch'] + 1} batch {count}/{len(batches)} loss"
-                    f" {total / count:.4f}"
+                    f" {self.state['loss_sum'] / count:.4f}"
                 )
-        return total / max(count, 1)
+        return self.state["loss_sum"] / max(count, 1)
 
-    def _step(self, batch: dict[str, Tensor], n_clips: int, group: int, *, update: bool) -> float:
-        """A step with a batch of which `n_clips` count; returns the loss over all ranks.
+    def _step(self, batch: dict[str, Any], n_clips: int, group: int, *, update: bool) -> None:
+        """A step with a batch of which `n_clips` count.
 
-        group: how many batches share the update.
+        group: how many batches share the update. Nothing is read from the device, so that the next
+        step is queued while this one runs.
         """
-        counted = self.ranks.total(n_clips)
         # the ranks' gradients are averaged
-        weight = n_clips * self.ranks.world / counted if counted else 0.0
+        weight = self.ranks.weight(n_clips)
         with self.fabric.no_backward_sync(self.model, enabled=not update):
             loss = self.model(self.fabric.to_device(batch))
             self.fabric.backward(loss * weight / group)
-        value = self.ranks.total(float(loss.detach()) * weight / self.ranks.world)
+        self.loss_sum.add(loss.detach() * weight)
+        if update:
+            if most := self.settings.clip_norm:
+                # a norm that is not finite shows in the loss of the next step
+                how = {"max_norm": most, "error_if_nonfinite": False}
+                self.fabric.clip_gradients(self.model, self.optimizer, **how)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.scheduler.step()
+
+    def _read_loss(self) -> None:
+        """Put the sum of the losses into the state; all ranks stop if it is not finite."""
+        value = self.state["loss_sum"] = self.loss_sum.read()
         if not math.isfinite(value):
             self.ranks.refuse(
                 f"The loss is {value} in epoch {self.state['epoch'] + 1}.",
                 where=self.out,
                 fix="lower train.lr, or set train.clip_norm=1",
             )
-        if update:
-            if most := self.settings.clip_norm:
-                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=most)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.scheduler.step()
-        return value
 
     def _end_epoch(self, loss: float, seconds: float) -> None:
         epoch = self.state["epoch"] + 1

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from klassify.data.av_embeddings import AVEmbeddings, Stream
 from klassify.models.av_spans import AVSpans
-from klassify.models.span_loss import assign
+from klassify.models.frame_head import balanced_cross_entropy
+from klassify.models.pyramid import expected_bin
+from klassify.models.span_loss import assign, distance_loss, overlaps
 
 
 def small(**changed):
@@ -149,3 +152,46 @@ def test_planted_spans_are_found_to_a_few_milliseconds():
         else:
             assert best[0] < 0.5
     assert np.median(errors) < 0.01
+
+
+def terms_of_positives(outputs, points, owner, batch):
+    """The terms that only positive points have, computed on these points alone."""
+    clip, point = (owner >= 0).nonzero(as_tuple=True)
+    wanted = batch["segments"][clip, owner[clip, point]]
+    wanted = (wanted - points.time[point, None]) * torch.tensor([-1.0, 1.0])
+    wanted = wanted / points.stride[point, None]
+    logits = outputs.left[clip, point], outputs.right[clip, point]
+    iou, overlap = overlaps(torch.stack([expected_bin(one) for one in logits], dim=-1), wanted)
+    distances = sum(distance_loss(one, wanted[:, i]).sum() for i, one in enumerate(logits))
+    quality = F.binary_cross_entropy_with_logits(outputs.quality[clip, point], iou.detach())
+    count = max(len(clip), 1)
+    quality = quality if len(clip) else torch.zeros(())
+    return {"overlap": overlap.sum() / count, "distances": distances / count, "quality": quality}
+
+
+@pytest.mark.parametrize("fakes", [[[[0.4, 0.9], [1.2, 1.25]], [[0.1, 1.9]], []], [[], [], []]])
+def test_terms_equal_those_of_the_positive_points_alone(fakes):
+    clips = [clip_of(fake, n_frames=100 - 20 * i, seed=i) for i, fake in enumerate(fakes)]
+    model, batch = small(residuals=True).eval(), batch_of(clips, fakes)
+    outputs, points = model(batch), model.points(100)
+    owner = assign(points, batch["segments"], outputs.mask)
+    found = model.loss_terms(outputs, batch)
+    wanted = terms_of_positives(outputs, points, owner, batch)
+    edges = 0.0
+    for i, logit in enumerate((outputs.start, outputs.end)):
+        at = batch["segments"][:, None, :, i]
+        away = (points.time[:, None] - at).abs().nan_to_num(torch.inf)
+        nearest = F.pad(away, (0, 1), value=torch.inf).amin(dim=2)
+        target = torch.exp(-0.5 * (nearest / (points.stride / 2)) ** 2)
+        inside = logit[outputs.mask], target[outputs.mask]
+        edges = edges + balanced_cross_entropy(*inside, torch.tensor(True))
+    for name, term in (wanted | {"edges": edges}).items():
+        torch.testing.assert_close(found[name], term)
+        if term.requires_grad and float(term.detach()):
+            weight = model.offsets.out.weight if name != "quality" else model.classes.out.weight
+            weight = model.edges.out.weight if name == "edges" else weight
+            gradients = [
+                torch.autograd.grad(one, weight, retain_graph=True)[0]
+                for one in (found[name], term)
+            ]
+            torch.testing.assert_close(*gradients)

@@ -383,3 +383,20 @@ def test_a_model_of_20_ms_learns_from_shares():
     assert torch.isfinite(loss)
     rows = clip_frames(model, data, data.cut(wave))
     np.testing.assert_allclose(rows[:, 0], 0.0025 + 0.02 * np.arange(16))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 5.0, 100.0])
+def test_boundary_loss_equals_a_plain_selection(ratio):
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.4, 1.0):
+        boundary = torch.from_numpy(rng.uniform(0.01, 0.99, (3, 40))).float().requires_grad_()
+        label = torch.from_numpy(rng.random((3, 40)) < share).float()
+        valid = torch.from_numpy(rng.random((3, 40)) < 0.8)
+        found = boundary_loss(boundary, label, valid, ratio)
+        loss = F.binary_cross_entropy(boundary, label, reduction="none") * valid
+        count = int(label.sum())
+        hardest = loss[label == 0].sort(descending=True).values[: int(count * ratio)]
+        wanted = (loss[label == 1].sum() + hardest.sum()) / max(count + len(hardest), 1)
+        torch.testing.assert_close(found, wanted)
+        gradients = [torch.autograd.grad(one, boundary)[0] for one in (found, wanted)]
+        torch.testing.assert_close(*gradients)

@@ -112,3 +112,30 @@ def test_distance_loss_splits_between_the_two_bins():
         -log_p[4][8],
     ]
     assert distance_loss(logits, distance).tolist() == pytest.approx(wanted, rel=1e-3)
+
+
+def given_one_by_one(owner, columns, segments, mask):
+    """Segments without a point take the nearest free one of the finest level, in order."""
+    finest = columns.stride == 1
+    for clip, number in (~segments[..., 0].isnan()).nonzero().tolist():
+        if (owner[clip] == number).any():
+            continue
+        mine = owner[clip]
+        counts = torch.bincount(mine[mine >= 0], minlength=segments.shape[1])
+        free = finest & mask[clip] & ~((mine >= 0) & (counts[mine.clamp(min=0)] < 2))
+        if free.any():
+            distance = (columns.time - segments[clip, number].mean()).abs()
+            mine[distance.masked_fill(~free, torch.inf).argmin()] = number
+    return owner
+
+
+def test_points_are_given_as_one_by_one():
+    rng = np.random.default_rng(2)
+    columns = points()
+    for _ in range(50):
+        segments = random_segments(rng, most=8)
+        segments[:, :, 1] = segments[:, :, 0] + (segments[:, :, 1] - segments[:, :, 0]) / 20
+        mask = torch.from_numpy(rng.random((3, len(columns.time))) < 0.6)
+        before = assign(columns, segments, mask, all_found=False)
+        wanted = given_one_by_one(before.clone(), columns, segments, mask)
+        assert torch.equal(assign(columns, segments, mask), wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -224,7 +225,7 @@ def test_reconstructions_come_from_codes_or_are_kept():
 
     codes = model.vqvae.encode(to_unit(batch["frames"].flatten(0, 1))).unflatten(0, (2, 5))
     torch.testing.assert_close(model.loss(batch | {"codes": codes}), plain)
-    numbered = batch | {"frame_id": torch.arange(10).view(2, 5)}
+    numbered = batch | {"frame_id": torch.arange(10).view(2, 5).tolist()}
     torch.testing.assert_close(model.loss(numbered), plain)
     calls = []
     model.vqvae.reconstruct = lambda frames: calls.append(len(frames))
@@ -302,3 +303,22 @@ def test_clip_models_do_not_start_from_segment_weights(start, small_data, tmp_pa
     write_system(weights.parent, System("stems", "model", "visual", "clip", "log_odds"))
     # refused too, but only because the file holds no weights
     assert cli.main(command) == 2 and "segment labels" not in capsys.readouterr().err
+
+
+def test_frames_degraded_in_torch_look_like_those_of_opencv():
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (50, 40))
+    image = np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+    clip = torch.from_numpy(np.stack([image, image[::-1]]))[None]
+    for sigma, quality, most in ((0, 0, 0), (0.4, 0, 0.1), (2.9, 0, 0.2), (0, 100, 1), (1, 30, 2)):
+        draws = torch.tensor([float(sigma)]), torch.tensor([quality])
+        found = augmentation_frames.degrade(clip, *draws)
+        wanted = augmentation_frames.apply(clip, draws_of(*draws), 40)
+        away = (found[:, :, :, :40].int() - wanted.int()).abs().float()
+        changed = (clip[:, :, :, :40].int() - wanted.int()).abs().float()
+        assert away.mean() <= most and away.mean() <= changed.mean() / 4
+
+
+def draws_of(sigma, quality):
+    place = {"flip": torch.tensor([False]), "crop": torch.zeros(1, 2, dtype=torch.long)}
+    return {"blur_sigma": sigma, "jpeg_quality": quality, **place}

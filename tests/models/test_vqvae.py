@@ -225,3 +225,21 @@ def test_vqvae_learns_to_reconstruct(small):
         small.loss({"frames": shapes}).backward()
         optimizer.step()
     assert psnr(shapes, small.reconstruct(shapes)) > max(before + 5, 16)
+
+
+def test_codes_move_as_a_boolean_index_says():
+    """Trainings repeat those of earlier versions: the same draws in the same order."""
+    for seed, probability in enumerate((0.0, 0.1, 0.5, 1.0)):
+        torch.manual_seed(seed)
+        book, latents = Codebook(16, 4), torch.randn(2, 4, 2, 3)
+        codes = book.nearest(latents)
+        wanted, rows = book.embedding.weight.detach().clone(), latents.permute(0, 2, 3, 1)
+        state = torch.get_rng_state()
+        moved = torch.bincount(codes.flatten(), minlength=16) == 0
+        moved &= torch.rand(16) < probability
+        wanted[moved] = rows.reshape(-1, 4)[torch.randint(12, (int(moved.sum()),))]
+        after = torch.get_rng_state()
+        torch.set_rng_state(state)
+        book.move_unused(codes, latents, probability)
+        assert torch.equal(book.embedding.weight, wanted)
+        assert torch.equal(torch.get_rng_state(), after)
