@@ -179,7 +179,7 @@ def _tables(device: torch.device) -> Tensor:
 
 
 def _requantised(plane: Tensor, table: Tensor) -> Tensor:
-    """Planes (N, H, W) after the quantisation of their 8 x 8 cosine transforms by (N, 8, 8) steps."""
+    """Planes (N, H, W) whose 8 x 8 cosine transforms are quantised in steps (N, 8, 8)."""
     place = torch.arange(8, device=plane.device, dtype=torch.float32)
     cosine = torch.cos((2 * place + 1) * place[:, None] * (torch.pi / 16)) / 2
     cosine = cosine * torch.where(place == 0, 0.5**0.5, 1.0)[:, None]

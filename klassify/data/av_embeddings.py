@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from klassify.data.base import FrameData, NoAnswer, Reader, Sources, Window, check_windows
+from klassify.data.loading import Rows, Together
 from klassify.errors import KlassifyError
 from klassify.features.shards import FeatureStore
 from klassify.grid import windows
@@ -111,11 +112,11 @@ class AVEmbeddings(FrameData):
         """Fake segments (n, 2) in seconds of either modality, and those of sound and of the mouth,
         of each clip.
         """
-        columns = [
-            [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
+        one, *parts = (
+            Rows([np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]])
             for column in SEGMENTS.values()
-        ]
-        return [(one, (audio, visual)) for one, audio, visual in zip(*columns)]
+        )
+        return Together((one, Together(tuple(parts))))
 
     def example(
         self, clip: dict[str, Stream], target: tuple, rng: np.random.Generator

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from klassify.data.loading import Rows, Texts, Together
 from klassify.errors import KlassifyError
 from klassify.grid import windows
 from klassify.grid.frames import FRAME_S
@@ -120,7 +121,7 @@ class ClipData:
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """The training target of each clip of a list, as `example` takes it: here the label."""
-        return self.labels(table).tolist()
+        return self.labels(table)
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """What reads the clips of a split."""
@@ -207,7 +208,7 @@ class Examples(Dataset):
         outside = (seconds < min_s) | (seconds > (max_s or np.inf))
         self.left_out, table = int(outside.sum()), table[~outside].reset_index(drop=True)
         self.seconds = table["duration"].to_numpy(float)
-        self.files, self.targets = table["file"].tolist(), data.targets(table)
+        self.files, self.targets = Texts(table["file"]), data.targets(table)
         self.data, self.seed, self.reader = data, seed, reader_of(data, sources, split)
 
     def __len__(self) -> int:
@@ -235,16 +236,12 @@ class Examples(Dataset):
 
 
 class ClipWindows(Dataset):
-    """For scoring: index -> (file, windows, reason); reason is '' for a clip that can be scored."""
+    """For scoring: file -> (file, windows, reason); reason is '' for a clip that can be scored."""
 
-    def __init__(self, data: ClipData, sources: Sources, split: str, files: Sequence[str]):
-        self.data, self.files, self.reader = data, list(files), reader_of(data, sources, split)
+    def __init__(self, data: ClipData, sources: Sources, split: str):
+        self.data, self.reader = data, reader_of(data, sources, split)
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[str, list[Window], str]:
-        file = self.files[index]
+    def __getitem__(self, file: str) -> tuple[str, list[Window], str]:
         try:
             return file, self.data.cut(self.reader.read(file)), ""
         except NoAnswer as error:
@@ -289,9 +286,11 @@ class FrameData(ClipData):
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """Fake segments (n, 2) in seconds, None if no segments are read, and label of each clip."""
-        labels = self.labels(table).tolist()
-        fakes = self.segments_of(table) if self.supervision == "segment" else [None] * len(labels)
-        return list(zip(fakes, labels))
+        labels = self.labels(table)
+        fakes = [None] * len(labels)
+        if self.supervision == "segment":
+            fakes = Rows(self.segments_of(table))
+        return Together((fakes, labels))
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """What `join` takes, for each window of a batch: (B, F, C)."""

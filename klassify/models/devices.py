@@ -12,7 +12,7 @@ from torch import Tensor
 from klassify.errors import KlassifyError, first_line
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 3 << 19  # below the 1.6 MB of a front end's frames, above a batch of the TCN's
 # front-end frames (20 ms) at a time: 8 s, and 32 windows of 4 s
 CPU_FRAMES, GPU_FRAMES = 400, 6400
 

@@ -13,45 +13,47 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from klassify.data.base import ClipData, ClipWindows, Sources, Window, zero_padded
+from klassify.data.base import ClipData, Sources, Window, zero_padded
 from klassify.errors import KlassifyError
 from klassify.grid.windows import aggregate_by_clip
 from klassify.media.container import MediaError
 from klassify.models.devices import pick_device
+from klassify.scores.clip_loader import Clip, ClipLoader
 from klassify.scores.score_file import SHARES
 from klassify.scores.shared_windows import WindowInputs, spans
 
-# a bar, none, or what wraps the loader (klassify.progress.Count)
+T = TypeVar("T")
+# a bar, none, or what wraps the clips (klassify.progress.Count)
 Progress = bool | Callable[[Iterable], Iterator]
 
 
-def _loader(
+def _clips(
     data: ClipData,
     sources: Sources,
     split: str,
     files: Sequence[str] | None,
-    workers: int,
+    loader: ClipLoader | int,
     progress: Progress,
-) -> Iterator:
+) -> Iterator[Clip]:
     files = sources.table(split)["file"].tolist() if files is None else list(files)
-    loader = DataLoader(
-        ClipWindows(data, sources, split, files),
-        batch_size=None,
-        num_workers=workers,
-        generator=torch.Generator(),
-    )
+    if isinstance(loader, int):
+        loader = ClipLoader(data, sources, split, loader)
     if callable(progress):  # counts the clips of several calls
-        return progress(loader)
+        return progress(loader(files))
     return tqdm(
-        loader, desc=f"score {split}", unit="clip", disable=not (progress and sys.stderr.isatty())
+        loader(files),
+        total=len(files),
+        desc=f"score {split}",
+        unit="clip",
+        disable=not (progress and sys.stderr.isatty()),
     )
 
 
@@ -64,15 +66,16 @@ def score_clips(
     *,
     files: Sequence[str] | None = None,
     batch_size: int = 16,
-    workers: int = 0,
+    workers: int | ClipLoader = 0,
     device: torch.device | str = "auto",
     progress: Progress = True,
     approximate: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Score the clips of a split, or the named ones, in windows.
 
-    model: with `score(batch) -> (B,)` log-odds of fake. approximate: run the front end once over
-    each clip instead of over each window. Returns the window table (file, start, end, score) and
+    model: with `score(batch) -> (B,)` log-odds of fake. workers: processes that read, or a loader
+    of this split that has them. approximate: run the front end once over each clip instead of over
+    each window. Returns the window table (file, start, end, score) and
     {file: reason} of the clips without an answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
@@ -80,28 +83,41 @@ def score_clips(
     reasons: dict[str, str] = {}
     model = model.to(device).eval()
     inputs = WindowInputs(model, data, device, approximate)
-    loader = _loader(data, sources, split, files, workers, progress)
+    clips = _clips(data, sources, split, files, workers, progress)
     fills = not approximate and (data.fills_batches or device.type == "cuda")
     how = spans if approximate else functools.partial(in_batches, size=batch_size)
-    groups = _filled(loader, batch_size, reasons) if fills else _clip_by_clip(loader, how, reasons)
-    for cut in groups:
-        batch = inputs(cut)
-        if fills:
-            batch = {name: zero_padded(values, batch_size) for name, values in batch.items()}
-        scores = model.score(batch).float().cpu().tolist()
+    groups = _filled(clips, batch_size, reasons) if fills else _clip_by_clip(clips, how, reasons)
+
+    def scored() -> Iterator[tuple[list[tuple[str, Window]], torch.Tensor]]:
+        for cut in groups:
+            batch = inputs(cut)
+            if fills:
+                batch = {name: zero_padded(values, batch_size) for name, values in batch.items()}
+            yield cut, model.score(batch).float()
+
+    for cut, scores in _one_behind(scored()):
         rows += [
             (file, window.start_s, window.end_s, score)
-            for (file, window), score in zip(cut, scores)
+            for (file, window), score in zip(cut, scores.cpu().tolist())
         ]
     return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
 
 
+def _one_behind(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each once the next one is under way on the device."""
+    last: list[T] = []
+    for item in items:
+        yield from last
+        last = [item]
+    yield from last
+
+
 def _filled(
-    loader: Iterator, size: int, reasons: dict[str, str]
+    clips: Iterator[Clip], size: int, reasons: dict[str, str]
 ) -> Iterator[list[tuple[str, Window]]]:
     """The windows of all clips in lists of `size`; why a clip has none is put into `reasons`."""
     waiting: list[tuple[str, Window]] = []
-    for file, cut, reason in loader:
+    for file, cut, reason in clips:
         if not cut:
             reasons[file] = reason
         waiting += [(file, window) for window in cut]
@@ -113,12 +129,12 @@ def _filled(
 
 
 def _clip_by_clip(
-    loader: Iterator,
+    clips: Iterator[Clip],
     parts: Callable[[Sequence[Window]], Iterable[Sequence[Window]]],
     reasons: dict[str, str],
 ) -> Iterator[list[tuple[str, Window]]]:
     """The windows of each clip in the given parts; why a clip has none is put into `reasons`."""
-    for file, cut, reason in loader:
+    for file, cut, reason in clips:
         if not cut:
             reasons[file] = reason
         for part in parts(cut):
@@ -140,7 +156,7 @@ def score_frames(
     *,
     files: Sequence[str] | None = None,
     batch_size: int = 16,
-    workers: int = 0,
+    workers: int | ClipLoader = 0,
     device: torch.device | str = "auto",
     progress: Progress = True,
     approximate: bool = False,
@@ -155,7 +171,7 @@ def score_frames(
     model = model.to(device).eval()
     names = ["start", "end", "score", *data.COLUMNS]
     listed, tables, reasons = [], [np.empty((0, len(names)))], {}
-    for file, cut, reason in _loader(data, sources, split, files, workers, progress):
+    for file, cut, reason in _clips(data, sources, split, files, workers, progress):
         if not cut:
             reasons[file] = reason
             continue

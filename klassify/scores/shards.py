@@ -60,6 +60,7 @@ def score_share(
     inference.score_clips takes them.
     """
     from klassify.models.devices import return_freed_blocks
+    from klassify.scores.clip_loader import ClipLoader
     from klassify.scores.inference import score_clips, score_frames
 
     return_freed_blocks()
@@ -75,6 +76,8 @@ def score_share(
         )
     table = data.listed(sources, split)
     data, sources = _for_scoring(data, sources, split)
+    # one for all chunks: its workers take seconds to start
+    how["workers"] = ClipLoader(data, sources, split, how.get("workers", 0))
     chunks = {k: table[parts.layout.clips(k)] for k in share}
     parts.folder.mkdir(parents=True, exist_ok=True)
     n_clips = sum(map(len, chunks.values()))

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from klassify.data.base import ClipData
+from klassify.data.loading import to_device
 from klassify.errors import KlassifyError
 from klassify.media.decoder import SAMPLE_RATE
 
@@ -63,7 +64,7 @@ class WindowInputs:
         """
         batch = self.data.collate([window.inputs for _, window in cut])
         if not self.approximate and self.shared is None:
-            return {key: value.to(self.device) for key, value in batch.items()}
+            return to_device(batch, self.device)
         starts = [round(window.start_s * SAMPLE_RATE) for _, window in cut]
         if self.approximate:
             return {"features": self._one_pass(batch["wave"], starts)}

@@ -9,6 +9,10 @@ the last global batch may be smaller and uneven.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
 
 Key = tuple[int, int]  # (epoch, index) of an example
 
@@ -21,27 +25,50 @@ class Batch:
     counts: bool = True
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
-    """The numbers 0 .. n - 1 in the order of this epoch."""
-    import numpy as np
-
-    return np.random.default_rng([seed, epoch]).permutation(n).tolist()
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """(n,) the numbers 0 .. n - 1 in the order of this epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def batches_of_rank(keys: list[Key], size: int, rank: int = 0, world: int = 1) -> list[Batch]:
-    """This rank's batches, as many as every other rank's.
+@dataclasses.dataclass(frozen=True)
+class EpochBatches(Sequence):
+    """A rank's batches of an epoch, as many as every other rank's, made when they are asked for.
 
     If the last global batch has no clip left for a rank, it runs the batch's first clip, which does
     not count.
+
+    n: clips. size: of a batch. repeats: how often each clip is drawn; its examples then have the
+    epochs epoch * repeats and following as keys.
     """
-    whole = [keys[start : start + size * world] for start in range(0, len(keys), size * world)]
-    return [
-        Batch(part[rank::world]) if rank < len(part) else Batch(part[:1], counts=False)
-        for part in whole
-    ]
+
+    n: int
+    size: int
+    seed: int
+    epoch: int
+    repeats: int = 1
+    rank: int = 0
+    world: int = 1
+
+    @functools.cached_property
+    def order(self) -> np.ndarray:
+        """Of the n * repeats examples."""
+        return epoch_order(self.n * self.repeats, self.seed, self.epoch)
+
+    def __len__(self) -> int:
+        return -(-self.n * self.repeats // (self.size * self.world))
+
+    def __getitem__(self, number: int) -> Batch:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        every = self.size * self.world
+        together = self.order[number * every : (number + 1) * every]
+        mine = together[self.rank :: self.world]
+        counts = len(mine) > 0
+        first = self.epoch * self.repeats
+        examples = (mine if counts else together[:1]).tolist()
+        return Batch([(first + one // self.n, one % self.n) for one in examples], counts)
 
 
-def group_sizes(n_batches: int, accumulate: int) -> list[int]:
-    """For each batch, how many share its update: `accumulate`, or fewer at the epoch's end."""
-    firsts = (number // accumulate * accumulate for number in range(n_batches))
-    return [min(accumulate, n_batches - first) for first in firsts]
+def group_size(number: int, n_batches: int, accumulate: int) -> int:
+    """How many batches share the update of batch `number`: `accumulate`, or fewer at the end."""
+    return min(accumulate, n_batches - number // accumulate * accumulate)

@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from klassify.data.base import ClipData, Examples, Sources
+from klassify.data.loading import Loader
 from klassify.errors import KlassifyError
 from klassify.files import whole_file, write_json
 from klassify.models.weights import WEIGHTS
@@ -34,7 +35,7 @@ from klassify.systems.experiment import (
     seed_everything,
 )
 from klassify.training import memory_check
-from klassify.training.epoch_order import Batch, batches_of_rank, epoch_order, group_sizes
+from klassify.training.epoch_order import EpochBatches, group_size
 from klassify.training.ranks import Ranks
 from klassify.training.settings import (
     clear,
@@ -118,6 +119,9 @@ class Trainer:
             lambda: self._read(experiment.data, training.sources)
         )
         self.data = self.examples.data
+        self.loader = Loader(
+            self.examples, self.examples.collate, workers=self.workers, device=fabric.device
+        )
         self.supervision = learned_from(experiment, training.sources, training.init)
         self.bare = experiment.model
         self._start_weights(training.init)
@@ -169,13 +173,26 @@ class Trainer:
                 ) from None
 
     def _training_inputs(self) -> Iterator[tuple[Any, Any]]:
-        for index in range(len(self.examples)):
-            item = self.examples[(0, index)]
-            if isinstance(item, dict):
-                yield item["features"], item["valid"]
+        """Features and valid frames of each training clip that can be read, in order."""
+        n, size = len(self.examples), self.settings.batch_size
+        lists = [[(0, i) for i in range(k, min(k + size, n))] for k in range(0, n, size)]
+        batches = tqdm(
+            self.loader(lists),
+            total=len(lists),
+            desc="normalisation",
+            unit="batch",
+            disable=not sys.stderr.isatty(),
+        )
+        for batch, _ in batches:
+            if batch is not None:
+                yield from zip(batch["features"], batch["valid"])
 
     def _updates_per_epoch(self) -> int:
-        return max(1, math.ceil(len(self._batches(0)) / self.settings.accumulate))
+        return max(1, math.ceil(self._n_batches(self._batches(0)) / self.settings.accumulate))
+
+    def _n_batches(self, batches: EpochBatches) -> int:
+        """Of an epoch, or of a trial."""
+        return min(len(batches), self.limit or len(batches))
 
     def _epochs(self) -> int:
         """Epochs of this training: as set, or fewer if they reach `max_updates`."""
@@ -220,49 +237,40 @@ class Trainer:
         epoch = self.state["epoch"]
         return epoch > 0 and epoch - 1 - self.state["best_epoch"] >= self.settings.patience
 
-    def _batches(self, epoch: int) -> list[Batch]:
-        n, repeats = len(self.examples), self.settings.repeats
-        order = epoch_order(n * repeats, self.seed, epoch)
-        keys = [(epoch * repeats + number // n, number % n) for number in order]
+    def _batches(self, epoch: int) -> EpochBatches:
         size, ranks = self.settings.batch_size, self.ranks
-        return batches_of_rank(keys, size, ranks.rank, ranks.world)[: self.limit]
-
-    def _loader(self, batches: list[Batch]) -> DataLoader:
-        return DataLoader(
-            self.examples,
-            batch_sampler=[batch.keys for batch in batches],
-            collate_fn=self.examples.collate,
-            num_workers=self.workers,
-            generator=torch.Generator(),  # the default would draw from the model's generator
-        )
+        how = {"repeats": self.settings.repeats, "rank": ranks.rank, "world": ranks.world}
+        return EpochBatches(len(self.examples), size, self.seed, epoch, **how)
 
     def _train_epoch(self) -> float:
         """Train an epoch, from the batch in the state on; returns its mean loss."""
         batches = self._batches(self.state["epoch"])
-        groups = group_sizes(len(batches), self.settings.accumulate)
+        n_batches = self._n_batches(batches)
         self.model.train()
         self.loss_sum.start(self.state["loss_sum"])
         count = self.state["batch"]
         spoken = time.monotonic()
-        for batch, failed in self._loader(batches[count:]):
+        todo = (batches[number].keys for number in range(count, n_batches))
+        for batch, failed in self.loader(todo):
             self.failed.update(failed)
-            n_clips = len(batches[count].keys) - len(failed) if batches[count].counts else 0
-            group = groups[count]
+            asked = batches[count]
+            n_clips = len(asked.keys) - len(failed) if asked.counts else 0
+            group = group_size(count, n_batches, self.settings.accumulate)
             count += 1
-            update = count % self.settings.accumulate == 0 or count == len(batches)
+            update = count % self.settings.accumulate == 0 or count == n_batches
             batch = self.spare if batch is None else batch
             self._step(batch, n_clips, group, update=update)
             self.state["batch"] = count
             every = self.settings.checkpoint_steps
             save = every and update and count // every > (count - group) // every
-            if save or count % self.settings.log_every == 0 or count == len(batches):
+            if save or count % self.settings.log_every == 0 or count == n_batches:
                 self._read_loss()
             if save:
                 self._save_state()
             if time.monotonic() - spoken > LOG_EVERY_S and count % self.settings.log_every == 0:
                 spoken = time.monotonic()
                 self._say(
-                    f"epoch {self.state['epoch'] + 1} batch {count}/{len(batches)} loss"
+                    f"epoch {self.state['epoch'] + 1} batch {count}/{n_batches} loss"
                     f" {self.state['loss_sum'] / count:.4f}"
                 )
         return self.state["loss_sum"] / max(count, 1)

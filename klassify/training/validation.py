@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from klassify.data.base import ClipData, Examples, Sources
+from klassify.data.loading import Loader, to_device
 from klassify.errors import KlassifyError
 from klassify.grid.frames import encode_labels
 from klassify.grid.ragged import pooled
@@ -114,19 +114,13 @@ def _mean_over_examples(
     examples = Examples(data, sources, data.val_split, seed=0)
     keys = [(0, index) for index in range(len(examples))]
     size = how["batch_size"]
-    loader = DataLoader(
-        examples,
-        batch_sampler=ranks.share([keys[i : i + size] for i in range(0, len(keys), size)]),
-        collate_fn=examples.collate,
-        num_workers=how["workers"],
-        generator=torch.Generator(),
-    )
+    loader = Loader(examples, examples.collate, workers=how["workers"], device=how["device"])
     sums = []
-    for batch, _ in loader:
+    for batch, _ in loader(ranks.share([keys[i : i + size] for i in range(0, len(keys), size)])):
         if batch is None:
             sums.append((0.0, 0))
             continue
-        value, weight = measure({key: part.to(how["device"]) for key, part in batch.items()})
+        value, weight = measure(to_device(batch, how["device"]))
         sums.append((value * weight, weight))
     # in the order of the list, so that the number of ranks makes no difference
     rounds = itertools.zip_longest(*ranks.gather(sums), fillvalue=(0.0, 0))
@@ -160,7 +154,7 @@ def check_training_labels(data: ClipData, examples: Examples, sources: Sources) 
     if data.unit == "image":
         return
     if data.supervision == "segment":
-        if not any(len(segments) for segments, _ in examples.targets):
+        if not any(len(target[0]) for target in examples.targets):
             raise KlassifyError(
                 f"Training needs fake segments; none of the {len(examples)} clips of"
                 f" {data.train_split} has any.",

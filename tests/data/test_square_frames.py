@@ -78,13 +78,13 @@ def test_examples_are_windows_at_random_places(sources):
 
 def test_a_damaged_clip_has_a_reason(sources):
     data = SquareFrames(size=16, frames=3)
-    file, cut, reason = ClipWindows(data, sources, "val", ["cut.mkv"])[0]
+    file, cut, reason = ClipWindows(data, sources, "val")["cut.mkv"]
     assert not cut and reason
 
 
 def test_a_clip_without_a_face_has_no_answer(sources):
     data = SquareFrames(size=16, frames=3)
-    assert ClipWindows(data, sources, "val", ["bird.mkv"])[0] == ("bird.mkv", [], "no face")
+    assert ClipWindows(data, sources, "val")["bird.mkv"] == ("bird.mkv", [], "no face")
     shares = data.shares(sources, "val", sources.table("val"))
     np.testing.assert_allclose(shares, [1, 1, 1, 37 / 47, 1])
 

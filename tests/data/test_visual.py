@@ -89,7 +89,7 @@ def test_clip_supervision_knows_no_segments(tmp_path):
     data = data_of(supervision="clip", windows_per_clip=5)
     table = pd.DataFrame({"file": ["a", "b"], "modify_type": ["real", "both_modified"]})
     targets = data.targets(table)  # a table without segment columns
-    assert targets == [(None, 0), (None, 1)]
+    assert list(targets) == [(None, 0), (None, 1)]
     example = data.example(clip_of(20), targets[1], np.random.default_rng(0))
     assert example["label"].item() == 1 and example["frames"].shape[0] == 5 * WINDOW
 

@@ -181,9 +181,10 @@ def test_examples_and_windows_are_the_same_with_and_without_it(data_class, both)
             )
             answers += 1
     assert answers == 3 * 7
-    plain, cached = (ClipWindows(reading, sources, "train", plain.files) for sources in both)
-    for index in range(len(plain)):
-        (file, one, reason), (_, other, same) = plain[index], cached[index]
+    files = list(plain.files)
+    plain, cached = (ClipWindows(reading, sources, "train") for sources in both)
+    for file in files:
+        (_, one, reason), (_, other, same) = plain[file], cached[file]
         assert reason == same and len(one) == len(other) and bool(reason) == (not one)
         for a, b in zip(one, other):
             assert (a.start_s, a.end_s) == (b.start_s, b.end_s)

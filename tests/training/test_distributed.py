@@ -139,7 +139,7 @@ def test_other_ranks_do_not_read_the_shards_again(small_data, monkeypatch):
     others, their_sources = pickle.loads(handed)
     for key, value in examples[2, 5].items():
         assert torch.equal(others[2, 5][key], value)
-    file, cut, reason = ClipWindows(data, their_sources, "val", [f"val_0/é {'real'}.wav"])[0]
+    file, cut, reason = ClipWindows(data, their_sources, "val")["val_0/é real.wav"]
     assert cut and not reason
 
 
@@ -149,7 +149,7 @@ def test_clips_outside_the_length_limits_are_left_out(small_data):
     data = MouthFeatures(train_split="train")
     examples = Examples(data, sources, "train", seed=1, min_s=2.0, max_s=3.0)
     kept = table[table["duration"].between(2.0, 3.0)]
-    assert examples.files == kept["file"].tolist()
+    assert list(examples.files) == kept["file"].tolist()
     assert examples.left_out == len(table) - len(kept) > 0
     longest = [examples.seconds[index] for index in examples.longest(4)]
     assert longest == sorted(kept["duration"], reverse=True)[:4]

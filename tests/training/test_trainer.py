@@ -125,6 +125,36 @@ def test_resuming_between_batches_gives_the_same_weights(config, tmp_path, small
         assert all(torch.equal(expected[key], state[key]) for key in expected)
 
 
+def test_workers_change_nothing(config, tmp_path, small_data):
+    weights = []
+    for workers in ("0", "2"):
+        out = tmp_path / workers
+        assert train(config, out, small_data, "train.epochs=2", "--workers", workers) == 0
+        weights.append(load_file(out / "model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    metrics = [(tmp_path / workers / "metrics.csv").read_text() for workers in ("0", "2")]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training(
+    config, tmp_path, small_data, monkeypatch, capsys
+):
+    from klassify.models.tcn import TCN as Model
+
+    loss, calls = Model.loss, []
+
+    def diverges(self, batch):
+        calls.append(1)
+        return loss(self, batch) * (float("nan") if len(calls) > 4 else 1)
+
+    monkeypatch.setattr(Model, "loss", diverges)
+    how = ("train.log_every=100", "train.checkpoint_steps=4")
+    assert train(config, tmp_path / "tcn", small_data, *how) == 2
+    assert "The loss is nan in epoch" in capsys.readouterr().err
+    state = torch.load(tmp_path / "tcn/checkpoints/last.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
 def test_another_config_is_refused_unless_forced(config, tmp_path, small_data, capsys):
     out, other = tmp_path / "tcn", ("train.epochs=1", "model.init_args.hidden=8")
     assert train(config, out, small_data, "train.epochs=1") == 0
@@ -216,21 +246,28 @@ def test_training_needs_clips_of_both_classes(config, tmp_path, small_data, caps
 
 def test_an_epoch_is_a_permutation_dealt_to_the_ranks():
     whole, other = (epoch_order.epoch_order(11, seed=1, epoch=epoch) for epoch in (3, 4))
-    assert sorted(whole) == list(range(11)) and whole != other
-    keys = [(3, number) for number in whole]
-    ranks = [epoch_order.batches_of_rank(keys, 2, rank, world=4) for rank in range(4)]
+    assert sorted(whole) == list(range(11)) and whole.tolist() != other.tolist()
+
+    def of_rank(size, rank=0, world=1, **more):
+        return epoch_order.EpochBatches(11, size, 1, 3, rank=rank, world=world, **more)
+
+    ranks = [of_rank(2, rank, world=4) for rank in range(4)]
     assert [len(batches) for batches in ranks] == [2] * 4
-    one = epoch_order.batches_of_rank(keys, 8)
-    for together, *parts in zip(one, *ranks):  # the same global batches as with one process
+    for together, *parts in zip(of_rank(8), *ranks):  # the same global batches as with one process
         counted = [key for part in parts if part.counts for key in part.keys]
         assert sorted(counted) == sorted(together.keys)
     assert [batches[1].counts for batches in ranks] == [True, True, True, False]
+    keys = [(3, number) for number in whole]
+    assert [key for batch in of_rank(4) for key in batch.keys] == keys
     assert ranks[3][1].keys == keys[8:9]
+    drawn = [key for batch in of_rank(8, repeats=2) for key in batch.keys]
+    assert sorted(drawn) == [(epoch, number) for epoch in (6, 7) for number in range(11)]
 
 
 def test_the_last_update_of_an_epoch_may_be_smaller():
-    assert epoch_order.group_sizes(5, 2) == [2, 2, 2, 2, 1]
-    assert epoch_order.group_sizes(2, 4) == [2, 2]
+    sizes = [epoch_order.group_size(number, 5, 2) for number in range(5)]
+    assert sizes == [2, 2, 2, 2, 1]
+    assert [epoch_order.group_size(number, 2, 4) for number in range(2)] == [2, 2]
 
 
 def test_scoring_names_the_clips_that_it_cannot_score(config, tmp_path, small_data):
