@@ -222,7 +222,7 @@ def compare_auc(folder: Path, args: argparse.Namespace) -> None:
     """Print the AUC of a trained system on a labelled split, exact and approximate, and the
     times.
     """
-    from klassify.systems.system import load_model
+    from klassify.systems.trained import load_model
 
     model, data = load_model(folder)
     sources = Sources(args.lists, args.media, args.features)

@@ -1,4 +1,7 @@
-"""Types for argparse: numbers in their range. argparse names the option in its message."""
+"""For argparse: types of numbers in their range, and an option that several commands have.
+
+argparse names the option in its message.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,15 @@ def cost_of_errors(text: str) -> tuple[float, float, float]:
             f" not {text!r}"
         )
     return prior, miss, false_alarm
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add --precision, as klassify.models.devices.computing takes it."""
+    parser.add_argument(
+        "--precision",
+        choices=("32", "tf32", "bf16"),
+        help="of models (default: tf32 on a CUDA GPU, 32 elsewhere); recorded if given",
+    )
 
 
 def _whole(text: str, least: int) -> int:

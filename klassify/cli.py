@@ -23,6 +23,7 @@ COMMANDS = {
     "extract": "media -> mouth, LMM or other features, or an audio cache, in shards (stage 1)",
     "import-checkpoint": "published weights -> safetensors, read without running pickled code",
     "augment": "listen to the training augmentations of a clip",
+    "benchmark": "measure how long stages 1 to 3 will take on this machine",
     "train": "train one system from its YAML (stage 2)",
     "score": "run a system on a split -> score files (stages 2 and 3)",
     "calibrate": "fit Platt scaling of a system on val_fit (stage 2)",

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from klassify.arguments import at_least_1, between_0_and_1
+from klassify.arguments import add_precision, at_least_1, between_0_and_1
 from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.lists import datasets
@@ -74,6 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--explain", action="store_true", help="also write why: contributions of each system")
     add("--no-timeline", action="store_true", help="write no PNG")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    add_precision(parser)
     add("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
     add("--force", action="store_true", help="answer again what --out has answers of already")
     lmm = parser.add_mutually_exclusive_group()
@@ -104,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
     stems, unanswered, told = output_names(paths), 0, set()
     for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
         folder = args.out / name if len(detectors) > 1 else args.out
-        names = ("device", "jobs", "lmm", "without_lmm", "false_alarms", "explain")
+        names = ("device", "precision", "jobs", "lmm", "without_lmm", "false_alarms", "explain")
         how = {name: getattr(args, name) for name in names}
         made_with = {path: _made_with(detector, path, args) for path in paths}
         names_of = dict(zip(paths, stems))
@@ -133,7 +134,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _made_with(detector: DetectorFile, video: Path, args: argparse.Namespace) -> str:
     """A hash of what the files of an answer depend on."""
-    names = ("lmm", "without_lmm", "explain", "no_timeline", "video", "min_score", "false_alarms")
+    of_models = ("lmm", "without_lmm", "precision")
+    names = (*of_models, "explain", "no_timeline", "video", "min_score", "false_alarms")
     stat = video.stat()
     return settings_hash(
         {name: getattr(args, name) for name in names}

@@ -24,7 +24,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from klassify.arguments import at_least_0, at_least_1
+from klassify.arguments import add_precision, at_least_0, at_least_1
 from klassify.cluster.options import Options, add_launcher_arguments, launch_from
 from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
@@ -34,6 +34,8 @@ from klassify.systems.base import System
 from klassify.systems.score import keep_clip_scores, plan, score, sources_of
 from klassify.systems.system import load_systems
 from klassify.systems.trained import Trained
+
+SETTLED = ("aggregate", "approximate", "precision")  # what scores depend on
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--workers", type=at_least_0, default=0, help="processes that read inputs (default 0: none)"
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
+    add_precision(parser)
     add("--approximate", action="store_true", help="faster: one run of the audio front end a clip")
     add("--shard", metavar="I/N", help="score share I of N of the clips, I from 1 (default: 1/1)")
     add("--force", action="store_true", help="replace existing scores")
@@ -74,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 what, where=system.folder, fix="leave out --shard, once its inputs are scored"
             )
     how = {
-        name: getattr(args, name)
-        for name in ("aggregate", "approximate", "batch_size", "workers", "device", "force")
+        name: getattr(args, name) for name in (*SETTLED, "batch_size", "workers", "device", "force")
     }
     sources = sources_of(args.lists, args.media, args.features)
     for system in systems:
@@ -119,7 +121,7 @@ def _chunks_to_score(system: Trained, split: str, args: argparse.Namespace) -> i
     from klassify.scores.shards import is_done
 
     sources = sources_of(args.lists, args.media, args.features)
-    parts = plan(system, split, sources, aggregate=args.aggregate, approximate=args.approximate)
+    parts = plan(system, split, sources, **{name: getattr(args, name) for name in SETTLED})
     if args.force or args.dry_run or not is_done(parts):
         return parts.layout.n_chunks
     print(keep_clip_scores(system, parts, sources))

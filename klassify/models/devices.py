@@ -1,10 +1,11 @@
-"""Which device computes, and how much of a batch it takes at a time."""
+"""Which device computes, in which precision, and how much of a batch it takes at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -74,3 +75,52 @@ def pick_device(name: str) -> torch.device:
             fix="auto, cpu, or cuda:0 and so on where torch sees a GPU",
         ) from None
     return device
+
+
+@contextlib.contextmanager
+def computing(device: torch.device, precision: str | None = None) -> Iterator[None]:
+    """Compute in `32`, `tf32` or `bf16`; None: TF32 on a CUDA GPU, float32 elsewhere.
+
+    `32`: all products in float32. `tf32`: those of a CUDA GPU round their factors to 10 bits, and
+    sum in float32. `bf16`: automatic casts to bfloat16, 7 bits; scores are float32. KlassifyError
+    for TF32 on another device.
+    """
+    on_cuda = device.type == "cuda"
+    if precision == "tf32" and not on_cuda:
+        raise KlassifyError(
+            "TF32 is a precision of CUDA GPUs.",
+            where=f"device {device}",
+            fix="--precision 32, or --precision bf16",
+        )
+    with contextlib.ExitStack() as stack:
+        if on_cuda:
+            stack.enter_context(_products(tf32=precision != "32"))
+        if precision == "bf16":
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+        yield
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32 whatever is set: for choices of the highest, which rounding would tie."""
+    with torch.autocast(device.type, enabled=False), contextlib.ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(_products(tf32=False))
+        yield
+
+
+@contextlib.contextmanager
+def _products(*, tf32: bool) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    allow_tf32(tf32)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether products and convolutions of float32 on a CUDA GPU may be in TF32, from now on."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed

@@ -231,6 +231,8 @@ class Trunk(nn.Module):
         x = crops[:, :, None] if self.maps is None else masked(self.maps(crops), valid)
         x = self.stem(x.transpose(1, 2)).transpose(1, 2)  # (B, T, C, rows, columns)
         x = self.pool(x.flatten(0, 1))
+        if x.is_cuda:  # the layout of its fastest convolutions
+            x = x.contiguous(memory_format=torch.channels_last)
         for number in range(1, self.n_stages + 1):
             x = getattr(self, f"layer{number}")(x)
         return x.mean(dim=(2, 3)).unflatten(0, crops.shape[:2])

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from klassify.models.devices import full_precision
 from klassify.models.frontends.ssl import SAMPLE_RATE
 from klassify.models.w2v_aasist import AASIST, register_class_weights
 
@@ -76,8 +77,7 @@ class RawAASIST(AASIST):
             raise ValueError(
                 f"RawAASIST needs at least {MIN_SAMPLES} samples a window, not {wave.shape[1]}."
             )
-        # the top-k selection needs full precision
-        with torch.autocast(wave.device.type, enabled=False):
+        with full_precision(wave.device):  # for the top-k selection
             return super().forward(wave.float())
 
     def _graphs(self, wave: Tensor) -> tuple[Tensor, Tensor]:

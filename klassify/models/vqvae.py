@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from klassify.models.devices import full_precision
 from klassify.settings import check_shares, check_sizes, check_weights
 
 
@@ -142,7 +143,7 @@ class Codebook(nn.Module):
         """The code (B, h, w) nearest to each latent (B, D, h, w); of equals, the first."""
         dtype = torch.promote_types(latents.dtype, torch.float32)
         flat, weight = _rows(latents).to(dtype), self.embedding.weight.to(dtype)
-        with torch.autocast(flat.device.type, enabled=False):  # rounded distances would tie
+        with full_precision(flat.device):
             squares = weight.square().sum(dim=1) + flat.square().sum(dim=1, keepdim=True)
             distances = torch.addmm(squares, flat, weight.t(), alpha=-2.0)
         return distances.argmin(dim=1).view(latents.shape[0], *latents.shape[2:])

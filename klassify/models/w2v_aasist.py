@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.models.devices import by_rows, rows_at_once
+from klassify.models.devices import by_rows, full_precision, rows_at_once
 from klassify.settings import check_shares, check_sizes, check_weights
 
 MIN_FRAMES = 3  # the first pooling needs them: 1,040 samples
@@ -303,8 +303,7 @@ class W2VAASIST(nn.Module):
 
     def _classify(self, features: Tensor) -> Tensor:
         rows = 4 * rows_at_once(features.device, features.shape[1])
-        # the top-k selection needs full precision
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):  # for the top-k selection
             return by_rows(self.backend, features.float(), rows)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:

@@ -49,6 +49,7 @@ class Detector(DetectorFile):
         video: str | os.PathLike,
         *,
         device: str = "auto",
+        precision: str | None = None,
         lmm: str | None = None,
         without_lmm: bool = False,
         false_alarms: float = RATES[0],
@@ -56,11 +57,13 @@ class Detector(DetectorFile):
     ) -> Prediction:
         """The answer about one raw video file: see Prediction for shapes and units.
 
-        device: cpu, cuda, cuda:1 or auto. lmm, without_lmm, false_alarms, explain: see predict(),
+        device: cpu, cuda, cuda:1 or auto. precision: `32`, `tf32` or `bf16`, see
+        klassify.models.devices.computing. lmm, without_lmm, false_alarms, explain: see predict(),
         which is faster for many videos.
         """
         given = {"lmm": lmm, "without_lmm": without_lmm, "false_alarms": false_alarms}
-        return next(predict(self, [video], device=device, explain=explain, **given))
+        how = {"device": device, "precision": precision, "explain": explain}
+        return next(predict(self, [video], **how, **given))
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
@@ -81,6 +84,7 @@ def predict(
     videos: Sequence[str | os.PathLike],
     *,
     device: str = "auto",
+    precision: str | None = None,
     jobs: int | None = None,
     lmm: str | None = None,
     without_lmm: bool = False,
@@ -110,7 +114,8 @@ def predict(
         if not (kind == "lmm" and without_lmm)
     }
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
-        work = _Work(Path(folder), detector, [Path(video) for video in videos], device, explain)
+        how = {"device": device, "precision": precision}
+        work = _Work(Path(folder), detector, [Path(video) for video in videos], how, explain)
         yield from work.answers(kinds, extractions, false_alarms, progress)
 
 
@@ -192,10 +197,10 @@ class _Work:
         folder: Path,
         detector: DetectorFile,
         videos: Sequence[Path],
-        device: str,
+        how: dict[str, str | None],
         explain: bool,
     ):
-        self.folder, self.detector, self.device, self.explain = folder, detector, device, explain
+        self.folder, self.detector, self.how, self.explain = folder, detector, how, explain
         self.videos = videos
         self.files = [f"{number:06d}{_suffix(video)}" for number, video in enumerate(videos)]
         for name in ("media", "lists"):
@@ -275,7 +280,7 @@ class _Work:
                 self._embed(encoder, split)
             if not joins_proposals:
                 loaded = self.models.get(name)
-                score(system, split, self.sources, device=self.device, loaded=loaded)
+                score(system, split, self.sources, **self.how, loaded=loaded)
             if "proposals" in entry or joins_proposals:
                 localise(system, split, choose(system))
 
@@ -292,4 +297,4 @@ class _Work:
             return
         name = os.path.relpath(encoder.folder, self.overlay.folder)
         model = self.models[name][0]
-        write_embeddings(encoder, model, self.sources, split, device=self.device)
+        write_embeddings(encoder, model, self.sources, split, device=self.how["device"])

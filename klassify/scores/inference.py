@@ -3,7 +3,7 @@
 The scores of a clip do not depend on its neighbours in the list, to the last bit on a CPU: a
 forward pass takes windows of one clip, or, on a GPU and for models too small to fill a processor
 with those, windows of several clips in batches that all have one shape. (Other shapes are summed in
-another order.)
+another order.) Windows of clips of different lengths wait for others of their own shape.
 Nothing is kept of a clip once its rows are made. What overlapping windows have in common is
 computed once: see klassify.scores.shared_windows.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from klassify.scores.score_file import SHARES
 from klassify.scores.shared_windows import WindowInputs, spans
 
 T = TypeVar("T")
+MOST_WAITING = 8  # batches of windows whose shape is rare
 # a bar, none, or what wraps the clips (klassify.progress.Count)
 Progress = bool | Callable[[Iterable], Iterator]
 
@@ -75,32 +77,34 @@ def score_clips(
 
     model: with `score(batch) -> (B,)` log-odds of fake. workers: processes that read, or a loader
     of this split that has them. approximate: run the front end once over each clip instead of over
-    each window. Returns the window table (file, start, end, score) and
+    each window. Returns the window table (file, start, end, score) in the order of the files, and
     {file: reason} of the clips without an answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
-    rows: list[tuple[str, float, float, float]] = []
     reasons: dict[str, str] = {}
     model = model.to(device).eval()
     inputs = WindowInputs(model, data, device, approximate)
     clips = _clips(data, sources, split, files, workers, progress)
     fills = not approximate and (data.fills_batches or device.type == "cuda")
     how = spans if approximate else functools.partial(in_batches, size=batch_size)
-    groups = _filled(clips, batch_size, reasons) if fills else _clip_by_clip(clips, how, reasons)
+    groups = by_shape(clips, batch_size, reasons) if fills else _clip_by_clip(clips, how, reasons)
 
-    def scored() -> Iterator[tuple[list[tuple[str, Window]], torch.Tensor]]:
-        for cut in groups:
-            batch = inputs(cut)
+    def scored() -> Iterator[tuple[list[Waiting], torch.Tensor]]:
+        for group in groups:
+            batch = inputs([(one.file, one.window) for one in group])
             if fills:
                 batch = {name: zero_padded(values, batch_size) for name, values in batch.items()}
-            yield cut, model.score(batch).float()
+            yield group, model.score(batch).float()
 
-    for cut, scores in _one_behind(scored()):
+    rows: list[tuple] = []
+    for group, scores in _one_behind(scored()):
         rows += [
-            (file, window.start_s, window.end_s, score)
-            for (file, window), score in zip(cut, scores.cpu().tolist())
+            (one.clip, one.place, one.file, one.window.start_s, one.window.end_s, score)
+            for one, score in zip(group, scores.cpu().tolist())
         ]
-    return _finite(pd.DataFrame(rows, columns=["file", "start", "end", "score"]), reasons)
+    rows.sort(key=lambda row: row[:2])
+    table = pd.DataFrame([row[2:] for row in rows], columns=["file", "start", "end", "score"])
+    return _finite(table, reasons)
 
 
 def _one_behind(items: Iterator[T]) -> Iterator[T]:
@@ -112,33 +116,54 @@ def _one_behind(items: Iterator[T]) -> Iterator[T]:
     yield from last
 
 
-def _filled(
-    clips: Iterator[Clip], size: int, reasons: dict[str, str]
-) -> Iterator[list[tuple[str, Window]]]:
-    """The windows of all clips in lists of `size`; why a clip has none is put into `reasons`."""
-    waiting: list[tuple[str, Window]] = []
-    for file, cut, reason in clips:
+class Waiting(NamedTuple):
+    """A window that is to be scored: window `place` of `of` of clip `clip` in the list."""
+
+    clip: int
+    place: int
+    of: int
+    file: str
+    window: Window
+
+
+def by_shape(clips: Iterable[Clip], size: int, reasons: dict[str, str]) -> Iterator[list[Waiting]]:
+    """The windows of all clips in lists of `size` of one shape each, so that a clip of another
+    length does not hold up a batch; why a clip has none is put into `reasons`.
+
+    A few lists at the end, and whenever MOST_WAITING batches of odd shapes wait, are shorter.
+    """
+    waiting: dict[tuple, list[Waiting]] = {}
+    for number, (file, cut, reason) in enumerate(clips):
         if not cut:
             reasons[file] = reason
-        waiting += [(file, window) for window in cut]
-        while len(waiting) >= size:
-            yield waiting[:size]
-            waiting = waiting[size:]
-    if waiting:
-        yield waiting
+        for place, window in enumerate(cut):
+            shape = tuple(tuple(values.shape) for values in window.inputs.values())
+            alike = waiting.setdefault(shape, [])
+            alike.append(Waiting(number, place, len(cut), file, window))
+            if len(alike) == size:
+                yield waiting.pop(shape)
+        if sum(map(len, waiting.values())) > MOST_WAITING * size:
+            yield from waiting.values()
+            waiting = {}
+    yield from waiting.values()
 
 
 def _clip_by_clip(
     clips: Iterator[Clip],
     parts: Callable[[Sequence[Window]], Iterable[Sequence[Window]]],
     reasons: dict[str, str],
-) -> Iterator[list[tuple[str, Window]]]:
+) -> Iterator[list[Waiting]]:
     """The windows of each clip in the given parts; why a clip has none is put into `reasons`."""
-    for file, cut, reason in clips:
+    for number, (file, cut, reason) in enumerate(clips):
         if not cut:
             reasons[file] = reason
+        done = 0
         for part in parts(cut):
-            yield [(file, window) for window in part]
+            yield [
+                Waiting(number, done + place, len(cut), file, window)
+                for place, window in enumerate(part)
+            ]
+            done += len(part)
 
 
 def in_batches(cut: Sequence[Window], size: int) -> Iterator[Sequence[Window]]:
@@ -171,22 +196,61 @@ def score_frames(
     model = model.to(device).eval()
     names = ["start", "end", "score", *data.COLUMNS]
     listed, tables, reasons = [], [np.empty((0, len(names)))], {}
-    for file, cut, reason in _clips(data, sources, split, files, workers, progress):
-        if not cut:
-            reasons[file] = reason
-            continue
-        try:
-            rows = clip_frames(
-                model, data, cut, batch_size=batch_size, device=device, approximate=approximate
-            )
-        except MediaError as error:  # of data that is decoded while it is scored
-            reasons[file] = error.what
-            continue
+    clips = _clips(data, sources, split, files, workers, progress)
+    if device.type == "cuda" and not approximate and not hasattr(data, "clip_rows"):
+        scored = frames_by_shape(model, data, clips, batch_size, device, reasons)
+    else:
+        how = {"batch_size": batch_size, "device": device, "approximate": approximate}
+        scored = _frames_by_clip(model, data, clips, how, reasons)
+    for file, rows in scored:
         listed += [file] * len(rows)
         tables.append(rows)
     table = pd.DataFrame(np.concatenate(tables), columns=names)
     table.insert(0, "file", np.array(listed, dtype=object))
     return _finite(table, reasons)
+
+
+def _frames_by_clip(
+    model: nn.Module,
+    data: ClipData,
+    clips: Iterable[Clip],
+    how: dict[str, Any],
+    reasons: dict[str, str],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Each clip's rows; why it has none is put into `reasons`."""
+    for file, cut, reason in clips:
+        if not cut:
+            reasons[file] = reason
+            continue
+        try:
+            yield file, clip_frames(model, data, cut, **how)
+        except MediaError as error:  # of data that is decoded while it is scored
+            reasons[file] = error.what
+
+
+def frames_by_shape(
+    model: nn.Module,
+    data: ClipData,
+    clips: Iterable[Clip],
+    batch_size: int,
+    device: torch.device,
+    reasons: dict[str, str],
+) -> list[tuple[str, np.ndarray]]:
+    """As _frames_by_clip, in whole batches of windows of several clips; see by_shape."""
+    inputs = WindowInputs(model, data, device)
+    parts: dict[int, list[tuple[Waiting, np.ndarray]]] = defaultdict(list)
+    rows: dict[int, tuple[str, np.ndarray]] = {}
+    for group in by_shape(clips, batch_size, reasons):
+        outputs = data.outputs(model, inputs([(one.file, one.window) for one in group]))
+        for one, output in zip(group, outputs):
+            done = parts[one.clip]
+            done.append((one, output))
+            if len(done) == one.of:
+                del parts[one.clip]
+                done.sort(key=lambda part: part[0].place)
+                cut = [part.window for part, _ in done]
+                rows[one.clip] = one.file, frame_rows(data, np.stack([o for _, o in done]), cut)
+    return [rows[number] for number in sorted(rows)]
 
 
 @torch.inference_mode()

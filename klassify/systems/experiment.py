@@ -66,8 +66,10 @@ class TrainSettings:
         warmup: share of the updates in which the learning rate rises from zero; not for
             `one_cycle`, which does so itself.
         clip_norm: largest gradient norm; 0 leaves gradients unchanged.
-        precision: `32-true`, or with automatic casts `bf16-mixed` or `16-mixed`. Validation and
-            scoring are in float32.
+        precision: `32-true`; `tf32`, in which CUDA GPUs multiply; or automatic casts, `bf16-mixed`
+            or `16-mixed`, and TF32 for the rest. Validation is in TF32 on CUDA GPUs, in float32
+            elsewhere.
+        compile: let torch compile the loss. If that fails, training says so and goes on without.
         log_every: look at the loss every so many steps, whether it is a number and, once a minute,
             to print it. A GPU is waited for then, and in no other step.
         checkpoint_steps: besides each epoch's end, save the state every so many steps; 0: never.
@@ -95,7 +97,8 @@ class TrainSettings:
     step_factor: float = 0.5
     warmup: float = 0.0
     clip_norm: float = 0.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "tf32", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = False
     log_every: int = 50
     checkpoint_steps: int = 0
     find_unused_parameters: bool = False

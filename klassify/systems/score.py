@@ -34,6 +34,7 @@ def score(
     batch_size: int = 16,
     workers: int = 0,
     device: str = "auto",
+    precision: str | None = None,
     loaded: tuple | None = None,
     force: bool = False,
 ) -> str:
@@ -41,20 +42,23 @@ def score(
     there or still missing.
 
     sources: of a trained model; derived systems need none. shard: (i, n), share i of n of the
-    chunks, from 1. aggregate: windows or frames -> clip score, None for the system's own. loaded:
-    (model, data) if already loaded.
+    chunks, from 1. aggregate: windows or frames -> clip score, None for the system's own.
+    precision: see klassify.models.devices.computing. loaded: (model, data) if already loaded.
     """
     if not isinstance(system, Trained):
         scores = system.derive(split, force=force)
         return _said(system.path(split, "clips"), int((~answered(scores)).sum()))
+    from klassify.models.devices import computing, pick_device
     from klassify.scores import shards
 
-    parts = plan(system, split, sources, aggregate=aggregate, approximate=approximate)
+    settled = {"aggregate": aggregate, "approximate": approximate, "precision": precision}
+    parts = plan(system, split, sources, **settled)
     if not shards.is_done(parts, force=force):
         model, data = loaded or system.load()
         i, n = shard
         how = {"batch_size": batch_size, "workers": workers, "device": device}
-        shards.score_share(parts, model, data, sources, i, n, approximate=approximate, **how)
+        with computing(pick_device(device), precision):
+            shards.score_share(parts, model, data, sources, i, n, approximate=approximate, **how)
         if not shards.finish(parts):
             return (
                 f"{parts.folder}: shard {i}/{n} is done, {shards.missing_text(parts, n)}. The last"
@@ -79,8 +83,13 @@ def plan(
     *,
     aggregate: str | None = None,
     approximate: bool = False,
+    precision: str | None = None,
 ) -> Parts:
-    """The chunks to score and the settings that the scores depend on, without loading the model."""
+    """The chunks to score and the settings that the scores depend on, without loading the model.
+
+    precision: recorded if it was asked for; the device's own, so that a list may be scored on
+    several kinds of machines, is not.
+    """
     from klassify.scores.clip_scores import check_how
 
     if system.scale == "none":
@@ -99,6 +108,7 @@ def plan(
         "list": file_hash(subsets.existing_list(sources.lists, split)),
         **data.settings(sources, split),
         **({"approximate": True} if approximate else {}),
+        **({"precision": precision} if precision else {}),
     }
     _refuse_other_features(system, settings, split)
     if aggregate:

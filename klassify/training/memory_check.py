@@ -7,7 +7,7 @@ the random generators. On a GPU the peak is reported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,13 +46,20 @@ def longest_items(examples: Any, size: int) -> list[dict[str, Any]]:
 
 
 def try_step(
-    model: Any, batch: dict[str, Any], fabric: Any, ranks: Ranks, *, needs_all: bool
+    model: Any,
+    batch: dict[str, Any],
+    fabric: Any,
+    ranks: Ranks,
+    *,
+    needs_all: bool,
+    compute: Callable[[dict[str, Any]], torch.Tensor] | None = None,
 ) -> int | None:
     """One step of a model with a batch, then undone; returns the peak memory of a GPU in bytes.
 
     model: not wrapped for several ranks, so that no rank waits for one that fails. needs_all:
-    refuse trained parameters without a gradient, for which several ranks would wait. All ranks call
-    this; if it fails on one, the first raises the KlassifyError and all exit. Returns None on CPU.
+    refuse trained parameters without a gradient, for which several ranks would wait. compute: a
+    form of the model's loss, None for its own. All ranks call this; if it fails on one, the first
+    raises the KlassifyError and all exit. Returns None on CPU.
     """
     before = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     trained = [
@@ -65,7 +72,7 @@ def try_step(
     try:
         room = [torch.empty_like(p) for _, p in trained for _ in ("mean", "square")]
         with fabric.autocast():
-            loss = model.loss(fabric.to_device(batch))
+            loss = (compute or model.loss)(fabric.to_device(batch))
         loss.backward()
         unused = [name for name, parameter in trained if parameter.grad is None]
         del room, loss

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from klassify.errors import Interrupted, KlassifyError, first_line
+from klassify.models.devices import allow_tf32
 
 TIMEOUT = datetime.timedelta(minutes=30)  # longer than the others ever wait for the first rank
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
@@ -154,7 +155,7 @@ def launch(
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=nodes,
-                precision=precision,
+                precision="32-true" if precision == "tf32" else precision,
                 strategy=ddp if several else "auto",
             )
         fabric.launch()
@@ -166,6 +167,7 @@ def launch(
         ) from None
     if started_by is not None:
         threading.Thread(target=_leave_with, args=(started_by,), daemon=True).start()
+    allow_tf32(precision != "32-true")
     return fabric, Ranks(fabric.global_rank, fabric.world_size, fabric.device)
 
 

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from klassify.data.base import ClipData, Examples, Sources
 from klassify.data.loading import Loader
-from klassify.errors import KlassifyError
+from klassify.errors import KlassifyError, first_line
 from klassify.files import whole_file, write_json
+from klassify.models.devices import computing
 from klassify.models.weights import WEIGHTS
 from klassify.models.weights.load import load_weights, save_weights
 from klassify.systems.experiment import (
@@ -36,7 +37,7 @@ from klassify.systems.experiment import (
 )
 from klassify.training import memory_check
 from klassify.training.epoch_order import EpochBatches, group_size
-from klassify.training.ranks import Ranks
+from klassify.training.ranks import ALONE, Ranks
 from klassify.training.settings import (
     clear,
     is_finished,
@@ -52,15 +53,18 @@ LOG_EVERY_S = 60.0
 
 
 class Loss(nn.Module):
-    """A model whose forward pass is its loss; Fabric wraps it for ranks and lower precision."""
+    """A model whose forward pass is its loss; Fabric wraps it for ranks and lower precision.
+
+    compute: batch -> loss, the model's own or a compiled form of it.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = model
+        self.model, self.compute = model, model.loss
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The model's loss of a batch, a scalar."""
-        return self.model.loss(batch)
+        return self.compute(batch)
 
 
 class LossSum:
@@ -125,8 +129,9 @@ class Trainer:
         self.supervision = learned_from(experiment, training.sources, training.init)
         self.bare = experiment.model
         self._start_weights(training.init)
+        self.loss = Loss(self.bare)
         self.model, self.optimizer = fabric.setup(
-            Loss(self.bare), optimizer_of(self.bare, self.settings)
+            self.loss, optimizer_of(self.bare, self.settings, fabric.device)
         )
         self.scheduler = scheduler_of(
             self.optimizer, self.settings, self._updates_per_epoch(), self._epochs()
@@ -215,6 +220,19 @@ class Trainer:
         peak = memory_check.try_step(self.bare, batch, self.fabric, self.ranks, needs_all=needs_all)
         if peak is not None:
             self._say(memory_check.in_words(peak, batch, self.fabric.device))
+        if self.settings.compile:
+            self._compile(batch)
+
+    def _compile(self, batch: dict[str, Any]) -> None:
+        """Compile the loss, unless a step with it fails, which is undone."""
+        compiled = torch.compile(self.bare.loss)
+        how = {"needs_all": False, "compute": compiled}
+        try:
+            memory_check.try_step(self.bare, batch, self.fabric, ALONE, **how)
+        except Exception as error:  # compilers raise many kinds
+            self._say(f"train.compile: not compiled, {type(error).__name__}: {first_line(error)}")
+        else:
+            self.loss.compute = compiled
 
     def fit(self) -> None:
         """Train until the last epoch, or until validation stops improving for `patience` epochs."""
@@ -327,7 +345,10 @@ class Trainer:
         self.ranks.copy_of_first(list(self.bare.buffers()))
         how = {"batch_size": self.settings.batch_size, "workers": self.workers}
         device = self.fabric.device
-        return validate(self.bare, self.data, self.sources, ranks=self.ranks, device=device, **how)
+        with computing(device):
+            return validate(
+                self.bare, self.data, self.sources, ranks=self.ranks, device=device, **how
+            )
 
     def _keep(self, better: bool) -> None:
         if self.ranks.is_first:
@@ -364,12 +385,18 @@ class Trainer:
                 print(f"{self.out.name}: {line}", file=sys.stderr, flush=True)
 
 
-def optimizer_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+def optimizer_of(
+    model: nn.Module, settings: TrainSettings, device: torch.device | None = None
+) -> torch.optim.Optimizer:
     """An optimizer of the trainable parameters; those of an encoder in groups of their own where
-    the settings give them other learning rates.
+    the settings give them other learning rates. On a CUDA device, one kernel updates them all.
     """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    how = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    how: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    # Fabric cannot clip gradients that a fused update would unscale
+    unscales = settings.precision == "16-mixed" and settings.clip_norm > 0
+    if device is not None and device.type == "cuda" and not unscales:
+        how["fused"] = True
     if not settings.encoder_lr and settings.layer_decay == 1:
         return kind([p for p in model.parameters() if p.requires_grad], **how)
     if not hasattr(model, "encoder_layers"):

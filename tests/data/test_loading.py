@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 
 from klassify.data.base import Sources, Window
 from klassify.data.loading import Loader, Rows, Texts, Together, arguments, to_device
-from klassify.data.mouth import MouthFeatures
-from klassify.models.tcn import TCN
+from klassify.data.mouth import MouthFeatures, MouthTags
+from klassify.models.tcn import TCN, TaggingTCN
 from klassify.scores import clip_loader
-from klassify.scores.inference import score_clips
+from klassify.scores.inference import by_shape, frames_by_shape, score_clips, score_frames
 
 
 def test_a_gpu_gets_pinned_batches_and_workers_stay():
@@ -98,3 +98,41 @@ def test_scores_are_the_same_with_workers(small_data):
     for _ in range(2):
         found, reasons = score_clips(model, data, sources, "testA", workers=loader, **how)
         assert found.equals(wanted) and reasons == silent and "no face" in silent.values()
+
+
+def test_frames_of_mixed_lengths_share_batches(small_data):
+    torch.manual_seed(0)
+    model, data = TaggingTCN(hidden=8).eval(), MouthTags(window=48, stride=24)
+    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    how = {"progress": False, "device": "cpu"}
+    wanted, silent = score_frames(model, data, sources, "testA", **how)
+    sizes, outputs = [], data.outputs
+
+    def noted(model, batch):
+        sizes.append(batch["features"].shape[:2])
+        return outputs(model, batch)
+
+    data.outputs, reasons = noted, {}
+    clips = clip_loader.ClipLoader(data, sources, "testA")(sources.table("testA")["file"].tolist())
+    with torch.inference_mode():
+        found = frames_by_shape(model, data, clips, 6, torch.device("cpu"), reasons)
+    assert reasons == silent and [file for file, _ in found] == list(wanted["file"].unique())
+    rows = np.concatenate([rows for _, rows in found])
+    np.testing.assert_allclose(rows, wanted.iloc[:, 1:].to_numpy(float), atol=1e-5)
+    assert max(size for size, _ in sizes) == 6 and len({length for _, length in sizes}) > 1
+
+
+def test_rare_shapes_do_not_wait_for_ever():
+    def clip(number, n):
+        return str(number), [Window(0.0, 1.0, {"x": torch.zeros(n)})] * 2, ""
+
+    clips, reasons = [clip(i, 5 if i % 2 else 100 + i) for i in range(60)], {}
+    clips.insert(3, ("none", [], "no face"))
+    groups = list(by_shape(clips, 4, reasons))
+    assert reasons == {"none": "no face"}
+    places = [(one.file, one.place) for group in groups for one in group]
+    assert sorted(places) == sorted((str(i), place) for i in range(60) for place in (0, 1))
+    for group in groups:
+        assert len({one.window.inputs["x"].shape for one in group}) == 1 and len(group) <= 4
+    early = [one.file for group in groups[: len(groups) // 2] for one in group]
+    assert "0" in early

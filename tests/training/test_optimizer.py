@@ -68,3 +68,19 @@ def test_without_warm_up_schedules_are_as_before():
     assert rates_over_time()[0] == 1.0
     assert rates_over_time(schedule="constant") == [1.0] * 40
     assert rates_over_time(schedule="step", step_epochs=1)[::10] == [1.0, 0.5, 0.25, 0.125]
+
+
+def test_one_kernel_updates_all_parameters_of_a_gpu():
+    model, gpu = torch.nn.Linear(2, 2), torch.device("cuda")
+    for settings, device, fused in (
+        (TrainSettings(), gpu, True),
+        (TrainSettings(optimizer="adam", precision="bf16-mixed", clip_norm=1.0), gpu, True),
+        (TrainSettings(precision="16-mixed", clip_norm=1.0), gpu, None),
+        (TrainSettings(), torch.device("cpu"), None),
+    ):
+        assert optimizer_of(model, settings, device).param_groups[0]["fused"] == fused
+
+
+def test_speech_models_attend_without_holding_all_scores():
+    front_end = SSLFrontEnd(False, architecture=TINY)
+    assert front_end.model.config._attn_implementation == "sdpa"

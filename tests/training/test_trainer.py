@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training(
 
     def diverges(self, batch):
         calls.append(1)
-        return loss(self, batch) * (float("nan") if len(calls) > 4 else 1)
+        return loss(self, batch) * (float("nan") if len(calls) > 6 else 1)
 
     monkeypatch.setattr(Model, "loss", diverges)
     how = ("train.log_every=100", "train.checkpoint_steps=4")
@@ -153,6 +153,28 @@ def test_a_loss_that_is_not_a_number_ends_the_training(
     assert "The loss is nan in epoch" in capsys.readouterr().err
     state = torch.load(tmp_path / "tcn/checkpoints/last.pt", weights_only=True)
     assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_what_cannot_be_compiled_trains_as_it_is(config, tmp_path, small_data, monkeypatch, capsys):
+    def broken(loss):
+        def fails(batch):
+            loss(batch)
+            raise RuntimeError("no compiler")
+
+        return fails
+
+    weights = []
+    for name, compiler in (("broken", broken), ("whole", lambda loss: lambda batch: loss(batch))):
+        monkeypatch.setattr(torch, "compile", compiler)
+        assert (
+            train(config, tmp_path / name, small_data, "train.epochs=1", "train.compile=true") == 0
+        )
+        said = capsys.readouterr().err
+        assert ("train.compile: not compiled, RuntimeError: no compiler" in said) == (
+            name == "broken"
+        )
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_another_config_is_refused_unless_forced(config, tmp_path, small_data, capsys):
@@ -294,6 +316,22 @@ def test_scores_do_not_depend_on_the_batch_size(config, tmp_path, small_data):
         assert score(out, "testA", small_data, "--force", "--batch-size", size) == 0
         scores.append(score_file.read_scores(out / "scores/testA.windows.tsv").table["score"])
     np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+def test_a_precision_that_was_asked_for_is_recorded(config, tmp_path, small_data, capsys):
+    out = tmp_path / "tcn"
+    assert train(config, out, small_data, "train.epochs=1") == 0
+    tables = []
+    for more in ((), ("--precision", "bf16", "--force")):
+        assert score(out, "testA", small_data, *more) == 0
+        found = score_file.read_scores(out / "scores/testA.windows.tsv")
+        assert found.header.settings.get("precision") == (more[1] if more else None)
+        tables.append(found.table["score"])
+    assert 0 < (tables[0] - tables[1]).abs().max() < 0.1
+    assert score(out, "testA", small_data) == 2
+    assert "precision" in capsys.readouterr().err
+    assert score(out, "testA", small_data, "--force", "--precision", "tf32") == 2
+    assert "TF32 is a precision of CUDA GPUs" in capsys.readouterr().err
 
 
 def test_segment_columns_do_not_affect_task_1(config, tmp_path, small_data):
