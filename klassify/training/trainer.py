@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from tqdm import tqdm
 
 from klassify.data.base import ClipData, Examples, Sources
 from klassify.data.loading import Loader
@@ -48,6 +47,7 @@ from klassify.training.settings import (
 )
 from klassify.training.state import load, save, seed_of_rank
 from klassify.training.validation import check_training_labels, validate
+from klassify.workers import Count
 
 LOG_EVERY_S = 60.0
 
@@ -181,16 +181,10 @@ class Trainer:
         """Features and valid frames of each training clip that can be read, in order."""
         n, size = len(self.examples), self.settings.batch_size
         lists = [[(0, i) for i in range(k, min(k + size, n))] for k in range(0, n, size)]
-        batches = tqdm(
-            self.loader(lists),
-            total=len(lists),
-            desc="normalisation",
-            unit="batch",
-            disable=not sys.stderr.isatty(),
-        )
-        for batch, _ in batches:
-            if batch is not None:
-                yield from zip(batch["features"], batch["valid"])
+        with Count("normalisation", n) as count:
+            for batch, _ in self.loader(lists):
+                if batch is not None:
+                    yield from count(zip(batch["features"], batch["valid"]))
 
     def _updates_per_epoch(self) -> int:
         return max(1, math.ceil(self._n_batches(self._batches(0)) / self.settings.accumulate))
