@@ -287,7 +287,7 @@ class _Work:
     def _explanation(self, split: str, file: str) -> Explanation:
         others = [self.overlay.answering("task2")] if "task2" in self.overlay.answers else []
         loaded = {self.overlay.loaded[name].name: model for name, model in self.models.items()}
-        how = {"others": others, "device": self.device, "loaded": loaded}
+        how = {"others": others, "device": self.how["device"], "loaded": loaded}
         answer = self.overlay.answering("task1")
         return Explainer(answer, split, self.sources, **how).explain(file)
 
