@@ -23,6 +23,7 @@ from klassify.files import whole_file, write_json
 from klassify.models.devices import computing
 from klassify.models.weights import WEIGHTS
 from klassify.models.weights.load import load_weights, save_weights
+from klassify.progress import Count
 from klassify.systems.experiment import (
     ENVIRONMENT,
     METRICS,
@@ -47,7 +48,6 @@ from klassify.training.settings import (
 )
 from klassify.training.state import load, save, seed_of_rank
 from klassify.training.validation import check_training_labels, validate
-from klassify.workers import Count
 
 LOG_EVERY_S = 60.0
 
