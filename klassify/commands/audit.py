@@ -11,15 +11,16 @@ random forest on all of them, is measured as a detector: AUC in the better direc
 (bootstrap over sources), and what chance gives (labels permuted). Above chance and above 0.6 it is
 a shortcut, and a warning names what removes it from training.
 
---detector also measures a recipe: the AUC of its Task 1 before and after 200 ms are cut from both
-ends, the loudness is normalised, and the clips are encoded again. What rests on a shortcut falls.
+--systems also measures systems that have scores of the list: their AUC before and after 200 ms are
+cut from both ends, the loudness is normalised, and clips are encoded again. What rests on a
+shortcut falls.
 
-    klassify audit data_lists/demo/val.tsv --root media/demo --out exp/demo/audit \\
-        --detector exp/demo/klassify
+    klassify audit data_lists/demo/val.tsv --root media/demo --features features/demo \\
+        --out exp/demo/audit --systems exp/demo/klassify/maxout
 
 At most --clips clips, whole sources of them, are decoded, in worker processes; a clip that cannot
-be decoded is left out and counted. An interrupted audit, repeated, continues. --features reads what
-`klassify extract --kind content` made, for instance on a cluster, and decodes nothing.
+be decoded is left out and counted. An interrupted audit, repeated, continues. What is in --features
+is not extracted again: the kind content, and for --systems the kinds that they read.
 
 Writes <out>/<split>.json, .tsv and .txt. `klassify compare` and `klassify check` read
 exp/<data>/audit and repeat the warnings.
@@ -39,30 +40,29 @@ from klassify.arguments import at_least_0, at_least_1
 from klassify.errors import KlassifyError
 from klassify.evaluation import leaks, shortcuts
 from klassify.features import content
+from klassify.features.base import n_cpus
 from klassify.features.extract import Shard, extract, extraction_settings
 from klassify.features.shards import FeatureStore
-from klassify.files import short_names
 from klassify.lists import data_list, subsets
-from klassify.systems.detector import DetectorFile, read_detector
+from klassify.perturbation.splits import Plan, make
+from klassify.systems.base import System
+from klassify.systems.system import load_systems
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("list", type=Path, help="data list with labels")
-    media = parser.add_mutually_exclusive_group(required=True)
-    media.add_argument("--root", type=Path, metavar="DIR", help="folder of the media")
-    media.add_argument(
-        "--features", type=Path, metavar="DIR", help="folder of the feature shards, kind content"
-    )
+    add("--root", type=Path, metavar="DIR", help="folder of the media")
+    add("--features", type=Path, metavar="DIR", help="folder of feature shards")
     add(
-        "--detector",
+        "--systems",
         type=Path,
         nargs="+",
         default=[],
         metavar="DIR",
-        help="folders of recipes to measure on changed media (need --root)",
+        help="folders of systems to measure on changed media (need --root)",
     )
-    add("--device", default="auto", help="of the detectors: cpu, cuda, cuda:1 or auto (default)")
+    add("--device", default="auto", help="of the systems: cpu, cuda, cuda:1 or auto (default)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add(
         "--clips",
@@ -77,20 +77,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify audit`."""
-    if args.detector and not args.root:
-        raise KlassifyError("--detector changes the media of clips.", fix="give --root")
-    detectors = [read_detector(folder) for folder in args.detector]
     frame = data_list.read_list(args.list, segments=True)
     split = args.list.stem.removesuffix("_labels")
+    systems = _systems(args, split)
     chosen = subsets.sample_of_sources(subsets.sources_of(frame), args.clips)
     frame = frame.iloc[chosen].reset_index(drop=True)
     files = frame["file"].tolist()
-    if args.features:
-        store = FeatureStore(args.features / content.KIND.name / split)
-        if store.row_class is not content.ContentRow:
-            raise KlassifyError("These are not shards of the kind content.", where=store.folder)
-    else:
-        store = _extracted(args.out, split, files, args.root, args.jobs)
+    store = _content(args, split, files)
     found = shortcuts.audit(
         split,
         frame,
@@ -98,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
         n_bootstrap=args.bootstrap,
         n_permuted=args.permutations,
     )
-    if detectors:
-        found = dataclasses.replace(found, systems=_systems(args, split, detectors, frame))
+    if systems:
+        found = dataclasses.replace(found, systems=_on_changed_media(args, split, systems, frame))
     shortcuts.write(args.out, found)
     print(shortcuts.describe(found))
     for text in found.warnings:
@@ -107,27 +100,48 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _systems(
-    args: argparse.Namespace, split: str, detectors: Sequence[DetectorFile], frame: pd.DataFrame
-) -> pd.DataFrame:
-    """The detectors before and after changes of the media."""
-    from klassify.prediction.changed import measure
+def _systems(args: argparse.Namespace, split: str) -> list[System]:
+    """The systems to measure; they must have scores of the split."""
+    if not args.systems:
+        return []
+    if not args.root:
+        raise KlassifyError("--systems changes the media of the clips.", fix="give --root")
+    from klassify.evaluation.robustness import require_clean_scores
 
-    root = subsets.media_folder(args.root, split, frame["file"].tolist())
-    how = {"device": args.device, "jobs": args.jobs, "n_bootstrap": args.bootstrap}
-    tables = []
-    for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
-        out = args.out / "answers" / split / name
-        tables.append(measure(detector, name, frame, root, out, **how))
-    return pd.concat(tables, ignore_index=True)
+    systems = load_systems(args.systems)
+    require_clean_scores(systems, split)
+    return systems
 
 
-def _extracted(
-    out: Path, split: str, files: Sequence[str], root: Path, jobs: int | None
-) -> FeatureStore:
-    """The content of the clips, extracted where it is missing."""
-    made_by = content.extraction(jobs=jobs)
+def _content(args: argparse.Namespace, split: str, files: Sequence[str]) -> FeatureStore:
+    """The content of the clips: from --features, else extracted where it is missing."""
+    kind = content.KIND.name
+    if args.features and (args.features / kind / split).is_dir():
+        return FeatureStore(args.features / kind / split)
+    if not args.root:
+        raise KlassifyError(
+            f"There are no features of the kind {kind} of {split}.",
+            where=args.features,
+            fix="give --root, the folder of the media",
+        )
+    made_by = content.extraction(jobs=args.jobs)
     settings = extraction_settings(made_by, files, content.KIND.clips_per_file)
-    shard = Shard(out / content.KIND.name / split, 1, 1, files, settings)
-    extract(shard, subsets.media_folder(root, split, files), made_by)
+    shard = Shard(args.out / kind / split, 1, 1, files, settings)
+    extract(shard, subsets.media_folder(args.root, split, files), made_by)
     return FeatureStore(shard.out)
+
+
+def _on_changed_media(
+    args: argparse.Namespace, split: str, systems: Sequence[System], frame: pd.DataFrame
+) -> pd.DataFrame:
+    """The systems before and after changes of the media, which are kept in <out>/changed."""
+    from klassify.evaluation import robustness
+
+    changes, levels = list(shortcuts.CHANGES), (shortcuts.CHANGE_LEVEL,)
+    plan = Plan(args.out / "changed", split, frame, changes, levels)
+    jobs = args.jobs or n_cpus()
+    make(plan, subsets.media_folder(args.root, split, plan.files), jobs=jobs)
+    how = {"clean_features": args.features, "jobs": jobs, "device": args.device}
+    robustness.answer(systems, plan, plan.out / "features", **how)
+    table = robustness.measure(systems, plan, n_bootstrap=args.bootstrap)
+    return shortcuts.on_changed_media(table)

@@ -38,7 +38,6 @@ from klassify.features.extract import parse_shard, status
 from klassify.lists import data_list, subsets
 from klassify.perturbation.families import FAMILIES, LEVELS, family_of
 from klassify.perturbation.splits import Plan, make
-from klassify.systems.merged import Merged
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -92,14 +91,7 @@ def _compare(args: argparse.Namespace, plan: Plan) -> None:
     from klassify.systems.system import load_systems
 
     systems = load_systems(args.systems)
-    for system in systems:  # before hours of work
-        kind = "segments" if isinstance(system, Merged) else "clips"
-        if not system.path(plan.split, kind).exists():
-            raise KlassifyError(
-                f"{system.name} has no scores of the clean clips, {plan.split}.",
-                where=system.folder,
-                fix=system.score_command(plan.split),
-            )
+    robustness.require_clean_scores(systems, plan.split)  # before hours of work
     features = args.out / "features"
     how = {"jobs": args.jobs or n_cpus(), "device": args.device}
     robustness.answer(systems, plan, features, clean_features=args.features, **how)

@@ -43,6 +43,18 @@ EXTRACTED = ("mouth", "lips")  # kinds of features that need no model of their o
 CLEAN = "clean"
 
 
+def require_clean_scores(systems: Sequence[System], split: str) -> None:
+    """KlassifyError for a system without scores of the clean split."""
+    for system in systems:
+        kind = "segments" if isinstance(system, Merged) else "clips"
+        if not system.path(split, kind).exists():
+            raise KlassifyError(
+                f"{system.name} has no scores of the clean clips, {split}.",
+                where=system.folder,
+                fix=system.score_command(split),
+            )
+
+
 def answer(
     systems: Sequence[System],
     plan: Plan,

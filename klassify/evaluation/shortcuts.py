@@ -38,16 +38,21 @@ SEED = 0
 AGAINST = ("video", "audio", "visual")
 MEASURED = ("trait", "auc", "auc_low", "auc_high", "n")
 COLUMNS = ["trait", "label", "auc", "auc_low", "auc_high", "chance", "n", "reading", "remedy"]
+ENDS = ("", "_low", "_high")
 SYSTEM_COLUMNS = [
-    *("detector", "change"),
-    *(
-        f"{name}{end}"
-        for name in ("auc", "auc_after", "difference")
-        for end in ("", "_low", "_high")
-    ),
+    *("system", "change"),
+    *(name + end for name in ("auc", "auc_after", "difference") for end in ENDS),
     *("n", "reading"),
 ]
 TABLES = {"traits": COLUMNS, "systems": SYSTEM_COLUMNS}
+
+# changes of the media that leave the fake alone: families of klassify.perturbation, their level
+CHANGES = {
+    "trim": "{:g} ms cut from both ends",
+    "loudness": "loudness of {:g} LUFS",
+    "reencode": "encoded again, CRF {:g}",
+}
+CHANGE_LEVEL = 3
 
 # what removes a shortcut from training: an effect of klassify.augmentation.sets, or words
 EFFECTS = {
@@ -78,7 +83,7 @@ JOINT = "none of its own: see the single traits"
 class Audit:
     """The audit of one list. traits: a row for each trait and one for all together; columns trait,
     label, auc, auc_low, auc_high, chance, n, reading, remedy. failed: clips that could not be
-    decoded. systems: the AUC of detectors before and after changes of the media, if measured.
+    decoded. systems: what `on_changed_media` gives, if it was measured.
     """
 
     split: str
@@ -102,7 +107,7 @@ class Audit:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for each shortcut, and for each change that costs a detector accuracy."""
+        """One sentence for each shortcut, and for each change that costs a system accuracy."""
         found = [
             f"{self.split}: {row.trait} tells fake from real with AUC {row.auc:.3f} (chance:"
             f" {row.chance:.3f}). Remedy: {row.remedy}."
@@ -110,7 +115,7 @@ class Audit:
             if row.reading == SHORTCUT
         ]
         return found + [
-            f"{self.split}: the AUC of {row.detector} falls from {row.auc:.3f} to"
+            f"{self.split}: the AUC of {row.system} falls from {row.auc:.3f} to"
             f" {row.auc_after:.3f}: {row.change}."
             for row in self.systems.itertuples()
             if row.reading == FALLS
@@ -159,6 +164,26 @@ def audit(
         failed=int((~known).sum()),
         traits=pd.DataFrame(rows, columns=COLUMNS),
     )
+
+
+def on_changed_media(robustness: pd.DataFrame) -> pd.DataFrame:
+    """The AUC of systems before and after each of CHANGES, columns SYSTEM_COLUMNS.
+
+    robustness: what klassify.evaluation.robustness.measure gives for them.
+    """
+    aucs = robustness[robustness["metric"] == "AUC"]
+    rows = []
+    for system, own in aucs.groupby("system", sort=False):
+        clean = own[own["level"] == 0].iloc[0]
+        for _, after in own[own["level"] > 0].iterrows():
+            row = {"system": system}
+            row["change"] = CHANGES[after["family"]].format(after["parameter"])
+            row |= {f"auc{end}": clean[f"value{end}"] for end in ENDS}
+            row |= {f"auc_after{end}": after[f"value{end}"] for end in ENDS}
+            row |= {f"difference{end}": after[f"change{end}"] for end in ENDS}
+            reading = FALLS if after["change_high"] < 0 else WITHIN
+            rows.append(row | {"n": after["n"], "reading": reading})
+    return pd.DataFrame(rows, columns=SYSTEM_COLUMNS)
 
 
 def permutations(source: np.ndarray, n: int) -> np.ndarray:
@@ -266,11 +291,11 @@ def describe(found: Audit) -> str:
         rows.append([row["trait"], *cells, str(row["n"]), row["reading"]])
     blocks = [found.title, aligned(rows)]
     if len(found.systems):
-        rows = [["detector", "change", "AUC", "after", "difference", "clips", "reading"]]
+        rows = [["system", "change", "AUC", "after", "difference", "clips", "reading"]]
         for _, row in found.systems.iterrows():
             cells = [with_interval(row, name, ".3f") for name in ("auc", "auc_after")]
             cells.append(with_interval(row, "difference", "+.3f"))
-            rows.append([row["detector"], row["change"], *cells, str(row["n"]), row["reading"]])
+            rows.append([row["system"], row["change"], *cells, str(row["n"]), row["reading"]])
         blocks.append(aligned(rows))
     blocks.append("\n".join(found.warnings) or "There is no shortcut.")
     return "\n\n".join(blocks)
@@ -278,7 +303,7 @@ def describe(found: Audit) -> str:
 
 def write(folder: Path, found: Audit) -> None:
     """<folder>/<split>.json, which `read` takes, <split>.tsv of the traits, <split>-changed.tsv of
-    the detectors, and <split>.txt.
+    the systems, and <split>.txt.
     """
     if len(found.systems):
         write_table(folder / f"{found.split}-changed.tsv", found.systems)

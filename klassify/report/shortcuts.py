@@ -20,7 +20,7 @@ def load(folder: Path | None, entries: Sequence[Entry]) -> list[Audit]:
 
 
 def tables(audits: Sequence[Audit]) -> dict[str, pd.DataFrame]:
-    """The traits of all audits, and detectors on changed media, with the split of each."""
+    """The traits of all audits, and systems on changed media, with the split of each."""
     return {
         name: pd.concat([table.assign(split=one.split) for one, table in zip(audits, some)])
         for name, some in (

@@ -217,13 +217,13 @@ TABLES = {
         Column("change", "change", "+.4f", "now minus before"),
     ],
     "changed_media": [
-        Column("detector", "detector", help="folder of the recipe"),
+        Column("system", "system", help="name of the system"),
         Column("split", "split", help="that was audited"),
         Column("change", "change", help="of the media"),
-        Column("AUC", "auc", ".3f", "of Task 1, before the change"),
+        Column("AUC", "auc", ".3f", "against the label of its own modality, before the change"),
         Column("after", "auc_after", ".3f", "AUC after the change"),
         Column("difference", "difference", "+.3f", "after minus before"),
-        Column("clips", "n", COUNT, "clips that could be changed and kept their label"),
+        Column("clips", "n", COUNT, "clips of the split"),
         Column("reading", "reading", help="falls: the whole interval is below 0"),
     ],
 }

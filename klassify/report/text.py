@@ -18,7 +18,7 @@ SHOWN = {
     "gaps": "largest gaps",
     "leaks": "leak audit",
     "shortcuts": "shortcuts in the content",
-    "changed_media": "Task 1 on changed media",
+    "changed_media": "AUC on changed media",
 }
 
 

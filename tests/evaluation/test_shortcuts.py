@@ -11,12 +11,15 @@ import soundfile
 
 from klassify.cli import main
 from klassify.errors import KlassifyError
-from klassify.evaluation import leaks, shortcuts
+from klassify.evaluation import leaks, robustness, shortcuts
 from klassify.evaluation.shortcuts import SHORTCUT, TOGETHER
 from klassify.features.kinds import KINDS
 from klassify.lists import data_list
-from klassify.media import content
+from klassify.media import content, decoder
+from klassify.media.container import MediaError
 from klassify.metrics import clips
+from klassify.scores.score_file import Header, score_path, write_scores
+from klassify.systems.base import System, write_system
 
 QUICK = {"n_bootstrap": 20, "n_permuted": 100}
 
@@ -158,6 +161,52 @@ def test_planted_leading_silence_is_found(planted, capsys, monkeypatch):
     assert audit(planted, "--root", str(planted)) == 0
     assert audit(planted, "--features", str(planted / "audit")) == 0
     assert (planted / "audit" / "val.json").read_text() == before
+
+
+def write_ear(folder, split, files, media):
+    """Scores of a system that rests on leading silence, from the media themselves."""
+    silences = []
+    for file in files:
+        try:
+            traits = content.sound_traits(decoder.read_audio(media / file))
+            silences.append(min(traits["silence_start_ms"], 100) / 100)
+        except MediaError:
+            silences.append(0.0)
+    table = pd.DataFrame({"file": files, "start": 0.0, "end": 0.5, "score": silences})
+    header = Header("ear", split, "clips", "probability", "clip")
+    write_scores(score_path(folder, split, "clips"), table.assign(reason=""), header)
+
+
+def test_cutting_both_ends_takes_a_shortcut_away(planted, capsys, monkeypatch):
+    ear, system = planted / "ear", System("ear", "model", "audio", "clip", "probability")
+    write_system(ear, system)
+    command = ("--root", str(planted), "--systems", str(ear))
+    assert audit(planted, *command) == 2
+    assert "no scores of the clean clips, val" in capsys.readouterr().err
+    assert audit(planted, *command[2:]) == 2 and "give --root" in capsys.readouterr().err
+    files = data_list.read_list(planted / "val.tsv")["file"].tolist()
+    write_ear(ear, "val", files, planted)
+
+    def answer(systems, plan, features, **how):
+        for split in map(plan.split_of, plan.steps):
+            write_ear(ear, split, files, plan.media / split)
+
+    monkeypatch.setattr(robustness, "answer", answer)
+    assert audit(planted, *command) == 0
+    fall = "val: the AUC of ear falls from 1.000 to 0.500: 200 ms cut from both ends."
+    assert f"warning: shortcut: {fall}" in capsys.readouterr().err
+    found = shortcuts.read(planted / "audit" / "val.json")
+    assert fall in found.warnings and "encoded again, CRF 28" in shortcuts.describe(found)
+    table = found.systems.set_index("change")
+    # AAC fills silence with what follows, so that encoding costs the system something too
+    assert list(table["reading"])[:2] == [shortcuts.FALLS, shortcuts.WITHIN]
+    assert (table["auc"] == 1).all() and (table["n"] == 24).all()
+    assert table.loc["loudness of -23 LUFS", "difference"] == 0
+
+
+def test_without_media_the_content_must_be_there(planted, capsys):
+    assert audit(planted, "--features", str(planted / "absent")) == 2
+    assert "no features of the kind content of val" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"traits": [{"trait": "x"}]}, {"split": None, "more": 1}])
