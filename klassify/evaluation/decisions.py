@@ -24,6 +24,8 @@ from klassify.systems.operating import CANNOT_TELL, FAKE, REAL, OperatingPoints,
 
 COSTS = ("min_dcf", "act_dcf", "cllr")
 TANDEM_RESAMPLES = 200  # at most: each one counts a grid of thresholds
+FEWEST_RESAMPLES = 100
+CLIPS_DRAWN = 50_000_000  # resamples times clips, but at least FEWEST_RESAMPLES
 VERDICTS = {FAKE: "fake", CANNOT_TELL: "unsure", REAL: "real"}
 POINT_COLUMNS = ("fake_above", "real_below", "val_false_alarms", "val_misses")
 MORE = "more "  # how the reading of a broken rate begins
@@ -43,9 +45,12 @@ def measure_costs(
     label, with intervals but for min Cllr; NaN for what a system does not have.
 
     LLRs are the log-odds of its probabilities without the prior that they hold (System.prior).
-    The tandem EER is that of a fusion of one system for the sound and one for the picture.
+    The tandem EER is that of a fusion of one system for the sound and one for the picture. Long
+    lists get fewer resamples than n_bootstrap.
     """
     label, source = subsets.label(frame, "video"), subsets.sources_of(frame)
+    affordable = max(FEWEST_RESAMPLES, CLIPS_DRAWN // max(len(label), 1))
+    n_bootstrap = min(n_bootstrap, affordable)
     rows = []
     for name, one in scored.items():
         llr = _llr(one)

@@ -23,8 +23,9 @@ from klassify.metrics.decisions import rate_with_interval
 from klassify.systems.operating import EQUAL, FAKE, REAL, OperatingPoints, Point
 
 RATES = ("false_alarms", "misses")
-FEWEST, MOST = 50, 200  # resamples, and random groups
-CLIPS_DRAWN = 4_000_000  # of one system's resamples times clips, but at least FEWEST resamples
+RESAMPLES = 50  # at least
+FEWEST, MOST = 20, 200  # random groups
+CLIPS_DRAWN = 4_000_000  # random groups times clips, but at least FEWEST
 LEFT_OUT = ("speaker", "clip length")  # kinds of groups without a table here
 
 
@@ -61,7 +62,7 @@ def measure_groups(
             values, samples = clips.resampled(
                 lambda weights, masks=masks, system=system: system.metrics(weights, masks),
                 system.source,
-                n=min(n_bootstrap, affordable),
+                n=min(n_bootstrap, max(RESAMPLES, affordable)),
                 seed=seed,
             )
             for at, (group, mask) in enumerate(groups.items()):
@@ -107,7 +108,7 @@ class _System:
     def __init__(self, one: Scored, point: Point | None, frame: pd.DataFrame):
         self.label = subsets.label(frame, "video")
         self.source = subsets.sources_of(frame)
-        self.ranking = clips.Ranking(self.label, one.score)
+        self.score = one.score
         self.point_name = point.name if point else ""
         known = one.answered & (point is not None)
         verdict = point.verdicts(one.score) if point else np.full(len(self.label), "", object)
@@ -121,12 +122,15 @@ class _System:
         """AUC and RATES (3, groups, B) of weights (B, n) in masks (groups, n) or (groups, B, n)."""
         found = []
         for mask in masks:
-            within = weights * mask
-            values = [self.ranking.auc_and_eer(within)[0]]
+            rows = np.arange(len(self.label)) if mask.ndim > 1 else np.flatnonzero(mask)
+            ranking = clips.Ranking(self.label[rows], self.score[rows])
+            within = weights * mask if mask.ndim > 1 else weights[:, rows]
+            values = [ranking.auc_and_eer(within)[0]]
             for name in RATES:
-                counted = within * self.of_class[name]
+                counted = within * self.of_class[name][rows]
+                is_error = self.is_error[name][rows].astype(float)
                 with np.errstate(invalid="ignore"):
-                    values.append(counted @ self.is_error[name].astype(float) / counted.sum(axis=1))
+                    values.append(counted @ is_error / counted.sum(axis=1))
             found.append(values)
         return np.stack(found, axis=1)
 
