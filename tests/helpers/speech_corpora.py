@@ -101,7 +101,8 @@ def halftruth(root: Path) -> None:
 
 
 def asvspoof2019la(root: Path) -> None:
-    """The folder LA, without the media."""
+    """The folder LA, with a clip of the training set in FLAC and no other media."""
+    write_sound(root / "LA/ASVspoof2019_LA_train/flac/LA_T_1138215.flac", 0.5)
     for name, letter in SETS.items():
         kind = "trn" if name == "train" else "trl"
         write_lines(

@@ -165,6 +165,15 @@ def test_data_of_whole_fakes_have_clip_labels_alone(tmp_path, data, build, split
     assert (frame["source"] == frame["speaker"]).all() and frame["n_frames"].tolist() == [0, 0]
 
 
+def test_lengths_of_flac_are_measured(tmp_path):
+    speech_corpora.asvspoof2019la(tmp_path)
+    given = ("--probe", "missing", "--splits", "train")
+    assert run_lists(tmp_path, *given, data="asvspoof2019la") == 0
+    frame = data_list.read_list(tmp_path / "lists/train.tsv")
+    assert frame["n_samples"][0] == 8000 and frame["duration"][0] == 0.5
+    assert faults_of(tmp_path, "train")["problem"].str.startswith("no such file").tolist() == [True]
+
+
 def test_lines_that_are_wrong_are_skipped_and_listed(tmp_path):
     speech_corpora.halftruth(tmp_path)
     path = tmp_path / "HAD_dev/HAD_dev_label.txt"
