@@ -7,6 +7,7 @@ trained ones. Hours are the clips of the lists divided by the measured rates.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import os
@@ -173,7 +174,7 @@ def _extraction(
         table = subsets.load_split(sample.lists, split, segments=True)
         kept = table[table["file"].isin([files[number] for number in rows])]
         data_list.write_list(sample.lists / f"{split}.tsv", kept)
-    return Trial(1, kind, float(np.mean(rates)), n_clips, note=f"{machine.jobs} processes")
+    return Trial(1, kind, float(np.mean(rates)), n_clips, note=f"with {machine.jobs} jobs")
 
 
 def _noted(numbered: Iterable[tuple[int, Any]], rows: dict[int, Any]) -> Iterator[int]:
@@ -206,8 +207,11 @@ def _system(
     score_splits: Sequence[str],
 ) -> Iterator[Trial]:
     """Trials of reading, of training steps and of scoring with one system."""
-    data, settings = experiment.data, experiment.train
+    data, settings = copy.copy(experiment.data), experiment.train
+    val_split = data.val_split
     n_train = len(sources.table(data.train_split)) * settings.repeats
+    # a few clips may have too few sources for a subset, or none that fit its rule
+    data.train_split, data.val_split = map(subsets.base_split, (data.train_split, val_split))
     try:
         examples = Examples(data, sample, data.train_split, seed=1)
         if not len(examples):
@@ -223,8 +227,8 @@ def _system(
     epochs = _epochs(settings, n_train, machine.devices)
     note = f"an epoch; read {read:.3g}, learned {step:.3g}: {slower} is slower; up to {epochs}"
     yield Trial(2, name, min(read, step), n_train, machine.devices, note)
-    for split in dict.fromkeys((data.val_split, *score_splits)):
-        stage = 2 if split == data.val_split else 3
+    for split in dict.fromkeys((val_split, *score_splits)):
+        stage = 2 if split == val_split else 3
         what = f"{name}, {'validation' if stage == 2 else split}"
         note = "after each epoch" if stage == 2 else ""
         yield Trial(stage, what, scored, _size(sources, split), machine.devices, note)

@@ -48,13 +48,23 @@ def test_every_part_of_a_system_is_measured(small_data, tmp_path, monkeypatch, c
         KINDS, "mouth", dataclasses.replace(KINDS["mouth"], extraction=lambda jobs: made)
     )
     monkeypatch.setattr(timing, "EXTRACTED", ("mouth",))
+    monkeypatch.setattr(timing, "SAMPLE", 2)
     configs = [write_config(tmp_path)]
     for name, text in (("sound", AUDIO), ("spans", SPANS)):
         configs.append(tmp_path / f"{name}.yaml")
         configs[-1].write_text(text)
     places = small_data.arguments[:4] + ["--features", str(tmp_path / "none")]
     command = ["benchmark", *map(str, configs), *places, "--minutes", "0.03", "--device", "cpu"]
-    command += ["--split", "val,testA", "--devices", "2", "--out", str(tmp_path / "out.md")]
+    command += [
+        "--split",
+        "val,testA",
+        "--devices",
+        "2",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path / "out.md"),
+    ]
     assert cli.main(command) == 0
     text = (tmp_path / "out.md").read_text()
     assert text.strip() in capsys.readouterr().out
