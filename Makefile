@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # every recipe, unless recipe= is given
 demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch fused)
 recipe ?= klassify
-MAKE_OWN := PYTHON SHELL submission seconds
+MAKE_OWN := PYTHON SHELL submission seconds verbose
 run = recipes/$(recipe)/run.sh
 ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
@@ -35,15 +35,12 @@ names:
 	@$(run) $(if $(first_stage),--check --stage $(first_stage:stage%=%) --stop-stage $(first_stage:stage%=%),$(check)) \
 	  $(if $(filter demo,$(MAKECMDGOALS)),$(demo_arguments),$(arguments))
 
-# stages 0 to 4 on the generated corpus: size=tiny (smoke test), default, large (three training seeds); then the comparison
-seeds = $(if $(filter command file,$(origin seed)),$(seed),$(if $(filter large,$(size)),1 2 3,1))
-demo_arguments = data=demo $(foreach name,$(filter-out data seed,$(names)),$(name)=$(call quote,$($(name))))
+# stages 0 to 4 on the generated corpus, then the comparison: size=tiny (smoke test), small, default, large (three seeds)
+demo_arguments = data=demo $(foreach name,$(filter-out data,$(names)),$(name)=$(call quote,$($(name))))
+demo_own = $(foreach name,recipe verbose,$(if $(call given,$(name)),$(name)=$(call quote,$($(name)))))
 demo: setup
-	@set -e; for recipe in $(demo_recipes); do \
-	  recipes/$$recipe/run.sh --stage 0 --stop-stage 1 --wait $(demo_arguments); \
-	  for seed in $(seeds); do recipes/$$recipe/run.sh --stage 2 --stop-stage 4 $(demo_arguments) seed=$$seed; done; \
-	done
-	@$(run) --compare split=testA $(demo_arguments) seed=$(firstword $(seeds))
+	@$(if $(call given,dry),set -e; for recipe in $(demo_recipes); do recipes/$$recipe/run.sh $(demo_arguments); done; \
+	  $(run) --compare split=testA $(demo_arguments),.venv/bin/klassify demo $(filter-out data=demo,$(demo_arguments)) $(demo_own))
 
 stage0 stage1 stage2 stage3 stage4: setup
 	@$(run) --stage $(@:stage%=%) --stop-stage $(@:stage%=%) $(arguments)

@@ -8,16 +8,22 @@ when it is called, so that `klassify --help` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import errno
 import importlib
 import io
 import os
 import sys
+from collections.abc import Iterator
+from typing import TextIO
 
 from klassify.errors import KlassifyError
 from klassify.files import explained
 
 COMMANDS = {
+    "demo": "generate clips, train the recipes on them, compare: needs no data",
+    "recipe": "copy the recipes and their configs out of the package",
     "corpus": "generate the small corpus of talking-head clips (stage 0 of the demo)",
     "lists": "official metadata or file lists -> data lists (stage 0)",
     "extract": "media -> mouth, LMM or other features, or an audio cache, in shards (stage 1)",
@@ -40,6 +46,8 @@ COMMANDS = {
     "check": "say whether the server will accept a submission, else why not",
     "predict": "videos in, answers out: probability, segments, timeline",
     "perturb": "perturbed splits of a list, and how systems fare on them",
+    "publish": "a detector with its weights and a model card in a folder of its own",
+    "version": "versions, commit and device",
     "evaluate": "systems against labels: tables, curves (stage 4)",
     "crosstest": "train on one data set, test on others: one table (stage 4)",
     "audit": "look for shortcuts: does the content alone tell real from fake",
@@ -63,8 +71,22 @@ def main(argv: list[str] | None = None) -> int:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
-    command = parser.parse_args(argv[:1] or ["--help"]).command
+    parser.add_argument("--version", action="store_true", help="versions, commit and device")
+    parser.add_argument("--quiet", action="store_true", help="print errors alone")
+    parser.add_argument("command", nargs="?", metavar="COMMAND")
+    quiet = argv[:1] == ["--quiet"]
+    argv = argv[1:] if quiet else argv
+    asked = parser.parse_args(argv[:1] or ["--help"])
+    command = "version" if asked.version else str(asked.command)
+    if command not in COMMANDS:
+        print(unknown_command(command), file=sys.stderr)
+        return 2
+    with _silence() if quiet else contextlib.nullcontext(sys.stderr) as told:
+        return _run(command, argv, told)
+
+
+def _run(command: str, argv: list[str], told: TextIO) -> int:
+    """Run one command; errors are printed to `told`."""
     module = importlib.import_module(f"klassify.commands.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"klassify {command}",
@@ -78,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         # intermixed: KEY=VALUE may follow options
         return module.run(parser.parse_intermixed_args(argv[1:])) or 0
     except KlassifyError as error:
-        print(f"klassify {command}: {error}", file=sys.stderr)
+        print(f"klassify {command}: {error}", file=told)
         return error.status
     except OSError as error:  # of files that are not ours to read or write
         if isinstance(error, BrokenPipeError):  # `klassify ... | head`
@@ -86,11 +108,27 @@ def main(argv: list[str] | None = None) -> int:
             return 141
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        print(f"klassify {command}: {explained(error)}", file=sys.stderr)
+        print(f"klassify {command}: {explained(error)}", file=told)
         return 2
     except KeyboardInterrupt:
-        print(f"klassify {command}: interrupted; what was finished is kept", file=sys.stderr)
+        print(f"klassify {command}: interrupted; what was finished is kept", file=told)
         return 130
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[TextIO]:
+    """Drop what is printed; yields the error stream."""
+    with open(os.devnull, "w", encoding="utf-8") as nothing, contextlib.redirect_stdout(nothing):
+        told = sys.stderr
+        with contextlib.redirect_stderr(nothing):
+            yield told
+
+
+def unknown_command(name: str) -> str:
+    """What to tell of a command that does not exist, with the most similar one."""
+    close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    fix = f"klassify {close[0]} --help" if close else "klassify --help"
+    return f"klassify: there is no command {name!r}.\n  fix:   {fix}"
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ usage() {
 first steps
   make demo size=tiny recipe=klassify    install, then run every stage on a tiny generated corpus
   .venv/bin/klassify predict clip.mp4    probability of fake and fake segments of a video
-  make demo                              all recipes on generated clips, and a report (size=tiny|default|large)
+  make demo recipe=klassify              the first system on 456 generated clips, and a report: 9 minutes
+  make demo                              all recipes: 18 minutes (size=tiny|small|default|large, verbose=1)
   make stage0 root=DIR                   start on real data; the stages follow (docs/your-data.md)
 
 make stage3 split=testA                  one stage
@@ -122,7 +123,7 @@ variables (on the command line, or in local.mk to keep them)
   vqvae=FILE lmm=NAME            multibranch: VQ-VAE weights instead of training them; the LMM's name or folder
   audio=cache                    stage 1 also stores decoded audio, 32 kB per second, which later stages read faster
   seed=1                         training seed; each has its own folders
-  size=default                   size of the generated corpus: tiny, default, large
+  size=default                   size of the generated corpus: tiny, small, default, large
   jobs=N                         processes of stages 0 and 1
   devices=1 workers=0            GPUs of a training (a number, or auto); reader processes per GPU, also when scoring
   force=1                        replace outputs that were made with other settings
@@ -135,6 +136,7 @@ TEXT
 title_0="data lists: from metadata, tables or folders, or from a corpus that is generated first (data=demo)"
 title_4="evaluate every system against labels: tables, calibration curves, histograms"
 dataset_table=klassify/lists/datasets.tsv
+[ -e $dataset_table ] || dataset_table=recipes/datasets.tsv  # beside recipes that were copied
 datasets=$(awk -F'\t' 'NR > 1 { print $1 }' $dataset_table | paste -sd' ')
 known="split data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry $slurm_variables"
 models=() localisers=() derived=() proposals_only=() unscored=()
@@ -165,7 +167,7 @@ while [ $# -gt 0 ]; do
 done
 
 known_data "$data"
-known_value size "$size" tiny default large
+known_value size "$size" tiny small default large
 known_value audio "$audio" cache
 [[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers; jobs= is at least 1"
 [[ $devices =~ ^(auto|[1-9][0-9]*)?$ && $workers =~ ^[0-9]*$ ]] || fail "devices= is a number or auto, workers= a number"

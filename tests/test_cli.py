@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import klassify
 from klassify import cli
 from klassify.commands import ledger
 from klassify.errors import KlassifyError
@@ -76,3 +77,31 @@ def test_only_commands_that_run_models_import_torch():
     program = f"import sys, klassify.commands.{', klassify.commands.'.join(names)}"
     program += "; sys.exit(bool({'torch', 'audiomentations'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_misspelt_command_gets_the_similar_one(capsys):
+    assert cli.main(["predcit", "x"]) == 2
+    assert "no command 'predcit'.\n  fix:   klassify predict --help" in capsys.readouterr().err
+    assert cli.main(["xyzzy"]) == 2
+    assert "fix:   klassify --help" in capsys.readouterr().err
+
+
+def test_quiet_prints_errors_alone(monkeypatch, capsys):
+    def run(args):
+        print("told")
+        print("warned", file=sys.stderr)
+        if args.id:
+            raise KlassifyError("Wrong.")
+
+    monkeypatch.setattr(ledger, "run", run)
+    assert cli.main(["--quiet", "ledger"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert cli.main(["--quiet", "ledger", "--id", "3"]) == 2
+    assert capsys.readouterr() == ("", "klassify ledger: Wrong.\n")
+
+
+def test_the_version_names_torch_and_the_device(capsys):
+    assert cli.main(["--version"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"klassify {klassify.__version__}") and "torch" in text
+    assert "device " in text

@@ -28,6 +28,7 @@ ORDER = [
     {"evaluation", "explanation"},
     {"prediction", "cluster"},
     {"report"},
+    {"demo"},
     {"commands"},
 ]
 NEVER = [

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--from", dest="source", type=Path, metavar="FOLDER", help="genuine clips to edit")
     add("--people", type=Path, metavar="TSV", help="with --from: file, person[, licence, origin]")
     add("--licence", metavar="TEXT", help="with --from: of clips whose row of --people has none")
-    add("--size", choices=SIZES, help="24, 120 (default) or 728 clips")
+    add("--size", choices=SIZES, help="24, 120, 456 (default) or 728 clips")
     add("--seed", type=at_least_0, default=0, help="equal seeds give equal files")
     add("--difficulty", choices=DIFFICULTIES, help="of the fakes (default normal)")
     add("--jobs", type=at_least_1, default=1, help="processes (default 1)")

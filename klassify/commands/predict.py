@@ -1,5 +1,6 @@
 """Raw videos in, answers out: no metadata, no data set layout, CPU or GPU.
 
+    klassify predict examples/clip.mp4
     klassify predict clip.mp4 --out answers/
     klassify predict folder/ 'more/*.mp4' --recipe all --video
 
@@ -7,7 +8,9 @@ For each file: the probability that it is fake (Task 1's answer), a verdict, the
 be fake (Task 2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in.
 --explain says why, in a line, .explanation.json and .explanation.png (docs/explanations.md). What
 runs is the detector.yaml of a recipe: that of --detector, else the first that was trained, on a
-real data set before the generated corpus. klassify.prediction.predict runs it.
+real data set before the generated corpus, else a small one of the recipe klassify that is part of
+the package and has learned from generated clips alone. --example answers about the package's own
+clip.
 
 Answers that --out has already, of the same file, detector and settings, are kept: a run that was
 stopped continues.
@@ -28,6 +31,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import klassify
 from klassify.arguments import add_precision, at_least_1, between_0_and_1
 from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
@@ -41,7 +45,9 @@ from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.operating import RATES
 
 RECIPES = ("klassify", "multibranch", "fused")
-DEMOS = ("demo-large", "demo", "demo-tiny")
+DEMOS = ("demo-large", "demo", "demo-small", "demo-tiny")
+PACKAGED = Path(klassify.__file__).parent / "detectors/demo"
+EXAMPLE = PACKAGED / "clip.mp4"
 SHOWN_SEGMENTS = 5
 LONGEST_STEM = (
     180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
@@ -50,7 +56,8 @@ LONGEST_STEM = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("videos", nargs="+", metavar="VIDEO", help="files, folders (searched) or quoted globs")
+    add("videos", nargs="*", metavar="VIDEO", help="files, folders (searched) or quoted globs")
+    add("--example", action="store_true", help="the generated clip that is part of the package")
     add("--recipe", choices=(*RECIPES, "all"), default="klassify")
     add(
         "--detector",
@@ -93,9 +100,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    paths = find_videos(args.videos)
+    if not (args.videos or args.example):
+        raise KlassifyError("No video is named.", fix="give files or folders, or --example")
+    paths = find_videos([*args.videos, *([str(EXAMPLE)] if args.example else [])])
     names = RECIPES if args.recipe == "all" else (args.recipe,)
-    found = args.detector or [find_detector(args.exp, name) for name in names]
+    found = args.detector or [trained_or_packaged(args.exp, name) for name in names]
     # each once
     detectors = list({one.folder.resolve(): one for one in map(read_detector, found)}.values())
     for detector in detectors:
@@ -185,6 +194,16 @@ def find_videos(given: Iterable[str]) -> list[Path]:
             raise KlassifyError(what, where=text, fix="give files, folders or quoted globs")
         found |= dict.fromkeys(here)
     return list(found)
+
+
+def trained_or_packaged(exp: Path, recipe: str) -> Path:
+    """The detector.yaml that find_detector finds, else that of the package."""
+    try:
+        return find_detector(exp, recipe)
+    except KlassifyError:
+        if not (path := PACKAGED / recipe / DETECTOR).exists():
+            raise
+        return path
 
 
 def find_detector(exp: Path, recipe: str) -> Path:

@@ -27,7 +27,7 @@ from klassify.media.container import MediaError
 from klassify.progress import progress
 from klassify.settings import already_done, settings_hash
 
-VERSION = 1  # of the generator; raise it when the same seed gives other files
+VERSION = 1  # of corpora of genuine clips; raise it when the same clips and seed give other files
 RECORD = "corpus.json"
 PROGRESS = "progress"  # folder with the metadata entries of each finished original, as JSON
 
@@ -39,7 +39,8 @@ def build(
 
     KlassifyError if `out` holds a corpus with other settings (unless force) or anything else.
     """
-    settings = {"version": VERSION, "size": size, "seed": seed, "difficulty": difficulty}
+    settings = {"version": SIZES[size].version, "size": size, "seed": seed}
+    settings["difficulty"] = difficulty
     require_espeak()
     if not _begin(out, settings, force):
         print(f"{out}: already complete", file=sys.stderr)

@@ -9,9 +9,11 @@ from klassify.files import read_json, write_json, write_text
 
 
 def write_metadata(out: Path, entries: list[dict]) -> None:
-    """Write the metadata of all splits, and file lists of the test splits."""
+    """Write the metadata of all splits that have clips, and file lists of the test splits."""
     for split in SPLITS:
         chosen = [entry for entry in entries if entry["split"] == split]
+        if not chosen:
+            continue
         chosen.sort(key=lambda entry: entry["file"])
         write_json(metadata_path(out, split), chosen)
         if split in TEST_SPLITS:
@@ -21,7 +23,8 @@ def write_metadata(out: Path, entries: list[dict]) -> None:
 
 def read_entries(corpus: Path, splits: tuple[str, ...] = SPLITS) -> list[dict]:
     """The metadata entries of a generated corpus."""
-    return [entry for split in splits for entry in read_json(metadata_path(corpus, split))]
+    paths = [metadata_path(corpus, split) for split in splits]
+    return [entry for path in paths if path.exists() for entry in read_json(path)]
 
 
 def metadata_path(corpus: Path, split: str) -> Path:

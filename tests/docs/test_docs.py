@@ -100,7 +100,7 @@ def check_command(words: list[str], checkout: Path) -> None:
 
 def parse(words: list[str]) -> None:
     """Refuse what `klassify` would refuse."""
-    if words[:1] in ([], ["--help"]):
+    if words[:1] in ([], ["--help"], ["--version"]):
         return
     command, *arguments = words
     assert command in cli.COMMANDS, f"there is no klassify {command}"

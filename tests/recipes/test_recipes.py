@@ -167,7 +167,7 @@ def test_systems_of_other_data_keep_scores_under_its_name(script):
         (["data=lavfd"], "did you mean data=lavdf?"),
         (["data=demo", "split=testa"], "did you mean split=testA?"),
         (["data=demo", "conf=papr"], "did you mean conf=paper?"),
-        (["data=demo", "size=huge"], "unknown size=huge. Known: tiny default large"),
+        (["data=demo", "size=huge"], "unknown size=huge. Known: tiny small default large"),
         (["data=demo", "system=tnc", "--stage", "1"], "did you mean system=tcn?"),
         (["data=demo", "system=foo", "--stage", "3"], "unknown system=foo. Known: "),
         (["data=demo", "submit1=maxot", "--stage", "3"], "did you mean submit1=maxout?"),

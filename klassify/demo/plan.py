@@ -1,0 +1,297 @@
+"""What the demo runs: the commands that the recipes print with dry=1, and which waits for which."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from klassify.corpus.plan import SIZES, SPLITS
+from klassify.errors import KlassifyError
+
+RECIPES = ("klassify", "multibranch", "fused")
+# the one whose table comes first
+FIRST = "klassify"
+# CPU seconds at size=default, for the order of work and the time left: of commands, of trainings
+SECONDS = {
+    "corpus": 228.0,
+    "extract": 50.0,
+    "extract lmm": 8.0,
+    "extract lips": 55.0,
+    "extract embedding": 4.0,
+    "score": 6.0,
+    "score visual": 45.0,
+    "score visual_clip": 45.0,
+    "tune": 4.0,
+    "evaluate": 4.0,
+    "package": 4.0,
+    "compare": 15.0,
+}
+TRAINING_SECONDS = {
+    "tcn": 45.0,
+    "w2v_aasist": 140.0,
+    "tcn_tags": 40.0,
+    "bam": 160.0,
+    "vqvae": 70.0,
+    "stems": 90.0,
+    "ps": 90.0,
+    "ps_clip": 90.0,
+    "visual": 90.0,
+    "visual_clip": 110.0,
+    "audio_mil": 50.0,
+    "lips_mil": 170.0,
+    "splice_audio": 35.0,
+    "splice_lips": 85.0,
+    "sync": 12.0,
+    "audio_frames": 30.0,
+    "lips_frames": 45.0,
+    "av_spans": 50.0,
+}
+OTHER_SECONDS = 0.5
+# what these commands change besides --out: the systems that they name
+CHANGES_SYSTEMS = ("score", "tune", "localise")
+STAGE = re.compile(r"== stage (\d):")
+
+
+@dataclasses.dataclass
+class Step:
+    """One command. words: after `klassify`. after: the numbers of the steps that it waits for.
+
+    cores: how many it keeps busy. seconds: of CPU time, estimated. like: the folder of an equal
+    training of another recipe, which is copied. part: 0 for the first recipe, 1 for the others.
+    """
+
+    number: int
+    words: tuple[str, ...]
+    recipe: str
+    stage: int
+    part: int
+    after: set[int]
+    cores: int
+    seconds: float = 0.0
+    like: Path | None = None
+    urgency: float = 0.0
+
+    @property
+    def command(self) -> str:
+        """The name of the command."""
+        return self.words[0]
+
+    @property
+    def out(self) -> Path | None:
+        """The folder that --out names."""
+        return Path(found) if (found := _option(self.words, "--out")) else None
+
+
+def splits_of(size: str) -> list[str]:
+    """The splits that a corpus of this size has."""
+    return [split for split, count in zip(SPLITS, SIZES[size].originals) if count]
+
+
+def commands_of(
+    recipe: str, stages: tuple[int, int], variables: Mapping[str, str]
+) -> list[tuple[int, tuple[str, ...]]]:
+    """(stage, words) of each klassify command of a recipe's stages, in the working directory.
+
+    KlassifyError with the recipe's own message for variables that it refuses.
+    """
+    given = [f"{name}={value}" for name, value in variables.items()]
+    first, last = map(str, stages)
+    script = f"recipes/{recipe}/run.sh"
+    return _printed([script, "--stage", first, "--stop-stage", last, "--wait", *given])
+
+
+def comparison(recipe: str, variables: Mapping[str, str]) -> tuple[str, ...]:
+    """The words of the comparison of all recipes that `make compare` runs."""
+    given = [f"{name}={value}" for name, value in variables.items()]
+    return _printed([f"recipes/{recipe}/run.sh", "--compare", *given])[0][1]
+
+
+def _printed(command: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
+    done = subprocess.run(["bash", *command, "dry=1"], capture_output=True, text=True)
+    if done.returncode:
+        what, _, fix = done.stderr.strip().partition("\n  fix:   ")
+        raise KlassifyError(what or f"{command[0]} cannot be read.", fix=fix or None)
+    found, stage = [], 4
+    for line in done.stdout.splitlines():
+        if match := STAGE.match(line):
+            stage = int(match[1])
+        elif line.startswith("+ klassify "):
+            found.append((stage, tuple(shlex.split(line[2:])[1:])))
+    return found
+
+
+def planned(
+    recipes: Sequence[str], seeds: Sequence[str], variables: Mapping[str, str], cores: int
+) -> list[Step]:
+    """All steps of the demo, each once, in an order in which they could run one after another.
+
+    variables: of the recipes, with `data` and `size`. cores: processes at a time.
+    """
+    splits = splits_of(variables["size"])
+    tests = [split for split in splits if split.startswith("test")]
+    plan = _Plan(SIZES[variables["size"]].originals, SIZES["default"].originals)
+    for recipe in recipes:
+        part = int(len(recipes) > 1 and recipe != recipes[0])
+        # beside other work each command gets one core
+        jobs = {"jobs": "1" if part else str(cores)}
+        for seed in seeds:
+            made = variables | jobs | {"seed": seed}
+            # the fewest commands: features once, val as part of stage 4
+            plan.add(recipe, part, commands_of(recipe, (0, 1), made | {"split": ",".join(splits)}))
+            plan.add(recipe, part, commands_of(recipe, (2, 2), made))
+            plan.add(recipe, part, commands_of(recipe, (3, 3), made | {"split": ",".join(tests)}))
+            plan.add(
+                recipe,
+                part,
+                commands_of(recipe, (4, 4), made | {"split": ",".join(["val", *tests])}),
+            )
+        if len(seeds) > 1:
+            plan.add_mean(recipe, part, tests)
+    shown = variables | {"seed": seeds[0], "split": "testA"}
+    made = {step.out for step in plan.steps if step.out}
+    words = [
+        word for word in comparison(recipes[0], shown) if not _is_system(word) or Path(word) in made
+    ]
+    plan.add("", 1, [(5, tuple(words))])
+    plan.steps[-1].after = {step.number for step in plan.steps[:-1]}
+    plan.rank()
+    return plan.steps
+
+
+def _is_system(word: str) -> bool:
+    path = PurePosixPath(word)
+    return path.parts[:1] == ("exp",) and len(path.parts) > 3
+
+
+class _Plan:
+    def __init__(self, clips: Sequence[int], usual: Sequence[int]):
+        self.steps: list[Step] = []
+        self.known: set[tuple[str, ...]] = set()
+        self.trainings: dict[tuple[str, ...], Path] = {}
+        self.inputs: dict[str, list[str]] = {}
+        self.share = sum(clips) / sum(usual)
+
+    def add(self, recipe: str, part: int, commands: Iterable[tuple[int, tuple[str, ...]]]) -> None:
+        """Add commands that are not planned yet."""
+        for stage, words in commands:
+            for one in self._each(words):
+                key = _without(one, "--jobs")
+                if key not in self.known:
+                    self.known.add(key)
+                    self._append(recipe, stage, part, one)
+
+    def _append(self, recipe: str, stage: int, part: int, words: tuple[str, ...]) -> None:
+        cores = int(_option(words, "--jobs") or 1)
+        step = Step(len(self.steps), words, recipe, stage, part, self._needed(words), cores)
+        step.like = self._like(words)
+        step.seconds = self.share * _seconds(words) if step.like is None else OTHER_SECONDS
+        self.steps.append(step)
+        if step.out and words[0] in ("calibrate", "fuse", "localise"):
+            out = str(step.out)
+            self.inputs[out] = [word for word in words[1:] if _is_system(word) and word != out]
+
+    def _each(self, words: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """A command for each of the models that one command would score."""
+        systems = [word for word in words if _is_system(word)]
+        trained = {str(step.out) for step in self.steps if step.command == "train"}
+        if words[0] != "score" or not trained.issuperset(systems):
+            return [words]
+        rest = [word for word in words[1:] if not _is_system(word)]
+        return [("score", system, *rest) for system in systems]
+
+    def add_mean(self, recipe: str, part: int, tests: Sequence[str]) -> None:
+        """The mean over training seeds, of the tables of each."""
+        folders = {
+            step.out
+            for step in self.steps
+            if step.recipe == recipe and step.command == "evaluate" and step.out
+        }
+        tables = [str(folder / f"{split}.tsv") for folder in sorted(folders) for split in tests]
+        self.add(recipe, part, [(4, ("evaluate", "--mean", *sorted(tables)))])
+
+    def _needed(self, words: Sequence[str]) -> set[int]:
+        paths = _paths([*words, *self._inputs_of(words)])
+        return {
+            step.number
+            for step in self.steps
+            if any(_overlap(path, other) for path in paths for other in _written(step.words))
+        }
+
+    def _inputs_of(self, words: Sequence[str]) -> list[str]:
+        """The systems that the named ones are computed from, and theirs."""
+        found = [name for word in words for name in self.inputs.get(word, [])]
+        return [*found, *self._inputs_of(found)] if found else []
+
+    def _like(self, words: tuple[str, ...]) -> Path | None:
+        """The folder of a planned training of the same config on the same inputs."""
+        out = _option(words, "--out")
+        if words[0] != "train" or out is None:
+            return None
+        config = Path(words[1]).read_text(encoding="utf-8")
+        if "\nbase:" in f"\n{config}":
+            return None  # another file of the same folder counts too
+        same = (config, Path(out).name, *_without(words, "--out")[2:])
+        like = self.trainings.get(same)
+        self.trainings.setdefault(same, Path(out))
+        return like
+
+    def rank(self) -> None:
+        """Urgency: the CPU time of the longest chain of steps that begins with this one."""
+        for step in reversed(self.steps):
+            step.urgency += step.seconds
+            for number in step.after:
+                other = self.steps[number]
+                if other.part == step.part:
+                    other.urgency = max(other.urgency, step.urgency)
+
+
+def _seconds(words: Sequence[str]) -> float:
+    command = words[0]
+    if command == "train":
+        return TRAINING_SECONDS.get(Path(words[1]).stem, 60.0)
+    if command == "extract" and (kind := _option(words, "--kind")):
+        command = f"extract {kind}"
+    names = [Path(word).name for word in words[1:] if _is_system(word)]
+    if command == "score":
+        return sum(SECONDS.get(f"score {name}", SECONDS["score"]) for name in names)
+    return SECONDS.get(command, OTHER_SECONDS)
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    return words[words.index(name) + 1] if name in words else None
+
+
+def _without(words: tuple[str, ...], name: str) -> tuple[str, ...]:
+    at = words.index(name) if name in words else len(words)
+    return (*words[:at], *words[at + 2 :])
+
+
+def _paths(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """The paths that a command names, as parts; of a detector.yaml the folder."""
+    found = []
+    for word in words[1:]:
+        path = PurePosixPath(word.rpartition("=")[2])
+        if len(path.parts) > 1:
+            found.append((path.parent if path.name == "detector.yaml" else path).parts)
+    return found
+
+
+def _written(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """The folders that a command changes, as parts."""
+    written = []
+    if out := _option(words, "--out"):
+        written.append(PurePosixPath(out).parts)
+    elif words[0] in CHANGES_SYSTEMS:
+        written += [PurePosixPath(word).parts for word in words[1:] if _is_system(word)]
+    elif words[0] == "detector":
+        written.append(PurePosixPath(words[1], "detector.yaml").parts)
+    return written
+
+
+def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
