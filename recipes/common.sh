@@ -95,7 +95,7 @@ first steps
   make demo size=tiny recipe=klassify    install, then run every stage on a tiny generated corpus
   .venv/bin/klassify predict clip.mp4    probability of fake and fake segments of a video
   make demo recipe=klassify              the first system on 456 generated clips, and a report: 9 minutes
-  make demo                              all recipes: 18 minutes (size=tiny|small|default|large, verbose=1)
+  make demo                              all recipes: 20 minutes (size=tiny|small|default|large, verbose=1)
   make stage0 root=DIR                   start on real data; the stages follow (docs/your-data.md)
 
 make stage3 split=testA                  one stage
@@ -594,7 +594,7 @@ mean_over_seeds() {
   tables=$( (compgen -G "$top/evaluation/test[AB].tsv"; compgen -G "$top/seed-*/evaluation/test[AB].tsv") | sort || true)
   [[ $tables == */seed-* && -z $dry ]] || return 0
   # shellcheck disable=SC2086  # these names hold no spaces
-  run klassify evaluate --mean $tables | tee "$top/evaluation/mean.txt"
+  run klassify evaluate --mean $tables --out "$top/evaluation"
 }
 
 # compare_recipes: the reported systems of every trained recipe side by side (make compare)

@@ -1,6 +1,6 @@
 """The demo: generate clips, train the recipes on them, and compare what they learned.
 
-    klassify demo                             about 18 minutes on 2 cores, the first table after 9
+    klassify demo                             about 20 minutes on 2 cores, the first table after 9
     klassify demo recipe=klassify             the first system alone
     klassify demo size=tiny recipe=klassify   does everything run on this machine?
     klassify demo size=large                  three training seeds
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `klassify demo`."""
     from klassify.corpus.plan import SIZES
-    from klassify.demo.plan import RECIPES, planned
+    from klassify.demo.plan import RECIPES, folder_name, planned
 
     given = _variables(args.variables)
     size = given.setdefault("size", "default")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     steps = planned(recipes, seeds, given | {"data": "demo"}, cores)
-    name = "demo" if size == "default" else f"demo-{size}"
+    name = folder_name(size)
     below = "" if seeds[0] == "1" else f"seed-{seeds[0]}"
     folders = {recipe: Path("exp", name, recipe, below) for recipe in recipes}
     _carry_out(steps, folders, name, cores, verbose)

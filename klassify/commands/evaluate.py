@@ -48,7 +48,7 @@ from klassify.errors import KlassifyError
 from klassify.evaluation import decisions, groups, results
 from klassify.evaluation.clips import Scored, load_scored, measure
 from klassify.evaluation.tables import comparison, mean_of_tables
-from klassify.files import write_json
+from klassify.files import write_json, write_text
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.settings import file_hash
 from klassify.systems.base import System
@@ -87,14 +87,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--seed", type=at_least_0, default=0, help="seed of the bootstrap (default 0)")
-    add("--mean", nargs="+", type=Path, metavar="TSV", help="only print the mean of such tables")
+    add(
+        "--mean",
+        nargs="+",
+        type=Path,
+        metavar="TSV",
+        help="only the mean of such tables (mean.txt)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.mean:
         if len({path.resolve() for path in args.mean}) < len(args.mean):
             raise KlassifyError("A table is named twice.")
-        print(mean_of_tables([results.read_table(path) for path in args.mean]))
+        text = mean_of_tables([results.read_table(path) for path in args.mean])
+        print(text)
+        if args.out:
+            write_text(args.out / "mean.txt", f"{text}\n")
         return 0
     missing = [name for name in ("systems", "split", "labels", "out") if not getattr(args, name)]
     if missing:

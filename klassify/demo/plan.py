@@ -22,9 +22,9 @@ SECONDS = {
     "extract lmm": 8.0,
     "extract lips": 55.0,
     "extract embedding": 4.0,
-    "score": 6.0,
-    "score visual": 45.0,
-    "score visual_clip": 45.0,
+    "score": 2.0,
+    "score visual": 50.0,
+    "score visual_clip": 12.0,
     "tune": 4.0,
     "evaluate": 4.0,
     "package": 4.0,
@@ -86,6 +86,11 @@ class Step:
         return Path(found) if (found := _option(self.words, "--out")) else None
 
 
+def folder_name(size: str) -> str:
+    """The name of the demo's folders below exp/, media/ and the others."""
+    return "demo" if size == "default" else f"demo-{size}"
+
+
 def splits_of(size: str) -> list[str]:
     """The splits that a corpus of this size has."""
     return [split for split, count in zip(SPLITS, SIZES[size].originals) if count]
@@ -102,12 +107,6 @@ def commands_of(
     first, last = map(str, stages)
     script = f"recipes/{recipe}/run.sh"
     return _printed([script, "--stage", first, "--stop-stage", last, "--wait", *given])
-
-
-def comparison(recipe: str, variables: Mapping[str, str]) -> tuple[str, ...]:
-    """The words of the comparison of all recipes that `make compare` runs."""
-    given = [f"{name}={value}" for name, value in variables.items()]
-    return _printed([f"recipes/{recipe}/run.sh", "--compare", *given])[0][1]
 
 
 def _printed(command: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
@@ -151,12 +150,7 @@ def planned(
             )
         if len(seeds) > 1:
             plan.add_mean(recipe, part, tests)
-    shown = variables | {"seed": seeds[0], "split": "testA"}
-    made = {step.out for step in plan.steps if step.out}
-    words = [
-        word for word in comparison(recipes[0], shown) if not _is_system(word) or Path(word) in made
-    ]
-    plan.add("", 1, [(5, tuple(words))])
+    plan.add("", 1, [(5, plan.comparison(variables, seeds[0]))])
     plan.steps[-1].after = {step.number for step in plan.steps[:-1]}
     plan.rank()
     return plan.steps
@@ -211,7 +205,28 @@ class _Plan:
             if step.recipe == recipe and step.command == "evaluate" and step.out
         }
         tables = [str(folder / f"{split}.tsv") for folder in sorted(folders) for split in tests]
-        self.add(recipe, part, [(4, ("evaluate", "--mean", *sorted(tables)))])
+        top = str(min(folders, key=lambda folder: len(folder.parts)))
+        self.add(recipe, part, [(4, ("evaluate", "--mean", *sorted(tables), "--out", top))])
+
+    def comparison(self, variables: Mapping[str, str], seed: str) -> tuple[str, ...]:
+        """The command that compares the systems that are evaluated on testA, of one seed."""
+        name = folder_name(variables["size"])
+        below = "" if seed == "1" else f"/seed-{seed}"
+        top = PurePosixPath("exp", name)
+        systems = [
+            word
+            for step in self.steps
+            if step.command == "evaluate" and "testA" in step.words
+            for word in step.words
+            if _is_system(word) and word != str(step.out)
+            if PurePosixPath(word).parent == top / f"{step.recipe}{below}"
+        ]
+        lists = f"data_lists/{name}"
+        labels = ("--labels", f"{lists}/heldout/testA_labels.tsv", "--val", f"{lists}/val.tsv")
+        media = ("--media", variables.get("root") or f"media/{name}")
+        inputs = (*labels, *media, "--features", f"features/{name}")
+        out = ("--out", f"exp/{name}/compare{below}")
+        return ("compare", *dict.fromkeys(systems), "--split", "testA", *inputs, *out)
 
     def _needed(self, words: Sequence[str]) -> set[int]:
         paths = _paths([*words, *self._inputs_of(words)])
@@ -257,7 +272,9 @@ def _seconds(words: Sequence[str]) -> float:
         command = f"extract {kind}"
     names = [Path(word).name for word in words[1:] if _is_system(word)]
     if command == "score":
-        return sum(SECONDS.get(f"score {name}", SECONDS["score"]) for name in names)
+        # what is computed from scores takes no time
+        kind = f"score {names[0]}" if len(names) == 1 else "derived"
+        return SECONDS.get(kind, SECONDS["score"])
     return SECONDS.get(command, OTHER_SECONDS)
 
 

@@ -39,7 +39,10 @@ def test_each_command_is_there_once_and_none_names_testb(steps):
     assert len(set(words)) == len(words)
     assert not [step for step in steps if "testB" in " ".join(step.words)]
     assert [step.command for step in steps[:2]] == ["corpus", "lists"]
-    assert steps[-1].command == "compare" and len(steps[-1].after) == len(steps) - 1
+    last = steps[-1]
+    assert last.command == "compare" and len(last.after) == len(steps) - 1
+    assert {"exp/demo/klassify/maxout", "exp/demo/fused/spans", "--labels"} <= set(last.words)
+    assert "exp/demo/klassify/evaluation" not in last.words
 
 
 def test_a_step_waits_for_what_it_reads(steps):
@@ -84,3 +87,15 @@ def test_the_longest_chain_is_the_most_urgent(steps):
 def test_every_trained_system_has_an_estimate(steps):
     names = {Path(step.words[1]).stem for step in named(steps, "train")}
     assert names <= set(plan.TRAINING_SECONDS)
+
+
+def test_several_seeds_end_with_the_mean_of_their_tables(tmp_path, monkeypatch):
+    copy_recipes(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    steps = planned(["klassify"], ["1", "2"], {"data": "demo", "size": "tiny"}, 2)
+    (mean,) = named(steps, "evaluate", "--mean")
+    top = "exp/demo-tiny/klassify"
+    tables = [f"{top}/{part}evaluation/test{x}.tsv" for part in ("", "seed-2/") for x in "AB"]
+    assert list(mean.words) == ["evaluate", "--mean", *tables, "--out", f"{top}/evaluation"]
+    before = {steps[number].out for number in all_before(steps, mean)}
+    assert {Path(f"{top}/evaluation"), Path(f"{top}/seed-2/evaluation")} <= before

@@ -156,11 +156,11 @@ def test_set_up_installs_the_tested_versions(image):
     (install,) = (call.split() for call in calls if " install " in call)
     constraints = install[install.index("-c") + 1]
     assert (image / constraints).is_file() and install[install.index("-e") + 1] == ".[report]"
-    text = (image / "setup.cfg").read_text()
-    for name in re.findall(
-        r"^(?:long_description = file:|license_files =) *(\S+)", text, flags=re.MULTILINE
-    ):
-        assert (image / name).is_file(), f"setup.cfg needs {name}"
+    text = (image / "pyproject.toml").read_text()
+    named = re.findall(r'^(?:readme|license-files) = \[?"([^"]+)', text, flags=re.MULTILINE)
+    assert len(named) == 2
+    for name in named:
+        assert (image / name).is_file(), f"pyproject.toml needs {name}"
     assert (image / ".venv/installed").exists()
 
 
