@@ -19,7 +19,7 @@ from klassify.errors import KlassifyError
 from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import row_numbers, row_offsets
 from klassify.grid.segments import proposed_columns
-from klassify.scores.frame_file import FrameFile, blocks
+from klassify.scores.frame_file import FrameFile, counted_blocks
 from klassify.systems.scores import to_probability
 
 TAG_COLUMNS = ["log_o", "log_b", "log_i", "log_l"]
@@ -142,8 +142,9 @@ class FrameScores:
         return cls(column("files"), row_offsets(counts), *map(column, names), *grid)
 
 
-def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
-    """The clips of a frames score file in file order, in parts of about a million frames.
+def read_frames(path: str | os.PathLike, *, label: str = "read frames") -> Iterator[FrameScores]:
+    """The clips of a frames score file in file order, in parts of about a million frames; label:
+    of the progress.
 
     KlassifyError for frames that are missing or off the grid, and for columns that are not
     probabilities.
@@ -153,7 +154,7 @@ def read_frames(path: str | os.PathLike) -> Iterator[FrameScores]:
     n_proposed = sum(name.startswith("proposed") for name in source.columns) // 3
     spans = proposed_columns(n_proposed)
     columns = ["score", *TAG_COLUMNS * tagged, *["boundary"] * bounded, *spans]
-    for files in blocks(source.files):
+    for files in counted_blocks(source.files, label):
         rows = source.read(files, columns)
         values = {name: rows.values[:, at] for at, name in enumerate(columns)}
         proposed = rows.values[:, len(columns) - len(spans) :]

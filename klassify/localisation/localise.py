@@ -14,7 +14,9 @@ from klassify.errors import KlassifyError
 from klassify.files import read_yaml
 from klassify.localisation import proposals
 from klassify.localisation.frame_scores import read_frames
-from klassify.scores.score_file import Header, ScoreFile, is_current, read_header, write_blocks
+from klassify.progress import Count
+from klassify.scores.score_file import Header, is_current, read_header, write_blocks
+from klassify.scores.segment_file import TEXTS, Segments, read_segments, rows_of_clips
 from klassify.settings import key_and_value, settings_hash
 from klassify.systems import merged
 from klassify.systems.base import System, derived_system, made_before, made_from, write_system
@@ -25,6 +27,7 @@ from klassify.systems.system import load_systems
 from klassify.untrusted import refuse_cut
 
 COLUMNS = ["file", "start", "end", "score", "modality", "method"]
+CLIPS_AT_ONCE = 1 << 14
 
 
 class Choice(NamedTuple):
@@ -98,8 +101,8 @@ def localise(system: System, split: str, choice: Choice, *, force: bool = False)
     path = system.path(split, "segments")
     settings = {"system": system.hash, "method": choice.method, "settings": choice.settings}
     if isinstance(system, Merged):
-        inputs = [one.segment_scores(split) for one in system.input_systems]
-        settings["inputs"] = [made_from(scores.header) for scores in inputs]
+        inputs = [one.segments_path(split) for one in system.input_systems]
+        settings["inputs"] = [made_from(read_header(path)) for path in inputs]
         if choice.settings.get("clip_share"):
             settings["clips"] = [
                 made_from(one.clip_scores(split).header) for one in system.input_systems
@@ -110,7 +113,7 @@ def localise(system: System, split: str, choice: Choice, *, force: bool = False)
     if is_current(path, settings, force=force):
         return False
     if isinstance(system, Merged):
-        tables = [merged_table(system, split, inputs, choice)]
+        tables = merged_tables(system, split, [read_segments(one) for one in inputs], choice)
     else:
         tables = proposal_tables(frames, system.modality, choice)
     write_blocks(
@@ -124,7 +127,7 @@ def localise(system: System, split: str, choice: Choice, *, force: bool = False)
 def proposal_tables(path: Path, modality: str, choice: Choice) -> Iterator[pd.DataFrame]:
     """The proposals of a frames score file, a part of it at a time, after a table without rows."""
     yield pd.DataFrame({name: [] for name in COLUMNS})
-    for frames in read_frames(path):
+    for frames in read_frames(path, label="localise"):
         found = proposals.propose(frames, choice.method, **choice.settings)
         yield pd.DataFrame(
             {
@@ -159,18 +162,34 @@ def write_merged(
     return True
 
 
-def merged_table(
-    system: Merged, split: str, inputs: Sequence[ScoreFile], choice: Choice
-) -> pd.DataFrame:
-    """The proposals of several systems joined; each row keeps its modality and method."""
-    tables = [scores.table for scores in inputs if len(scores.table)] or [inputs[0].table]
-    tables = pd.concat(tables, ignore_index=True)
-    files = pd.unique(tables["file"])
-    parts = [candidates(scores.table, files) for scores in inputs]
+def merged_tables(
+    system: Merged, split: str, inputs: Sequence[Segments], choice: Choice
+) -> Iterator[pd.DataFrame]:
+    """The proposals of several systems joined, a block of clips at a time, after a table without
+    rows; each row keeps its modality and method.
+    """
+    yield pd.DataFrame({name: [] for name in COLUMNS})
+    files = pd.unique(np.concatenate([one.files for one in inputs]))
+    place = pd.Index(files)
+    clips = [place.get_indexer(one.files).astype(np.int32)[one.clip] for one in inputs]
+    rows_of = [rows_of_clips(clip, len(files)) for clip in clips]
     known = clip_log_odds(system, split, files) if choice.settings.get("clip_share") else None
-    found, rows = join(parts, choice, known)
-    joined = tables.iloc[rows].assign(start=found.start_s, end=found.end_s, score=found.score)
-    return joined.reset_index(drop=True)[COLUMNS]
+    with Count(f"join {split}", len(files)) as count:
+        for first in range(0, len(files), CLIPS_AT_ONCE):
+            stop = min(first + CLIPS_AT_ONCE, len(files))
+            rows = [of_block(first, stop) for of_block in rows_of]
+            parts = [
+                proposals.Candidates(clip[some] - first, *one.numbers(some))
+                for one, clip, some in zip(inputs, clips, rows)
+            ]
+            found, taken = join(parts, choice, None if known is None else known[:, first:stop])
+            columns = {"file": files[first + found.clip]}
+            columns |= {"start": found.start_s, "end": found.end_s, "score": found.score}
+            for name in TEXTS:
+                given = [one.texts_of(name, some) for one, some in zip(inputs, rows)]
+                columns[name] = np.concatenate(given)[taken]
+            yield pd.DataFrame(columns)
+            count.add(stop - first)
 
 
 def join(

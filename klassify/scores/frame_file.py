@@ -17,6 +17,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
 from klassify.grid.ragged import FrameTable, pooled, row_numbers, row_offsets
+from klassify.progress import Count
 from klassify.scores.score_file import AGAIN, read_header, reading
 from klassify.untrusted import refuse_swollen
 
@@ -29,11 +30,19 @@ def blocks(files: Sequence[str], size: int = BLOCK_CLIPS) -> Iterator[Sequence[s
         yield files[first : first + size]
 
 
+def counted_blocks(files: Sequence[str], label: str) -> Iterator[Sequence[str]]:
+    """`blocks` of files, with the progress of the clips."""
+    with Count(label, len(files)) as count:
+        for some in blocks(files):
+            yield some
+            count.add(len(some))
+
+
 def frame_table(source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:
     """The column `plus` of a frames score file, or `plus` less `minus`; nothing else is kept."""
     columns = [plus] if minus is None else [plus, minus]
     scores = [np.empty(0)]
-    for files in blocks(source.files):
+    for files in counted_blocks(source.files, f"read {source.header.system}"):
         values = source.read(files, columns).values
         scores.append(values[:, 0] if minus is None else values[:, 0] - values[:, 1])
     grid = (source.header.hop_s, source.header.offset_s)

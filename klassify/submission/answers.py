@@ -18,13 +18,16 @@ from scipy.special import expit
 
 from klassify.errors import KlassifyError
 from klassify.files import whole_file
-from klassify.scores.score_file import ScoreFile, align, read_scores
+from klassify.progress import Count
+from klassify.scores.score_file import Header, ScoreFile, align
+from klassify.scores.segment_file import read_segments, rows_of_clips
 from klassify.submission.manifest import supervision
 from klassify.submission.verdict import MAX_ROWS
 from klassify.systems.base import System
 from klassify.systems.linear import Linear
 from klassify.systems.scores import answered
 
+CLIPS_AT_ONCE = 1 << 14
 PLACEHOLDER = [[0.0, 0.0, 0.0]]  # "nothing found"; an empty list makes the evaluator abort
 
 
@@ -42,7 +45,8 @@ def write_task1(
     """
     scores, where = system.clip_scores(split), system.path(split, "clips")
     scores = ScoreFile(scores.header, align(scores, frame["file"].tolist(), where=where))
-    probability = _probabilities(scores, system, sigmoid)
+    given = scores.table["score"].to_numpy(float)
+    probability = _probabilities(given, scores.header, system, sigmoid)
     prior = system.prior if prior is None else prior
     empty = np.isnan(probability)
     answers = np.where(empty, prior, probability)
@@ -69,42 +73,60 @@ def write_task2(
     gets the placeholder [[0.0, 0.0, 0.0]], a proposal that matches nothing.
     """
     where = system.path(split, "segments")
-    scores = read_scores(where)
-    position = pd.Series(np.arange(len(frame)), index=frame["file"])
-    clip = scores.table["file"].map(position)
-    if clip.isna().any():
-        extra = sorted(set(scores.table["file"][clip.isna()]))
+    found = read_segments(where)
+    position = pd.Index(frame["file"]).get_indexer(found.files)
+    if (position < 0).any():
+        extra = sorted(found.files[position < 0])
         raise KlassifyError(
             f"Proposals for {len(extra)} clips that are not listed, such as {extra[0]!r}.",
             where=where,
         )
-    clip = clip.to_numpy(np.int64)
-    length = frame["duration"].fillna(np.inf).to_numpy(float)[clip]
-    score = _probabilities(scores, system, sigmoid)
-    # rounded down, so that no end is beyond the clip's
-    end = np.floor(np.minimum(scores.table["end"].to_numpy(float), length) * 1000 + 1e-6) / 1000
-    start = scores.table["start"].to_numpy(float).round(3)
-    rows = pd.DataFrame({"clip": clip, "score": score, "start": start, "end": end})
-    rows = rows[rows["end"] > rows["start"]]
-    rows = rows.sort_values(["clip", "score"], ascending=[True, False], kind="stable")
-    rows = rows.drop_duplicates(["clip", "start", "end"])
-    rows = rows[rows.groupby("clip").cumcount() < MAX_ROWS].round({"score": 4})
-    table = np.ascontiguousarray(rows[["score", "start", "end"]].to_numpy(float))
-    edges = np.searchsorted(rows["clip"].to_numpy(), np.arange(len(frame) + 1))
-    with whole_file(path) as partial, open(partial, "wb") as handle:
-        for i, name in enumerate(frame["file"]):
-            first, stop = edges[i], edges[i + 1]
-            answer = table[first:stop] if stop > first else PLACEHOLDER
-            text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-            handle.write((b",\n" if i else b"{\n") + orjson.dumps(name) + b": " + text)
+    probability = _probabilities(found.score, found.header, system, sigmoid)
+    clip = position.astype(np.int32)[found.clip]
+    rows_of = rows_of_clips(clip, len(frame))
+    files = frame["file"].tolist()
+    length = frame["duration"].fillna(np.inf).to_numpy(float)
+    n_rows = n_placeholder = 0
+    with (
+        whole_file(path) as partial,
+        open(partial, "wb") as handle,
+        Count(f"write {path.name}", len(files)) as count,
+    ):
+        for first in range(0, len(files), CLIPS_AT_ONCE):
+            stop = min(first + CLIPS_AT_ONCE, len(files))
+            some = rows_of(first, stop)
+            start, end, _ = found.numbers(some)
+            rows = _rows(clip[some], probability[some], start, end, length)
+            table = np.ascontiguousarray(rows[["score", "start", "end"]].to_numpy(float))
+            edges = np.searchsorted(rows["clip"].to_numpy(), np.arange(first, stop + 1))
+            for i, name in enumerate(files[first:stop]):
+                answer = table[edges[i] : edges[i + 1]] if edges[i + 1] > edges[i] else PLACEHOLDER
+                text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+                handle.write((b",\n" if first + i else b"{\n") + orjson.dumps(name) + b": " + text)
+            n_rows += len(rows)
+            n_placeholder += int((np.diff(edges) == 0).sum())
+            count.add(stop - first)
         handle.write(b"\n}\n")
     return {
         "system": system.name,
         "supervision": supervision(system),
-        "n_answers": len(frame),
-        "n_rows": len(rows),
-        "n_placeholder": int((np.diff(edges) == 0).sum()),
+        "n_answers": len(files),
+        "n_rows": n_rows,
+        "n_placeholder": n_placeholder,
     }
+
+
+def _rows(
+    clip: np.ndarray, score: np.ndarray, start: np.ndarray, end: np.ndarray, length: np.ndarray
+) -> pd.DataFrame:
+    """The rows to submit of some clips: clip, score, start, end. length: of all clips."""
+    # rounded down, so that no end is beyond the clip's
+    end = np.floor(np.minimum(end, length[clip]) * 1000 + 1e-6) / 1000
+    rows = pd.DataFrame({"clip": clip, "score": score, "start": start.round(3), "end": end})
+    rows = rows[rows["end"] > rows["start"]]
+    rows = rows.sort_values(["clip", "score"], ascending=[True, False], kind="stable")
+    rows = rows.drop_duplicates(["clip", "start", "end"])
+    return rows[rows.groupby("clip").cumcount() < MAX_ROWS].round({"score": 4})
 
 
 def write_zip(path: Path, members: Sequence[Path]) -> None:
@@ -119,8 +141,8 @@ def write_zip(path: Path, members: Sequence[Path]) -> None:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _probabilities(scores: ScoreFile, system: System, sigmoid: bool) -> np.ndarray:
-    score, scale = scores.table["score"].to_numpy(float), scores.header.scale
+def _probabilities(score: np.ndarray, header: Header, system: System, sigmoid: bool) -> np.ndarray:
+    scale = header.scale
     if scale == "probability":
         return score
     # the sigmoid of a linear fusion's log-odds is its softmax
@@ -130,8 +152,7 @@ def _probabilities(scores: ScoreFile, system: System, sigmoid: bool) -> np.ndarr
     if scale == "log_odds":
         fix += ", or give --sigmoid to take the log-odds as they are"
     raise KlassifyError(
-        f"The scores of {scores.header.system} are of scale {scale}; the server wants"
-        " probabilities.",
+        f"The scores of {header.system} are of scale {scale}; the server wants probabilities.",
         where=system.folder,
         fix=fix,
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from klassify.grid.ragged import row_offsets
+from klassify.progress import Count
 from klassify.submission.prediction_json import Block, iter_blocks, row_problem
-from klassify.submission.verdict import MAX_ROWS, Listed, Verdict
+from klassify.submission.verdict import JSON, MAX_ROWS, Listed, Verdict
 
 MAX_STRAYS = 100_000  # unlisted or repeated answers, besides one per clip; the rest is not read
 TOLERANCE_S = 0.05
@@ -103,7 +104,7 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
     n_strays = 0
     row_check = RowCheck(name)
     try:
-        for block in iter_blocks(handle):
+        for block in counted(iter_blocks(handle), len(listed.line)):
             if isinstance(block, Block):
                 block = _closer_look(block, name, seen, listed, row_check, verdict)
             for file, rows in block:
@@ -128,6 +129,14 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
         return None
     row_check.finish(verdict)
     return seen & listed.line.keys()
+
+
+def counted(blocks: Iterator[Any], n_clips: int) -> Iterator[Any]:
+    """Blocks of iter_blocks, with the progress of their clips."""
+    with Count(f"check {JSON}", n_clips) as count:
+        for block in blocks:
+            yield block
+            count.add(len(block.names) if isinstance(block, Block) else len(block))
 
 
 def _closer_look(

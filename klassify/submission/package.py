@@ -77,7 +77,7 @@ def package(
     path = out / MANIFEST
     manifest = read_manifest(path) if path.exists() and (out / ZIP).exists() and not force else None
     if already_done(path, manifest and manifest["made_with"], wanted, force=force):
-        _accept(out, list_path)
+        _accept(out, Listed.read(list_path))
         if file_hash(out / ZIP) != manifest["zip_sha256"]:
             what = "This is not the package that the manifest describes."
             raise KlassifyError(what, where=out / ZIP, fix="--force")
@@ -125,7 +125,7 @@ def build(
     members = [TASKS[task][0] for task in tasks]
     write_zip(out / ZIP, [out / name for name in members])
     try:
-        _accept(out, list_path)
+        _accept(out, Listed.of(frame, list_path.name))
     except KlassifyError:
         (out / ZIP).unlink()
         raise
@@ -153,8 +153,8 @@ def _is_demo(list_path: Path) -> bool:
     return "demo" in (list_path.parent.name, data)
 
 
-def _accept(out: Path, list_path: Path) -> None:
-    found = check.check(out / ZIP, Listed.read(list_path))
+def _accept(out: Path, listed: Listed) -> None:
+    found = check.check(out / ZIP, listed)
     if not found.accepted:
         raise KlassifyError(
             "\n".join(["The checker refuses this:", *found.refusals.lines()]), where=out / ZIP

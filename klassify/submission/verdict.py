@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klassify.lists import data_list, official
 
@@ -62,8 +63,12 @@ class Listed:
         path = Path(path)
         if path.suffix == ".txt":
             return cls(official.read_names(path)[0]["file"].tolist(), path.name)
-        frame = data_list.read_list(path)
-        return cls(frame["file"].tolist(), path.name, frame["duration"].tolist(), first_line=2)
+        return cls.of(data_list.read_list(path), path.name)
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, name: str) -> Listed:
+        """From a data list that has been read."""
+        return cls(frame["file"].tolist(), name, frame["duration"].tolist(), first_line=2)
 
     def durations(self, files: Sequence[str]) -> np.ndarray:
         """Seconds (n,) of these clips, NaN where they are unknown."""

@@ -167,10 +167,14 @@ class System:
             )
         return self._current(split, "frames", "frame scores", self.score_command(split))
 
-    def segment_scores(self, split: str) -> ScoreFile:
-        """Its proposals; KlassifyError with the command if they are missing or outdated."""
+    def segments_path(self, split: str) -> Path:
+        """The file of its proposals; KlassifyError if they are missing or outdated."""
         command = f"klassify localise {self.folder} --split {split}"
-        return read_scores(self._current(split, "segments", "proposals", command))
+        return self._current(split, "segments", "proposals", command)
+
+    def segment_scores(self, split: str) -> ScoreFile:
+        """Its proposals; errors as `segments_path`."""
+        return read_scores(self.segments_path(split))
 
     def _current(self, split: str, kind: str, name: str, command: str) -> Path:
         path = self.path(split, kind)

@@ -139,7 +139,7 @@ class Linear(System):
 def _frame_tables(
     rule: Rule, sources: Sequence[FrameFile], files: Sequence[str]
 ) -> Iterator[pd.DataFrame]:
-    for block in frame_file.blocks(files):
+    for block in frame_file.counted_blocks(files, "fuse frames"):
         found = align.aligned(sources, rule.columns, block, hold_s=rule.hold_s)
         start, end = found.frame_times()
         real, fake = rule.logits(found.values).T
@@ -197,7 +197,7 @@ def gather(
 ) -> Gathered:
     """The frames of `files` in their order; arguments as in klassify.systems.align.aligned."""
     values, counts, kept, sums = [], [], [], 0.0
-    for block in frame_file.blocks(files):
+    for block in frame_file.counted_blocks(files, "gather frames"):
         found = align.aligned(sources, columns, block, hold_s=hold_s)
         speaks = ~np.isnan(found.values)
         sums = sums + np.stack([np.where(speaks, found.values, 0).sum(axis=0), speaks.sum(axis=0)])

@@ -10,7 +10,8 @@ from klassify.errors import KlassifyError
 from klassify.evaluation import segments
 from klassify.localisation import frame_scores, localise, proposals
 from klassify.scores import frame_file
-from klassify.scores.score_file import Header, ScoreFile, read_scores, score_path, write_blocks
+from klassify.scores.score_file import Header, read_scores, score_path, write_blocks, write_scores
+from klassify.scores.segment_file import read_segments
 from klassify.systems.base import System, write_system
 from klassify.systems.system import load_system, system_hash
 
@@ -68,7 +69,9 @@ def segments_of(folder, split="val"):
 
 
 def test_frames_are_read_in_parts_of_whole_clips(tmp_path, monkeypatch):
-    monkeypatch.setattr(frame_scores, "blocks", lambda files: frame_file.blocks(files, 2))
+    monkeypatch.setattr(
+        frame_scores, "counted_blocks", lambda files, label: frame_file.blocks(files, 2)
+    )
     clips = some_clips(3, 5)
     clips |= {"long.mp4": np.zeros(300), "short.mp4": np.ones(1), "last.mp4": np.ones(20)}
     folder = write_localiser(tmp_path / "bam", frame_table(clips, boundary=0.5), group=70)
@@ -307,13 +310,50 @@ def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
     assert first["n_sources"] == 6 and first["Score_low"] < first["Score_high"]
 
 
-def test_clips_that_one_input_lacks_are_answered_by_the_other():
-    def scores(files):
-        columns = {"start": 0.0, "end": 1.0, "score": 0.5, "modality": "audio", "method": "x"}
-        table = pd.DataFrame({"file": files, **columns})
-        return ScoreFile(Header("s", "val", "segments", "probability", "segment"), table)
+def write_proposals(folder, table):
+    header = Header(folder.name, "val", "segments", "probability", "segment")
+    write_scores(score_path(folder, "val", "segments"), table, header)
+    return read_segments(score_path(folder, "val", "segments"))
 
-    inputs = [scores(["a", "b"]), scores(["b", "c"])]
+
+def test_clips_that_one_input_lacks_are_answered_by_the_other(tmp_path):
+    columns = {"start": 0.0, "end": 1.0, "score": 0.5, "modality": "audio", "method": "x"}
+    inputs = [
+        write_proposals(tmp_path / name, pd.DataFrame({"file": list(files), **columns}))
+        for name, files in (("one", "ab"), ("two", "bc"))
+    ]
     choice = localise.Choice("merge", proposals.defaults("merge"))
-    table = localise.merged_table(None, "val", inputs, choice)
-    assert table["file"].tolist() == ["a", "b", "b", "c"]
+    tables = list(localise.merged_tables(None, "val", inputs, choice))
+    assert not len(tables[0]) and pd.concat(tables[1:])["file"].tolist() == ["a", "b", "b", "c"]
+
+
+@pytest.mark.parametrize("method", ["merge", "union"])
+def test_blocks_of_clips_are_joined_like_all_at_once(method, tmp_path, monkeypatch):
+    """Also where the rows of a clip are not together in the file, and clips are in two orders."""
+    rng = np.random.default_rng(0)
+    inputs, tables = [], []
+    for number, name in enumerate(("one", "two")):
+        start = rng.uniform(0, 9, 300).round(1)
+        table = pd.DataFrame(
+            {
+                "file": [f"{i}.mp4" for i in rng.integers(0, 40, 300)],
+                "start": start,
+                "end": start + rng.choice([0.3, 0.5], 300),
+                "score": rng.random(300).round(2),
+                "modality": ("audio", "visual")[number],
+                "method": rng.choice(["threshold", "viterbi"], 300),
+            }
+        )
+        inputs.append(write_proposals(tmp_path / name, table))
+        tables.append(read_scores(score_path(tmp_path / name, "val", "segments")).table)
+    choice = localise.Choice(method, proposals.defaults(method))
+    both = pd.concat(tables, ignore_index=True)
+    files = pd.unique(both["file"])
+    parts = [localise.candidates(table, files) for table in tables]
+    found, rows = localise.join(parts, choice, None)
+    expected = both.iloc[rows].assign(start=found.start_s, end=found.end_s, score=found.score)
+    monkeypatch.setattr(localise, "CLIPS_AT_ONCE", 7)
+    joined = pd.concat([*localise.merged_tables(None, "val", inputs, choice)][1:])
+    pd.testing.assert_frame_equal(
+        joined.reset_index(drop=True), expected.reset_index(drop=True), check_dtype=False
+    )
