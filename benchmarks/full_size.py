@@ -155,7 +155,7 @@ def steps() -> list[Step]:
     for name in ("tcn_tags", "bam", "ps", "merged"):
         needed = (segments[name],) if name == "merged" else ()
         command = f"tune {name} --labels {lists} --force"
-        add(f"tune {name}", command, f"{name}/tuning.tsv", *needed)
+        add(f"tune {name}", command, f"{name}/proposals.yaml", *needed)
 
     scored = [one.name for one in found if one.name.startswith("score") and "testA" not in one.name]
     options = f"--split val --labels {val} --subset all"

@@ -28,6 +28,7 @@ from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from klassify.grid.ragged import is_top, n_top, row_numbers, row_offsets, top_rows
+from klassify.progress import Count
 
 RESOLUTIONS_MS = (160, 320, 640)
 COLUMNS = (
@@ -41,6 +42,7 @@ MAX_LR = 1e-4
 BATCH = 16  # frames, or clips, per update: the published batch of 1 accumulated 16 times
 ROWS_AT_ONCE = 1 << 20
 MAX_NEWTON_STEPS = 100
+MAX_STEPS = 500  # of L-BFGS
 
 
 class LinearFusion(nn.Linear):
@@ -172,8 +174,16 @@ def _fit_clips(
         value = float(np.mean(np.logaddexp(0, z) - label * z) + prior @ theta / 2)
         return value, clips.T @ (expit(z) - label) / len(z) + prior
 
-    options = {"maxiter": 500, "gtol": 1e-8, "ftol": 1e-12}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    options = {"maxiter": MAX_STEPS, "gtol": 1e-8, "ftol": 1e-12}
+    with Count("fit the fusion, at most", MAX_STEPS, unit="step") as count:
+        found = minimize(
+            loss,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            options=options,
+            callback=lambda _: count.add(1),
+        )
     return found.x / np.append(spread, 1.0), float(found.fun), int(found.nit)
 
 

@@ -20,6 +20,7 @@ from klassify.lists import subsets
 from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
+from klassify.progress import progress
 from klassify.report import agreement, entries, shortcuts, sidebyside
 from klassify.report.drift import population_stability
 from klassify.report.entries import Entry
@@ -84,7 +85,10 @@ def compare(
     label = None if labels is None else subsets.label(frame, "video")
     if not (files := frame["file"].tolist()):
         raise KlassifyError(f"There is no clip of {split} to compare on.", where=labels)
-    loaded = [entries.load(one, split, files) for one in found]
+    loaded = [
+        entries.load(one, split, files)
+        for one in progress(found, len(found), "read scores", unit="system")
+    ]
     answers = {task: entries.answering(loaded, task) for task in entries.TASKS}
     first = [*answers["task1"], *answers["task2"]]  # answers come first in every table
     loaded = list({one.name: one for one in (*first, *loaded)}.values())

@@ -22,6 +22,7 @@ from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import clips, segments
 from klassify.metrics.frames import SEGMENT_MS, exact, frame_metrics, labelled_frames
+from klassify.progress import progress
 from klassify.report.entries import Entry
 
 GROUP_SHARE = 5  # groups get this many times fewer resamples than all clips
@@ -128,7 +129,9 @@ def frame_rows(
     names = [set(one.frames.files) for one in entries]
     common = set.intersection(*names)
     rows, points, samples = [], [], []
-    for one, files in zip(entries, names):  # one table of millions of frames at a time
+    # one table of millions of frames at a time
+    measured = progress(zip(entries, names), len(entries), "measure frames", unit="system")
+    for one, files in measured:
         table = one.frame_table()
         own = Truth.from_list(frame, subsets.segment_column(frame, one.system.own_label))
         found = frame_metrics(table, truth, (40, SEGMENT_MS), own)

@@ -262,6 +262,11 @@ def read_scores(path: str | os.PathLike) -> ScoreFile:
     return ScoreFile(header, table)
 
 
+def n_rows(path: str | os.PathLike) -> int:
+    """The rows of a TSV score file, by its header; 0 where an old one does not say."""
+    return int(_header_fields(Path(path)).get(ROWS, 0))
+
+
 def read_blocks(path: str | os.PathLike, rows: int) -> Iterator[pd.DataFrame]:
     """The table of a TSV score file, validated, `rows` rows at a time; nothing of an empty one."""
     return _read_tsv(path, read_header(path), rows)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
 from klassify.grid.ragged import row_offsets
-from klassify.scores.score_file import Header, read_blocks, read_header
+from klassify.progress import Count
+from klassify.scores.score_file import Header, n_rows, read_blocks, read_header
 
 ROWS_AT_ONCE = 1 << 20
 NUMBERS = ("start", "end", "score")
@@ -48,7 +49,9 @@ def read_segments(path: str | os.PathLike) -> Segments:
     codes = {name: [np.empty(0, np.int32)] for name in ("file", *TEXTS)}
     numbers = {name: [np.empty(0)] for name in NUMBERS}
     known: dict[str, dict[str, int]] = {name: {} for name in codes}
-    for table in read_blocks(path, ROWS_AT_ONCE):
+    header = read_header(path)
+    count = Count(f"read proposals of {header.system}", n_rows(path), unit="row")
+    for table in counted(read_blocks(path, ROWS_AT_ONCE), count):
         for name in NUMBERS:
             numbers[name].append(table[name].to_numpy(float))
         for name, places in known.items():
@@ -63,7 +66,15 @@ def read_segments(path: str | os.PathLike) -> Segments:
     names = {name: np.array([*places], object) for name, places in known.items()}
     texts = {name: (names[name], arrays[name]) for name in TEXTS}
     columns = (arrays[name] for name in ("file", *NUMBERS))
-    return Segments(read_header(path), names["file"], *columns, texts)
+    return Segments(header, names["file"], *columns, texts)
+
+
+def counted(tables: Iterator[pd.DataFrame], count: Count) -> Iterator[pd.DataFrame]:
+    """Tables, with the progress of their rows."""
+    with count:
+        for table in tables:
+            yield table
+            count.add(len(table))
 
 
 def rows_of_clips(clip: np.ndarray, n_clips: int) -> Callable[[int, int], np.ndarray]:
