@@ -5,11 +5,11 @@
         [--device auto] [--seed 0] [--out table.md]
 
 RECIPE_DIR: a folder with a detector.yaml, whose systems have scored the split. Of each model and
-each kind of contribution, on the clips that are fake in the model's own modality and that it calls
-fake: by how much the mean probability in deletion is below that of random orders, and in insertion
-above it; how many clips each holds for; and the share of contributions over time inside the true
-segments beside the share of time. See docs/explanations.md. Intervals are 95 % over sources.
-Fails if an interval of deletion or insertion holds 0.
+each kind of contribution, on the clips with the highest scores of those that are fake in the
+model's own modality: by how much the mean probability in deletion is below that of random orders,
+and in insertion above it; how many clips each holds for; and the share of contributions over time
+inside the true segments beside the share of time. See docs/explanations.md. Intervals are 95 % over
+sources. Fails if an interval of deletion or insertion reaches 0.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify.data.base import SEGMENT_COLUMNS, NoAnswer, Sources
+from klassify.data.base import SEGMENT_COLUMNS, Sources
 from klassify.explanation.axes import axes_of
 from klassify.explanation.explain import Explainer
 from klassify.explanation.faithfulness import curves, inside_share, mean_by_source
 from klassify.systems.detector import read_detector
-from klassify.systems.scores import to_probability
 from klassify.systems.trained import Trained
 
 COLUMNS = (
@@ -56,7 +55,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--systems", nargs="+", help="default: all models of the detector")
     parser.add_argument("--over", nargs="+", help="default: all that there is")
-    parser.add_argument("--clips", type=int, default=40, help="most of a system (default 40)")
+    parser.add_argument("--clips", type=int, default=40, help="of each system (default 40)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -89,21 +88,17 @@ def main() -> None:
 def checked(
     explainer: Explainer, system: Trained, table: pd.DataFrame, args: argparse.Namespace
 ) -> Iterator[dict]:
-    """A row of numbers for each clip and kind of contribution, clips of all sources in turn."""
+    """A row of numbers for each clip and kind of contribution, the highest scores first."""
     column = SEGMENT_COLUMNS["video" if system.modality == "both" else system.modality]
     fakes = table[table[column].map(bool)]
-    fakes = fakes.assign(turn=fakes.groupby("source").cumcount()).sort_values("turn", kind="stable")
+    scores = [
+        explainer.clip_score(system, file).table["score"].iloc[0] for file in fakes["file"].tolist()
+    ]
+    fakes = fakes.assign(score=scores).dropna(subset=["score"])
+    fakes = fakes.sort_values("score", ascending=False).head(args.clips)
     answering, reader = explainer.answering(system), explainer.reader(system)
-    done = 0
     for clip in fakes.itertuples():
-        score = explainer.clip_score(system, clip.file).table["score"].to_numpy(float)
-        if done == args.clips or not to_probability(score, system.scale)[0] >= 0.5:
-            continue
-        try:
-            read = reader.read(clip.file)
-        except NoAnswer:
-            continue
-        done += 1
+        read = reader.read(clip.file)
         axes = axes_of(answering.data, answering.model, read)
         for one in explainer.contributions(system, clip.file):
             if one.over not in axes or one.over not in (args.over or axes):

@@ -29,6 +29,7 @@ import sys
 from pathlib import Path
 
 from klassify.arguments import at_least_0, cost_of_errors, rates
+from klassify.errors import KlassifyError
 from klassify.evaluation.tables import write_table
 from klassify.files import write_text
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
@@ -63,6 +64,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--clips", type=at_least_0, default=30, help="mistakes, disagreements to show (default 30)")
+    add(
+        "--explain",
+        type=at_least_0,
+        default=0,
+        metavar="N",
+        help="say why for the first N mistakes and disagreements, some seconds each (default 0)",
+    )
     add("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
 
 
@@ -74,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from klassify.report.text import describe
 
     page.check_libraries()  # before minutes of work
+    if args.explain and not (args.media and args.features):
+        raise KlassifyError("--explain needs --media and --features.")
     out = args.out / args.split
     comparison = compare(
         args.systems,
@@ -106,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         media_root=args.media,
         features=args.features,
         n_clips=args.clips,
+        n_explained=args.explain,
         command=["klassify", *sys.argv[1:]],
     )
     print(path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from klassify.data.base import NoAnswer, Reader, Sources
 from klassify.data.mouth import MouthFeatures
+from klassify.data.visual import VisualClip
 from klassify.errors import KlassifyError
 from klassify.explanation import fusions
 from klassify.explanation.answering import Answering
@@ -63,6 +64,7 @@ class Explainer:
         self.answer, self.split, self.sources = answer, split, sources
         self.device = pick_device(device)
         self.models = dict(loaded or {})
+        self._made: dict[tuple[str, str], Any] = {}
 
     def explain(self, file: str) -> Explanation:
         """Why the systems give this clip their scores."""
@@ -74,40 +76,37 @@ class Explainer:
         if system.name not in self.models:
             self.models[system.name] = system.load()
         model, data = self.models[system.name]
-        return Answering(model, data, self._aggregate(system), self.device, BATCH)
-
-    def _aggregate(self, system: Trained) -> str:
-        default = "max" if system.data().unit == "frame" else system.data().aggregate
-        return self._clips(system.name).header.settings.get("aggregate", default)
+        aggregate = self._clips(system.name).header.settings["aggregate"]
+        return Answering(model, data, aggregate, self.device, BATCH)
 
     def reader(self, system: Trained) -> Reader:
         """What reads clips for a system."""
-        return self._readers(system.name)
+        make = functools.partial(system.data().reader, self.sources, self.split)
+        return self._once("reader", system.name, make)
 
-    @functools.cached_property
-    def _readers(self) -> Any:
-        return functools.cache(
-            lambda name: self.systems[name].data().reader(self.sources, self.split)
+    def _clips(self, name: str) -> ScoreFile:
+        make = functools.partial(self.systems[name].clip_scores, self.split)
+        return self._once("clips", name, make)
+
+    def _frames(self, name: str) -> FrameFile:
+        return self._once(
+            "frames", name, lambda: FrameFile(self.systems[name].frames_path(self.split))
         )
 
-    @functools.cached_property
-    def _clips(self) -> Any:
-        return functools.cache(lambda name: self.systems[name].clip_scores(self.split))
+    def _place(self, name: str, file: str) -> int | None:
+        """The row of a clip in a system's clip scores."""
+        files = self._clips(name).table["file"]
+        return self._once("places", name, lambda: dict(zip(files, range(len(files))))).get(file)
 
-    @functools.cached_property
-    def _places(self) -> Any:
-        def places(name: str) -> dict[str, int]:
-            return {file: at for at, file in enumerate(self._clips(name).table["file"])}
-
-        return functools.cache(places)
-
-    @functools.cached_property
-    def _frames(self) -> Any:
-        return functools.cache(lambda name: FrameFile(self.systems[name].frames_path(self.split)))
+    def _once(self, what: str, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives for a system, made once."""
+        if (what, name) not in self._made:
+            self._made[what, name] = make()
+        return self._made[what, name]
 
     def clip_score(self, system: System, file: str) -> ScoreFile:
         """The clip scores of a system with the row of one clip alone."""
-        scores, place = self._clips(system.name), self._places(system.name).get(file)
+        scores, place = self._clips(system.name), self._place(system.name, file)
         if place is None:
             raise KlassifyError(
                 f"{system.name} has no score of {file}.", where=system.path(self.split, "clips")
@@ -218,7 +217,7 @@ def explain_model(answering: Answering, clip: Any) -> list[Contribution]:
         picture = {"frame_s": map_.frame_s, "image": map_.image}
         found.append(Contribution("picture", GRAD_CAM, "share", map_.values, **picture))
     wanted = {"time": not answering.of_frames, "frequency": True, "modalities": True}
-    if type(clip).__name__ != "VisualClip":
+    if not isinstance(clip, VisualClip):  # its frames would all be held in memory
         axes = axes_of(data, model, clip)
         found += [occlusion(answering, axis) for axis in axes.values() if wanted.get(axis.over)]
     return found

@@ -66,13 +66,20 @@ def write(
     media_root: Path | None,
     features: Path | None,
     n_clips: int,
+    n_explained: int = 0,
     command: Sequence[str] = ("klassify", "compare"),
 ) -> None:
-    """Write the page; KlassifyError if it is larger than MAX_BYTES. command: that it shows."""
+    """Write the page; KlassifyError if it is larger than MAX_BYTES. command: that it shows.
+
+    n_explained: of the mistakes and of the disagreements, so many are explained, which needs media
+    and features.
+    """
     import jinja2
 
     drawn = plots.of(result)
-    content = _words(result) | _clips(result, path.parent, media_root, features, n_clips)
+    content = _words(result) | _clips(
+        result, path.parent, media_root, features, n_clips, n_explained
+    )
     content |= {"figures": drawn, "tables": tables.of(result), "words": tables.words()}
     content["provenance"] = summary.provenance(result, command)
     content["sections"] = [
@@ -209,7 +216,12 @@ def _warnings(result: Comparison) -> dict[str, list[str]]:
 
 
 def _clips(
-    result: Comparison, folder: Path, media_root: Path | None, features: Path | None, n_each: int
+    result: Comparison,
+    folder: Path,
+    media_root: Path | None,
+    features: Path | None,
+    n_each: int,
+    n_explained: int,
 ) -> dict[str, Any]:
     """The rows of both lists of clips, and the payload of each clip in them."""
     by_name = {one.name: one for one in result.calibrated}
@@ -217,9 +229,19 @@ def _clips(
     rows, payloads = [], []
     if answers:
         timelines = clips.Timelines(result, media_root, features, folder)
-        for at, chosen in enumerate(clips.choose(answers, result.frame, result.label, n_each)):
+        shown = clips.choose(answers, result.frame, result.label, n_each)
+        explained: set[int] = set()
+        if n_explained:
+            from klassify.report.explanations import Explanations, first_of_each  # loads PyTorch
+
+            explained = first_of_each(shown, n_explained)
+            why = Explanations(result, media_root, features)
+        for at, chosen in enumerate(shown):
             rows.append(_clip_row(result, answers, chosen) | {"id": f"clip-{at}"})
-            payloads.append((f"clip-{at}", _json(timelines.of(chosen.row))))
+            payload = timelines.of(chosen.row)
+            if chosen.row in explained:
+                payload["why"] = why.of(chosen.row)
+            payloads.append((f"clip-{at}", _json(payload)))
     mistakes = [row for row in rows if "mistake" in row["why"]]
     apart = [row for row in rows if "disagreement" in row["why"]]
     return {

@@ -273,6 +273,14 @@ function showTimeline(cell, clip) {
   let lanes = new Lanes(clip, lanesBox.clientWidth).drawn();
   lanesBox.prepend(lanes.svg);
   timelineKey(outer, clip);
+  for (const one of clip.why || []) {
+    html("p", "why", outer, `Why, by ${one.name}: ${one.text}`);
+    if (one.image) {
+      const picture = html("img", "why", outer);
+      picture.src = one.image;
+      picture.alt = `Contributions to the answer of ${one.name}`;
+    }
+  }
   if (clip.words.length) {
     html("div", "", outer, "What the multi-modal model wrote about frames:");
     const list = html("ul", "words", outer);

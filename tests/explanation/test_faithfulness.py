@@ -1,10 +1,17 @@
 """The numbers of the checks, by hand; and what an explanation says of its times."""
 
+import json
+
 import numpy as np
 import pytest
 
 from klassify.explanation.axes import CELLS, Axis, pieces
-from klassify.explanation.contributions import FRAME_SCORES, Contribution
+from klassify.explanation.contributions import (
+    FRAME_SCORES,
+    Contribution,
+    Explanation,
+    SystemExplanation,
+)
 from klassify.explanation.faithfulness import inside_share, mean_by_source, on_axis
 
 
@@ -57,3 +64,15 @@ def test_means_have_intervals_over_sources():
     mean, low, high = mean_by_source(values, source)
     assert mean == pytest.approx(5 / 3) and (low, high) == (1.0, 3.0)
     assert np.isnan(mean_by_source([np.nan], ["a"])).all()
+
+
+def test_an_explanation_is_plain_json_without_nan():
+    system = SystemExplanation(
+        "tcn", "model", "visual", "log_odds", np.nan, 0.25, (over_time([1, np.nan]),), "no face"
+    )
+    found = Explanation("a.mp4", "picture 0.25", {"tcn": system}).as_json()
+    text = json.dumps(found, allow_nan=False)
+    tcn = json.loads(text)["systems"]["tcn"]
+    assert (tcn["score"], tcn["probability"], tcn["note"]) == (None, 0.25, "no face")
+    contribution = {"over": "time", "method": "occlusion", "unit": "log_odds"}
+    assert tcn["contributions"] == [contribution | {"edges": [0, 0.5, 1], "values": [1, None]}]
