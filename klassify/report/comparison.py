@@ -21,7 +21,7 @@ from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.progress import progress
-from klassify.report import agreement, entries, shortcuts, sidebyside
+from klassify.report import agreement, entries, robustness, shortcuts, sidebyside
 from klassify.report.drift import population_stability
 from klassify.report.entries import Entry
 from klassify.systems import scores
@@ -36,6 +36,7 @@ class Comparison:
     label: (n,) of the clips of frame, None without labels. answers1, answers2: what answers each
     task, one entry per recipe. tables: by name, those of the TSV files. notes: what a reader must
     know. matches: Task 2, by system. val_scores: by system. audits: of the content.
+    robustness: the table of klassify perturb.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Comparison:
     matches: dict[str, segments.Matches] = dataclasses.field(default_factory=dict)
     val_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     audits: Sequence[Audit] = ()
+    robustness: pd.DataFrame | None = None
 
     @property
     def scored(self) -> list[Entry]:
@@ -67,6 +69,7 @@ def compare(
     val: Path | None = None,
     media: Path | None = None,
     audit: Path | None = None,
+    perturbed: Path | None = None,
     metric: str = "official",
     rates: Sequence[float] = RATES,
     cost: Cost = ASVSPOOF_5,
@@ -78,7 +81,8 @@ def compare(
     systems: their folders, or folders of recipes. labels: the labelled list of the split; subset:
     of it. val: the labelled list of val, None to look for it beside labels. media: folder of the
     media, for the leak audit. audit: folder of the results of `klassify audit`, None for the one
-    beside the recipes. metric: of Task 2. rates, cost: see klassify.systems.operating.fit.
+    beside the recipes. perturbed: the table of `klassify perturb`. metric: of Task 2. rates, cost:
+    see klassify.systems.operating.fit.
     """
     found = entries.find(systems)
     frame, subset = _clips(found, split, labels, subset)
@@ -119,6 +123,9 @@ def compare(
     if audits := shortcuts.load(audit, loaded):
         result.audits = audits
         tables |= shortcuts.tables(audits)
+    if perturbed is not None:
+        result.robustness = robustness.read(perturbed)
+        tables["robustness"] = robustness.by_family(result.robustness)
     if subsets.base_split(split) != "val":
         _drift(result)
     return result

@@ -204,6 +204,22 @@ def _by_number(
     return _figure(_axis(titles[0], ticks=ticks), _axis(titles[1], **SHARE), lines)
 
 
+def by_level(measured: pd.DataFrame, clean: Mapping[str, float], shown: Sequence[str]) -> Figure:
+    """One metric under one family of perturbations: its value by level, 0 for the clean clips.
+
+    measured: rows with system, metric, level and value. clean: the value by system, which sets the
+    order of colours.
+    """
+    lines = []
+    for at, (name, first) in enumerate(clean.items()):
+        own = measured[measured["system"] == name].sort_values("level")
+        points = [0, *own["level"]], [first, *own["value"]]
+        lines.append(_curve(at, name, shown, *points, marker=at))
+    levels = sorted({0, *measured["level"]})
+    ticks = [[int(level), str(int(level)) if level else "clean"] for level in levels]
+    return _figure(_axis("level", ticks=ticks), _axis(measured["metric"].iloc[0]), lines)
+
+
 def precision_recall(matches: Mapping[str, Matches], shown: Sequence[str]) -> Figure:
     """Precision against recall over all proposals by descending score, at the lowest overlap."""
     lines = []

@@ -45,6 +45,7 @@ SECTIONS = {
     "drift": "Drift",
     "leaks": "Leaks",
     "shortcuts": "Shortcuts",
+    "robustness": "Robustness",
     "coverage": "Coverage",
     "words": "Systems and words",
 }

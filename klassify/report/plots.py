@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from klassify.evaluation.robustness import CLEAN
+from klassify.perturbation.families import family_of
 from klassify.report import figures
 from klassify.report.comparison import Comparison
 from klassify.report.entries import Entry
@@ -31,7 +33,26 @@ def of(result: Comparison) -> dict[str, Plot]:
         plots["histogram"] = Plot("Scores.", variants, note, "system")
     else:
         plots |= _task1(result) | _task2(result) | _groups(result)
+    plots |= _robustness(result)
     return {name: plot for name, plot in plots.items() if plot.variants}
+
+
+def _robustness(result: Comparison) -> dict[str, Plot]:
+    """A small plot for each family of perturbations."""
+    if result.robustness is None:
+        return {}
+    measured = result.robustness
+    is_clean = measured["family"] == CLEAN
+    plots = {}
+    for family, rows in measured[~is_clean].groupby("family", sort=False):
+        variants = {}
+        for metric, own in rows.groupby("metric", sort=False):
+            clean = measured[is_clean & (measured["metric"] == metric)]
+            values = dict(zip(clean["system"], clean["value"]))
+            variants[metric] = figures.by_level(own, values, list(values))
+        about = family_of(family).about
+        plots[f"robustness-{family}"] = Plot(f"{family}: {about}.", variants, choice="of")
+    return plots
 
 
 def _agreement(result: Comparison) -> dict[str, Plot]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from klassify.evaluation.tables import number
 from klassify.metrics import segments
+from klassify.perturbation.families import LEVELS
 from klassify.report.comparison import Comparison
 from klassify.report.entries import Entry
 from klassify.report.summary import METRIC_NAME, TITLE, contributions, described, guessing
@@ -208,6 +209,14 @@ TABLES = {
         Column("clips", "n", COUNT, "clips whose property is known"),
         Column("reading", "reading", help="whether it is a shortcut"),
         Column("remedy", "remedy", help="the augmentation set that removes it"),
+    ],
+    "robustness": [
+        SYSTEM,
+        Column("metric", "metric", help="AUC against the system's own label, or Score"),
+        Column("family", "family", help="of perturbations"),
+        Column("clean", "clean", ".4f", "of the clean clips"),
+        *(Column(f"{n}", f"level {n}", ".4f", f"level {n} of 5") for n in LEVELS),
+        Column("largest loss", "change", "+.4f", "at the worst level, minus clean"),
     ],
     "changes": [
         SYSTEM,

@@ -55,6 +55,21 @@ def an_audit() -> shortcuts.Audit:
     return shortcuts.Audit("val", 32, 24, 8, 0, traits, systems)
 
 
+def write_robustness(path: Path) -> Path:
+    """A table of klassify perturb: a system with foreign text in its name, under one family."""
+    rows = [
+        (HOSTILE, "AUC", "clean", 0, 0.9, 0.0, 0.0, 0.0),
+        (HOSTILE, "AUC", "mp3", 1, 0.85, -0.05, -0.08, -0.02),
+        (HOSTILE, "AUC", "mp3", 5, 0.6, -0.3, -0.4, -0.2),
+        (HOSTILE, "Score", "clean", 0, 0.5, 0.0, 0.0, 0.0),
+        (HOSTILE, "Score", "mp3", 5, 0.4, -0.1, -0.2, -0.05),
+    ]
+    columns = ["system", "metric", "family", "level", "value", "change", "change_low"]
+    table = pd.DataFrame(rows, columns=[*columns, "change_high"])
+    table.to_csv(path, sep="\t", index=False)
+    return path
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     """A report with labels, videos of the first six clips, mouth features and an LMM's words."""
@@ -89,6 +104,7 @@ def report(tmp_path_factory) -> Path:
     labels = data.path("lists", "heldout", "testA_labels.tsv")
     folders = ["--media", str(data.path("media")), "--features", str(data.path("features"))]
     folders += ["--clips", "40"]  # all of them
+    folders += ["--robustness", str(write_robustness(data.path("robustness.tsv")))]
     assert data.compare("--split", "testA", "--labels", str(labels), *folders) == 0
     return data.path("out", "testA", "report.html")
 
@@ -258,6 +274,17 @@ def test_shortcuts_are_in_their_section_and_among_the_warnings(tab):
     assert cells[3].startswith("0.900") and cells[5].startswith("-0.200") and cells[7] == "falls"
     summary = tab.locator("details.warning > summary").text_content()
     assert "shortcuts in the content (2)" in summary
+
+
+@needs_browser
+def test_robustness_has_a_plot_by_level_and_a_table(tab):
+    plot = tab.locator('#robustness figure[data-figure="robustness-mp3"]')
+    ticks = plot.locator(".canvas > svg").text_content()
+    assert "clean" in ticks and "kbit/s of MP3" in plot.text_content()
+    tab.locator("#robustness summary").click()
+    cells = tab.locator("#robustness tbody tr").first.locator("td").all_text_contents()
+    assert cells[:5] == [HOSTILE, "AUC", "mp3", "0.9000", "0.8500"]
+    assert cells[8].startswith("0.6000") and cells[9].startswith("-0.3000")
 
 
 @needs_browser
