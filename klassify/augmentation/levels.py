@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from klassify.media.content import QUIET
 from klassify.media.decoder import SAMPLE_RATE
 
-QUIET = 0.0005  # as klassify.media.content counts silence
 LONGEST_END_S = 0.3
 FILL = (0.001, 0.003)  # standard deviations of the noise in place of silence
 LOUDNESS_DB = (-35.0, -15.0)  # of full scale

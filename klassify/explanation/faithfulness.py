@@ -17,7 +17,7 @@ import numpy as np
 
 from klassify.explanation.answering import Answering
 from klassify.explanation.axes import CELLS, Axis
-from klassify.explanation.contributions import Contribution
+from klassify.explanation.contributions import FRAME_SCORES, Contribution
 from klassify.metrics import clips
 from klassify.systems.scores import to_probability
 
@@ -71,8 +71,7 @@ def on_axis(contribution: Contribution, axis: Axis) -> np.ndarray:
     if contribution.over != "time":
         return values
     lowest = np.nanmin(values, initial=0.0)
-    means = _means(np.nan_to_num(values, nan=lowest), contribution.edges, axis.edges)
-    return means
+    return _means(np.nan_to_num(values, nan=lowest), contribution.edges, axis.edges)
 
 
 def _means(values: np.ndarray, edges: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -92,7 +91,7 @@ def inside_share(contribution: Contribution, segments: np.ndarray) -> tuple[floa
         for start, stop in segments
     )
     share = np.nan
-    if contribution.method == "frame scores":
+    if contribution.method == FRAME_SCORES:
         weights = weights * length  # probabilities, not sums over their frames
     if weights.sum() > 0:
         share = float((weights * covered / length).sum() / weights.sum())

@@ -196,7 +196,7 @@ def _thumbnails(images: list[np.ndarray], times: list[float], panel: Any) -> Non
     wide = 2 * times[0]
     for image, time in zip(images, times):
         rows, columns = image.shape[:2]
-        cut = round(min(rows, columns * 0.75) / 2)
+        cut = max(round(min(rows, columns * 0.75) / 2), 1)
         middle = image[rows // 2 - cut : rows // 2 + cut]
         extent = (time - 0.48 * wide, time + 0.48 * wide, 0, 1)
         panel.imshow(middle, extent=extent, aspect="auto", zorder=2)

@@ -93,7 +93,7 @@ def read_labels(path: Path) -> dict[str, np.ndarray]:
             getattr(np.lib.format, header)(handle)
             content = _Arrays(handle).load().item()
         return {str(name): np.asarray(frames).astype(int) == 0 for name, frames in content.items()}
-    except (ValueError, KeyError, AttributeError, TypeError, EOFError, pickle.PickleError) as error:
+    except Exception as error:  # a damaged pickle raises anything, MemoryError too
         raise KlassifyError(
             f"These segment labels cannot be read: {error}.", where=path, fix=ARCHIVE
         ) from None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -276,12 +277,13 @@ def _add_files(
     """Name each clip by its path relative to the root: in the first folder that holds it, else in
     the folder of the clip before.
     """
-    folders = [base / folder for folder in corpus.paths(corpus.folders, split)]
+    own = base.relative_to(root)
+    folders = [own / folder for folder in corpus.paths(corpus.folders, split)]
     for entry in entries:
-        file = entry.pop("name") + corpus.ending
-        at = next((i for i, folder in enumerate(folders) if (folder / file).is_file()), 0)
+        name = entry.pop("name") + corpus.ending
+        at = next((i for i, one in enumerate(folders) if os.path.isfile(root / one / name)), 0)
         folders.insert(0, folders.pop(at))  # the next clip is most likely there too
-        entry["file"] = (folders[0] / file).relative_to(root).as_posix()
+        entry["file"] = (folders[0] / name).as_posix()
 
 
 def _add_segments(entries: Sequence[Entry], segments: partialspoof.Segments) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,9 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.family}-{self.level}"
+
+
+Task = tuple[str, Sequence[Step]]  # a clip's name, and what is done to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +133,8 @@ def make(
     one = next(iter(shards.values()))  # all have the same clips
     tasks = [(file, missing[place]) for place in places for file in one.part(place)]
     work = functools.partial(_perturb_all, plan=dataclasses.replace(plan, frame=None), root=root)
-    limit_s = CLIP_LIMIT_S * len(plan.families)
-    results = _answers(workers.each(work, tasks, _one_thread, jobs=jobs, limit_s=limit_s), tasks)
+    each = functools.partial(workers.each, work, setup=_one_thread, jobs=jobs)
+    results = _answers(tasks, each)
     for place, made in finished_parts(one, places, results, label="perturb"):
         inputs = inputs_hash(one.part(place), root, media_only)
         for step in missing[place]:
@@ -164,14 +168,32 @@ def _one_thread() -> None:
 
 
 def _answers(
-    results: Iterator[tuple[int, Any]], tasks: Sequence[tuple[str, Sequence[Step]]]
+    tasks: Sequence[Task], each: Callable[..., Iterator[tuple[int, Any]]]
 ) -> Iterator[tuple[int, dict[Step, Row]]]:
-    """The rows of each clip by step, also of one whose worker died."""
-    for number, found in results:
+    """The rows of each clip by step. Where a worker died, the families of the clip are made one by
+    one, since a native crash of one of them is no fault of the others.
+    """
+    died = []
+    families = max((len(_by_family(steps)) for _, steps in tasks), default=1)
+    for number, found in each(tasks=tasks, limit_s=CLIP_LIMIT_S * families):
         if isinstance(found, workers.Died):
-            file, steps = tasks[number]
-            found = dict.fromkeys(steps, _row(file, "worker", found.reason))
-        yield number, found
+            died.append(number)
+        else:
+            yield number, found
+    alone = [(number, steps) for number in died for steps in _by_family(tasks[number][1])]
+    rows: dict[int, dict[Step, Row]] = {number: {} for number in died}
+    again = [(tasks[number][0], steps) for number, steps in alone]
+    for k, found in each(tasks=again, limit_s=CLIP_LIMIT_S):
+        number, steps = alone[k]
+        if isinstance(found, workers.Died):
+            found = dict.fromkeys(steps, _row(tasks[number][0], "worker", found.reason))
+        rows[number] |= found
+        if len(rows[number]) == len(tasks[number][1]):
+            yield number, rows[number]
+
+
+def _by_family(steps: Sequence[Step]) -> list[list[Step]]:
+    return [list(own) for _, own in itertools.groupby(steps, key=lambda step: step.family)]
 
 
 def _row(file: str, stage: str = "", reason: str = "", change: Change | None = None) -> Row:
@@ -179,9 +201,7 @@ def _row(file: str, stage: str = "", reason: str = "", change: Change | None = N
     return dict(zip(COLUMNS, (file, stage, reason, text)))
 
 
-def _perturb_all(
-    _: None, task: tuple[str, Sequence[Step]], *, plan: Plan, root: Path
-) -> dict[Step, Row]:
+def _perturb_all(_: None, task: Task, *, plan: Plan, root: Path) -> dict[Step, Row]:
     """Write a clip as some steps change it; a row of a part for each."""
     file, steps = task
     try:

@@ -251,6 +251,8 @@ class _Work:
             answer.segments = answer.segments.assign(end=ends)
             evidence = evidence_of(measured, mouth)
             about = answer.about(video, self.detector, evidence, left_out, false_alarms)
+            if explanation is not None:
+                explanation = dataclasses.replace(explanation, file=about.file)
             yield dataclasses.replace(about, explanation=explanation)
             for path in self.overlay.folder.glob(f"*/scores/{split}.*"):
                 path.unlink()

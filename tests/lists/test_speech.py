@@ -178,11 +178,12 @@ def test_lines_that_are_wrong_are_skipped_and_listed(tmp_path):
     speech_corpora.halftruth(tmp_path)
     path = tmp_path / "HAD_dev/HAD_dev_label.txt"
     lines = ["HAD_dev_a 0.00-x-F 0", "HAD_dev_b 0.00-1.00-Q 0", "HAD_dev_c", "HAD_dev_d 0-1-T 0"]
+    lines.append("/HAD_dev_e 0-1-T 1")
     path.write_text(path.read_text() + "\n".join(lines) + "\n")
     assert run_lists(tmp_path, "--splits", "val", data="halftruth") == 0
     faults = faults_of(tmp_path, "val")
-    assert faults["action"].tolist() == ["skipped"] * 3 + ["segments dropped"]
-    assert faults["row"].tolist() == [4, 5, 6, 7] and len(listed(tmp_path, "val")) == 4
+    assert faults["action"].tolist() == ["skipped"] * 3 + ["segments dropped", "skipped"]
+    assert faults["row"].tolist() == [4, 5, 6, 7, 8] and len(listed(tmp_path, "val")) == 4
 
 
 def test_a_root_without_protocols_is_refused(tmp_path, capsys):

@@ -17,7 +17,7 @@ from klassify.perturbation.labels import changed_row
 def clip(tmp_path_factory):
     """Two seconds of moving stripes and a voice-like sound."""
     path = tmp_path_factory.mktemp("perturb") / "clip.mp4"
-    rows, columns = np.mgrid[:48, :64]
+    rows, columns = np.mgrid[:64, :48]
     frames = [
         np.stack([127 + 100 * np.sin((rows + k * columns) / 9 + c) for c in range(3)], -1)
         for k in range(50)

@@ -12,7 +12,8 @@ from klassify.failures import read_failures
 from klassify.lists import data_list, subsets
 from klassify.parts import parts_in
 from klassify.perturbation.clip import Clip, perturb
-from klassify.perturbation.splits import Plan, make
+from klassify.perturbation.splits import Plan, Step, _answers, make
+from klassify.workers import Died
 
 FILES = ["a.mp4", "b/c.mp4", "broken.mp4"]
 
@@ -106,3 +107,16 @@ def test_neither_order_nor_other_clips_matter(whole, corpus, tmp_path):
 def test_another_seed_is_refused_in_the_same_folder(whole, corpus):
     with pytest.raises(KlassifyError, match="seed: 0 there, 5 now"):
         make(plan_of(corpus, whole.out, seed=5), corpus[0])
+
+
+def test_a_crash_costs_a_clip_one_family_alone():
+    def each(tasks, limit_s):
+        for number, (_, steps) in enumerate(tasks):
+            crashes = any(step.family == "h265" for step in steps)
+            yield number, Died("SIGABRT") if crashes else {step: {"reason": ""} for step in steps}
+
+    steps = [Step(family, level) for family in ("trim", "h265", "noise") for level in (1, 2)]
+    found = dict(_answers([("a.mp4", steps), ("b.mp4", steps[:2])], each))
+    failed = {step for step, row in found[0].items() if row["reason"]}
+    assert list(found[0]) == steps and failed == {Step("h265", 1), Step("h265", 2)}
+    assert list(found[1]) == steps[:2]
