@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from klassify.errors import KlassifyError, first_few
 from klassify.lists import datasets, records, speech
-from klassify.lists.subsets import media_folder
+from klassify.lists.subsets import SUBSETS, media_folder
 from klassify.media.container import media_below
 
 ENDINGS = ("_metadata.json", "_metadata.jsonl", ".csv", ".tsv", "_files.txt")
@@ -56,7 +57,12 @@ def _find_protocols(root: Path, data: str) -> dict[str, Path]:
 
 
 def told_split(spelling: str) -> str:
-    """`datasets.split_of`; says so where that is another name."""
+    """`datasets.split_of`; says so where that is another name. KlassifyError for a name that cannot
+    be that of a file: metadata may hold any.
+    """
+    if not re.fullmatch(r"\w+", spelling) or spelling in SUBSETS:
+        what = f"{spelling[:80]!r} cannot be the name of a split."
+        raise KlassifyError(what, fix=f"use letters, digits and _, but not {', '.join(SUBSETS)}")
     split = datasets.split_of(spelling)
     if split != spelling:
         print(f"the split {spelling} is written as {split}")

@@ -193,6 +193,14 @@ def test_a_split_that_is_written_under_another_name_is_told(tmp_path, capsys, ex
     assert "the split dev is written as val" in capsys.readouterr().out
 
 
+def test_a_split_name_that_leads_out_of_the_folder_is_refused(tmp_path, capsys):
+    entries = [entry | {"split": "../evil"} for entry in ENTRIES]
+    (tmp_path / "metadata.json").write_text(json.dumps(entries))
+    assert run_lists(tmp_path) == 2
+    assert "'../evil' cannot be the name of a split" in capsys.readouterr().err
+    assert not (tmp_path / "evil.tsv").exists()
+
+
 def test_labels_of_a_test_split_are_held_out(tmp_path):
     (tmp_path / "test_metadata.json").write_text(json.dumps(ENTRIES))
     assert run_lists(tmp_path) == 0
