@@ -107,7 +107,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     families = [family_of(name).name for name in dict.fromkeys(names)]
     levels = tuple(level for level in LEVELS if str(level) in args.levels.split(","))
     if set(map(str, levels)) != set(args.levels.split(",")):
-        raise KlassifyError(f"--levels {args.levels!r} are not some of 1,2,3,4,5.")
+        raise KlassifyError(f"--levels {args.levels!r} has other values than 1, 2, 3, 4 and 5.")
     frame = data_list.read_list(args.list, segments=True)
     if args.clips:
         rows = subsets.sample_of_sources(subsets.sources_of(frame), args.clips)
@@ -121,8 +121,8 @@ def _on_cluster(
 ) -> list[Record]:
     """The shards as an array of tasks; systems are left for a command of its own."""
     if args.shard or args.status or args.systems:
-        what = "--shard, --status and systems go without --launcher slurm."
-        raise KlassifyError(what, fix="first the media, then the same command with the systems")
+        what = "--launcher slurm cannot be combined with --shard, --status or systems."
+        raise KlassifyError(what, fix="leave them out; name the systems once the media are made")
     subsets.media_folder(args.root, plan.split, plan.files)
     for step in plan.steps:
         (plan.parts / str(step)).mkdir(parents=True, exist_ok=True)

@@ -85,8 +85,8 @@ def _plain(values: np.ndarray) -> list[Any]:
 class SystemExplanation:
     """Why one system gives a clip its score.
 
-    score: on the system's scale, NaN without an answer; probability: of fake. note: what there is
-    to know, above all why there are no contributions; "" if nothing.
+    score: on the system's scale, NaN without an answer; probability: of fake. note: why there
+    are no contributions, or which input decided; "" if neither.
     """
 
     name: str

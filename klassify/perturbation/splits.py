@@ -171,7 +171,7 @@ def _answers(
     tasks: Sequence[Task], each: Callable[..., Iterator[tuple[int, Any]]]
 ) -> Iterator[tuple[int, dict[Step, Row]]]:
     """The rows of each clip by step. Where a worker died, the families of the clip are made one by
-    one, since a native crash of one of them is no fault of the others.
+    one, so that a native crash costs one family alone.
     """
     died = []
     families = max((len(_by_family(steps)) for _, steps in tasks), default=1)
