@@ -2,7 +2,7 @@
 repeated pictures and the container alone should not.
 
 `audit` measures each trait (klassify.features.content) alone, and all together. Beside the interval
-stands what chance gives: the labels are permuted many times, and 95 % of the permutations have no
+is what chance gives: the labels are permuted many times, and 95 % of the permutations have no
 single trait above it. Labels move between sources with as many clips, and within each source, so
 that the originals stay together as in the data.
 """
