@@ -81,7 +81,7 @@ class Texts(Sequence):
     """
 
     def __init__(self, texts: Iterable[str]):
-        encoded = [text.encode() for text in texts]
+        encoded = [text.encode(errors="surrogateescape") for text in texts]
         self._offsets = row_offsets(np.array([len(text) for text in encoded], np.int64))
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
 
@@ -90,7 +90,7 @@ class Texts(Sequence):
 
     def __getitem__(self, index: int) -> str:
         first, stop = self._offsets[index], self._offsets[index + 1]
-        return self._bytes[first:stop].tobytes().decode()
+        return self._bytes[first:stop].tobytes().decode(errors="surrogateescape")
 
 
 class Rows(Sequence):

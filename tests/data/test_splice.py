@@ -37,8 +37,8 @@ def test_self_supervision_reads_real_clips_and_no_segments(sources, stripped, ki
     assert data.supervision == "self"
     with_columns, without = (Examples(data, s, "train", seed=1) for s in (sources, stripped))
     table = sources.table("train")
-    assert with_columns.files == table["file"][table["modify_type"] == "real"].tolist()
-    assert with_columns.files == without.files
+    assert list(with_columns.files) == table["file"][table["modify_type"] == "real"].tolist()
+    assert list(with_columns.files) == list(without.files)
     for index in range(len(without)):
         one, other = with_columns[0, index], without[0, index]
         assert one.keys() == other.keys()

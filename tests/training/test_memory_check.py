@@ -100,7 +100,7 @@ def test_only_readable_clips_are_tried(small_data):
     sources = Sources(small_data.lists, small_data.media, small_data.features)
     examples = Examples(MouthFeatures(train_split="train"), sources, "train", seed=1)
     no_face = subsets.load_split(small_data.lists, "train")["file"][2]
-    examples.files = [no_face, no_face, *examples.files[3:4]]
+    examples.files = [no_face, no_face, examples.files[3]]
     examples.seconds = np.array([9.0, 8.0, 1.0])
     assert len(memory_check.longest_items(examples, 3)) == 3
     examples.files, examples.seconds = [no_face], np.array([9.0])

@@ -24,7 +24,7 @@ from klassify.systems.experiment import load_experiment
 from klassify.training import trainer
 
 FOLDERS = sorted(path for path in ROOT.glob("recipes/*/conf/*") if path.is_dir())
-NO_MODELS = ("submit.yaml", "report.yaml")
+NO_MODELS = ("submit.yaml", "submit_sound.yaml", "report.yaml")
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::bincount")
 COPIES = ("aten::_to_copy", "aten::copy_", "aten::lift_fresh")
 
