@@ -150,7 +150,7 @@ def test_spans_are_learned_from_embeddings_scored_tuned_and_localised(
         "  init_args: {audio_dim: 8, visual_dim: 8, dim: 16, levels: 4, stem: 1, hidden: 2}\n"
         "data:\n  class_path: klassify.data.av_embeddings.AVEmbeddings\n"
         "  init_args: {audio: sound, visual: null}\n"
-        "train: {epochs: 8, batch_size: 8, lr: 0.005}\n"
+        "train: {epochs: 8, batch_size: 8, lr: 0.005, monitor: loss}\n"
     )
     sources = ["--lists", str(small_data.lists), "--media", str(small_data.media)]
     sources += ["--features", str(features)]
