@@ -36,7 +36,8 @@ names:
 	  $(if $(filter demo,$(MAKECMDGOALS)),$(demo_arguments),$(arguments))
 
 # stages 0 to 4 on the generated corpus, then the comparison: size=tiny (smoke test), small, default, large (three seeds)
-demo_arguments = data=demo $(foreach name,$(filter-out data,$(names)),$(name)=$(call quote,$($(name))))
+# root= in local.mk is that of real data
+demo_arguments = data=demo $(foreach name,$(filter-out data $(if $(filter root,$(typed)),,root),$(names)),$(name)=$(call quote,$($(name))))
 demo_own = $(foreach name,recipe verbose,$(if $(call given,$(name)),$(name)=$(call quote,$($(name)))))
 demo: setup
 	@$(if $(call given,dry),set -e; for recipe in $(demo_recipes); do recipes/$$recipe/run.sh $(demo_arguments); done; \

@@ -1,12 +1,12 @@
 """The demo: generate clips, train the recipes on them, and compare what they learned.
 
-    klassify demo                             about 20 minutes on 2 cores, the first table after 9
+    klassify demo                             estimated: 20 minutes on 2 cores, first table after 9
     klassify demo recipe=klassify             the first system alone
     klassify demo size=tiny recipe=klassify   does everything run on this machine?
     klassify demo size=large                  three training seeds
 
 NAME=VALUE are variables of the recipes, as of make: size (tiny, small, default, large), recipe,
-seed, jobs, force; verbose=1 prints everything. It runs in a checkout, where `make demo` is the
+seed, jobs, force, dry; verbose=1 prints everything. It runs in a checkout, where `make demo` is the
 same; elsewhere it first copies the recipes of the installed package into klassify-demo/.
 
 The commands are those of the recipes, each once, in as many processes as there are cores. What they
@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from klassify.demo.recipes import copy_recipes
+from klassify.demo.recipes import RECIPES, copy_recipes
 from klassify.errors import KlassifyError
 from klassify.files import write_json
 
@@ -39,34 +40,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `klassify demo`."""
     from klassify.corpus.plan import SIZES
-    from klassify.demo.plan import RECIPES, folder_name, planned
+    from klassify.demo.plan import folder_name, planned
 
     given = _variables(args.variables)
     size = given.setdefault("size", "default")
     if size not in SIZES:
         raise KlassifyError(f"unknown size={size}. Known: {' '.join(SIZES)}")
-    verbose = bool(given.pop("verbose", ""))
+    verbose, dry = (bool(given.pop(name, "")) for name in ("verbose", "dry"))
     recipes = [given.pop("recipe")] if given.get("recipe") else list(RECIPES)
     if recipes[0] not in RECIPES:
         raise KlassifyError(f"no recipe {recipes[0]}. There are: {' '.join(RECIPES)}")
     seed = given.pop("seed", None)
     seeds = [seed] if seed else ["1", "2", "3"] if size == "large" else ["1"]
-    cores = int(given.pop("jobs", 0) or len(os.sched_getaffinity(0)))
+    jobs = given.pop("jobs", "") or str(len(os.sched_getaffinity(0)))
+    if not jobs.isdecimal() or not (cores := int(jobs)):
+        raise KlassifyError(f"jobs={jobs} is not a whole number of at least 1.")
     _enter_checkout()
     # where the recipes' commands find `klassify` and its processes one thread each
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     steps = planned(recipes, seeds, given | {"data": "demo"}, cores)
+    if dry:
+        print("\n".join(f"+ klassify {shlex.join(step.words)}" for step in steps))
+        return 0
     name = folder_name(size)
     below = "" if seeds[0] == "1" else f"seed-{seeds[0]}"
     folders = {recipe: Path("exp", name, recipe, below) for recipe in recipes}
-    _carry_out(steps, folders, name, cores, verbose)
+    media = Path(given.get("root") or f"media/{name}")
+    _carry_out(steps, folders, name, media, cores, verbose)
     return 0
 
 
 def _carry_out(
-    steps: Sequence[Step], folders: Mapping[str, Path], name: str, cores: int, verbose: bool
+    steps: Sequence[Step],
+    folders: Mapping[str, Path],
+    name: str,
+    media: Path,
+    cores: int,
+    verbose: bool,
 ) -> None:
     """Run the steps, and tell of them and of the results."""
     from klassify.demo import run as runner
@@ -88,7 +100,7 @@ def _carry_out(
             write_json(logs / "cpu_seconds.json", taken)
     clips = read_list(Path("data_lists", name, "heldout", "testA_labels.tsv"))
     first = next(iter(folders))
-    clip = Path("media", name, "testA", clips["file"].iloc[1])
+    clip = media / "testA" / clips["file"].iloc[1]
     paths = {
         "report": f"{steps[-1].out}/testA/report.html",
         "submission": f"submissions/{folders[first].relative_to('exp')}/testA/submission.zip",

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 import klassify
 from klassify.arguments import add_precision, at_least_1, between_0_and_1
+from klassify.demo.recipes import RECIPES
 from klassify.errors import KlassifyError, first_few
 from klassify.files import readable, short_names, write_json
 from klassify.lists import datasets
@@ -44,7 +45,6 @@ from klassify.settings import settings_hash
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.operating import RATES
 
-RECIPES = ("klassify", "multibranch", "fused")
 DEMOS = ("demo-large", "demo", "demo-small", "demo-tiny")
 PACKAGED = Path(klassify.__file__).parent / "detectors/demo"
 EXAMPLE = PACKAGED / "clip.mp4"

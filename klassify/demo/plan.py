@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 from klassify.corpus.plan import SIZES, SPLITS
 from klassify.errors import KlassifyError
 
-RECIPES = ("klassify", "multibranch", "fused")
-# the one whose table comes first
+# the recipe whose table comes first
 FIRST = "klassify"
 # CPU seconds at size=default, for the order of work and the time left: of commands, of trainings
 SECONDS = {
@@ -106,15 +105,12 @@ def commands_of(
     given = [f"{name}={value}" for name, value in variables.items()]
     first, last = map(str, stages)
     script = f"recipes/{recipe}/run.sh"
-    return _printed([script, "--stage", first, "--stop-stage", last, "--wait", *given])
-
-
-def _printed(command: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
-    done = subprocess.run(["bash", *command, "dry=1"], capture_output=True, text=True)
+    command = ["bash", script, "--stage", first, "--stop-stage", last, "--wait", *given, "dry=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         what, _, fix = done.stderr.strip().partition("\n  fix:   ")
-        raise KlassifyError(what or f"{command[0]} cannot be read.", fix=fix or None)
-    found, stage = [], 4
+        raise KlassifyError(what or f"{script} cannot be read.", fix=fix or None)
+    found, stage = [], stages[0]
     for line in done.stdout.splitlines():
         if match := STAGE.match(line):
             stage = int(match[1])
@@ -165,7 +161,7 @@ class _Plan:
     def __init__(self, clips: Sequence[int], usual: Sequence[int]):
         self.steps: list[Step] = []
         self.known: set[tuple[str, ...]] = set()
-        self.trainings: dict[tuple[str, ...], Path] = {}
+        self.trainings: dict[tuple[str, ...], Step] = {}
         self.inputs: dict[str, list[str]] = {}
         self.share = sum(clips) / sum(usual)
 
@@ -181,8 +177,10 @@ class _Plan:
     def _append(self, recipe: str, stage: int, part: int, words: tuple[str, ...]) -> None:
         cores = int(_option(words, "--jobs") or 1)
         step = Step(len(self.steps), words, recipe, stage, part, self._needed(words), cores)
-        step.like = self._like(words)
-        step.seconds = self.share * _seconds(words) if step.like is None else OTHER_SECONDS
+        step.seconds = self.share * _seconds(words)
+        if like := self._like(step):
+            step.like, step.seconds = like.out, OTHER_SECONDS
+            step.after.add(like.number)
         self.steps.append(step)
         if step.out and words[0] in ("calibrate", "fuse", "localise"):
             out = str(step.out)
@@ -241,18 +239,16 @@ class _Plan:
         found = [name for word in words for name in self.inputs.get(word, [])]
         return [*found, *self._inputs_of(found)] if found else []
 
-    def _like(self, words: tuple[str, ...]) -> Path | None:
-        """The folder of a planned training of the same config on the same inputs."""
-        out = _option(words, "--out")
-        if words[0] != "train" or out is None:
+    def _like(self, step: Step) -> Step | None:
+        """A planned training of the same config on the same inputs; else None."""
+        if step.command != "train" or step.out is None:
             return None
-        config = Path(words[1]).read_text(encoding="utf-8")
+        config = Path(step.words[1]).read_text(encoding="utf-8")
         if "\nbase:" in f"\n{config}":
             return None  # another file of the same folder counts too
-        same = (config, Path(out).name, *_without(words, "--out")[2:])
-        like = self.trainings.get(same)
-        self.trainings.setdefault(same, Path(out))
-        return like
+        same = (config, step.out.name, *_without(step.words, "--out")[2:])
+        first = self.trainings.setdefault(same, step)
+        return None if first is step else first
 
     def rank(self) -> None:
         """Urgency: the CPU time of the longest chain of steps that begins with this one."""

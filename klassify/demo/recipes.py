@@ -9,6 +9,8 @@ import klassify
 from klassify.errors import KlassifyError
 from klassify.lists import datasets
 
+RECIPES = ("klassify", "multibranch", "fused")
+
 
 def recipes_folder() -> Path:
     """The folder of the recipes that this package came with."""

@@ -11,7 +11,9 @@ import contextlib
 import multiprocessing
 import os
 import resource
+import shlex
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +51,8 @@ def run(
     running: dict[Future, Step] = {}
     failed: list[tuple[Step, int]] = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, mp_context=context) as pool:
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(cores, context, signal.signal, ignore) as pool:
         try:
             while running or (open_steps and not failed):
                 while not failed and (step := _next(open_steps, running, cores)):
@@ -60,6 +63,13 @@ def run(
                     status, seconds = future.result()
                     if status:
                         failed.append((step, status))
+                        if running:
+                            print(
+                                f"\nklassify {step.command} failed; {len(running)} other commands"
+                                " end first",
+                                file=sys.stderr,
+                                flush=True,
+                            )
                     else:
                         finished(step, seconds)
                 waiting()
@@ -102,11 +112,16 @@ def log_name(step: Step) -> str:
 def _work(step: Step, logs: Path | None) -> tuple[int, float]:
     """Run a step in a worker process: its exit status, and the CPU seconds that it took."""
     began = _cpu_seconds()
-    with _printing_to(logs and logs / log_name(step)):
-        print(f"+ klassify {' '.join(step.words)}", flush=True)
-        if step.like is not None:
-            copy_training(step.like, step.out)
-        status = _status(step.words)
+    # an interruption ends the step; a process without one waits for the pool to end it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _printing_to(logs and logs / log_name(step)):
+            print(f"+ klassify {shlex.join(step.words)}", flush=True)
+            if step.like is not None:
+                copy_training(step.like, step.out)
+            status = _status(step.words)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return status, _cpu_seconds() - began
 
 

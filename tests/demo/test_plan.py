@@ -68,6 +68,8 @@ def test_trainings_do_not_wait_for_one_another(steps):
 def test_an_equal_training_of_another_recipe_is_copied(steps):
     like = {step.out.name: step.like for step in named(steps, "train") if step.recipe == "fused"}
     assert like["tcn"] == Path("exp/demo/klassify/tcn") and like["audio_mil"] is None
+    first, copy = (named(steps, "train", f"exp/demo/{r}/tcn")[0] for r in ("klassify", "fused"))
+    assert first.number in copy.after
     assert not [step for step in named(steps, "train") if step.recipe == "klassify" and step.like]
 
 
