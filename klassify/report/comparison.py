@@ -15,6 +15,7 @@ from klassify.evaluation import conditions, decisions, groups, leaks
 from klassify.evaluation.results import labelled_list, labelled_val_fit
 from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.shortcuts import Audit
+from klassify.files import short_names
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.metrics import segments
@@ -53,6 +54,12 @@ class Comparison:
     val_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     audits: Sequence[Audit] = ()
     robustness: pd.DataFrame | None = None
+
+    @property
+    def recipes(self) -> dict[Path, str]:
+        """The folders that hold systems, with names that differ."""
+        folders = list(dict.fromkeys(one.system.folder.parent for one in self.entries))
+        return dict(zip(folders, short_names(folders)))
 
     @property
     def scored(self) -> list[Entry]:

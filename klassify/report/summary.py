@@ -54,7 +54,8 @@ def provenance(result: Comparison, command: Sequence[str]) -> list[tuple[str, st
     rows = [("clips", result.title)]
     rows += [("data set", ", ".join(data))] if data else []
     rows += [("made", f"{now:%Y-%m-%d %H:%M} UTC by {code}")]
-    rows += [(f"trained, {folder.name}", text) for folder, text in _trainings(result)]
+    names = result.recipes
+    rows += [(f"trained, {names[folder]}", text) for folder, text in _trainings(result)]
     return [*rows, ("command", shlex.join(command))]
 
 
@@ -137,7 +138,7 @@ def contributions(result: Comparison) -> pd.DataFrame:
     `picture alone` and `sound alone` are the best such inputs of the recipe's answer on val_fit, so
     that they are not chosen on these clips. `gain`: of both over the better of the two.
     """
-    rows = []
+    rows, names = [], result.recipes
     for task, answers in (("task1", result.answers1), ("task2", result.answers2)):
         known = measured(result, task)
         for answer in answers:
@@ -148,7 +149,7 @@ def contributions(result: Comparison) -> pd.DataFrame:
             better = max(alone.values(), key=lambda one: known[one.name][METRIC[task]]).name
             gain = difference(result, METRIC[task], answer.name, better)
             for kind, name in {**named, "both": answer.name}.items():
-                row = {"recipe": answer.system.folder.parent.name, "task": task, "kind": kind}
+                row = {"recipe": names[answer.system.folder.parent], "task": task, "kind": kind}
                 values = [known[name].get(f"{METRIC[task]}{end}") for end in ("", "_low", "_high")]
                 row |= {"system": name, **dict(zip(("value", "value_low", "value_high"), values))}
                 ends = gain if kind == "both" else (np.nan,) * 3

@@ -340,5 +340,5 @@ def headline(result: Comparison) -> Table:
                         for name in names
                     ]
                     rows.append(Row([Cell(column.title), *cells]))
-    heads = [Column(folder.name, form=".4f") for folder in recipes]
+    heads = [Column(result.recipes[folder], form=".4f") for folder in recipes]
     return Table([Column(""), *heads], rows)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from two_recipes import make
 
-from klassify.report import comparison, summary
+from klassify.report import comparison, summary, tables
 from klassify.report.comparison import Comparison
 
 
@@ -73,3 +73,23 @@ def test_numbers_that_changed_since_the_last_comparison(result, tmp_path):
     found = summary.changes(result, summary.earlier(tmp_path))
     assert found[["system", "metric"]].to_numpy().tolist() == [[table["system"][0], "AUC"]]
     assert found["change"].tolist() == pytest.approx([0.25])
+
+
+def test_recipes_in_folders_of_one_name_stay_apart(tmp_path):
+    """Two recipes trained with the same seed: exp/one/seed-2 and exp/two/seed-2."""
+    recipes = make(tmp_path)
+    folders = []
+    for name in ("one", "two"):
+        place = recipes.path("exp", name)
+        moved = place.rename(place.with_name("moved")).rename(tmp_path / "moved")
+        place.mkdir()
+        folders.append(moved.rename(place / "seed-2"))
+    labels = recipes.path("lists", "heldout", "testA_labels.tsv")
+    made = comparison.compare(folders, "testA", labels=labels, n_bootstrap=0)
+    assert list(made.recipes.values()) == ["one/seed-2", "two/seed-2"]
+    assert set(summary.contributions(made)["recipe"]) == {"one/seed-2"}
+    assert [column.title for column in tables.headline(made).head] == [
+        "",
+        "one/seed-2",
+        "two/seed-2",
+    ]
