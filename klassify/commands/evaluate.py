@@ -24,14 +24,14 @@ measured at its own, as in the paper's Table 1. --columns measures such heads al
 proposals. --eer measures what benchmarks of partly fake speech report, also without proposals: the
 EER of clips, of frames at 20 to 640 ms, and of time (range-based).
 
-Beside them: what errors cost (DCF, lowest and with the threshold that the probabilities imply), how
-much the scores say as log-likelihood ratios (Cllr), the tandem EER of a fusion of sound and
-picture, and thresholds fitted on val_fit (--val) with their error rates and confusion counts here;
-AUC and error rates by type of fake, generator, race, gender, language and data set, where the list
-has them, with the largest gap of each (docs/operating-points.md).
+Task 1 also reports (docs/operating-points.md) what errors cost: DCF, lowest and with the threshold
+that the probabilities imply; Cllr, the cost of the scores as log-likelihood ratios; the tandem EER
+of a fusion of sound and picture. It applies thresholds fitted on val_fit (--val) and counts errors
+here. AUC and error rates by type of fake, generator, race, gender, language and data set, where the
+list has them, come with the largest gap of each.
 
-Writes <out>/<split>.tsv (long form), <split>.txt, both also as <split>.costs,
-.thresholds, .gaps and .groups, two PNG figures, and metrics-<split>.json in each system's folder.
+Writes <out>/<split>.tsv (long form) and <split>.txt, the tables <split>.costs, .thresholds, .gaps
+and .groups likewise, two PNG figures, and metrics-<split>.json in each system's folder.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.mean:
         if len({path.resolve() for path in args.mean}) < len(args.mean):
-            raise KlassifyError("A table is named twice.")
+            raise KlassifyError("A table is named more than once.")
         text = mean_of_tables([results.read_table(path) for path in args.mean])
         print(text)
         if args.out:
@@ -172,6 +172,7 @@ def _decisions(
     by_group = groups.measure_groups(by_name, frame, points, **resamples)
     if len(by_group.gaps):
         tables.append(("gaps", by_group.gaps, groups.gaps_text))
+    if len(by_group.groups):
         tables.append(("groups", by_group.groups, groups.groups_text))
     for name, table, as_text in tables:
         stem = f"{args.out / args.split}.{name}"

@@ -203,17 +203,21 @@ def _reading(row: pd.Series) -> str:
 
 def costs_text(table: pd.DataFrame) -> str:
     """Costs of errors as text; `table` as measure_costs returns it."""
-    first = table.iloc[0]
     rows = [["costs", "min DCF", "actual DCF", "Cllr, bits", "min Cllr", "t-EER"]]
     for _, row in table.iterrows():
         ends = [with_interval(row, name, ".3f") for name in COSTS]
         tandem = with_interval(row, "t_eer", ".3f")
         rows.append([row["system"], *ends, number(row["min_cllr"], ".3f"), tandem])
-    cost = (
+    return f"{aligned(rows)}\n{cost_note(table)}"
+
+
+def cost_note(table: pd.DataFrame) -> str:
+    """Which costs were assumed; `table` as measure_costs returns it."""
+    first = table.iloc[0]
+    return (
         f"DCF: prior of fake {first['prior']:g}, a miss costs {first['cost_miss']:g}, a false alarm"
-        f" {first['cost_false_alarm']:g}; 1 is what one answer for all clips costs"
+        f" {first['cost_false_alarm']:g}; 1 is what one answer for all clips costs."
     )
-    return f"{aligned(rows)}\n{cost}"
 
 
 def points_text(table: pd.DataFrame) -> str:

@@ -30,8 +30,8 @@ def measure_eer(
 ) -> pd.DataFrame:
     """One row per system and measure: `eer` with its interval, `n` clips, frames or hours.
 
-    tables: the frame scores of each system. frame: the labelled list with its segments; clips of
-    which they are unknown are left out.
+    tables: the frame scores of each system. frame: the labelled list with its segments; clips
+    without known segments are left out.
     """
     known = frame["fake_segments"].notna().to_numpy()
     frame = frame[known].reset_index(drop=True)

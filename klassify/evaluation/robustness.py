@@ -41,6 +41,10 @@ from klassify.systems.trained import Trained
 
 EXTRACTED = ("mouth", "lips")  # kinds of features that need no model of their own
 CLEAN = "clean"
+ENDS = ("", "_low", "_high")  # of a column with an interval
+COLUMNS = {"system", "metric", "family", "level"} | {
+    name + end for name in ("value", "change") for end in ENDS
+}
 
 
 def require_clean_scores(systems: Sequence[System], split: str) -> None:
@@ -239,17 +243,44 @@ def _score_of(system: System, split: str, frame: pd.DataFrame) -> _Measured:
 METRICS = {"AUC": ("clips", _auc, 10_000), "Score": ("segments", _score_of, 200)}
 
 
+def read(path: Path) -> pd.DataFrame:
+    """A table that `klassify perturb` wrote; KlassifyError for another file."""
+    try:
+        table = pd.read_csv(path, sep="\t")
+    except (OSError, ValueError) as error:
+        raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
+    if not set(table.columns) >= COLUMNS:
+        raise KlassifyError("This is not a table of klassify perturb.", where=path)
+    return table
+
+
+def by_family(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per system, metric and family: the clean value, that of each level, and the largest
+    loss, all with their intervals. table: what `measure` returns.
+    """
+    rows: list[dict[str, Any]] = []
+    for (system, metric), own in table.groupby(["system", "metric"], sort=False):
+        is_clean = own["family"] == CLEAN
+        clean = own[is_clean].iloc[0]
+        for family, levels in own[~is_clean].groupby("family", sort=False):
+            row = {"system": system, "metric": metric, "family": family}
+            row |= {f"clean{end}": clean[f"value{end}"] for end in ENDS}
+            value = levels.set_index("level")["value"].reindex(LEVELS)
+            row |= {f"level {level}": value[level] for level in LEVELS}
+            worst = levels.loc[levels["change"].fillna(np.inf).idxmin()]
+            rows.append(row | {f"change{end}": worst[f"change{end}"] for end in ENDS})
+    return pd.DataFrame(rows)
+
+
 def describe(table: pd.DataFrame) -> str:
     """A table of `measure` as text: one line per family, one column per level."""
     blocks = []
-    for (system, metric), rows in table.groupby(["system", "metric"], sort=False):
-        clean = rows[rows["family"] == CLEAN].iloc[0]
-        head = f"{metric} of {system}, clean: {with_interval(clean, 'value')}"
+    for (system, metric), families in by_family(table).groupby(["system", "metric"], sort=False):
+        clean = with_interval(families.iloc[0], "clean")
+        head = f"{metric} of {system}, clean: {clean}"
         lines = [[head, *(f"level {level}" for level in LEVELS), "largest loss"]]
-        for family, own in rows[rows["family"] != CLEAN].groupby("family", sort=False):
-            by_level = own.set_index("level")
-            values = by_level["value"].reindex(LEVELS)
-            worst = own.loc[own["change"].idxmin()] if own["change"].notna().any() else own.iloc[0]
-            lines.append([family, *map(number, values), with_interval(worst, "change", "+.4f")])
+        for _, row in families.iterrows():
+            values = [number(row[f"level {level}"]) for level in LEVELS]
+            lines.append([row["family"], *values, with_interval(row, "change", "+.4f")])
         blocks.append(aligned(lines))
     return "\n\n".join(blocks)

@@ -116,7 +116,7 @@ def beside_systems(
     mode: str = "official",
     seed: int = 0,
 ) -> dict[str, segments.Task2Result]:
-    """What stands beside systems: guessing, and the ceiling of each grid (or of 40 ms)."""
+    """What systems are compared with: guessing, and the ceiling of each grid (or of 40 ms)."""
     found = {RANDOM: guessing(like, truth, frame, mode, seed)}
     for hop_s in sorted(hops_s or {FRAME_S}, reverse=True):
         found[CEILING.format(1000 * hop_s)] = segments.grid_ceiling(truth, hop_s, mode=mode)

@@ -1,9 +1,9 @@
 """Does the content tell real from fake without any model? Silence at the ends, levels, bandwidth,
 repeated pictures and the container alone should not.
 
-`audit` measures each trait (klassify.features.content) alone, and all together. Beside the interval
-is what chance gives: the labels are permuted many times, and 95 % of the permutations have no
-single trait above it. Labels move between sources with as many clips, and within each source, so
+`audit` measures each trait (klassify.features.content) alone, and all together. Each AUC comes with
+what chance gives: the labels are permuted many times, and 95 % of the permutations have no single
+trait above it. Labels move between sources with as many clips, and within each source, so
 that the originals stay together as in the data.
 """
 
@@ -134,13 +134,17 @@ def audit(
 
     frame: the list; traits: of its clips in the same order, {} for one that could not be decoded.
     Sound is measured against the label of the sound, and pictures against that of the picture,
-    where the list knows them. KlassifyError for clips without a label, or of one class alone.
+    where the list knows them. KlassifyError for clips without a label, of one class alone, or
+    if none could be decoded.
     """
     labels = {
         against: subsets.label(frame, subsets.known_label(frame, against)) for against in AGAINST
     }
     if len(set(labels["video"])) < 2:
-        raise KlassifyError(f"An audit needs real and fake clips; {split} has one class alone.")
+        raise KlassifyError(f"An audit needs real and fake clips; {split} has only one class.")
+    known = np.array([bool(one) for one in traits])
+    if not known.any():
+        raise KlassifyError(f"No clip of {split} could be decoded.")
     source = subsets.sources_of(frame)
     columns = _columns(traits)
     rows = []
@@ -151,7 +155,6 @@ def audit(
     alone = [(columns[row["trait"]], labels[row["label"]]) for row in rows]
     chance = _chance(alone, permutations(source, n_permuted), source)
     rows = [row | {"chance": chance} for row in sorted(rows, key=lambda row: -row["auc"])]
-    known = np.array([bool(one) for one in traits])
     rows += _together(columns[known], labels["video"][known], source[known], n_bootstrap)
     for row in rows:
         row["reading"] = _reading(row["auc"], row["chance"])

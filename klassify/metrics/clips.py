@@ -206,11 +206,12 @@ def bootstrap(
 
     statistics: clip weights (B, clips) -> (..., B), for all metrics and systems at once:
     differences between their rows are then paired. source: one id per clip. Returns (..., n), the
-    same for the same seed; n = 0 gives one undefined sample.
+    same for the same seed; n = 0 and a single source, which does not vary, give one undefined
+    sample.
     """
-    if not n:
-        return np.full_like(statistics(np.ones((1, len(source)))), np.nan)
     names, source_index = np.unique(np.asarray(source, dtype=str), return_inverse=True)
+    if not n or len(names) < 2:
+        return np.full_like(statistics(np.ones((1, len(source)))), np.nan)
     rng = np.random.default_rng(seed)
     chunk = max(1, CHUNK_ELEMENTS // max(1, len(source_index)))
     parts = []

@@ -67,9 +67,12 @@ def tail_threshold(score: np.ndarray, rate: float, weights: np.ndarray | None = 
 
 
 def eer_threshold(ranking: Ranking, weights: np.ndarray | None = None) -> np.ndarray:
-    """Threshold (...,) at which false-alarm and miss rate are closest to equal."""
+    """Threshold (...,) at which false-alarm and miss rate are closest to equal; NaN where one class
+    has no weight.
+    """
     false_alarms, misses = ranking.error_rates(weights)
-    return _between(ranking, np.argmax(misses >= false_alarms, axis=-1))
+    threshold = _between(ranking, np.argmax(misses >= false_alarms, axis=-1))
+    return np.where(np.isnan(misses - false_alarms)[..., 0], np.nan, threshold)
 
 
 def min_cost(

@@ -54,7 +54,7 @@ def calibrated(
         on_val = entry.system.clip_scores("val")
         fitted = systems_calibrated.fit(on_val, fit_files, label, input="log_odds")
     except KlassifyError as error:
-        return Calibrated(entry.name, raw, None, f"as it is ({error.what})", raw)
+        return Calibrated(entry.name, raw, None, f"not calibrated ({error.what})", raw)
 
     def apply(given: ScoreFile) -> np.ndarray:
         table = systems_calibrated.apply(given, fitted.a, fitted.b, fitted.input)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.evaluation import conditions, decisions, groups, leaks
+from klassify.evaluation import conditions, decisions, groups, leaks, robustness
 from klassify.evaluation.results import labelled_list, labelled_val_fit
 from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.shortcuts import Audit
@@ -22,7 +22,7 @@ from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.progress import progress
-from klassify.report import agreement, entries, robustness, shortcuts, sidebyside
+from klassify.report import agreement, entries, shortcuts, sidebyside
 from klassify.report.drift import population_stability
 from klassify.report.entries import Entry
 from klassify.systems import scores
@@ -229,8 +229,7 @@ def _decide(
         tables["thresholds"] = decisions.apply_points(scored, result.frame, points)
     resamples = {name: options[name] for name in ("n_bootstrap", "seed")}
     by_group = groups.measure_groups(scored, result.frame, points, **resamples)
-    if len(by_group.gaps):
-        tables["gaps"], tables["rates-by-group"] = by_group.gaps, by_group.groups
+    tables["gaps"], tables["rates-by-group"] = by_group.gaps, by_group.groups
 
 
 def _truth(result: Comparison) -> Truth | None:

@@ -22,7 +22,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.evaluation import leaks
-from klassify.evaluation.decisions import MORE
+from klassify.evaluation.decisions import MORE, cost_note
 from klassify.files import write_text
 from klassify.report import clips, plots, summary, tables
 from klassify.report.agreement import Calibrated
@@ -83,9 +83,9 @@ def write(
     )
     content |= {"figures": drawn, "tables": tables.of(result), "words": tables.words()}
     content["provenance"] = summary.provenance(result, command)
-    content["sections"] = [
-        (name, SECTIONS[name]) for name in SECTIONS if _has_section(name, content)
-    ]
+    content["sections"] = {
+        name: title for name, title in SECTIONS.items() if _has_section(name, content)
+    }
     script = '"use strict";\n' + "".join(map(_text, SCRIPTS))
     content |= {"script": _safe(script), "css": _safe(_text("page.css")), "policy": _policy(script)}
     content["figures_json"] = _json({name: plot.variants for name, plot in drawn.items()})
@@ -130,7 +130,11 @@ def _has_section(section: str, content: dict[str, Any]) -> bool:
     if section in ("mistakes", "disagreements"):
         return bool(content[section])
     if section == "groups":
-        return any(name.startswith("groups") for name in figures)
+        return (
+            any(name.startswith("groups") for name in figures)
+            or tables["rates-by-group"] is not None
+            or tables["differences"] is not None
+        )
     has = {
         "headline": True,
         "agreement": True,
@@ -144,10 +148,10 @@ def _has_section(section: str, content: dict[str, Any]) -> bool:
 
 def _words(result: Comparison) -> dict[str, Any]:
     missing = result.tables["not-answered"]
-    as_it_is = sorted({one.how for one in result.calibrated if one.on_fit is None})
+    uncalibrated = sorted({one.how for one in result.calibrated if one.on_fit is None})
     calibration = "Scores are calibrated on val_fit first (Platt)."
-    if as_it_is:
-        calibration = f"Some probabilities are taken {'; '.join(as_it_is)}."
+    if uncalibrated:
+        calibration = f"Some probabilities are {'; '.join(uncalibrated)}."
     return {
         "split": result.split,
         "title": result.title,
@@ -162,19 +166,8 @@ def _words(result: Comparison) -> dict[str, Any]:
         "missing": [_missing(row) for _, row in missing.head(MAX_MISSING).iterrows()],
         "missing_count": len(missing),
         "calibration_note": calibration,
-        "cost_note": _cost_note(result.tables.get("costs")),
+        "cost_note": cost_note(result.tables["costs"]) if "costs" in result.tables else "",
     }
-
-
-def _cost_note(costs: pd.DataFrame | None) -> str:
-    if costs is None:
-        return ""
-    first = costs.iloc[0]
-    return (
-        f"DCF with a prior of fake of {first['prior']:g}, a cost of {first['cost_miss']:g} for a"
-        f" miss and of {first['cost_false_alarm']:g} for a false alarm; 1 is what one answer for"
-        " all clips costs."
-    )
 
 
 def _missing(row: pd.Series) -> str:

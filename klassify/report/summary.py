@@ -108,6 +108,8 @@ def _recommendation(result: Comparison, task: str, rows: Sequence[pd.Series]) ->
         return f"{text}; guessing reaches {chance:.3f}."
     rival = rows[1]["system"]
     gain, low, high = difference(result, metric, best["system"], rival)
+    if np.isnan(low):
+        return f"{text}; {gain:+.3f} ahead of {rival}, without an interval."
     ahead = f"{gain:+.3f} [{low:+.3f}, {high:+.3f}] ahead of {rival}"
     if low > 0:
         return f"{text}; {ahead}."

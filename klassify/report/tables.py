@@ -114,7 +114,7 @@ TABLES = {
             "calibrated", "log_loss_calibrated", ".4f", "log-loss after Platt scaling on val_fit"
         ),
         Column("own label", "auc_own", ".4f", "AUC against the label of the system's own modality"),
-        Column("no answer", "n_no_answer", COUNT, "clips for which a prior stands"),
+        Column("no answer", "n_no_answer", COUNT, "clips that are answered by a prior"),
     ],
     "costs": [
         SYSTEM,
@@ -198,7 +198,7 @@ TABLES = {
         Column("property", "trait", help="of the file, not of its content"),
         Column("AUC", "auc", ".3f", "of this property alone, in the better direction"),
         Column("clips", "n", COUNT, "clips whose property is known"),
-        Column("", "leaks", lambda leaks: "warning" if leaks else ""),
+        Column("reading", "leaks", lambda leaks: "leak" if leaks else "-", "whether it leaks"),
     ],
     "shortcuts": [
         Column("property", "trait", help="of what is heard or seen"),
@@ -226,7 +226,7 @@ TABLES = {
         Column("change", "change", "+.4f", "now minus before"),
     ],
     "changed_media": [
-        Column("system", "system", help="name of the system"),
+        SYSTEM,
         Column("split", "split", help="that was audited"),
         Column("change", "change", help="of the media"),
         Column("AUC", "auc", ".3f", "against the label of its own modality, before the change"),
@@ -302,13 +302,13 @@ def modalities(result: Comparison) -> Table | None:
 
 
 def words() -> list[tuple[str, str]]:
-    """(head, meaning) of every column of the page, in alphabetical order."""
-    found = {}
+    """(head, meanings) of every column of the page, in alphabetical order."""
+    found: dict[str, dict[str, None]] = {}
     for columns in (*TABLES.values(), ABOUT):
         for column in columns:
-            if column.title and column.help:
-                found.setdefault(column.title, column.help)
-    return sorted(found.items(), key=lambda pair: pair[0].lower())
+            found.setdefault(column.title, {})[column.help] = None
+    pairs = [(title, "; or ".join(meanings)) for title, meanings in found.items()]
+    return sorted(pairs, key=lambda pair: pair[0].lower())
 
 
 HEADLINE = {

@@ -11,7 +11,7 @@ from klassify.submission.verdict import Listed, Verdict
 
 MAX_LINE = 4096  # bytes; a longer line is not an answer for a clip
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-# a line of which nothing is to be said, but for its name and a score above 1
+# a sound line; its name, and whether the score is above 1, are still to be checked
 PLAIN = re.compile(rb"([!-:<-~]+);(\d(?:\.\d*)?(?:[eE]-?\d{1,3})?)\n")
 READ_BYTES = 1 << 20
 NOT_FINITE = re.compile(r"|n/?a|nan|null|none|[+-]?inf(inity)?", re.IGNORECASE)

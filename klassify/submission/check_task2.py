@@ -142,8 +142,8 @@ def counted(blocks: Iterator[Any], n_clips: int) -> Iterator[Any]:
 def _closer_look(
     block: Block, name: str, seen: set[str], listed: Listed, row_check: RowCheck, verdict: Verdict
 ) -> list[tuple[str, Any]]:
-    """Those clips of a block that something is to be said of, as (file, rows). The others are done
-    with: they are counted, kept for a comparison, and added to `seen`.
+    """The clips of a block that may have a problem, as (file, rows). The others are finished here:
+    counted, kept for a comparison, and added to `seen`.
     """
     names, counts = block.names, block.counts
     owner = np.repeat(np.arange(len(names)), counts)

@@ -122,6 +122,11 @@ def test_a_list_without_both_classes_is_refused(kind):
         shortcuts.audit("val", frame, [{}] * 6, **QUICK)
 
 
+def test_a_list_of_clips_without_content_is_refused():
+    with pytest.raises(KlassifyError, match="could be decoded"):
+        shortcuts.audit("val", listed(3), [{}] * 6, **QUICK)
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """12 real sounds and 12 fakes that start with 20 to 40 ms of near silence; one is damaged."""

@@ -140,6 +140,12 @@ def test_bootstrap_draws_whole_sources_and_repeats_itself(monkeypatch):
     np.testing.assert_array_equal(weights, clips.bootstrap(lambda w: w.T, source, n=200, seed=3))
 
 
+def test_a_single_source_has_no_interval():
+    ranking = clips.Ranking([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
+    auc, drawn = clips.resampled(lambda w: ranking.auc_and_eer(w)[0], ["a"] * 4)
+    assert auc == 0.75 and np.isnan(clips.interval(drawn)).all()
+
+
 def test_interval_covers_and_knows_what_it_does_not_know():
     low, high = clips.interval(np.arange(1001.0))
     assert (low, high) == pytest.approx((25, 975))

@@ -60,6 +60,9 @@ def test_threshold_at_equal_errors_has_the_equal_error_rate():
     assert alarms == pytest.approx(clips.eer(label, score), abs=2 / 500)
     apart = decisions.eer_threshold(clips.Ranking([0, 0, 1, 1], [1.0, 2.0, 4.0, 5.0]))
     assert apart == 3  # in the middle of the gap
+    weights = np.array([[1, 1, 0, 0], [1, 1, 1, 1]])  # no fake clip in the first resample
+    found = decisions.eer_threshold(clips.Ranking([0, 0, 1, 1], [1.0, 2.0, 4.0, 5.0]), weights)
+    np.testing.assert_array_equal(found, [np.nan, 3])
 
 
 def slow_tail(score, rate):

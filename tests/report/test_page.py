@@ -298,7 +298,7 @@ def test_thresholds_costs_and_gaps_are_in_their_sections(tab):
     costs = tab.locator("#task1 table", has_text="t-EER").locator("tbody tr", has_text="one/both")
     cells = costs.locator("td").all_text_contents()
     assert len(cells) == 6 and all(cell[0].isdigit() for cell in cells[1:])
-    assert "DCF with a prior of fake of 0.05" in tab.locator("#task1").text_content()
+    assert "DCF: prior of fake 0.05" in tab.locator("#task1").text_content()
     gaps = tab.locator("#groups table", has_text="by chance").locator("tbody tr")
     assert "chance" in gaps.first.text_content()
     tab.locator("#groups summary", has_text="of every group").click()

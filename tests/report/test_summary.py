@@ -39,6 +39,13 @@ def test_the_better_answer_is_recommended_with_its_lead(result):
     )
 
 
+def test_a_lead_without_an_interval_is_said_without_one(result):
+    made = with_auc(result, {"one/both": (0.9, np.nan, np.nan), "two/frames": (0.8, 0.7, 0.9)})
+    made.tables["differences"][["difference_low", "difference_high"]] = np.nan
+    (text,) = summary.recommendations(made)
+    assert text.endswith("+0.100 ahead of two/frames, without an interval.")
+
+
 def test_what_is_not_told_from_guessing_is_not_recommended(result):
     made = with_auc(result, {"one/both": (0.55, 0.45, 0.65), "two/frames": (0.5, 0.4, 0.6)})
     (text,) = summary.recommendations(made)
