@@ -351,7 +351,7 @@ def test_resampling_is_paired_by_source_and_repeatable():
     low, high = interval(samples["one"][-1])
     assert low < matches.score().score < high
     alone = bootstrap_task2({"one": matches}, ["all"] * len(clips), n=3)["one"]
-    np.testing.assert_allclose(alone[:, 0], numbers(matches.score()), atol=2e-7)
+    assert np.isnan(alone).all()  # one source says nothing about others
 
 
 def test_the_ceiling_of_a_grid():

@@ -66,6 +66,7 @@ def write_robustness(path: Path) -> Path:
     ]
     columns = ["system", "metric", "family", "level", "value", "change", "change_low"]
     table = pd.DataFrame(rows, columns=[*columns, "change_high"])
+    table[["value_low", "value_high"]] = np.nan  # as without resamples
     table.to_csv(path, sep="\t", index=False)
     return path
 
