@@ -6,7 +6,8 @@ SHELL := /bin/bash
 -include local.mk
 
 # every recipe, unless recipe= is given
-demo_recipes := $(if $(filter command file,$(firstword $(origin recipe))),$(recipe),klassify multibranch fused)
+recipe_given := $(filter command file,$(firstword $(origin recipe)))
+demo_recipes := $(if $(recipe_given),$(recipe),klassify multibranch fused)
 recipe ?= klassify
 MAKE_OWN := PYTHON SHELL submission seconds verbose
 run = recipes/$(recipe)/run.sh
@@ -38,7 +39,7 @@ names:
 # stages 0 to 4 on the generated corpus, then the comparison: size=tiny (smoke test), small, default, large (three seeds)
 # root= in local.mk is that of real data
 demo_arguments = data=demo $(foreach name,$(filter-out data $(if $(filter root,$(typed)),,root),$(names)),$(name)=$(call quote,$($(name))))
-demo_own = $(foreach name,recipe verbose,$(if $(call given,$(name)),$(name)=$(call quote,$($(name)))))
+demo_own = $(if $(recipe_given),recipe=$(call quote,$(recipe))) $(if $(call given,verbose),verbose=$(call quote,$(verbose)))
 demo: setup
 	@$(if $(call given,dry),set -e; for recipe in $(demo_recipes); do recipes/$$recipe/run.sh $(demo_arguments); done; \
 	  $(run) --compare split=testA $(demo_arguments),.venv/bin/klassify demo $(filter-out data=demo,$(demo_arguments)) $(demo_own))

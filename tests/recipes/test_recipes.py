@@ -451,6 +451,13 @@ def test_make_refuses_unknown_names_before_it_installs():
         assert done.returncode == 2 and "did you mean" in done.stderr and "pip" not in done.stdout
 
 
+def test_make_demo_trains_all_recipes_unless_one_is_named():
+    for given, wanted in (([], []), (["recipe=fused"], ["recipe=fused"])):
+        done = make("--dry-run", "--old-file=.venv/installed", "demo", *given)
+        (line,) = [one for one in done.stdout.splitlines() if " demo" in one and "klassify" in one]
+        assert shlex.split(line)[2:] == wanted
+
+
 def test_make_takes_folders_with_spaces_and_quotes():
     done = make("stage0", "data=demo", "root=/it's  a b=c/d", "dry=1")
     assert done.returncode == 0, done.stderr
