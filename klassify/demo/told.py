@@ -55,8 +55,8 @@ class Teller:
         left = sum(step.seconds for step in self.left.values())
         done = sum(step.seconds for step in self.steps) - left
         passed = self.cores * self.passed
-        # the first steps say little about this machine
-        pace = passed / done if done > 0.1 * (done + left) else 1.0
+        # the first steps say little about this machine, and those of an earlier run nothing
+        pace = max(passed / done, 0.5) if done > 0.1 * (done + left) else 1.0
         minutes = left * pace / self.cores / 60
         return "less than a minute left" if minutes < 1 else f"about {minutes:.0f} min left"
 
