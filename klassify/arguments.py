@@ -1,4 +1,4 @@
-"""For argparse: types of numbers in their range, and an option that several commands have.
+"""For argparse: types of numbers in their range, and options that several commands have.
 
 argparse names the option in its message.
 """
@@ -54,6 +54,26 @@ def cost_of_errors(text: str) -> tuple[float, float, float]:
             f" not {text!r}"
         )
     return prior, miss, false_alarm
+
+
+def add_thresholds(
+    parser: argparse.ArgumentParser, false_alarms: tuple[float, ...], cost: tuple[float, ...]
+) -> None:
+    """Add --false-alarms and --cost with their defaults, as klassify.systems.operating has them."""
+    parser.add_argument(
+        "--false-alarms",
+        type=rates,
+        default=false_alarms,
+        metavar="RATE,...",
+        help="false-alarm rates of the thresholds (default 0.01,0.05)",
+    )
+    parser.add_argument(
+        "--cost",
+        type=cost_of_errors,
+        default=cost,
+        metavar="PRIOR,MISS,ALARM",
+        help="prior of fake, cost of a miss and of a false alarm (default 0.05,10,1)",
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

@@ -240,8 +240,8 @@ def _reasons(found: Survey, shards: list[int]) -> Iterator[str]:
         yield f"{_shortened(spans(group))}: {example}{f'; {log}' if log else ''}"
 
 
-def _shortened(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[:limit].rpartition(",")[0] + ",..."
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:60].rpartition(",")[0] + ",..."
 
 
 def _time_left(found: Survey) -> Iterator[str]:

@@ -83,10 +83,8 @@ class Work(abc.ABC):
         raise KlassifyError(what, where=self.folder, fix=fix)
 
 
-class ExtractWork(Work):
-    """Feature shards of one folder."""
-
-    command = "extract"
+class _WorkInParts(Work):
+    """Work whose shards are parts, as klassify.parts names them."""
 
     @property
     def pattern(self) -> str:
@@ -95,8 +93,14 @@ class ExtractWork(Work):
 
     @property
     def failures(self) -> Path:
-        """The file of the clips without features, written by merge()."""
+        """The list of the clips that failed; it exists once all shards are done."""
         return self.folder / "failures.tsv"
+
+
+class ExtractWork(_WorkInParts):
+    """Feature shards of one folder."""
+
+    command = "extract"
 
     @property
     def merged(self) -> bool:
@@ -150,40 +154,22 @@ class ExtractWork(Work):
         path = write_failures(self.failures, failed)
         return f"{n_clips} clips in {self.n} shards, {len(failed)} without features ({path})"
 
-    def has_failures(self) -> bool:
-        """Whether merge() found a clip without features."""
-        return bool(read_failures(self.failures))
-
     def clear(self) -> None:
         """Remove the parts, the audio beside them and the lists of failures."""
-        beside = [
-            name
-            for pattern in ("part-*.pcm", "failures*.tsv")
-            for name in self.folder.glob(pattern)
-        ]
-        for path in [*parts_in(self.folder), *beside]:
+        beside = map(self.folder.glob, ("part-*.pcm", "failures*.tsv"))
+        for path in itertools.chain(parts_in(self.folder), *beside):
             path.unlink(missing_ok=True)
 
 
-class PerturbWork(Work):
+class PerturbWork(_WorkInParts):
     """The perturbed media of a list, with one folder of parts for each family and level."""
 
     command = "perturb"
 
     @property
-    def pattern(self) -> str:
-        """The parts of the shard."""
-        return f"part-$shard-of-{self.n}-*.parquet"
-
-    @property
     def steps(self) -> list[Path]:
         """The folders of its families and levels, also those without any part."""
         return sorted(path for path in self.folder.glob("*") if _is_step(path))
-
-    @property
-    def failures(self) -> Path:
-        """The list of the clips that could not be perturbed, written with the data lists."""
-        return self.folder / "failures.tsv"
 
     def done(self) -> set[int]:
         """The shards that have all parts of all families and levels."""

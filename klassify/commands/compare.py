@@ -29,7 +29,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from klassify.arguments import at_least_0, cost_of_errors, rates
+from klassify.arguments import add_thresholds, at_least_0
 from klassify.errors import KlassifyError
 from klassify.evaluation.tables import write_table
 from klassify.files import write_text
@@ -50,20 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--robustness", type=Path, metavar="TSV", help="table of klassify perturb")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
-    add(
-        "--false-alarms",
-        type=rates,
-        default=RATES,
-        metavar="RATE,...",
-        help="false-alarm rates of the thresholds (default 0.01,0.05)",
-    )
-    add(
-        "--cost",
-        type=cost_of_errors,
-        default=ASVSPOOF_5,
-        metavar="PRIOR,MISS,ALARM",
-        help="prior of fake, cost of a miss and of a false alarm (default 0.05,10,1)",
-    )
+    add_thresholds(parser, RATES, ASVSPOOF_5)
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--clips", type=at_least_0, default=30, help="mistakes, disagreements to show (default 30)")
     add(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klassify.arguments import cost_of_errors, rates
+from klassify.arguments import add_thresholds
 from klassify.lists import subsets
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.systems.detector import read_answers, write_detector
@@ -31,20 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--conf", type=Path, required=True, metavar="submit.yaml")
     add("--task", type=int, choices=(1, 2), help="of the conf's answers, this task's alone")
     add("--labels", type=Path, metavar="DIR", help="folder of the data lists, to fit thresholds")
-    add(
-        "--false-alarms",
-        type=rates,
-        default=RATES,
-        metavar="RATE,...",
-        help="false-alarm rates to fit thresholds at (default 0.01,0.05)",
-    )
-    add(
-        "--cost",
-        type=cost_of_errors,
-        default=ASVSPOOF_5,
-        metavar="PRIOR,MISS,ALARM",
-        help="prior of fake, cost of a miss and of a false alarm (default 0.05,10,1)",
-    )
+    add_thresholds(parser, RATES, ASVSPOOF_5)
     add("--force", action="store_true", help="replace a detector.yaml of other systems")
 
 

@@ -43,11 +43,11 @@ from typing import Any
 
 import pandas as pd
 
-from klassify.arguments import at_least_0, cost_of_errors, rates
+from klassify.arguments import add_thresholds, at_least_0
 from klassify.errors import KlassifyError
 from klassify.evaluation import decisions, groups, results
 from klassify.evaluation.clips import Scored, load_scored, measure
-from klassify.evaluation.tables import comparison, mean_of_tables
+from klassify.evaluation.tables import comparison, mean_of_tables, read_table
 from klassify.files import write_json, write_text
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.settings import file_hash
@@ -71,20 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--subset", help="named part of the list, or `all` (default: val_report on val, else all)")
     add("--out", type=Path, help="folder for tables and figures")
     add("--versus", metavar="NAME", help="system to compare the others with (default: the last)")
-    add(
-        "--false-alarms",
-        type=rates,
-        default=RATES,
-        metavar="RATE,...",
-        help="false-alarm rates of the thresholds (default 0.01,0.05)",
-    )
-    add(
-        "--cost",
-        type=cost_of_errors,
-        default=ASVSPOOF_5,
-        metavar="PRIOR,MISS,ALARM",
-        help="prior of fake, cost of a miss and of a false alarm (default 0.05,10,1)",
-    )
+    add_thresholds(parser, RATES, ASVSPOOF_5)
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--seed", type=at_least_0, default=0, help="seed of the bootstrap (default 0)")
     add(
@@ -100,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if args.mean:
         if len({path.resolve() for path in args.mean}) < len(args.mean):
             raise KlassifyError("A table is named more than once.")
-        text = mean_of_tables([results.read_table(path) for path in args.mean])
+        columns, command = results.COLUMNS, "klassify evaluate"
+        text = mean_of_tables([read_table(path, columns, command) for path in args.mean])
         print(text)
         if args.out:
             write_text(args.out / "mean.txt", f"{text}\n")

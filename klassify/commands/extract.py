@@ -41,6 +41,7 @@ from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ExtractWork
 from klassify.errors import KlassifyError
+from klassify.failures import read_failures
 from klassify.features.base import Extraction
 from klassify.features.extract import (
     Shard,
@@ -126,7 +127,7 @@ def _run(args: argparse.Namespace) -> int:
     chunk = args.chunk or KINDS[args.kind].clips_per_file
     if submitted(launch_from(args), functools.partial(_on_cluster, args, chunk)):
         knows = args.strict and args.wait and not args.dry_run
-        return int(knows and ExtractWork(args.out, 1).has_failures())
+        return int(knows and bool(read_failures(ExtractWork(args.out, 1).failures)))
     files = data_list.read_list(args.list)["file"].tolist()
     made_by = _extraction(args)
     settings = extraction_settings(made_by, files, chunk)

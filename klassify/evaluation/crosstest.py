@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError
-from klassify.evaluation.tables import ABSENT, aligned, with_interval
+from klassify.evaluation.tables import ABSENT, aligned, read_table, with_interval
 
 KEY = ["metric", "system", "split"]
 
@@ -56,10 +56,7 @@ def gather(paths: Sequence[Path]) -> pd.DataFrame:
     several = len({path.resolve().parent for path in paths}) > 1
     rows = []
     for path in paths:
-        try:
-            table = pd.read_csv(path, sep="\t", dtype={"versus": str})
-        except (OSError, ValueError) as error:
-            raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
+        table = read_table(path, (), "klassify evaluate")
         recipe = f"{_recipe(path)}/" if several else ""
         rows += [row for metric in METRICS for row in _rows_of(table, metric, recipe)]
     if not rows:

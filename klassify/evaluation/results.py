@@ -17,7 +17,7 @@ from klassify.lists import data_list, subsets
 from klassify.systems.base import System
 from klassify.systems.calibrated import label_name
 
-KEY = ("system", "split", "label", "group")
+COLUMNS = ("system", "split", "label", "group", *METRICS)  # of the table of Task 1, among others
 
 
 def labelled_list(
@@ -80,17 +80,6 @@ def write_results(
     write_table(Path(f"{stem}.tsv"), table)
     write_text(Path(f"{stem}.txt"), text + "\n")
     return text
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table that `klassify evaluate` wrote."""
-    try:
-        table = pd.read_csv(path, sep="\t", dtype={"versus": str})
-    except (OSError, ValueError) as error:
-        raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
-    if not {*KEY, *METRICS} <= set(table.columns):
-        raise KlassifyError("This is not a table of klassify evaluate.", where=path)
-    return table
 
 
 def warnings_of(rows: pd.DataFrame) -> list[str]:

@@ -243,17 +243,6 @@ def _score_of(system: System, split: str, frame: pd.DataFrame) -> _Measured:
 METRICS = {"AUC": ("clips", _auc, 10_000), "Score": ("segments", _score_of, 200)}
 
 
-def read(path: Path) -> pd.DataFrame:
-    """A table that `klassify perturb` wrote; KlassifyError for another file."""
-    try:
-        table = pd.read_csv(path, sep="\t")
-    except (OSError, ValueError) as error:
-        raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
-    if not set(table.columns) >= COLUMNS:
-        raise KlassifyError("This is not a table of klassify perturb.", where=path)
-    return table
-
-
 def by_family(table: pd.DataFrame) -> pd.DataFrame:
     """One row per system, metric and family: the clean value, that of each level, and the largest
     loss, all with their intervals. table: what `measure` returns.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,17 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a TSV with six digits."""
     with whole_file(path) as partial:
         table.to_csv(partial, sep="\t", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def read_table(path: Path, columns: Collection[str], command: str) -> pd.DataFrame:
+    """A TSV with these columns, among others; KlassifyError for what `command` did not write."""
+    try:
+        table = pd.read_csv(path, sep="\t", dtype={"versus": str})
+    except (OSError, ValueError) as error:
+        raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
+    if not set(columns) <= set(table.columns):
+        raise KlassifyError(f"This is not a table of {command}.", where=path)
+    return table
 
 
 def with_ends(name: str, value: float, samples: np.ndarray) -> dict[str, float]:

@@ -15,6 +15,7 @@ from klassify.evaluation import conditions, decisions, groups, leaks, robustness
 from klassify.evaluation.results import labelled_list, labelled_val_fit
 from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.shortcuts import Audit
+from klassify.evaluation.tables import read_table
 from klassify.files import short_names
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
@@ -131,7 +132,7 @@ def compare(
         result.audits = audits
         tables |= shortcuts.tables(audits)
     if perturbed is not None:
-        result.robustness = robustness.read(perturbed)
+        result.robustness = read_table(perturbed, robustness.COLUMNS, "klassify perturb")
         tables["robustness"] = robustness.by_family(result.robustness)
     if subsets.base_split(split) != "val":
         _drift(result)

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from klassify import cli
 from klassify.data.base import FrameData
 from klassify.errors import KlassifyError
-from klassify.evaluation import results
+from klassify.evaluation.tables import read_table
 from klassify.grid.frames import encode_labels
 from klassify.lists import data_list, subsets
 from klassify.models import linear_fusion
@@ -413,7 +413,8 @@ def test_clip_scores_of_any_scale_can_be_calibrated(exp, fused, tmp_path):
     assert klassify("calibrate", exp / "ps", *platt) == 0
     assert klassify("score", exp / "ps_platt", "--split", "val") == 0
     assert klassify("evaluate", exp / "visual", exp / "ps", exp / "ps_platt", fused, *how) == 0
-    table = results.read_table(tmp_path / "val.tsv").set_index(["system", "label", "group"])
+    table = read_table(tmp_path / "val.tsv", (), "klassify evaluate")
+    table = table.set_index(["system", "label", "group"])
     ps, calibrated = (table.loc[(name, "own", "all")] for name in ("ps", "ps_platt"))
     assert np.isnan(ps["log_loss"]) and ps["auc"] > 0.9
     assert calibrated["log_loss"] < calibrated["log_loss_before"] < np.inf
