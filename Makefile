@@ -24,7 +24,7 @@ names := $(filter-out recipe $(MAKE_OWN),$(sort $(typed) $(kept)))
 quote = '$(subst ','\'',$(1))'
 arguments = $(foreach name,$(names),$(name)=$(call quote,$($(name))))
 
-.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 test-pandas3 fuzz lint stage0 stage1 stage2 stage3 stage4 compare reproduce clean names
+.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 test-pandas3 fuzz lint site stage0 stage1 stage2 stage3 stage4 compare reproduce clean names
 
 help:
 	@$(run) --help $(arguments)
@@ -103,6 +103,13 @@ test-pandas3: .venv-pandas3/installed
 
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+# the pages as one site: build/site/index.html
+site: .venv/site
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build -q --strict && echo "build/site/index.html"
+
+.venv/site: .venv/installed
+	@EXTRAS=docs recipes/setup.sh .venv && touch $@
 
 # removes caches; keeps the outputs of runs
 clean:
