@@ -111,7 +111,7 @@ def measure_scoring(args: argparse.Namespace) -> None:
     sources.readers[args.split] = data.reader(sources, args.split)
 
     def now(workers: int) -> int:
-        loader = ClipLoader(data, sources, args.split, workers)
+        loader = ClipLoader(data, sources, args.split, workers, len(files))
         chunks = (files[i : i + CHUNK] for i in range(0, len(files), CHUNK))
         return sum(1 for chunk in chunks for _ in loader(chunk))
 

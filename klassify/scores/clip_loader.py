@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,24 +15,59 @@ from klassify.data.loading import Loader
 
 Clip = tuple[str, list[Window], str]  # file, windows, and why there are none
 CLIPS_AT_ONCE = 4  # that a worker sends together
+CLIPS_TIMED = 16  # that are read here before it is decided whether workers are started
+SENDING_S = 0.002  # what a clip from a worker costs this process, with some margin
+STARTING_S = 5.0  # of reading that pays for the start of workers
 
 
 class ClipLoader:
     """Reads clips of a split: called with names, it yields (file, windows, reason) in their order.
 
-    reason: '' for a clip that can be scored. workers: processes, 0 reads in this one.
+    reason: '' for a clip that can be scored. workers: processes at most; 0 reads in this one. They
+    are started once reading has proved slow enough to pay for starting them and for sending what
+    they read (mouth features are read faster than they are sent). n_clips: of all calls together;
+    None means each call is alone.
     """
 
-    def __init__(self, data: ClipData, sources: Sources, split: str, workers: int = 0):
-        self.is_packed = workers > 0
-        collate = packed if self.is_packed else list
-        self._loader = Loader(ClipWindows(data, sources, split), collate, workers=workers)
+    def __init__(
+        self,
+        data: ClipData,
+        sources: Sources,
+        split: str,
+        workers: int = 0,
+        n_clips: int | None = None,
+    ):
+        windows = ClipWindows(data, sources, split)
+        self._here = Loader(windows, list)
+        self._workers = Loader(windows, packed, workers=workers) if workers else None
+        self._n_clips, self._took_s = n_clips, []
 
     def __call__(self, files: Sequence[str]) -> Iterator[Clip]:
         """The clips of these names."""
+        if self._workers:
+            n_clips = self._n_clips or len(files)
+            n_timed = max(CLIPS_TIMED - len(self._took_s), 0)
+            yield from self._timed(files[:n_timed])
+            files = files[n_timed:]
         lists = (files[i : i + CLIPS_AT_ONCE] for i in range(0, len(files), CLIPS_AT_ONCE))
-        for clips in self._loader(lists):
-            yield from unpacked(clips) if self.is_packed else clips
+        if self._workers and files and self._pay(n_clips):
+            for clips in self._workers(lists):
+                yield from unpacked(clips)
+        else:
+            for clips in self._here(lists):
+                yield from clips
+
+    def _timed(self, files: Sequence[str]) -> Iterator[Clip]:
+        for file in files:
+            began = time.perf_counter()
+            (clip,) = next(self._here([[file]]))
+            self._took_s.append(time.perf_counter() - began)
+            yield clip
+
+    def _pay(self, n_clips: int) -> bool:
+        """Whether workers save time; the median leaves out what is opened at the first clip."""
+        typical_s = statistics.median(self._took_s)
+        return typical_s > SENDING_S and typical_s * n_clips > STARTING_S
 
 
 class Packed(NamedTuple):

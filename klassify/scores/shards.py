@@ -76,13 +76,13 @@ def score_share(
         )
     table = data.listed(sources, split)
     data, sources = _for_scoring(data, sources, split)
-    # one for all chunks: its workers take seconds to start
-    how["workers"] = ClipLoader(data, sources, split, how.get("workers", 0))
     chunks = {k: table[parts.layout.clips(k)] for k in share}
     parts.folder.mkdir(parents=True, exist_ok=True)
     n_clips = sum(map(len, chunks.values()))
-    n_done = n_clips - sum(len(chunks[k]) for k in todo)
-    with Count(f"score {split}", n_clips, n_done) as count:
+    n_todo = sum(len(chunks[k]) for k in todo)
+    # one for all chunks: its workers take seconds to start
+    how["workers"] = ClipLoader(data, sources, split, how.get("workers", 0), n_todo)
+    with Count(f"score {split}", n_clips, n_clips - n_todo) as count:
         for k in todo:
             # without the folder, another process has joined
             if parts.path(k).exists() or not parts.folder.is_dir():

@@ -219,7 +219,10 @@ def _system(
         loader = Loader(examples, examples.collate, workers=machine.workers, device=machine.device)
         read, batch = _reading(loader, len(examples), settings.batch_size, seconds)
         step = _steps(experiment.model, batch, settings, machine.device, seconds)
-        scored = _scoring(experiment.model, data, sample, machine, seconds)
+        splits = dict.fromkeys((val_split, *score_splits))
+        sizes = {split: _size(sources, split) for split in splits}
+        longest = max(sizes.values())
+        scored = _scoring(experiment.model, data, sample, machine, seconds, longest)
     except KlassifyError as error:
         yield Trial(2, name, 0.0, n_train, note=f"{error.what} {error.where or ''}".strip())
         return
@@ -227,11 +230,11 @@ def _system(
     epochs = _epochs(settings, n_train, machine.devices)
     note = f"an epoch; read {read:.3g}, learned {step:.3g}: {slower} is slower; up to {epochs}"
     yield Trial(2, name, min(read, step), n_train, machine.devices, note)
-    for split in dict.fromkeys((val_split, *score_splits)):
+    for split, size in sizes.items():
         stage = 2 if split == val_split else 3
         what = f"{name}, {'validation' if stage == 2 else split}"
         note = "after each epoch" if stage == 2 else ""
-        yield Trial(stage, what, scored, _size(sources, split), machine.devices, note)
+        yield Trial(stage, what, scored, size, machine.devices, note)
 
 
 def _epochs(settings: TrainSettings, n_train: int, devices: int) -> int:
@@ -288,14 +291,19 @@ def _steps(
 
 
 def _scoring(
-    model: torch.nn.Module, data: ClipData, sample: Sources, machine: Machine, seconds: float
+    model: torch.nn.Module,
+    data: ClipData,
+    sample: Sources,
+    machine: Machine,
+    seconds: float,
+    n_clips: int,
 ) -> float:
-    """Clips a second that are read and scored."""
+    """Clips a second that are read and scored, as in a list of n_clips."""
     if data.scale == "none":
         return 0.0
     files = sample.table(data.val_split)["file"].tolist()
     make = score_frames if data.unit == "frame" else score_clips
-    loader = ClipLoader(data, sample, data.val_split, machine.workers)
+    loader = ClipLoader(data, sample, data.val_split, machine.workers, n_clips)
     how = {"workers": loader, "device": machine.device, "progress": False}
     step = max(machine.workers, 8)
 

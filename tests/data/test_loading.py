@@ -88,8 +88,11 @@ def test_windows_survive_packing():
             assert all(torch.equal(one.inputs[name], two.inputs[name]) for name in one.inputs)
 
 
-def test_scores_are_the_same_with_workers(small_data):
+def test_scores_are_the_same_with_workers(small_data, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(clip_loader, "CLIPS_TIMED", 3)
+    monkeypatch.setattr(clip_loader, "SENDING_S", 0)
+    monkeypatch.setattr(clip_loader, "STARTING_S", 0)
     model, data = TCN(hidden=8), MouthFeatures(window=32, stride=16)
     sources = Sources(small_data.lists, small_data.media, small_data.features)
     how = {"progress": False, "device": "cpu"}
@@ -98,6 +101,25 @@ def test_scores_are_the_same_with_workers(small_data):
     for _ in range(2):
         found, reasons = score_clips(model, data, sources, "testA", workers=loader, **how)
         assert found.equals(wanted) and reasons == silent and "no face" in silent.values()
+
+
+def test_workers_start_only_where_they_pay(small_data, monkeypatch):
+    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    files = sources.table("testA")["file"].tolist()
+    sent, unpacked = [], clip_loader.unpacked
+    monkeypatch.setattr(clip_loader, "CLIPS_TIMED", 3)
+    monkeypatch.setattr(clip_loader, "unpacked", lambda one: sent.append(one) or unpacked(one))
+
+    def are_started(clip_s: float, n_clips: int | None) -> bool:
+        sent.clear()
+        monkeypatch.setattr(clip_loader.statistics, "median", lambda took: clip_s)
+        loader = clip_loader.ClipLoader(MouthFeatures(), sources, "testA", 1, n_clips)
+        assert [file for file, _, _ in loader(files)] == files
+        return bool(sent)
+
+    assert not are_started(0.001, 1_000_000)  # sending takes as long as reading
+    assert not are_started(0.1, None)  # over before a worker has started
+    assert are_started(0.1, 1_000_000)
 
 
 def test_frames_of_mixed_lengths_share_batches(small_data):
