@@ -63,7 +63,7 @@ setup: names $(if $(call given,dry),,.venv/installed)
 
 ALL_TESTS = --ignore tests/slurm tests
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(ALL_TESTS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow and not demo" $(ALL_TESTS)
 
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)

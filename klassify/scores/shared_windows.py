@@ -5,7 +5,7 @@ Overlapping windows of a clip have samples in common. What of the work on them i
 - A convolutional extractor with layer norm on unchanged samples (Wav2Vec-AASIST's): each frame
   depends on its own 400 samples. A window then takes the frames of the samples it has in common
   with the window before, and only the rest is computed, so that each frame of a clip is computed
-  once. The transformer sees each window as ever: scores are those of windows on their own, up to
+  once. The transformer still sees whole windows: scores are those of windows on their own, up to
   rounding.
 - With samples normalised in each window (BAM's published setting, `normalize_input: true`) or with
   group norm (wav2vec 2.0 base) every frame depends on the whole window: nothing is shared. Nor is

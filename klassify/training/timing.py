@@ -334,7 +334,7 @@ def table(trials: Sequence[Trial], machine: Machine) -> str:
         "|---|---|---|---|---|---|",
         *(trial.row() for trial in trials),
         "",
-        "Hours are estimates: clips divided by the rate, and by the number of devices, of which one"
+        "Hours are estimates: clips divided by the rate, and by the number of devices; one device"
         " was measured. Models had random weights. Of stage 2, one epoch is shown.",
     ]
     return "\n".join(lines)

@@ -288,7 +288,7 @@ class Trainer:
         return self.state["loss_sum"] / max(count, 1)
 
     def _step(self, batch: dict[str, Any], n_clips: int, group: int, *, update: bool) -> None:
-        """A step with a batch of which `n_clips` count.
+        """A step with a batch in which `n_clips` clips count.
 
         group: how many batches share the update. Nothing is read from the device, so that the next
         step is queued while this one runs.

@@ -168,7 +168,7 @@ def apart_in(values, segments, rate):
     return values[inside].mean(), values[~inside].mean()
 
 
-def test_a_second_run_changes_nothing_and_another_seed_is_refused(corpus, folder, capsys):
+def test_a_second_run_changes_nothing_other_seeds_are_refused(corpus, folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.is_file()}
     words = ["corpus", "--from", str(folder), "--out", str(corpus), "--licence", "CC0"]
     assert main(words) == 0 and "already complete" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from scenarios import half_finished, outputs
 
 from klassify.files import TEMPORARY
 
-FEW, MANY = 2, 8
+FEW, MANY = 1, 6
 SIZE = 48 << 20  # bytes
 BALLAST = "ballast"
 

@@ -88,7 +88,7 @@ def try_target(scratch: Scratch, target: Target, seed: int) -> tuple[str, str]:
 
 
 def cases(targets: Iterable[str], seed: int) -> Iterator[Case]:
-    """Without end, all targets in turn."""
+    """All targets in turn, again and again, with another seed each time."""
     targets = list(targets)
     while True:
         yield from (Case(name, seed) for name in targets)

@@ -46,7 +46,7 @@ def test_the_example_is_answered_without_any_training(tmp_path, capsys, monkeypa
     assert any(best["start"] < end and start < best["end"] for start, end in truth)
 
 
-def test_a_published_detector_stays_marked_as_one_of_generated_clips(tmp_path):
+def test_published_detectors_still_say_generated_clips(tmp_path):
     with pytest.raises(KlassifyError, match="below a folder named demo"):
         publish(PACKAGED / "klassify", tmp_path / "mine")
     out = publish(PACKAGED / "klassify", tmp_path / "demo/mine")

@@ -440,7 +440,7 @@ def test_members_are_stored_or_deflated(tmp_path, method):
     assert "neither stored nor deflated" in text(check.check(path, listed()).refusals)
 
 
-def test_clips_of_which_nothing_is_said_are_those_that_a_closer_look_passes(monkeypatch):
+def test_the_fast_check_passes_only_what_the_slow_one_passes(monkeypatch):
     """Blocks of many clips against one clip at a time, with every kind of warning among them."""
     rng = np.random.default_rng(0)
     files, clips = [f"{i:03d}.mp4" for i in range(300)], {}

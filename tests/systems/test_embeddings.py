@@ -84,7 +84,7 @@ def test_a_clip_without_sound_says_so(small_data, tmp_path, encoder):
     assert store[store.files[1]].embedding.shape == (0, 0)
 
 
-def test_each_clip_is_embedded_by_an_encoder_that_has_not_seen_it(small_data, tmp_path, encoder):
+def test_clips_are_embedded_by_an_encoder_that_did_not_see_them(small_data, tmp_path, encoder):
     one, two = (encoder(f"f{k}", f"data.init_args.train_split=train_fold{k}") for k in (1, 2))
     store = embed(small_data, tmp_path, one, "train", "--fold", two)
     seen_by_one = set(subsets.load_split(small_data.lists, "train_fold1")["file"])
@@ -113,7 +113,7 @@ def test_a_missing_system_is_named(small_data, tmp_path, capsys):
     assert "needs --system" in capsys.readouterr().err
 
 
-def test_a_tagger_of_mouth_features_embeds_the_frames_with_a_face(small_data, tmp_path):
+def test_a_mouth_tagger_embeds_the_frames_with_a_face(small_data, tmp_path):
     config, system = tmp_path / "tags.yaml", tmp_path / "exp/tcn_tags"
     config.write_text(
         "model:\n  class_path: klassify.models.tcn.TaggingTCN\n"
@@ -134,7 +134,7 @@ def test_a_tagger_of_mouth_features_embeds_the_frames_with_a_face(small_data, tm
 
 
 @pytest.mark.slow
-def test_spans_are_learned_from_embeddings_scored_tuned_and_localised(
+def test_spans_from_embeddings_are_scored_tuned_and_localised(
     small_data, tmp_path, encoder, capsys
 ):
     features = tmp_path / "features"

@@ -22,7 +22,7 @@ TINY = {
 }
 
 
-def test_each_layer_of_the_encoder_learns_more_slowly_than_the_next():
+def test_earlier_layers_of_the_encoder_learn_more_slowly():
     model = AudioMIL(SSLFrontEnd(False, architecture=TINY, freeze="extractor"), dim=8)
     settings = TrainSettings(lr=1e-3, encoder_lr=1e-5, layer_decay=0.5)
     optimizer = optimizer_of(model, settings)
