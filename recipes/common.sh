@@ -124,6 +124,7 @@ variables (on the command line, or in local.mk to keep them)
   audio=cache                    stage 1 also stores decoded audio, 32 kB per second, which later stages read faster
   seed=1                         training seed; each has its own folders
   size=default                   size of the generated corpus: tiny, small, default, large
+  corpus_seed=0                  other numbers give other clips, in folders of their own
   jobs=N                         processes of stages 0 and 1
   devices=1 workers=0            GPUs of a training (a number, or auto); reader processes per GPU, also when scoring
   force=1                        replace outputs that were made with other settings
@@ -138,10 +139,10 @@ title_4="evaluate every system against labels: tables, calibration curves, histo
 dataset_table=klassify/lists/datasets.tsv
 [ -e $dataset_table ] || dataset_table=recipes/datasets.tsv  # beside recipes that were copied
 datasets=$(awk -F'\t' 'NR > 1 { print $1 }' $dataset_table | paste -sd' ')
-known="split data from size root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry $slurm_variables"
+known="split data from size corpus_seed root conf system submit1 submit2 vqvae lmm audio seed jobs devices workers force dry $slurm_variables"
 models=() localisers=() derived=() proposals_only=() unscored=()
 comparing='' waiting='' helping='' checking='' first=0 last=4
-split='' data=avdeepfake1mpp from='' size=default root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' audio='' seed=1
+split='' data=avdeepfake1mpp from='' size=default corpus_seed=0 root='' conf='' system='' submit1='' submit2='' vqvae='' lmm='' audio='' seed=1
 jobs='' devices='' workers='' force='' dry=''
 while [ $# -gt 0 ]; do
   case $1 in
@@ -170,14 +171,20 @@ known_data "$data"
 known_value size "$size" tiny small default large
 known_value audio "$audio" cache
 [[ $seed =~ ^[0-9]+$ && $jobs =~ ^([1-9][0-9]*)?$ ]] || fail "seed= and jobs= are whole numbers; jobs= is at least 1"
+[[ $corpus_seed =~ ^(0|[1-9][0-9]*)$ ]] || fail "corpus_seed= is a whole number"
 [[ $devices =~ ^(auto|[1-9][0-9]*)?$ && $workers =~ ^[0-9]*$ ]] || fail "devices= is a number or auto, workers= a number"
 check_slurm
 # on a cluster, jobs= is the number of CPUs of a task; the CPUs of this machine do not matter
 [ "$launcher" != slurm ] || [ -n "$jobs" ] || jobs=1
 jobs=${jobs:-$(nproc)}
 
-# each size of the demo has its own folders, so that sizes never mix
-folder_of() { if [ "$1" = demo ] && [ "$size" != default ]; then echo "demo-$size"; else echo "$1"; fi; }
+# each size and corpus seed of the demo has its own folders, so that corpora never mix
+folder_of() {
+  local name=$1
+  [ "$1" != demo ] || [ "$size" = default ] || name+=-$size
+  [ "$1" != demo ] || [ "$corpus_seed" = 0 ] || name+=-corpus-$corpus_seed
+  echo "$name"
+}
 data_name=$(folder_of "$data")
 mapfile -t all_splits < <(splits_of "$data")
 # a data set without train is for testing only
@@ -224,6 +231,7 @@ variables_for() {
   local words=("recipe=$recipe" "data=$1")
   if [ "$1" = "$data" ]; then words+=(${from:+"from=$from"} ${root:+"root=$root"}); fi
   [ "$trained" != demo ] || [ "$size" = default ] || words+=("size=$size")
+  [ "$trained" != demo ] || [ "$corpus_seed" = 0 ] || words+=("corpus_seed=$corpus_seed")
   [ "$conf" = "$default_conf" ] || words+=("conf=$conf")
   [ "$seed" = 1 ] || words+=("seed=$seed")
   words+=(${vqvae:+"vqvae=$vqvae"} ${lmm:+"lmm=$lmm"})
@@ -513,7 +521,7 @@ scored_system() { if [ -n "$system" ]; then echo "${system%%,*}"; else names_in 
 # make_lists: stage 0
 make_lists() {
   if [ "$data" = demo ]; then
-    run klassify corpus --out "$media" --size "$size" --seed 0 --jobs "$jobs" "${forced[@]}"
+    run klassify corpus --out "$media" --size "$size" --seed "$corpus_seed" --jobs "$jobs" "${forced[@]}"
   fi
   # --probe missing: opens only the files of unknown length
   run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --probe missing --jobs "$jobs" "${forced[@]}"

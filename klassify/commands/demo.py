@@ -5,8 +5,8 @@
     klassify demo size=tiny recipe=klassify   does everything run on this machine?
     klassify demo size=large                  three training seeds
 
-NAME=VALUE are variables of the recipes, as of make: size (tiny, small, default, large), recipe,
-seed, jobs, force, dry; verbose=1 prints everything. It runs in a checkout, where `make demo` is the
+NAME=VALUE are variables of the recipes, as of make: size (tiny, small, default, large),
+corpus_seed, recipe, seed, jobs, force, dry; verbose=1 prints everything. It runs in a checkout, where `make demo` is the
 same; elsewhere it first copies the recipes of the installed package into klassify-demo/.
 
 The commands are those of the recipes, each once, in as many processes as there are cores. What they
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if dry:
         print("\n".join(f"+ klassify {shlex.join(step.words)}" for step in steps))
         return 0
-    name = folder_name(size)
+    name = folder_name(size, given.get("corpus_seed", "0"))
     below = "" if seeds[0] == "1" else f"seed-{seeds[0]}"
     folders = {recipe: Path("exp", name, recipe, below) for recipe in recipes}
     media = Path(given.get("root") or f"media/{name}")

@@ -85,9 +85,10 @@ class Step:
         return Path(found) if (found := _option(self.words, "--out")) else None
 
 
-def folder_name(size: str) -> str:
+def folder_name(size: str, corpus_seed: str = "0") -> str:
     """The name of the demo's folders below exp/, media/ and the others."""
-    return "demo" if size == "default" else f"demo-{size}"
+    corpus = "" if corpus_seed == "0" else f"-corpus-{corpus_seed}"
+    return f"{'demo' if size == 'default' else f'demo-{size}'}{corpus}"
 
 
 def splits_of(size: str) -> list[str]:
@@ -208,7 +209,7 @@ class _Plan:
 
     def comparison(self, variables: Mapping[str, str], seed: str) -> tuple[str, ...]:
         """The command that compares the systems that are evaluated on testA, of one seed."""
-        name = folder_name(variables["size"])
+        name = folder_name(variables["size"], variables.get("corpus_seed", "0"))
         below = "" if seed == "1" else f"/seed-{seed}"
         top = PurePosixPath("exp", name)
         systems = [
