@@ -527,9 +527,9 @@ make_lists() {
   run klassify lists --data "$data" --root "$media" --out "$lists" ${split:+--splits "$split"} --probe missing --jobs "$jobs" "${forced[@]}"
 }
 
-# extract_mouth SPLIT: mouth features; the recipes share them
+# extract_mouth SPLIT OPTION...: mouth features; the recipes share them
 extract_mouth() {
-  run klassify extract --list "$lists/$1.tsv" --root "$media" --out "$features/mouth/$1" --jobs "$jobs" "${forced[@]}"
+  run klassify extract --list "$lists/$1.tsv" --root "$media" --out "$features/mouth/$1" "${@:2}" --jobs "$jobs" "${forced[@]}"
 }
 
 # cache_audio SPLIT: with audio=cache

@@ -5,9 +5,10 @@
     klassify demo size=tiny recipe=klassify   does everything run on this machine?
     klassify demo size=large                  three training seeds
 
-NAME=VALUE are variables of the recipes, as of make: size (tiny, small, default, large),
-corpus_seed, recipe, seed, jobs, force, dry; verbose=1 prints everything. It runs in a checkout, where `make demo` is the
-same; elsewhere it first copies the recipes of the installed package into klassify-demo/.
+NAME=VALUE are variables of the recipes, as of make: size (tiny, small, default, large), recipe,
+corpus_seed, seed, jobs, force, dry; verbose=1 prints everything. It runs in a checkout, where `make
+demo` is the same; elsewhere it first copies the recipes of the installed package into
+klassify-demo/.
 
 The commands are those of the recipes, each once, in as many processes as there are cores. What they
 print is in exp/demo/logs/. Repeated, an interrupted demo continues.

@@ -2,6 +2,8 @@
 
     klassify extract --list data_lists/demo/train.tsv --root media/demo/train \\
         --out features/demo/mouth/train
+    klassify extract --list ... --root ... --out features/demo/mouth/train \\
+        --lips features/demo/lips/train
     klassify extract --kind audio --list ... --root ... --out features/demo/audio/train
     klassify extract --kind lmm --lmm llava-hf/llava-1.5-7b-hf --list ... --root ... \\
         --out features/demo/lmm/train
@@ -15,6 +17,9 @@ failures-<i>-of-<n>.tsv repeats. `--shard i/n` (from 1) extracts every n-th clip
 starting with the i-th; to merge shards of separate runs, put them into one folder. A part that
 exists is complete: an interrupted run, repeated, makes what is missing and ends with the same
 files. `--status` lists what is missing and changes nothing.
+
+`--lips` makes mouth features and mouth crops in one pass: the same files as `--kind mouth` and
+`--kind lips` make in two, in little more than half the time, most of which the face tracking takes.
 
 `--kind audio` (or `--audio`) decodes each clip once to 16 kHz mono, 32 kB per second. Training and
 scoring then read features/<data>/audio/<split> instead of decoding, with identical results. The
@@ -31,7 +36,7 @@ import argparse
 import collections
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +47,12 @@ from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ExtractWork
 from klassify.errors import KlassifyError
 from klassify.failures import read_failures
+from klassify.features import lips
 from klassify.features.base import Extraction
 from klassify.features.extract import (
     Shard,
     extract,
+    extract_together,
     extraction_settings,
     parse_shard,
     parts_there,
@@ -73,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--list", required=True, type=Path, help="data list (TSV) of the clips")
     add("--root", required=True, type=Path, help="folder of the split's media, or above the splits")
     add("--out", required=True, type=Path, help="folder for the shards")
+    add("--lips", type=Path, metavar="DIR", help="with --kind mouth: also mouth crops, into DIR")
     add("--jobs", type=at_least_1, help="processes, or threads of a model (default: all CPUs)")
     add("--shard", metavar="I/N", help="extract part I of N of the list, I from 1 (default: 1/1)")
     chunks = ", ".join(f"{kind.clips_per_file} for {name}" for name, kind in KINDS.items())
@@ -99,8 +107,16 @@ def _own_options() -> dict[str, dict[str, Mapping[str, Any]]]:
     return groups
 
 
-def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
-    """The extraction that the arguments ask for; one of another kind's is refused."""
+def _extraction(
+    args: argparse.Namespace,
+    kind: str = "",
+    make: Callable[..., Extraction] | None = None,
+    **changed: Any,
+) -> Extraction:
+    """The extraction that the arguments ask for; one of another kind's is refused.
+
+    kind: instead of that of the arguments, and `make` instead of what makes it.
+    """
     given: dict[str, Any] = {}
     for names, options in _own_options().items():
         for option in options:
@@ -110,7 +126,7 @@ def _extraction(args: argparse.Namespace, **changed: Any) -> Extraction:
                 raise KlassifyError(what)
             if hasattr(args, name):
                 given[name] = getattr(args, name)
-    make = KINDS[args.kind].extraction
+    make = make or KINDS[kind or args.kind].extraction
     if make is None:
         module = importlib.import_module(FROM_FEATURES[args.kind])
         make = functools.partial(module.extraction, args.list)
@@ -124,38 +140,56 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.lips and args.kind != "mouth":
+        raise KlassifyError(f"--lips belongs to --kind mouth, not to --kind {args.kind}.")
     chunk = args.chunk or KINDS[args.kind].clips_per_file
     if submitted(launch_from(args), functools.partial(_on_cluster, args, chunk)):
         knows = args.strict and args.wait and not args.dry_run
         return int(knows and bool(read_failures(ExtractWork(args.out, 1).failures)))
+    outs = {args.kind: args.out} | ({"lips": args.lips} if args.lips else {})
     files = data_list.read_list(args.list)["file"].tolist()
-    made_by = _extraction(args)
-    settings = extraction_settings(made_by, files, chunk)
+    made_by = [_extraction(args, kind) for kind in outs]
+    settings = [
+        extraction_settings(made, files, args.chunk or KINDS[made.kind].clips_per_file)
+        for made in made_by
+    ]
     if args.status:
-        return status(args.out, len(files), settings, args.shard)
+        told = zip(outs.values(), settings)
+        return max(status(out, len(files), own, args.shard) for out, own in told)
     i, n = parse_shard(args.shard or "1/1")
-    shard = Shard(args.out, i, n, files[i - 1 :: n], settings)
+    shards = [Shard(out, i, n, files[i - 1 :: n], own) for out, own in zip(outs.values(), settings)]
     media = subsets.media_folder(args.root, args.list.stem, files)
-    rows = extract(shard, media, made_by, force=args.force)
+    if args.lips:
+        both = _extraction(args, make=lips.both_extraction)
+        rows = extract_together(shards, media, made_by, both, force=args.force)
+    else:
+        rows = [extract(shards[0], media, made_by[0], force=args.force)]
+    failures = [_tell(shard, found) for shard, found in zip(shards, rows)]
+    return int(any(failures) and args.strict)
+
+
+def _tell(shard: Shard, rows: Sequence[Mapping[str, str]]) -> int:
+    """Say what a shard holds; the number of clips without features."""
     failed = [row for row in rows if row["reason"]]
-    said = f"{args.out}: shard {i}/{n} has {len(rows)} clips, {len(failed)} without features"
+    said = f"{shard.out}: shard {shard.i}/{shard.n} has {len(rows)} clips,"
+    said += f" {len(failed)} without features"
     if failed:
         stages = sorted(collections.Counter(row["stage"] for row in failed).items())
         counts = ", ".join(f"{count} {stage}" for stage, count in stages)
         said += f" ({counts}; {shard.failures_path})"
     print(said)
-    if settings.get("untrained"):
-        made = f"made with random weights ({settings['lmm']})"
-        print(f"{args.out}: {made}: these features mean nothing")
-    return int(bool(failed) and args.strict)
+    if shard.settings.get("untrained"):
+        made = f"made with random weights ({shard.settings['lmm']})"
+        print(f"{shard.out}: {made}: these features mean nothing")
+    return len(failed)
 
 
 def _on_cluster(
     args: argparse.Namespace, chunk: int, argv: list[str], options: Options
 ) -> list[Record]:
     """The shards as an array of tasks. What every task would trip over is found here."""
-    if args.shard or args.status:
-        raise KlassifyError("--shard and --status go without --launcher slurm.")
+    if args.shard or args.status or args.lips:
+        raise KlassifyError("--shard, --status and --lips go without --launcher slurm.")
     files = data_list.read_list(args.list)["file"].tolist()
     device = _device_of_a_task(args, options)
     settings = extraction_settings(_extraction(args, **device), files, chunk)

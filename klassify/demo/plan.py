@@ -171,9 +171,21 @@ class _Plan:
         for stage, words in commands:
             for one in self._each(words):
                 key = _without(one, "--jobs")
-                if key not in self.known:
+                if key not in self.known and not self._joined(one):
                     self.known.add(key)
                     self._append(recipe, stage, part, one)
+
+    def _joined(self, words: tuple[str, ...]) -> bool:
+        """Whether a planned extraction now makes the mouth crops too that this one makes."""
+        if "--lips" not in words:
+            return False
+        plain = _without(_without(words, "--lips"), "--jobs")
+        for step in self.steps:
+            if _without(step.words, "--jobs") == plain:
+                step.words = (*step.words, "--lips", _option(words, "--lips"))
+                step.seconds = self.share * _seconds(step.words)
+                return True
+        return False
 
     def _append(self, recipe: str, stage: int, part: int, words: tuple[str, ...]) -> None:
         cores = int(_option(words, "--jobs") or 1)
@@ -265,8 +277,9 @@ def _seconds(words: Sequence[str]) -> float:
     command = words[0]
     if command == "train":
         return TRAINING_SECONDS.get(Path(words[1]).stem, 60.0)
-    if command == "extract" and (kind := _option(words, "--kind")):
-        command = f"extract {kind}"
+    if command == "extract":
+        kind = "lips" if "--lips" in words else _option(words, "--kind")
+        command = f"extract {kind}" if kind else command
     names = [Path(word).name for word in words[1:] if _is_system(word)]
     if command == "score":
         # what is computed from scores takes no time
@@ -298,7 +311,7 @@ def _written(words: Sequence[str]) -> list[tuple[str, ...]]:
     """The folders that a command changes, as parts."""
     written = []
     if out := _option(words, "--out"):
-        written.append(PurePosixPath(out).parts)
+        written += [PurePosixPath(path).parts for path in (out, _option(words, "--lips")) if path]
     elif words[0] in CHANGES_SYSTEMS:
         written += [PurePosixPath(word).parts for word in words[1:] if _is_system(word)]
     elif words[0] == "detector":

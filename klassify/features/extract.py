@@ -98,6 +98,47 @@ def extract(
     shard: Shard, root: Path, made_by: Extraction, *, force: bool = False
 ) -> list[dict[str, str]]:
     """Make a shard's missing parts and failures file; (file, stage, reason) of its clips."""
+    todo, inputs = _missing(shard, root, made_by, force)
+    results = made_by.rows(root, [shard.part(place) for place in todo])
+    write_part = made_by.write_part or features_shards.write_part
+    for place, rows in finished_parts(shard, todo, results):
+        write_part(shard.out, place, rows, shard.settings, inputs[place])
+    return _ended(shard)
+
+
+def extract_together(
+    shards: Sequence[Shard],
+    root: Path,
+    made_by: Sequence[Extraction],
+    in_one_pass: Extraction,
+    *,
+    force: bool = False,
+) -> list[list[dict[str, str]]]:
+    """As `extract`, for several kinds of the same clips.
+
+    shards, made_by: of each kind. in_one_pass: its rows hold one of each. A clip that any kind
+    lacks is read for all of them.
+    """
+    missing = [_missing(shard, root, made, force) for shard, made in zip(shards, made_by)]
+    gathered = [_Parts(shard, todo) for shard, (todo, _) in zip(shards, missing)]
+    files = [file for file in shards[0].files if any(file in parts.lacking for parts in gathered)]
+    results = in_one_pass.rows(root, [files])
+    label = f"extract {shards[0].i}/{shards[0].n}"
+    for number, rows in progress(results, len(files), label):
+        for shard, parts, (_, inputs), row in zip(shards, gathered, missing, rows):
+            for place, full in parts.add(files[number], row):
+                features_shards.write_part(shard.out, place, full, shard.settings, inputs[place])
+    for shard, (todo, inputs) in zip(shards, missing):
+        for place in todo:
+            if not shard.part(place):
+                features_shards.write_part(shard.out, place, [], shard.settings, inputs[place])
+    return [_ended(shard) for shard in shards]
+
+
+def _missing(
+    shard: Shard, root: Path, made_by: Extraction, force: bool
+) -> tuple[list[Place], dict[Place, str]]:
+    """The parts of a shard that are to be made, and the hash of the inputs of each part."""
     if force:
         clear(shard)
     made = {} if force else parts_there(shard.out, shard.settings, shard.n)
@@ -111,13 +152,34 @@ def extract(
             f"{shard.out}: {len(shard.places) - len(todo)} of {len(shard.places)} parts exist",
             file=sys.stderr,
         )
-    results = made_by.rows(root, [shard.part(place) for place in todo])
-    write_part = made_by.write_part or features_shards.write_part
-    for place, rows in finished_parts(shard, todo, results):
-        write_part(shard.out, place, rows, shard.settings, inputs[place])
+    return todo, inputs
+
+
+def _ended(shard: Shard) -> list[dict[str, str]]:
+    """List the failures of a complete shard; (file, stage, reason) of its clips."""
     rows = [row for place in shard.places for row in read_rows(shard.out / place.name)]
     write_failures(shard.failures_path, (Failure(**row) for row in rows if row["reason"]))
     return rows
+
+
+class _Parts:
+    """Gathers rows that come in any order."""
+
+    def __init__(self, shard: Shard, todo: Sequence[Place]):
+        self.shard = shard
+        self.lacking = {file: place for place in todo for file in shard.part(place)}
+        self._rows: dict[Place, dict[str, Any]] = {place: {} for place in todo}
+
+    def add(self, file: str, row: Any) -> Iterator[tuple[Place, list[Any]]]:
+        """The part that this row completes, if it does, with its rows in the order of the list."""
+        place = self.lacking.get(file)
+        if place is None:
+            return
+        self._rows[place][file] = row
+        part = self.shard.part(place)
+        if len(self._rows[place]) == len(part):
+            rows = self._rows.pop(place)
+            yield place, [rows[file] for file in part]
 
 
 def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iterator[Any]:

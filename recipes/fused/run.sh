@@ -26,6 +26,8 @@ features_of() { case $1 in tcn*) echo mouth ;; lips_* | splice_lips) echo lips ;
 needs_picture() { case $1 in w2v_aasist* | audio_* | splice_audio | stack) return 1 ;; esac; }
 
 extract_features() {
+  if [ "$launcher" != slurm ]; then extract_mouth "$1" --lips "$features/lips/$1"; return; fi
+  # two arrays of jobs
   extract_mouth "$1"
   run klassify extract --kind lips --list "$lists/$1.tsv" --root "$media" --out "$features/lips/$1" --jobs "$jobs" "${forced[@]}"
 }

@@ -59,6 +59,18 @@ def test_a_step_waits_for_what_it_reads(steps):
     assert Path("features/demo/embedding-audio_mil/train") in made
 
 
+def test_faces_are_followed_once_for_features_and_crops(steps):
+    made = [step for step in named(steps, "extract") if "--kind" not in step.words]
+    assert [(step.recipe, "--lips" in step.words) for step in made] == [("klassify", True)] * 3
+    (lips,) = [s for s in named(steps, "train") if s.out == Path("exp/demo/fused/lips_mil")]
+    assert {step.number for step in made} <= lips.after
+
+
+def test_a_corpus_seed_has_folders_of_its_own():
+    assert plan.folder_name("default") == "demo"
+    assert plan.folder_name("tiny", "3") == "demo-tiny-corpus-3"
+
+
 def test_trainings_do_not_wait_for_one_another(steps):
     trained = [s for s in named(steps, "train") if s.recipe == "klassify"]
     for one, other in itertools.permutations(trained, 2):

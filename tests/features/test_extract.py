@@ -213,6 +213,20 @@ def test_changed_media_are_noticed_and_force_redoes(data, tmp_path, capsys):
     assert FeatureStore(tmp_path / "out").reasons["a.mp4"].startswith("Cannot decode")
 
 
+def test_crops_made_with_the_features_equal_those_made_alone(data, made, tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert cli.main(arguments(data, alone, "--kind", "lips")) == 0
+    command = arguments(data, together / "mouth", "--lips", str(together / "lips"))
+    assert cli.main(command) == 0
+    assert contents(together / "mouth") == contents(made)
+    assert contents(together / "lips") == contents(alone)
+    (together / "lips/part-1-of-1-1.parquet").unlink()  # what one lacks, the other has
+    assert cli.main([*command, "--status"]) == 1
+    assert cli.main(command) == 0 and contents(together / "lips") == contents(alone)
+    assert cli.main([*command, "--status"]) == 0
+    assert klassify("extract", *command[1:], "--kind", "audio") == 2
+
+
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/3/5"])
 def test_shards_that_are_none_are_refused(shard):
     with pytest.raises(KlassifyError, match="1 <= I <= N"):

@@ -107,22 +107,28 @@ class FaceExtractor:
 
     def _row(self, file: str, path: Path) -> Any:
         fps = info.probe(path).fps
-        tracked = self._source.track(file, decoder.pictures(path))
-        fields = self.measure(face.fill_gaps(tracked))
+        tracked = face.fill_gaps(self._source.track(file, decoder.pictures(path)))
+        return self.row(file, fps, self._min_face_share, self.measure(tracked))
+
+    @classmethod
+    def row(cls, file: str, fps: float, share: float, fields: Any) -> Any:
+        """The row of what was measured; without features where less than `share` shows a face."""
         valid = fields["valid"]
         if not len(valid):
-            return self.row_class.failed(file, "decode", "no frames")
-        reason = too_little(valid, self._min_face_share)
+            return cls.row_class.failed(file, "decode", "no frames")
+        reason = too_little(valid, share)
         if reason:
-            fields = self.nothing(len(valid))
+            fields = cls.nothing(len(valid))
         stage = "face" if reason else ""
-        return self.row_class(file=file, fps=fps, reason=reason, stage=stage, **fields)
+        return cls.row_class(file=file, fps=fps, reason=reason, stage=stage, **fields)
 
-    def measure(self, tracked: face.Tracked) -> dict[str, Any]:
+    @staticmethod
+    def measure(tracked: face.Tracked) -> Any:
         """The row's fields of each frame on the 25 fps grid, among them valid (T,) bool."""
         raise NotImplementedError
 
-    def nothing(self, n_frames: int) -> dict[str, Any]:
+    @staticmethod
+    def nothing(n_frames: int) -> dict[str, Any]:
         """The same of frames without a face."""
         raise NotImplementedError
 
@@ -216,12 +222,14 @@ class ClipExtractor(FaceExtractor):
 
     row_class = MouthRow
 
-    def measure(self, tracked: face.Tracked) -> dict[str, np.ndarray]:
+    @staticmethod
+    def measure(tracked: face.Tracked) -> dict[str, np.ndarray]:
         """features (T, 8) float32, valid (T,) bool and boxes (T, 4) float32."""
         features, valid, boxes = channels.mouth_features(tracked)
         return {"features": features, "valid": valid, "boxes": boxes}
 
-    def nothing(self, n_frames: int) -> dict[str, np.ndarray]:
+    @staticmethod
+    def nothing(n_frames: int) -> dict[str, np.ndarray]:
         """Zeros."""
         features, boxes = np.zeros((n_frames, CHANNELS), np.float32), np.zeros((n_frames, 4))
         return {"features": features, "valid": np.zeros(n_frames, bool), "boxes": boxes}
