@@ -63,12 +63,12 @@ setup: names $(if $(call given,dry),,.venv/installed)
 
 ALL_TESTS = --ignore tests/slurm tests
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow and not demo" $(ALL_TESTS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not slow and not long" $(ALL_TESTS)
 
 test-all: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal $(ALL_TESTS)
 
-# which lines the fast tests run, and why not the others; killed processes leave no record, so tests/faults is left out
+# which lines all but the slow tests run, and why not the others; killed processes leave no record, so tests/faults is left out
 coverage: setup
 	COVERAGE_FILE=$(CURDIR)/.coverage OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal \
 	  -m "not slow" --cov klassify --cov-report json:coverage.json --ignore tests/faults $(ALL_TESTS)

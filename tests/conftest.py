@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 from small_data import SmallData, make_split
 
+# a trained demo, generated corpora, a training by two processes: 9 s and more
+LONG = {"tiny_klassify", "tiny_corpus", "real_corpus", "two_ranks"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the trained tiny demo is marked `demo`: `make test` does without it."""
+    """What needs a fixture of LONG is marked `long`: `make test` does without it."""
     for item in items:
-        if "tiny_klassify" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.demo)
+        if LONG.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

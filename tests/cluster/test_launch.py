@@ -205,6 +205,7 @@ def test_scripts_run_shards_under_hostile_names(small_data, tmp_path, pretended,
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Python 3.10 cannot leave the working directory out"
 )
@@ -640,6 +641,7 @@ def test_strict_tasks_are_merged_and_waiting_gives_their_status(extraction, pret
     assert extraction.launch("--strict", "--wait") == 1 and extraction.launch("--wait") == 0
 
 
+@pytest.mark.long
 def test_resume_here_continues_after_a_complete_strict_shard(extraction, pretended):
     assert extraction.launch("--strict") == 0
     extraction.shard(1, 3)  # the second has the clip without audio

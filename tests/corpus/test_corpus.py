@@ -51,7 +51,7 @@ FIELDS = [
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def tiny_corpus(tmp_path_factory):
     """The tiny corpus, made by two processes."""
     out = tmp_path_factory.mktemp("corpus") / "tiny"
     assert main(["corpus", "--out", str(out), "--size", "tiny", "--jobs", "2"]) == 0
@@ -72,24 +72,24 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def test_the_corpus_has_the_challenge_s_layout_and_schema(corpus):
+def test_the_corpus_has_the_challenge_s_layout_and_schema(tiny_corpus):
     files = {"corpus.json", *(f"{split}_metadata.json" for split in ("train", "val"))}
     lists = {f"{split}_files.txt" for split in ("testA", "testB")}
-    assert {path.name for path in corpus.iterdir()} == {*SPLITS, "heldout"} | files | lists
-    entries = read_entries(corpus)
-    assert len(entries) == read_json(corpus / "corpus.json")["clips"] == 24
-    on_disk = {str(path.relative_to(corpus)) for path in corpus.rglob("*.mp4")}
+    assert {path.name for path in tiny_corpus.iterdir()} == {*SPLITS, "heldout"} | files | lists
+    entries = read_entries(tiny_corpus)
+    assert len(entries) == read_json(tiny_corpus / "corpus.json")["clips"] == 24
+    on_disk = {str(path.relative_to(tiny_corpus)) for path in tiny_corpus.rglob("*.mp4")}
     assert on_disk == {f"{entry['split']}/{entry['file']}" for entry in entries}
     for entry in entries:
         assert list(entry)[: len(FIELDS)] == FIELDS
     for split in ("testA", "testB"):
-        listed = (corpus / f"{split}_files.txt").read_text().splitlines()
+        listed = (tiny_corpus / f"{split}_files.txt").read_text().splitlines()
         assert listed == [f"{number + 1:06d}.mp4" for number in range(len(listed))]
-        assert listed == [entry["file"] for entry in read_entries(corpus, (split,))]
+        assert listed == [entry["file"] for entry in read_entries(tiny_corpus, (split,))]
 
 
-def test_types_agree_with_segments(corpus):
-    for entry in read_entries(corpus):
+def test_types_agree_with_segments(tiny_corpus):
+    for entry in read_entries(tiny_corpus):
         kind = entry["modify_type"]
         audio, visual = entry["audio_fake_segments"], entry["visual_fake_segments"]
         audio_is_fake = kind in ("audio_modified", "both_modified")
@@ -106,17 +106,17 @@ def test_types_agree_with_segments(corpus):
         np.testing.assert_allclose(frames, np.round(frames), atol=1e-9)
 
 
-def test_the_tiny_corpus_has_enough_for_every_stage(corpus):
-    entries = pd.DataFrame(read_entries(corpus))
+def test_the_tiny_corpus_has_enough_for_every_stage(tiny_corpus):
+    entries = pd.DataFrame(read_entries(tiny_corpus))
     assert set(entries["modify_type"]) == set(VERSIONS)
     val = entries[entries["split"] == "val"]
     assert val["original"].nunique() >= 5  # three for val_fit, two for val_report
     assert (val.groupby("original")["modify_type"].apply(lambda kinds: "real" in set(kinds))).all()
 
 
-def test_decoded_lengths_match_the_metadata(corpus):
-    for entry in read_entries(corpus):
-        frames, wave = decoded(corpus / entry["split"] / entry["file"])
+def test_decoded_lengths_match_the_metadata(tiny_corpus):
+    for entry in read_entries(tiny_corpus):
+        frames, wave = decoded(tiny_corpus / entry["split"] / entry["file"])
         assert frames.shape == (entry["video_frames"], 224, 224, 3)
         assert 0 <= len(wave) - entry["audio_frames"] < 1024
         assert entry["audio_frames"] == entry["video_frames"] * 640
@@ -144,9 +144,9 @@ def test_versions_differ_only_in_the_fake_spans():
         np.testing.assert_array_equal(np.any(frames != real_frames, axis=(1, 2, 3)), seen)
 
 
-def test_the_decoded_wave_has_no_encoder_delay(corpus):
-    entry = read_entries(corpus, ("train",))[0]
-    _, wave = decoded(corpus / "train" / entry["file"])
+def test_the_decoded_wave_has_no_encoder_delay(tiny_corpus):
+    entry = read_entries(tiny_corpus, ("train",))[0]
+    _, wave = decoded(tiny_corpus / "train" / entry["file"])
     assert np.abs(wave[: int(0.12 * 16000)]).max() < 0.3 * np.abs(wave).max()
 
 
@@ -209,25 +209,25 @@ def test_slots_have_other_words_and_words_on_both_sides():
             assert word != sentence.words[number] and word in dict(sentence.choices)[number]
 
 
-def test_one_process_makes_the_same_bytes(corpus, tmp_path):
+def test_one_process_makes_the_same_bytes(tiny_corpus, tmp_path):
     planned = [original for original in originals(SIZES["tiny"], 0) if original.split != "train"]
     for original in planned[4:6]:  # the second original of a speaker, without the first
         make_versions(original, tmp_path, 0, DIFFICULTIES["normal"])
         for file in original.files.values():
             path = f"{original.split}/{file}"
-            assert (tmp_path / path).read_bytes() == (corpus / path).read_bytes(), path
+            assert (tmp_path / path).read_bytes() == (tiny_corpus / path).read_bytes(), path
 
 
-def test_an_interrupted_run_continues(corpus, tmp_path):
+def test_an_interrupted_run_continues(tiny_corpus, tmp_path):
     """After kill -9: no metadata yet, one original half written, the others finished."""
     out = tmp_path / "killed"
-    shutil.copytree(corpus, out)
+    shutil.copytree(tiny_corpus, out)
     for name in ("train_metadata.json", "val_metadata.json", "testA_files.txt", "testB_files.txt"):
         (out / name).unlink()
     shutil.rmtree(out / "heldout")
     settings = read_json(out / "corpus.json")
     write_json(out / "corpus.json", {**settings, "complete": False})
-    entries = {(entry["split"], entry["file"]): entry for entry in read_entries(corpus)}
+    entries = {(entry["split"], entry["file"]): entry for entry in read_entries(tiny_corpus)}
     *finished, last = originals(SIZES["tiny"], 0)
     for original in finished:
         place = out / "progress" / f"{original.index:05d}.json"
@@ -237,16 +237,16 @@ def test_an_interrupted_run_continues(corpus, tmp_path):
     kept = [path for path in out.rglob("*.mp4") if path.parent.name != last.split]
     times = [path.stat().st_mtime_ns for path in kept]
     assert main(["corpus", "--out", str(out), "--size", "tiny"]) == 0
-    assert contents(out) == contents(corpus)
+    assert contents(out) == contents(tiny_corpus)
     assert times == [path.stat().st_mtime_ns for path in kept]
 
 
-def test_a_complete_corpus_is_kept_and_another_refused(corpus, capsys):
-    before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
-    assert main(["corpus", "--out", str(corpus), "--size", "tiny"]) == 0
-    assert main(["corpus", "--out", str(corpus), "--size", "tiny", "--seed", "1"]) == 2
+def test_a_complete_corpus_is_kept_and_another_refused(tiny_corpus, capsys):
+    before = {path: path.stat().st_mtime_ns for path in tiny_corpus.rglob("*")}
+    assert main(["corpus", "--out", str(tiny_corpus), "--size", "tiny"]) == 0
+    assert main(["corpus", "--out", str(tiny_corpus), "--size", "tiny", "--seed", "1"]) == 2
     assert "seed: 0 there, 1 now" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in tiny_corpus.rglob("*")}
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path, capsys):
@@ -263,11 +263,11 @@ def test_missing_espeak_says_how_to_install(monkeypatch, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def traits(corpus) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def traits(tiny_corpus) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Traits of the container and loudness of all clips, which are fake, and their originals."""
-    rows, entries = [], read_entries(corpus)
+    rows, entries = [], read_entries(tiny_corpus)
     for entry in entries:
-        path = corpus / entry["split"] / entry["file"]
+        path = tiny_corpus / entry["split"] / entry["file"]
         power = float(np.mean(decoder.read_audio(path) ** 2))
         rows.append({**container_traits(path), "loudness_db": 10 * np.log10(power + 1e-12)})
     is_fake = np.array([int(entry["modify_type"] != "real") for entry in entries])
@@ -286,31 +286,33 @@ def test_a_leak_would_be_found(traits):
         leaks.leak_auc(table[:2], is_fake[:2], original[:2])
 
 
-def test_the_content_holds_no_shortcut(corpus, monkeypatch):
+def test_the_content_holds_no_shortcut(tiny_corpus, monkeypatch):
     monkeypatch.setattr(leaks, "REPEATS", 1)
     monkeypatch.setattr(shortcuts, "N_JOINT", 1)
-    entries = read_entries(corpus)
+    entries = read_entries(tiny_corpus)
     frame = pd.DataFrame({name: [one[name] for one in entries] for name in ("file", "modify_type")})
     frame["source"] = [f"{one['split']}/{one['original']}" for one in entries]
-    traits = [content_traits(corpus / one["split"] / one["file"]) for one in entries]
+    traits = [content_traits(tiny_corpus / one["split"] / one["file"]) for one in entries]
     found = shortcuts.audit("corpus", frame, traits, n_bootstrap=20)
     assert not found.warnings and not found.failed
     assert (found.traits["trait"] == "noise_floor_db").any()
 
 
-def test_clips_do_not_name_the_encoder(corpus):
-    for path in corpus.rglob("*.mp4"):
+def test_clips_do_not_name_the_encoder(tiny_corpus):
+    for path in tiny_corpus.rglob("*.mp4"):
         content = path.read_bytes().lower()
         assert not any(name in content for name in (b"x264", b"lavf", b"lavc", b"libav"))
 
 
-def test_mediapipe_finds_the_faces(corpus):
+def test_mediapipe_finds_the_faces(tiny_corpus):
     mediapipe = pytest.importorskip("mediapipe")
     seen = []
-    entries = [entry for entry in read_entries(corpus) if entry["modify_type"] == "both_modified"]
+    entries = [
+        entry for entry in read_entries(tiny_corpus) if entry["modify_type"] == "both_modified"
+    ]
     for entry in entries[:4]:
         with mediapipe.solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh:
-            for frame in decoded(corpus / entry["split"] / entry["file"])[0]:
+            for frame in decoded(tiny_corpus / entry["split"] / entry["file"])[0]:
                 seen.append(mesh.process(frame).multi_face_landmarks is not None)
     assert np.mean(seen) >= 0.99
 
@@ -354,8 +356,8 @@ def test_faults_blur_sharpen_and_tint():
     np.testing.assert_allclose(shift[0, 0], (2, 3, -1), atol=0.3)
 
 
-def test_the_sheet_frames_fake_frames_in_red(corpus, tmp_path):
-    draw_sheet(corpus, tmp_path / "sheet.png", speakers=2, moments=4)
+def test_the_sheet_frames_fake_frames_in_red(tiny_corpus, tmp_path):
+    draw_sheet(tiny_corpus, tmp_path / "sheet.png", speakers=2, moments=4)
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape[1] == 4 * 232 and sheet.shape[0] == 4 * 250
     red = (sheet[..., 2] > 200) & (sheet[..., 1] < 60)

@@ -60,22 +60,22 @@ def folder(talking, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def corpus(folder, tmp_path_factory):
+def real_corpus(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("corpus") / "real"
     words = ["corpus", "--from", folder, "--out", out, "--licence", "CC0"]
     assert main([str(word) for word in words]) == 0
     return out
 
 
-def decoded(corpus, entry):
-    path = corpus / entry["split"] / entry["file"]
+def decoded(real_corpus, entry):
+    path = real_corpus / entry["split"] / entry["file"]
     frames = np.stack(list(decoder.iter_frames(path))).astype(int)
     return frames, decoder.read_audio(path) if entry["audio_frames"] else None
 
 
-def test_layout_and_origin(corpus, folder):
-    entries = read_entries(corpus)
-    on_disk = {str(path.relative_to(corpus)) for path in corpus.rglob("*.mp4")}
+def test_layout_and_origin(real_corpus, folder):
+    entries = read_entries(real_corpus)
+    on_disk = {str(path.relative_to(real_corpus)) for path in real_corpus.rglob("*.mp4")}
     assert on_disk == {f"{entry['split']}/{entry['file']}" for entry in entries}
     splits = collections.defaultdict(set)
     for entry in entries:
@@ -85,13 +85,13 @@ def test_layout_and_origin(corpus, folder):
     assert all(len(split) == 1 for split in splits.values())
     assert {split for only in splits.values() for split in only} == set(SPLITS)
     for split in ("testA", "testB"):
-        names = (corpus / f"{split}_files.txt").read_text()
+        names = (real_corpus / f"{split}_files.txt").read_text()
         assert names and not any(word in names for word in ("real", "fake", "anna", "ben"))
 
 
-def test_every_piece_has_two_real_and_three_fake_versions(corpus):
+def test_every_piece_has_two_real_and_three_fake_versions(real_corpus):
     pieces = collections.defaultdict(list)
-    for entry in read_entries(corpus):
+    for entry in read_entries(real_corpus):
         pieces[entry["source"]].append(entry["modify_type"])
     both = ["audio_modified", "both_modified", "real", "real", "visual_modified"]
     assert sorted(pieces["anna/one.mp4"]) == sorted(pieces["ben/one.mp4"]) == both
@@ -102,18 +102,20 @@ def test_every_piece_has_two_real_and_three_fake_versions(corpus):
     )}  # fmt: skip
 
 
-def test_unusable_clips_are_named_with_the_reason(corpus):
-    failures = {(one.file, one.stage): one.reason for one in read_failures(corpus / "failures.tsv")}
+def test_unusable_clips_are_named_with_the_reason(real_corpus):
+    failures = {
+        (one.file, one.stage): one.reason for one in read_failures(real_corpus / "failures.tsv")
+    }
     assert "2 s" in failures["dora/short.mp4", "decode"]
     assert failures["emil/broken.mp4", "decode"]
     assert "no sound" in failures["cleo/silent.mp4", "sound"]
     assert "a face in 0 of" in failures["dora/dark.mp4", "face"]
 
 
-def test_versions_of_a_piece_have_the_same_length_and_coding(corpus):
+def test_versions_of_a_piece_have_the_same_length_and_coding(real_corpus):
     traits = collections.defaultdict(set)
-    for entry in read_entries(corpus):
-        path = corpus / entry["split"] / entry["file"]
+    for entry in read_entries(real_corpus):
+        path = real_corpus / entry["split"] / entry["file"]
         with av.open(str(path)) as container:
             streams = [
                 (stream.type, stream.codec_context.name, stream.duration, stream.metadata.get("x"))
@@ -130,16 +132,16 @@ def test_versions_of_a_piece_have_the_same_length_and_coding(corpus):
         assert len({one[2] for one in found} - {None}) == 1
 
 
-def test_segments_are_where_the_clip_differs_from_its_real_twin(corpus):
-    entries = read_entries(corpus)
-    twins = {entry["file"]: decoded(corpus, entry) for entry in entries if is_twin(entry)}
+def test_segments_are_where_the_clip_differs_from_its_real_twin(real_corpus):
+    entries = read_entries(real_corpus)
+    twins = {entry["file"]: decoded(real_corpus, entry) for entry in entries if is_twin(entry)}
     checked = 0
     for entry in entries:
         twin = next(one for one in entries if one["file"] == entry["original"])
         same = [edit[:2] for edit in entry["visual_edits"]] == [e[:2] for e in twin["visual_edits"]]
         if entry["modify_type"] == "real" or not same:
             continue
-        frames, wave = decoded(corpus, entry)
+        frames, wave = decoded(real_corpus, entry)
         there, sound = twins[entry["original"]]
         if entry["visual_fake_segments"]:
             apart = np.sort(np.abs(frames - there).reshape(len(frames), -1))[:, -1500:].mean(axis=1)
@@ -168,17 +170,19 @@ def apart_in(values, segments, rate):
     return values[inside].mean(), values[~inside].mean()
 
 
-def test_a_second_run_changes_nothing_other_seeds_are_refused(corpus, folder, capsys):
-    before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.is_file()}
-    words = ["corpus", "--from", str(folder), "--out", str(corpus), "--licence", "CC0"]
+def test_a_second_run_changes_nothing_other_seeds_are_refused(real_corpus, folder, capsys):
+    before = {path: path.stat().st_mtime_ns for path in real_corpus.rglob("*") if path.is_file()}
+    words = ["corpus", "--from", str(folder), "--out", str(real_corpus), "--licence", "CC0"]
     assert main(words) == 0 and "already complete" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.is_file()}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in real_corpus.rglob("*") if path.is_file()
+    }
     assert main([*words, "--seed", "1"]) == 2 and "seed" in capsys.readouterr().err
     assert main([*words, "--size", "tiny"]) == 2
     assert "without --from" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_goes_on(corpus, folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(real_corpus, folder, tmp_path, monkeypatch):
     from klassify.corpus import build
 
     calls = []
@@ -208,13 +212,13 @@ def test_an_interrupted_run_goes_on(corpus, folder, tmp_path, monkeypatch):
     assert read_json(tmp_path / "out/corpus.json")["clips"] == 10
 
 
-def test_stage_0_reads_it_and_its_labels(corpus, tmp_path):
+def test_stage_0_reads_it_and_its_labels(real_corpus, tmp_path):
     out = tmp_path / "lists"
-    words = ["lists", "--data", "real", "--root", str(corpus), "--out", str(out)]
+    words = ["lists", "--data", "real", "--root", str(real_corpus), "--out", str(out)]
     assert main([*words, "--splits", "train,testA"]) == 0
     assert (out / "heldout/testA_labels.tsv").exists()
     header, *rows = (out / "train.tsv").read_text().splitlines()
-    assert "fake_segments" in header and len(rows) == len(read_entries(corpus, ("train",)))
+    assert "fake_segments" in header and len(rows) == len(read_entries(real_corpus, ("train",)))
 
 
 def test_container_and_loudness_do_not_tell_fakes():

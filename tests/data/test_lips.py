@@ -170,6 +170,7 @@ def test_augmentation_is_for_training_alone():
     assert plain.shape == other.shape and (plain - other).abs().mean() > 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, ending", [("lips_mil", "clips.tsv"), ("lips_frames", "frames.parquet")]
 )

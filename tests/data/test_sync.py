@@ -71,6 +71,7 @@ def without_segments(lists, folder):
     return folder
 
 
+@pytest.mark.long
 def test_segment_columns_do_not_affect_sync(small_data, tmp_path):
     """Encoders, embeddings and sync on lists without segment columns give the same scores."""
     stripped = without_segments(small_data.lists, tmp_path / "lists")

@@ -182,6 +182,7 @@ def write_ear(folder, split, files, media):
     write_scores(score_path(folder, split, "clips"), table.assign(reason=""), header)
 
 
+@pytest.mark.long
 def test_cutting_both_ends_takes_a_shortcut_away(planted, capsys, monkeypatch):
     ear, system = planted / "ear", System("ear", "model", "audio", "clip", "probability")
     write_system(ear, system)

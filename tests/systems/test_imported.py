@@ -314,6 +314,7 @@ def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, caps
     assert "Not a directory" in refusal(capsys, *words[:-1], file)
 
 
+@pytest.mark.long
 def test_a_training_starts_from_imported_weights(tmp_path, aasist, few_clips, capsys):
     file, config = aasist
     assert not run("aasist", file, "--out", tmp_path / "aasist.safetensors")
@@ -350,6 +351,7 @@ def cfprf_config(path):
     return write_config(path, model, data, {})
 
 
+@pytest.mark.long
 def test_both_files_of_cfprf_become_one_localiser(tmp_path, few_clips, capsys):
     fdn, prn = published.cfprf_files(tmp_path)
     config, folder = cfprf_config(tmp_path / "cfprf.yaml"), tmp_path / "exp" / "cfprf"
