@@ -7,12 +7,9 @@ names a folder that keeps what they saw.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
-import shutil
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,6 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
+from browser import eventually, needs_browser, opened
 from two_recipes import HOSTILE, make
 
 from klassify import parts
@@ -30,16 +28,6 @@ from klassify.features.mouth import kind
 from klassify.report import figures, page, tables
 from klassify.report.clips import IMAGE_BYTES
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or importlib.util.find_spec("playwright") is None,
-    reason=(
-        "Chromium is not installed (Debian: apt-get install chromium), or playwright (pip install"
-        " -e '.[dev]')"
-    ),
-)
 WORDS = f"The mouth {HOSTILE} </script><script>alert(1)</script> moves."
 
 
@@ -193,58 +181,21 @@ def test_colours_are_okabe_and_ito_then_lines_differ_in_style():
     assert len({(line["colour"], line["dash"]) for line in lines}) == len(lines)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def tab(request, browser, report):
-    """The report, opened; at the end nothing was logged, raised or asked for from elsewhere."""
+    """The report, opened."""
     width, height = request.param
     phone = width < 600
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone
-    )
-    tab = context.new_page()
-    logged, requests = [], []
-    tab.on(
-        "console",
-        lambda message: (
-            logged.append(message.text) if message.type in ("error", "warning") else None
-        ),
-    )
-    tab.on("pageerror", lambda error: logged.append(str(error)))
-    tab.on("dialog", lambda dialog: (logged.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    tab.on("request", lambda request: requests.append(request.url))
-    tab.goto(report.as_uri())
-    tab.screenshot_name = "phone" if phone else "desktop"
-    yield tab
-    assert logged == []
-    media = report.parents[2].joinpath("media").as_uri()
-    assert [
-        url for url in requests if not url.startswith((report.as_uri(), media, "data:", "blob:"))
-    ] == []
-    context.close()
+    how = {"viewport": {"width": width, "height": height}, "has_touch": phone, "is_mobile": phone}
+    with opened(browser, report, report.parents[2] / "media", **how) as tab:
+        tab.screenshot_name = "phone" if phone else "desktop"
+        yield tab
 
 
 def keep(tab, name: str, **options) -> None:
     folder = os.environ.get("KLASSIFY_SCREENSHOTS")
     if folder:
         tab.screenshot(path=Path(folder) / f"{tab.screenshot_name}-{name}.png", **options)
-
-
-def eventually(holds, seconds: float = 10) -> None:
-    """Ask until it holds. (Playwright's own waiting evaluates text, which the page forbids.)"""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @needs_browser
