@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `klassify audit`."""
     frame = data_list.read_list(args.list, segments=True)
     split = args.list.stem.removesuffix("_labels")
+    shortcuts.labels_of(split, frame)  # what lacks them is refused before clips are decoded
     systems = _systems(args, split)
     chosen = subsets.sample_of_sources(subsets.sources_of(frame), args.clips)
     frame = frame.iloc[chosen].reset_index(drop=True)

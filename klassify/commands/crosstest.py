@@ -5,7 +5,9 @@
 Reads the tables of `klassify evaluate`: all in the folders, or those that are named. Systems are
 rows, and the data sets that they were tested on are columns, with intervals by source. `make stage3
 stage4 data=B from=A` tests the systems of A on B, whose splits are then called B-<split>, and calls
-this command. Tables of several folders name their systems <recipe>/<system>.
+this command. Tables of several folders name their systems <recipe>/<system>; of recipes trained on
+several data sets, such as exp/a/klassify and exp/b/klassify, each one's own splits are called
+DATA-<split> too, so that a column is one data set.
 
 Writes <out>.tsv (long form) and <out>.txt.
 """
@@ -30,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
     found = gather(tables_in(args.tables))
     print(text(found))
     if args.out:
-        write_table(args.out.with_suffix(".tsv"), found)
-        write_text(args.out.with_suffix(".txt"), text(found) + "\n")
+        write_table(Path(f"{args.out}.tsv"), found)
+        write_text(f"{args.out}.txt", text(found) + "\n")
     return 0

@@ -162,6 +162,9 @@ def _decisions(
         tables.append(("gaps", by_group.gaps, groups.gaps_text))
     if len(by_group.groups):
         tables.append(("groups", by_group.groups, groups.groups_text))
+    for name in ("thresholds", "gaps", "groups"):  # of an earlier evaluation
+        for ending in ("tsv", "txt"):
+            (args.out / f"{args.split}.{name}.{ending}").unlink(missing_ok=True)
     for name, table, as_text in tables:
         stem = f"{args.out / args.split}.{name}"
         print("\n" + results.write_results(stem, table, args.split, subset, as_text))

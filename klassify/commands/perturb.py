@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
             for step in plan.steps
         ]
         return int(any(missing))
+    if args.systems:
+        _check(args, plan)
     root = subsets.media_folder(args.root, plan.split, plan.files)
     shard = parse_shard(args.shard or "1/1")
     if not make(plan, root, shard=shard, jobs=args.jobs or n_cpus(), force=args.force):
@@ -84,6 +86,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace, plan: Plan) -> None:
+    """KlassifyError for what would end the comparison after hours of work."""
+    from klassify.evaluation.robustness import require_clean_scores
+    from klassify.systems.system import load_systems
+
+    subsets.label(plan.frame, "video")
+    require_clean_scores(load_systems(args.systems), plan.split)
+
+
 def _compare(args: argparse.Namespace, plan: Plan) -> None:
     """Score the systems on all splits; write and print the table."""
     from klassify.evaluation import robustness
@@ -91,7 +102,6 @@ def _compare(args: argparse.Namespace, plan: Plan) -> None:
     from klassify.systems.system import load_systems
 
     systems = load_systems(args.systems)
-    robustness.require_clean_scores(systems, plan.split)  # before hours of work
     features = args.out / "features"
     how = {"jobs": args.jobs or n_cpus(), "device": args.device}
     robustness.answer(systems, plan, features, clean_features=args.features, **how)

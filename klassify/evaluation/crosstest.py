@@ -2,7 +2,7 @@
 
 A system is trained on one data set and tested on others, whose splits it calls DATA-SPLIT. One
 table per metric: systems as rows, data sets as columns, each with the interval that was measured by
-source.
+source. Where systems of several data sets are compared, their own splits are called DATA-SPLIT too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.evaluation.tables import ABSENT, aligned, read_table, with_interval
+from klassify.files import short_names
 
 KEY = ["metric", "system", "split"]
 
@@ -53,12 +54,19 @@ def gather(paths: Sequence[Path]) -> pd.DataFrame:
     Tables of several folders name their systems `<recipe>/<system>`. KlassifyError if no table was
     written by `klassify evaluate`, and for two numbers of one system on one split.
     """
-    several = len({path.resolve().parent for path in paths}) > 1
-    rows = []
-    for path in paths:
+    folders = [_recipe(path) for path in paths]
+    several, names = len(set(folders)) > 1, short_names(folders)
+    data = [_data(folder) for folder in folders]
+    rows, origins = [], []
+    for path, name, of in zip(paths, names, data):
         table = read_table(path, (), "klassify evaluate")
-        recipe = f"{_recipe(path)}/" if several else ""
-        rows += [row for metric in METRICS for row in _rows_of(table, metric, recipe)]
+        for row in (row for metric in METRICS for row in _rows_of(table, metric)):
+            if several:
+                row["system"] = f"{name}/{row['system']}"
+            if len(set(data)) > 1 and _is_own(row["split"]):
+                row["split"] = f"{of}-{row['split']}"
+            rows.append(row)
+            origins.append(path)
     if not rows:
         raise KlassifyError(
             "There is no table of klassify evaluate here.",
@@ -68,19 +76,35 @@ def gather(paths: Sequence[Path]) -> pd.DataFrame:
     found = pd.DataFrame(rows)
     if found.duplicated(KEY).any():
         twice = found[found.duplicated(KEY)].iloc[0]
+        same = (found[KEY] == twice[KEY]).all(axis=1)
+        named = [str(path) for path, is_one in zip(origins, same) if is_one]
         raise KlassifyError(
-            f"Two tables have the {twice['metric']} of {twice['system']} on {twice['split']}."
+            f"Two tables have the {twice['metric']} of {twice['system']} on {twice['split']}.",
+            where=" and ".join(dict.fromkeys(named)),
+            fix="name the tables to join, with one of these, instead of their folder",
         )
     return found
 
 
-def _recipe(path: Path) -> str:
-    """The recipe of a table in exp/<data>/<recipe>/evaluation, with the seed if there is one."""
-    folders = [p.name for p in path.resolve().parent.parents]
-    return "/".join(reversed(folders[: 2 if folders[0].startswith("seed-") else 1]))
+def _recipe(path: Path) -> Path:
+    """The folder of the recipe whose systems a table measures: exp/<data>/<recipe>, with the seed
+    if there is one; elsewhere the table's own.
+    """
+    folder = path.resolve().parent
+    return folder.parent if folder.name == "evaluation" else folder
 
 
-def _rows_of(table: pd.DataFrame, metric: Metric, recipe: str) -> list[dict]:
+def _data(recipe: Path) -> str:
+    """The data set that a recipe's systems were trained on."""
+    return (recipe.parent if recipe.name.startswith("seed-") else recipe).parent.name
+
+
+def _is_own(split: str) -> bool:
+    """Whether a split is of the data that the systems were trained on."""
+    return re.fullmatch(r"val|test\w*", split) is not None
+
+
+def _rows_of(table: pd.DataFrame, metric: Metric) -> list[dict]:
     needed = {"system", "split", metric.column, *metric.rows}
     if not needed <= set(table.columns):
         return []
@@ -93,7 +117,7 @@ def _rows_of(table: pd.DataFrame, metric: Metric, recipe: str) -> list[dict]:
             f"value_{end}": row.get(f"{metric.column}_{end}", np.nan) for end in ("low", "high")
         }
         counts = {name: row.get(name, np.nan) for name in ("n", "n_sources")}
-        key = {"metric": metric.title, "system": recipe + row["system"], "split": row["split"]}
+        key = {"metric": metric.title, "system": row["system"], "split": row["split"]}
         rows.append(key | {"value": row[metric.column]} | ends | counts)
     return rows
 
@@ -124,5 +148,4 @@ def text(found: pd.DataFrame) -> str:
 
 def _place(split: str) -> tuple:
     """Splits of the systems' own data first, then those of other data."""
-    own = re.fullmatch(r"val|test\w*", split)
-    return not own, split != "val", split
+    return not _is_own(split), split != "val", split

@@ -32,6 +32,7 @@ def labelled_list(
         raise KlassifyError(
             f"{path.name} has no subset {subset!r}; it has: {first_few(['all', *known], 20)}.",
             where=path,
+            fix=f"name the list of {split} as --labels, or give --subset all",
         )
     return subsets.load_split(path.parent, subset, segments=segments), subset
 

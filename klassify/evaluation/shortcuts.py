@@ -122,6 +122,21 @@ class Audit:
         ]
 
 
+def labels_of(split: str, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The labels (n,) that traits are measured against, by name. KlassifyError for clips without
+    one, or of one class alone.
+    """
+    labels = {
+        against: subsets.label(frame, subsets.known_label(frame, against)) for against in AGAINST
+    }
+    if len(set(labels["video"])) < 2:
+        raise KlassifyError(
+            f"An audit needs real and fake clips; {split} has only one class.",
+            where=frame.attrs.get("path"),
+        )
+    return labels
+
+
 def audit(
     split: str,
     frame: pd.DataFrame,
@@ -137,11 +152,7 @@ def audit(
     where the list knows them. KlassifyError for clips without a label, of one class alone, or
     if none could be decoded.
     """
-    labels = {
-        against: subsets.label(frame, subsets.known_label(frame, against)) for against in AGAINST
-    }
-    if len(set(labels["video"])) < 2:
-        raise KlassifyError(f"An audit needs real and fake clips; {split} has only one class.")
+    labels = labels_of(split, frame)
     known = np.array([bool(one) for one in traits])
     if not known.any():
         raise KlassifyError(f"No clip of {split} could be decoded.")
@@ -306,10 +317,12 @@ def describe(found: Audit) -> str:
 
 def write(folder: Path, found: Audit) -> None:
     """<folder>/<split>.json, which `read` takes, <split>.tsv of the traits, <split>-changed.tsv of
-    the systems, and <split>.txt.
+    the systems if they were measured, and <split>.txt.
     """
+    changed = folder / f"{found.split}-changed.tsv"
+    changed.unlink(missing_ok=True)  # of an earlier audit
     if len(found.systems):
-        write_table(folder / f"{found.split}-changed.tsv", found.systems)
+        write_table(changed, found.systems)
     write_json(folder / f"{found.split}.json", dataclasses.asdict(found) | _records(found))
     write_table(folder / f"{found.split}.tsv", found.traits)
     write_text(folder / f"{found.split}.txt", describe(found) + "\n")

@@ -68,8 +68,9 @@ def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFram
     columns ("" = unknown), counts are Int64, `fps` and `duration` float (NA = unknown); the
     optional columns where the file has them. The segment columns are dropped unless
     `segments=True`, so that Task 1 code cannot see them; then each cell is a list of
-    [start_s, end_s], or None where the segments are unknown. Raises KlassifyError for a repeated
-    or unsafe name, an unknown modify_type, and impossible numbers or segments.
+    [start_s, end_s], or None where the segments are unknown. `attrs["path"]` is its path. Raises
+    KlassifyError for a repeated or unsafe name, an unknown modify_type, and impossible numbers or
+    segments.
     """
     path = Path(path)
     if not path.exists():
@@ -77,7 +78,9 @@ def read_list(path: str | os.PathLike, *, segments: bool = False) -> pd.DataFram
             "This data list does not exist.", where=path, fix="make it with `klassify lists`"
         )
     wanted = set(COLUMNS) if segments else set(COLUMNS) - set(SEGMENTS)
-    return _typed(_read_columns(path, wanted), path, segments=segments)
+    frame = _typed(_read_columns(path, wanted), path, segments=segments)
+    frame.attrs["path"] = str(path)  # for messages
+    return frame
 
 
 def _typed(frame: pd.DataFrame, path: str | os.PathLike, *, segments: bool) -> pd.DataFrame:

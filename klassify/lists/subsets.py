@@ -14,7 +14,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
 from klassify.lists import datasets
-from klassify.lists.data_list import FAKE, FAKE_AGAINST, _refuse, read_list
+from klassify.lists.data_list import FAKE, FAKE_AGAINST, read_list
 
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
 
@@ -167,20 +167,37 @@ def label(frame: pd.DataFrame, against: str) -> np.ndarray:
     """
     if against not in FAKE_AGAINST:
         raise KlassifyError(f"There is no label {against!r}; there are {', '.join(FAKE_AGAINST)}.")
+    where = frame.attrs.get("path")
     unknown = frame["modify_type"] == ""
-    _refuse(frame, unknown, "no label (modify_type is empty)", "data list")
+    if unknown.any():
+        names = first_few(frame.loc[unknown, "file"].head(50).tolist())
+        raise KlassifyError(
+            f"{int(unknown.sum())} of {len(frame)} clips have no label (modify_type is empty):"
+            f" {names}.",
+            where=where,
+            fix=_labelled(where),
+        )
     plain = int((frame["modify_type"] == FAKE).sum())
     if plain and against != "video":
         raise KlassifyError(
             f"{plain} of {len(frame)} clips are only 'fake', which does not say whether their"
             f" {against} part is.",
-            where="data list",
+            where=where,
             fix=(
                 "train with data.init_args.label=video and calibrate with --label video, or write"
                 " audio_modified, visual_modified or both_modified"
             ),
         )
     return frame["modify_type"].isin(FAKE_AGAINST[against]).to_numpy(np.int64)
+
+
+def _labelled(path: str | None) -> str:
+    """Where the labels of an unlabelled list may be."""
+    if path is not None:
+        heldout = Path(path).parent / "heldout" / f"{Path(path).stem}_labels.tsv"
+        if heldout.exists():
+            return f"use {heldout}"
+    return "use a list with labels: `klassify lists` writes modify_type from metadata that has it"
 
 
 def known_label(frame: pd.DataFrame, label: str) -> str:

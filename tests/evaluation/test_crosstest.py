@@ -55,7 +55,7 @@ def evaluation(tmp_path):
 
 
 def test_systems_are_rows_and_data_sets_columns(evaluation, capsys):
-    assert cli.main(["crosstest", str(evaluation), "--out", str(evaluation / "crosstest")]) == 0
+    assert cli.main(["crosstest", str(evaluation), "--out", str(evaluation / "cross.v2")]) == 0
     said = capsys.readouterr().out
     auc, eer, utterance, _, ranges, _ = said.split("\n\n")
     head, _, tcn, maxout, sources = auc.splitlines()
@@ -64,11 +64,11 @@ def test_systems_are_rows_and_data_sets_columns(evaluation, capsys):
     assert maxout.rstrip().endswith("-") and sources.split() == ["sources", "12", "12", "30"]
     assert eer.splitlines()[2].split() == ["tcn", "0.0500", "0.1000", "0.4000"]
     assert utterance.startswith("utterance EER") and "0.0358" in ranges
-    assert (evaluation / "crosstest.txt").read_text() == said
-    table = pd.read_csv(evaluation / "crosstest.tsv", sep="\t")
+    assert (evaluation / "cross.v2.txt").read_text() == said
+    table = pd.read_csv(evaluation / "cross.v2.tsv", sep="\t")
     assert list(table)[:4] == ["metric", "system", "split", "value"]
     # its own files do not change a second run
-    assert cli.main(["crosstest", str(evaluation), "--out", str(evaluation / "crosstest")]) == 0
+    assert cli.main(["crosstest", str(evaluation), "--out", str(evaluation / "cross.v2")]) == 0
     assert capsys.readouterr().out == said
 
 
@@ -82,8 +82,26 @@ def test_tables_of_several_recipes_name_the_recipe(evaluation, tmp_path):
 def test_two_numbers_for_one_cell_are_refused(evaluation):
     again = evaluation / "again.tsv"
     again.write_bytes((evaluation / "testA.tsv").read_bytes())
-    with pytest.raises(KlassifyError, match="AUC of tcn on testA"):
+    with pytest.raises(KlassifyError, match="AUC of tcn on testA") as error:
         crosstest.gather(crosstest.tables_in([evaluation]))
+    assert str(error.value.where) == f"{again} and {evaluation / 'testA.tsv'}"
+    named = [path for path in crosstest.tables_in([evaluation]) if path != again]
+    assert len(crosstest.gather(named))  # as the advice says
+
+
+def test_a_column_is_one_data_set_for_recipes_of_several(tmp_path):
+    """Each trained on its own data and tested on both."""
+    for own, other in (("a", "b"), ("b", "a")):
+        folder = tmp_path / f"exp/{own}/klassify/evaluation"
+        task1(folder, "testA", {"tcn": 0.9})
+        task1(folder, f"{other}-testA", {"tcn": 0.6})
+    folders = [tmp_path / f"exp/{name}/klassify/evaluation" for name in "ab"]
+    found = crosstest.gather(crosstest.tables_in(folders))
+    auc = found[found["metric"] == "AUC"].pivot(index="system", columns="split", values="value")
+    assert auc.to_dict() == {
+        "a-testA": {"a/klassify/tcn": 0.9, "b/klassify/tcn": 0.6},
+        "b-testA": {"a/klassify/tcn": 0.6, "b/klassify/tcn": 0.9},
+    }
 
 
 def test_a_folder_without_tables_is_refused(tmp_path, capsys):

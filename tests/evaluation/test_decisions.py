@@ -166,6 +166,7 @@ def test_command_writes_both_tables_and_the_metrics_file(home, tmp_path, capsys)
     command[command.index("--labels") + 1] = str(labels)
     assert main([*command, "--bootstrap", "0"]) == 0
     assert "No thresholds: There is no labelled list of val" in capsys.readouterr().err
+    assert not list(tmp_path.glob("testA.thresholds.*"))  # those of the first evaluation
     stored = operating.fit(
         load_system(home / "ears"), subsets.load_split(home / "lists", "val_fit")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_every_trait_has_a_remedy_that_exists():
     names = (*content.SOUND, *content.PICTURE, *content.CONTAINER, *content.TEXTS)
     assert set(shortcuts.EFFECTS) | set(shortcuts.OTHERWISE) <= set(names)
     assert all(shortcuts.remedy(name) for name in (*names, TOGETHER))
+
+
+def test_an_audit_without_systems_leaves_no_table_of_them(tmp_path):
+    found = shortcuts.audit(
+        "val", listed(3), [{"loudness_db": float(i)} for i in range(6)], **QUICK
+    )
+    row = ("one", "cut", *(0.9, 0.8, 1.0), *(0.7, 0.6, 0.8), *(-0.2, -0.3, -0.1), 6)
+    systems = pd.DataFrame([(*row, shortcuts.FALLS)], columns=shortcuts.SYSTEM_COLUMNS)
+    shortcuts.write(tmp_path, dataclasses.replace(found, systems=systems))
+    assert len(shortcuts.read(tmp_path / "val.json").systems) == 1
+    shortcuts.write(tmp_path, found)
+    assert shortcuts.read(tmp_path / "val.json").systems.empty
+    assert {path.name for path in tmp_path.iterdir()} == {"val.json", "val.tsv", "val.txt"}
 
 
 @pytest.mark.parametrize("kind", ["real", ""])

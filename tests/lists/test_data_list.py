@@ -99,8 +99,14 @@ def test_an_unlabelled_list_has_all_columns_and_no_labels(tmp_path):
     frame = data_list.read_list(path)
     assert frame.columns.tolist() == ["file", *data_list.MEASURED, *data_list.LABELS]
     assert frame["n_frames"].isna().all() and (frame["modify_type"] == "").all()
-    with pytest.raises(KlassifyError, match="no label"):
+    with pytest.raises(KlassifyError, match="2 of 2 clips have no label") as error:
+        subsets.label(frame[:2], "video")
+    assert error.value.where == str(path) and "klassify lists" in error.value.fix
+    labelled = tmp_path / "heldout" / "x_labels.tsv"
+    data_list.write_list(labelled, frame.assign(modify_type="real"))
+    with pytest.raises(KlassifyError) as error:
         subsets.label(frame, "video")
+    assert error.value.fix == f"use {labelled}"
 
 
 @pytest.mark.parametrize(
