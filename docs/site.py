@@ -42,3 +42,10 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """The page's text; a folder of the repository is no page, so that links to one are its name."""
     folder = Path(page.file.abs_src_path).parent
     return LINK.sub(lambda link: link[1] if (folder / link[2]).is_dir() else link[0], markdown)
+
+
+def on_page_content(html: str, page: Page, **_: object) -> str:
+    """The page's HTML; in notebooks, links to pages, which the plugin leaves as they are."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    return re.sub(r'href="\.\./(docs/[\w-]+)\.md"', r'href="../../\1/"', html)
