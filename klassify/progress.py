@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 SHORT_S = 5.0  # work that ends earlier shows no bar
 LOG_EVERY_S = 60.0
@@ -34,11 +35,11 @@ class Count(contextlib.AbstractContextManager):
         )
         self.began = self.said = time.monotonic()
 
-    def __call__(self, units: Iterable) -> Iterator:
-        """The units of one of the loops, counted as they go by."""
-        for one in units:
+    def __call__(self, items: Iterable, size: Callable[[Any], int] = lambda _: 1) -> Iterator:
+        """The items of one of the loops, counted as they go by; size: units of an item."""
+        for one in items:
             yield one
-            self.add(1)
+            self.add(size(one))
 
     def add(self, n: int) -> None:
         """Count n more units."""

@@ -74,7 +74,8 @@ def answer(
     which serve where the picture is unchanged. KlassifyError for kinds of features that others
     must make.
     """
-    order = _in_order(systems)
+    every = itertools.chain.from_iterable(system.with_inputs() for system in systems)
+    order = list({one.folder.resolve(): one for one in every}.values())  # inputs first, each once
     models = {one.folder: one.load() for one in order if isinstance(one, Trained)}
     kinds = {kind for _, data in models.values() for kind in data.feature_kinds}
     sources = Sources(plan.lists, plan.media, features)
@@ -83,12 +84,6 @@ def answer(
     for step in progress(plan.steps, len(plan.steps), "score", unit="split"):
         for system in order:
             _score(system, plan.split, plan.split_of(step), sources, models, device)
-
-
-def _in_order(systems: Sequence[System]) -> list[System]:
-    """All systems that they are computed from, inputs first, each once."""
-    every = itertools.chain.from_iterable(system.with_inputs() for system in systems)
-    return list({one.folder.resolve(): one for one in every}.values())
 
 
 def _provide(

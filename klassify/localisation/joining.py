@@ -92,7 +92,9 @@ def voted(
     low, high = (np.searchsorted(voters[0], clip, side=side) for side in ("left", "right"))
     starts, ends = start_s.copy(), end_s.copy()
     pairs = np.cumsum(high - low)
-    for some in np.split(np.arange(len(clip)), _cuts(pairs)):
+    # parts of about PAIRS_AT_ONCE pairs
+    cuts = np.flatnonzero(np.diff(pairs // PAIRS_AT_ONCE)) + 1
+    for some in np.split(np.arange(len(clip)), cuts):
         counts = (high - low)[some]
         mine = np.repeat(some, counts)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -105,8 +107,3 @@ def voted(
             summed = np.bincount(mine, weight[voter] * column[voter], minlength=len(some))
             values[there] = (summed / np.maximum(total, 1e-12))[total > 0]
     return starts, ends
-
-
-def _cuts(pairs: np.ndarray) -> np.ndarray:
-    """Where to cut rows so that each part has about PAIRS_AT_ONCE pairs; pairs: running sum."""
-    return np.flatnonzero(np.diff(pairs // PAIRS_AT_ONCE)) + 1

@@ -11,7 +11,7 @@
 | viterbi | the most probable sequence of tags; needs a tag head | sqrt(first * last) * mean |
 | proposed | the model's own; needs a model that proposes segments | the model's own |
 
-Noisy scores can be smoothed first. All methods but `proposed` end alike (`finish`): edges between
+Noisy scores can be smoothed first. All methods but `proposed` end alike (ENDING): edges between
 frames, half a frame off on either side, soft-NMS, the best `cap`. There are no loops over clips:
 77,000 take seconds.
 """
@@ -42,7 +42,16 @@ DEFAULT = "threshold"
 PROPOSED = "proposed"
 NAMES = (*METHODS, PROPOSED)
 CANDIDATES_PER_CLIP = 200  # of them soft-NMS keeps at most 50
-SHARED = 3  # results of each step that a Proposer keeps
+SHARED = 3  # results of each step that a proposer keeps
+ENDING = {  # the settings that all methods but `proposed` have, with their defaults
+    "smooth_s": 0.0,  # p_fake is first averaged over this long (an odd number of frames)
+    # taken off on either side, because a frame that is only touched is labelled fake; at most half
+    "debias_s": 0.02,
+    "nms_sigma": 0.5,  # of Gaussian soft-NMS, 0 for none
+    "cap": 50,  # most proposals per clip
+    "min_score": 0.001,  # lower ones are dropped
+    "at_least_one": False,  # a clip without a proposal gets the run around its highest frame
+}
 # the range of a setting in all methods; of each number if it is a list
 RANGES = {
     "threshold": (0.001, 0.999),
@@ -91,101 +100,50 @@ class Candidates(NamedTuple):
         return Proposals(np.asarray(files, dtype=object), row_offsets(counts), rows[order])
 
 
-def propose(
-    frames: FrameScores, method: str = DEFAULT, *, smooth_s: float = 0.0, **settings: Any
-) -> Candidates:
+def propose(frames: FrameScores, method: str = DEFAULT, **settings: Any) -> Candidates:
     """The proposals of every clip, clips ascending, best first; 0 <= start < end <= duration.
 
-    smooth_s: p_fake is first averaged over this long (an odd number of frames). settings: the
-    method's own (METHODS) and those of `finish`; of the method `proposed` those of `by_proposed`
+    settings: the method's own (METHODS) and ENDING; of the method `proposed` those of `by_proposed`
     alone. KlassifyError for an unknown one.
     """
-    if method == PROPOSED:
-        return by_proposed(frames, **complete_settings(method, settings))
-    settings = complete_settings(method, {"smooth_s": smooth_s, **settings})
-    frames = frames.smoothed(round(settings.pop("smooth_s") / frames.hop_s) // 2)
-    ending = {name: settings.pop(name) for name in _defaults(finish)}
-    return finish(frames, METHODS[method](frames, **settings), **ending)
+    return proposer(frames)(method, **settings)
 
 
-class Proposer:
-    """`propose` of one set of frame scores with one choice after another, each of which may share
+def proposer(frames: FrameScores) -> Callable[..., Candidates]:
+    """`propose` of these frame scores, for one choice after another, each of which may share
     smoothed scores, spans or thinned proposals with one of the last few.
     """
+    smoothed = functools.lru_cache(SHARED)(frames.smoothed)
 
-    def __init__(self, frames: FrameScores):
-        self.frames = frames
-        self._smoothed = functools.lru_cache(SHARED)(frames.smoothed)
-        self._spans = functools.lru_cache(SHARED)(self._spans_of)
-        self._thinned = functools.lru_cache(SHARED)(self._thinned_of)
+    @functools.lru_cache(SHARED)
+    def spans_of(method: str, half: int, settings: str, min_score: float) -> Spans:
+        found = METHODS[method](smoothed(half), **json.loads(settings))
+        return _best(smoothed(half), found, min_score)
 
-    def propose(self, method: str, **settings: Any) -> Candidates:
-        """See the function of this name."""
-        if method == PROPOSED:
-            return propose(self.frames, method, **settings)
+    @functools.lru_cache(SHARED)
+    def thinned(method: str, half: int, settings: str, *ending: float) -> Candidates:
+        debias_s, nms_sigma, cap, min_score = ending
+        spans = spans_of(method, half, settings, min_score)
+        found = _refine(smoothed(half), spans, debias_s)
+        taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score)
+        return found.take(taken)._replace(score=score)
+
+    def propose_by(method: str, **settings: Any) -> Candidates:
         settings = complete_settings(method, settings)
-        ending = {name: settings.pop(name) for name in _defaults(finish)}
-        at_least_one = ending.pop("at_least_one")
-        half = round(settings.pop("smooth_s") / self.frames.hop_s) // 2
-        found = self._thinned((method, half, canonical_json(settings)), **ending)
-        if not at_least_one:
-            return found
-        return _answered(self._smoothed(half), found, ending["debias_s"])
+        if method == PROPOSED:
+            return by_proposed(frames, **settings)
+        smooth_s, *ending, at_least_one = (settings.pop(name) for name in ENDING)
+        half = round(smooth_s / frames.hop_s) // 2
+        found = thinned(method, half, canonical_json(settings), *ending)
+        return _answered(smoothed(half), found, ending[0]) if at_least_one else found
 
-    def _spans_of(self, source: tuple[str, int, str], min_score: float) -> Spans:
-        method, half, settings = source
-        frames = self._smoothed(half)
-        return _best(frames, METHODS[method](frames, **json.loads(settings)), min_score)
-
-    def _thinned_of(
-        self, source: tuple[str, int, str], *, min_score: float, **ending: float
-    ) -> Candidates:
-        frames = self._smoothed(source[1])
-        return _thinned(frames, self._spans(source, min_score), min_score=min_score, **ending)
-
-
-def finish(
-    frames: FrameScores,
-    spans: Spans,
-    *,
-    debias_s: float = 0.02,
-    nms_sigma: float = 0.5,
-    cap: int = 50,
-    min_score: float = 0.001,
-    at_least_one: bool = False,
-) -> Candidates:
-    """The proposals from the spans of a method.
-
-    debias_s: taken off on either side, because a frame that is only touched is labelled fake; at
-    most half a frame.
-    nms_sigma: of Gaussian soft-NMS, 0 for none. cap: most proposals per clip. min_score: lower ones
-    are dropped. at_least_one: a clip without a proposal gets the run around its highest frame,
-    however low.
-    """
-    ending = {"debias_s": debias_s, "nms_sigma": nms_sigma, "cap": cap, "min_score": min_score}
-    found = _thinned(frames, _best(frames, spans, min_score), **ending)
-    return _answered(frames, found, debias_s) if at_least_one else found
+    return propose_by
 
 
 def _best(frames: FrameScores, spans: Spans, min_score: float = 0.0) -> Spans:
     """The best spans of each clip, CANDIDATES_PER_CLIP at most, clips ascending."""
     spans = spans.take(np.flatnonzero(spans.score >= min_score))
     return spans.take(top_per_clip(frames.clip_of(spans.first), spans.score, CANDIDATES_PER_CLIP))
-
-
-def _thinned(
-    frames: FrameScores,
-    spans: Spans,
-    *,
-    debias_s: float,
-    nms_sigma: float,
-    cap: int,
-    min_score: float,
-) -> Candidates:
-    """The proposals of `finish` from the best spans, but for clips without one."""
-    found = _refine(frames, spans, debias_s)
-    taken, score = soft_nms(*found, sigma=nms_sigma, cap=cap, min_score=min_score)
-    return found.take(taken)._replace(score=score)
 
 
 def _answered(frames: FrameScores, found: Candidates, debias_s: float) -> Candidates:
@@ -212,7 +170,7 @@ def by_proposed(
     """The segments that the model itself proposes, cut to the clip, after soft-NMS.
 
     nms_t1, nms_t2: see soft_nms. vote_iou: edges are means of those of all segments with an IoU of
-    at least this, weighted by their scores (0: none; joining.voted). at_least_one: as in `finish`.
+    at least this, weighted by their scores (0: none; joining.voted). at_least_one: as in ENDING.
     """
     if frames.proposed is None:
         raise KlassifyError(
@@ -251,7 +209,7 @@ def defaults(method: str, *, where: object = None) -> dict[str, Any]:
         raise KlassifyError(
             f"There is no method {method!r}; there are {', '.join(NAMES)}.", where=where
         )
-    return _defaults(METHODS[method]) | _defaults(propose) | _defaults(finish)
+    return _defaults(METHODS[method]) | ENDING
 
 
 def _defaults(function: Callable) -> dict[str, Any]:

@@ -249,10 +249,10 @@ def tune_frames(
 def _measuring(frames: FrameScores, truth: Truth) -> Callable[[localise.Choice], Trial]:
     """What measures a choice on these clips."""
     place = pd.Index(truth.files).get_indexer(frames.files)
-    proposer = proposals.Proposer(frames)
+    propose = proposals.proposer(frames)
 
     def evaluate(choice: localise.Choice) -> Trial:
-        found = proposer.propose(choice.method, **choice.settings)
+        found = propose(choice.method, **choice.settings)
         return _trial(choice, found._replace(clip=place[found.clip]), truth)
 
     return evaluate

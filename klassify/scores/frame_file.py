@@ -33,9 +33,7 @@ def blocks(files: Sequence[str], size: int = BLOCK_CLIPS) -> Iterator[Sequence[s
 def counted_blocks(files: Sequence[str], label: str) -> Iterator[Sequence[str]]:
     """`blocks` of files, with the progress of the clips."""
     with Count(label, len(files)) as count:
-        for some in blocks(files):
-            yield some
-            count.add(len(some))
+        yield from count(blocks(files), len)
 
 
 def frame_table(source: FrameFile, plus: str = "score", minus: str | None = None) -> FrameTable:

@@ -125,14 +125,9 @@ def write_blocks(path: str | os.PathLike, blocks: Iterable[pd.DataFrame], header
     At least one block, maybe an empty one, and all with the same columns. In Parquet a block is a
     row group.
     """
-    checked = (_validated(block, header, path) for block in blocks)
+    checked = (validate(block, header, where=path) for block in blocks)
     with whole_file(path) as partial:
         (_write_parquet if header.kind == "frames" else _write_tsv)(partial, checked, header)
-
-
-def _validated(block: pd.DataFrame, header: Header, path: str | os.PathLike) -> pd.DataFrame:
-    validate(block, header, where=path)
-    return block
 
 
 def _write_parquet(path: Path, blocks: Iterable[pd.DataFrame], header: Header) -> None:
@@ -256,9 +251,8 @@ def read_scores(path: str | os.PathLike) -> ScoreFile:
         with reading(path), pq.ParquetFile(path) as parquet:
             refuse_swollen(parquet, path, fix=AGAIN)
             table = parquet.read().to_pandas()
-        validate(table, header, where=path)
-    else:
-        (table,) = _read_tsv(path, header, None)
+        return ScoreFile(header, validate(table, header, where=path))
+    (table,) = _read_tsv(path, header, None)
     return ScoreFile(header, table)
 
 
@@ -295,16 +289,15 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
             table = next(tables, None)
         if table is None:
             break
-        validate(table, header, where=path)
         read += len(table)
-        yield table
+        yield validate(table, header, where=path)
     if fields.get(ROWS, f"{read:012d}") != f"{read:012d}":  # files of before have no such line
         what = f"This score file has {read} rows; its header says {fields[ROWS].lstrip('0') or 0}."
         raise KlassifyError(what, where=path, fix=AGAIN)
 
 
-def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
-    """KlassifyError for a missing column, a repeated clip, a bad time or score."""
+def validate(table: pd.DataFrame, header: Header, *, where: object) -> pd.DataFrame:
+    """The table; KlassifyError for a missing column, a repeated clip, a bad time or score."""
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise KlassifyError(
@@ -336,6 +329,7 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> None:
     )
     if header.scale == "probability":
         _refuse_rows(table, (score < 0) | (score > 1), "a probability outside [0, 1]", where)
+    return table
 
 
 def _refuse_rows(table: pd.DataFrame, bad: np.ndarray, why: str, where: object) -> None:

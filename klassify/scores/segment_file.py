@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -50,15 +50,15 @@ def read_segments(path: str | os.PathLike) -> Segments:
     numbers = {name: [np.empty(0)] for name in NUMBERS}
     known: dict[str, dict[str, int]] = {name: {} for name in codes}
     header = read_header(path)
-    count = Count(f"read proposals of {header.system}", n_rows(path), unit="row")
-    for table in counted(read_blocks(path, ROWS_AT_ONCE), count):
-        for name in NUMBERS:
-            numbers[name].append(table[name].to_numpy(float))
-        for name, places in known.items():
-            column = table[name] if name in table else pd.Series([""] * len(table), dtype=object)
-            code, texts = pd.factorize(column.to_numpy(object))
-            place = [places.setdefault(text, len(places)) for text in texts]
-            codes[name].append(np.array(place, np.int32)[code])
+    with Count(f"read proposals of {header.system}", n_rows(path), unit="row") as count:
+        for table in count(read_blocks(path, ROWS_AT_ONCE), len):
+            for name in NUMBERS:
+                numbers[name].append(table[name].to_numpy(float))
+            for name, places in known.items():
+                column = table.get(name, pd.Series("", table.index, dtype=object))
+                code, texts = pd.factorize(column.to_numpy(object))
+                place = [places.setdefault(text, len(places)) for text in texts]
+                codes[name].append(np.array(place, np.int32)[code])
     arrays = {}
     for parts in (codes, numbers):  # each list of parts is let go as soon as it is one array
         for name in [*parts]:
@@ -67,14 +67,6 @@ def read_segments(path: str | os.PathLike) -> Segments:
     texts = {name: (names[name], arrays[name]) for name in TEXTS}
     columns = (arrays[name] for name in ("file", *NUMBERS))
     return Segments(header, names["file"], *columns, texts)
-
-
-def counted(tables: Iterator[pd.DataFrame], count: Count) -> Iterator[pd.DataFrame]:
-    """Tables, with the progress of their rows."""
-    with count:
-        for table in tables:
-            yield table
-            count.add(len(table))
 
 
 def rows_of_clips(clip: np.ndarray, n_clips: int) -> Callable[[int, int], np.ndarray]:

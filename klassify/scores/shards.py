@@ -111,7 +111,8 @@ def merge(system_dir: str | os.PathLike, split: str) -> Path:
     Scores that are there already stay as they are. KlassifyError where chunks are missing, naming
     them.
     """
-    path = _scored(system_dir, split)
+    paths = (score_path(system_dir, split, kind) for kind in ("windows", "frames"))
+    path = next((path for path in paths if path.exists()), None)
     if path and not parts_folder(system_dir, split).exists():
         return path
     return join(Parts.found(system_dir, split))
@@ -208,11 +209,6 @@ def missing_text(parts: Parts, n: int | None = None) -> str:
     if n is None:
         return text
     return text + f" (--shard {', '.join(f'{i}/{n}' for i in sorted({k % n + 1 for k in left}))})"
-
-
-def _scored(system_dir: str | os.PathLike, split: str) -> Path | None:
-    paths = [score_path(system_dir, split, kind) for kind in ("windows", "frames")]
-    return next((path for path in paths if path.exists()), None)
 
 
 def _sweep(folder: Path) -> None:

@@ -104,7 +104,7 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
     n_strays = 0
     row_check = RowCheck(name)
     try:
-        for block in counted(iter_blocks(handle), len(listed.line)):
+        for block in _counted(iter_blocks(handle), len(listed.line)):
             if isinstance(block, Block):
                 block = _closer_look(block, name, seen, listed, row_check, verdict)
             for file, rows in block:
@@ -131,12 +131,10 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
     return seen & listed.line.keys()
 
 
-def counted(blocks: Iterator[Any], n_clips: int) -> Iterator[Any]:
+def _counted(blocks: Iterator[Any], n_clips: int) -> Iterator[Any]:
     """Blocks of iter_blocks, with the progress of their clips."""
     with Count(f"check {JSON}", n_clips) as count:
-        for block in blocks:
-            yield block
-            count.add(len(block.names) if isinstance(block, Block) else len(block))
+        yield from count(blocks, lambda b: len(b.names if isinstance(b, Block) else b))
 
 
 def _closer_look(

@@ -104,7 +104,8 @@ def measure(
     configs without a model, such as submit.yaml, are left out. say: gets a line as each trial
     begins. What cannot be measured here becomes a Trial with the reason as its note.
     """
-    experiments = {path.stem: load_experiment(path) for path in configs if _has_model(path)}
+    with_model = (path for path in configs if path.name not in ("submit.yaml", "report.yaml"))
+    experiments = {path.stem: load_experiment(path) for path in with_model}
     if not experiments:
         raise KlassifyError("None of these configs has a model.", where=configs[0].parent)
     data = [experiment.data for experiment in experiments.values()]
@@ -131,10 +132,6 @@ def measure(
             for trial in _system(name, experiment, sources, sample, machine, share, score_splits):
                 trials.append(trial)
     return sorted(trials, key=lambda trial: trial.stage)
-
-
-def _has_model(path: Path) -> bool:
-    return path.name not in ("submit.yaml", "report.yaml")
 
 
 def _size(sources: Sources, split: str) -> int:

@@ -583,7 +583,7 @@ def test_a_proposer_gives_what_each_choice_gives_alone():
     """In any order, also where a choice shares its spans with an earlier one."""
     rng = np.random.default_rng(5)
     frames = random_frames(3, tags=True)
-    proposer = proposals.Proposer(frames)
+    propose = proposals.proposer(frames)
     values = {
         "smooth_s": [0.0, 0.12, 0.2],
         "debias_s": [0.0, 0.02],
@@ -595,7 +595,7 @@ def test_a_proposer_gives_what_each_choice_gives_alone():
     for _ in range(40):
         method = str(rng.choice(["threshold", "multi_threshold", "boundary_pairs", "viterbi"]))
         settings = {name: options[rng.integers(len(options))] for name, options in values.items()}
-        found = proposer.propose(method, **settings)
+        found = propose(method, **settings)
         for ours, alone in zip(found, proposals.propose(random_again(frames), method, **settings)):
             np.testing.assert_array_equal(ours, alone)
 
