@@ -49,9 +49,8 @@ DEMOS = ("demo-large", "demo", "demo-small", "demo-tiny")
 PACKAGED = Path(klassify.__file__).parent / "detectors/demo"
 EXAMPLE = PACKAGED / "clip.mp4"
 SHOWN_SEGMENTS = 5
-LONGEST_STEM = (
-    180  # bytes, of the 255 of a name: a number, suffixes and what is half written need some
-)
+# bytes, of the 255 of a name: a number, suffixes and what is half written need some
+LONGEST_STEM = 180
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -264,7 +263,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     Stems that are equal, or differ only in case, get numbers.
     """
     stems = [readable(path.stem if path.stem.strip(".") else "video") for path in paths]
-    stems = [_cut(stem, LONGEST_STEM) for stem in stems]
+    stems = [stem.encode()[:LONGEST_STEM].decode(errors="ignore") for stem in stems]
     count = collections.Counter(map(_key, stems))
     taken = {key for key, n in count.items() if n == 1}
     numbers: dict[str, Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
@@ -280,10 +279,6 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 def _key(name: str) -> str:
     """Equal for names that some file systems take for one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def _cut(text: str, n_bytes: int) -> str:
-    return text.encode()[:n_bytes].decode(errors="ignore")
 
 
 def _write(

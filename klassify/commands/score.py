@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klassify.arguments import add_precision, at_least_0, at_least_1
-from klassify.cluster.options import Options, add_launcher_arguments, launch_from
+from klassify.cluster.options import Options, add_launcher_arguments, launch_from, without
 from klassify.cluster.record import Record
 from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import ScoreWork
@@ -100,7 +100,14 @@ def _on_cluster(
             where=other.folder,
             fix="score it here when those are done, or give --wait",
         )
-    rest = _without(argv, set(args.systems), "--split")
+    words = without(argv, "--split")
+    # without the systems, however written; only these options take folders
+    of_option = ("--lists", "--media", "--features")
+    rest = [
+        word
+        for before, word in zip(["", *words], words)
+        if before in of_option or Path(word) not in args.systems
+    ]
     records = []
     for model in models:
         for split in args.split.split(","):
@@ -126,23 +133,3 @@ def _chunks_to_score(system: Trained, split: str, args: argparse.Namespace) -> i
         return parts.layout.n_chunks
     print(keep_clip_scores(system, parts, sources))
     return 0
-
-
-def _without(argv: Sequence[str], folders: set[Path], option: str) -> list[str]:
-    """Arguments without these folders, however written, and one option and its value."""
-    kept, skip = [], False
-    for at, word in enumerate(argv):
-        if skip:
-            skip = False
-        elif word == option:
-            skip = True
-        elif not word.startswith(f"{option}=") and not (
-            Path(word) in folders and not _is_value(argv, at)
-        ):
-            kept.append(word)
-    return kept
-
-
-def _is_value(argv: Sequence[str], at: int) -> bool:
-    """Whether the word is a value of the option before it; only folders' options take paths."""
-    return at > 0 and argv[at - 1] in ("--lists", "--media", "--features")

@@ -70,10 +70,13 @@ BAM = """
 model:
   class_path: klassify.models.bam.BAM
   init_args:
-    frontend: {class_path: klassify.models.frontends.filterbank.FilterbankFrontEnd}
+    frontend:
+      class_path: klassify.models.frontends.filterbank.FilterbankFrontEnd
+      init_args: {bands: 8, width: 8, kernels: [3], dim: 32}
+    local_channels: 2
 data:
   class_path: klassify.data.audio.AudioFrames
-  init_args: {splice: 0.6, train_split: train, val_split: val}
+  init_args: {splice: 0.6, window: 32_000, train_split: train, val_split: val}
 train: {epochs: 1, batch_size: 8}
 """
 

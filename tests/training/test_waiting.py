@@ -72,6 +72,7 @@ def no_autocast(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "/".join(folder.parts[-3:]))
 def test_the_losses_of_shipped_configs_read_nothing(folder, no_autocast):
     tried, waiting = set(), {}
