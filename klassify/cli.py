@@ -31,6 +31,7 @@ COMMANDS = {
     "augment": "listen to the training augmentations of a clip",
     "benchmark": "measure how long stages 1 to 3 will take on this machine",
     "train": "train one system from its YAML (stage 2)",
+    "pseudo": "choose clips that a system is confident about, to train on their pseudo-labels",
     "score": "run a system on a split -> score files (stages 2 and 3)",
     "calibrate": "fit Platt scaling of a system on val_fit (stage 2)",
     "fuse": "join systems: maximum, mean, a linear layer over frames (stage 2)",

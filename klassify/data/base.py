@@ -187,7 +187,7 @@ class Examples(Dataset):
     reason. With supervision `self` they are of the clips labelled real alone.
 
     min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out;
-    `left_out` counts them.
+    `left_out` counts them. pseudo: further clips, labelled, of another split: (split, list).
     """
 
     def __init__(
@@ -199,6 +199,7 @@ class Examples(Dataset):
         *,
         min_s: float = 0.0,
         max_s: float = 0.0,
+        pseudo: tuple[str, pd.DataFrame] | None = None,
     ):
         table = sources.table(split, segments=data.supervision == "segment")
         if data.supervision == "self":
@@ -207,9 +208,13 @@ class Examples(Dataset):
         # False where the list knows no duration
         outside = (seconds < min_s) | (seconds > (max_s or np.inf))
         self.left_out, table = int(outside.sum()), table[~outside].reset_index(drop=True)
+        self.n_own, self.reader = len(table), reader_of(data, sources, split)
+        if pseudo:
+            self.pseudo_reader = reader_of(data, sources, pseudo[0])
+            table = pd.concat([table, pseudo[1]], ignore_index=True)
         self.seconds = table["duration"].to_numpy(float)
         self.files, self.targets = Texts(table["file"]), data.targets(table)
-        self.data, self.seed, self.reader = data, seed, reader_of(data, sources, split)
+        self.data, self.seed = data, seed
 
     def __len__(self) -> int:
         return len(self.files)
@@ -217,8 +222,9 @@ class Examples(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor] | tuple[str, str]:
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
+        reader = self.reader if index < self.n_own else self.pseudo_reader
         try:
-            return self.data.example(self.reader.read(self.files[index]), self.targets[index], rng)
+            return self.data.example(reader.read(self.files[index]), self.targets[index], rng)
         except NoAnswer as error:
             return self.files[index], str(error)
         except KlassifyError as error:

@@ -106,7 +106,11 @@ TABLES = {
     "task1": [
         SYSTEM,
         Column("hears or sees", "modality", help="sound (audio), picture (visual), or both"),
-        Column("labels of", "supervision", help="clips, own edits (self), or segments"),
+        Column(
+            "labels of",
+            "supervision",
+            help="clips, own edits (self), answers (pseudo), or segments",
+        ),
         AUC,
         EER,
         LOG_LOSS,

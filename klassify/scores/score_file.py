@@ -44,7 +44,7 @@ KINDS = {
     "segments": ".segments.tsv",
 }
 SCALES = ("log_odds", "probability", "cosine", "distance")
-SUPERVISIONS = ("clip", "self", "segment")  # from the weakest labels to the strongest
+SUPERVISIONS = ("clip", "self", "pseudo", "segment")  # from the weakest labels to the strongest
 COLUMNS = ("file", "start", "end", "score")
 TEXT_COLUMNS = ("file", "reason", "modality", "method")
 GRID = ("hop_s", "offset_s")  # of frames
@@ -105,7 +105,7 @@ class ScoreFile:
 
 
 def strongest(supervisions: Iterable[str]) -> str:
-    """The supervision of what was made with several: segment before self before clip."""
+    """The supervision of what was made with several: segment, pseudo, self, clip."""
     return max(supervisions, key=SUPERVISIONS.index)
 
 

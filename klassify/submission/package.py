@@ -40,6 +40,12 @@ SUPERVISION_RULES = {  # what is said of a Task 1 answer by its supervision
         " made in clips labelled real. It read no segment label of the data set, so we read the"
         " rule as allowing it; say so in a submission."
     ),
+    "pseudo": (
+        f"{TASK1_RULE}; this answer rests on a system that was trained on pseudo-labels, answers of"
+        " another system about clips without labels. The rules name train and val as what systems"
+        " are trained on: if the clips are of a test split, ask the organisers first, and say so in"
+        " a submission."
+    ),
 }
 
 

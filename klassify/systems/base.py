@@ -45,7 +45,8 @@ class System:
     """A system: what its system.yaml says, its folder, and the systems it is computed from.
 
     supervision: the strongest labels that any part of it learned from: `clip`, `self` (edits that
-    the training made in clips labelled real) or `segment`. scale: of its scores; `none` for a model
+    the training made in clips labelled real), `pseudo` (answers of another system about unlabelled
+    clips) or `segment`. scale: of its scores; `none` for a model
     without scores. inputs: folders relative to this system's folder. parameters:
     of a derived system, all that its scores are computed with, and a record of how that was
     obtained. folder and input_systems: set by `load_system`, not stored.

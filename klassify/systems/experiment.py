@@ -55,6 +55,7 @@ class TrainSettings:
             model without scores needs.
         batch_size: clips a step and process (one for each device).
         accumulate: steps whose gradients are averaged into one update.
+        pseudo: a list of pseudo-labels (`klassify pseudo`) whose clips are trained on too.
         min_seconds, max_seconds: clips that the list says are shorter or longer are not trained
             on; 0: no limit.
         optimizer, lr, weight_decay: as in torch.optim.
@@ -85,6 +86,7 @@ class TrainSettings:
     monitor: Literal["auc", "loss"] = "auc"
     batch_size: int = 32
     accumulate: int = 1
+    pseudo: str = ""
     min_seconds: float = 0.0
     max_seconds: float = 0.0
     optimizer: Literal["adam", "adamw"] = "adamw"

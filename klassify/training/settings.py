@@ -11,6 +11,7 @@ from klassify.errors import KlassifyError, first_few
 from klassify.failures import Failure, write_failures
 from klassify.files import read_json, write_json
 from klassify.lists import subsets
+from klassify.lists.pseudo import Record, read_pseudo, record_path
 from klassify.models.weights import WEIGHTS
 from klassify.scores.score_file import strongest
 from klassify.settings import already_done, file_hash
@@ -19,6 +20,8 @@ from klassify.systems.experiment import METRICS, SETTINGS, STATE, Experiment, Tr
 from klassify.systems.system import load_system
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from klassify.data.base import ClipData, Sources
 
 RESULT = "training.json"  # its presence marks a complete training
@@ -50,7 +53,49 @@ def training_settings(
     inputs = data.settings(sources, data.train_split)
     if data.supervision != "segment":
         _refuse_segment_embeddings(inputs, data.train_split)
+    if pseudo := pseudo_labels(experiment):
+        settings["pseudo"] = {
+            "list": file_hash(experiment.train.pseudo),
+            "record": dataclasses.asdict(pseudo[1]),
+            "inputs": data.settings(sources, pseudo[1].split),
+        }
     return settings | inputs
+
+
+def pseudo_labels(experiment: Experiment) -> tuple[pd.DataFrame, Record] | None:
+    """The list of pseudo-labels of a training and its record, if any; KlassifyError for one that
+    its model may not learn from.
+    """
+    data = experiment.data
+    if not experiment.train.pseudo:
+        return None
+    table, record = read_pseudo(experiment.train.pseudo)
+    where = record_path(experiment.train.pseudo)
+    if data.supervision != "clip":
+        raise KlassifyError(
+            "Pseudo-labels are labels of whole clips; this model learns from"
+            f" {'segments' if data.supervision == 'segment' else 'edits of its own'}.",
+            where=where,
+            fix="leave out train.pseudo",
+        )
+    if record.supervision == "segment":
+        raise KlassifyError(
+            f"These are answers of {record.system}, which learned from segment labels; a model that"
+            " learns from them is not clip-supervised.",
+            where=where,
+            fix="choose pseudo-labels of a system that learned from clip labels",
+        )
+    asked, known = ("both" if data.label == "video" else data.modality), record.modality
+    if asked != known:
+        names = {"both": "the video", "audio": "the sound", "visual": "the picture"}
+        label = "set data.init_args.label=video, or " if known == "both" else ""
+        raise KlassifyError(
+            f"{record.system} says whether {names[known]} is fake; this model learns whether"
+            f" {names[asked]} is.",
+            where=where,
+            fix=f"{label}choose pseudo-labels of a system that answers for {names[asked]}",
+        )
+    return table, record
 
 
 def _refuse_segment_embeddings(inputs: dict[str, Any], split: str) -> None:
@@ -79,12 +124,14 @@ def _starting_weights(model: Any) -> list[Path]:
 
 def learned_from(experiment: Experiment, sources: Sources, init: Path | None) -> str:
     """The supervision of a trained model: its data's, or a stronger one of weights that it starts
-    from or of an encoder whose embeddings it reads.
+    from, of an encoder whose embeddings it reads, or of its pseudo-labels.
     """
     data = experiment.data
     start = [init] if init else _starting_weights(experiment.model)
     inputs = data.settings(sources, data.train_split).values()
     read = [one["supervision"] for one in inputs if isinstance(one, dict) and "supervision" in one]
+    if pseudo := pseudo_labels(experiment):
+        read += ["pseudo", pseudo[1].supervision]
     return strongest([data.supervision, *read, *map(_supervision_of, start)])
 
 

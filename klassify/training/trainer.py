@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from klassify.data.base import ClipData, Examples, Sources
+from klassify.data.base import Examples, Sources
 from klassify.data.loading import Loader
 from klassify.errors import KlassifyError, first_line
 from klassify.files import whole_file, write_json
@@ -42,6 +42,7 @@ from klassify.training.settings import (
     clear,
     is_finished,
     learned_from,
+    pseudo_labels,
     shown,
     training_settings,
     write_result,
@@ -119,9 +120,7 @@ class Trainer:
             raise KlassifyError(
                 "A model without scores has no validation AUC.", fix="set train.monitor=loss"
             )
-        self.examples, self.sources = ranks.first(
-            lambda: self._read(experiment.data, training.sources)
-        )
+        self.examples, self.sources = ranks.first(lambda: self._read(experiment, training.sources))
         self.data = self.examples.data
         self.loader = Loader(
             self.examples, self.examples.collate, workers=self.workers, device=fabric.device
@@ -141,14 +140,18 @@ class Trainer:
         self.state |= {"best": -math.inf, "best_epoch": -1}
         self.failed: dict[str, str] = {}
 
-    def _read(self, data: ClipData, sources: Sources) -> tuple[Examples, Sources]:
+    def _read(self, experiment: Experiment, sources: Sources) -> tuple[Examples, Sources]:
         """The training examples, and sources with a reader of the validation clips.
 
         The first rank reads them for all.
         """
-        settings = self.settings
-        limits = {"min_s": settings.min_seconds, "max_s": settings.max_seconds}
-        examples = Examples(data, sources, data.train_split, self.seed, **limits)
+        data, settings = experiment.data, self.settings
+        how: dict[str, Any] = {"min_s": settings.min_seconds, "max_s": settings.max_seconds}
+        if pseudo := pseudo_labels(experiment):
+            table, record = pseudo
+            how["pseudo"] = record.split, table
+            self._say(f"trained on {len(table)} pseudo-labelled clips of {record.split} too")
+        examples = Examples(data, sources, data.train_split, self.seed, **how)
         if examples.left_out:
             self._say(
                 f"{examples.left_out} clips left out by train.min_seconds={settings.min_seconds:g}"

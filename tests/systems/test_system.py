@@ -51,7 +51,8 @@ def test_round_trip(chain):
     [
         (("clip", "clip"), "clip"),
         (("clip", "self"), "self"),
-        (("self", "segment"), "segment"),
+        (("self", "pseudo"), "pseudo"),
+        (("pseudo", "segment"), "segment"),
         (("segment", "clip"), "segment"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from places import ROOT
 from safetensors.torch import load_file
+from scipy.special import expit
 from together import command
 
 from klassify import cli
@@ -21,7 +22,7 @@ from klassify.data.base import Sources
 from klassify.lists import data_list
 from klassify.scores import score_file
 from klassify.systems import base, system, trained
-from klassify.systems.experiment import load_experiment
+from klassify.systems.experiment import TrainSettings, load_experiment
 from klassify.training import epoch_order, trainer
 from klassify.training.settings import learned_from
 
@@ -94,7 +95,7 @@ def test_own_edits_train_without_segment_columns(tmp_path, small_data, capsys):
     path = score_file.score_path(tmp_path / "own", "val", "frames")
     assert score_file.read_header(path).supervision == "self"
     weights = tmp_path / "own/model.safetensors"
-    clips = types.SimpleNamespace(data=AudioClips(), model=None)
+    clips = types.SimpleNamespace(data=AudioClips(), model=None, train=TrainSettings())
     sources = Sources(lists, small_data.media, small_data.features)
     assert learned_from(clips, sources, weights) == "self"
     assert learned_from(clips, sources, bam) == "clip"
@@ -104,6 +105,50 @@ def test_own_edits_train_without_segment_columns(tmp_path, small_data, capsys):
     capsys.readouterr()
     assert train(bam, tmp_path / "no", bare, "--init", str(weights)) == 2
     assert "is segment, not self" in capsys.readouterr().err
+
+
+def test_pseudo_labels_are_trained_on_and_recorded(config, tmp_path, small_data, capsys):
+    assert train(config, tmp_path / "tcn", small_data, "train.epochs=1") == 0
+    assert score(tmp_path / "tcn", "testA", small_data) == 0
+    pseudo = tmp_path / "pseudo.tsv"
+    table = score_file.read_scores(score_file.score_path(tmp_path / "tcn", "testA", "clips")).table
+    known = table["score"].dropna().sort_values()
+    middle = float(expit(known.iloc[len(known) // 2 - 1]))
+    how = ["--split", "testA", "--lists", str(small_data.lists), "--out", str(pseudo)]
+    how += ["--transductive", "--fake-from", str(middle + 1e-9), "--real-to", str(middle)]
+    assert cli.main(["pseudo", str(tmp_path / "tcn"), *how]) == 0
+    more = ["train.epochs=1", f"train.pseudo={pseudo}"]
+    assert train(config, tmp_path / "more", small_data, *more) == 0
+    assert "pseudo-labelled clips of testA" in capsys.readouterr().err
+    assert system.load_system(tmp_path / "more").supervision == "pseudo"
+    record = json.loads((tmp_path / "more/settings.json").read_text())["pseudo"]
+    assert record["record"]["split"] == "testA"
+    plain, taught = (load_file(tmp_path / name / "model.safetensors") for name in ("tcn", "more"))
+    assert any(not torch.equal(plain[name], taught[name]) for name in plain)
+    assert score(tmp_path / "more", "val", small_data) == 0
+    path = score_file.score_path(tmp_path / "more", "val", "clips")
+    assert score_file.read_header(path).supervision == "pseudo"
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"supervision": "segment"}, "learned from segment labels"),
+        ({"modality": "both"}, "set data.init_args.label=video"),
+        ({"modality": "audio"}, "whether the sound is fake"),
+        ({"extra": 1}, "not the record"),
+    ],
+)
+def test_pseudo_labels_of_another_question_are_refused(
+    config, tmp_path, small_data, capsys, changed, said
+):
+    record = {"split": "testA", "system": "tcn", "system_hash": "", "modality": "visual"}
+    record |= {"supervision": "clip", "fake_from": 0.9, "real_to": 0.1, "n_clips": 1} | changed
+    (tmp_path / "pseudo.json").write_text(json.dumps(record))
+    (tmp_path / "pseudo.tsv").write_text("file\tmodify_type\na.mp4\treal\n")
+    pseudo = f"train.pseudo={tmp_path / 'pseudo.tsv'}"
+    assert train(config, tmp_path / "no", small_data, pseudo) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_resuming_between_batches_gives_the_same_weights(config, tmp_path, small_data, monkeypatch):
