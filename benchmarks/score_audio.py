@@ -161,7 +161,7 @@ def compare_hops(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     encoder = SSLFrontEnd(normalize_input=True, architecture="wavlm-large")
     ps, head = PartialSpoof(encoder), AudioFrameModel(encoder)
-    crops = {"window": 32_000, "stride": 24_000}
+    crops = {"window": 32_000, "stride": 25_600}
     forms = {
         "BAM, 40 ms": (BAM(encoder), AudioFrames()),
         "BAM, 20 ms": (BAM(encoder, 0.02), AudioFrames(hop_s=0.02, **crops)),

@@ -40,7 +40,7 @@ from klassify.lists import datasets
 from klassify.media.container import MediaError, media_below
 from klassify.media.flow import damage_limit, refusing_damage
 from klassify.prediction.answer import Prediction
-from klassify.prediction.predict import lmm_of, needed_kinds, predict
+from klassify.prediction.predict import avhubert_of, lmm_of, needed_kinds, predict
 from klassify.settings import settings_hash
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.operating import RATES
@@ -90,6 +90,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     lmm.add_argument(
         "--without-lmm", action="store_true", help="leave the LMM out, which changes answers"
     )
+    add("--avhubert", metavar="FILE", help="AV-HuBERT's base_lrs3_iter4.pt, which AuViRe needs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,12 +109,16 @@ def _run(args: argparse.Namespace) -> int:
     detectors = list({one.folder.resolve(): one for one in map(read_detector, found)}.values())
     for detector in detectors:
         # what cannot answer is refused before another takes its time
-        if "lmm" in needed_kinds(detector) and not args.without_lmm:
+        kinds = needed_kinds(detector)
+        if "lmm" in kinds and not args.without_lmm:
             lmm_of(detector, args.device, args.lmm)
+        if "avhubert" in kinds:
+            avhubert_of(detector, args.avhubert)
     stems, unanswered, told = output_names(paths), 0, set()
     for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
         folder = args.out / name if len(detectors) > 1 else args.out
-        names = ("device", "precision", "jobs", "lmm", "without_lmm", "false_alarms", "explain")
+        names = ("device", "precision", "jobs", "lmm", "without_lmm", "avhubert")
+        names = (*names, "false_alarms", "explain")
         how = {name: getattr(args, name) for name in names}
         made_with = {path: _made_with(detector, path, args) for path in paths}
         names_of = dict(zip(paths, stems))
@@ -142,11 +147,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _made_with(detector: DetectorFile, video: Path, args: argparse.Namespace) -> str:
     """A hash of what the files of an answer depend on."""
-    of_models = ("lmm", "without_lmm", "precision")
+    of_models = ("lmm", "without_lmm", "precision", "avhubert")
     names = (*of_models, "explain", "no_timeline", "video", "min_score", "false_alarms")
     stat = video.stat()
     return settings_hash(
-        {name: getattr(args, name) for name in names}
+        {name: getattr(args, name) for name in names if name != "avhubert" or args.avhubert}
         | {"damage": damage_limit(), "answers": detector.answers, "systems": detector.systems}
         | {"points": detector.points}
         | {"file": readable(video), "bytes": stat.st_size, "modified": stat.st_mtime_ns}

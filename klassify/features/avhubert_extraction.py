@@ -12,8 +12,9 @@ klassify prints what it says when it reads the weights.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,23 +52,29 @@ def extraction(
             "--kind avhubert needs --weights FILE and --features FOLDER.",
             fix="make mouth crops first: klassify extract --kind lips",
         )
-    if not weights.is_file():
-        raise KlassifyError("This file of weights does not exist.", where=weights)
     crops = FeatureStore(features / "lips" / list_path.stem)
-    settings = {
-        "version": VERSION,
-        "weights": file_hash(weights)[:16],
-        "lips": settings_hash(crops.settings),
-    }
+    settings = settings_of(weights, crops.settings)
 
     def extractor(root: Path) -> Extractor:
-        model = LipEncoder(ARCHITECTURE, source=str(weights))
-        model.load_pretrained()
-        return Extractor(root, model.eval().to(pick_device(str(device))), crops)
+        return Extractor(root, load_encoder(weights, device), crops)
 
     return Extraction(
         "avhubert", settings, media_only, functools.partial(in_process, extractor, jobs)
     )
+
+
+def settings_of(weights: Path, lips: Mapping[str, Any]) -> dict[str, Any]:
+    """What the features depend on: the weights and the settings of the mouth crops."""
+    if not weights.is_file():
+        raise KlassifyError("This file of weights does not exist.", where=weights)
+    return {"version": VERSION, "weights": file_hash(weights)[:16], "lips": settings_hash(lips)}
+
+
+def load_encoder(weights: Path, device: str | torch.device = "auto") -> LipEncoder:
+    """The encoder of a published file, in eval mode."""
+    model = LipEncoder(ARCHITECTURE, source=str(weights))
+    model.load_pretrained()
+    return model.eval().to(pick_device(str(device)))
 
 
 class Extractor:
@@ -76,10 +83,10 @@ class Extractor:
     Args:
         root: the folder that clip names are relative to.
         model: with `features`, in eval mode, on the device that is to be used.
-        crops: the shards of kind `lips`.
+        crops: the row of kind `lips` of each clip, such as its shards.
     """
 
-    def __init__(self, root: Path, model: LipEncoder, crops: FeatureStore):
+    def __init__(self, root: Path, model: LipEncoder, crops: Mapping[str, LipsRow] | FeatureStore):
         self.root, self.model, self.crops = root, model, crops
         self.device = next(model.parameters()).device
 

@@ -47,7 +47,8 @@ def soft_nms(
     does not change scores. Of equal scores the earlier start, then the earlier row comes first.
 
     t1, t2: only scores of an IoU above t1 + (t2 - t1) * length in seconds of the one that is taken
-    are multiplied (BA-TFD, AuViRe); 0, 0: all that overlap.
+    are multiplied (BA-TFD, AuViRe); 0, 0: all that overlap. Equal ones with a sigma of 1e-6 are
+    hard NMS: what overlaps by more is dropped.
 
     clip: (N,) >= 0 in any order; start_s <= end_s; score >= 0. Returns indices (M,) of the
     proposals taken, clips ascending and scores descending, and their scores (M,).

@@ -19,13 +19,16 @@ from klassify.errors import KlassifyError
 from klassify.explanation.contributions import Explanation
 from klassify.explanation.explain import Explainer
 from klassify.features import shards
+from klassify.features.avhubert_extraction import Extractor, load_encoder, settings_of
 from klassify.features.base import Extraction, n_cpus
 from klassify.features.extract import rows_in_order
 from klassify.features.kinds import KINDS
+from klassify.features.lips import LipsRow
 from klassify.features.lmm.kind import LMMRow
 from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
 from klassify.media import isolated
+from klassify.models.lip_encoder import LipEncoder
 from klassify.models.weights import WEIGHTS
 from klassify.prediction.answer import Answers, Prediction, evidence_of
 from klassify.systems import experiment
@@ -52,16 +55,18 @@ class Detector(DetectorFile):
         precision: str | None = None,
         lmm: str | None = None,
         without_lmm: bool = False,
+        avhubert: str | os.PathLike | None = None,
         false_alarms: float = RATES[0],
         explain: bool = False,
     ) -> Prediction:
         """The answer about one raw video file: see Prediction for shapes and units.
 
         device: cpu, cuda, cuda:1 or auto. precision: `32`, `tf32` or `bf16`, see
-        klassify.models.devices.computing. lmm, without_lmm, false_alarms, explain: see predict(),
-        which is faster for many videos.
+        klassify.models.devices.computing. lmm, without_lmm, avhubert, false_alarms, explain: see
+        predict(), which is faster for many videos.
         """
-        given = {"lmm": lmm, "without_lmm": without_lmm, "false_alarms": false_alarms}
+        given = {"lmm": lmm, "without_lmm": without_lmm, "avhubert": avhubert}
+        given["false_alarms"] = false_alarms
         how = {"device": device, "precision": precision, "explain": explain}
         return next(predict(self, [video], **how, **given))
 
@@ -76,7 +81,7 @@ PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
 LEFT_OUT = "the LMM was left out on request"
 Progress = Callable[[int, Path], None]
 # kinds of features that need no model of the detector's own
-EXTRACTED = ("mouth", "audio", "lmm", "lips")
+EXTRACTED = ("mouth", "audio", "lmm", "lips", "avhubert")
 
 
 def predict(
@@ -88,6 +93,7 @@ def predict(
     jobs: int | None = None,
     lmm: str | None = None,
     without_lmm: bool = False,
+    avhubert: str | os.PathLike | None = None,
     false_alarms: float = RATES[0],
     explain: bool = False,
     progress: Progress | None = None,
@@ -98,7 +104,8 @@ def predict(
     progress: called as each video begins, with the number of those before it and its path.
 
     lmm: where the LMM of the multi-branch system is, if not under the name that detector.yaml
-    records. without_lmm: leave it out, which changes the answers.
+    records. without_lmm: leave it out, which changes the answers. avhubert: weights of AV-HuBERT,
+    for a detector such as AuViRe that reads its features.
 
     false_alarms: the rate at which verdicts are given, one of the detector's operating points.
     explain: also say why (klassify.explanation); takes some seconds a clip, more for large models.
@@ -110,13 +117,33 @@ def predict(
         kind: lmm_of(detector, device, lmm)
         if kind == "lmm"
         else KINDS[kind].extraction(jobs=jobs or min(len(videos), n_cpus()))
-        for kind in sorted(kinds)
+        for kind in sorted(kinds - {"avhubert"})
         if not (kind == "lmm" and without_lmm)
     }
+    encoder = None
+    if "avhubert" in kinds:
+        weights = avhubert_of(detector, avhubert)
+        crops = {"kind": "lips", **extractions["lips"].settings}
+        encoder = load_encoder(weights, device), settings_of(weights, crops)
     with tempfile.TemporaryDirectory(prefix="klassify-predict-") as folder:
         how = {"device": device, "precision": precision}
         work = _Work(Path(folder), detector, [Path(video) for video in videos], how, explain)
+        work.encoder = encoder
         yield from work.answers(kinds, extractions, false_alarms, progress)
+
+
+def avhubert_of(detector: DetectorFile, weights: str | os.PathLike | None) -> Path:
+    """The weights of AV-HuBERT for a detector that reads its features; KlassifyError without."""
+    if weights is None:
+        raise KlassifyError(
+            "This detector reads AV-HuBERT features of mouth and sound, and does not hold the"
+            " weights that make them; their licence forbids passing them on.",
+            where=detector.folder / DETECTOR,
+            fix="--avhubert base_lrs3_iter4.pt, the file that its features were made with",
+        )
+    if not Path(weights).is_file():
+        raise KlassifyError("This file of weights does not exist.", where=weights)
+    return Path(weights)
 
 
 def lmm_of(detector: DetectorFile, device: str = "auto", lmm: str | None = None) -> Extraction:
@@ -179,7 +206,8 @@ def needed_kinds(detector: DetectorFile) -> set[str]:
                 where=folder,
                 fix="extract them, then klassify score",
             )
-    return set().union(*by_folder.values())
+    needed = set().union(*by_folder.values())
+    return needed | {"lips"} if "avhubert" in needed else needed
 
 
 def _suffix(video: Path) -> str:
@@ -215,6 +243,7 @@ class _Work:
                     (self.overlay.folder / name / part).symlink_to(source.resolve())
         self.sources = Sources(folder / "lists", folder / "media", folder / "features")
         self.models: dict[str, Any] = {}
+        self.encoder: tuple[LipEncoder, dict[str, Any]] | None = None  # and its features' settings
 
     def answers(
         self,
@@ -235,6 +264,8 @@ class _Work:
             for kind, row in found.items():
                 settings = {"kind": kind, **extractions[kind].settings}
                 self._write_features(kind, split, row, settings)
+            if self.encoder is not None:
+                self._write_avhubert(split, file, found["lips"])
             if left_out:
                 row = LMMRow.failed(file, "lmm", LEFT_OUT)
                 sizes = dict.fromkeys(("visual_dim", "textual_dim", "new_tokens"), 0)
@@ -260,6 +291,11 @@ class _Work:
     def _write_features(self, kind: str, split: str, row: Any, settings: dict[str, Any]) -> None:
         folder = self.sources.feature_folder(kind, split)
         shards.write_part(folder, parts.Place(1, 1, 0, 1), [row], settings, inputs="")
+
+    def _write_avhubert(self, split: str, file: str, crops: LipsRow) -> None:
+        model, settings = self.encoder
+        (row,) = Extractor(self.folder / "media", model, {file: crops}).rows([file])
+        self._write_features("avhubert", split, row, {"kind": "avhubert", **settings})
 
     def _measured(self, file: str) -> dict[str, Any]:
         try:

@@ -117,8 +117,10 @@ def test_a_union_that_joins_nothing_equals_merge():
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["nms_soft_voting", "nms_soft_no_voting", "nms_soft_multiclass"])
-def test_soft_nms_and_votes_equal_those_of_tridet(name):
+@pytest.mark.parametrize(
+    "name", ["nms_soft_voting", "nms_soft_no_voting", "nms_soft_multiclass", "nms_hard"]
+)
+def test_nms_and_votes_equal_those_of_tridet(name):
     golden, expected = load(GOLDENS / "sgp")
     (case,) = [case for case in golden["cases"] if case["id"] == name]
     kinds = ("in_segments", "in_scores", "in_labels", "segments", "scores", "labels")
@@ -130,6 +132,8 @@ def test_soft_nms_and_votes_equal_those_of_tridet(name):
     order = np.argsort(clip, kind="stable")
     clip, (start, end), scores = clip[order], segments[order].T.astype(float), scores[order]
     how = {"sigma": case["sigma"], "cap": most, "min_score": least}
+    if not case["use_soft_nms"]:  # scores above the threshold become 0
+        how |= {"sigma": 1e-6, "t1": case["iou_threshold"], "t2": case["iou_threshold"]}
     taken, found = soft_nms(clip, start, end, scores.astype(float), **how)
     best = np.argsort(-found, kind="stable")[:most]
     taken, found = taken[best], found[best]

@@ -7,17 +7,24 @@ import json
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from faults.scenarios import TCN
+from published import golden_state
 
 from klassify.cli import main
-from klassify.commands.predict import describe, find_videos
+from klassify.commands.predict import EXAMPLE, describe, find_videos
 from klassify.errors import KlassifyError
+from klassify.features import avhubert_extraction
+from klassify.features.lips import LipsRow
 from klassify.features.mouth.kind import MouthRow
 from klassify.metrics.decisions import Cost
+from klassify.models.auvire import AuViRe
+from klassify.models.weights.load import save_weights
 from klassify.prediction import answer, predict
 from klassify.prediction.answer import Prediction
 from klassify.prediction.predict import needed_kinds
@@ -132,6 +139,41 @@ def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, ca
         )
         told = capsys.readouterr().err
         assert said in told and f"where: {tmp_path / name}" in told
+
+
+def test_avhubert_features_of_raw_videos(tmp_path, monkeypatch, capsys):
+    """With the given weights, from the crops of the clip; without, a refusal before any work."""
+    tiny = {"name": "av-hubert-base", "dim": 64, "layers": 2, "heads": 4, "hidden": 128}
+    monkeypatch.setattr(avhubert_extraction, "ARCHITECTURE", tiny)
+    torch.save({"model": golden_state("avhubert"), "cfg": {}}, tmp_path / "base.pt")
+    sizes = {"in_dim": 64, "d_model": 4, "length": 32, "kernel": 3}
+    config = {
+        "model": {"class_path": "klassify.models.auvire.AuViRe", "init_args": sizes},
+        "data": {
+            "class_path": "klassify.data.auvire.AuViReFrames",
+            "init_args": {"length": 32, "stride": 16},
+        },
+    }
+    folder = tmp_path / "detector"
+    detector = make_detector(folder, config, tasks=("task1",))
+    save_weights(AuViRe(**sizes), folder / "one/model.safetensors")
+    detector.systems["one"]["hash"] = system_hash(folder / "one")
+    answers = {"answers": detector.answers, "systems": detector.systems}
+    (folder / DETECTOR).write_text(yaml.safe_dump(answers))
+    clip = tmp_path / "clip.mp4"
+    clip.symlink_to(EXAMPLE)
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
+    crops = [cv2.imencode(".jpg", picture)[1].tobytes()] * 50
+    row = LipsRow("000000.mp4", 25.0, crops, np.ones(50, bool))
+    monkeypatch.setattr(predict, "rows_in_order", lambda made, media, files: iter([row]))
+    words = ["predict", clip, "--detector", folder, "--out", tmp_path / "out", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 2
+    assert "--avhubert base_lrs3_iter4.pt" in capsys.readouterr().err
+    words += ["--avhubert", tmp_path / "base.pt", "--no-timeline"]
+    assert main([str(word) for word in words]) == 0
+    (answer_of,) = (tmp_path / "out").glob("*.json")
+    written = json.loads(answer_of.read_text())
+    assert 0 < written["probability"] < 1 and "one" not in written["reasons"]
 
 
 def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypatch):
