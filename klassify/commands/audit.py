@@ -76,7 +76,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify audit`."""
     frame = data_list.read_list(args.list, segments=True)
     split = args.list.stem.removesuffix("_labels")
     shortcuts.labels_of(split, frame)  # what lacks them is refused before clips are decoded

@@ -64,7 +64,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify compare`."""
     from klassify.report import page
     from klassify.report.comparison import compare
     from klassify.report.summary import changes, earlier

@@ -39,7 +39,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify demo`."""
     from klassify.corpus.plan import SIZES
     from klassify.demo.plan import folder_name, planned
 

@@ -39,7 +39,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify ledger`."""
     if args.leaderboard is not None:
         if not args.id:
             raise KlassifyError(

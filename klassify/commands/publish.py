@@ -21,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify publish`."""
     from klassify.prediction.publish import publish
 
     print(publish(args.detector, args.out, split=args.split))

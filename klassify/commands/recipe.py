@@ -21,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `klassify recipe`."""
     target = args.folder / "recipes"
     if target.exists():
         raise KlassifyError("There are recipes already.", where=target, fix="name another folder")

@@ -28,30 +28,28 @@ def row_numbers(offsets: np.ndarray, clips: np.ndarray) -> np.ndarray:
     )
 
 
-def top_rows(
-    scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE
-) -> tuple[np.ndarray, np.ndarray]:
-    """The frames with the highest scores of each clip, a `share` of them, rounded down, and at
+def top_rows(scores: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The frames with the highest scores of each clip, TOP_SHARE of them, rounded down, and at
     least one.
 
     Returns their positions in scores (F,), clip after clip and best first, the earlier one of equal
     scores, and offsets (n + 1,) of the clips among these.
     """
-    kept = n_top(np.diff(offsets), share)
-    rows = np.flatnonzero(is_top(scores, offsets, share))
+    kept = n_top(np.diff(offsets))
+    rows = np.flatnonzero(is_top(scores, offsets))
     owner = np.repeat(np.arange(len(kept)), kept)
     return rows[np.lexsort((-scores[rows], owner))], row_offsets(kept)
 
 
-def n_top(counts: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
+def n_top(counts: np.ndarray) -> np.ndarray:
     """How many frames `top_rows` takes of clips of `counts` (n,) frames."""
-    return np.where(counts > 0, np.maximum((counts * share + 1e-9).astype(np.int64), 1), 0)
+    return np.where(counts > 0, np.maximum((counts * TOP_SHARE + 1e-9).astype(np.int64), 1), 0)
 
 
-def is_top(scores: np.ndarray, offsets: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
+def is_top(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """(F,) bool: the frames that `top_rows` takes."""
     counts = np.diff(offsets)
-    kept = n_top(counts, share)
+    kept = n_top(counts)
     lowest = np.empty(len(counts), scores.dtype)  # of those taken
     # clips of the same number of frames are the rows of one array, of which a partition finds the
     # k-th highest without sorting

@@ -50,7 +50,7 @@ class Proposals:
         counts = np.bincount(clip[order], minlength=len(files))
         return cls(np.asarray(files, dtype=object), row_offsets(counts), rows)
 
-    def select(self, files: np.ndarray, *, where: object = None) -> Proposals:
+    def select(self, files: np.ndarray) -> Proposals:
         """The proposals of `files`, in their order; other clips are left out.
 
         Raises KlassifyError that counts and names the clips without an entry.
@@ -62,7 +62,6 @@ class Proposals:
         if missing:
             raise KlassifyError(
                 f"{len(missing)} of {len(files)} clips have no entry: {first_few(missing)}.",
-                where=where,
                 fix=f"names must equal those of the list, extension included; {PLACEHOLDER}",
             )
         return self.take(np.fromiter((place[name] for name in files), np.int64, len(files)))

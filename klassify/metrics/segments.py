@@ -243,16 +243,12 @@ def _published_average_precision(rank: np.ndarray, n_proposals: int, n_segments:
     return float(np.cumsum([sums[k] + sums[k + 4] for k in range(4)], dtype=np.float32)[-1])
 
 
-def score_task2(
-    proposals: Proposals, truth: Truth, mode: str = "official", *, where: object = None
-) -> Task2Result:
+def score_task2(proposals: Proposals, truth: Truth, mode: str = "official") -> Task2Result:
     """AP, AR and Score of proposals against the truth; see `match` for the arguments and errors."""
-    return match(proposals, truth, mode, where=where).score()
+    return match(proposals, truth, mode).score()
 
 
-def match(
-    proposals: Proposals, truth: Truth, mode: str = "official", *, where: object = None
-) -> Matches:
+def match(proposals: Proposals, truth: Truth, mode: str = "official") -> Matches:
     """Match proposals to fake segments, each at most once.
 
     official: segments in the order of the truth; each takes the first free proposal in file order
@@ -260,14 +256,13 @@ def match(
     proposals overlaps it. textbook: proposals by descending score; each takes the free segment it
     overlaps most, at or above the threshold. A segment is recalled if its proposal is among the N
     best of its clip. Equal scores rank in the order of clips, then rows. Clips of `proposals` that
-    `truth` lacks are ignored. where: names the proposals in errors. Raises KlassifyError for a clip
-    without an entry.
+    `truth` lacks are ignored. Raises KlassifyError for a clip without an entry.
     """
     if mode not in MODES:
         raise KlassifyError(f"There is no mode {mode!r}; there are {', '.join(MODES)}.")
     if not len(truth.files):
-        raise KlassifyError("There are no labelled clips to evaluate on.", where=where)
-    proposals = proposals.select(truth.files, where=where)
+        raise KlassifyError("There are no labelled clips to evaluate on.")
+    proposals = proposals.select(truth.files)
     if mode == "textbook":
         proposals = proposals.by_score()
     clip_of = np.repeat(np.arange(len(truth.files)), np.diff(truth.offsets))
