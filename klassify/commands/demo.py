@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = given.pop("jobs", "") or str(len(os.sched_getaffinity(0)))
     if not jobs.isdecimal() or not (cores := int(jobs)):
         raise KlassifyError(f"jobs={jobs} is not a whole number of at least 1.")
-    _enter_checkout()
+    moved = _enter_checkout()
     # where the recipes' commands find `klassify` and its processes one thread each
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     folders = {recipe: Path("exp", name, recipe, below) for recipe in recipes}
     media = Path(given.get("root") or f"media/{name}")
     _carry_out(steps, folders, name, media, cores, verbose)
+    if moved:
+        print(f"  all of it   in {CHECKOUT}/: cd {CHECKOUT}")
     return 0
 
 
@@ -105,7 +107,7 @@ def _carry_out(
         "report": f"{steps[-1].out}/testA/report.html",
         "submission": f"submissions/{folders[first].relative_to('exp')}/testA/submission.zip",
         "logs": f"{logs}/",
-        "predict": f"{_program()} predict {clip} --video",
+        "predict": f"{_program()} predict {clip} --video{_detector(folders[first], name)}",
     }
     n_sources = len(set(sources_of(clips)))
     print(ending(folders, len(clips), n_sources, teller.passed, paths))
@@ -118,6 +120,11 @@ def _program() -> str:
     return "klassify"
 
 
+def _detector(folder: Path, name: str) -> str:
+    """The option that names a detector which predict would not choose by itself."""
+    return "" if name == "demo" and folder.name == "klassify" else f" --detector {folder}"
+
+
 def _variables(words: Sequence[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     if wrong := [word for word, (name, equals, _) in zip(words, pairs) if not (name and equals)]:
@@ -125,10 +132,11 @@ def _variables(words: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _enter_checkout() -> None:
-    """Go to where the recipes are: here, or a copy of the package's in klassify-demo/."""
+def _enter_checkout() -> bool:
+    """Go to where the recipes are; whether that is a copy of the package's in klassify-demo/."""
     if Path("recipes/common.sh").exists():
-        return
+        return False
     copy_recipes(CHECKOUT)
     print(f"working in {CHECKOUT}/, with a copy of the recipes", flush=True)
     os.chdir(CHECKOUT)
+    return True

@@ -42,7 +42,7 @@ from klassify.media.flow import damage_limit, refusing_damage
 from klassify.prediction.answer import Prediction
 from klassify.prediction.predict import avhubert_of, lmm_of, needed_kinds, predict
 from klassify.settings import settings_hash
-from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
+from klassify.systems.detector import DETECTOR, DetectorFile, on_generated_corpus, read_detector
 from klassify.systems.operating import RATES
 
 DEMOS = ("demo-large", "demo", "demo-small", "demo-tiny")
@@ -213,8 +213,9 @@ def trained_or_packaged(exp: Path, recipe: str) -> Path:
 def find_detector(exp: Path, recipe: str) -> Path:
     """The detector.yaml of a recipe, of a real data set before the generated corpus."""
     others = sorted(path.name for path in exp.iterdir() if path.is_dir()) if exp.is_dir() else []
-    real = [name for name in (*datasets.known(), *others) if name not in DEMOS]
-    for name in dict.fromkeys((*real, *DEMOS)):
+    names = (*datasets.known(), *others)
+    real = [name for name in names if not on_generated_corpus(exp / name / recipe)]
+    for name in dict.fromkeys((*real, *DEMOS, *others)):
         if (path := exp / name / recipe / DETECTOR).exists():
             return path
     raise KlassifyError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -32,6 +33,7 @@ TRAINING_FILES = (
     *("training.json", SYSTEM),
 )
 LAST_LINES = 12
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def run(
@@ -39,20 +41,19 @@ def run(
     cores: int,
     logs: Path | None,
     finished: Callable[[Step, float], None],
-    waiting: Callable[[], None],
+    waiting: Callable[[Sequence[Step]], None],
 ) -> None:
     """Run all steps, the most urgent first, at most `cores` at a time.
 
     logs: a folder for what the commands print; None lets them print here. finished: called with
-    each finished step and its CPU seconds. waiting: called about once a second.
+    each finished step and its CPU seconds. waiting: called about once a second with those that run.
     KlassifyError, once the running steps have ended, for a step that fails.
     """
     open_steps = {step.number: step for step in steps}
     running: dict[Future, Step] = {}
     failed: list[tuple[Step, int]] = []
     context = multiprocessing.get_context("spawn")
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(cores, context, signal.signal, ignore) as pool:
+    with ProcessPoolExecutor(cores, context, _begin, (os.getpid(),)) as pool:
         try:
             while running or (open_steps and not failed):
                 while not failed and (step := _next(open_steps, running, cores)):
@@ -72,7 +73,7 @@ def run(
                             )
                     else:
                         finished(step, seconds)
-                waiting()
+                waiting(list(running.values()))
         except BrokenProcessPool:
             raise KlassifyError(
                 "A process of the demo was killed; perhaps the memory did not suffice.",
@@ -107,6 +108,15 @@ def log_name(step: Step) -> str:
     """The name of the file that holds what a step printed."""
     name = "-".join(filter(None, (step.command, step.recipe, step.out and step.out.name)))
     return f"{step.number:03d}-{name}.log"
+
+
+def _begin(parent: int) -> None:
+    """Prepare a worker process: it leaves interruptions to its parent, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a parent that is killed cannot end it; only Linux has this
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 def _work(step: Step, logs: Path | None) -> tuple[int, float]:

@@ -30,7 +30,13 @@ ROWS = {
     ],
     "fused": [("third recipe: both", "stack", "spans")],
 }
-UNTRAINED = "The LMM of the multi-branch system is an untrained stand-in here."
+UNTRAINED = """\
+The LMM of the multi-branch system is an untrained stand-in. Left out for their time: its picture
+branch for Task 1, visual_clip, which stays at chance, and lips_mil, which adds nothing to the
+third recipe."""
+# what to read: in a checkout, and beside recipes that were copied out of an installed package
+PAGES = "docs/first-hour.md; docs/your-data.md for videos of your own"
+ELSEWHERE = "klassify lists --help for videos of your own; results: recipes/klassify/RESULTS.md"
 QUIET_S = 60.0  # a log gets a line after so long without one
 
 
@@ -40,6 +46,7 @@ class Teller:
     def __init__(self, steps: Sequence[Step], cores: int, folders: Mapping[str, Path]):
         self.steps, self.cores, self.folders = steps, cores, folders
         self.left = {step.number: step for step in steps}
+        self.running: Sequence[Step] = ()
         self.stages = list(dict.fromkeys(map(stage_of, steps)))
         self.stage = ""
         self.began = self.spoke = time.monotonic()
@@ -57,6 +64,9 @@ class Teller:
         passed = self.cores * self.passed
         # the first steps say little about this machine, and those of an earlier run nothing
         pace = max(passed / done, 0.5) if done > 0.1 * (done + left) else 1.0
+        # but no more is done than what has begun
+        begun = done + sum(step.seconds for step in self.running if step.number in self.left)
+        pace = max(pace, passed / begun) if begun else pace
         minutes = left * pace / self.cores / 60
         return "less than a minute left" if minutes < 1 else f"about {minutes:.0f} min left"
 
@@ -71,8 +81,9 @@ class Teller:
             self.say("KLASSify on testA, [95 % interval]:")
             print(f"{table}\n", flush=True)
 
-    def waiting(self) -> None:
+    def waiting(self, running: Sequence[Step] = ()) -> None:
         """Show the stage and the time left: on one line of a terminal, in a log once a minute."""
+        self.running = running
         stage = next(
             (name for name in self.stages if name in map(stage_of, self.left.values())), ""
         )
@@ -208,6 +219,6 @@ def ending(
         f"  try         {paths['predict']}",
         f"  submission  {paths['submission']} (accepted by the checker; NOT FOR UPLOAD)",
         f"  logs        {paths['logs']}",
-        "  next        docs/first-hour.md; docs/your-data.md for videos of your own",
+        f"  next        {PAGES if Path('docs/your-data.md').exists() else ELSEWHERE}",
     ]
     return "\n".join(lines)

@@ -63,4 +63,4 @@ def test_the_last_message_says_what_to_do_next(folders):
     assert text.startswith("Done in 8:05 min. testA: 96 generated clips of 24 sources.")
     assert all(path in text for path in paths.values())
     assert "nothing about real videos" in text and "NOT FOR UPLOAD" in text
-    assert "untrained stand-in" in text  # of the multi-branch system
+    assert "untrained stand-in" in text and "Left out" in text
