@@ -14,16 +14,16 @@ from klassify.errors import KlassifyError
 
 # the recipe whose table comes first
 FIRST = "klassify"
-# CPU seconds at size=default, for the order of work and the time left: of commands, of trainings
+# CPU seconds at size=default, for the order of work and the time left: of commands (`extract`: of
+# all splits), of trainings
 SECONDS = {
     "corpus": 228.0,
-    "extract": 50.0,
-    "extract lmm": 8.0,
-    "extract lips": 55.0,
-    "extract embedding": 4.0,
+    "extract": 150.0,
+    "extract lmm": 24.0,
+    "extract lips": 160.0,
+    "extract embedding": 12.0,
     "score": 2.0,
     "score visual": 50.0,
-    "score visual_clip": 12.0,
     "tune": 4.0,
     "evaluate": 4.0,
     "package": 4.0,
@@ -39,9 +39,7 @@ TRAINING_SECONDS = {
     "ps": 90.0,
     "ps_clip": 90.0,
     "visual": 90.0,
-    "visual_clip": 110.0,
     "audio_mil": 50.0,
-    "lips_mil": 170.0,
     "splice_audio": 35.0,
     "splice_lips": 85.0,
     "sync": 12.0,
@@ -165,6 +163,7 @@ class _Plan:
         self.trainings: dict[tuple[str, ...], Step] = {}
         self.inputs: dict[str, list[str]] = {}
         self.share = sum(clips) / sum(usual)
+        self.part = {split: count / sum(clips) for split, count in zip(SPLITS, clips)}
 
     def add(self, recipe: str, part: int, commands: Iterable[tuple[int, tuple[str, ...]]]) -> None:
         """Add commands that are not planned yet."""
@@ -183,14 +182,14 @@ class _Plan:
         for step in self.steps:
             if _without(step.words, "--jobs") == plain:
                 step.words = (*step.words, "--lips", _option(words, "--lips"))
-                step.seconds = self.share * _seconds(step.words)
+                step.seconds = self._seconds(step.words)
                 return True
         return False
 
     def _append(self, recipe: str, stage: int, part: int, words: tuple[str, ...]) -> None:
         cores = int(_option(words, "--jobs") or 1)
         step = Step(len(self.steps), words, recipe, stage, part, self._needed(words), cores)
-        step.seconds = self.share * _seconds(words)
+        step.seconds = self._seconds(words)
         if like := self._like(step):
             step.like, step.seconds = like.out, OTHER_SECONDS
             step.after.add(like.number)
@@ -198,6 +197,21 @@ class _Plan:
         if step.out and words[0] in ("calibrate", "fuse", "localise"):
             out = str(step.out)
             self.inputs[out] = [word for word in words[1:] if _is_system(word) and word != out]
+
+    def _seconds(self, words: Sequence[str]) -> float:
+        command = words[0]
+        if command == "train":
+            return self.share * TRAINING_SECONDS.get(Path(words[1]).stem, 60.0)
+        if command == "extract":
+            kind = "lips" if "--lips" in words else _option(words, "--kind")
+            of_all = SECONDS[f"extract {kind}" if kind else command]
+            return self.share * self.part[Path(_option(words, "--list")).stem] * of_all
+        names = [Path(word).name for word in words[1:] if _is_system(word)]
+        if command == "score":
+            # what is computed from scores takes no time
+            kind = f"score {names[0]}" if len(names) == 1 else "derived"
+            return self.share * SECONDS.get(kind, SECONDS["score"])
+        return self.share * SECONDS.get(command, OTHER_SECONDS)
 
     def _each(self, words: tuple[str, ...]) -> list[tuple[str, ...]]:
         """A command for each of the models that one command would score."""
@@ -271,21 +285,6 @@ class _Plan:
                 other = self.steps[number]
                 if other.part == step.part:
                     other.urgency = max(other.urgency, step.urgency)
-
-
-def _seconds(words: Sequence[str]) -> float:
-    command = words[0]
-    if command == "train":
-        return TRAINING_SECONDS.get(Path(words[1]).stem, 60.0)
-    if command == "extract":
-        kind = "lips" if "--lips" in words else _option(words, "--kind")
-        command = f"extract {kind}" if kind else command
-    names = [Path(word).name for word in words[1:] if _is_system(word)]
-    if command == "score":
-        # what is computed from scores takes no time
-        kind = f"score {names[0]}" if len(names) == 1 else "derived"
-        return SECONDS.get(kind, SECONDS["score"])
-    return SECONDS.get(command, OTHER_SECONDS)
 
 
 def _option(words: Sequence[str], name: str) -> str | None:

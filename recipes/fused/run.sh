@@ -14,8 +14,10 @@ encoders_of() {
 }
 
 # in the order of training: what reads embeddings comes after its encoders
-clip_models=(tcn w2v_aasist audio_mil lips_mil splice_audio splice_lips sync)  # the inputs of stack
-frame_models=(tcn_tags audio_frames lips_frames av_spans)                      # the inputs of spans
+frame_models=(tcn_tags audio_frames lips_frames av_spans)  # the inputs of spans
+mapfile -t clip_models < <(                                # the inputs of stack; the demo leaves out lips_mil
+  for m in tcn w2v_aasist audio_mil lips_mil splice_audio splice_lips sync; do if is_in "$m" "${reported[@]}"; then echo "$m"; fi; done
+)
 models=("${clip_models[@]}" "${frame_models[@]}")
 localisers=("${frame_models[@]}" spans)
 derived=(stack spans)

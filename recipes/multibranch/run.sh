@@ -9,7 +9,11 @@ title_1="mouth features, which say where faces are; LMM features: hidden states 
 title_2="train the branches, score val, fit the linear fusion on val_fit, tune"
 title_3="score the test splits, align, fuse, localise, write the submission and check it"
 
-models=(ps visual ps_clip visual_clip)
+# Task 1: both branches from clip labels, fused; where that is not reported, as in the demo, in which the picture stays
+# at chance, the calibrated sound
+clip_fusion=(visual_clip fused_clip)
+[[ " ${reported[*]} " == *" fused_clip "* ]] || clip_fusion=()
+models=(ps visual ps_clip "${clip_fusion[@]:0:1}")
 localisers=(ps ps_step ps_20 visual visual_no_lmm visual_constant fused fused_constant)
 derived=(fused fused_clip fused_constant)
 unscored=(vqvae stems)                          # parts of `visual`
@@ -55,6 +59,8 @@ train_all() {
       "${forced[@]}"
     is_in "$m" "${unscored[@]}" ||
       run klassify score "$exp/$m" --split val "${sources[@]}" "${reading[@]}" "${forced[@]}"
+    [ "$m" != ps_clip ] || [ ${#clip_fusion[@]} -gt 0 ] ||
+      run klassify calibrate "$exp/$m" --out "$exp/$m-platt" --labels "$lists" --label video "${forced[@]}"
   done
 }
 
@@ -78,9 +84,10 @@ localise_all() {
   done
 }
 
-# train_clip_branches: both audio branches, then visual_clip as soon as its VQ-VAE exists
+# train_clip_branches: both audio branches, then visual_clip, if it is wanted, as soon as its VQ-VAE exists
 train_clip_branches() {
   train_all ps ps_clip
+  [ ${#clip_fusion[@]} -gt 0 ] || return 0
   until [ -n "$vqvae" ] || have vqvae; do sleep 1; done
   train_all visual_clip
 }
@@ -91,13 +98,13 @@ train_systems() {
   [ -n "$system" ] || mapfile -t chosen < <(
     learnable vqvae
     if [ -e "$conf_dir/stems.yaml" ] && ! without_segments; then learnable stems; fi
-    learnable ps ps_clip visual visual_clip fused fused_clip
+    learnable ps ps_clip visual "${clip_fusion[@]:0:1}" fused "${clip_fusion[@]:1}"
   )
   if [ "$data" = demo ] && [ -z "$dry$system" ] && [ "$jobs" -gt 1 ]; then
     beside train_clip_branches                  # small models: two trainings at once, with one thread each
     train_all vqvae stems visual
     wait $!
-    train_all fused fused_clip
+    train_all fused "${clip_fusion[@]:1}"
   else
     train_all "${chosen[@]}"
   fi
@@ -106,8 +113,9 @@ train_systems() {
 
 score_systems() {
   run klassify score "${models[@]/#/$exp/}" --split "$1" "${sources[@]}" "${reading[@]}" "${forced[@]}"
-  local fused
-  mapfile -t fused < <(learnable fused fused_clip)
+  local fused calibrated_sound=(ps_clip-platt)
+  [ ${#clip_fusion[@]} = 0 ] || calibrated_sound=()
+  mapfile -t fused < <(learnable fused "${clip_fusion[@]:1}" "${calibrated_sound[@]}")
   [ ${#fused[@]} = 0 ] || run klassify score "${fused[@]/#/$exp/}" --split "$1" "${forced[@]}"
   without_segments || localise_all "$1" $(learnable ps visual fused)
 }

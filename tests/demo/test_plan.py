@@ -62,7 +62,7 @@ def test_a_step_waits_for_what_it_reads(steps):
 def test_faces_are_followed_once_for_features_and_crops(steps):
     made = [step for step in named(steps, "extract") if "--kind" not in step.words]
     assert [(step.recipe, "--lips" in step.words) for step in made] == [("klassify", True)] * 3
-    (lips,) = [s for s in named(steps, "train") if s.out == Path("exp/demo/fused/lips_mil")]
+    (lips,) = [s for s in named(steps, "train") if s.out == Path("exp/demo/fused/splice_lips")]
     assert {step.number for step in made} <= lips.after
 
 

@@ -338,6 +338,20 @@ def test_only_systems_that_read_features_wait_for_them(tmp_path, recipe, system,
     assert ("+ klassify train" in done.stdout) == (not kind)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "left_out"), [("multibranch", "visual_clip"), ("fused", "lips_mil")]
+)
+def test_the_demo_trains_what_it_leaves_out_when_asked(recipe, left_out):
+    script = ROOT / f"recipes/{recipe}/run.sh"
+    for more, there in (
+        (["data=demo"], False),
+        (["data=demo", f"system={left_out}"], True),
+        ([], True),  # at full size
+    ):
+        words = commands_of(*more, "--stage", "2", "--stop-stage", "3", script=script)
+        assert any(left_out in " ".join(command) for command in words) == there, more
+
+
 @pytest.mark.parametrize("end", ["false", "kill -INT 0; sleep 30"])
 def test_a_stage_that_fails_ends_what_runs_beside_it(tmp_path, end):
     """With the processes that it started."""
