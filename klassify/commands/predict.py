@@ -40,9 +40,9 @@ from klassify.lists import datasets
 from klassify.media.container import MediaError, media_below
 from klassify.media.flow import damage_limit, refusing_damage
 from klassify.prediction.answer import Prediction
-from klassify.prediction.predict import avhubert_of, lmm_of, needed_kinds, predict
+from klassify.prediction.predict import avhubert_of, lmm_of, load_detector, needed_kinds, predict
 from klassify.settings import settings_hash
-from klassify.systems.detector import DETECTOR, DetectorFile, on_generated_corpus, read_detector
+from klassify.systems.detector import DETECTOR, DetectorFile, on_generated_corpus
 from klassify.systems.operating import RATES
 
 DEMOS = ("demo-large", "demo", "demo-small", "demo-tiny")
@@ -60,10 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--recipe", choices=(*RECIPES, "all"), default="klassify")
     add(
         "--detector",
-        type=Path,
         action="append",
-        metavar="detector.yaml",
-        help="use this detector instead of --recipe",
+        metavar="FOLDER",
+        help="use this detector instead of --recipe: a folder, a detector.yaml, hf://owner/name",
     )
     add("--exp", type=Path, default=Path("exp"), help="folder of trained systems (default: exp)")
     add("--out", type=Path, default=Path("predictions"), help="folder for the answers")
@@ -106,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
     names = RECIPES if args.recipe == "all" else (args.recipe,)
     found = args.detector or [trained_or_packaged(args.exp, name) for name in names]
     # each once
-    detectors = list({one.folder.resolve(): one for one in map(read_detector, found)}.values())
+    detectors = list({one.folder.resolve(): one for one in map(load_detector, found)}.values())
     for detector in detectors:
         # what cannot answer is refused before another takes its time
         kinds = needed_kinds(detector)

@@ -1,10 +1,11 @@
 """Copy a trained detector into a folder that can be passed on: weights, model card, hashes.
 
-    klassify publish exp/demo/klassify --out published/demo/klassify
+    klassify publish exp/demo/klassify --out published/klassify
 
 The folder holds detector.yaml, the systems that it names (safetensors and YAML), README.md (the
 model card) and manifest.json (SHA-256 of each file): the layout of a model repository. Nothing is
-uploaded. `klassify predict --detector FOLDER` and `load_detector` read it.
+uploaded. `klassify predict --detector FOLDER` and `load_detector` read it; so they do as
+hf://owner/name once `hf upload owner/name FOLDER` has put it on the Hugging Face hub.
 """
 
 from __future__ import annotations

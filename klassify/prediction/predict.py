@@ -29,16 +29,13 @@ from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
 from klassify.media import isolated
 from klassify.models.lip_encoder import LipEncoder
-from klassify.models.weights import WEIGHTS
 from klassify.prediction.answer import Answers, Prediction, evidence_of
-from klassify.systems import experiment
-from klassify.systems.base import SYSTEM
-from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
+from klassify.prediction.hub import located
+from klassify.systems.detector import DETECTOR, PARTS, DetectorFile, read_detector
 from klassify.systems.embeddings import write_embeddings
 from klassify.systems.merged import Merged
 from klassify.systems.operating import RATES
 from klassify.systems.score import score
-from klassify.systems.scores import PROPOSALS
 from klassify.systems.system import EMBEDDING
 from klassify.systems.trained import Trained
 from klassify.untrusted import no_code_of
@@ -72,8 +69,10 @@ class Detector(DetectorFile):
 
 
 def load_detector(path: str | os.PathLike) -> Detector:
-    """Read a detector.yaml (or its folder) and check that its systems are unchanged."""
-    found = read_detector(path)
+    """Read a detector.yaml, its folder, or `hf://owner/name[@revision]` of one that was published
+    to the Hugging Face hub, and check that its systems are unchanged.
+    """
+    found = read_detector(located(path))
     return Detector(found.folder, found.answers, found.systems, found.points)
 
 
@@ -238,7 +237,7 @@ class _Work:
         self.overlay = dataclasses.replace(detector, folder=folder / "exp")
         for name in detector.systems:
             (self.overlay.folder / name).mkdir(parents=True, exist_ok=True)
-            for part in (SYSTEM, experiment.CONFIG, experiment.SETTINGS, WEIGHTS, PROPOSALS):
+            for part in PARTS:
                 if (source := detector.folder / name / part).exists():
                     (self.overlay.folder / name / part).symlink_to(source.resolve())
         self.sources = Sources(folder / "lists", folder / "media", folder / "features")

@@ -16,22 +16,19 @@ import klassify
 from klassify.errors import KlassifyError
 from klassify.evaluation.tables import with_interval
 from klassify.files import read_json_mapping, write_json, write_text
-from klassify.models.weights import WEIGHTS
 from klassify.settings import file_hash
-from klassify.systems.base import SYSTEM
 from klassify.systems.detector import (
     DETECTOR,
     GENERATED_NOTICE,
+    MANIFEST,
+    PARTS,
     DetectorFile,
     on_generated_corpus,
     read_detector,
 )
-from klassify.systems.experiment import CONFIG, ENVIRONMENT, SETTINGS
-from klassify.systems.scores import PROPOSALS
+from klassify.systems.experiment import ENVIRONMENT
 
-CARD, MANIFEST = "README.md", "manifest.json"
-# what an answer depends on; see klassify.prediction.predict
-PARTS = (SYSTEM, CONFIG, SETTINGS, WEIGHTS, PROPOSALS)
+CARD = "README.md"
 TASKS = {
     "task1": ("Task 1, AUC", "{}.tsv", "auc"),
     "task2": ("Task 2, Score", "{}.task2.tsv", "Score"),
@@ -42,20 +39,12 @@ def publish(source: Path, out: Path, *, split: str = "testA") -> Path:
     """Copy a detector with what it needs to an empty folder; returns the folder.
 
     source: a detector.yaml or its folder. split: whose evaluation, if there is one beside the
-    systems, the model card quotes. The notice about generated clips follows the folder's path
-    (on_generated_corpus), so such a detector goes below a folder named demo.
+    systems, the model card quotes. The manifest records whether it is of generated clips, so that
+    its answers are marked as such wherever it goes (on_generated_corpus).
     """
     detector = read_detector(source)
     if out.exists() and any(out.iterdir()):
         raise KlassifyError("This folder is not empty.", where=out, fix="name a new one")
-    generated = on_generated_corpus(detector.folder)
-    if generated and not on_generated_corpus(out):
-        raise KlassifyError(
-            "A detector of generated clips is kept below a folder named demo, where its answers are"
-            " marked as such.",
-            where=out,
-            fix=f"--out {out.parent / 'demo' / out.name}",
-        )
     out.mkdir(parents=True, exist_ok=True)
     names = [DETECTOR, *_files(detector)]
     for name in names:
@@ -63,7 +52,8 @@ def publish(source: Path, out: Path, *, split: str = "testA") -> Path:
         shutil.copyfile(detector.folder / name, out / name)
     write_text(out / CARD, card(detector, split))
     hashes = {name: file_hash(out / name) for name in [CARD, *names]}
-    write_json(out / MANIFEST, {"klassify": klassify.__version__, "sha256": hashes})
+    generated = {"generated_corpus": True} if on_generated_corpus(detector.folder) else {}
+    write_json(out / MANIFEST, {"klassify": klassify.__version__, **generated, "sha256": hashes})
     read_detector(out)
     return out
 
@@ -98,7 +88,8 @@ def card(detector: DetectorFile, split: str) -> str:
             *([f"**{GENERATED_NOTICE}**", ""] if generated else []),
             f"Answers {answers}. Trained with klassify {klassify.__version__}"
             f"{_commit(detector)}; read it with",
-            '`klassify predict clip.mp4 --detector FOLDER` or `klassify.load_detector("FOLDER")`.',
+            '`klassify predict clip.mp4 --detector FOLDER` or `klassify.load_detector("FOLDER")`,',
+            "where FOLDER may be `hf://owner/name` of a repository on the Hugging Face hub.",
             "",
             "| system | kind | modality | learned from |",
             "|---|---|---|---|",

@@ -15,14 +15,19 @@ import yaml
 from klassify.errors import KlassifyError
 from klassify.files import read_json_mapping, read_yaml, write_text
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
+from klassify.models.weights import WEIGHTS
 from klassify.settings import already_done, file_hash
 from klassify.systems import operating
-from klassify.systems.base import System
+from klassify.systems.base import SYSTEM, System
+from klassify.systems.experiment import CONFIG, SETTINGS
 from klassify.systems.scores import PROPOSALS
 from klassify.systems.system import load_systems
 from klassify.untrusted import refuse_cut
 
 DETECTOR = "detector.yaml"
+MANIFEST = "manifest.json"  # of a published detector: hashes of its files
+# of a system: what an answer depends on
+PARTS = (SYSTEM, CONFIG, SETTINGS, WEIGHTS, PROPOSALS)
 TASKS = ("task1", "task2")
 OPERATING_POINTS = "operating_points"  # the key of what may be absent
 ENTRY = {"kind": str, "modality": str, "supervision": str, "hash": str, "inputs": list}
@@ -33,8 +38,13 @@ GENERATED_NOTICE = (
 
 
 def on_generated_corpus(recipe: Path) -> bool:
-    """Whether a recipe's folder, or that of a seed below it, is of the generated corpus."""
+    """Whether a recipe's folder, that of a seed below it, or a published detector is of the
+    generated corpus.
+    """
     place = Path(os.path.abspath(recipe))
+    manifest = place / MANIFEST
+    if manifest.exists() and read_json_mapping(manifest).get("generated_corpus"):
+        return True
     top = place.parent if place.name.startswith("seed-") else place
     return top.parent.name.split("-")[0] == "demo"
 

@@ -74,6 +74,8 @@ class TrainSettings:
         log_every: look at the loss every so many steps, whether it is a number and, once a minute,
             to print it. A GPU is waited for then, and in no other step.
         checkpoint_steps: besides each epoch's end, save the state every so many steps; 0: never.
+        logger: also log the metrics of metrics.csv, with the settings of the run, to `tensorboard`
+            or `wandb` (Weights & Biases; extras of these names). Not recorded in config.yaml.
         find_unused_parameters: with several devices, look in each step for parameters that take no
             part in it. Slower; needed where a trained parameter is not used in every step, which
             an error then says.
@@ -103,6 +105,7 @@ class TrainSettings:
     compile: bool = False
     log_every: int = 50
     checkpoint_steps: int = 0
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
     find_unused_parameters: bool = False
 
     def __post_init__(self) -> None:
@@ -164,6 +167,7 @@ def load_experiment(
     with _valid(path):
         namespace = parser.parse_object(content)
         resolved = json.loads(parser.dump(namespace, format="json", skip_none=False))
+        del resolved["train"]["logger"]  # which says nothing about the system
         seed_everything(seed)
         built = parser.instantiate_classes(namespace)
         built.data.check_model(built.model)

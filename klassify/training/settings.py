@@ -18,6 +18,7 @@ from klassify.settings import already_done, file_hash
 from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import METRICS, SETTINGS, STATE, Experiment, TrainSettings
 from klassify.systems.system import load_system
+from klassify.training.loggers import TENSORBOARD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +158,8 @@ def clear(folder: Path) -> None:
     """Remove a training and its scores; the mark of a complete one goes first."""
     for name in (RESULT, SYSTEM, STATE, METRICS, WEIGHTS, SETTINGS):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "scores", ignore_errors=True)
+    for name in ("scores", TENSORBOARD):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def is_finished(folder: Path, settings: dict[str, Any]) -> bool:

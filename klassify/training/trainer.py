@@ -37,6 +37,7 @@ from klassify.systems.experiment import (
 )
 from klassify.training import memory_check
 from klassify.training.epoch_order import EpochBatches, group_size
+from klassify.training.loggers import Logger, check_logger, logger_of
 from klassify.training.ranks import ALONE, Ranks
 from klassify.training.settings import (
     clear,
@@ -114,6 +115,7 @@ class Trainer:
 
     def __init__(self, training: Training, out: Path, limit: int | None = None):
         experiment, fabric, ranks = training.experiment, training.fabric, training.ranks
+        check_logger(experiment.train.logger)
         self.settings, self.seed, self.workers = experiment.train, training.seed, training.workers
         self.out, self.fabric, self.ranks, self.limit = out, fabric, ranks, limit
         if self.settings.monitor == "auc" and experiment.data.scale == "none":
@@ -139,6 +141,8 @@ class Trainer:
         self.state: dict[str, Any] = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "history": []}
         self.state |= {"best": -math.inf, "best_epoch": -1}
         self.failed: dict[str, str] = {}
+        self.resolved = experiment.resolved | {"seed": training.seed}
+        self.logger = Logger()
 
     def _read(self, experiment: Experiment, sources: Sources) -> tuple[Examples, Sources]:
         """The training examples, and sources with a reader of the validation clips.
@@ -239,11 +243,14 @@ class Trainer:
         self._check_memory()
         if not self._resume():
             seed_everything(seed_of_rank(self.seed, self.ranks.rank))
+        if self.ranks.is_first and not self.limit:
+            self.logger = logger_of(self.settings.logger, self.out, self.resolved, self.state)
         epochs = self._epochs()
         started = time.monotonic()
         while self.state["epoch"] < epochs and not self._out_of_patience():
             loss = self._train_epoch()
             self._end_epoch(loss, time.monotonic() - started)
+        self.logger.close()
         if self.ranks.is_first:
             result = write_result(self.out, self.data, self.supervision, self.state, self.failed)
             self._say(result)
@@ -331,6 +338,7 @@ class Trainer:
         better = value > self.state["best"]
         if better:
             self.state |= {"best": value, "best_epoch": epoch - 1}
+        self.logger.log(row)  # before the state, so that no row is lost
         self._keep(better)
         self._say(
             f"epoch {epoch} train_loss {loss:.4f} {shown(row)}{' *' if better else ''}"
