@@ -89,11 +89,12 @@ class Teller:
         )
         if stage and stage != self.stage:
             self.stage = stage
-            self.say(f"stage {self.stages.index(stage) + 1} of {len(self.stages)}: {stage}")
+            self.say(self._where())
         elif self.is_terminal and self.left:
             print(f"\r{self._line()}", end="", flush=True)
         elif time.monotonic() - self.spoke > QUIET_S and self.left:
-            self.say(f"{len(self.steps) - len(self.left)} of {len(self.steps)} commands done")
+            done = len(self.steps) - len(self.left)
+            self.say(f"{self._where()}, {done} of {len(self.steps)} commands done")
 
     def say(self, text: str) -> None:
         """One line with the clock before it and the time left behind it."""
@@ -101,11 +102,16 @@ class Teller:
         start = "\r" + " " * 78 + "\r" if self.is_terminal else ""
         print(f"{start}{in_minutes(self.passed):>6}  {text} ({self.minutes_left()})", flush=True)
 
+    def _where(self) -> str:
+        number = self.stages.index(self.stage) + 1
+        return f"stage {number} of {len(self.stages)}: {self.stage}"
+
     def _line(self) -> str:
         done = len(self.steps) - len(self.left)
         filled = round(20 * done / len(self.steps))
         bar = "#" * filled + "." * (20 - filled)
-        return f"{in_minutes(self.passed):>6}  [{bar}] {self.stage}, {self.minutes_left()}   "[:78]
+        line = f"{in_minutes(self.passed):>6}  [{bar}] {self._where()}, {self.minutes_left()}"
+        return line[:78].ljust(78)
 
     def _model(self, step: Step) -> str:
         record = read_json_mapping(step.out / "training.json")

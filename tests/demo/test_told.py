@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from places import ROOT, copy_recipes
 
 from klassify.demo import told
+from klassify.demo.plan import Step
 
 
 @pytest.fixture
@@ -64,3 +69,35 @@ def test_the_last_message_says_what_to_do_next(folders):
     assert all(path in text for path in paths.values())
     assert "nothing about real videos" in text and "NOT FOR UPLOAD" in text
     assert "untrained stand-in" in text and "Left out" in text
+
+
+def test_each_line_has_the_clock_the_stage_and_what_is_left(capsys, monkeypatch):
+    clips = Step(0, ("corpus",), "klassify", 0, 0, set(), 2, 60.0)
+    models = Step(1, ("ledger",), "klassify", 2, 0, {0}, 1, 240.0)
+    teller = told.Teller([clips, models], 2, {})
+    monkeypatch.setattr(teller, "began", teller.began - 125)
+    teller.waiting([clips])
+    monkeypatch.setattr(teller, "spoke", teller.spoke - 61)
+    teller.waiting([clips])
+    teller.finished(clips)
+    monkeypatch.setattr(teller, "began", teller.began + 125 - 30)
+    teller.waiting([models])
+    # 250 CPU seconds have not finished 60: at best 240 more take 4.2 times as long
+    assert capsys.readouterr().out.splitlines() == [
+        "  2:05  stage 1 of 2: clips (about 10 min left)",
+        "  2:05  stage 1 of 2: clips, 0 of 2 commands done (about 10 min left)",
+        "  0:30  stage 2 of 2: KLASSify: training (about 2 min left)",
+    ]
+    assert len(teller._line()) == 78
+
+
+def test_the_pages_to_read_next_exist(folders, monkeypatch, tmp_path):
+    paths = dict.fromkeys(("report", "submission", "logs", "predict"), "")
+    monkeypatch.chdir(ROOT)
+    last = told.ending(folders, 96, 24, 485.0, paths).splitlines()[-1]
+    named = re.findall(r"docs/[a-z-]+[.]md", last)
+    assert named and all((ROOT / name).exists() for name in named)
+    copy_recipes(tmp_path / "copied")
+    monkeypatch.chdir(tmp_path / "copied")
+    last = told.ending(folders, 96, 24, 485.0, paths).splitlines()[-1]
+    assert "docs/" not in last and Path(re.search(r"recipes/\S+", last)[0]).exists()
