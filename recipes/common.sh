@@ -57,7 +57,10 @@ known_data() {
   # shellcheck disable=SC2086  # a list of words
   guess=$(closest "$1" $datasets)
   for name in $datasets; do [[ $1 != "$name"* ]] || guess=; done  # a part or a version of that data set
-  [[ $1 != demo-* ]] || guess="demo size=${1#demo-}"
+  # its folders, by the variables that name them
+  if [[ $1 =~ ^demo(-([a-z]+))?(-corpus-([0-9]+))?$ ]]; then
+    guess="demo${BASH_REMATCH[2]:+ size=${BASH_REMATCH[2]}}${BASH_REMATCH[4]:+ corpus_seed=${BASH_REMATCH[4]}}"
+  fi
   [ -z "$root" ] || [ -n "$guess" ] || [[ ! $1 =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]] || return 0
   guess=${guess:+did you mean data=$guess?}
   fail "unknown data=$1. Known: $datasets" \
