@@ -134,25 +134,27 @@ def baseline(model: nn.Module, features: Tensor) -> Tensor:
 def _crops(data: LipCrops, model: nn.Module, clip: Any) -> list[Axis]:
     cut = data.cut(clip)
     edges = pieces(len(clip.valid) * FRAME_S)
-    cells = _cells(cut[0].inputs["crops"].shape[1:]) if cut else None
 
     def without_time(hidden: np.ndarray) -> list[Window]:
         found = [_masked(window, edges, hidden, {"valid": FRAME_S}) for window in cut]
         return [one for one in found if data.unit == "frame" or one.inputs["valid"].any()]
 
-    def without_cells(hidden: np.ndarray) -> list[Window]:
-        gone = torch.from_numpy(hidden[cells])
-        found = []
-        for window in cut:
-            crops = window.inputs["crops"]
-            mean = crops.float().mean(dim=0).round().to(crops.dtype)
-            found.append(_replaced(window, {"crops": torch.where(gone, mean, crops)}))
-        return found
+    def without_squares(hidden: np.ndarray) -> list[Window]:
+        return [without_cells(window, hidden) for window in cut]
 
-    return [Axis("time", without_time, edges), Axis("picture", without_cells, names=_cell_names())]
+    squares = Axis("picture", without_squares, names=_cell_names())
+    return [Axis("time", without_time, edges), squares]
 
 
-def _cells(size: Sequence[int]) -> np.ndarray:
+def without_cells(window: Window, hidden: np.ndarray) -> Window:
+    """A window of mouth crops with squares, (CELLS^2,) bool, replaced by their means over time."""
+    crops = window.inputs["crops"]
+    mean = crops.float().mean(dim=0).round().to(crops.dtype)
+    gone = torch.from_numpy(hidden[cells_of(crops.shape[1:])])
+    return _replaced(window, {"crops": torch.where(gone, mean, crops)})
+
+
+def cells_of(size: Sequence[int]) -> np.ndarray:
     """The number of the square that each pixel of a picture lies in."""
     row, column = (np.arange(n) * CELLS // n for n in size)
     return row[:, None] * CELLS + column
@@ -214,7 +216,7 @@ def _frames(data: VisualWindows, model: nn.Module, clip: VisualClip) -> list[Axi
     mean = frames.mean(axis=0).round().astype(np.uint8)
     edges = pieces(clip.n_frames * FRAME_S)
     times = (np.arange(clip.n_frames) + 0.5) * FRAME_S
-    cells = _cells(frames.shape[1:3])
+    cells = cells_of(frames.shape[1:3])
 
     def changed(gone: np.ndarray) -> list[VisualClip]:
         held = np.where(gone[..., None], mean, frames)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from klassify.data.base import NoAnswer, Reader, Sources
 from klassify.data.mouth import MouthFeatures
@@ -22,8 +24,8 @@ from klassify.explanation.contributions import (
     Explanation,
     SystemExplanation,
 )
-from klassify.explanation.grad_cam import grad_cam
 from klassify.explanation.integrated import integrated_gradients
+from klassify.explanation.squares import occluded_squares
 from klassify.grid.frames import FRAME_S
 from klassify.models.devices import pick_device
 from klassify.scores.clip_scores import read_reasons
@@ -37,7 +39,7 @@ from klassify.systems.scores import to_probability
 from klassify.systems.stack import Stack
 from klassify.systems.trained import Trained
 
-OCCLUSION, GRADIENTS, GRAD_CAM = "occlusion", "integrated gradients", "Grad-CAM"
+OCCLUSION, GRADIENTS = "occlusion", "integrated gradients"
 BATCH = 32  # windows
 
 
@@ -213,13 +215,18 @@ def explain_model(answering: Answering, clip: Any) -> list[Contribution]:
     data, model, found = answering.data, answering.model, []
     if isinstance(data, MouthFeatures):
         return _gradients(answering, clip)
-    if (map_ := grad_cam(answering, clip)) is not None:
+    map_ = occluded_squares(answering, clip)
+    if map_ is not None:
         picture = {"frame_s": map_.frame_s, "image": map_.image}
-        found.append(Contribution("picture", GRAD_CAM, "share", map_.values, **picture))
-    wanted = {"time": not answering.of_frames, "frequency": True, "modalities": True}
-    if not isinstance(clip, VisualClip):  # its frames would all be held in memory
-        axes = axes_of(data, model, clip)
-        found += [occlusion(answering, axis) for axis in axes.values() if wanted.get(axis.over)]
+        found.append(Contribution("picture", OCCLUSION, data.scale, map_.values, **picture))
+    if isinstance(clip, VisualClip):  # its frames would all be held in memory
+        return found
+    axes = axes_of(data, model, clip)
+    pools = hasattr(model, "pooled_frames")
+    if pools and "time" in axes:
+        found.insert(0, _pooled_frames(answering, clip, axes["time"].edges[-1]))
+    wanted = {"time": not answering.of_frames and not pools, "frequency": True, "modalities": True}
+    found += [occlusion(answering, axis) for axis in axes.values() if wanted.get(axis.over)]
     return found
 
 
@@ -238,6 +245,30 @@ def _gradients(answering: Answering, clip: Any) -> list[Contribution]:
     if not answering.of_frames:
         made.insert(0, Contribution("time", values=map_.sum(axis=1), edges=edges, **how))
     return made
+
+
+def _pooled_frames(answering: Answering, clip: Any, end_s: float) -> Contribution:
+    """The log-odds of the frames that a clip model pools to its score, the highest of the windows
+    that have a frame; NaN where none does.
+    """
+    data, model = answering.data, answering.model
+    values = None
+    for window in data.cut(clip):
+        batch = {name: x.to(answering.device) for name, x in data.collate([window.inputs]).items()}
+        with torch.inference_mode():
+            logit, counts = model.pooled_frames(batch)
+        if counts is not None:
+            logit = logit.masked_fill(~counts, torch.nan)
+        of_window = logit[0].float().cpu().numpy()
+        if values is None:
+            hop_s = round((window.end_s - window.start_s) / len(of_window), 3)
+            values = np.full(math.ceil(end_s / hop_s - 1e-6), np.nan)
+            middles = (np.arange(len(values)) + 0.5) * hop_s
+        place = np.floor((middles - window.start_s) / hop_s + 1e-6).astype(int)
+        inside = (place >= 0) & (place < len(of_window))
+        values[inside] = np.fmax(values[inside], of_window[place[inside]])
+    edges = np.append(np.arange(len(values)) * hop_s, end_s)
+    return Contribution("time", FRAME_SCORES, data.scale, values, edges)
 
 
 def occlusion(answering: Answering, axis: Axis) -> Contribution:

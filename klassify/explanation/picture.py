@@ -179,17 +179,20 @@ def _heat(system: SystemExplanation, one: Contribution, panel: Any) -> None:
     image = one.image
     rows, columns = image.shape[:2]
     panel.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255)
+    limit = max(float(np.abs(one.values).max()), 1e-9)
     panel.imshow(
         one.values,
         extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
-        cmap="inferno",
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
         alpha=0.45,
         interpolation="bilinear",
     )
     panel.set_xticks([])
     panel.set_yticks([])
     panel.set_xlabel(f"frame at {one.frame_s:.2f} s", fontsize=7)
-    _title(panel, system, one.method)
+    _title(panel, system, f"picture, {one.method} (red: fake)")
 
 
 def _thumbnails(images: list[np.ndarray], times: list[float], panel: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_data import jpeg
 from torch import nn
-from visual_model import SMALL, small
+from visual_model import small
 
 from klassify.data.audio import AudioClips
 from klassify.data.av_embeddings import AVEmbeddings, Stream
@@ -13,14 +13,15 @@ from klassify.data.lips import LipCrops, LipFrames
 from klassify.data.mouth import MouthFeatures
 from klassify.data.sync import SyncEmbeddings
 from klassify.data.visual import VisualClip, VisualWindows
-from klassify.explanation import grad_cam as cam
 from klassify.explanation.answering import Answering
-from klassify.explanation.axes import BANDS_HZ, axes_of
+from klassify.explanation.axes import BANDS_HZ, CELLS, axes_of
+from klassify.explanation.contributions import FRAME_SCORES
 from klassify.explanation.explain import explain_model
 from klassify.explanation.faithfulness import curves
 from klassify.features.lips import LipsRow
 from klassify.features.mouth.channels import FEATURES
 from klassify.models.av_spans import AVSpans
+from klassify.models.frame_head import FrameOutputs
 from klassify.models.lip_encoder import LipEncoder
 from klassify.models.lips import LipFrameModel, LipMIL
 from klassify.models.sync import Sync
@@ -127,22 +128,34 @@ def test_frames_without_a_face_are_what_crops_lose():
 def test_the_picture_of_a_lip_model_has_a_map(kind, data_kind):
     torch.manual_seed(0)
     data = data_kind(window=8, stride=4)
-    answering, found = explained(kind(LipEncoder("tiny"), dim=8), data, lips_row(9, bright=(6,)))
+    clip = lips_row(9, bright=(6,))
+    answering, found = explained(kind(LipEncoder("tiny"), dim=8).eval(), data, clip)
     picture = found["picture"]
-    assert picture.values.shape == (6, 6) and picture.image.shape == (88, 88)
-    assert picture.values.min() >= 0 and picture.values.sum() == pytest.approx(1)
+    assert picture.values.shape == (CELLS, CELLS) and picture.image.shape == (88, 88)
+    assert np.abs(picture.values).max() > 0
     assert ("time" in found) == (data.unit == "clip")
 
 
-def test_a_map_is_where_what_raises_the_score_is_active():
-    layer = nn.Conv2d(1, 2, 1, bias=False)
-    layer.weight.data = torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1)
-    pictures = torch.zeros(3, 1, 6, 6)
-    pictures[1, 0, 1, 4], pictures[:, 0, 3, 2] = 5.0, -1.0
-    maps = cam._maps(layer, lambda: layer(pictures)[:, 0].sum())  # the first channel counts
-    assert np.argwhere(maps).tolist() == [[1, 1, 4]]
-    found = cam._map(maps, 2.0, np.arange(3)[:, None, None] * np.ones((3, 8, 8)))
-    assert found.frame_s == pytest.approx(2.06) and found.image[0, 0] == 1
+class SeesChange(LipMIL):
+    """Frames score by how much the upper left of the picture changes."""
+
+    def forward(self, crops, valid=None):
+        corner = crops[:, :, :11, :11].float().mean(dim=(2, 3))
+        logit = (corner - corner.mean(dim=1, keepdim=True)).abs() / 10 - 6
+        return FrameOutputs(logit, logit, logit)
+
+
+def test_squares_and_frames_that_raise_the_score_are_marked():
+    answering, found = explained(
+        SeesChange(LipEncoder("tiny"), dim=8),
+        LipCrops(window=8, stride=4),
+        lips_row(9, bright=(6,)),
+    )
+    picture, time = found["picture"], found["time"]
+    assert np.argwhere(picture.values > 0.1).tolist() == [[0, 0]]
+    assert picture.frame_s == pytest.approx(6.5 * 0.04) and picture.image.mean() > 150
+    assert time.method == FRAME_SCORES and time.values.shape == (9,)
+    assert time.values.argmax() == 6 and time.mostly() == pytest.approx((0.24, 0.28))
 
 
 def test_the_picture_of_a_visual_model_has_a_map():
@@ -152,8 +165,7 @@ def test_the_picture_of_a_visual_model_has_a_map():
     clip = VisualClip("none.mp4", 7, 32, held=frames)
     answering, found = explained(small(lmm_dims=None).eval(), data, clip)
     assert list(found) == ["picture"]
-    side = SMALL["size"] // 2 ** (1 + len(SMALL["layers"]))
-    assert found["picture"].values.shape == (side, side)
+    assert found["picture"].values.shape == (CELLS, CELLS)
     shown = [np.array_equal(found["picture"].image, frame) for frame in frames]
     assert shown.count(True) == 1 and found["picture"].frame_s == 0.04 * (shown.index(True) + 0.5)
     axes = axes_of(data, answering.model, clip)
@@ -173,7 +185,7 @@ def test_embeddings_lose_frames_and_whole_streams():
     data = SyncEmbeddings(window=16, stride=8)
     model = Sync(audio_dim=4, visual_dim=4, dim=4, hidden=4, hidden_2=4)
     found = explained(model, data, pair)[1]
-    assert list(found) == ["time"] and len(found["time"].values) == 10
+    assert list(found) == ["time"] and len(found["time"].values) == 20
     streams = {
         name: Stream(rng.normal(size=(size, 4)).astype(np.float16), np.ones(size, bool))
         for name, size in (("audio", 40), ("visual", 20))

@@ -47,7 +47,7 @@ def test_contributions_go_to_the_pieces_of_an_axis():
     axis = Axis("time", list, np.array([0, 0.75, 1.5]))
     np.testing.assert_allclose(on_axis(over_time([1, 4, 1]), axis), [2, 2])
     np.testing.assert_allclose(on_axis(over_time([1, np.nan, 4]), axis), [2 / 3, 8 / 3])
-    picture = Contribution("picture", "Grad-CAM", "share", np.eye(2))
+    picture = Contribution("picture", "occlusion", "log_odds", np.eye(2))
     cells = on_axis(picture, Axis("picture", list, names=("",) * CELLS**2)).reshape(CELLS, CELLS)
     assert cells[0, 0] == cells[-1, -1] == 1 and cells[0, -1] == cells[-1, 0] == 0
 
