@@ -350,13 +350,6 @@ class VisualWindows(FrameData):
         features = clip.lmm.at(np.arange(len(clip.lmm.frames)))
         return model.lmm_tokens(features["visual"].to(device), features["textual"].to(device))
 
-    def lmm_of_window(
-        self, model: nn.Module, clip: VisualClip, first: int, device: torch.device
-    ) -> Tensor | None:
-        """LMM tokens (1, L, D) that the window from frame `first` on takes."""
-        tokens = self._lmm_tokens(model, clip, device)
-        return None if tokens is None else tokens[self._sampled(np.array([first]), clip.lmm)]
-
     def fill(self, logits: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
         """Logits (N, 2) of windows -> (length, 2), each frame those of the window around it."""
         if not self.interpolate:
