@@ -207,6 +207,7 @@ def index(folder: Path, n_clips: int) -> None:
         place, part = Place(1, 1, k, n_parts), files[k * CHUNK : (k + 1) * CHUNK]
         columns = {"file": part, "n_samples": rng.integers(40_000, 267_200, len(part))}
         columns |= {name: [""] * len(part) for name in ("stage", "reason")}
+        columns["n_heard"] = columns["n_samples"]
         path = audio_cache.write_index(
             folder / place.name, place, columns, settings, "", f"{k:032x}"
         )

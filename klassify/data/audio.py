@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from klassify.augmentation.sets import AudioAugment, require_aligned
 from klassify.data.base import ClipData, FrameData, NoAnswer, Reader, Sources, Window, check_windows
 from klassify.errors import KlassifyError
-from klassify.features.audio_cache import NO_AUDIO, CachedClip, audio_source, open_cache, quantised
+from klassify.features.audio_cache import (
+    NO_AUDIO,
+    CachedClip,
+    audio_source,
+    heard_in,
+    open_cache,
+    quantised,
+)
 from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S, IGNORE
 from klassify.media import decoder, isolated
@@ -70,8 +77,12 @@ class AudioClips(ClipData):
         return AudioReader(sources, split, self.keep_in_memory)
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
-        """The share of each clip's duration that has sound, as its list says."""
-        return table["n_samples"].astype(float) / decoder.SAMPLE_RATE / table["duration"]
+        """The share of each clip's duration for which there is sound; where the audio cache does
+        not tell, up to the end of the sound in its list.
+        """
+        heard = table["file"].map(heard_in(sources.feature_folder("audio", split)))
+        heard = heard.astype(float).fillna(table["n_samples"].astype(float))
+        return heard / decoder.SAMPLE_RATE / table["duration"]
 
     def _wrapped(self, wave: Wave, start: int) -> Tensor:
         part = wave[start : start + self.window]

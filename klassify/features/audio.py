@@ -21,10 +21,11 @@ def extract_audio(root: Path, file: str) -> AudioRow:
     """The audio of one clip; a clip that cannot be decoded is a row with the reason."""
 
     def decoded(path: Path) -> AudioRow:
-        samples = audio_cache.to_int16(decoder.read_audio(path))
-        if not len(samples):
+        sound = decoder.decode_audio(path)
+        if not len(sound.wave):
             return AudioRow.failed(file, "audio", audio_cache.NO_AUDIO)
-        return AudioRow(file, samples)
+        samples = audio_cache.to_int16(sound.wave)
+        return AudioRow(file, samples, gaps=sound.gaps, notes=sound.notes)
 
     return attempt(AudioRow, root, file, decoded)
 

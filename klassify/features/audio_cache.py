@@ -41,8 +41,10 @@ SCHEMA = pa.schema(
         ("n_samples", pa.int32()),
         ("stage", pa.string()),
         ("reason", pa.string()),
+        ("n_heard", pa.int32()),  # samples that are not in gaps; caches made before lack it
     ]
 )
+READ = SCHEMA.remove(SCHEMA.get_field_index("n_heard"))
 
 
 def to_int16(wave: np.ndarray) -> np.ndarray:
@@ -62,12 +64,22 @@ def quantised(wave: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class AudioRow:
-    """One clip: samples (n,) int16 at 16 kHz, none where `reason` and `stage` say why."""
+    """One clip: samples (n,) int16 at 16 kHz, none where `reason` and `stage` say why.
+
+    gaps and notes: see decoder.Sound. Of the gaps only the sum of their lengths is written.
+    """
 
     file: str
     samples: np.ndarray
     reason: str = ""
     stage: str = ""
+    gaps: Sequence[tuple[int, int]] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def n_heard(self) -> int:
+        """Samples for which the file has sound."""
+        return len(self.samples) - sum(stop - start for start, stop in self.gaps)
 
     @classmethod
     def failed(cls, file: str, stage: str, reason: str) -> AudioRow:
@@ -97,6 +109,7 @@ def write_part(
             handle.write(row.samples)
     columns = {name: [getattr(row, name) for row in rows] for name in ("file", "stage", "reason")}
     columns["n_samples"] = [len(row.samples) for row in rows]
+    columns["n_heard"] = [row.n_heard for row in rows]
     size = sound_path(path).stat().st_size
     return write_index(path, place, columns, settings, inputs, digest.hexdigest(), size)
 
@@ -232,8 +245,8 @@ class AudioStore:
     def _part(self, number: int, path: Path) -> tuple[np.ndarray, ...]:
         """Keys (n, 2), part, start and length of the clips of a part, both files checked."""
         try:
-            table = read_part(path, open_part(path), SCHEMA.names)
-            if not table.schema.equals(SCHEMA):  # a flipped bit may turn texts into bytes
+            table = read_part(path, open_part(path), READ.names)
+            if not table.schema.equals(READ):  # a flipped bit may turn texts into bytes
                 raise ValueError("columns of other types")
             digest = table.schema.metadata[b"sound"].decode()
             files, reasons = table["file"].to_pylist(), table["reason"].to_pylist()
@@ -283,6 +296,17 @@ class _Sound:
     def __del__(self):
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+def heard_in(folder: str | os.PathLike) -> dict[str, int]:
+    """The samples of each clip of a cache that are not in gaps; {} of one that does not tell."""
+    found: dict[str, int] = {}
+    for path in parts_in(folder):
+        opened = open_part(path)
+        if "n_heard" in opened.schema_arrow.names:
+            columns = read_part(path, opened, ("file", "n_heard")).to_pydict()
+            found |= zip(columns["file"], columns["n_heard"])
+    return found
 
 
 def _check_sound(path: Path, digest: str, n_samples: int) -> None:

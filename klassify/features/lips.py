@@ -141,7 +141,8 @@ class LipsRow:
     """One clip: a JPEG for each frame, b"" for one without a face; valid (T,) bool, the file's own
     fps. `opened` makes pictures of the JPEGs.
 
-    A clip without crops says why: `reason` in words, `stage` (path, decode, face, worker).
+    A clip without crops says why: `reason` in words, `stage` (path, decode, face, worker). notes:
+    on damage, which are not written.
     """
 
     file: str
@@ -150,6 +151,7 @@ class LipsRow:
     valid: np.ndarray
     reason: str = ""
     stage: str = ""
+    notes: Sequence[str] = ()
 
     SCHEMA: ClassVar = schema(("crops", pa.list_(pa.binary())), ("valid", pa.list_(pa.bool_())))
     ROWS_A_GROUP: ClassVar = 4

@@ -59,6 +59,18 @@ EPS_S = 1e-6
 T = TypeVar("T")
 
 
+class Sound(NamedTuple):
+    """What decode_audio gives.
+
+    wave: float32 (n,) in [-1, 1] at 16 kHz. gaps: [start, stop) in samples of the silence where the
+    file has no sound. notes: what a user should know: concealed damage, digital silence.
+    """
+
+    wave: np.ndarray
+    gaps: Sequence[tuple[int, int]] = ()
+    notes: Sequence[str] = ()
+
+
 class _Stamp(NamedTuple):
     """The times of a packet, without its content."""
 
@@ -73,15 +85,15 @@ def read_audio(path: str | os.PathLike) -> np.ndarray:
 
     A file without audio gives an empty array, which is a normal state. Raises MediaError.
     """
-    return decode_audio(path)[0]
+    return decode_audio(path).wave
 
 
-def decode_audio(path: str | os.PathLike) -> tuple[np.ndarray, Flow | None]:
-    """The sound as read_audio gives it, and its stream; None if there is none."""
+def decode_audio(path: str | os.PathLike) -> Sound:
+    """The sound as read_audio gives it, and where there is none. Raises MediaError."""
     with opened(path) as container:
         chosen = streams_of(container)
         if chosen.audio is None:
-            return np.zeros(0, np.float32), None
+            return Sound(np.zeros(0, np.float32))
         zero = zero_of(path, chosen)
         flow, sound = Flow(path, container, chosen.audio), _Sound(path)
         seconds, held = 0.0, None
@@ -103,7 +115,10 @@ def decode_audio(path: str | os.PathLike) -> tuple[np.ndarray, Flow | None]:
     wave = sound.wave()
     if not np.isfinite(wave).all():
         raise MediaError("The audio has samples that are not finite numbers.", where=path)
-    return np.clip(wave, -1.0, 1.0, out=wave), flow
+    notes = flow.notes()
+    if len(wave) and not wave.any():
+        notes.append("The sound is digital silence.")
+    return Sound(np.clip(wave, -1.0, 1.0, out=wave), sound.gaps, notes)
 
 
 class _Sound:
@@ -118,6 +133,7 @@ class _Sound:
         self.path = path
         self.blocks: list[np.ndarray] = []
         self.length = 0  # samples in the blocks
+        self.gaps: list[tuple[int, int]] = []  # of them, those without sound
         self.cut = 0  # samples of this stretch that still have to be cut
         self.end = 0.0  # seconds at which the next block follows
         self.heard, self.resampled = 0.0, 0  # seconds that came in, samples that came out
@@ -173,6 +189,7 @@ class _Sound:
     def _silence(self, n: int) -> None:
         if n > 0:
             self.blocks.append(np.zeros(n, np.float32))
+            self.gaps.append((self.length, self.length + n))
             self.length += n
 
     def _flush(self) -> None:
@@ -285,9 +302,13 @@ def _jumped_to(path: str | os.PathLike, indices: Sequence[int]) -> list[np.ndarr
     return found
 
 
-def pictures(path: str | os.PathLike) -> Iterator[tuple[float, float, Picture]]:
+def pictures(
+    path: str | os.PathLike, notes: list[str] | None = None
+) -> Iterator[tuple[float, float, Picture]]:
     """Every decoded picture of a clip, and when it is on screen: (start, stop, picture), in seconds
     from the clip's zero. The last one may come twice, with a later stop. Raises MediaError.
+
+    notes: gets what a user should know, after the last picture.
     """
     with opened(path) as container:
         chosen = streams_of(container)
@@ -301,6 +322,8 @@ def pictures(path: str | os.PathLike) -> Iterator[tuple[float, float, Picture]]:
                 size = size or square_size(stream, frame)
                 shown, picture = frame, Picture(frame, size)
             yield start, stop, picture
+        if notes is not None:
+            notes += flow.notes()
 
 
 def video_of(path: str | os.PathLike, chosen: Streams) -> av.VideoStream:

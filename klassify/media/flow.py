@@ -81,7 +81,7 @@ class Flow:
                 frames = self._frames_of(packet)
                 n_frames += len(frames)
                 yield from frames
-            missing = len(self.stream.index_entries) - self.n_packets
+            missing = self._listed() - self.n_packets
             if missing > 0:
                 self._damaged(missing)
                 self.n_packets += missing
@@ -94,6 +94,13 @@ class Flow:
             )
         for sentence in self.notes():
             log.warning("%s: %s", os.path.realpath(self.path), sentence)  # not predict's link to it
+
+    def _listed(self) -> int:
+        """Packets that the header lists. Of other formats FFmpeg makes the index while it reads,
+        and in FLV it counts settings of the decoder too.
+        """
+        whole = "mp4" in self.container.format.name
+        return len(self.stream.index_entries) if whole else 0
 
     def _packets(self) -> Iterator[av.Packet]:
         packets = self.container.demux(self.stream)

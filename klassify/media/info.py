@@ -18,15 +18,7 @@ from klassify.media.container import (
     tracks_of,
     zero_of,
 )
-from klassify.media.decoder import (
-    GRID_FPS,
-    SAMPLE_RATE,
-    count_frames,
-    decode_audio,
-    read_audio,
-    video_of,
-)
-from klassify.media.flow import Flow
+from klassify.media.decoder import GRID_FPS, SAMPLE_RATE, count_frames, read_audio
 
 SHOWN_OFFSET_S = 0.1
 HEADER_S = 0.1  # lengths that are wrong by more are corrected where files are measured
@@ -117,10 +109,10 @@ def _measured(path: str | os.PathLike, info: MediaInfo) -> MediaInfo:
 
 
 def notes(path: str | os.PathLike) -> list[str]:
-    """What a user should know of how a file is read: choices between tracks, silence, offsets,
-    concealed damage. Empty for most files.
+    """What a user should know of a file's streams, from its headers: choices between tracks and
+    offsets. Empty for most files. Raises MediaError.
 
-    Decodes the whole file. Raises MediaError.
+    Decoding tells the rest: decoder.decode_audio, decoder.pictures.
     """
     found = []
     with opened(path) as container:
@@ -136,17 +128,6 @@ def notes(path: str | os.PathLike) -> list[str]:
         if None not in starts and abs(late := starts[1] - starts[0]) >= SHOWN_OFFSET_S:
             after, before = ("sound", "picture") if late > 0 else ("picture", "sound")
             found.append(f"The {after} starts {abs(late):.2f} s after the {before}.")
-    if chosen.audio is not None:
-        wave, flow = decode_audio(path)
-        found += flow.notes()
-        if len(wave) and not wave.any():
-            found.append("The sound is digital silence.")
-    if chosen.video is not None:
-        with opened(path) as container:
-            flow = Flow(path, container, video_of(path, streams_of(container)))
-            for _ in flow.frames():
-                pass
-            found += flow.notes()
     return found
 
 

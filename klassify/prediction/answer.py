@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError
 from klassify.explanation.contributions import MODALITIES, Explanation
+from klassify.features.audio_cache import AudioRow
 from klassify.features.mouth.kind import MouthRow
 from klassify.files import readable
 from klassify.grid.frames import pictures_at
@@ -36,11 +36,11 @@ class Prediction:
     probability: that anything in the video is fake; the prior where nothing could be heard or seen.
     answered: whether the probability rests on evidence. reasons: {system: why it has no answer}.
     segments: proposals, best first, with the columns start, end, score, modality, method.
-    frames: {system: table of its frames with start, end and probability of fake, NaN where a
-    system that looks at faces saw none}.
+    frames: {system: table of its frames with start, end and probability of fake, NaN where the
+    file has no sound for a system that hears, or no face for one that looks at faces}.
     detector: what answered; notice: what to know about it, "" if nothing.
     evidence: what was heard and seen. decided: the part or parts that decided, "" without evidence.
-    notes: what to know of how the file was read (media.info.notes).
+    notes: what to know of how the file was read: choices between tracks, offsets, damage.
     seen, heard: the shares of the clip that the probability rests on, NaN where unknown.
     verdict: fake, real or cannot tell at a false-alarm rate (klassify.systems.operating); "" where
     there is none, and its note says why.
@@ -84,9 +84,14 @@ class Prediction:
         }
 
 
-def evidence_of(measured: Mapping[str, Any], mouth: MouthRow | None) -> str:
-    """What was heard and seen of a clip: "sound: 4.1 s; picture: face in 96 of 103 frames"."""
+def evidence_of(measured: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
+    """What was heard and seen of a clip: "sound: 4.1 s; picture: face in 96 of 103 frames".
+
+    measured: of its data list; rows: its features by kind.
+    """
     samples, frames = (np.nan_to_num(measured[name]) for name in ("n_samples", "n_frames"))
+    samples = rows["audio"].n_heard if "audio" in rows else samples
+    mouth = rows.get("mouth")
     sound = f"sound: {samples / SAMPLE_RATE:.1f} s" if samples else "no sound"
     if mouth is not None and len(mouth.valid):
         return f"{sound}; picture: face in {int(mouth.valid.sum())} of {len(mouth.valid)} frames"
@@ -94,12 +99,14 @@ def evidence_of(measured: Mapping[str, Any], mouth: MouthRow | None) -> str:
 
 
 class Answers:
-    """What the systems of a laid-over detector say about one clip."""
+    """What the systems of a laid-over detector say about one clip, whose features by kind are
+    `rows`.
+    """
 
-    def __init__(self, detector: DetectorFile, split: str, mouth: MouthRow | None):
+    def __init__(self, detector: DetectorFile, split: str, rows: Mapping[str, Any]):
         self.clips = {}
         self.frames = {}
-        self.detector, self.mouth = detector, mouth
+        self.detector, self.rows = detector, rows
         for name in detector.systems:
             folder = detector.folder / name
             if score_path(folder, split, "clips").exists():
@@ -110,11 +117,12 @@ class Answers:
                 table["probability"] = to_probability(
                     scores.table["score"].to_numpy(float), scores.header.scale
                 )
-                if mouth is not None and detector.systems[name]["modality"] == "visual":
+                modality = detector.systems[name]["modality"]
+                if modality == "visual" and "mouth" in rows:
                     grid = {"hop_s": scores.header.hop_s, "offset_s": scores.header.offset_s}
-                    at = pictures_at(len(table), **grid)
-                    seen = (at < len(mouth.valid)) & mouth.valid.take(at, mode="clip")
-                    table.loc[~seen, "probability"] = np.nan
+                    table.loc[~_seen(rows["mouth"], len(table), grid), "probability"] = np.nan
+                if modality == "audio" and "audio" in rows:
+                    table.loc[_in_gaps(rows["audio"], table), "probability"] = np.nan
                 if len(table):
                     self.frames[name] = table
         self.segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
@@ -155,11 +163,20 @@ class Answers:
             notice=" ".join(notices),
             evidence=evidence + shares,
             decided=", ".join(self._decided(task1)) if answered else "",
-            notes=[*_notes_on(video), *([] if "task2" in detector.answers else [NO_TASK_2])],
+            notes=[*self._notes_on(video), *([] if "task2" in detector.answers else [NO_TASK_2])],
             seen=seen,
             heard=heard,
             verdict=self._verdict(task1, left_out, false_alarms),
         )
+
+    def _notes_on(self, video: Path) -> list[str]:
+        try:
+            found = isolated.call(info.notes, video)
+        except KlassifyError:  # the reasons of the systems tell of it
+            found = []
+        for row in self.rows.values():
+            found += getattr(row, "notes", ())  # rows of the LMM have none
+        return list(dict.fromkeys(found))  # kinds that decode the same stream say the same
 
     def _verdict(self, task1: str, left_out: Mapping[str, str], false_alarms: float) -> Verdict:
         points = self.detector.points
@@ -199,8 +216,16 @@ class Answers:
         return found
 
 
-def _notes_on(video: str | os.PathLike) -> list[str]:
-    try:
-        return isolated.call(info.notes, video)
-    except KlassifyError:  # the reasons of the systems tell of it
-        return []
+def _seen(mouth: MouthRow, n_frames: int, grid: Mapping[str, float]) -> np.ndarray:
+    """Whether each frame of scores shows a face, (n_frames,) bool."""
+    at = pictures_at(n_frames, **grid)
+    return (at < len(mouth.valid)) & mouth.valid.take(at, mode="clip")
+
+
+def _in_gaps(audio: AudioRow, table: pd.DataFrame) -> np.ndarray:
+    """Whether the middle of each frame of scores is where the file has no sound, (n,) bool."""
+    middles = table[["start", "end"]].mean(axis=1).to_numpy() * SAMPLE_RATE
+    within = np.zeros(len(table), bool)
+    for start, stop in audio.gaps:
+        within |= (start <= middles) & (middles < stop)
+    return within

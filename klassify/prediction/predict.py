@@ -18,7 +18,7 @@ from klassify.data.base import Sources
 from klassify.errors import KlassifyError
 from klassify.explanation.contributions import Explanation
 from klassify.explanation.explain import Explainer
-from klassify.features import shards
+from klassify.features import audio_cache, shards
 from klassify.features.avhubert_extraction import Extractor, load_encoder, settings_of
 from klassify.features.base import Extraction, n_cpus
 from klassify.features.extract import rows_in_order
@@ -185,18 +185,20 @@ def lmm_of(detector: DetectorFile, device: str = "auto", lmm: str | None = None)
 
 
 def needed_kinds(detector: DetectorFile) -> set[str]:
-    """The kinds of feature shards that its models read, such as {"mouth"}, without embeddings,
+    """The kinds of features that its models read, such as {"mouth", "audio"}, without embeddings,
     which its own encoders make.
 
     KlassifyError, before any work, for a detector that cannot answer here.
     """
     detector.answering("task1")
     models = [system for system in detector.loaded.values() if isinstance(system, Trained)]
-    with no_code_of(detector.folder):
-        by_folder = {
-            system.folder: {k for k in system.data().feature_kinds if not k.startswith(EMBEDDING)}
-            for system in models
-        }
+    by_folder = {}
+    for system in models:
+        with no_code_of(detector.folder):
+            data = system.data()
+        kinds = {kind for kind in data.feature_kinds if not kind.startswith(EMBEDDING)}
+        # so that sound is decoded once for all models
+        by_folder[system.folder] = kinds | ({"audio"} if data.modality == "audio" else set())
     for folder, kinds in by_folder.items():
         if other := sorted(kinds.difference(EXTRACTED)):
             raise KlassifyError(
@@ -274,12 +276,11 @@ class _Work:
             with no_code_of(self.detector.folder):
                 self._run(split)
                 explanation = self._explanation(split, file) if self.explain else None
-            mouth = found.get("mouth")
-            answer = Answers(self.overlay, split, mouth)
+            answer = Answers(self.overlay, split, found)
             # the frames of an encoder may end after the clip, which a submission's segments do not
             ends = answer.segments["end"].clip(upper=measured["duration"])
             answer.segments = answer.segments.assign(end=ends)
-            evidence = evidence_of(measured, mouth)
+            evidence = evidence_of(measured, found)
             about = answer.about(video, self.detector, evidence, left_out, false_alarms)
             if explanation is not None:
                 explanation = dataclasses.replace(explanation, file=about.file)
@@ -288,8 +289,9 @@ class _Work:
                 path.unlink()
 
     def _write_features(self, kind: str, split: str, row: Any, settings: dict[str, Any]) -> None:
+        write = audio_cache.write_part if kind == "audio" else shards.write_part
         folder = self.sources.feature_folder(kind, split)
-        shards.write_part(folder, parts.Place(1, 1, 0, 1), [row], settings, inputs="")
+        write(folder, parts.Place(1, 1, 0, 1), [row], settings, inputs="")
 
     def _write_avhubert(self, split: str, file: str, crops: LipsRow) -> None:
         model, settings = self.encoder

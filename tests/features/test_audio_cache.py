@@ -10,6 +10,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -350,8 +352,24 @@ def two_parts(tmp_path) -> Path:
 def rewritten(path: Path, columns: dict[str, list]) -> None:
     """Another index beside the same samples, whose digest it knows."""
     digest = audio_cache.sound_path(path).read_bytes()[:HEAD_BYTES].split()[-1].decode()
-    columns = {"stage": [""] * 5, "reason": [""] * 5} | columns
+    texts = {"stage": [""] * 5, "reason": [""] * 5}
+    columns = texts | {"n_heard": columns["n_samples"]} | columns
     audio_cache.write_index(path, Place(1, 1, 0, 2), columns, SETTINGS, "", digest)
+
+
+def test_gaps_are_not_heard_where_the_cache_tells(tmp_path):
+    sound = np.ones(16_000, SAMPLE)
+    heard = [AudioRow("a", sound, gaps=[(0, 4000), (8000, 12_000)]), AudioRow("b", sound)]
+    place, folder = Place(1, 1, 0, 1), tmp_path / "audio/val"
+    path = audio_cache.write_part(folder, place, heard, SETTINGS, "")
+    table = pd.DataFrame({"file": ["a", "b", "c"], "n_samples": 16_000, "duration": 2.0})
+    sources = Sources(tmp_path, tmp_path, tmp_path)
+    shares = [AudioClips().shares(sources, "val", table).tolist()]
+    columns = pq.read_table(path).drop_columns("n_heard")
+    pq.write_table(columns, path)  # as older caches are
+    assert len(AudioStore(folder)) == 2
+    shares.append(AudioClips().shares(sources, "val", table).tolist())
+    assert shares == [[0.25, 0.5, 0.5], [0.5, 0.5, 0.5]]
 
 
 def test_a_part_without_its_sound_is_not_taken_for_done(two_parts):

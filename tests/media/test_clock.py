@@ -130,5 +130,10 @@ def test_flash_and_click_are_where_they_were_put(tmp_path, suffix, clip):
         zero = min(clip.video_start, clip.audio_start)
         put = clip.flash - zero, clip.click - zero
         assert (flash, click) == pytest.approx(put, abs=WITHIN_S)
+    if not clip.drift:
+        sound = decoder.decode_audio(path)
+        heard = len(sound.wave) - sum(stop - start for start, stop in sound.gaps)
+        there = clip.seconds - clip.audio_start - (clip.lost[1] - clip.lost[0])
+        assert heard / decoder.SAMPLE_RATE == pytest.approx(there, abs=0.12)
     in_copy = flash_and_click(marked)
     assert in_copy == pytest.approx((flash, click), abs=WITHIN_S)

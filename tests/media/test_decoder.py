@@ -358,6 +358,14 @@ def test_truncated_files_are_refused(tmp_path, share, faststart):
             cells(tmp_path / "cut.mp4")
 
 
+def notes_on(path):
+    """What decoding the picture tells."""
+    notes: list[str] = []
+    for _ in decoder.pictures(path, notes):
+        pass
+    return notes
+
+
 def test_a_little_damage_is_concealed_and_told(tmp_path, monkeypatch):
     times = [40 * i for i in range(100)]
     whole = write_video(tmp_path / "whole.mp4", times, options={"movflags": "faststart"})
@@ -365,7 +373,7 @@ def test_a_little_damage_is_concealed_and_told(tmp_path, monkeypatch):
     path.write_bytes(whole.read_bytes()[: int(0.97 * whole.stat().st_size)])
     frames = shown(path)
     assert len(frames) in (decoder.count_frames(path), 100) and frames[:70] == list(range(70))
-    (note,) = info.notes(path)
+    (note,) = notes_on(path)
     lost = int(note.split()[0])
     assert 0 < lost <= 10 and note.startswith(f"{lost} of 100 packets of the picture ({lost}.0 %)")
     for limit, error, message in (
@@ -387,8 +395,8 @@ def test_pictures_that_are_damaged_in_part_are_told(tmp_path):
         data[packet.pos + half : packet.pos + packet.size] = bytes(packet.size - half)
     path.write_bytes(data)
     assert len(cells(path)) == 60
-    damage = [note for note in info.notes(path) if "packets of the picture" in note]
-    assert len(damage) == 1 and 1 <= int(damage[0].split()[0]) <= 6
+    (damage,) = notes_on(path)
+    assert "packets of the picture" in damage and 1 <= int(damage.split()[0]) <= 6
 
 
 def test_lost_packets_of_a_transport_stream_cost_their_frames(tmp_path):
@@ -401,7 +409,18 @@ def test_lost_packets_of_a_transport_stream_cost_their_frames(tmp_path):
     path.write_bytes(data)
     assert len(cells(path)) == whole
     assert len(decoder.read_audio(path)) == pytest.approx(n_samples, abs=32)
-    assert any("were concealed" in note for note in info.notes(path))
+    told = [*notes_on(path), *decoder.decode_audio(path).notes]
+    assert any("were concealed" in note for note in told)
+
+
+@pytest.mark.parametrize("suffix", ["flv", "avi", "mkv", "mp4", "ts"])
+def test_whole_files_have_no_damage(tmp_path, monkeypatch, suffix):
+    monkeypatch.setenv(flow.DAMAGE_VARIABLE, "0")
+    coded = {"rate": 44_100, "codec": "mp3" if suffix == "avi" else "aac"}
+    audio = sound(tone(44_100, 1.0), start_s=0.2, **coded)
+    codec = "flv" if suffix == "flv" else "mpeg4"
+    path = write_media(tmp_path / f"a.{suffix}", picture(gray(range(25)), codec=codec), audio)
+    assert len(cells(path)) in (25, 26) and len(decoder.read_audio(path)) > 15_000
 
 
 def test_damaged_bytes_never_crash(tmp_path):

@@ -20,6 +20,7 @@ from klassify.cli import main
 from klassify.commands.predict import EXAMPLE, describe, find_videos
 from klassify.errors import KlassifyError
 from klassify.features import avhubert_extraction
+from klassify.features.audio_cache import AudioRow
 from klassify.features.lips import LipsRow
 from klassify.features.mouth.kind import MouthRow
 from klassify.metrics.decisions import Cost
@@ -115,7 +116,7 @@ def test_a_config_with_an_augmentation_or_without_data(tmp_path):
         "init_args": {"set": "codecs"},
     }
     sound = {**FRAMES, "init_args": FRAMES["init_args"] | {"augment": augment}}
-    assert needed_kinds(make_detector(tmp_path / "a", {"model": MODEL, "data": sound})) == set()
+    assert needed_kinds(make_detector(tmp_path / "a", {"model": MODEL, "data": sound})) == {"audio"}
     assert needed_kinds(make_detector(tmp_path / "b", {"model": MODEL, "data": DATA})) == {"mouth"}
     with pytest.raises(KlassifyError, match="data"):
         needed_kinds(make_detector(tmp_path / "c", {"model": MODEL}))
@@ -404,7 +405,7 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
     )
     valid = np.arange(4) < 4 * seen
     mouth = MouthRow("a", 25.0, np.zeros((4, 8), np.float32), valid)
-    found = answer.Answers(detector, "clip", mouth)
+    found = answer.Answers(detector, "clip", {"mouth": mouth})
     found = found.about(tmp_path / "a.mp4", detector, "looked", {})
     assert found.answered == answers and told in found.evidence
     assert (found.probability > 0.8) == answers
@@ -412,6 +413,21 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
     assert found.reasons == ({} if answers else {"one": "no face"})
     if modality == "visual":  # a gap where there is no face
         np.testing.assert_array_equal(found.frames["one"]["probability"].isna(), ~valid)
+
+
+def test_gaps_of_the_sound_are_gaps_of_its_frames(tmp_path):
+    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA}, tasks=("task1",))
+    detector.systems["one"]["modality"] = "audio"
+    frames = pd.DataFrame({"file": "a", "start": np.arange(4) * 0.04, "score": 2.0})
+    frames.insert(2, "end", frames["start"] + 0.04)
+    header = Header("one", "clip", "frames", "log_odds", "clip")
+    write_scores(score_path(tmp_path / "d/one", "clip", "frames"), frames, header)
+    row = AudioRow("a", np.zeros(2560, np.int16), gaps=[(0, 700), (1300, 2560)], notes=["A note."])
+    found = answer.Answers(detector, "clip", {"audio": row})
+    assert found.frames["one"]["probability"].isna().tolist() == [True, False, True, True]
+    assert answer.evidence_of({"n_samples": 2560, "n_frames": 4}, {"audio": row}) == (
+        "sound: 0.0 s; picture: 4 frames"
+    )
 
 
 POINTS = OperatingPoints(
@@ -443,7 +459,7 @@ def test_verdicts_in_text_and_json(tmp_path, score, rate, left_out, verdict, tol
     row = {"file": "a", "start": 0.0, "end": 1.0, "score": score or np.nan, "reason": reason}
     header = Header("one", "clip", "clips", "log_odds", "clip")
     write_scores(score_path(tmp_path / "d/one", "clip", "clips"), pd.DataFrame([row]), header)
-    found = answer.Answers(detector, "clip", None)
+    found = answer.Answers(detector, "clip", {})
     found = found.about(tmp_path / "a.mp4", detector, "looked", left_out, rate)
     written = found.as_json()["verdict"]
     assert found.verdict.answer == written["answer"] == verdict

@@ -106,9 +106,10 @@ class FaceExtractor:
         return row
 
     def _row(self, file: str, path: Path) -> Any:
-        fps = info.probe(path).fps
-        tracked = face.fill_gaps(self._source.track(file, decoder.pictures(path)))
-        return self.row(file, fps, self._min_face_share, self.measure(tracked))
+        fps, notes = info.probe(path).fps, []
+        tracked = face.fill_gaps(self._source.track(file, decoder.pictures(path, notes)))
+        row = self.row(file, fps, self._min_face_share, self.measure(tracked))
+        return dataclasses.replace(row, notes=notes)
 
     @classmethod
     def row(cls, file: str, fps: float, share: float, fields: Any) -> Any:
@@ -156,7 +157,7 @@ class MouthRow:
 
     A clip without usable features says why: `reason` in words, `stage` (path, decode, face,
     worker). boxes: (T, 4) float32, x0, y0, x1, y1 in pixels around the landmarks; None in shards
-    that were written without them.
+    that were written without them. notes: on damage, which are not written.
     """
 
     file: str
@@ -166,6 +167,7 @@ class MouthRow:
     reason: str = ""
     stage: str = ""
     boxes: np.ndarray | None = None
+    notes: Sequence[str] = ()
 
     SCHEMA: ClassVar = schema(
         ("features", pa.list_(pa.float32())),
