@@ -9,7 +9,7 @@ SHELL := /bin/bash
 recipe_given := $(filter command file,$(firstword $(origin recipe)))
 demo_recipes := $(if $(recipe_given),$(recipe),klassify multibranch fused)
 recipe ?= klassify
-MAKE_OWN := PYTHON SHELL submission seconds verbose
+MAKE_OWN := PYTHON SHELL submission seconds verbose out
 run = recipes/$(recipe)/run.sh
 ifeq ($(wildcard $(run)),)
 $(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
@@ -24,7 +24,7 @@ names := $(filter-out recipe $(MAKE_OWN),$(sort $(typed) $(kept)))
 quote = '$(subst ','\'',$(1))'
 arguments = $(foreach name,$(names),$(name)=$(call quote,$($(name))))
 
-.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 test-pandas3 fuzz lint site stage0 stage1 stage2 stage3 stage4 compare reproduce clean names
+.PHONY: help setup demo test test-all coverage test-cluster test-fairseq2 test-pandas3 fuzz lint results site stage0 stage1 stage2 stage3 stage4 compare reproduce clean names
 
 help:
 	@$(run) --help $(arguments)
@@ -103,6 +103,10 @@ test-pandas3: .venv-pandas3/installed
 
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+# every table of recipes/*/RESULTS.md that has a marker, made again: hours, continues when repeated; size=tiny out=DIR tries it
+results: setup
+	.venv/bin/python benchmarks/results.py $(if $(call given,size),--size $(size)) $(if $(call given,out),--out $(call quote,$(out)))
 
 # the pages as one site: build/site/index.html
 site: .venv/site

@@ -1,45 +1,143 @@
-"""The tables of recipes/*/RESULTS.md from the evaluations of three training seeds, as Markdown.
+"""Make the numbers of recipes/*/RESULTS.md again, and write their tables: make results
 
-    make demo size=large
-    python benchmarks/results.py exp/demo-large/klassify
+    python benchmarks/results.py                       # hours; continues where it stopped
+    python benchmarks/results.py --size tiny --out DIR # minutes: that everything runs
 
-Prints, for testA and testB: AUC of Task 1 and Score, AP and AR of Task 2, each with the gains of
-the system that the evaluations compare with and their 95 % intervals.
+Runs the commands of STEPS that have not finished, then replaces what stands between
+`<!-- results: NAME -->` and `<!-- /results -->` in copies of the three pages below --out (default:
+the pages themselves). A table whose files are missing is left as it is and named. --only-tables
+runs no command.
+Tables beside the papers' numbers, of the settings' choice and of speed have no markers.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from klassify.evaluation.robustness import by_family
+from klassify.files import read_json
 from klassify.metrics.segments import METRICS
 
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS = (1, 2, 3)
 SPLITS = ("testA", "testB")
+BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n\n).*?(\n<!-- /results -->)", re.DOTALL)
+# {DATA} is demo-<size>. (what the step makes, the command that makes it)
+STEPS = (
+    ("exp/{DATA}/compare/testA/report.html", "klassify demo size={SIZE}"),
+    (
+        "exp/{DATA}/results/points/testA.thresholds.tsv",
+        "klassify evaluate exp/{DATA}/klassify/tcn-platt exp/{DATA}/klassify/w2v_aasist-platt"
+        " exp/{DATA}/klassify/avg exp/{DATA}/klassify/maxout --split testA --labels {LABELS}"
+        " --false-alarms 0.01,0.05,0.1 --out exp/{DATA}/results/points",
+    ),
+    (
+        "exp/{DATA}/audit/testA.tsv",
+        "klassify audit {LABELS} --root media/{DATA} --out exp/{DATA}/audit",
+    ),
+    (
+        "exp/{DATA}/results/explanations.md",
+        "{PYTHON} {ROOT}/benchmarks/explanations.py exp/{DATA}/klassify --lists data_lists/{DATA}"
+        " --media media/{DATA} --features features/{DATA} --split val --clips 24"
+        " --out exp/{DATA}/results/explanations.md",
+    ),
+    (
+        "perturbed/{DATA}/robustness-testA.tsv",
+        "klassify perturb exp/{DATA}/klassify/maxout exp/{DATA}/klassify/w2v_aasist-platt"
+        " --list {LABELS} --root media/{DATA} --features features/{DATA} --out perturbed/{DATA}"
+        " --clips 60 --families noise,mp3,amr,reverberation --levels 1,3,5",
+    ),
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("recipe", type=Path, help="folder of a recipe's systems, seed 1")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", default="large", help="of the demo (default: large)")
+    parser.add_argument("--out", type=Path, default=ROOT / "recipes", help="default: recipes/")
+    parser.add_argument("--only-tables", action="store_true", help="run no command")
     args = parser.parse_args()
-    folders = [args.recipe if seed == 1 else args.recipe / f"seed-{seed}" for seed in args.seeds]
-    print(task1(folders))
-    print(task2(folders))
+    failed = [] if args.only_tables else run_steps(args.size)
+    missing = write_pages(Path("exp", f"demo-{args.size}"), args.out)
+    for text in [*failed, *missing]:
+        print(text, file=sys.stderr)
+    sys.exit(bool(failed or missing))
 
 
-def tables(folders: list[Path], split: str, kind: str = "") -> list[pd.DataFrame]:
-    """The rows of all clips of an evaluation, by system, for each seed."""
-    found = []
-    for folder in folders:
-        table = pd.read_csv(folder / "evaluation" / f"{split}{kind}.tsv", sep="\t")
-        found.append(table[table["group"] == "all"].set_index("system"))
+def run_steps(size: str) -> list[str]:
+    """Run what is missing, in the working folder; the steps that failed."""
+    data, failed = f"demo-{size}", []
+    values = {"SIZE": size, "DATA": data, "ROOT": ROOT, "PYTHON": sys.executable}
+    values["LABELS"] = f"data_lists/{data}/heldout/testA_labels.tsv"
+    for made, command in STEPS:
+        made, words = made.format(**values), command.format(**values).split()
+        if Path(made).exists():
+            print(f"{made}: exists")
+            continue
+        print("+", *words, flush=True)
+        if words[0] == "klassify":
+            words = [sys.executable, "-m", "klassify.cli", *words[1:]]
+        if subprocess.run(words).returncode and not Path(made).exists():
+            failed.append(f"failed: {command.format(**values)}")
+    return failed
+
+
+def write_pages(exp: Path, out: Path) -> list[str]:
+    """Replace the marked tables of each recipe's page; the tables that cannot be made."""
+    missing = []
+    for page in sorted(ROOT.glob("recipes/*/RESULTS.md")):
+        recipe = page.parent.name
+
+        def table(found: re.Match, recipe: str = recipe) -> str:
+            try:
+                return found[1] + TABLES[found[2]](exp / recipe) + found[3]
+            except FileNotFoundError as error:
+                missing.append(f"{recipe}: no table {found[2]}: {error.filename} is missing")
+                return found[0]
+
+        text = BLOCK.sub(table, page.read_text(encoding="utf-8"))
+        (out / recipe).mkdir(parents=True, exist_ok=True)
+        (out / recipe / "RESULTS.md").write_text(text, encoding="utf-8")
+    return missing
+
+
+def made(recipe: Path) -> str:
+    """The training seeds, and the commits and machines of the trained systems."""
+    told = [read_json(path) for path in sorted(recipe.glob("**/env.json"))]
+    if not told:
+        raise FileNotFoundError(2, "", str(recipe / "*/env.json"))
+    seeds = [1, *sorted(int(path.name[5:]) for path in recipe.glob("seed-[0-9]*"))]
+    commits = sorted({str(one["commit"])[:7] for one in told})
+    machines = sorted({f"{one['cpus']} CPUs, torch {one['versions']['torch']}" for one in told})
+    return (
+        f"Training seeds: {', '.join(map(str, seeds))}. Trained with the code of commit"
+        f" {', '.join(commits)} on {'; '.join(machines)}.\n"
+    )
+
+
+def by_split(recipe: Path, kind: str = "") -> dict[str, list[pd.DataFrame]]:
+    """{split: the rows of all clips by system, one table for each training seed}."""
+    folders = [recipe, *(recipe / f"seed-{seed}" for seed in SEEDS[1:])]
+    folders = [folder for folder in folders if folder == recipe or folder.exists()]
+    found = {}
+    for split in SPLITS:
+        paths = [folder / "evaluation" / f"{split}{kind}.tsv" for folder in folders]
+        if split == "testA" or paths[0].exists():  # small corpora have no testB
+            tables = [pd.read_csv(path, sep="\t") for path in paths]
+            found[split] = [rows[rows["group"] == "all"].set_index("system") for rows in tables]
     return found
 
 
-def of_label(rows: list[pd.DataFrame], own: bool) -> list[pd.DataFrame]:
+def of_label(rows: list[pd.DataFrame], *, own: bool) -> list[pd.DataFrame]:
     """Rows against the video's label, or each system's own where that is another one."""
     picked = []
     for table in rows:
@@ -48,62 +146,265 @@ def of_label(rows: list[pd.DataFrame], own: bool) -> list[pd.DataFrame]:
     return picked
 
 
-def task1(folders: list[Path]) -> str:
-    """AUC by seed, and gains."""
-    by_split = {split: tables(folders, split) for split in SPLITS}
-    video = {split: of_label(rows, own=False) for split, rows in by_split.items()}
-    own = {split: of_label(rows, own=True) for split, rows in by_split.items()}
-    lines = ["| system | testA: seeds | mean | testB: seeds | mean | own label, testA / testB |"]
-    lines.append("|---|---|---|---|---|---|")
-    for name in video["testA"][0].index:
+def task1(recipe: Path) -> str:
+    """AUC by seed against the video's label, and its means against each system's own."""
+    tables = by_split(recipe)
+    video = {split: of_label(rows, own=False) for split, rows in tables.items()}
+    own = {split: of_label(rows, own=True) for split, rows in tables.items()}
+    return by_seed(video, own, "auc", "auc", "")
+
+
+def frames(recipe: Path) -> str:
+    """AUC of frames by seed, against fakes of either modality and of the system's own."""
+    tables = by_split(recipe, ".task2")
+    scored = {
+        split: [rows[rows["frame_auc"].notna()] for rows in seeds]
+        for split, seeds in tables.items()
+    }
+    return by_seed(scored, scored, "frame_auc", "frame_auc_own", " frame AUC")
+
+
+def by_seed(
+    tables: dict[str, list[pd.DataFrame]],
+    own: dict[str, list[pd.DataFrame]],
+    column: str,
+    own_column: str,
+    what: str,
+) -> str:
+    """One row per system: each seed, their mean, and the mean against the own label."""
+    heads = [head for split in tables for head in (f"{split}{what}: seeds", "mean")]
+    lines = head("system", *heads, f"own label, {' / '.join(tables)}")
+    for name in tables["testA"][0].index:
         cells = [name]
-        for split in SPLITS:
-            values = [table.loc[name, "auc"] for table in video[split]]
-            cells += [listed(values), f"**{np.mean(values):.4f}**"]
-        means = [np.mean([table.loc[name, "auc"] for table in own[split]]) for split in SPLITS]
-        lines.append(row(*cells, " / ".join(f"{mean:.4f}" for mean in means)))
-    return "\n".join([*lines, "", *gains(video)]) + "\n"
+        for rows in tables.values():
+            values = [table.loc[name, column] for table in rows]
+            cells += [", ".join(map(four, values)), f"**{np.mean(values):.4f}**"]
+        means = [np.mean([rows.loc[name, own_column] for rows in seeds]) for seeds in own.values()]
+        cells.append(" / ".join(map(four, means)) if np.isfinite(means).all() else "-")
+        lines.append(row(*cells))
+    return "\n".join(lines) + "\n"
 
 
-def task2(folders: list[Path]) -> str:
-    """Score by seed; means of the other metrics; gains of Score."""
-    by_split = {split: tables(folders, split, ".task2") for split in SPLITS}
+def task2(recipe: Path) -> str:
+    """Score by seed, and means of the other metrics."""
     names = [name for name in METRICS if name != "Score"]
-    lines = [row("split", "system", "Score: seeds", "mean", *names)]
-    lines.append("|---" * (4 + len(names)) + "|")
-    for split, rows in by_split.items():
-        for system in rows[0].index:
-            if system.startswith("perfect"):
-                continue
+    lines = head("split", "system", "Score: seeds", "mean", *names)
+    for split, rows in by_split(recipe, ".task2").items():
+        for system in rows[0].index[~rows[0].index.str.startswith("perfect")]:
             values = [table.loc[system, "Score"] for table in rows]
             means = [np.mean([table.loc[system, name] for table in rows]) for name in names]
-            cells = [split, system, listed(values), f"**{np.mean(values):.4f}**"]
-            lines.append(row(*cells, *(f"{mean:.4f}" for mean in means)))
-    return "\n".join([*lines, "", *gains(by_split)]) + "\n"
+            seeds = ", ".join(map(four, values))
+            lines.append(row(split, system, seeds, f"**{np.mean(values):.4f}**", *map(four, means)))
+    return "\n".join(lines) + "\n"
 
 
-def gains(by_split: dict[str, list[pd.DataFrame]]) -> list[str]:
-    """One line per system: how far the compared one is ahead, by split and seed."""
-    first = by_split["testA"][0]
+def task1_gains(recipe: Path) -> str:
+    """How far the compared system is ahead in AUC."""
+    return gains({split: of_label(rows, own=False) for split, rows in by_split(recipe).items()})
+
+
+def task2_gains(recipe: Path) -> str:
+    """How far the compared system is ahead in Score."""
+    return gains(by_split(recipe, ".task2"))
+
+
+def gains(tables: dict[str, list[pd.DataFrame]]) -> str:
+    """One row per system: the lead of the one that the evaluations compare with, by split, seed."""
+    first = tables["testA"][0]
     versus = first["versus"].dropna().iloc[0]
-    seeds = range(1, len(by_split["testA"]) + 1)
-    heads = [f"{split}, seed {seed}" for split in SPLITS for seed in seeds]
-    lines = [row(f"{versus} minus", *heads), "|---" * (1 + len(heads)) + "|"]
+    seeds = SEEDS[: len(tables["testA"])]
+    lines = head(
+        f"{versus} minus", *(f"{split}, seed {seed}" for split in tables for seed in seeds)
+    )
     for name in first.index[first["gain"].notna() & (first.index != versus)]:
-        found = [table.loc[name] for split in SPLITS for table in by_split[split]]
-        cells = [f"{r.gain:+.4f} [{r.gain_low:+.4f}, {r.gain_high:+.4f}]" for r in found]
-        lines.append(row(name, *cells))
-    return lines
+        found = [table.loc[name] for rows in tables.values() for table in rows]
+        lines.append(row(name, *map(lead, found)))
+    return "\n".join(lines) + "\n"
 
 
-def listed(values: list[float]) -> str:
-    """Numbers with four digits, separated by commas."""
-    return ", ".join(f"{value:.4f}" for value in values)
+def points_of(recipe: Path, kind: str) -> pd.DataFrame:
+    """A table of the operating points of seed 1 on testA."""
+    folder = recipe.parent / "results/points"
+    return pd.read_csv(folder / f"testA.{kind}.tsv", sep="\t")
+
+
+def costs(recipe: Path) -> str:
+    """What errors cost, of the calibrated and joined systems."""
+    auc = points_of(recipe, "costs").merge(
+        pd.read_csv(recipe.parent / "results/points/testA.tsv", sep="\t").query(
+            "group == 'all' and label == 'video'"
+        )[["system", "auc"]]
+    )
+    lines = head("system", "AUC", "min DCF", "actual DCF", "Cllr, bits", "min Cllr", "t-EER")
+    for _, r in auc.iterrows():
+        spans = [span(r, name) for name in ("min_dcf", "act_dcf", "cllr")]
+        lines.append(row(r.system, four(r.auc), *spans, f"{r.min_cllr:.3f}", span(r, "t_eer")))
+    return "\n".join(lines) + "\n"
+
+
+def thresholds(recipe: Path) -> str:
+    """The thresholds of max-out: what they were fitted for, and what they do on testA."""
+    lines = head(
+        *("max-out at", "fake above, real below", "false alarms on val_fit", "on testA"),
+        *("misses on testA", "cannot tell", "real as fake / cannot tell / real"),
+        *("fakes likewise", "reading"),
+    )
+    table = points_of(recipe, "thresholds")
+    for _, r in table[table["system"] == "maxout"].iterrows():
+        if not np.isfinite(r.fake_above):
+            lines.append(row(r.point, "none", *["-"] * 6, r.reading))
+            continue
+        one = r.fake_above == r.real_below
+        limits = f"{r.fake_above:.4f}" if one else f"{r.fake_above:.4f}, {r.real_below:.4f}"
+        rates = [percent(r, name) for name in ("val_false_alarms", "false_alarms", "misses")]
+        counts = [
+            f"{r[f'n_{kind}_fake']:.0f} / {r[f'n_{kind}_unsure']:.0f} / {r[f'n_{kind}_real']:.0f}"
+            for kind in ("real", "fake")
+        ]
+        lines.append(row(r.point, limits, *rates, f"{r.unsure:.1%}", *counts, r.reading))
+    return "\n".join(lines) + "\n"
+
+
+def audit(recipe: Path) -> str:
+    """How well each property of the content tells fake from real."""
+    table = pd.read_csv(recipe.parent / "audit/testA.tsv", sep="\t")
+    lines = head("property", "label", "AUC", "chance", "reading")
+    for _, r in table[table["auc"].notna()].iterrows():
+        interval = f"{r.auc:.3f} [{r.auc_low:.3f}, {r.auc_high:.3f}]"
+        lines.append(row(f"`{r.trait}`", r.label, interval, f"{r.chance:.3f}", r.reading))
+    return "\n".join(lines) + "\n"
+
+
+def explanations(recipe: Path) -> str:
+    """Deletion, insertion and true segments, as benchmarks/explanations.py prints them."""
+    return (recipe.parent / "results/explanations.md").read_text(encoding="utf-8").strip() + "\n"
+
+
+def perturbed(recipe: Path) -> str:
+    """AUC clean and on perturbed clips, and the largest loss."""
+    path = Path("perturbed", recipe.parent.name, "robustness-testA.tsv")
+    lines = head("system", "family", "clean", "level 1", "level 3", "level 5", "largest loss")
+    for _, r in by_family(pd.read_csv(path, sep="\t").query("metric == 'AUC'")).iterrows():
+        levels = [f"{r[f'level {level}']:.3f}" for level in (1, 3, 5)]
+        loss = f"{r.change:+.3f} [{r.change_low:+.3f}, {r.change_high:+.3f}]"
+        lines.append(row(f"`{r.system}`", r.family, f"{r.clean:.3f}", *levels, loss))
+    return "\n".join(lines) + "\n"
+
+
+def summary(recipe: Path) -> str:
+    """KLASSify on testA: sound, picture, both, guessing; means of the seeds."""
+    clips = of_label(by_split(recipe)["testA"], own=False)
+    segments = by_split(recipe, ".task2")["testA"]
+    lines = head(f"testA, mean of the seeds ({len(clips)})", "audio", "video", "both", "guessing")
+    auc = [mean(clips, name, "auc") for name in ("w2v_aasist", "tcn", "maxout")]
+    score = [mean(segments, name, "Score") for name in ("bam", "tcn_tags", "merged", "random")]
+    lines.append(row("Task 1, AUC", *auc, "0.5"))
+    lines.append(row("Task 2, Score", *score))
+    return "\n".join(lines) + "\n"
+
+
+def summary_multibranch(recipe: Path) -> str:
+    """The multi-branch system on testA: sound, picture, both, guessing; means of the seeds."""
+    clips = of_label(by_split(recipe)["testA"], own=False)
+    segments = by_split(recipe, ".task2")["testA"]
+    lines = head(f"testA, mean of the seeds ({len(clips)})", "audio", "video", "both", "guessing")
+    branches = ("ps", "visual", "fused")
+    by_segment = [mean(clips, name, "auc") for name in branches]
+    by_clip = [mean(clips, f"{name}_clip", "auc") for name in branches]
+    lines.append(row("clips, AUC, trained on segment labels", *by_segment, "0.5"))
+    lines.append(row("clips, AUC, trained on clip labels alone (Task 1)", *by_clip, "0.5"))
+    auc = [mean(segments, name, "frame_auc") for name in branches]
+    lines.append(row("40 ms frames, AUC", *auc, "0.5"))
+    lines.append(
+        row("Task 2, Score", *(mean(segments, name, "Score") for name in (*branches, "random")))
+    )
+    return "\n".join(lines) + "\n"
+
+
+def summary_fused(recipe: Path) -> str:
+    """The answers of the three recipes, means of the seeds."""
+    answers = {
+        "klassify": ("KLASSify", "maxout", "merged"),
+        "multibranch": ("multi-branch", "fused_clip", "fused"),
+        "fused": ("**this recipe**", "stack", "spans"),
+    }
+    splits = list(by_split(recipe))
+    heads = [f"{split}: {name}" for split in splits for name in ("AUC", "Score", "AP@0.95")]
+    lines, means = head("mean of the seeds", *heads), {}
+    for name, (title, first, second) in answers.items():
+        clips, segments = by_split(recipe.parent / name), by_split(recipe.parent / name, ".task2")
+        means[name] = np.array(
+            [
+                np.mean([rows.loc[system, column] for rows in tables])
+                for split in splits
+                for tables, system, column in (
+                    (of_label(clips[split], own=False), first, "auc"),
+                    (segments[split], second, "Score"),
+                    (segments[split], second, "AP@0.95"),
+                )
+            ]
+        )
+        lines.append(row(f"{title}: `{first}`, `{second}`", *(f"{m:.3f}" for m in means[name])))
+    gained = means["fused"] - means["klassify"]
+    lines.append(row("its gain over KLASSify", *(f"{gain:+.3f}" for gain in gained)))
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "made": made,
+    "summary": summary,
+    "summary-multibranch": summary_multibranch,
+    "summary-fused": summary_fused,
+    "task1": task1,
+    "task1-gains": task1_gains,
+    "task2": task2,
+    "task2-gains": task2_gains,
+    "frames": frames,
+    "costs": costs,
+    "thresholds": thresholds,
+    "audit": audit,
+    "explanations": explanations,
+    "perturbed": perturbed,
+}
+
+
+def mean(seeds: list[pd.DataFrame], system: str, column: str) -> str:
+    """The mean over seeds, three digits."""
+    return f"{np.mean([rows.loc[system, column] for rows in seeds]):.3f}"
+
+
+def four(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4f}"
+
+
+def span(r: pd.Series, name: str) -> str:
+    """A value and its interval, or a dash."""
+    if not np.isfinite(r[name]):
+        return "-"
+    return f"{r[name]:.3f} [{r[f'{name}_low']:.3f}, {r[f'{name}_high']:.3f}]"
+
+
+def lead(r: pd.Series) -> str:
+    """A gain and its interval, which clips of a single source do not have."""
+    if not np.isfinite(r.gain_low):
+        return f"{r.gain:+.4f}"
+    return f"{r.gain:+.4f} [{r.gain_low:+.4f}, {r.gain_high:+.4f}]"
+
+
+def percent(r: pd.Series, name: str) -> str:
+    """A rate and its interval."""
+    return f"{r[name]:.1%} [{r[f'{name}_low']:.1%}, {r[f'{name}_high']:.1%}]"
 
 
 def row(*cells: str) -> str:
     """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
+
+
+def head(*cells: str) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [row(*cells), "|---" * len(cells) + "|"]
 
 
 if __name__ == "__main__":

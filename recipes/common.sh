@@ -105,6 +105,7 @@ make stage3 split=testA                  one stage
 make compare split=val                   systems of all recipes side by side: exp/<data>/compare/<split>/report.html
 make reproduce submission=ID             repackage a submission from its manifest and compare bytes (IDs: klassify ledger)
 make setup test test-all lint clean      install; the fast tests; all tests; style; remove caches
+make results site                        the tables of RESULTS.md again (hours); the pages as one site
 
 stages of recipe=$recipe
   stage0  $title_0
