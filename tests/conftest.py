@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from small_data import SmallData, make_split
 
-# a trained demo, generated corpora, a training by two processes: 9 s and more
-LONG = {"tiny_klassify", "tiny_corpus", "real_corpus", "two_ranks"}
+# a trained demo, generated corpora, a training by two processes, Chromium: 9 s and more
+LONG = {"tiny_klassify", "tiny_corpus", "real_corpus", "two_ranks", "browser"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

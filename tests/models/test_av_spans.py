@@ -119,6 +119,7 @@ def test_loss_terms_of_a_perfect_answer_are_small():
     assert terms["distances"] < before["distances"] / 3
 
 
+@pytest.mark.long
 def test_planted_spans_are_found_to_a_few_milliseconds():
     rng = np.random.default_rng(0)
     fakes = []

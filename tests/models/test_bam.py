@@ -237,6 +237,7 @@ def planted(n_clips, seed, n_frames=50):
     }
 
 
+@pytest.mark.long
 def test_bam_learns_a_planted_span():
     torch.manual_seed(0)
     model = BAM(Framed(), local_channels=2)

@@ -217,6 +217,7 @@ def clips_of(n_sources: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     )
 
 
+@pytest.mark.long
 def test_audit_finds_a_planted_leak_and_nothing_else():
     frame, is_fake, source = clips_of(60)
     table = leaks.audit(frame, is_fake, source, None, n_bootstrap=20).set_index("trait")

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 BROKEN = {
     "__init__.py": "from . import _extension\nfrom .functional import resample, align\n",
     "_extension/__init__.py": (
@@ -65,6 +67,7 @@ def test_a_whole_torchaudio_is_left_alone(tmp_path):
     assert out[0].endswith(" native") and out[1] == "None"
 
 
+@pytest.mark.long
 def test_the_installed_transformers_gives_speech_models():
     tiny = "hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16"
     program = (
