@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.evaluation import conditions, decisions, groups, leaks, robustness
+from klassify.evaluation import conditions, decisions, groups, leaks, robustness, shortcuts
 from klassify.evaluation.results import labelled_list, labelled_val_fit
 from klassify.evaluation.segments import beside_systems
-from klassify.evaluation.shortcuts import Audit
 from klassify.evaluation.tables import read_table
 from klassify.files import short_names
 from klassify.grid.segments import Truth
@@ -23,7 +22,7 @@ from klassify.metrics import segments
 from klassify.metrics.clips import log_loss
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.progress import progress
-from klassify.report import agreement, entries, shortcuts, sidebyside
+from klassify.report import agreement, entries, sidebyside
 from klassify.report.drift import population_stability
 from klassify.report.entries import Entry
 from klassify.systems import scores
@@ -53,7 +52,7 @@ class Comparison:
     notes: list[str]
     matches: dict[str, segments.Matches] = dataclasses.field(default_factory=dict)
     val_scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    audits: Sequence[Audit] = ()
+    audits: Sequence[shortcuts.Audit] = ()
     robustness: pd.DataFrame | None = None
 
     @property
@@ -128,15 +127,27 @@ def compare(
         _decide(result, fit, rates, cost=cost, n_bootstrap=n_bootstrap, seed=seed)
         root = None if media is None else subsets.media_folder(media, split, files)
         tables["leaks"] = leaks.audit(frame, label, subsets.sources_of(frame), root)
-    if audits := shortcuts.load(audit, loaded):
+    if audits := _audits(audit, loaded):
         result.audits = audits
-        tables |= shortcuts.tables(audits)
+        for name, found in (
+            ("shortcuts", [one.traits for one in audits]),
+            ("changed_media", [one.systems for one in audits]),
+        ):
+            both = zip(audits, found)
+            tables[name] = pd.concat([table.assign(split=one.split) for one, table in both])
     if perturbed is not None:
         result.robustness = read_table(perturbed, robustness.COLUMNS, "klassify perturb")
         tables["robustness"] = robustness.by_family(result.robustness)
     if subsets.base_split(split) != "val":
         _drift(result)
     return result
+
+
+def _audits(folder: Path | None, loaded: Sequence[Entry]) -> list[shortcuts.Audit]:
+    """The audits in a folder; without one, those in exp/<data>/audit of the systems."""
+    beside = dict.fromkeys(shortcuts.folder_of(one.system.folder) for one in loaded)
+    folders = beside if folder is None else [folder]
+    return [found for one in folders for found in shortcuts.in_folder(one)]
 
 
 def _clips(

@@ -177,31 +177,21 @@ def types_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return {kind: (frame["modify_type"] == kind).to_numpy() for kind in KINDS}
 
 
-def average_precision(table: pd.DataFrame, shown: Sequence[str]) -> Figure:
-    """AP against the overlap that counts as a hit."""
-    titles = ("overlap that counts as found", "average precision (AP)")
-    return _by_number(table, shown, "AP", AP_IOUS, titles)
+BY_NUMBER = {
+    "AP": (AP_IOUS, "overlap that counts as found", "average precision (AP)"),
+    "AR": (sorted(AR_COUNTS), "proposals of a clip that count", "average recall (AR)"),
+}
 
 
-def average_recall(table: pd.DataFrame, shown: Sequence[str]) -> Figure:
-    """AR against the number of proposals of a clip."""
-    titles = ("proposals of a clip that count", "average recall (AR)")
-    return _by_number(table, shown, "AR", sorted(AR_COUNTS), titles)
-
-
-def _by_number(
-    table: pd.DataFrame,
-    shown: Sequence[str],
-    metric: str,
-    x: Sequence[float],
-    titles: tuple[str, str],
-) -> Figure:
+def by_number(table: pd.DataFrame, shown: Sequence[str], metric: str) -> Figure:
+    """AP against the overlap that counts as a hit, or AR against the number of proposals."""
+    x, across, up = BY_NUMBER[metric]
     lines = []
     for at, row in enumerate(table.to_dict("records")):
         y = [row[f"{metric}@{number}"] for number in x]
         lines.append(_curve(at, row["system"], shown, x, y, marker=at))
     ticks = [[number, f"{number:g}"] for number in x]
-    return _figure(_axis(titles[0], ticks=ticks), _axis(titles[1], **SHARE), lines)
+    return _figure(_axis(across, ticks=ticks), _axis(up, **SHARE), lines)
 
 
 def by_level(measured: pd.DataFrame, clean: Mapping[str, float], shown: Sequence[str]) -> Figure:

@@ -102,8 +102,8 @@ def _task2(result: Comparison) -> dict[str, Plot]:
     table, first = result.tables["task2"], [one.name for one in result.answers2]
     curves = figures.precision_recall(result.matches, first)
     return {
-        "ap": Plot("AP by overlap.", {"all": figures.average_precision(table, first)}, HINT),
-        "ar": Plot("AR by number of proposals.", {"all": figures.average_recall(table, first)}),
+        "ap": Plot("AP by overlap.", {"all": figures.by_number(table, first, "AP")}, HINT),
+        "ar": Plot("AR by number of proposals.", {"all": figures.by_number(table, first, "AR")}),
         "pr": Plot("Precision and recall at an overlap of 0.5.", {"all": curves}),
     }
 
