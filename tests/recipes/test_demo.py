@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import ran
-from tiny_demo import copy_of, tiny_demo, tiny_fused, tiny_klassify  # noqa: F401  (fixtures)
+from tiny_demo import SAID, copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures)
 
 from klassify import load_detector
 from klassify.cli import main
@@ -23,6 +24,8 @@ from klassify.media import decoder, info
 from klassify.prediction.answer import Prediction
 from klassify.prediction.predict import predict as predict_raw
 from klassify.systems.detector import DetectorFile
+
+LAST_PATHS = ("look at", "submission")
 
 
 def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
@@ -41,7 +44,7 @@ def stages(root: Path, *arguments: str, recipe: str = "klassify") -> str:
 def checkout(tiny_klassify, tmp_path_factory) -> Path:  # noqa: F811
     """A folder that looks like a checkout, in which the demo of the recipe klassify has run."""
     return copy_of(
-        tiny_klassify, tmp_path_factory.mktemp("of its own") / "check out", "multibranch"
+        tiny_klassify, tmp_path_factory.mktemp("of its own") / "check out", "multibranch", "fused"
     )
 
 
@@ -69,6 +72,21 @@ def test_demo_evaluates_every_reported_system(checkout):
     assert "merged" in (checkout / "exp/demo-tiny/klassify/evaluation/testA.task2.txt").read_text()
     for figure in ("calibration", "scores"):
         assert list((checkout / "exp/demo-tiny/klassify/evaluation").glob(f"*{figure}*.png"))
+
+
+@pytest.mark.slow
+def test_the_whole_demo_says_where_it_is_and_what_to_do_next(tiny_demo):  # noqa: F811
+    said = (tiny_demo / SAID).read_text(encoding="utf-8")
+    stages_said = re.findall(r"^ +\d+:\d\d  stage (\d+) of (\d+): .* left\)$", said, re.MULTILINE)
+    assert stages_said and {of for _, of in stages_said} == {stages_said[-1][0]}
+    for text in ("KLASSify on testA", "Done in ", "both (KLASSify) ", "third recipe: both "):
+        assert f"{text}" in said
+    ending = said[said.index("Done in ") :]
+    report, submission = (re.search(rf"  {name} +(\S+)", ending)[1] for name in LAST_PATHS)
+    assert (tiny_demo / report).exists() and (tiny_demo / submission).exists()
+    logs = tiny_demo / "exp/demo-tiny/logs"
+    taken = json.loads((logs / "cpu_seconds.json").read_text())
+    assert {row["log"] for row in taken} <= {path.name for path in logs.iterdir()}
 
 
 @pytest.mark.slow
@@ -206,7 +224,7 @@ def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr("klassify.commands.predict.predict", answers)
     monkeypatch.setattr(
-        "klassify.commands.predict.read_detector", lambda path: DetectorFile(Path(path), {}, {})
+        "klassify.commands.predict.load_detector", lambda path: DetectorFile(Path(path), {}, {})
     )
     monkeypatch.setattr("klassify.commands.predict.needed_kinds", lambda detector: set())
     videos = [str(tmp_path / "in" / name) for name in names]
@@ -263,10 +281,10 @@ def test_predict_multibranch_gives_the_submitted_answers(tiny_demo):  # noqa: F8
 
 
 @pytest.mark.slow
-def test_predict_fused_gives_the_submitted_answers(tiny_fused):  # noqa: F811
+def test_predict_fused_gives_the_submitted_answers(tiny_demo):  # noqa: F811
     """Embeddings are made on the way, by the encoders of the detector."""
-    check_against_submission(tiny_fused, "fused")
-    manifest = tiny_fused / "submissions/demo-tiny/fused/testA/manifest.json"
+    check_against_submission(tiny_demo, "fused")
+    manifest = tiny_demo / "submissions/demo-tiny/fused/testA/manifest.json"
     manifest = json.loads(manifest.read_text())
     assert manifest["task1"]["supervision"] == "self" and "edits" in manifest["rule"]
 
