@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,8 +25,10 @@ from klassify.explanation.contributions import (
 )
 from klassify.explanation.integrated import integrated_gradients
 from klassify.explanation.squares import occluded_squares
+from klassify.features.lips import LipsRow
 from klassify.grid.frames import FRAME_S
 from klassify.models.devices import pick_device
+from klassify.models.lips import LipMIL
 from klassify.scores.clip_scores import read_reasons
 from klassify.scores.frame_file import FrameFile
 from klassify.scores.score_file import ScoreFile
@@ -222,9 +223,9 @@ def explain_model(answering: Answering, clip: Any) -> list[Contribution]:
     if isinstance(clip, VisualClip):  # its frames would all be held in memory
         return found
     axes = axes_of(data, model, clip)
-    pools = hasattr(model, "pooled_frames")
-    if pools and "time" in axes:
-        found.insert(0, _pooled_frames(answering, clip, axes["time"].edges[-1]))
+    pools = isinstance(model, LipMIL)
+    if pools:
+        found.insert(0, _pooled_frames(answering, clip))
     wanted = {"time": not answering.of_frames and not pools, "frequency": True, "modalities": True}
     found += [occlusion(answering, axis) for axis in axes.values() if wanted.get(axis.over)]
     return found
@@ -247,28 +248,20 @@ def _gradients(answering: Answering, clip: Any) -> list[Contribution]:
     return made
 
 
-def _pooled_frames(answering: Answering, clip: Any, end_s: float) -> Contribution:
-    """The log-odds of the frames that a clip model pools to its score, the highest of the windows
-    that have a frame; NaN where none does.
+def _pooled_frames(answering: Answering, clip: LipsRow) -> Contribution:
+    """The log-odds of the frames that the model pools to its score, the highest of the windows that
+    have a frame; NaN where none does.
     """
-    data, model = answering.data, answering.model
-    values = None
-    for window in data.cut(clip):
-        batch = {name: x.to(answering.device) for name, x in data.collate([window.inputs]).items()}
+    values = np.full(len(clip.valid), np.nan)
+    for window in answering.data.cut(clip):
+        batch = {name: x[None].to(answering.device) for name, x in window.inputs.items()}
         with torch.inference_mode():
-            logit, counts = model.pooled_frames(batch)
-        if counts is not None:
-            logit = logit.masked_fill(~counts, torch.nan)
-        of_window = logit[0].float().cpu().numpy()
-        if values is None:
-            hop_s = round((window.end_s - window.start_s) / len(of_window), 3)
-            values = np.full(math.ceil(end_s / hop_s - 1e-6), np.nan)
-            middles = (np.arange(len(values)) + 0.5) * hop_s
-        place = np.floor((middles - window.start_s) / hop_s + 1e-6).astype(int)
-        inside = (place >= 0) & (place < len(of_window))
-        values[inside] = np.fmax(values[inside], of_window[place[inside]])
-    edges = np.append(np.arange(len(values)) * hop_s, end_s)
-    return Contribution("time", FRAME_SCORES, data.scale, values, edges)
+            logit = answering.model(batch["crops"], batch["valid"]).logit[0]
+        logit = logit.masked_fill(~batch["valid"][0], torch.nan).float().cpu().numpy()
+        place = slice(round(window.start_s / FRAME_S), round(window.end_s / FRAME_S))
+        values[place] = np.fmax(values[place], logit)
+    edges = np.arange(len(values) + 1) * FRAME_S
+    return Contribution("time", FRAME_SCORES, answering.data.scale, values, edges)
 
 
 def occlusion(answering: Answering, axis: Axis) -> Contribution:

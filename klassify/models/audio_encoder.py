@@ -92,8 +92,4 @@ class AudioMIL(AudioEncoder):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Log-odds of fake (B,) for batch["wave"] (B, N), or for "features" (B, T, D) of it."""
-        return self.pool(*self.pooled_frames(batch))
-
-    def pooled_frames(self, batch: dict[str, Tensor]) -> tuple[Tensor, None]:
-        """The log-odds (B, T) of frames that `score` pools; all of them count."""
-        return self._outputs(batch).logit, None
+        return self.pool(self._outputs(batch).logit)

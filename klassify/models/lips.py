@@ -80,8 +80,4 @@ class LipMIL(LipDetector):
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """Log-odds of fake (B,) for batch["crops"] (B, T, 88, 88) and batch["valid"] (B, T)."""
-        return self.pool(*self.pooled_frames(batch))
-
-    def pooled_frames(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The log-odds (B, T) of frames that `score` pools, and which of them count (B, T)."""
-        return self(batch["crops"], batch["valid"]).logit, batch["valid"]
+        return self.pool(self(batch["crops"], batch["valid"]).logit, batch["valid"])

@@ -63,7 +63,7 @@ class Sync(nn.Module):
             nn.ReLU(), nn.Linear(hidden, hidden_2), nn.ReLU(), nn.Linear(hidden_2, 1)
         )
 
-    def pooled_frames(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def misfit(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """How badly each frame fits: -log of the probability of its own frame of sound, minus that
         of a guess, (B, T); and which frames count (B, T), those with both sound and a face.
 
@@ -87,13 +87,13 @@ class Sync(nn.Module):
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean misfit of the frames of real clips (label 0); fake clips take no part."""
-        misfit, counts = self.pooled_frames(batch)
+        misfit, counts = self.misfit(batch)
         real = counts & (batch["label"] == 0)[:, None]
         return (misfit * real).sum() / real.sum().clamp(min=1)
 
     def score(self, batch: dict[str, Tensor]) -> Tensor:
         """(B,) smooth maximum over frames of the misfit; 0 is as bad as a guess."""
-        misfit, counts = self.pooled_frames(batch)
+        misfit, counts = self.misfit(batch)
         return pooled(misfit, counts, 1.0)
 
 

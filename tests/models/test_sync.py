@@ -31,7 +31,7 @@ def test_default_size():
 
 def test_misfit_equals_plain_loops():
     model, batch = small().eval(), random_batch()
-    misfit, counts = model.pooled_frames(batch)
+    misfit, counts = model.misfit(batch)
     assert torch.equal(counts, batch["audio_valid"] & batch["visual_valid"])
     for b, t in counts.nonzero().tolist():
         mouth = model.first["visual"](model.project["visual"](batch["visual"][b, t]))
