@@ -82,6 +82,7 @@ def write(
         result, path.parent, media_root, features, n_clips, n_explained
     )
     content |= {"figures": drawn, "tables": tables.of(result), "words": tables.words()}
+    content["heads"] = tables.CLIPS
     content["provenance"] = summary.provenance(result, command)
     content["sections"] = {
         name: title for name, title in SECTIONS.items() if _has_section(name, content)

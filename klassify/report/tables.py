@@ -305,10 +305,24 @@ def modalities(result: Comparison) -> Table | None:
     return Table([Column(""), *heads], rows)
 
 
+# of the lists of clips; the answers' columns have their names as heads
+CLIPS = {
+    "clip": Column("clip", help="name of the clip; its row opens"),
+    "type": Column("it is", help="what the list says of it"),
+    "answer": Column(
+        "name of an answer",
+        help="probability of fake, calibrated on val_fit; below it the system's own, as it is"
+        " submitted",
+    ),
+    "loss": Column("loss", help="log-loss of the worst answer, nats"),
+    "spread": Column("apart", help="largest difference between the answers"),
+}
+
+
 def words() -> list[tuple[str, str]]:
     """(head, meanings) of every column of the page, in alphabetical order."""
     found: dict[str, dict[str, None]] = {}
-    for columns in (*TABLES.values(), ABOUT):
+    for columns in (*TABLES.values(), ABOUT, CLIPS.values()):
         for column in columns:
             found.setdefault(column.title, {})[column.help] = None
     pairs = [(title, "; or ".join(meanings)) for title, meanings in found.items()]

@@ -258,6 +258,26 @@ def test_thresholds_costs_and_gaps_are_in_their_sections(tab):
 
 
 @needs_browser
+def test_answers_stand_beside_guessing_the_grid_and_their_own_numbers(tab):
+    systems = tab.locator("#task2 table").first.locator("tbody tr td:first-child")
+    names = systems.all_text_contents()
+    assert "random" in names and "perfect on the 40 ms grid" in names
+    assert "guessing" in tab.locator("#headline table").first.text_content()
+    rows = tab.locator("#mistakes tr.clip")
+    wrong = rows.locator("td.wrong")
+    assert rows.count() and wrong.count() >= rows.count()  # each row has one, marked by a sign
+    assert all(
+        re.match(r"[\d.]+own [\d.]+", text) for text in wrong.all_text_contents()
+    )  # calibrated, and as submitted
+    assert tab.locator("#coverage > details").get_attribute("open") is not None  # some are missing
+    words = tab.locator("#words details").last
+    words.locator("summary").click()  # what a phone has instead of tooltips
+    heads = {head for head in tab.locator("table.sortable th").all_text_contents() if head}
+    told = set(words.locator("dt").all_text_contents())
+    assert len(heads) > 20 and heads - told == {"one/both", "two/frames"}  # names of answers
+
+
+@needs_browser
 def test_lists_sort_by_any_column_and_back(tab):
     table = tab.locator("#mistakes table")
 
