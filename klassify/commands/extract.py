@@ -12,6 +12,10 @@
     klassify extract --kind embedding --system exp/demo/fused/audio_frames --list ... --root ... \\
         --out features/demo/embedding-audio_frames/train
 
+`--landmarks torch` runs Face Mesh's networks in torch, for `--batch` clips at a time in each of the
+`--jobs` processes, on a GPU if there is one. Landmarks equal MediaPipe's to a fraction of a pixel;
+shards of both kinds do not mix.
+
 Every clip of the list gets one row; a row without features has a reason, which
 failures-<i>-of-<n>.tsv repeats. `--shard i/n` (from 1) extracts every n-th clip of the list,
 starting with the i-th; to merge shards of separate runs, put them into one folder. A part that
@@ -59,6 +63,7 @@ from klassify.features.extract import (
     status,
 )
 from klassify.features.kinds import KINDS
+from klassify.features.mouth.face import TORCH
 from klassify.lists import data_list, subsets
 from klassify.media.flow import refusing_damage
 
@@ -201,10 +206,12 @@ def _on_cluster(
 
 
 def _device_of_a_task(args: argparse.Namespace, options: Options) -> dict[str, Any]:
-    """{"device": cuda or cpu}, what a node has and the machine that submits may not; {} for a kind
-    that runs no model.
+    """{"device": cuda or cpu}, what a node has and the machine that submits may not; {} where torch
+    runs no model.
     """
-    if "--device" not in KINDS[args.kind].arguments:
+    arguments = KINDS[args.kind].arguments
+    by_mediapipe = "--landmarks" in arguments and getattr(args, "landmarks", None) != TORCH
+    if "--device" not in arguments or by_mediapipe:
         return {}
     import torch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,13 +98,46 @@ def in_workers(
     parts: Sequence[Sequence[str]],
 ) -> Numbered:
     """Rows from worker processes, extract(state, file), whose state is setup(root)."""
+    one = functools.partial(_only_one, extract)
+    return in_workers_together(row_class, one, setup, jobs, 1, root, parts)
+
+
+def in_workers_together(
+    row_class: type,
+    extract: Callable[[Any, Sequence[str]], Sequence[Any]],
+    setup: Callable[[Path], Any],
+    jobs: int | None,
+    size: int,
+    root: Path,
+    parts: Sequence[Sequence[str]],
+) -> Numbered:
+    """Rows from worker processes that take up to `size` clips of a part at a time, extract(state,
+    files). Those of a process that died are taken one by one.
+    """
     files = [file for part in parts for file in part]
-    state = functools.partial(setup, root)
-    results = workers.each(extract, files, state, jobs=jobs or n_cpus(), limit_s=CLIP_LIMIT_S)
-    for number, row in results:
-        if isinstance(row, workers.Died):
-            row = row_class.failed(files[number], "worker", row.reason)
-        yield number, row
+    ends = list(itertools.accumulate(map(len, parts)))
+    groups = [
+        range(first, min(first + size, end))
+        for end, part in zip(ends, parts)
+        for first in range(end - len(part), end, size)
+    ]
+    while groups:
+        again = []
+        tasks = [[files[number] for number in group] for group in groups]
+        state, limit_s = functools.partial(setup, root), size * CLIP_LIMIT_S
+        results = workers.each(extract, tasks, state, jobs=jobs or n_cpus(), limit_s=limit_s)
+        for i, rows in results:
+            if not isinstance(rows, workers.Died):
+                yield from zip(groups[i], rows)
+            elif len(groups[i]) > 1:
+                again += [range(number, number + 1) for number in groups[i]]
+            else:
+                yield groups[i][0], row_class.failed(tasks[i][0], "worker", rows.reason)
+        groups, size = again, 1
+
+
+def _only_one(extract: Callable[[Any, str], Any], state: Any, files: Sequence[str]) -> list[Any]:
+    return [extract(state, file) for file in files]
 
 
 def n_cpus() -> int:

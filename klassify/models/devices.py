@@ -12,7 +12,8 @@ from torch import Tensor
 
 from klassify.errors import KlassifyError, first_line
 
-M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+KEPT_BYTES = 1 << 30
 BLOCK_BYTES = 3 << 19  # below the 1.6 MB of a front end's frames, above a batch of the TCN's
 # front-end frames (20 ms) at a time: 8 s, and 32 windows of 4 s
 CPU_FRAMES, GPU_FRAMES = 400, 6400
@@ -57,10 +58,24 @@ def return_freed_blocks() -> None:
     glibc keeps freed blocks of up to 32 MB, and they fragment: the peak of the same work then
     differs by up to a fifth from run to run. For commands that score; does nothing except on Linux.
     """
+    _mallopt({M_MMAP_THRESHOLD: BLOCK_BYTES})
+
+
+def keep_freed_blocks() -> None:
+    """Keep the memory of freed tensors for the next ones.
+
+    Where an image passes a network in milliseconds, getting memory from the system and giving it
+    back takes nearly as long. For processes that do nothing else; does nothing except on Linux.
+    """
+    _mallopt({M_MMAP_THRESHOLD: KEPT_BYTES, M_TRIM_THRESHOLD: KEPT_BYTES})
+
+
+def _mallopt(options: dict[int, int]) -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, BLOCK_BYTES)
+            for option, value in options.items():
+                mallopt(option, value)
 
 
 def pick_device(name: str) -> torch.device:

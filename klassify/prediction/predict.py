@@ -25,6 +25,8 @@ from klassify.features.extract import rows_in_order
 from klassify.features.kinds import KINDS
 from klassify.features.lips import LipsRow
 from klassify.features.lmm.kind import LMMRow
+from klassify.features.mouth.face import TORCH, is_by_torch
+from klassify.files import read_json_mapping
 from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
 from klassify.media import isolated
@@ -33,6 +35,7 @@ from klassify.prediction.answer import Answers, Prediction, evidence_of
 from klassify.prediction.hub import located
 from klassify.systems.detector import DETECTOR, PARTS, DetectorFile, read_detector
 from klassify.systems.embeddings import write_embeddings
+from klassify.systems.experiment import SETTINGS
 from klassify.systems.merged import Merged
 from klassify.systems.operating import RATES
 from klassify.systems.score import score
@@ -115,7 +118,9 @@ def predict(
     extractions = {
         kind: lmm_of(detector, device, lmm)
         if kind == "lmm"
-        else KINDS[kind].extraction(jobs=jobs or min(len(videos), n_cpus()))
+        else KINDS[kind].extraction(
+            jobs=jobs or min(len(videos), n_cpus()), **face_of(detector, kind, device)
+        )
         for kind in sorted(kinds - {"avhubert"})
         if not (kind == "lmm" and without_lmm)
     }
@@ -182,6 +187,20 @@ def lmm_of(detector: DetectorFile, device: str = "auto", lmm: str | None = None)
             fix="--lmm FOLDER of the right one; or --without-lmm, which changes the answers",
         )
     return made
+
+
+def face_of(detector: DetectorFile, kind: str, device: str = "auto") -> dict[str, Any]:
+    """The arguments of the extraction of a kind that say how a face is found: as for the features
+    that the detector's systems have learned from.
+    """
+    for system in detector.loaded.values():
+        record = system.folder / SETTINGS
+        made_with = read_json_mapping(record) if record.exists() else {}
+        for of in made_with.values():
+            if isinstance(of, dict) and of.get("kind") == kind and "refine" in of:
+                by_torch = {"landmarks": TORCH, "device": device} if is_by_torch(of) else {}
+                return {"refine": bool(of["refine"]), **by_torch}
+    return {}
 
 
 def needed_kinds(detector: DetectorFile) -> set[str]:

@@ -1,4 +1,4 @@
-"""Face landmarks of a clip, picture by picture: MediaPipe, or points computed elsewhere.
+"""Face landmarks of a clip, picture by picture: Face Mesh, or points computed elsewhere.
 
 A source offers `track(file, shown)`, which yields the pictures of a clip with the landmarks of the
 one face that is followed, or None where there is none. Landmarks are float32 (K, 2) pixel
@@ -8,14 +8,10 @@ more than the pictures of one gap are held at a time.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib.metadata
 import math
 import os
-import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +19,7 @@ import cv2
 import numpy as np
 
 from klassify.errors import KlassifyError
+from klassify.features.mouth import by_mediapipe
 from klassify.media import decoder
 from klassify.media.picture import Picture
 
@@ -78,15 +75,20 @@ class LandmarkSource(Protocol):
 
 
 def open_source(folder: str | os.PathLike | None = None, *, refine: bool = True) -> LandmarkSource:
-    """Precomputed landmarks where a folder of them is given, Face Mesh otherwise."""
+    """Precomputed landmarks where a folder of them is given, Face Mesh by MediaPipe otherwise."""
     return FaceMesh(refine) if folder is None else PrecomputedLandmarks(folder)
 
 
+TORCH = "torch"  # Face Mesh's networks in torch, in place of MediaPipe or a folder of landmarks
+
+
 def source_settings(
-    folder: str | os.PathLike | None = None, *, refine: bool = True
+    landmarks: str | os.PathLike | None = None, *, refine: bool = True
 ) -> dict[str, Any]:
-    """What features depend on in such a source, for their settings; does not load anything."""
-    if folder is not None:
+    """What features depend on in a source (None, TORCH or a folder), for their settings; does not
+    load anything.
+    """
+    if landmarks not in (None, TORCH):
         return {"landmarks": "precomputed"}
     try:
         version = importlib.metadata.version("mediapipe")
@@ -95,11 +97,19 @@ def source_settings(
             "MediaPipe is not installed.",
             fix="pip install mediapipe==0.10.14, or give --landmarks DIR",
         ) from None
-    return {"landmarks": f"mediapipe {version} face_mesh", "refine": refine}
+    by = f"{TORCH} " if landmarks == TORCH else ""
+    return {"landmarks": f"{by}mediapipe {version} face_mesh", "refine": refine}
+
+
+def is_by_torch(settings: Mapping[str, Any]) -> bool:
+    """Whether such settings are those of TORCH."""
+    return str(settings.get("landmarks")).startswith(TORCH)
 
 
 class FaceMesh:
     """MediaPipe's full-range detector where no face is followed, its Face Mesh where one is.
+
+    mesh, detector: a Mesh and a Detector; by default MediaPipe runs their networks.
 
     A face is taken up with a detector's score of MIN_SCORE on the square around it, and given up
     when the mesh, or the detector every CONFIRM_EVERY pictures, no longer finds it. Every clip
@@ -109,8 +119,8 @@ class FaceMesh:
     """
 
     def __init__(self, refine: bool = True, mesh: Any = None, detector: Any = None):
-        self._mesh = mesh or Mesh(refine)
-        self._detect = detector or Detector()
+        self._mesh = mesh or Mesh(by_mediapipe.Landmarks(refine, REGION_PX))
+        self._detect = detector or Detector(by_mediapipe.Faces(MIN_CANDIDATE, VIEW_PX))
 
     def track(self, file: str, shown: Shown) -> Tracked:
         """The pictures, at most 38 a second, each with the face that is followed."""
@@ -170,46 +180,14 @@ class FaceMesh:
 
 
 class Mesh:
-    """The landmark model of Face Mesh; call it with a picture and the region of a face."""
+    """The landmark model of Face Mesh; call it with a picture and the region of a face.
 
-    GRAPH = """
-        input_stream: "image"
-        input_stream: "region"
-        output_stream: "landmarks"
-        input_side_packet: "refine"
-        node {
-            calculator: "FaceLandmarkCpu"
-            input_stream: "IMAGE:image"
-            input_stream: "ROI:region"
-            input_side_packet: "WITH_ATTENTION:refine"
-            output_stream: "LANDMARKS:landmarks"
-        }
+    landmarks: what runs it on an RGB image (REGION_PX, REGION_PX, 3): landmarks (K, 2) float32 in
+    units of the image, or None where it shows no face.
     """
 
-    def __init__(self, refine: bool = True):
-        # MediaPipe against the protobuf that it asks for
-        warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype")
-        with _quiet():
-            import mediapipe
-            from google.protobuf import text_format
-            from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
-            from mediapipe.framework.formats.rect_pb2 import NormalizedRect
-
-            create = mediapipe.packet_creator
-            whole = NormalizedRect(x_center=0.5, y_center=0.5, width=1, height=1)
-            self._whole = create.create_proto(whole)
-            self._to_packet = functools.partial(
-                create.create_image_frame, image_format=mediapipe.ImageFormat.SRGB
-            )
-            self._from_packet = mediapipe.packet_getter.get_proto
-            folder = Path(mediapipe.__file__).parents[1]  # that models are named from
-            mediapipe.resource_util.set_resource_dir(str(folder))
-            config = text_format.Parse(self.GRAPH, CalculatorGraphConfig())
-            self._graph = mediapipe.CalculatorGraph(graph_config=config)
-            self._graph.observe_output_stream("landmarks", self._take)
-            self._graph.start_run({"refine": create.create_bool(refine)})
-            self._time = 0
-            self._run(np.zeros((REGION_PX, REGION_PX, 3), np.uint8))
+    def __init__(self, landmarks: Callable[[np.ndarray], np.ndarray | None]):
+        self._landmarks = landmarks
 
     def __call__(self, picture: Picture, region: Region) -> np.ndarray | None:
         """Landmarks (K, 2) float32 in pixels of the picture; None where there is no face."""
@@ -218,46 +196,30 @@ class Mesh:
         turn = side / REGION_PX * np.array([[cos, -sin], [sin, cos]])
         corner = centre - turn @ [REGION_PX / 2, REGION_PX / 2]
         image = warped(picture, turn, corner, REGION_PX, LEAST_PX)
-        found = None if image is None else self._run(image)
+        found = None if image is None else self._landmarks(image)
         if found is None:
             return None
-        return (_points(self._from_packet(found)) * REGION_PX @ turn.T + corner).astype(np.float32)
-
-    def _run(self, image: np.ndarray) -> Any:
-        """The packet of landmarks for an image of a region, None for no face."""
-        self._found = None
-        self._time += 1
-        packet = self._to_packet(data=image)
-        self._graph.add_packet_to_input_stream("image", packet.at(self._time))
-        self._graph.add_packet_to_input_stream("region", self._whole.at(self._time))
-        self._graph.wait_until_idle()
-        return self._found
-
-    def _take(self, _stream: str, packet: Any) -> None:
-        self._found = packet
+        return (found * REGION_PX @ turn.T + corner).astype(np.float32)
 
 
 class Detector:
-    """MediaPipe's full-range face detector; call it with a picture and a box to look at."""
+    """The full-range face detector; call it with a picture and a box to look at.
 
-    def __init__(self):
-        with _quiet():
-            from mediapipe.python.solutions import face_detection
+    faces: what runs it on an RGB image whose longer side has VIEW_PX pixels: score and box (x, y,
+    width, height in units of the image) of each face.
+    """
 
-            self._detector = face_detection.FaceDetection(MIN_CANDIDATE, model_selection=1)
-            self._detector.process(np.zeros((VIEW_PX, VIEW_PX, 3), np.uint8))
+    def __init__(self, faces: Callable[[np.ndarray], list[Detection]]):
+        self._faces = faces
 
     def __call__(self, picture: Picture, view: Box) -> list[Detection]:
         """Score and box (x0, y0, x1, y1 in pixels of the picture) of each face in the view."""
         image, n = picture.halved(view, VIEW_PX)
         size = n * np.array(image.shape[1::-1])
-        image = _scaled(image, VIEW_PX)
         found = []
-        for detection in self._detector.process(image).detections or []:
-            box = detection.location_data.relative_bounding_box
-            low = np.array([box.xmin, box.ymin]) * size + view[:2]
-            high = low + np.array([box.width, box.height]) * size
-            found.append((detection.score[0], np.concatenate([low, high])))
+        for score, box in self._faces(_scaled(image, VIEW_PX)):
+            low = box[:2] * size + view[:2]
+            found.append((score, np.concatenate([low, low + box[2:] * size])))
         return found
 
 
@@ -438,19 +400,6 @@ def _jumps(before: np.ndarray | None, now: np.ndarray | None) -> bool:
     return bool(moved > CUT_JUMP * np.linalg.norm(left - right))
 
 
-def _points(face: Any) -> np.ndarray:
-    """(K, 2) float32 of a NormalizedLandmarkList, in units of the region.
-
-    Each landmark is 17 bytes on the wire (tag, length, then tag and float32 for x, y, z), which
-    numpy reads ten times faster than attribute access does.
-    """
-    n, wire = len(face.landmark), face.SerializeToString()
-    if len(wire) == 17 * n and wire[:3] == b"\x0a\x0f\x0d":
-        rows = np.frombuffer(wire, np.uint8).reshape(n, 17)
-        return np.ascontiguousarray(rows[:, [3, 4, 5, 6, 8, 9, 10, 11]]).view("<f4")
-    return np.array([(point.x, point.y) for point in face.landmark], np.float32)
-
-
 def _read_landmarks(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -471,17 +420,3 @@ def _read_landmarks(path: Path) -> np.ndarray:
             where=path,
         )
     return landmarks[..., :2].astype(np.float32)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what MediaPipe's native parts write to the standard error stream while they start."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as sink:
-            os.dup2(sink.fileno(), 2)
-            yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

@@ -15,13 +15,16 @@ import numpy as np
 import pyarrow as pa
 
 from klassify.arguments import between_0_and_1
+from klassify.errors import KlassifyError
 from klassify.features.base import (
+    MODEL_ARGUMENTS,
     Columns,
     Extraction,
     Kind,
     attempt,
     common,
     in_workers,
+    in_workers_together,
     ragged,
     schema,
     values,
@@ -30,6 +33,7 @@ from klassify.features.mouth import channels, face
 from klassify.media import decoder, info
 
 MIN_FACE_SHARE = 0.1
+CLIPS_TOGETHER = 8  # that a process takes at a time, by default, with the networks in torch
 
 
 def face_extraction(
@@ -37,17 +41,25 @@ def face_extraction(
     extractor: type[FaceExtractor],
     settings: dict[str, Any],
     *,
-    landmarks: Path | None = None,
+    landmarks: Path | str | None = None,
     refine: bool = True,
     min_face_share: float = MIN_FACE_SHARE,
+    device: str | None = None,
+    batch: int | None = None,
     jobs: int | None = None,
 ) -> Extraction:
-    """The extraction of a kind that follows a face, by Face Mesh or in `landmarks`, a folder of
-    <file>.npz.
+    """The extraction of a kind that follows a face, by Face Mesh (face.TORCH: in torch) or in
+    `landmarks`, a folder of <file>.npz.
 
     settings: the kind's own, to which those of the face are added. min_face_share: of a clip's
-    frames, in which a face must be seen; 0 takes any clip with a face.
+    frames, in which a face must be seen; 0 takes any clip with a face. device, batch: of torch, and
+    the clips that a process takes at a time.
     """
+    if landmarks != face.TORCH and not device is batch is None:
+        raise KlassifyError(
+            "--device and --batch belong to --landmarks torch; MediaPipe uses the CPU alone.",
+            fix="--landmarks torch",
+        )
     settings = settings | {
         "fps": decoder.GRID_FPS,
         "max_gap_frames": face.MAX_GAP_FRAMES,
@@ -56,14 +68,20 @@ def face_extraction(
     }
 
     def inputs(root: Path, file: str) -> list[Path]:
-        if landmarks is None:
+        if landmarks in (None, face.TORCH):
             return [root / file]
         return [root / file, landmarks / PurePosixPath(file).with_suffix(".npz")]
 
-    setup = functools.partial(
-        extractor, landmarks=landmarks, refine=refine, min_face_share=min_face_share
-    )
-    rows = functools.partial(in_workers, extractor.row_class, FaceExtractor.__call__, setup, jobs)
+    how = {"landmarks": landmarks, "refine": refine, "min_face_share": min_face_share}
+    row_class = extractor.row_class
+    if landmarks == face.TORCH:
+        setup = functools.partial(extractor, device=device or "auto", **how)
+        clips = batch or CLIPS_TOGETHER
+        given = row_class, FaceExtractor.together, setup, jobs, clips
+        rows = functools.partial(in_workers_together, *given)
+    else:
+        setup = functools.partial(extractor, **how)
+        rows = functools.partial(in_workers, row_class, FaceExtractor.__call__, setup, jobs)
     return Extraction(kind, settings, inputs, rows)
 
 
@@ -73,9 +91,11 @@ class FaceExtractor:
 
     Args:
         root: the folder that clip names are relative to.
-        landmarks: a folder of precomputed landmarks; None runs Face Mesh.
+        landmarks: a folder of precomputed landmarks; None runs Face Mesh, face.TORCH runs it in
+            torch.
         refine: Face Mesh with refined lips.
         min_face_share: of a clip's frames, in which a face must be seen.
+        device: that torch uses.
     """
 
     row_class: type
@@ -83,31 +103,47 @@ class FaceExtractor:
     def __init__(
         self,
         root: Path,
-        landmarks: Path | None = None,
+        landmarks: Path | str | None = None,
         refine: bool = True,
         min_face_share: float = MIN_FACE_SHARE,
+        device: str = "auto",
     ):
         cv2.setNumThreads(1)  # clips run side by side
         self.root, self._min_face_share = root, min_face_share
+        self._networks = None
+        if landmarks == face.TORCH:
+            import torch
+
+            from klassify.features.mouth.by_torch import Networks
+            from klassify.models.devices import keep_freed_blocks
+
+            torch.set_num_threads(1)
+            keep_freed_blocks()
+            self._networks = Networks(refine, device)
+            return
         self._open_source = functools.partial(face.open_source, landmarks, refine=refine)
         self._source = self._open_source()
 
     def __call__(self, file: str) -> Any:
         """The clip's row; whatever is wrong with the clip is said in the row and raises nothing."""
-        row = attempt(
-            self.row_class,
-            self.root,
-            file,
-            functools.partial(self._row, file),
-            own_stage="landmarks",
-        )
+        if self._networks is not None:
+            return self.together([file])[0]
+        row = self._attempt(self._source, file)
         if row.stage == "features":
             self._source = self._open_source()
         return row
 
-    def _row(self, file: str, path: Path) -> Any:
+    def together(self, files: Sequence[str]) -> list[Any]:
+        """The rows of clips, whose faces the networks in torch follow together."""
+        return self._networks.track_each(self._attempt, files)
+
+    def _attempt(self, source: face.LandmarkSource, file: str) -> Any:
+        make = functools.partial(self._row, source, file)
+        return attempt(self.row_class, self.root, file, make, own_stage="landmarks")
+
+    def _row(self, source: face.LandmarkSource, file: str, path: Path) -> Any:
         fps, notes = info.probe(path).fps, []
-        tracked = face.fill_gaps(self._source.track(file, decoder.pictures(path, notes)))
+        tracked = face.fill_gaps(source.track(file, decoder.pictures(path, notes)))
         row = self.row(file, fps, self._min_face_share, self.measure(tracked))
         return dataclasses.replace(row, notes=notes)
 
@@ -237,11 +273,17 @@ class ClipExtractor(FaceExtractor):
         return {"features": features, "valid": np.zeros(n_frames, bool), "boxes": boxes}
 
 
+def _source_named(text: str) -> Path | str | None:
+    """What --landmarks means; a folder of such a name is written ./torch."""
+    return {"mediapipe": None, face.TORCH: face.TORCH}.get(text, Path(text))
+
+
 FACE_ARGUMENTS = {  # of every kind that follows a face
     "--landmarks": {
-        "type": Path,
-        "metavar": "DIR",
-        "help": "read <DIR>/<file>.npz instead of running Face Mesh",
+        "type": _source_named,
+        "metavar": "SOURCE",
+        "help": "mediapipe (the default), torch (the same networks, many clips at a time), or a"
+        " folder DIR of <DIR>/<file>.npz",
     },
     "--refine": {
         "action": argparse.BooleanOptionalAction,
@@ -252,6 +294,7 @@ FACE_ARGUMENTS = {  # of every kind that follows a face
         "metavar": "SHARE",
         "help": "of a clip's frames, in which a face must be seen (default: 0.1)",
     },
+    **MODEL_ARGUMENTS,
 }
 KIND = Kind(
     "mouth",

@@ -9,7 +9,7 @@ from painted_face import painted
 from shown import shown
 
 from klassify.errors import KlassifyError
-from klassify.features.mouth import channels, face
+from klassify.features.mouth import by_mediapipe, channels, face
 
 # MediaPipe against its own protobuf
 pytestmark = pytest.mark.filterwarnings("ignore:SymbolDatabase")
@@ -306,5 +306,5 @@ def test_face_mesh_starts_quietly_and_follows_the_larger_of_two(face_mesh, capfd
     for found in landmarks_of(face_mesh, [canvas] * 3):
         assert found is not None
         np.testing.assert_allclose(found.mean(axis=0), large.mean(axis=0), atol=8)
-    face.Mesh(False)
+    by_mediapipe.Landmarks(False, face.REGION_PX)
     assert capfd.readouterr().err == ""
