@@ -230,6 +230,11 @@ class BothExtractor(FaceExtractor):
         return BothRows(*(e.row(file, fps, share, own) for e, own in zip(extractors, fields)))
 
     @staticmethod
+    def with_notes(row: BothRows, notes: list[str]) -> BothRows:
+        """Both rows with what was noted."""
+        return BothRows(*(dataclasses.replace(one, notes=notes) for one in row))
+
+    @staticmethod
     def measure(tracked: face.Tracked) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields of both kinds. Crops are made as far as the features are, so that few pictures
         are held.

@@ -15,9 +15,10 @@ from klassify import cli, workers
 from klassify.errors import KlassifyError
 from klassify.failures import read_failures
 from klassify.features import extract
+from klassify.features.base import in_workers_together
 from klassify.features.lips import LipsExtractor
 from klassify.features.mouth import channels
-from klassify.features.mouth.kind import ClipExtractor, too_little
+from klassify.features.mouth.kind import ClipExtractor, MouthRow, too_little
 from klassify.features.shards import FeatureStore
 from klassify.files import HERE, TEMPORARY
 from klassify.parts import parts_in, read_rows
@@ -452,3 +453,25 @@ def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(KlassifyError, match="no codebook"):
         load_vqvae(tmp_path / "model.safetensors")
+
+
+def test_clips_of_a_process_that_died_are_taken_one_by_one(monkeypatch):
+    def each(function, tasks, setup, **_):
+        for number, task in enumerate(tasks):
+            broken = "c" in task
+            yield number, workers.Died("it broke") if broken else function(setup(), task)
+
+    monkeypatch.setattr(workers, "each", each)
+    asked = []
+
+    def extract(_, files):
+        asked.append(files)
+        return [file.upper() for file in files]
+
+    given = MouthRow, extract, lambda root: None, 1, 2
+    rows = dict(in_workers_together(*given, Path(), [["a", "b", "c"], ["d"]]))
+    assert asked == [["a", "b"], ["d"]]  # no group spans two parts
+    assert [rows[0], rows[1], rows[3]] == ["A", "B", "D"] and rows[2].reason == "it broke"
+    asked.clear()
+    rows = dict(in_workers_together(*given, Path(), [["c", "a"]]))
+    assert asked == [["a"]] and rows[0].stage == "worker" and rows[1] == "A"

@@ -145,6 +145,11 @@ class FaceExtractor:
         fps, notes = info.probe(path).fps, []
         tracked = face.fill_gaps(source.track(file, decoder.pictures(path, notes)))
         row = self.row(file, fps, self._min_face_share, self.measure(tracked))
+        return self.with_notes(row, notes)
+
+    @staticmethod
+    def with_notes(row: Any, notes: list[str]) -> Any:
+        """The row with what was noted while it was decoded."""
         return dataclasses.replace(row, notes=notes)
 
     @classmethod
