@@ -98,8 +98,9 @@ def _run(command: str, argv: list[str], told: TextIO) -> int:
     module.configure(parser)
     parser.set_defaults(command_line=[command, *argv[1:]])  # for --launcher slurm
     try:
-        # intermixed: KEY=VALUE may follow options
-        return module.run(parser.parse_intermixed_args(argv[1:])) or 0
+        # intermixed: KEY=VALUE may follow options; that way forgets what `--` means
+        parse = parser.parse_args if "--" in argv else parser.parse_intermixed_args
+        return module.run(parse(argv[1:])) or 0
     except KlassifyError as error:
         print(f"klassify {command}: {error}", file=told)
         return error.status

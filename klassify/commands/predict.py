@@ -126,6 +126,7 @@ def _run(args: argparse.Namespace) -> int:
         if done:
             print(f"{folder}: {len(done)} answers are kept; --force makes them again")
         todo = [path for path in paths if path not in done]
+        folder.mkdir(parents=True, exist_ok=True)  # where that fails, before any work
         with tqdm(total=len(paths), initial=len(done), unit="clip", disable=None) as bar:
             how["progress"] = lambda _, path, bar=bar: bar.set_description(readable(path.name))
             for path, prediction in zip(todo, predict(detector, todo, **how)):

@@ -324,6 +324,20 @@ def test_folders_give_all_media_and_name_what_is_passed_over(tmp_path, capsys):
     assert "notes.txt" in said and "hidden" not in said and "MACOSX" not in said
 
 
+def test_a_name_with_a_dash_and_a_file_as_out(tmp_path, monkeypatch, capsys):
+    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    monkeypatch.chdir(tmp_path)
+    for name in ("-clip.mp4", "taken"):
+        Path(name).write_text("x")
+    asked: list[str] = []
+    monkeypatch.setattr("klassify.commands.predict.predict", given_answers(asked))
+    command = ["predict", "--detector", "d", "--out"]
+    assert main([*command, "taken", "--", "-clip.mp4"]) == 2
+    assert "where: taken" in capsys.readouterr().err and not asked
+    assert main([*command, "o", "--no-timeline", "--", "-clip.mp4"]) == 0
+    assert asked == ["-clip.mp4"] and Path("o/-clip.json").exists()
+
+
 def test_notes_on_the_file_stand_in_text_and_json():
     note = "2 tracks of sound: number 2 is used, the default."
     segments = pd.DataFrame(columns=["start", "end", "score", "modality", "method"])
