@@ -48,6 +48,7 @@ COMMANDS = {
     "predict": "videos in, answers out: probability, segments, timeline",
     "perturb": "perturbed splits of a list, and how systems fare on them",
     "publish": "a detector with its weights and a model card in a folder of its own",
+    "export": "models of a detector as ONNX files beside their weights",
     "version": "versions, commit and device",
     "evaluate": "systems against labels: tables, curves (stage 4)",
     "crosstest": "train on one data set, test on others: one table (stage 4)",

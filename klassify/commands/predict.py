@@ -6,11 +6,12 @@
 
 For each file: the probability that it is fake (Task 1's answer), a verdict, the segments that may
 be fake (Task 2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in.
---explain says why, in a line, .explanation.json and .explanation.png (docs/explanations.md). What
-runs is the detector.yaml of a recipe: that of --detector, else the first that was trained, on a
-real data set before the generated corpus, else a small one of the recipe klassify that is part of
-the package and has learned from generated clips alone. --example answers about the package's own
-clip.
+--runtime onnx answers by onnxruntime for the systems that `klassify export` has exported, and names
+the others. --explain says why, in a line, .explanation.json and .explanation.png
+(docs/explanations.md). What runs is the detector.yaml of a recipe: that of --detector, else the
+first that was trained, on a real data set before the generated corpus, else a small one of the
+recipe klassify that is part of the package and has learned from generated clips alone. --example
+answers about the package's own clip.
 
 Answers that --out has already, of the same file, detector and settings, are kept: a run that was
 stopped continues.
@@ -40,7 +41,14 @@ from klassify.lists import datasets
 from klassify.media.container import MediaError, media_below
 from klassify.media.flow import damage_limit, refusing_damage
 from klassify.prediction.answer import Prediction
-from klassify.prediction.predict import avhubert_of, lmm_of, load_detector, needed_kinds, predict
+from klassify.prediction.predict import (
+    avhubert_of,
+    by_onnx,
+    lmm_of,
+    load_detector,
+    needed_kinds,
+    predict,
+)
 from klassify.settings import settings_hash
 from klassify.systems.detector import DETECTOR, DetectorFile, on_generated_corpus
 from klassify.systems.operating import RATES
@@ -80,6 +88,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--no-timeline", action="store_true", help="write no PNG")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     add_precision(parser)
+    add(
+        "--runtime",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: by onnxruntime where `klassify export` has written model.onnx",
+    )
     add("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
     add("--force", action="store_true", help="answer again what --out has answers of already")
     lmm = parser.add_mutually_exclusive_group()
@@ -107,6 +121,8 @@ def _run(args: argparse.Namespace) -> int:
     # each once
     detectors = list({one.folder.resolve(): one for one in map(load_detector, found)}.values())
     for detector in detectors:
+        if args.runtime == "onnx":
+            print(_runtimes(detector), file=sys.stderr)
         # what cannot answer is refused before another takes its time
         kinds = needed_kinds(detector)
         if "lmm" in kinds and not args.without_lmm:
@@ -117,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
     for detector, name in zip(detectors, short_names([one.folder for one in detectors])):
         folder = args.out / name if len(detectors) > 1 else args.out
         names = ("device", "precision", "jobs", "lmm", "without_lmm", "avhubert")
-        names = (*names, "false_alarms", "explain")
+        names = (*names, "false_alarms", "explain", "runtime")
         how = {name: getattr(args, name) for name in names}
         made_with = {path: _made_with(detector, path, args) for path in paths}
         names_of = dict(zip(paths, stems))
@@ -145,9 +161,18 @@ def _run(args: argparse.Namespace) -> int:
     return int(unanswered > 0)
 
 
+def _runtimes(detector: DetectorFile) -> str:
+    """Which systems each runtime answers for."""
+    exported, others = by_onnx(detector)
+    by_torch = f"; by torch, without an export: {', '.join(others)}" if others else ""
+    return f"{readable(detector.folder)}: by onnxruntime: {', '.join(exported)}{by_torch}"
+
+
 def _made_with(detector: DetectorFile, video: Path, args: argparse.Namespace) -> str:
     """A hash of what the files of an answer depend on."""
     of_models = ("lmm", "without_lmm", "precision", "avhubert")
+    if args.runtime != "torch":
+        of_models = (*of_models, "runtime")
     names = (*of_models, "explain", "no_timeline", "video", "min_score", "false_alarms")
     stat = video.stat()
     return settings_hash(

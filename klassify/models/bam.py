@@ -60,6 +60,8 @@ def pair_scores(x: Tensor, proj: nn.Linear, weight: Tensor, at_once: int = PAIRS
     pairs, which stay in the processor's cache; the plain form does twice the work and holds
     (B, F, F, D).
     """
+    if torch.compiler.is_exporting():  # into a graph, which has no loop over blocks
+        return (torch.tanh(proj(x[:, :, None] * x[:, None])) @ weight).squeeze(3)
     n_clips, n_frames, _ = x.shape
     reach = n_frames // 2 + 1
     circle = torch.cat([x, x[:, : reach - 1]], dim=1)

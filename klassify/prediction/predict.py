@@ -31,11 +31,13 @@ from klassify.lists import data_list
 from klassify.localisation.localise import choose, localise
 from klassify.media import isolated
 from klassify.models.lip_encoder import LipEncoder
+from klassify.models.weights import EXPORTED
 from klassify.prediction.answer import Answers, Prediction, evidence_of
 from klassify.prediction.hub import located
 from klassify.systems.detector import DETECTOR, PARTS, DetectorFile, read_detector
 from klassify.systems.embeddings import write_embeddings
 from klassify.systems.experiment import SETTINGS
+from klassify.systems.exported import load_exported
 from klassify.systems.merged import Merged
 from klassify.systems.operating import RATES
 from klassify.systems.score import score
@@ -58,6 +60,7 @@ class Detector(DetectorFile):
         avhubert: str | os.PathLike | None = None,
         false_alarms: float = RATES[0],
         explain: bool = False,
+        runtime: str = "torch",
     ) -> Prediction:
         """The answer about one raw video file: see Prediction for shapes and units.
 
@@ -68,6 +71,7 @@ class Detector(DetectorFile):
         given = {"lmm": lmm, "without_lmm": without_lmm, "avhubert": avhubert}
         given["false_alarms"] = false_alarms
         how = {"device": device, "precision": precision, "explain": explain}
+        how["runtime"] = runtime
         return next(predict(self, [video], **how, **given))
 
 
@@ -98,6 +102,7 @@ def predict(
     avhubert: str | os.PathLike | None = None,
     false_alarms: float = RATES[0],
     explain: bool = False,
+    runtime: str = "torch",
     progress: Progress | None = None,
 ) -> Iterator[Prediction]:
     """Answers about videos, in their order, each as soon as it is ready. A file that cannot be
@@ -111,9 +116,22 @@ def predict(
 
     false_alarms: the rate at which verdicts are given, one of the detector's operating points.
     explain: also say why (klassify.explanation); takes some seconds a clip, more for large models.
+
+    runtime: `torch`, or `onnx`: the systems of by_onnx are answered by onnxruntime, within
+    klassify.systems.exported.TOLERANCE of torch, the others by torch.
     """
     if detector.points is not None:
         detector.points.at(false_alarms)  # before any work
+    exported = {}
+    if runtime == "onnx":
+        if explain or precision not in (None, "32"):
+            raise KlassifyError(
+                "Exported models give no explanations and compute in float32.",
+                fix="leave out --explain and --precision, or --runtime onnx",
+            )
+        exported = {
+            name: load_exported(detector.loaded[name], device) for name in by_onnx(detector)[0]
+        }
     kinds = needed_kinds(detector)
     extractions = {
         kind: lmm_of(detector, device, lmm)
@@ -133,7 +151,28 @@ def predict(
         how = {"device": device, "precision": precision}
         work = _Work(Path(folder), detector, [Path(video) for video in videos], how, explain)
         work.encoder = encoder
+        work.models |= exported
         yield from work.answers(kinds, extractions, false_alarms, progress)
+
+
+def by_onnx(detector: DetectorFile) -> tuple[list[str], list[str]]:
+    """The trained systems of a detector that onnxruntime can answer for, and the others.
+
+    The others have no model.onnx, or make the embeddings that other systems read. KlassifyError
+    where there are only others.
+    """
+    trained = {name: one for name, one in detector.loaded.items() if isinstance(one, Trained)}
+    encoders = {encoder.folder for one in trained.values() for encoder in one.input_systems}
+    exported = [
+        name
+        for name, one in trained.items()
+        if (one.folder / EXPORTED).exists() and one.folder not in encoders
+    ]
+    if not exported:
+        what = "No system of this detector is exported."
+        fix = f"klassify export {detector.folder}, or leave out --runtime onnx"
+        raise KlassifyError(what, where=detector.folder / DETECTOR, fix=fix)
+    return exported, [name for name in trained if name not in exported]
 
 
 def avhubert_of(detector: DetectorFile, weights: str | os.PathLike | None) -> Path:

@@ -15,7 +15,7 @@ import yaml
 from klassify.errors import KlassifyError
 from klassify.files import read_json_mapping, read_yaml, write_text
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
-from klassify.models.weights import WEIGHTS
+from klassify.models.weights import EXPORTED, WEIGHTS
 from klassify.settings import already_done, file_hash
 from klassify.systems import operating
 from klassify.systems.base import SYSTEM, System
@@ -27,7 +27,7 @@ from klassify.untrusted import refuse_cut
 DETECTOR = "detector.yaml"
 MANIFEST = "manifest.json"  # of a published detector: hashes of its files
 # of a system: what an answer depends on
-PARTS = (SYSTEM, CONFIG, SETTINGS, WEIGHTS, PROPOSALS)
+PARTS = (SYSTEM, CONFIG, SETTINGS, WEIGHTS, EXPORTED, PROPOSALS)
 TASKS = ("task1", "task2")
 OPERATING_POINTS = "operating_points"  # the key of what may be absent
 ENTRY = {"kind": str, "modality": str, "supervision": str, "hash": str, "inputs": list}
