@@ -27,6 +27,7 @@ from klassify.explanation.integrated import integrated_gradients
 from klassify.explanation.squares import occluded_squares
 from klassify.features.lips import LipsRow
 from klassify.grid.frames import FRAME_S
+from klassify.models.audio_encoder import AudioFrameModel
 from klassify.models.devices import pick_device
 from klassify.models.lips import LipMIL
 from klassify.scores.clip_scores import read_reasons
@@ -164,7 +165,11 @@ class Explainer:
         """
         answering, clip = self.answering(system), self.reader(system).read(file)
         found = self._frame_scores(system, clip, file) if answering.of_frames else []
-        return found + explain_model(answering, clip)
+        found += explain_model(answering, clip)
+        if isinstance(answering.model, AudioFrameModel) and system.supervision == "segment":
+            # not better than random orders: its best frames are sure of a fake in any few bands
+            found = [one for one in found if one.over != "frequency"]
+        return found
 
     def _frame_scores(self, system: Trained, clip: Any, file: str) -> list[Contribution]:
         frames = self._frames(system.name)

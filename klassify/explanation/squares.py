@@ -21,7 +21,7 @@ from klassify.data.visual import VisualClip, VisualWindows
 from klassify.explanation.answering import Answering
 from klassify.explanation.axes import CELLS, cells_of, without_cells
 from klassify.grid.frames import FRAME_S
-from klassify.models.lips import LipDetector
+from klassify.models.lips import LipMIL
 from klassify.models.visual import Visual
 
 
@@ -36,11 +36,12 @@ class Map(NamedTuple):
 
 
 def occluded_squares(answering: Answering, clip: Any) -> Map | None:
-    """The map of a clip that the data class's reader returned; None for a model that does not look
-    at pictures, or where no window has a face.
+    """The map of a clip that the data class's reader returned; None where no window has a face, and
+    for other models than LipMIL and Visual: of LipFrameModel, whose score is that of its best
+    frame, the order of squares was not better than random ones.
     """
     data, model = answering.data, answering.model
-    if isinstance(data, LipCrops) and isinstance(model, LipDetector):
+    if isinstance(data, LipCrops) and isinstance(model, LipMIL):
         return _of_crops(answering, data.cut(clip))
     if isinstance(data, VisualWindows) and isinstance(model, Visual):
         return _of_frames(answering, clip)

@@ -125,15 +125,11 @@ def test_frames_without_a_face_are_what_crops_lose():
 
 
 @pytest.mark.parametrize("kind, data_kind", [(LipMIL, LipCrops), (LipFrameModel, LipFrames)])
-def test_the_picture_of_a_lip_model_has_a_map(kind, data_kind):
+def test_only_the_clip_model_of_lips_has_a_map(kind, data_kind):
     torch.manual_seed(0)
-    data = data_kind(window=8, stride=4)
-    clip = lips_row(9, bright=(6,))
-    answering, found = explained(kind(LipEncoder("tiny"), dim=8).eval(), data, clip)
-    picture = found["picture"]
-    assert picture.values.shape == (CELLS, CELLS) and picture.image.shape == (88, 88)
-    assert np.abs(picture.values).max() > 0
-    assert ("time" in found) == (data.unit == "clip")
+    data, clip = data_kind(window=8, stride=4), lips_row(9, bright=(6,))
+    found = explained(kind(LipEncoder("tiny"), dim=8).eval(), data, clip)[1]
+    assert set(found) == ({"time", "picture"} if data.unit == "clip" else set())
 
 
 class SeesChange(LipMIL):
