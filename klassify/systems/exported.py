@@ -30,6 +30,7 @@ from klassify.data.mouth import MouthFeatures, MouthTags
 from klassify.data.partialspoof import PartialSpoofFrames
 from klassify.errors import KlassifyError, first_line
 from klassify.files import whole_file
+from klassify.models.w2v_aasist import W2VAASIST
 from klassify.models.weights import EXPORTED
 from klassify.systems.base import System
 from klassify.systems.trained import Trained
@@ -171,7 +172,8 @@ def example_batches(data: ClipData) -> Iterator[dict[str, Tensor]]:
 
 
 def write_graph(asked: Asked, batch: dict[str, Tensor], path: Path, system: System) -> None:
-    """Trace a model and write it as ONNX, with the number and the length of windows free.
+    """Trace a model and write it as ONNX, with the number and, but for AASIST, the length of
+    windows free.
 
     KlassifyError for a model that the exporter does not take.
     """
@@ -181,7 +183,9 @@ def write_graph(asked: Asked, batch: dict[str, Tensor], path: Path, system: Syst
     except ImportError as error:
         what = f"Exporting needs the package {error.name}, which is not installed."
         raise KlassifyError(what, fix=INSTALL) from None
-    free = {name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in batch}
+    # AASIST's graph pooling keeps a number of nodes that follows from the length
+    axes = (0,) if isinstance(asked.model, W2VAASIST) else (0, 1)
+    free = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name in batch}
     try:
         # gradients stay on: without them, models take long batches piece by piece
         with quiet():
