@@ -1,8 +1,8 @@
 """Occlusion of the picture, of models that look at one: which squares of it raise the score.
 
 The window that decides is scored again with one square hidden at a time, by the mean of that square
-over time. Grad-CAM (Selvaraju et al., 2017) would take one pass instead of 65, but its order of squares
-was worse than random ones, on some clips when they are hidden and on others when they are shown.
+over time. Grad-CAM (Selvaraju et al., 2017) would take one pass instead of 65, but its order of
+squares was worse than random ones, on some clips when they are hidden, on others when shown.
 """
 
 from __future__ import annotations
