@@ -6,6 +6,7 @@ The kinds of systems are subclasses in files of their own; klassify.systems.syst
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import json
 import os
@@ -237,9 +238,7 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
         fields = read_yaml(path)
         refuse_cut(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise KlassifyError(
-            "This is not a finished system: it has no system.yaml.", where=path
-        ) from None
+        raise _not_a_system(path) from None
     known = ", ".join(FIELDS)
     if not isinstance(fields, dict) or not set(fields) <= set(FIELDS):
         extra = sorted(map(str, set(fields) - set(FIELDS))) if isinstance(fields, dict) else fields
@@ -250,6 +249,18 @@ def read_fields(folder: str | os.PathLike) -> dict[str, Any]:
         raise KlassifyError(f"A system has the keys {known}: {error}.", where=path) from None
     except KlassifyError as error:
         raise KlassifyError(error.what, where=path) from None
+
+
+def _not_a_system(path: Path) -> KlassifyError:
+    """No system.yaml; names the systems beside it, since most are misspelt."""
+    folder = path.parent
+    beside = sorted(found.parent.name for found in folder.parent.glob(f"*/{SYSTEM}"))
+    what = "This is not a finished system: it has no system.yaml."
+    if not folder.exists():
+        what = f"There is no folder {folder.name}."
+    close = difflib.get_close_matches(folder.name, beside, n=1)
+    fix = f"the systems of {folder.parent} are {', '.join(beside)}" if beside else None
+    return KlassifyError(what, where=path, fix=f"did you mean {close[0]}?" if close else fix)
 
 
 def write_system(folder: str | os.PathLike, system: System) -> None:

@@ -231,7 +231,7 @@ def test_proposals_for_unlisted_clips_are_refused(home):
     [
         ([], "Nothing to package"),
         (["--task2", "s"], "no segments scores"),
-        (["--task1", "absent"], "no system.yaml"),
+        (["--task1", "absent"], "There is no folder absent"),
     ],
 )
 def test_mistakes_are_named(home, capsys, monkeypatch, arguments, message):

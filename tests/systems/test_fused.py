@@ -125,7 +125,7 @@ def test_command(exp, capsys):
         (["audio", "audio"], "two or more different systems"),
         (["audio", "maxout"], "two or more different systems"),
         (["audio", "video_raw"], "calibrate video_raw first"),
-        (["audio", "nowhere"], "no system.yaml"),
+        (["audio", "nowhere"], "There is no folder nowhere"),
     ],
 )
 def test_command_refuses(exp, capsys, arguments, message):

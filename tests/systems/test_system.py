@@ -167,6 +167,9 @@ def test_missing_and_stale_scores_name_the_command(chain):
         load_system(model).clip_scores("val")
     with pytest.raises(KlassifyError, match="no system.yaml"):
         load_system(model.parent)
+    with pytest.raises(KlassifyError, match="no folder") as refused:
+        load_system(f"{model}l")
+    assert refused.value.fix == f"did you mean {model.name}?"
 
 
 def test_moving_the_whole_tree_changes_nothing(chain, tmp_path):
