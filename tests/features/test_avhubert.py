@@ -123,5 +123,7 @@ def test_clips_of_a_list_through_the_command(tmp_path, small_data, monkeypatch, 
 def test_weights_and_crops_are_asked_for(tmp_path):
     with pytest.raises(KlassifyError, match="needs --weights FILE and --features FOLDER"):
         avhubert_extraction.extraction(LIST, weights=tmp_path)
-    with pytest.raises(KlassifyError, match="does not exist"):
+    with pytest.raises(KlassifyError, match="no feature shards"):
         avhubert_extraction.extraction(LIST, weights=tmp_path / "gone.pt", features=tmp_path)
+    with pytest.raises(KlassifyError, match="does not exist"):
+        avhubert_extraction.settings_of(tmp_path / "gone.pt", {})
