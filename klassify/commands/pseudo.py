@@ -8,8 +8,8 @@
 
 The list holds equal numbers of clips called fake and real. Training reads them beside its own
 split, from the media and features of theirs. Every model that learned so, and all that is computed
-from its scores, has the supervision `pseudo`, or `segment` where the system that answered learned
-from segments. No recipe uses pseudo-labels.
+from its scores, has the supervision `pseudo`. Answers of a system that learned from segments are
+refused. No recipe uses pseudo-labels.
 
 Clips with labels are refused. Those of a test split need --transductive: the challenge's rules name
 train and val as what systems are trained on, so ask the organisers before you submit such a system.
