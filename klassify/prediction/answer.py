@@ -90,7 +90,8 @@ def evidence_of(measured: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     measured: of its data list; rows: its features by kind.
     """
     samples, frames = (np.nan_to_num(measured[name]) for name in ("n_samples", "n_frames"))
-    samples = rows["audio"].n_heard if "audio" in rows else samples
+    if "audio" in rows:  # decoded sound may end with padding behind the clip
+        samples = min(samples, rows["audio"].n_heard) or rows["audio"].n_heard
     mouth = rows.get("mouth")
     sound = f"sound: {samples / SAMPLE_RATE:.1f} s" if samples else "no sound"
     if mouth is not None and len(mouth.valid):
