@@ -35,7 +35,7 @@ options = {{word: words[i + 1] for i, word in enumerate(words[:-1]) if word.star
 out = options.get("--system", options.get("--out"))
 systems = [word for word in words[1:] if word.startswith("exp/") and word not in options.values()]
 made = {{
-    "extract": [f"{{out}}/part-1-of-1.parquet"],
+    "extract": [f"{{one}}/part-1-of-1.parquet" for one in (out, options.get("--lips")) if one],
     "train": [f"{{out}}/system.yaml"],
     "import-checkpoint": [f"{{out}}/system.yaml"],
     "calibrate": [f"{{out}}/system.yaml"],
