@@ -15,14 +15,20 @@ spec.loader.exec_module(make)
 
 
 def said(notebook: nbformat.NotebookNode) -> list[str]:
-    """The texts and tables of all cells; a figure is the word "figure"."""
-    found = []
+    """The texts and tables of all cells; a figure is the word "figure". What a cell prints is one
+    text: it arrives in parts whose ends are chance.
+    """
+    found, printing = [], False
     for output in make.outputs(notebook):
-        data = output.get("data", {})
-        found.append(
-            "figure" if "image/png" in data else data.get("text/plain") or output.get("text", "")
-        )
-    return [text for text in found if "IPKernelApp" not in text]
+        data, text = output.get("data", {}), output.get("text", "")
+        if "IPKernelApp" in text:
+            continue
+        if text and printing:
+            found[-1] += text
+        else:
+            found.append("figure" if "image/png" in data else data.get("text/plain") or text)
+        printing = bool(text)
+    return found
 
 
 def test_the_stored_notebook_is_small_and_complete():
