@@ -92,6 +92,7 @@ class ClipData:
     feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
     splice = 0.0  # share of the training examples that are edited, see train_with_splice
     fills_batches = False  # windows, all of one shape, of several clips share a forward pass
+    streams = False  # `clip_rows` scores a clip without holding its windows
 
     def __init__(self, train_split: str, val_split: str, label: str, aggregate: str):
         if label not in ("own", "video"):
@@ -159,6 +160,12 @@ class ClipData:
         plain = copy.copy(self)
         plain.augment = None
         return plain
+
+    def for_scoring(self) -> ClipData:
+        """The same data as scoring reads it, each clip once: none is kept in memory."""
+        once = copy.copy(self)
+        once.keep_in_memory, once.kept = False, None
+        return once
 
 
 def check_windows(window: int, stride: int) -> None:
@@ -300,6 +307,15 @@ class FrameData(ClipData):
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """What `join` takes, for each window of a batch: (B, F, C)."""
+        raise NotImplementedError
+
+    def clip_rows(
+        self, model: nn.Module, cut: Sequence[Any], *, batch_size: int, device: torch.device
+    ) -> np.ndarray:
+        """The rows of a clip, (n_frames, 3 + len(COLUMNS)): start, end, score, named columns.
+
+        For classes with `streams`. cut: what `cut` gives for the clip. Raises MediaError.
+        """
         raise NotImplementedError
 
     def valid_frames(self, clip: Any, n_frames: int) -> np.ndarray:

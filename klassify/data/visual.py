@@ -147,6 +147,7 @@ class VisualWindows(FrameData):
     """
 
     modality = "visual"
+    streams = True
     COLUMNS = ("real", "fake")
 
     def __init__(

@@ -16,7 +16,6 @@ from klassify.evaluation.clips import Scored, load_scored
 from klassify.evaluation.tables import aligned, number, with_ends, with_interval
 from klassify.lists import subsets
 from klassify.metrics import clips, decisions
-from klassify.metrics.clips import PROBABILITY_FLOOR
 from klassify.metrics.decisions import ASVSPOOF_5, Cost, rate_with_interval
 from klassify.systems import operating
 from klassify.systems.base import System
@@ -71,8 +70,7 @@ def measure_costs(
 
 
 def _llr(one: Scored) -> np.ndarray:
-    probability = np.clip(one.probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-    return logit(probability) - logit(one.system.prior)
+    return clips.log_odds(one.probability) - logit(one.system.prior)
 
 
 def _costs(

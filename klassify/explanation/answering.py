@@ -44,7 +44,7 @@ class Answering:
 
     def scores(self, variants: Iterable[Sequence[Any]]) -> np.ndarray:
         """(n,) clip scores of variants, each the windows of one; NaN for one without any."""
-        if hasattr(self.data, "clip_rows"):
+        if self.data.streams:
             return np.array([self._streamed(cut) for cut in variants])
         known: dict[tuple, Any] = {}
         waiting: dict[tuple, Window] = {}

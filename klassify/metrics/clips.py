@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import logit
 
 from klassify.errors import KlassifyError, first_few
 from klassify.files import read_json
@@ -176,6 +177,11 @@ def clip_log_loss(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """(n,) negative log-likelihood in nats; probabilities stay PROBABILITY_FLOOR from 0 and 1."""
     probability = np.clip(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return -np.where(np.asarray(label) == 1, np.log(probability), np.log1p(-probability))
+
+
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    """Log-odds of probabilities, which stay PROBABILITY_FLOOR from 0 and 1."""
+    return logit(np.clip(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
 
 
 def log_loss(label: np.ndarray, probability: np.ndarray) -> float:

@@ -27,10 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from klassify.models.span_loss import focal, overlaps
 from klassify.settings import check_sizes
 
 FPS = 25
-TINY = 1e-8
+ALPHA = 0.98  # of the focal loss, the weight of fakes
 RELEASED = {
     "av-deepfake1m": {"halvings": 1, "retain": 1, "downsample": 1},
     "lav-df": {"halvings": 3, "retain": 2, "downsample": 2},
@@ -202,24 +203,6 @@ def targets(periods: Sequence[Sequence[float]], length: int) -> np.ndarray:
     return target
 
 
-def focal(logit: Tensor, label: Tensor, alpha: float = 0.98, gamma: float = 2.0) -> Tensor:
-    """Focal loss of each element (Lin et al., ICCV 2017)."""
-    entropy = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
-    probability = logit.sigmoid()
-    wrong = probability * (1 - label) + (1 - probability) * label
-    return (alpha * label + (1 - alpha) * (1 - label)) * wrong**gamma * entropy
-
-
-def diou(offsets: Tensor, target: Tensor) -> Tensor:
-    """1 - IoU of two spans around one point, plus the squared distance of their middles as a share
-    of the hull: (..., 2) distances to both ends, twice -> (...).
-    """
-    lower, upper = torch.minimum(offsets, target).sum(-1), torch.maximum(offsets, target).sum(-1)
-    union = offsets.sum(-1) + target.sum(-1) - lower
-    middles = 0.5 * (offsets - target).diff(dim=-1)[..., 0]
-    return 1 - lower / union.clamp(min=TINY) + (middles / upper.clamp(min=TINY)) ** 2
-
-
 def localisation_loss(levels: Sequence[Tensor], target: Tensor, factors: Sequence[int]) -> Tensor:
     """Focal loss of all positions and DIoU loss of the fake ones, summed over the positions of a
     level, divided by the number of fake ones (at least 1); mean over levels: (B,).
@@ -228,7 +211,8 @@ def localisation_loss(levels: Sequence[Tensor], target: Tensor, factors: Sequenc
     for level, factor in zip(levels, factors):
         wanted = target[:, ::factor]
         label = wanted[..., 0]
-        each = focal(level[..., 0], label) + diou(level[..., 1:], wanted[..., 1:]) * label
+        _, apart = overlaps(level[..., 1:], wanted[..., 1:])
+        each = focal(level[..., 0], label, ALPHA) + apart * label
         losses.append(each.sum(dim=1) / label.sum(dim=1).clamp(min=1))
     return torch.stack(losses).mean(dim=0)
 

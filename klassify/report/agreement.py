@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import expit
 from scipy.stats import rankdata
 
 from klassify.errors import KlassifyError
@@ -23,8 +23,6 @@ from klassify.report.entries import Entry
 from klassify.scores.score_file import ScoreFile
 from klassify.systems import calibrated as systems_calibrated
 from klassify.systems.scores import as_probability, scores_of
-
-FLOOR = clips.PROBABILITY_FLOOR
 
 
 class Calibrated(NamedTuple):
@@ -105,7 +103,7 @@ def fused(answers: Sequence[Calibrated], fit: pd.DataFrame) -> dict[str, np.ndar
 
 
 def _log_odds(probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    return logit(np.clip(np.stack(probabilities, axis=1), FLOOR, 1 - FLOOR))
+    return clips.log_odds(np.stack(probabilities, axis=1))
 
 
 def fusion_gain(

@@ -197,7 +197,7 @@ def score_frames(
     names = ["start", "end", "score", *data.COLUMNS]
     listed, tables, reasons = [], [np.empty((0, len(names)))], {}
     clips = _clips(data, sources, split, files, workers, progress)
-    if device.type == "cuda" and not approximate and not hasattr(data, "clip_rows"):
+    if device.type == "cuda" and not approximate and not data.streams:
         scored = frames_by_shape(model, data, clips, batch_size, device, reasons)
     else:
         how = {"batch_size": batch_size, "device": device, "approximate": approximate}
@@ -268,8 +268,7 @@ def clip_frames(
     Frames are on `data.score_grid`; the last one ends with the clip. Memory does not grow with the
     clip beyond its rows.
     """
-    # which streams the clip instead of cutting it into windows
-    if hasattr(data, "clip_rows") and not approximate:
+    if data.streams and not approximate:
         return data.clip_rows(model, cut, batch_size=batch_size, device=torch.device(device))
     inputs = WindowInputs(model, data, torch.device(device), approximate)
     parts = spans(cut) if approximate else in_batches(cut, batch_size)

@@ -10,7 +10,6 @@ several processes may join at the same time.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import os
 import shutil
@@ -75,7 +74,9 @@ def score_share(
             file=sys.stderr,
         )
     table = data.listed(sources, split)
-    data, sources = _for_scoring(data, sources, split)
+    data = data.for_scoring()
+    # one open reader for all chunks
+    sources = dataclasses.replace(sources, readers={split: data.reader(sources, split)})
     chunks = {k: table[parts.layout.clips(k)] for k in share}
     parts.folder.mkdir(parents=True, exist_ok=True)
     n_clips = sum(map(len, chunks.values()))
@@ -93,15 +94,6 @@ def score_share(
                 parts.write(
                     k, rows, chunks[k].assign(reason=chunks[k]["file"].map(reasons).fillna(""))
                 )
-
-
-def _for_scoring(data: Any, sources: Any, split: str) -> tuple[Any, Any]:
-    """The data class without its memory, and sources with one open reader for all chunks."""
-    data = copy.copy(data)
-    for name, nothing in {"keep_in_memory": False, "kept": None}.items():
-        if hasattr(data, name):
-            setattr(data, name, nothing)
-    return data, dataclasses.replace(sources, readers={split: data.reader(sources, split)})
 
 
 def merge(system_dir: str | os.PathLike, split: str) -> Path:

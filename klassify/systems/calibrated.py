@@ -167,7 +167,7 @@ def platt_input(scores: ScoreFile, input: str) -> np.ndarray:
         return probability
     if scores.header.scale == "log_odds":
         return scores.table["score"].to_numpy(float)
-    return logit(np.clip(probability, clips.PROBABILITY_FLOOR, 1 - clips.PROBABILITY_FLOOR))
+    return clips.log_odds(probability)
 
 
 def apply(scores: ScoreFile, a: float, b: float, input: str) -> pd.DataFrame:

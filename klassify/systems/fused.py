@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,52 +56,61 @@ def check_scale(rule: str, name: str, scale: str) -> None:
         )
 
 
-def apply(inputs: Sequence[ScoreFile], rule: str, prior: float, name: str) -> pd.DataFrame:
-    """The fused clip table: file start end score answered reason seen heard; every clip has a
-    score.
+def in_one_order(inputs: Sequence[ScoreFile], name: str) -> list[ScoreFile]:
+    """The inputs of the fusion `name`, joined by the clips' names, in the order of the first.
 
-    The inputs must cover the same clips; they are joined by name, in the order of the first. name:
-    of the fusion, for messages.
+    KlassifyError where they do not cover the same clips.
     """
     files = inputs[0].table["file"].tolist()
-    probabilities, reasons, tables = [], [], []
-    for scores in inputs:
-        check_scale(rule, scores.header.system, scores.header.scale)
-        where = f"{name}: {scores.header.system}"
-        scores = ScoreFile(scores.header, align(scores, files, where=where))
-        tables.append(scores.table)
-        has_answer = answered(scores)
-        probabilities.append(np.where(has_answer, as_probability(scores), np.nan))
-        reasons.append(input_reasons(scores.header.system, scores.table, has_answer))
-    fused = RULES[rule].combine(np.stack(probabilities))
-    first = inputs[0].table
-    return pd.DataFrame(
-        {
-            "file": files,
-            "start": first["start"].to_numpy(),
-            "end": first["end"].to_numpy(),
-            "score": np.where(np.isnan(fused), prior, fused),
-            "answered": (~np.isnan(probabilities)).sum(axis=0),
-            "reason": ["; ".join(filter(None, clip)) for clip in zip(*reasons)],
-            **joined_shares(tables),
-        }
+    return [
+        ScoreFile(one.header, align(one, files, where=f"{name}: {one.header.system}"))
+        for one in inputs
+    ]
+
+
+def probabilities(scores: Sequence[ScoreFile]) -> np.ndarray:
+    """(k, n) probabilities of fake of k inputs with the same clips, NaN = no answer."""
+    return np.stack([np.where(answered(one), as_probability(one), np.nan) for one in scores])
+
+
+def fused_table(
+    inputs: Sequence[ScoreFile], score: np.ndarray, has_answer: np.ndarray, default: str = ""
+) -> pd.DataFrame:
+    """The clip table of a fusion: file start end score answered reason seen heard.
+
+    inputs: k, with the same clips in one order. score: (n,). has_answer: (k, n) which inputs
+    answered; the others' reasons are joined, `default` where an input gives none.
+    """
+    reasons = []
+    for one, there in zip(inputs, has_answer):
+        name, table = one.header.system, one.table
+        own = table["reason"].fillna("") if "reason" in table else [""] * len(table)
+        reasons.append(["" if ok else f"{name}: {why or default}" for ok, why in zip(there, own)])
+    return (
+        inputs[0]
+        .table[["file", "start", "end"]]
+        .assign(
+            score=score,
+            answered=has_answer.sum(axis=0),
+            reason=["; ".join(filter(None, clip)) for clip in zip(*reasons)],
+            **joined_shares([one.table for one in inputs]),
+        )
     )
-
-
-def input_reasons(
-    name: str, table: pd.DataFrame, has_answer: Iterable[bool], default: str = ""
-) -> list[str]:
-    """Why an input has no answer, `name: reason` for each clip of its table; '' where it has."""
-    reasons = table["reason"].fillna("") if "reason" in table else [""] * len(table)
-    return ["" if ok else f"{name}: {reason or default}" for ok, reason in zip(has_answer, reasons)]
 
 
 class Fused(Derived):
     """A fusion of clip scores by one of the RULES."""
 
     def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
-        """The fused clip table from the inputs' clip scores."""
-        return apply(inputs, self.choice("rule", RULES), self.number("prior"), self.name)
+        """The fused clip table from the inputs' clip scores; every clip has a score."""
+        rule, prior = self.choice("rule", RULES), self.number("prior")
+        for scores in inputs:
+            check_scale(rule, scores.header.system, scores.header.scale)
+        inputs = in_one_order(inputs, self.name)
+        probability = probabilities(inputs)
+        score = RULES[rule].combine(probability)
+        score = np.where(np.isnan(score), prior, score)
+        return fused_table(inputs, score, ~np.isnan(probability))
 
     def deciding(self, scores: Mapping[str, ScoreFile]) -> list[str]:
         """Of a maximum the input with the highest probability, of a mean all."""

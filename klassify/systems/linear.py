@@ -29,15 +29,13 @@ from klassify.scores.score_file import (
     Header,
     ScoreFile,
     is_current,
-    joined_shares,
     read_scores,
     write_blocks,
     write_scores,
 )
-from klassify.scores.score_file import align as in_order
 from klassify.systems import align
 from klassify.systems.base import SYSTEM, System, made_from
-from klassify.systems.fused import input_reasons
+from klassify.systems.fused import fused_table, in_one_order
 
 RULE = "linear"
 PAIR = ("real", "fake")
@@ -110,12 +108,8 @@ class Linear(System):
         """Write the frame and clip scores unless nothing has changed; returns the clip scores."""
         rule, inputs = Rule.from_system(self), self.input_systems
         sources = open_inputs(inputs, split)
-        clips = [one.clip_scores(split) for one in inputs]
+        clips = in_one_order([one.clip_scores(split) for one in inputs], self.name)
         files = clips[0].table["file"].tolist()
-        clips = [
-            in_order(scores, files, where=one.path(split, "clips"))
-            for scores, one in zip(clips, inputs)
-        ]
         for source in sources:
             extra = set(source.files).difference(files)
             if extra:
@@ -156,22 +150,14 @@ def _frame_tables(
 
 
 def _clip_table(
-    rule: Rule, frames: Path, clips: Sequence[pd.DataFrame], sources: Sequence[FrameFile]
+    rule: Rule, frames: Path, clips: Sequence[ScoreFile], sources: Sequence[FrameFile]
 ) -> pd.DataFrame:
     """One row per clip; `answered` counts the inputs that have frames of it."""
-    table = clips[0][["file", "start", "end"]].copy()
-    scores: dict[str, float] = {}
+    files, scores = clips[0].table["file"], {}
     for names, values in clip_scores(FrameFile(frames), rule.aggregate):
         scores.update(zip(names, values))
-    table["score"] = table["file"].map(scores).astype(float)
-    present = np.stack([table["file"].isin(set(source.files)).to_numpy() for source in sources])
-    table["answered"] = present.sum(axis=0)
-    reasons = [
-        input_reasons(source.header.system, own, has_frames, default="no frames")
-        for source, own, has_frames in zip(sources, clips, present)
-    ]
-    table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*reasons)]
-    return table.assign(**joined_shares(clips))
+    present = np.stack([files.isin(set(source.files)).to_numpy() for source in sources])
+    return fused_table(clips, files.map(scores).astype(float), present, default="no frames")
 
 
 class Gathered(NamedTuple):

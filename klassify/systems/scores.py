@@ -49,8 +49,12 @@ def answered(scores: ScoreFile) -> np.ndarray:
     return table["score"].notna().to_numpy() & has_evidence
 
 
+def listed(scores: ScoreFile, files: Sequence[str], *, where: object) -> ScoreFile:
+    """The clip scores of a list, in its order; the list may be a part of what was scored."""
+    own = ScoreFile(scores.header, scores.table[scores.table["file"].isin(set(files))])
+    return ScoreFile(scores.header, align(own, list(files), where=where))
+
+
 def scores_of(system: System, split: str, files: Sequence[str]) -> ScoreFile:
-    """A system's clip scores of a list, in its order; the list may be a part of what was scored."""
-    scores = system.clip_scores(split)
-    listed = ScoreFile(scores.header, scores.table[scores.table["file"].isin(set(files))])
-    return ScoreFile(scores.header, align(listed, files, where=system.folder))
+    """`listed` clip scores of a system."""
+    return listed(system.clip_scores(split), files, where=system.folder)

@@ -28,18 +28,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit, logsumexp
+from scipy.special import expit, logsumexp
 
 from klassify.errors import KlassifyError
 from klassify.lists import subsets
 from klassify.metrics import clips
-from klassify.scores.score_file import ScoreFile, joined_shares
-from klassify.scores.score_file import align as in_order
+from klassify.scores.score_file import ScoreFile
 from klassify.settings import file_hash, settings_hash
 from klassify.systems import calibrated
 from klassify.systems.base import SYSTEM, Derived, System, derived_system, made_before, write_system
-from klassify.systems.fused import input_reasons
-from klassify.systems.scores import answered, as_probability
+from klassify.systems.fused import fused_table, in_one_order, probabilities
+from klassify.systems.scores import as_probability, listed
 
 RULE = "stack"
 MAX_OUT = "max"
@@ -124,13 +123,8 @@ class Weights(NamedTuple):
 
 def standardised(probability: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """(k, n) probabilities -> standardised log-odds within LARGEST_Z, NaN = no answer."""
-    z = (_log_odds(probability) - mean[:, None]) / spread[:, None]
+    z = (clips.log_odds(probability) - mean[:, None]) / spread[:, None]
     return np.clip(z, -LARGEST_Z, LARGEST_Z)
-
-
-def _log_odds(probability: np.ndarray) -> np.ndarray:
-    floor = clips.PROBABILITY_FLOOR
-    return logit(np.clip(probability, floor, 1 - floor))
 
 
 def _mean(values: np.ndarray, empty: float) -> np.ndarray:
@@ -144,25 +138,16 @@ class Stack(Derived):
     """A fusion of clip scores by the regression, or by max-out where that was not better."""
 
     def clip_table(self, inputs: Sequence[ScoreFile]) -> pd.DataFrame:
-        """The fused clip table: file start end score answered reason seen heard.
+        """The fused clip table from the inputs' clip scores.
 
         A clip that no input has an answer for gets the prior, with `answered` 0.
         """
         weights, chosen = Weights.from_system(self), self.choice("chosen", (RULE, MAX_OUT))
-        files = inputs[0].table["file"].tolist()
-        tables = [in_order(one, files, where=f"{self.name}: {one.header.system}") for one in inputs]
-        scores = [ScoreFile(one.header, table) for one, table in zip(inputs, tables)]
-        has_answer = np.stack([answered(one) for one in scores])
+        inputs = in_one_order(inputs, self.name)
+        probability = probabilities(inputs)
         modalities = [one.modality for one in self.input_systems]
-        reasons = [
-            input_reasons(one.header.system, one.table, there)
-            for one, there in zip(scores, has_answer)
-        ]
-        table = tables[0][["file", "start", "end"]].copy()
-        table["score"] = fused(weights, chosen, probabilities(scores), modalities, self.prior)
-        table["answered"] = has_answer.sum(axis=0)
-        table["reason"] = ["; ".join(filter(None, clip)) for clip in zip(*reasons)]
-        return table.assign(**joined_shares(tables))
+        score = fused(weights, chosen, probability, modalities, self.prior)
+        return fused_table(inputs, score, ~np.isnan(probability))
 
     def deciding(self, scores: Mapping[str, ScoreFile]) -> list[str]:
         """Of max-out the input with the highest calibrated probability, of the regression all."""
@@ -174,11 +159,6 @@ class Stack(Derived):
         ]
         candidates = Weights.from_system(self).candidates(np.array(probability))
         return [names[int(np.nanargmax(candidates[:, 0]))]]
-
-
-def probabilities(scores: Sequence[ScoreFile]) -> np.ndarray:
-    """(k, n) probabilities of fake of k inputs with the same clips, NaN = no answer."""
-    return np.stack([np.where(answered(one), as_probability(one), np.nan) for one in scores])
 
 
 def fused(
@@ -232,7 +212,10 @@ def make_stack(
     platt = np.array([[fit.a, fit.b] for fit in fits])
     modalities = [system.modality for system in inputs]
     best = best_of_each(modalities, [fit.log_loss_after for fit in fits])
-    probability, probability_2 = (_of_list(scores, one["file"]) for one in (frame, other))
+    probability, probability_2 = (
+        probabilities([listed(one, part["file"], where=one.header.system) for one in scores])
+        for part in (frame, other)
+    )
     weights, strength = fit_weights(
         platt, best, probability, modalities, label, subsets.sources_of(frame)
     )
@@ -257,16 +240,6 @@ def make_stack(
 
 def _own_label(frame: pd.DataFrame, system: System) -> np.ndarray:
     return subsets.label(frame, subsets.known_label(frame, system.own_label))
-
-
-def _of_list(scores: Sequence[ScoreFile], files: Sequence[str]) -> np.ndarray:
-    """(k, n) probabilities of the clips of a list, a part of what was scored."""
-    listed = set(files)
-    parts = [ScoreFile(one.header, one.table[one.table["file"].isin(listed)]) for one in scores]
-    ordered = [
-        ScoreFile(one.header, in_order(one, list(files), where=one.header.system)) for one in parts
-    ]
-    return probabilities(ordered)
 
 
 def _plain(weights: Weights) -> Mapping[str, Any]:
@@ -300,7 +273,7 @@ def fit_weights(
     platt: (k, 2). best: the inputs of max-out. probability: (k, n), NaN = no answer. label: (n,) of
     the video. source: (n,).
     """
-    z = _log_odds(probability)
+    z = clips.log_odds(probability)
     spread = np.nanstd(z, axis=1)
     weights = Weights(
         platt,
