@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from faults.scenarios import TCN
+from faults.scenarios import TCN as CONFIG
+from painted_face import painted
 from published import golden_state
+from videos import write_lossless
 
 from klassify.cli import main
 from klassify.commands.predict import EXAMPLE, describe, find_videos
@@ -22,9 +24,11 @@ from klassify.errors import KlassifyError
 from klassify.features import avhubert_extraction
 from klassify.features.audio_cache import AudioRow
 from klassify.features.lips import LipsRow
+from klassify.features.mouth import face
 from klassify.features.mouth.kind import MouthRow
 from klassify.metrics.decisions import Cost
 from klassify.models.auvire import AuViRe
+from klassify.models.tcn import TCN
 from klassify.models.weights.load import save_weights
 from klassify.prediction import answer, predict
 from klassify.prediction.answer import Prediction
@@ -35,7 +39,7 @@ from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.operating import OperatingPoints, Point
 from klassify.systems.system import system_hash
 
-MODEL, DATA = yaml.safe_load(TCN)["model"], yaml.safe_load(TCN)["data"]
+MODEL, DATA = yaml.safe_load(CONFIG)["model"], yaml.safe_load(CONFIG)["data"]
 FRAMES = {
     "class_path": "klassify.data.audio.AudioFrames",
     "init_args": {"window": 64000, "stride": 32000},
@@ -175,6 +179,25 @@ def test_avhubert_features_of_raw_videos(tmp_path, monkeypatch, capsys):
     (answer_of,) = (tmp_path / "out").glob("*.json")
     written = json.loads(answer_of.read_text())
     assert 0 < written["probability"] < 1 and "one" not in written["reasons"]
+
+
+def test_faces_are_found_in_torch_if_the_model_learned_from_that(tmp_path, monkeypatch):
+    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA}, tasks=("task1",))
+    save_weights(TCN(**MODEL["init_args"]), detector.folder / "one/model.safetensors")
+    learned_from = {"kind": "mouth", **face.source_settings(face.TORCH, refine=False)}
+    (detector.folder / "one/settings.json").write_text(json.dumps({"mouth": learned_from}))
+    clip = write_lossless(tmp_path / "a.mkv", np.stack([painted(x=112 + t)[0] for t in range(12)]))
+    extracted, rows_in_order = [], predict.rows_in_order
+
+    def noted(made, media, files):
+        extracted.append(made.settings)
+        return rows_in_order(made, media, files)
+
+    monkeypatch.setattr(predict, "rows_in_order", noted)
+    (found,) = predict.predict(detector, [clip], device="cpu")
+    assert found.answered and "face in 12 of 12 frames" in found.evidence
+    (settings,) = extracted
+    assert {"kind": "mouth", **settings}.items() >= learned_from.items()
 
 
 def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypatch):
