@@ -24,6 +24,7 @@ from klassify.lists import subsets
 from klassify.localisation.proposals import random_proposals
 from klassify.metrics import segments
 from klassify.scores.frame_file import FrameFile, frame_table
+from klassify.scores.segment_file import read_segments
 from klassify.submission.verdict import MAX_ROWS
 from klassify.systems.base import System
 
@@ -48,12 +49,13 @@ def load_localised(
     """The proposals of a system for a split, as they would be submitted; frames: with its frame
     scores, if it has any.
     """
-    table = system.segment_scores(split).table
-    table = table.sort_values("score", ascending=False, kind="stable")
-    table = table.groupby("file", sort=False).head(MAX_ROWS)
+    found = read_segments(system.segments_path(split))
+    clip = pd.Index(files).get_indexer(found.files)[found.clip]
+    columns = found.score, found.start, found.end
+    proposals = Proposals.from_rows(files, clip, *columns, most=MAX_ROWS)
     path = system.path(split, "frames")
     table_of_frames = frame_table(FrameFile(path)) if frames and path.exists() else None
-    return Localised(system, Proposals.from_table(table, files), table_of_frames)
+    return Localised(system, proposals, table_of_frames)
 
 
 def measure_task2(

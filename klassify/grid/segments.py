@@ -36,18 +36,30 @@ class Proposals:
     rows: np.ndarray
 
     @classmethod
-    def from_table(cls, table: pd.DataFrame, files: Sequence[str]) -> Proposals:
-        """From the table of a segments score file; within a clip by descending score, as it is
-        submitted.
+    def from_rows(
+        cls,
+        files: Sequence[str],
+        clip: np.ndarray,
+        score: np.ndarray,
+        start: np.ndarray,
+        end: np.ndarray,
+        most: int | None = None,
+    ) -> Proposals:
+        """From the columns (N,) of a segments score file; within a clip by descending score, as it
+        is submitted, and at most so many.
 
-        files: all clips of the split. One that has no row has no proposals; a row of another is
-        ignored.
+        files: all clips of the split; one without rows has no proposals. clip: (N,) place in
+        files; rows where it is negative are ignored.
         """
-        clip = pd.Index(files).get_indexer(table["file"])
-        order = np.lexsort((-table["score"].to_numpy(float), clip))
+        order = np.lexsort((-score, clip))
         order = order[clip[order] >= 0]
-        rows = table[["score", "start", "end"]].to_numpy(np.float32)[order]
         counts = np.bincount(clip[order], minlength=len(files))
+        if most is not None:
+            nth = np.arange(len(order)) - np.repeat(row_offsets(counts)[:-1], counts)
+            order, counts = order[nth < most], np.minimum(counts, most)
+        rows = np.empty((len(order), 3), np.float32)
+        for column, values in enumerate((score, start, end)):
+            rows[:, column] = values[order]
         return cls(np.asarray(files, dtype=object), row_offsets(counts), rows)
 
     def select(self, files: np.ndarray) -> Proposals:

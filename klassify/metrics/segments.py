@@ -118,8 +118,8 @@ class Matches:
     ) -> Task2Result:
         """The metrics, of all clips as they are or weighted.
 
-        weights: (n,) >= 0, how often each clip counts. among: (M,) bool, the segments that count; a
-        proposal that hits another one is then neither right nor wrong.
+        weights: (n,) >= 0, how often each clip counts, whole numbers. among: (M,) bool, the
+        segments that count; a proposal that hits another one is then neither right nor wrong.
         """
         if weights is not None:
             return self.scores(np.asarray(weights, float)[None], among)[0]
@@ -146,7 +146,7 @@ class Matches:
         claimed = self._claimed(weights)
         found = []
         for row, one in enumerate(weights):
-            at_hits = [claimed[row, place] for place in self._hit_places[1]]
+            at_hits = [claimed[row].take(place) for place in self._hit_places[1]]
             gains = [one[clips] for clips in self._hit_clips]
             ap = self._average_precisions(at_hits, gains, among, n_segments[row])
             found.append(self._result(ap, recalled[row], float(n_segments[row]), float(one.sum())))
@@ -165,17 +165,19 @@ class Matches:
 
     @functools.cached_property
     def _proposals_by_hit(self) -> sparse.csr_array:
-        """(H, n) how many proposals of each clip are ranked from one hit to the next."""
+        """(H, n) how many proposals of each clip are ranked from one hit to the next; in float32,
+        which is twice as fast and exact for weights that are whole numbers.
+        """
         ranks, _ = self._hit_places
         begins = np.append(0, ranks + 1).astype(np.int32)
         clips = self.ranked_clip[: begins[-1]]
-        ones = np.ones(len(clips))
+        ones = np.ones(len(clips), np.float32)
         return sparse.csr_array((ones, clips, begins), (len(ranks), len(self.offsets) - 1))
 
     def _claimed(self, weights: np.ndarray) -> np.ndarray:
         """(B, H) weight of the proposals down to each of the ranks of hits."""
-        between = self._proposals_by_hit @ np.ascontiguousarray(weights.T)
-        return np.cumsum(between.T, axis=1)
+        between = self._proposals_by_hit @ np.ascontiguousarray(weights.T, np.float32)
+        return np.cumsum(np.ascontiguousarray(between.T), axis=1, dtype=float)
 
     def _average_precisions(
         self,

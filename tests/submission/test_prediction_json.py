@@ -135,17 +135,15 @@ def test_memory_stays_near_that_of_the_result(tmp_path):
     assert grown_mb < 60  # 12 MB of rows, twice while they are joined; a tree of lists takes 290 MB
 
 
-def test_from_a_segments_table():
-    columns = {
-        "file": ["b", "a", "b", "x", "b"],
-        "start": [1.0, 2.0, 3.0, 0.0, 5.0],
-        "end": [1.5, 2.5, 3.5, 1.0, 5.5],
-        "score": [0.2, 0.9, 0.7, 1.0, 0.7],
-    }
-    proposals = Proposals.from_table(pd.DataFrame(columns), ["a", "empty", "b"])
-    assert proposals.files.tolist() == ["a", "empty", "b"]
-    assert proposals.offsets.tolist() == [0, 1, 1, 4]
-    np.testing.assert_allclose(proposals.rows[:, 1], [2.0, 3.0, 5.0, 1.0])
+def test_from_rows_of_a_segments_file():
+    clip = np.array([2, 0, 2, -1, 2])
+    start = np.array([1.0, 2.0, 3.0, 0.0, 5.0])
+    score = np.array([0.2, 0.9, 0.7, 1.0, 0.7])
+    for most, wanted in ((None, [2.0, 3.0, 5.0, 1.0]), (2, [2.0, 3.0, 5.0])):
+        found = Proposals.from_rows(["a", "empty", "b"], clip, score, start, start + 0.5, most)
+        assert found.files.tolist() == ["a", "empty", "b"]
+        assert found.offsets.tolist() == [0, 1, 1, len(wanted)]
+        np.testing.assert_allclose(found.rows[:, 1], wanted)
 
 
 def test_truth_from_lists_and_from_metadata(tmp_path):
