@@ -65,7 +65,7 @@ class Layout(NamedTuple):
 
 class Part(NamedTuple):
     """rows: the chunk's score table. clips: its clips, one a row: file, duration (s), reason
-    ("": scored), and `seen` or `heard` (see clip_data.ClipData.shares).
+    ("": scored), and `seen` or `heard` (see klassify.data.base.ClipData.shares).
     """
 
     rows: pd.DataFrame

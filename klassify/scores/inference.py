@@ -188,9 +188,9 @@ def score_frames(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Score every frame of the clips of a split, or of the named ones.
 
-    data: a frame_datasets.FrameData. approximate: as in score_clips. Returns the frame table (file,
-    start, end, score, named columns) in the order of the files, and {file: reason} of the clips
-    without an answer.
+    data: a FrameData. approximate: as in score_clips. Returns the frame table (file, start, end,
+    score, named columns) in the order of the files, and {file: reason} of the clips without an
+    answer.
     """
     device = pick_device(device) if isinstance(device, str) else device
     model = model.to(device).eval()

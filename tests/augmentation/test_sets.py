@@ -23,7 +23,6 @@ from klassify.errors import KlassifyError
 from klassify.systems.experiment import load_experiment
 
 RATE = 16_000
-EVERY = ("mp3", "time_stretch", "room", "gsm", "amr-nb", "peaking", "band_pass", "rawboost4")
 
 
 def generator(seed=0):

@@ -140,13 +140,6 @@ def test_viterbi_repairs_certain_but_broken_tags():
     assert tag_string(frames.viterbi(log_probs)) in ("OOBIILOO", "OBIIILOO")
 
 
-def test_viterbi_then_decode_recovers_what_was_encoded():
-    rng = np.random.default_rng(4)
-    for _ in range(50):
-        tags = frames.encode_tags(np.array(random_segments_ms(rng, 80)).reshape(-1, 2) / 1000, 80)
-        np.testing.assert_array_equal(frames.viterbi(np.log(0.9 * np.eye(4)[tags] + 0.025)), tags)
-
-
 def test_covered_share_equals_counting_milliseconds():
     rng = np.random.default_rng(1)
     for _ in range(100):
@@ -164,11 +157,6 @@ def test_covered_share_equals_counting_milliseconds():
                 offset_s=offset / 1000,
             )
             np.testing.assert_allclose(share, wanted, atol=1e-5)
-
-
-def test_covered_share_is_exact_on_the_grid():
-    share = frames.covered_share([(0.28, 0.36)], 20)
-    assert share.tolist() == [float(t in (7, 8)) for t in range(20)]
 
 
 def test_edge_targets_equal_a_loop_over_frames():

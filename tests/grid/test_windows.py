@@ -8,30 +8,12 @@ import pytest
 from klassify.errors import KlassifyError
 from klassify.grid import windows
 
-# as published: of the mouth TCN and BAM in frames, of Wav2Vec-AASIST in samples
-TCN = {"size": 256, "hop": 128}
+# as published, in samples
 AASIST = {"size": 64_600, "hop": 16_000, "grid": 320}
-BAM = {"size": 100, "hop": 50}
 
 
 def aggregate(log_odds, how="max"):
     return float(windows.aggregate_by_clip(["clip"] * len(log_odds), log_odds, how).iloc[0])
-
-
-@pytest.mark.parametrize(
-    "length, starts",
-    [
-        (1, [0]),
-        (256, [0]),
-        (257, [0, 1]),
-        (300, [0, 44]),
-        (384, [0, 128]),
-        (385, [0, 128, 129]),
-        (500, [0, 128, 244]),
-    ],
-)
-def test_tcn_windows(length, starts):
-    assert windows.cut(length, **TCN).tolist() == starts
 
 
 @pytest.mark.parametrize(
@@ -49,11 +31,6 @@ def test_tcn_windows(length, starts):
 )
 def test_aasist_windows(length, starts):
     assert windows.cut(length, **AASIST).tolist() == starts
-
-
-def test_bam_windows_cover_every_frame():
-    assert windows.cut(60, **BAM).tolist() == [0]
-    assert windows.cut(240, **BAM).tolist() == [0, 50, 100, 140]
 
 
 def slow_cut(length, size, hop, grid):

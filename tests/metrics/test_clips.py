@@ -59,16 +59,6 @@ def test_eer_equals_slow_reference():
         assert clips.eer(label, score) == pytest.approx(slow_eer(label, score), abs=1e-12)
 
 
-def test_metrics_depend_on_order_alone_and_turn_with_the_sign():
-    for label, score in cases(20):
-        auc, eer = clips.roc_auc(label, score), clips.eer(label, score)
-        assert clips.roc_auc(label, np.exp(score) * 3 + 1) == pytest.approx(auc)
-        assert clips.eer(label, score**3) == pytest.approx(eer)
-        assert clips.roc_auc(label, -score) == pytest.approx(1 - auc)
-        assert clips.eer(label, -score) == pytest.approx(1 - eer)
-        assert clips.roc_auc(1 - label, -score) == pytest.approx(auc)
-
-
 def test_extremes():
     label = np.array([0, 0, 1, 1])
     assert clips.roc_auc(label, [0, 1, 2, 3]) == 1 and clips.eer(label, [0, 1, 2, 3]) == 0

@@ -6,7 +6,6 @@ import pytest
 from klassify.grid.ragged import FrameTable, row_offsets
 from klassify.grid.segments import Truth
 from klassify.metrics.clips import eer
-from klassify.metrics.frames import frame_labels
 from klassify.metrics.ranges import range_eer, timed_frames
 
 
@@ -55,18 +54,6 @@ def test_range_eer_equals_that_of_all_milliseconds(hop_s, offset_s):
         assert range_eer(timed) == pytest.approx(eer(labels, every), abs=1e-9)
         assert timed.fake.sum() == pytest.approx(labels.sum() / 1000)
         assert timed.real.sum() == pytest.approx((labels == 0).sum() / 1000)
-
-
-def test_range_eer_of_pure_frames_is_that_of_points():
-    """Where edges lie on the grid of the scores, seconds and frames say the same."""
-    rng = np.random.default_rng(0)
-    scores = [rng.normal(size=20) for _ in range(30)]
-    cells = [[[0.4, 0.8]] if i % 2 else [] for i in range(30)]
-    frames = table(scores, 0.02)
-    truth = Truth.from_cells(frames.files, [[[0.1, 0.2]] if cell else [] for cell in cells])
-    labels = frame_labels(truth, np.diff(frames.offsets), 0.02)
-    timed = timed_frames(frames, truth, np.full(30, 0.4))
-    assert range_eer(timed) == pytest.approx(eer(labels, frames.scores))
 
 
 def test_coarse_perfect_frames_err_by_the_time_they_add():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from klassify.models.audio_encoder import AudioFrameModel, AudioMIL
@@ -58,8 +57,3 @@ def test_mil_learns_from_clip_labels_alone():
         model = train(AudioMIL(frontend(), dim=16), only_labels)
     score = model.score({"wave": batch["wave"]})
     assert score[1::2].min() > score[::2].max()
-
-
-@pytest.mark.parametrize("model, supervision", [(AudioFrameModel, "segment"), (AudioMIL, "clip")])
-def test_supervision_is_declared(model, supervision):
-    assert model.supervision == supervision

@@ -102,19 +102,7 @@ def test_losses_match_the_published_ones(case):
 def test_parameters_do_not_depend_on_the_resolution(pool):
     with torch.device("meta"):
         model = BoundaryAwareAttention(1024, pool)
-    counts = {
-        name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()
-    }
-    assert counts == {
-        "att_pool": 1_024,
-        "inter_layer": 3_151_872,
-        "intra_layer": 38_787_360,
-        "b_output_layer": 2_049,
-        "gap_layers": 2 * 3_151_872,
-        "boundary_proj": 2_098_176,
-        "out_layer": 4_098,
-    }
-    assert sum(counts.values()) == 50_348_323
+    assert sum(p.numel() for p in model.parameters()) == 50_348_323
     published = {key: tuple(shape) for key, shape, _ in GOLDEN["models"]["embed1024"]["state"]}
     del published[SECOND_NAME]
     assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == published
@@ -168,19 +156,10 @@ def test_masked_pairs_have_the_score_0():
     torch.testing.assert_close(layer(x, nobody), wanted.view_as(x))
 
 
-@pytest.mark.parametrize("dim", [3, 17, 32, 33, 48, 63, 65, 80, 100])
+@pytest.mark.parametrize("dim", [3, 33, 80])
 def test_back_end_takes_front_ends_of_any_size(dim):
     logits, boundary = BoundaryAwareAttention(dim, pool=2, local_channels=1)(torch.randn(2, 6, dim))
     assert (logits.shape, boundary.shape) == ((2, 3, 2), (2, 3))
-
-
-def test_boundary_loss_counts_the_hardest_negatives_of_a_batch():
-    boundary = torch.tensor([[0.9, 0.8, 0.1], [0.7, 0.3, 0.6]])
-    label = torch.tensor([[1, 0, 0], [0, 0, 0]])
-    valid = torch.ones_like(label, dtype=torch.bool)
-    picked = -torch.log(torch.tensor([0.9, 1 - 0.8, 1 - 0.7]))
-    loss = boundary_loss(boundary, label, valid, negative_ratio=2)
-    torch.testing.assert_close(loss, picked.mean())
 
 
 def test_losses_are_zero_if_no_frame_counts():
@@ -333,16 +312,6 @@ def test_windows_of_long_clips_are_averaged_by_triangles():
         total[start : start + 100] += weight * scores
         mass[start : start + 100] += weight
     np.testing.assert_allclose(score_long(model, wave)["score"], total / mass, atol=1e-5)
-
-
-def test_windows_do_not_depend_on_sound_outside_them():
-    """Neither a loud passage outside a window nor its scale reaches the window."""
-    model, wave = small_bam(), torch.randn(12 * RATE)
-    loud = wave.clone()
-    loud[8 * RATE :] *= 50
-    before = slice(0, 100)  # frames of windows that end at 6 s
-    quiet, changed = score_long(model, wave), score_long(model, loud)
-    np.testing.assert_allclose(changed["score"][before], quiet["score"][before], atol=1e-5)
 
 
 def test_eleven_minutes_are_scored_in_small_batches():

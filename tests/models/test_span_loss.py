@@ -68,15 +68,6 @@ def test_every_segment_has_a_point():
             assert set(owner[clip].tolist()) - {-1} == set(there)
 
 
-def test_a_segment_between_two_frames_takes_the_nearest_point():
-    columns = points()
-    segments = torch.tensor([[[10.6, 11.4]]])  # 16 ms, between the middles of two frames
-    mask = torch.ones(1, len(columns.time), dtype=torch.bool)
-    assert (assign(columns, segments, mask, all_found=False) == -1).all()
-    (place,) = (assign(columns, segments, mask)[0] == 0).nonzero()[:, 0].tolist()
-    assert columns.time[place] in (10.5, 11.5) and columns.stride[place] == 1
-
-
 def test_focal_loss_equals_its_formula():
     logit, target = torch.tensor([2.0, -1.0, 0.3]), torch.tensor([1.0, 0.0, 1.0])
     for x, y, found in zip(logit.tolist(), target.tolist(), focal(logit, target).tolist()):

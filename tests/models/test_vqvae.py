@@ -11,15 +11,7 @@ import torch.nn.functional as F
 from fill import load, make_input, make_state
 from places import GOLDENS
 
-from klassify.models.vqvae import (
-    VQVAE,
-    Codebook,
-    ResidualBlock,
-    decibels,
-    from_unit,
-    mean_square,
-    to_unit,
-)
+from klassify.models.vqvae import VQVAE, Codebook, decibels, from_unit, mean_square, to_unit
 
 GOLDEN, EXPECTED = load(GOLDENS / "vqvae")
 CASES = {case["id"]: case for case in GOLDEN["cases"]}
@@ -78,17 +70,6 @@ def test_state_dict_matches_the_published_one(published):
     assert fresh.abs().max() <= 1 / 512 and fresh.abs().max() > 0.9 / 512
 
 
-def test_the_skip_carries_relu_x():
-    torch.manual_seed(1)
-    block = ResidualBlock(4).eval()
-    x = torch.randn(2, 4, 6, 5)
-    kept = x.clone()
-    _, conv3, norm1, _, conv1, norm2 = block.block
-    expected = F.relu(x) + norm2(conv1(F.relu(norm1(conv3(F.relu(x))))))
-    torch.testing.assert_close(block(x), expected)
-    assert torch.equal(x, kept)
-
-
 def test_nearest_code_matches_brute_force():
     torch.manual_seed(2)
     book = Codebook(7, 3)
@@ -141,24 +122,6 @@ def test_gradients_pass_straight_through_the_codes(small):
     last = small.encoder[0].weight
     (expected,) = torch.autograd.grad(small.latents(to_unit(batch["frames"])), last, through)
     torch.testing.assert_close(last.grad, expected)
-
-
-def test_only_unused_codes_move_to_latents():
-    book = Codebook(32, 4)
-    latents = torch.randn(2, 4, 3, 3)
-    before, codes = book.embedding.weight.detach().clone(), book.nearest(latents)
-    used = torch.zeros(32, dtype=torch.bool)
-    used[codes.flatten()] = True
-    torch.manual_seed(5)
-    book.move_unused(codes, latents, probability=1.0)
-    after = book.embedding.weight.detach().clone()
-    rows = latents.permute(0, 2, 3, 1).reshape(-1, 4)
-    assert torch.equal(after[used], before[used])
-    assert all((rows == code).all(dim=1).any() for code in after[~used])
-    book.embedding.weight.data.copy_(before)
-    torch.manual_seed(5)
-    book.move_unused(codes, latents, probability=1.0)
-    assert torch.equal(book.embedding.weight, after)
 
 
 def test_codes_move_only_in_training(small):

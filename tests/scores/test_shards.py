@@ -172,8 +172,8 @@ def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkey
     whole = make_system(tmp_path / "a/m")
     assert score(whole, small_data) == 0
     for place in [
-        "score_parts.Parts.read",
-        "scorefile.write_blocks",
+        "chunks.Parts.read",
+        "shards.write_blocks",
         "shards.write_failures",
         "shutil.rmtree",
     ]:
@@ -199,12 +199,7 @@ def test_shards_that_finish_together_change_nothing(tmp_path, small_data, monkey
 def overtake(patch, place: str, other, overtaken: list) -> None:
     """Let `other` run to its end at the first call of a function that joining uses."""
     module, _, name = place.rpartition(".")
-    owner = {
-        "score_parts.Parts": chunks.Parts,
-        "scorefile": shards,
-        "shards": shards,
-        "shutil": shutil,
-    }[module]
+    owner = {"chunks.Parts": chunks.Parts, "shards": shards, "shutil": shutil}[module]
     real = getattr(owner, name)
 
     def overtaking(*args, **kw):

@@ -82,7 +82,7 @@ def test_reads_random_files(style, run_bytes, tmp_path):
     assert found == list(clips.items())
 
 
-@pytest.mark.parametrize("run_bytes", RUNS)
+@pytest.mark.parametrize("run_bytes", (7, 1 << 18))
 @pytest.mark.parametrize(
     "text",
     [

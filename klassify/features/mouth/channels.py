@@ -36,20 +36,19 @@ GROUPS = {1: [0], 2: [1], 3: [2], 4: [3, 4, 5, 6, 7]}  # the rows of paper 1, ta
 LOG_FEATURES = [0, 1]  # spread over decades
 VERSION = 3  # raise when a number changes: it is part of the shards' settings
 
-# fmt: off
-OUTER_LIPS = np.array([
-    61, 146, 91, 181, 84, 17, 314, 405, 321, 375,
-    291, 409, 270, 269, 267, 0, 37, 39, 40, 185,
-])
-INNER_LIPS = np.array([
-    78, 95, 88, 178, 87, 14, 317, 402, 318, 324,
-    308, 415, 310, 311, 312, 13, 82, 81, 80, 191,
-])
-FACE_OVAL = np.array([
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-])
-# fmt: on
+# numbers of Face Mesh's landmarks
+OUTER_LIPS = np.fromstring(
+    "61 146 91 181 84 17 314 405 321 375 291 409 270 269 267 0 37 39 40 185", int, sep=" "
+)
+INNER_LIPS = np.fromstring(
+    "78 95 88 178 87 14 317 402 318 324 308 415 310 311 312 13 82 81 80 191", int, sep=" "
+)
+FACE_OVAL = np.fromstring(
+    "10 338 297 332 284 251 389 356 454 323 361 288 397 365 379 378 400 377 "
+    "152 148 176 149 150 136 172 58 132 93 234 127 162 21 54 103 67 109",
+    int,
+    sep=" ",
+)
 LIPS = np.concatenate([OUTER_LIPS, INNER_LIPS])
 FACE = np.concatenate([FACE_OVAL, OUTER_LIPS])  # a wide open mouth may leave the oval
 EYES = np.array([33, 263])  # outer corners

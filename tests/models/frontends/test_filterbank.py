@@ -35,7 +35,3 @@ def test_filters_cover_the_spectrum_evenly():
     assert (filters >= 0).all() and (filters.sum(dim=0) > 0).all()
     inner = filters.sum(dim=1)[7:-7]
     torch.testing.assert_close(inner, torch.ones_like(inner), atol=1e-4, rtol=0)
-
-
-def test_the_filterbank_front_end_is_small():
-    assert sum(parameter.numel() for parameter in FilterbankFrontEnd().parameters()) < 300_000
