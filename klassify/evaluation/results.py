@@ -49,15 +49,21 @@ def labelled_val_fit(
         raise KlassifyError(
             "This is not a list of val.", where=path, fix="name an existing val.tsv"
         )
-    if path is None and labels is not None:
-        beside = [labels.parent / "val.tsv", labels.parent.parent / "val.tsv"]
-        path = next((one for one in beside if one.exists()), None)
+    path = path or val_beside(labels)
     if path is None:
         return None, KlassifyError("There is no labelled list of val (--val).")
     try:
         return subsets.load_split(path.parent, "val_fit"), None
     except KlassifyError as error:
         return None, error
+
+
+def val_beside(labels: Path | None) -> Path | None:
+    """The list val.tsv beside a list or one folder up, if there is one."""
+    if labels is None:
+        return None
+    beside = [labels.parent / "val.tsv", labels.parent.parent / "val.tsv"]
+    return next((one for one in beside if one.exists()), None)
 
 
 def check_names(systems: Sequence[System], versus: str | None) -> str:

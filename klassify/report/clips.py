@@ -156,14 +156,15 @@ class Timelines:
 
     def _proposals(self, row: int) -> list[dict[str, Any]]:
         """The best proposals as [start_s, end_s, score]."""
-        found = []
+        found, answers = [], {entry.name for entry in self.result.answers2}
         for entry in self.result.entries:
             if entry.localised is not None:
                 proposals = entry.localised.proposals
                 first, stop = proposals.offsets[row : row + 2]
                 best = proposals.rows[first:stop][:SHOWN_PROPOSALS, [1, 2, 0]]
                 rows = [[round(value, 3) for value in values] for values in best.tolist()]
-                found.append({"name": entry.name, "rows": rows})
+                answer = entry.name in answers
+                found.append({"name": entry.name, "answer": answer, "rows": rows})
         return found
 
     def _mouth(self, file: str) -> dict[str, Any] | None:

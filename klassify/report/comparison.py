@@ -12,7 +12,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
 from klassify.evaluation import conditions, decisions, groups, leaks, robustness, shortcuts
-from klassify.evaluation.results import labelled_list, labelled_val_fit
+from klassify.evaluation.results import labelled_list, labelled_val_fit, val_beside
 from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.tables import read_table
 from klassify.files import short_names
@@ -139,7 +139,8 @@ def compare(
         result.robustness = read_table(perturbed, robustness.COLUMNS, "klassify perturb")
         tables["robustness"] = robustness.by_family(result.robustness)
     if subsets.base_split(split) != "val":
-        _drift(result)
+        path = val or val_beside(labels)
+        _drift(result, None if path is None else subsets.load_split(path.parent, "val"))
     return result
 
 
@@ -256,18 +257,26 @@ def _truth(result: Comparison) -> Truth | None:
     return None
 
 
-def _drift(result: Comparison) -> None:
+def _drift(result: Comparison, val_list: pd.DataFrame | None) -> None:
     """How far each system's scores have moved from those of val, for systems with scores of val."""
-    rows = []
+    rows, source_of = [], {}
+    if result.label is not None and val_list is not None:
+        source_of = dict(zip(val_list["file"], subsets.sources_of(val_list)))
+        source = subsets.sources_of(result.frame)
     for one in result.scored:
         try:
             val = one.system.clip_scores("val")
         except KlassifyError as error:
             result.notes.append(f"No drift of {one.name}: {error.what}")
             continue
-        values = val.table["score"].to_numpy(float)[scores.answered(val)]
+        known = scores.answered(val)
+        values = val.table["score"].to_numpy(float)[known]
         result.val_scores[one.name] = values
-        drift = population_stability(one.scored.score[one.scored.answered], values)
+        answered, sources = one.scored.answered, None
+        if source_of:
+            files = val.table["file"][known]
+            sources = source[answered], files.map(lambda file: source_of.get(file, file)).to_numpy()
+        drift = population_stability(one.scored.score[answered], values, sources)
         rows.append({"system": one.name, **drift._asdict()})
     columns = ["system", "psi", "by_chance", "reading", "n", "n_val"]
     result.tables["drift"] = pd.DataFrame(rows, columns=columns)

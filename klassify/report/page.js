@@ -6,6 +6,8 @@ for (const box of document.querySelectorAll("figure.plot")) {
   addFigure(box, figures[box.dataset.figure]);
 }
 
+document.querySelectorAll(".scroll:not(.canvas .scroll)").forEach(fade);
+
 function keyOf(row, column) {
   const cell = row.cells[column];
   return cell.dataset.key === undefined ? cell.textContent.trim() : Number(cell.dataset.key);

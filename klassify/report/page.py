@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -83,7 +84,8 @@ def write(
     )
     content |= {"figures": drawn, "tables": tables.of(result), "words": tables.words()}
     content["heads"] = tables.CLIPS
-    content["provenance"] = summary.provenance(result, command)
+    content["provenance"] = summary.provenance(result, media_root)
+    content["command"] = shlex.join(command)
     content["sections"] = {
         name: title for name, title in SECTIONS.items() if _has_section(name, content)
     }
@@ -159,6 +161,8 @@ def _words(result: Comparison) -> dict[str, Any]:
         "labelled": result.label is not None,
         "notes": result.notes,
         "recommendations": summary.recommendations(result),
+        "confusions": summary.confusions(result),
+        "guesses_like": result.answers2[-1].name if result.answers2 else "",
         "complete": bool(
             (result.tables["coverage"]["answered"] == result.tables["coverage"]["n"]).all()
         ),

@@ -77,7 +77,7 @@ class Plot {
     this.bottom = PLOT.bottom + (slanted ? 4.2 * longest : 0);
     this.width = width - PLOT.left - PLOT.right;
     this.height = PLOT.height - PLOT.top - PLOT.bottom;
-    this.svg = svg("svg", { width, height: PLOT.height + this.bottom - PLOT.bottom, role: "img", "aria-label": `${y.title} against ${x.title}` });
+    this.svg = svg("svg", { width, height: PLOT.height + this.bottom - PLOT.bottom, viewBox: `0 0 ${width} ${PLOT.height + this.bottom - PLOT.bottom}`, role: "img", "aria-label": `${y.title} against ${x.title}` });
     this.canvas.prepend(this.svg);
     this.points = [];
     this.yEnds = endsOf(y, this.series.flatMap((one) => one.y));
@@ -241,8 +241,17 @@ class Plot {
   }
 }
 
+// a table that goes on to the right fades there, until it is scrolled to its end
+function fade(box) {
+  const mark = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.addEventListener("scroll", mark, { passive: true });
+  new ResizeObserver(mark).observe(box);
+}
+
 function drawSquare(canvas, { names, text, shade }) {
-  const table = html("table", "square", html("div", "scroll", canvas));
+  const box = html("div", "scroll", canvas);
+  fade(box);
+  const table = html("table", "square", box);
   const head = table.createTHead().insertRow();
   head.insertCell();
   names.forEach((name) => html("span", "", html("th", "", head), name));

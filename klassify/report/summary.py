@@ -5,7 +5,6 @@ contributes, and what has changed since the last comparison.
 from __future__ import annotations
 
 import datetime
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 import klassify
+from klassify.corpus.build import RECORD
 from klassify.files import read_json, read_yaml
 from klassify.localisation.localise import read_proposals
 from klassify.report.comparison import Comparison
@@ -42,7 +42,7 @@ def guessing(result: Comparison, task: str) -> float:
     return float(table["Score"].iloc[0]) if len(table) else np.nan
 
 
-def provenance(result: Comparison, command: Sequence[str]) -> list[tuple[str, str]]:
+def provenance(result: Comparison, media: Path | None) -> list[tuple[str, str]]:
     """(name, text) of what the page was made from, at this moment."""
     commit = git_commit()
     version = klassify.__version__
@@ -51,12 +51,15 @@ def provenance(result: Comparison, command: Sequence[str]) -> list[tuple[str, st
         code += " with uncommitted changes"
     now = datetime.datetime.now(datetime.timezone.utc)
     data = sorted(set(result.frame.get("dataset", pd.Series(dtype=str)).dropna()) - {""})
+    corpus = media / RECORD if media is not None else None
+    if corpus is not None and corpus.exists() and "difficulty" in read_json(corpus):
+        data.append(f"generated corpus, seed {read_json(corpus)['seed']}")
     rows = [("clips", result.title)]
     rows += [("data set", ", ".join(data))] if data else []
     rows += [("made", f"{now:%Y-%m-%d %H:%M} UTC by {code}")]
     names = result.recipes
     rows += [(f"trained, {names[folder]}", text) for folder, text in _trainings(result)]
-    return [*rows, ("command", shlex.join(command))]
+    return rows
 
 
 def _trainings(result: Comparison) -> Iterator[tuple[Path, str]]:
@@ -119,6 +122,23 @@ def _recommendation(result: Comparison, task: str, rows: Sequence[pd.Series]) ->
 def _interval(row: pd.Series, name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return "" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]"
+
+
+def confusions(result: Comparison) -> list[str]:
+    """For each answer to Task 1, how many clips a calibrated 0.5 gets wrong; [] without labels."""
+    if result.label is None:
+        return []
+    names, is_fake = {one.name for one in result.answers1}, result.label == 1
+    found = []
+    for one in result.calibrated:
+        if one.name in names:
+            called = one.probability > 0.5
+            alarms, hits = (called & ~is_fake).sum(), (called & is_fake).sum()
+            found.append(
+                f"{one.name} calls {alarms} of {(~is_fake).sum()} real clips fake, and {hits} of"
+                f" {is_fake.sum()} fake clips fake."
+            )
+    return found
 
 
 def difference(result: Comparison, metric: str, a: str, b: str) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.evaluation.tables import number
+from klassify.lists.data_list import KINDS
 from klassify.metrics import segments
 from klassify.perturbation.families import LEVELS
 from klassify.report.comparison import Comparison
@@ -62,10 +63,13 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of the page: its columns, and one cell for each in every row."""
+    """A table of the page: its columns, and one cell for each in every row. folded: only the strong
+    rows show at first.
+    """
 
     head: list[Column]
     rows: list[Row]
+    folded: bool = False
 
 
 SYSTEM = Column("system", "system", help="folder of the system; see Systems and words")
@@ -81,6 +85,10 @@ FRAME_AUC = Column("frame AUC", "frame_auc", ".4f", "AUC of single frames, fake 
 
 def _known(text: Any) -> str:
     return "-" if pd.isna(text) else str(text)
+
+
+def _group(name: str) -> str:
+    return name.replace("_", " ") if name in KINDS else name
 
 
 def _metric_name(name: str) -> str:
@@ -109,15 +117,13 @@ TABLES = {
         Column(
             "labels of",
             "supervision",
-            help="clips, own edits (self), answers (pseudo), or segments",
+            help="what its training labels say; segments must not be used for Task 1",
         ),
         AUC,
         EER,
         LOG_LOSS,
-        Column(
-            "calibrated", "log_loss_calibrated", ".4f", "log-loss after Platt scaling on val_fit"
-        ),
-        Column("own label", "auc_own", ".4f", "AUC against the label of the system's own modality"),
+        Column("calibrated loss", "log_loss_calibrated", ".4f", "after Platt scaling on val_fit"),
+        Column("own AUC", "auc_own", ".4f", "AUC against the label of the system's own modality"),
         Column("no answer", "n_no_answer", COUNT, "clips that are answered by a prior"),
     ],
     "costs": [
@@ -133,7 +139,7 @@ TABLES = {
         SYSTEM,
         FRAME_AUC,
         Column("EER", "frame_eer", ".3f", "equal error rate of frames"),
-        Column("own label", "frame_auc_own", ".4f", "frame AUC against the own modality's label"),
+        Column("own AUC", "frame_auc_own", ".4f", "frame AUC against the own modality's label"),
         Column("AUC, 400 ms", "seg_auc", ".4f", "AUC of stretches of 400 ms"),
         Column("mean AUC in a clip", "clip_auc", ".4f", "mean of the clips' own frame AUCs"),
         Column("clips without", "n_no_frames", COUNT, "clips without frame scores"),
@@ -164,24 +170,24 @@ TABLES = {
     "thresholds": [
         SYSTEM,
         Column("at", "point", help="operating point: what the thresholds were chosen for"),
-        Column("fake above", "fake_above", ".4g", "score of the system, from val_fit"),
-        Column("real below", "real_below", ".4g", "score of the system, from val_fit"),
+        Column("reading", "reading", help="whether the rates of val_fit hold here"),
         Column("false alarms", "false_alarms", ".1%", "real clips called fake"),
         Column("on val_fit", "val_false_alarms", ".1%", "false alarms where they were fitted"),
         Column("misses", "misses", ".1%", "fakes called real"),
         Column("on val_fit", "val_misses", ".1%", "misses where they were fitted"),
-        Column("cannot tell", "unsure", ".1%", "share of all clips between the thresholds"),
         Column("real as F / ? / R", "real_as", _known, "called fake, cannot tell, called real"),
         Column("fakes as F / ? / R", "fake_as", _known, "called fake, cannot tell, called real"),
-        Column("reading", "reading", help="whether the rates of val_fit hold here"),
+        Column("cannot tell", "unsure", ".1%", "share of all clips between the thresholds"),
+        Column("fake above", "fake_above", ".4g", "score of the system, from val_fit"),
+        Column("real below", "real_below", ".4g", "score of the system, from val_fit"),
     ],
     "gaps": [
         SYSTEM,
         Column("groups by", "kind", help="what the groups differ in"),
         Column("of", "metric", _metric_name, "AUC, or the share of clips with this error"),
-        Column("highest", "highest", help="group with the highest value"),
+        Column("highest", "highest", _group, "group with the highest value"),
         Column("value", "highest_value", ".3f", "of the group with the highest value"),
-        Column("lowest", "lowest", help="group with the lowest value"),
+        Column("lowest", "lowest", _group, "group with the lowest value"),
         Column("value", "lowest_value", ".3f", "of the group with the lowest value"),
         Column("gap", "gap", ".3f", "between these two groups"),
         Column("by chance", "by_chance", ".3f", "95 % of random groups have a smaller gap"),
@@ -244,14 +250,20 @@ TABLES = {
 
 def of(result: Comparison) -> dict[str, Table | None]:
     """All tables of the page; None for one without rows."""
-    strong = {one.name for one in (*result.answers1, *result.answers2)}
+    answers = {
+        "task1": {one.name for one in result.answers1},
+        "task2": {one.name for one in result.answers2},
+    }
     made: dict[str, Table | None] = {"headline": headline(result)}
     for name, columns in TABLES.items():
-        rows = [
-            Row([column.cell(row) for column in columns], row.get("system") in strong)
-            for _, row in result.tables.get(name, pd.DataFrame()).iterrows()
-        ]
-        made[name] = Table(columns, rows) if rows else None
+        rows = []
+        for _, row in result.tables.get(name, pd.DataFrame()).iterrows():
+            task = row.get("task") if name == "coverage" else TASK_OF.get(name, "task1")
+            is_answer = row.get("system") in answers[task]
+            rows.append(Row([column.cell(row) for column in columns], is_answer))
+        n_answers = sum(row.strong for row in rows)
+        folded = name in FOLDED and 0 < n_answers < len(rows)
+        made[name] = Table(columns, rows, folded) if rows else None
     made["modalities"] = modalities(result)
     if made["task2"] and "beside" in result.tables:
         for _, row in result.tables["beside"].iterrows():
@@ -260,11 +272,18 @@ def of(result: Comparison) -> dict[str, Table | None]:
     return made
 
 
+TASK_OF = {"task2": "task2", "frames": "task2"}  # of the tables that are not of Task 1
+FOLDED = ("costs", "gaps", "thresholds", "drift")
+
 ABOUT = [
     SYSTEM,
     Column("what it is", help="its model, or what it is computed from"),
     Column("hears or sees", help="sound (audio), picture (visual), or both"),
-    Column("labels of", help="clips, own edits (self), or segments: the strongest of all parts"),
+    Column(
+        "labels of",
+        help="clip, segment, self (own edits of real clips) or pseudo (answers of other systems):"
+        " the strongest of all parts",
+    ),
 ]
 
 

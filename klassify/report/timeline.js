@@ -44,8 +44,9 @@ function overlaps(segments, time) {
 }
 
 class Lanes {
-  constructor(clip, width) {
+  constructor(clip, width, everyone) {
     this.clip = clip;
+    this.proposals = clip.proposals.filter((one) => everyone || one.answer);
     this.left = 34;
     this.width = Math.max(width - this.left - 8, 50);
     this.y = 0;
@@ -157,7 +158,7 @@ class Lanes {
         this.spans(truth[name], top, colour);
       }
     }
-    for (const one of this.clip.proposals) {
+    for (const one of this.proposals) {
       const height = LANES.proposals;
       const top = this.lane(`proposals of ${one.name}, by score`, height);
       for (const v of [0, 1]) {
@@ -270,9 +271,28 @@ function showTimeline(cell, clip) {
   const lanesBox = html("div", "lanes", outer);
   const cursor = html("div", "cursor", lanesBox);
   const readout = html("div", "readout", outer);
-  let lanes = new Lanes(clip, lanesBox.clientWidth).drawn();
-  lanesBox.prepend(lanes.svg);
+  let lanes = null;
+  let everyone = false;
+  function draw() {
+    if (lanes) {
+      lanes.svg.remove();
+    }
+    lanes = new Lanes(clip, lanesBox.clientWidth, everyone).drawn();
+    lanesBox.prepend(lanes.svg);
+    point(video ? video.currentTime : 0);
+  }
   timelineKey(outer, clip);
+  const others = clip.proposals.filter((one) => !one.answer).length;
+  if (others) {
+    const button = html("button", "others", outer, `Proposals of ${others} more system${others > 1 ? "s" : ""}`);
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => {
+      everyone = !everyone;
+      button.setAttribute("aria-pressed", String(everyone));
+      draw();
+    });
+  }
   for (const one of clip.why || []) {
     html("p", "why", outer, `Why, by ${one.name}: ${one.text}`);
     if (one.image) {
@@ -324,11 +344,8 @@ function showTimeline(cell, clip) {
     }
     outer.style.width = `${scroll.clientWidth - 22}px`;
     if (Math.abs(lanesBox.clientWidth - lanes.left - lanes.width - 8) > 2) {
-      lanes.svg.remove();
-      lanes = new Lanes(clip, lanesBox.clientWidth).drawn();
-      lanesBox.prepend(lanes.svg);
-      point(video ? video.currentTime : 0);
+      draw();
     }
   }).observe(cell.closest(".scroll"));
-  point(0);
+  draw();
 }

@@ -206,6 +206,21 @@ def test_chance_of_psi_holds_nineteen_of_twenty():
     assert 0.90 <= np.mean([one.psi <= one.by_chance for one in found]) <= 0.99
 
 
+def test_chance_of_psi_counts_sources_where_clips_of_one_are_alike():
+    rng = np.random.default_rng(0)
+    of_test, of_val = np.repeat(np.arange(25), 8), np.repeat(np.arange(25, 50), 8)
+    held = {"clips": [], "sources": []}
+    for _ in range(40):
+        level = rng.normal(size=50)
+        scores = [level[one] + rng.normal(scale=0.1, size=200) for one in (of_test, of_val)]
+        clips_alone = drift.population_stability(*scores)
+        by_source = drift.population_stability(*scores, (of_test.astype(str), of_val.astype(str)))
+        assert by_source.psi == clips_alone.psi
+        for name, found in (("clips", clips_alone), ("sources", by_source)):
+            held[name].append(found.psi <= found.by_chance)
+    assert np.mean(held["clips"]) < 0.5 and np.mean(held["sources"]) >= 0.85
+
+
 def clips_of(n_sources: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     is_fake = np.tile([0, 1], n_sources)
     source = np.repeat([f"s{i}" for i in range(n_sources)], 2)

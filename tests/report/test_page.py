@@ -241,16 +241,27 @@ def test_robustness_has_a_plot_by_level_and_a_table(tab):
 
 @needs_browser
 def test_thresholds_costs_and_gaps_are_in_their_sections(tab):
-    points = tab.locator("#drift tbody tr", has_text="one/both")
+    points = tab.locator("#drift table", has_text="false alarms").first.locator("tbody tr")
+    points = points.filter(has_text="one/both")
     few = points.filter(has_text="1 % false alarms").first.locator("td").all_text_contents()
-    assert few[-1] == "val_fit has real clips of 4 sources, 99 are needed" and few[2] == "-"
+    assert few[2] == "val_fit has real clips of 4 sources, 99 are needed" and few[3] == "-"
     equal = points.filter(has_text="equal error rate").locator("td").all_text_contents()
-    counts = [sum(map(int, cell.split(" / "))) for cell in equal[-3:-1]]
-    assert counts == [8, 24] and "%" in equal[4]  # of the real clips, and of the fakes
-    costs = tab.locator("#task1 table", has_text="t-EER").locator("tbody tr", has_text="one/both")
+    counts = [sum(map(int, cell.split(" / "))) for cell in equal[7:9]]
+    assert counts == [8, 24] and "%" in equal[3]  # of the real clips, and of the fakes
+    costs = tab.locator("#task1 table", has_text="t-EER").first
+    costs = costs.locator("tbody tr", has_text="one/both")
     cells = costs.locator("td").all_text_contents()
     assert len(cells) == 6 and all(cell[0].isdigit() for cell in cells[1:])
     assert "DCF: prior of fake 0.05" in tab.locator("#task1").text_content()
+    shown, every = tab.locator("#task1 table", has_text="t-EER").all()  # the answers, and all
+    names = shown.locator("tbody td:first-child").all_text_contents()
+    assert names == ["one/both", "two/frames"] and not every.is_visible()
+    assert every.locator("tbody tr").count() > len(names)
+    box = tab.locator("#drift .scroll", has_text="false alarms").first
+    fades = "box => box.classList.contains('more')"
+    eventually(lambda: box.evaluate(fades))
+    box.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+    eventually(lambda: not box.evaluate(fades))
     gaps = tab.locator("#groups table", has_text="by chance").locator("tbody tr")
     assert "chance" in gaps.first.text_content()
     tab.locator("#groups summary", has_text="of every group").click()
@@ -336,6 +347,22 @@ def test_clip_without_a_file_opens_all_the_same(tab):
 
 
 @needs_browser
+def test_proposals_of_other_systems_show_on_a_press(tab):
+    row = tab.locator("#disagreements tr.clip", has_text="testA-5/").first
+    data = tab.locator(f"#{row.get_attribute('data-clip')}")
+    swap = """data => {
+        data.textContent = data.textContent.replace('"answer":true', '"answer":false');
+    }"""
+    data.evaluate(swap)
+    row.locator(".open").click()
+    lanes = tab.locator("#disagreements .lanes svg")
+    hidden = "proposals of two/frames"
+    assert "proposals of one/spans" in lanes.text_content() and hidden not in lanes.text_content()
+    tab.locator("button.others", has_text="of 1 more").click()
+    assert hidden in lanes.text_content()
+
+
+@needs_browser
 def test_a_curve_is_hidden_and_shown_by_its_name(tab):
     plot = tab.locator('figure[data-figure="roc"]')
     button = plot.locator(".toggle", has_text="one/sound")
@@ -378,6 +405,15 @@ def test_print_has_all_plots_and_dark_pages_have_light_text(tab):
         levels = re.findall(r"\d+", tab.evaluate(colour.format(name)))
         assert (sum(map(int, levels[:3])) > 384) is light
     keep(tab, "dark", full_page=True)
+    # paper is laid out after all events, so that a drawing has to fit it as it is
+    narrow = """svg => {
+        svg.parentNode.style.width = "200px";
+        const [drawn, box] = [svg.viewBox.baseVal, svg.getBoundingClientRect()];
+        return [box.width, box.width / box.height - drawn.width / drawn.height];
+    }"""
+    for drawing in tab.locator(".canvas > svg").all():
+        width, bent = drawing.evaluate(narrow)
+        assert width <= 200 and abs(bent) < 0.01
 
 
 @needs_browser
@@ -408,6 +444,7 @@ def luminance(colour: str) -> float:
 def test_page_says_first_where_it_comes_from_and_what_to_submit(report):
     text = report.read_text()
     top = text[text.index("<body>") : text.index('id="mistakes"')]
+    assert re.search(r"one/both calls \d of 8 real clips fake, and \d+ of 24 fake clips fake", text)
     for word in ("32 clips", "klassify 0", "of 8 sources", "Task 1: ", "picture alone", "guessing"):
         assert word in top, word
 
