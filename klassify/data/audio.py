@@ -215,14 +215,23 @@ class WaveFrames(FrameData, AudioClips):
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
         """Rows (n_frames, C): windows averaged with triangular weights."""
-        weights = windows.triangle(outputs.shape[1])
         if not self.interleave:
-            return windows.overlap_mean(outputs, starts, n_frames, weights)
+            return super().join(outputs, starts, n_frames)
         rows = np.empty((n_frames, outputs.shape[2]))
         for later in (0, 1):
             mine, length = starts % 2 == later, (n_frames + 1 - later) // 2
-            rows[later::2] = windows.overlap_mean(outputs[mine], starts[mine] // 2, length, weights)
+            rows[later::2] = super().join(outputs[mine], starts[mine] // 2, length)
         return rows
+
+
+HOP, SEEN = 320, 400  # samples between a front end's frames, and that one frame reads
+
+
+def heard_by(wave: Wave, first: int, n_frames: int) -> Tensor:
+    """The samples from `first` on that so many frames of a front end read, zeros beyond the end."""
+    size = (n_frames - 1) * HOP + SEEN
+    part = wave[first : first + size]
+    return torch.from_numpy(np.pad(part, (0, size - len(part))))
 
 
 FRAME_SAMPLES = round(FRAME_S * decoder.SAMPLE_RATE)  # 640

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from klassify.augmentation.sets import AudioAugment, require_aligned
-from klassify.data.audio import Wave, WaveFrames
+from klassify.data.audio import HOP, SEEN, Wave, WaveFrames, heard_by
 from klassify.data.base import Window, check_windows
-from klassify.grid import frames, windows
+from klassify.grid import windows
 from klassify.media.decoder import SAMPLE_RATE
-
-HOP, SEEN = 320, 400  # samples between frames, and that one frame reads
 
 
 class AudioShares(WaveFrames):
@@ -65,12 +63,6 @@ class AudioShares(WaveFrames):
         """Frames that n_samples touch; at least one."""
         return max(-(-(n_samples - (SEEN - HOP) // 2) // HOP), 1)
 
-    def _padded(self, wave: Wave, start: int, n_frames: int) -> Tensor:
-        """Samples from `start` on that n_frames frames read, zeros beyond the end."""
-        size = (n_frames - 1) * HOP + SEEN
-        part = wave[start : start + size]
-        return torch.from_numpy(np.pad(part, (0, size - len(part))))
-
     def example(
         self, clip: Wave, target: tuple[np.ndarray | None, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
@@ -81,21 +73,15 @@ class AudioShares(WaveFrames):
         start = low + int(rng.integers(max(high - low - size, 0) + 1))
         heard = clip[start : min(high, start + size)]
         there = min(self.frames_of(len(heard)), self.window)
-        wave = self._padded(heard, 0, self.window)
+        wave = heard_by(heard, 0, self.window)
         if self.splice:
             wave, segments = self.spliced(wave, rng)
             label = int(len(segments) > 0)
         else:
             segments = fake - start / SAMPLE_RATE
-        grid = {"hop_s": self.hop_s, "offset_s": self.offset_s}
-        share = frames.covered_share(segments, self.window, **grid)
-        share[there:] = np.nan
-        edges = [frames.edge_targets(segments[:, i], self.window, **grid) for i in (0, 1)]
         return {
             "wave": self._augmented(wave, rng),
-            "target": torch.from_numpy(share),
-            "start": torch.from_numpy(edges[0]),
-            "end": torch.from_numpy(edges[1]),
+            **self.share_targets(segments, np.arange(self.window) < there),
             "label": torch.tensor(label),
         }
 
@@ -109,7 +95,7 @@ class AudioShares(WaveFrames):
             Window(
                 self.offset_s + s * self.hop_s,
                 min(self.offset_s + (s + size) * self.hop_s, end_s),
-                {"wave": self._padded(clip, s * HOP, size)},
+                {"wave": heard_by(clip, s * HOP, size)},
             )
             for s in starts
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,11 +62,11 @@ class AuViReFrames(FrameData):
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads feature shards; NoAnswer for a clip without them."""
-        return _FeatureReader(sources.feature_folder("avhubert", split))
+        return _FeatureReader(self.stores(sources, split)["avhubert"])
 
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
         """Those of the feature shards of the split."""
-        return {"features": FeatureStore(sources.feature_folder("avhubert", split)).settings}
+        return {"features": self.stores(sources, split)["avhubert"].settings}
 
     def example(
         self, clip: dict[str, Tensor], target: tuple[np.ndarray, int], rng: np.random.Generator
@@ -123,8 +122,8 @@ class AuViReFrames(FrameData):
 
 
 class _FeatureReader(Reader):
-    def __init__(self, folder: Path):
-        self.store = FeatureStore(folder)
+    def __init__(self, store: FeatureStore):
+        self.store = store
 
     def read(self, file: str) -> dict[str, Tensor]:
         """The features {"video": (T, C), "audio": (T, C)} of a clip."""

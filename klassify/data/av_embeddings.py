@@ -59,6 +59,7 @@ class AVEmbeddings(FrameData):
     modality = "both"
     COLUMNS = proposed_columns(2)
     hop_s, offset_s = HOP_S, OFFSET_S
+    padding = dict.fromkeys(SEGMENTS, float("nan"))
 
     def __init__(
         self,
@@ -79,34 +80,28 @@ class AVEmbeddings(FrameData):
             raise ValueError(f"window and stride are even, not {window} and {stride}")
         if not (audio or visual):
             raise ValueError("audio and visual cannot both be missing")
-        self.encoders = {"audio": audio, "visual": visual}
+        named = {"audio": audio, "visual": visual}
+        self.encoders = {stream: f"embedding-{name}" for stream, name in named.items() if name}
         self.window, self.stride = window, stride
         self.whole, self.kept, self.warp = whole, kept, warp
-        self.feature_kinds = tuple(f"embedding-{name}" for name in (audio, visual) if name)
+        self.feature_kinds = tuple(self.encoders.values())
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads both streams; NoAnswer if a clip has neither."""
-        return _EmbeddingReader(self._stores(sources, split))
+        stores = self.stores(sources, split)
+        return _EmbeddingReader({stream: stores[kind] for stream, kind in self.encoders.items()})
 
-    def _stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
-        stores = {}
-        for stream, name in self.encoders.items():
-            if not name:
-                continue
-            store = FeatureStore(sources.feature_folder(f"embedding-{name}", split))
-            wanted, there = HOP_S * STREAMS[stream], store.settings.get("hop_s")
+    def stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
+        """The embeddings of a split, by kind; KlassifyError for those of other frames."""
+        stores = super().stores(sources, split)
+        for stream, kind in self.encoders.items():
+            wanted, there = HOP_S * STREAMS[stream], stores[kind].settings.get("hop_s")
             if there != wanted:
                 raise KlassifyError(
                     f"{stream} embeddings need frames of {wanted:g} s, not {there}.",
-                    where=store.folder,
+                    where=stores[kind].folder,
                 )
-            stores[stream] = store
         return stores
-
-    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
-        """Those of the feature shards of the split."""
-        stores = self._stores(sources, split)
-        return {f"embedding-{self.encoders[key]}": one.settings for key, one in stores.items()}
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """Fake segments (n, 2) in seconds of either modality, and those of sound and of the mouth,
@@ -157,18 +152,6 @@ class AVEmbeddings(FrameData):
             )
             for start in starts.tolist()
         ]
-
-    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Pad to the longest: frames with invalid ones, segments with NaN."""
-        pad, batch = torch.nn.utils.rnn.pad_sequence, {}
-        for key in inputs[0]:
-            values = [item[key] for item in inputs]
-            if key == "label":
-                batch[key] = torch.stack(values)
-            else:
-                filler = float("nan") if key in SEGMENTS else 0
-                batch[key] = pad(values, batch_first=True, padding_value=filler)
-        return batch
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:
         """Log-odds of fake of each frame, and two proposals with times in frames, (B, T, 7)."""

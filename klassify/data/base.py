@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from klassify.data.loading import Rows, Texts, Together
 from klassify.errors import KlassifyError
-from klassify.grid import windows
+from klassify.features.shards import FeatureStore
+from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S
 from klassify.lists import subsets
 from klassify.settings import check_shares
@@ -90,6 +92,7 @@ class ClipData:
     supervision = "clip"
     scale = "log_odds"
     feature_kinds: tuple[str, ...] = ()  # of the feature shards that it reads
+    padding: Mapping[str, float] = {}  # behind shorter inputs, by their names; 0 for others
     splice = 0.0  # share of the training examples that are edited, see train_with_splice
     fills_batches = False  # windows, all of one shape, of several clips share a forward pass
     streams = False  # `clip_rows` scores a clip without holding its windows
@@ -137,8 +140,16 @@ class ClipData:
         raise NotImplementedError
 
     def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stack the inputs of several windows or examples."""
-        return {key: torch.stack([item[key] for item in inputs]) for key in inputs[0]}
+        """Stack the inputs of several windows or examples, shorter ones padded to the longest."""
+        batch = {}
+        for name, first in inputs[0].items():
+            values = [item[name] for item in inputs]
+            if first.ndim:
+                filler = self.padding.get(name, 0)
+                batch[name] = pad_sequence(values, batch_first=True, padding_value=filler)
+            else:
+                batch[name] = torch.stack(values)
+        return batch
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> np.ndarray | pd.Series:
         """(n,) the share of each listed clip that is seen or heard, 0 to 1; NaN where unknown."""
@@ -152,8 +163,16 @@ class ClipData:
         return table[["file", "duration"]].assign(**{name: shares})
 
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
-        """What the inputs of a split depend on besides its list, for the settings record."""
-        return {}
+        """What the inputs of a split depend on besides its list, for the settings record: those of
+        the feature shards, by kind.
+        """
+        return {kind: store.settings for kind, store in self.stores(sources, split).items()}
+
+    def stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
+        """The feature shards of a split, by kind."""
+        return {
+            kind: FeatureStore(sources.feature_folder(kind, split)) for kind in self.feature_kinds
+        }
 
     def for_validation(self) -> ClipData:
         """The same data as validation reads it: without augmentation."""
@@ -323,8 +342,25 @@ class FrameData(ClipData):
         return np.ones(n_frames, bool)
 
     def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """The rows of a clip, (n_frames, 1 + len(COLUMNS)): score, then the named columns.
+        """The rows of a clip, (n_frames, 1 + len(COLUMNS)): score, then the named columns; means
+        of the windows with triangular weights.
 
         outputs: (W, F, C) of its windows, which start at these frames.
         """
-        raise NotImplementedError
+        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))
+
+    def share_targets(self, fake: np.ndarray, known: np.ndarray) -> dict[str, Tensor]:
+        """Soft targets of frames: "target" (T,), the share of each that is fake, NaN where it is
+        not `known` (T,), and "start" and "end" (T,), Gaussians around the edges of fakes.
+
+        fake: (n, 2) seconds, of which the first frame begins at offset_s.
+        """
+        grid = {"hop_s": self.hop_s, "offset_s": self.offset_s}
+        share = frames.covered_share(fake, len(known), **grid)
+        share[~known] = np.nan
+        start, end = (
+            frames.edge_targets(times, len(known), **grid, sigma_s=self.hop_s / 2)
+            for times in fake.T
+        )
+        names = {"target": share, "start": start, "end": end}
+        return {name: torch.from_numpy(values) for name, values in names.items()}

@@ -6,14 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from klassify.data.audio import AudioClips, Wave
+from klassify.data.audio import HOP, SEEN, AudioClips, Wave, heard_by
 from klassify.data.base import FrameData, Window, check_windows
 from klassify.grid import frames, windows
 from klassify.grid.frames import IGNORE
 from klassify.grid.segments import proposed_columns
 from klassify.media.decoder import SAMPLE_RATE
-
-HOP, SEEN = 320, 400  # samples between frames, and that one frame reads
 
 
 class CFPRFFrames(FrameData, AudioClips):
@@ -65,13 +63,6 @@ class CFPRFFrames(FrameData, AudioClips):
         """Frames of the front end; at least one."""
         return max((n_samples - SEEN) // HOP + 1, 1)
 
-    @staticmethod
-    def _heard(wave: Wave, first: int, n_frames: int) -> Tensor:
-        """The samples that n_frames frames from `first` on read, zeros beyond the end."""
-        size = (n_frames - 1) * HOP + SEEN
-        part = wave[first * HOP : first * HOP + size]
-        return torch.from_numpy(np.pad(part, (0, size - len(part))))
-
     def example(
         self, clip: Wave, target: tuple[np.ndarray, int], rng: np.random.Generator
     ) -> dict[str, Tensor]:
@@ -82,7 +73,7 @@ class CFPRFFrames(FrameData, AudioClips):
         labels = frames.encode_labels(fake, n_frames, hop_s=self.hop_s)[first:][: self.crop]
         padding = (0, self.crop - len(labels))
         return {
-            "wave": self._heard(clip, first, self.crop),
+            "wave": heard_by(clip, first * HOP, self.crop),
             "frame_label": torch.from_numpy(np.pad(labels, padding, constant_values=IGNORE)),
             "label": torch.tensor(label),
         }
@@ -95,7 +86,7 @@ class CFPRFFrames(FrameData, AudioClips):
         starts = windows.cut(n_frames, size, self.stride).tolist()
         ends = [(start + size) * self.hop_s for start in starts[:-1]] + [end_s]
         return [
-            Window(start * self.hop_s, end, {"wave": self._heard(clip, start, size)})
+            Window(start * self.hop_s, end, {"wave": heard_by(clip, start * HOP, size)})
             for start, end in zip(starts, ends)
         ]
 

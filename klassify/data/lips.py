@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from klassify.data.base import ClipData, FrameData, Reader, Sources, Window, che
 from klassify.data.faces import read_row, seen_shares
 from klassify.features.lips import SIZE, LipsRow, opened
 from klassify.features.shards import FeatureStore
-from klassify.grid import frames, windows
+from klassify.grid import windows
 from klassify.grid.frames import FRAME_S
 
 CROP = 88  # pixels a side that models take
@@ -62,7 +61,7 @@ class LipCrops(ClipData):
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads feature shards; NoAnswer if too few frames have a face."""
-        return _LipsReader(sources.feature_folder("lips", split), self.kept)
+        return _LipsReader(self.stores(sources, split)["lips"], self.kept)
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
         """The frames with a face, of the clip's."""
@@ -70,7 +69,7 @@ class LipCrops(ClipData):
 
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
         """Those of the feature shards of the split."""
-        return {"features": FeatureStore(sources.feature_folder("lips", split)).settings}
+        return {"features": self.stores(sources, split)["lips"].settings}
 
     def example(self, clip: LipsRow, target: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A random stretch, augmented, with the clip's label, or that of its own edits."""
@@ -121,8 +120,8 @@ class LipCrops(ClipData):
 
 
 class _LipsReader(Reader):
-    def __init__(self, folder: Path, kept: dict[str, LipsRow] | None):
-        self.store, self.kept = FeatureStore(folder), kept
+    def __init__(self, store: FeatureStore, kept: dict[str, LipsRow] | None):
+        self.store, self.kept = store, kept
 
     def read(self, file: str) -> LipsRow:
         if self.kept is None:
@@ -152,17 +151,8 @@ class LipFrames(FrameData, LipCrops):
             fake = segments - start * FRAME_S
         else:
             label = int(len(fake) > 0)
-        share = frames.covered_share(fake, self.window)
-        share[~inputs["valid"].numpy()] = np.nan
-        edges = [
-            frames.edge_targets(fake[:, i], self.window, sigma_s=self.hop_s / 2) for i in (0, 1)
-        ]
-        return inputs | {
-            "target": torch.from_numpy(share),
-            "start": torch.from_numpy(edges[0]),
-            "end": torch.from_numpy(edges[1]),
-            "label": torch.tensor(label),
-        }
+        targets = self.share_targets(fake, inputs["valid"].numpy())
+        return inputs | targets | {"label": torch.tensor(label)}
 
     def cut(self, clip: LipsRow) -> list[Window]:
         """All windows, also those without a face: every frame gets a row."""
@@ -176,7 +166,3 @@ class LipFrames(FrameData, LipCrops):
         """Log-odds of fake, of a start and of an end of each frame: (B, T, 3)."""
         scores = model.frame_scores(batch).float()
         return torch.where(batch["valid"][..., None], scores, UNSEEN).cpu().numpy()
-
-    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, 3), windows averaged with triangular weights."""
-        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ class MouthFeatures(ClipData):
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads feature shards; NoAnswer if no frame has a face."""
-        return _MouthReader(sources.feature_folder("mouth", split), self.channels)
+        return _MouthReader(self.stores(sources, split)["mouth"], self.channels)
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
         """The frames with a face, of the clip's."""
@@ -94,25 +93,14 @@ class MouthFeatures(ClipData):
             inputs = {key: value[start:end] for key, value in clip.items()}
             yield Window(start * self.hop_s, end * self.hop_s, inputs)
 
-    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Pad to the longest; padding is invalid, so that it changes nothing."""
-        pad = torch.nn.utils.rnn.pad_sequence
-        batch = {
-            key: pad([item[key] for item in inputs], batch_first=True)
-            for key in ("features", "valid")
-        }
-        if "label" in inputs[0]:
-            batch["label"] = torch.stack([item["label"] for item in inputs])
-        return batch
-
     def settings(self, sources: Sources, split: str) -> dict[str, Any]:
         """Those of the feature shards of the split."""
-        return {"features": FeatureStore(sources.feature_folder("mouth", split)).settings}
+        return {"features": self.stores(sources, split)["mouth"].settings}
 
 
 class _MouthReader(Reader):
-    def __init__(self, folder: Path, channels: list[int]):
-        self.store, self.channels = FeatureStore(folder), channels
+    def __init__(self, store: FeatureStore, channels: list[int]):
+        self.store, self.channels = store, channels
 
     def read(self, file: str) -> dict[str, Tensor]:
         row = read_row(self.store, file)
@@ -127,8 +115,9 @@ class MouthTags(FrameData, MouthFeatures):
     """Mouth features with a tag for each frame: outside, begin, inside, last (paper 1, section
     4.2).
 
-    Example: as MouthFeatures, and {"tags": (T,) long}. Rows: score = log((1 - p_O) / p_O) and the
-    logs of the four tag probabilities, averaged over the windows that cover a frame.
+    Example: as MouthFeatures, and {"tags": (T,) long, IGNORE without a face}. Rows: score =
+    log((1 - p_O) / p_O) and the logs of the four tag probabilities, averaged over the windows that
+    cover a frame.
 
     Args:
         hop_s: seconds a frame, 0.04 or a whole part of it: features are then interpolated between
@@ -137,6 +126,7 @@ class MouthTags(FrameData, MouthFeatures):
     """
 
     COLUMNS = ("log_o", "log_b", "log_i", "log_l")
+    padding = {"tags": IGNORE}
 
     def __init__(self, hop_s: float = FRAME_S, **more: Any):
         super().__init__(**more)
@@ -161,19 +151,9 @@ class MouthTags(FrameData, MouthFeatures):
     ) -> dict[str, Tensor]:
         """That of MouthFeatures with the tags of its frames."""
         (fake, label), clip = target, self._at_hop(clip)
-        tags = frames.encode_tags(fake, len(clip["valid"]), hop_s=self.hop_s)
-        tags = torch.from_numpy(tags)
+        tags = torch.from_numpy(frames.encode_tags(fake, len(clip["valid"]), hop_s=self.hop_s))
+        tags = torch.where(clip["valid"], tags, IGNORE)
         return super().example(clip | {"tags": tags}, label, rng)
-
-    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """That of MouthFeatures; "tags" (B, T) are IGNORE in padding and without a face."""
-        batch = super().collate(inputs)
-        if "tags" in inputs[0]:
-            tags = [torch.where(item["valid"], item["tags"], IGNORE) for item in inputs]
-            batch["tags"] = torch.nn.utils.rnn.pad_sequence(
-                tags, batch_first=True, padding_value=IGNORE
-            )
-        return batch
 
     def cut(self, clip: dict[str, Tensor]) -> list[Window]:
         """All windows, also those without a face: every frame gets a row."""

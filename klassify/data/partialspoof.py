@@ -15,7 +15,6 @@ the way to the grid, of 40 ms here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -120,6 +119,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
 
     COLUMNS = tuple(f"ps{ms}_{name}" for ms in RESOLUTIONS_MS for name in ("real", "fake"))
     scale = "cosine"
+    padding = {f"label_{ms}": IGNORE for ms in RESOLUTIONS_MS}
 
     def __init__(
         self,
@@ -181,20 +181,6 @@ class PartialSpoofFrames(FrameData, AudioClips):
             labels = labels_by_resolution(base, self.offset_640)
             example |= {name: torch.from_numpy(values).long() for name, values in labels.items()}
         return example
-
-    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Pad waves with zeros and labels with IGNORE to the longest; `n_frames` counts."""
-        batch = {}
-        for key in inputs[0]:
-            values = [item[key] for item in inputs]
-            if values[0].ndim:
-                padding = IGNORE if key.startswith("label") else 0
-                batch[key] = torch.nn.utils.rnn.pad_sequence(
-                    values, batch_first=True, padding_value=padding
-                )
-            else:
-                batch[key] = torch.stack(values)
-        return batch
 
     def cut(self, clip: Wave) -> list[Window]:
         """The whole clip or pieces of `chunk` samples, with what the last frame hears beyond."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,12 +57,8 @@ class SquareFrames(ClipData):
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Gives a SquareClip, whose frames are decoded when they are asked for."""
-        store = FeatureStore(sources.feature_folder("mouth", split))
-        return SquareReader(sources.media_folder(split), self.size, store)
-
-    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
-        """Those of the feature shards of the split."""
-        return {"mouth": FeatureStore(sources.feature_folder("mouth", split)).settings}
+        faces = self.stores(sources, split)["mouth"]
+        return SquareReader(sources.media_folder(split), self.size, faces)
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
         """The frames with a face, of the clip's."""

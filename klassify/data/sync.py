@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,24 +45,12 @@ class SyncEmbeddings(ClipData):
             raise ValueError("what is fake in sound and picture together has the label 'video'")
         check_windows(window, stride)
         self.window, self.stride = window, stride
-        self.encoders = {"audio": audio, "visual": visual}
-        self.feature_kinds = tuple(f"embedding-{name}" for name in self.encoders.values())
-
-    def _stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
-        folders = {
-            stream: sources.feature_folder(f"embedding-{name}", split)
-            for stream, name in self.encoders.items()
-        }
-        return {stream: FeatureStore(folder) for stream, folder in folders.items()}
+        self.feature_kinds = (f"embedding-{audio}", f"embedding-{visual}")
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Reads both streams; NoAnswer if one of them is missing."""
-        return _SyncReader(self._stores(sources, split))
-
-    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
-        """Those of the feature shards of the split."""
-        stores = self._stores(sources, split)
-        return {f"embedding-{self.encoders[name]}": one.settings for name, one in stores.items()}
+        stores = self.stores(sources, split)
+        return _SyncReader(*(stores[kind] for kind in self.feature_kinds))
 
     def example(
         self, clip: dict[str, Tensor], target: int, rng: np.random.Generator
@@ -86,24 +71,14 @@ class SyncEmbeddings(ClipData):
                 found.append(Window(start * FRAME_S, end * FRAME_S, inputs).padded(self.window))
         return found
 
-    def collate(self, inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Pad to the longest; padding is invalid."""
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {
-            key: torch.stack([item[key] for item in inputs])
-            if key == "label"
-            else pad([item[key] for item in inputs], batch_first=True)
-            for key in inputs[0]
-        }
-
 
 class _SyncReader(Reader):
-    def __init__(self, stores: dict[str, FeatureStore]):
-        self.stores = stores
+    def __init__(self, audio: FeatureStore, visual: FeatureStore):
+        self.audio, self.visual = audio, visual
 
     def read(self, file: str) -> dict[str, Tensor]:
         """Both streams, as long as the mouth's."""
-        audio, visual = (self.stores[name][file] for name in ("audio", "visual"))
+        audio, visual = self.audio[file], self.visual[file]
         for row, missing in ((audio, "no audio"), (visual, "no face")):
             if not row.valid.any():
                 raise NoAnswer(row.reason or missing)

@@ -15,7 +15,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,6 @@ from klassify.augmentation.frames import FrameAugment, draw
 from klassify.data.base import FrameData, NoAnswer, Reader, Sources
 from klassify.data.faces import read_row, seen_shares, squares_of
 from klassify.data.square_frames import share_with_frames
-from klassify.features.shards import FeatureStore
 from klassify.grid.frames import encode_labels
 from klassify.grid.windows import centre_fill
 from klassify.media import isolated
@@ -200,16 +199,6 @@ class VisualWindows(FrameData):
             ours, wanted = getattr(self, name), getattr(model, name, None)
             if wanted not in (None, ours):
                 raise ValueError(f"the data has {name}={ours}, and the model {name}={wanted}")
-
-    def stores(self, sources: Sources, split: str) -> dict[str, FeatureStore]:
-        """The feature shards that are read, by kind."""
-        return {
-            kind: FeatureStore(sources.feature_folder(kind, split)) for kind in self.feature_kinds
-        }
-
-    def settings(self, sources: Sources, split: str) -> dict[str, Any]:
-        """Those of the feature shards that are read, by kind."""
-        return {kind: store.settings for kind, store in self.stores(sources, split).items()}
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
         """The frames with a face, of the clip's; without `faces`, those that its list knows of."""

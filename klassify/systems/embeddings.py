@@ -27,7 +27,6 @@ from klassify.errors import KlassifyError
 from klassify.features import shards
 from klassify.features.base import Extraction, attempt, in_process, media_only
 from klassify.features.embedding import VERSION, EmbeddingRow
-from klassify.grid import windows
 from klassify.lists import subsets
 from klassify.models.devices import pick_device
 from klassify.parts import Place
@@ -170,9 +169,7 @@ class _Embeddings:
         """The embedding of each frame of a batch, (B, T, D)."""
         return model.embedding(batch).float().cpu().numpy()
 
-    def join(self, outputs: np.ndarray, starts: np.ndarray, n_frames: int) -> np.ndarray:
-        """Rows (n_frames, D), windows averaged with triangular weights."""
-        return windows.overlap_mean(outputs, starts, n_frames, windows.triangle(outputs.shape[1]))
+    join = FrameData.join
 
 
 class Embedder:
