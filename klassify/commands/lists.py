@@ -20,7 +20,7 @@ from klassify.arguments import at_least_1
 from klassify.errors import KlassifyError
 from klassify.lists import datasets
 from klassify.lists.checks import warnings_of
-from klassify.lists.find import find_split, find_splits, told_split
+from klassify.lists.find import find_split, find_splits, how_described, told_split
 from klassify.lists.make import make_list
 
 
@@ -56,7 +56,11 @@ def run(args: argparse.Namespace) -> int:
         raise KlassifyError("The root folder does not exist.", where=args.root)
     how = {name: getattr(args, name) for name in ("data", "root", "probe", "jobs", "force")}
     n_faults = 0
-    for split, source in _sources(args).items():
+    sources = _sources(args)
+    if not args.splits and "train" in sources and "val" not in sources:
+        fix = how_described(args.root, args.data, "val")
+        print(f"warning: nothing describes val, which training needs; {fix}", file=sys.stderr)
+    for split, source in sources.items():
         heldout = args.out / "heldout" / f"{split}_labels.tsv"
         labels = args.root / "heldout" / f"{split}_metadata.json"
         apart = heldout if split.startswith("test") and not labels.exists() else None

@@ -16,7 +16,11 @@ from pathlib import Path
 
 from klassify.errors import KlassifyError
 
-SPELLINGS = {"val": ("val", "dev", "valid", "validation")}
+SPELLINGS = {
+    "train": ("train", "training"),
+    "val": ("val", "dev", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 
 
 OWN = (
@@ -53,11 +57,18 @@ def how_described(name: str) -> str:
     return OWN
 
 
+@functools.cache
 def spellings(split: str) -> tuple[str, ...]:
     """What a split may be called in metadata and folders, its own name first."""
-    return SPELLINGS.get(split, (split,))
+    names = SPELLINGS.get(split)
+    if names is None:
+        return (split,)
+    return (*names, *(name.capitalize() for name in names), *(name.upper() for name in names))
+
+
+FOLDERS = tuple(name for split in SPELLINGS for name in spellings(split))
 
 
 def split_of(spelling: str) -> str:
-    """The name under which a split is written: `dev` is `val`."""
-    return next((split for split, names in SPELLINGS.items() if spelling in names), spelling)
+    """The name under which a split is written: `dev` and `Validation` are `val`."""
+    return next((split for split in SPELLINGS if spelling in spellings(split)), spelling)

@@ -10,10 +10,10 @@ from klassify.lists import datasets, records, speech
 from klassify.lists.subsets import SUBSETS, media_folder
 from klassify.media.container import media_below
 
-ENDINGS = ("_metadata.json", "_metadata.jsonl", ".csv", ".tsv", "_files.txt")
+PLAIN = (".csv", ".tsv", ".json", ".jsonl")  # of tables and lists, which may be of anything
+ENDINGS = ("_metadata.json", "_metadata.jsonl", *PLAIN, "_files.txt")
 ALL_SPLITS = tuple(f"metadata{end}" for end in (".json", ".min.json", ".jsonl", ".csv", ".tsv"))
 FAKEAVCELEB = "meta_data.csv"
-FOLDERS = ("train", *datasets.spellings("val"), "test")
 
 
 def find_splits(root: Path, data: str) -> dict[str, Path]:
@@ -23,14 +23,13 @@ def find_splits(root: Path, data: str) -> dict[str, Path]:
     """
     if data in speech.CORPORA:
         return _find_protocols(root, data)
-    spelt = {name for name in FOLDERS if (root / name).is_dir()}
+    spelt = {name for name in datasets.FOLDERS if (root / name).is_dir()}
     for ending in ENDINGS:
         names = [path.name.removesuffix(ending) for path in root.glob(f"*{ending}")]
-        # other tables may lie beside those of the splits
-        tables = ending in records.TABLES
-        spelt |= {x for x in names if not tables or x in FOLDERS or x.startswith("test")}
+        # other files may lie beside those of the splits
+        spelt |= {x for x in names if ending not in PLAIN or _is_plain_name(x)}
     of_all = next((root / name for name in ALL_SPLITS if (root / name).is_file()), None)
-    spelt |= _named_splits(of_all) if of_all else set()
+    spelt |= _named_splits(of_all) if of_all else _splits_of_parts(root)
     names = {told_split(name) for name in sorted(spelt)}
     if (root / FAKEAVCELEB).is_file():
         names.add("fakeavceleb")
@@ -39,9 +38,7 @@ def find_splits(root: Path, data: str) -> dict[str, Path]:
     missing = [name for name, source in found.items() if source is None]
     for folder in [media_folder(root, name) for name in missing] if found else [root]:
         if folder == root or media_below(folder)[0]:
-            raise KlassifyError(
-                "Nothing describes the clips here.", where=folder, fix=datasets.how_described(data)
-            )
+            raise _nothing_describes(folder, data)
     return {name: source for name, source in found.items() if source}
 
 
@@ -50,10 +47,20 @@ def _find_protocols(root: Path, data: str) -> dict[str, Path]:
     splits = speech.CORPORA[data].splits
     found = {split: speech.find_protocol(root, data, split) for split in splits}
     if not any(found.values()):
-        raise KlassifyError(
-            "Nothing describes the clips here.", where=root, fix=datasets.how_described(data)
-        )
+        raise _nothing_describes(root, data)
     return {split: source for split, source in found.items() if source}
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether SPLIT.csv or SPLIT.json with such a name describes a split."""
+    return name in datasets.FOLDERS or (name.startswith("test") and not name.endswith("_metadata"))
+
+
+def _nothing_describes(folder: Path, data: str) -> KlassifyError:
+    unread = sorted(path.name for ending in PLAIN for path in folder.glob(f"*{ending}"))
+    also = f"; no split is named by {first_few(unread)}" if unread else ""
+    what = f"Nothing describes the clips here{also}."
+    return KlassifyError(what, where=folder, fix=datasets.how_described(data))
 
 
 def told_split(spelling: str) -> str:
@@ -78,6 +85,11 @@ def _named_splits(path: Path) -> set[str]:
     return named
 
 
+def _splits_of_parts(root: Path) -> set[str]:
+    """The splits that the entries of part folders name, as DFDC's do."""
+    return set().union(*map(_named_splits, records.part_files(root)))
+
+
 def find_split(root: Path, data: str, split: str) -> Path:
     """What describes one split; KlassifyError with the splits that are described."""
     protocol = data in speech.CORPORA
@@ -85,8 +97,20 @@ def find_split(root: Path, data: str, split: str) -> Path:
     if source is None:
         known = first_few(find_splits(root, data))
         what = f"Nothing describes the split {split!r}; described are: {known}."
-        raise KlassifyError(what, where=root, fix=datasets.how_described(data))
+        raise KlassifyError(what, where=root, fix=how_described(root, data, split))
     return source
+
+
+def how_described(root: Path, data: str, split: str) -> str:
+    """How to describe a split that is missing, as advice."""
+    parts = [path.parent for path in records.part_files(root)]
+    if data in datasets.known() or not parts:
+        return datasets.how_described(data)
+    folder = root / split
+    return (
+        f"move some of the parts to {folder}, such as {parts[-1].name}; then stage 0 again, with"
+        " --force (make: force=1)"
+    )
 
 
 def _find(root: Path, split: str) -> Path | None:
@@ -104,5 +128,7 @@ def _find(root: Path, split: str) -> Path | None:
     for folder in (folder for folder in folders if folder != root and folder.is_dir()):
         if records.label_folders(folder) or next(folder.rglob("*.json"), None):
             return folder
+    if any(datasets.split_of(name) == split for name in _splits_of_parts(root)):
+        return root
     # the clips of a test split need no labels
     return media if split.startswith("test") and media != root and media_below(media)[0] else None

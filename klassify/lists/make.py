@@ -86,6 +86,8 @@ def make_list(
     write_json(record_path, record)
     kinds = ", ".join(f"{types[name]} {name}" for name in KINDS if name in types)
     labels = f"; labels in {heldout}" if heldout else ""
+    if kinds and "fake_segments" not in frame:
+        kinds += "; no segments, so for Task 1 alone"
     clips = f"{len(frame)} clips ({kinds or 'without labels'}{labels})"
     print(f"{path}: {clips}; media {media or 'not found'}")
     if faults:

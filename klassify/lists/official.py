@@ -44,8 +44,14 @@ FPS, SAMPLE_RATE = 25.0, 16_000  # what the official metadata counts frames and 
 FPS_RANGE = (0.01, 10_000.0)  # no clip's length may be computed with other frame rates
 TOLERANCE_S = 0.2  # a segment may end this much after the clip: the metadata's counts are not exact
 # what times may be instead of seconds: frames first, since few frames would fit as milliseconds
-UNITS = {"frames at 25 per second": 0.04, "milliseconds": 0.001}
+UNITS = {
+    "frames at 25 per second": 0.04,
+    "milliseconds": 0.001,
+    "samples at 16 kHz": 1 / SAMPLE_RATE,
+}
 NEARLY_ALL = 0.9
+UNSAFE = "unsafe file name"
+NOT_PAIRS = "is not a list of [start, end]"
 # ++ names the source corpus and the person in folders
 DATASET = re.compile(r"(?:^|/)(vox_celeb_2|lrs3|silent_videos)/")
 SPEAKER = re.compile(r"(?:^|/)(id\d{4,5}(?=/)|lrs3/[^/]+(?=/)|silent_videos/subject_\d+)")
@@ -60,14 +66,17 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     faults.
     """
     faults: list[Fault] = []
+    all_splits = holds_all_splits(source)
     if source.is_dir() and records.label_folders(source):
         stream = iter([records.folder_records(source, split)])
+    elif source.is_dir() and records.part_files(source):
+        stream = iter([records.part_records(source)])
+        all_splits = source.name not in spellings(split)
     elif source.is_dir():
         entries, faults = records.sidecar_records(source)
         stream = iter([entries])
     else:
         stream = records.read_entries(source)
-    all_splits = holds_all_splits(source)
     tables, row = [], 1
     with without_gc():
         for entries in stream:
@@ -88,9 +97,22 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     frame["source"] = text_column([own or path for own, path in zip(given, found)], frame.index)
     fakes = frame[frame["modify_type"] != "real"]
     if ((fakes if len(fakes) else frame)[SEGMENTS[0]] == "").all():
+        _refuse_misshapen(faults, len(fakes), source)
         frame = frame.drop(columns=list(SEGMENTS))  # the split has clip labels alone
     frame = frame.drop(columns=[name for name in PEOPLE if (frame[name] == "").all()])
     return frame.reset_index(drop=True), faults
+
+
+def _refuse_misshapen(faults: list[Fault], n_fakes: int, source: Path) -> None:
+    """KlassifyError where nearly all fakes lost their segments because of their shape."""
+    wrong = [fault for fault in faults if NOT_PAIRS in fault.problem]
+    if len(wrong) > 1 and len(wrong) >= NEARLY_ALL * n_fakes:
+        raise KlassifyError(
+            f"The segments of {len(wrong)} of {n_fakes} fakes cannot be read. Row {wrong[0].row}:"
+            f" {wrong[0].problem}.",
+            where=source,
+            fix="write seconds as [[start, end], ...], such as [[0.8, 1.2]]",
+        )
 
 
 def holds_all_splits(source: Path) -> bool:
@@ -220,7 +242,7 @@ def _segment_problems(columns: dict[str, list[Any]], types: list[str]) -> dict[i
     flat: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, cells in columns.items():
         for i in misshapen(cells):
-            problems.setdefault(i, f"{name} is not a list of [start, end]: {str(cells[i])[:80]}")
+            problems.setdefault(i, f"{name} {NOT_PAIRS}: {cells[i]!r:.80}")
         owner, times = flat_segments(
             [None if i in problems else cell for i, cell in enumerate(cells)]
         )
@@ -355,7 +377,7 @@ def usable_rows(
     Control characters in other texts are replaced: a list cannot hold them.
     """
     faults = list(faults)
-    checks = (unsafe_names, "unsafe file name"), (pd.Series.duplicated, "this file appeared before")
+    checks = (unsafe_names, UNSAFE), (pd.Series.duplicated, "this file appeared before")
     for check, problem in checks:
         bad = check(frame["file"])
         faults += [
@@ -376,5 +398,13 @@ def usable_rows(
     faults.sort(key=lambda fault: fault.row)
     if frame.empty:
         first = f"; the first fault: row {faults[0].row}, {faults[0].problem}" if faults else ""
-        raise KlassifyError(f"No entry for the split {split!r} can be used{first}.", where=source)
+        raise KlassifyError(
+            f"No entry for the split {split!r} can be used{first}.",
+            where=source,
+            fix=(
+                "write names relative to the media folder, without .., ; or quotes"
+                if faults and faults[0].problem == UNSAFE
+                else None
+            ),
+        )
     return frame, faults

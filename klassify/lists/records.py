@@ -1,8 +1,8 @@
 """What describes the clips of a split, as dicts with the fields of the official metadata.
 
 Read are a JSON array of objects, JSON lines, one object that maps names to objects, one JSON file
-per video, a CSV or TSV table, and folders named after labels. Text is UTF-8 or, with a byte order
-mark, UTF-16; NaN is unknown. A bad entry is a fault, named with its row and file.
+per video or per folder, a CSV or TSV table, and folders named after labels. Text is UTF-8 or, with
+a byte order mark, UTF-16; NaN is unknown. A bad entry is a fault, named with its row and file.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import mmap
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,19 @@ import orjson
 from klassify.errors import KlassifyError, first_few
 from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import Truth
-from klassify.lists.data_list import KINDS, SEGMENTS, utf16_as_utf8
+from klassify.lists import datasets
+from klassify.lists.data_list import COLUMNS, KINDS, SEGMENTS, utf16_as_utf8
 from klassify.media.container import media_below
 from klassify.untrusted import refuse_irregular
 
 TABLES = (".csv", ".tsv")
 NAME_COLUMNS = ("file", "path", "filename", "video")
+# of the official metadata, of LAV-DF and of data lists
+FIELDS = (
+    *COLUMNS,
+    *("label", "split", "original", "video_frames", "audio_frames"),
+    *("fake_periods", "modify_video", "modify_audio"),
+)
 EXAMPLE = '[{"file": "a.mp4", "modify_type": "real"}, ...]'
 BETWEEN_ITEMS = re.compile(rb"\}\s*(,)\s*(?=\{)")
 BETWEEN_LINES = re.compile(rb"\}[ \t\r]*(\n)\s*(?=\{)")
@@ -121,8 +130,13 @@ def _parsed(text: Any, start: int, end: int, path: object, *, lines: bool | None
         return parse_json(rest)
     except orjson.JSONDecodeError as error:
         line = text[:start].count(b"\n") + error.lineno
+        fix = "correct that line, or write the file with json.dump"
+        if "end of data" in error.msg:
+            fix = "copy or download it again: its end is missing"
+        elif b"\0" in rest[:100]:
+            fix = "save the file as UTF-8"
         raise KlassifyError(
-            f"This metadata is not valid JSON: {error}.", where=f"{path}:{line}"
+            f"This metadata is not valid JSON: {error}.", where=f"{path}:{line}", fix=fix
         ) from None
 
 
@@ -165,6 +179,27 @@ def sidecar_records(folder: Path) -> tuple[list[dict[str, Any]], list[Fault]]:
     return records, faults
 
 
+def part_files(folder: Path) -> list[Path]:
+    """The metadata of folders that are parts of a data set, as dfdc_train_part_0 of DFDC is."""
+    return sorted(folder.glob("*/metadata.json"))
+
+
+def part_records(folder: Path) -> list[dict[str, Any]]:
+    """The entries of part folders; `file` and `original` begin with the part's name."""
+    records = []
+    parts = part_files(folder)
+    described = {path.parent for path in parts} | {folder / name for name in datasets.FOLDERS}
+    if others := [x.name for x in folder.iterdir() if x not in described and media_below(x)[0]]:
+        print(f"without metadata.json, so not read: {first_few(sorted(others))}", file=sys.stderr)
+    for path in parts:
+        for entry in itertools.chain.from_iterable(iter_records(path)):
+            if isinstance(entry, dict):
+                names = {name: entry[name] for name in ("file", "original") if entry.get(name)}
+                entry = entry | {key: f"{path.parent.name}/{name}" for key, name in names.items()}
+            records.append(entry)
+    return records
+
+
 def table_records(path: Path) -> list[dict[str, Any]]:
     """The rows of a CSV or TSV with a header: `file`, `label` or `modify_type`, and any field of
     the metadata or of a data list; segments as JSON.
@@ -173,7 +208,7 @@ def table_records(path: Path) -> list[dict[str, Any]]:
     header = text.readline()
     text.seek(0)
     table = csv.DictReader(text, delimiter=max("\t,;", key=header.count))
-    names = [name.strip() for name in table.fieldnames or []]
+    names = [name.strip().lower() for name in table.fieldnames or []]
     named = next((name for name in NAME_COLUMNS if name in names), None)
     if named is None or not {"label", "modify_type"} & set(names):
         raise KlassifyError(
@@ -181,6 +216,8 @@ def table_records(path: Path) -> list[dict[str, Any]]:
             where=path,
             fix="name its columns file,label (label: real or fake), and fake_segments if known",
         )
+    if unread := [name for name in names if name not in (*FIELDS, named)]:
+        print(f"{path}: columns that are not read: {first_few(unread)}", file=sys.stderr)
     table.fieldnames = ["file" if name == named else name for name in names]
     try:
         return [_entry_of_row(row) for row in table]
@@ -199,8 +236,13 @@ def _entry_of_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def label_folders(folder: Path) -> list[Path]:
-    """The folders below one that are named after a label: real, fake, audio_modified, ..."""
-    return [folder / kind for kind in KINDS if (folder / kind).is_dir()]
+    """The folders below one that are named after a label: real, Fake, audio_modified, ..."""
+    return [
+        folder / name
+        for kind in KINDS
+        for name in (kind, kind.capitalize(), kind.upper())
+        if (folder / name).is_dir()
+    ]
 
 
 def folder_records(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -210,11 +252,12 @@ def folder_records(folder: Path, split: str) -> list[dict[str, Any]]:
     for below in label_folders(folder):
         for path in media_below(below)[0]:
             name = path.relative_to(below).as_posix()
-            if below.name == "real":
+            kind = below.name.lower()
+            if kind == "real":
                 reals.add(name)
-            original = "real" if name in reals else below.name
+            original = "real" if name in reals else kind
             source = f"{split}/{original}/{os.path.splitext(name)[0]}"
-            entry = {"file": f"{below.name}/{name}", "modify_type": below.name, "source": source}
+            entry = {"file": f"{below.name}/{name}", "modify_type": kind, "source": source}
             records.append(entry)
     return records
 

@@ -235,6 +235,10 @@ def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ())
             f"None of {len(sample)} sampled files of split {split!r} is there, such as"
             f" {sample[0]!r}.",
             where=f"looked in {first_few(folders)}",
-            fix="unpack the media below the root, or give the right --root",
+            fix=(
+                "write / instead of \\ in the names"
+                if "\\" in sample[0]
+                else "unpack the media below the root, or give the right --root"
+            ),
         )
     return folders[int(np.argmax(held))]

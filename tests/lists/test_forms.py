@@ -64,10 +64,16 @@ FORMS = {
         "by name": json.dumps(by_name(ENTRIES)),
         "by name, indented": json.dumps(by_name(ENTRIES), indent=2),
     },
+    "val.json": {"array": json.dumps(ENTRIES)},
     "val_metadata.jsonl": {"JSON lines": "\r\n\r\n".join(map(json.dumps, ENTRIES))},
-    "val.csv": {"comma": table(ENTRIES, ","), "semicolon": table(ENTRIES, ";")},
+    "val.csv": {
+        "comma": table(ENTRIES, ","),
+        "semicolon": table(ENTRIES, ";"),
+        "capitals": table([{k.title(): v for k, v in e.items()} for e in ENTRIES], ","),
+    },
     "val.tsv": {"tab": table(ENTRIES, "\t")},
     "dev_metadata.json": {"dev": json.dumps(ENTRIES)},
+    "Validation.csv": {"comma": table(ENTRIES, ",")},
     "metadata.json": {
         "all splits": json.dumps([entry | {"split": "dev"} for entry in ENTRIES]),
         "another split first": json.dumps(
@@ -127,10 +133,54 @@ def test_unreadable_input_says_what_was_found_and_expected(tmp_path, capsys, tex
     assert found in said and 'fix:   write [{"file": "a.mp4"' in said
 
 
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (json.dumps(ENTRIES)[:-30].encode(), "download it again: its end is missing"),
+        (json.dumps(ENTRIES).encode("utf-16-le"), "save the file as UTF-8"),
+        (str(ENTRIES).encode(), "write the file with json.dump"),
+        (b'[{"file": "/a.mp4", "label": "real"}]', "write names relative to the media folder"),
+    ],
+)
+def test_faulty_metadata_comes_with_advice_that_fits(tmp_path, capsys, content, advice):
+    (tmp_path / "val_metadata.json").write_bytes(content)
+    assert run_lists(tmp_path) == 2
+    assert advice in capsys.readouterr().err
+
+
+def test_names_with_backslashes_are_told_from_missing_media(tmp_path, capsys):
+    (tmp_path / "val.csv").write_text("file,label\nreal\\a.mp4,real\n")
+    assert run_lists(tmp_path, "--probe", "missing") == 2
+    assert "write / instead of \\ in the names" in capsys.readouterr().err
+
+
 def test_a_table_without_labels_says_which_columns_to_write(tmp_path, capsys):
     (tmp_path / "val.csv").write_text("name,kind\na.mp4,real\n")
     assert run_lists(tmp_path) == 2
     assert "'name, kind'" in capsys.readouterr().err
+
+
+def test_columns_that_are_not_read_are_named(tmp_path, capsys):
+    (tmp_path / "val.csv").write_text("video,label,start,end\na.mp4,real,,\nb.mp4,fake,0.8,1.1\n")
+    assert run_lists(tmp_path) == 0
+    told = capsys.readouterr()
+    assert "columns that are not read: start, end" in told.err
+    assert "no segments, so for Task 1 alone" in told.out
+
+
+@pytest.mark.parametrize("wrong", [[0.8, 1.2], [{"start": 0.8, "end": 1.2}], "[[0.8, 1.2]]"])
+def test_segments_of_another_shape_are_refused_if_all_are(tmp_path, capsys, wrong):
+    fakes = [ENTRIES[1] | {"file": f"{i}.mp4", "fake_segments": wrong} for i in range(3)]
+    path = tmp_path / "val_metadata.json"
+    path.write_text(json.dumps([ENTRIES[0], *fakes]))
+    assert run_lists(tmp_path) == 2
+    told = capsys.readouterr().err
+    assert (
+        "of 3 of 3 fakes cannot be read" in told and "write seconds as [[start, end], ...]" in told
+    )
+    path.write_text(json.dumps([*ENTRIES, fakes[0]]))
+    assert run_lists(tmp_path) == 0
+    assert read(tmp_path)["fake_segments"].tolist() == [[], ONE, None]
 
 
 def test_labels_that_may_mean_either_are_not_guessed(tmp_path, capsys):
@@ -170,7 +220,11 @@ def test_a_plain_fake_is_of_the_modality_that_segments_tell(tmp_path, fields, ki
 
 @pytest.mark.parametrize(
     ("times", "unit", "seconds"),
-    [([872, 1188], "milliseconds", "1.188"), ([21, 29], "frames", "1.16")],
+    [
+        ([872, 1188], "milliseconds", "1.188"),
+        ([21, 29], "frames", "1.16"),
+        ([14000, 19000], "samples", "1.1875"),
+    ],
 )
 def test_segments_in_another_unit_are_refused_by_its_name(tmp_path, capsys, times, unit, seconds):
     entries = changed(ENTRIES[1], fake_segments=[times], audio_fake_segments=[times])
@@ -239,6 +293,47 @@ def test_folders_named_after_labels_give_clip_labels(tmp_path):
     assert set(read(tmp_path, "heldout/test_labels")["file"]) == set(frame["file"])
 
 
+def test_folders_may_be_written_with_capitals(tmp_path, capsys):
+    for split in ("Train", "Validation", "TEST"):
+        folders(tmp_path / split, "Real/a.mp4", "FAKE/a.mp4")
+    assert run_lists(tmp_path) == 0
+    assert "the split Validation is written as val" in capsys.readouterr().out
+    for name in ("train", "val", "heldout/test_labels"):
+        frame = read(tmp_path, name)
+        assert dict(zip(frame["file"], frame["modify_type"])) == {
+            "Real/a.mp4": "real",
+            "FAKE/a.mp4": "fake",
+        }
+        assert frame["source"].nunique() == 1
+
+
+def test_part_folders_are_one_split_each_folder_decides(tmp_path, capsys):
+    """As DFDC is released: metadata.json in each part, and all of them say train."""
+    for part in range(4):
+        folder = f"dfdc_train_part_{part}"
+        folders(tmp_path / folder, "a.mp4", "b.mp4")
+        fake = {"label": "FAKE", "split": "train", "original": "a.mp4"}
+        entries = {"a.mp4": {"label": "REAL", "split": "train", "original": None}, "b.mp4": fake}
+        (tmp_path / folder / "metadata.json").write_text(json.dumps(entries))
+    folders(tmp_path, "test_videos/c.mp4")
+    assert run_lists(tmp_path) == 0
+    assert len(read(tmp_path, "train")) == 8
+    told = capsys.readouterr().err
+    assert "without metadata.json, so not read: test_videos" in told
+    assert f"move some of the parts to {tmp_path}/val, such as dfdc_train_part_3" in told
+    (tmp_path / "val").mkdir()
+    (tmp_path / "dfdc_train_part_3").rename(tmp_path / "val/dfdc_train_part_3")
+    assert run_lists(tmp_path, "--force") == 0
+    assert len(read(tmp_path, "train")) == 6
+    frame = read(tmp_path)
+    assert dict(zip(frame["file"], frame["modify_type"])) == {
+        "dfdc_train_part_3/a.mp4": "real",
+        "dfdc_train_part_3/b.mp4": "fake",
+    }
+    assert set(frame["source"]) == {"dfdc_train_part_3/a"}
+    assert json.loads((tmp_path / "lists/val.json").read_text())["media"] == str(tmp_path / "val")
+
+
 def test_only_training_folders_need_labels(tmp_path, capsys):
     folders(tmp_path, "test/a.mp4", "test/b/c.mp4")
     assert run_lists(tmp_path) == 0
@@ -291,12 +386,12 @@ def test_sound_lists_raise_no_doubts(tmp_path, capsys):
 
 
 def test_lists_of_one_class_or_one_value_are_doubted(tmp_path, capsys):
-    (said,) = doubts(tmp_path, capsys, train=clips(0, "fake", "audio_modified"))
-    assert said == "all 2 clips of train are fake: a detector needs both classes"
+    (said,) = doubts(tmp_path, capsys, val=clips(0, "fake", "audio_modified"))
+    assert said == "all 2 clips of val are fake: a detector needs both classes"
     constant = clips(0, *["real", "fake"] * 2, original="x.mp4", duration=4.0)
-    assert doubts(tmp_path, capsys, train=constant) == [
-        "source is x for all 4 clips of train",
-        "duration is 4.0 for all 4 clips of train",
+    assert doubts(tmp_path, capsys, val=constant) == [
+        "source is x for all 4 clips of val",
+        "duration is 4.0 for all 4 clips of val",
     ]
 
 

@@ -50,9 +50,10 @@ FOLDER_FILES = (
     "pytorch_model.bin.index.json",
 )
 INDEX = ".index.json"
-# of torch itself, also within names
+# of torch itself, also within names; the last three of a model that was saved whole
 TORCH_WRAPPERS = re.compile(
-    r"(^|(?<=\.))(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+    r"(^|(?<=\.))(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+    r"|_modules|_parameters|_buffers)\."
 )
 
 
@@ -161,9 +162,12 @@ def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     path = Path(path)
     if path.name.endswith(INDEX):
         tensors, settings = _read_shards(path), {}
-    elif path.suffix == ".safetensors":
+    elif _is_safetensors(path):
         tensors, metadata = read_tensors(path)
         settings = _settings_in_metadata(metadata, path)
+    elif path.suffix == ".safetensors":
+        what = "This is not a safetensors file, but one of torch."
+        raise KlassifyError(what, where=path, fix=f"rename it to {path.stem}.pt")
     else:
         content = read_torch_file(path)
         tensors, settings = tensors_in(content, where=path), _settings_in(content)
@@ -171,6 +175,16 @@ def read_published(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     if config.is_file():
         settings = {**read_json_mapping(config), **settings}
     return tensors, _known_settings(settings)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its first bytes, whatever it is called: the length of a JSON object, and its bracket."""
+    if not path.is_file():
+        return path.suffix == ".safetensors"
+    with open(path, "rb") as handle:
+        head = handle.read(9)
+    torch_file = head.startswith(b"PK")
+    return head[8:] == b"{" or (path.suffix == ".safetensors" and not torch_file)
 
 
 def shards_of(index: Path) -> dict[str, list[str]]:
@@ -226,7 +240,11 @@ def tensors_in(content: Any, where: object = None) -> dict[str, Tensor]:
     found = type(content).__name__
     if isinstance(content, Mapping):
         found = first_few(str(key)[:80] for key in content)
-    raise KlassifyError(f"This checkpoint has no state dict: it has {found}.", where=where)
+    raise KlassifyError(
+        f"This checkpoint has no state dict: it has {found or 'no entries'}.",
+        where=where,
+        fix="save the model's state dict alone, with its own project",
+    )
 
 
 def _mappings(content: Any) -> Iterator[tuple[str, Mapping]]:

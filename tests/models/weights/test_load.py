@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import types
 
 import pytest
@@ -95,6 +96,29 @@ def test_wrappers_within_names_are_stripped(tmp_path):
     report, model = imported(state, tmp_path)
     assert_same_state(model.state_dict(), speech_state())
     assert report.stripped == "net., _orig_mod., _fsdp_wrapped_module."
+
+
+def test_a_model_that_was_saved_whole_is_read_without_its_class(tmp_path, monkeypatch):
+    module = types.ModuleType("their_project")
+    module.Whole = type("Whole", (Speech,), {"__module__": "their_project"})
+    monkeypatch.setitem(sys.modules, "their_project", module)
+    whole = module.Whole()
+    whole.load_state_dict(speech_state())
+    path = save({"model": whole, "epoch": 3}, tmp_path / "file.pt")
+    monkeypatch.undo()
+    model = Speech()
+    report = import_weights(model, path)
+    assert_same_state(model.state_dict(), speech_state())
+    assert "_parameters." in report.stripped
+
+
+def test_a_safetensors_file_is_known_by_its_content(tmp_path):
+    save_weights(Speech(), tmp_path / "model.pth")
+    assert set(read_checkpoint(tmp_path / "model.pth")) == set(speech_state())
+    save(speech_state(), tmp_path / "torch.safetensors")
+    with pytest.raises(KlassifyError, match="not a safetensors file") as error:
+        read_checkpoint(tmp_path / "torch.safetensors")
+    assert error.value.fix == "rename it to torch.pt"
 
 
 def test_what_the_model_does_not_need_is_left_out_and_named(tmp_path):
