@@ -230,7 +230,7 @@ class BothExtractor(FaceExtractor):
         return BothRows(*(e.row(file, fps, share, own) for e, own in zip(extractors, fields)))
 
     @staticmethod
-    def with_notes(row: BothRows, notes: list[str]) -> BothRows:
+    def with_notes(row: BothRows, notes: Sequence[str]) -> BothRows:
         """Both rows with what was noted."""
         return BothRows(*(dataclasses.replace(one, notes=notes) for one in row))
 

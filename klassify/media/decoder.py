@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import dataclasses
 import itertools
 import math
 import os
@@ -302,28 +303,38 @@ def _jumped_to(path: str | os.PathLike, indices: Sequence[int]) -> list[np.ndarr
     return found
 
 
+@dataclasses.dataclass
+class About:
+    """A clip's own rate, and what a user should know of its picture."""
+
+    fps: float = 0.0
+    notes: Sequence[str] = ()
+
+
 def pictures(
-    path: str | os.PathLike, notes: list[str] | None = None
+    path: str | os.PathLike, about: About | None = None
 ) -> Iterator[tuple[float, float, Picture]]:
     """Every decoded picture of a clip, and when it is on screen: (start, stop, picture), in seconds
     from the clip's zero. The last one may come twice, with a later stop. Raises MediaError.
 
-    notes: gets what a user should know, after the last picture.
+    about: is filled in, the notes after the last picture.
     """
     with opened(path) as container:
         chosen = streams_of(container)
         stream = video_of(path, chosen)
-        rate = float(stream.average_rate or stream.guessed_rate or GRID_FPS)
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
         flow = Flow(path, container, stream)
+        if about is not None:
+            about.fps = rate
         size, shown, picture = None, None, None
-        timed = _timed(path, flow.frames(), 1 / rate, zero_of(path, chosen), flow)
+        timed = _timed(path, flow.frames(), 1 / (rate or GRID_FPS), zero_of(path, chosen), flow)
         for start, stop, frame in timed:
             if frame is not shown:
                 size = size or square_size(stream, frame)
                 shown, picture = frame, Picture(frame, size)
             yield start, stop, picture
-        if notes is not None:
-            notes += flow.notes()
+        if about is not None:
+            about.notes = flow.notes()
 
 
 def video_of(path: str | os.PathLike, chosen: Streams) -> av.VideoStream:

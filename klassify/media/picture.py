@@ -16,6 +16,7 @@ from klassify.media.container import MAX_PIXELS
 # formats of which parts are converted alone: pixels in a row that share a value of colour
 PLANES = {"yuv420p": 2, "yuvj420p": 2, "yuv444p": 1, "yuvj444p": 1}
 SKETCH = (32, 18)
+LARGE_PX = 256  # shorter side of parts whose gray levels are the stored luma
 # shapes of pixels that are squared: encoders round a size to 1216:1215, damaged headers claim any
 PIXEL_SHAPES, ROUND_SHAPE = (0.1, 10.0), 0.005
 
@@ -57,6 +58,20 @@ class Picture:
             self._part = even, _rgb(self._frame, even)
         (left, top, _, _), part = self._part
         return part[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def gray(self, box: Sequence[int]) -> np.ndarray:
+        """BT.601 gray levels (h, w) uint8 of a part. Those of a large one are the stored luma where
+        the file has this one, which takes half as long and differs by a level of rounding.
+        """
+        x0, y0, x1, y1 = box
+        is_luma = self._in_parts and self._frame.colorspace in BT601_COLORSPACES
+        if not is_luma or min(x1 - x0, y1 - y0) < LARGE_PX:
+            return cv2.cvtColor(self.part(box), cv2.COLOR_RGB2GRAY)
+        luma, name = _plane(self._frame, 0)[y0:y1, x0:x1], self._frame.format.name
+        if name.startswith("yuvj") or self._frame.color_range not in LIMITED_RANGES:
+            return luma
+        gray = cv2.subtract(luma, 16)
+        return cv2.convertScaleAbs(gray, gray, 255 / 219)
 
     def halved(self, box: Sequence[int], least: int) -> tuple[np.ndarray, int]:
         """RGB of a part from an even x0 and y0 on, halved by area as long as its shorter side keeps

@@ -360,10 +360,10 @@ def test_truncated_files_are_refused(tmp_path, share, faststart):
 
 def notes_on(path):
     """What decoding the picture tells."""
-    notes: list[str] = []
-    for _ in decoder.pictures(path, notes):
+    about = decoder.About()
+    for _ in decoder.pictures(path, about):
         pass
-    return notes
+    return about.notes
 
 
 def test_a_little_damage_is_concealed_and_told(tmp_path, monkeypatch):

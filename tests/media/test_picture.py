@@ -33,6 +33,17 @@ def test_a_part_is_what_the_whole_shows(pixels, height, width, colorspace):
 
 
 @pytest.mark.parametrize("pixels", FORMATS)
+@pytest.mark.parametrize("colorspace", [1, 2])
+def test_gray_levels_are_those_of_the_colours(pixels, colorspace):
+    whole = picture(pixels, 280, 320, colorspace).rgb()
+    for box, most in (((20, 10, 300, 270), 2), ((20, 10, 90, 71), 0)):  # large, small
+        gray = picture(pixels, 280, 320, colorspace).gray(box).astype(int)
+        x0, y0, x1, y1 = box
+        levels = cv2.cvtColor(whole[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
+        assert np.abs(gray - levels).max() <= max(most, colorspace == 1)
+
+
+@pytest.mark.parametrize("pixels", FORMATS)
 def test_a_halved_part_is_the_mean_of_its_pixels(pixels):
     whole = picture(pixels, 120, 160).rgb().astype(float)
     for least, n in ((61, 1), (30, 2), (15, 4), (16, 2)):

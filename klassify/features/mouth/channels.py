@@ -34,7 +34,7 @@ from klassify.media.picture import Picture
 FEATURES = ("blur", "nonmouth_mse", "colour", "mar", "velocity", "acceleration", "jerk", "jitter")
 GROUPS = {1: [0], 2: [1], 3: [2], 4: [3, 4, 5, 6, 7]}  # the rows of paper 1, table 2
 LOG_FEATURES = [0, 1]  # spread over decades
-VERSION = 3  # raise when a number changes: it is part of the shards' settings
+VERSION = 3  # raise when numbers change by more than rounding; a part of the shards' settings
 
 # numbers of Face Mesh's landmarks
 OUTER_LIPS = np.fromstring(
@@ -198,9 +198,8 @@ def look(picture: Picture, landmarks: np.ndarray) -> Look | None:
     eye_px = float(np.linalg.norm(landmarks[EYES[1]] - landmarks[EYES[0]]))
     face = _box(landmarks[FACE], (picture.height, picture.width), 0.0)
     both = np.concatenate([np.minimum(face, mouth)[:2], np.maximum(face, mouth)[2:]])
-    rgb, corner = picture.part(both.tolist()), np.tile(both[:2], 2)
-    lab = mean_lab(_crop(rgb, lips - corner), outer - lips[:2])
-    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    gray, corner = picture.gray(both.tolist()), np.tile(both[:2], 2)
+    lab = mean_lab(picture.part(lips.tolist()), outer - lips[:2])
     mouth_gray, gray = _crop(gray, mouth - corner), _crop(gray, face - corner)
     mask = nonmouth_mask(
         landmarks[FACE_OVAL] - face[:2], outer - face[:2], gray.shape, MOUTH_GUARD * eye_px
@@ -366,7 +365,7 @@ def _in_blocks(tracked: Tracked) -> Tracked:
 
 def _box(points: np.ndarray, shape: tuple[int, ...], margin: float) -> np.ndarray:
     """x0, y0, x1, y1 (half open) around the points, widened on each side, clipped to the frame."""
-    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    x0, y0, x1, y1 = box_of(points).tolist()
     dx, dy = margin * (x1 - x0), margin * (y1 - y0)
     height, width = shape[:2]
     return np.array(

@@ -30,7 +30,7 @@ from klassify.features.base import (
     values,
 )
 from klassify.features.mouth import channels, face
-from klassify.media import decoder, info
+from klassify.media import decoder
 
 MIN_FACE_SHARE = 0.1
 CLIPS_TOGETHER = 8  # that a process takes at a time, by default, with the networks in torch
@@ -142,13 +142,14 @@ class FaceExtractor:
         return attempt(self.row_class, self.root, file, make, own_stage="landmarks")
 
     def _row(self, source: face.LandmarkSource, file: str, path: Path) -> Any:
-        fps, notes = info.probe(path).fps, []
-        tracked = face.fill_gaps(source.track(file, decoder.pictures(path, notes)))
-        row = self.row(file, fps, self._min_face_share, self.measure(tracked))
-        return self.with_notes(row, notes)
+        about = decoder.About()
+        tracked = face.fill_gaps(source.track(file, decoder.pictures(path, about)))
+        fields = self.measure(tracked)
+        row = self.row(file, about.fps, self._min_face_share, fields)
+        return self.with_notes(row, about.notes)
 
     @staticmethod
-    def with_notes(row: Any, notes: list[str]) -> Any:
+    def with_notes(row: Any, notes: Sequence[str]) -> Any:
         """The row with what was noted while it was decoded."""
         return dataclasses.replace(row, notes=notes)
 
