@@ -74,10 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="versions, commit and device")
-    parser.add_argument("--quiet", action="store_true", help="print errors alone")
+    parser.add_argument("--quiet", action="store_true", help="print errors alone; of every command")
     parser.add_argument("command", nargs="?", metavar="COMMAND")
-    quiet = argv[:1] == ["--quiet"]
-    argv = argv[1:] if quiet else argv
+    end = argv.index("--") if "--" in argv else len(argv)
+    quiet = "--quiet" in argv[:end]
+    argv = [one for one in argv[:end] if one != "--quiet"] + argv[end:]
     asked = parser.parse_args(argv[:1] or ["--help"])
     command = "version" if asked.version else str(asked.command)
     if command not in COMMANDS:

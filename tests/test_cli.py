@@ -96,6 +96,7 @@ def test_quiet_prints_errors_alone(monkeypatch, capsys):
     monkeypatch.setattr(ledger, "run", run)
     assert cli.main(["--quiet", "ledger"]) == 0
     assert capsys.readouterr() == ("", "")
+    assert cli.main(["ledger", "--quiet"]) == 0 and capsys.readouterr() == ("", "")
     assert cli.main(["--quiet", "ledger", "--id", "3"]) == 2
     assert capsys.readouterr() == ("", "klassify ledger: Wrong.\n")
 

@@ -45,6 +45,7 @@ class Prediction:
     verdict: fake, real or cannot tell at a false-alarm rate (klassify.systems.operating); "" where
     there is none, and its note says why.
     explanation: why the systems say so, if that was asked for.
+    modalities: {system: "sound", "picture" or "sound and picture"} of those with frames.
     """
 
     file: str
@@ -62,6 +63,7 @@ class Prediction:
     heard: float = np.nan
     verdict: Verdict = Verdict(note=NO_POINTS)
     explanation: Explanation | None = None
+    modalities: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, without the frames, and of the explanation the sentence."""
@@ -168,6 +170,9 @@ class Answers:
             seen=seen,
             heard=heard,
             verdict=self._verdict(task1, left_out, false_alarms),
+            modalities={
+                name: MODALITIES[self.detector.systems[name]["modality"]] for name in self.frames
+            },
         )
 
     def _notes_on(self, video: Path) -> list[str]:

@@ -22,7 +22,7 @@ from klassify.media.preview import envelope, sound_of, thumbnails
 from klassify.prediction.answer import Prediction
 
 # of Okabe and Ito, told apart by colour-blind readers; lines also differ in style
-COLOURS = ("#009E73", "#CC79A7", "#000000", "#56B4E9", "#F0E442", "#999999")
+COLOURS = ("#009E73", "#CC79A7", "#000000", "#56B4E9", "#8A7A00", "#999999")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MODALITY_COLOURS = {"audio": "#E69F00", "visual": "#0072B2", "both": "#D55E00"}
 TRUTH_COLOUR = "0.85"
@@ -37,7 +37,7 @@ def draw(
     path: str | os.PathLike,
     truth: np.ndarray | None = None,
 ) -> None:
-    """The timeline of a clip as PNG.
+    """The timeline of a clip as PNG; MediaError for a file that holds neither picture nor sound.
 
     truth: (n, 2) true fake segments in seconds, shaded, or None.
     A clip without picture or sound has no such row.
@@ -46,6 +46,8 @@ def draw(
 
     images, times, end_s = thumbnails(video)
     wave = sound_of(video)
+    if not len(images) and not len(wave):
+        raise MediaError("There is neither picture nor sound.", where=video)
     end_s = max(
         end_s,
         len(wave) / decoder.SAMPLE_RATE,
@@ -72,7 +74,7 @@ def draw(
     if len(wave):
         _draw_wave(next(panels), wave)
     if prediction.frames:
-        _draw_frames(next(panels), prediction.frames)
+        _draw_frames(next(panels), prediction)
     _draw_proposals(next(panels), prediction.segments)
     for panel in axes:
         panel.set_xlim(0, end_s)
@@ -116,14 +118,15 @@ def _draw_wave(panel: Any, wave: np.ndarray) -> None:
     panel.set_ylabel("waveform")
 
 
-def _draw_frames(panel: Any, frames: dict[str, pd.DataFrame]) -> None:
-    for number, (name, table) in enumerate(frames.items()):
+def _draw_frames(panel: Any, prediction: Prediction) -> None:
+    for number, (name, table) in enumerate(prediction.frames.items()):
+        modality = prediction.modalities.get(name)
         edges = np.append(table["start"].to_numpy(float), table["end"].iloc[-1])
         values = table["probability"].to_numpy()
         panel.stairs(
             values,
             edges,
-            label=name,
+            label=f"{name} ({modality})" if modality else name,
             baseline=None,
             color=COLOURS[number % len(COLOURS)],
             linestyle=STYLES[number % len(STYLES)],
@@ -131,7 +134,7 @@ def _draw_frames(panel: Any, frames: dict[str, pd.DataFrame]) -> None:
         )
     panel.set_ylim(-0.03, 1.03)
     panel.set_ylabel("probability\nof a frame")
-    panel.legend(loc="upper right", fontsize=8, ncols=3)
+    _add_legend(panel)
 
 
 def _draw_proposals(panel: Any, segments: pd.DataFrame) -> None:
@@ -148,7 +151,13 @@ def _draw_proposals(panel: Any, segments: pd.DataFrame) -> None:
     panel.set_ylim(0, 1.05)
     panel.set_ylabel("proposals\n(score)")
     if len(shown):
-        panel.legend(loc="upper right", fontsize=8, ncols=3)
+        _add_legend(panel)
+
+
+def _add_legend(panel: Any) -> None:
+    """Above the panel, where it covers nothing."""
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
+    panel.legend(fontsize=8, ncols=5, frameon=False, **place)
 
 
 def mark(

@@ -52,6 +52,13 @@ def test_an_answer_without_segments_is_drawn(tmp_path):
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_file_without_picture_and_sound_is_not_drawn(tmp_path):
+    (tmp_path / "notes.mp4").write_text("no video")
+    with pytest.raises(MediaError, match="neither picture nor sound"):
+        picture.draw(tmp_path / "notes.mp4", answer([]), tmp_path / "notes.png")
+    assert not (tmp_path / "notes.png").exists()
+
+
 @pytest.mark.parametrize("shape", [(36, 64), (64, 64), (128, 32)])
 def test_thumbnails_keep_their_aspect(shape, monkeypatch, tmp_path):
     drawn = []
