@@ -10,14 +10,18 @@ Axes: B clips, N samples at 16 kHz, T front-end frames; frame t covers the sampl
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from klassify.models.frame_head import FrameHead, FrameOutputs, SmoothMax, frame_losses
+from klassify.models.frame_head import (
+    FrameEncoder,
+    FrameHead,
+    FrameOutputs,
+    FromClips,
+    FromSegments,
+)
 
 
-class AudioEncoder(nn.Module):
+class AudioEncoder(FrameEncoder):
     """A front end and a FrameHead: (B, N) samples -> FrameOutputs of T frames.
 
     Args:
@@ -46,50 +50,14 @@ class AudioEncoder(nn.Module):
         """FrameOutputs (B, T, ...) of waveforms (B, N)."""
         return self.head(self.frontend(wave))
 
-    @property
-    def embedding_dim(self) -> int:
-        """Dimensions of the embedding."""
-        return self.head.dim
-
-    def embedding(self, batch: dict[str, Tensor]) -> Tensor:
-        """The embedding of each frame, (B, T, dim), of a batch as `_outputs` takes it."""
-        return self._outputs(batch).embedding
-
-    def _outputs(self, batch: dict[str, Tensor]) -> FrameOutputs:
+    def outputs(self, batch: dict[str, Tensor]) -> FrameOutputs:
         """Of "wave" (B, N), or of the front end's "features" (B, T, D) of it."""
         return self.head(batch["features"]) if "features" in batch else self(batch["wave"])
 
 
-class AudioFrameModel(AudioEncoder):
-    """Which frames are fake, learned from segments: see AudioEncoder for the arguments."""
-
-    supervision = "segment"
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """frame_losses of "wave" (B, N) with "target", "start" and "end" (B, T)."""
-        outputs = self(batch["wave"])
-        with torch.autocast(outputs.logit.device.type, enabled=False):
-            return frame_losses(outputs, batch["target"], batch["start"], batch["end"])
-
-    def frame_scores(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds of fake, of a start and of an end, (B, T, 3)."""
-        outputs = self._outputs(batch)
-        return torch.cat([outputs.logit[..., None], outputs.edges], dim=-1)
+class AudioFrameModel(FromSegments, AudioEncoder):
+    """Which frames are fake: see AudioEncoder for the arguments."""
 
 
-class AudioMIL(AudioEncoder):
-    """Is a window fake? Learned from clip labels: see AudioEncoder for the arguments."""
-
-    supervision = "clip"
-
-    def __init__(self, frontend: nn.Module, dim: int = 128):
-        super().__init__(frontend, dim)
-        self.pool = SmoothMax()
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Binary cross-entropy of batch["label"] (B,), 1 = fake, for batch["wave"] (B, N)."""
-        return F.binary_cross_entropy_with_logits(self.score(batch), batch["label"].float())
-
-    def score(self, batch: dict[str, Tensor]) -> Tensor:
-        """Log-odds of fake (B,) for batch["wave"] (B, N), or for "features" (B, T, D) of it."""
-        return self.pool(self._outputs(batch).logit)
+class AudioMIL(FromClips, AudioEncoder):
+    """Is a window fake? See AudioEncoder for the arguments."""

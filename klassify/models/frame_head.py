@@ -141,3 +141,59 @@ class SmoothMax(nn.Module):
         """Clip logits (B,) of frame logits (B, T)."""
         low, high = R_RANGE
         return pooled(logit, mask, low + (high - low) * self.sharpness.sigmoid())
+
+
+class FrameEncoder(nn.Module):
+    """An encoder of frames with a FrameHead as `head`; subclasses say `outputs`."""
+
+    head: FrameHead
+
+    def outputs(self, batch: dict[str, Tensor]) -> FrameOutputs:
+        """FrameOutputs (B, T, ...) of a batch."""
+        raise NotImplementedError
+
+    @property
+    def embedding_dim(self) -> int:
+        """Dimensions of the embedding."""
+        return self.head.dim
+
+    def embedding(self, batch: dict[str, Tensor]) -> Tensor:
+        """The embedding of each frame, (B, T, D)."""
+        return self.outputs(batch).embedding
+
+
+class FromSegments(FrameEncoder):
+    """Which frames are fake, and where a fake starts and ends, learned from segment labels."""
+
+    supervision = "segment"
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """frame_losses of a batch with "target", "start" and "end" (B, T)."""
+        outputs = self.outputs(batch)
+        with torch.autocast(outputs.logit.device.type, enabled=False):
+            return frame_losses(outputs, batch["target"], batch["start"], batch["end"])
+
+    def frame_scores(self, batch: dict[str, Tensor]) -> Tensor:
+        """Log-odds of fake, of a start and of an end, (B, T, 3)."""
+        outputs = self.outputs(batch)
+        return torch.cat([outputs.logit[..., None], outputs.edges], dim=-1)
+
+
+class FromClips(FrameEncoder):
+    """Is a window fake? Learned from clip labels alone, by a smooth maximum over time
+    (multiple-instance learning).
+    """
+
+    supervision = "clip"
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pool = SmoothMax()
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Binary cross-entropy of batch["label"] (B,), 1 = fake."""
+        return F.binary_cross_entropy_with_logits(self.score(batch), batch["label"].float())
+
+    def score(self, batch: dict[str, Tensor]) -> Tensor:
+        """Log-odds of fake (B,); frames outside batch["valid"] (B, T), if there, do not count."""
+        return self.pool(self.outputs(batch).logit, batch.get("valid"))

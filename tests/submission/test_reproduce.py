@@ -222,19 +222,6 @@ def test_manifests_without_end_are_refused(home):
         read_manifest(home)
 
 
-def test_manifests_of_before_the_ledger_do(home, capsys):
-    def older(manifest):
-        for key in ("files", "made", "versions", "dirty"):
-            del manifest[key]
-        manifest["commit"] = "c" * 40 + "+"
-
-    edit(home, older)
-    assert run(capsys, FOLDER)[0] == 0
-    change_top(home, [0.1, 0.2, np.nan, 0.9])
-    status, said = run(capsys, FOLDER)
-    assert status == 1 and "submission.zip differs" in said
-
-
 def test_unknown_submissions_are_named(home, capsys):
     for words, named in (
         (["ffff"], "No package"),
