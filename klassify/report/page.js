@@ -42,7 +42,45 @@ function sortBy(table, column) {
       body.append(next);
     }
   }
+  table.dispatchEvent(new Event("sorted"));
 }
+
+// a table of many rows shows PAGE_ROWS of them at a time
+const PAGE_ROWS = 50;
+
+function addPages(table) {
+  const body = table.tBodies[0];
+  const count = body.rows.length;
+  if (count <= PAGE_ROWS) {
+    return;
+  }
+  let first = 0;
+  const bar = document.createElement("p");
+  bar.className = "pages";
+  const said = document.createElement("span");
+  said.setAttribute("role", "status");
+  const [back, next] = [["previous", -PAGE_ROWS], ["next", PAGE_ROWS]].map(([name, step]) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = name;
+    button.addEventListener("click", () => show(first + step));
+    return button;
+  });
+  function show(from) {
+    first = from;
+    const stop = Math.min(first + PAGE_ROWS, count);
+    [...body.rows].forEach((row, at) => row.classList.toggle("off", at < first || at >= stop));
+    said.textContent = `rows ${first + 1} to ${stop} of ${count}`;
+    back.disabled = first === 0;
+    next.disabled = stop === count;
+  }
+  bar.append(back, said, next);
+  table.parentElement.after(bar);
+  table.addEventListener("sorted", () => show(0));
+  show(0);
+}
+
+document.querySelectorAll("table.sortable:not(.clips)").forEach(addPages);
 
 for (const table of document.querySelectorAll("table.sortable")) {
   [...table.tHead.rows[0].cells].forEach((head, column) => {

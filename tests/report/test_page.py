@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -43,14 +45,18 @@ def an_audit() -> shortcuts.Audit:
     return shortcuts.Audit("val", 32, 24, 8, 0, traits, systems)
 
 
-def write_robustness(path: Path) -> Path:
-    """A table of klassify perturb: a system with foreign text in its name, under one family."""
+def write_robustness(path: Path, systems: Sequence[str] = (HOSTILE,)) -> Path:
+    """A table of klassify perturb: systems under one family, one with foreign text in its name."""
     rows = [
-        (HOSTILE, "AUC", "clean", 0, 0.9, 0.0, 0.0, 0.0),
-        (HOSTILE, "AUC", "mp3", 1, 0.85, -0.05, -0.08, -0.02),
-        (HOSTILE, "AUC", "mp3", 5, 0.6, -0.3, -0.4, -0.2),
-        (HOSTILE, "Score", "clean", 0, 0.5, 0.0, 0.0, 0.0),
-        (HOSTILE, "Score", "mp3", 5, 0.4, -0.1, -0.2, -0.05),
+        (name, *row)
+        for name in systems
+        for row in (
+            ("AUC", "clean", 0, 0.9, 0.0, 0.0, 0.0),
+            ("AUC", "mp3", 1, 0.85, -0.05, -0.08, -0.02),
+            ("AUC", "mp3", 5, 0.6, -0.3, -0.4, -0.2),
+            ("Score", "clean", 0, 0.5, 0.0, 0.0, 0.0),
+            ("Score", "mp3", 5, 0.4, -0.1, -0.2, -0.05),
+        )
     ]
     columns = ["system", "metric", "family", "level", "value", "change", "change_low"]
     table = pd.DataFrame(rows, columns=[*columns, "change_high"])
@@ -304,6 +310,34 @@ def test_lists_sort_by_any_column_and_back(tab):
     table.locator("th", has_text="it is").locator("button").click()
     kinds = table.locator("tr.clip td:nth-child(2)").all_text_contents()
     assert kinds == sorted(kinds)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_of_many_clips_is_small_opens_fast_and_has_pages(browser, tmp_path):
+    data = make(tmp_path, n_sources=200)
+    labels = str(data.path("lists", "heldout", "testA_labels.tsv"))
+    many = write_robustness(tmp_path / "many.tsv", [f"system {i}" for i in range(35)])
+    how = ("--split", "testA", "--labels", labels, "--robustness", str(many))
+    assert data.compare(*how) == 0
+    path = data.path("out", "testA", "report.html")
+    text = path.read_text()
+    assert "800 clips" in text and len(text) < 600_000
+    assert len(re.findall(r'id="clip-\d+"', text)) <= 60  # 30 mistakes, 30 disagreements
+    began = time.monotonic()
+    with opened(browser, path, tmp_path) as tab:
+        tab.locator("#mistakes .open").first.click()
+        assert tab.locator("#mistakes .lanes svg").count() == 1
+        assert time.monotonic() - began < 3
+        section = tab.locator("#robustness details")
+        section.locator("summary").click()
+        shown, said = section.locator("tbody tr:visible"), section.locator(".pages [role=status]")
+        assert shown.count() == 50 and said.text_content() == "rows 1 to 50 of 70"
+        section.get_by_role("button", name="next").click()
+        assert shown.count() == 20 and said.text_content() == "rows 51 to 70 of 70"
+        assert section.get_by_role("button", name="next").is_disabled()
+        section.locator("th", has_text="clean").locator("button").click()
+        assert shown.count() == 50 and said.text_content() == "rows 1 to 50 of 70"
 
 
 @needs_browser
