@@ -12,7 +12,7 @@ recipe ?= klassify
 MAKE_OWN := PYTHON SHELL submission seconds verbose out
 run = recipes/$(recipe)/run.sh
 ifeq ($(wildcard $(run)),)
-$(error no recipe $(recipe). There are: $(notdir $(patsubst %/run.sh,%,$(wildcard recipes/*/run.sh))))
+$(error $(or $(shell recipes/klassify/run.sh --recipe '$(recipe)' 2>&1),recipe= is empty))
 endif
 
 # variables of a recipe are taken from the command line and local.mk, never from the environment

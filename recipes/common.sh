@@ -152,6 +152,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --help) helping=1 ;;
     --variables) echo "$known"; exit 0 ;;
+    --recipe) known_value recipe "$2" $(for r in recipes/*/run.sh; do basename "$(dirname "$r")"; done); exit 0 ;;
     --check) checking=all ;;  # only check names and what the stages need
     --check-names) checking=names ;;
     --compare) comparing=1 ;;
@@ -447,7 +448,7 @@ want_stage() {
       for s in ${chosen:-"${evaluated_splits[0]}"}; do
         want "$lists/$s.tsv" 0 "$s"
         # the test splits of a challenge have no labels
-        if [ -z "$split" ] && [ ! -e "$(labels_of "$s")" ]; then continue; fi
+        if [[ $s == test* && -z $split && ! -e $(labels_of "$s") ]]; then continue; fi
         if [ "$first" -gt 0 ] && [ -e "$lists/$s.tsv" ] && [ ! -e "$(labels_of "$s")" ]; then
           fail "$s has no labels: $(labels_of "$s") does not exist." \
             "  fix:   make compare split=$s $(variables_for "$data")    # compares without labels"
@@ -492,7 +493,7 @@ refuse_lacking() {
   command="make ${stages[*]} $options"
   if [ -n "$from" ] && [ -n "${lacking[2]:-}" ]; then  # the systems of another data set
     command="make stage2 $(variables_of_trained)"
-    [ ${#stages[@]} = 1 ] || command="make $(printf '%s ' "${stages[@]/stage2/}" | xargs) $options && $command"
+    [ ${#stages[@]} = 1 ] || command+=" && make $(printf '%s ' "${stages[@]/stage2/}" | xargs) $options"
   fi
   fail "missing: ${names%, } ($(printf '%s\n' "${lacking[@]}" | head -1) does not exist)" "  fix:   $command"
 }

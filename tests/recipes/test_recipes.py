@@ -430,11 +430,12 @@ def test_advice_for_data_that_is_only_tested_on_names_both_sets(tmp_path):
     copy_recipes(tmp_path)
     script = tmp_path / "recipes/klassify/run.sh"
     done = run_stage(3, "data=fakeavceleb", "root=/fake", script=script)
-    first, second = done.stderr.splitlines()[1].removeprefix("  fix:   ").split(" && ")
-    assert first == (
-        "make stage0 stage1 recipe=klassify data=fakeavceleb from=avdeepfake1mpp root=/fake"
-    )
-    assert second == "make stage2 recipe=klassify data=avdeepfake1mpp root=DIR"
+    options = "recipe=klassify data=fakeavceleb from=avdeepfake1mpp root=/fake"
+    train = "  fix:   make stage2 recipe=klassify data=avdeepfake1mpp root=DIR"
+    assert done.stderr.splitlines()[1] == f"{train} && make stage0 stage1 {options}"
+    done = run_stage(4, "data=fakeavceleb", "root=/fake", script=script)
+    assert done.stderr.startswith("missing: stage0, stage1, stage2, stage3 (")
+    assert done.stderr.splitlines()[1] == f"{train} && make stage0 stage1 stage3 {options}"
 
 
 def test_a_split_without_labels_is_not_evaluated(tmp_path):
@@ -460,7 +461,7 @@ def test_make_help_lists_stages_and_variables():
 
 
 def test_make_refuses_unknown_names_before_it_installs():
-    for goal, word in (("help", "splitt=val"), ("stage3", "split=testa"), ("demo", "size=tny")):
+    for goal, word in (("help", "splitt=val"), ("stage3", "recipe=fusd"), ("demo", "size=tny")):
         done = make("--old-file=.venv/installed", goal, word)
         assert done.returncode == 2 and "did you mean" in done.stderr and "pip" not in done.stdout
 
