@@ -579,7 +579,7 @@ whole_fakes() {
 
 # evaluate_split SPLIT LABELS: tables of the systems in system=, else of report.yaml
 evaluate_split() {
-  local s labels=$2 name task1=() task2=() computed=() with_frames=()
+  local s labels=$2 name val task1=() task2=() computed=() with_frames=() thresholds=()
   s=$(scored_as "$1")
   for name in ${system//,/ }; do
     ! is_in "$name" "${unscored[@]}" || continue
@@ -591,7 +591,9 @@ evaluate_split() {
     # models were scored on val when they were trained
     for name in "${task1[@]}"; do [ -e "$conf_dir/${name##*/}.yaml" ] || computed+=("$name"); done
     [ "$s" != val ] || [ ${#computed[@]} = 0 ] || run klassify score "${computed[@]}" --split val "${sources[@]}" "${reading[@]}"
-    run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" --out "$exp/evaluation"
+    val=data_lists/$(folder_of "$trained")/val.tsv
+    [ -z "$from" ] || [ ! -e "$val" ] || thresholds=(--val "$val")
+    run klassify evaluate "${task1[@]}" --split "$s" --labels "$labels" "${thresholds[@]}" --out "$exp/evaluation"
   fi
   if [ ${#task2[@]} -eq 0 ] || whole_fakes "$labels"; then return 0; fi
   run klassify evaluate "${task2[@]}" --task 2 --split "$s" --labels "$labels" --out "$exp/evaluation"

@@ -20,7 +20,8 @@ MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], 
 # What rows may be instead of [score, start_s, end_s]: the columns of score, start and end, and the
 # seconds of a unit. Larger units come first: a few rows of milliseconds would fit as frames.
 ORDERS = {"": (0, 1, 2), "[start, end, score]": (2, 0, 1), "[score, end, start]": (0, 2, 1)}
-UNITS = {"": 1.0, "frames of 40 ms": 0.04, "milliseconds": 0.001}
+WITH_DURATION = "[score, start, duration]"
+UNITS = {"": 1.0, "frames of 40 ms": 0.04, "milliseconds": 0.001, "samples at 16 kHz": 1 / 16_000}
 SAMPLE_ROWS = 10_000  # rows looked at to guess what they are
 BY_CHANCE = 0.1  # the share of rows of another order or unit that may make sense as written
 
@@ -66,6 +67,8 @@ class RowCheck:
 
     def finish(self, verdict: Verdict) -> None:
         """Refuse the file if no row can match, or if hardly any can and another reading fits."""
+        if not self.n_rows:
+            verdict.warnings.add("no clip has a segment: AP and AR will be 0", self.name)
         if self.n_possible > BY_CHANCE * self.n_rows or not self.n_rows:
             return
         guess = self._guess()
@@ -78,14 +81,23 @@ class RowCheck:
 
     def _guess(self) -> str:
         rows = np.concatenate(self.sample)
+        found = []
         for order, columns in ORDERS.items():
             for unit, seconds in UNITS.items():
                 score, start, end = (rows[:, column] for column in columns)
-                fits = _can_match(start * seconds, end * seconds, rows[:, 3])
-                fits &= (score >= 0) & (score <= 1)
-                if fits.mean() >= 1 - BY_CHANCE:
-                    return f" (are they {' in '.join(filter(None, (order, unit)))}?)"
-        return ""
+                if not found and _makes_sense(score, start * seconds, end * seconds, rows[:, 3]):
+                    found.append(" in ".join(filter(None, (order, unit))))
+        if _makes_sense(rows[:, 0], rows[:, 1], rows[:, 1] + rows[:, 2], rows[:, 3]):
+            found.append(WITH_DURATION)
+        return f" (are they {' or '.join(found)}?)" if found else ""
+
+
+def _makes_sense(
+    score: np.ndarray, start: np.ndarray, end: np.ndarray, duration_s: np.ndarray
+) -> bool:
+    """Whether nearly all rows, (n,) each, are probabilities and lie in their clips."""
+    fits = _can_match(start, end, duration_s) & (score >= 0) & (score <= 1)
+    return bool(fits.mean() >= 1 - BY_CHANCE)
 
 
 def _can_match(start: np.ndarray, end: np.ndarray, duration_s: np.ndarray) -> np.ndarray:

@@ -289,6 +289,16 @@ def small_checkout(root: Path) -> Path:
     return root / "recipes/klassify/run.sh"
 
 
+def test_thresholds_are_those_of_the_data_that_was_trained_on(tmp_path):
+    given = ["--stage", "4", "data=lavdf", "from=avdeepfake1mpp"]
+    (words,) = [
+        words
+        for words in commands_of(*given, script=small_checkout(tmp_path))
+        if words[0] == "evaluate" and "--task" not in words
+    ]
+    assert words[words.index("--val") + 1] == "data_lists/avdeepfake1mpp/val.tsv"
+
+
 @pytest.mark.parametrize(
     ("system", "file"),
     [

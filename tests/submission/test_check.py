@@ -235,14 +235,13 @@ def test_proposals_that_only_cost_points_are_a_warning(tmp_path, value, kind):
         (lambda score, start, end: [score, end, start], "are they [score, end, start]?"),
         (lambda score, start, end: [score, start * 1000, end * 1000], "are they milliseconds?"),
         (lambda score, start, end: [score, start * 25, end * 25], "are they frames of 40 ms?"),
+        (lambda score, start, end: [score, start * 16_000, end * 16_000], "samples at 16 kHz?"),
+        (lambda score, start, end: [score, start, end - start], "or [score, start, duration]?"),
         (
             lambda score, start, end: [start * 1000, end * 1000, score],
             "are they [start, end, score] in milliseconds?",
         ),
-        (
-            lambda score, start, end: [score, start + 20_000, end + 20_000],
-            "outside their clips; fix",
-        ),
+        (lambda score, start, end: [score, start + 2e7, end + 2e7], "outside their clips; fix"),
     ],
 )
 def test_rows_in_another_order_or_unit_are_refused(tmp_path, write, looks_like):
@@ -266,6 +265,11 @@ def test_rows_that_may_match_are_never_refused(tmp_path):
     path.write_text(json.dumps({name: [[0.9, 0, 4.4], [0.2, 3, 1]] for name in FILES}))
     for durations in ([4.0, 4.0, 4.0], None):
         assert check.check(path, listed(durations=durations)).accepted
+
+
+def test_an_answer_without_any_segment_is_a_warning(tmp_path):
+    content = json.dumps({name: [[0.0, 0.0, 0.0]] for name in FILES})
+    assert "AP and AR will be 0" in text(verdict_of(tmp_path, JSON, content).warnings)
 
 
 def test_placeholder_is_accepted_without_a_word(tmp_path):
