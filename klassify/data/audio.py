@@ -18,6 +18,7 @@ from klassify.features.audio_cache import (
     CachedClip,
     audio_source,
     heard_in,
+    no_sound,
     open_cache,
     quantised,
 )
@@ -169,7 +170,11 @@ class AudioReader(Reader):
             return clip
         if self.only_cache:
             raise KlassifyError(f"{file} is not in the audio cache.", where=self.cache.folder)
-        return quantised(isolated.call(decoder.read_audio, inside(self._folder(), file)))
+        wave = quantised(isolated.call(decoder.read_audio, inside(self._folder(), file)))
+        reason = no_sound(wave)
+        if reason:
+            raise NoAnswer(reason)
+        return wave
 
 
 class WaveFrames(FrameData, AudioClips):

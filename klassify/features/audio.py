@@ -22,9 +22,10 @@ def extract_audio(root: Path, file: str) -> AudioRow:
 
     def decoded(path: Path) -> AudioRow:
         sound = decoder.decode_audio(path)
-        if not len(sound.wave):
-            return AudioRow.failed(file, "audio", audio_cache.NO_AUDIO)
         samples = audio_cache.to_int16(sound.wave)
+        reason = audio_cache.no_sound(samples)
+        if reason:
+            return AudioRow.failed(file, "audio", reason)
         return AudioRow(file, samples, gaps=sound.gaps, notes=sound.notes)
 
     return attempt(AudioRow, root, file, decoded)

@@ -34,7 +34,8 @@ from klassify.settings import differences
 SAMPLE = np.dtype("<i2")
 FORMAT = {"version": 1, "rate": SAMPLE_RATE, "sample": "int16", "channels": "mean"}
 HEAD_BYTES = 128
-NO_AUDIO = "no audio"  # the reason of a clip that has none
+# reasons of clips without an answer
+NO_AUDIO, SILENT = "no audio", "the sound is digital silence"
 SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -60,6 +61,13 @@ def to_float(samples: np.ndarray) -> np.ndarray:
 def quantised(wave: np.ndarray) -> np.ndarray:
     """A decoded wave as the cache would give it back."""
     return to_float(to_int16(wave))
+
+
+def no_sound(samples: np.ndarray) -> str:
+    """Why there is nothing to hear in samples (n,) of a clip; empty if there is."""
+    if not len(samples):
+        return NO_AUDIO
+    return "" if samples.any() else SILENT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from klassify.errors import KlassifyError
-from klassify.features.audio_cache import NO_AUDIO
+from klassify.features.audio_cache import no_sound, to_int16
 from klassify.features.avhubert import VERSION, AVHubertRow
 from klassify.features.base import Extraction, attempt, in_process, media_only
 from klassify.features.lips import SIZE, LipsRow, opened
@@ -103,8 +103,9 @@ class Extractor:
         if not lips.valid.any():
             return AVHubertRow.failed(file, "face", lips.reason or "no face")
         wave = isolated.call(decoder.read_audio, path)
-        if not len(wave):
-            return AVHubertRow.failed(file, "decode", NO_AUDIO)
+        reason = no_sound(to_int16(wave))
+        if reason:
+            return AVHubertRow.failed(file, "decode", reason)
         video = self._passes(video=shown(lips))
         audio = self._passes(audio=audio_frames(wave))
         n_frames = min(len(video), len(audio))

@@ -64,7 +64,7 @@ class Sound(NamedTuple):
     """What decode_audio gives.
 
     wave: float32 (n,) in [-1, 1] at 16 kHz. gaps: [start, stop) in samples of the silence where the
-    file has no sound. notes: what a user should know: concealed damage, digital silence.
+    file has no sound. notes: what a user should know: concealed damage.
     """
 
     wave: np.ndarray
@@ -116,10 +116,7 @@ def decode_audio(path: str | os.PathLike) -> Sound:
     wave = sound.wave()
     if not np.isfinite(wave).all():
         raise MediaError("The audio has samples that are not finite numbers.", where=path)
-    notes = flow.notes()
-    if len(wave) and not wave.any():
-        notes.append("The sound is digital silence.")
-    return Sound(np.clip(wave, -1.0, 1.0, out=wave), sound.gaps, notes)
+    return Sound(np.clip(wave, -1.0, 1.0, out=wave), sound.gaps, flow.notes())
 
 
 class _Sound:

@@ -15,6 +15,7 @@ from published import golden_state
 from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.features import avhubert, avhubert_extraction, lips
+from klassify.features.audio_cache import NO_AUDIO, SILENT
 from klassify.features.shards import FeatureStore, write_part
 from klassify.media import isolated
 from klassify.models.frontends.logfbank import audio_frames
@@ -76,14 +77,12 @@ def test_streams_are_passes_of_their_own(encoder, monkeypatch, most, n_samples):
         np.testing.assert_allclose(ours, wanted, atol=5e-3, rtol=5e-3)
 
 
-def test_clips_without_a_stream_say_why(encoder, monkeypatch):
+@pytest.mark.parametrize("n, reason", [(0, NO_AUDIO), (9000, SILENT)])
+def test_clips_without_a_stream_say_why(encoder, monkeypatch, n, reason):
     rows = {"a": crops_of(5, 1), "b": lips.LipsRow.failed("b", "decode", "no video")}
-    monkeypatch.setattr(isolated, "call", lambda function, path: np.zeros(0, np.float32))
+    monkeypatch.setattr(isolated, "call", lambda function, path: np.zeros(n, np.float32))
     made = list(avhubert_extraction.Extractor(Path(), encoder, rows).rows(["a", "b"]))
-    assert [(row.stage, row.reason) for row in made] == [
-        ("decode", avhubert_extraction.NO_AUDIO),
-        ("face", "no video"),
-    ]
+    assert [(row.stage, row.reason) for row in made] == [("decode", reason), ("face", "no video")]
 
 
 def test_rows_are_kept_as_they_are(tmp_path):

@@ -41,6 +41,7 @@ MEMORY_KB = 3_000_000  # of the largest process
 GOOD = ""  # features, without a reason
 ANY = "|.+"  # what a decoder makes of damaged pictures and sound is its own affair
 NO_VIDEO, NO_AUDIO, NO_FACE = "There is no video stream", "no audio", "no face"
+SILENT = "the sound is digital silence"
 BROKEN = "damaged or missing|Cannot decode"
 SIZE, FOREIGN = "empty or beyond", "not read; playlists"
 
@@ -183,6 +184,7 @@ CLIPS = [
     Clip("no frames.mp4", made(n=0, wave=noise(0.4)), f"{NO_VIDEO}|no frames|{SIZE}"),
     Clip("audio only.mp4", made(n=None, wave=noise(0.4)), NO_VIDEO),
     Clip("video only.mp4", made(), audio=NO_AUDIO),
+    Clip("silent.mp4", made(wave=np.zeros((1, 8000), np.float32)), audio=SILENT),
     Clip("audio longer.mp4", made(wave=noise(3.4))),
     Clip("audio shorter.mp4", made(n=80, wave=noise(0.2))),
     # sizes
