@@ -174,7 +174,7 @@ def main() -> None:
     )
     parser.add_argument("--clips", type=int, default=77_326, help="clips (%(default)s: val)")
     parser.add_argument(
-        "--proposals", type=int, nargs="*", default=[50, 100], help="proposals a clip (50 100)"
+        "--proposals", type=int, nargs="*", default=[50, 100], help="proposals per clip (50 100)"
     )
     parser.add_argument(
         "--repeat", type=int, default=3, help="runs of each, the best counts (%(default)s)"

@@ -125,7 +125,7 @@ def measure_scoring(args: argparse.Namespace) -> None:
     base = timed(lambda: now(0))
     print("| workers | loader | wall s | CPU s | CPU, of no workers |\n|---|---|---|---|---|")
     for workers in args.workers:
-        for name, run in (("one", now), ("one a chunk, as before", before)):
+        for name, run in (("one", now), ("one per chunk, as before", before)):
             _, wall, cpu = timed(lambda: run(workers))  # noqa: B023
             print(
                 f"| {workers} | {name} | {wall:.1f} | {cpu:.1f} | {cpu / base[2]:.2f} |", flush=True

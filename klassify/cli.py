@@ -129,7 +129,7 @@ def _silence() -> Iterator[TextIO]:
 
 
 def unknown_command(name: str) -> str:
-    """What to tell of a command that does not exist, with the most similar one."""
+    """The message for a command that does not exist, with the most similar one."""
     close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     fix = f"klassify {close[0]} --help" if close else "klassify --help"
     return f"klassify: there is no command {name!r}.\n  fix:   {fix}"

@@ -30,7 +30,7 @@ class Count(contextlib.AbstractContextManager):
             unit=unit,
             unit_scale=total > 1_000_000,
             delay=SHORT_S,
-            # a bar of one unit tells nothing
+            # a bar of one unit shows nothing
             disable=total < 2 or not sys.stderr.isatty(),
         )
         self.began = self.said = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import functools
 import importlib
@@ -163,7 +164,9 @@ def test_libraries_take_arguments_and_no_namespace():
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_each_command_lives_in_its_module(command):
     module = importlib.import_module(f"klassify.commands.{command.replace('-', '_')}")
-    assert callable(module.configure) and callable(module.run)
+    parser = argparse.ArgumentParser()
+    module.configure(parser)
+    assert all(action.help for action in parser._actions) and callable(module.run)
     assert module.__doc__ and f"klassify {command}" in module.__doc__
 
 

@@ -3,7 +3,7 @@ time, with their segments.
 
 Training on these needs clips that are labelled real and no other label (supervision `self`). Where
 a clip stays real its spans are disturbed instead (another level, a codec, a soft or re-encoded
-mouth), so that an edit alone tells nothing; such disturbances are in fakes too.
+mouth), so that an edit alone does not give the label away; such disturbances are in fakes too.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from klassify.systems.operating import RATES
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders")
-    add("--conf", type=Path, required=True, metavar="submit.yaml")
+    add("--conf", type=Path, required=True, metavar="submit.yaml", help="system for each task")
     add("--task", type=int, choices=(1, 2), help="of the conf's answers, this task's alone")
     add("--labels", type=Path, metavar="DIR", help="folder of the data lists, to fit thresholds")
     add_thresholds(parser, RATES, ASVSPOOF_5)

@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join")
     add("--out", type=Path, required=True, help="folder of the fusion")
-    add("--rule", choices=(*RULES, linear.RULE, stack.RULE), required=True)
+    add("--rule", choices=(*RULES, linear.RULE, stack.RULE), required=True, help="see above")
     add("--prior", type=between_0_and_1, help="probability of a clip that no input answers for")
     add("--force", action="store_true", help="replace a fusion of something else")
     configure_linear(

@@ -32,7 +32,13 @@ SHOWN = COLUMNS[:11]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--ledger", type=Path, default=Path(HOME, LEDGER), metavar="FILE")
+    add(
+        "--ledger",
+        type=Path,
+        default=Path(HOME, LEDGER),
+        metavar="FILE",
+        help="default: %(default)s",
+    )
     add("--id", help="one package, by its id or the beginning of it")
     add("--leaderboard", type=float, metavar="X", help="the server's score for it, between 0 and 1")
     add("--task", type=int, choices=(1, 2), help="the score's task; default: 1 if it is answered")

@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("videos", nargs="*", metavar="VIDEO", help="files, folders (searched) or quoted globs")
     add("--example", action="store_true", help="the generated clip that is part of the package")
-    add("--recipe", choices=(*RECIPES, "all"), default="klassify")
+    add("--recipe", choices=(*RECIPES, "all"), default="klassify", help="default: klassify")
     add(
         "--detector",
         action="append",

@@ -22,7 +22,8 @@ from klassify.submission.reproduce import locate, reproduce
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("submission", help="an id of the ledger, or the folder of a package")
-    add("--ledger", type=Path, default=Path(ledger.HOME, ledger.LEDGER), metavar="FILE")
+    path = Path(ledger.HOME, ledger.LEDGER)
+    add("--ledger", type=Path, default=path, metavar="FILE", help="default: %(default)s")
     add(
         "--allow",
         type=Path,

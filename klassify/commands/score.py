@@ -47,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--features", type=Path, help="folder of the features, such as features/demo")
     add(
         "--aggregate",
-        help="pooling of window or frame scores to a clip score (default: the system's)",
+        help="clip score: max, mean, topk, logit-mean or noisy-or of windows, max or top of frames"
+        " (default: the system's)",
     )
     add("--batch-size", type=at_least_1, default=16, help="windows per forward pass (default 16)")
     add(
@@ -55,7 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     add_precision(parser)
-    add("--approximate", action="store_true", help="faster: one run of the audio front end a clip")
+    add(
+        "--approximate", action="store_true", help="faster: one run of the audio front end per clip"
+    )
     add("--shard", metavar="I/N", help="score share I of N of the clips, I from 1 (default: 1/1)")
     add("--force", action="store_true", help="replace existing scores")
     add_launcher_arguments(parser)

@@ -39,22 +39,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", type=Path, help="the system's YAML")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="such as train.epochs=3")
-    add("--out", type=Path, required=True, metavar="SYSTEM_DIR")
+    add("--out", type=Path, required=True, metavar="SYSTEM_DIR", help="folder of the system")
     add("--lists", type=Path, required=True, help="folder of the data lists")
     add("--media", type=Path, required=True, help="media, one folder per split")
     add("--features", type=Path, required=True, help="folder of the features")
-    add("--seed", type=at_least_0, default=1)
+    add("--seed", type=at_least_0, default=1, help="of weights and examples (default 1)")
     add("--init", type=Path, metavar="FILE.safetensors", help="start from these weights")
     add("--workers", type=at_least_0, default=0, help="processes that read inputs (default 0)")
-    add("--accelerator", default="auto", choices=ACCELERATORS)
+    add("--accelerator", default="auto", choices=ACCELERATORS, help="default auto: a GPU if any")
     add(
         "--devices",
         help=(
-            "devices a node: a number, `auto` (all) or numbers of GPUs as 0,2 "
-            "(default 1, under torchrun what it started)"
+            "devices per node: a number, `auto` (all) or numbers of GPUs such as 0,2"
+            " (default: 1; under torchrun, as many as it started)"
         ),
     )
-    add("--nodes", type=at_least_1, help="default 1, or as started by torchrun")
+    add("--nodes", type=at_least_1, help="nodes (default: 1, or as started by torchrun)")
     add("--fast-dev-run", action="store_true", help="two batches and a validation; writes nothing")
     add("--force", action="store_true", help="discard the folder's contents")
     add_launcher_arguments(parser, training=True)

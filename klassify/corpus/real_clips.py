@@ -250,7 +250,7 @@ def _entry(
 
 
 def _name(file: str, piece: Piece, source: Source, split: str) -> str:
-    """A clip's name in its split; those of test splits tell nothing."""
+    """A clip's name in its split; those of test splits reveal nothing."""
     name = f"{source.person}/{Path(source.file).stem}-{zlib.crc32(source.file.encode()):08x}"
     name = f"{name}-{piece.number:03d}/{file}"
     if split in TEST_SPLITS:

@@ -39,10 +39,10 @@ class AudioClips(ClipData):
     20 ms frame grid.
 
     Args:
-        window, stride: samples a window, and between window starts in scoring.
+        window, stride: samples per window, and between window starts in scoring.
         keep_in_memory: decode each clip once and keep it (64 kB a second of audio).
         trim_s: up to this long is cut off either end of training clips, so that silence before or
-            after the speech tells nothing.
+            after the speech does not give the label away.
         augment: what training crops go through (klassify.augmentation.sets); scoring hears clips as
             they are.
         splice: above 0, train on real clips alone (supervision `self`): this share of the crops
@@ -251,9 +251,9 @@ class AudioFrames(WaveFrames):
     cover a frame) and boundary probability.
 
     Args:
-        window, stride: samples a window and between window starts in scoring, whole frames.
+        window, stride: samples per window and between window starts in scoring, whole frames.
         augment, splice: as in AudioClips, but of effects that keep every sound at its time.
-        hop_s, offset_s: seconds a frame of the model, and where frame 0 of a clip begins: 0 as
+        hop_s, offset_s: seconds per frame of the model, and where frame 0 of a clip begins: 0 as
             published; the middle of the samples that a pretrained front end reads for a frame
             begins at 0.0025.
         targets: of frames: `any`, long labels, 1 where any part is fake, padding IGNORE, as

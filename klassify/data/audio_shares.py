@@ -23,9 +23,9 @@ class AudioShares(WaveFrames):
     an end, triangular mean over the windows that cover a frame.
 
     Args:
-        window, stride: frames a window, and between window starts in scoring.
+        window, stride: frames per window, and between window starts in scoring.
         trim_s: up to this long is cut off either end of training clips, so that silence before or
-            after the speech tells nothing.
+            after the speech does not give the label away.
         augment, splice: as in AudioClips, but of effects that keep every sound at its time.
         interleave: score each clip twice for rows 10 ms apart; see WaveFrames.
     """

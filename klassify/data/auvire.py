@@ -29,10 +29,10 @@ class AuViReFrames(FrameData):
     which the published code keeps, are left out.
 
     Args:
-        length: frames a window; it must be the model's.
+        length: frames per window; it must be the model's.
         stride: frames between window starts in scoring.
-        factors: frames a position of each level; they must be the model's, (1, 1, 2, 4) for the one
-            released for LAV-DF.
+        factors: frames per position of each level; they must be the model's, (1, 1, 2, 4) for the
+            one released for LAV-DF.
     """
 
     modality = "both"

@@ -26,7 +26,7 @@ class CFPRFFrames(FrameData, AudioClips):
     the middle. The published evaluation leaves out clips above 340,000 samples.
 
     Args:
-        window, stride: frames a window and between window starts in scoring; 1061 frames are
+        window, stride: frames per window and between window starts in scoring; 1061 frames are
             340,000 samples.
         crop: frames of a training crop.
     """

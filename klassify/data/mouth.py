@@ -32,7 +32,7 @@ class MouthFeatures(ClipData):
     modality = "visual"
     feature_kinds = ("mouth",)
     fills_batches = True
-    hop_s = FRAME_S  # seconds a row of features
+    hop_s = FRAME_S  # seconds per row of features
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class MouthTags(FrameData, MouthFeatures):
     cover a frame.
 
     Args:
-        hop_s: seconds a frame, 0.04 or a whole part of it: features are then interpolated between
+        hop_s: seconds per frame, 0.04 or a whole part of it: features are then interpolated between
             pictures. window and stride count these frames.
         more: arguments of MouthFeatures.
     """
@@ -135,7 +135,7 @@ class MouthTags(FrameData, MouthFeatures):
             raise ValueError(f"hop_s is {FRAME_S:g} or a whole part of it, not {hop_s:g}")
 
     def _at_hop(self, clip: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The clip with `parts` rows a picture, none mixed with a picture without a face."""
+        """The clip with `parts` rows per picture, none mixed with a picture without a face."""
         if self.parts == 1:
             return clip
         features, valid = clip["features"], clip["valid"]

@@ -113,7 +113,7 @@ class PartialSpoofFrames(FrameData, AudioClips):
             the middle of them.
         supervision: `segment`, or `clip`: labels of clips alone (see PartialSpoof.losses).
         offset_640: what the outputs of the 640 ms head stand for; see above.
-        hop_s: seconds a row of scores, 0.04 or 0.02.
+        hop_s: seconds per row of scores, 0.04 or 0.02.
         score_ms: the resolution whose cosines are the score.
     """
 

@@ -32,7 +32,7 @@ class SquareFrames(ClipData):
 
     Args:
         size: pixels a side to which the centre square of a frame is scaled.
-        frames: pictures a window; a clip with fewer frames repeats some.
+        frames: pictures per window; a clip with fewer frames repeats some.
         window, stride: frames (25 fps) a window, and between window starts in scoring.
     """
 

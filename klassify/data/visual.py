@@ -126,7 +126,7 @@ class VisualWindows(FrameData):
             from the mouth features.
         face_part: (x, y, side) of the square, see klassify.data.faces.squares_of; None: the
             centre square of the frame.
-        window: frames a window.
+        window: frames per window.
         stride: frames between window starts, 1 in the paper, 2 in the published code.
         interpolate: between window centres instead of holding the logits; for strides above 2.
         val_stride: coarser stride of the validation after each epoch; None: `stride`.

@@ -44,7 +44,7 @@ def forest_scores(
 ) -> list[np.ndarray]:
     """The scores (n,) of `leak_auc`, one array for each way to fold the originals.
 
-    traits: one row a clip, texts count as categories; is_fake: (n,) 0 or 1; original: (n,) ids.
+    traits: one row per clip, texts count as categories; is_fake: (n,) 0 or 1; original: (n,) ids.
     KlassifyError for fewer than two originals or one class.
     """
     from sklearn.ensemble import RandomForestClassifier

@@ -171,7 +171,7 @@ def _replaced(window: Window, inputs: dict[str, Tensor]) -> Window:
 def _masked(
     window: Window, edges: np.ndarray, hidden: np.ndarray, hops: dict[str, float]
 ) -> Window:
-    """A window with hidden pieces of time marked as not valid. hops: seconds a frame of each
+    """A window with hidden pieces of time marked as not valid. hops: seconds per frame of each
     mask.
     """
     masks = {}

@@ -287,7 +287,7 @@ class AudioStore:
     def _forget(self) -> None:
         self._sound = functools.lru_cache(OPEN_PARTS)(lambda part: _Sound(self._sounds[part]))
 
-    def __getstate__(self) -> dict[str, Any]:  # a worker process opens the files anew
+    def __getstate__(self) -> dict[str, Any]:  # each worker process opens the files itself
         return {key: value for key, value in self.__dict__.items() if key != "_sound"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Embeddings as a kind of features: what a trained frame encoder makes of each frame of a clip.
 
 Heads that read embeddings of sound and mouth together train in minutes. klassify.systems.embeddings
-makes them; here is how they are kept: (T, D) float16, 256 bytes a frame for D = 128, with the hop
+makes them; here is how they are kept: (T, D) float16, 256 bytes per frame for D = 128, with the hop
 and the offset of the frames and the encoder's hash in the settings of the shards.
 """
 

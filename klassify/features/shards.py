@@ -151,7 +151,7 @@ class FeatureStore:
         table = read_part(self._paths[part], file, group=group, columns=names)
         return {name: table[name].combine_chunks() for name in names}
 
-    def __getstate__(self) -> dict[str, Any]:  # a data loader's worker opens the files anew
+    def __getstate__(self) -> dict[str, Any]:  # each worker of a data loader opens the files itself
         state = self.__dict__
         return {key: state[key] for key in state if key not in ("_part", "_group")}
 

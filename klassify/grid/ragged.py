@@ -93,7 +93,7 @@ def pooled(scores: np.ndarray, offsets: np.ndarray, how: str = "max") -> np.ndar
 class FrameTable:
     """files: (n,) names. offsets: (n + 1,). scores: (F,) of the frames, clip after clip.
 
-    hop_s, offset_s: seconds a frame, and where a clip's first one begins.
+    hop_s, offset_s: seconds per frame, and where a clip's first one begins.
     """
 
     files: np.ndarray

@@ -79,7 +79,7 @@ def overlap_mean(
 
 
 def centre_fill(values: np.ndarray, starts: Sequence[int], size: int, length: int) -> np.ndarray:
-    """One value a window, held from the window's centre frame to the next window's centre.
+    """One value per window, held from the window's centre frame to the next window's centre.
 
     The centre of an even window is the later of its two middle frames (index 5 of 10). Frames
     before the first centre take the first value. values: (W, ...); returns (length, ...).

@@ -36,7 +36,7 @@ class FrameScores:
     log-probabilities of the tags O, B, I, L (TCN), or None. proposed: (F, K, 3) segments that the
     model itself proposes at each frame, score in [0, 1], start and end in seconds of the clip, or
     None; one of no length is none. unsmoothed: (F,) p_fake before `smoothed`, or None. hop_s,
-    offset_s: seconds a frame, and where a clip's first one begins. shared: what has been computed
+    offset_s: seconds per frame, and where a clip's first one begins. shared: what has been computed
     of tags, which smoothed copies share. ValueError if scores have another shape or range.
     """
 

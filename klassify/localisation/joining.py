@@ -1,4 +1,4 @@
-"""Proposals of several systems for the same fake: clusters of one proposal a system, and edges
+"""Proposals of several systems for the same fake: clusters of one proposal per system, and edges
 that overlapping proposals vote on.
 """
 

@@ -42,7 +42,7 @@ class Ranking:
         label, score = np.asarray(label), np.asarray(score, dtype=float)
         if label.shape != score.shape or label.ndim != 1:
             raise ValueError(
-                f"need one label and one score a clip, got shapes {label.shape} and {score.shape}"
+                f"need one label and one score per clip, got shapes {label.shape} and {score.shape}"
             )
         if np.isnan(score).any():
             raise ValueError("a score is NaN; give clips without an answer their prior first")

@@ -1,7 +1,7 @@
 """Frame-level AUC and EER of Task 2: how well frame scores tell fake from real time, at 20 to 640
 ms.
 
-Resolutions are grids from 0 s on; scores may stand on another one. A frame is fake if any part of
+Resolutions are grids from 0 s on; scores may be on another one. A frame is fake if any part of
 it is, at every resolution. At a coarser one than the scores' own its score is the highest of those
 that begin within (the more suspicious one, as PartialSpoof pools); at a finer one all parts of a
 frame have its score. So systems of different hops are compared at one resolution, mostly 40 ms.

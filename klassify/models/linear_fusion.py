@@ -156,7 +156,7 @@ def _fit_clips(
     """L-BFGS over the columns divided by their spread, from the mean of fake minus real columns.
 
     Clips are few and often separable: a standard normal prior keeps the weights finite, and matters
-    less the more clips there are. The highest tenth is chosen anew at every step, so the loss has
+    less the more clips there are. The highest tenth is chosen again at every step, so the loss has
     kinks and may have several minima; the fixed start makes the result reproducible.
     """
     from scipy.optimize import minimize  # takes a second, so only where it is needed

@@ -75,7 +75,7 @@ class RawAASIST(AASIST):
         """(B, N) -> logits (B, 2); ValueError below 2,315 samples."""
         if wave.shape[1] < MIN_SAMPLES:
             raise ValueError(
-                f"RawAASIST needs at least {MIN_SAMPLES} samples a window, not {wave.shape[1]}."
+                f"RawAASIST needs at least {MIN_SAMPLES} samples per window, not {wave.shape[1]}."
             )
         with full_precision(wave.device):  # for the top-k selection
             return super().forward(wave.float())

@@ -1,4 +1,4 @@
-"""Scores that are still being made: `scores/<split>.parts/`, one whole file a chunk of the list.
+"""Scores that are still being made: `scores/<split>.parts/`, one whole file per chunk of the list.
 
 A list is cut into chunks of neighbouring clips in a way that depends on the list alone, so that any
 number of processes can share the work and end with the same files. A chunk is a part (see
@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 
 
 class Part(NamedTuple):
-    """rows: the chunk's score table. clips: its clips, one a row: file, duration (s), reason
+    """rows: the chunk's score table. clips: its clips, one per row: file, duration (s), reason
     ("": scored), and `seen` or `heard` (see klassify.data.base.ClipData.shares).
     """
 

@@ -78,7 +78,7 @@ def write_clip_scores(
     header = dataclasses.replace(
         header, kind="clips", settings={**header.settings, "aggregate": aggregate}
     )
-    # one row a clip is its own maximum
+    # one row per clip is its own maximum
     write_scores(path, clip_table(table, clips, reasons, "max"), header)
     return path
 

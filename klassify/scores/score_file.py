@@ -6,9 +6,9 @@ position.
 
 | kind | file | rows |
 |---|---|---|
-| windows | <split>.windows.tsv | one a window, kept so that aggregation is a cheap re-run |
-| clips | <split>.clips.tsv | exactly one a clip; empty score = no answer; reason, seen, heard |
-| frames | <split>.frames.parquet | one a frame, of 40 ms unless the header says otherwise |
+| windows | <split>.windows.tsv | one per window, kept so that aggregation is a cheap re-run |
+| clips | <split>.clips.tsv | exactly one per clip; empty score = no answer; reason, seen, heard |
+| frames | <split>.frames.parquet | one per frame, of 40 ms unless the header says otherwise |
 | segments | <split>.segments.tsv | proposals, with `modality` and `method` |
 
 The header (`# key=value` lines in TSV, file metadata in Parquet) says which system made the scores,
@@ -58,7 +58,7 @@ DIGITS = "%.9g"  # a float32 softmax ties from a logit of about 17; nine digits 
 class Header:
     """What made a score file. `settings`: everything the scores depend on, JSON-serialisable.
 
-    hop_s, offset_s: of frames: seconds a frame, and where a clip's first one begins.
+    hop_s, offset_s: of frames: seconds per frame, and where a clip's first one begins.
     """
 
     system: str
@@ -80,14 +80,14 @@ class Header:
         for name, allowed in (("kind", KINDS), ("scale", SCALES), ("supervision", SUPERVISIONS)):
             if getattr(self, name) not in allowed:
                 raise KlassifyError(
-                    f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}.",
+                    f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.",
                     where="score file header",
                 )
 
     def as_lines(self) -> dict[str, str]:
         """The header as written: flat strings, the settings as JSON with their hash beside them."""
         names = ["system", "split", "kind", "scale", "supervision"]
-        # 40 ms frames from 0 s on are written without, as they always were
+        # left out at their defaults, so that the bytes of such files do not change
         if self.kind == "frames" and (self.hop_s, self.offset_s) != (FRAME_S, 0.0):
             names += GRID
         return {name: str(getattr(self, name)) for name in names} | {
@@ -291,7 +291,7 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
             break
         read += len(table)
         yield validate(table, header, where=path)
-    if fields.get(ROWS, f"{read:012d}") != f"{read:012d}":  # files of before have no such line
+    if fields.get(ROWS, f"{read:012d}") != f"{read:012d}":  # a file may lack this line
         what = f"This score file has {read} rows; its header says {fields[ROWS].lstrip('0') or 0}."
         raise KlassifyError(what, where=path, fix=AGAIN)
 

@@ -60,7 +60,7 @@ def read_segments(path: str | os.PathLike) -> Segments:
                 place = [places.setdefault(text, len(places)) for text in texts]
                 codes[name].append(np.array(place, np.int32)[code])
     arrays = {}
-    for parts in (codes, numbers):  # each list of parts is let go as soon as it is one array
+    for parts in (codes, numbers):  # each list of parts is freed as soon as it is one array
         for name in [*parts]:
             arrays[name] = np.concatenate(parts.pop(name))
     names = {name: np.array([*places], object) for name, places in known.items()}

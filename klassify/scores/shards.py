@@ -166,7 +166,7 @@ def _write_files(parts: Parts, draft: Path) -> list[Path]:
     clips = pd.concat(listed, ignore_index=True)
     reasons = {file: reason for file, reason in zip(clips["file"], clips["reason"]) if reason}
     failures = [Failure(file, "score", reason) for file, reason in sorted(reasons.items())]
-    # scores must never stand without the failures
+    # failures first: scores must never be there without them
     files = [write_failures(failures_path(draft, split), failures), scored]
     if parts.aggregate is not None:
         files.append(write_clip_scores(draft, parts.header, clips, reasons, parts.aggregate))

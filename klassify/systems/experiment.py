@@ -53,7 +53,7 @@ class TrainSettings:
         patience: stop after this many epochs in a row without a better validation metric.
         monitor: `auc` of the validation clips against the model's own label, or `loss`, which a
             model without scores needs.
-        batch_size: clips a step and process (one for each device).
+        batch_size: clips per step and process (one for each device).
         accumulate: steps whose gradients are averaged into one update.
         pseudo: a list of pseudo-labels (`klassify pseudo`) whose clips are trained on too.
         min_seconds, max_seconds: clips that the list says are shorter or longer are not trained

@@ -280,7 +280,7 @@ def _session(path: Path, device: str) -> Any:
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
     elif device.startswith("cuda"):
         what = "This onnxruntime computes on CPUs alone."
-        fix = "pip install onnxruntime-gpu in place of onnxruntime, or --device cpu"
+        fix = "pip install onnxruntime-gpu instead of onnxruntime, or --device cpu"
         raise KlassifyError(what, where=f"device {device}", fix=fix)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

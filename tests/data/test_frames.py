@@ -1,4 +1,4 @@
-"""The localisers' data: labels in step with inputs, one row a frame, planted fakes found."""
+"""The localisers' data: labels in step with inputs, one row per frame, planted fakes found."""
 
 from __future__ import annotations
 

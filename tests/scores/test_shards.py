@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Five clips a chunk: the twelve of testA are three; the first has one without a face."""
+    """Five clips per chunk: the twelve of testA are three; the first has one without a face."""
     monkeypatch.setattr(chunks, "CHUNK_CLIPS", 5)
 
 
