@@ -13,7 +13,7 @@ from klassify.corpus.encode import write_clip
 from klassify.corpus.motion import FPS, mouth_curve
 from klassify.corpus.plan import EDITS, Difficulty, Fake, Original, generator
 from klassify.corpus.speech import SAMPLE_RATE
-from klassify.corpus.take import Take, in_samples, record
+from klassify.corpus.take import Take, in_bytes, in_samples, record
 from klassify.files import whole_file
 
 Segments = list[list[float]]
@@ -22,13 +22,16 @@ Segments = list[list[float]]
 def make_versions(original: Original, out: Path, seed: int, difficulty: Difficulty) -> list[dict]:
     """Write each version's mp4 under out/<split>/; returns their metadata entries."""
     take = record(original, seed, difficulty)
-    entries = []
+    entries, genuine = [], {}
     for number, fake in enumerate(take.fakes):
         rng = generator(seed, EDITS, original.index, number)
         wave, audio_segments = sound(take, fake, difficulty, rng)
         frames, visual_segments = pictures(take, fake, difficulty, rng)
+        edited = {"video": fake.profile, "audio": fake.vocoder}
+        again = {kind: packets for kind, packets in genuine.items() if not edited[kind]}
         with whole_file(out / original.split / original.files[fake.modify_type]) as partial:
-            write_clip(partial, frames, wave, take.crf, take.audio_bit_rate)
+            written = write_clip(partial, frames, wave, take.crf, take.audio_bit_rate, again)
+        genuine = genuine or written  # the real version comes first
         entries.append(_entry(take, fake, audio_segments, visual_segments))
     return entries
 
@@ -53,20 +56,24 @@ def pictures(
     take: Take, fake: Fake, difficulty: Difficulty, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], Segments]:
     """Recorded frames, and the fake segments in seconds, on whole frames."""
-    frames = [take.grain.on(picture, k) for k, picture in enumerate(take.frames)]
-    segments = []
+    edited, segments = {}, []
     if fake.profile:
         fault = draw_profile(fake.profile, difficulty.strength, difficulty.sharpened, rng)
-        mouth = mouth_curve(_phonemes(take, fake), len(frames), 0.0)
+        mouth = mouth_curve(_phonemes(take, fake), len(take.frames), 0.0)
         for number in fake.replaced:
             start, end = take.spans[number]
             span = range(start * FPS // SAMPLE_RATE, -(-end * FPS // SAMPLE_RATE))
             redrawn = visual_edits.redraw(take.renderer, take.tracks, span, mouth, fault, rng)
             for k, (picture, mask) in zip(span, redrawn):
                 picture = take.grain.on(picture, k, share=1 - 0.8 * fault.still)
-                frames[k] = frames[k] + mask * (picture - frames[k])
+                # words that follow one another share a frame
+                before = edited[k] if k in edited else take.grain.on(take.frames[k], k)
+                edited[k] = before + mask * (picture - before)
             segments.append([span.start / FPS, span.stop / FPS])
-    return [np.clip(frame, 0, 255).astype(np.uint8) for frame in frames], merged(segments)
+    frames = list(take.recorded)
+    for k, picture in edited.items():
+        frames[k] = in_bytes(picture)
+    return frames, merged(segments)
 
 
 def _phonemes(take: Take, fake: Fake) -> list[tuple[str, float]]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import cv2
@@ -22,6 +23,7 @@ from klassify.media.container import MediaError, opened, streams_of, zero_of
 # would differ from run to run
 X264 = {"x264-params": "mbtree=0"}
 BLOCK = 1024  # samples
+Packets = list[av.Packet]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +41,19 @@ LOSSLESS_AUDIO = Encoding("flac")
 
 
 def write_clip(
-    path: Path, frames: list[np.ndarray], wave: np.ndarray | None, crf: int, audio_bit_rate: int
-) -> None:
+    path: Path,
+    frames: list[np.ndarray],
+    wave: np.ndarray | None,
+    crf: int,
+    audio_bit_rate: int,
+    again: Mapping[str, Packets] | None = None,
+) -> dict[str, Packets]:
     """Write H.264 and AAC. frames: (H, W, 3) uint8 RGB at 25 fps; wave: (n,) float32 at 16 kHz, or
-    None for a clip without sound.
+    None for a clip without sound. again: see write_streams.
     """
     video = Encoding("libx264", {"crf": str(crf), "preset": "veryfast", **X264})
     audio = Encoding("aac", bit_rate=audio_bit_rate)
-    write_streams(path, frames, wave, video=video, audio=audio)
+    return write_streams(path, frames, wave, video=video, audio=audio, again=again or {})
 
 
 def write_streams(
@@ -57,12 +64,16 @@ def write_streams(
     video: Encoding = LOSSLESS_VIDEO,
     audio: Encoding = LOSSLESS_AUDIO,
     copied: str | os.PathLike | None = None,
-) -> None:
-    """Write frames and sound as `write_clip` does, with any encoders.
+    again: Mapping[str, Packets] = MappingProxyType({}),
+) -> dict[str, Packets]:
+    """Write frames and sound as `write_clip` does, with any encoders; returns what was encoded, by
+    `video` and `audio`.
 
     copied: an MP4 whose picture or sound is copied in place of what is None, packet by packet, so
-    that it starts where it did. MediaError where it cannot be read.
+    that it starts where it did. MediaError where it cannot be read. again: what an earlier call
+    returned for an equal picture or sound, which is then not encoded again.
     """
+    written = {}
     container_options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(str(path), "w", format="mp4", container_options=container_options) as container:
         pictures = None if frames is None else _Pictures(container, frames, video)
@@ -70,11 +81,12 @@ def write_streams(
         if copied is not None:
             _copy(container, copied, video=frames is None, audio=wave is None)
         if pictures is not None:
-            pictures.write(container)
+            known = again.get("video")
+            written["video"] = _mux(container, pictures.stream, known or pictures.packets())
         if wave is not None:
-            for frame in _audio_frames(wave, audio_stream.codec_context.format.name):
-                _mux(container, audio_stream, frame)
-            _mux(container, audio_stream, None)
+            known = again.get("audio")
+            written["audio"] = _mux(container, audio_stream, known or _sound(audio_stream, wave))
+    return written
 
 
 class _Pictures:
@@ -98,16 +110,17 @@ class _Pictures:
         self.stream.options = dict(encoding.options)
         self.has_settings = encoding.encoder == "libx264"
 
-    def write(self, container: av.container.OutputContainer) -> None:
-        """Encode all frames."""
+    def packets(self) -> Iterator[av.Packet]:
+        """All frames, encoded."""
         # x264 writes its settings into an SEI unit (type 6)
         how = "filter_units=remove_types=6" if self.has_settings else "null"
         strip = BitStreamFilterContext(how, self.stream)
         for k, picture in enumerate(itertools.chain([self.first], self.frames)):
-            _mux(container, self.stream, _video_frame(picture, k), strip)
-        _mux(container, self.stream, None, strip)
-        for packet in strip.filter(None):
-            container.mux(packet)
+            for packet in self.stream.encode(_video_frame(picture, k)):
+                yield from strip.filter(packet)
+        for packet in self.stream.encode(None):
+            yield from strip.filter(packet)
+        yield from strip.filter(None)
 
 
 def _audio_stream(container: av.container.OutputContainer, encoding: Encoding) -> av.AudioStream:
@@ -158,12 +171,20 @@ def _audio_frames(wave: np.ndarray, format: str) -> Iterator[av.AudioFrame]:
         yield frame
 
 
+def _sound(stream: av.AudioStream, wave: np.ndarray) -> Iterator[av.Packet]:
+    for frame in (*_audio_frames(wave, stream.codec_context.format.name), None):
+        yield from stream.encode(frame)
+
+
 def _mux(
     container: av.container.OutputContainer,
     stream: av.VideoStream | av.AudioStream,
-    frame: av.VideoFrame | av.AudioFrame | None,
-    strip: BitStreamFilterContext | None = None,
-) -> None:
-    for packet in stream.encode(frame):
-        for filtered in strip.filter(packet) if strip else (packet,):
-            container.mux(filtered)
+    packets: Iterable[av.Packet],
+) -> Packets:
+    container.start_encoding()
+    kept = []
+    for packet in packets:
+        packet.stream = stream
+        container.mux(packet)
+        kept.append(packet)
+    return kept

@@ -54,6 +54,11 @@ class Take:
     crf: int
     audio_bit_rate: int
 
+    @functools.cached_property
+    def recorded(self) -> list[np.ndarray]:
+        """The pictures with sensor noise, uint8."""
+        return [in_bytes(self.grain.on(picture, k)) for k, picture in enumerate(self.frames)]
+
 
 class Grain:
     """Sensor noise: one field, shifted from frame to frame."""
@@ -113,6 +118,11 @@ def record(original: Original, seed: int, difficulty: Difficulty) -> Take:
         crf=int(rng.integers(18, 27)),
         audio_bit_rate=int(rng.choice([48000, 64000, 96000])),
     )
+
+
+def in_bytes(picture: np.ndarray) -> np.ndarray:
+    """A float picture as uint8."""
+    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def in_samples(span_s: tuple[float, float], offset: int = 0) -> tuple[int, int]:

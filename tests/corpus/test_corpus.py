@@ -17,6 +17,7 @@ from klassify.augmentation.sound_edits import paste
 from klassify.cli import main
 from klassify.corpus import clips, motion, speech
 from klassify.corpus.clips import make_versions, merged
+from klassify.corpus.encode import write_clip
 from klassify.corpus.face import mean_mesh, speaker_mesh
 from klassify.corpus.look import draw_speaker
 from klassify.corpus.metadata import read_entries
@@ -120,6 +121,17 @@ def test_decoded_lengths_match_the_metadata(tiny_corpus):
         assert frames.shape == (entry["video_frames"], 224, 224, 3)
         assert 0 <= len(wave) - entry["audio_frames"] < 1024
         assert entry["audio_frames"] == entry["video_frames"] * 640
+
+
+def test_an_equal_picture_is_not_encoded_again(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = list(rng.integers(0, 256, (12, 64, 64, 3), np.uint8))
+    wave, other = rng.normal(0, 0.1, (2, 7680)).astype(np.float32)
+    written = write_clip(tmp_path / "real.mp4", frames, wave, 20, 64_000)
+    write_clip(tmp_path / "whole.mp4", frames, other, 20, 64_000)
+    again = {"video": written["video"]}
+    write_clip(tmp_path / "again.mp4", frames[:1], other, 20, 64_000, again)
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
 def test_versions_differ_only_in_the_fake_spans():
