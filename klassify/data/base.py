@@ -213,7 +213,8 @@ class Examples(Dataset):
     reason. With supervision `self` they are of the clips labelled real alone.
 
     min_s, max_s: clips that the list says are shorter or longer (0: no limit) are left out;
-    `left_out` counts them. pseudo: further clips, labelled, of another split: (split, list).
+    `left_out` counts them. by_source: keep the source of each clip, (n,) as numbers, in `source`.
+    pseudo: further clips, labelled, of another split: (split, list).
     """
 
     def __init__(
@@ -225,6 +226,7 @@ class Examples(Dataset):
         *,
         min_s: float = 0.0,
         max_s: float = 0.0,
+        by_source: bool = False,
         pseudo: tuple[str, pd.DataFrame] | None = None,
     ):
         table = sources.table(split, segments=data.supervision == "segment")
@@ -239,6 +241,7 @@ class Examples(Dataset):
             self.pseudo_reader = reader_of(data, sources, pseudo[0])
             table = pd.concat([table, pseudo[1]], ignore_index=True)
         self.seconds = table["duration"].to_numpy(float)
+        self.source = pd.factorize(subsets.sources_of(table))[0] if by_source else None
         self.files, self.targets = Texts(table["file"]), data.targets(table)
         self.data, self.seed = data, seed
 

@@ -50,6 +50,8 @@ class TrainSettings:
         epochs: at most this many passes over the training clips.
         max_updates: stop at the end of the epoch that reaches so many updates; 0: no limit.
         repeats: how often each clip is drawn in an epoch, each time another example of it.
+        by_source: clips of the same source follow one another in an epoch, fakes beside the clip
+            that they were made from.
         patience: stop after this many epochs in a row without a better validation metric.
         monitor: `auc` of the validation clips against the model's own label, or `loss`, which a
             model without scores needs.
@@ -84,6 +86,7 @@ class TrainSettings:
     epochs: int = 100
     max_updates: int = 0
     repeats: int = 1
+    by_source: bool = False
     patience: int = 10
     monitor: Literal["auc", "loss"] = "auc"
     batch_size: int = 32

@@ -3,7 +3,8 @@
 An epoch is a permutation of all clips, drawn from (seed, epoch) and cut into global batches of
 `size` clips for each of `world` ranks. The clips of a global batch are dealt to the ranks in turn,
 so that two ranks with 8 clips each take the same clips as one rank with 16. No clip appears twice;
-the last global batch may be smaller and uneven.
+the last global batch may be smaller and uneven. With `train.by_source`, clips of one source are
+neighbours in the permutation, so that most batches hold fakes beside the clip they were made from.
 """
 
 from __future__ import annotations
@@ -25,9 +26,16 @@ class Batch:
     counts: bool = True
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """(n,) the numbers 0 .. n - 1 in the order of this epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(n)
+def epoch_order(n: int, seed: int, epoch: int, source: np.ndarray | None = None) -> np.ndarray:
+    """(n,) the numbers 0 .. n - 1 in the order of this epoch.
+
+    source: (n,) of each clip, to bring those of one source together.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    if source is None:
+        return order
+    _, first, which = np.unique(source[order], return_index=True, return_inverse=True)
+    return order[np.argsort(first[which], kind="stable")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +46,7 @@ class EpochBatches(Sequence):
     not count.
 
     n: clips. size: of a batch. repeats: how often each clip is drawn; its examples then have the
-    epochs epoch * repeats and following as keys.
+    epochs epoch * repeats and following as keys. source: of each clip; see epoch_order.
     """
 
     n: int
@@ -46,13 +54,15 @@ class EpochBatches(Sequence):
     seed: int
     epoch: int
     repeats: int = 1
+    source: np.ndarray | None = None
     rank: int = 0
     world: int = 1
 
     @functools.cached_property
     def order(self) -> np.ndarray:
         """Of the n * repeats examples."""
-        return epoch_order(self.n * self.repeats, self.seed, self.epoch)
+        source = None if self.source is None else np.tile(self.source, self.repeats)
+        return epoch_order(self.n * self.repeats, self.seed, self.epoch, source)
 
     def __len__(self) -> int:
         return -(-self.n * self.repeats // (self.size * self.world))

@@ -151,6 +151,7 @@ class Trainer:
         """
         data, settings = experiment.data, self.settings
         how: dict[str, Any] = {"min_s": settings.min_seconds, "max_s": settings.max_seconds}
+        how["by_source"] = settings.by_source
         if pseudo := pseudo_labels(experiment):
             table, record = pseudo
             how["pseudo"] = record.split, table
@@ -262,6 +263,7 @@ class Trainer:
     def _batches(self, epoch: int) -> EpochBatches:
         size, ranks = self.settings.batch_size, self.ranks
         how = {"repeats": self.settings.repeats, "rank": ranks.rank, "world": ranks.world}
+        how["source"] = self.examples.source
         return EpochBatches(len(self.examples), size, self.seed, epoch, **how)
 
     def _train_epoch(self) -> float:

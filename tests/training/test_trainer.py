@@ -334,6 +334,16 @@ def test_an_epoch_is_a_permutation_dealt_to_the_ranks():
     assert sorted(drawn) == [(epoch, number) for epoch in (6, 7) for number in range(11)]
 
 
+def test_clips_of_one_source_are_neighbours():
+    source = np.array([0, 1, 2] * 4)
+    orders = [epoch_order.EpochBatches(12, 4, 1, epoch, source=source) for epoch in (0, 1)]
+    keys = [[index for batch in batches for _, index in batch.keys] for batches in orders]
+    assert sorted(keys[0]) == list(range(12)) and keys[0] != keys[1]
+    assert all(len({source[index] for _, index in batch.keys}) == 1 for batch in orders[0])
+    repeated = epoch_order.EpochBatches(12, 8, 1, 0, repeats=2, source=source)
+    assert [len({source[index] for _, index in batch.keys}) for batch in repeated] == [1, 1, 1]
+
+
 def test_the_last_update_of_an_epoch_may_be_smaller():
     sizes = [epoch_order.group_size(number, 5, 2) for number in range(5)]
     assert sizes == [2, 2, 2, 2, 1]
