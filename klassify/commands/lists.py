@@ -57,9 +57,6 @@ def run(args: argparse.Namespace) -> int:
     how = {name: getattr(args, name) for name in ("data", "root", "probe", "jobs", "force")}
     n_faults = 0
     sources = _sources(args)
-    if not args.splits and "train" in sources and "val" not in sources:
-        fix = how_described(args.root, args.data, "val")
-        print(f"warning: nothing describes val, which training needs; {fix}", file=sys.stderr)
     for split, source in sources.items():
         heldout = args.out / "heldout" / f"{split}_labels.tsv"
         labels = args.root / "heldout" / f"{split}_metadata.json"
@@ -70,6 +67,12 @@ def run(args: argparse.Namespace) -> int:
             n_faults += make_list(labels, heldout, split, **how)
     for doubt in warnings_of(args.out):
         print(f"warning: {doubt}", file=sys.stderr)
+    if not args.splits and "train" in sources and "val" not in sources:
+        raise KlassifyError(
+            "Training needs val too, which nothing describes; the other lists are written.",
+            where=args.root,
+            fix=f"{how_described(args.root, args.data, 'val')}; or name splits (make: split=train)",
+        )
     return 1 if args.strict and n_faults else 0
 
 

@@ -106,10 +106,9 @@ def how_described(root: Path, data: str, split: str) -> str:
     parts = [path.parent for path in records.part_files(root)]
     if data in datasets.known() or not parts:
         return datasets.how_described(data)
-    folder = root / split
     return (
-        f"move some of the parts to {folder}, such as {parts[-1].name}; then stage 0 again, with"
-        " --force (make: force=1)"
+        f"move some of the parts to {root / split}, such as {parts[-1].name}, and run this again"
+        " with --force (make: force=1)"
     )
 
 

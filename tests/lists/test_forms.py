@@ -316,7 +316,7 @@ def test_part_folders_are_one_split_each_folder_decides(tmp_path, capsys):
         entries = {"a.mp4": {"label": "REAL", "split": "train", "original": None}, "b.mp4": fake}
         (tmp_path / folder / "metadata.json").write_text(json.dumps(entries))
     folders(tmp_path, "test_videos/c.mp4")
-    assert run_lists(tmp_path) == 0
+    assert run_lists(tmp_path) == 2
     assert len(read(tmp_path, "train")) == 8
     told = capsys.readouterr().err
     assert "without metadata.json, so not read: test_videos" in told

@@ -14,6 +14,8 @@ from klassify.lists.make import _probe_all
 from klassify.media import info, isolated
 from klassify.media.container import MediaError
 
+TRAIN = ("--splits", "train")
+
 
 @pytest.fixture
 def probed(monkeypatch):
@@ -93,8 +95,8 @@ def test_a_list_is_made_once_and_other_inputs_are_refused(tmp_path, capsys):
     make(tmp_path, family("a"))
     assert (tmp_path / "lists" / "train.tsv").stat().st_mtime_ns == written
     (tmp_path / "train_metadata.json").write_text(json.dumps(family("b")))
-    assert run_lists(tmp_path) == 2 and "hash" in capsys.readouterr().err
-    assert run_lists(tmp_path, "--force") == 0
+    assert run_lists(tmp_path, *TRAIN) == 2 and "hash" in capsys.readouterr().err
+    assert run_lists(tmp_path, *TRAIN, "--force") == 0
     assert subsets.load_split(tmp_path / "lists", "train")["file"][0] == "b/real.mp4"
 
 
@@ -102,8 +104,8 @@ def test_a_list_is_made_once_and_other_inputs_are_refused(tmp_path, capsys):
 def test_a_record_without_a_list_is_refused_unless_forced(tmp_path, record, capsys):
     make(tmp_path, family("a"))
     (tmp_path / "lists/train.json").write_text(record)
-    assert run_lists(tmp_path) == 2 and "lists/train.json" in capsys.readouterr().err
-    assert run_lists(tmp_path, "--force") == 0 and run_lists(tmp_path) == 0
+    assert run_lists(tmp_path, *TRAIN) == 2 and "lists/train.json" in capsys.readouterr().err
+    assert run_lists(tmp_path, *TRAIN, "--force") == 0 and run_lists(tmp_path, *TRAIN) == 0
 
 
 def test_a_list_that_was_replaced_has_no_record_of_another(tmp_path, monkeypatch):
@@ -119,7 +121,7 @@ def test_a_list_that_was_replaced_has_no_record_of_another(tmp_path, monkeypatch
         lists.run(_arguments(tmp_path, "--force"))
     monkeypatch.undo()
     (tmp_path / "train_metadata.json").write_text(json.dumps(family("a")))
-    assert run_lists(tmp_path) == 0
+    assert run_lists(tmp_path, *TRAIN) == 0
     assert subsets.load_split(tmp_path / "lists", "train")["file"][0] == "a/real.mp4"
 
 
@@ -134,11 +136,11 @@ def _arguments(root, *extra):
 def test_strict_exits_with_1_and_stale_faults_go(tmp_path):
     make(tmp_path, [entry("a.mp4"), entry("a.mp4")])
     assert (tmp_path / "lists" / "train.failures.tsv").exists()
-    assert run_lists(tmp_path, "--strict") == 1
+    assert run_lists(tmp_path, *TRAIN, "--strict") == 1
     make(tmp_path, [entry("a.mp4")], "train", "--force")
     assert (
         not (tmp_path / "lists" / "train.failures.tsv").exists()
-        and run_lists(tmp_path, "--strict") == 0
+        and run_lists(tmp_path, *TRAIN, "--strict") == 0
     )
 
 
