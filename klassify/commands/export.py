@@ -6,8 +6,8 @@
 SOURCE is a detector.yaml, its folder, or the folder of one system. Each model that hears waves or
 reads mouth features gets a model.onnx beside its weights, whose answers are compared with torch's
 before it is kept; the others are named with the reason. A model.onnx is bound to the weights and
-the config: after another training it is refused, and --force replaces it. Needs `pip install onnx
-onnxruntime onnxscript`. docs/deploying.md describes inputs and outputs.
+the config: after another training it is refused, and --force replaces it. Needs
+`pip install 'klassify[onnx]'`. docs/deploying.md describes inputs and outputs.
 """
 
 from __future__ import annotations

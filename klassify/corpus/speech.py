@@ -67,7 +67,7 @@ def require_espeak() -> tuple[str, str]:
     if importlib.util.find_spec("espeakng_loader") is None:
         raise KlassifyError(
             "The generated corpus needs espeak-ng, but espeakng-loader is not installed.",
-            fix="pip install -e '.[corpus]'",
+            fix="pip install 'klassify[corpus]'",
         )
     import espeakng_loader
 

@@ -57,7 +57,7 @@ def check_libraries() -> None:
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise KlassifyError(
-            f"The report needs {' and '.join(missing)}.", fix="pip install -e '.[report]'"
+            f"The report needs {' and '.join(missing)}.", fix="pip install 'klassify[report]'"
         )
 
 

@@ -42,7 +42,7 @@ SYSTEM_HASH = "klassify.system_hash"  # the key of the metadata
 TOLERANCE = 1e-3  # of log-odds, log-probabilities and cosines, and of their size above 1
 MOST_BYTES = 2**31 - 2**20  # of one protobuf file
 ROWS = 4  # windows at a time, against the memory that long ones take
-INSTALL = "pip install onnx onnxruntime onnxscript"
+INSTALL = "pip install 'klassify[onnx]'"
 OPSET = 20  # with DFT and GELU
 
 
@@ -271,9 +271,7 @@ def _session(path: Path, device: str) -> Any:
         import onnxruntime
     except ImportError:
         what = "--runtime onnx needs the package onnxruntime, which is not installed."
-        raise KlassifyError(
-            what, fix="pip install onnxruntime (on a GPU onnxruntime-gpu)"
-        ) from None
+        raise KlassifyError(what, fix=f"{INSTALL} (on a GPU onnxruntime-gpu)") from None
     providers = ["CPUExecutionProvider"]
     if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         number = int(device.partition(":")[2] or 0)

@@ -93,7 +93,8 @@ def check_logger(name: str) -> None:
     except ImportError:
         raise KlassifyError(
             f"train.logger={name} needs the package {name}, which is not installed.",
-            fix=f"pip install {name}; or leave out train.logger, since metrics.csv has the same",
+            fix=f"pip install 'klassify[{name}]'; or leave out train.logger, since metrics.csv has"
+            " the same",
         ) from None
 
 

@@ -271,7 +271,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path, capsys):
 def test_missing_espeak_says_how_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["corpus", "--out", str(tmp_path / "new")]) == 2
-    assert "pip install -e '.[corpus]'" in capsys.readouterr().err
+    assert "pip install 'klassify[corpus]'" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def test_missing_library_says_how_to_install(monkeypatch):
     monkeypatch.setattr(page, "LIBRARIES", ("no_such_library",))
     with pytest.raises(Exception, match="no_such_library") as error:
         page.check_libraries()
-    assert ".[report]" in error.value.fix
+    assert "klassify[report]" in error.value.fix
 
 
 def test_curves_of_many_clips_have_few_points_on_the_curve():

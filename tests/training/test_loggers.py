@@ -88,7 +88,7 @@ def test_a_logger_without_its_package_is_refused(monkeypatch, name):
     monkeypatch.setattr("lightning_fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE", False)
     with pytest.raises(KlassifyError, match=f"needs the package {name}") as caught:
         check_logger(name)
-    assert f"pip install {name}" in caught.value.fix
+    assert f"pip install 'klassify[{name}]'" in caught.value.fix
     check_logger("none")
 
 

@@ -184,7 +184,7 @@ def check_bits(bits: int, device: Any) -> None:
     if absent:
         raise KlassifyError(
             f"{bits}-bit loading needs {' and '.join(absent)}.",
-            fix=f"pip install {' '.join(absent)}",
+            fix="pip install 'klassify[few-bits]'",
         )
     if device.type != "cuda":
         raise KlassifyError(

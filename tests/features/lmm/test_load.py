@@ -429,7 +429,7 @@ def test_low_precision_needs_packages_and_a_gpu(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(KlassifyError, match="bitsandbytes and accelerate") as caught:
         load.check_bits(8, cpu)
-    assert "pip install bitsandbytes accelerate" in str(caught.value)
+    assert "pip install 'klassify[few-bits]'" in str(caught.value)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(KlassifyError, match="needs a GPU"):
         load.check_bits(4, cpu)
