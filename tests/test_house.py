@@ -111,7 +111,7 @@ def test_no_module_leads_back_to_itself():
     assert not ring, " -> ".join(ring)
 
 
-def test_folders_import_only_what_stands_before_them():
+def test_folders_import_lower_ones_alone():
     level = {name: number for number, row in enumerate(ORDER) for name in row}
     assert set(level) == {folder(module) for module in modules()} - {None}
     edges = [(module, other) for module in modules() for other in imported(module) if folder(other)]
@@ -202,7 +202,7 @@ def used(module: str) -> set[str]:
     return words
 
 
-def test_nothing_stands_there_that_nobody_uses():
+def test_nothing_is_unused():
     """Each function, class, constant and method is used by the package, a config or a page."""
     paths = [*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "docs").glob("*.md")]
     words = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in paths)))

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from klassify.data.base import Sources
     from klassify.training.timing import Machine, measure, table
 
-    machine = Machine.of(args.device, args.devices, args.jobs, args.workers)
+    machine = Machine.from_options(args.device, args.devices, args.jobs, args.workers)
     trials = measure(
         args.configs,
         Sources(args.lists, args.media, args.features),

@@ -20,27 +20,21 @@ stopped continues.
 from __future__ import annotations
 
 import argparse
-import collections
-import glob
-import itertools
 import json
-import os
 import sys
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
-import klassify
 from klassify.arguments import add_precision, at_least_1, between_0_and_1
 from klassify.demo.recipes import RECIPES
-from klassify.errors import KlassifyError, first_few
+from klassify.errors import KlassifyError
 from klassify.files import readable, short_names, write_json
-from klassify.lists import datasets
-from klassify.media.container import MediaError, media_below
+from klassify.media.container import MediaError
 from klassify.media.flow import damage_limit, refusing_damage
 from klassify.prediction.answer import Prediction
+from klassify.prediction.packaged import EXAMPLE, trained_or_packaged
 from klassify.prediction.predict import (
     avhubert_of,
     by_onnx,
@@ -49,16 +43,10 @@ from klassify.prediction.predict import (
     needed_kinds,
     predict,
 )
+from klassify.prediction.videos import find_videos, output_names
 from klassify.settings import settings_hash
-from klassify.systems.detector import DETECTOR, DetectorFile, on_generated_corpus
+from klassify.systems.detector import DetectorFile
 from klassify.systems.operating import RATES
-
-DEMOS = ("demo-large", "demo", "demo-small", "demo-tiny")
-PACKAGED = Path(klassify.__file__).parent / "detectors/demo"
-EXAMPLE = PACKAGED / "clip.mp4"
-SHOWN_SEGMENTS = 5
-# bytes, of the 255 of a name: a number, suffixes and what is half written need some
-LONGEST_STEM = 180
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +138,7 @@ def _run(args: argparse.Namespace) -> int:
                 written, problem = _write(
                     folder / names_of[path], path, prediction, made_with[path], args
                 )
-                lines = [describe(prediction, args.min_score), *problem]
+                lines = [prediction.as_text(args.min_score), *problem]
                 if prediction.notice and prediction.notice not in told:
                     lines.insert(0, prediction.notice)
                     told.add(prediction.notice)
@@ -196,120 +184,6 @@ def _answered_before(
         except (OSError, ValueError, LookupError, TypeError):
             continue  # not there, or written by something else
     return done
-
-
-def find_videos(given: Iterable[str]) -> list[Path]:
-    """The files that the arguments name, expanded, each once; KlassifyError for none."""
-    found: dict[Path, None] = {}
-    for text in given:
-        path = Path(text)
-        if path.is_dir():
-            here, passed = media_below(path)
-            if passed:
-                names = first_few(readable(other.relative_to(path)) for other in passed)
-                print(
-                    f"{readable(path)}: {len(passed)} files that are not media, by their names, are"
-                    f" passed over: {names}; name one to have it read",
-                    file=sys.stderr,
-                )
-        elif path.is_file():
-            here = [path]
-        else:
-            here = sorted(
-                Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)
-            )
-        if not here:
-            what = "There is no video or sound here."
-            raise KlassifyError(what, where=text, fix="give files, folders or quoted globs")
-        found |= dict.fromkeys(here)
-    return list(found)
-
-
-def trained_or_packaged(exp: Path, recipe: str) -> Path:
-    """The detector.yaml that find_detector finds, else that of the package."""
-    try:
-        return find_detector(exp, recipe)
-    except KlassifyError:
-        if not (path := PACKAGED / recipe / DETECTOR).exists():
-            raise
-        return path
-
-
-def find_detector(exp: Path, recipe: str) -> Path:
-    """The detector.yaml of a recipe, of a real data set before the generated corpus."""
-    others = sorted(path.name for path in exp.iterdir() if path.is_dir()) if exp.is_dir() else []
-    names = (*datasets.known(), *others)
-    real = [name for name in names if not on_generated_corpus(exp / name / recipe)]
-    for name in dict.fromkeys((*real, *DEMOS, *others)):
-        if (path := exp / name / recipe / DETECTOR).exists():
-            return path
-    raise KlassifyError(
-        f"No detector of the recipe {recipe} was trained yet.",
-        where=exp,
-        fix=(
-            f"make demo recipe={recipe} (some minutes), or train on your data: make stage2"
-            f" recipe={recipe}"
-        ),
-    )
-
-
-def describe(prediction: Prediction, min_score: float) -> str:
-    """A few lines for a terminal, with the best segments of at least `min_score`."""
-    if prediction.answered:
-        lines = [f"{prediction.file}: probability of fake {prediction.probability:.3f}"]
-    else:
-        why = _own_reasons(prediction.reasons) or "no system has an answer"
-        lines = [f"{prediction.file}: no evidence ({why}); prior {prediction.probability:.3f}"]
-    verdict = prediction.verdict
-    if verdict.answer:
-        lines.append(f"  {verdict.answer} at {verdict.at} ({verdict.note})")
-    elif prediction.answered:
-        lines.append(f"  no verdict{f' at {verdict.at}' if verdict.at else ''}: {verdict.note}")
-    decided = f"; decided by {prediction.decided}" if prediction.decided else ""
-    lines.append(f"  {prediction.evidence}{decided}")
-    if prediction.explanation is not None and prediction.answered:
-        lines.append(f"  why: {prediction.explanation.sentence}")
-    likely = prediction.segments[prediction.segments["score"] >= min_score].head(SHOWN_SEGMENTS)
-    lines += [
-        f"  {row.start:8.2f} s to {row.end:8.2f} s  score {row.score:.3f}  {row.modality}"
-        for row in likely.itertuples()
-    ]
-    if not len(likely):
-        lines.append(f"  no segment with a score of {min_score:g} or more")
-    lines += [f"  {note}" for note in prediction.notes]
-    return "\n".join(lines)
-
-
-def _own_reasons(reasons: Mapping[str, str]) -> str:
-    """Each reason once, without those of fusions, which name their inputs and repeat theirs."""
-    named = tuple(f"{name}: " for name in reasons)
-    own = sorted({reason for reason in reasons.values() if not reason.startswith(named)})
-    return first_few(reason.removesuffix(".") for reason in own)
-
-
-def output_names(paths: Sequence[Path]) -> list[str]:
-    """The stems of the files' answers, in order: each file's own stem as text, cut where it is too
-    long for a name.
-
-    Stems that are equal, or differ only in case, get numbers.
-    """
-    stems = [readable(path.stem if path.stem.strip(".") else "video") for path in paths]
-    stems = [stem.encode()[:LONGEST_STEM].decode(errors="ignore") for stem in stems]
-    count = collections.Counter(map(_key, stems))
-    taken = {key for key, n in count.items() if n == 1}
-    numbers: dict[str, Iterator[int]] = collections.defaultdict(lambda: itertools.count(1))
-    for place, stem in enumerate(stems):
-        key = _key(stem)
-        if count[key] > 1:
-            tried = (f"{stem}-{number}" for number in numbers[key])
-            stems[place] = next(name for name in tried if _key(name) not in taken)
-            taken.add(_key(stems[place]))
-    return stems
-
-
-def _key(name: str) -> str:
-    """Equal for names that some file systems take for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _write(

@@ -77,7 +77,7 @@ class Cell:
     loss: np.ndarray
 
     @classmethod
-    def of(cls, one: Scored, label: np.ndarray, rows: np.ndarray) -> Cell:
+    def from_scored(cls, one: Scored, label: np.ndarray, rows: np.ndarray) -> Cell:
         """label: (clips of the list,); rows: indices of those that count."""
         label, probability = label[rows], one.probability[rows]
         loss = clips.clip_log_loss(label, probability)
@@ -106,7 +106,9 @@ def _cells(scored: Sequence[Scored], frame: pd.DataFrame) -> dict[tuple[str, str
             for group in GROUPS:
                 video = cells.get((one.system.name, "video", group))
                 if video is None or not np.array_equal(video.label, label[rows[group]]):
-                    cells[one.system.name, against, group] = Cell.of(one, label, rows[group])
+                    cells[one.system.name, against, group] = Cell.from_scored(
+                        one, label, rows[group]
+                    )
     return cells
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klassify.errors import KlassifyError
+from klassify.errors import KlassifyError, first_few
 from klassify.explanation.contributions import MODALITIES, Explanation
 from klassify.features.audio_cache import AudioRow
 from klassify.features.mouth.kind import MouthRow
@@ -25,6 +25,7 @@ from klassify.systems.operating import RATES, Verdict
 from klassify.systems.scores import as_probability, to_probability
 
 NO_TASK_2 = "this detector finds no segments: its systems learned from clip labels alone"
+SHOWN_SEGMENTS = 5
 NO_POINTS = "this detector has no operating points (klassify detector --labels adds them)"
 
 
@@ -84,6 +85,39 @@ class Prediction:
             "notes": list(self.notes),
             **why,
         }
+
+    def as_text(self, min_score: float) -> str:
+        """A few lines for a terminal, with the best segments of at least `min_score`."""
+        if self.answered:
+            lines = [f"{self.file}: probability of fake {self.probability:.3f}"]
+        else:
+            why = _own_reasons(self.reasons) or "no system has an answer"
+            lines = [f"{self.file}: no evidence ({why}); prior {self.probability:.3f}"]
+        verdict = self.verdict
+        if verdict.answer:
+            lines.append(f"  {verdict.answer} at {verdict.at} ({verdict.note})")
+        elif self.answered:
+            lines.append(f"  no verdict{f' at {verdict.at}' if verdict.at else ''}: {verdict.note}")
+        decided = f"; decided by {self.decided}" if self.decided else ""
+        lines.append(f"  {self.evidence}{decided}")
+        if self.explanation is not None and self.answered:
+            lines.append(f"  why: {self.explanation.sentence}")
+        likely = self.segments[self.segments["score"] >= min_score].head(SHOWN_SEGMENTS)
+        lines += [
+            f"  {row.start:8.2f} s to {row.end:8.2f} s  score {row.score:.3f}  {row.modality}"
+            for row in likely.itertuples()
+        ]
+        if not len(likely):
+            lines.append(f"  no segment with a score of {min_score:g} or more")
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _own_reasons(reasons: Mapping[str, str]) -> str:
+    """Each reason once, without those of fusions, which name their inputs and repeat theirs."""
+    named = tuple(f"{name}: " for name in reasons)
+    own = sorted({reason for reason in reasons.values() if not reason.startswith(named)})
+    return first_few(reason.removesuffix(".") for reason in own)
 
 
 def evidence_of(measured: Mapping[str, Any], rows: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ def task1_metrics(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """AUC, EER and log-loss against the video's label by system, and all differences."""
     label, rows = subsets.label(frame, "video"), np.arange(len(frame))
-    cells = [Cell.of(one.scored, label, rows) for one in entries]
+    cells = [Cell.from_scored(one.scored, label, rows) for one in entries]
     points, samples = clips.resampled(
         lambda weights: np.stack([cell.metrics(weights) for cell in cells]),
         subsets.sources_of(frame),

@@ -43,7 +43,7 @@ class Layout(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, durations_s: np.ndarray) -> Layout:
+    def from_durations(cls, durations_s: np.ndarray) -> Layout:
         """The layout of the clips with these durations in seconds, NaN where unknown."""
         known = durations_s[np.isfinite(durations_s)]
         mean_s = known.mean() if len(known) else 0.0

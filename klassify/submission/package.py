@@ -131,7 +131,7 @@ def build(
     members = [TASKS[task][0] for task in tasks]
     write_zip(out / ZIP, [out / name for name in members])
     try:
-        _accept(out, Listed.of(frame, list_path.name))
+        _accept(out, Listed.from_table(frame, list_path.name))
     except KlassifyError:
         (out / ZIP).unlink()
         raise

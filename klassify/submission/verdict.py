@@ -63,10 +63,10 @@ class Listed:
         path = Path(path)
         if path.suffix == ".txt":
             return cls(official.read_names(path)[0]["file"].tolist(), path.name)
-        return cls.of(data_list.read_list(path), path.name)
+        return cls.from_table(data_list.read_list(path), path.name)
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, name: str) -> Listed:
+    def from_table(cls, frame: pd.DataFrame, name: str) -> Listed:
         """From a data list that has been read."""
         return cls(frame["file"].tolist(), name, frame["duration"].tolist(), first_line=2)
 

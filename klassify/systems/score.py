@@ -115,7 +115,7 @@ def plan(
         check_how(kind, aggregate)
     grid = data.score_grid if kind == "frames" else {}
     header = Header(system.name, split, kind, system.scale, system.supervision, settings, **grid)
-    layout = Layout.of(sources.table(split)["duration"].to_numpy(float))
+    layout = Layout.from_durations(sources.table(split)["duration"].to_numpy(float))
     return Parts(parts_folder(system.folder, split), header, layout, aggregate or default)
 
 

@@ -76,7 +76,7 @@ class Machine:
     workers: int
 
     @classmethod
-    def of(cls, device: str, devices: int, jobs: int | None, workers: int) -> Machine:
+    def from_options(cls, device: str, devices: int, jobs: int | None, workers: int) -> Machine:
         """With a device by name; KlassifyError if it does not exist."""
         return cls(pick_device(device), devices, jobs or n_cpus(), workers)
 

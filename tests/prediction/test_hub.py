@@ -14,8 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from klassify import load_detector
-from klassify.commands.predict import EXAMPLE, PACKAGED
 from klassify.errors import KlassifyError
+from klassify.prediction.packaged import EXAMPLE, PACKAGED
 from klassify.prediction.publish import publish
 from klassify.systems.detector import MANIFEST, on_generated_corpus
 

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from klassify import cli
-from klassify.commands.predict import EXAMPLE, PACKAGED, trained_or_packaged
 from klassify.errors import KlassifyError
+from klassify.prediction.packaged import EXAMPLE, PACKAGED, trained_or_packaged
 from klassify.prediction.publish import MANIFEST, publish
 from klassify.settings import file_hash
 from klassify.systems.detector import on_generated_corpus, read_detector

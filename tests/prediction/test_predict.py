@@ -19,7 +19,6 @@ from published import golden_state
 from videos import write_lossless
 
 from klassify.cli import main
-from klassify.commands.predict import EXAMPLE, describe, find_videos
 from klassify.errors import KlassifyError
 from klassify.features import avhubert_extraction
 from klassify.features.audio_cache import AudioRow
@@ -32,7 +31,9 @@ from klassify.models.tcn import TCN
 from klassify.models.weights.load import save_weights
 from klassify.prediction import answer, predict
 from klassify.prediction.answer import Prediction
+from klassify.prediction.packaged import EXAMPLE
 from klassify.prediction.predict import needed_kinds
+from klassify.prediction.videos import find_videos
 from klassify.scores.score_file import Header, score_path, write_scores
 from klassify.systems.base import System, write_system
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
@@ -274,7 +275,7 @@ def test_each_reason_for_no_answer_is_told_once():
         "max": "aasist: The file is empty.; tcn: No face.",
     }
     segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
-    told = describe(Prediction("a.mp4", 0.5, False, reasons, segments, {}, "d", ""), 0.15)
+    told = Prediction("a.mp4", 0.5, False, reasons, segments, {}, "d", "").as_text(0.15)
     assert told.splitlines()[0] == "a.mp4: no evidence (No face, The file is empty); prior 0.500"
 
 
@@ -365,7 +366,7 @@ def test_notes_on_the_file_stand_in_text_and_json():
     note = "2 tracks of sound: number 2 is used, the default."
     segments = pd.DataFrame(columns=["start", "end", "score", "modality", "method"])
     answer = Prediction("a.mkv", 0.4, True, {}, segments, {}, "d", "", notes=[note])
-    assert note in describe(answer, 0.1) and answer.as_json()["notes"] == [note]
+    assert note in answer.as_text(0.1) and answer.as_json()["notes"] == [note]
 
 
 def given_answers(calls: list[str]):
@@ -501,7 +502,7 @@ def test_verdicts_in_text_and_json(tmp_path, score, rate, left_out, verdict, tol
     written = found.as_json()["verdict"]
     assert found.verdict.answer == written["answer"] == verdict
     assert written["at"] == f"{rate:.0%}".replace("%", " % false alarms")
-    text = describe(found, 0.1)
+    text = found.as_text(0.1)
     assert told in text and ("no verdict" in text) == (verdict == "" and score is not None)
 
 
@@ -511,5 +512,5 @@ def test_old_detectors_have_no_verdict(tmp_path):
     with pytest.raises(KlassifyError, match="no threshold for a false-alarm rate of 0.2"):
         next(predict.predict(dataclasses.replace(detector, points=POINTS), [], false_alarms=0.2))
     nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
-    told = describe(Prediction("a.mp4", 0.5, True, {}, nothing, {}, "d", ""), 0.1)
+    told = Prediction("a.mp4", 0.5, True, {}, nothing, {}, "d", "").as_text(0.1)
     assert "no verdict: this detector has no operating points" in told

@@ -206,7 +206,7 @@ def test_chance_of_psi_holds_nineteen_of_twenty():
     assert 0.90 <= np.mean([one.psi <= one.by_chance for one in found]) <= 0.99
 
 
-def test_chance_of_psi_counts_sources_where_clips_of_one_are_alike():
+def test_chance_of_psi_counts_sources():
     rng = np.random.default_rng(0)
     of_test, of_val = np.repeat(np.arange(25), 8), np.repeat(np.arange(25, 50), 8)
     held = {"clips": [], "sources": []}

@@ -275,7 +275,7 @@ def test_thresholds_costs_and_gaps_are_in_their_sections(tab):
 
 
 @needs_browser
-def test_answers_stand_beside_guessing_the_grid_and_their_own_numbers(tab):
+def test_answers_beside_guesses_on_the_grid(tab):
     systems = tab.locator("#task2 table").first.locator("tbody tr td:first-child")
     names = systems.all_text_contents()
     assert "random" in names and "perfect on the 40 ms grid" in names

@@ -85,15 +85,15 @@ def test_the_layout_covers_each_clip_once_for_any_shards(monkeypatch):
         (1000, 10.0, 128),
     ):
         durations = np.full(n_clips, mean_s)
-        layout = chunks.Layout.of(durations)
+        layout = chunks.Layout.from_durations(durations)
         assert n_clips == 0 or layout.size == size
         for n in (1, 2, 3, 50):
             shares = [k for i in range(1, n + 1) for k in layout.share(i, n)]
             assert sorted(shares) == list(range(layout.n_chunks))
         clips = [place for k in range(layout.n_chunks) for place in range(n_clips)[layout.clips(k)]]
         assert clips == list(range(n_clips))
-    assert chunks.Layout.of(np.array([np.nan, np.nan])).size == 256
-    assert chunks.Layout.of(np.array([1e9, np.nan])).size == 1
+    assert chunks.Layout.from_durations(np.array([np.nan, np.nan])).size == 256
+    assert chunks.Layout.from_durations(np.array([1e9, np.nan])).size == 1
 
 
 @pytest.mark.parametrize("kind", ["windows", "frames"])

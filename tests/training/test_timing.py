@@ -82,4 +82,4 @@ def test_hours_are_clips_by_rate_and_devices():
     assert Trial(2, "tcn", 100.0, 720_000, devices=2).hours == pytest.approx(1)
     assert np.isnan(Trial(2, "tcn", 0.0, 9).hours)
     assert "not measured" in Trial(2, "tcn", 0.0, 9).row()
-    assert "workers" in str(Machine.of("cpu", 1, None, 3))
+    assert "workers" in str(Machine.from_options("cpu", 1, None, 3))
