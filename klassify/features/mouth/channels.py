@@ -34,7 +34,7 @@ from klassify.media.picture import Picture
 FEATURES = ("blur", "nonmouth_mse", "colour", "mar", "velocity", "acceleration", "jerk", "jitter")
 GROUPS = {1: [0], 2: [1], 3: [2], 4: [3, 4, 5, 6, 7]}  # the rows of paper 1, table 2
 LOG_FEATURES = [0, 1]  # spread over decades
-VERSION = 3  # raise when numbers change by more than rounding; a part of the shards' settings
+VERSION = 3  # raise when models must be trained again: it is part of the shards' settings
 
 # numbers of Face Mesh's landmarks
 OUTER_LIPS = np.fromstring(

@@ -42,9 +42,9 @@ REGION = 1.5  # of the face's box: what Face Mesh sees
 REGION_PX, LEAST_PX = 192, 240  # that it takes; of which they are made at least
 WARM_UP = 3  # looks at a face that is taken up, each at the region of the one before
 
-# a cut: gray levels between two pictures' sketches, and eye distances that the landmarks jump;
-# beyond the second level of change a face is looked for anew
-CUT_CHANGE, NEW_SCENE, CUT_JUMP = 6.0, 20.0, 0.25
+# a cut: gray levels between two pictures' sketches, and eye distances that the landmarks jump, far
+# where a quarter of the picture stays; beyond the second level of change a face is looked for anew
+CUT_CHANGE, NEW_SCENE, CUT_JUMP, FAR_JUMP = 6.0, 20.0, 0.25, 0.6
 
 Shown = Iterable[tuple[float, float, Picture]]  # start and stop in seconds, picture
 
@@ -128,19 +128,21 @@ class FaceMesh:
         waited, age, self._n_looks = LOOK_EVERY, 0, 0
         for start, stop, picture in thinned(shown):
             before, sketch = sketch, picture.sketch()
-            change = 0.0 if before is None else float(np.abs(sketch - before).mean())
+            changes = np.abs(sketch - (sketch if before is None else before))
+            change, jump = float(changes.mean()), CUT_JUMP
             now = None if face is None else self._mesh(picture, region_of(face))
             age, waited = age + 1, waited + 1
             if now is not None and age % CONFIRM_EVERY == 0:
                 now = now if self._score(picture, box_of(now)) >= MIN_CANDIDATE else None
-            scene = change > NEW_SCENE or (
-                change > CUT_CHANGE and face is not None and _jumps(face, now)
-            )
+            scene = change > NEW_SCENE
+            if not scene and change > CUT_CHANGE and face is not None:
+                jump = CUT_JUMP if np.quantile(changes, 0.25) >= 1 else FAR_JUMP
+                scene = _jumps(face, now, jump)
             lost = face is not None and now is None
             if scene or lost or (face is None and waited > LOOK_EVERY):
                 now = self._find(picture, None if scene else last)
                 waited, age = 0, 0
-            yield Seen(start, stop, picture, now, scene and _jumps(face, now))
+            yield Seen(start, stop, picture, now, scene and _jumps(face, now, jump))
             face, last = now, last if now is None else now
 
     def _find(self, picture: Picture, near: np.ndarray | None) -> np.ndarray | None:
@@ -392,13 +394,13 @@ def _scaled(image: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _jumps(before: np.ndarray | None, now: np.ndarray | None) -> bool:
-    """Landmarks are not where they were, or there are none."""
+def _jumps(before: np.ndarray | None, now: np.ndarray | None, least: float) -> bool:
+    """Landmarks are at least so many eye distances from where they were, or there are none."""
     if before is None or now is None:
         return True
     right, left = before[EYE_CORNERS]
     moved = np.linalg.norm(now - before, axis=1).mean()
-    return bool(moved > CUT_JUMP * np.linalg.norm(left - right))
+    return bool(moved > least * np.linalg.norm(left - right))
 
 
 def _read_landmarks(path: Path) -> np.ndarray:

@@ -24,14 +24,20 @@ def square(x: float, y: float, size: float) -> np.ndarray:
 
 
 class Drawn:
-    """A picture of faces: [(landmarks, score on the square around it)], on a gray level."""
+    """A picture of faces: [(landmarks, score on the square around it)], on a gray level, or on a
+    part of it.
+    """
 
-    def __init__(self, *faces, gray: float = 100.0, size: tuple[int, int] = (640, 480)):
+    def __init__(
+        self, *faces, gray: float = 100.0, part: float = 1.0, size: tuple[int, int] = (640, 480)
+    ):
         self.faces = [each if isinstance(each, tuple) else (each, 0.9) for each in faces]
-        self.gray, (self.width, self.height) = gray, size
+        self.gray, self.part, (self.width, self.height) = gray, part, size
 
     def sketch(self) -> np.ndarray:
-        return np.full((18, 32), self.gray, np.float32)
+        levels = np.full((18, 32), 100, np.float32)
+        levels[: round(18 * self.part)] = self.gray
+        return levels
 
 
 class FakeMesh:
@@ -155,6 +161,10 @@ def test_a_cut_needs_another_picture_and_a_jump(mesh):
     assert cuts(Drawn(here), Drawn(here, gray=160), Drawn(here)) == []  # a flash
     moves = [Drawn(square(100 + 5 * t, 100, 60)) for t in range(20)]
     assert cuts(*moves) == []
+    fast = square(112, 100, 60)  # a head that moves by 0.4 eye distances, or another shot
+    assert cuts(Drawn(here), Drawn(fast, gray=130, part=0.5)) == []
+    assert cuts(Drawn(here), Drawn(fast, gray=115)) == [1]
+    assert cuts(Drawn(here), Drawn(there, gray=130, part=0.5)) == [1]
 
 
 def test_pictures_of_high_rates_are_left_out_evenly(mesh):
