@@ -52,6 +52,8 @@ class TrainSettings:
         repeats: how often each clip is drawn in an epoch, each time another example of it.
         by_source: clips of the same source follow one another in an epoch, fakes beside the clip
             that they were made from.
+        validate_from: share of the epochs after which validation begins; the models of earlier
+            epochs are not candidates for the best.
         patience: stop after this many epochs in a row without a better validation metric.
         monitor: `auc` of the validation clips against the model's own label, or `loss`, which a
             model without scores needs.
@@ -87,6 +89,7 @@ class TrainSettings:
     max_updates: int = 0
     repeats: int = 1
     by_source: bool = False
+    validate_from: float = 0.0
     patience: int = 10
     monitor: Literal["auc", "loss"] = "auc"
     batch_size: int = 32
@@ -127,7 +130,10 @@ class TrainSettings:
             "encoder_lr",
         )
         check_weights(**{name: getattr(self, name) for name in numbers})
-        check_shares(layer_decay=self.layer_decay, warmup=self.warmup)
+        shares = {"layer_decay": self.layer_decay, "warmup": self.warmup}
+        check_shares(**shares, validate_from=self.validate_from)
+        if self.validate_from == 1:
+            raise ValueError("validate_from is less than 1: without validation there is no best")
 
 
 @dataclasses.dataclass

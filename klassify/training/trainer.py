@@ -333,19 +333,22 @@ class Trainer:
     def _end_epoch(self, loss: float, seconds: float) -> None:
         epoch = self.state["epoch"] + 1
         lr = self.optimizer.param_groups[0]["lr"]
-        row = {"epoch": epoch, "train_loss": loss, "lr": lr, **self._validate()}
-        value = row["val_auc"] if self.settings.monitor == "auc" else -row["val_loss"]
+        row = {"epoch": epoch, "train_loss": loss, "lr": lr}
         self.state["history"].append(row)
         self.state |= {"epoch": epoch, "batch": 0, "loss_sum": 0.0}
-        better = value > self.state["best"]
+        better = False
+        if epoch <= self.settings.validate_from * self._epochs():
+            self.state["best_epoch"] = epoch - 1  # patience begins with the first validation
+        else:
+            row |= self._validate()
+            value = row["val_auc"] if self.settings.monitor == "auc" else -row["val_loss"]
+            better = value > self.state["best"]
         if better:
             self.state |= {"best": value, "best_epoch": epoch - 1}
         self.logger.log(row)  # before the state, so that no row is lost
         self._keep(better)
-        self._say(
-            f"epoch {epoch} train_loss {loss:.4f} {shown(row)}{' *' if better else ''}"
-            f" ({seconds:.0f} s)"
-        )
+        said = f"epoch {epoch} train_loss {loss:.4f}", shown(row), "*" if better else ""
+        self._say(f"{' '.join(filter(None, said))} ({seconds:.0f} s)")
 
     def _validate(self) -> dict[str, float]:
         # each rank has its own running statistics

@@ -67,6 +67,15 @@ def test_training_learns_and_fills_its_folder(config, tmp_path, small_data):
     assert (tmp_path / "tcn/failures.tsv").read_text().count("no face") == 1
 
 
+def test_early_epochs_may_go_without_validation(config, tmp_path, small_data):
+    every, late = tmp_path / "every", tmp_path / "late"
+    assert train(config, every, small_data) == 0
+    assert train(config, late, small_data, "train.validate_from=0.5", "train.patience=2") == 0
+    whole, part = (pd.read_csv(folder / "metrics.csv") for folder in (every, late))
+    assert part["val_auc"].isna().tolist() == [True, True, False, False]
+    pd.testing.assert_frame_equal(part[2:], whole[2:])
+
+
 BAM = """
 model:
   class_path: klassify.models.bam.BAM
