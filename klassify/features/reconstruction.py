@@ -56,7 +56,7 @@ def extraction(
             "--kind reconstruction needs --vqvae SYSTEM.", fix="train one: conf/<set>/vqvae.yaml"
         )
     from klassify.models.devices import pick_device
-    from klassify.models.weights.load import weights_path
+    from klassify.models.weights.checkpoint import weights_path
 
     check_size(size)
     weights = weights_path(vqvae)
@@ -80,7 +80,8 @@ def extraction(
 def load_vqvae(weights: Path) -> VQVAE:
     """The VQ-VAE of a safetensors file, in eval mode."""
     from klassify.models.vqvae import VQVAE
-    from klassify.models.weights.load import load_weights, read_tensors
+    from klassify.models.weights.load import load_weights
+    from klassify.models.weights.safetensors_file import read_tensors
 
     state, _ = read_tensors(weights)
     if "codebook.embedding.weight" not in state:

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from klassify.errors import KlassifyError, first_few
-from klassify.models.weights.load import ImportReport, misfits, read_checkpoint, unwrapped
+from klassify.models.weights.checkpoint import read_checkpoint
+from klassify.models.weights.load import ImportReport, misfits, unwrapped
 from klassify.models.weights.published import KeyMap
 
 UNUSED = re.compile(r"(head|pre_logits)\..+")  # the classifier over ImageNet-21k

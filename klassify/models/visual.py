@@ -29,7 +29,8 @@ from klassify.errors import KlassifyError
 from klassify.grid.ragged import TOP_SHARE
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.vqvae import VQVAE
-from klassify.models.weights.load import load_weights, weights_path
+from klassify.models.weights.checkpoint import weights_path
+from klassify.models.weights.load import load_weights
 from klassify.settings import check_sizes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,19 +14,16 @@ import yaml
 from klassify.errors import KlassifyError
 from klassify.files import read_json, write_json, write_text
 from klassify.models.weights import WEIGHTS
-from klassify.models.weights.load import (
+from klassify.models.weights.checkpoint import (
     INDEX,
-    ImportReport,
-    import_state,
-    import_weights,
     locate_weights,
     read_checkpoint,
-    save_weights,
     shards_of,
-    speech_settings,
     weights_path,
 )
+from klassify.models.weights.load import ImportReport, import_state, import_weights, speech_settings
 from klassify.models.weights.published import KEY_MAPS, LIPS
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.settings import already_done, file_hash
 from klassify.systems.base import SYSTEM, System, write_system
 from klassify.systems.experiment import (

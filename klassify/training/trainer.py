@@ -22,7 +22,8 @@ from klassify.errors import KlassifyError, first_line
 from klassify.files import whole_file, write_json
 from klassify.models.devices import computing
 from klassify.models.weights import WEIGHTS
-from klassify.models.weights.load import load_weights, save_weights
+from klassify.models.weights.load import load_weights
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.progress import Count
 from klassify.systems.experiment import (
     ENVIRONMENT,

@@ -29,7 +29,7 @@ from klassify.cluster.survey import survey
 from klassify.errors import Interrupted, KlassifyError
 from klassify.features import shards as features_shards
 from klassify.features.mouth import kind
-from klassify.models.weights.load import save_weights
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.parts import Place
 from klassify.scores import chunks, shards
 from klassify.systems import base

@@ -83,7 +83,7 @@ def _training(small: Path, folder: Path) -> None:
 
 
 def _scoring(small: Path, folder: Path) -> None:
-    from klassify.models.weights.load import save_weights
+    from klassify.models.weights.safetensors_file import save_weights
     from klassify.systems.experiment import load_experiment, save_config
 
     _training(small, folder)

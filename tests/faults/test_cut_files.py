@@ -129,7 +129,7 @@ def _list(folder: Path) -> Path:
 def _weights(folder: Path) -> Path:
     import torch
 
-    from klassify.models.weights.load import write_tensors
+    from klassify.models.weights.safetensors_file import write_tensors
 
     write_tensors(
         {"weight": torch.ones(40, 30), "bias": torch.zeros(40)}, folder / "model.safetensors"
@@ -138,7 +138,7 @@ def _weights(folder: Path) -> Path:
 
 
 def _read_weights(path: Path) -> None:
-    from klassify.models.weights.load import read_tensors
+    from klassify.models.weights.safetensors_file import read_tensors
 
     read_tensors(path)
 
@@ -152,7 +152,7 @@ def _torch_file(folder: Path) -> Path:
 
 
 def _read_torch_file(path: Path) -> None:
-    from klassify.models.weights.load import read_checkpoint
+    from klassify.models.weights.checkpoint import read_checkpoint
 
     read_checkpoint(path)
 

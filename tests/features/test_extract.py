@@ -367,7 +367,7 @@ def vqvae(tmp_path_factory):
 
     from klassify.models.vqvae import VQVAE
     from klassify.models.weights import WEIGHTS
-    from klassify.models.weights.load import save_weights
+    from klassify.models.weights.safetensors_file import save_weights
     from klassify.systems.experiment import load_experiment, save_config
 
     folder = tmp_path_factory.mktemp("vqvae system")

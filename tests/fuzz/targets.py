@@ -201,7 +201,8 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _read_weights(path: Path) -> None:
-    from klassify.models.weights.load import read_checkpoint, read_tensors
+    from klassify.models.weights.checkpoint import read_checkpoint
+    from klassify.models.weights.safetensors_file import read_tensors
 
     read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
 

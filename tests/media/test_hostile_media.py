@@ -29,7 +29,7 @@ from videos import picture, sound, write_media
 from klassify import parts
 from klassify.corpus.encode import write_clip
 from klassify.lists import data_list
-from klassify.models.weights.load import save_weights
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.scores.score_file import read_scores, score_path
 from klassify.systems import base
 from klassify.systems.experiment import load_experiment, save_config

@@ -7,7 +7,8 @@ import torch
 
 from klassify.models.lip_encoder import LipEncoder
 from klassify.models.lips import LipFrameModel, LipMIL
-from klassify.models.weights.load import load_weights, save_weights
+from klassify.models.weights.load import load_weights
+from klassify.models.weights.safetensors_file import save_weights
 
 SMALL = {"name": "tiny", "channels": [4, 4, 8], "dim": 8}
 

@@ -18,7 +18,8 @@ from klassify.errors import KlassifyError
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.visual import TokenAttention, Visual, gabor_filters_, pool_top
 from klassify.models.vqvae import VQVAE
-from klassify.models.weights.load import load_weights, save_weights
+from klassify.models.weights.load import load_weights
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.systems.base import System, write_system
 
 

@@ -14,7 +14,8 @@ from torch import nn
 from klassify.errors import KlassifyError
 from klassify.models.frontends.ssl import FrontEnd, SSLFrontEnd
 from klassify.models.w2v_aasist import AASIST, W2VAASIST
-from klassify.models.weights.load import import_weights, load_weights, save_weights
+from klassify.models.weights.load import import_weights, load_weights
+from klassify.models.weights.safetensors_file import save_weights
 
 GOLDEN, EXPECTED = load(GOLDENS / "aasist")
 UNUSED = [f"encoder.{block}.0.bn1.{name}" for block in range(1, 6) for name in ("weight", "bias")]

@@ -28,7 +28,7 @@ from klassify.features.mouth.kind import MouthRow
 from klassify.metrics.decisions import Cost
 from klassify.models.auvire import AuViRe
 from klassify.models.tcn import TCN
-from klassify.models.weights.load import save_weights
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.prediction import answer, predict
 from klassify.prediction.answer import Prediction
 from klassify.prediction.packaged import EXAMPLE

@@ -15,7 +15,7 @@ from klassify import cli, load_detector
 from klassify.data.cfprf import CFPRFFrames
 from klassify.errors import KlassifyError
 from klassify.models.weights import EXPORTED, WEIGHTS
-from klassify.models.weights.load import save_weights
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.prediction.packaged import EXAMPLE, PACKAGED
 from klassify.prediction.predict import by_onnx
 from klassify.systems.base import System, write_system

@@ -26,14 +26,9 @@ from klassify.localisation.soft_nms import soft_nms
 from klassify.models import auvire
 from klassify.models.bam import BAM
 from klassify.models.frontends.ssl import SSLFrontEnd
-from klassify.models.weights.load import (
-    import_weights,
-    load_weights,
-    read_tensors,
-    save_weights,
-    write_tensors,
-)
+from klassify.models.weights.load import import_weights, load_weights
 from klassify.models.weights.published import KEY_MAPS
+from klassify.models.weights.safetensors_file import read_tensors, save_weights, write_tensors
 from klassify.parts import Place
 from klassify.scores.score_file import read_scores, score_path
 from klassify.systems.experiment import load_experiment

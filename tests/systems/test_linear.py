@@ -448,7 +448,7 @@ def test_clip_supervised_fusions_refuse_segment_inputs(exp, tmp_path, capsys):
 
 
 def test_released_weights_need_all_columns(exp, tmp_path, capsys):
-    from klassify.models.weights.load import save_weights
+    from klassify.models.weights.safetensors_file import save_weights
 
     torch.manual_seed(0)
     model = LinearFusion()

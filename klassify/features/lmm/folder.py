@@ -16,7 +16,8 @@ from klassify.errors import KlassifyError, first_few, first_line
 from klassify.features.lmm import tiny
 from klassify.files import read_json_mapping
 from klassify.models.frontends.torchaudio_import import import_transformers
-from klassify.models.weights.load import read_tensors, refuse_strange
+from klassify.models.weights.checkpoint import refuse_strange
+from klassify.models.weights.safetensors_file import read_tensors
 from klassify.models.weights.torch_file import read_torch_file
 from klassify.settings import settings_hash
 

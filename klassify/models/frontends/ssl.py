@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from klassify.errors import KlassifyError, first_line
 from klassify.models.devices import by_rows, by_time, frames_at_once, rows_at_once
 from klassify.models.frontends.torchaudio_import import import_transformers
-from klassify.models.weights.load import ImportReport, import_weights, locate_weights
+from klassify.models.weights.checkpoint import locate_weights
+from klassify.models.weights.load import ImportReport, import_weights
 
 SAMPLE_RATE = 16_000
 
@@ -204,7 +205,7 @@ class SSLFrontEnd(FrontEnd):
         return [first, *inner, last]
 
     def load_pretrained(self) -> ImportReport | None:
-        """Load `source`, whatever klassify.models.weights.load.locate_weights finds."""
+        """Load `source`, whatever klassify.models.weights.checkpoint.locate_weights finds."""
         if self.source is None:
             return None
         report = import_weights(self.model, locate_weights(self.source, self.download))

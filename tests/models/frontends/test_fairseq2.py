@@ -10,7 +10,7 @@ import yaml
 from speech_models import NARROW, pretrained
 
 from klassify import cli
-from klassify.models.weights.load import save_weights
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.scores.score_file import read_scores
 from klassify.systems.base import System, write_system
 from klassify.systems.experiment import load_experiment, save_config

@@ -12,13 +12,8 @@ from torch import nn
 
 from klassify.errors import KlassifyError
 from klassify.models.weights import load
-from klassify.models.weights.load import (
-    import_state,
-    import_weights,
-    load_weights,
-    read_checkpoint,
-    save_weights,
-)
+from klassify.models.weights.checkpoint import locate_weights, read_checkpoint, refuse_strange
+from klassify.models.weights.load import import_state, import_weights, load_weights
 from klassify.models.weights.published import (
     KEY_MAPS,
     KeyMap,
@@ -26,6 +21,7 @@ from klassify.models.weights.published import (
     detect_source,
     settings_from_fairseq,
 )
+from klassify.models.weights.safetensors_file import save_weights, write_tensors
 
 STATE = {"post_extract_proj.weight": torch.arange(6.0).view(2, 3), "layer_norm.bias": torch.ones(3)}
 
@@ -191,7 +187,7 @@ def sharded(folder, suffix="safetensors"):
         if suffix == "bin":
             torch.save(state, folder / file)
         else:
-            load.write_tensors(state, folder / file)
+            write_tensors(state, folder / file)
         places |= dict.fromkeys(state, file)
     start = "model.safetensors" if suffix == "safetensors" else "pytorch_model.bin"
     index = folder / f"{start}.index.json"
@@ -202,7 +198,7 @@ def sharded(folder, suffix="safetensors"):
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_a_folder_of_shards_is_read(tmp_path, suffix):
     index = sharded(tmp_path / "hub", suffix)
-    assert load.locate_weights(str(tmp_path / "hub")) == index
+    assert locate_weights(str(tmp_path / "hub")) == index
     model = Speech()
     assert import_weights(model, index).stripped == "wav2vec2."
     assert_same_state(model.state_dict(), speech_state())
@@ -211,7 +207,7 @@ def test_a_folder_of_shards_is_read(tmp_path, suffix):
 @pytest.mark.parametrize("place", ["../other.safetensors", "/etc/passwd", "..", "", 3, "a/b.bin"])
 def test_a_shard_outside_the_folder_is_refused(tmp_path, place):
     index = sharded(tmp_path / "hub")
-    load.write_tensors(speech_state(), tmp_path / "other.safetensors")
+    write_tensors(speech_state(), tmp_path / "other.safetensors")
     places = json.loads(index.read_text())["weight_map"]
     index.write_text(json.dumps({"weight_map": {**places, list(places)[0]: place}}))
     with pytest.raises(KlassifyError, match="not a file of weights in its own folder") as caught:
@@ -265,7 +261,7 @@ def test_file_settings_that_contradict_the_model_are_refused(tmp_path, wrap):
     ],
 )
 def test_a_config_beside_the_weights_is_compared(tmp_path, setting, theirs, ours):
-    load.write_tensors(speech_state(), tmp_path / "model.safetensors")
+    write_tensors(speech_state(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({setting: theirs, "vocab_size": 32}))
     with pytest.raises(KlassifyError, match=rf"other settings: {setting} ") as caught:
         import_weights(Speech(**{setting: ours}), tmp_path / "model.safetensors")
@@ -440,18 +436,18 @@ def test_many_keys_are_told_by_their_first_names():
 def test_a_source_of_weights_is_a_file_a_folder_or_a_hub_id(tmp_path):
     file = tmp_path / "xlsr.pt"
     file.touch()
-    assert load.locate_weights(str(file)) == file
+    assert locate_weights(str(file)) == file
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(KlassifyError, match="neither model.safetensors nor pytorch_model.bin"):
-        load.locate_weights(str(folder))
+        locate_weights(str(folder))
     (folder / "pytorch_model.bin").touch()
-    assert load.locate_weights(str(folder)) == folder / "pytorch_model.bin"
+    assert locate_weights(str(folder)) == folder / "pytorch_model.bin"
     for wrong in (tmp_path / "absent.pt", "models/absent.pt", "no-such-name"):
         with pytest.raises(KlassifyError, match="does not exist"):
-            load.locate_weights(str(wrong))
+            locate_weights(str(wrong))
     with pytest.raises(KlassifyError, match="download is off") as caught:
-        load.locate_weights("nobody/no-such-speech-model")
+        locate_weights("nobody/no-such-speech-model")
     assert "download: true" in caught.value.fix
 
 
@@ -484,12 +480,12 @@ def test_a_tensor_that_is_none_is_refused_before_it_is_touched(tmp_path, weight,
 def test_a_quantised_tensor_is_refused(tmp_path):
     weight = torch.quantize_per_tensor(torch.ones(2, 8), 0.1, 0, torch.qint8)
     with pytest.raises(KlassifyError, match="qint8"):
-        load.refuse_strange(fusion(weight=weight))
+        refuse_strange(fusion(weight=weight))
 
 
 def test_views_of_larger_tensors_and_8_bits_are_plain():
     large, small = torch.ones(4, 16), torch.ones(2).to(torch.float8_e4m3fn)
-    load.refuse_strange(
+    refuse_strange(
         {"view": large[:2, ::2], "turned": large.T, "one": torch.tensor(1), "none": large[:0]}
     )
     load._refuse_not_finite({"8 bits": small, "whole": torch.ones(2).long()}, "x")
@@ -515,7 +511,7 @@ def test_the_hub_is_asked_for_one_file_after_the_other(tmp_path, monkeypatch):
         raise LocalEntryNotFoundError("not in the cache")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert load.locate_weights("some/model") == tmp_path / "pytorch_model.bin"
+    assert locate_weights("some/model") == tmp_path / "pytorch_model.bin"
     assert asked == [
         *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "config.json")
     ]
@@ -532,5 +528,5 @@ def test_a_hub_that_gives_nothing_is_told(monkeypatch, download, told):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(KlassifyError, match=told) as caught:
-        load.locate_weights("some/model", download=download)
+        locate_weights("some/model", download=download)
     assert caught.value.where == "some/model"

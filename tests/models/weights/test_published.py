@@ -18,7 +18,8 @@ from klassify.models.raw_aasist import RawAASIST, mel_filters
 from klassify.models.spatiotemporal import SpatioTemporal
 from klassify.models.visual import Visual
 from klassify.models.vqvae import VQVAE
-from klassify.models.weights.load import import_state, import_weights, read_checkpoint
+from klassify.models.weights.checkpoint import read_checkpoint
+from klassify.models.weights.load import import_state, import_weights
 from klassify.models.weights.published import KEY_MAPS
 from klassify.systems.imported import ARCHITECTURES, released_model
 
