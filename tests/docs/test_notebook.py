@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 
@@ -40,6 +41,19 @@ def test_the_stored_notebook_is_small_and_complete():
     assert make.TOUR.stat().st_size < 500_000
     texts = [text for text in said(notebook) if text != "figure"]
     assert not re.search(r"/(home|root|tmp|work|opt)/|Traceback", "\n".join(texts))
+
+
+def test_what_the_notebook_imports_exists():
+    cells = nbformat.read(make.TOUR, as_version=4).cells
+    trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    imports = [
+        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    ]
+    ours = [node for node in imports if node.module.startswith("klassify")]
+    assert ours
+    for node in ours:
+        for alias in node.names:
+            exec(f"from {node.module} import {alias.name}")
 
 
 @pytest.mark.slow
