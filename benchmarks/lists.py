@@ -95,7 +95,7 @@ def main() -> None:
         write_metadata(metadata, args.clips)
         print(f"{args.clips} clips, {metadata.stat().st_size / 1e6:.0f} MB of metadata", flush=True)
         command = "import sys; from klassify.cli import main; sys.exit(main(sys.argv[1:]))"
-        where = ("--root", folder, "--out", out, "--force")
+        where = ("--splits", "train", "--root", folder, "--out", out, "--force")
         measured(
             "klassify lists",
             sys.executable,
