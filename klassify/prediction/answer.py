@@ -166,6 +166,7 @@ class Answers:
         if "task2" in detector.answers:
             proposals = read_scores(detector.answering("task2").path(split, "segments"))
             self.segments = proposals.table.drop(columns="file")
+            self.segments["modality"] = self.segments["modality"].replace("both", _present(rows))
 
     def about(
         self,
@@ -254,6 +255,13 @@ class Answers:
             if reason:
                 found[name] = str(reason)
         return found
+
+
+def _present(rows: Mapping[str, Any]) -> str:
+    """What a fusion of both modalities had of a clip: both, or the one that is there."""
+    if "mouth" in rows and not rows["mouth"].valid.any():
+        return "audio"
+    return "visual" if "audio" in rows and not rows["audio"].n_heard else "both"
 
 
 def _seen(mouth: MouthRow, n_frames: int, grid: Mapping[str, float]) -> np.ndarray:

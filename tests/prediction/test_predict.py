@@ -447,6 +447,8 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
     found = found.about(tmp_path / "a.mp4", detector, "looked", {})
     assert found.answered == answers and told in found.evidence
     assert (found.probability > 0.8) == answers
+    # what nothing was seen of is not of both modalities
+    assert found.segments["modality"].tolist() == [modality.replace("both", "audio")]
     assert found.as_json()["heard"] == (None if np.isnan(heard) else heard)
     assert found.reasons == ({} if answers else {"one": "no face"})
     if modality == "visual":  # a gap where there is no face
