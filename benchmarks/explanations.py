@@ -1,8 +1,8 @@
 """Whether explanations are true of trained systems: deletion, insertion, true segments.
 
     python benchmarks/explanations.py RECIPE_DIR --lists DIR --media DIR --features DIR
-        [--split val] [--systems tcn w2v_aasist] [--over time features] [--clips 40]
-        [--device auto] [--seed 0] [--out table.md]
+        [--split val] [--labels FILE] [--systems tcn w2v_aasist] [--over time features]
+        [--clips 40] [--orders 5] [--method shown] [--device auto] [--seed 0] [--out table.md]
 
 RECIPE_DIR: a folder with a detector.yaml, whose systems have scored the split. Of each model and
 each kind of contribution, on the clips with the highest scores of those that are fake in the
@@ -10,6 +10,9 @@ model's own modality: by how much the mean probability in deletion is below that
 and in insertion above it; how many clips each holds for; and the share of contributions over time
 inside the true segments beside the share of time. See docs/explanations.md. Intervals are 95 % over
 sources. Fails if an interval of deletion or insertion reaches 0.
+
+--method measures what `predict --explain` shows, or for all models another one: `left-out` hides
+each part, `sum` adds to that the score of each part alone.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ import pandas as pd
 
 from klassify.data.base import SEGMENT_COLUMNS, Sources
 from klassify.explanation.axes import axes_of
-from klassify.explanation.explain import Explainer
+from klassify.explanation.explain import Explainer, occlusion
 from klassify.explanation.faithfulness import curves, inside_share, mean_by_source
+from klassify.lists.data_list import read_list
 from klassify.systems.detector import read_detector
 from klassify.systems.trained import Trained
 
@@ -53,9 +57,12 @@ def main() -> None:
     for name in ("lists", "media", "features"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--split", default="val")
+    parser.add_argument("--labels", type=Path, help="list with labels (default: that of the split)")
     parser.add_argument("--systems", nargs="+", help="default: all models of the detector")
     parser.add_argument("--over", nargs="+", help="default: all that there is")
     parser.add_argument("--clips", type=int, default=40, help="of each system (default 40)")
+    parser.add_argument("--orders", type=int, default=5, help="random ones of a clip (default 5)")
+    parser.add_argument("--method", choices=("shown", "left-out", "sum"), default="shown")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -66,6 +73,8 @@ def main() -> None:
     how = {"others": others, "device": args.device}
     explainer = Explainer(detector.answering("task1"), args.split, sources, **how)
     table = sources.table(args.split, segments=True)
+    if args.labels:
+        table = read_list(args.labels, segments=True)
     lines, failed = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"], []
     print(*lines, sep="\n")
     for system in explainer.systems.values():
@@ -100,11 +109,17 @@ def checked(
     for clip in fakes.itertuples():
         read = reader.read(clip.file)
         axes = axes_of(answering.data, answering.model, read)
-        for one in explainer.contributions(system, clip.file):
-            if one.over not in axes or one.over not in (args.over or axes):
+        axes = {over: axis for over, axis in axes.items() if over in (args.over or axes)}
+        if args.method == "shown":
+            contributions = explainer.contributions(system, clip.file)
+        else:
+            alone = args.method == "sum"
+            contributions = [occlusion(answering, axis, alone) for axis in axes.values()]
+        for one in contributions:
+            if one.over not in axes:
                 continue
-            rng = np.random.default_rng(args.seed)
-            found = curves(answering, axes[one.over], one, rng)._asdict()
+            how = {"rng": np.random.default_rng(args.seed), "n_random": args.orders}
+            found = curves(answering, axes[one.over], one, **how)._asdict()
             row = {"over": one.over, "source": clip.source} | found
             if one.over == "time":
                 segments = np.array(getattr(clip, column), float)

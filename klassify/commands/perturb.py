@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--root", required=True, type=Path, help="folder of the split's media, or above the splits")
     add("--split", help="its name (default: that of the list, without _labels)")
     add("--out", required=True, type=Path, help="folder for lists, media, features and the table")
-    add("--families", default="all", help="comma-separated (default: all)")
+    add("--families", default="all", help="comma-separated (default: all that change the clips)")
     add("--levels", default="1,2,3,4,5", help="comma-separated (default: 1,2,3,4,5)")
     add("--clips", type=at_least_1, metavar="N", help="at most N clips, whole sources of them")
     add("--features", type=Path, help="with systems: folder of the clean features")
@@ -113,17 +113,28 @@ def _compare(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    names = list(FAMILIES) if args.families == "all" else args.families.split(",")
-    families = [family_of(name).name for name in dict.fromkeys(names)]
     levels = tuple(level for level in LEVELS if str(level) in args.levels.split(","))
     if set(map(str, levels)) != set(args.levels.split(",")):
         raise KlassifyError(f"--levels {args.levels!r} has other values than 1, 2, 3, 4 and 5.")
     frame = data_list.read_list(args.list, segments=True)
+    families = _families(args, has_picture=not frame["n_frames"].eq(0).all())
     if args.clips:
         rows = subsets.sample_of_sources(subsets.sources_of(frame), args.clips)
         frame = frame.iloc[rows].reset_index(drop=True)
     split = args.split or args.list.stem.removesuffix("_labels")
     return Plan(args.out, split, frame, families, levels, args.seed)
+
+
+def _families(args: argparse.Namespace, has_picture: bool) -> list[str]:
+    """Those of --families; by default all, without those of the picture where no clip has one."""
+    if args.families == "all":
+        return [one.name for one in FAMILIES.values() if one.sound or has_picture]
+    families = [family_of(name) for name in dict.fromkeys(args.families.split(","))]
+    unchanged = [one.name for one in families if not (one.sound or has_picture)]
+    if unchanged:
+        what = f"{', '.join(unchanged)} would change nothing: no clip of this list has a picture."
+        raise KlassifyError(what, where=args.list, fix="leave out these --families")
+    return [one.name for one in families]
 
 
 def _on_cluster(

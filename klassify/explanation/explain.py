@@ -165,11 +165,7 @@ class Explainer:
         """
         answering, clip = self.answering(system), self.reader(system).read(file)
         found = self._frame_scores(system, clip, file) if answering.of_frames else []
-        found += explain_model(answering, clip)
-        if isinstance(answering.model, AudioFrameModel) and system.supervision == "segment":
-            # not better than random orders: its best frames are sure of a fake in any few bands
-            found = [one for one in found if one.over != "frequency"]
-        return found
+        return found + explain_model(answering, clip)
 
     def _frame_scores(self, system: Trained, clip: Any, file: str) -> list[Contribution]:
         frames = self._frames(system.name)
@@ -232,7 +228,9 @@ def explain_model(answering: Answering, clip: Any) -> list[Contribution]:
     if pools:
         found.insert(0, _pooled_frames(answering, clip))
     wanted = {"time": not answering.of_frames and not pools, "frequency": True, "modalities": True}
-    found += [occlusion(answering, axis) for axis in axes.values() if wanted.get(axis.over)]
+    # its best frames are sure of a fake in any few bands: without one of them nothing changes
+    alone = isinstance(model, AudioFrameModel)
+    found += [occlusion(answering, axis, alone) for axis in axes.values() if wanted.get(axis.over)]
     return found
 
 
@@ -269,12 +267,19 @@ def _pooled_frames(answering: Answering, clip: LipsRow) -> Contribution:
     return Contribution("time", FRAME_SCORES, answering.data.scale, values, edges)
 
 
-def occlusion(answering: Answering, axis: Axis) -> Contribution:
-    """By how much the score falls without each part of a clip. Without anything left to score, the
-    score counts as 0.
+def occlusion(answering: Answering, axis: Axis, alone: bool = False) -> Contribution:
+    """By how much the score falls without each part of a clip; with `alone`, also by how much it
+    rises from nothing to that part alone. Without anything left to score, the score counts as 0.
     """
-    hidden = np.concatenate([np.zeros((1, len(axis)), bool), np.eye(len(axis), dtype=bool)])
-    scores = answering.scores(axis.without(row) for row in hidden)
-    values = scores[0] - np.nan_to_num(scores[1:])
+    each = np.eye(len(axis), dtype=bool)
+    hidden = np.concatenate([np.zeros((1, len(axis)), bool), each])
+    if alone:
+        hidden = np.concatenate([hidden, ~hidden])
+    scores = np.nan_to_num(answering.scores(axis.without(row) for row in hidden))
+    falls = scores[0] - scores[1 : len(axis) + 1]
     unit = answering.data.scale
-    return Contribution(axis.over, OCCLUSION, unit, values, axis.edges, axis.names)
+    if not alone:
+        return Contribution(axis.over, OCCLUSION, unit, falls, axis.edges, axis.names)
+    nothing, only = scores[len(axis) + 1], scores[len(axis) + 2 :]
+    values = falls + only - nothing
+    return Contribution(axis.over, f"{OCCLUSION}, and alone", unit, values, axis.edges, axis.names)

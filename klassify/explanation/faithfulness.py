@@ -65,7 +65,7 @@ def on_axis(contribution: Contribution, axis: Axis) -> np.ndarray:
     as the lowest.
     """
     values = np.asarray(contribution.values, float)
-    if contribution.over == "picture":
+    if values.ndim == 2:  # a picture
         size = (CELLS, CELLS)
         return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR).ravel()
     if contribution.over != "time":

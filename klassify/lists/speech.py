@@ -77,9 +77,16 @@ def _asvspoof5(cells: Sequence[str]) -> Entry | str:
     """
     if len(cells) != 10:
         return f"it has {len(cells)} cells, not 10"
-    speaker, name, model = cells[0], cells[1], cells[7]
-    model = "" if model == "bonafide" else model
-    return _keyed(cells, 8, name=name, source=speaker, speaker=speaker, audio_model=model)
+    speaker, name, gender, model = cells[0], cells[1], cells[2], cells[7]
+    return _keyed(
+        cells,
+        8,
+        name=name,
+        source=speaker,
+        speaker=speaker,
+        gender=gender,
+        audio_model="" if model == "bonafide" else model,
+    )
 
 
 def _in_the_wild(cells: Sequence[str]) -> Entry | str:

@@ -107,7 +107,7 @@ class Prediction:
             f"  {row.start:8.2f} s to {row.end:8.2f} s  score {row.score:.3f}  {row.modality}"
             for row in likely.itertuples()
         ]
-        if not len(likely):
+        if not len(likely) and NO_TASK_2 not in self.notes:
             lines.append(f"  no segment with a score of {min_score:g} or more")
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)

@@ -118,7 +118,7 @@ def load(found: Found, split: str, files: Sequence[str]) -> Entry:
         raise KlassifyError(
             f"{found.name} has no scores for {split}.",
             where=clips,
-            fix=f"make stage{2 if split == 'val' else 3} split={split}, or leave it out",
+            fix=f"{system.score_command(split)}, or leave it out",
         )
     if frames.exists():
         system.refuse_older(frames, system.score_command(split))

@@ -17,10 +17,14 @@ class Merged(System):
         """How it joins them: `merge`, or the one in its parameters."""
         return str(self.parameters.get("method", "merge"))
 
+    def score_command(self, split: str) -> str:
+        """The command that makes the proposals of a split, for messages."""
+        return f"klassify localise {self.folder} --split {split}"
+
     def derive(self, split: str, *, force: bool = False) -> ScoreFile:
         """Refused: `klassify localise` makes its proposals."""
         raise KlassifyError(
             f"{self.name} merges proposals and has no clip scores.",
             where=self.folder,
-            fix=f"klassify localise {self.folder} --split {split}",
+            fix=self.score_command(split),
         )

@@ -16,7 +16,7 @@ from klassify.data.visual import VisualClip, VisualWindows
 from klassify.explanation.answering import Answering
 from klassify.explanation.axes import BANDS_HZ, CELLS, axes_of
 from klassify.explanation.contributions import FRAME_SCORES
-from klassify.explanation.explain import explain_model
+from klassify.explanation.explain import explain_model, occlusion
 from klassify.explanation.faithfulness import curves
 from klassify.features.lips import LipsRow
 from klassify.features.mouth.channels import FEATURES
@@ -78,6 +78,21 @@ def test_occlusion_finds_the_band_that_counts():
     assert BANDS_HZ[int(found.values.argmax())] == 1300
     others = np.delete(found.values, found.values.argmax())
     assert np.abs(others).max() < 0.1 * found.values.max()
+
+
+def test_bands_of_which_any_suffices_count_alone():
+    low, high = energy_between(400, 550), energy_between(1400, 1700)
+
+    def score(batch):
+        return torch.maximum(low(batch), high(batch)).clamp(max=0.01)
+
+    data, wave = AudioClips(window=16_000, stride=16_000), noise(1.0)
+    answering = Answering(Knows(score), data, data.aggregate)
+    axis = axes_of(data, answering.model, wave)["frequency"]
+    left_out, summed = occlusion(answering, axis), occlusion(answering, axis, alone=True)
+    assert np.abs(left_out.values).max() < 1e-6
+    assert np.flatnonzero(summed.values > 0.005).tolist() == [2, 5]
+    assert BANDS_HZ[2] == 350 and BANDS_HZ[5] == 1300
 
 
 def test_gradients_find_the_feature_that_counts():

@@ -163,6 +163,7 @@ def test_data_of_whole_fakes_have_clip_labels_alone(tmp_path, data, build, split
     fake = frame[frame["modify_type"] == "audio_modified"]
     assert len(frame) == 2 and fake["file"].tolist() == [file]
     assert (frame["source"] == frame["speaker"]).all() and frame["n_frames"].tolist() == [0, 0]
+    assert frame["gender"].tolist() == (["F", "M"] if data == "asvspoof5" else ["", ""])
 
 
 def test_lengths_of_flac_are_measured(tmp_path):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from videos import noise, tone
 
+from klassify.cli import main
 from klassify.cluster.work import PerturbWork, found_works
 from klassify.corpus.encode import write_clip
 from klassify.errors import KlassifyError
@@ -120,3 +121,16 @@ def test_a_crash_costs_a_clip_one_family_alone():
     failed = {step for step, row in found[0].items() if row["reason"]}
     assert list(found[0]) == steps and failed == {Step("h265", 1), Step("h265", 2)}
     assert list(found[1]) == steps[:2]
+
+
+def test_sound_alone_has_no_families_of_the_picture(tmp_path, capsys):
+    lengths = {"n_frames": 0, "fps": 0.0, "n_samples": 16_000, "duration": 1.0}
+    sound = pd.DataFrame({"file": ["a.wav"], **lengths, "modify_type": "real", "source": "a"})
+    data_list.write_list(tmp_path / "val.tsv", sound)
+    command = ["perturb", "--list", str(tmp_path / "val.tsv"), "--root", str(tmp_path)]
+    command += ["--out", str(tmp_path / "perturbed"), "--levels", "1", "--status"]
+    assert main([*command, "--families", "noise,blur,jpeg"]) == 2
+    assert "blur, jpeg would change nothing" in capsys.readouterr().err
+    assert main(command) == 1
+    told = capsys.readouterr().out
+    assert "mp3-1" in told and "reencode-1" in told and "blur-1" not in told

@@ -30,7 +30,7 @@ from klassify.models.auvire import AuViRe
 from klassify.models.tcn import TCN
 from klassify.models.weights.safetensors_file import save_weights
 from klassify.prediction import answer, predict
-from klassify.prediction.answer import Prediction
+from klassify.prediction.answer import NO_TASK_2, Prediction
 from klassify.prediction.packaged import EXAMPLE
 from klassify.prediction.predict import needed_kinds
 from klassify.prediction.videos import find_videos
@@ -516,3 +516,11 @@ def test_old_detectors_have_no_verdict(tmp_path):
     nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
     told = Prediction("a.mp4", 0.5, True, {}, nothing, {}, "d", "").as_text(0.1)
     assert "no verdict: this detector has no operating points" in told
+    assert "no segment with a score of 0.1 or more" in told
+
+
+def test_without_task_2_no_segment_is_missed():
+    nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
+    found = Prediction("a.wav", 0.5, True, {}, nothing, {}, "d", "", notes=[NO_TASK_2])
+    told = found.as_text(0.1)
+    assert NO_TASK_2 in told and "no segment with a score" not in told
