@@ -88,6 +88,10 @@ def main() -> None:
     )
     parser.add_argument("--effects", action="store_true", help="every effect by itself, too")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            "there is no GPU that torch can use; --step-seconds takes a time from elsewhere"
+        )
     step = args.step_seconds
     if step is None and args.device != "none":
         step = step_seconds(args.device, args.batch)

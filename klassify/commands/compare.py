@@ -49,7 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--audit", type=Path, metavar="DIR", help="of klassify audit (default: exp/<data>/audit)")
     add("--robustness", type=Path, metavar="TSV", help="table of klassify perturb")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
+    add(
+        "--metric",
+        choices=("official", "textbook"),
+        default="official",
+        help="of Task 2: as the challenge's code computes it (default), or without its quirks",
+    )
     add_thresholds(parser, RATES, ASVSPOOF_5)
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
     add("--clips", type=at_least_0, default=30, help="mistakes, disagreements to show (default 30)")

@@ -62,7 +62,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--task", type=int, choices=(1, 2), default=1, help="1: clip scores (default), 2: proposals"
     )
-    add("--metric", choices=("official", "textbook"), default="official", help="of Task 2")
+    add(
+        "--metric",
+        choices=("official", "textbook"),
+        default="official",
+        help="of Task 2: as the challenge's code computes it (default), or without its quirks",
+    )
     add("--columns", metavar="HEAD,...", help="Task 2: only these heads, such as ps40,ps160")
     add("--eer", action="store_true", help="Task 2: only EERs of clips, frames and time")
     add("--split", help="split to evaluate")

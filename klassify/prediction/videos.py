@@ -29,8 +29,7 @@ def find_videos(given: Iterable[str]) -> list[Path]:
             if passed:
                 names = first_few(readable(other.relative_to(path)) for other in passed)
                 print(
-                    f"{readable(path)}: {len(passed)} files that are not media, by their names, are"
-                    f" passed over: {names}; name one to have it read",
+                    f"{readable(path)}: not media, by name: {names}; name one to have it read",
                     file=sys.stderr,
                 )
         elif path.is_file():
