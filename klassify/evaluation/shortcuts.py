@@ -311,7 +311,10 @@ def describe(found: Audit) -> str:
             cells.append(with_interval(row, "difference", "+.3f"))
             rows.append([row["system"], row["change"], *cells, str(row["n"]), row["reading"]])
         blocks.append(aligned(rows))
-    blocks.append("\n".join(found.warnings) or "There is no shortcut.")
+    nothing = "No shortcut was found."
+    if (chance := found.traits["chance"].max()) > WARN_ABOVE:
+        nothing += f" These are few clips: an AUC of up to {chance:.3f} may be chance."
+    blocks.append("\n".join(found.warnings) or nothing)
     return "\n\n".join(blocks)
 
 

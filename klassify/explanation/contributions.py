@@ -76,6 +76,12 @@ class Contribution:
         return float(edges[first]), float(edges[stops[first]])
 
 
+def span(start_s: float, end_s: float) -> str:
+    """An interval such as `0.7-1.0 s`; of at most 0.1 s with two decimals."""
+    digits = 1 if end_s - start_s > 0.1 else 2
+    return f"{start_s:.{digits}f}-{end_s:.{digits}f} s"
+
+
 def _plain(values: np.ndarray) -> list[Any]:
     rounded = np.round(np.asarray(values, float), DIGITS)
     return np.where(np.isnan(rounded), None, rounded.astype(object)).tolist()

@@ -22,6 +22,7 @@ from klassify.explanation.contributions import (
     Contribution,
     Explanation,
     SystemExplanation,
+    span,
 )
 from klassify.explanation.integrated import integrated_gradients
 from klassify.explanation.squares import occluded_squares
@@ -186,7 +187,7 @@ class Explainer:
             over_time = found[model].over("time") if model else None
             where = over_time.mostly() if over_time is not None and probability >= 0.5 else None
             if where is not None:
-                text += f", mostly {where[0]:.1f}-{where[1]:.1f} s"
+                text += f", mostly {span(*where)}"
             parts.append(text)
         return "; ".join(parts)
 

@@ -127,6 +127,8 @@ def test_an_audit_without_systems_leaves_no_table_of_them(tmp_path):
     shortcuts.write(tmp_path, found)
     assert shortcuts.read(tmp_path / "val.json").systems.empty
     assert {path.name for path in tmp_path.iterdir()} == {"val.json", "val.tsv", "val.txt"}
+    said = (tmp_path / "val.txt").read_text()
+    assert "No shortcut was found. These are few clips: an AUC of up to" in said
 
 
 @pytest.mark.parametrize("kind", ["real", ""])

@@ -11,6 +11,7 @@ from klassify.explanation.contributions import (
     Contribution,
     Explanation,
     SystemExplanation,
+    span,
 )
 from klassify.explanation.faithfulness import inside_share, mean_by_source, on_axis
 
@@ -27,6 +28,10 @@ def test_half_of_what_contributes_is_mostly():
     assert over_time([1, 0, 0, 0, 0.9, 0.9]).mostly() == (2.0, 3.0)
     assert over_time([1, 1, 1, 1, 1]).mostly() is None
     assert over_time([0, -1]).mostly() is None
+
+
+def test_a_short_interval_has_two_decimals():
+    assert span(0.72, 1.04) == "0.7-1.0 s" and span(1.76, 1.84) == "1.76-1.84 s"
 
 
 def test_frame_scores_count_as_probabilities():
