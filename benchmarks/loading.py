@@ -8,7 +8,7 @@
 
 `train`: examples of the training clips, read, augmented and collated, from mouth features, mouth
 crops, and audio (from its cache if there is one, else from the media) with each set of
-augmentations. One GPU asks for 222 clips a second of Wav2Vec-AASIST (docs/gpu-box.md). CPU time
+augmentations. One GPU asks for 222 clips a second of Wav2Vec-AASIST (docs/gpu-costs.md). CPU time
 includes the workers'.
 
 `score`: the windows of clips as the TCN is scored on: with one loader for all chunks, whose workers

@@ -205,9 +205,9 @@ def test_the_other_words_of_the_entry(image):
     (image / ".venv/bin/klassify").unlink()
 
 
-def test_the_commands_of_the_readme_mount_what_runs_use(image):
+def test_the_commands_of_the_page_mount_what_runs_use(image):
     run_setup(image)
-    text = (ROOT / "submissions/README.md").read_text()
+    text = (ROOT / "docs/hand-in.md").read_text()
     block = text[text.index("docker build -t") :].split("```")[0]
     folders = set(re.search(r"mkdir -p ([\w ]+)", block).group(1).split())
     assert re.search(r"for folder in ([\w ]+);", block).group(1).split() == sorted(
