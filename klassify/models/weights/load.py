@@ -7,11 +7,11 @@ is left out, and the report names it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +135,12 @@ def _refuse_not_finite(state: Mapping[str, Tensor], where: object) -> None:
             )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImportReport:
     """What an import did: the kind of file, the number of tensors loaded, their names left out, our
     optional names that the file lacked, our names put into our order of classes, the wrapper that
-    was stripped from their names, and the licence of the weights.
+    was stripped from their names, the licence of the weights, and whether the file does not say
+    its SETTINGS, so that they could not be compared.
     """
 
     source: str
@@ -149,6 +150,7 @@ class ImportReport:
     reordered: Sequence[str] = ()
     stripped: str = ""
     licence: str = ""
+    unchecked: bool = False
 
     def __str__(self) -> str:
         article = "an" if self.source[0] in "aeio" else "a"
@@ -161,6 +163,8 @@ class ImportReport:
             text += f"; left out because the model does not use them: {summary(self.left_out)}"
         if self.lacking:
             text += f"; not in the file, so left as initialised: {summary(self.lacking)}"
+        if self.unchecked:
+            text += "; without config.json, so its heads, norms and strides were not checked"
         if self.licence:
             text += f"; licence of the weights: {self.licence}"
         return text
@@ -309,4 +313,5 @@ def import_weights(model: nn.Module, path: str | Path, source: str | None = None
     source = source or _detected(tensors, path)
     if source in SPEECH_MODELS:
         _refuse_other_settings(model, settings, path)
-    return import_state(model, tensors, source, where=path)
+    report = import_state(model, tensors, source, where=path)
+    return dataclasses.replace(report, unchecked=source in SPEECH_MODELS and not settings)

@@ -269,6 +269,14 @@ def test_a_config_beside_the_weights_is_compared(tmp_path, setting, theirs, ours
     import_weights(Speech(**{setting: theirs}), tmp_path / "model.safetensors")
 
 
+def test_settings_that_a_file_does_not_give_are_told_as_unchecked(tmp_path):
+    report, _ = imported(speech_state(), tmp_path)
+    assert "its heads, norms and strides were not checked" in str(report)
+    content = {"model": speech_state(), "cfg": CFG | {"encoder_attention_heads": 16}}
+    model = Speech(do_stable_layer_norm=False)
+    assert "not checked" not in str(imported(content, tmp_path, model)[0])
+
+
 def test_extractor_layers_are_read_without_evaluation():
     text = "[(512, 10, 5)] + [(512, 3, 2)] * 2 + [(256,2,2), (128,2,1)]"
     settings = settings_from_fairseq({"conv_feature_layers": text})
