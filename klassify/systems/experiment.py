@@ -50,8 +50,8 @@ class TrainSettings:
         epochs: at most this many passes over the training clips.
         max_updates: stop at the end of the epoch that reaches so many updates; 0: no limit.
         repeats: how often each clip is drawn in an epoch, each time another example of it.
-        by_source: clips of the same source follow one another in an epoch, fakes beside the clip
-            that they were made from.
+        by_source: share of the epochs, the first ones, in which clips of the same source follow one
+            another, fakes beside the clip that they were made from.
         validate_from: share of the epochs after which validation begins; the models of earlier
             epochs are not candidates for the best.
         patience: stop after this many epochs in a row without a better validation metric.
@@ -88,7 +88,7 @@ class TrainSettings:
     epochs: int = 100
     max_updates: int = 0
     repeats: int = 1
-    by_source: bool = False
+    by_source: float = 0.0
     validate_from: float = 0.0
     patience: int = 10
     monitor: Literal["auc", "loss"] = "auc"
@@ -131,7 +131,8 @@ class TrainSettings:
         )
         check_weights(**{name: getattr(self, name) for name in numbers})
         shares = {"layer_decay": self.layer_decay, "warmup": self.warmup}
-        check_shares(**shares, validate_from=self.validate_from)
+        shares |= {"by_source": self.by_source, "validate_from": self.validate_from}
+        check_shares(**shares)
         if self.validate_from == 1:
             raise ValueError("validate_from is less than 1: without validation there is no best")
 

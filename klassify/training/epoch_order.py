@@ -3,8 +3,9 @@
 An epoch is a permutation of all clips, drawn from (seed, epoch) and cut into global batches of
 `size` clips for each of `world` ranks. The clips of a global batch are dealt to the ranks in turn,
 so that two ranks with 8 clips each take the same clips as one rank with 16. No clip appears twice;
-the last global batch may be smaller and uneven. With `train.by_source`, clips of one source are
-neighbours in the permutation, so that most batches hold fakes beside the clip they were made from.
+the last global batch may be smaller and uneven. In the epochs of `train.by_source`, clips of one
+source are neighbours in the permutation, so that most batches hold fakes beside the clip they were
+made from.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class EpochBatches(Sequence):
     size: int
     seed: int
     epoch: int
-    repeats: int = 1
     source: np.ndarray | None = None
+    repeats: int = 1
     rank: int = 0
     world: int = 1
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -152,7 +153,7 @@ class Trainer:
         """
         data, settings = experiment.data, self.settings
         how: dict[str, Any] = {"min_s": settings.min_seconds, "max_s": settings.max_seconds}
-        how["by_source"] = settings.by_source
+        how["by_source"] = settings.by_source > 0
         if pseudo := pseudo_labels(experiment):
             table, record = pseudo
             how["pseudo"] = record.split, table
@@ -261,15 +262,16 @@ class Trainer:
         epoch = self.state["epoch"]
         return epoch > 0 and epoch - 1 - self.state["best_epoch"] >= self.settings.patience
 
-    def _batches(self, epoch: int) -> EpochBatches:
+    def _batches(self, epoch: int, source: np.ndarray | None = None) -> EpochBatches:
         size, ranks = self.settings.batch_size, self.ranks
         how = {"repeats": self.settings.repeats, "rank": ranks.rank, "world": ranks.world}
-        how["source"] = self.examples.source
-        return EpochBatches(len(self.examples), size, self.seed, epoch, **how)
+        return EpochBatches(len(self.examples), size, self.seed, epoch, source, **how)
 
     def _train_epoch(self) -> float:
         """Train an epoch, from the batch in the state on; returns its mean loss."""
-        batches = self._batches(self.state["epoch"])
+        epoch = self.state["epoch"]
+        by_source = epoch < self.settings.by_source * self._epochs()
+        batches = self._batches(epoch, self.examples.source if by_source else None)
         n_batches = self._n_batches(batches)
         self.model.train()
         self.loss_sum.start(self.state["loss_sum"])
@@ -295,7 +297,7 @@ class Trainer:
             if time.monotonic() - spoken > LOG_EVERY_S and count % self.settings.log_every == 0:
                 spoken = time.monotonic()
                 self._say(
-                    f"epoch {self.state['epoch'] + 1} batch {count}/{n_batches} loss"
+                    f"epoch {epoch + 1} batch {count}/{n_batches} loss"
                     f" {self.state['loss_sum'] / count:.4f}"
                 )
         return self.state["loss_sum"] / max(count, 1)
