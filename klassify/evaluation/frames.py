@@ -155,7 +155,8 @@ def frame_columns(
         own = None
         if modality[name] in ("audio", "visual"):
             own = Truth.from_list(frame, subsets.segment_column(frame, modality[name]))
-        found = frame_metrics(table, truth, (40, SEGMENT_MS), own)
+        part = labelled_frames(table, truth, 40)
+        found = frame_metrics(table, truth, (40, SEGMENT_MS), own, part)
         row = results[name]
         row |= {
             "frame_auc": found.auc[40],
@@ -165,9 +166,7 @@ def frame_columns(
         if own is not None:
             row["frame_auc_own"] = found.own_auc
         row["n_no_frames"] = found.n_without
-        (drawn,) = bootstrap_auc(
-            [labelled_frames(table, truth, 40)], source, n=n_bootstrap, seed=seed
-        )
+        (drawn,) = bootstrap_auc([part], source, n=n_bootstrap, seed=seed)
         samples[name] = drawn
         row |= with_ends("frame_auc", row["frame_auc"], drawn)
     rival = tables[versus]

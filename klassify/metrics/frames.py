@@ -41,6 +41,13 @@ class LabelledFrames(NamedTuple):
     clips: np.ndarray
     counts: np.ndarray
 
+    def of_clips(self, kept: np.ndarray) -> LabelledFrames:
+        """The same without the frames of clips where kept (n,) is false."""
+        rows = np.repeat(kept, self.counts)
+        return LabelledFrames(
+            self.scores[rows], self.labels[rows], self.clips[kept], self.counts[kept]
+        )
+
 
 class WeightedFrames(NamedTuple):
     """Scores (F,) of frames with what each counts as real and as fake, (F,) both: a number of
@@ -93,17 +100,17 @@ def frame_metrics(
     truth: Truth,
     resolutions_ms: tuple[int, ...] = RESOLUTIONS_MS,
     own: Truth | None = None,
+    at: LabelledFrames | None = None,
 ) -> FrameResult:
     """AUC and EER of frame scores against the fake segments, of the clips that have frames.
 
-    own: the segments of one modality of the same clips.
+    own: the segments of one modality of the same clips. at: labelled_frames at 40 ms, if there.
     """
     auc, eer = {}, {}
     for resolution in resolutions_ms:
         if resolution != 40:
-            at = labelled_frames(frames, truth, resolution)
-            auc[resolution], eer[resolution] = exact(at)
-    at = labelled_frames(frames, truth, 40)
+            auc[resolution], eer[resolution] = exact(labelled_frames(frames, truth, resolution))
+    at = labelled_frames(frames, truth, 40) if at is None else at
     order = np.argsort(at.scores)  # takes longest, so it is done once for all labels
     if 40 in resolutions_ms:
         auc[40], eer[40] = exact(at, order)

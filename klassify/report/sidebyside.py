@@ -126,16 +126,15 @@ def frame_rows(
     systems have.
     """
     truth, source = Truth.from_list(frame), subsets.sources_of(frame)
-    names = [set(one.frames.files) for one in entries]
-    common = set.intersection(*names)
+    files = pd.Index(truth.files)
+    in_all = np.all([files.isin(one.frames.files) for one in entries], axis=0)
     rows, points, samples = [], [], []
     # one table of millions of frames at a time
-    measured = progress(zip(entries, names), len(entries), "measure frames", unit="system")
-    for one, files in measured:
+    for one in progress(entries, len(entries), "measure frames", unit="system"):
         table = one.frame_table()
         own = Truth.from_list(frame, subsets.segment_column(frame, one.system.own_label))
-        found = frame_metrics(table, truth, (40, SEGMENT_MS), own)
         part = labelled_frames(table, truth, 40)
+        found = frame_metrics(table, truth, (40, SEGMENT_MS), own, part)
         (drawn,) = bootstrap_auc([part], source, n=n_bootstrap, seed=seed)
         row = _about(one) | {
             "frame_auc": found.auc[40],
@@ -147,8 +146,8 @@ def frame_rows(
         }
         rows.append(row | with_ends("frame_auc", found.auc[40], drawn))
         point = found.auc[40]
-        if len(files) > len(common):
-            part = labelled_frames(table.take(common), truth, 40)
+        if not (common := in_all[part.clips]).all():
+            part = part.of_clips(common)
             (drawn,) = bootstrap_auc([part], source, n=n_bootstrap, seed=seed)
             point = exact(part)[0]
         points.append([point])
