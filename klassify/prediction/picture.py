@@ -62,9 +62,11 @@ def draw(
     )
     figure = Figure(figsize=(11, 1.4 * sum(rows) + 0.6), layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)))
+    verdict = prediction.verdict
     figure.suptitle(
         f"{Path(prediction.file).name}: probability of fake {prediction.probability:.3f}"
         + ("" if prediction.answered else " (prior, no evidence)")
+        + (f"; {verdict.answer} at {verdict.at}" if verdict.answer else "")
         + (f"\n{prediction.evidence}" if prediction.evidence else ""),
         fontsize=11,
         parse_math=False,
@@ -157,7 +159,7 @@ def _draw_proposals(panel: Any, segments: pd.DataFrame) -> None:
 def _add_legend(panel: Any) -> None:
     """Above the panel, where it covers nothing."""
     place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.1}
-    panel.legend(fontsize=8, ncols=5, frameon=False, **place)
+    panel.legend(fontsize=8, ncols=4, frameon=False, **place)
 
 
 def mark(
