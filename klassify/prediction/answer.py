@@ -12,7 +12,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
 from klassify.explanation.contributions import MODALITIES, Explanation
-from klassify.features.audio_cache import AudioRow
+from klassify.features.audio_cache import SILENT, AudioRow
 from klassify.features.mouth.kind import MouthRow
 from klassify.files import readable
 from klassify.grid.frames import pictures_at
@@ -129,7 +129,8 @@ def evidence_of(measured: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     if "audio" in rows:  # decoded sound may end with padding behind the clip
         samples = min(samples, rows["audio"].n_heard) or rows["audio"].n_heard
     mouth = rows.get("mouth")
-    sound = f"sound: {samples / SAMPLE_RATE:.1f} s" if samples else "no sound"
+    nothing = SILENT if "audio" in rows and rows["audio"].reason == SILENT else "no sound"
+    sound = f"sound: {samples / SAMPLE_RATE:.1f} s" if samples else nothing
     if mouth is not None and len(mouth.valid):
         return f"{sound}; picture: face in {int(mouth.valid.sum())} of {len(mouth.valid)} frames"
     return f"{sound}; picture: {int(frames)} frames" if frames else f"{sound}; no picture"

@@ -21,7 +21,7 @@ from videos import write_lossless
 from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.features import avhubert_extraction
-from klassify.features.audio_cache import AudioRow
+from klassify.features.audio_cache import SILENT, AudioRow
 from klassify.features.lips import LipsRow
 from klassify.features.mouth import face
 from klassify.features.mouth.kind import MouthRow
@@ -468,6 +468,12 @@ def test_gaps_of_the_sound_are_gaps_of_its_frames(tmp_path):
     assert answer.evidence_of({"n_samples": 2560, "n_frames": 4}, {"audio": row}) == (
         "sound: 0.0 s; picture: 4 frames"
     )
+
+
+def test_a_sound_of_zeros_is_told():
+    row = AudioRow.failed("a", "audio", SILENT)
+    told = answer.evidence_of({"n_samples": 2560, "n_frames": 4}, {"audio": row})
+    assert told == "the sound is digital silence; picture: 4 frames"
 
 
 POINTS = OperatingPoints(
