@@ -259,10 +259,12 @@ def _truth(result: Comparison) -> Truth | None:
 
 def _drift(result: Comparison, val_list: pd.DataFrame | None) -> None:
     """How far each system's scores have moved from those of val, for systems with scores of val."""
-    rows, source_of = [], {}
+    rows, source_of = [], None
     if result.label is not None and val_list is not None:
-        source_of = dict(zip(val_list["file"], subsets.sources_of(val_list)))
-        source = subsets.sources_of(result.frame)
+        names = [subsets.sources_of(frame) for frame in (result.frame, val_list)]
+        codes = pd.factorize(np.concatenate(names))[0]
+        source, of_val = np.split(codes, [len(result.frame)])
+        source_of = pd.Series(of_val, index=val_list["file"])
     for one in result.scored:
         try:
             val = one.system.clip_scores("val")
@@ -273,9 +275,8 @@ def _drift(result: Comparison, val_list: pd.DataFrame | None) -> None:
         values = val.table["score"].to_numpy(float)[known]
         result.val_scores[one.name] = values
         answered, sources = one.scored.answered, None
-        if source_of:
-            files = val.table["file"][known]
-            sources = source[answered], files.map(lambda file: source_of.get(file, file)).to_numpy()
+        if source_of is not None:
+            sources = source[answered], source_of.reindex(val.table["file"][known]).to_numpy()
         drift = population_stability(one.scored.score[answered], values, sources)
         rows.append({"system": one.name, **drift._asdict()})
     columns = ["system", "psi", "by_chance", "reading", "n", "n_val"]

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import chi2
 
 BINS, CLIPS_A_BIN = 10, 8
-SHUFFLES = 500
+SHUFFLES = 200
 SMALL, LARGE = 0.1, 0.25
 SMOOTHING = 0.5  # clips added to every bin, so that an empty one does not make PSI infinite
 
@@ -35,8 +35,8 @@ def population_stability(
 ) -> Drift:
     """PSI of scores (n,) against those of val (m,), both without clips that have no answer.
 
-    sources: (n,) and (m,), of the clips. Clips of one source have similar scores, so by_chance then
-    comes from shuffled sources; without them from the chi-squared distribution of single clips.
+    sources: (n,) and (m,) ids, of the clips. Clips of one source have similar scores, so by_chance
+    then comes from shuffled sources, else from the chi-squared distribution of single clips.
     """
     n, m = len(score), len(val)
     if not n or not m:
@@ -52,7 +52,7 @@ def population_stability(
         names, place = np.unique(np.concatenate(sources), return_inverse=True)
         by_source = np.zeros((len(names), len(edges) + 1), int)
         np.add.at(by_source, (place, bin_of), 1)
-        by_chance = _by_chance(by_source, len(set(sources[0])))
+        by_chance = _by_chance(by_source, len(np.unique(sources[0])))
     return Drift(psi, by_chance, read(psi, by_chance), n, m)
 
 
