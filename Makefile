@@ -9,6 +9,7 @@ SHELL := /bin/bash
 recipe_given := $(filter command file,$(firstword $(origin recipe)))
 demo_recipes := $(if $(recipe_given),$(recipe),klassify multibranch fused)
 recipe ?= klassify
+override recipe := $(strip $(recipe))
 MAKE_OWN := PYTHON SHELL submission seconds verbose out
 run = recipes/$(recipe)/run.sh
 ifeq ($(wildcard $(run)),)

@@ -67,6 +67,16 @@ known_data() {
     "  fix:   ${guess:-for a data set of your own: make stage0 data=NAME root=DIR (docs/your-data.md)}"
 }
 
+# as_meant VALUE: a value as a shell would read it, which make does not: without spaces behind it (before a comment in
+# local.mk) or quotes around it, and with ~ as the home folder
+as_meant() {
+  local value=$1
+  value=${value%"${value##*[![:space:]]}"}
+  [[ $value != \"*\" && $value != \'*\' ]] || value=${value:1:-1}
+  [[ $value != '~' && $value != '~/'* ]] || value=$HOME${value:1}
+  printf '%s' "$value"
+}
+
 # splits_in_table DATA: the splits of a data set that the toolkit knows
 splits_in_table() {
   awk -F'\t' -v name="$1" 'NR > 1 && $1 == name { n = split($2, s, ","); for (i = 1; i <= n; i++) print s[i] }' $dataset_table
@@ -166,7 +176,7 @@ while [ $# -gt 0 ]; do
         guess=$(closest "$name" $known)
         fail "unknown variable $name. Known: $known" ${guess:+"  fix:   did you mean $guess=?"}
       fi
-      printf -v "$name" '%s' "${1#*=}" ;;
+      printf -v "$name" '%s' "$(as_meant "${1#*=}")" ;;
     *) fail "$1 is neither an option nor name=value; see make help" ;;
   esac
   shift

@@ -289,6 +289,19 @@ def small_checkout(root: Path) -> Path:
     return root / "recipes/klassify/run.sh"
 
 
+@pytest.mark.parametrize(
+    ("value", "folder"),
+    [('"/ab"', "/ab"), ("'/ab'", "/ab"), ("/ab  ", "/ab"), ("~/ab", "/home/x/ab")],
+)
+def test_values_are_read_as_a_shell_reads_them(monkeypatch, value, folder):
+    """local.mk may have quotes, comments and ~ in it, which make does not interpret."""
+    monkeypatch.setenv("HOME", "/home/x")
+    given = ["--stage", "0", "--stop-stage", "0", "data=mine", f"root={value}", "jobs=2 "]
+    (words,) = commands_of(*given)
+    assert words[words.index("--root") + 1] == folder
+    assert words[words.index("--jobs") + 1] == "2"
+
+
 def test_thresholds_are_those_of_the_data_that_was_trained_on(tmp_path):
     given = ["--stage", "4", "data=lavdf", "from=avdeepfake1mpp"]
     (words,) = [
