@@ -238,15 +238,16 @@ class PrecomputedLandmarks:
     def track(self, file: str, shown: Shown) -> Tracked:
         """Each frame on the grid with its row of the clip's file; else KlassifyError."""
         path = self.folder / PurePosixPath(file).with_suffix(".npz")
-        landmarks = _read_landmarks(path)
-        n = 0
+        landmarks, n = None, 0
         for n, picture in enumerate(decoder.on_grid(shown), start=1):
+            if landmarks is None:  # here, so that what is wrong with the clip is said first
+                landmarks = _read_landmarks(path)
             if n <= len(landmarks):
                 points = landmarks[n - 1]
                 there = picture is not None and np.isfinite(points).all()
                 time = (n - 1) / decoder.GRID_FPS
                 yield Seen(time, n / decoder.GRID_FPS, picture, points if there else None)
-        if n != len(landmarks):
+        if landmarks is not None and n != len(landmarks):
             raise KlassifyError(
                 f"There are landmarks for {len(landmarks)} frames, the clip has {n}.", where=path
             )

@@ -252,7 +252,7 @@ def test_landmarks_of_another_length_are_refused(tmp_path, n_frames):
 def test_landmark_files_that_are_none_are_refused_by_name(tmp_path):
     source = face.PrecomputedLandmarks(tmp_path)
     with pytest.raises(KlassifyError, match="no landmarks"):
-        list(source.track("none.mp4", []))
+        list(source.track("none.mp4", blank(4)))
     np.savez(tmp_path / "shape.npz", landmarks=np.zeros((4, 100, 2)))
     np.savez(tmp_path / "key.npz", points=np.zeros((4, 478, 2)))
     np.savez(tmp_path / "pickle.npz", landmarks=np.array([{}], object))
@@ -260,7 +260,7 @@ def test_landmark_files_that_are_none_are_refused_by_name(tmp_path):
     (tmp_path / "empty.npz").write_text("")
     for name in ("shape", "key", "pickle", "text", "empty"):
         with pytest.raises(KlassifyError, match=f"{name}.npz"):
-            list(source.track(f"{name}.mp4", []))
+            list(source.track(f"{name}.mp4", blank(4)))
 
 
 def test_what_features_depend_on():
