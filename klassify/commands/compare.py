@@ -16,8 +16,9 @@ distributed, where systems disagree, and how far the scores have moved from thos
 thresholds fitted; the default is val.tsv beside the labels or one folder up. --media reads the
 containers of the clips and shows pictures and sound of the selected ones; --features shows their
 mouth features, and the LMM's words. What `klassify audit` found is shown and warned of.
---robustness shows the table of `klassify perturb SYSTEM...`. The page is one file that needs no
-network; its videos play while they are in the same place.
+--robustness shows the table of `klassify perturb SYSTEM...`, and --crosstest that of `klassify
+crosstest`. The page is one file that needs no network; its videos play while they are in the same
+place.
 
 Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV. If an earlier comparison
 is there, the page also shows which numbers have changed since.
@@ -48,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--features", type=Path, metavar="DIR", help="folder of the feature shards")
     add("--audit", type=Path, metavar="DIR", help="of klassify audit (default: exp/<data>/audit)")
     add("--robustness", type=Path, metavar="TSV", help="table of klassify perturb")
+    add("--crosstest", type=Path, metavar="TSV", help="table of klassify crosstest")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add(
         "--metric",
@@ -87,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         media=args.media,
         audit=args.audit,
         perturbed=args.robustness,
+        crosstested=args.crosstest,
         metric=args.metric,
         rates=args.false_alarms,
         cost=Cost(*args.cost),

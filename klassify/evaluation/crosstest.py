@@ -20,6 +20,7 @@ from klassify.evaluation.tables import ABSENT, aligned, read_table, with_interva
 from klassify.files import short_names
 
 KEY = ["metric", "system", "split"]
+COLUMNS = (*KEY, "value", "value_low", "value_high")  # of the table, among others
 
 
 class Metric(NamedTuple):
@@ -129,7 +130,7 @@ def text(found: pd.DataFrame) -> str:
         table = found[found["metric"] == metric.title]
         if table.empty:
             continue
-        splits = sorted(set(table["split"]), key=_place)
+        splits = splits_of(table)
         cells = table.set_index(["system", "split"])
         rows = [[metric.title, *splits]]
         for name in dict.fromkeys(table["system"]):
@@ -146,6 +147,23 @@ def text(found: pd.DataFrame) -> str:
     return "\n\n".join(blocks) + "\n\n[95 % interval, bootstrap over sources]"
 
 
+def splits_of(found: pd.DataFrame) -> list[str]:
+    """The splits of a table: those of the systems' own data first, then those of other data."""
+    return sorted(set(found["split"]), key=_place)
+
+
+def by_split(found: pd.DataFrame) -> pd.DataFrame:
+    """One row per metric and system, in the order of METRICS; of each split a column, with its ends
+    in <split>_low and <split>_high.
+    """
+    ends = {"value": "", "value_low": "_low", "value_high": "_high"}
+    wide = found.pivot(index=["system", "metric"], columns="split", values=list(ends))
+    wide.columns = [f"{split}{ends[value]}" for value, split in wide.columns]
+    place = {metric.title: number for number, metric in enumerate(METRICS)}
+    found = found.sort_values("metric", key=lambda titles: titles.map(place), kind="stable")
+    order = found[["system", "metric"]].drop_duplicates()
+    return wide.loc[pd.MultiIndex.from_frame(order)].reset_index()
+
+
 def _place(split: str) -> tuple:
-    """Splits of the systems' own data first, then those of other data."""
     return not _is_own(split), split != "val", split

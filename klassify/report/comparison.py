@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.evaluation import conditions, decisions, groups, leaks, robustness, shortcuts
+from klassify.evaluation import (
+    conditions,
+    crosstest,
+    decisions,
+    groups,
+    leaks,
+    robustness,
+    shortcuts,
+)
 from klassify.evaluation.results import labelled_list, labelled_val_fit, val_beside
 from klassify.evaluation.segments import beside_systems
 from klassify.evaluation.tables import read_table
@@ -77,6 +85,7 @@ def compare(
     media: Path | None = None,
     audit: Path | None = None,
     perturbed: Path | None = None,
+    crosstested: Path | None = None,
     metric: str = "official",
     rates: Sequence[float] = RATES,
     cost: Cost = ASVSPOOF_5,
@@ -88,8 +97,8 @@ def compare(
     systems: their folders, or folders of recipes. labels: the labelled list of the split; subset:
     of it. val: the labelled list of val, None to look for it beside labels. media: folder of the
     media, for the leak audit. audit: folder of the results of `klassify audit`, None for the one
-    beside the recipes. perturbed: the table of `klassify perturb`. metric: of Task 2. rates, cost:
-    see klassify.systems.operating.fit.
+    beside the recipes. perturbed: the table of `klassify perturb`. crosstested: that of `klassify
+    crosstest`. metric: of Task 2. rates, cost: see klassify.systems.operating.fit.
     """
     found = entries.find(systems)
     frame, subset = _clips(found, split, labels, subset)
@@ -138,6 +147,8 @@ def compare(
     if perturbed is not None:
         result.robustness = read_table(perturbed, robustness.COLUMNS, "klassify perturb")
         tables["robustness"] = robustness.by_family(result.robustness)
+    if crosstested is not None:
+        tables["crosstest"] = read_table(crosstested, crosstest.COLUMNS, "klassify crosstest")
     if subsets.base_split(split) != "val":
         path = val or val_beside(labels)
         _drift(result, None if path is None else subsets.load_split(path.parent, "val"))

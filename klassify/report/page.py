@@ -47,6 +47,7 @@ SECTIONS = {
     "leaks": "Leaks",
     "shortcuts": "Shortcuts",
     "robustness": "Robustness",
+    "crosstest": "Other data",
     "coverage": "Coverage",
     "words": "Systems and words",
 }

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from klassify.evaluation.crosstest import by_split, splits_of
 from klassify.evaluation.tables import number
 from klassify.lists.data_list import KINDS
 from klassify.metrics import segments
@@ -265,11 +266,27 @@ def of(result: Comparison) -> dict[str, Table | None]:
         folded = name in FOLDED and 0 < n_answers < len(rows)
         made[name] = Table(columns, rows, folded) if rows else None
     made["modalities"] = modalities(result)
+    made["crosstest"] = _crosstest(result)
     if made["task2"] and "beside" in result.tables:
         for _, row in result.tables["beside"].iterrows():
             made["task2"].rows.append(Row([column.cell(row) for column in TABLES["task2"]]))
     made["systems"] = Table(ABOUT, [Row([Cell(one.name), *_about(one)]) for one in result.entries])
     return made
+
+
+def _crosstest(result: Comparison) -> Table | None:
+    """Systems and metrics in rows, data sets in columns; the answers of both tasks stand out."""
+    if "crosstest" not in result.tables:
+        return None
+    found = result.tables["crosstest"]
+    splits = [Column(name, name, ".4f", "tested on these clips") for name in splits_of(found)]
+    columns = [SYSTEM, Column("metric", "metric", help="of klassify evaluate"), *splits]
+    answers = {one.system.name for one in (*result.answers1, *result.answers2)}
+    rows = [
+        Row([column.cell(row) for column in columns], row["system"] in answers)
+        for _, row in by_split(found).iterrows()
+    ]
+    return Table(columns, rows)
 
 
 TASK_OF = {"task2": "task2", "frames": "task2"}  # of the tables that are not of Task 1

@@ -23,7 +23,7 @@ from browser import eventually, needs_browser, opened
 from two_recipes import HOSTILE, make
 
 from klassify import parts
-from klassify.evaluation import shortcuts
+from klassify.evaluation import crosstest, shortcuts
 from klassify.features import shards
 from klassify.features.lmm import kind as lmm_kind
 from klassify.features.mouth import kind
@@ -65,6 +65,17 @@ def write_robustness(path: Path, systems: Sequence[str] = (HOSTILE,)) -> Path:
     return path
 
 
+def write_crosstest(path: Path) -> Path:
+    """A table of klassify crosstest: a system on two data sets, one with a foreign name."""
+    rows = [
+        ("EER", "both", "testA", 0.2, np.nan, np.nan),
+        ("AUC", "both", "testA", 0.9, 0.8, 0.95),
+        ("AUC", "both", f"{HOSTILE}-test", 0.6, 0.5, 0.7),
+    ]
+    pd.DataFrame(rows, columns=crosstest.COLUMNS).to_csv(path, sep="\t", index=False)
+    return path
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     """A report with labels, videos of the first six clips, mouth features and an LMM's words."""
@@ -100,6 +111,7 @@ def report(tmp_path_factory) -> Path:
     folders = ["--media", str(data.path("media")), "--features", str(data.path("features"))]
     folders += ["--clips", "40"]  # all of them
     folders += ["--robustness", str(write_robustness(data.path("robustness.tsv")))]
+    folders += ["--crosstest", str(write_crosstest(data.path("crosstest.tsv")))]
     assert data.compare("--split", "testA", "--labels", str(labels), *folders) == 0
     return data.path("out", "testA", "report.html")
 
@@ -243,6 +255,21 @@ def test_robustness_has_a_plot_by_level_and_a_table(tab):
     cells = tab.locator("#robustness tbody tr").first.locator("td").all_text_contents()
     assert cells[:5] == [HOSTILE, "AUC", "mp3", "0.9000", "0.8500"]
     assert cells[8].startswith("0.6000") and cells[9].startswith("-0.3000")
+
+
+@needs_browser
+def test_other_data_are_columns_beside_the_systems_own(tab):
+    assert tab.locator('nav a[href="#crosstest"]').text_content() == "Other data"
+    head = tab.locator("#crosstest th").all_text_contents()
+    assert head == ["system", "metric", "testA", f"{HOSTILE}-test"]
+    rows = [row.locator("td") for row in tab.locator("#crosstest tbody tr").all()]
+    assert rows[0].all_text_contents() == [
+        "both",
+        "AUC",
+        "0.9000[0.8000, 0.9500]",
+        "0.6000[0.5000, 0.7000]",
+    ]
+    assert rows[1].all_text_contents() == ["both", "EER", "0.2000", "-"]
 
 
 @needs_browser
