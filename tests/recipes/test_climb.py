@@ -110,7 +110,7 @@ class Checkout:
             path.touch()
             return [advice]
         # what a person fills in: the folder of the data set that the advice is about
-        data = re.findall(r"data=(\S+)", advice)[-1]
+        data = re.search(r"data=(\S+)(?= root=DIR|[^&]*$)", advice)[1]
         return self.follow(advice.replace("root=DIR", f"root='{self.roots.get(data)}'"), depth + 1)
 
     def commands(self, name: str) -> list[str]:
