@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from klassify.errors import KlassifyError
+from klassify.errors import KlassifyError, first_few
 from klassify.files import read_json_mapping, read_yaml, write_text
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.models.weights import EXPORTED, WEIGHTS
@@ -158,7 +158,13 @@ class DetectorFile:
 
 def read_detector(path: str | os.PathLike) -> DetectorFile:
     """Read a detector.yaml (or its folder) and check that its systems have not changed."""
-    path = Path(path) / DETECTOR if Path(path).is_dir() else Path(path)
+    path = Path(path)
+    if path.is_dir():
+        below = sorted(str(found.parent) for found in path.glob(f"*/{DETECTOR}"))
+        if below and not (path / DETECTOR).exists():
+            what = f"This folder has no {DETECTOR}, but folders in it do."
+            raise KlassifyError(what, where=path, fix=f"name one: {first_few(below)}")
+        path = path / DETECTOR
     content = read_mapping(path)
     if set(content) - {OPERATING_POINTS} != {"answers", "systems"}:
         raise KlassifyError(

@@ -109,10 +109,12 @@ class OperatingPoints:
         """The point of a false-alarm rate; KlassifyError, which names those there are."""
         found = [one for one in self.points if one.rate == rate]
         if not found:
-            known = ", ".join(f"{one.rate:g}" for one in self.points if one.rate is not None)
+            known = [f"{one.rate:g}" for one in self.points if one.rate is not None]
+            wanted = ",".join([*known, f"{rate:g}"])
             raise KlassifyError(
-                f"There is no threshold for a false-alarm rate of {rate:g} (known: {known}).",
-                fix=f"klassify detector ... --false-alarms {known},{rate:g} --force",
+                f"There is no threshold for a false-alarm rate of {rate:g} (known:"
+                f" {', '.join(known)}).",
+                fix=f"klassify detector ... --false-alarms {wanted} --force",
             )
         return found[0]
 

@@ -137,6 +137,7 @@ def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, ca
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setattr(predict, "_Work", None)
     for name, said in (
+        (".", f"but folders in it do.\n  where: {tmp_path}\n  fix:   name one: {tmp_path}/half"),
         ("half", "No system answers task1"),
         ("visual", "features of the kind reconstruction"),
     ):
@@ -517,8 +518,9 @@ def test_verdicts_in_text_and_json(tmp_path, score, rate, left_out, verdict, tol
 def test_old_detectors_have_no_verdict(tmp_path):
     detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
     assert read_detector(tmp_path / "d").points is None
-    with pytest.raises(KlassifyError, match="no threshold for a false-alarm rate of 0.2"):
+    with pytest.raises(KlassifyError, match="no threshold for a false-alarm rate of 0.2") as error:
         next(predict.predict(dataclasses.replace(detector, points=POINTS), [], false_alarms=0.2))
+    assert "--false-alarms 0.01,0.05,0.2 --force" in error.value.fix
     nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
     told = Prediction("a.mp4", 0.5, True, {}, nothing, {}, "d", "").as_text(0.1)
     assert "no verdict: this detector has no operating points" in told
