@@ -52,8 +52,8 @@ def _find_protocols(root: Path, data: str) -> dict[str, Path]:
 
 
 def _is_plain_name(name: str) -> bool:
-    """Whether SPLIT.csv or SPLIT.json with such a name describes a split."""
-    return name in datasets.FOLDERS or (name.startswith("test") and not name.endswith("_metadata"))
+    """Whether SPLIT.csv or SPLIT.json with such a name describes a split; test_results does not."""
+    return name in datasets.FOLDERS or bool(re.fullmatch(r"test[A-Za-z0-9]*", name))
 
 
 def _nothing_describes(folder: Path, data: str) -> KlassifyError:

@@ -160,6 +160,14 @@ def test_a_table_without_labels_says_which_columns_to_write(tmp_path, capsys):
     assert "'name, kind'" in capsys.readouterr().err
 
 
+def test_other_files_beside_the_metadata_describe_no_split(tmp_path):
+    (tmp_path / "val.csv").write_text("file,label\na.mp4,real\n")
+    for name in ("test_results.json", "test_notes.csv", "config.json", "results.tsv"):
+        (tmp_path / name).write_text("{}")
+    assert run_lists(tmp_path) == 0
+    assert [path.name for path in (tmp_path / "lists").glob("*.tsv")] == ["val.tsv"]
+
+
 def test_columns_that_are_not_read_are_named(tmp_path, capsys):
     (tmp_path / "val.csv").write_text("video,label,start,end\na.mp4,real,,\nb.mp4,fake,0.8,1.1\n")
     assert run_lists(tmp_path) == 0
