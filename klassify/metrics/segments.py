@@ -140,14 +140,13 @@ class Matches:
         n_clips = weights.shape[1]
         counting = self.clip_of[among]
         n_segments = weights @ np.bincount(counting, minlength=n_clips)
-        recalled = np.zeros((n_clips, len(AR_COUNTS)))
-        np.add.at(recalled, counting, self.levels[among])
-        recalled = weights @ recalled
+        levels = self.levels[among].T
+        recalled = weights @ np.stack([np.bincount(counting, one, n_clips) for one in levels], 1)
         claimed = self._claimed(weights)
         found = []
         for row, one in enumerate(weights):
             at_hits = [claimed[row].take(place) for place in self._hit_places[1]]
-            gains = [one[clips] for clips in self._hit_clips]
+            gains = [one.take(clips) for clips in self._hit_clips]
             ap = self._average_precisions(at_hits, gains, among, n_segments[row])
             found.append(self._result(ap, recalled[row], float(n_segments[row]), float(one.sum())))
         return found
