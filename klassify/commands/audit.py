@@ -12,8 +12,8 @@ random forest on all of them, is measured as a detector: AUC in the better direc
 a shortcut, and a warning names what removes it from training.
 
 --systems also measures systems that have scores of the list: their AUC before and after 200 ms are
-cut from both ends, the loudness is normalised, and clips are encoded again. What rests on a
-shortcut falls.
+cut from both ends, the loudness is normalised, and clips are encoded again (with --trim, the first
+alone). What rests on a shortcut falls.
 
     klassify audit data_lists/demo/val.tsv --root media/demo --features features/demo \\
         --out exp/demo/audit --systems exp/demo/klassify/maxout
@@ -61,6 +61,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="DIR",
         help="folders of systems to measure on changed media (need --root)",
+    )
+    add(
+        "--trim",
+        action="store_true",
+        help="of the changes for --systems, cut the ends alone, which takes the least time",
     )
     add("--device", default="auto", help="of the systems: cpu, cuda, cuda:1 or auto (default)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
@@ -137,7 +142,8 @@ def _on_changed_media(
     """The systems before and after changes of the media, which are kept in <out>/changed."""
     from klassify.evaluation import robustness
 
-    changes, levels = list(shortcuts.CHANGES), (shortcuts.CHANGE_LEVEL,)
+    changes = ["trim"] if args.trim else list(shortcuts.CHANGES)
+    levels = (shortcuts.CHANGE_LEVEL,)
     plan = Plan(args.out / "changed", split, frame, changes, levels)
     jobs = args.jobs or n_cpus()
     make(plan, subsets.media_folder(args.root, split, plan.files), jobs=jobs)

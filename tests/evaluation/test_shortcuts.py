@@ -214,8 +214,11 @@ def test_cutting_both_ends_takes_a_shortcut_away(planted, capsys, monkeypatch):
             write_ear(ear, split, files, plan.media / split)
 
     monkeypatch.setattr(robustness, "answer", answer)
-    assert audit(planted, *command) == 0
+    assert audit(planted, *command, "--trim") == 0
     fall = "val: the AUC of ear falls from 1.000 to 0.500: 200 ms cut from both ends."
+    assert fall in capsys.readouterr().err
+    assert len(shortcuts.read(planted / "audit" / "val.json").systems) == 1
+    assert audit(planted, *command) == 0
     assert f"warning: shortcut: {fall}" in capsys.readouterr().err
     found = shortcuts.read(planted / "audit" / "val.json")
     assert fall in found.warnings and "encoded again, CRF 28" in shortcuts.describe(found)
