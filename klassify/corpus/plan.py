@@ -44,7 +44,7 @@ class Size:
 SIZES = {
     "tiny": Size((4, 5, 2, 1), short=True),
     "small": Size((16, 6, 4, 4)),
-    "default": Size((64, 26, 24, 0), version=2),
+    "default": Size((64, 26, 36, 0), version=3),
     "large": Size((112, 26, 24, 20)),
 }
 

@@ -170,7 +170,7 @@ def test_speakers_are_disjoint_and_files_unique(size):
         splits_of[original.speaker].add(original.split)
     assert all(len(splits) == 1 for splits in splits_of.values())
     files = [(original.split, file) for original in planned for file in original.files.values()]
-    clips = {"tiny": 24, "small": 120, "default": 456, "large": 728}
+    clips = {"tiny": 24, "small": 120, "default": 504, "large": 728}
     assert len(set(files)) == len(files) == clips[size]
 
 
