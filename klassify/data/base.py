@@ -95,7 +95,7 @@ class ClipData:
     padding: Mapping[str, float] = {}  # behind shorter inputs, by their names; 0 for others
     splice = 0.0  # share of the training examples that are edited, see train_with_splice
     fills_batches = False  # windows, all of one shape, of several clips share a forward pass
-    streams = False  # `clip_rows` scores a clip without holding its windows
+    streams = False  # `clip_rows` scores a whole clip, instead of `outputs` its windows
 
     def __init__(self, train_split: str, val_split: str, label: str, aggregate: str):
         if label not in ("own", "video"):

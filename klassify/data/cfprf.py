@@ -33,6 +33,7 @@ class CFPRFFrames(FrameData, AudioClips):
 
     COLUMNS = ("boundary", *proposed_columns(1))
     scale = "cosine"
+    streams = True
     hop_s, offset_s = HOP / SAMPLE_RATE, 0.0
 
     def __init__(
