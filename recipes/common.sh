@@ -108,7 +108,7 @@ first steps
   make demo size=tiny recipe=klassify    install, then run every stage on a tiny generated corpus
   .venv/bin/klassify predict clip.mp4    probability of fake and fake segments of a video
   make demo recipe=klassify              the first system on 504 generated clips, and a report: about 6 minutes
-  make demo                              all recipes: about 17 minutes (size=tiny|small|default|large, verbose=1)
+  make demo                              all recipes: about 16 minutes (size=tiny|small|default|large, verbose=1)
   make stage0 root=DIR                   start on real data; the stages follow (docs/your-data.md)
 
 make stage3 split=testA                  one stage

@@ -1,6 +1,6 @@
 """The demo: generate clips, train the recipes on them, and compare what they learned.
 
-    klassify demo                             17 minutes on 2 cores, first table after 6
+    klassify demo                             16 minutes on 2 cores, first table after 6
     klassify demo recipe=klassify             the first system alone
     klassify demo size=tiny recipe=klassify   does everything run on this machine?
     klassify demo size=large                  three training seeds
