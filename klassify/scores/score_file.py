@@ -169,9 +169,12 @@ def as_arrow(table: pd.DataFrame) -> Any:
     untyped = {
         name: float for name in table.columns if name not in text and table[name].dtype == object
     }
-    return pa.Table.from_pandas(
-        table.astype(text | untyped), preserve_index=False
-    ).replace_schema_metadata(None)
+    made = pa.Table.from_pandas(table.astype(text | untyped), preserve_index=False)
+    fields = [
+        field.with_type(pa.string()) if field.name in text else field  # large_string in pandas 3
+        for field in made.schema
+    ]
+    return made.cast(pa.schema(fields))
 
 
 @contextlib.contextmanager

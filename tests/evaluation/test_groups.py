@@ -78,7 +78,7 @@ def test_groups_are_measured_like_lists_of_their_own(frame, measured):
         for group in table.loc[kind].index:
             inside = (frame[column] == group).to_numpy()
             if kind == "audio generator":
-                inside |= label == 0
+                inside = inside | (label == 0)
             row = table.loc[kind, group]
             assert row["auc"] == pytest.approx(clips.roc_auc(label[inside], one.score[inside]))
             assert (row["n"], row["n_fake"]) == (inside.sum(), label[inside].sum())

@@ -318,7 +318,9 @@ def test_answers_beside_guesses_on_the_grid(tab):
     words.locator("summary").click()  # what a phone has instead of tooltips
     heads = {head for head in tab.locator("table.sortable th").all_text_contents() if head}
     told = set(words.locator("dt").all_text_contents())
-    assert len(heads) > 20 and heads - told == {"one/both", "two/frames"}  # names of answers
+    # names of answers and of splits
+    assert len(heads) > 20
+    assert heads - told == {"one/both", "two/frames", "testA", "<img src=x onerror=alert(1)>-test"}
 
 
 @needs_browser
