@@ -48,7 +48,7 @@ class Ranking:
             raise ValueError("a score is NaN; give clips without an answer their prior first")
         self.order = np.argsort(score) if order is None else order
         self.score = score[self.order]
-        self.fake = (label[self.order] == 1).astype(float)
+        self.fake = label[self.order] == 1
         is_last = np.append(self.score[1:] != self.score[:-1], True)[: len(score)]
         self.last_of_tie = None if is_last.all() else np.flatnonzero(is_last)
 
@@ -67,12 +67,11 @@ class Ranking:
         if weights is None:
             weights = np.ones(len(self.score))
         weights = np.take(np.asarray(weights, dtype=float), self.order, axis=-1)
-        total, fake = np.cumsum(weights, axis=-1), np.cumsum(weights * self.fake, axis=-1)
+        total, fake = _from_zero(weights), _from_zero(weights * self.fake)
         if self.last_of_tie is not None:
-            total, fake = total[..., self.last_of_tie], fake[..., self.last_of_tie]
-        nothing = np.zeros((*total.shape[:-1], 1))
-        real, fake = (np.concatenate([nothing, one], axis=-1) for one in (total - fake, fake))
-        return real, fake
+            up_to = np.append(0, self.last_of_tie + 1)
+            total, fake = np.take(total, up_to, axis=-1), np.take(fake, up_to, axis=-1)
+        return total - fake, fake
 
     def error_rates(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """False-alarm and miss rate at each threshold, both (..., thresholds); NaN for no clips."""
@@ -82,12 +81,16 @@ class Ranking:
 
     def auc_and_eer(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """AUC and EER of each weighting, NaN where one class has no weight."""
-        weights = np.ones(len(self.score)) if weights is None else np.asarray(weights, float)
         if not self.fake.any() or self.fake.all():
-            undefined = np.full(weights.shape[:-1], np.nan)
+            undefined = np.full(() if weights is None else np.shape(weights)[:-1], np.nan)
             return undefined, undefined
-        of_real, of_fake = (np.take(weights, order, axis=-1) for order in self._by_class)
-        real, fake = (_from_zero(one) for one in (of_real, of_fake))
+        if weights is None:
+            of_fake = np.ones(int(self.fake.sum()))
+            real, fake = np.arange(len(self.fake) - len(of_fake) + 1.0), _from_zero(of_fake)
+        else:
+            weights = np.asarray(weights, float)
+            of_real, of_fake = (np.take(weights, order, axis=-1) for order in self._by_class)
+            real, fake = (_from_zero(one) for one in (of_real, of_fake))
         n_real, n_fake = real[..., -1], fake[..., -1]
         below, up_to = self._real_around_fake
         lower = np.take(real, below, axis=-1)
@@ -100,22 +103,24 @@ class Ranking:
     @functools.cached_property
     def _by_class(self) -> tuple[np.ndarray, np.ndarray]:
         """The places of the real and of the fake clips, each by ascending score."""
-        return self.order[self.fake == 0], self.order[self.fake == 1]
+        return self.order[~self.fake], self.order[self.fake]
 
     @functools.cached_property
     def _real_around_fake(self) -> tuple[np.ndarray, np.ndarray]:
         """For each fake clip, in order, how many real ones have a lower score, and how many a lower
         or equal one; the same array twice where no two classes tie.
         """
-        real, fake = self.score[self.fake == 0], self.score[self.fake == 1]
+        real, fake = self.score[~self.fake], self.score[self.fake]
         below, up_to = (np.searchsorted(real, fake, side=side) for side in ("left", "right"))
         return (below, below) if np.array_equal(below, up_to) else (below, up_to)
 
     @functools.cached_property
     def _counts_up_to(self) -> tuple[np.ndarray, np.ndarray]:
         """Real and fake clips at or below each threshold; the first threshold is below all."""
-        real, fake = self.rejected()
-        return real.astype(np.int64), fake.astype(np.int64)
+        fake = np.cumsum(self.fake, dtype=np.int64)
+        last = np.arange(len(fake)) if self.last_of_tie is None else self.last_of_tie
+        fake = np.append(0, fake[last])
+        return np.append(0, last + 1) - fake, fake
 
     def _eer(self, real: np.ndarray, fake: np.ndarray) -> np.ndarray:
         """Where the two rates cross on the straight line between the neighbouring thresholds.
@@ -227,7 +232,8 @@ def bootstrap(
                 np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
                 for _ in range(min(chunk, n - start))
             ]
-            parts.append(statistics(np.stack(times_drawn)[:, source_index].astype(float)))
+            weights = np.stack(times_drawn).astype(float).take(source_index, axis=1)
+            parts.append(statistics(weights))
             count.add(len(times_drawn))
     return np.concatenate(parts, axis=-1)
 

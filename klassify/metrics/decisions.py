@@ -57,11 +57,17 @@ def tail_threshold(score: np.ndarray, rate: float, weights: np.ndarray | None = 
     weights = np.ones(len(score)) if weights is None else np.asarray(weights, dtype=float)
     total = weights.sum(axis=-1)
     above = np.floor(rate * (total + 1) + ROUNDING) - 1
-    order = np.argsort(-score, kind="stable")
-    summed = np.cumsum(np.take(weights, order, axis=-1), axis=-1)
-    place = (summed <= above[..., None] + ROUNDING).sum(axis=-1)
     if not len(score):
         return np.full(total.shape, np.nan)
+    order = np.argsort(-score, kind="stable")
+    most = above[..., None] + ROUNDING
+    looked_at = 1 + int(2 * rate * len(score))  # the rest can matter, but hardly ever does
+    while True:
+        summed = np.cumsum(np.take(weights, order[:looked_at], axis=-1), axis=-1)
+        if looked_at >= len(score) or (summed[..., -1:] > most).all():
+            break
+        looked_at *= 4
+    place = (summed <= most).sum(axis=-1)
     found = score[order][np.minimum(place, len(score) - 1)]
     return np.where(above < 0, np.nan, found)
 
@@ -134,9 +140,9 @@ def _class_means(
     weights = np.ones(len(label)) if weights is None else np.asarray(weights, dtype=float)
     means = []
     for is_of_class in (label == 0, label == 1):
-        of_class = weights[..., is_of_class]
+        of_class = np.where(is_of_class, np.asarray(value, float), 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            means.append(of_class @ np.asarray(value, float)[is_of_class] / of_class.sum(axis=-1))
+            means.append(weights @ of_class / (weights @ is_of_class.astype(float)))
     return means[0], means[1]
 
 

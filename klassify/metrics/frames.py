@@ -15,6 +15,8 @@ one resolution only.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +29,11 @@ from klassify.metrics.clips import Ranking
 
 RESOLUTIONS_MS = (20, 40, 80, 160, 320, 640)
 SEGMENT_MS = 400
+CLIPS_AT_ONCE = 1024  # whose own AUCs are found together: some megabytes
 
 
-class LabelledFrames(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class LabelledFrames:
     """Scores and labels (F,) of the frames, at one resolution, of the clips of a truth that have
     any.
 
@@ -44,9 +48,17 @@ class LabelledFrames(NamedTuple):
     def of_clips(self, kept: np.ndarray) -> LabelledFrames:
         """The same without the frames of clips where kept (n,) is false."""
         rows = np.repeat(kept, self.counts)
-        return LabelledFrames(
+        part = LabelledFrames(
             self.scores[rows], self.labels[rows], self.clips[kept], self.counts[kept]
         )
+        # no second sort
+        part.__dict__["order"] = (np.cumsum(rows) - 1)[self.order[rows[self.order]]]
+        return part
+
+    @functools.cached_property
+    def order(self) -> np.ndarray:
+        """(F,) the frames by ascending score."""
+        return np.argsort(self.scores)
 
 
 class WeightedFrames(NamedTuple):
@@ -111,21 +123,20 @@ def frame_metrics(
         if resolution != 40:
             auc[resolution], eer[resolution] = exact(labelled_frames(frames, truth, resolution))
     at = labelled_frames(frames, truth, 40) if at is None else at
-    order = np.argsort(at.scores)  # takes longest, so it is done once for all labels
     if 40 in resolutions_ms:
-        auc[40], eer[40] = exact(at, order)
+        auc[40], eer[40] = exact(at)
     own_auc = np.nan
     if own is not None:
         labels = frame_labels(own.take(at.clips), at.counts, 0.04)
-        own_auc = exact(at._replace(labels=labels), order)[0]
-    clip_auc = mean_clip_auc(at.labels, at.scores, at.counts, order)
+        own_auc = float(Ranking(labels, at.scores, at.order).auc_and_eer()[0])
+    clip_auc = mean_clip_auc(at.labels, at.scores, at.counts)
     n_clips = len(at.clips)
     return FrameResult(auc, eer, clip_auc, own_auc, n_clips, len(truth.files) - n_clips)
 
 
-def exact(part: LabelledFrames, order: np.ndarray | None = None) -> tuple[float, float]:
-    """AUC and EER of labelled frames, NaN where a class is missing; order: as in Ranking."""
-    auc, eer = Ranking(part.labels, part.scores, order).auc_and_eer()
+def exact(part: LabelledFrames) -> tuple[float, float]:
+    """AUC and EER of labelled frames, NaN where a class is missing."""
+    auc, eer = Ranking(part.labels, part.scores, part.order).auc_and_eer()
     return float(auc), float(eer)
 
 
@@ -171,19 +182,27 @@ def frame_labels(truth: Truth, counts: np.ndarray, hop_s: float) -> np.ndarray:
     # one spare place after each clip takes the ends of segments that reach its last frame
     offsets = row_offsets(counts + 1)
     base = np.repeat(offsets[:-1], np.diff(truth.offsets))
-    begins, ends = (np.bincount(base + edge, minlength=offsets[-1]) for edge in (first, stop))
-    spare = offsets[1:] - 1
-    return np.delete(np.cumsum(begins - ends) > 0, spare).astype(np.int64)
+    opened = np.zeros(offsets[-1], np.int16)  # segments that begin in a frame, less those that end
+    np.add.at(opened, base + first, np.int16(1))
+    np.subtract.at(opened, base + stop, np.int16(1))
+    np.cumsum(opened, dtype=np.int16, out=opened)
+    return np.delete(opened > 0, offsets[1:] - 1).astype(np.int8)
 
 
-def mean_clip_auc(
-    labels: np.ndarray, scores: np.ndarray, counts: np.ndarray, order: np.ndarray | None = None
-) -> float:
-    """Mean AUC of the clips with frames of both classes, ties counting half; NaN for none.
+def mean_clip_auc(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> float:
+    """Mean AUC of the clips with frames of both classes, ties counting half; NaN for none."""
+    offsets, total, n = row_offsets(counts), 0.0, 0
+    for first in range(0, len(counts), CLIPS_AT_ONCE):
+        of_block = counts[first : first + CLIPS_AT_ONCE]
+        rows = slice(offsets[first], offsets[first + len(of_block)])
+        found = _clip_aucs(labels[rows], scores[rows], of_block)
+        total, n = total + found.sum(), n + len(found)
+    return float(total / n) if n else float("nan")
 
-    order: (F,) places by ascending score, where they are known.
-    """
-    order = np.argsort(scores) if order is None else order
+
+def _clip_aucs(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The AUC of each clip that has both classes."""
+    order = np.argsort(scores)
     level = np.empty(len(scores), np.int64)  # equal scores share one
     level[order] = np.cumsum(np.diff(scores[order], prepend=scores[order[:1]]) > 0)
     # clip, score and label in one number, which sorts faster than three columns
@@ -200,6 +219,4 @@ def mean_clip_auc(
     n_real = counts - n_fake
     rank_sum = np.bincount(clip, weights=rank * labels, minlength=len(counts))
     both = (n_fake > 0) & (n_real > 0)
-    if not both.any():
-        return float("nan")
-    return float(((rank_sum - n_fake * (n_fake + 1) / 2)[both] / (n_fake * n_real)[both]).mean())
+    return (rank_sum - n_fake * (n_fake + 1) / 2)[both] / (n_fake * n_real)[both]

@@ -35,9 +35,11 @@ from klassify.metrics.matching import (
     overlapping_pairs,
     rank_by_score,
 )
+from klassify.metrics.running import Strips
 
 METRICS = (*(f"AP@{iou}" for iou in AP_IOUS), *(f"AR@{count}" for count in AR_COUNTS), "Score")
 MODES = ("official", "textbook")
+NUMBERS_AT_ONCE = 1 << 17  # hits times weightings: a megabyte, which stays in a core's cache
 LENGTH_EDGES_S = (0.0, 0.16, 0.32, 0.64, np.inf)  # the published mean segment is 0.33 s
 
 
@@ -67,6 +69,17 @@ class Hits(NamedTuple):
 
     rank: np.ndarray
     segment: np.ndarray
+
+
+class _Placed(NamedTuple):
+    """The hits of one overlap in strips: each one's place in the row of all hits, its segment and
+    its clip.
+    """
+
+    strips: Strips
+    place: np.ndarray
+    segment: np.ndarray
+    clip: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,80 +136,71 @@ class Matches:
         """
         if weights is not None:
             return self.scores(np.asarray(weights, float)[None], among)[0]
-        among = np.ones(len(self.clip_of), bool) if among is None else np.asarray(among, bool)
-        if self.mode == "official" and among.any() and among.all():
-            sizes = len(self.order), len(among)
-            ap = [_published_average_precision(hits.rank, *sizes) for hits in self.hits]
-        else:
-            claimed = [hits.rank + 1.0 for hits in self.hits]
-            gains = [np.ones(len(hits.rank)) for hits in self.hits]
-            ap = self._average_precisions(claimed, gains, among, float(among.sum()))
-        recalled = among.astype(float) @ self.levels
-        return self._result(np.array(ap), recalled, float(among.sum()), len(self.truth.files))
+        whole = among is None or np.all(among)
+        if self.mode != "official" or not whole or not len(self.clip_of):
+            return self.scores(np.ones((1, len(self.truth.files))), among)[0]
+        sizes = len(self.order), len(self.clip_of)
+        ap = np.array([_published_average_precision(hits.rank, *sizes) for hits in self.hits])
+        recalled = self.levels.sum(axis=0, dtype=float)
+        return self._result(ap, recalled, float(len(self.clip_of)), float(len(self.truth.files)))
 
     def scores(self, weights: np.ndarray, among: np.ndarray | None = None) -> list[Task2Result]:
         """`score` of many weightings (B, n) of the clips."""
-        among = np.ones(len(self.clip_of), bool) if among is None else np.asarray(among, bool)
         n_clips = weights.shape[1]
-        counting = self.clip_of[among]
+        counted = slice(None) if among is None else np.asarray(among, bool)
+        counting, levels = self.clip_of[counted], self.levels[counted].T
         n_segments = weights @ np.bincount(counting, minlength=n_clips)
-        levels = self.levels[among].T
         recalled = weights @ np.stack([np.bincount(counting, one, n_clips) for one in levels], 1)
-        claimed = self._claimed(weights)
-        found = []
-        for row, one in enumerate(weights):
-            at_hits = [claimed[row].take(place) for place in self._hit_places[1]]
-            gains = [one.take(clips) for clips in self._hit_clips]
-            ap = self._average_precisions(at_hits, gains, among, n_segments[row])
-            found.append(self._result(ap, recalled[row], float(n_segments[row]), float(one.sum())))
-        return found
+        areas = self._areas(weights, None if among is None else counted)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ap = np.where(n_segments[:, None] > 0, areas / n_segments[:, None], np.nan)
+        sizes = n_segments.tolist(), weights.sum(axis=1).tolist()
+        return [self._result(*one) for one in zip(ap, recalled, *sizes)]
 
     @functools.cached_property
-    def _hit_clips(self) -> list[np.ndarray]:
-        """The clip of each hit, by AP_IOUS."""
-        return [self.clip_of[hits.segment] for hits in self.hits]
+    def _by_hit(self) -> tuple[Strips, sparse.csr_array, list[_Placed]]:
+        """The hits of any overlap in strips; (H, n) how many proposals of each clip are ranked from
+        one of them to the next; and by AP_IOUS where its hits are among them.
 
-    @functools.cached_property
-    def _hit_places(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Distinct ranks (H,) of all hits, ascending, and the places of those of each overlap."""
-        ranks = np.unique(np.concatenate([hits.rank for hits in self.hits]))
-        return ranks, [np.searchsorted(ranks, hits.rank) for hits in self.hits]
-
-    @functools.cached_property
-    def _proposals_by_hit(self) -> sparse.csr_array:
-        """(H, n) how many proposals of each clip are ranked from one hit to the next; in float32,
-        which is twice as fast and exact for weights that are whole numbers.
+        In float32, which is twice as fast and exact for weights that are whole numbers.
         """
-        ranks, _ = self._hit_places
-        begins = np.append(0, ranks + 1).astype(np.int32)
+        ranks = np.unique(np.concatenate([hits.rank for hits in self.hits]))
+        strips, begins = Strips(len(ranks)), np.append(0, ranks + 1).astype(np.int32)
         clips = self.ranked_clip[: begins[-1]]
         ones = np.ones(len(clips), np.float32)
-        return sparse.csr_array((ones, clips, begins), (len(ranks), len(self.offsets) - 1))
+        shape = len(ranks), len(self.offsets) - 1
+        proposals = sparse.csr_array((ones, clips, begins), shape)[strips.order]
+        placed = []
+        for hits in self.hits:
+            own = Strips(len(hits.rank))
+            place = strips.place(np.searchsorted(ranks, hits.rank[own.order]))
+            segment = hits.segment[own.order]
+            placed.append(_Placed(own, place, segment, self.clip_of[segment]))
+        return strips, proposals, placed
 
-    def _claimed(self, weights: np.ndarray) -> np.ndarray:
-        """(B, H) weight of the proposals down to each of the ranks of hits."""
-        between = self._proposals_by_hit @ np.ascontiguousarray(weights.T, np.float32)
-        return np.cumsum(np.ascontiguousarray(between.T), axis=1, dtype=float)
-
-    def _average_precisions(
-        self,
-        claimed: Sequence[np.ndarray],
-        gains: Sequence[np.ndarray],
-        among: np.ndarray,
-        n_segments: float,
-    ) -> np.ndarray:
-        """AP (4,) by AP_IOUS, of the weights claimed down to each hit and gained by it."""
-        if not n_segments:
-            return np.full(len(self.hits), np.nan)
-        everything = among.all()
-        areas = []
-        for hits, down_to, gain in zip(self.hits, claimed, gains):
-            if not everything:  # hits of other segments are no errors
-                counts = among[hits.segment]
-                down_to = (down_to - np.cumsum(gain * ~counts))[counts]
-                gain = gain[counts]
-            areas.append(_area(gain, down_to, first_step=self.mode != "official") / n_segments)
-        return np.array(areas)
+    def _areas(self, weights: np.ndarray, among: np.ndarray | None) -> np.ndarray:
+        """AP (B, 4) by AP_IOUS, times the number of segments."""
+        strips, proposals, placed = self._by_hit
+        between = (proposals @ np.ascontiguousarray(weights.T, np.float32)).T
+        areas = np.zeros((len(weights), len(placed)))
+        at_once = max(1, NUMBERS_AT_ONCE // max(1, len(strips.order)))
+        for first in range(0, len(weights), at_once):
+            some = slice(first, first + at_once)
+            claimed = np.array(between[some], float, order="C")
+            strips.sum_up(claimed)
+            for at, hits in enumerate(placed):
+                if not hits.strips.n:
+                    continue
+                gain = weights[some].take(hits.clip, axis=1)
+                down_to = claimed.take(hits.place, axis=1)
+                if among is not None:  # hits of other segments are no errors
+                    others = gain * ~among[hits.segment]
+                    gain -= others
+                    hits.strips.sum_up(others)
+                    down_to -= others
+                first_step = self.mode != "official"
+                areas[some, at] = _area(hits.strips, gain, down_to, first_step=first_step)
+        return areas
 
     def _result(
         self, ap: np.ndarray, recalled: np.ndarray, n_segments: float, n_clips: float
@@ -208,21 +212,24 @@ class Matches:
         return Task2Result(ap, ar, float(ap.sum() / 8 + ar.sum() / 10), n_segments, n_clips)
 
 
-def _area(gain: np.ndarray, claimed: np.ndarray, *, first_step: bool) -> float:
-    """Area under the precision envelope over recall, all points, times the number of segments.
+def _area(strips: Strips, gain: np.ndarray, claimed: np.ndarray, *, first_step: bool) -> np.ndarray:
+    """Area (R,) under the precision envelope over recall, all points, times the number of segments.
 
-    gain, claimed: (K,) of the hits, best first. first_step: False leaves the step of a hit out that
-    is ranked first of all, as the published evaluator does.
+    gain, claimed: (R, places) of the hits. first_step: False leaves the step of a hit out that is
+    ranked first of all, as the published evaluator does.
     """
     # a hit without weight lowers no precision, since the weight claimed never falls; before the
     # first one with weight both are 0
-    precision = np.cumsum(gain) / np.maximum(claimed, np.finfo(float).tiny)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    area = float(gain @ precision)
-    if not first_step and len(gain):
-        first = int(np.argmax(gain > 0))
-        if gain[first] > 0 and claimed[first] == gain[first]:
-            area -= min(1.0, gain[first]) * precision[first]
+    precision = gain.copy()
+    strips.sum_up(precision)
+    first = np.count_nonzero(precision == 0, axis=1)
+    precision /= np.maximum(claimed, np.finfo(float).tiny)
+    strips.raise_to_highest_after(precision)
+    area = np.einsum("ij,ij->i", gain, precision)
+    if not first_step:
+        at = np.arange(len(gain)), strips.place(np.minimum(first, strips.n - 1))
+        leads = (gain[at] > 0) & (claimed[at] == gain[at])
+        area -= np.where(leads, np.minimum(1.0, gain[at]) * precision[at], 0)
     return area
 
 

@@ -42,7 +42,8 @@ def frame_table(source: FrameFile, plus: str = "score", minus: str | None = None
     scores = [np.empty(0)]
     for files in counted_blocks(source.files, f"read {source.header.system}"):
         values = source.read(files, columns).values
-        scores.append(values[:, 0] if minus is None else values[:, 0] - values[:, 1])
+        # a copy: a view would keep all columns
+        scores.append(values[:, 0].copy() if minus is None else values[:, 0] - values[:, 1])
     grid = (source.header.hop_s, source.header.offset_s)
     return FrameTable(source.files, row_offsets(source.counts), np.concatenate(scores), *grid)
 

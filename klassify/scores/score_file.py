@@ -358,14 +358,15 @@ def align(scores: ScoreFile, files: Sequence[str], *, where: object) -> pd.DataF
 
     Raises KlassifyError that counts and names the clips that only one side has.
     """
-    table = scores.table.set_index("file")
-    missing = [name for name in files if name not in table.index]
-    extra = table.index.difference(pd.Index(files))
-    if missing or len(extra):
+    there, wanted = pd.Index(scores.table["file"]), pd.Index(files, dtype=object)
+    place = there.get_indexer(wanted)
+    missing = wanted[place < 0]
+    if len(missing) or len(np.unique(place)) < len(there):
+        extra = there.difference(wanted)
         raise KlassifyError(
             f"Scores and list do not cover the same clips: {len(missing)} without a score"
             f" ({first_few(missing)}), {len(extra)} scored but not listed ({first_few(extra)}).",
             where=where,
             fix="score this list again, or use the list that was scored",
         )
-    return table.loc[list(files)].reset_index()
+    return scores.table.iloc[place].reset_index(drop=True)

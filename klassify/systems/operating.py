@@ -187,9 +187,10 @@ def fit(
 
     def thresholds(weights: np.ndarray) -> np.ndarray:
         found = []
+        by_real, by_fake = (weights[:, rows] * share[rows] for rows in (real, fake))
         for rate in rates:
-            of_real = tail_threshold(score[real], rate, weights[:, real] * share[real])
-            of_fake = -tail_threshold(-score[fake], rate, weights[:, fake] * share[fake])
+            of_real = tail_threshold(score[real], rate, by_real)
+            of_fake = -tail_threshold(-score[fake], rate, by_fake)
             found += [np.maximum(of_real, of_fake), np.minimum(of_real, of_fake)]
         alike = [eer_threshold(ranking, weights), min_cost(ranking, cost, weights)[1]]
         return np.stack([*found, *np.repeat(alike, 2, axis=0)])

@@ -51,8 +51,8 @@ def answered(scores: ScoreFile) -> np.ndarray:
 
 def listed(scores: ScoreFile, files: Sequence[str], *, where: object) -> ScoreFile:
     """The clip scores of a list, in its order; the list may be a part of what was scored."""
-    own = ScoreFile(scores.header, scores.table[scores.table["file"].isin(set(files))])
-    return ScoreFile(scores.header, align(own, list(files), where=where))
+    own = ScoreFile(scores.header, scores.table[scores.table["file"].isin(files)])
+    return ScoreFile(scores.header, align(own, files, where=where))
 
 
 def scores_of(system: System, split: str, files: Sequence[str]) -> ScoreFile:

@@ -12,6 +12,7 @@ from klassify.evaluation import frames as evaluation_frames
 from klassify.grid.frames import encode_labels
 from klassify.grid.ragged import FrameTable, row_offsets
 from klassify.grid.segments import Truth
+from klassify.metrics import frames as frame_module
 from klassify.metrics.clips import bootstrap, eer
 from klassify.metrics.frames import frame_labels, frame_metrics, mean_clip_auc, resample
 
@@ -64,7 +65,8 @@ def test_pooled_metrics_equal_frame_by_frame_work(resolution_ms):
     assert result.eer[resolution_ms] == pytest.approx(eer(np.array(labels), np.array(scores)))
 
 
-def test_the_mean_over_clips():
+def test_the_mean_over_clips(monkeypatch):
+    monkeypatch.setattr(frame_module, "CLIPS_AT_ONCE", 3)
     frames, truth, cells = random_split(2)
     counts = np.diff(frames.offsets)
     labels = frame_labels(truth, counts, 0.04)
