@@ -103,14 +103,16 @@ class AVEmbeddings(FrameData):
                 )
         return stores
 
+    @property
+    def segment_columns(self) -> tuple[str, ...]:
+        """Those of either modality, of sound and of the picture."""
+        return tuple(SEGMENTS.values())
+
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """Fake segments (n, 2) in seconds of either modality, and those of sound and of the mouth,
         of each clip.
         """
-        one, *parts = (
-            Rows([np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]])
-            for column in SEGMENTS.values()
-        )
+        one, *parts = (Rows(table[column].to_list()) for column in self.segment_columns)
         return Together((one, Together(tuple(parts))))
 
     def example(

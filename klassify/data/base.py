@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class Sources:
     features: Path
     readers: dict[str, Reader] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
-    def table(self, split: str, *, segments: bool = False) -> pd.DataFrame:
-        """The clips of a split or named subset; segment columns only where they are asked for."""
+    def table(self, split: str, *, segments: Collection[str] = ()) -> pd.DataFrame:
+        """The clips of a split or named subset, with these segment columns."""
         return subsets.load_split(self.lists, split, segments=segments)
 
     def media_folder(self, split: str) -> Path:
@@ -122,6 +122,11 @@ class ClipData:
 
     def check_model(self, model: torch.nn.Module) -> None:
         """ValueError for a model that cannot take what this class reads."""
+
+    @property
+    def segment_columns(self) -> tuple[str, ...]:
+        """The columns of a list that hold the segments to learn from: none."""
+        return ()
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """The training target of each clip of a list, as `example` takes it: here the label."""
@@ -229,7 +234,7 @@ class Examples(Dataset):
         by_source: bool = False,
         pseudo: tuple[str, pd.DataFrame] | None = None,
     ):
-        table = sources.table(split, segments=data.supervision == "segment")
+        table = sources.table(split, segments=data.segment_columns)
         if data.supervision == "self":
             table = table[subsets.label(table, "video") == 0].reset_index(drop=True)
         seconds = table["duration"]
@@ -314,17 +319,23 @@ class FrameData(ClipData):
         """hop_s and offset_s of the rows of scores."""
         return {"hop_s": self.hop_s, "offset_s": self.offset_s}
 
-    def segments_of(self, table: pd.DataFrame) -> list[np.ndarray]:
-        """Fake segments (n, 2) in seconds of each clip, of the modality or (label=video) of any."""
-        column = SEGMENT_COLUMNS["video" if self.label == "video" else self.modality]
-        return [np.asarray(cell or [], float).reshape(-1, 2) for cell in table[column]]
+    @property
+    def segment_columns(self) -> tuple[str, ...]:
+        """That of the modality, or with label=video of any; none without such supervision."""
+        if self.supervision != "segment":
+            return ()
+        return (SEGMENT_COLUMNS["video" if self.label == "video" else self.modality],)
+
+    def segments_of(self, table: pd.DataFrame) -> Rows:
+        """Fake segments (n, 2) in seconds of each clip, of `segment_columns`' first."""
+        return Rows(table[self.segment_columns[0]].to_list())
 
     def targets(self, table: pd.DataFrame) -> Sequence[Any]:
         """Fake segments (n, 2) in seconds, None if no segments are read, and label of each clip."""
         labels = self.labels(table)
         fakes = [None] * len(labels)
         if self.supervision == "segment":
-            fakes = Rows(self.segments_of(table))
+            fakes = self.segments_of(table)
         return Together((fakes, labels))
 
     def outputs(self, model: nn.Module, batch: dict[str, Tensor]) -> np.ndarray:

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from klassify.grid.ragged import row_offsets
+from klassify.lists.data_list import flat_segments
 
 PREFETCH = 4  # batches that each worker reads ahead
 
@@ -94,11 +95,11 @@ class Texts(Sequence):
 
 
 class Rows(Sequence):
-    """A list of arrays (n, 2) in two arrays."""
+    """Arrays (n, 2) in two arrays, of the cells of a column of segments; None has no segment."""
 
-    def __init__(self, arrays: Sequence[np.ndarray]):
-        self._offsets = row_offsets(np.array([len(array) for array in arrays], np.int64))
-        self._rows = np.concatenate([np.zeros((0, 2)), *arrays])
+    def __init__(self, cells: Sequence[Any]):
+        owner, self._rows = flat_segments(cells)
+        self._offsets = row_offsets(np.bincount(owner, minlength=len(cells)))
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +138,9 @@ def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
     return path
 
 
-def load_split(data_dir: str | os.PathLike, split: str, *, segments: bool = False) -> pd.DataFrame:
+def load_split(
+    data_dir: str | os.PathLike, split: str, *, segments: bool | Collection[str] = False
+) -> pd.DataFrame:
     """The list `<data_dir>/<split>.tsv` or a named subset (SUBSETS), as `read_list` gives it."""
     path, name = existing_list(data_dir, split), own_split(split)
     frame = read_list(path, segments=segments)

@@ -167,7 +167,7 @@ def tune(
 def read_truth(labels: Path, subset: str, modality: str) -> Truth:
     """The segments to find: of audio, visual, or the union of both; KlassifyError for none."""
     column = "fake_segments" if modality == "both" else f"{modality}_fake_segments"
-    truth = Truth.from_list(subsets.load_split(labels, subset, segments=True), column)
+    truth = Truth.from_list(subsets.load_split(labels, subset, segments=[column]), column)
     if not len(truth.segments):
         raise KlassifyError(f"No clip of {subset} has {column}: nothing to tune on.", where=labels)
     return truth

@@ -133,7 +133,8 @@ class _Labelled:
 
     def __init__(self, labels: Path, subset: str, options: FitOptions):
         by_segment = options.supervision == "segment"
-        frame = subsets.load_split(labels, subset, segments=by_segment)
+        columns = [SEGMENTS[options.label]] if by_segment else ()
+        frame = subsets.load_split(labels, subset, segments=columns)
         self.name, self.files = subset, frame["file"].tolist()
         self.sources = set(frame["source"]) - {""}
         if by_segment:

@@ -67,7 +67,7 @@ def _of_frames(
     rank.
     """
     scores = _frame_scores(model, data, sources, ranks, how)
-    table = sources.table(data.val_split, segments=data.supervision == "segment")
+    table = sources.table(data.val_split, segments=data.segment_columns)
     table = table[table["file"].isin(scores)]
     rows = [scores[file] for file in table["file"]]
     if data.supervision == "segment":

@@ -61,8 +61,9 @@ def test_lists_come_in_order_from_the_same_workers(workers):
 
 def test_packed_tables_equal_lists():
     texts = ["a/é b.mp4", "", "字.wav"]
-    arrays = [np.array([[0.5, 1.25], [2, 3]]), np.zeros((0, 2)), np.ones((1, 2))]
-    table = Together((Texts(texts), Together((Rows(arrays), [1, 0, 1]))))
+    cells = [[[0.5, 1.25], [2, 3]], None, [[1.0, 1.0]]]
+    arrays = [np.array(cell or [], float).reshape(-1, 2) for cell in cells]
+    table = Together((Texts(texts), Together((Rows(cells), [1, 0, 1]))))
     for one in (table, pickle.loads(pickle.dumps(table))):
         assert len(one) == 3
         for (text, (array, label)), *wanted in zip(one, texts, arrays, [1, 0, 1]):

@@ -91,6 +91,8 @@ def test_segments_are_not_even_read_unless_asked_for(tmp_path):
     data_list.write_list(path, frame)
     pd.testing.assert_frame_equal(with_segments, data_list.read_list(path))
     assert not set(data_list.SEGMENTS) & set(with_segments)
+    one = data_list.read_list(path, segments=["audio_fake_segments"])
+    assert set(data_list.SEGMENTS) & set(one) == {"audio_fake_segments"}
 
 
 def test_an_unlabelled_list_has_all_columns_and_no_labels(tmp_path):
