@@ -15,10 +15,10 @@ LOG_EVERY_S = 60.0
 class Count(contextlib.AbstractContextManager):
     """Counts what is done of `total` units, in one or several loops, and says what is left.
 
-    done: units of an earlier run.
+    total: None where nobody knows it; then what is left is not said. done: units of an earlier run.
     """
 
-    def __init__(self, label: str, total: int, done: int = 0, *, unit: str = "clip"):
+    def __init__(self, label: str, total: int | None, done: int = 0, *, unit: str = "clip"):
         from tqdm import tqdm
 
         self.label, self.total, self.before, self.done = label, total, done, done
@@ -28,10 +28,10 @@ class Count(contextlib.AbstractContextManager):
             total=total,
             initial=done,
             unit=unit,
-            unit_scale=total > 1_000_000,
+            unit_scale=total is not None and total > 1_000_000,
             delay=SHORT_S,
             # a bar of one unit shows nothing
-            disable=total < 2 or not sys.stderr.isatty(),
+            disable=(total is not None and total < 2) or not sys.stderr.isatty(),
         )
         self.began = self.said = time.monotonic()
 
@@ -48,8 +48,9 @@ class Count(contextlib.AbstractContextManager):
         now = time.monotonic()
         if self.bar.disable and now - self.said >= LOG_EVERY_S:
             self.said, rate = now, (self.done - self.before) / (now - self.began)
-            text = f"{self.label}: {self.done} of {self.total} {self.unit}s, {rate:.1f} a second"
-            if rate:
+            of_all = "" if self.total is None else f" of {self.total}"
+            text = f"{self.label}: {self.done}{of_all} {self.unit}s, {rate:.1f} a second"
+            if rate and self.total is not None:
                 text += f", {(self.total - self.done) / rate / 60:.0f} min left"
             print(text, file=sys.stderr, flush=True)
 
@@ -57,7 +58,7 @@ class Count(contextlib.AbstractContextManager):
         self.bar.close()
 
 
-def progress(results: Iterable, total: int, label: str, *, unit: str = "clip") -> Iterator:
+def progress(results: Iterable, total: int | None, label: str, *, unit: str = "clip") -> Iterator:
     """Pass results through and count them."""
     with Count(label, total, unit=unit) as count:
         yield from count(results)

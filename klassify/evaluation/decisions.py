@@ -17,6 +17,7 @@ from klassify.evaluation.tables import aligned, number, with_ends, with_interval
 from klassify.lists import subsets
 from klassify.metrics import clips, decisions
 from klassify.metrics.decisions import ASVSPOOF_5, Cost, rate_with_interval
+from klassify.progress import progress
 from klassify.systems import operating
 from klassify.systems.base import System
 from klassify.systems.operating import CANNOT_TELL, FAKE, REAL, OperatingPoints, Point, percent
@@ -51,7 +52,7 @@ def measure_costs(
     affordable = max(FEWEST_RESAMPLES, CLIPS_DRAWN // max(len(label), 1))
     n_bootstrap = min(n_bootstrap, affordable)
     rows = []
-    for name, one in scored.items():
+    for name, one in progress(scored.items(), len(scored), "cost of errors", unit="system"):
         llr = _llr(one)
         values, samples = clips.resampled(
             _costs(clips.Ranking(label, one.score), label, llr, cost),
@@ -119,7 +120,7 @@ def fit_points(
     if val_fit is None:
         return {}, []
     found, notes = {}, []
-    for name, system in systems.items():
+    for name, system in progress(systems.items(), len(systems), "fit thresholds", unit="system"):
         try:
             found[name] = operating.fit(system, val_fit, **options)
         except KlassifyError as error:

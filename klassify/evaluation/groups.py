@@ -20,6 +20,7 @@ from klassify.evaluation.tables import aligned, number, with_ends, with_interval
 from klassify.lists import subsets
 from klassify.metrics import clips
 from klassify.metrics.decisions import rate_with_interval
+from klassify.progress import progress
 from klassify.systems.operating import EQUAL, FAKE, REAL, OperatingPoints, Point
 
 RATES = ("false_alarms", "misses")
@@ -54,7 +55,7 @@ def measure_groups(
     kinds = {kind: groups for kind, groups in found.items() if kind not in LEFT_OUT}
     rows, gaps = [], []
     affordable = int(np.clip(CLIPS_DRAWN // max(len(frame), 1), FEWEST, MOST))
-    for name, one in scored.items():
+    for name, one in progress(scored.items(), len(scored), "gaps of groups", unit="system"):
         system = _System(one, _point(points.get(name)), frame)
         for kind, groups in kinds.items():
             key = {"system": name, "kind": kind, "point": system.point_name}

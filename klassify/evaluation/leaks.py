@@ -19,6 +19,7 @@ from klassify.lists import subsets
 from klassify.media import isolated
 from klassify.media.container import MediaError, container_traits, inside
 from klassify.metrics import clips
+from klassify.progress import Count
 
 WARN_ABOVE = 0.6
 REPEATS = 5
@@ -47,8 +48,9 @@ def forest_scores(
     traits: one row per clip, texts count as categories; is_fake: (n,) 0 or 1; original: (n,) ids.
     KlassifyError for fewer than two originals or one class.
     """
+    from sklearn.base import clone
     from sklearn.ensemble import RandomForestClassifier
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.model_selection import GroupKFold
 
     n_originals = len(set(original))
     if n_originals < 2 or len(set(is_fake)) < 2:
@@ -61,12 +63,19 @@ def forest_scores(
     forest = RandomForestClassifier(
         100, min_samples_leaf=3, class_weight="balanced", random_state=SEED
     )
-    how = {"cv": GroupKFold(min(5, n_originals)), "method": "predict_proba"}
+    folds = GroupKFold(min(5, n_originals))
     groups = np.unique(original, return_inverse=True)[1]
     scores = []
-    for repeat in range(repeats):
-        shuffled = np.random.default_rng(repeat).permutation(n_originals)[groups]
-        scores.append(cross_val_predict(forest, numbers, is_fake, groups=shuffled, **how)[:, -1])
+    with Count("fit forests", repeats * folds.get_n_splits(), unit="forest") as count:
+        for repeat in range(repeats):
+            shuffled = np.random.default_rng(repeat).permutation(n_originals)[groups]
+            score = np.empty(len(numbers))
+            for seen, unseen in count(folds.split(numbers, groups=shuffled)):
+                fitted = clone(forest).fit(numbers.iloc[seen], is_fake[seen])
+                # clips of one class alone make a forest that knows that class alone
+                probability = fitted.predict_proba(numbers.iloc[unseen])
+                score[unseen] = probability @ fitted.classes_
+            scores.append(score)
     return scores
 
 

@@ -135,19 +135,26 @@ def _newton(x: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarra
     theta[-1] = logit(label.mean())
     value, gradient, hessian = evaluate(theta)
     steps = 0
-    while steps < MAX_NEWTON_STEPS:
-        steps += 1
-        # the minimum-norm step if columns are linearly dependent
-        step = np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0]
-        while True:
-            tried = evaluate(theta - step)
-            if tried[0] <= value + 1e-13 or np.abs(step).max() < 1e-12:
+    with _counted(MAX_NEWTON_STEPS) as count:
+        while steps < MAX_NEWTON_STEPS:
+            steps += 1
+            # the minimum-norm step if columns are linearly dependent
+            step = np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0]
+            while True:
+                tried = evaluate(theta - step)
+                if tried[0] <= value + 1e-13 or np.abs(step).max() < 1e-12:
+                    break
+                step = step / 2
+            theta, (value, gradient, hessian) = theta - step, tried
+            count.add(1)
+            if np.abs(step).max() < 1e-9:
                 break
-            step = step / 2
-        theta, (value, gradient, hessian) = theta - step, tried
-        if np.abs(step).max() < 1e-9:
-            break
     return back @ theta, value, steps
+
+
+def _counted(most: int) -> Count:
+    """The progress of a fit that ends when the loss no longer falls, mostly long before `most`."""
+    return Count(f"fit the fusion, at most {most} steps", None, unit="step")
 
 
 def _fit_clips(
@@ -175,7 +182,7 @@ def _fit_clips(
         return value, clips.T @ (expit(z) - label) / len(z) + prior
 
     options = {"maxiter": MAX_STEPS, "gtol": 1e-8, "ftol": 1e-12}
-    with Count("fit the fusion, at most", MAX_STEPS, unit="step") as count:
+    with _counted(MAX_STEPS) as count:
         found = minimize(
             loss,
             start,

@@ -174,6 +174,8 @@ def task1_by_group(
         for kind, masks in groups.items()
         for group, mask in masks.items()
     )
+    n_groups = sum(map(len, groups.values()))
+    measured = progress(measured, n_groups, "groups of clips, Task 1", unit="group")
     return _group_table("task1", "AUC", entries, frame, measured, **options)
 
 
@@ -199,11 +201,13 @@ def task2_by_group(
             for group, mask in masks.items():
                 some = [one.of_clips(mask) for one in ours]
                 yield kind, group, mask.sum(), label[mask].sum(), scores(some)
-        for low, high, among in segments.length_groups(ours[0].truth):
-            if n := among.sum():
-                yield "segment length", range_name(low, high), n, n, scores(ours, among)
+        for low, high, among in lengths:
+            yield "segment length", range_name(low, high), *[among.sum()] * 2, scores(ours, among)
 
-    return _group_table("task2", "Score", entries, frame, measured(), **options)
+    lengths = [one for one in segments.length_groups(ours[0].truth) if one[2].any()]
+    n_groups = sum(map(len, groups.values())) + len(lengths)
+    found = progress(measured(), n_groups, "groups of clips, Task 2", unit="group")
+    return _group_table("task2", "Score", entries, frame, found, **options)
 
 
 def _group_table(
