@@ -95,7 +95,7 @@ def steps() -> list[Step]:
         found.append(Step(name, command, makes, needs))
         return name
 
-    platt = []
+    platt: dict[str, list[str]] = {"val": [], "testA": []}
     for model in ("tcn", "w2v_aasist"):
         fitted = add(
             f"calibrate {model}",
@@ -103,7 +103,7 @@ def steps() -> list[Step]:
             f"{model}-platt/system.yaml",
         )
         for split in ("val", "testA"):
-            platt.append(
+            platt[split].append(
                 add(
                     f"score {model}-platt {split}",
                     f"score {model}-platt --split {split} --force",
@@ -115,10 +115,11 @@ def steps() -> list[Step]:
         made = f"{name}/system.yaml"
         inputs = "tcn-platt w2v_aasist-platt"
         fuse = f"fuse {inputs} --rule {rule} --out {name} --force"
-        joined = add(f"fuse {rule}", fuse, made, *platt)
+        joined = add(f"fuse {rule}", fuse, made, *platt["val"])
         for split in ("val", "testA"):
             command = f"score {name} --split {split} --force"
-            add(f"score {name} {split}", command, f"{name}/scores/{split}.clips.tsv", joined)
+            made = f"{name}/scores/{split}.clips.tsv"
+            add(f"score {name} {split}", command, made, joined, *platt[split])
 
     segments = {}
     how = "--method multi_threshold --force"
@@ -243,33 +244,50 @@ class Corpus:
             yield self.files[clips], counts, frame_labels(truth, counts, FRAME_S)
 
 
-def make(folder: Path, share: float) -> None:
-    """Lists, systems and scores of `share` of the clips; nothing where they are complete."""
-    if (folder / "made").exists():
-        return
-    val, test = Corpus("val", round(share * VAL), 1), Corpus("testA", round(share * TEST), 2)
-    lists = folder / "data_lists/full"
-    data_list.write_list(lists / "val.tsv", val.frame)
-    plain = ["file", "n_frames", "fps", "n_samples", "duration"]
-    data_list.write_list(lists / "testA.tsv", test.frame[plain])
-    for name, (modality, supervision, scale, columns) in MODELS.items():
+def make(folder: Path, share: float, splits: Sequence[str]) -> None:
+    """Lists, systems and scores of `share` of the clips of splits; nothing where they are
+    complete.
+    """
+    for name, (modality, supervision, scale, _) in MODELS.items():
         base.write_system(folder / name, base.System(name, "model", modality, supervision, scale))
-        settings = {"system": system.system_hash(folder / name)}
-        header = Header(name, "val", "frames", scale, supervision, settings)
+    for split in splits:
+        done = folder / f"made-{split}"
+        if not done.exists():
+            (_make_val if split == "val" else _make_test)(folder, share)
+            done.touch()
+
+
+def _make_val(folder: Path, share: float) -> None:
+    val = Corpus("val", round(share * VAL), 1)
+    data_list.write_list(folder / "data_lists/full/val.tsv", val.frame)
+    for name, (modality, supervision, scale, columns) in MODELS.items():
+        header = _header(folder, name, "val")
         _write_clips(folder, val, header)
+        if columns is not None:
+            # the two models of clip labels lack some clips, as those without a face or sound
+            lacking = 0.01 if supervision == "clip" else 0.0
+            tables = _frame_tables(val, modality, scale, columns, lacking)
+            write_blocks(score_path(folder / name, "val", "frames"), tables, header)
+
+
+def _make_test(folder: Path, share: float) -> None:
+    test = Corpus("testA", round(share * TEST), 2)
+    plain = ["file", "n_frames", "fps", "n_samples", "duration"]
+    data_list.write_list(folder / "data_lists/full/testA.tsv", test.frame[plain])
+    for name, (modality, _, _, columns) in MODELS.items():
+        header = _header(folder, name, "testA")
         if columns is None:
-            _write_clips(folder, test, dataclasses.replace(header, split="testA"))
-            continue
-        # the two models of clip labels lack some clips, as those without a face or sound
-        lacking = 0.01 if supervision == "clip" else 0.0
-        tables = _frame_tables(val, modality, scale, columns, lacking)
-        write_blocks(score_path(folder / name, "val", "frames"), tables, header)
-        if name in ("bam", "tcn_tags"):
-            header = dataclasses.replace(header, split="testA", kind="segments")
-            header = dataclasses.replace(header, scale="probability")
+            _write_clips(folder, test, header)
+        elif name in ("bam", "tcn_tags"):
+            header = dataclasses.replace(header, kind="segments", scale="probability")
             path = score_path(folder / name, "testA", "segments")
             write_blocks(path, _segment_tables(test, modality), header)
-    (folder / "made").touch()
+
+
+def _header(folder: Path, name: str, split: str) -> Header:
+    settings = {"system": system.system_hash(folder / name)}
+    _, supervision, scale, _ = MODELS[name]
+    return Header(name, split, "frames", scale, supervision, settings)
 
 
 def _write_clips(folder: Path, corpus: Corpus, header: Header) -> None:
@@ -396,7 +414,8 @@ def run(args: argparse.Namespace) -> None:
         folder = args.folder / f"{size:g}"
         folder.mkdir(parents=True, exist_ok=True)
         # the peak of a child counts what its parent holds as it starts
-        maker = multiprocessing.get_context("spawn").Process(target=make, args=(folder, size))
+        spawn = multiprocessing.get_context("spawn")
+        maker = spawn.Process(target=make, args=(folder, size, _splits(wanted, everything)))
         maker.start()
         maker.join()
         if maker.exitcode:
@@ -411,6 +430,16 @@ def run(args: argparse.Namespace) -> None:
                 record.write_text(json.dumps(known, indent=1))
                 print(f"{key}: {known[key]}", file=sys.stderr, flush=True)
     print(table(wanted, known, args.sizes, list(versions)))
+
+
+def _splits(wanted: Sequence[Step], everything: dict[str, Step]) -> list[str]:
+    """The splits that the steps, and those they need, read."""
+    todo, commands = list(wanted), ""
+    while todo:
+        step = todo.pop()
+        commands += step.command
+        todo += [everything[name] for name in step.needs]
+    return [split for split in ("val", "testA") if split == "val" or split in commands]
 
 
 def _prepare(step: Step, folder: Path, everything: dict[str, Step]) -> None:
