@@ -194,7 +194,7 @@ def test_the_demo_systems_train_and_score(name, ending, tmp_path):
     out = tmp_path / "exp" / name
     command = ["train", config, *overrides, "--out", out, *data.arguments, "--accelerator", "cpu"]
     assert klassify(*command) == 0
-    assert max(pd.read_csv(out / "metrics.csv")["val_auc"]) > 0.8
+    assert pd.read_csv(out / "metrics.csv")["val_auc"].max() > 0.8  # early epochs have none
     assert klassify("score", out, "--split", "val", *data.arguments) == 0
     table = pd.read_csv(out / "scores" / "val.clips.tsv", sep="\t", comment="#")
     assert table["reason"].fillna("").tolist() == ["", "", "no face", *[""] * 5]
