@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="versions, commit and device")
-    parser.add_argument("--quiet", action="store_true", help="print errors alone; of every command")
+    parser.add_argument(
+        "--quiet", action="store_true", help="print only errors; works with every command"
+    )
     parser.add_argument("command", nargs="?", metavar="COMMAND")
     end = argv.index("--") if "--" in argv else len(argv)
     quiet = "--quiet" in argv[:end]

@@ -367,7 +367,7 @@ class FrameData(ClipData):
         """Soft targets of frames: "target" (T,), the share of each that is fake, NaN where it is
         not `known` (T,), and "start" and "end" (T,), Gaussians around the edges of fakes.
 
-        fake: (n, 2) seconds, of which the first frame begins at offset_s.
+        fake: (n, 2) in seconds; the first frame begins at offset_s.
         """
         grid = {"hop_s": self.hop_s, "offset_s": self.offset_s}
         share = frames.covered_share(fake, len(known), **grid)
