@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "recipes/*/RESULTS.md"),
-    *("data_lists/README.md", "submissions/README.md", "tests/README.md"),
+    *("submissions/README.md", "tests/README.md"),
 )
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)")
 

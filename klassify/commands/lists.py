@@ -5,8 +5,8 @@
     klassify lists --data mine --root my_videos --out data_lists/mine --probe missing
 
 Beside each list are its record (.json) and, if entries were bad, what was done with them
-(.failures.tsv). Labels of test splits go to heldout/<split>_labels.tsv. data_lists/README.md
-describes the columns, what is read, and what happens to bad rows.
+(.failures.tsv). Labels of test splits go to heldout/<split>_labels.tsv. docs/files.md describes the
+columns, what is read, and what happens to bad rows.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ duration` (samples at 16 kHz, seconds), `modify_type`, `source` (id of the clip'
 for localisation only, `fake_segments audio_fake_segments visual_fake_segments` (JSON arrays of
 [start_s, end_s)). `audio_model video_model speaker dataset race gender language` are for reports,
 never model inputs.
-`klassify lists` makes them; data_lists/README.md describes them for people.
+`klassify lists` makes them; docs/files.md describes them for people.
 """
 
 from __future__ import annotations

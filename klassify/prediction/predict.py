@@ -83,7 +83,7 @@ def load_detector(path: str | os.PathLike) -> Detector:
     return Detector(found.folder, found.answers, found.systems, found.points)
 
 
-PRETRAINED = Path("pretrained")  # where docs/gpu-box.md puts published weights
+PRETRAINED = Path("pretrained")  # where docs/checkpoints.md puts published weights
 LEFT_OUT = "the LMM was left out on request"
 Progress = Callable[[int, Path], None]
 # kinds of features that need no model of the detector's own

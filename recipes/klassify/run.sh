@@ -40,7 +40,7 @@ need_weights() {
     file=$(released "$m")$(start_of "$m")
     [ -z "$file" ] || [ -e "$file" ] || [ -e "$exp/$m/system.yaml" ] || {
       other=${system:-tcn,$audio_detector,tcn_tags,bam}
-      fail "$file is missing: $m starts from it." "  fix:   download it as docs/gpu-box.md says" \
+      fail "$file is missing: $m starts from it." "  fix:   download it: docs/checkpoints.md says where" \
         "$([ "$m" != bam ] || echo "  or:     make stage2 $(variables_for "$data") system=${other/%bam/bam_wavlm}    # does without it")"
     }
   done

@@ -44,7 +44,6 @@ PAGES = sorted(
     [
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
-        ROOT / "data_lists/README.md",
         ROOT / "submissions/README.md",
         ROOT / "tests/README.md",
         *ROOT.glob("docs/*.md"),

@@ -324,7 +324,7 @@ def test_missing_weights_stop_before_anything_is_trained(tmp_path, system, file)
     """And a system that reads audio alone does not wait for mouth features."""
     done = run_stage(2, "root=/media", f"system={system}", script=small_checkout(tmp_path))
     assert done.returncode == 2 and f"{file} is missing" in done.stderr
-    assert "docs/gpu-box.md" in done.stderr and "+ klassify" not in done.stdout
+    assert "docs/checkpoints.md" in done.stderr and "+ klassify" not in done.stdout
 
 
 def test_a_fusion_without_its_parts_names_what_makes_them(tmp_path):
