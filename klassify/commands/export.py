@@ -31,8 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify export`; KlassifyError where nothing could be exported."""
-    from klassify.systems.exported import export
+    from klassify.systems.exported import export, need_onnx
 
+    need_onnx()
     if (args.source / SYSTEM).exists():
         print(export(load_system(args.source), force=args.force))
         return 0

@@ -101,6 +101,7 @@ def compare(
     crosstest`. metric: of Task 2. rates, cost: see klassify.systems.operating.fit.
     """
     found = entries.find(systems)
+    entries.refuse_unscored(found, split)
     frame, subset = _clips(found, split, labels, subset)
     label = None if labels is None else subsets.label(frame, "video")
     if not (files := frame["file"].tolist()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from klassify.scores.score_file import SHARES
 from klassify.systems.base import SYSTEM, System
 from klassify.systems.detector import DETECTOR, TASKS, read_detector
 from klassify.systems.merged import Merged
+from klassify.systems.scores import PROPOSALS
 from klassify.systems.system import load_systems
+from klassify.systems.trained import Trained, read_from
 
 ANSWERED, FELL_BACK, FAILED = "answered", "fell back", "failed"
 
@@ -106,20 +109,48 @@ def split_files(found: Sequence[Found], split: str) -> pd.DataFrame:
             columns = {"file": table["file"].to_numpy(object)}
             return pd.DataFrame(columns | {"duration": table["end"].to_numpy(float)})
     raise KlassifyError(
-        f"None of these systems has clip scores for {split}.", fix=f"make stage3 split={split}"
+        f"None of these systems has clip scores for {split}.", fix="add one that answers Task 1"
     )
 
 
+def refuse_unscored(found: Sequence[Found], split: str) -> None:
+    """KlassifyError for systems without any scores of a split, with the commands that make them."""
+    kinds = ("clips", "segments", "frames")
+    lacking = [
+        one for one in found if not any(one.system.path(split, kind).exists() for kind in kinds)
+    ]
+    if lacking:
+        raise KlassifyError(
+            f"There are no scores for {split} of {first_few(one.name for one in lacking)}.",
+            where=lacking[0].system.path(split, "clips"),
+            fix=f"{scoring(lacking, split)}    # or leave them out",
+        )
+
+
+def scoring(found: Sequence[Found], split: str) -> str:
+    """The commands that score a split with these systems and those that they are computed from."""
+    systems = {one.folder: one for each in found for one in each.system.with_inputs()}
+    merged = [folder for folder, one in systems.items() if isinstance(one, Merged)]
+    scored = [folder for folder in systems if folder not in merged]
+    trained = [folder for folder in scored if isinstance(systems[folder], Trained)]
+    proposing = [folder for folder in scored if (folder / PROPOSALS).exists()] + merged
+    commands = []
+    if scored:
+        inputs = f" {read_from(trained[0], split)}" if trained else ""
+        commands.append(f"klassify score {_joined(scored)} --split {split}{inputs}")
+    if proposing:
+        commands.append(f"klassify localise {_joined(proposing)} --split {split}")
+    return " && ".join(commands)
+
+
+def _joined(folders: Sequence[Path]) -> str:
+    return shlex.join(map(str, folders))
+
+
 def load(found: Found, split: str, files: Sequence[str]) -> Entry:
-    """A system's scores of these clips. KlassifyError for none, or of an older state."""
+    """A system's scores of these clips. KlassifyError for those of an older state."""
     system = found.system
     clips, segments, frames = (system.path(split, kind) for kind in ("clips", "segments", "frames"))
-    if not (clips.exists() or segments.exists() or frames.exists()):
-        raise KlassifyError(
-            f"{found.name} has no scores for {split}.",
-            where=clips,
-            fix=f"{system.score_command(split)}, or leave it out",
-        )
     if frames.exists():
         system.refuse_older(frames, system.score_command(split))
     return Entry(

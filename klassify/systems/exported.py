@@ -12,6 +12,7 @@ several networks, or read the embeddings of other systems.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import warnings
@@ -141,6 +142,14 @@ def export(system: System, *, force: bool = False) -> str:
     )
 
 
+def need_onnx() -> None:
+    """KlassifyError if a package that exports or answers is not installed."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            what = f"Exporting needs the package {name}, which is not installed."
+            raise KlassifyError(what, fix=INSTALL)
+
+
 def refuse_other_data(system: Trained) -> None:
     """KlassifyError for a system whose inputs are not exported."""
     data = system.data()
@@ -180,12 +189,6 @@ def write_graph(asked: Asked, batch: dict[str, Tensor], path: Path, system: Syst
 
     KlassifyError for a model that the exporter does not take.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        what = f"Exporting needs the package {error.name}, which is not installed."
-        raise KlassifyError(what, fix=INSTALL) from None
     # AASIST's graph pooling keeps a number of nodes that follows from the length
     axes = (0,) if isinstance(asked.model, W2VAASIST) else (0, 1)
     free = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name in batch}

@@ -61,9 +61,18 @@ def test_what_is_no_system_is_refused(recipes, capsys):
     assert "neither a system.yaml nor a detector.yaml" in capsys.readouterr().err
 
 
-def test_split_without_scores_names_the_command(recipes, capsys):
-    assert recipes.compare("--split", "testB") == 2
-    assert "make stage3 split=testB" in capsys.readouterr().err
+def test_split_without_scores_names_the_commands(recipes, tmp_path, monkeypatch, capsys):
+    """Of all systems, inputs first, with the lists and features of their data."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(recipes.path("exp", "one"), "exp/mine/one")
+    shutil.copytree(recipes.path("lists"), "data_lists/mine")
+    assert main(["compare", "exp/mine/one", "--split", "val_extra", "--out", "x"]) == 2
+    assert "--lists ... --media" in capsys.readouterr().err
+    shutil.copy("data_lists/mine/val.tsv", "data_lists/mine/test.tsv")
+    assert main(["compare", "exp/mine/one", "--split", "test", "--out", "x"]) == 2
+    folders = " ".join(f"exp/mine/one/{name}" for name in ("sound", "picture", "both", "spans"))
+    advice = f"klassify score {folders} --split test --lists data_lists/mine --media DIR"
+    assert f"fix:   {advice} --features features/mine" in capsys.readouterr().err
 
 
 def test_clips_that_scores_lack_are_named(recipes, labels, tmp_path, capsys):

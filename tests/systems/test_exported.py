@@ -108,6 +108,13 @@ def test_what_has_no_export_is_refused_by_name(detector, monkeypatch, capsys):
     assert "w2v_aasist cannot be exported: its inputs (CFPRFFrames)" in told.err
 
 
+def test_a_missing_package_is_told_once(detector, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else name)
+    assert cli.main(["export", str(detector)]) == 2
+    told = capsys.readouterr()
+    assert not told.out and told.err.count("needs the package onnx, which is not installed") == 1
+
+
 def test_predict_refuses_onnx_where_nothing_is_exported(detector, tmp_path, capsys):
     words = ["predict", str(EXAMPLE), "--detector", str(detector), "--runtime", "onnx"]
     assert cli.main([*words, "--out", str(tmp_path)]) == 2
