@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ from klassify.features import shards
 from klassify.features.lips import LipsRow
 from klassify.features.mouth.kind import MouthRow
 from klassify.lists import data_list
+
+if TYPE_CHECKING:
+    from klassify.data.base import Sources
 
 
 def jpeg(gray: int) -> bytes:
@@ -37,14 +41,14 @@ class SmallData:
 
     @property
     def arguments(self) -> list[str]:
-        return [
-            "--lists",
-            str(self.lists),
-            "--media",
-            str(self.media),
-            "--features",
-            str(self.features),
-        ]
+        folders = {"lists": self.lists, "media": self.media, "features": self.features}
+        return [word for name, path in folders.items() for word in (f"--{name}", str(path))]
+
+    @property
+    def sources(self) -> Sources:
+        from klassify.data.base import Sources  # torch, which many tests do without
+
+        return Sources(self.lists, self.media, self.features)
 
 
 def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool = True) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fill import load, make_input
+from front_ends import Framed, Given
 from places import GOLDENS
 from published import golden_state
-from torch import nn
 
 from klassify.grid.frames import IGNORE
 from klassify.models import cfprf
@@ -24,7 +24,6 @@ from klassify.models.cfprf import (
     matches,
     refined,
 )
-from klassify.models.frontends.ssl import FrontEnd
 
 GOLDEN, EXPECTED = load(GOLDENS / "cfprf")
 TOLERANCE = {"atol": GOLDEN["tolerance"]["abs"], "rtol": GOLDEN["tolerance"]["rel"]}
@@ -40,18 +39,9 @@ def inputs_of(case):
     return torch.from_numpy(make_input(case["inputs"][0]))
 
 
-class Features(FrontEnd):
-    """Takes the goldens' features for samples."""
-
-    dim = 1024
-
-    def forward(self, wave):
-        return wave
-
-
 def published(fdn="fdn"):
     """The golden's networks as one model; the classes are still those of the file: fake, real."""
-    model = CFPRF(Features(), seq_len=120).eval()
+    model = CFPRF(Given(), seq_len=120).eval()
     state = golden_state("cfprf", fdn)
     wanted = model.fdn.state_dict()
     model.fdn.load_state_dict({key: value for key, value in state.items() if key in wanted})
@@ -188,19 +178,6 @@ def test_an_end_before_the_clip_leaves_the_proposal_as_it_was():
     assert moved.tolist() == [[4, 8], [0, 2]]
 
 
-class Framed(FrontEnd):
-    """A linear layer on each 400 samples."""
-
-    dim = 16
-
-    def __init__(self):
-        super().__init__()
-        self.proj = nn.Linear(400, self.dim)
-
-    def forward(self, wave):
-        return torch.tanh(self.proj(wave.unfold(1, 400, 320)))
-
-
 def planted(n_clips, seed, n_frames=50):
     """Noise with a tone in one span of each clip but the last: a batch for `loss`."""
     rng = np.random.default_rng(seed)
@@ -217,7 +194,7 @@ def planted(n_clips, seed, n_frames=50):
 @pytest.mark.slow
 def test_cfprf_fits_a_planted_span():
     torch.manual_seed(0)
-    model, batch = CFPRF(Framed(), seq_len=32), planted(2, seed=0, n_frames=30)
+    model, batch = CFPRF(Framed(16), seq_len=32), planted(2, seed=0, n_frames=30)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(12):
         optimizer.zero_grad()
@@ -230,7 +207,7 @@ def test_cfprf_fits_a_planted_span():
 
 def test_loss_ignores_padding_and_refinement_spares_the_frames():
     torch.manual_seed(0)
-    model, batch = CFPRF(Framed(), seq_len=64).eval(), planted(3, seed=0)
+    model, batch = CFPRF(Framed(16), seq_len=64).eval(), planted(3, seed=0)
     batch["frame_label"][:, 40:] = IGNORE
     outputs, label = model(batch["wave"]), batch["frame_label"][:, :40]
     marks = torch.cat([boundary_marks(row == 1) for row in label]).long()

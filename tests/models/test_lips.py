@@ -7,8 +7,6 @@ import torch
 
 from klassify.models.lip_encoder import LipEncoder
 from klassify.models.lips import LipFrameModel, LipMIL
-from klassify.models.weights.load import load_weights
-from klassify.models.weights.safetensors_file import save_weights
 
 SMALL = {"name": "tiny", "channels": [4, 4, 8], "dim": 8}
 
@@ -69,13 +67,3 @@ def test_frames_that_are_not_valid_change_no_score():
         torch.testing.assert_close(
             model.frame_scores(short)[0], scores[0, :12], atol=1e-5, rtol=1e-4
         )
-
-
-@pytest.mark.parametrize("cls", [LipFrameModel, LipMIL])
-def test_weights_come_back(cls, tmp_path):
-    model, other = made(cls), cls(LipEncoder(SMALL), dim=8)
-    save_weights(model, tmp_path / "w.safetensors")
-    load_weights(other, tmp_path / "w.safetensors")
-    crops = batch()["crops"]
-    with torch.no_grad():
-        torch.testing.assert_close(other.eval()(crops).logit, model.eval()(crops).logit)

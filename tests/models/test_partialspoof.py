@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fill import load, make_input
+from front_ends import Framed
 from places import GOLDENS
 from published import TINY, golden_state
 from together import command
@@ -27,7 +28,7 @@ from klassify.grid.frames import IGNORE
 from klassify.lists import data_list, subsets
 from klassify.metrics.clips import roc_auc
 from klassify.models import partialspoof
-from klassify.models.frontends.ssl import FrontEnd, SSLFrontEnd
+from klassify.models.frontends.ssl import SSLFrontEnd
 from klassify.models.partialspoof import (
     CELL_SAMPLES,
     LOOKAHEAD,
@@ -46,19 +47,6 @@ from klassify.training.validation import validate
 GOLDEN, EXPECTED = load(GOLDENS / "partialspoof")
 RATE = 16_000
 NAMES = [f"ps{ms}" for ms in RESOLUTIONS_MS]
-
-
-class Framed(FrontEnd):
-    """A linear layer on each 400 samples; a frame depends on nothing else."""
-
-    dim = 128
-
-    def __init__(self, dim=128):
-        super().__init__()
-        self.dim, self.proj = dim, nn.Linear(400, dim)
-
-    def forward(self, wave):
-        return torch.tanh(self.proj(wave.unfold(1, 400, 320)))
 
 
 class Local(PartialSpoof):
@@ -104,20 +92,6 @@ def test_back_end_scores_and_losses_match_the_published_ones(published, case):
     actual, published_losses = list(losses.values()), list(case["losses"].values())
     np.testing.assert_allclose(actual, published_losses, atol=1e-6, rtol=1e-5)
     np.testing.assert_allclose(sum(losses.values()), case["loss_sum"], rtol=1e-5)
-
-
-def test_parameter_counts():
-    with torch.device("meta"):
-        backend = MultiResolution(1024)
-
-    def count(module):
-        return sum(parameter.numel() for parameter in module.parameters())
-
-    heads = [count(head) for head in backend.post_nets_seg.values()]
-    assert heads == [24_506_938, 6_129_352, 1_536_148, 385_942, 97_438, 24_522]
-    assert count(backend.post_nets_utt) == 24_522
-    assert count(backend) == 33_055_038
-    assert backend.limit == 1983
 
 
 @pytest.mark.parametrize(
@@ -456,7 +430,7 @@ def test_planted_fakes_are_found_from_training_to_scores(tmp_path, small_data, s
 
 
 def test_clip_supervision_reads_no_segment_column(small_data, monkeypatch):
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     asked = []
 
     def table(self, split, *, segments=False):

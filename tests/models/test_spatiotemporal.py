@@ -62,13 +62,6 @@ def test_full_size_has_the_published_tensors():
     ours = [[key, list(v.shape), str(v.dtype).removeprefix("torch.")] for key, v in state]
     assert ours == description["models"]["W10"]["state"]
 
-    def count(module: nn.Module) -> int:
-        return sum(parameter.numel() for parameter in module.parameters())
-
-    assert count(model) == 197_909_760
-    assert count(model.patch_embed.rgb_backbone) == 12_292_736
-    assert model.grid == 14
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["W2", "W3", "W10"])

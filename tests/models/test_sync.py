@@ -25,10 +25,6 @@ def random_batch(n=3, n_frames=20, seed=0):
     }
 
 
-def test_default_size():
-    assert sum(p.numel() for p in Sync().parameters()) == 231_425
-
-
 def test_misfit_equals_plain_loops():
     model, batch = small().eval(), random_batch()
     misfit, counts = model.misfit(batch)

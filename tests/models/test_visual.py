@@ -16,7 +16,7 @@ from klassify import cli
 from klassify.augmentation import frames as augmentation_frames
 from klassify.errors import KlassifyError
 from klassify.models.spatiotemporal import SpatioTemporal
-from klassify.models.visual import TokenAttention, Visual, gabor_filters_, pool_top
+from klassify.models.visual import Visual, gabor_filters_, pool_top
 from klassify.models.vqvae import VQVAE
 from klassify.models.weights.load import load_weights
 from klassify.models.weights.safetensors_file import save_weights
@@ -66,25 +66,6 @@ def test_head_matches_the_published_one():
             _, weights = model.fuse(st_tokens, model.lmm_tokens(visual, textual))
         np.testing.assert_allclose(logits, expected[f"{case['id']}/logits"], **tolerance)
         np.testing.assert_allclose(weights, expected[f"{case['id']}/token_weights"], **tolerance)
-
-
-def test_published_size():
-    with torch.device("meta"):
-        model = Visual(SpatioTemporal(), VQVAE())
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    without_vqvae = sum(n for name, n in sizes.items() if not name.startswith("vqvae."))
-    assert without_vqvae == 203_617_539
-
-
-def test_token_weights_equal_a_loop_over_heads():
-    attention, tokens = TokenAttention(12, 3), torch.randn(2, 5, 12)
-    q, k, v = attention.qkv(tokens).split(12, dim=2)
-    heads = []
-    for head in range(3):
-        part = slice(4 * head, 4 * head + 4)
-        scores = q[..., part] @ k[..., part].transpose(1, 2) / 2
-        heads.append(scores.softmax(dim=2) @ v[..., part])
-    torch.testing.assert_close(attention(tokens), attention.proj(torch.cat(heads, dim=2)))
 
 
 def test_windows_without_lmm_features_use_only_fc_tokens():

@@ -13,8 +13,6 @@ from speech_models import MODELS, NARROW, TINY, pretrained, published_file
 from klassify.errors import KlassifyError
 from klassify.models.frontends.ssl import ARCHITECTURES, SSLFrontEnd, normalise_waveform
 
-# settings that make the large models as small as the goldens are
-
 
 def waves(n_samples=8000, batch=2, seed=1):
     return torch.from_numpy(fill("input:wave", (batch, n_samples), seed))

@@ -5,13 +5,14 @@ import published
 import pytest
 import torch
 from fill import load, make_input
+from front_ends import Given
 from published import GOLDENS, TINY_WAVLM, golden_shapes, golden_state
 from torch import nn
 
 from klassify.data.partialspoof import on_frames
 from klassify.grid import windows
 from klassify.models.bam import BAM
-from klassify.models.frontends.ssl import FrontEnd, SSLFrontEnd
+from klassify.models.frontends.ssl import SSLFrontEnd
 from klassify.models.linear_fusion import LinearFusion
 from klassify.models.partialspoof import PartialSpoof
 from klassify.models.raw_aasist import RawAASIST, mel_filters
@@ -105,11 +106,8 @@ def test_bam_from_a_lightning_file(tmp_path, monkeypatch):
             close(model.frontend(*inputs_of(case)), last[f"{case['id']}/last"], speech["tolerance"])
 
 
-class Features(FrontEnd):
-    """A front end of one layer that takes the goldens' features (B, T, 1024) for samples."""
-
-    dim = 1024
-    hop_samples = receptive_field_samples = 1
+class OneLayer(Given):
+    """Given features as the only hidden state."""
 
     def hidden_states(self, wave):
         return [wave]
@@ -128,7 +126,7 @@ def test_partialspoof_and_fusion_give_the_published_logits(tmp_path):
         "lr_scheduler": None,
     }
     torch.save(content, tmp_path / "trained_network.pt")
-    partialspoof = PartialSpoof(Features()).eval()
+    partialspoof = PartialSpoof(OneLayer()).eval()
     report = import_weights(partialspoof, tmp_path / "trained_network.pt")
     assert report.source == "partialspoof" and len(report.reordered) == 6
 
