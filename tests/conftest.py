@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from commands import each_here
 from small_data import SmallData, make_split
+
+from klassify import workers
 
 # a trained demo, generated corpora, a training by two processes, Chromium: 9 s and more
 LONG = {"tiny_klassify", "tiny_corpus", "real_corpus", "two_ranks", "browser"}
@@ -14,6 +17,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if LONG.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What worker processes would do is done in this one; not by fixtures of a module."""
+    monkeypatch.setattr(workers, "each", each_here)
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,17 @@ import os
 import pickle
 from pathlib import Path
 
-import av
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from commands import each_here, klassify
+from commands import contents, klassify
 from torch.utils.data import DataLoader
+from videos import sound, write_media
 
-from klassify import cli, workers
+from klassify import cli
 from klassify.data.audio import AudioClips, AudioFrames, AudioReader
 from klassify.data.base import ClipWindows, Examples, NoAnswer, Sources
 from klassify.data.partialspoof import PartialSpoofFrames
@@ -37,6 +37,8 @@ from klassify.features.audio_cache import (
 )
 from klassify.media import decoder, isolated
 from klassify.parts import Place, read_header
+
+pytestmark = pytest.mark.usefixtures("without_workers")
 
 SETTINGS = {"kind": "audio", **FORMAT}
 # c: stereo
@@ -60,16 +62,8 @@ train: {epochs: 1, batch_size: 8}
 def write_aac(path: Path, seconds: float, channels: int = 1, rate: int = 44_100) -> None:
     """Speech-like noise as AAC in an mp4."""
     rng = np.random.default_rng(round(100 * seconds))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=rate)
-        stream.layout = "mono" if channels == 1 else "stereo"
-        wave = (0.2 * rng.normal(size=(channels, round(seconds * rate)))).astype(np.float32)
-        for first in range(0, wave.shape[1], 1024):
-            block = np.ascontiguousarray(wave[:, first : first + 1024])
-            frame = av.AudioFrame.from_ndarray(block, "fltp", stream.layout.name)
-            frame.rate, frame.pts = rate, first
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    wave = 0.2 * rng.normal(size=(channels, round(seconds * rate)))
+    write_media(path, sound(wave, rate=rate, layout="mono" if channels == 1 else "stereo"))
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +106,6 @@ def both(data, made) -> tuple[Sources, Sources]:
     """The same data without and with the cache; with it there are no media."""
     folders = data / "lists", data / "media", data / "features"
     return Sources(*folders[:2], data / "none"), Sources(folders[0], data / "no media", folders[2])
-
-
-@pytest.fixture(autouse=True)
-def without_workers(monkeypatch):
-    """Extraction in this process; those of fixtures of the module have workers."""
-    monkeypatch.setattr(workers, "each", each_here)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_samples_round_to_the_nearest_step_and_back_exactly():
@@ -178,9 +162,8 @@ def test_examples_and_windows_are_the_same_with_and_without_it(data_class, both)
             if isinstance(one, tuple):
                 assert one == other
                 continue
-            assert one.keys() == other.keys() and all(
-                torch.equal(one[key], other[key]) for key in one
-            )
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
             answers += 1
     assert answers == 3 * 7
     files = list(plain.files)
@@ -306,6 +289,8 @@ def test_each_clip_is_there_or_named(data, made, tmp_path, capsys):
     cache = AudioStore(made)
     assert len(cache) == 10 and not cache.missing
     assert cache.get("other.mp4") is None and len(cache.get("none.wav")) == 0
+    settings = read_header(made / "part-1-of-1-0.parquet").settings
+    assert FORMAT.items() <= settings.items() and settings["clips"] == 10
     first_line = b"klassify audio 1: 16000 Hz, mono, int16"
     assert (made / "part-1-of-1-0.pcm").read_bytes().startswith(first_line)
     assert cli.main(arguments(data, made, "--audio", "--status")) == 0
@@ -315,19 +300,8 @@ def test_each_clip_is_there_or_named(data, made, tmp_path, capsys):
     assert contents(tmp_path) == contents(made)
 
 
-def test_two_kinds_at_once_are_refused(data, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(arguments(data, tmp_path, "--audio", "--kind", "lmm"))
-    assert "not allowed with" in capsys.readouterr().err
-    assert cli.main(arguments(data, tmp_path, "--audio", "--landmarks", "x")) == 2
-    assert "belongs to --kind mouth" in capsys.readouterr().err
-
-
-def test_other_settings_are_refused_and_force_replaces_all(data, made, tmp_path, capsys):
+def test_force_replaces_all_parts_with_their_sound(data, made, tmp_path, capsys):
     assert cli.main(arguments(data, tmp_path, "--audio", "--shard", "1/2")) == 0
-    assert cli.main(arguments(data, tmp_path)) == 2
-    assert "n: 2 there, 1 now" in capsys.readouterr().err
-    assert cli.main([*arguments(data, tmp_path), "--chunk", "4"]) == 2
     assert cli.main(arguments(data, tmp_path, "--kind", "mouth")) == 2
     assert "kind: 'audio' there, 'mouth' now" in capsys.readouterr().err
     assert cli.main(arguments(data, tmp_path, "--audio", "--force")) == 0
@@ -478,8 +452,3 @@ def test_many_parts_take_few_files_and_little_memory(tmp_path):
     cache._sound.cache_clear()
     again._sound.cache_clear()
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_the_settings_of_the_cache_are_on_its_files(made):
-    settings = read_header(made / "part-1-of-1-0.parquet").settings
-    assert FORMAT.items() <= settings.items() and settings["clips"] == 10

@@ -14,7 +14,7 @@ from published import golden_state
 
 from klassify import cli
 from klassify.errors import KlassifyError
-from klassify.features import avhubert, avhubert_extraction, lips
+from klassify.features import avhubert_extraction, lips
 from klassify.features.audio_cache import NO_AUDIO, SILENT
 from klassify.features.shards import FeatureStore, write_part
 from klassify.media import isolated
@@ -83,23 +83,6 @@ def test_clips_without_a_stream_say_why(encoder, monkeypatch, n, reason):
     monkeypatch.setattr(isolated, "call", lambda function, path: np.zeros(n, np.float32))
     made = list(avhubert_extraction.Extractor(Path(), encoder, rows).rows(["a", "b"]))
     assert [(row.stage, row.reason) for row in made] == [("decode", reason), ("face", "no video")]
-
-
-def test_rows_are_kept_as_they_are(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = [avhubert.AVHubertRow("a", 25.0, *rng.normal(size=(2, 7, 6)).astype(np.float16))]
-    rows.append(avhubert.AVHubertRow.failed("b", "face", "no face"))
-    settings = {"kind": "avhubert", "version": 1}
-    write_part(tmp_path, Place(1, 1, 0, 1), rows, settings, "x")
-    store = FeatureStore(tmp_path)
-    for row in rows:
-        kept = store[row.file]
-        np.testing.assert_array_equal(kept.video, row.video)
-        np.testing.assert_array_equal(kept.audio, row.audio)
-        assert (kept.reason, kept.stage, kept.fps) == (row.reason, row.stage, row.fps)
-    wrong = avhubert.AVHubertRow("c", 25.0, rows[0].video, rows[0].audio[:3])
-    with pytest.raises(ValueError, match="c: video"):
-        write_part(tmp_path / "wrong", Place(1, 1, 0, 1), [wrong], settings, "x")
 
 
 def test_clips_of_a_list_through_the_command(tmp_path, small_data, monkeypatch, capsys):

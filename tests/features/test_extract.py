@@ -5,23 +5,32 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-from commands import each_here, klassify, ran
+import torch
+from commands import contents, klassify, ran
 from places import ROOT
+from safetensors.torch import save_file
+from videos import picture, write_media
 
 from klassify import cli, workers
 from klassify.errors import KlassifyError
 from klassify.failures import read_failures
-from klassify.features import extract
+from klassify.features import extract, reconstruction
 from klassify.features.base import in_workers_together
 from klassify.features.lips import LipsExtractor
 from klassify.features.mouth import channels
 from klassify.features.mouth.kind import ClipExtractor, MouthRow, too_little
 from klassify.features.shards import FeatureStore
 from klassify.files import HERE, TEMPORARY
+from klassify.media import square_frames
+from klassify.models.vqvae import VQVAE
+from klassify.models.weights import WEIGHTS
+from klassify.models.weights.safetensors_file import save_weights
 from klassify.parts import parts_in, read_rows
+from klassify.systems.experiment import load_experiment, save_config
+
+pytestmark = pytest.mark.usefixtures("without_workers")
 
 SIZE, N_FRAMES = 96, 8
 
@@ -39,15 +48,8 @@ def landmarks(rng: np.random.Generator, n: int = N_FRAMES) -> np.ndarray:
 
 
 def write_video(path: Path, rng: np.random.Generator, n: int = N_FRAMES) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width = stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
-        for _ in range(n):
-            cells = rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3)).astype(np.uint8)
-            image = cells.repeat(8, 0).repeat(8, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+    cells = rng.integers(0, 256, (n, SIZE // 8, SIZE // 8, 3)).astype(np.uint8)
+    write_media(path, picture(cells.repeat(8, 1).repeat(8, 2), codec="libx264"))
 
 
 BROKEN = {
@@ -90,16 +92,6 @@ def arguments(data: Path, out: Path, *more: str) -> list[str]:
     return ["extract", *map(str, given), *more]
 
 
-@pytest.fixture(autouse=True)
-def without_workers(monkeypatch):
-    """Extraction in this process; those of fixtures of the module have workers."""
-    monkeypatch.setattr(workers, "each", each_here)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
     """The shards of one uninterrupted run."""
@@ -138,9 +130,8 @@ def test_a_finished_run_is_skipped_and_strict_tells(data, made, capsys):
     assert cli.main(arguments(data, made)) == 0
     assert cli.main(arguments(data, made, "--strict")) == 1
     assert "11 clips, 5 without features (3 decode, 1 face, 1 landmarks" in capsys.readouterr().out
-    assert contents(made) == before and stamps == {
-        path: path.stat().st_mtime_ns for path in made.glob("*.parquet")
-    }
+    assert contents(made) == before
+    assert stamps == {path: path.stat().st_mtime_ns for path in made.glob("*.parquet")}
 
 
 def test_missing_parts_are_made_again_to_the_byte(data, made):
@@ -329,8 +320,14 @@ def written(data, tmp_path_factory):
     return out
 
 
-def test_lmm_rows_and_failures(data, written):
+def test_lmm_rows_and_failures(data, written, capsys):
     features = FeatureStore(written)
+    settings = features.settings
+    assert settings["kind"] == "lmm" and settings["lmm"] == "tiny" and settings["untrained"] is True
+    assert settings["prompt"].endswith("###Assistant:") and settings["precision"] == "float32"
+    assert (settings["interval"], settings["new_tokens"], settings["visual_dim"]) == (3, 64, 32)
+    assert cli.main(lmm_arguments(data, written)) == 0
+    assert "random weights (tiny): these features mean nothing" in capsys.readouterr().out
     listed = (data / "list.tsv").read_text().splitlines()[1:]
     broken = {file for file, stage in BROKEN.items() if stage == "decode"}  # without landmarks
     assert features.files == listed and set(features.reasons) == broken
@@ -348,28 +345,9 @@ def test_lmm_rows_and_failures(data, written):
     assert {failure.file for failure in read_failures(written / "failures-1-of-1.tsv")} == broken
 
 
-def test_lmm_settings_say_what_was_used(data, written):
-    settings = FeatureStore(written).settings
-    assert settings["kind"] == "lmm" and settings["lmm"] == "tiny" and settings["untrained"] is True
-    assert settings["prompt"].endswith("###Assistant:") and settings["precision"] == "float32"
-    assert (settings["interval"], settings["new_tokens"], settings["visual_dim"]) == (3, 64, 32)
-
-
-def test_untrained_features_are_called_so_on_every_run(data, written, capsys):
-    assert cli.main(lmm_arguments(data, written)) == 0
-    assert "random weights (tiny): these features mean nothing" in capsys.readouterr().out
-
-
 @pytest.fixture(scope="module")
 def vqvae(tmp_path_factory):
     """A small VQ-VAE as a file of weights and as a system's folder."""
-    import torch
-
-    from klassify.models.vqvae import VQVAE
-    from klassify.models.weights import WEIGHTS
-    from klassify.models.weights.safetensors_file import save_weights
-    from klassify.systems.experiment import load_experiment, save_config
-
     folder = tmp_path_factory.mktemp("vqvae system")
     torch.manual_seed(0)
     model = VQVAE(dim=8, codes=16).eval()
@@ -382,16 +360,10 @@ def vqvae(tmp_path_factory):
 
 
 def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
-    import torch
-
-    from klassify.media import square_frames
-
     folder, model = vqvae
-    command = [
-        *("extract", "--kind", "reconstruction", "--device", "cpu", "--batch", "5", "--jobs", "1"),
-        "--size",
-    ]
-    command += [SIZE, "--list", data / "list.tsv", "--root", data / "media"]
+    kind = "--kind reconstruction --device cpu --batch 5 --jobs 1"
+    command = ["extract", *kind.split(), "--size", SIZE, "--list", data / "list.tsv"]
+    command += ["--root", data / "media"]
     assert klassify(*command, "--vqvae", folder, "--out", tmp_path / "a") == 0
     weights = folder / "model.safetensors"
     assert klassify(*command, "--vqvae", weights, "--out", tmp_path / "b") == 0
@@ -412,8 +384,6 @@ def test_reconstructions_are_those_of_the_vqvae(data, vqvae, tmp_path):
 
 
 def test_a_repeated_frame_is_encoded_once(vqvae):
-    from klassify.features import reconstruction
-
     _, model = vqvae
     extractor = reconstruction.ReconstructionExtractor(Path(), model, SIZE)
     frames = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
@@ -429,6 +399,7 @@ def test_a_repeated_frame_is_encoded_once(vqvae):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["--audio", "--landmarks", "x"], "belongs to --kind mouth"),
         (["--kind", "lmm"], "needs --lmm"),
         (["--lmm", "tiny"], "--lmm belongs to --kind lmm"),
         (["--kind", "lmm", "--lmm", "tiny", "--vqvae", "x"], "--vqvae belongs to"),
@@ -445,14 +416,9 @@ def test_arguments_that_do_not_fit_are_refused(data, tmp_path, capsys, arguments
 
 
 def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
-    import torch
-    from safetensors.torch import save_file
-
-    from klassify.features.reconstruction import load_vqvae
-
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(KlassifyError, match="no codebook"):
-        load_vqvae(tmp_path / "model.safetensors")
+        reconstruction.load_vqvae(tmp_path / "model.safetensors")
 
 
 def test_clips_of_a_process_that_died_are_taken_one_by_one(monkeypatch):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import pytest
 from painted_face import painted
 from shown import picture_of
 
 from klassify.features import lips
 from klassify.features.mouth import channels
 from klassify.features.mouth.face import Seen
-from klassify.features.shards import FeatureStore, write_part
-from klassify.parts import Place
 
 
 def seen(images_and_points, cut: int | None = None):
@@ -103,32 +100,3 @@ def test_frames_without_a_mouth_in_sight_are_not_valid():
     points = points.astype(np.float32)
     outside, nowhere = points + np.float32(1000), np.full_like(points, np.nan)
     assert crops([(image, outside), (image, nowhere), (image, points)])[1].tolist() == [0, 0, 1]
-
-
-def row(n: int, name: str = "a") -> lips.LipsRow:
-    rng = np.random.default_rng(n)
-    pictures = rng.integers(0, 255, (n, 96, 96)).astype(np.uint8)
-    jpegs = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
-    valid = np.arange(n) % 3 != 1
-    return lips.LipsRow(
-        name, 25.0, [jpeg if v else b"" for jpeg, v in zip(jpegs, valid)], valid, ""
-    )
-
-
-def test_rows_come_back_from_a_shard(tmp_path):
-    rows = [row(n, f"{n}.mp4") for n in (5, 0, 9, 1, 2, 7)]
-    rows.append(lips.LipsRow.failed("broken.mp4", "decode", "no video"))
-    write_part(tmp_path, Place(1, 1, 0, 1), rows, {"kind": "lips"}, "inputs")
-    store = FeatureStore(tmp_path)
-    for wanted in rows:
-        found = store[wanted.file]
-        assert (found.crops, found.fps) == (wanted.crops, wanted.fps)
-        assert found.valid.tolist() == wanted.valid.tolist()
-        assert lips.opened(found.crops).shape == (len(wanted.valid), 96, 96)
-    assert store.reasons == {"broken.mp4": "no video"}
-
-
-def test_rows_without_the_crops_of_valid_frames_are_refused(tmp_path):
-    wrong = lips.LipsRow("a", 25.0, [b"", b""], np.array([False, True]))
-    with pytest.raises(ValueError, match="crops"):
-        write_part(tmp_path, Place(1, 1, 0, 1), [wrong], {"kind": "lips"}, "inputs")

@@ -50,6 +50,13 @@ class SmallData:
 
         return Sources(self.lists, self.media, self.features)
 
+    def without_segments(self, folder: Path) -> SmallData:
+        """The same data with lists, in a folder, that have no segment columns."""
+        for path in self.lists.glob("*.tsv"):
+            data_list.write_list(folder / path.name, data_list.read_list(path))
+            assert "fake_segments" not in (folder / path.name).read_text()
+        return dataclasses.replace(self, lists=folder)
+
 
 def make_split(root: Path, split: str, n_sources: int, seed: int, labelled: bool = True) -> None:
     """`n_sources` originals in four versions each; clip 1 has no audio, clip 2 no face."""

@@ -131,15 +131,10 @@ def lab_reference(rgb: np.ndarray) -> np.ndarray:
     return np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=-1)
 
 
-def test_kinematics_equal_the_slow_reference():
-    rng = np.random.default_rng(0)
-    points = moved(clip_points(rng), rng)
-    np.testing.assert_allclose(motion(points), kinematics_reference(points), atol=1e-10)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
-def test_short_clips_equal_the_slow_reference(n):
-    points = clip_points(np.random.default_rng(n), n)
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, T])
+def test_kinematics_equal_the_slow_reference(n):
+    rng = np.random.default_rng(n)
+    points = moved(clip_points(rng, n), rng)
     np.testing.assert_allclose(motion(points), kinematics_reference(points), atol=1e-10)
 
 
@@ -241,21 +236,6 @@ def test_mean_lab_equals_the_formulas():
     box = np.array([[4, 3], [20, 3], [20, 15], [4, 15]], float)
     expected = lab_reference(rgb[3:16, 4:21]).mean(axis=(0, 1))
     np.testing.assert_allclose(channels.mean_lab(rgb, box), expected, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "rgb, lab",
-    [((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((255, 0, 0), (53.24, 80.09, 67.20))],
-)
-def test_lab_of_known_colours(rgb, lab):
-    image = np.full((9, 9, 3), rgb, np.uint8)
-    np.testing.assert_allclose(
-        channels.mean_lab(image, np.array([[0, 0], [8, 0], [8, 8], [0, 8]])), lab, atol=0.05
-    )
-
-
-def test_colour_shift_is_the_distance():
-    assert channels.colour_shift(np.array([50.0, 3, 4]), np.array([50.0, 0, 0])) == 5
 
 
 def test_clip_features_equal_full_frame_references():
