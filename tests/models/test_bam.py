@@ -304,17 +304,6 @@ def test_windows_of_long_clips_are_averaged_by_triangles():
     np.testing.assert_allclose(score_long(model, wave)["score"], total / mass, atol=1e-5)
 
 
-def test_eleven_minutes_are_scored_in_small_batches():
-    model, sizes = small_bam(), []
-    model.frontend.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape))
-    wave = torch.randn(668 * RATE)
-    wave[: 5 * RATE] = 0  # digital silence, too
-    scores = score_long(model, wave, 8)
-    assert max(map(tuple, sizes)) == (8, 64_256) and len(sizes) == 42
-    assert len(scores["score"]) == 16_700 and scores["end"][-1] == 668
-    assert np.isfinite(scores["score"]).all()
-
-
 def test_shares_of_frames_are_soft_targets():
     torch.manual_seed(3)
     logits = torch.randn(2, 9, 2)

@@ -133,11 +133,20 @@ def test_sizes_of_the_large_models():
         assert (frontend.dim, len(frontend.model.encoder.layers)) == (1024, 24)
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(KlassifyError, match="Unknown speech model architecture 'xlsr54'"):
-        SSLFrontEnd(normalize_input=False, architecture="xlsr54")
-    with pytest.raises(KlassifyError, match="Unknown speech model family 'hubert'"):
-        SSLFrontEnd(normalize_input=False, architecture={**TINY, "family": "hubert"})
+@pytest.mark.parametrize(
+    "architecture, told",
+    [
+        ("xlsr54", "Unknown speech model architecture 'xlsr54'"),
+        ({**TINY, "family": "hubert"}, "Unknown speech model family 'hubert'"),
+        ({"hidden_size": -1}, "No speech model has these settings"),
+        ({"num_attention_heads": 0}, "No speech model has these settings"),
+        ({"conv_dim": "a"}, "No speech model has these settings"),
+    ],
+)
+def test_architectures_that_cannot_be_are_refused(architecture, told):
+    with pytest.raises(KlassifyError, match=told) as caught:
+        SSLFrontEnd(normalize_input=False, architecture=architecture)
+    assert not told.startswith("No") or caught.value.where == architecture
 
 
 def test_normalised_waves_have_zero_mean_and_unit_variance():
@@ -230,12 +239,3 @@ def test_freeze_stops_gradients(tmp_path):
     assert extractor and trained - still_trained == extractor
     frozen = pretrained("ssl_wav2vec2", tmp_path, freeze="all")
     assert not frozen(waves()).requires_grad
-
-
-@pytest.mark.parametrize(
-    "settings", [{"hidden_size": -1}, {"num_attention_heads": 0}, {"conv_dim": "a"}]
-)
-def test_impossible_settings_are_refused(settings):
-    with pytest.raises(KlassifyError, match="No speech model has these settings") as caught:
-        SSLFrontEnd(normalize_input=False, architecture=settings)
-    assert caught.value.where == settings
