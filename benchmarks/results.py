@@ -30,9 +30,21 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (1, 2, 3)
 SPLITS = ("testA", "testB")
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n\n).*?(\n<!-- /results -->)", re.DOTALL)
+# (name, recipe, options of benchmarks/explanations.py): fewer clips where pixels are looked at
+EXPLAINED = (
+    ("klassify", "klassify", "--clips 24"),
+    ("audio", "fused", "--systems audio_mil splice_audio audio_frames sync av_spans --clips 24"),
+    ("lips", "fused", "--systems lips_frames splice_lips --clips 12 --orders 2"),
+    ("ps", "multibranch", "--systems ps --clips 24"),
+    ("visual", "multibranch", "--systems visual --clips 12 --orders 2"),
+)
 # {DATA} is demo-<size>. (what the step makes, the command that makes it)
 STEPS = (
     ("exp/{DATA}/compare/testA/report.html", "klassify demo size={SIZE}"),
+    (
+        "exp/{DATA}/results/steps-task2.md",
+        "{PYTHON} {ROOT}/benchmarks/steps.py exp/{DATA} --lists data_lists/{DATA}",
+    ),
     (
         "exp/{DATA}/results/points/testA.thresholds.tsv",
         "klassify evaluate exp/{DATA}/klassify/tcn-platt exp/{DATA}/klassify/w2v_aasist-platt"
@@ -43,17 +55,33 @@ STEPS = (
         "exp/{DATA}/audit/testA.tsv",
         "klassify audit {LABELS} --root media/{DATA} --out exp/{DATA}/audit",
     ),
+    *(
+        (
+            f"exp/{{DATA}}/results/explanations-{name}.md",
+            f"{{PYTHON}} {{ROOT}}/benchmarks/explanations.py exp/{{DATA}}/{recipe}"
+            " --lists data_lists/{DATA} --media media/{DATA} --features features/{DATA}"
+            f" --split val {options} --out exp/{{DATA}}/results/explanations-{name}.md",
+        )
+        for name, recipe, options in EXPLAINED
+    ),
     (
-        "exp/{DATA}/results/explanations.md",
-        "{PYTHON} {ROOT}/benchmarks/explanations.py exp/{DATA}/klassify --lists data_lists/{DATA}"
-        " --media media/{DATA} --features features/{DATA} --split val --clips 24"
-        " --out exp/{DATA}/results/explanations.md",
+        "exp/{DATA}/audit-systems/testA-changed.tsv",
+        "klassify audit {LABELS} --root media/{DATA} --features features/{DATA}"
+        " --out exp/{DATA}/audit-systems --clips 60 --systems exp/{DATA}/klassify/tcn"
+        " exp/{DATA}/klassify/w2v_aasist exp/{DATA}/klassify/maxout",
     ),
     (
         "perturbed/{DATA}/robustness-testA.tsv",
         "klassify perturb exp/{DATA}/klassify/maxout exp/{DATA}/klassify/w2v_aasist-platt"
         " --list {LABELS} --root media/{DATA} --features features/{DATA} --out perturbed/{DATA}"
         " --clips 60 --families noise,mp3,amr,reverberation --levels 1,3,5",
+    ),
+    (
+        "perturbed/{DATA}-picture/robustness-testA.tsv",
+        "klassify perturb exp/{DATA}/klassify/maxout exp/{DATA}/klassify/merged"
+        " --list {LABELS} --root media/{DATA} --features features/{DATA}"
+        " --out perturbed/{DATA}-picture --clips 24 --levels 5"
+        " --families blur,h264,pixel_noise,mp3",
     ),
 )
 
@@ -270,14 +298,42 @@ def audit(recipe: Path) -> str:
     table = pd.read_csv(recipe.parent / "audit/testA.tsv", sep="\t")
     lines = head("property", "label", "AUC", "chance", "reading")
     for _, r in table[table["auc"].notna()].iterrows():
-        interval = f"{r.auc:.3f} [{r.auc_low:.3f}, {r.auc_high:.3f}]"
-        lines.append(row(f"`{r.trait}`", r.label, interval, f"{r.chance:.3f}", r.reading))
+        auc = interval(r, "auc", ".3f")
+        lines.append(row(f"`{r.trait}`", r.label, auc, f"{r.chance:.3f}", r.reading))
     return "\n".join(lines) + "\n"
 
 
-def explanations(recipe: Path) -> str:
+def changed(recipe: Path) -> str:
+    """AUC of systems before and after changes of the media that leave the fake alone."""
+    table = pd.read_csv(recipe.parent / "audit-systems/testA-changed.tsv", sep="\t")
+    lines = head("system", "AUC", *table["change"].unique())
+    for system, rows in table.groupby("system", sort=False):
+        changes = [
+            f"{r.auc_after:.3f}: {interval(r, 'difference', '+.3f')}" for _, r in rows.iterrows()
+        ]
+        lines.append(row(f"`{system}`", interval(rows.iloc[0], "auc", ".3f"), *changes))
+    return "\n".join(lines) + "\n"
+
+
+def explanations(*names: str) -> Callable[[Path], str]:
     """Deletion, insertion and true segments, as benchmarks/explanations.py prints them."""
-    return (recipe.parent / "results/explanations.md").read_text(encoding="utf-8").strip() + "\n"
+
+    def table(recipe: Path) -> str:
+        folder = recipe.parent / "results"
+        texts = [(folder / f"explanations-{name}.md").read_text("utf-8") for name in names]
+        heads = texts[0].splitlines()[:2]
+        return (
+            "\n".join([*heads, *(line for one in texts for line in one.split("\n")[2:] if line)])
+            + "\n"
+        )
+
+    return table
+
+
+def steps(task: int) -> Callable[[Path], str]:
+    """What each step of the third recipe brings, as benchmarks/steps.py prints it."""
+    name = f"results/steps-task{task}.md"
+    return lambda recipe: (recipe.parent / name).read_text(encoding="utf-8")
 
 
 def perturbed(recipe: Path) -> str:
@@ -286,8 +342,22 @@ def perturbed(recipe: Path) -> str:
     lines = head("system", "family", "clean", "level 1", "level 3", "level 5", "largest loss")
     for _, r in by_family(pd.read_csv(path, sep="\t").query("metric == 'AUC'")).iterrows():
         levels = [f"{r[f'level {level}']:.3f}" for level in (1, 3, 5)]
-        loss = f"{r.change:+.3f} [{r.change_low:+.3f}, {r.change_high:+.3f}]"
+        loss = interval(r, "change", "+.3f")
         lines.append(row(f"`{r.system}`", r.family, f"{r.clean:.3f}", *levels, loss))
+    return "\n".join(lines) + "\n"
+
+
+def perturbed_picture(recipe: Path) -> str:
+    """AUC of max-out and Score of merged on clips perturbed at level 5."""
+    path = Path("perturbed", f"{recipe.parent.name}-picture", "robustness-testA.tsv")
+    table = pd.read_csv(path, sep="\t").query("level == 5")
+    lines = head("family", "AUC of `maxout`", "change", "Score of `merged`", "change")
+    for family, rows in table.groupby("family", sort=False):
+        cells = []
+        for system, metric in (("maxout", "AUC"), ("merged", "Score")):
+            r = rows[(rows["system"] == system) & (rows["metric"] == metric)].iloc[0]
+            cells += [f"{r.value:.3f}", interval(r, "change", "+.3f")]
+        lines.append(row(family, *cells))
     return "\n".join(lines) + "\n"
 
 
@@ -363,8 +433,13 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "costs": costs,
     "thresholds": thresholds,
     "audit": audit,
-    "explanations": explanations,
+    "changed": changed,
+    "steps-task1": steps(1),
+    "steps-task2": steps(2),
+    "explanations": explanations("klassify"),
+    "explanations-others": explanations("audio", "lips", "ps", "visual"),
     "perturbed": perturbed,
+    "perturbed-picture": perturbed_picture,
 }
 
 
@@ -382,21 +457,23 @@ def four(value: float) -> str:
 
 def span(r: pd.Series, name: str) -> str:
     """A value and its interval, or a dash."""
-    if not np.isfinite(r[name]):
-        return "-"
-    return f"{r[name]:.3f} [{r[f'{name}_low']:.3f}, {r[f'{name}_high']:.3f}]"
+    return interval(r, name, ".3f") if np.isfinite(r[name]) else "-"
 
 
 def lead(r: pd.Series) -> str:
     """A gain and its interval, which clips of a single source do not have."""
-    if not np.isfinite(r.gain_low):
-        return f"{r.gain:+.4f}"
-    return f"{r.gain:+.4f} [{r.gain_low:+.4f}, {r.gain_high:+.4f}]"
+    return interval(r, "gain", "+.4f") if np.isfinite(r.gain_low) else f"{r.gain:+.4f}"
 
 
 def percent(r: pd.Series, name: str) -> str:
     """A rate and its interval."""
-    return f"{r[name]:.1%} [{r[f'{name}_low']:.1%}, {r[f'{name}_high']:.1%}]"
+    return interval(r, name, ".1%")
+
+
+def interval(r: pd.Series, name: str, form: str) -> str:
+    """A value and its 95 % interval, columns NAME, NAME_low and NAME_high."""
+    value, low, high = (f"{r[name + end]:{form}}" for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]"
 
 
 def row(*cells: str) -> str:
