@@ -46,7 +46,7 @@ def test_a_published_detector_answers_by_its_hub_name(repository):
 
 
 @pytest.mark.parametrize("name", ["hf://alone", "hf://a/b/c", "hf://a/b@", "hf://../b", "hf://"])
-def test_a_name_that_is_no_repository_is_refused(repository, name):
+def test_a_name_that_is_not_a_repository_is_refused(repository, name):
     with pytest.raises(KlassifyError, match="hf://owner/name@revision"):
         load_detector(name)
     assert not repository[1]

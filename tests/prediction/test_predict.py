@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from answers import prediction
+from commands import klassify
 from faults.scenarios import TCN as CONFIG
 from painted_face import painted
 from published import golden_state
@@ -30,7 +32,7 @@ from klassify.models.auvire import AuViRe
 from klassify.models.tcn import TCN
 from klassify.models.weights.safetensors_file import save_weights
 from klassify.prediction import answer, predict
-from klassify.prediction.answer import NO_TASK_2, Prediction
+from klassify.prediction.answer import NO_TASK_2
 from klassify.prediction.packaged import EXAMPLE
 from klassify.prediction.predict import needed_kinds
 from klassify.prediction.videos import find_videos
@@ -41,6 +43,7 @@ from klassify.systems.operating import OperatingPoints, Point
 from klassify.systems.system import system_hash
 
 MODEL, DATA = yaml.safe_load(CONFIG)["model"], yaml.safe_load(CONFIG)["data"]
+PLAIN = {"model": MODEL, "data": DATA}
 FRAMES = {
     "class_path": "klassify.data.audio.AudioFrames",
     "init_args": {"window": 64000, "stride": 32000},
@@ -48,7 +51,7 @@ FRAMES = {
 
 
 def make_detector(
-    folder: Path, config: dict, tasks: tuple[str, ...] = ("task1", "task2")
+    folder: Path, config: dict = PLAIN, tasks: tuple[str, ...] = ("task1", "task2")
 ) -> DetectorFile:
     """A detector of one system, which has no weights."""
     (folder / "one").mkdir(parents=True)
@@ -85,17 +88,9 @@ def test_a_config_calls_only_models_and_data_classes(tmp_path, named, capsys):
     }[named]
     make_detector(tmp_path / "d", config)
     (tmp_path / "clip.mp4").touch()
-    status = main(
-        [
-            "predict",
-            str(tmp_path / "clip.mp4"),
-            "--detector",
-            str(tmp_path / "d"),
-            "--out",
-            str(tmp_path),
-        ]
-    )
-    assert status == 2 and "The config is not valid" in capsys.readouterr().err
+    words = ["--detector", tmp_path / "d", "--out", tmp_path]
+    assert klassify("predict", tmp_path / "clip.mp4", *words) == 2
+    assert "The config is not valid" in capsys.readouterr().err
     assert not (tmp_path / "marker").exists()
 
 
@@ -122,13 +117,13 @@ def test_a_config_with_an_augmentation_or_without_data(tmp_path):
     }
     sound = {**FRAMES, "init_args": FRAMES["init_args"] | {"augment": augment}}
     assert needed_kinds(make_detector(tmp_path / "a", {"model": MODEL, "data": sound})) == {"audio"}
-    assert needed_kinds(make_detector(tmp_path / "b", {"model": MODEL, "data": DATA})) == {"mouth"}
+    assert needed_kinds(make_detector(tmp_path / "b")) == {"mouth"}
     with pytest.raises(KlassifyError, match="data"):
         needed_kinds(make_detector(tmp_path / "c", {"model": MODEL}))
 
 
 def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
-    make_detector(tmp_path / "half", {"model": MODEL, "data": DATA}, tasks=("task2",))
+    make_detector(tmp_path / "half", tasks=("task2",))
     windows = {
         "class_path": "klassify.data.visual.VisualWindows",
         "init_args": {"size": 32, "window": 4, "stride": 4, "lmm": False, "reconstruction": True},
@@ -141,9 +136,7 @@ def test_what_cannot_answer_is_refused_before_any_work(tmp_path, monkeypatch, ca
         ("half", "No system answers task1"),
         ("visual", "features of the kind reconstruction"),
     ):
-        assert (
-            main(["predict", str(tmp_path / "clip.mp4"), "--detector", str(tmp_path / name)]) == 2
-        )
+        assert klassify("predict", tmp_path / "clip.mp4", "--detector", tmp_path / name) == 2
         told = capsys.readouterr().err
         assert said in told and f"where: {tmp_path / name}" in told
 
@@ -174,17 +167,17 @@ def test_avhubert_features_of_raw_videos(tmp_path, monkeypatch, capsys):
     row = LipsRow("000000.mp4", 25.0, crops, np.ones(50, bool))
     monkeypatch.setattr(predict, "rows_in_order", lambda made, media, files: iter([row]))
     words = ["predict", clip, "--detector", folder, "--out", tmp_path / "out", "--device", "cpu"]
-    assert main([str(word) for word in words]) == 2
+    assert klassify(*words) == 2
     assert "--avhubert base_lrs3_iter4.pt" in capsys.readouterr().err
     words += ["--avhubert", tmp_path / "base.pt", "--no-timeline"]
-    assert main([str(word) for word in words]) == 0
+    assert klassify(*words) == 0
     (answer_of,) = (tmp_path / "out").glob("*.json")
     written = json.loads(answer_of.read_text())
     assert 0 < written["probability"] < 1 and "one" not in written["reasons"]
 
 
-def test_faces_are_found_in_torch_if_the_model_learned_from_that(tmp_path, monkeypatch):
-    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA}, tasks=("task1",))
+def test_faces_are_found_in_torch_if_the_model_learned_so(tmp_path, monkeypatch):
+    detector = make_detector(tmp_path / "d", tasks=("task1",))
     save_weights(TCN(**MODEL["init_args"]), detector.folder / "one/model.safetensors")
     learned_from = {"kind": "mouth", **face.source_settings(face.TORCH, refine=False)}
     (detector.folder / "one/settings.json").write_text(json.dumps({"mouth": learned_from}))
@@ -204,50 +197,21 @@ def test_faces_are_found_in_torch_if_the_model_learned_from_that(tmp_path, monke
 
 def test_detectors_of_one_name_answer_in_folders_of_their_own(tmp_path, monkeypatch):
     for name in ("demo/klassify", "other/klassify"):
-        make_detector(tmp_path / "exp" / name, {"model": MODEL, "data": DATA})
+        make_detector(tmp_path / "exp" / name)
     (tmp_path / "clip.mp4").touch()
 
     def answers(detector, videos, **_options):
-        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
-        return [
-            Prediction(str(video), 0.5, True, {}, nothing, {}, detector.folder.parent.name, "")
-            for video in videos
-        ]
+        name = detector.folder.parent.name
+        return [prediction(str(video), detector=name) for video in videos]
 
     monkeypatch.setattr("klassify.commands.predict.predict", answers)
-    given = [
-        f"--detector={tmp_path / 'exp' / name}"
-        for name in ("demo/klassify", "other/klassify", "demo/klassify")
-    ]
-    assert (
-        main(
-            [
-                "predict",
-                str(tmp_path / "clip.mp4"),
-                *given,
-                "--out",
-                str(tmp_path / "o"),
-                "--no-timeline",
-            ]
-        )
-        == 0
-    )
+    demo, other = (f"--detector={tmp_path}/exp/{name}/klassify" for name in ("demo", "other"))
+    for given, out in (((demo, other, demo), "o"), ((demo, demo), "p")):
+        words = [*given, "--out", tmp_path / out, "--no-timeline"]
+        assert klassify("predict", tmp_path / "clip.mp4", *words) == 0
     for name in ("demo", "other"):
-        assert (
-            json.loads((tmp_path / "o" / name / "klassify/clip.json").read_text())["detector"]
-            == name
-        )
-    main(
-        [
-            "predict",
-            str(tmp_path / "clip.mp4"),
-            given[0],
-            given[2],
-            "--out",
-            str(tmp_path / "p"),
-            "--no-timeline",
-        ]
-    )
+        written = json.loads((tmp_path / "o" / name / "klassify/clip.json").read_text())
+        assert written["detector"] == name
     assert (tmp_path / "p/clip.json").exists()
 
 
@@ -275,14 +239,13 @@ def test_each_reason_for_no_answer_is_told_once():
         "tcn": "No face.",
         "max": "aasist: The file is empty.; tcn: No face.",
     }
-    segments = pd.DataFrame(columns=["start", "end", "score", "modality"])
-    told = Prediction("a.mp4", 0.5, False, reasons, segments, {}, "d", "").as_text(0.15)
+    told = prediction(answered=False, reasons=reasons).as_text(0.15)
     assert told.splitlines()[0] == "a.mp4: no evidence (No face, The file is empty); prior 0.500"
 
 
 def with_lmm(folder: Path, recorded: dict) -> DetectorFile:
     """A detector whose one system was trained on the features of an LMM."""
-    detector = make_detector(folder, {"model": MODEL, "data": DATA})
+    detector = make_detector(folder)
     detector.systems["one"] |= {"lmm": recorded} if recorded else {}
     return detector
 
@@ -308,20 +271,20 @@ def test_the_lmm_that_the_detector_records_is_used(tmp_path):
 
 
 def test_the_notice_is_told_once_and_paths_are_printed(tmp_path, monkeypatch, capsys):
-    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    make_detector(tmp_path / "d")
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
 
+    fields = {"notice": "Mind this.", "evidence": "sound: 1.0 s; no picture"}
+    fields |= {"decided": "one (sound)"}
+
     def answers(detector, videos, **_options):
-        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
-        for video in videos:
-            fields = (str(video), 0.5, True, {}, nothing, {}, "d", "Mind this.")
-            yield Prediction(*fields, "sound: 1.0 s; no picture", "one (sound)")
+        return [prediction(str(video), **fields) for video in videos]
 
     monkeypatch.setattr("klassify.commands.predict.predict", answers)
-    videos = [str(tmp_path / name) for name in ("a.mp4", "b.mp4")]
-    options = ["--detector", str(tmp_path / "d"), "--out", str(tmp_path / "o"), "--no-timeline"]
-    assert main(["predict", *videos, *options]) == 0
+    videos = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    options = ["--detector", tmp_path / "d", "--out", tmp_path / "o", "--no-timeline"]
+    assert klassify("predict", *videos, *options) == 0
     told = capsys.readouterr().out
     assert told.count("Mind this.") == 1 and f"written: {tmp_path / 'o/a.json'}" in told
     assert told.count("sound: 1.0 s; no picture; decided by one (sound)") == 2
@@ -329,7 +292,7 @@ def test_the_notice_is_told_once_and_paths_are_printed(tmp_path, monkeypatch, ca
 
 
 def test_the_lmm_of_stage_1_is_written_into_the_detector(tmp_path):
-    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    make_detector(tmp_path / "d")
     (tmp_path / "d" / DETECTOR).unlink()
     shards = {"kind": "lmm", "lmm": "tiny", "lmm_files": "random", "interval": 200, "chunk": 5}
     (tmp_path / "d/one/settings.json").write_text(json.dumps({"lmm": shards}))
@@ -350,7 +313,7 @@ def test_folders_give_all_media_and_name_what_is_passed_over(tmp_path, capsys):
 
 
 def test_a_name_with_a_dash_and_a_file_as_out(tmp_path, monkeypatch, capsys):
-    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    make_detector(tmp_path / "d")
     monkeypatch.chdir(tmp_path)
     for name in ("-clip.mp4", "taken"):
         Path(name).write_text("x")
@@ -363,10 +326,9 @@ def test_a_name_with_a_dash_and_a_file_as_out(tmp_path, monkeypatch, capsys):
     assert asked == ["-clip.mp4"] and Path("o/-clip.json").exists()
 
 
-def test_notes_on_the_file_stand_in_text_and_json():
+def test_notes_on_the_file_are_in_text_and_json():
     note = "2 tracks of sound: number 2 is used, the default."
-    segments = pd.DataFrame(columns=["start", "end", "score", "modality", "method"])
-    answer = Prediction("a.mkv", 0.4, True, {}, segments, {}, "d", "", notes=[note])
+    answer = prediction(notes=[note])
     assert note in answer.as_text(0.1) and answer.as_json()["notes"] == [note]
 
 
@@ -374,19 +336,18 @@ def given_answers(calls: list[str]):
     """A stand-in for predict that notes for which videos it is asked."""
 
     def answers(detector, videos, *, progress, **_options):
-        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
         for number, video in enumerate(videos):
             progress(number, video)
             calls.append(video.name)
             if video.name == "stop.mp4":
                 raise KeyboardInterrupt
-            yield Prediction(str(video), 0.5, video.name != "b.mp4", {}, nothing, {}, "d", "")
+            yield prediction(str(video), answered=video.name != "b.mp4")
 
     return answers
 
 
 def test_a_stopped_run_continues_with_the_same_settings(tmp_path, monkeypatch, capsys):
-    make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    make_detector(tmp_path / "d")
     videos = [tmp_path / name for name in ("a.mp4", "b.mp4", "stop.mp4", "z.mp4")]
     for video in videos:
         video.write_text("x")
@@ -415,6 +376,17 @@ def test_a_stopped_run_continues_with_the_same_settings(tmp_path, monkeypatch, c
     assert asked() == every and asked() == []
 
 
+FOUR_FRAMES = [
+    {"file": "a", "start": 0.04 * k, "end": 0.04 * k + 0.04, "score": 2.0} for k in range(4)
+]
+
+
+def write_answers(detector: DetectorFile, kind: str, rows, scale: str = "log_odds") -> None:
+    """Scores of the detector's system for the clip."""
+    header = Header("one", "clip", kind, scale, "clip")
+    write_scores(score_path(detector.folder / "one", "clip", kind), pd.DataFrame(rows), header)
+
+
 @pytest.mark.parametrize(
     ("seen", "heard", "modality", "told"),
     [
@@ -424,24 +396,16 @@ def test_a_stopped_run_continues_with_the_same_settings(tmp_path, monkeypatch, c
     ],
 )
 def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
-    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    detector = make_detector(tmp_path / "d")
     detector.systems["one"]["modality"] = modality
-    header = Header("one", "clip", "clips", "log_odds", "clip")
     answers = bool(seen or heard)
     row = {"file": "a", "start": 0.0, "end": 0.16, "score": 2.0, "answered": int(answers)}
     row |= {"reason": "" if answers else "no face", "seen": seen, "heard": heard}
-    table = pd.DataFrame([row]).dropna(axis=1)
-    write_scores(score_path(tmp_path / "d/one", "clip", "clips"), table, header)
-    frames = pd.DataFrame({"file": "a", "start": np.arange(4) * 0.04, "score": 2.0})
-    frames.insert(2, "end", frames["start"] + 0.04)
-    header = Header("one", "clip", "frames", "log_odds", "clip")
-    write_scores(score_path(tmp_path / "d/one", "clip", "frames"), frames, header)
+    write_answers(detector, "clips", pd.DataFrame([row]).dropna(axis=1))
+    write_answers(detector, "frames", FOUR_FRAMES)
     proposal = {"file": "a", "start": 0.0, "end": 0.1, "score": 0.9}
     proposal |= {"modality": modality, "method": "threshold"}
-    header = Header("one", "clip", "segments", "probability", "clip")
-    write_scores(
-        score_path(tmp_path / "d/one", "clip", "segments"), pd.DataFrame([proposal]), header
-    )
+    write_answers(detector, "segments", [proposal], "probability")
     valid = np.arange(4) < 4 * seen
     mouth = MouthRow("a", 25.0, np.zeros((4, 8), np.float32), valid)
     found = answer.Answers(detector, "clip", {"mouth": mouth})
@@ -457,12 +421,9 @@ def test_an_answer_needs_a_face_or_sound(tmp_path, seen, heard, modality, told):
 
 
 def test_gaps_of_the_sound_are_gaps_of_its_frames(tmp_path):
-    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA}, tasks=("task1",))
+    detector = make_detector(tmp_path / "d", tasks=("task1",))
     detector.systems["one"]["modality"] = "audio"
-    frames = pd.DataFrame({"file": "a", "start": np.arange(4) * 0.04, "score": 2.0})
-    frames.insert(2, "end", frames["start"] + 0.04)
-    header = Header("one", "clip", "frames", "log_odds", "clip")
-    write_scores(score_path(tmp_path / "d/one", "clip", "frames"), frames, header)
+    write_answers(detector, "frames", FOUR_FRAMES)
     row = AudioRow("a", np.zeros(2560, np.int16), gaps=[(0, 700), (1300, 2560)], notes=["A note."])
     found = answer.Answers(detector, "clip", {"audio": row})
     assert found.frames["one"]["probability"].isna().tolist() == [True, False, True, True]
@@ -500,12 +461,11 @@ POINTS = OperatingPoints(
     ],
 )
 def test_verdicts_in_text_and_json(tmp_path, score, rate, left_out, verdict, told):
-    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA}, ("task1",))
+    detector = make_detector(tmp_path / "d", tasks=("task1",))
     detector = dataclasses.replace(detector, points=POINTS)
     reason = "" if score else "no face"
     row = {"file": "a", "start": 0.0, "end": 1.0, "score": score or np.nan, "reason": reason}
-    header = Header("one", "clip", "clips", "log_odds", "clip")
-    write_scores(score_path(tmp_path / "d/one", "clip", "clips"), pd.DataFrame([row]), header)
+    write_answers(detector, "clips", [row])
     found = answer.Answers(detector, "clip", {})
     found = found.about(tmp_path / "a.mp4", detector, "looked", left_out, rate)
     written = found.as_json()["verdict"]
@@ -516,19 +476,16 @@ def test_verdicts_in_text_and_json(tmp_path, score, rate, left_out, verdict, tol
 
 
 def test_old_detectors_have_no_verdict(tmp_path):
-    detector = make_detector(tmp_path / "d", {"model": MODEL, "data": DATA})
+    detector = make_detector(tmp_path / "d")
     assert read_detector(tmp_path / "d").points is None
     with pytest.raises(KlassifyError, match="no threshold for a false-alarm rate of 0.2") as error:
         next(predict.predict(dataclasses.replace(detector, points=POINTS), [], false_alarms=0.2))
     assert "--false-alarms 0.01,0.05,0.2 --force" in error.value.fix
-    nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
-    told = Prediction("a.mp4", 0.5, True, {}, nothing, {}, "d", "").as_text(0.1)
+    told = prediction().as_text(0.1)
     assert "no verdict: this detector has no operating points" in told
     assert "no segment with a score of 0.1 or more" in told
 
 
 def test_without_task_2_no_segment_is_missed():
-    nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
-    found = Prediction("a.wav", 0.5, True, {}, nothing, {}, "d", "", notes=[NO_TASK_2])
-    told = found.as_text(0.1)
+    told = prediction(notes=[NO_TASK_2]).as_text(0.1)
     assert NO_TASK_2 in told and "no segment with a score" not in told
