@@ -180,9 +180,8 @@ def test_what_aborts_the_evaluator_is_refused(tmp_path, value, kind):
     for run_bytes in (7, 1 << 18):
         with pytest.raises(KlassifyError) as refusal:
             read_prediction_json(tmp_path / JSON, run_bytes)
-        assert kind in str(refusal.value) and (
-            kind == "cannot read" or FILES[1] in refusal.value.what
-        )
+        assert kind in str(refusal.value)
+        assert kind == "cannot read" or FILES[1] in refusal.value.what
 
 
 @pytest.mark.parametrize(
@@ -427,7 +426,7 @@ def test_shortcuts_in_the_data_are_warnings(tmp_path, capsys, monkeypatch):
     assert check_command._audits_beside({"systems": {"task1": {"path": "../x/y/z"}}}) == []
 
 
-def test_no_places_are_shown_where_none_are_wanted(tmp_path):
+def test_no_places_are_shown_with_a_limit_of_0(tmp_path):
     verdict = verdict_of(tmp_path, TXT, "000001.mp4;2\n", limit=0)
     assert "1 x " in text(verdict.refusals) and "... and 1 more" in text(verdict.refusals)
     assert "prediction.txt:1" not in text(verdict.refusals)

@@ -106,36 +106,23 @@ def test_the_report_names_missing_and_extra_clips_and_tasks(tmp_path):
     assert "refused (1 problems)" in said and "not in the list" in said
 
 
-def bomb(path):
-    """A zip whose prediction.txt unpacks to more than any answer."""
-    return make_zip(path, **{TXT: b"0" * 5_000_000})
+HALVES = dict.fromkeys(FILES, 0.5)
+ODD_ROWS = {"a.mp4": [], "b.mp4": "x", "c.mp4": [[0.5, 2, 1]], "d.mp4": [[0.5, 1, 1]]}
+HOSTILE = {
+    "bomb": {TXT: b"0" * 5_000_000},  # more than any answer
+    "truncated": {"task1": HALVES},
+    "nested": {JSON: '{"a.mp4": ' + "[" * 100_000},
+    "outside": {"task1": HALVES, "../evil.txt": "x"},
+    "odd rows": {"task2": ODD_ROWS},
+}
 
 
-def liar(path):
-    """A truncated zip."""
-    stored = make_zip(path, dict.fromkeys(FILES, 0.5)).read_bytes()
-    path.write_bytes(stored[: len(stored) // 2])
-    return path
-
-
-def nested(path):
-    return make_zip(path, **{JSON: '{"a.mp4": ' + "[" * 100_000})
-
-
-def outside(path):
-    return make_zip(path, dict.fromkeys(FILES, 0.5), **{"../evil.txt": "x"})
-
-
-def odd_rows(path):
-    return make_zip(
-        path, None, {"a.mp4": [], "b.mp4": "x", "c.mp4": [[0.5, 2, 1]], "d.mp4": [[0.5, 1, 1]]}
-    )
-
-
-@pytest.mark.parametrize("hostile", [bomb, liar, nested, outside, odd_rows])
+@pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("as_new", [True, False])
 def test_a_hostile_archive_is_refused_on_either_side(tmp_path, hostile, as_new, capsys):
-    bad = hostile(tmp_path / "bad.zip")
+    bad = make_zip(tmp_path / "bad.zip", **HOSTILE[hostile])
+    if hostile == "truncated":
+        bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
     good = make_zip(
         tmp_path / "good.zip", dict.fromkeys(FILES, 0.5), {name: [[0.5, 1, 2]] for name in FILES}
     )

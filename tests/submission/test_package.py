@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import yaml
+from commands import klassify
 from small_systems import FILES, make_list, make_segments, make_system
 
 from klassify import settings
@@ -28,10 +29,6 @@ def home(tmp_path):
 
 
 AS = ("--split", "testA", "--list")
-
-
-def klassify(*words):
-    return main([str(word) for word in words])
 
 
 def pack(home, **options):
@@ -253,7 +250,7 @@ def test_names_of_any_script_can_be_packaged(home, capsys, folder, split):
         scores.rename(scores.with_name(f"{split}.clips.tsv"))
     for force in ([], [], ["--force"]):
         words = ["--task1", system, "--split", split, "--list", listed, "--out", home / "out"]
-        assert main(["package", *map(str, words), *force]) == 0, capsys.readouterr().err
+        assert klassify("package", *words, *force) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -272,7 +269,7 @@ def test_names_unfit_for_a_manifest_are_refused_first(home, folder, split):
 
 
 @pytest.mark.parametrize("place", ["lists/testA.json", "s/metrics-val.json"])
-def test_a_record_that_is_no_mapping_is_named(home, place):
+def test_a_record_that_is_not_a_mapping_is_named(home, place):
     system = make_system(home / "s", [0.1, 0.2, 0.3, 0.4])
     pack(home, task1=system)
     (home / place).write_text("[]\n")
@@ -300,7 +297,7 @@ def test_packaging_loads_each_system_and_hashes_weights_once(home, monkeypatch):
     monkeypatch.setattr(system, "read_fields", lambda path: loaded.append(path.name) or read(path))
     monkeypatch.setattr(settings, "file_hash", lambda path: hashed.append(path) or digest(path))
     rest = ["--split", "testA", "--list", home / "lists" / "testA.tsv", "--out", home / "out"]
-    assert main([str(word) for word in ("package", exp / "detector.yaml", *rest)]) == 0
+    assert klassify("package", exp / "detector.yaml", *rest) == 0
     assert sorted(loaded) == ["audio", "top", "video"]
     weights = [path for path in hashed if path.endswith("model.safetensors")]
     assert sorted(weights) == [str(exp / name / "model.safetensors") for name in ("audio", "video")]

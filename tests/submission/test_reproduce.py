@@ -86,11 +86,34 @@ def test_a_changed_score_is_named_with_its_answers(home, capsys):
     assert "no input has changed" not in said
 
 
-def test_a_changed_list_is_named_even_with_the_same_bytes(home, capsys):
-    path = home.parents[4] / "data_lists/mine/testA.tsv"
-    path.write_text(path.read_text().replace("\t100\t", "\t101\t"))
+def rewritten(path, old, new):
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+LIST, SEGMENTS = "data_lists/mine/testA.tsv", "exp/mine/r/top/scores/testA.segments.tsv"
+CHANGES = {
+    "list of the same bytes": (
+        lambda root: rewritten(root / LIST, b"\t100\t", b"\t101\t"),
+        [f"changed: the list {LIST}", "bytes"],
+    ),
+    "list gone": (lambda root: (root / LIST).unlink(), [f"gone: the list {LIST}"]),
+    "scores gone": (
+        lambda root: (root / SEGMENTS).unlink(),
+        ["cannot be made again", f"gone: the scores {SEGMENTS}"],
+    ),
+    "package": (
+        lambda root: rewritten(root / FOLDER / "submission.zip", b"PK", b"PX"),
+        ["is not the package that the manifest describes"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_has_changed_since_is_named(home, capsys, name):
+    change, told = CHANGES[name]
+    change(home.parents[4])
     status, said = run(capsys, FOLDER)
-    assert status == 1 and "changed: the list data_lists/mine/testA.tsv" in said and "bytes" in said
+    assert status == 1 and all(part in said for part in told), said
 
 
 def test_a_changed_input_system_is_named_first(home, capsys):
@@ -99,23 +122,6 @@ def test_a_changed_input_system_is_named_first(home, capsys):
     assert status == 1
     raw, top = (said.index(f"changed: the system exp/mine/r/{name},") for name in ("raw", "top"))
     assert raw < top
-
-
-def test_what_is_gone_is_named(home, capsys):
-    (home.parents[4] / "exp/mine/r/top/scores/testA.segments.tsv").unlink()
-    status, said = run(capsys, FOLDER)
-    assert status == 1 and "cannot be made again" in said
-    assert "gone: the scores exp/mine/r/top/scores/testA.segments.tsv" in said
-    (home.parents[4] / "data_lists/mine/testA.tsv").unlink()
-    status, said = run(capsys, FOLDER)
-    assert status == 1 and "gone: the list data_lists/mine/testA.tsv" in said
-
-
-def test_a_package_that_was_tampered_with_is_named(home, capsys):
-    with open(home.parent / "submission.zip", "ab") as handle:
-        handle.write(b"x")
-    status, said = run(capsys, FOLDER)
-    assert status == 1 and "is not the package that the manifest describes" in said
 
 
 def test_without_a_changed_input_the_code_is_to_blame(home, capsys, monkeypatch):
@@ -197,7 +203,7 @@ def test_a_linked_disk_is_let_through_when_allowed(home, capsys, tmp_path_factor
         lambda m: m["made_with"].pop("task2_scores"),
     ],
 )
-def test_a_manifest_that_is_none_is_refused(home, capsys, change):
+def test_damaged_manifests_are_refused(home, capsys, change):
     edit(home, change)
     status, said = run(capsys, FOLDER)
     assert status == 2 and "not a manifest of a submission" in said and "\x1b" not in said
@@ -206,7 +212,7 @@ def test_a_manifest_that_is_none_is_refused(home, capsys, change):
 @pytest.mark.parametrize(
     "content", ["", "[]", "null", '"x"', "[" * 100_000, '{"a":' * 50_000, "\xff"]
 )
-def test_a_file_that_is_no_json_object_is_refused(home, capsys, content):
+def test_a_file_that_is_not_a_json_object_is_refused(home, capsys, content):
     home.write_bytes(content.encode("latin-1"))
     status, said = run(capsys, FOLDER)
     assert status == 2 and str(FOLDER) in said
