@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from commands import klassify
 
-from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.evaluation import segments
 from klassify.localisation import frame_scores, localise, proposals
@@ -60,10 +60,6 @@ def tags(tmp_path):
     return write_localiser(tmp_path / "tags", frame_table(some_clips(2)), "visual")
 
 
-def klassify(*words):
-    return cli.main([str(word) for word in words])
-
-
 def segments_of(folder, split="val"):
     return read_scores(score_path(folder, split, "segments"))
 
@@ -101,7 +97,7 @@ def test_frames_are_read_in_parts_of_whole_clips(tmp_path, monkeypatch):
         (lambda t: t.assign(log_o=0.1, log_b=0.0, log_i=0.0, log_l=0.0), "log_tags"),
     ],
 )
-def test_rows_that_are_no_frames_are_refused(tmp_path, damage, message):
+def test_rows_that_are_not_frames_are_refused(tmp_path, damage, message):
     table = damage(frame_table({"0.mp4": np.zeros(5), "1.mp4": np.zeros(4)}))
     folder = write_localiser(tmp_path / "bam", table)
     with pytest.raises(KlassifyError, match=message):
@@ -192,7 +188,7 @@ def test_bad_proposal_settings_are_refused_with_their_file(bam, text, message):
 @pytest.mark.parametrize(
     "word", ["threshold", "=3", "threshold=[", "threshold=2001-13-45", "threshold=" + "[" * 3000]
 )
-def test_words_that_are_no_settings_are_refused(bam, capsys, word):
+def test_words_that_are_not_settings_are_refused(bam, capsys, word):
     assert klassify("localise", bam, "--split", "val", "--set", word) == 2
     message = capsys.readouterr().err
     unreadable = "The value of threshold is not readable YAML"

@@ -400,9 +400,8 @@ def test_hostile_clips(method):
     clips = [[], [1], [0], np.ones(30), np.zeros(30), []]
     frames = frames_of(clips, log_tags=logs)
     found = proposals.propose(frames, method)
-    assert (
-        all(np.isfinite(column).all() for column in found) and (found.start_s < found.end_s).all()
-    )
+    assert all(np.isfinite(column).all() for column in found)
+    assert (found.start_s < found.end_s).all()
     if method in ("threshold", "multi_threshold", "watershed"):
         assert found.clip.tolist() == [1, 3]  # one frame, and the whole clip
         np.testing.assert_allclose([found.start_s[1], found.end_s[1]], [0, 1.2])
@@ -416,9 +415,8 @@ def test_the_run_around_the_top_frame_replaces_no_proposals():
     frames = frames_of([[0.1, 0.1, 0.3, 0.2, 0.1, 0.29, 0.0], [0, 0, 0], [0.9, 0.0]])
     found = proposals.propose(frames, at_least_one=True, debias_s=0.0)
     assert found.clip.tolist() == [0, 1, 2]
-    assert found.start_s[0] == pytest.approx(1.75 * FRAME_S) and found.end_s[0] == pytest.approx(
-        4 * FRAME_S
-    )
+    assert found.start_s[0] == pytest.approx(1.75 * FRAME_S)
+    assert found.end_s[0] == pytest.approx(4 * FRAME_S)
     assert found.score[0] == pytest.approx(0.25) and found.score[1] == 0
     assert (found.start_s[1], found.end_s[1]) == (0, pytest.approx(0.12))
 
@@ -486,7 +484,7 @@ def test_viterbi_without_tags_is_refused():
 
 
 @pytest.mark.parametrize("p", [np.array([0.1, np.nan]), np.array([0.1, 1.1]), np.array([0.1])])
-def test_frame_scores_that_are_none_are_refused(p):
+def test_impossible_frame_scores_are_refused(p):
     with pytest.raises(ValueError, match=r"p_fake|offsets"):
         FrameScores(np.array(["a"]), np.array([0, 2]), p, np.array([1.0]))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from commands import klassify
 
-from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.grid.segments import Truth
 from klassify.lists import data_list, subsets
@@ -29,21 +29,13 @@ def make_split(root):
         lengths = rng.uniform(0.2, 0.5, 2)
         fake = np.stack([starts, starts + lengths], axis=1).round(3).tolist()
         kind = ["real", "audio_modified", "visual_modified"][i % 3]
-        rows.append(
-            {
-                "file": f"{i}.mp4",
-                "n_frames": 100,
-                "fps": 25.0,
-                "n_samples": 64000,
-                "duration": 4.0,
-                "modify_type": kind,
-                "source": f"s{i // 3}",
-                "fake_segments": fake if kind != "real" else [],
-                "audio_fake_segments": fake if kind == "audio_modified" else [],
-                "visual_fake_segments": fake if kind == "visual_modified" else [],
-            }
-        )
-    frame = pd.DataFrame(rows)
+        row = {"file": f"{i}.mp4", "modify_type": kind, "source": f"s{i // 3}"}
+        row["fake_segments"] = fake if kind != "real" else []
+        for own in ("audio", "visual"):
+            row[f"{own}_fake_segments"] = fake if kind == f"{own}_modified" else []
+        rows.append(row)
+    lengths = {"n_frames": 100, "fps": 25.0, "n_samples": 64000, "duration": 4.0}
+    frame = pd.DataFrame(rows).assign(**lengths)
     data_list.write_list(root / "val.tsv", frame)
     return frame
 
@@ -72,10 +64,6 @@ def data(tmp_path):
     bam = write_localiser(tmp_path / "bam", frame, "audio", offset=1.5)
     tags = write_localiser(tmp_path / "tags", frame, "visual")
     return tmp_path / "lists", bam, tags
-
-
-def klassify(*words):
-    return cli.main([str(word) for word in words])
 
 
 def small_grid(tmp_path):
