@@ -16,10 +16,24 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from klassify.errors import KlassifyError
 from klassify.files import explained
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in a line, with the option that may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2; `--help` has the usage."""
+        options = [name for action in self._actions for name in action.option_strings]
+        if message.startswith("unrecognized arguments: -"):
+            given = message.split()[2].partition("=")[0]
+            if close := difflib.get_close_matches(given, options, n=1):
+                message += f"; did you mean {close[0]}?"
+        self.exit(2, f"{self.prog}: {message}\n  fix:   {self.prog} --help\n")
+
 
 COMMANDS = {
     "demo": "generate clips, train the recipes on them, compare: needs no data",
@@ -64,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="klassify",
         description="Detect and localise partially faked talking-head videos.",
         epilog=(
@@ -93,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, argv: list[str], told: TextIO) -> int:
     """Run one command; errors are printed to `told`."""
     module = importlib.import_module(f"klassify.commands.{command.replace('-', '_')}")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"klassify {command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

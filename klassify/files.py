@@ -22,6 +22,7 @@ from klassify.untrusted import refuse_irregular
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 FULL_BELOW = 64 * 1024  # bytes
 MAKE_ROOM = "make room, then give the same command: what is finished is kept"
 TEMPORARY = ".partial"  # in the name of every file that is still being written
@@ -110,6 +111,8 @@ def _cannot_write(path: Path, error: Exception) -> KlassifyError:
             "This file cannot be written: the disk is full.", where=path, fix=MAKE_ROOM
         )
     reason = getattr(error, "strerror", None) or str(error)
+    if getattr(error, "errno", None) in IN_THE_WAY:
+        reason = "a file is where its folder should be"
     fix = "give a folder that can be written"
     return KlassifyError(f"This file cannot be written: {reason}.", where=path, fix=fix)
 
@@ -120,7 +123,22 @@ def explained(error: OSError) -> KlassifyError:
     fixes |= dict.fromkeys(
         (errno.EACCES, errno.EPERM), "change its permissions, or give another file or folder"
     )
+    if error.errno in IN_THE_WAY:
+        what = "A file is where a folder is needed."
+        fix = "name another folder, or move the file"
+        return KlassifyError(what, where=error.filename, fix=fix)
     return KlassifyError(f"{error.strerror}.", where=error.filename, fix=fixes.get(error.errno))
+
+
+def check_output(folder: str | os.PathLike) -> None:
+    """Refuse an output folder before the work: a file, or a folder that cannot be written."""
+    folder = Path(folder)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    fix = "name another folder with --out"
+    if not there.is_dir():
+        raise KlassifyError("This is a file; the output needs a folder.", where=there, fix=fix)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise KlassifyError("This folder cannot be written.", where=there, fix=fix)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

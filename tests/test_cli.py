@@ -32,6 +32,7 @@ def ended(monkeypatch, error: BaseException) -> int:
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device."),
         (PermissionError(errno.EACCES, "Permission denied", "x.tsv"), 2, "change its permissions"),
         (OSError(errno.EROFS, "Read-only file system", "x.tsv"), 2, "a folder that can be written"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x"), 2, "A file is where a folder"),
     ],
 )
 def test_statuses(monkeypatch, capsys, error, status, said):
@@ -84,6 +85,14 @@ def test_a_misspelt_command_gets_the_similar_one(capsys):
     assert "no command 'predcit'.\n  fix:   klassify predict --help" in capsys.readouterr().err
     assert cli.main(["xyzzy"]) == 2
     assert "fix:   klassify --help" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_gets_the_similar_one(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["ledger", "--leaderbord=0.5"])
+    assert caught.value.code == 2
+    said = "unrecognized arguments: --leaderbord=0.5; did you mean --leaderboard?\n"
+    assert capsys.readouterr().err == f"klassify ledger: {said}  fix:   klassify ledger --help\n"
 
 
 def test_quiet_prints_errors_alone(monkeypatch, capsys):

@@ -14,7 +14,14 @@ from commands import ran
 
 from klassify import parts
 from klassify.errors import KlassifyError
-from klassify.files import read_json, read_json_mapping, read_yaml, whole_file, write_json
+from klassify.files import (
+    check_output,
+    read_json,
+    read_json_mapping,
+    read_yaml,
+    whole_file,
+    write_json,
+)
 from klassify.scores import score_file
 from klassify.untrusted import refuse_cut
 
@@ -158,3 +165,19 @@ def test_json_that_is_no_mapping_is_named(tmp_path, content):
     assert error.value.where == path
     path.write_text('{"a": 1}')
     assert read_json_mapping(path) == {"a": 1}
+
+
+def test_an_output_that_is_a_file_is_refused_beforehand(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    for folder in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(KlassifyError, match="needs a folder") as caught:
+            check_output(folder)
+        assert caught.value.where == tmp_path / "out"
+    check_output(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_beforehand(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(KlassifyError, match="This folder cannot be written"):
+        check_output(tmp_path / "new")

@@ -37,6 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify check`; 0 accepted, 1 refused."""
+    if not args.path.exists():
+        raise KlassifyError("This submission does not exist.", where=args.path)
     manifest = _manifest_beside(args.path, needed=args.list is None)
     list_path = args.list or manifest.get("list", {}).get("path")
     if not list_path:

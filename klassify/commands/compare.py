@@ -33,7 +33,7 @@ from pathlib import Path
 from klassify.arguments import add_thresholds, at_least_0
 from klassify.errors import KlassifyError
 from klassify.evaluation.tables import write_table
-from klassify.files import write_text
+from klassify.files import check_output, write_text
 from klassify.metrics.decisions import ASVSPOOF_5, Cost
 from klassify.systems.operating import RATES
 
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.explain and not (args.media and args.features):
         raise KlassifyError("--explain needs --media and --features.")
     out = args.out / args.split
+    check_output(out)
     comparison = compare(
         args.systems,
         args.split,

@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     missing = [name for name in ("systems", "split", "labels", "out") if not getattr(args, name)]
     if missing:
-        raise KlassifyError(f"Missing: {', '.join(missing)}.", fix="see klassify evaluate --help")
+        names = ", ".join("a system" if name == "systems" else f"--{name}" for name in missing)
+        raise KlassifyError(f"Not given: {names}.", fix="klassify evaluate --help")
     if args.columns and args.task == 1:
         raise KlassifyError("--columns names heads of frame scores.", fix="add --task 2")
     frame, subset = results.labelled_list(

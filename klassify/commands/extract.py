@@ -64,6 +64,7 @@ from klassify.features.extract import (
 )
 from klassify.features.kinds import KINDS
 from klassify.features.mouth.face import TORCH
+from klassify.files import check_output
 from klassify.lists import data_list, subsets
 from klassify.media.flow import refusing_damage
 
@@ -161,6 +162,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.status:
         told = zip(outs.values(), settings)
         return max(status(out, len(files), own, args.shard) for out, own in told)
+    for out in outs.values():
+        check_output(out)
     i, n = parse_shard(args.shard or "1/1")
     shards = [Shard(out, i, n, files[i - 1 :: n], own) for out, own in zip(outs.values(), settings)]
     media = subsets.media_folder(args.root, args.list.stem, files)

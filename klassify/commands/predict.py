@@ -30,7 +30,7 @@ from tqdm import tqdm
 from klassify.arguments import add_precision, at_least_1, between_0_and_1
 from klassify.demo.recipes import RECIPES
 from klassify.errors import KlassifyError
-from klassify.files import readable, short_names, write_json
+from klassify.files import check_output, readable, short_names, write_json
 from klassify.media.container import MediaError
 from klassify.media.flow import damage_limit, refusing_damage
 from klassify.prediction.answer import Prediction
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     if not (args.videos or args.example):
         raise KlassifyError("No video is named.", fix="give files or folders, or --example")
+    check_output(args.out)
     paths = find_videos([*args.videos, *([str(EXAMPLE)] if args.example else [])])
     names = RECIPES if args.recipe == "all" else (args.recipe,)
     found = args.detector or [trained_or_packaged(args.exp, name) for name in names]
@@ -130,7 +131,6 @@ def _run(args: argparse.Namespace) -> int:
         if done:
             print(f"{folder}: {len(done)} answers are kept; --force makes them again")
         todo = [path for path in paths if path not in done]
-        folder.mkdir(parents=True, exist_ok=True)  # where that fails, before any work
         with tqdm(total=len(paths), initial=len(done), unit="clip", disable=None) as bar:
             how["progress"] = lambda _, path, bar=bar: bar.set_description(readable(path.name))
             for path, prediction in zip(todo, predict(detector, todo, **how)):

@@ -29,6 +29,7 @@ from klassify.cluster.submit import record_of, submitted
 from klassify.cluster.work import TrainWork
 from klassify.data.base import Sources
 from klassify.errors import KlassifyError
+from klassify.files import check_output
 from klassify.systems.experiment import load_experiment
 from klassify.training.ranks import ACCELERATORS, explained, launch
 from klassify.training.settings import is_finished, training_settings
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if submitted(launch_from(args), functools.partial(_on_cluster, args)):
         return 0
     experiment = load_experiment(args.config, args.overrides, seed=args.seed)
+    check_output(args.out)
     fabric, ranks = launch(
         args.accelerator,
         args.devices,

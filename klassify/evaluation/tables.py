@@ -25,6 +25,8 @@ def read_table(path: Path, columns: Collection[str], command: str) -> pd.DataFra
     """A TSV with these columns, among others; KlassifyError for what `command` did not write."""
     try:
         table = pd.read_csv(path, sep="\t", dtype={"versus": str})
+    except FileNotFoundError:
+        raise KlassifyError("This table does not exist.", where=path) from None
     except (OSError, ValueError) as error:
         raise KlassifyError(f"This table cannot be read: {error}.", where=path) from None
     if not set(columns) <= set(table.columns):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import difflib
 import glob
 import itertools
 import os
@@ -39,10 +40,24 @@ def find_videos(given: Iterable[str]) -> list[Path]:
                 Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)
             )
         if not here:
-            what = "There is no video or sound here."
-            raise KlassifyError(what, where=text, fix="give files, folders or quoted globs")
+            raise _nothing(text)
         found |= dict.fromkeys(here)
     return list(found)
+
+
+def _nothing(text: str) -> KlassifyError:
+    """Why an argument names no video."""
+    path = Path(text)
+    if "://" in text:
+        what, fix = "This is an address; files are read.", "download it, then name the file"
+    elif path.is_dir() or glob.has_magic(text):
+        what, fix = "There is no video or sound here.", "give files, folders or quoted globs"
+    else:
+        what, fix = "This file does not exist.", "give files, folders or quoted globs"
+        beside = os.listdir(path.parent) if path.parent.is_dir() else []
+        if close := difflib.get_close_matches(path.name, beside, n=1):
+            fix = f"did you mean {path.parent / close[0]}?"
+    return KlassifyError(what, where=text, fix=fix)
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:

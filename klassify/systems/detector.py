@@ -165,6 +165,9 @@ def read_detector(path: str | os.PathLike) -> DetectorFile:
             what = f"This folder has no {DETECTOR}, but folders in it do."
             raise KlassifyError(what, where=path, fix=f"name one: {first_few(below)}")
         path = path / DETECTOR
+    if not path.exists():
+        what, fix = "There is no detector here.", "name the folder of a recipe after make stage2"
+        raise KlassifyError(what, where=path, fix=fix)
     content = read_mapping(path)
     if set(content) - {OPERATING_POINTS} != {"answers", "systems"}:
         raise KlassifyError(

@@ -98,7 +98,8 @@ def plan(
         )
     if sources is None:
         raise KlassifyError(
-            "Give --lists, --media and --features: a model is scored from its inputs."
+            "A model is scored from its inputs: --lists, --media and --features are all needed.",
+            fix="klassify score --help",
         )
     data = system.data()
     kind = "frames" if data.unit == "frame" else "windows"
