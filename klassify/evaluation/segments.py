@@ -49,7 +49,7 @@ def load_localised(
     """The proposals of a system for a split, as they would be submitted; frames: with its frame
     scores, if it has any.
     """
-    found = read_segments(system.segments_path(split))
+    found = read_segments(system.segments_path(split), texts=())
     clip = pd.Index(files).get_indexer(found.files)[found.clip]
     columns = found.score, found.start, found.end
     proposals = Proposals.from_rows(files, clip, *columns, most=MAX_ROWS)

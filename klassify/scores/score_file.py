@@ -24,7 +24,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,12 +264,19 @@ def n_rows(path: str | os.PathLike) -> int:
     return int(_header_fields(Path(path)).get(ROWS, 0))
 
 
-def read_blocks(path: str | os.PathLike, rows: int) -> Iterator[pd.DataFrame]:
-    """The table of a TSV score file, validated, `rows` rows at a time; nothing of an empty one."""
-    return _read_tsv(path, read_header(path), rows)
+def read_blocks(
+    path: str | os.PathLike, rows: int, *, without: Collection[str] = ()
+) -> Iterator[pd.DataFrame]:
+    """The table of a TSV score file, validated, `rows` rows at a time; nothing of an empty one.
+
+    without: columns that are not needed.
+    """
+    return _read_tsv(path, read_header(path), rows, without)
 
 
-def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iterator[pd.DataFrame]:
+def _read_tsv(
+    path: str | os.PathLike, header: Header, rows: int | None, without: Collection[str] = ()
+) -> Iterator[pd.DataFrame]:
     """One table, or with `rows` blocks of so many."""
     refuse_cut(path)
     fields = _header_fields(Path(path))
@@ -284,6 +291,7 @@ def _read_tsv(path: str | os.PathLike, header: Header, rows: int | None) -> Iter
             encoding="utf-8",
             na_values=dict.fromkeys(("score", *SHARES), [""]),
             dtype=dict.fromkeys(TEXT_COLUMNS, str),
+            usecols=lambda name: name not in without,
             chunksize=rows,
         )
     tables = iter([found] if rows is None else found)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from klassify.grid.ragged import row_offsets
 from klassify.progress import Count
 from klassify.scores.score_file import Header, n_rows, read_blocks, read_header
 
@@ -23,7 +22,8 @@ class Segments:
     """N proposals of n clips in the order of the file.
 
     files: (n,) names in order of appearance. clip: (N,) int32 place in files. start, end: (N,)
-    seconds; score: (N,). texts: {modality, method: (distinct texts, (N,) int32 place among them)}.
+    seconds; score: (N,). texts: of those of TEXTS that were read, {modality, method: (distinct
+    texts, (N,) int32 place among them)}.
     """
 
     header: Header
@@ -44,37 +44,41 @@ class Segments:
         return texts[code[rows]]
 
 
-def read_segments(path: str | os.PathLike) -> Segments:
-    """Read and validate a segments score file, a million rows at a time."""
-    codes = {name: [np.empty(0, np.int32)] for name in ("file", *TEXTS)}
+def read_segments(path: str | os.PathLike, *, texts: Sequence[str] = TEXTS) -> Segments:
+    """Read and validate a segments score file, a million rows at a time, and of TEXTS only those
+    that are needed.
+    """
+    codes = {name: [np.empty(0, np.int32)] for name in ("file", *texts)}
     numbers = {name: [np.empty(0)] for name in NUMBERS}
     known: dict[str, dict[str, int]] = {name: {} for name in codes}
     header = read_header(path)
     with Count(f"read proposals of {header.system}", n_rows(path), unit="row") as count:
-        for table in count(read_blocks(path, ROWS_AT_ONCE), len):
+        without = set(TEXTS) - set(texts)
+        for table in count(read_blocks(path, ROWS_AT_ONCE, without=without), len):
             for name in NUMBERS:
                 numbers[name].append(table[name].to_numpy(float))
             for name, places in known.items():
                 column = table.get(name, pd.Series("", table.index, dtype=object))
-                code, texts = pd.factorize(column.to_numpy(object))
-                place = [places.setdefault(text, len(places)) for text in texts]
+                code, found = pd.factorize(column.to_numpy(object))
+                place = [places.setdefault(text, len(places)) for text in found]
                 codes[name].append(np.array(place, np.int32)[code])
     arrays = {}
     for parts in (codes, numbers):  # each list of parts is freed as soon as it is one array
         for name in [*parts]:
             arrays[name] = np.concatenate(parts.pop(name))
     names = {name: np.array([*places], object) for name, places in known.items()}
-    texts = {name: (names[name], arrays[name]) for name in TEXTS}
     columns = (arrays[name] for name in ("file", *NUMBERS))
-    return Segments(header, names["file"], *columns, texts)
+    coded = {name: (names[name], arrays[name]) for name in texts}
+    return Segments(header, names["file"], *columns, coded)
 
 
 def rows_of_clips(clip: np.ndarray, n_clips: int) -> Callable[[int, int], np.ndarray]:
     """A function (first, stop) of the rows of clips first to stop, in the order of the clips and
     each clip's in that of the file. clip: (N,) of each row, in [0, n_clips).
     """
-    offsets = row_offsets(np.bincount(clip, minlength=n_clips))
     order = None if (clip[1:] >= clip[:-1]).all() else np.argsort(clip, kind="stable")
+    edges = np.arange(n_clips + 1, dtype=clip.dtype)  # of another type, clip would be copied
+    offsets = np.searchsorted(clip, edges, sorter=order)
 
     def rows(first: int, stop: int) -> np.ndarray:
         some = np.arange(offsets[first], offsets[stop])

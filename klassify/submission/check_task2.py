@@ -47,23 +47,22 @@ class RowCheck:
         self.first = ""
 
     def add(
-        self, table: np.ndarray, clip: np.ndarray, names: Sequence[str], listed: Listed
+        self, table: np.ndarray, duration_s: np.ndarray, clip: np.ndarray, names: Sequence[str]
     ) -> None:
-        """Count rows (n, 3), except those without length, which say "nothing found". clip: (n,)
-        place in names of the clip of each row.
+        """Count rows (n, 3), except those without length, which say "nothing found". duration_s:
+        (n,) of each row's clip. clip: (n,) place in names of the clip of each row.
         """
-        there = np.flatnonzero(table[:, 1] != table[:, 2])
-        if not len(there):
+        there = table[:, 1] != table[:, 2]
+        if not there.any():
             return
         if not self.first:
-            file = names[clip[there[0]]]
-            self.first = f"{self.name}[{file!r}]: {table[there[0]].tolist()}"
-        rows = np.column_stack([table, listed.durations(names)[clip]])[there]
-        self.n_rows += len(rows)
-        self.n_possible += int(_can_match(rows[:, 1], rows[:, 2], rows[:, 3]).sum())
+            at = int(there.argmax())
+            self.first = f"{self.name}[{names[clip[at]]!r}]: {table[at].tolist()}"
+        self.n_rows += int(there.sum())
+        self.n_possible += int(_can_match(table[:, 1], table[:, 2], duration_s).sum())
         if self.n_sampled < SAMPLE_ROWS:
-            self.sample.append(rows)
-            self.n_sampled += len(rows)
+            self.sample.append(np.column_stack([table, duration_s])[there])
+            self.n_sampled += len(self.sample[-1])
 
     def finish(self, verdict: Verdict) -> None:
         """Refuse the file if no row can match, or if hardly any can and another reading fits."""
@@ -131,9 +130,11 @@ def check_json(handle: BinaryIO, name: str, listed: Listed, verdict: Verdict) ->
                     verdict.refusals.add(what, place)
                     return None
                 seen.add(file)
-                table = _check_rows(rows, place, listed.durations([file])[0], verdict)
+                duration_s = listed.durations([file])
+                table = _check_rows(rows, place, duration_s[0], verdict)
                 if table is not None:
-                    row_check.add(table, np.zeros(len(table), int), [file], listed)
+                    clip = np.zeros(len(table), int)
+                    row_check.add(table, duration_s[clip], clip, [file])
                     if verdict.kept is not None:
                         verdict.keep(name, file, _answer(table))
     except (ValueError, RecursionError) as error:
@@ -160,14 +161,15 @@ def _closer_look(
     table = block.numbers[:, :3]
     score, start, end = table.T
     noted = (score < 0) | (score > 1) | (start < 0) | (start > end)
-    noted |= end > listed.durations(names)[owner] + TOLERANCE_S
+    duration_s = listed.durations(names)[owner]
+    noted |= end > duration_s + TOLERANCE_S
     noted[1:] |= (score[1:] > score[:-1]) & (owner[1:] == owner[:-1])
     noted |= _may_repeat(owner, table[:, 1:])
     noted = np.bincount(owner[noted], minlength=len(names)) > 0
     noted |= (counts > MAX_ROWS) | (block.numbers.shape[1] > 3)
     noted |= np.array([file in seen or file not in listed.line for file in names], bool)
-    fine = ~noted[owner]
-    row_check.add(table[fine], owner[fine], names, listed)
+    fine = ~noted[owner] if noted.any() else slice(None)
+    row_check.add(table[fine], duration_s[fine], owner[fine], names)
     edges = row_offsets(counts)
     if verdict.kept is not None:
         for clip in np.flatnonzero(~noted).tolist():
@@ -181,15 +183,13 @@ def _closer_look(
 
 
 def _may_repeat(clip: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(n,) bool, true for one row at least of each segment that appears twice in its clip; times:
-    (n, 2). By a hash, so that another row is rarely true as well.
+    """(n,) bool, true for the rows of each segment that appears twice in its clip; times: (n, 2).
+    By a hash, so that another row is rarely true as well.
     """
-    bits = (np.ascontiguousarray(times) + 0.0).view(np.uint64)  # -0.0 + 0.0 is 0.0
-    keys = np.column_stack([clip.astype(np.uint64), bits]) @ MIXERS  # modulo 2^64
-    order = np.argsort(keys)
-    found = np.zeros(len(keys), bool)
-    found[order[1:][keys[order[1:]] == keys[order[:-1]]]] = True
-    return found
+    start, end = (times.T + 0.0).view(np.uint64)  # -0.0 + 0.0 is 0.0
+    keys = clip.astype(np.uint64) * MIXERS[0] + start * MIXERS[1] + end * MIXERS[2]  # modulo 2^64
+    ordered = np.sort(keys)  # much faster than argsort, and nearly always all keys differ
+    return np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _answer(table: np.ndarray) -> Answer:

@@ -10,6 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from klassify.errors import KlassifyError
 from klassify.files import read_json_mapping, write_json
 from klassify.lists import data_list
@@ -77,13 +79,13 @@ def package(
             where=list_path,
             fix="rename it, or its folder",
         )
-    data_list.read_list(list_path)  # a list or a record that cannot be read is refused first
+    frame = data_list.read_list(list_path)  # one that cannot be read is refused first
     _is_demo(list_path)
     wanted = made_with(list_path, split, tasks, prior=prior, sigmoid=sigmoid)
     path = out / MANIFEST
     manifest = read_manifest(path) if path.exists() and (out / ZIP).exists() and not force else None
     if already_done(path, manifest and manifest["made_with"], wanted, force=force):
-        _accept(out, Listed.read(list_path))
+        _accept(out, Listed.from_table(frame, list_path.name))
         if file_hash(out / ZIP) != manifest["zip_sha256"]:
             what = "This is not the package that the manifest describes."
             raise KlassifyError(what, where=out / ZIP, fix="--force")
@@ -91,7 +93,7 @@ def package(
         refuse_unreadable(list_path, split, tasks, wanted)
         for name in (MANIFEST, ZIP, TXT, JSON):  # nothing of an earlier one may stay
             (out / name).unlink(missing_ok=True)
-        manifest = build(out, list_path, split, tasks, prior=prior, sigmoid=sigmoid)
+        manifest = build(out, list_path, frame, split, tasks, prior=prior, sigmoid=sigmoid)
         options = [] if prior is None else ["--prior", prior]
         options += ["--sigmoid"] if sigmoid else []
         named = chain.from_iterable((f"--{name}", tasks[name].folder) for name in tasks)
@@ -106,14 +108,17 @@ def package(
 def build(
     out: Path,
     list_path: Path,
+    frame: pd.DataFrame,
     split: str,
     tasks: Mapping[str, System],
     *,
     prior: float | None,
     sigmoid: bool,
 ) -> dict[str, Any]:
-    """Write predictions and submission.zip into `out`, check them; returns the manifest."""
-    frame = data_list.read_list(list_path)
+    """Write predictions and submission.zip into `out`, check them; returns the manifest.
+
+    frame: the list, as read from list_path.
+    """
     manifest: dict[str, Any] = {
         "split": split,
         "list": {"path": str(list_path), "sha256": file_hash(list_path)},

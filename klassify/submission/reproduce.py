@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from klassify.errors import KlassifyError
+from klassify.lists import data_list
 from klassify.scores.score_file import score_path
 from klassify.settings import file_hash
 from klassify.submission import check, compare, ledger
@@ -72,14 +73,15 @@ def reproduce(
         options = {name: settings[name] for name in ("prior", "sigmoid")}
         try:
             systems = dict(zip(tasks, load_systems(tasks.values())))
-            made = build(folder, list_path, split, systems, **options)
+            frame = data_list.read_list(list_path)
+            made = build(folder, list_path, frame, split, systems, **options)
         except KlassifyError as error:
             return [*lines, f"  it cannot be made again: {error}"]
         if made["zip_sha256"] == manifest["zip_sha256"]:
             return [*lines, "  the bytes of the package are the same nevertheless"] if lines else []
         lines += _changed_output(manifest, made, explained=bool(lines))
         if stored:
-            listed = Listed.read(list_path)
+            listed = Listed.from_table(frame, list_path.name)
             new, old = (check.check(path, listed, keep=True) for path in (folder / ZIP, stored))
             lines += [f"  {line}" for line in compare.report(new, old, str(stored))]
     return lines
