@@ -2,14 +2,15 @@
 of docs/full-size.md.
 
     python benchmarks/full_size.py DIR                        1/10 of val and testA
-    python benchmarks/full_size.py DIR --sizes 0.1 1          and whole: 25 GB on disk, hours
+    python benchmarks/full_size.py DIR --sizes 0.1 1          and whole: 25 GB on disk, an hour
     python benchmarks/full_size.py DIR --steps tune check     only steps whose names begin so
     python benchmarks/full_size.py DIR --before CHECKOUT      beside another version of the package
 
 Makes lists, score files and systems in DIR with the package's own writers (val: 77,326 clips and
-18.4 million frames of each of six models; testA: 850,000 clips), runs each step as a process of its
-own and prints CPU seconds (user and system, so that other work on the machine matters little), peak
-memory, and by how much the CPU time grows from the first size to the last. The scores are noise
+18.4 million frames of each of six models; testA: 850,000 clips, which are copies of 17,000 with
+names of their own), runs each step as a process of its own and prints CPU seconds (user and system,
+so that other work on the machine matters little), peak memory, and by how much the CPU time grows
+from the first size to the last. The scores are noise
 around made-up labels: times are real, metrics mean nothing. With --before each step also runs in
 that checkout, on the same inputs, and `output` says whether both wrote the same bytes. What was
 measured is kept in DIR/measured.json and not measured again; --again measures anew.
@@ -25,7 +26,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ from klassify.systems import base, system
 
 HERE = Path(__file__).resolve().parent.parent
 VAL, TEST = 77_326, 850_000  # clips
+MADE_ANEW = 17_000  # clips of testA; the others are copies
 CLIPS_PER_SOURCE = 4
 TEST_ROWS = 25  # proposals per clip of each of the two inputs on testA
 PS = [f"ps{ms}_{side}" for ms in (160, 320, 640) for side in ("real", "fake")]
@@ -244,23 +246,26 @@ class Corpus:
             yield self.files[clips], counts, frame_labels(truth, counts, FRAME_S)
 
 
-def make(folder: Path, share: float, splits: Sequence[str]) -> None:
-    """Lists, systems and scores of `share` of the clips of splits; nothing where they are
-    complete.
+def make(folder: Path, share: float, wanted: Collection[tuple[str, str]]) -> None:
+    """Systems, and lists and scores of `share` of the clips, of the (model, split) pairs wanted;
+    nothing where they are complete.
     """
     for name, (modality, supervision, scale, _) in MODELS.items():
         base.write_system(folder / name, base.System(name, "model", modality, supervision, scale))
-    for split in splits:
-        done = folder / f"made-{split}"
-        if not done.exists():
-            (_make_val if split == "val" else _make_test)(folder, share)
-            done.touch()
+    for split, make_scores in (("val", _make_val), ("testA", _make_test)):
+        todo = [name for name in MODELS if (name, split) in wanted]
+        todo = [name for name in todo if not (folder / name / f"made-{split}").exists()]
+        if todo:
+            make_scores(folder, share, todo)
+        for name in todo:
+            (folder / name / f"made-{split}").touch()
 
 
-def _make_val(folder: Path, share: float) -> None:
+def _make_val(folder: Path, share: float, names: Sequence[str]) -> None:
     val = Corpus("val", round(share * VAL), 1)
     data_list.write_list(folder / "data_lists/full/val.tsv", val.frame)
-    for name, (modality, supervision, scale, columns) in MODELS.items():
+    for name in names:
+        modality, supervision, scale, columns = MODELS[name]
         header = _header(folder, name, "val")
         _write_clips(folder, val, header)
         if columns is not None:
@@ -270,18 +275,39 @@ def _make_val(folder: Path, share: float) -> None:
             write_blocks(score_path(folder / name, "val", "frames"), tables, header)
 
 
-def _make_test(folder: Path, share: float) -> None:
-    test = Corpus("testA", round(share * TEST), 2)
-    plain = ["file", "n_frames", "fps", "n_samples", "duration"]
-    data_list.write_list(folder / "data_lists/full/testA.tsv", test.frame[plain])
-    for name, (modality, _, _, columns) in MODELS.items():
+def _make_test(folder: Path, share: float, names: Sequence[str]) -> None:
+    n_clips = round(share * TEST)
+    copies = max(1, n_clips // MADE_ANEW)
+    test = Corpus("testA", n_clips // copies, 2)
+    path = folder / "data_lists/full/testA.tsv"
+    data_list.write_list(path, test.frame[["file", *data_list.MEASURED]])
+    _repeat(path, copies)
+    for name in names:
+        modality, _, _, columns = MODELS[name]
         header = _header(folder, name, "testA")
+        kind = "clips" if columns is None else "segments"
+        path = score_path(folder / name, "testA", kind)
         if columns is None:
             _write_clips(folder, test, header)
-        elif name in ("bam", "tcn_tags"):
-            header = dataclasses.replace(header, kind="segments", scale="probability")
-            path = score_path(folder / name, "testA", "segments")
+        else:
+            header = dataclasses.replace(header, kind=kind, scale="probability")
             write_blocks(path, _segment_tables(test, modality), header)
+        _repeat(path, copies)
+
+
+def _repeat(path: Path, copies: int) -> None:
+    """Repeat the rows of a list or score file, the names of each copy in a folder of their own."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    n_head = next(number for number, line in enumerate(lines) if not line.startswith(b"# ")) + 1
+    rows = b"".join(lines[n_head:])
+    with open(path, "wb") as handle:
+        for line in lines[:n_head]:
+            counted = line.startswith(b"# rows=")
+            n_rows = copies * (len(lines) - n_head)
+            handle.write(b"# rows=%012d\n" % n_rows if counted else line)
+        for copy in range(copies):
+            folder = b"copy%02d/" % copy
+            handle.write(folder + rows[:-1].replace(b"\n", b"\n" + folder) + b"\n")
 
 
 def _header(folder: Path, name: str, split: str) -> Header:
@@ -415,7 +441,7 @@ def run(args: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # the peak of a child counts what its parent holds as it starts
         spawn = multiprocessing.get_context("spawn")
-        maker = spawn.Process(target=make, args=(folder, size, _splits(wanted, everything)))
+        maker = spawn.Process(target=make, args=(folder, size, _inputs(wanted, everything)))
         maker.start()
         maker.join()
         if maker.exitcode:
@@ -432,14 +458,16 @@ def run(args: argparse.Namespace) -> None:
     print(table(wanted, known, args.sizes, list(versions)))
 
 
-def _splits(wanted: Sequence[Step], everything: dict[str, Step]) -> list[str]:
-    """The splits that the steps, and those they need, read."""
-    todo, commands = list(wanted), ""
+def _inputs(wanted: Sequence[Step], everything: dict[str, Step]) -> set[tuple[str, str]]:
+    """The (model, split) pairs that the steps, and those they need, read."""
+    todo, found = list(wanted), set()
     while todo:
         step = todo.pop()
-        commands += step.command
+        split = "testA" if "testA" in step.command else "val"
+        words = [word.removesuffix("-platt") for word in step.command.split()]
+        found |= {(word, split) for word in words if word in MODELS}
         todo += [everything[name] for name in step.needs]
-    return [split for split in ("val", "testA") if split == "val" or split in commands]
+    return found
 
 
 def _prepare(step: Step, folder: Path, everything: dict[str, Step]) -> None:
