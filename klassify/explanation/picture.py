@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,15 @@ DOTS = 100  # an inch
 Drawer = Callable[[Any], None]
 
 
+@contextlib.contextmanager
+def boxes_for_missing_glyphs() -> Iterator[None]:
+    """Matplotlib draws a box for a character that its fonts lack; it need not warn of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+@boxes_for_missing_glyphs()
 def draw(
     explanation: Explanation,
     path: str | os.PathLike | io.BytesIO,

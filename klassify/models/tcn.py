@@ -1,4 +1,4 @@
-"""The mouth TCN of paper 1: clip classifier (section 4.1) and tagger (section 4.2).
+"""The mouth TCN: one score per clip, or tags of frames, from mouth features (paper 1, section 4).
 
 Shapes: B clips, T frames of 40 ms, C input channels (features, then their first differences), H
 hidden channels. Batches hold raw "features" (B, T, C); "valid" (B, T) bool, False for padding and

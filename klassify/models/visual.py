@@ -1,4 +1,4 @@
-"""The visual branch of paper 2: spatio-temporal tokens and what a language model says of frames.
+"""Windows of frames: spatio-temporal tokens and what a language model says of them (paper 2).
 
 Paper 2 (sections 2.1 to 2.3) adopts MM-Det. A window of W frames and its VQ-VAE reconstruction
 become W frame-centric (FC) tokens (klassify.models.spatiotemporal). The sampled frame next to the

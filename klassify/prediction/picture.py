@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from klassify.explanation.picture import boxes_for_missing_glyphs
 from klassify.files import whole_file
 from klassify.media import decoder, isolated
 from klassify.media.container import MediaError
@@ -31,6 +32,7 @@ SHOWN_PROPOSALS = 15
 SMALLEST = 16  # pixels of a side that marks are drawn in
 
 
+@boxes_for_missing_glyphs()
 def draw(
     video: str | os.PathLike,
     prediction: Prediction,

@@ -4,6 +4,7 @@ contributes, and what has changed since the last comparison.
 
 from __future__ import annotations
 
+import ast
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -207,14 +208,25 @@ def described(entry: Entry) -> str:
     system = entry.system
     inputs = [one.name for one in system.input_systems]
     if system.kind == "model":
-        path = system.folder / CONFIG
-        name = read_yaml(path)["model"]["class_path"].rsplit(".", 1)[-1] if path.exists() else ""
-        return f"{name or 'a'} model".strip()
+        return _of_model(system.folder / CONFIG)
     if system.kind == "calibrated":
         return f"{inputs[0]}, calibrated on val_fit"
     if isinstance(system, Merged):
         return f"proposals of {', '.join(inputs)} together"
     return f"{system.parameters.get('rule', 'fusion')} of {', '.join(inputs)}"
+
+
+def _of_model(config: Path) -> str:
+    """What a model's file, which is not run, says first, and the name of its class."""
+    if not config.exists():
+        return "a model"
+    module, _, name = read_yaml(config)["model"]["class_path"].rpartition(".")
+    file = Path(klassify.__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    about = ast.get_docstring(ast.parse(file.read_text("utf-8"))) if file.is_file() else None
+    if not about:
+        return f"{name} model"
+    first = about.split("\n\n")[0].replace("\n", " ")
+    return f"{first} ({name})"
 
 
 def earlier(folder: Path) -> dict[str, pd.DataFrame]:

@@ -335,6 +335,7 @@ def modalities(result: Comparison) -> Table | None:
         Column(
             f"{TITLE[task]} {METRIC_NAME[task]}" + (f", {recipe}" if len(recipes) > 1 else ""),
             form=".3f",
+            help={"task1": AUC, "task2": SCORE}[task].help,
         )
         for recipe, task in columns
     ]
@@ -394,5 +395,6 @@ def headline(result: Comparison) -> Table:
                         for name in names
                     ]
                     rows.append(Row([Cell(column.title), *cells]))
-    heads = [Column(result.recipes[folder], form=".4f") for folder in recipes]
+    of_recipe = "the systems of this recipe that answer, and their results"
+    heads = [Column(result.recipes[folder], form=".4f", help=of_recipe) for folder in recipes]
     return Table([Column(""), *heads], rows)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +53,14 @@ def test_a_picture_too_small_to_draw_in_is_said(tmp_path, shape):
 def test_an_answer_without_segments_is_drawn(tmp_path):
     picture.draw(clip(tmp_path, 32, 32), answer([]), tmp_path / "clip.png", np.array([[0.1, 0.3]]))
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_name_that_no_font_has_is_drawn_without_warnings(tmp_path):
+    video = clip(tmp_path, 32, 32).rename(tmp_path / "日本.mp4")
+    named = dataclasses.replace(answer([]), file=str(video))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        picture.draw(video, named, tmp_path / "clip.png")
 
 
 def test_a_file_without_picture_and_sound_is_not_drawn(tmp_path):

@@ -508,6 +508,7 @@ def test_page_says_first_where_it_comes_from_and_what_to_submit(report):
     text = report.read_text()
     top = text[text.index("<body>") : text.index('id="mistakes"')]
     assert re.search(r"one/both calls \d of 8 real clips fake, and \d+ of 24 fake clips fake", text)
+    assert 'title="how well scores rank fakes above reals' in top
     for word in ("32 clips", "klassify 0", "of 8 sources", "Task 1: ", "picture alone", "guessing"):
         assert word in top, word
 

@@ -100,3 +100,15 @@ def test_recipes_in_folders_of_one_name_stay_apart(tmp_path):
         "one/seed-2",
         "two/seed-2",
     ]
+
+
+def test_a_model_is_described_by_its_own_file(result, tmp_path):
+    (entry,) = [one for one in result.entries if one.name == "one/sound"]
+    config = entry.system.folder / "config.yaml"
+    for path, said in {
+        "klassify.models.bam.BAM": "BAM, the boundary-aware attention mechanism: ",
+        "elsewhere.Model": "Model model",
+    }.items():
+        config.write_text(f"model:\n  class_path: {path}\n")
+        assert summary.described(entry).startswith(said)
+    config.unlink()
