@@ -5,22 +5,22 @@
         --out features/demo/content/val
     klassify audit data_lists/demo/val.tsv --features features/demo --out exp/demo/audit
 
-Of every clip: silence at both ends, noise floor, loudness, bandwidth, offset, clipping, repeated
-and frozen pictures, jumps of sound and picture, length, size, rates and codecs. Each alone, and a
-random forest on all of them, is measured as a detector: AUC in the better direction, its interval
-(bootstrap over sources), and what chance gives (labels permuted). Above chance and above 0.6 it is
-a shortcut, and a warning names what removes it from training.
+The properties of each clip are silence at both ends, noise floor, loudness, bandwidth, offset,
+clipping, repeated and frozen pictures, jumps of sound and picture, length, size, rates and codecs.
+Each of them, and a random forest on all, is measured as a detector: AUC in the better direction,
+its interval (bootstrap over sources), and what chance gives (labels permuted). Above chance and
+above 0.6 it is a shortcut, and a warning names what removes it from training.
 
---systems also measures systems that have scores of the list: their AUC before and after 200 ms are
-cut from both ends, the loudness is normalised, and clips are encoded again (with --trim, the first
-alone). What rests on a shortcut falls.
+--systems also measures systems that have scored the list: their AUC before and after 200 ms are cut
+from both ends, the loudness is normalised, and clips are encoded again (with --trim, only the
+first). A system that relies on a shortcut gets worse.
 
     klassify audit data_lists/demo/val.tsv --root media/demo --features features/demo \\
         --out exp/demo/audit --systems exp/demo/klassify/maxout
 
-At most --clips clips, whole sources of them, are decoded, in worker processes; a clip that cannot
-be decoded is left out and counted. An interrupted audit, repeated, continues. What is in --features
-is not extracted again: the kind content, and for --systems the kinds that they read.
+At most --clips clips, as whole sources, are decoded, in worker processes; a clip that cannot be
+decoded is left out and counted. To resume an interrupted audit, repeat the command. Features in
+--features are not extracted again: the kind content, and for --systems the kinds that they read.
 
 Writes <out>/<split>.json, .tsv and .txt. `klassify compare` and `klassify check` read
 exp/<data>/audit and repeat the warnings.

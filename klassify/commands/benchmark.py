@@ -3,11 +3,11 @@
     klassify benchmark recipes/klassify/conf/paper/*.yaml --lists data_lists/avdeepfake1mpp \\
         --media /data/AV-Deepfake1M++ --split val,testA,testB --minutes 10 --devices 8 --workers 12
 
-A sample of the clips of train and val is extracted, read, learned and scored with each of the
+Extracts, reads, trains on and scores a sample of the clips of train and val with each of the
 systems, for about `--minutes` in all, with random weights; no pretrained file is needed. Kinds of
 features that are in --features are read from there and not measured. Prints a table of rates and
-hours, and writes it to --out. What reads the output of another system (embeddings, LMM features) is
-measured once that is in --features.
+hours, and writes it to --out. Systems that read the output of another one (embeddings, LMM
+features) are measured only if that is in --features.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ distributed, where systems disagree, and how far the scores have moved from thos
 --val names the labelled list of val, on whose val_fit answers are calibrated and joined, and
 thresholds fitted; the default is val.tsv beside the labels or one folder up. --media reads the
 containers of the clips and shows pictures and sound of the selected ones; --features shows their
-mouth features, and the LMM's words. What `klassify audit` found is shown and warned of.
---robustness shows the table of `klassify perturb SYSTEM...`, and --crosstest that of `klassify
-crosstest`. The page is one file that needs no network; its videos play while they are in the same
-place.
+mouth features, and the LMM's words. The page also shows the findings of `klassify audit`, with
+--robustness the table of `klassify perturb SYSTEM...`, and with --crosstest that of
+`klassify crosstest`. It is one file that needs no network; its videos play as long as they are not
+moved.
 
-Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV. If an earlier comparison
-is there, the page also shows which numbers have changed since.
+Writes <out>/<split>/: report.html, comparison.txt and the tables as TSV. If the folder holds an
+earlier comparison, the page also shows which numbers have changed since.
 """
 
 from __future__ import annotations

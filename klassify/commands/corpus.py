@@ -4,15 +4,15 @@
     klassify corpus --from my_clips --out media/real
 
 Without --from, faces are painted and espeak-ng speaks. With it, pieces of 4 to 10 s of the genuine
-clips below a folder are edited: mouths come from another time, are moved or warped; speech comes
-from elsewhere in the clip, a vocoder, or at another pace or pitch. The person in a clip is what
---people says; without it the first folder below --from that the clip lies in, or, if it lies in
-none, its name up to the first underscore. Each person is in one split only. Clips without sound
-give fakes of the picture alone, clips without a face of the sound alone; failures.tsv says what
+clips in a folder are edited: mouths are taken from another time, moved or warped; speech is taken
+from elsewhere in the clip or changed by a vocoder, in pace or in pitch. --people names the person
+in each clip; without it, the person is the first folder below --from, or, for clips directly in it,
+the file name up to the first underscore. Each person is in one split only. Clips without sound give
+fakes of the picture only, clips without a face fakes of the sound only; failures.tsv says what
 could not be used, and why.
 
 The versions of each original (real, audio, visual, both modified) differ only in their fake
-segments; --from adds a real one with disturbances that are no fakes. The folder has the challenge's
+segments; --from adds a real version with harmless disturbances. The folder has the challenge's
 layout: train/ val/ testA/ testB/, train_metadata.json, val_metadata.json, testA_files.txt,
 testB_files.txt. The labels of the test splits are in a separate folder, heldout/.
 """

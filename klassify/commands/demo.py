@@ -1,17 +1,17 @@
 """The demo: generate clips, train the recipes on them, and compare what they learned.
 
-    klassify demo                             16 minutes on 2 cores, first table after 6
+    klassify demo                             16 minutes on 2 cores, first table after 6 minutes
     klassify demo recipe=klassify             the first system alone
     klassify demo size=tiny recipe=klassify   does everything run on this machine?
     klassify demo size=large                  three training seeds
 
 NAME=VALUE are variables of the recipes, as of make: size (tiny, small, default, large), recipe,
-corpus_seed, seed, jobs, force, dry; verbose=1 prints everything. It runs in a checkout, where `make
-demo` is the same; elsewhere it first copies the recipes of the installed package into
+corpus_seed, seed, jobs, force, dry; verbose=1 prints everything. It runs in a checkout, where
+`make demo` is the same; elsewhere it first copies the recipes of the installed package into
 klassify-demo/.
 
-The commands are those of the recipes, each once, in as many processes as there are cores. What they
-print is in exp/demo/logs/. Repeated, an interrupted demo continues.
+The demo runs the commands of the recipes, each once, in as many processes as there are cores. Their
+output is in exp/demo/logs/. To resume an interrupted demo, repeat the command.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ here. AUC and error rates by type of fake, generator, race, gender, language and
 list has them, come with the largest gap of each.
 
 Writes <out>/<split>.tsv (long form) and <split>.txt, the tables <split>.costs, .thresholds, .gaps
-and .groups likewise, two PNG figures, and metrics-<split>.json in each system's folder.
+and .groups in the same two formats, two PNG figures, and metrics-<split>.json in each system's
+folder.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Export trained systems as ONNX files, which onnxruntime answers with.
+"""Export trained systems as ONNX files, which onnxruntime runs.
 
     klassify export exp/demo/klassify
     klassify predict clip.mp4 --detector exp/demo/klassify --runtime onnx
 
-SOURCE is a detector.yaml, its folder, or the folder of one system. Each model that hears waves or
-reads mouth features gets a model.onnx beside its weights, whose answers are compared with torch's
-before it is kept; the others are named with the reason. A model.onnx is bound to the weights and
-the config: after another training it is refused, and --force replaces it. Needs
+SOURCE is a detector.yaml, its folder, or the folder of one system. Each model that reads audio
+waves or mouth features gets a model.onnx beside its weights, which is kept only if its outputs
+agree with those of torch; the others are named with the reason. A model.onnx is bound to the
+weights and the config: after another training it is refused, and --force replaces it. Needs
 `pip install 'klassify[onnx]'`. docs/deploying.md describes inputs and outputs.
 """
 

@@ -19,11 +19,11 @@ shards of both kinds do not mix.
 Every clip of the list gets one row; a row without features has a reason, which
 failures-<i>-of-<n>.tsv repeats. `--shard i/n` (from 1) extracts every n-th clip of the list,
 starting with the i-th; to merge shards of separate runs, put them into one folder. A part that
-exists is complete: an interrupted run, repeated, makes what is missing and ends with the same
-files. `--status` lists what is missing and changes nothing.
+exists is complete. To resume an interrupted run, repeat the command; it ends with the same files.
+`--status` lists what is missing and changes nothing.
 
 `--lips` makes mouth features and mouth crops in one pass: the same files as `--kind mouth` and
-`--kind lips` make in two, in little more than half the time, most of which the face tracking takes.
+`--kind lips`, in little more than half the time, because the face is tracked only once.
 
 `--kind audio` (or `--audio`) decodes each clip once to 16 kHz mono, 32 kB per second. Training and
 scoring then read features/<data>/audio/<split> instead of decoding, with identical results. The

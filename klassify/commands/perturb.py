@@ -10,14 +10,14 @@ Each family of perturbations at each level (1 mild to 5 strong) is a split of it
     klassify score SYSTEM --split testA-mp3-3 --lists perturbed/demo/lists \\
         --media perturbed/demo/media --features perturbed/demo/features
 
-With systems: their features are extracted, every split is scored, and a table shows AUC, and Score
-of localisers, against the clean clips, with intervals by bootstrap over sources:
-<out>/robustness-<split>.tsv. The systems' scores of the clean split must be there; --features names
-the clean features, which serve every split whose picture is unchanged.
+With systems: their features are extracted, every split is scored, and a table compares AUC, and
+Score of localisers, with those of the clean clips, with intervals by bootstrap over sources:
+<out>/robustness-<split>.tsv. The clean split must have been scored; --features names its features,
+which serve every split whose picture is unchanged.
 
 docs/perturbations.md lists the families. Media are the same for the same --seed, whatever the order
-or number of clips. A repeated command makes what is missing; families and levels may be added
-later. --shard and --launcher slurm make shares of the media; --status lists what is missing.
+or number of clips. Repeat the command to make what is missing, which --status lists; families and
+levels may be added later. --shard and --launcher slurm make shares of the media.
 """
 
 from __future__ import annotations

@@ -4,17 +4,18 @@
     klassify predict clip.mp4 --out answers/
     klassify predict folder/ 'more/*.mp4' --recipe all --video
 
-For each file: the probability that it is fake (Task 1's answer), a verdict, the segments that may
-be fake (Task 2's), a JSON file, a timeline (PNG) and, with --video, a copy with the marks drawn in.
---runtime onnx answers by onnxruntime for the systems that `klassify export` has exported, and names
-the others. --explain says why, in a line, .explanation.json and .explanation.png
-(docs/explanations.md). What runs is the detector.yaml of a recipe: that of --detector, else the
-first that was trained, on a real data set before the generated corpus, else a small one of the
-recipe klassify that is part of the package and has learned from generated clips alone. --example
-answers about the package's own clip.
+For each file: the probability that it is fake (Task 1), a verdict, the segments that may be fake
+(Task 2), a JSON file, a timeline (PNG) and, with --video, a copy with the segments marked.
+--explain adds a line that says why, .explanation.json and .explanation.png (docs/explanations.md).
+--runtime onnx uses onnxruntime for the systems that `klassify export` has exported, and names the
+others.
 
-Answers that --out has already, of the same file, detector and settings, are kept: a run that was
-stopped continues.
+The answer is that of a detector.yaml: the one of --detector; else of a recipe trained on real data;
+else of one trained on the generated corpus; else of the small detector in the package, which was
+trained on generated clips alone. --example answers about the package's own clip.
+
+Answers already in --out, of the same file, detector and settings, are kept, so an interrupted run
+resumes.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@
         --lists data_lists/demo --media media/demo --features features/demo \\
         train.pseudo=exp/demo/pseudo/more.tsv data.init_args.label=video
 
-The list holds equal numbers of clips called fake and real. Training reads them beside its own
-split, from the media and features of theirs. Every model that learned so, and all that is computed
-from its scores, has the supervision `pseudo`. Answers of a system that learned from segments are
-refused. No recipe uses pseudo-labels.
+The list holds equal numbers of clips called fake and real. Training reads them, with the media and
+features of their split, beside its own clips. A model that learned from them, and everything
+computed from its scores, has the supervision `pseudo`. Answers of a system that learned from
+segments are refused. No recipe uses pseudo-labels.
 
-Clips with labels are refused. Those of a test split need --transductive: the challenge's rules name
-train and val as what systems are trained on, so ask the organisers before you submit such a system.
+Labelled clips are refused. Clips of a test split need --transductive: the challenge's rules name
+train and val for training, so ask the organisers before you submit such a system.
 """
 
 from __future__ import annotations

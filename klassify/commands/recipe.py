@@ -3,7 +3,7 @@
     klassify recipe copy my_runs
     cd my_runs && bash recipes/klassify/run.sh --help
 
-What is in the folder already is kept. In a checkout the recipes are in recipes/.
+Files that the folder already has are kept. In a checkout the recipes are in recipes/.
 """
 
 from __future__ import annotations
