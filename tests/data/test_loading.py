@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from klassify.data.base import Sources, Window
+from klassify.data.base import Window
 from klassify.data.loading import Loader, Rows, Texts, Together, arguments, to_device
 from klassify.data.mouth import MouthFeatures, MouthTags
 from klassify.models.tcn import TCN, TaggingTCN
@@ -95,7 +95,7 @@ def test_scores_are_the_same_with_workers(small_data, monkeypatch):
     monkeypatch.setattr(clip_loader, "SENDING_S", 0)
     monkeypatch.setattr(clip_loader, "STARTING_S", 0)
     model, data = TCN(hidden=8), MouthFeatures(window=32, stride=16)
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     how = {"progress": False, "device": "cpu"}
     wanted, silent = score_clips(model, data, sources, "testA", **how)
     loader = clip_loader.ClipLoader(data, sources, "testA", workers=2)
@@ -105,7 +105,7 @@ def test_scores_are_the_same_with_workers(small_data, monkeypatch):
 
 
 def test_workers_start_only_where_they_pay(small_data, monkeypatch):
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     files = sources.table("testA")["file"].tolist()
     sent, unpacked = [], clip_loader.unpacked
     monkeypatch.setattr(clip_loader, "CLIPS_TIMED", 3)
@@ -126,7 +126,7 @@ def test_workers_start_only_where_they_pay(small_data, monkeypatch):
 def test_frames_of_mixed_lengths_share_batches(small_data):
     torch.manual_seed(0)
     model, data = TaggingTCN(hidden=8).eval(), MouthTags(window=48, stride=24)
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     how = {"progress": False, "device": "cpu"}
     wanted, silent = score_frames(model, data, sources, "testA", **how)
     sizes, outputs = [], data.outputs

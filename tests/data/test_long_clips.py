@@ -1,15 +1,14 @@
 """Clips of any duration, with the models of the demo; the longest has eleven minutes."""
 
 import re
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from places import ROOT
+from videos import sound, write_media
 
 from klassify.data.base import Sources
 from klassify.lists import data_list
@@ -24,16 +23,8 @@ CASES = [pytest.param(668.2, False, marks=pytest.mark.slow), (45.7, False), (45.
 
 def write_mp4(path: Path, duration_s: float) -> None:
     """Noise that swells and fades each ten seconds, as AAC."""
-    rng, n_samples = np.random.default_rng(1), round(duration_s * RATE)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=RATE, layout="mono", time_base=Fraction(1, RATE))
-        for start in range(0, n_samples, 10 * RATE):
-            size = min(10 * RATE, n_samples - start)
-            part = (rng.normal(0, 0.1, size) * np.hanning(10 * RATE)[:size]).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(part[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = RATE, start, Fraction(1, RATE)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    wave = np.random.default_rng(1).normal(0, 0.1, round(duration_s * RATE))
+    write_media(path, sound((wave * np.resize(np.hanning(10 * RATE), len(wave)))[None]))
 
 
 @pytest.fixture(scope="module")

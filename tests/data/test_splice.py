@@ -9,24 +9,19 @@ import torch
 from klassify.augmentation import splice
 from klassify.data.audio import AudioClips, AudioFrames
 from klassify.data.audio_shares import AudioShares
-from klassify.data.base import Examples, Sources
+from klassify.data.base import Examples
 from klassify.grid.frames import IGNORE, encode_labels
-from klassify.lists import data_list
 
 
 @pytest.fixture
 def sources(small_data):
-    return Sources(small_data.lists, small_data.media, small_data.features)
+    return small_data.sources
 
 
 @pytest.fixture
 def stripped(small_data, tmp_path):
     """The same data whose lists have no segment columns."""
-    for split in ("train", "val"):
-        frame = data_list.read_list(small_data.lists / f"{split}.tsv")
-        data_list.write_list(tmp_path / f"{split}.tsv", frame)
-        assert "fake_segments" not in (tmp_path / f"{split}.tsv").read_text()
-    return Sources(tmp_path, small_data.media, small_data.features)
+    return small_data.without_segments(tmp_path).sources
 
 
 @pytest.mark.parametrize(
@@ -46,7 +41,7 @@ def test_self_supervision_reads_real_clips_and_no_segments(sources, stripped, ki
             torch.testing.assert_close(one[key], other[key], rtol=0, atol=0, equal_nan=True)
 
 
-def test_labels_of_spliced_examples_are_those_of_their_own_edits(sources):
+def test_labels_of_spliced_examples_are_their_own_edits(sources):
     data = AudioFrames(window=32_000, stride=16_000, train_split="train", splice=0.5)
     wave = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32)
     seen = []

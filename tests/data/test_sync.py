@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import klassify
 from safetensors.torch import load_file
 
-from klassify import cli
-from klassify.data.sync import pairs
+from klassify.data.sync import SyncEmbeddings, pairs
 from klassify.scores import score_file
 from klassify.systems.system import load_system
 
@@ -26,7 +28,7 @@ CONFIGS = {
 }
 
 
-def train(name, folder, lists, data, *overrides, features=None):
+def train(name, folder, data, *overrides, features=None):
     """Train a system for an epoch; returns the exit status."""
     model, arguments, reads = CONFIGS[name]
     config = folder / f"{name}.yaml"
@@ -34,50 +36,39 @@ def train(name, folder, lists, data, *overrides, features=None):
         f"model:\n  class_path: klassify.models.{model}\n  init_args:{arguments}\n"
         f"data:\n  class_path: klassify.data.{reads}\ntrain: {{epochs: 1, batch_size: 8}}\n"
     )
-    given = ["--lists", lists, "--media", data.media, "--features", features or data.features]
-    command = ["train", config, *overrides, "--out", folder / "exp" / name, *given]
-    return cli.main([str(word) for word in command])
+    data = dataclasses.replace(data, features=features or data.features)
+    given = data.arguments
+    return klassify("train", config, *overrides, "--out", folder / "exp" / name, *given)
 
 
-def embed(name, folder, lists, data):
+def embed(name, folder, data):
     for split in ("train", "val", "testA"):
         command = ["extract", "--kind", "embedding", "--system", folder / "exp" / name]
-        command += ["--list", lists / f"{split}.tsv", "--root", data.media]
+        command += ["--list", data.lists / f"{split}.tsv", "--root", data.media]
         command += ["--features", data.features]
-        command += ["--out", folder / "features" / f"embedding-{name}" / split]
-        assert cli.main([str(word) for word in command]) == 0
+        out = folder / "features" / f"embedding-{name}" / split
+        assert klassify(*command, "--out", out) == 0
 
 
-def trained_sync(folder, lists, data):
+def trained_sync(folder, data):
     """The folder of a sync with its encoders, scored on testA."""
     folder.mkdir()
     for name in ("audio_mil", "tcn"):
-        assert train(name, folder, lists, data) == 0
-        embed(name, folder, lists, data)
+        assert train(name, folder, data) == 0
+        embed(name, folder, data)
     features = folder / "features"
-    assert train("sync", folder, lists, data, "data.init_args.visual=tcn", features=features) == 0
-    given = ["--lists", lists, "--media", data.media, "--features", features]
-    command = ["score", folder / "exp/sync", "--split", "testA", *given]
-    assert cli.main([str(word) for word in command]) == 0
+    assert train("sync", folder, data, "data.init_args.visual=tcn", features=features) == 0
+    given = dataclasses.replace(data, features=features).arguments
+    assert klassify("score", folder / "exp/sync", "--split", "testA", *given) == 0
     return folder / "exp/sync"
-
-
-def without_segments(lists, folder):
-    folder.mkdir()
-    for path in lists.glob("*.tsv"):
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        table = table.drop(columns=[column for column in table if column.endswith("segments")])
-        table.to_csv(folder / path.name, sep="\t", index=False)
-    return folder
 
 
 @pytest.mark.long
 def test_segment_columns_do_not_affect_sync(small_data, tmp_path):
     """Encoders, embeddings and sync on lists without segment columns give the same scores."""
-    stripped = without_segments(small_data.lists, tmp_path / "lists")
-    results = []
-    for name, lists in (("with", small_data.lists), ("without", stripped)):
-        system = trained_sync(tmp_path / name, lists, small_data)
+    stripped, results = small_data.without_segments(tmp_path / "lists"), []
+    for name, data in (("with", small_data), ("without", stripped)):
+        system = trained_sync(tmp_path / name, data)
         scores = score_file.read_scores(system / "scores/testA.clips.tsv")
         results.append((load_file(system / "model.safetensors"), scores.table))
         assert scores.header.supervision == "clip"
@@ -92,12 +83,11 @@ def test_segment_columns_do_not_affect_sync(small_data, tmp_path):
 
 
 def test_an_encoder_that_learned_from_segments_is_refused(small_data, tmp_path, capsys):
-    lists = small_data.lists
     for name in ("audio_mil", "tags"):
-        assert train(name, tmp_path, lists, small_data) == 0
-        embed(name, tmp_path, lists, small_data)
+        assert train(name, tmp_path, small_data) == 0
+        embed(name, tmp_path, small_data)
     change, features = "data.init_args.visual=tags", tmp_path / "features"
-    assert train("sync", tmp_path, lists, small_data, change, features=features) == 2
+    assert train("sync", tmp_path, small_data, change, features=features) == 2
     assert "learned from segment" in capsys.readouterr().err
 
 
@@ -110,7 +100,5 @@ def test_pairs_of_frames_are_averaged():
 
 @pytest.mark.parametrize("label", ["own", "audio"])
 def test_sound_and_picture_together_have_the_videos_label(label):
-    from klassify.data.sync import SyncEmbeddings
-
     with pytest.raises(ValueError, match="label"):
         SyncEmbeddings(label=label)

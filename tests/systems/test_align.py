@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klassify.data.partialspoof import on_grid
 from klassify.errors import KlassifyError
 from klassify.grid import ragged
 from klassify.scores import frame_file
@@ -40,10 +39,6 @@ def write(path, clips, columns=("real", "fake"), rows_a_part=None):
 def random_clips(seed, files, n_columns, longest=60):
     rng = np.random.default_rng(seed)
     return {file: rng.normal(size=(int(rng.integers(1, longest)), n_columns)) for file in files}
-
-
-def test_cosines_of_20_ms_are_averaged_in_pairs():
-    np.testing.assert_allclose(on_grid(np.arange(5.0), 20, 4), [0.5, 2.5, 4, 4])
 
 
 def test_frame_files_are_read_by_name_in_any_order(tmp_path):

@@ -7,10 +7,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from commands import klassify
 
-from klassify import cli
 from klassify.data.audio_shares import AudioShares
-from klassify.data.base import Sources
 from klassify.features.shards import FeatureStore
 from klassify.lists import subsets
 from klassify.systems.system import load_system
@@ -37,19 +36,22 @@ def encoder(small_data, tmp_path):
     def train(name, *overrides, model="AudioFrameModel", data="audio_shares.AudioShares"):
         config, out = tmp_path / f"{name}.yaml", tmp_path / "exp" / name
         config.write_text(CONFIG.format(model=model, data=data))
-        command = ["train", str(config), *overrides, "--out", str(out), *small_data.arguments]
-        assert cli.main(command) == 0
+        assert klassify("train", config, *overrides, "--out", out, *small_data.arguments) == 0
         return out
 
     return train
 
 
+def extraction(small_data, split, out, *options):
+    """The words that embed a split."""
+    places = ["--list", small_data.lists / f"{split}.tsv", "--root", small_data.media]
+    return ["extract", "--kind", "embedding", *places, "--out", out, *options]
+
+
 def embed(small_data, tmp_path, system, split, *options):
     """The store of a split's embeddings, made by the command."""
     out = tmp_path / f"embedding-{system.name}{len(options)}" / split
-    command = ["extract", "--kind", "embedding", "--system", str(system), *map(str, options)]
-    command += ["--list", str(small_data.lists / f"{split}.tsv"), "--out", str(out)]
-    assert cli.main([*command, "--root", str(small_data.media)]) == 0
+    assert klassify(*extraction(small_data, split, out, "--system", system, *options)) == 0
     return FeatureStore(out)
 
 
@@ -57,7 +59,7 @@ def by_hand(system, small_data, split, file):
     """The embedding of a clip shorter than a window, straight from the model."""
     model, _ = load_model(system)
     data = AudioShares()
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     (window,) = data.cut(data.reader(sources, split).read(file))
     with torch.no_grad():
         return model(window.inputs["wave"][None]).embedding[0].numpy()
@@ -99,17 +101,13 @@ def test_clips_are_embedded_by_an_encoder_that_did_not_see_them(small_data, tmp_
 
 
 def test_two_encoders_of_the_same_clips_are_refused(small_data, tmp_path, encoder, capsys):
-    one, two = encoder("one"), encoder("two")
-    command = ["extract", "--kind", "embedding", "--system", str(one), "--fold", str(two)]
-    command += ["--list", str(small_data.lists / "train.tsv"), "--root", str(small_data.media)]
-    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 2
+    options = ["--system", encoder("one"), "--fold", encoder("two")]
+    assert klassify(*extraction(small_data, "train", tmp_path / "out", *options)) == 2
     assert "in the training of both encoders" in capsys.readouterr().err
 
 
 def test_a_missing_system_is_named(small_data, tmp_path, capsys):
-    command = ["extract", "--kind", "embedding", "--list", str(small_data.lists / "val.tsv")]
-    command += ["--root", str(small_data.media), "--out", str(tmp_path / "out")]
-    assert cli.main(command) == 2
+    assert klassify(*extraction(small_data, "val", tmp_path / "out")) == 2
     assert "needs --system" in capsys.readouterr().err
 
 
@@ -120,8 +118,7 @@ def test_a_mouth_tagger_embeds_the_frames_with_a_face(small_data, tmp_path):
         "  init_args: {hidden: 16, tag_hidden: 16}\n"
         "data: {class_path: klassify.data.mouth.MouthTags}\ntrain: {epochs: 1, batch_size: 8}\n"
     )
-    command = ["train", str(config), "--out", str(system), *small_data.arguments]
-    assert cli.main(command) == 0
+    assert klassify("train", config, "--out", system, *small_data.arguments) == 0
     store = embed(small_data, tmp_path, system, "train", "--features", small_data.features)
     assert store.settings["hop_s"] == 0.04 and store.settings["dim"] == 16
     assert store.settings["supervision"] == "segment"
@@ -140,10 +137,8 @@ def test_spans_from_embeddings_are_scored_tuned_and_localised(
     features = tmp_path / "features"
     system = encoder("sound", "train.epochs=4", "train.lr=0.01")
     for split in ("train", "val"):
-        command = ["extract", "--kind", "embedding", "--system", str(system)]
-        command += ["--list", str(small_data.lists / f"{split}.tsv")]
-        command += ["--root", str(small_data.media)]
-        assert cli.main([*command, "--out", str(features / "embedding-sound" / split)]) == 0
+        into = features / "embedding-sound" / split
+        assert klassify(*extraction(small_data, split, into, "--system", system)) == 0
     config, out = tmp_path / "spans.yaml", tmp_path / "exp/spans"
     config.write_text(
         "model:\n  class_path: klassify.models.av_spans.AVSpans\n"
@@ -152,12 +147,11 @@ def test_spans_from_embeddings_are_scored_tuned_and_localised(
         "  init_args: {audio: sound, visual: null}\n"
         "train: {epochs: 8, batch_size: 8, lr: 0.005, monitor: loss}\n"
     )
-    sources = ["--lists", str(small_data.lists), "--media", str(small_data.media)]
-    sources += ["--features", str(features)]
-    assert cli.main(["train", str(config), "--out", str(out), *sources]) == 0
-    assert cli.main(["score", str(out), "--split", "val", *sources]) == 0
-    assert cli.main(["tune", str(out), "--labels", str(small_data.lists)]) == 0
-    assert cli.main(["localise", str(out), "--split", "val"]) == 0
+    sources = ["--lists", small_data.lists, "--media", small_data.media, "--features", features]
+    assert klassify("train", config, "--out", out, *sources) == 0
+    assert klassify("score", out, "--split", "val", *sources) == 0
+    assert klassify("tune", out, "--labels", small_data.lists) == 0
+    assert klassify("localise", out, "--split", "val") == 0
     found = load_system(out).segment_scores("val").table
     best = found.sort_values("score").groupby("file").tail(1).set_index("file")
     planted = [file for file in best.index if "audio_mod" in file or "both" in file]
@@ -167,31 +161,9 @@ def test_spans_from_embeddings_are_scored_tuned_and_localised(
     assert clips[planted].median() > clips.drop(planted).median()
 
     other = encoder("sound", "train.epochs=1", "--force")  # the encoder changes
-    command = ["extract", "--kind", "embedding", "--system", str(other), "--force"]
-    command += ["--list", str(small_data.lists / "val.tsv"), "--root", str(small_data.media)]
-    assert cli.main([*command, "--out", str(features / "embedding-sound/val")]) == 0
+    options = ["--system", other, "--force"]
+    into = features / "embedding-sound/val"
+    assert klassify(*extraction(small_data, "val", into, *options)) == 0
     capsys.readouterr()
-    assert cli.main(["score", str(out), "--split", "val", *sources, "--force"]) == 2
+    assert klassify("score", out, "--split", "val", *sources, "--force") == 2
     assert "embeddings of another state of sound" in capsys.readouterr().err
-
-
-def test_embeddings_of_segments_train_no_clip_supervised_system(
-    small_data, tmp_path, encoder, capsys
-):
-    features, system = tmp_path / "features", encoder("sound")
-    for name in ("train", "val"):
-        embed_into = features / "embedding-sound" / name
-        command = ["extract", "--kind", "embedding", "--system", str(system)]
-        command += ["--list", str(small_data.lists / f"{name}.tsv")]
-        assert cli.main([*command, "--root", str(small_data.media), "--out", str(embed_into)]) == 0
-    config = tmp_path / "sync.yaml"
-    config.write_text(
-        "model:\n  class_path: klassify.models.sync.Sync\n"
-        "  init_args: {audio_dim: 8, visual_dim: 8}\n"
-        "data:\n  class_path: klassify.data.sync.SyncEmbeddings\n"
-        "  init_args: {audio: sound, visual: sound}\ntrain: {epochs: 1}\n"
-    )
-    command = ["train", str(config), "--out", str(tmp_path / "exp/sync")]
-    command += ["--lists", str(small_data.lists), "--media", str(small_data.media)]
-    assert cli.main([*command, "--features", str(features)]) == 2
-    assert "learned from segment labels" in capsys.readouterr().err

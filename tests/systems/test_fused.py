@@ -72,7 +72,7 @@ def test_clips_are_joined_by_name():
         fusion().clip_table([scores_of("a", p), scores_of("b", q[:-1], files=FILES[:-1])])
 
 
-def test_a_fusions_prior_is_no_answer_for_the_next_fusion():
+def test_a_fusions_prior_is_not_an_answer_for_the_next():
     silent = [scores_of(name, np.full(40, np.nan)) for name in "ab"]
     first = fusion(prior=0.9).clip_table(silent)
     nested = ScoreFile(Header("inner", "val", "clips", "probability", "clip"), first)

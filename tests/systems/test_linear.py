@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import klassify
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from klassify import cli
 from klassify.data.base import FrameData
 from klassify.errors import KlassifyError
 from klassify.evaluation.tables import read_table
@@ -193,10 +193,6 @@ def make_branch(folder, split, frame, modality, names, seed, **settings):
 
 
 PS = [f"ps{ms}_{side}" for ms in (160, 320, 640) for side in ("real", "fake")]
-
-
-def klassify(*words):
-    return cli.main([str(word) for word in words])
 
 
 def frames_of(folder, split="testA"):

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from commands import klassify
 from scipy.special import logit
 
-from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips
@@ -121,18 +121,9 @@ def exp(tmp_path):
     rng = np.random.default_rng(4)
     n = 400
     kinds, audio, visual = labels_of(n, rng)
-    frame = pd.DataFrame(
-        {
-            "file": [f"{i}.mp4" for i in range(n)],
-            "n_frames": 100,
-            "fps": 25.0,
-            "n_samples": 64000,
-            "duration": 4.0,
-            "source": [f"{i // 4}" for i in range(n)],
-            "modify_type": kinds,
-        }
-    )
-    (tmp_path / "lists").mkdir()
+    columns = {"n_frames": 100, "fps": 25.0, "n_samples": 64000, "duration": 4.0}
+    columns |= {"source": [f"{i // 4}" for i in range(n)], "modify_type": kinds}
+    frame = pd.DataFrame({"file": [f"{i}.mp4" for i in range(n)], **columns})
     data_list.write_list(tmp_path / "lists" / "val.tsv", frame)
     for name, modality, own in (("sound", "audio", audio), ("face", "visual", visual)):
         folder = tmp_path / name
@@ -141,17 +132,15 @@ def exp(tmp_path):
         if name == "face":
             table.loc[rng.random(n) < 0.3, "score"] = np.nan
         table["reason"] = np.where(table["score"].isna(), "no face", "")
-        write_scores(
-            score_path(folder, "val", "clips"),
-            table,
-            Header(name, "val", "clips", "log_odds", "clip"),
-        )
+        header = Header(name, "val", "clips", "log_odds", "clip")
+        write_scores(score_path(folder, "val", "clips"), table, header)
     return tmp_path
 
 
 def fuse(exp, *options, rule="stack"):
-    command = ["fuse", exp / "sound", exp / "face", "--rule", rule, "--out", exp / rule, *options]
-    return cli.main([str(word) for word in command])
+    return klassify(
+        "fuse", exp / "sound", exp / "face", "--rule", rule, "--out", exp / rule, *options
+    )
 
 
 def test_the_choice_and_its_interval_are_recorded_and_told(exp, capsys):
@@ -188,11 +177,11 @@ def test_max_out_is_that_of_calibrate_and_fuse(exp):
         assert loaded.deciding({"face": one[1]}) == ["face"]
     for name in ("sound", "face"):
         out = ["--out", exp / f"{name}-platt", "--labels", exp / "lists"]
-        assert cli.main(["calibrate", str(exp / name), *map(str, out)]) == 0
+        assert klassify("calibrate", exp / name, *out) == 0
         load_system(exp / f"{name}-platt").derive("val")
-    calibrated = [str(exp / f"{name}-platt") for name in ("sound", "face")]
-    prior = ["--prior", str(made.prior)]
-    assert cli.main(["fuse", *calibrated, "--rule", "max", "--out", str(exp / "max"), *prior]) == 0
+    calibrated = [exp / f"{name}-platt" for name in ("sound", "face")]
+    how = ["--rule", "max", "--out", exp / "max", "--prior", made.prior]
+    assert klassify("fuse", *calibrated, *how) == 0
     expected = load_system(exp / "max").derive("val").table
     np.testing.assert_allclose(found["score"], expected["score"], atol=1e-8)
     assert found["answered"].tolist() == expected["answered"].tolist()
