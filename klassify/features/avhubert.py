@@ -14,13 +14,22 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from klassify.features.base import FEATURES, MODEL_ARGUMENTS, Columns, Kind, common, schema
+from klassify.features.base import (
+    FEATURES,
+    MODEL_ARGUMENTS,
+    Columns,
+    Kind,
+    Row,
+    common,
+    matrix,
+    schema,
+)
 
 VERSION = 1  # raise when features of the same weights change: it is part of the shards' settings
 
 
 @dataclasses.dataclass(frozen=True)
-class AVHubertRow:
+class AVHubertRow(Row):
     """One clip: video and audio (T, C) float16, 25 frames a second. fps: of the file.
 
     A clip without features has T = 0, and `reason` in words with its `stage`.
@@ -34,15 +43,7 @@ class AVHubertRow:
     stage: str = ""
 
     SCHEMA: ClassVar = schema(("video", pa.binary()), ("audio", pa.binary()))
-    ROWS_A_GROUP: ClassVar = 1  # a random read takes one clip
-    KEPT_GROUPS: ClassVar = 16
-    SPLIT_BYTES: ClassVar = ()
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> AVHubertRow:
-        """A clip that gave nothing at all."""
-        nothing = np.zeros((0, 0), np.float16)
-        return cls(file, 0.0, nothing, nothing, reason, stage)
+    NOTHING: ClassVar = (np.zeros((0, 0), np.float16),) * 2
 
     @classmethod
     def columns(cls, rows: Sequence[AVHubertRow], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,13 +64,7 @@ class AVHubertRow:
     @classmethod
     def from_columns(cls, columns: Columns, i: int, settings: Mapping[str, Any]) -> AVHubertRow:
         """Row i of a row group."""
-        n_frames = columns["n_frames"][i].as_py()
-        streams = {
-            name: np.frombuffer(columns[name][i].as_buffer(), np.float16).reshape(n_frames, -1)
-            if n_frames
-            else np.zeros((0, 0), np.float16)
-            for name in ("video", "audio")
-        }
+        streams = {name: matrix(columns, name, i) for name in ("video", "audio")}
         return cls(**streams, **common(columns, i))
 
 

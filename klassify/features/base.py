@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -177,6 +177,23 @@ def attempt(
 Columns = Mapping[str, pa.Array]
 
 
+class Row:
+    """What the rows of most kinds share: file, fps, values of their own, reason and stage.
+
+    NOTHING: the values of their own of a clip that gave nothing at all.
+    """
+
+    NOTHING: ClassVar[tuple] = ()
+    ROWS_A_GROUP: ClassVar = 1  # clips that one random read decodes
+    KEPT_GROUPS: ClassVar = 16  # decoded groups that a store holds
+    SPLIT_BYTES: ClassVar[tuple[str, ...]] = ()  # columns of floats, which makes files smaller
+
+    @classmethod
+    def failed(cls, file: str, stage: str, reason: str) -> Any:
+        """The row of a clip that gave nothing at all."""
+        return cls(file, 0.0, *cls.NOTHING, reason=reason, stage=stage)
+
+
 def schema(*own: tuple[str, pa.DataType]) -> pa.Schema:
     """The columns of a kind that has values for frames: its own between those of all kinds."""
     before = [("file", pa.string()), ("n_frames", pa.int32()), ("fps", pa.float64())]
@@ -195,6 +212,13 @@ def ragged(arrays: Sequence[np.ndarray], kind: pa.DataType, *, large: bool = Fal
 def values(columns: Columns, name: str, i: int) -> np.ndarray:
     """Row i of a list column as a flat array."""
     return columns[name][i].values.to_numpy(zero_copy_only=False)
+
+
+def matrix(columns: Columns, name: str, i: int) -> np.ndarray:
+    """Row i of a column of bytes as (n_frames, C) float16; (0, 0) without frames."""
+    flat = np.frombuffer(columns[name][i].as_buffer(), np.float16)
+    n_frames = columns["n_frames"][i].as_py()
+    return flat.reshape(n_frames, -1) if n_frames else flat.reshape(0, 0)
 
 
 def common(columns: Columns, i: int) -> dict[str, Any]:

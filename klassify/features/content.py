@@ -14,6 +14,7 @@ from klassify.features.base import (
     Columns,
     Extraction,
     Kind,
+    Row,
     attempt,
     common,
     in_workers,
@@ -26,7 +27,7 @@ NUMBERS = (*content.SOUND, *content.PICTURE, *content.CONTAINER)
 
 
 @dataclasses.dataclass(frozen=True)
-class ContentRow:
+class ContentRow(Row):
     """One clip: its traits by name, None where a stream is missing.
 
     A clip that cannot be decoded says why: `reason` in words, `stage` (path, decode, worker).
@@ -48,14 +49,9 @@ class ContentRow:
             ("reason", pa.string()),
         ]
     )
+    NOTHING: ClassVar = ({},)
     ROWS_A_GROUP: ClassVar = 500
     KEPT_GROUPS: ClassVar = 4
-    SPLIT_BYTES: ClassVar = ()
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> ContentRow:
-        """A clip that gave nothing at all."""
-        return cls(file, 0.0, {}, reason, stage)
 
     @classmethod
     def columns(cls, rows: Sequence[ContentRow], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from klassify.features.base import (
     MODEL_ARGUMENTS,
     Columns,
     Kind,
+    Row,
     common,
+    matrix,
     ragged,
     schema,
     values,
@@ -30,7 +32,7 @@ VERSION = 1  # raise when embeddings of the same encoder change: it is part of t
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbeddingRow:
+class EmbeddingRow(Row):
     """One clip: embedding (T, D) float16, valid (T,) bool, False where nothing was to be seen.
 
     fps: frames a second. A clip without sound or face has T = 0, and says why in `reason`.
@@ -45,14 +47,8 @@ class EmbeddingRow:
 
     # bytes: lists of numbers take four times as long to read
     SCHEMA: ClassVar = schema(("embedding", pa.binary()), ("valid", pa.list_(pa.bool_())))
-    ROWS_A_GROUP: ClassVar = 1  # a random read takes one clip
+    NOTHING: ClassVar = (np.zeros((0, 0), np.float16), np.zeros(0, bool))
     KEPT_GROUPS: ClassVar = 256
-    SPLIT_BYTES: ClassVar = ()
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> EmbeddingRow:
-        """A clip that gave nothing at all."""
-        return cls(file, 0.0, np.zeros((0, 0), np.float16), np.zeros(0, bool), reason, stage)
 
     @classmethod
     def columns(cls, rows: Sequence[EmbeddingRow], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,10 +71,8 @@ class EmbeddingRow:
     @classmethod
     def from_columns(cls, columns: Columns, i: int, settings: Mapping[str, Any]) -> EmbeddingRow:
         """Row i of a row group."""
-        flat = np.frombuffer(columns["embedding"][i].as_buffer(), np.float16)
-        n_frames = columns["n_frames"][i].as_py()
         return cls(
-            embedding=flat.reshape(n_frames, -1) if n_frames else flat.reshape(0, 0),
+            embedding=matrix(columns, "embedding", i),
             valid=values(columns, "valid", i).copy(),
             **common(columns, i),
         )

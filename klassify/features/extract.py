@@ -128,10 +128,9 @@ def extract_together(
         for shard, parts, (_, inputs), row in zip(shards, gathered, missing, rows):
             for place, full in parts.add(files[number], row):
                 features_shards.write_part(shard.out, place, full, shard.settings, inputs[place])
-    for shard, (todo, inputs) in zip(shards, missing):
-        for place in todo:
-            if not shard.part(place):
-                features_shards.write_part(shard.out, place, [], shard.settings, inputs[place])
+    for shard, parts, (_, inputs) in zip(shards, gathered, missing):
+        for place, none in parts.empty():
+            features_shards.write_part(shard.out, place, none, shard.settings, inputs[place])
     return [_ended(shard) for shard in shards]
 
 
@@ -181,6 +180,10 @@ class _Parts:
             rows = self._rows.pop(place)
             yield place, [rows[file] for file in part]
 
+    def empty(self) -> Iterator[tuple[Place, list[Any]]]:
+        """The one part, without rows, of a shard beyond the end of the list."""
+        yield from ((place, []) for place in self._rows if not self.shard.part(place))
+
 
 def rows_in_order(made_by: Extraction, root: Path, files: Sequence[str]) -> Iterator[Any]:
     """The row of each clip, in the order of the list, as soon as it and those before it are done.
@@ -200,15 +203,11 @@ def finished_parts(
     shard: Shard, todo: Sequence[Place], results: Numbered, label: str = "extract"
 ) -> Iterator[tuple[Place, list[Any]]]:
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
-    place_of = [place for place in todo for _ in shard.part(place)]
-    rows: dict[Place, dict[int, Any]] = {place: {} for place in todo}
-    for number, row in progress(results, len(place_of), f"{label} {shard.i}/{shard.n}"):
-        place = place_of[number]
-        rows[place][number] = row
-        if len(rows[place]) == len(shard.part(place)):
-            yield place, [row for _, row in sorted(rows.pop(place).items())]
-    for place in rows:  # a shard beyond the end of the list has one empty part
-        yield place, []
+    files = [file for place in todo for file in shard.part(place)]
+    parts = _Parts(shard, todo)
+    for number, row in progress(results, len(files), f"{label} {shard.i}/{shard.n}"):
+        yield from parts.add(files[number], row)
+    yield from parts.empty()
 
 
 def status(out: Path, n_clips: int, settings: dict[str, Any], only: str | None) -> int:

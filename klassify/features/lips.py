@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from klassify.features.base import Columns, Kind, common, ragged, schema, values
+from klassify.features.base import Columns, Kind, Row, common, ragged, schema, values
 from klassify.features.mouth import channels, face
 from klassify.features.mouth.kind import (
     FACE_ARGUMENTS,
@@ -137,7 +137,7 @@ def opened(crops: Sequence[bytes]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class LipsRow:
+class LipsRow(Row):
     """One clip: a JPEG for each frame, b"" for one without a face; valid (T,) bool, the file's own
     fps. `opened` makes pictures of the JPEGs.
 
@@ -154,14 +154,8 @@ class LipsRow:
     notes: Sequence[str] = ()
 
     SCHEMA: ClassVar = schema(("crops", pa.list_(pa.binary())), ("valid", pa.list_(pa.bool_())))
+    NOTHING: ClassVar = ([], np.zeros(0, bool))
     ROWS_A_GROUP: ClassVar = 4
-    KEPT_GROUPS: ClassVar = 16
-    SPLIT_BYTES: ClassVar = ()
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> LipsRow:
-        """A clip that gave nothing at all."""
-        return cls(file, 0.0, [], np.zeros(0, bool), reason, stage)
 
     @classmethod
     def columns(cls, rows: Sequence[LipsRow], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from klassify.features.base import (
     Columns,
     Extraction,
     Kind,
+    Row,
     attempt,
     common,
     in_process,
@@ -150,7 +151,7 @@ def check_size(size: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReconstructionRow:
+class ReconstructionRow(Row):
     """The VQ-VAE codes of every frame of one clip: codes (T, h, w) uint16, T on the 25 fps grid.
 
     The decoder of the VQ-VAE that made them (`vqvae` in the settings) turns them into the
@@ -166,14 +167,7 @@ class ReconstructionRow:
     SCHEMA: ClassVar = schema(
         ("height", pa.int32()), ("width", pa.int32()), ("codes", pa.large_list(pa.uint16()))
     )
-    ROWS_A_GROUP: ClassVar = 1
-    KEPT_GROUPS: ClassVar = 16
-    SPLIT_BYTES: ClassVar = ()
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> ReconstructionRow:
-        """A clip that gave nothing at all."""
-        return cls(file, 0.0, np.zeros((0, 0, 0), np.uint16), reason=reason, stage=stage)
+    NOTHING: ClassVar = (np.zeros((0, 0, 0), np.uint16),)
 
     @classmethod
     def columns(

@@ -18,6 +18,7 @@ from klassify.features.base import (
     Columns,
     Extraction,
     Kind,
+    Row,
     attempt,
     common,
     in_process,
@@ -167,7 +168,7 @@ class LMMExtractor:
 
 
 @dataclasses.dataclass(frozen=True)
-class LMMRow:
+class LMMRow(Row):
     """What an LMM makes of the sampled frames of one clip (multi-branch paper, section 2.1).
 
     frames: (n,) int32, which frames of the 25 fps grid; n_frames: how many the clip has. visual:
@@ -193,15 +194,11 @@ class LMMRow:
         ("textual", pa.large_list(pa.float16())),
         ("texts", pa.list_(pa.string())),
     )
-    ROWS_A_GROUP: ClassVar = 1
-    KEPT_GROUPS: ClassVar = 16
+    NOTHING: ClassVar = (
+        *(0, np.zeros(0, np.int32)),
+        *(np.zeros((0, 0), np.float16), np.zeros((0, 0, 0), np.float16), []),
+    )
     SPLIT_BYTES: ClassVar = ("visual.list.element", "textual.list.element")
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> LMMRow:
-        """A clip that gave nothing at all."""
-        empty = np.zeros(0, np.int32), np.zeros((0, 0), np.float16), np.zeros((0, 0, 0), np.float16)
-        return cls(file, 0.0, 0, *empty, texts=[], reason=reason, stage=stage)
 
     @staticmethod
     def dims(settings: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import cv2
@@ -189,22 +190,20 @@ class Together:
 
         An exception of a function or of an answer is raised here.
         """
-        results: list[Any] = [None] * n
 
-        def run(number: int) -> None:
+        def run(number: int) -> Any:
             try:
-                results[number] = function(number)
+                return function(number)
             except BaseException as error:
                 self._error = self._error or error
             finally:
-                self._leave()
+                with self._changed:
+                    self._n_running -= 1
+                    self._answer_if_all_wait()
 
         self._n_running = n
-        threads = [threading.Thread(target=run, args=(number,)) for number in range(n)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(n) as threads:
+            results = list(threads.map(run, range(n)))
         if self._error is not None:
             raise self._error
         return results
@@ -219,11 +218,6 @@ class Together:
                     raise self._error
                 self._changed.wait()
             return self._answers.pop(number)
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._n_running -= 1
-            self._answer_if_all_wait()
 
     def _answer_if_all_wait(self) -> None:
         if not self._asked or len(self._asked) < self._n_running:

@@ -271,8 +271,8 @@ def kinematics(lips: np.ndarray, eyes: np.ndarray) -> np.ndarray:
         first = max(start - FRAMES_BEFORE, 0)
         block = slice(first, start + BLOCK_FRAMES + JITTER_REACH)
         moving = in_face_frame(lips[block], eyes[block])
-        motion = velocity(moving), acceleration(moving), jerk(moving), jitter(moving)
-        values = np.column_stack([mouth_aspect_ratio(lips[block]), *motion])
+        motion = [mean_difference(moving, order) for order in (1, 2, 3)]
+        values = np.column_stack([mouth_aspect_ratio(lips[block]), *motion, jitter(moving)])
         columns.append(values[start - first :][:BLOCK_FRAMES])
     return np.concatenate(columns)
 
@@ -295,19 +295,14 @@ def in_face_frame(points: np.ndarray, eyes: np.ndarray) -> np.ndarray:
     return np.stack([turned.real, turned.imag], axis=-1)
 
 
-def velocity(moving: np.ndarray) -> np.ndarray:
-    """Mean speed of the points (T, n, 2), (T,): eye distances per 40 ms."""
-    return _mean_difference(moving, 1)
-
-
-def acceleration(moving: np.ndarray) -> np.ndarray:
-    """Mean length of the second difference, (T,): eye distances per (40 ms)^2."""
-    return _mean_difference(moving, 2)
-
-
-def jerk(moving: np.ndarray) -> np.ndarray:
-    """Mean length of the third difference, (T,): eye distances per (40 ms)^3."""
-    return _mean_difference(moving, 3)
+def mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
+    """Mean length (T,) of the first, second or third difference of points (T, n, 2): velocity,
+    acceleration and jerk, in eye distances per (40 ms)^order.
+    """
+    result = np.zeros(len(moving))
+    steps = np.linalg.norm(np.diff(moving, n=order, axis=0), axis=-1).mean(axis=-1)
+    result[order:] = np.nan_to_num(steps)
+    return result
 
 
 def jitter(moving: np.ndarray) -> np.ndarray:
@@ -342,13 +337,6 @@ def _line_residual(windows: np.ndarray) -> np.ndarray:
     line = np.stack([np.ones(n_frames), np.arange(n_frames)], axis=1)
     residual = windows @ (np.eye(n_frames) - line @ np.linalg.pinv(line))
     return np.sqrt((residual**2).sum(axis=-2).mean(axis=(-2, -1)))
-
-
-def _mean_difference(moving: np.ndarray, order: int) -> np.ndarray:
-    result = np.zeros(len(moving))
-    steps = np.linalg.norm(np.diff(moving, n=order, axis=0), axis=-1).mean(axis=-1)
-    result[order:] = np.nan_to_num(steps)
-    return result
 
 
 def _in_blocks(tracked: Tracked) -> Tracked:

@@ -21,6 +21,7 @@ from klassify.features.base import (
     Columns,
     Extraction,
     Kind,
+    Row,
     attempt,
     common,
     in_workers,
@@ -194,7 +195,7 @@ CHANNELS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class MouthRow:
+class MouthRow(Row):
     """One clip: features (T, 8) float32, valid (T,) bool, the file's own fps.
 
     A clip without usable features says why: `reason` in words, `stage` (path, decode, face,
@@ -216,15 +217,10 @@ class MouthRow:
         ("valid", pa.list_(pa.bool_())),
         ("boxes", pa.list_(pa.float32())),
     )
-    ROWS_A_GROUP: ClassVar = 16  # what one random read decodes
-    KEPT_GROUPS: ClassVar = 64  # decoded groups that a store holds
+    NOTHING: ClassVar = (np.zeros((0, CHANNELS), np.float32), np.zeros(0, bool))
+    ROWS_A_GROUP: ClassVar = 16
+    KEPT_GROUPS: ClassVar = 64
     SPLIT_BYTES: ClassVar = ("features.list.element", "boxes.list.element")
-
-    @classmethod
-    def failed(cls, file: str, stage: str, reason: str) -> MouthRow:
-        """A clip that gave nothing at all."""
-        empty = np.zeros((0, CHANNELS), np.float32), np.zeros(0, bool)
-        return cls(file, 0.0, *empty, reason=reason, stage=stage)
 
     @classmethod
     def columns(cls, rows: Sequence[MouthRow], settings: Mapping[str, Any]) -> dict[str, Any]:
