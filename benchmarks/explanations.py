@@ -26,11 +26,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from klassify.data.base import SEGMENT_COLUMNS, Sources
+from klassify.data.base import Sources
 from klassify.explanation.axes import axes_of
 from klassify.explanation.explain import Explainer, occlusion
 from klassify.explanation.faithfulness import curves, inside_share, mean_by_source
-from klassify.lists.data_list import read_list
+from klassify.lists.data_list import SEGMENTS_OF, read_list
 from klassify.systems.detector import read_detector
 from klassify.systems.trained import Trained
 
@@ -98,7 +98,7 @@ def checked(
     explainer: Explainer, system: Trained, table: pd.DataFrame, args: argparse.Namespace
 ) -> Iterator[dict]:
     """A row of numbers for each clip and kind of contribution, the highest scores first."""
-    column = SEGMENT_COLUMNS["video" if system.modality == "both" else system.modality]
+    column = SEGMENTS_OF["video" if system.modality == "both" else system.modality]
     fakes = table[table[column].map(bool)]
     scores = [
         explainer.clip_score(system, file).table["score"].iloc[0] for file in fakes["file"].tolist()

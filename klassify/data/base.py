@@ -21,6 +21,7 @@ from klassify.features.shards import FeatureStore
 from klassify.grid import frames, windows
 from klassify.grid.frames import FRAME_S
 from klassify.lists import subsets
+from klassify.lists.data_list import SEGMENTS_OF
 from klassify.settings import check_shares
 
 
@@ -295,13 +296,6 @@ def zero_padded(values: Tensor, size: int) -> Tensor:
     return nn.functional.pad(values, (0, 0) * (values.ndim - 1) + (0, size - len(values)))
 
 
-SEGMENT_COLUMNS = {
-    "video": "fake_segments",
-    "audio": "audio_fake_segments",
-    "visual": "visual_fake_segments",
-}
-
-
 class FrameData(ClipData):
     """What the localisers' data classes share; mixed into the class that reads the modality.
 
@@ -324,7 +318,7 @@ class FrameData(ClipData):
         """That of the modality, or with label=video of any; none without such supervision."""
         if self.supervision != "segment":
             return ()
-        return (SEGMENT_COLUMNS["video" if self.label == "video" else self.modality],)
+        return (SEGMENTS_OF["video" if self.label == "video" else self.modality],)
 
     def segments_of(self, table: pd.DataFrame) -> Rows:
         """Fake segments (n, 2) in seconds of each clip, of `segment_columns`' first."""

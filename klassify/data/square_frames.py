@@ -88,11 +88,6 @@ class SquareFrames(ClipData):
         ]
 
 
-def share_with_frames(table: pd.DataFrame) -> pd.Series:
-    """The share of each listed clip's duration that has frames; NaN where unknown."""
-    return table["n_frames"].astype(float) / table["fps"] / table["duration"]
-
-
 @dataclasses.dataclass(frozen=True)
 class SquareClip:
     """A clip of n_frames frames (25 fps); only the frames that `pick` names are decoded.

@@ -20,12 +20,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
 from klassify.augmentation.frames import FrameAugment, draw
 from klassify.data.base import FrameData, NoAnswer, Reader, Sources
 from klassify.data.faces import read_row, seen_shares, squares_of
-from klassify.data.square_frames import share_with_frames
 from klassify.grid.frames import encode_labels
 from klassify.grid.windows import centre_fill
 from klassify.media import isolated
@@ -202,7 +202,9 @@ class VisualWindows(FrameData):
 
     def shares(self, sources: Sources, split: str, table: pd.DataFrame) -> pd.Series:
         """The frames with a face, of the clip's; without `faces`, those that its list knows of."""
-        return seen_shares(sources, split, table) if self.faces else share_with_frames(table)
+        if self.faces:
+            return seen_shares(sources, split, table)
+        return table["n_frames"].astype(float) / table["fps"] / table["duration"]
 
     def reader(self, sources: Sources, split: str) -> Reader:
         """Gives a VisualClip, whose frames are decoded when they are asked for."""
@@ -220,7 +222,7 @@ class VisualWindows(FrameData):
         example = self._inputs(clip, frames) | draw(rng, self.margin, self.augment)
         if frame_labels is not None:
             in_clip = np.minimum(starts, len(frame_labels) - self.window)
-            label = _windows_of(frame_labels, self.window)[in_clip].max(axis=1)
+            label = sliding_window_view(frame_labels, self.window)[in_clip].max(axis=1)
         if clip.lmm is not None:
             example |= clip.lmm.at(self._sampled(starts, clip.lmm))
         places = np.arange(len(starts)) * self.window if self.span is None else starts - frames[0]
@@ -233,11 +235,12 @@ class VisualWindows(FrameData):
         count, size = (self.windows_per_clip, self.window) if self.span is None else (1, self.span)
         has_face = np.ones(max(clip.n_frames - size, 0) + 1, bool)
         if clip.seen is not None:
-            has_face = _windows_of(clip.seen, min(size, clip.n_frames)).any(axis=1)
+            has_face = sliding_window_view(clip.seen, min(size, clip.n_frames)).any(axis=1)
         possible = np.flatnonzero(has_face)
         places = possible[rng.integers(len(possible), size=count)]
         if self.fake_windows is not None and frame_labels is not None:
-            is_fake = _windows_of(frame_labels, min(size, len(frame_labels))).max(axis=1) > 0
+            stretches = sliding_window_view(frame_labels, min(size, len(frame_labels)))
+            is_fake = stretches.max(axis=1) > 0
             wanted = rng.random(count) < self.fake_windows
             choices = [possible[is_fake[possible] == kind] for kind in wanted]
             drawn = [
@@ -390,8 +393,3 @@ class _ClipReader(Reader):
             how = {"size": self.data.frame_size, "squares": squares}
             self.data.kept[path] = isolated.call(read_frames, path, **how)
         return self.data.kept[path]
-
-
-def _windows_of(values: np.ndarray, size: int) -> np.ndarray:
-    """(n - size + 1, size): values (n,) in windows at every place."""
-    return np.lib.stride_tricks.sliding_window_view(values, size)

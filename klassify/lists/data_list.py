@@ -35,6 +35,7 @@ MEASURED = ("n_frames", "fps", "n_samples", "duration")
 COUNTS = ("n_frames", "n_samples")
 LABELS = ("modify_type", "source")
 SEGMENTS = ("fake_segments", "audio_fake_segments", "visual_fake_segments")
+SEGMENTS_OF = dict(zip(("video", "audio", "visual"), SEGMENTS))  # by label
 PEOPLE = ("race", "gender", "language")  # as the data set names them, for tables by group
 OPTIONAL = ("audio_model", "video_model", "speaker", "dataset", *PEOPLE)
 COLUMNS = ("file", *MEASURED, *LABELS, *SEGMENTS, *OPTIONAL)

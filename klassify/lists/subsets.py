@@ -14,7 +14,7 @@ import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
 from klassify.lists import datasets
-from klassify.lists.data_list import FAKE, FAKE_AGAINST, read_list
+from klassify.lists.data_list import FAKE, FAKE_AGAINST, SEGMENTS_OF, read_list
 
 FIT_SHARE, FIT_AT_LEAST = 0.4, 3  # of val's sources, for what is fitted after training
 
@@ -209,8 +209,7 @@ def known_label(frame: pd.DataFrame, label: str) -> str:
 
 def segment_column(frame: pd.DataFrame, label: str) -> str:
     """The column with the segments of `known_label`."""
-    known = known_label(frame, label)
-    return "fake_segments" if known == "video" else f"{known}_fake_segments"
+    return SEGMENTS_OF[known_label(frame, label)]
 
 
 def media_folder(root: str | os.PathLike, split: str, files: Sequence[str] = ()) -> Path:

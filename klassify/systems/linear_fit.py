@@ -15,6 +15,7 @@ from klassify.grid.frames import FRAME_S
 from klassify.grid.ragged import pooled
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
+from klassify.lists.data_list import SEGMENTS_OF
 from klassify.metrics.clips import roc_auc
 from klassify.metrics.frames import frame_labels
 from klassify.scores.frame_file import FrameFile
@@ -31,12 +32,6 @@ from klassify.systems.linear import (
     open_inputs,
     parameters_of,
 )
-
-SEGMENTS = {
-    "union": "fake_segments",
-    "audio": "audio_fake_segments",
-    "visual": "visual_fake_segments",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,18 +128,18 @@ class _Labelled:
 
     def __init__(self, labels: Path, subset: str, options: FitOptions):
         by_segment = options.supervision == "segment"
-        columns = [SEGMENTS[options.label]] if by_segment else ()
-        frame = subsets.load_split(labels, subset, segments=columns)
+        against = "video" if options.label == "union" else options.label
+        column = SEGMENTS_OF[against]
+        frame = subsets.load_split(labels, subset, segments=[column] if by_segment else ())
         self.name, self.files = subset, frame["file"].tolist()
         self.sources = set(frame["source"]) - {""}
         if by_segment:
-            truth = self.truth = Truth.from_list(frame, SEGMENTS[options.label])
+            truth = self.truth = Truth.from_list(frame, column)
             self.label = (np.diff(truth.offsets) > 0).astype(int)
             segments = np.round(truth.segments, 4).tolist()
             content = {"segments": segments, "offsets": truth.offsets.tolist()}
         else:
-            modality = "video" if options.label == "union" else options.label
-            self.label = subsets.label(frame, modality)
+            self.label = subsets.label(frame, against)
             content = {"label": self.label.tolist()}
         self.hash = settings_hash({"files": self.files, **content})
 
