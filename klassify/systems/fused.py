@@ -21,10 +21,6 @@ def _mean(probability: np.ndarray) -> np.ndarray:
         return np.where(there, probability, 0).sum(axis=0) / there.sum(axis=0)
 
 
-def _max(probability: np.ndarray) -> np.ndarray:
-    return np.fmax.reduce(probability, axis=0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """How inputs become one score.
@@ -37,13 +33,10 @@ class Rule:
     scales: tuple[str, ...]
 
 
-RULES = {"max": Rule(_max, ("probability",)), "mean": Rule(_mean, ("probability", "log_odds"))}
-
-
-def default_prior(rule: str, inputs: Sequence[System]) -> float:
-    """The rule applied to the inputs' own priors."""
-    priors = np.array([[system.prior] for system in inputs])
-    return float(RULES[rule].combine(priors)[0])
+RULES = {
+    "max": Rule(np.fmax.reduce, ("probability",)),
+    "mean": Rule(_mean, ("probability", "log_odds")),
+}
 
 
 def check_scale(rule: str, name: str, scale: str) -> None:
@@ -133,7 +126,8 @@ def fuse(
     """
     for system in inputs:
         check_scale(rule, system.name, system.scale)
-    prior = default_prior(rule, inputs) if prior is None else prior
+    if prior is None:
+        prior = float(RULES[rule].combine(np.array([[system.prior] for system in inputs]))[0])
     made_with = {"inputs": [system.hash for system in inputs], "rule": rule, "prior": prior}
     if made_before(out, made_with, force=force):
         return None

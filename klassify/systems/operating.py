@@ -11,9 +11,10 @@ real or of fake clips leave a rate without thresholds, and then there is no verd
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,6 @@ RATES = (0.01, 0.05)  # of false alarms, and of fakes that are called real
 EQUAL, CHEAPEST = "equal error rate", "lowest cost"
 FAKE, REAL, CANNOT_TELL, NO_VERDICT = "fake", "real", "cannot tell", ""
 COUNTS = ("n_real", "n_fake", "real_sources", "fake_sources", "n_no_answer")
-TEXTS = ("name", "why_not")
 NUMBERS = ("rate", "fake_above", "real_below", "false_alarms", "misses")
 INTERVALS = tuple(f"{name}_interval" for name in NUMBERS[1:])
 Ends = tuple[float | None, float | None]
@@ -239,41 +239,33 @@ def _ends(interval: clips.Interval) -> Ends:
 
 def read_points(content: Any) -> OperatingPoints:
     """Operating points as a YAML file describes them; KlassifyError for anything else."""
-    names = {"scale", "cost", "points", *COUNTS}
-    if not isinstance(content, Mapping) or set(content) != names:
-        raise KlassifyError(f"Operating points have the keys {', '.join(sorted(names))}.")
-    if content["scale"] not in SCALES or not all(type(content[name]) is int for name in COUNTS):
+    try:
+        points = tuple(
+            Point(**{key: tuple(x) if isinstance(x, list) else x for key, x in one.items()})
+            for one in content["points"]
+        )
+        read = OperatingPoints(**content | {"cost": Cost(**content["cost"]), "points": points})
+    except (AttributeError, KeyError, TypeError) as error:  # other keys, or no mapping
+        raise KlassifyError(f"The operating points are incomplete: {error}.") from None
+    if read.scale not in SCALES or not all(type(getattr(read, name)) is int for name in COUNTS):
         raise KlassifyError("The operating points have no known scale, or no counts.")
-    cost, points = content["cost"], content["points"]
-    if (
-        not isinstance(cost, Mapping)
-        or set(cost) != set(Cost._fields)
-        or not all(map(_is_finite, cost.values()))
-    ):
-        raise KlassifyError(f"The cost of errors has the numbers {', '.join(Cost._fields)}.")
-    if not isinstance(points, list) or not all(map(_is_point, points)):
-        raise KlassifyError("An operating point is incomplete, or not made of numbers.")
-    made = [
-        Point(**{key: tuple(x) if isinstance(x, list) else x for key, x in one.items()})
-        for one in points
-    ]
-    counts = {name: content[name] for name in COUNTS}
-    return OperatingPoints(content["scale"], **counts, cost=Cost(**cost), points=tuple(made))
+    cost_is_whole = set(content["cost"]) == set(Cost._fields)
+    if not (cost_is_whole and all(map(_is_finite, read.cost)) and all(map(_is_sound, points))):
+        raise KlassifyError("The cost or an operating point is incomplete, or not of numbers.")
+    return read
 
 
-def _is_point(one: Any) -> bool:
-    """Whether a mapping describes a point, with both thresholds or the reason for none."""
-    if not isinstance(one, Mapping) or not set(one) <= {*TEXTS, *NUMBERS, *INTERVALS}:
-        return False
-    intervals = [one[name] for name in INTERVALS if name in one]
-    thresholds = {"fake_above", "real_below"} & set(one)
+def _is_sound(point: Point) -> bool:
+    """Whether it is made of texts and numbers, with both thresholds or the reason for none."""
+    intervals = [getattr(point, name) for name in INTERVALS]
+    numbers = [getattr(point, name) for name in NUMBERS]
+    lacks = [point.fake_above is None, point.real_below is None]
     return (
-        isinstance(one.get("name"), str)
-        and isinstance(one.get("why_not", ""), str)
-        and len(thresholds) == (0 if one.get("why_not") else 2)
-        and all(isinstance(ends, list) and len(ends) == 2 for ends in intervals)
-        and all(map(_is_finite, [one[name] for name in NUMBERS if name in one]))
-        and all(_is_finite(end) for ends in intervals for end in ends)
+        isinstance(point.name, str)
+        and isinstance(point.why_not, str)
+        and lacks == [bool(point.why_not)] * 2
+        and all(isinstance(ends, tuple) and len(ends) == 2 for ends in intervals)
+        and all(x is None or _is_finite(x) for x in itertools.chain(numbers, *intervals))
     )
 
 

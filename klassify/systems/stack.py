@@ -205,10 +205,8 @@ def make_stack(
     if made_before(out, made_with, force=force):
         return None
     scores = [system.clip_scores(scores_split) for system in inputs]
-    fits = [
-        calibrated.fit(one, frame["file"], _own_label(frame, system))
-        for one, system in zip(scores, inputs)
-    ]
+    own = [subsets.label(frame, subsets.known_label(frame, one.own_label)) for one in inputs]
+    fits = [calibrated.fit(one, frame["file"], is_fake) for one, is_fake in zip(scores, own)]
     platt = np.array([[fit.a, fit.b] for fit in fits])
     modalities = [system.modality for system in inputs]
     best = best_of_each(modalities, [fit.log_loss_after for fit in fits])
@@ -236,10 +234,6 @@ def make_stack(
     system = derived_system(out, "fusion", inputs, "probability", parameters)
     write_system(out, system)
     return system
-
-
-def _own_label(frame: pd.DataFrame, system: System) -> np.ndarray:
-    return subsets.label(frame, subsets.known_label(frame, system.own_label))
 
 
 def _plain(weights: Weights) -> Mapping[str, Any]:
