@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ from klassify.media.container import media_below
 from klassify.progress import progress
 from klassify.settings import already_done, file_hash
 
-T = TypeVar("T")
 LIMIT_S = 120.0  # for the header of one file
 
 
@@ -211,14 +210,10 @@ def _probe_all(
         return
     steps = [info.probe, info.measure] if measured else [info.probe]
     for number, found in workers.each(
-        _probe, paths, functools.partial(_itself, steps), jobs=jobs, limit_s=LIMIT_S
+        _probe, paths, functools.partial(list, steps), jobs=jobs, limit_s=LIMIT_S
     ):
         crashed = isinstance(found, workers.Died)
         yield number, f"The decoder crashed: {found.reason}." if crashed else found
-
-
-def _itself(value: T) -> T:
-    return value
 
 
 def _probe(steps: Sequence[Callable[[Path], Any]], path: Path) -> tuple[float, ...] | str:

@@ -66,7 +66,8 @@ def read_metadata(source: Path, split: str) -> tuple[pd.DataFrame, list[Fault]]:
     faults.
     """
     faults: list[Fault] = []
-    all_splits = holds_all_splits(source)
+    # the file of all splits, each entry with its own, as LAV-DF's
+    all_splits = source.is_file() and source.name.split(".")[0] == "metadata"
     if source.is_dir() and records.label_folders(source):
         stream = iter([records.folder_records(source, split)])
     elif source.is_dir() and records.part_files(source):
@@ -113,11 +114,6 @@ def _refuse_misshapen(faults: list[Fault], n_fakes: int, source: Path) -> None:
             where=source,
             fix="write seconds as [[start, end], ...], such as [[0.8, 1.2]]",
         )
-
-
-def holds_all_splits(source: Path) -> bool:
-    """Whether a file describes all splits, each entry with its own, as LAV-DF's does."""
-    return source.is_file() and source.name.split(".")[0] == "metadata"
 
 
 def tabulate(entries: list[Any], rows: Sequence[int]) -> tuple[pd.DataFrame, list[Fault]]:
