@@ -45,7 +45,7 @@ class Answering:
     def scores(self, variants: Iterable[Sequence[Any]]) -> np.ndarray:
         """(n,) clip scores of variants, each the windows of one; NaN for one without any."""
         if self.data.streams:
-            return np.array([self._streamed(cut) for cut in variants])
+            return np.array([self._pooled(self.rows(cut)[:, 2]) for cut in variants])
         known: dict[tuple, Any] = {}
         waiting: dict[tuple, Window] = {}
         wanted = []
@@ -78,9 +78,6 @@ class Answering:
             cut = [Window(*place, {}) for place in places]
             return self._pooled(frame_rows(self.data, np.stack(outputs), cut)[:, 2])
         return float(aggregate_by_clip([""] * len(outputs), outputs, self.aggregate).iloc[0])
-
-    def _streamed(self, cut: Sequence[Any]) -> float:
-        return self._pooled(self.rows(cut)[:, 2])
 
     def _pooled(self, scores: np.ndarray) -> float:
         return float(pooled(scores, np.array([0, len(scores)]), self.aggregate)[0])

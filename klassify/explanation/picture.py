@@ -24,7 +24,6 @@ from klassify.files import whole_file
 from klassify.media.preview import thumbnails
 
 FAKE, REAL = "#D55E00", "#0072B2"  # of Okabe and Ito
-TRUTH = "0.85"
 LANES = {"time": 1.0, "features over time": 1.5, "systems over time": 1.2}  # inches
 LINES = ("-", "--", "-.", ":")
 PANELS = ("systems", "modalities", "features", "frequency", "picture")
@@ -48,16 +47,23 @@ def draw(
     path: str | os.PathLike | io.BytesIO,
     *,
     video: str | os.PathLike | None = None,
-    truth: np.ndarray | None = None,
     dots: int = DOTS,
 ) -> None:
-    """The picture as PNG. video: shows its frames, if it has any. truth: (n, 2) true fake segments
-    in seconds, shaded. dots: an inch.
-    """
+    """The picture as PNG. video: shows its frames, if it has any. dots: an inch."""
     from matplotlib.figure import Figure
 
     images, times, end_s = ([], [], 0.0) if video is None else thumbnails(video)
-    lanes = list(_lanes(explanation))
+    over_time = [
+        (system, one)
+        for system in explanation.systems.values()
+        for one in system.contributions
+        if one.over in LANES
+    ]
+    drawers = {"time": _time, "features over time": _map, "systems over time": _lines}
+    lanes = [
+        (LANES[one.over], functools.partial(drawers[one.over], system, one))
+        for system, one in over_time
+    ]
     panels = list(_panels(explanation))
     if images:
         lanes.insert(0, (THUMBNAIL_INCHES, functools.partial(_thumbnails, images, times)))
@@ -73,12 +79,8 @@ def draw(
         )[:, 0]
         for panel, (_, drawer) in zip(axes, lanes):
             drawer(panel)
-        edges = [one.edges[-1] for one in _over_time(explanation)]
-        axes[-1].set_xlim(0, max([end_s, *edges]))
-        axes[-1].set_xlabel("seconds" + ("" if truth is None else " (grey: true fake segments)"))
-        for panel in axes:
-            for start, stop in truth if truth is not None else ():
-                panel.axvspan(start, stop, color=TRUTH, zorder=0)
+        axes[-1].set_xlim(0, max([end_s, *(one.edges[-1] for _, one in over_time)]))
+        axes[-1].set_xlabel("seconds")
     if panels:
         grid = parts[1].subplots(n_rows, PANELS_A_ROW, squeeze=False).ravel()
         for panel, drawer in zip(grid, panels):
@@ -90,21 +92,6 @@ def draw(
         return
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dots, format="png")
-
-
-def _over_time(explanation: Explanation) -> Iterator[Contribution]:
-    for system in explanation.systems.values():
-        for one in system.contributions:
-            if one.over in LANES:
-                yield one
-
-
-def _lanes(explanation: Explanation) -> Iterator[tuple[float, Drawer]]:
-    drawers = {"time": _time, "features over time": _map, "systems over time": _lines}
-    for system in explanation.systems.values():
-        for one in system.contributions:
-            if one.over in LANES:
-                yield LANES[one.over], functools.partial(drawers[one.over], system, one)
 
 
 def _panels(explanation: Explanation) -> Iterator[Drawer]:
