@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from klassify.report.summary import changes, earlier
     from klassify.report.text import describe
 
-    page.check_libraries()  # before minutes of work
+    page.check_library()  # before minutes of work
     if args.explain and not (args.media and args.features):
         raise KlassifyError("--explain needs --media and --features.")
     out = args.out / args.split

@@ -53,7 +53,7 @@ def measure_costs(
     n_bootstrap = min(n_bootstrap, affordable)
     rows = []
     for name, one in progress(scored.items(), len(scored), "cost of errors", unit="system"):
-        llr = _llr(one)
+        llr = clips.log_odds(one.probability) - logit(one.system.prior)
         values, samples = clips.resampled(
             _costs(clips.Ranking(label, one.score), label, llr, cost),
             source,
@@ -68,10 +68,6 @@ def measure_costs(
         n = min(n_bootstrap, TANDEM_RESAMPLES)
         rows.append(row | _tandem(one.system, frame, split, source, n, seed))
     return pd.DataFrame(rows)
-
-
-def _llr(one: Scored) -> np.ndarray:
-    return clips.log_odds(one.probability) - logit(one.system.prior)
 
 
 def _costs(

@@ -81,11 +81,6 @@ def agreement(entries: Sequence[Entry], given: Sequence[Calibrated]) -> pd.DataF
     return pd.DataFrame(rows, columns=["a", "b", "rank_correlation", "equal_decisions"])
 
 
-def disagreement(answers: Sequence[Calibrated]) -> np.ndarray:
-    """(n,) how far apart the calibrated probabilities of several systems are."""
-    return np.ptp([one.probability for one in answers], axis=0)
-
-
 def fused(answers: Sequence[Calibrated], fit: pd.DataFrame) -> dict[str, np.ndarray]:
     """{rule: (n,) probabilities} of joining calibrated answers; the stacking is fitted on val_fit
     alone.

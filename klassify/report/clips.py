@@ -23,7 +23,7 @@ from klassify.media import decoder, isolated, preview
 from klassify.media.container import inside
 from klassify.metrics import clips
 from klassify.parts import parts_in
-from klassify.report.agreement import Calibrated, disagreement
+from klassify.report.agreement import Calibrated
 from klassify.report.comparison import Comparison
 from klassify.systems.scores import to_probability
 
@@ -54,7 +54,7 @@ def choose(
     is a clip that an answer puts on the wrong side of 0.5. A single answer without labels has its
     most suspicious clips instead of disagreements.
     """
-    spread = disagreement(answers)
+    spread = np.ptp([one.probability for one in answers], axis=0)
     loss = np.full(len(frame), np.nan)
     worst = {}
     if label is not None:

@@ -80,11 +80,6 @@ def thinned(*columns: np.ndarray, most: int = MAX_POINTS) -> list[np.ndarray]:
     return [column[kept] for column in columns]
 
 
-def _ink(colour: str) -> str:
-    """Black is the colour of text, which is white on a dark page."""
-    return INK if colour == BLACK else colour
-
-
 def _numbers(values: Iterable[float], digits: int = 5) -> list[float | None]:
     return [None if not np.isfinite(v) else round(float(v), digits) for v in values]
 
@@ -162,7 +157,7 @@ def histogram(score: np.ndarray, scale: str, groups: Mapping[str, np.ndarray]) -
                 "name": f"{name.replace('_', ' ')} ({mask.sum()})",
                 "x": _numbers(edges),
                 "y": _numbers(np.append(share, 0), 3),
-                "colour": _ink(colour),
+                "colour": INK if colour == BLACK else colour,  # that of text, whatever the page's
                 "dash": TYPE_DASH[style],
                 "step": True,
                 "fill": name in ("real", "val"),

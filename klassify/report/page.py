@@ -30,7 +30,7 @@ from klassify.report.agreement import Calibrated
 from klassify.report.comparison import Comparison
 from klassify.report.drift import LARGE
 
-LIBRARIES = ("jinja2",)
+LIBRARY = "jinja2"
 SCRIPTS = ("timeline.js", "plots.js", "page.js")
 MAX_BYTES = 10_000_000
 MAX_MISSING = 100
@@ -53,13 +53,10 @@ SECTIONS = {
 }
 
 
-def check_libraries() -> None:
-    """KlassifyError if a library that the page needs is not installed."""
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise KlassifyError(
-            f"The report needs {' and '.join(missing)}.", fix="pip install 'klassify[report]'"
-        )
+def check_library() -> None:
+    """KlassifyError if the library that the page needs is not installed."""
+    if importlib.util.find_spec(LIBRARY) is None:
+        raise KlassifyError(f"The report needs {LIBRARY}.", fix="pip install 'klassify[report]'")
 
 
 def write(

@@ -172,9 +172,9 @@ def test_json_cannot_close_its_element():
 
 
 def test_missing_library_says_how_to_install(monkeypatch):
-    monkeypatch.setattr(page, "LIBRARIES", ("no_such_library",))
+    monkeypatch.setattr(page, "LIBRARY", "no_such_library")
     with pytest.raises(Exception, match="no_such_library") as error:
-        page.check_libraries()
+        page.check_library()
     assert "klassify[report]" in error.value.fix
 
 
