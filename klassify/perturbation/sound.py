@@ -7,6 +7,8 @@ which has drawn nothing yet, so that all levels of a clip have the same noise, r
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from klassify.augmentation import audio_effects, codecs
@@ -86,19 +88,16 @@ def resample(wave: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndar
     return resample_poly(narrow, SAMPLE_RATE, int(rate))[: len(wave)]
 
 
-def mp3(wave: np.ndarray, kbit: float, rng: np.random.Generator) -> np.ndarray:
-    """Through MP3 (LAME) at a constant bit rate."""
-    return codecs.encoded(wave, "libmp3lame", "mp3", int(1000 * kbit), rate=SAMPLE_RATE)
+def encoded(
+    wave: np.ndarray, kbit: float, rng: np.random.Generator, *, codec: str, format: str
+) -> np.ndarray:
+    """Through an encoder of FFmpeg at a constant bit rate."""
+    return codecs.encoded(wave, codec, format, int(1000 * kbit), rate=SAMPLE_RATE)
 
 
-def aac(wave: np.ndarray, kbit: float, rng: np.random.Generator) -> np.ndarray:
-    """Through AAC (FFmpeg's) at a bit rate."""
-    return codecs.encoded(wave, "aac", "mp4", int(1000 * kbit), rate=SAMPLE_RATE)
-
-
-def opus(wave: np.ndarray, kbit: float, rng: np.random.Generator) -> np.ndarray:
-    """Through Opus at a bit rate."""
-    return codecs.encoded(wave, "libopus", "ogg", int(1000 * kbit), rate=SAMPLE_RATE)
+mp3 = functools.partial(encoded, codec="libmp3lame", format="mp3")
+aac = functools.partial(encoded, codec="aac", format="mp4")
+opus = functools.partial(encoded, codec="libopus", format="ogg")
 
 
 def amr(wave: np.ndarray, kbit: float, rng: np.random.Generator) -> np.ndarray:
