@@ -16,9 +16,13 @@ from klassify.errors import KlassifyError, first_few, first_line
 from klassify.features.lmm import tiny
 from klassify.files import read_json_mapping
 from klassify.models.frontends.torchaudio_import import import_transformers
-from klassify.models.weights.checkpoint import refuse_strange
-from klassify.models.weights.safetensors_file import read_tensors
-from klassify.models.weights.torch_file import read_torch_file
+from klassify.models.weights.checkpoint import (
+    FOLDER_FILES,
+    INDEX,
+    locate_weights,
+    read_checkpoint,
+    shards_of,
+)
 from klassify.settings import settings_hash
 
 if TYPE_CHECKING:
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
 
 TINY = "tiny"  # instead of a folder: the untrained model of tiny.py
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 LLAMA_FIELDS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "vocab_size", "max_position_embeddings", "rms_norm_eps"),
@@ -145,44 +148,27 @@ def find_folder(source: str, download: bool = False) -> Path:
         ) from None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files: one, or those that an index names; safetensors are preferred."""
-    for name in WEIGHT_FILES:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            files = read_json_mapping(index).get("weight_map")
-            if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
-                raise KlassifyError("This index does not name the weight files.", where=index)
-            return [folder / Path(file).name for file in sorted(set(files.values()))]
-        if (folder / name).is_file():
-            return [folder / name]
-    if (folder / "adapter_config.json").is_file():
+def weights_of(folder: Path) -> Path:
+    """The file of weights, or the index that names several; safetensors are preferred."""
+    if (folder / "adapter_config.json").is_file() and not any(
+        (folder / name).is_file() for name in FOLDER_FILES
+    ):
         what = "This folder has an adapter without its model."
         raise KlassifyError(what, where=folder, fix="merge the adapter into its base model first")
-    raise KlassifyError(
-        "This folder has no weights.", where=folder, fix=f"add {' or '.join(WEIGHT_FILES)}"
-    )
+    return locate_weights(str(folder))
 
 
 def fingerprint(source: str, download: bool = False) -> str:
     """A hash of the names and sizes of a model's weight files; hashing gigabytes takes minutes."""
     if source == TINY:
         return "random"
-    files = weight_files(find_folder(source, download))
-    sizes = {path.name: path.stat().st_size if path.is_file() else -1 for path in files}
+    weights = weights_of(find_folder(source, download))
+    names = sorted(shards_of(weights)) if weights.name.endswith(INDEX) else [weights.name]
+    paths = [weights.with_name(name) for name in names]
+    sizes = {path.name: path.stat().st_size if path.is_file() else -1 for path in paths}
     return settings_hash(sizes)
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder by their names in its files."""
-    from torch import Tensor
-
-    state: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        content = read_tensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path)
-        if not isinstance(content, Mapping):
-            raise KlassifyError("This file has no state dict.", where=path)
-        tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-        refuse_strange(tensors, path)
-        state |= tensors
-    return state
+    return read_checkpoint(weights_of(folder))

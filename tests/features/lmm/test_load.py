@@ -22,7 +22,6 @@ from klassify.features.lmm.folder import (
     find_folder,
     llava_config,
     read_folder,
-    weight_files,
 )
 from klassify.features.lmm.load import LMMSource
 from klassify.features.lmm.model import LMM, PROMPT, prompt_tokens
@@ -365,7 +364,7 @@ def test_hostile_and_broken_folders_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "harmed").exists()
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(KlassifyError, match="no weights"):
+    with pytest.raises(KlassifyError, match="neither model.safetensors nor pytorch_model.bin"):
         read_folder(empty)
     (empty / "adapter_config.json").write_text("{}")
     with pytest.raises(KlassifyError, match="adapter"):
@@ -377,7 +376,8 @@ def test_hostile_and_broken_folders_are_refused(tmp_path, monkeypatch):
 def test_an_index_cannot_name_files_outside_the_folder(tmp_path):
     index = {"weight_map": {"a": "../../secret.bin"}}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    assert weight_files(tmp_path) == [tmp_path / "secret.bin"]
+    with pytest.raises(KlassifyError, match="not a file of weights in its own folder"):
+        read_folder(tmp_path)
 
 
 def test_missing_models_are_named(monkeypatch):
@@ -437,8 +437,8 @@ def test_invalid_clip_configs_and_indexes_are_refused(tmp_path):
             clip_config(str(tmp_path))
     for index in ("[]", "{}", '{"weight_map": {"a": 3}}'):
         (tmp_path / "model.safetensors.index.json").write_text(index)
-        with pytest.raises(KlassifyError, match="not a mapping|not name the weight files"):
-            weight_files(tmp_path)
+        with pytest.raises(KlassifyError, match="not a mapping|not say which files|names 3"):
+            read_folder(tmp_path)
 
 
 def test_the_tiny_clip_is_reproducible():
