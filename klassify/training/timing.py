@@ -122,20 +122,16 @@ def measure(
         sample.features.mkdir()
         for kind in there:
             (sample.features / kind).symlink_to((sources.features / kind).resolve())
-        every = sum(sizes.values()) + sum(_size(sources, s) for s in score_splits if s not in sizes)
+        others = [split for split in score_splits if split not in sizes]
+        every = sum(sizes.values()) + sum(len(sources.table(split)) for split in others)
         for kind in todo:
             say(f"stage 1, {kind}")
             trials.append(_extraction(kind, sample, machine, 2 * share, every))
         for name, experiment in experiments.items():
             say(f"stages 2 and 3, {name}")
             _without_pretrained(experiment.model)
-            for trial in _system(name, experiment, sources, sample, machine, share, score_splits):
-                trials.append(trial)
+            trials += _system(name, experiment, sources, sample, machine, share, score_splits)
     return sorted(trials, key=lambda trial: trial.stage)
-
-
-def _size(sources: Sources, split: str) -> int:
-    return len(sources.table(split))
 
 
 def _sample_lists(sources: Sources, sample: Sources, jobs: int) -> dict[str, int]:
@@ -217,7 +213,7 @@ def _system(
         read, batch = _reading(loader, len(examples), settings.batch_size, seconds)
         step = _steps(experiment.model, batch, settings, machine.device, seconds)
         splits = dict.fromkeys((val_split, *score_splits))
-        sizes = {split: _size(sources, split) for split in splits}
+        sizes = {split: len(sources.table(split)) for split in splits}
         longest = max(sizes.values())
         scored = _scoring(experiment.model, data, sample, machine, seconds, longest)
     except KlassifyError as error:
