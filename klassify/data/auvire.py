@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from klassify.data.base import FrameData, NoAnswer, Reader, Sources, Window, check_windows
-from klassify.errors import KlassifyError
 from klassify.features.shards import FeatureStore
 from klassify.grid import windows
 from klassify.grid.segments import proposed_columns
@@ -127,8 +126,6 @@ class _FeatureReader(Reader):
 
     def read(self, file: str) -> dict[str, Tensor]:
         """The features {"video": (T, C), "audio": (T, C)} of a clip."""
-        if file not in self.store:
-            raise KlassifyError(f"No features were extracted for {file}.", where=self.store.folder)
         row = self.store[file]
         if not len(row.video):
             raise NoAnswer(row.reason)

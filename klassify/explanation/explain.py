@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,10 +66,16 @@ class Explainer:
     ):
         found = [one for top in (answer, *others) for one in top.with_inputs()]
         self.systems = {one.name: one for one in found}
-        self.answer, self.split, self.sources = answer, split, sources
+        self.answer, self.split = answer, split
         self.device = pick_device(device)
         self.models = dict(loaded or {})
-        self._made: dict[tuple[str, str], Any] = {}
+        of = self.systems  # of each, what follows is read once
+        self._clips = functools.cache(lambda name: of[name].clip_scores(split))
+        self._frames = functools.cache(lambda name: FrameFile(of[name].frames_path(split)))
+        self._readers = functools.cache(lambda name: of[name].data().reader(sources, split))
+        self._places = functools.cache(
+            lambda name: {file: row for row, file in enumerate(self._clips(name).table["file"])}
+        )
 
     def explain(self, file: str) -> Explanation:
         """Why the systems give this clip their scores."""
@@ -86,32 +92,11 @@ class Explainer:
 
     def reader(self, system: Trained) -> Reader:
         """What reads clips for a system."""
-        make = functools.partial(system.data().reader, self.sources, self.split)
-        return self._once("reader", system.name, make)
-
-    def _clips(self, name: str) -> ScoreFile:
-        make = functools.partial(self.systems[name].clip_scores, self.split)
-        return self._once("clips", name, make)
-
-    def _frames(self, name: str) -> FrameFile:
-        return self._once(
-            "frames", name, lambda: FrameFile(self.systems[name].frames_path(self.split))
-        )
-
-    def _place(self, name: str, file: str) -> int | None:
-        """The row of a clip in a system's clip scores."""
-        files = self._clips(name).table["file"]
-        return self._once("places", name, lambda: dict(zip(files, range(len(files))))).get(file)
-
-    def _once(self, what: str, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives for a system, made once."""
-        if (what, name) not in self._made:
-            self._made[what, name] = make()
-        return self._made[what, name]
+        return self._readers(system.name)
 
     def clip_score(self, system: System, file: str) -> ScoreFile:
         """The clip scores of a system with the row of one clip alone."""
-        scores, place = self._clips(system.name), self._place(system.name, file)
+        scores, place = self._clips(system.name), self._places(system.name).get(file)
         if place is None:
             raise KlassifyError(
                 f"{system.name} has no score of {file}.", where=system.path(self.split, "clips")

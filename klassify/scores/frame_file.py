@@ -78,10 +78,8 @@ class FrameFile:
             raise KlassifyError(
                 f"The rows of these clips are not contiguous: {first_few(twice)}.", where=self.path
             )
-        self._offsets, self._group_offsets = (
-            row_offsets(self.counts),
-            row_offsets(np.asarray(sizes, np.int64)),
-        )
+        self._offsets = row_offsets(self.counts)
+        self._group_offsets = row_offsets(np.asarray(sizes, np.int64))
         self._groups: dict[tuple, np.ndarray] = {}
 
     def _open(self) -> Any:
