@@ -17,42 +17,15 @@ OPTIONS = (
 )
 
 
-def train(site, small_data, out: Path) -> None:
-    site.klassify(
-        "train",
-        CONFIG,
-        *OPTIONS,
-        "--out",
-        out,
-        *small_data.arguments,
-        "--launcher",
-        "slurm",
-        "--nodes",
-        2,
-        "--time",
-        "00:05:00",
-    )
+def train(site, small_data, out: Path, *more) -> None:
+    launched = ("--launcher", "slurm", "--time", "00:05:00", *more)
+    site.klassify("train", CONFIG, *OPTIONS, "--out", out, *small_data.arguments, *launched)
 
 
 def test_a_training_on_two_gpus_of_a_node_is_two_processes(site, small_data, tmp_path):
     """The GPUs are only counted; the processes compute on CPUs, started alike."""
     out = tmp_path / "tcn"
-    site.klassify(
-        "train",
-        CONFIG,
-        *OPTIONS,
-        "--out",
-        out,
-        *small_data.arguments,
-        "--launcher",
-        "slurm",
-        "--gpus",
-        2,
-        "--time",
-        "00:05:00",
-        "--sbatch-arg=--partition=gpu",
-        "--wait",
-    )
+    train(site, small_data, out, "--gpus", 2, "--sbatch-arg=--partition=gpu", "--wait")
     assert json.loads((out / "settings.json").read_text())["ranks"] == 2
     assert "done" in site.status(out), site.logs_of(out, "train")
 
@@ -76,11 +49,11 @@ def rank(number: int) -> int | None:
 
 def test_training_over_two_nodes_survives_a_dead_process(site, small_data, tmp_path):
     undisturbed, killed = tmp_path / "a" / "tcn", tmp_path / "b" / "tcn"
-    train(site, small_data, undisturbed)
+    train(site, small_data, undisturbed, "--nodes", 2)
     site.finished(90)
     assert "done" in site.status(undisturbed), site.logs_of(undisturbed, "train")
     site.slow(3)
-    train(site, small_data, killed)
+    train(site, small_data, killed, "--nodes", 2)
     slurm.until((killed / "checkpoints/last.pt").exists, "a checkpoint", 60)
     slurm.kill(rank(1))
     slurm.until(
