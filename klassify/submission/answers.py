@@ -5,7 +5,6 @@ Equal scores give equal bytes.
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from klassify.systems.linear import Linear
 from klassify.systems.scores import answered
 
 CLIPS_AT_ONCE = 1 << 12
+MB = 1 << 20
 PLACEHOLDER = [[0.0, 0.0, 0.0]]  # "nothing found"; an empty list makes the evaluator abort
 
 
@@ -137,8 +137,14 @@ def write_zip(path: Path, members: Sequence[Path]) -> None:
             info.compress_type, info.create_system = zipfile.ZIP_DEFLATED, 3
             info.external_attr = 0o644 << 16
             info.file_size = member.stat().st_size  # decides whether zipfile writes 64-bit fields
-            with open(member, "rb") as source, archive.open(info, "w") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+            n_mb = -(-info.file_size // MB)
+            with (
+                open(member, "rb") as source,
+                archive.open(info, "w") as target,
+                Count(f"compress {member.name}", n_mb, unit="megabyte") as count,
+            ):
+                for some in count(iter(lambda: source.read(MB), b"")):
+                    target.write(some)
 
 
 def _probabilities(score: np.ndarray, header: Header, system: System, sigmoid: bool) -> np.ndarray:
