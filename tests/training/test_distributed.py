@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from klassify import cli, parts
 from klassify.data import mouth
-from klassify.data.base import ClipWindows, Examples, Sources
+from klassify.data.base import ClipWindows, Examples
 from klassify.data.mouth import MouthFeatures, MouthTags
 from klassify.errors import Interrupted, KlassifyError
 from klassify.lists import subsets
@@ -108,7 +108,7 @@ def test_ranks_validate_as_one_process_does(small_data, kind):
     from plain_model import Plain
 
     torch.manual_seed(3)
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     if kind == "clips":
         model, data = Plain(), MouthFeatures(val_split="val")
     else:
@@ -125,7 +125,7 @@ def test_ranks_validate_as_one_process_does(small_data, kind):
 
 
 def test_other_ranks_do_not_read_the_shards_again(small_data, monkeypatch):
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     data = MouthFeatures(train_split="train", val_split="val")
     examples = Examples(data, sources, "train", seed=1)
     sources.readers["val"] = data.reader(sources, "val")
@@ -144,7 +144,7 @@ def test_other_ranks_do_not_read_the_shards_again(small_data, monkeypatch):
 
 
 def test_clips_outside_the_length_limits_are_left_out(small_data):
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     table = subsets.load_split(small_data.lists, "train")
     data = MouthFeatures(train_split="train")
     examples = Examples(data, sources, "train", seed=1, min_s=2.0, max_s=3.0)

@@ -92,7 +92,7 @@ def test_a_logger_without_its_package_is_refused(monkeypatch, name):
     check_logger("none")
 
 
-def test_where_metrics_go_is_no_part_of_a_system(tmp_path):
+def test_the_logger_is_not_part_of_a_system(tmp_path):
     (tmp_path / "tcn.yaml").write_text(
         "model: {class_path: klassify.models.tcn.TCN}\n"
         "data: {class_path: klassify.data.mouth.MouthFeatures}\n"

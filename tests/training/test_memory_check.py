@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from together import PLAIN, command, in_threads, write_config
 
 from klassify import cli
-from klassify.data.base import Examples, Sources
+from klassify.data.base import Examples
 from klassify.data.mouth import MouthFeatures
 from klassify.errors import KlassifyError
 from klassify.lists import subsets
@@ -97,7 +97,7 @@ def test_parameters_without_gradient_are_named_for_ranks():
 
 
 def test_only_readable_clips_are_tried(small_data):
-    sources = Sources(small_data.lists, small_data.media, small_data.features)
+    sources = small_data.sources
     examples = Examples(MouthFeatures(train_split="train"), sources, "train", seed=1)
     no_face = subsets.load_split(small_data.lists, "train")["file"][2]
     examples.files = [no_face, no_face, examples.files[3]]

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from commands import klassify
 from together import write_config
 
-from klassify import cli
 from klassify.features import shards
 from klassify.features.base import Extraction
 from klassify.features.kinds import KINDS
@@ -34,10 +34,8 @@ data: {class_path: klassify.data.av_embeddings.AVEmbeddings}
 
 
 def test_every_part_of_a_system_is_measured(small_data, tmp_path, monkeypatch, capsys):
-    store = {
-        split: shards.FeatureStore(small_data.features / "mouth" / split)
-        for split in ("train", "val")
-    }
+    mouth = small_data.features / "mouth"
+    store = {split: shards.FeatureStore(mouth / split) for split in ("train", "val")}
 
     def rows(root, files):
         split = "train" if "train" in str(root) else "val"
@@ -54,18 +52,9 @@ def test_every_part_of_a_system_is_measured(small_data, tmp_path, monkeypatch, c
         configs.append(tmp_path / f"{name}.yaml")
         configs[-1].write_text(text)
     places = small_data.arguments[:4] + ["--features", str(tmp_path / "none")]
-    command = ["benchmark", *map(str, configs), *places, "--minutes", "0.03", "--device", "cpu"]
-    command += [
-        "--split",
-        "val,testA",
-        "--devices",
-        "2",
-        "--jobs",
-        "1",
-        "--out",
-        str(tmp_path / "out.md"),
-    ]
-    assert cli.main(command) == 0
+    how = ["--minutes", 0.03, "--device", "cpu", "--split", "val,testA", "--devices", 2]
+    how += ["--jobs", 1]
+    assert klassify("benchmark", *configs, *places, *how, "--out", tmp_path / "out.md") == 0
     text = (tmp_path / "out.md").read_text()
     assert text.strip() in capsys.readouterr().out
     table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
