@@ -10,12 +10,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pandas as pd
 import pytest
+from answers import prediction
 
 from klassify.media import decoder
 from klassify.prediction import picture
-from klassify.prediction.answer import Prediction
 
 WITHIN_S = 0.02
 CODECS = {
@@ -120,9 +119,7 @@ def test_flash_and_click_are_where_they_were_put(tmp_path, suffix, clip):
         pytest.skip("this codec's samples have no time stamps of their own")
     path = clip.write(tmp_path / f"a.{suffix}")
     marked = tmp_path / "marked.mp4"
-    segments = pd.DataFrame(columns=["start", "end", "score", "modality", "method"])
-    prediction = Prediction(path.name, 0.5, True, {}, segments, {}, "", "")
-    picture.mark(path, prediction, marked, min_score=0.5)
+    picture.mark(path, prediction(path.name), marked, min_score=0.5)
     flash, click = flash_and_click(path)
     if suffix in UNSKIPPED or (suffix == "mp4" and clip.video_start and clip.audio_start):
         assert flash - click == pytest.approx(clip.flash - clip.click, abs=2 * WITHIN_S)

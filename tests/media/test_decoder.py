@@ -46,10 +46,23 @@ def video_packets(path: Path) -> list[av.Packet]:
         return [p for p in container.demux(container.streams.video[0]) if p.size]
 
 
-@pytest.mark.parametrize("n", [1, 3, 60])
-def test_constant_25_fps_passes_through_every_frame_once(tmp_path, n):
-    path = write_video(tmp_path / "a.mp4", [40 * i for i in range(n)])
-    assert shown(path) == list(range(n))
+JITTER = np.random.default_rng(1).integers(-15, 16, 60)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [0],
+        [0, 40, 80],
+        [40 * i for i in range(60)],
+        [3000 + 40 * i for i in range(10)],
+        [40 * i + int(e - JITTER[0]) for i, e in enumerate(JITTER)],
+    ],
+    ids=["1", "3", "60", "late start", "jitter"],
+)
+def test_25_fps_pass_through_every_frame_once(tmp_path, times):
+    path = write_video(tmp_path / "a.mkv", times)
+    assert shown(path)[:55] == list(range(min(len(times), 55)))
     frame = next(decoder.iter_frames(path))
     assert frame.shape == (SIZE, SIZE, 3) and frame.dtype == np.uint8
 
@@ -71,17 +84,6 @@ def test_variable_rate_is_sampled_by_time(tmp_path):
     expected = on_screen([t / 1000 for t in times], times[-1] / 1000)
     assert shown(path)[: len(expected)] == expected
     assert decoder.count_frames(path) == len(shown(path))
-
-
-def test_jitter_of_time_stamps_loses_and_repeats_nothing(tmp_path):
-    times = [40 * i + int(e) for i, e in enumerate(np.random.default_rng(1).integers(-15, 16, 60))]
-    path = write_video(tmp_path / "a.mkv", [t - times[0] for t in times])
-    assert shown(path)[:55] == list(range(55))
-
-
-def test_grid_starts_at_the_first_frame(tmp_path):
-    path = write_video(tmp_path / "a.mkv", [3000 + 40 * i for i in range(10)])
-    assert shown(path) == list(range(10))
 
 
 def test_frames_are_streamed_and_one_array_while_they_stay(tmp_path):

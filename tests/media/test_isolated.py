@@ -72,7 +72,7 @@ def test_a_stream_that_is_left_early_leaves_the_process_ready(clip):
     assert isolated.call(square_frames.n_frames, clip) == square_frames.n_frames(clip)
 
 
-def test_damage_behind_what_is_used_is_no_error(clip, tmp_path):
+def test_damage_behind_the_frames_used_is_not_an_error(clip, tmp_path):
     """The function itself would not have read so far."""
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(clip.read_bytes()[: -(clip.stat().st_size // 3)])
