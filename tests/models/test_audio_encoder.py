@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from learning import learn
 
 from klassify.models.audio_encoder import AudioFrameModel, AudioMIL
 from klassify.models.frontends.filterbank import FilterbankFrontEnd
@@ -26,12 +27,8 @@ def planted(n_clips=8, n_frames=50):
     return {"wave": wave, "label": label, "target": target, "start": start, "end": end}
 
 
-def train(model, batch, steps=40):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model.loss(batch).backward()
-        optimizer.step()
+def train(model, batch):
+    learn(model, batch, steps=40, lr=5e-3, kind=torch.optim.AdamW)
     return model.eval()
 
 

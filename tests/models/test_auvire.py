@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fill import load, make_input
+from learning import learn
 from places import GOLDENS
 from published import golden_state
 from scipy.special import expit
@@ -145,7 +146,6 @@ def test_proposals_match_the_published_ones(case):
 def test_auvire_learns_where_the_streams_part():
     torch.manual_seed(0)
     model = AuViRe(in_dim=8, d_model=16, length=32, kernel=5)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     rng = np.random.default_rng(0)
 
     def batch(n=16):
@@ -157,10 +157,7 @@ def test_auvire_learns_where_the_streams_part():
             target[clip] = auvire.targets([[(first + 0.5) / 25, (first + 7.5) / 25]], 32)
         return {"video": video, "audio": audio, "target": torch.from_numpy(target)}
 
-    for _ in range(80):
-        optimizer.zero_grad()
-        model.loss(batch()).backward()
-        optimizer.step()
+    learn(model, lambda _: batch(), steps=80, lr=5e-3)
     unseen = batch(32)
     with torch.no_grad():
         outputs = model(unseen["video"], unseen["audio"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from learning import learn
 
 from klassify.data.av_embeddings import AVEmbeddings, Stream
 from klassify.models.av_spans import AVSpans
@@ -126,16 +127,8 @@ def test_planted_spans_are_found_to_a_few_milliseconds():
         fakes.append([[start, start + rng.uniform(0.15, 0.5)]] if number % 4 else [])
     clips = [clip_of(fake, seed=seed) for seed, fake in enumerate(fakes)]
     model, batch = small(), batch_of(clips, fakes)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    model.train()
-    first = None
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = model.loss(batch)
-        loss.backward()
-        optimizer.step()
-        first = first or loss.item()
-    assert loss.item() < first / 3
+    losses = learn(model.train(), batch, steps=60, lr=4e-3, kind=torch.optim.AdamW)
+    assert losses[-1] < losses[0] / 3
     data = AVEmbeddings(window=100, stride=50)
     model.eval()
     errors = []

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fill import load, make_input, make_state
+from learning import learn
 from places import GOLDENS
 from torch import nn
 
@@ -210,11 +211,7 @@ def planted(n_clips, seed, n_frames=50):
 def test_bam_learns_a_planted_span():
     torch.manual_seed(0)
     model = BAM(Framed(), local_channels=2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step in range(80):
-        optimizer.zero_grad()
-        model.loss(planted(8, seed=step)).backward()
-        optimizer.step()
+    learn(model, lambda step: planted(8, seed=step), steps=80, lr=3e-3)
     unseen = planted(16, seed=10_000)
     with torch.inference_mode():
         scores = model.eval().frame_scores(unseen["wave"])

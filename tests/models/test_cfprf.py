@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from fill import load, make_input
 from front_ends import Framed, Given
+from learning import learn
 from places import GOLDENS
 from published import golden_state
 
@@ -195,11 +196,7 @@ def planted(n_clips, seed, n_frames=50):
 def test_cfprf_fits_a_planted_span():
     torch.manual_seed(0)
     model, batch = CFPRF(Framed(16), seq_len=32), planted(2, seed=0, n_frames=30)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(12):
-        optimizer.zero_grad()
-        model.loss(batch).backward()
-        optimizer.step()
+    learn(model, batch, steps=12, lr=3e-3)
     outputs = model(batch["wave"])
     fake = outputs.logit[..., 1] >= outputs.logit[..., 0]
     assert (fake == batch["frame_label"].bool()).float().mean() > 0.9

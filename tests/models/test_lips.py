@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from learning import learn
 
 from klassify.models.lip_encoder import LipEncoder
 from klassify.models.lips import LipFrameModel, LipMIL
@@ -41,14 +42,7 @@ def made(cls):
 @pytest.mark.parametrize("cls", [LipFrameModel, LipMIL])
 def test_the_loss_falls(cls):
     model, data = made(cls), batch()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(25):
-        loss = model.loss(data)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    losses = learn(model, data, steps=25, lr=1e-2)
     assert losses[-1] < 0.5 * losses[0]
 
 

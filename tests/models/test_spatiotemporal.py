@@ -65,7 +65,7 @@ def test_full_size_has_the_published_tensors():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["W2", "W3", "W10"])
-def test_golden(index: int):
+def test_windows_match_the_published_ones(index: int):
     description, expected = load(str(GOLDENS / "iafa_vit"))
     case = description["cases"][index]
     published = description["models"][case["model"]]

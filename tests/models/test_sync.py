@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from learning import learn
 
 from klassify.metrics.clips import roc_auc
 from klassify.models.sync import Sync
@@ -92,11 +93,7 @@ def test_it_learns_from_real_clips_to_find_other_sound():
 
     torch.manual_seed(0)
     model = Sync(audio_dim=4, visual_dim=5, dim=16, hidden=32, hidden_2=16, reach=5)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(60):
-        optimizer.zero_grad()
-        model.loss(clips(16)).backward()
-        optimizer.step()
+    learn(model, lambda _: clips(16), steps=60, lr=3e-3)
     held = clips(60)
     score = model.eval().score(held).detach()
     assert roc_auc(held["label"].numpy(), score.numpy()) > 0.9

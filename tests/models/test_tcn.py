@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from learning import learn
 from torch import nn
 
 from klassify.augmentation.mouth import FeatureAugment
@@ -178,14 +179,10 @@ def test_augmentation_applies_only_in_training():
     assert model.loss(batch) != model.loss(batch)
 
 
-def train(model, batch, steps, lr=3e-3):
+def train(model, batch, steps):
     torch.manual_seed(3)
     fitted(model, batch).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model.loss(batch).backward()
-        optimizer.step()
+    learn(model, batch, steps, lr=3e-3, kind=torch.optim.AdamW)
     return model.eval()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fill import load, make_input, make_state
+from learning import learn
 from places import GOLDENS
 
 from klassify.models.vqvae import VQVAE, Codebook, decibels, from_unit, mean_square, to_unit
@@ -178,11 +179,7 @@ def test_vqvae_learns_to_reconstruct(small):
     for i in range(8):
         shapes[i, i : i + 8, 4:12] = torch.tensor([30 * i, 200, 255 - 30 * i], dtype=torch.uint8)
     before = psnr(shapes, small.reconstruct(shapes))
-    optimizer = torch.optim.Adam(small.parameters(), lr=5e-3)
-    for _ in range(80):
-        optimizer.zero_grad()
-        small.loss({"frames": shapes}).backward()
-        optimizer.step()
+    learn(small, {"frames": shapes}, steps=80, lr=5e-3)
     assert psnr(shapes, small.reconstruct(shapes)) > max(before + 5, 16)
 
 

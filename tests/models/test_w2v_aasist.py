@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from fill import fill, load, make_input
 from front_ends import Given
+from learning import learn
 from places import GOLDENS
 from published import TINY, golden_state
 from torch import nn
@@ -152,11 +153,7 @@ def test_scores_are_log_odds_and_learn_planted_fakes():
     model = W2VAASIST(Pooled(), bands=48, channels=(4, 4), graph_dims=(8, 4))
     label = torch.arange(16) % 2
     wave = torch.randn(16, 8_000) * 0.1 + label[:, None] * 0.5
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(25):
-        optimizer.zero_grad()
-        model.loss({"wave": wave, "label": label}).backward()
-        optimizer.step()
+    learn(model, {"wave": wave, "label": label}, steps=25, lr=1e-2)
     model.eval()
     with torch.no_grad():
         score = model.score({"wave": wave})

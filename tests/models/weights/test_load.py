@@ -269,7 +269,7 @@ def test_a_config_beside_the_weights_is_compared(tmp_path, setting, theirs, ours
     import_weights(Speech(**{setting: theirs}), tmp_path / "model.safetensors")
 
 
-def test_settings_that_a_file_does_not_give_are_told_as_unchecked(tmp_path):
+def test_settings_missing_from_a_file_are_reported_as_unchecked(tmp_path):
     report, _ = imported(speech_state(), tmp_path)
     assert "its heads, norms and strides were not checked" in str(report)
     content = {"model": speech_state(), "cfg": CFG | {"encoder_attention_heads": 16}}
@@ -475,7 +475,7 @@ def fusion(**changed):
     ],
     ids=["meta", "sparse", "complex", "stride 0", "NaN", "infinite"],
 )
-def test_a_tensor_that_is_none_is_refused_before_it_is_touched(tmp_path, weight, told):
+def test_strange_tensors_are_refused_before_they_are_touched(tmp_path, weight, told):
     from klassify.models.linear_fusion import LinearFusion
 
     path = save(fusion(weight=weight), tmp_path / "fusion.pt")
