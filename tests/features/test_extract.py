@@ -220,7 +220,7 @@ def test_crops_made_with_the_features_equal_those_made_alone(data, made, tmp_pat
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/3/5"])
-def test_shards_that_are_none_are_refused(shard):
+def test_impossible_shards_are_refused(shard):
     with pytest.raises(KlassifyError, match="1 <= I <= N"):
         extract.parse_shard(shard)
 
@@ -246,7 +246,7 @@ def test_a_shard_of_missing_clips_alone_is_one_of_failures(data, tmp_path):
     "n_frames, n_seen, share, answered",
     [(8, 4, 0.1, True), (8, 3, 0.1, False), (8, 1, 0.0, True), (8, 6, 0.8, False)],
 )
-def test_a_face_in_too_few_frames_is_no_evidence(tmp_path, n_frames, n_seen, share, answered):
+def test_a_face_in_too_few_frames_is_not_evidence(tmp_path, n_frames, n_seen, share, answered):
     rng = np.random.default_rng(0)
     write_video(tmp_path / "a.mp4", rng, n_frames)
     points = landmarks(rng, n_frames)
@@ -415,7 +415,7 @@ def test_arguments_that_do_not_fit_are_refused(data, tmp_path, capsys, arguments
     assert complaint in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_system_that_is_no_vqvae_is_refused(data, tmp_path):
+def test_a_system_that_is_not_a_vqvae_is_refused(data, tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(KlassifyError, match="no codebook"):
         reconstruction.load_vqvae(tmp_path / "model.safetensors")

@@ -67,7 +67,7 @@ def test_clips_are_tracked_together_as_alone_and_by_mediapipe(networks):
             np.testing.assert_allclose(a, b, atol=0.3)
 
 
-def test_a_question_is_answered_once_all_wait_in_the_clips_order():
+def test_questions_are_answered_in_order_once_all_wait():
     asked = []
 
     def doubled(questions):

@@ -139,7 +139,7 @@ def test_tiles_cover_the_picture_and_overlap(size):
     assert face.tiles(Drawn(size=(640, 480))) == []
 
 
-def test_what_has_no_score_in_its_square_is_no_face(mesh):
+def test_a_face_without_a_score_in_its_square_is_dropped(mesh):
     shirt = square(100, 100, 60), 0.0
     assert followed(mesh, [Drawn(shirt)] * 12) == [None] * 12
     assert followed(mesh, [Drawn(shirt, square(300, 300, 50))] * 3) == [300] * 3
@@ -250,7 +250,7 @@ def test_landmarks_of_another_length_are_refused(tmp_path, n_frames):
         list(face.PrecomputedLandmarks(tmp_path).track("a.mp4", blank(n_frames)))
 
 
-def test_landmark_files_that_are_none_are_refused_by_name(tmp_path):
+def test_files_without_landmarks_are_refused_by_name(tmp_path):
     source = face.PrecomputedLandmarks(tmp_path)
     with pytest.raises(KlassifyError, match="no landmarks"):
         list(source.track("none.mp4", blank(4)))
