@@ -10,12 +10,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-import av
 import numpy as np
-import pandas as pd
 import pytest
+from answers import prediction
 from commands import ran
 from tiny_demo import SAID, copy_of, tiny_demo, tiny_klassify  # noqa: F401  (fixtures)
+from videos import picture, sound, write_media
 
 from klassify import load_detector
 from klassify.cli import main
@@ -58,9 +58,8 @@ def test_demo_ends_with_accepted_submissions(checkout):
             proposals = json.loads(archive.read("prediction.json"))
         assert [line.split(";")[0] for line in lines] == names
         assert all(0 <= float(line.split(";")[1]) <= 1 for line in lines)
-        assert sorted(proposals) == sorted(names) and all(
-            1 <= len(rows) <= 50 for rows in proposals.values()
-        )
+        assert sorted(proposals) == sorted(names)
+        assert all(1 <= len(rows) <= 50 for rows in proposals.values())
         manifest = json.loads((folder / "manifest.json").read_text())
         assert "NOT FOR UPLOAD" in json.dumps(manifest)
 
@@ -146,41 +145,16 @@ def odd_files(checkout, tmp_path_factory) -> dict[str, Path]:
 def write_video(
     path: Path, frames: list[np.ndarray], wave: np.ndarray | None, fps: int = 25
 ) -> None:
-    with av.open(str(path), "w") as container:
-        picture = container.add_stream("libx264", rate=fps)
-        picture.height, picture.width = frames[0].shape[:2]
-        picture.pix_fmt = "yuv420p"
-        if wave is not None:
-            sound = container.add_stream(
-                "aac", rate=16_000, layout="mono" if len(wave) == 1 else "stereo"
-            )
-        for frame in frames:
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(picture.encode())
-        if wave is not None:
-            block = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(wave), "fltp", "mono" if len(wave) == 1 else "stereo"
-            )
-            block.sample_rate = 16_000
-            container.mux(sound.encode(block))
-            container.mux(sound.encode())
+    tracks = [picture(frames, rate=fps, codec="libx264")]
+    if wave is not None:
+        tracks.append(sound(wave, layout="mono" if len(wave) == 1 else "stereo"))
+    write_media(path, *tracks)
 
 
 def predict(checkout: Path, *arguments: str) -> tuple[int, str]:
-    done = ran(
-        [
-            sys.executable,
-            "-m",
-            "klassify.cli",
-            "predict",
-            *arguments,
-            "--exp",
-            str(checkout / "exp"),
-        ],
-        timeout=300,
-        cwd=checkout,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-m", "klassify.cli", "predict", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = ran([*command, "--exp", checkout / "exp"], timeout=300, cwd=checkout, env=environment)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 
@@ -217,10 +191,7 @@ def test_each_video_has_an_answer_of_its_own_name(tmp_path, monkeypatch, capsys)
         path.touch()
 
     def answers(_detector, videos, **_options):
-        nothing = pd.DataFrame(columns=["start", "end", "score", "modality"])
-        return (
-            Prediction(readable(video), 0.5, True, {}, nothing, {}, "d", "") for video in videos
-        )
+        return (prediction(readable(video)) for video in videos)
 
     monkeypatch.setattr("klassify.commands.predict.predict", answers)
     monkeypatch.setattr(

@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from places import ROOT
+from commands import klassify
+from places import ROOT, configs
 from small_data import SmallData, make_split
 from videos import noise, write_lossless
 
-from klassify import cli, parts
+from klassify import parts
 from klassify.augmentation import sets
 from klassify.errors import KlassifyError
 from klassify.features import shards
@@ -33,11 +34,6 @@ from klassify.models.frontends.ssl import ARCHITECTURES
 from klassify.systems import imported
 from klassify.systems.experiment import load_experiment
 
-CONFIGS = sorted(
-    path
-    for path in ROOT.glob("recipes/*/conf/paper/*.yaml")
-    if path.name not in ("submit.yaml", "submit_sound.yaml", "report.yaml")
-)
 AUDIO = ROOT / "recipes/klassify/conf/paper"
 N_FRAMES = 14
 
@@ -88,10 +84,8 @@ def test_baselines_read_released_weights_as_their_authors_do(number):
         {key: value.shape for key, value in model.state_dict().items()}
         for model in (ours, released)
     ]
-    assert (
-        shapes[0] == shapes[1]
-        and ours.frontend.normalize_input is released.frontend.normalize_input is False
-    )
+    assert shapes[0] == shapes[1]
+    assert ours.frontend.normalize_input is released.frontend.normalize_input is False
 
 
 def write(folder: Path, **configs: dict) -> Path:
@@ -176,12 +170,8 @@ def make_features(data: SmallData, split: str) -> None:
     files = data_list.read_list(data.lists / f"{split}.tsv")["file"]
     rows = [AVHubertRow(f, 25.0, *rng.normal(size=(2, 20, 768)).astype(np.float16)) for f in files]
     write_shard(data.features / "avhubert" / split, rows, {"kind": "avhubert"})
-    for encoder, rate in (
-        ("audio_frames", 50),
-        ("audio_mil", 50),
-        ("lips_frames", 25),
-        ("lips_mil", 25),
-    ):
+    rates = {"audio_frames": 50, "audio_mil": 50, "lips_frames": 25, "lips_mil": 25}
+    for encoder, rate in rates.items():
         settings = {"kind": "embedding", "hop_s": 1 / rate, "offset_s": 0.0, "dim": 128}
         rows = [
             EmbeddingRow(f, rate, rng.normal(size=(rate, 128)), np.ones(rate, bool)) for f in files
@@ -205,20 +195,10 @@ def make_pictures(root: Path, split: str, seed: int) -> None:
         write_lossless(
             root / "media" / split / file, noise(N_FRAMES, 64, 64, seed=10 * seed + index)
         )
-        rows.append(
-            {
-                "file": file,
-                "n_frames": N_FRAMES,
-                "fps": 25.0,
-                "n_samples": 0,
-                "duration": N_FRAMES / 25,
-                "source": file,
-                "modify_type": "visual_modified" if index else "real",
-                "fake_segments": fake,
-                "audio_fake_segments": "[]",
-                "visual_fake_segments": fake,
-            }
-        )
+        row = {"file": file, "n_frames": N_FRAMES, "fps": 25.0, "n_samples": 0, "source": file}
+        row |= {"duration": N_FRAMES / 25, "modify_type": "visual_modified" if index else "real"}
+        row |= {"fake_segments": fake, "audio_fake_segments": "[]", "visual_fake_segments": fake}
+        rows.append(row)
         mouths.append(MouthRow(file, 25.0, np.zeros((N_FRAMES, 8)), np.ones(N_FRAMES, bool)))
         visual, textual = rng.normal(size=(1, 1024)), rng.normal(size=(1, 64, 4096))
         vectors = (visual.astype(np.float16), textual.astype(np.float16))
@@ -308,17 +288,8 @@ def speech_model(path: Path, width: int, *, narrow: bool) -> dict:
 def fast_dev_run(path: Path, data: TwoKinds, out: Path, *, narrow: bool) -> None:
     sources = data.pictures if path.stem.startswith(("visual", "vqvae")) else data.sound
     more = overrides(path, narrow=narrow)
-    command = [
-        "train",
-        str(path),
-        *more,
-        "--out",
-        str(out),
-        *sources.arguments,
-        "--accelerator",
-        "cpu",
-    ]
-    assert cli.main([*command, "--fast-dev-run"]) == 0
+    command = ["train", path, *more, "--out", out, *sources.arguments, "--accelerator", "cpu"]
+    assert klassify(*command, "--fast-dev-run") == 0
     assert not out.exists()
 
 
@@ -328,7 +299,7 @@ SAME = (
     "w2v_aasist_baseline_2",
     *(f"w2v_aasist_{a}" for a in ("rtpg", "bp", "codecs")),
 )
-NARROW = [path for path in CONFIGS if path.stem not in SAME]
+NARROW = [path for path in configs("paper") if path.stem not in SAME]
 
 
 @pytest.mark.parametrize("path", NARROW, ids=name_of)

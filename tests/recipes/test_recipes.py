@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 import os
 import re
 import shlex
@@ -16,17 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import ran
-from places import ROOT, copy_recipes
+from commands import check_words, ran
+from places import NO_SYSTEMS, ROOT, configs, copy_recipes
 
-from klassify import cli
 from klassify.systems.experiment import load_experiment
 
-CONFIGS = sorted(
-    path
-    for path in ROOT.glob("recipes/*/conf/*/*.yaml")
-    if path.name not in ("submit.yaml", "submit_sound.yaml", "report.yaml")
-)
 RUNS = sorted(ROOT.glob("recipes/*/run.sh"))
 RUN = ROOT / "recipes/klassify/run.sh"
 
@@ -50,16 +41,7 @@ def commands_of(*arguments: str, script: Path = RUN) -> list[list[str]]:
     return [line.split()[2:] for line in lines]
 
 
-@functools.cache
-def help_of(command: str) -> str:
-    """What `klassify COMMAND --help` prints."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        cli.main([command, "--help"])
-    return printed.getvalue()
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-4:]))
+@pytest.mark.parametrize("path", configs(), ids=lambda path: "/".join(path.parts[-4:]))
 def test_every_config_builds_its_system(path):
     """Full-size models are built on the meta device: every layer, no memory."""
     with torch.device("meta"):
@@ -79,11 +61,7 @@ def supervision_of(path: Path) -> str:
     return "clip" if learns else "segment"
 
 
-NAMING = [
-    path
-    for name in ("submit", "submit_sound", "report")
-    for path in ROOT.glob(f"recipes/*/conf/*/{name}.yaml")
-]
+NAMING = [path for name in NO_SYSTEMS for path in ROOT.glob(f"recipes/*/conf/*/{name}")]
 
 
 @pytest.mark.parametrize("path", NAMING, ids=str)
@@ -114,10 +92,7 @@ def test_every_stage_prints_commands_that_exist(data, spans, script):
         commands = commands_of(*given, script=script)
         assert commands
         for words in commands:
-            assert words[0] in cli.COMMANDS
-            options = help_of(words[0])
-            for option in (word for word in words if word.startswith("--")):
-                assert option in options, f"{words[0]} has no {option}"
+            check_words(words)
     if data == "fakeavceleb":
         done = run_stage(2, f"data={data}", "dry=1", script=script)
         assert done.returncode == 2 and "nothing is trained on fakeavceleb" in done.stderr
@@ -191,9 +166,7 @@ def test_unknown_names_are_refused_before_any_work(arguments, named):
 @each_recipe
 def test_named_systems_alone_are_trained_and_evaluated(script):
     """Whether a system belongs to the default ones or is a variant."""
-    for config in sorted((script.parent / "conf/paper").glob("*.yaml")):
-        if config not in CONFIGS:
-            continue
+    for config in (one for one in configs("paper") if script.parent in one.parents):
         commands = commands_of("--stage", "2", f"system={config.stem}", script=script)
         (made,) = [words for words in commands if words[0] in ("train", "import-checkpoint")]
         assert str(config.relative_to(ROOT)) in made
@@ -408,17 +381,8 @@ def test_every_row_of_the_tables_has_its_command():
     named = {
         name for names in re.findall(r"system=([a-z0-9_,]+)", text) for name in names.split(",")
     }
-    made = {path.stem for path in ROOT.glob("recipes/klassify/conf/paper/*.yaml")} - {
-        "submit",
-        "submit_sound",
-        "report",
-    }
+    made = {path.stem for path in configs("paper") if RUN.parent in path.parents}
     assert made <= named <= made | {"avg", "maxout", "merged", "w2v_aasist_ensemble"}
-    for number in (
-        *("84.29", "60.53", "73.34", "82.14", "82.57", "82.91", "80.58", "81.89", "91.97", "92.78"),
-        "0.3536",
-    ):
-        assert number in text
 
 
 @pytest.mark.parametrize(
@@ -516,7 +480,7 @@ def test_readme_names_files_and_targets_that_exist():
 
 
 def test_the_first_line_of_every_config_says_what_it_is():
-    for path in CONFIGS:
+    for path in configs():
         assert path.read_text().startswith("# "), path
         keys = set(yaml.safe_load(path.read_text()))
         assert keys == {"model", "data", "train"} or {"base"} <= keys <= {
