@@ -103,6 +103,8 @@ class Prediction:
         if self.explanation is not None and self.answered:
             lines.append(f"  why: {self.explanation.sentence}")
         likely = self.segments[self.segments["score"] >= min_score].head(SHOWN_SEGMENTS)
+        if len(likely):
+            lines.append("  may be fake, best first (scores from 0 to 1; segments may overlap):")
         lines += [
             f"  {row.start:8.2f} s to {row.end:8.2f} s  score {row.score:.3f}  {row.modality}"
             for row in likely.itertuples()
