@@ -199,9 +199,11 @@ def _write(
 
     written, problem = [], []
     if prediction.explanation is not None:
-        written += [Path(f"{stem}.explanation.json"), Path(f"{stem}.explanation.png")]
+        written.append(Path(f"{stem}.explanation.json"))
         write_json(written[0], prediction.explanation.as_json())
-        why.draw(prediction.explanation, written[1], video=video)
+        if prediction.answered:
+            written.append(Path(f"{stem}.explanation.png"))
+            why.draw(prediction.explanation, written[1], video=video, notice=prediction.notice)
     try:
         if not args.no_timeline:
             picture.draw(video, prediction, Path(f"{stem}.png"))

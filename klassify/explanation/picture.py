@@ -47,9 +47,12 @@ def draw(
     path: str | os.PathLike | io.BytesIO,
     *,
     video: str | os.PathLike | None = None,
+    notice: str = "",
     dots: int = DOTS,
 ) -> None:
-    """The picture as PNG. video: shows its frames, if it has any. dots: an inch."""
+    """The picture as PNG. video: shows its frames, if it has any. notice: written below. dots: an
+    inch.
+    """
     from matplotlib.figure import Figure
 
     images, times, end_s = ([], [], 0.0) if video is None else thumbnails(video)
@@ -72,6 +75,8 @@ def draw(
     figure = Figure(figsize=(11, sum(heights) + 0.5), layout="constrained")
     title = f"{Path(explanation.file).name}: {explanation.sentence}"
     figure.suptitle(title, fontsize=11, parse_math=False)
+    if notice:
+        figure.supxlabel(notice, fontsize=8, parse_math=False)
     parts = figure.subfigures(2, 1, height_ratios=[max(height, 0.01) for height in heights])
     if lanes:
         axes = parts[0].subplots(

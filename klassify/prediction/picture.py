@@ -7,6 +7,7 @@ where known.
 from __future__ import annotations
 
 import os
+import textwrap
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ MODALITY_COLOURS = {"audio": "#E69F00", "visual": "#0072B2", "both": "#D55E00"}
 TRUTH_COLOUR = "0.85"
 MARK_RGB = (213, 94, 0)
 SHOWN_PROPOSALS = 15
+LINE_PIXELS = 16  # of the notice below a marked picture
 SMALLEST = 16  # pixels of a side that marks are drawn in
 
 
@@ -170,7 +172,8 @@ def mark(
     """A copy of the video (H.264, AAC) with a red border during likely fake segments and a time bar
     below.
 
-    Proposals with a score of at least `min_score` are drawn. MediaError for a video without
+    Proposals with a score of at least `min_score` are drawn, and a notice in a strip below the
+    picture. MediaError for a video without
     picture, or with one that no encoder takes.
     """
     import av
@@ -201,6 +204,9 @@ def _encode(
             if min(frame.shape[:2]) < SMALLEST:
                 raise MediaError("The picture is too small to draw in.", where=video)
             image = _marked(frame, number, n_frames, likely)
+            if number == 0:
+                strip = _strip(prediction.notice, image.shape[1])
+            image = np.vstack([image, strip])
             if number == 0:
                 picture.height, picture.width = image.shape[:2]
             container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -235,6 +241,18 @@ def _marked(frame: np.ndarray, number: int, n_frames: int, likely: pd.DataFrame)
             MARK_RGB,
             1 + height // 400,
         )
+    return image
+
+
+def _strip(text: str, width: int) -> np.ndarray:
+    """White text on black, in lines as wide as the picture; no row without text."""
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.35
+    letter = cv2.getTextSize("n" * 20, font, size, 1)[0][0] / 20
+    lines = textwrap.wrap(text, max(1, int(width / letter)))
+    image = np.zeros((LINE_PIXELS * len(lines), width, 3), np.uint8)
+    for number, line in enumerate(lines):
+        place = (2, LINE_PIXELS * (number + 1) - 5)
+        cv2.putText(image, line, place, font, size, (255, 255, 255), 1, cv2.LINE_AA)
     return image
 
 

@@ -1,10 +1,13 @@
 """The numbers of the checks, by hand; and what an explanation says of its times."""
 
+import io
 import json
 
+import cv2
 import numpy as np
 import pytest
 
+from klassify.explanation import picture
 from klassify.explanation.axes import CELLS, Axis, pieces
 from klassify.explanation.contributions import (
     FRAME_SCORES,
@@ -81,3 +84,15 @@ def test_an_explanation_is_plain_json_without_nan():
     assert (tcn["score"], tcn["probability"], tcn["note"]) == (None, 0.25, "no face")
     contribution = {"over": "time", "method": "occlusion", "unit": "log_odds"}
     assert tcn["contributions"] == [contribution | {"edges": [0, 0.5, 1], "values": [1, None]}]
+
+
+def test_the_picture_has_the_notice_below():
+    system = SystemExplanation(
+        "tcn", "model", "visual", "log_odds", 0.0, 0.5, (over_time([1, -1]),), ""
+    )
+    found, dark = Explanation("a.mp4", "picture 0.50", {"tcn": system}), []
+    for notice in ("", "These answers mean nothing."):
+        picture.draw(found, file := io.BytesIO(), notice=notice)
+        image = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        dark.append((image[-15:] < 128).sum())
+    assert dark[1] > 2 * dark[0]  # beside the name of an axis

@@ -43,6 +43,16 @@ def test_marks_lie_where_the_segments_are(tmp_path):
     assert len(frames) == 20 and red == [5 <= k < 10 for k in range(20)]
 
 
+def test_a_marked_copy_carries_the_notice(tmp_path):
+    video, marked = clip(tmp_path, 64, 96, 3), tmp_path / "marked.mp4"
+    warned = dataclasses.replace(answer([]), notice="These answers mean nothing.")
+    picture.mark(video, warned, marked, 0.15)
+    frame = next(iter(decoder.iter_frames(marked)))
+    below = frame[64:]
+    assert frame.shape[1] == 96 and len(below) == 2 * picture.LINE_PIXELS  # lines of 13 letters
+    assert below.max() > 150 and frame[:60].max() < 60
+
+
 @pytest.mark.parametrize("shape", [(2, 2), (8, 300)])
 def test_a_picture_too_small_to_draw_in_is_said(tmp_path, shape):
     with pytest.raises(MediaError, match="too small to draw in"):
