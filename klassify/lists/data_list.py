@@ -87,8 +87,8 @@ def read_list(path: str | os.PathLike, *, segments: bool | Collection[str] = Fal
 def _typed(frame: pd.DataFrame, path: str | os.PathLike, segments: Collection[str]) -> pd.DataFrame:
     """The text of a list as `read_list` returns it; KlassifyError for what no list may hold."""
     frame = frame.copy(deep=False)
-    _refuse(frame, unsafe_names(frame["file"]), "unsafe file name", path)
-    _refuse(frame, frame["file"].duplicated(), "the file appears more than once", path)
+    refuse_rows(frame, unsafe_names(frame["file"]), "unsafe file name", path)
+    refuse_rows(frame, frame["file"].duplicated(), "the file appears more than once", path)
     for name in MEASURED:
         frame[name] = _numbers(frame, name, path)
     for name in LABELS:
@@ -96,7 +96,7 @@ def _typed(frame: pd.DataFrame, path: str | os.PathLike, segments: Collection[st
     spelt = {text: text.replace("-", "_") for text in frame["modify_type"].unique()}
     frame["modify_type"] = frame["modify_type"].map(spelt).astype(object)
     unknown = ~frame["modify_type"].isin([*KINDS, ""])
-    _refuse(frame, unknown, f"modify_type is none of {', '.join(KINDS)}", path)
+    refuse_rows(frame, unknown, f"modify_type is none of {', '.join(KINDS)}", path)
     with without_gc():
         for name in segments:
             frame[name] = _parse_segments(frame, name, path)
@@ -171,7 +171,7 @@ def write_list(path: str | os.PathLike, frame: pd.DataFrame) -> None:
         {name: _cells(frame[name]) for name in COLUMNS if name in frame}, dtype=object
     )
     for name in text.columns.drop("file"):
-        _refuse(text, unprintable(text[name]), f"control characters in {name}", path)
+        refuse_rows(text, unprintable(text[name]), f"control characters in {name}", path)
     _typed(text, path, SEGMENTS)
     with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as handle:
         handle.write("\t".join(text) + "\n")
@@ -199,7 +199,7 @@ def _numbers(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Seri
     text = frame[name] if name in frame else pd.Series("", index=frame.index)
     values = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
     bad = (text != "") & ~possible(name, values)
-    _refuse(frame, bad, f"{name} is not a possible number", path)
+    refuse_rows(frame, bad, f"{name} is not a possible number", path)
     return values.astype("Int64") if name in COUNTS else values
 
 
@@ -212,7 +212,9 @@ def possible(name: str, values: Any) -> Any:
 def _parse_segments(frame: pd.DataFrame, name: str, path: str | os.PathLike) -> pd.Series:
     cells, wrong = parse_cells(frame[name].tolist() if name in frame else [""] * len(frame))
     bad = pd.Series(np.isin(np.arange(len(cells)), wrong), index=frame.index)
-    _refuse(frame, bad, f"{name} is not a list of [start_s, end_s] with 0 <= start_s < end_s", path)
+    refuse_rows(
+        frame, bad, f"{name} is not a list of [start_s, end_s] with 0 <= start_s < end_s", path
+    )
     return pd.Series(np.fromiter(cells, object, len(cells)), index=frame.index)
 
 
@@ -294,11 +296,12 @@ def unprintable(text: pd.Series) -> pd.Series:
     return pd.Series([bool(UNPRINTABLE.search(x)) for x in text], index=text.index)
 
 
-def _refuse(frame: pd.DataFrame, bad: pd.Series, why: str, path: object) -> None:
+def refuse_rows(frame: pd.DataFrame, bad: pd.Series | np.ndarray, why: str, where: object) -> None:
+    """KlassifyError that counts and names the `bad` rows (n,) of a table with a column `file`."""
     if bad.any():
         names = first_few(
             f"row {i + 1} ({frame['file'].iloc[i]!r})" for i in np.flatnonzero(bad)[:50]
         )
         raise KlassifyError(
-            f"{int(bad.sum())} of {len(frame)} rows are wrong: {why}: {names}.", where=path
+            f"{int(bad.sum())} of {len(frame)} rows are wrong: {why}: {names}.", where=where
         )

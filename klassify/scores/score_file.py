@@ -34,6 +34,7 @@ import pandas as pd
 from klassify.errors import KlassifyError, first_few, first_line
 from klassify.files import whole_file
 from klassify.grid.frames import FRAME_S
+from klassify.lists.data_list import refuse_rows
 from klassify.settings import already_done, canonical_json, settings_hash
 from klassify.untrusted import refuse_cut, refuse_irregular, refuse_swollen
 
@@ -322,7 +323,7 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> pd.DataFr
             )
     start, end = table["start"].to_numpy(float), table["end"].to_numpy(float)
     bad = ~(np.isfinite(start) & np.isfinite(end) & (start >= 0) & (start <= end))
-    _refuse_rows(table, bad, "times need 0 <= start <= end", where)
+    refuse_rows(table, bad, "times need 0 <= start <= end", where)
     score = table["score"].to_numpy(float)
     bad = ~np.isfinite(score)
     if header.kind == "clips":
@@ -332,25 +333,15 @@ def validate(table: pd.DataFrame, header: Header, *, where: object) -> pd.DataFr
             else np.zeros(len(table), bool)
         )
         bad &= ~(np.isnan(score) & excused)
-        _refuse_rows(
+        refuse_rows(
             table, table["file"].duplicated().to_numpy(), "a clip appears more than once", where
         )
-    _refuse_rows(
+    refuse_rows(
         table, bad, "the score is not a finite number (an empty score needs a reason)", where
     )
     if header.scale == "probability":
-        _refuse_rows(table, (score < 0) | (score > 1), "a probability outside [0, 1]", where)
+        refuse_rows(table, (score < 0) | (score > 1), "a probability outside [0, 1]", where)
     return table
-
-
-def _refuse_rows(table: pd.DataFrame, bad: np.ndarray, why: str, where: object) -> None:
-    if bad.any():
-        names = first_few(
-            f"row {i + 1} ({table['file'].iloc[i]})" for i in np.flatnonzero(bad)[:50]
-        )
-        raise KlassifyError(
-            f"{int(bad.sum())} of {len(table)} rows are wrong: {why}: {names}.", where=where
-        )
 
 
 def joined_shares(tables: Sequence[pd.DataFrame]) -> dict[str, np.ndarray]:
