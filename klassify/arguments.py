@@ -81,7 +81,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("32", "tf32", "bf16"),
-        help="of models (default: tf32 on a CUDA GPU, 32 elsewhere); recorded if given",
+        help="precision of models (default: tf32 on a CUDA GPU, 32 elsewhere); recorded if given",
     )
 
 

@@ -139,7 +139,11 @@ def add_launcher_arguments(parser: argparse.ArgumentParser, *, training: bool = 
         add("--nodes", type=at_least_1, default=1, help="nodes of the job (default: 1)")
     add_job_arguments(group)
     add("--gpus", type=at_least_0, metavar="M", help="GPUs per node (default: 0)")
-    add("--wait", action="store_true", help="wait for the jobs; interrupting this ends none")
+    add(
+        "--wait",
+        action="store_true",
+        help="wait for the jobs; interrupting the wait ends none of them",
+    )
     add("--dry-run", action="store_true", help="print scripts and commands, submit nothing")
 
 
@@ -156,12 +160,12 @@ def add_job_arguments(group: argparse._ArgumentGroup) -> None:
     add("--time", help="time limit of a task (default: 04:00:00)")
     cpus = "CPUs per task (default: --jobs, or --workers + 1)"
     add("--cpus", type=at_least_1, metavar="N", help=cpus)
-    add("--max-restarts", type=at_least_0, metavar="N", help="requeues of a task (default: 3)")
+    add("--max-restarts", type=at_least_0, metavar="N", help="most restarts of a task (default: 3)")
     grace = "seconds before its time limit at which a task is requeued (default: 120)"
     add("--grace", type=at_least_0, metavar="S", help=grace)
     sbatch = "passed to sbatch, as in --sbatch-arg=--partition=gpu; may be repeated"
     add("--sbatch-arg", action="append", metavar="=OPTION", help=sbatch)
-    module = "for `module load`; may be repeated"
+    module = "a module to load (`module load`); may be repeated"
     add("--module", action="append", metavar="NAME", help=module)
 
 

@@ -65,9 +65,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--trim",
         action="store_true",
-        help="of the changes for --systems, cut the ends alone, which takes the least time",
+        help="with --systems: only cut the ends, the fastest of the changes",
     )
-    add("--device", default="auto", help="of the systems: cpu, cuda, cuda:1 or auto (default)")
+    add(
+        "--device",
+        default="auto",
+        help="device of the systems: cpu, cuda, cuda:1 or auto (default)",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add(
         "--clips",
@@ -77,7 +81,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--jobs", type=at_least_1, help="processes (default: all CPUs)")
     add("--bootstrap", type=at_least_0, default=200, help="resamples for intervals (default 200)")
-    add("--permutations", type=at_least_1, default=200, help="of the labels (default 200)")
+    add(
+        "--permutations",
+        type=at_least_1,
+        default=200,
+        help="permutations of the labels (default 200)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,7 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("configs", nargs="+", type=Path, metavar="CONFIG", help="the systems' YAML files")
     add("--lists", type=Path, required=True, help="folder of the data lists")
     add("--media", type=Path, required=True, help="media, one folder per split")
-    add("--features", type=Path, default=Path("features/none"), help="features that exist")
+    add(
+        "--features",
+        type=Path,
+        default=Path("features/none"),
+        help="folder of existing features; kinds that it lacks are measured",
+    )
     add("--split", default="val", help="splits to score, comma-separated (default: val)")
     add("--minutes", type=float, default=10.0, help="time for all trials (default 10)")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")

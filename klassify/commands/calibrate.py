@@ -32,15 +32,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--labels", type=Path, required=True, help="folder of the data lists: data_lists/demo")
     add("--scores-split", default="val", help="split whose scores are used (default val)")
     add("--subset", default="val_fit", help="clips of that split to fit on (default val_fit)")
-    add("--label", choices=("own", "video"), default="own", help="of the modality, or the video")
-    add("--input", choices=INPUTS, default="probability", help="meaning of s (default probability)")
+    add(
+        "--label",
+        choices=("own", "video"),
+        default="own",
+        help="label of the system's own modality (default), or of the video",
+    )
+    add("--input", choices=INPUTS, default="probability", help="what s is (default probability)")
     add(
         "--smooth-targets",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="use Platt's smoothed targets (default yes)",
     )
-    add("--force", action="store_true", help="replace a calibration of something else")
+    add("--force", action="store_true", help="replace a calibration made from other inputs")
 
 
 def run(args: argparse.Namespace) -> int:

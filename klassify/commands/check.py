@@ -31,8 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("path", type=Path, help="submission.zip, its folder, prediction.txt or prediction.json")
     add("--list", type=Path, help="data list of the split (default: the manifest's)")
     add("--against", type=Path, metavar="OLD", help="also report differences from OLD")
-    add("--audit", type=Path, metavar="DIR", help="of klassify audit (default: exp/<data>/audit)")
-    add("--limit", type=at_least_0, default=20, help="places to show per kind of problem")
+    add(
+        "--audit",
+        type=Path,
+        metavar="DIR",
+        help="folder written by klassify audit (default: exp/<data>/audit)",
+    )
+    add("--limit", type=at_least_0, default=20, help="how many places to show per kind of problem")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,7 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--val", type=Path, metavar="FILE", help="labelled list of val (default: beside --labels)")
     add("--media", type=Path, metavar="DIR", help="folder of the media")
     add("--features", type=Path, metavar="DIR", help="folder of the feature shards")
-    add("--audit", type=Path, metavar="DIR", help="of klassify audit (default: exp/<data>/audit)")
+    add(
+        "--audit",
+        type=Path,
+        metavar="DIR",
+        help="folder written by klassify audit (default: exp/<data>/audit)",
+    )
     add("--robustness", type=Path, metavar="TSV", help="table of klassify perturb")
     add("--crosstest", type=Path, metavar="TSV", help="table of klassify crosstest")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
@@ -55,19 +60,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--metric",
         choices=("official", "textbook"),
         default="official",
-        help="of Task 2: as the challenge's code computes it (default), or without its quirks",
+        help="Task 2's metric: as the challenge computes it (default), or without its quirks",
     )
     add_thresholds(parser, RATES, ASVSPOOF_5)
     add("--bootstrap", type=at_least_0, default=1000, help="resamples for intervals (default 1000)")
-    add("--clips", type=at_least_0, default=30, help="mistakes, disagreements to show (default 30)")
+    add(
+        "--clips",
+        type=at_least_0,
+        default=30,
+        help="how many mistakes and disagreements to show (default 30)",
+    )
     add(
         "--explain",
         type=at_least_0,
         default=0,
         metavar="N",
-        help="say why for the first N mistakes and disagreements, some seconds each (default 0)",
+        help="explain the first N mistakes and disagreements, some seconds each (default 0)",
     )
-    add("--seed", type=at_least_0, default=0, help="of the bootstrap (default 0)")
+    add("--seed", type=at_least_0, default=0, help="random seed of the bootstrap (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,10 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder for the corpus")
     add("--from", dest="source", type=Path, metavar="FOLDER", help="genuine clips to edit")
     add("--people", type=Path, metavar="TSV", help="with --from: file, person[, licence, origin]")
-    add("--licence", metavar="TEXT", help="with --from: of clips whose row of --people has none")
+    add(
+        "--licence",
+        metavar="TEXT",
+        help="with --from: licence of clips for which --people names none",
+    )
     add("--size", choices=SIZES, help="24, 120, 456 (default) or 728 clips")
-    add("--seed", type=at_least_0, default=0, help="equal seeds give equal files")
-    add("--difficulty", choices=DIFFICULTIES, help="of the fakes (default normal)")
+    add("--seed", type=at_least_0, default=0, help="random seed; equal seeds give equal files")
+    add(
+        "--difficulty", choices=DIFFICULTIES, help="how hard the fakes are to find (default normal)"
+    )
     add("--jobs", type=at_least_1, default=1, help="processes (default 1)")
     add("--sheet", type=Path, metavar="PNG", help="also draw a contact sheet of the clips")
     add("--force", action="store_true", help="replace a corpus made with other settings")

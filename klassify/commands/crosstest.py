@@ -24,7 +24,13 @@ from klassify.files import write_text
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("tables", nargs="+", type=Path, metavar="FOLDER_OR_TSV", help="of klassify evaluate")
+    add(
+        "tables",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER_OR_TSV",
+        help="tables of klassify evaluate, or folders of them",
+    )
     add("--out", type=Path, help="path of the files, without ending (default: only print)")
 
 

@@ -28,9 +28,20 @@ from klassify.systems.operating import RATES
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="EXP_DIR", help="folder of the recipe's system folders")
-    add("--conf", type=Path, required=True, metavar="submit.yaml", help="system for each task")
-    add("--task", type=int, choices=(1, 2), help="of the conf's answers, this task's alone")
-    add("--labels", type=Path, metavar="DIR", help="folder of the data lists, to fit thresholds")
+    add(
+        "--conf",
+        type=Path,
+        required=True,
+        metavar="submit.yaml",
+        help="YAML file that names the system for each task",
+    )
+    add("--task", type=int, choices=(1, 2), help="use only the answer to this task")
+    add(
+        "--labels",
+        type=Path,
+        metavar="DIR",
+        help="folder of the data lists; thresholds are fitted on their val_fit",
+    )
     add_thresholds(parser, RATES, ASVSPOOF_5)
     add("--force", action="store_true", help="replace a detector.yaml of other systems")
 

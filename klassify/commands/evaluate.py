@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--metric",
         choices=("official", "textbook"),
         default="official",
-        help="of Task 2: as the challenge's code computes it (default), or without its quirks",
+        help="Task 2's metric: as the challenge computes it (default), or without its quirks",
     )
     add("--columns", metavar="HEAD,...", help="Task 2: only these heads, such as ps40,ps160")
     add("--eer", action="store_true", help="Task 2: only EERs of clips, frames and time")
@@ -85,7 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="TSV",
-        help="only the mean of such tables (mean.txt)",
+        help="only average these tables of several seeds (mean.txt)",
     )
 
 

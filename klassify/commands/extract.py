@@ -84,16 +84,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     same = "the same as --kind audio: the audio cache, 340 GB for 1.1 million clips"
     kinds.add_argument("--audio", dest="kind", action="store_const", const="audio", help=same)
     add("--list", required=True, type=Path, help="data list (TSV) of the clips")
-    add("--root", required=True, type=Path, help="folder of the split's media, or above the splits")
+    add(
+        "--root",
+        required=True,
+        type=Path,
+        help="folder of the split's media, or the folder above it",
+    )
     add("--out", required=True, type=Path, help="folder for the shards")
-    add("--lips", type=Path, metavar="DIR", help="with --kind mouth: also mouth crops, into DIR")
+    add("--lips", type=Path, metavar="DIR", help="with --kind mouth: also write mouth crops to DIR")
     add("--jobs", type=at_least_1, help="processes, or threads of a model (default: all CPUs)")
     add("--shard", metavar="I/N", help="extract part I of N of the list, I from 1 (default: 1/1)")
     chunks = ", ".join(f"{kind.clips_per_file} for {name}" for name, kind in KINDS.items())
     add("--chunk", type=at_least_1, help=f"clips per file (default: {chunks})")
     add("--status", action="store_true", help="list what is missing (exit status 1 if anything is)")
     add(
-        "--strict", action="store_true", help="refuse damage; exit with 1 if a clip has no features"
+        "--strict",
+        action="store_true",
+        help="refuse any damage; exit with 1 if a clip has no features",
     )
     add("--force", action="store_true", help="replace this shard")
     for names, options in _own_options().items():

@@ -55,8 +55,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("inputs", nargs="+", type=Path, metavar="SYSTEM_DIR", help="the systems to join")
     add("--out", type=Path, required=True, help="folder of the fusion")
     add("--rule", choices=(*RULES, linear.RULE, stack.RULE), required=True, help="see above")
-    add("--prior", type=between_0_and_1, help="probability of a clip that no input answers for")
-    add("--force", action="store_true", help="replace a fusion of something else")
+    add(
+        "--prior",
+        type=between_0_and_1,
+        help="probability of a clip without an answer from any input",
+    )
+    add("--force", action="store_true", help="replace a fusion made from other inputs")
     configure_linear(
         parser.add_argument_group("--rule linear; labels and subsets: also --rule stack")
     )
@@ -73,12 +77,24 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
         choices=("exact", "one_cycle", "constant"),
         help="exact minimum (default) or steps as published",
     )
-    add("--epochs", type=at_least_1, help="of one_cycle and constant (default 50)")
-    add("--seed", type=at_least_0, help="of one_cycle and constant (default 0)")
+    add(
+        "--epochs",
+        type=at_least_1,
+        help="epochs of the solvers one_cycle and constant (default 50)",
+    )
+    add(
+        "--seed",
+        type=at_least_0,
+        help="random seed of the solvers one_cycle and constant (default 0)",
+    )
     add(
         "--weights", type=Path, metavar="FILE.safetensors", help="released weights instead of a fit"
     )
-    add("--resolutions", metavar="MS,...", help="of PartialSpoof's cosines (default 160,320,640)")
+    add(
+        "--resolutions",
+        metavar="MS,...",
+        help="resolutions of PartialSpoof's cosines in ms (default 160,320,640)",
+    )
     add(
         "--hold",
         type=float,
@@ -91,7 +107,7 @@ def configure_linear(group: argparse._ArgumentGroup) -> None:
     add(
         "--aggregate",
         choices=("max", "top"),
-        help="frames -> clip: the highest (default), or the mean of the highest tenth",
+        help="clip score: the highest frame (default), or the mean of the highest tenth",
     )
     add("--scores-split", help="split whose scores are used (default val)")
     add("--subset", help="clips of that split to fit on (default val_fit)")

@@ -53,9 +53,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
             " released file)"
         ),
     )
-    add("--vqvae", type=Path, metavar="FILE", help="for visual: vqvae.pt, or one trained here")
+    add(
+        "--vqvae",
+        type=Path,
+        metavar="FILE",
+        help="for visual: vqvae.pt, or the folder of a VQ-VAE trained here",
+    )
     add("--prn", type=Path, metavar="FILE", help="for cfprf: 2PRN_*.pth beside 1FDN_*.pth")
-    add("--force", action="store_true", help="replace a system of something else")
+    add("--force", action="store_true", help="replace a system made from another file or config")
 
 
 def run(args: argparse.Namespace) -> int:

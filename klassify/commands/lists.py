@@ -40,12 +40,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("none", "missing", "all"),
         default="none",
         help=(
-            "open no file; those of unknown length (and look whether every file is there); or"
-            " decode the sound of all, so that wrong headers are corrected"
+            "none: open no file (default); missing: open those of unknown length, and check that"
+            " all exist; all: decode the sound of all, which corrects wrong headers"
         ),
     )
-    add("--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that probe")
-    add("--strict", action="store_true", help="exit with 1 when any entry was wrong")
+    add("--jobs", type=at_least_1, default=os.cpu_count() or 1, help="processes that open files")
+    add("--strict", action="store_true", help="exit with 1 if any entry was bad")
     add("--force", action="store_true", help="replace lists that were made from other inputs")
 
 

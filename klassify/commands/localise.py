@@ -31,11 +31,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--split", help="scored splits, comma-separated")
     add("--merge", nargs="+", type=Path, metavar="SYSTEM_DIR", help="merge these systems")
     add("--out", type=Path, help="folder of the system that --merge makes")
-    add("--proposals", type=Path, metavar="FILE.yaml", help="instead of those of the system")
+    add(
+        "--proposals",
+        type=Path,
+        metavar="FILE.yaml",
+        help="a proposals.yaml to use instead of the system's",
+    )
     add(
         "--method",
         choices=(*proposals.NAMES, *proposals.JOINING),
-        help=f"default: the tuned one, else {proposals.DEFAULT}, or merge with --merge",
+        help=f"default: the tuned one, else {proposals.DEFAULT}; with --merge: merge",
     )
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method")
     add("--force", action="store_true", help="replace proposals made with other settings")

@@ -19,7 +19,11 @@ from klassify.errors import KlassifyError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="of feature shards, or of a system"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="folders of feature shards or of systems",
     )
     parser.add_argument("--split", help="only this split of a system's scores")
 

@@ -30,16 +30,26 @@ from klassify.systems.system import load_systems
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("detector", nargs="?", type=Path, metavar="detector.yaml", help="answers both tasks")
+    add(
+        "detector",
+        nargs="?",
+        type=Path,
+        metavar="detector.yaml",
+        help="a detector.yaml, or its folder",
+    )
     add("--task1", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 1")
     add("--task2", type=Path, metavar="SYSTEM_DIR", help="the system that answers Task 2")
     add("--split", required=True, help="the scored split, such as testA")
     add("--list", required=True, type=Path, help="the data list whose clips need an answer")
     add("--out", required=True, type=Path, help="folder of the submission")
-    add("--ledger", type=Path, metavar="FILE", help="the ledger (default: see above)")
-    add("--prior", type=between_0_and_1, help="for clips without a score (default: the system's)")
+    add("--ledger", type=Path, metavar="FILE", help="the ledger's file (default: see above)")
+    add(
+        "--prior",
+        type=between_0_and_1,
+        help="probability of clips without a score (default: the system's prior)",
+    )
     add("--sigmoid", action="store_true", help="accept log-odds, through a sigmoid")
-    add("--force", action="store_true", help="replace a submission of something else")
+    add("--force", action="store_true", help="replace a submission made from other inputs")
 
 
 def run(args: argparse.Namespace) -> int:

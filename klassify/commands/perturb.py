@@ -44,16 +44,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("systems", nargs="*", type=Path, metavar="SYSTEM_DIR", help="systems to score and compare")
     add("--list", required=True, type=Path, help="data list (TSV) of the clips")
-    add("--root", required=True, type=Path, help="folder of the split's media, or above the splits")
-    add("--split", help="its name (default: that of the list, without _labels)")
+    add(
+        "--root",
+        required=True,
+        type=Path,
+        help="folder of the split's media, or the folder above it",
+    )
+    add("--split", help="name of the split (default: that of the list, without _labels)")
     add("--out", required=True, type=Path, help="folder for lists, media, features and the table")
     add("--families", default="all", help="comma-separated (default: all that change the clips)")
     add("--levels", default="1,2,3,4,5", help="comma-separated (default: 1,2,3,4,5)")
-    add("--clips", type=at_least_1, metavar="N", help="at most N clips, whole sources of them")
+    add("--clips", type=at_least_1, metavar="N", help="at most N clips, as whole sources")
     add("--features", type=Path, help="with systems: folder of the clean features")
     add("--device", default="auto", help="with systems: cpu, cuda, cuda:1 or auto (default)")
     add("--bootstrap", type=at_least_0, default=1000, help="resamples (default 1000)")
-    add("--seed", type=at_least_0, default=0, help="of the random numbers (default 0)")
+    add("--seed", type=at_least_0, default=0, help="random seed (default 0)")
     add("--jobs", type=at_least_1, help="processes (default: all CPUs)")
     add("--shard", metavar="I/N", help="make share I of N of the media, I from 1 (default: 1/1)")
     add("--status", action="store_true", help="list what is missing (exit status 1 if anything is)")

@@ -64,16 +64,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--exp", type=Path, default=Path("exp"), help="folder of trained systems (default: exp)")
     add("--out", type=Path, default=Path("predictions"), help="folder for the answers")
     add("--video", action="store_true", help="also write a copy of each video with marks drawn in")
-    add("--min-score", type=float, default=0.15, help="of segments to show (default 0.15)")
+    add(
+        "--min-score",
+        type=float,
+        default=0.15,
+        help="lowest score of the segments to show (default 0.15)",
+    )
     add(
         "--false-alarms",
         type=between_0_and_1,
         default=RATES[0],
         metavar="RATE",
-        help="rate of the verdict: 0.01 (default), 0.05, or as in detector.yaml",
+        help="false-alarm rate of the verdict: 0.01 (default), 0.05, or one of detector.yaml",
     )
     add("--strict", action="store_true", help="refuse any damage (default: conceal up to 10 %%)")
-    add("--explain", action="store_true", help="also write why: contributions of each system")
+    add("--explain", action="store_true", help="also say why: the contributions of each system")
     add("--no-timeline", action="store_true", help="write no PNG")
     add("--device", default="auto", help="cpu, cuda, cuda:1 or auto (default)")
     add_precision(parser)
@@ -81,16 +86,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=("torch", "onnx"),
         default="torch",
-        help="onnx: by onnxruntime where `klassify export` has written model.onnx",
+        help="onnx: use onnxruntime for systems with a model.onnx of `klassify export`",
     )
     add("--jobs", type=at_least_1, help="extraction processes (default: all CPUs)")
-    add("--force", action="store_true", help="answer again what --out has answers of already")
+    add("--force", action="store_true", help="answer again even if --out has the answer already")
     lmm = parser.add_mutually_exclusive_group()
     lmm.add_argument(
         "--lmm", metavar="NAME", help="name or folder of the LMM (default: as in detector.yaml)"
     )
     lmm.add_argument(
-        "--without-lmm", action="store_true", help="leave the LMM out, which changes answers"
+        "--without-lmm", action="store_true", help="leave the LMM out; this changes answers"
     )
     add("--avhubert", metavar="FILE", help="AV-HuBERT's base_lrs3_iter4.pt, which AuViRe needs")
 

@@ -32,9 +32,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--split", required=True, help="unlabelled list that it has scored")
     add("--lists", type=Path, required=True, help="folder of the data lists")
     add("--out", type=Path, required=True, metavar="TSV", help="the list of pseudo-labels")
-    add("--fake-from", type=float, default=0.98, help="least probability of a fake (default 0.98)")
-    add("--real-to", type=float, default=0.02, help="highest probability of a real (default 0.02)")
-    add("--most", type=at_least_1, default=100_000, help="clips in all (default 100000)")
+    add(
+        "--fake-from",
+        type=float,
+        default=0.98,
+        help="lowest probability of a clip that counts as fake (default 0.98)",
+    )
+    add(
+        "--real-to",
+        type=float,
+        default=0.02,
+        help="highest probability of a clip that counts as real (default 0.02)",
+    )
+    add("--most", type=at_least_1, default=100_000, help="most clips in the list (default 100000)")
     add("--transductive", action="store_true", help="allow the clips of a test split")
 
 

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("detector", type=Path, metavar="DETECTOR", help="a detector.yaml or its folder")
     add("--out", type=Path, required=True, help="a new folder")
-    add("--split", default="testA", help="whose results the card quotes (default testA)")
+    add("--split", default="testA", help="split whose results the card quotes (default testA)")
 
 
 def run(args: argparse.Namespace) -> int:

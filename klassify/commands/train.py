@@ -44,10 +44,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--lists", type=Path, required=True, help="folder of the data lists")
     add("--media", type=Path, required=True, help="media, one folder per split")
     add("--features", type=Path, required=True, help="folder of the features")
-    add("--seed", type=at_least_0, default=1, help="of weights and examples (default 1)")
+    add(
+        "--seed", type=at_least_0, default=1, help="random seed of weights and examples (default 1)"
+    )
     add("--init", type=Path, metavar="FILE.safetensors", help="start from these weights")
     add("--workers", type=at_least_0, default=0, help="processes that read inputs (default 0)")
-    add("--accelerator", default="auto", choices=ACCELERATORS, help="default auto: a GPU if any")
+    add(
+        "--accelerator",
+        default="auto",
+        choices=ACCELERATORS,
+        help="kind of device (default auto: a GPU if there is one)",
+    )
     add(
         "--devices",
         help=(
@@ -56,7 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ),
     )
     add("--nodes", type=at_least_1, help="nodes (default: 1, or as started by torchrun)")
-    add("--fast-dev-run", action="store_true", help="two batches and a validation; writes nothing")
+    add(
+        "--fast-dev-run",
+        action="store_true",
+        help="run two batches and a validation, and write nothing",
+    )
     add("--force", action="store_true", help="discard the folder's contents")
     add_launcher_arguments(parser, training=True)
 

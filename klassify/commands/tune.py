@@ -33,9 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--segments",
         choices=("union", "own"),
         default="union",
-        help="fakes of either modality, or its own",
+        help="true segments of either modality, or only of the system's own",
     )
-    add("--grid", type=Path, metavar="FILE.yaml", help="search this grid")
+    add("--grid", type=Path, metavar="FILE.yaml", help="YAML file with the grid to search")
     add("--force", action="store_true", help="replace a choice made from other inputs")
 
 

@@ -63,7 +63,7 @@ MODEL_ARGUMENTS = {
     "--batch": {"type": at_least_1, "help": "frames per batch (default: 8 for lmm, else 64)"},
 }
 # of the kinds that are made from other kinds
-FEATURES = {"type": Path, "help": "folder of the features that are read, such as features/demo"}
+FEATURES = {"type": Path, "help": "folder of the features to read, such as features/demo"}
 
 
 def media_only(root: Path, file: str) -> list[Path]:

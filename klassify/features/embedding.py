@@ -92,7 +92,7 @@ KIND = Kind(
         "--fold": {
             "type": Path,
             "metavar": "SYSTEM_DIR",
-            "help": "one trained on other clips; it embeds those that the first learned from",
+            "help": "one trained on other clips, for those that --system learned from",
         },
         "--features": FEATURES,
         "--device": MODEL_ARGUMENTS["--device"],

@@ -261,7 +261,7 @@ KIND = Kind(
         },
         "--interval": {
             "type": at_least_1,
-            "help": f"look at every INTERVAL-th frame (default: {INTERVAL})",
+            "help": f"use every INTERVAL-th frame (default: {INTERVAL})",
         },
         "--load-in": {
             "type": int,
@@ -270,7 +270,7 @@ KIND = Kind(
         },
         "--download": {
             "action": "store_true",
-            "help": "fetch a hub id that is not on this machine",
+            "help": "download a hub id that is not on this machine",
         },
         **MODEL_ARGUMENTS,
     },

@@ -294,7 +294,7 @@ FACE_ARGUMENTS = {  # of every kind that follows a face
     "--min-face-share": {
         "type": between_0_and_1,
         "metavar": "SHARE",
-        "help": "of a clip's frames, in which a face must be seen (default: 0.1)",
+        "help": "least share of a clip's frames with a face (default: 0.1)",
     },
     **MODEL_ARGUMENTS,
 }
