@@ -31,11 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `klassify export`; KlassifyError where nothing could be exported."""
+    from klassify.prediction.publish import add_exports
     from klassify.systems.exported import export, need_onnx
 
     need_onnx()
     if (args.source / SYSTEM).exists():
         print(export(load_system(args.source), force=args.force))
+        add_exports(args.source.parent, [args.source.name])
         return 0
     detector = read_detector(args.source)
     systems = [one for one in detector.loaded.values() if isinstance(one, Trained)]
@@ -47,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
             except KlassifyError as error:
                 refused.append(error)
                 print(f"not exported: {error.what}", flush=True)
+    add_exports(detector.folder, detector.systems)
     if len(refused) == len(systems):
         raise refused[0]
     return 0

@@ -7,7 +7,7 @@ it. Nothing is uploaded.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +16,7 @@ import klassify
 from klassify.errors import KlassifyError
 from klassify.evaluation.tables import with_interval
 from klassify.files import read_json_mapping, write_json, write_text
+from klassify.models.weights import EXPORTED
 from klassify.settings import file_hash
 from klassify.systems.detector import (
     DETECTOR,
@@ -56,6 +57,16 @@ def publish(source: Path, out: Path, *, split: str = "testA") -> Path:
     write_json(out / MANIFEST, {"klassify": klassify.__version__, **generated, "sha256": hashes})
     read_detector(out)
     return out
+
+
+def add_exports(folder: Path, systems: Iterable[str]) -> None:
+    """Add models that were exported later to the manifest of a published folder, if it is one."""
+    if not (folder / MANIFEST).exists():
+        return
+    content = read_json_mapping(folder / MANIFEST)
+    made = [name for one in systems if (folder / (name := f"{one}/{EXPORTED}")).exists()]
+    content["sha256"] |= {name: file_hash(folder / name) for name in made}
+    write_json(folder / MANIFEST, content)
 
 
 def _files(detector: DetectorFile) -> Iterator[str]:

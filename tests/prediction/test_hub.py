@@ -15,8 +15,9 @@ from huggingface_hub.errors import (
 
 from klassify import load_detector
 from klassify.errors import KlassifyError
+from klassify.prediction.hub import verify
 from klassify.prediction.packaged import EXAMPLE, PACKAGED
-from klassify.prediction.publish import publish
+from klassify.prediction.publish import add_exports, publish
 from klassify.systems.detector import MANIFEST, on_generated_corpus
 
 NAME = "hf://someone/detector"
@@ -43,6 +44,15 @@ def test_a_published_detector_answers_by_its_hub_name(repository):
     assert on_generated_corpus(detector.folder)
     load_detector(f"{NAME}@v1.0")
     assert asked == [("someone/detector", None), ("someone/detector", "v1.0")]
+
+
+def test_models_exported_into_a_published_folder_are_listed(repository):
+    folder, _ = repository
+    (folder / "tcn/model.onnx").write_bytes(b"exported")
+    with pytest.raises(KlassifyError, match=r"tcn/model.onnx is not in the manifest"):
+        verify(folder, NAME)
+    add_exports(folder, ["tcn", "maxout"])
+    verify(folder, NAME)
 
 
 @pytest.mark.parametrize("name", ["hf://alone", "hf://a/b/c", "hf://a/b@", "hf://../b", "hf://"])
