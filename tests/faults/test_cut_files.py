@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from commands import klassify
 
-from klassify import cli, failures
+from klassify import failures
 from klassify.errors import KlassifyError
 from klassify.failures import Failure
 from klassify.features import audio_cache
@@ -27,6 +28,8 @@ from klassify.files import read_json, write_json, write_text
 from klassify.lists import data_list
 from klassify.localisation import localise
 from klassify.localisation.frame_scores import read_frames
+from klassify.models.weights.checkpoint import read_checkpoint
+from klassify.models.weights.safetensors_file import read_tensors, write_tensors
 from klassify.parts import Place
 from klassify.prediction import predict
 from klassify.scores import score_file
@@ -35,6 +38,8 @@ from klassify.scores.frame_file import FrameFile
 from klassify.submission import ledger, manifest, package
 from klassify.systems.base import System, write_system
 from klassify.systems.system import load_system
+from klassify.training.ranks import Ranks
+from klassify.training.state import load, save
 
 FILES = ["a/é.mp4", "b.mp4", "c.mp4"]
 CUTS = 300  # of each kind
@@ -56,11 +61,9 @@ def _header(kind: str) -> score_file.Header:
 
 def _scores(folder: Path, kind: str) -> Path:
     table = pd.DataFrame({"file": FILES, "start": 0.0, "end": 4.0, "score": [0.125, 0.25, 0.5]})
-    extra = {"segments": {"modality": "audio", "method": "threshold"}, "clips": {"reason": ""}}.get(
-        kind, {}
-    )
+    extra = {"segments": {"modality": "audio", "method": "threshold"}, "clips": {"reason": ""}}
     path = score_file.score_path(folder, "testA", kind)
-    score_file.write_scores(path, table.assign(**extra), _header(kind))
+    score_file.write_scores(path, table.assign(**extra.get(kind, {})), _header(kind))
     return path
 
 
@@ -127,58 +130,25 @@ def _list(folder: Path) -> Path:
 
 
 def _weights(folder: Path) -> Path:
-    import torch
-
-    from klassify.models.weights.safetensors_file import write_tensors
-
-    write_tensors(
-        {"weight": torch.ones(40, 30), "bias": torch.zeros(40)}, folder / "model.safetensors"
-    )
+    state = {"weight": torch.ones(40, 30), "bias": torch.zeros(40)}
+    write_tensors(state, folder / "model.safetensors")
     return folder / "model.safetensors"
 
 
-def _read_weights(path: Path) -> None:
-    from klassify.models.weights.safetensors_file import read_tensors
-
-    read_tensors(path)
-
-
 def _torch_file(folder: Path) -> Path:
-    import torch
-
     folder.mkdir()
     torch.save({"model": {"weight": torch.ones(40, 30)}}, folder / "published.pt")
     return folder / "published.pt"
 
 
-def _read_torch_file(path: Path) -> None:
-    from klassify.models.weights.checkpoint import read_checkpoint
-
-    read_checkpoint(path)
-
-
 def _state(folder: Path) -> Path:
-    from torch import nn
-
-    from klassify.training.state import save
-
     state = {"epoch": 1, "batch": 2, "failed": {}}
-    save(folder / "last.pt", state, {"model": nn.Linear(30, 40)}, _ranks())
+    save(folder / "last.pt", state, {"model": torch.nn.Linear(30, 40)}, Ranks())
     return folder / "last.pt"
 
 
 def _read_state(path: Path) -> None:
-    from torch import nn
-
-    from klassify.training.state import load
-
-    load(path, {"model": nn.Linear(30, 40)}, _ranks())
-
-
-def _ranks():
-    from klassify.training.ranks import Ranks
-
-    return Ranks()
+    load(path, {"model": torch.nn.Linear(30, 40)}, Ranks())
 
 
 def _system(folder: Path, name: str = "s") -> Path:
@@ -195,7 +165,7 @@ def _detector(folder: Path) -> Path:
     _system(folder, "s")
     _system(folder, "t")
     write_text(folder / "submit.yaml", "task1: s\ntask2: t\n")
-    assert cli.main(["detector", str(folder), "--conf", str(folder / "submit.yaml")]) == 0
+    assert klassify("detector", folder, "--conf", folder / "submit.yaml") == 0
     return folder / "detector.yaml"
 
 
@@ -230,8 +200,8 @@ KINDS = (
     Kind("audio index", _audio, _read_audio),
     Kind("audio samples", lambda folder: audio_cache.sound_path(_audio(folder)), _read_audio),
     Kind("list", _list, data_list.read_list),
-    Kind("weights", _weights, _read_weights),
-    Kind("published weights", _torch_file, _read_torch_file),
+    Kind("weights", _weights, read_tensors),
+    Kind("published weights", _torch_file, read_checkpoint),
     Kind("training state", _state, _read_state),
     Kind("system", _system, lambda path: load_system(path.parent)),
     Kind("proposals", _proposals, localise.read_proposals),
@@ -252,14 +222,8 @@ def test_a_file_that_is_cut_off_is_named(kind: Kind, tmp_path):
     content = path.read_bytes()
     kind.read(path)
     rng = random.Random(kind.name)
-    sizes = {
-        0,
-        1,
-        len(content) // 2,
-        len(content) - 1,
-        *(rng.randrange(len(content)) for _ in range(FEWER.get(kind.name, CUTS))),
-    }
-    for size in sorted(sizes):
+    sizes = {rng.randrange(len(content)) for _ in range(FEWER.get(kind.name, CUTS))}
+    for size in sorted(sizes | {0, 1, len(content) // 2, len(content) - 1}):
         if kind.name in BY_LINES and content[:size].endswith(b"\n"):
             continue
         if kind.name in NO_MORE_THAN_SPACE and not content[size:].strip():
@@ -300,8 +264,8 @@ def test_a_package_that_is_cut_off_is_made_again_or_refused(name, tmp_path, caps
     folder = _package(tmp_path)
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
-    status = cli.main(["check", str(folder / name), "--list", str(tmp_path / "val.tsv")])
-    assert status != 0 and name in capsys.readouterr().out
+    assert klassify("check", folder / name, "--list", tmp_path / "val.tsv") != 0
+    assert name in capsys.readouterr().out
 
 
 def test_the_command_line_says_it_in_words(tmp_path, capsys):

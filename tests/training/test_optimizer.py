@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from speech_models import NARROW
 
 from klassify.errors import KlassifyError
 from klassify.models.audio_encoder import AudioMIL
@@ -11,15 +12,7 @@ from klassify.models.frontends.ssl import SSLFrontEnd
 from klassify.systems.experiment import TrainSettings
 from klassify.training.trainer import optimizer_of, scheduler_of
 
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "conv_dim": [8] * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-}
+TINY = {**NARROW, "num_hidden_layers": 3}
 
 
 def test_earlier_layers_of_the_encoder_learn_more_slowly():
