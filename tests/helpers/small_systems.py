@@ -27,6 +27,18 @@ def make_list(path):
     return path
 
 
+def write_model(folder, modality="audio", supervision="clip", scale="log_odds"):
+    """A trained system without weights; returns its folder."""
+    write_system(folder, System(folder.name, "model", modality, supervision, scale))
+    return folder
+
+
+def write_table(folder, split, kind, table, scale="log_odds", supervision="clip", **more):
+    """Scores of a system: its clips, frames or segments of a split."""
+    header = Header(folder.name, split, kind, scale, supervision, **more)
+    write_scores(score_path(folder, split, kind), table, header)
+
+
 def make_system(
     folder,
     scores,
@@ -44,8 +56,7 @@ def make_system(
         {"file": sorted(FILES), "start": 0.0, "end": 4.0, "score": scores, "reason": ""}
     )
     table.loc[table["score"].isna(), "reason"] = "no audio"
-    header = Header(folder.name, "testA", "clips", scale, supervision)
-    write_scores(score_path(folder, "testA", "clips"), table, header)
+    write_table(folder, "testA", "clips", table, scale, supervision)
     return folder
 
 
@@ -54,8 +65,4 @@ def make_segments(folder, rows, scale="probability"):
     table = pd.DataFrame(rows, columns=["file", "start", "end", "score"]).assign(
         modality="audio", method="threshold"
     )
-    write_scores(
-        score_path(folder, "testA", "segments"),
-        table,
-        Header(folder.name, "testA", "segments", scale, "segment"),
-    )
+    write_table(folder, "testA", "segments", table, scale, "segment")

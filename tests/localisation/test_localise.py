@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 import yaml
 from commands import klassify
+from small_systems import write_model, write_table
 
 from klassify.errors import KlassifyError
 from klassify.evaluation import segments
 from klassify.localisation import frame_scores, localise, proposals
 from klassify.scores import frame_file
-from klassify.scores.score_file import Header, read_scores, score_path, write_blocks, write_scores
+from klassify.scores.score_file import Header, read_scores, score_path, write_blocks
 from klassify.scores.segment_file import read_segments
-from klassify.systems.base import System, write_system
 from klassify.systems.system import load_system, system_hash
 
 FRAME_S = 0.04
@@ -39,7 +39,7 @@ def some_clips(seed, n_clips=6):
 
 def write_localiser(folder, table, modality="audio", split="val", group=1 << 20):
     """A localiser with these frame scores, `group` of them a row group of the file."""
-    write_system(folder, System(folder.name, "model", modality, "segment", "log_odds"))
+    write_model(folder, modality, "segment")
     (folder / "model.safetensors").write_bytes(folder.name.encode())
     settings = {"system": system_hash(folder), "list": "l"}
     path = score_path(folder, split, "frames")
@@ -307,8 +307,7 @@ def test_clips_of_unknown_source_count_as_sources_of_their_own(bam):
 
 
 def write_proposals(folder, table):
-    header = Header(folder.name, "val", "segments", "probability", "segment")
-    write_scores(score_path(folder, "val", "segments"), table, header)
+    write_table(folder, "val", "segments", table, "probability", "segment")
     return read_segments(score_path(folder, "val", "segments"))
 
 

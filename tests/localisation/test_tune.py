@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 from commands import klassify
+from small_systems import write_model, write_table
 
 from klassify.errors import KlassifyError
 from klassify.grid.segments import Truth
@@ -14,8 +15,8 @@ from klassify.lists import data_list, subsets
 from klassify.localisation import localise, proposals, tune
 from klassify.localisation.frame_scores import FrameScores
 from klassify.metrics import segments
-from klassify.scores.score_file import Header, read_scores, score_path, write_scores
-from klassify.systems import base, system
+from klassify.scores.score_file import read_scores, score_path
+from klassify.systems import system
 
 FRAME_S = 0.04
 N_CLIPS = 24
@@ -51,10 +52,10 @@ def write_localiser(folder, frame, modality, offset=0.0, noise=1.0, hop_s=FRAME_
         score = 4 * label - 2 + offset + noise * rng.normal(size=len(k))
         times = {"start": k * hop_s, "end": (k + 1) * hop_s}
         tables.append(pd.DataFrame({"file": file, **times, "score": score}))
-    base.write_system(folder, base.System(folder.name, "model", modality, "segment", "log_odds"))
-    settings = {"system": system.system_hash(folder)}
-    header = Header(folder.name, "val", "frames", "log_odds", "segment", settings, hop_s)
-    write_scores(score_path(folder, "val", "frames"), pd.concat(tables, ignore_index=True), header)
+    write_model(folder, modality, "segment")
+    how = {"supervision": "segment", "settings": {"system": system.system_hash(folder)}}
+    frames = pd.concat(tables, ignore_index=True)
+    write_table(folder, "val", "frames", frames, **how, hop_s=hop_s)
     return folder
 
 
@@ -130,8 +131,7 @@ def write_clips(folder, frame):
     score = frame[f"{own}_fake_segments"].str.len() + noise
     table = frame[["file"]].assign(start=0.0, end=4.0, score=score.to_numpy(float))
     settings = {"system": system.system_hash(folder)}
-    header = Header(folder.name, "val", "clips", "log_odds", "segment", settings)
-    write_scores(score_path(folder, "val", "clips"), table, header)
+    write_table(folder, "val", "clips", table, supervision="segment", settings=settings)
 
 
 @pytest.mark.parametrize("with_clips", [False, True])

@@ -18,6 +18,7 @@ from commands import klassify
 from faults.scenarios import TCN as CONFIG
 from painted_face import painted
 from published import golden_state
+from small_systems import write_model, write_table
 from videos import write_lossless
 
 from klassify.cli import main
@@ -36,8 +37,6 @@ from klassify.prediction.answer import NO_TASK_2
 from klassify.prediction.packaged import EXAMPLE
 from klassify.prediction.predict import needed_kinds
 from klassify.prediction.videos import find_videos
-from klassify.scores.score_file import Header, score_path, write_scores
-from klassify.systems.base import System, write_system
 from klassify.systems.detector import DETECTOR, DetectorFile, read_detector
 from klassify.systems.operating import OperatingPoints, Point
 from klassify.systems.system import system_hash
@@ -56,7 +55,7 @@ def make_detector(
     """A detector of one system, which has no weights."""
     (folder / "one").mkdir(parents=True)
     (folder / "one/config.yaml").write_text(yaml.safe_dump(config))
-    write_system(folder / "one", System("one", "model", "visual", "clip", "log_odds"))
+    write_model(folder / "one", "visual")
     entry = {"kind": "model", "modality": "visual", "supervision": "clip", "inputs": [], "hash": ""}
     entry["hash"] = system_hash(folder / "one")
     detector = DetectorFile(folder, dict.fromkeys(tasks, "one"), {"one": entry})
@@ -383,8 +382,7 @@ FOUR_FRAMES = [
 
 def write_answers(detector: DetectorFile, kind: str, rows, scale: str = "log_odds") -> None:
     """Scores of the detector's system for the clip."""
-    header = Header("one", "clip", kind, scale, "clip")
-    write_scores(score_path(detector.folder / "one", "clip", kind), pd.DataFrame(rows), header)
+    write_table(detector.folder / "one", "clip", kind, pd.DataFrame(rows), scale)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,15 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from small_systems import write_model, write_table
 
 from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips
-from klassify.scores.score_file import Header, ScoreFile, score_path, write_scores
+from klassify.scores.score_file import Header, ScoreFile, score_path
 from klassify.systems import calibrated
-from klassify.systems.base import System, derived_system, write_system
+from klassify.systems.base import derived_system, write_system
 from klassify.systems.system import load_system
 
 
@@ -130,12 +131,11 @@ def tcn(tmp_path):
     frame = pd.DataFrame(rows, columns=["file", "modify_type", "source"])
     data_list.write_list(tmp_path / "lists" / "val.tsv", frame)
     folder = tmp_path / "exp" / "tcn"
-    write_system(folder, System("tcn", "model", "visual", "clip", "log_odds"))
+    write_model(folder, "visual")
     table = frame[["file"]].assign(start=0.0, end=4.0)
     table["score"] = rng.normal(size=len(frame)) + 2 * subsets.label(frame, "visual")
     table = table.sample(frac=1, random_state=2)  # rows are joined by name
-    header = Header("tcn", "val", "clips", "log_odds", "clip")
-    write_scores(score_path(folder, "val", "clips"), table, header)
+    write_table(folder, "val", "clips", table)
     return folder
 
 

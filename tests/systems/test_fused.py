@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from small_systems import write_model
 
 from klassify import cli
 from klassify.errors import KlassifyError
 from klassify.scores.score_file import Header, ScoreFile, score_path, write_scores
 from klassify.systems import fused
-from klassify.systems.base import System, derived_system, made_before, write_system
+from klassify.systems.base import derived_system, made_before, write_system
 from klassify.systems.system import load_system, load_systems
 
 FILES = [f"{i}.mp4" for i in range(40)]
@@ -94,7 +95,7 @@ def exp(tmp_path):
     """Two calibrated systems, scored on val, with base rates 0.3 and 0.6."""
     for name, modality, base_rate in (("audio", "audio", 0.3), ("video", "visual", 0.6)):
         raw = tmp_path / f"{name}_raw"
-        write_system(raw, System(raw.name, "model", modality, "clip", "log_odds"))
+        write_model(raw, modality)
         parameters = {"a": -3.0, "b": 1.0, "input": "probability", "base_rate": base_rate}
         folder = tmp_path / name
         platt = derived_system(folder, "calibrated", [load_system(raw)], "probability", parameters)

@@ -10,6 +10,7 @@ import torch
 from commands import klassify
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
+from small_systems import write_model, write_table
 
 from klassify.data.base import FrameData
 from klassify.errors import KlassifyError
@@ -168,8 +169,7 @@ def make_branch(folder, split, frame, modality, names, seed, **settings):
     rng = np.random.default_rng(seed)
     scale = "log_odds" if names == ["real", "fake"] else "cosine"
     if not (folder / SYSTEM).exists():
-        system = System(folder.name, "model", modality, supervision, scale)
-        write_system(folder, system)
+        write_model(folder, modality, supervision, scale)
     settings = {"system": system_hash(folder), "list": split}
     tables, clips = [], []
     for row in frame.itertuples():
@@ -188,8 +188,7 @@ def make_branch(folder, split, frame, modality, names, seed, **settings):
     frames = pd.concat(tables) if tables else pd.DataFrame(columns=[*columns, *names])
     clips = pd.DataFrame(clips, columns=[*columns, "reason"])
     for kind, table in (("frames", frames), ("clips", clips)):
-        header = Header(folder.name, split, kind, scale, supervision, settings)
-        write_scores(score_path(folder, split, kind), table, header)
+        write_table(folder, split, kind, table, scale, supervision, settings=settings)
 
 
 PS = [f"ps{ms}_{side}" for ms in (160, 320, 640) for side in ("real", "fake")]

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from small_systems import write_model, write_table
 
 from klassify.cli import main
 from klassify.errors import KlassifyError
 from klassify.lists import data_list, subsets
 from klassify.metrics import decisions
-from klassify.scores.score_file import Header, score_path, write_scores
 from klassify.systems import operating
-from klassify.systems.base import System, write_system
 from klassify.systems.detector import DETECTOR, read_detector
 from klassify.systems.operating import CANNOT_TELL, FAKE, NO_VERDICT, REAL
 from klassify.systems.system import load_system
@@ -34,14 +33,13 @@ def home(tmp_path_factory):
     ]
     frame = pd.DataFrame(rows, columns=["file", "modify_type", "source"])
     data_list.write_list(root / "lists/val.tsv", frame)
-    write_system(root / "exp/one", System("one", "model", "both", "clip", "log_odds"))
+    one = write_model(root / "exp/one", "both")
     rng = np.random.default_rng(0)
     score = rng.normal(2 * subsets.label(frame, "video") - 1, 1)
     table = frame[["file"]].assign(start=0.0, end=1.0, score=score, reason="")
     first = subsets.load_split(root / "lists", "val_fit")["file"][0]
     table.loc[table["file"] == first, ["score", "reason"]] = [np.nan, "nothing to score"]
-    header = Header("one", "val", "clips", "log_odds", "clip")
-    write_scores(score_path(root / "exp/one", "val", "clips"), table, header)
+    write_table(one, "val", "clips", table)
     (root / "submit.yaml").write_text("task1: one\n")
     return root
 

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from commands import klassify
 from scipy.special import logit
+from small_systems import write_model, write_table
 
 from klassify.errors import KlassifyError
 from klassify.lists import data_list, subsets
 from klassify.metrics import clips
-from klassify.scores.score_file import Header, ScoreFile, read_scores, score_path, write_scores
+from klassify.scores.score_file import ScoreFile, read_scores, score_path
 from klassify.systems import stack
 from klassify.systems.base import System, write_system
 from klassify.systems.system import load_system
@@ -127,13 +128,12 @@ def exp(tmp_path):
     data_list.write_list(tmp_path / "lists" / "val.tsv", frame)
     for name, modality, own in (("sound", "audio", audio), ("face", "visual", visual)):
         folder = tmp_path / name
-        write_system(folder, System(name, "model", modality, "clip", "log_odds"))
+        write_model(folder, modality)
         table = frame[["file"]].assign(start=0.0, end=4.0, score=logit(noisy(own, rng, 0.7)))
         if name == "face":
             table.loc[rng.random(n) < 0.3, "score"] = np.nan
         table["reason"] = np.where(table["score"].isna(), "no face", "")
-        header = Header(name, "val", "clips", "log_odds", "clip")
-        write_scores(score_path(folder, "val", "clips"), table, header)
+        write_table(folder, "val", "clips", table)
     return tmp_path
 
 
@@ -192,7 +192,7 @@ def test_clips_without_any_answer_get_the_prior(exp):
     table = pd.read_csv(path, sep="\t", comment="#", dtype={"reason": str}, na_filter=True)
     table["reason"] = table["reason"].fillna("")
     table.loc[:9, ["score", "reason"]] = [np.nan, "no sound"]
-    write_scores(path, table, Header("sound", "val", "clips", "log_odds", "clip"))
+    write_table(exp / "sound", "val", "clips", table)
     assert fuse(exp, "--labels", exp / "lists", "--prior", "0.25") == 0
     found = load_system(exp / "stack").derive("val").table
     silent = found["answered"] == 0

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from small_systems import write_model, write_table
 
 from klassify.cli import main
 from klassify.errors import KlassifyError
-from klassify.scores.score_file import Header, read_header, score_path, write_scores
+from klassify.scores.score_file import read_header, score_path
 from klassify.submission import manifest
 from klassify.systems.base import System, derived_system, write_system
 from klassify.systems.system import MAX_DEPTH, load_system, system_hash
@@ -17,8 +18,7 @@ PLATT = {"a": -2.0, "b": 0.5, "input": "log_odds", "base_rate": 0.4}
 def write_clips(folder, score, settings, scale="log_odds"):
     files = [f"{i}.mp4" for i in range(len(score))]
     table = pd.DataFrame({"file": files, "start": 0.0, "end": 1.0, "score": score})
-    header = Header(folder.name, "val", "clips", scale, "clip", settings)
-    write_scores(score_path(folder, "val", "clips"), table, header)
+    write_table(folder, "val", "clips", table, scale, settings=settings)
 
 
 def write_platt(folder, model, parameters=PLATT):
@@ -30,7 +30,7 @@ def write_platt(folder, model, parameters=PLATT):
 def chain(tmp_path):
     """model -> calibrated, with val scored by the model."""
     model, platt = tmp_path / "audio" / "bam", tmp_path / "bam_platt"
-    write_system(model, System("bam", "model", "audio", "segment", "log_odds"))
+    write_model(model, supervision="segment")
     (model / "model.safetensors").write_bytes(b"weights")
     write_platt(platt, model)
     write_clips(model, [-1.0, 0.0, 2.0], {"system": system_hash(model)})
@@ -58,7 +58,7 @@ def test_round_trip(chain):
 )
 def test_the_strongest_supervision_is_that_of_the_whole(tmp_path, parts, whole):
     for name, supervision in zip("ab", parts):
-        write_system(tmp_path / name, System(name, "model", "audio", supervision, "log_odds"))
+        write_model(tmp_path / name, supervision=supervision)
     inputs = [load_system(tmp_path / name) for name in "ab"]
     assert derived_system(tmp_path / "c", "fusion", inputs, "log_odds", {}).supervision == whole
 
@@ -122,7 +122,7 @@ def test_a_system_that_is_its_own_input_is_refused(tmp_path, capsys):
 
 
 def test_what_many_systems_use_is_read_once(tmp_path):
-    write_system(tmp_path / "0", System("0", "model", "audio", "clip", "log_odds"))
+    write_model(tmp_path / "0")
     for k in range(1, 40):
         fuse(tmp_path / str(k), str(k - 1), str(k - 1))
     top = load_system(tmp_path / "39")
@@ -133,7 +133,7 @@ def test_what_many_systems_use_is_read_once(tmp_path):
 
 
 def test_a_tower_of_systems_is_refused(tmp_path):
-    write_system(tmp_path / "0", System("0", "model", "audio", "clip", "log_odds"))
+    write_model(tmp_path / "0")
     for k in range(1, MAX_DEPTH + 1):
         fuse(tmp_path / str(k), str(k - 1))
     assert system_hash(tmp_path / str(MAX_DEPTH - 1))
