@@ -22,13 +22,12 @@ from klassify.evaluation.clips import load_scored
 from klassify.evaluation.segments import load_localised
 from klassify.evaluation.tables import aligned, number, with_ends, with_interval
 from klassify.features import shards
-from klassify.features.extract import Shard, extraction_settings, inputs_hash, parts_there
+from klassify.features.extract import Parts, Shard, extraction_settings, inputs_hash, parts_there
 from klassify.features.kinds import KINDS
 from klassify.grid.segments import Truth
 from klassify.lists import subsets
 from klassify.localisation.localise import choose, localise
 from klassify.metrics import clips, segments
-from klassify.parts import Place
 from klassify.perturbation.families import LEVELS, family_of
 from klassify.perturbation.splits import Plan, Step
 from klassify.progress import progress
@@ -119,24 +118,19 @@ def _extract(kind: str, plan: Plan, splits: Sequence[str], sources: Sources, job
     """As `klassify extract` on each split, but with one pool of processes for all."""
     made_by = KINDS[kind].extraction(jobs=jobs)
     settings = extraction_settings(made_by, plan.files, KINDS[kind].clips_per_file)
-    todo: list[tuple[str, Shard, Place]] = []
+    gathered: dict[str, Parts] = {}
     for split in splits:
         shard = Shard(sources.feature_folder(kind, split), 1, 1, plan.files, settings)
         there = parts_there(shard.out, settings, 1)
-        todo += [(split, shard, place) for place in shard.places if place not in there]
-    parts = [[f"{split}/{file}" for file in shard.part(place)] for split, shard, place in todo]
-    owner = [at for at, part in enumerate(parts) for _ in part]
-    files = [file for _, shard, place in todo for file in shard.part(place)]
-    rows: list[dict[int, Any]] = [{} for _ in todo]
-    results = made_by.rows(sources.media, parts)
-    for at, row in progress(results, len(owner), f"extract {kind}"):
-        mine = rows[owner[at]]
-        mine[at] = dataclasses.replace(row, file=files[at])
-        split, shard, place = todo[owner[at]]
-        if len(mine) == len(shard.part(place)):
+        gathered[split] = Parts(shard, [place for place in shard.places if place not in there])
+    clips = [(split, file) for split, parts in gathered.items() for file in parts.lacking]
+    results = made_by.rows(sources.media, [[f"{split}/{file}" for split, file in clips]])
+    for at, row in progress(results, len(clips), f"extract {kind}"):
+        split, file = clips[at]
+        shard = gathered[split].shard
+        for place, rows in gathered[split].add(file, dataclasses.replace(row, file=file)):
             inputs = inputs_hash(shard.part(place), sources.media / split, made_by.inputs)
-            in_order = [mine.pop(number) for number in sorted(mine)]
-            shards.write_part(shard.out, place, in_order, settings, inputs)
+            shards.write_part(shard.out, place, rows, settings, inputs)
 
 
 def _score(

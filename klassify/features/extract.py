@@ -120,7 +120,7 @@ def extract_together(
     lacks is read for all of them.
     """
     missing = [_missing(shard, root, made, force) for shard, made in zip(shards, made_by)]
-    gathered = [_Parts(shard, todo) for shard, (todo, _) in zip(shards, missing)]
+    gathered = [Parts(shard, todo) for shard, (todo, _) in zip(shards, missing)]
     files = [file for file in shards[0].files if any(file in parts.lacking for parts in gathered)]
     results = in_one_pass.rows(root, [files])
     label = f"extract {shards[0].i}/{shards[0].n}"
@@ -161,8 +161,11 @@ def _ended(shard: Shard) -> list[dict[str, str]]:
     return rows
 
 
-class _Parts:
-    """Gathers rows that come in any order."""
+class Parts:
+    """Gathers the rows of a shard's missing parts, which come in any order.
+
+    lacking: the clips of these parts, in order, each with its part.
+    """
 
     def __init__(self, shard: Shard, todo: Sequence[Place]):
         self.shard = shard
@@ -204,7 +207,7 @@ def finished_parts(
 ) -> Iterator[tuple[Place, list[Any]]]:
     """Each part with its rows in the order of the list, as soon as its last clip is done."""
     files = [file for place in todo for file in shard.part(place)]
-    parts = _Parts(shard, todo)
+    parts = Parts(shard, todo)
     for number, row in progress(results, len(files), f"{label} {shard.i}/{shard.n}"):
         yield from parts.add(files[number], row)
     yield from parts.empty()
