@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import inspect
+import itertools
 import json
 import os
 import platform
@@ -36,6 +39,8 @@ ENVIRONMENT = "env.json"
 METRICS = "metrics.csv"
 SETTINGS = "settings.json"  # everything that trained weights depend on
 STATE = "checkpoints/last.pt"
+# what jsonargparse says after a problem: the other types that an argument may have
+END_OF_PROBLEM = re.compile(r"- Expected a <class 'NoneType'>|Given value type: ")
 REPORTED_PACKAGES = (
     *("klassify", "torch", "torchaudio", "transformers", "mediapipe", "av", "numpy"),
     "scikit-learn",
@@ -206,7 +211,23 @@ def _valid(path: Path) -> Iterator[None]:
         yield
     except (ArgumentError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         # RuntimeError: torch's, of impossible sizes
-        raise KlassifyError(f"The config is not valid: {error}", where=path) from None
+        what, fix = _briefly(str(error))
+        raise KlassifyError(f"The config is not valid: {what}", where=path, fix=fix) from None
+
+
+def _briefly(text: str) -> tuple[str, str | None]:
+    """The innermost problem of a message of jsonargparse, and the argument that may be meant."""
+    _, _, problem = text.rpartition("Problem with given class_path ")
+    lines = itertools.takewhile(lambda line: not END_OF_PROBLEM.search(line), problem.splitlines())
+    what = " ".join(line.strip() for line in lines)
+    what = re.sub(r"<class '([\w.]+)'>", r"\1", what)
+    unknown = re.search(r"[Oo]ption '(\w+)'", what)
+    if unknown is None:
+        return what, None
+    at = re.match(r"'([\w.]+)\.(\w+)': ", what)
+    takes = vars(sys.modules[at[1]])[at[2]] if at else TrainSettings
+    close = difflib.get_close_matches(unknown[1], inspect.signature(takes).parameters, n=1)
+    return what, f"did you mean {close[0]}?" if close else None
 
 
 def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -74,6 +74,33 @@ def test_so_are_those_of_the_localisers(config, override, message):
     assert message in caught.value.what
 
 
+@pytest.mark.parametrize(
+    "override, message, fix",
+    [
+        ("train.epoch=3", "Group 'train' does not accept option 'epoch'", "did you mean epochs?"),
+        (
+            "model.init_args.hiden=16",
+            "'klassify.models.tcn.TCN': Option 'hiden' is not accepted",
+            "did you mean hidden?",
+        ),
+        (
+            "model.init_args.hidden=many",
+            "'klassify.models.tcn.TCN': Parser key \"hidden\": Expected a int. Got value: many",
+            None,
+        ),
+        (
+            "data.class_path=klassify.data.nope.X",
+            "'klassify.data.nope.X': module 'klassify.data' has no attribute 'nope'",
+            None,
+        ),
+    ],
+)
+def test_a_wrong_key_is_named_without_a_list_of_types(override, message, fix):
+    with pytest.raises(KlassifyError) as caught:
+        load_experiment(CONF / "tcn.yaml", [override])
+    assert (caught.value.what, caught.value.fix) == (f"The config is not valid: {message}", fix)
+
+
 def test_an_error_of_torch_about_a_size_has_no_traceback():
     with pytest.raises(KlassifyError, match="The config is not valid"):
         load_experiment(CONF / "tcn.yaml", [f"model.init_args.hidden={2**60}"])
