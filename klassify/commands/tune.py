@@ -7,10 +7,10 @@ that was tried. For a merged system, the weights, the calibration and the soft-N
 truth is fake_segments of either modality, as in the challenge; `--segments own` uses those of the
 system's modality.
 
-The search varies one setting at a time, SWEEPS times over the grid, starting from the defaults.
-val_fit is small and differences by chance are large: a setting is changed, and a later method
-preferred, only for a gain above MARGIN. Your own grid is YAML, {method: {setting: [values]}}; a
-setting that it leaves out keeps its default.
+The search starts from the defaults and varies one setting at a time, twice over the grid. val_fit
+is small and chance makes large differences, so another setting or method is taken only for a gain
+in Score above 0.003. Your own --grid is YAML, {method: {setting: [values]}}; a setting that it
+leaves out keeps its default.
 """
 
 from __future__ import annotations
