@@ -9,7 +9,7 @@
 `train`: examples of the training clips, read, augmented and collated, from mouth features, mouth
 crops, and audio (from its cache if there is one, else from the media) with each set of
 augmentations. One GPU asks for 222 clips a second of Wav2Vec-AASIST (docs/gpu-costs.md). CPU time
-includes the workers'.
+includes that of workers and decoders.
 
 `score`: the windows of clips as the TCN is scored on: with one loader for all chunks, whose workers
 stay and send windows stacked, and, as before that, with a new loader for each chunk of 130 clips
@@ -22,8 +22,11 @@ worker adds once it has read names and targets of all of them.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import gc
 import itertools
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -41,9 +44,11 @@ from klassify.data.lips import LipCrops
 from klassify.data.loading import Loader, Rows, Texts, Together
 from klassify.data.mouth import MouthFeatures
 from klassify.errors import KlassifyError
+from klassify.media import isolated
 from klassify.scores.clip_loader import ClipLoader
 
 CHUNK = 130  # clips of a chunk of scores
+PR_SET_CHILD_SUBREAPER = 36  # of Linux
 
 
 def cpu_s() -> float:
@@ -53,12 +58,18 @@ def cpu_s() -> float:
 
 
 def timed(run: Callable[[], int]) -> tuple[int, float, float]:
-    """What `run` returns, its wall and its CPU seconds, ended workers included."""
+    """What `run` returns, its wall and its CPU seconds, workers and decoders included."""
     gc.collect()
     wall, cpu = time.monotonic(), cpu_s()
     n = run()
     gc.collect()
-    return n, time.monotonic() - wall, cpu_s() - cpu
+    took_s = time.monotonic() - wall
+    isolated.close()
+    time.sleep(1)  # decoders of workers end after them
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return n, took_s, cpu_s() - cpu
 
 
 def data_classes(only: list[str] | None) -> dict[str, object]:
@@ -190,6 +201,7 @@ def main() -> None:
     lists.add_argument("--workers", type=int, nargs=1, default=[2])
     args = parser.parse_args()
     torch.set_num_threads(1)  # as in the workers
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # so that decoders of workers are counted
     measure = {"train": measure_training, "score": measure_scoring, "lists": measure_lists}
     measure[args.command](args)
 

@@ -59,7 +59,7 @@ def file_hash(path: str | os.PathLike) -> str:
 def file_hash_once(path: str | os.PathLike) -> str:
     """`file_hash`, which reads a file again only after its size, time or inode has changed.
 
-    For model weights, which take seconds to read and are asked for in many places.
+    For weights and scores, which take seconds to read and are asked for in many places.
     """
     stat = os.stat(path)
     return _hash_of(os.fspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)

@@ -19,7 +19,7 @@ from typing import Any
 from klassify.errors import KlassifyError
 from klassify.files import read_json, read_json_mapping
 from klassify.scores.score_file import strongest
-from klassify.settings import file_hash
+from klassify.settings import file_hash, file_hash_once
 from klassify.submission import verdict
 from klassify.systems.base import System
 
@@ -57,7 +57,7 @@ def _described(system: System, split: str) -> dict[str, Any]:
     for _, kind in TASKS.values():
         scores = system.path(split, kind)
         if scores.exists():
-            entry[f"{kind}_sha256"] = file_hash(scores)
+            entry[f"{kind}_sha256"] = file_hash_once(scores)
     for key, (name, metric) in LOCAL_SCORES.items():
         if (system.folder / name).exists():
             entry[key] = read_json_mapping(system.folder / name).get(metric)
@@ -80,7 +80,7 @@ def made_with(
         if not scores.exists():
             what = f"{system.folder.name} has no {kind} scores for {split}."
             raise KlassifyError(what, where=scores, fix=system.score_command(split))
-        wanted |= {f"{task}_system": system.hash, f"{task}_scores": file_hash(scores)}
+        wanted |= {f"{task}_system": system.hash, f"{task}_scores": file_hash_once(scores)}
     return wanted
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from klassify.errors import KlassifyError
 from klassify.lists import data_list
 from klassify.scores.score_file import score_path
-from klassify.settings import file_hash
+from klassify.settings import file_hash, file_hash_once
 from klassify.submission import check, compare, ledger
 from klassify.submission.manifest import TASKS, entries, inside
 from klassify.submission.package import build
@@ -104,7 +104,7 @@ def _changed_inputs(
             yield from _differs(f"the system {folder}", system, system_hash, folder)
             path = score_path(folder, split, kind)
             if scores is not None:
-                yield from _differs(f"the scores {path}", scores, file_hash, path)
+                yield from _differs(f"the scores {path}", scores, file_hash_once, path)
 
 
 def _differs(what: str, was: str, hash_of: Callable[[Path], str], path: Path) -> Iterator[str]:
