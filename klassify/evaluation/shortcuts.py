@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from klassify.errors import KlassifyError
 from klassify.evaluation import leaks
@@ -256,6 +255,8 @@ def _chance(
 
 def _permuted_aucs(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """AUC of values (n,), NaN for unknown, against each row of labels (p, n), by rank sums."""
+    from scipy.stats import rankdata  # takes half a second
+
     known = ~np.isnan(values)
     labels, rank = labels[:, known], rankdata(values[known])
     n_fake = labels.sum(axis=1)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logit
-from scipy.stats import beta, t
 
 from klassify.metrics.clips import Interval, Ranking
 
@@ -157,6 +156,8 @@ def rate_with_interval(
     open.
     """
     is_error = np.asarray(is_error, dtype=float)
+    from scipy.stats import beta, t  # takes half a second
+
     _, place, size = np.unique(
         np.asarray(source, dtype=str), return_inverse=True, return_counts=True
     )

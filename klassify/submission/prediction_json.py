@@ -22,7 +22,7 @@ from klassify.grid.ragged import row_offsets
 from klassify.grid.segments import Proposals
 from klassify.lists.data_list import without_gc
 
-RUN_BYTES = 1 << 18  # parsed at once; its tree of lists then stays in the processor's cache
+RUN_BYTES = 1 << 20  # parsed at once
 MAX_CLIP = 1 << 24  # bytes of JSON for one clip
 NEXT_CLIP = re.compile(rb'\]\s*(,)\s*(?="[^"]*"\s*:)')
 SPACE = b" \t\r\n"
