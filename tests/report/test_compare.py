@@ -69,10 +69,20 @@ def test_split_without_scores_names_the_commands(recipes, tmp_path, monkeypatch,
     assert main(["compare", "exp/mine/one", "--split", "val_extra", "--out", "x"]) == 2
     assert "--lists ... --media" in capsys.readouterr().err
     shutil.copy("data_lists/mine/val.tsv", "data_lists/mine/test.tsv")
+    (tmp_path / "exp/mine/one/spans/proposals.yaml").touch()
     assert main(["compare", "exp/mine/one", "--split", "test", "--out", "x"]) == 2
     folders = " ".join(f"exp/mine/one/{name}" for name in ("sound", "picture", "both", "spans"))
     advice = f"klassify score {folders} --split test --lists data_lists/mine --media DIR"
-    assert f"fix:   {advice} --features features/mine" in capsys.readouterr().err
+    advice += " --features features/mine && klassify localise exp/mine/one/spans --split test"
+    assert f"fix:   {advice} " in capsys.readouterr().err
+
+
+def test_without_labels_a_system_with_clip_scores_is_needed(recipes, tmp_path, capsys):
+    shutil.copytree(recipes.path("exp", "one/spans"), tmp_path / "spans")
+    (tmp_path / "spans/scores/testA.clips.tsv").unlink(missing_ok=True)
+    words = ["compare", str(tmp_path / "spans"), "--split", "testA", "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "None of these systems has clip scores for testA" in capsys.readouterr().err
 
 
 def test_clips_that_scores_lack_are_named(recipes, labels, tmp_path, capsys):
