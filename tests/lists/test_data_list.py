@@ -28,19 +28,13 @@ def test_a_list_reads_back_as_it_was_written(tmp_path):
     path = tmp_path / "x.tsv"
     data_list.write_list(path, frame)
     read = data_list.read_list(path, segments=True)
-    assert (
-        read["fps"].tolist() == frame["fps"].tolist()
-        and read["duration"].tolist() == frame["duration"].tolist()
-    )
-    assert (
-        read["n_frames"].dtype == "Int64"
-        and read["n_frames"][0] == 100
-        and read["n_samples"].isna()[1]
-    )
-    assert (
-        read["fake_segments"].tolist() == [[], [[0.1, 0.2]]]
-        and read["audio_fake_segments"][1] is None
-    )
+    assert read["fps"].tolist() == frame["fps"].tolist()
+    assert read["duration"].tolist() == frame["duration"].tolist()
+    assert read["n_frames"].dtype == "Int64"
+    assert read["n_frames"][0] == 100
+    assert read["n_samples"].isna()[1]
+    assert read["fake_segments"].tolist() == [[], [[0.1, 0.2]]]
+    assert read["audio_fake_segments"][1] is None
     assert read["speaker"].tolist() == ["id1", ""] and read["file"][1] == "über/b c.mp4"
     first = path.read_bytes()
     data_list.write_list(path, read)

@@ -90,9 +90,8 @@ def test_the_table_becomes_a_list(tmp_path):
         "both_modified",
         "real",
     ]
-    assert frame["source"].tolist() == ["id00076"] * 4 + ["id00032"] and frame["speaker"].equals(
-        frame["source"]
-    )
+    assert frame["source"].tolist() == ["id00076"] * 4 + ["id00032"]
+    assert frame["speaker"].equals(frame["source"])
     assert frame["video_model"].tolist() == ["", "", "faceswap", "faceswap-wav2lip", ""]
     assert frame["audio_model"].tolist() == ["", "rtvc", "", "rtvc", ""]
     assert frame["race"].tolist() == ["African"] * 4 + ["Asian (South)"]
@@ -130,7 +129,7 @@ def test_the_variants_of_the_table_are_read_alike(tmp_path, header, end):
 
 
 @pytest.mark.parametrize("folder", ["FakeAVCeleb_v1.2/{}", "data/x/{}", "{}", None])
-def test_the_folder_begins_at_the_type_whatever_stands_before(tmp_path, folder):
+def test_the_folder_begins_at_the_type(tmp_path, folder):
     where = f"{REAL}/African/men/id1"
     line = f"id1,-,-,real,A,{REAL},{WHERE},a.mp4" + (
         "" if folder is None else f",{folder.format(where)}"
@@ -158,11 +157,9 @@ def test_a_wrong_row_is_skipped_and_listed(tmp_path, bad, problem):
     table(tmp_path, [*FAMILY, bad])
     assert len(make(tmp_path)) == len(FAMILY)
     faults = faults_of(tmp_path, "fakeavceleb")
-    assert (
-        faults["row"].tolist() == [7]
-        and faults["action"][0] == "skipped"
-        and problem in faults["problem"][0]
-    )
+    assert faults["row"].tolist() == [7]
+    assert faults["action"][0] == "skipped"
+    assert problem in faults["problem"][0]
 
 
 def test_joined_tables_blank_lines_and_a_missing_source(tmp_path):
@@ -188,9 +185,8 @@ def test_another_table_is_refused(tmp_path, text, message, capsys):
 
 
 def test_a_folder_without_the_table_is_refused_with_the_way_out(tmp_path, capsys):
-    assert (
-        run_lists(tmp_path, data="fakeavceleb") == 2 and "meta_data.csv" in capsys.readouterr().err
-    )
+    assert run_lists(tmp_path, data="fakeavceleb") == 2
+    assert "meta_data.csv" in capsys.readouterr().err
 
 
 def test_probing_gives_lengths_and_whole_clips_as_segments(small_copy):
@@ -202,10 +198,8 @@ def test_probing_gives_lengths_and_whole_clips_as_segments(small_copy):
     assert frame["audio_fake_segments"].tolist()[:4] == [[], [[0.0, length]], [], [[0.0, length]]]
     assert frame["visual_fake_segments"].tolist()[:4] == [[], [], [[0.0, length]], [[0.0, length]]]
     faults = faults_of(small_copy, "fakeavceleb")
-    assert (
-        faults[["row", "action"]].values.tolist() == [[7, "kept"]]
-        and "no such file" in faults["problem"][0]
-    )
+    assert faults[["row", "action"]].values.tolist() == [[7, "kept"]]
+    assert "no such file" in faults["problem"][0]
     record = json.loads((small_copy / "lists/fakeavceleb.json").read_text())
     assert record["media"] == str(small_copy) and record["types"]["real"] == 3
 

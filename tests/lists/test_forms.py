@@ -118,46 +118,47 @@ def test_texts_are_object_columns_under_every_pandas(tmp_path):
     assert {frame[name].dtype for name in ("file", "modify_type", "source")} == {np.dtype(object)}
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ('{"videos": [1, 2]}', "an object with videos as keys"),
-        ('"a.mp4"', "it begins with"),
-        ("file,label\na.mp4,fake\n", "it begins with b'file,label"),
-    ],
-)
-def test_unreadable_input_says_what_was_found_and_expected(tmp_path, capsys, text, found):
-    (tmp_path / "val_metadata.json").write_text(text)
+REFUSED = {
+    "object": ("val_metadata.json", '{"videos": [1, 2]}', "an object with videos as keys"),
+    "name alone": ("val_metadata.json", '"a.mp4"', "it begins with"),
+    "table": ("val_metadata.json", "file,label\na.mp4,fake\n", "it begins with b'file,label"),
+    "truncated": ("val_metadata.json", json.dumps(ENTRIES)[:-30], "download it again: its end is"),
+    "UTF-16": ("val_metadata.json", json.dumps(ENTRIES).encode("utf-16-le"), "as UTF-8"),
+    "repr": ("val_metadata.json", str(ENTRIES), "write the file with json.dump"),
+    "absolute": (
+        "val_metadata.json",
+        '[{"file": "/a.mp4", "label": "real"}]',
+        "write names relative to the media folder",
+    ),
+    "no labels": ("val.csv", "name,kind\na.mp4,real\n", "'name, kind'"),
+    "0 and 1": (
+        "val.csv",
+        "file,label\na.mp4,0\nb.mp4,1\n",
+        "label 0 may mean real or fake: write the word",
+    ),
+    "split": (
+        "metadata.json",
+        json.dumps([entry | {"split": "../evil"} for entry in ENTRIES]),
+        "'../evil' cannot be the name of a split",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "told"), REFUSED.values(), ids=REFUSED)
+def test_unreadable_metadata_is_refused_with_fitting_advice(tmp_path, capsys, name, content, told):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert run_lists(tmp_path) == 2
     said = capsys.readouterr().err
-    assert found in said and 'fix:   write [{"file": "a.mp4"' in said
-
-
-@pytest.mark.parametrize(
-    ("content", "advice"),
-    [
-        (json.dumps(ENTRIES)[:-30].encode(), "download it again: its end is missing"),
-        (json.dumps(ENTRIES).encode("utf-16-le"), "save the file as UTF-8"),
-        (str(ENTRIES).encode(), "write the file with json.dump"),
-        (b'[{"file": "/a.mp4", "label": "real"}]', "write names relative to the media folder"),
-    ],
-)
-def test_faulty_metadata_comes_with_advice_that_fits(tmp_path, capsys, content, advice):
-    (tmp_path / "val_metadata.json").write_bytes(content)
-    assert run_lists(tmp_path) == 2
-    assert advice in capsys.readouterr().err
+    assert told in said
+    if told.startswith(("an object", "it begins")):
+        assert 'fix:   write [{"file": "a.mp4"' in said
+    assert not (tmp_path / "evil.tsv").exists()
 
 
 def test_names_with_backslashes_are_told_from_missing_media(tmp_path, capsys):
     (tmp_path / "val.csv").write_text("file,label\nreal\\a.mp4,real\n")
     assert run_lists(tmp_path, "--probe", "missing") == 2
     assert "write / instead of \\ in the names" in capsys.readouterr().err
-
-
-def test_a_table_without_labels_says_which_columns_to_write(tmp_path, capsys):
-    (tmp_path / "val.csv").write_text("name,kind\na.mp4,real\n")
-    assert run_lists(tmp_path) == 2
-    assert "'name, kind'" in capsys.readouterr().err
 
 
 def test_other_files_beside_the_metadata_describe_no_split(tmp_path):
@@ -183,18 +184,11 @@ def test_segments_of_another_shape_are_refused_if_all_are(tmp_path, capsys, wron
     path.write_text(json.dumps([ENTRIES[0], *fakes]))
     assert run_lists(tmp_path) == 2
     told = capsys.readouterr().err
-    assert (
-        "of 3 of 3 fakes cannot be read" in told and "write seconds as [[start, end], ...]" in told
-    )
+    assert "of 3 of 3 fakes cannot be read" in told
+    assert "write seconds as [[start, end], ...]" in told
     path.write_text(json.dumps([*ENTRIES, fakes[0]]))
     assert run_lists(tmp_path) == 0
     assert read(tmp_path)["fake_segments"].tolist() == [[], ONE, None]
-
-
-def test_labels_that_may_mean_either_are_not_guessed(tmp_path, capsys):
-    (tmp_path / "val.csv").write_text("file,label\na.mp4,0\nb.mp4,1\n")
-    assert run_lists(tmp_path) == 2
-    assert "label 0 may mean real or fake: write the word" in capsys.readouterr().err
 
 
 def changed(entry: dict, **fields) -> list[dict]:
@@ -253,14 +247,6 @@ def test_a_split_that_is_written_under_another_name_is_told(tmp_path, capsys, ex
     (tmp_path / "dev_metadata.json").write_text(json.dumps(ENTRIES))
     assert run_lists(tmp_path, *extra) == 0
     assert "the split dev is written as val" in capsys.readouterr().out
-
-
-def test_a_split_name_that_leads_out_of_the_folder_is_refused(tmp_path, capsys):
-    entries = [entry | {"split": "../evil"} for entry in ENTRIES]
-    (tmp_path / "metadata.json").write_text(json.dumps(entries))
-    assert run_lists(tmp_path) == 2
-    assert "'../evil' cannot be the name of a split" in capsys.readouterr().err
-    assert not (tmp_path / "evil.tsv").exists()
 
 
 def test_labels_of_a_test_split_are_held_out(tmp_path):

@@ -39,11 +39,9 @@ def test_probing_names_missing_files_and_keeps_every_clip(tmp_path, probed):
         entry("gone.mp4"),
     ]
     frame, faults = make(tmp_path, entries, "train", "--probe", "missing")
-    assert (
-        len(frame) == 4
-        and frame["n_frames"].tolist()[:2] == [100, 120]
-        and frame["duration"][1] == 5.0
-    )
+    assert len(frame) == 4
+    assert frame["n_frames"].tolist()[:2] == [100, 120]
+    assert frame["duration"][1] == 5.0
     assert faults[["row", "file", "action"]].values.tolist() == [
         [3, "empty.mp4", "kept"],
         [4, "gone.mp4", "kept"],
@@ -138,10 +136,8 @@ def test_strict_exits_with_1_and_stale_faults_go(tmp_path):
     assert (tmp_path / "lists" / "train.failures.tsv").exists()
     assert run_lists(tmp_path, *TRAIN, "--strict") == 1
     make(tmp_path, [entry("a.mp4")], "train", "--force")
-    assert (
-        not (tmp_path / "lists" / "train.failures.tsv").exists()
-        and run_lists(tmp_path, *TRAIN, "--strict") == 0
-    )
+    assert not (tmp_path / "lists" / "train.failures.tsv").exists()
+    assert run_lists(tmp_path, *TRAIN, "--strict") == 0
 
 
 def test_heldout_labels_lie_apart_from_the_unlabelled_list(tmp_path):

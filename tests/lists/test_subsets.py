@@ -28,9 +28,8 @@ def test_val_is_split_by_source_by_rank_of_the_hash(tmp_path, n_sources):
         (f"{s:03d}" for s in range(n_sources)), key=lambda s: hashlib.sha256(s.encode()).hexdigest()
     )
     assert set(fit["source"]) == set(ranked[: max(3, math.ceil(n_sources * 4 / 10))])
-    assert (
-        not set(fit["source"]) & set(report["source"]) and len(fit) + len(report) == 4 * n_sources
-    )
+    assert not set(fit["source"]) & set(report["source"])
+    assert len(fit) + len(report) == 4 * n_sources
 
 
 def test_too_few_sources_are_a_clear_error(tmp_path):
