@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import av
 import numpy as np
 import pandas as pd
+from commands import klassify
+from videos import gray, picture, sound, write_media
 
-from klassify.cli import main
 from klassify.lists import data_list
 from klassify.scores.score_file import Header, score_path, write_scores
 from klassify.systems import base, system
@@ -34,10 +34,9 @@ class TwoRecipes:
 
     def compare(self, *arguments: str) -> int:
         """`klassify compare` of both recipes, a few resamples."""
-        recipes = [str(self.path("exp", name)) for name in ("one", "two")]
-        return main(
-            ["compare", *recipes, "--out", str(self.path("out")), "--bootstrap", "20", *arguments]
-        )
+        recipes = [self.path("exp", name) for name in ("one", "two")]
+        how = ["--out", self.path("out"), "--bootstrap", 20]
+        return klassify("compare", *recipes, *how, *arguments)
 
 
 def make(
@@ -54,25 +53,13 @@ def make(
         for name in frame["file"][: n_videos if split == "testA" else 0]:
             video(root / "media" / split / name, rng)
     one, two = root / "exp" / "one", root / "exp" / "two"
-    quiet = [
-        [
-            "fuse",
-            str(one / "sound"),
-            str(one / "picture"),
-            "--rule",
-            "mean",
-            "--out",
-            str(one / "both"),
-        ],
-        ["score", str(one / "both"), "--split", "val"],
-        ["score", str(one / "both"), "--split", "testA"],
-        ["localise", str(one / "spans"), str(two / "frames"), "--split", "val,testA"],
-    ]
+    both = one / "both"
+    assert klassify("fuse", one / "sound", one / "picture", "--rule", "mean", "--out", both) == 0
+    assert klassify("score", both, "--split", "val,testA") == 0
+    assert klassify("localise", one / "spans", two / "frames", "--split", "val,testA") == 0
     for recipe, task1, task2 in ((one, "both", "spans"), (two, "frames", "frames")):
         (recipe / "submit.yaml").write_text(f"task1: {task1}\ntask2: {task2}\n")
-        quiet.append(["detector", str(recipe), "--conf", str(recipe / "submit.yaml")])
-    for command in quiet:
-        assert main(command) == 0
+        assert klassify("detector", recipe, "--conf", recipe / "submit.yaml") == 0
     return TwoRecipes(root)
 
 
@@ -82,24 +69,13 @@ def _labels(split: str, n_sources: int, rng: np.random.Generator) -> pd.DataFram
         source, kind = divmod(i, 4)
         fake = [FAKE] if kind else []
         name = f"{split}-{source}/{HOSTILE if i == 1 else ''} {TYPES[kind]}.mp4"
-        rows.append(
-            {
-                "file": name,
-                "n_frames": FRAMES,
-                "fps": 25.0,
-                "n_samples": int(SECONDS * 16000),
-                "duration": SECONDS,
-                "modify_type": TYPES[kind],
-                "source": f"{split}-{source}",
-                "fake_segments": fake,
-                "audio_fake_segments": fake if kind in (1, 3) else [],
-                "visual_fake_segments": fake if kind > 1 else [],
-                "audio_model": ("klatt", HOSTILE)[source % 2] if kind in (1, 3) else "",
-                "video_model": "",
-                "speaker": f"speaker {source % 3}",
-            }
-        )
-    return pd.DataFrame(rows)
+        row = {"file": name, "modify_type": TYPES[kind], "source": f"{split}-{source}"}
+        row |= {"fake_segments": fake, "audio_fake_segments": fake if kind in (1, 3) else []}
+        row |= {"visual_fake_segments": fake if kind > 1 else [], "video_model": ""}
+        row["audio_model"] = ("klatt", HOSTILE)[source % 2] if kind in (1, 3) else ""
+        rows.append(row | {"speaker": f"speaker {source % 3}"})
+    lengths = {"fps": 25.0, "n_samples": int(SECONDS * 16000), "duration": SECONDS}
+    return pd.DataFrame(rows).assign(n_frames=FRAMES, **lengths)
 
 
 def _models(
@@ -131,14 +107,8 @@ def _models(
             start = np.tile(np.arange(FRAMES) * 0.04, n)
             inside = (start >= FAKE[0] - 1e-6) & (start < FAKE[1] - 1e-6)
             score = rng.normal(3 * np.repeat(signal, FRAMES) * inside - 1.5, 1)
-            table = pd.DataFrame(
-                {
-                    "file": np.repeat(files, FRAMES),
-                    "start": start,
-                    "end": start + 0.04,
-                    "score": score,
-                }
-            )
+            columns = {"file": np.repeat(files, FRAMES), "start": start, "end": start + 0.04}
+            table = pd.DataFrame(columns | {"score": score})
             table = table[table["file"] != files[5]] if name == "spans" else table
             header = Header(name, split, "frames", "log_odds", supervision, settings)
             write_scores(score_path(folder, split, "frames"), table, header)
@@ -147,19 +117,6 @@ def _models(
 def video(path: Path, rng: np.random.Generator) -> None:
     """A file of FRAMES grey levels and a second of noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        picture = container.add_stream("libx264", rate=25)
-        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
-        sound = container.add_stream("aac", rate=16000, layout="mono")
-        for k in range(FRAMES):
-            image = np.full((48, 64, 3), 40 + 5 * k, np.uint8)
-            container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(picture.encode())
-        wave = rng.normal(0, 0.1, int(SECONDS * 16000)).astype(np.float32)
-        for start in range(0, len(wave), 1024):
-            block = av.AudioFrame.from_ndarray(
-                wave[None, start : start + 1024], format="fltp", layout="mono"
-            )
-            block.sample_rate, block.pts = 16000, start
-            container.mux(sound.encode(block))
-        container.mux(sound.encode())
+    wave = rng.normal(0, 0.1, (1, int(SECONDS * 16000)))
+    images = gray(range(40, 40 + 5 * FRAMES, 5))
+    write_media(path, picture(images, codec="libx264"), sound(wave))
