@@ -40,7 +40,7 @@ def test_counts_and_seeds_out_of_range_are_refused_by_name(capsys, command, opti
     ],
 )
 @pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", "half"])
-def test_a_prior_that_is_no_probability_is_refused_by_name(capsys, command, value):
+def test_a_prior_must_be_a_probability(capsys, command, value):
     with pytest.raises(SystemExit):
         cli.main([*command, "--prior", value])
     assert f"argument --prior: a probability, 0 to 1, not '{value}'" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_errors_of_the_disk_are_explained(tmp_path, number, said):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_input_that_is_forbidden_is_not_called_an_output(tmp_path):
+def test_a_forbidden_input_is_not_called_an_output(tmp_path):
     with pytest.raises(PermissionError), whole_file(tmp_path / "a.tsv"):
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input"))
 
@@ -157,7 +157,7 @@ def test_a_pipe_is_refused_rather_than_waited_for(tmp_path, read):
 
 
 @pytest.mark.parametrize("content", ["[]", "[1]", "1", "null", '"made_with"'])
-def test_json_that_is_no_mapping_is_named(tmp_path, content):
+def test_json_that_is_not_a_mapping_is_named(tmp_path, content):
     path = tmp_path / "record.json"
     path.write_text(content)
     with pytest.raises(KlassifyError, match="not a mapping") as error:

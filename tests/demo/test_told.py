@@ -44,11 +44,8 @@ def test_the_table_has_each_modality_both_and_guessing(folders):
         *("picture alone", "sound alone", "both (KLASSify)", "guessing")
     ]
     assert lines[2].split()[2:5] == ["0.75", "[0.69,", "0.79]"]
-    assert lines[4].endswith("0.41 [0.36, 0.46]") and lines[5].split() == [
-        "guessing",
-        "0.50",
-        "0.17",
-    ]
+    assert lines[4].endswith("0.41 [0.36, 0.46]")
+    assert lines[5].split() == ["guessing", "0.50", "0.17"]
     assert told.results({"fused": folders["multibranch"]}) == ""
 
 
