@@ -59,6 +59,10 @@ class Teller:
 
     def minutes_left(self) -> str:
         """An estimate of the time left, as text."""
+        minutes = self._seconds_left() / 60
+        return "less than a minute left" if minutes < 1 else f"about {minutes:.0f} min left"
+
+    def _seconds_left(self) -> float:
         left = sum(step.seconds for step in self.left.values())
         done = sum(step.seconds for step in self.steps) - left
         passed = self.cores * self.passed
@@ -67,8 +71,7 @@ class Teller:
         # but no more is done than what has begun
         begun = done + sum(step.seconds for step in self.running if step.number in self.left)
         pace = max(pace, passed / begun) if begun else pace
-        minutes = left * pace / self.cores / 60
-        return "less than a minute left" if minutes < 1 else f"about {minutes:.0f} min left"
+        return left * pace / self.cores
 
     def finished(self, step: Step) -> None:
         """Note a finished step; tell of a finished model, stage or table."""
@@ -107,10 +110,10 @@ class Teller:
         return f"stage {number} of {len(self.stages)}: {self.stage}"
 
     def _line(self) -> str:
-        done = len(self.steps) - len(self.left)
-        filled = round(20 * done / len(self.steps))
-        bar = "#" * filled + "." * (20 - filled)
-        line = f"{in_minutes(self.passed):>6}  [{bar}] {self._where()}, {self.minutes_left()}"
+        # by time: a few of the commands take most of it
+        filled = round(10 * self.passed / max(self.passed + self._seconds_left(), 1.0))
+        bar = "#" * filled + "." * (10 - filled)
+        line = f"{in_minutes(self.passed):>6}  [{bar}] {self.minutes_left()}; {self._where()}"
         return line[:78].ljust(78)
 
     def _model(self, step: Step) -> str:

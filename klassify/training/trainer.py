@@ -480,6 +480,6 @@ def train(training: Training, out: Path, *, force: bool = False) -> None:
 def try_out(training: Training) -> None:
     """Two batches and a validation; nothing is kept."""
     with tempfile.TemporaryDirectory() as scratch:
-        Trainer(training, Path(scratch), limit=2).fit()
+        Trainer(training, Path(scratch, "fast-dev-run"), limit=2).fit()
     if training.ranks.is_first:
         print("fast-dev-run: two batches and a validation succeeded; nothing was kept")

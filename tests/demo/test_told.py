@@ -85,7 +85,15 @@ def test_each_line_has_the_clock_the_stage_and_what_is_left(capsys, monkeypatch)
         "  2:05  stage 1 of 2: clips, 0 of 2 commands done (about 10 min left)",
         "  0:30  stage 2 of 2: KLASSify: training (about 2 min left)",
     ]
-    assert len(teller._line()) == 78
+    line = "  0:30  [##........] about 2 min left; stage 2 of 2: KLASSify: training"
+    assert teller._line() == line.ljust(78)
+
+
+def test_the_longest_line_of_a_terminal_keeps_stage_and_time():
+    steps = [Step(n, ("ledger",), "multibranch", n, 0, set(), 1, 3600.0) for n in range(4)]
+    teller = told.Teller(steps, 1, {})
+    teller.stage = teller.stages[-1]
+    assert "] about 240 min left; stage 4 of 4: multi-branch: test" in teller._line()
 
 
 def test_the_pages_to_read_next_exist(folders, monkeypatch, tmp_path):

@@ -293,8 +293,9 @@ def test_new_train_settings_do_not_change_old_trainings(config, tmp_path, small_
     assert train(config, out, small_data, "train.epochs=1", "train.max_seconds=2") == 2
 
 
-def test_fast_dev_run_keeps_nothing(config, tmp_path, small_data):
+def test_fast_dev_run_keeps_nothing(config, tmp_path, small_data, capsys):
     assert train(config, tmp_path / "tcn", small_data, "--fast-dev-run") == 0
+    assert "fast-dev-run: epoch 1" in capsys.readouterr().err
     assert not (tmp_path / "tcn").exists()
 
 
