@@ -93,9 +93,7 @@ class Extractor:
     def rows(self, files: Sequence[str]) -> Iterator[AVHubertRow]:
         """One row for each clip."""
         for file in files:
-            yield attempt(
-                AVHubertRow, self.root, file, lambda path, file=file: self.row(file, path)
-            )
+            yield attempt(AVHubertRow, self.root, file, functools.partial(self.row, file))
 
     def row(self, file: str, path: Path) -> AVHubertRow:
         """The features of one clip, as long as the shorter stream. Raises KlassifyError."""

@@ -32,7 +32,7 @@ from klassify.features.mouth.kind import (
     MouthRow,
     face_extraction,
 )
-from klassify.media.decoder import on_grid
+from klassify.media.decoder import About, on_grid
 from klassify.media.picture import Picture
 
 VERSION = 1  # raise when a crop changes: it is part of the shards' settings
@@ -218,15 +218,10 @@ class BothExtractor(FaceExtractor):
     row_class = BothRows
 
     @classmethod
-    def row(cls, file: str, fps: float, share: float, fields: Sequence[Any]) -> BothRows:
+    def row(cls, file: str, about: About, share: float, fields: Sequence[Any]) -> BothRows:
         """The rows of what was measured."""
         extractors = (ClipExtractor, LipsExtractor)
-        return BothRows(*(e.row(file, fps, share, own) for e, own in zip(extractors, fields)))
-
-    @staticmethod
-    def with_notes(row: BothRows, notes: Sequence[str]) -> BothRows:
-        """Both rows with what was noted."""
-        return BothRows(*(dataclasses.replace(one, notes=notes) for one in row))
+        return BothRows(*(e.row(file, about, share, own) for e, own in zip(extractors, fields)))
 
     @staticmethod
     def measure(tracked: face.Tracked) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -115,9 +115,7 @@ class ReconstructionExtractor:
     def rows(self, files: Sequence[str]) -> Iterator[ReconstructionRow]:
         """One row for each clip."""
         for file in files:
-            yield attempt(
-                ReconstructionRow, self.root, file, lambda path, file=file: self.row(file, path)
-            )
+            yield attempt(ReconstructionRow, self.root, file, functools.partial(self.row, file))
 
     def row(self, file: str, path: Path) -> ReconstructionRow:
         """The codes of one clip. Raises MediaError."""

@@ -145,26 +145,20 @@ class FaceExtractor:
     def _row(self, source: face.LandmarkSource, file: str, path: Path) -> Any:
         about = decoder.About()
         tracked = face.fill_gaps(source.track(file, decoder.pictures(path, about)))
-        fields = self.measure(tracked)
-        row = self.row(file, about.fps, self._min_face_share, fields)
-        return self.with_notes(row, about.notes)
-
-    @staticmethod
-    def with_notes(row: Any, notes: Sequence[str]) -> Any:
-        """The row with what was noted while it was decoded."""
-        return dataclasses.replace(row, notes=notes)
+        fields = self.measure(tracked)  # first: `about` is complete once all is decoded
+        return self.row(file, about, self._min_face_share, fields)
 
     @classmethod
-    def row(cls, file: str, fps: float, share: float, fields: Any) -> Any:
+    def row(cls, file: str, about: decoder.About, share: float, fields: Any) -> Any:
         """The row of what was measured; without features where less than `share` shows a face."""
-        valid = fields["valid"]
+        valid, made = fields["valid"], cls.row_class
         if not len(valid):
-            return cls.row_class.failed(file, "decode", "no frames")
+            return dataclasses.replace(made.failed(file, "decode", "no frames"), notes=about.notes)
         reason = too_little(valid, share)
         if reason:
             fields = cls.nothing(len(valid))
-        stage = "face" if reason else ""
-        return cls.row_class(file=file, fps=fps, reason=reason, stage=stage, **fields)
+        told = {"reason": reason, "stage": "face" if reason else "", "notes": about.notes}
+        return made(file=file, fps=about.fps, **told, **fields)
 
     @staticmethod
     def measure(tracked: face.Tracked) -> Any:
