@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import hashlib
@@ -128,6 +129,19 @@ def explained(error: OSError) -> KlassifyError:
         fix = "name another folder, or move the file"
         return KlassifyError(what, where=error.filename, fix=fix)
     return KlassifyError(f"{error.strerror}.", where=error.filename, fix=fixes.get(error.errno))
+
+
+def similar(path: str | os.PathLike) -> str | None:
+    """'did you mean lists/val.tsv?' for a missing file, if one with a similar path exists."""
+    path = Path(path)
+    wrong = next((one for one in (*reversed(path.parents), path) if not one.exists()), None)
+    if wrong is None or not wrong.parent.is_dir():
+        return None
+    for name in difflib.get_close_matches(wrong.name, os.listdir(wrong.parent), cutoff=0.75):
+        found = wrong.parent / name / path.relative_to(wrong)
+        if found.exists():
+            return f"did you mean {found}?"
+    return None
 
 
 def check_output(folder: str | os.PathLike) -> None:

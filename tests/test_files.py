@@ -19,6 +19,7 @@ from klassify.files import (
     read_json,
     read_json_mapping,
     read_yaml,
+    similar,
     whole_file,
     write_json,
 )
@@ -165,6 +166,15 @@ def test_json_that_is_not_a_mapping_is_named(tmp_path, content):
     assert error.value.where == path
     path.write_text('{"a": 1}')
     assert read_json_mapping(path) == {"a": 1}
+
+
+def test_a_misspelt_path_gets_the_similar_one(tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/val.tsv").touch()
+    said = f"did you mean {tmp_path / 'lists/val.tsv'}?"
+    assert similar(tmp_path / "list" / "val.tsv") == similar(tmp_path / "lists/vall.tsv") == said
+    for path in ("lists/val.tsv", "lists/train.tsv", "list/train.tsv", "x/y/z"):
+        assert similar(tmp_path / path) is None
 
 
 def test_an_output_that_is_a_file_is_refused_beforehand(tmp_path):

@@ -28,7 +28,7 @@ import orjson
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
-from klassify.files import whole_file
+from klassify.files import similar, whole_file
 from klassify.untrusted import refuse_cut, refuse_irregular
 
 MEASURED = ("n_frames", "fps", "n_samples", "duration")
@@ -75,9 +75,10 @@ def read_list(path: str | os.PathLike, *, segments: bool | Collection[str] = Fal
     """
     path = Path(path)
     if not path.exists():
-        raise KlassifyError(
-            "This data list does not exist.", where=path, fix="make it with `klassify lists`"
-        )
+        # of a split beside others, the list may not be made yet
+        fix = None if path.parent.is_dir() else similar(path)
+        what = "This data list does not exist."
+        raise KlassifyError(what, where=path, fix=fix or "make it with `klassify lists`")
     columns = SEGMENTS if segments is True else tuple(segments or ())
     frame = _typed(_read_columns(path, {*COLUMNS} - {*SEGMENTS} | {*columns}), path, columns)
     frame.attrs["path"] = str(path)  # for messages

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from klassify.errors import KlassifyError, first_few
+from klassify.files import similar
 from klassify.lists import datasets
 from klassify.lists.data_list import FAKE, FAKE_AGAINST, SEGMENTS_OF, read_list
 
@@ -134,7 +135,8 @@ def existing_list(data_dir: str | os.PathLike, split: str) -> Path:
             lists + [name for name, subset in SUBSETS.items() if subset[0] in lists], limit=20
         )
         what = f"There is no list for split {split!r}; there are: {known or 'none'}."
-        raise KlassifyError(what, where=path, fix="make stage0")
+        fix = None if path.parent.is_dir() else similar(path)
+        raise KlassifyError(what, where=path, fix=fix or "make stage0")
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import difflib
 import glob
 import itertools
 import os
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from klassify.errors import KlassifyError, first_few
-from klassify.files import readable
+from klassify.files import readable, similar
 from klassify.media.container import media_below
 
 # bytes, of the 255 of a name: a number, suffixes and what is half written need some
@@ -53,10 +52,8 @@ def _nothing(text: str) -> KlassifyError:
     elif path.is_dir() or glob.has_magic(text):
         what, fix = "There is no video or sound here.", "give files, folders or quoted globs"
     else:
-        what, fix = "This file does not exist.", "give files, folders or quoted globs"
-        beside = os.listdir(path.parent) if path.parent.is_dir() else []
-        if close := difflib.get_close_matches(path.name, beside, n=1):
-            fix = f"did you mean {path.parent / close[0]}?"
+        what = "This file does not exist."
+        fix = similar(path) or "give files, folders or quoted globs"
     return KlassifyError(what, where=text, fix=fix)
 
 

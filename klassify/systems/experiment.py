@@ -31,7 +31,7 @@ from typing import Any, Literal
 import yaml
 
 from klassify.errors import KlassifyError
-from klassify.files import read_yaml, write_text
+from klassify.files import read_yaml, similar, write_text
 from klassify.settings import check_shares, check_sizes, check_weights, key_and_value
 
 CONFIG = "config.yaml"
@@ -233,7 +233,8 @@ def _briefly(text: str) -> tuple[str, str | None]:
 def _read_yaml(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A config's content laid over that of its base. below: the configs that name this one."""
     if not path.is_file():
-        raise KlassifyError("This system config does not exist.", where=path)
+        what = "This system config does not exist."
+        raise KlassifyError(what, where=path, fix=similar(path))
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise KlassifyError(
