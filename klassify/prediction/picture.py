@@ -246,12 +246,13 @@ def _marked(frame: np.ndarray, number: int, n_frames: int, likely: pd.DataFrame)
 
 def _strip(text: str, width: int) -> np.ndarray:
     """White text on black, in lines as wide as the picture; no row without text."""
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.35
+    times = max(1, round(width / 640))
+    font, size, step = cv2.FONT_HERSHEY_SIMPLEX, 0.35 * times, LINE_PIXELS * times
     letter = cv2.getTextSize("n" * 20, font, size, 1)[0][0] / 20
     lines = textwrap.wrap(text, max(1, int(width / letter)))
-    image = np.zeros((LINE_PIXELS * len(lines), width, 3), np.uint8)
+    image = np.zeros((step * len(lines), width, 3), np.uint8)
     for number, line in enumerate(lines):
-        place = (2, LINE_PIXELS * (number + 1) - 5)
+        place = (2, step * (number + 1) - step // 3)
         cv2.putText(image, line, place, font, size, (255, 255, 255), 1, cv2.LINE_AA)
     return image
 
