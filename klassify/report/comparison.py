@@ -116,8 +116,14 @@ def compare(
     fit, why = labelled_val_fit(val, labels)
     notes = [] if why is None else [f"Probabilities are compared uncalibrated: {why.what}"]
     scored = [one for one in loaded if one.scored is not None]
-    calibrated = [agreement.calibrated(one, split, files, fit) for one in scored]
-    coverage = [entries.coverage(one, split, files) for one in loaded]
+    calibrated = [
+        agreement.calibrated(one, split, files, fit)
+        for one in progress(scored, len(scored), "calibrate", unit="system")
+    ]
+    coverage = [
+        entries.coverage(one, split, files)
+        for one in progress(loaded, len(loaded), "count answers", unit="system")
+    ]
     states = pd.concat(coverage, ignore_index=True)
     tables = {
         "coverage": entries.coverage_summary(states),
