@@ -48,7 +48,7 @@ def _nothing(text: str) -> KlassifyError:
     """Why an argument names no video."""
     path = Path(text)
     if "://" in text:
-        what, fix = "This is an address; files are read.", "download it, then name the file"
+        what, fix = "This is a web address; only files are read.", "download it, then name the file"
     elif path.is_dir() or glob.has_magic(text):
         what, fix = "There is no video or sound here.", "give files, folders or quoted globs"
     else:

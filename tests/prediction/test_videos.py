@@ -11,7 +11,7 @@ from klassify.prediction.videos import find_videos
 @pytest.mark.parametrize(
     ("given", "what", "fix"),
     [
-        ("https://example.org/a.mp4", "This is an address", "download it"),
+        ("https://example.org/a.mp4", "This is a web address", "download it"),
         ("interveiw.mp4", "This file does not exist", "did you mean interview.mp4?"),
         ("nothing-alike", "This file does not exist", "give files"),
         ("*.mov", "There is no video or sound here", "quoted globs"),
