@@ -81,7 +81,7 @@ STEPS = (
         "klassify perturb exp/{DATA}/klassify/maxout exp/{DATA}/klassify/merged"
         " --list {LABELS} --root media/{DATA} --features features/{DATA}"
         " --out perturbed/{DATA}-picture --clips 24 --levels 5"
-        " --families blur,h264,pixel_noise,mp3",
+        " --families blur,h264,pixel_noise",
     ),
 )
 

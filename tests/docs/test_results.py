@@ -27,6 +27,16 @@ def test_every_marked_table_has_a_function_and_a_head():
     assert named == set(results.TABLES)
 
 
+def test_readme_has_the_means_of_the_recipes():
+    text = (ROOT / "recipes/fused/RESULTS.md").read_text(encoding="utf-8")
+    means = re.findall(
+        r"^\| (?:KLASSify|multi-branch|\*\*this recipe).*?\| ([\d.]+) \| ([\d.]+) \|", text, re.M
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"RESULTS\.md\)\) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
+    assert len(shown) == 3 and shown == means[:3]
+
+
 @pytest.mark.slow
 def test_tables_are_made_of_the_smallest_demo(tiny_klassify, tmp_path, monkeypatch):  # noqa: F811
     """Those that need no command beyond the demo; missing ones keep their rows and are named."""
