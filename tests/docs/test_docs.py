@@ -36,6 +36,7 @@ from tiny_demo import ROOT, tiny_demo, tiny_klassify, workspace  # noqa: F401  (
 from klassify import cli
 from klassify.corpus.encode import write_clip
 from klassify.features import kinds
+from klassify.features.mouth.channels import FEATURES
 from klassify.features.shards import FeatureStore
 from klassify.scores.score_file import read_scores
 from klassify.training.settings import TrainSettings
@@ -426,6 +427,12 @@ def test_troubleshooting_has_its_messages():
     assert f"There is no list for split {GAP}; there are: {GAP}." in messages()
     assert f"{GAP} is missing." in messages()
     assert "This message was never written." not in messages()
+
+
+def test_every_feature_of_an_explanation_is_described():
+    text = (ROOT / "docs/explanations.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert set(FEATURES) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 @by_name("page", PAGES)
