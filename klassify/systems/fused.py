@@ -78,7 +78,8 @@ def fused_table(
     for one, there in zip(inputs, has_answer):
         name, table = one.header.system, one.table
         own = table["reason"].fillna("") if "reason" in table else [""] * len(table)
-        reasons.append(["" if ok else f"{name}: {why or default}" for ok, why in zip(there, own)])
+        told = [f"{name}: {(why or default).rstrip('.')}" for why in own]
+        reasons.append(["" if ok else why for ok, why in zip(there, told)])
     return (
         inputs[0]
         .table[["file", "start", "end"]]
