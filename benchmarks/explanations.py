@@ -4,12 +4,13 @@
         [--split val] [--labels FILE] [--systems tcn w2v_aasist] [--over time features]
         [--clips 40] [--orders 5] [--method shown] [--device auto] [--seed 0] [--out table.md]
 
-RECIPE_DIR: a folder with a detector.yaml, whose systems have scored the split. Of each model and
-each kind of contribution, on the clips with the highest scores of those that are fake in the
-model's own modality: by how much the mean probability in deletion is below that of random orders,
-and in insertion above it; how many clips each holds for; and the share of contributions over time
-inside the true segments beside the share of time. See docs/explanations.md. Intervals are 95 % over
-sources. Fails if an interval of deletion or insertion reaches 0.
+RECIPE_DIR: a folder with a detector.yaml, whose systems have scored the split; --systems may name
+others of that folder. Of each model and each kind of contribution, on the clips with the highest
+scores of those that are fake in the model's own modality: by how much the mean probability in
+deletion is below that of random orders, and in insertion above it; how many clips each holds for;
+and the share of contributions over time inside the true segments beside the share of time. See
+docs/explanations.md. Intervals are 95 % over sources. Fails if an interval of deletion or insertion
+reaches 0.
 
 --method measures what `predict --explain` shows, or for all models another one: `left-out` hides
 each part, `sum` adds to that the score of each part alone.
@@ -32,6 +33,7 @@ from klassify.explanation.explain import Explainer, occlusion
 from klassify.explanation.faithfulness import curves, inside_share, mean_by_source
 from klassify.lists.data_list import SEGMENTS_OF, read_list
 from klassify.systems.detector import read_detector
+from klassify.systems.system import load_systems
 from klassify.systems.trained import Trained
 
 COLUMNS = (
@@ -70,6 +72,8 @@ def main() -> None:
     sources = Sources(args.lists, args.media, args.features)
     detector = read_detector(args.recipe)
     others = [detector.answering("task2")] if "task2" in detector.answers else []
+    wanted = [args.recipe / name for name in args.systems or ()]
+    others += load_systems([one for one in wanted if one.name not in detector.systems])
     how = {"others": others, "device": args.device}
     explainer = Explainer(detector.answering("task1"), args.split, sources, **how)
     table = sources.table(args.split, segments=True)
