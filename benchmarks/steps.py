@@ -36,10 +36,7 @@ TASK2 = {
         "`audio_frames`, `tcn_tags`, `av_spans`",
         (f"{F}/audio_frames", f"{F}/tcn_tags", f"{F}/av_spans"),
     ),
-    "not_snapped": (
-        "all four, edges not snapped (`spans` with `snap_s=0`)",
-        tuple(f"{F}/{name}" for name in TOGETHER),
-    ),
+    "not_snapped": ("all four, edges not snapped", tuple(f"{F}/{name}" for name in TOGETHER)),
     "spans": ("**`spans`: all four, edges snapped**", ()),
 }
 TASK1 = {

@@ -211,8 +211,8 @@ def test_labels_and_scores_must_cover_the_same_clips(exp, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("audio --split testA", "Missing: labels, out"),
-        ("--mean nowhere.tsv", "cannot be read"),
+        ("audio --split testA", "Not given: --labels, --out"),
+        ("--mean nowhere.tsv", "does not exist"),
         ("audio audio --split testA --labels lists/testA.tsv --out x", "different names"),
         ("audio --split testA --labels lists/testA.tsv --out x --versus y", "different names"),
         ("audio --split val --labels lists/val.tsv --out x --subset y", "no subset 'y'"),

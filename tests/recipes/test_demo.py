@@ -265,7 +265,7 @@ def test_predict_without_a_video_or_a_trained_detector_says_so(checkout, tmp_pat
     assert status == 2 and "no video" in text
     clip = str(next((checkout / "media/demo-tiny/testA").glob("*.mp4")))
     status, text = predict(checkout, clip, "--detector", str(tmp_path))
-    assert status == 2 and "does not exist" in text
+    assert status == 2 and "There is no detector here" in text
 
 
 @pytest.mark.slow

@@ -95,6 +95,28 @@ def test_a_header_without_a_grid_means_40_ms(tmp_path):
     assert (read_header(path).hop_s, read_header(path).offset_s) == (0.04, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("# kind=clips\n", "", "incomplete"),
+        ("# settings={}", "# settings={", "incomplete"),
+        ("# scale=probability", "# scale=loudness", "loudness"),
+    ],
+)
+def test_a_damaged_header_is_refused_by_name(tmp_path, old, new, said):
+    path = tmp_path / "testA.clips.tsv"
+    clips = pd.DataFrame(
+        {"file": ["a"], "start": [0.0], "end": [1.0], "score": [0.5], "reason": [""]}
+    )
+    write_scores(path, clips, Header("m", "testA", "clips", "probability", "clip", settings={}))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(KlassifyError, match=said) as error:
+        read_header(path)
+    assert str(path) in str(error.value)
+
+
 @pytest.mark.parametrize(("hop_s", "offset_s"), [(0, 0), (1e-9, 0), (np.nan, 0), (0.02, 0.02)])
 def test_a_grid_that_makes_no_sense_is_refused(hop_s, offset_s):
     with pytest.raises(KlassifyError, match="hop_s"):

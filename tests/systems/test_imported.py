@@ -303,7 +303,7 @@ def test_a_folder_of_something_else_keeps_all_that_it_has(tmp_path, aasist, caps
     assert sorted(os.listdir(folder)) == ["scores"]
     assert not run(*words, "--force")
     assert notes.read_text() == "3:1" and others.exists()
-    assert "Not a directory" in refusal(capsys, *words[:-1], file)
+    assert "A file is where a folder is needed" in refusal(capsys, *words[:-1], file)
 
 
 @pytest.mark.long
