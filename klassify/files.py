@@ -148,11 +148,13 @@ def check_output(folder: str | os.PathLike) -> None:
     """Refuse an output folder before the work: a file, or a folder that cannot be written."""
     folder = Path(folder)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    fix = "name another folder with --out"
+    fix = "name a folder that can be written with --out"
     if not there.is_dir():
         raise KlassifyError("This is a file; the output needs a folder.", where=there, fix=fix)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise KlassifyError("This folder cannot be written.", where=there, fix=fix)
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise KlassifyError(f"This folder cannot be written: {why}.", where=there, fix=fix)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
