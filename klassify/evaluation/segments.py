@@ -23,6 +23,7 @@ from klassify.grid.segments import Proposals, Truth
 from klassify.lists import subsets
 from klassify.localisation.proposals import random_proposals
 from klassify.metrics import segments
+from klassify.progress import progress
 from klassify.scores.frame_file import FrameFile, frame_table
 from klassify.scores.segment_file import read_segments
 from klassify.submission.verdict import MAX_ROWS
@@ -77,7 +78,10 @@ def measure_task2(
     if not len(truth.segments):
         raise KlassifyError("There is no fake segment in these clips, so AP is not defined.")
     sources = subsets.sources_of(frame)
-    matches = {one.system.name: segments.match(one.proposals, truth, mode) for one in localised}
+    matches = {
+        one.system.name: segments.match(one.proposals, truth, mode)
+        for one in progress(localised, len(localised), "match proposals", unit="system")
+    }
     drawn = segments.bootstrap_task2(matches, sources, n=n_bootstrap, seed=seed)
     by_frame = frame_columns(
         {one.system.name: one.frames for one in localised},
@@ -89,7 +93,7 @@ def measure_task2(
     )
     whole = {name: one.score() for name, one in matches.items()}
     rows = []
-    for one in localised:
+    for one in progress(localised, len(localised), "measure groups", unit="system"):
         name = one.system.name
         row = {"system": name, "group": "all"} | whole[name].named() | by_frame[name]
         row |= with_ends("Score", whole[name].score, drawn[name][-1])
