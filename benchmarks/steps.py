@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,33 +22,54 @@ import pandas as pd
 from klassify import cli
 from klassify.files import write_text
 
-K, F = "{klassify}", "{fused}"
-TOGETHER = ("tcn_tags", "audio_frames", "lips_frames", "av_spans")  # as spans has them
-# name of the step's folder: (its row, the systems that it joins); without systems, one that exists
+# name of the step's folder: (its row, the systems that it joins as recipe/system); without systems,
+# one of the recipe fused
 TASK2 = {
-    "pair": ("method `union` over the same two", (f"{K}/bam", f"{K}/tcn_tags")),
+    "pair": ("method `union` over the same two", ("klassify/bam", "klassify/tcn_tags")),
     "grid": (
         "grid and targets: `audio_frames` (20 ms, covered share) instead of `bam`",
-        (f"{F}/audio_frames", f"{F}/tcn_tags"),
+        ("fused/audio_frames", "fused/tcn_tags"),
     ),
-    "lips": ("lips: and `lips_frames`", (f"{F}/audio_frames", f"{F}/tcn_tags", f"{F}/lips_frames")),
+    "lips": (
+        "lips: and `lips_frames`",
+        ("fused/audio_frames", "fused/tcn_tags", "fused/lips_frames"),
+    ),
     "av_spans": ("spans: `av_spans` alone", ()),
     "without_lips": (
         "`audio_frames`, `tcn_tags`, `av_spans`",
-        (f"{F}/audio_frames", f"{F}/tcn_tags", f"{F}/av_spans"),
+        ("fused/audio_frames", "fused/tcn_tags", "fused/av_spans"),
     ),
-    "not_snapped": ("all four, edges not snapped", tuple(f"{F}/{name}" for name in TOGETHER)),
+    "not_snapped": (  # in the order of `spans`, whose settings it takes
+        "all four, edges not snapped",
+        ("fused/tcn_tags", "fused/audio_frames", "fused/lips_frames", "fused/av_spans"),
+    ),
     "spans": ("**`spans`: all four, edges snapped**", ()),
 }
 TASK1 = {
-    "pair_stack": ("rule `stack` over the same two", ("tcn", "w2v_aasist")),
-    "and_audio_mil": ("and `audio_mil`", ("tcn", "w2v_aasist", "audio_mil")),
+    "pair_stack": ("rule `stack` over the same two", ("fused/tcn", "fused/w2v_aasist")),
+    "and_audio_mil": ("and `audio_mil`", ("fused/tcn", "fused/w2v_aasist", "fused/audio_mil")),
     "and_splices": (
         "`tcn`, `w2v_aasist`, `splice_audio`, `splice_lips`",
-        ("tcn", "w2v_aasist", "splice_audio", "splice_lips"),
+        ("fused/tcn", "fused/w2v_aasist", "fused/splice_audio", "fused/splice_lips"),
     ),
-    "all_but_sync": ("all five", ("tcn", "w2v_aasist", "audio_mil", "splice_audio", "splice_lips")),
+    "all_but_sync": (
+        "all five",
+        (
+            *("fused/tcn", "fused/w2v_aasist", "fused/audio_mil"),
+            *("fused/splice_audio", "fused/splice_lips"),
+        ),
+    ),
     "stack": ("**`stack`: all five and `sync`**", ()),
+}
+# of each task: KLASSify's answer, its row, the steps, {title: column of the evaluation's table}
+TASKS = {
+    1: ("maxout", "max-out of KLASSify: `tcn`, `w2v_aasist`", TASK1, {"AUC": "auc"}),
+    2: (
+        "merged",
+        "`merged` of KLASSify: `bam` (40 ms, any overlap), `tcn_tags`",
+        TASK2,
+        {"Score": "Score", "AP@0.95": "AP@0.95"},
+    ),
 }
 
 
@@ -59,69 +81,50 @@ def main() -> None:
     parser.add_argument("exp", type=Path, help="folder of the recipes' folders")
     parser.add_argument("--lists", type=Path, required=True, help="folder of the data lists")
     args = parser.parse_args()
-    results = args.exp / "results"
     labels = {  # small corpora have no testB
         split: path
         for split in ("testA", "testB")
         if (path := args.lists / f"heldout/{split}_labels.tsv").exists()
     }
-    tables = {task: {split: [] for split in labels} for task in (1, 2)}
     seeds = ["", *sorted(path.name for path in (args.exp / "fused").glob("seed-[0-9]*"))]
-    for seed in seeds:
-        folders = {name: str(args.exp / name / seed) for name in ("klassify", "fused")}
-        made = results / "steps" / (seed or "seed-1")
-        ours = (args.lists, ",".join(labels))
-        systems = {
-            1: [folders["klassify"] + "/maxout", *stacks(made, folders["fused"], *ours)],
-            2: [folders["klassify"] + "/merged", *unions(made, folders, *ours)],
-        }
-        for task, compared in systems.items():
+    for task, (versus, _, steps, _) in TASKS.items():
+        tables = {split: [] for split in labels}
+        for seed in seeds:
+            made = args.exp / "results/steps" / (seed or "seed-1")
+            compared = [args.exp / "klassify" / seed / versus]
+            for name, (_, parts) in steps.items():
+                compared.append(made / name if parts else args.exp / "fused" / seed / name)
+                if parts:
+                    folders = [
+                        args.exp / Path(part).parent / seed / Path(part).name for part in parts
+                    ]
+                    join(task, folders, made / name, args.lists, ",".join(labels))
             for split, path in labels.items():
                 out = made / f"task{task}"
-                versus = Path(compared[0]).name
                 words = ("--split", split, "--labels", path, "--versus", versus, "--out", out)
                 run("evaluate", *compared, "--task", task, *words)
                 kind = "" if task == 1 else ".task2"
                 rows = pd.read_csv(out / f"{split}{kind}.tsv", sep="\t").query("group == 'all'")
                 if task == 1:
                     rows = rows.query("label == 'video'")
-                tables[task][split].append(rows.set_index("system"))
-    first = "max-out of KLASSify: `tcn`, `w2v_aasist`"
-    steps = {"maxout": (first, ())} | TASK1
-    write_text(results / "steps-task1.md", table(tables[1], steps, ["AUC"], "maxout"))
-    first = "`merged` of KLASSify: `bam` (40 ms, any overlap), `tcn_tags`"
-    steps = {"merged": (first, ())} | TASK2
-    write_text(results / "steps-task2.md", table(tables[2], steps, ["Score", "AP@0.95"], "merged"))
+                tables[split].append(rows.set_index("system"))
+        write_text(args.exp / f"results/steps-task{task}.md", table(task, tables))
 
 
-def unions(made: Path, folders: dict[str, str], lists: Path, splits: str) -> list[str]:
-    """Tune the unions of Task 2 on val_fit and localise the splits; the folders of all rows."""
-    found = []
-    for name, (_, parts) in TASK2.items():
-        found.append(str(made / name) if parts else f"{folders['fused']}/{name}")
-        if not parts:
-            continue
-        parts, settings = [part.format(**folders) for part in parts], ()
-        run("localise", "--merge", *parts, "--method", "union", "--out", made / name)
-        if name == "not_snapped":
-            tuned = f"{folders['fused']}/spans/proposals.yaml"
-            settings = ("--proposals", tuned, "--set", "snap_s=0")
-        else:
-            run("tune", made / name, "--labels", lists)
-        run("localise", made / name, "--split", splits, *settings)
-    return found
-
-
-def stacks(made: Path, fused: str, lists: Path, splits: str) -> list[str]:
-    """Fit the stacks of Task 1 on val_fit and score the splits; the folders of all rows."""
-    found = []
-    for name, (_, parts) in TASK1.items():
-        found.append(str(made / name) if parts else f"{fused}/{name}")
-        if parts:
-            parts = [f"{fused}/{part}" for part in parts]
-            run("fuse", *parts, "--rule", "stack", "--labels", lists, "--out", made / name)
-            run("score", made / name, "--split", splits)
-    return found
+def join(task: int, parts: Sequence[Path], out: Path, lists: Path, splits: str) -> None:
+    """Make a system of others, fitted or tuned on val_fit, and its answers about the splits."""
+    if task == 1:
+        run("fuse", *parts, "--rule", "stack", "--labels", lists, "--out", out)
+        run("score", out, "--split", splits)
+        return
+    settings = ()
+    run("localise", "--merge", *parts, "--method", "union", "--out", out)
+    if out.name == "not_snapped":
+        tuned = parts[0].with_name("spans") / "proposals.yaml"
+        settings = ("--proposals", tuned, "--set", "snap_s=0")
+    else:
+        run("tune", out, "--labels", lists)
+    run("localise", out, "--split", splits, *settings)
 
 
 def run(*words: object) -> None:
@@ -132,25 +135,20 @@ def run(*words: object) -> None:
         sys.exit(status)
 
 
-def table(
-    by_split: dict[str, list[pd.DataFrame]],
-    steps: dict[str, tuple[str, tuple[str, ...]]],
-    columns: list[str],
-    versus: str,
-) -> str:
-    """One row a step: for each split the means of the columns, and the differences from versus."""
-    titles = [
-        f"{split}: {title}" if title == columns[0] else title
-        for split in by_split
-        for title in (*columns, f"{columns[0]} minus `{versus}`")
-    ]
-    lines = [f"| Task {len(columns)} | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    for name, (title, _) in steps.items():
+def table(task: int, by_split: dict[str, list[pd.DataFrame]]) -> str:
+    """One row a step: means of the columns and differences from KLASSify, for each split."""
+    versus, first, steps, columns = TASKS[task]
+    main_title = next(iter(columns))
+    titles = [f"Task {task}"]
+    for split in by_split:
+        own = [f"{split}: {main_title}", *list(columns)[1:]]
+        titles += [*own, f"{main_title} minus `{versus}`"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name, (title, _) in ({versus: (first, ())} | steps).items():
         cells = [title]
         for seeds in by_split.values():
             rows = [rows.loc[name] for rows in seeds]
-            of_columns = ("auc",) if columns == ["AUC"] else columns
-            cells += [f"{np.mean([r[column] for r in rows]):.3f}" for column in of_columns]
+            cells += [f"{np.mean([r[column] for r in rows]):.3f}" for column in columns.values()]
             # gain: by how much versus is ahead
             mean = signed(-np.mean([r.gain for r in rows]))
             each = [
