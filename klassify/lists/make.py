@@ -91,7 +91,8 @@ def make_list(
     print(f"{path}: {clips}; media {media or 'not found'}")
     if faults:
         counts = ", ".join(f"{n} {action}" for action, n in actions.items())
-        print(f"  {len(faults)} entries were wrong ({counts}), see {faults_path}", file=sys.stderr)
+        wrong = "1 entry was" if len(faults) == 1 else f"{len(faults)} entries were"
+        print(f"  {wrong} wrong ({counts}), see {faults_path}", file=sys.stderr)
     return len(faults)
 
 
